@@ -1,0 +1,5 @@
+"""`python -m cpep_edge`: the same as the command `cpep-edge`."""
+
+from cpep_edge.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""What a source of samples hands to the runtime: blocks, and the description of the stream they belong to.
+
+A source is a wristband, a simulator or a recording. It knows nothing of models; the runtime knows nothing of ports.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What a source says about itself before its first block."""
+
+    name: str  # device model or file name
+    n_channels: int
+    sample_rate_hz: float
+    unit: str = "uV"  # "uV", or "count" where the device does not say how to convert
+    serial_number: str = ""
+    firmware: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some consecutive samples.
+
+    A jump of `sample_index` past the end of the previous block is a loss of exactly that many samples.
+    """
+
+    samples_uv: NDArray[np.float32]  # (n_samples, n_channels), microvolts
+    sample_index: int  # of the first sample, counted since the device started streaming; never wraps
+    device_t_s: float  # first sample, device clock, seconds
+    host_t_s: float  # last byte of the block arrived, time.monotonic()
+    boot_id: int = 0  # changes when the device restarted
+    flags: int = 0  # as in the DATA frame: overrun, saturation, lead-off, trigger, test signal
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCounts:
+    """What the wire did so far. Every sample the device sent is either in a block or in `lost_samples`."""
+
+    frames: int = 0
+    bytes: int = 0
+    lost_frames: int = 0
+    lost_samples: int = 0
+    corrupt_frames: int = 0
+    duplicate_frames: int = 0
+    late_frames: int = 0  # arrived after a later one; dropped
+    reconnects: int = 0
+
+
+class BlockSource(Protocol):
+    """A source of blocks: `with` opens and closes it, iteration ends when the source does."""
+
+    @property
+    def info(self) -> StreamInfo: ...
+
+    @property
+    def counts(self) -> LinkCounts: ...
+
+    def __enter__(self) -> "BlockSource": ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __iter__(self) -> Iterator[Block]: ...

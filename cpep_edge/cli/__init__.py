@@ -1,0 +1,64 @@
+"""The command line: one function a command; each parses, calls one function of the packages, and prints.
+
+stdout carries the answer, stderr progress and logs. Exit status 0: done; 1: the work failed; 2: wrong usage. The heavy
+packages are imported inside the commands, so that `--help` answers at once and a device needs only what it runs.
+"""
+
+import logging
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from cpep_edge import __version__
+from cpep_edge.cli import bench, bundle, data, demo, live, training
+from cpep_edge.errors import CpepError
+
+app = typer.Typer(
+    name="cpep-edge",
+    help="Read hand gestures from wrist EMG on the device: train, export, run live, measure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+app.command("train")(training.train)
+app.command("eval")(training.evaluate)
+app.command("export")(bundle.export)
+app.command("inspect")(bundle.inspect)
+app.command("verify")(bundle.verify)
+app.command("simulate")(live.simulate)
+app.command("live")(live.live)
+app.command("bench")(bench.bench)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure, and debug logs.")] = False,
+) -> None:
+    """Read hand gestures from wrist EMG on the device: train, export, run live, measure."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    if debug:
+        os.environ["CPEP_DEBUG"] = "1"
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure of the world ends as one sentence and exit status 1."""
+    try:
+        app()
+    except (CpepError, OSError) as error:
+        if os.environ.get("CPEP_DEBUG"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    sys.exit(0)

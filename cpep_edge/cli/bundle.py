@@ -1,0 +1,92 @@
+"""`cpep-edge export`, `inspect` and `verify`: make a bundle, look into it, trust it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cpep_edge.cli.output import print_json, print_table, progress, stdout
+
+if TYPE_CHECKING:
+    from cpep_edge.bundle import Manifest
+
+
+Quantisation = Literal["int8", "int8-dynamic", "fp32"]
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
+    data: Annotated[Path, typer.Option(help="Corpus: calibration windows, reference poses, evaluation.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.cpep.")],
+    quant: Annotated[Quantisation, typer.Option(help="int8: static, weights and activations.")] = "int8",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
+) -> None:
+    """Make a device bundle: int8 encoder, compact pose index, golden inputs, and a manifest with their hashes."""
+    from cpep_export.package import export_bundle
+    from cpep_train.checkpoint import load_checkpoint
+
+    with progress("exporting") as advance:
+        manifest = export_bundle(load_checkpoint(run), data, out, quant=quant, progress=advance)
+    _print_manifest(manifest, as_json)
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
+) -> None:
+    """Show what is inside a bundle: sizes, gestures, what each step of the export cost."""
+    from cpep_edge.bundle import Bundle
+
+    _print_manifest(Bundle(bundle).manifest, as_json)
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Recompute every hash, open everything, run the golden inputs; fail at the first thing that is off."""
+    from cpep_edge.verify import verify_bundle
+
+    report = verify_bundle(bundle)
+    if as_json:
+        print_json(report)
+    else:
+        stdout.print(
+            f"{bundle} is whole: {report.n_files} files as the manifest says, {report.n_golden} golden inputs give "
+            f"their gestures (smallest cosine {report.smallest_cosine:.5f})"
+        )
+
+
+def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
+    if as_json:
+        print_json(manifest)
+        return
+    encoder = manifest.encoder
+    size_bytes = sum(entry.size_bytes for entry in manifest.files.values())
+    rows = [
+        ("target", manifest.target),
+        ("encoder", f"{encoder.quantisation}, {encoder.n_parameters:,} parameters, {encoder.runtime}"),
+        ("delegates / operators outside", f"{encoder.n_delegates} / {encoder.n_operators_outside}"),
+        ("signal", f"{encoder.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz"),
+        ("window", f"{encoder.window_samples} samples"),
+        ("index", f"{manifest.index.n_prototypes} prototypes of {encoder.d_embed} numbers"),
+        *((f"  {name}", f"{entry.size_bytes:,} bytes") for name, entry in manifest.files.items()),
+        ("size", f"{size_bytes:,} bytes"),
+        ("recipe", f"{manifest.provenance.recipe}, seed {manifest.provenance.seed}"),
+        ("data", manifest.provenance.data),
+        ("created", manifest.provenance.created_utc),
+    ]
+    print_table(manifest.name, ("", ""), rows)
+    gestures = [(g.name, str(g.n_prototypes), "yes" if g.trained else "no, poses only") for g in manifest.gestures]
+    print_table("gestures", ("", "prototypes", "EMG trained on"), gestures)
+    print_ladder(manifest)
+
+
+def print_ladder(manifest: "Manifest") -> None:
+    """Zero-shot balanced accuracy from the trained module down to the bundle, same windows at each step."""
+    rows = [(s.step, _share(s.seen), _share(s.unseen), f"{s.vote_agreement:.1%}") for s in manifest.ladder]
+    print_table("accuracy ladder, zero-shot balanced accuracy", ("step", "seen", "unseen", "same vote"), rows)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,56 @@
+"""How commands speak: answers on stdout, progress on stderr and only to a terminal."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+def print_json(answer: Any) -> None:
+    """One object on one line of stdout."""
+    typer.echo(to_json(answer))
+
+
+def to_json(answer: Any) -> str:
+    """JSON on one line; dataclasses and pydantic models are taken by their fields."""
+    return json.dumps(answer, default=_fields, allow_nan=False)
+
+
+def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A small table on stdout; the first column reads from the left, figures from the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, show_header=any(header))
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    stdout.print(table)
+
+
+@contextmanager
+def progress(task: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr; yields the function that moves it: done, total. Silent where stderr is no terminal."""
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr, disable=not sys.stderr.isatty()) as bar:
+        number = bar.add_task(task, total=None)
+        yield lambda done, total: bar.update(number, completed=done, total=total)
+
+
+def _fields(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)

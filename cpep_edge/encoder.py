@@ -1,0 +1,132 @@
+"""Run the EMG encoder of a bundle: one window in, one embedding out.
+
+The program runs in ExecuTorch through the bindings of its wheel, which need torch beside them. `executorch.runtime`
+would do the same and import the whole compiler first; the bare bindings start in half the time.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import EncoderSpec
+from cpep_edge.errors import ArtifactError, CpepError
+
+_FLOAT32 = 6  # ExecuTorch's ScalarType
+_METHOD = "forward"
+
+_log = logging.getLogger(__name__)
+_pool_threads: int | None = None  # of this process; XNNPACK's pool cannot change once a program was loaded
+
+
+class EmgEncoder(Protocol):
+    """An encoder of one window at a time."""
+
+    def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed one window.
+
+        window: (n_channels, window_samples) float32, preprocessed
+        returns: (d_embed,) float32, unit length
+        Raises ValueError for another shape.
+        """
+        ...
+
+
+def open_encoder(program: bytes, spec: EncoderSpec, n_threads: int = 1) -> EmgEncoder:
+    """Load an encoder from bytes whose hash was checked.
+
+    n_threads: of the whole process; every encoder opened later must ask for the same
+    Raises ArtifactError when the program cannot be loaded or does not take and give what the spec says, CpepError when
+    the runtime is not installed or already runs with another number of threads.
+    """
+    return _ExecutorchEncoder(program, spec, n_threads)
+
+
+class _ExecutorchEncoder:
+    """A program in ExecuTorch's own Python bindings."""
+
+    def __init__(self, program: bytes, spec: EncoderSpec, n_threads: int) -> None:
+        torch, bindings = _import_executorch()
+        _set_threads(bindings, n_threads)
+        self._program = program  # ExecuTorch reads weights in place and does not keep these bytes alive itself
+        self._method = _load(bindings, program)
+        _check_shapes(self._method.method_meta(), spec)
+        self._shape = (spec.n_channels, spec.window_samples)
+        self._input = torch.zeros((1, *self._shape), dtype=torch.float32)
+        self._window: NDArray[np.float32] = self._input[0].numpy()  # the same memory
+
+    def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        if window.shape != self._shape:
+            raise ValueError(f"window has shape {window.shape}, this encoder takes {self._shape}")
+        self._window[:] = window
+        embedding: NDArray[np.float32] = self._method.call((self._input,))[0].numpy()[0]
+        return embedding
+
+
+def _import_executorch() -> tuple[ModuleType, Any]:
+    try:
+        import torch
+        from executorch.extension.pybindings import _C as bindings
+    except ImportError as error:
+        raise CpepError(
+            "running an encoder needs torch and executorch; install them with: pip install 'cpep-edge[export]'"
+        ) from error
+    return torch, bindings
+
+
+def _set_threads(bindings: Any, n_threads: int) -> None:
+    """Give XNNPACK its threads before the first program is loaded: changing them later can kill the process."""
+    global _pool_threads
+    if n_threads < 1:
+        raise ValueError(f"n_threads must be at least 1, not {n_threads}")
+    if _pool_threads not in (None, n_threads):
+        raise CpepError(f"this process already runs encoders on {_pool_threads} threads; start another for {n_threads}")
+    if _pool_threads is None:
+        with quiet_stderr():
+            bindings._unsafe_reset_threadpool(n_threads)
+        _pool_threads = n_threads
+
+
+def _load(bindings: Any, program: bytes) -> Any:
+    try:
+        with quiet_stderr():
+            checked = bindings.Verification.InternalConsistency
+            return bindings._load_program_from_buffer(program, program_verification=checked).load_method(_METHOD)
+    except RuntimeError as error:
+        raise ArtifactError(f"the encoder program cannot be loaded: {error}") from error
+
+
+def _check_shapes(meta: Any, spec: EncoderSpec) -> None:
+    expected = ((1, spec.n_channels, spec.window_samples), (1, spec.d_embed))
+    if (meta.num_inputs(), meta.num_outputs()) != (1, 1):
+        raise ArtifactError(
+            f"the encoder program takes {meta.num_inputs()} inputs and gives {meta.num_outputs()} outputs, not one each"
+        )
+    tensors = (meta.input_tensor_meta(0), meta.output_tensor_meta(0))
+    for side, tensor, shape in zip(("input", "output"), tensors, expected, strict=True):
+        if tuple(tensor.sizes()) != shape or tensor.dtype() != _FLOAT32:
+            raise ArtifactError(
+                f"the encoder program's {side} is {tuple(tensor.sizes())}, the manifest says {shape} float32"
+            )
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Keep what native libraries write to the process' stderr from the user; it goes to the debug log."""
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        try:
+            os.dup2(sink.fileno(), 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            sink.seek(0)
+            for line in sink.read().decode(errors="replace").splitlines():
+                _log.debug("%s", line)

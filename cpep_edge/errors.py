@@ -1,0 +1,40 @@
+"""What can go wrong in the world, as one small tree.
+
+CpepError
+├── ConfigError       a recipe or an option says something impossible
+├── DataError         a session or a corpus cannot be used
+├── ArtifactError     a checkpoint, bundle, program or index cannot be trusted or read
+└── LinkError         the wristband or the port it hangs on
+    ├── LinkTimeout   nothing answered in time (also a TimeoutError)
+    └── FrameError    bytes that are no frame (counted, rarely raised)
+
+The message is one sentence that a user can act on. A caller's slip is a ValueError or a TypeError instead.
+"""
+
+
+class CpepError(Exception):
+    """Base of every failure that the user is told in one sentence."""
+
+
+class ConfigError(CpepError):
+    """A recipe or an option says something impossible."""
+
+
+class DataError(CpepError):
+    """A session file or a corpus cannot be used; the message names the file and the field."""
+
+
+class ArtifactError(CpepError):
+    """A checkpoint, bundle, program or index cannot be trusted or read."""
+
+
+class LinkError(CpepError):
+    """The wristband, or the port it hangs on, failed."""
+
+
+class LinkTimeout(LinkError, TimeoutError):  # noqa: N818 - the name says what happened
+    """Nothing answered in time."""
+
+
+class FrameError(LinkError):
+    """Bytes that are no frame."""

@@ -1,0 +1,73 @@
+"""Golden inputs: stretches of signal with the answers they must give, made at export, checked on the target.
+
+Each stretch runs through the whole path that live signal takes: filter from rest, last window, encoder, index, vote.
+"""
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import Bundle
+from cpep_edge.errors import ArtifactError
+from cpep_edge.recogniser import Recogniser
+
+COSINE_TOLERANCE = 1e-3  # x86 and Arm differ by 5e-5 in int8; a wrong filter or program by far more
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Stretches of raw signal and what they lead to."""
+
+    signal_uv: NDArray[np.float32]  # (n_stretches, n_samples, n_channels), exact in half precision
+    embedding: NDArray[np.float32]  # (n_stretches, d_embed), unit length
+    gesture_index: NDArray[np.int32]  # (n_stretches,), the vote
+
+    def to_bytes(self) -> bytes:
+        """The content of `golden.npz`; the signal is stored in half precision, because it is most of the file."""
+        file = io.BytesIO()
+        signal_uv = self.signal_uv.astype(np.float16)
+        np.savez_compressed(file, signal_uv=signal_uv, embedding=self.embedding, gesture_index=self.gesture_index)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Golden":
+        """Read `golden.npz`, never a pickle. Raises ArtifactError when an array is missing or has another shape."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                signal_uv = arrays["signal_uv"].astype(np.float32)
+                golden = cls(signal_uv, arrays["embedding"], arrays["gesture_index"])
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ArtifactError(f"the golden inputs cannot be read: {error}") from error
+        if not len(golden.signal_uv) == len(golden.embedding) == len(golden.gesture_index) > 0:
+            raise ArtifactError("the golden inputs and outputs differ in number, or there are none")
+        if (golden.signal_uv.ndim, golden.embedding.ndim, golden.gesture_index.ndim) != (3, 2, 1):
+            raise ArtifactError("the golden inputs or outputs have the wrong number of dimensions")
+        return golden
+
+
+def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
+    """Run the golden inputs of a bundle through its recogniser; returns the smallest cosine to the stored embeddings.
+
+    Raises ArtifactError at the first stretch whose embedding or vote is off.
+    """
+    golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
+    window_samples, n_channels = bundle.manifest.encoder.window_samples, bundle.manifest.encoder.n_channels
+    if golden.signal_uv.shape[1] < window_samples or golden.signal_uv.shape[2] != n_channels:
+        raise ArtifactError(f"{bundle.path}: the golden inputs are too short or have the wrong number of channels")
+    if golden.embedding.shape[1] != bundle.manifest.encoder.d_embed:
+        raise ArtifactError(f"{bundle.path}: the golden embeddings have {golden.embedding.shape[1]} numbers")
+    smallest = 1.0
+    for number, stretch in enumerate(golden.signal_uv):
+        window = recogniser.preprocessor()(stretch)[-window_samples:].T
+        got = recogniser.recognise(np.ascontiguousarray(window))
+        cosine = float(got.embedding @ golden.embedding[number])
+        if not cosine >= 1 - COSINE_TOLERANCE:
+            raise ArtifactError(f"{bundle.path}: golden input {number} gives another embedding (cosine {cosine:.4f})")
+        if got.vote.gesture_index != golden.gesture_index[number]:
+            raise ArtifactError(f"{bundle.path}: golden input {number} gives another gesture")
+        smallest = min(smallest, cosine)
+    return smallest

@@ -1,0 +1,73 @@
+"""What a live run did so far, in figures of bounded memory: for the screen while it runs and for the summary after."""
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from cpep_edge.blocks import LinkCounts
+from cpep_edge.decisions import Decision
+from cpep_edge.live import LiveEngine
+
+_DELAYS_KEPT = 10_000  # the newest; at 100 ms a hop, the last quarter of an hour
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSummary:
+    """A live run in figures."""
+
+    duration_s: float  # wall clock, from the first decision to the last
+    n_decisions: int
+    n_changes: int
+    windows_by_gesture: dict[str, int]
+    delay_p50_ms: float | None  # arrival of a window's last byte to its decision; None before the first decision
+    delay_p99_ms: float | None
+    sample_rate_hz: float | None  # as received: device samples over wall clock
+    skipped_hops: int
+    suppressed_hops: int
+    resets: int
+    link: LinkCounts
+
+
+class LiveStats:
+    """Collects the figures of one run."""
+
+    def __init__(self) -> None:
+        self.last: Decision | None = None
+        self.changes: deque[Decision] = deque(maxlen=8)  # newest last
+        self._delays_ms: deque[float] = deque(maxlen=_DELAYS_KEPT)
+        self._windows: Counter[str] = Counter()
+        self._n_changes = 0
+        self._first: tuple[int, float] | None = None  # sample index, wall clock
+        self._newest: tuple[int, float] = (0, 0.0)
+
+    def add(self, decision: Decision) -> None:
+        """Take in one decision, at the time it fell."""
+        self.last = decision
+        self._newest = (decision.sample_index, time.monotonic())
+        self._first = self._first or self._newest
+        self._delays_ms.append(decision.delay_ms)
+        self._windows[decision.gesture] += 1
+        if decision.changed:
+            self._n_changes += 1
+            self.changes.append(decision)
+
+    def summary(self, engine: LiveEngine, link: LinkCounts) -> LiveSummary:
+        """The figures so far."""
+        first_index, first_s = self._first or self._newest
+        duration_s = self._newest[1] - first_s
+        p50, p99 = (float(p) for p in np.percentile(self._delays_ms, (50, 99))) if self._delays_ms else (None, None)
+        return LiveSummary(
+            duration_s=duration_s,
+            n_decisions=self._windows.total(),
+            n_changes=self._n_changes,
+            windows_by_gesture=dict(self._windows.most_common()),
+            delay_p50_ms=p50,
+            delay_p99_ms=p99,
+            sample_rate_hz=(self._newest[0] - first_index) / duration_s if duration_s > 0 else None,
+            skipped_hops=engine.n_skipped_hops,
+            suppressed_hops=engine.n_suppressed_hops,
+            resets=engine.n_resets,
+            link=link,
+        )

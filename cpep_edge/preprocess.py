@@ -1,0 +1,66 @@
+"""Turn raw microvolts into what the encoder sees: causal filter, then one fixed scale.
+
+The same code runs in training, in export and live, and its coefficients travel in the bundle. The filter carries its
+state from block to block, so that the output does not depend on how the signal was cut. The scale comes from training;
+windows are never normalised one by one, because rest would then look like effort.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Everything that decides how samples become encoder input; stored in checkpoints and bundles."""
+
+    sample_rate_hz: float
+    sos: tuple[tuple[float, ...], ...]  # second-order sections as scipy writes them: b0 b1 b2 a0 a1 a2
+    scale_uv: float  # divides the filtered signal; the training corpus' RMS
+    clip: float  # limit of the scaled signal, both signs
+
+
+def design_filter(
+    sample_rate_hz: float, high_pass_hz: float, notch_hz: float | None = None, order: int = 4
+) -> tuple[tuple[float, ...], ...]:
+    """Second-order sections of a Butterworth high-pass and, if asked for, a notch of quality 30.
+
+    The 40 Hz high-pass that emg2pose was published with removes motion artefacts and electrode drift.
+    Raises ValueError when a corner does not lie below half the sample rate.
+    """
+    for corner_hz in (high_pass_hz, notch_hz):
+        if corner_hz is not None and not 0 < corner_hz < sample_rate_hz / 2:
+            raise ValueError(f"a corner of {corner_hz:g} Hz does not lie below half of {sample_rate_hz:g} Hz")
+    sections = [signal.butter(order, high_pass_hz, "highpass", fs=sample_rate_hz, output="sos")]
+    if notch_hz is not None:
+        sections.append(signal.tf2sos(*signal.iirnotch(notch_hz, 30.0, fs=sample_rate_hz)))
+    return tuple(tuple(float(value) for value in row) for row in np.concatenate(sections))
+
+
+class Preprocessor:
+    """The filter and scale of one stream, with the filter's state."""
+
+    def __init__(self, spec: Preprocessing, n_channels: int) -> None:
+        self.spec = spec
+        self.n_channels = n_channels
+        self._sos = np.array(spec.sos, dtype=np.float64)
+        self._rest: NDArray[np.float64] = signal.sosfilt_zi(self._sos)[:, :, None]
+        self._state: NDArray[np.float64] | None = None
+
+    def reset(self) -> None:
+        """Forget the past: the next sample is taken for a steady level, so that a DC offset makes no step."""
+        self._state = None
+
+    def __call__(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Filter and scale the next samples of the stream.
+
+        samples_uv: (n_samples, n_channels), n_samples >= 1
+        returns: (n_samples, n_channels) float32, in units of the training corpus' RMS
+        """
+        if self._state is None:
+            self._state = self._rest * samples_uv[0].astype(np.float64)
+        filtered, self._state = signal.sosfilt(self._sos, samples_uv, axis=0, zi=self._state)
+        scaled = np.clip(filtered / self.spec.scale_uv, -self.spec.clip, self.spec.clip)
+        return scaled.astype(np.float32)

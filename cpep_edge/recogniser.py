@@ -1,0 +1,48 @@
+"""From a window to a vote: the encoder and the pose index of one bundle, opened together."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import Bundle
+from cpep_edge.encoder import open_encoder
+from cpep_edge.pose_index import Vote, load_index
+from cpep_edge.preprocess import Preprocessor
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """What one window was taken for."""
+
+    vote: Vote
+    embedding: NDArray[np.float32]  # (d_embed,), unit length
+
+
+class Recogniser:
+    """Everything of a bundle that turns preprocessed windows into votes."""
+
+    def __init__(self, bundle: Bundle, n_threads: int = 1) -> None:
+        """Raises ArtifactError when a file does not match the manifest or cannot be loaded."""
+        manifest = bundle.manifest
+        self.manifest = manifest
+        self._encoder = open_encoder(bundle.read(manifest.encoder.file), manifest.encoder, n_threads=n_threads)
+        self._index = load_index(
+            bundle.read(manifest.index.file),
+            n_prototypes=manifest.index.n_prototypes,
+            n_gestures=len(manifest.gestures),
+            d_embed=manifest.encoder.d_embed,
+            ef=manifest.index.ef,
+        )
+
+    def preprocessor(self) -> Preprocessor:
+        """A fresh filter for one stream."""
+        return Preprocessor(self.manifest.preprocessing, self.manifest.encoder.n_channels)
+
+    def recognise(self, window: NDArray[np.float32]) -> Recognition:
+        """Vote on one window.
+
+        window: (n_channels, window_samples) float32, preprocessed
+        """
+        embedding = self._encoder.embed(window)
+        return Recognition(self._index.vote(embedding, self.manifest.decision.k), embedding)

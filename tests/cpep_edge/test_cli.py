@@ -1,0 +1,59 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from cpep_edge.cli import app
+
+HEAVY = {"torch", "executorch", "torchao", "lightning", "hnswlib", "serial", "scipy", "h5py", "sklearn", "matplotlib"}
+
+
+@pytest.mark.parametrize("statement", ["import cpep_edge", "import cpep_edge.cli"])
+def test_importing_pulls_in_nothing_heavy(statement: str) -> None:
+    script = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
+    modules = json.loads(subprocess.check_output([sys.executable, "-c", script]))
+    assert not HEAVY & set(modules)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "cpep_edge", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_names_the_commands_of_the_contract() -> None:
+    answer = CliRunner().invoke(app, ["--help"])
+    assert answer.exit_code == 0
+    for command in ("demo", "data", "train", "eval", "export", "inspect", "verify", "simulate", "live", "bench"):
+        assert f" {command} " in answer.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "nowhere.cpep"),
+        ("inspect", "nowhere.cpep"),
+        ("live", "nowhere.cpep", "--port", "nowhere"),
+        ("data", "info", "nowhere"),
+        ("simulate", "nowhere.hdf5"),
+        ("train", "nothing.toml", "--data", "nowhere", "--out", "nowhere"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence_on_stderr_and_exit_1(arguments: tuple[str, ...]) -> None:
+    answer = run(*arguments)
+    assert answer.returncode == 1
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("error: ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_wrong_usage_is_exit_2() -> None:
+    assert run("live").returncode == 2
+    assert run("export", "run", "--data", "d", "--out", "o", "--quant", "int7").returncode == 2
+    assert run("data", "import", "3dc", "a", "b", "--participants", "x").returncode == 2
+
+
+def test_debug_shows_the_traceback() -> None:
+    answer = run("--debug", "verify", "nowhere.cpep")
+    assert answer.returncode == 1
+    assert "Traceback" in answer.stderr

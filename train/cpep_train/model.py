@@ -1,0 +1,152 @@
+"""The CPEP encoders: one small transformer for EMG, one for pose, as in Cui et al., arXiv 2509.04699.
+
+A window is cut into patches by a strided convolution, a [CLS] token is put in front, and pre-norm transformer blocks
+follow. This module is the readable reference that trains; `cpep_export.shaped` rewrites the same weights for the device
+and is held to this one's output.
+
+Shapes: B windows, C channels (electrodes or joints), T samples, N tokens without [CLS], D width, H heads.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """The size of one encoder. The paper's: 4 layers, width 256; heads and MLP ratio are not published."""
+
+    n_channels: int
+    window_samples: int
+    patch_samples: int
+    width: int = 256
+    n_layers: int = 4
+    n_heads: int = 4
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+    pooling: Literal["cls", "mean"] = "cls"
+    front_end: Literal["raw", "rectified"] = "raw"
+
+    def __post_init__(self) -> None:
+        if self.window_samples % self.patch_samples:
+            raise ValueError(
+                f"window_samples {self.window_samples} is no whole number of patches of {self.patch_samples}"
+            )
+        if self.width % self.n_heads:
+            raise ValueError(f"width {self.width} does not divide into {self.n_heads} heads")
+
+    @property
+    def n_tokens(self) -> int:
+        """Patches in a window, [CLS] not counted."""
+        return self.window_samples // self.patch_samples
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, N, D); returns the same shape."""
+        b, n, d = tokens.shape
+        qkv = self.qkv(tokens).view(b, n, 3, self.n_heads, d // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, D / H)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(b, n, d))  # (B, N, D)
+        return out
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.LayerNorm(config.width)
+        self.mlp_in = nn.Linear(config.width, config.mlp_ratio * config.width)
+        self.mlp_out = nn.Linear(config.mlp_ratio * config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, N, D); returns the same shape."""
+        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
+        hidden = F.gelu(self.mlp_in(self.mlp_norm(tokens)))
+        tokens = tokens + self.dropout(self.mlp_out(hidden))
+        return tokens
+
+
+class Encoder(nn.Module):
+    """Patches, positions, [CLS] and blocks: a window in, tokens out."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch = nn.Conv1d(config.n_channels, config.width, config.patch_samples, stride=config.patch_samples)
+        self.cls = nn.Parameter(torch.empty(1, 1, config.width))
+        self.position = nn.Parameter(torch.empty(1, 1 + config.n_tokens, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.width)
+        nn.init.trunc_normal_(self.cls, std=0.02)
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def front(self, window: Tensor) -> Tensor:
+        """What the patches are cut from: the window as it is, or rectified.
+
+        The sign of EMG is chance, and a patch embedding is linear: on raw signal the mean of its output says nothing,
+        on rectified signal it is the envelope. window: (B, C, T); returns the same shape.
+        """
+        return window.abs() if self.config.front_end == "rectified" else window
+
+    def patch_tokens(self, window: Tensor) -> Tensor:
+        """Embed the patches of a window and add their positions.
+
+        window: (B, C, T) float32, preprocessed
+        returns: (B, N, D)
+        """
+        tokens: Tensor = self.patch(self.front(window)).transpose(1, 2) + self.position[:, 1:]  # (B, N, D)
+        return tokens
+
+    def mix(self, tokens: Tensor) -> Tensor:
+        """Put [CLS] in front of any subset of patch tokens and run the blocks.
+
+        tokens: (B, N', D), N' <= N
+        returns: (B, 1 + N', D), normalised
+        """
+        cls = (self.cls + self.position[:, :1]).expand(tokens.shape[0], -1, -1)
+        tokens = torch.cat((cls, tokens), dim=1)  # (B, 1 + N', D)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        return tokens
+
+    def forward(self, window: Tensor) -> Tensor:
+        """window: (B, C, T); returns the features of the window, (B, D)."""
+        tokens = self.mix(self.patch_tokens(window))
+        return tokens[:, 0] if self.config.pooling == "cls" else tokens[:, 1:].mean(dim=1)  # (B, D)
+
+
+class Embedder(nn.Module):
+    """An encoder with its projection to the space that EMG and pose share; the output has unit length.
+
+    The EMG side projects (256 -> 256 in the paper); the pose side, frozen, hands out its [CLS] features as they are.
+    """
+
+    def __init__(self, config: EncoderConfig, d_embed: int | None) -> None:
+        """d_embed: width of the projection; None leaves it out."""
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.projection = nn.Identity() if d_embed is None else nn.Linear(config.width, d_embed)
+        self.d_embed = config.width if d_embed is None else d_embed
+
+    def forward(self, window: Tensor) -> Tensor:
+        """window: (B, C, T) float32, preprocessed; returns embeddings (B, d_embed) of unit length."""
+        return F.normalize(self.projection(self.encoder(window)), dim=-1)
