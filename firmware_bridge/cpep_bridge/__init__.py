@@ -1,0 +1,4 @@
+"""The wristband link: frames, transports, drivers and simulated devices.
+
+It yields blocks of samples and knows nothing of models.
+"""

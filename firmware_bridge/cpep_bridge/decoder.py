@@ -1,0 +1,111 @@
+"""Finds frames in a stream of bytes. Noise on the wire is normal: it is counted, and the next delimiter ends it."""
+
+from dataclasses import dataclass
+from zlib import crc32
+
+from cobs import cobs
+
+from cpep_bridge.frames import (
+    CRC_BYTES,
+    DELIMITER,
+    MAX_BODY_BYTES,
+    MAX_WIRE_BYTES,
+    MIN_BODY_BYTES,
+    VERSION,
+    Frame,
+    decode_frame,
+)
+from cpep_edge.errors import FrameError
+
+_CRC_RESIDUE = 0x2144DF1C  # CRC-32 of anything that ends in its own CRC-32, little-endian
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderCounts:
+    """What a decoder made of the bytes it was fed."""
+
+    bytes: int = 0
+    frames: int = 0
+    corrupt_frames: int = 0  # no COBS, wrong CRC, too long, or lengths that do not add up
+    corrupt_bytes: int = 0
+    unknown_frames: int = 0  # intact, of another version or an unknown type
+    skipped_bytes: int = 0  # the rest of a frame that began before the port was opened
+
+
+class FrameDecoder:
+    """Takes bytes as they come and gives the frames that they complete. Memory is bounded whatever comes."""
+
+    def __init__(self) -> None:
+        self.versions: set[int] = set()  # foreign versions seen in intact frames
+        self._tail = b""
+        self._synced = False  # whether a delimiter was seen
+        self._overlong = False  # whether the rest of a frame that is too long is being skipped
+        self._bytes = self._frames = self._corrupt_frames = self._corrupt_bytes = self._unknown = self._skipped = 0
+
+    @property
+    def counts(self) -> DecoderCounts:
+        """The counts so far."""
+        return DecoderCounts(
+            bytes=self._bytes,
+            frames=self._frames,
+            corrupt_frames=self._corrupt_frames,
+            corrupt_bytes=self._corrupt_bytes,
+            unknown_frames=self._unknown,
+            skipped_bytes=self._skipped,
+        )
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take the next bytes, however they were cut, and return the frames that they complete."""
+        self._bytes += len(data)
+        pieces = (self._tail + data).split(DELIMITER)
+        self._tail = pieces.pop()
+        frames = []
+        for piece in pieces:
+            frame = self._take(piece) if piece or self._overlong else None
+            self._synced = True
+            if frame is not None:
+                frames.append(frame)
+        if len(self._tail) > MAX_WIRE_BYTES:
+            self._drop_tail()
+        self._frames += len(frames)
+        return frames
+
+    def _take(self, piece: bytes) -> Frame | None:
+        if self._overlong:
+            self._overlong = False
+            self._corrupt_bytes += len(piece)
+            return None
+        try:
+            body = _checked_body(piece)
+            frame = decode_frame(body)
+        except (cobs.DecodeError, FrameError):
+            self._reject(piece)
+            return None
+        if frame is None:
+            self._unknown += 1
+            if body[0] != VERSION:
+                self.versions.add(body[0])
+        return frame
+
+    def _reject(self, piece: bytes) -> None:
+        if self._synced:
+            self._corrupt_frames += 1
+            self._corrupt_bytes += len(piece)
+        else:
+            self._skipped += len(piece)
+
+    def _drop_tail(self) -> None:
+        if not self._overlong:
+            self._corrupt_frames += 1
+        self._overlong = True
+        self._corrupt_bytes += len(self._tail)
+        self._tail = b""
+
+
+def _checked_body(piece: bytes) -> bytes:
+    whole: bytes = cobs.decode(piece)
+    if not MIN_BODY_BYTES <= len(whole) <= MAX_BODY_BYTES:
+        raise FrameError(f"a frame of {len(whole)} bytes is too short or too long")
+    if crc32(whole) != _CRC_RESIDUE:
+        raise FrameError("the CRC is wrong")
+    return whole[:-CRC_BYTES]

@@ -1,0 +1,135 @@
+"""Commands and answers over an open line: numbered, and repeated until answered."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cpep_bridge.decoder import FrameDecoder
+from cpep_bridge.frames import (
+    DELIMITER,
+    VERSION,
+    Ack,
+    Command,
+    Frame,
+    Identify,
+    Info,
+    Nak,
+    Start,
+    Stop,
+    encode_frame,
+)
+from cpep_bridge.transports import ByteStream
+from cpep_edge.errors import LinkError, LinkTimeout
+
+RETRY_S = 0.5
+
+_SHOWN_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Frames that one read completed."""
+
+    frames: list[Frame]
+    host_t_s: float  # time.monotonic() right after the read
+
+
+class Dialogue:
+    """The host's side of one open line. Commands without fields only: IDENTIFY, START, STOP, PING."""
+
+    def __init__(self, line: ByteStream) -> None:
+        self.decoder = FrameDecoder()
+        self._line = line
+        self._kept: deque[Arrival] = deque()  # what came along with an answer
+        self._seq = 0
+        self._first = b""  # bytes that arrived, to be shown when they make no sense
+        line.write(DELIMITER)  # ends whatever the device may have half received
+
+    @property
+    def port(self) -> str:
+        """The port as the user wrote it."""
+        return self._line.name
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._line.close()
+
+    def send(self, command: Callable[[int], Command]) -> int:
+        """Send a command and do not wait; its seq."""
+        self._seq = (self._seq + 1) & 0xFFFF
+        self._line.write(encode_frame(command(self._seq)))
+        return self._seq
+
+    def receive(self, timeout_s: float) -> Arrival:
+        """The next frames, as soon as there are bytes, whole frames or not; none after `timeout_s`."""
+        if self._kept:
+            return self._kept.popleft()
+        data = self._line.read(timeout_s)
+        host_t_s = time.monotonic()
+        if len(self._first) < _SHOWN_BYTES:
+            self._first += data[:_SHOWN_BYTES]
+        return Arrival(self.decoder.feed(data), host_t_s)
+
+    def identify(self, timeout_s: float) -> Info:
+        """Ask the band who it is, until it answers. Raises LinkError or LinkTimeout as `order` does."""
+        answer = self._ask(Identify, timeout_s)
+        if not isinstance(answer, Info):
+            raise LinkError(
+                f"the band on {self.port} acknowledges IDENTIFY and does not answer it: update its firmware"
+            )
+        return answer
+
+    def order(self, command: type[Start] | type[Stop], timeout_s: float) -> None:
+        """Give a command until it is acknowledged; frames that come before that are dropped, later ones kept.
+
+        Raises LinkError when it is refused or what answers is no band, LinkTimeout when nothing answers.
+        """
+        answer = self._ask(command, timeout_s)
+        if isinstance(answer, Nak):
+            raise LinkError(f"the band on {self.port} refused {command.__name__.upper()}: {answer.text}")
+
+    def _ask(self, command: type[Command], timeout_s: float) -> Frame:
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            answer = self._answer(command, self.send(command), min(time.monotonic() + RETRY_S, deadline_s))
+            if answer is not None:
+                return answer
+        raise self._no_answer(command, timeout_s)
+
+    def _answer(self, command: type[Command], seq: int, deadline_s: float) -> Frame | None:
+        while (wait_s := deadline_s - time.monotonic()) > 0:
+            arrival = self.receive(wait_s)
+            for index, frame in enumerate(arrival.frames):
+                if frame.seq == seq and _answers(frame, command):
+                    self._kept.appendleft(Arrival(arrival.frames[index + 1 :], arrival.host_t_s))
+                    return frame
+        return None
+
+    def _no_answer(self, command: type[Command], timeout_s: float) -> LinkError:
+        counts = self.decoder.counts
+        if counts.frames:
+            return LinkTimeout(
+                f"the band on {self.port} sends, but did not answer {command.__name__.upper()} within {timeout_s:g} s: "
+                "switch it off and on again"
+            )
+        if self.decoder.versions:
+            spoken = ", ".join(str(version) for version in sorted(self.decoder.versions))
+            return LinkError(
+                f"the band on {self.port} speaks protocol version {spoken}, this program version {VERSION}: "
+                "update the older of the two"
+            )
+        if counts.bytes:
+            return LinkError(
+                f"what is on {self.port} is no cpep band, or runs at another baud rate: it sent {counts.bytes} bytes "
+                f"without one intact frame, beginning with {self._first[:_SHOWN_BYTES].hex(' ')}"
+            )
+        return LinkTimeout(
+            f"nothing on {self.port} answered within {timeout_s:g} s: is the band switched on, and is this its port?"
+        )
+
+
+def _answers(frame: Frame, command: type[Command]) -> bool:
+    if isinstance(frame, Ack | Nak):
+        return frame.command == command.TYPE
+    return isinstance(frame, Info) and command is Identify

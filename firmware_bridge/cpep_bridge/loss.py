@@ -1,0 +1,80 @@
+"""Book-keeping of one stream: every sample that the device sent is either passed on once or counted as lost.
+
+The wire carries `seq` modulo 2^16 and `sample_index` modulo 2^32; here both are unwrapped and never wrap again.
+"""
+
+from collections import deque
+
+N_GAPS = 256  # remembered, to tell a frame that comes late from one that comes twice
+
+
+class StreamLedger:
+    """Decides for each DATA frame of a stream whether its samples are new, and counts what is missing.
+
+    A stream starts at seq 0 and sample 0, so what is lost before the first frame that arrives is counted too.
+    """
+
+    def __init__(self) -> None:
+        self.lost_frames = 0
+        self.lost_samples = 0
+        self.duplicate_frames = 0
+        self.late_frames = 0
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=N_GAPS)  # first sample lost, one past the last
+        self.restart()
+
+    def restart(self) -> None:
+        """Expect a new stream; the counts go on."""
+        self._next_seq = 0
+        self._next_index = 0
+        self._frame_samples = 0  # in the newest frame
+        self._gaps.clear()
+
+    @property
+    def next_index(self) -> int:
+        """The unwrapped index of the sample that should come next."""
+        return self._next_index
+
+    def accept(self, seq: int, sample_index: int, n_samples: int) -> int | None:
+        """The unwrapped index of a frame's first sample, or None when the frame must be dropped.
+
+        A frame is dropped when its samples were passed on before (duplicate) or were given up for lost (late).
+        """
+        ahead = _signed(sample_index - self._next_index, bits=32)
+        if ahead < 0:
+            self._drop(self._next_index + ahead)
+            return None
+        self._frame_samples = n_samples
+        if ahead:
+            self._lose(seq, ahead)
+        index = self._next_index + ahead
+        self._next_index = index + n_samples
+        self._next_seq = (seq + 1) & 0xFFFF
+        return index
+
+    def finish(self, next_seq: int, sample_index: int) -> None:
+        """Count what is missing at the end of the stream, which the device says lies before these."""
+        ahead = _signed(sample_index - self._next_index, bits=32)
+        if ahead > 0:
+            self._lose(next_seq, ahead)
+            self._next_index += ahead
+            self._next_seq = next_seq
+
+    def _lose(self, seq: int, n_lost: int) -> None:
+        skipped = (seq - self._next_seq) & 0xFFFF
+        if self._frame_samples:  # whole turns of the u16 counter, judged by the samples that are missing
+            skipped += max(0, round((n_lost / self._frame_samples - skipped) / 0x10000)) * 0x10000
+        self.lost_frames += skipped
+        self.lost_samples += n_lost
+        self._gaps.append((self._next_index, self._next_index + n_lost))
+
+    def _drop(self, index: int) -> None:
+        if any(first <= index < stop for first, stop in self._gaps):
+            self.late_frames += 1
+        else:
+            self.duplicate_frames += 1
+
+
+def _signed(difference: int, bits: int) -> int:
+    """A difference of two counters modulo 2^bits, taken as the nearest of its values."""
+    half = 1 << (bits - 1)
+    return ((difference + half) & ((1 << bits) - 1)) - half

@@ -1,0 +1,90 @@
+"""The account of a stream: passed on once, or lost."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpep_bridge.loss import StreamLedger
+
+FRAME_SAMPLES = 10
+
+
+def deliver(ledger: StreamLedger, seqs: list[int]) -> list[int]:
+    """The indices that were accepted of frames delivered in this order."""
+    indices = [ledger.accept(seq & 0xFFFF, seq * FRAME_SAMPLES & 0xFFFF_FFFF, FRAME_SAMPLES) for seq in seqs]
+    return [index for index in indices if index is not None]
+
+
+@given(st.lists(st.sampled_from(["ok", "lost", "twice", "late"]), max_size=200), st.randoms(use_true_random=False))
+def test_every_sample_is_passed_on_once_or_lost(fates: list[str], rng: random.Random) -> None:
+    order: list[int] = []
+    late: list[int] = []
+    for seq, fate in enumerate(fates):
+        order += {"ok": [seq], "lost": [], "twice": [seq, seq], "late": []}[fate]
+        late += [seq] if fate == "late" else []
+        if late and fate == "ok" and rng.random() < 0.5:
+            order.append(late.pop(0))
+    ledger = StreamLedger()
+
+    accepted = deliver(ledger, order)
+    ledger.finish(len(fates) & 0xFFFF, len(fates) * FRAME_SAMPLES)
+
+    assert accepted == sorted(set(accepted))
+    assert len(accepted) * FRAME_SAMPLES + ledger.lost_samples == len(fates) * FRAME_SAMPLES
+    assert len(accepted) + ledger.lost_frames == len(fates)
+    assert len(accepted) + ledger.late_frames + ledger.duplicate_frames == len(order)
+    assert ledger.duplicate_frames == fates.count("twice")
+
+
+def test_a_frame_that_comes_late_stays_lost() -> None:
+    ledger = StreamLedger()
+
+    assert deliver(ledger, [0, 2, 1, 3]) == [0, 20, 30]
+    assert (ledger.lost_samples, ledger.late_frames, ledger.duplicate_frames) == (10, 1, 0)
+
+
+def test_a_frame_that_comes_twice_is_no_loss() -> None:
+    ledger = StreamLedger()
+
+    assert deliver(ledger, [0, 1, 1, 0, 2]) == [0, 10, 20]
+    assert (ledger.lost_samples, ledger.late_frames, ledger.duplicate_frames) == (0, 0, 2)
+
+
+def test_what_is_lost_before_the_first_frame_counts() -> None:
+    ledger = StreamLedger()
+
+    assert deliver(ledger, [3]) == [30]
+    assert (ledger.lost_frames, ledger.lost_samples) == (3, 30)
+
+
+def test_both_counters_unwrap_across_their_ends() -> None:
+    ledger, n_samples, n_frames = StreamLedger(), 70_000, 140_000  # wraps u16 twice and u32 twice
+
+    indices = [ledger.accept(i & 0xFFFF, i * n_samples & 0xFFFF_FFFF, n_samples) for i in range(n_frames) if i % 1_000]
+
+    assert indices == [i * n_samples for i in range(n_frames) if i % 1_000]
+    assert (ledger.lost_frames, ledger.lost_samples) == (140, 140 * n_samples)
+
+
+def test_a_loss_longer_than_the_frame_counter_is_counted_in_full() -> None:
+    ledger = StreamLedger()
+
+    assert deliver(ledger, [0, 200_001]) == [0, 2_000_010]
+    assert (ledger.lost_frames, ledger.lost_samples) == (200_000, 2_000_000)
+
+
+def test_samples_that_the_converter_missed_are_lost_without_a_lost_frame() -> None:
+    ledger = StreamLedger()
+
+    assert [ledger.accept(0, 0, 10), ledger.accept(1, 25, 10)] == [0, 25]
+    assert (ledger.lost_frames, ledger.lost_samples) == (0, 15)
+
+
+def test_a_new_stream_starts_at_zero_and_keeps_the_counts() -> None:
+    ledger = StreamLedger()
+    deliver(ledger, [0, 2])
+    ledger.restart()
+
+    assert deliver(ledger, [0, 1]) == [0, 10]
+    assert ledger.lost_frames == 1

@@ -1,0 +1,131 @@
+"""Opening, reading and losing a port; each refusal is one sentence that says what to do."""
+
+import errno
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import serial
+
+from cpep_bridge import transports
+from cpep_bridge.pty_port import PtyPort
+from cpep_bridge.transports import PortableSerialStream, open_stream
+from cpep_edge.errors import LinkError
+
+
+def test_bytes_pass_both_ways_over_a_pty(pty_port: PtyPort) -> None:
+    line = open_stream(pty_port.path)
+    pty_port.put(b"to the host")
+    line.write(b"to the device")
+
+    assert (line.read(1.0), pty_port.read(1.0)) == (b"to the host", b"to the device")
+    line.close()
+
+
+def test_reading_a_silent_port_ends_after_its_timeout(pty_port: PtyPort) -> None:
+    line = open_stream(pty_port.path)
+    started_s = time.monotonic()
+
+    assert line.read(0.05) == b""
+    assert 0.04 < time.monotonic() - started_s < 0.5
+    line.close()
+
+
+def test_where_select_takes_no_ports_reading_works_all_the_same(pty_port: PtyPort) -> None:
+    line = PortableSerialStream(pty_port.path)
+    pty_port.put(b"to the host")
+    received = line.read(1.0)
+
+    assert received + line.read(0.05) == b"to the host"  # what came after the first look may take a second one
+    assert line.read(0.01) == b""
+    line.close()
+
+
+def test_a_port_that_does_not_exist_is_named() -> None:
+    with pytest.raises(LinkError, match=r"there is no port /dev/ttyNONE; .*connected"):
+        open_stream("/dev/ttyNONE")
+
+
+def test_a_file_is_not_a_serial_port(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no port")
+
+    with pytest.raises(LinkError, match=r"notes.txt is not a serial port"):
+        open_stream(str(tmp_path / "notes.txt"))
+
+
+def test_a_busy_port_says_which_process_has_it(pty_port: PtyPort) -> None:
+    line = open_stream(pty_port.path)
+
+    with pytest.raises(
+        LinkError, match=rf"{pty_port.path} is in use by \S+ \(process {os.getpid()}\): close that first"
+    ):
+        open_stream(pty_port.path)
+    line.close()
+    open_stream(pty_port.path).close()
+
+
+def test_no_permission_names_the_group_and_the_command() -> None:
+    error = serial.SerialException(errno.EACCES, "could not open port")
+
+    assert "run 'sudo usermod -aG " in transports._refusal("/dev/null", error)
+
+
+def test_a_device_that_is_unplugged_is_reported() -> None:
+    port = PtyPort()
+    line = open_stream(port.path)
+    port.close()
+
+    with pytest.raises(LinkError, match="is gone: it was unplugged"):
+        line.read(1.0)
+    line.close()
+
+
+def test_bytes_pass_both_ways_over_tcp_and_its_end_is_reported() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        line = open_stream(f"socket://127.0.0.1:{server.getsockname()[1]}")
+        peer, _ = server.accept()
+        peer.sendall(b"to the host")
+        line.write(b"to the device")
+
+        assert (line.read(1.0), peer.recv(100)) == (b"to the host", b"to the device")
+        peer.close()
+        with pytest.raises(LinkError, match="is gone"):
+            line.read(1.0)
+        line.close()
+
+
+def test_an_address_where_nobody_listens_is_reported() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = server.getsockname()[1]
+
+    with pytest.raises(LinkError, match=rf"cannot connect to socket://127.0.0.1:{number}: "):
+        open_stream(f"socket://127.0.0.1:{number}")
+
+
+@pytest.mark.parametrize(
+    "port", ["socket://", "socket://host", "socket://host:", "socket://:70", "socket://host:99999"]
+)
+def test_what_is_no_address_is_reported_with_an_example(port: str) -> None:
+    with pytest.raises(LinkError, match=r"write socket://host:port, for example"):
+        open_stream(port)
+
+
+def test_a_device_that_takes_no_bytes_is_reported(pty_port: PtyPort) -> None:
+    line = open_stream(pty_port.path)
+
+    with pytest.raises(LinkError, match=r"took no bytes for 1 s"):
+        line.write(bytes(1_000_000))
+    line.close()
+
+
+def test_reading_starts_as_soon_as_a_byte_is_there(pty_port: PtyPort) -> None:
+    line = open_stream(pty_port.path)
+    threading.Timer(0.05, pty_port.put, (b"x",)).start()
+    started_s = time.monotonic()
+
+    assert line.read(2.0) == b"x"
+    assert time.monotonic() - started_s < 0.5
+    line.close()
