@@ -23,6 +23,7 @@ MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
 _MAX_MANIFEST_BYTES = 1 << 20
 
+Target = Literal["linux", "linux-aarch64"]  # the first is x86-64
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # a plain name: no path leads out
 
 
@@ -80,6 +81,14 @@ class DecisionSpec(_Part):
     debounce_hops: int = Field(default=3, gt=0)  # equal results in a row before a decision changes
 
 
+class NativeSpec(_Part):
+    """What runs the encoder without torch. It is code: a bundle that carries it deserves the trust of a program."""
+
+    architecture: Literal["x86_64", "aarch64"]
+    libraries: tuple[FileName, ...] = Field(min_length=1)  # in the order in which they are loaded
+    runner: FileName  # a program that needs no Python either
+
+
 class LadderStep(_Part):
     """Zero-shot balanced accuracy at one step from the trained module to the deployed bundle, same windows at each."""
 
@@ -105,11 +114,13 @@ class Manifest(_Part):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str
-    target: Literal["linux"]
+    target: Target
     files: dict[FileName, FileEntry]
     golden_file: FileName
     preprocessing: Preprocessing
+    calibration: tuple[str, ...] = ()  # what the wearer does while a session is calibrated; empty: made to do without
     encoder: EncoderSpec
+    native: NativeSpec | None = None  # None: the device needs torch and executorch
     index: IndexSpec
     gestures: tuple[Gesture, ...] = Field(min_length=1)
     decision: DecisionSpec
@@ -118,7 +129,8 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Manifest":
-        for name in (self.encoder.file, self.index.file, self.golden_file):
+        carried = () if self.native is None else (*self.native.libraries, self.native.runner)
+        for name in (self.encoder.file, self.index.file, self.golden_file, *carried):
             if name not in self.files:
                 raise ValueError(f"{name} is used but not listed under files")
         if len({gesture.name for gesture in self.gestures}) != len(self.gestures):

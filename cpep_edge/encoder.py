@@ -1,7 +1,8 @@
 """Run the EMG encoder of a bundle: one window in, one embedding out.
 
-The program runs in ExecuTorch through the bindings of its wheel, which need torch beside them. `executorch.runtime`
-would do the same and import the whole compiler first; the bare bindings start in half the time.
+The program runs in ExecuTorch, in one of two ways. A bundle that carries a library for this machine needs nothing else
+(`cpep_edge.native_encoder`). Otherwise the bindings of executorch's wheel run it, which need torch beside them;
+`executorch.runtime` would do the same and import the whole compiler first, the bare bindings start in half the time.
 """
 
 import logging
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
 
 _FLOAT32 = 6  # ExecuTorch's ScalarType
 _METHOD = "forward"
@@ -38,22 +40,47 @@ class EmgEncoder(Protocol):
         ...
 
 
-def open_encoder(program: bytes, spec: EncoderSpec, n_threads: int = 1) -> EmgEncoder:
+def open_encoder(
+    program: bytes, spec: EncoderSpec, n_threads: int = 1, library: NativeLibrary | None = None
+) -> EmgEncoder:
     """Load an encoder from bytes whose hash was checked.
 
     n_threads: of the whole process; every encoder opened later must ask for the same
+    library: runs the program where it fits this machine; without it torch does
     Raises ArtifactError when the program cannot be loaded or does not take and give what the spec says, CpepError when
     the runtime is not installed or already runs with another number of threads.
     """
-    return _ExecutorchEncoder(program, spec, n_threads)
+    if library is None or not library.fits():
+        return _ExecutorchEncoder(program, spec, n_threads)
+    _claim_threads(n_threads)
+    return NativeEncoder(library, program, spec, n_threads)
+
+
+def import_runtime() -> tuple[ModuleType, Any]:
+    """Import torch and ExecuTorch's bindings, which is most of what a start costs.
+
+    Raises CpepError, with the line that installs them, when they are not there.
+    """
+    try:
+        import torch
+        from executorch.extension.pybindings import _C as bindings  # noqa: N811
+    except ImportError as error:
+        raise CpepError(
+            "this bundle carries no encoder library for this machine; export it with the right --target, or install "
+            "torch and executorch with: pip install 'cpep-edge[export]'"
+        ) from error
+    return torch, bindings
 
 
 class _ExecutorchEncoder:
     """A program in ExecuTorch's own Python bindings."""
 
     def __init__(self, program: bytes, spec: EncoderSpec, n_threads: int) -> None:
-        torch, bindings = _import_executorch()
-        _set_threads(bindings, n_threads)
+        torch, bindings = import_runtime()
+        _claim_threads(n_threads)
+        with quiet_stderr():
+            if bindings._threadpool_get_thread_count() != n_threads:  # equal: other programs may use the pool already
+                bindings._unsafe_reset_threadpool(n_threads)
         self._program = program  # ExecuTorch reads weights in place and does not keep these bytes alive itself
         self._method = _load(bindings, program)
         _check_shapes(self._method.method_meta(), spec)
@@ -69,28 +96,14 @@ class _ExecutorchEncoder:
         return embedding
 
 
-def _import_executorch() -> tuple[ModuleType, Any]:
-    try:
-        import torch
-        from executorch.extension.pybindings import _C as bindings
-    except ImportError as error:
-        raise CpepError(
-            "running an encoder needs torch and executorch; install them with: pip install 'cpep-edge[export]'"
-        ) from error
-    return torch, bindings
-
-
-def _set_threads(bindings: Any, n_threads: int) -> None:
-    """Give XNNPACK its threads before the first program is loaded: changing them later can kill the process."""
+def _claim_threads(n_threads: int) -> None:
+    """Fix the number of threads of this process before the first program is loaded: a change later can kill it."""
     global _pool_threads
     if n_threads < 1:
         raise ValueError(f"n_threads must be at least 1, not {n_threads}")
     if _pool_threads not in (None, n_threads):
         raise CpepError(f"this process already runs encoders on {_pool_threads} threads; start another for {n_threads}")
-    if _pool_threads is None:
-        with quiet_stderr():
-            bindings._unsafe_reset_threadpool(n_threads)
-        _pool_threads = n_threads
+    _pool_threads = n_threads
 
 
 def _load(bindings: Any, program: bytes) -> Any:

@@ -45,15 +45,24 @@ class LiveEngine:
     `ingest` and `step` may be called from two threads, each always from the same one.
     """
 
-    def __init__(self, recogniser: Recogniser, info: StreamInfo, hop_ms: float = DEFAULT_HOP_MS) -> None:
-        """Raises ConfigError when the stream is not what the bundle was made for."""
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        info: StreamInfo,
+        hop_ms: float = DEFAULT_HOP_MS,
+        level_uv: NDArray[np.float32] | None = None,
+    ) -> None:
+        """level_uv: (n_channels,), of the session's calibration, where there was one.
+
+        Raises ConfigError when the stream is not what the bundle was made for.
+        """
         manifest = recogniser.manifest
         check_stream(info, manifest)
         self._recogniser = recogniser
         self._rate_hz = manifest.preprocessing.sample_rate_hz
         self._window_samples = manifest.encoder.window_samples
         self._hop_samples = max(1, round(hop_ms * 1e-3 * self._rate_hz))
-        self._preprocess = recogniser.preprocessor()
+        self._preprocess = recogniser.preprocessor(level_uv)
         self._ring = MirroredRing(info.n_channels, 4 * self._window_samples)
         self._debouncer = Debouncer(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
         self._pending: deque[_Hop] = deque()
@@ -181,12 +190,14 @@ class Live:
         source: BlockSource,
         recogniser: Recogniser,
         hop_ms: float = DEFAULT_HOP_MS,
+        *,
         seconds: float | None = None,
+        level_uv: NDArray[np.float32] | None = None,
     ) -> None:
         """source: opened; seconds: of signal after which to stop, None goes on to the source's end."""
         self.source = source
         self._max_samples = None if seconds is None else round(seconds * source.info.sample_rate_hz)
-        self.engine = LiveEngine(recogniser, source.info, hop_ms)
+        self.engine = LiveEngine(recogniser, source.info, hop_ms, level_uv)
         self._wake = threading.Condition()
         self._due = self._stopping = False
         self.stopped = False  # the reader has ended

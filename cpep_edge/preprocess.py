@@ -1,15 +1,18 @@
-"""Turn raw microvolts into what the encoder sees: causal filter, then one fixed scale.
+"""Turn raw microvolts into what the encoder sees: causal filter, then one fixed scale a channel.
 
 The same code runs in training, in export and live, and its coefficients travel in the bundle. The filter carries its
-state from block to block, so that the output does not depend on how the signal was cut. The scale comes from training;
-windows are never normalised one by one, because rest would then look like effort.
+state from block to block, so that the output does not depend on how the signal was cut. The scale is the corpus' RMS,
+or each channel's level in a short calibration of the session (`cpep_edge.calibration`); windows are never normalised
+one by one, because rest would then look like effort.
+
+scipy is imported where it is used: it takes longer and more memory than everything else a device starts with, and who
+reads a manifest or runs an encoder needs no filter.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Preprocessing:
 
     sample_rate_hz: float
     sos: tuple[tuple[float, ...], ...]  # second-order sections as scipy writes them: b0 b1 b2 a0 a1 a2
-    scale_uv: float  # divides the filtered signal; the training corpus' RMS
+    scale_uv: float  # divides the filtered signal of a session that was not calibrated; the training corpus' RMS
     clip: float  # limit of the scaled signal, both signs
 
 
@@ -30,6 +33,8 @@ def design_filter(
     The 40 Hz high-pass that emg2pose was published with removes motion artefacts and electrode drift.
     Raises ValueError when a corner does not lie below half the sample rate.
     """
+    from scipy import signal
+
     for corner_hz in (high_pass_hz, notch_hz):
         if corner_hz is not None and not 0 < corner_hz < sample_rate_hz / 2:
             raise ValueError(f"a corner of {corner_hz:g} Hz does not lie below half of {sample_rate_hz:g} Hz")
@@ -42,11 +47,16 @@ def design_filter(
 class Preprocessor:
     """The filter and scale of one stream, with the filter's state."""
 
-    def __init__(self, spec: Preprocessing, n_channels: int) -> None:
+    def __init__(self, spec: Preprocessing, n_channels: int, level_uv: NDArray[np.float32] | None = None) -> None:
+        """level_uv: (n_channels,), what divides each channel in place of `scale_uv`, from a calibration."""
+        from scipy import signal
+
         self.spec = spec
+        self._scale_uv = spec.scale_uv if level_uv is None else level_uv.astype(np.float64)
         self.n_channels = n_channels
         self._sos = np.array(spec.sos, dtype=np.float64)
         self._rest: NDArray[np.float64] = signal.sosfilt_zi(self._sos)[:, :, None]
+        self._sosfilt = signal.sosfilt
         self._state: NDArray[np.float64] | None = None
 
     def reset(self) -> None:
@@ -57,10 +67,10 @@ class Preprocessor:
         """Filter and scale the next samples of the stream.
 
         samples_uv: (n_samples, n_channels), n_samples >= 1
-        returns: (n_samples, n_channels) float32, in units of the training corpus' RMS
+        returns: (n_samples, n_channels) float32, in units of the scale
         """
         if self._state is None:
             self._state = self._rest * samples_uv[0].astype(np.float64)
-        filtered, self._state = signal.sosfilt(self._sos, samples_uv, axis=0, zi=self._state)
-        scaled = np.clip(filtered / self.spec.scale_uv, -self.spec.clip, self.spec.clip)
+        filtered, self._state = self._sosfilt(self._sos, samples_uv, axis=0, zi=self._state)
+        scaled = np.clip(filtered / self._scale_uv, -self.spec.clip, self.spec.clip)
         return scaled.astype(np.float32)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle
 from cpep_edge.encoder import open_encoder
+from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_index import Vote, load_index
 from cpep_edge.preprocess import Preprocessor
 
@@ -26,8 +27,9 @@ class Recogniser:
         """Raises ArtifactError when a file does not match the manifest or cannot be loaded."""
         manifest = bundle.manifest
         self.manifest = manifest
-        self._encoder = open_encoder(bundle.read(manifest.encoder.file), manifest.encoder, n_threads=n_threads)
-        self._index = load_index(
+        program = bundle.read(manifest.encoder.file)
+        self.encoder = open_encoder(program, manifest.encoder, n_threads, carried_library(bundle))
+        self.index = load_index(
             bundle.read(manifest.index.file),
             n_prototypes=manifest.index.n_prototypes,
             n_gestures=len(manifest.gestures),
@@ -35,14 +37,14 @@ class Recogniser:
             ef=manifest.index.ef,
         )
 
-    def preprocessor(self) -> Preprocessor:
-        """A fresh filter for one stream."""
-        return Preprocessor(self.manifest.preprocessing, self.manifest.encoder.n_channels)
+    def preprocessor(self, level_uv: NDArray[np.float32] | None = None) -> Preprocessor:
+        """A fresh filter for one stream; level_uv: (n_channels,), from the session's calibration."""
+        return Preprocessor(self.manifest.preprocessing, self.manifest.encoder.n_channels, level_uv)
 
     def recognise(self, window: NDArray[np.float32]) -> Recognition:
         """Vote on one window.
 
         window: (n_channels, window_samples) float32, preprocessed
         """
-        embedding = self._encoder.embed(window)
-        return Recognition(self._index.vote(embedding, self.manifest.decision.k), embedding)
+        embedding = self.encoder.embed(window)
+        return Recognition(self.index.vote(embedding, self.manifest.decision.k), embedding)

@@ -31,6 +31,7 @@ app.command("inspect")(bundle.inspect)
 app.command("verify")(bundle.verify)
 app.command("simulate")(live.simulate)
 app.command("live")(live.live)
+app.command("calibrate")(live.calibrate)
 app.command("bench")(bench.bench)
 
 

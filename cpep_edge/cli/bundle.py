@@ -1,6 +1,7 @@
 """`cpep-edge export`, `inspect` and `verify`: make a bundle, look into it, trust it."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from cpep_edge.bundle import Manifest
 
 
+Target = Literal["linux", "linux-aarch64"]
 Quantisation = Literal["int8", "int8-dynamic", "fp32"]
 
 
@@ -18,15 +20,21 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
     data: Annotated[Path, typer.Option(help="Corpus: calibration windows, reference poses, evaluation.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.cpep.")],
+    target: Annotated[
+        Target | None, typer.Option(help="What it will run on; linux is x86-64.", show_default="this machine")
+    ] = None,
     quant: Annotated[Quantisation, typer.Option(help="int8: static, weights and activations.")] = "int8",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
 ) -> None:
     """Make a device bundle: int8 encoder, compact pose index, golden inputs, and a manifest with their hashes."""
+    from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.checkpoint import load_checkpoint
 
-    with progress("exporting") as advance:
-        manifest = export_bundle(load_checkpoint(run), data, out, quant=quant, progress=advance)
+    checkpoint = load_checkpoint(run)
+    with TemporaryDirectory() as scratch, progress("exporting") as advance:
+        native = build_for_target(target or host_target(), Path(scratch) / "native")
+        manifest = export_bundle(checkpoint, data, out, quant=quant, native=native, progress=advance)
     _print_manifest(manifest, as_json)
 
 
@@ -66,6 +74,7 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     rows = [
         ("target", manifest.target),
         ("encoder", f"{encoder.quantisation}, {encoder.n_parameters:,} parameters, {encoder.runtime}"),
+        ("runs without torch on", manifest.native.architecture if manifest.native else "no machine"),
         ("delegates / operators outside", f"{encoder.n_delegates} / {encoder.n_operators_outside}"),
         ("signal", f"{encoder.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz"),
         ("window", f"{encoder.window_samples} samples"),

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from cpep_train.corpus import Corpus, Row
 
 RECIPE = "demo"
-USERS, SESSIONS_PER_USER, SECONDS, SEED = 16, 2, 10.0, 0
+USERS, SESSIONS_PER_USER, SECONDS, SEED = 24, 1, 6.0, 0
 REPLAY_SPEED = 4.0  # times real time
 
 
@@ -52,7 +53,7 @@ def demo(
     with progress("export") as advance:
         manifest = export_bundle(checkpoint, corpus, bundle, progress=advance)
     _say(5, f"replaying a new person's session on a simulated wristband, {REPLAY_SPEED:g} times real time")
-    replay = _replay(Corpus.open(corpus), bundle)
+    replay = _replay(Corpus.open(corpus), bundle, out / "profile.json")
     report = DemoReport(tuple(scores), manifest, replay, time.monotonic() - started_s)
     path = write_report(report, out)
     if as_json:
@@ -61,21 +62,34 @@ def demo(
         print_report(report, path)
 
 
-def _replay(corpus: "Corpus", bundle: Path) -> "Replay":
-    """Play a held-out person's last session into `cpep-edge live`, each recording after the other."""
-    from cpep_bridge.simulator import SimulatedBand
+def _replay(corpus: "Corpus", bundle: Path, profile: Path) -> "Replay":
+    """Calibrate to a held-out person, then play their whole session into `cpep-edge live`, recording by recording."""
+    from cpep_edge.bundle import Bundle
     from cpep_edge.cli.demo_report import Replay
 
     rows = _held_out_session(corpus)
+    movements = [row for row in rows if row.stage in Bundle(bundle).manifest.calibration]
+    with _band(corpus, movements) as (port, rate_hz, lengths):
+        seconds = f"{sum(lengths) / rate_hz - 1:.1f}"
+        _run("calibrate", str(bundle), "--port", port, "--out", str(profile), "--seconds", seconds)
+    with _band(corpus, rows) as (port, _, lengths):
+        lines = _run("live", str(bundle), "--port", port, "--profile", str(profile), "--json")
+    played = [(row.stage, n_samples) for row, n_samples in zip(rows, lengths, strict=True)]
+    return Replay.from_lines(
+        [json.loads(line) for line in lines], played, frozenset(row.stage for row in rows if not row.held_out_stage)
+    )
+
+
+@contextmanager
+def _band(corpus: "Corpus", rows: "list[Row]") -> Iterator[tuple[str, float, list[int]]]:
+    """A simulated wristband that plays recordings once; yields its port, its rate and the recordings' lengths."""
+    from cpep_bridge.simulator import SimulatedBand
+
     with ExitStack() as stack:
         sessions = [stack.enter_context(corpus.session(row)) for row in rows]
-        lengths = [session.n_samples for session in sessions]
         rate_hz = sessions[0].meta.sample_rate
-        band = stack.enter_context(SimulatedBand(sessions, rate_hz, speed=REPLAY_SPEED, once=True))
-        command = [sys.executable, "-m", "cpep_edge", "live", str(bundle), "--port", band.port, "--json"]
-        lines = _run_live(command, seconds=sum(lengths) / rate_hz)
-    played = [(row.stage, n_samples) for row, n_samples in zip(rows, lengths, strict=True)]
-    return Replay.from_lines(lines, played, frozenset(row.stage for row in rows if not row.held_out_stage))
+        band = SimulatedBand(sessions, rate_hz, speed=REPLAY_SPEED, once=True, lossless=True)
+        yield stack.enter_context(band).port, rate_hz, [session.n_samples for session in sessions]
 
 
 def _held_out_session(corpus: "Corpus") -> "list[Row]":
@@ -84,16 +98,16 @@ def _held_out_session(corpus: "Corpus") -> "list[Row]":
     return [row for row in rows if (row.user, row.session) == (rows[-1].user, rows[-1].session)]
 
 
-def _run_live(command: list[str], seconds: float) -> list[dict[str, object]]:
-    """Run `cpep-edge live --json` to its end; returns its lines."""
-    lines: list[dict[str, object]] = []
-    hop_s = 0.1
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, progress("replay") as advance:
+def _run(*arguments: str) -> list[str]:
+    """Run a command of cpep-edge in a process of its own, as a user would; returns the lines of its answer."""
+    command = (sys.executable, "-m", "cpep_edge", *arguments)
+    lines: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, progress(arguments[0]) as advance:
         for line in process.stdout or ():
-            lines.append(json.loads(line))
-            advance(len(lines), round(seconds / hop_s))
+            lines.append(line)
+            advance(len(lines), None)
     if process.returncode != 0:
-        raise CpepError(f"cpep-edge live ended with exit status {process.returncode} during the replay")
+        raise CpepError(f"cpep-edge {arguments[0]} ended with exit status {process.returncode} during the replay")
     return lines
 
 

@@ -59,21 +59,52 @@ def live(
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal.")] = None,
     hop_ms: Annotated[float, typer.Option(min=5.0, help="Time between two decisions.")] = 100.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
+    profile: Annotated[Path | None, typer.Option(help="This session's calibration, from cpep-edge calibrate.")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: a decision each, then a summary.")] = False,
 ) -> None:
     """Recognise gestures from a wristband on a serial port, as they happen."""
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
+    from cpep_edge.calibration import load_profile
     from cpep_edge.live import Live
     from cpep_edge.recogniser import Recogniser
 
     recogniser = Recogniser(Bundle(bundle))
+    manifest = recogniser.manifest
+    level_uv = None
+    if profile is not None:
+        level_uv = load_profile(profile).levels(manifest.preprocessing, manifest.encoder.n_channels)
+    elif manifest.calibration:
+        stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
     with open_source(port, device=device, timeout_s=timeout_s) as source:
-        loop = Live(source, recogniser, hop_ms, seconds)
+        loop = Live(source, recogniser, hop_ms, seconds=seconds, level_uv=level_uv)
         if json_lines:
             _run_as_json(loop)
         else:
             _run_on_screen(f"{bundle.name}  ·  {source.info.name} on {port}", loop)
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")],
+    port: Annotated[str, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, or socket://HOST:PORT.")],
+    out: Annotated[Path, typer.Option(help="Profile to write, for live --profile.")] = Path("profile.json"),
+    device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
+    seconds: Annotated[float, typer.Option(min=2.0, help="Of movement to listen to.")] = 20.0,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
+) -> None:
+    """Measure how strong each electrode is on this arm, while the hand moves; live --profile then makes up for it."""
+    from cpep_bridge.devices import open_source
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.calibration import calibrate as measure
+    from cpep_edge.calibration import save_profile
+    from cpep_edge.live import check_stream
+
+    manifest = Bundle(bundle).manifest
+    stderr.print(f"for {seconds:g} s: {', then '.join(manifest.calibration) or 'move the hand in many ways'}")
+    with open_source(port, device=device, timeout_s=timeout_s) as source:
+        check_stream(source.info, manifest)
+        save_profile(measure(source, manifest.preprocessing, seconds), out)
+    stdout.print(out)
 
 
 def _run_as_json(loop: "Live") -> None:

@@ -38,7 +38,7 @@ def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, .
 
 
 @contextmanager
-def progress(task: str) -> Iterator[Callable[[int, int], None]]:
+def progress(task: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on stderr; yields the function that moves it: done, total. Silent where stderr is no terminal."""
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr, disable=not sys.stderr.isatty()) as bar:

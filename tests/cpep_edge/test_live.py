@@ -38,8 +38,8 @@ class LevelRecogniser:
         self.windows: list[np.ndarray] = []
         self._duration_s = duration_s
 
-    def preprocessor(self) -> Preprocessor:
-        return Preprocessor(PASS_THROUGH, 2)
+    def preprocessor(self, level_uv: np.ndarray | None = None) -> Preprocessor:
+        return Preprocessor(PASS_THROUGH, 2, level_uv)
 
     def recognise(self, window: np.ndarray) -> Recognition:
         self.windows.append(window)

@@ -1,0 +1,194 @@
+"""Run the EMG encoder without torch: the C library that a bundle carries, through ctypes.
+
+The library is code, so it is loaded like a program is: from bytes whose hash was checked, never from a file that may
+have changed since. It is written in `export/native`; ExecuTorch's own libraries come before it, in the order they need
+one another. A process holds each of them once: ExecuTorch keeps a register of backends that must not be filled twice.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import Bundle, EncoderSpec
+from cpep_edge.errors import ArtifactError, CpepError
+
+_ABI_VERSION = 1  # CPEP_ABI_VERSION of encoder.h
+_ERROR_BYTES = 512
+
+_loading = threading.Lock()
+_loaded: dict[str, ctypes.CDLL] = {}  # by SHA-256 of the bytes; a library is never unloaded
+_kept_files: list[int] = []  # descriptors: the loader tells libraries apart by path, so a number must not come twice
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLibrary:
+    """The libraries of a bundle, as bytes whose hash was checked."""
+
+    architecture: str  # as Linux names it: x86_64, aarch64
+    files: tuple[tuple[str, bytes], ...]  # name, content; in the order in which they are loaded
+
+    def fits(self) -> bool:
+        """Whether this machine can run it."""
+        return _runs_here(self.architecture)
+
+
+class _Shape(ctypes.Structure):
+    """What an encoder takes and gives: `cpep_shape` of encoder.h."""
+
+    _fields_ = [
+        ("n_channels", ctypes.c_int32),
+        ("window_samples", ctypes.c_int32),
+        ("d_embed", ctypes.c_int32),
+    ]
+
+
+class NativeEncoder:
+    """A program in the C library. One thread at a time may use it."""
+
+    def __init__(self, library: NativeLibrary, program: bytes, spec: EncoderSpec, n_threads: int = 1) -> None:
+        """program: bytes whose hash was checked.
+
+        Raises ArtifactError when the program cannot be loaded or does not take and give what the spec says, CpepError
+        when the library does not fit this machine or the process.
+        """
+        self._library = _bind(load_libraries(library))
+        self._error = ctypes.create_string_buffer(_ERROR_BYTES)
+        self._encoder = self._open(program, n_threads)
+        self._shape = (spec.n_channels, spec.window_samples)
+        self._d_embed = spec.d_embed
+        found = self._library.cpep_shape_of(self._encoder)
+        for side, given, said in (
+            ("input", (found.n_channels, found.window_samples), self._shape),
+            ("output", (found.d_embed,), (spec.d_embed,)),
+        ):
+            if given != said:
+                raise ArtifactError(f"the encoder program's {side} is {given}, the manifest says {said} float32")
+
+    def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed one window.
+
+        window: (n_channels, window_samples) float32, preprocessed
+        returns: (d_embed,) float32, unit length
+        Raises ValueError for another shape.
+        """
+        if window.shape != self._shape:
+            raise ValueError(f"window has shape {window.shape}, this encoder takes {self._shape}")
+        given = np.ascontiguousarray(window, dtype=np.float32)  # the same memory where it is so already
+        embedding = np.empty(self._d_embed, dtype=np.float32)
+        if self._library.cpep_run(self._encoder, given.ctypes.data, embedding.ctypes.data, self._error, _ERROR_BYTES):
+            raise CpepError(f"the encoder failed: {self._text()}")
+        return embedding
+
+    def _open(self, program: bytes, n_threads: int) -> ctypes.c_void_p:
+        if n_threads < 1:
+            raise ValueError(f"n_threads must be at least 1, not {n_threads}")
+        handle = self._library.cpep_open(program, len(program), n_threads, self._error, _ERROR_BYTES)
+        if handle is None:
+            raise ArtifactError(f"the encoder program cannot be loaded: {self._text()}")
+        encoder = ctypes.c_void_p(handle)
+        weakref.finalize(self, _close, self._library.cpep_close, encoder, program)
+        return encoder
+
+    def _text(self) -> str:
+        return self._error.value.decode(errors="replace")
+
+
+def carried_library(bundle: Bundle) -> NativeLibrary | None:
+    """The library that a bundle carries; None where it carries none for this machine.
+
+    Raises ArtifactError when a file is not what the manifest says.
+    """
+    native = bundle.manifest.native
+    if native is None or not _runs_here(native.architecture):
+        return None
+    return NativeLibrary(native.architecture, tuple((name, bundle.read(name)) for name in native.libraries))
+
+
+def load_libraries(library: NativeLibrary) -> ctypes.CDLL:
+    """Load all of a bundle's libraries into this process and return the last, the one with the C functions.
+
+    Raises CpepError when the machine is of another kind, or another build of ExecuTorch is in the process already.
+    """
+    if not library.fits():
+        raise CpepError(
+            f"this bundle's encoder library is for {library.architecture} Linux, this is {platform.machine()} "
+            f"{platform.system()}; export it again with --target for this machine"
+        )
+    with _loading:
+        *needed, (name, content) = library.files
+        for needed_name, needed_content in needed:
+            if not _in_process(needed_name, needed_content):
+                _load(needed_name, needed_content)
+        return _load(name, content)
+
+
+def _runs_here(architecture: str) -> bool:
+    return hasattr(os, "memfd_create") and platform.machine() == architecture
+
+
+def _load(name: str, content: bytes) -> ctypes.CDLL:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest not in _loaded:
+        _loaded[digest] = _load_from_memory(name, content)
+    return _loaded[digest]
+
+
+def _load_from_memory(name: str, content: bytes) -> ctypes.CDLL:
+    """Load a library from bytes, through a file without a name that nobody else can open or change."""
+    try:
+        file = os.memfd_create(name)
+        _kept_files.append(file)
+        with open(file, "wb", closefd=False) as stream:
+            stream.write(content)
+        return ctypes.CDLL(f"/proc/self/fd/{file}")
+    except OSError as error:
+        raise CpepError(f"the encoder library {name} cannot be loaded: {error}") from error
+
+
+def _in_process(name: str, content: bytes) -> bool:
+    """Whether a library of this name was loaded from a file, by ExecuTorch's own Python bindings; it must be the same.
+
+    The loader then hands that one to the libraries that need it.
+    """
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+        path = Path(line.split(maxsplit=5)[-1])
+        if path.name == name and path.is_absolute():
+            if path.read_bytes() != content:
+                raise CpepError(f"this process already runs another build of ExecuTorch, {path}; start a new one")
+            return True
+    return False
+
+
+def _bind(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Say what the C functions take and give. Raises CpepError when they are of another version."""
+    version = library.cpep_abi_version
+    version.restype = ctypes.c_uint32
+    if version() != _ABI_VERSION:
+        raise CpepError(
+            f"the bundle's encoder library speaks version {version()}, this cpep-edge version {_ABI_VERSION}; "
+            "export the bundle again"
+        )
+    error = (ctypes.c_char_p, ctypes.c_size_t)
+    library.cpep_open.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint32, *error)
+    library.cpep_open.restype = ctypes.c_void_p
+    library.cpep_shape_of.argtypes = (ctypes.c_void_p,)
+    library.cpep_shape_of.restype = _Shape
+    library.cpep_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, *error)
+    library.cpep_run.restype = ctypes.c_int
+    library.cpep_close.argtypes = (ctypes.c_void_p,)
+    library.cpep_close.restype = None
+    return library
+
+
+def _close(close: Callable[[ctypes.c_void_p], None], encoder: ctypes.c_void_p, _program: bytes) -> None:
+    """Close an encoder; the program's bytes live until here, because the library reads them in place."""
+    close(encoder)
