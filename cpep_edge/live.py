@@ -165,18 +165,41 @@ class LiveEngine:
 
 
 def check_stream(info: StreamInfo, manifest: Manifest) -> None:
-    """Raises ConfigError when a stream's channels or rate are not what the bundle was made for."""
+    """Raises ConfigError when a stream's channels, rate or unit are not what the bundle was made for.
+
+    The sentence ends in the lines of a device config that would make the stream fit.
+    """
     n_channels, rate_hz = manifest.encoder.n_channels, manifest.preprocessing.sample_rate_hz
     if info.n_channels != n_channels:
         raise ConfigError(
             f"{info.name} has {info.n_channels} channels, but {manifest.name} was trained on {n_channels}; "
-            f"export a bundle trained on {info.n_channels} channels or use the band it was made for"
+            f"export a bundle trained on {info.n_channels} channels, use the band it was made for, "
+            f"or say which channel goes where{_device_config(info, n_channels, rate_hz)}"
         )
     if abs(info.sample_rate_hz / rate_hz - 1) > RATE_TOLERANCE:
         raise ConfigError(
             f"{info.name} samples at {info.sample_rate_hz:g} Hz, but {manifest.name} was trained at {rate_hz:g} Hz; "
-            f"export a bundle trained at {info.sample_rate_hz:g} Hz or use the band it was made for"
+            f"export a bundle trained at {info.sample_rate_hz:g} Hz, use the band it was made for, "
+            f"or have it resampled{_device_config(info, n_channels, rate_hz)}"
         )
+    if info.unit != "uV":
+        raise ConfigError(
+            f"{info.name} does not say what a {info.unit} is in microvolts, but {manifest.name} was trained on those; "
+            f"say what its amplifier makes of one{_device_config(info, n_channels, rate_hz)}"
+        )
+
+
+def _device_config(info: StreamInfo, n_channels: int, rate_hz: float) -> str:
+    """The end of a sentence: the config that makes a stream fit, as far as anybody but the user can know it."""
+    lines = []
+    if info.n_channels != n_channels:
+        order = [channel if channel < info.n_channels else -1 for channel in range(n_channels)]
+        lines.append(f"channels = {order}  # the device's channel for each of the model's; -1 where it has none")
+    if abs(info.sample_rate_hz / rate_hz - 1) > RATE_TOLERANCE:
+        lines.append(f"sample_rate_hz = {float(rate_hz)}")
+    if info.unit != "uV":
+        lines.append("uv_per_count = 1.0  # microvolts at the electrode")
+    return " in a file for --device-config:\n" + "\n".join(lines)
 
 
 class Live:

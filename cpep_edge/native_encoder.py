@@ -2,7 +2,8 @@
 
 The library is code, so it is loaded like a program is: from bytes whose hash was checked, never from a file that may
 have changed since. It is written in `export/native`; ExecuTorch's own libraries come before it, in the order they need
-one another. A process holds each of them once: ExecuTorch keeps a register of backends that must not be filled twice.
+one another. A process holds each of them once, because two copies would share one register of backends. numpy is all
+that this module needs beside them.
 """
 
 import ctypes
@@ -14,12 +15,15 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import Bundle, EncoderSpec
 from cpep_edge.errors import ArtifactError, CpepError
+
+if TYPE_CHECKING:
+    from cpep_edge.bundle import Bundle, EncoderSpec
 
 _ABI_VERSION = 1  # CPEP_ABI_VERSION of encoder.h
 _ERROR_BYTES = 512
@@ -54,7 +58,7 @@ class _Shape(ctypes.Structure):
 class NativeEncoder:
     """A program in the C library. One thread at a time may use it."""
 
-    def __init__(self, library: NativeLibrary, program: bytes, spec: EncoderSpec, n_threads: int = 1) -> None:
+    def __init__(self, library: NativeLibrary, program: bytes, spec: "EncoderSpec", n_threads: int = 1) -> None:
         """program: bytes whose hash was checked.
 
         Raises ArtifactError when the program cannot be loaded or does not take and give what the spec says, CpepError
@@ -102,7 +106,7 @@ class NativeEncoder:
         return self._error.value.decode(errors="replace")
 
 
-def carried_library(bundle: Bundle) -> NativeLibrary | None:
+def carried_library(bundle: "Bundle") -> NativeLibrary | None:
     """The library that a bundle carries; None where it carries none for this machine.
 
     Raises ArtifactError when a file is not what the manifest says.

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpep_edge import __version__
-from cpep_edge.cli import bench, bundle, data, demo, live, training
+from cpep_edge.cli import bench, bundle, data, demo, link, live, training
 from cpep_edge.errors import CpepError
 
 app = typer.Typer(
@@ -32,6 +32,10 @@ app.command("verify")(bundle.verify)
 app.command("simulate")(live.simulate)
 app.command("live")(live.live)
 app.command("calibrate")(live.calibrate)
+app.command("record")(link.record)
+app.command("devices")(link.devices)
+app.command("doctor")(link.doctor)
+app.command("soak")(link.soak)
 app.command("bench")(bench.bench)
 
 

@@ -24,19 +24,19 @@ def simulate(
     speed: Annotated[float, typer.Option(min=0.01, help="Times real time.")] = 1.0,
     loss: Annotated[float, typer.Option(min=0, max=1, help="Chance of a frame to be lost.")] = 0.0,
     corrupt: Annotated[float, typer.Option(min=0, max=1, help="Chance of a frame to be damaged.")] = 0.0,
+    device: Annotated[str, typer.Option(help="What to be: cpep, cyton, cyton-daisy, chords, or a profile.")] = "cpep",
     drift: Annotated[float, typer.Option(help="How much too fast the device's clock runs, ppm.")] = 0.0,
     once: Annotated[bool, typer.Option("--once", help="End with the sessions, rather than start over.")] = False,
     seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
 ) -> None:
     """Be a wristband: play sessions on a pty, byte for byte as a band would send them."""
-    from cpep_bridge.simulator import SimulatedBand
+    from cpep_bridge.simulated_boards import simulate_device
     from cpep_edge.session import Session
 
     with ExitStack() as stack:
-        opened = [stack.enter_context(Session(path)) for path in sessions]
-        band = SimulatedBand(
-            opened,
-            opened[0].meta.sample_rate,
+        simulated = simulate_device(
+            device,
+            [stack.enter_context(Session(path)) for path in sessions],
             link=link,
             speed=speed,
             loss=loss,
@@ -45,17 +45,19 @@ def simulate(
             once=once,
             seed=seed,
         )
-        stack.enter_context(band)
-        typer.echo(band.port)
+        stack.enter_context(simulated)
+        typer.echo(simulated.port)
         with suppress(KeyboardInterrupt):
-            band.wait()
-    stderr.print(f"sent {band.sent.frames} frames, of which {band.sent.lost_frames} were lost or damaged")
+            simulated.wait()
+    stderr.print(f"sent {simulated.sent.frames} frames, of which {simulated.sent.lost_frames} were lost or damaged")
 
 
 def live(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")],
     port: Annotated[str, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, or socket://HOST:PORT.")],
     device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
+    device_config: Annotated[Path | None, typer.Option(help="TOML file: channel map, resampling, scale.")] = None,
+    reconnect_s: Annotated[float, typer.Option(min=0, help="Look so long for a band that was unplugged.")] = 30.0,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal.")] = None,
     hop_ms: Annotated[float, typer.Option(min=5.0, help="Time between two decisions.")] = 100.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
@@ -76,7 +78,7 @@ def live(
         level_uv = load_profile(profile).levels(manifest.preprocessing, manifest.encoder.n_channels)
     elif manifest.calibration:
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
-    with open_source(port, device=device, timeout_s=timeout_s) as source:
+    with open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s, config=device_config) as source:
         loop = Live(source, recogniser, hop_ms, seconds=seconds, level_uv=level_uv)
         if json_lines:
             _run_as_json(loop)
@@ -89,6 +91,7 @@ def calibrate(
     port: Annotated[str, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, or socket://HOST:PORT.")],
     out: Annotated[Path, typer.Option(help="Profile to write, for live --profile.")] = Path("profile.json"),
     device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
+    device_config: Annotated[Path | None, typer.Option(help="TOML file: channel map, resampling, scale.")] = None,
     seconds: Annotated[float, typer.Option(min=2.0, help="Of movement to listen to.")] = 20.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
 ) -> None:
@@ -101,7 +104,7 @@ def calibrate(
 
     manifest = Bundle(bundle).manifest
     stderr.print(f"for {seconds:g} s: {', then '.join(manifest.calibration) or 'move the hand in many ways'}")
-    with open_source(port, device=device, timeout_s=timeout_s) as source:
+    with open_source(port, device=device, timeout_s=timeout_s, config=device_config) as source:
         check_stream(source.info, manifest)
         save_profile(measure(source, manifest.preprocessing, seconds), out)
     stdout.print(out)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from cpep_bridge.clock import DeviceClock
+from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.dialogue import Arrival, Dialogue
 from cpep_bridge.frames import (
     Data,
@@ -25,8 +26,11 @@ from cpep_bridge.frames import (
     Telemetry,
     samples_to_uv,
 )
+from cpep_bridge.line_rate import check_baud, stream_bytes_per_s
 from cpep_bridge.loss import StreamLedger
-from cpep_bridge.transports import ByteStream
+from cpep_bridge.pace import gather_s
+from cpep_bridge.reopening import stayed_away, waits_s
+from cpep_bridge.transports import ByteStream, LineLost
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
@@ -44,15 +48,22 @@ class Band:
 
     open_port: opens the line to it; a function, because a line that broke must be opened anew
     timeout_s: how long the band may be silent while it should answer or stream
+    reconnect_s: how long to try to open a line anew that broke in mid-stream, 0 gives up at once
 
     Entering asks the band who it is, iterating starts its stream. Both raise LinkError, or LinkTimeout when the band is
-    silent. Nothing reads the line between two blocks but the iteration: a slow consumer makes the band drop frames,
-    which are then counted as lost. Samples that were on their way when the iteration was left are not accounted for.
+    silent. A line that broke and came back goes on in the same stream if the band did not restart: what it sent
+    meanwhile is counted as lost, to the sample. Nothing reads the line between two blocks but the iteration: a slow
+    consumer makes the band drop frames, which are then counted as lost. Samples that were on their way when the
+    iteration was left are not accounted for.
     """
 
-    def __init__(self, open_port: Callable[[], ByteStream], *, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self, open_port: Callable[[], ByteStream], *, timeout_s: float = 2.0, reconnect_s: float = 0.0
+    ) -> None:
         self._open_port = open_port
         self._timeout_s = timeout_s
+        self._reconnect_s = reconnect_s
+        self._decoder = FrameDecoder()
         self._dialogue: Dialogue | None = None
         self._identity: Info | None = None
         self._uv_per_count = np.float32(0)
@@ -60,6 +71,9 @@ class Band:
         self._ledger = StreamLedger()
         self._frames = 0  # DATA frames whose samples were passed on
         self._misfits = 0  # DATA frames that contradict INFO
+        self._reconnects = 0
+        self._gather_s = 0.0  # after a read, until the next one
+        self._read_s = 0.0  # when the last read ended
         self._pings: dict[int, float] = {}  # when they were sent, by seq
         self._ping_due_s = 0.0
         self._silent_s = 0.0  # spent waiting since the last DATA frame; a slow consumer's time is not the band's
@@ -69,15 +83,12 @@ class Band:
         self.prediction: Prediction | None = None  # the latest
 
     def __enter__(self) -> "Band":
-        line = self._open_port()
+        self._dialogue, identity = self._meet(stop=True)
         try:
-            dialogue = Dialogue(line)
-            dialogue.send(Stop)  # a stream that an earlier host left running must not drown the answer
-            self._know(dialogue.identify(self._timeout_s))
+            self._know(identity)
         except BaseException:
-            line.close()
+            self._dialogue.close()
             raise
-        self._dialogue = dialogue
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -112,9 +123,7 @@ class Band:
     @property
     def counts(self) -> LinkCounts:
         """What the wire did so far; `frames` are those whose samples are in blocks."""
-        if self._dialogue is None:
-            return LinkCounts()
-        decoder = self._dialogue.decoder.counts
+        decoder = self._decoder.counts
         return LinkCounts(
             frames=self._frames,
             bytes=decoder.bytes,
@@ -123,18 +132,68 @@ class Band:
             corrupt_frames=decoder.corrupt_frames + self._misfits,
             duplicate_frames=self._ledger.duplicate_frames,
             late_frames=self._ledger.late_frames,
+            reconnects=self._reconnects,
         )
 
     def __iter__(self) -> Iterator[Block]:
         """Start the stream and yield its blocks until the band ends it."""
         self._begin()
         while self._streaming:
-            asked_s = time.monotonic()
-            arrival = self._opened().receive(self._wait_s(asked_s))
-            self._silent_s += max(0.0, arrival.host_t_s - asked_s)
-            yield from self._blocks(arrival)
-            if self._streaming:
-                self._watch(arrival.host_t_s)
+            try:
+                yield from self._round()
+            except (LineLost, LinkTimeout) as error:
+                self._reconnect(error)
+
+    def _round(self) -> Iterator[Block]:
+        self._gather()
+        asked_s = time.monotonic()
+        arrival = self._opened().receive(self._wait_s(asked_s))
+        self._read_s = arrival.host_t_s
+        self._silent_s += max(0.0, arrival.host_t_s - asked_s)
+        yield from self._blocks(arrival)
+        if self._streaming:
+            self._watch(arrival.host_t_s)
+
+    def _gather(self) -> None:
+        """Let the frames gather that are read together; PONG is never kept waiting."""
+        wait_s = self._read_s + self._gather_s - time.monotonic()
+        if wait_s > 0 and not self._pings:
+            time.sleep(min(wait_s, self._gather_s))
+
+    def _meet(self, stop: bool) -> tuple[Dialogue, Info]:
+        """Open the line and ask who is there.
+
+        stop: first, for a stream that an earlier host left running must not drown the answer
+        """
+        line = self._open_port()
+        try:
+            dialogue = Dialogue(line, self._decoder)
+            if stop:
+                dialogue.send(Stop)
+            return dialogue, dialogue.identify(self._timeout_s, keep=not stop)
+        except BaseException:
+            line.close()
+            raise
+
+    def _reconnect(self, error: LinkError) -> None:
+        """Meet the band again on a line that broke, and go on in its stream. Raises LinkError when it stays away."""
+        self._opened().close()
+        deadline_s = time.monotonic() + self._reconnect_s
+        for wait_s in waits_s():
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise stayed_away(error, self._reconnect_s)
+            time.sleep(min(wait_s, left_s))
+            with contextlib.suppress(LinkError):
+                self._dialogue, identity = self._meet(stop=False)
+                break
+        self._reconnects += 1
+        self._silent_s, self._probe_after_s = 0.0, _PROBE_EVERY_S
+        self._pings.clear()
+        if identity.boot_id != self.identity.boot_id:
+            self._restart(identity)
+        elif not identity.state:
+            self._opened().send(Stop)  # its stream ended meanwhile: END says where
 
     def _opened(self) -> Dialogue:
         if self._dialogue is None:
@@ -142,7 +201,9 @@ class Band:
         return self._dialogue
 
     def _know(self, identity: Info) -> None:
+        check_baud(stream_bytes_per_s(identity), identity.baud, self._opened().port)
         self._identity = identity
+        self._gather_s = gather_s(identity.n_samples / identity.sample_rate_hz)
         self._uv_per_count = np.float32(identity.uv_per_count)
 
     def _begin(self) -> None:
@@ -251,6 +312,7 @@ class Band:
                 self._streaming = False
 
     def _restart(self, said: Info) -> None:
+        """Go on after the band lost its memory; what it sent in vain before that, nobody knows any more."""
         was = self.identity
         if (said.n_channels, said.sample_rate_hz) != (was.n_channels, was.sample_rate_hz):
             raise LinkError(

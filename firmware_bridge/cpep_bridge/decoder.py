@@ -70,6 +70,11 @@ class FrameDecoder:
         self._frames += len(frames)
         return frames
 
+    def resync(self) -> None:
+        """Forget a frame that was half received and wait for the next delimiter: the line was opened anew."""
+        self._tail = b""
+        self._synced = self._overlong = False
+
     def _take(self, piece: bytes) -> Frame | None:
         if self._overlong:
             self._overlong = False

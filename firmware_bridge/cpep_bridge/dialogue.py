@@ -38,8 +38,10 @@ class Arrival:
 class Dialogue:
     """The host's side of one open line. Commands without fields only: IDENTIFY, START, STOP, PING."""
 
-    def __init__(self, line: ByteStream) -> None:
-        self.decoder = FrameDecoder()
+    def __init__(self, line: ByteStream, decoder: FrameDecoder | None = None) -> None:
+        """decoder: of the line that this one replaces; its counts go on"""
+        self.decoder = decoder or FrameDecoder()
+        self.decoder.resync()
         self._line = line
         self._kept: deque[Arrival] = deque()  # what came along with an answer
         self._seq = 0
@@ -71,9 +73,12 @@ class Dialogue:
             self._first += data[:_SHOWN_BYTES]
         return Arrival(self.decoder.feed(data), host_t_s)
 
-    def identify(self, timeout_s: float) -> Info:
-        """Ask the band who it is, until it answers. Raises LinkError or LinkTimeout as `order` does."""
-        answer = self._ask(Identify, timeout_s)
+    def identify(self, timeout_s: float, keep: bool = False) -> Info:
+        """Ask the band who it is, until it answers. Raises LinkError or LinkTimeout as `order` does.
+
+        keep: frames that come before the answer too, for they belong to a stream that goes on
+        """
+        answer = self._ask(Identify, timeout_s, keep)
         if not isinstance(answer, Info):
             raise LinkError(
                 f"the band on {self.port} acknowledges IDENTIFY and does not answer it: update its firmware"
@@ -89,21 +94,28 @@ class Dialogue:
         if isinstance(answer, Nak):
             raise LinkError(f"the band on {self.port} refused {command.__name__.upper()}: {answer.text}")
 
-    def _ask(self, command: type[Command], timeout_s: float) -> Frame:
+    def _ask(self, command: type[Command], timeout_s: float, keep: bool = False) -> Frame:
         deadline_s = time.monotonic() + timeout_s
+        earlier: list[Arrival] = []
         while time.monotonic() < deadline_s:
-            answer = self._answer(command, self.send(command), min(time.monotonic() + RETRY_S, deadline_s))
+            until_s = min(time.monotonic() + RETRY_S, deadline_s)
+            answer = self._answer(command, self.send(command), until_s, earlier)
             if answer is not None:
+                if keep:
+                    self._kept.extendleft(reversed(earlier))
                 return answer
         raise self._no_answer(command, timeout_s)
 
-    def _answer(self, command: type[Command], seq: int, deadline_s: float) -> Frame | None:
+    def _answer(self, command: type[Command], seq: int, deadline_s: float, earlier: list[Arrival]) -> Frame | None:
+        """The answer to a command, if it comes; what comes before is added to `earlier`, what comes behind is kept."""
         while (wait_s := deadline_s - time.monotonic()) > 0:
             arrival = self.receive(wait_s)
             for index, frame in enumerate(arrival.frames):
                 if frame.seq == seq and _answers(frame, command):
+                    earlier.append(Arrival(arrival.frames[:index], arrival.host_t_s))
                     self._kept.appendleft(Arrival(arrival.frames[index + 1 :], arrival.host_t_s))
                     return frame
+            earlier.append(arrival)
         return None
 
     def _no_answer(self, command: type[Command], timeout_s: float) -> LinkError:

@@ -44,7 +44,7 @@ class Playback:
     ) -> Iterator[Packet]:
         """Payloads of `n_samples` each; only the last of all may be shorter."""
         rest = np.empty((0, self.n_channels), np.int32)
-        for emg_uv in self._chunks(repeat):
+        for emg_uv in self.chunks(repeat):
             counts = np.concatenate([rest, _to_counts(emg_uv, uv_per_count, sample_format)])
             whole = len(counts) // n_samples * n_samples
             yield from _cut(counts[:whole], n_samples, sample_format)
@@ -52,7 +52,8 @@ class Playback:
         if len(rest):
             yield from _cut(rest, len(rest), sample_format)
 
-    def _chunks(self, repeat: bool) -> Iterator[NDArray[np.float32]]:
+    def chunks(self, repeat: bool) -> Iterator[NDArray[np.float32]]:
+        """The signal in pieces of at most a second or so, (n_samples, n_channels), microvolts."""
         while True:
             for index, segment in enumerate(self._segments):
                 for start in range(0, _n_samples(segment), _CHUNK_SAMPLES):

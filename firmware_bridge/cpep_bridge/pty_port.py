@@ -33,12 +33,16 @@ class PtyPort:
         self._pending = bytearray()
         self._link: Path | None = None
         if link is not None:
-            try:
-                _make_link(link, self.path)
-            except LinkError:
-                self.close()
-                raise
-            self._link = link
+            self.link_to(link)
+
+    def link_to(self, link: Path) -> None:
+        """Make a symbolic link to the pty; closes the port when that cannot be done."""
+        try:
+            _make_link(link, self.path)
+        except LinkError:
+            self.close()
+            raise
+        self._link = link
 
     def close(self) -> None:
         """Hang up, and remove the link if it is still ours."""

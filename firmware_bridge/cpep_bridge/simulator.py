@@ -1,15 +1,15 @@
 """A simulated wristband on a pty: it speaks the wire protocol and plays EMG at the pace of a real one.
 
 It streams when told to START, never waits for a slow reader (frames are dropped and counted, as a band does), and can
-lose, damage and repeat frames by chance, or run its clock fast. What it really did is in `sent`, so that a test can
-compare it with what the host noticed. POSIX only.
+lose, damage, repeat and reorder frames by chance, run its clock fast, stall, restart, or be unplugged and plugged in
+again. What it really did is in `sent`, so that a test can compare it with what the host noticed. POSIX only.
 """
 
 import random
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -27,6 +27,7 @@ _BURST_FRAMES = 64  # sent before commands are looked at again
 _END_WAIT_S = 1.0  # for STOP, once the reader has read everything
 _UNREAD_WAIT_S = 10.0  # for a reader that stopped reading
 _LEAVE_WAIT_S = 0.3  # for the last answer to be read before hanging up
+_CUT_BYTES = 64  # lost in a run, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,17 @@ class SentCounts:
     samples: int = 0  # in those
     injected_losses: int = 0  # frames left out on purpose
     overruns: int = 0  # frames dropped because the pty was full
-    corrupted: int = 0  # frames damaged on purpose
+    corrupted: int = 0  # frames damaged on purpose: a bit flipped
+    cut: int = 0  # frames that some bytes were taken out of
     duplicated: int = 0  # frames sent twice on purpose
+    reordered: int = 0  # frames sent after a later one: what arrives late has been given up
+    unplugged: int = 0  # frames that fell due while the line was unplugged
     lost_samples: int = 0  # in all the frames that were left out, dropped or damaged
 
     @property
     def lost_frames(self) -> int:
-        """Frames that cannot have arrived intact."""
-        return self.injected_losses + self.overruns + self.corrupted
+        """Frames that cannot have arrived intact and in time."""
+        return self.injected_losses + self.overruns + self.corrupted + self.cut + self.reordered + self.unplugged
 
 
 class SimulatedBand:
@@ -53,7 +57,9 @@ class SimulatedBand:
     segments: arrays (n_samples, n_channels) float32 in microvolts, or open sessions; played back to back
     link: a symbolic link to make to the pty, for as long as the band runs
     speed: how many times faster than real time
-    loss, corrupt, duplicate: chance of each frame to be left out, to have a bit flipped, to be sent twice
+    loss, corrupt, cut, duplicate, reorder: chance of each frame to be left out, to have a bit flipped, to lose some of
+        its bytes, to be sent twice, to be sent after its successor
+    garbage: bytes to send before anything else
     drift_ppm: how much too fast the device's clock runs
     once: finish with the segments, rather than start over
     lossless: wait for a slow reader rather than drop frames, for replays faster than the reader
@@ -69,7 +75,10 @@ class SimulatedBand:
         speed: float = 1.0,
         loss: float = 0.0,
         corrupt: float = 0.0,
+        cut: float = 0.0,
         duplicate: float = 0.0,
+        reorder: float = 0.0,
+        garbage: bytes = b"",
         drift_ppm: float = 0.0,
         once: bool = False,
         lossless: bool = False,
@@ -84,7 +93,10 @@ class SimulatedBand:
         playback = Playback(segments, sample_rate_hz)
         info = _info(playback, sample_rate_hz, uv_per_count, sample_format, n_samples, serial_number, seed)
         self._device = SimulatedDevice(info, playback, clock_speed=speed * (1 + drift_ppm * 1e-6), repeat=not once)
-        self._faults = _Faults(loss, corrupt, duplicate, seed)
+        chances = {"loss": loss, "corrupt": corrupt, "cut": cut, "duplicate": duplicate, "reorder": reorder}
+        self._faults = Faults(chances, seed)
+        self._held: Data | None = None  # to be sent after its successor
+        self._garbage = garbage
         self._link = link
         self._once = once
         self._lossless = lossless
@@ -94,6 +106,8 @@ class SimulatedBand:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._rebooting = threading.Event()
+        self._unplug_s: float | None = None  # how long to be away, when asked to leave
+        self._stall_s = 0.0  # how long to send nothing, when asked to
         self._error: BaseException | None = None
         self._progress_s = 0.0
         self._unread_bytes = 0
@@ -142,22 +156,53 @@ class SimulatedBand:
         """Do what a band does whose battery slipped: forget the stream, draw a new boot_id, say INFO."""
         self._rebooting.set()
 
+    def unplug(self, seconds: float) -> None:
+        """Hang up for a while and come back on another pty, with power all the time: the stream goes on."""
+        self._unplug_s = seconds
+
+    def stall(self, seconds: float) -> None:
+        """Send nothing for a while, as a device whose radio is busy; what fell due goes out after it, or is dropped."""
+        self._stall_s = seconds
+
     def _run(self, port: PtyPort) -> None:
         try:
-            port.put(DELIMITER + encode_frame(self._device.info))
+            port.put(self._garbage + DELIMITER + encode_frame(self._device.info))
             while not self._stopping.is_set() and not self._finished(port):
+                if self._unplug_s is not None:
+                    port, self._unplug_s = self._replugged(port, self._unplug_s), None
                 self._serve(port)
         except BaseException as error:  # handed over to whoever waits
             self._error = error
         finally:
             port.close()
 
+    def _replugged(self, port: PtyPort, seconds: float) -> PtyPort:
+        """Leave a port for some seconds and take another."""
+        other = PtyPort()  # while the old one is still there, so that it is another node
+        port.close()
+        end_s = time.monotonic() + seconds
+        while (now_s := time.monotonic()) < end_s and not self._stopping.is_set():
+            while self._device.wait_s(now_s) <= 0:
+                frame = self._device.next_frame(now_s)
+                if isinstance(frame, Data):
+                    self._make(frame)
+                    self._lose("unplugged", frame)
+            time.sleep(min(_IDLE_S, end_s - now_s))
+        if self._link is not None:
+            other.link_to(self._link)
+        self._pty = other
+        return other
+
     def _serve(self, port: PtyPort) -> None:
         """One round: commands in, answers and what is due out."""
+        if self._stall_s:
+            self._stopping.wait(self._stall_s)
+            self._stall_s = 0.0
         received = port.read(self._sleep_s(port))
         now_s = time.monotonic()
         if self._rebooting.is_set():
             self._rebooting.clear()
+            self._held = None
             port.put(encode_frame(self._device.reboot()))
         for command in self._decoder.feed(received):
             for answer in self._device.answer(command, now_s):
@@ -179,26 +224,47 @@ class SimulatedBand:
                 return
             frame = self._device.next_frame(now_s)
             if isinstance(frame, End):
+                if self._held is not None:  # nothing overtook it
+                    port.put(encode_frame(self._held))
+                    self._held = None
                 port.put(encode_frame(frame))
                 self._progress_s = now_s
                 return
             self._send(port, frame)
 
     def _send(self, port: PtyPort, frame: Data) -> None:
-        self._tally["frames"] += 1
-        self._tally["samples"] += frame.n_samples
+        self._make(frame)
+        if not frame.sample_index:
+            self._held = None  # of an earlier stream
         fault = self._faults.draw()
         wire = encode_frame(frame)
-        if fault.loss:
+        if "loss" in fault:
             self._lose("injected_losses", frame)
-        elif not port.offer(self._faults.damage(wire) if fault.corrupt else wire):
+        elif "reorder" in fault and self._held is None:
+            self._held = frame
+            return
+        elif not port.offer(self._faults.damage(wire, fault)):
             self._device.note_overrun()
             self._lose("overruns", frame)
-        elif fault.corrupt:
+        elif "cut" in fault:
+            self._lose("cut", frame)
+        elif "corrupt" in fault:
             self._lose("corrupted", frame)
-        elif fault.duplicate:
+        elif self._held is not None:
+            self._send_held(port, self._held)
+        elif "duplicate" in fault:
             port.put(wire)
             self._tally["duplicated"] += 1
+
+    def _send_held(self, port: PtyPort, frame: Data) -> None:
+        """Its successor went out: now it comes too late."""
+        self._held = None
+        self._lose("reordered", frame)
+        port.put(encode_frame(frame))
+
+    def _make(self, frame: Data) -> None:
+        self._tally["frames"] += 1
+        self._tally["samples"] += frame.n_samples
 
     def _lose(self, how: str, frame: Data) -> None:
         self._tally[how] += 1
@@ -218,32 +284,31 @@ class SimulatedBand:
         return self._device.dismissed or now_s - self._progress_s > _END_WAIT_S
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    loss: bool
-    corrupt: bool
-    duplicate: bool
-
-
-class _Faults:
+class Faults:
     """Chance, drawn frame by frame, so that the same seed harms the same frames at any speed."""
 
-    def __init__(self, loss: float, corrupt: float, duplicate: float, seed: int) -> None:
-        for name, chance in (("loss", loss), ("corrupt", corrupt), ("duplicate", duplicate)):
+    def __init__(self, chances: Mapping[str, float], seed: int) -> None:
+        """chances: of each kind of harm, 0 to 1. Raises ValueError for one that is no probability."""
+        for name, chance in chances.items():
             if not 0 <= chance <= 1:
                 raise ValueError(f"{name} must be a probability, not {chance}")
-        self._loss, self._corrupt, self._duplicate = loss, corrupt, duplicate
+        self._chances = chances
         self._random = random.Random(seed)
-        self._bits = random.Random(seed + 1)
+        self._places = random.Random(seed + 1)
 
-    def draw(self) -> _Fault:
+    def draw(self) -> set[str]:
         """What befalls the next frame."""
-        loss, corrupt, duplicate = (self._random.random() for _ in range(3))
-        return _Fault(loss < self._loss, corrupt < self._corrupt, duplicate < self._duplicate)
+        return {name for name, chance in self._chances.items() if self._random.random() < chance}
 
-    def damage(self, wire: bytes) -> bytes:
-        """The frame with one bit flipped, anywhere but in its delimiter: so the next frame stays whole."""
-        bit = self._bits.randrange(8 * (len(wire) - 1))
+    def damage(self, wire: bytes, fault: set[str]) -> bytes:
+        """The frame with a bit flipped or bytes cut out, anywhere but its delimiter: so the next one stays whole."""
+        if "cut" in fault:
+            start = self._places.randrange(len(wire) - 1)
+            stop = min(start + self._places.randint(1, _CUT_BYTES), len(wire) - 1)
+            return wire[:start] + wire[stop:]
+        if "corrupt" not in fault:
+            return wire
+        bit = self._places.randrange(8 * (len(wire) - 1))
         damaged = bytearray(wire)
         damaged[bit // 8] ^= 1 << bit % 8
         return bytes(damaged)

@@ -1,9 +1,11 @@
-"""Byte streams to and from a device: a serial port or pty by path, or `socket://host:port`.
+"""Byte streams to and from a device: a serial port or pty by path, `socket://host:port`, or a recording of raw bytes as
+`file:///path`.
 
 A stream knows nothing of frames. On POSIX a port is read with `select` and `os.read`: 0.1 ms from byte to reader at 1 %
 of a core, where `Serial.read(1)` costs 40 %. Opening a serial port discards what was pending in it.
 """
 
+import contextlib
 import errno
 import getpass
 import os
@@ -23,6 +25,12 @@ WRITE_TIMEOUT_S = 1.0
 CONNECT_TIMEOUT_S = 3.0
 
 _SOCKET_PREFIX = "socket://"
+_FILE_PREFIX = "file://"
+_FILE_BYTES = 4096  # a read of a recording, about what a pty gives
+
+
+class LineLost(LinkError):  # noqa: N818 - the name says what happened
+    """The line broke while it was open; the device may come back."""
 
 
 class ByteStream(Protocol):
@@ -47,12 +55,14 @@ class ByteStream(Protocol):
 
 
 def open_stream(port: str, baud: int = BAUD) -> ByteStream:
-    """Open a port by path, or a network connection by `socket://host:port`.
+    """Open a port by path, a network connection by `socket://host:port`, or a recording by `file:///path`.
 
     Raises LinkError when there is no such port, somebody else has it, or the user may not use it.
     """
     if port.startswith(_SOCKET_PREFIX):
         return SocketStream(port)
+    if port.startswith(_FILE_PREFIX):
+        return FileStream(port)
     return PosixSerialStream(port, baud) if os.name == "posix" else PortableSerialStream(port, baud)
 
 
@@ -92,6 +102,9 @@ class PosixSerialStream(PortableSerialStream):
     def __init__(self, port: str, baud: int = BAUD) -> None:
         super().__init__(port, baud)
         self._fd: int = self._serial.fileno()
+        # An FTDI adapter else keeps bytes for 16 ms. A pty has no such thing, nor have most ports: that is no failure.
+        with contextlib.suppress(ValueError, OSError, NotImplementedError):
+            self._serial.set_low_latency_mode(True)
 
     def read(self, timeout_s: float) -> bytes:
         """See ByteStream."""
@@ -147,8 +160,37 @@ class SocketStream:
         self._socket.close()
 
 
-def _gone(name: str) -> LinkError:
-    return LinkError(f"the device on {name} is gone: it was unplugged or switched off, or the other end was closed")
+class FileStream:
+    """Raw bytes as a device once sent them, at once and in order; what is written to it goes nowhere."""
+
+    def __init__(self, port: str) -> None:
+        self.name = port
+        path = Path(port.removeprefix(_FILE_PREFIX))
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise LinkError(f"cannot read the recording {path}: {error.strerror or error}") from error
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ByteStream; its end is a device that left."""
+        try:
+            data = self._file.read(_FILE_BYTES)
+        except ValueError as error:  # closed
+            raise _gone(self.name) from error
+        if not data:
+            raise LineLost(f"the recording {self.name} ends here")
+        return data
+
+    def write(self, data: bytes) -> None:
+        """See ByteStream."""
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._file.close()
+
+
+def _gone(name: str) -> LineLost:
+    return LineLost(f"the device on {name} is gone: it was unplugged or switched off, or the other end was closed")
 
 
 def _stuck(name: str) -> LinkTimeout:
@@ -164,7 +206,7 @@ def _host_and_number(port: str) -> tuple[str, int]:
 
 def _open_serial(port: str, baud: int) -> serial.Serial:
     try:
-        # Neither dtr nor rts nor low-latency mode is set here: a pty refuses them.
+        # Neither dtr nor rts is set here: a pty refuses them.
         return serial.Serial(port, baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
     except serial.SerialException as error:
         raise LinkError(_refusal(port, error)) from error
@@ -175,13 +217,13 @@ def _open_serial(port: str, baud: int) -> serial.Serial:
 def _refusal(port: str, error: serial.SerialException) -> str:
     number = error.errno or _first_number(error.__context__)
     if number in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
-        return f"there is no port {port}; {_ports()}"
+        return f"there is no port {port}; {connected_ports()}"
     if number == errno.EACCES:
-        return _no_permission(port)
+        return no_permission(port)
     if number in (errno.EAGAIN, errno.EBUSY):
-        return f"{port} is in use{_by_whom(port)}: close that first, or choose another port"
+        return f"{port} is in use{in_use_by(port)}: close that first, or choose another port"
     if number in (errno.ENOTTY, errno.EINVAL, errno.EISDIR):
-        return f"{port} is not a serial port; {_ports()}"
+        return f"{port} is not a serial port; {connected_ports()}"
     return f"cannot open {port}: {error}"
 
 
@@ -190,12 +232,14 @@ def _first_number(error: BaseException | None) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def _ports() -> str:
+def connected_ports() -> str:
+    """Which serial ports there are, as the end of a sentence."""
     found = sorted(port.device for port in list_ports.comports())
     return f"connected: {', '.join(found)}" if found else "no serial device is connected"
 
 
-def _no_permission(port: str) -> str:
+def no_permission(port: str) -> str:
+    """How to come by the right to use a port, as a sentence."""
     import grp  # POSIX only, as this sentence is
 
     group = grp.getgrgid(os.stat(port).st_gid).gr_name
@@ -205,7 +249,8 @@ def _no_permission(port: str) -> str:
     )
 
 
-def _by_whom(port: str) -> str:
+def in_use_by(port: str) -> str:
+    """Which process uses a port, as the end of a sentence; empty when none is seen to."""
     for process in (_locking_process(port), *_processes_with(port)):
         if process is not None:
             return f" by {_name(process)} (process {process})"

@@ -348,7 +348,7 @@ def test_a_band_that_sends_but_does_not_answer_is_told_apart_from_silence(pty_po
 
 
 def test_an_unknown_device_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no driver for device 'toaster': choose one of cpep"):
+    with pytest.raises(ConfigError, match="no driver for device 'toaster': choose one of chords, cpep, cyton"):
         open_source("/dev/null", device="toaster")
 
 

@@ -1,0 +1,1 @@
+"""What a bundle costs on the device at hand: latency, memory, and how each figure was got."""

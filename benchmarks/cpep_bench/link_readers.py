@@ -1,0 +1,217 @@
+"""What reading a device costs: our drivers beside bare pyserial and BrainFlow, in turns, on the same simulated devices.
+
+    python -m cpep_bench.link_readers [--seconds 5] [--rounds 3] [--out FILE.md]
+
+The device and each reader run in processes of their own. Delay is counted from the time of a sample to its arrival,
+less the drift and the least of the run: what nobody can avoid (the pty, the simulator's loop) is in all of them.
+"""
+
+import argparse
+import json
+import os
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+BAND_RATE_HZ, BAND_FRAME_SAMPLES, BAND_FRAME_BYTES = 2_000.0, 10, 347
+SETTLE_S = 0.5  # left out at the start of a run
+CYTON_RATE_HZ, CYTON_FRAME_BYTES = 250.0, 33
+
+Arrivals = list[tuple[float, float]]  # of the last sample in each read: its time by the device, its arrival
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--reader", nargs=2, metavar=("NAME", "PORT"), help=argparse.SUPPRESS)
+    parser.add_argument("--device", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.device:
+        _be(arguments.device)
+    elif arguments.reader:
+        name, port = arguments.reader
+        sys.stdout.write(json.dumps(_measured(READERS[name], port, arguments.seconds)))
+    else:
+        table = _table(arguments.seconds, arguments.rounds)
+        sys.stdout.write(table)
+        if arguments.out:
+            arguments.out.write_text(table)
+
+
+def read_raw(port: str, start: bytes, stop: bytes, frame_bytes: int, frame_s: float, seconds: float) -> Arrivals:
+    """`select` and `os.read` on the port, and nothing else."""
+    import serial
+
+    with serial.Serial(port, timeout=0, exclusive=True) as line:
+        descriptor, arrivals, n_bytes = line.fileno(), list[tuple[float, float]](), 0
+        line.write(start)
+        end_s = time.monotonic() + seconds
+        while (now_s := time.monotonic()) < end_s:
+            select.select([descriptor], [], [], 0.5)
+            with suppress(BlockingIOError):
+                n_bytes += len(os.read(descriptor, 65_536))
+            arrivals.append((n_bytes // frame_bytes * frame_s, now_s))
+        line.write(stop)
+        time.sleep(0.1)
+    return [(sample_s, next_s) for (sample_s, _), (_, next_s) in pairwise(arrivals)]
+
+
+def read_pyserial(port: str, start: bytes, stop: bytes, frame_bytes: int, frame_s: float, seconds: float) -> Arrivals:
+    """`read(in_waiting or 1)`, as most programs do."""
+    import serial
+
+    with serial.Serial(port, timeout=0.5, exclusive=True) as line:
+        arrivals, n_bytes = list[tuple[float, float]](), 0
+        line.write(start)
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            n_bytes += len(line.read(line.in_waiting or 1))
+            arrivals.append((n_bytes // frame_bytes * frame_s, time.monotonic()))
+        line.write(stop)
+        time.sleep(0.1)
+    return arrivals
+
+
+def read_ours(port: str, device: str, seconds: float) -> Arrivals:
+    """Our driver: samples in microvolts, every loss accounted for."""
+    from cpep_bridge.devices import open_source
+
+    arrivals: Arrivals = []
+    with open_source(port, device=device) as source:
+        rate_hz, end_s = source.info.sample_rate_hz, time.monotonic() + seconds
+        for block in source:
+            arrivals.append(((block.sample_index + len(block.samples_uv)) / rate_hz, block.host_t_s))
+            if block.host_t_s > end_s:
+                break
+    return arrivals
+
+
+def read_brainflow(port: str, seconds: float) -> Arrivals:
+    """BrainFlow's native client, its samples fetched four times a second."""
+    from brainflow.board_shim import BoardIds, BoardShim, BrainFlowInputParams  # type: ignore[import-untyped,unused-ignore]
+
+    BoardShim.disable_board_logger()
+    parameters = BrainFlowInputParams()
+    parameters.serial_port = port
+    board = BoardShim(BoardIds.CYTON_BOARD.value, parameters)
+    board.prepare_session()
+    started = time.process_time()
+    board.start_stream()
+    pieces, end_s = [], time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        time.sleep(0.25)
+        pieces.append(board.get_board_data())
+    streamed = time.process_time() - started
+    board.stop_stream()
+    board.release_session()
+    stamps = np.concatenate([piece[BoardShim.get_timestamp_channel(BoardIds.CYTON_BOARD.value)] for piece in pieces])
+    read_brainflow.cpu_s = streamed  # type: ignore[attr-defined]
+    return [((n + 1) / CYTON_RATE_HZ, float(stamp)) for n, stamp in enumerate(stamps)]
+
+
+def _band_commands() -> tuple[bytes, bytes]:
+    from cpep_bridge.frames import DELIMITER, Start, Stop, encode_frame
+
+    return DELIMITER + encode_frame(Start(1)), encode_frame(Stop(2))
+
+
+READERS: dict[str, Callable[[str, float], Arrivals]] = {
+    "band: select + os.read": lambda port, s: read_raw(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s),
+    "band: pyserial": lambda port, s: read_pyserial(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s),
+    "band: ours": lambda port, s: read_ours(port, "cpep", s),
+    "cyton: pyserial": lambda port, s: read_pyserial(port, b"b", b"s", CYTON_FRAME_BYTES, 0.004, s),
+    "cyton: BrainFlow": read_brainflow,
+    "cyton: ours": lambda port, s: read_ours(port, "cyton", s),
+}
+
+
+def _measured(read: Callable[[str, float], Arrivals], port: str, seconds: float) -> dict[str, float]:
+    """CPU share while reading, and the delay's percentiles. Opening and imports are paid before."""
+    read(port, 0.3)
+    started_s, started_cpu_s = time.monotonic(), time.process_time()
+    arrivals = np.array(read(port, seconds))
+    cpu_s = getattr(read, "cpu_s", time.process_time() - started_cpu_s)
+    wall_s = seconds if hasattr(read, "cpu_s") else time.monotonic() - started_s
+    arrivals = arrivals[arrivals[:, 0] > SETTLE_S]
+    delays_ms = (arrivals[:, 1] - arrivals[:, 0]) * 1e3
+    delays_ms -= np.polyval(np.polyfit(arrivals[:, 0], delays_ms, 1), arrivals[:, 0])
+    p50, p99 = np.percentile(delays_ms - delays_ms.min(), (50, 99))
+    return {"cpu_percent": 100 * cpu_s / wall_s, "delay_p50_ms": float(p50), "delay_p99_ms": float(p99)}
+
+
+def _be(device: str) -> None:
+    """Run a simulated device until stdin closes."""
+    from cpep_bridge.simulated_boards import SimulatedBoard, SimulatedCyton
+    from cpep_bridge.simulator import SimulatedBand
+
+    rng = np.random.default_rng(0)
+    if device == "band":
+        with SimulatedBand([rng.normal(0, 100, (20_000, 16)).astype(np.float32)], BAND_RATE_HZ) as band:
+            sys.stdout.write(f"{band.port}\n")
+            sys.stdout.flush()
+            sys.stdin.read()
+        return
+    with SimulatedBoard(SimulatedCyton(), [rng.normal(0, 100, (5_000, 8)).astype(np.float32)]) as board:
+        sys.stdout.write(f"{board.port}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+@contextmanager
+def _running(device: str) -> Iterator[str]:
+    """The port of a simulated device in a process of its own."""
+    command = [sys.executable, "-m", __spec__.name, "--device", device]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        if process.stdin is None or process.stdout is None:
+            raise OSError(f"cannot talk to the simulated {device}")
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+def _table(seconds: float, rounds: int) -> str:
+    runs: dict[str, list[dict[str, float]]] = {}
+    with _running("band") as band, _running("cyton") as cyton:
+        for _ in range(rounds):
+            for name in READERS:
+                if name.endswith("BrainFlow") and find_spec("brainflow") is None:
+                    continue
+                port = band if name.startswith("band") else cyton
+                command = [sys.executable, "-W", "ignore", "-m", __spec__.name]
+                done = subprocess.run(
+                    [*command, "--reader", name, port, "--seconds", str(seconds)],
+                    capture_output=True, text=True, check=True,
+                )  # fmt: skip
+                runs.setdefault(name, []).append(json.loads(done.stdout))
+    lines = [
+        f"# Reading a device: medians of {rounds} runs of {seconds:g} s, in turns",
+        "",
+        "Band: 16 channels at 2 kHz. Cyton: 8 channels at 250 Hz. Simulated, on ptys; measured, each reader a process",
+        f"of its own, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, Python "
+        f"{sys.version.split()[0]}.",
+        "Delay is that of the last sample of a read, over the least of the run.",
+        "",
+        "| reader | CPU, % of a core | delay p50 ms | delay p99 ms |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, results in runs.items():
+        middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
+        lines.append(
+            f"| {name} | {middle['cpu_percent']:.2f} | {middle['delay_p50_ms']:.2f} | {middle['delay_p99_ms']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

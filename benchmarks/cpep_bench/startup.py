@@ -1,0 +1,84 @@
+"""What a fresh process pays before the first answer: import, load, first inference, and the memory it reaches.
+
+The measurement needs a process of its own, which runs this file: whatever the benchmark itself has imported or warmed
+up would hide what a device sees.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cpep_edge.errors import CpepError
+
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """One fresh process from its start to its first vote, in the order of the fields."""
+
+    process_ms: float  # the interpreter, up to the first line of ours
+    import_ms: float  # this package, numpy, hnswlib; torch and the runtime where the bundle carries no library
+    load_ms: float  # hashes, encoder, index, and the filter, which brings in scipy
+    first_inference_ms: float  # filter, encoder and vote of one window
+    peak_rss_mb: float  # largest resident memory of the process, 1 MB = 10^6 bytes
+
+    @property
+    def total_ms(self) -> float:
+        """From the start of the process to the first vote."""
+        return self.process_ms + self.import_ms + self.load_ms + self.first_inference_ms
+
+
+def measure_startup(bundle: Path, n_threads: int = 1) -> Startup:
+    """Start a process that opens `bundle` and recognises one window.
+
+    Raises CpepError when that process fails.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "cpep_bench.startup", str(bundle), str(n_threads), str(time.time())]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=True)
+    except subprocess.TimeoutExpired as error:
+        raise CpepError(f"{bundle}: a fresh process did not recognise its first window in {TIMEOUT_S:g} s") from error
+    except subprocess.CalledProcessError as error:
+        last_line = (error.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise CpepError(f"{bundle}: a fresh process could not run it: {last_line}") from error
+    return Startup(**json.loads(done.stdout))
+
+
+def _first_window(bundle: Path, n_threads: int, started_s: float) -> Startup:
+    times_s = [started_s, time.time()]
+    import numpy as np
+
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.encoder import import_runtime
+    from cpep_edge.recogniser import Recogniser
+
+    opened = Bundle(bundle)
+    if opened.manifest.native is None:  # otherwise the bundle brings its own runtime, which loads with it
+        import_runtime()
+    times_s.append(time.time())
+    recogniser = Recogniser(opened, n_threads)
+    preprocess = recogniser.preprocessor()
+    times_s.append(time.time())
+    spec = opened.manifest.encoder
+    signal_uv = np.random.default_rng(0).normal(0, 100, (spec.window_samples, spec.n_channels)).astype(np.float32)
+    recogniser.recognise(np.ascontiguousarray(preprocess(signal_uv).T))
+    times_s.append(time.time())
+    process_ms, import_ms, load_ms, first_inference_ms = np.diff(times_s) * 1e3
+    return Startup(process_ms, import_ms, load_ms, first_inference_ms, _peak_rss_mb())
+
+
+def _peak_rss_mb() -> float:
+    """The kernel's own mark: the peak of getrusage starts from that of the process that started this one."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024e-6
+
+
+if __name__ == "__main__":
+    measured = _first_window(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    sys.stdout.write(json.dumps(asdict(measured)))

@@ -1,0 +1,254 @@
+"""What each way to run the encoder costs: the C++ runner, Python over the C library, ExecuTorch's Python bindings.
+
+    python benchmarks/measure_runtimes.py --out benchmarks/results/runtimes-paper-size.md
+
+Start-up is that of a fresh process, up to the moment its first embedding is out; memory is that process' peak. Times a
+window are taken in rounds that visit every way in turn. Weights are random, because time does not depend on them.
+Instructions on Arm are counted under QEMU, where qemu-user and the cross-compiler are installed.
+"""
+
+import argparse
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from cpep_bench.latency import MIN_RUNS, measure_interleaved
+from cpep_bench.machine import this_machine
+from cpep_edge.bundle import EncoderSpec
+from cpep_edge.checkout import installed_versions
+from cpep_edge.encoder import open_encoder
+from cpep_edge.errors import CpepError
+from cpep_edge.files import replacing
+from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+from cpep_export.lower import lower
+from cpep_export.native import NativeBuild, build_native, host_architecture
+from cpep_export.quantise import Quantisation, quantise
+from cpep_export.shaped import ShapedEncoder
+from cpep_train.model import Embedder, EncoderConfig
+
+PAPER_SIZE = EncoderConfig(n_channels=16, window_samples=4000, patch_samples=50, width=256, n_layers=4, n_heads=4)
+D_EMBED = 256
+N_CALIBRATION = 32
+N_STARTS = 11
+ARM_CPUS = ("cortex-a72", "cortex-a76")  # Raspberry Pi 4 and 5
+PACKAGES = ("executorch", "torch", "numpy")
+
+# What the two Python ways run in a fresh process; arguments: program, spec, window, folder of libraries.
+_FRESH = """
+import sys
+from pathlib import Path
+program, spec, window = (Path(argument).read_bytes() for argument in sys.argv[1:4])
+import numpy as np
+from cpep_edge.bundle import EncoderSpec
+{imports}
+spec = EncoderSpec.model_validate_json(spec)
+encoder = {encoder}
+embedding = encoder.embed(np.frombuffer(window, np.float32).reshape(spec.n_channels, spec.window_samples))
+sys.stdout.buffer.write(embedding.tobytes())
+sys.stdout.flush()
+"""
+_SAY_PEAK = """
+sys.stderr.write(Path("/proc/self/status").read_text())
+"""
+BINDINGS = _FRESH.format(imports="from cpep_edge.encoder import open_encoder", encoder="open_encoder(program, spec)")
+NATIVE = _FRESH.format(
+    imports="from cpep_edge.native_encoder import NativeEncoder, NativeLibrary",
+    encoder=(
+        "NativeEncoder(NativeLibrary(sys.argv[4], "
+        "tuple((Path(file).name, Path(file).read_bytes()) for file in sys.argv[5:])), program, spec)"
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A way's fresh processes."""
+
+    first_ms: float  # median, from the start of the process to its end, right after the first embedding
+    cpu_ms: float  # median of what all its threads computed until then; tells less of what else the machine did
+    peak_rss_mb: float  # 1 MB = 10^6 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One encoder and one window, on disk."""
+
+    program: Path
+    spec: Path
+    window: Path
+    native: NativeBuild
+
+
+def main() -> None:
+    """Measure and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write.")
+    parser.add_argument("--runs", type=int, default=MIN_RUNS, help="Inferences of each way, at least 200.")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as scratch:
+        subject = _prepare(Path(scratch))
+        starts = _starts(subject)
+        p50_ms = _p50_ms(subject, options.runs)
+        instructions = _instructions(subject, Path(scratch))
+        report = _report(subject, starts, p50_ms, instructions, options.runs)
+    with replacing(options.out) as temporary:
+        temporary.write_text(report, encoding="utf-8")
+
+
+def _prepare(folder: Path) -> Subject:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    module = ShapedEncoder(Embedder(PAPER_SIZE, D_EMBED).eval()).eval()
+    calibration = rng.normal(size=(N_CALIBRATION, module.n_channels, module.window_samples)).astype(np.float32)
+    native = build_native(folder / "native", host_architecture())  # type: ignore[arg-type]
+    quantisation: Quantisation = "int8"
+    program = lower(quantise(module, quantisation, calibration), module.n_channels, module.window_samples)
+    spec = EncoderSpec(
+        file="encoder.pte",
+        runtime="executorch-xnnpack",
+        quantisation=quantisation,
+        n_channels=module.n_channels,
+        window_samples=module.window_samples,
+        d_embed=module.d_embed,
+        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        n_delegates=program.n_delegates,
+        n_operators_outside=len(program.operators_outside),
+    )
+    subject = Subject(folder / "encoder.pte", folder / "spec.json", folder / "window.f32", native)
+    subject.program.write_bytes(program.content)
+    subject.spec.write_text(spec.model_dump_json())
+    calibration[0].tofile(subject.window)
+    return subject
+
+
+def _starts(subject: Subject) -> dict[str, Start]:
+    """Fresh processes of every way, in turn; their embeddings must be the same bytes."""
+    files = [str(subject.program), str(subject.spec), str(subject.window)]
+    libraries = [subject.native.architecture, *map(str, subject.native.libraries)]
+    runner = [str(subject.native.runner), str(subject.program), str(subject.window)]
+    commands = {
+        "C++ runner": ([*runner, "--raw"], [*runner, "--bench", "1"]),
+        "Python, C library": _python(NATIVE, [*files, *libraries]),
+        "Python, bindings and torch": _python(BINDINGS, files),
+    }
+    times_ms: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    answers = set()
+    for _ in range(N_STARTS):
+        for name, (timed, _peak) in commands.items():
+            before_s, start_ns = _cpu_of_children_s(), time.perf_counter_ns()
+            answers.add(subprocess.run(timed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
+            wall_ms, cpu_ms = (time.perf_counter_ns() - start_ns) * 1e-6, (_cpu_of_children_s() - before_s) * 1e3
+            times_ms[name].append((wall_ms, cpu_ms))
+    if len(answers) != 1:
+        raise CpepError("the ways to run the encoder do not give the same bytes")
+    return {name: _start(times_ms[name], peak) for name, (_, peak) in commands.items()}
+
+
+def _start(times_ms: list[tuple[float, float]], peak: list[str]) -> Start:
+    first_ms, cpu_ms = (statistics.median(column) for column in zip(*times_ms, strict=True))
+    return Start(first_ms, cpu_ms, _peak_rss_mb(peak))
+
+
+def _cpu_of_children_s() -> float:
+    """What all ended children computed so far, in threads and in the kernel."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _python(code: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The command to be timed, and the one that also says its peak of memory."""
+    return [sys.executable, "-c", code, *arguments], [sys.executable, "-c", code + _SAY_PEAK, *arguments]
+
+
+def _peak_rss_mb(command: list[str]) -> float:
+    done = subprocess.run(command, capture_output=True, check=True)
+    kilobytes = re.search(rb"VmHWM:\s*(\d+) kB", done.stderr)
+    if kilobytes is not None:
+        return int(kilobytes[1]) * 1024e-6
+    said = re.search(rb'"peak_rss_bytes": (\d+)', done.stdout)
+    if said is None:
+        raise CpepError(f"{command[0]} did not say its peak of memory")
+    return int(said[1]) * 1e-6
+
+
+def _p50_ms(subject: Subject, n_runs: int) -> dict[str, float]:
+    """Medians of a window; the runner, which times itself, takes its turn between two halves of the others."""
+    program, spec = subject.program.read_bytes(), EncoderSpec.model_validate_json(subject.spec.read_text())
+    window = np.fromfile(subject.window, np.float32).reshape(spec.n_channels, spec.window_samples)
+    files = tuple((file.name, file.read_bytes()) for file in subject.native.libraries)
+    native = NativeEncoder(NativeLibrary(subject.native.architecture, files), program, spec)
+    bindings = open_encoder(program, spec)
+    calls: dict[str, Callable[[], object]] = {
+        "Python, C library": lambda: native.embed(window),
+        "Python, bindings and torch": lambda: bindings.embed(window),
+    }
+    runner = [str(subject.native.runner), str(subject.program), str(subject.window), "--bench", str(n_runs)]
+    first = measure_interleaved(calls, n_runs)
+    said = re.search(rb'"p50_ms": ([\d.]+)', subprocess.run(runner, capture_output=True, check=True).stdout)
+    second = measure_interleaved(calls, n_runs)
+    halves = {name: (first[name].p50_ms + second[name].p50_ms) / 2 for name in calls}
+    return {"C++ runner": float(said[1]) if said else float("nan"), **halves}
+
+
+def _instructions(subject: Subject, folder: Path) -> dict[str, int]:
+    """Instructions of one window on Arm, by processor; empty where the tools are missing."""
+    qemu, compiler = shutil.which("qemu-aarch64"), shutil.which("gcc")
+    if qemu is None or compiler is None or shutil.which("aarch64-linux-gnu-g++") is None:
+        return {}
+    plugin = folder / "count_instructions.so"
+    source = Path(__file__).parent / "qemu" / "count_instructions.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", plugin, source], check=True)
+    arm = build_native(folder / "arm", "aarch64")
+    emulated = (qemu, "-L", "/usr/aarch64-linux-gnu", "-plugin", str(plugin))
+    counts = {}
+    for cpu in ARM_CPUS:
+        command = [*emulated, "-cpu", cpu, str(arm.runner), str(subject.program), "-", "--raw"]
+        one, three = (_count(command, subject.window.read_bytes() * n_windows) for n_windows in (1, 3))
+        counts[cpu] = (three - one) // 2  # what loading takes is in both
+    return counts
+
+
+def _count(command: list[str], windows: bytes) -> int:
+    done = subprocess.run(command, input=windows, capture_output=True, check=True)
+    return int(done.stderr.split()[-1])
+
+
+def _report(
+    subject: Subject, starts: dict[str, Start], p50_ms: dict[str, float], instructions: dict[str, int], n_runs: int
+) -> str:
+    machine = this_machine()
+    versions = ", ".join(f"{name} {value}" for name, value in installed_versions(PACKAGES).items())
+    lines = [
+        "| way | start to first embedding ms | of it computing ms | peak RSS MB | p50 a window ms |",
+        "| --- | --: | --: | --: | --: |",
+        *(
+            f"| {name} | {start.first_ms:.0f} | {start.cpu_ms:.0f} | {start.peak_rss_mb:.1f} | {p50_ms[name]:.2f} |"
+            for name, start in starts.items()
+        ),
+        "",
+        f"Same bytes from all. Median of {N_STARTS} fresh processes each, in turn; {n_runs} windows each or more.",
+        "",
+        *(f"{count:,} instructions a window on {cpu}, under QEMU." for cpu, count in instructions.items()),
+        "" if instructions else "Instructions on Arm were not counted: qemu-user or the cross-compiler is missing.",
+        f"4 layers, width 256, 16 channels, windows of 4000 samples, patches of 50; int8, one thread. Library and "
+        f"runner: {subject.native.size_bytes:,} bytes.",
+        f"{machine.cpu}, {machine.n_cpus} CPUs, load {machine.load_1min:.1f}. {versions}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""`cpep-edge record`, `devices`, `doctor` and `soak`: everything about the link that needs no bundle."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
+from cpep_edge.errors import CpepError
+
+if TYPE_CHECKING:
+    from cpep_bridge.prompts import Prompt, Show
+    from cpep_bridge.recording import Recorded, Wearer
+    from cpep_edge.blocks import BlockSource
+
+
+def record(
+    port: Annotated[
+        str | None, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, VID:PID:SERIAL, or socket://HOST:PORT.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Session file to write, or with --prompt the corpus folder.")] = None,
+    device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
+    device_config: Annotated[Path | None, typer.Option(help="TOML file: channel map, resampling, scale.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal; else Ctrl-C does.")] = None,
+    prompt: Annotated[Path | None, typer.Option(help="TOML list of what the wearer is asked to do.")] = None,
+    stage: Annotated[str, typer.Option(help="Label of a recording without prompts.")] = "unconstrained",
+    user: Annotated[str, typer.Option(help="Who wears the band.")] = "user",
+    session: Annotated[str, typer.Option(help="Name of this donning of the band.")] = "session",
+    side: Annotated[Literal["left", "right"], typer.Option(help="Which arm.")] = "right",
+    reconnect_s: Annotated[float, typer.Option(min=0, help="Look so long for a band that was unplugged.")] = 30.0,
+    recover: Annotated[Path | None, typer.Option(help="Make the session of a journal that was left behind.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as one JSON object.")] = False,
+) -> None:
+    """Record a wristband as emg2pose sessions; a kill loses at most the last second."""
+    from cpep_bridge import recording
+    from cpep_bridge.devices import open_source
+
+    if recover is not None:
+        _print_recorded([recording.recover(recover)], as_json)
+        return
+    if port is None or out is None:
+        raise typer.BadParameter("give --port and --out, or --recover and the journal")
+    wearer = recording.Wearer(user, session, side)
+    with open_source(port, device=device, reconnect_s=reconnect_s, config=device_config) as source:
+        if prompt is not None:
+            recorded = _record_prompts(source, out, wearer, prompt)
+        else:
+            one = recording.record(source, out, wearer, stage, seconds)
+            recorded = [] if one is None else [one]
+    if not recorded:
+        raise CpepError(f"nothing was recorded from {port}")
+    _print_recorded(recorded, as_json)
+
+
+def devices(
+    port: Annotated[list[str] | None, typer.Option(help="Ask here too: a pty or socket://HOST:PORT.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List serial ports and what answered on them."""
+    from cpep_bridge.ports import find_ports
+
+    found = find_ports(port or ())
+    if as_json:
+        print_json({"ports": found})
+        return
+    if not found:
+        stdout.print("no serial device is connected")
+    for one in found:
+        about = " ".join(part for part in (one.description, one.usb and f"({one.usb})") if part)
+        stdout.print(f"[bold]{one.port}[/bold]  {about}".rstrip())
+        if one.band:
+            what = f"{one.n_channels} channels at {one.sample_rate_hz:g} Hz, serial number {one.serial_number}"
+            stdout.print(f"  {one.band}: {what}, firmware {one.firmware}")
+        else:
+            stdout.print(f"  {one.problem}", markup=False)
+
+
+def doctor(
+    port: Annotated[str | None, typer.Option(envvar="CPEP_PORT", help="Listen to the device here as well.")] = None,
+    device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long to listen.")] = 3.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check packages, ports, rights, latency, the line and the electrodes, and say what to do."""
+    from cpep_bridge.doctor import examine
+
+    findings = []
+    for finding in examine(port, device, seconds):
+        findings.append(finding)
+        if not as_json:
+            mark = {"good": "[green]good[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad [/red]"}
+            stdout.print(f"{mark[finding.state]}  [bold]{finding.about}[/bold]", end="  ")
+            stdout.print(finding.said, markup=False)
+    n_bad = sum(finding.state == "bad" for finding in findings)
+    if as_json:
+        print_json({"healthy": not n_bad, "findings": findings})
+    if n_bad:
+        raise CpepError(f"{n_bad} of {len(findings)} checks found something wrong")
+
+
+def soak(
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of signal.")] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for soak.json and soak.md.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the signal and the harm.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Run the link under constant harm, and compare every sample and every count with the truth."""
+    from cpep_bridge.soak import as_json_object, to_markdown
+    from cpep_bridge.soak import soak as run
+
+    with progress("soaking") as advance:
+        report = run(seconds, seed=seed, progress=advance)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "soak.json").write_text(json.dumps(as_json_object(report), indent=1) + "\n")
+        (out / "soak.md").write_text(to_markdown(report))
+    if as_json:
+        print_json(as_json_object(report))
+    else:
+        stdout.print(to_markdown(report), markup=False, end="")
+    if not report.passed:
+        raise CpepError("; ".join(report.faults))
+
+
+def _record_prompts(source: "BlockSource", folder: Path, wearer: "Wearer", prompt: Path) -> list["Recorded"]:
+    from cpep_bridge.prompts import load_prompts, record_prompts
+
+    return record_prompts(source, folder, wearer, load_prompts(prompt), _prompter())
+
+
+def _prompter() -> "Show":
+    """Shows on stderr what to do, once a second."""
+    last: tuple[str, bool, int] | None = None
+
+    def show(prompt: "Prompt", resting: bool, left_s: float) -> None:
+        nonlocal last
+        now = (prompt.stage, resting, int(left_s) + 1)
+        if now != last:
+            last = now
+            what = "rest; next" if resting else "NOW"
+            stderr.print(f"{what}: {prompt.text or prompt.stage}  ({now[2]} s)", markup=False)
+
+    return show
+
+
+def _print_recorded(recorded: list["Recorded"], as_json: bool) -> None:
+    if as_json:
+        print_json({"recorded": recorded})
+        return
+    rows = [(str(one.path), one.stage, f"{one.duration_s:.1f}", str(one.n_gaps)) for one in recorded]
+    print_table("recorded", ("file", "stage", "seconds", "gaps"), rows)

@@ -1,0 +1,103 @@
+"""The accuracy ladder: what each step from the trained module to the deployed bundle costs, on the same windows.
+
+Each step answers the same questions, zero-shot as in `cpep_train.evaluate`: seen gestures among the seen, unseen ones
+among the unseen. All gestures together make the vote that is compared with the first step's.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import LadderStep
+from cpep_edge.encoder import EmgEncoder
+from cpep_edge.pose_index import PoseIndex
+from cpep_train.evaluate import (
+    N_NEIGHBOURS,
+    Embed,
+    EvaluationSet,
+    Examples,
+    answers,
+    balanced_accuracy,
+)
+
+MAX_WINDOWS = 3_000  # a window costs some 20 ms over all steps
+
+Answer = Callable[[NDArray[np.bool_]], NDArray[np.int64]]  # gestures that may answer, (K,), to one answer a query
+
+
+class Ladder:
+    """The questions of one evaluation, and the steps that have answered them."""
+
+    def __init__(self, evaluation: EvaluationSet, references: NDArray[np.float32]) -> None:
+        """references: (R, D), the embedded poses of the evaluation."""
+        self.evaluation = replace(evaluation, queries=_chosen(evaluation.queries))
+        self._references = references
+        self._first_votes: NDArray[np.int64] | None = None
+        self.steps: tuple[LadderStep, ...] = ()
+
+    def climb_by_embedding(self, step: str, embedding: NDArray[np.float32]) -> None:
+        """Add a step that embeds in its own way, (Q, D), and looks all references up exactly."""
+        everyone = np.ones(len(self.evaluation.queries), bool)
+        self._climb(
+            step, lambda allowed: answers(self.evaluation, embedding, self._references, everyone, allowed, N_NEIGHBOURS)
+        )
+
+    def climb_by_index(
+        self, step: str, embedding: NDArray[np.float32], index_of: Callable[[NDArray[np.bool_]], PoseIndex]
+    ) -> None:
+        """Add a step that looks up an index; `index_of` makes that of some gestures, (K,)."""
+
+        def answer(allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+            index = index_of(allowed)
+            return np.array([index.vote(query, N_NEIGHBOURS).gesture_index for query in embedding], np.int64)
+
+        self._climb(step, answer)
+
+    def _climb(self, step: str, answer: Answer) -> None:
+        votes = answer(np.ones(len(self.evaluation.gestures), bool))
+        if self._first_votes is None:
+            self._first_votes = votes
+        self.steps = (
+            *self.steps,
+            LadderStep(
+                step=step,
+                seen=self._accuracy(answer, self.evaluation.seen),
+                unseen=self._accuracy(answer, ~self.evaluation.seen),
+                vote_agreement=float(np.mean(votes == self._first_votes)),
+            ),
+        )
+
+    def _accuracy(self, answer: Answer, allowed: NDArray[np.bool_]) -> float | None:
+        """Balanced accuracy over the gestures of one kind, answered among themselves; None where there are none."""
+        true = self.evaluation.queries.gesture_index
+        asked = allowed[true]
+        if not asked.any():
+            return None
+        n_gestures = len(allowed)
+        confusion = np.zeros((n_gestures, n_gestures), np.int64)
+        np.add.at(confusion, (true[asked], answer(allowed)[asked]), 1)
+        return float(balanced_accuracy(confusion))
+
+
+def one_by_one(encoder: EmgEncoder) -> Embed:
+    """A device's encoder as a function of many windows."""
+
+    def embed(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack([encoder.embed(window) for window in windows])
+
+    return embed
+
+
+def _chosen(queries: Examples) -> Examples:
+    """Held-out people where there are any, and not too many windows, evenly spread."""
+    places = np.flatnonzero(queries.held_out_user) if queries.held_out_user.any() else np.arange(len(queries))
+    kept = places[np.linspace(0, len(places) - 1, min(len(places), MAX_WINDOWS)).astype(np.intp)]
+    return replace(
+        queries,
+        places=queries.places[kept],
+        gesture_index=queries.gesture_index[kept],
+        user_index=queries.user_index[kept],
+        held_out_user=queries.held_out_user[kept],
+    )

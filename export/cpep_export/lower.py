@@ -1,0 +1,56 @@
+"""Lower the encoder to an ExecuTorch program that XNNPACK runs.
+
+The program is fast only when XNNPACK takes all of it: every operator left outside is one for the portable kernels, and
+a cut in the graph besides. What the program holds is counted in the finished program, not in the graph on its way.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpep_edge.errors import ArtifactError
+from cpep_export.quantise import capture
+from cpep_export.toolchain import quiet_toolchain
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An ExecuTorch program and what is in it."""
+
+    content: bytes  # the `.pte`
+    n_delegates: int  # sub-graphs that XNNPACK runs
+    operators_outside: tuple[str, ...]  # what it does not run, one name a call
+    arena_bytes: int  # planned memory outside the delegates; XNNPACK's own workspace comes on top
+
+
+def lower(module: nn.Module, n_channels: int, window_samples: int) -> Program:
+    """Lower a module that takes one window, (1, n_channels, window_samples), through the XNNPACK partitioner."""
+    with quiet_toolchain(), torch.no_grad():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        exported = capture(module, torch.zeros(1, n_channels, window_samples))
+        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+        return _inspect(bytes(lowered.buffer), lowered.executorch_program.execution_plan[0])
+
+
+def require_delegated(program: Program) -> Program:
+    """The program itself; raises ArtifactError, naming the operators, when XNNPACK did not take all of it."""
+    if program.operators_outside:
+        names = ", ".join(sorted(set(program.operators_outside)))
+        raise ArtifactError(f"XNNPACK does not run all of the encoder, these operators were left outside: {names}")
+    return program
+
+
+def _inspect(content: bytes, plan: Any) -> Program:
+    from executorch.exir.schema import DelegateCall, KernelCall
+
+    calls = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
+    return Program(
+        content=content,
+        n_delegates=sum(isinstance(call, DelegateCall) for call in calls),
+        operators_outside=tuple(plan.operators[c.op_index].name for c in calls if isinstance(c, KernelCall)),
+        arena_bytes=sum(plan.non_const_buffer_sizes),
+    )

@@ -1,0 +1,70 @@
+"""Turn the shaped encoder's linear layers to int8.
+
+Nothing else is quantised. The normalisation, the softmax, the attention products and the final scaling to unit
+length stay in float32: quantising them saves next to nothing and breaks what the nearest-neighbour search rests on
+(outputs are no longer of unit length, and most votes change). The shaped encoder writes its normalisation as functional
+calls, so that choosing by module type finds exactly the linear layers with weights.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cpep_edge.errors import DataError
+from cpep_export.shaped import ShapedEncoder
+from cpep_export.toolchain import quiet_toolchain
+
+Quantisation = Literal["int8", "int8-dynamic", "fp32"]
+MIN_CALIBRATION_WINDOWS = 16  # fewer do not show the range of the activations
+
+
+def quantise(encoder: ShapedEncoder, quantisation: Quantisation, calibration: NDArray[np.float32]) -> nn.Module:
+    """The encoder as a graph with int8 weights and activations; as it is for "fp32".
+
+    quantisation: "int8" fixes the range of every activation from the calibration windows; "int8-dynamic" measures it at
+        each inference
+    calibration: (n_windows, n_channels, window_samples), preprocessed, as varied as what the device will see
+    Raises DataError when the calibration windows are too few, silent or not of the encoder's shape.
+    """
+    if quantisation == "fp32":
+        return encoder
+    _check_calibration(encoder, calibration)
+    with quiet_toolchain(), torch.no_grad():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        windows = torch.from_numpy(np.array(calibration, dtype=np.float32))
+        prepared = prepare_pt2e(capture(encoder, windows[:1]).module(), _quantizer(dynamic=quantisation != "int8"))
+        for window in windows:
+            prepared(window[None])
+        quantised: nn.Module = convert_pt2e(prepared)
+    return quantised
+
+
+def capture(module: nn.Module, window: Tensor) -> torch.export.ExportedProgram:
+    """The graph of a module for one window, (1, C, T)."""
+    return torch.export.export(module, (window,), strict=False)
+
+
+def _quantizer(dynamic: bool) -> object:
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+    return XNNPACKQuantizer().set_module_type(nn.Linear, config)  # never set_global, see above
+
+
+def _check_calibration(encoder: ShapedEncoder, calibration: NDArray[np.float32]) -> None:
+    shape = (encoder.n_channels, encoder.window_samples)
+    if calibration.shape[1:] != shape:
+        raise DataError(f"calibration windows have shape {calibration.shape[1:]}, the encoder takes {shape}")
+    if len(calibration) < MIN_CALIBRATION_WINDOWS:
+        raise DataError(f"{len(calibration)} calibration windows are too few, give at least {MIN_CALIBRATION_WINDOWS}")
+    if not np.all(np.isfinite(calibration)):
+        raise DataError("a calibration window holds NaN or infinity; check the sessions with: cpep-edge data info")
+    if np.ptp(calibration) == 0:
+        raise DataError("the calibration windows are silent, so they say nothing about the range of the signal")

@@ -1,0 +1,220 @@
+"""The EMG encoder once more, from the same weights, in the shape that XNNPACK runs fastest and takes whole.
+
+`cpep_train.model` is what trains and what is right; this module computes the same embedding with fewer and other
+operators. Every rewrite is exact, and tests hold the two to 1e-5 of each other:
+
+- Only LayerNorms read the residual stream, and they do not see its mean. So whatever writes to the stream (patches,
+  positions, [CLS], attention, MLP) is centred once, in its weights, and what is left of a LayerNorm is a division by
+  the root mean square. Its gain and offset move into the linear layer that follows.
+- The softmax does not see what is equal for all keys, so the bias of k is dropped; its rows sum to one, so the bias of
+  v moves into that of the output; the scale of the scores moves into q.
+- With [CLS] pooling one row leaves the last block, so only that row gets a query, an output and an MLP.
+- The patch convolution is a linear layer over patches, each brought to a root mean square of one and its product scaled
+  back: EMG spans orders of magnitude from rest to effort, and one int8 range for all of it would lose the quiet part.
+
+[CLS] gets its place by padding and adding. To concatenate it would be as exact, but the XNNPACK quantizer turns every
+concatenation to int8, whatever it was told, and with it the residual stream: on a weak model 30 % of the votes changed.
+Merging the last block's keys into its query is exact too and was left out: at paper size 7 % larger and 4 % slower.
+
+Batch 1 throughout. Shapes: C channels, T samples, P samples a patch, N tokens with [CLS], D width, H heads, E outputs.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cpep_train.model import Attention, Block, Embedder, Encoder
+
+_TINY = 1e-12  # keeps what silence is divided by above zero; its square root is far below any real level or length
+
+
+class ShapedEncoder(nn.Module):
+    """An `Embedder` for one window at a time, in float32, ready to be quantised and lowered."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__()
+        config = embedder.encoder.config
+        blocks: list[Block] = [block for block in embedder.encoder.blocks if isinstance(block, Block)]
+        self.n_channels = config.n_channels
+        self.window_samples = config.window_samples
+        self.d_embed = embedder.d_embed
+        self.patch = PatchLayer(embedder.encoder)
+        cls = embedder.encoder.cls.double() + embedder.encoder.position[:, :1].double()
+        cls = _centred(cls, dim=-1).detach().float()
+        self.cls_row: Tensor
+        self.register_buffer("cls_row", F.pad(cls, (0, 0, 0, config.n_tokens)))  # (1, N, D), zero but for [CLS]
+        reads_cls = config.pooling == "cls"
+        self.blocks = nn.ModuleList(ShapedBlock(b, only_cls=reads_cls and b is blocks[-1]) for b in blocks)
+        self.norm = RootMeanSquare(embedder.encoder.norm)
+        self.pool = nn.Identity() if reads_cls else MeanPool(1 + config.n_tokens)
+        self.projection = _after_norm(embedder.encoder.norm, *_projection(embedder))
+        self.ones: Tensor
+        self.register_buffer("ones", torch.ones(1, self.d_embed))
+
+    @property
+    def cls(self) -> Tensor:
+        """The token in front of the patches, (1, 1, D)."""
+        return self.cls_row[:, :1]
+
+    def forward(self, window: Tensor) -> Tensor:
+        """window: (1, C, T) float32, preprocessed; returns the embedding (1, E), unit length."""
+        tokens = F.pad(self.patch(window), (0, 0, 1, 0)) + self.cls_row  # (1, N, D)
+        for block in self.blocks:
+            tokens = block(tokens)
+        features = self.projection(self.pool(self.norm(tokens)))  # (1, 1, E)
+        unit: Tensor = features * torch.rsqrt(F.linear(features * features, self.ones) + _TINY)
+        return unit.view(1, self.d_embed)
+
+
+class PatchLayer(nn.Module):
+    """Patches to tokens, positions included."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        patch = encoder.patch
+        if patch.bias is None:
+            raise ValueError("the patch layer has no bias, so this is no encoder of cpep_train.model")
+        self.rectified = encoder.config.front_end == "rectified"
+        self.n_channels = patch.in_channels
+        self.patch_samples = patch.weight.shape[2]
+        n_values = self.n_channels * self.patch_samples
+        offset = encoder.position[:, 1:].double() + patch.bias.double()
+        self.weight = _linear(_centred(patch.weight.double().flatten(1), dim=0), None)
+        self.offset: Tensor
+        self.mean: Tensor
+        self.register_buffer("offset", _centred(offset, dim=-1).detach().float())
+        self.register_buffer("mean", torch.full((1, n_values), 1 / n_values))
+
+    def forward(self, window: Tensor) -> Tensor:
+        """window: (1, C, T); returns (1, N - 1, D)."""
+        window = window.abs() if self.rectified else window
+        patches = window.view(self.n_channels, -1, self.patch_samples).permute(1, 0, 2)  # (N - 1, C, P)
+        patches = patches.reshape(1, patches.shape[0], -1)  # (1, N - 1, C * P)
+        power = F.linear(patches * patches, self.mean) + _TINY  # (1, N - 1, 1)
+        level = torch.rsqrt(power)
+        tokens: Tensor = self.weight(patches * level) * (power * level) + self.offset  # (1, N - 1, D)
+        return tokens
+
+
+class RootMeanSquare(nn.Module):
+    """What is left of a LayerNorm whose input has no mean and whose affine part has moved on."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        d = norm.normalized_shape[0]
+        self.eps = norm.eps
+        self.mean: Tensor
+        self.register_buffer("mean", torch.full((1, d), 1 / d))  # XNNPACK has no fast mean; it has a fast product
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (1, N, D), without mean; returns the same shape, each token of mean square one."""
+        return tokens * torch.rsqrt(F.linear(tokens * tokens, self.mean) + self.eps)
+
+
+class ShapedBlock(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, block: Block, only_cls: bool) -> None:
+        """only_cls: what leaves the block is [CLS] alone, so that it makes one query and runs one row of the MLP."""
+        super().__init__()
+        norm, attention = block.attention_norm, block.attention
+        (wq, bq), (wk, _), (wv, bv) = _qkv(attention)
+        wo, bo = _weights(attention.out)
+        bv = bv + wv @ norm.bias.double()
+        self.only_cls = only_cls
+        self.n_heads = attention.n_heads
+        self.attention_norm = RootMeanSquare(norm)
+        self.q = _after_norm(norm, wq, bq)
+        self.k = _linear(wk * norm.weight.double(), None)
+        self.v = _linear(wv * norm.weight.double(), None)
+        self.out = _linear(_centred(wo, dim=0), _centred(bo + wo @ bv, dim=0))
+        self.mlp = ShapedMlp(block)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (1, N, D); returns the same shape, or (1, 1, D) where only [CLS] is read."""
+        normed = self.attention_norm(tokens)
+        q, k, v = self._heads(self.q(self._read(normed))), self._heads(self.k(normed)), self._heads(self.v(normed))
+        attention = torch.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1)  # (H, N or 1, N)
+        mixed = torch.bmm(attention, v).permute(1, 0, 2).reshape(1, q.shape[1], -1)  # (1, N or 1, D)
+        tokens = self.mlp(self._read(tokens) + self.out(mixed))
+        return tokens
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        """The rows that leave the block. A slice, because XNNPACK has no `select`."""
+        return tokens[:, 0:1] if self.only_cls else tokens
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        """(1, N, D) to (H, N, D / H)."""
+        return tokens.view(tokens.shape[1], self.n_heads, -1).permute(1, 0, 2)
+
+
+class ShapedMlp(nn.Module):
+    """The second half of a block, residual included."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        weight, bias = _weights(block.mlp_out)
+        self.norm = RootMeanSquare(block.mlp_norm)
+        self.inner = _after_norm(block.mlp_norm, *_weights(block.mlp_in))
+        self.outer = _linear(_centred(weight, dim=0), _centred(bias, dim=0))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (1, N, D); returns the same shape."""
+        written: Tensor = self.outer(F.gelu(self.inner(self.norm(tokens))))
+        return tokens + written
+
+
+class MeanPool(nn.Module):
+    """The mean of all tokens but [CLS]."""
+
+    def __init__(self, n_tokens: int) -> None:
+        super().__init__()
+        share = torch.full((1, 1, n_tokens), 1 / (n_tokens - 1))
+        share[..., 0] = 0  # [CLS] is first
+        self.share: Tensor
+        self.register_buffer("share", share)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (1, N, D); returns (1, 1, D)."""
+        return torch.bmm(self.share, tokens)
+
+
+def _qkv(attention: Attention) -> list[tuple[Tensor, Tensor]]:
+    """Weights and biases of q, with the scale of the scores inside, k and v."""
+    weight, bias = _weights(attention.qkv)
+    (wq, bq), key, value = zip(weight.chunk(3), bias.chunk(3), strict=True)
+    scale = (wq.shape[0] // attention.n_heads) ** -0.5
+    return [(wq * scale, bq * scale), key, value]
+
+
+def _projection(embedder: Embedder) -> tuple[Tensor, Tensor]:
+    """The projection; the identity where there is none."""
+    if isinstance(embedder.projection, nn.Linear):
+        return _weights(embedder.projection)
+    return torch.eye(embedder.d_embed, dtype=torch.float64), torch.zeros(embedder.d_embed, dtype=torch.float64)
+
+
+def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer that takes in the gain and the offset of the LayerNorm before it."""
+    return _linear(weight * norm.weight.double(), bias + weight @ norm.bias.double())
+
+
+def _centred(weight: Tensor, dim: int) -> Tensor:
+    return weight - weight.mean(dim=dim, keepdim=True)
+
+
+def _weights(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias in float64, so that merging them costs no precision."""
+    return layer.weight.double(), layer.bias.double()
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.weight = _constant(weight)
+    if bias is not None:
+        layer.bias = _constant(bias)
+    return layer
+
+
+def _constant(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().float().contiguous(), requires_grad=False)

@@ -1,0 +1,19 @@
+/* Golden stretches of raw signal, and what they must give; golden.c is written by the emitter. */
+#ifndef CPEP_GOLDEN_H
+#define CPEP_GOLDEN_H
+
+#include <stdint.h>
+
+#include "shape.h"
+
+typedef struct {
+    const int32_t *samples; /* [n_samples][CPEP_CHANNELS], counts */
+    int32_t n_samples;
+    int16_t embedding[CPEP_EMBEDDING_DEPTH];
+    int32_t gesture;
+} golden_stretch;
+
+extern const golden_stretch golden_stretches[];
+extern const int32_t n_golden_stretches;
+
+#endif

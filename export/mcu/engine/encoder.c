@@ -1,0 +1,199 @@
+/* From the ring to an embedding, block of tokens by block of tokens, so that little is held at a time.
+
+   Linear layers run in tiles of outputs: products in 32 bits, then each output's own scale, then what the output is for.
+   Only [CLS] leaves the last layer, so only its row gets a query, an output and an MLP there. */
+#include <string.h>
+
+#include "cpep.h"
+#include "kernels.h"
+#include "softmax.h"
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+static int16_t limited16(int32_t value) {
+    return (int16_t)cpep_clamp(value, INT16_MIN, INT16_MAX);
+}
+
+/* n outputs of a layer, `first` and following, for some rows: (rows, n) in the tile. */
+static void run_tile(int32_t *tile, const cpep_linear *layer, cpep_rows8 x, int32_t first, int32_t n) {
+    cpep_rows8 weight = {layer->weight + first * layer->depth, layer->depth, n};
+    cpep_multiply8(x, weight, layer->depth, tile);
+    cpep_requantise(tile, x.n, layer, first, n);
+}
+
+/* Outputs in 8 bits, those of a row side by side (step 1) or those of a channel (step: from output to output). */
+static void run_to8(cpep *c, const cpep_linear *layer, cpep_rows8 x, int8_t *to, int32_t row_step, int32_t step) {
+    int32_t first, i;
+    for (first = 0; first < layer->n_outputs; first += CPEP_TILE) {
+        int32_t n = MIN(CPEP_TILE, layer->n_outputs - first);
+        const int32_t *y = c->tile;
+        run_tile(c->tile, layer, x, first, n);
+        for (i = 0; i < x.n; i++, y += n) cpep_store8(y, n, to + i * row_step + first * step, step);
+    }
+}
+
+static void run_to_hidden(cpep *c, const cpep_block *block, cpep_rows8 x) {
+    int32_t first, i;
+    for (first = 0; first < block->inner.n_outputs; first += CPEP_TILE) {
+        int32_t n = MIN(CPEP_TILE, block->inner.n_outputs - first);
+        const int32_t *y = c->tile;
+        run_tile(c->tile, &block->inner, x, first, n);
+        for (i = 0; i < x.n; i++, y += n) {
+            cpep_store_gelu(y, n, block->gelu, c->scratch.hidden + i * CPEP_HIDDEN_DEPTH + first);
+        }
+    }
+}
+
+/* Outputs added to the residual stream. */
+static void run_to_stream(cpep *c, const cpep_linear *layer, cpep_rows8 x, int32_t token) {
+    int32_t first, i;
+    for (first = 0; first < layer->n_outputs; first += CPEP_TILE) {
+        int32_t n = MIN(CPEP_TILE, layer->n_outputs - first);
+        const int32_t *y = c->tile;
+        run_tile(c->tile, layer, x, first, n);
+        for (i = 0; i < x.n; i++, y += n) cpep_add16(y, n, c->stream + (token + i) * CPEP_WIDTH_DEPTH + first);
+    }
+}
+
+/* Gain over the root of the squares of a token: multiplier / 2^shift, multiplier < 2^15. */
+static int32_t norm_of(const int16_t *x, const cpep_norm *norm, int32_t *shift) {
+    cpep_real root = cpep_root(cpep_square_sum(x, CPEP_WIDTH_DEPTH) + norm->epsilon);
+    uint64_t multiplier = ((uint64_t)norm->gain.mantissa << 15) / root.mantissa;
+    int32_t places = 15 + norm->gain.exponent - root.exponent;
+    while (multiplier > INT16_MAX) multiplier >>= 1, places--;
+    *shift = cpep_clamp(places, 0, 31);
+    return (int32_t)multiplier;
+}
+
+static cpep_rows8 normed_rows(cpep *c, const cpep_norm *norm, int32_t token, int32_t n) {
+    cpep_rows8 rows = {c->normed, CPEP_WIDTH_DEPTH, 0};
+    int32_t shift;
+    for (; rows.n < n; rows.n++) {
+        const int16_t *x = c->stream + (token + rows.n) * CPEP_WIDTH_DEPTH;
+        int32_t multiplier = norm_of(x, norm, &shift);
+        cpep_scale16_to8(x, CPEP_WIDTH_DEPTH, multiplier, shift, c->normed + rows.n * CPEP_WIDTH_DEPTH);
+    }
+    return rows;
+}
+
+/* Keys and values of all tokens. */
+static void look_up(cpep *c, const cpep_block *block) {
+    int32_t token;
+    for (token = 0; token < CPEP_TOKENS; token += CPEP_BLOCK) {
+        cpep_rows8 x = normed_rows(c, &block->attention_norm, token, MIN(CPEP_BLOCK, CPEP_TOKENS - token));
+        run_to8(c, &block->key, x, c->key + token * CPEP_HEADS_DEPTH, CPEP_HEADS_DEPTH, 1);
+        run_to8(c, &block->value, x, c->value + token, 1, CPEP_KEYS);
+    }
+}
+
+/* One head: scores, shares of attention, values mixed by them. n: rows of queries. */
+static void attend_head(cpep *c, const cpep_head *head, int32_t number, int32_t n) {
+    cpep_rows8 queries = {c->scratch.attend.query + number * CPEP_HEAD_DEPTH, CPEP_HEADS_DEPTH, n};
+    cpep_rows8 keys = {c->key + number * CPEP_HEAD_DEPTH, CPEP_HEADS_DEPTH, CPEP_KEYS};
+    cpep_rows16 shares = {c->scratch.attend.share, CPEP_KEYS, n};
+    cpep_rows8 values = {c->value + number * CPEP_HEAD_WIDTH * CPEP_KEYS, CPEP_KEYS, CPEP_HEAD_WIDTH};
+    int32_t *score = c->scratch.attend.score;
+    int16_t *share = c->scratch.attend.share;
+    int8_t *mixed = c->scratch.attend.mixed + number * CPEP_HEAD_WIDTH;
+    int32_t sums[CPEP_BLOCK], i;
+    cpep_multiply8(queries, keys, CPEP_HEAD_DEPTH, score);
+    for (i = 0; i < n; i++) sums[i] = cpep_softmax(score + i * CPEP_KEYS, head, share + i * CPEP_KEYS);
+    cpep_multiply16(shares, values, CPEP_KEYS, score);
+    for (i = 0; i < n; i++) cpep_mix(score + i * CPEP_HEAD_WIDTH, head, sums[i], mixed + i * CPEP_WIDTH_DEPTH);
+}
+
+static void attend(cpep *c, const cpep_block *block, int32_t token, int32_t n) {
+    cpep_rows8 x = normed_rows(c, &block->attention_norm, token, n);
+    cpep_rows8 mixed = {c->scratch.attend.mixed, CPEP_WIDTH_DEPTH, n};
+    int32_t head;
+    run_to8(c, &block->query, x, c->scratch.attend.query, CPEP_HEADS_DEPTH, 1);
+    for (head = 0; head < CPEP_HEADS; head++) attend_head(c, &block->heads[head], head, n);
+    run_to_stream(c, &block->out, mixed, token);
+}
+
+static void think(cpep *c, const cpep_block *block, int32_t token, int32_t n) {
+    cpep_rows8 hidden = {c->scratch.hidden, CPEP_HIDDEN_DEPTH, n};
+    run_to_hidden(c, block, normed_rows(c, &block->mlp_norm, token, n));
+    run_to_stream(c, &block->outer, hidden, token);
+}
+
+static void run_block(cpep *c, const cpep_block *block, int32_t n_read) {
+    int32_t token;
+    look_up(c, block);
+    for (token = 0; token < n_read; token += CPEP_BLOCK) {
+        int32_t n = MIN(CPEP_BLOCK, n_read - token);
+        attend(c, block, token, n);
+        think(c, block, token, n);
+    }
+}
+
+static void copy_patch(const cpep *c, int32_t number, int16_t *patch) {
+    int32_t start = (c->head + number * CPEP_PATCH) % CPEP_WINDOW;
+    int32_t n = MIN(CPEP_PATCH, CPEP_WINDOW - start) * CPEP_CHANNELS;
+    memcpy(patch, c->ring + start * CPEP_CHANNELS, (size_t)n * sizeof *patch);
+    memcpy(patch + n, c->ring, (size_t)(CPEP_PATCH * CPEP_CHANNELS - n) * sizeof *patch);
+    memset(patch + CPEP_PATCH * CPEP_CHANNELS, 0,
+           (CPEP_PATCH_DEPTH - CPEP_PATCH * CPEP_CHANNELS) * sizeof *patch);
+}
+
+/* Some patches added to the stream. */
+static void run_patches(cpep *c, int32_t number, cpep_rows16 patches) {
+    const cpep_linear *layer = &cpep_the_model.patch;
+    int32_t first, i;
+    for (first = 0; first < layer->n_outputs; first += CPEP_TILE) {
+        int32_t n = MIN(CPEP_TILE, layer->n_outputs - first);
+        cpep_rows8 weight = {layer->weight + first * layer->depth, layer->depth, n};
+        const int32_t *y = c->tile;
+        cpep_multiply16(patches, weight, layer->depth, c->tile);
+        cpep_requantise(c->tile, patches.n, layer, first, n);
+        for (i = 0; i < patches.n; i++, y += n) {
+            cpep_add16(y, n, c->stream + (1 + number + i) * CPEP_WIDTH_DEPTH + first);
+        }
+    }
+}
+
+void cpep_take_window(cpep *c) {
+    int32_t number, i;
+    memcpy(c->stream, cpep_the_model.offset, sizeof c->stream);
+    for (number = 0; number < CPEP_TOKENS - 1; number += CPEP_PATCH_BLOCK) {
+        cpep_rows16 patches = {c->scratch.patch, CPEP_PATCH_DEPTH, MIN(CPEP_PATCH_BLOCK, CPEP_TOKENS - 1 - number)};
+        for (i = 0; i < patches.n; i++) copy_patch(c, number + i, c->scratch.patch + i * CPEP_PATCH_DEPTH);
+        run_patches(c, number, patches);
+    }
+}
+
+/* To unit length. features: of any length. */
+static void to_unit(const int32_t *features, int16_t *embedding) {
+    uint64_t squares = 0;
+    cpep_real root;
+    int32_t i;
+    for (i = 0; i < CPEP_EMBEDDING; i++) squares += (uint64_t)((int64_t)features[i] * features[i]);
+    root = cpep_root(squares + 1);
+    memset(embedding, 0, CPEP_EMBEDDING_DEPTH * sizeof *embedding);
+    for (i = 0; i < CPEP_EMBEDDING; i++) {
+        int64_t scaled = (int64_t)features[i] * ((int64_t)1 << root.exponent) * INT16_MAX;
+        embedding[i] = (int16_t)((scaled + (scaled < 0 ? -1 : 1) * (int64_t)(root.mantissa / 2)) / root.mantissa);
+    }
+}
+
+/* [CLS] alone is read; there is time to do it in 16 bits. */
+static void project(cpep *c, int16_t *embedding) {
+    const cpep_linear *layer = &cpep_the_model.projection;
+    cpep_rows16 x = {c->stream, CPEP_WIDTH_DEPTH, 1};
+    cpep_rows8 weight = {layer->weight, layer->depth, layer->n_outputs};
+    int32_t shift, i, multiplier = norm_of(c->stream, &cpep_the_model.norm, &shift);
+    for (i = 0; i < CPEP_WIDTH_DEPTH; i++) {
+        c->stream[i] = limited16(cpep_round_shift(c->stream[i] * multiplier, shift));
+    }
+    cpep_multiply16(x, weight, layer->depth, c->scratch.features);
+    cpep_requantise(c->scratch.features, 1, layer, 0, layer->n_outputs);
+    to_unit(c->scratch.features, embedding);
+}
+
+void cpep_embed(cpep *c, int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
+    int32_t layer;
+    for (layer = 0; layer < CPEP_LAYERS; layer++) {
+        run_block(c, &cpep_the_model.blocks[layer], layer == CPEP_LAYERS - 1 ? 1 : CPEP_TOKENS);
+    }
+    project(c, embedding);
+}

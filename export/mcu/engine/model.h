@@ -1,0 +1,64 @@
+/* What the emitter writes into model.c: the constants of one model. */
+#ifndef CPEP_MODEL_H
+#define CPEP_MODEL_H
+
+#include <stdint.h>
+
+#include "fixed.h"
+#include "shape.h"
+
+/* y = (W x + bias) * multiplier / 2^(31 + shift), each output with a multiplier of its own. */
+typedef struct {
+    const int8_t *weight;      /* [n_outputs][depth] */
+    const int32_t *bias;       /* [n_outputs] */
+    const int32_t *multiplier; /* [n_outputs], 0 <= multiplier < 2^30 */
+    int32_t shift;             /* 1..31 */
+    int32_t n_outputs;         /* a multiple of 4 */
+    int32_t depth;             /* a multiple of 16 */
+} cpep_linear;
+
+/* y = x * gain / root(sum of squares of x + epsilon). */
+typedef struct {
+    cpep_real gain;
+    uint64_t epsilon; /* > 0 */
+} cpep_norm;
+
+typedef struct {
+    int32_t score_multiplier; /* scores to powers of two: score * multiplier / 2^(31 + shift) */
+    int32_t score_shift;
+    cpep_real mixed; /* unit of the values over the unit of what they are mixed to */
+} cpep_head;
+
+typedef struct {
+    cpep_norm attention_norm;
+    cpep_linear query, key, value, out;
+    cpep_head heads[CPEP_HEADS];
+    cpep_norm mlp_norm;
+    cpep_linear inner, outer;
+    const int8_t *gelu; /* [CPEP_GELU_ENTRIES] */
+} cpep_block;
+
+/* y = b0 x + b1 x1 + b2 x2 - a1 y1 - a2 y2, coefficients in 2^-29. */
+typedef struct {
+    int32_t b0, b1, b2, a1, a2;
+    int32_t rest_gain; /* of a level that has always been there, in 2^-29 */
+} cpep_section;
+
+typedef struct {
+    cpep_section sections[CPEP_SECTIONS];
+    int32_t input_multiplier; /* filtered samples to the unit of the window */
+    int32_t input_shift;
+    cpep_linear patch;
+    const int16_t *offset; /* [CPEP_TOKENS][CPEP_WIDTH_DEPTH], positions and [CLS] */
+    cpep_block blocks[CPEP_LAYERS];
+    cpep_norm norm;
+    cpep_linear projection;
+    const int8_t *prototypes; /* [CPEP_PADDED(2 * CPEP_PROTOTYPES)][CPEP_EMBEDDING_DEPTH]: coarse, then fine */
+    const int32_t *prototype_multipliers; /* [CPEP_PROTOTYPES]: products of fine to cosines in 2^-24, times 2^31 */
+    const uint16_t *prototype_gestures;   /* [CPEP_PROTOTYPES] */
+    const char *const *gestures;          /* [CPEP_GESTURES], names */
+} cpep_model;
+
+extern const cpep_model cpep_the_model;
+
+#endif

@@ -1,0 +1,23 @@
+/* The sizes of one model, from its config.h, and what follows from them. */
+#ifndef CPEP_SHAPE_H
+#define CPEP_SHAPE_H
+
+#include "config.h"
+
+/* Depths of products are filled up with zero weights to whole vectors, so that no kernel has a tail. */
+#define CPEP_PADDED(n) (((n) + 15) / 16 * 16)
+
+#define CPEP_TOKENS (CPEP_WINDOW / CPEP_PATCH + 1) /* [CLS] is the first */
+#define CPEP_PATCH_DEPTH CPEP_PADDED(CPEP_CHANNELS * CPEP_PATCH)
+#define CPEP_WIDTH_DEPTH CPEP_PADDED(CPEP_WIDTH)
+#define CPEP_HIDDEN_DEPTH CPEP_PADDED(CPEP_HIDDEN)
+#define CPEP_HEAD_WIDTH (CPEP_WIDTH / CPEP_HEADS)
+#define CPEP_HEAD_DEPTH CPEP_PADDED(CPEP_HEAD_WIDTH)
+#define CPEP_HEADS_DEPTH (CPEP_HEADS * CPEP_HEAD_DEPTH)
+#define CPEP_KEYS CPEP_PADDED(CPEP_TOKENS)
+#define CPEP_EMBEDDING_DEPTH CPEP_PADDED(CPEP_EMBEDDING)
+
+#define CPEP_TILE 64          /* outputs of a linear layer computed at a time */
+#define CPEP_GELU_ENTRIES 1024 /* of the table that is read instead of computing GELU */
+
+#endif

@@ -1,0 +1,71 @@
+"""Repeat the figures of README.md: export an untrained encoder of some size, run it under QEMU, write JSON to stdout.
+
+    python export/mcu/figures.py paper|small
+
+Instructions, bytes and multiply-adds depend on sizes alone; the cosine here is that of random weights on noise whose
+level differs between electrodes and over time as from rest to effort. What a trained encoder keeps, its export says.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import signal
+
+from cpep_edge.preprocess import Preprocessing, design_filter
+from cpep_export.cortex_m import export_cortex_m
+from cpep_export.prototypes import Prototypes
+from cpep_export.shaped import ShapedEncoder
+from cpep_train.model import Embedder, EncoderConfig
+
+RATE_HZ = 2_000.0
+CLIP = 20.0
+SIZES = {
+    "paper": EncoderConfig(n_channels=16, window_samples=4000, patch_samples=50),
+    "small": EncoderConfig(n_channels=16, window_samples=1000, patch_samples=50, width=96, n_layers=3),
+}
+
+
+def emg_like(config: EncoderConfig, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Band-limited noise, (n, C, T), its level drawn for each electrode and wandering over time."""
+    band = signal.butter(2, [40, 450], "bandpass", fs=RATE_HZ, output="sos")
+    shape = (n, config.n_channels, config.window_samples)
+    noise = signal.sosfilt(band, rng.normal(size=(*shape[:2], shape[2] + 200)))[..., 200:]
+    wander = np.cumsum(rng.normal(0, 0.5 / np.sqrt(shape[2]), shape), axis=-1)
+    level = np.exp(rng.normal(-0.3, 0.8, (*shape[:2], 1)) + wander)
+    windows: NDArray[np.float32] = np.clip(noise / noise.std() * level, -CLIP, CLIP).astype(np.float32)
+    return windows
+
+
+def main(size: str) -> None:
+    config = SIZES[size]
+    torch.manual_seed(0)
+    encoder = ShapedEncoder(Embedder(config, config.width).eval()).eval()
+    rng = np.random.default_rng(0)
+    windows = emg_like(config, 40, rng)
+    with torch.no_grad():
+        embedding = np.concatenate([encoder(torch.from_numpy(window[None])).numpy() for window in windows])
+    near = np.repeat(embedding, 5, axis=0) + 0.02 * rng.normal(size=(200, config.width))
+    unit = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    with TemporaryDirectory() as folder:
+        report = export_cortex_m(
+            encoder,
+            Preprocessing(RATE_HZ, design_filter(RATE_HZ, 40.0), 20.0, CLIP),
+            Prototypes(unit, np.repeat(np.arange(40), 5)),
+            [f"gesture {number}" for number in range(40)],
+            Path(folder) / "out",
+            calibration=windows[:16],
+            golden_uv=(windows[:2].transpose(0, 2, 1) * 20 + 300).astype(np.float32),
+            evaluation=windows[16:],
+            run_on=("m55", "m7"),
+        )
+    sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

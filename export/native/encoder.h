@@ -1,0 +1,56 @@
+/* The EMG encoder as a C library: one window in, one embedding out. No torch, no Python.
+ *
+ * Errors: a call that fails says so by its result and writes one line of text, always terminated, into `error`,
+ * which may be NULL. An encoder is used by one thread at a time; different encoders may run side by side.
+ */
+#ifndef CPEP_ENCODER_H
+#define CPEP_ENCODER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CPEP_API __attribute__((visibility("default")))
+#define CPEP_ABI_VERSION 1
+
+typedef struct cpep_encoder cpep_encoder;
+
+typedef struct {
+  int32_t n_channels;
+  int32_t window_samples;
+  int32_t d_embed;
+} cpep_shape;
+
+/* The CPEP_ABI_VERSION that the library was built with; a caller that was built with another must not go on. */
+CPEP_API uint32_t cpep_abi_version(void);
+
+/* Open an ExecuTorch program that takes (1, n_channels, window_samples) float32 and gives (1, d_embed) float32.
+ *
+ * program: aligned to 16 bytes; read in place, so it must stay unchanged until cpep_close
+ * n_threads: 1 runs in the calling thread; more come from one pool of the process, whose size the first such call sets
+ * returns NULL on failure
+ */
+CPEP_API cpep_encoder *cpep_open(const void *program, size_t program_bytes, uint32_t n_threads, char *error,
+                                 size_t error_bytes);
+
+CPEP_API cpep_shape cpep_shape_of(const cpep_encoder *encoder);
+
+/* Embed one window.
+ *
+ * window: n_channels rows of window_samples, preprocessed
+ * embedding: d_embed numbers, written only on success
+ * returns 0, or -1 on failure
+ */
+CPEP_API int cpep_run(cpep_encoder *encoder, const float *window, float *embedding, char *error, size_t error_bytes);
+
+/* Free an encoder; NULL is allowed. */
+CPEP_API void cpep_close(cpep_encoder *encoder);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,184 @@
+"""What stands between a user and a working band: packages, ports, rights, settings, the line, the electrodes.
+
+Each finding says what is the case and, where something is wrong, what to do.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from serial.tools import list_ports
+
+from cpep_bridge.channel_health import ChannelHealth, assess_channels
+from cpep_bridge.devices import open_source
+from cpep_bridge.frames import DataFlag
+from cpep_bridge.transports import in_use_by, no_permission
+from cpep_edge.blocks import Block, BlockSource, StreamInfo
+from cpep_edge.errors import CpepError
+
+State = Literal["good", "note", "bad"]
+
+RATE_TOLERANCE = 0.01
+LATENCY_TIMER_MS = 1
+
+_LATENCY_TIMERS = Path("/sys/bus/usb-serial/devices")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    about: str
+    state: State
+    said: str
+
+
+def examine(port: str | None, device: str = "cpep", seconds: float = 3.0) -> Iterator[Finding]:
+    """Look at everything, the device on `port` too if one is given; findings as they are made."""
+    yield from examine_packages()
+    yield from examine_ports()
+    if port is not None:
+        yield from examine_device(port, device, seconds)
+
+
+def examine_packages(distribution: str = "cpep-edge") -> Iterator[Finding]:
+    """Python, the packages that a device needs, and the compiled parts of them."""
+    yield Finding("python", "good", f"{platform.python_version()} on {platform.machine()}")
+    for name in _needed(distribution):
+        try:
+            yield Finding(name, "good", version(name))
+        except PackageNotFoundError:
+            yield Finding(name, "bad", f"is not installed: run 'pip install {name}'")
+    if find_spec("cobs.cobs._cobs_ext") is None:
+        yield Finding("cobs", "note", "runs without its C extension, slower: install a C compiler and reinstall cobs")
+    runtime = find_spec("executorch") is not None
+    lacking = "only bundles that carry a library for this machine run here; for others pip install 'cpep-edge[export]'"
+    said = "executorch is installed" if runtime else lacking
+    yield Finding("encoder runtime", "good" if runtime else "note", said)
+
+
+def examine_ports(timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
+    """Every serial port: whether it may be used, whether somebody uses it, how long its adapter holds bytes back."""
+    ports = sorted(port.device for port in list_ports.comports())
+    if not ports:
+        yield Finding("ports", "note", "no serial device is connected")
+    for port in ports:
+        if not os.access(port, os.R_OK | os.W_OK):
+            yield Finding(port, "bad", no_permission(port))
+            continue
+        by_whom = in_use_by(port)
+        yield Finding(port, "note" if by_whom else "good", f"is in use{by_whom}" if by_whom else "may be used")
+        yield from examine_latency(port, timers)
+
+
+def examine_latency(port: str, timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
+    """How long an FTDI adapter waits before it passes on a few bytes; nothing for other ports."""
+    timer = timers / Path(port).name / "latency_timer"
+    try:
+        timer_ms = int(timer.read_text())
+    except (OSError, ValueError):
+        return
+    if timer_ms <= LATENCY_TIMER_MS:
+        yield Finding(port, "good", f"its adapter passes bytes on after {timer_ms} ms")
+        return
+    cure = f"run 'echo {LATENCY_TIMER_MS} | sudo tee {timer}' if delays stay high"
+    said = f"its adapter holds bytes back for {timer_ms} ms; while a stream runs it is asked not to: {cure}"
+    yield Finding(port, "note", said)
+
+
+def examine_device(port: str, device: str, seconds: float) -> Iterator[Finding]:
+    """Open a device, listen to it for a while, and judge the line and the electrodes."""
+    try:
+        with open_source(port, device=device) as source:
+            info = source.info
+            unit = "" if info.unit == "uV" else ", which does not say what a count is in microvolts"
+            said = f"{info.name} answers: {info.n_channels} channels at {info.sample_rate_hz:g} Hz{unit}"
+            yield Finding(port, "good", said)
+            blocks = _listen(source, seconds)
+            counts = source.counts
+    except CpepError as error:
+        yield Finding(port, "bad", str(error))
+        return
+    if len(blocks) < 2:
+        yield Finding(port, "bad", f"sent nothing to judge in {seconds:g} s")
+        return
+    yield _rate(port, info, blocks)
+    n_samples = sum(len(block.samples_uv) for block in blocks)
+    share = counts.lost_samples / (counts.lost_samples + n_samples)
+    state: State = "bad" if share > 0.01 else "note" if counts.lost_frames or counts.corrupt_frames else "good"
+    advice = ": a shorter or better cable, another hub, or a lower rate may help" if state == "bad" else ""
+    yield Finding(
+        port, state, f"{counts.lost_frames} frames lost, {counts.corrupt_frames} damaged ({share:.2%}){advice}"
+    )
+    yield from _electrodes(info, blocks)
+
+
+def _needed(distribution: str) -> list[str]:
+    """Packages that the distribution always needs."""
+    try:
+        lines = requires(distribution) or []
+    except PackageNotFoundError:
+        lines = ["numpy", "h5py", "pyserial", "cobs"]
+    return [_name(line) for line in lines if "extra ==" not in line]
+
+
+def _name(requirement: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else " " for letter in requirement).split()[0]
+
+
+def _listen(source: BlockSource, seconds: float) -> list[Block]:
+    end_s, blocks = time.monotonic() + seconds, list[Block]()
+    for block in source:
+        blocks.append(block)
+        if block.host_t_s > end_s:
+            break
+    return blocks
+
+
+def _rate(port: str, info: StreamInfo, blocks: list[Block]) -> Finding:
+    first, last = blocks[0], blocks[-1]
+    n_samples = last.sample_index + len(last.samples_uv) - first.sample_index - len(first.samples_uv)
+    heard_hz = n_samples / max(1e-9, last.host_t_s - first.host_t_s)
+    if abs(heard_hz / info.sample_rate_hz - 1) <= RATE_TOLERANCE:
+        return Finding(port, "good", f"samples arrive at {heard_hz:.1f} Hz")
+    said = f"samples arrive at {heard_hz:.1f} Hz where {info.sample_rate_hz:g} Hz are promised: listen for longer"
+    return Finding(port, "note", said)
+
+
+def _electrodes(info: StreamInfo, blocks: list[Block]) -> Iterator[Finding]:
+    samples = np.concatenate([block.samples_uv for block in blocks])
+    flags = np.bitwise_or.reduce([block.flags for block in blocks])
+    health = assess_channels(samples, info.sample_rate_hz)
+    if flags & DataFlag.LEAD_OFF:
+        yield Finding("electrodes", "bad", "the device reports an electrode off the skin: tighten the band")
+    if flags & DataFlag.SATURATION:
+        yield Finding("electrodes", "note", "the device reports saturation: check the reference electrode")
+    faults = [fault for channel in health if (fault := _fault(channel)) is not None]
+    for about, said in faults:
+        yield Finding(about, "bad", said)
+    if not faults:
+        middle = float(np.median([channel.rms for channel in health]))
+        yield Finding(
+            "electrodes", "good", f"{len(health)} channels are alive, {middle:.1f} {info.unit} RMS in the middle"
+        )
+
+
+def _fault(channel: ChannelHealth) -> tuple[str, str] | None:
+    about = f"channel {channel.channel}"
+    if channel.flat:
+        return about, "is flat: it is not connected, or switched off"
+    if channel.saturated:
+        return about, "is saturated: press the electrode on, check the reference"
+    if channel.hum_hz is not None:
+        return (
+            about,
+            f"is {channel.hum_share:.0%} mains hum ({channel.hum_hz:g} Hz): wet the electrode, move from chargers",
+        )
+    return None

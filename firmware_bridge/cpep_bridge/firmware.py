@@ -1,0 +1,207 @@
+"""The firmware of the band, in C, as a process: built on first use, and run on a pty like `simulator.SimulatedBand`.
+
+What it sends comes from the very code that a board runs; only clock, line and converter are those of `firmware/posix`.
+POSIX only; needs make and a C compiler.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cpep_bridge.frames import SampleFormat
+from cpep_bridge.playback import Playback, Segment
+from cpep_bridge.simulator import SAMPLES_PER_FRAME, UV_PER_COUNT, SentCounts
+from cpep_edge.errors import ArtifactError, LinkError
+
+PROGRAM = "cpep-band"
+
+_SOURCES = Path(__file__).parents[1] / "firmware"
+_CHUNK_SAMPLES = 100
+_END_WAIT_S = 5.0
+
+
+def build_firmware(target: str = PROGRAM, build_dir: Path | None = None) -> Path:
+    """The path of a target of firmware/Makefile, built unless it was built before from the same sources.
+
+    build_dir: where to build; by default a folder of the user's cache, one for each state of the sources
+    Raises ArtifactError when the sources, make or a C compiler are missing, or the compiler complains.
+    """
+    folder = build_dir or _cache_dir() / _sources_digest()
+    if build_dir is None and (folder / target).exists():
+        return folder / target
+    _make(target, folder)
+    return folder / target
+
+
+class FirmwareBand:
+    """A wristband that runs the firmware and plays `segments`; `with` starts it, and `port` is where a host finds it.
+
+    The options are those of `SimulatedBand`, as far as the firmware has them; `program` is a build of it to be used
+    instead of our own. Segments are written to a temporary file first: what is wrong with them shows on starting.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        sample_rate_hz: float,
+        *,
+        link: Path | None = None,
+        speed: float = 1.0,
+        loss: float = 0.0,
+        corrupt: float = 0.0,
+        duplicate: float = 0.0,
+        drift_ppm: float = 0.0,
+        once: bool = False,
+        lossless: bool = False,
+        seed: int = 0,
+        uv_per_count: float = UV_PER_COUNT,
+        sample_format: SampleFormat = SampleFormat.I16,
+        n_samples: int = SAMPLES_PER_FRAME,
+        serial_number: str = "SIM-0001",
+        program: Path | None = None,
+    ) -> None:
+        self._playback = Playback(segments, sample_rate_hz)
+        self._sample_format = SampleFormat(sample_format)
+        self._uv_per_count = uv_per_count
+        self._program = program
+        self._options = [
+            *("--control", "--format", self._sample_format.name.lower(), "--channels", str(self._playback.n_channels)),
+            *("--rate", repr(sample_rate_hz), "--uv-per-count", repr(uv_per_count), "--samples", str(n_samples)),
+            *("--serial", serial_number, "--speed", repr(speed), "--drift-ppm", repr(drift_ppm), "--seed", str(seed)),
+            *("--loss", repr(loss), "--corrupt", repr(corrupt), "--duplicate", repr(duplicate)),
+            *(("--once",) if once else ()),
+            *(("--lossless",) if lossless else ()),
+            *(("--link", str(link)) if link is not None else ()),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._port = ""
+        self._sent = SentCounts()
+
+    def __enter__(self) -> "FirmwareBand":
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def port(self) -> str:
+        """Path of the pty. Raises ValueError before start()."""
+        if not self._port:
+            raise ValueError("the band was not started")
+        return self._port
+
+    @property
+    def sent(self) -> SentCounts:
+        """What the band did so far."""
+        if self._process is not None:
+            self._tell(self._process, b"s")
+            self._note_report(self._line(self._process))
+        return self._sent
+
+    def start(self) -> None:
+        """Build the firmware if need be, and run it.
+
+        Raises ArtifactError when it cannot be built, DataError when a segment is damaged, LinkError when the program
+        refuses its options.
+        """
+        program = self._program or build_firmware()
+        self._folder = tempfile.TemporaryDirectory(prefix="cpep-band-")
+        recording = Path(self._folder.name) / "recording"
+        try:
+            self._record(recording)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        words = [str(program), *self._options, "--input", str(recording)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe)
+        self._port = self._line(self._process)
+        if not self._port:
+            self._finish(self._process)
+
+    def stop(self) -> None:
+        """End at once and hang up. Raises LinkError when the program failed."""
+        if self._process is not None:
+            self._finish(self._process)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until a band that plays once has finished; whether it has. Raises LinkError when the program failed."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._finish(self._process)
+        return True
+
+    def reboot(self) -> None:
+        """Do what a band does whose battery slipped: forget the stream, draw a new boot_id, say INFO."""
+        if self._process is not None:
+            self._tell(self._process, b"r")
+
+    def _record(self, path: Path) -> None:
+        packets = self._playback.packets(_CHUNK_SAMPLES, self._sample_format, self._uv_per_count, repeat=False)
+        with path.open("wb") as file:
+            for packet in packets:
+                file.write(packet.samples)
+
+    def _tell(self, process: subprocess.Popen[bytes], letter: bytes) -> None:
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has finished meanwhile; its last report is to be read
+                os.write(process.stdin.fileno(), letter)
+
+    def _line(self, process: subprocess.Popen[bytes]) -> str:
+        return "" if process.stdout is None else process.stdout.readline().decode().strip()
+
+    def _note_report(self, line: str) -> None:
+        if line:
+            words = line.split()
+            self._sent = SentCounts(**dict(zip(words[::2], map(int, words[1::2]), strict=True)))
+
+    def _finish(self, process: subprocess.Popen[bytes]) -> None:
+        """Close the program's input, which ends it, hear its last report, and give everything back."""
+        self._process = None
+        reports, complaint = process.communicate(timeout=_END_WAIT_S)
+        if self._folder is not None:
+            self._folder.cleanup()
+        if process.returncode != 0:
+            raise LinkError(complaint.decode(errors="replace").strip() or f"{process.args!r} failed")
+        *_, last = ["", *reports.decode().splitlines()]
+        self._note_report(last)
+
+
+def _make(target: str, folder: Path) -> None:
+    if not (_SOURCES / "Makefile").exists():
+        raise ArtifactError(f"the firmware's sources are not at {_SOURCES}: run from a checkout of cpep-edge")
+    for tool in ("make", "cc"):
+        if shutil.which(tool) is None:
+            raise ArtifactError(f"building the firmware needs {tool}: run 'sudo apt install build-essential'")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # so that two who build at once do not meet
+        words = ["make", "-C", str(_SOURCES), f"BUILD={scratch}", f"{scratch}/{target}"]
+        made = subprocess.run(words, capture_output=True, text=True)
+        if made.returncode != 0:
+            raise ArtifactError(f"the firmware's {target} did not build: {made.stderr.strip()}")
+        folder.mkdir(exist_ok=True)
+        os.replace(Path(scratch) / target, folder / target)
+
+
+def _cache_dir() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "cpep-edge" / "firmware"
+
+
+def _sources_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(_SOURCES.rglob("*")):
+        if path.suffix in (".c", ".h") or path.name == "Makefile":
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,29 @@
+"""Whether a serial line is fast enough for a stream, told with numbers."""
+
+from cpep_bridge.frames import Info, SampleFormat, frame_bytes
+from cpep_edge.errors import LinkError
+
+BITS_PER_BYTE = 10  # eight, a start bit and a stop bit
+USUAL_BAUDS = (115_200, 230_400, 460_800, 921_600, 1_000_000, 1_500_000, 2_000_000, 3_000_000)
+
+_COBS_BLOCK_BYTES = 254  # each costs a byte
+
+
+def stream_bytes_per_s(info: Info) -> float:
+    """What a band's stream puts on the wire, framing included."""
+    body = frame_bytes(info.n_samples, info.n_channels, SampleFormat(info.sample_format))
+    wire = body + body // _COBS_BLOCK_BYTES + 2
+    return info.sample_rate_hz / info.n_samples * wire
+
+
+def check_baud(bytes_per_s: float, baud: int, port: str) -> None:
+    """Raises LinkError, with the arithmetic, when a line of that baud cannot carry the stream; 0 is a line without."""
+    needed = bytes_per_s * BITS_PER_BYTE
+    if not baud or needed <= baud:
+        return
+    enough = next((usual for usual in USUAL_BAUDS if usual >= needed), None)
+    advice = f"set the device to {enough} baud" if enough else "send fewer channels or a lower rate"
+    raise LinkError(
+        f"the line on {port} runs at {baud} baud, which carries {baud / BITS_PER_BYTE / 1e3:.1f} kB/s, but the stream "
+        f"is {bytes_per_s / 1e3:.1f} kB/s ({needed:.0f} bits/s at {BITS_PER_BYTE} bits a byte): {advice}"
+    )

@@ -1,0 +1,218 @@
+"""Boards described in a TOML file: how they are greeted, and where things are in a frame or a line of text.
+
+A profile that comes with the project is named by its file (`--device umyo`), any other by its path (`--device
+mine.toml`). README.md shows one with all keys.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from cpep_bridge.boards import BoardStream
+from cpep_bridge.conversation import Conversation
+from cpep_bridge.fixed_frames import SAMPLE_BYTES, FixedFrameDecoder, FrameLayout, Marker, PacketDecoder
+from cpep_bridge.text_lines import LineDecoder, LineLayout
+from cpep_bridge.toml_config import Section, read_toml
+from cpep_edge.blocks import StreamInfo
+from cpep_edge.errors import ConfigError
+
+BITS_PER_BYTE = 10  # on a serial line, with a start and a stop bit
+
+_FOLDER = Path(__file__).parent / "profiles"
+
+
+class Fixed(Section):
+    """A byte of a frame some bits of which never change; with `repeat`, several bytes at equal distances."""
+
+    offset_bytes: int = Field(ge=0)
+    value: int = Field(ge=0, le=255)
+    mask: int = Field(default=255, ge=1, le=255)
+    repeat: int = Field(default=1, ge=1)
+    every_bytes: int = Field(default=1, ge=1)
+
+    def markers(self) -> list[Marker]:
+        """The bytes one by one."""
+        places = range(self.offset_bytes, self.offset_bytes + self.repeat * self.every_bytes, self.every_bytes)
+        return [Marker(place, self.mask, self.value & self.mask) for place in places]
+
+
+class Frame(Section):
+    """A binary frame."""
+
+    size_bytes: int = Field(ge=2, le=4096)
+    fixed: list[Fixed] = Field(min_length=1)
+    samples_offset_bytes: int = Field(ge=0)
+    n_samples: int = Field(default=1, ge=1)
+    sample_type: str
+    byte_order: Literal["big", "little"]
+    counter_offset_bytes: int | None = Field(default=None, ge=0)
+    counter_bytes: Literal[1, 2] = 1
+
+    @field_validator("sample_type")
+    @classmethod
+    def _known_type(cls, name: str) -> str:
+        if name not in SAMPLE_BYTES:
+            raise ValueError(f"must be one of {', '.join(SAMPLE_BYTES)}, not {name}")
+        return name
+
+
+class Lines(Section):
+    """A line of text a sample."""
+
+    separator: str = Field(default=",", min_length=1)
+    first_column: int = Field(default=0, ge=0)
+    counter_column: int | None = Field(default=None, ge=0)
+    counter_modulus: int | None = Field(default=None, ge=16)
+
+
+class Commands(Section):
+    """What to say to the board; where nothing is given it streams by itself."""
+
+    greeting: str = ""
+    answer: str = ""  # what the answer to the greeting ends in
+    start: str = ""
+    stop: str = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if bool(self.greeting) != bool(self.answer):
+            raise ValueError("greeting and answer go together: one is of no use without the other")
+        return self
+
+
+class Profile(Section):
+    """Everything about one kind of board."""
+
+    name: str = Field(min_length=1)
+    source: str  # what the profile was written from, and what of it was tried
+    baud: int = Field(gt=0)
+    sample_rate_hz: float = Field(gt=0)
+    n_channels: int = Field(ge=1, le=256)
+    uv_per_count: float | None = Field(default=None, gt=0)  # none: samples stay counts
+    frame: Frame | None = None
+    lines: Lines | None = None
+    commands: Commands = Commands()
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if (self.frame is None) == (self.lines is None):
+            raise ValueError("give either [frame] or [lines]")
+        faults = [] if self.frame is None else _length_faults(self.frame, self.n_channels)
+        if self.lines is not None and (self.lines.counter_column is None) != (self.lines.counter_modulus is None):
+            faults.append("lines.counter_column and lines.counter_modulus go together")
+        needed_baud = self.bytes_per_s * BITS_PER_BYTE
+        if needed_baud > self.baud:
+            faults.append(
+                f"{self.bytes_per_s:.0f} B/s of frames are {needed_baud:.0f} bits a second with start and stop bits, "
+                f"but baud is {self.baud}"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @cached_property
+    def layout(self) -> FrameLayout | LineLayout:
+        """Where things are."""
+        if self.frame is None:
+            lines = self.lines or Lines()
+            return LineLayout(
+                lines.separator, self.n_channels, lines.first_column, lines.counter_column, lines.counter_modulus
+            )
+        return FrameLayout(
+            size_bytes=self.frame.size_bytes,
+            markers=tuple(marker for fixed in self.frame.fixed for marker in fixed.markers()),
+            samples_offset_bytes=self.frame.samples_offset_bytes,
+            n_samples=self.frame.n_samples,
+            n_channels=self.n_channels,
+            sample_type=self.frame.sample_type,
+            big_endian=self.frame.byte_order == "big",
+            counter_offset_bytes=self.frame.counter_offset_bytes,
+            counter_bytes=self.frame.counter_bytes,
+        )
+
+    @property
+    def bytes_per_s(self) -> float:
+        """What the stream puts on the wire; for text at least that much."""
+        if self.frame is None:
+            return self.sample_rate_hz * 2 * self.n_channels
+        return self.sample_rate_hz / self.frame.n_samples * self.frame.size_bytes
+
+
+class ProfiledBoard:
+    """The dialect of a board that a profile describes."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+
+    def meet(self, talk: Conversation) -> BoardStream:
+        """Greet the board if it wants that; what it is, the profile says."""
+        profile, commands = self._profile, self._profile.commands
+        if commands.stop:
+            talk.send(commands.stop.encode())
+        if commands.greeting:
+            talk.drain()
+            talk.ask(commands.greeting.encode(), commands.answer.encode())
+        unit = "count" if profile.uv_per_count is None else "uV"
+        info = StreamInfo(profile.name, profile.n_channels, profile.sample_rate_hz, unit)
+        layout = profile.layout
+        decoder: PacketDecoder = LineDecoder(layout) if isinstance(layout, LineLayout) else FixedFrameDecoder(layout)
+        n_samples = 1 if profile.frame is None else profile.frame.n_samples
+        return BoardStream(info, decoder, layout.counter_modulus, n_samples, profile.uv_per_count)
+
+    def start(self, talk: Conversation) -> None:
+        """Begin to stream."""
+        if self._profile.commands.start:
+            talk.send(self._profile.commands.start.encode())
+
+    def stop(self, talk: Conversation) -> None:
+        """Stop streaming."""
+        if self._profile.commands.stop:
+            talk.send(self._profile.commands.stop.encode())
+
+
+def load_profile(path: Path) -> Profile:
+    """A profile from its file. Raises ConfigError with everything that is wrong in it."""
+    return read_toml(path, Profile, "profile")
+
+
+def find_profile(device: str) -> Profile | None:
+    """The profile that `--device` names: one that is shipped, or a path; None when it names neither."""
+    shipped = _FOLDER / f"{device}.toml"
+    if device in shipped_profiles():
+        return load_profile(shipped)
+    if device.endswith(".toml"):
+        if not Path(device).is_file():
+            raise ConfigError(f"there is no profile {device}; shipped are {', '.join(shipped_profiles())}")
+        return load_profile(Path(device))
+    return None
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles that come with the project."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def _length_faults(frame: Frame, n_channels: int) -> list[str]:
+    """What does not add up in a frame."""
+    faults = []
+    sample_bytes = SAMPLE_BYTES[frame.sample_type]
+    end = frame.samples_offset_bytes + frame.n_samples * n_channels * sample_bytes
+    if end > frame.size_bytes:
+        faults.append(
+            f"{frame.n_samples} x {n_channels} samples of {sample_bytes} bytes from byte {frame.samples_offset_bytes} "
+            f"end at byte {end}, but frame.size_bytes is {frame.size_bytes}"
+        )
+    for marker in (marker for fixed in frame.fixed for marker in fixed.markers()):
+        if marker.offset_bytes >= frame.size_bytes:
+            faults.append(f"fixed byte {marker.offset_bytes} lies behind the frame's {frame.size_bytes} bytes")
+        elif marker.mask == 0xFF and frame.samples_offset_bytes <= marker.offset_bytes < end:
+            faults.append(f"fixed byte {marker.offset_bytes} lies among the samples")
+    if frame.counter_offset_bytes is not None:
+        place = frame.counter_offset_bytes
+        if place + frame.counter_bytes > frame.size_bytes:
+            faults.append(f"the counter at byte {place} lies behind the frame's {frame.size_bytes} bytes")
+        elif place < end and place + frame.counter_bytes > frame.samples_offset_bytes:
+            faults.append(f"the counter at byte {place} lies among the samples")
+    return faults

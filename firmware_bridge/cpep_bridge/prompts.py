@@ -1,0 +1,161 @@
+"""Recording by a list of prompts: the wearer is shown what to do, and each prompt becomes a session with its label.
+
+A list is a TOML file:
+
+    rest_s = 3                       # before each prompt
+    [[prompt]]
+    stage = "FingerAbductionSeries"  # the label
+    text = "Spread and close the fingers"
+    seconds = 10
+    repeat = 2
+
+What is recorded while resting is thrown away. The folder becomes a corpus: one HDF5 file a prompt, and `metadata.csv`.
+"""
+
+import csv
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from cpep_bridge.recording import Recorded, Recorder, Timeline, Wearer, journal_of, session_meta
+from cpep_bridge.toml_config import Section, read_toml
+from cpep_edge.blocks import BlockSource
+from cpep_edge.errors import DataError
+
+METADATA = "metadata.csv"
+COLUMNS = (
+    *("user", "session", "stage", "side", "moving_hand", "held_out_user", "held_out_stage"),
+    *("split", "generalization", "filename"),
+)
+
+
+class Prompt(Section):
+    """One thing to do."""
+
+    stage: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")  # goes into a file name
+    text: str = ""
+    seconds: float = Field(gt=0)
+    repeat: int = Field(default=1, ge=1)
+
+
+class PromptList(Section):
+    """What to do, in order."""
+
+    rest_s: float = Field(default=3.0, ge=0)
+    prompt: list[Prompt] = Field(min_length=1)
+
+    def steps(self) -> list[Prompt]:
+        """The prompts one by one, repetitions going round the whole list."""
+        rounds = max(prompt.repeat for prompt in self.prompt)
+        return [prompt for number in range(rounds) for prompt in self.prompt if number < prompt.repeat]
+
+
+# Called whenever the wearer should see something new: the prompt, whether to rest before it, seconds left of that.
+Show = Callable[[Prompt, bool, float], None]
+
+
+def load_prompts(path: Path) -> PromptList:
+    """A list from its file. Raises ConfigError with everything that is wrong in it."""
+    return read_toml(path, PromptList, "prompt list")
+
+
+def record_prompts(
+    source: BlockSource, folder: Path, wearer: Wearer, prompts: PromptList, show: Show
+) -> list[Recorded]:
+    """Record an opened source by a list; the sessions that were finished, also when Ctrl-C ends it early.
+
+    A prompt that was broken off is not kept: its label would promise more than there is.
+    """
+    director = _Director(source, folder, wearer, prompts, show)
+    try:
+        director.run()
+    except KeyboardInterrupt:
+        director.break_off()
+    except DataError:
+        raise
+    except BaseException:
+        director.break_off()
+        raise
+    return director.recorded
+
+
+class _Director:
+    """Leads through the list by the time of the samples that arrive: rest, prompt, rest, prompt."""
+
+    def __init__(self, source: BlockSource, folder: Path, wearer: Wearer, prompts: PromptList, show: Show) -> None:
+        self._source, self._folder, self._wearer, self._show = source, folder, wearer, show
+        self._rest_s = prompts.rest_s
+        self._steps = prompts.steps()
+        self._recorder: Recorder | None = None  # None while resting
+        self.recorded: list[Recorded] = []
+
+    def run(self) -> None:
+        """Go through the whole list."""
+        rate_hz = self._source.info.sample_rate_hz
+        timeline = Timeline(rate_hz)
+        end_s: float | None = None  # of the rest or prompt that runs
+        for block in self._source:
+            start_s, samples_uv = timeline.start_s(block), block.samples_uv
+            end_s = start_s + self._rest_s if end_s is None else end_s
+            while len(samples_uv):
+                n_samples = min(len(samples_uv), max(0, round((end_s - start_s) * rate_hz)))
+                if not n_samples:
+                    end_s = start_s + self._turn()
+                    if len(self.recorded) == len(self._steps):
+                        return
+                    continue
+                self._take(start_s, samples_uv[:n_samples], end_s)
+                start_s, samples_uv = start_s + n_samples / rate_hz, samples_uv[n_samples:]
+
+    def break_off(self) -> None:
+        """Drop the prompt that is being recorded."""
+        if self._recorder is not None:
+            self._recorder.discard()
+            self._recorder = None
+
+    def _take(self, start_s: float, samples_uv: NDArray[np.float32], end_s: float) -> None:
+        self._show(self._steps[len(self.recorded)], self._recorder is None, end_s - start_s)
+        if self._recorder is not None:
+            self._recorder.add(start_s, samples_uv)
+
+    def _turn(self) -> float:
+        """From rest to prompt, or from a prompt that is over to rest; how long the new one lasts."""
+        if self._recorder is None:
+            prompt = self._steps[len(self.recorded)]
+            path = self._free_path(prompt.stage)
+            self._recorder = Recorder(path, session_meta(self._source.info, path, self._wearer, prompt.stage))
+            return prompt.seconds
+        finished = self._recorder.finish()
+        self._recorder = None
+        if finished is not None:  # it may have fallen into a gap as a whole; then it is asked for again
+            self.recorded.append(finished)
+            _append_row(self._folder, self._wearer, finished)
+        return self._rest_s
+
+    def _free_path(self, stage: str) -> Path:
+        for number in itertools.count(1):
+            path = self._folder / f"{self._wearer.user}_{self._wearer.session}_{stage}_{number}.hdf5"
+            if not path.exists() and not journal_of(path).exists():
+                break
+        return path
+
+
+def _append_row(folder: Path, wearer: Wearer, recorded: Recorded) -> None:
+    """Note a finished session in the folder's metadata, as one of training."""
+    path = folder / METADATA
+    row = (
+        *(wearer.user, wearer.session, recorded.stage, wearer.side, wearer.side, "False", "False"),
+        *("train", "", recorded.path.stem),
+    )
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if not file.tell():
+                writer.writerow(COLUMNS)
+            writer.writerow(row)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error

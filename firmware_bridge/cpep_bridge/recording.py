@@ -1,0 +1,256 @@
+"""Recording a stream as emg2pose sessions, so that a kill loses at most a quarter of a second.
+
+While a session is recorded its rows go to a journal beside it, `.NAME.hdf5.part`: one line of JSON, then rows of fixed
+size, appended. HDF5 itself is written at the end, whole or not at all, for a killed HDF5 writer leaves a file that no
+one can open. A journal that was left behind is turned into its session by `recover`.
+
+Time goes on with the samples of the device; what was lost shows as a jump of `time`, which `Session.gaps` finds.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.blocks import Block, BlockSource, StreamInfo
+from cpep_edge.errors import DataError
+from cpep_edge.files import replacing
+from cpep_edge.session import SessionMeta, timeseries_dtype
+
+WRITE_EVERY_S = 0.25  # a kill loses what came since
+
+_CHUNK_ROWS = 1 << 15  # read back at a time: bounds memory
+_GROUP, _TABLE = "emg2pose", "timeseries"
+
+
+@dataclass(frozen=True, slots=True)
+class Wearer:
+    """Who wears the band, as the sessions say it."""
+
+    user: str
+    session: str  # one donning of the band
+    side: str  # "left" or "right"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One finished session file."""
+
+    path: Path
+    stage: str
+    n_samples: int
+    duration_s: float  # from its first sample to its last, gaps included
+    n_gaps: int
+
+
+class Timeline:
+    """Time of each block on one axis, in seconds since 1970, through restarts and reconnects of the device."""
+
+    def __init__(self, sample_rate_hz: float) -> None:
+        self._rate_hz = sample_rate_hz
+        self._boot_id: int | None = None
+        self._zero_s = 0.0  # time of sample 0 of this boot
+        self._last: tuple[float, float] | None = None  # end of the last block on this axis, and on the host's clock
+
+    def start_s(self, block: Block) -> float:
+        """Time of a block's first sample."""
+        length_s = len(block.samples_uv) / self._rate_hz
+        index_s = block.sample_index / self._rate_hz
+        jumped_back = self._last is not None and self._zero_s + index_s < self._last[0] - 0.5 / self._rate_hz
+        if block.boot_id != self._boot_id or jumped_back:
+            self._zero_s = self._fresh_start_s(block, length_s) - index_s
+            self._boot_id = block.boot_id
+        start_s = self._zero_s + index_s
+        self._last = (start_s + length_s, block.host_t_s)
+        return start_s
+
+    def _fresh_start_s(self, block: Block, length_s: float) -> float:
+        """Where a new count of samples begins: as much later as it arrived later."""
+        if self._last is None:
+            return time.time() - length_s
+        end_s, host_t_s = self._last
+        return end_s + max(1 / self._rate_hz, block.host_t_s - host_t_s - length_s)
+
+
+class Recorder:
+    """One session on its way to the disk.
+
+    Raises DataError when the disk refuses; what was recorded until then is in the journal.
+    """
+
+    def __init__(self, path: Path, meta: SessionMeta) -> None:
+        """path: of the session; meta: its `start` and `end` are set from the samples"""
+        self.path = path
+        self.journal = journal_of(path)
+        self._meta = meta
+        self._dtype = _row_dtype(meta.num_channels)
+        self._waiting: list[NDArray[np.void]] = []
+        self._written_s = time.monotonic()
+        self.n_samples = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _create(self.journal)
+        self._write(json.dumps(asdict(meta)).encode() + b"\n")
+
+    def add(self, start_s: float, samples_uv: NDArray[np.float32]) -> None:
+        """Append samples, (n_samples, n_channels), the first of which is at `start_s`."""
+        rows = np.empty(len(samples_uv), self._dtype)
+        rows["time"] = start_s + np.arange(len(rows)) / self._meta.sample_rate
+        rows["emg"] = samples_uv
+        self._waiting.append(rows)
+        self.n_samples += len(rows)
+        if time.monotonic() - self._written_s >= WRITE_EVERY_S:
+            self._flush()
+
+    def finish(self) -> Recorded | None:
+        """Make the session of the journal; None when it holds no samples. Raises CpepError when the disk refuses."""
+        self._flush()
+        os.close(self._file)
+        if not self.n_samples:
+            self.journal.unlink()
+            return None
+        return recover(self.journal)
+
+    def discard(self) -> None:
+        """Throw away what was recorded."""
+        os.close(self._file)
+        self.journal.unlink()
+
+    def _flush(self) -> None:
+        self._write(b"".join(rows.tobytes() for rows in self._waiting))
+        self._waiting.clear()
+        self._written_s = time.monotonic()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as error:
+            raise DataError(
+                f"cannot go on writing {self.path} after {self.n_samples / self._meta.sample_rate:.1f} s: "
+                f"{error.strerror}; make room, then run 'cpep-edge record --recover {self.journal}' to keep it"
+            ) from error
+
+
+def record(
+    source: BlockSource, path: Path, wearer: Wearer, stage: str, seconds: float | None = None
+) -> Recorded | None:
+    """Record an opened source until it ends, for so many seconds of signal, or until Ctrl-C; None if nothing came.
+
+    An end of the source by failure leaves a whole session too, and is raised after it was written.
+    """
+    recorder = Recorder(path, session_meta(source.info, path, wearer, stage))
+    try:
+        for start_s, samples_uv in _timed(source, seconds):
+            recorder.add(start_s, samples_uv)
+    except KeyboardInterrupt:
+        pass
+    except DataError:
+        raise  # the disk: the journal stays as it is
+    except BaseException:
+        recorder.finish()
+        raise
+    return recorder.finish()
+
+
+def session_meta(info: StreamInfo, path: Path, wearer: Wearer, stage: str) -> SessionMeta:
+    """The attributes of a session that is about to be recorded."""
+    return SessionMeta(
+        session=wearer.session,
+        user=wearer.user,
+        stage=stage,
+        side=wearer.side,
+        start=0.0,
+        end=0.0,
+        num_channels=info.n_channels,
+        sample_rate=info.sample_rate_hz,
+        filename=path.stem,
+    )
+
+
+def journal_of(path: Path) -> Path:
+    """Where the rows of a session are while it is recorded."""
+    return path.with_name(f".{path.name}.part")
+
+
+def recover(journal: Path) -> Recorded:
+    """Make the session of a journal, whose last row may be cut short, and remove the journal.
+
+    Raises DataError when it is no journal, or holds no whole row.
+    """
+    meta, rows = _read_journal(journal)
+    if not len(rows):
+        raise DataError(f"{journal}: holds no samples")
+    path = journal.with_name(journal.name.removeprefix(".").removesuffix(".part"))
+    meta = replace(meta, start=float(rows["time"][0]), end=float(rows["time"][-1]))
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group(_GROUP)
+        for name, value in asdict(meta).items():
+            group.attrs[name] = value
+        table = group.create_dataset(_TABLE, (len(rows),), timeseries_dtype(meta.num_channels), chunks=True)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            table[start : start + _CHUNK_ROWS] = _session_rows(rows[start : start + _CHUNK_ROWS], meta.num_channels)
+    n_gaps = int(np.count_nonzero(np.diff(rows["time"]) > 1.5 / meta.sample_rate))
+    recorded = Recorded(path, meta.stage, len(rows), meta.end - meta.start, n_gaps)
+    del rows  # it maps the journal
+    journal.unlink()
+    return recorded
+
+
+def _timed(source: BlockSource, seconds: float | None) -> Iterator[tuple[float, NDArray[np.float32]]]:
+    """Blocks with their time, cut off after so many seconds of time."""
+    timeline = Timeline(source.info.sample_rate_hz)
+    end_s: float | None = None
+    for block in source:
+        start_s = timeline.start_s(block)
+        if seconds is not None:
+            end_s = start_s + seconds if end_s is None else end_s
+            n_left = max(0, round((end_s - start_s) * source.info.sample_rate_hz))
+            yield start_s, block.samples_uv[:n_left]
+            if n_left <= len(block.samples_uv):
+                return
+        else:
+            yield start_s, block.samples_uv
+
+
+def _create(journal: Path) -> int:
+    try:
+        return os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError as error:
+        raise DataError(
+            f"{journal} is left from a recording that was cut off: keep it with "
+            f"'cpep-edge record --recover {journal}', or delete it"
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot record to {journal.parent}: {error.strerror}") from error
+
+
+def _row_dtype(n_channels: int) -> np.dtype[np.void]:
+    return np.dtype([("time", "<f8"), ("emg", "<f4", (n_channels,))])
+
+
+def _read_journal(journal: Path) -> tuple[SessionMeta, NDArray[np.void]]:
+    try:
+        with journal.open("rb") as file:
+            meta = SessionMeta(**json.loads(file.readline(1 << 16)))
+            offset = file.tell()
+        dtype = _row_dtype(meta.num_channels)
+        n_rows = (journal.stat().st_size - offset) // dtype.itemsize
+    except OSError as error:
+        raise DataError(f"cannot read {journal}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{journal}: is no journal of a recording") from error
+    if not n_rows:
+        return meta, np.empty(0, dtype)
+    return meta, np.memmap(journal, dtype, "r", offset, (n_rows,))
+
+
+def _session_rows(rows: NDArray[np.void], n_channels: int) -> NDArray[np.void]:
+    table = np.zeros(len(rows), timeseries_dtype(n_channels))
+    table["time"], table["emg"] = rows["time"], rows["emg"]
+    return table

@@ -1,0 +1,312 @@
+"""A long run of the link under constant harm: a simulated band that loses, damages, repeats and reorders frames, whose
+clock drifts, that stalls and is unplugged, and a reader that stalls now and then.
+
+Every sample that arrives is compared with the one that was played, and the host's account with the band's own.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_bridge.band import Band
+from cpep_bridge.reopening import Reopener
+from cpep_bridge.simulator import UV_PER_COUNT, SentCounts, SimulatedBand
+from cpep_bridge.transports import BAUD
+from cpep_edge.blocks import Block, LinkCounts
+from cpep_edge.checkout import git_commit, installed_versions
+
+RATE_HZ = 2_000.0
+N_CHANNELS = 16
+
+_PERIOD_SAMPLES = 20_011  # prime, so that the signal never repeats in step with frames or counters
+_LINE_SAMPLES = 1_200  # two ptys full: sent and unread when the line goes, and discarded when it is opened again
+_GROWTH_LIMIT_MB = 8.0
+_P99_LIMIT = 1.5  # times, and a millisecond: last third of the run against the first
+_CALM_AFTER_S = 1.0  # after a stall or unplugging, delays are those of the harm
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """What is done to the link, all of it at the same time."""
+
+    loss: float = 0.002  # chances of a frame
+    corrupt: float = 0.002
+    cut: float = 0.002
+    duplicate: float = 0.002
+    reorder: float = 0.002
+    drift_ppm: float = 80.0
+    unplug_every_s: float = 60.0
+    unplugged_s: float = 0.7
+    band_stall_every_s: float = 35.0
+    band_stalled_s: float = 0.2
+    reader_stall_every_s: float = 45.0
+    reader_stalled_s: float = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """Some time of the run, a minute in a long one."""
+
+    start_s: float
+    n_blocks: int
+    delay_p50_ms: float  # last sample taken to block received, away from stalls
+    delay_p99_ms: float
+    delay_max_ms: float
+    rss_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class SoakReport:
+    """What came of it."""
+
+    seconds: float  # of signal
+    wall_s: float
+    harm: Harm
+    sent: SentCounts
+    counts: LinkCounts
+    received_samples: int
+    wrong_samples: int  # received, but not those that were played
+    unaccounted_samples: int  # played, neither received nor counted as lost; negative if counted twice
+    cpu_share: float  # of one core, band and reader together
+    minutes: list[Minute]
+    faults: list[str]  # what should not have been; empty when the run passed
+    git_commit: str
+    versions: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the link kept its promises."""
+        return not self.faults
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What is collected while the run goes on."""
+
+    truth: NDArray[np.float32]
+    received: int = 0
+    wrong: int = 0
+    delays_ms: list[float] = field(default_factory=list)
+    minutes: list[Minute] = field(default_factory=list)
+
+    def check(self, block: Block) -> None:
+        place = (block.sample_index + np.arange(len(block.samples_uv))) % len(self.truth)
+        self.received += len(place)
+        self.wrong += int(np.count_nonzero((block.samples_uv != self.truth[place]).any(axis=1)))
+
+    def close_minute(self, start_s: float) -> None:
+        if self.delays_ms:
+            p50, p99 = np.percentile(self.delays_ms, (50, 99))
+            greatest = max(self.delays_ms)
+            self.minutes.append(Minute(start_s, len(self.delays_ms), float(p50), float(p99), greatest, _rss_mb()))
+        self.delays_ms.clear()
+
+
+def soak(
+    seconds: float,
+    *,
+    harm: Harm | None = None,
+    speed: float = 1.0,
+    seed: int = 0,
+    minute_s: float = 60.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SoakReport:
+    """Run for so many seconds of signal.
+
+    speed: times real time, for tests; the times of `harm` are of the signal
+    minute_s: of signal, between two lines of figures
+    progress: is called with the seconds done and in all
+    """
+    harm = harm or Harm()
+    truth = _signal(seed)
+    n_periods, rest = divmod(round(seconds * RATE_HZ), len(truth))
+    segments = [truth] * n_periods + ([truth[:rest]] if rest else [])
+    watch = _Watch(truth)
+    started_s, started_cpu_s = time.monotonic(), time.process_time()
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / "band"
+        band = SimulatedBand(
+            segments,
+            RATE_HZ,
+            link=link,
+            speed=speed,
+            loss=harm.loss,
+            corrupt=harm.corrupt,
+            cut=harm.cut,
+            duplicate=harm.duplicate,
+            reorder=harm.reorder,
+            drift_ppm=harm.drift_ppm,
+            once=True,
+            seed=seed,
+        )
+        with band, Band(Reopener(str(link), BAUD), reconnect_s=30.0) as reader:
+            _read(reader, band, watch, harm, speed, minute_s, lambda done: progress(round(done), round(seconds)))
+            counts = reader.counts
+        sent = band.sent
+    wall_s = time.monotonic() - started_s
+    unaccounted = sent.samples - watch.received - counts.lost_samples
+    return SoakReport(
+        seconds=seconds,
+        wall_s=wall_s,
+        harm=harm,
+        sent=sent,
+        counts=counts,
+        received_samples=watch.received,
+        wrong_samples=watch.wrong,
+        unaccounted_samples=unaccounted,
+        cpu_share=(time.process_time() - started_cpu_s) / wall_s,
+        minutes=watch.minutes,
+        faults=[
+            *_count_faults(watch, sent, counts, unaccounted),
+            *(_trend_faults(watch.minutes) if speed == 1 else ()),
+        ],
+        git_commit=git_commit(),
+        versions=installed_versions(("numpy", "pyserial", "cobs")),
+    )
+
+
+def to_markdown(report: SoakReport) -> str:
+    """The report for people."""
+    sent, counts, minutes = report.sent, report.counts, report.minutes
+    lines = [
+        f"# Soak run: {report.seconds:g} s of signal, {'passed' if report.passed else 'FAILED'}",
+        "",
+        *(f"- FAULT: {fault}" for fault in report.faults),
+        f"- {N_CHANNELS} channels at {RATE_HZ:g} Hz from a simulated band on a pty, in {report.wall_s:.0f} s of wall "
+        f"clock; band and reader together took {report.cpu_share:.1%} of a core.",
+        f"- {sent.samples} samples were made: {report.received_samples} received, {counts.lost_samples} counted as "
+        f"lost, {report.unaccounted_samples} unaccounted for. {report.wrong_samples} of those received differ from "
+        "what was played.",
+        f"- Code {report.git_commit[:12] or 'unknown'}, "
+        + ", ".join(f"{name} {version}" for name, version in report.versions.items())
+        + ".",
+        "",
+        "| what was done to the link | frames | what the host counted | frames |",
+        "| --- | --- | --- | --- |",
+        f"| left out | {sent.injected_losses} | lost | {counts.lost_frames} |",
+        f"| a bit flipped | {sent.corrupted} | of these by the band's account | {sent.lost_frames} |",
+        f"| bytes cut out | {sent.cut} | damaged pieces seen | {counts.corrupt_frames} |",
+        f"| sent twice | {sent.duplicated} | repeated | {counts.duplicate_frames} |",
+        f"| sent after their successor | {sent.reordered} | late | {counts.late_frames} |",
+        f"| dropped, line full (stalls) | {sent.overruns} | reconnects | {counts.reconnects} |",
+        f"| fell due while unplugged | {sent.unplugged} | gone with the line, or discarded on opening | "
+        f"{counts.lost_frames - sent.lost_frames} |",
+        "",
+        f"Delay from a block's last sample to its arrival, away from stalls (within {_CALM_AFTER_S:g} s of which "
+        "nothing is counted), by the clock that the link itself fits; memory is that of band and reader together.",
+        "",
+        "| from, s | blocks | p50 ms | p99 ms | max ms | RSS MB |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {m.start_s:.0f} | {m.n_blocks} | {m.delay_p50_ms:.2f} | {m.delay_p99_ms:.2f} | {m.delay_max_ms:.2f} | "
+            f"{m.rss_mb:.1f} |"
+            for m in minutes
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_json_object(report: SoakReport) -> dict[str, object]:
+    """The report for programs."""
+    return {"passed": report.passed, **asdict(report)}
+
+
+def _read(
+    reader: Band,
+    band: SimulatedBand,
+    watch: _Watch,
+    harm: Harm,
+    speed: float,
+    minute_s: float,
+    progress: Callable[[float], None],
+) -> None:
+    """Read the stream to its end, and do the harm that comes by the clock of the signal."""
+    unplug, stall, sleep = (
+        _every(period_s) for period_s in (harm.unplug_every_s, harm.band_stall_every_s, harm.reader_stall_every_s)
+    )
+    next_line_s = 0.0
+    minute_start_s = calm_s = 0.0
+    line = None
+    for block in reader:
+        watch.check(block)
+        now_s = block.sample_index / RATE_HZ
+        if now_s >= next_line_s:  # fitting is too dear to be done for each block
+            line, next_line_s = reader.clock.line, now_s + 1.0
+            progress(now_s)
+        if line is not None and now_s >= calm_s:
+            end_s = block.device_t_s + len(block.samples_uv) / RATE_HZ
+            watch.delays_ms.append((block.host_t_s - line.host_s(end_s)) * 1e3)
+        if now_s - minute_start_s >= minute_s:
+            watch.close_minute(minute_start_s)
+            minute_start_s = now_s
+        harmed = [unplug(now_s), stall(now_s), sleep(now_s)]
+        if any(harmed):
+            calm_s = now_s + _CALM_AFTER_S
+        if harmed[0]:
+            band.unplug(harm.unplugged_s / speed)
+        elif harmed[1]:
+            band.stall(harm.band_stalled_s / speed)
+        elif harmed[2]:
+            time.sleep(harm.reader_stalled_s / speed)
+    watch.close_minute(minute_start_s)
+
+
+def _every(period_s: float) -> Callable[[float], bool]:
+    """Says once in every period that it is time."""
+    due_s = period_s
+
+    def is_due(now_s: float) -> bool:
+        nonlocal due_s
+        if now_s < due_s:
+            return False
+        due_s = now_s + period_s
+        return True
+
+    return is_due
+
+
+def _signal(seed: int) -> NDArray[np.float32]:
+    """EMG-like noise in whole counts, so that it comes back to the last bit; never the same sample twice."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(-4_000, 4_000, (_PERIOD_SAMPLES, N_CHANNELS))
+    return (counts * UV_PER_COUNT).astype(np.float32)
+
+
+def _count_faults(watch: _Watch, sent: SentCounts, counts: LinkCounts, unaccounted: int) -> Iterator[str]:
+    if unaccounted:
+        yield f"{unaccounted} samples are neither received nor counted as lost"
+    in_flight = counts.lost_samples - sent.lost_samples
+    if not 0 <= in_flight <= counts.reconnects * _LINE_SAMPLES:
+        yield (
+            f"the host counted {counts.lost_samples} lost samples and {counts.reconnects} reconnects, "
+            f"the band {sent.lost_samples} lost samples"
+        )
+    if watch.wrong:
+        yield f"{watch.wrong} received samples are not those that were played"
+
+
+def _trend_faults(minutes: list[Minute]) -> Iterator[str]:
+    """What a run in real time must not show: growth."""
+    if len(minutes) < 3:
+        return
+    third = max(1, len(minutes) // 3)
+    growth_mb = minutes[-1].rss_mb - minutes[min(1, len(minutes) - 1)].rss_mb
+    if growth_mb > _GROWTH_LIMIT_MB:
+        yield f"memory grew by {growth_mb:.1f} MB"
+    early = statistics.median(minute.delay_p99_ms for minute in minutes[:third])
+    late = statistics.median(minute.delay_p99_ms for minute in minutes[-third:])
+    if late > _P99_LIMIT * early + 1:
+        yield f"p99 of the delay rose from {early:.2f} ms to {late:.2f} ms"
+
+
+def _rss_mb() -> float:
+    """Memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,0 +1,329 @@
+#include "band.h"
+
+#include <string.h>
+
+#define TELEMETRY_US 1000000u
+#define POLL_SAMPLES 1024u /* taken in one poll at most, so that a backlog does not delay commands */
+
+/* ---- The line: bytes that it does not take at once wait in the outbox. ---- */
+
+static uint32_t waiting(const band *b) { return b->outbox_head - b->outbox_tail; }
+
+static void flush(band *b) {
+    while (waiting(b) > 0) {
+        const uint32_t at = b->outbox_tail % BAND_OUTBOX_BYTES;
+        const uint32_t to_edge = BAND_OUTBOX_BYTES - at;
+        const uint32_t n = waiting(b) < to_edge ? waiting(b) : to_edge;
+        const uint32_t n_taken = b->hal->transmit(b->hal->context, b->outbox + at, n);
+        b->outbox_tail += n_taken < n ? n_taken : n;
+        if (n_taken < n) return;
+    }
+}
+
+static void append(band *b, const uint8_t *bytes, uint32_t n) {
+    const uint32_t at = b->outbox_head % BAND_OUTBOX_BYTES;
+    const uint32_t to_edge = BAND_OUTBOX_BYTES - at;
+    const uint32_t n_first = n < to_edge ? n : to_edge;
+    memcpy(b->outbox + at, bytes, n_first);
+    memcpy(b->outbox, bytes + n_first, n - n_first);
+    b->outbox_head += n;
+}
+
+/* Send a frame now or when there is room. */
+static void put(band *b, frame *f) {
+    const uint32_t n = frame_encode(f, b->wire);
+    if (n == 0 || n > BAND_OUTBOX_BYTES - waiting(b)) {
+        b->counts.dropped_answers++;
+        return;
+    }
+    append(b, b->wire, n);
+    flush(b);
+}
+
+/* Send all of a frame, or nothing of it when the line is full. */
+static bool offer(band *b, frame *f) {
+    uint32_t n;
+    flush(b);
+    if (waiting(b) > 0) return false;
+    n = frame_encode(f, b->wire);
+    append(b, b->wire, n);
+    flush(b);
+    return n > 0;
+}
+
+static uint64_t now_us(const band *b) { return b->hal->clock_us(b->hal->context); }
+
+/* ---- The stream ---- */
+
+static void send_data(band *b) {
+    frame f = {.type = FRAME_DATA, .seq = b->seq};
+    frame_data *data = &f.as.data;
+    if (b->n_samples == 0) return;
+    data->sample_index = b->sample_index - b->n_samples;
+    data->t_us = b->first_t_us;
+    data->n_samples = b->n_samples;
+    data->n_channels = b->info.n_channels;
+    data->sample_format = b->info.sample_format;
+    data->flags = (uint8_t)(b->flags | (b->overrun ? FRAME_OVERRUN : 0));
+    data->samples = b->samples;
+    b->counts.frames++;
+    b->counts.samples += b->n_samples;
+    b->overrun = !offer(b, &f);
+    if (b->overrun) {
+        b->counts.tx_overruns++;
+        b->counts.tx_overrun_samples += b->n_samples;
+    }
+    b->seq++;
+    b->n_samples = b->flags = 0;
+    b->samples_bytes = 0;
+}
+
+/* Write one value as the stream's format has it, and return it as it was written: clipped, if need be. */
+static int32_t pack(band *b, int32_t count) {
+    const bool wide = b->info.sample_format == FRAME_I24;
+    const int32_t limit = wide ? 0x7FFFFF : 0x7FFF;
+    const int32_t value = count > limit ? limit : count < -limit - 1 ? -limit - 1 : count;
+    const uint32_t bits = (uint32_t)value;
+    b->samples[b->samples_bytes++] = (uint8_t)bits;
+    b->samples[b->samples_bytes++] = (uint8_t)(bits >> 8);
+    if (wide) b->samples[b->samples_bytes++] = (uint8_t)(bits >> 16);
+    if (value >= limit || value <= -limit) b->flags |= FRAME_SATURATION;
+    return value;
+}
+
+static void add_sample(band *b, band_sample *sample) {
+    uint32_t channel;
+    if (sample->n_missed > 0) { /* a frame holds consecutive samples only */
+        send_data(b);
+        b->counts.adc_overruns += sample->n_missed;
+        b->sample_index += sample->n_missed;
+    }
+    if (b->n_samples == 0) b->first_t_us = sample->t_us;
+    b->flags |= sample->flags;
+    for (channel = 0; channel < b->info.n_channels; channel++) {
+        sample->counts[channel] = pack(b, sample->counts[channel]);
+    }
+    if (b->classifier != NULL) b->classifier->push(b->classifier->context, sample->counts, b->sample_index);
+    b->sample_index++;
+    b->n_samples++;
+    if (b->n_samples == b->info.n_samples) send_data(b);
+}
+
+static void send_last_end(band *b) {
+    frame f = {.type = FRAME_END, .seq = b->seq};
+    f.as.end = b->last_end;
+    put(b, &f);
+}
+
+static void end_stream(band *b) {
+    send_data(b);
+    b->streaming = false;
+    b->has_ended = true;
+    b->last_end.t_us = now_us(b);
+    b->last_end.sample_index = b->sample_index;
+    send_last_end(b);
+}
+
+static bool begin_stream(band *b) {
+    b->streaming = b->hal->start(b->hal->context, b->info.sample_rate_hz);
+    b->seq = 0;
+    b->sample_index = b->samples_bytes = 0;
+    b->n_samples = b->flags = 0;
+    b->overrun = b->has_ended = false;
+    b->telemetry_due_us = now_us(b);
+    if (b->streaming && b->classifier != NULL) {
+        b->classifier->start(b->classifier->context, b->info.sample_rate_hz);
+    }
+    return b->streaming;
+}
+
+static void take_samples(band *b) {
+    band_sample sample;
+    band_supply supply;
+    uint32_t n;
+    for (n = 0; b->streaming && n < POLL_SAMPLES; n++) {
+        sample.n_missed = sample.flags = 0;
+        supply = b->hal->take(b->hal->context, &sample);
+        if (supply == BAND_NO_SAMPLE) return;
+        if (supply == BAND_NO_MORE) {
+            end_stream(b);
+        } else {
+            add_sample(b, &sample);
+        }
+    }
+}
+
+static void send_telemetry(band *b) {
+    frame f = {.type = FRAME_TELEMETRY};
+    const uint64_t t_us = now_us(b);
+    if (!b->streaming || b->hal->measure == NULL || t_us < b->telemetry_due_us) return;
+    b->telemetry_due_us = t_us + TELEMETRY_US;
+    b->hal->measure(b->hal->context, &f.as.telemetry);
+    f.as.telemetry.t_us = t_us;
+    f.as.telemetry.adc_overruns = b->counts.adc_overruns;
+    f.as.telemetry.tx_overruns = b->counts.tx_overruns;
+    offer(b, &f);
+}
+
+static void send_prediction(band *b) {
+    frame f = {.type = FRAME_PREDICTION};
+    if (!b->streaming || b->classifier == NULL) return;
+    if (b->classifier->take(b->classifier->context, &f.as.prediction)) put(b, &f);
+}
+
+/* ---- Commands ---- */
+
+static void acknowledge(band *b, const frame *command) {
+    frame f = {.type = FRAME_ACK, .seq = command->seq};
+    f.as.ack.command = command->type;
+    put(b, &f);
+}
+
+static void refuse(band *b, const frame *command, uint8_t code, frame_text reason) {
+    frame f = {.type = FRAME_NAK, .seq = command->seq};
+    f.as.nak.command = command->type;
+    f.as.nak.code = code;
+    f.as.nak.text = reason;
+    put(b, &f);
+}
+
+static void identify(band *b, uint16_t seq) {
+    frame f = {.type = FRAME_INFO, .seq = seq};
+    f.as.info = b->info;
+    f.as.info.state = b->streaming;
+    put(b, &f);
+}
+
+static bool frame_is_possible(const frame_info *info) {
+    const uint32_t n = frame_samples_bytes(info->n_samples, info->n_channels, info->sample_format);
+    return n > 0 && n <= WIRE_MAX_BODY_BYTES - WIRE_CRC_BYTES - FRAME_DATA_HEADER_BYTES;
+}
+
+static bool rate_is_possible(const band *b, float rate_hz) {
+    const float rate_now_hz = b->info.sample_rate_hz;
+    if (!(rate_hz > 0)) return false; /* NaN too */
+    if (rate_hz >= rate_now_hz && rate_hz <= rate_now_hz) return true;
+    return b->hal->offers_rate != NULL && b->hal->offers_rate(b->hal->context, rate_hz);
+}
+
+static void configure(band *b, const frame *command) {
+    const frame_config *config = &command->as.config;
+    const bool keeps_rate = config->sample_rate_hz >= 0 && config->sample_rate_hz <= 0;
+    frame_info wanted = b->info;
+    if (!keeps_rate) wanted.sample_rate_hz = config->sample_rate_hz;
+    if (config->n_samples != 0) wanted.n_samples = config->n_samples;
+    if (config->sample_format != FRAME_SAME_FORMAT) wanted.sample_format = config->sample_format;
+    if (b->streaming) {
+        refuse(b, command, FRAME_NOT_NOW, (frame_text)FRAME_TEXT("the stream must be stopped first"));
+    } else if (!keeps_rate && !rate_is_possible(b, config->sample_rate_hz)) {
+        refuse(b, command, FRAME_BAD_VALUE, (frame_text)FRAME_TEXT("the converter has no such rate"));
+    } else if (!frame_is_possible(&wanted)) {
+        refuse(b, command, FRAME_BAD_VALUE, (frame_text)FRAME_TEXT("no frame has that size or format"));
+    } else {
+        b->info = wanted;
+        acknowledge(b, command);
+    }
+}
+
+static void start(band *b, const frame *command) {
+    if (begin_stream(b)) {
+        acknowledge(b, command);
+    } else {
+        refuse(b, command, FRAME_NOT_NOW, (frame_text)FRAME_TEXT("the converter does not start"));
+    }
+}
+
+static void stop(band *b, const frame *command) {
+    acknowledge(b, command);
+    b->hal->stop(b->hal->context);
+    if (b->streaming) {
+        end_stream(b);
+    } else if (b->has_ended) {
+        send_last_end(b);
+    }
+}
+
+static void bench(band *b, const frame *command) {
+    frame f = {.type = FRAME_BENCH_RESULT, .seq = command->seq};
+    const uint16_t n_runs = command->as.bench.n_runs;
+    if (b->classifier == NULL || b->classifier->bench == NULL) {
+        refuse(b, command, FRAME_UNSUPPORTED, (frame_text)FRAME_TEXT("this band has no encoder"));
+    } else if (b->streaming) {
+        refuse(b, command, FRAME_NOT_NOW, (frame_text)FRAME_TEXT("the stream must be stopped first"));
+    } else if (n_runs == 0) {
+        refuse(b, command, FRAME_BAD_VALUE, (frame_text)FRAME_TEXT("at least one run is needed"));
+    } else if (b->classifier->bench(b->classifier->context, n_runs, &f.as.bench_result)) {
+        put(b, &f);
+    } else {
+        refuse(b, command, FRAME_NOT_NOW, (frame_text)FRAME_TEXT("the encoder cannot be timed now"));
+    }
+}
+
+static void pong(band *b, uint16_t seq, uint64_t t_rx_us) {
+    frame f = {.type = FRAME_PONG, .seq = seq};
+    f.as.pong.t_rx_us = t_rx_us;
+    f.as.pong.t_tx_us = now_us(b);
+    put(b, &f);
+}
+
+static void obey(band *b, const frame *command, uint64_t t_rx_us) {
+    switch (command->type) {
+    case FRAME_IDENTIFY: identify(b, command->seq); break;
+    case FRAME_CONFIG: configure(b, command); break;
+    case FRAME_START: start(b, command); break;
+    case FRAME_STOP: stop(b, command); break;
+    case FRAME_PING: pong(b, command->seq, t_rx_us); break;
+    case FRAME_BENCH: bench(b, command); break;
+    default: break; /* a device's frame: an echo */
+    }
+}
+
+static void receive(band *b) {
+    uint8_t bytes[BAND_RECEIVE_BYTES];
+    const uint32_t n = b->hal->receive(b->hal->context, bytes, sizeof bytes);
+    const uint64_t t_rx_us = n > 0 ? now_us(b) : 0;
+    frame command;
+    uint32_t i;
+    for (i = 0; i < n; i++) {
+        if (decoder_take(&b->decoder, bytes[i], &command)) obey(b, &command, t_rx_us);
+    }
+}
+
+/* ---- What a board calls ---- */
+
+bool band_init(band *b, const band_hal *hal, const band_classifier *classifier, const frame_info *info) {
+    static const uint8_t delimiter = WIRE_DELIMITER;
+    if (!frame_is_possible(info) || info->n_channels > BAND_MAX_CHANNELS) return false;
+    memset(b, 0, sizeof *b);
+    b->hal = hal;
+    b->classifier = classifier;
+    b->info = *info;
+    b->info.capabilities = FRAME_CAN_CONFIG;
+    if (hal->measure != NULL) b->info.capabilities |= FRAME_CAN_TELEMETRY;
+    if (classifier != NULL) b->info.capabilities |= FRAME_CAN_PREDICT;
+    if (classifier != NULL && classifier->bench != NULL) b->info.capabilities |= FRAME_CAN_BENCH;
+    decoder_init(&b->decoder, b->received, sizeof b->received);
+    append(b, &delimiter, 1);
+    identify(b, 0);
+    return b->counts.dropped_answers == 0;
+}
+
+void band_poll(band *b) {
+    flush(b);
+    receive(b);
+    take_samples(b);
+    send_prediction(b);
+    send_telemetry(b);
+}
+
+uint32_t band_samples_wanted(const band *b) {
+    return b->streaming ? (uint32_t)b->info.n_samples - b->n_samples : 0;
+}
+
+void band_log(band *b, uint8_t level, frame_text line) {
+    frame f = {.type = FRAME_LOG};
+    f.as.log.t_us = now_us(b);
+    f.as.log.level = level;
+    f.as.log.text = line;
+    offer(b, &f);
+}

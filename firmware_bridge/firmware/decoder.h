@@ -1,0 +1,31 @@
+/* Finds frames in a stream of bytes. Noise is normal: it is counted, and the next delimiter ends it. */
+#ifndef CPEP_DECODER_H
+#define CPEP_DECODER_H
+
+#include "frames.h"
+
+typedef struct {
+    uint32_t bytes;
+    uint32_t frames;
+    uint32_t corrupt_frames; /* no COBS, wrong CRC, too long, or lengths that do not add up */
+    uint32_t corrupt_bytes;
+    uint32_t unknown_frames; /* intact, of another version or an unknown type */
+    uint32_t skipped_bytes;  /* the rest of a frame that began before the line was opened */
+} decoder_counts;
+
+typedef struct {
+    uint8_t *buffer;
+    uint32_t capacity;
+    uint32_t n;
+    bool synced;   /* whether a delimiter was seen */
+    bool overlong; /* whether the rest of a frame that is too long is being skipped */
+    decoder_counts counts;
+} decoder;
+
+/* The buffer holds the longest frame of interest, without delimiter; any longer one is corrupt. */
+void decoder_init(decoder *d, uint8_t *buffer, uint32_t capacity);
+
+/* Take the next byte; true when it completes a frame, whose texts and samples are there until the next call. */
+bool decoder_take(decoder *d, uint8_t byte, frame *f);
+
+#endif

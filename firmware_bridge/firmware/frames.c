@@ -1,0 +1,178 @@
+#include "frames.h"
+
+#include <string.h>
+
+#define VERSION_AND_TYPE_BYTES 2u
+#define CRC_RESIDUE 0x2144DF1Cu /* CRC-32 of anything that ends in its own CRC-32 */
+#define MIN_BODY_BYTES 8u
+
+/* A body that is being written or read, field after field: so the order of the fields is told once for both. */
+typedef struct {
+    const uint8_t *in;
+    uint8_t *out; /* null while reading */
+    uint32_t at;
+    uint32_t size;
+    bool fits; /* whether all the fields so far lie within the body */
+} cursor;
+
+static bool claim(cursor *c, uint32_t n) {
+    c->fits = c->fits && n <= c->size - c->at;
+    return c->fits;
+}
+
+static uint64_t number(cursor *c, uint64_t value, uint32_t n) {
+    uint64_t result = 0;
+    uint32_t i;
+    if (!claim(c, n)) return 0;
+    for (i = 0; i < n; i++, c->at++) {
+        if (c->out != NULL) c->out[c->at] = (uint8_t)(value >> (8u * i));
+        result |= (uint64_t)c->in[c->at] << (8u * i);
+    }
+    return result;
+}
+
+static void u8(cursor *c, uint8_t *value) { *value = (uint8_t)number(c, *value, 1); }
+static void u16(cursor *c, uint16_t *value) { *value = (uint16_t)number(c, *value, 2); }
+static void u32(cursor *c, uint32_t *value) { *value = (uint32_t)number(c, *value, 4); }
+static void u64(cursor *c, uint64_t *value) { *value = number(c, *value, 8); }
+
+static void i32(cursor *c, int32_t *value) {
+    uint32_t bits;
+    memcpy(&bits, value, sizeof bits);
+    u32(c, &bits);
+    memcpy(value, &bits, sizeof bits);
+}
+
+static void f32(cursor *c, float *value) {
+    uint32_t bits;
+    memcpy(&bits, value, sizeof bits);
+    u32(c, &bits);
+    memcpy(value, &bits, sizeof bits);
+}
+
+static void bytes(cursor *c, const uint8_t **value, uint32_t n) {
+    if (!claim(c, n)) return;
+    if (c->out == NULL) {
+        *value = c->in + c->at;
+    } else if (n > 0) {
+        memcpy(c->out + c->at, *value, n);
+    }
+    c->at += n;
+}
+
+static void text(cursor *c, frame_text *value) {
+    u8(c, &value->n);
+    bytes(c, &value->bytes, value->n);
+}
+
+static void info_fields(cursor *c, frame_info *info) {
+    u32(c, &info->boot_id);
+    f32(c, &info->uv_per_count);
+    f32(c, &info->sample_rate_hz);
+    u32(c, &info->baud);
+    u32(c, &info->capabilities);
+    u8(c, &info->n_samples);
+    u8(c, &info->n_channels);
+    u8(c, &info->sample_format);
+    u8(c, &info->state);
+    text(c, &info->channel_order);
+    text(c, &info->model);
+    text(c, &info->serial_number);
+    text(c, &info->firmware);
+}
+
+static void data_fields(cursor *c, frame_data *data) {
+    u32(c, &data->sample_index);
+    u64(c, &data->t_us);
+    u8(c, &data->n_samples);
+    u8(c, &data->n_channels);
+    u8(c, &data->sample_format);
+    u8(c, &data->flags);
+    if (data->sample_format > FRAME_I24) c->fits = false;
+    bytes(c, &data->samples, frame_samples_bytes(data->n_samples, data->n_channels, data->sample_format));
+}
+
+static void telemetry_fields(cursor *c, frame_telemetry *telemetry) {
+    u64(c, &telemetry->t_us);
+    u16(c, &telemetry->battery_mv);
+    i32(c, &telemetry->battery_current_ua);
+    u8(c, &telemetry->charge_percent);
+    f32(c, &telemetry->temperature_c);
+    u32(c, &telemetry->adc_overruns);
+    u32(c, &telemetry->tx_overruns);
+}
+
+static void prediction_fields(cursor *c, frame_prediction *prediction) {
+    u64(c, &prediction->t_us);
+    u32(c, &prediction->sample_index);
+    u16(c, &prediction->gesture_id);
+    f32(c, &prediction->confidence);
+    u32(c, &prediction->encoder_us);
+    u32(c, &prediction->total_us);
+}
+
+static void bench_result_fields(cursor *c, frame_bench_result *result) {
+    u32(c, &result->n_runs);
+    u32(c, &result->p50_us);
+    u32(c, &result->p95_us);
+    u32(c, &result->p99_us);
+    u32(c, &result->max_us);
+    u32(c, &result->arena_bytes);
+    f32(c, &result->energy_uj);
+}
+
+/* All fields behind the type. False for an unknown type. */
+static bool fields(cursor *c, frame *f) {
+    u16(c, &f->seq);
+    switch (f->type) {
+    case FRAME_INFO: info_fields(c, &f->as.info); return true;
+    case FRAME_DATA: data_fields(c, &f->as.data); return true;
+    case FRAME_END: u64(c, &f->as.end.t_us), u32(c, &f->as.end.sample_index); return true;
+    case FRAME_TELEMETRY: telemetry_fields(c, &f->as.telemetry); return true;
+    case FRAME_PONG: u64(c, &f->as.pong.t_rx_us), u64(c, &f->as.pong.t_tx_us); return true;
+    case FRAME_ACK: u8(c, &f->as.ack.command); return true;
+    case FRAME_NAK: u8(c, &f->as.nak.command), u8(c, &f->as.nak.code), text(c, &f->as.nak.text); return true;
+    case FRAME_LOG: u64(c, &f->as.log.t_us), u8(c, &f->as.log.level), text(c, &f->as.log.text); return true;
+    case FRAME_PREDICTION: prediction_fields(c, &f->as.prediction); return true;
+    case FRAME_BENCH_RESULT: bench_result_fields(c, &f->as.bench_result); return true;
+    case FRAME_CONFIG:
+        f32(c, &f->as.config.sample_rate_hz), u8(c, &f->as.config.n_samples), u8(c, &f->as.config.sample_format);
+        return true;
+    case FRAME_BENCH: u16(c, &f->as.bench.n_runs); return true;
+    case FRAME_IDENTIFY:
+    case FRAME_START:
+    case FRAME_STOP:
+    case FRAME_PING: return true;
+    default: return false;
+    }
+}
+
+uint32_t frame_samples_bytes(uint32_t n_samples, uint32_t n_channels, uint32_t sample_format) {
+    return sample_format > FRAME_I24 ? 0 : n_samples * n_channels * (2u + sample_format);
+}
+
+uint32_t frame_encode(frame *f, uint8_t wire[WIRE_MAX_BYTES + 1u]) {
+    uint8_t *body = wire + WIRE_COBS_BYTES(WIRE_MAX_BODY_BYTES); /* at the end, so that COBS can work in place */
+    cursor c = {body, body, VERSION_AND_TYPE_BYTES, WIRE_MAX_BODY_BYTES - WIRE_CRC_BYTES, true};
+    uint32_t crc, n, i;
+    body[0] = FRAME_VERSION;
+    body[1] = f->type;
+    if (!fields(&c, f) || !c.fits) return 0;
+    crc = wire_crc32(body, c.at);
+    for (i = 0; i < WIRE_CRC_BYTES; i++) body[c.at + i] = (uint8_t)(crc >> (8u * i));
+    n = wire_cobs_encode(body, c.at + WIRE_CRC_BYTES, wire);
+    wire[n] = WIRE_DELIMITER;
+    return n + 1u;
+}
+
+frame_verdict frame_decode(uint8_t *wire, uint32_t n, frame *f) {
+    const uint32_t size = wire_cobs_decode(wire, n);
+    cursor c = {wire, NULL, VERSION_AND_TYPE_BYTES, size - WIRE_CRC_BYTES, true};
+    if (size < MIN_BODY_BYTES || size > WIRE_MAX_BODY_BYTES) return FRAME_CORRUPT;
+    if (wire_crc32(wire, size) != CRC_RESIDUE) return FRAME_CORRUPT;
+    if (wire[0] != FRAME_VERSION) return FRAME_UNKNOWN;
+    memset(f, 0, sizeof *f);
+    f->type = wire[1];
+    if (!fields(&c, f)) return FRAME_UNKNOWN;
+    return c.fits && c.at == c.size ? FRAME_INTACT : FRAME_CORRUPT;
+}

@@ -1,0 +1,144 @@
+"""Fuzz both sides of the link for as many executions as asked, and write what came of it as a table.
+
+    python firmware_bridge/firmware/fuzz/run.py --work /tmp/fuzz
+
+Needs clang with libFuzzer (`sudo apt install clang`) and a whole checkout. The harnesses run at the same time, each on
+one core; what crashes one is kept in the folder of work, and the exit code is 1.
+"""
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+FIRMWARE = Path(__file__).resolve().parents[1]
+RESULT = FIRMWARE.parent / "results" / "fuzz.md"
+ROOT = FIRMWARE.parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One libFuzzer run."""
+
+    name: str
+    harness: str
+    what: str
+    max_input_bytes: int
+    n_executions: int  # unless told otherwise
+
+
+LEGS = (
+    Leg("decoder", "fuzz-decoder", "C: decoder, CRC, COBS, fields of every frame; inputs to 128 B", 128, 10_000_000),
+    Leg("decoder-long", "fuzz-decoder", "C: the same, inputs to 1200 B", 1_200, 300_000),
+    Leg("band", "fuzz-band", "C: the state machine behind its HAL, 96 events and bytes of commands", 96, 300_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one harness did."""
+
+    what: str
+    n_executions: int
+    cpu_s: float
+    n_findings: int
+    corpus: str
+
+
+def fuzz_c(work: Path, n_executions: dict[str, int]) -> list[Outcome]:
+    """Run the libFuzzer harnesses side by side until each has done its executions."""
+    subprocess.run(["make", "-s", "-C", str(FIRMWARE), f"BUILD={work}", "fuzzers"], check=True)
+    running = []
+    for leg in LEGS:
+        corpus, log = work / f"corpus-{leg.name}", work / f"{leg.name}.log"
+        corpus.mkdir(exist_ok=True)
+        words = [work / leg.harness, f"-runs={n_executions[leg.name]}", f"-max_len={leg.max_input_bytes}"]
+        with log.open("w") as file:
+            process = subprocess.Popen([*words, f"-artifact_prefix={work}/{leg.name}-", corpus], stderr=file)
+        running.append((leg, process, log))
+    outcomes = []
+    for leg, process, log in running:
+        _, status, used = os.wait4(process.pid, 0)
+        outcomes.append(_outcome(leg, status, used.ru_utime + used.ru_stime, log.read_text()))
+    return outcomes
+
+
+def fuzz_python(n_examples: int) -> Outcome:
+    """Feed damaged streams to both decoders, which must make the same of them."""
+    sys.path[:0] = [str(ROOT), str(FIRMWARE.parent)]
+    from cpep_bridge.decoder import FrameDecoder
+    from tests.firmware_bridge.firmware_library import CFrameDecoder
+    from tests.firmware_bridge.test_firmware_codec import pieces
+
+    n_done, n_findings, started_s = 0, 0, time.process_time()
+
+    @given(st.lists(pieces, max_size=8))
+    @settings(max_examples=n_examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def compare(parts: list[bytes]) -> None:
+        nonlocal n_done
+        n_done += 1
+        stream = b"\0" + b"".join(parts) + b"\0"
+        ours, theirs = FrameDecoder(), CFrameDecoder()
+        assert theirs.feed(stream) == ours.feed(stream)
+        assert all(getattr(ours.counts, name) == count for name, count in theirs.counts.items())
+
+    try:
+        compare()
+    except AssertionError:
+        n_findings = 1
+    what = "Python: `FrameDecoder` against the C decoder on damaged streams (hypothesis)"
+    return Outcome(what, n_done, time.process_time() - started_s, n_findings, "-")
+
+
+def _outcome(leg: Leg, status: int, cpu_s: float, log: str) -> Outcome:
+    finished = re.search(r"Done (\d+) runs in", log)
+    done = re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)/(\S+)", log)
+    edges, n_inputs, size = done[-1] if done else ("0", "0", "0b")
+    corpus = f"{n_inputs} inputs, {size}; {edges} edges covered"
+    return Outcome(leg.what, int(finished[1]) if finished else 0, cpu_s, int(status != 0), corpus)
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The result as Markdown."""
+    clang = subprocess.run(["clang", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    lines = [
+        "# Fuzzing of the wristband link",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d}, commit: see `git log` of this file; {clang}, {platform.machine()}.",
+        "The C code runs with address and undefined-behaviour sanitizers. Written by `firmware/fuzz/run.py`.",
+        "",
+        "| what | executions | CPU time, s | findings | corpus |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for one in outcomes:
+        lines.append(f"| {one.what} | {one.n_executions:,} | {one.cpu_s:,.0f} | {one.n_findings} | {one.corpus} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--work", type=Path, required=True, help="builds, corpora and crashes go here")
+    for leg in LEGS:
+        parser.add_argument(f"--{leg.name}", type=int, default=leg.n_executions, help="executions")
+    parser.add_argument("--python", type=int, default=10_000, help="examples")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    outcomes = fuzz_c(chosen.work, {leg.name: getattr(chosen, leg.name.replace("-", "_")) for leg in LEGS})
+    outcomes.append(fuzz_python(chosen.python))
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.out.write_text(table(outcomes))
+    return int(any(one.n_findings for one in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""A toy world small enough for any test: four electrodes, six gestures, encoders of 20 000 weights.
+
+Muscles answer a latent posture and so does the hand, so that a gesture left out of training can still be recognised
+from its pose. Nothing here resembles real EMG; it only has to be learnable in seconds.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from cpep_edge.bundle import EncoderSpec
+    from cpep_export.native import NativeBuild
+    from cpep_train.checkpoint import Checkpoint
+
+TOY_RATE_HZ = 500.0
+TOY_CHANNELS = 4
+TOY_UNSEEN = ("HookEmHornsOKScissors", "PokePinchCloseFar")
+TOY_STAGES = ("FingerAbductionSeries", "GraspPunchCloseFar", "ShakaVulcanPeace", "WristFlexionAbduction", *TOY_UNSEEN)
+TOY_USERS = ("user_a", "user_b", "user_c")
+TOY_HELD_OUT_USER = "user_c"
+TOY_SECONDS = 8.0
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in the emg2pose format: two users to train on, one held out; four gestures seen, two not."""
+    from cpep_train.corpus import write_metadata
+
+    folder = tmp_path_factory.mktemp("tiny_corpus")
+    rng = np.random.default_rng(7)
+    posture = _toy_postures()
+    rows = []
+    for user in TOY_USERS:
+        gain = np.exp(rng.normal(0, 0.1, TOY_CHANNELS))
+        for stage in TOY_STAGES:
+            rows.extend(_toy_recordings(folder, user, stage, posture[stage], gain, rng))
+    write_metadata(folder, rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_corpus: Path) -> "Checkpoint":
+    """Both encoders after a few hundred steps of alignment."""
+    from cpep_train.checkpoint import Checkpoint, Provenance, build_encoders
+    from cpep_train.corpus import Corpus
+    from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+
+    recipe, corpus = _toy_recipe(), Corpus.open(tiny_corpus)
+    statistics = fit_statistics(corpus, recipe)
+    store = SessionStore(corpus, recipe, statistics)
+    emg, pose = _toy_training(WindowDataset(store, corpus.numbers("train"), with_pose=True), *build_encoders(recipe))
+    return Checkpoint(
+        recipe=recipe,
+        preprocessing=store.preprocessing,
+        pose_mean_rad=statistics.pose_mean_rad,
+        pose_std_rad=statistics.pose_std_rad,
+        emg=emg.eval(),
+        pose=pose.eval(),
+        seen_stages=corpus.seen_stages,
+        unseen_stages=corpus.unseen_stages,
+        provenance=Provenance(data="toy", data_sha256="", git_commit="", versions={}, created_utc=""),
+        metrics={},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_checkpoint: "Checkpoint",
+    tiny_corpus: Path,
+    native_build: "NativeBuild",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """An int8 bundle of the toy encoders, for this machine without torch. Shared: copy it before changing it."""
+    from cpep_export.package import export_bundle
+
+    path = tmp_path_factory.mktemp("tiny_bundle") / "tiny.cpep"
+    export_bundle(tiny_checkpoint, tiny_corpus, path, quant="int8", native=native_build)
+    return path
+
+
+@pytest.fixture(scope="session")
+def native_build(tmp_path_factory: pytest.TempPathFactory) -> "NativeBuild":
+    """The C library and its runner for this machine. Needs a compiler."""
+    from cpep_export.native import build_native, host_architecture
+
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    return build_native(tmp_path_factory.mktemp("native") / "native", host_architecture())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def native_program() -> tuple[bytes, "EncoderSpec"]:
+    """A small untrained encoder as a fully delegated program."""
+    import torch
+
+    from cpep_edge.bundle import EncoderSpec
+    from cpep_export.lower import lower
+    from cpep_export.shaped import ShapedEncoder
+    from cpep_train.model import Embedder, EncoderConfig
+
+    torch.manual_seed(0)
+    config = EncoderConfig(4, 100, 10, width=32, n_layers=1, n_heads=2, mlp_ratio=2)
+    program = lower(ShapedEncoder(Embedder(config, 24).eval()).eval(), 4, 100)
+    return program.content, EncoderSpec(
+        file="encoder.pte",
+        runtime="executorch-xnnpack",
+        quantisation="fp32",
+        n_channels=4,
+        window_samples=100,
+        d_embed=24,
+        n_parameters=1,
+        n_delegates=program.n_delegates,
+        n_operators_outside=len(program.operators_outside),
+    )
+
+
+_CORNERS = 1.5 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # each electrode answers to one
+
+
+def _toy_postures() -> dict[str, np.ndarray]:
+    """Gesture centres, (3,); the unseen ones lie between seen ones."""
+    between = np.array([_CORNERS[:2].mean(axis=0), _CORNERS[2:].mean(axis=0)])
+    return dict(zip(TOY_STAGES, np.concatenate([_CORNERS, between]), strict=True))
+
+
+def _toy_recordings(folder, user, stage, posture, gain, rng):  # type: ignore[no-untyped-def]
+    from cpep_edge.session import N_JOINTS, SessionMeta, write_session
+    from cpep_train.corpus import Row
+
+    to_joints = np.random.default_rng(1).normal(0, 0.3, (3, N_JOINTS))  # everybody has the same hand
+    n_samples = round(TOY_SECONDS * TOY_RATE_HZ)
+    held_out_user, held_out_stage = user == TOY_HELD_OUT_USER, stage in TOY_UNSEEN
+    test = held_out_user or held_out_stage
+    kind = {(True, True): "user_stage", (True, False): "user", (False, True): "stage", (False, False): ""}
+    for number, split in enumerate(("test",) if test else ("train", "val")):
+        name = f"{user}_{stage}_{number}"
+        time_s = np.arange(n_samples) / TOY_RATE_HZ
+        sway = np.cumsum(rng.normal(0, 0.01, (n_samples, 3)), axis=0) * 0.4
+        latent = posture + sway
+        emg_uv = 20 * gain * np.exp(0.3 * latent @ _CORNERS.T) * rng.normal(0, 1, (n_samples, TOY_CHANNELS))
+        meta = SessionMeta(
+            f"{user}_s{number}", user, stage, "right", 0.0, float(time_s[-1]), TOY_CHANNELS, TOY_RATE_HZ, name
+        )
+        write_session(
+            folder / f"{name}.hdf5",
+            meta,
+            time_s,
+            (emg_uv + 300).astype(np.float32),  # an offset, as real electrodes have
+            (latent @ to_joints).astype(np.float32),
+        )
+        generalization = kind[held_out_user, held_out_stage]
+        yield Row(
+            user, meta.session, stage, "right", "right", held_out_user, held_out_stage, split, generalization, name
+        )
+
+
+def _toy_recipe():  # type: ignore[no-untyped-def]
+    from cpep_train.recipe import Recipe
+
+    encoder = {"width": 32, "n_heads": 2, "mlp_ratio": 2}
+    stage = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-3, "weight_decay": 0.0, "warm_up_share": 0.1}
+    mae = {**stage, "mask_ratio": 0.5, "decoder_width": 16, "decoder_layers": 1}
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "seed": 0,
+            "precision": "32-true",
+            "signal": {
+                "sample_rate_hz": TOY_RATE_HZ,
+                "n_channels": TOY_CHANNELS,
+                "high_pass_hz": 20.0,
+                "clip": 20.0,
+            },
+            "windows": {"window_samples": 200, "stride_samples": 50},
+            "emg": {"patch_samples": 10, "n_layers": 1, **encoder},  # lowering takes seconds a layer
+            "pose": {"patch_samples": 50, "decimation": 10, "n_layers": 2, **encoder},
+            "emg_mae": mae,
+            "pose_mae": mae,
+            "align": {**stage, "temperature": 0.1},
+        }
+    )
+
+
+def _toy_training(windows, emg, pose):  # type: ignore[no-untyped-def]
+    """Contrast EMG with pose; the pose encoder moves too, because nothing has trained it before."""
+    import torch
+    from torch.nn import functional as F
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    for number, module in enumerate((emg, pose)):
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(number))
+    optimiser = torch.optim.Adam([*emg.parameters(), *pose.parameters()], lr=2e-3)
+    for _ in range(200):
+        batch = windows.fetch(windows.index[torch.randperm(len(windows), generator=generator)[:64].numpy()])
+        logits = emg(batch.emg) @ pose(batch.pose).T / 0.1
+        target = torch.arange(len(logits))
+        loss = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    torch.set_num_threads(n_threads)
+    return emg, pose

@@ -1,0 +1,134 @@
+"""The command line against a simulated wristband: two processes and a pty, as a user runs them."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.executorch
+
+CPEP_EDGE = (sys.executable, "-m", "cpep_edge")
+
+
+def run(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    command = [*CPEP_EDGE, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+@contextmanager
+def simulated(*arguments: str) -> Iterator[str]:
+    """A wristband on a pty; yields its path."""
+    command = [*CPEP_EDGE, "simulate", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as band:
+        try:
+            assert band.stdout is not None
+            yield band.stdout.readline().strip()
+        finally:
+            band.send_signal(signal.SIGINT)
+            band.wait(timeout=20)
+
+
+@pytest.fixture
+def session(tiny_corpus: Path) -> Path:
+    return sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]
+
+
+def lines_of(answer: subprocess.CompletedProcess[str]) -> tuple[list[dict], dict]:
+    *decisions, summary = (json.loads(line) for line in answer.stdout.splitlines())
+    return decisions, summary
+
+
+def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path, session: Path) -> None:
+    with simulated(str(session), "--speed", "4", "--once") as port:
+        answer = run("live", str(tiny_bundle), "--port", port, "--json")
+    assert answer.returncode == 0, answer.stderr
+    decisions, summary = lines_of(answer)
+    assert [d["type"] for d in decisions] == ["decision"] * len(decisions)
+    assert [d["sample_index"] for d in decisions] == list(range(200, 4001, 50))
+    assert summary["type"] == "summary"
+    assert summary["n_decisions"] == len(decisions)
+    assert summary["link"]["lost_frames"] == 0
+    assert summary["link"]["frames"] == 400
+
+
+def test_lost_and_damaged_frames_are_counted_and_the_rest_is_used(tiny_bundle: Path, session: Path) -> None:
+    arguments = ("--speed", "4", "--once", "--loss", "0.05", "--corrupt", "0.05", "--seed", "3")
+    with simulated(str(session), *arguments) as port:
+        _, summary = lines_of(run("live", str(tiny_bundle), "--port", port, "--json"))
+    link = summary["link"]
+    assert link["corrupt_frames"] > 0
+    assert link["lost_frames"] > link["corrupt_frames"]
+    assert link["frames"] + link["lost_frames"] == 400
+    assert summary["suppressed_hops"] + summary["n_decisions"] + summary["skipped_hops"] == 77
+
+
+def test_a_band_of_other_channels_is_refused_in_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    from cpep_edge.session import SessionMeta, write_session
+
+    other = tmp_path / "other.hdf5"
+    meta = SessionMeta("s", "u", "Fist", "left", 0.0, 1.0, 3, 500.0, "other")
+    write_session(other, meta, np.arange(500) / 500, np.zeros((500, 3), np.float32))
+    with simulated(str(other)) as port:
+        answer = run("live", str(tiny_bundle), "--port", port)
+    assert answer.returncode == 1
+    assert "has 3 channels, but tiny was trained on 4" in answer.stderr
+    assert answer.stderr.splitlines()[1].startswith("channels = [0, 1, 2, -1]")  # the device config that would fit
+
+
+def test_a_port_that_does_not_exist_is_said(tiny_bundle: Path) -> None:
+    answer = run("live", str(tiny_bundle), "--port", "/dev/ttyNOWHERE")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: ")
+    assert "/dev/ttyNOWHERE" in answer.stderr
+
+
+def test_a_busy_port_is_said(tiny_bundle: Path, session: Path) -> None:
+    with simulated(str(session)) as port:
+        command = [*CPEP_EDGE, "live", str(tiny_bundle), "--port", port, "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+            assert first.stdout is not None
+            first.stdout.readline()
+            answer = run("live", str(tiny_bundle), "--port", port)
+            first.send_signal(signal.SIGINT)
+            rest = first.stdout.read().splitlines()
+    assert answer.returncode == 1
+    assert "busy" in answer.stderr or "in use" in answer.stderr
+    assert first.returncode == 0  # Ctrl-C is a way to end, not a failure
+    assert json.loads(rest[-1])["type"] == "summary"
+
+
+def test_a_device_that_speaks_garbage_is_said(tiny_bundle: Path) -> None:
+    master, slave = pty.openpty()
+    try:
+        writer = subprocess.Popen(
+            [sys.executable, "-c", "import sys,os,time\nwhile True: os.write(1, os.urandom(64)); time.sleep(0.01)"],
+            stdout=master,
+        )
+        answer = run("live", str(tiny_bundle), "--port", os.ttyname(slave), "--timeout-s", "1")
+        writer.kill()
+        writer.wait()
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_inspect_and_verify_answer_people_and_machines(tiny_bundle: Path) -> None:
+    manifest = json.loads(run("inspect", str(tiny_bundle), "--json").stdout)
+    assert manifest["encoder"]["n_delegates"] == 1
+    assert manifest["encoder"]["n_operators_outside"] == 0
+    assert "accuracy ladder" in run("inspect", str(tiny_bundle)).stdout
+    report = json.loads(run("verify", str(tiny_bundle), "--json").stdout)
+    assert report["n_golden"] == 6
+    assert "is whole" in run("verify", str(tiny_bundle)).stdout

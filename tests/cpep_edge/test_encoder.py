@@ -1,0 +1,140 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.bundle import Bundle, EncoderSpec
+from cpep_edge.encoder import EmgEncoder, open_encoder
+from cpep_edge.errors import ArtifactError, CpepError
+
+pytestmark = pytest.mark.executorch
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def program(bundle: Bundle) -> bytes:
+    return bundle.read(bundle.manifest.encoder.file)
+
+
+@pytest.fixture(scope="module")
+def spec(bundle: Bundle) -> EncoderSpec:
+    return bundle.manifest.encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(program: bytes, spec: EncoderSpec) -> EmgEncoder:
+    return open_encoder(program, spec)
+
+
+@pytest.fixture
+def window(spec: EncoderSpec) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(spec.n_channels, spec.window_samples)).astype(np.float32)
+
+
+def test_embedding_has_unit_length(encoder: EmgEncoder, window: np.ndarray, spec: EncoderSpec) -> None:
+    embedding = encoder.embed(window)
+
+    assert embedding.shape == (spec.d_embed,)
+    assert embedding.dtype == np.float32
+    assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_embedding_survives_the_next_one(encoder: EmgEncoder, window: np.ndarray) -> None:
+    first = encoder.embed(window)
+    kept = first.copy()
+
+    second = encoder.embed(-3 * window)
+
+    assert not np.allclose(first, second)
+    assert np.array_equal(first, kept)
+
+
+def test_a_window_may_be_read_only_or_a_view(encoder: EmgEncoder, window: np.ndarray) -> None:
+    expected = encoder.embed(window)
+    view = np.asfortranarray(window)
+    view.setflags(write=False)
+
+    assert np.array_equal(encoder.embed(view), expected)
+
+
+def test_the_program_outlives_the_caller_s_reference(program: bytes, spec: EncoderSpec, window: np.ndarray) -> None:
+    expected = open_encoder(program, spec).embed(window)
+    encoder = open_encoder(bytes(bytearray(program)), spec)
+    _ = [bytes(bytearray(len(program))) for _ in range(20)]  # would overwrite memory that nobody held
+
+    assert np.array_equal(encoder.embed(window), expected)
+
+
+def test_a_window_of_another_shape_is_the_caller_s_slip(encoder: EmgEncoder, window: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="window has shape"):
+        encoder.embed(window[:, :-1])
+
+
+@pytest.mark.parametrize(
+    ("field", "side"), [("n_channels", "input"), ("window_samples", "input"), ("d_embed", "output")]
+)
+def test_a_program_of_another_shape_is_refused(program: bytes, spec: EncoderSpec, field: str, side: str) -> None:
+    other = spec.model_copy(update={field: getattr(spec, field) + 1})
+
+    with pytest.raises(ArtifactError, match=side):
+        open_encoder(program, other)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_program_cut_short_is_refused(program: bytes, spec: EncoderSpec, share: float) -> None:
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        open_encoder(program[: int(share * len(program))], spec)
+
+
+def test_another_number_of_threads_is_refused_rather_than_risked(
+    encoder: EmgEncoder, program: bytes, spec: EncoderSpec
+) -> None:
+    with pytest.raises(CpepError, match="already runs encoders on 1 threads"):
+        open_encoder(program, spec, n_threads=2)
+    with pytest.raises(ValueError, match="n_threads"):
+        open_encoder(program, spec, n_threads=0)
+
+
+@pytest.mark.parametrize("module", ["torch", "executorch"])
+def test_a_missing_runtime_names_the_line_that_installs_it(module: str) -> None:
+    done = run(
+        f"""
+import sys
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {module!r}:
+            raise ImportError(name)
+sys.meta_path.insert(0, NotInstalled())
+from cpep_edge.encoder import import_runtime
+import_runtime()
+"""
+    )
+
+    assert "pip install 'cpep-edge[export]'" in done.stderr.splitlines()[-1]
+
+
+def test_opening_an_encoder_says_nothing(tiny_bundle: Path) -> None:
+    done = run(
+        f"""
+from pathlib import Path
+from cpep_edge.bundle import Bundle
+from cpep_edge.encoder import open_encoder
+bundle = Bundle(Path({str(tiny_bundle)!r}))
+open_encoder(bundle.read(bundle.manifest.encoder.file), bundle.manifest.encoder)
+"""
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

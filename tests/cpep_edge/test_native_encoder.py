@@ -1,0 +1,237 @@
+"""The C library through ctypes: the same numbers as ExecuTorch's own bindings, and sentences for what goes wrong."""
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from cpep_edge.bundle import EncoderSpec
+from cpep_edge.encoder import open_encoder
+from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+
+if TYPE_CHECKING:
+    from cpep_export.native import NativeBuild
+
+pytestmark = pytest.mark.executorch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def library(native_build: "NativeBuild") -> NativeLibrary:
+    return NativeLibrary(
+        native_build.architecture, tuple((file.name, file.read_bytes()) for file in native_build.libraries)
+    )
+
+
+@pytest.fixture(scope="module")
+def program(native_program: tuple[bytes, EncoderSpec]) -> bytes:
+    return native_program[0]
+
+
+@pytest.fixture(scope="module")
+def spec(native_program: tuple[bytes, EncoderSpec]) -> EncoderSpec:
+    return native_program[1]
+
+
+@pytest.fixture(scope="module")
+def encoder(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> NativeEncoder:
+    return NativeEncoder(library, program, spec)
+
+
+@pytest.fixture(scope="module")
+def windows(spec: EncoderSpec) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(5, spec.n_channels, spec.window_samples)).astype(np.float32)
+
+
+def in_another_process(script: str, native_build: "NativeBuild", program: bytes, folder: Path) -> dict:
+    """Run a script that finds `library`, `program`, `spec` and `window`, and prints one JSON object."""
+    (folder / "encoder.pte").write_bytes(program)
+    prologue = f"""
+import json, sys
+from pathlib import Path
+import numpy as np
+from cpep_edge.bundle import EncoderSpec
+from cpep_edge.encoder import open_encoder
+from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+files = {[str(file) for file in native_build.libraries]!r}
+library = NativeLibrary({native_build.architecture!r}, tuple((Path(f).name, Path(f).read_bytes()) for f in files))
+program = Path({str(folder / "encoder.pte")!r}).read_bytes()
+spec = EncoderSpec.model_validate_json(Path({str(folder / "spec.json")!r}).read_text())
+window = np.random.default_rng(0).normal(size=(spec.n_channels, spec.window_samples)).astype(np.float32)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", prologue + script], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_it_gives_the_very_bytes_that_the_bindings_give(
+    encoder: NativeEncoder, program: bytes, spec: EncoderSpec, windows: np.ndarray
+) -> None:
+    bindings = open_encoder(program, spec)
+
+    for window in windows:
+        np.testing.assert_array_equal(encoder.embed(window), bindings.embed(window))
+
+
+@pytest.mark.parametrize("order", ["native, bindings", "bindings, native"])
+def test_it_lives_beside_the_bindings_whichever_comes_first(
+    native_build: "NativeBuild", program: bytes, spec: EncoderSpec, tmp_path: Path, order: str
+) -> None:
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    script = f"""
+native = lambda: NativeEncoder(library, program, spec)
+bindings = lambda: open_encoder(program, spec)
+opened = [make() for make in ({order})]
+print(json.dumps([encoder.embed(window).tolist() for encoder in opened]))
+"""
+    one, other = in_another_process(script, native_build, program, tmp_path)
+
+    assert one == other
+
+
+def test_an_embedding_is_not_overwritten_by_the_next(encoder: NativeEncoder, windows: np.ndarray) -> None:
+    first = encoder.embed(windows[0])
+    kept = first.copy()
+    encoder.embed(windows[1])
+
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_window_may_lie_in_memory_as_it_likes(encoder: NativeEncoder, windows: np.ndarray) -> None:
+    transposed = np.asfortranarray(windows[0])
+    every_other = np.repeat(windows[0], 2, axis=1)[:, ::2]
+
+    np.testing.assert_array_equal(encoder.embed(transposed), encoder.embed(windows[0]))
+    np.testing.assert_array_equal(encoder.embed(every_other), encoder.embed(windows[0]))
+
+
+def test_two_threads_agree_with_one(
+    native_build: "NativeBuild", program: bytes, spec: EncoderSpec, tmp_path: Path
+) -> None:
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    script = """
+one, two = (NativeEncoder(library, program, spec, n_threads=n) for n in (1, 2))
+refused = ""
+try:
+    NativeEncoder(library, program, spec, n_threads=3)
+except Exception as error:
+    refused = str(error)
+print(json.dumps([one.embed(window).tolist(), two.embed(window).tolist(), refused]))
+"""
+    one, two, refused = in_another_process(script, native_build, program, tmp_path)
+
+    np.testing.assert_allclose(one, two, atol=1e-6)
+    assert "already runs encoders on 2 threads" in refused
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda program: b"",
+        lambda program: b"\xff" * 1000,
+        lambda program: program[:100],
+        lambda program: program[: len(program) // 2],
+        lambda program: bytes(64) + program[64:],
+    ],
+)
+def test_a_damaged_program_is_refused_in_one_sentence(
+    library: NativeLibrary, program: bytes, spec: EncoderSpec, damage: Callable[[bytes], bytes]
+) -> None:
+    with pytest.raises(ArtifactError, match="^the encoder program cannot be loaded: [ -~]+$"):
+        NativeEncoder(library, damage(program), spec)
+
+
+def test_a_failed_opening_says_nothing_on_stderr(
+    library: NativeLibrary, spec: EncoderSpec, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ArtifactError):
+        NativeEncoder(library, b"\xff" * 1000, spec)
+
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "side"), [("n_channels", "input"), ("window_samples", "input"), ("d_embed", "output")]
+)
+def test_a_program_of_another_shape_is_refused(
+    library: NativeLibrary, program: bytes, spec: EncoderSpec, field: str, side: str
+) -> None:
+    other = spec.model_copy(update={field: getattr(spec, field) + 1})
+
+    with pytest.raises(ArtifactError, match=f"{side} is .* the manifest says"):
+        NativeEncoder(library, program, other)
+
+
+def test_a_window_of_another_shape_is_a_callers_slip(encoder: NativeEncoder, windows: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="this encoder takes"):
+        encoder.embed(windows[0].T)
+    with pytest.raises(ValueError, match="this encoder takes"):
+        encoder.embed(windows[0][:, 1:])
+
+
+def test_no_threads_is_a_callers_slip(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
+    with pytest.raises(ValueError, match="n_threads must be at least 1"):
+        NativeEncoder(library, program, spec, n_threads=0)
+
+
+def test_a_library_for_another_processor_is_refused(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
+    with pytest.raises(CpepError, match="is for riscv64 Linux, this is"):
+        NativeEncoder(replace(library, architecture="riscv64"), program, spec)
+
+
+def test_bytes_that_are_no_library_are_refused(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
+    (name, _), *rest = reversed(library.files)
+    spoilt = replace(library, files=(*reversed(rest), (name, b"no ELF")))
+
+    with pytest.raises(CpepError, match=f"{name} cannot be loaded"):
+        NativeEncoder(spoilt, program, spec)
+
+
+def test_encoders_are_freed(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
+    def resident_pages() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    def open_and_drop() -> None:
+        for _ in range(50):
+            NativeEncoder(library, program, spec)
+
+    open_and_drop()
+    before = resident_pages()
+    open_and_drop()
+
+    assert (resident_pages() - before) * 4096 < 25 * len(program)  # half of what keeping them would take
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_libraries_of_the_bindings_are_shared_and_those_of_another_build_refused(
+    native_build: "NativeBuild", program: bytes, spec: EncoderSpec, tmp_path: Path, same: bool
+) -> None:
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    script = f"""
+import ctypes
+ctypes.CDLL(files[0])  # as the bindings would, from a file
+name, content = library.files[0]
+library = NativeLibrary(library.architecture, ((name, content + bytes({0 if same else 1})), *library.files[1:]))
+try:
+    said = NativeEncoder(library, program, spec).embed(window).shape
+except Exception as error:
+    said = str(error)
+print(json.dumps([said, "memfd:" + name in Path("/proc/self/maps").read_text()]))
+"""
+    said, twice = in_another_process(script, native_build, program, tmp_path)
+
+    assert said == [spec.d_embed] if same else "another build of ExecuTorch" in said
+    assert not twice

@@ -1,0 +1,189 @@
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle
+from cpep_edge.errors import ArtifactError
+from cpep_edge.verify import verify_bundle
+
+pytestmark = pytest.mark.executorch
+
+FILES = ("encoder.pte", "index.bin", "golden.npz", MANIFEST_FILE, DIGEST_FILE)
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    copy = tmp_path / "copy.cpep"
+    shutil.copytree(tiny_bundle, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def mended(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy that each test leaves as it found it."""
+    copy = tmp_path_factory.mktemp("mended") / "copy.cpep"
+    shutil.copytree(tiny_bundle, copy)
+    yield copy
+    verify_bundle(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_one_changed_byte_anywhere_is_refused(mended: Path, name: str, place: float, flip: int) -> None:
+    file = mended / name
+    whole = file.read_bytes()
+    at = int(place * len(whole))
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
+    try:
+        with pytest.raises(ArtifactError, match="copy.cpep"):
+            verify_bundle(mended)
+    finally:
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+
+    with pytest.raises(ArtifactError, match=name):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_short_is_refused(bundle: Path, name: str) -> None:
+    whole = (bundle / name).read_bytes()
+    (bundle / name).write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(ArtifactError, match=name):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_to_the_right_bytes_is_refused(bundle: Path, name: str) -> None:
+    elsewhere = bundle.parent / name
+    (bundle / name).rename(elsewhere)
+    (bundle / name).symlink_to(elsewhere)
+
+    with pytest.raises(ArtifactError, match="not a plain file"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["extra.bin", ".hidden", "manifest.json~"])
+def test_a_file_that_is_not_listed_is_refused(bundle: Path, name: str) -> None:
+    (bundle / name).write_bytes(b"")
+
+    with pytest.raises(ArtifactError, match="not listed"):
+        verify_bundle(bundle)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no such bundle"):
+        verify_bundle(tmp_path / "nothing.cpep")
+    with pytest.raises(ArtifactError, match="no bundle"):
+        verify_bundle(tmp_path)
+
+
+def test_an_edited_manifest_is_refused(bundle: Path) -> None:
+    edit(bundle, lambda manifest: manifest["gestures"][0].update(name="Rest"), sign=False)
+
+    with pytest.raises(ArtifactError, match="changed after export"):
+        verify_bundle(bundle)
+
+
+def test_the_digest_of_the_manifest_is_as_sha256sum_writes_it(tiny_bundle: Path) -> None:
+    digest = hashlib.sha256((tiny_bundle / MANIFEST_FILE).read_bytes()).hexdigest()
+
+    assert (tiny_bundle / DIGEST_FILE).read_text() == f"{digest}  manifest.json\n"
+
+
+def drop_a_section(manifest: dict[str, Any]) -> None:
+    manifest["preprocessing"]["sos"][0].pop()
+
+
+def list_a_path(manifest: dict[str, Any]) -> None:
+    manifest["files"]["../golden.npz"] = manifest["files"]["golden.npz"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.update(schema_version=2), "schema_version"),
+        (lambda m: m.update(comment="hello"), "comment"),
+        (lambda m: m["encoder"].update(file="other.pte"), "not listed under files"),
+        (lambda m: m["gestures"][1].update(name=m["gestures"][0]["name"]), "same name"),
+        (lambda m: m["gestures"][0].update(n_prototypes=1), "do not add up"),
+        (lambda m: m["preprocessing"].update(scale_uv=0.0), "preprocessing"),
+        (lambda m: m["files"]["index.bin"].update(sha256="0" * 64), "SHA-256"),
+        (lambda m: m["files"]["index.bin"].update(size_bytes=1), "bytes"),
+        (lambda m: m["encoder"].update(d_embed=31), "output"),
+        (drop_a_section, "sos"),
+        (list_a_path, "files"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused_under_any_digest(
+    bundle: Path, change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    edit(bundle, change)
+
+    with pytest.raises(ArtifactError, match=reason):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["preprocessing"]["sos"][0].__setitem__(1, 0.9 * m["preprocessing"]["sos"][0][1]),
+        lambda m: m["preprocessing"].update(scale_uv=3 * m["preprocessing"]["scale_uv"]),
+        lambda m: m["preprocessing"].update(clip=0.5),
+    ],
+)
+def test_a_changed_filter_is_found_by_the_golden_inputs(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    edit(bundle, change)
+
+    with pytest.raises(ArtifactError, match="golden input"):
+        verify_bundle(bundle)
+
+
+def test_golden_answers_of_another_gesture_are_found(bundle: Path) -> None:
+    with np.load(bundle / "golden.npz") as arrays:
+        golden = dict(arrays)
+    golden["gesture_index"][0] += 1
+    np.savez(bundle / "golden.npz", **golden)
+    edit(bundle, lambda manifest: manifest["files"].update({"golden.npz": entry(bundle / "golden.npz")}))
+
+    with pytest.raises(ArtifactError, match="golden input 0 gives another gesture"):
+        verify_bundle(bundle)
+
+
+def test_a_whole_bundle_is_read_without_its_manifest_changing(tiny_bundle: Path) -> None:
+    before = (tiny_bundle / MANIFEST_FILE).read_bytes()
+
+    report = verify_bundle(tiny_bundle)
+
+    assert report.size_bytes == sum((tiny_bundle / name).stat().st_size for name in Bundle(tiny_bundle).manifest.files)
+    assert (tiny_bundle / MANIFEST_FILE).read_bytes() == before
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], None], *, sign: bool = True) -> None:
+    """Change the manifest; with `sign`, make its digest fit again, as someone who means it would."""
+    file = bundle / MANIFEST_FILE
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+    if sign:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        (bundle / DIGEST_FILE).write_text(f"{digest}  {MANIFEST_FILE}\n")
+
+
+def entry(file: Path) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size_bytes": file.stat().st_size}

@@ -1,0 +1,156 @@
+"""A device: an environment that holds what `pip install cpep-edge` brings and nothing else, and a bundle."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import venv
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from cpep_edge.bundle import Bundle, write_bundle
+
+pytestmark = [pytest.mark.executorch, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+
+
+def declared_by(package: str) -> list[Distribution]:
+    """The packages that installing `package`, without extras, brings."""
+    found: dict[str, Distribution] = {}
+    waiting = [package]
+    while waiting:
+        for text in distribution(waiting.pop()).requires or []:
+            requirement = Requirement(text)
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if wanted and requirement.name not in found:
+                found[requirement.name] = distribution(requirement.name)
+                waiting.append(requirement.name)
+    return list(found.values())
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a fresh environment; its packages are links to those installed here, so it costs a second."""
+    folder = tmp_path_factory.mktemp("device") / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    for package in declared_by("cpep-edge"):
+        for name in {file.parts[0] for file in package.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+            if not (site / name).exists():
+                (site / name).symlink_to(str(package.locate_file(name)))
+    for source in (ROOT / "cpep_edge", ROOT / "firmware_bridge" / "cpep_bridge", ROOT / "benchmarks" / "cpep_bench"):
+        (site / source.name).symlink_to(source)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def bare_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle without a library: one that was exported where there is no compiler."""
+    carried = Bundle(tiny_bundle).manifest
+    assert carried.native is not None
+    left = (carried.encoder.file, carried.index.file, carried.golden_file)
+    path = tmp_path_factory.mktemp("bare") / "tiny.cpep"
+
+    def fill(folder: Path) -> None:
+        for name in left:
+            shutil.copy(tiny_bundle / name, folder)
+
+    write_bundle(path, fill, lambda files: carried.model_copy(update={"files": files, "native": None}))
+    return path
+
+
+def run(python: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run(
+        [python, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+
+
+@pytest.mark.parametrize("module", ["torch", "executorch", "torchao"])
+def test_the_environment_holds_no_torch(python: Path, module: str) -> None:
+    assert f"No module named '{module}'" in run(python, "-c", f"import {module}").stderr
+
+
+def test_a_bundle_is_verified_with_its_golden_inputs(python: Path, tiny_bundle: Path) -> None:
+    answer = run(python, "-m", "cpep_edge", "verify", tiny_bundle, "--json")
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    report = json.loads(answer.stdout)
+    assert report["n_golden"] == 6
+    assert report["smallest_cosine"] > 1 - 1e-6  # made on this machine, by the bindings
+
+
+def test_a_bundle_is_inspected(python: Path, tiny_bundle: Path) -> None:
+    answer = run(python, "-m", "cpep_edge", "inspect", tiny_bundle, "--json")
+
+    assert json.loads(answer.stdout)["native"]["libraries"][-1] == "libcpep_encoder.so"
+
+
+def test_gestures_are_read_live_from_a_wristband(python: Path, tiny_bundle: Path, tiny_corpus: Path) -> None:
+    session = sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]
+    simulator = [python, "-m", "cpep_edge", "simulate", session, "--speed", "4", "--once"]
+    with subprocess.Popen(simulator, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as band:
+        assert band.stdout is not None
+        answer = run(python, "-m", "cpep_edge", "live", tiny_bundle, "--port", band.stdout.readline().strip(), "--json")
+        band.send_signal(signal.SIGINT)
+
+    assert answer.returncode == 0, answer.stderr
+    *decisions, summary = map(json.loads, answer.stdout.splitlines())
+    assert len(decisions) == summary["n_decisions"] > 50
+
+
+def test_a_bundle_without_a_library_says_what_to_do(python: Path, bare_bundle: Path) -> None:
+    answer = run(python, "-m", "cpep_edge", "verify", bare_bundle)
+
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: this bundle carries no encoder library for this machine; export it with")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_library_that_was_changed_is_never_loaded(python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt.cpep"
+    shutil.copytree(tiny_bundle, spoilt)
+    library = spoilt / "libcpep_encoder.so"
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    library.write_bytes(content)
+
+    answer = run(
+        python,
+        "-c",
+        f"""
+from pathlib import Path
+from cpep_edge.bundle import Bundle, write_bundle
+from cpep_edge.recogniser import Recogniser
+try:
+    Recogniser(Bundle(Path({str(spoilt)!r})))
+except Exception as error:
+    print(error)
+print("libcpep_encoder" in Path("/proc/self/maps").read_text())
+""",
+    )
+
+    said, loaded = answer.stdout.splitlines()
+    assert "libcpep_encoder.so was changed after export" in said
+    assert loaded == "False"
+
+
+def test_the_runner_in_the_bundle_starts_where_it_lies(tiny_bundle: Path) -> None:
+    native = Bundle(tiny_bundle).manifest.native
+    assert native is not None
+
+    answer = subprocess.run([tiny_bundle / native.runner], capture_output=True, text=True, check=False)
+
+    assert (answer.returncode, answer.stderr[:13]) == (2, "error: usage:")
+
+
+def test_the_interpreter_is_not_the_one_that_runs_the_tests(python: Path) -> None:
+    prefix = run(python, "-c", "import sys; print(sys.prefix)").stdout.strip()
+
+    assert Path(prefix) == python.parents[1] != Path(sys.prefix)

@@ -1,0 +1,56 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cpep_edge.bundle import EncoderSpec
+from cpep_edge.encoder import open_encoder
+from cpep_edge.errors import ArtifactError
+from cpep_export.lower import lower, require_delegated
+from cpep_export.shaped import ShapedEncoder
+from cpep_train.model import Embedder, EncoderConfig
+
+pytestmark = pytest.mark.executorch
+
+
+class Cumulative(nn.Module):
+    """Something XNNPACK has no operator for."""
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        return torch.cumsum(window, dim=-1)[:, 0] + 1
+
+
+@pytest.mark.parametrize("kind", [{"pooling": "cls", "front_end": "rectified"}, {"pooling": "mean"}], ids=str)
+def test_xnnpack_takes_the_whole_encoder_and_gives_its_embedding(kind: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(4, 100, 10, width=32, n_layers=1, n_heads=2, mlp_ratio=2, **kind)
+    module = Embedder(config, 24).eval()
+    window = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
+
+    program = lower(ShapedEncoder(module).eval(), 4, 100)
+
+    assert (program.n_delegates, program.operators_outside) == (1, ())
+    spec = EncoderSpec(
+        file="encoder.pte",
+        runtime="executorch-xnnpack",
+        quantisation="fp32",
+        n_channels=4,
+        window_samples=100,
+        d_embed=24,
+        n_parameters=1,
+        n_delegates=1,
+        n_operators_outside=0,
+    )
+    with torch.no_grad():
+        expected = module(torch.from_numpy(window)[None])[0].numpy()
+    np.testing.assert_allclose(open_encoder(program.content, spec).embed(window), expected, atol=1e-5)
+
+
+def test_operators_outside_are_counted_and_named() -> None:
+    program = lower(Cumulative(), 2, 16)
+
+    assert any("cumsum" in name for name in program.operators_outside)
+    with pytest.raises(ArtifactError, match="cumsum"):
+        require_delegated(program)

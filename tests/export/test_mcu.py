@@ -1,0 +1,346 @@
+"""The microcontroller engine against the float32 encoder, scipy, the runtime's vote and itself on other processors."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from cpep_edge.errors import ArtifactError, ConfigError, DataError  # noqa: E402
+from cpep_edge.pose_index import vote  # noqa: E402
+from cpep_edge.preprocess import Preprocessing, Preprocessor, design_filter  # noqa: E402
+from cpep_export.arm_toolchain import CheckRun, Kernels, Processor, compile_for, missing_tool, run_check  # noqa: E402
+from cpep_export.cortex_m import (  # noqa: E402
+    Chip,
+    build_host,
+    check_golden_on,
+    compare,
+    export_cortex_m,
+    golden_stretch,
+    to_counts,
+    write_golden,
+    write_sources,
+)
+from cpep_export.emit_c import DeviceModel, choose_block_tokens  # noqa: E402
+from cpep_export.fixed_point import padded, to_fixed_point  # noqa: E402
+from cpep_export.host_engine import HostEngine  # noqa: E402
+from cpep_export.multiply_adds import count_multiply_adds  # noqa: E402
+from cpep_export.prototypes import Prototypes  # noqa: E402
+from cpep_export.shaped import ShapedEncoder  # noqa: E402
+from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
+
+if TYPE_CHECKING:
+    from cpep_train.checkpoint import Checkpoint
+
+pytestmark = pytest.mark.skipif(missing_tool(None) is not None, reason="needs make and gcc")
+needs_qemu = pytest.mark.skipif(
+    missing_tool("m55") is not None, reason="needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm"
+)
+
+RATE_HZ = 1000.0
+CLIP = 20.0
+UV_PER_COUNT = 0.1
+
+# Nothing is a multiple of 16: 10 electrodes, heads of 12, 11 tokens, 20 numbers out.
+ODD = EncoderConfig(
+    n_channels=10, window_samples=250, patch_samples=25, width=36, n_layers=2, n_heads=3, mlp_ratio=2, pooling="cls"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An emitted folder, compiled for this machine."""
+
+    folder: Path
+    objects: Path
+    encoder: ShapedEncoder
+    model: DeviceModel
+    engine: HostEngine
+    signal_uv: NDArray[np.float32]  # (n, n_samples, C), the golden stretches
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return _built(tmp_path_factory.mktemp("odd"), _random_encoder(ODD))
+
+
+def _random_encoder(config: EncoderConfig) -> ShapedEncoder:
+    torch.manual_seed(0)
+    embedder = Embedder(config, 20).eval()
+    for parameter in embedder.parameters():  # larger than at the start of training, so that every part counts
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return ShapedEncoder(embedder).eval()
+
+
+def _built(folder: Path, encoder: ShapedEncoder) -> Built:
+    rng = np.random.default_rng(1)
+    windows, signal_uv = _windows(encoder, 24, rng), _signal_uv(encoder, 2, rng)
+    centres = _embedded(encoder, windows[16:])
+    model = _device_model(encoder, windows[:16], _prototypes_around(centres, rng))
+    sources, objects = folder / "out", folder / "objects"
+    sources.mkdir()
+    write_sources(sources, model)
+    engine = build_host(sources, model, objects)
+    write_golden(sources, [golden_stretch(engine, counts) for counts in to_counts(signal_uv, UV_PER_COUNT)])
+    return Built(sources, objects, encoder, model, engine, signal_uv)
+
+
+def _device_model(encoder: ShapedEncoder, calibration: NDArray[np.float32], prototypes: Prototypes) -> DeviceModel:
+    integer = to_fixed_point(encoder, CLIP, calibration)
+    return DeviceModel(
+        encoder=integer,
+        preprocessing=_preprocessing(),
+        uv_per_count=UV_PER_COUNT,
+        prototypes=prototypes,
+        gestures=tuple(f"gesture {number}" for number in range(int(prototypes.gesture_index.max()) + 1)),
+        n_neighbours=10,
+        block_tokens=choose_block_tokens(integer.n_tokens, at_most=6),
+    )
+
+
+def _preprocessing() -> Preprocessing:
+    return Preprocessing(RATE_HZ, design_filter(RATE_HZ, 20.0, notch_hz=50.0), 20.0, CLIP)
+
+
+def _windows(encoder: ShapedEncoder, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Noise whose level differs between electrodes and windows as from rest to effort."""
+    level = np.exp(rng.normal(-0.5, 0.8, (n, encoder.n_channels, 1)))
+    noise = level * rng.normal(size=(n, encoder.n_channels, encoder.window_samples))
+    return np.clip(noise, -CLIP, CLIP).astype(np.float32)
+
+
+def _signal_uv(encoder: ShapedEncoder, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Longer than a window by no whole number of patches, on top of an electrode offset."""
+    n_samples = encoder.window_samples + 137
+    offset = rng.normal(0, 500, (n, 1, encoder.n_channels))
+    return (offset + 30 * rng.normal(size=(n, n_samples, encoder.n_channels))).astype(np.float32)
+
+
+def _embedded(encoder: ShapedEncoder, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return np.concatenate([encoder(torch.from_numpy(window[None])).numpy() for window in windows])
+
+
+def _prototypes_around(centres: NDArray[np.float32], rng: np.random.Generator) -> Prototypes:
+    near = np.repeat(centres, 6, axis=0)
+    near = near + 0.02 * rng.normal(size=near.shape)
+    unit = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    return Prototypes(unit, np.repeat(np.arange(len(centres)), 6))
+
+
+def test_sanitized_build_gives_the_golden_bits(odd: Built) -> None:
+    run = check_golden_on(odd.folder, "sanitized", odd.objects)
+
+    assert [golden.difference for golden in run.golden] == [0, 0]
+    assert run.arena_bytes == odd.engine.arena_bytes
+
+
+def test_integers_stay_close_to_float32(odd: Built) -> None:
+    fresh = _windows(odd.encoder, 40, np.random.default_rng(2))
+
+    fidelity = compare(odd.encoder, odd.engine, fresh, odd.model.prototypes, 10)
+
+    assert fidelity.mean_cosine >= 0.999
+    assert fidelity.min_cosine >= 0.997  # a random encoder and unseen levels; the trained one is held to more
+
+
+def test_rectified_front_end_is_rectified(tmp_path: Path) -> None:
+    built = _built(tmp_path, _random_encoder(replace(ODD, front_end="rectified")))
+    fresh = _windows(built.encoder, 20, np.random.default_rng(2))
+
+    fidelity = compare(built.encoder, built.engine, fresh, built.model.prototypes, 10)
+
+    assert fidelity.mean_cosine >= 0.999
+    np.testing.assert_array_equal(built.engine.embed(fresh[0]), built.engine.embed(-fresh[0]))
+
+
+def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path) -> None:
+    from cpep_export.prototypes import find_prototypes
+    from cpep_train.corpus import Corpus
+    from cpep_train.evaluate import embed_poses, evaluation_set
+
+    encoder = ShapedEncoder(tiny_checkpoint.emg).eval()
+    evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus), windows_per_recording=8)
+    windows = evaluation.queries.emg()
+    poses = embed_poses(tiny_checkpoint.pose, evaluation.references)
+
+    report = export_cortex_m(
+        encoder,
+        tiny_checkpoint.preprocessing,
+        find_prototypes(poses, evaluation.references.gesture_index, 8, seed=0),
+        evaluation.gestures,
+        tmp_path / "out",
+        calibration=windows[::2],
+        golden_uv=_signal_uv(encoder, 1, np.random.default_rng(3)),
+        evaluation=windows[1::2],
+    )
+
+    assert report.fidelity.min_cosine >= 0.999
+    assert report.fidelity.votes_kept >= 0.98
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
+def test_filter_follows_scipy(odd: Built) -> None:
+    signal_uv = odd.signal_uv[0]
+    counts = to_counts(signal_uv, UV_PER_COUNT)
+    expected = Preprocessor(_preprocessing(), ODD.n_channels)((counts * UV_PER_COUNT).astype(np.float32))
+
+    odd.engine.reset()
+    odd.engine.push(counts)
+
+    unit = odd.model.encoder.input_step
+    difference = odd.engine.window() * unit - expected[-ODD.window_samples :]
+    tenth_of_a_count = 0.1 * UV_PER_COUNT / _preprocessing().scale_uv
+    assert np.abs(difference).max() <= 0.5 * unit + tenth_of_a_count
+
+
+def test_filter_starts_from_rest_without_a_step(odd: Built) -> None:
+    odd.engine.reset()
+    odd.engine.push(np.full((ODD.window_samples, ODD.n_channels), 1_000_000, np.int32))
+
+    assert not odd.engine.window().any()
+
+
+def test_window_anywhere_in_the_ring_is_the_same_window(odd: Built) -> None:
+    odd.engine.reset()
+    odd.engine.push(to_counts(odd.signal_uv[1], UV_PER_COUNT))
+    from_ring = odd.engine.embed_integers()
+
+    as_window = odd.engine.window().T * odd.model.encoder.input_step
+    direct = odd.engine.embed(as_window.astype(np.float32))
+
+    np.testing.assert_array_equal(from_ring[:20], np.rint(direct * 32767))
+
+
+def test_votes_are_the_runtimes(odd: Built) -> None:
+    rng = np.random.default_rng(4)
+    queries = rng.normal(size=(200, 20))
+    queries = np.rint(queries / np.linalg.norm(queries, axis=1, keepdims=True) * 32767).astype(np.int16)
+    prototypes = odd.model.prototypes
+
+    for query in queries:
+        similarity = (prototypes.embedding @ (query / 32767)).astype(np.float32)
+        nearest = np.argsort(-similarity, kind="stable")[:10]
+        expected = vote(prototypes.gesture_index[nearest], similarity[nearest])
+        got = odd.engine.vote(np.pad(query, (0, padded(20) - 20)))
+        assert (got.gesture_index, got.share) == (expected.gesture_index, pytest.approx(expected.share))
+        assert got.similarity == pytest.approx(expected.similarity, abs=2e-4)
+
+
+def test_between_equal_counts_the_nearest_wins(tmp_path: Path) -> None:
+    encoder = _random_encoder(ODD)
+    far, near = np.eye(20, dtype=np.float32)[:2]
+    both = Prototypes(np.stack([far] * 5 + [near] * 5), np.repeat([0, 1], 5))
+    write_sources(tmp_path, model := _device_model(encoder, _windows(encoder, 4, np.random.default_rng(0)), both))
+    engine = build_host(tmp_path, model, tmp_path / "objects")
+
+    query = np.zeros(padded(20), np.int16)
+    query[:2] = 10_000, 31_000
+
+    assert engine.vote(query).gesture_index == 1
+    assert engine.vote(query[[1, 0, *range(2, 32)]]).gesture_index == 0
+
+
+def test_flipped_weight_is_noticed(odd: Built, tmp_path: Path) -> None:
+    folder = _changed(odd.folder, tmp_path / "out", _with_a_flipped_weight)
+
+    with pytest.raises(ArtifactError, match=r"golden stretch 0 is off by \d+ of 32767"):
+        check_golden_on(folder, "host", tmp_path / "objects")
+
+
+def _changed(folder: Path, to: Path, change: Callable[[str], str]) -> Path:
+    shutil.copytree(folder, to)
+    source = to / "model.c"
+    source.write_text(change(source.read_text()))
+    return to
+
+
+def _with_a_flipped_weight(source: str) -> str:
+    """The sign of the first weight of the second value layer."""
+    head, tail = source.split("int8_t value1_weight[", 1)
+    size, numbers = tail.split("{\n", 1)
+    first, rest = numbers.split(",", 1)
+    assert int(first) != 0
+    return f"{head}int8_t value1_weight[{size}{{\n{-int(first)},{rest}"
+
+
+@needs_qemu
+@pytest.mark.parametrize("kernels", ["own", "plain"])
+@pytest.mark.parametrize("processor", ["m55", "m7"])
+def test_processor_gives_the_bits_of_this_machine(odd: Built, processor: Processor, kernels: Kernels) -> None:
+    run = _run_on(odd, processor, kernels)
+
+    assert [golden.difference for golden in run.golden] == [0, 0]
+    assert run.n_wrong == 0
+    assert run.arena_bytes == odd.engine.arena_bytes
+    assert run.window_instructions > 0
+
+
+@needs_qemu
+@pytest.mark.parametrize("processor", ["m55", "m7"])
+def test_own_kernels_take_fewer_instructions(odd: Built, processor: Processor) -> None:
+    own, plain = (_run_on(odd, processor, kernels).window_instructions for kernels in ("own", "plain"))
+
+    assert own < plain
+
+
+def _run_on(odd: Built, processor: Processor, kernels: Kernels) -> CheckRun:
+    objects = odd.objects / kernels  # compiled once for all tests
+    compile_for(odd.folder, processor, objects, kernels)
+    return run_check(odd.folder, processor, objects, kernels)
+
+
+def test_multiply_adds_are_those_that_torch_counts(odd: Built) -> None:
+    n, d, blocks, e = ODD.n_tokens + 1, ODD.width, ODD.n_layers, 20
+    with FlopCounterMode(display=False) as counter:
+        odd.encoder(torch.zeros(1, ODD.n_channels, ODD.window_samples))
+    in_norms = (ODD.n_tokens * ODD.n_channels * ODD.patch_samples) + (2 * blocks * n - (n - 1) + 1) * d + e
+
+    counted = count_multiply_adds(odd.model.encoder, n_prototypes=0).total
+
+    assert counted == counter.get_total_flops() // 2 - in_norms
+
+
+def test_missing_compiler_is_named_with_its_package(
+    odd: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(ConfigError, match="make is missing; install it with: apt-get install make"):
+        compile_for(odd.folder, "m7", tmp_path)
+
+
+def test_chip_with_too_little_memory_is_refused_by_how_much(odd: Built, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"bytes of RAM, \d+ more than tiny chip has"):
+        _export(odd, tmp_path / "out", chip=Chip("tiny chip", ram_bytes=10_000, flash_bytes=1 << 20))
+    assert not (tmp_path / "out").exists()
+
+
+def test_mean_pooling_is_refused_with_the_recipe_change(odd: Built, tmp_path: Path) -> None:
+    encoder = _random_encoder(replace(ODD, pooling="mean"))
+
+    with pytest.raises(ConfigError, match='pooling = "cls" under'):
+        to_fixed_point(encoder, CLIP, _windows(encoder, 2, np.random.default_rng(0)))
+
+
+def test_windows_of_another_shape_are_refused(odd: Built, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="golden stretches have shape"):
+        _export(odd, tmp_path / "out", golden_uv=odd.signal_uv[:, :100])
+
+
+def _export(odd: Built, out: Path, **options: object) -> None:
+    arguments = {
+        "calibration": _windows(odd.encoder, 4, np.random.default_rng(0)),
+        "golden_uv": odd.signal_uv,
+        **options,
+    }
+    export_cortex_m(odd.encoder, _preprocessing(), odd.model.prototypes, odd.model.gestures, out, **arguments)

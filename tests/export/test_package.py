@@ -1,0 +1,121 @@
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from cpep_edge.bundle import Bundle
+from cpep_edge.errors import DataError
+from cpep_edge.golden import Golden
+from cpep_edge.verify import verify_bundle
+from cpep_export.package import export_bundle
+from cpep_train.corpus import Corpus
+from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
+
+if TYPE_CHECKING:
+    from cpep_export.native import NativeBuild
+    from cpep_train.checkpoint import Checkpoint
+
+pytestmark = pytest.mark.executorch
+
+
+def test_a_fresh_bundle_is_whole_and_fully_delegated(tiny_bundle: Path, native_build: "NativeBuild") -> None:
+    report = verify_bundle(tiny_bundle)
+    encoder = Bundle(tiny_bundle).manifest.encoder
+
+    assert (encoder.quantisation, encoder.n_delegates, encoder.n_operators_outside) == ("int8", 1, 0)
+    assert (report.n_files, report.n_golden) == (3 + len(native_build.files), 6)
+    assert report.smallest_cosine > 0.9999
+
+
+def test_the_ladder_starts_where_the_evaluation_of_the_module_stands(
+    tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path
+) -> None:
+    evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus))
+    queries = embed_emg(torch_embedding(tiny_checkpoint.emg), evaluation.queries)
+    scores = zero_shot(evaluation, queries, embed_poses(tiny_checkpoint.pose, evaluation.references))
+    accuracy = {score.gestures: score.balanced_accuracy for score in scores if score.users == "held-out"}
+
+    first = Bundle(tiny_bundle).manifest.ladder[0]
+
+    assert (first.seen, first.unseen) == (pytest.approx(accuracy["seen"]), pytest.approx(accuracy["unseen"]))
+
+
+def test_shaping_costs_no_vote_and_int8_few(tiny_bundle: Path) -> None:
+    module, shaped, program, index = Bundle(tiny_bundle).manifest.ladder
+
+    assert (module.vote_agreement, shaped.vote_agreement) == (1, 1)
+    assert program.vote_agreement >= 0.98
+    assert index.vote_agreement >= 0.95
+
+
+def test_the_toy_learnt_enough_for_its_votes_to_mean_something(tiny_bundle: Path) -> None:
+    last = Bundle(tiny_bundle).manifest.ladder[-1]
+
+    assert last.seen is not None
+    assert last.unseen is not None
+    assert last.seen > 0.9
+    assert last.unseen > 0.6
+
+
+def test_gestures_say_whether_their_emg_was_trained_on(tiny_bundle: Path, tiny_checkpoint: "Checkpoint") -> None:
+    gestures = Bundle(tiny_bundle).manifest.gestures
+
+    assert tuple(g.name for g in gestures if g.trained) == tiny_checkpoint.seen_stages
+    assert tuple(g.name for g in gestures if not g.trained) == tiny_checkpoint.unseen_stages
+
+
+def test_golden_inputs_are_recordings_that_training_did_not_see(tiny_bundle: Path, tiny_corpus: Path) -> None:
+    bundle, corpus = Bundle(tiny_bundle), Corpus.open(tiny_corpus)
+    golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
+    trained = [corpus.rows[number] for number in corpus.numbers("train")]
+    signals = []
+    for row in trained:
+        with corpus.session(row) as session:
+            signals.append(session.emg()[:, 0])
+
+    for stretch in golden.signal_uv:
+        first = stretch[-100:, 0] - stretch[-100:, 0].mean()
+        for signal in signals:
+            slices = np.lib.stride_tricks.sliding_window_view(signal, 100)
+            residual = np.abs((slices - slices.mean(axis=1, keepdims=True)) - first).max(axis=1).min()
+            assert residual > 1  # microvolt
+
+
+def test_the_rejection_threshold_keeps_most_correct_votes(tiny_bundle: Path) -> None:
+    decision = Bundle(tiny_bundle).manifest.decision
+
+    assert 0 < decision.min_similarity < 1
+    assert decision.k == 10
+
+
+def test_progress_counts_up_to_its_total(tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path) -> None:
+    """Also: fp32 exports, and what was there before is replaced."""
+    steps: list[tuple[int, int]] = []
+    out = tiny_bundle.parent / "other.cpep"
+    shutil.copytree(tiny_bundle, out)
+
+    manifest = export_bundle(
+        tiny_checkpoint, tiny_corpus, out, quant="fp32", progress=lambda done, total: steps.append((done, total))
+    )
+
+    assert steps == [(number, len(steps)) for number in range(1, len(steps) + 1)]
+    assert Bundle(out).manifest == manifest
+    assert manifest.encoder.quantisation == "fp32"
+    assert manifest.ladder[2].vote_agreement == 1
+
+
+def test_a_corpus_that_does_not_fit_leaves_the_old_bundle(
+    tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
+) -> None:
+    out, data = tmp_path / "kept.cpep", tmp_path / "corpus"
+    shutil.copytree(tiny_bundle, out)
+    shutil.copytree(tiny_corpus, data)
+    next(data.glob("*.hdf5")).unlink()
+
+    with pytest.raises(DataError):
+        export_bundle(tiny_checkpoint, data, out)
+
+    assert {f.name: f.read_bytes() for f in out.iterdir()} == {f.name: f.read_bytes() for f in tiny_bundle.iterdir()}
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["corpus", "kept.cpep"]

@@ -1,0 +1,283 @@
+"""Boards of other makers against their simulators: every sample, every loss, and what is said when things are wrong."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cpep_bridge import cyton
+from cpep_bridge.boards import Board
+from cpep_bridge.chords import chords_layout
+from cpep_bridge.counter_loss import CounterLedger
+from cpep_bridge.cyton import DaisyDecoder
+from cpep_bridge.devices import open_source
+from cpep_bridge.fixed_frames import FixedFrameDecoder, pack_frame
+from cpep_bridge.profile import find_profile, shipped_profiles
+from cpep_bridge.pty_port import PtyPort
+from cpep_bridge.simulated_boards import (
+    PERSONALITIES,
+    Personality,
+    SimulatedBoard,
+    SimulatedChords,
+    SimulatedCyton,
+    SimulatedProfile,
+    simulate_device,
+)
+from cpep_bridge.simulator import SimulatedBand
+from cpep_edge.blocks import Block
+from cpep_edge.errors import ConfigError, DataError, LinkError, LinkTimeout
+from cpep_edge.session import Session, SessionMeta, write_session
+
+SPEED = 20.0
+
+
+def personality_of(device: str) -> Personality:
+    profile = find_profile(device)
+    return PERSONALITIES[device]() if profile is None else SimulatedProfile(profile)
+
+
+def signal_for(personality: Personality, n_samples: int = 640) -> NDArray[np.float32]:
+    rng = np.random.default_rng(31)
+    return rng.normal(0, 200, (n_samples, personality.n_channels)).astype(np.float32)
+
+
+def everything(board: SimulatedBand | SimulatedBoard, device: str) -> tuple[list[Block], Board]:
+    """All blocks of a board that plays once and then hangs up."""
+    blocks: list[Block] = []
+    with open_source(board.port, device=device, timeout_s=2.0) as source:
+        assert isinstance(source, Board)
+        with pytest.raises(LinkError, match="is gone"):
+            for block in source:
+                blocks.append(block)
+    return blocks, source
+
+
+def laid_out(blocks: list[Block]) -> NDArray[np.float32]:
+    end = blocks[-1].sample_index + len(blocks[-1].samples_uv)
+    signal = np.full((end, blocks[0].samples_uv.shape[1]), np.nan, np.float32)
+    for block in blocks:
+        signal[block.sample_index : block.sample_index + len(block.samples_uv)] = block.samples_uv
+    return signal
+
+
+def expected(personality: Personality, emg_uv: NDArray[np.float32], device: str) -> NDArray[np.float32]:
+    """What a host should see of a signal: rounded to counts, and scaled again where the scale is known."""
+    profile = find_profile(device)
+    scale = cyton.UV_PER_COUNT if device.startswith("cyton") else (profile and profile.uv_per_count) or 1.0
+    counts = personality.counts(emg_uv)
+    if device == "emager":  # its lowest bits are not the signal's
+        bits = np.arange(counts.shape[1]) > 0
+        counts = (counts.astype(np.int32) & ~1 | bits).astype(np.float32)
+    return counts * np.float32(scale)
+
+
+@pytest.mark.parametrize("device", [*PERSONALITIES, *shipped_profiles()])
+def test_every_sample_of_every_kind_of_board_arrives_exactly(device: str) -> None:
+    personality = personality_of(device)
+    emg_uv = signal_for(personality)
+    with SimulatedBoard(personality, [emg_uv], speed=SPEED, once=True, lossless=True) as board:
+        blocks, source = everything(board, device)
+
+    received = laid_out(blocks)
+    sent = expected(personality, emg_uv, device)
+    missed = len(sent) - len(received)  # a board that streams by itself is joined in the midst of it
+    assert 0 <= missed < (640 if device in shipped_profiles() else 1)
+    np.testing.assert_array_equal(received, sent[missed:])
+    assert (source.counts.lost_frames, source.counts.corrupt_frames, source.counts.duplicate_frames) == (0, 0, 0)
+    assert source.info.n_channels == emg_uv.shape[1]
+
+
+@pytest.mark.parametrize("device", ["cyton", "cyton-daisy", "chords"])
+def test_frames_that_a_board_lost_or_repeated_are_counted_by_its_8_bit_counter(device: str) -> None:
+    personality = personality_of(device)
+    emg_uv = signal_for(personality, 1_500)
+    with SimulatedBoard(
+        personality, [emg_uv], speed=SPEED, once=True, lossless=True, loss=0.05, duplicate=0.05, seed=3
+    ) as board:
+        blocks, source = everything(board, device)
+    received, sent = laid_out(blocks), expected(personality, emg_uv, device)
+    lost = np.isnan(received[:, 0])
+
+    assert board.sent.injected_losses > 40
+    assert source.counts.lost_samples == np.count_nonzero(lost) == board.sent.lost_samples
+    np.testing.assert_array_equal(received[~lost], sent[: len(received)][~lost])
+    if device != "cyton-daisy":  # there, a repeated half pairs with nothing
+        assert source.counts.duplicate_frames == board.sent.duplicated
+
+
+def test_a_frame_whose_fixed_bits_are_damaged_is_counted_and_the_next_one_read() -> None:
+    frames = [pack_frame(cyton.LAYOUT, n, np.full((1, 8), n, np.float32)) for n in range(6)]
+    damaged = bytearray(frames[2])
+    damaged[32] ^= 0x80
+    decoder = FixedFrameDecoder(cyton.LAYOUT)
+    packets = decoder.feed(b"".join([*frames[:2], bytes(damaged), *frames[3:]]))
+
+    assert packets.counters is not None
+    assert packets.counters.tolist() == [0, 1, 3, 4, 5]
+    assert decoder.n_corrupt == 1
+
+
+def test_a_frame_may_come_byte_by_byte_and_behind_noise() -> None:
+    rng = np.random.default_rng(4)
+    layout = chords_layout(3)
+    stream = rng.bytes(500) + b"".join(pack_frame(layout, n, np.full((1, 3), n, np.float32)) for n in range(300))
+    decoder, counters = FixedFrameDecoder(layout), list[int]()
+    for index in range(len(stream)):
+        packets = decoder.feed(stream[index : index + 1])
+        counters += [] if packets.counters is None else packets.counters.tolist()
+
+    assert counters == [n % 256 for n in range(300)]
+    assert (decoder.n_corrupt, decoder.n_skipped_bytes) == (0, 500)
+
+
+def test_noise_alone_uses_no_memory_and_hardly_ever_looks_like_a_frame() -> None:
+    decoder = FixedFrameDecoder(chords_layout(6))
+    rng = np.random.default_rng(5)
+    n_frames = sum(len(decoder.feed(rng.bytes(4_096)).values) for _ in range(100))
+
+    assert n_frames == 0
+    assert len(decoder._tail) < 64
+
+
+def test_a_daisy_frame_without_its_other_half_makes_no_sample() -> None:
+    halves = [pack_frame(cyton.LAYOUT, n, np.full((1, 8), n, np.float32)) for n in range(8)]
+    decoder = DaisyDecoder()
+    first = decoder.feed(b"".join(halves[:3]))
+    second = decoder.feed(b"".join(halves[4:]))
+
+    assert first.values[:, 0, [0, 8]].tolist() == [[1, 0]]
+    assert second.values[:, 0, [0, 8]].tolist() == [[5, 4], [7, 6]]
+
+
+def read_in_time(ledger: CounterLedger, numbers: range, start_s: float = 0.0, each_s: float = 0.004) -> list[int]:
+    """Frame by frame, each as it falls due; what the ledger made of their numbers."""
+    return [int(ledger.accept(np.array([n % 256]), 1, start_s + n * each_s)[0]) for n in numbers]
+
+
+@pytest.mark.parametrize("n_lost", [1, 200, 255, 256, 257, 700, 2_560])
+def test_a_loss_of_any_length_is_counted_where_it_was_with_the_help_of_the_clock(n_lost: int) -> None:
+    ledger = CounterLedger(256, 0.004)
+    before = read_in_time(ledger, range(100))
+    after = read_in_time(ledger, range(100 + n_lost, 150 + n_lost))
+
+    assert before == list(range(100))
+    heard = [number for number in after if number >= 0]
+    assert heard[-1] == 149 + n_lost
+    assert ledger.lost_frames + len(before) + len(heard) == 150 + n_lost
+
+
+def test_a_reader_that_paused_and_finds_everything_waiting_lost_nothing() -> None:
+    ledger = CounterLedger(256, 0.004)
+    read_in_time(ledger, range(100))
+    waiting = np.arange(100, 1_100) % 256
+
+    assert ledger.accept(waiting, 1_000, 1_100 * 0.004).tolist() == list(range(100, 1_100))
+    assert ledger.lost_frames == 0
+
+
+def test_a_board_that_does_not_number_its_frames_is_judged_by_the_clock() -> None:
+    ledger = CounterLedger(None, 0.001)
+    numbers = [int(ledger.accept(None, 10, 0.01 * n)[-1]) for n in (0, 1, 2, 100, 101)]
+
+    assert numbers == [9, 19, 29, 1_009, 1_019]
+    assert ledger.lost_frames == 970
+
+
+@pytest.mark.parametrize("drift_ppm", [-100.0, 100.0])
+def test_the_drift_of_a_boards_clock_is_never_taken_for_a_loss(drift_ppm: float) -> None:
+    ledger, each_s = CounterLedger(256, 0.004), 0.004 * (1 - drift_ppm * 1e-6)
+    for first in range(0, 900_000, 250):  # an hour, a second at a time
+        ledger.accept(np.arange(first, first + 250) % 256, 250, (first + 250) * each_s)
+
+    assert ledger.next_number == 900_000
+    assert ledger.lost_frames == 0
+
+
+@contextmanager
+def answering(port: PtyPort, reply: Callable[[bytes], bytes]) -> Iterator[None]:
+    stopping = threading.Event()
+
+    def serve() -> None:
+        while not stopping.is_set():
+            heard = port.read(0.02)
+            if heard:
+                port.put(reply(heard))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("device", "answer", "said"),
+    [
+        ("cyton", b"Failure: Communications timeout$$$", "the dongle on .* works, but the Cyton does not answer it"),
+        ("cyton", b"GRBL 1.1$$$", "is no OpenBCI Cyton: it answered 'GRBL 1.1'"),
+        ("cyton", b"$GPGGA,1235", "did not answer 'v' within 0.3 s as it should: it sent '.GPGGA,1235"),
+        ("cyton-daisy", b"OpenBCI V3 On Board ADS1299$$$", "reports no Daisy module: .* use --device cyton"),
+        ("chords", b"TOASTER\r\n", "calls itself 'TOASTER', which is no Chords board known here: known are GENUINO"),
+    ],
+)
+def test_what_is_not_the_board_that_was_asked_for_is_quoted(
+    pty_port: PtyPort, device: str, answer: bytes, said: str
+) -> None:
+    with answering(pty_port, lambda heard: b"" if heard in (b"s", b"STOP\n") else answer):
+        with pytest.raises(LinkError, match=said):
+            open_source(pty_port.path, device=device, timeout_s=0.3).__enter__()
+
+
+@pytest.mark.parametrize("device", ["cyton", "chords"])
+def test_a_board_that_says_nothing_is_reported(pty_port: PtyPort, device: str) -> None:
+    with pytest.raises(
+        LinkTimeout, match=r"nothing on /dev/pts/\d+ answered '\w+' within 0.3 s: is the board switched"
+    ):
+        open_source(pty_port.path, device=device, timeout_s=0.3).__enter__()
+
+
+def test_a_cyton_with_a_daisy_can_be_used_without_it() -> None:
+    with SimulatedBoard(SimulatedCyton(daisy=True), [signal_for(SimulatedCyton(daisy=True))]) as board:
+        with open_source(board.port, device="cyton") as source:
+            assert (source.info.n_channels, source.info.sample_rate_hz) == (8, 250.0)
+
+
+def test_a_board_that_falls_silent_is_reported() -> None:
+    personality = SimulatedChords()
+    with SimulatedBoard(personality, [signal_for(personality)]) as board:
+        with open_source(board.port, device="chords", timeout_s=0.3) as source:
+            stream = iter(source)
+            next(stream)
+            source._opened().send(b"STOP\n")  # type: ignore[attr-defined]
+            with pytest.raises(LinkTimeout, match=r"stopped sending 0.3 s ago: check its battery and the cable"):
+                list(stream)
+
+
+def test_a_session_is_played_by_any_board_at_the_boards_own_rate(tmp_path: Path) -> None:
+    tone_uv = (100 * np.sin(2 * np.pi * 10 * np.arange(4_000) / 2_000)).astype(np.float32)
+    meta = SessionMeta("s", "u", "rest", "left", 0.0, 2.0, 8, 2_000.0, "one")
+    write_session(tmp_path / "one.hdf5", meta, np.arange(4_000) / 2_000, np.repeat(tone_uv[:, None], 8, axis=1))
+    with Session(tmp_path / "one.hdf5") as session:
+        with simulate_device("cyton", [session], once=True, speed=4) as board:
+            blocks, _ = everything(board, "cyton")
+        with pytest.raises(DataError, match="has 8 channels, but the board to simulate has 16"):
+            simulate_device("cyton-daisy", [session])
+        with pytest.raises(ConfigError, match="no driver for device 'toaster'"):
+            simulate_device("toaster", [session])
+    received = laid_out(blocks)
+
+    assert len(received) == 500
+    assert np.abs(np.fft.rfft(received[:, 3])).argmax() == 20  # 10 Hz in two seconds
+
+
+def test_an_unknown_device_lists_drivers_and_profiles() -> None:
+    with pytest.raises(ConfigError, match=r"'toaster': choose one of chords, cpep, cyton.*emager.*umyo.*\.toml"):
+        open_source("/dev/null", device="toaster")
+    with pytest.raises(ConfigError, match=r"there is no profile mine.toml; shipped are csv-lines"):
+        open_source("/dev/null", device="mine.toml")

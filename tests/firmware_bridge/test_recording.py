@@ -1,0 +1,270 @@
+"""Recording: what arrives is on the disk, gaps show, and neither a kill nor a full disk takes it away."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cpep_bridge.devices import open_source
+from cpep_bridge.prompts import load_prompts, record_prompts
+from cpep_bridge.recording import Recorder, Timeline, Wearer, journal_of, record, recover, session_meta
+from cpep_bridge.simulator import SimulatedBand
+from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.errors import ConfigError, DataError, LinkError
+from cpep_edge.session import Session
+
+RATE_HZ = 2_000.0
+WEARER = Wearer("anna", "monday", "left")
+INFO = StreamInfo("in memory", 4, RATE_HZ)
+
+
+class BlocksInMemory:
+    """A BlockSource of given blocks."""
+
+    info = INFO
+    counts = LinkCounts()
+
+    def __init__(self, blocks: list[Block], error: BaseException | None = None) -> None:
+        self._blocks, self._error = blocks, error
+
+    def __enter__(self) -> "BlocksInMemory":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Block]:
+        yield from self._blocks
+        if self._error is not None:
+            raise self._error
+
+
+def block(sample_index: int, n_samples: int = 10, boot_id: int = 0, host_t_s: float | None = None) -> Block:
+    values = np.arange(sample_index, sample_index + n_samples, dtype=np.float32)
+    arrival_s = (sample_index + n_samples) / RATE_HZ if host_t_s is None else host_t_s
+    return Block(np.repeat(values[:, None], 4, axis=1), sample_index, sample_index / RATE_HZ, arrival_s, boot_id)
+
+
+def test_a_recorded_session_holds_every_sample_and_shows_losses_as_gaps(
+    tmp_path: Path, emg_uv: NDArray[np.float32]
+) -> None:
+    with SimulatedBand([emg_uv] * 4, RATE_HZ, once=True, lossless=True, speed=8, loss=0.02, seed=2) as band:
+        with open_source(band.port) as source:
+            recorded = record(source, tmp_path / "one.hdf5", WEARER, "FingerFreeform")
+        sent = band.sent
+    assert recorded is not None
+    with Session(recorded.path) as session:
+        session.check()
+        indices = np.rint((session.time_s() - session.time_s()[0]) * RATE_HZ).astype(int)
+        truth = np.concatenate([emg_uv] * 4)
+
+        assert (session.meta.user, session.meta.stage, session.meta.side) == ("anna", "FingerFreeform", "left")
+        np.testing.assert_allclose(session.emg(), truth[indices], atol=0.126)
+        assert session.n_samples == recorded.n_samples == sent.samples - sent.lost_samples
+        assert len(session.gaps()) == recorded.n_gaps > 0
+        assert sum(gap.duration_s for gap in session.gaps()) == pytest.approx(sent.lost_samples / RATE_HZ, abs=1e-4)
+        assert not session.joint_angles().any()
+    assert list(tmp_path.iterdir()) == [recorded.path]
+
+
+def test_time_goes_on_through_a_restart_of_the_device_by_the_hosts_clock() -> None:
+    timeline = Timeline(RATE_HZ)
+    first_s = timeline.start_s(block(0))
+    assert timeline.start_s(block(10)) - first_s == pytest.approx(0.005, abs=1e-6)
+
+    after = block(0, boot_id=1, host_t_s=3.01)
+    assert timeline.start_s(after) - first_s == pytest.approx(3.005, abs=1e-6)
+    assert timeline.start_s(block(30, boot_id=1)) - first_s == pytest.approx(3.020, abs=1e-6)
+
+
+def test_so_many_seconds_are_so_many_samples(tmp_path: Path) -> None:
+    source = BlocksInMemory([block(n, 64) for n in range(0, 6_400, 64)])
+    recorded = record(source, tmp_path / "one.hdf5", WEARER, "rest", seconds=1.5)
+
+    assert recorded is not None
+    assert recorded.n_samples == 3_000
+
+
+@pytest.mark.parametrize("error", [LinkError("the device is gone"), KeyboardInterrupt()])
+def test_a_recording_that_ends_early_leaves_a_whole_session(tmp_path: Path, error: BaseException) -> None:
+    source = BlocksInMemory([block(0), block(10)], error)
+    try:
+        record(source, tmp_path / "one.hdf5", WEARER, "rest")
+    except LinkError:
+        assert isinstance(error, LinkError)
+
+    with Session(tmp_path / "one.hdf5") as session:
+        assert session.n_samples == 20
+    assert not journal_of(tmp_path / "one.hdf5").exists()
+
+
+def test_a_source_that_gave_nothing_leaves_nothing(tmp_path: Path) -> None:
+    assert record(BlocksInMemory([]), tmp_path / "one.hdf5", WEARER, "rest") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import sys
+import numpy as np
+from pathlib import Path
+from cpep_bridge.devices import open_source
+from cpep_bridge.recording import Wearer, record
+with open_source(sys.argv[1]) as source:
+    print("on", flush=True)
+    record(source, Path(sys.argv[2]), Wearer("anna", "monday", "left"), "rest")
+"""
+
+
+def test_a_kill_loses_at_most_the_last_second(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
+    path = tmp_path / "one.hdf5"
+    with SimulatedBand([emg_uv], RATE_HZ) as band:
+        command = [sys.executable, "-c", KILLED, band.port, str(path)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(1.5)
+            process.send_signal(signal.SIGKILL)
+        sent_s = band.sent.samples / RATE_HZ
+    recorded = recover(journal_of(path))
+
+    assert recorded.duration_s > sent_s - 1.0
+    with Session(path) as session:
+        session.check()
+        np.testing.assert_allclose(session.emg(0, 900), emg_uv[:900], atol=0.126)
+
+
+def test_a_journal_cut_anywhere_gives_the_whole_rows_before_the_cut(tmp_path: Path) -> None:
+    path = tmp_path / "one.hdf5"
+    recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
+    recorder.add(1e9, block(0, 100).samples_uv)
+    recorder._flush()
+    whole = recorder.journal.read_bytes()
+    header_bytes, row_bytes = whole.index(b"\n") + 1, 8 + 4 * 4
+    for n_bytes in (header_bytes + row_bytes, header_bytes + 50 * row_bytes + 7, len(whole) - 1):
+        recorder.journal.write_bytes(whole[:n_bytes])
+
+        assert recover(recorder.journal).n_samples == (n_bytes - header_bytes) // row_bytes
+    recorder.journal.write_bytes(whole[: header_bytes + 5])
+    with pytest.raises(DataError, match="holds no samples"):
+        recover(recorder.journal)
+    recorder.journal.write_bytes(b"not json\n")
+    with pytest.raises(DataError, match="is no journal of a recording"):
+        recover(recorder.journal)
+
+
+def test_a_journal_that_was_left_behind_is_not_overwritten(tmp_path: Path) -> None:
+    journal_of(tmp_path / "one.hdf5").write_bytes(b"precious")
+
+    with pytest.raises(
+        DataError, match=r"left from a recording that was cut off: keep it with 'cpep-edge record --rec"
+    ):
+        record(BlocksInMemory([block(0)]), tmp_path / "one.hdf5", WEARER, "rest")
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from cpep_bridge.recording import Recorder, Wearer, session_meta
+from cpep_edge.blocks import StreamInfo
+from cpep_edge.errors import DataError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+path = Path(sys.argv[1])
+recorder = Recorder(path, session_meta(StreamInfo("x", 4, 2000.0), path, Wearer("a", "b", "left"), "rest"))
+try:
+    for n in range(100):
+        recorder.add(n * 0.05, np.full((100, 4), n, np.float32))
+        recorder._flush()
+except DataError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_is_one_sentence_and_what_is_on_it_stays_readable(tmp_path: Path) -> None:
+    path = tmp_path / "one.hdf5"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, env=environment)
+
+    said = r"cannot go on writing .*one.hdf5 after 2\.\d s: .*; make room, then run 'cpep-edge record --recover .*part'"
+    assert re.search(said, done.stdout), done.stdout + done.stderr
+    assert recover(journal_of(path)).n_samples == pytest.approx(100_000 / 24, abs=20)
+
+
+PROMPTS = """
+rest_s = 0.5
+[[prompt]]
+stage = "GraspPunchCloseFar"
+text = "Make a fist"
+seconds = 1.0
+repeat = 2
+[[prompt]]
+stage = "ShakaVulcanPeace"
+seconds = 0.25
+"""
+
+
+def test_prompts_become_labelled_sessions_and_rows_of_metadata(tmp_path: Path) -> None:
+    (tmp_path / "list.toml").write_text(PROMPTS)
+    shown: list[tuple[str, bool]] = []
+    source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
+    recorded = record_prompts(
+        source,
+        tmp_path / "corpus",
+        WEARER,
+        load_prompts(tmp_path / "list.toml"),
+        lambda prompt, resting, left_s: shown.append((prompt.stage, resting)),
+    )
+
+    assert [(one.stage, one.n_samples) for one in recorded] == [
+        ("GraspPunchCloseFar", 2_000),
+        ("ShakaVulcanPeace", 500),
+        ("GraspPunchCloseFar", 2_000),
+    ]
+    with Session(recorded[1].path) as session:
+        assert session.emg()[0, 0] == 1_000 + 2_000 + 1_000
+    assert list(dict.fromkeys(shown))[:2] == [("GraspPunchCloseFar", True), ("GraspPunchCloseFar", False)]
+    rows = (tmp_path / "corpus" / "metadata.csv").read_text().splitlines()
+    assert rows[0] == ("user,session,stage,side,moving_hand,held_out_user,held_out_stage,split,generalization,filename")
+    assert rows[2] == "anna,monday,ShakaVulcanPeace,left,left,False,False,train,,anna_monday_ShakaVulcanPeace_1"
+    assert len(rows) == 4
+
+
+def test_prompts_that_are_recorded_open_as_a_corpus(tmp_path: Path) -> None:
+    corpus = pytest.importorskip("cpep_train.corpus")
+    (tmp_path / "list.toml").write_text(PROMPTS)
+    source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
+    record_prompts(source, tmp_path / "corpus", WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: None)
+    found = corpus.Corpus.open(tmp_path / "corpus")
+
+    assert len(found.numbers("train")) == 3
+
+
+def test_a_prompt_that_was_broken_off_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "list.toml").write_text(PROMPTS)
+    source = BlocksInMemory([block(n, 64) for n in range(0, 4_500, 64)], LinkError("gone"))
+    with pytest.raises(LinkError):
+        record_prompts(source, tmp_path / "corpus", WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: None)
+
+    assert {path.name for path in (tmp_path / "corpus").iterdir()} == {
+        "anna_monday_GraspPunchCloseFar_1.hdf5",
+        "anna_monday_ShakaVulcanPeace_1.hdf5",
+        "metadata.csv",
+    }
+
+
+def test_everything_wrong_in_a_prompt_list_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "list.toml").write_text('rest = 1\n[[prompt]]\nstage = "a b"\nseconds = 0')
+
+    with pytest.raises(ConfigError, match=r"list.toml: .*rest is not a known key") as caught:
+        load_prompts(tmp_path / "list.toml")
+    assert "prompt.0.stage" in str(caught.value)
+    assert "prompt.0.seconds" in str(caught.value)

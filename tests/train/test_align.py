@@ -1,0 +1,110 @@
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cpep_train.align import LARGEST_TEMPERATURE, SMALLEST_TEMPERATURE, Alignment, info_nce
+from cpep_train.augmentation import augment
+from cpep_train.checkpoint import build_encoders
+from cpep_train.recipe import Augmentation, Recipe
+from cpep_train.windows import WindowBatch
+
+Treatment = Literal["negative", "ignored", "positive"]
+
+
+def _unit(rng: np.random.Generator) -> NDArray[np.float64]:
+    rows = rng.standard_normal((6, 4))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _numpy_info_nce(
+    emg: NDArray[np.float64], pose: NDArray[np.float64], temperature: float, gesture: list[int], treatment: Treatment
+) -> float:
+    """Written out pair by pair."""
+    similarity = np.exp(emg @ pose.T / temperature)
+    total = 0.0
+    for table in (similarity, similarity.T):
+        for i, row in enumerate(table):
+            others = [j for j in range(6) if j != i and gesture[j] == gesture[i]]
+            counted = [j for j in range(6) if treatment != "ignored" or j not in others]
+            right = [i, *others] if treatment == "positive" else [i]
+            total -= np.mean([np.log(row[j] / row[counted].sum()) for j in right])
+    return float(total / 12)
+
+
+@pytest.mark.parametrize("treatment", ["negative", "ignored", "positive"])
+def test_the_loss_is_symmetric_info_nce(treatment: Treatment) -> None:
+    rng = np.random.default_rng(0)
+    emg, pose, gesture = _unit(rng), _unit(rng), [0, 1, 0, 2, 2, 0]
+    got = info_nce(torch.tensor(emg), torch.tensor(pose), torch.tensor(0.07), torch.tensor(gesture), treatment)
+    assert float(got) == pytest.approx(_numpy_info_nce(emg, pose, 0.07, gesture, treatment), rel=1e-6)
+
+
+def _batch(recipe: Recipe) -> WindowBatch:
+    torch.manual_seed(5)
+    n_samples = recipe.windows.window_samples
+    emg, pose = torch.randn(8, 4, n_samples), torch.randn(8, 20, n_samples // recipe.pose.decimation)
+    return WindowBatch(emg, pose, torch.arange(8) % 3, torch.zeros(8, dtype=torch.int64), torch.arange(8))
+
+
+def _step(module: Alignment, recipe: Recipe) -> Tensor:
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # there is no trainer to log to
+    return module.training_step(_batch(recipe))
+
+
+def test_the_pose_encoder_stays_as_it_is_to_the_last_bit(tiny_recipe: Recipe) -> None:
+    emg, pose = build_encoders(tiny_recipe)
+    before = {name: value.clone() for name, value in pose.state_dict().items()}
+    module = Alignment(emg, pose, tiny_recipe)
+    module.train()
+    assert not pose.training
+    optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(3):
+        optimiser.zero_grad()
+        _step(module, tiny_recipe).backward()
+        optimiser.step()
+    assert all(torch.equal(before[name], value) for name, value in pose.state_dict().items())
+    assert all(p.grad is None for p in pose.parameters())
+
+
+def test_everything_on_the_emg_side_and_the_temperature_learns(tiny_recipe: Recipe) -> None:
+    module = Alignment(*build_encoders(tiny_recipe), tiny_recipe)
+    _step(module, tiny_recipe).backward()
+    still = [name for name, p in module.emg.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert still == []
+    assert module.log_temperature.grad is not None
+    assert module.log_temperature.grad != 0
+
+
+def test_the_temperature_starts_as_asked_and_stays_in_its_range(tiny_recipe: Recipe) -> None:
+    module = Alignment(*build_encoders(tiny_recipe), tiny_recipe)
+    assert module.temperature.item() == pytest.approx(tiny_recipe.align.temperature)
+    for log_temperature, limit in ((-9.0, SMALLEST_TEMPERATURE), (9.0, LARGEST_TEMPERATURE)):
+        module.log_temperature.data.fill_(log_temperature)
+        assert module.temperature.item() == pytest.approx(limit)
+
+
+def test_augmentation_off_changes_nothing_and_a_turn_only_moves_channels() -> None:
+    torch.manual_seed(0)
+    emg = torch.randn(50, 6, 7)
+    torch.testing.assert_close(augment(emg, Augmentation()), emg)
+    turned = augment(emg, Augmentation(channel_roll=1))
+    turns = {
+        next(turn for turn in (-1, 0, 1) if torch.equal(turned[row], emg[row].roll(turn, dims=0))) for row in range(50)
+    }
+    assert turns == {-1, 0, 1}
+
+
+def test_gains_scale_windows_and_electrodes_and_dropout_silences() -> None:
+    torch.manual_seed(0)
+    emg = torch.ones(2000, 5, 3)
+    window = augment(emg, Augmentation(gain_log_sd=0.3))
+    assert torch.equal(window, window[:, :1, :1].expand_as(window))
+    assert window[:, 0, 0].log().std().item() == pytest.approx(0.3, rel=0.1)
+    channel = augment(emg, Augmentation(channel_gain_log_sd=0.2))
+    assert channel[:, :, 0].log().std().item() == pytest.approx(0.2, rel=0.1)
+    assert augment(emg, Augmentation(channel_dropout=0.25)).mean().item() == pytest.approx(0.75, abs=0.03)
+    assert (augment(emg, Augmentation(noise_sd=0.5)) - emg).std().item() == pytest.approx(0.5, rel=0.05)

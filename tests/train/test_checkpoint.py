@@ -1,0 +1,121 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from cpep_edge.errors import ArtifactError
+from cpep_train.checkpoint import (
+    CHECKPOINT_FILE,
+    EMG_WEIGHTS_FILE,
+    POSE_WEIGHTS_FILE,
+    RECIPE_FILE,
+    Checkpoint,
+    build_encoders,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from cpep_train.provenance import Provenance
+from cpep_train.recipe import Recipe
+
+
+@pytest.fixture
+def saved(tiny_recipe: Recipe, tmp_path: Path) -> tuple[Path, Checkpoint]:
+    torch.manual_seed(0)
+    emg, pose = build_encoders(tiny_recipe)
+    checkpoint = Checkpoint(
+        recipe=tiny_recipe,
+        preprocessing=tiny_recipe.preprocessing(7.5),
+        pose_mean_rad=np.linspace(0, 1, 20, dtype=np.float32),
+        pose_std_rad=np.linspace(1, 2, 20, dtype=np.float32),
+        emg=emg,
+        pose=pose,
+        seen_stages=("A", "B"),
+        unseen_stages=("C",),
+        provenance=Provenance(data="toy", data_sha256="0", git_commit="", versions={}, created_utc="now"),
+        metrics={"align loss": 1.5},
+    )
+    save_checkpoint(tmp_path / "run", checkpoint)
+    return tmp_path / "run", checkpoint
+
+
+def test_a_checkpoint_reads_back_as_it_was_written(saved: tuple[Path, Checkpoint]) -> None:
+    run, checkpoint = saved
+    loaded = load_checkpoint(run)
+    for name in ("recipe", "preprocessing", "seen_stages", "unseen_stages", "provenance", "metrics"):
+        assert getattr(loaded, name) == getattr(checkpoint, name)
+    np.testing.assert_array_equal(loaded.pose_mean_rad, checkpoint.pose_mean_rad)
+    np.testing.assert_array_equal(loaded.pose_std_rad, checkpoint.pose_std_rad)
+    window = torch.randn(2, 4, 100)
+    with torch.no_grad():
+        assert torch.equal(loaded.emg(window), checkpoint.emg.eval()(window))
+
+
+def test_the_folder_holds_four_files_and_no_pickle(saved: tuple[Path, Checkpoint]) -> None:
+    names = {file.name for file in saved[0].iterdir()}
+    assert names == {RECIPE_FILE, CHECKPOINT_FILE, EMG_WEIGHTS_FILE, POSE_WEIGHTS_FILE}
+
+
+def _flip(name: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        content = bytearray((run / name).read_bytes())
+        content[-1] ^= 1
+        (run / name).write_bytes(content)
+
+    return change
+
+
+def _json(name: str, key: str, value: object) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        content = json.loads((run / name).read_text())
+        content[key] = value
+        (run / name).write_text(json.dumps(content))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_flip(EMG_WEIGHTS_FILE), "emg_encoder.safetensors was changed"),
+        (_flip(POSE_WEIGHTS_FILE), "pose_encoder.safetensors was changed"),
+        (_json(CHECKPOINT_FILE, "pose_mean_rad", [0.0] * 19), "are not 20 long"),
+        (_json(CHECKPOINT_FILE, "surprise", 1), "not valid at surprise"),
+        (_json(CHECKPOINT_FILE, "schema_version", 2), "not valid at schema_version"),
+        (_json(RECIPE_FILE, "seed", "x"), "not valid at seed"),
+        (lambda run: (run / RECIPE_FILE).unlink(), "this is no training run"),
+        (lambda run: (run / CHECKPOINT_FILE).unlink(), "train the run to its end"),
+        (lambda run: (run / EMG_WEIGHTS_FILE).unlink(), "emg_encoder.safetensors is missing"),
+    ],
+)
+def test_a_checkpoint_that_was_tampered_with_is_refused(
+    saved: tuple[Path, Checkpoint], change: Callable[[Path], None], says: str
+) -> None:
+    change(saved[0])
+    with pytest.raises(ArtifactError, match=says):
+        load_checkpoint(saved[0])
+
+
+def test_weights_of_another_size_are_refused_by_name_and_shape(
+    saved: tuple[Path, Checkpoint], tiny_recipe: Recipe
+) -> None:
+    wider = tiny_recipe.model_copy(update={"emg": tiny_recipe.emg.model_copy(update={"width": 32})})
+    with pytest.raises(ArtifactError, match=r"tensor encoder\.\S+ has shape \(.*\), the recipe wants"):
+        load_weights(saved[0] / EMG_WEIGHTS_FILE, build_encoders(wider)[0])
+
+
+def test_weights_with_a_tensor_too_few_or_no_safetensors_are_refused(
+    saved: tuple[Path, Checkpoint], tmp_path: Path
+) -> None:
+    emg = saved[1].emg
+    weights = {name: value for name, value in emg.state_dict().items() if name != "encoder.cls"}
+    safetensors.torch.save_file(weights, tmp_path / "few.safetensors")
+    with pytest.raises(ArtifactError, match=r"encoder\.cls is in the file or in the recipe"):
+        load_weights(tmp_path / "few.safetensors", emg)
+    (tmp_path / "none.safetensors").write_bytes(b"\x80\x04junk")
+    with pytest.raises(ArtifactError, match="no safetensors file"):
+        load_weights(tmp_path / "none.safetensors", emg)

@@ -1,0 +1,89 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cpep_edge.errors import DataError
+from cpep_train.corpus import METADATA_FILE, Corpus, corpus_info, write_metadata
+from cpep_train.recipe import Recipe
+from tests.train.toy_corpus import HELD_OUT_STAGE, write_toy_corpus, write_toy_session
+
+
+def test_metadata_reads_back_as_it_was_written(toy_corpus: Corpus, tmp_path: Path) -> None:
+    write_metadata(tmp_path, toy_corpus.rows)
+    assert Corpus.open(tmp_path).rows == toy_corpus.rows
+
+
+def test_nothing_held_out_is_in_training_or_validation(toy_corpus: Corpus) -> None:
+    used = [toy_corpus.rows[number] for split in ("train", "val") for number in toy_corpus.numbers(split)]
+    assert used
+    assert not any(row.held_out_user or row.held_out_stage for row in used)
+    assert toy_corpus.unseen_stages == (HELD_OUT_STAGE,)
+    assert HELD_OUT_STAGE not in toy_corpus.seen_stages
+
+
+def test_columns_may_come_in_any_order_and_with_others(toy_corpus: Corpus, tmp_path: Path) -> None:
+    lines = (toy_corpus.folder / METADATA_FILE).read_text().splitlines()
+    turned = [",".join(["more", *reversed(line.split(","))]) for line in lines]
+    (tmp_path / METADATA_FILE).write_text("\n".join(turned))
+    assert Corpus.open(tmp_path).rows == toy_corpus.rows
+
+
+def test_info_counts_what_is_there(toy_corpus: Corpus) -> None:
+    info = corpus_info(toy_corpus.folder)
+    assert (info.n_files, info.n_users, info.n_held_out_users, info.n_sessions) == (25, 5, 1, 5)
+    assert info.splits == {"test": 9, "train": 12, "val": 4}
+    assert sum(info.stages.values()) == pytest.approx(info.hours)
+    assert info.hours * 3600 == pytest.approx(25 * 2.0)
+    assert (info.sample_rates_hz, info.n_channels, info.n_gaps, info.faults) == ((500.0,), (4,), 0, ())
+
+
+def test_info_reports_a_file_that_metadata_names_and_nobody_has(toy_corpus: Corpus, tmp_path: Path) -> None:
+    write_toy_session(tmp_path, "here")
+    row = toy_corpus.rows[0]
+    write_metadata(tmp_path, [replace(row, filename="here"), replace(row, filename="gone")])
+    (fault,) = corpus_info(tmp_path).faults
+    assert "gone.hdf5" in fault
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("user,stage\nu,Fist\n", "columns missing: session, side"),
+        (None, "held_out_user in line 2 is neither True nor False"),
+        ("", "columns missing"),
+    ],
+)
+def test_malformed_metadata_is_named(toy_corpus: Corpus, tmp_path: Path, wrong: str | None, says: str) -> None:
+    if wrong is None:
+        wrong = (toy_corpus.folder / METADATA_FILE).read_text().replace("False", "maybe", 1)
+    (tmp_path / METADATA_FILE).write_text(wrong)
+    with pytest.raises(DataError, match=says):
+        Corpus.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"n_channels": 16}, "field emg has 4 channels, but recipe tiny is for 16"),
+        ({"sample_rate_hz": 2000.0}, "sample_rate is 500 Hz, but recipe tiny is for 2000 Hz"),
+    ],
+)
+def test_a_corpus_of_another_band_is_refused(
+    toy_corpus: Corpus, tiny_recipe: Recipe, change: dict[str, float], says: str
+) -> None:
+    other = tiny_recipe.model_copy(update={"signal": tiny_recipe.signal.model_copy(update=change)})
+    with pytest.raises(DataError, match=says):
+        toy_corpus.check(other)
+
+
+def test_a_held_out_recording_in_training_is_refused(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy")
+    leaked = [replace(row, split="train") if row.held_out_stage else row for row in corpus.rows]
+    with pytest.raises(DataError, match="is held out, but its split is train"):
+        Corpus(corpus.folder, tuple(leaked)).check(tiny_recipe)
+
+
+def test_an_empty_folder_is_no_corpus(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"neither metadata.csv nor any"):
+        Corpus.open(tmp_path)

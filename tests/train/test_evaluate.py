@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+from sklearn.neighbors import KNeighborsClassifier
+
+from cpep_edge.errors import DataError
+from cpep_edge.pose_index import vote
+from cpep_train.checkpoint import Checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.evaluate import (
+    EvaluationSet,
+    balanced_accuracy,
+    bootstrap_interval,
+    embed_emg,
+    embed_poses,
+    evaluation_set,
+    majority,
+    nearest_labels,
+    score,
+    select,
+    torch_embedding,
+    zero_shot,
+)
+from cpep_train.recipe import Recipe
+from cpep_train.training import train
+from tests.train.toy_corpus import HELD_OUT_STAGE
+
+
+def _unit(rng: np.random.Generator, n: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    rows = rng.standard_normal((n, 6)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def trained(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    more = tiny_recipe.align.model_copy(update={"epochs": 30, "learning_rate": 3e-3})
+    recipe = tiny_recipe.model_copy(update={"align": more})
+    checkpoint = train(recipe, toy_corpus.folder, tmp_path_factory.mktemp("trained") / "run", progress=False)
+    assert checkpoint is not None
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def toy_set(trained: Checkpoint, toy_corpus: Corpus) -> EvaluationSet:
+    return evaluation_set(trained, toy_corpus, windows_per_recording=7)
+
+
+def test_the_vote_is_that_of_k_nearest_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    references, queries, labels = _unit(rng, 300), _unit(rng, 200), rng.integers(0, 4, 300)
+    peer = KNeighborsClassifier(9, metric="cosine", algorithm="brute").fit(references, labels)
+    shares = np.sort(peer.predict_proba(queries), axis=1)
+    clear = shares[:, -1] > shares[:, -2]  # scikit-learn breaks ties by label, we by distance
+    ours = majority(nearest_labels(queries, references, labels, 9))
+    assert clear.sum() > 100
+    np.testing.assert_array_equal(ours[clear], peer.predict(queries)[clear])
+
+
+def test_a_tie_goes_to_the_nearer_and_the_runtime_votes_alike() -> None:
+    assert majority(np.array([[2, 1, 1, 2, 0], [0, 1, 2, 3, 4], [3, 1, 1, 0, 2]])).tolist() == [2, 0, 1]
+    nearest = np.random.default_rng(1).integers(0, 4, (500, 10))
+    similarity = np.linspace(1, 0, 10, dtype=np.float32)
+    assert majority(nearest).tolist() == [vote(row, similarity).gesture_index for row in nearest]
+
+
+def test_balanced_accuracy_is_scikit_learns() -> None:
+    rng = np.random.default_rng(2)
+    true, answered = rng.integers(0, 5, 400), rng.integers(0, 5, 400)
+    true[true == 4] = 0  # one gesture never asked about
+    got = score("known", "seen", tuple("abcde"), true, answered, rng.integers(0, 3, 400))
+    with pytest.warns(UserWarning, match="y_pred contains classes"):
+        assert got.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, answered))
+    np.testing.assert_array_equal(got.confusion, confusion_matrix(true, answered, labels=range(5)))
+    assert (got.chance, got.n_windows, got.n_users) == (0.2, 400, 3)
+
+
+def test_the_interval_holds_the_score_and_narrows_with_more_users() -> None:
+    rng = np.random.default_rng(3)
+
+    def people(n: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
+        right = rng.integers(20, 60, (n, 1, 1))
+        return (right * np.eye(3, dtype=np.int64) + (60 - right) // 2 * (1 - np.eye(3, dtype=np.int64))).astype(
+            np.int64
+        )
+
+    few, many = people(4), people(64)
+    widths = []
+    for per_user in (few, many):
+        low, high = bootstrap_interval(per_user)
+        assert low <= balanced_accuracy(per_user.sum(axis=0)) <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+    alone = bootstrap_interval(people(1))
+    assert alone[0] == alone[1]  # one person says nothing about others
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(200):
+        skill = np.clip(rng.normal(0.6, 0.1, 20), 0, 1)
+        right = rng.binomial(50, skill[:, None], (20, 2))
+        per_user = np.array([[[a, 50 - a], [50 - b, b]] for a, b in right])
+        low, high = bootstrap_interval(per_user, n_draws=400)
+        hits += low <= 0.6 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_references_are_poses_of_training_people_and_queries_nobodys_training(
+    toy_set: EvaluationSet, toy_corpus: Corpus
+) -> None:
+    asked = {toy_corpus.rows[number] for number, _ in toy_set.queries.places}
+    looked_up = {toy_corpus.rows[number] for number, _ in toy_set.references.places}
+    assert not any(row.split == "train" for row in asked)
+    assert not any(row.held_out_user for row in looked_up)
+    assert {row.stage for row in looked_up} == set(toy_set.gestures)
+    assert [name for name, seen in zip(toy_set.gestures, toy_set.seen, strict=True) if not seen] == [HELD_OUT_STAGE]
+
+
+def test_training_reads_new_people_on_a_corpus_that_can_be_read(trained: Checkpoint, toy_set: EvaluationSet) -> None:
+    queries = embed_emg(torch_embedding(trained.emg), toy_set.queries)
+    references = embed_poses(trained.pose, toy_set.references)
+    scores = {(s.users, s.gestures): s for s in zero_shot(toy_set, queries, references)}
+    assert set(scores) == {
+        (users, gestures) for users in ("held-out", "known") for gestures in ("seen", "unseen", "unseen among all")
+    }
+    assert scores["held-out", "seen"].balanced_accuracy > 0.9
+    assert scores["held-out", "seen"].chance == 0.25
+    assert scores["held-out", "unseen"].chance == 1.0
+    assert scores["held-out", "unseen among all"].chance == 0.2
+
+
+def test_nobody_is_answered_by_their_own_poses(toy_set: EvaluationSet) -> None:
+    """Queries get embeddings that only their own person's references share; they must find none of them."""
+    n_users = 1 + max(toy_set.queries.user_index.max(), toy_set.references.user_index.max())
+    own = np.eye(n_users, dtype=np.float32)
+    queries, references = own[toy_set.queries.user_index], own[toy_set.references.user_index]
+    known = select(toy_set, "known", "unseen")
+    assert known.any()
+    (unseen,) = (
+        s for s in zero_shot(toy_set, queries, references) if (s.users, s.gestures) == ("known", "unseen among all")
+    )
+    assert unseen.balanced_accuracy < 0.5
+
+
+def test_batches_do_not_change_embeddings(trained: Checkpoint, toy_set: EvaluationSet) -> None:
+    embed = torch_embedding(trained.emg)
+    np.testing.assert_allclose(
+        embed_emg(embed, toy_set.queries, batch_size=5), embed_emg(embed, toy_set.queries, batch_size=64), atol=1e-5
+    )
+    norms = np.linalg.norm(embed_poses(trained.pose, toy_set.references), axis=1)
+    np.testing.assert_allclose(norms, 1, atol=1e-5)
+
+
+def test_a_corpus_with_nothing_to_test_says_so(trained: Checkpoint, toy_corpus: Corpus) -> None:
+    training_only = Corpus(toy_corpus.folder, tuple(row for row in toy_corpus.rows if row.split == "train"))
+    with pytest.raises(DataError, match="no recordings to test"):
+        evaluation_set(trained, training_only)

@@ -1,0 +1,144 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cpep_edge.errors import DataError
+from cpep_edge.session import Session, SessionMeta, timeseries_dtype, write_session
+from cpep_train.corpus import corpus_info
+from tests.train.toy_corpus import RATE_HZ, write_toy_session
+
+rows = np.arange(1000)
+
+
+def test_a_session_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    time_s, emg = 5 + np.arange(300) / 2000, rng.standard_normal((300, 16)).astype(np.float32)
+    pose = rng.standard_normal((300, 20)).astype(np.float32)
+    meta = SessionMeta("s", "u", "OK", "left", time_s[0], time_s[-1], 16, 2000.0, "x")
+    write_session(tmp_path / "x.hdf5", meta, time_s, emg, pose)
+    with Session(tmp_path / "x.hdf5") as session:
+        assert session.meta == meta
+        np.testing.assert_array_equal(session.emg(10, 20), emg[10:20])
+        np.testing.assert_array_equal(session.joint_angles(), pose)
+        np.testing.assert_array_equal(session.time_s(), time_s)
+
+
+def test_the_file_has_the_published_layout(tmp_path: Path) -> None:
+    path = write_toy_session(tmp_path, "x")
+    with h5py.File(path) as file:
+        table = file["emg2pose"]["timeseries"]
+        assert table.dtype == timeseries_dtype(4)
+        assert table.dtype.names == ("time", "joint_angles", "emg")
+        assert set(file["emg2pose"].attrs) == set(SessionMeta.__dataclass_fields__)
+
+
+def test_double_precision_joint_angles_are_read_too(tmp_path: Path) -> None:
+    dtype = np.dtype([("time", "<f8"), ("joint_angles", "<f8", (20,)), ("emg", "<f4", (4,))])
+    path = write_toy_session(tmp_path, "x")
+    with h5py.File(path, "a") as file:
+        table = file["emg2pose/timeseries"][:].astype(dtype)
+        del file["emg2pose/timeseries"]
+        file["emg2pose"].create_dataset("timeseries", data=table)
+    with Session(path) as session:
+        assert session.joint_angles().dtype == np.float32
+        np.testing.assert_allclose(session.joint_angles(), table["joint_angles"], rtol=1e-6)
+
+
+def test_a_gap_is_found_with_its_length(tmp_path: Path) -> None:
+    time_s = np.arange(1000) / RATE_HZ + 0.3 * (np.arange(1000) >= 600)
+    with Session(write_toy_session(tmp_path, "x", time_s=time_s)) as session:
+        (gap,) = session.gaps()
+    assert gap.start_s == pytest.approx(599 / RATE_HZ)
+    assert gap.duration_s == pytest.approx(0.3)
+
+
+def _edit(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            change(file)
+
+    return apply
+
+
+def _without_group(file: h5py.File) -> None:
+    del file["emg2pose"]
+
+
+def _without_field(file: h5py.File) -> None:
+    table = file["emg2pose/timeseries"][:][["time", "joint_angles"]]
+    del file["emg2pose/timeseries"]
+    file["emg2pose"].create_dataset("timeseries", data=table)
+
+
+def _without_attribute(file: h5py.File) -> None:
+    del file["emg2pose"].attrs["sample_rate"]
+
+
+def _with_rate(file: h5py.File) -> None:
+    file["emg2pose"].attrs["sample_rate"] = 2.0 * RATE_HZ
+
+
+def _with_channels(file: h5py.File) -> None:
+    file["emg2pose"].attrs["num_channels"] = 16
+
+
+def _with_nan(file: h5py.File) -> None:
+    table = file["emg2pose/timeseries"][:]
+    table["emg"][700, 2] = np.nan
+    file["emg2pose/timeseries"][:] = table
+
+
+def _with_time_going_back(file: h5py.File) -> None:
+    table = file["emg2pose/timeseries"][:]
+    table["time"][500] = 0
+    file["emg2pose/timeseries"][:] = table
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"no HDF5 at all")
+
+
+@pytest.mark.parametrize(
+    ("break_file", "says"),
+    [
+        (_edit(_without_group), "group emg2pose is missing"),
+        (_edit(_without_field), "field emg is missing"),
+        (_edit(_without_attribute), "attributes missing from emg2pose: sample_rate"),
+        (_edit(_with_rate), "sample_rate says 1000 Hz, but field time runs at 500 Hz"),
+        (_edit(_with_channels), "num_channels says 16, but field emg has 4"),
+        (_edit(_with_nan), "field emg holds NaN or infinity at sample 700"),
+        (_edit(_with_time_going_back), "field time does not rise"),
+        (_cut_short, "cut short"),
+        (_garbage, "not an HDF5 file"),
+    ],
+)
+def test_a_broken_file_is_named_with_what_is_wrong(
+    tmp_path: Path, break_file: Callable[[Path], None], says: str
+) -> None:
+    write_toy_session(tmp_path, "good")
+    bad = write_toy_session(tmp_path, "bad")
+    break_file(bad)
+
+    def look() -> str:
+        try:
+            return "; ".join(corpus_info(tmp_path).faults)
+        except DataError as error:  # without metadata, a file that does not open at all stops the listing
+            return str(error)
+
+    assert says in look()
+    assert "bad.hdf5" in look()
+    assert "good.hdf5" not in look()
+
+
+def test_one_session_file_can_be_looked_at_alone(tmp_path: Path) -> None:
+    info = corpus_info(write_toy_session(tmp_path, "x", failed=slice(0, 250)))
+    assert (info.n_files, info.n_users, info.faults) == (1, 1, ())
+    assert info.failed_pose_share == 0.25
+    assert info.hours * 3600 == pytest.approx(2.0)

@@ -1,0 +1,186 @@
+"""What training leaves behind: two encoders, and everything needed to use, judge and repeat them.
+
+A run's folder holds `recipe.json`, `checkpoint.json` and the weights of both encoders as safetensors, never a pickle.
+`checkpoint.json` carries the SHA-256 of the weights and is written last, so that an interrupted save is noticed.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from cpep_edge.errors import ArtifactError
+from cpep_edge.files import replacing
+from cpep_edge.preprocess import Preprocessing
+from cpep_train.model import Embedder
+from cpep_train.provenance import Provenance
+from cpep_train.recipe import Recipe
+
+RECIPE_FILE = "recipe.json"
+CHECKPOINT_FILE = "checkpoint.json"
+EMG_WEIGHTS_FILE = "emg_encoder.safetensors"
+POSE_WEIGHTS_FILE = "pose_encoder.safetensors"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained pair of encoders."""
+
+    recipe: Recipe
+    preprocessing: Preprocessing
+    pose_mean_rad: NDArray[np.float32]  # (n_joints,), of the training sessions
+    pose_std_rad: NDArray[np.float32]  # (n_joints,)
+    emg: Embedder
+    pose: Embedder
+    seen_stages: tuple[str, ...]  # gestures whose EMG was trained on
+    unseen_stages: tuple[str, ...]  # gestures held out of all training
+    provenance: Provenance
+    metrics: dict[str, float]  # last losses of the three stages
+
+
+class _Content(BaseModel):
+    """`checkpoint.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
+    preprocessing: Preprocessing
+    pose_mean_rad: list[float]
+    pose_std_rad: list[float]
+    seen_stages: tuple[str, ...]
+    unseen_stages: tuple[str, ...]
+    provenance: Provenance
+    metrics: dict[str, float]
+    weights_sha256: dict[str, str]
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint into the folder `run`, each file whole or not at all."""
+    save_recipe(run, checkpoint.recipe)
+    hashes = {
+        EMG_WEIGHTS_FILE: save_weights(run / EMG_WEIGHTS_FILE, checkpoint.emg),
+        POSE_WEIGHTS_FILE: save_weights(run / POSE_WEIGHTS_FILE, checkpoint.pose),
+    }
+    content = _Content(
+        schema_version=SCHEMA_VERSION,
+        preprocessing=checkpoint.preprocessing,
+        pose_mean_rad=checkpoint.pose_mean_rad.tolist(),
+        pose_std_rad=checkpoint.pose_std_rad.tolist(),
+        seen_stages=checkpoint.seen_stages,
+        unseen_stages=checkpoint.unseen_stages,
+        provenance=checkpoint.provenance,
+        metrics=checkpoint.metrics,
+        weights_sha256=hashes,
+    )
+    _write_text(run / CHECKPOINT_FILE, content.model_dump_json(indent=2) + "\n")
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """Read the checkpoint in the folder `run`; the encoders come in evaluation mode.
+
+    Raises ArtifactError when a file is missing, was changed, or does not fit the recipe.
+    """
+    recipe = load_run_recipe(run)
+    content = _read_content(run / CHECKPOINT_FILE)
+    if not len(content.pose_mean_rad) == len(content.pose_std_rad) == recipe.n_joints:
+        raise ArtifactError(f"{run / CHECKPOINT_FILE}: pose_mean_rad and pose_std_rad are not {recipe.n_joints} long")
+    emg, pose = build_encoders(recipe)
+    for name, module in ((EMG_WEIGHTS_FILE, emg), (POSE_WEIGHTS_FILE, pose)):
+        load_weights(run / name, module, content.weights_sha256.get(name))
+    return Checkpoint(
+        recipe=recipe,
+        preprocessing=content.preprocessing,
+        pose_mean_rad=np.array(content.pose_mean_rad, dtype=np.float32),
+        pose_std_rad=np.array(content.pose_std_rad, dtype=np.float32),
+        emg=emg.eval(),
+        pose=pose.eval(),
+        seen_stages=content.seen_stages,
+        unseen_stages=content.unseen_stages,
+        provenance=content.provenance,
+        metrics=content.metrics,
+    )
+
+
+def build_encoders(recipe: Recipe) -> tuple[Embedder, Embedder]:
+    """Fresh EMG and pose encoders of the recipe's sizes, sharing one embedding space."""
+    return Embedder(recipe.emg_config(), recipe.d_embed), Embedder(recipe.pose_config(), None)
+
+
+def save_recipe(run: Path, recipe: Recipe) -> None:
+    """Write the whole recipe, bases and settings resolved."""
+    _write_text(run / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
+
+
+def load_run_recipe(run: Path) -> Recipe:
+    """The recipe that the run in this folder was started with; raises ArtifactError where there is none."""
+    file = run / RECIPE_FILE
+    if not file.is_file():
+        raise ArtifactError(f"{run}: {RECIPE_FILE} is missing, so this is no training run")
+    try:
+        return Recipe.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{file} is not valid at {_first_fault(error)}") from error
+
+
+def save_weights(file: Path, module: nn.Module) -> str:
+    """Write the weights of a module as safetensors; returns the file's SHA-256."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    content = safetensors.torch.save(weights)
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_weights(file: Path, module: nn.Module, sha256: str | None = None) -> None:
+    """Read weights into a module.
+
+    sha256: what the file must be, where that was noted
+    Raises ArtifactError when the file is missing, was changed, or its tensors are not those of the module.
+    """
+    if not file.is_file():
+        raise ArtifactError(f"{file} is missing; train the run to its end first")
+    content = file.read_bytes()
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ArtifactError(f"{file} was changed after training (its SHA-256 differs)")
+    try:
+        weights = safetensors.torch.load(content)
+    except (SafetensorError, ValueError) as error:
+        raise ArtifactError(f"{file} is no safetensors file: {error}") from error
+    _check_shapes(file, weights, module.state_dict())
+    module.load_state_dict(weights)
+
+
+def _check_shapes(file: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    odd = sorted(weights.keys() ^ expected.keys())
+    if odd:
+        raise ArtifactError(f"{file}: tensor {odd[0]} is in the file or in the recipe's encoder, not in both")
+    for name, value in expected.items():
+        if weights[name].shape != value.shape:
+            got, wanted = tuple(weights[name].shape), tuple(value.shape)
+            raise ArtifactError(f"{file}: tensor {name} has shape {got}, the recipe wants {wanted}")
+
+
+def _read_content(file: Path) -> _Content:
+    if not file.is_file():
+        raise ArtifactError(f"{file} is missing; train the run to its end first")
+    try:
+        return _Content.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{file} is not valid at {_first_fault(error)}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'the file'}: {first['msg']}"
+
+
+def _write_text(file: Path, text: str) -> None:
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,260 @@
+"""A corpus: a folder of session files and the `metadata.csv` that says who is in which split.
+
+The columns are those of emg2pose, so that its folder works as it is published. A folder without metadata, or one
+session file, can be looked at but not trained on.
+"""
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpep_edge.errors import DataError
+from cpep_edge.files import replacing
+from cpep_edge.session import Session
+
+if TYPE_CHECKING:
+    from cpep_train.recipe import Recipe  # pulls in torch, which reading a corpus does not need
+
+METADATA_FILE = "metadata.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One recording, as a line of metadata.csv."""
+
+    user: str
+    session: str
+    stage: str  # the gesture label of the whole recording
+    side: str
+    moving_hand: str
+    held_out_user: bool
+    held_out_stage: bool
+    split: str  # train, val or test; empty where there is no metadata
+    generalization: str  # of test rows: user, stage or user_stage
+    filename: str  # without ".hdf5"
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The recordings of one folder; files are opened one by one, when asked for."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "Corpus":
+        """Read the metadata of a folder, or the attributes of session files where there is none.
+
+        Raises DataError when there is nothing to read or metadata.csv is malformed.
+        """
+        if path.is_file():
+            return cls(path.parent, (_row_of_file(path),))
+        if not path.is_dir():
+            raise DataError(f"{path}: there is no such folder or session file")
+        if (path / METADATA_FILE).is_file():
+            return cls(path, tuple(_read_metadata(path / METADATA_FILE)))
+        files = sorted(path.glob("*.hdf5"))
+        if not files:
+            raise DataError(f"{path}: neither {METADATA_FILE} nor any .hdf5 file is in this folder")
+        return cls(path, tuple(_row_of_file(file) for file in files))
+
+    def file(self, row: Row) -> Path:
+        """Where the samples of a row are."""
+        return self.folder / f"{row.filename}.hdf5"
+
+    def session(self, row: Row) -> Session:
+        """Open the recording of a row."""
+        return Session(self.file(row))
+
+    def numbers(self, split: str) -> list[int]:
+        """Places in `rows` of the recordings of a split."""
+        return [number for number, row in enumerate(self.rows) if row.split == split]
+
+    @property
+    def seen_stages(self) -> tuple[str, ...]:
+        """Gestures that training may see."""
+        return tuple(sorted({row.stage for row in self.rows if not row.held_out_stage}))
+
+    @property
+    def unseen_stages(self) -> tuple[str, ...]:
+        """Gestures held out of all training."""
+        return tuple(sorted({row.stage for row in self.rows if row.held_out_stage}))
+
+    def check(self, recipe: "Recipe") -> None:
+        """Raise DataError at the first thing that would stop a training with this recipe, naming file and field."""
+        metadata = self.folder / METADATA_FILE
+        if not self.numbers("train"):
+            raise DataError(f"{metadata}: no row has split train, so there is nothing to train on")
+        leaked = [r for r in self.rows if r.split in ("train", "val") and (r.held_out_user or r.held_out_stage)]
+        if leaked:
+            raise DataError(f"{metadata}: {leaked[0].filename} is held out, but its split is {leaked[0].split}")
+        both = set(self.seen_stages) & set(self.unseen_stages)
+        if both:
+            raise DataError(f"{metadata}: held_out_stage of {min(both)} is True in some rows and False in others")
+        for row in self.rows:
+            with self.session(row) as session:
+                _check_session(session, row, recipe)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the metadata and of the names and sizes of all files: cheap, and enough to tell corpora apart."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(f"{astuple(row)} {self.file(row).stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusInfo:
+    """What `data info` tells about a corpus."""
+
+    n_files: int
+    n_users: int
+    n_held_out_users: int
+    n_sessions: int
+    hours: float
+    stages: dict[str, float]  # hours of each stage
+    unseen_stages: tuple[str, ...]
+    splits: dict[str, int]  # recordings of each split
+    sample_rates_hz: tuple[float, ...]
+    n_channels: tuple[int, ...]
+    n_gaps: int
+    gaps_s: float
+    failed_pose_share: float  # of all samples; 1 where no pose was recorded
+    faults: tuple[str, ...]  # one sentence a broken file
+
+
+def corpus_info(path: Path, progress: Callable[[int, int], None] | None = None) -> CorpusInfo:
+    """Read every sample of a corpus, or of one session file, and say what is there and what is broken.
+
+    progress: called with (files done, files in all)
+    """
+    corpus = Corpus.open(path)
+    surveys: list[tuple[Row, _Survey]] = []
+    faults: list[str] = []
+    for done, row in enumerate(corpus.rows):
+        try:
+            surveys.append((row, _survey(corpus, row)))
+        except DataError as error:
+            faults.append(str(error))
+        if progress is not None:
+            progress(done + 1, len(corpus.rows))
+    stages: Counter[str] = Counter()
+    for row, survey in surveys:
+        stages[row.stage] += survey.duration_s / 3600  # type: ignore[assignment]  # Counter adds floats as well
+    n_samples = sum(survey.n_samples for _, survey in surveys)
+    n_failed = sum(survey.n_failed_poses for _, survey in surveys)
+    return CorpusInfo(
+        n_files=len(corpus.rows),
+        n_users=len({row.user for row in corpus.rows}),
+        n_held_out_users=len({row.user for row in corpus.rows if row.held_out_user}),
+        n_sessions=len({(row.user, row.session) for row in corpus.rows}),
+        hours=sum(survey.duration_s for _, survey in surveys) / 3600,
+        stages=dict(sorted(stages.items())),
+        unseen_stages=corpus.unseen_stages,
+        splits=dict(sorted(Counter(row.split for row in corpus.rows if row.split).items())),
+        sample_rates_hz=tuple(sorted({survey.sample_rate_hz for _, survey in surveys})),
+        n_channels=tuple(sorted({survey.n_channels for _, survey in surveys})),
+        n_gaps=sum(survey.n_gaps for _, survey in surveys),
+        gaps_s=sum(survey.gaps_s for _, survey in surveys),
+        failed_pose_share=n_failed / n_samples if n_samples else 0.0,
+        faults=tuple(faults),
+    )
+
+
+def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
+    """Write metadata.csv, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(astuple(row) for row in rows)
+    with replacing(folder / METADATA_FILE) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+_COLUMNS = tuple(field.name for field in fields(Row))
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}
+
+
+def _read_metadata(file: Path) -> Iterable[Row]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    reader = csv.DictReader(lines)
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"{file}: columns missing: {', '.join(missing)}")
+    rows = [_row(file, number, values) for number, values in enumerate(reader, start=2)]
+    if not rows:
+        raise DataError(f"{file}: there is not one recording in it")
+    return rows
+
+
+def _row(file: Path, line: int, values: dict[str, str | None]) -> Row:
+    text = {name: (values[name] or "").strip() for name in _COLUMNS}
+    flags = {}
+    for name in ("held_out_user", "held_out_stage"):
+        flag = _BOOLEANS.get(text.pop(name).lower())
+        if flag is None:
+            raise DataError(f"{file}: {name} in line {line} is neither True nor False")
+        flags[name] = flag
+    if text["split"] not in ("train", "val", "test"):
+        raise DataError(f"{file}: split in line {line} is {text['split']!r}, not train, val or test")
+    if not text["filename"] or Path(text["filename"]).name != text["filename"]:
+        raise DataError(f"{file}: filename in line {line} is no plain name")
+    return Row(**text, **flags)  # type: ignore[arg-type]  # every field of Row is in one of the two
+
+
+def _row_of_file(file: Path) -> Row:
+    with Session(file) as session:
+        meta = session.meta
+    return Row(meta.user, meta.session, meta.stage, meta.side, meta.side, False, False, "", "", file.stem)
+
+
+def _check_session(session: Session, row: Row, recipe: "Recipe") -> None:
+    meta, signal = session.meta, recipe.signal
+    if meta.num_channels != signal.n_channels:
+        raise DataError(
+            f"{session.path}: field emg has {meta.num_channels} channels, but recipe {recipe.name} is for "
+            f"{signal.n_channels}"
+        )
+    if meta.sample_rate != signal.sample_rate_hz:
+        raise DataError(
+            f"{session.path}: attribute sample_rate is {meta.sample_rate:g} Hz, but recipe {recipe.name} is for "
+            f"{signal.sample_rate_hz:g} Hz"
+        )
+    if meta.stage != row.stage:
+        raise DataError(f"{session.path}: attribute stage is {meta.stage}, but {METADATA_FILE} says {row.stage}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    n_samples: int
+    duration_s: float
+    sample_rate_hz: float
+    n_channels: int
+    n_gaps: int
+    gaps_s: float
+    n_failed_poses: int
+
+
+def _survey(corpus: Corpus, row: Row) -> _Survey:
+    with corpus.session(row) as session:
+        session.check()
+        gaps = session.gaps()
+        return _Survey(
+            n_samples=session.n_samples,
+            duration_s=session.duration_s,
+            sample_rate_hz=session.meta.sample_rate,
+            n_channels=session.meta.num_channels,
+            n_gaps=len(gaps),
+            gaps_s=sum(gap.duration_s for gap in gaps),
+            n_failed_poses=int(np.count_nonzero(~session.pose_valid())),
+        )

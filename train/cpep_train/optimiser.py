@@ -1,0 +1,48 @@
+"""How all three stages step: AdamW, a linear warm-up, a cosine to zero, and randomness that a resumed run repeats."""
+
+import math
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+
+from cpep_train.recipe import AlignStage, MaeStage
+
+
+class TrainingStage(pl.LightningModule):
+    """Base of the three stages. A subclass defines the trained modules and the steps."""
+
+    def __init__(self, settings: MaeStage | AlignStage, seed: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.seed = seed
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over what is not frozen; biases, norms, positions and [CLS] are not decayed."""
+        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        decayed = [p for name, p in trained if name.endswith("weight") and p.ndim > 1]
+        kept = [p for name, p in trained if not (name.endswith("weight") and p.ndim > 1)]
+        groups = [{"params": decayed, "weight_decay": self.settings.weight_decay}, {"params": kept, "weight_decay": 0}]
+        optimiser = torch.optim.AdamW(groups, lr=self.settings.learning_rate, betas=(0.9, 0.95))
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        n_warm_up = max(1, round(self.settings.warm_up_share * n_steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, n_warm_up, n_steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        """Seed masks, augmentation and dropout by step, so that a step is the same after a restart."""
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+
+def freeze(module: nn.Module) -> None:
+    """Keep a module's weights and its evaluation mode."""
+    module.requires_grad_(False)
+    module.eval()
+
+
+def _rate(step: int, n_warm_up: int, n_steps: int) -> float:
+    if step < n_warm_up:
+        return (step + 1) / n_warm_up
+    done = (step - n_warm_up) / max(1, n_steps - n_warm_up)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

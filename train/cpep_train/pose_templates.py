@@ -1,0 +1,94 @@
+"""Template poses for recordings whose pose was not tracked: what the hand must have looked like, not what it did.
+
+The eleven gestures of the 3DC armband set, each as the joint angles of a hand that makes it. Six of them differ in the
+wrist alone, which the 20 joints of emg2pose leave out, so a template has three angles more: wrist flexion, ulnar
+deviation and pronation. Nothing measured is in here, and every number that rests on it is said to rest on pose
+templates.
+
+Angles are in radians, zero is the straight hand with the thumb beside the palm, flexion is positive.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+from cpep_edge.errors import DataError
+from cpep_edge.session import N_JOINTS
+
+_THUMB = {  # CMC flexion, CMC abduction, MCP flexion, IP flexion
+    "rest": (0.15, 0.30, 0.20, 0.20),
+    "out": (-0.20, 0.70, 0.00, -0.10),
+    "fist": (0.55, 0.45, 0.75, 0.75),
+    "opposed": (0.50, 0.70, 0.40, 0.35),
+}
+_FINGER = {  # MCP flexion, PIP flexion, DIP flexion
+    "rest": (0.35, 0.45, 0.20),
+    "straight": (-0.10, 0.05, 0.00),
+    "fist": (1.40, 1.65, 0.90),
+    "pinch": (0.75, 0.90, 0.35),
+    "curled": (1.10, 1.30, 0.60),
+}
+_SPREAD_RAD = (0.20, 0.02, -0.15, -0.28)  # MCP abduction of an open hand, index to pinky
+
+
+def _hand(thumb: str, fingers: tuple[str, str, str, str], wrist: tuple[float, float, float] = (0, 0, 0)) -> list[float]:
+    spread = fingers == ("straight",) * 4
+    angles = list(_THUMB[thumb])
+    for number, finger in enumerate(fingers):
+        angles += [_SPREAD_RAD[number] if spread else 0.0, *_FINGER[finger]]
+    return [*angles, *wrist]
+
+
+_REST = ("rest",) * 4
+TEMPLATES: dict[str, list[float]] = {
+    "NoMotion": _hand("rest", _REST),
+    "RadialDeviation": _hand("rest", _REST, (0.0, -0.35, 0.0)),
+    "WristFlexion": _hand("rest", _REST, (1.0, 0.0, 0.0)),
+    "UlnarDeviation": _hand("rest", _REST, (0.0, 0.50, 0.0)),
+    "WristExtension": _hand("rest", _REST, (-0.9, 0.0, 0.0)),
+    "Supination": _hand("rest", _REST, (0.0, 0.0, -1.1)),
+    "Pronation": _hand("rest", _REST, (0.0, 0.0, 1.1)),
+    "PowerGrip": _hand("fist", ("fist",) * 4, (-0.2, 0.0, 0.0)),
+    "OpenHand": _hand("out", ("straight",) * 4, (-0.1, 0.0, 0.0)),
+    "ChuckGrip": _hand("opposed", ("pinch", "pinch", "curled", "curled")),
+    "PinchGrip": _hand("opposed", ("pinch", "straight", "rest", "rest")),
+}
+
+_PERSON_SD_RAD = 0.10  # how differently two repetitions of a gesture are held
+_DRIFT_SD_RAD = 0.05  # how much a held pose wanders
+_DRIFT_HZ = 0.5
+_KNOT_RATE_HZ = 10.0
+
+
+def template_poses(gesture: str, n_samples: int, sample_rate_hz: float, name: str) -> NDArray[np.float32]:
+    """Draw one repetition of a gesture around its template: an offset held throughout, and a slow drift.
+
+    name: decides what is drawn, so that a recording always gets the same poses
+    returns: (n_samples, 23) radians
+    Raises DataError for a gesture without a template.
+    """
+    if gesture not in TEMPLATES:
+        raise DataError(f"there is no pose template for stage {gesture}; there are {', '.join(TEMPLATES)}")
+    seed = int.from_bytes(hashlib.sha256(f"{gesture} {name}".encode()).digest()[:8], "little")
+    rng = np.random.default_rng(seed)
+    template = np.array(TEMPLATES[gesture])
+    held = template + rng.normal(0, _PERSON_SD_RAD, len(template))
+    poses: NDArray[np.float32] = (held + _drift(n_samples, sample_rate_hz, len(template), rng)).astype(np.float32)
+    return poses
+
+
+def _drift(n_samples: int, sample_rate_hz: float, n_angles: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Low-passed noise of the drift's spread, drawn coarsely and interpolated, (n_samples, n_angles)."""
+    n_knots = int(np.ceil(n_samples / sample_rate_hz * _KNOT_RATE_HZ)) + 2
+    warm_up = round(2 / _DRIFT_HZ * _KNOT_RATE_HZ)  # the filter's own start is thrown away
+    sos = signal.butter(2, _DRIFT_HZ, fs=_KNOT_RATE_HZ, output="sos")
+    knots = signal.sosfilt(sos, rng.standard_normal((warm_up + n_knots, n_angles)), axis=0)[warm_up:]
+    knots *= _DRIFT_SD_RAD / np.sqrt(2 * _DRIFT_HZ / _KNOT_RATE_HZ)  # white noise loses power outside the band
+    at = np.arange(n_samples) / sample_rate_hz * _KNOT_RATE_HZ
+    return np.column_stack([np.interp(at, np.arange(n_knots), knot) for knot in knots.T])
+
+
+if {len(angles) for angles in TEMPLATES.values()} != {N_JOINTS + 3}:  # a slip in the table above
+    raise AssertionError("a pose template has not 20 joints and 3 wrist angles")

@@ -1,0 +1,271 @@
+"""Recipes: everything that decides a training run, read from TOML into one frozen object.
+
+A recipe may name another as its `base` and say only what differs. Unknown keys and bad values are reported together, in
+one sentence, before anything else happens. Lengths in samples count EMG samples, on the pose side too.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cpep_edge.errors import ConfigError
+from cpep_edge.preprocess import Preprocessing, design_filter
+from cpep_edge.session import N_JOINTS
+from cpep_train.model import EncoderConfig
+
+N_WRIST_ANGLES = 3  # flexion, deviation, pronation: in pose templates only, recorded poses have none
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    """Part of a recipe: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Signal(_Part):
+    """What the wristband delivers and how it is filtered."""
+
+    sample_rate_hz: float = Field(gt=0)
+    n_channels: int = Field(gt=0)
+    high_pass_hz: float = Field(gt=0)
+    notch_hz: float | None = Field(default=None, gt=0)  # mains; None leaves it in
+    clip: float = Field(gt=0)  # limit of the filtered signal in units of the corpus' RMS
+
+
+class Windows(_Part):
+    """How recordings are cut."""
+
+    window_samples: int = Field(gt=0)
+    stride_samples: int = Field(gt=0)
+    jitter_samples: int = Field(default=0, ge=0)  # training windows start up to so much earlier or later
+
+
+class Calibration(_Part):
+    """What a wearer does at the start of a session, so that each channel's level is known."""
+
+    stages: tuple[str, ...] = ()  # movements by their stage names; none: one scale for all, the corpus' RMS
+
+
+class _Encoder(_Part):
+    patch_samples: int = Field(gt=0)
+    width: int = Field(gt=0)
+    n_layers: int = Field(gt=0)
+    n_heads: int = Field(gt=0)
+    mlp_ratio: int = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    pooling: Literal["cls", "mean"] = "cls"
+
+
+class EmgEncoder(_Encoder):
+    """The encoder that goes to the device."""
+
+    front_end: Literal["raw", "rectified"] = "raw"  # the paper's is raw; `Encoder.front` says why one may not want it
+
+
+class PoseEncoder(_Encoder):
+    """The encoder that fills the index; its width is that of the embeddings."""
+
+    source: Literal["recorded", "templates"] = "recorded"  # templates: `cpep_train.pose_templates`
+    decimation: int = Field(default=1, gt=0)  # poses are smooth: every so many-th sample is enough
+
+
+class _Stage(_Part):
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warm_up_share: Share  # of all steps, learning rate rising; then it falls along a cosine
+
+
+class MaeStage(_Stage):
+    """Masked auto-encoding of one side."""
+
+    mask_ratio: float = Field(gt=0, lt=1)
+    decoder_width: int = Field(gt=0)
+    decoder_layers: int = Field(gt=0)
+
+
+class AlignStage(_Stage):
+    """Contrastive alignment of EMG with the frozen pose encoder."""
+
+    temperature: float = Field(gt=0)  # where the learnable temperature starts
+    same_gesture: Literal["negative", "ignored", "positive"] = "negative"  # others of the gesture in the batch
+
+
+class Augmentation(_Part):
+    """What is varied in the EMG of the alignment, because the next wearer will vary it; all off by default."""
+
+    channel_roll: int = Field(default=0, ge=0)  # the band turned by up to so many electrodes
+    gain_log_sd: float = Field(default=0.0, ge=0)  # of the whole window
+    channel_gain_log_sd: float = Field(default=0.0, ge=0)  # of each electrode
+    channel_dropout: Share = 0.0  # share of electrodes silenced
+    noise_sd: float = Field(default=0.0, ge=0)  # white, in units of the corpus' RMS
+
+
+class Recipe(_Part):
+    """One training run."""
+
+    name: str = Field(min_length=1, max_length=100)
+    seed: int = Field(ge=0)
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed where there is a GPU
+    signal: Signal
+    windows: Windows
+    calibration: Calibration = Calibration()
+    emg: EmgEncoder
+    pose: PoseEncoder
+    emg_mae: MaeStage
+    pose_mae: MaeStage
+    align: AlignStage
+    augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        faults = [*self._signal_faults(), *self._window_faults(), *self._encoder_faults()]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _signal_faults(self) -> list[str]:
+        corners = {"high_pass_hz": self.signal.high_pass_hz, "notch_hz": self.signal.notch_hz}
+        half_hz = self.signal.sample_rate_hz / 2
+        return [
+            f"signal.{key}: {corner:g} does not lie below half the sample rate"
+            for key, corner in corners.items()
+            if corner is not None and corner >= half_hz
+        ]
+
+    def _window_faults(self) -> list[str]:
+        samples = {
+            "windows.window_samples": self.windows.window_samples,
+            "windows.stride_samples": self.windows.stride_samples,
+            "windows.jitter_samples": self.windows.jitter_samples,
+            "pose.patch_samples": self.pose.patch_samples,
+        }
+        step = self.pose.decimation
+        return [f"{key}: {n} is no multiple of pose.decimation {step}" for key, n in samples.items() if n % step]
+
+    def _encoder_faults(self) -> list[str]:
+        faults = []
+        for side, encoder in (("emg", self.emg), ("pose", self.pose)):
+            if self.windows.window_samples % encoder.patch_samples:
+                faults.append(f"{side}.patch_samples: a window is no whole number of {encoder.patch_samples}")
+            if encoder.width % encoder.n_heads:
+                faults.append(f"{side}.n_heads: width {encoder.width} does not divide into {encoder.n_heads}")
+        return faults
+
+    @property
+    def n_joints(self) -> int:
+        """Angles in one pose: the 20 joints of the format, and for templates those of the wrist."""
+        return N_JOINTS + (N_WRIST_ANGLES if self.pose.source == "templates" else 0)
+
+    @property
+    def d_embed(self) -> int:
+        """Width of the embeddings, which the frozen pose encoder dictates."""
+        return self.pose.width
+
+    def emg_config(self) -> EncoderConfig:
+        """Size of the EMG encoder."""
+        size = self.emg.model_dump()
+        return EncoderConfig(self.signal.n_channels, self.windows.window_samples, **size)
+
+    def pose_config(self) -> EncoderConfig:
+        """Size of the pose encoder, in decimated samples."""
+        size = self.pose.model_dump(exclude={"source", "decimation", "patch_samples"})
+        step = self.pose.decimation
+        n_samples, patch = self.windows.window_samples // step, self.pose.patch_samples // step
+        return EncoderConfig(self.n_joints, n_samples, patch, **size)
+
+    def preprocessing(self, scale_uv: float) -> Preprocessing:
+        """The filter of this recipe, with a scale that training measured."""
+        signal = self.signal
+        sos = design_filter(signal.sample_rate_hz, signal.high_pass_hz, signal.notch_hz)
+        return Preprocessing(signal.sample_rate_hz, sos, scale_uv, signal.clip)
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by path, or by bare name among the shipped ones.
+
+    overrides: "key.sub=value", the value as TOML writes it; a bare word is taken for a string
+    Raises ConfigError, naming all unknown keys and bad values at once.
+    """
+    file = _find(path, Path())
+    values = _read(file, ())
+    for override in overrides:
+        values = _merged(values, _override(override))
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"recipe {file.name}: {_faults(error)}") from error
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the project, by name."""
+    here = Path(__file__).parent
+    folders = (here / "recipes", here.parent / "recipes")  # inside the wheel; in a checkout
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+
+
+def _find(path: Path | str, folder: Path) -> Path:
+    given = folder / path
+    if given.is_file():
+        return given
+    shipped = shipped_recipes()
+    name = Path(path).stem if Path(path).parent == Path() else None
+    if name in shipped:
+        return shipped[name]
+    raise ConfigError(f"there is no recipe {path}; give a path, or one of {', '.join(sorted(shipped))}")
+
+
+def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if file in seen:
+        raise ConfigError(f"recipe {file.name}: its chain of bases comes back to itself")
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recipe {file.name} cannot be read: {error}") from error
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"recipe {file.name}: base must be the name of a recipe")
+    return _merged(_read(_find(base, file.parent), (*seen, file)), values)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both_tables else value
+    return merged
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise ConfigError(f"cannot read the setting {text!r}; write it as key.sub=value")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    result: dict[str, Any] = parsed
+    return result
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(_fault(".".join(str(part) for part in e["loc"]), e["type"], e["msg"]) for e in error.errors())
+
+
+def _fault(where: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return f"{where} is not a known key"
+    if kind == "missing":
+        return f"{where} is missing"
+    message = message.removeprefix("Value error, ")
+    return f"{where}: {message[:1].lower()}{message[1:]}" if where else message

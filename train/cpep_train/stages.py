@@ -1,0 +1,209 @@
+"""What a simulated wearer is asked to do: sixteen gesture stages, and how a hand moves through one.
+
+A stage is one recording with one label. Most stages hold a single gesture again and again, as the 3DC recordings do;
+between two holds the hand eases back part of the way to rest for a moment. One walks through several gestures. The
+names are those of emg2pose where such a stage exists there (Salter et al. 2024); a name of ours says the gesture in
+plain words. The poses are ours: emg2pose's stages are freer, longer mixtures.
+
+Four stages are held out of training. Each combines finger states that training shows in other combinations (a straight
+little finger, a pinch, bent knuckles, a thumb held out), as the held-out stages of emg2pose do. They were
+picked from a dozen candidates, on simulated people of other seeds, as four that a regression from EMG to pose tells
+apart; figures of zero-shot reading on them say whether the pipeline works, not how it does on people.
+
+Assumptions: point-to-point movements follow a minimum-jerk path (Flash & Hogan 1985) of 0.25 to 0.5 s. People differ in
+how they form a gesture more than they vary from hold to hold; how much is our choice, made with the calibration.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_train.hand import N_POSE, Hand
+
+TRANSITION_S = (0.25, 0.5)  # from one hold to the next
+HOLD_S = (1.5, 4.0)
+CHAIN_HOLD_S = (0.8, 1.8)  # where a stage walks through several poses
+EASE_S = (0.1, 0.25)  # how long the hand stays eased off between two holds
+EASE_DEPTH = (0.3, 0.7)  # how far back toward rest it goes
+_USER_SPREAD_RAD = 0.06  # sd of a wearer's own way to form a gesture, each joint
+_HOLD_SPREAD_RAD = 0.02  # sd between two holds of the same wearer, each joint
+_TREMOR_RAD = 0.01  # sd of slow wandering within a hold, each joint
+
+_Finger = tuple[float, float, float, float]  # MCP abduction (toward the thumb), MCP, PIP and DIP flexion, rad
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """One gesture label: the poses it goes through and whether training may see it."""
+
+    name: str
+    keys_rad: NDArray[np.float64]  # (n_keys, 23)
+    effort: float = 1.0  # how firmly it is held, relative to the other stages
+    held_out: bool = False
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the stage walks through several poses."""
+        return len(self.keys_rad) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How one wearer forms the gestures; drawn once a wearer."""
+
+    offsets_rad: NDArray[np.float64]  # (n_stages, 23), added to every key of a stage
+    effort: float  # multiplies the torque of every gesture
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """One recording's movement."""
+
+    poses_rad: NDArray[np.float64]  # (n, 23), inside the joints' ranges
+    effort: NDArray[np.float64]  # (n,), how firmly the hand is held
+
+
+def draw_style(rng: np.random.Generator) -> Style:
+    """Draw a wearer's way to form the gestures."""
+    return Style(
+        offsets_rad=rng.normal(0, _USER_SPREAD_RAD, (len(STAGES), N_POSE)),
+        effort=float(rng.lognormal(0, 0.15)),
+    )
+
+
+def move(stage: Stage, style: Style, hand: Hand, n_poses: int, rate_hz: float, rng: np.random.Generator) -> Motion:
+    """Move one wearer's hand through a stage.
+
+    returns: `n_poses` poses, `rate_hz` a second; most of the time is spent in the gesture
+    """
+    points_rad, point_effort, times_s = _waypoints(stage, style, n_poses / rate_hz, rng)
+    time_s = np.arange(n_poses) / rate_hz
+    arrival = np.searchsorted(times_s[1:, 0], time_s, side="right")  # the waypoint whose way or stay holds this moment
+    start_s, way_s = times_s[arrival, 0], times_s[arrival, 1]
+    progress = minimum_jerk((time_s - start_s) / way_s)[:, None]
+    before = np.maximum(arrival - 1, 0)
+    poses_rad = points_rad[before] + progress * (points_rad[arrival] - points_rad[before])
+    effort = point_effort[before] + progress[:, 0] * (point_effort[arrival] - point_effort[before])
+    return Motion(hand.clip(poses_rad + _tremor(n_poses, rate_hz, rng)), effort)
+
+
+def minimum_jerk(progress: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the way done at a share of the time, both 0 to 1; outside it rests at the ends."""
+    s = np.clip(progress, 0, 1)
+    return s**3 * (10 - 15 * s + 6 * s**2)
+
+
+def _waypoints(
+    stage: Stage, style: Style, duration_s: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Poses to reach, how firmly to hold them, and (start, seconds of movement) of each, until `duration_s` is full."""
+    points_rad: list[NDArray[np.float64]] = []
+    effort: list[float] = []
+    times_s: list[tuple[float, float]] = []
+    offset_rad = style.offsets_rad[STAGES.index(stage)] if stage in STAGES else np.zeros(N_POSE)
+    stay_range_s = CHAIN_HOLD_S if stage.is_chain else HOLD_S
+    time_s, key_index = 0.0, int(rng.integers(len(stage.keys_rad)))
+    while time_s < duration_s:
+        key_rad = stage.keys_rad[key_index % len(stage.keys_rad)]
+        depth = rng.uniform(0.85, 1.1)
+        held_rad = REST_RAD + depth * (key_rad + offset_rad - REST_RAD) + rng.normal(0, _HOLD_SPREAD_RAD, N_POSE)
+        firmness = stage.effort * style.effort * float(rng.lognormal(0, 0.2))
+        stays = [(held_rad, firmness, rng.uniform(*stay_range_s))]
+        if not stage.is_chain:
+            eased_rad = held_rad + rng.uniform(*EASE_DEPTH) * (REST_RAD - held_rad)
+            stays.append((eased_rad, 0.5 * firmness, rng.uniform(*EASE_S)))
+        for point_rad, point_effort, stay_s in stays:
+            way_s = rng.uniform(*TRANSITION_S)
+            points_rad.append(point_rad)
+            effort.append(point_effort)
+            times_s.append((time_s, way_s))
+            time_s += way_s + stay_s
+        key_index += 1
+    return np.array(points_rad), np.array(effort), np.array(times_s)
+
+
+def _tremor(n_poses: int, rate_hz: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Slow wandering of every joint: noise at two points a second, joined by straight lines, (n_poses, 23)."""
+    n_points = int(n_poses / rate_hz * 2) + 2
+    points_rad = rng.normal(0, _TREMOR_RAD, (n_points, N_POSE))
+    at = np.arange(n_poses) / rate_hz * 2
+    left = at.astype(int)
+    share = (at - left)[:, None]
+    wander_rad: NDArray[np.float64] = (1 - share) * points_rad[left] + share * points_rad[left + 1]
+    return wander_rad
+
+
+def _pose(
+    thumb: _Finger,  # CMC flexion, CMC abduction, MCP flexion, IP flexion
+    index: _Finger,
+    middle: _Finger,
+    ring: _Finger,
+    pinky: _Finger,
+    wrist: tuple[float, float, float] = (0.0, 0.0, -0.2),  # pronation, radial deviation, flexion
+) -> NDArray[np.float64]:
+    return np.array([*thumb, *index, *middle, *ring, *pinky, *wrist])
+
+
+# Finger states that the stages are put together from. The relaxed hand: Carpinella et al. 2006, fingers half curled,
+# the wrist slightly extended.
+_RELAXED_THUMB = (0.10, 0.15, 0.15, 0.15)
+_RELAXED = (0.0, 0.45, 0.55, 0.25)
+_BENT = (0.0, 1.35, 1.45, 0.90)  # into the palm
+_HALF_BENT = (0.0, 0.75, 0.90, 0.45)
+_PINCHING = (0.0, 0.85, 0.75, 0.40)
+_FLAT_AT_KNUCKLES = (0.0, 1.30, 0.15, 0.10)  # bent at the knuckles, straight beyond
+_CLAWED = (0.0, 0.10, 1.25, 0.85)
+_THUMB_OUT = (-0.45, 0.50, -0.25, -0.25)
+_THUMB_OVER_FINGERS = (0.45, 0.35, 0.50, 0.70)
+_THUMB_ACROSS = (0.70, -0.10, 0.65, 0.90)
+_THUMB_PINCHING = (0.35, 0.60, 0.25, 0.35)
+
+
+def _straight(abduction_rad: float = 0.0) -> _Finger:
+    return (abduction_rad, 0.05, 0.05, 0.05)
+
+
+REST_RAD = _pose(_RELAXED_THUMB, _RELAXED, _RELAXED, _RELAXED, _RELAXED)
+
+
+def _one_unlike(thumb: _Finger, one: _Finger, others: _Finger) -> list[NDArray[np.float64]]:
+    """Four poses: each finger in turn unlike the others, from index to little finger."""
+    shapes = ([one if finger == odd else others for finger in range(4)] for odd in range(4))
+    return [_pose(thumb, index, middle, ring, pinky) for index, middle, ring, pinky in shapes]
+
+
+_POINTING = _one_unlike(_THUMB_OVER_FINGERS, _straight(), _BENT)
+_WIGGLING = _one_unlike(_THUMB_OUT, _BENT, _straight())
+
+STAGES: tuple[Stage, ...] = (
+    Stage("Rest", REST_RAD[None], effort=0.1),
+    Stage("GraspPunchCloseFar", _pose(_THUMB_OVER_FINGERS, _BENT, _BENT, _BENT, _BENT)[None]),
+    Stage(
+        "FingerAbductionSeries",
+        _pose(_THUMB_OUT, _straight(0.24), _straight(0.05), _straight(-0.15), _straight(-0.24))[None],
+    ),
+    Stage("PokePinchCloseFar", _POINTING[0][None]),
+    Stage("ThumbsUpDownThumbRotationsCWCCWP", _pose(_THUMB_OUT, _BENT, _BENT, _BENT, _BENT)[None]),
+    Stage("HandClawGraspFlicks", _pose(_THUMB_OUT, _CLAWED, _CLAWED, _CLAWED, _CLAWED)[None]),
+    Stage(
+        "FingerPinchesSingleFingerPinchesMultiple",
+        _pose(_THUMB_PINCHING, _PINCHING, _PINCHING, _HALF_BENT, _HALF_BENT)[None],
+    ),
+    Stage(
+        "IndexPinchesMiddlePinchesThumbswipes",
+        _pose(_THUMB_PINCHING, _PINCHING, _BENT, _BENT, _BENT)[None],
+    ),
+    Stage(
+        "FingerTouchPalmClapmrburns",
+        _pose(_RELAXED_THUMB, *(_FLAT_AT_KNUCKLES,) * 4)[None],
+    ),
+    Stage("ThumbsSwipesWholeHand", _pose(_THUMB_ACROSS, *(_straight(),) * 4)[None]),
+    # The wrist is no part of a session's pose, but bending it straightens the fingers: tenodesis (Su et al. 2005).
+    Stage("WristFlexionAbduction", _pose(_RELAXED_THUMB, *((0.0, 0.15, 0.25, 0.10),) * 4, wrist=(0, 0, 0.70))[None]),
+    Stage("CountingUpDownFingerWigglingSpreading", np.array([*_POINTING[1:], *_WIGGLING])),
+    Stage("OK", _pose(_THUMB_PINCHING, _PINCHING, *(_straight(),) * 3)[None], held_out=True),
+    Stage("Peace", _pose(_THUMB_OVER_FINGERS, _straight(0.15), _straight(-0.1), _BENT, _BENT)[None], held_out=True),
+    Stage("ILoveYou", _pose(_THUMB_OUT, _straight(), _BENT, _BENT, _straight())[None], held_out=True),
+    Stage("Beak", _pose(_THUMB_PINCHING, *(_FLAT_AT_KNUCKLES,) * 4)[None], held_out=True),
+)

@@ -1,0 +1,349 @@
+"""Cut sessions into windows of EMG and pose, filtered exactly as they will be live.
+
+Each gap-free stretch of a session is filtered once, from its start, with the stateful filter of the runtime, and
+windows are cut from the result; no window crosses a gap. Filtered sessions are kept up to a budget of bytes, so a small
+corpus is read once and a large one is read block by block.
+
+Shapes: B windows, C electrodes, T samples, J joint angles, T' = T / decimation poses.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cpep_edge.errors import DataError
+from cpep_edge.preprocess import Preprocessing, Preprocessor
+from cpep_edge.session import Session
+from cpep_train.corpus import Corpus, Row
+from cpep_train.pose_templates import template_poses
+from cpep_train.recipe import Recipe
+from cpep_train.session_levels import SessionLevels
+
+CACHE_BYTES = 2 << 30
+_STATISTICS_SESSIONS = 96  # spread over the training split: enough for a scale, and no second pass over a large corpus
+_SMALLEST_STD_RAD = 0.05  # a joint that hardly moves in the corpus must not be blown up
+
+
+class Window(NamedTuple):
+    """One example."""
+
+    emg: Tensor  # (C, T) float32, preprocessed
+    pose: Tensor  # (J, T') float32, standardised
+    stage_index: int  # in the store's `stages`
+    session_index: int  # row of the corpus
+    start: int  # sample of the session
+
+
+class WindowBatch(NamedTuple):
+    """Some examples; the fields are those of Window."""
+
+    emg: Tensor  # (B, C, T)
+    pose: Tensor  # (B, J, T')
+    stage_index: Tensor  # (B,) int64
+    session_index: Tensor  # (B,) int64
+    start: Tensor  # (B,) int64
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a corpus' training sessions say about scales; nothing of it comes from held-out people or gestures."""
+
+    scale_uv: float  # RMS of the filtered signal; with calibration, the typical channel level
+    pose_mean_rad: NDArray[np.float32]  # (J,)
+    pose_std_rad: NDArray[np.float32]  # (J,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Track:
+    """One session, ready to be cut."""
+
+    emg: NDArray[np.float32]  # (C, n_samples)
+    pose: NDArray[np.float32]  # (J, n_poses)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.emg.nbytes + self.pose.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where windows may lie in a session."""
+
+    spans: tuple[tuple[int, int], ...]  # start and stop of each gap-free stretch
+    n_failed_before: NDArray[np.int32]  # (n_samples + 1,), failed pose fits before each sample
+
+
+class SessionStore:
+    """The filtered sessions of a corpus, made when first asked for and kept while there is room."""
+
+    def __init__(
+        self, corpus: Corpus, recipe: Recipe, statistics: Statistics, *, cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self.corpus = corpus
+        self.recipe = recipe
+        self.preprocessing = recipe.preprocessing(statistics.scale_uv)
+        self.stages = tuple(sorted({row.stage for row in corpus.rows}))
+        self.levels = SessionLevels(corpus, recipe)
+        self._statistics = statistics
+        self.cache_bytes = cache_bytes
+        self._used_bytes = 0
+        self._tracks: OrderedDict[int, _Track] = OrderedDict()
+        self._layouts: dict[int, _Layout] = {}
+
+    def track(self, number: int) -> _Track:
+        """The filtered signal and standardised poses of one row of the corpus."""
+        if number in self._tracks:
+            self._tracks.move_to_end(number)
+            return self._tracks[number]
+        track, layout = self._load(number)
+        self._layouts[number] = layout
+        self._tracks[number] = track
+        self._used_bytes += track.size_bytes
+        while self._used_bytes > self.cache_bytes and len(self._tracks) > 1:
+            _, dropped = self._tracks.popitem(last=False)
+            self._used_bytes -= dropped.size_bytes
+        return track
+
+    def layout(self, number: int) -> _Layout:
+        """Gaps and failed poses of one row of the corpus."""
+        if number not in self._layouts:
+            self.track(number)
+        return self._layouts[number]
+
+    def _load(self, number: int) -> tuple[_Track, _Layout]:
+        row, statistics = self.corpus.rows[number], self._statistics
+        with self.corpus.session(row) as session:
+            spans = tuple(_gap_free_spans(session))
+            emg = _filtered(session, spans, self.preprocessing, self.levels.level_uv(row))
+            poses, valid = poses_of(session, row, self.recipe)
+        pose = (poses[:: self.recipe.pose.decimation] - statistics.pose_mean_rad) / statistics.pose_std_rad
+        pose[~valid[:: self.recipe.pose.decimation]] = 0
+        n_failed_before = np.concatenate(([0], np.cumsum(~valid))).astype(np.int32)
+        return _Track(emg, np.ascontiguousarray(pose.T)), _Layout(spans, n_failed_before)
+
+
+class WindowDataset(Dataset[Window]):
+    """Windows of some sessions of a store."""
+
+    def __init__(
+        self, store: SessionStore, sessions: Sequence[int], *, with_pose: bool, stride_samples: int | None = None
+    ) -> None:
+        """Find all windows.
+
+        sessions: rows of the store's corpus
+        with_pose: leave out windows in which the fit of any pose failed
+        stride_samples: in place of the recipe's
+        """
+        self.store = store
+        self.with_pose = with_pose
+        self.window_samples = store.recipe.windows.window_samples
+        self._step = store.recipe.pose.decimation
+        stride = stride_samples or store.recipe.windows.stride_samples
+        found = [self._starts(number, stride) for number in sessions]
+        self.index: NDArray[np.int64] = np.concatenate([np.empty((0, 2), np.int64), *found])  # session, start
+        row_stage = [store.stages.index(row.stage) for row in store.corpus.rows]
+        self._stage_of_session = np.array(row_stage, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, number: int) -> Window:
+        batch = self.fetch(self.index[number][None])
+        stage, session, start = (int(field[0]) for field in batch[2:])
+        return Window(batch.emg[0], batch.pose[0], stage, session, start)
+
+    def stage_index(self) -> NDArray[np.int64]:
+        """Label of each window, (n_windows,)."""
+        labels: NDArray[np.int64] = self._stage_of_session[self.index[:, 0]]
+        return labels
+
+    def fetch(self, places: NDArray[np.int64]) -> WindowBatch:
+        """Cut windows anywhere in the sessions.
+
+        places: (B, 2), session and start; starts are multiples of the pose decimation
+        """
+        n_samples, step = self.window_samples, self._step
+        channels, joints = self.store.recipe.signal.n_channels, self.store.recipe.n_joints
+        emg = np.empty((len(places), channels, n_samples), np.float32)
+        pose = np.empty((len(places), joints, n_samples // step), np.float32)
+        for at in np.argsort(places[:, 0], kind="stable"):  # session by session, whatever the order asked for
+            number, start = places[at]
+            track = self.store.track(int(number))
+            emg[at] = track.emg[:, start : start + n_samples]
+            pose[at] = track.pose[:, start // step : (start + n_samples) // step]
+        session, start = torch.from_numpy(places.T.copy())
+        stage = torch.from_numpy(self._stage_of_session[places[:, 0]])
+        return WindowBatch(torch.from_numpy(emg), torch.from_numpy(pose), stage, session, start)
+
+    def admissible(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which windows lie inside one gap-free stretch and, where poses count, hold no failed one.
+
+        places: (B, 2), session and start
+        returns: (B,)
+        """
+        return np.array([self._fits(self.store.layout(int(number)), int(start)) for number, start in places], bool)
+
+    def _fits(self, layout: _Layout, start: int) -> bool:
+        stop = start + self.window_samples
+        if not any(first <= start and stop <= last for first, last in layout.spans):
+            return False
+        return not self.with_pose or bool(layout.n_failed_before[stop] == layout.n_failed_before[start])
+
+    def _starts(self, number: int, stride: int) -> NDArray[np.int64]:
+        layout = self.store.layout(number)
+        starts = [
+            np.arange(-(-first // self._step) * self._step, last - self.window_samples + 1, stride, dtype=np.int64)
+            for first, last in layout.spans
+        ]
+        start = np.concatenate([np.empty(0, np.int64), *starts])
+        if self.with_pose:
+            failed = layout.n_failed_before
+            start = start[failed[start + self.window_samples] == failed[start]]
+        return np.column_stack((np.full(len(start), number), start))
+
+
+class TrainingBatches(Sampler[NDArray[np.int64]]):
+    """The windows of one epoch, shuffled, jittered and cut into batches; each is (B, 2), session and start.
+
+    An epoch's order depends on the seed and the epoch alone, so that a resumed run sees what it would have seen.
+    Sessions are drawn in blocks that fit the store's cache, and windows are shuffled inside a block.
+    """
+
+    def __init__(self, dataset: WindowDataset, batch_size: int, seed: int) -> None:
+        self._dataset = dataset
+        self._seed = seed
+        self._batch_size = min(batch_size, len(dataset))
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._dataset) // self._batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        rng = np.random.default_rng((self._seed, self._epoch))
+        order = np.concatenate(list(self._blocks(rng)))
+        size = self._batch_size
+        for number in range(len(self)):
+            yield self._jittered(self._dataset.index[order[number * size : (number + 1) * size]], rng)
+
+    def _blocks(self, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+        session = self._dataset.index[:, 0]
+        numbers = rng.permutation(np.unique(session))
+        for block in np.array_split(numbers, self._n_blocks(numbers)):
+            yield rng.permutation(np.flatnonzero(np.isin(session, block)))
+
+    def _n_blocks(self, numbers: NDArray[np.int64]) -> int:
+        store = self._dataset.store
+        step = store.recipe.pose.decimation
+        bytes_a_sample = 4 * (store.recipe.signal.n_channels + store.recipe.n_joints / step)
+        n_samples = sum(len(store.layout(int(number)).n_failed_before) for number in numbers)
+        return min(len(numbers), int(np.ceil(n_samples * bytes_a_sample / store.cache_bytes)))
+
+    def _jittered(self, places: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        recipe = self._dataset.store.recipe
+        reach = recipe.windows.jitter_samples // recipe.pose.decimation
+        if reach == 0:
+            return places
+        moved = places.copy()
+        moved[:, 1] += rng.integers(-reach, reach, len(places), endpoint=True) * recipe.pose.decimation
+        return np.where(self._dataset.admissible(moved)[:, None], moved, places)
+
+
+class _Fetching(Dataset[WindowBatch]):
+    """What a DataLoader asks for whole batches by place."""
+
+    def __init__(self, fetch: Callable[[NDArray[np.int64]], WindowBatch]) -> None:
+        self._fetch = fetch
+
+    def __getitem__(self, places: NDArray[np.int64]) -> WindowBatch:
+        return self._fetch(places)
+
+
+def training_loader(dataset: WindowDataset, batch_size: int, seed: int) -> DataLoader[WindowBatch]:
+    """Shuffled, jittered batches for training."""
+    batches = TrainingBatches(dataset, batch_size, seed)
+    return DataLoader(_Fetching(dataset.fetch), sampler=batches, batch_size=None)
+
+
+def validation_loader(dataset: WindowDataset, batch_size: int, n_most: int) -> DataLoader[WindowBatch]:
+    """The same batches every time, of at most `n_most` windows spread evenly over the dataset."""
+    spread = np.linspace(0, len(dataset) - 1, min(len(dataset), n_most)).astype(int)
+    batches = [dataset.index[spread[start : start + batch_size]] for start in range(0, len(spread), batch_size)]
+    return DataLoader(_Fetching(dataset.fetch), sampler=batches, batch_size=None)
+
+
+def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
+    """Measure the scale of EMG and the mean and spread of each joint over training sessions.
+
+    Raises DataError when the EMG is flat or, with recorded poses, no training session holds one.
+    """
+    numbers = corpus.numbers("train")
+    chosen = numbers[:: -(-len(numbers) // _STATISTICS_SESSIONS)]
+    unscaled = Preprocessing(recipe.signal.sample_rate_hz, recipe.preprocessing(1.0).sos, 1.0, np.inf)
+    power, poses = [], []
+    for row in (corpus.rows[number] for number in chosen):
+        with corpus.session(row) as session:
+            emg = _filtered(session, _gap_free_spans(session), unscaled)
+            pose, valid = poses_of(session, row, recipe)
+        power.append(np.mean(np.square(emg, dtype=np.float64)))
+        poses.append(pose[valid])
+    pose = np.concatenate(poses)
+    if len(pose) == 0:
+        raise DataError(f"{corpus.folder}: field joint_angles is zero throughout the training sessions, no pose to use")
+    scale_uv = _typical_level_uv(corpus, recipe, chosen) or float(np.sqrt(np.mean(power)))
+    if not scale_uv > 0:
+        raise DataError(f"{corpus.folder}: field emg is flat throughout the training sessions")
+    std_rad = np.maximum(pose.std(axis=0, dtype=np.float64), _SMALLEST_STD_RAD)
+    return Statistics(scale_uv, pose.mean(axis=0, dtype=np.float64).astype(np.float32), std_rad.astype(np.float32))
+
+
+def _typical_level_uv(corpus: Corpus, recipe: Recipe, numbers: Sequence[int]) -> float | None:
+    """The geometric mean of the channel levels of some sessions: the best guess for one that was not calibrated."""
+    levels = SessionLevels(corpus, recipe)
+    measured = [level for level in (levels.level_uv(corpus.rows[number]) for number in numbers) if level is not None]
+    return float(np.exp(np.mean(np.log(measured)))) if measured else None
+
+
+def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The poses of a session and where they are valid: as recorded, or drawn from templates where the recipe says so.
+
+    returns: (n_samples, J) radians, (n_samples,)
+    """
+    if recipe.pose.source == "recorded":
+        poses = session.joint_angles()
+        return poses, np.any(poses != 0, axis=1)
+    name = f"{recipe.seed} {row.filename}"
+    poses = template_poses(row.stage, session.n_samples, session.meta.sample_rate, name)
+    return poses, np.ones(session.n_samples, bool)
+
+
+def _gap_free_spans(session: Session) -> Iterator[tuple[int, int]]:
+    time_s = session.time_s()
+    cuts = np.flatnonzero(np.diff(time_s) > 1.5 / session.meta.sample_rate) + 1
+    yield from zip((0, *cuts.tolist()), (*cuts.tolist(), session.n_samples), strict=True)
+
+
+def _filtered(
+    session: Session,
+    spans: Sequence[tuple[int, int]] | Iterator[tuple[int, int]],
+    spec: Preprocessing,
+    level_uv: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Filter each gap-free stretch from its start, (C, n_samples)."""
+    raw = session.emg()
+    if not np.isfinite(raw).all():
+        raise DataError(f"{session.path}: field emg holds NaN or infinity")
+    out = np.empty((raw.shape[1], raw.shape[0]), np.float32)
+    for first, last in spans:
+        out[:, first:last] = Preprocessor(spec, raw.shape[1], level_uv)(raw[first:last]).T
+    return out
