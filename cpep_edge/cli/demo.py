@@ -29,6 +29,7 @@ def demo(
 ) -> None:
     """Simulate people, train, evaluate, export to int8, run live over a simulated wristband, and report."""
     from cpep_edge.cli.demo_report import DemoReport, print_report, write_report
+    from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.corpus import Corpus
@@ -51,7 +52,8 @@ def demo(
     scores = evaluate(checkpoint, corpus)
     _say(4, "exporting: int8 encoder, pose index, golden inputs")
     with progress("export") as advance:
-        manifest = export_bundle(checkpoint, corpus, bundle, progress=advance)
+        native = build_for_target(host_target(), out / "native")
+        manifest = export_bundle(checkpoint, corpus, bundle, native=native, progress=advance)
     _say(5, f"replaying a new person's session on a simulated wristband, {REPLAY_SPEED:g} times real time")
     replay = _replay(Corpus.open(corpus), bundle, out / "profile.json")
     report = DemoReport(tuple(scores), manifest, replay, time.monotonic() - started_s)

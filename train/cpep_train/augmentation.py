@@ -26,10 +26,10 @@ def augment(emg: Tensor, spec: Augmentation) -> Tensor:
 
 def _rolled(emg: Tensor, reach: int) -> Tensor:
     """Turn each band by a whole number of electrodes; they form a ring."""
-    b, c, t = emg.shape
+    b, c, _ = emg.shape
     turn = torch.randint(-reach, reach + 1, (b, 1), device=emg.device)
     source = (torch.arange(c, device=emg.device) + turn) % c  # (B, C)
-    return emg.gather(1, source[:, :, None].expand(b, c, t))
+    return emg[torch.arange(b, device=emg.device)[:, None], source]
 
 
 def _normal(like: Tensor, shape: tuple[int, ...]) -> Tensor:

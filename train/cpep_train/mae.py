@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpep_train.model import Block, Encoder
+from cpep_train.model import Block, Encoder, patches
 from cpep_train.optimiser import TrainingStage
 from cpep_train.recipe import MaeStage
 from cpep_train.windows import WindowBatch
@@ -85,13 +85,6 @@ class MaskedAutoencoder(TrainingStage):
         window: Tensor = getattr(batch, self.side)
         shape = (len(window), self.encoder.config.n_tokens)
         return self.loss(window, torch.rand(shape, device=window.device).argsort(dim=1))
-
-
-def patches(window: Tensor, patch_samples: int) -> Tensor:
-    """Cut windows (B, C, T) into patches (B, N, C P)."""
-    b, c, t = window.shape
-    cut = window.view(b, c, t // patch_samples, patch_samples)
-    return cut.transpose(1, 2).reshape(b, t // patch_samples, c * patch_samples)  # (B, N, C P)
 
 
 def _at(tokens: Tensor, places: Tensor) -> Tensor:
