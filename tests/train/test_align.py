@@ -61,6 +61,7 @@ def test_the_pose_encoder_stays_as_it_is_to_the_last_bit(tiny_recipe: Recipe) ->
     module = Alignment(emg, pose, tiny_recipe)
     module.train()
     assert not pose.training
+    assert not any(p.requires_grad for p in pose.parameters())
     optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1.0)
     for _ in range(3):
         optimiser.zero_grad()

@@ -171,7 +171,7 @@ def answers(
     out = np.empty(int(chosen.sum()), np.int64)
     user = examples.queries.user_index[chosen]
     for one in np.unique(user):  # people apart: their own poses may not answer
-        usable = owner == owner if examples.own_references else np.ones(len(owner), bool)
+        usable = owner != one if examples.own_references else np.ones(len(owner), bool)
         nearest = nearest_labels(queries[chosen][user == one], references[inside][usable], label[usable], k)
         out[user == one] = majority(nearest)
     return out
