@@ -1,6 +1,7 @@
 """`cpep-edge demo`: the whole loop on this machine, from simulated people to a gesture on a simulated wristband."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Simulate people, train, evaluate, export to int8, run live over a simulated wristband, and report."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine
+
     from cpep_edge.cli.demo_report import DemoReport, print_report, write_report
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle

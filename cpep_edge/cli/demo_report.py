@@ -200,10 +200,12 @@ def _screen(report: DemoReport) -> str:
     replay = report.replay
     right = {stage.stage for stage in replay.stages if stage.answered == stage.stage} or {UNKNOWN}
     candidates = [d for d in replay.decisions if d.gesture in right] or replay.decisions
-    shown = max(candidates, key=lambda d: d.confidence, default=None)
+    shown = max(candidates, key=lambda d: (d.confidence, d.sample_index), default=None)
     changes = [d for d in replay.decisions if d.changed and shown and d.sample_index <= shown.sample_index]
     console = Console(record=True, width=78, file=io.StringIO())
-    console.print(render(f"{report.manifest.name}  ·  simulated wristband", shown, changes, replay.summary))
+    console.print(
+        render(f"{report.manifest.name}  ·  simulated wristband, played fast", shown, changes, replay.summary)
+    )
     return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="cpep-edge live"), flags=re.DOTALL)
 
 

@@ -1,5 +1,6 @@
 """`cpep-edge train` and `cpep-edge eval`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +24,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was interrupted.")] = False,
 ) -> None:
     """Train CPEP: masked auto-encoding of EMG and of pose, then contrastive alignment."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine
+
     from cpep_train.recipe import load_recipe
     from cpep_train.training import train as run_training
 

@@ -26,7 +26,7 @@ def render(title: str, last: Decision | None, changes: Sequence[Decision], summa
         Text(),
         Align.center(_confidence(last)),
         Text(),
-        _history(changes),
+        Align.center(_history(changes)),
         Text(),
         _figures(summary),
     )
@@ -51,9 +51,9 @@ def _confidence(last: Decision | None) -> Text:
 
 
 def _history(changes: Sequence[Decision]) -> Table:
-    table = Table.grid(padding=(0, 2), expand=True)
+    table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", width=9, style="dim")
-    table.add_column()
+    table.add_column(width=42)
     recent = list(changes)[::-1]
     for row in range(_CHANGES_SHOWN):
         decision = recent[row] if row < len(recent) else None

@@ -27,7 +27,7 @@ def save_confusion(score: Score, path: Path) -> None:
     axes.set_xlabel("answered")
     axes.set_ylabel("performed")
     axes.set_title(
-        f"{score.gestures} gestures, {score.users} people: balanced accuracy {score.balanced_accuracy:.2f} "
+        f"{score.gestures} gestures, {score.users} people\nbalanced accuracy {score.balanced_accuracy:.2f} "
         f"[{score.low:.2f}, {score.high:.2f}], chance {score.chance:.2f}",
         fontsize=8,
     )
