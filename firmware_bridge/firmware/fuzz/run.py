@@ -67,8 +67,8 @@ def fuzz_c(work: Path, n_executions: dict[str, int]) -> list[Outcome]:
         running.append((leg, process, log))
     outcomes = []
     for leg, process, log in running:
-        _, status, used = os.wait4(process.pid, 0)
-        outcomes.append(_outcome(leg, status, used.ru_utime + used.ru_stime, log.read_text()))
+        _, _, used = os.wait4(process.pid, 0)
+        outcomes.append(_outcome(leg, used.ru_utime + used.ru_stime, log.read_text(), work))
     return outcomes
 
 
@@ -99,12 +99,15 @@ def fuzz_python(n_examples: int) -> Outcome:
     return Outcome(what, n_done, time.process_time() - started_s, n_findings, "-")
 
 
-def _outcome(leg: Leg, status: int, cpu_s: float, log: str) -> Outcome:
-    finished = re.search(r"Done (\d+) runs in", log)
-    done = re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)/(\S+)", log)
-    edges, n_inputs, size = done[-1] if done else ("0", "0", "0b")
-    corpus = f"{n_inputs} inputs, {size}; {edges} edges covered"
-    return Outcome(leg.what, int(finished[1]) if finished else 0, cpu_s, int(status != 0), corpus)
+def _outcome(leg: Leg, cpu_s: float, log: str, work: Path) -> Outcome:
+    """What the log tells; of a run that was interrupted, as far as it was written down."""
+    n_executions = max((int(number) for number in re.findall(r"^#(\d+)\s", log, re.MULTILINE)), default=0)
+    progress = re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)/(\S+)", log)
+    edges, n_inputs, size = progress[-1] if progress else ("0", "0", "0b")
+    n_findings = sum(len(list(work.glob(f"{leg.name}-{kind}-*"))) for kind in ("crash", "leak", "oom", "timeout"))
+    interrupted = "" if "Done " in log or n_findings else "; interrupted"
+    corpus = f"{n_inputs} inputs, {size}; {edges} edges covered{interrupted}"
+    return Outcome(leg.what, n_executions, cpu_s, n_findings, corpus)
 
 
 def table(outcomes: list[Outcome]) -> str:
