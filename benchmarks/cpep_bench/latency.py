@@ -111,7 +111,8 @@ def end_to_end_latency(recogniser: Recogniser, signal_uv: NDArray[np.float32], n
 
     def decide(last: bytes) -> None:
         take(last)
-        assert engine.step() is not None, "a hop ended without a decision"
+        if engine.step() is None:
+            raise RuntimeError("a hop ended without a decision")
 
     for _ in range(-(-manifest.encoder.window_samples // _hop_samples(manifest))):
         take(arrive())
