@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,62 +9,16 @@ from typing import Any
 
 from rich.console import Console
 
-from cpep_edge.blocks import LinkCounts
 from cpep_edge.bundle import Manifest
 from cpep_edge.cli.output import print_table, stdout, to_json
+from cpep_edge.cli.replay import Replay
 from cpep_edge.cli.view import render
-from cpep_edge.decisions import UNKNOWN, Decision
+from cpep_edge.decisions import UNKNOWN
 from cpep_edge.files import replacing
-from cpep_edge.live_stats import LiveSummary
 from cpep_train.evaluate import Score
 from cpep_train.plots import save_confusion
 
 Row = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayedStage:
-    """One recording of the replay and what live took it for."""
-
-    stage: str
-    trained: bool  # whether EMG of the gesture was in the training
-    answered: str  # the decision that stood longest while it played, or "unknown"
-    share: float  # of the recording's decisions
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """A session played through a simulated wristband into `cpep-edge live`."""
-
-    decisions: tuple[Decision, ...]
-    summary: LiveSummary
-    stages: tuple[ReplayedStage, ...]
-
-    @classmethod
-    def from_lines(
-        cls, lines: Sequence[dict[str, Any]], played: Sequence[tuple[str, int]], trained: frozenset[str]
-    ) -> "Replay":
-        """Read the output of `live --json`.
-
-        played: gesture and number of samples of each recording, in the order they were played
-        trained: gestures whose EMG was in the training
-        """
-        by_type = [(line["type"], {key: value for key, value in line.items() if key != "type"}) for line in lines]
-        decisions = tuple(Decision(**fields) for kind, fields in by_type if kind == "decision")
-        (summary,) = (fields for kind, fields in by_type if kind == "summary")
-        stages, start = [], 0
-        for stage, n_samples in played:
-            within = [d.gesture for d in decisions if start < d.sample_index <= start + n_samples]
-            answered, n = Counter(within).most_common(1)[0] if within else (UNKNOWN, 0)
-            stages.append(ReplayedStage(stage, stage in trained, answered, n / max(1, len(within))))
-            start += n_samples
-        link = LinkCounts(**summary.pop("link"))
-        return cls(decisions, LiveSummary(**summary, link=link), tuple(stages))
-
-    def recognised(self, trained: bool) -> tuple[int, int]:
-        """Recordings of trained, or of never trained, gestures taken for what they are; and how many there were."""
-        asked = [stage for stage in self.stages if stage.trained == trained]
-        return sum(stage.answered == stage.stage for stage in asked), len(asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +57,7 @@ class DemoReport:
             ("int8 bundle, seen / unseen", _pair(last.seen, last.unseen), f"{last.vote_agreement:.1%} of votes kept"),
             ("int8 encoder", _size(files[self.manifest.encoder.file].size_bytes), self._parameters()),
             ("pose index", _size(files[self.manifest.index.file].size_bytes), self._prototypes()),
-            ("whole bundle", _size(size_bytes), "with golden inputs" + (", runs without torch" if native else "")),
+            ("whole bundle", _size(size_bytes), "runs without torch" if native else "needs torch"),
         ]
         if summary.delay_p50_ms is not None and summary.delay_p99_ms is not None:
             rows.append(
@@ -116,7 +69,7 @@ class DemoReport:
             )
         for trained, kind in ((True, "trained"), (False, "never trained")):
             hits, n = self.replay.recognised(trained)
-            rows.append((f"replay, {kind} gestures", f"{hits} of {n}", "recordings recognised among all"))
+            rows.append((f"replay, {kind}", f"{hits} of {n}", "gestures, among all"))
         lost = f"{summary.link.lost_frames} lost, {summary.link.corrupt_frames} corrupt"
         rows.append(("replay, frames", str(summary.link.frames), lost))
         return rows
@@ -130,18 +83,18 @@ class DemoReport:
             "scores": self.scores,
             "ladder": self.manifest.ladder,
             "size_bytes": {name: entry.size_bytes for name, entry in self.manifest.files.items()},
-            "replay": {"stages": self.replay.stages, "summary": asdict(self.replay.summary)},
+            "replay": {"recordings": self.replay.recordings, "summary": asdict(self.replay.summary)},
             "provenance": self.manifest.provenance,
         }
 
     def _accuracy(self, gestures: str) -> Row:
         score = self.score(gestures)
-        interval = f"95 % [{score.low:.2f}, {score.high:.2f}], chance {score.chance:.2f}"
+        interval = f"[{score.low:.2f}, {score.high:.2f}], chance {score.chance:.2f}"
         return f"zero-shot, {gestures}", f"{score.balanced_accuracy:.3f}", interval
 
     def _parameters(self) -> str:
         encoder = self.manifest.encoder
-        return f"{encoder.n_delegates} delegate, {encoder.n_operators_outside} operators outside"
+        return f"{encoder.n_delegates} delegate, {encoder.n_operators_outside} outside"
 
     def _prototypes(self) -> str:
         return f"{self.manifest.index.n_prototypes} prototypes of {len(self.manifest.gestures)} gestures"
@@ -150,7 +103,9 @@ class DemoReport:
 def print_report(report: DemoReport, path: Path) -> None:
     """The table on the terminal, the verdict, and where the rest is."""
     n_people = report.score("seen").n_users
-    print_table(f"on {n_people} simulated people whom training never saw", ("", "", ""), report.rows())
+    print_table(
+        f"{n_people} simulated people whom training never saw, [95 % interval over people]", ("", "", ""), report.rows()
+    )
     stdout.print(f"\n{report.verdict}")
     stdout.print(f"Took {report.duration_s / 60:.1f} minutes. Report: {path}")
 
@@ -169,7 +124,7 @@ def write_report(report: DemoReport, out: Path) -> Path:
 
 def _markdown(report: DemoReport, pictures: Sequence[str]) -> str:
     provenance = report.manifest.provenance
-    replay = [(s.stage, "yes" if s.trained else "no", s.answered, f"{s.share:.0%}") for s in report.replay.stages]
+    replay = [(s.stage, "yes" if s.trained else "no", s.answered, f"{s.share:.0%}") for s in report.replay.recordings]
     return "\n\n".join(
         (
             "# cpep-edge demo",
@@ -198,7 +153,7 @@ def _table(header: Row, rows: Sequence[Row]) -> str:
 def _screen(report: DemoReport) -> str:
     """The live screen as it stood at the surest right decision, as SVG that loads nothing from elsewhere."""
     replay = report.replay
-    right = {stage.stage for stage in replay.stages if stage.answered == stage.stage} or {UNKNOWN}
+    right = {stage.stage for stage in replay.recordings if stage.answered == stage.stage} or {UNKNOWN}
     candidates = [d for d in replay.decisions if d.gesture in right] or replay.decisions
     shown = max(candidates, key=lambda d: (d.confidence, d.sample_index), default=None)
     changes = [d for d in replay.decisions if d.changed and shown and d.sample_index <= shown.sample_index]
