@@ -11,9 +11,10 @@ discriminant, as in LibEMG (`cpep_train.realism`).
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from cpep_bench.machine import Machine, this_machine
 from cpep_edge.bundle import Manifest
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with TemporaryDirectory() as folder:
         loop = run_loop(options.source, Path(folder))
     lda = measure(real_trials(options.source)).same_person_250ms
-    for suffix, text in ((".json", to_json({**asdict(loop), "lda": lda}) + "\n"), (".md", markdown(loop, lda))):
+    for suffix, text in ((".json", to_json(figures(loop, lda)) + "\n"), (".md", markdown(loop, lda))):
         with replacing(options.out.with_suffix(suffix)) as file:
             file.write_text(text, encoding="utf-8")
     hits, n = loop.recognised()
@@ -95,6 +96,16 @@ def _unseen_recordings(corpus: Corpus) -> dict[str, list[Row]]:
     return people
 
 
+def figures(loop: Loop, lda: float) -> dict[str, Any]:
+    """All but the single decisions, for machines; `lda` as below."""
+    replays = {
+        person: {"summary": played.summary, "recordings": played.recordings} for person, played in loop.replays.items()
+    }
+    provenance = loop.manifest.provenance
+    return {"scores": loop.scores, "lda": lda, "ladder": loop.manifest.ladder, "provenance": provenance,
+            "machine": loop.machine, "replays": replays}  # fmt: skip
+
+
 def markdown(loop: Loop, lda: float) -> str:
     """The tables for people.
 
@@ -106,7 +117,7 @@ def markdown(loop: Loop, lda: float) -> str:
     provenance, machine = loop.manifest.provenance, loop.machine
     n_frames, n_lost = (sum(getattr(s.link, name) for s in summaries) for name in ("frames", "lost_frames"))
     delays = sorted(summary.delay_p99_ms for summary in summaries if summary.delay_p99_ms is not None)
-    figures = [
+    rows = [
         ("zero-shot on pose templates, fp32", f"{score.balanced_accuracy:.3f} [{score.low:.3f}, {score.high:.3f}]"),
         *((f"{step.step}, same windows", f"{step.seen:.3f}, {step.vote_agreement:.1%} of votes kept")
           for step in loop.manifest.ladder[1:] if step.seen is not None),
@@ -129,7 +140,7 @@ def markdown(loop: Loop, lda: float) -> str:
             "",
             "| | figure |",
             "| --- | --- |",
-            *(f"| {what} | {figure} |" for what, figure in figures),
+            *(f"| {what} | {figure} |" for what, figure in rows),
             "",
             "## The replay, gesture by gesture",
             "",
