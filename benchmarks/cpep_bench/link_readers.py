@@ -22,6 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cpep_bench.machine import this_machine
+from cpep_edge.checkout import code_version
+
 BAND_RATE_HZ, BAND_FRAME_SAMPLES, BAND_FRAME_BYTES = 2_000.0, 10, 347
 SETTLE_S = 0.5  # left out at the start of a run
 CYTON_RATE_HZ, CYTON_FRAME_BYTES = 250.0, 33
@@ -148,12 +151,18 @@ def _measured(read: Callable[[str, float], Arrivals], port: str, seconds: float)
     delays_ms = (arrivals[:, 1] - arrivals[:, 0]) * 1e3
     delays_ms -= np.polyval(np.polyfit(arrivals[:, 0], delays_ms, 1), arrivals[:, 0])
     p50, p99 = np.percentile(delays_ms - delays_ms.min(), (50, 99))
-    return {"cpu_percent": 100 * cpu_s / wall_s, "delay_p50_ms": float(p50), "delay_p99_ms": float(p99)}
+    return {
+        "cpu_percent": 100 * cpu_s / wall_s,
+        "delay_p50_ms": float(p50),
+        "delay_p99_ms": float(p99),
+        "read_every_ms": float(np.median(np.diff(arrivals[:, 1]))) * 1e3,
+    }
 
 
 def _be(device: str) -> None:
     """Run a simulated device until stdin closes."""
-    from cpep_bridge.simulated_boards import SimulatedBoard, SimulatedCyton
+    from cpep_bridge.personalities import SimulatedCyton
+    from cpep_bridge.simulated_boards import SimulatedBoard
     from cpep_bridge.simulator import SimulatedBand
 
     rng = np.random.default_rng(0)
@@ -194,22 +203,24 @@ def _table(seconds: float, rounds: int) -> str:
                     capture_output=True, text=True, check=True,
                 )  # fmt: skip
                 runs.setdefault(name, []).append(json.loads(done.stdout))
+    machine, paths = this_machine(), ("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/link_readers.py")
     lines = [
         f"# Reading a device: medians of {rounds} runs of {seconds:g} s, in turns",
         "",
         "Band: 16 channels at 2 kHz. Cyton: 8 channels at 250 Hz. Simulated, on ptys; measured, each reader a process",
-        f"of its own, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, Python "
-        f"{sys.version.split()[0]}.",
-        "Delay is that of the last sample of a read, over the least of the run.",
+        f"of its own. Code {code_version(*paths)}, seed 0, Python {sys.version.split()[0]}; {machine.n_cpus} cores "
+        f"shared with other work, {machine.cpu}, load {machine.load_1min:.1f}.",
         "",
-        "| reader | CPU, % of a core | delay p50 ms | delay p99 ms |",
-        "| --- | --- | --- | --- |",
+        "Delay is that of the last sample of a read, over the least of the run; a read's first sample waits for the",
+        "others, which is what the last column says. BrainFlow reads in a thread of its own.",
+        "",
+        "| reader | CPU, % of a core | delay p50 ms | delay p99 ms | from read to read, ms |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, results in runs.items():
         middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
-        lines.append(
-            f"| {name} | {middle['cpu_percent']:.2f} | {middle['delay_p50_ms']:.2f} | {middle['delay_p99_ms']:.2f} |"
-        )
+        delays = f"{middle['delay_p50_ms']:.2f} | {middle['delay_p99_ms']:.2f}"
+        lines.append(f"| {name} | {middle['cpu_percent']:.2f} | {delays} | {middle['read_every_ms']:.1f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
-"""`cpep-edge record`, `devices`, `doctor` and `soak`: everything about the link that needs no bundle."""
+"""`cpep-edge simulate`, `record`, `devices`, `doctor` and `soak`: the wristband link without a model at its end."""
 
 import json
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +14,44 @@ if TYPE_CHECKING:
     from cpep_bridge.prompts import Prompt, Show
     from cpep_bridge.recording import Recorded, Wearer
     from cpep_edge.blocks import BlockSource
+
+
+def simulate(
+    sessions: Annotated[list[Path], typer.Argument(help="emg2pose session files, played back to back.")],
+    link: Annotated[Path | None, typer.Option(help="Make this symbolic link to the pty.")] = None,
+    speed: Annotated[float, typer.Option(min=0.01, help="Times real time.")] = 1.0,
+    loss: Annotated[float, typer.Option(min=0, max=1, help="Chance of a frame to be lost.")] = 0.0,
+    corrupt: Annotated[float, typer.Option(min=0, max=1, help="Chance of a frame to be damaged.")] = 0.0,
+    device: Annotated[str, typer.Option(help="What to be: cpep, cyton, cyton-daisy, chords, or a profile.")] = "cpep",
+    firmware: Annotated[
+        bool, typer.Option("--firmware", help="Be the band's own C firmware, built on first use.")
+    ] = False,
+    drift: Annotated[float, typer.Option(help="How much too fast the device's clock runs, ppm.")] = 0.0,
+    once: Annotated[bool, typer.Option("--once", help="End with the sessions, rather than start over.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
+) -> None:
+    """Be a wristband: play sessions on a pty, byte for byte as a band would send them."""
+    from cpep_bridge.simulated_boards import simulate_device
+    from cpep_edge.session import Session
+
+    with ExitStack() as stack:
+        simulated = simulate_device(
+            device,
+            [stack.enter_context(Session(path)) for path in sessions],
+            firmware=firmware,
+            link=link,
+            speed=speed,
+            loss=loss,
+            corrupt=corrupt,
+            drift_ppm=drift,
+            once=once,
+            seed=seed,
+        )
+        stack.enter_context(simulated)
+        typer.echo(simulated.port)
+        with suppress(KeyboardInterrupt):
+            simulated.wait()
+    stderr.print(f"sent {simulated.sent.frames} frames, of which {simulated.sent.lost_frames} were lost or damaged")
 
 
 def record(
@@ -29,6 +68,10 @@ def record(
     session: Annotated[str, typer.Option(help="Name of this donning of the band.")] = "session",
     side: Annotated[Literal["left", "right"], typer.Option(help="Which arm.")] = "right",
     reconnect_s: Annotated[float, typer.Option(min=0, help="Look so long for a band that was unplugged.")] = 30.0,
+    raw: Annotated[
+        Path | None,
+        typer.Option(help="Keep every byte of the line here too: a pcap, read again by --port file://PATH."),
+    ] = None,
     recover: Annotated[Path | None, typer.Option(help="Make the session of a journal that was left behind.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as one JSON object.")] = False,
 ) -> None:
@@ -42,7 +85,8 @@ def record(
     if port is None or out is None:
         raise typer.BadParameter("give --port and --out, or --recover and the journal")
     wearer = recording.Wearer(user, session, side)
-    with open_source(port, device=device, reconnect_s=reconnect_s, config=device_config) as source:
+    opened = open_source(port, device=device, reconnect_s=reconnect_s, config=device_config, capture=raw)
+    with opened as source:
         if prompt is not None:
             recorded = _record_prompts(source, out, wearer, prompt)
         else:
@@ -78,15 +122,16 @@ def devices(
 
 def doctor(
     port: Annotated[str | None, typer.Option(envvar="CPEP_PORT", help="Listen to the device here as well.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Check that this bundle's encoder runs here as well.")] = None,
     device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
     seconds: Annotated[float, typer.Option(min=1.0, help="How long to listen.")] = 3.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check packages, ports, rights, latency, the line and the electrodes, and say what to do."""
+    """Check packages, the bundle's library, ports, rights, latency, line and electrodes, and say what to do."""
     from cpep_bridge.doctor import examine
 
     findings = []
-    for finding in examine(port, device, seconds):
+    for finding in examine(port, device, seconds, bundle):
         findings.append(finding)
         if not as_json:
             mark = {"good": "[green]good[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad [/red]"}
@@ -106,15 +151,20 @@ def soak(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Run the link under constant harm, and compare every sample and every count with the truth."""
+    from cpep_bench.machine import this_machine
     from cpep_bridge.soak import as_json_object, to_markdown
     from cpep_bridge.soak import soak as run
+    from cpep_edge.files import replacing
 
+    machine = this_machine()
     with progress("soaking") as advance:
-        report = run(seconds, seed=seed, progress=advance)
+        named = f"{machine.n_cpus} cores shared with other work, {machine.cpu}"
+        report = run(seconds, seed=seed, machine=named, progress=advance)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "soak.json").write_text(json.dumps(as_json_object(report), indent=1) + "\n")
-        (out / "soak.md").write_text(to_markdown(report))
+        with replacing(out / "soak.json") as file:
+            file.write_text(json.dumps(as_json_object(report), indent=1) + "\n")
+        with replacing(out / "soak.md") as file:
+            file.write_text(to_markdown(report))
     if as_json:
         print_json(as_json_object(report))
     else:

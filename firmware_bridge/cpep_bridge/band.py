@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from cpep_bridge.byte_stream import ByteStream, LineLost, RecordingOver
 from cpep_bridge.clock import DeviceClock
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.dialogue import Arrival, Dialogue
@@ -26,11 +27,10 @@ from cpep_bridge.frames import (
     Telemetry,
     samples_to_uv,
 )
-from cpep_bridge.line_rate import check_baud, stream_bytes_per_s
+from cpep_bridge.line_rate import check_baud, check_info, stream_bytes_per_s
 from cpep_bridge.loss import StreamLedger
-from cpep_bridge.pace import gather_s
+from cpep_bridge.pace import Pace
 from cpep_bridge.reopening import stayed_away, waits_s
-from cpep_bridge.transports import ByteStream, LineLost
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
@@ -39,6 +39,7 @@ PING_EVERY_S = 1.0
 _PROBE_EVERY_S = 0.5  # of silence the band is asked who it is: it may have restarted, or ended unheard
 _LEAVE_S = 0.3  # for the answer to STOP on closing
 _KEPT_PINGS = 8
+_PONG_S = 0.05  # a PONG that took longer tells little of the clock
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +73,7 @@ class Band:
         self._frames = 0  # DATA frames whose samples were passed on
         self._misfits = 0  # DATA frames that contradict INFO
         self._reconnects = 0
-        self._gather_s = 0.0  # after a read, until the next one
-        self._read_s = 0.0  # when the last read ended
+        self._pace = Pace()
         self._pings: dict[int, float] = {}  # when they were sent, by seq
         self._ping_due_s = 0.0
         self._silent_s = 0.0  # spent waiting since the last DATA frame; a slow consumer's time is not the band's
@@ -141,24 +141,24 @@ class Band:
         while self._streaming:
             try:
                 yield from self._round()
+            except RecordingOver:
+                return
             except (LineLost, LinkTimeout) as error:
                 self._reconnect(error)
 
     def _round(self) -> Iterator[Block]:
-        self._gather()
+        if not self._awaits_pong():  # it is never kept waiting
+            self._pace.rest()
         asked_s = time.monotonic()
         arrival = self._opened().receive(self._wait_s(asked_s))
-        self._read_s = arrival.host_t_s
         self._silent_s += max(0.0, arrival.host_t_s - asked_s)
         yield from self._blocks(arrival)
+        self._pace.note(self._ledger.next_index // self.identity.n_samples, arrival.host_t_s)
         if self._streaming:
             self._watch(arrival.host_t_s)
 
-    def _gather(self) -> None:
-        """Let the frames gather that are read together; PONG is never kept waiting."""
-        wait_s = self._read_s + self._gather_s - time.monotonic()
-        if wait_s > 0 and not self._pings:
-            time.sleep(min(wait_s, self._gather_s))
+    def _awaits_pong(self) -> bool:
+        return bool(self._pings) and time.monotonic() < self._ping_due_s - PING_EVERY_S + _PONG_S
 
     def _meet(self, stop: bool) -> tuple[Dialogue, Info]:
         """Open the line and ask who is there.
@@ -201,14 +201,15 @@ class Band:
         return self._dialogue
 
     def _know(self, identity: Info) -> None:
+        check_info(identity, self._opened().port)
         check_baud(stream_bytes_per_s(identity), identity.baud, self._opened().port)
         self._identity = identity
-        self._gather_s = gather_s(identity.n_samples / identity.sample_rate_hz)
         self._uv_per_count = np.float32(identity.uv_per_count)
 
     def _begin(self) -> None:
         self._opened().order(Start, self._timeout_s)
         self._ledger.restart()
+        self._pace = Pace(self.identity.n_samples / self.identity.sample_rate_hz)
         self._streaming = True
         self._silent_s, self._probe_after_s = 0.0, _PROBE_EVERY_S
 

@@ -15,12 +15,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_bridge.byte_stream import ByteStream, LineLost, RecordingOver
 from cpep_bridge.conversation import Conversation
 from cpep_bridge.counter_loss import CounterLedger
 from cpep_bridge.fixed_frames import PacketDecoder, Packets
-from cpep_bridge.pace import gather_s
+from cpep_bridge.pace import Pace
 from cpep_bridge.reopening import stayed_away, waits_s
-from cpep_bridge.transports import ByteStream, LineLost
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
@@ -78,7 +78,7 @@ class Board:
         self._ledger: CounterLedger | None = None
         self._scale = np.float32(1)
         self._frames = self._bytes = self._reconnects = self._past_corrupt = 0
-        self._gather_s = 0.0  # after a read, until the next one
+        self._pace = Pace()
         self._read_s = 0.0  # when the last read ended
 
     def __enter__(self) -> "Board":
@@ -119,6 +119,8 @@ class Board:
         while True:
             try:
                 yield from self._round()
+            except RecordingOver:
+                return
             except (LineLost, LinkTimeout) as error:
                 self._reconnect(error)
 
@@ -148,18 +150,16 @@ class Board:
     def _start(self) -> None:
         self._dialect.start(self._opened())
         stream = self._met()
+        frame_s = stream.n_samples / stream.info.sample_rate_hz
         if self._ledger is None:
-            frame_s = stream.n_samples / stream.info.sample_rate_hz
             self._ledger = CounterLedger(stream.counter_modulus, frame_s)
         self._ledger.restart()
-        self._gather_s = gather_s(stream.n_samples / stream.info.sample_rate_hz)
+        self._pace = Pace(frame_s)
         self._read_s = time.monotonic()
 
     def _round(self) -> Iterator[Block]:
         line = self._opened().line
-        wait_s = self._read_s + self._gather_s - time.monotonic()
-        if wait_s > 0:
-            time.sleep(min(wait_s, self._gather_s))
+        self._pace.rest()
         data = self._opened().rest or line.read(self._timeout_s)
         self._opened().rest = b""
         host_t_s = time.monotonic()
@@ -173,6 +173,8 @@ class Board:
         self._read_s = host_t_s
         self._bytes += len(data)
         yield from self._blocks(self._met().decoder.feed(data), host_t_s)
+        if self._ledger is not None:
+            self._pace.note(self._ledger.next_number, host_t_s)
 
     def _blocks(self, packets: Packets, host_t_s: float) -> Iterator[Block]:
         """The samples of one read, in as few blocks as losses allow."""

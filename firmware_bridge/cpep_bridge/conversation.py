@@ -2,7 +2,7 @@
 
 import time
 
-from cpep_bridge.transports import ByteStream
+from cpep_bridge.byte_stream import ByteStream
 from cpep_edge.errors import LinkTimeout
 
 _QUIET_S = 0.15  # without a byte, a board that was told to stop has stopped

@@ -7,13 +7,15 @@ from pathlib import Path
 from cpep_bridge import chords, cyton, transports
 from cpep_bridge.band import Band
 from cpep_bridge.boards import Board
+from cpep_bridge.byte_stream import ByteStream
+from cpep_bridge.capture import Capture
 from cpep_bridge.device_config import FittedSource, load_device_config
 from cpep_bridge.profile import ProfiledBoard, find_profile, shipped_profiles
 from cpep_bridge.reopening import Reopener
 from cpep_edge.blocks import BlockSource
 from cpep_edge.errors import ConfigError
 
-OpenPort = Callable[[], transports.ByteStream]
+OpenPort = Callable[[], ByteStream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def open_source(
     baud: int | None = None,
     reconnect_s: float = 0.0,
     config: Path | None = None,
+    capture: Path | None = None,
 ) -> BlockSource:
     """The source of blocks on a port; `with` opens it and iterating streams.
 
@@ -85,9 +88,12 @@ def open_source(
     baud: where it differs from the device's usual one
     reconnect_s: how long to look for a device that was unplugged in mid-stream, 0 gives up at once
     config: a device config, which says how the device's channels and rate are made to fit
-    Raises ConfigError for an unknown device or a faulty config; entering raises LinkError when the port or the device
-    does not answer.
+    capture: a file to keep every byte of the line in, for `file:///recording` and Wireshark
+    Raises ConfigError for an unknown device or a faulty config, CpepError for a capture that cannot be written;
+    entering raises LinkError when the port or the device does not answer.
     """
     driver = find_driver(device)
-    source = driver.open_source(Reopener(port, baud or driver.baud), timeout_s, reconnect_s)
+    reopener = Reopener(port, baud or driver.baud)
+    open_port = reopener if capture is None else Capture(reopener, capture)
+    source = driver.open_source(open_port, timeout_s, reconnect_s)
     return source if config is None else FittedSource(source, load_device_config(config))

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cpep_bridge.byte_stream import ByteStream
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import (
     DELIMITER,
@@ -19,7 +20,6 @@ from cpep_bridge.frames import (
     Stop,
     encode_frame,
 )
-from cpep_bridge.transports import ByteStream
 from cpep_edge.errors import LinkError, LinkTimeout
 
 RETRY_S = 0.5

@@ -16,9 +16,11 @@ from typing import Literal
 import numpy as np
 from serial.tools import list_ports
 
+from cpep_bridge.band import Band
 from cpep_bridge.channel_health import ChannelHealth, assess_channels
 from cpep_bridge.devices import open_source
-from cpep_bridge.frames import DataFlag
+from cpep_bridge.frames import DataFlag, Info
+from cpep_bridge.line_rate import BITS_PER_BYTE, stream_bytes_per_s
 from cpep_bridge.transports import in_use_by, no_permission
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
 from cpep_edge.errors import CpepError
@@ -27,6 +29,7 @@ State = Literal["good", "note", "bad"]
 
 RATE_TOLERANCE = 0.01
 LATENCY_TIMER_MS = 1
+FULL_LINE = 0.95  # of its bits; the rest is for answers, telemetry and a clock that runs fast
 
 _LATENCY_TIMERS = Path("/sys/bus/usb-serial/devices")
 
@@ -40,9 +43,13 @@ class Finding:
     said: str
 
 
-def examine(port: str | None, device: str = "cpep", seconds: float = 3.0) -> Iterator[Finding]:
-    """Look at everything, the device on `port` too if one is given; findings as they are made."""
+def examine(
+    port: str | None, device: str = "cpep", seconds: float = 3.0, bundle: Path | None = None
+) -> Iterator[Finding]:
+    """Look at everything, the device on `port` and a bundle too if they are given; findings as they are made."""
     yield from examine_packages()
+    if bundle is not None:
+        yield from examine_bundle(bundle)
     yield from examine_ports()
     if port is not None:
         yield from examine_device(port, device, seconds)
@@ -62,6 +69,26 @@ def examine_packages(distribution: str = "cpep-edge") -> Iterator[Finding]:
     lacking = "only bundles that carry a library for this machine run here; for others pip install 'cpep-edge[export]'"
     said = "executorch is installed" if runtime else lacking
     yield Finding("encoder runtime", "good" if runtime else "note", said)
+
+
+def examine_bundle(path: Path) -> Iterator[Finding]:
+    """Whether a bundle is whole, and whether its encoder runs on this machine: with the library it carries, or how."""
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.native_encoder import carried_library
+    from cpep_edge.recogniser import Recogniser
+    from cpep_edge.trust import configured_key
+
+    try:
+        opened = Bundle(path, configured_key(None))
+        opened.check_files()
+        library = carried_library(opened)
+        spec = opened.manifest.encoder
+        Recogniser(opened).recognise(np.zeros((spec.n_channels, spec.window_samples), np.float32))
+    except CpepError as error:
+        yield Finding(path.name, "bad", str(error))
+        return
+    how = "the installed executorch and torch" if library is None else f"its own library for {library.architecture}"
+    yield Finding(path.name, "good", f"is whole, and its encoder runs here with {how}")
 
 
 def examine_ports(timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
@@ -101,6 +128,8 @@ def examine_device(port: str, device: str, seconds: float) -> Iterator[Finding]:
             unit = "" if info.unit == "uV" else ", which does not say what a count is in microvolts"
             said = f"{info.name} answers: {info.n_channels} channels at {info.sample_rate_hz:g} Hz{unit}"
             yield Finding(port, "good", said)
+            if isinstance(source, Band) and source.identity.baud:
+                yield _line(port, source.identity)
             blocks = _listen(source, seconds)
             counts = source.counts
     except CpepError as error:
@@ -140,6 +169,15 @@ def _listen(source: BlockSource, seconds: float) -> list[Block]:
         if block.host_t_s > end_s:
             break
     return blocks
+
+
+def _line(port: str, identity: Info) -> Finding:
+    """How much of a serial line the stream takes; one that cannot carry it was refused on opening."""
+    share = stream_bytes_per_s(identity) * BITS_PER_BYTE / identity.baud
+    said = f"its line runs at {identity.baud} baud, of which the stream takes {share:.0%}"
+    if share <= FULL_LINE:
+        return Finding(port, "good", said)
+    return Finding(port, "note", f"{said}: answers and telemetry may crowd out samples, a faster line would not")
 
 
 def _rate(port: str, info: StreamInfo, blocks: list[Block]) -> Finding:

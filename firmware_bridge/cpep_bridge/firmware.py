@@ -15,12 +15,12 @@ from pathlib import Path
 
 from cpep_bridge.frames import SampleFormat
 from cpep_bridge.playback import Playback, Segment
-from cpep_bridge.simulator import SAMPLES_PER_FRAME, UV_PER_COUNT, SentCounts
+from cpep_bridge.simulated import SentCounts, Simulated
+from cpep_bridge.simulator import SAMPLES_PER_FRAME, UV_PER_COUNT
 from cpep_edge.errors import ArtifactError, LinkError
 
 PROGRAM = "cpep-band"
 
-_SOURCES = Path(__file__).parents[1] / "firmware"
 _CHUNK_SAMPLES = 100
 _END_WAIT_S = 5.0
 
@@ -38,7 +38,7 @@ def build_firmware(target: str = PROGRAM, build_dir: Path | None = None) -> Path
     return folder / target
 
 
-class FirmwareBand:
+class FirmwareBand(Simulated):
     """A wristband that runs the firmware and plays `segments`; `with` starts it, and `port` is where a host finds it.
 
     The options are those of `SimulatedBand`, as far as the firmware has them; `program` is a build of it to be used
@@ -83,23 +83,16 @@ class FirmwareBand:
         self._port = ""
         self._sent = SentCounts()
 
-    def __enter__(self) -> "FirmwareBand":
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
     @property
     def port(self) -> str:
-        """Path of the pty. Raises ValueError before start()."""
+        """See Simulated."""
         if not self._port:
             raise ValueError("the band was not started")
         return self._port
 
     @property
     def sent(self) -> SentCounts:
-        """What the band did so far."""
+        """See Simulated."""
         if self._process is not None:
             self._tell(self._process, b"s")
             self._note_report(self._line(self._process))
@@ -178,15 +171,22 @@ class FirmwareBand:
         self._note_report(last)
 
 
+def firmware_sources() -> Path:
+    """Where the C sources lie: inside the wheel, or in a checkout. Raises ArtifactError where they are in neither."""
+    here = Path(__file__).parent
+    for folder in (here / "firmware_sources", here.parent / "firmware"):
+        if (folder / "Makefile").is_file():
+            return folder
+    raise ArtifactError(f"the firmware's sources are not beside {here}: install cpep-edge anew, or use a checkout")
+
+
 def _make(target: str, folder: Path) -> None:
-    if not (_SOURCES / "Makefile").exists():
-        raise ArtifactError(f"the firmware's sources are not at {_SOURCES}: run from a checkout of cpep-edge")
     for tool in ("make", "cc"):
         if shutil.which(tool) is None:
             raise ArtifactError(f"building the firmware needs {tool}: run 'sudo apt install build-essential'")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # so that two who build at once do not meet
-        words = ["make", "-C", str(_SOURCES), f"BUILD={scratch}", f"{scratch}/{target}"]
+        words = ["make", "-C", str(firmware_sources()), f"BUILD={scratch}", f"{scratch}/{target}"]
         made = subprocess.run(words, capture_output=True, text=True)
         if made.returncode != 0:
             raise ArtifactError(f"the firmware's {target} did not build: {made.stderr.strip()}")
@@ -201,7 +201,7 @@ def _cache_dir() -> Path:
 
 def _sources_digest() -> str:
     digest = hashlib.sha256()
-    for path in sorted(_SOURCES.rglob("*")):
+    for path in sorted(firmware_sources().rglob("*")):
         if path.suffix in (".c", ".h") or path.name == "Makefile":
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

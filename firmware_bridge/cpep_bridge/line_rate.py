@@ -1,4 +1,6 @@
-"""Whether a serial line is fast enough for a stream, told with numbers."""
+"""Whether a stream can be, and whether a serial line is fast enough for it, told with numbers."""
+
+import math
 
 from cpep_bridge.frames import Info, SampleFormat, frame_bytes
 from cpep_edge.errors import LinkError
@@ -7,6 +9,17 @@ BITS_PER_BYTE = 10  # eight, a start bit and a stop bit
 USUAL_BAUDS = (115_200, 230_400, 460_800, 921_600, 1_000_000, 1_500_000, 2_000_000, 3_000_000)
 
 _COBS_BLOCK_BYTES = 254  # each costs a byte
+
+
+def check_info(info: Info, port: str) -> None:
+    """Raises LinkError when what a band says about itself describes no stream."""
+    possible = info.n_channels and info.n_samples and info.sample_format in tuple(SampleFormat)
+    if not possible or not 0 < info.sample_rate_hz < math.inf or not 0 < info.uv_per_count < math.inf:
+        raise LinkError(
+            f"the band on {port} describes a stream that cannot be: {info.n_channels} channels at "
+            f"{info.sample_rate_hz:g} Hz, {info.n_samples} samples a frame in format {info.sample_format}, "
+            f"{info.uv_per_count:g} uV a count: update its firmware"
+        )
 
 
 def stream_bytes_per_s(info: Info) -> float:

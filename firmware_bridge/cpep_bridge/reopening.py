@@ -11,7 +11,8 @@ from typing import Protocol
 
 from serial.tools import list_ports
 
-from cpep_bridge.transports import ByteStream, connected_ports, open_stream
+from cpep_bridge.byte_stream import ByteStream
+from cpep_bridge.transports import connected_ports, open_stream
 from cpep_edge.errors import LinkError
 
 FIRST_WAIT_S = 0.1

@@ -9,14 +9,14 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
 
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import DELIMITER, VERSION, Capability, Data, End, Info, SampleFormat, encode_frame
 from cpep_bridge.playback import Playback, Segment
 from cpep_bridge.pty_port import PtyPort
+from cpep_bridge.simulated import Faults, SimulatedThread
 from cpep_bridge.simulated_device import SimulatedDevice
 
 SAMPLES_PER_FRAME = 10
@@ -27,31 +27,9 @@ _BURST_FRAMES = 64  # sent before commands are looked at again
 _END_WAIT_S = 1.0  # for STOP, once the reader has read everything
 _UNREAD_WAIT_S = 10.0  # for a reader that stopped reading
 _LEAVE_WAIT_S = 0.3  # for the last answer to be read before hanging up
-_CUT_BYTES = 64  # lost in a run, at most
 
 
-@dataclass(frozen=True, slots=True)
-class SentCounts:
-    """What a simulated band did since it was started: the truth that a host's counts are held against."""
-
-    frames: int = 0  # DATA frames made, whatever became of them
-    samples: int = 0  # in those
-    injected_losses: int = 0  # frames left out on purpose
-    overruns: int = 0  # frames dropped because the pty was full
-    corrupted: int = 0  # frames damaged on purpose: a bit flipped
-    cut: int = 0  # frames that some bytes were taken out of
-    duplicated: int = 0  # frames sent twice on purpose
-    reordered: int = 0  # frames sent after a later one: what arrives late has been given up
-    unplugged: int = 0  # frames that fell due while the line was unplugged
-    lost_samples: int = 0  # in all the frames that were left out, dropped or damaged
-
-    @property
-    def lost_frames(self) -> int:
-        """Frames that cannot have arrived intact and in time."""
-        return self.injected_losses + self.overruns + self.corrupted + self.cut + self.reordered + self.unplugged
-
-
-class SimulatedBand:
+class SimulatedBand(SimulatedThread):
     """A wristband that plays `segments`; `with` runs it in a thread of its own, and `port` is where a host finds it.
 
     segments: arrays (n_samples, n_channels) float32 in microvolts, or open sessions; played back to back
@@ -90,6 +68,7 @@ class SimulatedBand:
     ) -> None:
         if not 0 < speed < float("inf"):
             raise ValueError(f"speed must be a positive number, not {speed}")
+        super().__init__(link)
         playback = Playback(segments, sample_rate_hz)
         info = _info(playback, sample_rate_hz, uv_per_count, sample_format, n_samples, serial_number, seed)
         self._device = SimulatedDevice(info, playback, clock_speed=speed * (1 + drift_ppm * 1e-6), repeat=not once)
@@ -97,60 +76,14 @@ class SimulatedBand:
         self._faults = Faults(chances, seed)
         self._held: Data | None = None  # to be sent after its successor
         self._garbage = garbage
-        self._link = link
         self._once = once
         self._lossless = lossless
-        self._tally = {field.name: 0 for field in fields(SentCounts)}
         self._decoder = FrameDecoder()
-        self._pty: PtyPort | None = None
-        self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
         self._rebooting = threading.Event()
         self._unplug_s: float | None = None  # how long to be away, when asked to leave
         self._stall_s = 0.0  # how long to send nothing, when asked to
-        self._error: BaseException | None = None
         self._progress_s = 0.0
         self._unread_bytes = 0
-
-    def __enter__(self) -> "SimulatedBand":
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    @property
-    def port(self) -> str:
-        """Path of the pty. Raises ValueError before start()."""
-        if self._pty is None:
-            raise ValueError("the simulated band was not started")
-        return self._pty.path
-
-    @property
-    def sent(self) -> SentCounts:
-        """What was done so far."""
-        return SentCounts(**self._tally)
-
-    def start(self) -> None:
-        """Open the pty, make the link, and run. Raises LinkError when the link cannot be made."""
-        self._pty = PtyPort(self._link)
-        self._thread = threading.Thread(target=self._run, args=(self._pty,), name="simulated-band", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End at once and hang up. Raises what went wrong meanwhile, such as DataError for a damaged session."""
-        self._stopping.set()
-        self.wait()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until a band that plays once has finished; whether it has. Raises what went wrong meanwhile."""
-        if self._thread is None:
-            return True
-        self._thread.join(timeout_s)
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return not self._thread.is_alive()
 
     def reboot(self) -> None:
         """Do what a band does whose battery slipped: forget the stream, draw a new boot_id, say INFO."""
@@ -165,16 +98,11 @@ class SimulatedBand:
         self._stall_s = seconds
 
     def _run(self, port: PtyPort) -> None:
-        try:
-            port.put(self._garbage + DELIMITER + encode_frame(self._device.info))
-            while not self._stopping.is_set() and not self._finished(port):
-                if self._unplug_s is not None:
-                    port, self._unplug_s = self._replugged(port, self._unplug_s), None
-                self._serve(port)
-        except BaseException as error:  # handed over to whoever waits
-            self._error = error
-        finally:
-            port.close()
+        port.put(self._garbage + DELIMITER + encode_frame(self._device.info))
+        while not self._stopping.is_set() and not self._finished(port):
+            if self._unplug_s is not None:
+                port, self._unplug_s = self._replugged(port, self._unplug_s), None
+            self._serve(port)
 
     def _replugged(self, port: PtyPort, seconds: float) -> PtyPort:
         """Leave a port for some seconds and take another."""
@@ -185,8 +113,8 @@ class SimulatedBand:
             while self._device.wait_s(now_s) <= 0:
                 frame = self._device.next_frame(now_s)
                 if isinstance(frame, Data):
-                    self._make(frame)
-                    self._lose("unplugged", frame)
+                    self._made(frame.n_samples)
+                    self._lost("unplugged", frame.n_samples)
             time.sleep(min(_IDLE_S, end_s - now_s))
         if self._link is not None:
             other.link_to(self._link)
@@ -233,23 +161,23 @@ class SimulatedBand:
             self._send(port, frame)
 
     def _send(self, port: PtyPort, frame: Data) -> None:
-        self._make(frame)
+        self._made(frame.n_samples)
         if not frame.sample_index:
             self._held = None  # of an earlier stream
         fault = self._faults.draw()
         wire = encode_frame(frame)
         if "loss" in fault:
-            self._lose("injected_losses", frame)
+            self._lost("injected_losses", frame.n_samples)
         elif "reorder" in fault and self._held is None:
             self._held = frame
             return
         elif not port.offer(self._faults.damage(wire, fault)):
             self._device.note_overrun()
-            self._lose("overruns", frame)
+            self._lost("overruns", frame.n_samples)
         elif "cut" in fault:
-            self._lose("cut", frame)
+            self._lost("cut", frame.n_samples)
         elif "corrupt" in fault:
-            self._lose("corrupted", frame)
+            self._lost("corrupted", frame.n_samples)
         elif self._held is not None:
             self._send_held(port, self._held)
         elif "duplicate" in fault:
@@ -259,16 +187,8 @@ class SimulatedBand:
     def _send_held(self, port: PtyPort, frame: Data) -> None:
         """Its successor went out: now it comes too late."""
         self._held = None
-        self._lose("reordered", frame)
+        self._lost("reordered", frame.n_samples)
         port.put(encode_frame(frame))
-
-    def _make(self, frame: Data) -> None:
-        self._tally["frames"] += 1
-        self._tally["samples"] += frame.n_samples
-
-    def _lose(self, how: str, frame: Data) -> None:
-        self._tally[how] += 1
-        self._tally["lost_samples"] += frame.n_samples
 
     def _finished(self, port: PtyPort) -> bool:
         """Whether a band that plays once may hang up: the host has read everything, or has stopped reading."""
@@ -282,36 +202,6 @@ class SimulatedBand:
             patience_s = _LEAVE_WAIT_S if self._device.dismissed else _UNREAD_WAIT_S
             return now_s - self._progress_s > patience_s
         return self._device.dismissed or now_s - self._progress_s > _END_WAIT_S
-
-
-class Faults:
-    """Chance, drawn frame by frame, so that the same seed harms the same frames at any speed."""
-
-    def __init__(self, chances: Mapping[str, float], seed: int) -> None:
-        """chances: of each kind of harm, 0 to 1. Raises ValueError for one that is no probability."""
-        for name, chance in chances.items():
-            if not 0 <= chance <= 1:
-                raise ValueError(f"{name} must be a probability, not {chance}")
-        self._chances = chances
-        self._random = random.Random(seed)
-        self._places = random.Random(seed + 1)
-
-    def draw(self) -> set[str]:
-        """What befalls the next frame."""
-        return {name for name, chance in self._chances.items() if self._random.random() < chance}
-
-    def damage(self, wire: bytes, fault: set[str]) -> bytes:
-        """The frame with a bit flipped or bytes cut out, anywhere but its delimiter: so the next one stays whole."""
-        if "cut" in fault:
-            start = self._places.randrange(len(wire) - 1)
-            stop = min(start + self._places.randint(1, _CUT_BYTES), len(wire) - 1)
-            return wire[:start] + wire[stop:]
-        if "corrupt" not in fault:
-            return wire
-        bit = self._places.randrange(8 * (len(wire) - 1))
-        damaged = bytearray(wire)
-        damaged[bit // 8] ^= 1 << bit % 8
-        return bytes(damaged)
 
 
 def _info(

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from cpep_bridge.band import Band
 from cpep_bridge.reopening import Reopener
-from cpep_bridge.simulator import UV_PER_COUNT, SentCounts, SimulatedBand
+from cpep_bridge.simulated import SentCounts
+from cpep_bridge.simulator import UV_PER_COUNT, SimulatedBand
 from cpep_bridge.transports import BAUD
 from cpep_edge.blocks import Block, LinkCounts
-from cpep_edge.checkout import git_commit, installed_versions
+from cpep_edge.checkout import code_version, installed_versions
 
 RATE_HZ = 2_000.0
 N_CHANNELS = 16
@@ -77,8 +78,10 @@ class SoakReport:
     cpu_share: float  # of one core, band and reader together
     minutes: list[Minute]
     faults: list[str]  # what should not have been; empty when the run passed
-    git_commit: str
+    seed: int
+    code: str  # commit
     versions: dict[str, str]
+    machine: str
 
     @property
     def passed(self) -> bool:
@@ -116,12 +119,14 @@ def soak(
     speed: float = 1.0,
     seed: int = 0,
     minute_s: float = 60.0,
+    machine: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SoakReport:
     """Run for so many seconds of signal.
 
     speed: times real time, for tests; the times of `harm` are of the signal
     minute_s: of signal, between two lines of figures
+    machine: what the report says that it ran on
     progress: is called with the seconds done and in all
     """
     harm = harm or Harm()
@@ -167,8 +172,10 @@ def soak(
             *_count_faults(watch, sent, counts, unaccounted),
             *(_trend_faults(watch.minutes) if speed == 1 else ()),
         ],
-        git_commit=git_commit(),
+        seed=seed,
+        code=code_version("firmware_bridge/cpep_bridge"),
         versions=installed_versions(("numpy", "pyserial", "cobs")),
+        machine=machine,
     )
 
 
@@ -184,9 +191,9 @@ def to_markdown(report: SoakReport) -> str:
         f"- {sent.samples} samples were made: {report.received_samples} received, {counts.lost_samples} counted as "
         f"lost, {report.unaccounted_samples} unaccounted for. {report.wrong_samples} of those received differ from "
         "what was played.",
-        f"- Code {report.git_commit[:12] or 'unknown'}, "
+        f"- Code {report.code}, seed {report.seed}, "
         + ", ".join(f"{name} {version}" for name, version in report.versions.items())
-        + ".",
+        + f"; {report.machine or 'machine not named'}.",
         "",
         "| what was done to the link | frames | what the host counted | frames |",
         "| --- | --- | --- | --- |",

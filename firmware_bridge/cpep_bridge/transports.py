@@ -1,4 +1,4 @@
-"""Byte streams to and from a device: a serial port or pty by path, `socket://host:port`, or a recording of raw bytes as
+"""Byte streams to and from a device: a serial port or pty by path, `socket://host:port`, or what a line once carried by
 `file:///path`.
 
 A stream knows nothing of frames. On POSIX a port is read with `select` and `os.read`: 0.1 ms from byte to reader at 1 %
@@ -12,11 +12,12 @@ import os
 import select
 import socket
 from pathlib import Path
-from typing import Protocol
 
 import serial
 from serial.tools import list_ports
 
+from cpep_bridge.byte_stream import ByteStream, LineLost
+from cpep_bridge.capture import FILE_PREFIX, RecordedStream
 from cpep_edge.errors import LinkError, LinkTimeout
 
 BAUD = 921_600
@@ -25,44 +26,17 @@ WRITE_TIMEOUT_S = 1.0
 CONNECT_TIMEOUT_S = 3.0
 
 _SOCKET_PREFIX = "socket://"
-_FILE_PREFIX = "file://"
-_FILE_BYTES = 4096  # a read of a recording, about what a pty gives
-
-
-class LineLost(LinkError):  # noqa: N818 - the name says what happened
-    """The line broke while it was open; the device may come back."""
-
-
-class ByteStream(Protocol):
-    """An open line to a device."""
-
-    @property
-    def name(self) -> str:
-        """The port as the user wrote it."""
-        ...
-
-    def read(self, timeout_s: float) -> bytes:
-        """What has arrived, as soon as anything has; empty after `timeout_s`. Raises LinkError when the device left."""
-        ...
-
-    def write(self, data: bytes) -> None:
-        """Send all of `data`. Raises LinkError when the device is gone or takes nothing for a second."""
-        ...
-
-    def close(self) -> None:
-        """Give the port back; closing twice does no harm."""
-        ...
 
 
 def open_stream(port: str, baud: int = BAUD) -> ByteStream:
-    """Open a port by path, a network connection by `socket://host:port`, or a recording by `file:///path`.
+    """Open a port by path, a network connection by `socket://host:port`, or a capture by `file:///path`.
 
     Raises LinkError when there is no such port, somebody else has it, or the user may not use it.
     """
     if port.startswith(_SOCKET_PREFIX):
         return SocketStream(port)
-    if port.startswith(_FILE_PREFIX):
-        return FileStream(port)
+    if port.startswith(FILE_PREFIX):
+        return RecordedStream(port)
     return PosixSerialStream(port, baud) if os.name == "posix" else PortableSerialStream(port, baud)
 
 
@@ -109,15 +83,28 @@ class PosixSerialStream(PortableSerialStream):
     def read(self, timeout_s: float) -> bytes:
         """See ByteStream."""
         try:
+            data = self._waiting()  # mostly there is something, and one call tells
+            if data:
+                return data
             ready, _, _ = select.select([self._fd], [], [], timeout_s)
-            if not ready:
-                return b""
-            data = os.read(self._fd, READ_BYTES)
+            data = self._waiting()
         except (OSError, ValueError) as error:  # select says ValueError of a descriptor that was closed
             raise _gone(self.name) from error
-        if not data:  # readable, yet nothing to read: the other end hung up
+        if ready and not data:  # readable, yet nothing to read: the other end hung up
             raise _gone(self.name)
         return data
+
+    def close(self) -> None:
+        """See ByteStream."""
+        super().close()
+        self._fd = -1  # its number may soon be another file's
+
+    def _waiting(self) -> bytes:
+        """What has arrived; the descriptor is one that does not block."""
+        try:
+            return os.read(self._fd, READ_BYTES)
+        except BlockingIOError:
+            return b""
 
 
 class SocketStream:
@@ -158,35 +145,6 @@ class SocketStream:
     def close(self) -> None:
         """See ByteStream."""
         self._socket.close()
-
-
-class FileStream:
-    """Raw bytes as a device once sent them, at once and in order; what is written to it goes nowhere."""
-
-    def __init__(self, port: str) -> None:
-        self.name = port
-        path = Path(port.removeprefix(_FILE_PREFIX))
-        try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise LinkError(f"cannot read the recording {path}: {error.strerror or error}") from error
-
-    def read(self, timeout_s: float) -> bytes:
-        """See ByteStream; its end is a device that left."""
-        try:
-            data = self._file.read(_FILE_BYTES)
-        except ValueError as error:  # closed
-            raise _gone(self.name) from error
-        if not data:
-            raise LineLost(f"the recording {self.name} ends here")
-        return data
-
-    def write(self, data: bytes) -> None:
-        """See ByteStream."""
-
-    def close(self) -> None:
-        """See ByteStream."""
-        self._file.close()
 
 
 def _gone(name: str) -> LineLost:
@@ -242,7 +200,11 @@ def no_permission(port: str) -> str:
     """How to come by the right to use a port, as a sentence."""
     import grp  # POSIX only, as this sentence is
 
-    group = grp.getgrgid(os.stat(port).st_gid).gr_name
+    number = os.stat(port).st_gid
+    try:
+        group = grp.getgrgid(number).gr_name
+    except KeyError:  # in a container the host's groups may have no names
+        return f"you may not use {port}: it belongs to the group of number {number}, start this program in that group"
     return (
         f"you may not use {port}, it belongs to the group {group}: "
         f"run 'sudo usermod -aG {group} {getpass.getuser()}' and log in again"

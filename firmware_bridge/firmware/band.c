@@ -56,9 +56,10 @@ static uint64_t now_us(const band *b) { return b->hal->clock_us(b->hal->context)
 /* ---- The stream ---- */
 
 static void send_data(band *b) {
-    frame f = {.type = FRAME_DATA, .seq = b->seq};
+    frame f;
     frame_data *data = &f.as.data;
     if (b->n_samples == 0) return;
+    frame_clear(&f, FRAME_DATA, b->seq);
     data->sample_index = b->sample_index - b->n_samples;
     data->t_us = b->first_t_us;
     data->n_samples = b->n_samples;
@@ -110,7 +111,8 @@ static void add_sample(band *b, band_sample *sample) {
 }
 
 static void send_last_end(band *b) {
-    frame f = {.type = FRAME_END, .seq = b->seq};
+    frame f;
+    frame_clear(&f, FRAME_END, b->seq);
     f.as.end = b->last_end;
     put(b, &f);
 }
@@ -154,9 +156,10 @@ static void take_samples(band *b) {
 }
 
 static void send_telemetry(band *b) {
-    frame f = {.type = FRAME_TELEMETRY};
+    frame f;
     const uint64_t t_us = now_us(b);
     if (!b->streaming || b->hal->measure == NULL || t_us < b->telemetry_due_us) return;
+    frame_clear(&f, FRAME_TELEMETRY, 0);
     b->telemetry_due_us = t_us + TELEMETRY_US;
     b->hal->measure(b->hal->context, &f.as.telemetry);
     f.as.telemetry.t_us = t_us;
@@ -166,21 +169,24 @@ static void send_telemetry(band *b) {
 }
 
 static void send_prediction(band *b) {
-    frame f = {.type = FRAME_PREDICTION};
+    frame f;
     if (!b->streaming || b->classifier == NULL) return;
+    frame_clear(&f, FRAME_PREDICTION, 0);
     if (b->classifier->take(b->classifier->context, &f.as.prediction)) put(b, &f);
 }
 
 /* ---- Commands ---- */
 
 static void acknowledge(band *b, const frame *command) {
-    frame f = {.type = FRAME_ACK, .seq = command->seq};
+    frame f;
+    frame_clear(&f, FRAME_ACK, command->seq);
     f.as.ack.command = command->type;
     put(b, &f);
 }
 
 static void refuse(band *b, const frame *command, uint8_t code, frame_text reason) {
-    frame f = {.type = FRAME_NAK, .seq = command->seq};
+    frame f;
+    frame_clear(&f, FRAME_NAK, command->seq);
     f.as.nak.command = command->type;
     f.as.nak.code = code;
     f.as.nak.text = reason;
@@ -188,7 +194,8 @@ static void refuse(band *b, const frame *command, uint8_t code, frame_text reaso
 }
 
 static void identify(band *b, uint16_t seq) {
-    frame f = {.type = FRAME_INFO, .seq = seq};
+    frame f;
+    frame_clear(&f, FRAME_INFO, seq);
     f.as.info = b->info;
     f.as.info.state = b->streaming;
     put(b, &f);
@@ -244,8 +251,9 @@ static void stop(band *b, const frame *command) {
 }
 
 static void bench(band *b, const frame *command) {
-    frame f = {.type = FRAME_BENCH_RESULT, .seq = command->seq};
+    frame f;
     const uint16_t n_runs = command->as.bench.n_runs;
+    frame_clear(&f, FRAME_BENCH_RESULT, command->seq);
     if (b->classifier == NULL || b->classifier->bench == NULL) {
         refuse(b, command, FRAME_UNSUPPORTED, (frame_text)FRAME_TEXT("this band has no encoder"));
     } else if (b->streaming) {
@@ -260,7 +268,8 @@ static void bench(band *b, const frame *command) {
 }
 
 static void pong(band *b, uint16_t seq, uint64_t t_rx_us) {
-    frame f = {.type = FRAME_PONG, .seq = seq};
+    frame f;
+    frame_clear(&f, FRAME_PONG, seq);
     f.as.pong.t_rx_us = t_rx_us;
     f.as.pong.t_tx_us = now_us(b);
     put(b, &f);
@@ -294,7 +303,7 @@ static void receive(band *b) {
 bool band_init(band *b, const band_hal *hal, const band_classifier *classifier, const frame_info *info) {
     static const uint8_t delimiter = WIRE_DELIMITER;
     if (!frame_is_possible(info) || info->n_channels > BAND_MAX_CHANNELS) return false;
-    memset(b, 0, sizeof *b);
+    wire_clear(b, sizeof *b);
     b->hal = hal;
     b->classifier = classifier;
     b->info = *info;
@@ -321,7 +330,8 @@ uint32_t band_samples_wanted(const band *b) {
 }
 
 void band_log(band *b, uint8_t level, frame_text line) {
-    frame f = {.type = FRAME_LOG};
+    frame f;
+    frame_clear(&f, FRAME_LOG, 0);
     f.as.log.t_us = now_us(b);
     f.as.log.level = level;
     f.as.log.text = line;

@@ -1,9 +1,7 @@
 #include "decoder.h"
 
-#include <string.h>
-
 void decoder_init(decoder *d, uint8_t *buffer, uint32_t capacity) {
-    memset(d, 0, sizeof *d);
+    wire_clear(d, sizeof *d);
     d->buffer = buffer;
     d->capacity = capacity;
 }

@@ -165,14 +165,19 @@ uint32_t frame_encode(frame *f, uint8_t wire[WIRE_MAX_BYTES + 1u]) {
     return n + 1u;
 }
 
+void frame_clear(frame *f, uint8_t type, uint16_t seq) {
+    wire_clear(f, sizeof *f);
+    f->type = type;
+    f->seq = seq;
+}
+
 frame_verdict frame_decode(uint8_t *wire, uint32_t n, frame *f) {
     const uint32_t size = wire_cobs_decode(wire, n);
     cursor c = {wire, NULL, VERSION_AND_TYPE_BYTES, size - WIRE_CRC_BYTES, true};
     if (size < MIN_BODY_BYTES || size > WIRE_MAX_BODY_BYTES) return FRAME_CORRUPT;
     if (wire_crc32(wire, size) != CRC_RESIDUE) return FRAME_CORRUPT;
     if (wire[0] != FRAME_VERSION) return FRAME_UNKNOWN;
-    memset(f, 0, sizeof *f);
-    f->type = wire[1];
+    frame_clear(f, wire[1], 0);
     if (!fields(&c, f)) return FRAME_UNKNOWN;
     return c.fits && c.at == c.size ? FRAME_INTACT : FRAME_CORRUPT;
 }

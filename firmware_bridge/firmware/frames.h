@@ -155,6 +155,9 @@ typedef enum { FRAME_INTACT, FRAME_CORRUPT, FRAME_UNKNOWN } frame_verdict;
 /* Size of the samples of a DATA frame; 0 for a format that there is not. */
 uint32_t frame_samples_bytes(uint32_t n_samples, uint32_t n_channels, uint32_t sample_format);
 
+/* Begin a frame: all its fields are zero. */
+void frame_clear(frame *f, uint8_t type, uint16_t seq);
+
 /* Write the frame as it goes over the wire, delimiter included, and return its length: 0 when it would be too long or
    contradicts itself. */
 uint32_t frame_encode(frame *f, uint8_t wire[WIRE_MAX_BYTES + 1u]);

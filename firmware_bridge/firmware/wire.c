@@ -6,6 +6,11 @@ static const uint32_t crc_of_nibble[16] = {
     0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu, 0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu,
 };
 
+void wire_clear(void *bytes, uint32_t n) {
+    uint8_t *byte = bytes;
+    while (n-- > 0) *byte++ = 0;
+}
+
 uint32_t wire_crc32(const uint8_t *bytes, uint32_t n) {
     uint32_t crc = 0xFFFFFFFFu, i;
     for (i = 0; i < n; i++) {

@@ -10,6 +10,9 @@
 #define WIRE_COBS_BYTES(n) ((n) / 254u + 1u) /* what COBS adds at most */
 #define WIRE_MAX_BYTES (WIRE_MAX_BODY_BYTES + WIRE_COBS_BYTES(WIRE_MAX_BODY_BYTES)) /* without the delimiter */
 
+/* Make n bytes zero, so that a board needs no memset. */
+void wire_clear(void *bytes, uint32_t n);
+
 /* CRC-32 of zlib and Ethernet. */
 uint32_t wire_crc32(const uint8_t *bytes, uint32_t n);
 

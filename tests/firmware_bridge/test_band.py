@@ -329,6 +329,20 @@ def test_a_band_of_another_protocol_version_is_told_apart(pty_port: PtyPort) -> 
         open_source(pty_port.path, timeout_s=0.4).__enter__()
 
 
+NOTHING = ({"n_samples": 0}, {"n_channels": 0}, {"sample_rate_hz": 0.0}, {"uv_per_count": np.nan}, {"sample_format": 9})
+
+
+@pytest.mark.parametrize("nonsense", NOTHING)
+def test_a_band_that_describes_no_stream_is_refused_with_what_it_said(
+    pty_port: PtyPort, nonsense: dict[str, float]
+) -> None:
+    def describe(frame: Frame) -> bytes:
+        return encode_frame(replace(INFO, seq=frame.seq, **nonsense))  # type: ignore[arg-type]
+
+    with answering(pty_port, describe), pytest.raises(LinkError, match="describes a stream that cannot be: .*update"):
+        open_source(pty_port.path, timeout_s=0.4).__enter__()
+
+
 def test_a_refused_start_repeats_the_bands_reason(pty_port: PtyPort) -> None:
     def refuse(frame: Frame) -> bytes:
         if isinstance(frame, Identify):

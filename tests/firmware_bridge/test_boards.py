@@ -16,18 +16,11 @@ from cpep_bridge.counter_loss import CounterLedger
 from cpep_bridge.cyton import DaisyDecoder
 from cpep_bridge.devices import open_source
 from cpep_bridge.fixed_frames import FixedFrameDecoder, pack_frame
+from cpep_bridge.personalities import PERSONALITIES, Personality, SimulatedChords, SimulatedCyton, SimulatedProfile
 from cpep_bridge.profile import find_profile, shipped_profiles
 from cpep_bridge.pty_port import PtyPort
-from cpep_bridge.simulated_boards import (
-    PERSONALITIES,
-    Personality,
-    SimulatedBoard,
-    SimulatedChords,
-    SimulatedCyton,
-    SimulatedProfile,
-    simulate_device,
-)
-from cpep_bridge.simulator import SimulatedBand
+from cpep_bridge.simulated import Simulated
+from cpep_bridge.simulated_boards import SimulatedBoard, simulate_device
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, DataError, LinkError, LinkTimeout
 from cpep_edge.session import Session, SessionMeta, write_session
@@ -45,7 +38,7 @@ def signal_for(personality: Personality, n_samples: int = 640) -> NDArray[np.flo
     return rng.normal(0, 200, (n_samples, personality.n_channels)).astype(np.float32)
 
 
-def everything(board: SimulatedBand | SimulatedBoard, device: str) -> tuple[list[Block], Board]:
+def everything(board: Simulated, device: str) -> tuple[list[Block], Board]:
     """All blocks of a board that plays once and then hangs up."""
     blocks: list[Block] = []
     with open_source(board.port, device=device, timeout_s=2.0) as source:

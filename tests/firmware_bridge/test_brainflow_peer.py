@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from cpep_bridge import cyton
+from cpep_bridge.personalities import Personality, SimulatedCyton, SimulatedProfile
 from cpep_bridge.profile import find_profile
-from cpep_bridge.simulated_boards import Personality, SimulatedBoard, SimulatedCyton, SimulatedProfile
+from cpep_bridge.simulated_boards import SimulatedBoard
 
 pytestmark = pytest.mark.skipif(
     find_spec("brainflow") is None or find_spec("pkg_resources") is None,

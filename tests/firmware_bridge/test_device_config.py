@@ -14,13 +14,14 @@ from scipy.signal import upfirdn
 
 from cpep_bridge.device_config import DeviceConfig, FittedSource, load_device_config
 from cpep_bridge.devices import open_source
+from cpep_bridge.personalities import SimulatedCyton
 from cpep_bridge.profile import load_profile
 from cpep_bridge.prompts import load_prompts
 from cpep_bridge.resampling import Resampler
-from cpep_bridge.simulated_boards import SimulatedBoard, SimulatedCyton
+from cpep_bridge.simulated_boards import SimulatedBoard
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import ConfigError, LinkError
-from cpep_edge.live import check_stream
+from cpep_edge.live_loop import check_stream
 
 
 def noise(n_samples: int, n_channels: int = 2) -> NDArray[np.float32]:

@@ -1,20 +1,19 @@
 """What `devices` and `doctor` see, and what they say to do about it."""
 
-import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
 from cpep_bridge.channel_health import assess_channels
-from cpep_bridge.doctor import examine_device, examine_latency, examine_packages
+from cpep_bridge.doctor import _line, examine_bundle, examine_device, examine_latency, examine_packages
+from cpep_bridge.frames import Info
 from cpep_bridge.ports import find_ports
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulator import SimulatedBand
-from cpep_edge.cli import app
-from cpep_edge.session import Session
 
 RATE_HZ = 2_000.0
 
@@ -94,23 +93,31 @@ def test_a_band_is_listed_with_what_it_says_and_a_silent_port_with_why(
     assert "nothing on" in found[pty_port.path].problem
 
 
-def test_the_commands_of_the_link_work_from_end_to_end(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
-    runner = CliRunner()
-    with SimulatedBand([emg_uv], RATE_HZ) as band:
-        band_port = band.port
-        listed = runner.invoke(app, ["devices", "--port", band.port, "--json"])
-        checked = runner.invoke(app, ["doctor", "--port", band.port, "--seconds", "1", "--json"])
-        out = tmp_path / "one.hdf5"
-        options = ["--port", band.port, "--out", str(out), "--seconds", "0.4", "--user", "anna", "--stage", "rest"]
-        recorded = runner.invoke(app, ["record", *options, "--json"])
-    soaked = runner.invoke(app, ["soak", "--seconds", "1", "--out", str(tmp_path), "--json"])
+def test_a_serial_line_is_judged_by_how_much_of_it_the_stream_takes() -> None:
+    easy = Info(0, 1, 0.25, RATE_HZ, 921_600, 0, 10, 16, 0, 0, bytes(range(16)), "band", "1", "1")
+    tight = replace(easy, baud=694_500)
 
-    assert {port["port"]: port["band"] for port in json.loads(listed.stdout)["ports"]}[
-        band_port
-    ] == "cpep simulated band"
-    assert json.loads(checked.stdout)["healthy"] is True
-    assert json.loads(recorded.stdout)["recorded"][0]["n_samples"] == 800
-    assert json.loads(soaked.stdout)["passed"] is True
-    assert (tmp_path / "soak.md").read_text().startswith("# Soak run: 1 s of signal, passed")
-    with Session(out) as session:
-        assert (session.meta.user, session.n_samples) == ("anna", 800)
+    assert _line("/dev/ttyUSB0", easy).said == "its line runs at 921600 baud, of which the stream takes 75%"
+    assert (_line("/dev/ttyUSB0", easy).state, _line("/dev/ttyUSB0", tight).state) == ("good", "note")
+
+
+def test_a_bundle_that_is_none_is_the_finding(tmp_path: Path) -> None:
+    (finding,) = examine_bundle(tmp_path)
+
+    assert finding.state == "bad"
+    assert "manifest.json" in finding.said
+
+
+@pytest.mark.executorch
+def test_a_bundle_whose_encoder_runs_here_is_good_and_one_whose_library_was_touched_is_not(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "touched.cpep"
+    shutil.copytree(tiny_bundle, copy)
+    program = copy / "encoder.pte"
+    program.write_bytes(program.read_bytes()[:-1] + b"!")
+    (good,), (bad,) = examine_bundle(tiny_bundle), examine_bundle(copy)
+
+    assert (good.state, bad.state) == ("good", "bad")
+    assert "its encoder runs here with" in good.said
+    assert "encoder.pte" in bad.said

@@ -19,10 +19,12 @@ from cpep_bridge.dialogue import Dialogue
 from cpep_bridge.frames import Data, Info, SampleFormat, encode_frame
 from cpep_bridge.line_rate import check_baud, stream_bytes_per_s
 from cpep_bridge.loss import StreamLedger
+from cpep_bridge.personalities import SimulatedCyton
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.reopening import Reopener, UsbIdentity, find_device, identity_of, named_identity, waits_s
-from cpep_bridge.simulated_boards import SimulatedBoard, SimulatedCyton
-from cpep_bridge.simulator import SentCounts, SimulatedBand
+from cpep_bridge.simulated import SentCounts
+from cpep_bridge.simulated_boards import SimulatedBoard
+from cpep_bridge.simulator import SimulatedBand
 from cpep_bridge.soak import Harm, soak, to_markdown
 from cpep_bridge.transports import open_stream
 from cpep_edge.blocks import Block, LinkCounts
@@ -294,16 +296,6 @@ def test_a_band_on_a_slow_line_is_refused_before_it_streams(slow_band: PtyPort) 
     with pytest.raises(LinkError, match=r"115200 baud, which carries 11.5 kB/s"):
         open_source(slow_band.path, timeout_s=0.5).__enter__()
     open_stream(slow_band.path).close()  # the port was given back
-
-
-def test_a_recording_of_raw_bytes_can_be_read_again(tmp_path: Path) -> None:
-    (tmp_path / "raw.bin").write_bytes(bytes(10_000))
-    with closing(open_stream(f"file://{tmp_path / 'raw.bin'}")) as line:
-        assert len(line.read(0.1)) + len(line.read(0.1)) + len(line.read(0.1)) == 10_000
-        with pytest.raises(LinkError, match=r"the recording file:///.*raw.bin ends here"):
-            line.read(0.1)
-    with pytest.raises(LinkError, match="cannot read the recording"):
-        open_stream(f"file://{tmp_path / 'none.bin'}")
 
 
 def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wrong() -> None:

@@ -25,8 +25,9 @@ from cpep_bridge.frames import (
     Start,
 )
 from cpep_bridge.playback import Playback
+from cpep_bridge.simulated import SentCounts
 from cpep_bridge.simulated_device import SimulatedDevice
-from cpep_bridge.simulator import SentCounts, SimulatedBand
+from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.errors import DataError, LinkError
 from cpep_edge.session import Session, SessionMeta, write_session
 

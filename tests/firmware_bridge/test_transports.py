@@ -1,16 +1,15 @@
 """Opening, reading and losing a port; each refusal is one sentence that says what to do."""
 
-import errno
+import grp
 import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import serial
 
-from cpep_bridge import transports
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.transports import PortableSerialStream, open_stream
 from cpep_edge.errors import LinkError
@@ -67,10 +66,32 @@ def test_a_busy_port_says_which_process_has_it(pty_port: PtyPort) -> None:
     open_stream(pty_port.path).close()
 
 
-def test_no_permission_names_the_group_and_the_command() -> None:
-    error = serial.SerialException(errno.EACCES, "could not open port")
+@pytest.fixture
+def forbidden_port(pty_port: PtyPort) -> Iterator[str]:
+    """A port that this user may not open; for root, as somebody else."""
+    os.chmod(pty_port.path, 0)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65_534)
+    yield pty_port.path
+    if was_root:
+        os.seteuid(0)
 
-    assert "run 'sudo usermod -aG " in transports._refusal("/dev/null", error)
+
+def test_a_port_that_one_may_not_use_names_its_group_and_the_line_to_join_it(forbidden_port: str) -> None:
+    group = grp.getgrgid(os.stat(forbidden_port).st_gid).gr_name
+
+    with pytest.raises(LinkError, match=rf"it belongs to the group {group}: run 'sudo usermod -aG {group} \S+'"):
+        open_stream(forbidden_port)
+
+
+def test_a_group_without_a_name_is_told_by_its_number(forbidden_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(grp, "getgrgid", nameless)
+    with pytest.raises(LinkError, match=rf"the group of number {os.stat(forbidden_port).st_gid}, start this program"):
+        open_stream(forbidden_port)
 
 
 def test_a_device_that_is_unplugged_is_reported() -> None:

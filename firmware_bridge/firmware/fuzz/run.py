@@ -8,17 +8,20 @@ one core; what crashes one is kept in the folder of work, and the exit code is 1
 
 import argparse
 import os
-import platform
 import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+
+from cpep_bench.machine import this_machine
+from cpep_bridge.decoder import FrameDecoder
+from cpep_edge.checkout import code_version
 
 FIRMWARE = Path(__file__).resolve().parents[1]
 RESULT = FIRMWARE.parent / "results" / "fuzz.md"
@@ -54,7 +57,11 @@ class Outcome:
     corpus: str
 
 
-def fuzz_c(work: Path, n_executions: dict[str, int]) -> list[Outcome]:
+class Disagreement(Exception):  # noqa: N818 - the name says what happened
+    """Python and C made something different of the same bytes."""
+
+
+def fuzz_c(work: Path, n_executions: dict[str, int], random_seed: int) -> list[Outcome]:
     """Run the libFuzzer harnesses side by side until each has done its executions."""
     subprocess.run(["make", "-s", "-C", str(FIRMWARE), f"BUILD={work}", "fuzzers"], check=True)
     running = []
@@ -62,6 +69,7 @@ def fuzz_c(work: Path, n_executions: dict[str, int]) -> list[Outcome]:
         corpus, log = work / f"corpus-{leg.name}", work / f"{leg.name}.log"
         corpus.mkdir(exist_ok=True)
         words = [work / leg.harness, f"-runs={n_executions[leg.name]}", f"-max_len={leg.max_input_bytes}"]
+        words.append(f"-seed={random_seed}")
         with log.open("w") as file:
             process = subprocess.Popen([*words, f"-artifact_prefix={work}/{leg.name}-", corpus], stderr=file)
         running.append((leg, process, log))
@@ -72,15 +80,15 @@ def fuzz_c(work: Path, n_executions: dict[str, int]) -> list[Outcome]:
     return outcomes
 
 
-def fuzz_python(n_examples: int) -> Outcome:
+def fuzz_python(n_examples: int, random_seed: int) -> Outcome:
     """Feed damaged streams to both decoders, which must make the same of them."""
-    sys.path[:0] = [str(ROOT), str(FIRMWARE.parent)]
-    from cpep_bridge.decoder import FrameDecoder
+    sys.path.insert(0, str(ROOT))
     from tests.firmware_bridge.firmware_library import CFrameDecoder
     from tests.firmware_bridge.test_firmware_codec import pieces
 
     n_done, n_findings, started_s = 0, 0, time.process_time()
 
+    @seed(random_seed)
     @given(st.lists(pieces, max_size=8))
     @settings(max_examples=n_examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def compare(parts: list[bytes]) -> None:
@@ -88,13 +96,14 @@ def fuzz_python(n_examples: int) -> Outcome:
         n_done += 1
         stream = b"\0" + b"".join(parts) + b"\0"
         ours, theirs = FrameDecoder(), CFrameDecoder()
-        assert theirs.feed(stream) == ours.feed(stream)
-        assert all(getattr(ours.counts, name) == count for name, count in theirs.counts.items())
+        if theirs.feed(stream) != ours.feed(stream) or theirs.counts != asdict(ours.counts):
+            raise Disagreement(stream.hex(" "))
 
     try:
         compare()
-    except AssertionError:
+    except Disagreement as found:
         n_findings = 1
+        print(f"the two decoders differ on {found}", file=sys.stderr)
     what = "Python: `FrameDecoder` against the C decoder on damaged streams (hypothesis)"
     return Outcome(what, n_done, time.process_time() - started_s, n_findings, "-")
 
@@ -110,13 +119,16 @@ def _outcome(leg: Leg, cpu_s: float, log: str, work: Path) -> Outcome:
     return Outcome(leg.what, n_executions, cpu_s, n_findings, corpus)
 
 
-def table(outcomes: list[Outcome]) -> str:
+def table(outcomes: list[Outcome], random_seed: int) -> str:
     """The result as Markdown."""
+    machine = this_machine()
     clang = subprocess.run(["clang", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    code = code_version("firmware_bridge/firmware")
     lines = [
         "# Fuzzing of the wristband link",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, commit: see `git log` of this file; {clang}, {platform.machine()}.",
+        f"{datetime.now(UTC):%Y-%m-%d}, code {code}, seed {random_seed}, corpora begun empty; {clang}; "
+        f"{machine.n_cpus} cores shared with other work, {machine.cpu}.",
         "The C code runs with address and undefined-behaviour sanitizers. Written by `firmware/fuzz/run.py`.",
         "",
         "| what | executions | CPU time, s | findings | corpus |",
@@ -133,13 +145,14 @@ def main() -> int:
     for leg in LEGS:
         parser.add_argument(f"--{leg.name}", type=int, default=leg.n_executions, help="executions")
     parser.add_argument("--python", type=int, default=10_000, help="examples")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
-    outcomes = fuzz_c(chosen.work, {leg.name: getattr(chosen, leg.name.replace("-", "_")) for leg in LEGS})
-    outcomes.append(fuzz_python(chosen.python))
+    outcomes = fuzz_c(chosen.work, {leg.name: getattr(chosen, leg.name.replace("-", "_")) for leg in LEGS}, chosen.seed)
+    outcomes.append(fuzz_python(chosen.python, chosen.seed))
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(table(outcomes))
+    chosen.out.write_text(table(outcomes, chosen.seed))
     return int(any(one.n_findings for one in outcomes))
 
 

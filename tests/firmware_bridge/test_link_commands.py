@@ -1,0 +1,101 @@
+"""`simulate`, `record`, `devices`, `doctor` and `soak`, as a user runs them."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from cpep_bridge.devices import open_source
+from cpep_bridge.simulator import SimulatedBand
+from cpep_edge.cli import app
+from cpep_edge.session import Session, SessionMeta, write_session
+
+RATE_HZ = 2_000.0
+
+
+@contextmanager
+def simulated(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`cpep-edge simulate` in a process of its own; yields its port."""
+    command = [sys.executable, "-m", "cpep_edge", "simulate", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip(), process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=20)
+
+
+@pytest.fixture
+def session(tmp_path: Path, emg_uv: NDArray[np.float32]) -> Path:
+    """A recorded session, in whole counts of the band."""
+    path, time_s = tmp_path / "played.hdf5", np.arange(len(emg_uv)) / RATE_HZ
+    meta = SessionMeta("s", "u", "rest", "left", 0.0, float(time_s[-1]), 16, RATE_HZ, "played")
+    write_session(path, meta, time_s, np.rint(emg_uv * 4) / 4)
+    return path
+
+
+def test_the_commands_of_the_link_work_from_end_to_end(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
+    runner = CliRunner()
+    with SimulatedBand([emg_uv], RATE_HZ) as band:
+        band_port = band.port
+        listed = runner.invoke(app, ["devices", "--port", band.port, "--json"])
+        checked = runner.invoke(app, ["doctor", "--port", band.port, "--seconds", "1", "--json"])
+        out = tmp_path / "one.hdf5"
+        options = ["--port", band.port, "--out", str(out), "--seconds", "0.4", "--user", "anna", "--stage", "rest"]
+        recorded = runner.invoke(app, ["record", *options, "--json"])
+    soaked = runner.invoke(app, ["soak", "--seconds", "1", "--out", str(tmp_path), "--json"])
+
+    assert {port["port"]: port["band"] for port in json.loads(listed.stdout)["ports"]}[
+        band_port
+    ] == "cpep simulated band"
+    assert json.loads(checked.stdout)["healthy"] is True
+    assert json.loads(recorded.stdout)["recorded"][0]["n_samples"] == 800
+    assert json.loads(soaked.stdout)["passed"] is True
+    assert (tmp_path / "soak.md").read_text().startswith("# Soak run: 1 s of signal, passed")
+    with Session(out) as session:
+        assert (session.meta.user, session.n_samples) == ("anna", 800)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and a C compiler")
+def test_simulate_plays_a_session_through_the_firmware(session: Path) -> None:
+    with simulated(str(session), "--firmware", "--once") as (port, process):
+        with open_source(port) as source:
+            received = np.concatenate([block.samples_uv for block in source])
+            said = source.info.firmware
+        _, reported = process.communicate(timeout=20)
+
+    with Session(session) as played:
+        np.testing.assert_array_equal(received, played.emg())
+    assert "simulator" not in said
+    assert process.returncode == 0
+    assert "sent 101 frames, of which 0 were lost" in reported
+
+
+def test_simulate_says_that_a_board_of_another_maker_runs_no_firmware_of_ours(session: Path) -> None:
+    answer = CliRunner().invoke(app, ["simulate", str(session), "--device", "chords", "--firmware"])
+
+    assert "a chords does not run the band's firmware" in str(answer.exception)
+
+
+def test_what_record_keeps_raw_is_recorded_again_to_the_same_samples(tmp_path: Path, session: Path) -> None:
+    runner, raw = CliRunner(), tmp_path / "line.pcap"
+    with simulated(str(session), "--loss", "0.05", "--corrupt", "0.05") as (port, _):
+        options = ["--port", port, "--out", str(tmp_path / "first.hdf5"), "--seconds", "0.3", "--raw", str(raw)]
+        first = runner.invoke(app, ["record", *options])
+    options = ["--port", f"file://{raw}", "--out", str(tmp_path / "again.hdf5"), "--seconds", "0.3"]
+    again = runner.invoke(app, ["record", *options])
+
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    with Session(tmp_path / "first.hdf5") as one, Session(tmp_path / "again.hdf5") as two:
+        np.testing.assert_array_equal(one.emg(), two.emg())
+        assert one.n_samples < 600  # some were lost, in both
