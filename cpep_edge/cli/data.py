@@ -1,5 +1,6 @@
 """`cpep-edge data`: simulate, import and look at corpora."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,16 @@ import typer
 
 from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
 from cpep_edge.errors import CpepError
+
+
+class Database(StrEnum):
+    """The Ninapro databases that can be imported."""
+
+    db1 = "db1"
+    db2 = "db2"
+    db5 = "db5"
+    db8 = "db8"
+
 
 app = typer.Typer(help="Simulate, import and look at recordings.", no_args_is_help=True)
 imports = typer.Typer(help="Write recordings of other sets as sessions.", no_args_is_help=True)
@@ -20,11 +31,20 @@ def synth(
     sessions_per_user: Annotated[int, typer.Option(min=1, help="Donnings of the band by each.")] = 2,
     seconds: Annotated[float, typer.Option(min=1.0, help="Length of each stage of a session.")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same corpus, bit for bit.")] = 0,
+    prompted: Annotated[
+        int | None, typer.Option(min=1, help="Instead: sessions for eval --protocol live, each gesture so often.")
+    ] = None,
 ) -> None:
     """Simulate people wearing the band: EMG and pose from an anatomical hand model, as emg2pose sessions."""
+    from cpep_train.prompted import synthesise_prompted
     from cpep_train.simulation import synthesise_corpus
 
     with progress("simulating") as advance:
+        if prompted is not None:
+            counts = {"n_users": users, "sessions_per_user": sessions_per_user}
+            synthesise_prompted(out, **counts, repetitions=prompted, seed=seed, progress=advance)
+            stdout.print(out)
+            return
         synthesise_corpus(
             out, n_users=users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed, progress=advance
         )
@@ -51,6 +71,50 @@ def import_3dc(
         stdout.print(f"{len(summary.short_files)} are shorter than {importer.SHORT_S:g} s and were kept")
     for people in summary.identical_participants:
         stderr.print(f"warning: {' and '.join(people)} are the same recordings, byte for byte: one person, not several")
+
+
+@imports.command("ninapro")
+def import_ninapro(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of .mat files: S1_E1_A1.mat, ...; folders in it are searched.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    database: Annotated[Database, typer.Option(help="Which Ninapro database it is.")],
+    subjects: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all that are there without it.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Import Ninapro 1, 2, 5 or 8: real EMG, with poses estimated from a data glove."""
+    from cpep_train import import_ninapro as importer
+
+    chosen = _numbers(subjects, "--subjects") if subjects else []
+    with progress("importing") as advance:
+        summary = importer.import_ninapro(source, out, database.value, chosen, advance)
+    if as_json:
+        print_json(summary)
+        return
+    pose = "poses estimated from the glove" if summary.with_pose else "no pose"
+    stdout.print(
+        f"{summary.n_recordings} recordings of {summary.n_subjects} people, {summary.hours:.2f} h, {pose}, in {out}"
+    )
+
+
+@imports.command("csv")
+def import_csv(
+    column_map: Annotated[Path, typer.Argument(help="TOML: rate, columns, files; see cpep_train.import_csv.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Import CSV files of any band by a column map."""
+    from cpep_train import import_csv as importer
+
+    summary = importer.import_csv(column_map, out)
+    if as_json:
+        print_json(summary)
+        return
+    pose = "with poses" if summary.with_pose else "no pose"
+    stdout.print(
+        f"{summary.n_recordings} recordings of {summary.n_files} files, {summary.hours:.2f} h, {pose}, in {out}"
+    )
 
 
 @app.command()
@@ -87,7 +151,7 @@ def info(
         raise CpepError("; ".join(found.faults))
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str, option: str = "--participants") -> list[int]:
     """The numbers that "1,3,5-7" names."""
     numbers: list[int] = []
     for part in text.split(","):
@@ -95,5 +159,5 @@ def _numbers(text: str) -> list[int]:
         try:
             numbers.extend(range(int(first), int(last if dash else first) + 1))
         except ValueError as error:
-            raise typer.BadParameter(f"{text!r} is not like 1-8 or 1,3,5-7", param_hint="--participants") from error
+            raise typer.BadParameter(f"{text!r} is not like 1-8 or 1,3,5-7", param_hint=option) from error
     return numbers

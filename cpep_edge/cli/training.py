@@ -1,74 +1,76 @@
-"""`cpep-edge train` and `cpep-edge eval`."""
+"""`cpep-edge train` and `cpep-edge sweep`."""
 
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from cpep_edge.cli.output import print_json, print_table, stderr, stdout
-
-if TYPE_CHECKING:
-    from cpep_train.evaluate import Score
-
+from cpep_edge.cli.output import print_json, stderr, stdout
 
 StageName = Literal["emg-mae", "pose-mae", "align"]
+_RECIPE = "A recipe by path, or by name: cpep, demo, 3dc; with variants laid over it: cpep+mean-pooling+ema."
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe by path, or by name among those shipped: demo, cpep, 3dc.")],
+    recipe: Annotated[str, typer.Argument(help=_RECIPE)],
     data: Annotated[Path, typer.Option(help="Corpus folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     stage: Annotated[StageName | None, typer.Option(help="Only this stage, anew.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over the recipe.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was interrupted.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; by the corpus' size.")] = None,
 ) -> None:
-    """Train CPEP: masked auto-encoding of EMG and of pose, then contrastive alignment."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine
+    """Train CPEP: masked auto-encoding of EMG and of pose, then contrastive alignment.
 
+    Several processes, on one machine or many: torchrun --nproc-per-node 4 -m cpep_edge train ...
+    """
+    _quiet_threads()
+
+    from cpep_train.processes import rank
     from cpep_train.recipe import load_recipe
     from cpep_train.training import train as run_training
 
-    run_training(load_recipe(recipe, settings or []), data, out, stage=stage, resume=resume)
-    stdout.print(out)
+    run_training(load_recipe(recipe, settings or []), data, out, stage=stage, resume=resume, n_workers=workers)
+    if rank() == 0:
+        stdout.print(out)
 
 
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
-    data: Annotated[Path, typer.Option(help="Corpus: test recordings are asked, training people's poses answer.")],
-    confusion: Annotated[Path | None, typer.Option(help="Folder for the confusion matrices as PNG.")] = None,
+def sweep(
+    recipes: Annotated[list[str], typer.Argument(help="Recipes as `train` takes them.")],
+    data: Annotated[Path, typer.Option(help="Corpus folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of all runs; what is finished there is not done again.")],
+    seeds: Annotated[str, typer.Option(help="Seeds, by commas.")] = "0",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over every recipe.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Zero-shot: which gesture do the ten poses nearest to each EMG window belong to?"""
-    from cpep_train import evaluate as evaluation
-    from cpep_train.checkpoint import load_checkpoint
-    from cpep_train.plots import save_confusion
+    """Train and evaluate a list of recipes, and print one table; sweep.md and sweep.json keep it."""
+    _quiet_threads()
 
-    scores = evaluation.evaluate(load_checkpoint(run), data)
-    if confusion is not None:
-        for score in scores:
-            name = f"{score.users} people, {score.gestures}".replace(" ", "-").replace(",", "")
-            save_confusion(score, confusion / f"confusion-{name}.png")
-        stderr.print(f"confusion matrices in {confusion}")
+    from cpep_bench.machine import this_machine
+    from cpep_train import sweep as sweeps
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{seeds!r} is no list of whole numbers", param_hint="--seeds") from None
+    machine = this_machine()
+    found = sweeps.sweep(
+        recipes,
+        data,
+        out,
+        seeds=numbers,
+        settings=settings or [],
+        command=" ".join(("cpep-edge", *sys.argv[1:])),
+        machine=f"{machine.n_cpus} cores, {machine.cpu}",
+        say=stderr.print,
+    )
     if as_json:
-        print_json({"protocol": "zero-shot", "scores": scores})
+        print_json(found)
     else:
-        print_scores(scores)
+        typer.echo(sweeps.markdown(found))
 
 
-def print_scores(scores: "list[Score]") -> None:
-    """Balanced accuracy with its interval, beside chance."""
-    header = ("people", "gestures", "balanced accuracy", "95 % interval", "chance", "windows", "people asked")
-    rows = [
-        (
-            score.users,
-            score.gestures,
-            f"{score.balanced_accuracy:.3f}",
-            f"{score.low:.3f} to {score.high:.3f}",
-            f"{score.chance:.3f}",
-            str(score.n_windows),
-            str(score.n_users),
-        )
-        for score in scores
-    ]
-    print_table("zero-shot", header, rows)
+def _quiet_threads() -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine

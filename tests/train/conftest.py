@@ -1,5 +1,7 @@
 """What the tests of training share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from cpep_train.recipe import Recipe
 from tests.train import toy_corpus as toy
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # before what a module's tests share is trained
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
@@ -21,3 +23,16 @@ def tiny_recipe() -> Recipe:
 @pytest.fixture(scope="session")
 def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return toy.write_toy_corpus(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="session")
+def trained_run(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that reads the toy corpus well."""
+    from cpep_train.training import train
+
+    torch.set_num_threads(1)
+    recipe = toy.tiny_recipe()
+    more = recipe.align.model_copy(update={"epochs": 30, "learning_rate": 3e-3})
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train(recipe.model_copy(update={"align": more}), toy_corpus.folder, run, progress=False)
+    return run

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cpep_train.align import LARGEST_TEMPERATURE, SMALLEST_TEMPERATURE, Alignment, info_nce
+from cpep_train.align import LARGEST_TEMPERATURE, SMALLEST_TEMPERATURE, Alignment, Pairs, chance, info_nce, siglip, top1
 from cpep_train.augmentation import augment
 from cpep_train.checkpoint import build_encoders
 from cpep_train.recipe import Augmentation, Recipe
@@ -41,6 +41,73 @@ def test_the_loss_is_symmetric_info_nce(treatment: Treatment) -> None:
     emg, pose, gesture = _unit(rng), _unit(rng), [0, 1, 0, 2, 2, 0]
     got = info_nce(torch.tensor(emg), torch.tensor(pose), torch.tensor(0.07), torch.tensor(gesture), treatment)
     assert float(got) == pytest.approx(_numpy_info_nce(emg, pose, 0.07, gesture, treatment), rel=1e-6)
+
+
+@pytest.mark.parametrize("treatment", ["negative", "ignored", "positive"])
+def test_the_pairwise_loss_judges_every_counted_pair_by_itself(treatment: Treatment) -> None:
+    rng = np.random.default_rng(1)
+    emg, pose, gesture = _unit(rng), _unit(rng), [0, 1, 0, 2, 2, 0]
+    total = 0.0
+    for i in range(6):
+        for j in range(6):
+            same = gesture[i] == gesture[j]
+            if i != j and same and treatment == "ignored":
+                continue
+            sign = 1 if i == j or (same and treatment == "positive") else -1
+            total += np.log1p(np.exp(-sign * (emg[i] @ pose[j] / 0.1 - 10)))
+    temperature, bias = torch.tensor(0.1), torch.tensor(-10.0)
+    got = siglip(torch.tensor(emg), torch.tensor(pose), temperature, bias, torch.tensor(gesture), treatment)
+    assert float(got) == pytest.approx(total / 6, rel=1e-6)
+
+
+def test_given_targets_take_the_place_of_one_hot_ones() -> None:
+    rng = np.random.default_rng(2)
+    emg, pose, gesture = torch.tensor(_unit(rng)), torch.tensor(_unit(rng)), torch.arange(6)
+    one_hot = info_nce(emg, pose, torch.tensor(0.1), gesture)
+    assert info_nce(emg, pose, torch.tensor(0.1), gesture, targets=torch.eye(6).double()).item() == one_hot.item()
+    even = torch.full((6, 6), 1 / 6).double()
+    logits = emg @ pose.T / 0.1
+    expected = -(logits.log_softmax(1).mean() + logits.T.log_softmax(1).mean()) / 2
+    got = info_nce(emg, pose, torch.tensor(0.1), gesture, targets=even)
+    assert got.item() == pytest.approx(expected.item())
+
+
+def test_top1_counts_right_poses_among_those_asked_about_and_chance_is_blind() -> None:
+    unit = torch.eye(4)
+    pairs = Pairs(unit, unit[[1, 0, 2, 3]], torch.tensor([0, 0, 1, 2]))
+    assert top1(pairs, "negative").item() == 0.5
+    assert top1(pairs, "positive").item() == 1.0
+    assert top1(pairs, "ignored").item() == 1.0  # the pose of the other window of gesture 0 is not asked about
+    assert chance(pairs.gesture, "negative") == pytest.approx(0.25)
+    assert chance(pairs.gesture, "positive") == pytest.approx((0.5 + 0.5 + 0.25 + 0.25) / 4)
+    assert chance(pairs.gesture, "ignored") == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 4) / 4)
+
+
+def test_a_frozen_emg_encoder_leaves_only_projection_and_temperature_to_learn(tiny_recipe: Recipe) -> None:
+    frozen = _aligned(tiny_recipe, train_emg=False)
+    _step(frozen, tiny_recipe).backward()
+    moving = {name for name, p in frozen.named_parameters() if p.grad is not None}
+    assert moving == {"log_temperature", "emg.projection.weight", "emg.projection.bias"}
+
+
+def test_a_trainable_pose_encoder_learns_too(tiny_recipe: Recipe) -> None:
+    module = _aligned(tiny_recipe, train_pose=True)
+    module.train()
+    assert module.pose.training
+    _step(module, tiny_recipe).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.pose.parameters())
+
+
+def test_the_bias_of_the_pairwise_loss_learns(tiny_recipe: Recipe) -> None:
+    module = _aligned(tiny_recipe, loss="siglip", temperature=0.1)
+    _step(module, tiny_recipe).backward()
+    assert module.bias.grad is not None
+    assert module.bias.grad != 0
+
+
+def _aligned(recipe: Recipe, **changes: object) -> Alignment:
+    changed = recipe.model_copy(update={"align": recipe.align.model_copy(update=changes)})
+    return Alignment(*build_encoders(changed), changed)
 
 
 def _batch(recipe: Recipe) -> WindowBatch:

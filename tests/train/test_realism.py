@@ -1,5 +1,7 @@
 """The comparison of simulated and real people: its features, its protocols, its figures."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,13 @@ def test_the_table_has_a_column_a_set_of_people(rng: np.random.Generator) -> Non
 def test_a_folder_without_simulated_people_says_how_to_make_some(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data synth"):
         simulated_trials(tmp_path)
+
+
+def test_a_folder_without_real_people_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cpep_train.realism", "--data", str(tmp_path), "--real", str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == f"error: {tmp_path}: fewer than two people of the 3DC set are here, as Participant1, ...\n"
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cpep_edge.errors import ConfigError
-from cpep_train.recipe import Recipe, load_recipe, shipped_recipes
+from cpep_train.recipe import Recipe, load_recipe, shipped_recipes, shipped_variants
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -81,3 +81,46 @@ def test_an_unknown_name_lists_what_there_is() -> None:
 def test_a_setting_that_is_none_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=r"key\.sub=value"):
         load_recipe("cpep", [setting])
+
+
+@pytest.mark.parametrize("base", ["cpep", "demo"])
+@pytest.mark.parametrize("variant", sorted(shipped_variants()))
+def test_every_variant_goes_over_the_papers_recipe_and_the_demo(variant: str, base: str) -> None:
+    settings = ["windows.window_samples=1200"] if (base, variant) == ("demo", "patch-80") else []
+    recipe, plain = load_recipe(f"{base}+{variant}", settings), load_recipe(base)
+    assert recipe.name == f"{base}+{variant}"
+    same = recipe.model_copy(update={"name": base}) == plain
+    assert same == ((base, variant) in {("cpep", "patch-50"), ("demo", "patch-100"), ("demo", "window-500ms")})
+
+
+def test_variants_go_over_each_other_in_order(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[emg]\npatch_samples = 80\n")
+    recipe = load_recipe(f"cpep+ema+patch-200+{tmp_path / 'mine.toml'}")
+    assert (recipe.name, recipe.emg.patch_samples) == ("cpep+ema+patch-200+mine", 80)
+    assert recipe.align.ema_decay == load_recipe("cpep+ema").align.ema_decay
+
+
+def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_it_divides() -> None:
+    with pytest.raises(ConfigError, match=r"no whole number of 80; windows\.window_samples=800 would be"):
+        load_recipe("demo+patch-80")
+    assert load_recipe("demo+patch-80", ["windows.window_samples=800"]).emg_config().n_tokens == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ema", "ema is a variant, to be laid over a recipe"),
+        ("demo+nope", "there is no variant nope"),
+        ("cpep+demo.toml", "there is no variant demo"),
+        ("demo+soft-targets+siglip", "siglip has none"),
+        ("demo+frozen-emg+random-init", "must be trained"),
+    ],
+)
+def test_what_makes_no_recipe_is_refused(name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_recipe(name)
+
+
+def test_soft_targets_say_themselves_what_is_alike() -> None:
+    with pytest.raises(ConfigError, match=r"align\.same_gesture must be"):
+        load_recipe("cpep+soft-targets", ["align.same_gesture=ignored"])

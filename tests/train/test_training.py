@@ -1,19 +1,23 @@
 import logging
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError
+from cpep_edge.errors import ArtifactError, ConfigError, CpepError
 from cpep_train import training
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.epochs import EpochLog
-from cpep_train.recipe import Recipe
+from cpep_train.recipe import Recipe, SoftTargets
 from cpep_train.training import STAGES, train
-from tests.train.toy_corpus import HELD_OUT_STAGE, write_toy_corpus
+from tests.train.toy_corpus import HELD_OUT_STAGE, write_recipe, write_toy_corpus
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +43,9 @@ def test_a_run_leaves_recipe_weights_losses_and_nothing_temporary(whole: tuple[P
     out, checkpoint = whole
     files = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
     per_stage = [f"{stage}/{name}" for stage in STAGES for name in ("epochs.csv", "weights.safetensors")]
-    ends = ["checkpoint.json", "emg_encoder.safetensors", "pose_encoder.safetensors", "provenance.json", "recipe.json"]
-    assert files == sorted([*per_stage, *ends])
+    encoders = ["emg_encoder.safetensors", "pose_encoder.safetensors"]
+    whence = ["provenance.json", "recipe.json", "recordings.json", "splits.json"]
+    assert files == sorted([*per_stage, *encoders, "checkpoint.json", *whence])
     assert HELD_OUT_STAGE not in checkpoint.seen_stages
     assert checkpoint.unseen_stages == (HELD_OUT_STAGE,)
     assert checkpoint.provenance.versions["torch"] == torch.__version__
@@ -139,12 +144,6 @@ def test_a_folder_with_other_things_is_left_alone(toy_corpus: Corpus, tiny_recip
         train(tiny_recipe, toy_corpus.folder, tmp_path, progress=False)
 
 
-def test_a_corpus_too_short_for_one_window_says_so(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    corpus = write_toy_corpus(tmp_path / "toy", n_samples=90)
-    with pytest.raises(DataError, match="split train has 0 usable windows"):
-        train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
-
-
 def test_training_says_nothing_where_no_terminal_listens(
     toy_corpus: Corpus,
     tiny_recipe: Recipe,
@@ -167,3 +166,133 @@ def test_the_bar_goes_to_stderr(
     assert captured.out == ""
     assert "pose-mae" in captured.err
     assert "2/2" in captured.err
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cpep_train import training
+from cpep_train.epochs import EpochLog
+from cpep_train.recipe import load_recipe
+
+stage, recipe, data, out = sys.argv[1:]
+
+class Killing(EpochLog):
+    def on_train_batch_start(self, trainer, pl_module, *args):
+        if trainer.current_epoch == 1 and args[1] == 2 and self._file.parent.name == stage:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+training.EpochLog = Killing
+training.train(load_recipe(recipe), Path(data), Path(out), progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights(
+    whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    file, out = write_recipe(tiny_recipe, tmp_path / "tiny.toml"), tmp_path / "run"
+    paths = [str(Path(folder).resolve()) for folder in sys.path if Path(folder).name in ("main", "train")]
+    command = (sys.executable, "-c", _KILLED, "align", str(file), str(toy_corpus.folder), str(out))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (out / "align" / "resume.ckpt").is_file()
+    (out / "align" / ".resume.ckpt.1234.tmp").write_bytes(b"half of it")  # killed while writing
+    resumed = train(tiny_recipe, toy_corpus.folder, out, resume=True, progress=False)
+    assert resumed is not None
+    assert _same(resumed, whole[1])
+    assert resumed.metrics == whole[1].metrics
+    assert list(out.rglob("*.tmp")) == []
+
+
+def _varied(recipe: Recipe, **align: object) -> Recipe:
+    return recipe.model_copy(update={"align": recipe.align.model_copy(update=align)})
+
+
+def test_what_is_kept_with_ema_is_the_moving_average_of_the_weights(
+    whole: tuple[Path, Checkpoint],
+    toy_corpus: Corpus,
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = list[torch.Tensor]()
+
+    class Noting(EpochLog):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object) -> None:
+            if self._file.parent.name == "align":
+                steps.append(pl_module.emg.projection.bias.detach().clone())
+
+    monkeypatch.setattr(training, "EpochLog", Noting)
+    checkpoint = train(_varied(tiny_recipe, ema_decay=0.9), toy_corpus.folder, tmp_path / "run", progress=False)
+    assert checkpoint is not None
+    average = steps[0]
+    for number, weights in enumerate(steps[1:], start=1):
+        decay = min(0.9, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weights
+    torch.testing.assert_close(checkpoint.emg.projection.bias, average, rtol=0, atol=1e-6)
+    assert torch.equal(steps[-1], whole[1].emg.projection.bias)  # the weights themselves went the same way
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_the_moving_average_survives_a_restart(
+    epoch: int, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = _varied(tiny_recipe, ema_decay=0.9)
+    undisturbed = train(recipe, toy_corpus.folder, tmp_path / "whole", progress=False)
+
+    class Interrupting(training.ResumePoint):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            if trainer.current_epoch == epoch and self._file.parent.name == "align":
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "ResumePoint", Interrupting)
+        with pytest.raises(CpepError, match="--resume"):
+            train(recipe, toy_corpus.folder, tmp_path / "run", progress=False)
+    resumed = train(recipe, toy_corpus.folder, tmp_path / "run", resume=True, progress=False)
+    assert undisturbed is not None
+    assert resumed is not None
+    assert _same(resumed, undisturbed)
+
+
+def test_a_random_start_leaves_out_the_auto_encoding_of_emg(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = _varied(tiny_recipe, emg_start="random")
+    assert train(recipe, toy_corpus.folder, tmp_path / "run", progress=False) is not None
+    assert not (tmp_path / "run" / "emg-mae").exists()
+    with pytest.raises(ConfigError, match="has no stage emg-mae"):
+        train(recipe, toy_corpus.folder, tmp_path / "run", stage="emg-mae", progress=False)
+
+
+def test_a_frozen_emg_encoder_is_that_of_its_auto_encoding(
+    whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    frozen = train(_varied(tiny_recipe, train_emg=False), toy_corpus.folder, tmp_path / "run", progress=False)
+    assert frozen is not None
+    kept = load_file(whole[0] / "emg-mae" / "weights.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in frozen.emg.encoder.state_dict().items())
+
+
+def test_a_pose_encoder_that_was_trained_too_is_the_one_that_is_kept(
+    whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    moved = train(_varied(tiny_recipe, train_pose=True), toy_corpus.folder, tmp_path / "run", progress=False)
+    assert moved is not None
+    assert not torch.equal(moved.pose.encoder.cls, whole[1].pose.encoder.cls)
+    assert _same(load_checkpoint(tmp_path / "run"), moved)
+
+
+def test_soft_targets_change_the_alignment_and_more_communities_than_windows_are_refused(
+    whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    soft = SoftTargets(communities=4, neighbours=4, temperature=0.1)
+    trained = train(_varied(tiny_recipe, soft_targets=soft), toy_corpus.folder, tmp_path / "run", progress=False)
+    assert trained is not None
+    assert trained.metrics["align loss"] != whole[1].metrics["align loss"]
+    many = _varied(tiny_recipe, soft_targets=soft.model_copy(update={"communities": 1000}))
+    with pytest.raises(ConfigError, match="228 windows make no 1000 communities"):
+        train(many, toy_corpus.folder, tmp_path / "many", progress=False)

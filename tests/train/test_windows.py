@@ -8,9 +8,10 @@ from scipy import signal
 from cpep_edge.errors import DataError
 from cpep_edge.preprocess import Preprocessor
 from cpep_edge.session import Session
+from cpep_train.batches import TrainingBatches
 from cpep_train.corpus import Corpus, write_metadata
 from cpep_train.recipe import Recipe
-from cpep_train.windows import SessionStore, TrainingBatches, WindowDataset, fit_statistics
+from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 from tests.train.toy_corpus import N_CHANNELS, RATE_HZ, write_toy_session
 
 

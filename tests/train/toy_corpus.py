@@ -1,5 +1,6 @@
 """A toy corpus whose EMG tells the pose, small enough to train on in seconds."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,14 @@ def write_toy_corpus(folder: Path, n_samples: int = 1000) -> Corpus:
             rows.append(Row(f"u{person}", "s0", stage, "right", "right", held_user, held_stage, split, kind, name))
     write_metadata(folder, rows)
     return Corpus.open(folder)
+
+
+def write_recipe(recipe: Recipe, file: Path) -> Path:
+    """The recipe as TOML, for commands."""
+    values = recipe.model_dump(exclude_none=True, mode="json")
+    parts = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in parts]
+    for name, part in parts.items():
+        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in part.items())]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file

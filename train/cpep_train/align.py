@@ -1,11 +1,12 @@
 """Contrastive alignment: the EMG encoder learns to land where the frozen pose encoder puts the same window's pose.
 
 Symmetric InfoNCE over the windows of a batch with a learnable temperature (Cui et al., arXiv 2509.04699). Only the EMG
-encoder, its projection and the temperature move; with the pose encoder moving too, the paper saw training diverge.
+encoder, its projection and the temperature move; with the pose encoder moving too, the paper saw training diverge. The
+recipe may ask for that nevertheless, for targets that like poses share, or for a loss that judges pair by pair.
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,28 +15,54 @@ from torch.nn import functional as F
 from cpep_train.augmentation import augment
 from cpep_train.model import Embedder
 from cpep_train.optimiser import TrainingStage, freeze
+from cpep_train.processes import gathered
 from cpep_train.recipe import Recipe
+from cpep_train.soft_targets import Communities
 from cpep_train.windows import WindowBatch
 
 SMALLEST_TEMPERATURE = 0.01  # as in CLIP: below, a single pair can make the loss explode
 LARGEST_TEMPERATURE = 1.0
+_FIRST_BIAS = -10.0  # of SigLIP: nearly all pairs of a batch are no pairs, and the first steps should know it
+
+SameGesture = Literal["negative", "ignored", "positive"]
+
+
+class Pairs(NamedTuple):
+    """The embeddings of one step's whole batch; row by row they belong together."""
+
+    emg: Tensor  # (B, D), unit length
+    pose: Tensor  # (B, D), unit length
+    gesture: Tensor  # (B,)
 
 
 class Alignment(TrainingStage):
     """Trains the EMG embedder against the frozen pose embedder."""
 
-    def __init__(self, emg: Embedder, pose: Embedder, recipe: Recipe) -> None:
+    def __init__(self, emg: Embedder, pose: Embedder, recipe: Recipe, communities: Communities | None = None) -> None:
+        """communities: of the pose embeddings, where the recipe asks for soft targets"""
         super().__init__(recipe.align, recipe.seed)
         self.recipe = recipe
         self.emg = emg
         self.pose = pose
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(recipe.align.temperature)))
-        freeze(self.pose)
+        self.communities = communities
+        start = torch.tensor(math.log(recipe.align.temperature))
+        self.log_temperature = nn.Parameter(start, requires_grad=recipe.align.learn_temperature)
+        if recipe.align.loss == "siglip":
+            self.bias = nn.Parameter(torch.tensor(_FIRST_BIAS))
+        self.last: Pairs | None = None  # of the last training step, for `cpep_train.monitors`
+        self._frozen: list[nn.Module] = []
+        if not recipe.align.train_pose:
+            self._frozen.append(self.pose)
+        if not recipe.align.train_emg:
+            self._frozen.append(self.emg.encoder)
+        for module in self._frozen:
+            freeze(module)
 
     def train(self, mode: bool = True) -> "Alignment":
-        """Switch to training, the pose encoder excepted."""
+        """Switch to training, what is frozen excepted."""
         super().train(mode)
-        self.pose.eval()
+        for module in self._frozen:
+            module.eval()
         return self
 
     @property
@@ -44,18 +71,31 @@ class Alignment(TrainingStage):
         return self.log_temperature.exp().clamp(SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE)
 
     def training_step(self, batch: WindowBatch) -> Tensor:
-        loss = self._loss(augment(batch.emg, self.recipe.augmentation), batch)
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.emg))
+        emg, pose = self._embedded(augment(batch.emg, self.recipe.augmentation), batch)
+        pairs = Pairs(gathered(emg), gathered(pose), gathered(batch.stage_index))
+        self.last = Pairs(*(field.detach() for field in pairs))
+        loss = self._loss(pairs)
+        found = top1(self.last, self.recipe.align.same_gesture)
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(pairs.emg))
         self.log("temperature", self.temperature.detach(), on_step=False, on_epoch=True, batch_size=1)
+        self.log("top1", found, on_step=False, on_epoch=True, batch_size=len(pairs.emg))
         return loss
 
     def validation_step(self, batch: WindowBatch) -> None:
-        self.log("validation_loss", self._loss(batch.emg, batch), batch_size=len(batch.emg))
+        pairs = Pairs(*self._embedded(batch.emg, batch), batch.stage_index)
+        self.log("validation_loss", self._loss(pairs), batch_size=len(batch.emg))
 
-    def _loss(self, emg: Tensor, batch: WindowBatch) -> Tensor:
-        with torch.no_grad():
+    def _embedded(self, emg: Tensor, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.recipe.align.train_pose):
             pose = self.pose(batch.pose)
-        return info_nce(self.emg(emg), pose, self.temperature, batch.stage_index, self.recipe.align.same_gesture)
+        return self.emg(emg), pose
+
+    def _loss(self, pairs: Pairs) -> Tensor:
+        settings = self.recipe.align
+        if settings.loss == "siglip":
+            return siglip(*pairs[:2], self.temperature, self.bias, pairs.gesture, settings.same_gesture)
+        targets = None if self.communities is None else self.communities.targets(pairs.pose.detach())
+        return info_nce(*pairs[:2], self.temperature, pairs.gesture, settings.same_gesture, targets)
 
 
 def info_nce(
@@ -63,7 +103,8 @@ def info_nce(
     pose: Tensor,
     temperature: Tensor,
     gesture: Tensor,
-    same_gesture: Literal["negative", "ignored", "positive"] = "negative",
+    same_gesture: SameGesture = "negative",
+    targets: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE: each window should find its own pose among the batch's, and each pose its window.
 
@@ -71,17 +112,52 @@ def info_nce(
     gesture: (B,) labels
     same_gesture: what the other windows of a gesture count as: negatives, as published; nothing; or positives, which
         share the target evenly (Khosla et al. 2020)
+    targets: (B, B), what each window should find in place of that, rows summing to one
     """
     logits = emg @ pose.T / temperature  # (B, B)
+    right, counted = _right_and_counted(gesture, same_gesture)
+    if targets is None:
+        targets = right.to(logits.dtype)
+        targets = targets / targets.sum(dim=1, keepdim=True)  # rows count the same gestures as columns
+        logits = logits.masked_fill(~counted, torch.finfo(logits.dtype).min / 2)  # infinity times zero is no number
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def siglip(
+    emg: Tensor,
+    pose: Tensor,
+    temperature: Tensor,
+    bias: Tensor,
+    gesture: Tensor,
+    same_gesture: SameGesture = "negative",
+) -> Tensor:
+    """The pairwise sigmoid loss of Zhai et al. 2023: is this window's pose that one, asked of every pair of the batch.
+
+    The arguments are those of `info_nce`; bias: (), added to all logits. The sum over pairs is divided by B, as there.
+    """
+    right, counted = _right_and_counted(gesture, same_gesture)
+    logits = emg @ pose.T / temperature + bias  # (B, B)
+    sign = right.to(logits.dtype) * 2 - 1
+    return -(F.logsigmoid(sign * logits) * counted).sum() / len(emg)
+
+
+def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
+    """Share of windows to which a right pose is nearest in the batch, ()."""
+    right, counted = _right_and_counted(pairs.gesture, same_gesture)
+    nearest = (pairs.emg @ pairs.pose.T).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
+    return right.gather(1, nearest).float().mean()
+
+
+def chance(gesture: Tensor, same_gesture: SameGesture) -> float:
+    """What `top1` is when poses are drawn blindly."""
+    right, counted = _right_and_counted(gesture, same_gesture)
+    return (right.sum(dim=1) / counted.sum(dim=1)).mean().item()
+
+
+def _right_and_counted(gesture: Tensor, same_gesture: SameGesture) -> tuple[Tensor, Tensor]:
+    """Which poses of a batch are right for each window, and which it is asked about, both (B, B)."""
     same = gesture[:, None] == gesture[None, :]
-    own = torch.eye(len(emg), dtype=torch.bool, device=emg.device)
-    if same_gesture == "ignored":
-        logits = logits.masked_fill(same & ~own, -torch.inf)
-    right = (same if same_gesture == "positive" else own).to(logits.dtype)
-    targets = right / right.sum(dim=1, keepdim=True)  # symmetric but for this: rows count the same gestures as columns
-    return (F.cross_entropy(_finite(logits), targets) + F.cross_entropy(_finite(logits.T), targets)) / 2
-
-
-def _finite(logits: Tensor) -> Tensor:
-    """Zero targets times minus infinity would be no number."""
-    return logits.clamp_min(torch.finfo(logits.dtype).min / 2)
+    own = torch.eye(len(gesture), dtype=torch.bool, device=gesture.device)
+    right = same if same_gesture == "positive" else own
+    counted = own | ~same if same_gesture == "ignored" else torch.ones_like(same)
+    return right, counted

@@ -52,8 +52,13 @@ class Corpus:
     def open(cls, path: Path) -> "Corpus":
         """Read the metadata of a folder, or the attributes of session files where there is none.
 
+        path: a folder, a session file, or a split file of emg2pose (`cpep_train.split_file`)
         Raises DataError when there is nothing to read or metadata.csv is malformed.
         """
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            from cpep_train.split_file import open_split
+
+            return open_split(path)
         if path.is_file():
             return cls(path.parent, (_row_of_file(path),))
         if not path.is_dir():
@@ -92,12 +97,19 @@ class Corpus:
         metadata = self.folder / METADATA_FILE
         if not self.numbers("train"):
             raise DataError(f"{metadata}: no row has split train, so there is nothing to train on")
-        leaked = [r for r in self.rows if r.split in ("train", "val") and (r.held_out_user or r.held_out_stage)]
+        leaked = [r for r in self.rows if r.split == "train" and (r.held_out_user or r.held_out_stage)]
         if leaked:
             raise DataError(f"{metadata}: {leaked[0].filename} is held out, but its split is {leaked[0].split}")
         both = set(self.seen_stages) & set(self.unseen_stages)
         if both:
             raise DataError(f"{metadata}: held_out_stage of {min(both)} is True in some rows and False in others")
+        for split in ("train", "val"):
+            stages = {self.rows[number].stage for number in self.numbers(split)}
+            if len(stages) == 1:
+                raise DataError(
+                    f"{metadata}: every recording of split {split} has stage {min(stages)}; it takes two gestures at "
+                    "least to tell them apart"
+                )
         for row in self.rows:
             with self.session(row) as session:
                 _check_session(session, row, recipe)

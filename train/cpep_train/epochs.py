@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cpep_edge.files import replacing
 
-_COLUMNS = ("epoch", "loss", "validation_loss", "temperature", "seconds")
+_FIGURES = ("loss", "validation_loss", "temperature", "top1", "emg_rank", "pose_rank")
+_COLUMNS = ("epoch", *_FIGURES, "seconds")
 
 
 class EpochLog(pl.Callback):
@@ -27,10 +28,13 @@ class EpochLog(pl.Callback):
         self._started_s = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = trainer.callback_metrics  # asked for by every process, because it gathers from all
+        if not trainer.is_global_zero:
+            return
         lines = [line for line in _lines(self._file) if int(line["epoch"]) < trainer.current_epoch]
         line = {"epoch": str(trainer.current_epoch), "seconds": f"{time.monotonic() - self._started_s:.2f}"}
-        for key in ("loss", "validation_loss", "temperature"):
-            value = trainer.callback_metrics.get(key)
+        for key in _FIGURES:
+            value = metrics.get(key)
             line[key] = "" if value is None else f"{float(value):.6g}"
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
@@ -47,6 +51,9 @@ class ResumePoint(pl.callbacks.Checkpoint):
         self._file = file
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:  # takes part in gathering the state, and writes nothing
+            trainer.save_checkpoint(self._file)
+            return
         with replacing(self._file) as temporary:
             trainer.save_checkpoint(temporary)
 

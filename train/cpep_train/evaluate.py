@@ -3,7 +3,7 @@
 The windows asked about are those of test and validation recordings; the answers come from pose windows of training
 people, of all gestures. The poses of held-out gestures are in the index, their EMG and their poses never were in
 training. Everything here works on embeddings, so the same code judges the trained module, a quantised graph and a
-bundle.
+bundle. The other protocols are in `cpep_train.protocols`.
 
 Shapes: Q queries, R references, D width, K gestures.
 """
@@ -21,6 +21,7 @@ from torch import nn
 from cpep_edge.errors import DataError
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus, Row
+from cpep_train.leakage import audit
 from cpep_train.windows import SessionStore, Statistics, WindowBatch, WindowDataset
 
 N_NEIGHBOURS = 10
@@ -29,7 +30,9 @@ _CONFIDENCE = 0.95
 
 Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (B, C, T) preprocessed windows to (B, D), unit length
 Users = Literal["held-out", "known"]
-Gestures = Literal["seen", "unseen", "unseen among all"]
+Gestures = Literal["seen", "unseen", "seen among all", "unseen among all"]
+Rule = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]]
+"""How references answer: queries (q, D), references (r, D) and their labels (r,) to one label a query, (q,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class EvaluationSet:
 
     gestures: tuple[str, ...]
     seen: NDArray[np.bool_]  # (K,), whether EMG of the gesture was trained on
+    users: tuple[str, ...]  # whom `user_index` counts
     queries: Examples  # EMG windows
     references: Examples  # pose windows
     own_references: bool  # whether references are recorded poses of the queries' people, and so left out for them
@@ -76,11 +80,18 @@ class Score:
     n_users: int
     gesture_names: tuple[str, ...]  # those that could be answered
     confusion: NDArray[np.int64]  # (K', K'), true gesture by answered gesture
+    by_user: dict[str, float]  # balanced accuracy of each person asked
+    by_gesture: dict[str, float]  # recall of each gesture asked
 
 
 def evaluate(checkpoint: Checkpoint, data: Path) -> list[Score]:
-    """Zero-shot scores of a trained pair of encoders on the recordings of `data` that training did not see."""
-    examples = evaluation_set(checkpoint, Corpus.open(data))
+    """Zero-shot scores of a trained pair of encoders on the recordings of `data` that training did not see.
+
+    Raises DataError when anything asked about is in training too (`cpep_train.leakage`).
+    """
+    corpus = Corpus.open(data)
+    audit(corpus)
+    examples = evaluation_set(checkpoint, corpus)
     queries = embed_emg(torch_embedding(checkpoint.emg), examples.queries)
     return zero_shot(examples, queries, embed_poses(checkpoint.pose, examples.references))
 
@@ -90,6 +101,7 @@ def evaluation_set(
 ) -> EvaluationSet:
     """Choose the windows of an evaluation, evenly spread over each recording.
 
+    Validation recordings of held-out people and gestures are left out: they are there to choose by, not to judge by.
     Raises DataError when the corpus does not fit the checkpoint, or has no recordings to test or no poses to look up.
     """
     corpus.check(checkpoint.recipe)
@@ -97,16 +109,17 @@ def evaluation_set(
     store = SessionStore(corpus, checkpoint.recipe, statistics, cache_bytes=cache_bytes)
     gestures = (*checkpoint.seen_stages, *checkpoint.unseen_stages)
     known = [number for number, row in enumerate(corpus.rows) if row.stage in gestures]
-    asked = [number for number in known if corpus.rows[number].split != "train"]
+    asked = [number for number in known if _is_query(corpus.rows[number])]
     looked_up = [number for number in known if _is_reference(corpus.rows[number])]
-    queries = _examples(store, asked, gestures, windows_per_recording, with_pose=False)
-    references = _examples(store, looked_up, gestures, windows_per_recording, with_pose=True)
+    queries = choose(store, asked, gestures, windows_per_recording, with_pose=False)
+    references = choose(store, looked_up, gestures, windows_per_recording, with_pose=True)
     for examples, what in ((queries, "recordings to test"), (references, "poses to look up")):
         if len(examples) == 0:
             raise DataError(f"{corpus.folder}: there are no {what}")
     return EvaluationSet(
         gestures=gestures,
         seen=np.arange(len(gestures)) < len(checkpoint.seen_stages),
+        users=corpus_users(corpus),
         queries=queries,
         references=references,
         own_references=checkpoint.recipe.pose.source == "recorded",
@@ -136,17 +149,18 @@ def embed_poses(pose: nn.Module, examples: Examples, batch_size: int = 256) -> N
 
 
 def zero_shot(
-    examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32], k: int = N_NEIGHBOURS
+    examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32], rule: Rule | None = None
 ) -> list[Score]:
     """Score every kind of query that the set has.
 
     queries: (Q, D), embedded EMG
     references: (R, D), embedded poses
+    rule: how references answer; None: the majority of the 10 nearest
     """
     scores = []
     for users in ("held-out", "known"):
-        for gestures in ("seen", "unseen", "unseen among all"):
-            score = _score_kind(examples, queries, references, k, users, gestures)
+        for gestures in ("seen", "unseen", "seen among all", "unseen among all"):
+            score = _score_kind(examples, queries, references, rule or by_neighbours(), users, gestures)
             if score is not None:
                 scores.append(score)
     return scores
@@ -159,22 +173,40 @@ def answers(
     chosen: NDArray[np.bool_],
     allowed: NDArray[np.bool_],
     k: int = N_NEIGHBOURS,
+    rule: Rule | None = None,
 ) -> NDArray[np.int64]:
     """The gesture that most of the k nearest references have, for each chosen query.
 
     chosen: (Q,), which queries to answer
     allowed: (K,), gestures in the index
+    rule: another way for references to answer
     returns: (number chosen,)
     """
+    rule = rule or by_neighbours(k)
     inside = allowed[examples.references.gesture_index]
     label, owner = examples.references.gesture_index[inside], examples.references.user_index[inside]
     out = np.empty(int(chosen.sum()), np.int64)
     user = examples.queries.user_index[chosen]
     for one in np.unique(user):  # people apart: their own poses may not answer
         usable = owner != one if examples.own_references else np.ones(len(owner), bool)
-        nearest = nearest_labels(queries[chosen][user == one], references[inside][usable], label[usable], k)
-        out[user == one] = majority(nearest)
+        out[user == one] = rule(queries[chosen][user == one], references[inside][usable], label[usable])
     return out
+
+
+def by_neighbours(k: int = N_NEIGHBOURS) -> Rule:
+    """The majority of the k nearest references."""
+    return lambda queries, references, labels: majority(nearest_labels(queries, references, labels, k))
+
+
+def by_prototypes(
+    queries: NDArray[np.float32], references: NDArray[np.float32], labels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The gesture whose references' mean direction is nearest (Snell et al. 2017, with cosines)."""
+    present = np.unique(labels)
+    means = np.stack([references[labels == label].mean(axis=0) for label in present])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    nearest: NDArray[np.int64] = present[np.argmax(queries @ means.T, axis=1)]
+    return nearest
 
 
 def nearest_labels(
@@ -228,12 +260,13 @@ def score(
     true: NDArray[np.int64],
     answered: NDArray[np.int64],
     user_index: NDArray[np.int64],
+    user_names: tuple[str, ...] | None = None,
 ) -> Score:
     """Judge answers, wherever they come from.
 
     gesture_names: the gestures that could be answered
     true, answered: (Q,), places in `gesture_names`
-    user_index: (Q,)
+    user_index: (Q,), places in `user_names`, or numbers that stand for themselves
     """
     n = len(gesture_names)
     people, person = np.unique(user_index, return_inverse=True)
@@ -241,6 +274,8 @@ def score(
     np.add.at(per_user, (person, true, answered), 1)
     confusion = per_user.sum(axis=0)
     low, high = bootstrap_interval(per_user)
+    names = [str(number) if user_names is None else user_names[number] for number in people]
+    asked = np.flatnonzero(confusion.sum(axis=1))
     return Score(
         users=users,
         gestures=gestures,
@@ -252,6 +287,8 @@ def score(
         n_users=len(people),
         gesture_names=gesture_names,
         confusion=confusion,
+        by_user=dict(zip(names, balanced_accuracy(per_user).tolist(), strict=True)),
+        by_gesture={gesture_names[g]: float(confusion[g, g] / confusion[g].sum()) for g in asked},
     )
 
 
@@ -259,37 +296,62 @@ def _score_kind(
     examples: EvaluationSet,
     queries: NDArray[np.float32],
     references: NDArray[np.float32],
-    k: int,
+    rule: Rule,
     users: Users,
     gestures: Gestures,
 ) -> Score | None:
     """The score of one kind of query; None where there are none."""
-    chosen = select(examples, users, gestures)
-    allowed = (
-        np.ones(len(examples.gestures), bool)
-        if gestures == "unseen among all"
-        else examples.seen ^ (gestures == "unseen")
-    )
+    chosen, allowed = select(examples, users, gestures)
     if not chosen.any() or not allowed.any():
         return None
+    if gestures == "seen among all" and examples.seen.all():
+        return None  # the same as "seen"
+    answered = answers(examples, queries, references, chosen, allowed, rule=rule)
+    return score_of(examples, users, gestures, chosen, allowed, answered)
+
+
+def score_of(
+    examples: EvaluationSet,
+    users: Users,
+    gestures: Gestures,
+    chosen: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
+    answered: NDArray[np.int64],
+) -> Score:
+    """Judge the answers to some queries of a set.
+
+    chosen: (Q,), which queries were asked
+    allowed: (K,), gestures that could be answered
+    answered: (number chosen,), places in the set's `gestures`
+    """
     place = np.cumsum(allowed) - 1  # of a gesture among those allowed
     return score(
         users,
         gestures,
         tuple(name for name, is_allowed in zip(examples.gestures, allowed, strict=True) if is_allowed),
         place[examples.queries.gesture_index[chosen]],
-        place[answers(examples, queries, references, chosen, allowed, k)],
+        place[answered],
         examples.queries.user_index[chosen],
+        examples.users,
     )
 
 
-def select(examples: EvaluationSet, users: Users, gestures: Gestures) -> NDArray[np.bool_]:
-    """Which queries are of one kind, (Q,)."""
-    queries = examples.queries
+def select(examples: EvaluationSet, users: Users, gestures: Gestures) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which queries are of one kind, (Q,), and which gestures may answer them, (K,)."""
+    queries, asks_seen = examples.queries, gestures.startswith("seen")
     by_user = queries.held_out_user == (users == "held-out")
-    by_gesture = examples.seen[queries.gesture_index] == (gestures == "seen")
-    chosen: NDArray[np.bool_] = by_user & by_gesture
-    return chosen
+    by_gesture = examples.seen[queries.gesture_index] == asks_seen
+    among_all = np.full(len(examples.gestures), gestures.endswith("all"))
+    return by_user & by_gesture, among_all | (examples.seen == asks_seen)
+
+
+def corpus_users(corpus: Corpus) -> tuple[str, ...]:
+    """The people of a corpus, in the order that `user_index` counts them."""
+    return tuple(sorted({row.user for row in corpus.rows}))
+
+
+def _is_query(row: Row) -> bool:
+    return row.split == "test" or (row.split == "val" and not (row.held_out_user or row.held_out_stage))
 
 
 def _is_reference(row: Row) -> bool:
@@ -297,15 +359,16 @@ def _is_reference(row: Row) -> bool:
     return not row.held_out_user and (row.split == "train" or row.held_out_stage)
 
 
-def _examples(
+def choose(
     store: SessionStore, numbers: list[int], gestures: tuple[str, ...], per_recording: int, *, with_pose: bool
 ) -> Examples:
+    """Windows of some rows of the store's corpus, at most `per_recording` of each, evenly spread."""
     dataset = WindowDataset(store, numbers, with_pose=with_pose)
     session = dataset.index[:, 0]
     kept = [_spread(np.flatnonzero(session == number), per_recording) for number in numbers]
     places = dataset.index[np.concatenate([np.empty(0, np.intp), *kept])]
     rows = store.corpus.rows
-    users = sorted({row.user for row in rows})
+    users = corpus_users(store.corpus)
     return Examples(
         dataset=dataset,
         places=places,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from cpep_train.model import Block, Encoder, patches
 from cpep_train.optimiser import TrainingStage
+from cpep_train.processes import n_processes, rank
 from cpep_train.recipe import MaeStage
 from cpep_train.windows import WindowBatch
 
@@ -31,7 +32,7 @@ class Decoder(nn.Module):
         self.position = nn.Parameter(torch.empty(1, 1 + size.n_tokens, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(settings.decoder_layers))
         self.norm = nn.LayerNorm(width)
-        self.leave = nn.Linear(width, size.n_channels * size.patch_samples)
+        self.leave = nn.Linear(width, size.n_channels * size.patch_values)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
 
@@ -61,8 +62,8 @@ class MaskedAutoencoder(TrainingStage):
         self.n_masked = min(n_tokens - 1, max(1, round(settings.mask_ratio * n_tokens)))
 
     def training_step(self, batch: WindowBatch) -> Tensor:
-        loss = self._masked_loss(batch)
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.emg))
+        loss = self.loss(getattr(batch, self.side), self._step_order(len(batch.emg)))
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.emg), sync_dist=n_processes() > 1)
         return loss
 
     def validation_step(self, batch: WindowBatch) -> None:
@@ -78,8 +79,14 @@ class MaskedAutoencoder(TrainingStage):
         tokens = self.encoder.patch_tokens(window)  # (B, N, D)
         tokens = self.encoder.mix(_at(tokens, visible))  # (B, 1 + N', D)
         predicted = self.decoder(tokens, visible)  # (B, N, C P)
-        target = patches(self.encoder.front(window), self.encoder.config.patch_samples)  # (B, N, C P)
+        target = patches(self.encoder.front(window), self.encoder.config.patch_values)  # (B, N, C P)
         return F.mse_loss(_at(predicted, masked), _at(target, masked))
+
+    def _step_order(self, n_windows: int) -> Tensor:
+        """This process' rows of what is masked in the whole batch, which does not depend on how it was shared out."""
+        generator = torch.Generator(self.device).manual_seed(self.step_seed)
+        shape = (n_windows * n_processes(), self.encoder.config.n_tokens)
+        return torch.rand(shape, generator=generator, device=self.device)[rank() :: n_processes()].argsort(dim=1)
 
     def _masked_loss(self, batch: WindowBatch) -> Tensor:
         window: Tensor = getattr(batch, self.side)

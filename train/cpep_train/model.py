@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LEVEL_FLOOR = 0.02  # added to levels before their log, in units of the signal's scale: silence stays finite
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
@@ -28,7 +30,8 @@ class EncoderConfig:
     mlp_ratio: int = 4
     dropout: float = 0.0
     pooling: Literal["cls", "mean"] = "cls"
-    front_end: Literal["raw", "rectified"] = "raw"
+    front_end: Literal["raw", "rectified", "log-levels"] = "raw"
+    level_samples: int = 1  # of one level; 1 wherever the front end is another
 
     def __post_init__(self) -> None:
         if self.window_samples % self.patch_samples:
@@ -37,11 +40,18 @@ class EncoderConfig:
             )
         if self.width % self.n_heads:
             raise ValueError(f"width {self.width} does not divide into {self.n_heads} heads")
+        if self.patch_samples % self.level_samples:
+            raise ValueError(f"patch_samples {self.patch_samples} is no whole number of levels of {self.level_samples}")
 
     @property
     def n_tokens(self) -> int:
         """Patches in a window, [CLS] not counted."""
         return self.window_samples // self.patch_samples
+
+    @property
+    def patch_values(self) -> int:
+        """Values of one channel in a patch, behind the front end."""
+        return self.patch_samples // self.level_samples
 
 
 class Attention(nn.Module):
@@ -90,7 +100,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch = nn.Conv1d(config.n_channels, config.width, config.patch_samples, stride=config.patch_samples)
+        self.patch = nn.Conv1d(config.n_channels, config.width, config.patch_values, stride=config.patch_values)
         self.cls = nn.Parameter(torch.empty(1, 1, config.width))
         self.position = nn.Parameter(torch.empty(1, 1 + config.n_tokens, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
@@ -99,11 +109,16 @@ class Encoder(nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def front(self, window: Tensor) -> Tensor:
-        """What the patches are cut from: the window as it is, or rectified.
+        """What the patches are cut from: the window as it is, rectified, or the logs of its short-time levels.
 
         The sign of EMG is chance, and a patch embedding is linear: on raw signal the mean of its output says nothing,
-        on rectified signal it is the envelope. window: (B, C, T); returns the same shape.
+        on rectified signal it is the envelope. On log levels a person's or an electrode's gain is an offset, and weak
+        and strong muscles weigh alike.
+
+        window: (B, C, T); returns the same shape, or (B, C, T / level_samples)
         """
+        if self.config.front_end == "log-levels":
+            return (F.avg_pool1d(window.abs(), self.config.level_samples) + LEVEL_FLOOR).log()
         return window.abs() if self.config.front_end == "rectified" else window
 
     def patch_tokens(self, window: Tensor) -> Tensor:
@@ -112,7 +127,7 @@ class Encoder(nn.Module):
         window: (B, C, T) float32, preprocessed
         returns: (B, N, D)
         """
-        cut = patches(self.front(window), self.config.patch_samples)  # (B, N, C P)
+        cut = patches(self.front(window), self.config.patch_values)  # (B, N, C P)
         # The strided convolution as the linear layer it is: on a processor the backward pass takes a third of the time.
         tokens = F.linear(cut, self.patch.weight.flatten(1), self.patch.bias)  # (B, N, D)
         return tokens + self.position[:, 1:]

@@ -1,29 +1,44 @@
-"""Pictures of an evaluation."""
+"""Pictures of an evaluation, as PNG."""
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpep_edge.files import replacing
 from cpep_train.evaluate import Score
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cpep_train.robustness import Robustness
+
+_LABELLED_SHARE = 0.05  # of a row: less is not written into a confusion matrix
+_FEWER_LABELS = 13  # gestures: with more, cells hold the number without the sign
+
 
 def save_confusion(score: Score, path: Path) -> None:
     """Draw a confusion matrix as PNG: rows are the true gestures, each of which sums to 100 %."""
-    from matplotlib.figure import Figure
+    _save(confusion_figure(score), path)
 
-    names, n = score.gesture_names, len(score.gesture_names)
-    share = score.confusion / np.maximum(1, score.confusion.sum(axis=1, keepdims=True))
-    figure = Figure(figsize=(2.6 + 0.42 * n, 2.2 + 0.42 * n), dpi=120, layout="constrained")
+
+def confusion_figure(score: Score) -> "Figure":
+    """A confusion matrix: rows are the gestures asked about, columns all that could be answered."""
+    asked = np.flatnonzero(score.confusion.sum(axis=1))
+    names = score.gesture_names
+    n_rows, n_columns = len(asked), len(names)
+    share = score.confusion[asked] / score.confusion[asked].sum(axis=1, keepdims=True)
+    figure = _figure(2.9 + 0.42 * n_columns, 2.3 + 0.42 * n_rows)
     axes = figure.add_subplot()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row in range(n):
-        for column in range(n):
-            if share[row, column] >= 0.05:
-                colour = "white" if share[row, column] > 0.55 else "black"
-                axes.text(column, row, f"{share[row, column]:.0%}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(n), names, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(n), names, fontsize=8)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in zip(*np.nonzero(share >= _LABELLED_SHARE), strict=True):
+        colour = "white" if share[row, column] > 0.55 else "black"
+        text = f"{share[row, column]:.0%}" if n_columns < _FEWER_LABELS else f"{100 * share[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(n_columns), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(n_rows), [names[g] for g in asked], fontsize=8)
     axes.set_xlabel("answered")
     axes.set_ylabel("performed")
     axes.set_title(
@@ -32,5 +47,110 @@ def save_confusion(score: Score, path: Path) -> None:
         fontsize=8,
     )
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of windows")
+    return figure
+
+
+def pca_figure(
+    emg: NDArray[np.float32],
+    emg_gesture: NDArray[np.int64],
+    pose: NDArray[np.float32],
+    pose_gesture: NDArray[np.int64],
+    names: tuple[str, ...],
+    n_seen: int,
+) -> "Figure":
+    """EMG and pose embeddings on the first two principal components of the poses, one colour a gesture.
+
+    The sides have their own scales: contrastive training leaves EMG in a small patch of the sphere (Liang et al. 2022).
+    emg: (Q, D), pose: (R, D); gestures from `n_seen` on were held out of training and are drawn as crosses
+    """
+    from matplotlib import colormaps
+
+    centre = pose.mean(axis=0)
+    _, spread, axes_of_pose = np.linalg.svd(pose - centre, full_matrices=False)
+    plane = axes_of_pose[:2].T
+    share = spread[:2] ** 2 / np.sum(spread**2)
+    figure = _figure(11.5, 5.2)
+    sides = figure.subplots(1, 2)
+    colours = colormaps["tab20"](np.arange(len(names)) % 20)
+    for axes, rows, gesture, title in (
+        (sides[0], pose, pose_gesture, "poses in the index"),
+        (sides[1], emg, emg_gesture, "EMG windows asked about, on the same axes at another scale"),
+    ):
+        for number, name in enumerate(names):
+            points = (rows[gesture == number] - centre) @ plane
+            marker = "." if number < n_seen else "x"
+            label = name if number < n_seen else f"{name} (held out)"
+            axes.scatter(points[:, 0], points[:, 1], s=14, alpha=0.5, marker=marker, color=colours[number], label=label)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(f"first component of the poses, {share[0]:.0%} of their variance", fontsize=8)
+    sides[0].set_ylabel(f"second, {share[1]:.0%}", fontsize=8)
+    handles, labels = sides[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7, markerscale=1.6, frameon=False)
+    return figure
+
+
+def people_figure(score: Score) -> "Figure":
+    """One bar a person, with the interval over people and chance."""
+    names = sorted(score.by_user, key=lambda name: score.by_user[name])
+    figure = _figure(max(4.0, 1.6 + 0.34 * len(names)), 3.0)
+    axes = figure.add_subplot()
+    axes.bar(range(len(names)), [score.by_user[name] for name in names], color="#4878a8")
+    axes.axhline(score.chance, color="#b04030", linewidth=1, linestyle="--", label="chance")
+    axes.axhspan(score.low, score.high, color="#4878a8", alpha=0.15, label="95 % interval of the mean")
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("balanced accuracy", fontsize=8)
+    axes.set_title(f"{score.gestures} gestures, {score.users} people", fontsize=8)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def robustness_figure(found: "Robustness") -> "Figure":
+    """One panel a disturbance: accuracy and its interval against the strength, the undisturbed accuracy as a line."""
+    undisturbed, *points = found.points
+    names = list(dict.fromkeys(point.disturbance for point in points))
+    n_columns = min(3, len(names))
+    n_rows = -(-len(names) // n_columns)
+    figure = _figure(4.0 * n_columns, 2.9 * n_rows + 0.4)
+    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
+    for panel in panels[len(names) :]:
+        panel.remove()
+    for panel, name in zip(panels, names, strict=False):
+        mine = [point for point in points if point.disturbance == name]
+        places = range(len(mine))
+        for number, clean in enumerate(undisturbed.scores):
+            colour = f"C{number}"
+            scores = [next((s for s in p.scores if s.gestures == clean.gestures), None) for p in mine]
+            shown = [(place, s) for place, s in zip(places, scores, strict=True) if s is not None]
+            middle = [s.balanced_accuracy for _, s in shown]
+            spread = [[s.balanced_accuracy - s.low for _, s in shown], [s.high - s.balanced_accuracy for _, s in shown]]
+            label = f"{clean.gestures}, {clean.users} people"
+            panel.errorbar([x for x, _ in shown], middle, spread, color=colour, marker="o", capsize=2, label=label)
+            panel.axhline(clean.balanced_accuracy, color=colour, linewidth=0.8, linestyle="--")
+            panel.axhline(clean.chance, color=colour, linewidth=0.8, linestyle=":")
+        panel.set_xticks(places, [f"{point.value:g}" for point in mine], fontsize=8)
+        panel.set_title(f"{name}, {mine[0].strength.split(' ', 1)[1]}", fontsize=9)
+        panel.set_ylim(0, 1)
+    for row in range(n_rows):
+        panels[row * n_columns].set_ylabel("balanced accuracy", fontsize=8)
+    panels[0].legend(fontsize=7)
+    figure.supxlabel("dashed: undisturbed; dotted: chance; bars: 95 % over people", fontsize=8)
+    return figure
+
+
+def png(figure: "Figure") -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        temporary.write_bytes(png(figure))

@@ -1,13 +1,11 @@
 """Where a run comes from: the data, the code and the libraries it was made with."""
 
-import subprocess
-import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import replacing
 from cpep_train.corpus import Corpus
@@ -33,8 +31,8 @@ def provenance_of(corpus: Corpus) -> Provenance:
     return Provenance(
         data=corpus.folder.resolve().name,
         data_sha256=corpus.fingerprint(),
-        git_commit=_git_commit(),
-        versions={"python": sys.version.split()[0], **_versions()},
+        git_commit=git_commit(),
+        versions=installed_versions(_PACKAGES),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -52,21 +50,3 @@ def load_provenance(run: Path) -> Provenance:
         return Provenance.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise ArtifactError(f"{file} is missing or malformed; train into another folder") from error
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _git_commit() -> str:
-    command = ("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD")
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

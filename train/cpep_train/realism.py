@@ -27,7 +27,7 @@ from scipy import signal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score
 
-from cpep_edge.errors import DataError
+from cpep_edge.errors import CpepError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.session import Session
 from cpep_train.stages import STAGES
@@ -75,9 +75,9 @@ def measure(trials: list[Trial]) -> Figures:
     """All figures of one set of people."""
     same, left_out = [], []
     for length_s, stride_s in WINDOWS_S:
-        windows = _Windows.cut(trials, length_s, stride_s)
-        same.append(windows.same_person())
-        left_out.append(windows.left_out())
+        windows = FeatureWindows.cut(trials, length_s, stride_s)
+        same.append(_mean(windows.same_person()))
+        left_out.append(_mean(windows.left_out()))
     share, median_hz, ratio = _signal_figures(trials)
     return Figures(
         len({trial.person for trial in trials}), trials[0].emg.shape[1], same[0], same[1], left_out[0], left_out[1],
@@ -99,12 +99,17 @@ def features(windows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def real_trials(folder: Path) -> list[Trial]:
-    """The 3DC recordings in their published layout; each file is one repetition of one gesture."""
+    """The 3DC recordings in their published layout; each file is one repetition of one gesture.
+
+    Raises DataError when there are none.
+    """
     trials = []
     for path in sorted(folder.glob("Participant*/*/EMG/3dc_EMG_gesture_*_*.txt")):
         gesture = int(path.stem.rsplit("_", 1)[1])
         emg = np.loadtxt(path, delimiter=",")
         trials.append(Trial(path.parts[-4], gesture, path.parts[-3] == "test", emg, REAL_RATE_HZ))
+    if len({trial.person for trial in trials}) < 2:
+        raise DataError(f"{folder}: fewer than two people of the 3DC set are here, as Participant1, ...")
     return trials
 
 
@@ -143,8 +148,8 @@ def narrowed(trials: list[Trial], n_channels: int = 10) -> list[Trial]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Windows:
-    """The windows of a set of people, as features."""
+class FeatureWindows:
+    """The windows of a set of people, as features, and how well a linear discriminant reads each person's."""
 
     features: NDArray[np.float64]  # (n, 4 * n_channels)
     gesture: NDArray[np.int64]  # (n,)
@@ -152,7 +157,8 @@ class _Windows:
     second_half: NDArray[np.bool_]  # (n,)
 
     @classmethod
-    def cut(cls, trials: Iterable[Trial], length_s: float, stride_s: float) -> "_Windows":
+    def cut(cls, trials: Iterable[Trial], length_s: float, stride_s: float) -> "FeatureWindows":
+        """Cut trials into windows from their first sample on; a trial shorter than a window has none."""
         parts = [(trial, _trial_features(trial, length_s, stride_s)) for trial in trials]
         counts = [len(rows) for _, rows in parts]
         return cls(
@@ -162,19 +168,25 @@ class _Windows:
             np.repeat([trial.second_half for trial, _ in parts], counts),
         )
 
-    def same_person(self) -> float:
-        return self._mean_accuracy(lambda mine: (mine & ~self.second_half, mine & self.second_half))
+    def same_person(self) -> dict[str, float]:
+        """Balanced accuracy on a person's second half, trained on the first."""
+        return self._accuracies(lambda mine: (mine & ~self.second_half, mine & self.second_half))
 
-    def left_out(self) -> float:
-        return self._mean_accuracy(lambda mine: (~mine, mine))
+    def left_out(self) -> dict[str, float]:
+        """Balanced accuracy on a person, trained on all others."""
+        return self._accuracies(lambda mine: (~mine, mine))
 
-    def _mean_accuracy(self, parts: "Callable[[_Mask], tuple[_Mask, _Mask]]") -> float:
-        scores = []
-        for person in np.unique(self.person):
+    def _accuracies(self, parts: "Callable[[_Mask], tuple[_Mask, _Mask]]") -> dict[str, float]:
+        scores = {}
+        for person in np.unique(self.person).tolist():
             train, test = parts(self.person == person)
             lda = LinearDiscriminantAnalysis().fit(self.features[train], self.gesture[train])
-            scores.append(balanced_accuracy_score(self.gesture[test], lda.predict(self.features[test])))
-        return float(np.mean(scores))
+            scores[person] = float(balanced_accuracy_score(self.gesture[test], lda.predict(self.features[test])))
+        return scores
+
+
+def _mean(by_person: dict[str, float]) -> float:
+    return float(np.mean(list(by_person.values())))
 
 
 def _trial_features(trial: Trial, length_s: float, stride_s: float) -> NDArray[np.float64]:
@@ -278,4 +290,7 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except CpepError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,9 +1,12 @@
 """Recipes: everything that decides a training run, read from TOML into one frozen object.
 
-A recipe may name another as its `base` and say only what differs. Unknown keys and bad values are reported together, in
-one sentence, before anything else happens. Lengths in samples count EMG samples, on the pose side too.
+A recipe may name another as its `base` and say only what differs. A variant is a recipe without a base, a few lines
+that go over any other: `cpep+mean-pooling` is the recipe `cpep` with the variant `mean-pooling` laid over it. Unknown
+keys and bad values are reported together, in one sentence, before anything else happens. Lengths in samples count EMG
+samples, on the pose side too.
 """
 
+import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +67,8 @@ class _Encoder(_Part):
 class EmgEncoder(_Encoder):
     """The encoder that goes to the device."""
 
-    front_end: Literal["raw", "rectified"] = "raw"  # the paper's is raw; `Encoder.front` says why one may not want it
+    front_end: Literal["raw", "rectified", "log-levels"] = "raw"  # the paper's is raw; `Encoder.front` says why not
+    level_samples: int = Field(default=1, gt=0)  # of one level, with log-levels
 
 
 class PoseEncoder(_Encoder):
@@ -90,11 +94,28 @@ class MaeStage(_Stage):
     decoder_layers: int = Field(gt=0)
 
 
+class SoftTargets(_Part):
+    """Targets that poses share with their like; see `cpep_train.soft_targets`."""
+
+    communities: int = Field(gt=1)  # of the frozen pose embeddings, found by k-means
+    neighbours: int = Field(gt=0)  # how many of a batch share one target
+    temperature: float = Field(gt=0)  # of the softmax over affinities: the smaller, the closer to one-hot
+    share: Share = 1.0  # of the target that is soft; the rest stays with the window's own pose
+
+
 class AlignStage(_Stage):
     """Contrastive alignment of EMG with the frozen pose encoder."""
 
     temperature: float = Field(gt=0)  # where the learnable temperature starts
+    learn_temperature: bool = True
     same_gesture: Literal["negative", "ignored", "positive"] = "negative"  # others of the gesture in the batch
+    loss: Literal["info-nce", "siglip"] = "info-nce"
+    soft_targets: SoftTargets | None = None  # None: one-hot, as CPEP was published
+    emg_start: Literal["mae", "random"] = "mae"  # what the EMG encoder starts from; random leaves out stage emg-mae
+    train_emg: bool = True  # False: the encoder stays as its auto-encoding left it, only the projection learns
+    train_pose: bool = False  # True: the published ablation that fails
+    apart_s: float = Field(default=0.0, ge=0)  # windows of one recording in a batch start at least so far apart
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)  # keep a moving average of the weights in their place
 
 
 class Augmentation(_Part):
@@ -113,6 +134,7 @@ class Recipe(_Part):
     name: str = Field(min_length=1, max_length=100)
     seed: int = Field(ge=0)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed where there is a GPU
+    compile: bool = False  # run the encoders through torch.compile: minutes first, faster then
     signal: Signal
     windows: Windows
     calibration: Calibration = Calibration()
@@ -125,7 +147,7 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
-        faults = [*self._signal_faults(), *self._window_faults(), *self._encoder_faults()]
+        faults = [*self._signal_faults(), *self._window_faults(), *self._encoder_faults(), *self._align_faults()]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -153,9 +175,31 @@ class Recipe(_Part):
         faults = []
         for side, encoder in (("emg", self.emg), ("pose", self.pose)):
             if self.windows.window_samples % encoder.patch_samples:
-                faults.append(f"{side}.patch_samples: a window is no whole number of {encoder.patch_samples}")
+                faults.append(
+                    f"{side}.patch_samples: a window is no whole number of {encoder.patch_samples}; "
+                    f"windows.window_samples={self._nearest_window()} would be"
+                )
             if encoder.width % encoder.n_heads:
                 faults.append(f"{side}.n_heads: width {encoder.width} does not divide into {encoder.n_heads}")
+        if self.emg.patch_samples % self.emg.level_samples:
+            faults.append(f"emg.level_samples: a patch is no whole number of levels of {self.emg.level_samples}")
+        if self.emg.level_samples > 1 and self.emg.front_end != "log-levels":
+            faults.append(f'emg.level_samples: only front_end "log-levels" has levels, not "{self.emg.front_end}"')
+        return faults
+
+    def _nearest_window(self) -> int:
+        """The window length nearest to the recipe's that both encoders' patches divide."""
+        step = math.lcm(self.emg.patch_samples, self.pose.patch_samples, self.pose.decimation)
+        return step * max(1, round(self.windows.window_samples / step))
+
+    def _align_faults(self) -> list[str]:
+        align, faults = self.align, []
+        if align.loss == "siglip" and align.soft_targets is not None:
+            faults.append("align.soft_targets: they replace the one-hot targets of loss info-nce; siglip has none")
+        if align.soft_targets is not None and align.same_gesture != "negative":
+            faults.append('align.soft_targets: they say what is alike, so align.same_gesture must be "negative"')
+        if not align.train_emg and align.emg_start == "random":
+            faults.append("align.train_emg: an encoder that starts at random must be trained")
         return faults
 
     @property
@@ -188,26 +232,40 @@ class Recipe(_Part):
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by path, or by bare name among the shipped ones.
+    """Read a recipe by path, or by bare name among the shipped ones, with variants laid over it: NAME+VARIANT+...
 
     overrides: "key.sub=value", the value as TOML writes it; a bare word is taken for a string
     Raises ConfigError, naming all unknown keys and bad values at once.
     """
-    file = _find(path, Path())
+    first, *variants = str(path).split("+")
+    file = _find(first, Path())
     values = _read(file, ())
+    for variant in variants:
+        values = _merged(values, _read_variant(variant))
+    if variants:
+        values["name"] = "+".join((str(values.get("name")), *(Path(variant).stem for variant in variants)))
     for override in overrides:
         values = _merged(values, _override(override))
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"recipe {file.name}: {_faults(error)}") from error
+        raise ConfigError(f"recipe {'+'.join((file.name, *variants))}: {_faults(error)}") from error
 
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the project, by name."""
+    return _shipped("*.toml")
+
+
+def shipped_variants() -> dict[str, Path]:
+    """The variants that come with the project, by name; each goes over any recipe."""
+    return _shipped("variants/*.toml")
+
+
+def _shipped(pattern: str) -> dict[str, Path]:
     here = Path(__file__).parent
     folders = (here / "recipes", here.parent / "recipes")  # inside the wheel; in a checkout
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+    return {file.stem: file for folder in folders for file in sorted(folder.glob(pattern))}
 
 
 def _find(path: Path | str, folder: Path) -> Path:
@@ -218,22 +276,39 @@ def _find(path: Path | str, folder: Path) -> Path:
     name = Path(path).stem if Path(path).parent == Path() else None
     if name in shipped:
         return shipped[name]
+    if name in shipped_variants():
+        raise ConfigError(f"{name} is a variant, to be laid over a recipe: write cpep+{name}")
     raise ConfigError(f"there is no recipe {path}; give a path, or one of {', '.join(sorted(shipped))}")
+
+
+def _read_variant(path: str) -> dict[str, Any]:
+    shipped = shipped_variants()
+    file = Path(path) if Path(path).is_file() else shipped.get(path)
+    if file is None:
+        raise ConfigError(f"there is no variant {path}; give a path, or one of {', '.join(sorted(shipped))}")
+    values = _values(file)
+    if "base" in values:
+        raise ConfigError(f"{file.name} has a base, so it is a recipe; a variant says only what it changes")
+    return values
 
 
 def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if file in seen:
         raise ConfigError(f"recipe {file.name}: its chain of bases comes back to itself")
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"recipe {file.name} cannot be read: {error}") from error
+    values = _values(file)
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"recipe {file.name}: base must be the name of a recipe")
     return _merged(_read(_find(base, file.parent), (*seen, file)), values)
+
+
+def _values(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recipe {file.name} cannot be read: {error}") from error
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,18 @@ class SessionLevels:
             self._levels[key] = self._measure(row)
         return self._levels[key]
 
+    def pattern(self) -> tuple[float, ...]:
+        """How strong each electrode usually is: the mean over training sessions of the logarithm of their levels.
+
+        The mean over channels is zero. Empty where the recipe does not calibrate.
+        """
+        sessions = {(row.user, row.session): row for row in self._corpus.rows if row.split == "train"}
+        levels_uv = [level for level in map(self.level_uv, sessions.values()) if level is not None]
+        if not levels_uv:
+            return ()
+        mean = np.log(levels_uv).mean(axis=0)
+        return tuple(round(float(value), 4) for value in mean - mean.mean())
+
     def _measure(self, row: Row) -> NDArray[np.float32]:
         movements = [
             other

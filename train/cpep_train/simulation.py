@@ -22,7 +22,7 @@ calibrated to real recordings only in the figures of `cpep_train.realism`.
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,11 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
+from cpep_edge.events import Label
 from cpep_edge.files import replacing_folder
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
 from cpep_train.corpus import Row, write_metadata
 from cpep_train.hand import Hand, activations, load_hand, passive_torque
-from cpep_train.stages import REST_RAD, STAGES, Motion, Stage, Style, draw_style, move
+from cpep_train.stages import REST_RAD, STAGES, Motion, Stage, Style, draw_style, move, move_prompted
 
 SAMPLE_RATE_HZ = 2_000
 N_CHANNELS = 16
@@ -142,7 +143,7 @@ def synthesise_corpus(
         for done, _ in enumerate(run(_write_recording, jobs)):
             if progress is not None:
                 progress(done + 1, len(recordings))
-        write_metadata(folder, [_metadata_row(*recording, n_users, sessions_per_user) for recording in recordings])
+        write_metadata(folder, [metadata_row(*recording, n_users, sessions_per_user) for recording in recordings])
 
 
 def simulate(user_index: int, session_index: int, stage: Stage, seconds: float, seed: int) -> Recording:
@@ -150,10 +151,26 @@ def simulate(user_index: int, session_index: int, stage: Stage, seconds: float, 
     wearer = draw_wearer(seed, user_index)
     donning = draw_donning(wearer, seed, user_index, session_index)
     rng = _rng(seed, user_index, session_index, STAGES.index(stage))
-    n_samples = round(seconds * SAMPLE_RATE_HZ)
     n_poses = math.ceil(seconds * POSE_RATE_HZ) + 1
+    motion = move(stage, wearer.style, load_hand(), n_poses, POSE_RATE_HZ, rng)
+    return _record(wearer, donning, motion, round(seconds * SAMPLE_RATE_HZ), rng)
+
+
+def simulate_prompted(
+    user_index: int, session_index: int, stages: Sequence[Stage], seed: int
+) -> tuple[Recording, tuple[Label, ...]]:
+    """Simulate one wearer who makes gesture after gesture as asked, resting in between, and when each was made."""
+    wearer = draw_wearer(seed, user_index)
+    donning = draw_donning(wearer, seed, user_index, session_index)
+    rng = _rng(seed, user_index, session_index, len(STAGES))
+    motion, labels = move_prompted(stages, wearer.style, load_hand(), POSE_RATE_HZ, rng)
+    n_samples = (len(motion.poses_rad) - 1) * SAMPLE_RATE_HZ // POSE_RATE_HZ
+    return _record(wearer, donning, motion, n_samples, rng), labels
+
+
+def _record(wearer: Wearer, donning: Donning, motion: Motion, n_samples: int, rng: np.random.Generator) -> Recording:
+    """What the band records of a movement; `motion` holds a pose more than the samples need."""
     hand = load_hand()
-    motion = move(stage, wearer.style, hand, n_poses, POSE_RATE_HZ, rng)
     drive = muscle_drive(hand, wearer, motion)[:, _belly_index(hand)]
     emg_uv = _muscle_signal(wearer, donning, drive, n_samples, rng) + _disturbances(donning, motion, n_samples, rng)
     return Recording(emg_uv, _upsample(motion.poses_rad[:, :N_JOINTS], n_samples))
@@ -298,17 +315,22 @@ def _workers(n_recordings: int) -> Iterator[Callable[..., Iterator[None]]]:
 def _write_recording(job: tuple[Path, int, int, int, float, int]) -> None:
     folder, user_index, session_index, stage_index, seconds, seed = job
     stage = STAGES[stage_index]
-    recording = simulate(user_index, session_index, stage, seconds, seed)
     user, session = _names(user_index, session_index)
-    filename = f"{session}-{stage.name}"
+    write_recording(folder, user, session, stage.name, simulate(user_index, session_index, stage, seconds, seed))
+
+
+def write_recording(folder: Path, user: str, session: str, stage: str, recording: Recording) -> None:
+    """Write one recording as the session file that `metadata_row` names."""
+    filename = f"{session}-{stage}"
     time_s = np.arange(len(recording.emg_uv)) / SAMPLE_RATE_HZ
     meta = SessionMeta(
-        session, user, stage.name, "right", 0.0, float(time_s[-1]), N_CHANNELS, float(SAMPLE_RATE_HZ), filename
+        session, user, stage, "right", 0.0, float(time_s[-1]), N_CHANNELS, float(SAMPLE_RATE_HZ), filename
     )
     write_session(folder / f"{filename}.hdf5", meta, time_s, recording.emg_uv, recording.joint_angles_rad)
 
 
-def _metadata_row(user_index: int, session_index: int, stage: Stage, n_users: int, sessions_per_user: int) -> Row:
+def metadata_row(user_index: int, session_index: int, stage: Stage, n_users: int, sessions_per_user: int) -> Row:
+    """The line of metadata.csv of one recording, in a corpus of so many wearers and donnings."""
     user, session = _names(user_index, session_index)
     held_out_user = _is_held_out(user_index, n_users)
     is_val = _is_validation(user_index, session_index, n_users, sessions_per_user)

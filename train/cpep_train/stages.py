@@ -14,16 +14,20 @@ Assumptions: point-to-point movements follow a minimum-jerk path (Flash & Hogan 
 how they form a gesture more than they vary from hold to hold; how much is our choice, made with the calibration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.events import Label
 from cpep_train.hand import N_POSE, Hand
 
 TRANSITION_S = (0.25, 0.5)  # from one hold to the next
 HOLD_S = (1.5, 4.0)
 CHAIN_HOLD_S = (0.8, 1.8)  # where a stage walks through several poses
+PROMPT_HOLD_S = (1.0, 2.0)  # where a wearer makes gesture after gesture as asked
+PROMPT_REST_S = (1.5, 3.0)  # and rests between two
 EASE_S = (0.1, 0.25)  # how long the hand stays eased off between two holds
 EASE_DEPTH = (0.3, 0.7)  # how far back toward rest it goes
 _USER_SPREAD_RAD = 0.06  # sd of a wearer's own way to form a gesture, each joint
@@ -77,7 +81,46 @@ def move(stage: Stage, style: Style, hand: Hand, n_poses: int, rate_hz: float, r
 
     returns: `n_poses` poses, `rate_hz` a second; most of the time is spent in the gesture
     """
-    points_rad, point_effort, times_s = _waypoints(stage, style, n_poses / rate_hz, rng)
+    return _travel(*_waypoints(stage, style, n_poses / rate_hz, rng), hand, n_poses, rate_hz, rng)
+
+
+def move_prompted(
+    stages: Sequence[Stage], style: Style, hand: Hand, rate_hz: float, rng: np.random.Generator
+) -> tuple[Motion, tuple[Label, ...]]:
+    """Move one wearer's hand through gestures as they are asked for, with rest before, between and after.
+
+    stages: of one pose each, in order
+    returns: the movement, `rate_hz` poses a second, and when each gesture was made: from when the hand starts to move
+        until it starts to let go
+    """
+    rest = STAGES[0]
+    points_rad, effort, times_s, labels = [], [], [], []
+    time_s = 0.0
+    for stage in (rest, *(one for asked in stages for one in (asked, rest))):
+        way_s = rng.uniform(*TRANSITION_S)
+        end_s = time_s + way_s + rng.uniform(*(PROMPT_REST_S if stage is rest else PROMPT_HOLD_S))
+        held_rad, firmness = _hold(stage, stage.keys_rad[0], style, rng)
+        points_rad.append(held_rad)
+        effort.append(firmness)
+        times_s.append((time_s, way_s))
+        if stage is not rest:
+            labels.append(Label(stage.name, time_s, end_s))
+        time_s = end_s
+    n_poses = int(time_s * rate_hz)
+    way = np.array(points_rad), np.array(effort), np.array(times_s)
+    return _travel(*way, hand, n_poses, rate_hz, rng), tuple(labels)
+
+
+def _travel(
+    points_rad: NDArray[np.float64],
+    point_effort: NDArray[np.float64],
+    times_s: NDArray[np.float64],
+    hand: Hand,
+    n_poses: int,
+    rate_hz: float,
+    rng: np.random.Generator,
+) -> Motion:
+    """The movement from point to point, as `_waypoints` gives them."""
     time_s = np.arange(n_poses) / rate_hz
     arrival = np.searchsorted(times_s[1:, 0], time_s, side="right")  # the waypoint whose way or stay holds this moment
     start_s, way_s = times_s[arrival, 0], times_s[arrival, 1]
@@ -101,14 +144,11 @@ def _waypoints(
     points_rad: list[NDArray[np.float64]] = []
     effort: list[float] = []
     times_s: list[tuple[float, float]] = []
-    offset_rad = style.offsets_rad[STAGES.index(stage)] if stage in STAGES else np.zeros(N_POSE)
     stay_range_s = CHAIN_HOLD_S if stage.is_chain else HOLD_S
     time_s, key_index = 0.0, int(rng.integers(len(stage.keys_rad)))
     while time_s < duration_s:
         key_rad = stage.keys_rad[key_index % len(stage.keys_rad)]
-        depth = rng.uniform(0.85, 1.1)
-        held_rad = REST_RAD + depth * (key_rad + offset_rad - REST_RAD) + rng.normal(0, _HOLD_SPREAD_RAD, N_POSE)
-        firmness = stage.effort * style.effort * float(rng.lognormal(0, 0.2))
+        held_rad, firmness = _hold(stage, key_rad, style, rng)
         stays = [(held_rad, firmness, rng.uniform(*stay_range_s))]
         if not stage.is_chain:
             eased_rad = held_rad + rng.uniform(*EASE_DEPTH) * (REST_RAD - held_rad)
@@ -121,6 +161,16 @@ def _waypoints(
             time_s += way_s + stay_s
         key_index += 1
     return np.array(points_rad), np.array(effort), np.array(times_s)
+
+
+def _hold(
+    stage: Stage, key_rad: NDArray[np.float64], style: Style, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], float]:
+    """One hold of a wearer: the pose, (23,), and how firmly it is held."""
+    offset_rad = style.offsets_rad[STAGES.index(stage)] if stage in STAGES else np.zeros(N_POSE)
+    depth = rng.uniform(0.85, 1.1)
+    held_rad = REST_RAD + depth * (key_rad + offset_rad - REST_RAD) + rng.normal(0, _HOLD_SPREAD_RAD, N_POSE)
+    return held_rad, stage.effort * style.effort * float(rng.lognormal(0, 0.2))
 
 
 def _tremor(n_poses: int, rate_hz: float, rng: np.random.Generator) -> NDArray[np.float64]:

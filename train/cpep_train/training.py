@@ -1,27 +1,24 @@
-"""Run the three stages of a recipe over a corpus, each to be interrupted and resumed at will.
+"""Run the stages of a recipe over a corpus, each to be interrupted and resumed at will.
 
 A run's folder holds one folder a stage: `resume.ckpt`, Lightning's own, after each epoch; `epochs.csv`, the losses; and
-`weights.safetensors` once the stage is done. After the last stage the checkpoint itself is written, see
-`cpep_train.checkpoint`.
+the weights once the stage is done. After the last stage the checkpoint itself is written, see `cpep_train.checkpoint`.
 """
 
-import logging
 import shutil
-import signal
 import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import nn
 
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError
 from cpep_train.align import Alignment
+from cpep_train.batches import training_loader, validation_loader
 from cpep_train.checkpoint import (
     RECIPE_FILE,
     Checkpoint,
@@ -34,25 +31,27 @@ from cpep_train.checkpoint import (
 )
 from cpep_train.corpus import Corpus
 from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
+from cpep_train.fitting import fit
+from cpep_train.leakage import SplitManifest, audit, save_splits
 from cpep_train.mae import MaskedAutoencoder
-from cpep_train.optimiser import TrainingStage
+from cpep_train.model import Block
+from cpep_train.monitors import Monitor
+from cpep_train.optimiser import MovingAverage, TrainingStage
+from cpep_train.processes import join, rank, wait_for_all
 from cpep_train.provenance import load_provenance, provenance_of, save_provenance
 from cpep_train.recipe import Recipe
-from cpep_train.windows import (
-    SessionStore,
-    WindowBatch,
-    WindowDataset,
-    fit_statistics,
-    training_loader,
-    validation_loader,
-)
+from cpep_train.recordings import Layout, load_layouts, save_layouts, survey
+from cpep_train.soft_targets import Communities
+from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 
 StageName = Literal["emg-mae", "pose-mae", "align"]
 STAGES: tuple[StageName, ...] = ("emg-mae", "pose-mae", "align")
 WEIGHTS_FILE = "weights.safetensors"
+POSE_WEIGHTS_FILE = "pose_weights.safetensors"  # of stage align, where the recipe trains the pose encoder too
 RESUME_FILE = "resume.ckpt"
 LOG_FILE = "epochs.csv"
 _VALIDATION_WINDOWS = 512  # enough for a curve; evaluation is `cpep_train.evaluate`
+_COMMUNITY_WINDOWS = 20_000  # that communities of poses are sought among
 
 
 def train(
@@ -63,68 +62,122 @@ def train(
     stage: StageName | None = None,
     resume: bool = False,
     progress: bool | None = None,
+    n_workers: int | None = None,
+    lend: Callable[[StageName], Path | None] = lambda stage: None,
 ) -> Checkpoint | None:
     """Train a recipe on the corpus in `data` into the folder `out`.
 
-    stage: only this one, anew, from the stages before it; None trains all
+    stage: only this one, anew, from the stages before it; None trains all that the recipe has
     resume: go on where a run with the same recipe and data stopped; finished stages are kept
     progress: a bar on stderr; None draws it where stderr is a terminal
+    n_workers: processes that read the corpus; None takes what its size asks for
+    lend: where the same stage was finished by another run, to be copied from there
     returns: the checkpoint, or None where the last stage was not asked for
-    Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, and CpepError
-    when Ctrl-C stopped it.
+    Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, TrainingError
+    when it diverged or collapsed, and CpepError when Ctrl-C stopped it.
     """
+    join()
+    if progress is None:
+        progress = sys.stderr.isatty() and rank() == 0
     try:
-        run = _Run(
-            recipe, data, out, resume or stage is not None, sys.stderr.isatty() if progress is None else progress
-        )
-        for name in STAGES if stage is None else (stage,):
+        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend)
+        for name in stages_of(recipe) if stage is None else (stage,):
             run.stage(name, resume)
         return run.finish() if stage in (None, "align") else None
     except KeyboardInterrupt:
         raise CpepError(f"training was interrupted; the same command with --resume goes on in {out}") from None
 
 
+def stages_of(recipe: Recipe) -> tuple[StageName, ...]:
+    """The stages that a recipe goes through."""
+    return STAGES if recipe.align.emg_start == "mae" else STAGES[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One stage: what is trained, and which parts of it are kept under which names."""
+
+    module: TrainingStage
+    kept: dict[str, nn.Module]
+
+
 class _Run:
     """One run: what its stages share."""
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path, may_exist: bool, progress: bool) -> None:
-        self.recipe, self.out, self.progress = recipe, out, progress
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path,
+        out: Path,
+        may_exist: bool,
+        progress: bool,
+        n_workers: int | None,
+        lend: Callable[[StageName], Path | None],
+    ) -> None:
+        self.recipe, self.out, self.progress, self.n_workers, self.lend = recipe, out, progress, n_workers, lend
         corpus = Corpus.open(data)
         corpus.check(recipe)
         self.provenance = provenance_of(corpus)
-        self._claim_folder(may_exist)
+        if rank() == 0:
+            self._claim_folder(may_exist, audit(corpus))
+        wait_for_all()
+        layouts = self._layouts(corpus)
         self.statistics = fit_statistics(corpus, recipe)
-        self.store = SessionStore(corpus, recipe, self.statistics)
+        self.store = SessionStore(corpus, recipe, self.statistics, layouts=layouts)
         torch.manual_seed(recipe.seed)
         self.emg, self.pose = build_encoders(recipe)
+        if recipe.compile:
+            for block in (*self.emg.encoder.blocks, *self.pose.encoder.blocks):
+                assert isinstance(block, Block)
+                block.compile()
 
     def stage(self, name: StageName, resume: bool) -> None:
         """Train one stage, or take it as it is where it was finished and the run is resumed."""
+        if name not in stages_of(self.recipe):
+            raise ConfigError(f"recipe {self.recipe.name} starts its EMG encoder at random, so it has no stage {name}")
         folder = self.out / name
         if resume and (folder / WEIGHTS_FILE).is_file():
             return
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        if rank() == 0:
+            _prepare(folder, resume)
+        wait_for_all()
+        lent = self.lend(name)
+        if lent is not None:
+            shutil.copytree(lent, folder, dirs_exist_ok=True)
+            return
         torch.manual_seed(self.recipe.seed)
-        module, trained = self._module(name)
-        batch_size, with_pose = module.settings.batch_size, name != "emg-mae"
-        windows = self._windows("train", with_pose)
-        if len(windows) < 2:
-            folder_of_data = self.store.corpus.folder
-            raise DataError(f"{folder_of_data}: split train has {len(windows)} usable windows, too few to train on")
-        loader = training_loader(windows, batch_size, self.recipe.seed)
-        callbacks: list[pl.Callback] = [EpochLog(folder / LOG_FILE), ResumePoint(folder / RESUME_FILE)]
-        if self.progress:
-            callbacks.append(ProgressBar(name))
-        _fit(module, loader, self._validation_loader(with_pose, batch_size), folder, self.recipe.precision, callbacks)
-        save_weights(folder / WEIGHTS_FILE, trained)
-        (folder / RESUME_FILE).unlink(missing_ok=True)
+        work = self._work(name)
+        settings, with_pose = work.module.settings, name != "emg-mae"
+        loader = training_loader(
+            self._windows("train", with_pose),
+            settings.batch_size,
+            self.recipe.seed,
+            apart_samples=self._apart_samples() if name == "align" else 0,
+            n_workers=self.n_workers,
+        )
+        validation = self._windows("val", with_pose)
+        fit(
+            work.module,
+            loader,
+            validation_loader(validation, settings.batch_size, _VALIDATION_WINDOWS) if len(validation) else None,
+            self._callbacks(name, folder),
+            precision=self.recipe.precision,
+            resume_file=folder / RESUME_FILE if resume and (folder / RESUME_FILE).is_file() else None,
+        )
+        if rank() == 0:
+            for file, module in reversed(
+                tuple(work.kept.items())
+            ):  # the first is written last: with it the stage is done
+                save_weights(folder / file, module)
+            (folder / RESUME_FILE).unlink(missing_ok=True)
+        wait_for_all()
 
     def finish(self) -> Checkpoint:
         """Put the trained encoders together and write the checkpoint."""
         load_weights(self.out / "pose-mae" / WEIGHTS_FILE, self.pose.encoder)
         load_weights(self.out / "align" / WEIGHTS_FILE, self.emg)
+        if self.recipe.align.train_pose:
+            load_weights(self.out / "align" / POSE_WEIGHTS_FILE, self.pose)
         corpus = self.store.corpus
         checkpoint = Checkpoint(
             recipe=self.recipe,
@@ -138,15 +191,17 @@ class _Run:
             provenance=self.provenance,
             metrics={f"{name} {key}": loss for name in STAGES for key, loss in last_losses(self.out / name / LOG_FILE)},
         )
-        save_checkpoint(self.out, checkpoint)
+        if rank() == 0:
+            save_checkpoint(self.out, checkpoint)
         return checkpoint
 
-    def _claim_folder(self, may_exist: bool) -> None:
+    def _claim_folder(self, may_exist: bool, splits: SplitManifest) -> None:
         """Start a run in the folder, or check that the run in it is this one."""
         if not (self.out / RECIPE_FILE).is_file():
             if self.out.is_dir() and any(self.out.iterdir()):
                 raise ConfigError(f"{self.out} holds other things than a training run; choose another folder")
             save_provenance(self.out, self.provenance)
+            save_splits(self.out, splits)
             save_recipe(self.out, self.recipe)
             return
         if not may_exist:
@@ -158,87 +213,77 @@ class _Run:
             raise ConfigError(f"{self.out} was started on other data; choose another folder, or that data")
         self.provenance = started
 
-    def _module(self, name: StageName) -> tuple[TrainingStage, torch.nn.Module]:
-        """The stage's module, and the part of it whose weights are kept."""
+    def _layouts(self, corpus: Corpus) -> dict[int, Layout]:
+        """What is in the recordings, looked through by the first process, the first time."""
+        layouts = load_layouts(self.out)
+        if layouts is None and rank() == 0:
+            layouts = survey(corpus, self.recipe, (*corpus.numbers("train"), *corpus.numbers("val")))
+            save_layouts(self.out, layouts)
+        wait_for_all()
+        return layouts if layouts is not None else load_layouts(self.out) or {}
+
+    def _work(self, name: StageName) -> _Work:
         recipe, emg, pose = self.recipe, self.emg.encoder, self.pose.encoder
         if name == "emg-mae":
-            return MaskedAutoencoder(emg, recipe.emg_mae, "emg", recipe.seed), emg
+            return _Work(MaskedAutoencoder(emg, recipe.emg_mae, "emg", recipe.seed), {WEIGHTS_FILE: emg})
         if name == "pose-mae":
-            return MaskedAutoencoder(pose, recipe.pose_mae, "pose", recipe.seed), pose
-        for earlier, encoder in (("emg-mae", emg), ("pose-mae", pose)):
+            return _Work(MaskedAutoencoder(pose, recipe.pose_mae, "pose", recipe.seed), {WEIGHTS_FILE: pose})
+        encoders = {"emg-mae": emg, "pose-mae": pose}
+        for earlier in stages_of(recipe)[:-1]:
             if not (self.out / earlier / WEIGHTS_FILE).is_file():
                 raise ArtifactError(f"{self.out}: stage align needs stage {earlier}, train that first")
-            load_weights(self.out / earlier / WEIGHTS_FILE, encoder)
-        return Alignment(self.emg, self.pose, recipe), self.emg
+            load_weights(self.out / earlier / WEIGHTS_FILE, encoders[earlier])
+        module = Alignment(self.emg, self.pose, recipe, self._communities())
+        kept: dict[str, nn.Module] = {WEIGHTS_FILE: self.emg}
+        if recipe.align.train_pose:
+            kept[POSE_WEIGHTS_FILE] = self.pose
+        return _Work(module, kept)
+
+    @torch.no_grad()
+    def _communities(self) -> Communities | None:
+        """The communities of the training poses, where the recipe's soft targets ask for them."""
+        settings = self.recipe.align.soft_targets
+        if settings is None:
+            return None
+        windows = self._windows("train", with_pose=True)
+        chosen = np.linspace(0, len(windows) - 1, min(len(windows), _COMMUNITY_WINDOWS)).astype(int)
+        batches = np.array_split(windows.index[chosen], -(-len(chosen) // 512))
+        self.pose.eval()
+        poses = torch.cat([self.pose(windows.fetch(batch).pose) for batch in batches])
+        if len(poses) < settings.communities:
+            raise ConfigError(
+                f"recipe {self.recipe.name}: {len(poses)} windows make no {settings.communities} communities; lower "
+                "align.soft_targets.communities"
+            )
+        return Communities(poses, settings, self.recipe.seed)
+
+    def _callbacks(self, name: StageName, folder: Path) -> list[pl.Callback]:
+        callbacks: list[pl.Callback] = [
+            Monitor(name),
+            EpochLog(folder / LOG_FILE),
+            ResumePoint(folder / RESUME_FILE),
+        ]
+        if self.progress:
+            callbacks.append(ProgressBar(name))
+        if name == "align" and self.recipe.align.ema_decay is not None:
+            callbacks.append(MovingAverage(self.recipe.align.ema_decay))
+        return callbacks
+
+    def _apart_samples(self) -> int:
+        return round(self.recipe.align.apart_s * self.recipe.signal.sample_rate_hz)
 
     def _windows(self, split: str, with_pose: bool) -> WindowDataset:
-        return WindowDataset(self.store, self.store.corpus.numbers(split), with_pose=with_pose)
-
-    def _validation_loader(self, with_pose: bool, batch_size: int) -> DataLoader[WindowBatch] | None:
-        windows = self._windows("val", with_pose)
-        if len(windows) == 0:
-            return None
-        return validation_loader(windows, batch_size, _VALIDATION_WINDOWS)
+        windows = WindowDataset(self.store, self.store.corpus.numbers(split), with_pose=with_pose)
+        if split == "train" and len(windows) < 2:
+            folder = self.store.corpus.folder
+            raise DataError(f"{folder}: split train has {len(windows)} usable windows, too few to train on")
+        return windows
 
 
-def _fit(
-    module: TrainingStage,
-    training: DataLoader[WindowBatch],
-    validation: DataLoader[WindowBatch] | None,
-    folder: Path,
-    precision: str,
-    callbacks: list[pl.Callback],
-) -> None:
-    """Train a module to its last epoch, from the folder's resume point where there is one."""
-    resume_file = folder / RESUME_FILE
-    with _quiet(), _interrupts():
-        trainer = pl.Trainer(
-            max_epochs=module.settings.epochs,
-            precision=_precision(precision),
-            accelerator="auto",
-            devices=1,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            gradient_clip_val=1.0,
-            callbacks=callbacks,
-        )
-        ckpt_path = resume_file if resume_file.is_file() else None
-        trainer.fit(module, training, validation, ckpt_path=ckpt_path, weights_only=True)
-
-
-def _precision(wanted: str) -> Any:
-    if wanted != "auto":
-        return wanted
-    return "bf16-mixed" if torch.cuda.is_available() else "32-true"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's banners, tips and hints from the user; failures still come as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Turn the way Lightning leaves after Ctrl-C (SIGINT ignored, SystemExit) back into a KeyboardInterrupt."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
+def _prepare(folder: Path, resume: bool) -> None:
+    """An empty folder for a stage, or the one to resume in, rid of what a kill left half-written."""
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()

@@ -2,13 +2,13 @@
 
 Each gap-free stretch of a session is filtered once, from its start, with the stateful filter of the runtime, and
 windows are cut from the result; no window crosses a gap. Filtered sessions are kept up to a budget of bytes, so a small
-corpus is read once and a large one is read block by block.
+corpus is read once; how a large one is read is the business of `cpep_train.batches`.
 
 Shapes: B windows, C electrodes, T samples, J joint angles, T' = T / decimation poses.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from cpep_edge.errors import DataError
 from cpep_edge.preprocess import Preprocessing, Preprocessor
@@ -24,6 +24,7 @@ from cpep_edge.session import Session
 from cpep_train.corpus import Corpus, Row
 from cpep_train.pose_templates import template_poses
 from cpep_train.recipe import Recipe
+from cpep_train.recordings import Layout, layout_of
 from cpep_train.session_levels import SessionLevels
 
 CACHE_BYTES = 2 << 30
@@ -72,20 +73,19 @@ class _Track:
         return self.emg.nbytes + self.pose.nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where windows may lie in a session."""
-
-    spans: tuple[tuple[int, int], ...]  # start and stop of each gap-free stretch
-    n_failed_before: NDArray[np.int32]  # (n_samples + 1,), failed pose fits before each sample
-
-
 class SessionStore:
     """The filtered sessions of a corpus, made when first asked for and kept while there is room."""
 
     def __init__(
-        self, corpus: Corpus, recipe: Recipe, statistics: Statistics, *, cache_bytes: int = CACHE_BYTES
+        self,
+        corpus: Corpus,
+        recipe: Recipe,
+        statistics: Statistics,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        layouts: Mapping[int, Layout] | None = None,
     ) -> None:
+        """layouts: those already known, by row of the corpus; others are read when asked for."""
         self.corpus = corpus
         self.recipe = recipe
         self.preprocessing = recipe.preprocessing(statistics.scale_uv)
@@ -95,15 +95,14 @@ class SessionStore:
         self.cache_bytes = cache_bytes
         self._used_bytes = 0
         self._tracks: OrderedDict[int, _Track] = OrderedDict()
-        self._layouts: dict[int, _Layout] = {}
+        self._layouts = dict(layouts or {})
 
     def track(self, number: int) -> _Track:
         """The filtered signal and standardised poses of one row of the corpus."""
         if number in self._tracks:
             self._tracks.move_to_end(number)
             return self._tracks[number]
-        track, layout = self._load(number)
-        self._layouts[number] = layout
+        track = self._load(number)
         self._tracks[number] = track
         self._used_bytes += track.size_bytes
         while self._used_bytes > self.cache_bytes and len(self._tracks) > 1:
@@ -111,22 +110,25 @@ class SessionStore:
             self._used_bytes -= dropped.size_bytes
         return track
 
-    def layout(self, number: int) -> _Layout:
+    def layout(self, number: int) -> Layout:
         """Gaps and failed poses of one row of the corpus."""
         if number not in self._layouts:
-            self.track(number)
+            self._layouts[number] = layout_of(self.corpus, number, self.recipe)
         return self._layouts[number]
 
-    def _load(self, number: int) -> tuple[_Track, _Layout]:
+    def track_bytes(self, number: int) -> int:
+        """What the track of one row of the corpus takes in memory, about."""
+        a_sample = self.recipe.signal.n_channels + self.recipe.n_joints / self.recipe.pose.decimation
+        return round(4 * a_sample * self.layout(number).n_samples)
+
+    def _load(self, number: int) -> _Track:
         row, statistics = self.corpus.rows[number], self._statistics
         with self.corpus.session(row) as session:
-            spans = tuple(_gap_free_spans(session))
-            emg = _filtered(session, spans, self.preprocessing, self.levels.level_uv(row))
+            emg = _filtered(session, self.layout(number).spans, self.preprocessing, self.levels.level_uv(row))
             poses, valid = poses_of(session, row, self.recipe)
         pose = (poses[:: self.recipe.pose.decimation] - statistics.pose_mean_rad) / statistics.pose_std_rad
         pose[~valid[:: self.recipe.pose.decimation]] = 0
-        n_failed_before = np.concatenate(([0], np.cumsum(~valid))).astype(np.int32)
-        return _Track(emg, np.ascontiguousarray(pose.T)), _Layout(spans, n_failed_before)
+        return _Track(emg, np.ascontiguousarray(pose.T))
 
 
 class WindowDataset(Dataset[Window]):
@@ -190,11 +192,10 @@ class WindowDataset(Dataset[Window]):
         """
         return np.array([self._fits(self.store.layout(int(number)), int(start)) for number, start in places], bool)
 
-    def _fits(self, layout: _Layout, start: int) -> bool:
-        stop = start + self.window_samples
-        if not any(first <= start and stop <= last for first, last in layout.spans):
+    def _fits(self, layout: Layout, start: int) -> bool:
+        if not any(first <= start and start + self.window_samples <= last for first, last in layout.spans):
             return False
-        return not self.with_pose or bool(layout.n_failed_before[stop] == layout.n_failed_before[start])
+        return not self.with_pose or not bool(_meets(layout.failed, np.array([start]), self.window_samples)[0])
 
     def _starts(self, number: int, stride: int) -> NDArray[np.int64]:
         layout = self.store.layout(number)
@@ -204,82 +205,18 @@ class WindowDataset(Dataset[Window]):
         ]
         start = np.concatenate([np.empty(0, np.int64), *starts])
         if self.with_pose:
-            failed = layout.n_failed_before
-            start = start[failed[start + self.window_samples] == failed[start]]
+            start = start[~_meets(layout.failed, start, self.window_samples)]
         return np.column_stack((np.full(len(start), number), start))
 
 
-class TrainingBatches(Sampler[NDArray[np.int64]]):
-    """The windows of one epoch, shuffled, jittered and cut into batches; each is (B, 2), session and start.
-
-    An epoch's order depends on the seed and the epoch alone, so that a resumed run sees what it would have seen.
-    Sessions are drawn in blocks that fit the store's cache, and windows are shuffled inside a block.
-    """
-
-    def __init__(self, dataset: WindowDataset, batch_size: int, seed: int) -> None:
-        self._dataset = dataset
-        self._seed = seed
-        self._batch_size = min(batch_size, len(dataset))
-        self._epoch = 0
-
-    def __len__(self) -> int:
-        return len(self._dataset) // self._batch_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        rng = np.random.default_rng((self._seed, self._epoch))
-        order = np.concatenate(list(self._blocks(rng)))
-        size = self._batch_size
-        for number in range(len(self)):
-            yield self._jittered(self._dataset.index[order[number * size : (number + 1) * size]], rng)
-
-    def _blocks(self, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-        session = self._dataset.index[:, 0]
-        numbers = rng.permutation(np.unique(session))
-        for block in np.array_split(numbers, self._n_blocks(numbers)):
-            yield rng.permutation(np.flatnonzero(np.isin(session, block)))
-
-    def _n_blocks(self, numbers: NDArray[np.int64]) -> int:
-        store = self._dataset.store
-        step = store.recipe.pose.decimation
-        bytes_a_sample = 4 * (store.recipe.signal.n_channels + store.recipe.n_joints / step)
-        n_samples = sum(len(store.layout(int(number)).n_failed_before) for number in numbers)
-        return min(len(numbers), int(np.ceil(n_samples * bytes_a_sample / store.cache_bytes)))
-
-    def _jittered(self, places: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        recipe = self._dataset.store.recipe
-        reach = recipe.windows.jitter_samples // recipe.pose.decimation
-        if reach == 0:
-            return places
-        moved = places.copy()
-        moved[:, 1] += rng.integers(-reach, reach, len(places), endpoint=True) * recipe.pose.decimation
-        return np.where(self._dataset.admissible(moved)[:, None], moved, places)
-
-
-class _Fetching(Dataset[WindowBatch]):
-    """What a DataLoader asks for whole batches by place."""
-
-    def __init__(self, fetch: Callable[[NDArray[np.int64]], WindowBatch]) -> None:
-        self._fetch = fetch
-
-    def __getitem__(self, places: NDArray[np.int64]) -> WindowBatch:
-        return self._fetch(places)
-
-
-def training_loader(dataset: WindowDataset, batch_size: int, seed: int) -> DataLoader[WindowBatch]:
-    """Shuffled, jittered batches for training."""
-    batches = TrainingBatches(dataset, batch_size, seed)
-    return DataLoader(_Fetching(dataset.fetch), sampler=batches, batch_size=None)
-
-
-def validation_loader(dataset: WindowDataset, batch_size: int, n_most: int) -> DataLoader[WindowBatch]:
-    """The same batches every time, of at most `n_most` windows spread evenly over the dataset."""
-    spread = np.linspace(0, len(dataset) - 1, min(len(dataset), n_most)).astype(int)
-    batches = [dataset.index[spread[start : start + batch_size]] for start in range(0, len(spread), batch_size)]
-    return DataLoader(_Fetching(dataset.fetch), sampler=batches, batch_size=None)
+def _meets(stretches: Sequence[tuple[int, int]], start: NDArray[np.int64], window_samples: int) -> NDArray[np.bool_]:
+    """Which windows share a sample with any of the stretches, which are apart and in order, (n_windows,)."""
+    if not stretches:
+        return np.zeros(len(start), bool)
+    first, last = np.array(stretches, np.int64).T
+    next_one = np.searchsorted(last, start, side="right")  # the first stretch that ends after the window's start
+    meets: NDArray[np.bool_] = np.append(first, np.iinfo(np.int64).max)[next_one] < start + window_samples
+    return meets
 
 
 def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
@@ -291,9 +228,10 @@ def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
     chosen = numbers[:: -(-len(numbers) // _STATISTICS_SESSIONS)]
     unscaled = Preprocessing(recipe.signal.sample_rate_hz, recipe.preprocessing(1.0).sos, 1.0, np.inf)
     power, poses = [], []
-    for row in (corpus.rows[number] for number in chosen):
+    for number in chosen:
+        row = corpus.rows[number]
         with corpus.session(row) as session:
-            emg = _filtered(session, _gap_free_spans(session), unscaled)
+            emg = _filtered(session, layout_of(corpus, number, recipe).spans, unscaled)
             pose, valid = poses_of(session, row, recipe)
         power.append(np.mean(np.square(emg, dtype=np.float64)))
         poses.append(pose[valid])
@@ -327,22 +265,14 @@ def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.flo
     return poses, np.ones(session.n_samples, bool)
 
 
-def _gap_free_spans(session: Session) -> Iterator[tuple[int, int]]:
-    time_s = session.time_s()
-    cuts = np.flatnonzero(np.diff(time_s) > 1.5 / session.meta.sample_rate) + 1
-    yield from zip((0, *cuts.tolist()), (*cuts.tolist(), session.n_samples), strict=True)
-
-
 def _filtered(
     session: Session,
-    spans: Sequence[tuple[int, int]] | Iterator[tuple[int, int]],
+    spans: Sequence[tuple[int, int]],
     spec: Preprocessing,
     level_uv: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Filter each gap-free stretch from its start, (C, n_samples)."""
     raw = session.emg()
-    if not np.isfinite(raw).all():
-        raise DataError(f"{session.path}: field emg holds NaN or infinity")
     out = np.empty((raw.shape[1], raw.shape[0]), np.float32)
     for first, last in spans:
         out[:, first:last] = Preprocessor(spec, raw.shape[1], level_uv)(raw[first:last]).T

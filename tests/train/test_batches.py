@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from cpep_edge.errors import ConfigError
+from cpep_train.batches import N_STREAMS, TrainingBatches, training_loader
+from cpep_train.corpus import Corpus
+from cpep_train.recipe import Recipe
+from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+
+
+def _dataset(corpus: Corpus, recipe: Recipe, cache_bytes: int = 1 << 30) -> WindowDataset:
+    store = SessionStore(corpus, recipe, fit_statistics(corpus, recipe), cache_bytes=cache_bytes)
+    return WindowDataset(store, corpus.numbers("train"), with_pose=True)
+
+
+def _still(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"windows": recipe.windows.model_copy(update={"jitter_samples": 0})})
+
+
+@pytest.fixture
+def large(toy_corpus: Corpus, tiny_recipe: Recipe) -> WindowDataset:
+    """Twelve recordings, of which the cache holds eight, two a stream."""
+    dataset = _dataset(toy_corpus, _still(tiny_recipe))
+    dataset.store.cache_bytes = 8 * dataset.store.track_bytes(0)
+    return dataset
+
+
+def test_a_large_corpus_is_read_in_streams_each_recording_by_one_of_them(large: WindowDataset) -> None:
+    batches = [batch[:, 0] for batch in TrainingBatches(large, 6, seed=0)]
+    streams = [np.unique(np.concatenate(batches[number::N_STREAMS])) for number in range(N_STREAMS)]
+    assert [len(stream) for stream in streams] == [3] * N_STREAMS
+    assert len(np.unique(np.concatenate(streams))) == 12
+
+
+def test_a_stream_draws_from_few_recordings_at_a_time_and_shows_each_window_once(large: WindowDataset) -> None:
+    batches = list(TrainingBatches(large, 6, seed=0))
+    places = np.concatenate(batches)
+    assert len(np.unique(places, axis=0)) == len(places) >= len(large) - 6 * N_STREAMS
+    assert max(len(np.unique(batch[:, 0])) for batch in batches) <= 2
+
+
+def test_a_stream_reads_each_recording_once_and_its_first_again(large: WindowDataset) -> None:
+    stream = list(TrainingBatches(large, 6, seed=0))[::N_STREAMS]
+    store, loaded = large.store, list[int]()
+    load = store._load
+    store._load = lambda number: loaded.append(number) or load(number)  # type: ignore[func-returns-value,method-assign]
+    store.cache_bytes = 2 * store.track_bytes(0)  # what the reader of one stream has
+    for places in stream:
+        large.fetch(places)
+    assert len(loaded) <= 3 + 1
+
+
+def test_readers_of_their_own_give_the_same_batches(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+    dataset = _dataset(toy_corpus, tiny_recipe)
+    dataset.store.cache_bytes = 8 * dataset.store.track_bytes(0)
+    alone = [batch.emg for batch in training_loader(dataset, 16, seed=1, n_workers=0)]
+    helped = [batch.emg for batch in training_loader(dataset, 16, seed=1, n_workers=2)]
+    assert len(alone) == len(helped)
+    assert all(bool((one == other).all()) for one, other in zip(alone, helped, strict=True))
+
+
+@pytest.mark.parametrize("cache_recordings", [100, 8])
+def test_windows_of_one_recording_are_kept_apart_where_asked(
+    cache_recordings: int, toy_corpus: Corpus, tiny_recipe: Recipe
+) -> None:
+    dataset = _dataset(toy_corpus, tiny_recipe)
+    dataset.store.cache_bytes = cache_recordings * dataset.store.track_bytes(0)
+    apart = 300
+    closest = {}
+    for asked in (0, apart):
+        closest[asked] = min(_closest(batch) for batch in TrainingBatches(dataset, 6, seed=0, apart_samples=asked))
+    assert closest[0] < apart <= closest[apart]
+
+
+def _closest(places: np.ndarray) -> int:
+    gaps = [
+        np.diff(np.sort(places[places[:, 0] == number, 1])).min(initial=10_000) for number in np.unique(places[:, 0])
+    ]
+    return int(min(gaps))
+
+
+def test_keeping_apart_loses_no_window(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+    dataset = _dataset(toy_corpus, _still(tiny_recipe))
+    places = np.concatenate(list(TrainingBatches(dataset, 12, seed=0, apart_samples=300)))
+    assert sorted(map(tuple, places.tolist())) == sorted(map(tuple, dataset.index.tolist()))
+
+
+def test_more_distance_than_an_epoch_can_give_is_refused(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+    dataset = _dataset(toy_corpus, tiny_recipe)
+    with pytest.raises(ConfigError, match=r"cannot keep windows align\.apart_s apart"):
+        TrainingBatches(dataset, 64, seed=0, apart_samples=500)

@@ -1,0 +1,68 @@
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpep_edge.errors import ConfigError
+from cpep_train.batches import TrainingBatches
+from cpep_train.checkpoint import load_checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.processes import gathered
+from cpep_train.recipe import Recipe
+from cpep_train.training import STAGES, train
+from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+from tests.train.toy_corpus import write_recipe
+
+
+def _curve(run: Path, stage: str) -> list[list[float]]:
+    with (run / stage / "epochs.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    return [[float(value) for key, value in line.items() if value and key != "seconds"] for line in lines]
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_same_loss_curves_and_embed_as_one_process_does(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    file = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
+    alone = train(tiny_recipe, toy_corpus.folder, tmp_path / "one", progress=False)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    arguments = ("train", str(file), "--data", str(toy_corpus.folder), "--out", str(tmp_path / "two"))
+    answer = subprocess.run(
+        (*launcher, "-m", "cpep_edge", *arguments), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.split() == [str(tmp_path / "two")]
+    for stage in STAGES:
+        one, two = _curve(tmp_path / "one", stage), _curve(tmp_path / "two", stage)
+        torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-3, atol=0)
+    together = load_checkpoint(tmp_path / "two")
+    assert alone is not None
+    windows = torch.randn(20, 4, 100, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # not the weights: some, such as the bias of the keys, do nothing and drift on rounding
+        torch.testing.assert_close(together.emg(windows), alone.emg(windows), rtol=0, atol=5e-3)
+
+
+def test_the_shares_of_all_processes_are_the_batch_and_none_is_shared(
+    toy_corpus: Corpus, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SessionStore(toy_corpus, tiny_recipe, fit_statistics(toy_corpus, tiny_recipe))
+    dataset = WindowDataset(store, toy_corpus.numbers("train"), with_pose=True)
+    whole = [batch.tolist() for batch in TrainingBatches(dataset, 12, seed=0)]
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    shares = []
+    for number in range(3):
+        monkeypatch.setenv("RANK", str(number))
+        shares.append([batch.tolist() for batch in TrainingBatches(dataset, 12, seed=0)])
+    assert [sorted(sum(parts, [])) for parts in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    with pytest.raises(ConfigError, match="12 windows does not divide among 5 processes"):
+        TrainingBatches(dataset, 12, seed=0)
+
+
+def test_one_process_alone_gathers_nothing() -> None:
+    rows = torch.randn(3, 2)
+    assert gathered(rows) is rows

@@ -1,0 +1,116 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cpep_edge.errors import ArtifactError, DataError
+from cpep_edge.session import Session
+from cpep_train.corpus import Corpus, write_metadata
+from cpep_train.leakage import SPLITS_FILE, audit, audit_against, content_hash, load_splits, save_splits, split_manifest
+from cpep_train.recipe import Recipe
+from cpep_train.training import train
+from tests.train.toy_corpus import write_toy_corpus, write_toy_session
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    """A corpus of its own, to plant leaks in."""
+    return write_toy_corpus(tmp_path / "toy", n_samples=400)
+
+
+def _with(corpus: Corpus, filename: str, **change: object) -> Corpus:
+    """The corpus with one row changed."""
+    rows = tuple(replace(row, **change) if row.filename == filename else row for row in corpus.rows)  # type: ignore[arg-type]
+    return Corpus(corpus.folder, rows)
+
+
+def test_a_clean_corpus_passes_and_every_recording_is_in_its_manifest(corpus: Corpus) -> None:
+    manifest = audit(corpus)
+    assert [entry.filename for entry in manifest.entries] == [row.filename for row in corpus.rows]
+    assert len(manifest.trained) + len(manifest.asked) == len(corpus.rows)
+
+
+def test_a_held_out_person_in_training_is_found(corpus: Corpus) -> None:
+    leaked = _with(corpus, "u4-Fist", split="train", held_out_user=False)
+    with pytest.raises(DataError, match="user u4 is held out, but u4-Fist is in split train"):
+        audit(leaked)
+
+
+def test_a_held_out_gesture_in_training_is_found(corpus: Corpus) -> None:
+    leaked = _with(corpus, "u0-Spread", split="train", held_out_stage=False)
+    with pytest.raises(DataError, match="stage Spread is held out, but u0-Spread is in split train"):
+        audit(leaked)
+
+
+def test_one_session_on_both_sides_is_found(corpus: Corpus) -> None:
+    write_toy_session(corpus.folder, "u0-Fist-again", "Fist", "u0", 400, seed=99)
+    again = replace(
+        next(row for row in corpus.rows if row.filename == "u0-Fist"), split="test", filename="u0-Fist-again"
+    )
+    with pytest.raises(DataError, match="Fist in session s0 of u0 is on both sides, u0-Fist .* and u0-Fist-again"):
+        audit(Corpus(corpus.folder, (*corpus.rows, again)))
+
+
+def test_one_recording_under_two_names_on_both_sides_is_found(corpus: Corpus) -> None:
+    trained = next(row for row in corpus.rows if row.filename == "u0-Fist")
+    write_toy_session(corpus.folder, "u4-Fist", trained.stage, "u4", 400, seed=0)  # the seed of u0-Fist: the same EMG
+    with pytest.raises(DataError, match="u4-Fist, in split test, holds the same EMG as u0-Fist of u0"):
+        audit(corpus)
+
+
+def test_the_hash_depends_on_the_emg_and_not_on_names_or_poses(tmp_path: Path) -> None:
+    def hash_of(name: str, **change: object) -> str:
+        write_toy_session(tmp_path, name, n_samples=5_000, **change)  # type: ignore[arg-type]
+        with Session(tmp_path / f"{name}.hdf5") as session:
+            return content_hash(session)
+
+    first = hash_of("a")
+    assert first == hash_of("b", user="another", failed=slice(10, 20))
+    assert first != hash_of("c", seed=1)
+
+
+def test_training_refuses_a_leak_before_it_starts_and_leaves_its_splits(
+    corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    write_toy_session(corpus.folder, "u4-Fist", "Fist", "u4", 400, seed=0)
+    with pytest.raises(DataError, match="holds the same EMG"):
+        train(tiny_recipe, corpus.folder, tmp_path / "leaky", progress=False)
+    assert not (tmp_path / "leaky").exists()
+    write_toy_session(corpus.folder, "u4-Fist", "Fist", "u4", 400, seed=40)
+    train(tiny_recipe, corpus.folder, tmp_path / "run", stage="pose-mae", progress=False)
+    assert load_splits(tmp_path / "run") == split_manifest(corpus)
+
+
+def test_metadata_edited_after_training_are_found(corpus: Corpus) -> None:
+    trained = audit(corpus)
+    for name in ("Fist", "Flat", "Point", "Rest"):
+        corpus = _with(corpus, f"u0-{name}", split="test", held_out_user=True)
+    corpus = _with(corpus, "u0-Spread", held_out_user=True)
+    audit(corpus)
+    with pytest.raises(
+        DataError, match="u0-Fist, in split test, holds the same EMG as u0-Fist of u0, which is trained"
+    ):
+        audit_against(trained, corpus)
+
+
+def test_a_renamed_person_of_another_corpus_is_found(corpus: Corpus, tmp_path: Path) -> None:
+    trained = audit(corpus)
+    other = tmp_path / "other"
+    other.mkdir()
+    write_toy_session(other, "x-Fist", "Fist", "x", 400, seed=0)
+    row = replace(corpus.rows[0], user="x", split="test", held_out_user=True, filename="x-Fist")
+    write_metadata(other, [row])
+    with pytest.raises(DataError, match="x-Fist, in split test, holds the same EMG as u0-Fist of u0"):
+        audit_against(trained, Corpus.open(other))
+
+
+def test_a_run_without_a_manifest_cannot_be_vouched_for(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"splits.json is missing or malformed"):
+        load_splits(tmp_path)
+    save_splits(tmp_path, audit(corpus))
+    content = json.loads((tmp_path / SPLITS_FILE).read_text())
+    del content["entries"][0]["emg_sha256"]
+    (tmp_path / SPLITS_FILE).write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=r"splits.json is missing or malformed"):
+        load_splits(tmp_path)

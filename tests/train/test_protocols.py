@@ -1,0 +1,193 @@
+import base64
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from typer.testing import CliRunner
+
+from cpep_edge.cli import app
+from cpep_edge.errors import DataError
+from cpep_train.checkpoint import load_checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.enrolment import Repetitions, find_repetitions
+from cpep_train.eval_report import FIGURES_FILE, PAGE_FILE, write_report
+from cpep_train.evaluate import zero_shot
+from cpep_train.material import Material, Reading
+from cpep_train.probe import INVERSE_STRENGTHS, choose_strength
+from cpep_train.protocols import PROTOCOLS, Evaluation, evaluate_run
+from cpep_train.stacking import GIVEN_UP, choose_handicap, with_handicap
+from tests.train.toy_corpus import HELD_OUT_STAGE, write_toy_session
+
+
+@pytest.fixture(scope="module")
+def judged(trained_run: Path, toy_corpus: Corpus) -> tuple[Evaluation, Material]:
+    return evaluate_run(trained_run, load_checkpoint(trained_run), toy_corpus.folder)
+
+
+@pytest.fixture(scope="module")
+def evaluation(judged: tuple[Evaluation, Material]) -> Evaluation:
+    return judged[0]
+
+
+@pytest.fixture(scope="module")
+def material(judged: tuple[Evaluation, Material]) -> Material:
+    return judged[1]
+
+
+@pytest.fixture(scope="module")
+def repetitions(material: Material) -> Repetitions:
+    return find_repetitions(material)
+
+
+def _accuracy(reading: Reading, users: str, gestures: str) -> float:
+    return next(s.balanced_accuracy for s in reading.scores if (s.users, s.gestures) == (users, gestures))
+
+
+def test_every_protocol_reads_a_corpus_that_can_be_read(evaluation: Evaluation) -> None:
+    assert {reading.protocol for reading in evaluation.readings} == {"zero-shot", "probe", "enrolment"}
+    for reading in evaluation.readings:
+        kinds = {score.gestures for score in reading.scores}
+        kind = "seen" if "seen" in kinds else "seen among all"
+        assert _accuracy(reading, "held-out", kind) > 0.7, reading.name
+
+
+def test_the_handicap_costs_validation_people_what_they_may_lose_and_no_more(material: Material) -> None:
+    examples, queries, references = material.examples, material.queries, material.references
+    handicap = choose_handicap(examples, queries, references)
+    assert handicap is not None
+
+    def validation_accuracy(value: float) -> float:
+        scores = zero_shot(examples, *with_handicap(examples, queries, references, value))
+        (score,) = (s for s in scores if (s.users, s.gestures) == ("known", "seen among all"))
+        return score.balanced_accuracy  # all known people with seen gestures are the toy's validation people
+
+    bearable = (1 - GIVEN_UP) * validation_accuracy(0)
+    assert validation_accuracy(handicap) >= bearable > validation_accuracy(handicap + 0.01)
+
+
+def test_a_handicap_is_the_same_for_all_trained_gestures_and_moves_votes_to_the_others(material: Material) -> None:
+    examples, queries, references = material.examples, material.queries, material.references
+    longer = with_handicap(examples, queries, references, 0.3)
+    trained = examples.seen[examples.references.gesture_index]
+    expected = queries @ references.T - 0.3 * trained
+    np.testing.assert_allclose(longer[0] @ longer[1].T, expected, atol=1e-5)
+    without, with_it = (
+        {(s.users, s.gestures): s.balanced_accuracy for s in zero_shot(examples, *pair)}
+        for pair in ((queries, references), with_handicap(examples, queries, references, 2.0))
+    )
+    assert with_it["held-out", "unseen among all"] == 1
+    assert with_it["held-out", "seen among all"] == 0
+    assert with_it["held-out", "seen"] == without["held-out", "seen"]
+
+
+def test_the_probe_chooses_what_a_grid_search_over_left_out_people_chooses() -> None:
+    rng = np.random.default_rng(0)
+    person, gesture = np.repeat(np.arange(6), 30), np.tile(np.arange(3), 60)
+    shared = np.eye(3)[gesture] + rng.standard_normal((180, 3))
+    own = np.array([rng.standard_normal((3, 20)) for _ in range(6)])[person, gesture]  # says nothing about the next
+    rows = np.hstack([shared, 2 * own]).astype(np.float32)
+    peer = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)),
+        {"logisticregression__C": INVERSE_STRENGTHS},
+        scoring="balanced_accuracy",
+        cv=GroupKFold(4),
+    ).fit(rows, gesture, groups=person)
+    assert choose_strength(rows, gesture, person) == peer.best_params_["logisticregression__C"]
+
+
+def test_the_probe_is_fitted_on_nobody_who_is_asked(material: Material) -> None:
+    fitting = material.fitting
+    assert not fitting.held_out_user.any()
+    rows = material.store.corpus.rows
+    assert {rows[number].split for number, _ in fitting.places[material.trained]} == {"train"}
+    assert {rows[number].stage for number, _ in fitting.places[~material.trained]} == {HELD_OUT_STAGE}
+
+
+def test_repetitions_enrolled_and_asked_share_no_sample_and_nothing_trained_is_asked(
+    repetitions: Repetitions, material: Material
+) -> None:
+    places, length = repetitions.examples.places, repetitions.examples.dataset.window_samples
+    enrolled = repetitions.number < repetitions.n_first
+    for recording in np.unique(places[:, 0]):
+        mine = places[:, 0] == recording
+        asked, given = places[mine & repetitions.asked, 1], places[mine & enrolled, 1]
+        assert np.all(np.abs(asked[:, None] - given[None, :]) >= length)
+    rows = material.store.corpus.rows
+    assert {rows[number].split for number in places[repetitions.asked, 0]} <= {"val", "test"}
+    assert repetitions.asked.any()
+
+
+def test_a_map_of_four_enrolled_repetitions_reads_a_person_better_than_poses_of_others(evaluation: Evaluation) -> None:
+    readings = {reading.name: reading for reading in evaluation.readings if reading.protocol == "enrolment"}
+    assert set(readings) == {
+        "0 repetitions enrolled, beside the poses",
+        *(f"{n} enrolled, {how}" for n in ("1 repetition", "2 repetitions", "4 repetitions") for how in (
+            "beside the poses", "linear map"))
+    }  # fmt: skip
+    kinds = ("seen among all", "unseen among all")
+    without, mapped = (
+        np.mean([_accuracy(readings[name], "held-out", kind) for kind in kinds])
+        for name in ("0 repetitions enrolled, beside the poses", "4 repetitions enrolled, linear map")
+    )
+    assert mapped > max(without, 0.8), (without, mapped)
+
+
+def test_recall_rises_with_k_and_stands_beside_chance(evaluation: Evaluation) -> None:
+    assert {(found.users, found.gestures) for found in evaluation.retrieval} == {
+        (users, gestures) for users in ("held-out", "known") for gestures in ("seen among all", "unseen among all")
+    }
+    for found in evaluation.retrieval:
+        assert found.recall["1"] <= found.recall["5"] <= found.recall["10"]
+        assert 0 < found.chance["1"] < found.chance["10"] <= 1
+    seen = next(f for f in evaluation.retrieval if (f.users, f.gestures) == ("held-out", "seen among all"))
+    assert seen.recall["1"] > 2 * seen.chance["1"]
+    assert seen.quality is not None
+    assert seen.quality.linear_cka > 0.5
+
+
+def test_a_run_is_not_judged_on_what_it_was_trained_on(trained_run: Path, tmp_path: Path, toy_corpus: Corpus) -> None:
+    from dataclasses import replace
+
+    from cpep_train.corpus import write_metadata
+
+    row = next(row for row in toy_corpus.rows if row.split == "train")
+    write_toy_session(tmp_path, row.filename, row.stage, row.user, seed=0)
+    write_metadata(tmp_path, [replace(row, split="test", held_out_user=True)])
+    with pytest.raises(DataError, match="holds the same EMG as"):
+        evaluate_run(trained_run, load_checkpoint(trained_run), tmp_path)
+
+
+def test_the_report_is_one_page_with_its_pictures_inside(
+    evaluation: Evaluation, material: Material, tmp_path: Path
+) -> None:
+    page = write_report(evaluation, material, tmp_path / "report").read_text()
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    images = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
+    assert len(images) > 4
+    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
+    assert all(reading.name in page for reading in evaluation.readings)
+    figures = json.loads((tmp_path / "report" / FIGURES_FILE).read_text())
+    assert len(figures["readings"]) == len(evaluation.readings)
+    assert (tmp_path / "report" / PAGE_FILE).is_file()
+
+
+def test_the_command_prints_one_object_of_what_was_asked(trained_run: Path, toy_corpus: Corpus) -> None:
+    arguments = ["eval", str(trained_run), "--data", str(toy_corpus.folder), "--protocol"]
+    answer = CliRunner().invoke(app, [*arguments, "retrieval", "--json"])
+    assert answer.exit_code == 0, answer.output
+    printed = json.loads(answer.stdout)
+    assert (printed["protocol"], printed["readings"]) == ("retrieval", [])
+    assert len(printed["retrieval"]) == 4
+    table = CliRunner().invoke(app, [*arguments, "zero-shot"])
+    assert "zero-shot: class prototypes" in table.stdout
+    assert CliRunner().invoke(app, [*arguments, "everything"]).exit_code == 2
+
+
+def test_all_protocols_are_those_that_can_be_asked_for_alone() -> None:
+    assert PROTOCOLS["all"] == tuple(name for name in PROTOCOLS if name != "all")

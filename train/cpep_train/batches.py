@@ -1,0 +1,160 @@
+"""Batches for training: which windows go together and in what order, and who reads them.
+
+A corpus that fits the store's cache is shuffled as a whole. A larger one is read in streams, each its own share of the
+recordings in an order drawn anew every epoch: windows are drawn from a pool of neighbouring recordings that slides
+along, so that each recording is read once, from its start to its end, and dropped. A stream is read by one process.
+
+Every process of a distributed training draws the same batches and takes its share of each.
+"""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from cpep_edge.errors import ConfigError
+from cpep_train.processes import n_processes, rank
+from cpep_train.windows import WindowBatch, WindowDataset
+
+N_STREAMS = 4  # of a corpus beyond the cache; fixed, so that the order of batches does not depend on the processors
+_POOL_SHARE = 0.6  # of a stream's cache that its pool takes; the rest keeps recordings on their way in and out
+_MOST_DEALT = 64  # batches that windows are dealt to at a time, to keep them apart
+
+
+class TrainingBatches(Sampler[NDArray[np.int64]]):
+    """The windows of one epoch, shuffled, jittered and cut into batches; each is (B, 2), session and start.
+
+    An epoch's order depends on the seed and the epoch alone, so that a resumed run sees what it would have seen.
+    """
+
+    def __init__(self, dataset: WindowDataset, batch_size: int, seed: int, *, apart_samples: int = 0) -> None:
+        """apart_samples: windows of one recording in a batch start at least so far apart.
+
+        Raises ConfigError when there are too few windows to keep them apart, or processes do not divide a batch.
+        """
+        self._dataset, self._seed, self._epoch = dataset, seed, 0
+        self._batch_size = min(batch_size, len(dataset))
+        store = dataset.store
+        track_bytes = [store.track_bytes(int(number)) for number in np.unique(dataset.index[:, 0])]
+        self.is_large = sum(track_bytes) > store.cache_bytes
+        self._n_streams = N_STREAMS if self.is_large and len(dataset) >= 2 * N_STREAMS * batch_size else 1
+        self._n_batches = len(dataset) // self._n_streams // self._batch_size  # of each stream
+        self._pool = max(1, int(_POOL_SHARE * store.cache_bytes / self._n_streams / np.mean(track_bytes)))  # recordings
+        windows = store.recipe.windows
+        reach = apart_samples + 2 * windows.jitter_samples
+        needed = -(-reach // windows.stride_samples)
+        in_pool = self._pool * len(dataset) // len(track_bytes) // self._batch_size
+        self._n_dealt = max(needed, min(in_pool, _MOST_DEALT)) if apart_samples else 0  # batches dealt to at a time
+        if apart_samples and self._n_batches < needed:
+            raise ConfigError(
+                f"recipe {store.recipe.name}: an epoch of {self._n_batches} batches cannot keep windows align.apart_s "
+                "apart; lower align.apart_s or align.batch_size"
+            )
+        if self._batch_size % n_processes():
+            raise ConfigError(f"a batch of {self._batch_size} windows does not divide among {n_processes()} processes")
+
+    def __len__(self) -> int:
+        return self._n_streams * self._n_batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        rng = np.random.default_rng((self._seed, self._epoch))
+        streams = [self._cut(order, rng) for order in self._orders(rng)]
+        for batches in zip(*streams, strict=True):
+            for batch in batches:
+                yield self._jittered(self._dataset.index[batch], rng)[rank() :: n_processes()]
+
+    def _orders(self, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+        """The windows of each stream, in the order in which they are drawn."""
+        session = self._dataset.index[:, 0]
+        numbers = rng.permutation(np.unique(session))
+        if not self.is_large:
+            yield rng.permutation(len(session))
+            return
+        turn = np.empty(int(numbers.max()) + 1, np.int64)
+        turn[numbers] = np.arange(len(numbers))
+        by_turn = np.argsort(turn[session], kind="stable")
+        n = len(session) // self._n_streams
+        for start in range(0, n * self._n_streams, n):
+            windows = by_turn[start : start + n]
+            place = turn[session[windows]] - turn[session[windows[0]]]
+            n_recordings = int(place[-1]) + 1
+            drawn_at = place + min(self._pool, n_recordings) * rng.random(n)
+            yield windows[np.argsort(drawn_at % n_recordings)]  # the end meets the beginning
+
+    def _cut(self, order: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
+        """Cut an order into batches, (n_batches, B)."""
+        size, n = self._batch_size, self._n_batches
+        batches = order[: n * size].reshape(n, size)
+        if not self._n_dealt:
+            return batches
+        chunks = np.array_split(batches, max(1, n // self._n_dealt))
+        return np.concatenate([self._dealt(chunk, rng) for chunk in chunks])
+
+    def _dealt(self, batches: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
+        """Deal windows out anew like cards, recording by recording in order of time: neighbours part by a round."""
+        windows = np.sort(batches.ravel())  # the index is in order of recordings and starts
+        session = self._dataset.index[windows, 0]
+        turn = rng.permutation(int(session.max()) + 1)[session]
+        return windows[np.argsort(turn, kind="stable")].reshape(-1, len(batches)).T
+
+    def _jittered(self, places: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        recipe = self._dataset.store.recipe
+        reach = recipe.windows.jitter_samples // recipe.pose.decimation
+        if reach == 0:
+            return places
+        moved = places.copy()
+        moved[:, 1] += rng.integers(-reach, reach, len(places), endpoint=True) * recipe.pose.decimation
+        return np.where(self._dataset.admissible(moved)[:, None], moved, places)
+
+
+class _Fetching(Dataset[WindowBatch]):
+    """What a DataLoader asks for whole batches by place."""
+
+    def __init__(self, windows: WindowDataset) -> None:
+        self.windows = windows
+
+    def __getitem__(self, places: NDArray[np.int64]) -> WindowBatch:
+        return self.windows.fetch(places)
+
+
+def training_loader(
+    dataset: WindowDataset, batch_size: int, seed: int, *, apart_samples: int = 0, n_workers: int | None = None
+) -> DataLoader[WindowBatch]:
+    """Shuffled, jittered batches for training.
+
+    n_workers: processes that read; None takes none for a corpus that fits the cache, else one a stream
+    """
+    batches = TrainingBatches(dataset, batch_size, seed, apart_samples=apart_samples)
+    if n_workers is None:
+        n_workers = min(N_STREAMS, os.cpu_count() or 1) if batches.is_large else 0
+    return DataLoader(
+        _Fetching(dataset),
+        sampler=batches,
+        batch_size=None,
+        num_workers=n_workers,
+        worker_init_fn=_share_cache,
+        persistent_workers=n_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def validation_loader(dataset: WindowDataset, batch_size: int, n_most: int) -> DataLoader[WindowBatch]:
+    """The same batches every time, of at most `n_most` windows spread evenly over the dataset."""
+    spread = np.linspace(0, len(dataset) - 1, min(len(dataset), n_most)).astype(int)
+    batches = [dataset.index[spread[start : start + batch_size]] for start in range(0, len(spread), batch_size)]
+    return DataLoader(_Fetching(dataset), sampler=batches, batch_size=None)
+
+
+def _share_cache(worker: int) -> None:
+    """Batches go to workers in turn and so do streams: each keeps its own recordings, in its share of the cache."""
+    info = get_worker_info()
+    if info is not None:
+        info.dataset.windows.store.cache_bytes //= info.num_workers  # type: ignore[attr-defined]
+        torch.set_num_threads(1)

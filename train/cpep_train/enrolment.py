@@ -1,0 +1,171 @@
+"""Few-shot enrolment: a person's first repetitions become index entries, their later ones are asked about.
+
+A recording is a repetition where a person has eight or more of a gesture; fewer are cut into equal pieces, eight or
+more in all. The first half of a person's repetitions of a gesture may be enrolled, the second half is asked about,
+whatever is enrolled; nothing that was trained on is asked about. All gestures are in the index. Two readings: the
+entries stand beside the poses; and a linear discriminant, which an index can hold as a matrix and a point a gesture, is
+fitted to the entries alone.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from cpep_train.evaluate import (
+    EvaluationSet,
+    Examples,
+    Gestures,
+    Score,
+    Users,
+    by_neighbours,
+    choose,
+    embed_emg,
+    score,
+    torch_embedding,
+)
+from cpep_train.material import Material, Reading
+
+N_ENROLLED = (0, 1, 2, 4)
+N_REPETITIONS = 8  # at least, of each gesture
+_MOST_WINDOWS = 400  # of a recording
+SHRINKAGE = 0.1  # of the covariance towards a sphere: one repetition has few windows that differ
+
+
+@dataclass(frozen=True, slots=True)
+class Repetitions:
+    """All windows of the people asked, numbered by repetition."""
+
+    examples: Examples
+    embedding: NDArray[np.float32]  # (n, D)
+    number: NDArray[np.int64]  # (n,), of the person's repetitions of the gesture, from 0
+    n_first: NDArray[np.int64]  # (n,), how many of them may be enrolled
+    trained: NDArray[np.bool_]  # (n,), whether training saw the recording
+
+    @property
+    def asked(self) -> NDArray[np.bool_]:
+        """Windows of later repetitions that training did not see, (n,)."""
+        return (self.number >= self.n_first) & ~self.trained
+
+
+def enrolment_readings(material: Material) -> list[Reading]:
+    """Accuracy against the number of repetitions enrolled."""
+    repetitions = find_repetitions(material)
+    readings = []
+    for n in N_ENROLLED:
+        name = f"{n} {'repetition' if n == 1 else 'repetitions'} enrolled"
+        readings.append(_reading(material, repetitions, n, f"{name}, beside the poses", "neighbours"))
+        if n > 0:
+            readings.append(_reading(material, repetitions, n, f"{name}, linear map", "map"))
+    return [reading for reading in readings if reading.scores]
+
+
+def find_repetitions(material: Material) -> Repetitions:
+    """Cut the recordings of everybody who is asked into repetitions, and embed them."""
+    examples, store = material.examples, material.store
+    rows, asked_users = store.corpus.rows, set(examples.queries.user_index.tolist())
+    numbers = [
+        n
+        for n, row in enumerate(rows)
+        if row.stage in examples.gestures and examples.users.index(row.user) in asked_users
+    ]
+    numbers.sort(key=lambda n: (rows[n].user, rows[n].stage, rows[n].session, rows[n].filename))
+    windows = choose(store, numbers, examples.gestures, _MOST_WINDOWS, with_pose=False)
+    number, n_first, inside = _numbered(windows)
+    kept = _only(windows, inside)
+    return Repetitions(
+        examples=kept,
+        embedding=embed_emg(torch_embedding(material.checkpoint.emg), kept),
+        number=number[inside],
+        n_first=n_first[inside],
+        trained=np.array([rows[session].split == "train" for session, _ in kept.places], bool),
+    )
+
+
+def _numbered(windows: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Repetition of each window, how many of its gesture may be enrolled, and whether it lies inside one piece."""
+    length, store = windows.dataset.window_samples, windows.dataset.store
+    number, n_first = np.zeros(len(windows), np.int64), np.zeros(len(windows), np.int64)
+    inside = np.zeros(len(windows), bool)
+    group = np.stack([windows.user_index, windows.gesture_index], axis=1)
+    for key in np.unique(group, axis=0):
+        of_gesture = np.flatnonzero((group == key).all(axis=1))
+        recordings = list(dict.fromkeys(windows.places[of_gesture, 0].tolist()))
+        n_pieces = max(1, -(-N_REPETITIONS // len(recordings)))
+        for place, recording in enumerate(recordings):
+            mine = of_gesture[windows.places[of_gesture, 0] == recording]
+            piece_samples = store.layout(recording).n_samples / n_pieces
+            start = windows.places[mine, 1]
+            piece = np.minimum(start // piece_samples, n_pieces - 1).astype(np.int64)
+            number[mine] = place * n_pieces + piece
+            inside[mine] = start + length <= (piece + 1) * piece_samples + 1
+        n_first[of_gesture] = len(recordings) * n_pieces // 2
+    return number, n_first, inside
+
+
+def _reading(material: Material, repetitions: Repetitions, n: int, name: str, how: str) -> Reading:
+    scores = []
+    for users in ("held-out", "known"):
+        for gestures in ("seen among all", "unseen among all"):
+            found = _score(material, repetitions, n, how, users, gestures)
+            if found is not None:
+                scores.append(found)
+    return Reading("enrolment", name, tuple(scores))
+
+
+def _score(
+    material: Material, repetitions: Repetitions, n: int, how: str, users: Users, gestures: Gestures
+) -> Score | None:
+    examples, windows = material.examples, repetitions.examples
+    kind = (windows.held_out_user == (users == "held-out")) & (
+        examples.seen[windows.gesture_index] == gestures.startswith("seen")
+    )
+    asked = kind & repetitions.asked
+    enrolled = (repetitions.number < n) & (repetitions.number < repetitions.n_first)
+    if not asked.any() or (n > 0 and repetitions.n_first[asked].max() < n):
+        return None
+    answered = np.empty(len(windows), np.int64)
+    for person in np.unique(windows.user_index[asked]):
+        mine, entries = asked & (windows.user_index == person), enrolled & (windows.user_index == person)
+        label, embedding = windows.gesture_index[entries], repetitions.embedding[entries]
+        if how == "map" and 1 < len(np.unique(label)) < len(label):  # otherwise there is no spread to learn a map from
+            answered[mine] = discriminant(embedding, label).predict(repetitions.embedding[mine])
+        else:
+            references, labels = _usable_poses(examples, material.references, person)
+            answered[mine] = by_neighbours()(
+                repetitions.embedding[mine],
+                np.concatenate([embedding, references]),
+                np.concatenate([label, labels]),
+            )
+    user, true = windows.user_index[asked], windows.gesture_index[asked]
+    return score(users, gestures, examples.gestures, true, answered[asked], user, examples.users)
+
+
+def discriminant(embedding: NDArray[np.float32], label: NDArray[np.int64]) -> LinearDiscriminantAnalysis:
+    """The linear discriminant of enrolled embeddings: a linear map and a point a gesture.
+
+    embedding: (n, D); label: (n,)
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # fewer windows than dimensions: the shrinkage is for that
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE).fit(embedding, label)
+
+
+def _usable_poses(
+    examples: EvaluationSet, references: NDArray[np.float32], person: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The poses that may answer for a person: where they are recorded ones, not the person's own."""
+    usable = examples.references.user_index != person if examples.own_references else np.ones(len(references), bool)
+    return references[usable], examples.references.gesture_index[usable]
+
+
+def _only(windows: Examples, kept: NDArray[np.bool_]) -> Examples:
+    return Examples(
+        windows.dataset,
+        windows.places[kept],
+        windows.gesture_index[kept],
+        windows.user_index[kept],
+        windows.held_out_user[kept],
+    )

@@ -1,0 +1,87 @@
+"""Run one stage to its last epoch with Lightning: quietly, on what the machine has, in one process or several."""
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+
+from cpep_train.optimiser import MovingAverage, TrainingStage
+from cpep_train.processes import backend, n_local_processes, n_processes
+from cpep_train.windows import WindowBatch
+
+
+def fit(
+    module: TrainingStage,
+    training: DataLoader[WindowBatch],
+    validation: DataLoader[WindowBatch] | None,
+    callbacks: list[pl.Callback],
+    *,
+    precision: str = "auto",
+    resume_file: Path | None = None,
+) -> None:
+    """Train a module to its last epoch, from a resume point where one is given."""
+    with _quiet(), _interrupts():
+        trainer = pl.Trainer(
+            max_epochs=module.settings.epochs,
+            precision=_precision(precision),
+            accelerator="auto",
+            devices=n_local_processes(),
+            num_nodes=n_processes() // n_local_processes(),
+            strategy=DDPStrategy(process_group_backend=backend()) if n_processes() > 1 else "auto",
+            use_distributed_sampler=False,  # `TrainingBatches` shares batches out itself
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            gradient_clip_val=1.0,
+            callbacks=callbacks,
+        )
+        trainer.fit(module, training, validation, ckpt_path=resume_file, weights_only=True)
+        for callback in callbacks:
+            if isinstance(callback, MovingAverage):
+                callback.settle(module)
+
+
+def _precision(wanted: str) -> Any:
+    if wanted != "auto":
+        return wanted
+    return "bf16-mixed" if torch.cuda.is_available() else "32-true"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's banners, tips and hints from the user; failures still come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Turn the way Lightning leaves after Ctrl-C (SIGINT ignored, SystemExit) back into a KeyboardInterrupt."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)

@@ -1,0 +1,161 @@
+"""Leakage: is anything that an evaluation asks about also in training?
+
+A split manifest lists who performed what in which split, and a hash of each recording's EMG. One of the corpus is
+checked and written into a run before training starts; evaluation compares what it is about to ask with it. So a person
+under two names is found, and so is a `metadata.csv` that was edited after training. Published participants 19 and 21 of
+the 3DC set are such a person.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cpep_edge.errors import ArtifactError, DataError
+from cpep_edge.files import replacing
+from cpep_edge.session import Session
+from cpep_train.corpus import METADATA_FILE, Corpus, Row
+
+SPLITS_FILE = "splits.json"
+HASHED_SAMPLES = 1_024  # at the start, in the middle and at the end: noise makes them unique, and large corpora cheap
+
+
+class SplitEntry(BaseModel):
+    """One recording in a split manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    filename: str
+    user: str
+    session: str
+    stage: str
+    split: str
+    held_out_user: bool
+    held_out_stage: bool
+    emg_sha256: str
+
+    @property
+    def what(self) -> tuple[str, str, str]:
+        """One gesture in one donning of one person."""
+        return self.user, self.session, self.stage
+
+
+class SplitManifest(BaseModel):
+    """Every recording of a corpus, with the split it is in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    entries: tuple[SplitEntry, ...]
+
+    @property
+    def trained(self) -> tuple[SplitEntry, ...]:
+        """What training sees."""
+        return tuple(entry for entry in self.entries if entry.split == "train")
+
+    @property
+    def asked(self) -> tuple[SplitEntry, ...]:
+        """What evaluation may ask about."""
+        return tuple(entry for entry in self.entries if entry.split != "train")
+
+
+def audit(corpus: Corpus) -> SplitManifest:
+    """The split manifest of a corpus.
+
+    Raises DataError, naming the recordings, when a held-out person or gesture is trained on, or when one gesture of one
+    session, or the same EMG, is on both sides.
+    """
+    manifest = split_manifest(corpus)
+    where = str(corpus.folder / METADATA_FILE)
+    _check_people(manifest, where)
+    _check_sessions(manifest, where)
+    _check_content(manifest.trained, manifest.asked, str(corpus.folder))
+    return manifest
+
+
+def audit_against(trained: SplitManifest, corpus: Corpus) -> None:
+    """Audit a corpus, then compare it with the recordings that a run was trained on.
+
+    Raises DataError when a recording to be asked about was trained on.
+    """
+    _check_content(trained.trained, audit(corpus).asked, str(corpus.folder))
+
+
+def split_manifest(corpus: Corpus) -> SplitManifest:
+    """Who performed what in which split, with a hash of each recording's EMG; nothing is checked."""
+    return SplitManifest(entries=tuple(_entry(corpus, row) for row in corpus.rows))
+
+
+def content_hash(session: Session) -> str:
+    """SHA-256 of a recording's length and of three stretches of its EMG, (1024, n_channels) each."""
+    n_samples = session.n_samples
+    digest = hashlib.sha256(f"{n_samples} {session.meta.num_channels}".encode())
+    for start in (0, max(0, n_samples // 2 - HASHED_SAMPLES // 2), max(0, n_samples - HASHED_SAMPLES)):
+        digest.update(np.ascontiguousarray(session.emg(start, start + HASHED_SAMPLES)).tobytes())
+    return digest.hexdigest()
+
+
+def save_splits(run: Path, manifest: SplitManifest) -> None:
+    """Write the split manifest into the folder of a run."""
+    with replacing(run / SPLITS_FILE) as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def load_splits(run: Path) -> SplitManifest:
+    """The split manifest of a run; raises ArtifactError where it is missing or malformed."""
+    file = run / SPLITS_FILE
+    try:
+        return SplitManifest.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(
+            f"{file} is missing or malformed, so nobody can tell what the run was trained on; train it anew"
+        ) from error
+
+
+def _entry(corpus: Corpus, row: Row) -> SplitEntry:
+    with corpus.session(row) as session:
+        sha256 = content_hash(session)
+    return SplitEntry(
+        filename=row.filename,
+        user=row.user,
+        session=row.session,
+        stage=row.stage,
+        split=row.split,
+        held_out_user=row.held_out_user,
+        held_out_stage=row.held_out_stage,
+        emg_sha256=sha256,
+    )
+
+
+def _check_people(manifest: SplitManifest, where: str) -> None:
+    for kind in ("user", "stage"):
+        held_out = {getattr(entry, kind) for entry in manifest.entries if getattr(entry, f"held_out_{kind}")}
+        for entry in manifest.trained:
+            if getattr(entry, kind) in held_out:
+                raise DataError(
+                    f"{where}: {kind} {getattr(entry, kind)} is held out, but {entry.filename} is in split train"
+                )
+
+
+def _check_sessions(manifest: SplitManifest, where: str) -> None:
+    trained = {entry.what: entry for entry in manifest.trained}
+    for entry in manifest.asked:
+        if entry.what in trained:
+            raise DataError(
+                f"{where}: {entry.stage} in session {entry.session} of {entry.user} is on both sides, "
+                f"{trained[entry.what].filename} in split train and {entry.filename} in split {entry.split}"
+            )
+
+
+def _check_content(trained: Iterable[SplitEntry], asked: Iterable[SplitEntry], where: str) -> None:
+    """Compare by content: nothing asked was trained on, under whatever name."""
+    by_content = {entry.emg_sha256: entry for entry in trained}
+    for entry in asked:
+        twin = by_content.get(entry.emg_sha256)
+        if twin is not None:
+            raise DataError(
+                f"{where}: {entry.filename}, in split {entry.split}, holds the same EMG as {twin.filename} of "
+                f"{twin.user}, which is trained on; leave one of them out"
+            )

@@ -1,0 +1,80 @@
+"""What all protocols of an evaluation work on: windows chosen once, embedded once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.errors import DataError
+from cpep_train.checkpoint import Checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.evaluate import (
+    EvaluationSet,
+    Examples,
+    Score,
+    choose,
+    embed_emg,
+    embed_poses,
+    evaluation_set,
+    torch_embedding,
+)
+from cpep_train.windows import SessionStore
+
+Protocol = Literal["zero-shot", "probe", "enrolment", "retrieval"]
+_PER_RECORDING = 40  # windows of a recording, evenly spread
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The windows of an evaluation, embedded."""
+
+    checkpoint: Checkpoint
+    examples: EvaluationSet
+    queries: NDArray[np.float32]  # (Q, D), EMG that is asked about
+    references: NDArray[np.float32]  # (R, D), poses that answer
+    fitting: Examples  # EMG windows of training people: of their training, and of the gestures that training never saw
+    fitted: NDArray[np.float32]  # (F, D), the same, embedded
+
+    @property
+    def store(self) -> SessionStore:
+        """The filtered sessions."""
+        return self.examples.queries.dataset.store
+
+    @property
+    def trained(self) -> NDArray[np.bool_]:
+        """Which of `fitting` the encoder was trained on, (F,)."""
+        trained: NDArray[np.bool_] = self.examples.seen[self.fitting.gesture_index]
+        return trained
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to read a protocol, scored for every kind of question."""
+
+    protocol: Protocol
+    name: str
+    scores: tuple[Score, ...]
+
+
+def embed(checkpoint: Checkpoint, corpus: Corpus) -> Material:
+    """Choose and embed the windows of an evaluation."""
+    examples = evaluation_set(checkpoint, corpus, windows_per_recording=_PER_RECORDING)
+    store = examples.queries.dataset.store
+    fitting_rows = [
+        number
+        for number, row in enumerate(corpus.rows)
+        if row.stage in examples.gestures and not row.held_out_user and (row.split == "train" or row.held_out_stage)
+    ]
+    fitting = choose(store, fitting_rows, examples.gestures, _PER_RECORDING, with_pose=False)
+    if len(fitting) == 0:
+        raise DataError(f"{corpus.folder}: there are no training recordings to compare with")
+    emg = torch_embedding(checkpoint.emg)
+    return Material(
+        checkpoint=checkpoint,
+        examples=examples,
+        queries=embed_emg(emg, examples.queries),
+        references=embed_poses(checkpoint.pose, examples.references),
+        fitting=fitting,
+        fitted=embed_emg(emg, fitting),
+    )

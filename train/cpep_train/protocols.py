@@ -1,0 +1,154 @@
+"""The protocols of an evaluation, each a different question to the same embeddings.
+
+- zero-shot: poses answer, nothing is fitted. Three readings: the majority of the 10 nearest, as published; class
+  prototypes; and, for held-out people, the majority with a handicap for trained gestures that was chosen on people of
+  the validation split (`cpep_train.stacking`).
+- probe: a linear classifier on frozen EMG embeddings of training people (`cpep_train.probe`).
+- enrolment: a person's first repetitions become index entries (`cpep_train.enrolment`).
+- retrieval: recall at 1, 5 and 10, and how EMG and pose embeddings lie to each other.
+
+Seen and unseen are gestures that training saw, or not; held out and known are people. "Among all" puts the poses of all
+gestures in the index, not only those of the kind asked about.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_train.checkpoint import Checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.embedding_quality import EmbeddingQuality, embedding_quality, recall_at
+from cpep_train.enrolment import enrolment_readings
+from cpep_train.evaluate import Examples, Gestures, Users, by_prototypes, embed_poses, select, zero_shot
+from cpep_train.leakage import audit_against, load_splits
+from cpep_train.material import Material, Protocol, Reading, embed
+from cpep_train.probe import probe
+from cpep_train.stacking import choose_handicap, with_handicap
+
+PROTOCOLS: dict[str, tuple[Protocol, ...]] = {  # by what the command line calls them
+    "zero-shot": ("zero-shot",),
+    "probe": ("probe",),
+    "enrolment": ("enrolment",),
+    "retrieval": ("retrieval",),
+    "all": ("zero-shot", "probe", "enrolment", "retrieval"),
+}
+RECALL_AT = (1, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Poses found for one kind of EMG windows."""
+
+    users: Users
+    gestures: Gestures
+    recall: dict[str, float]  # "1", "5", "10": share of windows with a pose of their gesture among the nearest
+    chance: dict[str, float]  # of the same with poses in random order
+    own_pose_recall: dict[str, float] | None  # share that find their own moment's pose among all of this kind
+    quality: EmbeddingQuality | None  # None, as above, where too few windows have a pose
+    n_windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything that was asked of a run."""
+
+    readings: tuple[Reading, ...]
+    retrieval: tuple[Retrieval, ...]
+
+
+def evaluate_run(
+    run: Path, checkpoint: Checkpoint, data: Path, protocols: tuple[Protocol, ...] = PROTOCOLS["all"]
+) -> tuple[Evaluation, Material]:
+    """Evaluate a finished run on the recordings of `data` that its training did not see.
+
+    Raises DataError when anything asked about was trained on (`cpep_train.leakage`), or there is nothing to ask.
+    """
+    corpus = Corpus.open(data)
+    audit_against(load_splits(run), corpus)
+    material = embed(checkpoint, corpus)
+    return evaluate_material(material, protocols), material
+
+
+def evaluate_material(material: Material, protocols: tuple[Protocol, ...] = PROTOCOLS["all"]) -> Evaluation:
+    """Ask embedded windows what the protocols ask."""
+    readings: list[Reading] = []
+    if "zero-shot" in protocols:
+        readings += zero_shot_readings(material)
+    if "probe" in protocols:
+        readings.append(Reading("probe", "logistic regression", tuple(probe(material))))
+    if "enrolment" in protocols:
+        readings += enrolment_readings(material)
+    return Evaluation(tuple(readings), tuple(retrieval(material)) if "retrieval" in protocols else ())
+
+
+def zero_shot_readings(material: Material) -> list[Reading]:
+    """The published reading and two others."""
+    examples, queries, references = material.examples, material.queries, material.references
+    readings = [
+        Reading("zero-shot", "10 nearest poses", tuple(zero_shot(examples, queries, references))),
+        Reading("zero-shot", "class prototypes", tuple(zero_shot(examples, queries, references, by_prototypes))),
+    ]
+    handicap = choose_handicap(examples, queries, references)
+    if handicap is not None and not examples.seen.all():
+        scores = zero_shot(examples, *with_handicap(examples, queries, references, handicap))
+        among_all = tuple(s for s in scores if s.users == "held-out" and s.gestures.endswith("among all"))
+        name = f"10 nearest poses, trained gestures handicapped by {handicap:.3f}, chosen on validation people"
+        readings.append(Reading("zero-shot", name, among_all))
+    return readings
+
+
+def retrieval(material: Material) -> list[Retrieval]:
+    """Recall of poses, and the geometry of the two sides, for every kind of question with all gestures in the index."""
+    found = []
+    for users in ("held-out", "known"):
+        for gestures in ("seen among all", "unseen among all"):
+            chosen, _ = select(material.examples, users, gestures)
+            if chosen.any():
+                found.append(_retrieval(material, users, gestures, chosen))
+    return found
+
+
+def _retrieval(material: Material, users: Users, gestures: Gestures, chosen: NDArray[np.bool_]) -> Retrieval:
+    examples = material.examples
+    right = examples.queries.gesture_index[chosen][:, None] == examples.references.gesture_index[None, :]
+    if examples.own_references:
+        right &= examples.queries.user_index[chosen][:, None] != examples.references.user_index[None, :]
+    share = right.mean(axis=1)
+    own, quality = _paired(material, chosen)
+    return Retrieval(
+        users=users,
+        gestures=gestures,
+        recall={str(k): _mean_recall(material.queries[chosen], material.references, right, k) for k in RECALL_AT},
+        chance={str(k): float(np.mean(1 - (1 - share) ** k)) for k in RECALL_AT},
+        own_pose_recall=own,
+        quality=quality,
+        n_windows=int(chosen.sum()),
+    )
+
+
+def _paired(material: Material, chosen: NDArray[np.bool_]) -> tuple[dict[str, float] | None, EmbeddingQuality | None]:
+    """What needs the pose of the window itself; windows whose pose fit failed are left out."""
+    queries, with_pose = material.examples.queries, material.examples.references.dataset
+    usable = np.flatnonzero(chosen)
+    usable = usable[with_pose.admissible(queries.places[usable])]
+    if len(usable) < 2 * max(RECALL_AT):
+        return None, None
+    own = Examples(
+        with_pose,
+        queries.places[usable],
+        queries.gesture_index[usable],
+        queries.user_index[usable],
+        queries.held_out_user[usable],
+    )
+    pose, emg = embed_poses(material.checkpoint.pose, own), material.queries[usable]
+    itself = np.eye(len(usable), dtype=bool)
+    recall = {str(k): _mean_recall(emg, pose, itself, k) for k in RECALL_AT}
+    return recall, embedding_quality(emg, pose, own.gesture_index, own.places[:, 0])
+
+
+def _mean_recall(
+    queries: NDArray[np.float32], references: NDArray[np.float32], right: NDArray[np.bool_], k: int
+) -> float:
+    return float(np.mean(recall_at(queries, references, right, k)))

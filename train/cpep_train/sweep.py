@@ -1,0 +1,249 @@
+"""Train and judge a list of recipes over some seeds, and put what came of it into one table.
+
+Each run has a folder, OUT/RECIPE/seed-N, with its result beside it, so the same command goes on where it was stopped. A
+stage that two recipes share to the last setting is trained once and copied.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cpep_edge.checkout import git_commit
+from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
+from cpep_edge.files import replacing
+from cpep_train.checkpoint import load_run_recipe
+from cpep_train.evaluate import Score, evaluate
+from cpep_train.provenance import load_provenance
+from cpep_train.recipe import Recipe, load_recipe
+from cpep_train.training import WEIGHTS_FILE, StageName, train
+
+RESULT_FILE = "result.json"
+SWEEP_FILE = "sweep.json"
+TABLE_FILE = "sweep.md"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Figure(_Record):
+    """One score of one run."""
+
+    users: str
+    gestures: str
+    balanced_accuracy: float
+    low: float  # 95 % bootstrap interval over users
+    high: float
+    chance: float
+    n_users: int
+
+
+class Result(_Record):
+    """What came of one run."""
+
+    recipe: str
+    seed: int
+    stopped: str = ""  # why training was stopped; empty where it was not
+    figures: tuple[Figure, ...] = ()
+    losses: dict[str, float] = {}
+    seconds: float  # of training, stages that were copied left out
+    git_commit: str
+
+
+class Sweep(_Record):
+    """All that a sweep found, with what it takes to repeat it."""
+
+    command: str
+    machine: str
+    git_commit: str
+    data: str
+    data_sha256: str
+    results: tuple[Result, ...]
+
+
+class Line(_Record):
+    """One recipe's figures for one kind of question, over its seeds."""
+
+    recipe: str
+    users: str
+    gestures: str
+    mean: float
+    low: float  # means of the runs' intervals
+    high: float
+    spread: float | None  # standard deviation over seeds; None with one
+    chance: float
+    n_seeds: int
+
+
+def sweep(
+    recipes: Sequence[str],
+    data: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int],
+    settings: Sequence[str] = (),
+    command: str = "",
+    machine: str = "",
+    say: Callable[[str], None] = lambda text: None,
+) -> Sweep:
+    """Train and judge every recipe with every seed on the corpus in `data`, below `out`; write the table there.
+
+    recipes: names or paths, variants included, as `load_recipe` takes them
+    settings: "key.sub=value" over all of them
+    say: told what is being done
+    Raises ConfigError before anything is trained when a recipe is wrong or two have the same name.
+    """
+    asked = [load_recipe(name, (*settings, f"seed={seed}")) for name in recipes for seed in seeds]
+    if len({(recipe.name, recipe.seed) for recipe in asked}) < len(asked):
+        raise ConfigError("two recipes of the sweep have the same name and seed; give each its own name")
+    results: list[Result] = []
+    for number, recipe in enumerate(asked):
+        run = _folder(out, recipe)
+        say(f"{number + 1}/{len(asked)}  {recipe.name}, seed {recipe.seed}")
+        results.append(_load_result(run, recipe) or _run(recipe, data, run, [_folder(out, other) for other in asked]))
+    provenance = load_provenance(_folder(out, asked[0]))
+    found = Sweep(
+        command=command,
+        machine=machine,
+        git_commit=git_commit(),
+        data=provenance.data,
+        data_sha256=provenance.data_sha256,
+        results=tuple(results),
+    )
+    _write(out / SWEEP_FILE, found.model_dump_json(indent=1))
+    _write(out / TABLE_FILE, markdown(found))
+    return found
+
+
+def lines(found: Sweep) -> list[Line]:
+    """The figures of a sweep, each recipe's over its seeds; those of runs that were stopped are left out."""
+    kinds: dict[tuple[str, str, str], list[Figure]] = {}
+    for result in found.results:
+        for figure in result.figures:
+            kinds.setdefault((result.recipe, figure.users, figure.gestures), []).append(figure)
+    return [_line(*kind, figures) for kind, figures in kinds.items()]
+
+
+def markdown(found: Sweep) -> str:
+    """The table of a sweep, held-out people first."""
+    gestures = list(dict.fromkeys(line.gestures for line in lines(found)))
+    text = [
+        f"# {found.data}: balanced accuracy, zero-shot",
+        "",
+        f"`{found.command}`, commit `{found.git_commit[:12]}`, {found.machine}. Mean over seeds "
+        f"{', '.join(str(seed) for seed in dict.fromkeys(result.seed for result in found.results))}; ± is the standard "
+        "deviation over seeds, brackets the 95 % bootstrap interval over people (mean of the seeds').",
+    ]
+    for users in ("held-out", "known"):
+        rows = [line for line in lines(found) if line.users == users]
+        if rows:
+            text += ["", f"## {users.capitalize()} people", "", f"| recipe | {' | '.join(gestures)} |"]
+            text += [f"| --- |{' --- |' * len(gestures)}"]
+            text += [f"| chance | {' | '.join(_cell(rows, '', kind) for kind in gestures)} |"]
+            for recipe in dict.fromkeys(line.recipe for line in rows):
+                text += [f"| {recipe} | {' | '.join(_cell(rows, recipe, kind) for kind in gestures)} |"]
+    stopped = [result for result in found.results if result.stopped]
+    if stopped:
+        text += ["", "## Stopped", ""]
+        text += [f"- {result.recipe}, seed {result.seed}: {result.stopped}" for result in stopped]
+    return "\n".join([*text, ""])
+
+
+def shared_stage(recipe: Recipe, other: Recipe, stage: StageName) -> bool:
+    """Whether everything that decides an auto-encoding is the same in two recipes."""
+    parts = {"seed", "precision", "compile", "signal", "windows", "calibration", "emg", "pose", stage.replace("-", "_")}
+    return stage != "align" and recipe.model_dump(include=parts) == other.model_dump(include=parts)
+
+
+def _run(recipe: Recipe, data: Path, run: Path, others: Sequence[Path]) -> Result:
+    started_s = time.monotonic()
+    stopped, losses, figures = "", dict[str, float](), list[Figure]()
+    try:
+        checkpoint = train(recipe, data, run, resume=True, lend=lambda stage: _lent(recipe, stage, run, others))
+        seconds = time.monotonic() - started_s
+        if checkpoint is not None:
+            losses, figures = checkpoint.metrics, [_figure(score) for score in evaluate(checkpoint, data)]
+    except TrainingError as error:
+        seconds, stopped = time.monotonic() - started_s, str(error)
+    result = Result(
+        recipe=recipe.name,
+        seed=recipe.seed,
+        stopped=stopped,
+        figures=tuple(figures),
+        losses=losses,
+        seconds=round(seconds, 1),
+        git_commit=git_commit(),
+    )
+    _write(run / RESULT_FILE, result.model_dump_json(indent=1))
+    return result
+
+
+def _lent(recipe: Recipe, stage: StageName, run: Path, others: Iterable[Path]) -> Path | None:
+    """The folder of the same stage in another run of the sweep, finished; None where there is none."""
+    for other in others:
+        if other != run and (other / stage / WEIGHTS_FILE).is_file():
+            if shared_stage(recipe, load_run_recipe(other), stage):
+                return other / stage
+    return None
+
+
+def _load_result(run: Path, recipe: Recipe) -> Result | None:
+    file = run / RESULT_FILE
+    if not file.is_file():
+        return None
+    if load_run_recipe(run) != recipe:
+        raise ConfigError(f"{run} was made with another recipe of that name; choose another folder, or that recipe")
+    try:
+        return Result.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{file} is malformed; delete it, and the run is judged again") from error
+
+
+def _figure(score: Score) -> Figure:
+    return Figure(
+        users=score.users,
+        gestures=score.gestures,
+        balanced_accuracy=score.balanced_accuracy,
+        low=score.low,
+        high=score.high,
+        chance=score.chance,
+        n_users=score.n_users,
+    )
+
+
+def _line(recipe: str, users: str, gestures: str, figures: Sequence[Figure]) -> Line:
+    accuracy = [figure.balanced_accuracy for figure in figures]
+    return Line(
+        recipe=recipe,
+        users=users,
+        gestures=gestures,
+        mean=fmean(accuracy),
+        low=fmean(figure.low for figure in figures),
+        high=fmean(figure.high for figure in figures),
+        spread=stdev(accuracy) if len(accuracy) > 1 else None,
+        chance=figures[0].chance,
+        n_seeds=len(accuracy),
+    )
+
+
+def _cell(rows: Iterable[Line], recipe: str, gestures: str) -> str:
+    """One recipe's figure, or chance where no recipe is named."""
+    line = next((row for row in rows if row.gestures == gestures and row.recipe in (recipe or row.recipe,)), None)
+    if line is None:
+        return ""
+    if not recipe:
+        return f"{line.chance:.3f}"
+    spread = "" if line.spread is None else f" ± {line.spread:.3f}"
+    return f"{line.mean:.3f}{spread} [{line.low:.2f}, {line.high:.2f}]"
+
+
+def _folder(out: Path, recipe: Recipe) -> Path:
+    return out / recipe.name / f"seed-{recipe.seed}"
+
+
+def _write(file: Path, text: str) -> None:
+    with replacing(file) as temporary:
+        temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
