@@ -3,41 +3,58 @@
 A bundle is a folder: `manifest.json`, the encoder program, the pose index, and golden inputs with the outputs they must
 give. The manifest carries the SHA-256 of every other file, and `manifest.sha256` that of the manifest, as `sha256sum`
 writes it. Nothing is handed to a parser before its hash was checked, and what was checked is what is parsed:
-`Bundle.read` returns the very bytes that matched. Hashes find damage; they do not keep out who can write both files.
+`Bundle.read` returns the very bytes that matched. Hashes find damage; who can write both files is kept out by
+`manifest.sig`, once a key is given (`cpep_edge.trust`).
+
+Manifests of schema 1 are read too. They are brought to the present schema before anything else looks at them.
 """
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from cpep_edge.errors import ArtifactError
-from cpep_edge.files import replacing_folder
+from cpep_edge.files import read_plain, replacing_folder
 from cpep_edge.preprocess import Preprocessing
+from cpep_edge.trust import SIGNATURE_BYTES, PublicKey, SigningKey, check_version, remember_version
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
+SIGNATURE_FILE = "manifest.sig"
+MAX_NAME = 100  # characters
 _MAX_MANIFEST_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 28  # nothing is allocated on a manifest's word alone
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("a name is made of printable characters, without spaces around it")
+    return text
+
 
 Target = Literal["linux", "linux-aarch64"]  # the first is x86-64
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # a plain name: no path leads out
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
+Size = Annotated[int, Field(gt=0, le=1 << 24)]  # of an array, along one axis
 
 
 class _Part(BaseModel):
     """Part of a manifest: immutable, and closed to keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FileEntry(_Part):
     """What a file of the bundle must be, to the last bit."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, le=_MAX_FILE_BYTES)
 
 
 class EncoderSpec(_Part):
@@ -46,39 +63,80 @@ class EncoderSpec(_Part):
     file: FileName
     runtime: Literal["executorch-xnnpack"]
     quantisation: Literal["int8", "int8-dynamic", "fp32"]
-    n_channels: int = Field(gt=0)
-    window_samples: int = Field(gt=0)
-    d_embed: int = Field(gt=0)
+    n_channels: Size
+    window_samples: Size
+    d_embed: Size
     n_parameters: int = Field(gt=0)
     n_delegates: int = Field(ge=0)  # sub-graphs that the backend runs
     n_operators_outside: int = Field(ge=0)  # operators left to the portable kernels
 
 
+class GraphSpec(_Part):
+    """How hnswlib's graph was built and is searched."""
+
+    m: Size  # links of a node
+    ef_construction: Size  # candidates while building
+    ef: Size  # candidates of a search
+
+
 class IndexSpec(_Part):
-    """The pose index: hnswlib over unit vectors with inner product."""
+    """The pose index: unit vectors, compared by inner product."""
 
     file: FileName
-    n_prototypes: int = Field(gt=0)
-    m: int = Field(gt=0)
-    ef_construction: int = Field(gt=0)
-    ef: int = Field(gt=0)
+    format: Literal["compact", "hnswlib"] = "compact"  # `cpep_edge.index_file`; hnswlib's own, in schema 1
+    n_prototypes: Size
+    graph: GraphSpec | None = None  # None: small enough to be searched whole
 
 
 class Gesture(_Part):
     """One gesture of the index; its place in the list is the gesture's number."""
 
-    name: str = Field(min_length=1, max_length=100)
-    n_prototypes: int = Field(gt=0)
+    name: Name
+    n_prototypes: Size
     trained: bool  # False: its EMG was never seen in training, only its poses are in the index
+    origin: Literal["corpus", "pose file", "session"] = "corpus"  # what its prototypes were made from
+
+
+class PoseSpec(_Part):
+    """The pose encoder, which lets a gesture be enrolled by its joint angles; the EMG encoder's words, for poses."""
+
+    encoder: EncoderSpec  # a channel is a joint, a sample a pose
+    joints: tuple[Name, ...] = Field(min_length=1)
+    rate_hz: float = Field(gt=0)  # poses a second
+    mean_rad: tuple[float, ...]  # of each joint in the training
+    std_rad: tuple[Annotated[float, Field(gt=0)], ...]
+    spread_rad: tuple[Annotated[float, Field(ge=0)], ...]  # SD between people who make one gesture
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "PoseSpec":
+        if {len(self.mean_rad), len(self.std_rad), len(self.spread_rad), self.encoder.n_channels} != {len(self.joints)}:
+            raise ValueError("the joints, their statistics and the channels of the encoder differ in number")
+        return self
+
+
+class OperatingPoint(_Part):
+    """Thresholds of rejection, and what they did to held-out windows at export."""
+
+    min_vote_share: float = Field(ge=0, le=1)
+    min_similarity: float = Field(ge=-1, le=1)
+    coverage: float = Field(ge=0, le=1)  # share of windows that were accepted
+    risk: float = Field(ge=0, le=1)  # share of the accepted whose vote was wrong
 
 
 class DecisionSpec(_Part):
-    """How neighbours become decisions."""
+    """How neighbours become decisions; `cpep_edge.decisions` says what each number does."""
 
     k: int = Field(default=10, gt=0)  # neighbours that vote
     min_vote_share: float = Field(default=0.5, ge=0, le=1)  # below: rejected
     min_similarity: float = Field(default=-1.0, ge=-1, le=1)  # cosine of the nearest winner; below: rejected
     debounce_hops: int = Field(default=3, gt=0)  # equal results in a row before a decision changes
+    hop_ms: float = Field(default=100.0, ge=5)  # between two windows
+    hysteresis: float = Field(default=0.0, ge=0, le=1)  # off `min_vote_share` for the gesture that stands
+    majority_hops: int = Field(default=1, gt=0)  # newest windows whose most frequent answer counts; 1: off
+    refractory_hops: int = Field(default=0, ge=0)  # after a gesture was decided on, until the next may be
+    rest_gesture: str = ""  # the one that means nothing is done; empty: there is none
+    rest_level: float = Field(default=0.0, ge=0)  # RMS, in units of the scale, below which muscles rest; 0: never
+    rejection: tuple[OperatingPoint, ...] = ()  # the best thresholds, coverage falling; empty: not calibrated
 
 
 class NativeSpec(_Part):
@@ -112,25 +170,34 @@ class Provenance(_Part):
 class Manifest(_Part):
     """All that is said about a bundle, in `manifest.json`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    name: str
+    schema_version: Literal[2] = SCHEMA_VERSION
+    name: Name
+    version: int = Field(default=1, gt=0, lt=1 << 53)  # rises with every bundle of this name that is made
+    signer: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")  # fingerprint of the key; None: not signed
     target: Target
     files: dict[FileName, FileEntry]
     golden_file: FileName
+    hand_file: FileName | None = None  # poses for the eye (`cpep_edge.hand`); None: viewers draw no hand
     preprocessing: Preprocessing
     calibration: tuple[str, ...] = ()  # what the wearer does while a session is calibrated; empty: made to do without
+    level_pattern: tuple[float, ...] = ()  # log of the usual channel levels while calibrating; empty: not known
     encoder: EncoderSpec
     native: NativeSpec | None = None  # None: the device needs torch and executorch
+    pose: PoseSpec | None = None  # None: no gesture can be enrolled by its pose
     index: IndexSpec
     gestures: tuple[Gesture, ...] = Field(min_length=1)
     decision: DecisionSpec
     ladder: tuple[LadderStep, ...]
+    forced: tuple[str, ...] = ()  # reasons to refuse the export that were overruled
+    passed_over: tuple[str, ...] = ()  # quantisations that export tried before, and why it did not take them
     provenance: Provenance
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Manifest":
         carried = () if self.native is None else (*self.native.libraries, self.native.runner)
-        for name in (self.encoder.file, self.index.file, self.golden_file, *carried):
+        pose = () if self.pose is None else (self.pose.encoder.file,)
+        hand = () if self.hand_file is None else (self.hand_file,)
+        for name in (self.encoder.file, self.index.file, self.golden_file, *hand, *pose, *carried):
             if name not in self.files:
                 raise ValueError(f"{name} is used but not listed under files")
         if len({gesture.name for gesture in self.gestures}) != len(self.gestures):
@@ -144,10 +211,24 @@ class Manifest(_Part):
 class Bundle:
     """A bundle on disk whose manifest was read; other files are read, and checked, on demand."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises ArtifactError when the manifest is missing, malformed, or of another schema."""
+    def __init__(self, path: Path, key: PublicKey | None = None) -> None:
+        """Read the manifest, and nothing before its signature was checked.
+
+        key: what the manifest must be signed with, and no older than what ran here; None: hashes are all that is asked
+        Raises ArtifactError when the manifest is missing, malformed, of a later schema, or not to be trusted.
+        """
         self.path = path
-        self.manifest = _read_manifest(path)
+        content = _read_checked_manifest(path, key)
+        self.manifest = _parse_manifest(path, content)
+        self.manifest_sha256 = hashlib.sha256(content).hexdigest()  # stands for every file of the bundle
+        self._key = key
+        if key is not None:
+            check_version(key, self.manifest.name, self.manifest.version, self.manifest_sha256)
+
+    def keep_older_out(self) -> None:
+        """Remember, where a key is asked for, that this version runs here: from now on no older one will."""
+        if self._key is not None:
+            remember_version(self._key, self.manifest.name, self.manifest.version, self.manifest_sha256)
 
     def read(self, name: str) -> bytes:
         """The bytes of one file, after its size and hash matched the manifest.
@@ -157,12 +238,9 @@ class Bundle:
         entry = self.manifest.files.get(name)
         if entry is None:
             raise ArtifactError(f"{self.path}: the manifest does not list {name}")
-        file = self.path / name
-        if file.is_symlink() or not file.is_file():
-            raise ArtifactError(f"{self.path}: {name} is missing or not a plain file")
-        if file.stat().st_size != entry.size_bytes:
-            raise ArtifactError(f"{self.path}: {name} has {file.stat().st_size} bytes, not {entry.size_bytes}")
-        content = file.read_bytes()
+        content = _read_plain(self.path, name, entry.size_bytes)
+        if len(content) != entry.size_bytes:
+            raise ArtifactError(f"{self.path}: {name} has {len(content)} bytes, not {entry.size_bytes}")
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise ArtifactError(f"{self.path}: {name} was changed after export (its SHA-256 differs)")
         return content
@@ -172,29 +250,63 @@ class Bundle:
         for name in self.manifest.files:
             self.read(name)
         known = {*self.manifest.files, MANIFEST_FILE, DIGEST_FILE}
+        if self.manifest.signer is not None:
+            _read_plain(self.path, SIGNATURE_FILE, SIGNATURE_BYTES)
+            known.add(SIGNATURE_FILE)
         extra = sorted(file.name for file in self.path.iterdir() if file.name not in known)
         if extra:
             raise ArtifactError(f"{self.path}: {extra[0]} is not listed in the manifest")
 
+    def copy_files(self, folder: Path, changed: Mapping[str, bytes]) -> None:
+        """Write all files but the manifest into a folder: their new content where they changed, checked where not."""
+        for name in self.manifest.files:
+            (folder / name).write_bytes(changed[name] if name in changed else self.read(name))
+        if self.manifest.native is not None:
+            (folder / self.manifest.native.runner).chmod(0o755)
+
 
 def write_bundle(
-    path: Path, fill: Callable[[Path], None], manifest: Callable[[dict[str, FileEntry]], Manifest]
+    path: Path,
+    fill: Callable[[Path], None],
+    manifest: Callable[[dict[str, FileEntry]], Manifest],
+    key: SigningKey | None = None,
 ) -> Manifest:
     """Write a bundle whole or not at all, and return its manifest; an older one at `path` survives every failure.
 
     fill: writes all files but the manifest into the folder it is given
     manifest: makes the manifest from the sizes and hashes of those files
+    key: signs it
     """
     if path.exists() and not (path / MANIFEST_FILE).is_file():
         raise ArtifactError(f"{path} exists and is not a bundle; choose another name")
     with replacing_folder(path) as folder:
         fill(folder)
         entries = {file.name: _entry(file) for file in sorted(folder.iterdir())}
-        written = manifest(entries)
-        text = written.model_dump_json(indent=2) + "\n"
-        (folder / MANIFEST_FILE).write_bytes(text.encode())
-        (folder / DIGEST_FILE).write_bytes(_digest_line(text.encode()))
+        signer = None if key is None else key.public.fingerprint
+        written = manifest(entries).model_copy(update={"signer": signer})
+        content = (written.model_dump_json(indent=2) + "\n").encode()
+        (folder / MANIFEST_FILE).write_bytes(content)
+        (folder / DIGEST_FILE).write_bytes(_digest_line(content))
+        if key is not None:
+            (folder / SIGNATURE_FILE).write_bytes(key.sign(content))
     return written
+
+
+def sign_bundle(path: Path, key: SigningKey) -> Manifest:
+    """Sign a bundle that lies at `path`, after its files were found whole; it replaces itself."""
+    bundle = Bundle(path)
+    bundle.check_files()
+    return write_bundle(
+        path,
+        lambda folder: bundle.copy_files(folder, {}),
+        lambda files: bundle.manifest.model_copy(update={"files": files}),
+        key,
+    )
+
+
+def next_version(path: Path) -> int:
+    """The version of the next bundle at this path: one above what lies there."""
+    return Bundle(path).manifest.version + 1 if (path / MANIFEST_FILE).is_file() else 1
 
 
 def _entry(file: Path) -> FileEntry:
@@ -202,27 +314,68 @@ def _entry(file: Path) -> FileEntry:
     return FileEntry(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_checked_manifest(path: Path, key: PublicKey | None) -> bytes:
+    """The bytes of the manifest, after the signature and the digest were found right; nothing was parsed yet."""
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is no such bundle")
-    content = _read_plain(path, MANIFEST_FILE)
-    if _read_plain(path, DIGEST_FILE) != _digest_line(content):
+    content = _read_plain(path, MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+    if key is not None:
+        _check_signature(path, content, key)
+    if _read_plain(path, DIGEST_FILE, len(_digest_line(b""))) != _digest_line(content):
         raise ArtifactError(f"{path}: {MANIFEST_FILE} was changed after export ({DIGEST_FILE} holds another SHA-256)")
+    return content
+
+
+def _check_signature(path: Path, manifest: bytes, key: PublicKey) -> None:
+    if not (path / SIGNATURE_FILE).exists():
+        raise ArtifactError(
+            f"{path} is not signed, and {key.file} must have signed it; its maker signs it with: cpep-edge sign"
+        )
+    signature = _read_plain(path, SIGNATURE_FILE, SIGNATURE_BYTES)
+    if len(signature) != SIGNATURE_BYTES or not key.signed(manifest, signature):
+        raise ArtifactError(
+            f"{path}: the signature is not that of {key.file} (key {key.fingerprint}): another key made it, "
+            f"or {MANIFEST_FILE} was changed since"
+        )
+
+
+def _parse_manifest(path: Path, content: bytes) -> Manifest:
     try:
-        return Manifest.model_validate_json(content)
+        fields = from_json(content, allow_inf_nan=False)
+        schema = fields.get("schema_version") if isinstance(fields, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path}: its schema_version is {schema} and this cpep-edge reads up to {SCHEMA_VERSION}; "
+                "update with: pip install --upgrade cpep-edge"
+            )
+        return Manifest.model_validate(_from_schema_1(fields) if schema == 1 else fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path}: {MANIFEST_FILE} is not valid at {where}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: {MANIFEST_FILE} is not valid: {error}") from error
 
 
-def _read_plain(path: Path, name: str) -> bytes:
-    file = path / name
-    if file.is_symlink() or not file.is_file():
-        raise ArtifactError(f"{path}: {name} is missing or not a plain file, so this is no bundle")
-    if file.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise ArtifactError(f"{path}: {name} is larger than {_MAX_MANIFEST_BYTES} bytes")
-    return file.read_bytes()
+def _from_schema_1(fields: dict[str, object]) -> dict[str, object]:
+    """Schema 1 had hnswlib's own file for every index, and its parameters beside the file's name."""
+    index = fields.get("index")
+    graph_fields = ("m", "ef_construction", "ef")
+    if not isinstance(index, dict) or not all(field in index for field in graph_fields):
+        raise ValueError("index is not that of schema 1")
+    kept = {name: value for name, value in index.items() if name not in graph_fields}
+    graph = {name: index[name] for name in graph_fields}
+    return {**fields, "schema_version": SCHEMA_VERSION, "index": {**kept, "format": "hnswlib", "graph": graph}}
+
+
+def _read_plain(path: Path, name: str, max_bytes: int) -> bytes:
+    suffix = ", so this is no bundle" if name in (MANIFEST_FILE, DIGEST_FILE) else ""
+    try:
+        return read_plain(path / name, max_bytes)
+    except OSError as error:
+        raise ArtifactError(f"{path}: {name} is missing or not a plain file that can be read{suffix}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _digest_line(manifest: bytes) -> bytes:

@@ -16,6 +16,19 @@ def git_commit() -> str:
         return ""
 
 
+def code_version(*paths: str) -> str:
+    """The commit in short, as results name it; `+changes` when files under `paths` of the checkout differ from it."""
+    commit = git_commit()[:12]
+    if not commit:
+        return "unknown"
+    command = ("git", "-C", str(Path(__file__).parents[1]), "status", "--porcelain", "--", *paths)
+    try:
+        changes = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return commit
+    return f"{commit}+changes" if changes else commit
+
+
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Versions of Python and of those packages that are installed."""
     found = {"python": sys.version.split()[0]}

@@ -3,6 +3,7 @@
 CpepError
 ├── ConfigError       a recipe or an option says something impossible
 ├── DataError         a session or a corpus cannot be used
+├── TrainingError     a training diverged, collapsed, or learnt nothing
 ├── ArtifactError     a checkpoint, bundle, program or index cannot be trusted or read
 └── LinkError         the wristband or the port it hangs on
     ├── LinkTimeout   nothing answered in time (also a TimeoutError)
@@ -22,6 +23,10 @@ class ConfigError(CpepError):
 
 class DataError(CpepError):
     """A session file or a corpus cannot be used; the message names the file and the field."""
+
+
+class TrainingError(CpepError):
+    """A training cannot come to anything and was stopped."""
 
 
 class ArtifactError(CpepError):

@@ -1,7 +1,8 @@
-"""Write files and folders whole or not at all."""
+"""Write files and folders whole or not at all, and read only what is a file."""
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,24 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if path.exists():
             shutil.rmtree(retired, ignore_errors=True)
+
+
+def read_plain(file: Path, max_bytes: int) -> bytes:
+    """The content of a plain file: no link is followed, no pipe waited for, nothing read beyond the limit.
+
+    Raises OSError when it is no plain file that can be read, ValueError when it is larger.
+    """
+    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{file} is no plain file")
+        if status.st_size > max_bytes:
+            raise ValueError(f"{file.name} has {status.st_size} bytes, {max_bytes} at the most")
+        with open(handle, "rb", closefd=False) as stream:
+            return stream.read(max_bytes)
+    finally:
+        os.close(handle)
 
 
 def _beside(path: Path) -> Path:

@@ -15,6 +15,7 @@ from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError
 from cpep_edge.recogniser import Recogniser
 
+_MAX_UNPACKED_BYTES = 1 << 26  # at paper size a stretch takes 0.3 MB
 COSINE_TOLERANCE = 1e-3  # x86 and Arm differ by 5e-5 in int8; a wrong filter or program by far more
 
 
@@ -37,16 +38,25 @@ class Golden:
     def from_bytes(cls, content: bytes) -> "Golden":
         """Read `golden.npz`, never a pickle. Raises ArtifactError when an array is missing or has another shape."""
         try:
+            _check_unpacked(content)
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 signal_uv = arrays["signal_uv"].astype(np.float32)
                 golden = cls(signal_uv, arrays["embedding"], arrays["gesture_index"])
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, KeyError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise ArtifactError(f"the golden inputs cannot be read: {error}") from error
         if not len(golden.signal_uv) == len(golden.embedding) == len(golden.gesture_index) > 0:
             raise ArtifactError("the golden inputs and outputs differ in number, or there are none")
         if (golden.signal_uv.ndim, golden.embedding.ndim, golden.gesture_index.ndim) != (3, 2, 1):
             raise ArtifactError("the golden inputs or outputs have the wrong number of dimensions")
+        if golden.embedding.dtype != np.float32 or golden.gesture_index.dtype != np.int32:
+            raise ArtifactError("the golden outputs are not of the types that export writes")
         return golden
+
+
+def _check_unpacked(content: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
+            raise ArtifactError("the golden inputs would unpack to more than any export writes")
 
 
 def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:

@@ -1,9 +1,9 @@
 """Look up the poses nearest to an embedding, and let them vote.
 
-The engine is hnswlib over unit vectors with inner product, so that distance is one minus the cosine. A prototype's
-label carries its gesture: `label = gesture_index * LABEL_STRIDE + number`, so the index file alone is enough to vote.
-hnswlib's own loader trusts its file, and a malformed one makes it write out of bounds: only bytes whose hash was
-checked may come here.
+Vectors have unit length and are compared by inner product, which is their cosine. Up to `EXACT_NUMBERS` numbers all of
+them are compared, which is exact and, measured on real embeddings, no slower than a graph of the same recall
+(benchmarks/results/index-*.md). Beyond, hnswlib searches its graph. It is built in a shuffled order, because poses come
+gesture by gesture and a graph grown along them finds a third fewer neighbours.
 """
 
 import os
@@ -12,15 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Protocol
 
-import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge import hnsw_file, index_file
 from cpep_edge.errors import ArtifactError
+from cpep_edge.hnsw_file import Graph
+from cpep_edge.index_file import StoredIndex, StoredVectors
 
-LABEL_STRIDE = 1 << 20
+if TYPE_CHECKING:
+    from cpep_edge.bundle import GraphSpec, IndexSpec
+
+EXACT_NUMBERS = 1 << 19  # of all vectors together: 8192 of width 64, 2048 of width 256
+M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 real poses
 SPACE = "ip"
+_SCHEMA_1_STRIDE = 1 << 20  # the gesture of a label in hnswlib's own file, which bundles of schema 1 hold
+_LARGEST = 2.0  # no number of a unit vector comes near
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +51,57 @@ def vote(gesture_index: NDArray[np.int64], similarity: NDArray[np.float32]) -> V
     return Vote(winner, float(counts[winner]) / len(gesture_index), float(similarity[gesture_index == winner][0]))
 
 
+class Engine(Protocol):
+    """A way to search vectors."""
+
+    def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """Numbers and cosines of the k nearest vectors, nearest first, each (k,); k is at most their number."""
+        ...
+
+
+class _Exact:
+    """Every vector compared."""
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        self._vectors = vectors
+
+    def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        similarity = self._vectors @ embedding
+        found = np.argpartition(similarity, -k)[-k:]
+        found = found[np.argsort(-similarity[found])]
+        return found, similarity[found]
+
+
+class _Hnsw:
+    """hnswlib's graph."""
+
+    def __init__(self, graph: Graph, vectors: NDArray[np.float32], ef: int) -> None:
+        import hnswlib
+
+        self._index = hnswlib.Index(space=SPACE, dim=vectors.shape[1])
+        with _as_file(hnsw_file.to_hnswlib(graph, vectors)) as path:
+            self._index.load_index(path)
+        self._index.set_ef(ef)  # hnswlib forgets it with the file
+
+    def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        labels, distances = self._index.knn_query(embedding[None], k=k, num_threads=1)
+        return labels[0].astype(np.intp), 1 - distances[0]
+
+
 class PoseIndex:
     """Prototypes of poses, each of one gesture."""
 
-    def __init__(self, graph: hnswlib.Index) -> None:
-        self._graph = graph
+    def __init__(self, stored: StoredIndex, ef: int = EF) -> None:
+        """ef: candidates of a search in the graph, where there is one."""
+        self.stored = stored
+        self.vectors = stored.vectors.directions()  # (n_prototypes, d_embed), unit length
+        self.gesture_index = stored.gesture_index.astype(np.int64)  # (n_prototypes,)
+        self._engine: Engine = _Exact(self.vectors) if stored.graph is None else _Hnsw(stored.graph, self.vectors, ef)
 
     @property
     def n_prototypes(self) -> int:
         """Prototypes in the index."""
-        return int(self._graph.get_current_count())
+        return len(self.vectors)
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The gestures and cosines of the k nearest prototypes, nearest first.
@@ -59,62 +109,83 @@ class PoseIndex:
         embedding: (d_embed,), unit length
         returns: gesture numbers (k,), similarities (k,)
         """
-        labels, distances = self._graph.knn_query(embedding[None], k=min(k, self.n_prototypes), num_threads=1)
-        return (labels[0] // LABEL_STRIDE).astype(np.int64), 1 - distances[0]
+        found, similarity = self._engine.nearest(embedding, min(k, self.n_prototypes))
+        return self.gesture_index[found], similarity
 
     def vote(self, embedding: NDArray[np.float32], k: int) -> Vote:
         """The gesture that most of the k nearest prototypes belong to."""
         return vote(*self.nearest(embedding, k))
 
-    def save(self, path: Path) -> None:
-        """Write the index as hnswlib does."""
-        self._graph.save_index(str(path))
+    def to_bytes(self) -> bytes:
+        """The content of the index file."""
+        return index_file.to_bytes(self.stored)
 
 
 def build_index(
-    prototypes: NDArray[np.float32],
-    gesture_index: NDArray[np.int64],
-    *,
-    m: int,
-    ef_construction: int,
-    ef: int,
-    seed: int,
+    vectors: NDArray[np.float32] | StoredVectors, gesture_index: NDArray[np.int64], seed: int = 0
 ) -> PoseIndex:
     """Build an index; the same input gives the same file.
 
-    prototypes: (n_prototypes, d_embed), unit length
+    vectors: (n_prototypes, d_embed), unit length
     gesture_index: (n_prototypes,)
     """
-    graph = hnswlib.Index(space=SPACE, dim=prototypes.shape[1])
-    graph.init_index(max_elements=len(prototypes), M=m, ef_construction=ef_construction, random_seed=seed)
-    graph.set_num_threads(1)  # several threads insert in an order of their own
-    graph.add_items(prototypes, gesture_index * LABEL_STRIDE + np.arange(len(prototypes)))
-    graph.set_ef(ef)
-    return PoseIndex(graph)
+    coded = vectors if isinstance(vectors, StoredVectors) else index_file.coded(vectors)
+    labels = gesture_index.astype(np.uint16)
+    if coded.codes.size <= EXACT_NUMBERS:
+        return PoseIndex(StoredIndex(coded, labels, None))
+    order = np.random.default_rng(seed).permutation(len(labels))
+    shuffled = coded.of(order)
+    return PoseIndex(StoredIndex(shuffled, labels[order], build_graph(shuffled.directions(), seed)))
 
 
-def load_index(content: bytes, *, n_prototypes: int, n_gestures: int, d_embed: int, ef: int) -> PoseIndex:
+def load_index(content: bytes, spec: "IndexSpec", *, n_gestures: int, d_embed: int) -> PoseIndex:
     """Load an index from bytes whose hash was checked.
 
-    Raises ArtifactError when it holds another number of prototypes than the manifest says.
+    Raises ArtifactError when it is damaged or not what the manifest says.
     """
-    graph = hnswlib.Index(space=SPACE, dim=d_embed)
-    try:
-        with _as_file(content) as path:
-            graph.load_index(path)
-    except RuntimeError as error:
-        raise ArtifactError(f"the pose index cannot be read: {error}") from error
-    if graph.get_current_count() != n_prototypes:
-        raise ArtifactError(f"the pose index holds {graph.get_current_count()} prototypes, not {n_prototypes}")
-    if max(graph.get_ids_list()) // LABEL_STRIDE >= n_gestures:
+    read = _from_schema_1 if spec.format == "hnswlib" else index_file.from_bytes
+    stored = read(content, d_embed)
+    if len(stored.gesture_index) != spec.n_prototypes:
+        raise ArtifactError(f"the pose index holds {len(stored.gesture_index)} prototypes, not {spec.n_prototypes}")
+    if int(stored.gesture_index.max()) >= n_gestures:
         raise ArtifactError(f"the pose index names a gesture beyond the manifest's {n_gestures}")
-    graph.set_ef(ef)  # hnswlib forgets it with the file
-    return PoseIndex(graph)
+    if (stored.graph is None) != (spec.graph is None):
+        raise ArtifactError("the pose index has a graph and the manifest knows of none, or the reverse")
+    return PoseIndex(stored, EF if spec.graph is None else spec.graph.ef)
+
+
+def graph_spec(index: PoseIndex) -> "GraphSpec | None":
+    """What a manifest says of the graph of a freshly built index."""
+    from cpep_edge.bundle import GraphSpec
+
+    return None if index.stored.graph is None else GraphSpec(m=M, ef_construction=EF_CONSTRUCTION, ef=EF)
+
+
+def build_graph(vectors: NDArray[np.float32], seed: int) -> Graph:
+    """hnswlib's graph over vectors, (n, d), that are in no particular order."""
+    import hnswlib
+
+    graph = hnswlib.Index(space=SPACE, dim=vectors.shape[1])
+    graph.init_index(max_elements=len(vectors), M=M, ef_construction=EF_CONSTRUCTION, random_seed=seed)
+    graph.set_num_threads(1)  # several threads insert in an order of their own
+    graph.add_items(vectors, np.arange(len(vectors)))
+    with NamedTemporaryFile() as file:
+        graph.save_index(file.name)
+        return hnsw_file.from_hnswlib(Path(file.name).read_bytes(), vectors.shape[1]).graph
+
+
+def _from_schema_1(content: bytes, d_embed: int) -> StoredIndex:
+    graph, vectors, labels = hnsw_file.from_hnswlib(content, d_embed)
+    gesture_index = labels // np.uint64(_SCHEMA_1_STRIDE)
+    unit = np.all(np.abs(vectors) < _LARGEST) and np.all(np.linalg.norm(vectors, axis=1) > 0.5)
+    if int(gesture_index.max()) > np.iinfo(np.uint16).max or not unit:
+        raise ArtifactError("the pose index is damaged: a label or a vector cannot be right")
+    return StoredIndex(index_file.coded(vectors), gesture_index.astype(np.uint16), graph)
 
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path to exactly these bytes, in memory where the system can, so that nobody swaps the file after its check."""
+    """A path to exactly these bytes, in memory where the system can."""
     in_memory = hasattr(os, "memfd_create")
     with os.fdopen(os.memfd_create("pose-index"), "wb") if in_memory else NamedTemporaryFile() as file:
         file.write(content)

@@ -5,15 +5,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
 
 from cpep_edge.cli.output import print_json, print_table, progress, stdout
+from cpep_edge.cli.trust import KeyOption, SignOption
 
 if TYPE_CHECKING:
     from cpep_edge.bundle import Manifest
 
 
 Target = Literal["linux", "linux-aarch64"]
-Quantisation = Literal["int8", "int8-dynamic", "fp32"]
+Quantisation = Literal["auto", "int8", "int8-dynamic", "fp32"]
 
 
 def export(
@@ -23,18 +25,37 @@ def export(
     target: Annotated[
         Target | None, typer.Option(help="What it will run on; linux is x86-64.", show_default="this machine")
     ] = None,
-    quant: Annotated[Quantisation, typer.Option(help="int8: static, weights and activations.")] = "int8",
+    quant: Annotated[Quantisation, typer.Option(help="auto: the smallest that keeps the votes.")] = "auto",
+    pose_encoder: Annotated[bool, typer.Option(help="Let gestures be enrolled by joint angles.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Export although it loses more than is allowed.")] = False,
+    bundle_version: Annotated[
+        int | None, typer.Option(min=1, help="A device that checks signatures refuses lower ones.", show_default="next")
+    ] = None,
+    sign: SignOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
 ) -> None:
     """Make a device bundle: int8 encoder, compact pose index, golden inputs, and a manifest with their hashes."""
+    from cpep_edge.trust import load_signing_key
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.checkpoint import load_checkpoint
 
+    signing_key = None if sign is None else load_signing_key(sign)
     checkpoint = load_checkpoint(run)
     with TemporaryDirectory() as scratch, progress("exporting") as advance:
         native = build_for_target(target or host_target(), Path(scratch) / "native")
-        manifest = export_bundle(checkpoint, data, out, quant=quant, native=native, progress=advance)
+        manifest = export_bundle(
+            checkpoint,
+            data,
+            out,
+            quant=quant,
+            native=native,
+            pose_encoder=pose_encoder,
+            force=force,
+            version=bundle_version,
+            key=signing_key,
+            progress=advance,
+        )
     _print_manifest(manifest, as_json)
 
 
@@ -42,7 +63,7 @@ def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
 ) -> None:
-    """Show what is inside a bundle: sizes, gestures, what each step of the export cost."""
+    """Show what is inside a bundle: target, sizes, gestures, what each step of the export cost, who signed it."""
     from cpep_edge.bundle import Bundle
 
     _print_manifest(Bundle(bundle).manifest, as_json)
@@ -50,18 +71,24 @@ def inspect(
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Recompute every hash, open everything, run the golden inputs; fail at the first thing that is off."""
+    """Recompute every hash, open everything, run the golden inputs; fail at the first thing that is off.
+
+    With a key, the signature is checked first, before anything of the bundle is read by a parser or run.
+    """
+    from cpep_edge.trust import configured_key
     from cpep_edge.verify import verify_bundle
 
-    report = verify_bundle(bundle)
+    report = verify_bundle(bundle, configured_key(key))
     if as_json:
         print_json(report)
     else:
         stdout.print(
             f"{bundle} is whole: {report.n_files} files as the manifest says, {report.n_golden} golden inputs give "
-            f"their gestures (smallest cosine {report.smallest_cosine:.5f})"
+            f"their gestures (smallest cosine {report.smallest_cosine:.5f}); "
+            + (f"signed by key {report.signed_by}" if report.signed_by else "no key was given to check who made it")
         )
 
 
@@ -69,25 +96,36 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     if as_json:
         print_json(manifest)
         return
-    encoder = manifest.encoder
+    encoder, pose = manifest.encoder, manifest.pose
     size_bytes = sum(entry.size_bytes for entry in manifest.files.values())
+    searched = f"hnswlib, ef {manifest.index.graph.ef}" if manifest.index.graph else "searched whole"
+    signer = f"by key {manifest.signer}, see cpep-edge verify --key" if manifest.signer else "none"
     rows = [
+        ("version", str(manifest.version)),
+        ("signature", signer),
         ("target", manifest.target),
         ("encoder", f"{encoder.quantisation}, {encoder.n_parameters:,} parameters, {encoder.runtime}"),
         ("runs without torch on", manifest.native.architecture if manifest.native else "no machine"),
         ("delegates / operators outside", f"{encoder.n_delegates} / {encoder.n_operators_outside}"),
         ("signal", f"{encoder.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz"),
         ("window", f"{encoder.window_samples} samples"),
-        ("index", f"{manifest.index.n_prototypes} prototypes of {encoder.d_embed} numbers"),
+        ("index", f"{manifest.index.n_prototypes} prototypes of {encoder.d_embed} numbers, {searched}"),
+        ("learns gestures from poses", "no" if pose is None else f"of {len(pose.joints)} joint angles"),
         *((f"  {name}", f"{entry.size_bytes:,} bytes") for name, entry in manifest.files.items()),
         ("size", f"{size_bytes:,} bytes"),
         ("recipe", f"{manifest.provenance.recipe}, seed {manifest.provenance.seed}"),
         ("data", manifest.provenance.data),
+        ("commit", manifest.provenance.git_commit or "unknown"),
         ("created", manifest.provenance.created_utc),
+        *(("passed over", reason) for reason in manifest.passed_over),
+        *(("forced, although", reason) for reason in manifest.forced),
     ]
-    print_table(manifest.name, ("", ""), rows)
-    gestures = [(g.name, str(g.n_prototypes), "yes" if g.trained else "no, poses only") for g in manifest.gestures]
-    print_table("gestures", ("", "prototypes", "EMG trained on"), gestures)
+    print_table(escape(manifest.name), ("", ""), rows)
+    header = ("", "prototypes", "from", "EMG trained on")
+    gestures = [
+        (escape(g.name), str(g.n_prototypes), g.origin, "yes" if g.trained else "no") for g in manifest.gestures
+    ]
+    print_table("gestures", header, gestures)
     print_ladder(manifest)
 
 

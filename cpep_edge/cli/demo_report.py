@@ -54,8 +54,12 @@ class DemoReport:
         rows = [self._accuracy(kind) for kind in ("seen", "unseen", "unseen among all")]
         rows += [
             ("fp32 module, seen / unseen", _pair(first.seen, first.unseen), "balanced accuracy"),
-            ("int8 bundle, seen / unseen", _pair(last.seen, last.unseen), f"{last.vote_agreement:.1%} of votes kept"),
-            ("int8 encoder", _size(files[self.manifest.encoder.file].size_bytes), self._parameters()),
+            ("bundle, seen / unseen", _pair(last.seen, last.unseen), f"{last.vote_agreement:.1%} of votes kept"),
+            (
+                f"{self.manifest.encoder.quantisation} encoder",
+                _size(files[self.manifest.encoder.file].size_bytes),
+                self._parameters(),
+            ),
             ("pose index", _size(files[self.manifest.index.file].size_bytes), self._prototypes()),
             ("whole bundle", _size(size_bytes), "runs without torch" if native else "needs torch"),
         ]

@@ -23,6 +23,9 @@ from cpep_train.evaluate import (
 )
 
 MAX_WINDOWS = 3_000  # a window costs some 20 ms over all steps
+MAX_LOSS = 0.01  # of balanced accuracy, by the program; a point
+MIN_VOTE_AGREEMENT = 0.98  # of the program's votes with the module's
+MODULE, SHAPED, PROGRAM, INDEX = "fp32 module", "shaped fp32", "program on the device", "compact index"
 
 Answer = Callable[[NDArray[np.bool_]], NDArray[np.int64]]  # gestures that may answer, (K,), to one answer a query
 
@@ -79,6 +82,23 @@ class Ladder:
         confusion = np.zeros((n_gestures, n_gestures), np.int64)
         np.add.at(confusion, (true[asked], answer(allowed)[asked]), 1)
         return float(balanced_accuracy(confusion))
+
+
+def refusals(steps: tuple[LadderStep, ...]) -> tuple[str, ...]:
+    """Why a bundle should not be made: what its program loses against the trained module beyond what is allowed."""
+    by_name = {step.step: step for step in steps}
+    module, program = by_name[MODULE], by_name[PROGRAM]
+    reasons = [
+        f"the program loses {before - after:.1%} of accuracy on {kind} gestures, {MAX_LOSS:.0%} is allowed"
+        for kind, before, after in (
+            ("seen", module.seen, program.seen),
+            ("unseen", module.unseen, program.unseen),
+        )
+        if before is not None and after is not None and before - after > MAX_LOSS
+    ]
+    if program.vote_agreement < MIN_VOTE_AGREEMENT:
+        reasons.append(f"it keeps {program.vote_agreement:.1%} of the votes, {MIN_VOTE_AGREEMENT:.0%} is asked")
+    return tuple(reasons)
 
 
 def one_by_one(encoder: EmgEncoder) -> Embed:

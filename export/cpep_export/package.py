@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import (
     DecisionSpec,
-    EncoderSpec,
     FileEntry,
     Gesture,
     IndexSpec,
@@ -18,43 +17,42 @@ from cpep_edge.bundle import (
     Manifest,
     NativeSpec,
     Provenance,
+    next_version,
     write_bundle,
 )
 from cpep_edge.checkout import git_commit, installed_versions
-from cpep_edge.encoder import EmgEncoder, open_encoder
-from cpep_edge.errors import ArtifactError, DataError
+from cpep_edge.encoder import EmgEncoder
+from cpep_edge.errors import DataError
 from cpep_edge.golden import Golden
-from cpep_edge.pose_index import PoseIndex, Vote
+from cpep_edge.hand import HandPoses
+from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.preprocess import Preprocessor
-from cpep_export.ladder import Ladder, one_by_one
-from cpep_export.lower import Program, lower, require_delegated
+from cpep_edge.trust import SigningKey
+from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
+from cpep_export.hand_poses import pick_hand_poses
+from cpep_export.ladder import INDEX, Ladder
 from cpep_export.native import TARGETS, NativeBuild
-from cpep_export.prototypes import Prototypes, find_prototypes, index_prototypes
-from cpep_export.quantise import Quantisation, quantise
-from cpep_export.shaped import ShapedEncoder
+from cpep_export.pose_program import PoseProgram, lower_pose_encoder
+from cpep_export.prototypes import Prototypes, find_prototypes
+from cpep_export.rejection import decision_spec
+from cpep_export.training_windows import training_embeddings
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
-from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, embed_emg, embed_poses, evaluation_set, torch_embedding
+from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, embed_poses, evaluation_set
 from cpep_train.provenance import provenance_of
-from cpep_train.windows import WindowDataset
 
-ENCODER_FILE = "encoder.pte"
 INDEX_FILE = "index.bin"
+POSE_FILE = "pose_encoder.pte"
 GOLDEN_FILE = "golden.npz"
+HAND_FILE = "hand.npz"
 
-PROTOTYPES_PER_GESTURE = 48
-CALIBRATION_WINDOWS = 128
 MAX_GOLDEN = 16  # at paper size a stretch takes a tenth of a megabyte
 GOLDEN_LEAD_S = 0.25  # signal before the golden window, for the filter to settle
-SHAPED_TOLERANCE = 1e-4  # float32, summed in another order; the rewrites themselves are exact
-MIN_VOTE_SHARE = 0.5  # of ten votes: a gesture that less than half agree on is doubtful
-CORRECT_VOTES_KEPT = 0.95  # by the threshold on similarity
-M, EF_CONSTRUCTION, EF = 16, 200, 100  # recall@10 is one on thousands of prototypes; a query takes tens of microseconds
 
 _PACKAGES = ("cpep-edge", "torch", "torchao", "executorch", "hnswlib", "numpy", "scipy")
 
 Progress = Callable[[int, int], None]
-_N_STAGES = 7
+_N_STAGES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +73,16 @@ class _Material:
 class _Parts:
     """What the steps of an export leave for the bundle."""
 
-    program: Program
-    encoder: EncoderSpec
+    device: DeviceProgram
     index: PoseIndex
     gestures: tuple[Gesture, ...]
     ladder: tuple[LadderStep, ...]
     golden: Golden
     decision: DecisionSpec
+    hand: HandPoses | None
+    pose: PoseProgram | None
     native: NativeBuild | None
+    version: int
 
 
 def export_bundle(
@@ -90,53 +90,55 @@ def export_bundle(
     data: Path,
     out: Path,
     *,
-    quant: Quantisation = "int8",
-    prototypes_per_gesture: int = PROTOTYPES_PER_GESTURE,
+    quant: Choice = "auto",
     native: NativeBuild | None = None,
+    pose_encoder: bool = True,
+    force: bool = False,
+    version: int | None = None,
+    key: SigningKey | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Make the bundle `out`, whole or not at all.
 
+    quant: of the EMG encoder; "auto" takes the smallest that keeps the votes
     data: the corpus of the training: its training windows calibrate, its training people's poses fill the index, and
         its other recordings measure what each step cost and become golden inputs
     native: what runs the encoder on a device without torch, and says which; None: the bundle is for machines with torch
+    pose_encoder: whether it goes along, so that gestures can be enrolled by their joint angles
+    force: export although the program loses more than `cpep_export.ladder` allows; the manifest then says so
+    version: of the bundle; None: one above that of the bundle that lies at `out`
+    key: signs the bundle
     progress: called with the stages done and their number
-    Raises DataError when the corpus does not fit the checkpoint, ArtifactError when XNNPACK leaves operators outside.
+    Raises DataError when the corpus does not fit the checkpoint, ArtifactError when XNNPACK leaves operators outside or
+    the program loses too much.
     """
     done = _counter(progress)
+    version = next_version(out) if version is None else version
     material = _gather(checkpoint, data)
     done()
-    shaped = ShapedEncoder(checkpoint.emg).eval()
-    quantised = quantise(shaped, quant, calibration_windows(material.evaluation, material.seed))
+    ladder = Ladder(material.evaluation, material.poses)
+    device = device_program(checkpoint, material.evaluation, ladder, quant, force=force)
     done()
-    program = require_delegated(lower(quantised, shaped.n_channels, shaped.window_samples))
-    spec = _encoder_spec(checkpoint, shaped, quant, program)
-    encoder = open_encoder(program.content, spec)
-    done()
-    gesture_index = material.evaluation.references.gesture_index
-    prototypes = find_prototypes(material.poses, gesture_index, prototypes_per_gesture, material.seed)
+    asking = training_embeddings(material.evaluation, checkpoint, material.seed)
+    labels = material.evaluation.references.gesture_index
+    prototypes = find_prototypes(material.poses, labels, asking, k=N_NEIGHBOURS)
     index = _index(prototypes, material.seed)
     gestures = _gestures(material, prototypes)
     done()
-    ladder, queries = _ladder(material, shaped, encoder, prototypes)
-    votes = [index.vote(query, N_NEIGHBOURS) for query in queries]
+    ladder.climb_by_index(
+        INDEX, device.embedded, lambda allowed: _index(prototypes.of_gestures(allowed), material.seed)
+    )
+    votes = [index.vote(query, N_NEIGHBOURS) for query in device.embedded]
     done()
-    golden = _golden(material, ladder.evaluation, votes, encoder, index)
+    golden = _golden(material, ladder.evaluation, votes, device.encoder, index)
     done()
-    decision = _decision(ladder.evaluation.queries.gesture_index, votes)
-    parts = _Parts(program, spec, index, gestures, ladder.steps, golden, decision, native)
-    manifest = _write(out, material, parts)
+    decision = decision_spec(ladder.evaluation, votes)
+    hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)
+    pose = lower_pose_encoder(checkpoint, material.evaluation.references) if pose_encoder else None
+    parts = _Parts(device, index, gestures, ladder.steps, golden, decision, hand, pose, native, version)
+    manifest = _write(out, material, parts, key)
     done()
     return manifest
-
-
-def calibration_windows(evaluation: EvaluationSet, seed: int) -> NDArray[np.float32]:
-    """Training windows drawn over all recordings of an evaluation's corpus, (n_windows, C, T), preprocessed."""
-    store = evaluation.queries.dataset.store
-    windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=False)
-    drawn = np.random.default_rng(seed).permutation(len(windows))[:CALIBRATION_WINDOWS]
-    emg: NDArray[np.float32] = windows.fetch(windows.index[drawn]).emg.numpy()
-    return emg
 
 
 def _gather(checkpoint: Checkpoint, data: Path) -> _Material:
@@ -145,33 +147,43 @@ def _gather(checkpoint: Checkpoint, data: Path) -> _Material:
     return _Material(checkpoint, corpus, evaluation, embed_poses(checkpoint.pose, evaluation.references))
 
 
-def _write(out: Path, material: _Material, parts: _Parts) -> Manifest:
+def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None) -> Manifest:
     def fill(folder: Path) -> None:
-        (folder / ENCODER_FILE).write_bytes(parts.program.content)
+        (folder / ENCODER_FILE).write_bytes(parts.device.program.content)
         (folder / GOLDEN_FILE).write_bytes(parts.golden.to_bytes())
-        parts.index.save(folder / INDEX_FILE)
+        if parts.hand is not None:
+            (folder / HAND_FILE).write_bytes(parts.hand.to_bytes())
+        (folder / INDEX_FILE).write_bytes(parts.index.to_bytes())
+        if parts.pose is not None:
+            (folder / POSE_FILE).write_bytes(parts.pose.program.content)
         for file in () if parts.native is None else parts.native.files:
             shutil.copy(file, folder)  # the runner stays executable
 
     def manifest(files: dict[str, FileEntry]) -> Manifest:
-        n_prototypes = parts.index.n_prototypes
+        index, pose = parts.index, parts.pose
         return Manifest(
             name=out.stem,
+            version=parts.version,
             target="linux" if parts.native is None else TARGETS[parts.native.architecture],
             files=files,
             golden_file=GOLDEN_FILE,
+            hand_file=None if parts.hand is None else HAND_FILE,
             preprocessing=material.checkpoint.preprocessing,
             calibration=material.checkpoint.recipe.calibration.stages,
-            encoder=parts.encoder,
+            level_pattern=material.evaluation.queries.dataset.store.levels.pattern(),
+            encoder=parts.device.spec,
             native=None if parts.native is None else _native_spec(parts.native),
-            index=IndexSpec(file=INDEX_FILE, n_prototypes=n_prototypes, m=M, ef_construction=EF_CONSTRUCTION, ef=EF),
+            pose=None if pose is None else pose.spec(POSE_FILE),
+            index=IndexSpec(file=INDEX_FILE, n_prototypes=index.n_prototypes, graph=graph_spec(index)),
             gestures=parts.gestures,
             decision=parts.decision,
             ladder=parts.ladder,
+            forced=parts.device.forced,
+            passed_over=parts.device.passed_over,
             provenance=_provenance(material),
         )
 
-    return write_bundle(out, fill, manifest)
+    return write_bundle(out, fill, manifest, key)
 
 
 def _native_spec(native: NativeBuild) -> NativeSpec:
@@ -179,22 +191,8 @@ def _native_spec(native: NativeBuild) -> NativeSpec:
     return NativeSpec(architecture=native.architecture, libraries=libraries, runner=native.runner.name)
 
 
-def _encoder_spec(checkpoint: Checkpoint, shaped: ShapedEncoder, quant: Quantisation, program: Program) -> EncoderSpec:
-    return EncoderSpec(
-        file=ENCODER_FILE,
-        runtime="executorch-xnnpack",
-        quantisation=quant,
-        n_channels=shaped.n_channels,
-        window_samples=shaped.window_samples,
-        d_embed=shaped.d_embed,
-        n_parameters=sum(parameter.numel() for parameter in checkpoint.emg.parameters()),
-        n_delegates=program.n_delegates,
-        n_operators_outside=len(program.operators_outside),
-    )
-
-
 def _index(prototypes: Prototypes, seed: int) -> PoseIndex:
-    return index_prototypes(prototypes, m=M, ef_construction=EF_CONSTRUCTION, ef=EF, seed=seed)
+    return build_index(prototypes.embedding, prototypes.gesture_index, seed)
 
 
 def _gestures(material: _Material, prototypes: Prototypes) -> tuple[Gesture, ...]:
@@ -207,31 +205,6 @@ def _gestures(material: _Material, prototypes: Prototypes) -> tuple[Gesture, ...
             )
     rows = zip(evaluation.gestures, counts, evaluation.seen, strict=True)
     return tuple(Gesture(name=name, n_prototypes=int(n), trained=bool(seen)) for name, n, seen in rows)
-
-
-def _ladder(
-    material: _Material, shaped: ShapedEncoder, encoder: EmgEncoder, prototypes: Prototypes
-) -> tuple[Ladder, NDArray[np.float32]]:
-    """The finished ladder, and the queries as the device embeds them, (Q, D)."""
-    ladder = Ladder(material.evaluation, material.poses)
-    queries = ladder.evaluation.queries
-    module = embed_emg(torch_embedding(material.checkpoint.emg), queries)
-    rewritten = embed_emg(_shaped_embedding(shaped), queries)
-    if not np.allclose(module, rewritten, atol=SHAPED_TOLERANCE, rtol=0):
-        raise ArtifactError("the shaped encoder does not compute what the trained one does; export refuses to go on")
-    ladder.climb_by_embedding("fp32 module", module)
-    ladder.climb_by_embedding("shaped fp32", rewritten)
-    device = embed_emg(one_by_one(encoder), queries)
-    ladder.climb_by_embedding("program on the device", device)
-    ladder.climb_by_index(
-        "compact index", device, lambda allowed: _index(prototypes.of_gestures(allowed), material.seed)
-    )
-    return ladder, device
-
-
-def _shaped_embedding(shaped: ShapedEncoder) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    embed_one = torch_embedding(shaped)
-    return lambda windows: np.concatenate([embed_one(window[None]) for window in windows])
 
 
 def _golden(
@@ -276,13 +249,6 @@ def _stretch(material: _Material, session: int, start: int) -> NDArray[np.float3
     padded = np.pad((raw - np.median(raw, axis=0)) * gain, ((missing, 0), (0, 0)), mode="edge")
     largest = float(np.finfo(np.float16).max)
     return np.clip(padded, -largest, largest).astype(np.float16).astype(np.float32)
-
-
-def _decision(true: NDArray[np.int64], votes: list[Vote]) -> DecisionSpec:
-    """Reject what is farther from every pose than all but a few correct votes were."""
-    right = [vote.similarity for vote, gesture in zip(votes, true, strict=True) if vote.gesture_index == gesture]
-    lowest = float(np.quantile(right, 1 - CORRECT_VOTES_KEPT)) if right else -1.0
-    return DecisionSpec(k=N_NEIGHBOURS, min_vote_share=MIN_VOTE_SHARE, min_similarity=round(max(-1.0, lowest), 4))
 
 
 def _provenance(material: _Material) -> Provenance:

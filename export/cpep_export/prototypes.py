@@ -1,16 +1,22 @@
-"""Shrink the poses of training to a few prototypes a gesture, and index them.
+"""Choose the poses that a device keeps: those that EMG asks for.
 
-All training windows of a gesture make a cloud on the unit sphere; its prototypes are the centres that k-means finds in
-it, put back on the sphere. Few are enough for the vote, and they are what a device can hold.
+An EMG encoder lands on a small part of the pose cloud: on the simulated corpus of the demo ten neighbours of every
+training window together are less than a third of all poses. The rest never votes. So a pose is kept when training
+windows ask for it, the most asked for first where room is short. Every gesture also keeps some poses of its own, those
+that windows ask for when it is the only one in the index: a gesture never trained on must be found by EMG that nobody
+has recorded yet. benchmarks/results/index-*.md compares this with k-means, medoids, condensing and subsampling.
+
+Shapes: R poses, W windows, D width.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.pose_index import PoseIndex, build_index
+INDEX_BYTES = 1_000_000  # at most, for the vectors of an index
+LEAST_PER_GESTURE = 50  # poses that a gesture keeps in any case; fewer where it has fewer
+_WINDOWS_AT_ONCE = 512  # bounds memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,36 +33,46 @@ class Prototypes:
 
 
 def find_prototypes(
-    embedding: NDArray[np.float32], gesture_index: NDArray[np.int64], n_per_gesture: int, seed: int
+    poses: NDArray[np.float32],
+    gesture_index: NDArray[np.int64],
+    windows: NDArray[np.float32],
+    *,
+    k: int,
+    n_most: int | None = None,
+    least_per_gesture: int = LEAST_PER_GESTURE,
 ) -> Prototypes:
-    """Choose prototypes for every gesture; the same input gives the same prototypes.
+    """Choose prototypes among poses; the same input gives the same prototypes.
 
-    embedding: (n_poses, d_embed), unit length
-    gesture_index: (n_poses,)
-    n_per_gesture: fewer where a gesture has fewer distinct poses
+    poses: (R, D), unit length
+    gesture_index: (R,)
+    windows: (W, D), embedded EMG of training windows
+    k: neighbours that vote
+    n_most: prototypes in all, as far as the gestures' own leave room; None: what `INDEX_BYTES` hold
     """
-    gestures = np.unique(gesture_index)
-    centres = [_centres(embedding[gesture_index == gesture], n_per_gesture, seed) for gesture in gestures]
-    return Prototypes(np.concatenate(centres), np.repeat(gestures, [len(c) for c in centres]))
+    n_most = INDEX_BYTES // (poses.shape[1] + 2) if n_most is None else n_most
+    kept = np.zeros(len(poses), bool)
+    for gesture in np.unique(gesture_index):
+        own = np.flatnonzero(gesture_index == gesture)
+        kept[own[_most_asked(poses[own], windows, k)[:least_per_gesture]]] = True
+    asked = times_asked(poses, windows, k)
+    ranked = np.argsort(-asked, kind="stable")
+    wanted = ranked[asked[ranked] > 0]
+    kept[wanted[~kept[wanted]][: max(0, n_most - int(kept.sum()))]] = True
+    chosen = np.flatnonzero(kept)[np.argsort(gesture_index[kept], kind="stable")]
+    return Prototypes(poses[chosen], gesture_index[chosen])
 
 
-def index_prototypes(prototypes: Prototypes, *, m: int, ef_construction: int, ef: int, seed: int) -> PoseIndex:
-    """The search index over prototypes."""
-    return build_index(
-        prototypes.embedding, prototypes.gesture_index, m=m, ef_construction=ef_construction, ef=ef, seed=seed
-    )
+def times_asked(poses: NDArray[np.float32], windows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """How many windows have each pose among their k nearest, (R,)."""
+    k = min(k, len(poses))
+    asked = np.zeros(len(poses), np.int64)
+    for start in range(0, len(windows), _WINDOWS_AT_ONCE):
+        similarity = windows[start : start + _WINDOWS_AT_ONCE] @ poses.T
+        nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
+        asked += np.bincount(nearest.ravel(), minlength=len(poses))
+    return asked
 
 
-def _centres(embedding: NDArray[np.float32], n: int, seed: int) -> NDArray[np.float32]:
-    """Centres of one gesture, (<= n, d_embed)."""
-    distinct = np.unique(embedding, axis=0)
-    if len(distinct) <= n:
-        return distinct
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly equal poses: fewer centres would do as well
-        centres = KMeans(n, n_init=1, random_state=seed).fit(embedding).cluster_centers_
-    unit: NDArray[np.float32] = (centres / np.linalg.norm(centres, axis=1, keepdims=True)).astype(np.float32)
-    return unit
+def _most_asked(poses: NDArray[np.float32], windows: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+    """Places of the poses, the most asked for first; those that nobody asks for last, in their own order."""
+    return np.argsort(-times_asked(poses, windows, k), kind="stable")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpep_edge.errors import ConfigError
 from cpep_train.model import Attention, Block, Embedder, Encoder
 
 _TINY = 1e-12  # keeps what silence is divided by above zero; its square root is far below any real level or length
@@ -74,6 +75,10 @@ class PatchLayer(nn.Module):
         patch = encoder.patch
         if patch.bias is None:
             raise ValueError("the patch layer has no bias, so this is no encoder of cpep_train.model")
+        if encoder.config.front_end == "log-levels":
+            raise ConfigError(
+                'an encoder with front_end = "log-levels" cannot be exported yet; train one with "rectified" or "raw"'
+            )
         self.rectified = encoder.config.front_end == "rectified"
         self.n_channels = patch.in_channels
         self.patch_samples = patch.weight.shape[2]

@@ -1,11 +1,12 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
+from cpep_edge import pose_index
+from cpep_edge.bundle import IndexSpec
 from cpep_edge.errors import ArtifactError
-from cpep_edge.pose_index import PoseIndex, build_index, load_index, vote
+from cpep_edge.index_file import StoredIndex, coded
+from cpep_edge.pose_index import PoseIndex, build_graph, build_index, graph_spec, load_index, vote
 
 D = 32
 
@@ -22,9 +23,17 @@ def poses() -> tuple[np.ndarray, np.ndarray]:
     return unit(centres[gesture_index] + rng.normal(0, 0.8, (600, D))), gesture_index
 
 
-@pytest.fixture(scope="module")
-def index(poses: tuple[np.ndarray, np.ndarray]) -> PoseIndex:
-    return build_index(*poses, m=16, ef_construction=200, ef=100, seed=0)
+@pytest.fixture(scope="module", params=["whole", "graph"])
+def index(request: pytest.FixtureRequest, poses: tuple[np.ndarray, np.ndarray]) -> PoseIndex:
+    """The same poses, searched whole and through hnswlib's graph."""
+    vectors, gesture_index = poses
+    stored = coded(vectors)
+    graph = build_graph(stored.directions(), 0) if request.param == "graph" else None
+    return PoseIndex(StoredIndex(stored, gesture_index.astype(np.uint16), graph))
+
+
+def spec_of(index: PoseIndex, n_prototypes: int = 600) -> IndexSpec:
+    return IndexSpec(file="index.bin", n_prototypes=n_prototypes, graph=graph_spec(index))
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +45,24 @@ def queries(poses: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 def test_neighbours_are_those_of_brute_force(
     poses: tuple[np.ndarray, np.ndarray], index: PoseIndex, queries: np.ndarray
 ) -> None:
-    vectors, gesture_index = poses
+    gesture_index = poses[1]
     for query in queries:
-        cosines = vectors @ query
+        cosines = index.vectors @ query
         exact = np.argsort(-cosines)[:10]
         gestures, similarity = index.nearest(query, 10)
         assert np.allclose(similarity, cosines[exact], atol=1e-5)
         assert np.array_equal(gestures, gesture_index[exact])
 
 
+def test_a_byte_a_number_moves_no_vector_far(poses: tuple[np.ndarray, np.ndarray], index: PoseIndex) -> None:
+    assert np.sum(index.vectors * poses[0], axis=1).min() > 0.9995
+    np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=1e-6)
+
+
 def test_votes_are_those_of_scikit_learn(
     poses: tuple[np.ndarray, np.ndarray], index: PoseIndex, queries: np.ndarray
 ) -> None:
-    peer = KNeighborsClassifier(9, metric="cosine", algorithm="brute").fit(*poses)
+    peer = KNeighborsClassifier(9, metric="cosine", algorithm="brute").fit(index.vectors, poses[1])
     shares = peer.predict_proba(queries)
     for query, share in zip(queries, shares, strict=True):
         ours = index.vote(query, 9)
@@ -62,32 +76,56 @@ def test_between_equal_counts_the_nearest_neighbour_decides() -> None:
     assert result.similarity == pytest.approx(0.9)
 
 
-def test_a_saved_index_answers_alike(index: PoseIndex, queries: np.ndarray, tmp_path: Path) -> None:
-    index.save(tmp_path / "index.bin")
-    content = (tmp_path / "index.bin").read_bytes()
-    loaded = load_index(content, n_prototypes=600, n_gestures=6, d_embed=D, ef=100)
+def test_a_stored_index_answers_alike(index: PoseIndex, queries: np.ndarray) -> None:
+    loaded = load_index(index.to_bytes(), spec_of(index), n_gestures=6, d_embed=D)
     for query in queries:
         assert np.array_equal(loaded.nearest(query, 10)[1], index.nearest(query, 10)[1])
 
 
-def test_the_same_prototypes_give_the_same_file(poses: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    contents = []
-    for name in ("a", "b"):
-        build_index(*poses, m=16, ef_construction=200, ef=100, seed=0).save(tmp_path / name)
-        contents.append((tmp_path / name).read_bytes())
-    assert contents[0] == contents[1]
+def test_the_same_prototypes_give_the_same_file(
+    poses: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in (pose_index.EXACT_NUMBERS, 0):
+        monkeypatch.setattr(pose_index, "EXACT_NUMBERS", limit)
+        built = build_index(*poses)
+        assert (built.stored.graph is None) == (limit > 0)
+        assert built.to_bytes() == build_index(*poses).to_bytes()
+
+
+def test_a_graph_votes_as_a_search_of_everything_does(
+    poses: tuple[np.ndarray, np.ndarray], queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shuffling for the graph must not lose which gesture a prototype is of."""
+    whole = build_index(*poses)
+    monkeypatch.setattr(pose_index, "EXACT_NUMBERS", 0)
+    graph = build_index(*poses)
+
+    assert not np.array_equal(graph.gesture_index, poses[1])
+    for query in queries:
+        ours, right = graph.vote(query, 9), whole.vote(query, 9)
+        assert (ours.gesture_index, ours.share) == (right.gesture_index, right.share)
 
 
 @pytest.mark.parametrize(("n_prototypes", "n_gestures", "said"), [(601, 6, "holds 600"), (600, 5, "beyond")])
 def test_an_index_that_is_not_what_the_manifest_says_is_refused(
-    index: PoseIndex, tmp_path: Path, n_prototypes: int, n_gestures: int, said: str
+    index: PoseIndex, n_prototypes: int, n_gestures: int, said: str
 ) -> None:
-    index.save(tmp_path / "index.bin")
-    content = (tmp_path / "index.bin").read_bytes()
     with pytest.raises(ArtifactError, match=said):
-        load_index(content, n_prototypes=n_prototypes, n_gestures=n_gestures, d_embed=D, ef=100)
+        load_index(index.to_bytes(), spec_of(index, n_prototypes), n_gestures=n_gestures, d_embed=D)
+
+
+def test_a_graph_that_the_manifest_does_not_know_is_refused(index: PoseIndex) -> None:
+    other = (
+        None
+        if graph_spec(index)
+        else spec_of(index)
+        .model_validate({"file": "index.bin", "n_prototypes": 600, "graph": {"m": 8, "ef_construction": 10, "ef": 10}})
+        .graph
+    )
+    with pytest.raises(ArtifactError, match="graph"):
+        load_index(index.to_bytes(), spec_of(index).model_copy(update={"graph": other}), n_gestures=6, d_embed=D)
 
 
 def test_fewer_prototypes_than_neighbours_still_vote() -> None:
-    small = build_index(unit(np.eye(3, D)), np.arange(3), m=4, ef_construction=10, ef=10, seed=0)
+    small = build_index(unit(np.eye(3, D)), np.arange(3))
     assert len(small.nearest(unit(np.eye(1, D))[0], 10)[0]) == 3

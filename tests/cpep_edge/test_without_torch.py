@@ -61,7 +61,8 @@ def bare_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         for name in left:
             shutil.copy(tiny_bundle / name, folder)
 
-    write_bundle(path, fill, lambda files: carried.model_copy(update={"files": files, "native": None}))
+    gone = {"native": None, "pose": None, "hand_file": None}
+    write_bundle(path, fill, lambda files: carried.model_copy(update={"files": files, **gone}))
     return path
 
 
@@ -90,6 +91,24 @@ def test_a_bundle_is_inspected(python: Path, tiny_bundle: Path) -> None:
     answer = run(python, "-m", "cpep_edge", "inspect", tiny_bundle, "--json")
 
     assert json.loads(answer.stdout)["native"]["libraries"][-1] == "libcpep_encoder.so"
+
+
+def test_gestures_are_listed_and_forgotten(python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "tiny.cpep")
+    gone = Bundle(tiny_bundle).manifest.gestures[0].name
+    answer = run(python, "-m", "cpep_edge", "gestures", "remove", tmp_path / "tiny.cpep", gone)
+    listed = run(python, "-m", "cpep_edge", "gestures", "list", tmp_path / "tiny.cpep", "--json")
+
+    assert answer.returncode == 0, answer.stderr
+    assert gone not in [gesture["name"] for gesture in json.loads(listed.stdout)["gestures"]]
+
+
+def test_a_key_without_cryptography_says_what_to_install(python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_bytes(b"")
+    answer = run(python, "-m", "cpep_edge", "verify", tiny_bundle, "--key", tmp_path / "key.pub")
+
+    assert answer.returncode == 1
+    assert "pip install 'cpep-edge[trust]'" in answer.stderr
 
 
 def test_gestures_are_read_live_from_a_wristband(python: Path, tiny_bundle: Path, tiny_corpus: Path) -> None:

@@ -176,7 +176,7 @@ def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_cor
     report = export_cortex_m(
         encoder,
         tiny_checkpoint.preprocessing,
-        find_prototypes(poses, evaluation.references.gesture_index, 8, seed=0),
+        find_prototypes(poses, evaluation.references.gesture_index, poses, k=10, n_most=48, least_per_gesture=8),
         evaluation.gestures,
         tmp_path / "out",
         calibration=windows[::2],

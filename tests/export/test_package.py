@@ -25,7 +25,7 @@ def test_a_fresh_bundle_is_whole_and_fully_delegated(tiny_bundle: Path, native_b
     encoder = Bundle(tiny_bundle).manifest.encoder
 
     assert (encoder.quantisation, encoder.n_delegates, encoder.n_operators_outside) == ("int8", 1, 0)
-    assert (report.n_files, report.n_golden) == (3 + len(native_build.files), 6)
+    assert (report.n_files, report.n_golden) == (len(Bundle(tiny_bundle).manifest.files), 6)
     assert report.smallest_cosine > 0.9999
 
 
@@ -47,7 +47,7 @@ def test_shaping_costs_no_vote_and_int8_few(tiny_bundle: Path) -> None:
 
     assert (module.vote_agreement, shaped.vote_agreement) == (1, 1)
     assert program.vote_agreement >= 0.98
-    assert index.vote_agreement >= 0.95
+    assert index.vote_agreement >= program.vote_agreement - 0.01
 
 
 def test_the_toy_learnt_enough_for_its_votes_to_mean_something(tiny_bundle: Path) -> None:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from cpep_export.prototypes import Prototypes, find_prototypes, index_prototypes
+from cpep_export.prototypes import Prototypes, find_prototypes, times_asked
 
-D, N_GESTURES, N_CLUSTERS = 24, 5, 4
+D, N_GESTURES, N_EACH, K = 24, 5, 200, 10
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -11,63 +11,85 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def centres() -> np.ndarray:
-    return unit(np.random.default_rng(0).normal(size=(N_GESTURES, N_CLUSTERS, D)))
-
-
-@pytest.fixture(scope="module")
-def poses(centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    embedding = unit(centres[:, :, None] + rng.normal(0, 0.05, (N_GESTURES, N_CLUSTERS, 50, D))).reshape(-1, D)
+def poses() -> tuple[np.ndarray, np.ndarray]:
+    """Clouds of poses, shuffled."""
+    rng = np.random.default_rng(0)
+    centres = unit(rng.normal(size=(N_GESTURES, 1, D)))
+    embedding = unit(centres + rng.normal(0, 0.15, (N_GESTURES, N_EACH, D))).reshape(-1, D)
     order = rng.permutation(len(embedding))
-    return embedding[order], np.repeat(np.arange(N_GESTURES), N_CLUSTERS * 50)[order]
+    return embedding[order], np.repeat(np.arange(N_GESTURES), N_EACH)[order]
 
 
-@pytest.fixture(scope="module")
-def prototypes(poses: tuple[np.ndarray, np.ndarray]) -> Prototypes:
-    return find_prototypes(*poses, n_per_gesture=12, seed=0)
+def windows_of(poses: tuple[np.ndarray, np.ndarray], seed: int) -> np.ndarray:
+    """EMG that lands on one side of the first three clouds, as an encoder does that never fills the sphere."""
+    rng = np.random.default_rng(seed)
+    near = poses[0][(poses[1] < 3) & (poses[0][:, 0] > np.median(poses[0][:, 0]))]
+    return unit(near[rng.integers(len(near), size=400)] + rng.normal(0, 0.1, (400, D)))
 
 
-def test_prototypes_find_planted_clusters(poses: tuple[np.ndarray, np.ndarray], centres: np.ndarray) -> None:
-    found = find_prototypes(*poses, n_per_gesture=N_CLUSTERS * 2, seed=0)
-
-    for gesture in range(N_GESTURES):
-        similarity = centres[gesture] @ found.embedding[found.gesture_index == gesture].T
-        assert similarity.max(axis=1).min() > 0.98
+def votes(vectors: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    nearest = labels[np.argsort(-(queries @ vectors.T), axis=1)[:, :K]]
+    return np.array([np.bincount(row, minlength=N_GESTURES).argmax() for row in nearest])
 
 
-def test_prototypes_are_of_unit_length_and_of_every_gesture(prototypes: Prototypes) -> None:
-    np.testing.assert_allclose(np.linalg.norm(prototypes.embedding, axis=1), 1, atol=1e-6)
-    assert np.bincount(prototypes.gesture_index).tolist() == [12] * N_GESTURES
+def test_poses_are_counted_by_the_windows_that_ask_for_them(poses: tuple[np.ndarray, np.ndarray]) -> None:
+    windows = windows_of(poses, 1)
+    expected = np.zeros(len(poses[0]), int)
+    for window in windows:
+        expected[np.argsort(-(poses[0] @ window))[:K]] += 1
+
+    assert np.array_equal(times_asked(poses[0], windows, K), expected)
 
 
-def test_prototypes_are_the_same_every_time(poses: tuple[np.ndarray, np.ndarray], prototypes: Prototypes) -> None:
-    again = find_prototypes(*poses, n_per_gesture=12, seed=0)
+def test_fresh_windows_vote_as_with_all_poses(poses: tuple[np.ndarray, np.ndarray]) -> None:
+    found = find_prototypes(*poses, windows_of(poses, 1), k=K, least_per_gesture=10)
+    fresh = windows_of(poses, 2)
 
-    assert np.array_equal(again.embedding, prototypes.embedding)
-
-
-def test_few_distinct_poses_are_their_own_prototypes() -> None:
-    pose = unit(np.eye(3, D))
-
-    found = find_prototypes(np.repeat(pose, 20, axis=0), np.zeros(60, np.int64), n_per_gesture=12, seed=0)
-
-    assert sorted(found.embedding.tolist()) == sorted(pose.tolist())
+    assert len(found.embedding) < 0.7 * len(poses[0])
+    assert np.mean(votes(found.embedding, found.gesture_index, fresh) == votes(*poses, fresh)) > 0.99
 
 
-def test_the_index_finds_what_brute_force_finds(poses: tuple[np.ndarray, np.ndarray], prototypes: Prototypes) -> None:
-    index = index_prototypes(prototypes, m=16, ef_construction=200, ef=100, seed=0)
-    queries = unit(poses[0][::5] + np.random.default_rng(2).normal(0, 0.1, (len(poses[0][::5]), D)))
-    similarity = queries @ prototypes.embedding.T
+def test_room_goes_to_the_poses_asked_for_most(poses: tuple[np.ndarray, np.ndarray]) -> None:
+    windows = windows_of(poses, 1)
 
-    for query, row in zip(queries, similarity, strict=True):
-        gestures, found = index.nearest(query, 10)
-        nearest = np.argsort(-row)[:10]
-        np.testing.assert_allclose(found, row[nearest], atol=1e-5)
-        assert np.array_equal(gestures, prototypes.gesture_index[nearest])
+    found = find_prototypes(*poses, windows, k=K, n_most=60, least_per_gesture=0)
+
+    counts = times_asked(poses[0], windows, K)
+    of_found = [counts[np.flatnonzero((poses[0] == row).all(axis=1))[0]] for row in found.embedding]
+    assert len(found.embedding) == 60
+    assert min(of_found) >= np.sort(counts)[-60]
 
 
-def test_some_gestures_keep_their_numbers(prototypes: Prototypes) -> None:
+def test_a_gesture_that_nobody_asks_for_keeps_the_poses_that_windows_would_ask_for(
+    poses: tuple[np.ndarray, np.ndarray],
+) -> None:
+    windows = windows_of(poses, 1)
+
+    found = find_prototypes(*poses, windows, k=K, n_most=0, least_per_gesture=7)
+
+    assert np.bincount(found.gesture_index).tolist() == [7] * N_GESTURES
+    own = poses[0][poses[1] == 4]
+    ranked = own[np.argsort(-times_asked(own, windows, K), kind="stable")[:7]]
+    assert {row.tobytes() for row in found.embedding[found.gesture_index == 4]} == {row.tobytes() for row in ranked}
+
+
+def test_prototypes_are_poses_gesture_by_gesture(poses: tuple[np.ndarray, np.ndarray]) -> None:
+    found = find_prototypes(*poses, windows_of(poses, 1), k=K)
+
+    assert np.all(np.diff(found.gesture_index) >= 0)
+    known = {(row.tobytes(), int(label)) for row, label in zip(*poses, strict=True)}
+    assert {(r.tobytes(), int(g)) for r, g in zip(found.embedding, found.gesture_index, strict=True)} <= known
+
+
+def test_fewer_poses_than_are_asked_for_are_all_kept() -> None:
+    few = unit(np.eye(3, D))
+
+    found = find_prototypes(few, np.array([0, 0, 1]), few, k=K)
+
+    assert len(found.embedding) == 3
+
+
+def test_some_gestures_keep_their_numbers(poses: tuple[np.ndarray, np.ndarray]) -> None:
     allowed = np.array([False, True, False, True, False])
 
-    assert set(prototypes.of_gestures(allowed).gesture_index) == {1, 3}
+    assert set(Prototypes(*poses).of_gestures(allowed).gesture_index) == {1, 3}

@@ -12,9 +12,9 @@ from torch import nn
 from cpep_edge.bundle import Bundle
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import DataError
-from cpep_export.package import calibration_windows
 from cpep_export.quantise import MIN_CALIBRATION_WINDOWS, quantise
 from cpep_export.shaped import ShapedEncoder
+from cpep_export.training_windows import calibration_windows
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import EvaluationSet, evaluation_set
 

@@ -1,0 +1,244 @@
+"""Measure ways to choose, store and search poses on real embeddings: those of a trained run on its own corpus.
+
+    python benchmarks/measure_index.py RUN --data CORPUS --out benchmarks/results/index-demo.md
+
+All pose windows of training people, looked up exactly in float32, are what every row is held against: recall of the ten
+nearest, share of equal votes, balanced accuracy. Queries are EMG windows that training did not see. Poses are chosen by
+the EMG of training windows alone. Engines take turns query by query, so that a busy machine is busy for all of them.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cpep_bench.machine import this_machine
+from cpep_edge.checkout import git_commit, installed_versions
+from cpep_edge.files import replacing
+from cpep_edge.pose_index import build_index
+from cpep_export.prototypes import find_prototypes
+from cpep_export.training_windows import training_embeddings
+from cpep_train.checkpoint import load_checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.evaluate import N_NEIGHBOURS as K
+from cpep_train.evaluate import balanced_accuracy, embed_emg, embed_poses, evaluation_set, majority, torch_embedding
+from cpep_train.provenance import provenance_of
+from index_choices import CHOICES
+from index_engines import ENGINES, Search
+
+N_QUERIES = 2_000
+N_TIMED = 400
+SIZES = (400, 800, 1_600, 3_200, 6_400)
+PACKAGES = ("numpy", "hnswlib", "usearch", "faiss-cpu", "scikit-learn")
+
+Vectors = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Embeddings of a trained run."""
+
+    poses: Vectors  # (R, D), of training people
+    labels: Labels  # (R,)
+    windows: Vectors  # (W, D), EMG of training windows
+    queries: Vectors  # (Q, D), EMG that training did not see
+    true: Labels  # (Q,)
+    seen: NDArray[np.bool_]  # (K,), whether EMG of the gesture was trained on
+    data: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a choice of poses costs, looked up exactly."""
+
+    n: int
+    size_bytes: int
+    votes_kept: float
+    seen: float | None
+    unseen: float | None
+
+
+def main() -> None:
+    """Measure and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="The corpus of the training.")
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write.")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    material = _gather(options.run, options.data)
+    lines = [*_headline(material), *_curve(material), *_search(material), *_origin(material)]
+    with replacing(options.out) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _gather(run: Path, data: Path) -> Material:
+    checkpoint, corpus = load_checkpoint(run), Corpus.open(data)
+    evaluation = evaluation_set(checkpoint, corpus)
+    queries = embed_emg(torch_embedding(checkpoint.emg), evaluation.queries)
+    asked = evaluation.queries.held_out_user if evaluation.queries.held_out_user.any() else np.ones(len(queries), bool)
+    asked_places = np.flatnonzero(asked)
+    chosen = asked_places[np.linspace(0, len(asked_places) - 1, min(len(asked_places), N_QUERIES)).astype(np.intp)]
+    templates = "; poses from templates" if checkpoint.recipe.pose.source == "templates" else ""
+    return Material(
+        poses=embed_poses(checkpoint.pose, evaluation.references),
+        labels=evaluation.references.gesture_index,
+        windows=training_embeddings(evaluation, checkpoint, checkpoint.recipe.seed),
+        queries=queries[chosen],
+        true=evaluation.queries.gesture_index[chosen],
+        seen=evaluation.seen,
+        data=f"{provenance_of(corpus).data}{templates}",
+        seed=checkpoint.recipe.seed,
+    )
+
+
+def _exact(queries: Vectors, vectors: Vectors) -> NDArray[np.intp]:
+    """Places of the K nearest, nearest first, (Q, K)."""
+    return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :K]
+
+
+def _accuracy(material: Material, vectors: Vectors, labels: Labels, among: NDArray[np.bool_]) -> float | None:
+    """Balanced accuracy of the gestures of one kind, answered among themselves."""
+    asked, usable = among[material.true], among[labels]
+    if not asked.any() or not usable.any():
+        return None
+    answered = majority(labels[usable][_exact(material.queries[asked], vectors[usable])])
+    confusion = np.zeros((len(among), len(among)), np.int64)
+    np.add.at(confusion, (material.true[asked], answered), 1)
+    return float(balanced_accuracy(confusion))
+
+
+def _quality(material: Material, vectors: Vectors, labels: Labels, size_bytes: int) -> Quality:
+    full = majority(material.labels[_exact(material.queries, material.poses)])
+    votes = majority(labels[_exact(material.queries, vectors)])
+    accuracy = [_accuracy(material, vectors, labels, kind) for kind in (material.seen, ~material.seen)]
+    return Quality(len(vectors), size_bytes, float(np.mean(votes == full)), *accuracy)
+
+
+def _curve(material: Material) -> Iterator[str]:
+    """Bytes against votes and accuracy, for every way to choose."""
+    yield "## Which poses to keep\n"
+    yield (
+        "Searched exactly, so that only the choice counts. Bytes are those of the index file without a graph. "
+        "Condensing ends by itself.\n"
+    )
+    yield "| choice | numbers | prototypes | kB | votes kept | seen | unseen |"
+    yield "| --- | --- | --: | --: | --: | --: | --: |"
+    poses, labels = material.poses, material.labels
+    yield _row("all poses", "float32", _quality(material, poses, labels, poses.nbytes + 2 * len(poses)))
+    yield _row("all poses", "bytes", _stored(material, poses, labels))
+    for name, choose in CHOICES.items():
+        reached = 0
+        for size in (size for size in SIZES if size < len(poses)):
+            chosen, of_gesture = choose(poses, labels, material.windows, size, material.seed)
+            if len(chosen) > reached:  # a way may find no more than it needs
+                yield _row(name, "bytes", _stored(material, chosen, of_gesture))
+            reached = len(chosen)
+    for width in (poses.shape[1] // 4, poses.shape[1] // 2):
+        basis = np.linalg.svd(poses, full_matrices=False)[2][:width]
+        flat = poses @ basis.T @ basis
+        projected = _quality(material, flat, labels, len(poses) * (width + 2) + basis.nbytes)
+        yield _row(f"all poses, PCA to {width}", "float32 of PCA, bytes counted", projected)
+    kept = find_prototypes(poses, labels, material.windows, k=K)
+    yield _row("**the default**", "bytes", _stored(material, kept.embedding, kept.gesture_index))
+
+
+def _stored(material: Material, vectors: Vectors, labels: Labels) -> Quality:
+    """The quality of vectors as an index file gives them back."""
+    index = build_index(vectors, labels)
+    size_bytes = len(index.to_bytes()) if index.stored.graph is None else len(vectors) * (vectors.shape[1] + 2)
+    return _quality(material, index.vectors, index.gesture_index, size_bytes)
+
+
+def _row(name: str, numbers: str, quality: Quality) -> str:
+    accuracy = " | ".join("-" if value is None else f"{value:.3f}" for value in (quality.seen, quality.unseen))
+    kilobytes = quality.size_bytes / 1e3
+    return f"| {name} | {numbers} | {quality.n:,} | {kilobytes:,.0f} | {quality.votes_kept:.1%} | {accuracy} |"
+
+
+def _search(material: Material) -> Iterator[str]:
+    """Engines on all poses and on the default choice."""
+    kept = find_prototypes(material.poses, material.labels, material.windows, k=K)
+    order = np.random.default_rng(material.seed).permutation(len(material.poses))
+    for title, vectors, labels in (
+        (f"all {len(order):,} poses, in shuffled order", material.poses[order], material.labels[order]),
+        (f"the default's {len(kept.embedding):,} prototypes", kept.embedding, kept.gesture_index),
+    ):
+        yield f"\n## Engines on {title}\n"
+        yield (
+            "Against float32 searched exactly. Bytes on disk cost recall, because poses lie closer together than a "
+            "step, and next to no votes, because those poses are of one gesture.\n"
+        )
+        yield "| engine | recall@10 | same vote as exact | B a vector | p50 us | p95 us | build s |"
+        yield "| --- | --: | --: | --: | --: | --: | --: |"
+        yield from _engines(material, vectors, labels)
+
+
+def _engines(material: Material, vectors: Vectors, labels: Labels) -> Iterator[str]:
+    truth = _exact(material.queries, vectors)
+    votes = majority(labels[truth])
+    built: dict[str, tuple[Search, int, float]] = {}
+    with TemporaryDirectory() as scratch:
+        for name, build in ENGINES.items():
+            start_s = time.perf_counter()
+            search, size_bytes = build(vectors, labels, Path(scratch) / "index")
+            built[name] = (search, size_bytes, time.perf_counter() - start_s)
+    times_us = _timed({name: search for name, (search, _, _) in built.items()}, material.queries[:: _step(material)])
+    for name, (search, size_bytes, build_s) in built.items():
+        found = np.stack([search(query) for query in material.queries])
+        hits = [len(set(row) & set(right)) for row, right in zip(found.tolist(), truth.tolist(), strict=True)]
+        same = float(np.mean(majority(labels[found]) == votes))
+        p50, p95 = np.percentile(times_us[name], [50, 95])
+        yield (
+            f"| {name} | {np.mean(hits) / K:.3f} | {same:.1%} | {size_bytes / len(vectors):.0f} | {p50:.0f} | "
+            f"{p95:.0f} | {build_s:.1f} |"
+        )
+
+
+def _timed(searches: dict[str, Search], queries: Vectors) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in searches}
+    for query in queries:
+        for name, search in searches.items():
+            times[name].append(_microseconds(lambda search=search, query=query: search(query)))  # type: ignore[misc]
+    return times
+
+
+def _microseconds(run: Callable[[], object]) -> float:
+    start_ns = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start_ns) / 1e3
+
+
+def _step(material: Material) -> int:
+    return max(1, len(material.queries) // N_TIMED)
+
+
+def _headline(material: Material) -> Iterator[str]:
+    yield "# The pose index on real embeddings\n"
+    yield (
+        f"Data: {material.data}. {len(material.poses):,} pose windows of training people, {material.poses.shape[1]} "
+        f"numbers each; {len(material.windows):,} training windows of EMG choose; {len(material.queries):,} windows "
+        f"that training did not see ask. Votes of the {K} nearest; accuracy is balanced, seen among seen and unseen "
+        "among unseen gestures.\n"
+    )
+
+
+def _origin(material: Material) -> Iterator[str]:
+    machine = this_machine()
+    versions = ", ".join(f"{name} {value}" for name, value in installed_versions(PACKAGES).items())
+    yield (
+        f"\n`python benchmarks/measure_index.py`, commit `{git_commit()[:12] or 'unknown'}`, seed {material.seed}, one "
+        f"thread. {machine.cpu}, {machine.n_cpus} shared cores, load {machine.load_1min:.1f}. {versions}.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""`cpep-edge gestures`: what a bundle recognises, taught and forgotten without training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from cpep_edge.cli.output import print_json, print_table, stderr, stdout
+from cpep_edge.cli.trust import KeyOption, SignOption, tell_unsigned
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cpep_edge.enrolment import OpenBundle
+
+app = typer.Typer(help="List, add and remove the gestures of a bundle.", no_args_is_help=True)
+
+BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")]
+
+
+@app.command("list")
+def list_gestures(
+    bundle: BundleArgument,
+    key: KeyOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show each gesture, how many prototypes it has, and which other gesture lies nearest to it."""
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.enrolment import confusions
+    from cpep_edge.pose_index import load_index
+    from cpep_edge.trust import configured_key
+
+    opened = Bundle(bundle, configured_key(key))
+    manifest = opened.manifest
+    names = [gesture.name for gesture in manifest.gestures]
+    index = load_index(
+        opened.read(manifest.index.file), manifest.index, n_gestures=len(names), d_embed=manifest.encoder.d_embed
+    )
+    found = confusions(index, names, manifest.decision.k)
+    rows = list(zip(manifest.gestures, found, strict=True))
+    if as_json:
+        print_json(
+            {
+                "gestures": [
+                    {**gesture.model_dump(), "nearest": other.nearest, "nearest_share": other.share}
+                    for gesture, other in rows
+                ]
+            }
+        )
+        return
+    header = ("gesture", "prototypes", "from", "EMG trained on", "nearest other", "of its neighbours")
+    print_table(
+        f"{len(names)} gestures",
+        header,
+        [
+            (
+                escape(g.name),
+                str(g.n_prototypes),
+                g.origin,
+                "yes" if g.trained else "no",
+                escape(c.nearest) or "-",
+                f"{c.share:.0%}",
+            )
+            for g, c in rows
+        ],
+    )
+
+
+@app.command("add")
+def add(
+    bundle: BundleArgument,
+    name: Annotated[str, typer.Argument(help="Name of the new gesture.")],
+    from_pose: Annotated[
+        Path | None, typer.Option(help="Joint angles: CSV in radians, one row held or several with time_s; or HDF5.")
+    ] = None,
+    from_session: Annotated[Path | None, typer.Option(help="A few seconds of its EMG, from cpep-edge record.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="The session's calibration, from cpep-edge calibrate.")] = None,
+    key: KeyOption = None,
+    sign: SignOption = None,
+) -> None:
+    """Teach a bundle a gesture, from joint angles alone or from a few seconds of EMG; nothing is trained."""
+    from cpep_edge.enrolment import add_gesture, prototypes_from_pose, prototypes_from_session
+    from cpep_edge.trust import load_signing_key
+
+    if (from_pose is None) == (from_session is None):
+        raise typer.BadParameter("give one of --from-pose and --from-session")
+    signing_key = None if sign is None else load_signing_key(sign)
+    opened = _open(bundle, key)
+    opened.require_new(name)
+    before = opened.bundle.manifest
+    if from_pose is not None:
+        manifest = add_gesture(opened, name, prototypes_from_pose(opened, from_pose), "pose file", signing_key)
+    elif from_session is not None:
+        if before.calibration and profile is None:
+            stderr.print("the bundle was made for calibrated sessions: give the session's --profile")
+        levels = None if profile is None else _levels(profile, opened)
+        prototypes = prototypes_from_session(opened, from_session, levels)
+        manifest = add_gesture(opened, name, prototypes, "session", signing_key)
+    tell_unsigned(before.signer, manifest.signer)
+    stdout.print(f"{bundle}, version {manifest.version}: {name} with {manifest.gestures[-1].n_prototypes} prototypes")
+
+
+@app.command("remove")
+def remove(
+    bundle: BundleArgument,
+    name: Annotated[str, typer.Argument(help="The gesture to forget.")],
+    key: KeyOption = None,
+    sign: SignOption = None,
+) -> None:
+    """Make a bundle forget a gesture."""
+    from cpep_edge.enrolment import remove_gesture
+    from cpep_edge.trust import load_signing_key
+
+    signing_key = None if sign is None else load_signing_key(sign)
+    opened = _open(bundle, key)
+    manifest = remove_gesture(opened, name, signing_key)
+    tell_unsigned(opened.bundle.manifest.signer, manifest.signer)
+    stdout.print(f"{bundle}, version {manifest.version}: {len(manifest.gestures)} gestures, without {name}")
+
+
+def _open(bundle: Path, key: Path | None) -> "OpenBundle":
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.enrolment import OpenBundle
+    from cpep_edge.trust import configured_key
+
+    return OpenBundle.check(Bundle(bundle, configured_key(key)))
+
+
+def _levels(profile: Path, opened: "OpenBundle") -> "NDArray[np.float32]":
+    from cpep_edge.calibration import load_profile
+
+    manifest = opened.bundle.manifest
+    return load_profile(profile).levels(manifest.preprocessing, manifest.encoder.n_channels)

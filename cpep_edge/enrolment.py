@@ -1,0 +1,231 @@
+"""Teach a bundle a gesture without training, or make it forget one.
+
+From joint angles: the pose encoder, which the bundle carries, embeds the pose many times over, each time held a little
+differently, as people differ (the spread was measured in the training). From a session: each window of EMG is taken to
+the poses that it lands on, and the mean of the three nearest becomes a prototype. The embedded EMG itself would not do:
+it lies nearer to all other EMG than to any pose, and would draw the votes of every gesture
+(benchmarks/results/enrolment.md).
+
+What changes is the index, the list of gestures and the golden answers; the encoder stays as it is. A bundle is checked
+before and replaced whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import MAX_NAME, Bundle, FileEntry, Gesture, Manifest, PoseSpec, write_bundle
+from cpep_edge.encoder import open_encoder
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.golden import Golden, check_golden
+from cpep_edge.native_encoder import carried_library
+from cpep_edge.pose_file import Movement, read_movement
+from cpep_edge.pose_index import PoseIndex, build_index, graph_spec
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.session import Session
+from cpep_edge.trust import SigningKey
+
+N_NEAREST_POSES = 3  # to a window of EMG; one follows chance, ten forget the gesture
+_HOPS_A_WINDOW = 10  # of a session
+_RATE_TOLERANCE = 0.005  # as live
+_N_ASKED = 200  # prototypes of a gesture that confusions are counted on
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """The gesture that lies nearest to another."""
+
+    gesture: str
+    nearest: str  # the other gesture that most neighbours of its prototypes belong to; "" where there is none
+    share: float  # of those neighbours
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBundle:
+    """A bundle that was checked down to its golden inputs, ready to be changed."""
+
+    bundle: Bundle
+    recogniser: Recogniser
+    golden: Golden
+
+    @classmethod
+    def check(cls, bundle: Bundle) -> "OpenBundle":
+        """Raises ArtifactError when anything of the bundle is not as it should be."""
+        bundle.check_files()
+        recogniser = Recogniser(bundle)
+        check_golden(bundle, recogniser)
+        return cls(bundle, recogniser, Golden.from_bytes(bundle.read(bundle.manifest.golden_file)))
+
+    def require_new(self, name: str) -> None:
+        """Raise ConfigError when there is a gesture of this name, or it is no name."""
+        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= MAX_NAME:
+            raise ConfigError(f"{name!r} is no name for a gesture: give up to {MAX_NAME} printable characters")
+        if any(gesture.name == name for gesture in self.bundle.manifest.gestures):
+            raise ConfigError(
+                f"{self.bundle.path} has a gesture {name} already; remove it first, or choose another name"
+            )
+
+    def usual_count(self) -> int:
+        """Prototypes of a gesture, the median: how many a new one should have to be heard."""
+        return int(np.median([gesture.n_prototypes for gesture in self.bundle.manifest.gestures]))
+
+
+def prototypes_from_pose(opened: OpenBundle, file: Path) -> NDArray[np.float32]:
+    """Embed a pose or a movement in many variations, (n, d_embed).
+
+    Raises ConfigError when the bundle carries no pose encoder, DataError when the file is not of its joints.
+    """
+    bundle, pose = opened.bundle, opened.bundle.manifest.pose
+    if pose is None:
+        raise ConfigError(
+            f"{bundle.path} carries no pose encoder; export it with --pose-encoder, or add the gesture --from-session"
+        )
+    movement = read_movement(file, pose.joints)
+    encoder = open_encoder(bundle.read(pose.encoder.file), pose.encoder, 1, carried_library(bundle))
+    windows = _variations(movement, pose, opened.usual_count(), file)
+    return np.stack([encoder.embed(window) for window in windows])
+
+
+def prototypes_from_session(
+    opened: OpenBundle, file: Path, level_uv: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Take the windows of a recording to the poses they land on, (n, d_embed).
+
+    level_uv: (n_channels,), from the session's calibration
+    Raises DataError when the recording is of another band, too short, or damaged.
+    """
+    manifest, recogniser = opened.bundle.manifest, opened.recogniser
+    n_window = manifest.encoder.window_samples
+    with Session(file) as session:
+        meta, rate_hz = session.meta, manifest.preprocessing.sample_rate_hz
+        if meta.num_channels != manifest.encoder.n_channels or abs(meta.sample_rate / rate_hz - 1) > _RATE_TOLERANCE:
+            raise DataError(
+                f"{file}: {meta.num_channels} channels at {meta.sample_rate:g} Hz, the bundle takes "
+                f"{manifest.encoder.n_channels} at {rate_hz:g} Hz"
+            )
+        session.check()
+        filtered = recogniser.preprocessor(level_uv)(session.emg())
+    starts = np.arange(0, len(filtered) - n_window + 1, max(1, n_window // _HOPS_A_WINDOW))
+    if len(starts) < manifest.decision.k:
+        raise DataError(f"{file}: {len(filtered) / rate_hz:.1f} s of signal are too short to learn a gesture from")
+    starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), opened.usual_count())).astype(np.intp)]
+    return np.stack([_landing(recogniser, filtered[start : start + n_window].T) for start in starts])
+
+
+def add_gesture(
+    opened: OpenBundle,
+    name: str,
+    prototypes: NDArray[np.float32],
+    origin: Literal["pose file", "session"],
+    key: SigningKey | None = None,
+) -> Manifest:
+    """Add a gesture and write the bundle anew; the old one survives every failure.
+
+    prototypes: (n, d_embed), unit length
+    key: signs the new bundle
+    """
+    opened.require_new(name)
+    manifest, index = opened.bundle.manifest, opened.recogniser.index
+    vectors = index.stored.vectors.with_added(prototypes)
+    labels = np.concatenate([index.gesture_index, np.full(len(prototypes), len(manifest.gestures))])
+    gesture = Gesture(name=name, n_prototypes=len(prototypes), trained=False, origin=origin)
+    return _rewrite(opened, (*manifest.gestures, gesture), build_index(vectors, labels, _SEED), key)
+
+
+def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None) -> Manifest:
+    """Remove a gesture and write the bundle anew; the old one survives every failure."""
+    gestures = opened.bundle.manifest.gestures
+    names = [gesture.name for gesture in gestures]
+    if name not in names:
+        raise ConfigError(f"{opened.bundle.path} has no gesture {name}; it has {', '.join(names)}")
+    if len(names) == 1:
+        raise ConfigError(f"{opened.bundle.path}: {name} is its only gesture and has to stay")
+    gone, index = names.index(name), opened.recogniser.index
+    kept = index.gesture_index != gone
+    labels = index.gesture_index[kept]
+    smaller = build_index(index.stored.vectors.of(kept), labels - (labels > gone), _SEED)
+    return _rewrite(opened, gestures[:gone] + gestures[gone + 1 :], smaller, key, without=gone)
+
+
+def confusions(index: PoseIndex, gestures: Sequence[str], k: int) -> list[Confusion]:
+    """For each gesture, the other that its prototypes have most neighbours in, themselves left out."""
+    found = []
+    for number, name in enumerate(gestures):
+        own = np.flatnonzero(index.gesture_index == number)
+        own = own[np.linspace(0, len(own) - 1, min(len(own), _N_ASKED)).astype(np.intp)]
+        similarity = index.vectors[own] @ index.vectors.T
+        similarity[np.arange(len(own)), own] = -np.inf
+        n_nearest = min(k, index.n_prototypes - 1)
+        nearest = index.gesture_index[np.argsort(-similarity, axis=1)[:, :n_nearest]]
+        counts = np.bincount(nearest.ravel(), minlength=len(gestures))
+        counts[number] = 0
+        other = int(np.argmax(counts))
+        share = float(counts[other]) / max(1, nearest.size)
+        found.append(Confusion(name, gestures[other] if share > 0 else "", share))
+    return found
+
+
+def _variations(movement: Movement, pose: PoseSpec, n: int, file: Path) -> NDArray[np.float32]:
+    """Windows of standardised poses, each offset as another person might hold them, (n, n_joints, n_poses)."""
+    n_poses, rng = pose.encoder.window_samples, np.random.default_rng(_SEED)
+    window_s = (n_poses - 1) / pose.rate_hz
+    slack_s = movement.duration_s - window_s
+    if len(movement.time_s) > 1 and slack_s < 0:
+        raise DataError(
+            f"{file}: a movement of {movement.duration_s:.2f} s is shorter than the window of {window_s:.2f} s; "
+            "give a longer one, or one row for a pose that is held"
+        )
+    starts_s = rng.uniform(0, max(0.0, slack_s), n)
+    angles = np.stack([movement.at(start_s + np.arange(n_poses) / pose.rate_hz) for start_s in starts_s])
+    offsets = rng.normal(0, pose.spread_rad, (n, 1, len(pose.joints)))
+    standard = (angles + offsets - np.array(pose.mean_rad)) / np.array(pose.std_rad)
+    return np.ascontiguousarray(standard.transpose(0, 2, 1), dtype=np.float32)
+
+
+def _landing(recogniser: Recogniser, window: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The direction amid the poses nearest to one window of EMG, (d_embed,)."""
+    embedding = recogniser.encoder.embed(np.ascontiguousarray(window))
+    vectors = recogniser.index.vectors
+    nearest = vectors[np.argsort(-(vectors @ embedding))[:N_NEAREST_POSES]].mean(axis=0)
+    landing: NDArray[np.float32] = nearest / np.linalg.norm(nearest)
+    return landing
+
+
+def _rewrite(
+    opened: OpenBundle,
+    gestures: tuple[Gesture, ...],
+    index: PoseIndex,
+    key: SigningKey | None,
+    without: int | None = None,
+) -> Manifest:
+    bundle, old = opened.bundle, opened.bundle.manifest
+    changed = {old.index.file: index.to_bytes(), old.golden_file: _golden(opened, index, without).to_bytes()}
+
+    def manifest(files: dict[str, FileEntry]) -> Manifest:
+        names = {gesture.name for gesture in gestures}
+        rest = old.decision.rest_gesture
+        fields = {
+            "files": files,
+            "version": old.version + 1,
+            "gestures": gestures,
+            "index": {"file": old.index.file, "n_prototypes": index.n_prototypes, "graph": graph_spec(index)},
+            "decision": old.decision.model_copy(update={"rest_gesture": rest if rest in names else ""}),
+        }
+        return Manifest.model_validate({**{name: getattr(old, name) for name in Manifest.model_fields}, **fields})
+
+    return write_bundle(bundle.path, lambda folder: bundle.copy_files(folder, changed), manifest, key)
+
+
+def _golden(opened: OpenBundle, index: PoseIndex, without: int | None) -> Golden:
+    """The golden inputs with the answers of the new index; those of a gesture that left go with it, if others stay."""
+    golden, k = opened.golden, opened.bundle.manifest.decision.k
+    kept = np.ones(len(golden.gesture_index), bool) if without is None else golden.gesture_index != without
+    if not kept.any():
+        kept[:] = True
+    answers = [index.vote(embedding, k).gesture_index for embedding in golden.embedding[kept]]
+    return Golden(golden.signal_uv[kept], golden.embedding[kept], np.array(answers, np.int32))

@@ -1,0 +1,174 @@
+"""hnswlib's graph as arrays whose every number was checked, and its file made from them.
+
+hnswlib's loader believes its file: a link, a size or a level out of range makes it write and read out of bounds
+(hnswlib issue #673). So no file from elsewhere reaches it. What comes from outside is read here, into a `Graph` that is
+checked with numpy, and the loader is given a file that was written here, from that graph.
+
+The layout is that of hnswlib 0.8.0 (`hnswalg.h`, `saveIndex`), little-endian with 64-bit sizes: a header; one record a
+node, holding its links in the bottom layer, its vector and its label; then each node's links in the layers above.
+
+Shapes: n nodes, d numbers a vector, m links a node in the layers above the bottom, twice as many at the bottom.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.errors import ArtifactError
+
+MAX_M = 127  # twice as many links must be countable in a byte
+MAX_LEVEL = 31  # levels fall off with log(n) / log(m); hnswlib itself never comes near
+_HEADER = struct.Struct("<QQQQQQiIQQQdQ")
+_EF_CONSTRUCTION = 200  # for nodes that are added later; none is
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The links of an index. Lists come node by node, and of one node from the bottom layer up."""
+
+    m: int
+    entry: int  # the node where a search starts
+    levels: NDArray[np.uint8]  # (n,), the highest layer of each node
+    counts: NDArray[np.uint8]  # (n_lists,), links in each list
+    targets: NDArray[np.uint32]  # (n_links,), nodes, list after list
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes in the graph."""
+        return len(self.levels)
+
+    def check(self) -> None:
+        """Raise ArtifactError unless every link stays inside the graph and every list inside its room."""
+        _require(2 <= self.m <= MAX_M and 0 < self.n_nodes <= 2**32, "its sizes")
+        _require(int(self.levels.max()) <= MAX_LEVEL, "a level")
+        _require(len(self.counts) == int(self.levels.sum(dtype=np.int64)) + self.n_nodes, "its number of lists")
+        _require(len(self.targets) == int(self.counts.sum(dtype=np.int64)), "its number of links")
+        layer = _layers(self.levels)
+        _require(bool(np.all(self.counts <= np.where(layer == 0, 2 * self.m, self.m))), "the length of a list")
+        _require(bool(np.all(self.targets < self.n_nodes)), "a link")
+        _require(bool(np.all(self.levels[self.targets] >= np.repeat(layer, self.counts))), "the layer of a link")
+        _require(0 <= self.entry < self.n_nodes and self.levels[self.entry] == self.levels.max(), "its entry")
+
+    def padded_lists(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Lists with their counts in front and zeros behind: of the bottom, (n, 1 + 2 m), and above, (..., 1 + m)."""
+        layer = _layers(self.levels)
+        return self._padded(layer == 0, 2 * self.m), self._padded(layer > 0, self.m)
+
+    def _padded(self, chosen: NDArray[np.bool_], width: int) -> NDArray[np.uint32]:
+        counts = self.counts[chosen]
+        lists = np.zeros((len(counts), 1 + width), np.uint32)
+        lists[:, 0] = counts
+        lists[:, 1:][np.arange(width) < counts[:, None]] = self.targets[np.repeat(chosen, self.counts)]
+        return lists
+
+
+def to_hnswlib(graph: Graph, vectors: NDArray[np.float32]) -> bytes:
+    """The file that hnswlib loads; a node's label is its number.
+
+    vectors: (n, d)
+    Raises ArtifactError when the graph does not hold together.
+    """
+    graph.check()
+    if len(vectors) != graph.n_nodes or not np.all(np.isfinite(vectors)):
+        raise ValueError(f"{len(vectors)} vectors for {graph.n_nodes} nodes, or one that is no number")
+    bottom, above = graph.padded_lists()
+    records = np.zeros(graph.n_nodes, _record(graph.m, vectors.shape[1]))
+    records["links"], records["vector"], records["label"] = bottom, vectors, np.arange(graph.n_nodes)
+    return _header(graph, vectors.shape[1]) + records.tobytes() + _tail(graph.levels, above)
+
+
+class Parsed(NamedTuple):
+    """A file of hnswlib, read and checked."""
+
+    graph: Graph
+    vectors: NDArray[np.float32]  # (n, d)
+    labels: NDArray[np.uint64]  # (n,)
+
+
+def from_hnswlib(content: bytes, d: int) -> Parsed:
+    """Read a file of hnswlib whose vectors have d numbers.
+
+    Raises ArtifactError, naming what is off, when any of it is not as hnswlib writes it.
+    """
+    _require(len(content) >= _HEADER.size, "its length")
+    offset, capacity, n, size, label_at, vector_at, top, entry, max_m, max_m0, m, *_ = _HEADER.unpack_from(content)
+    _require(2 <= m <= MAX_M and max_m == m and max_m0 == 2 * m, "its number of links")
+    record = _record(m, d)
+    sizes = (record.itemsize, record.fields["label"][1], record.fields["vector"][1])  # type: ignore[index]
+    _require((offset, size, label_at, vector_at) == (0, *sizes), f"the size of its vectors, which is not {d} numbers,")
+    _require(0 < n <= capacity and _HEADER.size + n * (size + 4) <= len(content), "its number of nodes")
+    records = np.frombuffer(content, record, n, _HEADER.size)
+    levels, above = _read_tail(content, _HEADER.size + n * size, n, m)
+    graph = _graph(m, entry, levels, records["links"], above)
+    _require(top == int(levels.max()), "its highest level")
+    _require(bool(np.all(np.isfinite(records["vector"]))), "a vector")
+    graph.check()
+    return Parsed(graph, records["vector"].copy(), records["label"].copy())
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ArtifactError(f"the pose index is damaged: {what} cannot be right")
+
+
+def _record(m: int, d: int) -> np.dtype[np.void]:
+    """One node: the count and the links of its bottom list, its vector, its label. Packed."""
+    return np.dtype([("links", "<u4", (1 + 2 * m,)), ("vector", "<f4", (d,)), ("label", "<u8")])
+
+
+def _header(graph: Graph, d: int) -> bytes:
+    record, n, m = _record(graph.m, d), graph.n_nodes, graph.m
+    label_at, vector_at = record.fields["label"][1], record.fields["vector"][1]  # type: ignore[index]
+    top = int(graph.levels.max())
+    return _HEADER.pack(
+        0, n, n, record.itemsize, label_at, vector_at, top, graph.entry, m, 2 * m, m, 1 / np.log(m), _EF_CONSTRUCTION
+    )
+
+
+def _tail(levels: NDArray[np.uint8], above: NDArray[np.uint32]) -> bytes:
+    """Of each node the size of its upper lists, then these."""
+    parts, at = [], 0
+    for level in levels.tolist():
+        lists = above[at : at + level].tobytes()
+        parts += [struct.pack("<I", len(lists)), lists]
+        at += level
+    return b"".join(parts)
+
+
+def _read_tail(content: bytes, start: int, n: int, m: int) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """The level of each node, (n,), and the upper lists of all, (n_lists - n, 1 + m)."""
+    levels, lists, at = np.zeros(n, np.uint8), [], start
+    for node in range(n):
+        _require(at + 4 <= len(content), "its length")
+        (size,) = struct.unpack_from("<I", content, at)
+        level, rest = divmod(size, 4 + 4 * m)
+        _require(rest == 0 and level <= MAX_LEVEL and at + 4 + size <= len(content), "the size of a list")
+        levels[node] = level
+        lists.append(content[at + 4 : at + 4 + size])
+        at += 4 + size
+    _require(at == len(content), "its length")
+    return levels, np.frombuffer(b"".join(lists), "<u4").reshape(-1, 1 + m)
+
+
+def _graph(
+    m: int, entry: int, levels: NDArray[np.uint8], bottom: NDArray[np.uint32], above: NDArray[np.uint32]
+) -> Graph:
+    """Put the lists of the bottom, (n, 1 + 2 m), and those above, (..., 1 + m), in the order of `Graph`."""
+    _require(bool(np.all(bottom[:, 0] <= 2 * m) and np.all(above[:, 0] <= m)), "the length of a list")
+    layer = _layers(levels)
+    lists = np.zeros((len(layer), 1 + 2 * m), np.uint32)
+    lists[layer == 0] = bottom
+    lists[layer > 0, : 1 + m] = above
+    counts = lists[:, 0].astype(np.uint8)
+    return Graph(m, entry, levels, counts, lists[:, 1:][np.arange(2 * m) < counts[:, None]])
+
+
+def _layers(levels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Which layer each list belongs to, (n_lists,)."""
+    lists = levels.astype(np.int64) + 1
+    first = np.cumsum(lists) - lists
+    layers: NDArray[np.int64] = np.arange(lists.sum()) - np.repeat(first, lists)
+    return layers

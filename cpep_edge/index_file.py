@@ -1,0 +1,131 @@
+"""The pose index on disk: a byte a number, and the graph where there is one.
+
+Each of the d numbers of a vector is stored in the 256 steps between the least and the largest that this number takes in
+the index; vectors are brought back to unit length when they are read. A small index is searched whole and ends with its
+vectors; a large one goes on with the links of hnswlib's graph, two bytes each up to 65 536 prototypes.
+
+Every size follows from the header, the file must have exactly the sum of them, and the graph is checked before use.
+
+Shapes: n prototypes, d numbers each.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.errors import ArtifactError
+from cpep_edge.hnsw_file import Graph
+
+_Number = TypeVar("_Number", bound=np.generic)
+
+_MAGIC = b"CPEPIDX\x02"
+_HEADER = struct.Struct("<8sIIIIII")  # magic; n, d, m (0: no graph), entry, n_lists, n_links
+_STEPS = 255
+_LARGEST = 2.0  # no number of a unit vector comes near
+_SHORTEST = 1e-3  # a stored unit vector is one to within its rounding
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVectors:
+    """Vectors as bytes: number j of a vector is `low[j] + step[j] * code`."""
+
+    low: NDArray[np.float32]  # (d,)
+    step: NDArray[np.float32]  # (d,)
+    codes: NDArray[np.uint8]  # (n, d)
+
+    def directions(self) -> NDArray[np.float32]:
+        """The vectors, at unit length, (n, d)."""
+        vectors = self.low + self.step * self.codes
+        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+    def of(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "StoredVectors":
+        """Some of the vectors."""
+        return StoredVectors(self.low, self.step, self.codes[chosen])
+
+    def with_added(self, vectors: NDArray[np.float32]) -> "StoredVectors":
+        """With more vectors, (n', d), behind; codes stay as they are where the new ones lie within their range."""
+        codes = np.rint((vectors - self.low) / self.step)
+        if codes.min() < 0 or codes.max() > _STEPS:
+            return coded(np.concatenate([self.low + self.step * self.codes, vectors]))
+        return StoredVectors(self.low, self.step, np.concatenate([self.codes, codes.astype(np.uint8)]))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredIndex:
+    """What an index file holds."""
+
+    vectors: StoredVectors
+    gesture_index: NDArray[np.uint16]  # (n,)
+    graph: Graph | None  # None: few enough to be searched whole
+
+
+def coded(vectors: NDArray[np.float32]) -> StoredVectors:
+    """Vectors as bytes, (n, d)."""
+    low = vectors.min(axis=0)
+    step = np.maximum((vectors.max(axis=0) - low) / _STEPS, np.float32(1e-9))
+    return StoredVectors(low, step, np.rint((vectors - low) / step).astype(np.uint8))
+
+
+def to_bytes(index: StoredIndex) -> bytes:
+    """The content of an index file."""
+    vectors, graph = index.vectors, index.graph
+    n, d = vectors.codes.shape
+    sizes = (0, 0, 0, 0) if graph is None else (graph.m, graph.entry, len(graph.counts), len(graph.targets))
+    arrays: list[NDArray[np.generic]] = [vectors.low, vectors.step, index.gesture_index, vectors.codes]
+    if graph is not None:
+        arrays += [graph.levels, graph.counts, graph.targets.astype(_link_type(n))]
+    return b"".join([_HEADER.pack(_MAGIC, n, d, *sizes), *(array.tobytes() for array in arrays)])
+
+
+def from_bytes(content: bytes, d_embed: int) -> StoredIndex:
+    """Read an index file; raises ArtifactError when it is not one, damaged, or of vectors of another width."""
+    if len(content) < _HEADER.size or not content.startswith(_MAGIC):
+        raise ArtifactError("the pose index is not in a format that this cpep-edge reads; export the bundle again")
+    _, n, d, m, entry, n_lists, n_links = _HEADER.unpack_from(content)
+    if d != d_embed or n == 0:
+        raise ArtifactError(f"the pose index holds {n} vectors of {d} numbers, the encoder gives {d_embed}")
+    link_type = _link_type(n)
+    graph_bytes = n + n_lists + n_links * np.dtype(link_type).itemsize if m else 0
+    of_no_graph = not m and (entry or n_lists or n_links)
+    if of_no_graph or len(content) != _HEADER.size + 2 * 4 * d + 2 * n + n * d + graph_bytes:
+        raise ArtifactError("the pose index is damaged: its length does not follow from its header")
+    read = _Reader(content, _HEADER.size)
+    low, step, gesture_index = read.array(np.float32, d), read.array(np.float32, d), read.array(np.uint16, n)
+    vectors = StoredVectors(low, step, read.array(np.uint8, n * d).reshape(n, d))
+    _check(vectors)
+    if not m:
+        return StoredIndex(vectors, gesture_index, None)
+    levels, counts = read.array(np.uint8, n), read.array(np.uint8, n_lists)
+    graph = Graph(m, entry, levels, counts, read.array(link_type, n_links).astype(np.uint32))
+    graph.check()
+    return StoredIndex(vectors, gesture_index, graph)
+
+
+def _check(vectors: StoredVectors) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not inside
+        high = vectors.low + _STEPS * vectors.step
+    inside = np.all(np.abs(vectors.low) < _LARGEST) and np.all(np.abs(high) < _LARGEST)
+    if not (inside and np.all(vectors.step > 0)):
+        raise ArtifactError("the pose index is damaged: the range of a number is not that of a unit vector")
+    if not np.all(np.linalg.norm(vectors.low + vectors.step * vectors.codes, axis=1) > _SHORTEST):
+        raise ArtifactError("the pose index is damaged: a vector has no direction")
+
+
+def _link_type(n: int) -> type[np.uint16] | type[np.uint32]:
+    return np.uint16 if n <= 1 << 16 else np.uint32
+
+
+class _Reader:
+    """Arrays one after the other, out of bytes that are long enough."""
+
+    def __init__(self, content: bytes, at: int) -> None:
+        self._content, self._at = content, at
+
+    def array(self, kind: type[_Number], n: int) -> NDArray[_Number]:
+        array = np.frombuffer(self._content, kind, n, self._at)
+        self._at += array.nbytes
+        return array

@@ -1,0 +1,109 @@
+"""Lower the EMG encoder and choose its quantisation by the votes it keeps.
+
+Static int8 is the smallest and one delegate whole, but on a weak model it may cost votes; int8 weights with activations
+measured at each inference cost fewer, float32 none. "auto" tries them in this order and takes the first that keeps
+accuracy and votes as `cpep_export.ladder` asks; a quantisation asked for by name that does not is refused, or forced.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import EncoderSpec
+from cpep_edge.encoder import EmgEncoder, open_encoder
+from cpep_edge.errors import ArtifactError
+from cpep_export.ladder import MODULE, PROGRAM, SHAPED, Ladder, one_by_one, refusals
+from cpep_export.lower import Program, lower, require_delegated
+from cpep_export.quantise import Quantisation, quantise
+from cpep_export.shaped import ShapedEncoder
+from cpep_export.training_windows import calibration_windows
+from cpep_train.checkpoint import Checkpoint
+from cpep_train.evaluate import EvaluationSet, embed_emg, torch_embedding
+
+Choice = Literal["auto", "int8", "int8-dynamic", "fp32"]
+
+ENCODER_FILE = "encoder.pte"
+SHAPED_TOLERANCE = 1e-4  # float32, summed in another order; the rewrites themselves are exact
+_TRIED: tuple[Quantisation, ...] = ("int8", "int8-dynamic", "fp32")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProgram:
+    """The encoder as the device runs it."""
+
+    program: Program
+    spec: EncoderSpec
+    encoder: EmgEncoder
+    embedded: NDArray[np.float32]  # (Q, D), the ladder's queries
+    forced: tuple[str, ...]  # reasons to refuse it that were overruled
+    passed_over: tuple[str, ...]  # quantisations tried before, and why they were not taken
+
+
+def device_program(
+    checkpoint: Checkpoint, evaluation: EvaluationSet, ladder: Ladder, choice: Choice, *, force: bool
+) -> DeviceProgram:
+    """Climb the ladder from the trained module to the program on the device.
+
+    Raises ArtifactError when the rewritten encoder is not the trained one, when XNNPACK leaves operators outside, or
+    when the program loses too much and `force` is not given.
+    """
+    shaped = ShapedEncoder(checkpoint.emg).eval()
+    _climb_modules(checkpoint, shaped, ladder)
+    before, passed_over = ladder.steps, []
+    candidates = _TRIED if choice == "auto" else (choice,)
+    for quantisation in candidates:
+        program, spec, encoder = _lowered(checkpoint, shaped, evaluation, quantisation)
+        embedded = embed_emg(one_by_one(encoder), ladder.evaluation.queries)
+        ladder.steps = before
+        ladder.climb_by_embedding(PROGRAM, embedded)
+        reasons = refusals(ladder.steps)
+        if not reasons or quantisation == candidates[-1]:
+            break
+        passed_over.append(f"{quantisation}: {'; '.join(reasons)}")
+        _log.info("passed over %s", passed_over[-1])
+    if reasons and not force:
+        raise ArtifactError(
+            f"export refuses {spec.quantisation}: {'; '.join(reasons)}; let --quant auto choose another, or accept it "
+            "with --force"
+        )
+    return DeviceProgram(program, spec, encoder, embedded, reasons, tuple(passed_over))
+
+
+def _climb_modules(checkpoint: Checkpoint, shaped: ShapedEncoder, ladder: Ladder) -> None:
+    queries = ladder.evaluation.queries
+    module = embed_emg(torch_embedding(checkpoint.emg), queries)
+    rewritten = embed_emg(_shaped_embedding(shaped), queries)
+    if not np.allclose(module, rewritten, atol=SHAPED_TOLERANCE, rtol=0):
+        raise ArtifactError("the shaped encoder does not compute what the trained one does; export refuses to go on")
+    ladder.climb_by_embedding(MODULE, module)
+    ladder.climb_by_embedding(SHAPED, rewritten)
+
+
+def _lowered(
+    checkpoint: Checkpoint, shaped: ShapedEncoder, evaluation: EvaluationSet, quantisation: Quantisation
+) -> tuple[Program, EncoderSpec, EmgEncoder]:
+    quantised = quantise(shaped, quantisation, calibration_windows(evaluation, checkpoint.recipe.seed))
+    program = require_delegated(lower(quantised, shaped.n_channels, shaped.window_samples))
+    spec = EncoderSpec(
+        file=ENCODER_FILE,
+        runtime="executorch-xnnpack",
+        quantisation=quantisation,
+        n_channels=shaped.n_channels,
+        window_samples=shaped.window_samples,
+        d_embed=shaped.d_embed,
+        n_parameters=sum(parameter.numel() for parameter in checkpoint.emg.parameters()),
+        n_delegates=program.n_delegates,
+        n_operators_outside=len(program.operators_outside),
+    )
+    return program, spec, open_encoder(program.content, spec)
+
+
+def _shaped_embedding(shaped: ShapedEncoder) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    embed_one = torch_embedding(shaped)
+    return lambda windows: np.concatenate([embed_one(window[None]) for window in windows])

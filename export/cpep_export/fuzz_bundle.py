@@ -1,0 +1,403 @@
+"""Spoil a bundle in thousands of ways and see that each is refused in one sentence: no crash, no hang, no acceptance.
+
+    python -m cpep_export.fuzz_bundle BUNDLE --runs 10000 --out export/results/bundle-fuzz.md
+
+Three adversaries. `damage` changes files and nothing else. `reseal` edits manifest, golden inputs or index and makes
+every hash fit again, as anyone can who has no key; without a key such a bundle may be good in its own right, so what
+counts is that nothing crashes, and that with the key it is refused. `index` hands mutated index files, as if their hash
+had been right, straight to the loader and searches what it accepts: the compact format with and without a graph, and
+hnswlib's own file of schema 1. Programs are not mutated behind a right hash: a program is code, and who may replace
+code is what signatures are for.
+
+Cases run in a process of their own, one after the other, under a limit of memory; the parent sees it die or hang.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from cpep_bench.machine import this_machine
+from cpep_edge import hnsw_file, index_file
+from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, GraphSpec, IndexSpec, sign_bundle
+from cpep_edge.checkout import git_commit
+from cpep_edge.errors import CpepError
+from cpep_edge.files import replacing
+from cpep_edge.pose_index import build_graph, load_index
+from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
+from cpep_edge.verify import verify_bundle
+
+HANG_S = 60.0
+MEMORY_BYTES = 8 << 30  # of addresses; far above what a bundle needs, far below what a made-up size asks for
+_D, _N = 16, 300  # of the indexes that are mutated
+
+Rng = np.random.Generator
+Mutate = Callable[[Path, Rng], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one case."""
+
+    outcome: str  # refused, accepted, or what went wrong
+    said: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether it is neither a sentence nor an acceptance."""
+        return self.outcome not in ("refused", "accepted")
+
+
+def flip_bits(folder: Path, rng: Rng) -> None:
+    """One to sixteen bytes of a file take another value."""
+    _rewrite(_any_file(folder, rng), lambda content: flipped(content, rng))
+
+
+def cut(folder: Path, rng: Rng) -> None:
+    """A file ends early."""
+    _rewrite(_any_file(folder, rng), lambda content: content[: int(rng.integers(len(content)))])
+
+
+def extend(folder: Path, rng: Rng) -> None:
+    """A file goes on behind its end."""
+    _rewrite(_any_file(folder, rng), lambda content: content + rng.bytes(int(rng.integers(1, 4096))))
+
+
+def swap(folder: Path, rng: Rng) -> None:
+    """Two files change places."""
+    one, other = rng.choice(sorted(folder.iterdir()), 2, replace=False)
+    contents = other.read_bytes(), one.read_bytes()
+    for file, content in zip((one, other), contents, strict=True):
+        _rewrite(file, lambda _, content=content: content)  # type: ignore[misc]
+
+
+def remove(folder: Path, rng: Rng) -> None:
+    """A file is not there."""
+    _any_file(folder, rng).unlink()
+
+
+def link(folder: Path, rng: Rng) -> None:
+    """A file is a link: to its own content elsewhere, to an endless device, to a folder, to nothing."""
+    file = _any_file(folder, rng)
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.unlink(missing_ok=True)
+    elsewhere.write_bytes(file.read_bytes())
+    file.unlink()
+    file.symlink_to([elsewhere, Path("/dev/zero"), folder.parent, Path("nowhere")][rng.integers(4)])
+
+
+def odd_kind(folder: Path, rng: Rng) -> None:
+    """A file is a pipe that nobody writes to, or a folder."""
+    file = _any_file(folder, rng)
+    file.unlink()
+    os.mkfifo(file) if rng.integers(2) else file.mkdir()
+
+
+def stranger(folder: Path, rng: Rng) -> None:
+    """A file that nobody listed."""
+    (folder / f"extra-{rng.integers(1000)}.so").write_bytes(rng.bytes(64))
+
+
+def edit_manifest(folder: Path, rng: Rng) -> None:
+    """A value of the manifest is another; its digest is left as it was."""
+    file = folder / MANIFEST_FILE
+    _rewrite(file, lambda content: _edited(json.loads(content), rng))
+
+
+def reseal_manifest(folder: Path, rng: Rng) -> None:
+    """Values of the manifest are others, hostile ones among them, and its digest fits."""
+    for _ in range(int(rng.integers(1, 4))):
+        edit_manifest(folder, rng)
+    _seal(folder)
+
+
+def reseal_names(folder: Path, rng: Rng) -> None:
+    """A file's name leads out of the bundle."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+    names = ["../golden.npz", "/etc/passwd", "..", "a/../../b", "golden.npz\x00", "\u202egolden", "a" * 4096, ""]
+    role = rng.choice(["encoder", "index"])
+    name = names[rng.integers(len(names))]
+    manifest["files"][name] = manifest["files"].pop(manifest[role]["file"])
+    manifest[role]["file"] = name
+    _rewrite(folder / MANIFEST_FILE, lambda _: json.dumps(manifest).encode())
+    _seal(folder)
+
+
+def reseal_sizes(folder: Path, rng: Rng) -> None:
+    """A file is said to be huge, and is, of nothing but holes."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+    name = str(rng.choice(sorted(manifest["files"])))
+    size = int(2 ** rng.uniform(24, 42))
+    manifest["files"][name]["size_bytes"] = size
+    _rewrite(folder / MANIFEST_FILE, lambda _: json.dumps(manifest).encode())
+    _rewrite(folder / name, lambda content: content)
+    os.truncate(folder / name, size)
+    _seal(folder)
+
+
+def reseal_golden(folder: Path, rng: Rng) -> None:
+    """The golden inputs are damaged and their hash fits."""
+    _reseal_file(folder, "golden_file", rng)
+
+
+def reseal_index(folder: Path, rng: Rng) -> None:
+    """The index is damaged and its hash fits."""
+    _reseal_file(folder, "index", rng)
+
+
+DAMAGE: tuple[Mutate, ...] = (flip_bits, cut, extend, swap, remove, link, odd_kind, stranger, edit_manifest)
+RESEAL: tuple[Mutate, ...] = (reseal_manifest, reseal_names, reseal_sizes, reseal_golden, reseal_index)
+
+
+def indexes() -> dict[str, tuple[bytes, IndexSpec]]:
+    """One index file of each format, with what a manifest says of it."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(_N, _D)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    stored, labels, graph = index_file.coded(vectors), (np.arange(_N) % 6).astype(np.uint16), build_graph(vectors, 0)
+    spec = IndexSpec(file="index.bin", n_prototypes=_N, graph=GraphSpec(m=graph.m, ef_construction=1, ef=50))
+    return {
+        "index, compact": (
+            index_file.to_bytes(index_file.StoredIndex(stored, labels, None)), spec.model_copy(update={"graph": None})
+        ),
+        "index, compact with graph": (index_file.to_bytes(index_file.StoredIndex(stored, labels, graph)), spec),
+        "index, hnswlib's file": (
+            hnsw_file.to_hnswlib(graph, vectors), spec.model_copy(update={"format": "hnswlib"})
+        ),
+    }  # fmt: skip
+
+
+def try_index(content: bytes, spec: IndexSpec) -> Verdict:
+    """Load an index and search it."""
+    try:
+        index = load_index(content, spec, n_gestures=6, d_embed=_D)
+    except CpepError as error:
+        return Verdict("refused", str(error))
+    for query in np.random.default_rng(1).normal(size=(8, _D)).astype(np.float32):
+        index.vote(query / np.linalg.norm(query), 10)
+    return Verdict("accepted")
+
+
+def try_bundle(folder: Path, key: PublicKey | None) -> Verdict:
+    """Verify a bundle as `cpep-edge verify` does."""
+    try:
+        verify_bundle(folder, key)
+    except CpepError as error:
+        return Verdict("refused", str(error))
+    return Verdict("accepted")
+
+
+def mutated_copy(whole: Path, folder: Path, mutate: Mutate, rng: Rng) -> None:
+    """A copy of a bundle, spoilt; files that stay as they are share their bytes with the original."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for file in whole.iterdir():
+        os.link(file, folder / file.name)
+    mutate(folder, rng)
+
+
+def flipped(content: bytes, rng: Rng) -> bytes:
+    """One to sixteen bytes changed."""
+    spoilt = bytearray(content)
+    for at in rng.integers(len(spoilt), size=int(rng.integers(1, 17))):
+        spoilt[at] ^= int(rng.integers(1, 256))
+    return bytes(spoilt)
+
+
+def _damaged(content: bytes, rng: Rng) -> bytes:
+    """Bytes flipped, cut off, or turned to the edges of what a number can be."""
+    kind = rng.integers(4)
+    if kind == 0:
+        return content[: int(rng.integers(len(content)))]
+    if kind == 1:
+        at = int(rng.integers(min(len(content) - 8, 4096)))
+        return content[:at] + [b"\xff" * 8, b"\x00" * 8, b"\xff" * 7 + b"\x7f"][rng.integers(3)] + content[at + 8 :]
+    return flipped(content, rng)
+
+
+_HOSTILE: tuple[object, ...] = (
+    None, -1, 0, 1, 2**31, 2**63, 2**64, 10**40, -0.5, 1e308, float("nan"), float("inf"), "", "x", "../x", "\x1b[2J",
+    "\u202e", "a" * 100_000, [], {}, [[]] * 1000, True, [1e300] * 6,
+)  # fmt: skip
+
+
+def _edited(manifest: dict[str, object], rng: Rng) -> bytes:
+    """The manifest with a value somewhere in it replaced, removed, or added."""
+    value = _HOSTILE[rng.integers(len(_HOSTILE))]
+    holder = _holders(manifest)[rng.integers(len(_holders(manifest)))]
+    if isinstance(holder, list):
+        holder[rng.integers(len(holder))] = value
+        return json.dumps(manifest).encode()
+    key, choice = sorted(holder)[rng.integers(len(holder))], rng.integers(8)
+    if choice == 0:
+        del holder[key]
+    else:
+        holder[f"unknown-{rng.integers(99)}" if choice == 1 else key] = value
+    return json.dumps(manifest).encode()
+
+
+def _holders(value: object) -> list[dict[str, object] | list[object]]:
+    """Every dict and list, however deep, that holds something."""
+    if not isinstance(value, dict | list) or not value:
+        return []
+    inside = value.values() if isinstance(value, dict) else value
+    return [value, *(holder for inner in inside for holder in _holders(inner))]
+
+
+def _any_file(folder: Path, rng: Rng) -> Path:
+    files = sorted(folder.iterdir())
+    return files[rng.integers(len(files))]
+
+
+def _rewrite(file: Path, change: Callable[[bytes], bytes]) -> None:
+    """A new file in the place of a shared one."""
+    content = change(file.read_bytes())
+    file.unlink()
+    file.write_bytes(content)
+
+
+def _reseal_file(folder: Path, role: str, rng: Rng) -> None:
+    manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+    name = manifest[role] if isinstance(manifest[role], str) else manifest[role]["file"]
+    _rewrite(folder / name, lambda content: _damaged(content, rng))
+    content = (folder / name).read_bytes()
+    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    _rewrite(folder / MANIFEST_FILE, lambda _: json.dumps(manifest).encode())
+    _seal(folder)
+
+
+def _seal(folder: Path) -> None:
+    digest = hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
+    _rewrite(folder / DIGEST_FILE, lambda _: f"{digest}  {MANIFEST_FILE}\n".encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """What the cases are made of."""
+
+    whole: Path  # the signed bundle
+    scratch: Path
+    key: PublicKey
+
+    def case(self, number: int, seed: int) -> Iterator[tuple[str, Verdict]]:
+        """Run one case; yields its kind, with how it was looked at, and what came of it."""
+        rng = np.random.default_rng((seed, number))
+        kinds: tuple[Mutate | str, ...] = (*DAMAGE, *RESEAL, *indexes())
+        kind = kinds[number % len(kinds)]
+        if isinstance(kind, str):
+            content, spec = indexes()[kind]
+            yield kind, try_index(_damaged(content, rng), spec)
+            return
+        mutated_copy(self.whole, self.scratch / "case", kind, rng)
+        yield f"{kind.__name__}, key", try_bundle(self.scratch / "case", self.key)
+        if kind in RESEAL:
+            yield f"{kind.__name__}, no key", try_bundle(self.scratch / "case", None)
+
+
+def main() -> None:
+    """Run the cases and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write.")
+    options = parser.parse_args()
+    start_s = time.monotonic()
+    with TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole.cpep"
+        shutil.copytree(options.bundle, whole)
+        public = generate_keys(Path(scratch) / "key.pem")
+        sign_bundle(whole, load_signing_key(Path(scratch) / "key.pem"))
+        os.environ["XDG_STATE_HOME"] = scratch
+        counts, findings = _run(Arena(whole, Path(scratch), public), options.runs, options.seed)
+    text = _report(counts, findings, options.runs, options.seed, time.monotonic() - start_s)
+    with replacing(options.out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _run(arena: Arena, n_runs: int, seed: int) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """All cases, in worker processes that are replaced when one dies or hangs."""
+    counts: Counter[tuple[str, str]] = Counter()
+    findings: list[str] = []
+    number = 0
+    while number < n_runs:
+        ours, theirs = multiprocessing.Pipe()
+        worker = multiprocessing.get_context("fork").Process(target=_work, args=(theirs, arena, number, n_runs, seed))
+        worker.start()
+        theirs.close()
+        number = _listen(ours, number, n_runs, counts, findings)
+        worker.kill()
+        worker.join()
+    return counts, findings
+
+
+def _listen(pipe: Connection, number: int, n_runs: int, counts: Counter[tuple[str, str]], findings: list[str]) -> int:
+    """Take in verdicts until the worker is done, dead or silent; returns the case to go on with."""
+    while number < n_runs:
+        try:
+            answered = pipe.poll(HANG_S)
+            verdicts = pipe.recv() if answered else [("case", Verdict("hang"))]
+        except EOFError:
+            answered, verdicts = False, [("case", Verdict("crash"))]
+        for kind, verdict in verdicts:
+            counts[kind, verdict.outcome] += 1
+            if verdict.bad or (verdict.outcome == "accepted" and kind.endswith(", key")):
+                findings.append(f"case {number}, {kind}: {verdict.outcome} {verdict.said}")
+        number += 1
+        if not answered:
+            break
+    return number
+
+
+def _work(pipe: Connection, arena: Arena, first: int, n_runs: int, seed: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    for number in range(first, n_runs):
+        verdicts: list[tuple[str, Verdict]] = []
+        try:
+            verdicts.extend(arena.case(number, seed))
+        except BaseException as error:  # whatever is no sentence for the user is a finding
+            verdicts.append(("escaped", Verdict(type(error).__name__, str(error)[:200])))
+        pipe.send(verdicts)
+
+
+def _report(counts: Counter[tuple[str, str]], findings: list[str], n_runs: int, seed: int, wall_s: float) -> str:
+    kinds = sorted({kind for kind, _ in counts})
+    rows = [
+        f"| {kind} | {counts[kind, 'refused']:,} | {counts[kind, 'accepted']:,} | "
+        f"{sum(n for (k, outcome), n in counts.items() if k == kind and outcome not in ('refused', 'accepted'))} |"
+        for kind in kinds
+    ]
+    machine = this_machine()
+    return "\n".join(
+        [
+            "# Spoilt bundles\n",
+            f"{n_runs:,} mutated bundles and index files, seed {seed}: {len(findings)} findings "
+            "(crashes, hangs, exceptions that are no sentence, acceptances although a key was asked for).\n",
+            "| what was done, how it was looked at | refused | accepted | anything else |",
+            "| --- | --: | --: | --: |",
+            *rows,
+            "",
+            "Without a key, a resealed bundle is accepted where it is consistent and gives its golden answers: hashes "
+            "find damage, signatures find people. An accepted index file was searched without harm.\n",
+            *(f"- {finding}" for finding in findings),
+            f"\n`python -m cpep_export.fuzz_bundle`, commit `{git_commit()[:12] or 'unknown'}`, {wall_s / 60:.0f} "
+            f"minutes on {machine.n_cpus} shared cores, {machine.cpu}.\n",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Choose when a bundle stays silent: thresholds of rejection, and the level below which muscles rest.
+
+Both come from windows of people whom the training only watched (its validation split), so that the people a bundle is
+judged on decide nothing. Where a corpus has none, all windows that it may be asked about are used.
+
+For rejection every pair of thresholds, on the share of votes and on the cosine of the nearest pose, keeps some share of
+the windows (coverage), of which some share is wrong (risk); the pairs that no other beats in both are the
+coverage-risk curve (El-Yaniv & Wiener, JMLR 2010). The bundle carries it, and `cpep-edge live --max-risk` moves along.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import DecisionSpec, OperatingPoint
+from cpep_edge.calibration import LEVEL_STRETCH_S
+from cpep_edge.live_loop import level
+from cpep_edge.pose_index import Vote
+from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, Examples
+
+REST_STAGES = ("Rest", "NoMotion")  # gestures by which nothing is meant
+LEAST_COVERAGE = 0.05  # fewer windows than this say nothing about risk
+CORRECT_KEPT = 0.9  # of right votes, by the thresholds a bundle starts with
+ACTIVE_KEPT = 0.98  # of a gesture's windows, by the level of rest
+SHORT_WINDOW_S = 0.5  # below, a bundle is meant to be quick: it hops twice as often
+# Chosen on simulated people of validation: least events wrong at no more than a false activation a minute.
+REFRACTORY_MS = 1500.0
+DEBOUNCE_HOPS = {100.0: 3, 50.0: 4}  # by the hop
+
+_N_SIMILARITIES = 40
+_CURVE_POINTS = 20
+
+
+def decision_spec(evaluation: EvaluationSet, votes: Sequence[Vote]) -> DecisionSpec:
+    """How a bundle decides.
+
+    votes: of the device, one for each query of `evaluation`
+    """
+    queries = evaluation.queries
+    rate_hz = queries.dataset.store.preprocessing.sample_rate_hz
+    chosen = np.flatnonzero(_watched(queries))
+    true = queries.gesture_index[chosen]
+    share = np.array([votes[number].share for number in chosen])
+    similarity = np.array([votes[number].similarity for number in chosen])
+    right = np.array([votes[number].gesture_index for number in chosen]) == true
+    curve = coverage_risk(share, similarity, right)
+    start = _starting_point(curve, share, similarity, right)
+    rest = next((name for name in evaluation.gestures if name in REST_STAGES), "")
+    is_rest = np.array([evaluation.gestures[gesture] == rest for gesture in true])
+    hop_ms = 100.0 if queries.dataset.window_samples >= SHORT_WINDOW_S * rate_hz else 50.0
+    return DecisionSpec(
+        k=N_NEIGHBOURS,
+        min_vote_share=start.min_vote_share,
+        min_similarity=start.min_similarity,
+        hop_ms=hop_ms,
+        debounce_hops=DEBOUNCE_HOPS[hop_ms],
+        refractory_hops=round(REFRACTORY_MS / hop_ms),
+        rest_gesture=rest,
+        rest_level=_rest_level(queries, chosen, is_rest, round(LEVEL_STRETCH_S * rate_hz)) if rest else 0.0,
+        rejection=curve,
+    )
+
+
+def coverage_risk(
+    share: NDArray[np.float64], similarity: NDArray[np.float64], right: NDArray[np.bool_]
+) -> tuple[OperatingPoint, ...]:
+    """The pairs of thresholds that no other pair beats, coverage falling and risk with it.
+
+    share, similarity, right: (n_windows,)
+    """
+    shares = np.unique(share)
+    similarities = np.unique(np.quantile(similarity, np.linspace(0, 0.95, _N_SIMILARITIES)))
+    points = []
+    for least_share in shares:
+        for least_similarity in similarities:
+            kept = (share >= least_share) & (similarity >= least_similarity)
+            if kept.mean() >= LEAST_COVERAGE:
+                risk = float(1 - right[kept].mean())
+                points.append((float(kept.mean()), risk, float(least_share), float(least_similarity)))
+    best: list[OperatingPoint] = []
+    for coverage, risk, least_share, least_similarity in sorted(points, key=lambda point: (-point[0], point[1])):
+        if not best or risk < best[-1].risk:
+            best.append(_point(least_share, least_similarity, coverage, risk))
+    spread = np.unique(np.linspace(0, len(best) - 1, min(len(best), _CURVE_POINTS)).astype(int))
+    return tuple(best[number] for number in spread)
+
+
+def _point(least_share: float, least_similarity: float, coverage: float, risk: float) -> OperatingPoint:
+    """Thresholds are rounded down, so that what was kept is kept."""
+    return OperatingPoint(
+        min_vote_share=np.floor(least_share * 1e4) / 1e4,
+        min_similarity=max(-1.0, float(np.floor(least_similarity * 1e4) / 1e4)),
+        coverage=round(coverage, 4),
+        risk=round(risk, 4),
+    )
+
+
+def _starting_point(
+    curve: tuple[OperatingPoint, ...],
+    share: NDArray[np.float64],
+    similarity: NDArray[np.float64],
+    right: NDArray[np.bool_],
+) -> OperatingPoint:
+    """The strictest pair of the curve that keeps most of the right votes."""
+
+    def kept(point: OperatingPoint) -> float:
+        inside = (share >= point.min_vote_share) & (similarity >= point.min_similarity)
+        return float(inside[right].mean()) if right.any() else 1.0
+
+    return next((point for point in reversed(curve) if kept(point) >= CORRECT_KEPT), curve[0])
+
+
+def _rest_level(queries: Examples, chosen: NDArray[np.intp], is_rest: NDArray[np.bool_], stretch_samples: int) -> float:
+    """A level between that which most windows of rest stay below and that which most of gestures exceed at their end.
+
+    Where the two overlap no gesture's window is given up for rest.
+    """
+    if not is_rest.any() or is_rest.all():
+        return 0.0
+    levels = np.concatenate(
+        [
+            [level(window[:, -stretch_samples:]) for window in queries.dataset.fetch(places).emg.numpy()]
+            for places in np.array_split(queries.places[chosen], 1 + len(chosen) // 256)
+        ]
+    )
+    active = float(np.quantile(levels[~is_rest], 1 - ACTIVE_KEPT))
+    resting = float(np.quantile(levels[is_rest], ACTIVE_KEPT))
+    return round(min(active, float(np.sqrt(active * resting))), 4)
+
+
+def _watched(queries: Examples) -> NDArray[np.bool_]:
+    """Windows of validation recordings, (Q,); all where there are none."""
+    rows = queries.dataset.store.corpus.rows
+    watched = np.array([rows[session].split == "val" for session, _ in queries.places], bool)
+    return watched if watched.any() else np.ones(len(watched), bool)

@@ -1,0 +1,33 @@
+"""Training windows drawn over all recordings: those that calibrate int8, and those that choose the poses to keep."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_train.checkpoint import Checkpoint
+from cpep_train.evaluate import EvaluationSet, torch_embedding
+from cpep_train.windows import WindowDataset
+
+CALIBRATION_WINDOWS = 128  # eight times as many kept no more votes
+ASKING_WINDOWS = 6_000
+_WINDOWS_AT_ONCE = 256
+
+
+def calibration_windows(evaluation: EvaluationSet, seed: int) -> NDArray[np.float32]:
+    """Windows for the ranges of activations, (n_windows, C, T), preprocessed."""
+    windows, places = _drawn(evaluation, CALIBRATION_WINDOWS, seed)
+    emg: NDArray[np.float32] = windows.fetch(places).emg.numpy()
+    return emg
+
+
+def training_embeddings(evaluation: EvaluationSet, checkpoint: Checkpoint, seed: int) -> NDArray[np.float32]:
+    """Windows embedded by the trained module, (n_windows, D)."""
+    windows, places = _drawn(evaluation, ASKING_WINDOWS, seed)
+    embed, starts = torch_embedding(checkpoint.emg), range(0, len(places), _WINDOWS_AT_ONCE)
+    return np.concatenate([embed(windows.fetch(places[at : at + _WINDOWS_AT_ONCE]).emg.numpy()) for at in starts])
+
+
+def _drawn(evaluation: EvaluationSet, n_most: int, seed: int) -> tuple[WindowDataset, NDArray[np.int64]]:
+    """Some of the training windows of an evaluation's corpus, and where they lie."""
+    store = evaluation.queries.dataset.store
+    windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=False)
+    return windows, windows.index[np.random.default_rng(seed).permutation(len(windows))[:n_most]]

@@ -1,0 +1,243 @@
+"""Gestures taught and forgotten, on the toy bundle."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.bundle import Bundle, Manifest, write_bundle
+from cpep_edge.enrolment import (
+    OpenBundle,
+    add_gesture,
+    confusions,
+    prototypes_from_pose,
+    prototypes_from_session,
+    remove_gesture,
+)
+from cpep_edge.errors import ArtifactError, ConfigError, DataError
+from cpep_edge.pose_index import build_index
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.session import JOINT_NAMES, Session
+from cpep_edge.trust import generate_keys, load_signing_key
+from cpep_edge.verify import verify_bundle
+
+pytestmark = pytest.mark.executorch
+
+LEFT_OUT = "WristFlexionAbduction"  # a corner of the toy's world
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.cpep"
+    shutil.copytree(tiny_bundle, path)
+    return path
+
+
+@pytest.fixture
+def without(bundle: Path) -> Path:
+    """The bundle with one gesture forgotten."""
+    remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT)
+    return bundle
+
+
+@pytest.fixture
+def pose_file(tiny_corpus: Path, tmp_path: Path) -> Path:
+    """The mean pose of a training person making the gesture, as a row of a CSV file."""
+    with Session(tiny_corpus / f"user_a_{LEFT_OUT}_0.hdf5") as session:
+        pose = session.joint_angles().mean(axis=0)
+    file = tmp_path / "pose.csv"
+    file.write_text(",".join(JOINT_NAMES) + "\n" + ",".join(f"{angle:.4f}" for angle in pose) + "\n")
+    return file
+
+
+def share_of(bundle: Path, corpus: Path, gesture: str, stage: str) -> float:
+    """How many windows of a held-out person's recording are taken for a gesture."""
+    recogniser = Recogniser(Bundle(bundle))
+    n = recogniser.manifest.encoder.window_samples
+    with Session(corpus / f"user_c_{stage}_0.hdf5") as session:
+        filtered = recogniser.preprocessor()(session.emg())
+    names = [g.name for g in recogniser.manifest.gestures]
+    starts = range(n, len(filtered) - n, n // 2)
+    windows = [np.ascontiguousarray(filtered[start : start + n].T) for start in starts]
+    return float(np.mean([names[recogniser.recognise(window).vote.gesture_index] == gesture for window in windows]))
+
+
+def test_a_forgotten_gesture_is_recognised_again_from_its_pose_alone(
+    without: Path, pose_file: Path, tiny_corpus: Path
+) -> None:
+    opened = OpenBundle.check(Bundle(without))
+    add_gesture(opened, "Enrolled", prototypes_from_pose(opened, pose_file), "pose file")
+
+    assert share_of(without, tiny_corpus, "Enrolled", LEFT_OUT) > 0.6  # of six gestures
+    assert share_of(without, tiny_corpus, "Enrolled", "ShakaVulcanPeace") < 0.2
+    assert verify_bundle(without).version == 3
+
+
+def test_a_forgotten_gesture_is_recognised_again_from_seconds_of_emg(without: Path, tiny_corpus: Path) -> None:
+    opened = OpenBundle.check(Bundle(without))
+    prototypes = prototypes_from_session(opened, tiny_corpus / f"user_a_{LEFT_OUT}_1.hdf5")
+    add_gesture(opened, "Enrolled", prototypes, "session")
+
+    assert share_of(without, tiny_corpus, "Enrolled", LEFT_OUT) > 0.5
+    assert share_of(without, tiny_corpus, "ShakaVulcanPeace", "ShakaVulcanPeace") > 0.7
+    gesture = verify_bundle(without) and Bundle(without).manifest.gestures[-1]
+    assert gesture
+    assert (gesture.origin, gesture.trained) == ("session", False)
+
+
+def test_adding_and_removing_leaves_the_index_as_it_was(bundle: Path) -> None:
+    before = Bundle(bundle).manifest
+    opened = OpenBundle.check(Bundle(bundle))
+    add_gesture(opened, "New", opened.recogniser.index.vectors[::7], "session")
+
+    after = remove_gesture(OpenBundle.check(Bundle(bundle)), "New")
+
+    assert after.files[after.index.file] == before.files[before.index.file]
+    assert (after.gestures, after.version) == (before.gestures, before.version + 2)
+
+
+def test_a_removed_gesture_is_never_answered(without: Path, tiny_corpus: Path) -> None:
+    manifest = Bundle(without).manifest
+    index = Recogniser(Bundle(without)).index
+
+    assert LEFT_OUT not in [gesture.name for gesture in manifest.gestures]
+    assert index.gesture_index.max() == len(manifest.gestures) - 1
+    assert np.bincount(index.gesture_index).tolist() == [gesture.n_prototypes for gesture in manifest.gestures]
+
+
+def test_a_name_that_exists_is_refused(bundle: Path) -> None:
+    opened = OpenBundle.check(Bundle(bundle))
+
+    with pytest.raises(ConfigError, match=f"has a gesture {LEFT_OUT} already"):
+        add_gesture(opened, LEFT_OUT, opened.recogniser.index.vectors[:5], "session")
+
+
+def test_a_gesture_that_is_not_there_cannot_be_removed(bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="has no gesture Wave; it has "):
+        remove_gesture(OpenBundle.check(Bundle(bundle)), "Wave")
+
+
+def test_a_bundle_without_its_pose_encoder_says_so(bundle: Path, pose_file: Path) -> None:
+    strip_pose_encoder(bundle)
+
+    with pytest.raises(ConfigError, match="carries no pose encoder; export it with --pose-encoder, or add"):
+        prototypes_from_pose(OpenBundle.check(Bundle(bundle)), pose_file)
+
+
+def test_a_movement_shorter_than_a_window_is_refused(bundle: Path, pose_file: Path) -> None:
+    header, row = pose_file.read_text().splitlines()
+    pose_file.write_text(f"time_s,{header}\n0,{row}\n0.05,{row}\n")
+
+    with pytest.raises(DataError, match="a movement of 0.05 s is shorter than the window"):
+        prototypes_from_pose(OpenBundle.check(Bundle(bundle)), pose_file)
+
+
+def test_a_recording_of_another_band_is_refused(bundle: Path, tmp_path: Path) -> None:
+    from cpep_edge.session import SessionMeta, write_session
+
+    meta = SessionMeta("s", "u", "Fist", "left", 0.0, 1.0, 3, 500.0, "other")
+    write_session(tmp_path / "other.hdf5", meta, np.arange(500) / 500, np.zeros((500, 3), np.float32))
+
+    with pytest.raises(DataError, match="3 channels at 500 Hz, the bundle takes 4 at 500 Hz"):
+        prototypes_from_session(OpenBundle.check(Bundle(bundle)), tmp_path / "other.hdf5")
+
+
+def test_a_recording_that_is_too_short_is_refused(bundle: Path, tmp_path: Path) -> None:
+    from cpep_edge.session import SessionMeta, write_session
+
+    meta = SessionMeta("s", "u", "Fist", "left", 0.0, 0.5, 4, 500.0, "short")
+    write_session(tmp_path / "short.hdf5", meta, np.arange(250) / 500, np.ones((250, 4), np.float32))
+
+    with pytest.raises(DataError, match="0.5 s of signal are too short"):
+        prototypes_from_session(OpenBundle.check(Bundle(bundle)), tmp_path / "short.hdf5")
+
+
+def test_a_tampered_bundle_is_not_rewritten(bundle: Path) -> None:
+    index = bundle / "index.bin"
+    index.write_bytes(index.read_bytes()[:-1] + b"\x55")
+
+    with pytest.raises(ArtifactError, match="changed after export"):
+        OpenBundle.check(Bundle(bundle))
+
+
+def test_a_change_is_signed_when_a_key_is_given_and_unsigned_when_not(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    public = generate_keys(tmp_path / "key.pem")
+    remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT, load_signing_key(tmp_path / "key.pem"))
+
+    verify_bundle(bundle, public)
+    remove_gesture(OpenBundle.check(Bundle(bundle, public)), "ShakaVulcanPeace")
+
+    with pytest.raises(ArtifactError, match="is not signed"):
+        verify_bundle(bundle, public)
+
+
+def test_a_full_disk_leaves_the_old_bundle(bundle: Path, tiny_corpus: Path) -> None:
+    """The limit on the size of files stands for the disk: the encoder library no longer fits."""
+    before = {file.name: file.read_bytes() for file in bundle.iterdir()}
+    limit = max(len(content) for content in before.values()) // 2
+    answer = subprocess.run(
+        [sys.executable, "-m", "cpep_edge", "gestures", "remove", str(bundle), LEFT_OUT],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: ")
+    assert answer.stderr.count("\n") == 1
+    assert {file.name: file.read_bytes() for file in bundle.iterdir()} == before
+    assert [path.name for path in bundle.parent.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_the_nearest_confusion_is_the_gesture_that_lies_nearest() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.eye(3, 8)
+    centres[1] = centres[0] + 0.5 * centres[1]  # the first two are neighbours, the third is far off
+    values = np.repeat(centres, 40, axis=0) + rng.normal(0, 0.25, (120, 8))
+    index = build_index(
+        (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32), np.repeat([0, 1, 2], 40)
+    )
+
+    found = confusions(index, ("a", "b", "c"), 10)
+
+    assert [confusion.nearest for confusion in found[:2]] == ["b", "a"]
+    assert found[2].share < min(found[0].share, found[1].share)
+
+
+def test_gestures_are_listed_with_counts_and_neighbours(bundle: Path) -> None:
+    command = [sys.executable, "-m", "cpep_edge", "gestures", "list", str(bundle), "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    listed = json.loads(answer.stdout)["gestures"]
+    assert [row["n_prototypes"] for row in listed] == [g.n_prototypes for g in Bundle(bundle).manifest.gestures]
+    assert all(0 <= row["nearest_share"] <= 1 for row in listed)
+
+
+def strip_pose_encoder(bundle: Path) -> Manifest:
+    opened = Bundle(bundle)
+    assert opened.manifest.pose is not None
+    name = opened.manifest.pose.encoder.file
+
+    def fill(folder: Path) -> None:
+        opened.copy_files(folder, {})
+        (folder / name).unlink()
+
+    return write_bundle(bundle, fill, lambda files: opened.manifest.model_copy(update={"files": files, "pose": None}))
+
+
+@pytest.mark.parametrize("name", ["bad\x1b[2Jname", " Wave", "", "a" * 101])
+def test_what_is_no_name_is_refused(bundle: Path, name: str) -> None:
+    opened = OpenBundle.check(Bundle(bundle))
+
+    with pytest.raises(ConfigError, match="is no name for a gesture"):
+        add_gesture(opened, name, opened.recogniser.index.vectors[:5], "session")
+    assert Bundle(bundle).manifest.version == 1
