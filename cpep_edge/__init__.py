@@ -1,6 +1,63 @@
 """Read hand gestures from wrist EMG on the device: the runtime of cpep-edge.
 
+    import cpep_edge
+
+    for decision in cpep_edge.live("my.cpep", "/dev/ttyACM0", profile="profile.json"):
+        if decision.changed:
+            print(decision.gesture, decision.confidence)
+
 Importing this package pulls in neither torch, executorch, hnswlib nor pyserial.
 """
 
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cpep_edge.decisions import Decision
+
 __version__ = "0.1.0"
+
+
+def live(
+    bundle: str | PathLike[str],
+    port: str,
+    *,
+    profile: str | PathLike[str] | None = None,
+    device: str = "cpep",
+    hop_ms: float | None = None,
+    max_risk: float | None = None,
+    seconds: float | None = None,
+    reconnect_s: float = 30.0,
+) -> "Iterator[Decision]":
+    """Open a wristband and a bundle, and yield a decision each hop until the band ends its stream.
+
+    Leaving the loop closes the band. What falls while the body of the loop runs is skipped: the newest counts.
+
+    profile: this session's calibration, from `cpep-edge calibrate`
+    max_risk: reject so much that at most this share of what is accepted was wrong on held-out data at export
+    seconds: of signal after which to stop
+    Raises ArtifactError, ConfigError or LinkError, in one sentence, when the bundle cannot be trusted, does not fit the
+    band, or the band does not answer.
+    """
+    from cpep_bridge.devices import open_source
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.calibration import load_profile
+    from cpep_edge.decisions import at_risk
+    from cpep_edge.live_loop import Live
+    from cpep_edge.recogniser import Recogniser
+    from cpep_edge.trust import configured_key
+
+    opened = Bundle(Path(bundle), configured_key(None))
+    recogniser = Recogniser(opened)
+    opened.keep_older_out()
+    manifest = recogniser.manifest
+    spec = manifest.decision if max_risk is None else at_risk(manifest.decision, max_risk)
+    level_uv, turn = None, 0
+    if profile is not None:
+        calibration = load_profile(Path(profile))
+        level_uv, turn = calibration.levels(manifest.preprocessing, manifest.encoder.n_channels), calibration.turn
+        spec = calibration.decide(spec)
+    with open_source(port, device=device, reconnect_s=reconnect_s) as source:
+        yield from Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, level_uv=level_uv, turn=turn, spec=spec)

@@ -1,5 +1,6 @@
 """What a live run did so far, in figures of bounded memory: for the screen while it runs and for the summary after."""
 
+import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ import numpy as np
 
 from cpep_edge.blocks import LinkCounts
 from cpep_edge.decisions import Decision
-from cpep_edge.live import LiveEngine
+from cpep_edge.live_loop import LiveEngine
 
-_DELAYS_KEPT = 10_000  # the newest; at 100 ms a hop, the last quarter of an hour
+_DELAYS_KEPT = 3_000  # the newest; at 100 ms a hop, the last five minutes
+_CHANGES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +27,19 @@ class LiveSummary:
     delay_p99_ms: float | None
     sample_rate_hz: float | None  # as received: device samples over wall clock
     skipped_hops: int
+    rest_hops: int  # in which the muscles were quiet and the encoder was not asked
     suppressed_hops: int
     resets: int
     link: LinkCounts
 
 
 class LiveStats:
-    """Collects the figures of one run."""
+    """Collects the figures of one run; views may read them from other threads."""
 
     def __init__(self) -> None:
         self.last: Decision | None = None
-        self.changes: deque[Decision] = deque(maxlen=8)  # newest last
+        self._lock = threading.Lock()
+        self._changes: deque[Decision] = deque(maxlen=_CHANGES_KEPT)
         self._delays_ms: deque[float] = deque(maxlen=_DELAYS_KEPT)
         self._windows: Counter[str] = Counter()
         self._n_changes = 0
@@ -44,17 +48,28 @@ class LiveStats:
 
     def add(self, decision: Decision) -> None:
         """Take in one decision, at the time it fell."""
-        self.last = decision
-        self._newest = (decision.sample_index, time.monotonic())
-        self._first = self._first or self._newest
-        self._delays_ms.append(decision.delay_ms)
-        self._windows[decision.gesture] += 1
-        if decision.changed:
-            self._n_changes += 1
-            self.changes.append(decision)
+        with self._lock:
+            self.last = decision
+            self._newest = (decision.sample_index, time.monotonic())
+            self._first = self._first or self._newest
+            self._delays_ms.append(decision.delay_ms)
+            self._windows[decision.gesture] += 1
+            if decision.changed:
+                self._n_changes += 1
+                self._changes.append(decision)
+
+    def changes_after(self, number: int) -> tuple[int, list[Decision]]:
+        """How many changes of the decision there were, and those after the `number`-th that are still kept."""
+        with self._lock:
+            n_new = min(self._n_changes - number, len(self._changes))
+            return self._n_changes, list(self._changes)[len(self._changes) - n_new :] if n_new > 0 else []
 
     def summary(self, engine: LiveEngine, link: LinkCounts) -> LiveSummary:
         """The figures so far."""
+        with self._lock:
+            return self._summary(engine, link)
+
+    def _summary(self, engine: LiveEngine, link: LinkCounts) -> LiveSummary:
         first_index, first_s = self._first or self._newest
         duration_s = self._newest[1] - first_s
         p50, p99 = (float(p) for p in np.percentile(self._delays_ms, (50, 99))) if self._delays_ms else (None, None)
@@ -67,6 +82,7 @@ class LiveStats:
             delay_p99_ms=p99,
             sample_rate_hz=(self._newest[0] - first_index) / duration_s if duration_s > 0 else None,
             skipped_hops=engine.n_skipped_hops,
+            rest_hops=engine.n_rest_hops,
             suppressed_hops=engine.n_suppressed_hops,
             resets=engine.n_resets,
             link=link,

@@ -31,10 +31,9 @@ class Recogniser:
         self.encoder = open_encoder(program, manifest.encoder, n_threads, carried_library(bundle))
         self.index = load_index(
             bundle.read(manifest.index.file),
-            n_prototypes=manifest.index.n_prototypes,
+            manifest.index,
             n_gestures=len(manifest.gestures),
             d_embed=manifest.encoder.d_embed,
-            ef=manifest.index.ef,
         )
 
     def preprocessor(self, level_uv: NDArray[np.float32] | None = None) -> Preprocessor:

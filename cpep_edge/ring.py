@@ -12,6 +12,7 @@ class MirroredRing:
     """A ring of samples addressed by their absolute index in the stream."""
 
     def __init__(self, n_channels: int, capacity_samples: int) -> None:
+        self.n_channels = n_channels
         self._capacity = capacity_samples
         self._buffer = np.zeros((n_channels, 2 * capacity_samples), dtype=np.float32)
         self._first = 0

@@ -16,7 +16,7 @@ from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import Data, SampleFormat, encode_frame, pack_samples
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import Manifest
-from cpep_edge.live import DEFAULT_HOP_MS, LiveEngine
+from cpep_edge.live_loop import LiveEngine
 from cpep_edge.recogniser import Recogniser
 
 MIN_RUNS = 200  # below, a 99th percentile is one outlier
@@ -83,7 +83,7 @@ def index_latency(recogniser: Recogniser, signal_uv: NDArray[np.float32], n_runs
 
 
 def filter_latency(recogniser: Recogniser, signal_uv: NDArray[np.float32], n_runs: int = MIN_RUNS) -> Latency:
-    """Filtering the samples of one hop of 100 ms, as one block."""
+    """Filtering the samples of one hop, as one block."""
     preprocessor = recogniser.preprocessor()
     hop = signal_uv[: _hop_samples(recogniser.manifest)]
     return measure(lambda: preprocessor(hop), n_runs)
@@ -96,7 +96,7 @@ def end_to_end_latency(recogniser: Recogniser, signal_uv: NDArray[np.float32], n
     """
     manifest = recogniser.manifest
     rate_hz = manifest.preprocessing.sample_rate_hz
-    engine = LiveEngine(recogniser, StreamInfo("bench", manifest.encoder.n_channels, rate_hz), DEFAULT_HOP_MS)
+    engine = LiveEngine(recogniser, StreamInfo("bench", manifest.encoder.n_channels, rate_hz))
     hops, decoder = _hops(signal_uv, _hop_samples(manifest), rate_hz), FrameDecoder()
 
     def take(data: bytes) -> None:
@@ -142,7 +142,7 @@ def _window(recogniser: Recogniser, signal_uv: NDArray[np.float32]) -> NDArray[n
 
 
 def _hop_samples(manifest: Manifest) -> int:
-    return round(DEFAULT_HOP_MS * 1e-3 * manifest.preprocessing.sample_rate_hz)
+    return int(round(manifest.decision.hop_ms * 1e-3 * manifest.preprocessing.sample_rate_hz))
 
 
 def _hops(signal_uv: NDArray[np.float32], hop_samples: int, rate_hz: float) -> Iterator[list[bytes]]:

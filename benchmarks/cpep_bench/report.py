@@ -27,6 +27,7 @@ from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.files import replacing
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.recogniser import Recogniser
+from cpep_edge.trust import PublicKey
 
 SCHEMA_VERSION = 1
 JSON_FILE = "report.json"
@@ -120,14 +121,16 @@ def run_bench(
     *,
     n_runs: int = MIN_RUNS,
     n_threads: int = 1,
+    key: PublicKey | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Measure a bundle and write `report.json` and `report.md` into the folder `out`.
 
+    key: what must have signed the bundle
     progress: called with the measurements done and their number
     Raises ArtifactError when the bundle cannot be trusted or does not give its golden answers here.
     """
-    opened = Bundle(bundle)
+    opened = Bundle(bundle, key)
     opened.check_files()
     recogniser = Recogniser(opened, n_threads)
     smallest_cosine = check_golden(opened, recogniser)

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpep_edge import __version__
-from cpep_edge.cli import bench, bundle, data, demo, link, live, training
+from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, training, trust
 from cpep_edge.errors import CpepError
 
 app = typer.Typer(
@@ -25,13 +25,19 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("train")(training.train)
-app.command("eval")(training.evaluate)
+app.command("sweep")(training.sweep)
+app.command("eval")(evaluation.evaluate)
+app.command("robustness")(evaluation.robustness)
 app.command("export")(bundle.export)
 app.command("inspect")(bundle.inspect)
 app.command("verify")(bundle.verify)
-app.command("simulate")(live.simulate)
+app.add_typer(gestures.app, name="gestures")
+app.command("keygen")(trust.keygen)
+app.command("sign")(trust.sign)
+app.command("simulate")(link.simulate)
 app.command("live")(live.live)
 app.command("calibrate")(live.calibrate)
+app.command("replay")(live.replay)
 app.command("record")(link.record)
 app.command("devices")(link.devices)
 app.command("doctor")(link.doctor)

@@ -1,6 +1,6 @@
-"""`cpep-edge simulate` and `cpep-edge live`: both ends of the wire."""
+"""`cpep-edge live` and `calibrate`: a bundle at the end of the wire."""
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,143 +8,197 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
+from cpep_edge.cli.trust import KeyOption
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from cpep_edge.live import Live
+    from cpep_edge.live_loop import Live, Tap
     from cpep_edge.live_stats import LiveSummary
+    from cpep_edge.live_view import LiveView
+    from cpep_edge.sinks import SinkCounts
 
-_SCREENS_A_SECOND = 8
+_SCREENS_A_SECOND = 12
 
-
-def simulate(
-    sessions: Annotated[list[Path], typer.Argument(help="emg2pose session files, played back to back.")],
-    link: Annotated[Path | None, typer.Option(help="Make this symbolic link to the pty.")] = None,
-    speed: Annotated[float, typer.Option(min=0.01, help="Times real time.")] = 1.0,
-    loss: Annotated[float, typer.Option(min=0, max=1, help="Chance of a frame to be lost.")] = 0.0,
-    corrupt: Annotated[float, typer.Option(min=0, max=1, help="Chance of a frame to be damaged.")] = 0.0,
-    device: Annotated[str, typer.Option(help="What to be: cpep, cyton, cyton-daisy, chords, or a profile.")] = "cpep",
-    drift: Annotated[float, typer.Option(help="How much too fast the device's clock runs, ppm.")] = 0.0,
-    once: Annotated[bool, typer.Option("--once", help="End with the sessions, rather than start over.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
-) -> None:
-    """Be a wristband: play sessions on a pty, byte for byte as a band would send them."""
-    from cpep_bridge.simulated_boards import simulate_device
-    from cpep_edge.session import Session
-
-    with ExitStack() as stack:
-        simulated = simulate_device(
-            device,
-            [stack.enter_context(Session(path)) for path in sessions],
-            link=link,
-            speed=speed,
-            loss=loss,
-            corrupt=corrupt,
-            drift_ppm=drift,
-            once=once,
-            seed=seed,
-        )
-        stack.enter_context(simulated)
-        typer.echo(simulated.port)
-        with suppress(KeyboardInterrupt):
-            simulated.wait()
-    stderr.print(f"sent {simulated.sent.frames} frames, of which {simulated.sent.lost_frames} were lost or damaged")
+Port = Annotated[str, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, or socket://HOST:PORT.")]
+Device = Annotated[str, typer.Option(help="What hangs on the port.")]
+DeviceConfig = Annotated[Path | None, typer.Option(help="TOML file: channel map, resampling, scale.")]
+BundlePath = Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")]
 
 
 def live(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")],
-    port: Annotated[str, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, or socket://HOST:PORT.")],
-    device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
-    device_config: Annotated[Path | None, typer.Option(help="TOML file: channel map, resampling, scale.")] = None,
+    bundle: BundlePath,
+    port: Port,
+    device: Device = "cpep",
+    device_config: DeviceConfig = None,
     reconnect_s: Annotated[float, typer.Option(min=0, help="Look so long for a band that was unplugged.")] = 30.0,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal.")] = None,
-    hop_ms: Annotated[float, typer.Option(min=5.0, help="Time between two decisions.")] = 100.0,
+    hop_ms: Annotated[
+        float | None, typer.Option(min=5.0, help="Time between two decisions.", show_default="the bundle's")
+    ] = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
     profile: Annotated[Path | None, typer.Option(help="This session's calibration, from cpep-edge calibrate.")] = None,
+    max_risk: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Be silent so often that at most this share of windows is wrong.")
+    ] = None,
+    sink: Annotated[
+        list[str] | None, typer.Option(help="FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.")
+    ] = None,
+    record: Annotated[Path | None, typer.Option(help="Folder that keeps EMG, decisions and link events.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Show it in a browser.")] = False,
+    web_host: Annotated[
+        str, typer.Option(help="Address to serve on; any but this machine needs a token.")
+    ] = "127.0.0.1",
+    web_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    web_token: Annotated[
+        str | None, typer.Option(envvar="CPEP_WEB_TOKEN", help="What a browser must give.", show_default="a new one")
+    ] = None,
+    key: KeyOption = None,
     json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: a decision each, then a summary.")] = False,
 ) -> None:
     """Recognise gestures from a wristband on a serial port, as they happen."""
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import load_profile
-    from cpep_edge.live import Live
+    from cpep_edge.decisions import at_risk
+    from cpep_edge.hand import hand_poses_of
+    from cpep_edge.live_loop import Live
+    from cpep_edge.live_recording import LiveRecording
+    from cpep_edge.live_view import LiveView
     from cpep_edge.recogniser import Recogniser
+    from cpep_edge.sinks import SinkTap, parse_sink
+    from cpep_edge.trust import configured_key
 
-    recogniser = Recogniser(Bundle(bundle))
+    openers = [(address, parse_sink(address)) for address in sink or []]
+    opened = Bundle(bundle, configured_key(key))
+    recogniser = Recogniser(opened)
+    opened.keep_older_out()
     manifest = recogniser.manifest
-    level_uv = None
+    spec = manifest.decision if max_risk is None else at_risk(manifest.decision, max_risk)
+    level_uv, turn = None, 0
     if profile is not None:
-        level_uv = load_profile(profile).levels(manifest.preprocessing, manifest.encoder.n_channels)
+        calibration = load_profile(profile)
+        level_uv, turn = calibration.levels(manifest.preprocessing, manifest.encoder.n_channels), calibration.turn
+        spec = calibration.decide(spec)
     elif manifest.calibration:
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
-    with open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s, config=device_config) as source:
-        loop = Live(source, recogniser, hop_ms, seconds=seconds, level_uv=level_uv)
+    with ExitStack() as stack:
+        source = stack.enter_context(
+            open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s, config=device_config)
+        )
+        sinks = tuple(stack.enter_context(closing(SinkTap(name, opens, source.info))) for name, opens in openers)
+        taps: list[Tap] = [*sinks]
+        if record is not None:
+            hop = hop_ms or spec.hop_ms
+            keeping = LiveRecording(record, source, recogniser, hop_ms=hop, spec=spec, level_uv=level_uv, turn=turn)
+            taps.append(stack.enter_context(closing(keeping)))
+        loop = Live(
+            source, recogniser, hop_ms=hop_ms, seconds=seconds, level_uv=level_uv, turn=turn, spec=spec, taps=taps
+        )
+        title = f"{bundle.name}  ·  {source.info.name} on {port}"
+        view = LiveView(title, recogniser, loop, hand_poses_of(opened), sinks)
+        if web:
+            from cpep_edge.web.server import ViewServer
+
+            server = stack.enter_context(ViewServer(view, web_host, web_port, web_token))
+            stderr.print(f"open {server.url}", soft_wrap=True)
         if json_lines:
-            _run_as_json(loop)
+            _run_as_json(loop, view)
         else:
-            _run_on_screen(f"{bundle.name}  ·  {source.info.name} on {port}", loop)
+            _run_on_screen(loop, view)
+
+
+def replay(
+    recording: Annotated[Path, typer.Argument(help="Folder of live --record, or a session file.")],
+    bundle: BundlePath,
+    key: KeyOption = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="JSON lines, as live prints them.")] = False,
+) -> None:
+    """Decide again on a recorded run: with the same bundle, the same decisions bit for bit."""
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.live_recording import is_of_bundle
+    from cpep_edge.live_recording import replay as decide
+    from cpep_edge.recogniser import Recogniser
+    from cpep_edge.trust import configured_key
+
+    recogniser = Recogniser(Bundle(bundle, configured_key(key)))
+    if not is_of_bundle(recording, recogniser):
+        stderr.print(f"{recording} was recorded with another encoder than {bundle}'s; decisions may differ")
+    n_changes = 0
+    for decision in decide(recording, recogniser):
+        n_changes += decision.changed
+        if json_lines:
+            print_json({"type": "decision", **asdict(decision)})
+        elif decision.changed:
+            stdout.print(f"{decision.device_t_s:9.2f} s  {decision.gesture}", markup=False)
+    stderr.print(f"{n_changes} changes of the decision")
 
 
 def calibrate(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")],
-    port: Annotated[str, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, or socket://HOST:PORT.")],
+    bundle: BundlePath,
+    port: Port,
     out: Annotated[Path, typer.Option(help="Profile to write, for live --profile.")] = Path("profile.json"),
-    device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
-    device_config: Annotated[Path | None, typer.Option(help="TOML file: channel map, resampling, scale.")] = None,
+    device: Device = "cpep",
+    device_config: DeviceConfig = None,
+    rest_seconds: Annotated[float, typer.Option(min=0, help="Of rest before; 0 leaves it out.")] = 5.0,
     seconds: Annotated[float, typer.Option(min=2.0, help="Of movement to listen to.")] = 20.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
 ) -> None:
-    """Measure how strong each electrode is on this arm, while the hand moves; live --profile then makes up for it."""
+    """Measure this arm for half a minute: how strong each electrode is, how the band sits turned, how quiet rest is."""
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import calibrate as measure
-    from cpep_edge.calibration import save_profile
-    from cpep_edge.live import check_stream
+    from cpep_edge.calibration import odd_electrodes, save_profile
+    from cpep_edge.live_loop import check_stream
 
     manifest = Bundle(bundle).manifest
-    stderr.print(f"for {seconds:g} s: {', then '.join(manifest.calibration) or 'move the hand in many ways'}")
+    move = f"for {seconds:g} s: {', then '.join(manifest.calibration) or 'move the hand in many ways'}"
+    stderr.print(f"for {rest_seconds:g} s: rest the hand" if rest_seconds else move)
     with open_source(port, device=device, timeout_s=timeout_s, config=device_config) as source:
         check_stream(source.info, manifest)
-        save_profile(measure(source, manifest.preprocessing, seconds), out)
+        measured = measure(
+            source,
+            manifest.preprocessing,
+            seconds,
+            rest_seconds=rest_seconds,
+            pattern=manifest.level_pattern,
+            on_move=lambda: stderr.print(move),
+        )
+    for electrode, factor in odd_electrodes(measured, manifest.level_pattern).items():
+        strength = f"{factor:.1f} times stronger" if factor > 1 else f"{1 / factor:.1f} times weaker"
+        stderr.print(f"electrode {electrode} is {strength} than usual: check how it touches the skin")
+    if measured.turn:
+        stderr.print(f"the band sits turned by {measured.turn:+d} electrodes; live makes up for it")
+    save_profile(measured, out)
     stdout.print(out)
 
 
-def _run_as_json(loop: "Live") -> None:
-    from cpep_edge.live_stats import LiveStats
-
-    stats = LiveStats()
+def _run_as_json(loop: "Live", view: "LiveView") -> None:
     try:
         with suppress(KeyboardInterrupt):
             for decision in loop:
-                stats.add(decision)
+                view.stats.add(decision)
                 print_json({"type": "decision", **asdict(decision)})
     finally:
-        print_json({"type": "summary", **asdict(stats.summary(loop.engine, loop.source.counts))})
+        print_json({"type": "summary", **asdict(view.summary()), "sinks": view.sink_counts})
 
 
-def _run_on_screen(title: str, loop: "Live") -> None:
+def _run_on_screen(loop: "Live", view: "LiveView") -> None:
     from rich.live import Live as Screen
 
-    from cpep_edge.cli.view import render
-    from cpep_edge.live_stats import LiveStats
+    from cpep_edge.cli.view import ScreenView
 
-    stats = LiveStats()
-
-    def page() -> "RenderableType":
-        summary = stats.summary(loop.engine, loop.source.counts)
-        return render(title, stats.last, tuple(stats.changes), summary)
-
-    screen = Screen(get_renderable=page, console=stdout, refresh_per_second=_SCREENS_A_SECOND)
+    page = ScreenView(view)
+    screen = Screen(
+        get_renderable=page.render, console=stdout, refresh_per_second=_SCREENS_A_SECOND, screen=stdout.is_terminal
+    )
     try:
         with screen, suppress(KeyboardInterrupt):
             for decision in loop:
-                stats.add(decision)
+                view.stats.add(decision)
     finally:
-        _print_summary(stats.summary(loop.engine, loop.source.counts))
+        _print_summary(view.summary(), view.sink_counts)
 
 
-def _print_summary(summary: "LiveSummary") -> None:
+def _print_summary(summary: "LiveSummary", sinks: "list[SinkCounts]") -> None:
     delay = "-" if summary.delay_p50_ms is None else f"{summary.delay_p50_ms:.1f} / {summary.delay_p99_ms:.1f} ms"
     link = summary.link
     rows = [
@@ -154,6 +208,11 @@ def _print_summary(summary: "LiveSummary") -> None:
         ("skipped, suppressed hops", f"{summary.skipped_hops}, {summary.suppressed_hops}"),
         ("frames", str(link.frames)),
         ("lost, corrupt, repeated", f"{link.lost_frames}, {link.corrupt_frames}, {link.duplicate_frames}"),
+        ("windows at rest", str(summary.rest_hops)),
+        *(
+            (f"sink {sink.address}", f"{sink.sent} sent, {sink.dropped} dropped, {sink.failures} failures")
+            for sink in sinks
+        ),
         *((f"windows of {gesture}", str(n)) for gesture, n in summary.windows_by_gesture.items()),
     ]
     print_table("live", ("", ""), rows)

@@ -52,7 +52,8 @@ def calibrate(corpus: "Corpus", rows: "Sequence[Row]", bundle: Path, speed: floa
     """
     with _band(corpus, rows, speed) as (port, rate_hz, lengths):
         seconds = f"{sum(lengths) / rate_hz - 1:.1f}"
-        _run("calibrate", str(bundle), "--port", port, "--out", str(profile), "--seconds", seconds)
+        listening = ("--rest-seconds", "0", "--seconds", seconds)
+        _run("calibrate", str(bundle), "--port", port, "--out", str(profile), *listening)
 
 
 def replay(corpus: "Corpus", rows: "Sequence[Row]", bundle: Path, speed: float, profile: Path | None = None) -> Replay:
@@ -67,6 +68,7 @@ def replay(corpus: "Corpus", rows: "Sequence[Row]", bundle: Path, speed: float, 
     decisions = tuple(Decision(**_fields(line)) for line in lines if line["type"] == "decision")
     (summary,) = (_fields(line) for line in lines if line["type"] == "summary")
     link = LinkCounts(**summary.pop("link"))
+    del summary["sinks"]  # there were none
     return Replay(decisions, LiveSummary(**summary, link=link), _answered(rows, lengths, decisions))
 
 

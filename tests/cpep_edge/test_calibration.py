@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
-from cpep_edge.calibration import Profile, calibrate, channel_levels_uv, load_profile, save_profile, stretch_levels_uv
+from cpep_edge.bundle import DecisionSpec
+from cpep_edge.calibration import (
+    MAX_TURN,
+    Profile,
+    calibrate,
+    channel_levels_uv,
+    find_turn,
+    load_profile,
+    odd_electrodes,
+    save_profile,
+    stretch_levels_uv,
+)
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.preprocess import Preprocessing, Preprocessor, design_filter
 
@@ -90,3 +101,43 @@ def test_a_profile_s_levels_replace_the_corpus_scale() -> None:
     profile = Profile(level_uv=(10.0, 10.0, 10.0), sample_rate_hz=RATE_HZ, sos=SPEC.sos, seconds=5, created_utc="")
     signal_uv = movement(2).astype(np.float32)
     assert np.array_equal(Preprocessor(SPEC, 3)(signal_uv), Preprocessor(SPEC, 3, profile.levels(SPEC, 3))(signal_uv))
+
+
+PATTERN = np.array([0.8, -0.3, -1.1, 0.4, 0.9, -0.7])
+
+
+@pytest.mark.parametrize("turn", range(-MAX_TURN, MAX_TURN + 1))
+def test_a_turned_band_is_found_through_the_differences_between_people(turn: int) -> None:
+    rng = np.random.default_rng(turn + 9)
+    level_uv = 30 * np.exp(PATTERN + rng.normal(0, 0.2, len(PATTERN)))
+    assert find_turn(np.roll(level_uv, turn).astype(np.float32), PATTERN) == turn
+
+
+def test_without_a_pattern_no_turn_is_found() -> None:
+    assert find_turn(np.array([1.0, 2.0, 3.0], np.float32), ()) == 0
+
+
+def test_a_profile_of_a_turned_band_holds_the_levels_as_the_model_knows_them() -> None:
+    turned = np.roll(movement(10), 1, axis=1)
+    profile = calibrate(Source(turned), SPEC, seconds=8, pattern=np.log(GAINS))
+    assert profile.turn == 1
+    assert np.allclose(np.array(profile.level_uv) / profile.level_uv[0], GAINS, rtol=1e-3)
+
+
+def test_rest_is_listened_to_first_and_lies_between_rest_and_movement() -> None:
+    rest = 500 + np.random.default_rng(5).normal(size=(5200, 3)) * GAINS
+    heard: list[str] = []
+    both = Source(np.concatenate([rest, movement(12)]))
+    profile = calibrate(both, SPEC, seconds=8, rest_seconds=5, on_move=lambda: heard.append("move"))
+    quiet = 1 / profile.level_uv[0]
+    assert quiet < profile.rest_level < 1
+    assert heard == ["move"]
+    spec = DecisionSpec(rest_gesture="Rest", rest_level=0.1)
+    assert profile.decide(spec).rest_level == profile.rest_level
+    assert profile.decide(DecisionSpec()).rest_level == 0  # the bundle knows no rest
+
+
+def test_an_electrode_that_is_far_too_weak_is_named() -> None:
+    level_uv = tuple(np.exp(PATTERN) * np.array([1, 1, 1, 0.1, 1, 1]))
+    profile = Profile(level_uv=level_uv, sample_rate_hz=RATE_HZ, sos=SPEC.sos, seconds=5, created_utc="")
+    assert odd_electrodes(profile, PATTERN) == {4: pytest.approx(0.1)}

@@ -47,7 +47,7 @@ def lines_of(answer: subprocess.CompletedProcess[str]) -> tuple[list[dict], dict
 
 def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path, session: Path) -> None:
     with simulated(str(session), "--speed", "4", "--once") as port:
-        answer = run("live", str(tiny_bundle), "--port", port, "--json")
+        answer = run("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json")
     assert answer.returncode == 0, answer.stderr
     decisions, summary = lines_of(answer)
     assert [d["type"] for d in decisions] == ["decision"] * len(decisions)
@@ -61,7 +61,7 @@ def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path
 def test_lost_and_damaged_frames_are_counted_and_the_rest_is_used(tiny_bundle: Path, session: Path) -> None:
     arguments = ("--speed", "4", "--once", "--loss", "0.05", "--corrupt", "0.05", "--seed", "3")
     with simulated(str(session), *arguments) as port:
-        _, summary = lines_of(run("live", str(tiny_bundle), "--port", port, "--json"))
+        _, summary = lines_of(run("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json"))
     link = summary["link"]
     assert link["corrupt_frames"] > 0
     assert link["lost_frames"] > link["corrupt_frames"]

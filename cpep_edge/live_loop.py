@@ -3,28 +3,30 @@
 `LiveEngine` holds the way of the data and no threads: `ingest` filters a block into the ring, `step` decides on the
 newest due window. `Live` runs the two in two threads, so that slow inference never stalls the reader: it skips hops
 instead, the newest wins, and the skips are counted. Windows end at whole multiples of the hop, counted in device
-samples, so that a replay of the same samples gives the same decisions however they were cut into blocks.
+samples, so that a replay of the same samples gives the same decisions however they were cut into blocks. Views read the
+engine at their own pace and never hold it up; what must not miss anything is a `Tap`.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
-from cpep_edge.bundle import Manifest
-from cpep_edge.decisions import Debouncer, Decision
+from cpep_edge.bundle import DecisionSpec, Manifest
+from cpep_edge.calibration import LEVEL_STRETCH_S
+from cpep_edge.decisions import UNKNOWN, Decider, Decision
 from cpep_edge.errors import ConfigError
-from cpep_edge.recogniser import Recogniser
+from cpep_edge.recogniser import Recogniser, Recognition
 from cpep_edge.ring import MirroredRing
 
 INTERPOLATED_GAP_S = 0.010  # a shorter loss is filled in and the windows with it are flagged
 RESET_GAP_S = 2.0  # after a longer loss everything starts anew; between the two, decisions wait for a clean window
-DEFAULT_HOP_MS = 100.0
 RATE_TOLERANCE = 1e-3  # clocks drift by tens of ppm; another rate is another device
 
 
@@ -39,6 +41,18 @@ class _Hop:
     interpolated: bool
 
 
+class Tap(Protocol):
+    """Sees everything of a live run. Its calls must return at once: they come from the threads that must not wait."""
+
+    def block(self, block: Block) -> None:
+        """Samples arrived; called from the reader's thread."""
+        ...
+
+    def decision(self, decision: Decision) -> None:
+        """A decision fell; called from the thread that iterates."""
+        ...
+
+
 class LiveEngine:
     """One stream's filter, ring, recogniser and decision state.
 
@@ -49,10 +63,16 @@ class LiveEngine:
         self,
         recogniser: Recogniser,
         info: StreamInfo,
-        hop_ms: float = DEFAULT_HOP_MS,
+        *,
+        hop_ms: float | None = None,
         level_uv: NDArray[np.float32] | None = None,
+        turn: int = 0,
+        spec: DecisionSpec | None = None,
     ) -> None:
-        """level_uv: (n_channels,), of the session's calibration, where there was one.
+        """hop_ms: in place of the bundle's
+        level_uv: (n_channels,), of the session's calibration, where there was one
+        turn: electrodes by which the band sits turned, from there too
+        spec: how to decide, in place of the bundle's
 
         Raises ConfigError when the stream is not what the bundle was made for.
         """
@@ -61,18 +81,42 @@ class LiveEngine:
         self._recogniser = recogniser
         self._rate_hz = manifest.preprocessing.sample_rate_hz
         self._window_samples = manifest.encoder.window_samples
-        self._hop_samples = max(1, round(hop_ms * 1e-3 * self._rate_hz))
+        self.spec = spec or manifest.decision
+        self.hop_ms = hop_ms or self.spec.hop_ms
+        self._hop_samples = max(1, round(self.hop_ms * 1e-3 * self._rate_hz))
+        self._stretch_samples = round(LEVEL_STRETCH_S * self._rate_hz)
+        self._turn = turn
         self._preprocess = recogniser.preprocessor(level_uv)
         self._ring = MirroredRing(info.n_channels, 4 * self._window_samples)
-        self._debouncer = Debouncer(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
+        self._decider = Decider(self.spec, tuple(gesture.name for gesture in manifest.gestures))
         self._pending: deque[_Hop] = deque()
+        self._n_pending_most = 1 + 4 * self._window_samples // self._hop_samples  # older windows have left the ring
         self._boot_id: int | None = None
         self._epoch = self._decided_epoch = 0
         self._last_sample: NDArray[np.float32] | None = None
         self._first_index = self._clean_from = self._interpolated_until = 0
-        self.n_skipped_hops = 0
+        self._n_late_hops = self._n_dropped_hops = 0  # one for each thread
         self.n_suppressed_hops = 0
         self.n_resets = 0
+        self.n_rest_hops = 0  # in which the encoder was not asked
+        self.last_block_s: float | None = None  # when the newest samples arrived, time.monotonic()
+        self.recognition: Recognition | None = None  # of the newest window; None before the first, and at rest
+
+    @property
+    def n_skipped_hops(self) -> int:
+        """Windows that came due while an earlier one was being worked on, and gave way to a newer one."""
+        return self._n_late_hops + self._n_dropped_hops
+
+    def signal(self, after_index: int, n_most: int) -> tuple[int, NDArray[np.float32]]:
+        """The newest filtered samples, for views; may be called from any thread.
+
+        after_index: what the caller has already seen
+        returns: one past the newest sample, and at most `n_most` samples that end there, (n_channels, n_samples)
+        """
+        end_index = self._ring.end_index
+        n_samples = min(end_index - max(after_index, self._first_index), n_most, 3 * self._window_samples)
+        window = self._ring.window(end_index, n_samples) if n_samples > 0 else None
+        return end_index, np.empty((self._ring.n_channels, 0), np.float32) if window is None else window
 
     def ingest(self, block: Block) -> bool:
         """Filter a block into the ring; returns whether a window became due."""
@@ -84,6 +128,7 @@ class LiveEngine:
             self._fill(block)
         self._append(block.samples_uv)
         self._last_sample = block.samples_uv[-1]
+        self.last_block_s = block.host_t_s
         return self._schedule(block, previous_end)
 
     def step(self, newest: bool = True) -> Decision | None:
@@ -91,36 +136,65 @@ class LiveEngine:
 
         newest: skip what is late; False takes hop by hop, as a replay does
         """
-        if not self._pending:
+        hop = self._take()
+        while newest and (newer := self._take()) is not None:
+            hop = newer
+            self._n_late_hops += 1
+        if hop is None:
             return None
-        hop = self._pending.popleft()
-        while newest and self._pending:
-            hop = self._pending.popleft()
-            self.n_skipped_hops += 1
         window = self._ring.window(hop.end_index, self._window_samples)
         if window is None or hop.epoch != self._epoch:
-            self.n_skipped_hops += 1
+            self._n_late_hops += 1
             return None
         return self._decide(hop, window)
 
+    @property
+    def next_due(self) -> int | None:
+        """Where the oldest due window ends; None when none is due."""
+        return self._pending[0].end_index if self._pending else None
+
+    def skip(self) -> None:
+        """Give up the oldest due window, as a run did that had no time for it."""
+        if self._take() is not None:
+            self._n_late_hops += 1
+
+    def _take(self) -> _Hop | None:
+        try:
+            return self._pending.popleft()
+        except IndexError:  # asking for its length first would leave the other thread time to empty it
+            return None
+
     def _decide(self, hop: _Hop, window: NDArray[np.float32]) -> Decision:
         if hop.epoch != self._decided_epoch:
-            self._debouncer.reset()
+            self._decider.reset()
             self._decided_epoch = hop.epoch
-        vote = self._recogniser.recognise(window).vote
-        window_gesture = self._debouncer.accept(vote)
-        changed = self._debouncer.update(window_gesture)
+        if self._at_rest(window):
+            self.n_rest_hops += 1
+            self.recognition = None
+            window_gesture, confidence, similarity = self.spec.rest_gesture or UNKNOWN, 1.0, 0.0
+        else:
+            self.recognition = self._recogniser.recognise(window)
+            vote = self.recognition.vote
+            window_gesture, confidence, similarity = self._decider.accept(vote), vote.share, vote.similarity
+        changed = self._decider.update(window_gesture)
         return Decision(
             sample_index=hop.end_index,
             device_t_s=hop.device_t_s,
-            gesture=self._debouncer.gesture,
+            gesture=self._decider.gesture,
             changed=changed,
             window_gesture=window_gesture,
-            confidence=vote.share,
-            similarity=vote.similarity,
+            confidence=confidence,
+            similarity=similarity,
+            at_rest=self.recognition is None,
             interpolated=hop.interpolated,
             delay_ms=(time.monotonic() - hop.arrived_s) * 1e3,
         )
+
+    def _at_rest(self, window: NDArray[np.float32]) -> bool:
+        """Whether the window's last tenth of a second is quieter than the bundle's rest."""
+        if not self.spec.rest_level:
+            return False
+        return level(window[:, -self._stretch_samples :]) < self.spec.rest_level
 
     def _restart(self, block: Block) -> None:
         if self._boot_id is not None:
@@ -146,7 +220,8 @@ class LiveEngine:
 
     def _append(self, samples_uv: NDArray[np.float32]) -> None:
         for start in range(0, len(samples_uv), self._window_samples):
-            self._ring.write(self._preprocess(samples_uv[start : start + self._window_samples]))
+            part = samples_uv[start : start + self._window_samples]
+            self._ring.write(self._preprocess(np.roll(part, -self._turn, axis=1) if self._turn else part))
 
     def _schedule(self, block: Block, previous_end: int) -> bool:
         """Note every multiple of the hop reached since `previous_end` that ends a clean window."""
@@ -159,9 +234,16 @@ class LiveEngine:
                 continue
             device_t_s = round(block.device_t_s + (end_index - block.sample_index) / self._rate_hz, 6)  # counts in us
             interpolated = start_index < self._interpolated_until
+            if len(self._pending) >= self._n_pending_most and self._take() is not None:
+                self._n_dropped_hops += 1
             self._pending.append(_Hop(end_index, device_t_s, block.host_t_s, self._epoch, interpolated))
             due = True
         return due
+
+
+def level(scaled: NDArray[np.float32]) -> float:
+    """How loud all channels are together: the RMS of preprocessed signal, (n_channels, n_samples)."""
+    return float(np.sqrt(np.mean(np.square(scaled))))
 
 
 def check_stream(info: StreamInfo, manifest: Manifest) -> None:
@@ -212,15 +294,19 @@ class Live:
         self,
         source: BlockSource,
         recogniser: Recogniser,
-        hop_ms: float = DEFAULT_HOP_MS,
         *,
+        hop_ms: float | None = None,
         seconds: float | None = None,
         level_uv: NDArray[np.float32] | None = None,
+        turn: int = 0,
+        spec: DecisionSpec | None = None,
+        taps: Sequence[Tap] = (),
     ) -> None:
         """source: opened; seconds: of signal after which to stop, None goes on to the source's end."""
         self.source = source
         self._max_samples = None if seconds is None else round(seconds * source.info.sample_rate_hz)
-        self.engine = LiveEngine(recogniser, source.info, hop_ms, level_uv)
+        self.engine = LiveEngine(recogniser, source.info, hop_ms=hop_ms, level_uv=level_uv, turn=turn, spec=spec)
+        self._taps = tuple(taps)
         self._wake = threading.Condition()
         self._due = self._stopping = False
         self.stopped = False  # the reader has ended
@@ -233,6 +319,8 @@ class Live:
             while self._wait():
                 decision = self.engine.step()
                 if decision is not None:
+                    for tap in self._taps:
+                        tap.decision(decision)
                     yield decision
         finally:
             self._stopping = True
@@ -253,6 +341,8 @@ class Live:
         try:
             for block in self.source:
                 first_index = block.sample_index if first_index is None else first_index
+                for tap in self._taps:
+                    tap.block(block)
                 if self.engine.ingest(block):
                     self._set(due=True)
                 n_samples = block.sample_index + len(block.samples_uv) - first_index

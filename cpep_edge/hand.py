@@ -1,0 +1,65 @@
+"""The hand that a viewer sees: joint angles of the poses nearest to an embedding.
+
+A bundle may carry a few recorded poses of each gesture with their embeddings. It is for the eye only: decisions come
+from the index.
+"""
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import Bundle
+from cpep_edge.errors import ArtifactError
+
+N_JOINTS = 20  # in the order of `cpep_edge.session.JOINT_NAMES`
+_N_NEAREST = 8
+_TEMPERATURE = 0.03  # of the weights by cosine: the nearest poses count most
+
+
+@dataclass(frozen=True, slots=True)
+class HandPoses:
+    """Some poses, as embeddings and as joint angles."""
+
+    embedding: NDArray[np.float32]  # (n_poses, d_embed), unit length
+    joint_angles_rad: NDArray[np.float32]  # (n_poses, 20)
+    rest_rad: NDArray[np.float32]  # (20,), shown while the muscles rest
+
+    def nearest(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The mean of the poses nearest to an embedding, (d_embed,), weighted by their cosine; (20,) radians."""
+        similarity = self.embedding @ embedding
+        chosen = np.argsort(similarity)[-_N_NEAREST:]
+        weight = np.exp((similarity[chosen] - similarity[chosen[-1]]) / _TEMPERATURE)
+        mean_rad: NDArray[np.float32] = weight @ self.joint_angles_rad[chosen] / weight.sum()
+        return mean_rad
+
+    def to_bytes(self) -> bytes:
+        """The content of the bundle's file, in half precision."""
+        file = io.BytesIO()
+        fields = {name: getattr(self, name).astype(np.float16) for name in self.__dataclass_fields__}
+        np.savez_compressed(file, **fields)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, d_embed: int) -> "HandPoses":
+        """Read the bundle's file, never a pickle; raises ArtifactError when it holds anything else."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                fields = {name: arrays[name].astype(np.float32) for name in cls.__dataclass_fields__}
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ArtifactError(f"the hand's poses cannot be read: {error}") from error
+        poses = cls(**fields)
+        n = len(poses.embedding)
+        shapes = (poses.embedding.shape, poses.joint_angles_rad.shape, poses.rest_rad.shape)
+        if n == 0 or shapes != ((n, d_embed), (n, N_JOINTS), (N_JOINTS,)):
+            raise ArtifactError("the hand's poses do not have the shapes of this bundle")
+        return poses
+
+
+def hand_poses_of(bundle: Bundle) -> HandPoses | None:
+    """The poses that a bundle carries, None where it carries none; raises ArtifactError when they were changed."""
+    name = bundle.manifest.hand_file
+    return None if name is None else HandPoses.from_bytes(bundle.read(name), bundle.manifest.encoder.d_embed)

@@ -1,0 +1,191 @@
+"""Serve the page of a live run, and stream the run to every browser that shows it.
+
+On this machine alone it asks for nothing but that the browser names this machine: a page elsewhere whose name was
+turned to 127.0.0.1 is refused by its Host, and scripts of other pages by their Origin. To other machines it is open
+only where it was asked for, and then to those who have the token.
+
+A browser gets, as WebSocket messages, `about` once, then `health` twice a second, `decision` when one fell, and the
+strips as bytes: u32 number of the first stroke, then [stroke][channel][least, greatest] as i8. Nothing is queued for
+it: one that cannot keep up gets the newest, less often.
+"""
+
+import asyncio
+import hmac
+import json
+import secrets
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpep_edge.errors import ConfigError, CpepError
+from cpep_edge.live_view import STRIP_LIMIT, LiveView
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
+
+PAGE = Path(__file__).parent / "page"
+TICK_S = 0.04
+HEALTH_TICKS = 12  # about twice a second
+MOST_VIEWERS = 8
+_STROKES_A_TICK = 100
+_TOKEN_BYTES = 16
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_POLICY = "default-src 'self'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
+
+
+class ViewServer:
+    """The server of one run: `with` starts and ends it."""
+
+    def __init__(self, view: LiveView, host: str = "127.0.0.1", port: int = 8765, token: str | None = None) -> None:
+        """token: what a browser must give; None: none on this machine alone, a new one where others may look
+
+        Raises ConfigError without the extra `[web]`, CpepError when the address cannot be had.
+        """
+        self._view = view
+        self._is_local = host in _LOCAL
+        self.token = token or (None if self._is_local else secrets.token_urlsafe(_TOKEN_BYTES))
+        self.n_viewers = 0
+        self._socket = _listen(host, port)
+        self._host = host
+        self._server = _uvicorn_server(self)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
+
+    def __enter__(self) -> "ViewServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    @property
+    def url(self) -> str:
+        """Where to look."""
+        host = (
+            "127.0.0.1" if self._is_local else socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
+        )
+        query = f"?token={self.token}" if self.token else ""
+        return f"http://{host}:{self._socket.getsockname()[1]}/{query}"
+
+    def admits(self, connection: "HTTPConnection") -> bool:
+        """Whether who asks may look."""
+        if self.token is not None:
+            return hmac.compare_digest(connection.query_params.get("token", "").encode(), self.token.encode())
+        return connection.url.hostname in _LOCAL
+
+    async def file(self, request: "Request") -> "Response":
+        """One of the page's files. Only the page itself is guarded: style and script hold nothing of the run."""
+        from starlette.responses import PlainTextResponse, Response
+
+        name = request.path_params.get("name", "index.html")
+        path = PAGE / name
+        if path.suffix not in _TYPES or not path.is_file() or path.parent != PAGE:
+            return PlainTextResponse("there is no such page\n", 404)
+        if not self.admits(request) and name == "index.html":
+            return PlainTextResponse("open the address that cpep-edge live printed, with its token\n", 403)
+        headers = {"content-security-policy": _POLICY, "cache-control": "no-store", "referrer-policy": "no-referrer"}
+        return Response(path.read_bytes(), media_type=_TYPES[path.suffix], headers=headers)
+
+    async def stream(self, browser: "WebSocket") -> None:
+        """Everything of the run to one browser, until it leaves."""
+        origin = browser.headers.get("origin")
+        same_origin = origin is None or origin.partition("://")[2] == browser.headers.get("host")
+        if not (same_origin and self.admits(browser)) or self.n_viewers >= MOST_VIEWERS:
+            await browser.close(1008)
+            return
+        await browser.accept()
+        self.n_viewers += 1
+        try:
+            await self._send_until_gone(browser)
+        finally:
+            self.n_viewers -= 1
+
+    async def _send_until_gone(self, browser: "WebSocket") -> None:
+        from starlette.websockets import WebSocketDisconnect
+
+        async def send() -> None:
+            with suppress(WebSocketDisconnect, RuntimeError):  # it left while something was on its way
+                async for message in self._messages():
+                    await (browser.send_bytes(message) if isinstance(message, bytes) else browser.send_text(message))
+
+        async def listen() -> None:
+            while (await browser.receive())["type"] != "websocket.disconnect":
+                pass
+
+        tasks = [asyncio.create_task(send()), asyncio.create_task(listen())]
+        _, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _messages(self) -> AsyncIterator[str | bytes]:
+        """What one browser is sent, tick by tick."""
+        view = self._view
+        yield json.dumps({"type": "about", **view.about()})
+        next_stroke = n_changes = tick = 0
+        last_index: int | None = None
+        while True:
+            if tick % HEALTH_TICKS == 0:
+                yield json.dumps({"type": "health", **view.health()})
+            last = view.stats.last
+            if last is not None and last.sample_index != last_index:
+                last_index = last.sample_index
+                n_changes, changes = view.changes_after(n_changes)
+                hand_rad = view.hand_rad()
+                yield json.dumps(
+                    {
+                        "type": "decision",
+                        **asdict(last),
+                        "changes": [asdict(change) for change in changes],
+                        "hand_rad": None if hand_rad is None else [round(float(angle), 4) for angle in hand_rad],
+                    }
+                )
+            first, strokes = view.strips(next_stroke, _STROKES_A_TICK)
+            if len(strokes):
+                next_stroke = first + len(strokes)
+                counts = np.clip(np.rint(strokes * (127 / STRIP_LIMIT)), -127, 127).astype(np.int8)
+                yield np.uint32(first).tobytes() + counts.tobytes()
+            elif next_stroke > first:
+                next_stroke = 0  # the stream began anew
+            tick += 1
+            await asyncio.sleep(TICK_S)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise CpepError(
+            f"the page cannot be served on {host} port {port}: {error.strerror or error}; choose another --web-port"
+        ) from error
+
+
+def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvicorn is an extra
+    try:
+        import uvicorn
+        from starlette.applications import Starlette
+        from starlette.routing import Route, WebSocketRoute
+    except ImportError as error:
+        server._socket.close()
+        raise ConfigError("the page needs packages more: run pip install 'cpep-edge[web]'") from error
+    routes = [Route("/", server.file), Route("/{name}", server.file), WebSocketRoute("/live", server.stream)]
+    config = uvicorn.Config(
+        Starlette(routes=routes),
+        log_level="error",
+        access_log=False,
+        lifespan="off",
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)

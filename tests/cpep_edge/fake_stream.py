@@ -1,0 +1,74 @@
+"""A stream that can be foretold: a recogniser that reads the answer out of the signal, and a band that plays blocks."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+
+from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.bundle import DecisionSpec
+from cpep_edge.pose_index import Vote
+from cpep_edge.preprocess import Preprocessing, Preprocessor
+from cpep_edge.recogniser import Recognition
+
+RATE_HZ = 1000.0
+WINDOW = 200
+HOP_MS = 50.0
+INFO = StreamInfo("test band", n_channels=2, sample_rate_hz=RATE_HZ)
+PASS_THROUGH = Preprocessing(RATE_HZ, ((1.0, 0.0, 0.0, 1.0, 0.0, 0.0),), scale_uv=1.0, clip=1e6)
+
+
+class LevelRecogniser:
+    """Takes a window for gesture 1 where its mean is above one half, else for gesture 0; keeps what it saw."""
+
+    def __init__(self, duration_s: float = 0.0, spec: DecisionSpec | None = None) -> None:
+        self.manifest = SimpleNamespace(
+            name="level",
+            preprocessing=PASS_THROUGH,
+            encoder=SimpleNamespace(file="encoder.pte", n_channels=2, window_samples=WINDOW),
+            decision=spec or DecisionSpec(debounce_hops=2, hop_ms=HOP_MS),
+            gestures=(SimpleNamespace(name="Low"), SimpleNamespace(name="High")),
+            files={"encoder.pte": SimpleNamespace(sha256="0" * 64)},
+        )
+        self.windows: list[np.ndarray] = []
+        self._duration_s = duration_s
+
+    def preprocessor(self, level_uv: np.ndarray | None = None) -> Preprocessor:
+        return Preprocessor(PASS_THROUGH, 2, level_uv)
+
+    def recognise(self, window: np.ndarray) -> Recognition:
+        self.windows.append(window)
+        time.sleep(self._duration_s)
+        high = int(window.mean() > 0.5)
+        return Recognition(Vote(high, 1.0, 0.9), np.eye(2, dtype=np.float32)[high])
+
+
+class ListSource:
+    """A source that plays blocks as fast as they are taken, then ends or fails."""
+
+    def __init__(self, blocks: list[Block], failure: Exception | None = None, pause_s: float = 0.0) -> None:
+        self.info, self.counts = INFO, LinkCounts()
+        self._blocks, self._failure, self._pause_s = blocks, failure, pause_s
+
+    def __enter__(self) -> "ListSource":
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __iter__(self) -> Iterator[Block]:
+        for block in self._blocks:
+            time.sleep(self._pause_s)
+            yield replace(block, host_t_s=time.monotonic())
+        if self._failure:
+            raise self._failure
+
+
+def cut(signal: np.ndarray, size: int = 10, first: int = 0, boot_id: int = 0) -> list[Block]:
+    """A signal, (n_samples,), as blocks of two equal channels."""
+    both = np.repeat(signal[:, None], 2, axis=1).astype(np.float32)
+    starts = range(0, len(signal), size)
+    return [
+        Block(both[s : s + size], first + s, (first + s) / RATE_HZ, time.monotonic(), boot_id=boot_id) for s in starts
+    ]

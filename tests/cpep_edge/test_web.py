@@ -1,0 +1,323 @@
+"""The page of a live run, by its protocol and in a real browser."""
+
+import http.client
+import json
+import queue
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cpep_edge.blocks import Block, LinkCounts
+from cpep_edge.errors import CpepError
+from cpep_edge.hand import HandPoses
+from cpep_edge.live_loop import Live
+from cpep_edge.live_view import LiveView
+from tests.cpep_edge.fake_stream import HOP_MS, INFO, LevelRecogniser, cut
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+client = pytest.importorskip("websockets.sync.client")
+
+from cpep_edge.web.server import MOST_VIEWERS, ViewServer  # noqa: E402 - after the skips
+
+TIMEOUT_S = 20.0
+FLAT, BENT = np.zeros(20, np.float32), np.full(20, 1.0, np.float32)
+HAND = HandPoses(np.eye(2, dtype=np.float32), np.stack([FLAT, BENT]), rest_rad=FLAT)
+
+
+class FedSource:
+    """A band that sends what it is given, when it is given it, and is silent in between."""
+
+    def __init__(self) -> None:
+        self.info, self.counts = INFO, LinkCounts()
+        self._blocks: queue.Queue[Block | None] = queue.Queue()
+        self._next_index = 0
+
+    def __enter__(self) -> "FedSource":
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __iter__(self) -> Iterator[Block]:
+        while (block := self._blocks.get()) is not None:
+            yield replace(block, host_t_s=time.monotonic())
+
+    def feed(self, value: float, n_samples: int = 400) -> None:
+        for block in cut(np.full(n_samples, value), 10, first=self._next_index):
+            self._blocks.put(block)
+        self._next_index += n_samples
+
+    def end(self) -> None:
+        self._blocks.put(None)
+
+
+@contextmanager
+def running(hand: HandPoses | None = HAND) -> Iterator[tuple[FedSource, LiveView]]:
+    source, recogniser = FedSource(), LevelRecogniser()
+    loop = Live(source, recogniser, hop_ms=HOP_MS)
+    view = LiveView("tiny.cpep  ·  test band", recogniser, loop, hand)
+
+    def run() -> None:
+        for decision in loop:
+            view.stats.add(decision)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield source, view
+    finally:
+        source.end()
+        thread.join()
+
+
+@contextmanager
+def served(**options: object) -> Iterator[tuple[FedSource, ViewServer]]:
+    with running() as (source, view), ViewServer(view, port=0, **options) as server:  # type: ignore[arg-type]
+        yield source, server
+
+
+def stream_url(server: ViewServer) -> str:
+    return server.url.replace("http", "ws").replace("/?", "/live?") + ("" if "?" in server.url else "live")
+
+
+def messages_until(connection, kind: str) -> dict:  # type: ignore[no-untyped-def,type-arg]
+    """The next message of a kind, others thrown away."""
+    end_s = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end_s:
+        message = connection.recv(timeout=TIMEOUT_S)
+        if isinstance(message, str) and json.loads(message)["type"] == kind:
+            return json.loads(message)
+    pytest.fail(f"no message {kind} came")
+
+
+def wait_for_silence(connection, silent: bool) -> bool:  # type: ignore[no-untyped-def]
+    return any(messages_until(connection, "health")["silent"] is silent for _ in range(40))
+
+
+def status(url: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def handshake(server: ViewServer, host: str, origin: str | None) -> int:
+    """What the server answers to a browser that asks for the stream under this name."""
+    connection = http.client.HTTPConnection("127.0.0.1", server._socket.getsockname()[1], timeout=TIMEOUT_S)
+    connection.putrequest("GET", "/live", skip_host=True)
+    headers = {"Host": host, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    headers |= {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="} | ({} if origin is None else {"Origin": origin})
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse().status
+    connection.close()
+    return answer
+
+
+def is_refused(url: str, **options: object) -> bool:
+    try:
+        with client.connect(url, proxy=None, **options) as connection:
+            connection.recv(timeout=TIMEOUT_S)
+    except Exception as error:
+        return "403" in str(error)
+    return False
+
+
+def test_a_browser_is_told_the_run_the_decisions_and_the_signal() -> None:
+    with served() as (source, server), client.connect(stream_url(server), proxy=None) as connection:
+        about = messages_until(connection, "about")
+        assert (about["n_channels"], about["gestures"], len(about["joints"])) == (2, ["Low", "High"], 20)
+        first: list[int] = []
+        strokes: list[np.ndarray] = []
+        decision = None
+        with Feeder(source, 1.0):
+            while decision is None or decision["gesture"] != "High" or sum(map(len, strokes)) < 40:
+                message = connection.recv(timeout=TIMEOUT_S)
+                if isinstance(message, bytes):
+                    first.append(int(np.frombuffer(message[:4], np.uint32)[0]))
+                    strokes.append(np.frombuffer(message[4:], np.int8).reshape(-1, 2, 2))
+                elif json.loads(message)["type"] == "decision":
+                    decision = json.loads(message)
+        assert np.allclose(decision["hand_rad"], BENT, atol=0.01)
+        drawn = np.concatenate(strokes)
+        assert first == [sum(map(len, strokes[:number])) for number in range(len(strokes))]  # each stroke once
+        assert np.array_equal(np.unique(drawn[:, :, 1]), [round(127 / 6)])
+
+
+def test_two_browsers_see_the_same_and_one_that_leaves_troubles_nobody() -> None:
+    with served() as (source, server), Feeder(source, 1.0):
+        with client.connect(stream_url(server), proxy=None) as stays:
+            with client.connect(stream_url(server), proxy=None) as leaves:
+                assert messages_until(leaves, "decision")["window_gesture"] == "High"
+                assert messages_until(stays, "decision")["window_gesture"] == "High"
+                assert server.n_viewers == 2
+            for _ in range(5):
+                messages_until(stays, "decision")
+            assert server.n_viewers == 1
+
+
+def test_a_silent_band_is_told_and_so_is_its_return() -> None:
+    with served() as (source, server), client.connect(stream_url(server), proxy=None) as connection:
+        assert wait_for_silence(connection, True)
+        with Feeder(source, 1.0):
+            assert wait_for_silence(connection, False)
+        assert wait_for_silence(connection, True)
+
+
+def test_scripts_of_other_pages_and_names_of_other_machines_are_refused() -> None:
+    with served() as (_, server):
+        host = server.url.removeprefix("http://").rstrip("/")
+        assert handshake(server, host, origin=f"http://{host}") == 101
+        assert handshake(server, host, origin=None) == 101  # no browser: those always say
+        assert handshake(server, host, origin="http://elsewhere.example") == 403
+        assert handshake(server, "elsewhere.example", origin="http://elsewhere.example") == 403
+        assert status(server.url) == 200
+        assert status(server.url, Host="elsewhere.example") == 403
+
+
+def test_nothing_but_the_page_is_served() -> None:
+    with served() as (_, server):
+        for name in ("live.css", "hand.js", "icon.svg"):
+            assert status(server.url + name) == 200
+        for name in ("server.py", "__init__.py", "..%2fserver.py", "%2e%2e/server.py", "nothing.js"):
+            assert status(server.url + name) == 404
+
+
+def test_other_machines_need_the_token_that_was_printed() -> None:
+    with served(host="0.0.0.0") as (_, server):
+        assert server.token is not None
+        port = server._socket.getsockname()[1]
+        for token, code in (("", 403), ("?token=guess", 403), (f"?token={server.token}", 200)):
+            assert status(f"http://127.0.0.1:{port}/{token}") == code
+        assert is_refused(f"ws://127.0.0.1:{port}/live")
+        assert is_refused(f"ws://127.0.0.1:{port}/live?token=x")
+        assert not is_refused(f"ws://127.0.0.1:{port}/live?token={server.token}")
+        assert f"?token={server.token}" in server.url
+
+
+def test_more_browsers_than_there_is_room_for_are_refused() -> None:
+    with served() as (_, server):
+        server.n_viewers = MOST_VIEWERS
+        assert is_refused(stream_url(server))
+        server.n_viewers = 0
+
+
+def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
+    with served() as (_, server), running() as (_, view):
+        with pytest.raises(CpepError, match="choose another --web-port"):
+            ViewServer(view, port=server._socket.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def browser():  # type: ignore[no-untyped-def]
+    """Chromium without a screen, at the width of a phone."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("chromium and chromium-driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=500,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(driver)
+    browser = webdriver.Chrome(options=options, service=service)
+    yield browser
+    browser.quit()
+    service.stop()
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_hand_moves_the_gesture_is_named_and_a_lost_link_heals(browser) -> None:  # type: ignore[no-untyped-def]
+    with served() as (source, server):
+        browser.get(server.url)
+        see(browser, "document.body.dataset.link", lambda link: link in ("live", "silent"))
+        with Feeder(source, 0.0) as feeder:
+            see(browser, GESTURE, lambda name: name == "Low")
+            flat = picture(browser)
+            feeder.value = 1.0
+            see(browser, GESTURE, lambda name: name == "High")
+            see(browser, HAND_PICTURE, lambda now: now != flat)
+            see(browser, "document.body.dataset.link", lambda link: link == "live")
+        see(browser, "document.body.dataset.link", lambda link: link == "silent")
+        assert "no signal from the band" in browser.execute_script("return document.getElementById('link').textContent")
+        with Feeder(source, 1.0):
+            see(browser, "document.body.dataset.link", lambda link: link == "live")
+            check_keys(browser)
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    see(browser, "document.body.dataset.link", lambda link: link == "gone")
+    faults = [entry["message"] for entry in browser.get_log("browser") if "WebSocket" not in entry["message"]]
+    assert faults == []
+
+
+GESTURE = "document.getElementById('gesture').textContent"
+HAND_PICTURE = "document.getElementById('hand').toDataURL()"
+
+
+class Feeder:
+    """Feeds a source as a band would, while `with` lasts; `value` may be changed meanwhile."""
+
+    def __init__(self, source: FedSource, value: float) -> None:
+        self.value = value
+        self._source, self._stopping = source, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Feeder":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(0.05):
+            self._source.feed(self.value, 50)
+
+
+def check_keys(browser) -> None:  # type: ignore[no-untyped-def]
+    from selenium.webdriver.common.keys import Keys
+
+    body = browser.find_element("tag name", "body")
+    theme = browser.execute_script("return document.documentElement.dataset.theme")
+    body.send_keys("t")
+    see(browser, "document.documentElement.dataset.theme", lambda now: now != theme)
+    body.send_keys(" ")
+    see(browser, "document.getElementById('pause').getAttribute('aria-pressed')", lambda held: held == "true")
+    body.send_keys(" ")
+    body.send_keys("?")
+    see(browser, "document.getElementById('help').open", bool)
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    see(browser, "document.getElementById('help').open", lambda is_open: not is_open)
+
+
+def picture(browser) -> str:  # type: ignore[no-untyped-def]
+    """The drawn hand, once it stands still."""
+    last = ""
+    for _ in range(50):
+        now = browser.execute_script(f"return {HAND_PICTURE}")
+        if now == last:
+            break
+        last = now
+    return last
+
+
+def see(browser, expression: str, holds: Callable[[object], bool]) -> None:  # type: ignore[no-untyped-def]
+    """Ask the page until an expression holds; what it was last is told when it never does."""
+    end_s, last = time.monotonic() + TIMEOUT_S, None
+    while time.monotonic() < end_s:
+        last = browser.execute_script(f"return {expression}")
+        if holds(last):
+            return
+    pytest.fail(f"{expression} stayed at {str(last)[:80]}")

@@ -1,0 +1,184 @@
+"""Judge a bundle event by event: prompted sessions are replayed through the live engine, hop by hop.
+
+Every session is calibrated with its own calibration recordings first, as a wearer would, and then played in blocks of
+a frame, as fast as it goes. The engine is the one that runs live; what a wire adds is measured apart, on a
+pseudo-terminal (`transport_delay`). The split `test` of a prompted corpus is what figures are quoted on; `val` is for
+choosing.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.bundle import DecisionSpec
+from cpep_edge.calibration import SETTLE_S, channel_levels_uv, find_turn, rest_level, stretch_levels_uv, unscaled
+from cpep_edge.decisions import Decision
+from cpep_edge.errors import DataError
+from cpep_edge.events import Activation, EventScore, Label, score_events
+from cpep_edge.live_loop import LiveEngine
+from cpep_edge.preprocess import Preprocessor
+from cpep_edge.recogniser import Recogniser
+from cpep_train.corpus import Corpus, Row
+from cpep_train.prompted import PROMPTED, REST, read_labels
+
+FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedSession:
+    """One wearer's session, in memory."""
+
+    row: Row
+    emg_uv: NDArray[np.float32]  # (n_samples, n_channels)
+    movements_uv: tuple[NDArray[np.float32], ...]  # recordings of the calibration's movements
+    rest_uv: NDArray[np.float32] | None  # and of its rest
+    labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveScore:
+    """How a bundle did on some sessions."""
+
+    events: EventScore
+    n_people: int
+    rest_share: float  # of the windows, in which the encoder was not asked
+    unknown_share: float  # of the windows that were rejected
+
+
+def evaluate_live(
+    recogniser: Recogniser,
+    data: Path,
+    *,
+    split: str = "test",
+    spec: DecisionSpec | None = None,
+    turn: int = 0,
+    undo_turn: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> LiveScore:
+    """Score a bundle on the prompted sessions of a corpus.
+
+    spec: how to decide, in place of the bundle's
+    turn: electrodes by which the band is turned further than it was put on, before it is calibrated
+    undo_turn: whether the calibration looks for a turned band
+    progress: called with sessions done and their number
+    Raises DataError when the corpus holds no labels, or no session of that split.
+    """
+    sessions = prompted_sessions(data, split, recogniser.manifest.calibration)
+    played = []
+    for done, session in enumerate(sessions):
+        played.append((session, play(recogniser, _turned(session, turn), spec, undo_turn)))
+        if progress is not None:
+            progress(done + 1, len(sessions))
+    return judge(recogniser, played, spec or recogniser.manifest.decision)
+
+
+def prompted_sessions(data: Path, split: str, movements: Sequence[str]) -> list[PromptedSession]:
+    """The prompted sessions of a split, with the recordings of those calibration movements."""
+    corpus, labels = Corpus.open(data), read_labels(data)
+    rows = [row for row in corpus.rows if row.stage == PROMPTED and row.split == split and row.filename in labels]
+    if not rows:
+        raise DataError(f"{data}: no recording of the stage {PROMPTED} with labels is in the split {split}")
+    return [
+        PromptedSession(
+            row=row,
+            emg_uv=_emg(corpus, row),
+            movements_uv=tuple(
+                _emg(corpus, other)
+                for other in corpus.rows
+                if (other.user, other.session) == (row.user, row.session) and other.stage in movements
+            ),
+            rest_uv=next(
+                (
+                    _emg(corpus, other)
+                    for other in corpus.rows
+                    if (other.user, other.session, other.stage) == (row.user, row.session, REST)
+                ),
+                None,
+            ),
+            labels=tuple(labels[row.filename]),
+        )
+        for row in rows
+    ]
+
+
+def play(
+    recogniser: Recogniser, session: PromptedSession, spec: DecisionSpec | None = None, undo_turn: bool = True
+) -> list[Decision]:
+    """Every decision of a session, calibrated first."""
+    manifest = recogniser.manifest
+    rate_hz = manifest.preprocessing.sample_rate_hz
+    spec, level_uv, turn = spec or manifest.decision, None, 0
+    if session.movements_uv:
+        measured_uv = channel_levels_uv(np.concatenate([_stretches(recogniser, one) for one in session.movements_uv]))
+        turn = find_turn(measured_uv, manifest.level_pattern) if undo_turn else 0
+        level_uv = np.roll(measured_uv, -turn)
+        if session.rest_uv is not None and spec.rest_level:
+            resting = rest_level(_stretches(recogniser, session.rest_uv), measured_uv)
+            spec = spec.model_copy(update={"rest_level": resting})
+    info = StreamInfo(session.row.filename, session.emg_uv.shape[1], rate_hz)
+    engine = LiveEngine(recogniser, info, level_uv=level_uv, turn=turn, spec=spec)
+    decisions = []
+    for block in _blocks(session.emg_uv, rate_hz):
+        engine.ingest(block)
+        while (decision := engine.step(newest=False)) is not None:
+            decisions.append(decision)
+    return decisions
+
+
+def judge(
+    recogniser: Recogniser, played: Sequence[tuple[PromptedSession, Sequence[Decision]]], spec: DecisionSpec
+) -> LiveScore:
+    """Score sessions that were played.
+
+    spec: by which was decided
+    """
+    rate_hz = recogniser.manifest.preprocessing.sample_rate_hz
+    sessions = [(session.labels, activations(decisions, spec, rate_hz)) for session, decisions in played]
+    windows = [decision for _, decisions in played for decision in decisions]
+    seconds = sum(len(session.emg_uv) for session, _ in played) / rate_hz
+    return LiveScore(
+        events=score_events(sessions, seconds / 3600),
+        n_people=len({session.row.user for session, _ in played}),
+        rest_share=float(np.mean([decision.at_rest for decision in windows])),
+        unknown_share=float(np.mean([decision.window_gesture == "unknown" for decision in windows])),
+    )
+
+
+def activations(decisions: Sequence[Decision], spec: DecisionSpec, rate_hz: float) -> list[Activation]:
+    """Those decisions that an application would act on, on the clock of the recording."""
+    return [
+        Activation(decision.gesture, decision.sample_index / rate_hz, decision.delay_ms)
+        for decision in decisions
+        if decision.changed and decision.gesture not in ("unknown", spec.rest_gesture)
+    ]
+
+
+def _turned(session: PromptedSession, turn: int) -> PromptedSession:
+    """The same session under a band that was turned by whole electrodes."""
+    return replace(
+        session,
+        emg_uv=np.roll(session.emg_uv, turn, axis=1),
+        movements_uv=tuple(np.roll(movement, turn, axis=1) for movement in session.movements_uv),
+        rest_uv=None if session.rest_uv is None else np.roll(session.rest_uv, turn, axis=1),
+    )
+
+
+def _stretches(recogniser: Recogniser, recording_uv: NDArray[np.float32]) -> NDArray[np.float64]:
+    spec = recogniser.manifest.preprocessing
+    filtered = Preprocessor(unscaled(spec), recording_uv.shape[1])(recording_uv)
+    return stretch_levels_uv(filtered[round(SETTLE_S * spec.sample_rate_hz) :], spec.sample_rate_hz)
+
+
+def _blocks(emg_uv: NDArray[np.float32], rate_hz: float) -> Iterator[Block]:
+    for start in range(0, len(emg_uv), FRAME_SAMPLES):
+        yield Block(emg_uv[start : start + FRAME_SAMPLES], start, start / rate_hz, time.monotonic())
+
+
+def _emg(corpus: Corpus, row: Row) -> NDArray[np.float32]:
+    with corpus.session(row) as session:
+        return session.emg()

@@ -1,0 +1,113 @@
+"""Prompted sessions: a wearer makes gesture after gesture as asked, rests in between, and every gesture has its times.
+
+They are what decisions are judged on event by event. A corpus of them is a folder as any other, each session one
+recording of the stage `Prompted`, and beside `metadata.csv` a `labels.csv` with the columns filename, gesture, start_s
+and end_s: from when the hand starts to move until it starts to let go, in seconds of the recording. The same session's
+calibration movements, and a rest, are recordings of their own in the folder.
+"""
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cpep_edge.errors import DataError
+from cpep_edge.events import Label
+from cpep_edge.files import replacing_folder
+from cpep_train.corpus import Row, write_metadata
+from cpep_train.hand import load_hand
+from cpep_train.simulation import metadata_row, simulate, simulate_prompted, write_recording
+from cpep_train.stages import STAGES, Stage
+
+PROMPTED = "Prompted"
+LABELS_FILE = "labels.csv"
+REST = "Rest"
+CALIBRATION_STAGES = (REST, "GraspPunchCloseFar", "CountingUpDownFingerWigglingSpreading")
+CALIBRATION_S = 6.0  # of each
+
+_COLUMNS = ("filename", "gesture", "start_s", "end_s")
+
+
+def synthesise_prompted(
+    out: Path,
+    *,
+    n_users: int,
+    sessions_per_user: int,
+    repetitions: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write prompted sessions of the wearers that a training on `synthesise_corpus` with these numbers would not see.
+
+    Each is a donning of its own, after those of that corpus: held-out wearers are the split test, wearers of validation
+    the split val. Every trained gesture of one pose is asked for `repetitions` times, in random order.
+
+    progress: called with (sessions done, sessions in all)
+    Raises ConfigError without mujoco, CpepError when the disk refuses.
+    """
+    load_hand()  # a missing package shows before anything is written
+    rows = [metadata_row(user, 0, STAGES[0], n_users, sessions_per_user) for user in range(n_users)]
+    users = [(number, row.split) for number, row in enumerate(rows) if row.split != "train"]
+    with replacing_folder(out) as folder:
+        written: list[Row] = []
+        labels: list[tuple[str, Label]] = []
+        for done, (user, split) in enumerate(users):
+            session_rows, session_labels = _write_session(folder, user, sessions_per_user, n_users, repetitions, seed)
+            written += [
+                replace(row, split=split, generalization="user" if split == "test" else "") for row in session_rows
+            ]
+            labels += session_labels
+            if progress is not None:
+                progress(done + 1, len(users))
+        write_metadata(folder, written)
+        _write_labels(folder, labels)
+
+
+def read_labels(folder: Path) -> dict[str, list[Label]]:
+    """The labels of each recording of a folder, in order of time; raises DataError when there are none."""
+    path = folder / LABELS_FILE
+    if not path.is_file():
+        raise DataError(f"{path} is missing: labels with times are needed to judge events, see data synth --prompted")
+    labels: dict[str, list[Label]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, line in enumerate(csv.DictReader(file), start=2):
+            try:
+                label = Label(line["gesture"], float(line["start_s"]), float(line["end_s"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{path}: line {number} does not hold {', '.join(_COLUMNS)}") from error
+            if not label.start_s < label.end_s:
+                raise DataError(f"{path}: line {number} ends at {label.end_s:g} s, before it starts")
+            labels.setdefault(line["filename"], []).append(label)
+    return {filename: sorted(found, key=lambda label: label.start_s) for filename, found in labels.items()}
+
+
+def _write_session(
+    folder: Path, user: int, session: int, n_users: int, repetitions: int, seed: int
+) -> tuple[list[Row], list[tuple[str, Label]]]:
+    """One wearer's calibration movements and prompted session."""
+    rows = []
+    for stage in (one for one in STAGES if one.name in CALIBRATION_STAGES):
+        row = metadata_row(user, session, stage, n_users, session)
+        write_recording(folder, row.user, row.session, row.stage, simulate(user, session, stage, CALIBRATION_S, seed))
+        rows.append(row)
+    recording, labels = simulate_prompted(user, session, _asked(user, repetitions, seed), seed)
+    row = replace(rows[0], stage=PROMPTED, filename=f"{rows[0].session}-{PROMPTED}")
+    write_recording(folder, row.user, row.session, PROMPTED, recording)
+    return [*rows, row], [(row.filename, label) for label in labels]
+
+
+def _asked(user: int, repetitions: int, seed: int) -> list[Stage]:
+    """Every trained gesture of one pose, each as often, in an order of this wearer's own."""
+    asked = [stage for stage in STAGES[1:] if not stage.is_chain and not stage.held_out] * repetitions
+    order = np.random.default_rng((seed, user)).permutation(len(asked))
+    return [asked[number] for number in order]
+
+
+def _write_labels(folder: Path, labels: list[tuple[str, Label]]) -> None:
+    with (folder / LABELS_FILE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for filename, label in labels:
+            writer.writerow((filename, label.gesture, f"{label.start_s:.3f}", f"{label.end_s:.3f}"))
