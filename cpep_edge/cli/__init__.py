@@ -43,6 +43,7 @@ app.command("devices")(link.devices)
 app.command("doctor")(link.doctor)
 app.command("soak")(link.soak)
 app.command("bench")(bench.bench)
+app.command("compare")(bench.compare)
 
 
 @app.callback(invoke_without_command=True)
