@@ -162,13 +162,15 @@ def report(bundle: Path, samples: list[Sample], summary: dict) -> str:
         ("hops skipped", str(summary["skipped_hops"])),
         ("frames; lost", f"{link['frames']}; {link['lost_frames']}"),
     ]
+    about = (
+        f"`python benchmarks/measure_live.py {bundle.name} PROMPTED`, commit `{git_commit()[:12]}`; a **simulated** person "
+        f"on a simulated band, {encoder.n_channels} channels, windows of {encoder.window_samples} samples; "
+        f"{machine.n_cpus} cores, {machine.cpu}, load {machine.load_1min:.1f}. The browser's own work is not counted."
+    )
     return "\n".join(
         [
             f"# {times[-1] / 60:.0f} minutes of `live --web` with a browser on it\n",
-            f"`python benchmarks/measure_live.py {bundle.name} PROMPTED`, commit `{git_commit()[:12]}`; a "
-            f"**simulated** person on a simulated band, {encoder.n_channels} channels, windows of "
-            f"{encoder.window_samples} samples; {machine.n_cpus} cores, {machine.cpu}, load {machine.load_1min:.1f}. The browser's own work is not "
-            "counted.\n",
+            about + "\n",
             "| what | figure |",
             "| --- | --: |",
             *(f"| {what} | {figure} |" for what, figure in rows),
