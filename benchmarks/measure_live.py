@@ -163,8 +163,8 @@ def report(bundle: Path, samples: list[Sample], summary: dict) -> str:
         ("frames; lost", f"{link['frames']}; {link['lost_frames']}"),
     ]
     about = (
-        f"`python benchmarks/measure_live.py {bundle.name} PROMPTED`, commit `{git_commit()[:12]}`; a **simulated** person "
-        f"on a simulated band, {encoder.n_channels} channels, windows of {encoder.window_samples} samples; "
+        f"`python benchmarks/measure_live.py {bundle.name} PROMPTED`, commit `{git_commit()[:12]}`; a **simulated** "
+        f"person on a simulated band, {encoder.n_channels} channels, windows of {encoder.window_samples} samples; "
         f"{machine.n_cpus} cores, {machine.cpu}, load {machine.load_1min:.1f}. The browser's own work is not counted."
     )
     return "\n".join(
