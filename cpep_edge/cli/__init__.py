@@ -7,6 +7,7 @@ packages are imported inside the commands, so that `--help` answers at once and 
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_COMMANDS = {
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Begin here": {"demo": demo.demo},
     "From recordings to a model": {
         "train": training.train,
