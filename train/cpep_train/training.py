@@ -23,6 +23,7 @@ from cpep_train.checkpoint import (
     RECIPE_FILE,
     Checkpoint,
     build_encoders,
+    load_checkpoint,
     load_run_recipe,
     load_weights,
     save_checkpoint,
@@ -30,6 +31,7 @@ from cpep_train.checkpoint import (
     save_weights,
 )
 from cpep_train.corpus import Corpus
+from cpep_train.distil import DistilledAlignment, check_teacher
 from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
 from cpep_train.fitting import fit
 from cpep_train.leakage import SplitManifest, audit, save_splits
@@ -64,6 +66,7 @@ def train(
     progress: bool | None = None,
     n_workers: int | None = None,
     lend: Callable[[StageName], Path | None] = lambda stage: None,
+    teacher: Path | None = None,
 ) -> Checkpoint | None:
     """Train a recipe on the corpus in `data` into the folder `out`.
 
@@ -72,6 +75,7 @@ def train(
     progress: a bar on stderr; None draws it where stderr is a terminal
     n_workers: processes that read the corpus; None takes what its size asks for
     lend: where the same stage was finished by another run, to be copied from there
+    teacher: a finished run to distil, whose poses are taken over; the recipe must ask for it
     returns: the checkpoint, or None where the last stage was not asked for
     Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, TrainingError
     when it diverged or collapsed, and CpepError when Ctrl-C stopped it.
@@ -80,7 +84,7 @@ def train(
     if progress is None:
         progress = sys.stderr.isatty() and rank() == 0
     try:
-        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend)
+        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher)
         for name in stages_of(recipe) if stage is None else (stage,):
             run.stage(name, resume)
         return run.finish() if stage in (None, "align") else None
@@ -113,11 +117,13 @@ class _Run:
         progress: bool,
         n_workers: int | None,
         lend: Callable[[StageName], Path | None],
+        teacher: Path | None,
     ) -> None:
         self.recipe, self.out, self.progress, self.n_workers, self.lend = recipe, out, progress, n_workers, lend
         corpus = Corpus.open(data)
         corpus.check(recipe)
         self.provenance = provenance_of(corpus)
+        self.teacher = self._taught_by(teacher)
         if rank() == 0:
             self._claim_folder(may_exist, audit(corpus))
         wait_for_all()
@@ -195,6 +201,18 @@ class _Run:
             save_checkpoint(self.out, checkpoint)
         return checkpoint
 
+    def _taught_by(self, run: Path | None) -> Checkpoint | None:
+        """The teacher, whose pose encoder this run takes over."""
+        if run is None:
+            if self.recipe.align.distillation is not None:
+                raise ConfigError(f"recipe {self.recipe.name} distils a trained run; name it with --teacher RUN")
+            return None
+        teacher = load_checkpoint(run)
+        check_teacher(self.recipe, self.provenance, teacher, run)
+        others = self.lend
+        self.lend = lambda stage: run / stage if stage == "pose-mae" else others(stage)
+        return teacher
+
     def _claim_folder(self, may_exist: bool, splits: SplitManifest) -> None:
         """Start a run in the folder, or check that the run in it is this one."""
         if not (self.out / RECIPE_FILE).is_file():
@@ -233,7 +251,12 @@ class _Run:
             if not (self.out / earlier / WEIGHTS_FILE).is_file():
                 raise ArtifactError(f"{self.out}: stage align needs stage {earlier}, train that first")
             load_weights(self.out / earlier / WEIGHTS_FILE, encoders[earlier])
-        module = Alignment(self.emg, self.pose, recipe, self._communities())
+        if self.teacher is not None and recipe.align.distillation is not None:
+            module: TrainingStage = DistilledAlignment(
+                self.emg, self.pose, recipe, recipe.align.distillation, self.teacher.emg
+            )
+        else:
+            module = Alignment(self.emg, self.pose, recipe, self._communities())
         kept: dict[str, nn.Module] = {WEIGHTS_FILE: self.emg}
         if recipe.align.train_pose:
             kept[POSE_WEIGHTS_FILE] = self.pose
