@@ -93,8 +93,7 @@ class ModelledEnergy:
     """What a published model of a chip makes of counted work; no chip and no meter was there."""
 
     modelled_chip: str
-    modelled_mj: float
-    modelled_ms: float | None
+    modelled_uj: float
     modelled_from: str  # the constants, and where they were published
 
 

@@ -14,6 +14,7 @@ def markdown(report: Report) -> str:
         words.operators_table(report),
         words.peers_table(report),
         words.ladder_table(report),
+        words.chip_table(report),
         words.energy_table(report.energy),
         words.modelled_table(report),
     )

@@ -1,6 +1,6 @@
 """The report as one HTML page: no script, no other file, readable on a phone and on paper."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 
 from cpep_bench import words
@@ -44,16 +44,24 @@ _OPERATORS_SHOWN = 8
 
 def page(report: Report) -> str:
     """The content of `report.html`."""
-    sections = "".join(f"<section><h2>{escape(title)}</h2>{body}</section>" for title, body in _sections(report))
     warnings = "".join(f'<p class="warn">{escape(warning)}</p>' for warning in report.warnings)
+    opening = f"<p>{escape(words.headline(report))}</p>{_cards(report)}{warnings}"
+    return bare_page(report.bundle, opening, [*_sections(report), ("How it was measured", _note(words.origin(report)))])
+
+
+def bare_page(title: str, opening: str, sections: Iterable[tuple[str, str]]) -> str:
+    """A page of sections in the report's style.
+
+    title: in words
+    opening: HTML before the first section
+    sections: heads in words, bodies in HTML
+    """
+    body = "".join(f"<section><h2>{escape(head)}</h2>{content}</section>" for head, content in sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(report.bundle)}: what it costs</title><style>{STYLE}{_STYLE}</style></head><body>"
-        f'<div class="kicker">cpep-edge bench</div><h1>{escape(report.bundle)}</h1>'
-        f"<p>{escape(words.headline(report))}</p>{_cards(report)}{warnings}{sections}"
-        f'<section><h2>How it was measured</h2><p class="note">{escape(words.origin(report))}</p></section>'
-        "</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}{_STYLE}</style></head><body>"
+        f'<div class="kicker">cpep-edge bench</div><h1>{escape(title)}</h1>{opening}{body}</body></html>\n'
     )
 
 
@@ -87,6 +95,8 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "Starting, memory, bytes", _starting(report) + _table(words.cost_table(report))
     if ladder := words.ladder_table(report):
         yield "Accuracy and bytes", _bytes_against_accuracy(report) + _table(ladder)
+    if chip := words.chip_table(report):
+        yield "On the chip", _table(chip, figures=False)
     yield "Energy", _energy(report)
 
 

@@ -12,10 +12,11 @@ from cpep_bench.latency import Latency
 from cpep_bench.machine import Machine
 from cpep_bench.operators import Profile
 from cpep_bench.startup import Startup
-from cpep_edge.bundle import LadderStep
+from cpep_edge.bundle import CortexMSpec, EthosUSpec, LadderStep
 from cpep_edge.errors import DataError
 
 SCHEMA_VERSION: Literal[2] = 2
+_ARCHITECTURES = {"linux": "x86_64", "linux-aarch64": "aarch64"}  # of targets that run this benchmark
 NOISY = 1.3  # p95 to p50 of a fixed piece of arithmetic, beyond which a machine was too busy to be believed
 
 
@@ -65,6 +66,7 @@ class Report:
     threads: tuple[Threads, ...]
     starts: tuple[Startup, ...]  # fresh processes
     profile: Profile | None  # None: torch or executorch is not installed
+    chip: CortexMSpec | EthosUSpec | None  # figures of a microcontroller's program, from the manifest
     energy: MeasuredEnergy | None  # None: no meter
     modelled: tuple[ModelledEnergy, ...]
     peers: tuple[PeerFigure, ...]
@@ -96,6 +98,11 @@ class Report:
                 f"The machine was noisy: the same arithmetic took {self.noise:.1f} times its median or more in one run "
                 f"of twenty (load {self.machine.load_1min:.1f} on {self.machine.n_cpus} CPUs). Trust ratios, not times."
             )
+        if self.machine.architecture != _ARCHITECTURES.get(self.target):
+            found.append(
+                f"This bundle is for {self.target}; what was timed here is its program for Linux, on "
+                f"{self.machine.architecture}."
+            )
         if "untrained" in self.bundle:
             found.append("The weights are untrained: costs are right, accuracies mean nothing.")
         return tuple(found)
@@ -104,6 +111,7 @@ class Report:
         """The content of `report.json`: all fields, and the figures that people look for."""
         fields = asdict(self)
         fields["ladder"] = [step.model_dump() for step in self.ladder]
+        fields["chip"] = None if self.chip is None else self.chip.model_dump()
         summary = {name: latency_summary(latency) for name, latency in self.latency.items()}
         return json.dumps({"summary": summary, **fields}, indent=1, allow_nan=False) + "\n"
 

@@ -125,6 +125,7 @@ def run_bench(
         threads=threads,
         starts=starts,
         profile=profile,
+        chip=manifest.chip,
         energy=energy,
         modelled=(),
         peers=peers,

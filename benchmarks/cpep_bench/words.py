@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cpep_bench.energy import MeasuredEnergy
 from cpep_bench.report import Report
+from cpep_edge.bundle import CortexMSpec
 
 Row = tuple[str, ...]
 
@@ -112,6 +113,32 @@ def ladder_table(report: Report) -> Table | None:
     return Table(("accuracy ladder", "seen", "unseen", "votes kept"), rows, note) if rows else None
 
 
+def chip_table(report: Report) -> Table | None:
+    """What is known of a microcontroller's program; None for a bundle without one."""
+    chip = report.chip
+    if chip is None:
+        return None
+    agreement = (f"{chip.min_cosine:.4f} or more over {chip.n_windows} windows", f"{chip.votes_kept:.1%}")
+    rows = [("cosine to float32", agreement[0], "executed"), ("votes kept", agreement[1], "executed")]
+    if isinstance(chip, CortexMSpec):
+        for run in chip.runs:
+            rows += [
+                (f"{run.processor}: instructions a window", f"{run.instructions_a_window:,}", "QEMU, not cycles"),
+                (f"{run.processor}: RAM", f"{run.ram_bytes:,} bytes", "linked"),
+            ]
+        rows.append(("weights", f"{chip.weight_bytes:,} bytes", "linked"))
+    else:
+        vela = chip.vela
+        rows += [
+            (f"{vela.accelerator} at {vela.clock_mhz:g} MHz: cycles", f"{vela.cycles:,}", vela.how),
+            ("time a window", f"{vela.inference_ms:.3g} ms", vela.how),
+            ("SRAM", f"{vela.sram_bytes:,} bytes", vela.how),
+            ("flash", f"{vela.flash_bytes:,} bytes", vela.how),
+        ]
+    note = "From the bundle's manifest, made at export; no such chip was here."
+    return Table((f"program for {report.target}", "figure", "how it was got"), tuple(rows), note)
+
+
 def energy_table(energy: MeasuredEnergy | None) -> Table | None:
     """What a meter saw; None where there was none."""
     if energy is None:
@@ -141,12 +168,9 @@ def modelled_table(report: Report) -> Table | None:
     """What models of chips say; None where there are none."""
     if not report.modelled:
         return None
-    rows = []
-    for model in report.modelled:
-        time = "" if model.modelled_ms is None else f"{model.modelled_ms:.3g} ms"
-        rows.append((model.modelled_chip, f"{model.modelled_mj:.3g} mJ", time, model.modelled_from))
+    rows = tuple((model.modelled_chip, f"{model.modelled_uj:.3g} uJ", model.modelled_from) for model in report.modelled)
     note = "Modelled, not measured: published constants times counted work. No such chip was here."
-    return Table(("chip", "energy, modelled", "time, modelled", "from"), tuple(rows), note)
+    return Table(("chip", "a window, modelled", "from"), rows, note)
 
 
 def origin(report: Report) -> str:

@@ -10,11 +10,13 @@ import pytest
 from cpep_bench.compare import Change, compare_reports, read_budget
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
 from cpep_bench.latency import Latency
-from cpep_bench.machine import this_machine
+from cpep_bench.machine import Machine
 from cpep_bench.power import Instrument
 from cpep_bench.report import Report, read_report
 from cpep_bench.startup import Startup
 from cpep_edge.errors import ConfigError
+
+MACHINE = Machine("toy", "toy", 2, None, 0.0, "toy")
 
 
 def times(median_ms: float, seed: int) -> Latency:
@@ -29,9 +31,9 @@ def made(*, encoder_ms: float = 3.0, slower: float = 1.0, encoder_bytes: int = 1
         n_parameters=10, n_delegates=1, n_operators_outside=0, n_prototypes=5, window_ms=500, hop_ms=100,
         smallest_golden_cosine=1.0, runtime="a toy", n_threads=1,
         latency={"encoder": times(encoder_ms * slower, seed), "end to end": times(4.0 * slower, seed + 1)},
-        arithmetic=times(1.0 * slower, seed + 2), threads=(), starts=(start,) * 3, profile=None, energy=None,
+        arithmetic=times(1.0 * slower, seed + 2), threads=(), starts=(start,) * 3, profile=None, chip=None, energy=None,
         modelled=(), peers=(), ladder=(), files={"encoder.pte": encoder_bytes, "index.bin": 500},
-        encoder_file="encoder.pte", index_file="index.bin", machine=this_machine(), versions={}, git_commit="",
+        encoder_file="encoder.pte", index_file="index.bin", machine=MACHINE, versions={}, git_commit="",
         created_utc="",
     )  # fmt: skip
 
@@ -83,7 +85,7 @@ def energetic(net_w: float) -> MeasuredEnergy:
 
 
 def test_only_measured_energy_is_compared() -> None:
-    modelled = replace(made(), modelled=(ModelledEnergy("chip", 1.0, None, "constants"),))
+    modelled = replace(made(), modelled=(ModelledEnergy("chip", 1.0, "constants"),))
     measured = replace(made(), energy=energetic(3.0))
 
     assert "energy.net" not in by_name(compare_reports(modelled, modelled))

@@ -19,7 +19,7 @@ from cpep_bench.power import Instrument
 from cpep_bench.report import Report, read_report
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE
+from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
 
 
@@ -37,7 +37,7 @@ MEASURED = MeasuredEnergy(
     Instrument("INA219", "the rail VDD", 20.0),
     tuple(Window(2.0 + number % 2, 10.0, 1_000 * (number % 2), 200) for number in range(11)),
 )
-MODELLED = ModelledEnergy("GAP9-class", 44.9, 785.0, "published constants")
+MODELLED = ModelledEnergy("GAP9", 44.9, "published constants")
 
 
 @pytest.mark.executorch
@@ -151,8 +151,23 @@ def test_a_modelled_figure_never_stands_in_a_table_of_measured_ones(report: Repo
     (measured,) = [table for table in tables if "energy, measured" in table]
     (modelled,) = [table for table in tables if "44.9" in table]
     assert "modelled" not in measured
-    assert modelled.startswith("| chip | energy, modelled | time, modelled |")
+    assert modelled.startswith("| chip | a window, modelled | from |")
     assert "Energy was not measured" in markdown(replace(report, modelled=(MODELLED,)))
+
+
+@pytest.mark.executorch
+def test_figures_of_a_chip_say_that_they_were_modelled_or_counted(report: Report) -> None:
+    vela = VelaEstimate(
+        accelerator="ethos-u55-128", clock_mhz=500, cycles=22_100_000, inference_ms=44.2, sram_bytes=1, flash_bytes=1,
+        multiply_adds=1,
+    )  # fmt: skip
+    chip = EthosUSpec(
+        file="a.pte", tosa_file="a.tosa", vela=vela, n_windows=6, min_cosine=0.99, mean_cosine=1.0, votes_kept=1.0
+    )
+    full = replace(report, chip=chip, target="ethos-u55")
+
+    assert "| ethos-u55-128 at 500 MHz: cycles | 22,100,000 | modelled (Vela) |" in markdown(full)
+    assert "This bundle is for ethos-u55; what was timed here is its program for Linux, on" in markdown(full)
 
 
 @pytest.mark.executorch
