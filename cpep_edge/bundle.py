@@ -385,5 +385,7 @@ def _check_filter(spec: Preprocessing) -> None:
     numbers = [spec.sample_rate_hz, spec.scale_uv, spec.clip, *(value for section in spec.sos for value in section)]
     if not spec.sos or any(len(section) != 6 for section in spec.sos):
         raise ValueError("preprocessing.sos is no list of second-order sections of six numbers")
+    if any(section[3] != 1 for section in spec.sos):
+        raise ValueError("preprocessing.sos has a section whose a0 is not 1")
     if not all(math.isfinite(number) for number in numbers) or min(numbers[:3]) <= 0:
         raise ValueError("preprocessing holds a number that is infinite, no number, or not above zero where it must be")
