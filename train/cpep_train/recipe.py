@@ -103,6 +103,13 @@ class SoftTargets(_Part):
     share: Share = 1.0  # of the target that is soft; the rest stays with the window's own pose
 
 
+class QFormerSettings(_Part):
+    """Queries that read the EMG tokens, in place of [CLS]; see `cpep_train.qformer`."""
+
+    n_queries: int = Field(gt=0)  # embeddings of a window
+    reconstruction_weight: float = Field(gt=0)  # of the loss of poses rebuilt from the queries
+
+
 class AlignStage(_Stage):
     """Contrastive alignment of EMG with the frozen pose encoder."""
 
@@ -143,6 +150,7 @@ class Recipe(_Part):
     emg_mae: MaeStage
     pose_mae: MaeStage
     align: AlignStage
+    qformer: QFormerSettings | None = None  # None: a window is one embedding, as CPEP was published
     augmentation: Augmentation = Augmentation()
 
     @model_validator(mode="after")
@@ -200,6 +208,8 @@ class Recipe(_Part):
             faults.append('align.soft_targets: they say what is alike, so align.same_gesture must be "negative"')
         if not align.train_emg and align.emg_start == "random":
             faults.append("align.train_emg: an encoder that starts at random must be trained")
+        if self.qformer is not None and self.pose.n_layers == 1:
+            faults.append("qformer: a pose encoder of one block lets no pose token see what the queries have read")
         return faults
 
     @property

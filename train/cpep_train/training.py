@@ -30,6 +30,7 @@ from cpep_train.checkpoint import (
     save_weights,
 )
 from cpep_train.corpus import Corpus
+from cpep_train.embridge import BridgedAlignment
 from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
 from cpep_train.fitting import fit
 from cpep_train.leakage import SplitManifest, audit, save_splits
@@ -39,6 +40,7 @@ from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
 from cpep_train.processes import join, rank, wait_for_all
 from cpep_train.provenance import load_provenance, provenance_of, save_provenance
+from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout, load_layouts, save_layouts, survey
 from cpep_train.soft_targets import Communities
@@ -233,11 +235,17 @@ class _Run:
             if not (self.out / earlier / WEIGHTS_FILE).is_file():
                 raise ArtifactError(f"{self.out}: stage align needs stage {earlier}, train that first")
             load_weights(self.out / earlier / WEIGHTS_FILE, encoders[earlier])
-        module = Alignment(self.emg, self.pose, recipe, self._communities())
+        module = self._alignment()
         kept: dict[str, nn.Module] = {WEIGHTS_FILE: self.emg}
         if recipe.align.train_pose:
             kept[POSE_WEIGHTS_FILE] = self.pose
         return _Work(module, kept)
+
+    def _alignment(self) -> Alignment:
+        settings, communities = self.recipe.qformer, self._communities()
+        if settings is not None and isinstance(self.emg, QueryEmbedder):
+            return BridgedAlignment(self.emg, self.pose, self.recipe, settings, communities)
+        return Alignment(self.emg, self.pose, self.recipe, communities)
 
     @torch.no_grad()
     def _communities(self) -> Communities | None:
