@@ -1,4 +1,4 @@
-"""Run the EMG encoder without torch: the C library that a bundle carries, through ctypes.
+"""Run the EMG encoder without torch, and the filter without scipy: the C library that a bundle carries, through ctypes.
 
 The library is code, so it is loaded like a program is: from bytes whose hash was checked, never from a file that may
 have changed since. It is written in `export/native`; ExecuTorch's own libraries come before it, in the order they need
@@ -24,8 +24,9 @@ from cpep_edge.errors import ArtifactError, CpepError
 
 if TYPE_CHECKING:
     from cpep_edge.bundle import Bundle, EncoderSpec
+    from cpep_edge.preprocess import SosFilter
 
-_ABI_VERSION = 1  # CPEP_ABI_VERSION of encoder.h
+_ABI_VERSION = 2  # CPEP_ABI_VERSION of encoder.h
 _ERROR_BYTES = 512
 
 _loading = threading.Lock()
@@ -104,6 +105,23 @@ class NativeEncoder:
 
     def _text(self) -> str:
         return self._error.value.decode(errors="replace")
+
+
+def native_sosfilt(library: NativeLibrary) -> "SosFilter":
+    """The filter of the C library: scipy's `sosfilt`, number for number.
+
+    Raises CpepError when the library does not fit this machine or the process.
+    """
+    filter_in_place = _bind(load_libraries(library)).cpep_filter
+
+    def sosfilt(
+        sos: NDArray[np.float64], samples: NDArray[np.float32], state: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        filtered, state = np.array(samples, np.float64, order="C"), np.array(state, np.float64, order="C")
+        filter_in_place(sos.ctypes.data, len(sos), filtered.ctypes.data, *filtered.shape, state.ctypes.data)
+        return filtered, state
+
+    return sosfilt
 
 
 def carried_library(bundle: "Bundle") -> NativeLibrary | None:
@@ -188,6 +206,9 @@ def _bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.cpep_shape_of.restype = _Shape
     library.cpep_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, *error)
     library.cpep_run.restype = ctypes.c_int
+    array, size = ctypes.c_void_p, ctypes.c_size_t
+    library.cpep_filter.argtypes = (array, size, array, size, size, array)
+    library.cpep_filter.restype = None
     library.cpep_close.argtypes = (ctypes.c_void_p,)
     library.cpep_close.restype = None
     return library

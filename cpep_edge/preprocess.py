@@ -5,14 +5,21 @@ state from block to block, so that the output does not depend on how the signal 
 or each channel's level in a short calibration of the session (`cpep_edge.calibration`); windows are never normalised
 one by one, because rest would then look like effort.
 
-scipy is imported where it is used: it takes longer and more memory than everything else a device starts with, and who
-reads a manifest or runs an encoder needs no filter.
+Two filters give the same numbers: that of the C library which a bundle carries (`cpep_edge.native_encoder`), and, where
+there is none, that of scipy. scipy is imported where it is used, because importing its filters takes longer and more
+memory than all else that a device starts with.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Sections (n, 6), samples (n_samples, n_channels) and state (n, 2, n_channels), to filtered samples and the next state.
+SosFilter = Callable[
+    [NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +54,22 @@ def design_filter(
 class Preprocessor:
     """The filter and scale of one stream, with the filter's state."""
 
-    def __init__(self, spec: Preprocessing, n_channels: int, level_uv: NDArray[np.float32] | None = None) -> None:
-        """level_uv: (n_channels,), what divides each channel in place of `scale_uv`, from a calibration."""
-        from scipy import signal
-
+    def __init__(
+        self,
+        spec: Preprocessing,
+        n_channels: int,
+        level_uv: NDArray[np.float32] | None = None,
+        sosfilt: SosFilter | None = None,
+    ) -> None:
+        """level_uv: (n_channels,), what divides each channel in place of `scale_uv`, from a calibration
+        sosfilt: what filters; None: scipy
+        """
         self.spec = spec
         self._scale_uv = spec.scale_uv if level_uv is None else level_uv.astype(np.float64)
         self.n_channels = n_channels
         self._sos = np.array(spec.sos, dtype=np.float64)
-        self._rest: NDArray[np.float64] = signal.sosfilt_zi(self._sos)[:, :, None]
-        self._sosfilt = signal.sosfilt
+        self._rest = steady_state(self._sos)[:, :, None]
+        self._sosfilt = sosfilt or _scipy_sosfilt
         self._state: NDArray[np.float64] | None = None
 
     def reset(self) -> None:
@@ -71,6 +84,30 @@ class Preprocessor:
         """
         if self._state is None:
             self._state = self._rest * samples_uv[0].astype(np.float64)
-        filtered, self._state = self._sosfilt(self._sos, samples_uv, axis=0, zi=self._state)
+        filtered, self._state = self._sosfilt(self._sos, samples_uv, self._state)
         scaled = np.clip(filtered / self._scale_uv, -self.spec.clip, self.spec.clip)
         return scaled.astype(np.float32)
+
+
+def steady_state(sos: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The state of second-order sections, (n, 6), in which a constant input of one has gone on for ever, (n, 2).
+
+    In transposed direct form II a section with input x and output g x keeps (b2 - a2 g) x in its second place, and that
+    plus (b1 - a1 g) x in its first; g = (b0 + b1 + b2) / (1 + a1 + a2) is what the next section gets for each x.
+    """
+    state, level = np.empty((len(sos), 2)), 1.0
+    for section, (b0, b1, b2, _, a1, a2) in enumerate(sos):
+        gain = (b0 + b1 + b2) / (1 + a1 + a2)
+        second = b2 - a2 * gain
+        state[section] = level * (b1 - a1 * gain + second), level * second
+        level *= gain
+    return state
+
+
+def _scipy_sosfilt(
+    sos: NDArray[np.float64], samples: NDArray[np.float32], state: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    from scipy.signal import sosfilt
+
+    filtered, state = sosfilt(sos, samples, axis=0, zi=state)
+    return filtered, state

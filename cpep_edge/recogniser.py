@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle
 from cpep_edge.encoder import open_encoder
-from cpep_edge.native_encoder import carried_library
+from cpep_edge.native_encoder import carried_library, native_sosfilt
 from cpep_edge.pose_index import Vote, load_index
 from cpep_edge.preprocess import Preprocessor
 
@@ -28,7 +28,9 @@ class Recogniser:
         manifest = bundle.manifest
         self.manifest = manifest
         program = bundle.read(manifest.encoder.file)
-        self.encoder = open_encoder(program, manifest.encoder, n_threads, carried_library(bundle))
+        library = carried_library(bundle)
+        self.encoder = open_encoder(program, manifest.encoder, n_threads, library)
+        self._sosfilt = None if library is None else native_sosfilt(library)
         self.index = load_index(
             bundle.read(manifest.index.file),
             manifest.index,
@@ -38,7 +40,8 @@ class Recogniser:
 
     def preprocessor(self, level_uv: NDArray[np.float32] | None = None) -> Preprocessor:
         """A fresh filter for one stream; level_uv: (n_channels,), from the session's calibration."""
-        return Preprocessor(self.manifest.preprocessing, self.manifest.encoder.n_channels, level_uv)
+        n_channels = self.manifest.encoder.n_channels
+        return Preprocessor(self.manifest.preprocessing, n_channels, level_uv, self._sosfilt)
 
     def recognise(self, window: NDArray[np.float32]) -> Recognition:
         """Vote on one window.

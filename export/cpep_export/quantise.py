@@ -31,7 +31,7 @@ def quantise(encoder: ShapedEncoder, quantisation: Quantisation, calibration: ND
     """
     if quantisation == "fp32":
         return encoder
-    _check_calibration(encoder, calibration)
+    check_calibration(encoder, calibration)
     with quiet_toolchain(), torch.no_grad():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -58,7 +58,7 @@ def _quantizer(dynamic: bool) -> object:
     return XNNPACKQuantizer().set_module_type(nn.Linear, config)  # never set_global, see above
 
 
-def _check_calibration(encoder: ShapedEncoder, calibration: NDArray[np.float32]) -> None:
+def check_calibration(encoder: ShapedEncoder, calibration: NDArray[np.float32]) -> None:
     shape = (encoder.n_channels, encoder.window_samples)
     if calibration.shape[1:] != shape:
         raise DataError(f"calibration windows have shape {calibration.shape[1:]}, the encoder takes {shape}")

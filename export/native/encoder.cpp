@@ -146,9 +146,9 @@ std::vector<int32_t> float_sizes(runtime::Result<runtime::TensorInfo> info, cons
 }
 
 cpep_shape shape_of(const runtime::MethodMeta &meta) {
-  if (meta.num_inputs() != 1 || meta.num_outputs() != 1) {
+  if (meta.num_inputs() == 0 || meta.num_inputs() != meta.num_outputs()) {
     throw std::runtime_error("the program takes " + std::to_string(meta.num_inputs()) + " inputs and gives " +
-                             std::to_string(meta.num_outputs()) + " outputs, not one each");
+                             std::to_string(meta.num_outputs()) + " outputs, not as many");
   }
   const auto window = float_sizes(meta.input_tensor_meta(0), "input");
   const auto embedding = float_sizes(meta.output_tensor_meta(0), "output");
@@ -182,6 +182,40 @@ class Arenas {
   std::unique_ptr<runtime::HierarchicalAllocator> allocator_;
 };
 
+// What a streaming program keeps from run to run: its inputs and outputs after the first.
+class State {
+ public:
+  explicit State(const runtime::MethodMeta &meta) {
+    for (size_t i = 1; i < meta.num_inputs(); ++i) {
+      const auto sizes = float_sizes(meta.input_tensor_meta(i), "state");
+      if (sizes != float_sizes(meta.output_tensor_meta(i), "state")) {
+        throw std::runtime_error("the program gives state of another shape than it takes");
+      }
+      sizes_.emplace_back(sizes.begin(), sizes.end());
+      values_.emplace_back(meta.input_tensor_meta(i)->nbytes() / sizeof(float), 0.0f);
+    }
+  }
+
+  void give(runtime::Method *method) {
+    for (size_t i = 0; i < values_.size(); ++i) {
+      const auto n_axes = static_cast<ssize_t>(sizes_[i].size());
+      executorch::aten::TensorImpl tensor(ScalarType::Float, n_axes, sizes_[i].data(), values_[i].data());
+      require(method->set_input(executorch::aten::Tensor(&tensor), i + 1), "the state cannot be given to the program");
+    }
+  }
+
+  void keep(const runtime::Method &method) {
+    for (size_t i = 0; i < values_.size(); ++i) {
+      const float *next = method.get_output(i + 1).toTensor().const_data_ptr<float>();
+      std::memcpy(values_[i].data(), next, values_[i].size() * sizeof(float));
+    }
+  }
+
+ private:
+  std::vector<std::vector<executorch::aten::SizesType>> sizes_;
+  std::vector<std::vector<float>> values_;
+};
+
 }  // namespace
 
 struct cpep_encoder {
@@ -191,6 +225,7 @@ struct cpep_encoder {
         program(load_program(&loader, program_data)),
         meta(require(program.method_meta(kMethod), "the program has no method named forward")),
         shape(shape_of(meta)),
+        state(meta),
         arenas(meta),
         memory(&method_allocator, arenas.allocator(), &temporary_allocator),
         method(load_method()) {}
@@ -200,7 +235,9 @@ struct cpep_encoder {
     executorch::aten::SizesType sizes[] = {1, shape.n_channels, shape.window_samples};
     executorch::aten::TensorImpl tensor(ScalarType::Float, 3, sizes, const_cast<float *>(window));
     require(method.set_input(executorch::aten::Tensor(&tensor), 0), "the window cannot be given to the program");
+    state.give(&method);
     require(method.execute(), "the program failed");
+    state.keep(method);
     const auto &output = method.get_output(0).toTensor();
     std::memcpy(embedding, output.const_data_ptr(), sizeof(float) * static_cast<size_t>(shape.d_embed));
   }
@@ -210,6 +247,7 @@ struct cpep_encoder {
   runtime::Program program;
   const runtime::MethodMeta meta;
   const cpep_shape shape;
+  State state;
   Arenas arenas;
   MallocMemoryAllocator method_allocator;
   MallocMemoryAllocator temporary_allocator;

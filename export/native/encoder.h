@@ -1,4 +1,4 @@
-/* The EMG encoder as a C library: one window in, one embedding out. No torch, no Python.
+/* The EMG encoder as a C library: one window in, one embedding out; and the filter before it. No torch, no Python.
  *
  * Errors: a call that fails says so by its result and writes one line of text, always terminated, into `error`,
  * which may be NULL. An encoder is used by one thread at a time; different encoders may run side by side.
@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 #define CPEP_API __attribute__((visibility("default")))
-#define CPEP_ABI_VERSION 1
+#define CPEP_ABI_VERSION 2
 
 typedef struct cpep_encoder cpep_encoder;
 
@@ -28,6 +28,9 @@ typedef struct {
 CPEP_API uint32_t cpep_abi_version(void);
 
 /* Open an ExecuTorch program that takes (1, n_channels, window_samples) float32 and gives (1, d_embed) float32.
+ *
+ * A streaming program takes and gives more float32 tensors, as many in as out and of the same shapes: what it keeps of
+ * earlier windows. The encoder holds them from one cpep_run to the next; they start as zeros.
  *
  * program: aligned to 16 bytes; read in place, so it must stay unchanged until cpep_close
  * n_threads: 1 runs in the calling thread; more come from one pool of the process, whose size the first such call sets
@@ -45,6 +48,15 @@ CPEP_API cpep_shape cpep_shape_of(const cpep_encoder *encoder);
  * returns 0, or -1 on failure
  */
 CPEP_API int cpep_run(cpep_encoder *encoder, const float *window, float *embedding, char *error, size_t error_bytes);
+
+/* Filter the next samples of a stream in place: second-order sections, causal, in double precision.
+ *
+ * sections: n_sections rows of b0 b1 b2 a0 a1 a2, a0 being 1
+ * samples: n_samples rows of n_channels
+ * state: for each section two rows of n_channels, kept by the caller from one call to the next
+ */
+CPEP_API void cpep_filter(const double *sections, size_t n_sections, double *samples, size_t n_samples,
+                          size_t n_channels, double *state);
 
 /* Free an encoder; NULL is allowed. */
 CPEP_API void cpep_close(cpep_encoder *encoder);

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from scipy import signal
 
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError, CpepError
-from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_sosfilt
+from cpep_edge.preprocess import design_filter
 
 if TYPE_CHECKING:
     from cpep_export.native import NativeBuild
@@ -61,7 +63,8 @@ from pathlib import Path
 import numpy as np
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
-from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_sosfilt
+from cpep_edge.preprocess import design_filter
 files = {[str(file) for file in native_build.libraries]!r}
 library = NativeLibrary({native_build.architecture!r}, tuple((Path(f).name, Path(f).read_bytes()) for f in files))
 program = Path({str(folder / "encoder.pte")!r}).read_bytes()
@@ -197,6 +200,23 @@ def test_bytes_that_are_no_library_are_refused(library: NativeLibrary, program: 
 
     with pytest.raises(CpepError, match=f"{name} cannot be loaded"):
         NativeEncoder(spoilt, program, spec)
+
+
+@pytest.mark.parametrize(("n_channels", "notch_hz"), [(1, None), (16, 50.0)])
+def test_the_filter_gives_the_bits_that_scipy_gives(
+    library: NativeLibrary, n_channels: int, notch_hz: float | None
+) -> None:
+    rng, sos = np.random.default_rng(0), np.array(design_filter(2000.0, 40.0, notch_hz))
+    samples = rng.normal(0, 100, (700, n_channels)).astype(np.float32)
+    state = rng.normal(size=(len(sos), 2, n_channels))
+    sosfilt = native_sosfilt(library)
+
+    first, between = sosfilt(sos, samples[:1], state)
+    second, last = sosfilt(sos, np.asfortranarray(samples[1:]), between)
+
+    expected, expected_last = signal.sosfilt(sos, samples, axis=0, zi=state)
+    np.testing.assert_array_equal(np.concatenate([first, second]), expected)
+    np.testing.assert_array_equal(last, expected_last)
 
 
 def test_encoders_are_freed(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from cpep_edge.preprocess import Preprocessing, Preprocessor, design_filter
+from cpep_edge.preprocess import Preprocessing, Preprocessor, design_filter, steady_state
 
 RATE_HZ = 2000.0
 SPEC = Preprocessing(RATE_HZ, design_filter(RATE_HZ, 40.0), scale_uv=10.0, clip=20.0)
@@ -43,6 +43,12 @@ def test_an_electrode_offset_makes_no_step() -> None:
     samples = noise(500)
     plain, offset = Preprocessor(SPEC, 3)(samples), Preprocessor(SPEC, 3)(samples + 1500)
     assert np.abs(plain - offset).max() < 0.01
+
+
+@pytest.mark.parametrize("notch_hz", [None, 50.0])
+def test_the_steady_state_is_the_one_that_scipy_computes(notch_hz: float | None) -> None:
+    sos = np.array(design_filter(RATE_HZ, 40.0, notch_hz, order=6))
+    np.testing.assert_allclose(steady_state(sos), signal.sosfilt_zi(sos), atol=1e-12)
 
 
 def test_reset_forgets_the_past() -> None:

@@ -124,6 +124,32 @@ def test_gestures_are_read_live_from_a_wristband(python: Path, tiny_bundle: Path
     assert len(decisions) == summary["n_decisions"] > 50
 
 
+@pytest.mark.parametrize("heavy", ["scipy", "h5py", "hnswlib"])
+def test_recognition_imports_nothing_heavy(python: Path, tiny_bundle: Path, heavy: str) -> None:
+    script = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from cpep_edge.bundle import Bundle
+from cpep_edge.recogniser import Recogniser
+sys.modules[{heavy!r}] = None
+recogniser = Recogniser(Bundle(Path({str(tiny_bundle)!r})))
+signal_uv = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+print(recogniser.recognise(recogniser.preprocessor()(signal_uv)[-200:].T.copy()).vote.share)
+"""
+    answer = run(python, "-c", script)
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert 0 < float(answer.stdout) <= 1
+
+
+def test_a_bundle_is_benchmarked(python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    answer = run(python, "-m", "cpep_edge", "bench", tiny_bundle, "--out", tmp_path, "--json")
+
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["versions"].get("torch") is None
+
+
 def test_a_bundle_without_a_library_says_what_to_do(python: Path, bare_bundle: Path) -> None:
     answer = run(python, "-m", "cpep_edge", "verify", bare_bundle)
 

@@ -6,6 +6,7 @@ recipe may ask for that nevertheless, for targets that like poses share, or for 
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -33,6 +34,12 @@ class Pairs(NamedTuple):
     emg: Tensor  # (B, D), unit length; of several queries (B, M D)
     pose: Tensor  # (B, D), unit length
     gesture: Tensor  # (B,)
+    teacher: Tensor | None = None  # (B, D), where one is distilled: what it makes of the same EMG
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Pairs":
+        """The same with every tensor changed."""
+        teacher = None if self.teacher is None else change(self.teacher)
+        return Pairs(change(self.emg), change(self.pose), change(self.gesture), teacher)
 
 
 class Alignment(TrainingStage):
@@ -71,9 +78,9 @@ class Alignment(TrainingStage):
         return self.log_temperature.exp().clamp(SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE)
 
     def training_step(self, batch: WindowBatch) -> Tensor:
-        emg, pose = self._embedded(augment(batch.emg, self.recipe.augmentation), batch)
-        pairs = Pairs(gathered(emg), gathered(pose), gathered(batch.stage_index))
-        self.last = Pairs(*(field.detach() for field in pairs))
+        local = self._pairs(augment(batch.emg, self.recipe.augmentation), batch)
+        pairs = local.each(gathered)
+        self.last = pairs.each(Tensor.detach)
         loss = self._loss(pairs)
         found = top1(self.last, self.recipe.align.same_gesture)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(pairs.emg))
@@ -82,13 +89,13 @@ class Alignment(TrainingStage):
         return loss
 
     def validation_step(self, batch: WindowBatch) -> None:
-        pairs = Pairs(*self._embedded(batch.emg, batch), batch.stage_index)
-        self.log("validation_loss", self._loss(pairs), batch_size=len(batch.emg))
+        loss = self._loss(self._pairs(batch.emg, batch))
+        self.log("validation_loss", loss, batch_size=len(batch.emg))
 
-    def _embedded(self, emg: Tensor, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+    def _pairs(self, emg: Tensor, batch: WindowBatch) -> Pairs:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.recipe.align.train_pose):
             pose = self.pose(batch.pose)
-        return self.emg(emg), pose
+        return Pairs(self.emg(emg), pose, batch.stage_index)
 
     def _loss(self, pairs: Pairs) -> Tensor:
         settings = self.recipe.align

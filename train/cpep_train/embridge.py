@@ -36,7 +36,7 @@ class BridgedAlignment(Alignment):
         self.reconstruction_weight = settings.reconstruction_weight
         self._rebuilt: Tensor | None = None  # loss of the windows embedded last, for the step that embedded them
 
-    def _embedded(self, emg: Tensor, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+    def _pairs(self, emg: Tensor, batch: WindowBatch) -> Pairs:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.recipe.align.train_pose):
             pose = self.pose(batch.pose)
         hidden = self.rebuild.hidden.expand(len(emg), -1, -1)
@@ -44,7 +44,7 @@ class BridgedAlignment(Alignment):
             (self.bridge.n_queries, hidden.shape[1]), dim=1
         )
         self._rebuilt = self.rebuild.loss(rebuilt, batch.pose)
-        return self.bridge.embeddings(queries), pose
+        return Pairs(self.bridge.embeddings(queries), pose, batch.stage_index)
 
     def _loss(self, pairs: Pairs) -> Tensor:
         rebuilt, self._rebuilt = self._rebuilt, None

@@ -23,6 +23,7 @@ from cpep_train.checkpoint import (
     RECIPE_FILE,
     Checkpoint,
     build_encoders,
+    load_checkpoint,
     load_run_recipe,
     load_weights,
     save_checkpoint,
@@ -30,6 +31,7 @@ from cpep_train.checkpoint import (
     save_weights,
 )
 from cpep_train.corpus import Corpus
+from cpep_train.distil import DistilledAlignment, check_teacher
 from cpep_train.embridge import BridgedAlignment
 from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
 from cpep_train.fitting import fit
@@ -66,6 +68,7 @@ def train(
     progress: bool | None = None,
     n_workers: int | None = None,
     lend: Callable[[StageName], Path | None] = lambda stage: None,
+    teacher: Path | None = None,
 ) -> Checkpoint | None:
     """Train a recipe on the corpus in `data` into the folder `out`.
 
@@ -74,6 +77,7 @@ def train(
     progress: a bar on stderr; None draws it where stderr is a terminal
     n_workers: processes that read the corpus; None takes what its size asks for
     lend: where the same stage was finished by another run, to be copied from there
+    teacher: a finished run to distil, whose poses are taken over; the recipe must ask for it
     returns: the checkpoint, or None where the last stage was not asked for
     Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, TrainingError
     when it diverged or collapsed, and CpepError when Ctrl-C stopped it.
@@ -82,7 +86,7 @@ def train(
     if progress is None:
         progress = sys.stderr.isatty() and rank() == 0
     try:
-        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend)
+        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher)
         for name in stages_of(recipe) if stage is None else (stage,):
             run.stage(name, resume)
         return run.finish() if stage in (None, "align") else None
@@ -115,11 +119,13 @@ class _Run:
         progress: bool,
         n_workers: int | None,
         lend: Callable[[StageName], Path | None],
+        teacher: Path | None,
     ) -> None:
         self.recipe, self.out, self.progress, self.n_workers, self.lend = recipe, out, progress, n_workers, lend
         corpus = Corpus.open(data)
         corpus.check(recipe)
         self.provenance = provenance_of(corpus)
+        self.teacher = self._taught_by(teacher)
         if rank() == 0:
             self._claim_folder(may_exist, audit(corpus))
         wait_for_all()
@@ -197,6 +203,18 @@ class _Run:
             save_checkpoint(self.out, checkpoint)
         return checkpoint
 
+    def _taught_by(self, run: Path | None) -> Checkpoint | None:
+        """The teacher, whose pose encoder this run takes over."""
+        if run is None:
+            if self.recipe.align.distillation is not None:
+                raise ConfigError(f"recipe {self.recipe.name} distils a trained run; name it with --teacher RUN")
+            return None
+        teacher = load_checkpoint(run)
+        check_teacher(self.recipe, self.provenance, teacher, run)
+        others = self.lend
+        self.lend = lambda stage: run / stage if stage == "pose-mae" else others(stage)
+        return teacher
+
     def _claim_folder(self, may_exist: bool, splits: SplitManifest) -> None:
         """Start a run in the folder, or check that the run in it is this one."""
         if not (self.out / RECIPE_FILE).is_file():
@@ -242,6 +260,9 @@ class _Run:
         return _Work(module, kept)
 
     def _alignment(self) -> Alignment:
+        distillation = self.recipe.align.distillation
+        if self.teacher is not None and distillation is not None:
+            return DistilledAlignment(self.emg, self.pose, self.recipe, distillation, self.teacher.emg)
         settings, communities = self.recipe.qformer, self._communities()
         if settings is not None and isinstance(self.emg, QueryEmbedder):
             return BridgedAlignment(self.emg, self.pose, self.recipe, settings, communities)

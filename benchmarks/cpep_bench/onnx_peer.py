@@ -1,0 +1,123 @@
+"""An encoder in ONNX Runtime, the peer that our programs are held against: float32, and int8 as well as it can do it.
+
+Both of its int8 ways are here: static, with ranges from calibration windows in QDQ form, and dynamic. Weights are int8
+by channel in both, activations of static ones unsigned, which its kernels like best on x86. Only products with weights
+are quantised, as in our own export: to take everything costs cosine and gains nothing. The graph goes through its
+preparation (shape inference and optimisation) before, and through all optimisations again when a session opens.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.errors import CpepError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OnnxKind = Literal["fp32", "int8-static", "int8-dynamic"]
+_INPUT, _OUTPUT = "window", "embedding"
+_OPSET = 20  # the first with Gelu as one operator
+
+
+def onnx_program(module: "nn.Module", windows: NDArray[np.float32], kind: OnnxKind) -> bytes:
+    """Convert an encoder of one window, (1, C, T) to (1, E), to an ONNX file.
+
+    windows: (n_windows, C, T), preprocessed; calibrate "int8-static"
+    Raises CpepError when ONNX Runtime is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise CpepError("ONNX Runtime is not installed; install it with: pip install 'cpep-edge[peers]'") from error
+    with _quiet(), TemporaryDirectory() as scratch:
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        exported, prepared, finished = (Path(scratch) / f"{step}.onnx" for step in ("exported", "prepared", "finished"))
+        _convert(module, windows, exported)
+        if kind == "fp32":
+            return exported.read_bytes()
+        quant_pre_process(exported, prepared, skip_symbolic_shape=True)
+        _quantise(prepared, finished, windows, kind, _products_with_weights(onnx.load(prepared)))
+        return finished.read_bytes()
+
+
+class OnnxEncoder:
+    """A session of ONNX Runtime as an encoder, with every optimisation on."""
+
+    def __init__(self, program: bytes, n_threads: int = 1) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self._session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+
+    def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """window: (C, T) float32, preprocessed; returns the embedding, (E,)."""
+        embedding: NDArray[np.float32] = self._session.run([_OUTPUT], {_INPUT: window[None]})[0][0]
+        return embedding
+
+
+def _convert(module: "nn.Module", windows: NDArray[np.float32], out: Path) -> None:
+    import torch
+
+    torch.onnx.export(
+        module,
+        (torch.from_numpy(windows[:1]),),
+        out,
+        dynamo=False,
+        opset_version=_OPSET,
+        input_names=[_INPUT],
+        output_names=[_OUTPUT],
+    )
+
+
+def _quantise(prepared: Path, out: Path, windows: NDArray[np.float32], kind: OnnxKind, nodes: list[str]) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+
+    class Windows(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._rest = iter(windows)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            window = next(self._rest, None)
+            return None if window is None else {_INPUT: window[None]}
+
+    weights = {"per_channel": True, "weight_type": QuantType.QInt8, "nodes_to_quantize": nodes}
+    if kind == "int8-static":
+        form = {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QUInt8}
+        quantize_static(prepared, out, Windows(), **form, **weights)
+    else:
+        quantize_dynamic(prepared, out, **weights)
+
+
+def _products_with_weights(model: "onnx.ModelProto") -> list[str]:  # type: ignore[name-defined]  # noqa: F821
+    """Names of the nodes that multiply by a matrix of weights; a single column is a mean, as in a normalisation."""
+    matrices = {weight.name for weight in model.graph.initializer if len(weight.dims) > 1 and min(weight.dims) > 1}
+    products = (node for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv"))
+    names = [node.name for node in products if matrices.intersection(node.input)]
+    return [*names, *(f"{name}_MatMul" for name in names)]  # what dynamic quantisation calls a Gemm once it split it
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Both tool chains warn of deprecations of their own and advise steps that were taken."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
