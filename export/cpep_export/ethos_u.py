@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import VelaEstimate
+from cpep_edge.chip import VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_export.quantise import capture, check_calibration
 from cpep_export.shaped import ShapedEncoder
