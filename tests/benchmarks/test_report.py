@@ -19,7 +19,8 @@ from cpep_bench.power import Instrument
 from cpep_bench.report import Report, read_report
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, EthosUSpec, VelaEstimate
+from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE
+from cpep_edge.chip import EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
 
 
