@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import read_arrays
+from cpep_edge.pose_index import cosines
 
 N_JOINTS = 20  # in the order of `cpep_edge.session.JOINT_NAMES`
 _N_NEAREST = 8
@@ -29,7 +30,7 @@ class HandPoses:
 
     def nearest(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean of the poses nearest to an embedding, (d_embed,), weighted by their cosine; (20,) radians."""
-        similarity = self.embedding @ embedding
+        similarity = cosines(embedding[None], self.embedding)[0]
         chosen = np.argsort(similarity)[-_N_NEAREST:]
         weight = np.exp((similarity[chosen] - similarity[chosen[-1]]) / _TEMPERATURE)
         mean_rad: NDArray[np.float32] = weight @ self.joint_angles_rad[chosen] / weight.sum()

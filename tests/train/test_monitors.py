@@ -90,5 +90,5 @@ def test_the_log_notes_rank_and_top1_of_every_epoch(
     train(tiny_recipe, toy_corpus.folder, tmp_path / "run", progress=False)
     assert all(1 <= epoch["pose_rank"] <= 16 and 0 <= epoch["top1"] <= 1 for epoch in seen[-2:])
     text = (tmp_path / "run" / "align" / "epochs.csv").read_text().splitlines()
-    assert text[0] == "epoch,loss,validation_loss,temperature,top1,emg_rank,pose_rank,seconds"
+    assert text[0] == "epoch,loss,validation_loss,temperature,reconstruction,top1,emg_rank,pose_rank,seconds"
     assert f"{seen[-1]['emg_rank']:.6g}" in text[-1]

@@ -31,7 +31,7 @@ SameGesture = Literal["negative", "ignored", "positive"]
 class Pairs(NamedTuple):
     """The embeddings of one step's whole batch; row by row they belong together."""
 
-    emg: Tensor  # (B, D), unit length
+    emg: Tensor  # (B, D), unit length; of several queries (B, M D)
     pose: Tensor  # (B, D), unit length
     gesture: Tensor  # (B,)
     teacher: Tensor | None = None  # (B, D), where one is distilled: what it makes of the same EMG
@@ -105,6 +105,12 @@ class Alignment(TrainingStage):
         return info_nce(*pairs[:2], self.temperature, pairs.gesture, settings.same_gesture, targets)
 
 
+def similarity(emg: Tensor, pose: Tensor) -> Tensor:
+    """Cosine of each window to each pose, of several queries the best; emg: (B, M D), pose: (B, D); returns (B, B)."""
+    queries = emg.view(len(emg), -1, pose.shape[1])  # (B, M, D)
+    return (queries @ pose.T).amax(dim=1)
+
+
 def info_nce(
     emg: Tensor,
     pose: Tensor,
@@ -115,13 +121,13 @@ def info_nce(
 ) -> Tensor:
     """Symmetric InfoNCE: each window should find its own pose among the batch's, and each pose its window.
 
-    emg, pose: (B, D), unit length
+    emg, pose: (B, D), unit length; M queries of a window one after the other, (B, M D)
     gesture: (B,) labels
     same_gesture: what the other windows of a gesture count as: negatives, as published; nothing; or positives, which
         share the target evenly (Khosla et al. 2020)
     targets: (B, B), what each window should find in place of that, rows summing to one
     """
-    logits = emg @ pose.T / temperature  # (B, B)
+    logits = similarity(emg, pose) / temperature  # (B, B)
     right, counted = _right_and_counted(gesture, same_gesture)
     if targets is None:
         targets = right.to(logits.dtype)
@@ -143,7 +149,7 @@ def siglip(
     The arguments are those of `info_nce`; bias: (), added to all logits. The sum over pairs is divided by B, as there.
     """
     right, counted = _right_and_counted(gesture, same_gesture)
-    logits = emg @ pose.T / temperature + bias  # (B, B)
+    logits = similarity(emg, pose) / temperature + bias  # (B, B)
     sign = right.to(logits.dtype) * 2 - 1
     return -(F.logsigmoid(sign * logits) * counted).sum() / len(emg)
 
@@ -151,7 +157,7 @@ def siglip(
 def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
     """Share of windows to which a right pose is nearest in the batch, ()."""
     right, counted = _right_and_counted(pairs.gesture, same_gesture)
-    nearest = (pairs.emg @ pairs.pose.T).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
+    nearest = similarity(pairs.emg, pairs.pose).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
     return right.gather(1, nearest).float().mean()
 
 

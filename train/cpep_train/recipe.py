@@ -110,6 +110,13 @@ class Distillation(_Part):
     neighbour_weight: float = Field(ge=0)  # of their divergence, beside one minus the cosine
 
 
+class QFormerSettings(_Part):
+    """Queries that read the EMG tokens, in place of [CLS]; see `cpep_train.qformer`."""
+
+    n_queries: int = Field(gt=0)  # embeddings of a window
+    reconstruction_weight: float = Field(gt=0)  # of the loss of poses rebuilt from the queries
+
+
 class AlignStage(_Stage):
     """Contrastive alignment of EMG with the frozen pose encoder."""
 
@@ -151,6 +158,7 @@ class Recipe(_Part):
     emg_mae: MaeStage
     pose_mae: MaeStage
     align: AlignStage
+    qformer: QFormerSettings | None = None  # None: a window is one embedding, as CPEP was published
     augmentation: Augmentation = Augmentation()
 
     @model_validator(mode="after")
@@ -210,8 +218,12 @@ class Recipe(_Part):
             faults.append(
                 "align.distillation: it replaces the contrastive loss, its targets and a trained pose encoder"
             )
+        if align.distillation is not None and self.qformer is not None:
+            faults.append("align.distillation: a student has one embedding a window, so it has no qformer")
         if not align.train_emg and align.emg_start == "random":
             faults.append("align.train_emg: an encoder that starts at random must be trained")
+        if self.qformer is not None and self.pose.n_layers == 1:
+            faults.append("qformer: a pose encoder of one block lets no pose token see what the queries have read")
         return faults
 
     @property

@@ -32,6 +32,7 @@ from cpep_train.checkpoint import (
 )
 from cpep_train.corpus import Corpus
 from cpep_train.distil import DistilledAlignment, check_teacher
+from cpep_train.embridge import BridgedAlignment
 from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
 from cpep_train.fitting import fit
 from cpep_train.leakage import SplitManifest, audit, save_splits
@@ -41,6 +42,7 @@ from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
 from cpep_train.processes import join, rank, wait_for_all
 from cpep_train.provenance import load_provenance, provenance_of, save_provenance
+from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout, load_layouts, save_layouts, survey
 from cpep_train.soft_targets import Communities
@@ -251,16 +253,20 @@ class _Run:
             if not (self.out / earlier / WEIGHTS_FILE).is_file():
                 raise ArtifactError(f"{self.out}: stage align needs stage {earlier}, train that first")
             load_weights(self.out / earlier / WEIGHTS_FILE, encoders[earlier])
-        if self.teacher is not None and recipe.align.distillation is not None:
-            module: TrainingStage = DistilledAlignment(
-                self.emg, self.pose, recipe, recipe.align.distillation, self.teacher.emg
-            )
-        else:
-            module = Alignment(self.emg, self.pose, recipe, self._communities())
+        module = self._alignment()
         kept: dict[str, nn.Module] = {WEIGHTS_FILE: self.emg}
         if recipe.align.train_pose:
             kept[POSE_WEIGHTS_FILE] = self.pose
         return _Work(module, kept)
+
+    def _alignment(self) -> Alignment:
+        distillation = self.recipe.align.distillation
+        if self.teacher is not None and distillation is not None:
+            return DistilledAlignment(self.emg, self.pose, self.recipe, distillation, self.teacher.emg)
+        settings, communities = self.recipe.qformer, self._communities()
+        if settings is not None and isinstance(self.emg, QueryEmbedder):
+            return BridgedAlignment(self.emg, self.pose, self.recipe, settings, communities)
+        return Alignment(self.emg, self.pose, self.recipe, communities)
 
     @torch.no_grad()
     def _communities(self) -> Communities | None:
