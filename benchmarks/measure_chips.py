@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpep_bench.machine import this_machine
+from cpep_bench.modelled_energy import modelled_energy
 from cpep_edge.bundle import Bundle, LadderStep, Manifest
 from cpep_edge.checkout import git_commit
 from cpep_edge.chip import CortexMSpec, EthosUSpec
 from cpep_edge.files import replacing
-from cpep_export.modelled_energy import modelled_energy
 
 HEADER = (
     "encoder",
@@ -44,7 +44,9 @@ def rows_of(manifest: Manifest) -> Iterator[tuple[str, ...]]:
         memory = ("-", f"{vela.sram_bytes / 1e3:.0f} (Vela)", f"{vela.flash_bytes / 1e3:.0f} (Vela)")
         yield name, vela.accelerator, "TOSA reference model, golden inputs", *fidelity, takes, *memory, "-"
         return
-    energies = {energy.chip: f"{energy.chip} {energy.modelled_uj:.0f} uJ" for energy in modelled_energy(chip)}
+    energies = {
+        energy.modelled_chip: f"{energy.modelled_chip} {energy.modelled_uj:.0f} uJ" for energy in modelled_energy(chip)
+    }
     weights = f"{chip.weight_bytes / 1e3:.0f}"
     yield (
         name,
@@ -96,7 +98,7 @@ def report(paths: list[Path], command: str) -> str:
             "",
             f"Data: {source.data}; seed {source.seed}; exported at commit {source.git_commit[:7]}, this page made at "
             f"{git_commit()[:7]}; {machine.n_cpus} cores shared with other work, {machine.cpu}.",
-            "Instructions are no cycles. Vela's cycles and all energies are modelled; `cpep_export.modelled_energy` "
+            "Instructions are no cycles. Vela's cycles and all energies are modelled; `cpep_bench.modelled_energy` "
             "has the constants. No board was at hand.",
             "",
             f"    {command}",

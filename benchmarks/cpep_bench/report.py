@@ -12,7 +12,8 @@ from cpep_bench.latency import Latency
 from cpep_bench.machine import Machine
 from cpep_bench.operators import Profile
 from cpep_bench.startup import Startup
-from cpep_edge.bundle import CortexMSpec, EthosUSpec, LadderStep
+from cpep_edge.bundle import LadderStep
+from cpep_edge.chip import CortexMSpec, EthosUSpec
 from cpep_edge.errors import DataError
 
 SCHEMA_VERSION: Literal[2] = 2

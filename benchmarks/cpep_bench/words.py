@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cpep_bench.energy import MeasuredEnergy
 from cpep_bench.report import Report
-from cpep_edge.bundle import CortexMSpec
+from cpep_edge.chip import CortexMSpec
 
 Row = tuple[str, ...]
 

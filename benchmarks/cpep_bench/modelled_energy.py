@@ -9,30 +9,23 @@
 No figure in energy or power of a Cortex-M55 with an Ethos-U55 was found that says for which work; there is none here.
 """
 
-from dataclasses import dataclass
-
-from cpep_edge.chip import CortexMSpec
+from cpep_bench.energy import ModelledEnergy
+from cpep_edge.chip import CortexMSpec, EthosUSpec
 
 _GAP9_MACS_A_SECOND = 6.3 * 370e6
 _GAP9_W = 57.18e-3
 _APOLLO3_J_A_CYCLE = 6e-6 / 1e6 * 3.3
 
 
-@dataclass(frozen=True, slots=True)
-class ModelledEnergy:
-    """Of one window, from samples in the ring to a vote. Never to be shown without the word `modelled`."""
-
-    chip: str
-    modelled_uj: float
-    constants: str
-
-
-def modelled_energy(spec: CortexMSpec) -> tuple[ModelledEnergy, ...]:
-    """Energy on every chip whose work was counted; without a run for Cortex-M7 there is none for Apollo3."""
-    gap9_uj = spec.multiply_adds / _GAP9_MACS_A_SECOND * _GAP9_W * 1e6
-    energies = [ModelledEnergy("GAP9", gap9_uj, "6.3 multiply-adds a cycle, 370 MHz, 57.18 mW")]
-    for run in spec.runs:
+def modelled_energy(chip: CortexMSpec | EthosUSpec | None) -> tuple[ModelledEnergy, ...]:
+    """Energy of a window on every chip whose work a bundle for Cortex-M counted; none for other bundles."""
+    if not isinstance(chip, CortexMSpec):
+        return ()
+    gap9_uj = chip.multiply_adds / _GAP9_MACS_A_SECOND * _GAP9_W * 1e6
+    energies = [ModelledEnergy("GAP9", gap9_uj, "6.3 multiply-adds a cycle, 370 MHz, 57.18 mW: arXiv 2512.15729")]
+    for run in chip.runs:
         if run.processor == "cortex-m7":
             apollo3_uj = run.instructions_a_window * _APOLLO3_J_A_CYCLE * 1e6
-            energies.append(ModelledEnergy("Apollo3", apollo3_uj, "6 uA/MHz, 3.3 V, a cycle an instruction: at least"))
+            constants = "6 uA/MHz at 3.3 V, maker's figure; a cycle an instruction, so at least"
+            energies.append(ModelledEnergy("Apollo3", apollo3_uj, constants))
     return tuple(energies)

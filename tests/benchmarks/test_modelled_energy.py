@@ -1,7 +1,7 @@
 import pytest
 
+from cpep_bench.modelled_energy import modelled_energy
 from cpep_edge.chip import CortexMSpec, ProcessorRun
-from cpep_export.modelled_energy import modelled_energy
 
 
 def _spec(multiply_adds: int, runs: tuple[ProcessorRun, ...] = ()) -> CortexMSpec:
