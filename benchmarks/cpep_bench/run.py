@@ -16,6 +16,7 @@ from cpep_bench.energy import WINDOW_S, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_bench.markdown import markdown
+from cpep_bench.modelled_energy import modelled_energy
 from cpep_bench.operators import profile_encoder
 from cpep_bench.page import page
 from cpep_bench.peers import check_peers, measure_peers
@@ -128,7 +129,7 @@ def run_bench(
         profile=profile,
         chip=manifest.chip,
         energy=energy,
-        modelled=(),
+        modelled=modelled_energy(manifest.chip),
         peers=peers,
         ladder=manifest.ladder,
         files={name: entry.size_bytes for name, entry in manifest.files.items()},
