@@ -33,7 +33,7 @@ from cpep_train.model import Embedder, EncoderConfig
 PAPER_SIZE = EncoderConfig(n_channels=16, window_samples=4000, patch_samples=50, width=256, n_layers=4, n_heads=4)
 D_EMBED = 256
 RATE_HZ = 2_000.0
-N_CALIBRATION = 4
+N_CALIBRATION = 16
 SEED = 0
 K = 10
 PACKAGES = ("torch", "executorch", "numpy", "hnswlib")
@@ -42,13 +42,13 @@ PACKAGES = ("torch", "executorch", "numpy", "hnswlib")
 ENCODER_CURVES: dict[str, tuple[str, dict[float, EncoderConfig]]] = {
     "window length, patches of 25 ms": (
         "s of signal",
-        {samples / RATE_HZ: replace(PAPER_SIZE, window_samples=samples) for samples in (500, 1000, 2000, 4000)},
+        {samples / RATE_HZ: replace(PAPER_SIZE, window_samples=samples) for samples in (1000, 2000, 4000)},
     ),
     "tokens of a 2 s window": (
         "tokens",
-        {4000 // patch: replace(PAPER_SIZE, patch_samples=patch) for patch in (200, 100, 50, 25)},
+        {4000 // patch: replace(PAPER_SIZE, patch_samples=patch) for patch in (100, 50, 25)},
     ),
-    "channels": ("channels", {n: replace(PAPER_SIZE, n_channels=n) for n in (4, 8, 16, 32)}),
+    "channels": ("channels", {n: replace(PAPER_SIZE, n_channels=n) for n in (8, 16, 32)}),
 }
 PROTOTYPES = (250, 1_000, 4_000, 16_000)
 

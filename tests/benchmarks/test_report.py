@@ -19,7 +19,8 @@ from cpep_bench.power import Instrument
 from cpep_bench.report import Report, read_report
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, EthosUSpec, VelaEstimate
+from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE
+from cpep_edge.chip import EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
 
 
@@ -180,7 +181,7 @@ def test_net_energy_below_its_uncertainty_is_called_indistinguishable(report: Re
 
 @pytest.mark.executorch
 def test_a_noisy_machine_is_warned_of(report: Report) -> None:
-    even = replace(report, arithmetic=Latency((1.0,) * 200))
+    even = replace(report, target="linux", arithmetic=Latency((1.0,) * 200))
     uneven = replace(report, arithmetic=Latency((1.0,) * 180 + (2.0,) * 20))
 
     assert even.warnings == ()
