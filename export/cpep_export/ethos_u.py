@@ -159,7 +159,8 @@ class TwoTableNorm(nn.Module):
         loud = torch.rsqrt(torch.clamp(power, min=self.border))
         zoomed = torch.clamp(power, max=self.border) * (_ZOOM / self.border)  # a product gets a step of its own
         quiet = torch.rsqrt(zoomed) * (_ZOOM / self.border) ** 0.5
-        return tokens * (loud + (quiet - self.border**-0.5))
+        normed: torch.Tensor = tokens * (loud + (quiet - self.border**-0.5))
+        return normed
 
 
 def _largest_power(encoder: ShapedEncoder, norms: dict[str, RootMeanSquare], windows: torch.Tensor) -> dict[str, float]:
