@@ -23,7 +23,7 @@ class Startup:
 
     process_ms: float  # the interpreter, up to the first line of ours
     import_ms: float  # this package, numpy, hnswlib; torch and the runtime where the bundle carries no library
-    load_ms: float  # hashes, encoder, index, and the filter, which brings in scipy
+    load_ms: float  # hashes, encoder, index, filter; scipy where the bundle carries no library
     first_inference_ms: float  # filter, encoder and vote of one window
     peak_rss_mb: float  # largest resident memory of the process, 1 MB = 10^6 bytes
 
