@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from cpep_edge.chip import ChipSpec
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import read_plain, replacing_folder
+from cpep_edge.manifest_part import FileName
+from cpep_edge.manifest_part import Part as _Part
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.trust import SIGNATURE_BYTES, PublicKey, SigningKey, check_version, remember_version
 
@@ -38,16 +41,9 @@ def _printable(text: str) -> str:
     return text
 
 
-Target = Literal["linux", "linux-aarch64"]  # the first is x86-64
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # a plain name: no path leads out
+Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]  # the first is x86-64
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
 Size = Annotated[int, Field(gt=0, le=1 << 24)]  # of an array, along one axis
-
-
-class _Part(BaseModel):
-    """Part of a manifest: immutable, and closed to keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FileEntry(_Part):
@@ -202,6 +198,7 @@ class Manifest(_Part):
     level_pattern: tuple[float, ...] = ()  # log of the usual channel levels while calibrating; empty: not known
     encoder: EncoderSpec
     native: NativeSpec | None = None  # None: the device needs torch and executorch
+    chip: ChipSpec | None = None  # None: for Linux alone
     pose: PoseSpec | None = None  # None: no gesture can be enrolled by its pose
     index: IndexSpec
     gestures: tuple[Gesture, ...] = Field(min_length=1)
@@ -216,7 +213,8 @@ class Manifest(_Part):
         carried = () if self.native is None else (*self.native.libraries, self.native.runner)
         pose = () if self.pose is None else (self.pose.encoder.file,)
         hand = () if self.hand_file is None else (self.hand_file,)
-        for name in (self.encoder.file, self.index.file, self.golden_file, *hand, *pose, *carried):
+        chip = () if self.chip is None else self.chip.files
+        for name in (self.encoder.file, self.index.file, self.golden_file, *hand, *pose, *carried, *chip):
             if name not in self.files:
                 raise ValueError(f"{name} is used but not listed under files")
         if len({gesture.name for gesture in self.gestures}) != len(self.gestures):

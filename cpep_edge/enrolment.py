@@ -24,7 +24,7 @@ from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
-from cpep_edge.pose_index import PoseIndex, build_index, graph_spec
+from cpep_edge.pose_index import PoseIndex, build_index, cosines, graph_spec
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import Session
 from cpep_edge.trust import SigningKey
@@ -191,7 +191,7 @@ def _landing(recogniser: Recogniser, window: NDArray[np.float32]) -> NDArray[np.
     """The direction amid the poses nearest to one window of EMG, (d_embed,)."""
     embedding = recogniser.encoder.embed(np.ascontiguousarray(window))
     vectors = recogniser.index.vectors
-    nearest = vectors[np.argsort(-(vectors @ embedding))[:N_NEAREST_POSES]].mean(axis=0)
+    nearest = vectors[np.argsort(-cosines(embedding[None], vectors)[0])[:N_NEAREST_POSES]].mean(axis=0)
     landing: NDArray[np.float32] = nearest / np.linalg.norm(nearest)
     return landing
 

@@ -5,8 +5,6 @@ from the index.
 """
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +12,8 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError
+from cpep_edge.files import read_arrays
+from cpep_edge.pose_index import cosines
 
 N_JOINTS = 20  # in the order of `cpep_edge.session.JOINT_NAMES`
 _N_NEAREST = 8
@@ -30,7 +30,7 @@ class HandPoses:
 
     def nearest(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean of the poses nearest to an embedding, (d_embed,), weighted by their cosine; (20,) radians."""
-        similarity = self.embedding @ embedding
+        similarity = cosines(embedding[None], self.embedding)[0]
         chosen = np.argsort(similarity)[-_N_NEAREST:]
         weight = np.exp((similarity[chosen] - similarity[chosen[-1]]) / _TEMPERATURE)
         mean_rad: NDArray[np.float32] = weight @ self.joint_angles_rad[chosen] / weight.sum()
@@ -47,9 +47,9 @@ class HandPoses:
     def from_bytes(cls, content: bytes, d_embed: int) -> "HandPoses":
         """Read the bundle's file, never a pickle; raises ArtifactError when it holds anything else."""
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                fields = {name: arrays[name].astype(np.float32) for name in cls.__dataclass_fields__}
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            arrays = read_arrays(content, cls.__dataclass_fields__)
+            fields = {name: array.astype(np.float32) for name, array in arrays.items()}
+        except ValueError as error:
             raise ArtifactError(f"the hand's poses cannot be read: {error}") from error
         poses = cls(**fields)
         n = len(poses.embedding)

@@ -50,7 +50,6 @@ class LiveView:
             "rest_gesture": spec.rest_gesture,
             "min_vote_share": spec.min_vote_share,
             "strip_s": STRIP_S,
-            "strip_limit": STRIP_LIMIT,
             "joints": JOINT_NAMES if self._hand is not None else [],
         }
 

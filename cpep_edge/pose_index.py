@@ -4,6 +4,9 @@ Vectors have unit length and are compared by inner product, which is their cosin
 them are compared, which is exact and, measured on real embeddings, no slower than a graph of the same recall
 (benchmarks/results/index-*.md). Beyond, hnswlib searches its graph. It is built in a shuffled order, because poses come
 gesture by gesture and a graph grown along them finds a third fewer neighbours.
+
+An encoder may give several vectors a window, its queries: they lie one after the other in its embedding, and a pose is
+as near to the window as to the nearest of them.
 """
 
 import os
@@ -29,6 +32,7 @@ EXACT_NUMBERS = 1 << 19  # of all vectors together: 8192 of width 64, 2048 of wi
 M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 real poses
 SPACE = "ip"
 _SCHEMA_1_STRIDE = 1 << 20  # the gesture of a label in hnswlib's own file, which bundles of schema 1 hold
+_EMBEDDINGS_AT_ONCE = 128  # bounds memory
 _LARGEST = 2.0  # no number of a unit vector comes near
 
 
@@ -51,6 +55,23 @@ def vote(gesture_index: NDArray[np.int64], similarity: NDArray[np.float32]) -> V
     return Vote(winner, float(counts[winner]) / len(gesture_index), float(similarity[gesture_index == winner][0]))
 
 
+def cosines(embeddings: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cosine of each embedding to each vector, of several queries the best.
+
+    embeddings: (n, n_queries * d_embed), each query of unit length
+    vectors: (r, d_embed), unit length
+    returns: (n, r)
+    """
+    n_queries = embeddings.shape[1] // vectors.shape[1]
+    queries = embeddings.reshape(len(embeddings), n_queries, vectors.shape[1])
+    best = np.empty((len(embeddings), len(vectors)), np.result_type(embeddings, vectors))
+    for start in range(0, len(best), _EMBEDDINGS_AT_ONCE):
+        part = queries[start : start + _EMBEDDINGS_AT_ONCE]
+        every = part.reshape(-1, vectors.shape[1]) @ vectors.T  # one product for all queries
+        every.reshape(len(part), n_queries, -1).max(axis=1, out=best[start : start + len(part)])
+    return best
+
+
 class Engine(Protocol):
     """A way to search vectors."""
 
@@ -66,7 +87,7 @@ class _Exact:
         self._vectors = vectors
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        similarity = self._vectors @ embedding
+        similarity = cosines(embedding[None], self._vectors)[0]
         found = np.argpartition(similarity, -k)[-k:]
         found = found[np.argsort(-similarity[found])]
         return found, similarity[found]
@@ -82,10 +103,14 @@ class _Hnsw:
         with _as_file(hnsw_file.to_hnswlib(graph, vectors)) as path:
             self._index.load_index(path)
         self._index.set_ef(ef)  # hnswlib forgets it with the file
+        self._d_embed = vectors.shape[1]
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        labels, distances = self._index.knn_query(embedding[None], k=k, num_threads=1)
-        return labels[0].astype(np.intp), 1 - distances[0]
+        labels, distances = self._index.knn_query(embedding.reshape(-1, self._d_embed), k=k, num_threads=1)
+        by_distance = np.argsort(distances, axis=None, kind="stable")  # the k nearest of all are among those of each
+        found, first = np.unique(labels.ravel()[by_distance], return_index=True)
+        nearest = by_distance[np.sort(first)[:k]]
+        return labels.ravel()[nearest].astype(np.intp), 1 - distances.ravel()[nearest]
 
 
 class PoseIndex:
@@ -106,7 +131,7 @@ class PoseIndex:
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The gestures and cosines of the k nearest prototypes, nearest first.
 
-        embedding: (d_embed,), unit length
+        embedding: (d_embed,), unit length; of several queries, one after the other, (n_queries * d_embed,)
         returns: gesture numbers (k,), similarities (k,)
         """
         found, similarity = self._engine.nearest(embedding, min(k, self.n_prototypes))

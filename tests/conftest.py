@@ -74,12 +74,21 @@ def tiny_bundle(
     native_build: "NativeBuild",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """An int8 bundle of the toy encoders, for this machine without torch. Shared: copy it before changing it."""
+    """An int8 bundle of the toy encoders, for this machine without torch and for Cortex-M. Shared: copy it first."""
+    from cpep_export.arm_toolchain import missing_tool
     from cpep_export.package import export_bundle
 
     path = tmp_path_factory.mktemp("tiny_bundle") / "tiny.cpep"
     # Forced, because one of the toy's windows is half a point: what is refused is tested in test_device_program.py.
-    export_bundle(tiny_checkpoint, tiny_corpus, path, quant="int8", native=native_build, force=True)
+    export_bundle(
+        tiny_checkpoint,
+        tiny_corpus,
+        path,
+        quant="int8",
+        native=native_build,
+        chip_target="cortex-m" if missing_tool(None) is None else None,
+        force=True,
+    )
     return path
 
 

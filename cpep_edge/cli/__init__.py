@@ -7,6 +7,7 @@ packages are imported inside the commands, so that `--help` answers at once and 
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -22,27 +23,39 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-app.add_typer(data.app, name="data")
-app.command("train")(training.train)
-app.command("sweep")(training.sweep)
-app.command("eval")(evaluation.evaluate)
-app.command("robustness")(evaluation.robustness)
-app.command("export")(bundle.export)
-app.command("inspect")(bundle.inspect)
-app.command("verify")(bundle.verify)
-app.add_typer(gestures.app, name="gestures")
-app.command("keygen")(trust.keygen)
-app.command("sign")(trust.sign)
-app.command("simulate")(link.simulate)
-app.command("live")(live.live)
-app.command("calibrate")(live.calibrate)
-app.command("replay")(live.replay)
-app.command("record")(link.record)
-app.command("devices")(link.devices)
-app.command("doctor")(link.doctor)
-app.command("soak")(link.soak)
-app.command("bench")(bench.bench)
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Begin here": {"demo": demo.demo},
+    "From recordings to a model": {
+        "train": training.train,
+        "sweep": training.sweep,
+        "eval": evaluation.evaluate,
+        "robustness": evaluation.robustness,
+    },
+    "From a model to a bundle": {
+        "export": bundle.export,
+        "inspect": bundle.inspect,
+        "verify": bundle.verify,
+        "keygen": trust.keygen,
+        "sign": trust.sign,
+        "bench": bench.bench,
+        "compare": bench.compare,
+    },
+    "With a wristband": {
+        "calibrate": live.calibrate,
+        "live": live.live,
+        "replay": live.replay,
+        "record": link.record,
+        "devices": link.devices,
+        "doctor": link.doctor,
+        "simulate": link.simulate,
+        "soak": link.soak,
+    },
+}
+for _panel, _commands in _COMMANDS.items():
+    for _name, _function in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_function)
+app.add_typer(data.app, name="data", rich_help_panel="From recordings to a model")
+app.add_typer(gestures.app, name="gestures", rich_help_panel="From a model to a bundle")
 
 
 @app.callback(invoke_without_command=True)

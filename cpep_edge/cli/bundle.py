@@ -12,9 +12,10 @@ from cpep_edge.cli.trust import KeyOption, SignOption
 
 if TYPE_CHECKING:
     from cpep_edge.bundle import Manifest
+    from cpep_edge.chip import CortexMSpec, EthosUSpec
 
 
-Target = Literal["linux", "linux-aarch64"]
+Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]
 Quantisation = Literal["auto", "int8", "int8-dynamic", "fp32"]
 
 
@@ -23,8 +24,13 @@ def export(
     data: Annotated[Path, typer.Option(help="Corpus: calibration windows, reference poses, evaluation.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.cpep.")],
     target: Annotated[
-        Target | None, typer.Option(help="What it will run on; linux is x86-64.", show_default="this machine")
+        Target | None,
+        typer.Option(
+            help="What it will run on; linux is x86-64. A chip's bundle runs here too.", show_default="this machine"
+        ),
     ] = None,
+    chip_ram: Annotated[int | None, typer.Option(min=1, help="KiB of RAM that the chip has; refuse more.")] = None,
+    chip_flash: Annotated[int | None, typer.Option(min=1, help="KiB of flash that the chip has; refuse more.")] = None,
     quant: Annotated[Quantisation, typer.Option(help="auto: the smallest that keeps the votes.")] = "auto",
     pose_encoder: Annotated[bool, typer.Option(help="Let gestures be enrolled by joint angles.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Export although it loses more than is allowed.")] = False,
@@ -35,7 +41,11 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
 ) -> None:
     """Make a device bundle: int8 encoder, compact pose index, golden inputs, and a manifest with their hashes."""
+    chip_target = target if target == "cortex-m" or target == "ethos-u55" or target == "ethos-u85" else None
+    if chip_target is None and (chip_ram or chip_flash):
+        raise typer.BadParameter("only cortex-m and ethos-u have a chip", param_hint="--chip-ram, --chip-flash")
     from cpep_edge.trust import load_signing_key
+    from cpep_export.cortex_m import Chip
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.checkpoint import load_checkpoint
@@ -43,13 +53,16 @@ def export(
     signing_key = None if sign is None else load_signing_key(sign)
     checkpoint = load_checkpoint(run)
     with TemporaryDirectory() as scratch, progress("exporting") as advance:
-        native = build_for_target(target or host_target(), Path(scratch) / "native")
+        linux = host_target() if chip_target else target or host_target()
+        native = build_for_target(linux, Path(scratch) / "native")
         manifest = export_bundle(
             checkpoint,
             data,
             out,
             quant=quant,
             native=native,
+            chip_target=chip_target,
+            chip=Chip(*(None if kib is None else kib * 1024 for kib in (chip_ram, chip_flash))),
             pose_encoder=pose_encoder,
             force=force,
             version=bundle_version,
@@ -121,12 +134,38 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
         *(("forced, although", reason) for reason in manifest.forced),
     ]
     print_table(escape(manifest.name), ("", ""), rows)
+    if manifest.chip is not None:
+        print_table("on the chip", ("", ""), _chip_rows(manifest.chip))
     header = ("", "prototypes", "from", "EMG trained on")
     gestures = [
         (escape(g.name), str(g.n_prototypes), g.origin, "yes" if g.trained else "no") for g in manifest.gestures
     ]
     print_table("gestures", header, gestures)
     print_ladder(manifest)
+
+
+def _chip_rows(chip: "CortexMSpec | EthosUSpec") -> list[tuple[str, str]]:
+    kept = f"{chip.votes_kept:.1%} of {chip.n_windows} windows"
+    fidelity = [
+        ("cosine to float32, smallest / mean", f"{chip.min_cosine:.4f} / {chip.mean_cosine:.4f}"),
+        ("votes", kept),
+    ]
+    if chip.kind == "ethos-u":
+        vela = chip.vela
+        return [
+            *fidelity,
+            (f"{vela.accelerator}, {vela.how}", f"{vela.cycles:,} cycles, {vela.inference_ms:.2f} ms a window"),
+            ("SRAM / flash, modelled (Vela)", f"{vela.sram_bytes:,} / {vela.flash_bytes:,} bytes"),
+        ]
+    runs = [
+        (
+            f"{run.processor} under QEMU",
+            f"{run.instructions_a_window:,} instructions a window, "
+            f"{run.ram_bytes:,} bytes of RAM, {run.code_bytes:,} of code",
+        )
+        for run in chip.runs
+    ]
+    return [*fidelity, ("weights / arena", f"{chip.weight_bytes:,} / {chip.arena_bytes:,} bytes"), *runs]
 
 
 def print_ladder(manifest: "Manifest") -> None:

@@ -10,7 +10,7 @@ import typer
 from cpep_edge.cli.output import print_json, stderr, stdout
 
 StageName = Literal["emg-mae", "pose-mae", "align"]
-_RECIPE = "A recipe by path, or by name: cpep, demo, 3dc; with variants laid over it: cpep+mean-pooling+ema."
+_RECIPE = "A recipe by path, or by name: cpep, demo, micro, 3dc; with variants laid over it: cpep+mean-pooling+ema."
 
 
 def train(
@@ -19,6 +19,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     stage: Annotated[StageName | None, typer.Option(help="Only this stage, anew.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over the recipe.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="A finished run to distil, for recipes that do: micro.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was interrupted.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; by the corpus' size.")] = None,
 ) -> None:
@@ -32,7 +33,9 @@ def train(
     from cpep_train.recipe import load_recipe
     from cpep_train.training import train as run_training
 
-    run_training(load_recipe(recipe, settings or []), data, out, stage=stage, resume=resume, n_workers=workers)
+    run_training(
+        load_recipe(recipe, settings or []), data, out, stage=stage, resume=resume, n_workers=workers, teacher=teacher
+    )
     if rank() == 0:
         stdout.print(out)
 

@@ -7,7 +7,7 @@ this machine gives; every other build must give the same.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.files import replacing_folder
-from cpep_edge.pose_index import vote
+from cpep_edge.pose_index import Vote, vote
 from cpep_edge.preprocess import Preprocessing
 from cpep_export.arm_toolchain import (
     Build,
@@ -37,7 +37,7 @@ from cpep_export.emit_c import (
     golden_source,
     model_source,
 )
-from cpep_export.fixed_point import to_fixed_point
+from cpep_export.fixed_point import IntegerEncoder, to_fixed_point
 from cpep_export.host_engine import HostEngine
 from cpep_export.multiply_adds import MultiplyAdds, count_multiply_adds
 from cpep_export.prototypes import Prototypes
@@ -51,9 +51,20 @@ UV_PER_COUNT = 0.1  # of a 16-bit converter of +-3.3 mV
 class Chip:
     """What a microcontroller has, as far as it limits the model."""
 
-    name: str
-    ram_bytes: int
-    flash_bytes: int
+    ram_bytes: int | None = None  # None: not said, and not checked
+    flash_bytes: int | None = None
+
+    def check(self, ram_bytes: int, flash_bytes: int) -> None:
+        """Raises ConfigError, by how much, when a model needs more than there is."""
+        for what, needed, has in (("RAM", ram_bytes, self.ram_bytes), ("flash", flash_bytes, self.flash_bytes)):
+            if has is not None and needed > has:
+                raise ConfigError(
+                    f"the model needs {needed} bytes of {what}, {needed - has} more than the chip has; "
+                    "lower width, n_layers or window_samples in the recipe"
+                )
+
+
+NO_LIMIT = Chip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +97,17 @@ class CortexMReport:
 
     fidelity: Fidelity
     arena_bytes: int
+    weight_bytes: int  # of the encoder, biases and scales included
     multiply_adds: MultiplyAdds
     runs: tuple[TargetRun, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CortexMExport:
+    """What was written, and what it computes."""
+
+    report: CortexMReport
+    embedded: NDArray[np.float32]  # (n, E), the evaluation's windows
 
 
 def export_cortex_m(
@@ -99,18 +119,18 @@ def export_cortex_m(
     *,
     calibration: NDArray[np.float32],
     golden_uv: NDArray[np.float32],
-    evaluation: NDArray[np.float32] | None = None,
+    evaluation: Iterable[NDArray[np.float32]] | None = None,
     n_neighbours: int = 10,
     uv_per_count: float = UV_PER_COUNT,
     block_tokens: int | None = None,
-    chip: Chip | None = None,
+    chip: Chip = NO_LIMIT,
     run_on: Sequence[Processor] = (),
-) -> CortexMReport:
+) -> CortexMExport:
     """Write the folder `out`, whole or not at all, and check it.
 
     calibration: (n, C, T) float32, preprocessed, as varied as what the device will see
     golden_uv: (n, n_samples, C) float32, microvolts, n_samples >= T; rounded to counts
-    evaluation: (n, C, T), windows to compare with float32; by default the calibration windows
+    evaluation: windows to compare with float32, each (C, T); by default the calibration windows
     uv_per_count: of the converter whose counts the firmware pushes
     block_tokens: tokens worked on together; fewer take less memory and read the weights more often
     chip: refuse what does not fit
@@ -134,20 +154,22 @@ def export_cortex_m(
     with replacing_folder(out) as folder, TemporaryDirectory() as objects:
         write_sources(folder, model)
         engine = build_host(folder, model, Path(objects))
-        _check_memory(chip, engine.arena_bytes, _constant_bytes(model))
+        chip.check(engine.arena_bytes, _weight_bytes(integer) + 2 * prototypes.embedding.size)
         write_golden(folder, [golden_stretch(engine, counts) for counts in to_counts(golden_uv, uv_per_count)])
         windows = calibration if evaluation is None else evaluation
+        fidelity, embedded = compare(encoder, engine, windows, prototypes, n_neighbours)
         report = CortexMReport(
-            fidelity=compare(encoder, engine, windows, prototypes, n_neighbours),
+            fidelity=fidelity,
             arena_bytes=engine.arena_bytes,
+            weight_bytes=_weight_bytes(integer),
             multiply_adds=count_multiply_adds(integer, len(prototypes.embedding)),
             runs=tuple(_run(folder, processor, Path(objects)) for processor in run_on),
         )
         for run in report.runs:
-            _check_memory(chip, run.ram_bytes, run.sizes.code_bytes + run.sizes.constant_bytes)
+            chip.check(run.ram_bytes, run.sizes.code_bytes + run.sizes.constant_bytes)
         check_golden_on(folder, "host", Path(objects))
         (folder / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n")
-    return report
+    return CortexMExport(report, embedded)
 
 
 def write_sources(folder: Path, model: DeviceModel) -> None:
@@ -205,21 +227,27 @@ def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
 def compare(
     encoder: ShapedEncoder,
     engine: HostEngine,
-    windows: NDArray[np.float32],
+    windows: Iterable[NDArray[np.float32]],
     prototypes: Prototypes,
     n_neighbours: int,
-) -> Fidelity:
-    """Embeddings and votes of the integers against those of float32; windows: (n, C, T)."""
-    cosines, kept = [], 0
+) -> tuple[Fidelity, NDArray[np.float32]]:
+    """Embeddings and votes of the integers against those of float32, and the embeddings; windows: each (C, T)."""
+    embedded, cosines, kept = [], [], 0
     for window in windows:
         with torch.no_grad():
             reference = encoder(torch.from_numpy(np.ascontiguousarray(window[None])))[0].numpy()
-        cosines.append(float(reference @ engine.embed(window)))
-        similarity = prototypes.embedding @ reference
-        nearest = np.argsort(-similarity, kind="stable")[:n_neighbours]
-        expected = vote(prototypes.gesture_index[nearest], similarity[nearest])
+        embedded.append(engine.embed(window))
+        cosines.append(float(reference @ embedded[-1]))
+        expected = nearest_vote(prototypes, reference, n_neighbours)
         kept += engine.vote(engine.embed_integers()).gesture_index == expected.gesture_index
-    return Fidelity(len(windows), min(cosines), float(np.mean(cosines)), kept / len(windows))
+    return Fidelity(len(cosines), min(cosines), float(np.mean(cosines)), kept / len(cosines)), np.stack(embedded)
+
+
+def nearest_vote(prototypes: Prototypes, embedding: NDArray[np.float32], n_neighbours: int) -> Vote:
+    """The vote of an embedding, (E,), among prototypes searched whole."""
+    similarity = prototypes.embedding @ embedding
+    nearest = np.argsort(-similarity, kind="stable")[:n_neighbours]
+    return vote(prototypes.gesture_index[nearest], similarity[nearest])
 
 
 def _run(folder: Path, processor: Processor, objects: Path) -> TargetRun:
@@ -247,22 +275,9 @@ def _check_windows(encoder: ShapedEncoder, calibration: NDArray[np.float32], gol
         raise DataError("cortex-m: a window holds NaN or infinity; check the sessions with: cpep-edge data info")
 
 
-def _check_memory(chip: Chip | None, ram_bytes: int, flash_bytes: int) -> None:
-    if chip is None:
-        return
-    for what, needed, has in (("RAM", ram_bytes, chip.ram_bytes), ("flash", flash_bytes, chip.flash_bytes)):
-        if needed > has:
-            raise ConfigError(
-                f"cortex-m: the model needs {needed} bytes of {what}, {needed - has} more than {chip.name} has; "
-                "lower width, n_layers or window_samples in the recipe"
-            )
-
-
-def _constant_bytes(model: DeviceModel) -> int:
-    """Weights alone; the rest is a few per cent."""
-    encoder = model.encoder
+def _weight_bytes(encoder: IntegerEncoder) -> int:
     layers = [encoder.patch, encoder.projection]
     for block in encoder.blocks:
         layers += [block.query, block.key, block.value, block.out, block.inner, block.outer]
     weights = sum(layer.weight.nbytes + layer.bias.nbytes + layer.multiplier.nbytes for layer in layers)
-    return weights + encoder.offset.nbytes + 2 * model.prototypes.embedding.size
+    return weights + encoder.offset.nbytes

@@ -17,6 +17,7 @@ from cpep_edge.bundle import (
     Manifest,
     NativeSpec,
     Provenance,
+    Target,
     next_version,
     write_bundle,
 )
@@ -28,9 +29,11 @@ from cpep_edge.hand import HandPoses
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.preprocess import Preprocessor
 from cpep_edge.trust import SigningKey
+from cpep_export.chip_program import ChipProgram, ChipTarget, chip_program
+from cpep_export.cortex_m import NO_LIMIT, Chip
 from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
 from cpep_export.hand_poses import pick_hand_poses
-from cpep_export.ladder import INDEX, Ladder
+from cpep_export.ladder import CHIP, INDEX, Ladder
 from cpep_export.native import TARGETS, NativeBuild
 from cpep_export.pose_program import PoseProgram, lower_pose_encoder
 from cpep_export.prototypes import Prototypes, find_prototypes
@@ -82,6 +85,8 @@ class _Parts:
     hand: HandPoses | None
     pose: PoseProgram | None
     native: NativeBuild | None
+    target: Target
+    chip: ChipProgram | None
     version: int
 
 
@@ -92,6 +97,8 @@ def export_bundle(
     *,
     quant: Choice = "auto",
     native: NativeBuild | None = None,
+    chip_target: ChipTarget | None = None,
+    chip: Chip = NO_LIMIT,
     pose_encoder: bool = True,
     force: bool = False,
     version: int | None = None,
@@ -104,6 +111,8 @@ def export_bundle(
     data: the corpus of the training: its training windows calibrate, its training people's poses fill the index, and
         its other recordings measure what each step cost and become golden inputs
     native: what runs the encoder on a device without torch, and says which; None: the bundle is for machines with torch
+    chip_target: a microcontroller, whose program goes along; None: the bundle is for Linux alone
+    chip: refuse a microcontroller's program that does not fit
     pose_encoder: whether it goes along, so that gestures can be enrolled by their joint angles
     force: export although the program loses more than `cpep_export.ladder` allows; the manifest then says so
     version: of the bundle; None: one above that of the bundle that lies at `out`
@@ -131,11 +140,21 @@ def export_bundle(
     votes = [index.vote(query, N_NEIGHBOURS) for query in device.embedded]
     done()
     golden = _golden(material, ladder.evaluation, votes, device.encoder, index)
+    on_chip = None
+    if chip_target is not None:
+        on_chip = chip_program(chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden)
+        if on_chip.embedded is not None:
+            ladder.climb_by_index(
+                CHIP, on_chip.embedded, lambda allowed: _index(prototypes.of_gestures(allowed), material.seed)
+            )
     done()
     decision = decision_spec(ladder.evaluation, votes)
     hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)
     pose = lower_pose_encoder(checkpoint, material.evaluation.references) if pose_encoder else None
-    parts = _Parts(device, index, gestures, ladder.steps, golden, decision, hand, pose, native, version)
+    target = chip_target or ("linux" if native is None else TARGETS[native.architecture])
+    parts = _Parts(
+        device, index, gestures, ladder.steps, golden, decision, hand, pose, native, target, on_chip, version
+    )
     manifest = _write(out, material, parts, key)
     done()
     return manifest
@@ -156,6 +175,8 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
         (folder / INDEX_FILE).write_bytes(parts.index.to_bytes())
         if parts.pose is not None:
             (folder / POSE_FILE).write_bytes(parts.pose.program.content)
+        for name, content in ({} if parts.chip is None else parts.chip.files).items():
+            (folder / name).write_bytes(content)
         for file in () if parts.native is None else parts.native.files:
             shutil.copy(file, folder)  # the runner stays executable
 
@@ -164,7 +185,7 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
         return Manifest(
             name=out.stem,
             version=parts.version,
-            target="linux" if parts.native is None else TARGETS[parts.native.architecture],
+            target=parts.target,
             files=files,
             golden_file=GOLDEN_FILE,
             hand_file=None if parts.hand is None else HAND_FILE,
@@ -173,6 +194,7 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
             level_pattern=material.evaluation.queries.dataset.store.levels.pattern(),
             encoder=parts.device.spec,
             native=None if parts.native is None else _native_spec(parts.native),
+            chip=None if parts.chip is None else parts.chip.spec,
             pose=None if pose is None else pose.spec(POSE_FILE),
             index=IndexSpec(file=INDEX_FILE, n_prototypes=index.n_prototypes, graph=graph_spec(index)),
             gestures=parts.gestures,

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.pose_index import cosines
+
 INDEX_BYTES = 1_000_000  # at most, for the vectors of an index
 LEAST_PER_GESTURE = 50  # poses that a gesture keeps in any case; fewer where it has fewer
 _WINDOWS_AT_ONCE = 512  # bounds memory
@@ -45,7 +47,7 @@ def find_prototypes(
 
     poses: (R, D), unit length
     gesture_index: (R,)
-    windows: (W, D), embedded EMG of training windows
+    windows: (W, D), embedded EMG of training windows; of several queries (W, M D)
     k: neighbours that vote
     n_most: prototypes in all, as far as the gestures' own leave room; None: what `INDEX_BYTES` hold
     """
@@ -67,7 +69,7 @@ def times_asked(poses: NDArray[np.float32], windows: NDArray[np.float32], k: int
     k = min(k, len(poses))
     asked = np.zeros(len(poses), np.int64)
     for start in range(0, len(windows), _WINDOWS_AT_ONCE):
-        similarity = windows[start : start + _WINDOWS_AT_ONCE] @ poses.T
+        similarity = cosines(windows[start : start + _WINDOWS_AT_ONCE], poses)
         nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
         asked += np.bincount(nearest.ravel(), minlength=len(poses))
     return asked

@@ -34,13 +34,13 @@ def quantise(
     """
     if quantisation == "fp32":
         return encoder
-    _check_calibration(encoder, calibration)
+    check_calibration(encoder, calibration)
     with quiet_toolchain(), torch.no_grad():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         windows = torch.from_numpy(np.array(calibration, dtype=np.float32))
         example = next(encoder.inputs(windows[:1]))
-        prepared = prepare_pt2e(capture(encoder, example).module(), _quantizer(dynamic=quantisation != "int8"))
+        prepared = prepare_pt2e(capture(encoder, *example).module(), _quantizer(dynamic=quantisation != "int8"))
         for window in windows:
             for inputs in encoder.inputs(window[None]):
                 prepared(*inputs)
@@ -48,7 +48,7 @@ def quantise(
     return quantised
 
 
-def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def capture(module: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
     """The graph of a module for inputs of these shapes."""
     return torch.export.export(module, inputs, strict=False)
 
@@ -63,7 +63,7 @@ def _quantizer(dynamic: bool) -> object:
     return XNNPACKQuantizer().set_module_type(nn.Linear, config)  # never set_global, see above
 
 
-def _check_calibration(encoder: ShapedEncoder | StreamingStep, calibration: NDArray[np.float32]) -> None:
+def check_calibration(encoder: ShapedEncoder | StreamingStep, calibration: NDArray[np.float32]) -> None:
     shape = (encoder.n_channels, encoder.window_samples)
     if calibration.shape[1:] != shape:
         raise DataError(f"calibration windows have shape {calibration.shape[1:]}, the encoder takes {shape}")

@@ -53,7 +53,7 @@ def main(size: str) -> None:
     near = np.repeat(embedding, 5, axis=0) + 0.02 * rng.normal(size=(200, config.width))
     unit = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
     with TemporaryDirectory() as folder:
-        report = export_cortex_m(
+        written = export_cortex_m(
             encoder,
             Preprocessing(RATE_HZ, design_filter(RATE_HZ, 40.0), 20.0, CLIP),
             Prototypes(unit, np.repeat(np.arange(40), 5)),
@@ -64,7 +64,7 @@ def main(size: str) -> None:
             evaluation=windows[16:],
             run_on=("m55", "m7"),
         )
-    sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+    sys.stdout.write(json.dumps(asdict(written.report), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -221,6 +221,22 @@ def test_golden_inputs_that_unpack_without_end_are_refused(bundle: Path) -> None
         verify_bundle(bundle)
 
 
+def test_golden_inputs_packed_in_an_unknown_way_are_refused(bundle: Path) -> None:
+    content = (bundle / "golden.npz").read_bytes()
+    with zipfile.ZipFile(bundle / "golden.npz") as archive:
+        method = archive.infolist()[0].compress_type
+    headers = {b"PK\x03\x04": 8, b"PK\x01\x02": 10}  # and where each names the method, APPNOTE 4.3.7 and 4.3.12
+    for signature, offset in headers.items():
+        at = content.index(signature) + offset
+        assert content[at : at + 2] == method.to_bytes(2, "little")
+        content = content[:at] + (99).to_bytes(2, "little") + content[at + 2 :]
+    (bundle / "golden.npz").write_bytes(content)
+    edit(bundle, lambda manifest: manifest["files"].update({"golden.npz": entry(bundle / "golden.npz")}))
+
+    with pytest.raises(ArtifactError, match="golden inputs cannot be read"):
+        verify_bundle(bundle)
+
+
 def edit(bundle: Path, change: Callable[[dict[str, Any]], None], *, sign: bool = True) -> None:
     """Change the manifest; with `sign`, make its digest fit again, as someone who means it would."""
     file = bundle / MANIFEST_FILE

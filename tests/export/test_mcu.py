@@ -147,7 +147,7 @@ def test_sanitized_build_gives_the_golden_bits(odd: Built) -> None:
 def test_integers_stay_close_to_float32(odd: Built) -> None:
     fresh = _windows(odd.encoder, 40, np.random.default_rng(2))
 
-    fidelity = compare(odd.encoder, odd.engine, fresh, odd.model.prototypes, 10)
+    fidelity, _ = compare(odd.encoder, odd.engine, fresh, odd.model.prototypes, 10)
 
     assert fidelity.mean_cosine >= 0.999
     assert fidelity.min_cosine >= 0.997  # a random encoder and unseen levels; the trained one is held to more
@@ -157,7 +157,7 @@ def test_rectified_front_end_is_rectified(tmp_path: Path) -> None:
     built = _built(tmp_path, _random_encoder(replace(ODD, front_end="rectified")))
     fresh = _windows(built.encoder, 20, np.random.default_rng(2))
 
-    fidelity = compare(built.encoder, built.engine, fresh, built.model.prototypes, 10)
+    fidelity, _ = compare(built.encoder, built.engine, fresh, built.model.prototypes, 10)
 
     assert fidelity.mean_cosine >= 0.999
     np.testing.assert_array_equal(built.engine.embed(fresh[0]), built.engine.embed(-fresh[0]))
@@ -173,7 +173,7 @@ def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_cor
     windows = evaluation.queries.emg()
     poses = embed_poses(tiny_checkpoint.pose, evaluation.references)
 
-    report = export_cortex_m(
+    written = export_cortex_m(
         encoder,
         tiny_checkpoint.preprocessing,
         find_prototypes(poses, evaluation.references.gesture_index, poses, k=10, n_most=48, least_per_gesture=8),
@@ -184,6 +184,7 @@ def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_cor
         evaluation=windows[1::2],
     )
 
+    report = written.report
     assert report.fidelity.mean_cosine >= 0.999
     assert report.fidelity.min_cosine >= 0.98  # of a window on the border of what the toy has seen
     assert report.fidelity.votes_kept >= 0.97
@@ -321,9 +322,14 @@ def test_missing_compiler_is_named_with_its_package(
 
 
 def test_chip_with_too_little_memory_is_refused_by_how_much(odd: Built, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"bytes of RAM, \d+ more than tiny chip has"):
-        _export(odd, tmp_path / "out", chip=Chip("tiny chip", ram_bytes=10_000, flash_bytes=1 << 20))
+    with pytest.raises(ConfigError, match=r"\d+ bytes of RAM, \d+ more than the chip has"):
+        _export(odd, tmp_path / "out", chip=Chip(ram_bytes=10_000))
     assert not (tmp_path / "out").exists()
+
+
+def test_chip_with_too_little_flash_is_refused_though_its_memory_would_do(odd: Built, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"bytes of flash, \d+ more than the chip has"):
+        _export(odd, tmp_path / "out", chip=Chip(ram_bytes=1 << 20, flash_bytes=20_000))
 
 
 def test_mean_pooling_is_refused_with_the_recipe_change(odd: Built, tmp_path: Path) -> None:

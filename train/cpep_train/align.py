@@ -6,6 +6,7 @@ recipe may ask for that nevertheless, for targets that like poses share, or for 
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,9 +31,15 @@ SameGesture = Literal["negative", "ignored", "positive"]
 class Pairs(NamedTuple):
     """The embeddings of one step's whole batch; row by row they belong together."""
 
-    emg: Tensor  # (B, D), unit length
+    emg: Tensor  # (B, D), unit length; of several queries (B, M D)
     pose: Tensor  # (B, D), unit length
     gesture: Tensor  # (B,)
+    teacher: Tensor | None = None  # (B, D), where one is distilled: what it makes of the same EMG
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Pairs":
+        """The same with every tensor changed."""
+        teacher = None if self.teacher is None else change(self.teacher)
+        return Pairs(change(self.emg), change(self.pose), change(self.gesture), teacher)
 
 
 class Alignment(TrainingStage):
@@ -71,9 +78,9 @@ class Alignment(TrainingStage):
         return self.log_temperature.exp().clamp(SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE)
 
     def training_step(self, batch: WindowBatch) -> Tensor:
-        emg, pose = self._embedded(augment(batch.emg, self.recipe.augmentation), batch)
-        pairs = Pairs(gathered(emg), gathered(pose), gathered(batch.stage_index))
-        self.last = Pairs(*(field.detach() for field in pairs))
+        local = self._pairs(augment(batch.emg, self.recipe.augmentation), batch)
+        pairs = local.each(gathered)
+        self.last = pairs.each(Tensor.detach)
         loss = self._loss(pairs)
         found = top1(self.last, self.recipe.align.same_gesture)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(pairs.emg))
@@ -82,13 +89,13 @@ class Alignment(TrainingStage):
         return loss
 
     def validation_step(self, batch: WindowBatch) -> None:
-        pairs = Pairs(*self._embedded(batch.emg, batch), batch.stage_index)
-        self.log("validation_loss", self._loss(pairs), batch_size=len(batch.emg))
+        loss = self._loss(self._pairs(batch.emg, batch))
+        self.log("validation_loss", loss, batch_size=len(batch.emg))
 
-    def _embedded(self, emg: Tensor, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+    def _pairs(self, emg: Tensor, batch: WindowBatch) -> Pairs:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.recipe.align.train_pose):
             pose = self.pose(batch.pose)
-        return self.emg(emg), pose
+        return Pairs(self.emg(emg), pose, batch.stage_index)
 
     def _loss(self, pairs: Pairs) -> Tensor:
         settings = self.recipe.align
@@ -96,6 +103,12 @@ class Alignment(TrainingStage):
             return siglip(*pairs[:2], self.temperature, self.bias, pairs.gesture, settings.same_gesture)
         targets = None if self.communities is None else self.communities.targets(pairs.pose.detach())
         return info_nce(*pairs[:2], self.temperature, pairs.gesture, settings.same_gesture, targets)
+
+
+def similarity(emg: Tensor, pose: Tensor) -> Tensor:
+    """Cosine of each window to each pose, of several queries the best; emg: (B, M D), pose: (B, D); returns (B, B)."""
+    queries = emg.view(len(emg), -1, pose.shape[1])  # (B, M, D)
+    return (queries @ pose.T).amax(dim=1)
 
 
 def info_nce(
@@ -108,13 +121,13 @@ def info_nce(
 ) -> Tensor:
     """Symmetric InfoNCE: each window should find its own pose among the batch's, and each pose its window.
 
-    emg, pose: (B, D), unit length
+    emg, pose: (B, D), unit length; M queries of a window one after the other, (B, M D)
     gesture: (B,) labels
     same_gesture: what the other windows of a gesture count as: negatives, as published; nothing; or positives, which
         share the target evenly (Khosla et al. 2020)
     targets: (B, B), what each window should find in place of that, rows summing to one
     """
-    logits = emg @ pose.T / temperature  # (B, B)
+    logits = similarity(emg, pose) / temperature  # (B, B)
     right, counted = _right_and_counted(gesture, same_gesture)
     if targets is None:
         targets = right.to(logits.dtype)
@@ -136,7 +149,7 @@ def siglip(
     The arguments are those of `info_nce`; bias: (), added to all logits. The sum over pairs is divided by B, as there.
     """
     right, counted = _right_and_counted(gesture, same_gesture)
-    logits = emg @ pose.T / temperature + bias  # (B, B)
+    logits = similarity(emg, pose) / temperature + bias  # (B, B)
     sign = right.to(logits.dtype) * 2 - 1
     return -(F.logsigmoid(sign * logits) * counted).sum() / len(emg)
 
@@ -144,7 +157,7 @@ def siglip(
 def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
     """Share of windows to which a right pose is nearest in the batch, ()."""
     right, counted = _right_and_counted(pairs.gesture, same_gesture)
-    nearest = (pairs.emg @ pairs.pose.T).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
+    nearest = similarity(pairs.emg, pairs.pose).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
     return right.gather(1, nearest).float().mean()
 
 

@@ -20,6 +20,7 @@ from cpep_edge.files import replacing
 from cpep_edge.preprocess import Preprocessing
 from cpep_train.model import Embedder
 from cpep_train.provenance import Provenance
+from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
 
 RECIPE_FILE = "recipe.json"
@@ -110,7 +111,10 @@ def load_checkpoint(run: Path) -> Checkpoint:
 
 def build_encoders(recipe: Recipe) -> tuple[Embedder, Embedder]:
     """Fresh EMG and pose encoders of the recipe's sizes, sharing one embedding space."""
-    return Embedder(recipe.emg_config(), recipe.d_embed), Embedder(recipe.pose_config(), None)
+    pose = Embedder(recipe.pose_config(), None)
+    if recipe.qformer is None:
+        return Embedder(recipe.emg_config(), recipe.d_embed), pose
+    return QueryEmbedder(recipe.emg_config(), recipe.pose_config(), recipe.qformer.n_queries, recipe.d_embed), pose
 
 
 def save_recipe(run: Path, recipe: Recipe) -> None:

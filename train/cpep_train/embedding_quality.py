@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.pose_index import cosines
+
 N_NEIGHBOURS = 10
 _MOST_PAIRS = 2_000  # pairwise figures are estimated on so many windows, evenly chosen
 
@@ -99,7 +101,7 @@ def recall_at(
 
     right: (Q, R)
     """
-    similarity = queries @ references.T
+    similarity = cosines(queries, references)
     k = min(k, len(references))
     nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
     hit: NDArray[np.bool_] = np.take_along_axis(right, nearest, axis=1).any(axis=1)

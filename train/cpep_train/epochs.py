@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cpep_edge.files import replacing
 
-_FIGURES = ("loss", "validation_loss", "temperature", "top1", "emg_rank", "pose_rank")
+_FIGURES = ("loss", "validation_loss", "temperature", "reconstruction", "top1", "emg_rank", "pose_rank")
 _COLUMNS = ("epoch", *_FIGURES, "seconds")
 
 

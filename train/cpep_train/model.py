@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpep_edge.errors import ConfigError
+
 LEVEL_FLOOR = 0.02  # added to levels before their log, in units of the signal's scale: silence stays finite
 
 
@@ -96,11 +98,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (B, N, D); returns the same shape."""
+    def forward(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
+        """tokens: (B, N, D); n_seen: only the first so many are looked at; returns the same shape."""
         b, n, d = tokens.shape
         qkv = self.qkv(tokens).view(b, n, 3, self.n_heads, d // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, D / H)
+        k, v = k[:, :, :n_seen], v[:, :, :n_seen]
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(b, n, d))  # (B, N, D)
         return out
@@ -120,8 +123,16 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (B, N, D); returns as many as the attention gives."""
-        mixed = self.attention(self.attention_norm(tokens))
+        return self.feed(self.attend(tokens))
+
+    def attend(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
+        """The first half: attention to all tokens, or to the first so many."""
+        mixed: Tensor = self.attention(self.attention_norm(tokens), n_seen)
         tokens = tokens[:, -mixed.shape[1] :] + self.dropout(mixed)  # streaming attention gives the newest only
+        return tokens
+
+    def feed(self, tokens: Tensor) -> Tensor:
+        """The second half: the MLP."""
         hidden = F.gelu(self.mlp_in(self.mlp_norm(tokens)))
         tokens = tokens + self.dropout(self.mlp_out(hidden))
         return tokens
@@ -192,8 +203,8 @@ class StreamingAttention(Attention):
         query, key = torch.arange(n_keys - self.block, n_keys)[:, None], torch.arange(n_keys)
         return self.distance[:, query - key + self.block - 1]  # a key of the same block may be later than the query
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (B, N, D); returns (B, N - (n_context - 1) b, D), the newest tokens."""
+    def forward(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
+        """tokens: (B, N, D); n_seen: of no use here; returns (B, N - (n_context - 1) b, D), the newest tokens."""
         b, n, d = tokens.shape
         heads = self.qkv(tokens).view(b, n // self.block, self.block, 3, self.n_heads, d // self.n_heads)
         q, k, v = heads.permute(3, 0, 4, 1, 2, 5)  # each (B, H, M, b, D / H)
@@ -266,12 +277,21 @@ class Embedder(nn.Module):
     The EMG side projects (256 -> 256 in the paper); the pose side, frozen, hands out its [CLS] features as they are.
     """
 
+    n_queries = 1  # embeddings of a window; more in `cpep_train.qformer`
+
     def __init__(self, config: EncoderConfig, d_embed: int | None) -> None:
         """d_embed: width of the projection; None leaves it out."""
         super().__init__()
         self.encoder: Encoder | StreamingEncoder = (StreamingEncoder if config.block_patches else Encoder)(config)
         self.projection = nn.Identity() if d_embed is None else nn.Linear(config.width, d_embed)
         self.d_embed = config.width if d_embed is None else d_embed
+
+    @property
+    def bidirectional(self) -> Encoder:
+        """The encoder, where all of its tokens see the whole window. Raises ConfigError where it streams."""
+        if isinstance(self.encoder, StreamingEncoder):
+            raise ConfigError("a streaming encoder is only trained by alignment from a random start")
+        return self.encoder
 
     def forward(self, window: Tensor) -> Tensor:
         """window: (B, C, T) float32, preprocessed; returns embeddings (B, d_embed) of unit length."""

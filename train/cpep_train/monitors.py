@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
+from torch.nn import functional as F
 
 from cpep_edge.errors import TrainingError
 from cpep_train.align import Alignment, chance
@@ -40,6 +41,7 @@ class Monitor(pl.Callback):
         if not isinstance(pl_module, Alignment) or pl_module.last is None:
             return
         for side, embeddings in (("emg", pl_module.last.emg), ("pose", pl_module.last.pose)):
+            embeddings = F.normalize(embeddings, dim=1)  # of several queries, one after the other
             spread, rank = spread_of(embeddings), effective_rank(embeddings)
             trainer.callback_metrics[f"{side}_rank"] = torch.tensor(rank)
             if spread < _SMALLEST_SPREAD or rank < _SMALLEST_RANK:

@@ -142,7 +142,7 @@ def _paired(material: Material, chosen: NDArray[np.bool_]) -> tuple[dict[str, fl
         queries.user_index[usable],
         queries.held_out_user[usable],
     )
-    pose, emg = embed_poses(material.checkpoint.pose, own), material.queries[usable]
+    pose, emg = embed_poses(material.checkpoint.pose, own), material.one_vector(material.queries[usable])
     itself = np.eye(len(usable), dtype=bool)
     recall = {str(k): _mean_recall(emg, pose, itself, k) for k in RECALL_AT}
     return recall, embedding_quality(emg, pose, own.gesture_index, own.places[:, 0])

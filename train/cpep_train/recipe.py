@@ -106,6 +106,20 @@ class SoftTargets(_Part):
     share: Share = 1.0  # of the target that is soft; the rest stays with the window's own pose
 
 
+class Distillation(_Part):
+    """Match a trained, larger encoder in place of contrasting with poses; see `cpep_train.distil`."""
+
+    temperature: float = Field(gt=0)  # of the softmax over a batch's poses
+    neighbour_weight: float = Field(ge=0)  # of their divergence, beside one minus the cosine
+
+
+class QFormerSettings(_Part):
+    """Queries that read the EMG tokens, in place of [CLS]; see `cpep_train.qformer`."""
+
+    n_queries: int = Field(gt=0)  # embeddings of a window
+    reconstruction_weight: float = Field(gt=0)  # of the loss of poses rebuilt from the queries
+
+
 class AlignStage(_Stage):
     """Contrastive alignment of EMG with the frozen pose encoder."""
 
@@ -114,6 +128,7 @@ class AlignStage(_Stage):
     same_gesture: Literal["negative", "ignored", "positive"] = "negative"  # others of the gesture in the batch
     loss: Literal["info-nce", "siglip"] = "info-nce"
     soft_targets: SoftTargets | None = None  # None: one-hot, as CPEP was published
+    distillation: Distillation | None = None  # None: no teacher
     emg_start: Literal["mae", "random"] = "mae"  # what the EMG encoder starts from; random leaves out stage emg-mae
     train_emg: bool = True  # False: the encoder stays as its auto-encoding left it, only the projection learns
     train_pose: bool = False  # True: the published ablation that fails
@@ -146,6 +161,7 @@ class Recipe(_Part):
     emg_mae: MaeStage
     pose_mae: MaeStage
     align: AlignStage
+    qformer: QFormerSettings | None = None  # None: a window is one embedding, as CPEP was published
     augmentation: Augmentation = Augmentation()
 
     @model_validator(mode="after")
@@ -216,8 +232,16 @@ class Recipe(_Part):
             faults.append("align.soft_targets: they replace the one-hot targets of loss info-nce; siglip has none")
         if align.soft_targets is not None and align.same_gesture != "negative":
             faults.append('align.soft_targets: they say what is alike, so align.same_gesture must be "negative"')
+        if align.distillation is not None and (align.train_pose or align.soft_targets or align.loss == "siglip"):
+            faults.append(
+                "align.distillation: it replaces the contrastive loss, its targets and a trained pose encoder"
+            )
+        if align.distillation is not None and self.qformer is not None:
+            faults.append("align.distillation: a student has one embedding a window, so it has no qformer")
         if not align.train_emg and align.emg_start == "random":
             faults.append("align.train_emg: an encoder that starts at random must be trained")
+        if self.qformer is not None and self.pose.n_layers == 1:
+            faults.append("qformer: a pose encoder of one block lets no pose token see what the queries have read")
         return faults
 
     @property

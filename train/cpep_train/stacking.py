@@ -44,11 +44,12 @@ def with_handicap(
     """Queries and references whose inner products are the cosines, less the handicap for poses of trained gestures.
 
     One column more carries it, so any index of inner products can hold it.
-    returns: (Q, D + 1), (R, D + 1)
+    returns: (Q, D + 1), or of M queries (Q, M (D + 1)), and (R, D + 1)
     """
     of_trained = examples.seen[examples.references.gesture_index][:, None]
-    ones = np.ones((len(queries), 1), np.float32)
-    return np.hstack((queries, ones)), np.hstack((references, -handicap * of_trained.astype(np.float32)))
+    vectors = queries.reshape(len(queries), -1, references.shape[1])
+    with_one = np.pad(vectors, ((0, 0), (0, 0), (0, 1)), constant_values=1).reshape(len(queries), -1)
+    return with_one, np.hstack((references, -handicap * of_trained.astype(np.float32)))
 
 
 def _validation(examples: EvaluationSet) -> NDArray[np.bool_]:

@@ -23,6 +23,7 @@ from cpep_train.checkpoint import (
     RECIPE_FILE,
     Checkpoint,
     build_encoders,
+    load_checkpoint,
     load_run_recipe,
     load_weights,
     save_checkpoint,
@@ -30,15 +31,18 @@ from cpep_train.checkpoint import (
     save_weights,
 )
 from cpep_train.corpus import Corpus
+from cpep_train.distil import DistilledAlignment, check_teacher
+from cpep_train.embridge import BridgedAlignment
 from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
 from cpep_train.fitting import fit
 from cpep_train.leakage import SplitManifest, audit, save_splits
 from cpep_train.mae import MaskedAutoencoder
-from cpep_train.model import Block, Encoder, StreamingEncoder
+from cpep_train.model import Block
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
 from cpep_train.processes import join, rank, wait_for_all
 from cpep_train.provenance import load_provenance, provenance_of, save_provenance
+from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout, load_layouts, save_layouts, survey
 from cpep_train.soft_targets import Communities
@@ -64,6 +68,7 @@ def train(
     progress: bool | None = None,
     n_workers: int | None = None,
     lend: Callable[[StageName], Path | None] = lambda stage: None,
+    teacher: Path | None = None,
 ) -> Checkpoint | None:
     """Train a recipe on the corpus in `data` into the folder `out`.
 
@@ -72,6 +77,7 @@ def train(
     progress: a bar on stderr; None draws it where stderr is a terminal
     n_workers: processes that read the corpus; None takes what its size asks for
     lend: where the same stage was finished by another run, to be copied from there
+    teacher: a finished run to distil, whose poses are taken over; the recipe must ask for it
     returns: the checkpoint, or None where the last stage was not asked for
     Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, TrainingError
     when it diverged or collapsed, and CpepError when Ctrl-C stopped it.
@@ -80,7 +86,7 @@ def train(
     if progress is None:
         progress = sys.stderr.isatty() and rank() == 0
     try:
-        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend)
+        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher)
         for name in stages_of(recipe) if stage is None else (stage,):
             run.stage(name, resume)
         return run.finish() if stage in (None, "align") else None
@@ -113,11 +119,13 @@ class _Run:
         progress: bool,
         n_workers: int | None,
         lend: Callable[[StageName], Path | None],
+        teacher: Path | None,
     ) -> None:
         self.recipe, self.out, self.progress, self.n_workers, self.lend = recipe, out, progress, n_workers, lend
         corpus = Corpus.open(data)
         corpus.check(recipe)
         self.provenance = provenance_of(corpus)
+        self.teacher = self._taught_by(teacher)
         if rank() == 0:
             self._claim_folder(may_exist, audit(corpus))
         wait_for_all()
@@ -195,6 +203,18 @@ class _Run:
             save_checkpoint(self.out, checkpoint)
         return checkpoint
 
+    def _taught_by(self, run: Path | None) -> Checkpoint | None:
+        """The teacher, whose pose encoder this run takes over."""
+        if run is None:
+            if self.recipe.align.distillation is not None:
+                raise ConfigError(f"recipe {self.recipe.name} distils a trained run; name it with --teacher RUN")
+            return None
+        teacher = load_checkpoint(run)
+        check_teacher(self.recipe, self.provenance, teacher, run)
+        others = self.lend
+        self.lend = lambda stage: run / stage if stage == "pose-mae" else others(stage)
+        return teacher
+
     def _claim_folder(self, may_exist: bool, splits: SplitManifest) -> None:
         """Start a run in the folder, or check that the run in it is this one."""
         if not (self.out / RECIPE_FILE).is_file():
@@ -225,19 +245,30 @@ class _Run:
     def _work(self, name: StageName) -> _Work:
         recipe, emg, pose = self.recipe, self.emg.encoder, self.pose.encoder
         if name == "emg-mae":
-            return _Work(MaskedAutoencoder(_whole(emg), recipe.emg_mae, "emg", recipe.seed), {WEIGHTS_FILE: emg})
+            masked = MaskedAutoencoder(self.emg.bidirectional, recipe.emg_mae, "emg", recipe.seed)
+            return _Work(masked, {WEIGHTS_FILE: emg})
         if name == "pose-mae":
-            return _Work(MaskedAutoencoder(_whole(pose), recipe.pose_mae, "pose", recipe.seed), {WEIGHTS_FILE: pose})
+            masked = MaskedAutoencoder(self.pose.bidirectional, recipe.pose_mae, "pose", recipe.seed)
+            return _Work(masked, {WEIGHTS_FILE: pose})
         encoders = {"emg-mae": emg, "pose-mae": pose}
         for earlier in stages_of(recipe)[:-1]:
             if not (self.out / earlier / WEIGHTS_FILE).is_file():
                 raise ArtifactError(f"{self.out}: stage align needs stage {earlier}, train that first")
             load_weights(self.out / earlier / WEIGHTS_FILE, encoders[earlier])
-        module = Alignment(self.emg, self.pose, recipe, self._communities())
+        module = self._alignment()
         kept: dict[str, nn.Module] = {WEIGHTS_FILE: self.emg}
         if recipe.align.train_pose:
             kept[POSE_WEIGHTS_FILE] = self.pose
         return _Work(module, kept)
+
+    def _alignment(self) -> Alignment:
+        distillation = self.recipe.align.distillation
+        if self.teacher is not None and distillation is not None:
+            return DistilledAlignment(self.emg, self.pose, self.recipe, distillation, self.teacher.emg)
+        settings, communities = self.recipe.qformer, self._communities()
+        if settings is not None and isinstance(self.emg, QueryEmbedder):
+            return BridgedAlignment(self.emg, self.pose, self.recipe, settings, communities)
+        return Alignment(self.emg, self.pose, self.recipe, communities)
 
     @torch.no_grad()
     def _communities(self) -> Communities | None:
@@ -287,9 +318,3 @@ def _prepare(folder: Path, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
-
-
-def _whole(encoder: Encoder | StreamingEncoder) -> Encoder:
-    if isinstance(encoder, StreamingEncoder):
-        raise ConfigError('a streaming encoder is not trained by masked auto-encoding; set align.emg_start = "random"')
-    return encoder

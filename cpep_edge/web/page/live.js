@@ -167,7 +167,7 @@ function drawStrips() {
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "middle";
   for (let channel = 0; channel < n; channel += 1) {
-    const middle = row * (channel + 0.5), half = row * 0.5, unit = (gain * half * about.strip_limit) / 127 / 4.5;
+    const middle = row * (channel + 0.5), half = row * 0.5, unit = (gain * half) / 127;
     context.fillStyle = colours.soft;
     context.fillText(`${channel + 1}`, 0, middle);
     context.fillStyle = colours.line;
@@ -181,6 +181,13 @@ function drawStrips() {
       context.fillRect(gutter + plot - (strokes.length - at) * pitch, middle - high, Math.max(pitch, 0.8), Math.max(high - low, 1));
     }
   }
+}
+
+/** As much of a label as there is room for; nothing where that would be a letter or two. */
+function fitting(context, label, width) {
+  let n = label.length;
+  while (n > 3 && context.measureText(label.slice(0, n) + (n < label.length ? "…" : "")).width > width) n -= 1;
+  return n <= 3 ? "" : label.slice(0, n).trimEnd() + (n < label.length ? "…" : "");
 }
 
 function drawTimeline() {
@@ -199,12 +206,8 @@ function drawTimeline() {
     context.beginPath();
     context.roundRect(from, 0, Math.max(3, to - from - 1), height - 6, 6);
     context.fill();
-    const label = words(change.gesture);
-    context.save();
-    context.clip();
     context.fillStyle = colours.panel;
-    if (to - from > 34) context.fillText(label, from + 8, (height - 6) / 2);
-    context.restore();
+    context.fillText(fitting(context, words(change.gesture), to - from - 16), from + 8, (height - 6) / 2);
   });
 }
 

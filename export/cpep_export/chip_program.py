@@ -1,0 +1,163 @@
+"""What a bundle for a microcontroller carries beside what every bundle holds: the chip's program and its figures.
+
+For Cortex-M that is a zip of C sources that compiles by itself, for an Ethos-U an ExecuTorch program with the NPU's
+commands. The bundle stays one for this machine too, so that it is verified, replayed and shown live as any other.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
+from cpep_edge.golden import Golden
+from cpep_edge.preprocess import Preprocessor
+from cpep_export.arm_toolchain import Processor, missing_tool
+from cpep_export.cortex_m import UV_PER_COUNT, Chip, TargetRun, export_cortex_m, nearest_vote
+from cpep_export.ethos_u import Npu, lower_for_ethos_u
+from cpep_export.prototypes import Prototypes
+from cpep_export.shaped import ShapedEncoder
+from cpep_export.training_windows import calibration_windows
+from cpep_train.checkpoint import Checkpoint
+from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet
+
+ChipTarget = Literal["cortex-m", "ethos-u55", "ethos-u85"]
+
+SOURCES_FILE = "cortex-m.zip"
+NPU_FILE, TOSA_FILE = "ethos_u.pte", "ethos_u.tosa"
+_PROCESSORS: dict[Processor, Literal["cortex-m55", "cortex-m7"]] = {"m55": "cortex-m55", "m7": "cortex-m7"}
+_WINDOWS_AT_ONCE = 256
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same sources give the same bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChipProgram:
+    """Files of the bundle, and what the manifest says of them."""
+
+    files: dict[str, bytes]
+    spec: CortexMSpec | EthosUSpec
+    embedded: NDArray[np.float32] | None  # (Q, E), the evaluation's queries; None: the chip's program is too slow here
+
+
+def chip_program(
+    target: ChipTarget,
+    chip: Chip,
+    checkpoint: Checkpoint,
+    evaluation: EvaluationSet,
+    prototypes: Prototypes,
+    golden: Golden,
+) -> ChipProgram:
+    """Make the chip's program, run it here as far as it can be, and compare it with float32.
+
+    Raises ConfigError for a model that the target cannot take or the chip cannot hold, and for a missing tool.
+    """
+    encoder = ShapedEncoder(checkpoint.emg).eval()
+    if target == "cortex-m":
+        return _cortex_m(chip, encoder, checkpoint, evaluation, prototypes, golden)
+    return _ethos_u(target, chip, encoder, checkpoint, evaluation, prototypes, golden)
+
+
+def _cortex_m(
+    chip: Chip,
+    encoder: ShapedEncoder,
+    checkpoint: Checkpoint,
+    evaluation: EvaluationSet,
+    prototypes: Prototypes,
+    golden: Golden,
+) -> ChipProgram:
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "cortex-m"
+        written = export_cortex_m(
+            encoder,
+            checkpoint.preprocessing,
+            prototypes,
+            evaluation.gestures,
+            folder,
+            calibration=calibration_windows(evaluation, checkpoint.recipe.seed),
+            golden_uv=golden.signal_uv,
+            evaluation=_queries(evaluation),
+            n_neighbours=N_NEIGHBOURS,
+            chip=chip,
+            run_on=[processor for processor in _PROCESSORS if missing_tool(processor) is None],
+        )
+        content = _zipped(folder)
+    report = written.report
+    spec = CortexMSpec(
+        file=SOURCES_FILE,
+        uv_per_count=UV_PER_COUNT,
+        weight_bytes=report.weight_bytes,
+        arena_bytes=report.arena_bytes,
+        multiply_adds=report.multiply_adds.total,
+        n_windows=report.fidelity.n_windows,
+        min_cosine=report.fidelity.min_cosine,
+        mean_cosine=report.fidelity.mean_cosine,
+        votes_kept=report.fidelity.votes_kept,
+        runs=tuple(_run(run) for run in report.runs),
+    )
+    return ChipProgram({SOURCES_FILE: content}, spec, written.embedded)
+
+
+def _run(run: TargetRun) -> ProcessorRun:
+    return ProcessorRun(
+        processor=_PROCESSORS[run.processor],
+        instructions_a_window=run.check.window_instructions,
+        instructions_a_sample=run.check.sample_instructions,
+        code_bytes=run.sizes.code_bytes,
+        constant_bytes=run.sizes.constant_bytes,
+        ram_bytes=run.ram_bytes,
+    )
+
+
+def _queries(evaluation: EvaluationSet) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(evaluation.queries), _WINDOWS_AT_ONCE):
+        yield from evaluation.queries.emg(start, start + _WINDOWS_AT_ONCE)
+
+
+def _zipped(folder: Path) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(str(path.relative_to(folder)), _ZIP_EPOCH)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return file.getvalue()
+
+
+def _ethos_u(
+    npu: Npu,
+    chip: Chip,
+    encoder: ShapedEncoder,
+    checkpoint: Checkpoint,
+    evaluation: EvaluationSet,
+    prototypes: Prototypes,
+    golden: Golden,
+) -> ChipProgram:
+    program = lower_for_ethos_u(encoder, npu, calibration_windows(evaluation, checkpoint.recipe.seed))
+    chip.check(program.vela.sram_bytes, program.vela.flash_bytes)
+    cosines, kept = [], 0
+    for stretch in golden.signal_uv:
+        filtered = Preprocessor(checkpoint.preprocessing, encoder.n_channels)(stretch)
+        window = np.ascontiguousarray(filtered[-encoder.window_samples :].T)
+        with torch.no_grad():
+            reference = encoder(torch.from_numpy(window[None]))[0].numpy()
+        embedding = program.embed(window)
+        cosines.append(float(reference @ embedding))
+        votes = [nearest_vote(prototypes, query, N_NEIGHBOURS) for query in (reference, embedding)]
+        kept += votes[0].gesture_index == votes[1].gesture_index
+    spec = EthosUSpec(
+        file=NPU_FILE,
+        tosa_file=TOSA_FILE,
+        vela=program.vela,
+        n_windows=len(cosines),
+        min_cosine=min(cosines),
+        mean_cosine=float(np.mean(cosines)),
+        votes_kept=kept / len(cosines),
+    )
+    return ChipProgram({NPU_FILE: program.content, TOSA_FILE: program.tosa}, spec, None)

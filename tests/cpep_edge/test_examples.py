@@ -1,0 +1,51 @@
+"""The examples do what they say: keys are pressed once a decision, a plot shows what was decided when."""
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.errors import ConfigError
+from cpep_edge.examples.keys import parse_keys, press_on_change
+from cpep_edge.examples.plot_recording import plot_recording
+from cpep_edge.live_loop import Live
+from cpep_edge.live_recording import LiveRecording
+from tests.cpep_edge.fake_stream import HOP_MS, LevelRecogniser, ListSource, cut
+
+UP_AND_DOWN = np.repeat([0.0, 1.0, 0.0, 1.0], 1000)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("example") / "run"
+    recogniser, source = LevelRecogniser(), ListSource(cut(UP_AND_DOWN))
+    spec = recogniser.manifest.decision
+    keeping = LiveRecording(folder, source, recogniser, hop_ms=HOP_MS, spec=spec, level_uv=None)
+    with closing(keeping) as tap:
+        list(Live(source, recogniser, hop_ms=HOP_MS, taps=[tap]))
+    return folder
+
+
+def test_a_key_is_pressed_once_for_every_time_its_gesture_is_decided_on() -> None:
+    pressed: list[str] = []
+    decisions = Live(ListSource(cut(UP_AND_DOWN), pause_s=0.0005), LevelRecogniser(), hop_ms=HOP_MS)
+    press_on_change(decisions, {"High": "space"}, pressed.append)
+    assert pressed == ["space", "space"]
+
+
+@pytest.mark.parametrize(("assignment", "said"), [("High", "write GESTURE=KEY"), ("Hihg=a", "knows no gesture 'Hihg'")])
+def test_an_assignment_that_can_never_be_pressed_is_refused(assignment: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_keys([assignment], {"Low", "High"})
+
+
+def test_the_plot_shows_each_gesture_where_it_stood(recording: Path) -> None:
+    (axes,) = plot_recording(recording).axes
+    spans = {}
+    for patch in axes.patches:
+        spans.setdefault(patch.get_label(), []).append((patch.get_x(), patch.get_x() + patch.get_width()))
+    assert [name for name, stood in spans.items() if len(stood) == 2] == ["Low", "High"]
+    for start_s, end_s in spans["High"]:
+        inside = UP_AND_DOWN[round(1000 * start_s) : round(1000 * end_s)]
+        assert inside.mean() > 0.7

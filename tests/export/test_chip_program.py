@@ -1,0 +1,76 @@
+"""What a bundle for a microcontroller carries, and what its manifest says of it."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.bundle import Bundle
+from cpep_edge.chip import CortexMSpec, cortex_m_spec, unpack_sources
+from cpep_edge.errors import ArtifactError
+from cpep_edge.golden import Golden
+from cpep_export.arm_toolchain import missing_tool
+from cpep_export.cortex_m import check_golden_on
+
+pytestmark = [
+    pytest.mark.executorch,
+    pytest.mark.skipif(missing_tool(None) is not None, reason="needs make and gcc"),
+]
+
+
+@pytest.fixture(scope="module")
+def sources(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    unpack_sources(Bundle(tiny_bundle), folder)
+    return folder
+
+
+def _spec(bundle: Path) -> CortexMSpec:
+    return cortex_m_spec(Bundle(bundle))
+
+
+def test_the_sources_of_a_bundle_compile_and_give_its_golden_gestures(
+    tiny_bundle: Path, sources: Path, tmp_path: Path
+) -> None:
+    run = check_golden_on(sources, "host", tmp_path)
+    golden = Golden.from_bytes(Bundle(tiny_bundle).read("golden.npz"))
+
+    assert [stretch.difference for stretch in run.golden] == [0] * len(golden.gesture_index)
+    np.testing.assert_array_equal([stretch.gesture_index for stretch in run.golden], golden.gesture_index)
+    assert run.arena_bytes == _spec(tiny_bundle).arena_bytes
+
+
+def test_the_ladder_ends_with_the_integers_of_the_chip(tiny_bundle: Path) -> None:
+    manifest = Bundle(tiny_bundle).manifest
+
+    assert manifest.target == "cortex-m"
+    assert manifest.ladder[-1].step == "integers of the microcontroller"
+    assert manifest.ladder[-1].vote_agreement >= 0.97
+    assert _spec(tiny_bundle).mean_cosine >= 0.999
+
+
+@pytest.mark.skipif(missing_tool("m55") is not None, reason="needs gcc-arm-none-eabi and qemu-system-arm")
+def test_the_manifest_says_what_both_processors_took(tiny_bundle: Path) -> None:
+    m55, m7 = _spec(tiny_bundle).runs
+
+    assert (m55.processor, m7.processor) == ("cortex-m55", "cortex-m7")
+    assert 0 < m55.instructions_a_window < m7.instructions_a_window
+    assert _spec(tiny_bundle).weight_bytes < m55.constant_bytes
+    assert _spec(tiny_bundle).arena_bytes < m55.ram_bytes
+
+
+def test_a_bundle_without_a_chip_has_no_sources(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle(tiny_bundle)
+    bundle.manifest = bundle.manifest.model_copy(update={"chip": None})
+
+    with pytest.raises(ArtifactError, match="export it with --target cortex-m"):
+        unpack_sources(bundle, tmp_path)
+
+
+def test_sources_never_leave_their_folder(sources: Path, tiny_bundle: Path) -> None:
+    with zipfile.ZipFile(tiny_bundle / _spec(tiny_bundle).file) as archive:
+        names = archive.namelist()
+
+    assert {Path(name).parts[0] for name in names} >= {"engine", "board", "Makefile", "model.c", "golden.c"}
+    assert sorted(names) == sorted(str(f.relative_to(sources)) for f in sources.rglob("*") if f.is_file())
