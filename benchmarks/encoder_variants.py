@@ -82,7 +82,7 @@ def open_variant(folder: Path, variant: Variant, n_threads: int) -> Run:
 def _xnnpack(folder: Path, variant: Variant, n_threads: int) -> Run:
     import platform
 
-    from cpep_edge.bundle import EncoderSpec
+    from cpep_edge.bundle import EncoderSpec, StreamSpec
     from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
     from cpep_export.native import LIBRARY, SDK_LIBRARIES
 
@@ -92,11 +92,12 @@ def _xnnpack(folder: Path, variant: Variant, n_threads: int) -> Run:
         runtime="executorch-xnnpack",
         quantisation="int8",
         n_channels=N_CHANNELS,
-        window_samples=variant.n_samples,
+        window_samples=WINDOW_SAMPLES,
         d_embed=D_EMBED,
         n_parameters=1,
         n_delegates=1,
         n_operators_outside=0,
+        stream=None if variant.n_samples == WINDOW_SAMPLES else StreamSpec(block_samples=variant.n_samples, n_blocks=1),
     )
     program = (folder / variant.file).read_bytes()
     return NativeEncoder(NativeLibrary(platform.machine(), files), program, spec, n_threads).embed

@@ -20,6 +20,7 @@ import torch
 
 from cpep_bench.machine import this_machine
 from cpep_bench.onnx_peer import OnnxKind, onnx_program
+from cpep_bench.operators import profile_encoder
 from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.files import replacing
 from cpep_export.lower import lower
@@ -39,12 +40,12 @@ from encoder_variants import (
     paper_size_module,
     write_variants,
 )
-from operator_profile import profile_table
 
 OURS, STREAMING = "XNNPACK int8", "XNNPACK int8, streaming, 100 ms of new signal"
 QUANTISATIONS: tuple[Quantisation, ...] = ("int8", "int8-dynamic", "fp32")
 ONNX_KINDS: tuple[OnnxKind, ...] = ("int8-static", "int8-dynamic", "fp32")
 THREADS = (1, 2)
+_SMALLEST_SHARE = 0.01  # of the time, for a row of its own
 PACKAGES = ("torch", "torchao", "executorch", "onnxruntime", "numpy")
 
 Times = dict[str, dict[str, float]]  # milliseconds and cosine, by variant
@@ -62,7 +63,7 @@ def main() -> None:
         shaped, variants = _prepare(folder)
         times: list[Times] = [json.loads(_child("time", folder, n, options.runs)) for n in THREADS]
         peaks = {variant.name: int(_child("peak", folder, variant.name)) for variant in variants}
-        profile = profile_table((folder / Variant(OURS, ".pte").file).read_bytes(), (N_CHANNELS, WINDOW_SAMPLES))
+        profile = _profile(folder / Variant(OURS, ".pte").file)
         limit = _multiply_adds_a_second(folder)
         lines = [*_table(folder, variants, times, peaks), "", *_limit(shaped, times[0], limit), "", *profile, ""]
     lines += _footer(options.runs)
@@ -174,6 +175,21 @@ def _rows_of(shaped: ShapedEncoder) -> list[tuple[torch.nn.Linear, int]]:
     for hook in hooks:
         hook.remove()
     return seen
+
+
+def _profile(program: Path) -> list[str]:
+    profile = profile_encoder(program)
+    if profile is None:
+        return []
+    kinds = [operator for operator in profile.operators if operator.mean_us >= _SMALLEST_SHARE * profile.total_us]
+    rows = [f"| {o.kind} | {o.n_calls} | {o.mean_us:.0f} | {o.mean_us / profile.total_us:.0%} |" for o in kinds]
+    rest_us = profile.total_us - sum(operator.mean_us for operator in kinds)
+    return [
+        f"| operator of {OURS} | calls | us | share |",
+        "| --- | --: | --: | --: |",
+        *rows,
+        f"| all others, and between operators | | {rest_us:.0f} | {rest_us / profile.total_us:.0%} |",
+    ]
 
 
 def _footer(n_runs: int) -> list[str]:

@@ -34,7 +34,7 @@ def lower(module: nn.Module, n_channels: int, n_samples: int, state: tuple[Tenso
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        exported = capture(module, (torch.zeros(1, n_channels, n_samples), *state))
+        exported = capture(module, torch.zeros(1, n_channels, n_samples), *state)
         lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
         return _inspect(bytes(lowered.buffer), lowered.executorch_program.execution_plan[0])
 

@@ -40,7 +40,7 @@ def quantise(
 
         windows = torch.from_numpy(np.array(calibration, dtype=np.float32))
         example = next(encoder.inputs(windows[:1]))
-        prepared = prepare_pt2e(capture(encoder, example).module(), _quantizer(dynamic=quantisation != "int8"))
+        prepared = prepare_pt2e(capture(encoder, *example).module(), _quantizer(dynamic=quantisation != "int8"))
         for window in windows:
             for inputs in encoder.inputs(window[None]):
                 prepared(*inputs)
@@ -48,7 +48,7 @@ def quantise(
     return quantised
 
 
-def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def capture(module: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
     """The graph of a module for inputs of these shapes."""
     return torch.export.export(module, inputs, strict=False)
 

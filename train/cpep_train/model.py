@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpep_edge.errors import ConfigError
+
 LEVEL_FLOOR = 0.02  # added to levels before their log, in units of the signal's scale: silence stays finite
 
 
@@ -202,7 +204,7 @@ class StreamingAttention(Attention):
         return self.distance[:, query - key + self.block - 1]  # a key of the same block may be later than the query
 
     def forward(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
-        """tokens: (B, N, D); all are looked at; returns (B, N - (n_context - 1) b, D), the newest tokens."""
+        """tokens: (B, N, D); n_seen: of no use here; returns (B, N - (n_context - 1) b, D), the newest tokens."""
         b, n, d = tokens.shape
         heads = self.qkv(tokens).view(b, n // self.block, self.block, 3, self.n_heads, d // self.n_heads)
         q, k, v = heads.permute(3, 0, 4, 1, 2, 5)  # each (B, H, M, b, D / H)
@@ -283,6 +285,13 @@ class Embedder(nn.Module):
         self.encoder: Encoder | StreamingEncoder = (StreamingEncoder if config.block_patches else Encoder)(config)
         self.projection = nn.Identity() if d_embed is None else nn.Linear(config.width, d_embed)
         self.d_embed = config.width if d_embed is None else d_embed
+
+    @property
+    def bidirectional(self) -> Encoder:
+        """The encoder, where all of its tokens see the whole window. Raises ConfigError where it streams."""
+        if isinstance(self.encoder, StreamingEncoder):
+            raise ConfigError("a streaming encoder is only trained by alignment from a random start")
+        return self.encoder
 
     def forward(self, window: Tensor) -> Tensor:
         """window: (B, C, T) float32, preprocessed; returns embeddings (B, d_embed) of unit length."""
