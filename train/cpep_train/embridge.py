@@ -31,6 +31,8 @@ class BridgedAlignment(Alignment):
     ) -> None:
         super().__init__(emg, pose, recipe, communities)
         self.bridge = emg
+        if not isinstance(pose.encoder, Encoder):
+            raise ValueError("a Q-Former starts from a pose encoder with all its tokens, not from a streaming one")
         emg.qformer.start_from(pose.encoder)
         self.rebuild = PoseReconstruction(pose.encoder)
         self.reconstruction_weight = settings.reconstruction_weight

@@ -37,7 +37,7 @@ from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
 from cpep_train.fitting import fit
 from cpep_train.leakage import SplitManifest, audit, save_splits
 from cpep_train.mae import MaskedAutoencoder
-from cpep_train.model import Block
+from cpep_train.model import Block, Encoder, StreamingEncoder
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
 from cpep_train.processes import join, rank, wait_for_all
@@ -245,9 +245,9 @@ class _Run:
     def _work(self, name: StageName) -> _Work:
         recipe, emg, pose = self.recipe, self.emg.encoder, self.pose.encoder
         if name == "emg-mae":
-            return _Work(MaskedAutoencoder(emg, recipe.emg_mae, "emg", recipe.seed), {WEIGHTS_FILE: emg})
+            return _Work(MaskedAutoencoder(_whole(emg), recipe.emg_mae, "emg", recipe.seed), {WEIGHTS_FILE: emg})
         if name == "pose-mae":
-            return _Work(MaskedAutoencoder(pose, recipe.pose_mae, "pose", recipe.seed), {WEIGHTS_FILE: pose})
+            return _Work(MaskedAutoencoder(_whole(pose), recipe.pose_mae, "pose", recipe.seed), {WEIGHTS_FILE: pose})
         encoders = {"emg-mae": emg, "pose-mae": pose}
         for earlier in stages_of(recipe)[:-1]:
             if not (self.out / earlier / WEIGHTS_FILE).is_file():
@@ -316,3 +316,9 @@ def _prepare(folder: Path, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
+
+
+def _whole(encoder: Encoder | StreamingEncoder) -> Encoder:
+    if isinstance(encoder, StreamingEncoder):
+        raise ConfigError('a streaming encoder is not trained by masked auto-encoding; set align.emg_start = "random"')
+    return encoder
