@@ -66,9 +66,15 @@ class EncoderSpec(_Part):
     n_channels: Size
     window_samples: Size
     d_embed: Size
+    n_queries: Size = 1  # embeddings of a window, one after the other in the output; the best one counts
     n_parameters: int = Field(gt=0)
     n_delegates: int = Field(ge=0)  # sub-graphs that the backend runs
     n_operators_outside: int = Field(ge=0)  # operators left to the portable kernels
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers the program gives for a window."""
+        return self.n_queries * self.d_embed
 
 
 class GraphSpec(_Part):
