@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cpep_bench.index_engines import ENGINES, Search
 from cpep_bench.machine import this_machine
 from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.files import replacing
@@ -30,7 +31,6 @@ from cpep_train.evaluate import N_NEIGHBOURS as K
 from cpep_train.evaluate import balanced_accuracy, embed_emg, embed_poses, evaluation_set, majority, torch_embedding
 from cpep_train.provenance import provenance_of
 from index_choices import CHOICES
-from index_engines import ENGINES, Search
 
 N_QUERIES = 2_000
 N_TIMED = 400

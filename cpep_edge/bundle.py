@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from cpep_edge.chip import ChipSpec
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import read_plain, replacing_folder
+from cpep_edge.manifest_part import FileName
+from cpep_edge.manifest_part import Part as _Part
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.trust import SIGNATURE_BYTES, PublicKey, SigningKey, check_version, remember_version
 
@@ -39,15 +42,8 @@ def _printable(text: str) -> str:
 
 
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]  # the first is x86-64
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # a plain name: no path leads out
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
 Size = Annotated[int, Field(gt=0, le=1 << 24)]  # of an array, along one axis
-
-
-class _Part(BaseModel):
-    """Part of a manifest: immutable, and closed to keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FileEntry(_Part):
@@ -153,69 +149,6 @@ class NativeSpec(_Part):
     runner: FileName  # a program that needs no Python either
 
 
-class ProcessorRun(_Part):
-    """The golden inputs on one processor under QEMU, each bit as on the exporting machine; no cycles there."""
-
-    processor: Literal["cortex-m55", "cortex-m7"]
-    instructions_a_window: int = Field(gt=0)
-    instructions_a_sample: int = Field(gt=0)  # of all channels: filter and ring
-    code_bytes: int = Field(gt=0)
-    constant_bytes: int = Field(gt=0)  # weights, tables, prototypes
-    ram_bytes: int = Field(gt=0)  # arena, kernels and stack
-
-
-class CortexMSpec(_Part):
-    """C sources of engine and model: the whole way from samples to a vote, in integers."""
-
-    kind: Literal["cortex-m"] = "cortex-m"
-    file: FileName  # a zip that compiles by itself, its README inside
-    uv_per_count: float = Field(gt=0)  # of the converter whose counts it takes
-    weight_bytes: int = Field(gt=0)  # of the encoder
-    arena_bytes: int = Field(gt=0)
-    multiply_adds: int = Field(gt=0)  # of one window
-    n_windows: int = Field(gt=0)  # compared with float32
-    min_cosine: float
-    mean_cosine: float
-    votes_kept: float = Field(ge=0, le=1)
-    runs: tuple[ProcessorRun, ...] = ()  # empty: QEMU or the compiler was not there
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """What of the bundle belongs to it."""
-        return (self.file,)
-
-
-class VelaEstimate(_Part):
-    """What Arm's Vela says of the program: modelled (Vela), measured nowhere."""
-
-    how: Literal["modelled (Vela)"] = "modelled (Vela)"
-    accelerator: str
-    clock_mhz: float = Field(gt=0)
-    cycles: int = Field(gt=0)  # of one window
-    inference_ms: float = Field(gt=0)
-    sram_bytes: int = Field(ge=0)
-    flash_bytes: int = Field(ge=0)  # or DRAM, wherever the weights lie
-    multiply_adds: int = Field(gt=0)
-
-
-class EthosUSpec(_Part):
-    """The encoder for Arm's Ethos-U, all of it on the NPU; filter, index and votes stay with the processor beside."""
-
-    kind: Literal["ethos-u"] = "ethos-u"
-    file: FileName  # ExecuTorch program with Vela's commands
-    tosa_file: FileName  # the integers before Vela, which the reference model runs
-    vela: VelaEstimate
-    n_windows: int = Field(gt=0)  # golden windows that the TOSA reference model ran
-    min_cosine: float  # of its embeddings to float32
-    mean_cosine: float
-    votes_kept: float = Field(ge=0, le=1)
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """What of the bundle belongs to it."""
-        return (self.file, self.tosa_file)
-
-
 class LadderStep(_Part):
     """Zero-shot balanced accuracy at one step from the trained module to the deployed bundle, same windows at each."""
 
@@ -252,7 +185,7 @@ class Manifest(_Part):
     level_pattern: tuple[float, ...] = ()  # log of the usual channel levels while calibrating; empty: not known
     encoder: EncoderSpec
     native: NativeSpec | None = None  # None: the device needs torch and executorch
-    chip: Annotated[CortexMSpec | EthosUSpec, Field(discriminator="kind")] | None = None  # None: for Linux alone
+    chip: ChipSpec | None = None  # None: for Linux alone
     pose: PoseSpec | None = None  # None: no gesture can be enrolled by its pose
     index: IndexSpec
     gestures: tuple[Gesture, ...] = Field(min_length=1)

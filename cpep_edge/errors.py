@@ -5,6 +5,7 @@ CpepError
 ├── DataError         a session or a corpus cannot be used
 ├── TrainingError     a training diverged, collapsed, or learnt nothing
 ├── ArtifactError     a checkpoint, bundle, program or index cannot be trusted or read
+├── PowerError        a power meter that is not there, must not be read, or stopped
 └── LinkError         the wristband or the port it hangs on
     ├── LinkTimeout   nothing answered in time (also a TimeoutError)
     └── FrameError    bytes that are no frame (counted, rarely raised)
@@ -31,6 +32,10 @@ class TrainingError(CpepError):
 
 class ArtifactError(CpepError):
     """A checkpoint, bundle, program or index cannot be trusted or read."""
+
+
+class PowerError(CpepError):
+    """A power meter is not there, must not be read, or stopped."""
 
 
 class LinkError(CpepError):

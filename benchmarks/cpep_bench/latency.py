@@ -1,39 +1,73 @@
-"""How long the parts of recognition take, one by one and from the last byte of a window to the decision.
+"""Time calls: warm-up excluded, `perf_counter_ns`, each run kept.
 
-Everything runs through the classes that run live. Warm-up is excluded, times are `perf_counter_ns`, and a distribution
-is told by its percentiles and its worst case, never by a mean.
+A distribution is told by its percentiles and its worst case, never by a mean; its median has a bootstrap interval. What
+else a machine does lasts longer than a run, so the bootstrap draws blocks of neighbouring runs (the circular block
+bootstrap of Politis and Romano, 1992), not single ones: drawn one by one, slow stretches would look like chance.
 """
 
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_bridge.decoder import FrameDecoder
-from cpep_bridge.frames import Data, SampleFormat, encode_frame, pack_samples
-from cpep_edge.blocks import Block, StreamInfo
-from cpep_edge.bundle import Manifest
-from cpep_edge.live_loop import LiveEngine
-from cpep_edge.recogniser import Recogniser
-
 MIN_RUNS = 200  # below, a 99th percentile is one outlier
 WARM_UP_RUNS = 20
-FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default
-UV_PER_COUNT = 0.5
+_BLOCK_RUNS = 10
+_N_RESAMPLES = 1_000
+_INTERVAL = (2.5, 97.5)  # percentiles: 95 %
+_COMPARED = (0.5, 99.5)  # 99 %: a comparison looks at a dozen figures, and one in twenty would be wrong of each
+
+Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """A distribution of times."""
+    """A distribution of times, in the order in which they were taken."""
 
-    n: int
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
+    times_ms: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """Runs."""
+        return len(self.times_ms)
+
+    @property
+    def p50_ms(self) -> float:
+        """Median."""
+        return self._percentile(50)
+
+    @property
+    def p95_ms(self) -> float:
+        """95th percentile."""
+        return self._percentile(95)
+
+    @property
+    def p99_ms(self) -> float:
+        """99th percentile."""
+        return self._percentile(99)
+
+    @property
+    def max_ms(self) -> float:
+        """The worst run."""
+        return max(self.times_ms)
+
+    @property
+    def p50_interval_ms(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the median."""
+        low, high = np.percentile(_resampled_medians(self.times_ms, seed=0), _INTERVAL)
+        return float(low), float(high)
+
+    def _percentile(self, percent: float) -> float:
+        return float(np.percentile(self.times_ms, percent))
+
+
+def median_ratio_interval(after: Latency, before: Latency) -> tuple[float, float]:
+    """99 % bootstrap interval of the ratio of two medians, `after` to `before`, measured apart."""
+    ratios = _resampled_medians(after.times_ms, seed=0) / _resampled_medians(before.times_ms, seed=1)
+    low, high = np.percentile(ratios, _COMPARED)
+    return float(low), float(high)
 
 
 def measure(
@@ -52,7 +86,7 @@ def measure(
     for number in range(len(times_ns)):
         arguments = () if prepare is None else (prepare(),)
         times_ns[number] = _time_ns(call, *arguments)
-    return _summary(times_ns[n_warm_up:])
+    return _latency(times_ns[n_warm_up:])
 
 
 def measure_interleaved(calls: dict[str, Callable[[], object]], n_runs: int = MIN_RUNS) -> dict[str, Latency]:
@@ -64,60 +98,7 @@ def measure_interleaved(calls: dict[str, Callable[[], object]], n_runs: int = MI
     times_ns = np.empty((WARM_UP_RUNS + n_runs, len(calls)))
     for row in times_ns:
         row[:] = [_time_ns(call) for call in calls.values()]
-    return {name: _summary(column) for name, column in zip(calls, times_ns[WARM_UP_RUNS:].T, strict=True)}
-
-
-def encoder_latency(recogniser: Recogniser, signal_uv: NDArray[np.float32], n_runs: int = MIN_RUNS) -> Latency:
-    """One window to its embedding.
-
-    signal_uv: (n_samples, n_channels), at least a window long
-    """
-    window = _window(recogniser, signal_uv)
-    return measure(lambda: recogniser.encoder.embed(window), n_runs)
-
-
-def index_latency(recogniser: Recogniser, signal_uv: NDArray[np.float32], n_runs: int = MIN_RUNS) -> Latency:
-    """One embedding to its vote."""
-    embedding = recogniser.encoder.embed(_window(recogniser, signal_uv))
-    return measure(lambda: recogniser.index.vote(embedding, recogniser.manifest.decision.k), n_runs)
-
-
-def filter_latency(recogniser: Recogniser, signal_uv: NDArray[np.float32], n_runs: int = MIN_RUNS) -> Latency:
-    """Filtering the samples of one hop, as one block."""
-    preprocessor = recogniser.preprocessor()
-    hop = signal_uv[: _hop_samples(recogniser.manifest)]
-    return measure(lambda: preprocessor(hop), n_runs)
-
-
-def end_to_end_latency(recogniser: Recogniser, signal_uv: NDArray[np.float32], n_runs: int = MIN_RUNS) -> Latency:
-    """The last byte of a window to its decision: frame, filter, ring, encoder, index, vote, debounce.
-
-    The stream runs hop by hop as fast as it can, and only what comes after the last frame of each hop arrived is timed.
-    """
-    manifest = recogniser.manifest
-    rate_hz = manifest.preprocessing.sample_rate_hz
-    engine = LiveEngine(recogniser, StreamInfo("bench", manifest.encoder.n_channels, rate_hz))
-    hops, decoder = _hops(signal_uv, _hop_samples(manifest), rate_hz), FrameDecoder()
-
-    def take(data: bytes) -> None:
-        for frame in decoder.feed(data):
-            if isinstance(frame, Data):
-                engine.ingest(_block(frame, rate_hz))
-
-    def arrive() -> bytes:
-        *early, last = next(hops)
-        take(b"".join(early))
-        return last
-
-    def decide(last: bytes) -> None:
-        take(last)
-        if engine.step() is None:
-            raise RuntimeError("a hop ended without a decision")
-
-    for _ in range(-(-manifest.encoder.window_samples // _hop_samples(manifest))):
-        take(arrive())
-    engine.step()
-    return measure(decide, n_runs, prepare=arrive)
+    return {name: _latency(column) for name, column in zip(calls, times_ns[WARM_UP_RUNS:].T, strict=True)}
 
 
 def _time_ns(call: Callable[..., object], *arguments: object) -> int:
@@ -126,9 +107,8 @@ def _time_ns(call: Callable[..., object], *arguments: object) -> int:
     return time.perf_counter_ns() - start_ns
 
 
-def _summary(times_ns: NDArray[np.float64]) -> Latency:
-    p50_ms, p95_ms, p99_ms, max_ms = (float(value) * 1e-6 for value in np.percentile(times_ns, (50, 95, 99, 100)))
-    return Latency(len(times_ns), p50_ms, p95_ms, p99_ms, max_ms)
+def _latency(times_ns: Times) -> Latency:
+    return Latency(tuple(round(float(value) * 1e-6, 6) for value in times_ns))
 
 
 def _check_runs(n_runs: int) -> None:
@@ -136,29 +116,11 @@ def _check_runs(n_runs: int) -> None:
         raise ValueError(f"{n_runs} runs are too few for percentiles, ask for at least {MIN_RUNS}")
 
 
-def _window(recogniser: Recogniser, signal_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-    filtered = recogniser.preprocessor()(signal_uv)[-recogniser.manifest.encoder.window_samples :]
-    return np.ascontiguousarray(filtered.T)
-
-
-def _hop_samples(manifest: Manifest) -> int:
-    return int(round(manifest.decision.hop_ms * 1e-3 * manifest.preprocessing.sample_rate_hz))
-
-
-def _hops(signal_uv: NDArray[np.float32], hop_samples: int, rate_hz: float) -> Iterator[list[bytes]]:
-    """The signal over and over as DATA frames, hop by hop; the last frame of a hop ends it."""
-    counts = np.clip(np.round(signal_uv / UV_PER_COUNT), -32768, 32767).astype(np.int32)
-    n_channels, seq = counts.shape[1], itertools.count()
-    for start in itertools.count(0, hop_samples):
-        frames = []
-        for at in range(start, start + hop_samples, FRAME_SAMPLES):
-            n_samples = min(FRAME_SAMPLES, start + hop_samples - at)
-            samples = pack_samples(counts.take(range(at, at + n_samples), axis=0, mode="wrap"), SampleFormat.I16)
-            place = (next(seq) & 0xFFFF, at, round(at / rate_hz * 1e6), n_samples, n_channels)
-            frames.append(encode_frame(Data(*place, SampleFormat.I16, flags=0, samples=samples)))
-        yield frames
-
-
-def _block(frame: Data, rate_hz: float) -> Block:
-    samples_uv = frame.counts().astype(np.float32) * np.float32(UV_PER_COUNT)
-    return Block(samples_uv, frame.sample_index, frame.sample_index / rate_hz, host_t_s=time.monotonic())
+def _resampled_medians(times_ms: tuple[float, ...], seed: int) -> Times:
+    """Medians of as many runs again, drawn in blocks that go on at the start when they reach the end."""
+    values = np.array(times_ms)
+    n_blocks = -(-len(values) // _BLOCK_RUNS)
+    starts = np.random.default_rng(seed).integers(0, len(values), (_N_RESAMPLES, n_blocks, 1))
+    places = (starts + np.arange(_BLOCK_RUNS)) % len(values)
+    medians: Times = np.median(values[places.reshape(_N_RESAMPLES, -1)], axis=1)
+    return medians

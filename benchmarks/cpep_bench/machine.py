@@ -5,6 +5,10 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+BOARD = Path("/proc/device-tree/model")
+CLOCK_KHZ = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -18,24 +22,32 @@ class Machine:
     system: str
 
 
-def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
-    """Describe the machine as it is now; `cpuinfo` is the kernel's table of processors."""
-    fields = _first_processor(cpuinfo)
-    clock = fields.get("cpu MHz")
+def this_machine(cpuinfo: Path = CPUINFO, board: Path = BOARD, clock_khz: Path = CLOCK_KHZ) -> Machine:
+    """Describe the machine as it is now.
+
+    cpuinfo: the kernel's table of processors
+    board: the board's name, on those that have a device tree
+    clock_khz: the clock as it is, where the table does not tell it
+    """
+    fields = _first_processor(_text(cpuinfo))
+    clock, khz = fields.get("cpu MHz"), _text(clock_khz)
     return Machine(
-        cpu=fields.get("model name") or platform.processor() or platform.machine(),
+        cpu=fields.get("model name") or _text(board).strip("\0\n") or platform.processor() or platform.machine(),
         architecture=platform.machine(),
         n_cpus=os.cpu_count() or 1,
-        clock_mhz=float(clock) if clock else None,
+        clock_mhz=float(clock) if clock else float(khz) * 1e-3 if khz else None,
         load_1min=os.getloadavg()[0],
         system=platform.platform(),
     )
 
 
-def _first_processor(cpuinfo: Path) -> dict[str, str]:
-    try:
-        first = cpuinfo.read_text().split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
+def _first_processor(table: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in table.split("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

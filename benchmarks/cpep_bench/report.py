@@ -1,176 +1,148 @@
-"""Measure a bundle on this machine and write the report: JSON for machines, Markdown for people.
-
-Golden inputs come first: a bundle that does not give the right answers here has no figures.
-"""
+"""What a bundle costs on one machine, with all that is needed to judge and repeat it: the content of `report.json`."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from cpep_bench.latency import (
-    MIN_RUNS,
-    Latency,
-    encoder_latency,
-    end_to_end_latency,
-    filter_latency,
-    index_latency,
-)
-from cpep_bench.machine import Machine, this_machine
-from cpep_bench.startup import Startup, measure_startup
-from cpep_edge.bundle import DIGEST_FILE, Bundle
-from cpep_edge.checkout import git_commit, installed_versions
-from cpep_edge.files import replacing
-from cpep_edge.golden import Golden, check_golden
-from cpep_edge.recogniser import Recogniser
-from cpep_edge.trust import PublicKey
+from cpep_bench.energy import MeasuredEnergy, ModelledEnergy
+from cpep_bench.latency import Latency
+from cpep_bench.machine import Machine
+from cpep_bench.operators import Profile
+from cpep_bench.startup import Startup
+from cpep_edge.bundle import LadderStep
+from cpep_edge.chip import CortexMSpec, EthosUSpec
+from cpep_edge.errors import DataError
 
-SCHEMA_VERSION = 1
-JSON_FILE = "report.json"
-MARKDOWN_FILE = "report.md"
+SCHEMA_VERSION: Literal[2] = 2
+_ARCHITECTURES = {"linux": "x86_64", "linux-aarch64": "aarch64"}  # of targets that run this benchmark
+NOISY = 1.3  # p95 to p50 of a fixed piece of arithmetic, beyond which a machine was too busy to be believed
 
-_PACKAGES = ("cpep-edge", "numpy", "scipy", "hnswlib", "torch", "executorch")
-_PARTS: dict[str, Callable[[Recogniser, NDArray[np.float32], int], Latency]] = {
-    "filter, 100 ms of signal": filter_latency,
-    "encoder, one window": encoder_latency,
-    "index, one vote": index_latency,
-    "end to end, last byte to decision": end_to_end_latency,
-}
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """The encoder in a fresh process of so many threads."""
+
+    n_threads: int
+    encoder: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFigure:
+    """Somebody else's way to do a part of the work, or ours, timed in turns with the others of its part."""
+
+    part: str  # what is done: encoder, index, features
+    name: str
+    setting: str  # the peer's honest best, in words
+    latency: Latency
+    size_bytes: int | None  # of its file; None: it has none
+    agreement: str  # with what it is compared to, in words
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a bundle costs on one machine, with all that is needed to judge and repeat it."""
+    """All figures of one bundle on one machine."""
 
-    schema_version: int
+    schema_version: Literal[2]
     bundle: str
     manifest_sha256: str  # stands for every file of the bundle
+    target: str
+    data: str  # what the encoder was trained on, as its provenance says
     quantisation: str
     n_parameters: int
     n_delegates: int
     n_operators_outside: int
+    n_prototypes: int
     window_ms: float  # signal that one window spans
+    hop_ms: float
     smallest_golden_cosine: float
+    runtime: str  # what ran the encoder
     n_threads: int
-    latency: dict[str, Latency]
-    startup: Startup
-    size_bytes: dict[str, int]  # by file
+    latency: dict[str, Latency]  # the parts, and end to end
+    arithmetic: (
+        Latency  # a fixed piece of Python arithmetic, in turns with the parts: how even and fast the machine was
+    )
+    threads: tuple[Threads, ...]
+    starts: tuple[Startup, ...]  # fresh processes
+    profile: Profile | None  # None: torch or executorch is not installed
+    chip: CortexMSpec | EthosUSpec | None  # figures of a microcontroller's program, from the manifest
+    energy: MeasuredEnergy | None  # None: no meter
+    modelled: tuple[ModelledEnergy, ...]
+    peers: tuple[PeerFigure, ...]
+    ladder: tuple[LadderStep, ...]  # accuracy from the trained module to the bundle, from its manifest
+    files: dict[str, int]  # bytes of each file of the bundle
+    encoder_file: str
+    index_file: str
     machine: Machine
     versions: dict[str, str]
     git_commit: str
     created_utc: str
 
+    @property
+    def typical_start(self) -> Startup:
+        """The start whose total is the median."""
+        return sorted(self.starts, key=lambda start: start.total_ms)[len(self.starts) // 2]
+
+    @property
+    def noise(self) -> float:
+        """How uneven the machine was: p95 to p50 of the fixed arithmetic; 1 would be perfectly even."""
+        return self.arithmetic.p95_ms / self.arithmetic.p50_ms
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before believing a figure."""
+        found = []
+        if self.noise > NOISY:
+            found.append(
+                f"The machine was noisy: the same arithmetic took {self.noise:.1f} times its median or more in one run "
+                f"of twenty (load {self.machine.load_1min:.1f} on {self.machine.n_cpus} CPUs). Trust ratios, not times."
+            )
+        if self.machine.architecture != _ARCHITECTURES.get(self.target):
+            found.append(
+                f"This bundle is for {self.target}; what was timed here is its program for Linux, on "
+                f"{self.machine.architecture}."
+            )
+        if "untrained" in self.bundle:
+            found.append("The weights are untrained: costs are right, accuracies mean nothing.")
+        return tuple(found)
+
     def json(self) -> str:
-        """The content of `report.json`."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
-
-    def markdown(self) -> str:
-        """The content of `report.md`."""
-        return "\n".join([*self._headline(), "", *self._latency_table(), "", *self._cost_table(), "", *self._origin()])
-
-    def _headline(self) -> list[str]:
-        return [
-            f"# {self.bundle}",
-            "",
-            f"{self.quantisation} encoder of {self.n_parameters:,} parameters, windows of {self.window_ms:g} ms, "
-            f"{self.n_threads} thread{'s' * (self.n_threads > 1)}; "
-            f"{self.n_delegates} delegate{'s' * (self.n_delegates != 1)}, "
-            f"{self.n_operators_outside} operators outside.",
-        ]
-
-    def _latency_table(self) -> list[str]:
-        rows = [
-            f"| {name} | {part.n} | {part.p50_ms:.3f} | {part.p95_ms:.3f} | {part.p99_ms:.3f} | {part.max_ms:.3f} |"
-            for name, part in self.latency.items()
-        ]
-        return ["| latency, ms | n | p50 | p95 | p99 | max |", "| --- | --: | --: | --: | --: | --: |", *rows]
-
-    def _cost_table(self) -> list[str]:
-        start = self.startup
-        rows = {
-            "start: process": f"{start.process_ms:.0f} ms",
-            "start: import": f"{start.import_ms:.0f} ms",
-            "start: load": f"{start.load_ms:.0f} ms",
-            "start: first inference": f"{start.first_inference_ms:.1f} ms",
-            "start to first vote": f"{start.total_ms:.0f} ms",
-            "peak memory of that process": f"{start.peak_rss_mb:.0f} MB",
-            **{name: f"{size:,} bytes" for name, size in self.size_bytes.items()},
-        }
-        return ["| cost | |", "| --- | --: |", *(f"| {name} | {value} |" for name, value in rows.items())]
-
-    def _origin(self) -> list[str]:
-        machine = self.machine
-        clock = f" at {machine.clock_mhz:.0f} MHz" if machine.clock_mhz else ""
-        versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
-        return [
-            f"Measured {self.created_utc} on {machine.cpu}{clock}, {machine.n_cpus} CPUs ({machine.architecture}), "
-            f"load {machine.load_1min:.1f}. {versions}. Commit {self.git_commit[:12] or 'unknown'}, "
-            f"manifest {self.manifest_sha256[:12]}. Golden inputs hold to a cosine of "
-            f"{self.smallest_golden_cosine:.5f}. Warm-up is excluded.",
-            "",
-        ]
+        """The content of `report.json`: all fields, and the figures that people look for."""
+        fields = asdict(self)
+        fields["ladder"] = [step.model_dump() for step in self.ladder]
+        fields["chip"] = None if self.chip is None else self.chip.model_dump()
+        summary = {name: latency_summary(latency) for name, latency in self.latency.items()}
+        return json.dumps({"summary": summary, **fields}, indent=1, allow_nan=False) + "\n"
 
 
-def run_bench(
-    bundle: Path,
-    out: Path,
-    *,
-    n_runs: int = MIN_RUNS,
-    n_threads: int = 1,
-    key: PublicKey | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Measure a bundle and write `report.json` and `report.md` into the folder `out`.
-
-    key: what must have signed the bundle
-    progress: called with the measurements done and their number
-    Raises ArtifactError when the bundle cannot be trusted or does not give its golden answers here.
-    """
-    opened = Bundle(bundle, key)
-    opened.check_files()
-    recogniser = Recogniser(opened, n_threads)
-    smallest_cosine = check_golden(opened, recogniser)
-    golden = Golden.from_bytes(opened.read(opened.manifest.golden_file))
-    signal_uv = golden.signal_uv.reshape(-1, golden.signal_uv.shape[2])
-    latency: dict[str, Latency] = {}
-    for name, part in _PARTS.items():
-        latency[name] = part(recogniser, signal_uv, n_runs)
-        if progress is not None:
-            progress(len(latency), len(_PARTS) + 1)
-    report = _report(opened, smallest_cosine, n_threads, latency, measure_startup(bundle, n_threads))
-    if progress is not None:
-        progress(len(_PARTS) + 1, len(_PARTS) + 1)
-    for name, content in ((JSON_FILE, report.json()), (MARKDOWN_FILE, report.markdown())):
-        with replacing(out / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    return report
+def latency_summary(latency: Latency) -> dict[str, float]:
+    """The percentiles of a distribution, and the interval of its median."""
+    low_ms, high_ms = latency.p50_interval_ms
+    return {
+        "n": latency.n,
+        "p50_ms": latency.p50_ms,
+        "p50_low_ms": low_ms,
+        "p50_high_ms": high_ms,
+        "p95_ms": latency.p95_ms,
+        "p99_ms": latency.p99_ms,
+        "max_ms": latency.max_ms,
+    }
 
 
-def _report(
-    bundle: Bundle, smallest_cosine: float, n_threads: int, latency: dict[str, Latency], startup: Startup
-) -> Report:
-    manifest = bundle.manifest
-    encoder = manifest.encoder
-    return Report(
-        schema_version=SCHEMA_VERSION,
-        bundle=manifest.name,
-        manifest_sha256=(bundle.path / DIGEST_FILE).read_text().split()[0],
-        quantisation=encoder.quantisation,
-        n_parameters=encoder.n_parameters,
-        n_delegates=encoder.n_delegates,
-        n_operators_outside=encoder.n_operators_outside,
-        window_ms=encoder.window_samples / manifest.preprocessing.sample_rate_hz * 1e3,
-        smallest_golden_cosine=smallest_cosine,
-        n_threads=n_threads,
-        latency=latency,
-        startup=startup,
-        size_bytes={name: entry.size_bytes for name, entry in manifest.files.items()},
-        machine=this_machine(),
-        versions=installed_versions(_PACKAGES),
-        git_commit=git_commit(),
-        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+def read_report(file: Path) -> Report:
+    """Read `report.json`. Raises DataError when it is none, or of another schema."""
+    try:
+        content = json.loads(file.read_bytes())
+        version = content.get("schema_version")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{file} is no report of cpep-edge bench: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{file} has schema {version}, this cpep-edge reads {SCHEMA_VERSION}: run the benchmark again")
+    try:
+        return TypeAdapter(Report).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{file}: {place}: {first['msg']}") from error

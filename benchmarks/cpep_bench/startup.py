@@ -1,7 +1,8 @@
 """What a fresh process pays before the first answer: import, load, first inference, and the memory it reaches.
 
 The measurement needs a process of its own, which runs this file: whatever the benchmark itself has imported or warmed
-up would hide what a device sees.
+up would hide what a device sees. The number of threads is fixed when a process loads its first program, so encoders of
+several numbers of threads are timed here too.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from cpep_edge.errors import CpepError
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,10 @@ class Startup:
     import_ms: float  # this package, numpy, hnswlib; torch and the runtime where the bundle carries no library
     load_ms: float  # hashes, encoder, index, and the filter, which brings in scipy
     first_inference_ms: float  # filter, encoder and vote of one window
-    peak_rss_mb: float  # largest resident memory of the process, 1 MB = 10^6 bytes
+    process_rss_mb: float  # resident memory at the first line of ours; 1 MB = 10^6 bytes
+    import_rss_mb: float  # after the import
+    load_rss_mb: float  # after loading
+    peak_rss_mb: float  # largest of the process
 
     @property
     def total_ms(self) -> float:
@@ -33,13 +37,22 @@ class Startup:
         return self.process_ms + self.import_ms + self.load_ms + self.first_inference_ms
 
 
-def measure_startup(bundle: Path, n_threads: int = 1) -> Startup:
-    """Start a process that opens `bundle` and recognises one window.
+@dataclass(frozen=True, slots=True)
+class FreshProcess:
+    """A start, and the encoder's times after it."""
+
+    startup: Startup
+    encoder_ms: tuple[float, ...]  # empty when none were asked for
+
+
+def run_fresh(bundle: Path, n_threads: int = 1, n_runs: int = 0) -> FreshProcess:
+    """Start a process that opens `bundle`, recognises one window, and times the encoder `n_runs` times more.
 
     Raises CpepError when that process fails.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "cpep_bench.startup", str(bundle), str(n_threads), str(time.time())]
+    arguments = (str(bundle), str(n_threads), str(n_runs), str(time.time()))
+    command = [sys.executable, "-m", "cpep_bench.startup", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=True)
     except subprocess.TimeoutExpired as error:
@@ -47,11 +60,12 @@ def measure_startup(bundle: Path, n_threads: int = 1) -> Startup:
     except subprocess.CalledProcessError as error:
         last_line = (error.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise CpepError(f"{bundle}: a fresh process could not run it: {last_line}") from error
-    return Startup(**json.loads(done.stdout))
+    said = json.loads(done.stdout)
+    return FreshProcess(Startup(**said["startup"]), tuple(said["encoder_ms"]))
 
 
-def _first_window(bundle: Path, n_threads: int, started_s: float) -> Startup:
-    times_s = [started_s, time.time()]
+def _be_fresh(bundle: Path, n_threads: int, n_runs: int, started_s: float) -> FreshProcess:
+    times_s, rss_mb = [started_s, time.time()], [_memory_mb("VmRSS")]
     import numpy as np
 
     from cpep_edge.bundle import Bundle
@@ -62,23 +76,32 @@ def _first_window(bundle: Path, n_threads: int, started_s: float) -> Startup:
     if opened.manifest.native is None:  # otherwise the bundle brings its own runtime, which loads with it
         import_runtime()
     times_s.append(time.time())
+    rss_mb.append(_memory_mb("VmRSS"))
     recogniser = Recogniser(opened, n_threads)
     preprocess = recogniser.preprocessor()
     times_s.append(time.time())
+    rss_mb.append(_memory_mb("VmRSS"))
     spec = opened.manifest.encoder
     signal_uv = np.random.default_rng(0).normal(0, 100, (spec.window_samples, spec.n_channels)).astype(np.float32)
-    recogniser.recognise(np.ascontiguousarray(preprocess(signal_uv).T))
+    window = np.ascontiguousarray(preprocess(signal_uv).T)
+    recogniser.recognise(window)
     times_s.append(time.time())
-    process_ms, import_ms, load_ms, first_inference_ms = np.diff(times_s) * 1e3
-    return Startup(process_ms, import_ms, load_ms, first_inference_ms, _peak_rss_mb())
+    process_ms, import_ms, load_ms, first_ms = (np.diff(times_s) * 1e3).tolist()
+    rss_mb.append(_memory_mb("VmHWM"))
+    startup = Startup(process_ms, import_ms, load_ms, first_ms, *rss_mb)
+    if not n_runs:
+        return FreshProcess(startup, ())
+    from cpep_bench.latency import measure
+
+    return FreshProcess(startup, measure(lambda: recogniser.encoder.embed(window), n_runs).times_ms)
 
 
-def _peak_rss_mb() -> float:
-    """The kernel's own mark: the peak of getrusage starts from that of the process that started this one."""
+def _memory_mb(field: str) -> float:
+    """The kernel's own mark of this process; the peak of getrusage would start from that of its parent."""
     status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024e-6
+    return int(status.partition(f"{field}:")[2].split()[0]) * 1024e-6
 
 
 if __name__ == "__main__":
-    measured = _first_window(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
-    sys.stdout.write(json.dumps(asdict(measured)))
+    fresh = _be_fresh(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    sys.stdout.write(json.dumps(asdict(fresh)))

@@ -38,6 +38,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "keygen": trust.keygen,
         "sign": trust.sign,
         "bench": bench.bench,
+        "compare": bench.compare,
     },
     "With a wristband": {
         "calibrate": live.calibrate,

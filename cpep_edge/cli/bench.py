@@ -1,28 +1,61 @@
-"""`cpep-edge bench`: what a bundle costs on this machine."""
+"""`cpep-edge bench` and `compare`: what a bundle costs on this machine, and what changed between two reports."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cpep_edge.cli.output import print_json, progress, stdout
+from cpep_edge.cli.output import print_json, print_table, progress, stdout
 from cpep_edge.cli.trust import KeyOption
 
 
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.json and report.md.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and report.html.")],
+    runs: Annotated[int, typer.Option(help="Timed runs of each part, at least 200.")] = 200,
+    threads: Annotated[int, typer.Option(help="Threads of the encoder.")] = 1,
+    power: Annotated[
+        str, typer.Option(help="Power meter: auto, none, rapl, hwmon, battery, pi5, ppk2:PORT@MILLIVOLTS.")
+    ] = "auto",
+    vs: Annotated[
+        list[str] | None, typer.Option(help="Peer to time beside ours, again and again: onnxruntime, hnswlib, ...")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Training that the bundle came from, for peers of its encoder.")
+    ] = None,
     key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Measure latency, start-up and memory of a bundle here; its golden inputs must hold first."""
-    from cpep_bench.report import run_bench
+    """Measure latency, start-up, memory and energy of a bundle here; its golden inputs must hold first."""
+    from cpep_bench.markdown import markdown
+    from cpep_bench.run import Options, run_bench
     from cpep_edge.trust import configured_key
 
+    options = Options(n_runs=runs, n_threads=threads, power=power, peers=vs or (), run=run)
     with progress("measuring") as advance:
-        report = run_bench(bundle, out, key=configured_key(key), progress=advance)
+        report = run_bench(bundle, out, options, key=configured_key(key), progress=advance)
     if as_json:
-        print_json(report)
+        typer.echo(report.json())
     else:
-        stdout.print(report.markdown())
+        stdout.print(markdown(report))
         stdout.print(f"written to {out}")
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="report.json of the earlier run.")],
+    after: Annotated[Path, typer.Argument(help="report.json of the later run.")],
+    budget: Annotated[Path | None, typer.Option(help="TOML file of the largest ratios allowed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what changed beyond noise between two reports; exit 1 when something went past its budget."""
+    from cpep_bench.compare import compare_reports, read_budget
+    from cpep_bench.report import read_report
+
+    changes = compare_reports(read_report(before), read_report(after), read_budget(budget) if budget else {})
+    over = [change for change in changes if change.over_budget]
+    if as_json:
+        print_json({"changes": changes, "over_budget": [change.figure for change in over]})
+    else:
+        print_table("later / earlier", ("figure", "ratio", "99 % interval", ""), [change.row() for change in changes])
+    if over:
+        raise typer.Exit(1)

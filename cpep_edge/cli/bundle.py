@@ -11,7 +11,8 @@ from cpep_edge.cli.output import print_json, print_table, progress, stdout
 from cpep_edge.cli.trust import KeyOption, SignOption
 
 if TYPE_CHECKING:
-    from cpep_edge.bundle import CortexMSpec, EthosUSpec, Manifest
+    from cpep_edge.bundle import Manifest
+    from cpep_edge.chip import CortexMSpec, EthosUSpec
 
 
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]
@@ -40,15 +41,15 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
 ) -> None:
     """Make a device bundle: int8 encoder, compact pose index, golden inputs, and a manifest with their hashes."""
+    chip_target = target if target == "cortex-m" or target == "ethos-u55" or target == "ethos-u85" else None
+    if chip_target is None and (chip_ram or chip_flash):
+        raise typer.BadParameter("only cortex-m and ethos-u have a chip", param_hint="--chip-ram, --chip-flash")
     from cpep_edge.trust import load_signing_key
     from cpep_export.cortex_m import Chip
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.checkpoint import load_checkpoint
 
-    chip_target = target if target == "cortex-m" or target == "ethos-u55" or target == "ethos-u85" else None
-    if chip_target is None and (chip_ram or chip_flash):
-        raise typer.BadParameter("only cortex-m and ethos-u have a chip", param_hint="--chip-ram, --chip-flash")
     signing_key = None if sign is None else load_signing_key(sign)
     checkpoint = load_checkpoint(run)
     with TemporaryDirectory() as scratch, progress("exporting") as advance:

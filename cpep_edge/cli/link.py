@@ -26,19 +26,26 @@ def simulate(
     firmware: Annotated[
         bool, typer.Option("--firmware", help="Be the band's own C firmware, built on first use.")
     ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="With --firmware: a bundle for cortex-m that the band itself runs.")
+    ] = None,
     drift: Annotated[float, typer.Option(help="How much too fast the device's clock runs, ppm.")] = 0.0,
     once: Annotated[bool, typer.Option("--once", help="End with the sessions, rather than start over.")] = False,
     seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
 ) -> None:
     """Be a wristband: play sessions on a pty, byte for byte as a band would send them."""
     from cpep_bridge.simulated_boards import simulate_device
+    from cpep_edge.bundle import Bundle
     from cpep_edge.session import Session
 
+    if model is not None and not firmware:
+        raise typer.BadParameter("only a band with --firmware runs a model", param_hint="--model")
     with ExitStack() as stack:
         simulated = simulate_device(
             device,
             [stack.enter_context(Session(path)) for path in sessions],
             firmware=firmware,
+            model=None if model is None else Bundle(model),
             link=link,
             speed=speed,
             loss=loss,

@@ -9,8 +9,11 @@ import typer
 
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.trust import KeyOption
+from cpep_edge.errors import LinkError
 
 if TYPE_CHECKING:
+    from cpep_edge.blocks import BlockSource
+    from cpep_edge.bundle import Manifest
     from cpep_edge.live_loop import Live, Tap
     from cpep_edge.live_stats import LiveSummary
     from cpep_edge.live_view import LiveView
@@ -43,6 +46,9 @@ def live(
         list[str] | None, typer.Option(help="FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.")
     ] = None,
     record: Annotated[Path | None, typer.Option(help="Folder that keeps EMG, decisions and link events.")] = None,
+    on_device: Annotated[
+        bool, typer.Option("--on-device", help="Show what the band recognises itself; the host runs no encoder.")
+    ] = False,
     web: Annotated[bool, typer.Option("--web", help="Show it in a browser.")] = False,
     web_host: Annotated[
         str, typer.Option(help="Address to serve on; any but this machine needs a token.")
@@ -69,6 +75,14 @@ def live(
 
     openers = [(address, parse_sink(address)) for address in sink or []]
     opened = Bundle(bundle, configured_key(key))
+    if on_device:
+        if web or record or profile or max_risk or hop_ms or seconds or openers:
+            raise typer.BadParameter(
+                "the band decides by itself: only --port, --timeout-s, --reconnect-s and --json go along"
+            )
+        with open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s) as source:
+            _run_on_device(source, opened.manifest, json_lines)
+        return
     recogniser = Recogniser(opened)
     opened.keep_older_out()
     manifest = recogniser.manifest
@@ -169,6 +183,30 @@ def calibrate(
         stderr.print(f"the band sits turned by {measured.turn:+d} electrodes; live makes up for it")
     save_profile(measured, out)
     stdout.print(out)
+
+
+def _run_on_device(source: "BlockSource", manifest: "Manifest", json_lines: bool) -> None:
+    from cpep_bridge.band import Band
+    from cpep_bridge.frames import Capability
+    from cpep_edge.on_device import decisions_of
+
+    if not isinstance(source, Band) or not source.identity.capabilities & Capability.PREDICTION:
+        raise LinkError(f"{source.info.name} recognises no gestures itself; leave out --on-device")
+    n_decisions = n_changes = 0
+    try:
+        with suppress(KeyboardInterrupt):
+            for decision in decisions_of(source, manifest):
+                n_decisions, n_changes = n_decisions + 1, n_changes + decision.changed
+                if json_lines:
+                    print_json({"type": "decision", **asdict(decision)})
+                elif decision.changed:
+                    stdout.print(f"{decision.device_t_s:9.2f} s  {decision.gesture}", markup=False)
+    finally:
+        counts = {"n_decisions": n_decisions, "n_changes": n_changes}
+        if json_lines:
+            print_json({"type": "summary", **counts, "link": source.counts})
+        else:
+            stderr.print(f"{n_decisions} decisions of the band, {n_changes} changes")
 
 
 def _run_as_json(loop: "Live", view: "LiveView") -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import Bundle, CortexMSpec, EthosUSpec, ProcessorRun
-from cpep_edge.errors import ArtifactError, ConfigError
+from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
+from cpep_edge.errors import ConfigError
 from cpep_edge.golden import Golden
 from cpep_edge.preprocess import Preprocessor
 from cpep_export.arm_toolchain import Processor, missing_tool
@@ -68,15 +68,6 @@ def chip_program(
     if target == "cortex-m":
         return _cortex_m(chip, encoder, checkpoint, evaluation, prototypes, golden)
     return _ethos_u(target, chip, encoder, checkpoint, evaluation, prototypes, golden)
-
-
-def read_sources(bundle: Bundle, folder: Path) -> None:
-    """Unpack the C sources of a bundle for Cortex-M. Raises ArtifactError when it carries none."""
-    chip = bundle.manifest.chip
-    if not isinstance(chip, CortexMSpec):
-        raise ArtifactError(f"{bundle.path} carries no C sources; export it with --target cortex-m")
-    with zipfile.ZipFile(io.BytesIO(bundle.read(chip.file))) as archive:
-        archive.extractall(folder)
 
 
 def _cortex_m(

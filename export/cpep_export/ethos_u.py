@@ -1,14 +1,13 @@
-"""The shaped encoder for Arm's Ethos-U: all of it in int8 on the NPU, through executorch's Arm backend.
+"""The shaped encoder for Arm's Ethos-U: int8 weights, 16-bit activations, all on the NPU, by executorch's Arm backend.
 
 Arm's Vela compiles the NPU's commands and estimates what they cost; those figures are modelled, nobody has measured
 them here. What is executed here is the same integer program one step earlier, in TOSA, by Arm's reference model.
-Unlike on Cortex-M and under XNNPACK, the residual stream and the norms are int8 too: the NPU knows nothing finer.
+The norms and the residual stream are quantised too, which 8 bits do not carry: on an encoder trained on rectified EMG
+int8 activations gave a cosine to float32 of .90 on average, 16 bits .9996. Attention's two products stay int8.
 """
 
-import contextlib
 import csv
 import importlib.util
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import VelaEstimate
+from cpep_edge.chip import VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_export.quantise import capture, check_calibration
 from cpep_export.shaped import ShapedEncoder
-from cpep_export.toolchain import quiet_toolchain
+from cpep_export.toolchain import quiet_stdout, quiet_toolchain
 
 Npu = Literal["ethos-u55", "ethos-u85"]
 ACCELERATORS: dict[Npu, str] = {"ethos-u55": "ethos-u55-128", "ethos-u85": "ethos-u85-256"}  # Arm's reference designs
@@ -33,10 +32,11 @@ _QUANTIZE, _DEQUANTIZE = "quantized_decomposed::quantize_per_tensor", "quantized
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """8-bit integers q stand for (q - zero) * step."""
+    """Integers q stand for (q - zero) * step."""
 
     step: float
     zero: int
+    limits: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,9 @@ class EthosUProgram:
         """Run the TOSA reference model: window (C, T), preprocessed, to an embedding (E,), brought to unit length."""
         import tosa_reference_model
 
-        quantised = np.rint(window[None] / self.input.step) + self.input.zero
-        outputs, status = tosa_reference_model.run(self.tosa, [np.clip(quantised, -128, 127).astype(np.int8)])
+        quantised = np.clip(np.rint(window[None] / self.input.step) + self.input.zero, *self.input.limits)
+        with quiet_stdout():
+            outputs, status = tosa_reference_model.run(self.tosa, [quantised.astype(np.int16)])
         if status != tosa_reference_model.GraphStatus.TOSA_VALID:
             raise ArtifactError(f"the TOSA reference model refuses the program: {status}")
         features = (outputs[0].ravel().astype(np.float32) - self.output.zero) * self.output.step
@@ -78,7 +79,7 @@ def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.
     if missing is not None:
         raise ConfigError(f"{npu}: {missing} is missing; install it with: pip install 'cpep-edge[ethos-u]'")
     check_calibration(encoder, calibration)
-    with TemporaryDirectory() as scratch, quiet_toolchain(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+    with TemporaryDirectory() as scratch, quiet_toolchain(), quiet_stdout(), torch.no_grad():
         from executorch.backends.arm.ethosu import EthosUCompileSpec, EthosUPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -99,10 +100,16 @@ def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.
 
 
 def _quantised(encoder: ShapedEncoder, windows: torch.Tensor, spec: Any) -> torch.nn.Module:
-    from executorch.backends.arm.quantizer import EthosUQuantizer, get_symmetric_quantization_config
+    from executorch.backends.arm.quantizer import (
+        EthosUQuantizer,
+        get_symmetric_a16w8_quantization_config,
+        get_symmetric_quantization_config,
+    )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    quantizer = EthosUQuantizer(spec).set_global(get_symmetric_quantization_config())
+    quantizer = EthosUQuantizer(spec)
+    quantizer.set_global(get_symmetric_a16w8_quantization_config())
+    quantizer.set_node_target(torch.ops.aten.bmm.default, get_symmetric_quantization_config())  # the NPU has no other
     prepared = prepare_pt2e(capture(encoder, windows[:1]).module(check_guards=False), quantizer)
     for window in windows:
         prepared(window[None])
@@ -122,7 +129,8 @@ def _affine(edge: Any, name: str) -> Affine:
     """Of the one node of this name, at the border of the delegate."""
     nodes = edge.exported_program().graph.nodes
     (node,) = (n for n in nodes if n.op == "call_function" and f".{name}." in f".{n.target.__name__}.")
-    return Affine(step=float(node.args[1]), zero=int(node.args[2]))
+    _, step, zero, lowest, highest, *_ = node.args
+    return Affine(float(step), int(zero), (int(lowest), int(highest)))
 
 
 def _read_estimate(folder: Path, accelerator: str) -> VelaEstimate:

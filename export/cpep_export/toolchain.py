@@ -5,9 +5,10 @@ nothing in it can be acted on. Importing executorch's XNNPACK parts also configu
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 
 @contextmanager
@@ -23,3 +24,16 @@ def quiet_toolchain() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         logging.root.handlers[:] = handlers
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Keep what native libraries and other people's Python print away from stdout, which is a command's answer."""
+    saved = os.dup(1)
+    with open(os.devnull, "w") as sink, redirect_stdout(sink):
+        try:
+            os.dup2(sink.fileno(), 1)
+            yield
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)

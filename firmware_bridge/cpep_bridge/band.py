@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from cpep_bridge.clock import DeviceClock
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.dialogue import Arrival, Dialogue
 from cpep_bridge.frames import (
+    BenchResult,
     Data,
     End,
     Frame,
@@ -39,6 +41,7 @@ PING_EVERY_S = 1.0
 _PROBE_EVERY_S = 0.5  # of silence the band is asked who it is: it may have restarted, or ended unheard
 _LEAVE_S = 0.3  # for the answer to STOP on closing
 _KEPT_PINGS = 8
+_KEPT_PREDICTIONS = 1024  # until they are taken
 _PONG_S = 0.05  # a PONG that took longer tells little of the clock
 
 _log = logging.getLogger(__name__)
@@ -80,7 +83,7 @@ class Band:
         self._probe_after_s = _PROBE_EVERY_S  # of silence
         self.clock = DeviceClock()  # of this boot of the band
         self.telemetry: Telemetry | None = None  # the latest
-        self.prediction: Prediction | None = None  # the latest
+        self._predictions: deque[Prediction] = deque(maxlen=_KEPT_PREDICTIONS)
 
     def __enter__(self) -> "Band":
         self._dialogue, identity = self._meet(stop=True)
@@ -145,6 +148,19 @@ class Band:
                 return
             except (LineLost, LinkTimeout) as error:
                 self._reconnect(error)
+
+    def take_predictions(self) -> list[Prediction]:
+        """What the band's own engine said since the last call, oldest first."""
+        taken = list(self._predictions)
+        self._predictions.clear()
+        return taken
+
+    def bench(self, n_runs: int = 200, timeout_s: float = 60.0) -> BenchResult:
+        """Let the band time inferences of its own engine, after it has checked that its golden inputs come out right.
+
+        Raises LinkError when the band has no engine, streams, or its golden inputs come out wrong.
+        """
+        return self._opened().bench(n_runs, timeout_s)
 
     def _round(self) -> Iterator[Block]:
         if not self._awaits_pong():  # it is never kept waiting
@@ -299,7 +315,7 @@ class Band:
             case Telemetry():
                 self.telemetry = frame
             case Prediction():
-                self.prediction = frame
+                self._predictions.append(frame)
             case Pong(seq, t_rx_us, t_tx_us) if seq in self._pings:
                 self.clock.add_round_trip(self._pings.pop(seq), t_rx_us / 1e6, t_tx_us / 1e6, host_t_s)
             case Log():

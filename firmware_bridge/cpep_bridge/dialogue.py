@@ -11,6 +11,8 @@ from cpep_bridge.frames import (
     DELIMITER,
     VERSION,
     Ack,
+    BenchCommand,
+    BenchResult,
     Command,
     Frame,
     Identify,
@@ -36,7 +38,7 @@ class Arrival:
 
 
 class Dialogue:
-    """The host's side of one open line. Commands without fields only: IDENTIFY, START, STOP, PING."""
+    """The host's side of one open line: IDENTIFY, START, STOP, PING and BENCH."""
 
     def __init__(self, line: ByteStream, decoder: FrameDecoder | None = None) -> None:
         """decoder: of the line that this one replaces; its counts go on"""
@@ -94,6 +96,19 @@ class Dialogue:
         if isinstance(answer, Nak):
             raise LinkError(f"the band on {self.port} refused {command.__name__.upper()}: {answer.text}")
 
+    def bench(self, n_runs: int, timeout_s: float) -> BenchResult:
+        """Let the band time its own inference. Said once: to repeat it would start it anew.
+
+        Raises LinkError when it refuses, LinkTimeout when it takes longer.
+        """
+        seq = self.send(lambda seq: BenchCommand(seq, n_runs))
+        answer = self._answer(BenchCommand, seq, time.monotonic() + timeout_s, [])
+        if isinstance(answer, BenchResult):
+            return answer
+        if isinstance(answer, Nak):
+            raise LinkError(f"the band on {self.port} refused BENCH: {answer.text}")
+        raise LinkTimeout(f"the band on {self.port} did not finish {n_runs} runs within {timeout_s:g} s: ask for fewer")
+
     def _ask(self, command: type[Command], timeout_s: float, keep: bool = False) -> Frame:
         deadline_s = time.monotonic() + timeout_s
         earlier: list[Arrival] = []
@@ -144,4 +159,4 @@ class Dialogue:
 def _answers(frame: Frame, command: type[Command]) -> bool:
     if isinstance(frame, Ack | Nak):
         return frame.command == command.TYPE
-    return isinstance(frame, Info) and command is Identify
+    return isinstance(frame, {Identify: Info, BenchCommand: BenchResult}.get(command, ()))

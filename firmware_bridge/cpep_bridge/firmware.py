@@ -17,7 +17,9 @@ from cpep_bridge.frames import SampleFormat
 from cpep_bridge.playback import Playback, Segment
 from cpep_bridge.simulated import SentCounts, Simulated
 from cpep_bridge.simulator import SAMPLES_PER_FRAME, UV_PER_COUNT
-from cpep_edge.errors import ArtifactError, LinkError
+from cpep_edge.bundle import Bundle
+from cpep_edge.chip import cortex_m_spec, unpack_sources
+from cpep_edge.errors import ArtifactError, ConfigError, LinkError
 
 PROGRAM = "cpep-band"
 
@@ -38,11 +40,26 @@ def build_firmware(target: str = PROGRAM, build_dir: Path | None = None) -> Path
     return folder / target
 
 
+def build_recognising_firmware(bundle: Bundle, target: str = PROGRAM) -> Path:
+    """The path of the firmware with the engine of a bundle for Cortex-M in it; see `build_firmware`.
+
+    Raises ArtifactError too when the bundle carries no C sources.
+    """
+    folder = _cache_dir() / f"{_sources_digest()}-{bundle.manifest.files[cortex_m_spec(bundle).file].sha256[:16]}"
+    if not (folder / target).exists():
+        with tempfile.TemporaryDirectory(prefix="cpep-engine-") as engine:
+            unpack_sources(bundle, Path(engine))
+            _run_make("the engine", engine, "host")
+            _make(target, folder, f"ENGINE={engine}")
+    return folder / target
+
+
 class FirmwareBand(Simulated):
     """A wristband that runs the firmware and plays `segments`; `with` starts it, and `port` is where a host finds it.
 
     The options are those of `SimulatedBand`, as far as the firmware has them; `program` is a build of it to be used
-    instead of our own. Segments are written to a temporary file first: what is wrong with them shows on starting.
+    instead of our own; `model` a bundle for Cortex-M, whose engine then runs in the band and says PREDICTION. Segments
+    are written to a temporary file first: what is wrong with them shows on starting.
     """
 
     def __init__(
@@ -64,11 +81,15 @@ class FirmwareBand(Simulated):
         n_samples: int = SAMPLES_PER_FRAME,
         serial_number: str = "SIM-0001",
         program: Path | None = None,
+        model: Bundle | None = None,
     ) -> None:
+        if model is not None:
+            uv_per_count = cortex_m_spec(model).uv_per_count
         self._playback = Playback(segments, sample_rate_hz)
         self._sample_format = SampleFormat(sample_format)
         self._uv_per_count = uv_per_count
         self._program = program
+        self._model = model
         self._options = [
             *("--control", "--format", self._sample_format.name.lower(), "--channels", str(self._playback.n_channels)),
             *("--rate", repr(sample_rate_hz), "--uv-per-count", repr(uv_per_count), "--samples", str(n_samples)),
@@ -76,6 +97,7 @@ class FirmwareBand(Simulated):
             *("--loss", repr(loss), "--corrupt", repr(corrupt), "--duplicate", repr(duplicate)),
             *(("--once",) if once else ()),
             *(("--lossless",) if lossless else ()),
+            *(("--hop", str(_hop_samples(model, sample_rate_hz))) if model is not None else ()),
             *(("--link", str(link)) if link is not None else ()),
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -104,7 +126,9 @@ class FirmwareBand(Simulated):
         Raises ArtifactError when it cannot be built, DataError when a segment is damaged, LinkError when the program
         refuses its options.
         """
-        program = self._program or build_firmware()
+        program = self._program or (
+            build_firmware() if self._model is None else build_recognising_firmware(self._model)
+        )
         self._folder = tempfile.TemporaryDirectory(prefix="cpep-band-")
         recording = Path(self._folder.name) / "recording"
         try:
@@ -180,18 +204,30 @@ def firmware_sources() -> Path:
     raise ArtifactError(f"the firmware's sources are not beside {here}: install cpep-edge anew, or use a checkout")
 
 
-def _make(target: str, folder: Path) -> None:
+def _hop_samples(model: Bundle, sample_rate_hz: float) -> int:
+    trained_hz = model.manifest.preprocessing.sample_rate_hz
+    if sample_rate_hz != trained_hz:
+        raise ConfigError(f"{model.path} reads {trained_hz:g} Hz, and the session to be played has {sample_rate_hz:g}")
+    return max(1, round(model.manifest.decision.hop_ms / 1e3 * trained_hz))
+
+
+def _make(target: str, folder: Path, *options: str) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # so that two who build at once do not meet
+        _run_make(
+            f"the firmware's {target}", str(firmware_sources()), f"BUILD={scratch}", *options, f"{scratch}/{target}"
+        )
+        folder.mkdir(exist_ok=True)
+        os.replace(Path(scratch) / target, folder / target)
+
+
+def _run_make(what: str, folder: str, *words: str) -> None:
     for tool in ("make", "cc"):
         if shutil.which(tool) is None:
             raise ArtifactError(f"building the firmware needs {tool}: run 'sudo apt install build-essential'")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # so that two who build at once do not meet
-        words = ["make", "-C", str(firmware_sources()), f"BUILD={scratch}", f"{scratch}/{target}"]
-        made = subprocess.run(words, capture_output=True, text=True)
-        if made.returncode != 0:
-            raise ArtifactError(f"the firmware's {target} did not build: {made.stderr.strip()}")
-        folder.mkdir(exist_ok=True)
-        os.replace(Path(scratch) / target, folder / target)
+    made = subprocess.run(["make", "-C", folder, *words], capture_output=True, text=True)
+    if made.returncode != 0:
+        raise ArtifactError(f"{what} did not build: {made.stderr.strip()}")
 
 
 def _cache_dir() -> Path:

@@ -20,6 +20,7 @@ from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.resampling import Resampler
 from cpep_bridge.simulated import Faults, Simulated, SimulatedThread
 from cpep_bridge.simulator import SimulatedBand
+from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.session import Session
 
@@ -147,17 +148,25 @@ class Playing(TypedDict, total=False):
 
 
 def simulate_device(
-    device: str, sessions: Sequence[Session], *, firmware: bool = False, **playing: Unpack[Playing]
+    device: str,
+    sessions: Sequence[Session],
+    *,
+    firmware: bool = False,
+    model: Bundle | None = None,
+    **playing: Unpack[Playing],
 ) -> Simulated:
     """The device that `--device` names, playing sessions; a board plays its first channels, at its own rate.
 
     firmware: let the band's own firmware, built for this machine, be the wristband
+    model: a bundle for Cortex-M, whose gestures that firmware then recognises by itself
     Raises ConfigError for an unknown device or one that runs no firmware of ours, DataError when a session has fewer
     channels than the board.
     """
     if device == "cpep":
-        band = FirmwareBand if firmware else SimulatedBand
-        return band(sessions, sessions[0].meta.sample_rate, **playing)
+        rate_hz = sessions[0].meta.sample_rate
+        if firmware:
+            return FirmwareBand(sessions, rate_hz, model=model, **playing)
+        return SimulatedBand(sessions, rate_hz, **playing)
     find_driver(device)  # or say what there is
     if firmware:
         raise ConfigError(f"a {device} does not run the band's firmware: leave out --firmware, or use --device cpep")

@@ -4,10 +4,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_bench.latency import MIN_RUNS, end_to_end_latency, measure, measure_interleaved
+from cpep_bench.latency import MIN_RUNS, Latency, measure, measure_interleaved, median_ratio_interval
+from cpep_bench.pipeline import end_to_end_latency
 from cpep_edge.bundle import Bundle
 from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
+
+
+def drawn(rng: np.random.Generator, median_ms: float, n: int = 200) -> Latency:
+    return Latency(tuple(median_ms * np.exp(rng.normal(0, 0.1, n))))
+
+
+def test_the_interval_of_the_median_holds_the_true_median_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [drawn(rng, 3.0).p50_interval_ms for _ in range(60)]
+
+    assert 0.88 <= np.mean([low <= 3.0 <= high for low, high in intervals]) <= 1.0
+
+
+def test_runs_that_hang_together_widen_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    alone = drawn(rng, 3.0, 1_000)
+    together = Latency(tuple(np.repeat(alone.times_ms[:100], 10)))
+
+    widths = [high - low for low, high in (alone.p50_interval_ms, together.p50_interval_ms)]
+    assert widths[1] > 2 * widths[0]
+
+
+def test_the_ratio_of_medians_tells_a_change_from_noise() -> None:
+    rng = np.random.default_rng(2)
+
+    low, high = median_ratio_interval(drawn(rng, 3.0), drawn(rng, 3.0))
+    assert low < 1 < high
+    low, high = median_ratio_interval(drawn(rng, 3.6), drawn(rng, 3.0))
+    assert 1 < low < 1.2 < high
 
 
 def test_every_run_is_counted_and_warm_up_is_not() -> None:

@@ -1,16 +1,27 @@
 import hashlib
 import json
+import re
 import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
+from cpep_bench.latency import Latency
 from cpep_bench.machine import this_machine
-from cpep_bench.report import JSON_FILE, MARKDOWN_FILE, Report, run_bench
-from cpep_bench.startup import measure_startup
+from cpep_bench.markdown import markdown
+from cpep_bench.page import page
+from cpep_bench.pipeline import ENCODER, END_TO_END
+from cpep_bench.power import Instrument
+from cpep_bench.report import Report, read_report
+from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
+from cpep_bench.startup import run_fresh
 from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE
-from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.chip import EthosUSpec, VelaEstimate
+from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
 
 
 @pytest.fixture(scope="module")
@@ -20,44 +31,212 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(tiny_bundle: Path, out: Path) -> Report:
-    return run_bench(tiny_bundle, out)
+    return run_bench(tiny_bundle, out, Options(power="none", peers=("numpy", "libemg"), n_starts=1))
+
+
+MEASURED = MeasuredEnergy(
+    Instrument("INA219", "the rail VDD", 20.0),
+    tuple(Window(2.0 + number % 2, 10.0, 1_000 * (number % 2), 200) for number in range(11)),
+)
+MODELLED = ModelledEnergy("GAP9", 44.9, "published constants")
 
 
 @pytest.mark.executorch
 def test_the_json_holds_all_that_is_needed_to_judge_a_figure(report: Report, out: Path, tiny_bundle: Path) -> None:
     written = json.loads((out / JSON_FILE).read_text())
 
-    assert written["schema_version"] == 1
+    assert written["schema_version"] == 2
     assert written["manifest_sha256"] == hashlib.sha256((tiny_bundle / MANIFEST_FILE).read_bytes()).hexdigest()
     assert written["n_threads"] == 1
     assert set(written["machine"]) >= {"cpu", "architecture", "n_cpus", "clock_mhz", "load_1min"}
     assert written["versions"]["executorch"]
-    assert all(part["n"] >= 200 for part in written["latency"].values())
-    assert all(p["p50_ms"] <= p["p95_ms"] <= p["p99_ms"] <= p["max_ms"] for p in written["latency"].values())
+    assert all(part["n"] >= 200 for part in written["summary"].values())
+    assert all(p["p50_ms"] <= p["p95_ms"] <= p["p99_ms"] <= p["max_ms"] for p in written["summary"].values())
+
+
+@pytest.mark.executorch
+def test_a_report_that_is_read_back_is_the_same_report(report: Report, out: Path, tmp_path: Path) -> None:
+    full = replace(report, energy=MEASURED, modelled=(MODELLED,))
+    (tmp_path / JSON_FILE).write_text(full.json())
+
+    assert read_report(tmp_path / JSON_FILE) == full
+    assert read_report(out / JSON_FILE) == report
+
+
+@pytest.mark.executorch
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema_version": 1}, "has schema 1, this cpep-edge reads 2: run the benchmark again"),
+        ({"n_threads": "many"}, "n_threads: Input should be a valid integer"),
+        ({"energy": {"instrument": {"name": "x", "covers": "y", "rate_hz": 1}, "windows": []}}, "between idle windows"),
+    ],
+)
+def test_a_report_that_is_none_is_told_by_its_field(
+    change: dict[str, object], words: str, report: Report, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({**json.loads(report.json()), **change}))
+
+    with pytest.raises(DataError, match=words):
+        read_report(tmp_path / "a.json")
+
+
+def test_a_file_that_is_no_report_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1, 2]")
+
+    with pytest.raises(DataError, match="is no report of cpep-edge bench"):
+        read_report(tmp_path / "a.json")
 
 
 @pytest.mark.executorch
 def test_the_whole_takes_longer_than_its_encoder(report: Report) -> None:
-    assert report.latency["end to end, last byte to decision"].p50_ms > report.latency["encoder, one window"].p50_ms
+    assert report.latency[END_TO_END].p50_ms > report.latency[ENCODER].p50_ms
 
 
 @pytest.mark.executorch
 def test_the_markdown_shows_every_part_and_the_start(report: Report, out: Path) -> None:
     text = (out / MARKDOWN_FILE).read_text()
 
-    assert text == report.markdown()
-    assert all(name in text for name in (*report.latency, *report.size_bytes, "first inference", "peak memory"))
+    assert text == markdown(report)
+    assert all(name in text for name in (*report.latency, *report.files, "first inference", "votes kept"))
+    assert "Energy was not measured" in text
+
+
+class Elements(HTMLParser):
+    """What a page is made of, and what it would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.fetched: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.mark.executorch
+def test_the_page_is_whole_and_needs_no_other_file(report: Report, out: Path) -> None:
+    text = (out / HTML_FILE).read_text()
+    elements = Elements(text)
+
+    assert elements.open == []
+    assert elements.fetched == []
+    assert "script" not in text
+    assert "url(" not in text
+    assert {"Latency", "Where the time goes", "Inside the encoder", "Threads", "Energy"} <= set(elements.words)
+
+
+@pytest.mark.executorch
+def test_names_from_a_bundle_cannot_write_html(report: Report) -> None:
+    assert "<img" not in page(replace(report, bundle="<img src=x>", data="<img>"))
+
+
+@pytest.mark.executorch
+def test_a_modelled_figure_never_stands_in_a_table_of_measured_ones(report: Report) -> None:
+    text = markdown(replace(report, energy=MEASURED, modelled=(MODELLED,)))
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+
+    (measured,) = [table for table in tables if "energy, measured" in table]
+    (modelled,) = [table for table in tables if "44.9" in table]
+    assert "modelled" not in measured
+    assert modelled.startswith("| chip | a window, modelled | from |")
+    assert "Energy was not measured" in markdown(replace(report, modelled=(MODELLED,)))
+
+
+@pytest.mark.executorch
+def test_figures_of_a_chip_say_that_they_were_modelled_or_counted(report: Report) -> None:
+    vela = VelaEstimate(
+        accelerator="ethos-u55-128", clock_mhz=500, cycles=22_100_000, inference_ms=44.2, sram_bytes=1, flash_bytes=1,
+        multiply_adds=1,
+    )  # fmt: skip
+    chip = EthosUSpec(
+        file="a.pte", tosa_file="a.tosa", vela=vela, n_windows=6, min_cosine=0.99, mean_cosine=1.0, votes_kept=1.0
+    )
+    full = replace(report, chip=chip, target="ethos-u55")
+
+    assert "| ethos-u55-128 at 500 MHz: cycles | 22,100,000 | modelled (Vela) |" in markdown(full)
+    assert "This bundle is for ethos-u55; what was timed here is its program for Linux, on" in markdown(full)
+
+
+@pytest.mark.executorch
+def test_net_energy_below_its_uncertainty_is_called_indistinguishable(report: Report) -> None:
+    scattered = (2.0, 2.3, 2.0, 1.8, 2.0, 2.1, 2.0)
+    windows = tuple(Window(power, 10.0, 100 * (number % 2), 9) for number, power in enumerate(scattered))
+
+    assert "not distinguishable from idling" in markdown(replace(report, energy=replace(MEASURED, windows=windows)))
+
+
+@pytest.mark.executorch
+def test_a_noisy_machine_is_warned_of(report: Report) -> None:
+    even = replace(report, target="linux", arithmetic=Latency((1.0,) * 200))
+    uneven = replace(report, arithmetic=Latency((1.0,) * 180 + (2.0,) * 20))
+
+    assert even.warnings == ()
+    assert "The machine was noisy: the same arithmetic took 2.0 times its median" in page(uneven)
 
 
 @pytest.mark.executorch
 def test_a_start_is_split_and_adds_up(report: Report) -> None:
-    start = report.startup
+    start = report.typical_start
 
     assert start.total_ms == pytest.approx(
         start.process_ms + start.import_ms + start.load_ms + start.first_inference_ms
     )
     assert min(start.process_ms, start.import_ms, start.load_ms, start.first_inference_ms) > 0
-    assert 20 < start.peak_rss_mb < 2_000
+    assert 5 < start.process_rss_mb <= start.import_rss_mb <= start.load_rss_mb <= start.peak_rss_mb < 2_000
+
+
+@pytest.mark.executorch
+def test_the_profile_names_operators_inside_the_delegate_and_their_time_adds_up(report: Report) -> None:
+    profile = report.profile
+
+    assert profile is not None
+    assert any(re.match("Fully Connected .*QS8", operator.kind) for operator in profile.operators)
+    assert sum(operator.mean_us for operator in profile.operators) <= profile.total_us
+    assert profile.arena_bytes > 0
+
+
+@pytest.mark.executorch
+def test_peers_are_timed_beside_ours_on_the_same_queries(report: Report) -> None:
+    parts = {part: [peer for peer in report.peers if peer.part == part] for part in ("index", "window to class")}
+
+    assert [peer.name for peer in parts["window to class"]] == ["cpep-edge", "LibEMG's features, LDA"]
+    exact = next(peer for peer in parts["index"] if peer.name.startswith("numpy"))
+    assert exact.agreement == "100% of votes"
+    assert all(peer.latency.n == 200 for peer in report.peers)
+
+
+@pytest.mark.executorch
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        (Options(n_runs=100), ConfigError, "--runs 100 is too few for a 99th percentile"),
+        (Options(n_threads=0), ConfigError, "--threads 0"),
+        (Options(power="none", peers=("tensorflow",)), ConfigError, "--vs tensorflow is no peer: choose from"),
+        (Options(power="none", peers=("torch",)), ConfigError, "--vs torch needs the training .* say --run RUN"),
+        (Options(power="hwmon:/nowhere"), PowerError, "/nowhere holds no power sensor"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_at_once_and_leaves_no_report(
+    options: Options, error: type[CpepError], words: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=words):
+        run_bench(tiny_bundle, tmp_path / "report", options)
+
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.executorch
@@ -79,11 +258,11 @@ def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle: Path, tmp_path: Pat
 @pytest.mark.executorch
 def test_a_process_that_fails_is_told_in_its_own_last_words(tmp_path: Path) -> None:
     with pytest.raises(CpepError, match="no such bundle"):
-        measure_startup(tmp_path / "nothing.cpep")
+        run_fresh(tmp_path / "nothing.cpep")
 
 
 def test_a_machine_without_a_table_of_processors_has_no_clock(tmp_path: Path) -> None:
-    machine = this_machine(tmp_path / "cpuinfo")
+    machine = this_machine(tmp_path / "cpuinfo", clock_khz=tmp_path / "clock")
 
     assert machine.clock_mhz is None
     assert machine.cpu
@@ -97,3 +276,13 @@ def test_the_clock_is_read_from_the_table_of_processors(tmp_path: Path) -> None:
 
     assert (machine.cpu, machine.clock_mhz) == ("Toy", 1234.5)
     assert np.isfinite(machine.load_1min)
+
+
+def test_a_board_without_names_in_its_table_is_known_by_its_device_tree(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 108.00\n")
+    (tmp_path / "model").write_text("Raspberry Pi 5 Model B\0")
+    (tmp_path / "clock").write_text("2400000\n")
+
+    machine = this_machine(tmp_path / "cpuinfo", tmp_path / "model", tmp_path / "clock")
+
+    assert (machine.cpu, machine.clock_mhz) == ("Raspberry Pi 5 Model B", 2400.0)

@@ -50,6 +50,7 @@ def test_what_is_not_there_is_one_sentence_on_stderr_and_exit_1(arguments: tuple
 def test_wrong_usage_is_exit_2() -> None:
     assert run("live").returncode == 2
     assert run("export", "run", "--data", "d", "--out", "o", "--quant", "int7").returncode == 2
+    assert run("export", "run", "--data", "d", "--out", "o", "--chip-ram", "64").returncode == 2  # of which chip?
     assert run("data", "import", "3dc", "a", "b", "--participants", "x").returncode == 2
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import Bundle, CortexMSpec
+from cpep_edge.bundle import Bundle
+from cpep_edge.chip import CortexMSpec, cortex_m_spec, unpack_sources
 from cpep_edge.errors import ArtifactError
 from cpep_edge.golden import Golden
 from cpep_export.arm_toolchain import missing_tool
-from cpep_export.chip_program import read_sources
 from cpep_export.cortex_m import check_golden_on
 
 pytestmark = [
@@ -22,14 +22,12 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def sources(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
-    read_sources(Bundle(tiny_bundle), folder)
+    unpack_sources(Bundle(tiny_bundle), folder)
     return folder
 
 
 def _spec(bundle: Path) -> CortexMSpec:
-    chip = Bundle(bundle).manifest.chip
-    assert isinstance(chip, CortexMSpec)
-    return chip
+    return cortex_m_spec(Bundle(bundle))
 
 
 def test_the_sources_of_a_bundle_compile_and_give_its_golden_gestures(
@@ -67,7 +65,7 @@ def test_a_bundle_without_a_chip_has_no_sources(tiny_bundle: Path, tmp_path: Pat
     bundle.manifest = bundle.manifest.model_copy(update={"chip": None})
 
     with pytest.raises(ArtifactError, match="export it with --target cortex-m"):
-        read_sources(bundle, tmp_path)
+        unpack_sources(bundle, tmp_path)
 
 
 def test_sources_never_leave_their_folder(sources: Path, tiny_bundle: Path) -> None:

@@ -8,13 +8,14 @@ from torch.nn import functional as F
 
 from cpep_edge.errors import TrainingError
 from cpep_train import training
-from cpep_train.align import Alignment
+from cpep_train.align import Alignment, Pairs
 from cpep_train.corpus import Corpus
 from cpep_train.epochs import EpochLog
 from cpep_train.mae import MaskedAutoencoder
 from cpep_train.monitors import effective_rank, spread_of
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
+from cpep_train.windows import WindowBatch
 
 
 def test_rank_and_spread_of_known_clouds() -> None:
@@ -54,16 +55,14 @@ def test_a_loss_that_is_no_number_stops_the_stage(
 def test_embeddings_that_shrink_to_a_line_stop_the_stage(
     side: str, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = Alignment._embedded
+    sound = Alignment._pairs
 
-    def broken(self: Alignment, *args: Tensor) -> tuple[Tensor, ...]:
-        emg, pose = sound(self, *args)
-        line = torch.zeros_like(emg).index_fill(1, torch.tensor(0), 1.0)
-        return (
-            (F.normalize(1 + emg * line, dim=1), pose) if side == "emg" else (emg, F.normalize(1 + pose * line, dim=1))
-        )
+    def broken(self: Alignment, emg: Tensor, batch: WindowBatch) -> Pairs:
+        pairs = sound(self, emg, batch)
+        line = torch.zeros_like(pairs.emg).index_fill(1, torch.tensor(0), 1.0)
+        return pairs._replace(**{side: F.normalize(1 + getattr(pairs, side) * line, dim=1)})
 
-    monkeypatch.setattr(Alignment, "_embedded", broken)
+    monkeypatch.setattr(Alignment, "_pairs", broken)
     with pytest.raises(TrainingError, match=f"stage align collapsed in epoch 1: the {side} embeddings"):
         train(tiny_recipe, toy_corpus.folder, tmp_path / "run", progress=False)
 

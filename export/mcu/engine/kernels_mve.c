@@ -4,104 +4,25 @@
 
 #include <arm_mve.h>
 
-/* Three rows by two: five loads feed six products, and six sums and five pointers are what the registers hold. */
-static void three_by_two8(const int8_t *x, int32_t x_stride, const int8_t *w, int32_t w_stride, int32_t depth,
-                          int32_t *products, int32_t n) {
-    const int8_t *x0 = x, *x1 = x + x_stride, *x2 = x1 + x_stride, *w0 = w, *w1 = w + w_stride;
-    int32_t s00 = 0, s01 = 0, s10 = 0, s11 = 0, s20 = 0, s21 = 0, d;
-    for (d = depth / 16; d > 0; d--) {
-        int8x16_t v0 = vldrbq_s8(w0), v1 = vldrbq_s8(w1), u0 = vldrbq_s8(x0), u1 = vldrbq_s8(x1), u2 = vldrbq_s8(x2);
-        s00 = vmladavaq_s8(s00, u0, v0);
-        s01 = vmladavaq_s8(s01, u0, v1);
-        s10 = vmladavaq_s8(s10, u1, v0);
-        s11 = vmladavaq_s8(s11, u1, v1);
-        s20 = vmladavaq_s8(s20, u2, v0);
-        s21 = vmladavaq_s8(s21, u2, v1);
-        x0 += 16, x1 += 16, x2 += 16, w0 += 16, w1 += 16;
-    }
-    products[0] = s00, products[1] = s01;
-    products[n] = s10, products[n + 1] = s11;
-    products[2 * n] = s20, products[2 * n + 1] = s21;
-}
+#define NAME(what) what##8
+#define ROWS cpep_rows8
+#define NUMBER int8_t
+#define VECTOR int8x16_t
+#define LANES 16
+#define LOAD_X vldrbq_s8
+#define LOAD_W vldrbq_s8
+#define MULTIPLY_ADD vmladavaq_s8
+#include "multiply_mve.h"
 
-static void one_by_four8(const int8_t *x, const int8_t *w, int32_t w_stride, int32_t depth, int32_t *products) {
-    const int8_t *w0 = w, *w1 = w + w_stride, *w2 = w1 + w_stride, *w3 = w2 + w_stride;
-    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, d;
-    for (d = depth / 16; d > 0; d--) {
-        int8x16_t u = vldrbq_s8(x);
-        s0 = vmladavaq_s8(s0, u, vldrbq_s8(w0));
-        s1 = vmladavaq_s8(s1, u, vldrbq_s8(w1));
-        s2 = vmladavaq_s8(s2, u, vldrbq_s8(w2));
-        s3 = vmladavaq_s8(s3, u, vldrbq_s8(w3));
-        x += 16, w0 += 16, w1 += 16, w2 += 16, w3 += 16;
-    }
-    products[0] = s0, products[1] = s1, products[2] = s2, products[3] = s3;
-}
-
-void cpep_multiply8(cpep_rows8 a, cpep_rows8 b, int32_t depth, int32_t *products) {
-    int32_t i, j;
-    for (i = 0; i + 3 <= a.n; i += 3) {
-        for (j = 0; j < b.n; j += 2) {
-            three_by_two8(a.first + i * a.stride, a.stride, b.first + j * b.stride, b.stride, depth,
-                          products + i * b.n + j, b.n);
-        }
-    }
-    for (; i < a.n; i++) {
-        for (j = 0; j < b.n; j += 4) {
-            one_by_four8(a.first + i * a.stride, b.first + j * b.stride, b.stride, depth, products + i * b.n + j);
-        }
-    }
-}
-
-static void three_by_two16(const int16_t *x, int32_t x_stride, const int8_t *w, int32_t w_stride, int32_t depth,
-                           int32_t *products, int32_t n) {
-    const int16_t *x0 = x, *x1 = x + x_stride, *x2 = x1 + x_stride;
-    const int8_t *w0 = w, *w1 = w + w_stride;
-    int32_t s00 = 0, s01 = 0, s10 = 0, s11 = 0, s20 = 0, s21 = 0, d;
-    for (d = depth / 8; d > 0; d--) {
-        int16x8_t v0 = vldrbq_s16(w0), v1 = vldrbq_s16(w1), u0 = vldrhq_s16(x0), u1 = vldrhq_s16(x1),
-                  u2 = vldrhq_s16(x2);
-        s00 = vmladavaq_s16(s00, u0, v0);
-        s01 = vmladavaq_s16(s01, u0, v1);
-        s10 = vmladavaq_s16(s10, u1, v0);
-        s11 = vmladavaq_s16(s11, u1, v1);
-        s20 = vmladavaq_s16(s20, u2, v0);
-        s21 = vmladavaq_s16(s21, u2, v1);
-        x0 += 8, x1 += 8, x2 += 8, w0 += 8, w1 += 8;
-    }
-    products[0] = s00, products[1] = s01;
-    products[n] = s10, products[n + 1] = s11;
-    products[2 * n] = s20, products[2 * n + 1] = s21;
-}
-
-static void one_by_four16(const int16_t *x, const int8_t *w, int32_t w_stride, int32_t depth, int32_t *products) {
-    const int8_t *w0 = w, *w1 = w + w_stride, *w2 = w1 + w_stride, *w3 = w2 + w_stride;
-    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, d;
-    for (d = depth / 8; d > 0; d--) {
-        int16x8_t u = vldrhq_s16(x);
-        s0 = vmladavaq_s16(s0, u, vldrbq_s16(w0));
-        s1 = vmladavaq_s16(s1, u, vldrbq_s16(w1));
-        s2 = vmladavaq_s16(s2, u, vldrbq_s16(w2));
-        s3 = vmladavaq_s16(s3, u, vldrbq_s16(w3));
-        x += 8, w0 += 8, w1 += 8, w2 += 8, w3 += 8;
-    }
-    products[0] = s0, products[1] = s1, products[2] = s2, products[3] = s3;
-}
-
-void cpep_multiply16(cpep_rows16 a, cpep_rows8 b, int32_t depth, int32_t *products) {
-    int32_t i, j;
-    for (i = 0; i + 3 <= a.n; i += 3) {
-        for (j = 0; j < b.n; j += 2) {
-            three_by_two16(a.first + i * a.stride, a.stride, b.first + j * b.stride, b.stride, depth,
-                           products + i * b.n + j, b.n);
-        }
-    }
-    for (; i < a.n; i++) {
-        for (j = 0; j < b.n; j += 4) {
-            one_by_four16(a.first + i * a.stride, b.first + j * b.stride, b.stride, depth, products + i * b.n + j);
-        }
-    }
-}
+#define NAME(what) what##16
+#define ROWS cpep_rows16
+#define NUMBER int16_t
+#define VECTOR int16x8_t
+#define LANES 8
+#define LOAD_X vldrhq_s16
+#define LOAD_W vldrbq_s16
+#define MULTIPLY_ADD vmladavaq_s16
+#include "multiply_mve.h"
 
 void cpep_requantise(int32_t *products, int32_t n_rows, const cpep_linear *layer, int32_t first, int32_t n) {
     int32_t i, j;

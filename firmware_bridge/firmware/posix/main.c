@@ -15,6 +15,7 @@
 #include "../band.h"
 #include "line.h"
 #include "playback.h"
+#include "recogniser.h"
 
 #define IDLE_US 20000.0         /* how long the loop sleeps at most */
 #define END_WAIT_US 1000000u    /* for STOP, once the reader has read everything */
@@ -27,12 +28,14 @@ typedef struct {
     bool stdio, once, lossless, control;
     double speed, drift_ppm;
     uint64_t seed;
+    uint32_t hop_samples;
 } settings;
 
 typedef struct {
     settings set;
     band band;
     band_hal hal;
+    const band_classifier *classifier; /* null without an engine */
     band_counts before; /* of earlier boots */
     line line;
     playback playback;
@@ -129,7 +132,7 @@ static void boot(simulated *s) {
     s->boot_us = host_us();
     s->set.info.boot_id = (uint32_t)(playback_random(&s->line.random) >> 32);
     s->played_out = s->dismissed = false;
-    if (!band_init(&s->band, &s->hal, NULL, &s->set.info)) {
+    if (!band_init(&s->band, &s->hal, s->classifier, &s->set.info)) {
         fail("a DATA frame of that many samples and channels is impossible", "the limit is 1024 bytes");
     }
 }
@@ -209,7 +212,7 @@ static void run(simulated *s) {
 /* ---- Options ---- */
 
 enum { PORT = 256, BAUD, STDIO, LINK, INPUT, CHANNELS, RATE, UV_PER_COUNT, FORMAT, SAMPLES, SERIAL, SPEED, DRIFT, LOSS,
-       CORRUPT, DUPLICATE, ONCE, LOSSLESS, SEED, CONTROL, HELP };
+       CORRUPT, DUPLICATE, ONCE, LOSSLESS, SEED, CONTROL, HOP, HELP };
 
 static const struct option options[] = {
     {"port", 1, NULL, PORT}, {"baud", 1, NULL, BAUD}, {"stdio", 0, NULL, STDIO}, {"link", 1, NULL, LINK},
@@ -217,7 +220,7 @@ static const struct option options[] = {
     {"uv-per-count", 1, NULL, UV_PER_COUNT}, {"format", 1, NULL, FORMAT}, {"samples", 1, NULL, SAMPLES},
     {"serial", 1, NULL, SERIAL}, {"speed", 1, NULL, SPEED}, {"drift-ppm", 1, NULL, DRIFT}, {"loss", 1, NULL, LOSS},
     {"corrupt", 1, NULL, CORRUPT}, {"duplicate", 1, NULL, DUPLICATE}, {"once", 0, NULL, ONCE},
-    {"lossless", 0, NULL, LOSSLESS}, {"seed", 1, NULL, SEED}, {"control", 0, NULL, CONTROL}, {"help", 0, NULL, HELP},
+    {"lossless", 0, NULL, LOSSLESS}, {"seed", 1, NULL, SEED}, {"control", 0, NULL, CONTROL}, {"hop", 1, NULL, HOP}, {"help", 0, NULL, HELP},
     {NULL, 0, NULL, 0},
 };
 
@@ -234,7 +237,8 @@ static const char usage[] =
     "  --once                   leave when the recording is over, rather than start over\n"
     "  --lossless               wait for a slow reader rather than drop frames\n"
     "  --seed N                 of the faults, the noise and the boot_id\n"
-    "  --control                read letters: s prints what was sent so far, r reboots; leave at their end\n";
+    "  --control                read letters: s prints what was sent so far, r reboots; leave at their end\n"
+    "  --hop N                  samples between two predictions, of a band that was built with an engine\n";
 
 static double number(const char *name, const char *value, double low, double high) {
     char *end;
@@ -285,6 +289,7 @@ static void read_options(simulated *s, int n_words, char **words) {
         case LOSSLESS: set->lossless = true; break;
         case SEED: set->seed = (uint64_t)number(name, optarg, 0, 9e15); break;
         case CONTROL: set->control = true; break;
+        case HOP: set->hop_samples = (uint32_t)number(name, optarg, 1, 1e6); break;
         case HELP: fputs(usage, stdout); exit(0);
         default: fputs(usage, stderr); exit(2);
         }
@@ -349,6 +354,10 @@ static void prepare(simulated *s) {
     s->playback.n_channels = set->info.n_channels;
     s->playback.value_bytes = set->info.sample_format == FRAME_I24 ? 3 : 2;
     s->playback.repeat = !set->once;
+    if (set->hop_samples > 0) {
+        s->classifier = recogniser_open(set->info.n_channels, set->hop_samples, clock_us, s);
+        if (s->classifier == NULL) fail("--hop", "this band has no engine, or one for another number of channels");
+    }
     if (set->input == NULL) return;
     why = playback_open(&s->playback, set->input);
     if (why != NULL) fail(set->input, why);

@@ -1,0 +1,113 @@
+"""Which operators an encoder spends its time in, inside the delegate too: ExecuTorch's ETDump read by its Inspector.
+
+It needs torch and executorch, and runs in a process of its own: a bundle's library and ExecuTorch's bindings would be
+two runtimes in one process. XNNPACK counts whole microseconds, so times are means over all runs, here alone.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from cpep_edge.errors import CpepError
+
+N_RUNS = 50
+TIMEOUT_S = 300.0
+_WARM_UP_RUNS = 5
+_WHOLE = "Method::execute"
+_NUMBER = re.compile(r" #\d+$")  # that XNNPACK gives to the operators of a kind
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """All operators of one kind in a program."""
+
+    kind: str
+    n_calls: int  # in one window
+    mean_us: float  # of all of them together, one window
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One window of an encoder, operator by operator; the longest first."""
+
+    operators: tuple[Operator, ...]
+    total_us: float  # of a window with profiling on, mean
+    arena_bytes: int  # planned memory outside the delegates; their own workspace comes on top
+
+    @property
+    def between_us(self) -> float:
+        """What no operator accounts for."""
+        return self.total_us - sum(operator.mean_us for operator in self.operators)
+
+
+def profile_encoder(program: Path, n_runs: int = N_RUNS) -> Profile | None:
+    """Profile a program, bytes whose hash was checked; None where torch or executorch is not installed.
+
+    Raises CpepError when the process that does it fails.
+    """
+    if find_spec("torch") is None or find_spec("executorch") is None:
+        return None
+    command = [sys.executable, "-W", "ignore", "-m", "cpep_bench.operators", str(program), str(n_runs)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    except subprocess.SubprocessError as error:
+        raise CpepError(f"{program}: its operators could not be profiled: {error}") from error
+    said = json.loads(done.stdout.splitlines()[-1])
+    return Profile(tuple(Operator(**operator) for operator in said["operators"]), said["total_us"], said["arena_bytes"])
+
+
+def _profile(program: bytes, n_runs: int) -> Profile:
+    import torch
+    from executorch.devtools import Inspector
+    from executorch.exir._serialize._program import deserialize_pte_binary
+    from executorch.extension.pybindings import _C as bindings  # noqa: N811
+
+    bindings._unsafe_reset_threadpool(1)
+    module = bindings._load_for_executorch_from_buffer(program, enable_etdump=True, debug_buffer_size=0)
+    shape = tuple(module.method_meta("forward").input_tensor_meta(0).sizes())
+    window = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(_WARM_UP_RUNS + n_runs):
+        module.run_method("forward", (window,))
+    with NamedTemporaryFile(suffix=".etdump") as file:
+        module.write_etdump_result_to_file(file.name)
+        blocks = Inspector(etdump_path=file.name).event_blocks  # of loading, and of running
+        events = next(block.events for block in blocks if any(event.name == _WHOLE for event in block.events))
+    plan = deserialize_pte_binary(program).program.execution_plan[0]
+    return summarise(events, sum(plan.non_const_buffer_sizes))
+
+
+def summarise(events: Iterable[Any], arena_bytes: int) -> Profile:
+    """The kinds of operators in the Inspector's events, whose times are milliseconds, warm-up first."""
+    calls: dict[str, int] = defaultdict(int)
+    spent_us: dict[str, float] = defaultdict(float)
+    total_us = 0.0
+    for event in events:
+        mean_us = _mean_us(event)
+        if event.name == _WHOLE:
+            total_us = mean_us
+        elif event.is_delegated_op or event.name.startswith("native_call"):
+            kind = _NUMBER.sub("", event.name).replace("(NC, ", "(").replace("(ND, ", "(")
+            calls[kind] += 1
+            spent_us[kind] += mean_us
+    kinds = sorted(calls, key=lambda kind: -spent_us[kind])
+    return Profile(tuple(Operator(kind, calls[kind], spent_us[kind]) for kind in kinds), total_us, arena_bytes)
+
+
+def _mean_us(event: Any) -> float:
+    times_ms: list[float] = event.perf_data.raw[_WARM_UP_RUNS:]
+    return sum(times_ms) / len(times_ms) * 1e3
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    answer = _profile(Path(sys.argv[1]).read_bytes(), int(sys.argv[2]))
+    sys.stdout.write("\n" + json.dumps(asdict(answer)) + "\n")

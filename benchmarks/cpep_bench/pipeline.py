@@ -1,0 +1,118 @@
+"""The parts of recognition, as calls to be timed: each by itself, and the last byte of a window to its decision.
+
+Everything runs through the classes that run live.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_bench.latency import MIN_RUNS, Latency, measure
+from cpep_bridge.decoder import FrameDecoder
+from cpep_bridge.frames import Data, SampleFormat, encode_frame, pack_samples
+from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.bundle import Manifest
+from cpep_edge.decisions import Decider
+from cpep_edge.live_loop import LiveEngine
+from cpep_edge.recogniser import Recogniser
+
+FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default
+UV_PER_COUNT = 0.5
+LINK, FILTER, ENCODER, INDEX, DECISION = "link, one frame", "filter, one frame", "encoder", "index", "decision"
+END_TO_END = "end to end"
+PARTS = (LINK, FILTER, ENCODER, INDEX, DECISION)  # what follows the last byte of a window, in its order
+
+Signal = NDArray[np.float32]  # (n_samples, n_channels), microvolts; at least a window
+
+
+def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[[], object]]:
+    """One call for each of `PARTS`.
+
+    A frame's bytes to samples, those through the filter, a window to its embedding, that to its vote, the vote through
+    the gates to a decision.
+    """
+    manifest = recogniser.manifest
+    frame = next(_hops(signal_uv, FRAME_SAMPLES, manifest.preprocessing.sample_rate_hz))[0]
+    decoder, preprocess = FrameDecoder(), recogniser.preprocessor()
+    samples_uv = signal_uv[:FRAME_SAMPLES]
+    window = last_window(recogniser, signal_uv)
+    embedding = recogniser.encoder.embed(window)
+    vote = recogniser.index.vote(embedding, manifest.decision.k)
+    decider = Decider(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
+
+    def decode() -> list[Block]:
+        rate_hz = manifest.preprocessing.sample_rate_hz
+        return [_block(data, rate_hz) for data in decoder.feed(frame) if isinstance(data, Data)]
+
+    return {
+        LINK: decode,
+        FILTER: lambda: preprocess(samples_uv),
+        ENCODER: lambda: recogniser.encoder.embed(window),
+        INDEX: lambda: recogniser.index.vote(embedding, manifest.decision.k),
+        DECISION: lambda: decider.update(decider.accept(vote)),
+    }
+
+
+def end_to_end_latency(recogniser: Recogniser, signal_uv: Signal, n_runs: int = MIN_RUNS) -> Latency:
+    """The last byte of a window to its decision: frame, filter, ring, encoder, index, vote, debounce.
+
+    The stream runs hop by hop as fast as it can, and only what comes after the last frame of each hop arrived is timed.
+    The encoder is asked at every hop, at rest too.
+    """
+    manifest = recogniser.manifest
+    rate_hz = manifest.preprocessing.sample_rate_hz
+    info = StreamInfo("bench", manifest.encoder.n_channels, rate_hz)
+    engine = LiveEngine(recogniser, info, spec=manifest.decision.model_copy(update={"rest_level": 0.0}))
+    hops, decoder = _hops(signal_uv, _hop_samples(manifest), rate_hz), FrameDecoder()
+
+    def take(data: bytes) -> None:
+        for frame in decoder.feed(data):
+            if isinstance(frame, Data):
+                engine.ingest(_block(frame, rate_hz))
+
+    def arrive() -> bytes:
+        *early, last = next(hops)
+        take(b"".join(early))
+        return last
+
+    def decide(last: bytes) -> None:
+        take(last)
+        if engine.step() is None:
+            raise RuntimeError("a hop ended without a decision")
+
+    for _ in range(-(-manifest.encoder.window_samples // _hop_samples(manifest))):
+        take(arrive())
+    engine.step()
+    return measure(decide, n_runs, prepare=arrive)
+
+
+def last_window(recogniser: Recogniser, signal_uv: Signal) -> NDArray[np.float32]:
+    """The last window of a signal, preprocessed: (n_channels, window_samples)."""
+    filtered = recogniser.preprocessor()(signal_uv)[-recogniser.manifest.encoder.window_samples :]
+    return np.ascontiguousarray(filtered.T)
+
+
+def _hop_samples(manifest: Manifest) -> int:
+    return int(round(manifest.decision.hop_ms * 1e-3 * manifest.preprocessing.sample_rate_hz))
+
+
+def _hops(signal_uv: NDArray[np.float32], hop_samples: int, rate_hz: float) -> Iterator[list[bytes]]:
+    """The signal over and over as DATA frames, hop by hop; the last frame of a hop ends it."""
+    counts = np.clip(np.round(signal_uv / UV_PER_COUNT), -32768, 32767).astype(np.int32)
+    n_channels, seq = counts.shape[1], itertools.count()
+    for start in itertools.count(0, hop_samples):
+        frames = []
+        for at in range(start, start + hop_samples, FRAME_SAMPLES):
+            n_samples = min(FRAME_SAMPLES, start + hop_samples - at)
+            samples = pack_samples(counts.take(range(at, at + n_samples), axis=0, mode="wrap"), SampleFormat.I16)
+            place = (next(seq) & 0xFFFF, at, round(at / rate_hz * 1e6), n_samples, n_channels)
+            frames.append(encode_frame(Data(*place, SampleFormat.I16, flags=0, samples=samples)))
+        yield frames
+
+
+def _block(frame: Data, rate_hz: float) -> Block:
+    samples_uv = frame.counts().astype(np.float32) * np.float32(UV_PER_COUNT)
+    return Block(samples_uv, frame.sample_index, frame.sample_index / rate_hz, host_t_s=time.monotonic())

@@ -1,0 +1,164 @@
+"""Power meters on a serial port: Nordic's Power Profiler Kit II, and the wristband's own gauge."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpep_bench.power import Instrument, Meter, Reading, integrate
+from cpep_edge.errors import CpepError, PowerError
+
+if TYPE_CHECKING:
+    from ppk2_api.ppk2_api import PPK2_API
+
+PPK2_RATE_HZ = 100_000.0
+_LEAST_SHARE = 0.9  # of the readings that a window should hold; below, the line lost some
+_COUNTER_SHIFT, _COUNTER_MASK = 18, 0x3F  # of a reading, counted by the PPK2: range, value, and logic lie around it
+_DRAIN_S = 0.2
+_SLEEP_S = 0.01
+
+
+class Ppk2(Meter):
+    """A PPK2 as ampere meter in a supply of known voltage: it never drives the line itself."""
+
+    def __init__(self, port: str, supply_mv: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """supply_mv: what feeds the device under test, for the PPK2 tells currents only
+
+        Raises PowerError when `ppk2-api` is not installed or no PPK2 answers.
+        """
+        self.instrument = Instrument(f"PPK2 in a supply of {supply_mv} mV", "what hangs on the PPK2", PPK2_RATE_HZ)
+        self._port, self._supply_v, self._clock = port, supply_mv * 1e-3, clock
+        with self._telling():
+            self._ppk2 = _open_ppk2(port)
+            self._ppk2.stop_measuring()  # an earlier run may have left it measuring
+            time.sleep(_DRAIN_S)
+            self._ppk2.get_data()
+            if not self._ppk2.get_modifiers():
+                raise PowerError(f"{port}: no PPK2 answers there")
+            self._ppk2.use_ampere_meter()
+            self._ppk2.set_source_voltage(supply_mv)
+            self._ppk2.toggle_DUT_power("ON")
+        self._bytes, self._begun_s = bytearray(), 0.0
+        self._failure: Exception | None = None
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """See Meter."""
+        self._bytes, self._failure = bytearray(), None
+        self._ending.clear()
+        self._thread = threading.Thread(target=self._collect, name="PPK2", daemon=True)
+        with self._telling():
+            self._ppk2.get_data()  # the rest of the last window
+            self._ppk2.start_measuring()
+        self._begun_s = self._clock()
+        self._thread.start()
+
+    def end(self) -> Reading:
+        """See Meter; the currents are computed here, when nothing is timed any more."""
+        seconds = self._clock() - self._begun_s
+        self._finish()
+        if self._failure is not None:
+            raise PowerError(f"the PPK2 on {self._port} stopped during the run: {self._failure}") from self._failure
+        words = np.frombuffer(self._bytes, "<u4", len(self._bytes) // 4)
+        in_turn = int(np.sum(np.diff(words >> _COUNTER_SHIFT & _COUNTER_MASK) & _COUNTER_MASK == 1))
+        if in_turn < _LEAST_SHARE * seconds * PPK2_RATE_HZ:
+            raise PowerError(
+                f"the PPK2 on {self._port} stopped during the run: {in_turn} of about {seconds * PPK2_RATE_HZ:.0f} "
+                "readings arrived; look at its cable and its USB port"
+            )
+        self._ppk2.remainder = {"sequence": b"", "len": 0}
+        currents_ua, _ = self._ppk2.get_samples(bytes(self._bytes))
+        return Reading(float(np.mean(currents_ua)) * 1e-6 * self._supply_v * seconds, seconds, len(currents_ua))
+
+    def close(self) -> None:
+        """See Meter."""
+        if self._thread is not None and self._thread.is_alive():
+            self._finish()
+        self._ppk2.ser.close()
+
+    def _finish(self) -> None:
+        with self._telling():
+            self._ppk2.stop_measuring()
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _collect(self) -> None:
+        try:
+            while not self._ending.wait(_SLEEP_S):
+                while data := self._ppk2.get_data():
+                    self._bytes += data
+        except Exception as error:  # handed over to whoever ends the window
+            self._failure = error
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn what the library raises into one sentence."""
+        try:
+            yield
+        except PowerError:
+            raise
+        except (OSError, ValueError) as error:  # pyserial's are OSError, undecodable metadata is ValueError
+            raise PowerError(f"{self._port}: no PPK2 answers there: {error}") from error
+
+
+class BandBattery(Meter):
+    """What the wristband tells of its own battery once a second, while it streams and only then."""
+
+    def __init__(self, port: str) -> None:
+        """Raises LinkError when no wristband answers there."""
+        from cpep_bridge.band import Band
+        from cpep_bridge.reopening import Reopener
+        from cpep_bridge.transports import BAUD
+
+        self.instrument = Instrument("the band's TELEMETRY", "the whole band, from its battery, while it streams", 1.0)
+        self._port = port
+        self._points: list[tuple[float, float]] = []  # seconds of the band's clock, watts
+        self._failure: Exception | None = None
+        self._ending = threading.Event()
+        self._band = Band(Reopener(port, BAUD))
+        self._band.__enter__()
+        self._thread = threading.Thread(target=self._stream, name="band battery", daemon=True)
+        self._thread.start()
+
+    def begin(self) -> None:
+        """See Meter."""
+        self._points = []
+
+    def end(self) -> Reading:
+        """See Meter."""
+        if not self._thread.is_alive():
+            raise PowerError(f"the band on {self._port} stopped during the run: {self._failure or 'its stream ended'}")
+        return integrate(self._points, self.instrument)
+
+    def close(self) -> None:
+        """See Meter."""
+        self._ending.set()
+        self._thread.join()
+        self._band.__exit__()
+
+    def _stream(self) -> None:
+        told = None
+        try:
+            for _ in self._band:
+                telemetry = self._band.telemetry
+                if telemetry is not None and telemetry is not told:
+                    told = telemetry
+                    power_w = abs(telemetry.battery_mv * 1e-3 * telemetry.battery_current_ua * 1e-6)
+                    self._points.append((telemetry.t_us * 1e-6, power_w))
+                if self._ending.is_set():
+                    return
+        except CpepError as error:  # handed over to whoever ends the window
+            self._failure = error
+
+
+def _open_ppk2(port: str) -> "PPK2_API":
+    try:
+        from ppk2_api.ppk2_api import PPK2_API
+    except ImportError as error:
+        raise PowerError("a PPK2 needs ppk2-api: install it with pip install 'cpep-edge[power]'") from error
+    return PPK2_API(port, timeout=1, write_timeout=1, exclusive=True)

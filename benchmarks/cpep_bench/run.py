@@ -1,0 +1,170 @@
+"""Measure a bundle on this machine and write the report: JSON for machines, Markdown and one HTML page for people.
+
+Golden inputs come first: a bundle that does not give the right answers here has no figures.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from cpep_bench.energy import WINDOW_S, measure_energy, open_meter
+from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
+from cpep_bench.machine import this_machine
+from cpep_bench.markdown import markdown
+from cpep_bench.modelled_energy import modelled_energy
+from cpep_bench.operators import profile_encoder
+from cpep_bench.page import page
+from cpep_bench.peers import check_peers, measure_peers
+from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_latency, last_window, part_calls
+from cpep_bench.report import SCHEMA_VERSION, Report, Threads
+from cpep_bench.startup import run_fresh
+from cpep_edge.bundle import Bundle
+from cpep_edge.checkout import code_version, installed_versions
+from cpep_edge.errors import ConfigError
+from cpep_edge.files import replacing
+from cpep_edge.golden import Golden, check_golden
+from cpep_edge.native_encoder import carried_library
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.trust import PublicKey
+
+JSON_FILE = "report.json"
+MARKDOWN_FILE = "report.md"
+HTML_FILE = "report.html"
+MAX_THREADS = 8
+
+_ARITHMETIC = "fixed arithmetic"
+_ARITHMETIC_STEPS = 20_000  # about a millisecond
+_PACKAGES = ("cpep-edge", "numpy", "scipy", "hnswlib", "torch", "executorch")
+_CODE = ("cpep_edge", "benchmarks/cpep_bench", "firmware_bridge/cpep_bridge")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure, and how."""
+
+    n_runs: int = MIN_RUNS
+    n_threads: int = 1
+    power: str = "auto"
+    window_s: float = WINDOW_S  # of a power measurement
+    peers: Sequence[str] = ()
+    run: Path | None = None  # of the training that the bundle came from, for the encoder's peers
+    n_starts: int = 5  # fresh processes
+
+    def check(self) -> None:
+        """Raises ConfigError for what cannot be measured."""
+        if self.n_runs < MIN_RUNS:
+            raise ConfigError(f"--runs {self.n_runs} is too few for a 99th percentile, ask for at least {MIN_RUNS}")
+        if self.n_threads < 1:
+            raise ConfigError(f"--threads {self.n_threads}: at least one thread is needed")
+        check_peers(self.peers, self.run)
+
+
+def run_bench(
+    bundle: Path,
+    out: Path,
+    options: Options | None = None,
+    *,
+    key: PublicKey | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Measure a bundle and write `report.json`, `report.md` and `report.html` into the folder `out`.
+
+    key: what must have signed the bundle
+    progress: called with the steps done and their number
+    Raises ArtifactError when the bundle cannot be trusted or does not give its golden answers here, ConfigError for
+    options that make no sense, PowerError when the meter fails.
+    """
+    options = options or Options()
+    options.check()
+    with open_meter(options.power) or nullcontext() as meter:  # a missing meter is known before minutes have passed
+        opened = Bundle(bundle, key)
+        opened.check_files()
+        recogniser = Recogniser(opened, options.n_threads)
+        smallest_cosine = check_golden(opened, recogniser)
+        signal_uv = _signal(opened)
+        n_steps, done = 6, iter(range(1, 7))
+        latency, arithmetic = _latencies(recogniser, signal_uv, options.n_runs)
+        progress(next(done), n_steps)
+        starts = tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts))
+        progress(next(done), n_steps)
+        threads = _threads(bundle, options.n_runs)
+        progress(next(done), n_steps)
+        profile = profile_encoder(bundle / opened.manifest.encoder.file)
+        progress(next(done), n_steps)
+        peers = measure_peers(options.peers, opened, recogniser, signal_uv, options.n_runs, options.run)
+        progress(next(done), n_steps)
+        energy = None
+        if meter is not None:
+            window = last_window(recogniser, signal_uv)
+            energy = measure_energy(meter, lambda: recogniser.recognise(window), window_s=options.window_s)
+        progress(next(done), n_steps)
+    manifest = opened.manifest
+    encoder = manifest.encoder
+    report = Report(
+        schema_version=SCHEMA_VERSION,
+        bundle=manifest.name,
+        manifest_sha256=opened.manifest_sha256,
+        target=manifest.target,
+        data=manifest.provenance.data,
+        quantisation=encoder.quantisation,
+        n_parameters=encoder.n_parameters,
+        n_delegates=encoder.n_delegates,
+        n_operators_outside=encoder.n_operators_outside,
+        n_prototypes=manifest.index.n_prototypes,
+        window_ms=encoder.window_samples / manifest.preprocessing.sample_rate_hz * 1e3,
+        hop_ms=manifest.decision.hop_ms,
+        smallest_golden_cosine=smallest_cosine,
+        runtime="ExecuTorch's Python bindings" if carried_library(opened) is None else "the bundle's C library",
+        n_threads=options.n_threads,
+        latency=latency,
+        arithmetic=arithmetic,
+        threads=threads,
+        starts=starts,
+        profile=profile,
+        chip=manifest.chip,
+        energy=energy,
+        modelled=modelled_energy(manifest.chip),
+        peers=peers,
+        ladder=manifest.ladder,
+        files={name: entry.size_bytes for name, entry in manifest.files.items()},
+        encoder_file=encoder.file,
+        index_file=manifest.index.file,
+        machine=this_machine(),
+        versions=installed_versions(_PACKAGES),
+        git_commit=code_version(*_CODE),
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_report(report, out)
+    return report
+
+
+def write_report(report: Report, out: Path) -> None:
+    """Write the report in its three forms into a folder."""
+    forms = {JSON_FILE: report.json(), MARKDOWN_FILE: markdown(report), HTML_FILE: page(report)}
+    for name, content in forms.items():
+        with replacing(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+def _signal(bundle: Bundle) -> Signal:
+    golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
+    return np.ascontiguousarray(golden.signal_uv.reshape(-1, golden.signal_uv.shape[2]))
+
+
+def _latencies(recogniser: Recogniser, signal_uv: Signal, n_runs: int) -> tuple[dict[str, Latency], Latency]:
+    calls = part_calls(recogniser, signal_uv)
+    latency = measure_interleaved({**calls, _ARITHMETIC: lambda: sum(range(_ARITHMETIC_STEPS))}, n_runs)
+    arithmetic = latency.pop(_ARITHMETIC)
+    return {**latency, END_TO_END: end_to_end_latency(recogniser, signal_uv, n_runs)}, arithmetic
+
+
+def _threads(bundle: Path, n_runs: int) -> tuple[Threads, ...]:
+    """The encoder on one, two, four, ... threads, as many as there are processors."""
+    most = min(os.cpu_count() or 1, MAX_THREADS)
+    counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
+    return tuple(Threads(n, Latency(run_fresh(bundle, n, n_runs).encoder_ms)) for n in counts)

@@ -1,0 +1,94 @@
+"""What a bundle for a microcontroller says of the chip's program, and how to get at its C sources."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from cpep_edge.errors import ArtifactError
+from cpep_edge.manifest_part import FileName, Part
+
+if TYPE_CHECKING:
+    from cpep_edge.bundle import Bundle
+
+
+class ProcessorRun(Part):
+    """The golden inputs on one processor under QEMU, each bit as on the exporting machine; no cycles there."""
+
+    processor: Literal["cortex-m55", "cortex-m7"]
+    instructions_a_window: int = Field(gt=0)
+    instructions_a_sample: int = Field(gt=0)  # of all channels: filter and ring
+    code_bytes: int = Field(gt=0)
+    constant_bytes: int = Field(gt=0)  # weights, tables, prototypes
+    ram_bytes: int = Field(gt=0)  # arena, kernels and stack
+
+
+class CortexMSpec(Part):
+    """C sources of engine and model: the whole way from samples to a vote, in integers."""
+
+    kind: Literal["cortex-m"] = "cortex-m"
+    file: FileName  # a zip that compiles by itself, its README inside
+    uv_per_count: float = Field(gt=0)  # of the converter whose counts it takes
+    weight_bytes: int = Field(gt=0)  # of the encoder
+    arena_bytes: int = Field(gt=0)
+    multiply_adds: int = Field(gt=0)  # of one window
+    n_windows: int = Field(gt=0)  # compared with float32
+    min_cosine: float
+    mean_cosine: float
+    votes_kept: float = Field(ge=0, le=1)
+    runs: tuple[ProcessorRun, ...] = ()  # empty: QEMU or the compiler was not there
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What of the bundle belongs to it."""
+        return (self.file,)
+
+
+class VelaEstimate(Part):
+    """What Arm's Vela says of the program: modelled (Vela), measured nowhere."""
+
+    how: Literal["modelled (Vela)"] = "modelled (Vela)"
+    accelerator: str
+    clock_mhz: float = Field(gt=0)
+    cycles: int = Field(gt=0)  # of one window
+    inference_ms: float = Field(gt=0)
+    sram_bytes: int = Field(ge=0)
+    flash_bytes: int = Field(ge=0)  # or DRAM, wherever the weights lie
+    multiply_adds: int = Field(gt=0)
+
+
+class EthosUSpec(Part):
+    """The encoder for Arm's Ethos-U, all of it on the NPU; filter, index and votes stay with the processor beside."""
+
+    kind: Literal["ethos-u"] = "ethos-u"
+    file: FileName  # ExecuTorch program with Vela's commands
+    tosa_file: FileName  # the integers before Vela, which the reference model runs
+    vela: VelaEstimate
+    n_windows: int = Field(gt=0)  # golden windows that the TOSA reference model ran
+    min_cosine: float  # of its embeddings to float32
+    mean_cosine: float
+    votes_kept: float = Field(ge=0, le=1)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What of the bundle belongs to it."""
+        return (self.file, self.tosa_file)
+
+
+ChipSpec = Annotated[CortexMSpec | EthosUSpec, Field(discriminator="kind")]
+
+
+def cortex_m_spec(bundle: "Bundle") -> CortexMSpec:
+    """What a bundle for Cortex-M says of its program. Raises ArtifactError when it is for something else."""
+    chip = bundle.manifest.chip
+    if not isinstance(chip, CortexMSpec):
+        raise ArtifactError(f"{bundle.path} carries no C sources; export it with --target cortex-m")
+    return chip
+
+
+def unpack_sources(bundle: "Bundle", folder: Path) -> None:
+    """Unpack the C sources of a bundle for Cortex-M, whose hash is checked. Raises ArtifactError when it has none."""
+    with zipfile.ZipFile(io.BytesIO(bundle.read(cortex_m_spec(bundle).file))) as archive:
+        archive.extractall(folder)

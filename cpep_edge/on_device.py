@@ -1,0 +1,71 @@
+"""Decisions of a band that recognises gestures itself: its predictions, named and debounced as the bundle says.
+
+The host runs no encoder. A prediction carries no similarity, so of the two thresholds only the share of votes holds.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from cpep_edge.blocks import Block
+from cpep_edge.bundle import Manifest
+from cpep_edge.decisions import Decider, Decision
+from cpep_edge.errors import LinkError
+from cpep_edge.pose_index import Vote
+
+
+class Prediction(Protocol):
+    """What the band says of one window; `cpep_bridge.frames.Prediction`."""
+
+    @property
+    def t_us(self) -> int: ...
+    @property
+    def sample_index(self) -> int: ...
+    @property
+    def gesture_id(self) -> int: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def total_us(self) -> int: ...
+
+
+class PredictingSource(Protocol):
+    """A band with an engine: iterating streams, and what it says meanwhile is taken out."""
+
+    def take_predictions(self) -> Sequence[Prediction]:
+        """What the band said since the last call, oldest first."""
+        ...
+
+    def __iter__(self) -> Iterator[Block]: ...
+
+
+def decisions_of(source: PredictingSource, manifest: Manifest) -> Iterator[Decision]:
+    """Every prediction of the band as a decision, until its stream ends.
+
+    Raises LinkError for a gesture that the bundle does not have: the band runs another model.
+    """
+    decider = Decider(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
+    for _ in source:
+        for said in source.take_predictions():
+            yield _decision(said, decider, manifest)
+
+
+def _decision(said: Prediction, decider: Decider, manifest: Manifest) -> Decision:
+    if said.gesture_id >= len(manifest.gestures):
+        raise LinkError(
+            f"the band says gesture {said.gesture_id} and {manifest.name} has {len(manifest.gestures)}: "
+            "give the bundle that the band runs"
+        )
+    window_gesture = decider.accept(Vote(said.gesture_id, said.confidence, similarity=1.0))
+    changed = decider.update(window_gesture)
+    return Decision(
+        sample_index=said.sample_index,
+        device_t_s=said.t_us / 1e6,
+        gesture=decider.gesture,
+        changed=changed,
+        window_gesture=window_gesture,
+        confidence=said.confidence,
+        similarity=0.0,
+        at_rest=False,
+        interpolated=False,
+        delay_ms=said.total_us / 1e3,
+    )

@@ -1,0 +1,133 @@
+#include "recogniser.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#include "cpep.h"
+#include "golden.h"
+
+/* A window is cut when it is complete, in `push`; the inference waits for `take`, which on a board a context of lower
+   priority does. A hop that comes while one waits is left out, as in the host's live loop. */
+static struct {
+    cpep engine;
+    uint64_t (*clock_us)(void *context);
+    void *context;
+    uint32_t hop_samples;
+    uint32_t next_index;   /* of the sample to come */
+    bool is_due;           /* a window was cut and not yet embedded */
+    uint32_t window_index; /* one past its last sample */
+    uint64_t window_us;
+} the;
+
+static void start(void *context, float sample_rate_hz) {
+    (void)context;
+    (void)sample_rate_hz;
+    cpep_reset(&the.engine);
+    the.next_index = 0;
+    the.is_due = false;
+}
+
+static void push(void *context, const int32_t *counts, uint32_t sample_index) {
+    (void)context;
+    if (sample_index != the.next_index) cpep_reset(&the.engine); /* the converter missed some */
+    the.next_index = sample_index + 1u;
+    cpep_push(&the.engine, counts);
+    if (the.is_due || the.next_index % the.hop_samples != 0 || !cpep_is_full(&the.engine)) return;
+    cpep_take_window(&the.engine);
+    the.is_due = true;
+    the.window_index = the.next_index;
+    the.window_us = the.clock_us(the.context);
+}
+
+static bool take(void *context, frame_prediction *prediction) {
+    int16_t embedding[CPEP_EMBEDDING_DEPTH];
+    uint64_t begun_us, embedded_us;
+    cpep_vote vote;
+    (void)context;
+    if (!the.is_due) return false;
+    the.is_due = false;
+    begun_us = the.clock_us(the.context);
+    cpep_embed(&the.engine, embedding);
+    embedded_us = the.clock_us(the.context);
+    vote = cpep_vote_of(embedding);
+    prediction->t_us = the.clock_us(the.context);
+    prediction->sample_index = the.window_index;
+    prediction->gesture_id = (uint16_t)vote.gesture;
+    prediction->confidence = (float)vote.n_votes / (float)vote.n_neighbours;
+    prediction->encoder_us = (uint32_t)(embedded_us - begun_us);
+    prediction->total_us = (uint32_t)(prediction->t_us - the.window_us);
+    return true;
+}
+
+/* ---- The benchmark ---- */
+
+static uint64_t real_us(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+/* Whether every golden stretch gives its bits: no figure of an engine that computes something else is worth a frame. */
+static bool is_right(void) {
+    int16_t embedding[CPEP_EMBEDDING_DEPTH];
+    int32_t number, i;
+    for (number = 0; number < n_golden_stretches; number++) {
+        const golden_stretch *golden = &golden_stretches[number];
+        cpep_reset(&the.engine);
+        for (i = 0; i < golden->n_samples; i++) cpep_push(&the.engine, golden->samples + i * CPEP_CHANNELS);
+        cpep_take_window(&the.engine);
+        cpep_embed(&the.engine, embedding);
+        for (i = 0; i < CPEP_EMBEDDING_DEPTH; i++) {
+            if (embedding[i] != golden->embedding[i]) return false;
+        }
+        if (cpep_vote_of(embedding).gesture != golden->gesture) return false;
+    }
+    return true;
+}
+
+static uint32_t time_one(void) {
+    int16_t embedding[CPEP_EMBEDDING_DEPTH];
+    volatile int32_t gesture; /* so that the vote is not left out */
+    const uint64_t begun_us = real_us();
+    cpep_take_window(&the.engine);
+    cpep_embed(&the.engine, embedding);
+    gesture = cpep_vote_of(embedding).gesture;
+    (void)gesture;
+    return (uint32_t)(real_us() - begun_us);
+}
+
+static int by_size(const void *a, const void *b) {
+    const uint32_t one = *(const uint32_t *)a, other = *(const uint32_t *)b;
+    return (one > other) - (one < other);
+}
+
+static uint32_t quantile(const uint32_t *sorted, uint32_t n, uint32_t percent) {
+    return sorted[(n - 1u) * percent / 100u];
+}
+
+static bool bench(void *context, uint16_t n_runs, frame_bench_result *result) {
+    static uint32_t times_us[UINT16_MAX];
+    uint32_t run;
+    (void)context;
+    if (!is_right()) return false;
+    time_one(); /* warms up */
+    for (run = 0; run < n_runs; run++) times_us[run] = time_one();
+    qsort(times_us, n_runs, sizeof *times_us, by_size);
+    result->n_runs = n_runs;
+    result->p50_us = quantile(times_us, n_runs, 50);
+    result->p95_us = quantile(times_us, n_runs, 95);
+    result->p99_us = quantile(times_us, n_runs, 99);
+    result->max_us = times_us[n_runs - 1];
+    result->arena_bytes = sizeof the.engine;
+    return true;
+}
+
+const band_classifier *recogniser_open(uint32_t n_channels, uint32_t hop_samples, uint64_t (*clock_us)(void *context),
+                                       void *context) {
+    static const band_classifier classifier = {NULL, start, push, take, bench};
+    if (n_channels != CPEP_CHANNELS || hop_samples == 0) return NULL;
+    the.clock_us = clock_us;
+    the.context = context;
+    the.hop_samples = hop_samples;
+    return &classifier;
+}

@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_bench.compare import Change, compare_reports, read_budget
+from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
+from cpep_bench.latency import Latency
+from cpep_bench.machine import Machine
+from cpep_bench.power import Instrument
+from cpep_bench.report import Report, read_report
+from cpep_bench.startup import Startup
+from cpep_edge.errors import ConfigError
+
+MACHINE = Machine("toy", "toy", 2, None, 0.0, "toy")
+
+
+def times(median_ms: float, seed: int) -> Latency:
+    return Latency(tuple(median_ms * np.exp(np.random.default_rng(seed).normal(0, 0.05, 200))))
+
+
+def made(*, encoder_ms: float = 3.0, slower: float = 1.0, encoder_bytes: int = 1_000, seed: int = 0) -> Report:
+    """A report of a machine that is so many times slower than another."""
+    start = Startup(10, 100, 50, 5, 10, 30, 40, 50)
+    return Report(
+        schema_version=2, bundle="toy", manifest_sha256="0" * 64, target="linux", data="toy", quantisation="int8",
+        n_parameters=10, n_delegates=1, n_operators_outside=0, n_prototypes=5, window_ms=500, hop_ms=100,
+        smallest_golden_cosine=1.0, runtime="a toy", n_threads=1,
+        latency={"encoder": times(encoder_ms * slower, seed), "end to end": times(4.0 * slower, seed + 1)},
+        arithmetic=times(1.0 * slower, seed + 2), threads=(), starts=(start,) * 3, profile=None, chip=None, energy=None,
+        modelled=(), peers=(), ladder=(), files={"encoder.pte": encoder_bytes, "index.bin": 500},
+        encoder_file="encoder.pte", index_file="index.bin", machine=MACHINE, versions={}, git_commit="",
+        created_utc="",
+    )  # fmt: skip
+
+
+def by_name(changes: list[Change]) -> dict[str, Change]:
+    return {change.figure: change for change in changes}
+
+
+def test_the_same_again_is_no_change() -> None:
+    changes = compare_reports(made(), made(seed=10))
+
+    assert [change.figure for change in changes if change.beyond_noise] == []
+
+
+def test_a_slower_encoder_is_seen_and_nothing_else() -> None:
+    changes = compare_reports(made(), made(encoder_ms=3.6, seed=10))
+
+    assert [change.figure for change in changes if change.beyond_noise] == ["latency.encoder", "relative.encoder"]
+
+
+def test_a_slower_machine_changes_times_and_not_what_is_relative_to_its_arithmetic() -> None:
+    changes = by_name(compare_reports(made(), made(slower=2.0, seed=10)))
+
+    assert changes["latency.encoder"].ratio == pytest.approx(2.0, rel=0.05)
+    assert not changes["relative.encoder"].beyond_noise
+
+
+def test_a_byte_more_is_a_change_because_bytes_have_no_noise() -> None:
+    changes = by_name(compare_reports(made(), made(encoder_bytes=1_001, seed=10)))
+
+    assert changes["bytes.encoder"].beyond_noise
+    assert not changes["bytes.index"].beyond_noise
+
+
+def test_a_budget_is_passed_only_beyond_noise() -> None:
+    budget = {"relative.encoder": 1.2}
+
+    within = by_name(compare_reports(made(), made(encoder_ms=3.6, seed=10), budget))
+    beyond = by_name(compare_reports(made(), made(encoder_ms=4.5, seed=10), budget))
+
+    assert not within["relative.encoder"].over_budget  # 1.2, give or take
+    assert beyond["relative.encoder"].over_budget
+    assert not beyond["latency.encoder"].over_budget
+
+
+def energetic(net_w: float) -> MeasuredEnergy:
+    windows = tuple(Window(2.0 + (net_w + 0.01 * n if n % 2 else 0), 10.0, 100 * (n % 2), 9) for n in range(11))
+    return MeasuredEnergy(Instrument("toy", "a toy", 20.0), windows)
+
+
+def test_only_measured_energy_is_compared() -> None:
+    modelled = replace(made(), modelled=(ModelledEnergy("chip", 1.0, "constants"),))
+    measured = replace(made(), energy=energetic(3.0))
+
+    assert "energy.net" not in by_name(compare_reports(modelled, modelled))
+    assert "energy.net" not in by_name(compare_reports(measured, modelled))
+    change = by_name(compare_reports(measured, replace(made(), energy=energetic(4.0))))["energy.net"]
+    assert change.ratio == pytest.approx(1.33, abs=0.01)
+    assert change.beyond_noise
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("at_most = 3", "a budget is one table"),
+        ("[at_most]\n'relative.encoder' = -1", "at_most.relative.encoder must be a ratio above 0, not -1"),
+        ("[at_most]\n'relative.encoder' = true", "must be a ratio above 0, not True"),
+        ("[at_most", "cannot be read as a budget"),
+    ],
+)
+def test_a_budget_that_is_none_is_told_by_its_line(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "budget.toml").write_text(text)
+
+    with pytest.raises(ConfigError, match=words):
+        read_budget(tmp_path / "budget.toml")
+
+
+def test_a_budget_for_what_nobody_measured_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the budget names latency.coffee, which the reports do not share"):
+        compare_reports(made(), made(), {"latency.coffee": 1.0})
+
+
+def test_the_command_fails_past_the_budget_and_says_by_what(tmp_path: Path) -> None:
+    for name, report in (("a", made()), ("b", made(encoder_ms=6.0))):
+        (tmp_path / f"{name}.json").write_text(report.json())
+    (tmp_path / "budget.toml").write_text('[at_most]\n"relative.encoder" = 1.2\n')
+    files = [str(tmp_path / name) for name in ("a.json", "b.json", "budget.toml")]
+    command = [sys.executable, "-m", "cpep_edge", "compare", "--json"]
+
+    free = subprocess.run([*command, *files[:2]], capture_output=True, text=True, check=False)
+    held = subprocess.run([*command, *files[:2], "--budget", files[2]], capture_output=True, text=True, check=False)
+
+    assert (free.returncode, held.returncode) == (0, 1)
+    assert json.loads(held.stdout)["over_budget"] == ["relative.encoder"]
+    assert read_report(tmp_path / "a.json") == made()

@@ -1,0 +1,141 @@
+"""Meters on a serial port: a simulated PPK2 that speaks its bytes to `ppk2-api`, and a simulated wristband."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_bench.energy import open_meter
+from cpep_bench.power_ports import PPK2_RATE_HZ, BandBattery, Ppk2
+from cpep_bridge.pty_port import PtyPort
+from cpep_bridge.simulated import SimulatedThread
+from cpep_bridge.simulator import SimulatedBand
+from cpep_edge.errors import PowerError
+
+pytest.importorskip("ppk2_api", reason="ppk2-api is not installed")
+
+SUPPLY_MV = 3_700
+RANGE, VALUE = 3, 1_000  # of every reading: the shunt in use, and what the converter says
+OHM = 0.94  # of that shunt
+CURRENT_A = VALUE * 4 * (1.8 / 163_840) / OHM  # as Nordic's own program computes it, without gains and offsets
+N_READINGS = 20_000
+
+# What a PPK2 answers to GET_META_DATA: no gains, no offsets.
+SHUNTS_OHM = (1031.64, 101.65, 10.15, OHM, 0.043)
+METADATA = "".join(f"R{at}: {ohm}\nGS{at}: 0\nGI{at}: 1\nO{at}: 0\n" for at, ohm in enumerate(SHUNTS_OHM))
+
+
+class SimulatedPpk2(SimulatedThread):
+    """Answers as a PPK2 does; every AVERAGE_START is good for `n_readings`, then it falls silent."""
+
+    def __init__(self, n_readings: int = N_READINGS, metadata: str = METADATA + "END") -> None:
+        super().__init__(None)
+        self.commands: list[bytes] = []
+        self.powered = threading.Event()  # told to let the device under test have its supply
+        self.spent = threading.Event()  # all readings of a window were taken by the host
+        self._n_readings, self._metadata = n_readings, metadata
+        self._rest, self._measuring = b"", False
+
+    def _run(self, port: PtyPort) -> None:
+        lengths = {0x11: 2, 0x0D: 3, 0x0C: 2}  # of commands with arguments
+        received = b""
+        while not self._stopping.is_set():
+            received += port.read(0.005)
+            while received and len(received) >= (length := lengths.get(received[0], 1)):
+                self._obey(port, received[:length])
+                received = received[length:]
+            if self._rest and port.offer(self._rest[:4_000]):
+                self._rest = self._rest[4_000:]
+            elif self._measuring and not self._rest and not port.unread_bytes():
+                self.spent.set()
+
+    def _obey(self, port: PtyPort, message: bytes) -> None:
+        self.commands.append(message)
+        command = message[0]
+        if command == 0x19:
+            port.put(self._metadata.encode())
+        elif command == 0x06:
+            counter = np.arange(self._n_readings) & 0x3F
+            self._rest = (VALUE | RANGE << 14 | counter << 18).astype("<u4").tobytes()
+            self._measuring = True
+        elif command == 0x07:
+            self._rest, self._measuring = b"", False
+        elif command == 0x0C:
+            self.powered.set()
+
+
+@pytest.fixture
+def ppk2() -> Iterator[SimulatedPpk2]:
+    with SimulatedPpk2() as device:
+        yield device
+
+
+def test_the_energy_is_that_of_the_current_in_the_stated_supply(ppk2: SimulatedPpk2) -> None:
+    clock = iter([0.0, N_READINGS / PPK2_RATE_HZ])
+
+    with Ppk2(ppk2.port, SUPPLY_MV, lambda: next(clock)) as meter:
+        meter.begin()
+        assert ppk2.spent.wait(10)
+        reading = meter.end()
+
+    assert reading.power_w == pytest.approx(CURRENT_A * SUPPLY_MV * 1e-3, rel=1e-3)
+    assert reading.seconds == pytest.approx(0.2)
+    assert reading.n_readings == N_READINGS
+
+
+def test_it_measures_as_an_ampere_meter_and_never_as_a_source(ppk2: SimulatedPpk2) -> None:
+    with open_meter(f"ppk2:{ppk2.port}@{SUPPLY_MV}") as meter:  # type: ignore[union-attr]
+        assert isinstance(meter, Ppk2)
+
+    assert ppk2.powered.wait(10)
+    assert bytes([0x11, 1]) in ppk2.commands
+    assert bytes([0x11, 2]) not in ppk2.commands
+
+
+def test_a_ppk2_that_falls_silent_has_stopped(ppk2: SimulatedPpk2) -> None:
+    clock = iter([0.0, 3 * N_READINGS / PPK2_RATE_HZ])
+
+    with Ppk2(ppk2.port, SUPPLY_MV, lambda: next(clock)) as meter:
+        meter.begin()
+        assert ppk2.spent.wait(10)
+        with pytest.raises(PowerError, match="stopped during the run: .* of about 60000 readings arrived"):
+            meter.end()
+
+
+def test_something_else_on_the_port_is_no_ppk2() -> None:
+    with SimulatedPpk2(metadata="AT\r\nOK\r\n") as device, pytest.raises(PowerError, match="no PPK2 answers there"):
+        Ppk2(device.port, SUPPLY_MV)
+
+
+def test_a_port_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PowerError, match="no PPK2 answers there"):
+        Ppk2(str(tmp_path / "ttyACM9"), SUPPLY_MV)
+
+
+def test_the_band_tells_its_power_from_its_own_gauge() -> None:
+    rest = [np.zeros((200, 2), np.float32)]
+    with SimulatedBand(rest, 100.0, speed=16.0) as band, BandBattery(band.port) as meter:
+        meter.begin()
+        deadline_s = time.monotonic() + 10
+        while True:
+            try:
+                reading = meter.end()
+                break
+            except PowerError as error:  # not yet enough readings
+                if "too few" not in str(error) or time.monotonic() > deadline_s:
+                    raise
+
+    assert reading.power_w == pytest.approx(3.9 * 21e-3)
+
+
+def test_a_band_that_leaves_has_stopped() -> None:
+    rest = [np.zeros((200, 2), np.float32)]
+    with SimulatedBand(rest, 100.0) as band, BandBattery(band.port) as meter:
+        meter.begin()
+        band.stop()
+        meter._thread.join(10)
+        with pytest.raises(PowerError, match="stopped during the run"):
+            meter.end()

@@ -1,0 +1,132 @@
+"""A band that recognises gestures itself: the firmware with the engine of an exported bundle in it, on a pty."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cpep_bridge.band import Band
+from cpep_bridge.devices import open_source
+from cpep_bridge.firmware import FirmwareBand, build_recognising_firmware
+from cpep_bridge.frames import Prediction
+from cpep_edge.bundle import Bundle
+from cpep_edge.chip import cortex_m_spec, unpack_sources
+from cpep_edge.errors import ConfigError, LinkError
+from cpep_edge.on_device import decisions_of
+from cpep_edge.session import Session
+
+pytestmark = [
+    pytest.mark.executorch,
+    pytest.mark.skipif(
+        shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and a C compiler"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def program(tiny_bundle: Path) -> Path:
+    return build_recognising_firmware(Bundle(tiny_bundle), "cpep-band-sanitized")
+
+
+@pytest.fixture(scope="module")
+def session(tiny_corpus: Path) -> Iterator[Session]:
+    with Session(sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]) as opened:
+        yield opened
+
+
+def _band(session: Session, program: Path, bundle: Path) -> FirmwareBand:
+    rate_hz = session.meta.sample_rate
+    return FirmwareBand([session], rate_hz, once=True, lossless=True, speed=8, program=program, model=Bundle(bundle))
+
+
+def _heard(source: Band) -> tuple[list[Prediction], NDArray[np.float32]]:
+    blocks = [block.samples_uv for block in source]
+    return source.take_predictions(), np.concatenate(blocks)
+
+
+def test_the_bands_predictions_are_those_of_the_engine_on_the_same_samples(
+    tiny_bundle: Path, session: Session, program: Path, tmp_path: Path
+) -> None:
+    from cpep_export.arm_toolchain import compile_for
+    from cpep_export.host_engine import HostEngine
+
+    bundle = Bundle(tiny_bundle)
+    with _band(session, program, tiny_bundle) as band, open_source(band.port) as source:
+        assert isinstance(source, Band)
+        predictions, signal_uv = _heard(source)
+    unpack_sources(bundle, tmp_path / "sources")
+    compile_for(tmp_path / "sources", "library", tmp_path / "objects")
+    engine = HostEngine(tmp_path / "objects" / "host" / "libcpep.so", bundle.manifest.encoder)  # sizes are all it needs
+    counts = np.rint(signal_uv / cortex_m_spec(bundle).uv_per_count).astype(np.int32)
+
+    expected, done = [], 0
+    for prediction in predictions:
+        engine.push(counts[done : prediction.sample_index])
+        done = prediction.sample_index
+        vote = engine.vote(engine.embed_integers())
+        expected.append((vote.gesture_index, pytest.approx(vote.share)))
+
+    assert [(p.gesture_id, p.confidence) for p in predictions] == expected
+    assert len(predictions) > 50
+    hop_samples = round(bundle.manifest.decision.hop_ms / 1e3 * session.meta.sample_rate)
+    assert {prediction.sample_index % hop_samples for prediction in predictions} == {0}
+
+
+def test_the_band_times_itself_once_its_golden_inputs_come_out_right(
+    tiny_bundle: Path, session: Session, program: Path
+) -> None:
+    with _band(session, program, tiny_bundle) as band, open_source(band.port) as source:
+        assert isinstance(source, Band)
+        result = source.bench(n_runs=25)
+        with pytest.raises(LinkError, match="refused BENCH: at least one run is needed"):
+            source.bench(n_runs=0)
+
+    assert result.n_runs == 25
+    assert 0 < result.p50_us <= result.p95_us <= result.p99_us <= result.max_us
+    assert result.arena_bytes == cortex_m_spec(Bundle(tiny_bundle)).arena_bytes
+    assert result.energy_uj == 0  # nothing measures it
+
+
+def test_a_band_without_an_engine_says_so_when_asked_for_a_benchmark(session: Session) -> None:
+    with FirmwareBand([session], session.meta.sample_rate, once=True) as band, open_source(band.port) as source:
+        assert isinstance(source, Band)
+        with pytest.raises(LinkError, match="refused BENCH: this band has no encoder"):
+            source.bench(n_runs=1)
+
+
+def test_a_signal_of_another_rate_is_refused(tiny_bundle: Path) -> None:
+    noise_uv = np.zeros((100, 4), np.float32)
+    with pytest.raises(ConfigError, match="reads 500 Hz, and the session to be played has 2000"):
+        FirmwareBand([noise_uv], 2000.0, model=Bundle(tiny_bundle))
+
+
+def test_a_gesture_that_the_bundle_does_not_have_tells_of_another_model(tiny_bundle: Path) -> None:
+    class OtherModel:
+        def take_predictions(self) -> list[Prediction]:
+            return [Prediction(0, 1, 2, 99, 1.0, 1, 1)]
+
+        def __iter__(self) -> Iterator[None]:
+            yield None
+
+    with pytest.raises(LinkError, match="the band says gesture 99 and tiny has 6"):
+        list(decisions_of(OtherModel(), Bundle(tiny_bundle).manifest))
+
+
+def test_live_on_device_shows_the_bands_own_decisions(tiny_bundle: Path, session: Session, program: Path) -> None:
+    with _band(session, program, tiny_bundle) as band:
+        command = [sys.executable, "-m", "cpep_edge", "live", str(tiny_bundle), "--port", band.port]
+        answer = subprocess.run(
+            [*command, "--on-device", "--json"], capture_output=True, text=True, check=False, timeout=60
+        )
+
+    assert answer.returncode == 0, answer.stderr
+    *decisions, summary = (json.loads(line) for line in answer.stdout.splitlines())
+    assert summary["n_decisions"] == len(decisions) > 50
+    assert decisions[-1]["gesture"] == session.meta.stage
+    assert all(decision["delay_ms"] > 0 for decision in decisions)
