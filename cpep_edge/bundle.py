@@ -53,6 +53,13 @@ class FileEntry(_Part):
     size_bytes: int = Field(ge=0, le=_MAX_FILE_BYTES)
 
 
+class StreamSpec(_Part):
+    """How a streaming program is fed: `cpep_edge.streaming`."""
+
+    block_samples: Size  # of one run
+    n_blocks: Size  # newest ones that decide an embedding
+
+
 class EncoderSpec(_Part):
     """The EMG encoder: one window in, one embedding out."""
 
@@ -66,6 +73,18 @@ class EncoderSpec(_Part):
     n_parameters: int = Field(gt=0)
     n_delegates: int = Field(ge=0)  # sub-graphs that the backend runs
     n_operators_outside: int = Field(ge=0)  # operators left to the portable kernels
+    stream: StreamSpec | None = None  # None: the program takes whole windows
+
+    @property
+    def run_samples(self) -> int:
+        """Samples that the program takes at once."""
+        return self.window_samples if self.stream is None else self.stream.block_samples
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> "EncoderSpec":
+        if self.stream is not None and self.stream.n_blocks * self.stream.block_samples > self.window_samples:
+            raise ValueError("the blocks that decide an embedding are longer than the window")
+        return self
 
     @property
     def n_outputs(self) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+from cpep_edge.streaming import StreamingEncoder
 
 _FLOAT32 = 6  # ExecuTorch's ScalarType
 _METHOD = "forward"
@@ -50,10 +51,13 @@ def open_encoder(
     Raises ArtifactError when the program cannot be loaded or does not take and give what the spec says, CpepError when
     the runtime is not installed or already runs with another number of threads.
     """
+    encoder: EmgEncoder
     if library is None or not library.fits():
-        return _ExecutorchEncoder(program, spec, n_threads)
-    _claim_threads(n_threads)
-    return NativeEncoder(library, program, spec, n_threads)
+        encoder = _ExecutorchEncoder(program, spec, n_threads)
+    else:
+        _claim_threads(n_threads)
+        encoder = NativeEncoder(library, program, spec, n_threads)
+    return encoder if spec.stream is None else StreamingEncoder(encoder, spec)
 
 
 def import_runtime() -> tuple[ModuleType, Any]:
@@ -83,8 +87,10 @@ class _ExecutorchEncoder:
                 bindings._unsafe_reset_threadpool(n_threads)
         self._program = program  # ExecuTorch reads weights in place and does not keep these bytes alive itself
         self._method = _load(bindings, program)
-        _check_shapes(self._method.method_meta(), spec)
-        self._shape = (spec.n_channels, spec.window_samples)
+        meta = self._method.method_meta()
+        _check_shapes(meta, spec)
+        self._shape = (spec.n_channels, spec.run_samples)
+        self._state = [torch.zeros(meta.input_tensor_meta(i).sizes()) for i in range(1, meta.num_inputs())]
         self._input = torch.zeros((1, *self._shape), dtype=torch.float32)
         self._window: NDArray[np.float32] = self._input[0].numpy()  # the same memory
 
@@ -92,7 +98,8 @@ class _ExecutorchEncoder:
         if window.shape != self._shape:
             raise ValueError(f"window has shape {window.shape}, this encoder takes {self._shape}")
         self._window[:] = window
-        embedding: NDArray[np.float32] = self._method.call((self._input,))[0].numpy()[0]
+        output, *self._state = self._method.call((self._input, *self._state))
+        embedding: NDArray[np.float32] = output.numpy()[0]
         return embedding
 
 
@@ -116,11 +123,13 @@ def _load(bindings: Any, program: bytes) -> Any:
 
 
 def _check_shapes(meta: Any, spec: EncoderSpec) -> None:
-    expected = ((1, spec.n_channels, spec.window_samples), (1, spec.n_outputs))
-    if (meta.num_inputs(), meta.num_outputs()) != (1, 1):
+    expected = ((1, spec.n_channels, spec.run_samples), (1, spec.n_outputs))
+    if meta.num_inputs() == 0 or meta.num_inputs() != meta.num_outputs():
         raise ArtifactError(
-            f"the encoder program takes {meta.num_inputs()} inputs and gives {meta.num_outputs()} outputs, not one each"
+            f"the encoder program takes {meta.num_inputs()} inputs and gives {meta.num_outputs()} outputs, not as many"
         )
+    if (meta.num_inputs() > 1) != (spec.stream is not None):
+        raise ArtifactError("the encoder program and the manifest do not agree on whether it streams")
     tensors = (meta.input_tensor_meta(0), meta.output_tensor_meta(0))
     for side, tensor, shape in zip(("input", "output"), tensors, expected, strict=True):
         if tuple(tensor.sizes()) != shape or tensor.dtype() != _FLOAT32:

@@ -53,6 +53,7 @@ class _Shape(ctypes.Structure):
         ("n_channels", ctypes.c_int32),
         ("window_samples", ctypes.c_int32),
         ("d_embed", ctypes.c_int32),
+        ("n_states", ctypes.c_int32),
     ]
 
 
@@ -68,7 +69,7 @@ class NativeEncoder:
         self._library = _bind(load_libraries(library))
         self._error = ctypes.create_string_buffer(_ERROR_BYTES)
         self._encoder = self._open(program, n_threads)
-        self._shape = (spec.n_channels, spec.window_samples)
+        self._shape = (spec.n_channels, spec.run_samples)
         self._n_outputs = spec.n_outputs
         found = self._library.cpep_shape_of(self._encoder)
         for side, given, said in (
@@ -77,6 +78,8 @@ class NativeEncoder:
         ):
             if given != said:
                 raise ArtifactError(f"the encoder program's {side} is {given}, the manifest says {said} float32")
+        if (found.n_states > 0) != (spec.stream is not None):
+            raise ArtifactError("the encoder program and the manifest do not agree on whether it streams")
 
     def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed one window.

@@ -24,7 +24,7 @@ class Startup:
 
     process_ms: float  # the interpreter, up to the first line of ours
     import_ms: float  # this package, numpy, hnswlib; torch and the runtime where the bundle carries no library
-    load_ms: float  # hashes, encoder, index, and the filter, which brings in scipy
+    load_ms: float  # hashes, encoder, index, filter; scipy where the bundle carries no library
     first_inference_ms: float  # filter, encoder and vote of one window
     process_rss_mb: float  # resident memory at the first line of ours; 1 MB = 10^6 bytes
     import_rss_mb: float  # after the import

@@ -121,7 +121,7 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
         ("runs without torch on", manifest.native.architecture if manifest.native else "no machine"),
         ("delegates / operators outside", f"{encoder.n_delegates} / {encoder.n_operators_outside}"),
         ("signal", f"{encoder.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz"),
-        ("window", f"{encoder.window_samples} samples"),
+        ("window", f"{encoder.window_samples} samples{_blocks(manifest)}"),
         ("index", f"{manifest.index.n_prototypes} prototypes of {encoder.d_embed} numbers, {searched}"),
         ("learns gestures from poses", "no" if pose is None else f"of {len(pose.joints)} joint angles"),
         *((f"  {name}", f"{entry.size_bytes:,} bytes") for name, entry in manifest.files.items()),
@@ -172,6 +172,11 @@ def print_ladder(manifest: "Manifest") -> None:
     """Zero-shot balanced accuracy from the trained module down to the bundle, same windows at each step."""
     rows = [(s.step, _share(s.seen), _share(s.unseen), f"{s.vote_agreement:.1%}") for s in manifest.ladder]
     print_table("accuracy ladder, zero-shot balanced accuracy", ("step", "seen", "unseen", "same vote"), rows)
+
+
+def _blocks(manifest: "Manifest") -> str:
+    stream = manifest.encoder.stream
+    return "" if stream is None else f", streamed in blocks of {stream.block_samples}"
 
 
 def _share(value: float | None) -> str:

@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import EncoderSpec
+from cpep_edge.bundle import EncoderSpec, StreamSpec
 from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.errors import ArtifactError
 from cpep_export.ladder import MODULE, PROGRAM, SHAPED, Ladder, one_by_one, refusals
 from cpep_export.lower import Program, lower, require_delegated
 from cpep_export.quantise import Quantisation, quantise
 from cpep_export.shaped import ShapedEncoder
+from cpep_export.streaming import StreamingStep
 from cpep_export.training_windows import calibration_windows
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.evaluate import EvaluationSet, embed_emg, torch_embedding
 
+Shaped = ShapedEncoder | StreamingStep
 Choice = Literal["auto", "int8", "int8-dynamic", "fp32"]
 
 ENCODER_FILE = "encoder.pte"
@@ -53,7 +56,8 @@ def device_program(
     Raises ArtifactError when the rewritten encoder is not the trained one, when XNNPACK leaves operators outside, or
     when the program loses too much and `force` is not given.
     """
-    shaped = ShapedEncoder(checkpoint.emg).eval()
+    streams = checkpoint.emg.encoder.config.block_patches > 0
+    shaped = (StreamingStep if streams else ShapedEncoder)(checkpoint.emg).eval()
     _climb_modules(checkpoint, shaped, ladder)
     before, passed_over = ladder.steps, []
     candidates = _TRIED if choice == "auto" else (choice,)
@@ -75,7 +79,7 @@ def device_program(
     return DeviceProgram(program, spec, encoder, embedded, reasons, tuple(passed_over))
 
 
-def _climb_modules(checkpoint: Checkpoint, shaped: ShapedEncoder, ladder: Ladder) -> None:
+def _climb_modules(checkpoint: Checkpoint, shaped: Shaped, ladder: Ladder) -> None:
     queries = ladder.evaluation.queries
     module = embed_emg(torch_embedding(checkpoint.emg), queries)
     rewritten = embed_emg(_shaped_embedding(shaped), queries)
@@ -86,10 +90,15 @@ def _climb_modules(checkpoint: Checkpoint, shaped: ShapedEncoder, ladder: Ladder
 
 
 def _lowered(
-    checkpoint: Checkpoint, shaped: ShapedEncoder, evaluation: EvaluationSet, quantisation: Quantisation
+    checkpoint: Checkpoint, shaped: Shaped, evaluation: EvaluationSet, quantisation: Quantisation
 ) -> tuple[Program, EncoderSpec, EmgEncoder]:
     quantised = quantise(shaped, quantisation, calibration_windows(evaluation, checkpoint.recipe.seed))
-    program = require_delegated(lower(quantised, shaped.n_channels, shaped.window_samples))
+    stream, n_samples = None, shaped.window_samples
+    state: tuple[torch.Tensor, ...] = ()
+    if isinstance(shaped, StreamingStep):
+        stream = StreamSpec(block_samples=shaped.block_samples, n_blocks=shaped.n_blocks_seen)
+        n_samples, state = shaped.block_samples, shaped.fresh_state()
+    program = require_delegated(lower(quantised, shaped.n_channels, n_samples, state))
     spec = EncoderSpec(
         file=ENCODER_FILE,
         runtime="executorch-xnnpack",
@@ -101,10 +110,14 @@ def _lowered(
         n_parameters=sum(parameter.numel() for parameter in checkpoint.emg.parameters()),
         n_delegates=program.n_delegates,
         n_operators_outside=len(program.operators_outside),
+        stream=stream,
     )
     return program, spec, open_encoder(program.content, spec)
 
 
-def _shaped_embedding(shaped: ShapedEncoder) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    embed_one = torch_embedding(shaped)
-    return lambda windows: np.concatenate([embed_one(window[None]) for window in windows])
+def _shaped_embedding(shaped: Shaped) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    @torch.no_grad()
+    def embed(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.concatenate([shaped.embed(window[None]).numpy() for window in torch.from_numpy(windows)])
+
+    return embed

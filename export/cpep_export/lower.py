@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cpep_edge.errors import ArtifactError
 from cpep_export.quantise import capture
@@ -25,13 +25,16 @@ class Program:
     arena_bytes: int  # planned memory outside the delegates; XNNPACK's own workspace comes on top
 
 
-def lower(module: nn.Module, n_channels: int, window_samples: int) -> Program:
-    """Lower a module that takes one window, (1, n_channels, window_samples), through the XNNPACK partitioner."""
+def lower(module: nn.Module, n_channels: int, n_samples: int, state: tuple[Tensor, ...] = ()) -> Program:
+    """Lower a module that takes one window, (1, n_channels, n_samples), through the XNNPACK partitioner.
+
+    state: further inputs, of a streaming module
+    """
     with quiet_toolchain(), torch.no_grad():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        exported = capture(module, torch.zeros(1, n_channels, window_samples))
+        exported = capture(module, torch.zeros(1, n_channels, n_samples), *state)
         lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
         return _inspect(bytes(lowered.buffer), lowered.executorch_program.execution_plan[0])
 

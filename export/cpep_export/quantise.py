@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from cpep_edge.errors import DataError
 from cpep_export.shaped import ShapedEncoder
+from cpep_export.streaming import StreamingStep
 from cpep_export.toolchain import quiet_toolchain
 
 Quantisation = Literal["int8", "int8-dynamic", "fp32"]
 MIN_CALIBRATION_WINDOWS = 16  # fewer do not show the range of the activations
 
 
-def quantise(encoder: ShapedEncoder, quantisation: Quantisation, calibration: NDArray[np.float32]) -> nn.Module:
+def quantise(
+    encoder: ShapedEncoder | StreamingStep, quantisation: Quantisation, calibration: NDArray[np.float32]
+) -> nn.Module:
     """The encoder as a graph with int8 weights and activations; as it is for "fp32".
 
     quantisation: "int8" fixes the range of every activation from the calibration windows; "int8-dynamic" measures it at
@@ -36,16 +39,18 @@ def quantise(encoder: ShapedEncoder, quantisation: Quantisation, calibration: ND
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         windows = torch.from_numpy(np.array(calibration, dtype=np.float32))
-        prepared = prepare_pt2e(capture(encoder, windows[:1]).module(), _quantizer(dynamic=quantisation != "int8"))
+        example = next(encoder.inputs(windows[:1]))
+        prepared = prepare_pt2e(capture(encoder, *example).module(), _quantizer(dynamic=quantisation != "int8"))
         for window in windows:
-            prepared(window[None])
+            for inputs in encoder.inputs(window[None]):
+                prepared(*inputs)
         quantised: nn.Module = convert_pt2e(prepared)
     return quantised
 
 
-def capture(module: nn.Module, window: Tensor) -> torch.export.ExportedProgram:
-    """The graph of a module for one window, (1, C, T)."""
-    return torch.export.export(module, (window,), strict=False)
+def capture(module: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
+    """The graph of a module for inputs of these shapes."""
+    return torch.export.export(module, inputs, strict=False)
 
 
 def _quantizer(dynamic: bool) -> object:
@@ -58,7 +63,7 @@ def _quantizer(dynamic: bool) -> object:
     return XNNPACKQuantizer().set_module_type(nn.Linear, config)  # never set_global, see above
 
 
-def check_calibration(encoder: ShapedEncoder, calibration: NDArray[np.float32]) -> None:
+def check_calibration(encoder: ShapedEncoder | StreamingStep, calibration: NDArray[np.float32]) -> None:
     shape = (encoder.n_channels, encoder.window_samples)
     if calibration.shape[1:] != shape:
         raise DataError(f"calibration windows have shape {calibration.shape[1:]}, the encoder takes {shape}")

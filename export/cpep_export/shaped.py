@@ -21,6 +21,7 @@ Batch 1 throughout. Shapes: C channels, T samples, P samples a patch, N tokens w
 E outputs (of each query).
 """
 
+from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpep_edge.errors import ConfigError
-from cpep_train.model import Attention, Block, Embedder, Encoder
+from cpep_train.model import Attention, Block, Embedder, Encoder, StreamingEncoder
 from cpep_train.qformer import CROSSING_STEP, CrossAttention, QueryEmbedder
 
 _TINY = 1e-12  # keeps what silence is divided by above zero; its square root is far below any real level or length
@@ -39,6 +40,8 @@ class ShapedEncoder(nn.Module):
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
+        if not isinstance(embedder.encoder, Encoder):
+            raise ConfigError("a streaming encoder runs on Linux only; export it with --target linux or linux-aarch64")
         config = embedder.encoder.config
         blocks: list[Block] = [block for block in embedder.encoder.blocks if isinstance(block, Block)]
         self.n_channels = config.n_channels
@@ -56,7 +59,7 @@ class ShapedEncoder(nn.Module):
         last_norm = embedder.encoder.norm
         if isinstance(embedder, QueryEmbedder):
             self.pool, last_norm = ShapedQFormer(embedder), embedder.qformer.norm
-        self.projection = _after_norm(last_norm, *_projection(embedder))
+        self.projection = after_norm(last_norm, *projection_of(embedder))
         self.ones: Tensor
         self.register_buffer("ones", torch.ones(1, self.d_embed))
 
@@ -65,20 +68,28 @@ class ShapedEncoder(nn.Module):
         """The token in front of the patches, (1, 1, D)."""
         return self.cls_row[:, :1]
 
+    def inputs(self, window: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """What `forward` is given for a window, (1, C, T), run by run: here once, the window."""
+        yield (window,)
+
+    def embed(self, window: Tensor) -> Tensor:
+        """window: (1, C, T); returns the embedding (1, E)."""
+        embedding: Tensor = self(window)
+        return embedding
+
     def forward(self, window: Tensor) -> Tensor:
         """window: (1, C, T) float32, preprocessed; returns the embedding (1, E), or (1, M E), of unit length."""
         tokens = F.pad(self.patch(window), (0, 0, 1, 0)) + self.cls_row  # (1, N, D)
         for block in self.blocks:
             tokens = block(tokens)
         features = self.projection(self.pool(self.norm(tokens)))  # (1, 1 or M, E)
-        unit: Tensor = features * torch.rsqrt(F.linear(features * features, self.ones) + _TINY)
-        return unit.view(1, -1)
+        return unit_length(features, self.ones)
 
 
 class PatchLayer(nn.Module):
-    """Patches to tokens, positions included."""
+    """Patches to tokens, positions included where the encoder has them."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder | StreamingEncoder) -> None:
         super().__init__()
         patch = encoder.patch
         if patch.bias is None:
@@ -91,7 +102,9 @@ class PatchLayer(nn.Module):
         self.n_channels = patch.in_channels
         self.patch_samples = patch.weight.shape[2]
         n_values = self.n_channels * self.patch_samples
-        offset = encoder.position[:, 1:].double() + patch.bias.double()
+        offset = patch.bias.double()[None, None]  # (1, 1, D)
+        if isinstance(encoder, Encoder):
+            offset = offset + encoder.position[:, 1:].double()  # (1, N - 1, D)
         self.weight = _linear(_centred(patch.weight.double().flatten(1), dim=0), None)
         self.offset: Tensor
         self.mean: Tensor
@@ -137,7 +150,7 @@ class ShapedBlock(nn.Module):
         self.only_cls = only_cls
         self.n_heads = attention.n_heads
         self.attention_norm = RootMeanSquare(norm)
-        self.q = _after_norm(norm, wq, bq)
+        self.q = after_norm(norm, wq, bq)
         self.k = _linear(wk * norm.weight.double(), None)
         self.v = _linear(wv * norm.weight.double(), None)
         self.out = _linear(_centred(wo, dim=0), _centred(bo + wo @ bv, dim=0))
@@ -151,7 +164,7 @@ class ShapedBlock(nn.Module):
     def attend(self, tokens: Tensor) -> Tensor:
         """The first half, residual included."""
         normed = self.attention_norm(tokens)
-        q, k, v = self._heads(self.q(self._read(normed))), self._heads(self.k(normed)), self._heads(self.v(normed))
+        q, k, v = self.heads(self.q(self._read(normed))), self.heads(self.k(normed)), self.heads(self.v(normed))
         attention = torch.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1)  # (H, N or 1, N)
         mixed = torch.bmm(attention, v).permute(1, 0, 2).reshape(1, q.shape[1], -1)  # (1, N or 1, D)
         tokens = self._read(tokens) + self.out(mixed)
@@ -161,7 +174,7 @@ class ShapedBlock(nn.Module):
         """The rows that leave the block. A slice, because XNNPACK has no `select`."""
         return tokens[:, 0:1] if self.only_cls else tokens
 
-    def _heads(self, tokens: Tensor) -> Tensor:
+    def heads(self, tokens: Tensor) -> Tensor:
         """(1, N, D) to (H, N, D / H)."""
         return tokens.view(tokens.shape[1], self.n_heads, -1).permute(1, 0, 2)
 
@@ -173,7 +186,7 @@ class ShapedMlp(nn.Module):
         super().__init__()
         weight, bias = _weights(block.mlp_out)
         self.norm = RootMeanSquare(block.mlp_norm)
-        self.inner = _after_norm(block.mlp_norm, *_weights(block.mlp_in))
+        self.inner = after_norm(block.mlp_norm, *_weights(block.mlp_in))
         self.outer = _linear(_centred(weight, dim=0), _centred(bias, dim=0))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -227,7 +240,7 @@ class ShapedCrossing(nn.Module):
         self.v = _linear(wv * emg_norm.weight.double(), None)
         self.out = _linear(_centred(wo, dim=0), _centred(bo + wo @ bv, dim=0))
         self.ask_norm = RootMeanSquare(crossing.norm)
-        self.q = _after_norm(crossing.norm, wq * scale, bq * scale)
+        self.q = after_norm(crossing.norm, wq * scale, bq * scale)
         self.fixed: Tensor | None
         self.register_buffer("fixed", None if fixed is None else self._asked(fixed).contiguous())  # (H, M, D / H)
 
@@ -264,6 +277,12 @@ class MeanPool(nn.Module):
         return torch.bmm(self.share, tokens)
 
 
+def unit_length(features: Tensor, ones: Tensor) -> Tensor:
+    """features: (1, 1, E), or (1, M, E); ones: (1, E); returns (1, E), or (1, M E), of unit length."""
+    unit: Tensor = features * torch.rsqrt(F.linear(features * features, ones) + _TINY)
+    return unit.view(1, -1)
+
+
 def _qkv(attention: Attention) -> list[tuple[Tensor, Tensor]]:
     """Weights and biases of q, with the scale of the scores inside, k and v."""
     weight, bias = _weights(attention.qkv)
@@ -272,14 +291,14 @@ def _qkv(attention: Attention) -> list[tuple[Tensor, Tensor]]:
     return [(wq * scale, bq * scale), key, value]
 
 
-def _projection(embedder: Embedder) -> tuple[Tensor, Tensor]:
+def projection_of(embedder: Embedder) -> tuple[Tensor, Tensor]:
     """The projection; the identity where there is none."""
     if isinstance(embedder.projection, nn.Linear):
         return _weights(embedder.projection)
     return torch.eye(embedder.d_embed, dtype=torch.float64), torch.zeros(embedder.d_embed, dtype=torch.float64)
 
 
-def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> nn.Linear:
+def after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> nn.Linear:
     """A linear layer that takes in the gain and the offset of the LayerNorm before it."""
     return _linear(weight * norm.weight.double(), bias + weight @ norm.bias.double())
 

@@ -155,7 +155,7 @@ cpep_shape shape_of(const runtime::MethodMeta &meta) {
   if (window.size() != 3 || window[0] != 1 || embedding.size() != 2 || embedding[0] != 1) {
     throw std::runtime_error("the program is no encoder: it does not map (1, channels, samples) to (1, numbers)");
   }
-  return {window[1], window[2], embedding[1]};
+  return {window[1], window[2], embedding[1], static_cast<int32_t>(meta.num_inputs() - 1)};
 }
 
 // The planned arenas of a method: memory for what crosses the border of the backend.

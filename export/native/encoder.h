@@ -22,6 +22,7 @@ typedef struct {
   int32_t n_channels;
   int32_t window_samples;
   int32_t d_embed;
+  int32_t n_states; /* tensors that a streaming program keeps; 0: each window stands alone */
 } cpep_shape;
 
 /* The CPEP_ABI_VERSION that the library was built with; a caller that was built with another must not go on. */

@@ -31,8 +31,8 @@ class BridgedAlignment(Alignment):
     ) -> None:
         super().__init__(emg, pose, recipe, communities)
         self.bridge = emg
-        emg.qformer.start_from(pose.encoder)
-        self.rebuild = PoseReconstruction(pose.encoder)
+        emg.qformer.start_from(pose.bidirectional)
+        self.rebuild = PoseReconstruction(pose.bidirectional)
         self.reconstruction_weight = settings.reconstruction_weight
         self._rebuilt: Tensor | None = None  # loss of the windows embedded last, for the step that embedded them
 

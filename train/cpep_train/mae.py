@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpep_train.model import Block, Encoder, patches
+from cpep_train.model import Block, Encoder, front_end, patches
 from cpep_train.optimiser import TrainingStage
 from cpep_train.processes import n_processes, rank
 from cpep_train.recipe import MaeStage
@@ -79,7 +79,7 @@ class MaskedAutoencoder(TrainingStage):
         tokens = self.encoder.patch_tokens(window)  # (B, N, D)
         tokens = self.encoder.mix(_at(tokens, visible))  # (B, 1 + N', D)
         predicted = self.decoder(tokens, visible)  # (B, N, C P)
-        target = patches(self.encoder.front(window), self.encoder.config.patch_values)  # (B, N, C P)
+        target = patches(front_end(window, self.encoder.config), self.encoder.config.patch_values)  # (B, N, C P)
         return F.mse_loss(_at(predicted, masked), _at(target, masked))
 
     def _step_order(self, n_windows: int) -> Tensor:

@@ -45,6 +45,7 @@ from cpep_train.levels_3dc import (
     repetition_of,
     write_corpus,
 )
+from cpep_train.model import front_end
 from cpep_train.realism import FeatureWindows, real_trials
 from cpep_train.recipe import Recipe, load_recipe
 from cpep_train.training import train
@@ -193,8 +194,10 @@ def _embedded(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Windows, NDArray[
 
 def _levels(checkpoint: Checkpoint, corpus: Corpus) -> Windows:
     """Everybody's windows as what the encoder's front end sees, averaged: log levels of signal and difference."""
-    front = checkpoint.emg.encoder.front
-    return _windows(_store(checkpoint, corpus), lambda emg: front(torch.from_numpy(emg)).mean(dim=-1).numpy())
+    config = checkpoint.emg.encoder.config
+    return _windows(
+        _store(checkpoint, corpus), lambda emg: front_end(torch.from_numpy(emg), config).mean(dim=-1).numpy()
+    )
 
 
 def _store(checkpoint: Checkpoint, corpus: Corpus) -> SessionStore:

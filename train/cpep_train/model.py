@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpep_edge.errors import ConfigError
+
 LEVEL_FLOOR = 0.02  # added to levels before their log, in units of the signal's scale: silence stays finite
 
 
@@ -32,6 +34,7 @@ class EncoderConfig:
     pooling: Literal["cls", "mean"] = "cls"
     front_end: Literal["raw", "rectified", "log-levels"] = "raw"
     level_samples: int = 1  # of one level; 1 wherever the front end is another
+    block_patches: int = 0  # of a `StreamingEncoder`; 0: every token sees the whole window
 
     def __post_init__(self) -> None:
         if self.window_samples % self.patch_samples:
@@ -42,6 +45,8 @@ class EncoderConfig:
             raise ValueError(f"width {self.width} does not divide into {self.n_heads} heads")
         if self.patch_samples % self.level_samples:
             raise ValueError(f"patch_samples {self.patch_samples} is no whole number of levels of {self.level_samples}")
+        if self.block_patches and self.n_tokens % self.block_patches:
+            raise ValueError(f"{self.n_tokens} patches are no whole number of blocks of {self.block_patches}")
 
     @property
     def n_tokens(self) -> int:
@@ -52,6 +57,35 @@ class EncoderConfig:
     def patch_values(self) -> int:
         """Values of one channel in a patch, behind the front end."""
         return self.patch_samples // self.level_samples
+
+    @property
+    def n_context(self) -> int:
+        """Blocks that a streaming token sees, its own among them: as many as keep all layers within the window."""
+        return 1 + (self.n_tokens // self.block_patches - 1) // self.n_layers
+
+    @property
+    def n_blocks_seen(self) -> int:
+        """Blocks that decide a streaming embedding, through all layers."""
+        return 1 + self.n_layers * (self.n_context - 1)
+
+    @property
+    def block_samples(self) -> int:
+        """Samples of a block."""
+        return self.block_patches * self.patch_samples
+
+
+def front_end(window: Tensor, config: EncoderConfig) -> Tensor:
+    """What the patches are cut from: the window as it is, rectified, or the logs of its short-time levels.
+
+    The sign of EMG is chance, and a patch embedding is linear: on raw signal the mean of its output says nothing,
+    on rectified signal it is the envelope. On log levels a person's or an electrode's gain is an offset, and weak
+    and strong muscles weigh alike.
+
+    window: (B, C, T); returns the same shape, or (B, C, T / level_samples)
+    """
+    if config.front_end == "log-levels":
+        return (F.avg_pool1d(window.abs(), config.level_samples) + LEVEL_FLOOR).log()
+    return window.abs() if config.front_end == "rectified" else window
 
 
 class Attention(nn.Module):
@@ -88,12 +122,13 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (B, N, D); returns the same shape."""
+        """tokens: (B, N, D); returns as many as the attention gives."""
         return self.feed(self.attend(tokens))
 
     def attend(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
         """The first half: attention to all tokens, or to the first so many."""
-        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), n_seen))
+        mixed: Tensor = self.attention(self.attention_norm(tokens), n_seen)
+        tokens = tokens[:, -mixed.shape[1] :] + self.dropout(mixed)  # streaming attention gives the newest only
         return tokens
 
     def feed(self, tokens: Tensor) -> Tensor:
@@ -117,26 +152,13 @@ class Encoder(nn.Module):
         nn.init.trunc_normal_(self.cls, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
 
-    def front(self, window: Tensor) -> Tensor:
-        """What the patches are cut from: the window as it is, rectified, or the logs of its short-time levels.
-
-        The sign of EMG is chance, and a patch embedding is linear: on raw signal the mean of its output says nothing,
-        on rectified signal it is the envelope. On log levels a person's or an electrode's gain is an offset, and weak
-        and strong muscles weigh alike.
-
-        window: (B, C, T); returns the same shape, or (B, C, T / level_samples)
-        """
-        if self.config.front_end == "log-levels":
-            return (F.avg_pool1d(window.abs(), self.config.level_samples) + LEVEL_FLOOR).log()
-        return window.abs() if self.config.front_end == "rectified" else window
-
     def patch_tokens(self, window: Tensor) -> Tensor:
         """Embed the patches of a window and add their positions.
 
         window: (B, C, T) float32, preprocessed
         returns: (B, N, D)
         """
-        cut = patches(self.front(window), self.config.patch_values)  # (B, N, C P)
+        cut = patches(front_end(window, self.config), self.config.patch_values)  # (B, N, C P)
         # The strided convolution as the linear layer it is: on a processor the backward pass takes a third of the time.
         tokens = F.linear(cut, self.patch.weight.flatten(1), self.patch.bias)  # (B, N, D)
         return tokens + self.position[:, 1:]
@@ -167,6 +189,88 @@ def patches(window: Tensor, patch_samples: int) -> Tensor:
     return cut.transpose(1, 2).reshape(b, t // patch_samples, c * patch_samples)  # (B, N, C P)
 
 
+class StreamingAttention(Attention):
+    """Self-attention of each block over itself and the blocks before it."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.block, self.n_context = config.block_patches, config.n_context
+        self.distance = nn.Parameter(torch.zeros(config.n_heads, (self.n_context + 1) * self.block - 1))
+
+    def bias(self) -> Tensor:
+        """What the scores of a block get for their distances, (H, b, n_context b): newest key last."""
+        n_keys = self.n_context * self.block
+        query, key = torch.arange(n_keys - self.block, n_keys)[:, None], torch.arange(n_keys)
+        return self.distance[:, query - key + self.block - 1]  # a key of the same block may be later than the query
+
+    def forward(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
+        """tokens: (B, N, D); n_seen: of no use here; returns (B, N - (n_context - 1) b, D), the newest tokens."""
+        b, n, d = tokens.shape
+        heads = self.qkv(tokens).view(b, n // self.block, self.block, 3, self.n_heads, d // self.n_heads)
+        q, k, v = heads.permute(3, 0, 4, 1, 2, 5)  # each (B, H, M, b, D / H)
+        mixed = F.scaled_dot_product_attention(
+            q[:, :, self.n_context - 1 :],
+            self._contexts(k),
+            self._contexts(v),
+            attn_mask=self.bias()[:, None],
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # (B, H, M - n_context + 1, b, D / H)
+        out: Tensor = self.out(mixed.permute(0, 2, 3, 1, 4).reshape(b, -1, d))
+        return out
+
+    def _contexts(self, heads: Tensor) -> Tensor:
+        """(B, H, M, b, D / H) to what each block sees, (B, H, M - n_context + 1, n_context b, D / H)."""
+        return heads.flatten(2, 3).unfold(2, self.n_context * self.block, self.block).transpose(3, 4)
+
+
+class StreamingBlock(Block):
+    """A pre-norm transformer block that gives the tokens whose whole context it was given."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.attention = StreamingAttention(config)
+
+
+class StreamingEncoder(nn.Module):
+    """The EMG encoder for streams: a hop costs what is new in it, and gives exactly what the whole window would.
+
+    Patches come in blocks. A token sees its own block and the `n_context - 1` blocks before it, all of them by their
+    distance (one learnt bias a head and distance, as in Raffel et al. 2020, T5), and nothing later; there is no [CLS]
+    and no absolute position. So the keys and values of a block never change once they are computed and can be kept. All
+    layers together see no further back than the window: older signal cannot matter, and after a start or a loss a
+    device is exact again within one window.
+
+    Nothing is padded or masked: a layer computes the blocks whose whole context is there, as a convolution without
+    padding does. The features of a window are the mean of its newest block.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch = nn.Conv1d(config.n_channels, config.width, config.patch_values, stride=config.patch_values)
+        self.blocks = nn.ModuleList(StreamingBlock(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, window: Tensor) -> Tensor:
+        """window: (B, C, T); returns the features of the window, (B, D)."""
+        n_samples = self.config.n_blocks_seen * self.config.block_samples
+        return self.stream(window[..., -n_samples:])[:, 0]
+
+    def stream(self, signal: Tensor) -> Tensor:
+        """Features of every block whose whole past is in the signal.
+
+        signal: (B, C, M b P), any number of blocks M that is at least `n_blocks_seen`
+        returns: (B, M - n_blocks_seen + 1, D)
+        """
+        cut = patches(front_end(signal, self.config), self.config.patch_values)  # (B, N, C P)
+        tokens = F.linear(cut, self.patch.weight.flatten(1), self.patch.bias)  # (B, N, D)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)  # (B, N of the last layer, D)
+        features: Tensor = tokens.unflatten(1, (-1, self.config.block_patches)).mean(dim=2)
+        return features
+
+
 class Embedder(nn.Module):
     """An encoder with its projection to the space that EMG and pose share; the output has unit length.
 
@@ -178,9 +282,16 @@ class Embedder(nn.Module):
     def __init__(self, config: EncoderConfig, d_embed: int | None) -> None:
         """d_embed: width of the projection; None leaves it out."""
         super().__init__()
-        self.encoder = Encoder(config)
+        self.encoder: Encoder | StreamingEncoder = (StreamingEncoder if config.block_patches else Encoder)(config)
         self.projection = nn.Identity() if d_embed is None else nn.Linear(config.width, d_embed)
         self.d_embed = config.width if d_embed is None else d_embed
+
+    @property
+    def bidirectional(self) -> Encoder:
+        """The encoder, where all of its tokens see the whole window. Raises ConfigError where it streams."""
+        if isinstance(self.encoder, StreamingEncoder):
+            raise ConfigError("a streaming encoder is only trained by alignment from a random start")
+        return self.encoder
 
     def forward(self, window: Tensor) -> Tensor:
         """window: (B, C, T) float32, preprocessed; returns embeddings (B, d_embed) of unit length."""

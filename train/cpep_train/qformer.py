@@ -90,8 +90,8 @@ class QueryEmbedder(Embedder):
 
     def tokens(self, window: Tensor) -> Tensor:
         """What the queries read, [CLS] included. window: (B, C, T); returns (B, 1 + N, D of the EMG)."""
-        tokens: Tensor = self.encoder.mix(self.encoder.patch_tokens(window))
-        return tokens
+        encoder = self.bidirectional
+        return encoder.mix(encoder.patch_tokens(window))
 
     def embeddings(self, queries: Tensor) -> Tensor:
         """What has left the Q-Former, (B, M, D), as embeddings one after the other, (B, M E), each of unit length."""

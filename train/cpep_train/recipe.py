@@ -67,8 +67,11 @@ class _Encoder(_Part):
 class EmgEncoder(_Encoder):
     """The encoder that goes to the device."""
 
-    front_end: Literal["raw", "rectified", "log-levels"] = "raw"  # the paper's is raw; `Encoder.front` says why not
+    front_end: Literal["raw", "rectified", "log-levels"] = (
+        "raw"  # the paper's is raw; `front_end` of the model says why not
+    )
     level_samples: int = Field(default=1, gt=0)  # of one level, with log-levels
+    block_patches: int = Field(default=0, ge=0)  # a streaming encoder's, which computes block by block; 0: not one
 
 
 class PoseEncoder(_Encoder):
@@ -199,8 +202,23 @@ class Recipe(_Part):
                 faults.append(f"{side}.n_heads: width {encoder.width} does not divide into {encoder.n_heads}")
         if self.emg.patch_samples % self.emg.level_samples:
             faults.append(f"emg.level_samples: a patch is no whole number of levels of {self.emg.level_samples}")
+        faults += self._streaming_faults()
         if self.emg.level_samples > 1 and self.emg.front_end != "log-levels":
             faults.append(f'emg.level_samples: only front_end "log-levels" has levels, not "{self.emg.front_end}"')
+        return faults
+
+    def _streaming_faults(self) -> list[str]:
+        block = self.emg.block_patches
+        if not block:
+            return []
+        faults = []
+        n_patches = self.windows.window_samples // self.emg.patch_samples
+        if n_patches % block or n_patches // block <= self.emg.n_layers:
+            faults.append(
+                f"emg.block_patches: {n_patches} patches are not more than {self.emg.n_layers} whole blocks of {block}"
+            )
+        if self.align.emg_start != "random":
+            faults.append('emg.block_patches: masked auto-encoding needs the whole window, so emg_start = "random"')
         return faults
 
     def _nearest_window(self) -> int:
@@ -224,6 +242,8 @@ class Recipe(_Part):
             faults.append("align.train_emg: an encoder that starts at random must be trained")
         if self.qformer is not None and self.pose.n_layers == 1:
             faults.append("qformer: a pose encoder of one block lets no pose token see what the queries have read")
+        if self.qformer is not None and self.emg.block_patches:
+            faults.append("qformer: its queries read the whole window, so emg.block_patches must be 0")
         return faults
 
     @property

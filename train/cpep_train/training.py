@@ -245,9 +245,11 @@ class _Run:
     def _work(self, name: StageName) -> _Work:
         recipe, emg, pose = self.recipe, self.emg.encoder, self.pose.encoder
         if name == "emg-mae":
-            return _Work(MaskedAutoencoder(emg, recipe.emg_mae, "emg", recipe.seed), {WEIGHTS_FILE: emg})
+            masked = MaskedAutoencoder(self.emg.bidirectional, recipe.emg_mae, "emg", recipe.seed)
+            return _Work(masked, {WEIGHTS_FILE: emg})
         if name == "pose-mae":
-            return _Work(MaskedAutoencoder(pose, recipe.pose_mae, "pose", recipe.seed), {WEIGHTS_FILE: pose})
+            masked = MaskedAutoencoder(self.pose.bidirectional, recipe.pose_mae, "pose", recipe.seed)
+            return _Work(masked, {WEIGHTS_FILE: pose})
         encoders = {"emg-mae": emg, "pose-mae": pose}
         for earlier in stages_of(recipe)[:-1]:
             if not (self.out / earlier / WEIGHTS_FILE).is_file():

@@ -1,0 +1,54 @@
+"""Run a streaming encoder on windows: what a window has in common with the one before is not computed again.
+
+The program takes one block of signal at a time and keeps what later blocks ask of earlier ones. The newest `n_blocks`
+blocks decide an embedding, whatever came before them. So a window that goes on where the last one ended costs only its
+new blocks, and any other, after a start, a loss or a jump, costs all of them; both give the same embedding.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from cpep_edge.bundle import EncoderSpec
+    from cpep_edge.encoder import EmgEncoder
+
+
+class StreamingEncoder:
+    """An encoder of windows over a program of blocks. One thread at a time may use it."""
+
+    def __init__(self, program: "EmgEncoder", spec: "EncoderSpec") -> None:
+        """program: embeds one block, (n_channels, block_samples), after all blocks that it embedded before."""
+        if spec.stream is None:
+            raise ValueError("the encoder does not stream")
+        self._program = program
+        self._shape = (spec.n_channels, spec.window_samples)
+        self._block_samples, self._n_blocks = spec.stream.block_samples, spec.stream.n_blocks
+        self._last: NDArray[np.float32] | None = None  # the newest n_blocks that the program has seen
+
+    def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed one window; cheap where it continues the last one by whole blocks.
+
+        window: (n_channels, window_samples) float32, preprocessed
+        returns: (d_embed,) float32, unit length
+        Raises ValueError for another shape.
+        """
+        if window.shape != self._shape:
+            raise ValueError(f"window has shape {window.shape}, this encoder takes {self._shape}")
+        seen = window[:, -self._n_blocks * self._block_samples :].copy()
+        n_new, self._last = self._n_new(seen), None  # nothing is known of the program's state if it fails
+        for block in np.split(seen, self._n_blocks, axis=1)[-n_new:]:
+            embedding = self._program.embed(block)
+        self._last = seen
+        return embedding
+
+    def _n_new(self, seen: NDArray[np.float32]) -> int:
+        """Blocks by which the signal goes beyond the last; all of them where it does not continue that."""
+        if self._last is not None:
+            for n_new in range(1, self._n_blocks):
+                n_moved = n_new * self._block_samples
+                same_end = np.array_equal(seen[:, -n_moved - 1], self._last[:, -1])  # rules most out at once
+                if same_end and np.array_equal(seen[:, :-n_moved], self._last[:, n_moved:]):
+                    return n_new
+        return self._n_blocks
