@@ -69,6 +69,7 @@ class EncoderSpec(_Part):
     n_channels: Size
     window_samples: Size
     d_embed: Size
+    n_queries: Size = 1  # embeddings of a window, one after the other in the output; the best one counts
     n_parameters: int = Field(gt=0)
     n_delegates: int = Field(ge=0)  # sub-graphs that the backend runs
     n_operators_outside: int = Field(ge=0)  # operators left to the portable kernels
@@ -84,6 +85,11 @@ class EncoderSpec(_Part):
         if self.stream is not None and self.stream.n_blocks * self.stream.block_samples > self.window_samples:
             raise ValueError("the blocks that decide an embedding are longer than the window")
         return self
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers the program gives for a window."""
+        return self.n_queries * self.d_embed
 
 
 class GraphSpec(_Part):

@@ -29,7 +29,7 @@ class HandPoses:
     rest_rad: NDArray[np.float32]  # (20,), shown while the muscles rest
 
     def nearest(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The mean of the poses nearest to an embedding, (d_embed,), weighted by their cosine; (20,) radians."""
+        """The mean of the poses nearest to an embedding, (n_queries * d_embed,), weighted by cosine; (20,) radians."""
         similarity = cosines(embedding[None], self.embedding)[0]
         chosen = np.argsort(similarity)[-_N_NEAREST:]
         weight = np.exp((similarity[chosen] - similarity[chosen[-1]]) / _TEMPERATURE)

@@ -17,7 +17,7 @@ class Recognition:
     """What one window was taken for."""
 
     vote: Vote
-    embedding: NDArray[np.float32]  # (d_embed,), unit length
+    embedding: NDArray[np.float32]  # (d_embed,), unit length; of several queries (n_queries * d_embed,)
 
 
 class Recogniser:

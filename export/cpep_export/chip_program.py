@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
-from cpep_edge.errors import ArtifactError
+from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.golden import Golden
 from cpep_edge.preprocess import Preprocessor
 from cpep_export.arm_toolchain import Processor, missing_tool
@@ -65,6 +65,11 @@ def chip_program(
     Raises ArtifactError for such a program otherwise, ConfigError for a model that the target cannot take or the chip
     cannot hold, and for a missing tool.
     """
+    if checkpoint.emg.n_queries > 1:
+        raise ConfigError(
+            f"{target} takes an encoder of one embedding a window, and {checkpoint.recipe.name} gives "
+            f"{checkpoint.emg.n_queries}; train without [qformer], or export for linux"
+        )
     encoder = ShapedEncoder(checkpoint.emg).eval()
     if target == "cortex-m":
         return _cortex_m(chip, encoder, checkpoint, evaluation, prototypes, golden)

@@ -95,7 +95,7 @@ def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.
         spec.dump_intermediate_artifacts_to(scratch)
         windows = torch.from_numpy(np.array(calibration, np.float32))
         quantised = _quantised(NpuEncoder(encoder, windows).eval(), windows, spec)
-        edge = to_edge_transform_and_lower(capture(quantised, (windows[:1],)), partitioner=[EthosUPartitioner(spec)])
+        edge = to_edge_transform_and_lower(capture(quantised, windows[:1]), partitioner=[EthosUPartitioner(spec)])
         lowered = edge.to_executorch()
         require_delegated(npu, lowered.executorch_program.execution_plan[0])
         return EthosUProgram(
@@ -192,7 +192,7 @@ def _quantised(encoder: nn.Module, windows: torch.Tensor, spec: Any) -> nn.Modul
     quantizer = EthosUQuantizer(spec)
     quantizer.set_global(get_symmetric_a16w8_quantization_config())
     quantizer.set_node_target(torch.ops.aten.bmm.default, get_symmetric_quantization_config())  # the NPU has no other
-    prepared = prepare_pt2e(capture(encoder, (windows[:1],)).module(check_guards=False), quantizer)
+    prepared = prepare_pt2e(capture(encoder, windows[:1]).module(check_guards=False), quantizer)
     for window in windows:
         prepared(window[None])
     quantised: nn.Module = convert_pt2e(prepared)

@@ -54,6 +54,15 @@ def test_neighbours_are_those_of_brute_force(
         assert np.array_equal(gestures, gesture_index[exact])
 
 
+def test_neighbours_of_several_queries_are_those_of_the_best(index: PoseIndex, queries: np.ndarray) -> None:
+    for some in queries.reshape(50, 4, D):
+        best = (index.vectors @ some.T).max(axis=1)
+        exact = np.argsort(-best)[:10]
+        gestures, similarity = index.nearest(some.ravel(), 10)
+        assert np.allclose(similarity, best[exact], atol=1e-5)
+        assert np.array_equal(gestures, index.gesture_index[exact])
+
+
 def test_a_byte_a_number_moves_no_vector_far(poses: tuple[np.ndarray, np.ndarray], index: PoseIndex) -> None:
     assert np.sum(index.vectors * poses[0], axis=1).min() > 0.9995
     np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=1e-6)

@@ -157,3 +157,5 @@ def test_the_variant_goes_over_any_recipe_and_needs_two_blocks() -> None:
     assert load_recipe("demo+embridge").align.soft_targets is not None
     with pytest.raises(ConfigError, match="qformer: a pose encoder of one block"):
         load_recipe("demo+embridge", ("pose.n_layers=1",))
+    with pytest.raises(ConfigError, match="qformer: its queries read the whole window"):
+        load_recipe("demo+embridge+streaming")

@@ -111,10 +111,13 @@ def load_checkpoint(run: Path) -> Checkpoint:
 
 def build_encoders(recipe: Recipe) -> tuple[Embedder, Embedder]:
     """Fresh EMG and pose encoders of the recipe's sizes, sharing one embedding space."""
-    pose = Embedder(recipe.pose_config(), None)
-    if recipe.qformer is None:
-        return Embedder(recipe.emg_config(), recipe.d_embed), pose
-    return QueryEmbedder(recipe.emg_config(), recipe.pose_config(), recipe.qformer.n_queries, recipe.d_embed), pose
+    size, pose_size, qformer = recipe.emg_config(), recipe.pose_config(), recipe.qformer
+    emg = (
+        Embedder(size, recipe.d_embed)
+        if qformer is None
+        else QueryEmbedder(size, pose_size, qformer.n_queries, recipe.d_embed)
+    )
+    return emg, Embedder(pose_size, None)
 
 
 def save_recipe(run: Path, recipe: Recipe) -> None:

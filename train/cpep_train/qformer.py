@@ -69,8 +69,7 @@ class QFormer(nn.Module):
         tokens = self.queries.expand(len(emg), -1, -1)
         if pose is not None:
             tokens = torch.cat((tokens, pose), dim=1)  # (B, M + L, D)
-        for number, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
+        for number, block in enumerate(block for block in self.blocks if isinstance(block, Block)):
             tokens = block.attend(tokens, n_seen=m)
             if number % CROSSING_STEP == 0:
                 read = self.crossings[number // CROSSING_STEP](tokens[:, :m], emg)

@@ -242,6 +242,8 @@ class Recipe(_Part):
             faults.append("align.train_emg: an encoder that starts at random must be trained")
         if self.qformer is not None and self.pose.n_layers == 1:
             faults.append("qformer: a pose encoder of one block lets no pose token see what the queries have read")
+        if self.qformer is not None and self.emg.block_patches:
+            faults.append("qformer: its queries read the whole window, so emg.block_patches must be 0")
         return faults
 
     @property
