@@ -83,6 +83,7 @@ def report(paths: list[Path], command: str) -> str:
     """The whole page."""
     manifests = [Bundle(path).manifest for path in paths]
     machine, source = this_machine(), manifests[0].provenance
+    exported_at = ", ".join(dict.fromkeys(manifest.provenance.git_commit[:7] for manifest in manifests))
     ladders = (
         row for manifest in manifests if isinstance(manifest.chip, CortexMSpec) for row in accuracy_rows(manifest)
     )
@@ -96,7 +97,7 @@ def report(paths: list[Path], command: str) -> str:
             "",
             table(("encoder", "step", "seen", "unseen", "same vote"), ladders),
             "",
-            f"Data: {source.data}; seed {source.seed}; exported at commit {source.git_commit[:7]}, this page made at "
+            f"Data: {source.data}; seed {source.seed}; exported at commit {exported_at}, this page made at "
             f"{git_commit()[:7]}; {machine.n_cpus} cores shared with other work, {machine.cpu}.",
             "Instructions are no cycles. Vela's cycles and all energies are modelled; `cpep_bench.modelled_energy` "
             "has the constants. No board was at hand.",

@@ -24,7 +24,6 @@ STYLE = """
 .mark{position:absolute;top:-2px;bottom:-2px;width:2px;background:var(--ink)}
 .axis{position:relative;height:1.2rem;color:var(--faint);font-size:.78rem}
 .axis span{position:absolute;transform:translateX(-50%);white-space:nowrap}
-.axis span:first-child{transform:none}.axis span:last-child{transform:translateX(-100%)}
 .stack{display:flex;height:2rem;border-radius:4px;overflow:hidden;gap:1px;background:var(--track)}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;margin:.5rem 0;font-size:.88rem}
 .legend i{display:inline-block;width:.7rem;height:.7rem;border-radius:2px;margin-right:.4rem}

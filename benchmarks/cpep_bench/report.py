@@ -49,6 +49,7 @@ class Report:
     bundle: str
     manifest_sha256: str  # stands for every file of the bundle
     target: str
+    recipe: str  # of the training
     data: str  # what the encoder was trained on, as its provenance says
     quantisation: str
     n_parameters: int
@@ -104,7 +105,7 @@ class Report:
                 f"This bundle is for {self.target}; what was timed here is its program for Linux, on "
                 f"{self.machine.architecture}."
             )
-        if "untrained" in self.bundle:
+        if "untrained" in self.recipe:
             found.append("The weights are untrained: costs are right, accuracies mean nothing.")
         return tuple(found)
 

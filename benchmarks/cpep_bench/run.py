@@ -110,6 +110,7 @@ def run_bench(
         bundle=manifest.name,
         manifest_sha256=opened.manifest_sha256,
         target=manifest.target,
+        recipe=manifest.provenance.recipe,
         data=manifest.provenance.data,
         quantisation=encoder.quantisation,
         n_parameters=encoder.n_parameters,

@@ -6,7 +6,7 @@ commands. The bundle stays one for this machine too, so that it is verified, rep
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
-from cpep_edge.errors import ConfigError
+from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.golden import Golden
 from cpep_edge.preprocess import Preprocessor
 from cpep_export.arm_toolchain import Processor, missing_tool
@@ -34,6 +34,7 @@ ChipTarget = Literal["cortex-m", "ethos-u55", "ethos-u85"]
 SOURCES_FILE = "cortex-m.zip"
 NPU_FILE, TOSA_FILE = "ethos_u.pte", "ethos_u.tosa"
 _PROCESSORS: dict[Processor, Literal["cortex-m55", "cortex-m7"]] = {"m55": "cortex-m55", "m7": "cortex-m7"}
+MIN_MEAN_COSINE = 0.99  # of golden inputs, to float32
 _WINDOWS_AT_ONCE = 256
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same sources give the same bytes
 
@@ -45,6 +46,7 @@ class ChipProgram:
     files: dict[str, bytes]
     spec: CortexMSpec | EthosUSpec
     embedded: NDArray[np.float32] | None  # (Q, E), the evaluation's queries; None: the chip's program is too slow here
+    forced: tuple[str, ...] = ()  # reasons to refuse it
 
 
 def chip_program(
@@ -54,10 +56,14 @@ def chip_program(
     evaluation: EvaluationSet,
     prototypes: Prototypes,
     golden: Golden,
+    *,
+    force: bool = False,
 ) -> ChipProgram:
     """Make the chip's program, run it here as far as it can be, and compare it with float32.
 
-    Raises ConfigError for a model that the target cannot take or the chip cannot hold, and for a missing tool.
+    force: take a program whose golden inputs end too far from float32
+    Raises ArtifactError for such a program otherwise, ConfigError for a model that the target cannot take or the chip
+    cannot hold, and for a missing tool.
     """
     if checkpoint.emg.n_queries > 1:
         raise ConfigError(
@@ -67,7 +73,10 @@ def chip_program(
     encoder = ShapedEncoder(checkpoint.emg).eval()
     if target == "cortex-m":
         return _cortex_m(chip, encoder, checkpoint, evaluation, prototypes, golden)
-    return _ethos_u(target, chip, encoder, checkpoint, evaluation, prototypes, golden)
+    program = _ethos_u(target, chip, encoder, checkpoint, evaluation, prototypes, golden)
+    if program.forced and not force:
+        raise ArtifactError(f"export refuses {target}: {program.forced[0]}; accept it with --force")
+    return program
 
 
 def _cortex_m(
@@ -166,4 +175,16 @@ def _ethos_u(
         mean_cosine=float(np.mean(cosines)),
         votes_kept=kept / len(cosines),
     )
-    return ChipProgram({NPU_FILE: program.content, TOSA_FILE: program.tosa}, spec, None)
+    files = {NPU_FILE: program.content, TOSA_FILE: program.tosa}
+    return ChipProgram(files, spec, None, golden_reasons(cosines))
+
+
+def golden_reasons(cosines: Sequence[float]) -> tuple[str, ...]:
+    """Why a program should not be shipped: how far its golden inputs end from float32."""
+    worst, mean = int(np.argmin(cosines)), float(np.mean(cosines))
+    if mean >= MIN_MEAN_COSINE:
+        return ()
+    return (
+        f"golden inputs have a cosine of {mean:.3f} to float32 on average, {MIN_MEAN_COSINE} is asked; the farthest is "
+        f"number {worst} with {cosines[worst]:.3f}",
+    )

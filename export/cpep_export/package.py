@@ -142,7 +142,7 @@ def export_bundle(
     golden = _golden(material, ladder.evaluation, votes, device.encoder, index)
     on_chip = None
     if chip_target is not None:
-        on_chip = chip_program(chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden)
+        on_chip = chip_program(chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden, force=force)
         if on_chip.embedded is not None:
             ladder.climb_by_index(
                 CHIP, on_chip.embedded, lambda allowed: _index(prototypes.of_gestures(allowed), material.seed)
@@ -200,7 +200,7 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
             gestures=parts.gestures,
             decision=parts.decision,
             ladder=parts.ladder,
-            forced=parts.device.forced,
+            forced=(*parts.device.forced, *(() if parts.chip is None else parts.chip.forced)),
             passed_over=parts.device.passed_over,
             provenance=_provenance(material),
         )

@@ -27,9 +27,9 @@ def made(*, encoder_ms: float = 3.0, slower: float = 1.0, encoder_bytes: int = 1
     """A report of a machine that is so many times slower than another."""
     start = Startup(10, 100, 50, 5, 10, 30, 40, 50)
     return Report(
-        schema_version=2, bundle="toy", manifest_sha256="0" * 64, target="linux", data="toy", quantisation="int8",
-        n_parameters=10, n_delegates=1, n_operators_outside=0, n_prototypes=5, window_ms=500, hop_ms=100,
-        smallest_golden_cosine=1.0, runtime="a toy", n_threads=1,
+        schema_version=2, bundle="toy", manifest_sha256="0" * 64, target="linux", recipe="toy", data="toy",
+        quantisation="int8", n_parameters=10, n_delegates=1, n_operators_outside=0, n_prototypes=5,
+        window_ms=500, hop_ms=100, smallest_golden_cosine=1.0, runtime="a toy", n_threads=1,
         latency={"encoder": times(encoder_ms * slower, seed), "end to end": times(4.0 * slower, seed + 1)},
         arithmetic=times(1.0 * slower, seed + 2), threads=(), starts=(start,) * 3, profile=None, chip=None, energy=None,
         modelled=(), peers=(), ladder=(), files={"encoder.pte": encoder_bytes, "index.bin": 500},

@@ -61,7 +61,7 @@ def bare_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         for name in left:
             shutil.copy(tiny_bundle / name, folder)
 
-    gone = {"native": None, "pose": None, "hand_file": None}
+    gone = {"native": None, "chip": None, "pose": None, "hand_file": None}
     write_bundle(path, fill, lambda files: carried.model_copy(update={"files": files, **gone}))
     return path
 

@@ -11,6 +11,7 @@ from cpep_edge.chip import CortexMSpec, cortex_m_spec, unpack_sources
 from cpep_edge.errors import ArtifactError
 from cpep_edge.golden import Golden
 from cpep_export.arm_toolchain import missing_tool
+from cpep_export.chip_program import golden_reasons
 from cpep_export.cortex_m import check_golden_on
 
 pytestmark = [
@@ -58,6 +59,13 @@ def test_the_manifest_says_what_both_processors_took(tiny_bundle: Path) -> None:
     assert 0 < m55.instructions_a_window < m7.instructions_a_window
     assert _spec(tiny_bundle).weight_bytes < m55.constant_bytes
     assert _spec(tiny_bundle).arena_bytes < m55.ram_bytes
+
+
+def test_golden_inputs_that_end_far_from_float32_are_a_reason_to_refuse_and_the_farthest_is_named() -> None:
+    (reason,) = golden_reasons([0.999, 0.16, 0.95])
+
+    assert "number 1 with 0.160" in reason
+    assert golden_reasons([0.999, 0.985]) == ()
 
 
 def test_a_bundle_without_a_chip_has_no_sources(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from cpep_edge.errors import ArtifactError, ConfigError  # noqa: E402
 from cpep_export import ethos_u  # noqa: E402
 from cpep_export.cortex_m import Chip  # noqa: E402
-from cpep_export.ethos_u import EthosUProgram, lower_for_ethos_u, missing_package, require_delegated  # noqa: E402
+from cpep_export.ethos_u import EthosUProgram, NpuEncoder, lower_for_ethos_u, missing_package, require_delegated  # noqa: E402
 from cpep_export.shaped import ShapedEncoder  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 
@@ -40,6 +40,16 @@ def encoder() -> ShapedEncoder:
 @pytest.fixture(scope="module")
 def program(encoder: ShapedEncoder) -> EthosUProgram:
     return lower_for_ethos_u(encoder, "ethos-u55", _windows(24, seed=0))
+
+
+def test_the_shape_for_the_npu_computes_the_same_directions(encoder: ShapedEncoder) -> None:
+    windows = torch.from_numpy(_windows(6, seed=3) * np.geomspace(0.01, 10, 6, dtype=np.float32)[:, None, None])
+    with torch.no_grad():
+        npu = NpuEncoder(encoder, windows).eval()
+        features = torch.cat([npu(window[None])[0] for window in windows])
+        expected = torch.cat([encoder(window[None]) for window in windows])
+
+    torch.testing.assert_close(torch.nn.functional.normalize(features, dim=1), expected, atol=1e-5, rtol=0)
 
 
 @needs_vela

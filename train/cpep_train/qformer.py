@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpep_edge.errors import ConfigError
 from cpep_train.model import Block, Embedder, Encoder, EncoderConfig
 
 CROSSING_STEP = 2  # of every so many blocks, the first reads the EMG
@@ -81,7 +82,12 @@ class QFormer(nn.Module):
 class QueryEmbedder(Embedder):
     """An EMG encoder with a Q-Former behind it: as many embeddings a window as there are queries."""
 
+    encoder: Encoder
+
     def __init__(self, emg: EncoderConfig, pose: EncoderConfig, n_queries: int, d_embed: int) -> None:
+        """Raises ConfigError for a streaming EMG encoder, which keeps no tokens of the whole window."""
+        if emg.block_patches:
+            raise ConfigError("a Q-Former reads all tokens of a window; take emg.block_patches out of the recipe")
         super().__init__(emg, None)
         self.n_queries = n_queries
         self.d_embed = d_embed
