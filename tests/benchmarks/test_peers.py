@@ -34,7 +34,7 @@ def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(
     ]  # fmt: skip
     cosine = {figure.name: float(figure.agreement.removeprefix("cosine ")) for figure in figures}
     assert cosine["torch eager"] == cosine["ONNX Runtime fp32"] == 1
-    assert min(cosine.values()) > 0.95  # a toy in int8; of another window or other weights it would be near 0
+    assert min(cosine.values()) > 0.7  # a toy in int8, calibrated on noise; with other weights it would be near 0
     assert figures[0].size_bytes == bundle.manifest.files[bundle.manifest.encoder.file].size_bytes
 
 
