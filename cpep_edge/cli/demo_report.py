@@ -98,7 +98,8 @@ class DemoReport:
 
     def _parameters(self) -> str:
         encoder = self.manifest.encoder
-        return f"{encoder.n_delegates} delegate, {encoder.n_operators_outside} outside"
+        plural = "" if encoder.n_delegates == 1 else "s"
+        return f"{encoder.n_delegates} delegate{plural}, {encoder.n_operators_outside} outside"
 
     def _prototypes(self) -> str:
         return f"{self.manifest.index.n_prototypes} prototypes of {len(self.manifest.gestures)} gestures"
@@ -173,7 +174,7 @@ def _pair(seen: float | None, unseen: float | None) -> str:
 
 
 def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1024:,.0f} kB"
+    return f"{size_bytes / 1000:,.0f} kB"
 
 
 def _write(path: Path, text: str) -> None:
