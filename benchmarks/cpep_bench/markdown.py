@@ -15,6 +15,7 @@ def markdown(report: Report) -> str:
         words.peers_table(report),
         words.ladder_table(report),
         words.chip_table(report),
+        words.band_table(report),
         words.energy_table(report.energy),
         words.modelled_table(report),
     )

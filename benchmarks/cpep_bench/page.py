@@ -97,6 +97,8 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
         yield "Accuracy and bytes", _bytes_against_accuracy(report) + _table(ladder)
     if chip := words.chip_table(report):
         yield "On the chip", _table(chip, figures=False)
+    if band := words.band_table(report):
+        yield "On the wristband", _table(band, figures=False)
     yield "Energy", _energy(report)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from cpep_bench.band import BandFigures
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy
 from cpep_bench.latency import Latency
 from cpep_bench.machine import Machine
@@ -80,6 +81,7 @@ class Report:
     versions: dict[str, str]
     git_commit: str
     created_utc: str
+    band: BandFigures | None = None  # what a wristband said of itself, where one was asked
 
     @property
     def typical_start(self) -> Startup:

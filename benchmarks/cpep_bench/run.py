@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cpep_bench.band import ask_band
 from cpep_bench.energy import WINDOW_S, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.machine import this_machine
@@ -53,6 +54,7 @@ class Options:
     window_s: float = WINDOW_S  # of a power measurement
     peers: Sequence[str] = ()
     run: Path | None = None  # of the training that the bundle came from, for the encoder's peers
+    band: str | None = None  # port of a wristband that is to time itself
     n_starts: int = 5  # fresh processes
 
     def check(self) -> None:
@@ -87,7 +89,7 @@ def run_bench(
         recogniser = Recogniser(opened, options.n_threads)
         smallest_cosine = check_golden(opened, recogniser)
         signal_uv = _signal(opened)
-        n_steps, done = 6, iter(range(1, 7))
+        n_steps, done = 7, iter(range(1, 8))
         latency, arithmetic = _latencies(recogniser, signal_uv, options.n_runs)
         progress(next(done), n_steps)
         starts = tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts))
@@ -97,6 +99,8 @@ def run_bench(
         profile = profile_encoder(bundle / opened.manifest.encoder.file)
         progress(next(done), n_steps)
         peers = measure_peers(options.peers, opened, recogniser, signal_uv, options.n_runs, options.run)
+        progress(next(done), n_steps)
+        band = None if options.band is None else ask_band(options.band, options.n_runs)
         progress(next(done), n_steps)
         energy = None
         if meter is not None:
@@ -129,6 +133,7 @@ def run_bench(
         profile=profile,
         chip=manifest.chip,
         energy=energy,
+        band=band,
         modelled=modelled_energy(manifest.chip),
         peers=peers,
         ladder=manifest.ladder,

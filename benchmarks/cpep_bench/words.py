@@ -139,6 +139,24 @@ def chip_table(report: Report) -> Table | None:
     return Table((f"program for {report.target}", "figure", "how it was got"), tuple(rows), note)
 
 
+def band_table(report: Report) -> Table | None:
+    """What a wristband said of itself; None where none was asked."""
+    band = report.band
+    if band is None:
+        return None
+    energy = "not measured" if band.energy_uj is None else f"{band.energy_uj:.3g} uJ"
+    rows = (
+        ("inference p50 / p95", f"{band.p50_us / 1e3:.3f} / {band.p95_us / 1e3:.3f} ms"),
+        ("inference p99 / max", f"{band.p99_us / 1e3:.3f} / {band.max_us / 1e3:.3f} ms"),
+        ("arena", f"{band.arena_bytes:,} bytes"),
+        ("energy of one", energy),
+    )
+    note = (
+        f"{band.n_runs} runs of the band's own program, timed by its own clock, after its golden inputs came out right."
+    )
+    return Table((f"on {band.device}", "figure"), rows, note)
+
+
 def energy_table(energy: MeasuredEnergy | None) -> Table | None:
     """What a meter saw; None where there was none."""
     if energy is None:

@@ -23,6 +23,7 @@ def bench(
     run: Annotated[
         Path | None, typer.Option(help="Training that the bundle came from, for peers of its encoder.")
     ] = None,
+    band: Annotated[str | None, typer.Option(help="Port of a wristband that is to time its own engine.")] = None,
     key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
@@ -31,7 +32,7 @@ def bench(
     from cpep_bench.run import Options, run_bench
     from cpep_edge.trust import configured_key
 
-    options = Options(n_runs=runs, n_threads=threads, power=power, peers=vs or (), run=run)
+    options = Options(n_runs=runs, n_threads=threads, power=power, peers=vs or (), run=run, band=band)
     with progress("measuring") as advance:
         report = run_bench(bundle, out, options, key=configured_key(key), progress=advance)
     if as_json:

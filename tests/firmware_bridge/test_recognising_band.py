@@ -6,11 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cpep_bench import words
+from cpep_bench.band import ask_band
 from cpep_bridge.band import Band
 from cpep_bridge.devices import open_source
 from cpep_bridge.firmware import FirmwareBand, build_recognising_firmware
@@ -91,6 +94,17 @@ def test_the_band_times_itself_once_its_golden_inputs_come_out_right(
     assert 0 < result.p50_us <= result.p95_us <= result.p99_us <= result.max_us
     assert result.arena_bytes == cortex_m_spec(Bundle(tiny_bundle)).arena_bytes
     assert result.energy_uj == 0  # nothing measures it
+
+
+def test_a_report_says_what_the_band_said_of_itself(tiny_bundle: Path, session: Session, program: Path) -> None:
+    with _band(session, program, tiny_bundle) as band:
+        figures = ask_band(band.port, n_runs=25)
+    report = SimpleNamespace(band=figures)
+    table = words.band_table(report)  # type: ignore[arg-type]
+    assert table is not None
+    assert (figures.n_runs, figures.energy_uj) == (25, None)
+    assert dict(table.rows)["inference p50 / p95"] == f"{figures.p50_us / 1e3:.3f} / {figures.p95_us / 1e3:.3f} ms"
+    assert dict(table.rows)["energy of one"] == "not measured"
 
 
 def test_a_band_without_an_engine_says_so_when_asked_for_a_benchmark(session: Session) -> None:
