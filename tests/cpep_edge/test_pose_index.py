@@ -138,3 +138,15 @@ def test_a_graph_that_the_manifest_does_not_know_is_refused(index: PoseIndex) ->
 def test_fewer_prototypes_than_neighbours_still_vote() -> None:
     small = build_index(unit(np.eye(3, D)), np.arange(3))
     assert len(small.nearest(unit(np.eye(1, D))[0], 10)[0]) == 3
+
+
+@pytest.mark.parametrize("n", [9, 40, 319, 320, 351, 3000])
+def test_an_exact_search_misses_nothing_whatever_the_number_and_however_many_are_alike(n: int) -> None:
+    rng = np.random.default_rng(n)
+    vectors = unit(rng.normal(size=(n, 8)))
+    vectors[::3] = vectors[0]
+    found = build_index(vectors, np.zeros(n, np.int64))
+    for embedding in unit(rng.normal(size=(20, 8))):
+        _, similarity = found.nearest(embedding, 10)
+        best = np.sort(found.vectors @ embedding)[::-1][:10]
+        np.testing.assert_allclose(similarity, best, atol=1e-6)
