@@ -43,8 +43,7 @@ def live(
     """
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
-    from cpep_edge.calibration import load_profile
-    from cpep_edge.decisions import at_risk
+    from cpep_edge.calibration import fit_to_wearer
     from cpep_edge.live_loop import Live
     from cpep_edge.recogniser import Recogniser
     from cpep_edge.trust import configured_key
@@ -52,12 +51,7 @@ def live(
     opened = Bundle(Path(bundle), configured_key(None))
     recogniser = Recogniser(opened)
     opened.keep_older_out()
-    manifest = recogniser.manifest
-    spec = manifest.decision if max_risk is None else at_risk(manifest.decision, max_risk)
-    level_uv, turn = None, 0
-    if profile is not None:
-        calibration = load_profile(Path(profile))
-        level_uv, turn = calibration.levels(manifest.preprocessing, manifest.encoder.n_channels), calibration.turn
-        spec = calibration.decide(spec)
+    calibration = None if profile is None else Path(profile)
+    level_uv, turn, spec = fit_to_wearer(recogniser.manifest, calibration, max_risk)
     with open_source(port, device=device, reconnect_s=reconnect_s) as source:
         yield from Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, level_uv=level_uv, turn=turn, spec=spec)

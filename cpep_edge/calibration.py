@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.blocks import BlockSource
-from cpep_edge.bundle import DecisionSpec
+from cpep_edge.bundle import DecisionSpec, Manifest
+from cpep_edge.decisions import at_risk
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.preprocess import Preprocessing, Preprocessor
@@ -62,6 +63,23 @@ class Profile(BaseModel):
     def decide(self, spec: DecisionSpec) -> DecisionSpec:
         """A bundle's way to decide, with this arm's rest in place of the usual one."""
         return spec.model_copy(update={"rest_level": self.rest_level}) if self.rest_level and spec.rest_level else spec
+
+
+def fit_to_wearer(
+    manifest: Manifest, profile: Path | None, max_risk: float | None
+) -> tuple[NDArray[np.float32] | None, int, DecisionSpec]:
+    """A bundle on one arm: the levels of its channels, (n_channels,), the band's turn, and how to decide.
+
+    profile: file of `calibrate`; None leaves the levels out
+    max_risk: share of the accepted windows that may be wrong, as `cpep_edge.decisions.at_risk` takes it
+    Raises ArtifactError for no such profile, ConfigError for one of another bundle's signal or a risk out of reach.
+    """
+    spec = manifest.decision if max_risk is None else at_risk(manifest.decision, max_risk)
+    if profile is None:
+        return None, 0, spec
+    calibration = load_profile(profile)
+    levels_uv = calibration.levels(manifest.preprocessing, manifest.encoder.n_channels)
+    return levels_uv, calibration.turn, calibration.decide(spec)
 
 
 def unscaled(preprocessing: Preprocessing) -> Preprocessing:

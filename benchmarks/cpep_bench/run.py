@@ -9,11 +9,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from cpep_bench.band import ask_band
-from cpep_bench.energy import WINDOW_S, measure_energy, open_meter
+from cpep_bench.energy import WINDOW_S, MeasuredEnergy, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_bench.markdown import markdown
@@ -22,6 +23,7 @@ from cpep_bench.operators import profile_encoder
 from cpep_bench.page import page
 from cpep_bench.peers import check_peers, measure_peers
 from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_latency, last_window, part_calls
+from cpep_bench.power import Meter
 from cpep_bench.report import SCHEMA_VERSION, Report, Threads
 from cpep_bench.startup import run_fresh
 from cpep_edge.bundle import Bundle
@@ -42,6 +44,9 @@ _ARITHMETIC = "fixed arithmetic"
 _ARITHMETIC_STEPS = 20_000  # about a millisecond
 _PACKAGES = ("cpep-edge", "numpy", "scipy", "hnswlib", "torch", "executorch")
 _CODE = ("cpep_edge", "benchmarks/cpep_bench", "firmware_bridge/cpep_bridge")
+
+
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +94,14 @@ def run_bench(
         recogniser = Recogniser(opened, options.n_threads)
         smallest_cosine = check_golden(opened, recogniser)
         signal_uv = _signal(opened)
-        n_steps, done = 7, iter(range(1, 8))
-        latency, arithmetic = _latencies(recogniser, signal_uv, options.n_runs)
-        progress(next(done), n_steps)
-        starts = tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts))
-        progress(next(done), n_steps)
-        threads = _threads(bundle, options.n_runs)
-        progress(next(done), n_steps)
-        profile = profile_encoder(bundle / opened.manifest.encoder.file)
-        progress(next(done), n_steps)
-        peers = measure_peers(options.peers, opened, recogniser, signal_uv, options.n_runs, options.run)
-        progress(next(done), n_steps)
-        band = None if options.band is None else ask_band(options.band, options.n_runs)
-        progress(next(done), n_steps)
-        energy = None
-        if meter is not None:
-            window = last_window(recogniser, signal_uv)
-            energy = measure_energy(meter, lambda: recogniser.recognise(window), window_s=options.window_s)
-        progress(next(done), n_steps)
+        step = _Steps(progress, 7)
+        latency, arithmetic = step(_latencies(recogniser, signal_uv, options.n_runs))
+        starts = step(tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts)))
+        threads = step(_threads(bundle, options.n_runs))
+        profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
+        peers = step(measure_peers(options.peers, opened, recogniser, signal_uv, options.n_runs, options.run))
+        band = step(ask_band(options.band, options.n_runs) if options.band else None)
+        energy = step(_energy(meter, recogniser, signal_uv, options.window_s))
     manifest = opened.manifest
     encoder = manifest.encoder
     report = Report(
@@ -160,6 +155,25 @@ def write_report(report: Report, out: Path) -> None:
 def _signal(bundle: Bundle) -> Signal:
     golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
     return np.ascontiguousarray(golden.signal_uv.reshape(-1, golden.signal_uv.shape[2]))
+
+
+class _Steps:
+    """Tells of each step that is done, and hands on what it gave."""
+
+    def __init__(self, progress: Callable[[int, int], None], n_steps: int) -> None:
+        self._progress, self._n_steps, self._n_done = progress, n_steps, 0
+
+    def __call__(self, given: Given) -> Given:
+        self._n_done += 1
+        self._progress(self._n_done, self._n_steps)
+        return given
+
+
+def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, window_s: float) -> MeasuredEnergy | None:
+    if meter is None:
+        return None
+    window = last_window(recogniser, signal_uv)
+    return measure_energy(meter, lambda: recogniser.recognise(window), window_s=window_s)
 
 
 def _latencies(recogniser: Recogniser, signal_uv: Signal, n_runs: int) -> tuple[dict[str, Latency], Latency]:

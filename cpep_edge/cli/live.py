@@ -63,8 +63,7 @@ def live(
     """Recognise gestures from a wristband on a serial port, as they happen."""
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
-    from cpep_edge.calibration import load_profile
-    from cpep_edge.decisions import at_risk
+    from cpep_edge.calibration import fit_to_wearer
     from cpep_edge.hand import hand_poses_of
     from cpep_edge.live_loop import Live
     from cpep_edge.live_recording import LiveRecording
@@ -76,23 +75,19 @@ def live(
     openers = [(address, parse_sink(address)) for address in sink or []]
     opened = Bundle(bundle, configured_key(key))
     if on_device:
-        if web or record or profile or max_risk or hop_ms or seconds or openers:
+        if web or record or profile or max_risk or hop_ms or seconds or openers or device_config:
             raise typer.BadParameter(
                 "the band decides by itself: only --port, --timeout-s, --reconnect-s and --json go along"
             )
+        opened.keep_older_out()
         with open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s) as source:
             _run_on_device(source, opened.manifest, json_lines)
         return
     recogniser = Recogniser(opened)
     opened.keep_older_out()
     manifest = recogniser.manifest
-    spec = manifest.decision if max_risk is None else at_risk(manifest.decision, max_risk)
-    level_uv, turn = None, 0
-    if profile is not None:
-        calibration = load_profile(profile)
-        level_uv, turn = calibration.levels(manifest.preprocessing, manifest.encoder.n_channels), calibration.turn
-        spec = calibration.decide(spec)
-    elif manifest.calibration:
+    level_uv, turn, spec = fit_to_wearer(manifest, profile, max_risk)
+    if profile is None and manifest.calibration:
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
     with ExitStack() as stack:
         source = stack.enter_context(

@@ -307,15 +307,16 @@ def test_live_refuses_what_is_not_signed_before_it_opens_the_port(tiny_bundle: P
     assert "is not signed" in str(answer.exception)
 
 
+@pytest.mark.parametrize("where", [(), ("--on-device",)])
 def test_live_keeps_older_versions_out_from_then_on(
-    tiny_bundle: Path, tmp_path: Path, secret: SigningKey, public: PublicKey
+    tiny_bundle: Path, tmp_path: Path, secret: SigningKey, public: PublicKey, where: tuple[str, ...]
 ) -> None:
     bundle = tmp_path / "tiny.cpep"
     shutil.copytree(tiny_bundle, bundle)
     older, newer = as_version(bundle, 5, secret), as_version(bundle, 6, secret)
 
-    started = cpep_edge("live", newer, "--port", "/dev/ttyNOWHERE", "--key", public.file)
-    refused = cpep_edge("live", older, "--port", "/dev/ttyNOWHERE", "--key", public.file)
+    started = cpep_edge("live", newer, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
+    refused = cpep_edge("live", older, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
 
     assert "/dev/ttyNOWHERE" in str(started.exception)  # the bundle was good, the port is not there
     assert "version 5 of tiny is older than version 6" in str(refused.exception)

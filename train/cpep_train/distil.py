@@ -41,7 +41,8 @@ class DistilledAlignment(Alignment):
         return super()._pairs(emg, batch)._replace(teacher=taught)
 
     def _loss(self, pairs: Pairs) -> Tensor:
-        assert pairs.teacher is not None
+        if pairs.teacher is None:
+            raise ValueError("the student's batch was not shown to its teacher")
         return distillation_loss(pairs.emg, pairs.teacher, pairs.pose, self.distillation)
 
 

@@ -37,7 +37,6 @@ from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
 from cpep_train.fitting import fit
 from cpep_train.leakage import SplitManifest, audit, save_splits
 from cpep_train.mae import MaskedAutoencoder
-from cpep_train.model import Block
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
 from cpep_train.processes import join, rank, wait_for_all
@@ -136,7 +135,6 @@ class _Run:
         self.emg, self.pose = build_encoders(recipe)
         if recipe.compile:
             for block in (*self.emg.encoder.blocks, *self.pose.encoder.blocks):
-                assert isinstance(block, Block)
                 block.compile()
 
     def stage(self, name: StageName, resume: bool) -> None:
