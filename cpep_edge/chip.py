@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,8 @@ from cpep_edge.manifest_part import FileName, Part
 
 if TYPE_CHECKING:
     from cpep_edge.bundle import Bundle
+
+_MAX_UNPACKED_BYTES = 1 << 28  # a weight as C text takes some 4 bytes
 
 
 class ProcessorRun(Part):
@@ -89,6 +92,12 @@ def cortex_m_spec(bundle: "Bundle") -> CortexMSpec:
 
 
 def unpack_sources(bundle: "Bundle", folder: Path) -> None:
-    """Unpack the C sources of a bundle for Cortex-M, whose hash is checked. Raises ArtifactError when it has none."""
-    with zipfile.ZipFile(io.BytesIO(bundle.read(cortex_m_spec(bundle).file))) as archive:
-        archive.extractall(folder)
+    """Unpack the C sources of a bundle for Cortex-M, its hash checked. Raises ArtifactError for none or bad ones."""
+    content = bundle.read(cortex_m_spec(bundle).file)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
+                raise ArtifactError(f"{bundle.path}: its C sources would unpack to more than any export writes")
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ArtifactError(f"{bundle.path}: its C sources cannot be unpacked: {error}") from error

@@ -37,6 +37,7 @@ def simulate(
     from cpep_bridge.simulated_boards import simulate_device
     from cpep_edge.bundle import Bundle
     from cpep_edge.session import Session
+    from cpep_edge.trust import configured_key
 
     if model is not None and not firmware:
         raise typer.BadParameter("only a band with --firmware runs a model", param_hint="--model")
@@ -45,7 +46,7 @@ def simulate(
             device,
             [stack.enter_context(Session(path)) for path in sessions],
             firmware=firmware,
-            model=None if model is None else Bundle(model),
+            model=None if model is None else Bundle(model, configured_key(None)),  # it is compiled and run
             link=link,
             speed=speed,
             loss=loss,

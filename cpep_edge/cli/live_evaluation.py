@@ -32,9 +32,10 @@ def evaluate_bundle(bundle: Path, data: Path, report: Path | None, as_json: bool
     """Play a corpus' prompted sessions of held-out people through a bundle, with the band as it was and turned."""
     from cpep_edge.bundle import Bundle
     from cpep_edge.recogniser import Recogniser
+    from cpep_edge.trust import configured_key
     from cpep_train.live_evaluation import evaluate_live
 
-    recogniser = Recogniser(Bundle(bundle))
+    recogniser = Recogniser(Bundle(bundle, configured_key(None)))
     transport = transport_delay(recogniser.manifest)
     readings = []
     for turn in TURNS:

@@ -1,5 +1,6 @@
 """What a bundle for a microcontroller carries, and what its manifest says of it."""
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -74,6 +75,24 @@ def test_a_bundle_without_a_chip_has_no_sources(tiny_bundle: Path, tmp_path: Pat
 
     with pytest.raises(ArtifactError, match="export it with --target cortex-m"):
         unpack_sources(bundle, tmp_path)
+
+
+@pytest.mark.parametrize("harm", [lambda content: content[:-40], lambda content: b"no archive", "bomb"])
+def test_sources_that_cannot_be_unpacked_are_said(harm, tiny_bundle: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    bundle = Bundle(tiny_bundle)
+    content = bundle.read(_spec(tiny_bundle).file)
+    if harm == "bomb":
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("model.c", bytes(1 << 28) + b" ")
+        content = packed.getvalue()
+    else:
+        content = harm(content)
+    monkeypatch.setattr(bundle, "read", lambda name: content)
+
+    with pytest.raises(ArtifactError, match="its C sources (cannot be unpacked|would unpack to more)"):
+        unpack_sources(bundle, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sources_never_leave_their_folder(sources: Path, tiny_bundle: Path) -> None:
