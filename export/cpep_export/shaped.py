@@ -11,6 +11,7 @@ operators. Every rewrite is exact, and tests hold the two to 1e-5 of each other:
 - With [CLS] pooling one row leaves the last block, so only that row gets a query, an output and an MLP.
 - The patch convolution is a linear layer over patches, each brought to a root mean square of one and its product scaled
   back: EMG spans orders of magnitude from rest to effort, and one int8 range for all of it would lose the quiet part.
+  Levels, means of rectified samples, need no operator of their own: each sample gets its share of their weight.
 
 [CLS] gets its place by padding and adding. To concatenate it would be as exact, but the XNNPACK quantizer turns every
 concatenation to int8, whatever it was told, and with it the residual stream: on a weak model 30 % of the votes changed.
@@ -100,12 +101,14 @@ class PatchLayer(nn.Module):
             )
         self.rectified = encoder.config.front_end == "rectified"
         self.n_channels = patch.in_channels
-        self.patch_samples = patch.weight.shape[2]
+        self.patch_samples = encoder.config.patch_samples
+        self.level_samples = encoder.config.level_samples
         n_values = self.n_channels * self.patch_samples
         offset = patch.bias.double()[None, None]  # (1, 1, D)
         if isinstance(encoder, Encoder):
             offset = offset + encoder.position[:, 1:].double()  # (1, N - 1, D)
-        self.weight = _linear(_centred(patch.weight.double().flatten(1), dim=0), None)
+        weight = patch.weight.double().repeat_interleave(self.level_samples, dim=2) / self.level_samples  # (D, C, P)
+        self.weight = _linear(_centred(weight.flatten(1), dim=0), None)
         self.offset: Tensor
         self.mean: Tensor
         self.register_buffer("offset", _centred(offset, dim=-1).detach().float())

@@ -54,9 +54,10 @@ typedef struct {
     cpep_norm norm;
     cpep_linear projection;
     const int8_t *prototypes; /* [CPEP_PADDED(2 * CPEP_PROTOTYPES)][CPEP_EMBEDDING_DEPTH]: coarse, then fine */
-    const int32_t *prototype_multipliers; /* [CPEP_PROTOTYPES]: products of fine to cosines in 2^-24, times 2^31 */
-    const uint16_t *prototype_gestures;   /* [CPEP_PROTOTYPES] */
-    const char *const *gestures;          /* [CPEP_GESTURES], names */
+    int32_t coarse_length, fine_length; /* no such row is longer */
+    cpep_real product_cosine;           /* a product with an embedding to a cosine in 2^-24 */
+    const uint16_t *prototype_gestures; /* [CPEP_PROTOTYPES] */
+    const char *const *gestures;        /* [CPEP_GESTURES], names */
 } cpep_model;
 
 extern const cpep_model cpep_the_model;
