@@ -191,13 +191,13 @@ def _the_model(model: DeviceModel) -> str:
 
 
 def filter_integers(sos: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
-    """b0, b1, b2, a1, a2 of every section and its gain for a constant level, in 2^-29.
+    """b0, b1, b2, -a1, -a2 of every section and its gain for a constant level, in 2^-29.
 
     Raises ConfigError when a coefficient is too large for that.
     """
     rows = []
     for b0, b1, b2, a0, a1, a2 in sos:
-        values = [b0 / a0, b1 / a0, b2 / a0, a1 / a0, a2 / a0, (b0 + b1 + b2) / (a0 + a1 + a2)]
+        values = [b0 / a0, b1 / a0, b2 / a0, -a1 / a0, -a2 / a0, (b0 + b1 + b2) / (a0 + a1 + a2)]
         integers = [round(value * 2**_COEFFICIENT_BITS) for value in values]
         if max(map(abs, integers)) >= 2**31:
             raise ConfigError(

@@ -40,7 +40,7 @@ typedef struct {
 
 /* y = b0 x + b1 x1 + b2 x2 - a1 y1 - a2 y2, coefficients in 2^-29. */
 typedef struct {
-    int32_t b0, b1, b2, a1, a2;
+    int32_t b0, b1, b2, minus_a1, minus_a2;
     int32_t rest_gain; /* of a level that has always been there, in 2^-29 */
 } cpep_section;
 
