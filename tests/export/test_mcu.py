@@ -18,8 +18,8 @@ from cpep_edge.errors import ArtifactError, ConfigError, DataError  # noqa: E402
 from cpep_edge.pose_index import vote  # noqa: E402
 from cpep_edge.preprocess import Preprocessing, Preprocessor, design_filter  # noqa: E402
 from cpep_export.arm_toolchain import CheckRun, Kernels, Processor, compile_for, missing_tool, run_check  # noqa: E402
+from cpep_export.chips import Chip, find_chip  # noqa: E402
 from cpep_export.cortex_m import (  # noqa: E402
-    Chip,
     build_host,
     check_golden_on,
     compare,
@@ -355,6 +355,19 @@ def test_chip_with_too_little_memory_is_refused_by_how_much(odd: Built, tmp_path
 def test_chip_with_too_little_flash_is_refused_though_its_memory_would_do(odd: Built, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"bytes of flash, \d+ more than the chip has"):
         _export(odd, tmp_path / "out", chip=Chip(ram_bytes=1 << 20, flash_bytes=20_000))
+
+
+def test_chip_has_the_memory_that_its_maker_says_unless_told_otherwise() -> None:
+    chip = find_chip("nRF54L15", flash_kib=700)
+
+    assert (chip.ram_bytes, chip.flash_bytes) == (256 * 1024, 700 * 1024)
+    with pytest.raises(ConfigError, match=r"bytes of RAM, 1 more than nRF54L15 has"):
+        chip.check(256 * 1024 + 1, 0)
+
+
+def test_unknown_chip_is_answered_with_those_that_are_known() -> None:
+    with pytest.raises(ConfigError, match=r"no chip esp32 is known, only alif-e1c, .*nrf54l15.* --chip-ram"):
+        find_chip("esp32")
 
 
 def test_mean_pooling_is_refused_with_the_recipe_change(odd: Built, tmp_path: Path) -> None:
