@@ -10,7 +10,8 @@ operators. Every rewrite is exact, and tests hold the two to 1e-5 of each other:
   v moves into that of the output; the scale of the scores moves into q.
 - With [CLS] pooling one row leaves the last block, so only that row gets a query, an output and an MLP; and with one
   query a head, its keys and values need no layer over all tokens (`ClsBlock`).
-- The patch convolution is a linear layer over patches.
+- The patch convolution is a linear layer over patches. Levels, means of rectified samples, need no operator of their
+  own: each sample gets its share of their weight.
 
 [CLS] gets its place by padding and adding. To concatenate it would be as exact, but the XNNPACK quantizer turns every
 concatenation to int8, whatever it was told, and with it the residual stream: on a weak model 30 % of the votes changed.
@@ -103,11 +104,13 @@ class PatchLayer(nn.Module):
             )
         self.rectified = encoder.config.front_end == "rectified"
         self.n_channels = patch.in_channels
-        self.patch_samples = patch.weight.shape[2]
+        self.patch_samples = encoder.config.patch_samples
+        self.level_samples = encoder.config.level_samples
         offset = patch.bias.double()[None, None]  # (1, 1, D)
         if isinstance(encoder, Encoder):
             offset = offset + encoder.position[:, 1:].double()  # (1, N - 1, D)
-        self.linear = _linear(_centred(patch.weight.double().flatten(1), dim=0), None)
+        weight = patch.weight.double().repeat_interleave(self.level_samples, dim=2) / self.level_samples  # (D, C, P)
+        self.linear = _linear(_centred(weight.flatten(1), dim=0), None)
         self.offset: Tensor
         self.register_buffer("offset", _centred(offset, dim=-1).detach().float())
 

@@ -19,7 +19,7 @@
 
 typedef struct {
     int32_t x1, x2, y1, y2;
-    int32_t rest; /* what rounding cut from the last output, given back to the next one */
+    uint32_t rest; /* what rounding cut from the last output, given back to the next one */
 } cpep_section_state;
 
 typedef struct {

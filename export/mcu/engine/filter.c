@@ -12,20 +12,34 @@
 #define SAMPLE_LIMIT ((1 << 23) - 1)
 
 static int32_t limited(int64_t value) {
-    return value > INT32_MAX ? INT32_MAX : value < INT32_MIN ? INT32_MIN : (int32_t)value;
+    const int32_t low = (int32_t)value;
+    return low == value ? low : value < 0 ? INT32_MIN : INT32_MAX;
 }
 
-static void rest_at(cpep_section_state *state, const cpep_section *section, int32_t x) {
-    state->x1 = state->x2 = x;
-    state->y1 = state->y2 = limited(cpep_scale(x, section->rest_gain, COEFFICIENT_BITS));
-    state->rest = 0;
+static int32_t input_of(int32_t count) {
+    return cpep_clamp(count, -SAMPLE_LIMIT, SAMPLE_LIMIT) * (1 << FRACTION_BITS);
+}
+
+/* As if the sample had been there for ever. */
+static void rest_at(cpep *c, const int32_t sample[CPEP_CHANNELS]) {
+    int32_t channel, number;
+    for (channel = 0; channel < CPEP_CHANNELS; channel++) {
+        int32_t x = input_of(sample[channel]);
+        for (number = 0; number < CPEP_SECTIONS; number++) {
+            cpep_section_state *state = &c->sections[channel][number];
+            const cpep_section *section = &cpep_the_model.sections[number];
+            state->x1 = state->x2 = x;
+            state->y1 = state->y2 = x = limited(cpep_scale(x, section->rest_gain, COEFFICIENT_BITS));
+            state->rest = 0;
+        }
+    }
 }
 
 static int32_t step(cpep_section_state *s, const cpep_section *c, int32_t x) {
-    int64_t sum = (int64_t)c->b0 * x + (int64_t)c->b1 * s->x1 + (int64_t)c->b2 * s->x2 - (int64_t)c->a1 * s->y1 -
-                  (int64_t)c->a2 * s->y2 + s->rest;
+    int64_t sum = s->rest + (int64_t)c->b0 * x + (int64_t)c->b1 * s->x1 + (int64_t)c->b2 * s->x2 +
+                  (int64_t)c->minus_a1 * s->y1 + (int64_t)c->minus_a2 * s->y2;
     int32_t y = limited(sum >> COEFFICIENT_BITS);
-    s->rest = (int32_t)(sum & (((int64_t)1 << COEFFICIENT_BITS) - 1));
+    s->rest = (uint32_t)sum & ((1u << COEFFICIENT_BITS) - 1);
     s->x2 = s->x1, s->x1 = x;
     s->y2 = s->y1, s->y1 = y;
     return y;
@@ -39,12 +53,11 @@ void cpep_push(cpep *c, const int32_t sample[CPEP_CHANNELS]) {
     const cpep_model *model = &cpep_the_model;
     int16_t *out = c->ring + c->head * CPEP_CHANNELS;
     int32_t channel, section;
+    if (c->n_samples == 0) rest_at(c, sample);
     for (channel = 0; channel < CPEP_CHANNELS; channel++) {
-        int32_t x = cpep_clamp(sample[channel], -SAMPLE_LIMIT, SAMPLE_LIMIT) * (1 << FRACTION_BITS);
+        int32_t x = input_of(sample[channel]);
         for (section = 0; section < CPEP_SECTIONS; section++) {
-            cpep_section_state *state = &c->sections[channel][section];
-            if (c->n_samples == 0) rest_at(state, &model->sections[section], x);
-            x = step(state, &model->sections[section], x);
+            x = step(&c->sections[channel][section], &model->sections[section], x);
         }
         x = limited(cpep_scale(x, model->input_multiplier, model->input_shift));
         x = cpep_clamp(x, -CPEP_INPUT_LIMIT, CPEP_INPUT_LIMIT);
