@@ -34,12 +34,13 @@ class Threads:
 class PeerFigure:
     """Somebody else's way to do a part of the work, or ours, timed in turns with the others of its part."""
 
-    part: str  # what is done: encoder, index, features
+    part: str  # what is done: encoder, index, window to class
     name: str
     setting: str  # the peer's honest best, in words
     latency: Latency
     size_bytes: int | None  # of its file; None: it has none
     agreement: str  # with what it is compared to, in words
+    accuracy: float | None = None  # balanced, on labelled windows that `agreement` then describes
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from cpep_bench.page import page
 from cpep_bench.peers import check_peers, measure_peers
 from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_latency, last_window, part_calls
 from cpep_bench.power import Meter
-from cpep_bench.report import SCHEMA_VERSION, Report, Threads
+from cpep_bench.report import SCHEMA_VERSION, PeerFigure, Report, Threads
 from cpep_bench.startup import run_fresh
 from cpep_edge.bundle import Bundle
 from cpep_edge.checkout import code_version, installed_versions
@@ -58,7 +58,8 @@ class Options:
     power: str = "auto"
     window_s: float = WINDOW_S  # of a power measurement
     peers: Sequence[str] = ()
-    run: Path | None = None  # of the training that the bundle came from, for the encoder's peers
+    run: Path | None = None  # of the training that the bundle came from, for the peers that need it
+    data: Path | None = None  # labelled recordings, for the peers that need them
     band: str | None = None  # port of a wristband that is to time itself
     n_starts: int = 5  # fresh processes
 
@@ -68,7 +69,7 @@ class Options:
             raise ConfigError(f"--runs {self.n_runs} is too few for a 99th percentile, ask for at least {MIN_RUNS}")
         if self.n_threads < 1:
             raise ConfigError(f"--threads {self.n_threads}: at least one thread is needed")
-        check_peers(self.peers, self.run)
+        check_peers(self.peers, self.run, self.data)
 
 
 def run_bench(
@@ -99,7 +100,7 @@ def run_bench(
         starts = step(tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts)))
         threads = step(_threads(bundle, options.n_runs))
         profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
-        peers = step(measure_peers(options.peers, opened, recogniser, signal_uv, options.n_runs, options.run))
+        peers = step(_peers(opened, recogniser, signal_uv, options))
         band = step(ask_band(options.band, options.n_runs) if options.band else None)
         energy = step(_energy(meter, recogniser, signal_uv, options.window_s))
     manifest = opened.manifest
@@ -167,6 +168,19 @@ class _Steps:
         self._n_done += 1
         self._progress(self._n_done, self._n_steps)
         return given
+
+
+def _peers(bundle: Bundle, recogniser: Recogniser, signal_uv: Signal, options: Options) -> tuple[PeerFigure, ...]:
+    return measure_peers(
+        options.peers,
+        bundle,
+        recogniser,
+        signal_uv,
+        n_runs=options.n_runs,
+        n_threads=options.n_threads,
+        run=options.run,
+        data=options.data,
+    )
 
 
 def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, window_s: float) -> MeasuredEnergy | None:

@@ -99,9 +99,11 @@ def peers_table(report: Report) -> Table | None:
         ours = next(other for other in report.peers if other.part == peer.part)
         size = "" if peer.size_bytes is None else f"{peer.size_bytes:,}"
         times = (f"{peer.latency.p50_ms:.3f}", f"{peer.latency.p50_ms / ours.latency.p50_ms:.2f}")
-        rows.append((peer.part, peer.name, *times, size, peer.agreement, peer.setting))
+        accuracy = "" if peer.accuracy is None else f"balanced accuracy {peer.accuracy:.3f}: "
+        rows.append((peer.part, peer.name, *times, size, accuracy + peer.agreement, peer.setting))
     head = ("part", "who", "p50 ms", "of the first's", "bytes", "agreement", "setting")
-    return Table(head, tuple(rows), "Those of one part took turns in one process.")
+    note = "Those of one part took turns: encoders each in a process of its own, the others in one."
+    return Table(head, tuple(rows), note)
 
 
 def ladder_table(report: Report) -> Table | None:
