@@ -32,6 +32,8 @@ PEERS: Mapping[str, tuple[str, ...]] = {  # and the packages that each needs
     "usearch": ("usearch",),
     "faiss": ("faiss",),
     "libemg": ("sklearn", "torch"),
+    "pyserial": (),
+    "brainflow": ("brainflow",),
 }
 ENCODER_PEERS = ("onnxruntime", "openvino", "torch", "torch.compile")
 INDEX_PEERS = ("numpy", "hnswlib", "usearch", "faiss")

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from cpep_bench.band import BandFigures
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy
 from cpep_bench.latency import Latency
+from cpep_bench.link_readers import LinkFigure
 from cpep_bench.machine import Machine
 from cpep_bench.operators import Profile
 from cpep_bench.startup import Startup
@@ -83,6 +84,7 @@ class Report:
     git_commit: str
     created_utc: str
     band: BandFigures | None = None  # what a wristband said of itself, where one was asked
+    links: tuple[LinkFigure, ...] = ()  # readers of simulated devices, where peers of the link were asked for
 
     @property
     def typical_start(self) -> Startup:

@@ -16,6 +16,7 @@ import numpy as np
 from cpep_bench.band import ask_band
 from cpep_bench.energy import WINDOW_S, MeasuredEnergy, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
+from cpep_bench.link_readers import LINK_PEERS, SECONDS, LinkFigure, measure_readers
 from cpep_bench.machine import this_machine
 from cpep_bench.markdown import markdown
 from cpep_bench.modelled_energy import modelled_energy
@@ -62,6 +63,7 @@ class Options:
     data: Path | None = None  # labelled recordings, for the peers that need them
     band: str | None = None  # port of a wristband that is to time itself
     n_starts: int = 5  # fresh processes
+    link_s: float = SECONDS  # of each reading of a simulated device
 
     def check(self) -> None:
         """Raises ConfigError for what cannot be measured."""
@@ -95,12 +97,13 @@ def run_bench(
         recogniser = Recogniser(opened, options.n_threads)
         smallest_cosine = check_golden(opened, recogniser)
         signal_uv = _signal(opened)
-        step = _Steps(progress, 7)
+        step = _Steps(progress, 8)
         latency, arithmetic = step(_latencies(recogniser, signal_uv, options.n_runs))
         starts = step(tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts)))
         threads = step(_threads(bundle, options.n_runs))
         profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
         peers = step(_peers(opened, recogniser, signal_uv, options))
+        links = step(_links(options))
         band = step(ask_band(options.band, options.n_runs) if options.band else None)
         energy = step(_energy(meter, recogniser, signal_uv, options.window_s))
     manifest = opened.manifest
@@ -130,6 +133,7 @@ def run_bench(
         chip=manifest.chip,
         energy=energy,
         band=band,
+        links=links,
         modelled=modelled_energy(manifest.chip),
         peers=peers,
         ladder=manifest.ladder,
@@ -181,6 +185,11 @@ def _peers(bundle: Bundle, recogniser: Recogniser, signal_uv: Signal, options: O
         run=options.run,
         data=options.data,
     )
+
+
+def _links(options: Options) -> tuple[LinkFigure, ...]:
+    names = [reader for peer, readers in LINK_PEERS.items() if peer in options.peers for reader in readers]
+    return measure_readers(names, options.link_s) if names else ()
 
 
 def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, window_s: float) -> MeasuredEnergy | None:
