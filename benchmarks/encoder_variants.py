@@ -1,6 +1,6 @@
 """The encoder of the paper's size in every way to run it, as files, so that fresh processes can time and weigh them.
 
-    python benchmarks/encoder_variants.py time FOLDER THREADS RUNS      latencies of all, interleaved, as JSON
+    python benchmarks/encoder_variants.py serve FOLDER NAME THREADS     runs one when told to, see cpep_bench.turns
     python benchmarks/encoder_variants.py peak FOLDER NAME              peak memory of a process for one, bytes
 
 `measure_encoder.py` prepares the folder and calls this. Weights are random, because time does not depend on them.
@@ -9,7 +9,6 @@
 import json
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_bench.turns import serve
+
 N_CHANNELS, WINDOW_SAMPLES, D_EMBED = 16, 4000, 256
 N_WINDOWS = 16
-N_WARM_UP = 20
 BLOCK_PATCHES = 4  # of the streaming encoder: a block of 100 ms, which is the hop of live use
 EAGER = "torch eager fp32"
 WINDOWS_FILE = "windows.npy"
@@ -41,6 +41,10 @@ class Variant:
     @property
     def file(self) -> str:
         return re.sub(r"\W+", "-", self.name) + self.suffix
+
+    def embeddings(self, folder: Path) -> Path:
+        """Where its embeddings of all windows are, (n_windows, d_embed), once it served."""
+        return folder / f"{self.file}.npy"
 
     def size_bytes(self, folder: Path) -> int | None:
         """Of the file; None for the module."""
@@ -117,39 +121,33 @@ def _eager(n_threads: int) -> Run:
     return run
 
 
-def _time(folder: Path, n_threads: int, n_runs: int) -> dict[str, dict[str, float]]:
-    """Times and cosine by variant. A processor's time leaves out what else the machine did; only one thread has it."""
-    windows, variants = np.load(folder / WINDOWS_FILE), read_variants(folder)
-    runs = {variant.name: open_variant(folder, variant, n_threads) for variant in variants}
-    inputs = {variant.name: np.ascontiguousarray(windows[0, :, : variant.n_samples]) for variant in variants}
-    times_ms = np.empty((N_WARM_UP + n_runs, len(runs), 2))
-    for row in times_ms:
-        for name, cell in zip(runs, row, strict=True):
-            start_ns, start_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
-            runs[name](inputs[name])
-            cell[:] = (time.perf_counter_ns() - start_ns) * 1e-6, (time.thread_time_ns() - start_cpu_ns) * 1e-6
-    measured = {}
-    for name, (wall_ms, cpu_ms) in zip(runs, times_ms[N_WARM_UP:].transpose(1, 2, 0), strict=True):
-        percentiles = dict(zip(("p50", "p95", "p99", "max"), np.percentile(wall_ms, (50, 95, 99, 100)), strict=True))
-        measured[name] = {**percentiles, "cpu": float(np.median(cpu_ms))}
-    expected = np.stack([runs[EAGER](window) for window in windows])
-    for variant in variants:
-        if variant.n_samples == WINDOW_SAMPLES:
-            embedding = np.stack([runs[variant.name](window) for window in windows])
-            measured[variant.name]["cosine"] = float(np.sum(embedding * expected, axis=1).min())
-    return measured
+def _serve(folder: Path, name: str, n_threads: int) -> None:
+    """Write the embeddings of all windows beside the variant's file, then run when told to."""
+    windows, variant = np.load(folder / WINDOWS_FILE), _named(folder, name)
+    run = open_variant(folder, variant, n_threads)
+    if variant.n_samples == WINDOW_SAMPLES:
+        np.save(variant.embeddings(folder), np.stack([run(window) for window in windows]))
+    window = np.ascontiguousarray(windows[0, :, : variant.n_samples])
+    serve(lambda: run(window))
 
 
-def _peak(folder: Path, name: str) -> str:
-    variant = next(variant for variant in read_variants(folder) if variant.name == name)
+def _peak(folder: Path, name: str) -> None:
+    variant = _named(folder, name)
     run = open_variant(folder, variant, 1)
     window = np.array(np.load(folder / WINDOWS_FILE, mmap_mode="r")[0, :, : variant.n_samples])
     for _ in range(3):
         run(window)
     status = Path("/proc/self/status").read_text()
-    return str(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+    sys.stdout.write(str(int(status.partition("VmHWM:")[2].split()[0]) * 1024))
+
+
+def _named(folder: Path, name: str) -> Variant:
+    return next(variant for variant in read_variants(folder) if variant.name == name)
 
 
 if __name__ == "__main__":
-    what, place, *rest = sys.argv[1:]
-    print(json.dumps(_time(Path(place), int(rest[0]), int(rest[1]))) if what == "time" else _peak(Path(place), rest[0]))
+    what, place, name, *rest = sys.argv[1:]
+    if what == "serve":
+        _serve(Path(place), name, int(*rest))
+    else:
+        _peak(Path(place), name)

@@ -1,4 +1,4 @@
-"""One encoder of the paper's size in every way to run it: ours, ONNX Runtime's, torch's; timed in turn, in one run.
+"""One encoder of the paper's size in every way to run it: ours, ONNX Runtime's, torch's; timed in turns, in one run.
 
     python benchmarks/measure_encoder.py --out benchmarks/results/encoder-paper-size.md
 
@@ -8,7 +8,6 @@ What quantisation costs in votes is told by `measure_quantisation.py` and by the
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -18,9 +17,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from cpep_bench.machine import this_machine
+from cpep_bench.machine import Machine, this_machine
 from cpep_bench.onnx_peer import OnnxKind, onnx_program
 from cpep_bench.operators import profile_encoder
+from cpep_bench.turns import STRETCH_RUNS, take_turns
 from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.files import replacing
 from cpep_export.lower import lower
@@ -58,15 +58,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=400, help="Inferences of each variant.")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    machine = this_machine()  # with the load of others, not ours
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shaped, variants = _prepare(folder)
-        times: list[Times] = [json.loads(_child("time", folder, n, options.runs)) for n in THREADS]
-        peaks = {variant.name: int(_child("peak", folder, variant.name)) for variant in variants}
+        times = [_times(folder, variants, n, options.runs) for n in THREADS]
+        peaks = {variant.name: int(_output("peak", folder, variant.name)) for variant in variants}
         profile = _profile(folder / Variant(OURS, ".pte").file)
         limit = _multiply_adds_a_second(folder)
         lines = [*_table(folder, variants, times, peaks), "", *_limit(shaped, times[0], limit), "", *profile, ""]
-    lines += _footer(options.runs)
+    lines += _footer(machine, options.runs)
     with replacing(options.out) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
@@ -101,11 +102,29 @@ def _streaming(folder: Path, windows: np.ndarray) -> Variant:
     return variant
 
 
-def _child(*arguments: object) -> str:
-    """What a fresh process of encoder_variants.py prints."""
+def _times(folder: Path, variants: list[Variant], n_threads: int, n_runs: int) -> Times:
+    """Times of all variants, each in a process of its own, in turns, and their cosines to the eager module."""
+    commands = {variant.name: _command("serve", folder, variant.name, n_threads) for variant in variants}
+    measured = {}
+    for name, turn in take_turns(commands, n_runs).items():
+        wall = turn.wall
+        percentiles = {"p50": wall.p50_ms, "p95": wall.p95_ms, "p99": wall.p99_ms, "max": wall.max_ms}
+        measured[name] = {**percentiles, "cpu": turn.thread.p50_ms}
+    expected = np.load(Variant(EAGER, "").embeddings(folder))
+    for variant in variants:
+        if variant.n_samples == WINDOW_SAMPLES:
+            cosines = np.sum(np.load(variant.embeddings(folder)) * expected, axis=1)
+            measured[variant.name]["cosine"] = float(cosines.min())
+    return measured
+
+
+def _command(*arguments: object) -> list[str]:
     script = Path(__file__).parent / "encoder_variants.py"
-    command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return [sys.executable, "-W", "ignore", str(script), *map(str, arguments)]
+
+
+def _output(*arguments: object) -> str:
+    return subprocess.run(_command(*arguments), stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _table(folder: Path, variants: list[Variant], times: list[Times], peaks: dict[str, int]) -> list[str]:
@@ -192,13 +211,14 @@ def _profile(program: Path) -> list[str]:
     ]
 
 
-def _footer(n_runs: int) -> list[str]:
-    machine = this_machine()
+def _footer(machine: Machine, n_runs: int) -> list[str]:
     versions = ", ".join(f"{name} {value}" for name, value in installed_versions(PACKAGES).items())
+    crowded = " Other work took a core: two threads waited for it." if machine.is_crowded(max(THREADS)) else ""
     return [
         f"4 layers, width {D_EMBED}, {N_CHANNELS} channels, windows of {WINDOW_SAMPLES} samples, patches of 50; random "
-        f"weights; {n_runs} runs each, interleaved, in a fresh process for each number of threads.",
-        f"{machine.cpu}, {machine.n_cpus} CPUs, load {machine.load_1min:.1f}. {versions}. Commit {git_commit()}.",
+        f"weights; {n_runs} runs each, every variant in a process of its own, in turns of {STRETCH_RUNS} runs.",
+        f"{machine.cpu}, {machine.n_cpus} CPUs, load before {machine.load_1min:.1f}.{crowded} {versions}. "
+        f"Commit {git_commit()}.",
         "",
     ]
 

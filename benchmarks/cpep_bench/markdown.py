@@ -13,6 +13,7 @@ def markdown(report: Report) -> str:
         words.threads_table(report),
         words.operators_table(report),
         words.peers_table(report),
+        words.links_table(report.links) if report.links else None,
         words.ladder_table(report),
         words.chip_table(report),
         words.band_table(report),

@@ -92,6 +92,8 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "Threads", _threads(report)
     if peers := words.peers_table(report):
         yield "Beside its peers", _peers(report) + _table(peers, figures=False)
+    if report.links:
+        yield "Reading a device", _links(report) + _table(words.links_table(report.links), figures=False)
     yield "Starting, memory, bytes", _starting(report) + _table(words.cost_table(report))
     if ladder := words.ladder_table(report):
         yield "Accuracy and bytes", _bytes_against_accuracy(report) + _table(ladder)
@@ -157,6 +159,17 @@ def _peers(report: Report) -> str:
             for number, peer in enumerate(peer for peer in report.peers if peer.part == part)
         ]  # fmt: skip
         charts.append(f"<p>{escape(part.capitalize())}</p>{bars(rows)}")
+    return "".join(charts)
+
+
+def _links(report: Report) -> str:
+    charts = []
+    for device in dict.fromkeys(link.device for link in report.links):
+        rows = [
+            Bar(link.reader, link.cpu_percent, f"{link.cpu_percent:.2g} %", colour=0 if number == 0 else 5)
+            for number, link in enumerate(link for link in report.links if link.device == device)
+        ]
+        charts.append(f"<p>{escape(device.capitalize())}: processor, share of a core</p>{bars(rows)}")
     return "".join(charts)
 
 
