@@ -13,6 +13,7 @@ from cpep_edge.pose_index import Vote
 from cpep_export.fixed_point import IntegerEncoder, padded
 
 UNIT = 32767  # length of an embedding in integers
+_GAIN_BITS = 16
 
 
 class _Vote(ctypes.Structure):
@@ -39,6 +40,11 @@ class HostEngine:
     def reset(self) -> None:
         """Forget the past."""
         self._c.cpep_reset(_at(self._state))
+
+    def calibrate(self, gains: NDArray[np.float32], turn: int = 0) -> None:
+        """Multiply each channel, (C,), by a gain beyond its usual scale, and undo the band's turn, 0 <= turn < C."""
+        integers = np.rint(gains * 2.0**_GAIN_BITS).astype(np.uint32)
+        self._c.cpep_calibrate(_at(self._state), _at(integers), ctypes.c_int32(turn))
 
     def push(self, counts: NDArray[np.int32]) -> None:
         """Filter the next samples, (n_samples, C), in counts."""
