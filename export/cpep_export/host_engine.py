@@ -72,9 +72,14 @@ class HostEngine:
 
     def vote(self, embedding: NDArray[np.int16]) -> Vote:
         """The engine's own vote; embedding: (E_,), as `embed_integers` gives it."""
+        gesture, n_votes, n_neighbours, similarity = self.vote_integers(embedding)
+        return Vote(gesture, n_votes / n_neighbours, similarity / 2**24)
+
+    def vote_integers(self, embedding: NDArray[np.int16]) -> tuple[int, int, int, int]:
+        """The vote's own numbers: gesture, votes for it, neighbours, similarity in 2^-24."""
         integers = np.ascontiguousarray(embedding)
         vote: _Vote = self._c.cpep_vote_of(_at(integers))
-        return Vote(vote.gesture, vote.n_votes / vote.n_neighbours, vote.similarity / 2**24)
+        return vote.gesture, vote.n_votes, vote.n_neighbours, vote.similarity
 
 
 def _at(array: NDArray[np.generic]) -> ctypes.c_void_p:

@@ -284,6 +284,23 @@ def test_flipped_weight_is_noticed(odd: Built, tmp_path: Path) -> None:
         check_golden_on(folder, "host", tmp_path / "objects")
 
 
+def test_similarity_off_by_one_unit_is_noticed(odd: Built, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(odd.folder, folder)
+    source = (folder / "golden.c").read_text()
+    gesture, n_votes, n_neighbours, similarity = odd.engine.vote_integers(_golden_embedding(odd, 1))
+    said = f"{{{gesture}, {n_votes}, {n_neighbours}, {similarity}}}"
+    assert source.count(said) == 1
+    (folder / "golden.c").write_text(source.replace(said, said.replace(str(similarity), str(similarity + 1))))
+
+    with pytest.raises(ArtifactError, match="votes otherwise"):
+        check_golden_on(folder, "host", tmp_path / "objects")
+
+
+def _golden_embedding(built: Built, number: int) -> NDArray[np.int16]:
+    return golden_stretch(built.engine, to_counts(built.signal_uv, UV_PER_COUNT)[number]).embedding
+
+
 def _changed(folder: Path, to: Path, change: Callable[[str], str]) -> Path:
     shutil.copytree(folder, to)
     source = to / "model.c"

@@ -89,7 +89,7 @@ static bool is_right(void) {
         for (i = 0; i < CPEP_EMBEDDING_DEPTH; i++) {
             if (embedding[i] != golden->embedding[i]) return false;
         }
-        if (cpep_vote_of(embedding).gesture != golden->gesture) return false;
+        if (cpep_vote_of(embedding).gesture != golden->vote.gesture) return false;
     }
     return true;
 }
