@@ -188,7 +188,7 @@ def golden_stretch(engine: HostEngine, counts: NDArray[np.int32]) -> GoldenStret
     engine.reset()
     engine.push(counts)
     embedding = engine.embed_integers()
-    return GoldenStretch(counts, embedding, engine.vote(embedding).gesture_index)
+    return GoldenStretch(counts, embedding, engine.vote_integers(embedding))
 
 
 def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
@@ -200,7 +200,7 @@ def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
     run = run_check(folder, build, objects)
     if run.n_wrong:
         worst = next((n for n, golden in enumerate(run.golden) if golden.difference), None)
-        how = "votes for another gesture" if worst is None else f"is off by {run.golden[worst].difference} of 32767"
+        how = "votes otherwise" if worst is None else f"is off by {run.golden[worst].difference} of 32767"
         raise ArtifactError(f"cortex-m on {build}: golden stretch {worst or 0} {how}; its build must not be shipped")
     return run
 

@@ -58,7 +58,7 @@ class GoldenStretch:
 
     counts: NDArray[np.int32]  # (n_samples, C)
     embedding: NDArray[np.int16]  # (E,), of length 32767
-    gesture_index: int
+    vote: tuple[int, int, int, int]  # gesture, votes for it, neighbours, similarity in 2^-24
 
 
 def config_header(model: DeviceModel) -> str:
@@ -110,8 +110,8 @@ def golden_source(stretches: Sequence[GoldenStretch]) -> Iterator[str]:
         yield _array("int32_t", f"samples{number}", stretch.counts)
     yield "const golden_stretch golden_stretches[] = {\n"
     for number, stretch in enumerate(stretches):
-        embedding = ", ".join(map(str, stretch.embedding.tolist()))
-        yield f"{{samples{number}, {len(stretch.counts)}, {{{embedding}}}, {stretch.gesture_index}}},\n"
+        embedding, vote = (", ".join(map(str, values)) for values in (stretch.embedding.tolist(), stretch.vote))
+        yield f"{{samples{number}, {len(stretch.counts)}, {{{embedding}}}, {{{vote}}}}},\n"
     yield f"}};\nconst int32_t n_golden_stretches = {len(stretches)};\n"
 
 

@@ -196,7 +196,10 @@ def require_delegated(npu: Npu, plan: Any) -> None:
     outside = sorted({operator.name for operator in plan.operators} - {_QUANTIZE, _DEQUANTIZE})
     if outside or len(plan.delegates) != 1:
         what = ", ".join(outside) or f"cuts into {len(plan.delegates)} parts"
-        raise ArtifactError(f"{npu}: the NPU does not run all of the encoder, these operators stay outside: {what}")
+        raise ArtifactError(
+            f"{npu}: the NPU does not run all of the encoder, these operators stay outside: {what}; "
+            "take pooling, heads and front_end under [emg] from recipe micro, or export for cortex-m"
+        )
 
 
 def _affine(edge: Any, name: str) -> Affine:

@@ -30,7 +30,7 @@ from cpep_export.cortex_m import (  # noqa: E402
     write_sources,
 )
 from cpep_export.emit_c import DeviceModel, choose_block_tokens, stored_prototypes  # noqa: E402
-from cpep_export.fixed_point import padded, to_fixed_point  # noqa: E402
+from cpep_export.fixed_point import check_supported, padded, to_fixed_point  # noqa: E402
 from cpep_export.host_engine import HostEngine  # noqa: E402
 from cpep_export.multiply_adds import count_multiply_adds  # noqa: E402
 from cpep_export.prototypes import Prototypes  # noqa: E402
@@ -284,6 +284,23 @@ def test_flipped_weight_is_noticed(odd: Built, tmp_path: Path) -> None:
         check_golden_on(folder, "host", tmp_path / "objects")
 
 
+def test_similarity_off_by_one_unit_is_noticed(odd: Built, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(odd.folder, folder)
+    source = (folder / "golden.c").read_text()
+    gesture, n_votes, n_neighbours, similarity = odd.engine.vote_integers(_golden_embedding(odd, 1))
+    said = f"{{{gesture}, {n_votes}, {n_neighbours}, {similarity}}}"
+    assert source.count(said) == 1
+    (folder / "golden.c").write_text(source.replace(said, said.replace(str(similarity), str(similarity + 1))))
+
+    with pytest.raises(ArtifactError, match="votes otherwise"):
+        check_golden_on(folder, "host", tmp_path / "objects")
+
+
+def _golden_embedding(built: Built, number: int) -> NDArray[np.int16]:
+    return golden_stretch(built.engine, to_counts(built.signal_uv, UV_PER_COUNT)[number]).embedding
+
+
 def _changed(folder: Path, to: Path, change: Callable[[str], str]) -> Path:
     shutil.copytree(folder, to)
     source = to / "model.c"
@@ -371,11 +388,20 @@ def test_unknown_chip_is_answered_with_those_that_are_known() -> None:
         find_chip("esp32")
 
 
-def test_mean_pooling_is_refused_with_the_recipe_change(odd: Built, tmp_path: Path) -> None:
-    encoder = _random_encoder(replace(ODD, pooling="mean"))
-
-    with pytest.raises(ConfigError, match='pooling = "cls" under'):
-        to_fixed_point(encoder, CLIP, _windows(encoder, 2, np.random.default_rng(0)))
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pooling": "mean"}, r'reads \[CLS\] only; train with pooling = "cls" under \[emg\]'),
+        ({"n_heads": 18}, r"a multiple of 4, not 2; change width or n_heads under \[emg\]"),
+        ({"width": 132, "n_heads": 1}, "heads of at most 128 numbers, .* not 132"),
+        ({"window_samples": 513, "patch_samples": 1}, "at most 512 tokens, not 514; raise patch_samples"),
+    ],
+)
+def test_encoder_that_the_engine_cannot_run_is_refused_with_the_recipe_change(
+    change: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_supported(_random_encoder(replace(ODD, **change)))  # type: ignore[arg-type]
 
 
 def test_windows_of_another_shape_are_refused(odd: Built, tmp_path: Path) -> None:
