@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from cpep_bench.band import ask_band
-from cpep_bench.energy import WINDOW_S, MeasuredEnergy, measure_energy, open_meter
+from cpep_bench.band import BandFigures, ask_band
+from cpep_bench.energy import BAND, WINDOW_S, MeasuredEnergy, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.link_readers import LINK_PEERS, SECONDS, LinkFigure, measure_readers
 from cpep_bench.machine import this_machine
@@ -71,6 +71,8 @@ class Options:
             raise ConfigError(f"--runs {self.n_runs} is too few for a 99th percentile, ask for at least {MIN_RUNS}")
         if self.n_threads < 1:
             raise ConfigError(f"--threads {self.n_threads}: at least one thread is needed")
+        if self.power == BAND and self.band is None:
+            raise ConfigError("--power band is the gauge of a wristband: say which with --band PORT")
         check_peers(self.peers, self.run, self.data)
 
 
@@ -104,7 +106,7 @@ def run_bench(
         profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
         peers = step(_peers(opened, recogniser, signal_uv, options))
         links = step(_links(options))
-        band = step(ask_band(options.band, options.n_runs) if options.band else None)
+        band = step(_band(options))
         energy = step(_energy(meter, recogniser, signal_uv, options.window_s))
     manifest = opened.manifest
     encoder = manifest.encoder
@@ -190,6 +192,12 @@ def _peers(bundle: Bundle, recogniser: Recogniser, signal_uv: Signal, options: O
 def _links(options: Options) -> tuple[LinkFigure, ...]:
     names = [reader for peer, readers in LINK_PEERS.items() if peer in options.peers for reader in readers]
     return measure_readers(names, options.link_s) if names else ()
+
+
+def _band(options: Options) -> BandFigures | None:
+    if options.band is None:
+        return None
+    return ask_band(options.band, options.n_runs, window_s=options.window_s if options.power == BAND else None)
 
 
 def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, window_s: float) -> MeasuredEnergy | None:

@@ -171,12 +171,12 @@ def band_table(report: Report) -> Table | None:
     band = report.band
     if band is None:
         return None
-    energy = "not measured" if band.energy_uj is None else f"{band.energy_uj:.3g} uJ"
+    energy = "-" if band.energy_uj is None else f"{band.energy_uj:.3g} uJ"
     rows = (
         ("inference p50 / p95", f"{band.p50_us / 1e3:.3f} / {band.p95_us / 1e3:.3f} ms"),
         ("inference p99 / max", f"{band.p99_us / 1e3:.3f} / {band.max_us / 1e3:.3f} ms"),
         ("arena", f"{band.arena_bytes:,} bytes"),
-        ("energy of one", energy),
+        ("energy of one, as it says itself", energy),
     )
     note = (
         f"{band.n_runs} runs of the band's own program, timed by its own clock, after its golden inputs came out right."
@@ -184,8 +184,11 @@ def band_table(report: Report) -> Table | None:
     return Table((f"on {band.device}", "figure"), rows, note)
 
 
-def energy_table(energy: MeasuredEnergy | None) -> Table | None:
-    """What a meter saw; None where there was none."""
+def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | None:
+    """What a meter saw; None where there was none.
+
+    where: the inferences ran
+    """
     if energy is None:
         return None
     instrument = energy.instrument
@@ -195,7 +198,7 @@ def energy_table(energy: MeasuredEnergy | None) -> Table | None:
         net += ", not distinguishable from idling"
     seconds = energy.active[0].seconds
     return Table(
-        ("energy, measured", ""),
+        (f"energy, measured {where}", ""),
         (
             ("net, one inference", net),
             ("gross, one inference", f"{energy.gross_mj:.3g} mJ"),

@@ -15,7 +15,10 @@ def bench(
     runs: Annotated[int, typer.Option(help="Timed runs of each part, at least 200.")] = 200,
     threads: Annotated[int, typer.Option(help="Threads of the encoder.")] = 1,
     power: Annotated[
-        str, typer.Option(help="Power meter: auto, none, rapl, hwmon, battery, pi5, ppk2:PORT@MILLIVOLTS.")
+        str,
+        typer.Option(
+            help="Power meter: auto, none, rapl, hwmon, battery, pi5, ppk2:PORT@MILLIVOLTS; band with --band."
+        ),
     ] = "auto",
     vs: Annotated[
         list[str] | None, typer.Option(help="Peer to time beside ours, again and again: onnxruntime, hnswlib, ...")
