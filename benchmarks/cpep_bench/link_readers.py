@@ -280,15 +280,15 @@ def _figure(reader: _Reader, results: list[dict[str, float]]) -> LinkFigure:
 
 def _table(seconds: float, rounds: int) -> str:
     from cpep_bench.markdown import table_block
-    from cpep_bench.words import links_table
+    from cpep_bench.words import links_tables
 
     machine, paths = this_machine(), ("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/link_readers.py")
     names = [name for name in READERS if name != "cyton-brainflow" or find_spec("brainflow") is not None]
+    tables = links_tables(measure_readers(names, seconds, rounds)).values()
     lines = [
         f"# Reading a device: medians of {rounds} runs of {seconds:g} s, in turns",
         "",
-        table_block(links_table(measure_readers(names, seconds, rounds))),
-        "",
+        *(f"{table_block(table)}\n" for table in tables),
         f"Code {code_version(*paths)}, seed 0, Python {sys.version.split()[0]}; {machine.n_cpus} cores shared with "
         f"other work, {machine.cpu}, load {machine.load_1min:.1f}.",
     ]
