@@ -1,9 +1,10 @@
-"""The encoder of the paper's size in every way to run it, as files, so that fresh processes can time and weigh them.
+"""A trained encoder in every way to run it, as files, so that fresh processes can time and weigh them.
 
     python benchmarks/encoder_variants.py serve FOLDER NAME THREADS     runs one when told to, see cpep_bench.turns
+    python benchmarks/encoder_variants.py cold FOLDER NAME              the same, after other work took the caches
     python benchmarks/encoder_variants.py peak FOLDER NAME              peak memory of a process for one, bytes
 
-`measure_encoder.py` prepares the folder and calls this. Weights are random, because time does not depend on them.
+`measure_encoder.py` prepares the folder and calls this.
 """
 
 import json
@@ -18,11 +19,10 @@ from numpy.typing import NDArray
 
 from cpep_bench.turns import serve
 
-N_CHANNELS, WINDOW_SAMPLES, D_EMBED = 16, 4000, 256
-N_WINDOWS = 16
-BLOCK_PATCHES = 4  # of the streaming encoder: a block of 100 ms, which is the hop of live use
 EAGER = "torch eager fp32"
-WINDOWS_FILE = "windows.npy"
+WINDOWS_FILE = "windows.npy"  # (n, n_channels, window_samples) float32, preprocessed
+RUN_LINK = "run"  # to the folder of the training
+_OTHER_WORK = 8_000_000  # numbers of 8 bytes that other work touches: twice a large cache
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -32,11 +32,13 @@ class Variant:
     """One way to run the encoder; its file lies in the folder under its name."""
 
     name: str
-    suffix: str  # .pte, .onnx, or none for the module, which is made anew from its seed
+    suffix: str  # .pte, .onnx, or none for the module
+    d_embed: int
     n_delegates: int | None = None
     n_operators_outside: int | None = None
     arena_bytes: int | None = None
-    n_samples: int = WINDOW_SAMPLES  # of one run
+    block_samples: int | None = None  # of one run of a streaming encoder
+    n_blocks: int = 1  # that decide a window
 
     @property
     def file(self) -> str:
@@ -51,17 +53,6 @@ class Variant:
         return (folder / self.file).stat().st_size if self.suffix else None
 
 
-def paper_size_module(block_patches: int = 0):  # type: ignore[no-untyped-def]  # torch is imported only where it runs
-    """The module at the paper's size with weights from a fixed seed, in evaluation mode; streaming with blocks."""
-    import torch
-
-    from cpep_train.model import Embedder, EncoderConfig
-
-    torch.manual_seed(0)
-    size = EncoderConfig(N_CHANNELS, WINDOW_SAMPLES, 50, width=256, n_layers=4, n_heads=4, block_patches=block_patches)
-    return Embedder(size, D_EMBED).eval()
-
-
 def read_variants(folder: Path) -> list[Variant]:
     """What `write_variants` left in the folder."""
     return [Variant(**fields) for fields in json.loads((folder / "variants.json").read_text())]
@@ -72,46 +63,56 @@ def write_variants(folder: Path, variants: list[Variant]) -> None:
     (folder / "variants.json").write_text(json.dumps([asdict(variant) for variant in variants]))
 
 
-def open_variant(folder: Path, variant: Variant, n_threads: int) -> Run:
-    """Ready to run, on so many threads."""
+def open_variant(folder: Path, variant: Variant, n_threads: int) -> tuple[Run, Run]:
+    """Ready on so many threads: for windows, and for what one run takes, which is a window or a block."""
     if variant.suffix == ".pte":
         return _xnnpack(folder, variant, n_threads)
     if variant.suffix == ".onnx":
         from cpep_bench.onnx_peer import OnnxEncoder
 
-        return OnnxEncoder((folder / variant.file).read_bytes(), n_threads).embed
-    return _eager(n_threads)
+        embed = OnnxEncoder((folder / variant.file).read_bytes(), n_threads).embed
+    else:
+        embed = _eager(folder, n_threads)
+    return embed, embed
 
 
-def _xnnpack(folder: Path, variant: Variant, n_threads: int) -> Run:
+def _xnnpack(folder: Path, variant: Variant, n_threads: int) -> tuple[Run, Run]:
     import platform
 
     from cpep_edge.bundle import EncoderSpec, StreamSpec
     from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+    from cpep_edge.streaming import StreamingEncoder
     from cpep_export.native import LIBRARY, SDK_LIBRARIES
 
     files = tuple((name, (folder / "native" / name).read_bytes()) for name in (*SDK_LIBRARIES, LIBRARY))
+    stream = None
+    if variant.block_samples is not None:
+        stream = StreamSpec(block_samples=variant.block_samples, n_blocks=variant.n_blocks)
+    _, n_channels, window_samples = _windows(folder).shape
     spec = EncoderSpec(
         file="encoder.pte",
         runtime="executorch-xnnpack",
         quantisation="int8",
-        n_channels=N_CHANNELS,
-        window_samples=WINDOW_SAMPLES,
-        d_embed=D_EMBED,
+        n_channels=n_channels,
+        window_samples=window_samples,
+        d_embed=variant.d_embed,
         n_parameters=1,
         n_delegates=1,
         n_operators_outside=0,
-        stream=None if variant.n_samples == WINDOW_SAMPLES else StreamSpec(block_samples=variant.n_samples, n_blocks=1),
+        stream=stream,
     )
-    program = (folder / variant.file).read_bytes()
-    return NativeEncoder(NativeLibrary(platform.machine(), files), program, spec, n_threads).embed
+    library = NativeLibrary(platform.machine(), files)
+    encoder = NativeEncoder(library, (folder / variant.file).read_bytes(), spec, n_threads)
+    return (encoder if stream is None else StreamingEncoder(encoder, spec)).embed, encoder.embed
 
 
-def _eager(n_threads: int) -> Run:
+def _eager(folder: Path, n_threads: int) -> Run:
     import torch
 
+    from cpep_train.checkpoint import load_checkpoint
+
     torch.set_num_threads(n_threads)
-    module = paper_size_module()
+    module = load_checkpoint(folder / RUN_LINK).emg.eval()
 
     def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -123,22 +124,38 @@ def _eager(n_threads: int) -> Run:
 
 def _serve(folder: Path, name: str, n_threads: int) -> None:
     """Write the embeddings of all windows beside the variant's file, then run when told to."""
-    windows, variant = np.load(folder / WINDOWS_FILE), _named(folder, name)
-    run = open_variant(folder, variant, n_threads)
-    if variant.n_samples == WINDOW_SAMPLES:
-        np.save(variant.embeddings(folder), np.stack([run(window) for window in windows]))
-    window = np.ascontiguousarray(windows[0, :, : variant.n_samples])
-    serve(lambda: run(window))
+    variant = _named(folder, name)
+    embed, run = open_variant(folder, variant, n_threads)
+    if not variant.embeddings(folder).exists():
+        np.save(variant.embeddings(folder), np.stack([embed(np.array(window)) for window in _windows(folder)]))
+    given = _of_one_run(folder, variant)
+    serve(lambda: run(given))
+
+
+def _serve_cold(folder: Path, name: str) -> None:
+    variant, others = _named(folder, name), np.zeros(_OTHER_WORK)
+    _, run = open_variant(folder, variant, 1)
+    given = _of_one_run(folder, variant)
+    serve(lambda: run(given), before=lambda: np.add(others, 1, out=others))
 
 
 def _peak(folder: Path, name: str) -> None:
     variant = _named(folder, name)
-    run = open_variant(folder, variant, 1)
-    window = np.array(np.load(folder / WINDOWS_FILE, mmap_mode="r")[0, :, : variant.n_samples])
+    _, run = open_variant(folder, variant, 1)
+    given = _of_one_run(folder, variant)
     for _ in range(3):
-        run(window)
+        run(given)
     status = Path("/proc/self/status").read_text()
     sys.stdout.write(str(int(status.partition("VmHWM:")[2].split()[0]) * 1024))
+
+
+def _windows(folder: Path) -> NDArray[np.float32]:
+    windows: NDArray[np.float32] = np.load(folder / WINDOWS_FILE, mmap_mode="r")
+    return windows
+
+
+def _of_one_run(folder: Path, variant: Variant) -> NDArray[np.float32]:
+    return np.array(_windows(folder)[0, :, : variant.block_samples])
 
 
 def _named(folder: Path, name: str) -> Variant:
@@ -149,5 +166,7 @@ if __name__ == "__main__":
     what, place, name, *rest = sys.argv[1:]
     if what == "serve":
         _serve(Path(place), name, int(*rest))
+    elif what == "cold":
+        _serve_cold(Path(place), name)
     else:
         _peak(Path(place), name)

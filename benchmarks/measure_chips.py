@@ -14,7 +14,7 @@ from cpep_bench.machine import this_machine
 from cpep_bench.modelled_energy import modelled_energy
 from cpep_edge.bundle import Bundle, LadderStep, Manifest
 from cpep_edge.checkout import git_commit
-from cpep_edge.chip import CortexMSpec, EthosUSpec
+from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
 from cpep_edge.files import replacing
 
 HEADER = (
@@ -24,6 +24,8 @@ HEADER = (
     "cosine, smallest / mean",
     "votes kept",
     "a window takes",
+    "patches / blocks / search, k",
+    "a sample",
     "code kB",
     "RAM kB",
     "weights kB",
@@ -42,7 +44,7 @@ def rows_of(manifest: Manifest) -> Iterator[tuple[str, ...]]:
         vela = chip.vela
         takes = f"{vela.cycles / 1e6:.2f} M cycles, {vela.inference_ms:.2f} ms: {vela.how}"
         memory = ("-", f"{vela.sram_bytes / 1e3:.0f} (Vela)", f"{vela.flash_bytes / 1e3:.0f} (Vela)")
-        yield name, vela.accelerator, "TOSA reference model, golden inputs", *fidelity, takes, *memory, "-"
+        yield name, vela.accelerator, "TOSA reference model, golden inputs", *fidelity, takes, "-", "-", *memory, "-"
         return
     energies = {
         energy.modelled_chip: f"{energy.modelled_chip} {energy.modelled_uj:.0f} uJ" for energy in modelled_energy(chip)
@@ -53,8 +55,7 @@ def rows_of(manifest: Manifest) -> Iterator[tuple[str, ...]]:
         "this machine",
         "host build",
         *fidelity,
-        "-",
-        "-",
+        *("-",) * 4,
         f"{chip.arena_bytes / 1e3:.0f}",
         weights,
         energies["GAP9"],
@@ -62,8 +63,19 @@ def rows_of(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for run in chip.runs:
         takes = f"{run.instructions_a_window / 1e6:.2f} M instructions (QEMU)"
         memory = (f"{run.code_bytes / 1e3:.0f}", f"{run.ram_bytes / 1e3:.0f}", weights)
-        energy = energies.get("Apollo3", "-") if run.processor == "cortex-m7" else "-"
-        yield name, run.processor, _QEMU, *fidelity, takes, *memory, energy
+        of_others = (energies[name] for name in ("Apollo3", "STM32U575") if run.processor == "cortex-m7")
+        energy = ", ".join(of_others) or "-"
+        yield (
+            name,
+            run.processor,
+            _QEMU,
+            *fidelity,
+            takes,
+            _parts(run),
+            f"{run.instructions_a_sample:,}",
+            *memory,
+            energy,
+        )
 
 
 def accuracy_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
@@ -99,13 +111,20 @@ def report(paths: list[Path], command: str) -> str:
             "",
             f"Data: {source.data}; seed {source.seed}; exported at commit {exported_at}, this page made at "
             f"{git_commit()[:7]}; {machine.n_cpus} cores shared with other work, {machine.cpu}.",
-            "Instructions are no cycles. Vela's cycles and all energies are modelled; `cpep_bench.modelled_energy` "
-            "has the constants. No board was at hand.",
+            "Instructions are no cycles. Those of a window are from the filtered ring to the vote; its blocks are the "
+            "transformer's. Those of a sample are the filter's, for all channels. Vela's cycles and all energies are "
+            "modelled; `cpep_bench.modelled_energy` has the constants. No board was at hand.",
             "",
             f"    {command}",
             "",
         )
     )
+
+
+def _parts(run: ProcessorRun) -> str:
+    """Instructions of a window, thousands, part by part."""
+    blocks = run.instructions_a_window - run.patch_instructions - run.search_instructions
+    return " / ".join(f"{n / 1e3:.0f}" for n in (run.patch_instructions, blocks, run.search_instructions))
 
 
 def _share(step: LadderStep, kind: str) -> str:

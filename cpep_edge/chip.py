@@ -22,6 +22,8 @@ class ProcessorRun(Part):
 
     processor: Literal["cortex-m55", "cortex-m7"]
     instructions_a_window: int = Field(gt=0)
+    patch_instructions: int = Field(default=0, ge=0)  # of those: cutting and embedding patches; 0: not counted apart
+    search_instructions: int = Field(default=0, ge=0)  # of those: the nearest prototypes and their vote
     instructions_a_sample: int = Field(gt=0)  # of all channels: filter and ring
     code_bytes: int = Field(gt=0)
     constant_bytes: int = Field(gt=0)  # weights, tables, prototypes

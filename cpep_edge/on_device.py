@@ -1,15 +1,20 @@
 """Decisions of a band that recognises gestures itself: its predictions, named and debounced as the bundle says.
 
-The host runs no encoder. A prediction carries no similarity, so of the two thresholds only the share of votes holds.
+The host runs no encoder. A prediction carries no similarity, so of the two thresholds only the share of votes holds;
+and the band asks its encoder at rest too.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cpep_edge.blocks import Block
 from cpep_edge.bundle import Manifest
 from cpep_edge.decisions import Decider, Decision
 from cpep_edge.errors import LinkError
+from cpep_edge.live_loop import Tap
 from cpep_edge.pose_index import Vote
 
 
@@ -38,15 +43,27 @@ class PredictingSource(Protocol):
     def __iter__(self) -> Iterator[Block]: ...
 
 
-def decisions_of(source: PredictingSource, manifest: Manifest) -> Iterator[Decision]:
+def decisions_of(source: PredictingSource, manifest: Manifest, taps: Sequence[Tap] = ()) -> Iterator[Decision]:
     """Every prediction of the band as a decision, until its stream ends.
 
+    taps: see the band's samples and the decisions, as those of `cpep_edge.live_loop.Live` do
     Raises LinkError for a gesture that the bundle does not have: the band runs another model.
     """
     decider = Decider(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
-    for _ in source:
+    for block in source:
+        for tap in taps:
+            tap.block(block)
         for said in source.take_predictions():
-            yield _decision(said, decider, manifest)
+            decision = _decision(said, decider, manifest)
+            for tap in taps:
+                tap.decision(decision)
+            yield decision
+
+
+def gains_of(manifest: Manifest, level_uv: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """What a calibration, (n_channels,), makes of each channel's usual scale: ones without a calibration."""
+    gains = np.ones(manifest.encoder.n_channels, np.float32)
+    return gains if level_uv is None else (manifest.preprocessing.scale_uv / level_uv).astype(np.float32)
 
 
 def _decision(said: Prediction, decider: Decider, manifest: Manifest) -> Decision:

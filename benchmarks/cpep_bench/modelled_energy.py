@@ -5,8 +5,13 @@
     Apollo3   instructions x 6 uA/MHz x 3.3 V: the maker's figure for its Cortex-M4F running inference, as SparkFun's
               page of the Artemis module repeats it; one cycle an instruction, so a lower bound. Counted is the build
               for Cortex-M7, whose kernels (`smlad`) the M4 runs too
+    STM32U575 instructions x 25.17 mW / 160 MHz: measured during the anomaly detection of MLPerf Tiny v1.1 (closed,
+              STMicroelectronics, NUCLEO-U575ZI-Q at 1.8 V), its Cortex-M33 always busy; counted as for Apollo3, and a
+              lower bound for the same reason
 
-No figure in energy or power of a Cortex-M55 with an Ethos-U55 was found that says for which work; there is none here.
+There is none for a Cortex-M55 with an Ethos-U55. Two papers measured such chips, Alif's E7 (arXiv 2509.17533) and
+Himax' WE2 (2503.22567), on convolutional networks; a joule a cycle of a transformer does not follow from them. Neither
+MLPerf Tiny v1.1 nor the makers' pages have energy beside the cycles or multiply-adds it was spent on.
 """
 
 from cpep_bench.energy import ModelledEnergy
@@ -15,6 +20,7 @@ from cpep_edge.chip import CortexMSpec, EthosUSpec
 _GAP9_MACS_A_SECOND = 6.3 * 370e6
 _GAP9_W = 57.18e-3
 _APOLLO3_J_A_CYCLE = 6e-6 / 1e6 * 3.3
+_STM32U575_J_A_CYCLE = 25.17e-3 / 160e6
 
 
 def modelled_energy(chip: CortexMSpec | EthosUSpec | None) -> tuple[ModelledEnergy, ...]:
@@ -25,7 +31,10 @@ def modelled_energy(chip: CortexMSpec | EthosUSpec | None) -> tuple[ModelledEner
     energies = [ModelledEnergy("GAP9", gap9_uj, "6.3 multiply-adds a cycle, 370 MHz, 57.18 mW: arXiv 2512.15729")]
     for run in chip.runs:
         if run.processor == "cortex-m7":
-            apollo3_uj = run.instructions_a_window * _APOLLO3_J_A_CYCLE * 1e6
-            constants = "6 uA/MHz at 3.3 V, maker's figure; a cycle an instruction, so at least"
-            energies.append(ModelledEnergy("Apollo3", apollo3_uj, constants))
+            for name, j_a_cycle, constants in (
+                ("Apollo3", _APOLLO3_J_A_CYCLE, "6 uA/MHz at 3.3 V, maker's figure"),
+                ("STM32U575", _STM32U575_J_A_CYCLE, "25.17 mW at 160 MHz: MLPerf Tiny v1.1"),
+            ):
+                modelled_uj = run.instructions_a_window * j_a_cycle * 1e6
+                energies.append(ModelledEnergy(name, modelled_uj, f"{constants}; a cycle an instruction, so at least"))
     return tuple(energies)

@@ -50,16 +50,20 @@ def take_turns(commands: Mapping[str, Sequence[str]], n_runs: int) -> dict[str, 
     return {name: _times(pairs) for name, pairs in times.items()}
 
 
-def serve(call: Callable[[], object]) -> None:
-    """In a process that `take_turns` started: time `call` as often as each line of stdin says, until it closes."""
+def serve(call: Callable[[], object], before: Callable[[], object] = lambda: None) -> None:
+    """In a process that `take_turns` started: time `call` as often as each line of stdin says, until it closes.
+
+    before: what happens before each call, not timed
+    """
     _say([])  # ready
     for line in sys.stdin:
         for _ in range(_WAKING_RUNS):
             call()
-        _say([_timed(call) for _ in range(int(line))])
+        _say([_timed(call, before) for _ in range(int(line))])
 
 
-def _timed(call: Callable[[], object]) -> _Pair:
+def _timed(call: Callable[[], object], before: Callable[[], object]) -> _Pair:
+    before()
     start_ns, start_thread_ns = time.perf_counter_ns(), time.thread_time_ns()
     call()
     return time.perf_counter_ns() - start_ns, time.thread_time_ns() - start_thread_ns

@@ -29,6 +29,9 @@ def export(
             help="What it will run on; linux is x86-64. A chip's bundle runs here too.", show_default="this machine"
         ),
     ] = None,
+    chip: Annotated[
+        str | None, typer.Option(help="A chip by name, nrf54l15 for one; refuse what does not fit.")
+    ] = None,
     chip_ram: Annotated[int | None, typer.Option(min=1, help="KiB of RAM that the chip has; refuse more.")] = None,
     chip_flash: Annotated[int | None, typer.Option(min=1, help="KiB of flash that the chip has; refuse more.")] = None,
     quant: Annotated[Quantisation, typer.Option(help="auto: the smallest that keeps the votes.")] = "auto",
@@ -42,14 +45,15 @@ def export(
 ) -> None:
     """Make a device bundle: int8 encoder, compact pose index, golden inputs, and a manifest with their hashes."""
     chip_target = target if target == "cortex-m" or target == "ethos-u55" or target == "ethos-u85" else None
-    if chip_target is None and (chip_ram or chip_flash):
-        raise typer.BadParameter("only cortex-m and ethos-u have a chip", param_hint="--chip-ram, --chip-flash")
+    if chip_target is None and (chip or chip_ram or chip_flash):
+        raise typer.BadParameter("only cortex-m and ethos-u have a chip", param_hint="--chip, --chip-ram, --chip-flash")
     from cpep_edge.trust import load_signing_key
-    from cpep_export.cortex_m import Chip
+    from cpep_export.chips import find_chip
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.checkpoint import load_checkpoint
 
+    limits = find_chip(chip, chip_ram, chip_flash)
     signing_key = None if sign is None else load_signing_key(sign)
     checkpoint = load_checkpoint(run)
     with TemporaryDirectory() as scratch, progress("exporting") as advance:
@@ -62,7 +66,7 @@ def export(
             quant=quant,
             native=native,
             chip_target=chip_target,
-            chip=Chip(*(None if kib is None else kib * 1024 for kib in (chip_ram, chip_flash))),
+            chip=limits,
             pose_encoder=pose_encoder,
             force=force,
             version=bundle_version,

@@ -12,12 +12,13 @@ from cpep_edge.cli.trust import KeyOption
 from cpep_edge.errors import LinkError
 
 if TYPE_CHECKING:
+    from cpep_bridge.band import Band
     from cpep_edge.blocks import BlockSource
     from cpep_edge.bundle import Manifest
     from cpep_edge.live_loop import Live, Tap
     from cpep_edge.live_stats import LiveSummary
     from cpep_edge.live_view import LiveView
-    from cpep_edge.sinks import SinkCounts
+    from cpep_edge.sinks import SinkCounts, SinkTap
 
 _SCREENS_A_SECOND = 12
 
@@ -75,13 +76,17 @@ def live(
     openers = [(address, parse_sink(address)) for address in sink or []]
     opened = Bundle(bundle, configured_key(key))
     if on_device:
-        if web or record or profile or max_risk or hop_ms or seconds or openers or device_config:
+        if web or record or max_risk or hop_ms or seconds or device_config:
             raise typer.BadParameter(
-                "the band decides by itself: only --port, --timeout-s, --reconnect-s and --json go along"
+                "the band decides by itself: only --port, --timeout-s, --reconnect-s, --profile, --sink and "
+                "--json go along"
             )
         opened.keep_older_out()
-        with open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s) as source:
-            _run_on_device(source, opened.manifest, json_lines)
+        with ExitStack() as stack:
+            band = stack.enter_context(open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s))
+            predicting = _calibrated(band, opened.manifest, profile)
+            taps_of_band = [stack.enter_context(closing(SinkTap(name, opens, band.info))) for name, opens in openers]
+            _run_on_device(predicting, opened.manifest, taps_of_band, json_lines)
         return
     recogniser = Recogniser(opened)
     opened.keep_older_out()
@@ -180,17 +185,28 @@ def calibrate(
     stdout.print(out)
 
 
-def _run_on_device(source: "BlockSource", manifest: "Manifest", json_lines: bool) -> None:
+def _calibrated(source: "BlockSource", manifest: "Manifest", profile: Path | None) -> "Band":
+    """A band that recognises gestures itself, told of the wearer, or that there is nothing to tell of them."""
     from cpep_bridge.band import Band
     from cpep_bridge.frames import Capability
-    from cpep_edge.on_device import decisions_of
+    from cpep_edge.calibration import fit_to_wearer
+    from cpep_edge.on_device import gains_of
 
     if not isinstance(source, Band) or not source.identity.capabilities & Capability.PREDICTION:
         raise LinkError(f"{source.info.name} recognises no gestures itself; leave out --on-device")
+    level_uv, turn, _ = fit_to_wearer(manifest, profile, None)
+    if profile is not None or source.identity.capabilities & Capability.CALIBRATION:
+        source.calibrate(gains_of(manifest, level_uv), turn)
+    return source
+
+
+def _run_on_device(source: "Band", manifest: "Manifest", sinks: "list[SinkTap]", json_lines: bool) -> None:
+    from cpep_edge.on_device import decisions_of
+
     n_decisions = n_changes = 0
     try:
         with suppress(KeyboardInterrupt):
-            for decision in decisions_of(source, manifest):
+            for decision in decisions_of(source, manifest, sinks):
                 n_decisions, n_changes = n_decisions + 1, n_changes + decision.changed
                 if json_lines:
                     print_json({"type": "decision", **asdict(decision)})
@@ -199,7 +215,7 @@ def _run_on_device(source: "BlockSource", manifest: "Manifest", json_lines: bool
     finally:
         counts = {"n_decisions": n_decisions, "n_changes": n_changes}
         if json_lines:
-            print_json({"type": "summary", **counts, "link": source.counts})
+            print_json({"type": "summary", **counts, "link": source.counts, "sinks": [sink.counts for sink in sinks]})
         else:
             stderr.print(f"{n_decisions} decisions of the band, {n_changes} changes")
 

@@ -21,7 +21,8 @@ from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.golden import Golden
 from cpep_edge.preprocess import Preprocessor
 from cpep_export.arm_toolchain import Processor, missing_tool
-from cpep_export.cortex_m import UV_PER_COUNT, Chip, TargetRun, export_cortex_m, nearest_vote
+from cpep_export.chips import Chip
+from cpep_export.cortex_m import UV_PER_COUNT, TargetRun, export_cortex_m, nearest_vote
 from cpep_export.ethos_u import Npu, lower_for_ethos_u
 from cpep_export.prototypes import Prototypes
 from cpep_export.shaped import ShapedEncoder
@@ -123,6 +124,8 @@ def _run(run: TargetRun) -> ProcessorRun:
     return ProcessorRun(
         processor=_PROCESSORS[run.processor],
         instructions_a_window=run.check.window_instructions,
+        patch_instructions=run.check.patch_instructions,
+        search_instructions=run.check.vote_instructions,
         instructions_a_sample=run.check.sample_instructions,
         code_bytes=run.sizes.code_bytes,
         constant_bytes=run.sizes.constant_bytes,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpep_edge.errors import ArtifactError, ConfigError, DataError
+from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.files import replacing_folder
 from cpep_edge.pose_index import Vote, vote
 from cpep_edge.preprocess import Preprocessing
@@ -29,6 +29,7 @@ from cpep_export.arm_toolchain import (
     run_check,
     sizes_of,
 )
+from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.emit_c import (
     DeviceModel,
     GoldenStretch,
@@ -45,26 +46,6 @@ from cpep_export.shaped import ShapedEncoder
 
 REPORT_FILE = "report.json"
 UV_PER_COUNT = 0.1  # of a 16-bit converter of +-3.3 mV
-
-
-@dataclass(frozen=True, slots=True)
-class Chip:
-    """What a microcontroller has, as far as it limits the model."""
-
-    ram_bytes: int | None = None  # None: not said, and not checked
-    flash_bytes: int | None = None
-
-    def check(self, ram_bytes: int, flash_bytes: int) -> None:
-        """Raises ConfigError, by how much, when a model needs more than there is."""
-        for what, needed, has in (("RAM", ram_bytes, self.ram_bytes), ("flash", flash_bytes, self.flash_bytes)):
-            if has is not None and needed > has:
-                raise ConfigError(
-                    f"the model needs {needed} bytes of {what}, {needed - has} more than the chip has; "
-                    "lower width, n_layers or window_samples in the recipe"
-                )
-
-
-NO_LIMIT = Chip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +188,7 @@ def golden_stretch(engine: HostEngine, counts: NDArray[np.int32]) -> GoldenStret
     engine.reset()
     engine.push(counts)
     embedding = engine.embed_integers()
-    return GoldenStretch(counts, embedding, engine.vote(embedding).gesture_index)
+    return GoldenStretch(counts, embedding, engine.vote_integers(embedding))
 
 
 def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
@@ -219,7 +200,7 @@ def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
     run = run_check(folder, build, objects)
     if run.n_wrong:
         worst = next((n for n, golden in enumerate(run.golden) if golden.difference), None)
-        how = "votes for another gesture" if worst is None else f"is off by {run.golden[worst].difference} of 32767"
+        how = "votes otherwise" if worst is None else f"is off by {run.golden[worst].difference} of 32767"
         raise ArtifactError(f"cortex-m on {build}: golden stretch {worst or 0} {how}; its build must not be shipped")
     return run
 

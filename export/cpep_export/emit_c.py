@@ -25,6 +25,7 @@ FRACTION_BITS = 6  # of a count, carried through the filter
 _COEFFICIENT_BITS = 29
 _COSINE_BITS = 24
 _FINE = 128  # parts of a coarse step of a prototype
+_LONGEST = 65_000.0  # fine steps of a prototype: its product with an embedding of length 32767 must fit in 32 bits
 _NUMBERS_A_LINE = 32
 
 
@@ -42,12 +43,22 @@ class DeviceModel:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPrototypes:
+    """Prototypes as the engine holds them, in whole numbers: (coarse + fine / 128) / (unit / 128)."""
+
+    coarse: NDArray[np.float64]  # (n_prototypes, E)
+    fine: NDArray[np.float64]  # (n_prototypes, E)
+    gesture_index: NDArray[np.int64]  # (n_prototypes,)
+    unit: float  # length of each, in fine steps
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenStretch:
     """Counts and what they must give."""
 
     counts: NDArray[np.int32]  # (n_samples, C)
     embedding: NDArray[np.int16]  # (E,), of length 32767
-    gesture_index: int
+    vote: tuple[int, int, int, int]  # gesture, votes for it, neighbours, similarity in 2^-24
 
 
 def config_header(model: DeviceModel) -> str:
@@ -57,6 +68,7 @@ def config_header(model: DeviceModel) -> str:
         "CHANNELS": encoder.n_channels,
         "WINDOW": encoder.window_samples,
         "PATCH": encoder.patch_samples,
+        "LEVEL": encoder.level_samples,
         "RECTIFIED": int(encoder.rectified),
         "INPUT_LIMIT": encoder.input_limit,
         "SECTIONS": len(model.preprocessing.sos),
@@ -98,9 +110,23 @@ def golden_source(stretches: Sequence[GoldenStretch]) -> Iterator[str]:
         yield _array("int32_t", f"samples{number}", stretch.counts)
     yield "const golden_stretch golden_stretches[] = {\n"
     for number, stretch in enumerate(stretches):
-        embedding = ", ".join(map(str, stretch.embedding.tolist()))
-        yield f"{{samples{number}, {len(stretch.counts)}, {{{embedding}}}, {stretch.gesture_index}}},\n"
+        embedding, vote = (", ".join(map(str, values)) for values in (stretch.embedding.tolist(), stretch.vote))
+        yield f"{{samples{number}, {len(stretch.counts)}, {{{embedding}}}, {{{vote}}}}},\n"
     yield f"}};\nconst int32_t n_golden_stretches = {len(stretches)};\n"
+
+
+def stored_prototypes(prototypes: Prototypes) -> StoredPrototypes:
+    """Prototypes as a coarse and a fine row each, in one unit for all, as large as 8 bits and 32-bit products allow.
+
+    They come in an order that mixes the gestures: the engine compares only those in full that can be among the nearest,
+    and a third fewer can when the first few have already been of every gesture.
+    """
+    order = np.random.default_rng(0).permutation(len(prototypes.embedding))
+    embedding = prototypes.embedding[order].astype(np.float64)
+    unit = min(127 * _FINE / float(np.abs(embedding).max()), _LONGEST)
+    integers = np.rint(embedding * unit)
+    coarse = np.floor(integers / _FINE + 0.5)
+    return StoredPrototypes(coarse, integers - _FINE * coarse, prototypes.gesture_index[order], unit)
 
 
 def choose_block_tokens(n_tokens: int, at_most: int = 32) -> int:
@@ -113,7 +139,7 @@ def _patch_block(model: DeviceModel) -> int:
     """As many patches as fit where the hidden layer will stand."""
     encoder = model.encoder
     room = model.block_tokens * padded(encoder.hidden)
-    fit = room // (2 * padded(encoder.n_channels * encoder.patch_samples))
+    fit = room // (2 * padded(encoder.n_channels * encoder.patch_samples // encoder.level_samples))
     return max(3, min(fit // 6 * 6 or 3, encoder.n_tokens - 1))
 
 
@@ -124,20 +150,19 @@ def _linear_arrays(name: str, layer: IntegerLinear) -> Iterator[str]:
 
 
 def _prototype_arrays(model: DeviceModel) -> Iterator[str]:
-    """Each prototype as large as 14 bits allow, as a coarse and a fine row, and what makes its products cosines."""
-    embedding = model.prototypes.embedding.astype(np.float64)
-    integers = np.rint(embedding / np.abs(embedding).max(axis=1, keepdims=True) * 127 * _FINE)
-    coarse = np.floor(integers / _FINE + 0.5)
-    rows = np.stack((coarse, integers - _FINE * coarse), axis=1).reshape(-1, embedding.shape[1])
+    stored = stored_prototypes(model.prototypes)
+    rows = np.stack((stored.coarse, stored.fine), axis=1).reshape(-1, stored.fine.shape[1])
     missing = padded(len(rows)) - len(rows), padded(rows.shape[1]) - rows.shape[1]
-    multiplier = 2.0 ** (_COSINE_BITS + 31) / (32767 * np.linalg.norm(integers, axis=1))
     yield _array("int8_t", "prototypes", np.pad(rows, ((0, missing[0]), (0, missing[1]))).astype(np.int8))
-    yield _array("int32_t", "prototype_multipliers", np.rint(multiplier).astype(np.int32))
-    yield _array("uint16_t", "prototype_gestures", model.prototypes.gesture_index.astype(np.uint16))
+    yield _array("uint16_t", "prototype_gestures", stored.gesture_index.astype(np.uint16))
+
+
+def _longest(rows: NDArray[np.float64]) -> int:
+    return math.ceil(float(np.linalg.norm(rows, axis=1).max()))
 
 
 def _the_model(model: DeviceModel) -> str:
-    encoder, spec = model.encoder, model.preprocessing
+    encoder, spec, stored = model.encoder, model.preprocessing, stored_prototypes(model.prototypes)
     gain = model.uv_per_count / spec.scale_uv / encoder.input_step / 2.0**FRACTION_BITS
     mantissa, exponent = _real(gain)
     sections = ",\n".join(f"        {{{', '.join(map(str, row))}}}" for row in filter_integers(spec.sos))
@@ -156,7 +181,9 @@ def _the_model(model: DeviceModel) -> str:
     .norm = {_norm(encoder.norm)},
     .projection = {_linear("projection", encoder.projection)},
     .prototypes = prototypes,
-    .prototype_multipliers = prototype_multipliers,
+    .coarse_length = {_longest(stored.coarse)},
+    .fine_length = {_longest(stored.fine)},
+    .product_cosine = {_real_text(2.0**_COSINE_BITS / (32767 * stored.unit))},
     .prototype_gestures = prototype_gestures,
     .gestures = gestures,
 }};
@@ -164,13 +191,13 @@ def _the_model(model: DeviceModel) -> str:
 
 
 def filter_integers(sos: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
-    """b0, b1, b2, a1, a2 of every section and its gain for a constant level, in 2^-29.
+    """b0, b1, b2, -a1, -a2 of every section and its gain for a constant level, in 2^-29.
 
     Raises ConfigError when a coefficient is too large for that.
     """
     rows = []
     for b0, b1, b2, a0, a1, a2 in sos:
-        values = [b0 / a0, b1 / a0, b2 / a0, a1 / a0, a2 / a0, (b0 + b1 + b2) / (a0 + a1 + a2)]
+        values = [b0 / a0, b1 / a0, b2 / a0, -a1 / a0, -a2 / a0, (b0 + b1 + b2) / (a0 + a1 + a2)]
         integers = [round(value * 2**_COEFFICIENT_BITS) for value in values]
         if max(map(abs, integers)) >= 2**31:
             raise ConfigError(

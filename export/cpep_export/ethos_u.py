@@ -110,8 +110,8 @@ def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.
 class NpuEncoder(nn.Module):
     """A `ShapedEncoder`, exactly, in the shape whose 16-bit integers stay close to it.
 
-    Patches stay at their own level, for which 16 bits have room, and the features do not get unit length: whoever
-    compares directions gives it to them. The divisions that are left are those of `TwoTableNorm`.
+    The features do not get unit length: whoever compares directions gives it to them. The divisions that are left are
+    those of `TwoTableNorm`.
     """
 
     def __init__(self, encoder: ShapedEncoder, windows: torch.Tensor) -> None:
@@ -126,15 +126,7 @@ class NpuEncoder(nn.Module):
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         """window: (1, C, T) float32, preprocessed; returns features (1, 1, E)."""
-        encoder, patch = self.encoder, self.encoder.patch
-        window = window.abs() if patch.rectified else window
-        patches = window.view(patch.n_channels, -1, patch.patch_samples).permute(1, 0, 2)  # (N - 1, C, P)
-        patches = patches.reshape(1, patches.shape[0], -1)  # (1, N - 1, C * P)
-        tokens = F.pad(patch.weight(patches) + patch.offset, (0, 0, 1, 0)) + encoder.cls_row  # (1, N, D)
-        for block in encoder.blocks:
-            tokens = block(tokens)
-        features: torch.Tensor = encoder.projection(encoder.pool(encoder.norm(tokens)))
-        return features
+        return self.encoder.features(window)
 
 
 class TwoTableNorm(nn.Module):
@@ -204,7 +196,10 @@ def require_delegated(npu: Npu, plan: Any) -> None:
     outside = sorted({operator.name for operator in plan.operators} - {_QUANTIZE, _DEQUANTIZE})
     if outside or len(plan.delegates) != 1:
         what = ", ".join(outside) or f"cuts into {len(plan.delegates)} parts"
-        raise ArtifactError(f"{npu}: the NPU does not run all of the encoder, these operators stay outside: {what}")
+        raise ArtifactError(
+            f"{npu}: the NPU does not run all of the encoder, these operators stay outside: {what}; "
+            "take pooling, heads and front_end under [emg] from recipe micro, or export for cortex-m"
+        )
 
 
 def _affine(edge: Any, name: str) -> Affine:

@@ -85,6 +85,7 @@ class IntegerEncoder:
     n_channels: int
     window_samples: int
     patch_samples: int
+    level_samples: int  # added up to one input of the patch layer
     n_heads: int
     width: int
     hidden: int
@@ -127,8 +128,12 @@ def to_fixed_point(encoder: ShapedEncoder, clip: float, calibration: NDArray[np.
     """
     check_supported(encoder)
     ranges = observe(encoder, calibration)
-    n_channels, patch_samples = encoder.n_channels, encoder.patch.patch_samples
-    input_limit = _input_limit(padded(n_channels * patch_samples))
+    n_channels, patch_samples, level_samples = (
+        encoder.n_channels,
+        encoder.patch.patch_samples,
+        encoder.patch.level_samples,
+    )
+    input_limit = _input_limit(padded(n_channels * patch_samples // level_samples)) // level_samples
     input_step = clip / input_limit
     patch = _patch(encoder.patch, input_step)
     stream_step = max(_STREAM_HEADROOM * ranges.stream / 32767, _COARSEST * float(patch.product_step.max()))
@@ -141,6 +146,7 @@ def to_fixed_point(encoder: ShapedEncoder, clip: float, calibration: NDArray[np.
         n_channels=n_channels,
         window_samples=encoder.window_samples,
         patch_samples=patch_samples,
+        level_samples=level_samples,
         n_heads=blocks[0].n_heads,
         width=width,
         hidden=blocks[0].mlp.inner.out_features,
@@ -163,7 +169,7 @@ def check_supported(encoder: ShapedEncoder) -> None:
     """Raises ConfigError when the engine has no code for such an encoder."""
     if not isinstance(encoder.pool, nn.Identity):
         raise ConfigError('cortex-m reads [CLS] only; train with pooling = "cls" under [emg] in the recipe')
-    head_width = encoder.patch.weight.out_features // _blocks(encoder)[0].n_heads
+    head_width = encoder.patch.linear.out_features // _blocks(encoder)[0].n_heads
     if head_width % 4 or head_width > MAX_HEAD_WIDTH:
         raise ConfigError(
             f"cortex-m needs heads of at most {MAX_HEAD_WIDTH} numbers, a multiple of 4, not {head_width}; "
@@ -227,10 +233,11 @@ def _quantised(weight: NDArray[np.float64], bias: NDArray[np.float64], input_ste
 
 
 def _patch(patch: PatchLayer, input_step: float) -> _FloatLayer:
-    """The patch layer over samples as they lie in the ring: all channels of one, then of the next."""
-    weight = patch.weight.weight.detach().double().numpy()
-    by_sample = weight.reshape(len(weight), patch.n_channels, patch.patch_samples).transpose(0, 2, 1)
-    return _quantised(by_sample.reshape(weight.shape), np.zeros(len(weight)), input_step)
+    """The patch layer over sums of samples as they lie in the ring: all channels of one, then of the next."""
+    weight = patch.linear.weight.detach().double().numpy()
+    by_channel = weight.reshape(len(weight), patch.n_channels, patch.patch_samples)
+    of_sums = by_channel[..., :: patch.level_samples].transpose(0, 2, 1)  # samples of a level weigh the same
+    return _quantised(of_sums.reshape(len(weight), -1), np.zeros(len(weight)), input_step)
 
 
 def _block(block: ShapedBlock, ranges: BlockRanges, stream_step: float) -> IntegerBlock:

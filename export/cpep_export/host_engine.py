@@ -13,6 +13,7 @@ from cpep_edge.pose_index import Vote
 from cpep_export.fixed_point import IntegerEncoder, padded
 
 UNIT = 32767  # length of an embedding in integers
+_GAIN_BITS = 16
 
 
 class _Vote(ctypes.Structure):
@@ -40,6 +41,11 @@ class HostEngine:
         """Forget the past."""
         self._c.cpep_reset(_at(self._state))
 
+    def calibrate(self, gains: NDArray[np.float32], turn: int = 0) -> None:
+        """Multiply each channel, (C,), by a gain beyond its usual scale, and undo the band's turn, 0 <= turn < C."""
+        integers = np.rint(gains * 2.0**_GAIN_BITS).astype(np.uint32)
+        self._c.cpep_calibrate(_at(self._state), _at(integers), ctypes.c_int32(turn))
+
     def push(self, counts: NDArray[np.int32]) -> None:
         """Filter the next samples, (n_samples, C), in counts."""
         for sample in np.ascontiguousarray(counts, np.int32):
@@ -66,9 +72,14 @@ class HostEngine:
 
     def vote(self, embedding: NDArray[np.int16]) -> Vote:
         """The engine's own vote; embedding: (E_,), as `embed_integers` gives it."""
+        gesture, n_votes, n_neighbours, similarity = self.vote_integers(embedding)
+        return Vote(gesture, n_votes / n_neighbours, similarity / 2**24)
+
+    def vote_integers(self, embedding: NDArray[np.int16]) -> tuple[int, int, int, int]:
+        """The vote's own numbers: gesture, votes for it, neighbours, similarity in 2^-24."""
         integers = np.ascontiguousarray(embedding)
         vote: _Vote = self._c.cpep_vote_of(_at(integers))
-        return Vote(vote.gesture, vote.n_votes / vote.n_neighbours, vote.similarity / 2**24)
+        return vote.gesture, vote.n_votes, vote.n_neighbours, vote.similarity
 
 
 def _at(array: NDArray[np.generic]) -> ctypes.c_void_p:

@@ -18,7 +18,7 @@ class MultiplyAdds:
     attention: int  # scores and mixing
     mlp: int
     embedding: int
-    search: int  # prototypes, coarse and fine
+    search: int  # prototypes, coarse; what is compared in full besides is a few percent of it
 
     @property
     def total(self) -> int:
@@ -31,10 +31,10 @@ def count_multiply_adds(encoder: IntegerEncoder, n_prototypes: int) -> MultiplyA
     n, d = encoder.n_tokens, encoder.width
     n_queries = (len(encoder.blocks) - 1) * n + 1  # rows that leave a block, over all blocks
     return MultiplyAdds(
-        patches=(n - 1) * d * encoder.n_channels * encoder.patch_samples,
+        patches=(n - 1) * d * encoder.n_channels * encoder.patch_samples // encoder.level_samples,
         projections=2 * len(encoder.blocks) * n * d * d + 2 * n_queries * d * d,
         attention=2 * n_queries * n * d,
         mlp=2 * n_queries * d * encoder.hidden,
         embedding=d * encoder.d_embed,
-        search=2 * n_prototypes * encoder.d_embed,
+        search=n_prototypes * encoder.d_embed,
     )

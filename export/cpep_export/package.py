@@ -30,7 +30,7 @@ from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.preprocess import Preprocessor
 from cpep_edge.trust import SigningKey
 from cpep_export.chip_program import ChipProgram, ChipTarget, chip_program
-from cpep_export.cortex_m import NO_LIMIT, Chip
+from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
 from cpep_export.hand_poses import pick_hand_poses
 from cpep_export.ladder import CHIP, INDEX, Ladder

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from cpep_edge.preprocess import Preprocessing, design_filter
+from cpep_export.arm_toolchain import Processor, compile_for, run_check
 from cpep_export.cortex_m import export_cortex_m
 from cpep_export.prototypes import Prototypes
 from cpep_export.shaped import ShapedEncoder
@@ -25,6 +26,7 @@ from cpep_train.model import Embedder, EncoderConfig
 
 RATE_HZ = 2_000.0
 CLIP = 20.0
+PROCESSORS: tuple[Processor, ...] = ("m55", "m7")
 SIZES = {
     "paper": EncoderConfig(n_channels=16, window_samples=4000, patch_samples=50),
     "small": EncoderConfig(n_channels=16, window_samples=1000, patch_samples=50, width=96, n_layers=3),
@@ -52,19 +54,27 @@ def main(size: str) -> None:
         embedding = np.concatenate([encoder(torch.from_numpy(window[None])).numpy() for window in windows])
     near = np.repeat(embedding, 5, axis=0) + 0.02 * rng.normal(size=(200, config.width))
     unit = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "out"
         written = export_cortex_m(
             encoder,
             Preprocessing(RATE_HZ, design_filter(RATE_HZ, 40.0), 20.0, CLIP),
             Prototypes(unit, np.repeat(np.arange(40), 5)),
             [f"gesture {number}" for number in range(40)],
-            Path(folder) / "out",
+            folder,
             calibration=windows[:16],
             golden_uv=(windows[:2].transpose(0, 2, 1) * 20 + 300).astype(np.float32),
             evaluation=windows[16:],
-            run_on=("m55", "m7"),
+            run_on=PROCESSORS,
         )
-    sys.stdout.write(json.dumps(asdict(written.report), indent=2) + "\n")
+        plain = {processor: _plain_instructions(folder, processor, Path(scratch)) for processor in PROCESSORS}
+    sys.stdout.write(json.dumps({**asdict(written.report), "plain_window_instructions": plain}, indent=2) + "\n")
+
+
+def _plain_instructions(folder: Path, processor: Processor, objects: Path) -> int:
+    """Of a window, with the reference kernels."""
+    compile_for(folder, processor, objects, "plain")
+    return run_check(folder, processor, objects, "plain").window_instructions
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpep_bridge.byte_stream import ByteStream, LineLost, RecordingOver
 from cpep_bridge.clock import DeviceClock
@@ -84,6 +85,7 @@ class Band:
         self.clock = DeviceClock()  # of this boot of the band
         self._telemetry: deque[Telemetry] = deque(maxlen=_KEPT)
         self._predictions: deque[Prediction] = deque(maxlen=_KEPT)
+        self._calibration: tuple[NDArray[np.float32], int] | None = None  # gains and turn, told again after a restart
 
     def __enter__(self) -> "Band":
         self._dialogue, identity = self._meet(stop=True)
@@ -154,6 +156,16 @@ class Band:
         taken = list(self._predictions)
         self._predictions.clear()
         return taken
+
+    def calibrate(self, gains: NDArray[np.float32], turn: int = 0) -> None:
+        """Fit the band's own engine to its wearer, before the stream begins; a band that restarts is told again.
+
+        gains: (n_channels,), what each channel of the model is multiplied by beyond its usual scale
+        turn: electrodes by which the band sits turned, as `cpep_edge.calibration` finds it
+        Raises LinkError when the band has no engine that can be calibrated.
+        """
+        self._calibration = gains, turn % self.identity.n_channels
+        self._opened().calibrate(*self._calibration, self._timeout_s)
 
     def bench(self, n_runs: int = 200, timeout_s: float = 60.0) -> BenchResult:
         """Let the band time inferences of its own engine, after it has checked that its golden inputs come out right.
@@ -365,4 +377,6 @@ class Band:
         self._know(said)
         self.clock = DeviceClock()
         self._pings.clear()
+        if self._calibration is not None:
+            self._opened().calibrate(*self._calibration, self._timeout_s)
         self._begin()

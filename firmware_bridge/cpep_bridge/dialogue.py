@@ -5,6 +5,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cpep_bridge.byte_stream import ByteStream
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import (
@@ -13,6 +16,7 @@ from cpep_bridge.frames import (
     Ack,
     BenchCommand,
     BenchResult,
+    Calibrate,
     Command,
     Frame,
     Identify,
@@ -38,7 +42,7 @@ class Arrival:
 
 
 class Dialogue:
-    """The host's side of one open line: IDENTIFY, START, STOP, PING and BENCH."""
+    """The host's side of one open line: IDENTIFY, CALIBRATE, START, STOP, PING and BENCH."""
 
     def __init__(self, line: ByteStream, decoder: FrameDecoder | None = None) -> None:
         """decoder: of the line that this one replaces; its counts go on"""
@@ -87,6 +91,13 @@ class Dialogue:
             )
         return answer
 
+    def calibrate(self, gains: NDArray[np.float32], turn: int, timeout_s: float) -> None:
+        """Fit the band's own engine to a wearer; gains: (n_channels,). Raises as `order` does."""
+        packed = gains.astype("<f4").tobytes()
+        answer = self._ask(Calibrate, timeout_s, make=lambda seq: Calibrate(seq, turn, packed))
+        if isinstance(answer, Nak):
+            raise LinkError(f"the band on {self.port} refused CALIBRATE: {answer.text}")
+
     def order(self, command: type[Start] | type[Stop], timeout_s: float) -> None:
         """Give a command until it is acknowledged; frames that come before that are dropped, later ones kept.
 
@@ -110,12 +121,19 @@ class Dialogue:
             raise LinkError(f"the band on {self.port} refused BENCH: {answer.text}")
         raise LinkTimeout(f"the band on {self.port} did not finish {n_runs} runs within {timeout_s:g} s: ask for fewer")
 
-    def _ask(self, command: type[Command], timeout_s: float, keep: bool = False) -> Frame:
+    def _ask(
+        self,
+        command: type[Command],
+        timeout_s: float,
+        keep: bool = False,
+        make: Callable[[int], Command] | None = None,
+    ) -> Frame:
+        """make: the command, for one that has more than its number"""
         deadline_s = time.monotonic() + timeout_s
         earlier: list[Arrival] = []
         while time.monotonic() < deadline_s:
             until_s = min(time.monotonic() + RETRY_S, deadline_s)
-            answer = self._answer(command, self.send(command), until_s, earlier)
+            answer = self._answer(command, self.send(make or command), until_s, earlier)
             if answer is not None:
                 if keep:
                     self._kept.extendleft(reversed(earlier))

@@ -20,6 +20,7 @@ length u8 and that many bytes, text in UTF-8):
     0x81 IDENTIFY    -        0x83 START  -        0x84 STOP  -        0x85 PING  -
     0x82 CONFIG      sample_rate_hz f32, n_samples u8, sample_format u8
     0x86 BENCH       n_runs u16
+    0x87 CALIBRATE   turn u8, gains bytes
 
 `seq` counts DATA frames of a stream; a host frame numbers its command, and the frame that answers repeats that number.
 PROTOCOL.md tells the whole story, with bytes. A frame of another version or an unknown type is counted and skipped.
@@ -81,6 +82,7 @@ class Capability(IntFlag):
     CONFIG = 2
     PREDICTION = 4
     BENCH = 8
+    CALIBRATION = 16
 
 
 class NakCode(IntEnum):
@@ -293,18 +295,29 @@ class BenchCommand:
     n_runs: int
 
 
+@dataclass(frozen=True, slots=True)
+class Calibrate:
+    """Fits the device's own engine to a wearer, until it is told otherwise or restarts."""
+
+    TYPE: ClassVar[int] = 0x87
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<B")
+    seq: int
+    turn: int  # channel c of the model is channel c + turn of the band
+    gains: bytes  # f32 each, of the model's channels: what its filtered signal is multiplied by
+
+
 DeviceFrame = Data | Info | End | Telemetry | Pong | Ack | Nak | Log | Prediction | BenchResult
-Command = Identify | Config | Start | Stop | Ping | BenchCommand
+Command = Identify | Config | Start | Stop | Ping | BenchCommand | Calibrate
 Frame = DeviceFrame | Command
 # All but DATA: the numbers as LAYOUT says, in the order of the fields, then the texts and bytes.
 _Laid = (
     Info | End | Telemetry | Pong | Ack | Nak | Log | Prediction | BenchResult
-    | Identify | Config | Start | Stop | Ping | BenchCommand
+    | Identify | Config | Start | Stop | Ping | BenchCommand | Calibrate
 )  # fmt: skip
 
 _LAID: tuple[type[_Laid], ...] = (
     *(Info, End, Telemetry, Pong, Ack, Nak, Log, Prediction, BenchResult),
-    *(Identify, Config, Start, Stop, Ping, BenchCommand),
+    *(Identify, Config, Start, Stop, Ping, BenchCommand, Calibrate),
 )
 _BY_TYPE: dict[int, type[_Laid]] = {kind.TYPE: kind for kind in _LAID}
 _TAIL_TYPES: dict[type[_Laid], tuple[type, ...]] = {

@@ -9,6 +9,7 @@ from cpep_bridge.frames import (
     UNCHANGED_FORMAT,
     Ack,
     BenchCommand,
+    Calibrate,
     Config,
     Data,
     DataFlag,
@@ -90,6 +91,8 @@ class SimulatedDevice:
                 return [Ack(seq, Stop.TYPE), *self._stop(now_s)]
             case Config():
                 return [self._configure(frame)]
+            case Calibrate(seq):
+                return [Nak(seq, Calibrate.TYPE, NakCode.UNSUPPORTED, "a simulated band has no engine to calibrate")]
             case BenchCommand(seq):
                 return [Nak(seq, BenchCommand.TYPE, NakCode.UNSUPPORTED, "a simulated band has no encoder")]
             case _:

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#define MIN_GAIN (1.0f / 1024.0f)
+#define MAX_GAIN 1024.0f
 #define TELEMETRY_US 1000000u
 #define POLL_SAMPLES 1024u /* taken in one poll at most, so that a backlog does not delay commands */
 
@@ -270,6 +272,31 @@ static void bench(band *b, const frame *command) {
     }
 }
 
+/* Whether there is a gain for each channel, and each one that fixed point can hold; NaN is none. */
+static bool read_gains(const band *b, const frame_calibrate *wanted, float *gains) {
+    uint32_t channel;
+    if (wanted->gains.n != 4u * b->info.n_channels || wanted->turn >= b->info.n_channels) return false;
+    for (channel = 0; channel < b->info.n_channels; channel++) {
+        gains[channel] = frame_f32(wanted->gains.bytes + 4u * channel);
+        if (!(gains[channel] >= MIN_GAIN && gains[channel] <= MAX_GAIN)) return false;
+    }
+    return true;
+}
+
+static void calibrate(band *b, const frame *command) {
+    float gains[BAND_MAX_CHANNELS];
+    if (b->classifier == NULL || b->classifier->calibrate == NULL) {
+        refuse(b, command, FRAME_UNSUPPORTED, (frame_text)FRAME_TEXT("this band has nothing to calibrate"));
+    } else if (b->streaming) {
+        refuse(b, command, FRAME_NOT_NOW, (frame_text)FRAME_TEXT("the stream must be stopped first"));
+    } else if (!read_gains(b, &command->as.calibrate, gains)) {
+        refuse(b, command, FRAME_BAD_VALUE, (frame_text)FRAME_TEXT("a gain of 2^-10 to 2^10 is needed for each channel"));
+    } else {
+        b->classifier->calibrate(b->classifier->context, gains, command->as.calibrate.turn);
+        acknowledge(b, command);
+    }
+}
+
 static void pong(band *b, uint16_t seq, uint64_t t_rx_us) {
     frame f;
     frame_clear(&f, FRAME_PONG, seq);
@@ -287,6 +314,7 @@ static void obey(band *b, const frame *command, uint64_t t_rx_us) {
     case FRAME_STOP: stop(b, command); break;
     case FRAME_PING: pong(b, command->seq, t_rx_us); break;
     case FRAME_BENCH: bench(b, command); break;
+    case FRAME_CALIBRATE: calibrate(b, command); break;
     default: break; /* a device's frame: an echo */
     }
 }
@@ -315,6 +343,7 @@ bool band_init(band *b, const band_hal *hal, const band_classifier *classifier, 
     if (hal->measure != NULL) b->info.capabilities |= FRAME_CAN_TELEMETRY;
     if (classifier != NULL) b->info.capabilities |= FRAME_CAN_PREDICT;
     if (classifier != NULL && classifier->bench != NULL) b->info.capabilities |= FRAME_CAN_BENCH;
+    if (classifier != NULL && classifier->calibrate != NULL) b->info.capabilities |= FRAME_CAN_CALIBRATE;
     decoder_init(&b->decoder, b->received, sizeof b->received);
     append(b, &delimiter, 1);
     identify(b, 0);

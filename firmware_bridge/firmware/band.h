@@ -14,7 +14,7 @@
 #ifndef BAND_MAX_CHANNELS
 #define BAND_MAX_CHANNELS 32
 #endif
-#define BAND_RECEIVE_BYTES 64u  /* a command has 16 at most */
+#define BAND_RECEIVE_BYTES (16u + 4u * BAND_MAX_CHANNELS) /* the longest command, CALIBRATE, has no more */
 #define BAND_OUTBOX_BYTES 2048u /* a power of two that holds the longest frame and the answers behind it */
 
 /* One instant of all channels. */
@@ -55,6 +55,9 @@ typedef struct {
     /* Time `n_runs` inferences, now, and call `between(b)` after each; only called while nothing streams. Null where
        that is impossible. */
     bool (*bench)(void *context, uint16_t n_runs, frame_bench_result *result, void (*between)(void *b), void *b);
+    /* Multiply each channel, as the model counts them, by its gain, and take what channel c reads from c + turn; only
+       called while nothing streams. Null where that is impossible. */
+    void (*calibrate)(void *context, const float *gains, uint8_t turn);
 } band_classifier;
 
 /* Since boot. */

@@ -139,6 +139,7 @@ static bool fields(cursor *c, frame *f) {
         f32(c, &f->as.config.sample_rate_hz), u8(c, &f->as.config.n_samples), u8(c, &f->as.config.sample_format);
         return true;
     case FRAME_BENCH: u16(c, &f->as.bench.n_runs); return true;
+    case FRAME_CALIBRATE: u8(c, &f->as.calibrate.turn), text(c, &f->as.calibrate.gains); return true;
     case FRAME_IDENTIFY:
     case FRAME_START:
     case FRAME_STOP:
@@ -163,6 +164,13 @@ uint32_t frame_encode(frame *f, uint8_t wire[WIRE_MAX_BYTES + 1u]) {
     n = wire_cobs_encode(body, c.at + WIRE_CRC_BYTES, wire);
     wire[n] = WIRE_DELIMITER;
     return n + 1u;
+}
+
+float frame_f32(const uint8_t *bytes) {
+    cursor c = {bytes, NULL, 0, sizeof(uint32_t), true};
+    float value = 0;
+    f32(&c, &value);
+    return value;
 }
 
 void frame_clear(frame *f, uint8_t type, uint16_t seq) {

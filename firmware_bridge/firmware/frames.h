@@ -26,11 +26,12 @@ enum { /* types */
     FRAME_START = 0x83,
     FRAME_STOP = 0x84,
     FRAME_PING = 0x85,
-    FRAME_BENCH = 0x86
+    FRAME_BENCH = 0x86,
+    FRAME_CALIBRATE = 0x87
 };
 enum { FRAME_I16 = 0, FRAME_I24 = 1, FRAME_SAME_FORMAT = 255 };
 enum { FRAME_OVERRUN = 1, FRAME_SATURATION = 2, FRAME_LEAD_OFF = 4, FRAME_TRIGGER = 8, FRAME_TEST_SIGNAL = 16 };
-enum { FRAME_CAN_TELEMETRY = 1, FRAME_CAN_CONFIG = 2, FRAME_CAN_PREDICT = 4, FRAME_CAN_BENCH = 8 };
+enum { FRAME_CAN_TELEMETRY = 1, FRAME_CAN_CONFIG = 2, FRAME_CAN_PREDICT = 4, FRAME_CAN_BENCH = 8, FRAME_CAN_CALIBRATE = 16 };
 enum { FRAME_UNSUPPORTED = 1, FRAME_BAD_VALUE = 2, FRAME_NOT_NOW = 3 }; /* codes of NAK */
 
 typedef struct {
@@ -132,6 +133,11 @@ typedef struct {
 } frame_bench;
 
 typedef struct {
+    uint8_t turn;
+    frame_text gains; /* numbers, each for `frame_f32` */
+} frame_calibrate;
+
+typedef struct {
     uint8_t type;
     uint16_t seq;
     union {
@@ -147,6 +153,7 @@ typedef struct {
         frame_bench_result bench_result;
         frame_config config;
         frame_bench bench;
+        frame_calibrate calibrate;
     } as; /* IDENTIFY, START, STOP and PING have no fields */
 } frame;
 
@@ -154,6 +161,9 @@ typedef enum { FRAME_INTACT, FRAME_CORRUPT, FRAME_UNKNOWN } frame_verdict;
 
 /* Size of the samples of a DATA frame; 0 for a format that there is not. */
 uint32_t frame_samples_bytes(uint32_t n_samples, uint32_t n_channels, uint32_t sample_format);
+
+/* The number in four bytes of a frame. */
+float frame_f32(const uint8_t *bytes);
 
 /* Begin a frame: all its fields are zero. */
 void frame_clear(frame *f, uint8_t type, uint16_t seq);

@@ -26,7 +26,7 @@ def test_gap9_takes_what_tinymyo_was_measured_to_take() -> None:
     assert gap9.modelled_uj / 1e3 == pytest.approx(44.91, rel=0.01)
 
 
-def test_a_million_instructions_on_apollo3_take_twenty_microjoules() -> None:
+def test_a_million_instructions_take_what_a_million_cycles_were_measured_or_said_to_take() -> None:
     run = ProcessorRun(
         processor="cortex-m7",
         instructions_a_window=1_000_000,
@@ -36,6 +36,9 @@ def test_a_million_instructions_on_apollo3_take_twenty_microjoules() -> None:
         ram_bytes=1,
     )
 
-    _, apollo3 = modelled_energy(_spec(1, (run,)))
+    _, apollo3, stm32u575 = modelled_energy(_spec(1, (run,)))
 
     assert apollo3.modelled_uj == pytest.approx(6e-6 * 3.3 * 1e6)  # 6 uA for a second at 1 MHz
+    assert stm32u575.modelled_uj == pytest.approx(
+        121.446 * 207.228 / 160, rel=1e-3
+    )  # uJ an inference, inferences a second

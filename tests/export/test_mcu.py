@@ -18,8 +18,8 @@ from cpep_edge.errors import ArtifactError, ConfigError, DataError  # noqa: E402
 from cpep_edge.pose_index import vote  # noqa: E402
 from cpep_edge.preprocess import Preprocessing, Preprocessor, design_filter  # noqa: E402
 from cpep_export.arm_toolchain import CheckRun, Kernels, Processor, compile_for, missing_tool, run_check  # noqa: E402
+from cpep_export.chips import Chip, find_chip  # noqa: E402
 from cpep_export.cortex_m import (  # noqa: E402
-    Chip,
     build_host,
     check_golden_on,
     compare,
@@ -29,8 +29,8 @@ from cpep_export.cortex_m import (  # noqa: E402
     write_golden,
     write_sources,
 )
-from cpep_export.emit_c import DeviceModel, choose_block_tokens  # noqa: E402
-from cpep_export.fixed_point import padded, to_fixed_point  # noqa: E402
+from cpep_export.emit_c import DeviceModel, choose_block_tokens, stored_prototypes  # noqa: E402
+from cpep_export.fixed_point import check_supported, padded, to_fixed_point  # noqa: E402
 from cpep_export.host_engine import HostEngine  # noqa: E402
 from cpep_export.multiply_adds import count_multiply_adds  # noqa: E402
 from cpep_export.prototypes import Prototypes  # noqa: E402
@@ -131,10 +131,11 @@ def _embedded(encoder: ShapedEncoder, windows: NDArray[np.float32]) -> NDArray[n
 
 
 def _prototypes_around(centres: NDArray[np.float32], rng: np.random.Generator) -> Prototypes:
-    near = np.repeat(centres, 6, axis=0)
+    """More than the engine looks at in one go, and no whole number of that."""
+    near = np.repeat(centres, 37, axis=0)
     near = near + 0.02 * rng.normal(size=near.shape)
     unit = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
-    return Prototypes(unit, np.repeat(np.arange(len(centres)), 6))
+    return Prototypes(unit, np.repeat(np.arange(len(centres)), 37))
 
 
 def test_sanitized_build_gives_the_golden_bits(odd: Built) -> None:
@@ -153,14 +154,16 @@ def test_integers_stay_close_to_float32(odd: Built) -> None:
     assert fidelity.min_cosine >= 0.997  # a random encoder and unseen levels; the trained one is held to more
 
 
-def test_rectified_front_end_is_rectified(tmp_path: Path) -> None:
-    built = _built(tmp_path, _random_encoder(replace(ODD, front_end="rectified")))
+@pytest.mark.parametrize("level_samples", [1, 5])
+def test_rectified_front_end_is_rectified(level_samples: int, tmp_path: Path) -> None:
+    built = _built(tmp_path, _random_encoder(replace(ODD, front_end="rectified", level_samples=level_samples)))
     fresh = _windows(built.encoder, 20, np.random.default_rng(2))
 
     fidelity, _ = compare(built.encoder, built.engine, fresh, built.model.prototypes, 10)
 
     assert fidelity.mean_cosine >= 0.999
     np.testing.assert_array_equal(built.engine.embed(fresh[0]), built.engine.embed(-fresh[0]))
+    _ring_and_window_agree(built)  # levels are cut from the window's start, wherever it stands in the ring
 
 
 def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path) -> None:
@@ -213,12 +216,16 @@ def test_filter_starts_from_rest_without_a_step(odd: Built) -> None:
 
 
 def test_window_anywhere_in_the_ring_is_the_same_window(odd: Built) -> None:
-    odd.engine.reset()
-    odd.engine.push(to_counts(odd.signal_uv[1], UV_PER_COUNT))
-    from_ring = odd.engine.embed_integers()
+    _ring_and_window_agree(odd)
 
-    as_window = odd.engine.window().T * odd.model.encoder.input_step
-    direct = odd.engine.embed(as_window.astype(np.float32))
+
+def _ring_and_window_agree(built: Built) -> None:
+    built.engine.reset()
+    built.engine.push(to_counts(built.signal_uv[1], UV_PER_COUNT))
+    from_ring = built.engine.embed_integers()
+
+    as_window = built.engine.window().T * built.model.encoder.input_step
+    direct = built.engine.embed(as_window.astype(np.float32))
 
     np.testing.assert_array_equal(from_ring[:20], np.rint(direct * 32767))
 
@@ -238,6 +245,24 @@ def test_votes_are_the_runtimes(odd: Built) -> None:
         assert got.similarity == pytest.approx(expected.similarity, abs=2e-4)
 
 
+def test_votes_are_those_of_comparing_every_prototype_in_full(odd: Built) -> None:
+    stored = stored_prototypes(odd.model.prototypes)
+    whole = (128 * stored.coarse + stored.fine).astype(np.int64)
+    rng = np.random.default_rng(5)
+    near = odd.model.prototypes.embedding[rng.integers(len(whole), size=100)] + rng.normal(size=(100, 20)) * 0.1
+    far = rng.normal(size=(100, 20))
+
+    for query in np.concatenate((near, far)):
+        integers = np.rint(query / np.linalg.norm(query) * 32767).astype(np.int16)
+        product = whole @ integers.astype(np.int64)
+        nearest = np.argsort(-product, kind="stable")[:10]
+        cosine = product[nearest] / (32767 * stored.unit)
+        expected = vote(stored.gesture_index[nearest], cosine.astype(np.float32))
+        got = odd.engine.vote(np.pad(integers, (0, padded(20) - 20)))
+        assert (got.gesture_index, got.share) == (expected.gesture_index, expected.share)
+        assert got.similarity == pytest.approx(expected.similarity, abs=2**-22)
+
+
 def test_between_equal_counts_the_nearest_wins(tmp_path: Path) -> None:
     encoder = _random_encoder(ODD)
     far, near = np.eye(20, dtype=np.float32)[:2]
@@ -255,8 +280,25 @@ def test_between_equal_counts_the_nearest_wins(tmp_path: Path) -> None:
 def test_flipped_weight_is_noticed(odd: Built, tmp_path: Path) -> None:
     folder = _changed(odd.folder, tmp_path / "out", _with_a_flipped_weight)
 
-    with pytest.raises(ArtifactError, match=r"golden stretch 0 is off by \d+ of 32767"):
+    with pytest.raises(ArtifactError, match=r"golden stretch [01] is off by \d+ of 32767"):
         check_golden_on(folder, "host", tmp_path / "objects")
+
+
+def test_similarity_off_by_one_unit_is_noticed(odd: Built, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(odd.folder, folder)
+    source = (folder / "golden.c").read_text()
+    gesture, n_votes, n_neighbours, similarity = odd.engine.vote_integers(_golden_embedding(odd, 1))
+    said = f"{{{gesture}, {n_votes}, {n_neighbours}, {similarity}}}"
+    assert source.count(said) == 1
+    (folder / "golden.c").write_text(source.replace(said, said.replace(str(similarity), str(similarity + 1))))
+
+    with pytest.raises(ArtifactError, match="votes otherwise"):
+        check_golden_on(folder, "host", tmp_path / "objects")
+
+
+def _golden_embedding(built: Built, number: int) -> NDArray[np.int16]:
+    return golden_stretch(built.engine, to_counts(built.signal_uv, UV_PER_COUNT)[number]).embedding
 
 
 def _changed(folder: Path, to: Path, change: Callable[[str], str]) -> Path:
@@ -305,11 +347,12 @@ def test_multiply_adds_are_those_that_torch_counts(odd: Built) -> None:
     n, d, blocks, e = ODD.n_tokens + 1, ODD.width, ODD.n_layers, 20
     with FlopCounterMode(display=False) as counter:
         odd.encoder(torch.zeros(1, ODD.n_channels, ODD.window_samples))
-    in_norms = (ODD.n_tokens * ODD.n_channels * ODD.patch_samples) + (2 * blocks * n - (n - 1) + 1) * d + e
+    in_norms = (2 * blocks * n - (n - 1) + 1) * d + e
+    in_layers_that_xnnpack_spares = 2 * (n - 1) * d * d - 2 * n * d * (ODD.n_heads - 1)  # keys and values of [CLS]
 
     counted = count_multiply_adds(odd.model.encoder, n_prototypes=0).total
 
-    assert counted == counter.get_total_flops() // 2 - in_norms
+    assert counted == counter.get_total_flops() // 2 - in_norms + in_layers_that_xnnpack_spares
 
 
 def test_missing_compiler_is_named_with_its_package(
@@ -332,11 +375,33 @@ def test_chip_with_too_little_flash_is_refused_though_its_memory_would_do(odd: B
         _export(odd, tmp_path / "out", chip=Chip(ram_bytes=1 << 20, flash_bytes=20_000))
 
 
-def test_mean_pooling_is_refused_with_the_recipe_change(odd: Built, tmp_path: Path) -> None:
-    encoder = _random_encoder(replace(ODD, pooling="mean"))
+def test_chip_has_the_memory_that_its_maker_says_unless_told_otherwise() -> None:
+    chip = find_chip("nRF54L15", flash_kib=700)
 
-    with pytest.raises(ConfigError, match='pooling = "cls" under'):
-        to_fixed_point(encoder, CLIP, _windows(encoder, 2, np.random.default_rng(0)))
+    assert (chip.ram_bytes, chip.flash_bytes) == (256 * 1024, 700 * 1024)
+    with pytest.raises(ConfigError, match=r"bytes of RAM, 1 more than nRF54L15 has"):
+        chip.check(256 * 1024 + 1, 0)
+
+
+def test_unknown_chip_is_answered_with_those_that_are_known() -> None:
+    with pytest.raises(ConfigError, match=r"no chip esp32 is known, only alif-e1c, .*nrf54l15.* --chip-ram"):
+        find_chip("esp32")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pooling": "mean"}, r'reads \[CLS\] only; train with pooling = "cls" under \[emg\]'),
+        ({"n_heads": 18}, r"a multiple of 4, not 2; change width or n_heads under \[emg\]"),
+        ({"width": 132, "n_heads": 1}, "heads of at most 128 numbers, .* not 132"),
+        ({"window_samples": 513, "patch_samples": 1}, "at most 512 tokens, not 514; raise patch_samples"),
+    ],
+)
+def test_encoder_that_the_engine_cannot_run_is_refused_with_the_recipe_change(
+    change: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_supported(_random_encoder(replace(ODD, **change)))  # type: ignore[arg-type]
 
 
 def test_windows_of_another_shape_are_refused(odd: Built, tmp_path: Path) -> None:

@@ -11,6 +11,10 @@ SIZES = {
         EncoderConfig(4, 100, 10, width=32, n_layers=2, n_heads=2, mlp_ratio=2, front_end="rectified"),
         24,
     ),
+    "levels": (
+        EncoderConfig(4, 100, 10, width=32, n_layers=2, n_heads=2, mlp_ratio=2, front_end="rectified", level_samples=5),
+        24,
+    ),
     "mean": (EncoderConfig(4, 100, 10, width=32, n_layers=3, n_heads=4, pooling="mean"), 24),
     "mean, no projection": (EncoderConfig(2, 40, 10, width=24, n_layers=2, n_heads=2, pooling="mean"), None),
     "paper": (EncoderConfig(16, 4000, 50, width=256, n_layers=4, n_heads=4), 256),

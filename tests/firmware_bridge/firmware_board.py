@@ -57,6 +57,7 @@ class CClassifier(ct.Structure):
         ("push", ct.CFUNCTYPE(None, _Void, ct.POINTER(ct.c_int32), ct.c_uint32)),
         ("take", ct.CFUNCTYPE(ct.c_bool, _Void, ct.POINTER(firmware.CPrediction))),
         ("bench", ct.CFUNCTYPE(ct.c_bool, _Void, ct.c_uint16, ct.POINTER(firmware.CBenchResult), _Between, _Void)),
+        ("calibrate", ct.CFUNCTYPE(None, _Void, ct.POINTER(ct.c_float), ct.c_uint8)),
     )
 
 
@@ -66,6 +67,7 @@ class Engine:
 
     pushed: list[tuple[int, ...]] = field(default_factory=list)  # index, counts
     decisions: list[Prediction] = field(default_factory=list)
+    calibration: tuple[float, ...] = ()  # turn, gains
     n_starts: int = 0
     can_bench: bool = True
     run: Callable[[], object] = lambda: None  # of a benchmark
@@ -74,7 +76,7 @@ class Engine:
         kinds = dict(CClassifier._fields_)
         return CClassifier(
             None, kinds["start"](self._start), kinds["push"](self._push), kinds["take"](self._take),
-            kinds["bench"](self._bench),
+            kinds["bench"](self._bench), kinds["calibrate"](self._calibrate),
         )  # fmt: skip
 
     def _start(self, _: object, rate_hz: float) -> None:
@@ -99,6 +101,9 @@ class Engine:
         answer = BenchResult(0, n_runs, 1, 2, 3, 4, 5, 6.0)
         ct.memmove(result, ct.byref(firmware.to_c(answer).fields), ct.sizeof(firmware.CBenchResult))
         return self.can_bench
+
+    def _calibrate(self, _: object, gains: "ct._Pointer[ct.c_float]", turn: int) -> None:
+        self.calibration = turn, gains[0], gains[1]
 
 
 class Board:

@@ -15,7 +15,20 @@ from numpy.typing import NDArray
 from cpep_bridge.band import Band
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.devices import open_source
-from cpep_bridge.frames import Ack, Data, End, Frame, Identify, Info, Nak, SampleFormat, Start, encode_frame
+from cpep_bridge.frames import (
+    Ack,
+    Calibrate,
+    Data,
+    DeviceFrame,
+    End,
+    Frame,
+    Identify,
+    Info,
+    Nak,
+    SampleFormat,
+    Start,
+    encode_frame,
+)
 from cpep_bridge.playback import Playback
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated_device import SimulatedDevice
@@ -175,6 +188,38 @@ def test_a_restart_of_the_band_shows_as_a_new_boot_id_and_a_stream_from_zero(emg
     again = [block for block in rest if block.boot_id != first.boot_id]
     np.testing.assert_array_equal(laid_out(again, len(emg_uv)), quantised(emg_uv))
     assert source.counts.lost_samples == 0
+
+
+def test_a_band_that_restarted_is_calibrated_again_before_its_stream_begins(
+    emg_uv: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Frame] = []
+    answer = SimulatedDevice.answer
+
+    def with_an_engine(device: SimulatedDevice, frame: Frame, now_s: float) -> list[DeviceFrame]:
+        if isinstance(frame, Calibrate | Start):
+            heard.append(frame)
+        return [Ack(frame.seq, frame.TYPE)] if isinstance(frame, Calibrate) else answer(device, frame, now_s)
+
+    monkeypatch.setattr(SimulatedDevice, "answer", with_an_engine)
+    gains = np.linspace(0.5, 2, 16, dtype=np.float32)
+    with SimulatedBand([emg_uv], RATE_HZ, once=True, lossless=True) as simulated:
+        with Band(lambda: open_stream(simulated.port)) as source:
+            source.calibrate(gains, turn=-2)
+            stream = iter(source)
+            next(stream)
+            simulated.reboot()
+            list(stream)
+
+    told = [frame for frame in heard if isinstance(frame, Calibrate)]
+    assert [type(frame) for frame in heard] == [Calibrate, Start, Calibrate, Start]
+    assert {(frame.turn, frame.gains) for frame in told} == {(14, gains.tobytes())}
+
+
+def test_a_simulated_band_says_that_it_has_no_engine_to_calibrate(emg_uv: NDArray[np.float32]) -> None:
+    with SimulatedBand([emg_uv], RATE_HZ) as simulated, Band(lambda: open_stream(simulated.port)) as source:
+        with pytest.raises(LinkError, match="refused CALIBRATE: a simulated band has no engine"):
+            source.calibrate(np.ones(16, np.float32))
 
 
 def test_a_frame_that_comes_late_is_dropped_and_counted(emg_uv: NDArray[np.float32]) -> None:

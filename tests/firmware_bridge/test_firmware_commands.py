@@ -1,6 +1,8 @@
 """The firmware's answers, and what it says of its own accord."""
 
+import math
 import shutil
+import struct
 
 import pytest
 
@@ -9,6 +11,7 @@ from cpep_bridge.frames import (
     Ack,
     BenchCommand,
     BenchResult,
+    Calibrate,
     Capability,
     Config,
     Identify,
@@ -160,6 +163,34 @@ def test_an_engine_is_timed_when_nothing_streams() -> None:
     board.order(Start)
     refused += board.order(BenchCommand, 1)
     assert [frame.code for frame in refused if isinstance(frame, Nak)] == [2, 3, 3]
+
+
+def test_an_engine_is_calibrated_when_nothing_streams_and_with_a_gain_for_each_channel() -> None:
+    engine = Engine()
+    board = Board(engine=engine)
+    (info,) = board.poll()
+    assert isinstance(info, Info)
+    assert info.capabilities & Capability.CALIBRATION
+
+    assert board.order(Calibrate, 1, struct.pack("<2f", 0.5, 3.0)) == [Ack(1, Calibrate.TYPE)]
+    assert engine.calibration == (1, 0.5, 3.0)
+
+    refused = board.order(Calibrate, 2, struct.pack("<2f", 1, 1))  # turned by all its electrodes
+    for gains in ((1,), (1, 1, 1), (1, 0), (1, -1), (1, math.nan), (1, math.inf)):
+        refused += board.order(Calibrate, 0, struct.pack(f"<{len(gains)}f", *gains))
+    board.order(Start)
+    refused += board.order(Calibrate, 0, struct.pack("<2f", 1, 1))
+    assert [frame.code for frame in refused if isinstance(frame, Nak)] == [NakCode.BAD_VALUE] * 7 + [NakCode.NOT_NOW]
+    assert engine.calibration == (1, 0.5, 3.0)
+
+
+def test_a_band_without_an_engine_has_nothing_to_calibrate() -> None:
+    board = Board()
+    board.poll()
+    (answer,) = board.order(Calibrate, 0, struct.pack("<2f", 1, 1))
+
+    assert isinstance(answer, Nak)
+    assert (answer.command, answer.code) == (Calibrate.TYPE, NakCode.UNSUPPORTED)
 
 
 def test_log_lines_reach_the_host() -> None:

@@ -15,6 +15,7 @@ from cpep_bridge.frames import (
     Ack,
     BenchCommand,
     BenchResult,
+    Calibrate,
     Config,
     Data,
     End,
@@ -67,6 +68,7 @@ any_frame = st.one_of(
     st.builds(Stop, u16),
     st.builds(Ping, u16),
     st.builds(BenchCommand, u16, u16),
+    st.builds(Calibrate, u16, st.integers(0, 255), st.binary(max_size=255)),
 )
 
 

@@ -21,7 +21,8 @@ from cpep_bridge.frames import Prediction
 from cpep_edge.bundle import Bundle
 from cpep_edge.chip import cortex_m_spec, unpack_sources
 from cpep_edge.errors import ConfigError, LinkError, PowerError
-from cpep_edge.on_device import decisions_of
+from cpep_edge.on_device import decisions_of, gains_of
+from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import Session
 
 pytestmark = [
@@ -79,6 +80,48 @@ def test_the_bands_predictions_are_those_of_the_engine_on_the_same_samples(
     assert len(predictions) > 50
     hop_samples = round(bundle.manifest.decision.hop_ms / 1e3 * session.meta.sample_rate)
     assert {prediction.sample_index % hop_samples for prediction in predictions} == {0}
+
+
+def test_a_calibrated_band_says_what_the_host_says_with_the_same_profile(
+    tiny_bundle: Path, session: Session, program: Path
+) -> None:
+    bundle = Bundle(tiny_bundle)
+    manifest, recogniser = bundle.manifest, Recogniser(bundle)
+    level_uv = manifest.preprocessing.scale_uv * np.array([0.4, 3.0, 1.0, 0.7], np.float32)
+    with _band(session, program, tiny_bundle) as band, open_source(band.port) as source:
+        assert isinstance(source, Band)
+        source.calibrate(gains_of(manifest, level_uv), turn=-1)
+        predictions, signal_uv = _heard(source)
+    filtered = recogniser.preprocessor(level_uv)(np.roll(signal_uv, 1, axis=1))
+    said, usual = [], recogniser.preprocessor()(signal_uv)
+    for signal in (filtered, usual):
+        ends = [prediction.sample_index for prediction in predictions]
+        windows = [np.ascontiguousarray(signal[end - manifest.encoder.window_samples : end].T) for end in ends]
+        said.append([recogniser.recognise(window).vote.gesture_index for window in windows])
+    by_band = [prediction.gesture_id for prediction in predictions]
+
+    agreement, without = (float(np.mean(np.equal(by_band, votes))) for votes in said)
+    assert agreement >= 0.97
+    assert without < 0.9
+
+
+def test_a_calibration_outlives_a_benchmark_whose_golden_inputs_know_no_wearer(
+    tiny_bundle: Path, session: Session, program: Path
+) -> None:
+    manifest = Bundle(tiny_bundle).manifest
+    gains, heard = gains_of(manifest, None) * np.float32(0.3), []
+    for n_runs in (0, 5):
+        with _band(session, program, tiny_bundle) as band, open_source(band.port) as source:
+            assert isinstance(source, Band)
+            source.calibrate(gains, turn=2)
+            if n_runs:
+                assert source.bench(n_runs).n_runs == n_runs
+            predictions, _ = _heard(source)
+            heard.append({p.sample_index: (p.gesture_id, p.confidence) for p in predictions})
+
+    shared = heard[0].keys() & heard[1].keys()  # a busy machine leaves hops out
+    assert len(shared) > 50
+    assert {at: heard[0][at] for at in shared} == {at: heard[1][at] for at in shared}
 
 
 def test_the_band_times_itself_once_its_golden_inputs_come_out_right(
@@ -160,11 +203,18 @@ def test_a_gesture_that_the_bundle_does_not_have_tells_of_another_model(tiny_bun
         list(decisions_of(OtherModel(), Bundle(tiny_bundle).manifest))
 
 
-def test_live_on_device_shows_the_bands_own_decisions(tiny_bundle: Path, session: Session, program: Path) -> None:
+def test_live_on_device_shows_the_bands_own_decisions_and_hands_them_to_sinks(
+    tiny_bundle: Path, session: Session, program: Path, tmp_path: Path
+) -> None:
+    sink = tmp_path / "decisions.jsonl"
     with _band(session, program, tiny_bundle) as band:
         command = [sys.executable, "-m", "cpep_edge", "live", str(tiny_bundle), "--port", band.port]
         answer = subprocess.run(
-            [*command, "--on-device", "--json"], capture_output=True, text=True, check=False, timeout=60
+            [*command, "--on-device", "--sink", str(sink), "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
 
     assert answer.returncode == 0, answer.stderr
@@ -172,3 +222,5 @@ def test_live_on_device_shows_the_bands_own_decisions(tiny_bundle: Path, session
     assert summary["n_decisions"] == len(decisions) > 50
     assert decisions[-1]["gesture"] == session.meta.stage
     assert all(decision["delay_ms"] > 0 for decision in decisions)
+    handed_on = [json.loads(line) for line in sink.read_text().splitlines()]
+    assert [decision["sample_index"] for decision in handed_on] == [d["sample_index"] for d in decisions]

@@ -1,6 +1,7 @@
 """The front end of log levels: what it sees, what it trains, and that export says it cannot have it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,6 +36,11 @@ def test_a_level_is_the_mean_of_its_own_samples_alone(window: torch.Tensor) -> N
     assert moved.nonzero().tolist() == [[1, 2]]
 
 
+def test_rectified_levels_are_the_means_of_rectified_samples(window: torch.Tensor) -> None:
+    levels = front_end(window, replace(CONFIG, front_end="rectified"))
+    torch.testing.assert_close(levels, window.abs().view(4, 3, 20, 5).mean(dim=-1))
+
+
 def test_the_masked_autoencoder_fills_in_levels(window: torch.Tensor) -> None:
     settings = load_recipe("demo").emg_mae
     module = MaskedAutoencoder(Encoder(CONFIG), settings, "emg", seed=0)
@@ -51,7 +57,7 @@ def test_the_masked_autoencoder_fills_in_levels(window: torch.Tensor) -> None:
     ("change", "says"),
     [
         ({"level_samples": 7}, "emg.level_samples: a patch is no whole number of levels of 7"),
-        ({"front_end": "rectified"}, 'emg.level_samples: only front_end "log-levels" has levels'),
+        ({"front_end": "raw"}, 'emg.level_samples: front_end "raw" has no levels'),
     ],
 )
 def test_a_recipe_whose_levels_do_not_fit_is_refused(change: dict[str, object], says: str) -> None:

@@ -33,7 +33,7 @@ class EncoderConfig:
     dropout: float = 0.0
     pooling: Literal["cls", "mean"] = "cls"
     front_end: Literal["raw", "rectified", "log-levels"] = "raw"
-    level_samples: int = 1  # of one level; 1 wherever the front end is another
+    level_samples: int = 1  # averaged to one level; 1 where the front end is raw
     block_patches: int = 0  # of a `StreamingEncoder`; 0: every token sees the whole window
 
     def __post_init__(self) -> None:
@@ -78,14 +78,15 @@ def front_end(window: Tensor, config: EncoderConfig) -> Tensor:
     """What the patches are cut from: the window as it is, rectified, or the logs of its short-time levels.
 
     The sign of EMG is chance, and a patch embedding is linear: on raw signal the mean of its output says nothing,
-    on rectified signal it is the envelope. On log levels a person's or an electrode's gain is an offset, and weak
-    and strong muscles weigh alike.
+    on rectified signal it is the envelope, which a few samples averaged give too, for so much less work. On log levels
+    a person's or an electrode's gain is an offset, and weak and strong muscles weigh alike.
 
     window: (B, C, T); returns the same shape, or (B, C, T / level_samples)
     """
-    if config.front_end == "log-levels":
-        return (F.avg_pool1d(window.abs(), config.level_samples) + LEVEL_FLOOR).log()
-    return window.abs() if config.front_end == "rectified" else window
+    if config.front_end == "raw":
+        return window
+    levels = window.abs() if config.level_samples == 1 else F.avg_pool1d(window.abs(), config.level_samples)
+    return (levels + LEVEL_FLOOR).log() if config.front_end == "log-levels" else levels
 
 
 class Attention(nn.Module):

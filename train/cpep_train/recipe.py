@@ -70,7 +70,7 @@ class EmgEncoder(_Encoder):
     front_end: Literal["raw", "rectified", "log-levels"] = (
         "raw"  # the paper's is raw; `front_end` of the model says why not
     )
-    level_samples: int = Field(default=1, gt=0)  # of one level, with log-levels
+    level_samples: int = Field(default=1, gt=0)  # averaged to one level, where the signal is rectified or log-levels
     block_patches: int = Field(default=0, ge=0)  # a streaming encoder's, which computes block by block; 0: not one
 
 
@@ -203,8 +203,8 @@ class Recipe(_Part):
         if self.emg.patch_samples % self.emg.level_samples:
             faults.append(f"emg.level_samples: a patch is no whole number of levels of {self.emg.level_samples}")
         faults += self._streaming_faults()
-        if self.emg.level_samples > 1 and self.emg.front_end != "log-levels":
-            faults.append(f'emg.level_samples: only front_end "log-levels" has levels, not "{self.emg.front_end}"')
+        if self.emg.level_samples > 1 and self.emg.front_end == "raw":
+            faults.append('emg.level_samples: front_end "raw" has no levels; "rectified" and "log-levels" have')
         return faults
 
     def _streaming_faults(self) -> list[str]:

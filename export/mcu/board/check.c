@@ -40,6 +40,11 @@ static int32_t largest_difference(const int16_t *a, const int16_t *b) {
     return largest;
 }
 
+static int is_same(cpep_vote a, cpep_vote b) {
+    return a.gesture == b.gesture && a.n_votes == b.n_votes && a.n_neighbours == b.n_neighbours &&
+           a.similarity == b.similarity;
+}
+
 /* "golden number difference gesture", and whether both are right. */
 static int check(int32_t number, const golden_stretch *golden) {
     int16_t embedding[CPEP_EMBEDDING_DEPTH];
@@ -62,7 +67,7 @@ static int check(int32_t number, const golden_stretch *golden) {
     write_line("golden", number, difference, vote.gesture);
     write_line("instructions", instructions[1], instructions[2], instructions[3]);
     write_line("sample_instructions", instructions[0], 0, 0);
-    return difference == 0 && vote.gesture == golden->gesture;
+    return difference == 0 && is_same(vote, golden->vote);
 }
 
 int main(void) {

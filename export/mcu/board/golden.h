@@ -4,13 +4,13 @@
 
 #include <stdint.h>
 
-#include "shape.h"
+#include "cpep.h"
 
 typedef struct {
     const int32_t *samples; /* [n_samples][CPEP_CHANNELS], counts */
     int32_t n_samples;
     int16_t embedding[CPEP_EMBEDDING_DEPTH];
-    int32_t gesture;
+    cpep_vote vote;
 } golden_stretch;
 
 extern const golden_stretch golden_stretches[];

@@ -15,15 +15,23 @@
 
 #include <stdint.h>
 
+#include "fixed.h"
 #include "shape.h"
+
+/* A session's: zero until cpep_reset or cpep_calibrate. */
+typedef struct {
+    cpep_real input[CPEP_CHANNELS]; /* of a filtered sample to the unit of the window */
+    int32_t turn;                   /* channel c of the model is channel c + turn of the band */
+} cpep_calibration;
 
 typedef struct {
     int32_t x1, x2, y1, y2;
-    int32_t rest; /* what rounding cut from the last output, given back to the next one */
+    uint32_t rest; /* what rounding cut from the last output, given back to the next one */
 } cpep_section_state;
 
 typedef struct {
     /* The signal. */
+    cpep_calibration calibration; /* outlives a reset */
     cpep_section_state sections[CPEP_CHANNELS][CPEP_SECTIONS];
     int16_t ring[CPEP_WINDOW * CPEP_CHANNELS]; /* filtered samples; the oldest stands at `head` */
     int32_t head;                              /* in samples */
@@ -54,6 +62,10 @@ typedef struct {
     int32_t n_neighbours; /* that voted */
     int32_t similarity;  /* cosine of its nearest prototype, in 2^-24 */
 } cpep_vote;
+
+/* Multiply each channel, as the model counts them, by a gain in 2^-16 beyond its usual scale, and undo a band's turn by so
+   many electrodes, 0 <= turn < CPEP_CHANNELS. No gains, a null pointer, are gains of one. What is in the ring stays. */
+void cpep_calibrate(cpep *c, const uint32_t *gains, int32_t turn);
 
 /* Forget the past: the next sample is taken for a steady level, so that a DC offset makes no step. */
 void cpep_reset(cpep *c);

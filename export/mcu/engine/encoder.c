@@ -127,13 +127,19 @@ static void run_block(cpep *c, const cpep_block *block, int32_t n_read) {
     }
 }
 
-static void copy_patch(const cpep *c, int32_t number, int16_t *patch) {
-    int32_t start = (c->head + number * CPEP_PATCH) % CPEP_WINDOW;
-    int32_t n = MIN(CPEP_PATCH, CPEP_WINDOW - start) * CPEP_CHANNELS;
-    memcpy(patch, c->ring + start * CPEP_CHANNELS, (size_t)n * sizeof *patch);
-    memcpy(patch + n, c->ring, (size_t)(CPEP_PATCH * CPEP_CHANNELS - n) * sizeof *patch);
-    memset(patch + CPEP_PATCH * CPEP_CHANNELS, 0,
-           (CPEP_PATCH_DEPTH - CPEP_PATCH * CPEP_CHANNELS) * sizeof *patch);
+/* A patch as the layer reads it: each CPEP_LEVEL samples added up. */
+static void cut_patch(const cpep *c, int32_t number, int16_t *patch) {
+    int32_t at = (c->head + number * CPEP_PATCH) % CPEP_WINDOW, level, i, channel;
+    for (level = 0; level < CPEP_PATCH / CPEP_LEVEL; level++, patch += CPEP_CHANNELS) {
+        int16_t sum[CPEP_CHANNELS] = {0};
+        for (i = 0; i < CPEP_LEVEL; i++) {
+            const int16_t *sample = c->ring + at * CPEP_CHANNELS;
+            for (channel = 0; channel < CPEP_CHANNELS; channel++) sum[channel] = (int16_t)(sum[channel] + sample[channel]);
+            at = at + 1 == CPEP_WINDOW ? 0 : at + 1;
+        }
+        memcpy(patch, sum, sizeof sum);
+    }
+    memset(patch, 0, (CPEP_PATCH_DEPTH - CPEP_CHANNELS * CPEP_PATCH / CPEP_LEVEL) * sizeof *patch);
 }
 
 /* Some patches added to the stream. */
@@ -157,7 +163,7 @@ void cpep_take_window(cpep *c) {
     memcpy(c->stream, cpep_the_model.offset, sizeof c->stream);
     for (number = 0; number < CPEP_TOKENS - 1; number += CPEP_PATCH_BLOCK) {
         cpep_rows16 patches = {c->scratch.patch, CPEP_PATCH_DEPTH, MIN(CPEP_PATCH_BLOCK, CPEP_TOKENS - 1 - number)};
-        for (i = 0; i < patches.n; i++) copy_patch(c, number + i, c->scratch.patch + i * CPEP_PATCH_DEPTH);
+        for (i = 0; i < patches.n; i++) cut_patch(c, number + i, c->scratch.patch + i * CPEP_PATCH_DEPTH);
         run_patches(c, number, patches);
     }
 }

@@ -36,6 +36,9 @@ typedef struct {
 void cpep_multiply8(cpep_rows8 a, cpep_rows8 b, int32_t depth, int32_t *products);
 void cpep_multiply16(cpep_rows16 a, cpep_rows8 b, int32_t depth, int32_t *products);
 
+/* The product of two rows; n is a multiple of 16. */
+int32_t cpep_multiply_row(const int16_t *x, const int8_t *w, int32_t n);
+
 /* Products, (n_rows, n), become outputs `first` to `first + n` of a layer, in place; n is a multiple of 4. */
 void cpep_requantise(int32_t *products, int32_t n_rows, const cpep_linear *layer, int32_t first, int32_t n);
 

@@ -24,6 +24,12 @@
 #define MULTIPLY_ADD vmladavaq_s16
 #include "multiply_mve.h"
 
+int32_t cpep_multiply_row(const int16_t *x, const int8_t *w, int32_t n) {
+    int32_t sum = 0;
+    for (n /= 8; n > 0; n--, x += 8, w += 8) sum = vmladavaq_s16(sum, vldrhq_s16(x), vldrbq_s16(w));
+    return sum;
+}
+
 void cpep_requantise(int32_t *products, int32_t n_rows, const cpep_linear *layer, int32_t first, int32_t n) {
     int32_t i, j;
     for (j = 0; j < n; j += 4) {

@@ -45,6 +45,12 @@ void cpep_requantise(int32_t *products, int32_t n_rows, const cpep_linear *layer
 
 #if !CPEP_MVE
 
+int32_t cpep_multiply_row(const int16_t *x, const int8_t *w, int32_t n) {
+    int32_t sum = 0, i;
+    for (i = 0; i < n; i++) sum += x[i] * w[i];
+    return sum;
+}
+
 void cpep_store8(const int32_t *y, int32_t n, int8_t *to, int32_t step) {
     int32_t i;
     for (i = 0; i < n; i++) to[i * step] = (int8_t)cpep_clamp(y[i], -128, 127);

@@ -40,7 +40,7 @@ typedef struct {
 
 /* y = b0 x + b1 x1 + b2 x2 - a1 y1 - a2 y2, coefficients in 2^-29. */
 typedef struct {
-    int32_t b0, b1, b2, a1, a2;
+    int32_t b0, b1, b2, minus_a1, minus_a2;
     int32_t rest_gain; /* of a level that has always been there, in 2^-29 */
 } cpep_section;
 
@@ -54,9 +54,10 @@ typedef struct {
     cpep_norm norm;
     cpep_linear projection;
     const int8_t *prototypes; /* [CPEP_PADDED(2 * CPEP_PROTOTYPES)][CPEP_EMBEDDING_DEPTH]: coarse, then fine */
-    const int32_t *prototype_multipliers; /* [CPEP_PROTOTYPES]: products of fine to cosines in 2^-24, times 2^31 */
-    const uint16_t *prototype_gestures;   /* [CPEP_PROTOTYPES] */
-    const char *const *gestures;          /* [CPEP_GESTURES], names */
+    int32_t coarse_length, fine_length; /* no such row is longer */
+    cpep_real product_cosine;           /* a product with an embedding to a cosine in 2^-24 */
+    const uint16_t *prototype_gestures; /* [CPEP_PROTOTYPES] */
+    const char *const *gestures;        /* [CPEP_GESTURES], names */
 } cpep_model;
 
 extern const cpep_model cpep_the_model;

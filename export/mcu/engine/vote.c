@@ -1,62 +1,117 @@
 /* The nearest prototypes, and what most of them say.
 
-   A prototype has 14 bits: a coarse row and a fine one, 128 times smaller. In 8 bits their rounding would change more
-   votes than the whole encoder's. */
+   A prototype has 14 bits or so: a coarse row and a fine one, 128 times smaller. In 8 bits their rounding would change
+   more votes than the whole encoder's. But 8 bits say how near a prototype can be at the most, by Cauchy and Schwarz, and
+   only one that can be among the nearest is compared in full; so the vote is that of comparing all of them in full. */
 #include "cpep.h"
 #include "kernels.h"
 
-#define TILE 8
+#define TILE 64
 #define FINE_BITS 7
+#define ROWS_OF_PROTOTYPES CPEP_PADDED(2 * CPEP_PROTOTYPES)
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 typedef struct {
-    int32_t cosine; /* in 2^-24 */
+    int32_t product; /* with the embedding, at most 2^31 by the prototypes' unit */
     int32_t gesture;
 } neighbour;
 
-/* Put one among the nearest, which stand nearest first; between equals the first one stays. Returns how many stand. */
-static int32_t insert(neighbour *nearest, int32_t n, neighbour one) {
-    int32_t at;
-    if (n == CPEP_NEIGHBOURS && one.cosine <= nearest[n - 1].cosine) return n;
-    at = n < CPEP_NEIGHBOURS ? n : n - 1;
-    for (; at > 0 && nearest[at - 1].cosine < one.cosine; at--) nearest[at] = nearest[at - 1];
-    nearest[at] = one;
-    return n < CPEP_NEIGHBOURS ? n + 1 : n;
+typedef struct {
+    int32_t n;
+    neighbour near[CPEP_NEIGHBOURS]; /* nearest first; between equals the first one stays */
+} neighbours;
+
+typedef struct {
+    const int16_t *whole;
+    int8_t coarse[CPEP_EMBEDDING_DEPTH]; /* in steps of `unit` */
+    int32_t unit;
+    int32_t most_beyond; /* what the rest of query and prototype can add to a product, in 2^FINE_BITS */
+} query;
+
+static void make_query(query *q, const int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
+    int16_t rest[CPEP_EMBEDDING_DEPTH];
+    int32_t largest = 1, i;
+    cpep_real length;
+    for (i = 0; i < CPEP_EMBEDDING_DEPTH; i++) {
+        int32_t size = embedding[i] < 0 ? -embedding[i] : embedding[i];
+        if (size > largest) largest = size;
+    }
+    q->whole = embedding;
+    q->unit = (largest + 126) / 127;
+    for (i = 0; i < CPEP_EMBEDDING_DEPTH; i++) {
+        q->coarse[i] = (int8_t)((embedding[i] + (embedding[i] < 0 ? -q->unit : q->unit) / 2) / q->unit);
+        rest[i] = (int16_t)(embedding[i] - q->coarse[i] * q->unit);
+    }
+    length = cpep_root(cpep_square_sum(rest, CPEP_EMBEDDING_DEPTH) + 1);
+    q->most_beyond = (int32_t)((length.mantissa >> length.exponent) + 1) * cpep_the_model.coarse_length +
+                     ((INT16_MAX >> FINE_BITS) + 2) * cpep_the_model.fine_length;
 }
 
-static int32_t find_nearest(const int16_t *embedding, neighbour *nearest) {
-    const cpep_model *model = &cpep_the_model;
-    cpep_rows16 query = {embedding, CPEP_EMBEDDING_DEPTH, 1};
-    int32_t products[2 * TILE], n = 0, first, j;
+/* The coarse product above which a prototype can be nearer than the farthest of the nearest. */
+static int32_t least_of(const neighbours *found, const query *q) {
+    int32_t needed;
+    if (found->n < CPEP_NEIGHBOURS) return INT32_MIN;
+    needed = (found->near[found->n - 1].product >> FINE_BITS) - q->most_beyond;
+    return needed / q->unit - (needed < 0);
+}
+
+static void insert(neighbours *found, neighbour one) {
+    int32_t at = found->n;
+    if (found->n < CPEP_NEIGHBOURS) found->n++;
+    else if (one.product <= found->near[--at].product) return;
+    for (; at > 0 && found->near[at - 1].product < one.product; at--) found->near[at] = found->near[at - 1];
+    found->near[at] = one;
+}
+
+static neighbour compare(const query *q, int32_t number) {
+    const int8_t *coarse = cpep_the_model.prototypes + 2 * number * CPEP_EMBEDDING_DEPTH;
+    const int32_t high = cpep_multiply_row(q->whole, coarse, CPEP_EMBEDDING_DEPTH);
+    const int32_t low = cpep_multiply_row(q->whole, coarse + CPEP_EMBEDDING_DEPTH, CPEP_EMBEDDING_DEPTH);
+    neighbour one;
+    one.product = (int32_t)((int64_t)high * (1 << FINE_BITS) + low);
+    one.gesture = cpep_the_model.prototype_gestures[number];
+    return one;
+}
+
+static int32_t cosine_of(int32_t product) {
+    const cpep_real *unit = &cpep_the_model.product_cosine;
+    return (int32_t)cpep_scale(product, (int32_t)unit->mantissa, unit->exponent);
+}
+
+static void find_nearest(const query *q, neighbours *found) {
+    cpep_rows8 coarse = {q->coarse, CPEP_EMBEDDING_DEPTH, 1};
+    int32_t products[TILE], least = least_of(found, q), first, j;
     for (first = 0; first < CPEP_PROTOTYPES; first += TILE) {
-        const int8_t *at = model->prototypes + 2 * first * CPEP_EMBEDDING_DEPTH;
-        cpep_rows8 prototypes = {at, CPEP_EMBEDDING_DEPTH, 2 * TILE};
-        cpep_multiply16(query, prototypes, CPEP_EMBEDDING_DEPTH, products);
-        for (j = 0; j < TILE && first + j < CPEP_PROTOTYPES; j++) {
-            int32_t multiplier = model->prototype_multipliers[first + j];
-            neighbour one;
-            one.cosine = (int32_t)(cpep_scale(products[2 * j], multiplier, 31 - FINE_BITS) +
-                                   cpep_scale(products[2 * j + 1], multiplier, 31));
-            one.gesture = model->prototype_gestures[first + j];
-            n = insert(nearest, n, one);
+        const int8_t *at = cpep_the_model.prototypes + 2 * first * CPEP_EMBEDDING_DEPTH;
+        cpep_rows8 rows = {at, 2 * CPEP_EMBEDDING_DEPTH, MIN(TILE, ROWS_OF_PROTOTYPES / 2 - first)};
+        int32_t n = MIN(TILE, CPEP_PROTOTYPES - first);
+        cpep_multiply8(coarse, rows, CPEP_EMBEDDING_DEPTH, products);
+        for (j = 0; j < n; j++) {
+            if (products[j] <= least) continue;
+            insert(found, compare(q, first + j));
+            least = least_of(found, q);
         }
     }
-    return n;
 }
 
 cpep_vote cpep_vote_of(const int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
-    neighbour nearest[CPEP_NEIGHBOURS];
+    neighbours found = {0, {{0, 0}}};
     cpep_vote vote = {0, 0, 0, 0};
-    int32_t i, j;
-    vote.n_neighbours = find_nearest(embedding, nearest);
-    for (i = 0; i < vote.n_neighbours; i++) {
+    int32_t i, j, winner = 0;
+    query q;
+    make_query(&q, embedding);
+    find_nearest(&q, &found);
+    for (i = 0; i < found.n; i++) {
         int32_t n_votes = 0;
-        for (j = 0; j < vote.n_neighbours; j++) n_votes += nearest[j].gesture == nearest[i].gesture;
+        for (j = 0; j < found.n; j++) n_votes += found.near[j].gesture == found.near[i].gesture;
         if (n_votes > vote.n_votes) {
             vote.n_votes = n_votes;
-            vote.gesture = nearest[i].gesture;
-            vote.similarity = nearest[i].cosine;
+            winner = i;
         }
     }
+    vote.n_neighbours = found.n;
+    vote.gesture = found.near[winner].gesture;
+    vote.similarity = cosine_of(found.near[winner].product);
     return vote;
 }
 

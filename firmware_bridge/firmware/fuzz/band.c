@@ -142,6 +142,11 @@ static bool bench(void *context, uint16_t n_runs, frame_bench_result *result, vo
     return (((board *)context)->strangeness & 0x20u) == 0;
 }
 
+static void calibrate(void *context, const float *gains, uint8_t turn) {
+    (void)context;
+    require(turn < 3 && gains[0] > 0 && gains[1] > 0 && gains[2] > 0);
+}
+
 /* ---- What happens ---- */
 
 static void arrive(board *b, const uint8_t *bytes, uint32_t n) {
@@ -159,7 +164,7 @@ static void arrive_noise(board *b, uint32_t n) {
 
 static void arrive_command(board *b, uint8_t type) {
     uint8_t wire[WIRE_MAX_BYTES + 1u];
-    uint8_t rate[4];
+    uint8_t rate[4], gains[12];
     frame f;
     uint32_t i;
     memset(&f, 0, sizeof f);
@@ -172,6 +177,11 @@ static void arrive_command(board *b, uint8_t type) {
         f.as.config.n_samples = next(b);
         f.as.config.sample_format = next(b);
     }
+    if (type == FRAME_CALIBRATE) {
+        f.as.calibrate.turn = next(b) % 4u;
+        for (i = 0; i < sizeof gains; i++) gains[i] = i % 4u == 3u ? 0x3fu + next(b) % 2u : next(b); /* most are about one */
+        f.as.calibrate.gains = (frame_text){gains, (uint8_t)(next(b) % 8u == 0 ? 8 : 12)};
+    }
     arrive(b, wire, frame_encode(&f, wire));
 }
 
@@ -179,7 +189,7 @@ static void happen(board *b) {
     const uint8_t what = next(b);
     switch (what % 8u) {
     case 0: arrive_noise(b, what / 8u * 4u); break;
-    case 1: arrive_command(b, (uint8_t)(FRAME_IDENTIFY + what / 8u % 6u)); break;
+    case 1: arrive_command(b, (uint8_t)(FRAME_IDENTIFY + what / 8u % 7u)); break;
     case 2: b->n_converted += what / 8u; break;
     case 3: b->room_bytes = (uint32_t)what / 8u * (what / 8u) * 8u; break;
     case 4: b->now_us += (uint64_t)(what / 8u) * 50000u; break;
@@ -205,7 +215,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     };
     static board b;
     static band_hal hal = {&b, clock_us, receive, transmit, start, stop, take, measure, offers_rate};
-    static band_classifier classifier = {&b, forget, push, decide, bench};
+    static band_classifier classifier = {&b, forget, push, decide, bench, calibrate};
     static band the_band;
     memset(&b, 0, sizeof b);
     hal.measure = size % 3u != 0 ? measure : NULL;

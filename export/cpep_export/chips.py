@@ -1,0 +1,59 @@
+"""How much memory a microcontroller has, and a few that wristbands are built on."""
+
+from dataclasses import dataclass, replace
+
+from cpep_edge.errors import ConfigError
+
+_KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """What a microcontroller has, as far as it limits the model."""
+
+    ram_bytes: int | None = None  # None: not said, and not checked
+    flash_bytes: int | None = None
+    name: str = "the chip"
+
+    def check(self, ram_bytes: int, flash_bytes: int) -> None:
+        """Raises ConfigError, by how much, when a model needs more than there is."""
+        for what, needed, has in (("RAM", ram_bytes, self.ram_bytes), ("flash", flash_bytes, self.flash_bytes)):
+            if has is not None and needed > has:
+                raise ConfigError(
+                    f"the model needs {needed} bytes of {what}, {needed - has} more than {self.name} has; "
+                    "lower width, n_layers or window_samples in the recipe"
+                )
+
+
+NO_LIMIT = Chip()
+
+# RAM and non-volatile memory, KiB, all of it: what a firmware takes besides is not known here. Sources: Alif's headers
+# of E1C and E7 (alif_ensemble-cmsis-dfp); Zephyr's pages of Ambiq's evaluation boards and its device tree of nRF5340,
+# the application core; Nordic's datasheet of nRF54L15; what STMicroelectronics says of U575 in MLPerf Tiny v1.1.
+_MEMORY_KIB = {
+    "alif-e1c": (512, 1536),
+    "alif-e7": (13824, 5632),
+    "apollo3-blue": (384, 1024),
+    "apollo4-plus": (2816, 2048),
+    "nrf5340": (512, 1024),
+    "nrf54l15": (256, 1524),
+    "stm32u575": (768, 2048),
+}
+
+
+def find_chip(name: str | None, ram_kib: int | None = None, flash_kib: int | None = None) -> Chip:
+    """A chip by its name, in any case; what is said of its memory takes the place of what is published.
+
+    Raises ConfigError, with the names that are known, for another.
+    """
+    chip = NO_LIMIT
+    if name is not None:
+        if name.lower() not in _MEMORY_KIB:
+            raise ConfigError(
+                f"no chip {name} is known, only {', '.join(_MEMORY_KIB)}; say what it has with --chip-ram, --chip-flash"
+            )
+        ram, flash = _MEMORY_KIB[name.lower()]
+        chip = Chip(ram * _KIB, flash * _KIB, name)
+    if ram_kib is not None:
+        chip = replace(chip, ram_bytes=ram_kib * _KIB)
+    return chip if flash_kib is None else replace(chip, flash_bytes=flash_kib * _KIB)
