@@ -23,7 +23,7 @@ from cpep_bench.modelled_energy import modelled_energy
 from cpep_bench.operators import profile_encoder
 from cpep_bench.page import page
 from cpep_bench.peers import check_peers, measure_peers
-from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_latency, last_window, part_calls
+from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_calls, last_window, part_calls
 from cpep_bench.power import Meter
 from cpep_bench.report import SCHEMA_VERSION, PeerFigure, Report, Threads
 from cpep_bench.startup import run_fresh
@@ -209,10 +209,15 @@ def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, wind
 
 
 def _latencies(recogniser: Recogniser, signal_uv: Signal, n_runs: int) -> tuple[dict[str, Latency], Latency]:
-    calls = part_calls(recogniser, signal_uv)
-    latency = measure_interleaved({**calls, _ARITHMETIC: lambda: sum(range(_ARITHMETIC_STEPS))}, n_runs)
+    arrive, decide = end_to_end_calls(recogniser, signal_uv)
+    calls: dict[str, Callable[..., object]] = {
+        **part_calls(recogniser, signal_uv),
+        END_TO_END: decide,
+        _ARITHMETIC: lambda: sum(range(_ARITHMETIC_STEPS)),
+    }
+    latency = measure_interleaved(calls, n_runs, prepare={END_TO_END: arrive})
     arithmetic = latency.pop(_ARITHMETIC)
-    return {**latency, END_TO_END: end_to_end_latency(recogniser, signal_uv, n_runs)}, arithmetic
+    return latency, arithmetic
 
 
 def _threads(bundle: Path, n_runs: int) -> tuple[Threads, ...]:
