@@ -91,7 +91,7 @@ def measure_peers(
     windows = _windows(recogniser, signal_uv)
     figures: list[PeerFigure] = []
     if run is not None and (chosen := [name for name in ENCODER_PEERS if name in names]):
-        from cpep_bench.encoder_peers import race_encoders
+        from cpep_bench.encoder_race import race_encoders
 
         spec = recogniser.manifest.encoder
         figures += race_encoders(chosen, bundle.path, spec, windows, run, n_threads=n_threads, n_runs=n_runs)

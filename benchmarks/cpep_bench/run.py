@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpep_bench.band import BandFigures, ask_band
+from cpep_bench.encoder_race import race_threads
 from cpep_bench.energy import BAND, WINDOW_S, MeasuredEnergy, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.link_readers import LINK_PEERS, SECONDS, LinkFigure, measure_readers
@@ -102,8 +104,8 @@ def run_bench(
         signal_uv = _signal(opened)
         step = _Steps(progress, 8)
         latency, arithmetic = step(_latencies(recogniser, signal_uv, options.n_runs))
-        starts = step(tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts)))
-        threads = step(_threads(bundle, options.n_runs))
+        starts = step(tuple(run_fresh(bundle, options.n_threads) for _ in range(options.n_starts)))
+        threads = step(_threads(bundle, last_window(recogniser, signal_uv), options.n_runs))
         profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
         peers = step(_peers(opened, recogniser, signal_uv, options))
         links = step(_links(options))
@@ -220,8 +222,8 @@ def _latencies(recogniser: Recogniser, signal_uv: Signal, n_runs: int) -> tuple[
     return latency, arithmetic
 
 
-def _threads(bundle: Path, n_runs: int) -> tuple[Threads, ...]:
+def _threads(bundle: Path, window: NDArray[np.float32], n_runs: int) -> tuple[Threads, ...]:
     """The encoder on one, two, four, ... threads, as many as there are processors."""
     most = min(os.cpu_count() or 1, MAX_THREADS)
     counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
-    return tuple(Threads(n, Latency(run_fresh(bundle, n, n_runs).encoder_ms)) for n in counts)
+    return tuple(Threads(n, latency) for n, latency in race_threads(bundle, window, counts, n_runs).items())

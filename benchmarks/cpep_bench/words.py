@@ -81,7 +81,7 @@ def threads_table(report: Report) -> Table:
         (str(entry.n_threads), f"{entry.encoder.p50_ms:.3f}", f"{entry.encoder.p99_ms:.3f}") for entry in report.threads
     )
     crowded = [entry.n_threads for entry in report.threads if report.machine.is_crowded(entry.n_threads)]
-    note = "Each in a process of its own."
+    note = "Each in a process of its own, in turns."
     if crowded:
         note += (
             f" The load was {report.machine.load_1min:.1f} before this run, on {report.machine.n_cpus} CPUs: rows from "

@@ -258,6 +258,7 @@ def test_peers_are_timed_beside_ours_on_the_same_queries(report: Report) -> None
         (Options(n_runs=100), ConfigError, "--runs 100 is too few for a 99th percentile"),
         (Options(n_threads=0), ConfigError, "--threads 0"),
         (Options(power="none", peers=("tensorflow",)), ConfigError, "--vs tensorflow is no peer: choose from"),
+        (Options(power="band"), ConfigError, "--power band is the gauge of a wristband: say which with --band PORT"),
         (Options(power="hwmon:/nowhere"), PowerError, "/nowhere holds no power sensor"),
     ],
 )
