@@ -17,7 +17,7 @@ def markdown(report: Report) -> str:
         words.ladder_table(report),
         words.chip_table(report),
         words.band_table(report),
-        words.energy_table(report.band.energy, "on the band") if report.band else None,
+        words.energy_table(report.band.energy, f"on {report.band.device}") if report.band else None,
         words.energy_table(report.energy),
         words.modelled_table(report),
     )

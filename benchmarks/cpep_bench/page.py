@@ -85,7 +85,9 @@ def _cards(report: Report) -> str:
         (_size(report.files[report.index_file]), "pose index"),
     ]
     if report.energy is not None:
-        cards.append((f"{report.energy.net_mj:.2g} mJ", f"net an inference, measured: {report.energy.instrument.name}"))
+        cards.append(
+            (words.joules(report.energy.net_mj), f"net an inference, measured: {report.energy.instrument.name}")
+        )
     body = "".join(
         f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in cards
     )
@@ -212,7 +214,7 @@ def _bytes_against_accuracy(report: Report) -> str:
 
 
 def _band_energy(report: Report) -> str:
-    table = None if report.band is None else words.energy_table(report.band.energy, "on the band")
+    table = None if report.band is None else words.energy_table(report.band.energy, f"on {report.band.device}")
     return "" if report.band is None or table is None else _windows(report.band.energy) + _table(table, figures=False)
 
 

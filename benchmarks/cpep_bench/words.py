@@ -220,7 +220,7 @@ def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | 
         return None
     instrument = energy.instrument
     rate = f"{instrument.rate_hz:g} a second" if instrument.rate_hz else "a counter"
-    net = f"{energy.net_mj:.3g} ± {energy.net_uncertainty_mj:.2g} mJ"
+    net = f"{joules(energy.net_mj)} ± {joules(energy.net_uncertainty_mj)}"
     if energy.net_mj < energy.net_uncertainty_mj:
         net += ", not distinguishable from idling"
     seconds = energy.active[0].seconds
@@ -228,7 +228,7 @@ def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | 
         (f"energy, measured {where}", ""),
         (
             ("net, one inference", net),
-            ("gross, one inference", f"{energy.gross_mj:.3g} mJ"),
+            ("gross, one inference", joules(energy.gross_mj)),
             ("power, idle windows", ", ".join(f"{window.power_w:.3g}" for window in energy.idle) + " W"),
             ("power, active windows", ", ".join(f"{window.power_w:.3g}" for window in energy.active) + " W"),
             ("inferences", f"{sum(window.n_inferences for window in energy.active):,}, back to back"),
@@ -237,6 +237,11 @@ def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | 
         f"Measured: {len(energy.active)} active windows of {seconds:.3g} s between idle ones. Net is what an active "
         "window took beyond its idle neighbours, with the 95 % interval of the windows' scatter.",
     )
+
+
+def joules(energy_mj: float) -> str:
+    """With a unit in which it can be read."""
+    return f"{energy_mj:.3g} mJ" if abs(energy_mj) >= 0.1 else f"{energy_mj * 1e3:.3g} uJ"
 
 
 def modelled_table(report: Report) -> Table | None:

@@ -20,7 +20,7 @@ from cpep_bench.power import Instrument
 from cpep_bench.report import PeerFigure, Report, Threads, read_report
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
-from cpep_bench.words import peers_tables
+from cpep_bench.words import joules, peers_tables
 from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE
 from cpep_edge.chip import EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
@@ -177,6 +177,15 @@ def test_net_energy_below_its_uncertainty_is_called_indistinguishable(report: Re
     windows = tuple(Window(power, 10.0, 100 * (number % 2), 9) for number, power in enumerate(scattered))
 
     assert "not distinguishable from idling" in markdown(replace(report, energy=replace(MEASURED, windows=windows)))
+
+
+def test_energies_are_told_in_the_unit_in_which_they_can_be_read() -> None:
+    assert [joules(energy_mj) for energy_mj in (12.345, 0.1, 0.00366, -0.002)] == [
+        "12.3 mJ",
+        "0.1 mJ",
+        "3.66 uJ",
+        "-2 uJ",
+    ]
 
 
 @pytest.mark.executorch
