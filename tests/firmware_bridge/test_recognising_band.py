@@ -119,9 +119,9 @@ def test_a_calibration_outlives_a_benchmark_whose_golden_inputs_know_no_wearer(
             predictions, _ = _heard(source)
             heard.append({p.sample_index: (p.gesture_id, p.confidence) for p in predictions})
 
-    shared = heard[0].keys() & heard[1].keys()  # a busy machine leaves hops out
-    assert len(shared) > 50
-    assert {at: heard[0][at] for at in shared} == {at: heard[1][at] for at in shared}
+    both = heard[0].keys() & heard[1].keys()  # a busy machine may keep a band from a hop
+    assert len(both) > len(heard[0]) / 2
+    assert {index: heard[0][index] for index in both} == {index: heard[1][index] for index in both}
 
 
 def test_the_band_times_itself_once_its_golden_inputs_come_out_right(
@@ -147,7 +147,7 @@ def test_a_report_says_what_the_band_said_of_itself(tiny_bundle: Path, session: 
     assert table is not None
     assert (figures.n_runs, figures.energy_uj) == (25, None)
     assert dict(table.rows)["inference p50 / p95"] == f"{figures.p50_us / 1e3:.3f} / {figures.p95_us / 1e3:.3f} ms"
-    assert "energy of one, as it says itself" not in dict(table.rows)
+    assert dict(table.rows)["energy of one, as it says itself"] == "-"
 
 
 def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(
