@@ -20,7 +20,8 @@ from cpep_bench.openvino_peer import OpenVinoEncoder
 from cpep_bench.report import PeerFigure
 from cpep_bench.turns import serve, take_turns
 from cpep_edge.bundle import Bundle, EncoderSpec
-from cpep_edge.errors import ConfigError
+from cpep_edge.errors import ArtifactError, ConfigError
+from cpep_edge.golden import COSINE_TOLERANCE
 from cpep_edge.recogniser import Recogniser
 
 if TYPE_CHECKING:
@@ -88,15 +89,22 @@ def race_encoders(
 
 
 def race_threads(bundle: Path, window: NDArray[np.float32], counts: Sequence[int], n_runs: int) -> dict[int, Latency]:
-    """Time the encoder of a bundle on so many threads each. Raises CpepError when a process fails.
+    """Time the encoder of a bundle on so many threads each.
 
     window: (n_channels, window_samples), preprocessed
+    Raises ArtifactError when the number of threads changes the embedding, CpepError when a process fails.
     """
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         np.save(folder / _WINDOWS_FILE, window[None])
-        commands = {str(n): _Contender(str(n), "", "bundle", bundle, n).command(folder) for n in counts}
-        return {int(n): times.wall for n, times in take_turns(commands, n_runs).items()}
+        contenders = [_Contender(str(n), "", "bundle", bundle, n) for n in counts]
+        times = take_turns({who.name: who.command(folder) for who in contenders}, n_runs)
+        embeddings = np.concatenate([np.load(who.embeddings(folder)) for who in contenders])
+        cosines = embeddings @ embeddings[0] / np.dot(embeddings[0], embeddings[0])
+        for who, cosine in zip(contenders, cosines, strict=True):
+            if not cosine >= 1 - COSINE_TOLERANCE:
+                raise ArtifactError(f"{bundle}: on {who.name} threads it gives another embedding (cosine {cosine:.4f})")
+        return {who.n_threads: times[who.name].wall for who in contenders}
 
 
 def _contenders(
