@@ -59,6 +59,6 @@ def _energy(band: Band, p50_us: int, window_s: float, rate_hz: float) -> Measure
 
 
 def _timed(band: Band, n_runs: int) -> BandFigures:
-    result = band.bench(n_runs)
+    result = band.bench(min(n_runs, _MOST_RUNS))
     times = (result.p50_us, result.p95_us, result.p99_us, result.max_us)
     return BandFigures(band.info.name, result.n_runs, *times, result.arena_bytes, result.energy_uj or None)

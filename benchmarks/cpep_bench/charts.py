@@ -27,15 +27,17 @@ STYLE = """
 .stack{display:flex;height:2rem;border-radius:4px;overflow:hidden;gap:1px;background:var(--track)}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;margin:.5rem 0;font-size:.88rem}
 .legend i{display:inline-block;width:.7rem;height:.7rem;border-radius:2px;margin-right:.4rem}
-.plot{position:relative;height:13rem;margin:.6rem .6rem 1.6rem 3.4rem;border-left:1px solid var(--line);
+.plot{position:relative;height:13rem;margin:.6rem 1.2rem 1.6rem 2.6rem;border-left:1px solid var(--line);
   border-bottom:1px solid var(--line)}
 .plot svg{position:absolute;inset:0;width:100%;height:100%;overflow:visible}
 .plot .y,.plot .x{position:absolute;color:var(--faint);font-size:.78rem;white-space:nowrap}
 .plot .y{right:100%;margin-right:.4rem;transform:translateY(-50%)}.plot .x{top:100%;margin-top:.2rem}
 .plot .x{transform:translateX(-50%)}
 .plot .grid{position:absolute;left:0;right:0;height:1px;background:var(--track)}
-.columns{display:flex;align-items:flex-end;gap:.35rem;height:8rem;border-bottom:1px solid var(--line)}
-.columns div{flex:1;border-radius:3px 3px 0 0;min-height:1px}
+.columns{display:flex;align-items:flex-end;gap:.35rem;height:8rem;margin-top:1.4rem;border-bottom:1px solid var(--line)}
+.columns div{flex:1;border-radius:3px 3px 0 0;min-height:1px;position:relative}
+.columns span{position:absolute;bottom:100%;left:50%;transform:translateX(-50%);font-size:.75rem;
+  font-variant-numeric:tabular-nums}
 .colour0{background:var(--c0)}.colour1{background:var(--c1)}.colour2{background:var(--c2)}
 .colour3{background:var(--c3)}.colour4{background:var(--c4)}.colour5{background:var(--c5)}
 """
@@ -97,8 +99,8 @@ def strips(rows: Sequence[Strip], unit: str) -> str:
         )
         lines.append(_row(row.name, marks, row.shown))
     decades = [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
-    ticks = "".join(f'<span style="left:{place(at):.2f}%">{at:g} {unit}</span>' for at in decades)
-    lines.append(_row("", f'<div class="axis">{ticks}</div>', "", track=False))
+    ticks = "".join(f'<span style="left:{place(at):.2f}%">{at:g}</span>' for at in decades)
+    lines.append(_row(unit, f'<div class="axis">{ticks}</div>', "", track=False))
     return f'<div class="chart">{"".join(lines)}</div>'
 
 
@@ -118,8 +120,8 @@ def columns(rows: Sequence[Bar]) -> str:
     """Upright bars in the order of time, from zero."""
     most = max(row.value for row in rows) or 1.0
     pieces = "".join(
-        f'<div class="colour{row.colour}" style="height:{100 * row.value / most:.1f}%" '
-        f'title="{escape(row.shown)}"></div>'
+        f'<div class="colour{row.colour}" style="height:{100 * row.value / most:.1f}%">'
+        f"<span>{escape(row.shown)}</span></div>"
         for row in rows
     )
     return f'<div class="chart"><div class="columns">{pieces}</div></div>'
@@ -149,8 +151,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_unit: str, y_un
             f'title="{a:g} {x_unit}: {b:g} {y_unit}"></span>'
             for (x, y), (a, b) in zip(placed, curve, strict=True)
         ]
-    for share in (0.0, 0.5, 1.0):
-        y = most / 1.08 * share
+    for y in _ticks(most):
         at = place(points[0][0], y)[1]
         marks.append(
             f'<span class="grid" style="top:{at:.2f}%"></span><span class="y" style="top:{at:.2f}%">{y:.3g}</span>'
@@ -162,6 +163,14 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_unit: str, y_un
     )
     axes = f"<span>{escape(y_unit)} over {escape(x_unit)}</span>"
     return f'<div class="chart"><div class="legend">{legend}{axes}</div><div class="plot">{"".join(marks)}</div></div>'
+
+
+def _ticks(most: float) -> list[float]:
+    """Three to six round numbers from zero up to `most`."""
+    rough = most / 5
+    decade = 10 ** math.floor(math.log10(rough))
+    step = next(decade * times for times in (1, 2, 5, 10) if decade * times >= rough)
+    return [step * number for number in range(int(most / step) + 1)]
 
 
 def _row(name: str, marks: str, shown: str, *, track: bool = True) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cpep_bench.energy import MeasuredEnergy
 from cpep_bench.latency import Latency, median_ratio_interval
-from cpep_bench.report import Report
+from cpep_bench.report import NOISY, Report
 from cpep_edge.errors import ConfigError
 
 
@@ -56,6 +56,21 @@ def compare_reports(before: Report, after: Report, budget: dict[str, float] | No
         if figure not in found:
             raise ConfigError(f"the budget names {figure}, which the reports do not share: {', '.join(found)}")
     return [Change(figure, *ratio, limits.get(figure)) for figure, ratio in found.items()]
+
+
+def caveats(before: Report, after: Report) -> list[str]:
+    """What a reader must know before believing the ratios."""
+    found = []
+    if (before.machine.cpu, before.machine.n_cpus) != (after.machine.cpu, after.machine.n_cpus):
+        found.append("Two machines: only relative.* and bytes tell of the code.")
+    if before.n_threads != after.n_threads:
+        found.append(f"The encoder had {before.n_threads} threads, then {after.n_threads}.")
+    if before.quantisation != after.quantisation:
+        found.append(f"The encoder was {before.quantisation}, then {after.quantisation}.")
+    for name, report in (("earlier", before), ("later", after)):
+        if report.noise > NOISY:
+            found.append(f"The machine was noisy in the {name} run ({report.noise:.2f}): intervals are too narrow.")
+    return found
 
 
 def read_budget(file: Path) -> dict[str, float]:

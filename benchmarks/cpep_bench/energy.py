@@ -8,6 +8,7 @@ A measured figure exists only as windows that a meter read: no field holds it, s
 is another type whose every field says so.
 """
 
+import logging
 import math
 import statistics
 import time
@@ -22,6 +23,7 @@ from cpep_edge.errors import ConfigError, PowerError
 N_WINDOWS = 5
 WINDOW_S = 10.0
 BAND = "band"  # what `--power` calls the gauge of the wristband that `--band` names
+_log = logging.getLogger(__name__)
 _SLEPT_S = 0.1  # that the clocks may differ by
 
 # Student's t, two-sided 95 %, by degrees of freedom; beyond, the normal's.
@@ -151,6 +153,8 @@ def open_meter(spec: str) -> Meter | None:
     for look in _KINDS.values():
         try:
             return look("")
+        except power.ReadDeniedError as error:
+            _log.warning("%s", error)  # a meter that could be had
         except PowerError:
             continue
     return None

@@ -6,7 +6,7 @@ bootstrap of Politis and Romano, 1992), not single ones: drawn one by one, slow 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,35 +70,31 @@ def median_ratio_interval(after: Latency, before: Latency) -> tuple[float, float
     return float(low), float(high)
 
 
-def measure(
-    call: Callable[..., object],
+def measure(call: Callable[[], object], n_runs: int = MIN_RUNS, *, n_warm_up: int = WARM_UP_RUNS) -> Latency:
+    """Time `call` again and again. Raises ValueError for fewer than 200 runs."""
+    return measure_interleaved({"": call}, n_runs, n_warm_up=n_warm_up)[""]
+
+
+def measure_interleaved(
+    calls: Mapping[str, Callable[..., object]],
     n_runs: int = MIN_RUNS,
     *,
-    prepare: Callable[[], object] | None = None,
+    prepare: Mapping[str, Callable[[], object]] | None = None,
     n_warm_up: int = WARM_UP_RUNS,
-) -> Latency:
-    """Time `call` again and again; with `prepare`, of each run's argument, made outside the timing.
-
-    Raises ValueError for fewer than 200 runs.
-    """
-    check_runs(n_runs)
-    times_ns = np.empty(n_warm_up + n_runs)
-    for number in range(len(times_ns)):
-        arguments = () if prepare is None else (prepare(),)
-        times_ns[number] = _time_ns(call, *arguments)
-    return _latency(times_ns[n_warm_up:])
-
-
-def measure_interleaved(calls: dict[str, Callable[[], object]], n_runs: int = MIN_RUNS) -> dict[str, Latency]:
+) -> dict[str, Latency]:
     """Time several calls in turn, so that what disturbs the machine disturbs all of them.
 
+    prepare: makes the argument of each run of some calls, outside the timing
     Raises ValueError for fewer than 200 runs.
     """
     check_runs(n_runs)
-    times_ns = np.empty((WARM_UP_RUNS + n_runs, len(calls)))
+    prepared = prepare or {}
+    times_ns = np.empty((n_warm_up + n_runs, len(calls)))
     for row in times_ns:
-        row[:] = [_time_ns(call) for call in calls.values()]
-    return {name: _latency(column) for name, column in zip(calls, times_ns[WARM_UP_RUNS:].T, strict=True)}
+        for place, (name, call) in enumerate(calls.items()):
+            arguments = (prepared[name](),) if name in prepared else ()
+            row[place] = _time_ns(call, *arguments)
+    return {name: _latency(column) for name, column in zip(calls, times_ns[n_warm_up:].T, strict=True)}
 
 
 def check_runs(n_runs: int) -> None:

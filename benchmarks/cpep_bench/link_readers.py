@@ -25,6 +25,7 @@ import numpy as np
 
 from cpep_bench.latency import MIN_RUNS
 from cpep_bench.machine import this_machine
+from cpep_bench.turns import same_packages
 from cpep_edge.checkout import code_version
 from cpep_edge.errors import CpepError
 
@@ -246,7 +247,9 @@ def _be(device: str) -> None:
 def _running(device: str) -> Iterator[str]:
     """The port of a simulated device in a process of its own."""
     command = [sys.executable, "-m", __spec__.name, "--device", device]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=same_packages()
+    ) as process:
         if process.stdin is None or process.stdout is None:
             raise OSError(f"cannot talk to the simulated {device}")
         yield process.stdout.readline().strip()
@@ -256,7 +259,7 @@ def _running(device: str) -> Iterator[str]:
 def _in_a_process(name: str, port: str, seconds: float) -> dict[str, float]:
     command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--reader", name, port, "--seconds", str(seconds)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=same_packages(), check=True)
     except subprocess.CalledProcessError as error:
         last_line = (error.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise CpepError(f"the reader {name} failed: {last_line}") from error
@@ -280,15 +283,15 @@ def _figure(reader: _Reader, results: list[dict[str, float]]) -> LinkFigure:
 
 def _table(seconds: float, rounds: int) -> str:
     from cpep_bench.markdown import table_block
-    from cpep_bench.words import links_table
+    from cpep_bench.words import links_tables
 
     machine, paths = this_machine(), ("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/link_readers.py")
     names = [name for name in READERS if name != "cyton-brainflow" or find_spec("brainflow") is not None]
+    tables = links_tables(measure_readers(names, seconds, rounds)).values()
     lines = [
         f"# Reading a device: medians of {rounds} runs of {seconds:g} s, in turns",
         "",
-        table_block(links_table(measure_readers(names, seconds, rounds))),
-        "",
+        *(f"{table_block(table)}\n" for table in tables),
         f"Code {code_version(*paths)}, seed 0, Python {sys.version.split()[0]}; {machine.n_cpus} cores shared with "
         f"other work, {machine.cpu}, load {machine.load_1min:.1f}.",
     ]

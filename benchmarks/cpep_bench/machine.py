@@ -19,7 +19,7 @@ class Machine:
     architecture: str
     n_cpus: int
     clock_mhz: float | None  # of the first CPU when asked; None where the system does not say
-    load_1min: float  # processes that wanted to run, mean of the last minute
+    load_1min: float  # processes that wanted to run, mean of the minute before
     system: str
 
     def is_crowded(self, n_threads: int) -> bool:

@@ -19,12 +19,13 @@ _STYLE = """
 body{margin:0 auto;max-width:54rem;padding:1.6rem 1.1rem 3rem;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 h1{font-size:1.9rem;line-height:1.15;margin:.2rem 0 .4rem;overflow-wrap:anywhere}
+h3{font-size:1rem;margin:1.3rem 0 .3rem}
 h2{font-size:1.15rem;margin:2.2rem 0 .2rem;padding-top:.9rem;border-top:1px solid var(--line)}
 p{margin:.4rem 0}.note{color:var(--faint);font-size:.88rem}
 .kicker{color:var(--faint);font-size:.85rem;letter-spacing:.06em;text-transform:uppercase}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(7.6rem,1fr));gap:.6rem;margin:1.1rem 0}
-.card{background:var(--track);border-radius:8px;padding:.7rem .8rem}
-.card b{display:block;font-size:1.45rem;line-height:1.2;font-variant-numeric:tabular-nums}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(6.6rem,1fr));gap:.6rem;margin:1.1rem 0}
+.card{background:var(--track);border-radius:8px;padding:.6rem .65rem}
+.card b{display:block;white-space:nowrap;font-size:1.2rem;line-height:1.2;font-variant-numeric:tabular-nums}
 .card span{color:var(--faint);font-size:.85rem;display:block;line-height:1.3}
 .warn{background:var(--warn);border-left:4px solid var(--warnline);padding:.55rem .8rem;border-radius:4px;
 margin:.8rem 0}
@@ -32,12 +33,19 @@ margin:.8rem 0}
 table{border-collapse:collapse;width:100%;font-size:.88rem;margin:.5rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.28rem .6rem .28rem 0;text-align:left;border-bottom:1px solid var(--track);vertical-align:top}
 th{font-weight:600;color:var(--faint)}td:first-child{white-space:normal}
+.figures td:first-child{overflow-wrap:anywhere}
 .figures td+td,.figures th+th{text-align:right;white-space:nowrap;padding:.28rem 0 .28rem .6rem}
-@media (max-width:34rem){body{font-size:15px}.row{grid-template-columns:6rem 1fr 4.4rem;gap:.45rem;font-size:.86rem}}
+@media (max-width:34rem){body{font-size:15px}.row{grid-template-columns:6rem 1fr 4.4rem;gap:.45rem;font-size:.86rem}
+.cards{grid-template-columns:repeat(3,1fr)}.card:last-child:nth-child(3n+1){grid-column:1/-1}
+.figures{font-size:.8rem}.figures td+td,.figures th+th{padding-left:.3rem}
+.words th{display:none}.words tr{display:block;padding:.35rem 0;border-bottom:1px solid var(--track)}
+.words td{display:inline;padding:0;border:0}.words td:first-child{display:block;font-weight:600}
+.words td+td:not(:empty)::before{content:attr(data-head) " ";color:var(--faint)}
+.words td+td:not(:empty):not(:last-child)::after{content:" · ";color:var(--faint)}}
 @media print{:root{--paper:#fff;--ink:#000;--faint:#444;--line:#999;--track:#eee;--warn:#fff;--c0:#3b6fd4;--c1:#e4572e;
 --c2:#2a9d8f;--c3:#8e5bb5;--c4:#d9a21b;--c5:#9aa8b8}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-body{max-width:none;padding:0;font-size:10.5pt}.card,.row,.chart,tr{break-inside:avoid}h2{break-after:avoid}
+body{max-width:none;padding:0;font-size:10.5pt}.card,.row,.chart,tr{break-inside:avoid}h2,h3,tr:first-child{break-after:avoid}
 .scroll{overflow:visible}.card b{font-size:1.15rem}}
 """
 _OPERATORS_SHOWN = 8
@@ -77,7 +85,9 @@ def _cards(report: Report) -> str:
         (_size(report.files[report.index_file]), "pose index"),
     ]
     if report.energy is not None:
-        cards.append((f"{report.energy.net_mj:.2g} mJ", f"net an inference, measured: {report.energy.instrument.name}"))
+        cards.append(
+            (words.joules(report.energy.net_mj), f"net an inference, measured: {report.energy.instrument.name}")
+        )
     body = "".join(
         f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in cards
     )
@@ -91,10 +101,10 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     if operators is not None:
         yield "Inside the encoder", _operators(report) + _note(operators.note)
     yield "Threads", _threads(report)
-    if peers := words.peers_table(report):
-        yield "Beside its peers", _peers(report) + _table(peers, figures=False)
+    if report.peers:
+        yield "Beside its peers", _peers(report)
     if report.links:
-        yield "Reading a device", _links(report) + _table(words.links_table(report.links), figures=False)
+        yield "Reading a device", _links(report)
     yield "Starting, memory, bytes", _starting(report) + _table(words.cost_table(report))
     if ladder := words.ladder_table(report):
         yield "Accuracy and bytes", _bytes_against_accuracy(report) + _table(ladder)
@@ -153,24 +163,24 @@ def _threads(report: Report) -> str:
 
 def _peers(report: Report) -> str:
     charts = []
-    for part in dict.fromkeys(peer.part for peer in report.peers):
+    for part, table in words.peers_tables(report).items():
         rows = [
             Bar(peer.name, peer.latency.p50_ms, _time(peer.latency.p50_ms), *peer.latency.p50_interval_ms,
                 colour=0 if number == 0 else 5)
             for number, peer in enumerate(peer for peer in report.peers if peer.part == part)
         ]  # fmt: skip
-        charts.append(f"<p>{escape(part.capitalize())}</p>{bars(rows)}")
+        charts.append(f"<h3>{_capital(part)}</h3>{bars(rows)}{_table(table, figures=False)}")
     return "".join(charts)
 
 
 def _links(report: Report) -> str:
     charts = []
-    for device in dict.fromkeys(link.device for link in report.links):
+    for device, table in words.links_tables(report.links).items():
         rows = [
             Bar(link.reader, link.cpu_percent, f"{link.cpu_percent:.2g} %", colour=0 if number == 0 else 5)
             for number, link in enumerate(link for link in report.links if link.device == device)
         ]
-        charts.append(f"<p>{escape(device.capitalize())}: processor, share of a core</p>{bars(rows)}")
+        charts.append(f"<h3>{_capital(device)}: share of a core</h3>{bars(rows)}{_table(table, figures=False)}")
     return "".join(charts)
 
 
@@ -204,7 +214,7 @@ def _bytes_against_accuracy(report: Report) -> str:
 
 
 def _band_energy(report: Report) -> str:
-    table = None if report.band is None else words.energy_table(report.band.energy, "on the band")
+    table = None if report.band is None else words.energy_table(report.band.energy, f"on {report.band.device}")
     return "" if report.band is None or table is None else _windows(report.band.energy) + _table(table, figures=False)
 
 
@@ -224,23 +234,36 @@ def _windows(energy: MeasuredEnergy | None) -> str:
     """The mean power of each window, in their order."""
     if energy is None:
         return ""
+    unit, scale = ("W", 1.0) if max(window.power_w for window in energy.windows) >= 1 else ("mW", 1e3)
     rows = [
-        Bar("", window.power_w, f"{window.power_w:.3g} W", colour=1 if window.n_inferences else 5)
+        Bar("", window.power_w, f"{window.power_w * scale:.3g}", colour=1 if window.n_inferences else 5)
         for window in energy.windows
     ]
     legend = '<div class="legend"><span><i class="colour5"></i>idle</span><span><i class="colour1"></i>inferences'
-    return columns(rows) + legend + "</span><span>mean power of each window</span></div>"
+    return columns(rows) + f"{legend}</span><span>mean power of each window, {unit}</span></div>"
 
 
 def _table(table: Table, *, figures: bool = True) -> str:
+    """figures: columns of numbers; otherwise of words too, which a phone shows under each other."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    kind = ' class="figures"' if figures else ""
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-head="{escape(name)}">{escape(cell)}</td>' for name, cell in zip(table.head, row, strict=True)
+        )
+        + "</tr>"
+        for row in table.rows
+    )
+    kind = ' class="figures"' if figures else ' class="words"' if len(table.head) > 2 else ""
     return f'<div class="scroll"><table{kind}><tr>{head}</tr>{rows}</table></div>{_note(table.note)}'
 
 
 def _note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def _capital(text: str) -> str:
+    return escape(text[:1].upper() + text[1:])
 
 
 def _share_of(part: float, whole: float) -> str:

@@ -49,8 +49,7 @@ Labels = NDArray[np.int64]  # (n,), gestures
 class _Contender:
     """One way to search the index."""
 
-    name: str
-    setting: str
+    name: str  # and setting
     call: Callable[[Vectors], Labels]  # an embedding to the gestures of its nearest
     size_bytes: int
 
@@ -92,7 +91,7 @@ def measure_peers(
     windows = _windows(recogniser, signal_uv)
     figures: list[PeerFigure] = []
     if run is not None and (chosen := [name for name in ENCODER_PEERS if name in names]):
-        from cpep_bench.encoder_peers import race_encoders
+        from cpep_bench.encoder_race import race_encoders
 
         spec = recogniser.manifest.encoder
         figures += race_encoders(chosen, bundle.path, spec, windows, run, n_threads=n_threads, n_runs=n_runs)
@@ -113,20 +112,20 @@ def _indexes(
     index, k = recogniser.index, recogniser.manifest.decision.k
     queries = np.stack([recogniser.encoder.embed(window) for window in windows])
     own_bytes = len(bundle.read(recogniser.manifest.index.file))
-    contenders = [_Contender(OURS, "as in the bundle", lambda query: index.nearest(query, k)[0], own_bytes)]
+    contenders = [_Contender(OURS, lambda query: index.nearest(query, k)[0], own_bytes)]
     with TemporaryDirectory() as scratch:
         truth = exact(index.vectors, index.gesture_index, Path(scratch) / "exact")[0]
         for engine, build in ENGINES.items():
             if engine.split(",")[0] in names:
                 search, size_bytes = build(index.vectors, index.gesture_index, Path(scratch) / "index")
                 found = _labelled(search, index.gesture_index)
-                contenders.append(_Contender(engine, "its defaults, where its name says no more", found, size_bytes))
+                contenders.append(_Contender(engine, found, size_bytes))
         expected = [_vote(index.gesture_index[truth(query)]) for query in queries]
         times = measure_interleaved({who.name: _turning(who.call, queries) for who in contenders}, n_runs)
         for who in contenders:
             same = sum(_vote(who.call(query)) == vote for query, vote in zip(queries, expected, strict=True))
             agreement = f"{same / len(expected):.0%} of exact votes"
-            yield PeerFigure("index", who.name, who.setting, times[who.name], who.size_bytes, agreement)
+            yield PeerFigure("index", who.name, "", times[who.name], who.size_bytes, agreement)
 
 
 def _labelled(search: Callable[[Vectors], Labels], labels: Labels) -> Callable[[Vectors], Labels]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_bench.latency import MIN_RUNS, Latency, measure
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import Data, SampleFormat, encode_frame, pack_samples
 from cpep_edge.blocks import Block, StreamInfo
@@ -56,11 +55,11 @@ def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[
     }
 
 
-def end_to_end_latency(recogniser: Recogniser, signal_uv: Signal, n_runs: int = MIN_RUNS) -> Latency:
-    """The last byte of a window to its decision: frame, filter, ring, encoder, index, vote, debounce.
+def end_to_end_calls(recogniser: Recogniser, signal_uv: Signal) -> tuple[Callable[[], bytes], Callable[[bytes], None]]:
+    """What to prepare and what to time: the last byte of a window to its decision.
 
-    The stream runs hop by hop as fast as it can, and only what comes after the last frame of each hop arrived is timed.
-    The encoder is asked at every hop, at rest too.
+    The first takes in a hop of the stream but for its last frame, which it returns; the second is given that: frame,
+    filter, ring, encoder, index, vote, debounce. The encoder is asked at every hop, at rest too.
     """
     manifest = recogniser.manifest
     rate_hz = manifest.preprocessing.sample_rate_hz
@@ -86,7 +85,7 @@ def end_to_end_latency(recogniser: Recogniser, signal_uv: Signal, n_runs: int = 
     for _ in range(-(-manifest.encoder.window_samples // _hop_samples(manifest))):
         take(arrive())
     engine.step()
-    return measure(decide, n_runs, prepare=arrive)
+    return arrive, decide
 
 
 def last_window(recogniser: Recogniser, signal_uv: Signal) -> NDArray[np.float32]:

@@ -48,6 +48,10 @@ class Reading:
         return self.energy_j / self.seconds
 
 
+class ReadDeniedError(PowerError):
+    """A meter is there and must not be read."""
+
+
 class Meter(ABC):
     """Measures energy; `with` opens and closes it."""
 
@@ -276,7 +280,7 @@ def _integer(file: Path) -> int:
     try:
         return int(file.read_text())
     except PermissionError as error:
-        raise PowerError(
+        raise ReadDeniedError(
             f"no permission to read {file}: run `sudo chmod a+r {file.parent.parent}/*/{file.name}`, which lasts until "
             "the next boot, or choose --power none"
         ) from error

@@ -103,7 +103,8 @@ class Report:
         if self.noise > NOISY:
             found.append(
                 f"The machine was noisy: the same arithmetic took {self.noise:.1f} times its median or more in one run "
-                f"of twenty (load {self.machine.load_1min:.1f} on {self.machine.n_cpus} CPUs). Trust ratios, not times."
+                f"of twenty (load before {self.machine.load_1min:.1f} on {self.machine.n_cpus} CPUs). "
+                "Trust ratios, not times."
             )
         if self.machine.architecture != _ARCHITECTURES.get(self.target):
             found.append(

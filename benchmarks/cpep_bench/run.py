@@ -6,14 +6,16 @@ Golden inputs come first: a bundle that does not give the right answers here has
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpep_bench.band import BandFigures, ask_band
+from cpep_bench.encoder_race import race_threads
 from cpep_bench.energy import BAND, WINDOW_S, MeasuredEnergy, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.link_readers import LINK_PEERS, SECONDS, LinkFigure, measure_readers
@@ -23,7 +25,7 @@ from cpep_bench.modelled_energy import modelled_energy
 from cpep_bench.operators import profile_encoder
 from cpep_bench.page import page
 from cpep_bench.peers import check_peers, measure_peers
-from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_latency, last_window, part_calls
+from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_calls, last_window, part_calls
 from cpep_bench.power import Meter
 from cpep_bench.report import SCHEMA_VERSION, PeerFigure, Report, Threads
 from cpep_bench.startup import run_fresh
@@ -93,6 +95,7 @@ def run_bench(
     """
     options = options or Options()
     options.check()
+    machine = this_machine()  # as it was found: the load is others'
     with open_meter(options.power) or nullcontext() as meter:  # a missing meter is known before minutes have passed
         opened = Bundle(bundle, key)
         opened.check_files()
@@ -101,8 +104,8 @@ def run_bench(
         signal_uv = _signal(opened)
         step = _Steps(progress, 8)
         latency, arithmetic = step(_latencies(recogniser, signal_uv, options.n_runs))
-        starts = step(tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts)))
-        threads = step(_threads(bundle, options.n_runs))
+        starts = step(tuple(run_fresh(bundle, options.n_threads) for _ in range(options.n_starts)))
+        threads = step(_threads(bundle, last_window(recogniser, signal_uv), options.n_runs))
         profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
         peers = step(_peers(opened, recogniser, signal_uv, options))
         links = step(_links(options))
@@ -142,7 +145,7 @@ def run_bench(
         files={name: entry.size_bytes for name, entry in manifest.files.items()},
         encoder_file=encoder.file,
         index_file=manifest.index.file,
-        machine=this_machine(),
+        machine=replace(machine, clock_mhz=this_machine().clock_mhz),
         versions=installed_versions(_PACKAGES),
         git_commit=code_version(*_CODE),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -208,14 +211,19 @@ def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, wind
 
 
 def _latencies(recogniser: Recogniser, signal_uv: Signal, n_runs: int) -> tuple[dict[str, Latency], Latency]:
-    calls = part_calls(recogniser, signal_uv)
-    latency = measure_interleaved({**calls, _ARITHMETIC: lambda: sum(range(_ARITHMETIC_STEPS))}, n_runs)
+    arrive, decide = end_to_end_calls(recogniser, signal_uv)
+    calls: dict[str, Callable[..., object]] = {
+        **part_calls(recogniser, signal_uv),
+        END_TO_END: decide,
+        _ARITHMETIC: lambda: sum(range(_ARITHMETIC_STEPS)),
+    }
+    latency = measure_interleaved(calls, n_runs, prepare={END_TO_END: arrive})
     arithmetic = latency.pop(_ARITHMETIC)
-    return {**latency, END_TO_END: end_to_end_latency(recogniser, signal_uv, n_runs)}, arithmetic
+    return latency, arithmetic
 
 
-def _threads(bundle: Path, n_runs: int) -> tuple[Threads, ...]:
+def _threads(bundle: Path, window: NDArray[np.float32], n_runs: int) -> tuple[Threads, ...]:
     """The encoder on one, two, four, ... threads, as many as there are processors."""
     most = min(os.cpu_count() or 1, MAX_THREADS)
     counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
-    return tuple(Threads(n, Latency(run_fresh(bundle, n, n_runs).encoder_ms)) for n in counts)
+    return tuple(Threads(n, latency) for n, latency in race_threads(bundle, window, counts, n_runs).items())

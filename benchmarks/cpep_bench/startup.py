@@ -1,12 +1,10 @@
 """What a fresh process pays before the first answer: import, load, first inference, and the memory it reaches.
 
 The measurement needs a process of its own, which runs this file: whatever the benchmark itself has imported or warmed
-up would hide what a device sees. The number of threads is fixed when a process loads its first program, so encoders of
-several numbers of threads are timed here too.
+up would hide what a device sees.
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -37,34 +35,27 @@ class Startup:
         return self.process_ms + self.import_ms + self.load_ms + self.first_inference_ms
 
 
-@dataclass(frozen=True, slots=True)
-class FreshProcess:
-    """A start, and the encoder's times after it."""
-
-    startup: Startup
-    encoder_ms: tuple[float, ...]  # empty when none were asked for
-
-
-def run_fresh(bundle: Path, n_threads: int = 1, n_runs: int = 0) -> FreshProcess:
-    """Start a process that opens `bundle`, recognises one window, and times the encoder `n_runs` times more.
+def run_fresh(bundle: Path, n_threads: int = 1) -> Startup:
+    """Start a process that opens `bundle` and recognises one window.
 
     Raises CpepError when that process fails.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    arguments = (str(bundle), str(n_threads), str(n_runs), str(time.time()))
-    command = [sys.executable, "-m", "cpep_bench.startup", *arguments]
+    from cpep_bench.turns import same_packages  # here, because the fresh process must not pay for it
+
+    command = [sys.executable, "-m", "cpep_bench.startup", str(bundle), str(n_threads), str(time.time())]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, env=same_packages(), check=True
+        )
     except subprocess.TimeoutExpired as error:
         raise CpepError(f"{bundle}: a fresh process did not recognise its first window in {TIMEOUT_S:g} s") from error
     except subprocess.CalledProcessError as error:
         last_line = (error.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise CpepError(f"{bundle}: a fresh process could not run it: {last_line}") from error
-    said = json.loads(done.stdout)
-    return FreshProcess(Startup(**said["startup"]), tuple(said["encoder_ms"]))
+    return Startup(**json.loads(done.stdout))
 
 
-def _be_fresh(bundle: Path, n_threads: int, n_runs: int, started_s: float) -> FreshProcess:
+def _be_fresh(bundle: Path, n_threads: int, started_s: float) -> Startup:
     times_s, rss_mb = [started_s, time.time()], [_memory_mb("VmRSS")]
     import numpy as np
 
@@ -88,12 +79,7 @@ def _be_fresh(bundle: Path, n_threads: int, n_runs: int, started_s: float) -> Fr
     times_s.append(time.time())
     process_ms, import_ms, load_ms, first_ms = (np.diff(times_s) * 1e3).tolist()
     rss_mb.append(_memory_mb("VmHWM"))
-    startup = Startup(process_ms, import_ms, load_ms, first_ms, *rss_mb)
-    if not n_runs:
-        return FreshProcess(startup, ())
-    from cpep_bench.latency import measure
-
-    return FreshProcess(startup, measure(lambda: recogniser.encoder.embed(window), n_runs).times_ms)
+    return Startup(process_ms, import_ms, load_ms, first_ms, *rss_mb)
 
 
 def _memory_mb(field: str) -> float:
@@ -103,5 +89,5 @@ def _memory_mb(field: str) -> float:
 
 
 if __name__ == "__main__":
-    fresh = _be_fresh(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    fresh = _be_fresh(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
     sys.stdout.write(json.dumps(asdict(fresh)))

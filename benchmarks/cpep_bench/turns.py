@@ -7,6 +7,7 @@ of a stretch wake threads and fill caches, and are not counted.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,6 +51,11 @@ def take_turns(commands: Mapping[str, Sequence[str]], n_runs: int) -> dict[str, 
     return {name: _times(pairs) for name, pairs in times.items()}
 
 
+def same_packages() -> dict[str, str]:
+    """The environment in which a process finds the packages that this one found."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 def serve(call: Callable[[], object], before: Callable[[], object] = lambda: None) -> None:
     """In a process that `take_turns` started: time `call` as often as each line of stdin says, until it closes.
 
@@ -88,7 +94,12 @@ class _Server:
     def __enter__(self) -> "_Server":
         self._errors = TemporaryFile()  # not a pipe, which would fill up unread
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=same_packages(),
         )
         try:
             self._answer()

@@ -10,6 +10,14 @@ from cpep_edge.chip import CortexMSpec
 
 Row = tuple[str, ...]
 
+_PEER_NOTES = {  # by part
+    "encoder": "In turns, each in a process of its own and on as many threads as ours. The cosine is the least of 64 "
+    "windows, to the trained module in float32.",
+    "index": "In turns, in one process, on one thread; defaults where a name says no more. Votes are held against "
+    "those of all prototypes compared exactly.",
+    "window to class": "In turns, in one process, on one thread.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -38,12 +46,14 @@ def latency_table(report: Report) -> Table:
         low_ms, high_ms = part.p50_interval_ms
         times = (f"{part.p50_ms:.3f}", f"{low_ms:.3f} to {high_ms:.3f}")
         tail = (f"{part.p95_ms:.3f}", f"{part.p99_ms:.3f}", f"{part.max_ms:.3f}")
-        rows.append((name, str(part.n), *times, *tail))
+        rows.append((name, *times, *tail))
+    n_runs = min(part.n for part in report.latency.values())
     return Table(
-        ("latency, ms", "n", "p50", "95 % interval", "p95", "p99", "max"),
+        ("latency, ms", "p50", "95 % interval", "p95", "p99", "max"),
         tuple(rows),
-        "Parts take turns; warm-up is excluded; intervals are those of a block bootstrap. End to end is from the last "
-        "byte of a window to its debounced decision; the wire and the wait for the next hop are not in it.",
+        f"{n_runs} runs of each; parts take turns; warm-up is excluded; intervals are those of a block bootstrap. End "
+        "to end is from the last byte of a window to its debounced decision; the wire and the wait for the next hop "
+        "are not in it.",
     )
 
 
@@ -70,7 +80,14 @@ def threads_table(report: Report) -> Table:
     rows = tuple(
         (str(entry.n_threads), f"{entry.encoder.p50_ms:.3f}", f"{entry.encoder.p99_ms:.3f}") for entry in report.threads
     )
-    return Table(("threads", "encoder p50 ms", "p99 ms"), rows, "Each in a process of its own.")
+    crowded = [entry.n_threads for entry in report.threads if report.machine.is_crowded(entry.n_threads)]
+    note = "Each in a process of its own, in turns."
+    if crowded:
+        note += (
+            f" The load was {report.machine.load_1min:.1f} before this run, on {report.machine.n_cpus} CPUs: rows from "
+            f"{crowded[0]} on shared processors with other work, and say little."
+        )
+    return Table(("threads", "encoder p50 ms", "p99 ms"), rows, note)
 
 
 def operators_table(report: Report) -> Table | None:
@@ -92,27 +109,37 @@ def operators_table(report: Report) -> Table | None:
     )
 
 
-def peers_table(report: Report) -> Table | None:
-    """The peers beside ours; None when none were asked for."""
-    if not report.peers:
-        return None
-    rows = []
-    for peer in report.peers:
-        ours = next(other for other in report.peers if other.part == peer.part)
-        size = "" if peer.size_bytes is None else f"{peer.size_bytes:,}"
-        times = (f"{peer.latency.p50_ms:.3f}", f"{peer.latency.p50_ms / ours.latency.p50_ms:.2f}")
-        accuracy = "" if peer.accuracy is None else f"balanced accuracy {peer.accuracy:.3f}: "
-        rows.append((peer.part, peer.name, *times, size, accuracy + peer.agreement, peer.setting))
-    head = ("part", "who", "p50 ms", "of the first's", "bytes", "agreement", "setting")
-    note = "Those of one part took turns: encoders each in a process of its own, the others in one."
-    return Table(head, tuple(rows), note)
+def peers_tables(report: Report) -> dict[str, Table]:
+    """The peers beside ours, part by part."""
+    parts = dict.fromkeys(peer.part for peer in report.peers)
+    return {part: _peers_table(report, part) for part in parts}
 
 
-def links_table(links: Sequence[LinkFigure]) -> Table:
-    """What reading a device costs."""
+def _peers_table(report: Report, part: str) -> Table:
+    peers = [peer for peer in report.peers if peer.part == part]
+    judged = any(peer.accuracy is not None for peer in peers)
+    columns: dict[str, list[str]] = {
+        part: [peer.name for peer in peers],
+        "p50 ms": [f"{peer.latency.p50_ms:.3f}" for peer in peers],
+        "of ours": [f"{peer.latency.p50_ms / peers[0].latency.p50_ms:.2f}" for peer in peers],
+        "bytes": ["" if peer.size_bytes is None else f"{peer.size_bytes:,}" for peer in peers],
+        "balanced accuracy": ["" if peer.accuracy is None else f"{peer.accuracy:.3f}" for peer in peers],
+        "agreement": ["" if judged else peer.agreement for peer in peers],
+        "setting": [peer.setting for peer in peers],
+    }
+    shown = {head: cells for head, cells in columns.items() if any(cells)}
+    asked = f"Both answer for {peers[0].agreement}. " if judged else ""
+    return Table(tuple(shown), tuple(zip(*shown.values(), strict=True)), asked + _PEER_NOTES.get(part, ""))
+
+
+def links_tables(links: Sequence[LinkFigure]) -> dict[str, Table]:
+    """What reading costs, device by device."""
+    return {device: _links_table(links, device) for device in dict.fromkeys(link.device for link in links)}
+
+
+def _links_table(links: Sequence[LinkFigure], device: str) -> Table:
     rows = tuple(
         (
-            link.device,
             link.reader,
             f"{link.cpu_percent:.2f}",
             f"{link.delay_p50_ms:.2f}",
@@ -121,14 +148,14 @@ def links_table(links: Sequence[LinkFigure]) -> Table:
             link.setting,
         )
         for link in links
+        if link.device == device
     )
+    head = (device, "CPU, % of a core", "delay p50 ms", "delay p99 ms", "read to read ms", "setting")
     note = (
-        "Simulated devices on ptys; each reader a process of its own, in turns. Delay is that of the last sample of a "
-        "read, over the least of the run; a read's first sample waits for the others, which is what `read every` says."
+        "A simulated device on a pty; each reader a process of its own, in turns. Delay is that of the last sample of "
+        "a read, over the least of the run; a read's first sample waits for the others, for the time from read to read."
     )
-    return Table(
-        ("device", "reader", "CPU, % of a core", "delay p50 ms", "delay p99 ms", "read every ms", "setting"), rows, note
-    )
+    return Table(head, rows, note)
 
 
 def ladder_table(report: Report) -> Table | None:
@@ -171,17 +198,17 @@ def band_table(report: Report) -> Table | None:
     band = report.band
     if band is None:
         return None
-    energy = "-" if band.energy_uj is None else f"{band.energy_uj:.3g} uJ"
-    rows = (
+    rows = [
         ("inference p50 / p95", f"{band.p50_us / 1e3:.3f} / {band.p95_us / 1e3:.3f} ms"),
         ("inference p99 / max", f"{band.p99_us / 1e3:.3f} / {band.max_us / 1e3:.3f} ms"),
         ("arena", f"{band.arena_bytes:,} bytes"),
-        ("energy of one, as it says itself", energy),
-    )
+    ]
+    if band.energy_uj is not None:
+        rows.append(("energy of one, as it says itself", f"{band.energy_uj:.3g} uJ"))
     note = (
         f"{band.n_runs} runs of the band's own program, timed by its own clock, after its golden inputs came out right."
     )
-    return Table((f"on {band.device}", "figure"), rows, note)
+    return Table((f"on {band.device}", "figure"), tuple(rows), note)
 
 
 def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | None:
@@ -192,8 +219,8 @@ def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | 
     if energy is None:
         return None
     instrument = energy.instrument
-    rate = f"{instrument.rate_hz:g} readings a second" if instrument.rate_hz else "a counter"
-    net = f"{energy.net_mj:.3g} ± {energy.net_uncertainty_mj:.2g} mJ"
+    rate = f"{instrument.rate_hz:g} a second" if instrument.rate_hz else "a counter"
+    net = f"{joules(energy.net_mj)} ± {joules(energy.net_uncertainty_mj)}"
     if energy.net_mj < energy.net_uncertainty_mj:
         net += ", not distinguishable from idling"
     seconds = energy.active[0].seconds
@@ -201,15 +228,20 @@ def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | 
         (f"energy, measured {where}", ""),
         (
             ("net, one inference", net),
-            ("gross, one inference", f"{energy.gross_mj:.3g} mJ"),
+            ("gross, one inference", joules(energy.gross_mj)),
             ("power, idle windows", ", ".join(f"{window.power_w:.3g}" for window in energy.idle) + " W"),
             ("power, active windows", ", ".join(f"{window.power_w:.3g}" for window in energy.active) + " W"),
             ("inferences", f"{sum(window.n_inferences for window in energy.active):,}, back to back"),
-            ("meter", f"{instrument.name}, {rate}; covers {instrument.covers}"),
+            ("meter", f"{instrument.name}, readings: {rate}; covers {instrument.covers}"),
         ),
         f"Measured: {len(energy.active)} active windows of {seconds:.3g} s between idle ones. Net is what an active "
         "window took beyond its idle neighbours, with the 95 % interval of the windows' scatter.",
     )
+
+
+def joules(energy_mj: float) -> str:
+    """With a unit in which it can be read."""
+    return f"{energy_mj:.3g} mJ" if abs(energy_mj) >= 0.1 else f"{energy_mj * 1e3:.3g} uJ"
 
 
 def modelled_table(report: Report) -> Table | None:
@@ -228,7 +260,8 @@ def origin(report: Report) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in report.versions.items())
     return (
         f"Measured {report.created_utc} on {machine.cpu}{clock}, {machine.n_cpus} CPUs ({machine.architecture}), load "
-        f"{machine.load_1min:.1f}, noise {report.noise:.2f} (p95 to p50 of a fixed piece of arithmetic). {versions}. "
+        f"before {machine.load_1min:.1f}, noise {report.noise:.2f} (p95 to p50 of a fixed piece of arithmetic). "
+        f"{versions}. "
         f"Commit {report.git_commit}, manifest {report.manifest_sha256[:12]}, target {report.target}. The golden "
         f"inputs were run first, by the same code, and hold to a cosine of {report.smallest_golden_cosine:.5f}."
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cpep_edge.cli.output import print_json, print_table, progress, stdout
+from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
 from cpep_edge.cli.trust import KeyOption
 
 
@@ -53,14 +53,19 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what changed beyond noise between two reports; exit 1 when something went past its budget."""
-    from cpep_bench.compare import compare_reports, read_budget
+    from cpep_bench.compare import caveats, compare_reports, read_budget
     from cpep_bench.report import read_report
 
-    changes = compare_reports(read_report(before), read_report(after), read_budget(budget) if budget else {})
+    reports = read_report(before), read_report(after)
+    changes = compare_reports(*reports, read_budget(budget) if budget else {})
     over = [change for change in changes if change.over_budget]
     if as_json:
-        print_json({"changes": changes, "over_budget": [change.figure for change in over]})
+        print_json(
+            {"changes": changes, "over_budget": [change.figure for change in over], "caveats": caveats(*reports)}
+        )
     else:
         print_table("later / earlier", ("figure", "ratio", "99 % interval", ""), [change.row() for change in changes])
+        for caveat in caveats(*reports):
+            stderr.print(caveat)
     if over:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_bench.compare import Change, compare_reports, read_budget
+from cpep_bench.compare import Change, caveats, compare_reports, read_budget
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
 from cpep_bench.latency import Latency
 from cpep_bench.machine import Machine
@@ -77,6 +77,19 @@ def test_a_budget_is_passed_only_beyond_noise() -> None:
     assert not within["relative.encoder"].over_budget  # 1.2, give or take
     assert beyond["relative.encoder"].over_budget
     assert not beyond["latency.encoder"].over_budget
+
+
+def test_what_makes_two_reports_hard_to_compare_is_said() -> None:
+    other = replace(made(), machine=replace(MACHINE, cpu="another"), n_threads=2, quantisation="fp32")
+    uneven = replace(made(), arithmetic=Latency((1.0,) * 180 + (2.0,) * 20))
+
+    assert caveats(made(), made(seed=10)) == []
+    assert [caveat.split(":")[0] for caveat in caveats(made(), other)] == [
+        "Two machines",
+        "The encoder had 1 threads, then 2.",
+        "The encoder was int8, then fp32.",
+    ]
+    assert caveats(uneven, made()) == ["The machine was noisy in the earlier run (2.00): intervals are too narrow."]
 
 
 def energetic(net_w: float) -> MeasuredEnergy:

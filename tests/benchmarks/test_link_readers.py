@@ -6,7 +6,7 @@ import pytest
 
 from cpep_bench import link_readers
 from cpep_bench.link_readers import BAND, LINK_PEERS, Arrivals, LinkFigure, cost_of, measure_readers
-from cpep_bench.words import links_table
+from cpep_bench.words import links_tables
 from cpep_edge.errors import CpepError
 
 
@@ -37,15 +37,16 @@ def test_bare_pyserial_is_measured_beside_our_driver_on_a_simulated_band() -> No
     assert {figure.device for figure in figures.values()} == {BAND}
     assert all(0 < figure.cpu_percent < 100 for figure in figures.values())
     assert figures["cpep-edge"].delay_p99_ms is None  # it reads fifty times a second: too few for one
-    rows = {row[1]: row for row in links_table(tuple(figures.values())).rows}
-    assert rows["cpep-edge"][4] == "too few reads"
+    (table,) = links_tables(tuple(figures.values())).values()
+    assert (table.head[0], table.rows[0][0], table.rows[0][3]) == (BAND, "cpep-edge", "too few reads")
+
+
+@contextmanager
+def gone(device: str) -> Iterator[str]:
+    yield "/no/such/port"
 
 
 def test_a_reader_that_fails_is_told_in_its_own_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def gone(device: str) -> Iterator[str]:
-        yield "/no/such/port"
-
     monkeypatch.setattr(link_readers, "_running", gone)
 
     with pytest.raises(CpepError, match="the reader band-ours failed: .*/no/such/port"):
@@ -54,6 +55,7 @@ def test_a_reader_that_fails_is_told_in_its_own_last_words(monkeypatch: pytest.M
 
 def test_figures_are_the_medians_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = iter([9.0, 1.0, 2.0])
+    monkeypatch.setattr(link_readers, "_running", gone)
     monkeypatch.setattr(link_readers, "_in_a_process", lambda name, port, seconds: {
         "cpu_percent": next(cpu), "delay_p50_ms": 1.0, "delay_p99_ms": 2.0, "read_every_ms": 5.0, "n_reads": 200.0,
     })  # fmt: skip

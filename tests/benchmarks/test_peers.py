@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpep_bench.encoder_race import race_threads
 from cpep_bench.peers import check_peers, measure_peers
 from cpep_bench.report import PeerFigure
 from cpep_edge.bundle import Bundle
-from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
 from cpep_train.checkpoint import Checkpoint, build_encoders, save_checkpoint
@@ -61,6 +62,20 @@ def test_the_training_of_another_bundle_is_refused(
 
     with pytest.raises(ConfigError, match="its encoder has .* parameters, the bundle's has"):
         measure_peers(("torch",), bundle, Recogniser(bundle), signal_of(bundle), n_runs=200, run=tmp_path)
+
+
+def test_threads_that_change_the_answer_have_no_figures(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle(tiny_bundle)
+    spec = bundle.manifest.encoder
+    window = np.random.default_rng(0).normal(size=(spec.n_channels, spec.window_samples)).astype(np.float32)
+    np.save(tmp_path / "other.npy", -Recogniser(bundle).encoder.embed(window)[None])
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda file: load(tmp_path / "other.npy" if file.name == "2.npy" else file))
+
+    with pytest.raises(ArtifactError, match=r"on 2 threads it gives another embedding \(cosine -1\.0000\)"):
+        race_threads(tiny_bundle, window, (1, 2), 200)
 
 
 def libemg(bundle: Bundle, recogniser: Recogniser, run: Path, data: Path) -> dict[str, PeerFigure]:

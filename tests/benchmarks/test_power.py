@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from cpep_bench import power
 from cpep_bench.energy import open_meter
 from cpep_bench.power import Instrument, PolledMeter, Rapl, battery, hwmon, integrate, pi5, rails_w
 from cpep_edge.errors import ConfigError, PowerError
@@ -91,6 +92,21 @@ def test_rapl_without_permission_says_how_to_get_it() -> None:
 
         with without_rights(package / "energy_uj"), pytest.raises(PowerError, match="sudo chmod a\\+r .*/energy_uj`"):
             Rapl(Path(folder))
+
+
+def test_an_unreadable_meter_is_told_of_when_any_would_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        monkeypatch.setattr(power, "POWERCAP", Path(folder))
+        for place in ("HWMON", "POWER_SUPPLY"):
+            monkeypatch.setattr(power, place, Path(folder) / "nothing")
+        monkeypatch.setattr(power, "VCGENCMD", "/no/such/program")
+        with without_rights(zone(Path(folder), "0", "package-0", 5) / "energy_uj"):
+            assert open_meter("auto") is None
+
+    assert ["sudo chmod a+r" in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize(

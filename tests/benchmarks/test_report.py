@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpep_bench.band import BandFigures
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
 from cpep_bench.latency import Latency
 from cpep_bench.machine import this_machine
@@ -16,9 +17,10 @@ from cpep_bench.markdown import markdown
 from cpep_bench.page import page
 from cpep_bench.pipeline import ENCODER, END_TO_END
 from cpep_bench.power import Instrument
-from cpep_bench.report import Report, read_report
+from cpep_bench.report import PeerFigure, Report, Threads, read_report
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
+from cpep_bench.words import joules, peers_tables
 from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE
 from cpep_edge.chip import EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
@@ -34,10 +36,8 @@ def report(tiny_bundle: Path, out: Path) -> Report:
     return run_bench(tiny_bundle, out, Options(power="none", peers=("numpy",), n_starts=1))
 
 
-MEASURED = MeasuredEnergy(
-    Instrument("INA219", "the rail VDD", 20.0),
-    tuple(Window(2.0 + number % 2, 10.0, 1_000 * (number % 2), 200) for number in range(11)),
-)
+WINDOWS = tuple(Window(2.0 + number % 2, 10.0, 1_000 * (number % 2), 200) for number in range(11))
+MEASURED = MeasuredEnergy(Instrument("INA219", "the rail VDD", 20.0), WINDOWS)
 MODELLED = ModelledEnergy("GAP9", 44.9, "published constants")
 
 
@@ -179,6 +179,15 @@ def test_net_energy_below_its_uncertainty_is_called_indistinguishable(report: Re
     assert "not distinguishable from idling" in markdown(replace(report, energy=replace(MEASURED, windows=windows)))
 
 
+def test_energies_are_told_in_the_unit_in_which_they_can_be_read() -> None:
+    assert [joules(energy_mj) for energy_mj in (12.345, 0.1, 0.00366, -0.002)] == [
+        "12.3 mJ",
+        "0.1 mJ",
+        "3.66 uJ",
+        "-2 uJ",
+    ]
+
+
 @pytest.mark.executorch
 def test_a_noisy_machine_is_warned_of(report: Report) -> None:
     even = replace(report, target="linux", arithmetic=Latency((1.0,) * 200))
@@ -186,6 +195,39 @@ def test_a_noisy_machine_is_warned_of(report: Report) -> None:
 
     assert even.warnings == ()
     assert "The machine was noisy: the same arithmetic took 2.0 times its median" in page(uneven)
+
+
+@pytest.mark.executorch
+def test_threads_without_a_processor_each_are_said_to_tell_little(report: Report) -> None:
+    two = tuple(Threads(n, report.latency[ENCODER]) for n in (1, 2))
+    idle, busy = (replace(report.machine, n_cpus=2, load_1min=load) for load in (0.2, 1.1))
+
+    assert "say little" not in markdown(replace(report, threads=two, machine=idle))
+    assert "on 2 CPUs: rows from 2 on shared processors" in markdown(replace(report, threads=two, machine=busy))
+
+
+@pytest.mark.executorch
+def test_accuracy_stands_beside_time_where_peers_were_judged(report: Report) -> None:
+    latency = report.latency[ENCODER]
+    judged = [PeerFigure("window to class", name, "", latency, None, "9 windows", 0.5) for name in ("ours", "theirs")]
+    tables = peers_tables(replace(report, peers=(*report.peers, *judged)))
+
+    assert tables["index"].head == ("index", "p50 ms", "of ours", "bytes", "agreement")
+    assert tables["window to class"].head == ("window to class", "p50 ms", "of ours", "balanced accuracy")
+    assert tables["window to class"].rows[1][3] == "0.500"
+    assert tables["window to class"].note.startswith("Both answer for 9 windows.")
+
+
+@pytest.mark.executorch
+def test_the_page_shows_the_power_of_every_window_here_and_on_the_band(report: Report) -> None:
+    powers_w = [0.021 + 0.11 * (number % 2) + 0.001 * number for number in range(11)]
+    small = replace(MEASURED, windows=tuple(replace(w, power_w=p) for w, p in zip(WINDOWS, powers_w, strict=True)))
+    band = BandFigures("a band", 200, 1, 2, 3, 4, 5, None, small)
+
+    shown = " ".join(Elements(page(replace(report, energy=MEASURED, band=band))).words)
+
+    assert "21 132 23 134 25 136 27 138 29 140 31 idle inferences mean power of each window, mW" in shown
+    assert "2 3 2 3 2 3 2 3 2 3 2 idle inferences mean power of each window, W" in shown
 
 
 @pytest.mark.executorch
@@ -225,6 +267,7 @@ def test_peers_are_timed_beside_ours_on_the_same_queries(report: Report) -> None
         (Options(n_runs=100), ConfigError, "--runs 100 is too few for a 99th percentile"),
         (Options(n_threads=0), ConfigError, "--threads 0"),
         (Options(power="none", peers=("tensorflow",)), ConfigError, "--vs tensorflow is no peer: choose from"),
+        (Options(power="band"), ConfigError, "--power band is the gauge of a wristband: say which with --band PORT"),
         (Options(power="hwmon:/nowhere"), PowerError, "/nowhere holds no power sensor"),
     ],
 )

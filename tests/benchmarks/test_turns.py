@@ -16,11 +16,6 @@ def writing(letter: str, file: Path) -> list[str]:
     return serving(f"def run(): open({str(file)!r}, 'a').write({letter!r})")
 
 
-@pytest.fixture(autouse=True)
-def _packages_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", ":".join(path for path in sys.path if path))
-
-
 def test_processes_work_in_turns_and_the_runs_that_wake_them_are_not_counted(tmp_path: Path) -> None:
     done = tmp_path / "done"
 

@@ -1,7 +1,7 @@
-"""Other people's runtimes for the encoder, and ours, each in a process of its own and timed in turns.
+"""Encoders in turns, each in a process of its own: ours on several threads, and ours beside other people's runtimes.
 
-They run the module that a bundle was exported from, because a program cannot be converted back. All get the same number
-of threads. This file is also what those processes run.
+Those run the module that a bundle was exported from, because a program cannot be converted back, and get as many
+threads as ours. This file is also what those processes run.
 """
 
 import sys
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_bench.latency import Latency
 from cpep_bench.onnx_peer import OnnxEncoder, OnnxKind, onnx_program
 from cpep_bench.openvino_peer import OpenVinoEncoder
 from cpep_bench.report import PeerFigure
 from cpep_bench.turns import serve, take_turns
 from cpep_edge.bundle import Bundle, EncoderSpec
-from cpep_edge.errors import ConfigError
+from cpep_edge.errors import ArtifactError, ConfigError
+from cpep_edge.golden import COSINE_TOLERANCE
 from cpep_edge.recogniser import Recogniser
 
 if TYPE_CHECKING:
@@ -29,9 +31,10 @@ OURS = "cpep-edge"
 PART = "encoder"
 
 _WINDOWS_FILE = "windows.npy"
-_OPENVINO: tuple[tuple[OnnxKind, str, str], ...] = (
-    ("fp32", "OpenVINO float", "latency hint, its own choice of precision"),
-    ("int8-static", "OpenVINO int8", "latency hint, ONNX Runtime's calibration"),
+_ONNX: tuple[OnnxKind, ...] = ("fp32", "int8-static", "int8-dynamic")
+_OPENVINO: tuple[tuple[str, str, OnnxKind], ...] = (
+    ("OpenVINO float", "latency hint, its own choice of precision", "fp32"),
+    ("OpenVINO int8", "latency hint, ONNX Runtime's calibration", "int8-static"),
 )
 
 Windows = NDArray[np.float32]  # (n_windows, n_channels, window_samples), preprocessed
@@ -46,12 +49,13 @@ class _Contender:
     setting: str
     opener: str  # of _OPENERS
     source: Path  # what it opens
+    n_threads: int
     size_bytes: int | None = None
 
-    def command(self, folder: Path, n_threads: int) -> list[str]:
+    def command(self, folder: Path) -> list[str]:
         """Of the process that runs it."""
-        arguments = (self.opener, self.source, n_threads, folder / _WINDOWS_FILE, self.embeddings(folder))
-        return [sys.executable, "-W", "ignore", "-m", "cpep_bench.encoder_peers", *map(str, arguments)]
+        arguments = (self.opener, self.source, self.n_threads, folder / _WINDOWS_FILE, self.embeddings(folder))
+        return [sys.executable, "-W", "ignore", "-m", "cpep_bench.encoder_race", *map(str, arguments)]
 
     def embeddings(self, folder: Path) -> Path:
         """Where its process writes the embeddings of all windows."""
@@ -73,8 +77,8 @@ def race_encoders(
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         np.save(folder / _WINDOWS_FILE, windows)
-        contenders = list(_contenders(names, module, bundle, spec, windows, run, folder))
-        commands = {contender.name: contender.command(folder, n_threads) for contender in contenders}
+        contenders = list(_contenders(names, module, bundle, spec, windows, run, folder, n_threads))
+        commands = {contender.name: contender.command(folder) for contender in contenders}
         times = take_turns(commands, n_runs)
         with torch.inference_mode():
             expected = module(torch.from_numpy(windows)).numpy()
@@ -82,6 +86,25 @@ def race_encoders(
             cosine = np.sum(np.load(who.embeddings(folder)) * expected, axis=1).min()
             agreement = f"cosine {cosine:.4f}"
             yield PeerFigure(PART, who.name, who.setting, times[who.name].wall, who.size_bytes, agreement)
+
+
+def race_threads(bundle: Path, window: NDArray[np.float32], counts: Sequence[int], n_runs: int) -> dict[int, Latency]:
+    """Time the encoder of a bundle on so many threads each.
+
+    window: (n_channels, window_samples), preprocessed
+    Raises ArtifactError when the number of threads changes the embedding, CpepError when a process fails.
+    """
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        np.save(folder / _WINDOWS_FILE, window[None])
+        contenders = [_Contender(str(n), "", "bundle", bundle, n) for n in counts]
+        times = take_turns({who.name: who.command(folder) for who in contenders}, n_runs)
+        embeddings = np.concatenate([np.load(who.embeddings(folder)) for who in contenders])
+        cosines = embeddings @ embeddings[0] / np.dot(embeddings[0], embeddings[0])
+        for who, cosine in zip(contenders, cosines, strict=True):
+            if not cosine >= 1 - COSINE_TOLERANCE:
+                raise ArtifactError(f"{bundle}: on {who.name} threads it gives another embedding (cosine {cosine:.4f})")
+        return {who.n_threads: times[who.name].wall for who in contenders}
 
 
 def _contenders(
@@ -92,21 +115,24 @@ def _contenders(
     windows: Windows,
     run: Path,
     folder: Path,
+    n_threads: int,
 ) -> Iterator[_Contender]:
+    def from_onnx(name: str, setting: str, opener: str, kind: OnnxKind) -> _Contender:
+        file = _onnx_file(module, windows, kind, folder)
+        return _Contender(name, setting, opener, file, n_threads, file.stat().st_size)
+
     size_bytes = (bundle / spec.file).stat().st_size
-    yield _Contender(OURS, f"{spec.quantisation}, XNNPACK", "bundle", bundle, size_bytes)
+    yield _Contender(OURS, f"{spec.quantisation}, XNNPACK", "bundle", bundle, n_threads, size_bytes)
     if "onnxruntime" in names:
-        for kind in ("fp32", "int8-static", "int8-dynamic"):
-            file = _onnx_file(module, windows, kind, folder)
-            yield _Contender(f"ONNX Runtime {kind}", "all optimisations", "onnxruntime", file, file.stat().st_size)
+        for kind in _ONNX:
+            yield from_onnx(f"ONNX Runtime {kind}", "all optimisations", "onnxruntime", kind)
     if "openvino" in names:
-        for kind, name, setting in _OPENVINO:
-            file = _onnx_file(module, windows, kind, folder)
-            yield _Contender(name, setting, "openvino", file, file.stat().st_size)
+        for name, setting, kind in _OPENVINO:
+            yield from_onnx(name, setting, "openvino", kind)
     if "torch" in names:
-        yield _Contender("torch eager", "fp32, inference mode", "torch", run)
+        yield _Contender("torch eager", "fp32, inference mode", "torch", run, n_threads)
     if "torch.compile" in names:
-        yield _Contender("torch.compile", "fp32, Inductor, fixed shape", "torch.compile", run)
+        yield _Contender("torch.compile", "fp32, Inductor, fixed shape", "torch.compile", run, n_threads)
 
 
 def _onnx_file(module: "nn.Module", windows: Windows, kind: OnnxKind, folder: Path) -> Path:
