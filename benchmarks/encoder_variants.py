@@ -1,15 +1,15 @@
-"""The encoder of the paper's size in every way to run it, as files, so that fresh processes can time and weigh them.
+"""A trained encoder in every way to run it, as files, so that fresh processes can time and weigh them.
 
-    python benchmarks/encoder_variants.py time FOLDER THREADS RUNS      latencies of all, interleaved, as JSON
+    python benchmarks/encoder_variants.py serve FOLDER NAME THREADS     runs one when told to, see cpep_bench.turns
+    python benchmarks/encoder_variants.py cold FOLDER NAME              the same, after other work took the caches
     python benchmarks/encoder_variants.py peak FOLDER NAME              peak memory of a process for one, bytes
 
-`measure_encoder.py` prepares the folder and calls this. Weights are random, because time does not depend on them.
+`measure_encoder.py` prepares the folder and calls this.
 """
 
 import json
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-N_CHANNELS, WINDOW_SAMPLES, D_EMBED = 16, 4000, 256
-N_WINDOWS = 16
-N_WARM_UP = 20
-BLOCK_PATCHES = 4  # of the streaming encoder: a block of 100 ms, which is the hop of live use
+from cpep_bench.turns import serve
+
 EAGER = "torch eager fp32"
-WINDOWS_FILE = "windows.npy"
+WINDOWS_FILE = "windows.npy"  # (n, n_channels, window_samples) float32, preprocessed
+RUN_LINK = "run"  # to the folder of the training
+_OTHER_WORK = 8_000_000  # numbers of 8 bytes that other work touches: twice a large cache
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -32,30 +32,25 @@ class Variant:
     """One way to run the encoder; its file lies in the folder under its name."""
 
     name: str
-    suffix: str  # .pte, .onnx, or none for the module, which is made anew from its seed
+    suffix: str  # .pte, .onnx, or none for the module
+    d_embed: int
     n_delegates: int | None = None
     n_operators_outside: int | None = None
     arena_bytes: int | None = None
-    n_samples: int = WINDOW_SAMPLES  # of one run
+    block_samples: int | None = None  # of one run of a streaming encoder
+    n_blocks: int = 1  # that decide a window
 
     @property
     def file(self) -> str:
         return re.sub(r"\W+", "-", self.name) + self.suffix
 
+    def embeddings(self, folder: Path) -> Path:
+        """Where its embeddings of all windows are, (n_windows, d_embed), once it served."""
+        return folder / f"{self.file}.npy"
+
     def size_bytes(self, folder: Path) -> int | None:
         """Of the file; None for the module."""
         return (folder / self.file).stat().st_size if self.suffix else None
-
-
-def paper_size_module(block_patches: int = 0):  # type: ignore[no-untyped-def]  # torch is imported only where it runs
-    """The module at the paper's size with weights from a fixed seed, in evaluation mode; streaming with blocks."""
-    import torch
-
-    from cpep_train.model import Embedder, EncoderConfig
-
-    torch.manual_seed(0)
-    size = EncoderConfig(N_CHANNELS, WINDOW_SAMPLES, 50, width=256, n_layers=4, n_heads=4, block_patches=block_patches)
-    return Embedder(size, D_EMBED).eval()
 
 
 def read_variants(folder: Path) -> list[Variant]:
@@ -68,46 +63,56 @@ def write_variants(folder: Path, variants: list[Variant]) -> None:
     (folder / "variants.json").write_text(json.dumps([asdict(variant) for variant in variants]))
 
 
-def open_variant(folder: Path, variant: Variant, n_threads: int) -> Run:
-    """Ready to run, on so many threads."""
+def open_variant(folder: Path, variant: Variant, n_threads: int) -> tuple[Run, Run]:
+    """Ready on so many threads: for windows, and for what one run takes, which is a window or a block."""
     if variant.suffix == ".pte":
         return _xnnpack(folder, variant, n_threads)
     if variant.suffix == ".onnx":
         from cpep_bench.onnx_peer import OnnxEncoder
 
-        return OnnxEncoder((folder / variant.file).read_bytes(), n_threads).embed
-    return _eager(n_threads)
+        embed = OnnxEncoder((folder / variant.file).read_bytes(), n_threads).embed
+    else:
+        embed = _eager(folder, n_threads)
+    return embed, embed
 
 
-def _xnnpack(folder: Path, variant: Variant, n_threads: int) -> Run:
+def _xnnpack(folder: Path, variant: Variant, n_threads: int) -> tuple[Run, Run]:
     import platform
 
     from cpep_edge.bundle import EncoderSpec, StreamSpec
     from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+    from cpep_edge.streaming import StreamingEncoder
     from cpep_export.native import LIBRARY, SDK_LIBRARIES
 
     files = tuple((name, (folder / "native" / name).read_bytes()) for name in (*SDK_LIBRARIES, LIBRARY))
+    stream = None
+    if variant.block_samples is not None:
+        stream = StreamSpec(block_samples=variant.block_samples, n_blocks=variant.n_blocks)
+    _, n_channels, window_samples = _windows(folder).shape
     spec = EncoderSpec(
         file="encoder.pte",
         runtime="executorch-xnnpack",
         quantisation="int8",
-        n_channels=N_CHANNELS,
-        window_samples=WINDOW_SAMPLES,
-        d_embed=D_EMBED,
+        n_channels=n_channels,
+        window_samples=window_samples,
+        d_embed=variant.d_embed,
         n_parameters=1,
         n_delegates=1,
         n_operators_outside=0,
-        stream=None if variant.n_samples == WINDOW_SAMPLES else StreamSpec(block_samples=variant.n_samples, n_blocks=1),
+        stream=stream,
     )
-    program = (folder / variant.file).read_bytes()
-    return NativeEncoder(NativeLibrary(platform.machine(), files), program, spec, n_threads).embed
+    library = NativeLibrary(platform.machine(), files)
+    encoder = NativeEncoder(library, (folder / variant.file).read_bytes(), spec, n_threads)
+    return (encoder if stream is None else StreamingEncoder(encoder, spec)).embed, encoder.embed
 
 
-def _eager(n_threads: int) -> Run:
+def _eager(folder: Path, n_threads: int) -> Run:
     import torch
 
+    from cpep_train.checkpoint import load_checkpoint
+
     torch.set_num_threads(n_threads)
-    module = paper_size_module()
+    module = load_checkpoint(folder / RUN_LINK).emg.eval()
 
     def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -117,39 +122,51 @@ def _eager(n_threads: int) -> Run:
     return run
 
 
-def _time(folder: Path, n_threads: int, n_runs: int) -> dict[str, dict[str, float]]:
-    """Times and cosine by variant. A processor's time leaves out what else the machine did; only one thread has it."""
-    windows, variants = np.load(folder / WINDOWS_FILE), read_variants(folder)
-    runs = {variant.name: open_variant(folder, variant, n_threads) for variant in variants}
-    inputs = {variant.name: np.ascontiguousarray(windows[0, :, : variant.n_samples]) for variant in variants}
-    times_ms = np.empty((N_WARM_UP + n_runs, len(runs), 2))
-    for row in times_ms:
-        for name, cell in zip(runs, row, strict=True):
-            start_ns, start_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
-            runs[name](inputs[name])
-            cell[:] = (time.perf_counter_ns() - start_ns) * 1e-6, (time.thread_time_ns() - start_cpu_ns) * 1e-6
-    measured = {}
-    for name, (wall_ms, cpu_ms) in zip(runs, times_ms[N_WARM_UP:].transpose(1, 2, 0), strict=True):
-        percentiles = dict(zip(("p50", "p95", "p99", "max"), np.percentile(wall_ms, (50, 95, 99, 100)), strict=True))
-        measured[name] = {**percentiles, "cpu": float(np.median(cpu_ms))}
-    expected = np.stack([runs[EAGER](window) for window in windows])
-    for variant in variants:
-        if variant.n_samples == WINDOW_SAMPLES:
-            embedding = np.stack([runs[variant.name](window) for window in windows])
-            measured[variant.name]["cosine"] = float(np.sum(embedding * expected, axis=1).min())
-    return measured
+def _serve(folder: Path, name: str, n_threads: int) -> None:
+    """Write the embeddings of all windows beside the variant's file, then run when told to."""
+    variant = _named(folder, name)
+    embed, run = open_variant(folder, variant, n_threads)
+    if not variant.embeddings(folder).exists():
+        np.save(variant.embeddings(folder), np.stack([embed(np.array(window)) for window in _windows(folder)]))
+    given = _of_one_run(folder, variant)
+    serve(lambda: run(given))
 
 
-def _peak(folder: Path, name: str) -> str:
-    variant = next(variant for variant in read_variants(folder) if variant.name == name)
-    run = open_variant(folder, variant, 1)
-    window = np.array(np.load(folder / WINDOWS_FILE, mmap_mode="r")[0, :, : variant.n_samples])
+def _serve_cold(folder: Path, name: str) -> None:
+    variant, others = _named(folder, name), np.zeros(_OTHER_WORK)
+    _, run = open_variant(folder, variant, 1)
+    given = _of_one_run(folder, variant)
+    serve(lambda: run(given), before=lambda: np.add(others, 1, out=others))
+
+
+def _peak(folder: Path, name: str) -> None:
+    variant = _named(folder, name)
+    _, run = open_variant(folder, variant, 1)
+    given = _of_one_run(folder, variant)
     for _ in range(3):
-        run(window)
+        run(given)
     status = Path("/proc/self/status").read_text()
-    return str(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+    sys.stdout.write(str(int(status.partition("VmHWM:")[2].split()[0]) * 1024))
+
+
+def _windows(folder: Path) -> NDArray[np.float32]:
+    windows: NDArray[np.float32] = np.load(folder / WINDOWS_FILE, mmap_mode="r")
+    return windows
+
+
+def _of_one_run(folder: Path, variant: Variant) -> NDArray[np.float32]:
+    return np.array(_windows(folder)[0, :, : variant.block_samples])
+
+
+def _named(folder: Path, name: str) -> Variant:
+    return next(variant for variant in read_variants(folder) if variant.name == name)
 
 
 if __name__ == "__main__":
-    what, place, *rest = sys.argv[1:]
-    print(json.dumps(_time(Path(place), int(rest[0]), int(rest[1]))) if what == "time" else _peak(Path(place), rest[0]))
+    what, place, name, *rest = sys.argv[1:]
+    if what == "serve":
+        _serve(Path(place), name, int(*rest))
+    elif what == "cold":
+        _serve_cold(Path(place), name)
+    else:
+        _peak(Path(place), name)

@@ -24,7 +24,7 @@ from cpep_edge.files import replacing
 from cpep_export import training_windows
 from cpep_export.ladder import Ladder
 from cpep_export.quantise import quantise
-from cpep_export.shaped import RootMeanSquare, ShapedBlock, ShapedEncoder
+from cpep_export.shaped import ClsBlock, RootMeanSquare, ShapedBlock, ShapedEncoder
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding
@@ -94,7 +94,7 @@ def _ways(shaped: ShapedEncoder, drawn: Windows) -> dict[str, Callable[[], nn.Mo
         f"static int8, {n} windows": lambda: quantise(shaped, "int8", drawn),
         f"static int8, {n // 4} windows": lambda: quantise(shaped, "int8", drawn[: n // 4]),
         f"static int8, smoothed, {n} windows": lambda: quantise(_smoothed(shaped, drawn), "int8", drawn),
-        "dynamic int8": lambda: quantise(shaped, "int8-dynamic", drawn[:16]),
+        "dynamic int8": lambda: quantise(shaped, "int8-dynamic", drawn),
         "int8 weights, float32 activations": lambda: _rounded(shaped),
     }
 
@@ -102,10 +102,11 @@ def _ways(shaped: ShapedEncoder, drawn: Windows) -> dict[str, Callable[[], nn.Mo
 def _rounded(shaped: ShapedEncoder) -> ShapedEncoder:
     """Weights as int8 by output channel would have them."""
     rounded = copy.deepcopy(shaped)
-    for layer in rounded.modules():
-        if isinstance(layer, nn.Linear):
-            unit = layer.weight.abs().amax(dim=1, keepdim=True) / 127
-            layer.weight = nn.Parameter((layer.weight / unit).round() * unit, requires_grad=False)
+    with torch.no_grad():
+        for weight in rounded.parameters():
+            if weight.dim() > 1:
+                unit = weight.flatten(1).abs().amax(dim=1).view(-1, *[1] * (weight.dim() - 1)) / 127
+                weight.copy_((weight / unit).round() * unit)
     return rounded
 
 
@@ -113,10 +114,10 @@ def _smoothed(shaped: ShapedEncoder, windows: Windows) -> ShapedEncoder:
     smoothed = copy.deepcopy(shaped)
     blocks = [block for block in smoothed.blocks if isinstance(block, ShapedBlock)]
     for block in blocks:
-        for owner, name, layers in (
-            (block, "attention_norm", (block.q, block.k, block.v)),
-            (block.mlp, "norm", (block.mlp.inner,)),
-        ):
+        read_by: list[tuple[nn.Module, str, tuple[nn.Linear, ...]]] = [(block.mlp, "norm", (block.mlp.inner,))]
+        if not isinstance(block, ClsBlock):  # there scores and mixture read the normalisation too, in float32
+            read_by.append((block, "attention_norm", (block.q, block.k, block.v)))
+        for owner, name, layers in read_by:
             norm = getattr(owner, name)
             scale = _scale(_largest(smoothed, norm, windows), layers)
             setattr(owner, name, SmoothedNorm(norm, scale))

@@ -21,6 +21,7 @@ from cpep_edge.errors import ConfigError, PowerError
 
 N_WINDOWS = 5
 WINDOW_S = 10.0
+BAND = "band"  # what `--power` calls the gauge of the wristband that `--band` names
 _SLEPT_S = 0.1  # that the clocks may differ by
 
 # Student's t, two-sided 95 %, by degrees of freedom; beyond, the normal's.
@@ -101,6 +102,7 @@ def measure_energy(
     meter: Meter,
     infer: Callable[[], object],
     *,
+    n_at_once: int = 1,
     n_windows: int = N_WINDOWS,
     window_s: float = WINDOW_S,
     idle: Callable[[float], object] = time.sleep,
@@ -109,7 +111,7 @@ def measure_energy(
 ) -> MeasuredEnergy:
     """Alternate idle and active windows, beginning and ending idle.
 
-    infer: one inference
+    infer: one inference, or so many at once
     idle: waits for so many seconds
     slept_s: how long the machine was asleep since it booted
     progress: called after each window
@@ -119,7 +121,7 @@ def measure_energy(
     asleep_s, windows = slept_s(), []
     for number in range(2 * n_windows + 1):
         meter.begin()
-        n_inferences, seconds = _infer_for(infer, window_s) if number % 2 else _idle_for(idle, window_s)
+        n_inferences, seconds = _infer_for(infer, n_at_once, window_s) if number % 2 else _idle_for(idle, window_s)
         windows.append(_window(meter.end(), n_inferences, seconds))
         if slept_s() - asleep_s > _SLEPT_S:
             raise PowerError(
@@ -133,7 +135,8 @@ def measure_energy(
 def open_meter(spec: str) -> Meter | None:
     """The meter that `--power` names; None for `none`, and for `auto` where this machine has none that can be read.
 
-    spec: auto, none, rapl[:FOLDER], hwmon[:FOLDER], battery[:FOLDER], pi5[:PROGRAM] or ppk2:PORT@MILLIVOLTS
+    spec: auto, none, rapl[:FOLDER], hwmon[:FOLDER], battery[:FOLDER], pi5[:PROGRAM] or ppk2:PORT@MILLIVOLTS; band
+        is the gauge of another device (`cpep_bench.band`), so None here
     Raises ConfigError for another, PowerError when the meter does not answer.
     """
     kind, _, place = spec.partition(":")
@@ -141,10 +144,10 @@ def open_meter(spec: str) -> Meter | None:
         return _ppk2(place)
     if kind in _KINDS:
         return _KINDS[kind](place)
-    if spec == "none":
+    if spec in ("none", BAND):
         return None
     if spec != "auto":
-        raise ConfigError(f"--power {spec} is no meter: choose from auto, none, {', '.join(_KINDS)} and ppk2")
+        raise ConfigError(f"--power {spec} is no meter: choose from auto, none, {', '.join(_KINDS)}, ppk2 and {BAND}")
     for look in _KINDS.values():
         try:
             return look("")
@@ -170,11 +173,11 @@ def _ppk2(place: str) -> Meter:
     return Ppk2(port, int(supply_mv))
 
 
-def _infer_for(infer: Callable[[], object], seconds: float) -> tuple[int, float]:
+def _infer_for(infer: Callable[[], object], n_at_once: int, seconds: float) -> tuple[int, float]:
     n_inferences, start_s = 0, time.monotonic()
     while (elapsed_s := time.monotonic() - start_s) < seconds:
         infer()
-        n_inferences += 1
+        n_inferences += n_at_once
     return n_inferences, elapsed_s
 
 

@@ -6,11 +6,9 @@ Each is built from vectors (n, D) and labels (n,), written to a file, and tells 
 from collections.abc import Callable
 from pathlib import Path
 
-import faiss
 import hnswlib
 import numpy as np
 from numpy.typing import NDArray
-from usearch.index import Index as UsearchIndex
 
 from cpep_edge import pose_index
 from cpep_edge.index_file import StoredIndex, coded, to_bytes
@@ -73,6 +71,8 @@ def usearch_of(dtype: str) -> Build:
     """usearch at its defaults, float16 or int8 inside."""
 
     def build(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
+        from usearch.index import Index as UsearchIndex
+
         index = UsearchIndex(ndim=vectors.shape[1], metric="cos", dtype=dtype)
         index.add(np.arange(len(vectors)), vectors, threads=1)
         index.save(str(file))
@@ -85,6 +85,9 @@ def faiss_of(description: str) -> Build:
     """faiss, by the name of its index factory; ef of a graph is 64."""
 
     def build(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
         index = faiss.index_factory(vectors.shape[1], description, faiss.METRIC_INNER_PRODUCT)
         index.train(vectors)
         index.add(vectors)
@@ -95,8 +98,6 @@ def faiss_of(description: str) -> Build:
 
     return build
 
-
-faiss.omp_set_num_threads(1)
 
 ENGINES: dict[str, Build] = {
     "numpy, float32, exact": exact,

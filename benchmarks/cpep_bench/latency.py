@@ -81,7 +81,7 @@ def measure(
 
     Raises ValueError for fewer than 200 runs.
     """
-    _check_runs(n_runs)
+    check_runs(n_runs)
     times_ns = np.empty(n_warm_up + n_runs)
     for number in range(len(times_ns)):
         arguments = () if prepare is None else (prepare(),)
@@ -94,11 +94,17 @@ def measure_interleaved(calls: dict[str, Callable[[], object]], n_runs: int = MI
 
     Raises ValueError for fewer than 200 runs.
     """
-    _check_runs(n_runs)
+    check_runs(n_runs)
     times_ns = np.empty((WARM_UP_RUNS + n_runs, len(calls)))
     for row in times_ns:
         row[:] = [_time_ns(call) for call in calls.values()]
     return {name: _latency(column) for name, column in zip(calls, times_ns[WARM_UP_RUNS:].T, strict=True)}
+
+
+def check_runs(n_runs: int) -> None:
+    """Raises ValueError for fewer runs than percentiles need."""
+    if n_runs < MIN_RUNS:
+        raise ValueError(f"{n_runs} runs are too few for percentiles, ask for at least {MIN_RUNS}")
 
 
 def _time_ns(call: Callable[..., object], *arguments: object) -> int:
@@ -109,11 +115,6 @@ def _time_ns(call: Callable[..., object], *arguments: object) -> int:
 
 def _latency(times_ns: Times) -> Latency:
     return Latency(tuple(round(float(value) * 1e-6, 6) for value in times_ns))
-
-
-def _check_runs(n_runs: int) -> None:
-    if n_runs < MIN_RUNS:
-        raise ValueError(f"{n_runs} runs are too few for percentiles, ask for at least {MIN_RUNS}")
 
 
 def _resampled_medians(times_ms: tuple[float, ...], seed: int) -> Times:

@@ -14,29 +14,83 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from cpep_bench.latency import MIN_RUNS
 from cpep_bench.machine import this_machine
 from cpep_edge.checkout import code_version
+from cpep_edge.errors import CpepError
 
 BAND_RATE_HZ, BAND_FRAME_SAMPLES, BAND_FRAME_BYTES = 2_000.0, 10, 347
 SETTLE_S = 0.5  # left out at the start of a run
 CYTON_RATE_HZ, CYTON_FRAME_BYTES = 250.0, 33
+SECONDS, ROUNDS = 5.0, 3
 
 Arrivals = list[tuple[float, float]]  # of the last sample in each read: its time by the device, its arrival
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFigure:
+    """What one reader costs; of several runs the medians."""
+
+    device: str  # simulated, on a pty
+    reader: str
+    setting: str
+    cpu_percent: float  # of a core
+    delay_p50_ms: float  # of the last sample of a read, beyond the least of the run
+    delay_p99_ms: float | None  # None: too few reads for it
+    read_every_ms: float
+
+
+def measure_readers(names: Sequence[str], seconds: float = SECONDS, rounds: int = ROUNDS) -> tuple[LinkFigure, ...]:
+    """Let these readers take turns, so many times, each in a process of its own.
+
+    names: of `READERS`
+    Raises CpepError when a reader fails.
+    """
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    with _running("band") as band, _running("cyton") as cyton:
+        for _ in range(rounds):
+            for name in names:
+                runs[name].append(_in_a_process(name, band if READERS[name].device == BAND else cyton, seconds))
+    return tuple(_figure(READERS[name], results) for name, results in runs.items())
+
+
+def cost_of(read: Callable[[str, float], Arrivals], port: str, seconds: float) -> dict[str, float]:
+    """What reading a port for so many seconds costs this process; opening and imports are paid before.
+
+    returns: the fields of `LinkFigure`, and `n_reads`
+    """
+    read(port, 0.3)
+    started_s, started_cpu_s = time.monotonic(), time.process_time()
+    arrivals = np.array(read(port, seconds))
+    cpu_s = getattr(read, "cpu_s", time.process_time() - started_cpu_s)
+    wall_s = seconds if hasattr(read, "cpu_s") else time.monotonic() - started_s
+    arrivals = arrivals[arrivals[:, 0] > SETTLE_S]
+    delays_ms = (arrivals[:, 1] - arrivals[:, 0]) * 1e3
+    delays_ms -= np.polyval(np.polyfit(arrivals[:, 0], delays_ms, 1), arrivals[:, 0])
+    p50, p99 = np.percentile(delays_ms - delays_ms.min(), (50, 99))
+    return {
+        "n_reads": len(delays_ms),
+        "cpu_percent": 100 * cpu_s / wall_s,
+        "delay_p50_ms": float(p50),
+        "delay_p99_ms": float(p99),
+        "read_every_ms": float(np.median(np.diff(arrivals[:, 1]))) * 1e3,
+    }
 
 
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--reader", nargs=2, metavar=("NAME", "PORT"), help=argparse.SUPPRESS)
     parser.add_argument("--device", help=argparse.SUPPRESS)
@@ -45,7 +99,7 @@ def main() -> None:
         _be(arguments.device)
     elif arguments.reader:
         name, port = arguments.reader
-        sys.stdout.write(json.dumps(_measured(READERS[name], port, arguments.seconds)))
+        sys.stdout.write(json.dumps(cost_of(READERS[name].read, port, arguments.seconds)))
     else:
         table = _table(arguments.seconds, arguments.rounds)
         sys.stdout.write(table)
@@ -130,33 +184,43 @@ def _band_commands() -> tuple[bytes, bytes]:
     return DELIMITER + encode_frame(Start(1)), encode_frame(Stop(2))
 
 
-READERS: dict[str, Callable[[str, float], Arrivals]] = {
-    "band: select + os.read": lambda port, s: read_raw(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s),
-    "band: pyserial": lambda port, s: read_pyserial(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s),
-    "band: ours": lambda port, s: read_ours(port, "cpep", s),
-    "cyton: pyserial": lambda port, s: read_pyserial(port, b"b", b"s", CYTON_FRAME_BYTES, 0.004, s),
-    "cyton: BrainFlow": read_brainflow,
-    "cyton: ours": lambda port, s: read_ours(port, "cyton", s),
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One way to read one device."""
+
+    device: str
+    name: str
+    setting: str
+    read: Callable[[str, float], Arrivals]  # a port, for so many seconds
+
+
+BAND, CYTON = "band, 16 channels at 2 kHz", "Cyton, 8 channels at 250 Hz"
+_OURS = "every frame checked, samples in microvolts, losses counted"
+_BARE = "read(in_waiting or 1), nothing decoded"
+
+READERS: Mapping[str, _Reader] = {
+    "band-ours": _Reader(BAND, "cpep-edge", _OURS, lambda port, s: read_ours(port, "cpep", s)),
+    "band-pyserial": _Reader(
+        BAND, "pyserial", _BARE, lambda port, s: read_pyserial(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s)
+    ),
+    "band-select": _Reader(
+        BAND,
+        "pyserial's port, select",
+        "select and os.read, nothing decoded",
+        lambda port, s: read_raw(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s),
+    ),
+    "cyton-ours": _Reader(CYTON, "cpep-edge", _OURS, lambda port, s: read_ours(port, "cyton", s)),
+    "cyton-pyserial": _Reader(
+        CYTON, "pyserial", _BARE, lambda port, s: read_pyserial(port, b"b", b"s", CYTON_FRAME_BYTES, 0.004, s)
+    ),
+    "cyton-brainflow": _Reader(
+        CYTON, "BrainFlow", "its own thread and stamps, samples fetched every 250 ms", read_brainflow
+    ),
 }
-
-
-def _measured(read: Callable[[str, float], Arrivals], port: str, seconds: float) -> dict[str, float]:
-    """CPU share while reading, and the delay's percentiles. Opening and imports are paid before."""
-    read(port, 0.3)
-    started_s, started_cpu_s = time.monotonic(), time.process_time()
-    arrivals = np.array(read(port, seconds))
-    cpu_s = getattr(read, "cpu_s", time.process_time() - started_cpu_s)
-    wall_s = seconds if hasattr(read, "cpu_s") else time.monotonic() - started_s
-    arrivals = arrivals[arrivals[:, 0] > SETTLE_S]
-    delays_ms = (arrivals[:, 1] - arrivals[:, 0]) * 1e3
-    delays_ms -= np.polyval(np.polyfit(arrivals[:, 0], delays_ms, 1), arrivals[:, 0])
-    p50, p99 = np.percentile(delays_ms - delays_ms.min(), (50, 99))
-    return {
-        "cpu_percent": 100 * cpu_s / wall_s,
-        "delay_p50_ms": float(p50),
-        "delay_p99_ms": float(p99),
-        "read_every_ms": float(np.median(np.diff(arrivals[:, 1]))) * 1e3,
-    }
+LINK_PEERS: Mapping[str, tuple[str, ...]] = {  # what `--vs` names, and the readers that then take turns
+    "pyserial": ("band-ours", "band-pyserial", "band-select"),
+    "brainflow": ("cyton-ours", "cyton-brainflow"),
+}
 
 
 def _be(device: str) -> None:
@@ -189,38 +253,45 @@ def _running(device: str) -> Iterator[str]:
         process.stdin.close()
 
 
+def _in_a_process(name: str, port: str, seconds: float) -> dict[str, float]:
+    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--reader", name, port, "--seconds", str(seconds)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except subprocess.CalledProcessError as error:
+        last_line = (error.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise CpepError(f"the reader {name} failed: {last_line}") from error
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+def _figure(reader: _Reader, results: list[dict[str, float]]) -> LinkFigure:
+    middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
+    n_reads = min(result["n_reads"] for result in results)
+    return LinkFigure(
+        device=reader.device,
+        reader=reader.name,
+        setting=reader.setting,
+        cpu_percent=middle["cpu_percent"],
+        delay_p50_ms=middle["delay_p50_ms"],
+        delay_p99_ms=middle["delay_p99_ms"] if n_reads >= MIN_RUNS else None,
+        read_every_ms=middle["read_every_ms"],
+    )
+
+
 def _table(seconds: float, rounds: int) -> str:
-    runs: dict[str, list[dict[str, float]]] = {}
-    with _running("band") as band, _running("cyton") as cyton:
-        for _ in range(rounds):
-            for name in READERS:
-                if name.endswith("BrainFlow") and find_spec("brainflow") is None:
-                    continue
-                port = band if name.startswith("band") else cyton
-                command = [sys.executable, "-W", "ignore", "-m", __spec__.name]
-                done = subprocess.run(
-                    [*command, "--reader", name, port, "--seconds", str(seconds)],
-                    capture_output=True, text=True, check=True,
-                )  # fmt: skip
-                runs.setdefault(name, []).append(json.loads(done.stdout))
+    from cpep_bench.markdown import table_block
+    from cpep_bench.words import links_table
+
     machine, paths = this_machine(), ("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/link_readers.py")
+    names = [name for name in READERS if name != "cyton-brainflow" or find_spec("brainflow") is not None]
     lines = [
         f"# Reading a device: medians of {rounds} runs of {seconds:g} s, in turns",
         "",
-        "Band: 16 channels at 2 kHz. Cyton: 8 channels at 250 Hz. Simulated, on ptys; measured, each reader a process",
-        f"of its own. Code {code_version(*paths)}, seed 0, Python {sys.version.split()[0]}; {machine.n_cpus} cores "
-        f"shared with other work, {machine.cpu}, load {machine.load_1min:.1f}.",
+        table_block(links_table(measure_readers(names, seconds, rounds))),
         "",
-        "Delay is that of the last sample of a read, over the least of the run; a read's first sample waits for the",
-        "others, which is what the last column says. BrainFlow reads in a thread of its own.",
-        "",
-        "| reader | CPU, % of a core | delay p50 ms | delay p99 ms | from read to read, ms |",
-        "| --- | --- | --- | --- | --- |",
+        f"Code {code_version(*paths)}, seed 0, Python {sys.version.split()[0]}; {machine.n_cpus} cores shared with "
+        f"other work, {machine.cpu}, load {machine.load_1min:.1f}.",
     ]
-    for name, results in runs.items():
-        middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
-        delays = f"{middle['delay_p50_ms']:.2f} | {middle['delay_p99_ms']:.2f}"
-        lines.append(f"| {name} | {middle['cpu_percent']:.2f} | {delays} | {middle['read_every_ms']:.1f} |")
     return "\n".join(lines) + "\n"
 
 

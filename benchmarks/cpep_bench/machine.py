@@ -8,6 +8,7 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")
 CLOCK_KHZ = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+_IDLE_LOAD = 0.5  # of a machine that does nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,10 @@ class Machine:
     clock_mhz: float | None  # of the first CPU when asked; None where the system does not say
     load_1min: float  # processes that wanted to run, mean of the last minute
     system: str
+
+    def is_crowded(self, n_threads: int) -> bool:
+        """Whether the load left no processor to some of so many threads, which then wait for each other."""
+        return self.load_1min > self.n_cpus - n_threads + _IDLE_LOAD
 
 
 def this_machine(cpuinfo: Path = CPUINFO, board: Path = BOARD, clock_khz: Path = CLOCK_KHZ) -> Machine:

@@ -13,16 +13,20 @@ def markdown(report: Report) -> str:
         words.threads_table(report),
         words.operators_table(report),
         words.peers_table(report),
+        words.links_table(report.links) if report.links else None,
         words.ladder_table(report),
         words.chip_table(report),
         words.band_table(report),
+        words.energy_table(report.band.energy, "on the band") if report.band else None,
         words.energy_table(report.energy),
         words.modelled_table(report),
     )
     blocks = [f"# {report.bundle}", words.headline(report), *(f"**{warning}**" for warning in report.warnings)]
     blocks += [table_block(table) for table in tables if table is not None]
     if report.energy is None:
-        blocks.append("Energy was not measured: no meter was asked for, or this machine has none that can be read.")
+        blocks.append(
+            "Energy was not measured here: no meter was asked for, or this machine has none that can be read."
+        )
     return "\n\n".join([*blocks, words.origin(report)]) + "\n"
 
 

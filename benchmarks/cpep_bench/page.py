@@ -5,6 +5,7 @@ from html import escape
 
 from cpep_bench import words
 from cpep_bench.charts import STYLE, Bar, Strip, bars, columns, lines, stack, strips
+from cpep_bench.energy import MeasuredEnergy
 from cpep_bench.pipeline import END_TO_END, PARTS
 from cpep_bench.report import Report
 from cpep_bench.words import Table
@@ -92,13 +93,15 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "Threads", _threads(report)
     if peers := words.peers_table(report):
         yield "Beside its peers", _peers(report) + _table(peers, figures=False)
+    if report.links:
+        yield "Reading a device", _links(report) + _table(words.links_table(report.links), figures=False)
     yield "Starting, memory, bytes", _starting(report) + _table(words.cost_table(report))
     if ladder := words.ladder_table(report):
         yield "Accuracy and bytes", _bytes_against_accuracy(report) + _table(ladder)
     if chip := words.chip_table(report):
         yield "On the chip", _table(chip, figures=False)
     if band := words.band_table(report):
-        yield "On the wristband", _table(band, figures=False)
+        yield "On the wristband", _table(band, figures=False) + _band_energy(report)
     yield "Energy", _energy(report)
 
 
@@ -160,6 +163,17 @@ def _peers(report: Report) -> str:
     return "".join(charts)
 
 
+def _links(report: Report) -> str:
+    charts = []
+    for device in dict.fromkeys(link.device for link in report.links):
+        rows = [
+            Bar(link.reader, link.cpu_percent, f"{link.cpu_percent:.2g} %", colour=0 if number == 0 else 5)
+            for number, link in enumerate(link for link in report.links if link.device == device)
+        ]
+        charts.append(f"<p>{escape(device.capitalize())}: processor, share of a core</p>{bars(rows)}")
+    return "".join(charts)
+
+
 def _starting(report: Report) -> str:
     start = report.typical_start
     steps = (
@@ -189,22 +203,33 @@ def _bytes_against_accuracy(report: Report) -> str:
     return lines(curves, "MB of the encoder", "balanced accuracy") + _note(note)
 
 
+def _band_energy(report: Report) -> str:
+    table = None if report.band is None else words.energy_table(report.band.energy, "on the band")
+    return "" if report.band is None or table is None else _windows(report.band.energy) + _table(table, figures=False)
+
+
 def _energy(report: Report) -> str:
     table = words.energy_table(report.energy)
-    parts = []
-    if report.energy is None or table is None:
-        parts.append("<p>Not measured: no meter was asked for, or this machine has none that can be read.</p>")
+    if table is None:
+        parts = ["<p>Not measured here: no meter was asked for, or this machine has none that can be read.</p>"]
     else:
-        rows = [
-            Bar("", window.power_w, f"{window.power_w:.3g} W", colour=1 if window.n_inferences else 5)
-            for window in report.energy.windows
-        ]
-        legend = '<div class="legend"><span><i class="colour5"></i>idle</span><span><i class="colour1"></i>inferences'
-        parts += [columns(rows), legend + "</span><span>mean power of each window</span></div>", _table(table)]
+        parts = [_windows(report.energy) + _table(table, figures=False)]
     modelled = words.modelled_table(report)
     if modelled is not None:
         parts.append("<h3>Modelled, not measured</h3>" + _table(modelled, figures=False))
     return "".join(parts)
+
+
+def _windows(energy: MeasuredEnergy | None) -> str:
+    """The mean power of each window, in their order."""
+    if energy is None:
+        return ""
+    rows = [
+        Bar("", window.power_w, f"{window.power_w:.3g} W", colour=1 if window.n_inferences else 5)
+        for window in energy.windows
+    ]
+    legend = '<div class="legend"><span><i class="colour5"></i>idle</span><span><i class="colour1"></i>inferences'
+    return columns(rows) + legend + "</span><span>mean power of each window</span></div>"
 
 
 def _table(table: Table, *, figures: bool = True) -> str:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cpep_bench.power import Instrument, Meter, Reading, integrate
-from cpep_edge.errors import CpepError, PowerError
+from cpep_edge.errors import PowerError
 
 if TYPE_CHECKING:
     from ppk2_api.ppk2_api import PPK2_API
+
+    from cpep_bridge.band import Band
 
 PPK2_RATE_HZ = 100_000.0
 _LEAST_SHARE = 0.9  # of the readings that a window should hold; below, the line lost some
@@ -106,54 +108,26 @@ class Ppk2(Meter):
             raise PowerError(f"{self._port}: no PPK2 answers there: {error}") from error
 
 
-class BandBattery(Meter):
-    """What the wristband tells of its own battery once a second, while it streams and only then."""
+class BandGauge(Meter):
+    """What a wristband tells of its own battery once a second while it times its engine, or idles and is asked."""
 
-    def __init__(self, port: str) -> None:
-        """Raises LinkError when no wristband answers there."""
-        from cpep_bridge.band import Band
-        from cpep_bridge.reopening import Reopener
-        from cpep_bridge.transports import BAUD
-
-        self.instrument = Instrument("the band's TELEMETRY", "the whole band, from its battery, while it streams", 1.0)
-        self._port = port
-        self._points: list[tuple[float, float]] = []  # seconds of the band's clock, watts
-        self._failure: Exception | None = None
-        self._ending = threading.Event()
-        self._band = Band(Reopener(port, BAUD))
-        self._band.__enter__()
-        self._thread = threading.Thread(target=self._stream, name="band battery", daemon=True)
-        self._thread.start()
+    def __init__(self, band: "Band", rate_hz: float = 1.0) -> None:
+        """band: opened, not streaming; rate_hz: of its TELEMETRY"""
+        name = f"TELEMETRY of {band.info.name}"
+        self.instrument = Instrument(name, "the whole band, from its battery's gauge", rate_hz)
+        self._band = band
 
     def begin(self) -> None:
         """See Meter."""
-        self._points = []
+        self._band.take_telemetry()
 
     def end(self) -> Reading:
-        """See Meter."""
-        if not self._thread.is_alive():
-            raise PowerError(f"the band on {self._port} stopped during the run: {self._failure or 'its stream ended'}")
-        return integrate(self._points, self.instrument)
-
-    def close(self) -> None:
-        """See Meter."""
-        self._ending.set()
-        self._thread.join()
-        self._band.__exit__()
-
-    def _stream(self) -> None:
-        told = None
-        try:
-            for _ in self._band:
-                telemetry = self._band.telemetry
-                if telemetry is not None and telemetry is not told:
-                    told = telemetry
-                    power_w = abs(telemetry.battery_mv * 1e-3 * telemetry.battery_current_ua * 1e-6)
-                    self._points.append((telemetry.t_us * 1e-6, power_w))
-                if self._ending.is_set():
-                    return
-        except CpepError as error:  # handed over to whoever ends the window
-            self._failure = error
+        """See Meter. A reading tells of the time since the one before it, so the first is left out."""
+        points = [
+            (told.t_us * 1e-6, abs(told.battery_mv * 1e-3 * told.battery_current_ua * 1e-6))
+            for told in self._band.take_telemetry()[1:]
+        ]
+        return integrate(points, self.instrument)
 
 
 def _open_ppk2(port: str) -> "PPK2_API":

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from cpep_bench.band import BandFigures
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy
 from cpep_bench.latency import Latency
+from cpep_bench.link_readers import LinkFigure
 from cpep_bench.machine import Machine
 from cpep_bench.operators import Profile
 from cpep_bench.startup import Startup
@@ -34,12 +35,13 @@ class Threads:
 class PeerFigure:
     """Somebody else's way to do a part of the work, or ours, timed in turns with the others of its part."""
 
-    part: str  # what is done: encoder, index, features
+    part: str  # what is done: encoder, index, window to class
     name: str
     setting: str  # the peer's honest best, in words
     latency: Latency
     size_bytes: int | None  # of its file; None: it has none
     agreement: str  # with what it is compared to, in words
+    accuracy: float | None = None  # balanced, on labelled windows that `agreement` then describes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Report:
     git_commit: str
     created_utc: str
     band: BandFigures | None = None  # what a wristband said of itself, where one was asked
+    links: tuple[LinkFigure, ...] = ()  # readers of simulated devices, where peers of the link were asked for
 
     @property
     def typical_start(self) -> Startup:

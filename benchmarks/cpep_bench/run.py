@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from cpep_bench.band import ask_band
-from cpep_bench.energy import WINDOW_S, MeasuredEnergy, measure_energy, open_meter
+from cpep_bench.band import BandFigures, ask_band
+from cpep_bench.energy import BAND, WINDOW_S, MeasuredEnergy, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
+from cpep_bench.link_readers import LINK_PEERS, SECONDS, LinkFigure, measure_readers
 from cpep_bench.machine import this_machine
 from cpep_bench.markdown import markdown
 from cpep_bench.modelled_energy import modelled_energy
@@ -24,7 +25,7 @@ from cpep_bench.page import page
 from cpep_bench.peers import check_peers, measure_peers
 from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_latency, last_window, part_calls
 from cpep_bench.power import Meter
-from cpep_bench.report import SCHEMA_VERSION, Report, Threads
+from cpep_bench.report import SCHEMA_VERSION, PeerFigure, Report, Threads
 from cpep_bench.startup import run_fresh
 from cpep_edge.bundle import Bundle
 from cpep_edge.checkout import code_version, installed_versions
@@ -58,9 +59,11 @@ class Options:
     power: str = "auto"
     window_s: float = WINDOW_S  # of a power measurement
     peers: Sequence[str] = ()
-    run: Path | None = None  # of the training that the bundle came from, for the encoder's peers
+    run: Path | None = None  # of the training that the bundle came from, for the peers that need it
+    data: Path | None = None  # labelled recordings, for the peers that need them
     band: str | None = None  # port of a wristband that is to time itself
     n_starts: int = 5  # fresh processes
+    link_s: float = SECONDS  # of each reading of a simulated device
 
     def check(self) -> None:
         """Raises ConfigError for what cannot be measured."""
@@ -68,7 +71,9 @@ class Options:
             raise ConfigError(f"--runs {self.n_runs} is too few for a 99th percentile, ask for at least {MIN_RUNS}")
         if self.n_threads < 1:
             raise ConfigError(f"--threads {self.n_threads}: at least one thread is needed")
-        check_peers(self.peers, self.run)
+        if self.power == BAND and self.band is None:
+            raise ConfigError("--power band is the gauge of a wristband: say which with --band PORT")
+        check_peers(self.peers, self.run, self.data)
 
 
 def run_bench(
@@ -94,13 +99,14 @@ def run_bench(
         recogniser = Recogniser(opened, options.n_threads)
         smallest_cosine = check_golden(opened, recogniser)
         signal_uv = _signal(opened)
-        step = _Steps(progress, 7)
+        step = _Steps(progress, 8)
         latency, arithmetic = step(_latencies(recogniser, signal_uv, options.n_runs))
         starts = step(tuple(run_fresh(bundle, options.n_threads).startup for _ in range(options.n_starts)))
         threads = step(_threads(bundle, options.n_runs))
         profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
-        peers = step(measure_peers(options.peers, opened, recogniser, signal_uv, options.n_runs, options.run))
-        band = step(ask_band(options.band, options.n_runs) if options.band else None)
+        peers = step(_peers(opened, recogniser, signal_uv, options))
+        links = step(_links(options))
+        band = step(_band(options))
         energy = step(_energy(meter, recogniser, signal_uv, options.window_s))
     manifest = opened.manifest
     encoder = manifest.encoder
@@ -129,6 +135,7 @@ def run_bench(
         chip=manifest.chip,
         energy=energy,
         band=band,
+        links=links,
         modelled=modelled_energy(manifest.chip),
         peers=peers,
         ladder=manifest.ladder,
@@ -167,6 +174,30 @@ class _Steps:
         self._n_done += 1
         self._progress(self._n_done, self._n_steps)
         return given
+
+
+def _peers(bundle: Bundle, recogniser: Recogniser, signal_uv: Signal, options: Options) -> tuple[PeerFigure, ...]:
+    return measure_peers(
+        options.peers,
+        bundle,
+        recogniser,
+        signal_uv,
+        n_runs=options.n_runs,
+        n_threads=options.n_threads,
+        run=options.run,
+        data=options.data,
+    )
+
+
+def _links(options: Options) -> tuple[LinkFigure, ...]:
+    names = [reader for peer, readers in LINK_PEERS.items() if peer in options.peers for reader in readers]
+    return measure_readers(names, options.link_s) if names else ()
+
+
+def _band(options: Options) -> BandFigures | None:
+    if options.band is None:
+        return None
+    return ask_band(options.band, options.n_runs, window_s=options.window_s if options.power == BAND else None)
 
 
 def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, window_s: float) -> MeasuredEnergy | None:

@@ -1,8 +1,10 @@
 """The report's tables and sentences, once: Markdown and HTML both are made of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cpep_bench.energy import MeasuredEnergy
+from cpep_bench.link_readers import LinkFigure
 from cpep_bench.report import Report
 from cpep_edge.chip import CortexMSpec
 
@@ -99,9 +101,34 @@ def peers_table(report: Report) -> Table | None:
         ours = next(other for other in report.peers if other.part == peer.part)
         size = "" if peer.size_bytes is None else f"{peer.size_bytes:,}"
         times = (f"{peer.latency.p50_ms:.3f}", f"{peer.latency.p50_ms / ours.latency.p50_ms:.2f}")
-        rows.append((peer.part, peer.name, *times, size, peer.agreement, peer.setting))
+        accuracy = "" if peer.accuracy is None else f"balanced accuracy {peer.accuracy:.3f}: "
+        rows.append((peer.part, peer.name, *times, size, accuracy + peer.agreement, peer.setting))
     head = ("part", "who", "p50 ms", "of the first's", "bytes", "agreement", "setting")
-    return Table(head, tuple(rows), "Those of one part took turns in one process.")
+    note = "Those of one part took turns: encoders each in a process of its own, the others in one."
+    return Table(head, tuple(rows), note)
+
+
+def links_table(links: Sequence[LinkFigure]) -> Table:
+    """What reading a device costs."""
+    rows = tuple(
+        (
+            link.device,
+            link.reader,
+            f"{link.cpu_percent:.2f}",
+            f"{link.delay_p50_ms:.2f}",
+            "too few reads" if link.delay_p99_ms is None else f"{link.delay_p99_ms:.2f}",
+            f"{link.read_every_ms:.1f}",
+            link.setting,
+        )
+        for link in links
+    )
+    note = (
+        "Simulated devices on ptys; each reader a process of its own, in turns. Delay is that of the last sample of a "
+        "read, over the least of the run; a read's first sample waits for the others, which is what `read every` says."
+    )
+    return Table(
+        ("device", "reader", "CPU, % of a core", "delay p50 ms", "delay p99 ms", "read every ms", "setting"), rows, note
+    )
 
 
 def ladder_table(report: Report) -> Table | None:
@@ -144,12 +171,12 @@ def band_table(report: Report) -> Table | None:
     band = report.band
     if band is None:
         return None
-    energy = "not measured" if band.energy_uj is None else f"{band.energy_uj:.3g} uJ"
+    energy = "-" if band.energy_uj is None else f"{band.energy_uj:.3g} uJ"
     rows = (
         ("inference p50 / p95", f"{band.p50_us / 1e3:.3f} / {band.p95_us / 1e3:.3f} ms"),
         ("inference p99 / max", f"{band.p99_us / 1e3:.3f} / {band.max_us / 1e3:.3f} ms"),
         ("arena", f"{band.arena_bytes:,} bytes"),
-        ("energy of one", energy),
+        ("energy of one, as it says itself", energy),
     )
     note = (
         f"{band.n_runs} runs of the band's own program, timed by its own clock, after its golden inputs came out right."
@@ -157,8 +184,11 @@ def band_table(report: Report) -> Table | None:
     return Table((f"on {band.device}", "figure"), rows, note)
 
 
-def energy_table(energy: MeasuredEnergy | None) -> Table | None:
-    """What a meter saw; None where there was none."""
+def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | None:
+    """What a meter saw; None where there was none.
+
+    where: the inferences ran
+    """
     if energy is None:
         return None
     instrument = energy.instrument
@@ -168,7 +198,7 @@ def energy_table(energy: MeasuredEnergy | None) -> Table | None:
         net += ", not distinguishable from idling"
     seconds = energy.active[0].seconds
     return Table(
-        ("energy, measured", ""),
+        (f"energy, measured {where}", ""),
         (
             ("net, one inference", net),
             ("gross, one inference", f"{energy.gross_mj:.3g} mJ"),

@@ -15,14 +15,18 @@ def bench(
     runs: Annotated[int, typer.Option(help="Timed runs of each part, at least 200.")] = 200,
     threads: Annotated[int, typer.Option(help="Threads of the encoder.")] = 1,
     power: Annotated[
-        str, typer.Option(help="Power meter: auto, none, rapl, hwmon, battery, pi5, ppk2:PORT@MILLIVOLTS.")
+        str,
+        typer.Option(
+            help="Power meter: auto, none, rapl, hwmon, battery, pi5, ppk2:PORT@MILLIVOLTS; band with --band."
+        ),
     ] = "auto",
     vs: Annotated[
         list[str] | None, typer.Option(help="Peer to time beside ours, again and again: onnxruntime, hnswlib, ...")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Training that the bundle came from, for peers of its encoder.")
+        Path | None, typer.Option(help="Training that the bundle came from, for peers of its encoder and libemg.")
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="Corpus with people held out, for libemg's accuracy.")] = None,
     band: Annotated[str | None, typer.Option(help="Port of a wristband that is to time its own engine.")] = None,
     key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
@@ -32,13 +36,13 @@ def bench(
     from cpep_bench.run import Options, run_bench
     from cpep_edge.trust import configured_key
 
-    options = Options(n_runs=runs, n_threads=threads, power=power, peers=vs or (), run=run, band=band)
+    options = Options(n_runs=runs, n_threads=threads, power=power, peers=vs or (), run=run, data=data, band=band)
     with progress("measuring") as advance:
         report = run_bench(bundle, out, options, key=configured_key(key), progress=advance)
     if as_json:
         typer.echo(report.json())
     else:
-        stdout.print(markdown(report))
+        typer.echo(markdown(report))  # as it is: wrapped, its tables would be none
         stdout.print(f"written to {out}")
 
 

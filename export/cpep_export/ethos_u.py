@@ -125,8 +125,8 @@ def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.
 class NpuEncoder(nn.Module):
     """A `ShapedEncoder`, exactly, in the shape whose 16-bit integers stay close to it.
 
-    Patches stay at their own level, for which 16 bits have room, and the features do not get unit length: whoever
-    compares directions gives it to them. The divisions that are left are those of `TwoTableNorm`.
+    The features do not get unit length: whoever compares directions gives it to them. The divisions that are left are
+    those of `TwoTableNorm`.
     """
 
     def __init__(self, encoder: ShapedEncoder, windows: torch.Tensor) -> None:
@@ -138,28 +138,22 @@ class NpuEncoder(nn.Module):
         for name, norm in norms.items():
             parent, _, child = name.rpartition(".")
             setattr(self.encoder.get_submodule(parent), child, TwoTableNorm(norm, largest[name]))
-        self.patch = _over_levels(self.encoder.patch)
+        if encoder.patch.level_samples > 1:
+            _take_levels(self.encoder.patch)
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         """window: (1, C, T) float32, as `levels` makes it of a preprocessed one; returns features (1, 1, E)."""
-        encoder, patch = self.encoder, self.encoder.patch
-        window = window.abs() if patch.rectified and patch.level_samples == 1 else window
-        patches = window.view(patch.n_channels, -1, patch.patch_samples // patch.level_samples)  # (C, N - 1, P)
-        patches = patches.permute(1, 0, 2).reshape(1, patches.shape[1], -1)  # (1, N - 1, C * P)
-        tokens = F.pad(self.patch(patches) + patch.offset, (0, 0, 1, 0)) + encoder.cls_row  # (1, N, D)
-        for block in encoder.blocks:
-            tokens = block(tokens)
-        features: torch.Tensor = encoder.projection(encoder.pool(encoder.norm(tokens)))
-        return features
+        return self.encoder.features(window)
 
 
-def _over_levels(patch: PatchLayer) -> nn.Linear:
-    """The patch layer over levels, whose samples all weigh the same."""
+def _take_levels(patch: PatchLayer) -> None:
+    """Let a patch layer read levels, whose samples all weigh the same, in place of rectifying samples itself."""
     n = patch.level_samples
-    weight = patch.weight.weight.detach().view(-1, patch.n_channels, patch.patch_samples)[..., ::n].flatten(1) * n
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    layer.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    return layer
+    weight = patch.linear.weight.detach().view(-1, patch.n_channels, patch.patch_samples)[..., ::n].flatten(1) * n
+    patch.linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    patch.linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    patch.patch_samples //= n
+    patch.rectified = False
 
 
 class TwoTableNorm(nn.Module):

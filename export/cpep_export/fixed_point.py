@@ -169,7 +169,7 @@ def check_supported(encoder: ShapedEncoder) -> None:
     """Raises ConfigError when the engine has no code for such an encoder."""
     if not isinstance(encoder.pool, nn.Identity):
         raise ConfigError('cortex-m reads [CLS] only; train with pooling = "cls" under [emg] in the recipe')
-    head_width = encoder.patch.weight.out_features // _blocks(encoder)[0].n_heads
+    head_width = encoder.patch.linear.out_features // _blocks(encoder)[0].n_heads
     if head_width % 4 or head_width > MAX_HEAD_WIDTH:
         raise ConfigError(
             f"cortex-m needs heads of at most {MAX_HEAD_WIDTH} numbers, a multiple of 4, not {head_width}; "
@@ -234,7 +234,7 @@ def _quantised(weight: NDArray[np.float64], bias: NDArray[np.float64], input_ste
 
 def _patch(patch: PatchLayer, input_step: float) -> _FloatLayer:
     """The patch layer over sums of samples as they lie in the ring: all channels of one, then of the next."""
-    weight = patch.weight.weight.detach().double().numpy()
+    weight = patch.linear.weight.detach().double().numpy()
     by_channel = weight.reshape(len(weight), patch.n_channels, patch.patch_samples)
     of_sums = by_channel[..., :: patch.level_samples].transpose(0, 2, 1)  # samples of a level weigh the same
     return _quantised(of_sums.reshape(len(weight), -1), np.zeros(len(weight)), input_step)

@@ -1,9 +1,12 @@
-"""Turn the shaped encoder's linear layers to int8.
+"""Turn the shaped encoder's layers with weights to int8.
+
+EMG spans orders of magnitude from rest to effort, and one range for all of it would lose the quiet part. So the patch
+layer measures the range of each patch as it runs, whatever the other layers do.
 
 Nothing else is quantised. The normalisation, the softmax, the attention products and the final scaling to unit
 length stay in float32: quantising them saves next to nothing and breaks what the nearest-neighbour search rests on
 (outputs are no longer of unit length, and most votes change). The shaped encoder writes its normalisation as functional
-calls, so that choosing by module type finds exactly the linear layers with weights.
+calls, so that choosing linear layers by module type finds exactly those with weights.
 """
 
 from typing import Literal
@@ -59,8 +62,15 @@ def _quantizer(dynamic: bool) -> object:
         get_symmetric_quantization_config,
     )
 
-    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
-    return XNNPACKQuantizer().set_module_type(nn.Linear, config)  # never set_global, see above
+    def config(dynamic: bool) -> object:
+        return get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+
+    return (  # never set_global, see above
+        XNNPACKQuantizer()
+        .set_module_type(nn.Linear, config(dynamic))
+        .set_module_name("patch.linear", config(dynamic=True))
+        .set_operator_type(torch.ops.aten.conv1d.default, config(dynamic=False))  # XNNPACK has no dynamic one
+    )
 
 
 def check_calibration(encoder: ShapedEncoder | StreamingStep, calibration: NDArray[np.float32]) -> None:

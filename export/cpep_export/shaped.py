@@ -8,15 +8,14 @@ operators. Every rewrite is exact, and tests hold the two to 1e-5 of each other:
   the root mean square. Its gain and offset move into the linear layer that follows.
 - The softmax does not see what is equal for all keys, so the bias of k is dropped; its rows sum to one, so the bias of
   v moves into that of the output; the scale of the scores moves into q.
-- With [CLS] pooling one row leaves the last block, so only that row gets a query, an output and an MLP.
-- The patch convolution is a linear layer over patches, each brought to a root mean square of one and its product scaled
-  back: EMG spans orders of magnitude from rest to effort, and one int8 range for all of it would lose the quiet part.
-  Levels, means of rectified samples, need no operator of their own: each sample gets its share of their weight.
+- With [CLS] pooling one row leaves the last block, so only that row gets a query, an output and an MLP; and with one
+  query a head, its keys and values need no layer over all tokens (`ClsBlock`).
+- The patch convolution is a linear layer over patches. Levels, means of rectified samples, need no operator of their
+  own: each sample gets its share of their weight.
 
 [CLS] gets its place by padding and adding. To concatenate it would be as exact, but the XNNPACK quantizer turns every
 concatenation to int8, whatever it was told, and with it the residual stream: on a weak model 30 % of the votes changed.
 What a Q-Former's queries are before they first read the EMG depends on no window, so that part is computed here.
-Merging the last block's keys into its query is exact too and was left out: at paper size 7 % larger and 4 % slower.
 
 Batch 1 throughout. Shapes: C channels, T samples, P samples a patch, N tokens with [CLS], M queries, D width, H heads,
 E outputs (of each query).
@@ -51,10 +50,10 @@ class ShapedEncoder(nn.Module):
         self.patch = PatchLayer(embedder.encoder)
         cls = embedder.encoder.cls.double() + embedder.encoder.position[:, :1].double()
         cls = _centred(cls, dim=-1).detach().float()
-        self.cls_row: Tensor
-        self.register_buffer("cls_row", F.pad(cls, (0, 0, 0, config.n_tokens)))  # (1, N, D), zero but for [CLS]
+        self.start: Tensor
+        self.register_buffer("start", torch.cat([cls, self.patch.offset], dim=1))  # (1, N, D), tokens of silence
         reads_cls = config.pooling == "cls" and not isinstance(embedder, QueryEmbedder)
-        self.blocks = nn.ModuleList(ShapedBlock(b, only_cls=reads_cls and b is blocks[-1]) for b in blocks)
+        self.blocks = nn.ModuleList((ClsBlock if reads_cls and b is blocks[-1] else ShapedBlock)(b) for b in blocks)
         self.norm = RootMeanSquare(embedder.encoder.norm)
         self.pool: nn.Module = nn.Identity() if reads_cls else MeanPool(1 + config.n_tokens)
         last_norm = embedder.encoder.norm
@@ -67,7 +66,7 @@ class ShapedEncoder(nn.Module):
     @property
     def cls(self) -> Tensor:
         """The token in front of the patches, (1, 1, D)."""
-        return self.cls_row[:, :1]
+        return self.start[:, :1]
 
     def inputs(self, window: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """What `forward` is given for a window, (1, C, T), run by run: here once, the window."""
@@ -80,15 +79,19 @@ class ShapedEncoder(nn.Module):
 
     def forward(self, window: Tensor) -> Tensor:
         """window: (1, C, T) float32, preprocessed; returns the embedding (1, E), or (1, M E), of unit length."""
-        tokens = F.pad(self.patch(window), (0, 0, 1, 0)) + self.cls_row  # (1, N, D)
+        return unit_length(self.features(window), self.ones)
+
+    def features(self, window: Tensor) -> Tensor:
+        """The embedding before it is given unit length, (1, 1, E) or (1, M, E)."""
+        tokens = F.pad(self.patch(window), (0, 0, 1, 0)) + self.start  # (1, N, D)
         for block in self.blocks:
             tokens = block(tokens)
-        features = self.projection(self.pool(self.norm(tokens)))  # (1, 1 or M, E)
-        return unit_length(features, self.ones)
+        features: Tensor = self.projection(self.pool(self.norm(tokens)))
+        return features
 
 
 class PatchLayer(nn.Module):
-    """Patches to tokens, positions included where the encoder has them."""
+    """Patches to tokens; what no window changes, positions included where the encoder has them, is `offset`."""
 
     def __init__(self, encoder: Encoder | StreamingEncoder) -> None:
         super().__init__()
@@ -103,25 +106,19 @@ class PatchLayer(nn.Module):
         self.n_channels = patch.in_channels
         self.patch_samples = encoder.config.patch_samples
         self.level_samples = encoder.config.level_samples
-        n_values = self.n_channels * self.patch_samples
         offset = patch.bias.double()[None, None]  # (1, 1, D)
         if isinstance(encoder, Encoder):
             offset = offset + encoder.position[:, 1:].double()  # (1, N - 1, D)
         weight = patch.weight.double().repeat_interleave(self.level_samples, dim=2) / self.level_samples  # (D, C, P)
-        self.weight = _linear(_centred(weight.flatten(1), dim=0), None)
+        self.linear = _linear(_centred(weight.flatten(1), dim=0), None)
         self.offset: Tensor
-        self.mean: Tensor
         self.register_buffer("offset", _centred(offset, dim=-1).detach().float())
-        self.register_buffer("mean", torch.full((1, n_values), 1 / n_values))
 
     def forward(self, window: Tensor) -> Tensor:
-        """window: (1, C, T); returns (1, N - 1, D)."""
+        """window: (1, C, T); returns (1, N - 1, D), without the offset."""
         window = window.abs() if self.rectified else window
         patches = window.view(self.n_channels, -1, self.patch_samples).permute(1, 0, 2)  # (N - 1, C, P)
-        patches = patches.reshape(1, patches.shape[0], -1)  # (1, N - 1, C * P)
-        power = F.linear(patches * patches, self.mean) + _TINY  # (1, N - 1, 1)
-        level = torch.rsqrt(power)
-        tokens: Tensor = self.weight(patches * level) * (power * level) + self.offset  # (1, N - 1, D)
+        tokens: Tensor = self.linear(patches.reshape(1, patches.shape[0], -1))
         return tokens
 
 
@@ -143,14 +140,14 @@ class RootMeanSquare(nn.Module):
 class ShapedBlock(nn.Module):
     """One pre-norm transformer block."""
 
-    def __init__(self, block: Block, only_cls: bool) -> None:
-        """only_cls: what leaves the block is [CLS] alone, so that it makes one query and runs one row of the MLP."""
+    only_cls = False  # whether [CLS] alone leaves the block
+
+    def __init__(self, block: Block) -> None:
         super().__init__()
         norm, attention = block.attention_norm, block.attention
         (wq, bq), (wk, _), (wv, bv) = _qkv(attention)
         wo, bo = _weights(attention.out)
         bv = bv + wv @ norm.bias.double()
-        self.only_cls = only_cls
         self.n_heads = attention.n_heads
         self.attention_norm = RootMeanSquare(norm)
         self.q = after_norm(norm, wq, bq)
@@ -160,26 +157,51 @@ class ShapedBlock(nn.Module):
         self.mlp = ShapedMlp(block)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (1, N, D); returns the same shape, or (1, 1, D) where only [CLS] is read."""
+        """tokens: (1, N, D); returns the same shape."""
         tokens = self.mlp(self.attend(tokens))
         return tokens
 
     def attend(self, tokens: Tensor) -> Tensor:
         """The first half, residual included."""
         normed = self.attention_norm(tokens)
-        q, k, v = self.heads(self.q(self._read(normed))), self.heads(self.k(normed)), self.heads(self.v(normed))
-        attention = torch.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1)  # (H, N or 1, N)
-        mixed = torch.bmm(attention, v).permute(1, 0, 2).reshape(1, q.shape[1], -1)  # (1, N or 1, D)
-        tokens = self._read(tokens) + self.out(mixed)
+        q, k, v = self.heads(self.q(normed)), self.heads(self.k(normed)), self.heads(self.v(normed))
+        attention = torch.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1)  # (H, N, N)
+        mixed = torch.bmm(attention, v).permute(1, 0, 2).reshape(1, q.shape[1], -1)  # (1, N, D)
+        tokens = tokens + self.out(mixed)
         return tokens
-
-    def _read(self, tokens: Tensor) -> Tensor:
-        """The rows that leave the block. A slice, because XNNPACK has no `select`."""
-        return tokens[:, 0:1] if self.only_cls else tokens
 
     def heads(self, tokens: Tensor) -> Tensor:
         """(1, N, D) to (H, N, D / H)."""
         return tokens.view(tokens.shape[1], self.n_heads, -1).permute(1, 0, 2)
+
+
+class ClsBlock(ShapedBlock):
+    """The last block, where only [CLS] is read: (1, N, D) to (1, 1, D).
+
+    With one query a head it is cheaper to bring the query before the keys' layer than all tokens behind it,
+    q (Wk x) = (q Wk) x, and to mix the tokens before the values' layer, a (Wv x) = Wv (a x). Both layers are then
+    grouped convolutions over one position, a group a head, with the weights they had.
+    """
+
+    only_cls = True
+
+    def __init__(self, block: Block) -> None:
+        super().__init__(block)
+        width = self.k.in_features
+        by_head = self.k.weight.view(self.n_heads, -1, width).transpose(1, 2)  # (H, D, D / H)
+        self.k_of_query = _constant(by_head.reshape(self.n_heads * width, -1, 1))
+        self.v_of_mixed = _constant(self.v.weight.view(width, width, 1))
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        """The first half, residual included."""
+        normed = self.attention_norm(tokens)
+        query = self.q(normed[:, 0:1]).view(1, -1, 1)  # a slice, because XNNPACK has no `select`
+        asked = F.conv1d(query, self.k_of_query, groups=self.n_heads).view(1, self.n_heads, -1)  # (1, H, D)
+        scores = torch.bmm(normed, asked.transpose(1, 2)).transpose(1, 2)  # (1, H, N)
+        mixed = torch.bmm(torch.softmax(scores, dim=-1), normed)  # (1, H, D)
+        values = F.conv1d(mixed.reshape(1, -1, 1), self.v_of_mixed, groups=self.n_heads)  # (1, D, 1)
+        tokens = tokens[:, 0:1] + self.out(values.view(1, 1, -1))
+        return tokens
 
 
 class ShapedMlp(nn.Module):
@@ -211,7 +233,7 @@ class ShapedQFormer(nn.Module):
         self.register_buffer("start", _centred(start, dim=-1).detach().float())  # (1, M, D), queries that read nothing
         self.first_crossing = ShapedCrossing(crossings[0], emg_norm, self.start)
         self.first_mlp = ShapedMlp(first)
-        self.blocks = nn.ModuleList(ShapedBlock(block, only_cls=False) for block in others)
+        self.blocks = nn.ModuleList(ShapedBlock(block) for block in others)
         self.crossings = nn.ModuleList(ShapedCrossing(crossing, emg_norm) for crossing in crossings[1:])
         self.norm = RootMeanSquare(qformer.norm)
 

@@ -66,7 +66,7 @@ class StreamingStep(nn.Module):
 
         returns: the embedding (1, E), unit length, and the state for the next block
         """
-        tokens, after = self.patch(block), []
+        tokens, after = self.patch(block) + self.patch.offset, []
         for layer, keys, values in zip(self.blocks, state[::2], state[1::2], strict=True):
             tokens, keys, values = layer(tokens, keys, values)
             after += [keys, values]
@@ -82,7 +82,7 @@ class StepBlock(ShapedBlock):
     """One block of a transformer, for the newest tokens."""
 
     def __init__(self, block: StreamingBlock) -> None:
-        super().__init__(block, only_cls=False)
+        super().__init__(block)
         if not isinstance(block.attention, StreamingAttention):
             raise ValueError("the attention is not that of a streaming encoder")
         self.bias: Tensor

@@ -42,7 +42,7 @@ PING_EVERY_S = 1.0
 _PROBE_EVERY_S = 0.5  # of silence the band is asked who it is: it may have restarted, or ended unheard
 _LEAVE_S = 0.3  # for the answer to STOP on closing
 _KEPT_PINGS = 8
-_KEPT_PREDICTIONS = 1024  # until they are taken
+_KEPT = 1024  # predictions and readings of the battery, until they are taken
 _PONG_S = 0.05  # a PONG that took longer tells little of the clock
 
 _log = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ class Band:
         self._silent_s = 0.0  # spent waiting since the last DATA frame; a slow consumer's time is not the band's
         self._probe_after_s = _PROBE_EVERY_S  # of silence
         self.clock = DeviceClock()  # of this boot of the band
-        self.telemetry: Telemetry | None = None  # the latest
-        self._predictions: deque[Prediction] = deque(maxlen=_KEPT_PREDICTIONS)
+        self._telemetry: deque[Telemetry] = deque(maxlen=_KEPT)
+        self._predictions: deque[Prediction] = deque(maxlen=_KEPT)
         self._calibration: tuple[NDArray[np.float32], int] | None = None  # gains and turn, told again after a restart
 
     def __enter__(self) -> "Band":
@@ -172,7 +172,32 @@ class Band:
 
         Raises LinkError when the band has no engine, streams, or its golden inputs come out wrong.
         """
-        return self._opened().bench(n_runs, timeout_s)
+        result, earlier = self._opened().bench(n_runs, timeout_s)
+        self._note_all(earlier)
+        return result
+
+    def rest(self, seconds: float, ask_every_s: float = PING_EVERY_S) -> None:
+        """Let a band that does not stream idle; each time it is asked, TELEMETRY follows its answer, when due.
+
+        Raises LinkError when the line breaks.
+        """
+        dialogue, end_s = self._opened(), time.monotonic() + seconds
+        while (now_s := time.monotonic()) < end_s:
+            dialogue.send(Ping)
+            ask_s = min(now_s + ask_every_s, end_s)
+            while (wait_s := ask_s - time.monotonic()) > 0:
+                self._note_all([dialogue.receive(wait_s)])
+
+    def take_telemetry(self) -> list[Telemetry]:
+        """What the band said of its battery since the last call, oldest first."""
+        taken = list(self._telemetry)
+        self._telemetry.clear()
+        return taken
+
+    def _note_all(self, arrivals: list[Arrival]) -> None:
+        for arrival in arrivals:
+            for frame in arrival.frames:
+                self._note(frame, arrival.host_t_s)
 
     def _round(self) -> Iterator[Block]:
         if not self._awaits_pong():  # it is never kept waiting
@@ -325,7 +350,7 @@ class Band:
     def _note(self, frame: Frame, host_t_s: float) -> None:
         match frame:
             case Telemetry():
-                self.telemetry = frame
+                self._telemetry.append(frame)
             case Prediction():
                 self._predictions.append(frame)
             case Pong(seq, t_rx_us, t_tx_us) if seq in self._pings:

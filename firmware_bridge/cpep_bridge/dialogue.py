@@ -107,15 +107,16 @@ class Dialogue:
         if isinstance(answer, Nak):
             raise LinkError(f"the band on {self.port} refused {command.__name__.upper()}: {answer.text}")
 
-    def bench(self, n_runs: int, timeout_s: float) -> BenchResult:
-        """Let the band time its own inference. Said once: to repeat it would start it anew.
+    def bench(self, n_runs: int, timeout_s: float) -> tuple[BenchResult, list[Arrival]]:
+        """Let the band time its own inference; its answer, and what came before. Said once: twice would run it twice.
 
         Raises LinkError when it refuses, LinkTimeout when it takes longer.
         """
         seq = self.send(lambda seq: BenchCommand(seq, n_runs))
-        answer = self._answer(BenchCommand, seq, time.monotonic() + timeout_s, [])
+        earlier: list[Arrival] = []
+        answer = self._answer(BenchCommand, seq, time.monotonic() + timeout_s, earlier)
         if isinstance(answer, BenchResult):
-            return answer
+            return answer, earlier
         if isinstance(answer, Nak):
             raise LinkError(f"the band on {self.port} refused BENCH: {answer.text}")
         raise LinkTimeout(f"the band on {self.port} did not finish {n_runs} runs within {timeout_s:g} s: ask for fewer")

@@ -83,7 +83,7 @@ class SimulatedDevice:
             case Identify(seq):
                 return [replace(self.info, seq=seq)]
             case Ping(seq):
-                return [Pong(seq, self._clock_us(now_s), self._clock_us(now_s))]
+                return [Pong(seq, self._clock_us(now_s), self._clock_us(now_s)), *self._idle_telemetry(now_s)]
             case Start(seq):
                 self._begin(now_s)
                 return [Ack(seq, Start.TYPE)]
@@ -137,8 +137,15 @@ class SimulatedDevice:
 
     def telemetry(self, now_s: float) -> Telemetry | None:
         """TELEMETRY when it is due, which is once a second of a stream."""
+        return None if self._stream is None else self._due_telemetry(now_s)
+
+    def _idle_telemetry(self, now_s: float) -> list[DeviceFrame]:
+        telemetry = None if self._stream is not None else self._due_telemetry(now_s)
+        return [] if telemetry is None else [telemetry]
+
+    def _due_telemetry(self, now_s: float) -> Telemetry | None:
         t_us = self._clock_us(now_s)
-        if self._stream is None or t_us < self._telemetry_due_us:
+        if t_us < self._telemetry_due_us:
             return None
         self._telemetry_due_us = t_us + _TELEMETRY_US
         return Telemetry(

@@ -157,10 +157,11 @@ static void take_samples(band *b) {
     }
 }
 
+/* Once a second at most: of a stream, between the runs of a benchmark, and behind a PONG while nothing streams. */
 static void send_telemetry(band *b) {
     frame f;
     const uint64_t t_us = now_us(b);
-    if (!b->streaming || b->hal->measure == NULL || t_us < b->telemetry_due_us) return;
+    if (b->hal->measure == NULL || t_us < b->telemetry_due_us) return;
     frame_clear(&f, FRAME_TELEMETRY, 0);
     b->telemetry_due_us = t_us + TELEMETRY_US;
     b->hal->measure(b->hal->context, &f.as.telemetry);
@@ -252,6 +253,8 @@ static void stop(band *b, const frame *command) {
     }
 }
 
+static void between_runs(void *b) { send_telemetry(b); }
+
 static void bench(band *b, const frame *command) {
     frame f;
     const uint16_t n_runs = command->as.bench.n_runs;
@@ -262,7 +265,7 @@ static void bench(band *b, const frame *command) {
         refuse(b, command, FRAME_NOT_NOW, (frame_text)FRAME_TEXT("the stream must be stopped first"));
     } else if (n_runs == 0) {
         refuse(b, command, FRAME_BAD_VALUE, (frame_text)FRAME_TEXT("at least one run is needed"));
-    } else if (b->classifier->bench(b->classifier->context, n_runs, &f.as.bench_result)) {
+    } else if (b->classifier->bench(b->classifier->context, n_runs, &f.as.bench_result, between_runs, b)) {
         put(b, &f);
     } else {
         refuse(b, command, FRAME_NOT_NOW, (frame_text)FRAME_TEXT("the encoder cannot be timed now"));
@@ -300,6 +303,7 @@ static void pong(band *b, uint16_t seq, uint64_t t_rx_us) {
     f.as.pong.t_rx_us = t_rx_us;
     f.as.pong.t_tx_us = now_us(b);
     put(b, &f);
+    if (!b->streaming) send_telemetry(b);
 }
 
 static void obey(band *b, const frame *command, uint64_t t_rx_us) {
@@ -351,7 +355,7 @@ void band_poll(band *b) {
     receive(b);
     take_samples(b);
     send_prediction(b);
-    send_telemetry(b);
+    if (b->streaming) send_telemetry(b);
 }
 
 uint32_t band_samples_wanted(const band *b) {

@@ -52,8 +52,9 @@ typedef struct {
     /* A sample, [n_channels] counts; an index that jumps ahead tells of samples that the converter missed. */
     void (*push)(void *context, const int32_t *counts, uint32_t sample_index);
     bool (*take)(void *context, frame_prediction *prediction);
-    /* Time `n_runs` inferences, now; only called while nothing streams. Null where that is impossible. */
-    bool (*bench)(void *context, uint16_t n_runs, frame_bench_result *result);
+    /* Time `n_runs` inferences, now, and call `between(b)` after each; only called while nothing streams. Null where
+       that is impossible. */
+    bool (*bench)(void *context, uint16_t n_runs, frame_bench_result *result, void (*between)(void *b), void *b);
     /* Multiply each channel, as the model counts them, by its gain, and take what channel c reads from c + turn; only
        called while nothing streams. Null where that is impossible. */
     void (*calibrate)(void *context, const float *gains, uint8_t turn);

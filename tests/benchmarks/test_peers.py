@@ -4,12 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_bench.peers import measure_peers
+from cpep_bench.peers import check_peers, measure_peers
+from cpep_bench.report import PeerFigure
 from cpep_edge.bundle import Bundle
-from cpep_edge.errors import ConfigError
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
 from cpep_train.checkpoint import Checkpoint, build_encoders, save_checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.leakage import SplitManifest, save_splits, split_manifest
 
 pytestmark = pytest.mark.executorch
 
@@ -18,22 +21,30 @@ def signal_of(bundle: Bundle) -> np.ndarray:
     return Golden.from_bytes(bundle.read(bundle.manifest.golden_file)).signal_uv.reshape(-1, 4)
 
 
-def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(
-    tiny_bundle: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    bundle = Bundle(tiny_bundle)
-    save_checkpoint(tmp_path, tiny_checkpoint)
+@pytest.fixture(scope="module")
+def run(tiny_checkpoint: Checkpoint, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training of the tiny bundle, as its folder."""
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder, tiny_checkpoint)
+    save_splits(folder, split_manifest(Corpus.open(tiny_corpus)))
+    return folder
 
-    figures = measure_peers(
-        ("torch", "onnxruntime"), bundle, Recogniser(bundle), signal_of(bundle), n_runs=200, run=tmp_path
-    )
+
+def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(tiny_bundle: Path, run: Path) -> None:
+    for package in ("onnxruntime", "openvino"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    bundle = Bundle(tiny_bundle)
+    recogniser = Recogniser(bundle)
+
+    figures = measure_peers(("openvino", "onnxruntime"), bundle, recogniser, signal_of(bundle), n_runs=200, run=run)
 
     assert [figure.name for figure in figures] == [
-        "cpep-edge", "ONNX Runtime fp32", "ONNX Runtime int8-static", "ONNX Runtime int8-dynamic", "torch eager"
+        "cpep-edge", "ONNX Runtime fp32", "ONNX Runtime int8-static", "ONNX Runtime int8-dynamic", "OpenVINO float",
+        "OpenVINO int8",
     ]  # fmt: skip
     cosine = {figure.name: float(figure.agreement.removeprefix("cosine ")) for figure in figures}
-    assert cosine["torch eager"] == cosine["ONNX Runtime fp32"] == 1
+    assert cosine["ONNX Runtime fp32"] == 1
+    assert cosine["OpenVINO float"] > 0.999  # bfloat16, where the processor has it
     assert min(cosine.values()) > 0.7  # a toy in int8, calibrated on noise; with other weights it would be near 0
     assert figures[0].size_bytes == bundle.manifest.files[bundle.manifest.encoder.file].size_bytes
 
@@ -50,3 +61,60 @@ def test_the_training_of_another_bundle_is_refused(
 
     with pytest.raises(ConfigError, match="its encoder has .* parameters, the bundle's has"):
         measure_peers(("torch",), bundle, Recogniser(bundle), signal_of(bundle), n_runs=200, run=tmp_path)
+
+
+def libemg(bundle: Bundle, recogniser: Recogniser, run: Path, data: Path) -> dict[str, PeerFigure]:
+    figures = measure_peers(("libemg",), bundle, recogniser, signal_of(bundle), n_runs=200, run=run, data=data)
+    return {figure.name: figure for figure in figures}
+
+
+def test_libemgs_pipeline_is_timed_and_judged_on_the_windows_that_ours_is_judged_on(
+    tiny_bundle: Path, tiny_corpus: Path, run: Path
+) -> None:
+    bundle = Bundle(tiny_bundle)
+    recogniser = Recogniser(bundle)
+
+    figures = libemg(bundle, recogniser, run, tiny_corpus)
+    recogniser.index.gesture_index = np.roll(recogniser.index.gesture_index, 1 + len(recogniser.index.vectors) // 2)
+    mistaught = libemg(bundle, recogniser, run, tiny_corpus)
+
+    ours, theirs = figures["cpep-edge"], figures["LibEMG's features, LDA"]
+    assert ours.agreement == theirs.agreement == "80 windows, 4 gestures, 1 people held out of training"
+    assert min(ours.accuracy or 0, theirs.accuracy or 0) > 0.5  # twice chance
+    assert mistaught["cpep-edge"].accuracy is not None
+    assert mistaught["cpep-edge"].accuracy < 0.4
+    assert mistaught["LibEMG's features, LDA"].accuracy == theirs.accuracy
+    assert ours.latency.n == theirs.latency.n == 200
+
+
+def test_accuracy_on_recordings_that_were_trained_on_is_refused(
+    tiny_bundle: Path, tiny_corpus: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    bundle = Bundle(tiny_bundle)
+    save_checkpoint(tmp_path, tiny_checkpoint)
+    splits = split_manifest(Corpus.open(tiny_corpus))
+    all_trained = tuple(entry.model_copy(update={"split": "train"}) for entry in splits.entries)
+    save_splits(tmp_path, SplitManifest(entries=all_trained))
+
+    with pytest.raises(DataError, match="train"):
+        libemg(bundle, Recogniser(bundle), tmp_path, tiny_corpus)
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "words"),
+    [
+        ("tensorflow", None, "--vs tensorflow is no peer: choose from onnxruntime, "),
+        ("torch", None, "--vs torch needs the training that the bundle came from: say --run RUN"),
+        ("libemg", Path("run"), "--vs libemg needs labelled recordings .* say --data DIR"),
+    ],
+)
+def test_a_peer_that_lacks_something_is_told_what(name: str, run: Path | None, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_peers((name,), run, None)
+
+
+def test_a_peer_that_is_not_installed_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpep_bench.peers.find_spec", lambda package: None)
+
+    with pytest.raises(ConfigError, match="--vs faiss: faiss is not installed: pip install 'cpep-edge\\[peers,train]'"):
+        check_peers(("numpy", "faiss"), None, None)

@@ -1,7 +1,6 @@
-"""Meters on a serial port: a simulated PPK2 that speaks its bytes to `ppk2-api`, and a simulated wristband."""
+"""A meter on a serial port: a simulated PPK2 that speaks its bytes to `ppk2-api`."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 
 from cpep_bench.energy import open_meter
-from cpep_bench.power_ports import PPK2_RATE_HZ, BandBattery, Ppk2
+from cpep_bench.power_ports import PPK2_RATE_HZ, Ppk2
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated import SimulatedThread
-from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.errors import PowerError
 
 pytest.importorskip("ppk2_api", reason="ppk2-api is not installed")
@@ -113,29 +111,3 @@ def test_something_else_on_the_port_is_no_ppk2() -> None:
 def test_a_port_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(PowerError, match="no PPK2 answers there"):
         Ppk2(str(tmp_path / "ttyACM9"), SUPPLY_MV)
-
-
-def test_the_band_tells_its_power_from_its_own_gauge() -> None:
-    rest = [np.zeros((200, 2), np.float32)]
-    with SimulatedBand(rest, 100.0, speed=16.0) as band, BandBattery(band.port) as meter:
-        meter.begin()
-        deadline_s = time.monotonic() + 10
-        while True:
-            try:
-                reading = meter.end()
-                break
-            except PowerError as error:  # not yet enough readings
-                if "too few" not in str(error) or time.monotonic() > deadline_s:
-                    raise
-
-    assert reading.power_w == pytest.approx(3.9 * 21e-3)
-
-
-def test_a_band_that_leaves_has_stopped() -> None:
-    rest = [np.zeros((200, 2), np.float32)]
-    with SimulatedBand(rest, 100.0) as band, BandBattery(band.port) as meter:
-        meter.begin()
-        band.stop()
-        meter._thread.join(10)
-        with pytest.raises(PowerError, match="stopped during the run"):
-            meter.end()

@@ -31,7 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(tiny_bundle: Path, out: Path) -> Report:
-    return run_bench(tiny_bundle, out, Options(power="none", peers=("numpy", "libemg"), n_starts=1))
+    return run_bench(tiny_bundle, out, Options(power="none", peers=("numpy",), n_starts=1))
 
 
 MEASURED = MeasuredEnergy(
@@ -211,12 +211,11 @@ def test_the_profile_names_operators_inside_the_delegate_and_their_time_adds_up(
 
 @pytest.mark.executorch
 def test_peers_are_timed_beside_ours_on_the_same_queries(report: Report) -> None:
-    parts = {part: [peer for peer in report.peers if peer.part == part] for part in ("index", "window to class")}
+    ours, exact = report.peers
 
-    assert [peer.name for peer in parts["window to class"]] == ["cpep-edge", "LibEMG's features, LDA"]
-    exact = next(peer for peer in parts["index"] if peer.name.startswith("numpy"))
-    assert exact.agreement == "100% of votes"
-    assert all(peer.latency.n == 200 for peer in report.peers)
+    assert (ours.name, exact.name) == ("cpep-edge", "numpy, float32, exact")
+    assert exact.agreement == "100% of exact votes"
+    assert ours.latency.n == exact.latency.n == 200
 
 
 @pytest.mark.executorch
@@ -226,7 +225,6 @@ def test_peers_are_timed_beside_ours_on_the_same_queries(report: Report) -> None
         (Options(n_runs=100), ConfigError, "--runs 100 is too few for a 99th percentile"),
         (Options(n_threads=0), ConfigError, "--threads 0"),
         (Options(power="none", peers=("tensorflow",)), ConfigError, "--vs tensorflow is no peer: choose from"),
-        (Options(power="none", peers=("torch",)), ConfigError, "--vs torch needs the training .* say --run RUN"),
         (Options(power="hwmon:/nowhere"), PowerError, "/nowhere holds no power sensor"),
     ],
 )

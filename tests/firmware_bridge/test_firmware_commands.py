@@ -78,7 +78,37 @@ def test_ping_is_answered_with_when_it_came_and_when_the_answer_left() -> None:
     board.poll()
     board.clock_us = 123_456
 
-    assert board.order(Ping) == [Pong(1, 123_456, 123_456)]
+    assert board.order(Ping)[0] == Pong(1, 123_456, 123_456)
+
+
+def test_an_idle_board_tells_its_battery_behind_a_pong_once_a_second_at_most() -> None:
+    board = Board()
+    board.poll()
+    times_us = []
+    for _ in range(50):
+        board.clock_us += 100_000
+        assert board.poll() == []  # not without being asked
+        answer, *telemetry = board.order(Ping)
+        assert isinstance(answer, Pong)
+        times_us += [frame.t_us for frame in telemetry if isinstance(frame, Telemetry)]
+
+    assert times_us == [100_000 + n * 1_000_000 for n in range(5)]
+
+
+def test_a_benchmark_tells_the_battery_between_its_runs_once_a_second() -> None:
+    engine = Engine()
+    board = Board(engine=engine)
+    board.poll()
+    board.clock_us = 5_000_000
+
+    def run() -> None:
+        board.clock_us += 300_000
+
+    engine.run = run
+    *telemetry, result = board.order(BenchCommand, 10)
+
+    assert isinstance(result, BenchResult)
+    assert [frame.t_us for frame in telemetry if isinstance(frame, Telemetry)] == [5_300_000, 6_500_000, 7_700_000]
 
 
 def test_config_changes_the_next_stream_and_refuses_what_cannot_be() -> None:
@@ -125,7 +155,7 @@ def test_an_engine_is_timed_when_nothing_streams() -> None:
     (info,) = board.poll()
     assert isinstance(info, Info)
     assert info.capabilities & (Capability.PREDICTION | Capability.BENCH) == Capability.PREDICTION | Capability.BENCH
-    assert board.order(BenchCommand, 500) == [BenchResult(1, 500, 1, 2, 3, 4, 5, 6.0)]
+    assert board.order(BenchCommand, 500)[-1] == BenchResult(1, 500, 1, 2, 3, 4, 5, 6.0)
 
     refused = board.order(BenchCommand, 0)
     engine.can_bench = False

@@ -20,7 +20,7 @@ from cpep_bridge.firmware import FirmwareBand, build_recognising_firmware
 from cpep_bridge.frames import Prediction
 from cpep_edge.bundle import Bundle
 from cpep_edge.chip import cortex_m_spec, unpack_sources
-from cpep_edge.errors import ConfigError, LinkError
+from cpep_edge.errors import ConfigError, LinkError, PowerError
 from cpep_edge.on_device import decisions_of, gains_of
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import Session
@@ -119,9 +119,9 @@ def test_a_calibration_outlives_a_benchmark_whose_golden_inputs_know_no_wearer(
             predictions, _ = _heard(source)
             heard.append({p.sample_index: (p.gesture_id, p.confidence) for p in predictions})
 
-    both = heard[0].keys() & heard[1].keys()  # a busy machine leaves hops out
-    assert len(both) > 25
-    assert [heard[0][index] for index in both] == [heard[1][index] for index in both]
+    both = heard[0].keys() & heard[1].keys()  # a busy machine may keep a band from a hop
+    assert len(both) > len(heard[0]) / 2
+    assert {index: heard[0][index] for index in both} == {index: heard[1][index] for index in both}
 
 
 def test_the_band_times_itself_once_its_golden_inputs_come_out_right(
@@ -147,7 +147,35 @@ def test_a_report_says_what_the_band_said_of_itself(tiny_bundle: Path, session: 
     assert table is not None
     assert (figures.n_runs, figures.energy_uj) == (25, None)
     assert dict(table.rows)["inference p50 / p95"] == f"{figures.p50_us / 1e3:.3f} / {figures.p95_us / 1e3:.3f} ms"
-    assert dict(table.rows)["energy of one"] == "not measured"
+    assert dict(table.rows)["energy of one, as it says itself"] == "-"
+
+
+def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(
+    tiny_bundle: Path, session: Session
+) -> None:
+    program = build_recognising_firmware(Bundle(tiny_bundle))
+    fast = 25  # a reading every 40 ms
+    with FirmwareBand(
+        [session], session.meta.sample_rate, speed=fast, program=program, model=Bundle(tiny_bundle)
+    ) as band:
+        figures = ask_band(band.port, n_runs=500, window_s=0.6, rate_hz=fast)
+
+    energy = figures.energy
+    assert energy is not None
+    idle_w = [window.power_w for window in energy.idle]
+    assert idle_w == pytest.approx([3.9 * 21e-3] * 6, rel=0.2)  # 21 mA, and asking it once in a while
+    drawn_mj = 3.9 * 60e-3 * figures.p50_us * 1e-3  # 60 mA more for as long as one takes
+    assert energy.net_mj == pytest.approx(drawn_mj, rel=0.5)
+    assert energy.net_uncertainty_mj < energy.net_mj / 2
+
+
+def test_a_gauge_that_falls_silent_is_told(tiny_bundle: Path, session: Session) -> None:
+    program = build_recognising_firmware(Bundle(tiny_bundle))
+    with (
+        FirmwareBand([session], session.meta.sample_rate, program=program, model=Bundle(tiny_bundle)) as band,
+        pytest.raises(PowerError, match="gave . readings in a window, too few for a mean: make windows longer than"),
+    ):
+        ask_band(band.port, n_runs=25, window_s=0.3)
 
 
 def test_a_band_without_an_engine_says_so_when_asked_for_a_benchmark(session: Session) -> None:

@@ -23,6 +23,7 @@ from cpep_bridge.frames import (
     Pong,
     SampleFormat,
     Start,
+    Telemetry,
 )
 from cpep_bridge.playback import Playback
 from cpep_bridge.simulated import SentCounts
@@ -138,7 +139,7 @@ def test_a_band_that_nobody_reads_keeps_time_and_drops(emg_uv: NDArray[np.float3
 def test_commands_are_answered_by_their_number(emg_uv: NDArray[np.float32]) -> None:
     device = SimulatedDevice(INFO, Playback([emg_uv], RATE_HZ), 1.0, repeat=True)
 
-    assert device.answer(Ping(9), 1.0) == [Pong(9, 0, 0)]
+    assert device.answer(Ping(9), 1.0)[0] == Pong(9, 0, 0)
     assert [type(frame) for frame in device.answer(Identify(10), 1.0)] == [Info]
     assert device.answer(Config(11, 0.0, 20, UNCHANGED_FORMAT), 1.0) == [Ack(11, Config.TYPE)]
     assert device.info.n_samples == 20
@@ -170,3 +171,13 @@ def test_a_number_that_is_none_in_the_recording_surfaces_when_the_band_is_stoppe
         next(iter(source))
     with pytest.raises(DataError, match="NaN"):
         band.stop()
+
+
+def test_an_idle_band_tells_its_battery_behind_a_pong_once_a_second_at_most(emg_uv: NDArray[np.float32]) -> None:
+    device = SimulatedDevice(INFO, Playback([emg_uv], RATE_HZ), 1.0, repeat=True)
+
+    answers = [device.answer(Ping(number), 0.25 * number) for number in range(12)]
+
+    assert all(isinstance(answer[0], Pong) for answer in answers)
+    assert [number for number, answer in enumerate(answers) if isinstance(answer[-1], Telemetry)] == [0, 4, 8]
+    assert device.telemetry(60.0) is None  # nobody asked

@@ -135,8 +135,9 @@ static bool decide(void *context, frame_prediction *prediction) {
     return (((board *)context)->strangeness & 0x40u) != 0;
 }
 
-static bool bench(void *context, uint16_t n_runs, frame_bench_result *result) {
+static bool bench(void *context, uint16_t n_runs, frame_bench_result *result, void (*between)(void *b), void *b) {
     require(n_runs > 0);
+    between(b);
     result->n_runs = n_runs;
     return (((board *)context)->strangeness & 0x20u) == 0;
 }

@@ -21,6 +21,8 @@
 #define END_WAIT_US 1000000u    /* for STOP, once the reader has read everything */
 #define UNREAD_WAIT_US 10000000u /* for a reader that stopped reading */
 #define LEAVE_WAIT_US 300000u   /* for the last answer to be read before hanging up */
+#define IDLE_UA 21000.0         /* what the simulated battery gives at rest, and what it gives more */
+#define WORK_UA 60000.0         /* while the processor never rests */
 
 typedef struct {
     frame_info info;
@@ -47,6 +49,7 @@ typedef struct {
     bool played_out, dismissed; /* whether the recording is over, and whether the host said STOP after that */
     uint64_t progress_us;
     uint32_t unread_bytes;
+    uint64_t gauge_us, gauge_worked_us; /* of the last reading of the battery */
     uint8_t channel_order[BAND_MAX_CHANNELS];
 } simulated;
 
@@ -118,10 +121,21 @@ static band_supply take(void *context, band_sample *sample) {
     return BAND_SAMPLE;
 }
 
+static uint64_t processor_us(void) {
+    struct timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return (uint64_t)used.tv_sec * 1000000u + (uint64_t)used.tv_nsec / 1000u;
+}
+
+/* A simulated gauge: of the battery's current since the last reading, which rises with the work of this process. */
 static void measure(void *context, frame_telemetry *telemetry) {
-    (void)context;
+    simulated *s = context;
+    const uint64_t now_us = host_us(), worked_us = processor_us();
+    const double share = (double)(worked_us - s->gauge_worked_us) / (double)(now_us - s->gauge_us + 1u);
+    s->gauge_us = now_us;
+    s->gauge_worked_us = worked_us;
     telemetry->battery_mv = 3900;
-    telemetry->battery_current_ua = -21000;
+    telemetry->battery_current_ua = -(int32_t)(IDLE_UA + share * WORK_UA);
     telemetry->charge_percent = 80;
     telemetry->temperature_c = 31.5f;
 }
@@ -305,7 +319,7 @@ static void set_defaults(simulated *s) {
     info->baud = 921600;
     info->n_samples = 10;
     info->n_channels = 16;
-    info->model = text_of("cpep firmware on POSIX");
+    info->model = text_of("simulated band, cpep firmware");
     info->serial_number = text_of("SIM-0001");
     info->firmware = text_of("1.0, protocol 1");
     s->set.speed = 1;

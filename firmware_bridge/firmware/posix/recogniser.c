@@ -114,7 +114,7 @@ static uint32_t quantile(const uint32_t *sorted, uint32_t n, uint32_t percent) {
     return sorted[(n - 1u) * percent / 100u];
 }
 
-static bool bench(void *context, uint16_t n_runs, frame_bench_result *result) {
+static bool bench(void *context, uint16_t n_runs, frame_bench_result *result, void (*between)(void *b), void *b) {
     static uint32_t times_us[UINT16_MAX];
     uint32_t run;
     const cpep_calibration kept = the.engine.calibration;
@@ -123,7 +123,10 @@ static bool bench(void *context, uint16_t n_runs, frame_bench_result *result) {
     the.engine.calibration = kept;
     if (!right) return false;
     time_one(); /* warms up */
-    for (run = 0; run < n_runs; run++) times_us[run] = time_one();
+    for (run = 0; run < n_runs; run++) {
+        times_us[run] = time_one();
+        between(b);
+    }
     qsort(times_us, n_runs, sizeof *times_us, by_size);
     result->n_runs = n_runs;
     result->p50_us = quantile(times_us, n_runs, 50);

@@ -1,0 +1,127 @@
+"""Time calls in turns that need a process each, such as runtimes that bring threads of their own.
+
+Such threads spin for milliseconds after their work, ready for more, and so take the processors from whoever runs next:
+beside torch in one process, XNNPACK on two threads took twice as long as alone. So each has its process, works for a
+stretch while the others wait, and a pause before every stretch lets the last one's threads fall asleep. The first runs
+of a stretch wake threads and fill caches, and are not counted.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import IO
+
+from cpep_bench.latency import Latency, check_runs
+from cpep_edge.errors import CpepError
+
+STRETCH_RUNS = 20
+_WAKING_RUNS = 5
+_PAUSE_S = 0.05
+
+_Pair = tuple[int, int]  # nanoseconds of one run: passed, and computed by the calling thread
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTimes:
+    """What the runs of one process took."""
+
+    wall: Latency
+    thread: Latency  # processor time of the calling thread alone, which other work on the machine does not stretch
+
+
+def take_turns(commands: Mapping[str, Sequence[str]], n_runs: int) -> dict[str, TurnTimes]:
+    """Start a process by each command, which calls `serve`, and time their calls stretch by stretch.
+
+    Raises CpepError, in its own last words, when one fails, ValueError for fewer than 200 runs.
+    """
+    check_runs(n_runs)
+    times: dict[str, list[_Pair]] = {name: [] for name in commands}
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(_Server(name, command)) for name, command in commands.items()}
+        for done in range(0, n_runs, STRETCH_RUNS):
+            for name, server in servers.items():
+                time.sleep(_PAUSE_S)
+                times[name] += server.run(min(STRETCH_RUNS, n_runs - done))
+    return {name: _times(pairs) for name, pairs in times.items()}
+
+
+def serve(call: Callable[[], object], before: Callable[[], object] = lambda: None) -> None:
+    """In a process that `take_turns` started: time `call` as often as each line of stdin says, until it closes.
+
+    before: what happens before each call, not timed
+    """
+    _say([])  # ready
+    for line in sys.stdin:
+        for _ in range(_WAKING_RUNS):
+            call()
+        _say([_timed(call, before) for _ in range(int(line))])
+
+
+def _timed(call: Callable[[], object], before: Callable[[], object]) -> _Pair:
+    before()
+    start_ns, start_thread_ns = time.perf_counter_ns(), time.thread_time_ns()
+    call()
+    return time.perf_counter_ns() - start_ns, time.thread_time_ns() - start_thread_ns
+
+
+def _say(answer: list[_Pair]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def _times(pairs: list[_Pair]) -> TurnTimes:
+    wall, thread = (Latency(tuple(value * 1e-6 for value in column)) for column in zip(*pairs, strict=True))
+    return TurnTimes(wall, thread)
+
+
+class _Server:
+    """A process that serves, from its first answer on; `with` starts and ends it."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self._name, self._command = name, command
+
+    def __enter__(self) -> "_Server":
+        self._errors = TemporaryFile()  # not a pipe, which would fill up unread
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+        try:
+            self._answer()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.communicate()
+        self._errors.close()
+
+    def run(self, n_runs: int) -> list[_Pair]:
+        """Times of so many runs. Raises CpepError when the process ended."""
+        stdin = self._stream(self._process.stdin)
+        try:
+            stdin.write(f"{n_runs}\n")
+            stdin.flush()
+        except BrokenPipeError:  # what it said before is in its errors
+            pass
+        return self._answer()
+
+    def _answer(self) -> list[_Pair]:
+        line = self._stream(self._process.stdout).readline()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise CpepError(f"the process of {self._name} failed: {said[-1]}")
+        answer: list[_Pair] = json.loads(line)
+        return answer
+
+    def _stream(self, stream: IO[str] | None) -> IO[str]:
+        if stream is None:
+            raise ValueError("a process without pipes")
+        return stream
