@@ -138,21 +138,22 @@ class NpuEncoder(nn.Module):
         for name, norm in norms.items():
             parent, _, child = name.rpartition(".")
             setattr(self.encoder.get_submodule(parent), child, TwoTableNorm(norm, largest[name]))
-        if self.encoder.patch.level_samples > 1:
-            _read_levels(self.encoder.patch)
+        if encoder.patch.level_samples > 1:
+            _take_levels(self.encoder.patch)
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         """window: (1, C, T) float32, as `levels` makes it of a preprocessed one; returns features (1, 1, E)."""
         return self.encoder.features(window)
 
 
-def _read_levels(patch: PatchLayer) -> None:
-    """Let a patch layer read levels, whose samples all weigh the same, in place of samples."""
+def _take_levels(patch: PatchLayer) -> None:
+    """Let a patch layer read levels, whose samples all weigh the same, in place of rectifying samples itself."""
     n = patch.level_samples
     weight = patch.linear.weight.detach().view(-1, patch.n_channels, patch.patch_samples)[..., ::n].flatten(1) * n
     patch.linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     patch.linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    patch.rectified, patch.patch_samples = False, patch.patch_samples // n
+    patch.patch_samples //= n
+    patch.rectified = False
 
 
 class TwoTableNorm(nn.Module):
