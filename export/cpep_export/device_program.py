@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from cpep_edge.bundle import EncoderSpec, StreamSpec
 from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.errors import ArtifactError
-from cpep_export.ladder import MODULE, PROGRAM, SHAPED, Ladder, one_by_one, refusals
+from cpep_export.ladder import GRAPH, MODULE, PROGRAM, SHAPED, Ladder, one_by_one, refusals
 from cpep_export.lower import Program, lower, require_delegated
 from cpep_export.quantise import Quantisation, quantise
 from cpep_export.shaped import ShapedEncoder
@@ -62,7 +63,8 @@ def device_program(
     before, passed_over = ladder.steps, []
     candidates = _TRIED if choice == "auto" else (choice,)
     for quantisation in candidates:
-        program, spec, encoder = _lowered(checkpoint, shaped, evaluation, quantisation)
+        graph = quantise(shaped, quantisation, calibration_windows(evaluation, checkpoint.recipe.seed))
+        program, spec, encoder = _lowered(checkpoint, shaped, graph, quantisation)
         embedded = embed_emg(one_by_one(encoder), ladder.evaluation.queries)
         ladder.steps = before
         ladder.climb_by_embedding(PROGRAM, embedded)
@@ -76,13 +78,17 @@ def device_program(
             f"export refuses {spec.quantisation}: {'; '.join(reasons)}; let --quant auto choose another, or accept it "
             "with --force"
         )
+    if quantisation != "fp32":
+        last, ladder.steps = ladder.steps[-1], before
+        ladder.climb_by_embedding(GRAPH, embed_emg(_torch_embedding(shaped, graph), ladder.evaluation.queries))
+        ladder.steps = (*ladder.steps, last)
     return DeviceProgram(program, spec, encoder, embedded, reasons, tuple(passed_over))
 
 
 def _climb_modules(checkpoint: Checkpoint, shaped: Shaped, ladder: Ladder) -> None:
     queries = ladder.evaluation.queries
     module = embed_emg(torch_embedding(checkpoint.emg), queries)
-    rewritten = embed_emg(_shaped_embedding(shaped), queries)
+    rewritten = embed_emg(_torch_embedding(shaped), queries)
     if not np.allclose(module, rewritten, atol=SHAPED_TOLERANCE, rtol=0):
         raise ArtifactError("the shaped encoder does not compute what the trained one does; export refuses to go on")
     ladder.climb_by_embedding(MODULE, module)
@@ -90,15 +96,14 @@ def _climb_modules(checkpoint: Checkpoint, shaped: Shaped, ladder: Ladder) -> No
 
 
 def _lowered(
-    checkpoint: Checkpoint, shaped: Shaped, evaluation: EvaluationSet, quantisation: Quantisation
+    checkpoint: Checkpoint, shaped: Shaped, graph: nn.Module, quantisation: Quantisation
 ) -> tuple[Program, EncoderSpec, EmgEncoder]:
-    quantised = quantise(shaped, quantisation, calibration_windows(evaluation, checkpoint.recipe.seed))
     stream, n_samples = None, shaped.window_samples
     state: tuple[torch.Tensor, ...] = ()
     if isinstance(shaped, StreamingStep):
         stream = StreamSpec(block_samples=shaped.block_samples, n_blocks=shaped.n_blocks_seen)
         n_samples, state = shaped.block_samples, shaped.fresh_state()
-    program = require_delegated(lower(quantised, shaped.n_channels, n_samples, state))
+    program = require_delegated(lower(graph, shaped.n_channels, n_samples, state))
     spec = EncoderSpec(
         file=ENCODER_FILE,
         runtime="executorch-xnnpack",
@@ -115,9 +120,11 @@ def _lowered(
     return program, spec, open_encoder(program.content, spec)
 
 
-def _shaped_embedding(shaped: Shaped) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _torch_embedding(
+    shaped: Shaped, graph: nn.Module | None = None
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     @torch.no_grad()
     def embed(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.concatenate([shaped.embed(window[None]).numpy() for window in torch.from_numpy(windows)])
+        return np.concatenate([shaped.embed(window[None], graph).numpy() for window in torch.from_numpy(windows)])
 
     return embed

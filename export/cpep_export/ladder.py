@@ -25,7 +25,8 @@ from cpep_train.evaluate import (
 MAX_WINDOWS = 3_000  # a window costs some 20 ms over all steps
 MAX_LOSS = 0.01  # of balanced accuracy, by the program; a point
 MIN_VOTE_AGREEMENT = 0.98  # of the program's votes with the module's
-MODULE, SHAPED, PROGRAM, INDEX = "fp32 module", "shaped fp32", "program on the device", "compact index"
+MODULE, SHAPED, GRAPH = "fp32 module", "shaped fp32", "quantised graph"
+PROGRAM, INDEX, LIVE = "program on the device", "compact index", "replayed as live"
 CHIP = "integers of the microcontroller"  # and the same index
 
 Answer = Callable[[NDArray[np.bool_]], NDArray[np.int64]]  # gestures that may answer, (K,), to one answer a query

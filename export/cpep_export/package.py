@@ -33,7 +33,8 @@ from cpep_export.chip_program import ChipProgram, ChipTarget, chip_program
 from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
 from cpep_export.hand_poses import pick_hand_poses
-from cpep_export.ladder import CHIP, INDEX, Ladder
+from cpep_export.ladder import CHIP, INDEX, LIVE, Ladder
+from cpep_export.live_replay import embed_live
 from cpep_export.native import TARGETS, NativeBuild
 from cpep_export.pose_program import PoseProgram, lower_pose_encoder
 from cpep_export.prototypes import Prototypes, find_prototypes
@@ -134,9 +135,12 @@ def export_bundle(
     index = _index(prototypes, material.seed)
     gestures = _gestures(material, prototypes)
     done()
-    ladder.climb_by_index(
-        INDEX, device.embedded, lambda allowed: _index(prototypes.of_gestures(allowed), material.seed)
-    )
+
+    def index_of(allowed: NDArray[np.bool_]) -> PoseIndex:
+        return _index(prototypes.of_gestures(allowed), material.seed)
+
+    ladder.climb_by_index(INDEX, device.embedded, index_of)
+    ladder.climb_by_index(LIVE, embed_live(device.encoder, ladder.evaluation.queries), index_of)
     votes = [index.vote(query, N_NEIGHBOURS) for query in device.embedded]
     done()
     golden = _golden(material, ladder.evaluation, votes, device.encoder, index)
@@ -144,9 +148,7 @@ def export_bundle(
     if chip_target is not None:
         on_chip = chip_program(chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden, force=force)
         if on_chip.embedded is not None:
-            ladder.climb_by_index(
-                CHIP, on_chip.embedded, lambda allowed: _index(prototypes.of_gestures(allowed), material.seed)
-            )
+            ladder.climb_by_index(CHIP, on_chip.embedded, index_of)
     done()
     decision = decision_spec(ladder.evaluation, votes)
     hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)

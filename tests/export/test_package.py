@@ -43,11 +43,13 @@ def test_the_ladder_starts_where_the_evaluation_of_the_module_stands(
 
 
 def test_shaping_costs_no_vote_and_int8_few(tiny_bundle: Path) -> None:
-    module, shaped, program, index, *_ = Bundle(tiny_bundle).manifest.ladder
+    module, shaped, graph, program, index, live, *_ = Bundle(tiny_bundle).manifest.ladder
 
     assert (module.vote_agreement, shaped.vote_agreement) == (1, 1)
     assert program.vote_agreement >= 0.98
+    assert graph.vote_agreement == pytest.approx(program.vote_agreement, abs=0.01)
     assert index.vote_agreement >= program.vote_agreement - 0.01
+    assert live.vote_agreement == pytest.approx(index.vote_agreement, abs=0.002)  # the same windows, another way
 
 
 def test_the_toy_learnt_enough_for_its_votes_to_mean_something(tiny_bundle: Path) -> None:

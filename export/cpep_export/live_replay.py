@@ -1,0 +1,53 @@
+"""The windows that a ladder asks about, once more, as they reach the encoder live.
+
+Recordings come raw, frame by frame, through the filter that keeps its state and the ring that windows are cut from, as
+on a device; an evaluation filters a recording whole and cuts it where it lies.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.encoder import EmgEncoder
+from cpep_edge.preprocess import Preprocessor
+from cpep_edge.ring import MirroredRing
+from cpep_train.evaluate import Examples
+
+FRAME_S = 0.02  # of signal, as a band sends it
+
+
+def embed_live(encoder: EmgEncoder, queries: Examples) -> NDArray[np.float32]:
+    """The embeddings of queries, (Q, D), in the order that the queries have."""
+    embedded: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(queries)
+    sessions = queries.places[:, 0]
+    for session in np.unique(sessions):
+        asked = np.flatnonzero(sessions == session)
+        ends = queries.places[asked, 1] + queries.dataset.window_samples
+        order = np.argsort(ends, kind="stable")
+        for number, window in zip(asked[order], _windows(queries, int(session), ends[order]), strict=True):
+            embedded[number] = encoder.embed(window)
+    return np.stack(embedded)
+
+
+def _windows(queries: Examples, session: int, ends: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+    """The windows of one recording that end there, (n_channels, window_samples); ends in order."""
+    store, n_samples = queries.dataset.store, queries.dataset.window_samples
+    row, spec = store.corpus.rows[session], store.preprocessing
+    with store.corpus.session(row) as recording:
+        raw_uv = recording.emg()
+    n_channels, frame = raw_uv.shape[1], round(FRAME_S * spec.sample_rate_hz)
+    ring = MirroredRing(n_channels, n_samples + frame)
+    waiting = iter(ends)
+    end = next(waiting, None)
+    for first, last in store.layout(session).spans:  # after a gap live signal starts anew
+        filtered = Preprocessor(spec, n_channels, store.levels.level_uv(row))
+        ring.restart(first)
+        for start in range(first, last, frame):
+            ring.write(filtered(raw_uv[start : min(start + frame, last)]))
+            while end is not None and end <= ring.end_index:
+                window = ring.window(int(end), n_samples)
+                if window is None:
+                    raise ValueError(f"{row.filename}: no window ends at sample {end}")
+                yield window
+                end = next(waiting, None)
