@@ -71,6 +71,7 @@ class EthosUSpec(Part):
     file: FileName  # ExecuTorch program with Vela's commands
     tosa_file: FileName  # the integers before Vela, which the reference model runs
     vela: VelaEstimate
+    level_samples: int = Field(default=1, gt=0)  # the program takes means of so many rectified samples; 1: the window
     n_windows: int = Field(gt=0)  # golden windows that the TOSA reference model ran
     min_cosine: float  # of its embeddings to float32
     mean_cosine: float

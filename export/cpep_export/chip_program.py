@@ -173,6 +173,7 @@ def _ethos_u(
         file=NPU_FILE,
         tosa_file=TOSA_FILE,
         vela=program.vela,
+        level_samples=program.level_samples,
         n_windows=len(cosines),
         min_cosine=min(cosines),
         mean_cosine=float(np.mean(cosines)),

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from cpep_edge.chip import VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_export.quantise import capture, check_calibration
-from cpep_export.shaped import RootMeanSquare, ShapedEncoder
+from cpep_export.shaped import PatchLayer, RootMeanSquare, ShapedEncoder
 from cpep_export.toolchain import quiet_stdout, quiet_toolchain
 
 Npu = Literal["ethos-u55", "ethos-u85"]
@@ -56,12 +56,14 @@ class EthosUProgram:
     vela: VelaEstimate
     input: Affine
     output: Affine
+    level_samples: int = 1  # see `levels`
 
     def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the TOSA reference model: window (C, T), preprocessed, to an embedding (E,), brought to unit length."""
         import tosa_reference_model
 
-        quantised = np.clip(np.rint(window[None] / self.input.step) + self.input.zero, *self.input.limits)
+        given = levels(window[None], self.level_samples)
+        quantised = np.clip(np.rint(given / self.input.step) + self.input.zero, *self.input.limits)
         with quiet_stdout():
             outputs, status = tosa_reference_model.run(self.tosa, [quantised.astype(np.int16)])
         if status != tosa_reference_model.GraphStatus.TOSA_VALID:
@@ -69,6 +71,17 @@ class EthosUProgram:
         features = (outputs[0].ravel().astype(np.float32) - self.output.zero) * self.output.step
         unit: NDArray[np.float32] = features / np.linalg.norm(features)
         return unit
+
+
+def levels(windows: NDArray[np.float32], level_samples: int) -> NDArray[np.float32]:
+    """What the NPU is given: (n, C, T), or, of an encoder of levels, the means of so many rectified samples.
+
+    The processor beside adds them up while it filters; on the NPU they would be products of each sample.
+    """
+    if level_samples == 1:
+        return windows
+    means: NDArray[np.float32] = np.abs(windows).reshape(*windows.shape[:2], -1, level_samples).mean(axis=-1)
+    return means
 
 
 def missing_package() -> str | None:
@@ -94,8 +107,9 @@ def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.
         spec = EthosUCompileSpec(ACCELERATORS[npu])
         spec.dump_intermediate_artifacts_to(scratch)
         windows = torch.from_numpy(np.array(calibration, np.float32))
-        quantised = _quantised(NpuEncoder(encoder, windows).eval(), windows, spec)
-        edge = to_edge_transform_and_lower(capture(quantised, windows[:1]), partitioner=[EthosUPartitioner(spec)])
+        given = torch.from_numpy(levels(windows.numpy(), encoder.patch.level_samples))
+        quantised = _quantised(NpuEncoder(encoder, windows).eval(), given, spec)
+        edge = to_edge_transform_and_lower(capture(quantised, given[:1]), partitioner=[EthosUPartitioner(spec)])
         lowered = edge.to_executorch()
         require_delegated(npu, lowered.executorch_program.execution_plan[0])
         return EthosUProgram(
@@ -104,6 +118,7 @@ def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.
             vela=_read_estimate(Path(scratch) / "output", ACCELERATORS[npu]),
             input=_affine(edge, "quantize_per_tensor"),
             output=_affine(edge, "dequantize_per_tensor"),
+            level_samples=encoder.patch.level_samples,
         )
 
 
@@ -123,10 +138,22 @@ class NpuEncoder(nn.Module):
         for name, norm in norms.items():
             parent, _, child = name.rpartition(".")
             setattr(self.encoder.get_submodule(parent), child, TwoTableNorm(norm, largest[name]))
+        if encoder.patch.level_samples > 1:
+            _take_levels(self.encoder.patch)
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
-        """window: (1, C, T) float32, preprocessed; returns features (1, 1, E)."""
+        """window: (1, C, T) float32, as `levels` makes it of a preprocessed one; returns features (1, 1, E)."""
         return self.encoder.features(window)
+
+
+def _take_levels(patch: PatchLayer) -> None:
+    """Let a patch layer read levels, whose samples all weigh the same, in place of rectifying samples itself."""
+    n = patch.level_samples
+    weight = patch.linear.weight.detach().view(-1, patch.n_channels, patch.patch_samples)[..., ::n].flatten(1) * n
+    patch.linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    patch.linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    patch.patch_samples //= n
+    patch.rectified = False
 
 
 class TwoTableNorm(nn.Module):

@@ -18,7 +18,7 @@ class MultiplyAdds:
     attention: int  # scores and mixing
     mlp: int
     embedding: int
-    search: int  # prototypes, coarse; what is compared in full besides is a few percent of it
+    search: int  # prototypes, coarse; how many are compared in full besides depends on the window
 
     @property
     def total(self) -> int:

@@ -1,5 +1,6 @@
 """The encoder on an Ethos-U: lowered for real, run as integers by Arm's reference model; Vela only estimates."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,14 @@ torch = pytest.importorskip("torch")
 from cpep_edge.errors import ArtifactError, ConfigError  # noqa: E402
 from cpep_export import ethos_u  # noqa: E402
 from cpep_export.chips import Chip  # noqa: E402
-from cpep_export.ethos_u import EthosUProgram, NpuEncoder, lower_for_ethos_u, missing_package, require_delegated  # noqa: E402
+from cpep_export.ethos_u import (  # noqa: E402
+    EthosUProgram,
+    NpuEncoder,
+    levels,
+    lower_for_ethos_u,
+    missing_package,
+    require_delegated,
+)
 from cpep_export.shaped import ShapedEncoder  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 
@@ -29,8 +37,12 @@ def _windows(n: int, seed: int) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def encoder() -> ShapedEncoder:
+    return _encoder(CONFIG)
+
+
+def _encoder(config: EncoderConfig) -> ShapedEncoder:
     torch.manual_seed(0)
-    embedder = Embedder(CONFIG, 24).eval()
+    embedder = Embedder(config, 24).eval()
     for parameter in embedder.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -42,11 +54,14 @@ def program(encoder: ShapedEncoder) -> EthosUProgram:
     return lower_for_ethos_u(encoder, "ethos-u55", _windows(24, seed=0))
 
 
-def test_the_shape_for_the_npu_computes_the_same_directions(encoder: ShapedEncoder) -> None:
+@pytest.mark.parametrize("front_end", [{}, {"front_end": "rectified"}, {"front_end": "rectified", "level_samples": 5}])
+def test_the_shape_for_the_npu_computes_the_same_directions(front_end: dict[str, object]) -> None:
+    encoder = _encoder(replace(CONFIG, **front_end))  # type: ignore[arg-type]
     windows = torch.from_numpy(_windows(6, seed=3) * np.geomspace(0.01, 10, 6, dtype=np.float32)[:, None, None])
     with torch.no_grad():
         npu = NpuEncoder(encoder, windows).eval()
-        features = torch.cat([npu(window[None])[0] for window in windows])
+        given = torch.from_numpy(levels(windows.numpy(), encoder.patch.level_samples))
+        features = torch.cat([npu(window[None])[0] for window in given])
         expected = torch.cat([encoder(window[None]) for window in windows])
 
     torch.testing.assert_close(torch.nn.functional.normalize(features, dim=1), expected, atol=1e-5, rtol=0)

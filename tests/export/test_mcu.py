@@ -166,6 +166,16 @@ def test_rectified_front_end_is_rectified(level_samples: int, tmp_path: Path) ->
     _ring_and_window_agree(built)  # levels are cut from the window's start, wherever it stands in the ring
 
 
+def test_heads_may_be_wider_than_a_window_has_tokens(tmp_path: Path) -> None:
+    built = _built(tmp_path, _random_encoder(replace(ODD, width=72, n_heads=1)))
+    fresh = _windows(built.encoder, 20, np.random.default_rng(2))
+
+    fidelity, _ = compare(built.encoder, built.engine, fresh, built.model.prototypes, 10)
+
+    assert fidelity.mean_cosine >= 0.998
+    check_golden_on(built.folder, "sanitized", built.objects)
+
+
 def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path) -> None:
     from cpep_export.prototypes import find_prototypes
     from cpep_train.corpus import Corpus

@@ -48,7 +48,7 @@ typedef struct {
         struct {
             int8_t query[CPEP_BLOCK * CPEP_HEADS_DEPTH];
             int8_t mixed[CPEP_BLOCK * CPEP_WIDTH_DEPTH];
-            int32_t score[CPEP_BLOCK * CPEP_KEYS]; /* of one head */
+            int32_t score[CPEP_BLOCK * CPEP_SCORES]; /* of one head */
             int16_t share[CPEP_BLOCK * CPEP_KEYS];
         } attend;
         int8_t hidden[CPEP_BLOCK * CPEP_HIDDEN_DEPTH];

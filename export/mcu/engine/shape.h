@@ -16,6 +16,7 @@
 #define CPEP_HEADS_DEPTH (CPEP_HEADS * CPEP_HEAD_DEPTH)
 #define CPEP_KEYS CPEP_PADDED(CPEP_TOKENS)
 #define CPEP_EMBEDDING_DEPTH CPEP_PADDED(CPEP_EMBEDDING)
+#define CPEP_SCORES (CPEP_KEYS > CPEP_HEAD_WIDTH ? CPEP_KEYS : CPEP_HEAD_WIDTH) /* a row holds what is mixed by them too */
 
 #define CPEP_TILE 64          /* outputs of a linear layer computed at a time */
 #define CPEP_GELU_ENTRIES 1024 /* of the table that is read instead of computing GELU */
