@@ -1,16 +1,18 @@
 """Which operators an encoder spends its time in, inside the delegate too: ExecuTorch's ETDump read by its Inspector.
 
 It needs torch and executorch, and runs in a process of its own: a bundle's library and ExecuTorch's bindings would be
-two runtimes in one process. XNNPACK counts whole microseconds, so times are means over all runs, here alone.
+two runtimes in one process. XNNPACK counts whole microseconds, so times are means here, over the faster half of the
+runs: one run that had to wait would outweigh all others.
 """
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 from cpep_edge.errors import CpepError
 
-N_RUNS = 50
+N_RUNS = 100
 TIMEOUT_S = 300.0
 _WARM_UP_RUNS = 5
 _WHOLE = "Method::execute"
@@ -40,7 +42,7 @@ class Profile:
     """One window of an encoder, operator by operator; the longest first."""
 
     operators: tuple[Operator, ...]
-    total_us: float  # of a window with profiling on, mean
+    total_us: float  # of a window with profiling on, mean of the faster half
     arena_bytes: int  # planned memory outside the delegates; their own workspace comes on top
 
     @property
@@ -85,26 +87,30 @@ def _profile(program: bytes, n_runs: int) -> Profile:
     return summarise(events, sum(plan.non_const_buffer_sizes))
 
 
-def summarise(events: Iterable[Any], arena_bytes: int) -> Profile:
+def summarise(events: Sequence[Any], arena_bytes: int) -> Profile:
     """The kinds of operators in the Inspector's events, whose times are milliseconds, warm-up first."""
+    whole_ms = _times_ms(next(event for event in events if event.name == _WHOLE))
+    middle_ms = statistics.median(whole_ms)
+    kept = [number for number, time_ms in enumerate(whole_ms) if time_ms <= middle_ms]
     calls: dict[str, int] = defaultdict(int)
     spent_us: dict[str, float] = defaultdict(float)
-    total_us = 0.0
     for event in events:
-        mean_us = _mean_us(event)
-        if event.name == _WHOLE:
-            total_us = mean_us
-        elif event.is_delegated_op or event.name.startswith("native_call"):
+        if event.is_delegated_op or event.name.startswith("native_call"):
             kind = _NUMBER.sub("", event.name).replace("(NC, ", "(").replace("(ND, ", "(")
             calls[kind] += 1
-            spent_us[kind] += mean_us
+            spent_us[kind] += _mean_us(_times_ms(event), kept)
     kinds = sorted(calls, key=lambda kind: -spent_us[kind])
-    return Profile(tuple(Operator(kind, calls[kind], spent_us[kind]) for kind in kinds), total_us, arena_bytes)
+    operators = tuple(Operator(kind, calls[kind], spent_us[kind]) for kind in kinds)
+    return Profile(operators, _mean_us(whole_ms, kept), arena_bytes)
 
 
-def _mean_us(event: Any) -> float:
+def _times_ms(event: Any) -> list[float]:
     times_ms: list[float] = event.perf_data.raw[_WARM_UP_RUNS:]
-    return sum(times_ms) / len(times_ms) * 1e3
+    return times_ms
+
+
+def _mean_us(times_ms: list[float], kept: list[int]) -> float:
+    return statistics.mean(times_ms[number] for number in kept) * 1e3
 
 
 if __name__ == "__main__":

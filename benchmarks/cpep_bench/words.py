@@ -104,8 +104,8 @@ def operators_table(report: Report) -> Table | None:
     return Table(
         ("operators of the encoder", "calls", "us", "share"),
         tuple(rows),
-        "ETDump read by ExecuTorch's Inspector, inside the delegate, one thread, profiling on; means. XNNPACK counts "
-        "whole microseconds and drops the rest, which ends up between operators.",
+        "ETDump read by ExecuTorch's Inspector, inside the delegate, one thread, profiling on; means of the faster "
+        "half of the runs. XNNPACK counts whole microseconds and drops the rest, which ends up between operators.",
     )
 
 
