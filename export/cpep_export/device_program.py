@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from cpep_edge.bundle import EncoderSpec, StreamSpec
 from cpep_edge.encoder import EmgEncoder, open_encoder
@@ -78,9 +78,9 @@ def device_program(
             f"export refuses {spec.quantisation}: {'; '.join(reasons)}; let --quant auto choose another, or accept it "
             "with --force"
         )
-    if quantisation != "fp32":
+    if quantisation != "fp32" and not streams:  # torch takes a quarter of a second for all blocks of one window
         last, ladder.steps = ladder.steps[-1], before
-        ladder.climb_by_embedding(GRAPH, embed_emg(_torch_embedding(shaped, graph), ladder.evaluation.queries))
+        ladder.climb_by_embedding(GRAPH, embed_emg(_torch_embedding(graph), ladder.evaluation.queries))
         ladder.steps = (*ladder.steps, last)
     return DeviceProgram(program, spec, encoder, embedded, reasons, tuple(passed_over))
 
@@ -88,7 +88,7 @@ def device_program(
 def _climb_modules(checkpoint: Checkpoint, shaped: Shaped, ladder: Ladder) -> None:
     queries = ladder.evaluation.queries
     module = embed_emg(torch_embedding(checkpoint.emg), queries)
-    rewritten = embed_emg(_torch_embedding(shaped), queries)
+    rewritten = embed_emg(_torch_embedding(shaped.embed), queries)
     if not np.allclose(module, rewritten, atol=SHAPED_TOLERANCE, rtol=0):
         raise ArtifactError("the shaped encoder does not compute what the trained one does; export refuses to go on")
     ladder.climb_by_embedding(MODULE, module)
@@ -120,11 +120,9 @@ def _lowered(
     return program, spec, open_encoder(program.content, spec)
 
 
-def _torch_embedding(
-    shaped: Shaped, graph: nn.Module | None = None
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _torch_embedding(of_window: Callable[[Tensor], Tensor]) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     @torch.no_grad()
     def embed(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.concatenate([shaped.embed(window[None], graph).numpy() for window in torch.from_numpy(windows)])
+        return np.concatenate([of_window(window[None]).numpy() for window in torch.from_numpy(windows)])
 
     return embed

@@ -72,9 +72,9 @@ class ShapedEncoder(nn.Module):
         """What `forward` is given for a window, (1, C, T), run by run: here once, the window."""
         yield (window,)
 
-    def embed(self, window: Tensor, graph: nn.Module | None = None) -> Tensor:
-        """window: (1, C, T); returns the embedding (1, E), by a graph made of this module where one is given."""
-        embedding: Tensor = (graph or self)(window)
+    def embed(self, window: Tensor) -> Tensor:
+        """window: (1, C, T); returns the embedding (1, E)."""
+        embedding: Tensor = self(window)
         return embedding
 
     def forward(self, window: Tensor) -> Tensor:

@@ -53,11 +53,11 @@ class StreamingStep(nn.Module):
             yield (block, *state)
             state = self(block, *state)[1:]
 
-    def embed(self, window: Tensor, graph: nn.Module | None = None) -> Tensor:
-        """window: (1, C, T); returns the embedding (1, E) of its newest block, as `ShapedEncoder.embed`."""
+    def embed(self, window: Tensor) -> Tensor:
+        """window: (1, C, T); returns the embedding (1, E) of its newest block."""
         state = self.fresh_state()
         for block in self._blocks(window):
-            embedding, *state = (graph or self)(block, *state)
+            embedding, *state = self(block, *state)
         last: Tensor = embedding
         return last
 
