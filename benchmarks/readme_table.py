@@ -17,7 +17,7 @@ from cpep_edge.files import replacing
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-REPORTS = {"demo": "demo", "paper size, untrained": "paper-size"}
+REPORTS = {"demo": "demo", "paper size": "paper-size"}
 BEGIN = "<!-- written by benchmarks/readme_table.py from the reports in benchmarks/results -->"
 END = "<!-- end -->"
 
