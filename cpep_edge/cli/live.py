@@ -76,17 +76,19 @@ def live(
     openers = [(address, parse_sink(address)) for address in sink or []]
     opened = Bundle(bundle, configured_key(key))
     if on_device:
-        if web or record or max_risk or hop_ms or seconds or device_config:
+        if web or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config)):
             raise typer.BadParameter(
                 "the band decides by itself: only --port, --timeout-s, --reconnect-s, --profile, --sink and "
                 "--json go along"
             )
         opened.keep_older_out()
-        with ExitStack() as stack:
-            band = stack.enter_context(open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s))
-            predicting = _calibrated(band, opened.manifest, profile)
-            taps_of_band = [stack.enter_context(closing(SinkTap(name, opens, band.info))) for name, opens in openers]
-            _run_on_device(predicting, opened.manifest, taps_of_band, json_lines)
+        with (
+            open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s) as source,
+            ExitStack() as stack,
+        ):
+            band = _calibrated(source, opened.manifest, profile)
+            sinks = tuple(stack.enter_context(closing(SinkTap(name, opens, band.info))) for name, opens in openers)
+            _run_on_device(band, opened.manifest, sinks, json_lines)
         return
     recogniser = Recogniser(opened)
     opened.keep_older_out()
@@ -200,7 +202,7 @@ def _calibrated(source: "BlockSource", manifest: "Manifest", profile: Path | Non
     return source
 
 
-def _run_on_device(source: "Band", manifest: "Manifest", sinks: "list[SinkTap]", json_lines: bool) -> None:
+def _run_on_device(source: "Band", manifest: "Manifest", sinks: "tuple[SinkTap, ...]", json_lines: bool) -> None:
     from cpep_edge.on_device import decisions_of
 
     n_decisions = n_changes = 0

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from cpep_edge.cli import app
 
 pytestmark = pytest.mark.executorch
 
@@ -132,3 +135,13 @@ def test_inspect_and_verify_answer_people_and_machines(tiny_bundle: Path) -> Non
     report = json.loads(run("verify", str(tiny_bundle), "--json").stdout)
     assert report["n_golden"] == 6
     assert "is whole" in run("verify", str(tiny_bundle)).stdout
+
+
+@pytest.mark.parametrize("option", ["--max-risk 0", "--hop-ms 50", "--seconds 1", "--record folder", "--web"])
+def test_what_a_band_that_decides_itself_cannot_take_is_refused(option: str, tiny_bundle: Path) -> None:
+    arguments = ["live", str(tiny_bundle), "--port", "/nowhere", "--on-device", *option.split()]
+
+    answer = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+
+    assert answer.exit_code == 2
+    assert "the band decides by itself" in answer.stderr
