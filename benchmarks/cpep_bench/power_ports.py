@@ -92,10 +92,15 @@ class Ppk2(Meter):
     def _collect(self) -> None:
         try:
             while not self._ending.wait(_SLEEP_S):
-                while data := self._ppk2.get_data():
-                    self._bytes += data
+                self._take()
+            time.sleep(_DRAIN_S)
+            self._take()  # what was on its way when the PPK2 was told to stop
         except Exception as error:  # handed over to whoever ends the window
             self._failure = error
+
+    def _take(self) -> None:
+        while data := self._ppk2.get_data():
+            self._bytes += data
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

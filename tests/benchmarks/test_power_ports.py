@@ -20,6 +20,7 @@ RANGE, VALUE = 3, 1_000  # of every reading: the shunt in use, and what the conv
 OHM = 0.94  # of that shunt
 CURRENT_A = VALUE * 4 * (1.8 / 163_840) / OHM  # as Nordic's own program computes it, without gains and offsets
 N_READINGS = 20_000
+N_ON_THEIR_WAY = 800  # reach the host only after it has told the PPK2 to stop
 
 # What a PPK2 answers to GET_META_DATA: no gains, no offsets.
 SHUNTS_OHM = (1031.64, 101.65, 10.15, OHM, 0.043)
@@ -27,15 +28,15 @@ METADATA = "".join(f"R{at}: {ohm}\nGS{at}: 0\nGI{at}: 1\nO{at}: 0\n" for at, ohm
 
 
 class SimulatedPpk2(SimulatedThread):
-    """Answers as a PPK2 does; every AVERAGE_START is good for `n_readings`, then it falls silent."""
+    """Answers as a PPK2 does; every AVERAGE_START is good for `n_readings`, the last ones late, then it is silent."""
 
     def __init__(self, n_readings: int = N_READINGS, metadata: str = METADATA + "END") -> None:
         super().__init__(None)
         self.commands: list[bytes] = []
         self.powered = threading.Event()  # told to let the device under test have its supply
-        self.spent = threading.Event()  # all readings of a window were taken by the host
+        self.spent = threading.Event()  # all readings of a window but the late ones were taken by the host
         self._n_readings, self._metadata = n_readings, metadata
-        self._rest, self._measuring = b"", False
+        self._rest, self._late, self._measuring = b"", b"", False
 
     def _run(self, port: PtyPort) -> None:
         lengths = {0x11: 2, 0x0D: 3, 0x0C: 2}  # of commands with arguments
@@ -57,10 +58,11 @@ class SimulatedPpk2(SimulatedThread):
             port.put(self._metadata.encode())
         elif command == 0x06:
             counter = np.arange(self._n_readings) & 0x3F
-            self._rest = (VALUE | RANGE << 14 | counter << 18).astype("<u4").tobytes()
+            readings = (VALUE | RANGE << 14 | counter << 18).astype("<u4").tobytes()
+            self._rest, self._late = readings[: -4 * N_ON_THEIR_WAY], readings[-4 * N_ON_THEIR_WAY :]
             self._measuring = True
         elif command == 0x07:
-            self._rest, self._measuring = b"", False
+            self._rest, self._late, self._measuring = self._late, b"", False
         elif command == 0x0C:
             self.powered.set()
 

@@ -182,7 +182,7 @@ def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_cor
     from cpep_train.evaluate import embed_poses, evaluation_set
 
     encoder = ShapedEncoder(tiny_checkpoint.emg).eval()
-    evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus), windows_per_recording=8)
+    evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus), windows_per_recording=32)
     windows = evaluation.queries.emg()
     poses = embed_poses(tiny_checkpoint.pose, evaluation.references)
 
