@@ -4,7 +4,7 @@
 
 Start-up is that of a fresh process, up to the moment its first embedding is out; memory is that process' peak. Times a
 window are taken in rounds that visit every way in turn. Weights are random, because time does not depend on them.
-Instructions on Arm are counted under QEMU, where qemu-user and the cross-compiler are installed.
+Instructions on Arm are counted under QEMU, where qemu-user and the cross-compiler are installed, in every quantisation.
 """
 
 import argparse
@@ -19,19 +19,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cpep_bench.latency import MIN_RUNS, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_edge.bundle import EncoderSpec
-from cpep_edge.checkout import installed_versions
+from cpep_edge.checkout import code_version, installed_versions
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import CpepError
 from cpep_edge.files import replacing
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
-from cpep_export.lower import lower
+from cpep_export.lower import Program, lower
 from cpep_export.native import NativeBuild, build_native, host_architecture
 from cpep_export.quantise import Quantisation, quantise
 from cpep_export.shaped import ShapedEncoder
@@ -40,6 +42,8 @@ from cpep_train.model import Embedder, EncoderConfig
 PAPER_SIZE = EncoderConfig(n_channels=16, window_samples=4000, patch_samples=50, width=256, n_layers=4, n_heads=4)
 D_EMBED = 256
 N_CALIBRATION = 32
+TIMED: Quantisation = "int8"
+QUANTISATIONS = get_args(Quantisation)
 N_STARTS = 11
 ARM_CPUS = ("cortex-a72", "cortex-a76")  # Raspberry Pi 4 and 5
 PACKAGES = ("executorch", "torch", "numpy")
@@ -85,6 +89,7 @@ class Subject:
     """One encoder and one window, on disk."""
 
     program: Path
+    others: dict[Quantisation, Path]  # programs in other quantisations, for counting alone
     spec: Path
     window: Path
     native: NativeBuild
@@ -113,12 +118,11 @@ def _prepare(folder: Path) -> Subject:
     module = ShapedEncoder(Embedder(PAPER_SIZE, D_EMBED).eval()).eval()
     calibration = rng.normal(size=(N_CALIBRATION, module.n_channels, module.window_samples)).astype(np.float32)
     native = build_native(folder / "native", host_architecture())  # type: ignore[arg-type]
-    quantisation: Quantisation = "int8"
-    program = lower(quantise(module, quantisation, calibration), module.n_channels, module.window_samples)
+    program = _program(module, TIMED, calibration)
     spec = EncoderSpec(
         file="encoder.pte",
         runtime="executorch-xnnpack",
-        quantisation=quantisation,
+        quantisation=TIMED,
         n_channels=module.n_channels,
         window_samples=module.window_samples,
         d_embed=module.d_embed,
@@ -126,11 +130,18 @@ def _prepare(folder: Path) -> Subject:
         n_delegates=program.n_delegates,
         n_operators_outside=len(program.operators_outside),
     )
-    subject = Subject(folder / "encoder.pte", folder / "spec.json", folder / "window.f32", native)
+    others: dict[Quantisation, Path] = {name: folder / f"{name}.pte" for name in QUANTISATIONS if name != TIMED}
+    for name, file in others.items():
+        file.write_bytes(_program(module, name, calibration).content)
+    subject = Subject(folder / "encoder.pte", others, folder / "spec.json", folder / "window.f32", native)
     subject.program.write_bytes(program.content)
     subject.spec.write_text(spec.model_dump_json())
     calibration[0].tofile(subject.window)
     return subject
+
+
+def _program(module: ShapedEncoder, name: Quantisation, calibration: NDArray[np.float32]) -> Program:
+    return lower(quantise(module, name, calibration), module.n_channels, module.window_samples)
 
 
 def _starts(subject: Subject) -> dict[str, Start]:
@@ -202,8 +213,8 @@ def _p50_ms(subject: Subject, n_runs: int) -> dict[str, float]:
     return {"C++ runner": float(said[1]) if said else float("nan"), **halves}
 
 
-def _instructions(subject: Subject, folder: Path) -> dict[str, int]:
-    """Instructions of one window on Arm, by processor; empty where the tools are missing."""
+def _instructions(subject: Subject, folder: Path) -> dict[Quantisation, dict[str, int]]:
+    """Instructions of one window on Arm, by quantisation and processor; empty where the tools are missing."""
     qemu, compiler = shutil.which("qemu-aarch64"), shutil.which("gcc")
     if qemu is None or compiler is None or shutil.which("aarch64-linux-gnu-g++") is None:
         return {}
@@ -212,11 +223,14 @@ def _instructions(subject: Subject, folder: Path) -> dict[str, int]:
     subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", plugin, source], check=True)
     arm = build_native(folder / "arm", "aarch64")
     emulated = (qemu, "-L", "/usr/aarch64-linux-gnu", "-plugin", str(plugin))
-    counts = {}
-    for cpu in ARM_CPUS:
-        command = [*emulated, "-cpu", cpu, str(arm.runner), str(subject.program), "-", "--raw"]
-        one, three = (_count(command, subject.window.read_bytes() * n_windows) for n_windows in (1, 3))
-        counts[cpu] = (three - one) // 2  # what loading takes is in both
+    windows = subject.window.read_bytes()
+    counts: dict[Quantisation, dict[str, int]] = {}
+    for name, program in ({TIMED: subject.program} | subject.others).items():
+        counts[name] = {}
+        for cpu in ARM_CPUS:
+            command = [*emulated, "-cpu", cpu, str(arm.runner), str(program), "-", "--raw"]
+            one, three = (_count(command, windows * n_windows) for n_windows in (1, 3))
+            counts[name][cpu] = (three - one) // 2  # what loading takes is in both
     return counts
 
 
@@ -226,7 +240,11 @@ def _count(command: list[str], windows: bytes) -> int:
 
 
 def _report(
-    subject: Subject, starts: dict[str, Start], p50_ms: dict[str, float], instructions: dict[str, int], n_runs: int
+    subject: Subject,
+    starts: dict[str, Start],
+    p50_ms: dict[str, float],
+    instructions: dict[Quantisation, dict[str, int]],
+    n_runs: int,
 ) -> str:
     machine = this_machine()
     versions = ", ".join(f"{name} {value}" for name, value in installed_versions(PACKAGES).items())
@@ -240,14 +258,28 @@ def _report(
         "",
         f"Same bytes from all. Median of {N_STARTS} fresh processes each, in turn; {n_runs} windows each or more.",
         "",
-        *(f"{count:,} instructions a window on {cpu}, under QEMU." for cpu, count in instructions.items()),
-        "" if instructions else "Instructions on Arm were not counted: qemu-user or the cross-compiler is missing.",
-        f"4 layers, width 256, 16 channels, windows of 4000 samples, patches of 50; int8, one thread. Library and "
+        *_instruction_table(instructions),
+        "",
+        f"4 layers, width 256, 16 channels, windows of 4000 samples, patches of 50; {TIMED}, one thread. Library and "
         f"runner: {subject.native.size_bytes:,} bytes.",
+        f"`python benchmarks/measure_runtimes.py`, commit {code_version('cpep_edge', 'export', 'benchmarks/*.py')}. "
         f"{machine.cpu}, {machine.n_cpus} CPUs, load {machine.load_1min:.1f}. {versions}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _instruction_table(instructions: dict[Quantisation, dict[str, int]]) -> list[str]:
+    if not instructions:
+        return ["Instructions on Arm were not counted: qemu-user or the cross-compiler is missing."]
+    return [
+        f"| instructions a window, under QEMU | {' | '.join(ARM_CPUS)} |",
+        f"| --- |{' --: |' * len(ARM_CPUS)}",
+        *(
+            f"| {name} | {' | '.join(f'{counts[cpu]:,}' for cpu in ARM_CPUS)} |"
+            for name, counts in instructions.items()
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,13 @@
-"""`cpep-edge export --target linux-aarch64`: the whole command, and its bundle run on an emulated Cortex-A72."""
+"""`cpep-edge export --target linux-aarch64`: the whole command, and its bundle on an emulated Cortex-A72.
 
+The runner runs it alone, and Python with what `pip install cpep-edge` brings such a board.
+"""
+
+import json
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,22 +21,20 @@ from cpep_edge.golden import COSINE_TOLERANCE, Golden
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.preprocess import Preprocessor
 from cpep_train.checkpoint import save_checkpoint
+from tests.export.aarch64_device import QEMU, Aarch64Device
 
 if TYPE_CHECKING:
     from cpep_train.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.executorch
-
-QEMU = ("qemu-aarch64-static", "-cpu", "cortex-a72", "-L", "/usr/aarch64-linux-gnu")
+pytestmark = [pytest.mark.executorch, pytest.mark.slow]
 
 
-def test_an_exported_bundle_gives_its_golden_outputs_on_arm(
-    tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
-) -> None:
-    for tool in ("aarch64-linux-gnu-g++", QEMU[0]):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install g++-aarch64-linux-gnu qemu-user-static)")
-    run, path = tmp_path / "run", tmp_path / "arm.cpep"
+@pytest.fixture(scope="module")
+def arm_bundle(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("aarch64-linux-gnu-g++") is None:
+        pytest.skip("aarch64-linux-gnu-g++ is not installed (apt-get install g++-aarch64-linux-gnu)")
+    folder = tmp_path_factory.mktemp("arm")
+    run, path = folder / "run", folder / "arm.cpep"
     run.mkdir()
     save_checkpoint(run, tiny_checkpoint)
     what = ("export", str(run), "--data", str(tiny_corpus), "--out", str(path))
@@ -38,18 +42,69 @@ def test_an_exported_bundle_gives_its_golden_outputs_on_arm(
     if answer.exception is not None and "fetching executorch" in str(answer.exception):
         pytest.skip(f"the aarch64 wheel of executorch is out of reach: {answer.exception}")
     assert answer.exit_code == 0, answer.exception
+    return path
 
-    bundle = Bundle(path)
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Aarch64Device:
+    return Aarch64Device(tmp_path_factory.mktemp("device"))
+
+
+def test_the_runner_gives_the_golden_outputs(arm_bundle: Path) -> None:
+    if shutil.which(QEMU[0]) is None:
+        pytest.skip(f"{QEMU[0]} is not installed (apt-get install qemu-user-static)")
+    bundle = Bundle(arm_bundle)
     manifest, golden = bundle.manifest, Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
     assert manifest.target == "linux-aarch64"
     assert manifest.native is not None
     assert carried_library(bundle) is None or manifest.native.architecture == "aarch64"
     filtered = [Preprocessor(manifest.preprocessing, 4)(stretch) for stretch in golden.signal_uv]
     windows = np.stack([samples[-manifest.encoder.window_samples :].T for samples in filtered])
-    command = (*QEMU, path / manifest.native.runner, path / manifest.encoder.file, "-", "--raw")
+    program = (arm_bundle / manifest.native.runner, arm_bundle / manifest.encoder.file)
+    command = (*QEMU, "-L", "/usr/aarch64-linux-gnu", *program, "-", "--raw")
     ran = subprocess.run(command, input=windows.tobytes(), capture_output=True, check=True, timeout=60)
     embedding = np.frombuffer(ran.stdout, np.float32).reshape(golden.embedding.shape)
     assert np.sum(embedding * golden.embedding, axis=1).min() > 1 - COSINE_TOLERANCE
+
+
+def test_the_board_is_one_and_holds_no_torch(device: Aarch64Device) -> None:
+    answer = device.run("-c", "import platform; print(platform.machine()); import torch")
+
+    assert answer.stdout.strip() == "aarch64"
+    assert "No module named 'torch'" in answer.stderr
+
+
+def test_python_verifies_the_bundle(device: Aarch64Device, arm_bundle: Path) -> None:
+    answer = device.run("-m", "cpep_edge", "verify", arm_bundle, "--json")
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    report = json.loads(answer.stdout)
+    assert report["n_golden"] == 6
+    assert report["smallest_cosine"] > 1 - COSINE_TOLERANCE
+
+
+def test_python_benchmarks_the_bundle(device: Aarch64Device, arm_bundle: Path, tmp_path: Path) -> None:
+    answer = device.run("-m", "cpep_edge", "bench", arm_bundle, "--out", tmp_path, "--power", "none", "--json")
+
+    assert answer.returncode == 0, answer.stderr
+    report = json.loads(answer.stdout)
+    assert report["machine"]["architecture"] == "aarch64"
+    assert report["versions"].get("torch") is None
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_python_reads_gestures_live(device: Aarch64Device, arm_bundle: Path, tiny_corpus: Path) -> None:
+    session = sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]
+    simulator = (sys.executable, "-m", "cpep_edge", "simulate", str(session), "--once")
+    with subprocess.Popen(simulator, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as band:
+        assert band.stdout is not None
+        port = band.stdout.readline().strip()
+        answer = device.run("-m", "cpep_edge", "live", arm_bundle, "--port", port, "--json")
+        band.send_signal(signal.SIGINT)
+
+    assert answer.returncode == 0, answer.stderr
+    *decisions, summary = map(json.loads, answer.stdout.splitlines())
+    assert len(decisions) == summary["n_decisions"] > 50
 
 
 def test_a_missing_cross_compiler_is_named_before_anything_is_written(
