@@ -27,6 +27,7 @@ from scipy import signal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score
 
+from cpep_edge.checkout import code_version
 from cpep_edge.errors import CpepError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.session import Session
@@ -242,8 +243,9 @@ def report(columns: dict[str, Figures]) -> str:
         "# Simulated people beside real ones",
         "",
         "Made by `cpep-edge data synth DIR --users 8 --sessions-per-user 1 --seconds 40 --seed 1` and",
-        "`python -m cpep_train.realism --data DIR --real 3DC`; the docstring of `cpep_train.realism` says what is",
-        "measured and how the two protocols match. Accuracies are balanced, over 11 classes, and averaged over people.",
+        f"`python -m cpep_train.realism --data DIR --real 3DC`, commit {code_version('train/cpep_train')}; the",
+        "docstring of `cpep_train.realism` says what is measured and how the two protocols match. Accuracies are",
+        "balanced, over 11 classes, and averaged over people.",
         "The simulation's constants were chosen so that the whole band of 16 electrodes meets the real figures; a band",
         "of 10 electrodes on the same simulated people is harder to read than the real band of 10. The gestures are",
         "not the same: the real ones are mostly of the wrist and forearm, the simulated ones of the fingers.",
