@@ -13,6 +13,7 @@ from pathlib import Path
 from cpep_bench.energy import MeasuredEnergy
 from cpep_bench.latency import Latency, median_ratio_interval
 from cpep_bench.report import NOISY, Report
+from cpep_edge.chip import CortexMSpec, EthosUSpec
 from cpep_edge.errors import ConfigError
 
 
@@ -22,7 +23,7 @@ class Change:
 
     figure: str
     ratio: float
-    low: float  # of a 99 % interval; for bytes, which have no noise, the ratio itself
+    low: float  # of a 99 % interval; for what has no noise, as bytes and counted instructions, the ratio itself
     high: float
     budget: float | None  # the largest ratio allowed
 
@@ -50,7 +51,9 @@ def compare_reports(before: Report, after: Report, budget: dict[str, float] | No
     budget: the largest ratio allowed, by the name of a figure
     Raises ConfigError when the budget names a figure that the two do not share.
     """
-    found = {**_latencies(before, after), **_starts(before, after), **_bytes(before, after), **_energy(before, after)}
+    parts = (_latencies, _starts, _bytes, _chip, _band)
+    found = {figure: ratio for part in parts for figure, ratio in part(before, after).items()}
+    found |= _energy("energy.net", before.energy, after.energy)
     limits = budget or {}
     for figure in limits:
         if figure not in found:
@@ -117,22 +120,56 @@ def _starts(before: Report, after: Report) -> dict[str, _Ratio]:
 
 
 def _bytes(before: Report, after: Report) -> dict[str, _Ratio]:
-    sizes = {
-        "bytes.encoder": (before.files[before.encoder_file], after.files[after.encoder_file]),
-        "bytes.index": (before.files[before.index_file], after.files[after.index_file]),
-        "bytes.bundle": (sum(before.files.values()), sum(after.files.values())),
+    return {
+        "bytes.encoder": _exact(before.files[before.encoder_file], after.files[after.encoder_file]),
+        "bytes.index": _exact(before.files[before.index_file], after.files[after.index_file]),
+        "bytes.bundle": _exact(sum(before.files.values()), sum(after.files.values())),
     }
-    return {name: (new / old, new / old, new / old) for name, (old, new) in sizes.items()}
 
 
-def _energy(before: Report, after: Report) -> dict[str, _Ratio]:
-    """Measured with measured only; nothing modelled is compared."""
-    if before.energy is None or after.energy is None:
+def _chip(before: Report, after: Report) -> dict[str, _Ratio]:
+    """What was counted for a microcontroller, or is modelled by Vela for one accelerator in both."""
+    old, new = before.chip, after.chip
+    if isinstance(old, EthosUSpec) and isinstance(new, EthosUSpec) and old.vela.accelerator == new.vela.accelerator:
+        return {f"modelled.{old.vela.accelerator} cycles": _exact(old.vela.cycles, new.vela.cycles)}
+    if not isinstance(old, CortexMSpec) or not isinstance(new, CortexMSpec):
         return {}
-    (old, old_low, old_high), (new, new_low, new_high) = map(_net_interval, (before.energy, after.energy))
+    figures = {}
+    for earlier, later in product(old.runs, new.runs):
+        if earlier.processor == later.processor:
+            counted = (earlier.instructions_a_window, later.instructions_a_window)
+            figures[f"instructions.{later.processor}"] = _exact(*counted)
+            figures[f"bytes.{later.processor} RAM"] = _exact(earlier.ram_bytes, later.ram_bytes)
+    return figures
+
+
+def _band(before: Report, after: Report) -> dict[str, _Ratio]:
+    """What a wristband said of itself. It tells percentiles, not runs: noise is what lies between median and 95th."""
+    old, new = before.band, after.band
+    if old is None or new is None:
+        return {}
+    (old_us, old_high_us), (new_us, new_high_us) = (  # a fast engine may take no whole microsecond
+        (max(1, figures.p50_us), max(1, figures.p95_us)) for figures in (old, new)
+    )
+    return {
+        "band.inference": (new_us / old_us, new_us / old_high_us, new_high_us / old_us),
+        "bytes.band arena": _exact(old.arena_bytes, new.arena_bytes),
+        **_energy("energy.band net", old.energy, new.energy),
+    }
+
+
+def _exact(old: float, new: float) -> _Ratio:
+    return (new / old,) * 3
+
+
+def _energy(figure: str, before: MeasuredEnergy | None, after: MeasuredEnergy | None) -> dict[str, _Ratio]:
+    """Measured with measured only; nothing modelled is compared."""
+    if before is None or after is None:
+        return {}
+    (old, old_low, old_high), (new, new_low, new_high) = map(_net_interval, (before, after))
     if old_low <= 0:
         return {}
-    return {"energy.net": (new / old, new_low / old_high, new_high / old_low)}
+    return {figure: (new / old, new_low / old_high, new_high / old_low)}
 
 
 def _net_interval(energy: MeasuredEnergy) -> _Ratio:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpep_bench.band import BandFigures
 from cpep_bench.compare import Change, caveats, compare_reports, read_budget
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
 from cpep_bench.latency import Latency
@@ -14,6 +15,7 @@ from cpep_bench.machine import Machine
 from cpep_bench.power import Instrument
 from cpep_bench.report import Report, read_report
 from cpep_bench.startup import Startup
+from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun, VelaEstimate
 from cpep_edge.errors import ConfigError
 
 MACHINE = Machine("toy", "toy", 2, None, 0.0, "toy")
@@ -106,6 +108,69 @@ def test_only_measured_energy_is_compared() -> None:
     change = by_name(compare_reports(measured, replace(made(), energy=energetic(4.0))))["energy.net"]
     assert change.ratio == pytest.approx(1.33, abs=0.01)
     assert change.beyond_noise
+
+
+def on_cortex_m(instructions: int) -> CortexMSpec:
+    run = ProcessorRun(
+        processor="cortex-m55", instructions_a_window=instructions, instructions_a_sample=10, code_bytes=10,
+        constant_bytes=10, ram_bytes=1_000,
+    )  # fmt: skip
+    other = run.model_copy(update={"processor": "cortex-m7", "instructions_a_window": 5 * instructions})
+    return CortexMSpec(
+        file="mcu.zip", uv_per_count=0.25, weight_bytes=10, arena_bytes=10, multiply_adds=10, n_windows=10,
+        min_cosine=1.0, mean_cosine=1.0, votes_kept=1.0, runs=(run, other),
+    )  # fmt: skip
+
+
+def on_ethos_u(cycles: int, accelerator: str = "ethos-u55-128") -> EthosUSpec:
+    vela = VelaEstimate(
+        accelerator=accelerator, clock_mhz=500.0, cycles=cycles, inference_ms=1.0, sram_bytes=0, flash_bytes=0,
+        multiply_adds=10,
+    )  # fmt: skip
+    return EthosUSpec(
+        file="ethos.pte", tosa_file="ethos.tosa", vela=vela, n_windows=10, min_cosine=1.0, mean_cosine=1.0,
+        votes_kept=1.0,
+    )  # fmt: skip
+
+
+def test_counted_instructions_have_no_noise_and_are_compared_by_processor() -> None:
+    before, after = (replace(made(), chip=on_cortex_m(count)) for count in (1_000, 1_001))
+    changes = by_name(compare_reports(before, after, {"instructions.cortex-m55": 1.0005}))
+
+    assert changes["instructions.cortex-m55"].over_budget
+    assert changes["instructions.cortex-m7"].ratio == pytest.approx(1.001)
+    assert not changes["bytes.cortex-m55 RAM"].beyond_noise
+
+
+def test_cycles_are_compared_on_one_accelerator_only() -> None:
+    before, after = (replace(made(), chip=chip) for chip in (on_ethos_u(1_000), on_ethos_u(900)))
+    elsewhere = replace(made(), chip=on_ethos_u(900, "ethos-u85-256"))
+
+    assert by_name(compare_reports(before, after))["modelled.ethos-u55-128 cycles"].ratio == pytest.approx(0.9)
+    for other in (elsewhere, replace(made(), chip=on_cortex_m(1))):
+        assert not [name for name in by_name(compare_reports(before, other)) if name.startswith("modelled")]
+
+
+def banded(p50_us: int, net_w: float | None = None) -> Report:
+    energy = None if net_w is None else energetic(net_w)
+    return replace(made(), band=BandFigures("toy", 100, p50_us, p50_us + 50, 0, 0, 1_000, None, energy))
+
+
+def test_a_band_is_slower_where_its_median_left_the_spread_of_the_other() -> None:
+    within, beyond = (by_name(compare_reports(banded(1_000), banded(p50_us))) for p50_us in (1_040, 1_060))
+
+    assert not within["band.inference"].beyond_noise
+    assert beyond["band.inference"].beyond_noise
+    assert by_name(compare_reports(banded(0), banded(0)))["band.inference"].ratio == 1
+    assert by_name(compare_reports(made(), banded(1_000))).keys().isdisjoint(("band.inference", "bytes.band arena"))
+
+
+def test_a_bands_energy_is_compared_where_both_measured_it() -> None:
+    change = by_name(compare_reports(banded(1_000, 3.0), banded(1_000, 4.0)))["energy.band net"]
+
+    assert change.ratio == pytest.approx(1.33, abs=0.01)
+    assert change.beyond_noise
+    assert "energy.band net" not in by_name(compare_reports(banded(1_000), banded(1_000, 3.0)))
 
 
 @pytest.mark.parametrize(
