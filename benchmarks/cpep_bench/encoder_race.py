@@ -34,8 +34,9 @@ _WINDOWS_FILE = "windows.npy"
 _ONNX: tuple[OnnxKind, ...] = ("fp32", "int8-static", "int8-dynamic")
 _OPENVINO: tuple[tuple[str, str, OnnxKind], ...] = (
     ("OpenVINO float", "latency hint, its own choice of precision", "fp32"),
-    ("OpenVINO int8", "latency hint, ONNX Runtime's calibration", "int8-static"),
+    ("OpenVINO int8", "latency hint, ONNX Runtime's graph", "int8-static"),
 )
+_CALIBRATED = {"onnxruntime", "openvino"}
 
 Windows = NDArray[np.float32]  # (n_windows, n_channels, window_samples), preprocessed
 Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # a window to its embedding
@@ -62,29 +63,51 @@ class _Contender:
         return folder / f"{self.name}.npy"
 
 
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """What fixes the ranges of static int8."""
+
+    windows: Windows
+    source: str
+
+
 def race_encoders(
-    names: Sequence[str], bundle: Path, spec: EncoderSpec, windows: Windows, run: Path, *, n_threads: int, n_runs: int
+    names: Sequence[str],
+    bundle: Path,
+    spec: EncoderSpec,
+    windows: Windows,
+    run: Path,
+    *,
+    n_threads: int,
+    n_runs: int,
+    data: Path | None = None,
 ) -> Iterator[PeerFigure]:
     """Time these peers beside the encoder of a bundle.
 
     names: onnxruntime, openvino, torch, torch.compile
     run: the training that the bundle came from
-    Raises ConfigError when it is another's, CpepError when a peer's process fails.
+    data: its corpus, whose training windows calibrate static int8 as they do at export; else `windows` do, which are
+        few
+    Raises ConfigError when the run is another's, CpepError when a peer's process fails, DataError when the corpus does
+    not fit the run.
     """
     import torch
 
     module = _module(run, spec)
+    calibration = _Calibration(windows, "the bundle's golden signal")
+    if data is not None and _CALIBRATED & set(names):
+        calibration = _calibration(run, data)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         np.save(folder / _WINDOWS_FILE, windows)
-        contenders = list(_contenders(names, module, bundle, spec, windows, run, folder, n_threads))
+        contenders = list(_contenders(names, module, bundle, spec, calibration, run, folder, n_threads))
         commands = {contender.name: contender.command(folder) for contender in contenders}
         times = take_turns(commands, n_runs)
         with torch.inference_mode():
             expected = module(torch.from_numpy(windows)).numpy()
         for who in contenders:
-            cosine = np.sum(np.load(who.embeddings(folder)) * expected, axis=1).min()
-            agreement = f"cosine {cosine:.4f}"
+            cosines = np.sum(np.load(who.embeddings(folder)) * expected, axis=1)
+            agreement = f"cosine {cosines.mean():.4f}, least {cosines.min():.4f}"
             yield PeerFigure(PART, who.name, who.setting, times[who.name].wall, who.size_bytes, agreement)
 
 
@@ -112,13 +135,15 @@ def _contenders(
     module: "nn.Module",
     bundle: Path,
     spec: EncoderSpec,
-    windows: Windows,
+    calibration: _Calibration,
     run: Path,
     folder: Path,
     n_threads: int,
 ) -> Iterator[_Contender]:
     def from_onnx(name: str, setting: str, opener: str, kind: OnnxKind) -> _Contender:
-        file = _onnx_file(module, windows, kind, folder)
+        file = _onnx_file(module, calibration.windows, kind, folder)
+        if kind == "int8-static":
+            setting += f", calibrated on {len(calibration.windows)} windows of {calibration.source}"
         return _Contender(name, setting, opener, file, n_threads, file.stat().st_size)
 
     size_bytes = (bundle / spec.file).stat().st_size
@@ -133,6 +158,17 @@ def _contenders(
         yield _Contender("torch eager", "fp32, inference mode", "torch", run, n_threads)
     if "torch.compile" in names:
         yield _Contender("torch.compile", "fp32, Inductor, fixed shape", "torch.compile", run, n_threads)
+
+
+def _calibration(run: Path, data: Path) -> _Calibration:
+    from cpep_export.training_windows import calibration_windows
+    from cpep_train.checkpoint import load_checkpoint
+    from cpep_train.corpus import Corpus
+    from cpep_train.evaluate import evaluation_set
+
+    checkpoint = load_checkpoint(run)
+    evaluation = evaluation_set(checkpoint, Corpus.open(data), windows_per_recording=1)
+    return _Calibration(calibration_windows(evaluation, checkpoint.recipe.seed), "training")
 
 
 def _onnx_file(module: "nn.Module", windows: Windows, kind: OnnxKind, folder: Path) -> Path:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_bench.latency import measure_interleaved
-from cpep_bench.pipeline import Signal
 from cpep_bench.report import PeerFigure
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ConfigError
+from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
 
 PEERS: Mapping[str, tuple[str, ...]] = {  # and the packages that each needs
@@ -37,7 +37,7 @@ PEERS: Mapping[str, tuple[str, ...]] = {  # and the packages that each needs
 }
 ENCODER_PEERS = ("onnxruntime", "openvino", "torch", "torch.compile")
 INDEX_PEERS = ("numpy", "hnswlib", "usearch", "faiss")
-N_WINDOWS = 64  # of signal, that answers are compared on
+WINDOWS_A_STRETCH = 4  # of golden signal, that answers are compared on
 OURS = "cpep-edge"
 
 Windows = NDArray[np.float32]  # (n_windows, n_channels, window_samples), preprocessed
@@ -72,7 +72,6 @@ def measure_peers(
     names: Sequence[str],
     bundle: Bundle,
     recogniser: Recogniser,
-    signal_uv: Signal,
     *,
     n_runs: int,
     n_threads: int = 1,
@@ -84,17 +83,17 @@ def measure_peers(
     names: checked
     n_threads: of every encoder
     run: the training that the bundle came from
-    data: labelled recordings, in the emg2pose format
+    data: labelled recordings, in the emg2pose format, which also calibrate static int8
     Raises ConfigError when the run is another's, CpepError when a peer's process fails, DataError when the recordings
     cannot be asked about.
     """
-    windows = _windows(recogniser, signal_uv)
+    windows = _windows(bundle, recogniser)
     figures: list[PeerFigure] = []
     if run is not None and (chosen := [name for name in ENCODER_PEERS if name in names]):
         from cpep_bench.encoder_race import race_encoders
 
         spec = recogniser.manifest.encoder
-        figures += race_encoders(chosen, bundle.path, spec, windows, run, n_threads=n_threads, n_runs=n_runs)
+        figures += race_encoders(chosen, bundle.path, spec, windows, run, n_threads=n_threads, n_runs=n_runs, data=data)
     if chosen := [name for name in INDEX_PEERS if name in names]:
         figures += _indexes(chosen, bundle, recogniser, windows, n_runs)
     if run is not None and data is not None and "libemg" in names:
@@ -142,8 +141,11 @@ def _turning(call: Callable[[Vectors], object], items: Vectors) -> Callable[[], 
     return lambda: call(next(turns))
 
 
-def _windows(recogniser: Recogniser, signal_uv: Signal) -> Windows:
+def _windows(bundle: Bundle, recogniser: Recogniser) -> Windows:
+    """Several of each golden stretch, from where the filter has settled; none lies across two of them."""
     n_samples = recogniser.manifest.encoder.window_samples
-    filtered = recogniser.preprocessor()(signal_uv)
-    starts = np.linspace(0, len(filtered) - n_samples, N_WINDOWS).astype(int)
-    return np.stack([np.ascontiguousarray(filtered[start : start + n_samples].T) for start in starts])
+    golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
+    n_lead = golden.signal_uv.shape[1] - n_samples
+    starts = np.linspace(n_lead // 2, n_lead, WINDOWS_A_STRETCH).astype(int)
+    filtered = [recogniser.preprocessor()(stretch) for stretch in golden.signal_uv]
+    return np.stack([np.ascontiguousarray(samples[at : at + n_samples].T) for samples in filtered for at in starts])

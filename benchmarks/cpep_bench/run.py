@@ -107,7 +107,7 @@ def run_bench(
         starts = step(tuple(run_fresh(bundle, options.n_threads) for _ in range(options.n_starts)))
         threads = step(_threads(bundle, last_window(recogniser, signal_uv), options.n_runs))
         profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
-        peers = step(_peers(opened, recogniser, signal_uv, options))
+        peers = step(_peers(opened, recogniser, options))
         links = step(_links(options))
         band = step(_band(options))
         energy = step(_energy(meter, recogniser, signal_uv, options.window_s))
@@ -179,12 +179,11 @@ class _Steps:
         return given
 
 
-def _peers(bundle: Bundle, recogniser: Recogniser, signal_uv: Signal, options: Options) -> tuple[PeerFigure, ...]:
+def _peers(bundle: Bundle, recogniser: Recogniser, options: Options) -> tuple[PeerFigure, ...]:
     return measure_peers(
         options.peers,
         bundle,
         recogniser,
-        signal_uv,
         n_runs=options.n_runs,
         n_threads=options.n_threads,
         run=options.run,

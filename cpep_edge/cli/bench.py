@@ -26,7 +26,9 @@ def bench(
     run: Annotated[
         Path | None, typer.Option(help="Training that the bundle came from, for peers of its encoder and libemg.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Corpus with people held out, for libemg's accuracy.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Corpus of the training: calibrates int8 of peers, judges libemg.")
+    ] = None,
     band: Annotated[str | None, typer.Option(help="Port of a wristband that is to time its own engine.")] = None,
     key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,

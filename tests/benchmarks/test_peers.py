@@ -9,17 +9,12 @@ from cpep_bench.peers import check_peers, measure_peers
 from cpep_bench.report import PeerFigure
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
-from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
 from cpep_train.checkpoint import Checkpoint, build_encoders, save_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.leakage import SplitManifest, save_splits, split_manifest
 
 pytestmark = pytest.mark.executorch
-
-
-def signal_of(bundle: Bundle) -> np.ndarray:
-    return Golden.from_bytes(bundle.read(bundle.manifest.golden_file)).signal_uv.reshape(-1, 4)
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +26,28 @@ def run(tiny_checkpoint: Checkpoint, tiny_corpus: Path, tmp_path_factory: pytest
     return folder
 
 
-def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(tiny_bundle: Path, run: Path) -> None:
+def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(
+    tiny_bundle: Path, tiny_corpus: Path, run: Path
+) -> None:
     for package in ("onnxruntime", "openvino"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     bundle = Bundle(tiny_bundle)
     recogniser = Recogniser(bundle)
 
-    figures = measure_peers(("openvino", "onnxruntime"), bundle, recogniser, signal_of(bundle), n_runs=200, run=run)
+    few = measure_peers(("onnxruntime",), bundle, recogniser, n_runs=200, run=run)
+    figures = measure_peers(("openvino", "onnxruntime"), bundle, recogniser, n_runs=200, run=run, data=tiny_corpus)
 
     assert [figure.name for figure in figures] == [
         "cpep-edge", "ONNX Runtime fp32", "ONNX Runtime int8-static", "ONNX Runtime int8-dynamic", "OpenVINO float",
         "OpenVINO int8",
     ]  # fmt: skip
-    cosine = {figure.name: float(figure.agreement.removeprefix("cosine ")) for figure in figures}
+    setting = {figure.name: figure.setting for figure in figures}
+    assert setting["ONNX Runtime int8-static"].endswith(", calibrated on 128 windows of training")
+    assert few[2].setting.endswith(" windows of the bundle's golden signal")
+    cosine = {figure.name: float(figure.agreement.split()[-1]) for figure in figures}  # the least of all windows
     assert cosine["ONNX Runtime fp32"] == 1
     assert cosine["OpenVINO float"] > 0.999  # bfloat16, where the processor has it
-    assert min(cosine.values()) > 0.7  # a toy in int8, calibrated on noise; with other weights it would be near 0
+    assert min(cosine.values()) > 0.7  # a toy in int8; with other weights it would be near 0
     assert figures[0].size_bytes == bundle.manifest.files[bundle.manifest.encoder.file].size_bytes
 
 
@@ -61,7 +62,7 @@ def test_the_training_of_another_bundle_is_refused(
     save_checkpoint(tmp_path, replace(tiny_checkpoint, recipe=wider, emg=emg, pose=pose))
 
     with pytest.raises(ConfigError, match="its encoder has .* parameters, the bundle's has"):
-        measure_peers(("torch",), bundle, Recogniser(bundle), signal_of(bundle), n_runs=200, run=tmp_path)
+        measure_peers(("torch",), bundle, Recogniser(bundle), n_runs=200, run=tmp_path)
 
 
 def test_threads_that_change_the_answer_have_no_figures(
@@ -79,7 +80,7 @@ def test_threads_that_change_the_answer_have_no_figures(
 
 
 def libemg(bundle: Bundle, recogniser: Recogniser, run: Path, data: Path) -> dict[str, PeerFigure]:
-    figures = measure_peers(("libemg",), bundle, recogniser, signal_of(bundle), n_runs=200, run=run, data=data)
+    figures = measure_peers(("libemg",), bundle, recogniser, n_runs=200, run=run, data=data)
     return {figure.name: figure for figure in figures}
 
 
