@@ -64,6 +64,8 @@ def cosines(embeddings: NDArray[np.float32], vectors: NDArray[np.float32]) -> ND
     returns: (n, r)
     """
     n_queries = embeddings.shape[1] // vectors.shape[1]
+    if n_queries == 1:
+        return embeddings @ vectors.T
     queries = embeddings.reshape(len(embeddings), n_queries, vectors.shape[1])
     best = np.empty((len(embeddings), len(vectors)), np.result_type(embeddings, vectors))
     for start in range(0, len(best), _EMBEDDINGS_AT_ONCE):

@@ -11,8 +11,8 @@ from cpep_edge.chip import CortexMSpec
 Row = tuple[str, ...]
 
 _PEER_NOTES = {  # by part
-    "encoder": "In turns, each in a process of its own and on as many threads as ours. The cosine is the least of 64 "
-    "windows, to the trained module in float32.",
+    "encoder": "In turns, each in a process of its own and on as many threads as ours. Cosines are to the "
+    "trained module in float32, on windows of the golden signal.",
     "index": "In turns, in one process, on one thread; defaults where a name says no more. Votes are held against "
     "those of all prototypes compared exactly.",
     "window to class": "In turns, in one process, on one thread.",
