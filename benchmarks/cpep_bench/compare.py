@@ -148,14 +148,12 @@ def _band(before: Report, after: Report) -> dict[str, _Ratio]:
     old, new = before.band, after.band
     if old is None or new is None:
         return {}
-    (old_us, old_high_us), (new_us, new_high_us) = (  # a fast engine may take no whole microsecond
-        (max(1, figures.p50_us), max(1, figures.p95_us)) for figures in (old, new)
-    )
-    return {
-        "band.inference": (new_us / old_us, new_us / old_high_us, new_high_us / old_us),
-        "bytes.band arena": _exact(old.arena_bytes, new.arena_bytes),
-        **_energy("energy.band net", old.energy, new.energy),
-    }
+    figures = _energy("energy.band net", old.energy, new.energy)
+    if old.p50_us > 0:  # a fast engine may take no whole microsecond
+        figures["band.inference"] = (new.p50_us / old.p50_us, new.p50_us / old.p95_us, new.p95_us / old.p50_us)
+    if old.arena_bytes > 0:
+        figures["bytes.band arena"] = _exact(old.arena_bytes, new.arena_bytes)
+    return figures
 
 
 def _exact(old: float, new: float) -> _Ratio:

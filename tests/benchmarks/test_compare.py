@@ -161,7 +161,7 @@ def test_a_band_is_slower_where_its_median_left_the_spread_of_the_other() -> Non
 
     assert not within["band.inference"].beyond_noise
     assert beyond["band.inference"].beyond_noise
-    assert by_name(compare_reports(banded(0), banded(0)))["band.inference"].ratio == 1
+    assert "band.inference" not in by_name(compare_reports(banded(0), banded(0)))  # no whole microsecond
     assert by_name(compare_reports(made(), banded(1_000))).keys().isdisjoint(("band.inference", "bytes.band arena"))
 
 
