@@ -164,9 +164,10 @@ def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(
     assert energy is not None
     idle_w = [window.power_w for window in energy.idle]
     assert idle_w == pytest.approx([3.9 * 21e-3] * 6, rel=0.2)  # 21 mA, and asking it once in a while
-    drawn_mj = 3.9 * 60e-3 * figures.p50_us * 1e-3  # 60 mA more for as long as one takes
-    assert energy.net_mj == pytest.approx(drawn_mj, rel=0.5)
-    assert energy.net_uncertainty_mj < energy.net_mj / 2
+    work_w = 3.9 * 60e-3  # 60 mA more for as long as one takes, and never more than that
+    most_mj = np.mean([work_w * window.seconds / window.n_inferences * 1e3 for window in energy.active])
+    assert work_w * figures.p50_us * 1e-3 / 3 < energy.net_mj < 1.2 * most_mj  # a busy machine stretches either time
+    assert energy.net_uncertainty_mj < energy.net_mj
 
 
 def test_a_gauge_that_falls_silent_is_told(tiny_bundle: Path, session: Session) -> None:
