@@ -87,7 +87,7 @@ def measure_peers(
     Raises ConfigError when the run is another's, CpepError when a peer's process fails, DataError when the recordings
     cannot be asked about.
     """
-    windows = _windows(bundle, recogniser)
+    windows = golden_windows(bundle, recogniser)
     figures: list[PeerFigure] = []
     if run is not None and (chosen := [name for name in ENCODER_PEERS if name in names]):
         from cpep_bench.encoder_race import race_encoders
@@ -141,8 +141,8 @@ def _turning(call: Callable[[Vectors], object], items: Vectors) -> Callable[[], 
     return lambda: call(next(turns))
 
 
-def _windows(bundle: Bundle, recogniser: Recogniser) -> Windows:
-    """Several of each golden stretch, from where the filter has settled; none lies across two of them."""
+def golden_windows(bundle: Bundle, recogniser: Recogniser) -> Windows:
+    """Windows of each golden stretch in turn, from where the filter has settled to its end; none lies across two."""
     n_samples = recogniser.manifest.encoder.window_samples
     golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
     n_lead = golden.signal_uv.shape[1] - n_samples

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from cpep_bench.encoder_race import race_threads
-from cpep_bench.peers import check_peers, measure_peers
+from cpep_bench.peers import WINDOWS_A_STRETCH, check_peers, golden_windows, measure_peers
 from cpep_bench.report import PeerFigure
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
+from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
 from cpep_train.checkpoint import Checkpoint, build_encoders, save_checkpoint
 from cpep_train.corpus import Corpus
@@ -49,6 +50,20 @@ def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(
     assert cosine["OpenVINO float"] > 0.999  # bfloat16, where the processor has it
     assert min(cosine.values()) > 0.7  # a toy in int8; with other weights it would be near 0
     assert figures[0].size_bytes == bundle.manifest.files[bundle.manifest.encoder.file].size_bytes
+
+
+def test_answers_are_compared_on_windows_that_end_where_the_golden_ones_do(tiny_bundle: Path) -> None:
+    bundle = Bundle(tiny_bundle)
+    recogniser = Recogniser(bundle)
+    golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
+
+    windows = golden_windows(bundle, recogniser)
+
+    assert len(windows) == WINDOWS_A_STRETCH * len(golden.embedding)
+    last = np.stack(
+        [recogniser.encoder.embed(window).copy() for window in windows[WINDOWS_A_STRETCH - 1 :: WINDOWS_A_STRETCH]]
+    )
+    np.testing.assert_allclose(last, golden.embedding, atol=1e-5)
 
 
 def test_the_training_of_another_bundle_is_refused(
