@@ -26,7 +26,7 @@ from cpep_edge.pose_index import cosines
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus, Row
 from cpep_train.leakage import audit
-from cpep_train.windows import SessionStore, Statistics, WindowBatch, WindowDataset
+from cpep_train.windows import SessionStore, WindowBatch, WindowDataset
 
 N_NEIGHBOURS = 10
 _BOOTSTRAPS = 2_000
@@ -109,8 +109,7 @@ def evaluation_set(
     Raises DataError when the corpus does not fit the checkpoint, or has no recordings to test or no poses to look up.
     """
     corpus.check(checkpoint.recipe)
-    statistics = Statistics(checkpoint.preprocessing.scale_uv, checkpoint.pose_mean_rad, checkpoint.pose_std_rad)
-    store = SessionStore(corpus, checkpoint.recipe, statistics, cache_bytes=cache_bytes)
+    store = SessionStore(corpus, checkpoint.recipe, checkpoint.statistics, cache_bytes=cache_bytes)
     gestures = (*checkpoint.seen_stages, *checkpoint.unseen_stages)
     known = [number for number, row in enumerate(corpus.rows) if row.stage in gestures]
     asked = [number for number in known if _is_query(corpus.rows[number])]

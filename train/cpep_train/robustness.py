@@ -45,7 +45,7 @@ from cpep_train.evaluate import (
     torch_embedding,
 )
 from cpep_train.leakage import audit_against, load_splits
-from cpep_train.windows import SessionStore, Statistics, WindowDataset
+from cpep_train.windows import SessionStore, WindowDataset
 
 WINDOWS_PER_RECORDING = 20
 KINDS: tuple[Gestures, ...] = ("seen", "unseen")
@@ -165,11 +165,8 @@ class _Rig:
             scale_uv = self._checkpoint.preprocessing.scale_uv
             disturb = partial(_disturb, series, strength, scale_uv, self._seed)
             corpus = _DisturbedCorpus(corpus.folder, corpus.rows, disturb)
-        c = self._checkpoint
-        store = SessionStore(
-            corpus, c.recipe, Statistics(c.preprocessing.scale_uv, c.pose_mean_rad, c.pose_std_rad), cache_bytes=1
-        )
-        store.levels = clean.levels
+        store = SessionStore(corpus, self._checkpoint.recipe, self._checkpoint.statistics, cache_bytes=1)
+        store.donnings = clean.donnings
         return store
 
     def _scores(self, embedding: NDArray[np.float32], answered: NDArray[np.bool_]) -> list[Score]:

@@ -39,6 +39,7 @@ from cpep_train.leakage import SplitManifest, audit, save_splits
 from cpep_train.mae import MaskedAutoencoder
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
+from cpep_train.plain_head import with_plain_head
 from cpep_train.processes import join, rank, wait_for_all
 from cpep_train.provenance import load_provenance, provenance_of, save_provenance
 from cpep_train.qformer import QueryEmbedder
@@ -129,7 +130,7 @@ class _Run:
             self._claim_folder(may_exist, audit(corpus))
         wait_for_all()
         layouts = self._layouts(corpus)
-        self.statistics = fit_statistics(corpus, recipe)
+        self.statistics = with_plain_head(corpus, recipe, fit_statistics(corpus, recipe), layouts)
         self.store = SessionStore(corpus, recipe, self.statistics, layouts=layouts)
         torch.manual_seed(recipe.seed)
         self.emg, self.pose = build_encoders(recipe)
@@ -190,6 +191,9 @@ class _Run:
             preprocessing=self.store.preprocessing,
             pose_mean_rad=self.statistics.pose_mean_rad,
             pose_std_rad=self.statistics.pose_std_rad,
+            front_end=self.statistics.front_end,
+            head=self.statistics.head,
+            head_gestures=self.statistics.head_gestures,
             emg=self.emg.eval(),
             pose=self.pose.eval(),
             seen_stages=tuple(sorted({corpus.rows[number].stage for number in corpus.numbers("train")})),
