@@ -21,7 +21,8 @@ from pydantic_core import from_json
 from cpep_edge.chip import ChipSpec
 from cpep_edge.donning import placements
 from cpep_edge.errors import ArtifactError
-from cpep_edge.files import read_plain, replacing_folder
+from cpep_edge.files import read_plain
+from cpep_edge.folders import replacing_folder
 from cpep_edge.manifest_part import FileName
 from cpep_edge.manifest_part import Part as _Part
 from cpep_edge.mpf import MpfSpec

@@ -5,6 +5,8 @@ measured, tells how quiet this arm is: the level below which the muscles are tak
 """
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -215,9 +217,22 @@ def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, floa
 
 
 def save_profile(profile: Profile, path: Path) -> None:
-    """Write a profile, whole or not at all."""
+    """Write a profile, whole or not at all, in the place of an earlier one or of nothing."""
+    require_profile_or_nothing(path)
     with replacing(path) as temporary:
         temporary.write_text(profile.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def require_profile_or_nothing(path: Path) -> None:
+    """Raise ConfigError when something else than a profile, of whatever version, lies where one is to be written."""
+    if not os.path.lexists(path):
+        return
+    try:
+        is_profile = {"schema_version", "level_uv", "created_utc"} <= set(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        is_profile = False
+    if not is_profile:
+        raise ConfigError(f"{path} exists and is no profile; choose another name with --out")
 
 
 def load_profile(path: Path) -> Profile:

@@ -1,8 +1,7 @@
-"""Write files and folders whole or not at all, and read only what is a file."""
+"""Write files whole or not at all, and read only what is a file. Folders: `cpep_edge.folders`."""
 
 import io
 import os
-import shutil
 import stat
 import uuid
 import zipfile
@@ -29,41 +28,13 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         raise CpepError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any failure it is removed.
-
-    A folder cannot be replaced in one step, so the old one steps aside first and comes back if the swap fails.
-    """
-    temporary = _beside(path)
-    retired = _beside(path)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        if path.exists():
-            os.replace(path, retired)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if retired.exists():
-                os.replace(retired, path)
-            raise
-    except OSError as error:
-        raise CpepError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(retired, ignore_errors=True)
 
 
 def read_plain(file: Path, max_bytes: int) -> bytes:
@@ -99,11 +70,16 @@ def read_arrays(content: bytes, names: Iterable[str]) -> dict[str, NDArray[np.ge
         raise ValueError(str(error) or type(error).__name__) from error
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before anything else happens; links and devices are left."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-
-
-def _sync(file: Path) -> None:
-    if file.is_file():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
