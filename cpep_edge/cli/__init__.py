@@ -37,6 +37,8 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "verify": bundle.verify,
         "keygen": trust.keygen,
         "sign": trust.sign,
+        "root": trust.root,
+        "trust": trust.trust,
         "bench": bench.bench,
         "compare": bench.compare,
     },

@@ -170,7 +170,7 @@ def test_a_change_is_signed_when_a_key_is_given_and_unsigned_when_not(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     public = generate_keys(tmp_path / "key.pem")
-    remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT, load_signing_key(tmp_path / "key.pem"))
+    remove_gesture(OpenBundle.check(Bundle(bundle, trust=True)), LEFT_OUT, load_signing_key(tmp_path / "key.pem"))
 
     verify_bundle(bundle, public)
     remove_gesture(OpenBundle.check(Bundle(bundle, public)), "ShakaVulcanPeace")
