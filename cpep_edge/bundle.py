@@ -47,6 +47,10 @@ MAX_NAME = 100  # characters
 _log = logging.getLogger(__name__)
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 28  # nothing is allocated on a manifest's word alone
+_MAX_NUMBERS = 1 << 24  # of a window, and of all that a run gives
+_MAX_SECTIONS = 64  # of the filter
+_MAX_LOG_LEVEL = 30.0  # of a channel in microvolts
+_LARGEST = 1e9  # no quantity of ours comes near, and what is derived from it stays a float32
 
 
 def _printable(text: str) -> str:
@@ -58,6 +62,7 @@ def _printable(text: str) -> str:
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]  # the first is x86-64
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
 Size = Annotated[int, Field(gt=0, le=1 << 24)]  # of an array, along one axis
+Hops = Annotated[int, Field(le=1 << 16)]
 
 
 class FileEntry(_Part):
@@ -88,6 +93,12 @@ class EncoderSpec(_Part):
     n_delegates: int = Field(ge=0)  # sub-graphs that the backend runs
     n_operators_outside: int = Field(ge=0)  # operators left to the portable kernels
     stream: StreamSpec | None = None  # None: the program takes whole windows
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> "EncoderSpec":
+        if self.n_channels * self.window_samples > _MAX_NUMBERS or self.n_outputs > _MAX_NUMBERS:
+            raise ValueError(f"a window or an embedding has more than {_MAX_NUMBERS:,} numbers")
+        return self
 
     @property
     def run_samples(self) -> int:
@@ -159,7 +170,7 @@ class PoseSpec(_Part):
 
     encoder: EncoderSpec  # a channel is a joint, a sample a pose
     joints: tuple[Name, ...] = Field(min_length=1)
-    rate_hz: float = Field(gt=0)  # poses a second
+    rate_hz: float = Field(gt=0, le=1e6)  # poses a second
     mean_rad: tuple[float, ...]  # of each joint in the training
     std_rad: tuple[Annotated[float, Field(gt=0)], ...]
     spread_rad: tuple[Annotated[float, Field(ge=0)], ...]  # SD between people who make one gesture
@@ -183,14 +194,14 @@ class OperatingPoint(_Part):
 class DecisionSpec(_Part):
     """How neighbours become decisions; `cpep_edge.decisions` says what each number does."""
 
-    k: int = Field(default=10, gt=0)  # neighbours that vote
+    k: Hops = Field(default=10, gt=0)  # neighbours that vote
     min_vote_share: float = Field(default=0.5, ge=0, le=1)  # below: rejected
     min_similarity: float = Field(default=-1.0, ge=-1, le=1)  # cosine of the nearest winner; below: rejected
-    debounce_hops: int = Field(default=3, gt=0)  # equal results in a row before a decision changes
-    hop_ms: float = Field(default=100.0, ge=5)  # between two windows
+    debounce_hops: Hops = Field(default=3, gt=0)  # equal results in a row before a decision changes
+    hop_ms: float = Field(default=100.0, ge=5, le=60_000)  # between two windows
     hysteresis: float = Field(default=0.0, ge=0, le=1)  # off `min_vote_share` for the gesture that stands
-    majority_hops: int = Field(default=1, gt=0)  # newest windows whose most frequent answer counts; 1: off
-    refractory_hops: int = Field(default=0, ge=0)  # after a gesture was decided on, until the next may be
+    majority_hops: Hops = Field(default=1, gt=0)  # newest windows whose most frequent answer counts; 1: off
+    refractory_hops: Hops = Field(default=0, ge=0)  # after a gesture was decided on, until the next may be
     rest_gesture: str = ""  # the one that means nothing is done; empty: there is none
     rest_level: float = Field(default=0.0, ge=0)  # RMS, in units of the scale, below which muscles rest; 0: never
     rejection: tuple[OperatingPoint, ...] = ()  # the best thresholds, coverage falling; empty: not calibrated
@@ -275,6 +286,12 @@ class Manifest(_Part):
             raise ValueError("the front end and the band differ in channels")
         if (self.encoder.n_channels, self.encoder.window_samples) != self.input_shape:
             raise ValueError("the encoder does not take what the front end gives")
+        if any(abs(level) > _MAX_LOG_LEVEL for level in self.level_pattern):
+            raise ValueError("level_pattern holds a logarithm that no signal has")
+        if len(self.level_pattern) not in (0, self.n_channels):
+            raise ValueError("level_pattern is not of as many channels as the band has")
+        if self.n_channels * self.window_samples > _MAX_NUMBERS:
+            raise ValueError(f"a window has more than {_MAX_NUMBERS:,} numbers")
         _check_filter(self.preprocessing)
         return self
 
@@ -483,6 +500,7 @@ def _check_signature(path: Path, manifest: bytes, key: Key) -> None:
 def _parse_manifest(path: Path, content: bytes) -> Manifest:
     try:
         fields = parse_json(content)
+        _check_numbers(fields)
         schema = fields.get("schema_version") if isinstance(fields, dict) else None
         if isinstance(schema, int) and schema > SCHEMA_VERSION:
             raise ArtifactError(
@@ -498,7 +516,7 @@ def _parse_manifest(path: Path, content: bytes) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path}: {MANIFEST_FILE} is not valid at {where}: {first['msg']}") from error
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{path}: {MANIFEST_FILE} is not valid: {error}") from error
 
 
@@ -517,11 +535,32 @@ def _digest_line(manifest: bytes) -> bytes:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_FILE}\n".encode()
 
 
+def _check_numbers(fields: object) -> None:
+    """Raise ValueError for a number that no export writes, wherever it stands."""
+    match fields:
+        case dict():
+            for value in fields.values():
+                _check_numbers(value)
+        case list():
+            for value in fields:
+                _check_numbers(value)
+        case float() if abs(fields) > _LARGEST:
+            raise ValueError(f"{fields:g} is beyond every quantity that a bundle holds")
+        case int() if abs(fields) >= 1 << 53:
+            raise ValueError("a whole number in it has more digits than a float64 holds")
+
+
 def _check_filter(spec: Preprocessing) -> None:
     numbers = [spec.sample_rate_hz, spec.scale_uv, spec.clip, *(value for section in spec.sos for value in section)]
     if not spec.sos or any(len(section) != 6 for section in spec.sos):
         raise ValueError("preprocessing.sos is no list of second-order sections of six numbers")
     if any(section[3] != 1 for section in spec.sos):
         raise ValueError("preprocessing.sos has a section whose a0 is not 1")
-    if not all(math.isfinite(number) for number in numbers) or min(numbers[:3]) <= 0:
+    if not all(math.isfinite(number) for number in numbers) or min(numbers[:3]) < 1 / _LARGEST:
         raise ValueError("preprocessing holds a number that is infinite, no number, or not above zero where it must be")
+    if not all(
+        abs(a2) < 1 and abs(a1) < 1 + a2 for *_, a1, a2 in spec.sos
+    ):  # Jury's test: both poles inside the circle
+        raise ValueError("preprocessing.sos has a section that never settles")
+    if len(spec.sos) > _MAX_SECTIONS:
+        raise ValueError(f"preprocessing.sos has {len(spec.sos)} sections, {_MAX_SECTIONS} at the most")

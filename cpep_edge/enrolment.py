@@ -40,6 +40,7 @@ from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, build_index, cosines, graph_spec
 from cpep_edge.recogniser import Recogniser, answer
 from cpep_edge.session import Session
+from cpep_edge.session_trial import check_session
 from cpep_edge.trust import SigningKey
 
 N_NEAREST_POSES = 3  # to a window of EMG; one follows chance, ten forget the gesture
@@ -119,6 +120,7 @@ def prototypes_from_session(opened: OpenBundle, file: Path, donning: Donning | N
     """
     manifest, recogniser = opened.bundle.manifest, opened.recogniser
     n_steps = manifest.input_shape[1]
+    check_session(file)
     with Session(file) as session:
         meta, rate_hz = session.meta, manifest.preprocessing.sample_rate_hz
         if meta.num_channels != manifest.n_channels or abs(meta.sample_rate / rate_hz - 1) > _RATE_TOLERANCE:

@@ -22,7 +22,8 @@ def parse_json(content: bytes) -> Any:
     float64 are no JSON; nesting without end is an attack on the stack.
     """
     try:
-        return json.loads(content, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse)
+        text = content.decode()  # json itself would guess at UTF-16 and UTF-32 too
+        return json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

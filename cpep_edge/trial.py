@@ -44,13 +44,17 @@ def try_golden(bundle: "Bundle") -> float:
         raise ArtifactError(f"{bundle.path}: its programs did not end within {TIMEOUT_S:g} s") from error
     except OSError as error:
         raise CpepError(f"cannot start a process to try {bundle.path} in: {error.strerror}") from error
+    lines = done.stdout.splitlines() or [b""]
     try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        raise ArtifactError(f"{bundle.path}: {_how_it_died(done.returncode, done.stderr)}") from None
-    if "error" in answer:
-        raise ArtifactError(answer["error"])
-    return float(answer["smallest_cosine"])
+        answer = json.loads(lines[-1])
+    except ValueError:
+        answer = None
+    match answer:
+        case {"smallest_cosine": float(smallest_cosine)}:
+            return smallest_cosine
+        case {"error": str(said)}:
+            raise ArtifactError(said)
+    raise ArtifactError(f"{bundle.path}: {_how_it_died(done.returncode, done.stderr)}")
 
 
 def require_tried(bundle: "Bundle") -> None:

@@ -40,9 +40,12 @@ def simulate(
     from cpep_bridge.simulated_boards import simulate_device
     from cpep_edge.bundle import Bundle
     from cpep_edge.session import Session
+    from cpep_edge.session_trial import check_session
 
     if model is not None and not firmware:
         raise typer.BadParameter("only a band with --firmware runs a model", param_hint="--model")
+    for path in sessions:
+        check_session(path)
     with ExitStack() as stack:
         simulated = simulate_device(
             device,
