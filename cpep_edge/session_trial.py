@@ -21,6 +21,7 @@ import numpy as np
 
 from cpep_edge.errors import CpepError, DataError
 from cpep_edge.session import Session, SessionMeta
+from cpep_edge.trial import limit_to
 
 MEMORY_BYTES = 8 << 30  # of addresses
 _BASE_S, _BYTES_A_SECOND = 20.0, 1 << 20  # what a file may take: a disk of a network is no slower
@@ -159,6 +160,5 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    limit_to(resource.RLIMIT_AS, MEMORY_BYTES)
     _serve()

@@ -68,6 +68,14 @@ def require_tried(bundle: "Bundle") -> None:
         _log.debug("each start will try the bundle again: %s", error)
 
 
+def limit_to(what: int, most: int) -> None:
+    """Limit what this process may take, where it is not limited to less already; it leaves no core behind."""
+    hard = resource.getrlimit(what)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _how_it_died(status: int, complaint: bytes) -> str:
     harm = "the bundle is damaged, or made to do harm"
     if status < 0:
@@ -99,9 +107,8 @@ def _run_golden(path: Path, manifest_sha256: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    limit_to(resource.RLIMIT_CPU, _CPU_S)
+    limit_to(resource.RLIMIT_AS, MEMORY_BYTES)
     answer = _run_golden(Path(sys.argv[1]), sys.argv[2])
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
     sys.stdout.flush()

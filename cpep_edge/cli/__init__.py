@@ -14,6 +14,7 @@ import typer
 
 from cpep_edge import __version__
 from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, training, trust
+from cpep_edge.cli.output import one_line
 from cpep_edge.errors import CpepError
 
 app = typer.Typer(
@@ -85,6 +86,6 @@ def main() -> NoReturn:
     except (CpepError, OSError) as error:
         if os.environ.get("CPEP_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {one_line(str(error))}", err=True)
         sys.exit(1)
     sys.exit(0)
