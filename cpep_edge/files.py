@@ -83,8 +83,11 @@ def as_float32(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
 
 def _array(content: bytes, name: str, n_dimensions: int) -> NDArray[np.generic]:
     file = io.BytesIO(content)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, by_columns, kind = read_header[np.lib.format.read_magic(file)](file)  # type: ignore[no-untyped-call]
+    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name} is in a version of the format that no export writes")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, kind = header(file)  # type: ignore[no-untyped-call]
     data = content[file.tell() :]
     if kind.hasobject or kind.kind not in "fiu" or len(shape) != n_dimensions:
         raise ValueError(f"{name} is not {n_dimensions}-dimensional numbers")
