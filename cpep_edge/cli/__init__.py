@@ -77,6 +77,8 @@ def options(
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    for library in ("websockets", "uvicorn"):  # their debug logs show requests, and so tokens
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def main() -> NoReturn:
