@@ -24,6 +24,7 @@ from cpep_edge.session import Session, SessionMeta
 from cpep_edge.trial import limit_to
 
 MEMORY_BYTES = 8 << 30  # of addresses
+_ROWS = 1 << 18  # read at a time
 _BASE_S, _BYTES_A_SECOND = 20.0, 1 << 20  # what a file may take: a disk of a network is no slower
 
 
@@ -142,7 +143,10 @@ def _survey(path: Path) -> SessionSurvey:
             n_channels=session.meta.num_channels,
             n_gaps=len(gaps),
             gaps_s=sum(gap.duration_s for gap in gaps),
-            n_failed_poses=int(np.count_nonzero(~session.pose_valid())),
+            n_failed_poses=sum(
+                int(np.count_nonzero(~session.pose_valid(start, start + _ROWS)))
+                for start in range(0, session.n_samples, _ROWS)
+            ),
         )
 
 
