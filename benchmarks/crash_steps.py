@@ -18,6 +18,7 @@ import errno
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ from cpep_edge.trust import PublicKey, remember_version
 from cpep_edge.vouched import read_memory, remember, state_folder
 
 _SOURCE = Path(__file__).parent / "crash" / "steps.c"
+_HANG_S = 60
 _GROWTH = 1.07  # from one failing allocation to the next
 _MOST_ALLOCATIONS = 2_000_000
 _INFO = StreamInfo("in memory", 4, 500.0)
@@ -354,6 +356,7 @@ class Arm:
     ) -> None:
         status = 1
         try:
+            signal.alarm(_HANG_S)  # without memory, or without a disk, a thread may wait for another for ever
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 2)
             where = None if log is None else bytes(log)

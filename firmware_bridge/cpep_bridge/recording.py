@@ -134,7 +134,11 @@ class Recorder:
         if self._written_s - self._synced_s >= SYNC_EVERY_S and not (self._syncing and self._syncing.is_alive()):
             self._synced_s = self._written_s
             self._syncing = threading.Thread(target=self._sync, name="journal")  # the stream must not wait for a disk
-            self._syncing.start()
+            try:
+                self._syncing.start()
+            except RuntimeError:  # no thread more can be had
+                self._syncing = None
+                self._sync()
 
     def _sync(self) -> None:
         with contextlib.suppress(OSError):  # a disk that fails tells the next write
