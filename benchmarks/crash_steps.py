@@ -215,9 +215,7 @@ def _check_seen(folder: Path, said: list[str]) -> None:
 
 
 def _profile(level_uv: float) -> Profile:
-    return Profile(
-        level_uv=(level_uv,) * 4, sample_rate_hz=500.0, sos=((1.0, 0, 0, 1.0, 0, 0),), seconds=5.0, created_utc=""
-    )
+    return Profile(signal="0" * 16, level_uv=(level_uv,) * 4, order=(0, 1, 2, 3), seconds=5.0, created_utc="")
 
 
 def _check_profile(folder: Path, said: list[str]) -> None:

@@ -27,7 +27,7 @@ from cpep_edge.checkout import git_commit
 from cpep_edge.files import replacing
 
 PLANTED = "planted fault"
-TARGETS = ("manifest", "json", "index", "index of schema 1", "array", PLANTED)
+TARGETS = ("manifest", "json", "index", "array", PLANTED)
 _MOST_S, _MEMORY_MB = 5, 2048  # for one input: coverage makes Python some ten times slower
 _MOST_BYTES = 1 << 14
 
@@ -81,8 +81,6 @@ def _seeds(bundle: Path, target: str) -> Iterator[bytes]:
                 yield from (archive.read(name) for name in archive.namelist())
         case "index":
             yield from (content for name, (content, _) in indexes().items() if "compact" in name)
-        case "index of schema 1":
-            yield indexes()["index, hnswlib's file"][0]
         case _:
             yield b"hello"
 
@@ -119,7 +117,6 @@ def _parser(target: str) -> Callable[[bytes], None]:
         "manifest": lambda content: bundle._parse_manifest(Path("fuzzed"), content),
         "json": parse_json,
         "index": index,
-        "index of schema 1": lambda content: try_index(content, specs["index, hnswlib's file"]),
         "array": lambda content: files.read_arrays(packed(content), {"fuzzed": 2}),
         PLANTED: planted,
     }
