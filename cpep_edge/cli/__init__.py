@@ -14,6 +14,7 @@ import typer
 
 from cpep_edge import __version__
 from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, training, trust
+from cpep_edge.cli.output import one_line
 from cpep_edge.errors import CpepError
 
 app = typer.Typer(
@@ -37,6 +38,8 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "verify": bundle.verify,
         "keygen": trust.keygen,
         "sign": trust.sign,
+        "root": trust.root,
+        "trust": trust.trust,
         "bench": bench.bench,
         "compare": bench.compare,
     },
@@ -74,6 +77,8 @@ def options(
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    for library in ("websockets", "uvicorn"):  # their debug logs show requests, and so tokens
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def main() -> NoReturn:
@@ -83,6 +88,6 @@ def main() -> NoReturn:
     except (CpepError, OSError) as error:
         if os.environ.get("CPEP_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {one_line(str(error))}", err=True)
         sys.exit(1)
     sys.exit(0)

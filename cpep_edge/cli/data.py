@@ -23,6 +23,10 @@ app = typer.Typer(help="Simulate, import and look at recordings.", no_args_is_he
 imports = typer.Typer(help="Write recordings of other sets as sessions.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace an earlier output that was changed since; never what is not ours.")
+]
+
 
 @app.command()
 def synth(
@@ -34,6 +38,7 @@ def synth(
     prompted: Annotated[
         int | None, typer.Option(min=1, help="Instead: sessions for eval --protocol live, each gesture so often.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Simulate people wearing the band: EMG and pose from an anatomical hand model, as emg2pose sessions."""
     from cpep_train.prompted import synthesise_prompted
@@ -42,11 +47,17 @@ def synth(
     with progress("simulating") as advance:
         if prompted is not None:
             counts = {"n_users": users, "sessions_per_user": sessions_per_user}
-            synthesise_prompted(out, **counts, repetitions=prompted, seed=seed, progress=advance)
+            synthesise_prompted(out, **counts, repetitions=prompted, seed=seed, force=force, progress=advance)
             stdout.print(out)
             return
         synthesise_corpus(
-            out, n_users=users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed, progress=advance
+            out,
+            n_users=users,
+            sessions_per_user=sessions_per_user,
+            seconds=seconds,
+            seed=seed,
+            force=force,
+            progress=advance,
         )
     stdout.print(out)
 
@@ -56,13 +67,14 @@ def import_3dc(
     source: Annotated[Path, typer.Argument(help="Folder of the 3DC armband set: Participant1, ...")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     participants: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7.")] = "1-8",
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Import the 3DC armband set: real EMG, 10 channels at 1 kHz, eleven gestures, no pose."""
     from cpep_train import import_3dc as importer
 
     with progress("importing") as advance:
-        summary = importer.import_3dc(source, out, _numbers(participants), advance)
+        summary = importer.import_3dc(source, out, _numbers(participants), advance, force=force)
     if as_json:
         print_json(summary)
         return
@@ -81,6 +93,7 @@ def import_ninapro(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     database: Annotated[Database, typer.Option(help="Which Ninapro database it is.")],
     subjects: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all that are there without it.")] = "",
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Import Ninapro 1, 2, 5 or 8: real EMG, with poses estimated from a data glove."""
@@ -88,7 +101,7 @@ def import_ninapro(
 
     chosen = _numbers(subjects, "--subjects") if subjects else []
     with progress("importing") as advance:
-        summary = importer.import_ninapro(source, out, database.value, chosen, advance)
+        summary = importer.import_ninapro(source, out, database.value, chosen, advance, force=force)
     if as_json:
         print_json(summary)
         return
@@ -102,12 +115,13 @@ def import_ninapro(
 def import_csv(
     column_map: Annotated[Path, typer.Argument(help="TOML: rate, columns, files; see cpep_train.import_csv.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Import CSV files of any band by a column map."""
     from cpep_train import import_csv as importer
 
-    summary = importer.import_csv(column_map, out)
+    summary = importer.import_csv(column_map, out, force=force)
     if as_json:
         print_json(summary)
         return

@@ -21,29 +21,37 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-out"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Simulate people, train, evaluate, export to int8, run live over a simulated wristband, and report."""
+    """Simulate people, train, evaluate, export to int8, run live over a simulated wristband, and report.
+
+    A second run keeps the people and the training of the first, and goes on where that was interrupted.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine
 
     from cpep_edge.cli.demo_report import DemoReport, print_report, write_report
     from cpep_edge.cli.replay import calibrate, replay
+    from cpep_edge.folders import made_by
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.corpus import Corpus
     from cpep_train.evaluate import evaluate
     from cpep_train.recipe import load_recipe
-    from cpep_train.simulation import synthesise_corpus
+    from cpep_train.simulation import simulated_by, synthesise_corpus
     from cpep_train.training import train
 
     started_s = time.monotonic()
     corpus, run, bundle = out / "simulated-people", out / "run", out / "demo.cpep"
     _say(1, f"simulating {USERS} people wearing a band of 16 electrodes")
-    with progress("simulate") as advance:
-        synthesise_corpus(
-            corpus, n_users=USERS, sessions_per_user=SESSIONS_PER_USER, seconds=SECONDS, seed=SEED, progress=advance
-        )
+    asked = simulated_by(n_users=USERS, sessions_per_user=SESSIONS_PER_USER, seconds=SECONDS, seed=SEED)
+    if made_by(corpus) == asked:
+        stderr.print(f"    they are in {corpus} already")
+    else:
+        with progress("simulate") as advance:
+            synthesise_corpus(
+                corpus, n_users=USERS, sessions_per_user=SESSIONS_PER_USER, seconds=SECONDS, seed=SEED, progress=advance
+            )
     _say(2, "training: masked EMG, masked poses, then EMG towards poses")
-    train(load_recipe(RECIPE), corpus, run)
+    train(load_recipe(RECIPE), corpus, run, resume=True, go_on="cpep-edge demo")  # what is trained stays
     checkpoint = load_checkpoint(run)
     _say(3, "evaluating: zero-shot on people and gestures that training never saw")
     scores = evaluate(checkpoint, corpus)

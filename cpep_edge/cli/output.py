@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+_MOST_CHARS = 2_000  # of a sentence; a path that Linux takes has 4,096 at the most
+
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
@@ -25,6 +27,12 @@ def print_json(answer: Any) -> None:
 def to_json(answer: Any) -> str:
     """JSON on one line; dataclasses and pydantic models are taken by their fields."""
     return json.dumps(answer, default=_fields, allow_nan=False)
+
+
+def one_line(text: str) -> str:
+    """A sentence as a terminal may show it: what others wrote into it neither moves the cursor nor fills the screen."""
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+    return shown if len(shown) <= _MOST_CHARS else f"{shown[: _MOST_CHARS // 2]} ... {shown[-_MOST_CHARS // 2 :]}"
 
 
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.errors import DataError
-from cpep_edge.files import replacing_folder
+from cpep_edge.folders import output_folder
 from cpep_edge.session import SessionMeta, write_session
 from cpep_train.corpus import Row, write_metadata
 from cpep_train.pose_templates import TEMPLATES
@@ -45,17 +45,24 @@ class ImportSummary:
 
 
 def import_3dc(
-    source: Path, out: Path, participants: Sequence[int], progress: Callable[[int, int], None] | None = None
+    source: Path,
+    out: Path,
+    participants: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    force: bool = False,
 ) -> ImportSummary:
     """Write the recordings of some participants as a corpus, whole or not at all.
 
     progress: called with (files done, files in all)
-    Raises DataError when a participant is missing or a file is not of the layout above.
+    force: replace an earlier output although it was changed since
+    Raises ConfigError where `out` holds other things, DataError when a participant is missing or a file is not of the
+    layout above.
     """
     files = [file for participant in participants for file in _files(source, participant)]
     hashes: dict[str, set[str]] = defaultdict(set)
     rows, lengths = [], []
-    with replacing_folder(out) as folder:
+    with output_folder(out, "data import 3dc", force=force) as folder:
         for done, (row, file) in enumerate(files):
             content = file.read_bytes()
             hashes[hashlib.sha256(content).hexdigest()].add(row.user)

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import replacing_folder
+from cpep_edge.folders import output_folder
 from cpep_edge.session import JOINT_NAMES, N_JOINTS, SessionMeta, write_session
 from cpep_train.corpus import Row, write_metadata
 
@@ -107,15 +107,17 @@ class _Table:
     stage: NDArray[np.str_]  # (n,)
 
 
-def import_csv(column_map: Path, out: Path) -> CsvSummary:
+def import_csv(column_map: Path, out: Path, *, force: bool = False) -> CsvSummary:
     """Write the files that a column map names as a corpus, whole or not at all.
 
-    Raises ConfigError, naming all faults of the map at once, and DataError, naming file and column.
+    force: replace an earlier output although it was changed since
+    Raises ConfigError, naming all faults of the map at once or what else lies in `out`, and DataError, naming file and
+    column.
     """
     spec = load_column_map(column_map)
     rows: list[Row] = []
     n_samples = 0
-    with replacing_folder(out) as folder:
+    with output_folder(out, "data import csv", force=force) as folder:
         for file in spec.files:
             table = _read(column_map.parent / file.file, file, spec)
             for row, start, stop in _recordings(file, table.stage, len(rows)):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from cpep_edge.errors import DataError
-from cpep_edge.files import replacing_folder
+from cpep_edge.folders import output_folder
 from cpep_edge.session import JOINT_NAMES, N_JOINTS, SessionMeta, write_session
 from cpep_train.corpus import Row, write_metadata
 
@@ -103,16 +103,20 @@ def import_ninapro(
     database: Database,
     subjects: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
+    *,
+    force: bool = False,
 ) -> NinaproSummary:
     """Write the recordings of some subjects, or of all that are there, as a corpus, whole or not at all.
 
     progress: called with (files done, files in all)
-    Raises DataError, naming the file and the variable, when a subject is missing or a file is not of the layout above.
+    force: replace an earlier output although it was changed since
+    Raises ConfigError where `out` holds other things, DataError, naming the file and the variable, when a subject is
+    missing or a file is not of the layout above.
     """
     layout, files = LAYOUTS[database], _files(source, subjects)
     rows: list[Row] = []
     n_samples, with_pose, done = 0, False, 0
-    with replacing_folder(out) as folder:
+    with output_folder(out, "data import ninapro", force=force) as folder:
         for mine in files.values():
             exercises = [_read(file, database, layout) for file in mine]
             poses = _poses(exercises)

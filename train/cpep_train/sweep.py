@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cpep_edge.checkout import git_commit
 from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
 from cpep_edge.files import replacing
+from cpep_edge.folders import write_reports
 from cpep_train.checkpoint import load_run_recipe
 from cpep_train.evaluate import Score, evaluate
 from cpep_train.provenance import load_provenance
@@ -113,8 +114,8 @@ def sweep(
         data_sha256=provenance.data_sha256,
         results=tuple(results),
     )
-    _write(out / SWEEP_FILE, found.model_dump_json(indent=1))
-    _write(out / TABLE_FILE, markdown(found))
+    figures, table = f"{found.model_dump_json(indent=1)}\n", f"{markdown(found).rstrip()}\n"
+    write_reports(out, {SWEEP_FILE: figures.encode(), TABLE_FILE: table.encode()})
     return found
 
 
