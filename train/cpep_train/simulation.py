@@ -98,10 +98,12 @@ def synthesise_corpus(
 
     free_seconds: of free movement (`cpep_train.free_movement`) beside the stages of every donning that is not held out
     progress: called with (recordings done, recordings in all)
-    Raises ValueError for impossible counts, ConfigError without mujoco, CpepError when the disk refuses.
+    Raises ValueError for impossible counts or seeds, ConfigError without mujoco, CpepError when the disk refuses.
     """
     if n_users < 1 or sessions_per_user < 1 or seconds < 1:
         raise ValueError(f"need users, sessions and a second at least, got {n_users}, {sessions_per_user}, {seconds:g}")
+    if seed < 0:
+        raise ValueError(f"a seed is 0 or more, got {seed}")
     if free_seconds and free_seconds < 1:
         raise ValueError(f"free movement takes a second at least, got {free_seconds:g}")
     load_hand()  # a missing package shows before anything is written
