@@ -130,8 +130,8 @@ def synthesise_corpus(
 
 def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: int, free_seconds: float = 0.0) -> str:
     """What a simulated corpus is noted to be made by: the same words, the same corpus."""
-    free = f" --free-seconds {free_seconds:g}" if free_seconds else ""
-    return f"data synth --users {n_users} --sessions-per-user {sessions_per_user} --seconds {seconds:g} --seed {seed}{free}"
+    asked = f"--users {n_users} --sessions-per-user {sessions_per_user} --seconds {seconds:g} --seed {seed}"
+    return f"data synth {asked}" + (f" --free-seconds {free_seconds:g}" if free_seconds else "")
 
 
 def simulate(
