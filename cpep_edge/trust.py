@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError
 from cpep_edge.files import replacing
+from cpep_edge.outside import user_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -137,8 +138,8 @@ def configured_key(given: Path | None) -> PublicKey | None:
 
     given: from --key or CPEP_EDGE_KEY; without it, `cpep-edge/key.pem` of the user's or the system's configuration
     """
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    for file in (given,) if given is not None else (user / _KEY_FILE, Path("/etc") / _KEY_FILE):
+    folders = (user_folder("XDG_CONFIG_HOME", ".config"), Path("/etc"))
+    for file in (given,) if given is not None else (folder / _KEY_FILE for folder in folders if folder is not None):
         if file == given or file.exists():
             return load_public_key(file)
     return None
@@ -172,7 +173,10 @@ def _memory_of(key: PublicKey, name: str) -> str:
 
 
 def _seen_file() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / _SEEN_FILE
+    folder = user_folder("XDG_STATE_HOME", ".local", "state")
+    if folder is None:
+        raise CpepError("there is no home folder to remember versions of signed bundles in: set HOME or XDG_STATE_HOME")
+    return folder / _SEEN_FILE
 
 
 def _seen() -> dict[str, tuple[int, str]]:

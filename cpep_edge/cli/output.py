@@ -12,9 +12,15 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+from cpep_edge.outside import printable
+
+# What is printed holds names of devices, gestures and files: none of it is markup. Colour is asked for by rich's Text.
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+_LONGEST_CELL = 1000  # a path
 
 
 def print_json(answer: Any) -> None:
@@ -29,11 +35,13 @@ def to_json(answer: Any) -> str:
 
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """A small table on stdout; the first column reads from the left, figures from the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, show_header=any(header))
+    table = Table(
+        title=Text(printable(title)), title_justify="left", title_style="bold", box=SIMPLE, show_header=any(header)
+    )
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left")
+        table.add_column(printable(name), justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell, _LONGEST_CELL) for cell in row))
     stdout.print(table)
 
 
