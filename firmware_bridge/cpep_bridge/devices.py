@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cpep_bridge import chords, cyton, transports
 from cpep_bridge.band import Band
-from cpep_bridge.boards import Board
+from cpep_bridge.boards import Board, Dialect
 from cpep_bridge.byte_stream import ByteStream
 from cpep_bridge.capture import Capture
 from cpep_bridge.device_config import FittedSource, load_device_config
@@ -15,7 +15,19 @@ from cpep_bridge.reopening import Reopener
 from cpep_edge.blocks import BlockSource
 from cpep_edge.errors import ConfigError
 
+TIMEOUT_S = 2.0
+
 OpenPort = Callable[[], ByteStream]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """What may be said of any port; None leaves it to the device."""
+
+    timeout_s: float | None = None  # without an answer or a sample; None: 2 s, and what the device takes to start
+    baud: int | None = None
+    boot_s: float | None = None  # from opening the port until the device hears
+    reconnect_s: float = 0.0  # to look for a stream that broke, 0 gives up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,31 +35,31 @@ class Driver:
     """How to reach one kind of device."""
 
     title: str
-    baud: int
-    open_source: Callable[[OpenPort, float, float], BlockSource]  # the line's opener, timeout_s, reconnect_s
+    bauds: tuple[int, ...]  # the usual one first
+    dialect: Callable[[], Dialect] | None  # None: our own band's protocol
 
-
-def _band(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-    return Band(open_port, timeout_s=timeout_s, reconnect_s=reconnect_s)
-
-
-def _cyton(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-    return Board(open_port, cyton.Cyton(), timeout_s=timeout_s, reconnect_s=reconnect_s)
-
-
-def _cyton_daisy(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-    return Board(open_port, cyton.Cyton(daisy=True), timeout_s=timeout_s, reconnect_s=reconnect_s)
-
-
-def _chords(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-    return Board(open_port, chords.Chords(), timeout_s=timeout_s, reconnect_s=reconnect_s)
+    def open_source(self, open_port: OpenPort, options: LinkOptions) -> BlockSource:
+        """A source on a line, opened by `with`."""
+        timeout_s = TIMEOUT_S if options.timeout_s is None else options.timeout_s
+        if self.dialect is None:
+            return Band(open_port, timeout_s=timeout_s, reconnect_s=options.reconnect_s, boot_s=options.boot_s or 0.0)
+        dialect = self.dialect()
+        boot_s = dialect.boot_s if options.timeout_s is None else 0.0
+        return Board(
+            open_port,
+            dialect,
+            timeout_s=timeout_s,
+            reconnect_s=options.reconnect_s,
+            boot_s=boot_s if options.boot_s is None else options.boot_s,
+            bauds=self.bauds if options.baud is None else (options.baud,),
+        )
 
 
 DRIVERS = {
-    "cpep": Driver("cpep wristband", transports.BAUD, _band),
-    "cyton": Driver("OpenBCI Cyton", cyton.BAUD, _cyton),
-    "cyton-daisy": Driver("OpenBCI Cyton with Daisy", cyton.BAUD, _cyton_daisy),
-    "chords": Driver("Upside Down Labs Chords, NPG-Lite", chords.BAUD, _chords),
+    "cpep": Driver("cpep wristband", (transports.BAUD,), None),
+    "cyton": Driver("OpenBCI Cyton", (cyton.BAUD,), cyton.Cyton),
+    "cyton-daisy": Driver("OpenBCI Cyton with Daisy", (cyton.BAUD,), lambda: cyton.Cyton(daisy=True)),
+    "chords": Driver("Upside Down Labs Chords, NPG-Lite", chords.BAUDS, chords.Chords),
 }
 
 
@@ -64,36 +76,32 @@ def find_driver(device: str) -> Driver:
         raise ConfigError(
             f"there is no driver for device {device!r}: choose one of {known}, or the path of a profile (.toml)"
         )
-
-    def open_board(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-        return Board(open_port, ProfiledBoard(profile), timeout_s=timeout_s, reconnect_s=reconnect_s)
-
-    return Driver(profile.name, profile.baud, open_board)
+    return Driver(profile.name, profile.bauds, lambda: ProfiledBoard(profile))
 
 
 def open_source(
     port: str,
     *,
     device: str = "cpep",
-    timeout_s: float = 2.0,
+    timeout_s: float | None = None,
     baud: int | None = None,
+    boot_s: float | None = None,
     reconnect_s: float = 0.0,
     config: Path | None = None,
     capture: Path | None = None,
 ) -> BlockSource:
     """The source of blocks on a port; `with` opens it and iterating streams.
 
-    port: path of a serial port or pty, VID:PID[:SERIAL] of a USB device, socket://host:port, or file:///recording
+    port: path of a serial port or pty, VID:PID[:SERIAL] of a USB device, or an address as README.md lists them
     device: name of a driver or profile, or path of a profile
-    baud: where it differs from the device's usual one
-    reconnect_s: how long to look for a device that was unplugged in mid-stream, 0 gives up at once
+    timeout_s, baud, boot_s, reconnect_s: see LinkOptions
     config: a device config, which says how the device's channels and rate are made to fit
     capture: a file to keep every byte of the line in, for `file:///recording` and Wireshark
     Raises ConfigError for an unknown device or a faulty config, CpepError for a capture that cannot be written;
     entering raises LinkError when the port or the device does not answer.
     """
     driver = find_driver(device)
-    reopener = Reopener(port, baud or driver.baud)
+    reopener = Reopener(port, baud or driver.bauds[0])
     open_port = reopener if capture is None else Capture(reopener, capture)
-    source = driver.open_source(open_port, timeout_s, reconnect_s)
+    source = driver.open_source(open_port, LinkOptions(timeout_s, baud, boot_s, reconnect_s))
     return source if config is None else FittedSource(source, load_device_config(config))

@@ -16,9 +16,10 @@ from typing import Literal
 import numpy as np
 from serial.tools import list_ports
 
+from cpep_bridge.arrivals import RATE_TOLERANCE
 from cpep_bridge.band import Band
 from cpep_bridge.channel_health import ChannelHealth, assess_channels
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.frames import DataFlag, Info
 from cpep_bridge.line_rate import BITS_PER_BYTE, stream_bytes_per_s
 from cpep_bridge.transports import in_use_by, no_permission
@@ -27,7 +28,6 @@ from cpep_edge.errors import CpepError
 
 State = Literal["good", "note", "bad"]
 
-RATE_TOLERANCE = 0.01
 LATENCY_TIMER_MS = 1
 FULL_LINE = 0.95  # of its bits; the rest is for answers, telemetry and a clock that runs fast
 
@@ -44,7 +44,11 @@ class Finding:
 
 
 def examine(
-    port: str | None, device: str = "cpep", seconds: float = 3.0, bundle: Path | None = None
+    port: str | None,
+    device: str = "cpep",
+    seconds: float = 3.0,
+    bundle: Path | None = None,
+    options: LinkOptions = LinkOptions(),
 ) -> Iterator[Finding]:
     """Look at everything, the device on `port` and a bundle too if they are given; findings as they are made."""
     yield from examine_packages()
@@ -52,7 +56,7 @@ def examine(
         yield from examine_bundle(bundle)
     yield from examine_ports()
     if port is not None:
-        yield from examine_device(port, device, seconds)
+        yield from examine_device(port, device, seconds, options)
 
 
 def examine_packages(distribution: str = "cpep-edge") -> Iterator[Finding]:
@@ -119,10 +123,13 @@ def examine_latency(port: str, timers: Path = _LATENCY_TIMERS) -> Iterator[Findi
     yield Finding(port, "note", said)
 
 
-def examine_device(port: str, device: str, seconds: float) -> Iterator[Finding]:
+def examine_device(port: str, device: str, seconds: float, options: LinkOptions = LinkOptions()) -> Iterator[Finding]:
     """Open a device, listen to it for a while, and judge the line and the electrodes."""
     try:
-        with open_source(port, device=device) as source:
+        source_of = open_source(
+            port, device=device, timeout_s=options.timeout_s, baud=options.baud, boot_s=options.boot_s
+        )
+        with source_of as source:
             info = source.info
             unit = "" if info.unit == "uV" else ", which does not say what a count is in microvolts"
             said = f"{info.name} answers: {info.n_channels} channels at {info.sample_rate_hz:g} Hz{unit}"

@@ -5,7 +5,7 @@ lose, damage, repeat and reorder frames by chance, run its clock fast, stall, re
 again. What it really did is in `sent`, so that a test can compare it with what the host noticed. POSIX only.
 """
 
-import random
+import secrets
 import struct
 import threading
 import time
@@ -41,7 +41,7 @@ class SimulatedBand(SimulatedThread):
     drift_ppm: how much too fast the device's clock runs
     once: finish with the segments, rather than start over
     lossless: wait for a slow reader rather than drop frames, for replays faster than the reader
-    seed: decides which frames suffer, and the boot_id
+    seed: decides which frames suffer
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SimulatedBand(SimulatedThread):
             raise ValueError(f"speed must be a positive number, not {speed}")
         super().__init__(link)
         playback = Playback(segments, sample_rate_hz)
-        info = _info(playback, sample_rate_hz, uv_per_count, sample_format, n_samples, serial_number, seed)
+        info = _info(playback, sample_rate_hz, uv_per_count, sample_format, n_samples, serial_number)
         self._device = SimulatedDevice(info, playback, clock_speed=speed * (1 + drift_ppm * 1e-6), repeat=not once)
         chances = {"loss": loss, "corrupt": corrupt, "cut": cut, "duplicate": duplicate, "reorder": reorder}
         self._faults = Faults(chances, seed)
@@ -211,11 +211,10 @@ def _info(
     sample_format: SampleFormat,
     n_samples: int,
     serial_number: str,
-    seed: int,
 ) -> Info:
     return Info(
         seq=0,
-        boot_id=random.Random(seed).getrandbits(32),
+        boot_id=secrets.randbits(32),  # another one in every run, whatever the seed
         uv_per_count=struct.unpack("<f", struct.pack("<f", uv_per_count))[0],  # the very number that the host will read
         sample_rate_hz=sample_rate_hz,
         baud=0,

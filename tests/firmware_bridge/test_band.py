@@ -355,10 +355,17 @@ def answering(port: PtyPort, reply: Callable[[Frame], bytes]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"$GPGGA,123519,4807.038,N*47\r\n", b"\xff\xfe\x00\x80" * 20], ids=["text", "noise"]
+    ("garbage", "quoted"),
+    [
+        (b"$GPGGA,123519,4807.038,N*47\r\n", r"'\$GPGGA,123519,4807.038,N\*47"),
+        (b"\xff\xfe\x00\x80" * 20, "the bytes ff fe 00 80"),
+    ],
+    ids=["text", "noise"],
 )
-def test_a_device_that_speaks_garbage_is_shown_by_its_bytes(pty_port: PtyPort, garbage: bytes) -> None:
-    shown = rf"is no cpep band.*baud.*beginning with {garbage[:4].hex(' ')}"
+def test_a_device_that_speaks_garbage_is_quoted_as_text_or_bytes(
+    pty_port: PtyPort, garbage: bytes, quoted: str
+) -> None:
+    shown = rf"is no cpep band.*baud.*beginning with {quoted}"
 
     with answering(pty_port, lambda _: garbage), pytest.raises(LinkError, match=shown):
         open_source(pty_port.path, timeout_s=0.4).__enter__()

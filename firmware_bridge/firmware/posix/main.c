@@ -41,6 +41,7 @@ typedef struct {
     band_counts before; /* of earlier boots */
     line line;
     playback playback;
+    uint64_t boots;   /* what boot_ids are drawn from: another start in every run, whatever the seed */
     uint64_t boot_us; /* on the host's clock, as all times but those of the HAL */
     double clock_speed;
     uint64_t start_us; /* of the stream, on the band's clock */
@@ -144,7 +145,7 @@ static void measure(void *context, frame_telemetry *telemetry) {
 
 static void boot(simulated *s) {
     s->boot_us = host_us();
-    s->set.info.boot_id = (uint32_t)(playback_random(&s->line.random) >> 32);
+    s->set.info.boot_id = (uint32_t)(playback_random(&s->boots) >> 32);
     s->played_out = s->dismissed = false;
     if (!band_init(&s->band, &s->hal, s->classifier, &s->set.info)) {
         fail("a DATA frame of that many samples and channels is impossible", "the limit is 1024 bytes");
@@ -250,7 +251,7 @@ static const char usage[] =
     "  --loss P --corrupt P --duplicate P  chance of a DATA frame to suffer that\n"
     "  --once                   leave when the recording is over, rather than start over\n"
     "  --lossless               wait for a slow reader rather than drop frames\n"
-    "  --seed N                 of the faults, the noise and the boot_id\n"
+    "  --seed N                 of the faults and the noise\n"
     "  --control                read letters: s prints what was sent so far, r reboots; leave at their end\n"
     "  --hop N                  samples between two predictions, of a band that was built with an engine\n";
 
@@ -364,6 +365,7 @@ static void prepare(simulated *s) {
     set->info.channel_order.n = set->info.n_channels;
     s->clock_speed = set->speed * (1 + set->drift_ppm * 1e-6);
     s->line.random = (set->seed + 1u) * 0x9E3779B97F4A7C15u; /* never 0 */
+    s->boots = (((uint64_t)time(NULL) << 20 ^ host_us()) << 20 ^ (uint64_t)getpid()) | 1u;
     s->playback.random = s->line.random;
     s->playback.n_channels = set->info.n_channels;
     s->playback.value_bytes = set->info.sample_format == FRAME_I24 ? 3 : 2;
