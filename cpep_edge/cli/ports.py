@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-PORT_HELP = "Serial port, pty, VID:PID:SERIAL of a USB device, or an address: socket://, rfc2217:// or udp://HOST:PORT."
+PORT_HELP = (
+    "Serial port, pty, VID:PID:SERIAL of a USB device; socket://, rfc2217:// or udp://HOST:PORT; ble:NAME, lsl:NAME or "
+    "brainflow:BOARD."
+)
 
 PortOption = typer.Option(envvar="CPEP_PORT", help=PORT_HELP)
 Port = Annotated[str, PortOption]

@@ -35,7 +35,6 @@ from cpep_bridge.line_rate import check_baud, check_info, stream_bytes_per_s
 from cpep_bridge.loss import StreamLedger
 from cpep_bridge.pace import Pace
 from cpep_bridge.patience import Patience
-from cpep_bridge.reopening import waits_s
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
@@ -260,17 +259,15 @@ class Band:
 
     def _reconnect(self, error: LinkError) -> None:
         """Meet the band again on a line that broke, and go on in its stream. Raises LinkError when it stays away."""
-        for wait_s in waits_s():
+
+        def attempt(left_s: float) -> None:
             self._opened().close()
-            self._patience.rest(min(wait_s, self._patience.broke(error)))
-            try:
-                self._dialogue, identity = self._meet(min(self._timeout_s, self._patience.broke(error)), stop=False)
-                self._resume(identity)
-                return
-            except (Stopped, WrongDevice):
-                raise
-            except LinkError as again:
-                error = again
+            self._dialogue, identity = self._meet(min(self._timeout_s, left_s), stop=False)
+            self._resume(identity)
+
+        self._patience.broke(error)
+        self._opened().close()  # before waiting, so that the node is free when the device comes back
+        self._patience.reopen(error, attempt)
 
     def _resume(self, identity: Info) -> None:
         """Go on with the band that answered on a line opened anew."""

@@ -22,7 +22,6 @@ from cpep_bridge.counter_loss import CounterLedger
 from cpep_bridge.fixed_frames import PacketDecoder, Packets
 from cpep_bridge.pace import Pace
 from cpep_bridge.patience import Patience
-from cpep_bridge.reopening import waits_s
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
@@ -276,26 +275,33 @@ class Board:
     def _reconnect(self, error: LinkError) -> None:
         """Greet the board anew on a line that broke. Raises LinkError when it stays away or another one answers."""
         was = self.info
-        for wait_s in waits_s():
+
+        def attempt(left_s: float) -> None:
             self._opened().line.close()
-            self._patience.rest(min(wait_s, self._patience.broke(error)))
-            try:
-                self._meet(self._patience.broke(error))
-                if (self.info.n_channels, self.info.sample_rate_hz) != (was.n_channels, was.sample_rate_hz):
-                    raise WrongDevice(
-                        f"the board on {self._opened().line.name} came back with {self.info.n_channels} channels at "
-                        f"{self.info.sample_rate_hz:g} Hz instead of {was.n_channels} at {was.sample_rate_hz:g} Hz: "
-                        "start anew"
-                    )
-                self._reconnects += 1
-                self._boot_id += 1
-                self._patience.opened()
-                self._start()
-                return
-            except (Stopped, WrongDevice):
-                raise
-            except LinkError as again:
-                error = again
+            self._meet(left_s)
+            check_same(was, self.info, self._opened().line.name)
+            self._reconnects += 1
+            self._boot_id += 1
+            self._patience.opened()
+            self._start()
+
+        self._patience.broke(error)
+        self._opened().line.close()  # before waiting, so that the node is free when the device comes back
+        self._patience.reopen(error, attempt)
+
+
+def check_same(was: StreamInfo, now: StreamInfo, port: str) -> None:
+    """Raises WrongDevice when what came back is another device, or sends something else."""
+    if was.serial_number and now.serial_number != was.serial_number:
+        raise WrongDevice(
+            f"another device is on {port} now: serial number {now.serial_number or 'none'} instead of "
+            f"{was.serial_number}: put the first one back, or start anew"
+        )
+    if (now.n_channels, now.sample_rate_hz) != (was.n_channels, was.sample_rate_hz):
+        raise WrongDevice(
+            f"the board on {port} came back with {now.n_channels} channels at {now.sample_rate_hz:g} Hz instead of "
+            f"{was.n_channels} at {was.sample_rate_hz:g} Hz: start anew"
+        )
 
 
 def _backlog(line: ByteStream) -> bytes:

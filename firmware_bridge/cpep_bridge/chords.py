@@ -9,6 +9,7 @@ depends on the amplifier before it.
 
 from dataclasses import dataclass
 
+from cpep_bridge.ble import HEADER_BYTES, SYNC, GattDevice
 from cpep_bridge.boards import BoardStream
 from cpep_bridge.conversation import Conversation
 from cpep_bridge.fixed_frames import FixedFrameDecoder, FrameLayout, fixed_bytes
@@ -47,6 +48,46 @@ BOARDS = {
     "GIGA-R1": ChordsBoard(6, 500.0),
     "NPG-LITE": ChordsBoard(3, 500.0),
 }
+
+
+_NPG = BOARDS["NPG-LITE"]
+NPG_RECORD_BYTES = 1 + 2 * _NPG.n_channels
+NPG_GATT = GattDevice(
+    "NPG",
+    data=("beb5483e-36e1-4688-b7f5-ea07361b26a8",),
+    command="0000ff01-0000-1000-8000-00805f9b34fb",
+    record_bytes=NPG_RECORD_BYTES,
+)
+NPG_LAYOUT = FrameLayout(
+    size_bytes=HEADER_BYTES + NPG_RECORD_BYTES,
+    markers=fixed_bytes(0, (SYNC, 0)),
+    samples_offset_bytes=HEADER_BYTES + 1,
+    n_samples=1,
+    n_channels=_NPG.n_channels,
+    sample_type="i16",
+    big_endian=True,
+    counter_offset_bytes=HEADER_BYTES,
+)
+
+
+class NpgLite:
+    """The dialect of an NPG-Lite over Bluetooth: a counter and three i16 a sample, ten samples a notification."""
+
+    boot_s = 0.0
+
+    def meet(self, talk: Conversation) -> BoardStream:
+        """It says nothing of itself."""
+        talk.ask(b"", LINE_END)
+        info = StreamInfo("NPG-Lite", _NPG.n_channels, _NPG.sample_rate_hz, unit="count")
+        return BoardStream(info, FixedFrameDecoder(NPG_LAYOUT), 256, 1, None)
+
+    def start(self, talk: Conversation) -> None:
+        """Begin to stream."""
+        talk.send(START.strip())
+
+    def stop(self, talk: Conversation) -> None:
+        """Stop streaming."""
+        talk.send(STOP.strip())
 
 
 class Chords:

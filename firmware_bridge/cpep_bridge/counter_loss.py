@@ -146,7 +146,7 @@ class CounterLedger:
             step = (counter - previous) % self._modulus
             if step == 0:
                 self.duplicate_frames += 1
-            elif step >= self._modulus - LATE_FRAMES:
+            elif step >= self._modulus - min(LATE_FRAMES, self._modulus // 8):
                 self.late_frames += 1
                 step = 0
             else:

@@ -4,12 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpep_bridge import chords, cyton, transports
+from cpep_bridge import chords, cyton, myo, transports
 from cpep_bridge.band import Band
+from cpep_bridge.ble import BLE_PREFIX, BleStream, GattDevice
 from cpep_bridge.boards import Board, Dialect
+from cpep_bridge.brainflow_feed import BRAINFLOW_PREFIX, BrainFlowFeed
 from cpep_bridge.byte_stream import ByteStream
 from cpep_bridge.capture import Capture
 from cpep_bridge.device_config import FittedSource, load_device_config
+from cpep_bridge.fed import FedSource, Feed
+from cpep_bridge.lsl_feed import LSL_PREFIX, LslFeed
+from cpep_bridge.patience import Patience
 from cpep_bridge.profile import ProfiledBoard, find_profile, shipped_profiles
 from cpep_bridge.reopening import Reopener
 from cpep_edge.blocks import BlockSource
@@ -37,6 +42,7 @@ class Driver:
     title: str
     bauds: tuple[int, ...]  # the usual one first
     dialect: Callable[[], Dialect] | None  # None: our own band's protocol
+    gatt: GattDevice | None = None  # of a device on Bluetooth
 
     def open_source(self, open_port: OpenPort, options: LinkOptions) -> BlockSource:
         """A source on a line, opened by `with`."""
@@ -59,6 +65,8 @@ DRIVERS = {
     "cpep": Driver("cpep wristband", (transports.BAUD,), None),
     "cyton": Driver("OpenBCI Cyton", (cyton.BAUD,), cyton.Cyton),
     "cyton-daisy": Driver("OpenBCI Cyton with Daisy", (cyton.BAUD,), lambda: cyton.Cyton(daisy=True)),
+    "myo": Driver("Thalmic Labs Myo", (), myo.Myo, myo.GATT),
+    "npg-lite": Driver("Upside Down Labs NPG-Lite over Bluetooth", (), chords.NpgLite, chords.NPG_GATT),
     "chords": Driver("Upside Down Labs Chords, NPG-Lite", chords.BAUDS, chords.Chords),
 }
 
@@ -100,8 +108,41 @@ def open_source(
     Raises ConfigError for an unknown device or a faulty config, CpepError for a capture that cannot be written;
     entering raises LinkError when the port or the device does not answer.
     """
-    driver = find_driver(device)
-    reopener = Reopener(port, baud or driver.bauds[0])
-    open_port = reopener if capture is None else Capture(reopener, capture)
-    source = driver.open_source(open_port, LinkOptions(timeout_s, baud, boot_s, reconnect_s))
+    options = LinkOptions(timeout_s, baud, boot_s, reconnect_s)
+    source = _fed_source(port, options, device, capture)
+    if source is None:
+        driver = find_driver(device)
+        open_port = _opener(port, device, driver, baud)
+        source = driver.open_source(open_port if capture is None else Capture(open_port, capture), options)
     return source if config is None else FittedSource(source, load_device_config(config))
+
+
+def _opener(port: str, device: str, driver: Driver, baud: int | None) -> OpenPort:
+    """What opens the line to a device. Raises ConfigError when its kind is on no such line."""
+    gatt = driver.gatt
+    if port.startswith(BLE_PREFIX) and gatt is not None:
+        return lambda: BleStream(port, gatt)
+    if port.startswith(BLE_PREFIX) or gatt is not None:
+        on_bluetooth = " or ".join(sorted(name for name, one in DRIVERS.items() if one.gatt is not None))
+        raise ConfigError(
+            f"--port ble:NAME goes with --device {on_bluetooth}, and they with it: not {port} and {device}"
+        )
+    return Reopener(port, baud or driver.bauds[0])
+
+
+def _fed_source(port: str, options: LinkOptions, device: str, capture: Path | None) -> BlockSource | None:
+    """The source on a port that other software reads; None for any other port."""
+    if not port.startswith((LSL_PREFIX, BRAINFLOW_PREFIX)):
+        return None
+    if device != "cpep" or capture is not None:
+        raise ConfigError(
+            f"--port {port} says by itself what is there, and has no bytes to keep: leave --device and --raw out"
+        )
+    kind, _, rest = port.partition(":")
+
+    def open_feed(patience: Patience, timeout_s: float) -> Feed:
+        opens = LslFeed if kind == "lsl" else BrainFlowFeed
+        return opens(rest, patience, timeout_s)
+
+    timeout_s = TIMEOUT_S if options.timeout_s is None else options.timeout_s
+    return FedSource(port, open_feed, timeout_s=timeout_s, reconnect_s=options.reconnect_s)

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from cpep_bridge.byte_stream import ByteStream, Stopped
+from cpep_bridge.byte_stream import ByteStream, Stopped, WrongDevice
+from cpep_bridge.reopening import waits_s
 from cpep_edge.errors import LinkError
 
 _BACK_AFTER_S = 0.2  # of samples a stream that broke is back; a frame that is only repeated brings one at each opening
@@ -74,6 +75,22 @@ class Patience:
         if left_s <= 0:
             raise LinkError(f"{first}; it did not come back within {self._reconnect_s:g} s") from error
         return left_s
+
+    def reopen(self, error: LinkError, attempt: Callable[[float], None]) -> None:
+        """Try to get a stream that broke going again, first after a tenth of a second, then less and less often.
+
+        attempt: opens and greets, within so many seconds; raises LinkError, or WrongDevice when there is no use in more
+        Raises what `broke` raises, WrongDevice, or Stopped.
+        """
+        for wait_s in waits_s():
+            self.rest(min(wait_s, self.broke(error)))
+            try:
+                attempt(self.broke(error))
+                return
+            except (Stopped, WrongDevice):
+                raise
+            except LinkError as again:
+                error = again
 
     def stop(self) -> None:
         """End every wait of this source, now and later; may be called from any thread."""

@@ -27,6 +27,7 @@ BAUD = 921_600
 READ_BYTES = 1 << 16
 WRITE_TIMEOUT_S = 1.0
 CONNECT_TIMEOUT_S = 3.0
+_LOOK_EVERY_S = 0.005
 
 SOCKET_PREFIX, RFC2217_PREFIX, UDP_PREFIX = "socket://", "rfc2217://", "udp://"
 
@@ -41,7 +42,7 @@ def open_stream(port: str, baud: int = BAUD) -> ByteStream:
     if port.startswith(UDP_PREFIX):
         return DatagramStream(port)
     if port.startswith(RFC2217_PREFIX):
-        return PortableSerialStream(port, baud)
+        return Rfc2217Stream(port, baud)
     if port.startswith(FILE_PREFIX):
         return RecordedStream(port)
     return PosixSerialStream(port, baud) if os.name == "posix" else PortableSerialStream(port, baud)
@@ -82,6 +83,21 @@ class PortableSerialStream:
     def close(self) -> None:
         """See ByteStream."""
         self._serial.close()
+
+
+class Rfc2217Stream(PortableSerialStream):
+    """A serial port behind a server, which sets its speed too; pyserial asks it whenever its timeout is set."""
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ByteStream."""
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            while not (n_bytes := self._serial.in_waiting) and time.monotonic() < deadline_s:
+                time.sleep(_LOOK_EVERY_S)
+            data: bytes = self._serial.read(n_bytes) if n_bytes else b""
+        except OSError as error:
+            raise _gone(self.name) from error
+        return data
 
 
 class PosixSerialStream(PortableSerialStream):
@@ -255,7 +271,7 @@ def _host_and_number(port: str, least_host: str = "") -> tuple[str, int]:
 def _open_serial(port: str, baud: int) -> serial.Serial:
     try:
         if port.startswith(RFC2217_PREFIX):
-            return serial.serial_for_url(port, baud, timeout=0, write_timeout=WRITE_TIMEOUT_S)
+            return serial.serial_for_url(port, baud, timeout=0)  # it takes no timeout of writing
         # Neither dtr nor rts is set here: a pty refuses them.
         return serial.Serial(port, baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
     except serial.SerialException as error:
