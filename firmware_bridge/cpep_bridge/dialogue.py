@@ -1,5 +1,6 @@
 """Commands and answers over an open line: numbered, and repeated until answered."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from cpep_bridge.frames import (
     Identify,
     Info,
     Nak,
+    Prediction,
     Start,
     Stop,
     encode_frame,
@@ -80,7 +82,12 @@ class Dialogue:
         host_t_s = time.monotonic()
         if len(self._first) < _SHOWN_BYTES:
             self._first = (self._first + data)[:_SHOWN_BYTES]
-        frames = [frame if isinstance(frame, Data) else _plain(frame) for frame in self.decoder.feed(data)]
+        frames: list[Frame] = []
+        for frame in self.decoder.feed(data):
+            if isinstance(frame, Data) or _can_be(frame):
+                frames.append(frame if isinstance(frame, Data) else _plain(frame))
+            else:
+                self.decoder.disown()
         return Arrival(frames, host_t_s)
 
     def identify(self, timeout_s: float, keep: bool = False) -> Info:
@@ -177,6 +184,14 @@ class Dialogue:
         return LinkTimeout(
             f"nothing on {self.port} answered within {timeout_s:g} s: is the band switched on, and is this its port?"
         )
+
+
+def _can_be(frame: Frame) -> bool:
+    """Whether all numbers of a frame are numbers; what INFO says is judged as a whole, with a sentence."""
+    if isinstance(frame, Prediction) and not 0 <= frame.confidence <= 1:
+        return False
+    values = (getattr(frame, field.name) for field in fields(frame))
+    return isinstance(frame, Info) or all(math.isfinite(value) for value in values if isinstance(value, float))
 
 
 def _plain(frame: Frame) -> Frame:

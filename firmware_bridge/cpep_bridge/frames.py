@@ -26,7 +26,6 @@ length u8 and that many bytes, text in UTF-8):
 PROTOCOL.md tells the whole story, with bytes. A frame of another version or an unknown type is counted and skipped.
 """
 
-import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -414,10 +413,7 @@ def _decode_laid(kind: type[_Laid], body: bytes) -> Frame:
     if len(body) < offset:
         raise FrameError(f"{kind.__name__} is {len(body)} bytes long, not at least {offset}")
     _, _, seq = _HEADER.unpack_from(body)
-    numbers = kind.LAYOUT.unpack_from(body, _HEADER.size)
-    if kind is not Info and not all(map(math.isfinite, numbers)):  # what INFO says is judged as a whole
-        raise FrameError(f"{kind.__name__} holds a number that is none")
-    values: list[object] = [seq, *numbers]
+    values: list[object] = [seq, *kind.LAYOUT.unpack_from(body, _HEADER.size)]
     for tail_type in _TAIL_TYPES[kind]:
         piece, offset = _unprefixed(body, offset)
         values.append(_text(piece) if tail_type is str else piece)
