@@ -8,9 +8,13 @@ number its frames is judged by the clock alone, to a quarter of a second.
 The clock also catches a counter that lies: one that leaps by more than can have been sent since the last read was
 started anew, and with it the stream.
 
+A long counter may be a clock in disguise, such as a sketch's millis(): what all its first steps have in common is one
+frame.
+
 A board that stamps its frames with its own clock is judged by that alone: a step of two and a half periods is a loss.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +28,8 @@ LEAP_S = 0.5  # of frames that a counter may skip beyond the time that passed: t
 LATE_BY_STAMP = 2.5  # periods
 
 _FEW_FRAMES = 16
+_LONG_MODULUS = 1 << 16  # a shorter counter counts frames and nothing else
+_STRIDE_FRAMES = 64  # of a stream, by which it is known how much a long counter grows with each
 _CATCHING_UP_S = 0.05  # less late than that is no progress
 
 
@@ -58,6 +64,7 @@ class CounterLedger:
         self._next_number = 0
         self._is_new_stream = False  # nothing was numbered since the counter leapt
         self._last_counter: int | None = None
+        self._stride = 0  # of a long counter, from frame to frame; 0 until it is known
         self._last_stamp_s: float | None = None
         self._read_s: float | None = None  # when the last read ended
         self._lag_s: float | None = None  # arrival of the newest frame, less its number in seconds
@@ -122,7 +129,7 @@ class CounterLedger:
             return None
         expected = self._last_counter
         for counter in counters:
-            expected = (expected + 1) % self._modulus
+            expected = (expected + max(1, self._stride)) % self._modulus
             if counter != expected:
                 return None
         next_number = self._next_number + len(counters)
@@ -137,23 +144,34 @@ class CounterLedger:
         """By how much each frame's number exceeds that of the one before; 0 for a frame to drop."""
         if counters is None or self._modulus is None or not n_frames:
             return np.ones(n_frames, np.int64)
+        is_first = self._last_counter is None
         previous = int(counters[0]) - 1 if self._last_counter is None else self._last_counter
         steps = np.diff(counters, prepend=previous) % self._modulus
-        if (steps == 1).all():
+        if self._modulus >= _LONG_MODULUS:
+            self._learn_stride(steps[1:] if is_first else steps)
+        stride = max(1, self._stride)
+        if (steps[is_first:] == stride).all():
             self._last_counter = int(counters[-1])
-            return steps
+            return np.ones(n_frames, np.int64)
         for index, counter in enumerate(counters.tolist()):
             step = (counter - previous) % self._modulus
             if step == 0:
                 self.duplicate_frames += 1
-            elif step >= self._modulus - min(LATE_FRAMES, self._modulus // 8):
+            elif step >= self._modulus - min(LATE_FRAMES, self._modulus // 8) * stride:
                 self.late_frames += 1
                 step = 0
             else:
                 previous = counter
-            steps[index] = step
+            steps[index] = step if is_first and index == 0 else -(-step // stride)
         self._last_counter = previous
         return steps
+
+    def _learn_stride(self, steps: NDArray[np.int64]) -> None:
+        if self._next_number >= _STRIDE_FRAMES or self._modulus is None:
+            return
+        for step in steps.tolist():
+            if 0 < step < self._modulus - LATE_FRAMES:
+                self._stride = math.gcd(self._stride, step)
 
     def _leap(self, steps: NDArray[np.int64], host_t_s: float) -> int | None:
         """The frame before which the counter leapt by more than the time that passed since the last read allows."""

@@ -207,6 +207,22 @@ def test_a_counter_that_begins_anew_is_a_new_stream_and_no_loss(first: int) -> N
     assert ledger.lost_frames == 0
 
 
+@pytest.mark.parametrize("stride", [1, 2, 10])
+@pytest.mark.parametrize("n_together", [1, 7])
+def test_a_long_counter_that_grows_by_more_than_one_a_frame_counts_frames_all_the_same(
+    stride: int, n_together: int
+) -> None:
+    ledger, numbers = CounterLedger(2**32, 0.002), list[int]()
+    heard = [n for n in range(400) if not 200 <= n < 203]
+    for start in range(0, len(heard), n_together):
+        part = np.array(heard[start : start + n_together])
+        counters = (2**32 - 500 + stride * part) % 2**32
+        numbers += only(ledger.accept(counters, len(part), part[-1] * 0.002))
+
+    assert numbers == heard
+    assert ledger.lost_frames == 3
+
+
 def test_a_stream_with_its_own_clock_is_judged_by_that_alone() -> None:
     ledger = CounterLedger(None, 0.002)
     stamps_ms = np.array([5_000, 5_002, 5_005, 5_006, 5_016, 5_018, 3, 5])  # jitter, a loss of four, a reset
