@@ -273,6 +273,7 @@ def _json_lines(info: "StreamInfo", summary: Callable[[], object]) -> Iterator["
     try:
         yield printed
     finally:
+        tap.finish()  # while the summary is made
         last, ended = summary(), tap.close()
         if ended and not tap.counts.failures:
             print_json(last)
