@@ -29,8 +29,12 @@ def live(
     hop_ms: float | None = None,
     max_risk: float | None = None,
     seconds: float | None = None,
+    device_config: str | PathLike[str] | None = None,
     reconnect_s: float = 30.0,
     trust: bool = False,
+    timeout_s: float | None = None,
+    baud: int | None = None,
+    boot_s: float | None = None,
 ) -> "Iterator[Decision]":
     """Open a wristband and a bundle, and yield a decision each hop until the band ends its stream.
 
@@ -40,6 +44,8 @@ def live(
     max_risk: reject so much that at most this share of what is accepted was wrong on held-out data at export
     seconds: of signal after which to stop
     trust: the code that the bundle carries may run here, although it was made elsewhere and no key vouches for it
+    device_config: which of the device's channels go where, from what rate, as `cpep-edge live --device-config`
+    reconnect_s, timeout_s, baud, boot_s: as `cpep_bridge.devices.open_source` takes them
     Raises ArtifactError, ConfigError or LinkError, in one sentence, when the bundle cannot be trusted, does not fit the
     band, or the band does not answer.
     """
@@ -54,5 +60,14 @@ def live(
     opened.keep_older_out()
     calibration = None if profile is None else Path(profile)
     donning, spec = fit_to_wearer(recogniser.manifest, calibration, max_risk)
-    with open_source(port, device=device, reconnect_s=reconnect_s) as source:
+    source_of = open_source(
+        port,
+        device=device,
+        timeout_s=timeout_s,
+        baud=baud,
+        boot_s=boot_s,
+        reconnect_s=reconnect_s,
+        config=None if device_config is None else Path(device_config),
+    )
+    with source_of as source:
         yield from Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, donning=donning, spec=spec)

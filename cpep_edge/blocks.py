@@ -10,6 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_RATE_HZ = 1e6  # of a stream that can be
+MAX_UV_PER_COUNT = 1e6  # a count of a volt
+LARGEST_SAMPLE = 1e10  # microvolts or counts; converters of 32 bits stay below, and what is beyond is damage
+
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
@@ -21,6 +25,7 @@ class StreamInfo:
     unit: str = "uV"  # "uV", or "count" where the device does not say how to convert
     serial_number: str = ""
     firmware: str = ""
+    has_clock: bool = False  # the device stamps its samples itself; else `device_t_s` counts samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class LinkCounts:
     duplicate_frames: int = 0
     late_frames: int = 0  # arrived after a later one; dropped
     reconnects: int = 0
+    heard_hz: float = 0.0  # samples a second by the host's clock, lost ones too; 0 until it is known to a percent
 
 
 class BlockSource(Protocol):
@@ -66,3 +72,7 @@ class BlockSource(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def __iter__(self) -> Iterator[Block]: ...
+
+    def stop(self) -> None:
+        """End the iteration within a second, also while nothing arrives; may be called from any thread."""
+        ...

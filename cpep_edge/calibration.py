@@ -23,16 +23,18 @@ from cpep_edge.decisions import at_risk
 from cpep_edge.donning import SETTLE_S, Donning, Tokens, measure_donning, stretch_levels_uv, unscaled
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.files import replacing
-from cpep_edge.preprocess import Preprocessor
+from cpep_edge.preprocess import LARGEST_UV, Preprocessor
 from cpep_edge.recogniser import Recogniser, head_input
 
 PROFILE_SCHEMA = 2
 REST_KEPT = 0.98  # of the tenths of a second of rest that its level is to lie above
 ADAPTING_HOP_S = 0.1  # between the windows that a head is adapted to
 _REST_SHARE = 0.75  # of the way from movement down to rest; chosen on simulated people of validation
+_LEAST_LEVEL_UV = 1e-6  # of a profile file; what is measured to be flat has a level far above
 _ODD_FACTOR = 4.0  # stronger or weaker than usual, from which an electrode is suspect
 
-Level = Annotated[float, Field(ge=0, le=1e9)]  # of a channel
+# Samples are divided by it: neither 0 nor infinite.
+Level = Annotated[float, Field(ge=_LEAST_LEVEL_UV, le=LARGEST_UV)]
 
 
 class Profile(BaseModel):

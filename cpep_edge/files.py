@@ -38,6 +38,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_free(path: Path, force: bool = False) -> None:
+    """Check, before any work is done, that a file can be written there and takes the place of nothing.
+
+    force: a plain file may be replaced
+    Raises CpepError when something is there already, or the folder cannot be written to.
+    """
+    if path.is_dir():
+        raise CpepError(f"{path} is a folder: give the name of a file")
+    if os.path.lexists(path) and not force:
+        raise CpepError(f"{path} exists and is not replaced: choose another name, or say --force")
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise CpepError(f"cannot write {path}: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CpepError(f"cannot write {path}: you may not write to {folder}")
+
+
 def read_plain(file: Path, max_bytes: int) -> bytes:
     """The content of a plain file: no link is followed, no pipe waited for, nothing read beyond the limit.
 

@@ -27,6 +27,8 @@ from cpep_edge.ring import MirroredRing
 
 INTERPOLATED_GAP_S = 0.010  # a shorter loss is filled in and the windows with it are flagged
 RESET_GAP_S = 2.0  # after a longer loss everything starts anew; between the two, decisions wait for a clean window
+_NEXT_BLOCK_S = 0.1  # in which the reader mostly sees by itself that it is to end
+_LEAVE_S = 0.6  # for the reader to end; one that opens an address without answer is left to itself
 RATE_TOLERANCE = 1e-3  # clocks drift by tens of ppm; another rate is another device
 
 
@@ -341,7 +343,10 @@ class Live:
                     yield decision
         finally:
             self._stopping = True
-            reader.join()
+            reader.join(_NEXT_BLOCK_S)
+            if reader.is_alive():  # nothing arrives
+                self.source.stop()
+                reader.join(_LEAVE_S)
         if self._error is not None:
             raise self._error
 
@@ -354,15 +359,14 @@ class Live:
             return due
 
     def _read(self) -> None:
-        first_index: int | None = None
+        n_samples = 0
         try:
             for block in self.source:
-                first_index = block.sample_index if first_index is None else first_index
                 for tap in self._taps:
                     tap.block(block)
                 if self.engine.ingest(block):
                     self._set(due=True)
-                n_samples = block.sample_index + len(block.samples_uv) - first_index
+                n_samples += len(block.samples_uv)
                 if self._stopping or (self._max_samples is not None and n_samples >= self._max_samples):
                     break
         except BaseException as error:

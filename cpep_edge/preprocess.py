@@ -5,6 +5,9 @@ state from block to block, so that the output does not depend on how the signal 
 or each channel's level in a short calibration of the session (`cpep_edge.calibration`); windows are never normalised
 one by one, because rest would then look like effort.
 
+A filter with memory must never see a number that is none, for it would remember it for ever: such a sample, and one
+beyond what any electrode gives, is held at its channel's last good value.
+
 Two filters give the same numbers: that of the C library which a bundle carries (`cpep_edge.native_encoder`), and, where
 there is none, that of scipy. scipy is imported where it is used, because importing its filters takes longer and more
 memory than all else that a device starts with.
@@ -20,6 +23,9 @@ from numpy.typing import NDArray
 SosFilter = Callable[
     [NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]
 ]
+
+
+LARGEST_UV = 1e7  # 10 V; a step of that size has rung out of the usual filter after a quarter of a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +77,12 @@ class Preprocessor:
         self._rest = steady_state(self._sos)[:, :, None]
         self._sosfilt = sosfilt or scipy_sosfilt
         self._state: NDArray[np.float64] | None = None
+        self._last_uv = np.zeros(n_channels, np.float32)  # good values
 
     def reset(self) -> None:
         """Forget the past: the next sample is taken for a steady level, so that a DC offset makes no step."""
         self._state = None
+        self._last_uv = np.zeros(self.n_channels, np.float32)
 
     def __call__(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
         """Filter and scale the next samples of the stream.
@@ -82,11 +90,22 @@ class Preprocessor:
         samples_uv: (n_samples, n_channels), n_samples >= 1
         returns: (n_samples, n_channels) float32, in units of the scale
         """
+        if not (np.abs(samples_uv) <= LARGEST_UV).all():  # NaN is in no order with anything
+            samples_uv = self._held(samples_uv)
+        self._last_uv = samples_uv[-1]
         if self._state is None:
             self._state = self._rest * samples_uv[0].astype(np.float64)
         filtered, self._state = self._sosfilt(self._sos, samples_uv, self._state)
         scaled = np.clip(filtered / self._scale_uv, -self.spec.clip, self.spec.clip)
         return scaled.astype(np.float32)
+
+    def _held(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The samples with what cannot be replaced by the good value before it."""
+        known = np.concatenate([self._last_uv[None], samples_uv])
+        good = np.abs(known) <= LARGEST_UV
+        newest_good = np.maximum.accumulate(np.where(good, np.arange(len(known))[:, None], 0), axis=0)
+        held: NDArray[np.float32] = np.take_along_axis(known, newest_good, axis=0)[1:]
+        return held
 
 
 def steady_state(sos: NDArray[np.float64]) -> NDArray[np.float64]:

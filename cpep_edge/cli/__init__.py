@@ -4,8 +4,10 @@ stdout carries the answer, stderr progress and logs. Exit status 0: done; 1: the
 packages are imported inside the commands, so that `--help` answers at once and a device needs only what it runs.
 """
 
+import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -14,8 +16,9 @@ import typer
 
 from cpep_edge import __version__
 from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, training, trust
-from cpep_edge.cli.output import one_line
+from cpep_edge.cli.output import LONGEST_SENTENCE
 from cpep_edge.errors import CpepError
+from cpep_edge.outside import printable
 
 app = typer.Typer(
     name="cpep-edge",
@@ -83,11 +86,32 @@ def options(
 
 def main() -> NoReturn:
     """Run the command line; every failure of the world ends as one sentence and exit status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows few characters shows others, and all the rest
+    _stop_by_signal()
     try:
         app()
     except (CpepError, OSError) as error:
         if os.environ.get("CPEP_DEBUG"):
             raise
-        typer.echo(f"error: {one_line(str(error))}", err=True)
+        typer.echo(f"error: {printable(str(error), LONGEST_SENTENCE)}", err=True)
         sys.exit(1)
     sys.exit(0)
+
+
+def _stop_by_signal() -> None:
+    """Let SIGTERM (kill, systemd, docker) and SIGHUP (the terminal was closed) end a command as Ctrl-C does.
+
+    Only once, for a terminal that closes sends several, and what is being finished must not be broken off. A signal
+    that was ignored from the start, as by nohup, stays so.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+    def stop(number: int, frame: object) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)

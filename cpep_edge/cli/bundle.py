@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from cpep_edge.cli.output import print_json, print_table, progress, stdout
 from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password
@@ -148,13 +147,11 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
         *(("passed over", reason) for reason in manifest.passed_over),
         *(("forced, although", reason) for reason in manifest.forced),
     ]
-    print_table(escape(manifest.name), ("", ""), rows)
+    print_table(manifest.name, ("", ""), rows)
     if manifest.chip is not None:
         print_table("on the chip", ("", ""), _chip_rows(manifest.chip))
     header = ("", "prototypes", "from", "EMG trained on")
-    gestures = [
-        (escape(g.name), str(g.n_prototypes), g.origin, "yes" if g.trained else "no") for g in manifest.gestures
-    ]
+    gestures = [(g.name, str(g.n_prototypes), g.origin, "yes" if g.trained else "no") for g in manifest.gestures]
     print_table("gestures", header, gestures)
     print_ladder(manifest)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from cpep_edge.cli.output import print_json, progress, stderr
 
@@ -79,4 +80,4 @@ def _held_out_session(corpus: "Corpus") -> "list[Row]":
 
 
 def _say(step: int, what: str) -> None:
-    stderr.print(f"[bold]{step}/5[/bold] {what}")
+    stderr.print(Text.assemble((f"{step}/5", "bold"), f" {what}"))

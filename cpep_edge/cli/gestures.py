@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password, tell_unsigned
@@ -52,11 +51,11 @@ def list_gestures(
         header,
         [
             (
-                escape(g.name),
+                g.name,
                 str(g.n_prototypes),
                 g.origin,
                 "yes" if g.trained else "no",
-                escape(c.nearest) or "-",
+                c.nearest or "-",
                 f"{c.share:.0%}",
             )
             for g, c in rows

@@ -1,20 +1,23 @@
 """`cpep-edge simulate`, `record`, `devices`, `doctor` and `soak`: the wristband link without a model at its end."""
 
 import json
+import math
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.text import Text
 
 from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
+from cpep_edge.cli.ports import PORT_HELP, Baud, Boot, Device, DeviceConfig, Force, PortOption, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
 from cpep_edge.errors import CpepError
+from cpep_edge.outside import printable
 
 if TYPE_CHECKING:
     from cpep_bridge.prompts import Prompt, Show
-    from cpep_bridge.recording import Recorded, Wearer
-    from cpep_edge.blocks import BlockSource
+    from cpep_bridge.recording import Recorded
 
 
 def simulate(
@@ -68,42 +71,61 @@ def simulate(
 
 
 def record(
-    port: Annotated[
-        str | None, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, VID:PID:SERIAL, or socket://HOST:PORT.")
-    ] = None,
+    port: Annotated[str | None, PortOption] = None,
     out: Annotated[Path | None, typer.Option(help="Session file to write, or with --prompt the corpus folder.")] = None,
-    device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
-    device_config: Annotated[Path | None, typer.Option(help="TOML file: channel map, resampling, scale.")] = None,
+    device: Device = "cpep",
+    device_config: DeviceConfig = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal; else Ctrl-C does.")] = None,
     prompt: Annotated[Path | None, typer.Option(help="TOML list of what the wearer is asked to do.")] = None,
     stage: Annotated[str, typer.Option(help="Label of a recording without prompts.")] = "unconstrained",
     user: Annotated[str, typer.Option(help="Who wears the band.")] = "user",
     session: Annotated[str, typer.Option(help="Name of this donning of the band.")] = "session",
     side: Annotated[Literal["left", "right"], typer.Option(help="Which arm.")] = "right",
-    reconnect_s: Annotated[float, typer.Option(min=0, help="Look so long for a band that was unplugged.")] = 30.0,
+    reconnect_s: Reconnect = 30.0,
+    timeout_s: Timeout = None,
+    baud: Baud = None,
+    boot_s: Boot = None,
     raw: Annotated[
         Path | None,
         typer.Option(help="Keep every byte of the line here too: a pcap, read again by --port file://PATH."),
     ] = None,
     recover: Annotated[Path | None, typer.Option(help="Make the session of a journal that was left behind.")] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as one JSON object.")] = False,
 ) -> None:
     """Record a wristband as emg2pose sessions; a kill loses at most the last second."""
     from cpep_bridge import recording
     from cpep_bridge.devices import open_source
+    from cpep_bridge.prompts import load_prompts, record_prompts
+    from cpep_edge.files import check_free
 
     if recover is not None:
-        _print_recorded([recording.recover(recover)], as_json)
+        _print_recorded([recording.recover(recover, force)], as_json)
         return
     if port is None or out is None:
         raise typer.BadParameter("give --port and --out, or --recover and the journal")
     wearer = recording.Wearer(user, session, side)
-    opened = open_source(port, device=device, reconnect_s=reconnect_s, config=device_config, capture=raw)
+    prompts = None if prompt is None else load_prompts(prompt)
+    check_free(
+        out / "metadata.csv" if prompts else out, force=prompts is not None or force
+    )  # rows are added to that one
+    if raw is not None:
+        check_free(raw, force)
+    opened = open_source(
+        port,
+        device=device,
+        timeout_s=timeout_s,
+        baud=baud,
+        boot_s=boot_s,
+        reconnect_s=reconnect_s,
+        config=device_config,
+        capture=raw,
+    )
     with opened as source:
-        if prompt is not None:
-            recorded = _record_prompts(source, out, wearer, prompt)
+        if prompts is not None:
+            recorded = record_prompts(source, out, wearer, prompts, _prompter())
         else:
-            one = recording.record(source, out, wearer, stage, seconds)
+            one = recording.record(source, out, wearer, stage, seconds, force=force)
             recorded = [] if one is None else [one]
     if not recorded:
         raise CpepError(f"nothing was recorded from {port}")
@@ -111,13 +133,16 @@ def record(
 
 
 def devices(
-    port: Annotated[list[str] | None, typer.Option(help="Ask here too: a pty or socket://HOST:PORT.")] = None,
+    port: Annotated[list[str] | None, typer.Option(help=f"Ask here too. {PORT_HELP}")] = None,
+    timeout_s: Timeout = None,
+    baud: Baud = None,
+    boot_s: Boot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List serial ports and what answered on them."""
+    """List serial ports and what answered on them, be it a wristband or another board."""
     from cpep_bridge.ports import find_ports
 
-    found = find_ports(port or ())
+    found = find_ports(port or (), timeout_s=timeout_s, baud=baud, boot_s=boot_s)
     if as_json:
         print_json({"ports": found})
         return
@@ -125,33 +150,40 @@ def devices(
         stdout.print("no serial device is connected")
     for one in found:
         about = " ".join(part for part in (one.description, one.usb and f"({one.usb})") if part)
-        stdout.print(f"[bold]{one.port}[/bold]  {about}".rstrip())
+        stdout.print(Text.assemble((printable(one.port), "bold"), f"  {about}".rstrip()), soft_wrap=True)
         if one.band:
-            what = f"{one.n_channels} channels at {one.sample_rate_hz:g} Hz, serial number {one.serial_number}"
-            stdout.print(f"  {one.band}: {what}, firmware {one.firmware}")
+            what = f"{one.n_channels} channels at {one.sample_rate_hz:g} Hz"
+            serial_number = f", serial number {one.serial_number}" if one.serial_number else ""
+            firmware = f", firmware {one.firmware}" if one.firmware else ""
+            stdout.print(f"  {one.band}: {what}{serial_number}{firmware}; --device {one.device}", soft_wrap=True)
         else:
-            stdout.print(f"  {one.problem}", markup=False)
+            stdout.print(f"  {one.problem}", soft_wrap=True)
 
 
 def doctor(
     port: Annotated[str | None, typer.Option(envvar="CPEP_PORT", help="Listen to the device here as well.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Check that this bundle's encoder runs here as well.")] = None,
-    device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
+    device: Device = "cpep",
     seconds: Annotated[float, typer.Option(min=1.0, help="How long to listen.")] = 3.0,
+    timeout_s: Timeout = None,
+    baud: Baud = None,
+    boot_s: Boot = None,
     key: KeyOption = None,
     trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check packages, the bundle's library, ports, rights, latency, line and electrodes, and say what to do."""
+    from cpep_bridge.devices import LinkOptions
     from cpep_bridge.doctor import examine
 
     findings = []
-    for finding in examine(port, device, seconds, bundle, key, trust=trust):
+    options = LinkOptions(timeout_s, baud, boot_s)
+    for finding in examine(port, device, seconds, bundle, options, key, trust=trust):
         findings.append(finding)
         if not as_json:
-            mark = {"good": "[green]good[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad [/red]"}
-            stdout.print(f"{mark[finding.state]}  [bold]{finding.about}[/bold]", end="  ")
-            stdout.print(finding.said, markup=False)
+            colour = {"good": "green", "note": "yellow", "bad": "red"}[finding.state]
+            mark, about = (f"{finding.state:4}", colour), (printable(finding.about), "bold")
+            stdout.print(Text.assemble(mark, "  ", about, "  ", finding.said), soft_wrap=True)
     n_bad = sum(finding.state == "bad" for finding in findings)
     if as_json:
         print_json({"healthy": not n_bad, "findings": findings})
@@ -181,15 +213,9 @@ def soak(
     if as_json:
         print_json(as_json_object(report))
     else:
-        stdout.print(to_markdown(report), markup=False, end="")
+        stdout.print(to_markdown(report), end="")
     if not report.passed:
         raise CpepError("; ".join(report.faults))
-
-
-def _record_prompts(source: "BlockSource", folder: Path, wearer: "Wearer", prompt: Path) -> list["Recorded"]:
-    from cpep_bridge.prompts import load_prompts, record_prompts
-
-    return record_prompts(source, folder, wearer, load_prompts(prompt), _prompter())
 
 
 def _prompter() -> "Show":
@@ -198,11 +224,11 @@ def _prompter() -> "Show":
 
     def show(prompt: "Prompt", resting: bool, left_s: float) -> None:
         nonlocal last
-        now = (prompt.stage, resting, int(left_s) + 1)
+        now = (prompt.stage, resting, math.ceil(left_s))
         if now != last:
             last = now
             what = "rest; next" if resting else "NOW"
-            stderr.print(f"{what}: {prompt.text or prompt.stage}  ({now[2]} s)", markup=False)
+            stderr.print(f"{what}: {prompt.text or prompt.stage}  ({now[2]} s)")
 
     return show
 

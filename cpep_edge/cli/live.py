@@ -1,6 +1,7 @@
 """`cpep-edge live` and `calibrate`: a bundle at the end of the wire."""
 
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
+from cpep_edge.cli.ports import Baud, Boot, Device, DeviceConfig, Force, Port, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
-from cpep_edge.errors import LinkError
+from cpep_edge.errors import CpepError, LinkError
+from cpep_edge.outside import printable
 
 if TYPE_CHECKING:
     from cpep_bridge.band import Band
-    from cpep_edge.blocks import BlockSource
+    from cpep_edge.blocks import BlockSource, StreamInfo
     from cpep_edge.bundle import Manifest
+    from cpep_edge.decisions import Decision
     from cpep_edge.live_loop import Live, Tap
     from cpep_edge.live_stats import LiveSummary
     from cpep_edge.live_view import LiveView
@@ -22,9 +26,6 @@ if TYPE_CHECKING:
 
 _SCREENS_A_SECOND = 12
 
-Port = Annotated[str, typer.Option(envvar="CPEP_PORT", help="Serial port, pty, or socket://HOST:PORT.")]
-Device = Annotated[str, typer.Option(help="What hangs on the port.")]
-DeviceConfig = Annotated[Path | None, typer.Option(help="TOML file: channel map, resampling, scale.")]
 BundlePath = Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")]
 
 
@@ -33,12 +34,14 @@ def live(
     port: Port,
     device: Device = "cpep",
     device_config: DeviceConfig = None,
-    reconnect_s: Annotated[float, typer.Option(min=0, help="Look so long for a band that was unplugged.")] = 30.0,
+    reconnect_s: Reconnect = 30.0,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal.")] = None,
     hop_ms: Annotated[
         float | None, typer.Option(min=5.0, help="Time between two decisions.", show_default="the bundle's")
     ] = None,
-    timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
+    timeout_s: Timeout = None,
+    baud: Baud = None,
+    boot_s: Boot = None,
     profile: Annotated[Path | None, typer.Option(help="This session's calibration, from cpep-edge calibrate.")] = None,
     max_risk: Annotated[
         float | None, typer.Option(min=0, max=1, help="Be silent so often that at most this share of windows is wrong.")
@@ -71,23 +74,30 @@ def live(
     from cpep_edge.live_recording import LiveRecording
     from cpep_edge.live_view import LiveView
     from cpep_edge.recogniser import Recogniser
-    from cpep_edge.sinks import SinkTap, parse_sink
+    from cpep_edge.sinks import SinkTap, close_sinks, parse_sink
 
     openers = [(address, parse_sink(address)) for address in sink or []]
     opened = Bundle.open(bundle, key, trust=trust)
+    opened_port = open_source(
+        port,
+        device=device,
+        timeout_s=timeout_s,
+        baud=baud,
+        boot_s=boot_s,
+        reconnect_s=reconnect_s,
+        config=device_config,
+    )
     if on_device:
         if web or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config)):
             raise typer.BadParameter(
-                "the band decides by itself: only --port, --timeout-s, --reconnect-s, --profile, --sink and "
-                "--json go along"
+                "the band decides by itself: only --port, --timeout-s, --baud, --boot-s, --reconnect-s, --profile, "
+                "--sink and --json go along"
             )
         opened.keep_older_out()
-        with (
-            open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s) as source,
-            ExitStack() as stack,
-        ):
+        with opened_port as source, ExitStack() as stack:
             band = _calibrated(source, opened.manifest, profile)
-            sinks = tuple(stack.enter_context(closing(SinkTap(name, opens, band.info))) for name, opens in openers)
+            sinks = tuple(SinkTap(name, opens, band.info) for name, opens in openers)
+            stack.callback(close_sinks, sinks)
             _run_on_device(band, opened.manifest, sinks, json_lines)
         return
     recogniser = Recogniser(opened)
@@ -97,10 +107,9 @@ def live(
     if profile is None and manifest.calibration:
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
     with ExitStack() as stack:
-        source = stack.enter_context(
-            open_source(port, device=device, timeout_s=timeout_s, reconnect_s=reconnect_s, config=device_config)
-        )
-        sinks = tuple(stack.enter_context(closing(SinkTap(name, opens, source.info))) for name, opens in openers)
+        source = stack.enter_context(opened_port)
+        sinks = tuple(SinkTap(name, opens, source.info) for name, opens in openers)
+        stack.callback(close_sinks, sinks)
         taps: list[Tap] = [*sinks]
         if record is not None:
             hop = hop_ms or spec.hop_ms
@@ -115,9 +124,9 @@ def live(
             server = stack.enter_context(ViewServer(view, web_host, web_port, web_token))
             stderr.print(f"open {server.url}", soft_wrap=True)
         if json_lines:
-            _run_as_json(loop, view)
+            _run_as_json(loop, view, sinks)
         else:
-            _run_on_screen(loop, view)
+            _run_on_screen(loop, view, sinks)
 
 
 def replay(
@@ -142,7 +151,7 @@ def replay(
         if json_lines:
             print_json({"type": "decision", **asdict(decision)})
         elif decision.changed:
-            stdout.print(f"{decision.device_t_s:9.2f} s  {decision.gesture}", markup=False)
+            stdout.print(f"{decision.device_t_s:9.2f} s  {printable(decision.gesture)}")
     stderr.print(f"{n_changes} changes of the decision")
 
 
@@ -154,7 +163,10 @@ def calibrate(
     device_config: DeviceConfig = None,
     rest_seconds: Annotated[float, typer.Option(min=0, help="Of rest before; 0 leaves it out.")] = 5.0,
     seconds: Annotated[float, typer.Option(min=2.0, help="Of movement to listen to.")] = 20.0,
-    timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
+    timeout_s: Timeout = None,
+    baud: Baud = None,
+    boot_s: Boot = None,
+    force: Force = False,
     key: KeyOption = None,
     trust: TrustOption = False,
 ) -> None:
@@ -162,16 +174,19 @@ def calibrate(
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import calibrate as measure
-    from cpep_edge.calibration import odd_electrodes, require_profile_or_nothing, save_profile
+    from cpep_edge.calibration import odd_electrodes, save_profile
+    from cpep_edge.files import check_free
     from cpep_edge.live_loop import check_stream
     from cpep_edge.recogniser import Recogniser
 
-    require_profile_or_nothing(out)
+    check_free(out, force)
     recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     manifest = recogniser.manifest
     move = f"for {seconds:g} s: {', then '.join(manifest.calibration) or 'move the hand in many ways'}"
     stderr.print(f"for {rest_seconds:g} s: rest the hand" if rest_seconds else move)
-    with open_source(port, device=device, timeout_s=timeout_s, config=device_config) as source:
+    with open_source(
+        port, device=device, timeout_s=timeout_s, baud=baud, boot_s=boot_s, config=device_config
+    ) as source:
         check_stream(source.info, manifest)
         measured = measure(
             source,
@@ -209,38 +224,70 @@ def _calibrated(source: "BlockSource", manifest: "Manifest", profile: Path | Non
 
 def _run_on_device(source: "Band", manifest: "Manifest", sinks: "tuple[SinkTap, ...]", json_lines: bool) -> None:
     from cpep_edge.on_device import decisions_of
+    from cpep_edge.sinks import close_sinks
 
     n_decisions = n_changes = 0
-    try:
+
+    def summary() -> dict[str, object]:
+        close_sinks(sinks)
+        counts = {"n_decisions": n_decisions, "n_changes": n_changes}
+        return {"type": "summary", **counts, "link": source.counts, "sinks": [sink.counts for sink in sinks]}
+
+    with _json_lines(source.info, summary) if json_lines else nullcontext() as printed:
         with suppress(KeyboardInterrupt):
             for decision in decisions_of(source, manifest, sinks):
                 n_decisions, n_changes = n_decisions + 1, n_changes + decision.changed
-                if json_lines:
-                    print_json({"type": "decision", **asdict(decision)})
+                if printed is not None:
+                    printed(decision)
                 elif decision.changed:
-                    stdout.print(f"{decision.device_t_s:9.2f} s  {decision.gesture}", markup=False)
-    finally:
-        counts = {"n_decisions": n_decisions, "n_changes": n_changes}
-        if json_lines:
-            print_json({"type": "summary", **counts, "link": source.counts, "sinks": [sink.counts for sink in sinks]})
-        else:
-            stderr.print(f"{n_decisions} decisions of the band, {n_changes} changes")
+                    stdout.print(f"{decision.device_t_s:9.2f} s  {printable(decision.gesture)}")
+    if not json_lines:
+        stderr.print(f"{n_decisions} decisions of the band, {n_changes} changes")
 
 
-def _run_as_json(loop: "Live", view: "LiveView") -> None:
+def _run_as_json(loop: "Live", view: "LiveView", sinks: "tuple[SinkTap, ...]") -> None:
+    from cpep_edge.sinks import close_sinks
+
+    def summary() -> dict[str, object]:
+        close_sinks(sinks)
+        return {"type": "summary", **asdict(view.summary()), "sinks": view.sink_counts}
+
+    with _json_lines(loop.source.info, summary) as printed, suppress(KeyboardInterrupt):
+        for decision in loop:
+            view.stats.add(decision)
+            printed(decision)
+
+
+@contextmanager
+def _json_lines(info: "StreamInfo", summary: Callable[[], object]) -> Iterator["Callable[[Decision], None]"]:
+    """Prints decisions, and a summary at the end, without ever waiting for whoever reads them: a pipe that nobody reads
+    must not hold up the run, its recording and its sinks.
+    """
+    from cpep_edge.sinks import SinkTap, parse_sink
+
+    tap = SinkTap("-", parse_sink("-"), info)
+
+    def printed(decision: "Decision") -> None:
+        tap.decision(decision)
+        if tap.counts.failures:
+            raise CpepError(f"decisions cannot be printed: {tap.counts.last_error}")
+
     try:
-        with suppress(KeyboardInterrupt):
-            for decision in loop:
-                view.stats.add(decision)
-                print_json({"type": "decision", **asdict(decision)})
+        yield printed
     finally:
-        print_json({"type": "summary", **asdict(view.summary()), "sinks": view.sink_counts})
+        tap.finish()  # while the summary is made
+        last, ended = summary(), tap.close()
+        if ended and not tap.counts.failures:
+            print_json(last)
+        if tap.counts.dropped:
+            stderr.print(f"{tap.counts.dropped} decisions were not printed: stdout is read too slowly, or not at all")
 
 
-def _run_on_screen(loop: "Live", view: "LiveView") -> None:
+def _run_on_screen(loop: "Live", view: "LiveView", sinks: "tuple[SinkTap, ...]") -> None:
     from rich.live import Live as Screen
 
     from cpep_edge.cli.view import ScreenView
+    from cpep_edge.sinks import close_sinks
 
     page = ScreenView(view)
     screen = Screen(
@@ -251,6 +298,7 @@ def _run_on_screen(loop: "Live", view: "LiveView") -> None:
             for decision in loop:
                 view.stats.add(decision)
     finally:
+        close_sinks(sinks)
         _print_summary(view.summary(), view.sink_counts)
 
 

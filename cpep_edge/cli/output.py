@@ -12,11 +12,17 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-_MOST_CHARS = 2_000  # of a sentence; a path that Linux takes has 4,096 at the most
+from cpep_edge.outside import printable
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+LONGEST_SENTENCE = 2_000  # a path that Linux takes has 4,096 at the most
+
+# What is printed holds names of devices, gestures and files: none of it is markup. Colour is asked for by rich's Text.
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+_LONGEST_CELL = 1000  # a path
 
 
 def print_json(answer: Any) -> None:
@@ -29,19 +35,15 @@ def to_json(answer: Any) -> str:
     return json.dumps(answer, default=_fields, allow_nan=False)
 
 
-def one_line(text: str) -> str:
-    """A sentence as a terminal may show it: what others wrote into it neither moves the cursor nor fills the screen."""
-    shown = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
-    return shown if len(shown) <= _MOST_CHARS else f"{shown[: _MOST_CHARS // 2]} ... {shown[-_MOST_CHARS // 2 :]}"
-
-
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """A small table on stdout; the first column reads from the left, figures from the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, show_header=any(header))
+    table = Table(
+        title=Text(printable(title)), title_justify="left", title_style="bold", box=SIMPLE, show_header=any(header)
+    )
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left")
+        table.add_column(printable(name), justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell, _LONGEST_CELL) for cell in row))
     stdout.print(table)
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from cpep_edge.decisions import UNKNOWN, Decision
 from cpep_edge.live_stats import LiveSummary
 from cpep_edge.live_view import SILENT_S, STRIP_S, LiveView
+from cpep_edge.outside import printable
 
 WIDTH = 78
 _PLAIN_LINES = 16  # of the page without the signal
@@ -105,12 +106,12 @@ def render(
         parts += [_strips(cells, width), Text()]
     parts += [Align.center(_history(changes)), Text(), _figures(summary)]
     lost = silent_s > SILENT_S
-    link = f"[bold red]no signal for {silent_s:.0f} s, looking for the band[/]" if lost else "Ctrl-C ends"
+    away = Text(f"no signal for {silent_s:.0f} s, looking for the band", style="bold red")
     return Panel(
         Group(*parts),
-        title=title,
+        title=Text(printable(title)),
         title_align="left",
-        subtitle=link,
+        subtitle=away if lost else "Ctrl-C ends",
         subtitle_align="right",
         width=width,
         border_style="red" if lost else "none",
@@ -130,8 +131,11 @@ def _gesture(last: Decision | None) -> Text:
     if last.gesture == UNKNOWN:
         return Text("·  no gesture  ·", style="dim")
     if last.at_rest and last.gesture == last.window_gesture:
-        return Text(f"·  {last.gesture}  ·", style="dim")
-    return Text(f"  {last.gesture}  ", style="bold white on " + ("dark_orange3" if last.interpolated else "dark_green"))
+        return Text(f"·  {printable(last.gesture)}  ·", style="dim")
+    return Text(
+        f"  {printable(last.gesture)}  ",
+        style="bold white on " + ("dark_orange3" if last.interpolated else "dark_green"),
+    )
 
 
 def _confidence(last: Decision | None) -> Text:
@@ -166,7 +170,9 @@ def _history(changes: Sequence[Decision]) -> Table:
     recent = list(changes)[::-1]
     for row in range(_CHANGES_SHOWN):
         decision = recent[row] if row < len(recent) else None
-        table.add_row(f"{decision.device_t_s:.1f} s" if decision else "", decision.gesture if decision else "")
+        table.add_row(
+            f"{decision.device_t_s:.1f} s" if decision else "", Text(printable(decision.gesture) if decision else "")
+        )
     return table
 
 

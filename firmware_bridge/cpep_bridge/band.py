@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_bridge.byte_stream import ByteStream, LineLost, RecordingOver
+from cpep_bridge.arrivals import ArrivalRate
+from cpep_bridge.byte_stream import ByteStream, LineLost, RecordingOver, Stopped, WrongDevice
 from cpep_bridge.clock import DeviceClock
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.dialogue import Arrival, Dialogue
@@ -33,12 +34,13 @@ from cpep_bridge.frames import (
 from cpep_bridge.line_rate import check_baud, check_info, stream_bytes_per_s
 from cpep_bridge.loss import StreamLedger
 from cpep_bridge.pace import Pace
-from cpep_bridge.reopening import stayed_away, waits_s
+from cpep_bridge.patience import Patience
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
 PING_EVERY_S = 1.0
 
+_WITNESSES_AGREE_S = 0.5  # the band's counter and its clock, from one frame to the next
 _PROBE_EVERY_S = 0.5  # of silence the band is asked who it is: it may have restarted, or ended unheard
 _LEAVE_S = 0.3  # for the answer to STOP on closing
 _KEPT_PINGS = 8
@@ -52,35 +54,43 @@ class Band:
     """A wristband that speaks the protocol of `frames`, from `with` to the end of its stream.
 
     open_port: opens the line to it; a function, because a line that broke must be opened anew
-    timeout_s: how long the band may be silent while it should answer or stream
-    reconnect_s: how long to try to open a line anew that broke in mid-stream, 0 gives up at once
+    timeout_s: how long the band may be silent while it should answer, or send no sample while it should stream
+    reconnect_s: how long to look for samples after the stream broke, 0 gives up at once
+    boot_s: how much longer it may take to answer once its port was opened
 
     Entering asks the band who it is, iterating starts its stream. Both raise LinkError, or LinkTimeout when the band is
     silent. A line that broke and came back goes on in the same stream if the band did not restart: what it sent
-    meanwhile is counted as lost, to the sample. Nothing reads the line between two blocks but the iteration: a slow
-    consumer makes the band drop frames, which are then counted as lost. Samples that were on their way when the
-    iteration was left are not accounted for.
+    meanwhile is counted as lost, to the sample. Another band in its place is refused. Nothing reads the line between
+    two blocks but the iteration: a slow consumer makes the band drop frames, which are then counted as lost. Samples
+    that were on their way when the iteration was left are not accounted for.
     """
 
     def __init__(
-        self, open_port: Callable[[], ByteStream], *, timeout_s: float = 2.0, reconnect_s: float = 0.0
+        self,
+        open_port: Callable[[], ByteStream],
+        *,
+        timeout_s: float = 2.0,
+        reconnect_s: float = 0.0,
+        boot_s: float = 0.0,
     ) -> None:
-        self._open_port = open_port
+        self._patience = Patience(timeout_s, reconnect_s, boot_s)
+        self._open_port = self._patience.opener(open_port)
         self._timeout_s = timeout_s
-        self._reconnect_s = reconnect_s
         self._decoder = FrameDecoder()
         self._dialogue: Dialogue | None = None
         self._identity: Info | None = None
         self._uv_per_count = np.float32(0)
         self._streaming = False
+        self._begun = False  # this boot of the band acknowledged START
         self._ledger = StreamLedger()
         self._frames = 0  # DATA frames whose samples were passed on
         self._misfits = 0  # DATA frames that contradict INFO
         self._reconnects = 0
+        self._rate: ArrivalRate | None = None
+        self._next_t_us: float | None = None  # when the next sample should be taken, device clock
         self._pace = Pace()
         self._pings: dict[int, float] = {}  # when they were sent, by seq
         self._ping_due_s = 0.0
-        self._silent_s = 0.0  # spent waiting since the last DATA frame; a slow consumer's time is not the band's
         self._probe_after_s = _PROBE_EVERY_S  # of silence
         self.clock = DeviceClock()  # of this boot of the band
         self._telemetry: deque[Telemetry] = deque(maxlen=_KEPT)
@@ -88,7 +98,7 @@ class Band:
         self._calibration: tuple[NDArray[np.float32], int] | None = None  # gains and turn, told again after a restart
 
     def __enter__(self) -> "Band":
-        self._dialogue, identity = self._meet(stop=True)
+        self._dialogue, identity = self._meet(self._timeout_s + self._patience.boot_s, stop=True)
         try:
             self._know(identity)
         except BaseException:
@@ -98,6 +108,7 @@ class Band:
 
     def __exit__(self, *exc: object) -> None:
         dialogue = self._opened()
+        self._patience.leave()
         with contextlib.suppress(LinkError):  # a band that is gone has stopped too
             if self._streaming:
                 dialogue.order(Stop, _LEAVE_S)
@@ -123,6 +134,7 @@ class Band:
             sample_rate_hz=identity.sample_rate_hz,
             serial_number=identity.serial_number,
             firmware=identity.firmware,
+            has_clock=True,
         )
 
     @property
@@ -138,6 +150,7 @@ class Band:
             duplicate_frames=self._ledger.duplicate_frames,
             late_frames=self._ledger.late_frames,
             reconnects=self._reconnects,
+            heard_hz=0.0 if self._rate is None else self._rate.heard_hz,
         )
 
     def __iter__(self) -> Iterator[Block]:
@@ -145,11 +158,18 @@ class Band:
         self._begin()
         while self._streaming:
             try:
-                yield from self._round()
-            except RecordingOver:
+                try:
+                    yield from self._round()
+                except RecordingOver:
+                    return
+                except (LineLost, LinkTimeout) as error:
+                    self._reconnect(error)
+            except Stopped:
                 return
-            except (LineLost, LinkTimeout) as error:
-                self._reconnect(error)
+
+    def stop(self) -> None:
+        """End the iteration soon, also while nothing arrives; may be called from any thread."""
+        self._patience.stop()
 
     def take_predictions(self) -> list[Prediction]:
         """What the band's own engine said since the last call, oldest first."""
@@ -200,12 +220,21 @@ class Band:
                 self._note(frame, arrival.host_t_s)
 
     def _round(self) -> Iterator[Block]:
+        began_s = time.monotonic()
         if not self._awaits_pong():  # it is never kept waiting
             self._pace.rest()
-        asked_s = time.monotonic()
-        arrival = self._opened().receive(self._wait_s(asked_s))
-        self._silent_s += max(0.0, arrival.host_t_s - asked_s)
-        yield from self._blocks(arrival)
+        arrival = self._opened().receive(self._wait_s(time.monotonic()))
+        sampled = False
+        for block in self._blocks(arrival):
+            sampled = True
+            yield block
+        if sampled:
+            self._patience.sampled()
+            if self._rate is not None:
+                self._rate.add(self._ledger.next_index, arrival.host_t_s)
+            self._probe_after_s = _PROBE_EVERY_S
+        else:  # bytes that hold no sample are silence too
+            self._patience.silent_s += time.monotonic() - began_s
         self._pace.note(self._ledger.next_index // self.identity.n_samples, arrival.host_t_s)
         if self._streaming:
             self._watch(arrival.host_t_s)
@@ -213,7 +242,7 @@ class Band:
     def _awaits_pong(self) -> bool:
         return bool(self._pings) and time.monotonic() < self._ping_due_s - PING_EVERY_S + _PONG_S
 
-    def _meet(self, stop: bool) -> tuple[Dialogue, Info]:
+    def _meet(self, timeout_s: float, stop: bool) -> tuple[Dialogue, Info]:
         """Open the line and ask who is there.
 
         stop: first, for a stream that an earlier host left running must not drown the answer
@@ -223,30 +252,48 @@ class Band:
             dialogue = Dialogue(line, self._decoder)
             if stop:
                 dialogue.send(Stop)
-            return dialogue, dialogue.identify(self._timeout_s, keep=not stop)
+            return dialogue, dialogue.identify(timeout_s, keep=not stop)
         except BaseException:
             line.close()
             raise
 
     def _reconnect(self, error: LinkError) -> None:
         """Meet the band again on a line that broke, and go on in its stream. Raises LinkError when it stays away."""
-        self._opened().close()
-        deadline_s = time.monotonic() + self._reconnect_s
-        for wait_s in waits_s():
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise stayed_away(error, self._reconnect_s)
-            time.sleep(min(wait_s, left_s))
-            with contextlib.suppress(LinkError):
-                self._dialogue, identity = self._meet(stop=False)
-                break
+
+        def attempt(left_s: float) -> None:
+            self._opened().close()
+            self._dialogue, identity = self._meet(min(self._timeout_s, left_s), stop=False)
+            self._resume(identity)
+
+        self._patience.broke(error)
+        self._opened().close()  # before waiting, so that the node is free when the device comes back
+        self._patience.reopen(error, attempt)
+
+    def _resume(self, identity: Info) -> None:
+        """Go on with the band that answered on a line opened anew."""
+        self._check_same(identity)
         self._reconnects += 1
-        self._silent_s, self._probe_after_s = 0.0, _PROBE_EVERY_S
+        self._patience.opened()
+        self._probe_after_s = _PROBE_EVERY_S
         self._pings.clear()
-        if identity.boot_id != self.identity.boot_id:
+        if identity.boot_id != self.identity.boot_id or not self._begun:
             self._restart(identity)
         elif not identity.state:
             self._opened().send(Stop)  # its stream ended meanwhile: END says where
+
+    def _check_same(self, said: Info) -> None:
+        """Raises WrongDevice when another band answers, or one that streams something else."""
+        was, port = self.identity, self._opened().port
+        if said.serial_number != was.serial_number:
+            raise WrongDevice(
+                f"another band is on {port} now: serial number {said.serial_number or 'none'} instead of "
+                f"{was.serial_number or 'none'}: put the first one back, or start anew"
+            )
+        if (said.n_channels, said.sample_rate_hz) != (was.n_channels, was.sample_rate_hz):
+            raise WrongDevice(
+                f"the band on {port} restarted with {said.n_channels} channels at {said.sample_rate_hz:g} Hz instead "
+                f"of {was.n_channels} at {was.sample_rate_hz:g} Hz: start anew"
+            )
 
     def _opened(self) -> Dialogue:
         if self._dialogue is None:
@@ -260,24 +307,29 @@ class Band:
         self._uv_per_count = np.float32(identity.uv_per_count)
 
     def _begin(self) -> None:
+        self._begun = False
         self._opened().order(Start, self._timeout_s)
+        self._begun = True
+        self._next_t_us = None
         self._ledger.restart()
+        self._rate = self._rate or ArrivalRate(self.info)
+        self._rate.restart()
         self._pace = Pace(self.identity.n_samples / self.identity.sample_rate_hz)
         self._streaming = True
-        self._silent_s, self._probe_after_s = 0.0, _PROBE_EVERY_S
+        self._probe_after_s = _PROBE_EVERY_S
 
     def _wait_s(self, now_s: float) -> float:
-        silence_s = min(self._timeout_s, self._probe_after_s) - self._silent_s
-        return max(0.0, min(silence_s, self._ping_due_s - now_s))
+        probe_s = self._probe_after_s - self._patience.silent_s
+        return max(0.0, min(self._patience.left_s, probe_s, self._ping_due_s - now_s))
 
     def _watch(self, now_s: float) -> None:
         """What time asks for: a ping, a question to a silent band, or giving it up."""
         dialogue = self._opened()
-        if self._silent_s >= self._timeout_s:
+        if not self._patience.left_s:
             raise self._silence()
-        if self._silent_s >= self._probe_after_s:
+        if self._patience.silent_s >= self._probe_after_s:
             dialogue.send(Identify)
-            self._probe_after_s += _PROBE_EVERY_S
+            self._probe_after_s = self._patience.silent_s + _PROBE_EVERY_S
         if now_s >= self._ping_due_s:
             self._pings[dialogue.send(Ping)] = time.monotonic()
             self._ping_due_s = now_s + PING_EVERY_S
@@ -285,11 +337,14 @@ class Band:
                 del self._pings[next(iter(self._pings))]
 
     def _silence(self) -> LinkTimeout:
-        corrupt = self._opened().decoder.counts.corrupt_frames
+        corrupt = self._opened().decoder.counts.corrupt_frames + self._misfits
         noise = f" ({corrupt} damaged frames so far)" if corrupt else ""
+        port, ago = self._opened().port, f"{self._timeout_s:g} s"
+        if not self._frames:
+            return LinkTimeout(f"the band on {port} answers, but sent no sample in {ago}{noise}: switch it off and on")
         return LinkTimeout(
-            f"the band on {self._opened().port} stopped sending {self._timeout_s:g} s ago, after sample "
-            f"{self._ledger.next_index}{noise}: check its battery and the cable"
+            f"the band on {port} stopped sending {ago} ago, after sample {self._ledger.next_index}{noise}: "
+            "check its battery and the cable"
         )
 
     def _blocks(self, arrival: Arrival) -> Iterator[Block]:
@@ -297,8 +352,12 @@ class Band:
         run: list[Data] = []
         run_index = next_index = 0  # of the run's first sample, and of the one past its last
         restarted: Info | None = None
+        counted_anew = False
         for frame in arrival.frames:
             if isinstance(frame, Data):
+                if self._contradicts_itself(frame):
+                    counted_anew = True
+                    break
                 index = self._accept(frame)
                 if index is None:
                     continue
@@ -318,11 +377,25 @@ class Band:
             yield self._block(run, run_index, arrival.host_t_s)
         if restarted is not None:
             self._restart(restarted)
+        elif counted_anew:
+            _log.warning("%s began to count anew without saying so; its stream begins anew", self.identity.model)
+            self._begin()
+
+    def _contradicts_itself(self, frame: Data) -> bool:
+        """Whether a frame's number and its time, both the band's own, say that different times went by."""
+        if not self._streaming or self._next_t_us is None or not self._fits(frame):
+            return False
+        counted_s = self._ledger.ahead(frame.sample_index) / self.identity.sample_rate_hz
+        return abs(counted_s - (frame.t_us - self._next_t_us) / 1e6) > _WITNESSES_AGREE_S
+
+    def _fits(self, frame: Data) -> bool:
+        """Whether a frame holds samples as INFO describes them."""
+        identity = self.identity
+        return frame.n_channels == identity.n_channels and frame.sample_format == identity.sample_format
 
     def _accept(self, frame: Data) -> int | None:
         """The unwrapped index of the frame's first sample, None when it is to be dropped."""
-        identity = self.identity
-        if frame.n_channels != identity.n_channels or frame.sample_format != identity.sample_format:
+        if not self._fits(frame):
             self._misfits += 1
             return None
         if not self._streaming or not frame.n_samples:
@@ -330,7 +403,7 @@ class Band:
         index = self._ledger.accept(frame.seq, frame.sample_index, frame.n_samples)
         if index is not None:
             self._frames += 1
-            self._silent_s, self._probe_after_s = 0.0, _PROBE_EVERY_S
+            self._next_t_us = frame.t_us + 1e6 * self._duration_s(frame)
         return index
 
     def _block(self, run: list[Data], sample_index: int, host_t_s: float) -> Block:
@@ -367,13 +440,9 @@ class Band:
 
     def _restart(self, said: Info) -> None:
         """Go on after the band lost its memory; what it sent in vain before that, nobody knows any more."""
-        was = self.identity
-        if (said.n_channels, said.sample_rate_hz) != (was.n_channels, was.sample_rate_hz):
-            raise LinkError(
-                f"the band on {self._opened().port} restarted with {said.n_channels} channels at "
-                f"{said.sample_rate_hz:g} Hz instead of {was.n_channels} at {was.sample_rate_hz:g} Hz: start anew"
-            )
+        self._check_same(said)
         _log.warning("%s restarted; its stream begins anew", said.model)
+        self._begun = False
         self._know(said)
         self.clock = DeviceClock()
         self._pings.clear()

@@ -1,31 +1,34 @@
 """Boards that other people make: one source of blocks for all of them, told apart by their dialects.
 
-A dialect knows how a kind of board is greeted, started and stopped, and what its frames look like. Such boards have no
-CRC, no clock and no boot_id. So time is counted in samples, a new line is a new stream with a new `boot_id`, and a
-damaged sample can only be noticed where the layout has fixed bits.
+A dialect knows how a kind of board is greeted, started and stopped, and what its frames look like. Most such boards
+have no CRC, no clock and no boot_id. So time is counted in samples, a new line, or a counter that began anew, is a new
+stream with a new `boot_id`, and a damaged sample can only be noticed where the layout has fixed bits.
 """
 
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_bridge.byte_stream import ByteStream, LineLost, RecordingOver
-from cpep_bridge.conversation import Conversation
+from cpep_bridge.arrivals import ArrivalRate
+from cpep_bridge.byte_stream import ByteStream, LineLost, RecordingOver, Stopped, WrongDevice
+from cpep_bridge.conversation import Conversation, quoted
 from cpep_bridge.counter_loss import CounterLedger
 from cpep_bridge.fixed_frames import PacketDecoder, Packets
 from cpep_bridge.pace import Pace
-from cpep_bridge.reopening import stayed_away, waits_s
+from cpep_bridge.patience import Patience
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
 _BACKLOG_AFTER_S = 0.1  # between two reads, more may wait than one read takes
 _BACKLOG_BYTES = 1 << 22
+_START_AGAIN_S = 1.0  # without a sample: a board that was starting up did not hear it
+_SHOWN_BYTES = 64
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,11 @@ class BoardStream:
 class Dialect(Protocol):
     """How to talk to one kind of board."""
 
+    @property
+    def boot_s(self) -> float:
+        """From opening its port until it hears."""
+        ...
+
     def meet(self, talk: Conversation) -> BoardStream:
         """Find out what is there. Raises LinkError when it is not such a board."""
         ...
@@ -57,8 +65,10 @@ class Board:
     """A board as a BlockSource.
 
     open_port: opens the line to it
-    timeout_s: how long it may be silent while it should answer or stream
-    reconnect_s: how long to try to open a line anew that broke in mid-stream, 0 gives up at once
+    timeout_s: how long it may be silent while it should answer, or send no sample while it should stream
+    reconnect_s: how long to look for samples after the stream broke, 0 gives up at once
+    boot_s: how much longer it may take once its port was opened, for many boards restart then
+    bauds: speeds to try, the first one being that at which the line is opened
     """
 
     def __init__(
@@ -68,28 +78,39 @@ class Board:
         *,
         timeout_s: float = 2.0,
         reconnect_s: float = 0.0,
+        boot_s: float = 0.0,
+        bauds: Sequence[int] = (),
     ) -> None:
-        self._open_port = open_port
+        self._patience = Patience(timeout_s, reconnect_s, boot_s)
+        self._open_port = self._patience.opener(open_port)
         self._dialect = dialect
-        self._timeout_s = timeout_s
-        self._reconnect_s = reconnect_s
+        self._bauds = bauds
         self._talk: Conversation | None = None
         self._stream: BoardStream | None = None
         self._ledger: CounterLedger | None = None
+        self._rate: ArrivalRate | None = None
         self._scale = np.float32(1)
         self._frames = self._bytes = self._reconnects = self._past_corrupt = 0
+        self._boot_id = 0  # counts streams: a board has none
         self._pace = Pace()
         self._read_s = 0.0  # when the last read ended
+        self._start_again_s = 0.0
+        self._first = b""  # bytes that arrived before the first sample, to be shown when they make no sense
 
     def __enter__(self) -> "Board":
-        self._meet()
+        self._meet(self._patience.timeout_s + self._patience.boot_s)
         return self
 
     def __exit__(self, *exc: object) -> None:
         talk = self._opened()
+        self._patience.leave()
         with contextlib.suppress(LinkError):  # a board that is gone has stopped too
             self._dialect.stop(talk)
         talk.line.close()
+
+    def stop(self) -> None:
+        """End the iteration soon, also while nothing arrives; may be called from any thread."""
+        self._patience.stop()
 
     @property
     def info(self) -> StreamInfo:
@@ -111,6 +132,7 @@ class Board:
             duplicate_frames=ledger.duplicate_frames,
             late_frames=ledger.late_frames,
             reconnects=self._reconnects,
+            heard_hz=0.0 if self._rate is None else self._rate.heard_hz,
         )
 
     def __iter__(self) -> Iterator[Block]:
@@ -118,11 +140,14 @@ class Board:
         self._start()
         while True:
             try:
-                yield from self._round()
-            except RecordingOver:
+                try:
+                    yield from self._round()
+                except RecordingOver:
+                    return
+                except (LineLost, LinkTimeout) as error:
+                    self._reconnect(error)
+            except Stopped:
                 return
-            except (LineLost, LinkTimeout) as error:
-                self._reconnect(error)
 
     def _opened(self) -> Conversation:
         if self._talk is None:
@@ -134,10 +159,10 @@ class Board:
             raise ValueError("the board was not opened: use it in a with statement")
         return self._stream
 
-    def _meet(self) -> None:
+    def _meet(self, timeout_s: float) -> None:
         line = self._open_port()
         try:
-            talk = Conversation(line, self._timeout_s)
+            talk = Conversation(line, timeout_s, self._bauds)
             stream = self._dialect.meet(talk)
         except BaseException:
             line.close()
@@ -153,79 +178,130 @@ class Board:
         frame_s = stream.n_samples / stream.info.sample_rate_hz
         if self._ledger is None:
             self._ledger = CounterLedger(stream.counter_modulus, frame_s)
+            self._rate = ArrivalRate(stream.info)
         self._ledger.restart()
         self._pace = Pace(frame_s)
         self._read_s = time.monotonic()
+        self._start_again_s = self._read_s + _START_AGAIN_S
+        self._first = b""
 
     def _round(self) -> Iterator[Block]:
-        line = self._opened().line
+        talk, began_s = self._opened(), time.monotonic()
         self._pace.rest()
-        data = self._opened().rest or line.read(self._timeout_s)
-        self._opened().rest = b""
+        data = talk.rest or talk.line.read(min(self._patience.left_s, _START_AGAIN_S))
+        talk.rest = b""
         host_t_s = time.monotonic()
-        if not data:
-            raise LinkTimeout(
-                f"the board on {line.name} stopped sending {self._timeout_s:g} s ago: check its battery and the cable"
-            )
         if host_t_s - self._read_s > _BACKLOG_AFTER_S:
-            data += _backlog(line)
+            data += _backlog(talk.line)
             host_t_s = time.monotonic()
         self._read_s = host_t_s
         self._bytes += len(data)
-        yield from self._blocks(self._met().decoder.feed(data), host_t_s)
+        sampled = False
+        for block in self._blocks(self._met().decoder.feed(data), host_t_s):
+            sampled = True
+            self._patience.sampled()
+            yield block
+        if not sampled:  # bytes that hold no sample are silence too
+            self._wait_on(data, began_s)
         if self._ledger is not None:
             self._pace.note(self._ledger.next_number, host_t_s)
 
+    def _wait_on(self, data: bytes, began_s: float) -> None:
+        """Note that a round since `began_s` brought no sample; a board that never sent one is told again to start.
+
+        Raises LinkTimeout when that has gone on for too long.
+        """
+        now_s, talk = time.monotonic(), self._opened()
+        self._patience.silent_s += now_s - began_s
+        self._first = (self._first + data)[:_SHOWN_BYTES]
+        if not self._patience.left_s:
+            raise self._silence()
+        if self._patience.is_booting and now_s >= self._start_again_s:
+            talk.next_speed()
+            self._dialect.start(talk)
+            self._start_again_s = now_s + _START_AGAIN_S
+
+    def _silence(self) -> LinkTimeout:
+        line, ago, counts = self._opened().line, f"{self._patience.timeout_s:g} s", self.counts
+        if self._patience.is_booting and self._first:
+            return LinkTimeout(
+                f"what is on {line.name} is no {self.info.name}, or runs at another speed: nothing that it sent is a "
+                f"sample, beginning with {quoted(self._first)}"
+            )
+        if self._patience.is_booting:
+            return LinkTimeout(
+                f"the board on {line.name} sent nothing in {ago}: is it switched on, and is this its port?"
+            )
+        damaged = f" ({counts.corrupt_frames} damaged frames so far)" if counts.corrupt_frames else ""
+        repeated = f" ({counts.duplicate_frames} repeated frames so far)" if counts.duplicate_frames else ""
+        return LinkTimeout(
+            f"the board on {line.name} stopped sending {ago} ago{damaged}{repeated}: check its battery and the cable"
+        )
+
     def _blocks(self, packets: Packets, host_t_s: float) -> Iterator[Block]:
         """The samples of one read, in as few blocks as losses allow."""
-        if self._ledger is None or not len(packets.values):
+        if self._ledger is None or self._rate is None or not len(packets.values):
             return
-        numbers = self._ledger.accept(packets.counters, len(packets.values), host_t_s)
-        if numbers[0] >= 0 and numbers[-1] - numbers[0] == len(numbers) - 1 and len(numbers) <= 2:  # the usual case
-            self._frames += len(numbers)
-            yield self._block(packets.values, int(numbers[0]), host_t_s)
-            return
-        kept = numbers >= 0
-        values, numbers = packets.values[kept], numbers[kept]
-        self._frames += len(numbers)
-        if not len(numbers):
-            return
-        starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
-        for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
-            yield self._block(values[start:stop], int(numbers[start]), host_t_s)
+        for part in self._ledger.accept(packets.counters, len(packets.values), host_t_s, packets.stamps_s):
+            if part.is_new_stream:
+                self._boot_id += 1
+                self._rate.restart()
+                _log.warning("%s began to count anew, as after a reset; a new stream begins", self.info.name)
+            numbers, values = part.numbers, packets.values[part.start : part.start + len(part.numbers)]
+            stamps_s = None if packets.stamps_s is None else packets.stamps_s[part.start : part.start + len(numbers)]
+            if not (numbers[0] >= 0 and numbers[-1] - numbers[0] == len(numbers) - 1 and len(numbers) <= 2):
+                kept = numbers >= 0  # not the usual case
+                values, numbers = values[kept], numbers[kept]
+                stamps_s = None if stamps_s is None else stamps_s[kept]
+            starts = [0] if len(numbers) <= 1 else np.flatnonzero(np.diff(numbers, prepend=-2) != 1).tolist()
+            for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+                if stop > start:
+                    self._frames += stop - start
+                    stamp_s = None if stamps_s is None else float(stamps_s[start])
+                    yield self._block(values[start:stop], int(numbers[start]), host_t_s, stamp_s)
+            self._rate.add(self._ledger.next_number * self._met().n_samples, host_t_s)
 
-    def _block(self, values: NDArray[np.float32], number: int, host_t_s: float) -> Block:
+    def _block(self, values: NDArray[np.float32], number: int, host_t_s: float, stamp_s: float | None) -> Block:
         stream = self._met()
         sample_index = number * stream.n_samples
         return Block(
             samples_uv=values.reshape(-1, stream.info.n_channels) * self._scale,
             sample_index=sample_index,
-            device_t_s=sample_index / stream.info.sample_rate_hz,
+            device_t_s=sample_index / stream.info.sample_rate_hz if stamp_s is None else stamp_s,
             host_t_s=host_t_s,
-            boot_id=self._reconnects,
+            boot_id=self._boot_id,
         )
 
     def _reconnect(self, error: LinkError) -> None:
         """Greet the board anew on a line that broke. Raises LinkError when it stays away or another one answers."""
-        self._opened().line.close()
         was = self.info
-        deadline_s = time.monotonic() + self._reconnect_s
-        for wait_s in waits_s():
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise stayed_away(error, self._reconnect_s)
-            time.sleep(min(wait_s, left_s))
-            with contextlib.suppress(LinkError):
-                self._meet()
-                break
-        if (self.info.n_channels, self.info.sample_rate_hz) != (was.n_channels, was.sample_rate_hz):
-            raise LinkError(
-                f"the board on {self._opened().line.name} came back with {self.info.n_channels} channels at "
-                f"{self.info.sample_rate_hz:g} Hz instead of {was.n_channels} at {was.sample_rate_hz:g} Hz: start anew"
-            )
-        self._reconnects += 1
-        _log.warning("%s came back; its stream begins anew", self.info.name)
-        self._start()
+
+        def attempt(left_s: float) -> None:
+            self._opened().line.close()
+            self._meet(left_s)
+            check_same(was, self.info, self._opened().line.name)
+            self._reconnects += 1
+            self._boot_id += 1
+            self._patience.opened()
+            self._start()
+
+        self._patience.broke(error)
+        self._opened().line.close()  # before waiting, so that the node is free when the device comes back
+        self._patience.reopen(error, attempt)
+
+
+def check_same(was: StreamInfo, now: StreamInfo, port: str) -> None:
+    """Raises WrongDevice when what came back is another device, or sends something else."""
+    if was.serial_number and now.serial_number != was.serial_number:
+        raise WrongDevice(
+            f"another device is on {port} now: serial number {now.serial_number or 'none'} instead of "
+            f"{was.serial_number}: put the first one back, or start anew"
+        )
+    if (now.n_channels, now.sample_rate_hz) != (was.n_channels, was.sample_rate_hz):
+        raise WrongDevice(
+            f"the board on {port} came back with {now.n_channels} channels at {now.sample_rate_hz:g} Hz instead of "
+            f"{was.n_channels} at {was.sample_rate_hz:g} Hz: start anew"
+        )
 
 
 def _backlog(line: ByteStream) -> bytes:

@@ -13,6 +13,14 @@ class RecordingOver(LineLost):
     """The line was a recording, and all of it has been read."""
 
 
+class Stopped(LinkError):  # noqa: N818 - the name says what happened
+    """Whoever reads was asked to stop; never shown to a user."""
+
+
+class WrongDevice(LinkError):  # noqa: N818 - the name says what happened
+    """What came back on the line is not the device that left it: its samples belong to no one known."""
+
+
 class ByteStream(Protocol):
     """An open line to a device."""
 
@@ -27,6 +35,10 @@ class ByteStream(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send all of `data`. Raises LinkError when the device is gone or takes nothing for a second."""
+        ...
+
+    def set_baud(self, baud: int) -> None:
+        """Change the line's speed, where it has one, without opening it anew: that would restart many boards."""
         ...
 
     def close(self) -> None:

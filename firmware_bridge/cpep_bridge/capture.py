@@ -40,7 +40,10 @@ class Capture:
     """Opens lines as `open_port` does, and keeps what goes over all of them in one file."""
 
     def __init__(self, open_port: Callable[[], ByteStream], path: Path) -> None:
-        """path: of the file, begun anew. Raises CpepError when it cannot be written."""
+        """path: of the file, begun anew: who must not lose one asks `cpep_edge.files.check_free` first.
+
+        Raises CpepError when it cannot be written.
+        """
         self._open_port = open_port
         self._path = path
         try:
@@ -73,6 +76,10 @@ class _CapturedStream:
         """See ByteStream. Raises CpepError when the disk refuses."""
         self._line.write(data)
         self._keep(_TO_DEVICE, data)
+
+    def set_baud(self, baud: int) -> None:
+        """See ByteStream; the file does not tell of speeds."""
+        self._line.set_baud(baud)
 
     def close(self) -> None:
         """See ByteStream."""
@@ -135,6 +142,9 @@ class RecordedStream:
     def write(self, data: bytes) -> None:
         """See ByteStream."""
         self._n_asked += 1
+
+    def set_baud(self, baud: int) -> None:
+        """See ByteStream: a recording has its own pace."""
 
     def close(self) -> None:
         """See ByteStream."""

@@ -1,19 +1,24 @@
 """Boards with the Chords firmware of Upside Down Labs, NPG-Lite among them: 3 to 16 channels at 250 or 500 Hz.
 
-Documented by its makers in Chords-Python. A frame is `C7 7C | counter u8 | n x u16 big-endian | 01`. `WHORU` is
-answered by the board's name, `START` and `STOP` do what they say; lines end in a line feed. Samples are what the
-converter counts, 10 to 14 bits and not centred; how much a count is at the skin depends on the amplifier before it.
+Documented by its makers in Chords-Python. Most run at 230400 baud, some at 115200, and those with an Arduino's
+bootloader restart when their port is opened: hence a board is asked again, at both speeds. A frame is `C7 7C | counter
+u8 | n x u16 big-endian | 01`. `WHORU` is answered by the board's name, `START` and `STOP` do what they say; lines end
+in a line feed. Samples are what the converter counts, 10 to 14 bits and not centred; how much a count is at the skin
+depends on the amplifier before it.
 """
 
 from dataclasses import dataclass
 
+from cpep_bridge.ble import HEADER_BYTES, SYNC, GattDevice
 from cpep_bridge.boards import BoardStream
 from cpep_bridge.conversation import Conversation
 from cpep_bridge.fixed_frames import FixedFrameDecoder, FrameLayout, fixed_bytes
 from cpep_edge.blocks import StreamInfo
-from cpep_edge.errors import LinkError
+from cpep_edge.errors import LinkError, LinkTimeout
+from cpep_edge.outside import printable
 
-BAUD = 230_400
+BAUDS = (230_400, 115_200)
+BOOT_S = 4.0  # the longest of the bootloaders
 WHO, START, STOP = b"WHORU\n", b"START\n", b"STOP\n"
 LINE_END = b"\n"
 
@@ -45,20 +50,77 @@ BOARDS = {
 }
 
 
+_NPG = BOARDS["NPG-LITE"]
+NPG_RECORD_BYTES = 1 + 2 * _NPG.n_channels
+NPG_GATT = GattDevice(
+    "NPG",
+    data=("beb5483e-36e1-4688-b7f5-ea07361b26a8",),
+    command="0000ff01-0000-1000-8000-00805f9b34fb",
+    record_bytes=NPG_RECORD_BYTES,
+)
+NPG_LAYOUT = FrameLayout(
+    size_bytes=HEADER_BYTES + NPG_RECORD_BYTES,
+    markers=fixed_bytes(0, (SYNC, 0)),
+    samples_offset_bytes=HEADER_BYTES + 1,
+    n_samples=1,
+    n_channels=_NPG.n_channels,
+    sample_type="i16",
+    big_endian=True,
+    counter_offset_bytes=HEADER_BYTES,
+)
+
+
+class NpgLite:
+    """The dialect of an NPG-Lite over Bluetooth: a counter and three i16 a sample, ten samples a notification."""
+
+    boot_s = 0.0
+
+    def meet(self, talk: Conversation) -> BoardStream:
+        """It says nothing of itself."""
+        talk.ask(b"", LINE_END)
+        info = StreamInfo("NPG-Lite", _NPG.n_channels, _NPG.sample_rate_hz, unit="count")
+        return BoardStream(info, FixedFrameDecoder(NPG_LAYOUT), 256, 1, None)
+
+    def start(self, talk: Conversation) -> None:
+        """Begin to stream."""
+        talk.send(START.strip())
+
+    def stop(self, talk: Conversation) -> None:
+        """Stop streaming."""
+        talk.send(STOP.strip())
+
+
 class Chords:
     """The dialect of the Chords firmware."""
+
+    boot_s = BOOT_S
 
     def meet(self, talk: Conversation) -> BoardStream:
         """Ask the board for its name, which says how many channels it has."""
         talk.send(STOP)
         talk.drain()
-        name = talk.ask(WHO, LINE_END).decode("ascii", "replace").strip()
-        board = BOARDS.get(name)
-        if board is None:
+        said = list[str]()
+
+        def find(heard: bytes) -> tuple[bytes, bytes] | None:
+            """The first line that ends in a board's name; others are banners, or what was left of a stream."""
+            *lines, rest = heard.split(LINE_END)
+            said[:] = [line.decode("ascii", "replace").strip() for line in lines if line.strip()]
+            for index, line in enumerate(lines):
+                name = next((name for name in BOARDS if line.strip().endswith(name.encode())), None)
+                if name is not None:
+                    return name.encode(), LINE_END.join([*lines[index + 1 :], rest])
+            return None
+
+        try:
+            name = talk.ask_for(WHO, find).decode()
+        except LinkTimeout as error:
+            if not said or not said[-1].isprintable():
+                raise
             raise LinkError(
-                f"the board on {talk.line.name} calls itself {name!r}, which is no Chords board known here: "
-                f"known are {', '.join(sorted(BOARDS))}"
-            )
+                f"the board on {talk.line.name} calls itself {printable(said[-1])!r}, which is no Chords board known "
+                f"here: known are {', '.join(sorted(BOARDS))}"
+            ) from error
+        board = BOARDS[name]
         info = StreamInfo(f"Chords {name}", board.n_channels, board.sample_rate_hz, unit="count")
         return BoardStream(info, FixedFrameDecoder(chords_layout(board.n_channels)), 256, 1, None)
 

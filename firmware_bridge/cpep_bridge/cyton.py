@@ -12,6 +12,7 @@ from cpep_bridge.conversation import Conversation
 from cpep_bridge.fixed_frames import FixedFrameDecoder, FrameLayout, Marker, Packets
 from cpep_edge.blocks import StreamInfo
 from cpep_edge.errors import LinkError
+from cpep_edge.outside import printable
 
 BAUD = 115_200
 RATE_HZ = 250.0
@@ -42,6 +43,7 @@ class Cyton:
 
     def __init__(self, daisy: bool = False) -> None:
         self._daisy = daisy
+        self.boot_s = 0.0  # its dongle keeps the board running
 
     def meet(self, talk: Conversation) -> BoardStream:
         """Reset the board, put all channels at gain 24, and use the Daisy or not."""
@@ -73,7 +75,9 @@ class Cyton:
             name="OpenBCI Cyton + Daisy" if self._daisy else "OpenBCI Cyton",
             n_channels=n_boards * N_CHANNELS,
             sample_rate_hz=RATE_HZ / n_boards,
-            firmware=next((line.partition(":")[2].strip() for line in said.splitlines() if "Firmware" in line), ""),
+            firmware=printable(
+                next((line.partition(":")[2].strip() for line in said.splitlines() if "Firmware" in line), "")
+            ),
         )
         if self._daisy:
             return BoardStream(info, DaisyDecoder(), 128, 1, UV_PER_COUNT)
@@ -113,7 +117,7 @@ class DaisyDecoder:
 
 
 def _check_answer(said: str, port: str) -> None:
-    if said.startswith("Failure"):
+    if said.strip().startswith("Failure"):
         raise LinkError(f"the dongle on {port} works, but the Cyton does not answer it: switch the board to PC")
     if "OpenBCI" not in said and "ADS1299" not in said:
-        raise LinkError(f"what is on {port} is no OpenBCI Cyton: it answered {said.strip()[:60]!r}")
+        raise LinkError(f"what is on {port} is no OpenBCI Cyton: it answered {printable(said.strip(), 60)!r}")

@@ -70,6 +70,11 @@ class FrameDecoder:
         self._frames += len(frames)
         return frames
 
+    def disown(self) -> None:
+        """Count a frame that was intact as damaged: what it says cannot be."""
+        self._frames -= 1
+        self._corrupt_frames += 1
+
     def resync(self) -> None:
         """Forget a frame that was half received and wait for the next delimiter: the line was opened anew."""
         self._tail = b""

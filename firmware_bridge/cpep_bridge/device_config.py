@@ -16,7 +16,7 @@ from pydantic import Field
 
 from cpep_bridge.resampling import Resampler
 from cpep_bridge.toml_config import Section, read_toml
-from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
+from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, Block, BlockSource, LinkCounts, StreamInfo
 from cpep_edge.errors import ConfigError
 
 SILENT = -1
@@ -26,8 +26,8 @@ class DeviceConfig(Section):
     """What is done to a device's stream; a key that is not there changes nothing."""
 
     channels: list[int] | None = Field(default=None, min_length=1)
-    sample_rate_hz: float | None = Field(default=None, gt=0)
-    uv_per_count: float | None = Field(default=None, gt=0)
+    sample_rate_hz: float | None = Field(default=None, gt=0, le=MAX_RATE_HZ)
+    uv_per_count: float | None = Field(default=None, gt=0, le=MAX_UV_PER_COUNT)
 
 
 class FittedSource:
@@ -48,6 +48,10 @@ class FittedSource:
 
     def __exit__(self, *exc: object) -> None:
         self._source.__exit__(*exc)
+
+    def stop(self) -> None:
+        """End the iteration soon; may be called from any thread."""
+        self._source.stop()
 
     @property
     def info(self) -> StreamInfo:

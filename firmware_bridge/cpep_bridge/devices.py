@@ -4,18 +4,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpep_bridge import chords, cyton, transports
+from cpep_bridge import chords, cyton, myo, transports
 from cpep_bridge.band import Band
-from cpep_bridge.boards import Board
+from cpep_bridge.ble import BLE_PREFIX, BleStream, GattDevice
+from cpep_bridge.boards import Board, Dialect
+from cpep_bridge.brainflow_feed import BRAINFLOW_PREFIX, BrainFlowFeed
 from cpep_bridge.byte_stream import ByteStream
 from cpep_bridge.capture import Capture
 from cpep_bridge.device_config import FittedSource, load_device_config
+from cpep_bridge.fed import FedSource, Feed
+from cpep_bridge.lsl_feed import LSL_PREFIX, LslFeed
+from cpep_bridge.patience import Patience
 from cpep_bridge.profile import ProfiledBoard, find_profile, shipped_profiles
 from cpep_bridge.reopening import Reopener
 from cpep_edge.blocks import BlockSource
 from cpep_edge.errors import ConfigError
 
+TIMEOUT_S = 2.0
+
 OpenPort = Callable[[], ByteStream]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """What may be said of any port; None leaves it to the device."""
+
+    timeout_s: float | None = None  # without an answer or a sample; None: 2 s, and what the device takes to start
+    baud: int | None = None
+    boot_s: float | None = None  # from opening the port until the device hears
+    reconnect_s: float = 0.0  # to look for a stream that broke, 0 gives up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,31 +40,34 @@ class Driver:
     """How to reach one kind of device."""
 
     title: str
-    baud: int
-    open_source: Callable[[OpenPort, float, float], BlockSource]  # the line's opener, timeout_s, reconnect_s
+    bauds: tuple[int, ...]  # the usual one first
+    dialect: Callable[[], Dialect] | None  # None: our own band's protocol
+    gatt: GattDevice | None = None  # of a device on Bluetooth
 
-
-def _band(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-    return Band(open_port, timeout_s=timeout_s, reconnect_s=reconnect_s)
-
-
-def _cyton(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-    return Board(open_port, cyton.Cyton(), timeout_s=timeout_s, reconnect_s=reconnect_s)
-
-
-def _cyton_daisy(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-    return Board(open_port, cyton.Cyton(daisy=True), timeout_s=timeout_s, reconnect_s=reconnect_s)
-
-
-def _chords(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-    return Board(open_port, chords.Chords(), timeout_s=timeout_s, reconnect_s=reconnect_s)
+    def open_source(self, open_port: OpenPort, options: LinkOptions) -> BlockSource:
+        """A source on a line, opened by `with`."""
+        timeout_s = TIMEOUT_S if options.timeout_s is None else options.timeout_s
+        if self.dialect is None:
+            return Band(open_port, timeout_s=timeout_s, reconnect_s=options.reconnect_s, boot_s=options.boot_s or 0.0)
+        dialect = self.dialect()
+        boot_s = dialect.boot_s if options.timeout_s is None else 0.0
+        return Board(
+            open_port,
+            dialect,
+            timeout_s=timeout_s,
+            reconnect_s=options.reconnect_s,
+            boot_s=boot_s if options.boot_s is None else options.boot_s,
+            bauds=self.bauds if options.baud is None else (options.baud,),
+        )
 
 
 DRIVERS = {
-    "cpep": Driver("cpep wristband", transports.BAUD, _band),
-    "cyton": Driver("OpenBCI Cyton", cyton.BAUD, _cyton),
-    "cyton-daisy": Driver("OpenBCI Cyton with Daisy", cyton.BAUD, _cyton_daisy),
-    "chords": Driver("Upside Down Labs Chords, NPG-Lite", chords.BAUD, _chords),
+    "cpep": Driver("cpep wristband", (transports.BAUD,), None),
+    "cyton": Driver("OpenBCI Cyton", (cyton.BAUD,), cyton.Cyton),
+    "cyton-daisy": Driver("OpenBCI Cyton with Daisy", (cyton.BAUD,), lambda: cyton.Cyton(daisy=True)),
+    "myo": Driver("Thalmic Labs Myo", (), myo.Myo, myo.GATT),
+    "npg-lite": Driver("Upside Down Labs NPG-Lite over Bluetooth", (), chords.NpgLite, chords.NPG_GATT),
+    "chords": Driver("Upside Down Labs Chords, NPG-Lite", chords.BAUDS, chords.Chords),
 }
 
 
@@ -64,36 +84,65 @@ def find_driver(device: str) -> Driver:
         raise ConfigError(
             f"there is no driver for device {device!r}: choose one of {known}, or the path of a profile (.toml)"
         )
-
-    def open_board(open_port: OpenPort, timeout_s: float, reconnect_s: float) -> BlockSource:
-        return Board(open_port, ProfiledBoard(profile), timeout_s=timeout_s, reconnect_s=reconnect_s)
-
-    return Driver(profile.name, profile.baud, open_board)
+    return Driver(profile.name, profile.bauds, lambda: ProfiledBoard(profile))
 
 
 def open_source(
     port: str,
     *,
     device: str = "cpep",
-    timeout_s: float = 2.0,
+    timeout_s: float | None = None,
     baud: int | None = None,
+    boot_s: float | None = None,
     reconnect_s: float = 0.0,
     config: Path | None = None,
     capture: Path | None = None,
 ) -> BlockSource:
     """The source of blocks on a port; `with` opens it and iterating streams.
 
-    port: path of a serial port or pty, VID:PID[:SERIAL] of a USB device, socket://host:port, or file:///recording
+    port: path of a serial port or pty, VID:PID[:SERIAL] of a USB device, or an address as README.md lists them
     device: name of a driver or profile, or path of a profile
-    baud: where it differs from the device's usual one
-    reconnect_s: how long to look for a device that was unplugged in mid-stream, 0 gives up at once
+    timeout_s, baud, boot_s, reconnect_s: see LinkOptions
     config: a device config, which says how the device's channels and rate are made to fit
     capture: a file to keep every byte of the line in, for `file:///recording` and Wireshark
     Raises ConfigError for an unknown device or a faulty config, CpepError for a capture that cannot be written;
     entering raises LinkError when the port or the device does not answer.
     """
-    driver = find_driver(device)
-    reopener = Reopener(port, baud or driver.baud)
-    open_port = reopener if capture is None else Capture(reopener, capture)
-    source = driver.open_source(open_port, timeout_s, reconnect_s)
+    options = LinkOptions(timeout_s, baud, boot_s, reconnect_s)
+    source = _fed_source(port, options, device, capture)
+    if source is None:
+        driver = find_driver(device)
+        open_port = _opener(port, device, driver, baud)
+        source = driver.open_source(open_port if capture is None else Capture(open_port, capture), options)
     return source if config is None else FittedSource(source, load_device_config(config))
+
+
+def _opener(port: str, device: str, driver: Driver, baud: int | None) -> OpenPort:
+    """What opens the line to a device. Raises ConfigError when its kind is on no such line."""
+    gatt = driver.gatt
+    if port.startswith(BLE_PREFIX) and gatt is not None:
+        return lambda: BleStream(port, gatt)
+    if port.startswith(BLE_PREFIX) or gatt is not None:
+        on_bluetooth = " or ".join(sorted(name for name, one in DRIVERS.items() if one.gatt is not None))
+        raise ConfigError(
+            f"--port ble:NAME goes with --device {on_bluetooth}, and they with it: not {port} and {device}"
+        )
+    return Reopener(port, baud or driver.bauds[0])
+
+
+def _fed_source(port: str, options: LinkOptions, device: str, capture: Path | None) -> BlockSource | None:
+    """The source on a port that other software reads; None for any other port."""
+    if not port.startswith((LSL_PREFIX, BRAINFLOW_PREFIX)):
+        return None
+    if device != "cpep" or capture is not None:
+        raise ConfigError(
+            f"--port {port} says by itself what is there, and has no bytes to keep: leave --device and --raw out"
+        )
+    kind, _, rest = port.partition(":")
+
+    def open_feed(patience: Patience, timeout_s: float) -> Feed:
+        opens = LslFeed if kind == "lsl" else BrainFlowFeed
+        return opens(rest, patience, timeout_s)
+
+    timeout_s = TIMEOUT_S if options.timeout_s is None else options.timeout_s
+    return FedSource(port, open_feed, timeout_s=timeout_s, reconnect_s=options.reconnect_s)

@@ -1,14 +1,16 @@
 """Commands and answers over an open line: numbered, and repeated until answered."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_bridge.byte_stream import ByteStream
+from cpep_bridge.conversation import quoted
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import (
     DELIMITER,
@@ -18,19 +20,22 @@ from cpep_bridge.frames import (
     BenchResult,
     Calibrate,
     Command,
+    Data,
     Frame,
     Identify,
     Info,
     Nak,
+    Prediction,
     Start,
     Stop,
     encode_frame,
 )
 from cpep_edge.errors import LinkError, LinkTimeout
+from cpep_edge.outside import printable
 
 RETRY_S = 0.5
 
-_SHOWN_BYTES = 16
+_SHOWN_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,14 @@ class Dialogue:
         data = self._line.read(timeout_s)
         host_t_s = time.monotonic()
         if len(self._first) < _SHOWN_BYTES:
-            self._first += data[:_SHOWN_BYTES]
-        return Arrival(self.decoder.feed(data), host_t_s)
+            self._first = (self._first + data)[:_SHOWN_BYTES]
+        frames: list[Frame] = []
+        for frame in self.decoder.feed(data):
+            if isinstance(frame, Data) or _can_be(frame):
+                frames.append(frame if isinstance(frame, Data) else _plain(frame))
+            else:
+                self.decoder.disown()
+        return Arrival(frames, host_t_s)
 
     def identify(self, timeout_s: float, keep: bool = False) -> Info:
         """Ask the band who it is, until it answers. Raises LinkError or LinkTimeout as `order` does.
@@ -168,11 +179,28 @@ class Dialogue:
         if counts.bytes:
             return LinkError(
                 f"what is on {self.port} is no cpep band, or runs at another baud rate: it sent {counts.bytes} bytes "
-                f"without one intact frame, beginning with {self._first[:_SHOWN_BYTES].hex(' ')}"
+                f"without one intact frame, beginning with {quoted(self._first)}"
             )
         return LinkTimeout(
             f"nothing on {self.port} answered within {timeout_s:g} s: is the band switched on, and is this its port?"
         )
+
+
+def _can_be(frame: Frame) -> bool:
+    """Whether all numbers of a frame are numbers; what INFO says is judged as a whole, with a sentence."""
+    if isinstance(frame, Prediction) and not 0 <= frame.confidence <= 1:
+        return False
+    values = (getattr(frame, field.name) for field in fields(frame))
+    return isinstance(frame, Info) or all(math.isfinite(value) for value in values if isinstance(value, float))
+
+
+def _plain(frame: Frame) -> Frame:
+    """The frame with its texts made fit to be shown: whoever is on the line may write anything into them."""
+    for field in fields(frame):
+        value = getattr(frame, field.name)
+        if isinstance(value, str) and value != (shown := printable(value)):
+            frame = replace(frame, **{field.name: shown})  # type: ignore[arg-type]
+    return frame
 
 
 def _answers(frame: Frame, command: type[Command]) -> bool:

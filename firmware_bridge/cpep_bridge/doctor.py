@@ -16,9 +16,10 @@ from typing import Literal
 import numpy as np
 from serial.tools import list_ports
 
+from cpep_bridge.arrivals import RATE_TOLERANCE
 from cpep_bridge.band import Band
-from cpep_bridge.channel_health import ChannelHealth, assess_channels
-from cpep_bridge.devices import open_source
+from cpep_bridge.channel_health import HUM_FLOOR_UV, ChannelHealth, assess_channels
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.frames import DataFlag, Info
 from cpep_bridge.line_rate import BITS_PER_BYTE, stream_bytes_per_s
 from cpep_bridge.transports import in_use_by, no_permission
@@ -27,7 +28,6 @@ from cpep_edge.errors import CpepError
 
 State = Literal["good", "note", "bad"]
 
-RATE_TOLERANCE = 0.01
 LATENCY_TIMER_MS = 1
 FULL_LINE = 0.95  # of its bits; the rest is for answers, telemetry and a clock that runs fast
 
@@ -48,6 +48,7 @@ def examine(
     device: str = "cpep",
     seconds: float = 3.0,
     bundle: Path | None = None,
+    options: LinkOptions = LinkOptions(),
     key_file: Path | None = None,
     *,
     trust: bool = False,
@@ -57,8 +58,12 @@ def examine(
     if bundle is not None:
         yield from examine_bundle(bundle, key_file, trust=trust)
     yield from examine_ports()
+    found = []
     if port is not None:
-        yield from examine_device(port, device, seconds)
+        for finding in examine_device(port, device, seconds, options):
+            found.append(finding)
+            yield finding
+    yield _next_step(port, device, bundle, found)
 
 
 def examine_packages(distribution: str = "cpep-edge") -> Iterator[Finding]:
@@ -124,24 +129,28 @@ def examine_latency(port: str, timers: Path = _LATENCY_TIMERS) -> Iterator[Findi
     yield Finding(port, "note", said)
 
 
-def examine_device(port: str, device: str, seconds: float) -> Iterator[Finding]:
+def examine_device(port: str, device: str, seconds: float, options: LinkOptions = LinkOptions()) -> Iterator[Finding]:
     """Open a device, listen to it for a while, and judge the line and the electrodes."""
     try:
-        with open_source(port, device=device) as source:
+        source_of = open_source(
+            port, device=device, timeout_s=options.timeout_s, baud=options.baud, boot_s=options.boot_s
+        )
+        with source_of as source:
             info = source.info
-            unit = "" if info.unit == "uV" else ", which does not say what a count is in microvolts"
-            said = f"{info.name} answers: {info.n_channels} channels at {info.sample_rate_hz:g} Hz{unit}"
-            yield Finding(port, "good", said)
-            if isinstance(source, Band) and source.identity.baud:
-                yield _line(port, source.identity)
+            identity = source.identity if isinstance(source, Band) else None
             blocks = _listen(source, seconds)
             counts = source.counts
     except CpepError as error:
         yield Finding(port, "bad", str(error))
         return
     if len(blocks) < 2:
-        yield Finding(port, "bad", f"sent nothing to judge in {seconds:g} s")
+        yield Finding(port, "bad", f"sent nothing to judge in {seconds:g} s: listen for longer with --seconds")
         return
+    unit = "" if info.unit == "uV" else ", which does not say what a count is in microvolts"
+    said = f"{info.name} answers: {info.n_channels} channels at {info.sample_rate_hz:g} Hz{unit}"
+    yield Finding(port, "good", said)
+    if identity is not None and identity.baud:
+        yield _line(port, identity)
     yield _rate(port, info, blocks)
     n_samples = sum(len(block.samples_uv) for block in blocks)
     share = counts.lost_samples / (counts.lost_samples + n_samples)
@@ -197,14 +206,15 @@ def _rate(port: str, info: StreamInfo, blocks: list[Block]) -> Finding:
 def _electrodes(info: StreamInfo, blocks: list[Block]) -> Iterator[Finding]:
     samples = np.concatenate([block.samples_uv for block in blocks])
     flags = np.bitwise_or.reduce([block.flags for block in blocks])
-    health = assess_channels(samples, info.sample_rate_hz)
+    in_uv = info.unit == "uV"
+    health = assess_channels(samples, info.sample_rate_hz, HUM_FLOOR_UV if in_uv else 0.0)
     if flags & DataFlag.LEAD_OFF:
         yield Finding("electrodes", "bad", "the device reports an electrode off the skin: tighten the band")
     if flags & DataFlag.SATURATION:
         yield Finding("electrodes", "note", "the device reports saturation: check the reference electrode")
     faults = [fault for channel in health if (fault := _fault(channel)) is not None]
     for about, said in faults:
-        yield Finding(about, "bad", said)
+        yield Finding(about, "note" if "mains hum" in said and not in_uv else "bad", said)
     if not faults:
         middle = float(np.median([channel.rms for channel in health]))
         yield Finding(
@@ -216,6 +226,8 @@ def _fault(channel: ChannelHealth) -> tuple[str, str] | None:
     about = f"channel {channel.channel}"
     if channel.flat:
         return about, "is flat: it is not connected, or switched off"
+    if channel.stuck:
+        return about, "is stuck and flickers by a count: its electrode is not connected, or its input is shorted"
     if channel.saturated:
         return about, "is saturated: press the electrode on, check the reference"
     if channel.hum_hz is not None:
@@ -224,3 +236,16 @@ def _fault(channel: ChannelHealth) -> tuple[str, str] | None:
             f"is {channel.hum_share:.0%} mains hum ({channel.hum_hz:g} Hz): wet the electrode, move from chargers",
         )
     return None
+
+
+def _next_step(port: str | None, device: str, bundle: Path | None, found: list[Finding]) -> Finding:
+    """What to do after this, as the last finding."""
+    if port is None:
+        said = "see what is connected with 'cpep-edge devices', then look at it with 'cpep-edge doctor --port PORT'"
+        return Finding("next", "note", said)
+    named = f"--port {port}" + ("" if device == "cpep" else f" --device {device}")
+    if any(finding.state == "bad" for finding in found):
+        return Finding("next", "note", f"cure what is bad above, then run 'cpep-edge doctor {named}' again")
+    if bundle is not None:
+        return Finding("next", "good", f"put the band on and run 'cpep-edge calibrate {bundle} {named}'")
+    return Finding("next", "good", f"put the band on and run 'cpep-edge record {named} --out one.hdf5 --seconds 10'")

@@ -20,6 +20,7 @@ from cpep_bridge.simulator import SAMPLES_PER_FRAME, UV_PER_COUNT
 from cpep_edge.bundle import Bundle
 from cpep_edge.chip import cortex_m_spec, unpack_sources
 from cpep_edge.errors import ArtifactError, ConfigError, LinkError
+from cpep_edge.outside import user_folder
 
 PROGRAM = "cpep-band"
 
@@ -232,8 +233,10 @@ def _run_make(what: str, folder: str, *words: str) -> None:
 
 
 def _cache_dir() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "cpep-edge" / "firmware"
+    cache = user_folder("XDG_CACHE_HOME", ".cache")
+    if cache is None:
+        raise ArtifactError("there is no home folder to build the firmware in: set HOME or XDG_CACHE_HOME")
+    return cache / "cpep-edge" / "firmware"
 
 
 def _sources_digest() -> str:

@@ -1,18 +1,28 @@
 """Frames of a fixed layout, as most boards send them: some bits that never change, a counter, samples; no CRC.
 
-Such a frame can only be told by its fixed bits, so a damaged sample goes unnoticed. What can be done is done: every
-fixed bit is checked, and after anything odd a frame counts only when another one follows right behind it.
+Such a frame can only be told by its fixed bits, so a damaged sample goes unnoticed, unless the board adds a checksum.
+What can be done is done: every fixed bit and the checksum are checked, a number that no converter gives (NaN, infinity)
+is damage, and after anything odd a frame counts only when another one follows right behind it.
+
+Finding frames takes time in proportion to the bytes, however they are damaged.
 """
 
+from binascii import crc_hqx
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.blocks import LARGEST_SAMPLE
+
 SAMPLE_BYTES = {"u8": 1, "i8": 1, "u16": 2, "i16": 2, "u24": 3, "i24": 3, "u32": 4, "i32": 4, "f32": 4}
 _NUMPY_KIND = {"u8": "u1", "i8": "i1", "u16": "u2", "i16": "i2", "u32": "u4", "i32": "i4", "f32": "f4"}
+CHECKSUMS = ("sum8", "xor8", "crc8", "crc16-ccitt", "crc16-modbus", "crc32")
+
+_FIRST_RUN = 64  # frames looked at together after damage; doubled as long as they are good
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,42 @@ class Marker:
     offset_bytes: int
     mask: int  # of the byte there
     value: int  # of the bits under the mask
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A sum over some bytes of a frame, kept in the frame."""
+
+    kind: str  # one of CHECKSUMS
+    start_bytes: int  # what it covers: from here
+    stop_bytes: int  # to before here
+    offset_bytes: int  # where it is
+    big_endian: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes it takes."""
+        return {"crc16-ccitt": 2, "crc16-modbus": 2, "crc32": 4}.get(self.kind, 1)
+
+    def of(self, frames: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """The sum of each frame, (n_frames, size_bytes), by what it covers."""
+        covered = frames[:, self.start_bytes : self.stop_bytes]
+        match self.kind:
+            case "sum8":
+                return np.array(covered.sum(axis=1, dtype=np.uint64) & np.uint64(0xFF), np.uint64)
+            case "xor8":
+                return np.array(np.bitwise_xor.reduce(covered, axis=1), np.uint64)
+            case "crc32":
+                return np.array([crc32(row.tobytes()) for row in covered], np.uint64)
+            case "crc16-ccitt":
+                return np.array([crc_hqx(row.tobytes(), 0xFFFF) for row in covered], np.uint64)
+            case "crc8":
+                return _crc(covered, table=_crc_table(0x07, 8), initial=0)
+        return _crc(covered, table=_crc_table(0xA001, 16, reflected=True), initial=0xFFFF)
+
+    def given(self, frames: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """The sum that each frame carries."""
+        return _whole_numbers(frames, self.offset_bytes, self.size_bytes, self.big_endian)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +82,8 @@ class FrameLayout:
     sample_type: str  # a key of SAMPLE_BYTES
     big_endian: bool
     counter_offset_bytes: int | None = None  # None: frames are not numbered
-    counter_bytes: int = 1  # 1 or 2, in the order of bytes of the samples
+    counter_bytes: int = 1  # 1 to 4, in the order of bytes of the samples
+    checksum: Checksum | None = None
 
     @property
     def samples_bytes(self) -> int:
@@ -55,6 +102,7 @@ class Packets:
 
     counters: NDArray[np.int64] | None  # (n_frames,); None where frames are not numbered
     values: NDArray[np.float32]  # (n_frames, n_samples, n_channels), as the converter gave them
+    stamps_s: NDArray[np.float64] | None = None  # (n_frames,), of the board's clock, where it sends them
 
 
 class PacketDecoder(Protocol):
@@ -74,7 +122,6 @@ class FixedFrameDecoder:
         self.n_skipped_bytes = 0  # that belonged to no frame
         self._tail = b""
         self._locked = False  # whether frames are where they are expected
-        self._seen = False  # whether there was ever a frame: noise before it is no damage
         self._offsets = np.array([marker.offset_bytes for marker in layout.markers])
         self._masks = np.array([marker.mask for marker in layout.markers], np.uint8)
         self._wanted = np.array([marker.value for marker in layout.markers], np.uint8)
@@ -82,43 +129,68 @@ class FixedFrameDecoder:
     def feed(self, data: bytes) -> Packets:
         """The frames that are complete now."""
         buffer = np.frombuffer(self._tail + data, np.uint8)
-        size, start = self.layout.size_bytes, 0
-        found: list[NDArray[np.uint8]] = []
-        while len(buffer) - start >= size:
-            if not self._locked:
-                place = self._search(buffer[start:])
-                self.n_skipped_bytes += place
-                start += place
-                if not self._locked:
-                    break
-            n_frames = (len(buffer) - start) // size
-            frames = buffer[start : start + n_frames * size].reshape(n_frames, size)
-            n_good = self._n_good(frames)
-            found.append(frames[:n_good])
-            start += n_good * size
-            if n_good < n_frames:
-                self._locked = False
-                self.n_corrupt += 1
-        self._tail = buffer[start:].tobytes()
-        return unpack_packets(self.layout, np.concatenate(found) if found else buffer[:0].reshape(0, size))
+        n_frames = len(buffer) // self.layout.size_bytes
+        frames = buffer[: n_frames * self.layout.size_bytes].reshape(n_frames, self.layout.size_bytes)
+        if self._locked and self._n_good(frames) == n_frames:  # nothing odd: the way that is cheap
+            self._tail = buffer[frames.size :].tobytes()
+        else:
+            frames = self._salvage(buffer)
+        packets = unpack_packets(self.layout, frames)
+        if self.layout.sample_type != "f32":
+            return packets
+        good = (np.abs(packets.values) <= LARGEST_SAMPLE).all(axis=(1, 2))  # False for NaN too
+        if good.all():
+            return packets
+        self.n_corrupt += int(np.count_nonzero(~good))
+        return Packets(None if packets.counters is None else packets.counters[good], packets.values[good])
 
     def _n_good(self, frames: NDArray[np.uint8]) -> int:
+        """How many frames of an array begin it before the first damaged one."""
         good = ((frames[:, self._offsets] & self._masks) == self._wanted).all(axis=1)
+        if self.layout.checksum is not None:
+            good &= self.layout.checksum.of(frames) == self.layout.checksum.given(frames)
         return len(good) if good.all() else int(np.argmin(good))
 
-    def _search(self, buffer: NDArray[np.uint8]) -> int:
-        """Bytes to skip to the first of two frames in a row, or to where they may still begin."""
+    def _salvage(self, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The frames of a buffer in which something is odd, (n_frames, size_bytes); the rest of it is kept."""
+        size, start = self.layout.size_bytes, 0
+        found: list[NDArray[np.uint8]] = [buffer[:0].reshape(0, size)]
+        places = self._places(buffer)  # where a frame may begin that another one follows
+        while len(buffer) - start >= size:
+            if not self._locked:
+                at = int(np.searchsorted(places, start))
+                if at == len(places):
+                    skipped = max(0, len(buffer) - 2 * size + 1 - start)  # a frame may begin behind these
+                    self.n_skipped_bytes += skipped
+                    start += skipped
+                    break
+                self.n_skipped_bytes += int(places[at]) - start
+                start, self._locked = int(places[at]), True
+            run = _FIRST_RUN
+            while self._locked and len(buffer) - start >= size:
+                n_frames = min(run, (len(buffer) - start) // size)
+                frames = buffer[start : start + n_frames * size].reshape(n_frames, size)
+                n_good = self._n_good(frames)
+                found.append(frames[:n_good])
+                start += n_good * size
+                run *= 2
+                if n_good < n_frames:
+                    self._locked = False
+                    self.n_corrupt += 1
+                    if not n_good:  # what looked like a frame is none, be it by its checksum
+                        start, self.n_skipped_bytes = start + 1, self.n_skipped_bytes + 1
+        self._tail = buffer[start:].tobytes()
+        return np.concatenate(found)
+
+    def _places(self, buffer: NDArray[np.uint8]) -> NDArray[np.intp]:
         size = self.layout.size_bytes
-        n_places = len(buffer) - 2 * size + 1
-        if n_places <= 0:
-            return 0
-        places = np.arange(n_places)
+        n_places = len(buffer) - size + 1
+        if n_places <= size:
+            return np.empty(0, np.intp)
+        fits = np.ones(n_places, bool)
         for offset, mask, value in zip(self._offsets, self._masks, self._wanted, strict=True):
-            first = (buffer[places + offset] & mask) == value
-            second = (buffer[places + size + offset] & mask) == value
-            places = places[first & second]
-        self._locked = places.size > 0
-        return int(places[0]) if self._locked else n_places
+            fits &= (buffer[offset : offset + n_places] & mask) == value
+        return np.flatnonzero(fits[:-size] & fits[size:])
 
 
 def unpack_packets(layout: FrameLayout, frames: NDArray[np.uint8]) -> Packets:
@@ -144,6 +216,10 @@ def pack_frame(layout: FrameLayout, counter: int, values: NDArray[np.float32]) -
         frame[layout.counter_offset_bytes : layout.counter_offset_bytes + layout.counter_bytes] = list(counted)
     for marker in layout.markers:
         frame[marker.offset_bytes] = frame[marker.offset_bytes] & ~np.uint8(marker.mask) | marker.value
+    if layout.checksum is not None:
+        size, start = layout.checksum.size_bytes, layout.checksum.offset_bytes
+        order: Literal["big", "little"] = "big" if layout.checksum.big_endian else "little"
+        frame[start : start + size] = list(int(layout.checksum.of(frame[None])[0]).to_bytes(size, order))
     return frame.tobytes()
 
 
@@ -161,13 +237,41 @@ def value_limits(sample_type: str) -> tuple[float, float]:
 
 
 def _counters(layout: FrameLayout, frames: NDArray[np.uint8]) -> NDArray[np.int64] | None:
-    place = layout.counter_offset_bytes
-    if place is None:
+    if layout.counter_offset_bytes is None:
         return None
-    if layout.counter_bytes == 1:
-        return frames[:, place].astype(np.int64)
-    order = ">" if layout.big_endian else "<"
-    return np.ascontiguousarray(frames[:, place : place + 2]).view(f"{order}u2")[:, 0].astype(np.int64)
+    counters = _whole_numbers(frames, layout.counter_offset_bytes, layout.counter_bytes, layout.big_endian)
+    return counters.astype(np.int64)
+
+
+def _whole_numbers(frames: NDArray[np.uint8], start: int, size_bytes: int, big_endian: bool) -> NDArray[np.uint64]:
+    """A number without a sign out of each frame."""
+    parts = frames[:, start : start + size_bytes].astype(np.uint64)
+    if size_bytes == 1:
+        return parts[:, 0]
+    places = np.arange(size_bytes, dtype=np.uint64)
+    return parts @ (np.uint64(1) << np.uint64(8) * (places[::-1] if big_endian else places))
+
+
+def _crc_table(polynomial: int, n_bits: int, reflected: bool = False) -> list[int]:
+    table = []
+    for byte in range(256):
+        value = byte if reflected else byte << (n_bits - 8)
+        for _ in range(8):
+            if reflected:
+                value = value >> 1 ^ (polynomial if value & 1 else 0)
+            else:
+                value = (value << 1 ^ (polynomial if value >> (n_bits - 1) else 0)) & ((1 << n_bits) - 1)
+        table.append(value)
+    return table
+
+
+def _crc(covered: NDArray[np.uint8], table: list[int], initial: int) -> NDArray[np.uint64]:
+    """A CRC of each row, its bits taken as a table of theirs says: of eight bits, or of more with the least first."""
+    steps = np.array(table, np.uint64)
+    values = np.full(len(covered), initial, np.uint64)
+    for column in covered.T.astype(np.uint64):
+        values = values >> np.uint64(8) ^ steps[(values ^ column) & np.uint64(0xFF)]
+    return values
 
 
 def _values(samples: NDArray[np.uint8], sample_type: str, big_endian: bool) -> NDArray[np.float32]:

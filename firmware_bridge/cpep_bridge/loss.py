@@ -34,12 +34,16 @@ class StreamLedger:
         """The unwrapped index of the sample that should come next."""
         return self._next_index
 
+    def ahead(self, sample_index: int) -> int:
+        """How many samples further on than the next one a sample is; negative for one that was due before."""
+        return _signed(sample_index - self._next_index, bits=32)
+
     def accept(self, seq: int, sample_index: int, n_samples: int) -> int | None:
         """The unwrapped index of a frame's first sample, or None when the frame must be dropped.
 
         A frame is dropped when its samples were passed on before (duplicate) or were given up for lost (late).
         """
-        ahead = _signed(sample_index - self._next_index, bits=32)
+        ahead = self.ahead(sample_index)
         if ahead < 0:
             self._drop(self._next_index + ahead)
             return None

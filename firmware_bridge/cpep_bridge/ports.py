@@ -1,50 +1,169 @@
-"""Which serial ports there are, and what answers on them."""
+"""Which serial ports there are, and what answers on them: our band, or any board that a driver or a profile knows.
 
-import contextlib
+A port is opened once and asked in every driver's way, for opening it restarts many boards. Ports are asked at the same
+time.
+"""
+
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from serial.tools import list_ports
 
-from cpep_bridge.band import Band
-from cpep_bridge.reopening import Reopener, identity_of
-from cpep_bridge.transports import BAUD
+from cpep_bridge.byte_stream import ByteStream
+from cpep_bridge.chords import BOOT_S
+from cpep_bridge.conversation import is_text, quoted
+from cpep_bridge.devices import DRIVERS, Driver, LinkOptions, find_driver
+from cpep_bridge.profile import ProfiledBoard, find_profile, shipped_profiles
+from cpep_bridge.reopening import find_device, identity_of, named_identity
+from cpep_bridge.transports import open_stream
+from cpep_edge.blocks import StreamInfo
 from cpep_edge.errors import LinkError
+from cpep_edge.outside import printable
 
 PROBE_TIMEOUT_S = 0.6
+
+_LISTEN_S = 0.3  # to a board that streams by itself
+_LEAST_FRAMES = 8  # of a profile, one after the other, to take a board for that one
+_KEPT_BYTES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
 class FoundPort:
-    """A port, and the band on it if there is one."""
+    """A port, and the device on it if there is one."""
 
     port: str
     description: str  # of the USB device, as the system knows it
     usb: str  # VID:PID:SERIAL, which --port takes too; empty for anything else
-    band: str  # what answered IDENTIFY; empty when nothing did
+    band: str  # what answered, or streams; empty when nothing did
+    device: str  # for --device
     serial_number: str
     firmware: str
     n_channels: int
     sample_rate_hz: float
-    problem: str  # why no band answered, in one sentence
+    problem: str  # why nothing is known, in one sentence
 
 
-def find_ports(further: Sequence[str] = (), timeout_s: float = PROBE_TIMEOUT_S) -> list[FoundPort]:
-    """Every serial port of this machine, and `further` ones (a pty, an address), each asked who is there."""
+def find_ports(
+    further: Sequence[str] = (),
+    *,
+    timeout_s: float | None = None,
+    baud: int | None = None,
+    boot_s: float | None = None,
+) -> list[FoundPort]:
+    """Every serial port of this machine, and `further` ones (a pty, an address), each asked who is there.
+
+    timeout_s: for each way to ask
+    baud: the only speed to ask at
+    boot_s: from opening a port until its board hears
+    """
     listed = {port.device: port.description or "" for port in list_ports.comports()}
     descriptions = {**dict.fromkeys(further, ""), **listed}
-    return [_probe(port, "" if text == "n/a" else text, timeout_s) for port, text in sorted(descriptions.items())]
+    found: dict[str, FoundPort] = {}
+    options = LinkOptions(timeout_s or PROBE_TIMEOUT_S, baud, boot_s)
+
+    def probe(port: str, text: str) -> None:
+        found[port] = _probe(port, "" if text == "n/a" else printable(text), options)
+
+    threads = [threading.Thread(target=probe, args=pair, daemon=True) for pair in descriptions.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[port] for port in sorted(found)]
 
 
-def _probe(port: str, description: str, timeout_s: float) -> FoundPort:
-    identity = identity_of(port, list_ports.comports())
-    usb = "" if identity is None else str(identity)
-    band = Band(Reopener(port, BAUD), timeout_s=timeout_s)
+class _SharedLine:
+    """An open line that is asked several times, and what was heard on it."""
+
+    def __init__(self, line: ByteStream) -> None:
+        self.name, self.heard = line.name, b""
+        self._line = line
+
+    def read(self, timeout_s: float) -> bytes:
+        data = self._line.read(timeout_s)
+        self.heard = (self.heard + data)[-_KEPT_BYTES:]
+        return data
+
+    def write(self, data: bytes) -> None:
+        self._line.write(data)
+
+    def set_baud(self, baud: int) -> None:
+        self._line.set_baud(baud)
+
+    def close(self) -> None:
+        """Not yet: the next one asks."""
+
+
+def _probe(port: str, description: str, options: LinkOptions) -> FoundPort:
+    ports = list(list_ports.comports())
+    identity = named_identity(port) or identity_of(port, ports)
+    usb = "" if identity is None else printable(str(identity))
+    path = (find_device(identity, ports) if named_identity(port) and identity else None) or port
     try:
-        with contextlib.ExitStack() as stack:
-            info = stack.enter_context(band).info
+        with closing(open_stream(path, options.baud or DRIVERS["cpep"].bauds[0])) as line:
+            device, info = _ask_everyone(_SharedLine(line), options)
     except LinkError as error:
-        return FoundPort(port, description, usb, "", "", "", 0, 0.0, str(error))
+        return FoundPort(port, description, usb, "", "", "", "", 0, 0.0, str(error))
     return FoundPort(
-        port, description, usb, info.name, info.serial_number, info.firmware, info.n_channels, info.sample_rate_hz, ""
+        port,
+        description,
+        usb,
+        info.name,
+        device,
+        info.serial_number,
+        info.firmware,
+        info.n_channels,
+        info.sample_rate_hz,
+        "",
     )
+
+
+def _ask_everyone(line: _SharedLine, options: LinkOptions) -> tuple[str, StreamInfo]:
+    """The device on a line, by its name for `--device`. Raises LinkError when there is none, saying what was heard."""
+    greeted = [name for name in shipped_profiles() if (profile := find_profile(name)) and profile.commands.greeting]
+    began_s, first_error = time.monotonic(), LinkError("")
+    for name in ("cpep", "cyton", *greeted, "chords"):
+        patience_s = options.timeout_s or PROBE_TIMEOUT_S
+        if name == "chords":  # the last, so that its bootloader had the others' time
+            boot_s = BOOT_S if options.boot_s is None else options.boot_s
+            patience_s = (
+                max(2 * patience_s, boot_s - (time.monotonic() - began_s)) if not line.heard else 2 * patience_s
+            )
+        try:
+            return name, _ask(line, find_driver(name), LinkOptions(patience_s, options.baud))
+        except LinkError as error:
+            first_error = first_error if str(first_error) else error
+    for name in shipped_profiles() if line.heard else ():
+        info = _recognised(line, name, options)
+        if info is not None:
+            return name, info
+    if is_text(line.heard):
+        raise LinkError(f"what is on {line.name} is no device that is known here; it says {quoted(line.heard)}")
+    raise first_error
+
+
+def _ask(line: _SharedLine, driver: Driver, options: LinkOptions) -> StreamInfo:
+    line.set_baud(options.baud or driver.bauds[0])
+    with driver.open_source(lambda: line, options) as source:
+        return source.info
+
+
+def _recognised(line: _SharedLine, name: str, options: LinkOptions) -> StreamInfo | None:
+    """The stream of a profile, if that is what a board sends by itself: frames numbered one after the other."""
+    profile = find_profile(name)
+    if profile is None or profile.commands.greeting or profile.commands.start or profile.layout.counter_modulus is None:
+        return None
+    line.set_baud(options.baud or profile.bauds[0])
+    decoder = ProfiledBoard(profile).decoder()
+    n_in_step, last, end_s = 0, None, time.monotonic() + _LISTEN_S
+    while (left_s := end_s - time.monotonic()) > 0:
+        counters = decoder.feed(line.read(left_s)).counters
+        for counter in () if counters is None else counters.tolist():
+            in_step = last is not None and counter == (last + 1) % profile.layout.counter_modulus
+            n_in_step, last = n_in_step + 1 if in_step else 0, counter
+            if n_in_step >= _LEAST_FRAMES:
+                return StreamInfo(f"{profile.name}, by its frames", profile.n_channels, profile.sample_rate_hz)
+    return None

@@ -6,16 +6,24 @@ mine.toml`). README.md shows one with all keys.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from cpep_bridge.boards import BoardStream
 from cpep_bridge.conversation import Conversation
-from cpep_bridge.fixed_frames import SAMPLE_BYTES, FixedFrameDecoder, FrameLayout, Marker, PacketDecoder
+from cpep_bridge.fixed_frames import (
+    CHECKSUMS,
+    SAMPLE_BYTES,
+    Checksum,
+    FixedFrameDecoder,
+    FrameLayout,
+    Marker,
+    PacketDecoder,
+)
 from cpep_bridge.text_lines import LineDecoder, LineLayout
 from cpep_bridge.toml_config import Section, read_toml
-from cpep_edge.blocks import StreamInfo
+from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, StreamInfo
 from cpep_edge.errors import ConfigError
 
 BITS_PER_BYTE = 10  # on a serial line, with a start and a stop bit
@@ -38,6 +46,15 @@ class Fixed(Section):
         return [Marker(place, self.mask, self.value & self.mask) for place in places]
 
 
+class CheckedBy(Section):
+    """A sum over some bytes of a frame."""
+
+    kind: Literal[CHECKSUMS]  # type: ignore[valid-type]
+    offset_bytes: int = Field(ge=0)
+    from_bytes: int = Field(default=0, ge=0)  # it covers the bytes from here
+    to_bytes: int | None = Field(default=None, ge=1)  # to before here; left out: to before itself
+
+
 class Frame(Section):
     """A binary frame."""
 
@@ -48,7 +65,8 @@ class Frame(Section):
     sample_type: str
     byte_order: Literal["big", "little"]
     counter_offset_bytes: int | None = Field(default=None, ge=0)
-    counter_bytes: Literal[1, 2] = 1
+    counter_bytes: Literal[1, 2, 3, 4] = 1
+    checksum: CheckedBy | None = None
 
     @field_validator("sample_type")
     @classmethod
@@ -62,9 +80,17 @@ class Lines(Section):
     """A line of text a sample."""
 
     separator: str = Field(default=",", min_length=1)
-    first_column: int = Field(default=0, ge=0)
-    counter_column: int | None = Field(default=None, ge=0)
-    counter_modulus: int | None = Field(default=None, ge=16)
+    first_column: int = Field(default=0, ge=0, le=255)
+    columns: list[Annotated[int, Field(ge=0, le=255)]] | None = None  # one a channel; left out: from first_column on
+    counter_column: int | None = Field(default=None, ge=0, le=255)
+    counter_modulus: int | None = Field(default=None, ge=16, le=2**53)
+    time_column: int | None = Field(default=None, ge=0, le=255)
+    time_unit: Literal["s", "ms", "us"] = "ms"
+    time_modulus: int | None = Field(default=2**32, ge=1000)  # where millis() and micros() start over
+
+    def channel_columns(self, n_channels: int) -> tuple[int, ...]:
+        """The column of each channel."""
+        return tuple(self.columns or range(self.first_column, self.first_column + n_channels))
 
 
 class Commands(Section):
@@ -72,6 +98,7 @@ class Commands(Section):
 
     greeting: str = ""
     answer: str = ""  # what the answer to the greeting ends in
+    boot_s: float = Field(default=0.0, ge=0, le=60)  # from opening the port until the board hears: many restart then
     start: str = ""
     stop: str = ""
 
@@ -87,10 +114,10 @@ class Profile(Section):
 
     name: str = Field(min_length=1)
     source: str  # what the profile was written from, and what of it was tried
-    baud: int = Field(gt=0)
-    sample_rate_hz: float = Field(gt=0)
+    baud: int | list[int] = Field(default=115_200)  # several are tried in turn
+    sample_rate_hz: float = Field(gt=0, le=MAX_RATE_HZ)
     n_channels: int = Field(ge=1, le=256)
-    uv_per_count: float | None = Field(default=None, gt=0)  # none: samples stay counts
+    uv_per_count: float | None = Field(default=None, gt=0, le=MAX_UV_PER_COUNT)  # none: samples stay counts
     frame: Frame | None = None
     lines: Lines | None = None
     commands: Commands = Commands()
@@ -100,17 +127,24 @@ class Profile(Section):
         if (self.frame is None) == (self.lines is None):
             raise ValueError("give either [frame] or [lines]")
         faults = [] if self.frame is None else _length_faults(self.frame, self.n_channels)
-        if self.lines is not None and (self.lines.counter_column is None) != (self.lines.counter_modulus is None):
-            faults.append("lines.counter_column and lines.counter_modulus go together")
+        faults += [] if self.lines is None else _line_faults(self.lines, self.n_channels)
+        if not self.bauds or min(self.bauds) <= 0:
+            faults.append("baud must be a positive number, or a list of such")
+            raise ValueError("; ".join(faults))
         needed_baud = self.bytes_per_s * BITS_PER_BYTE
-        if needed_baud > self.baud:
+        if needed_baud > max(self.bauds):
             faults.append(
                 f"{self.bytes_per_s:.0f} B/s of frames are {needed_baud:.0f} bits a second with start and stop bits, "
-                f"but baud is {self.baud}"
+                f"but baud is {max(self.bauds)}"
             )
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def bauds(self) -> tuple[int, ...]:
+        """The speeds to try, the usual one first."""
+        return (self.baud,) if isinstance(self.baud, int) else tuple(self.baud)
 
     @cached_property
     def layout(self) -> FrameLayout | LineLayout:
@@ -118,7 +152,13 @@ class Profile(Section):
         if self.frame is None:
             lines = self.lines or Lines()
             return LineLayout(
-                lines.separator, self.n_channels, lines.first_column, lines.counter_column, lines.counter_modulus
+                separator=lines.separator,
+                columns=lines.channel_columns(self.n_channels),
+                counter_column=lines.counter_column,
+                counter_modulus=lines.counter_modulus,
+                time_column=lines.time_column,
+                time_tick_s={"s": 1.0, "ms": 1e-3, "us": 1e-6}[lines.time_unit],
+                time_modulus=lines.time_modulus,
             )
         return FrameLayout(
             size_bytes=self.frame.size_bytes,
@@ -130,7 +170,16 @@ class Profile(Section):
             big_endian=self.frame.byte_order == "big",
             counter_offset_bytes=self.frame.counter_offset_bytes,
             counter_bytes=self.frame.counter_bytes,
+            checksum=self._checksum,
         )
+
+    @property
+    def _checksum(self) -> Checksum | None:
+        if self.frame is None or self.frame.checksum is None:
+            return None
+        said = self.frame.checksum
+        stop = said.offset_bytes if said.to_bytes is None else said.to_bytes
+        return Checksum(said.kind, said.from_bytes, stop, said.offset_bytes, self.frame.byte_order == "big")
 
     @property
     def bytes_per_s(self) -> float:
@@ -145,6 +194,7 @@ class ProfiledBoard:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
+        self.boot_s = profile.commands.boot_s
 
     def meet(self, talk: Conversation) -> BoardStream:
         """Greet the board if it wants that; what it is, the profile says."""
@@ -153,13 +203,17 @@ class ProfiledBoard:
             talk.send(commands.stop.encode())
         if commands.greeting:
             talk.drain()
-            talk.ask(commands.greeting.encode(), commands.answer.encode())
+            talk.ask(commands.greeting.encode(), commands.answer.encode(), again=True)
         unit = "count" if profile.uv_per_count is None else "uV"
-        info = StreamInfo(profile.name, profile.n_channels, profile.sample_rate_hz, unit)
-        layout = profile.layout
-        decoder: PacketDecoder = LineDecoder(layout) if isinstance(layout, LineLayout) else FixedFrameDecoder(layout)
+        has_clock = profile.lines is not None and profile.lines.time_column is not None
+        info = StreamInfo(profile.name, profile.n_channels, profile.sample_rate_hz, unit, has_clock=has_clock)
         n_samples = 1 if profile.frame is None else profile.frame.n_samples
-        return BoardStream(info, decoder, layout.counter_modulus, n_samples, profile.uv_per_count)
+        return BoardStream(info, self.decoder(), profile.layout.counter_modulus, n_samples, profile.uv_per_count)
+
+    def decoder(self) -> PacketDecoder:
+        """Finds the board's frames or lines in what it sends."""
+        layout = self._profile.layout
+        return LineDecoder(layout) if isinstance(layout, LineLayout) else FixedFrameDecoder(layout)
 
     def start(self, talk: Conversation) -> None:
         """Begin to stream."""
@@ -209,10 +263,35 @@ def _length_faults(frame: Frame, n_channels: int) -> list[str]:
             faults.append(f"fixed byte {marker.offset_bytes} lies behind the frame's {frame.size_bytes} bytes")
         elif marker.mask == 0xFF and frame.samples_offset_bytes <= marker.offset_bytes < end:
             faults.append(f"fixed byte {marker.offset_bytes} lies among the samples")
+    if frame.checksum is not None:
+        said = frame.checksum
+        covered = range(said.from_bytes, said.offset_bytes if said.to_bytes is None else said.to_bytes)
+        size = Checksum(said.kind, 0, 0, 0, True).size_bytes
+        if not covered or covered.stop > frame.size_bytes or said.offset_bytes + size > frame.size_bytes:
+            faults.append(
+                f"the checksum at byte {said.offset_bytes} over bytes {said.from_bytes} to {covered.stop} does not fit "
+                f"the frame's {frame.size_bytes} bytes"
+            )
+        elif said.offset_bytes < covered.stop and said.offset_bytes + size > covered.start:
+            faults.append("the checksum covers itself: say to_bytes")
     if frame.counter_offset_bytes is not None:
         place = frame.counter_offset_bytes
         if place + frame.counter_bytes > frame.size_bytes:
             faults.append(f"the counter at byte {place} lies behind the frame's {frame.size_bytes} bytes")
         elif place < end and place + frame.counter_bytes > frame.samples_offset_bytes:
             faults.append(f"the counter at byte {place} lies among the samples")
+    return faults
+
+
+def _line_faults(lines: Lines, n_channels: int) -> list[str]:
+    """What does not add up in a line."""
+    faults = []
+    if (lines.counter_column is None) != (lines.counter_modulus is None):
+        faults.append("lines.counter_column and lines.counter_modulus go together")
+    columns = lines.channel_columns(n_channels)
+    if len(columns) != n_channels:
+        faults.append(f"lines.columns names {len(columns)} columns, but n_channels is {n_channels}")
+    taken = [column for column in (lines.counter_column, lines.time_column) if column is not None]
+    for column in sorted(set(taken) & set(columns)):
+        faults.append(f"column {column} cannot be a channel as well as the number or the time of a line")
     return faults

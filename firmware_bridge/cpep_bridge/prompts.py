@@ -14,6 +14,7 @@ What is recorded while resting is thrown away. The folder becomes a corpus: one 
 
 import csv
 import itertools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cpep_bridge.recording import Recorded, Recorder, Timeline, Wearer, journal_of, session_meta
+from cpep_bridge.recording import Recorded, Recorder, Timeline, Wearer, journal_of, rate_heard, session_meta
 from cpep_bridge.toml_config import Section, read_toml
 from cpep_edge.blocks import BlockSource
 from cpep_edge.errors import DataError
 
 METADATA = "metadata.csv"
+CUT_S = 0.25  # of a prompt, missing in one piece
 COLUMNS = (
     *("user", "session", "stage", "side", "moving_hand", "held_out_user", "held_out_stage"),
     *("split", "generalization", "filename"),
@@ -57,6 +59,8 @@ class PromptList(Section):
 # Called whenever the wearer should see something new: the prompt, whether to rest before it, seconds left of that.
 Show = Callable[[Prompt, bool, float], None]
 
+_log = logging.getLogger(__name__)
+
 
 def load_prompts(path: Path) -> PromptList:
     """A list from its file. Raises ConfigError with everything that is wrong in it."""
@@ -68,7 +72,8 @@ def record_prompts(
 ) -> list[Recorded]:
     """Record an opened source by a list; the sessions that were finished, also when Ctrl-C ends it early.
 
-    A prompt that was broken off is not kept: its label would promise more than there is.
+    A prompt that was broken off is not kept: its label would promise more than there is. One that a loss of a quarter
+    of a second or a restart of the device cut in two is asked for again.
     """
     director = _Director(source, folder, wearer, prompts, show)
     try:
@@ -97,19 +102,27 @@ class _Director:
         """Go through the whole list."""
         rate_hz = self._source.info.sample_rate_hz
         timeline = Timeline(rate_hz)
-        end_s: float | None = None  # of the rest or prompt that runs
+        n_left = round(self._rest_s * rate_hz)  # samples of the rest or prompt that runs
+        last: tuple[float, int] | None = None  # end of the last block, and its boot_id
         for block in self._source:
             start_s, samples_uv = timeline.start_s(block), block.samples_uv
-            end_s = start_s + self._rest_s if end_s is None else end_s
-            while len(samples_uv):
-                n_samples = min(len(samples_uv), max(0, round((end_s - start_s) * rate_hz)))
-                if not n_samples:
-                    end_s = start_s + self._turn()
-                    if len(self.recorded) == len(self._steps):
-                        return
-                    continue
-                self._take(start_s, samples_uv[:n_samples], end_s)
-                start_s, samples_uv = start_s + n_samples / rate_hz, samples_uv[n_samples:]
+            cut = last is not None and (start_s - last[0] > CUT_S or block.boot_id != last[1])
+            if cut and self._recorder is not None:
+                self.break_off()
+                _log.warning("the prompt was cut in two: it is asked for again")
+                n_left = round(self._rest_s * rate_hz)
+            last = start_s + len(samples_uv) / rate_hz, block.boot_id
+            while True:
+                self._take(start_s, samples_uv[:n_left], n_left / rate_hz)
+                n_taken = min(n_left, len(samples_uv))
+                start_s, samples_uv, n_left = start_s + n_taken / rate_hz, samples_uv[n_taken:], n_left - n_taken
+                if n_left:
+                    break
+                n_left = max(
+                    int(self._recorder is None), round(self._turn() * rate_hz)
+                )  # a prompt has a sample at least
+                if len(self.recorded) == len(self._steps):
+                    return
 
     def break_off(self) -> None:
         """Drop the prompt that is being recorded."""
@@ -117,8 +130,10 @@ class _Director:
             self._recorder.discard()
             self._recorder = None
 
-    def _take(self, start_s: float, samples_uv: NDArray[np.float32], end_s: float) -> None:
-        self._show(self._steps[len(self.recorded)], self._recorder is None, end_s - start_s)
+    def _take(self, start_s: float, samples_uv: NDArray[np.float32], left_s: float) -> None:
+        if not len(samples_uv):
+            return
+        self._show(self._steps[len(self.recorded)], self._recorder is None, left_s)
         if self._recorder is not None:
             self._recorder.add(start_s, samples_uv)
 
@@ -129,9 +144,9 @@ class _Director:
             path = self._free_path(prompt.stage)
             self._recorder = Recorder(path, session_meta(self._source.info, path, self._wearer, prompt.stage))
             return prompt.seconds
-        finished = self._recorder.finish()
+        finished = self._recorder.finish(rate_heard(self._source))
         self._recorder = None
-        if finished is not None:  # it may have fallen into a gap as a whole; then it is asked for again
+        if finished is not None:
             self.recorded.append(finished)
             _append_row(self._folder, self._wearer, finished)
         return self._rest_s

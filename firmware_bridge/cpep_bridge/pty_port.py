@@ -55,11 +55,12 @@ class PtyPort:
 
     def read(self, timeout_s: float) -> bytes:
         """What the host sent, as soon as it sends; empty after `timeout_s`, or when a full line has room again."""
-        waiting = [self._fd] if self._pending else []
-        readable, writable, _ = select.select([self._fd], waiting, [], timeout_s)
-        if writable:
+        awaited = select.poll()  # which takes file numbers beyond 1024
+        awaited.register(self._fd, select.POLLIN | (select.POLLOUT if self._pending else 0))
+        events = dict(awaited.poll(timeout_s * 1e3)).get(self._fd, 0)
+        if events & select.POLLOUT:
             self._flush()
-        return os.read(self._fd, _READ_BYTES) if readable else b""
+        return os.read(self._fd, _READ_BYTES) if events & select.POLLIN else b""
 
     def ready(self) -> bool:
         """Whether everything written so far was taken by the pty."""

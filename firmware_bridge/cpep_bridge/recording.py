@@ -1,10 +1,13 @@
 """Recording a stream as emg2pose sessions, so that a kill loses at most a quarter of a second.
 
 While a session is recorded its rows go to a journal beside it, `.NAME.hdf5.part`: one line of JSON, then rows of fixed
-size, appended. HDF5 itself is written at the end, whole or not at all, for a killed HDF5 writer leaves a file that no
-one can open. A journal that was left behind is turned into its session by `recover`.
+size, appended. It is locked meanwhile, so that nobody takes it for one that was left behind. HDF5 itself is written at
+the end, whole or not at all, for a killed HDF5 writer leaves a file that no one can open. A journal that was left
+behind is turned into its session by `recover`.
 
-Time goes on with the samples of the device; what was lost shows as a jump of `time`, which `Session.gaps` finds.
+Time goes on with the samples of the device; what was lost shows as a jump of `time`, which `Session.gaps` finds. Where
+the device has no clock of its own and its samples come at another rate than is said, the session is of the rate at
+which they came. A file that exists is not replaced, unless `force` says so.
 """
 
 import contextlib
@@ -20,9 +23,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_bridge.arrivals import RATE_TOLERANCE
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
-from cpep_edge.errors import DataError
-from cpep_edge.files import replacing, sync
+from cpep_edge.errors import CpepError, DataError
+from cpep_edge.files import check_free, replacing, sync
 from cpep_edge.session import SessionMeta, timeseries_dtype
 
 WRITE_EVERY_S = 0.25  # a kill loses what came since
@@ -48,7 +52,7 @@ class Recorded:
     path: Path
     stage: str
     n_samples: int
-    duration_s: float  # from its first sample to its last, gaps included
+    duration_s: float  # of its samples; gaps are left out
     n_gaps: int
 
 
@@ -87,9 +91,13 @@ class Recorder:
     Raises DataError when the disk refuses; what was recorded until then is in the journal.
     """
 
-    def __init__(self, path: Path, meta: SessionMeta) -> None:
-        """path: of the session; meta: its `start` and `end` are set from the samples"""
+    def __init__(self, path: Path, meta: SessionMeta, force: bool = False) -> None:
+        """path: of the session, which replaces no file unless `force` says so
+        meta: its `start` and `end` are set from the samples
+        """
+        check_free(path, force)
         self.path = path
+        self._force = force
         self.journal = journal_of(path)
         self._meta = meta
         self._dtype = _row_dtype(meta.num_channels)
@@ -113,19 +121,24 @@ class Recorder:
         if time.monotonic() - self._written_s >= WRITE_EVERY_S:
             self._flush()
 
-    def finish(self) -> Recorded | None:
-        """Make the session of the journal; None when it holds no samples. Raises CpepError when the disk refuses."""
+    def finish(self, heard_hz: float = 0.0) -> Recorded | None:
+        """Make the session of the journal; None when it holds no samples. Raises CpepError when the disk refuses.
+
+        heard_hz: the rate at which the samples came, where that is not known to be the one of `meta`
+        """
         self._flush()
-        self._close()
-        if not self.n_samples:
-            self.journal.unlink()
-            return None
-        return recover(self.journal)
+        try:
+            if not self.n_samples:
+                self.journal.unlink()
+                return None
+            return _make_session(self.journal, self.path, self._force, heard_hz)
+        finally:
+            self._close()
 
     def discard(self) -> None:
         """Throw away what was recorded."""
-        self._close()
         self.journal.unlink()
+        self._close()
 
     def _flush(self) -> None:
         self._write(b"".join(rows.tobytes() for rows in self._waiting))
@@ -161,13 +174,14 @@ class Recorder:
 
 
 def record(
-    source: BlockSource, path: Path, wearer: Wearer, stage: str, seconds: float | None = None
+    source: BlockSource, path: Path, wearer: Wearer, stage: str, seconds: float | None = None, *, force: bool = False
 ) -> Recorded | None:
-    """Record an opened source until it ends, for so many seconds of signal, or until Ctrl-C; None if nothing came.
+    """Record an opened source until it ends, for so many seconds of samples, or until Ctrl-C; None if nothing came.
 
+    force: a session that exists is replaced
     An end of the source by failure leaves a whole session too, and is raised after it was written.
     """
-    recorder = Recorder(path, session_meta(source.info, path, wearer, stage))
+    recorder = Recorder(path, session_meta(source.info, path, wearer, stage), force)
     try:
         for start_s, samples_uv in _timed(source, seconds):
             recorder.add(start_s, samples_uv)
@@ -176,9 +190,14 @@ def record(
     except DataError:
         raise  # the disk: the journal stays as it is
     except BaseException:
-        recorder.finish()
+        recorder.finish(rate_heard(source))
         raise
-    return recorder.finish()
+    return recorder.finish(rate_heard(source))
+
+
+def rate_heard(source: BlockSource) -> float:
+    """The rate of a source's samples by the host's clock, where there is no better one and it is known; else 0."""
+    return 0.0 if source.info.has_clock else source.counts.heard_hz
 
 
 def session_meta(info: StreamInfo, path: Path, wearer: Wearer, stage: str) -> SessionMeta:
@@ -201,60 +220,108 @@ def journal_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def recover(journal: Path) -> Recorded:
+def recover(journal: Path, force: bool = False) -> Recorded:
     """Make the session of a journal, whose last row may be cut short, and remove the journal.
 
-    Raises DataError when it is no journal, or holds no whole row.
+    force: a session that exists is replaced
+    Raises DataError when it is no journal, is in use, or holds no whole row.
     """
+    path = journal.with_name(journal.name.removeprefix(".").removesuffix(".part"))
+    if path == journal:
+        raise DataError(f"{journal}: is no journal of a recording, whose name is .NAME.hdf5.part")
+    try:
+        file = os.open(journal, os.O_RDWR)
+    except OSError as error:
+        raise DataError(f"cannot read {journal}: {error.strerror}") from error
+    try:
+        if not _locked(file):
+            raise DataError(f"{journal} is being recorded now, by another program: it makes the session at its end")
+        return _make_session(journal, path, force, 0.0)
+    finally:
+        os.close(file)
+
+
+def _make_session(journal: Path, path: Path, force: bool, heard_hz: float) -> Recorded:
     meta, rows = _read_journal(journal)
     if not len(rows):
         raise DataError(f"{journal}: holds no samples")
-    start_s, end_s = float(rows[:1]["time"][0]), float(rows[len(rows) - 1 :]["time"][0])
-    path = journal.with_name(journal.name.removeprefix(".").removesuffix(".part"))
-    meta = replace(meta, start=start_s, end=end_s)
+    try:
+        check_free(path, force)
+    except CpepError as error:  # it came while this one was recorded
+        raise DataError(f"{error}; what was recorded is in {journal}, for 'cpep-edge record --recover'") from error
+    start_s, last_s = float(rows[:1]["time"][0]), float(rows[len(rows) - 1 :]["time"][0])
+    largest_step_s, stretch = 1.5 / meta.sample_rate, 1.0
+    if heard_hz and abs(heard_hz / meta.sample_rate - 1) > RATE_TOLERANCE:
+        rate_hz = float(f"{heard_hz:.3g}")  # as exact as it is known, and the same from one session to the next
+        stretch, meta = meta.sample_rate / rate_hz, replace(meta, sample_rate=rate_hz)
+    meta = replace(meta, start=start_s, end=start_s + (last_s - start_s) * stretch)
     n_gaps, previous_s = 0, start_s
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group(_GROUP)
         for name, value in asdict(meta).items():
             group.attrs[name] = value
         table = group.create_dataset(_TABLE, (len(rows),), timeseries_dtype(meta.num_channels), chunks=True)
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            part = rows[start : start + _CHUNK_ROWS]
-            table[start : start + _CHUNK_ROWS] = _session_rows(part, meta.num_channels)
+        for first in range(0, len(rows), _CHUNK_ROWS):
+            part = _session_rows(rows[first : first + _CHUNK_ROWS], meta.num_channels)
             steps_s = np.diff(part["time"], prepend=previous_s)
-            n_gaps, previous_s = n_gaps + int(np.sum(steps_s > 1.5 / meta.sample_rate)), float(part["time"][-1])
-    recorded = Recorded(path, meta.stage, len(rows), meta.end - meta.start, n_gaps)
+            n_gaps, previous_s = n_gaps + int(np.sum(steps_s > largest_step_s)), float(part["time"][-1])
+            part["time"] = start_s + (part["time"] - start_s) * stretch
+            table[first : first + _CHUNK_ROWS] = part
+    recorded = Recorded(path, meta.stage, len(rows), len(rows) / meta.sample_rate, n_gaps)
     journal.unlink()
     sync(journal.parent)
     return recorded
 
 
 def _timed(source: BlockSource, seconds: float | None) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    """Blocks with their time, cut off after so many seconds of time."""
-    timeline = Timeline(source.info.sample_rate_hz)
-    end_s: float | None = None
+    """Blocks with their time, cut off after so many seconds of samples, at the rate at which they come."""
+    timeline, n_taken = Timeline(source.info.sample_rate_hz), 0
     for block in source:
-        start_s = timeline.start_s(block)
+        start_s, samples_uv = timeline.start_s(block), block.samples_uv
         if seconds is not None:
-            end_s = start_s + seconds if end_s is None else end_s
-            n_left = max(0, round((end_s - start_s) * source.info.sample_rate_hz))
-            yield start_s, block.samples_uv[:n_left]
-            if n_left <= len(block.samples_uv):
-                return
-        else:
-            yield start_s, block.samples_uv
+            n_wanted = round(seconds * (rate_heard(source) or source.info.sample_rate_hz))
+            samples_uv = samples_uv[: max(0, n_wanted - n_taken)]
+        if len(samples_uv):
+            yield start_s, samples_uv
+        n_taken += len(samples_uv)
+        if seconds is not None and n_taken >= n_wanted:
+            return
 
 
 def _create(journal: Path) -> int:
     try:
-        return os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        file = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError as error:
+        with contextlib.suppress(OSError):
+            left = os.open(journal, os.O_RDWR)
+            try:
+                if not _locked(left):
+                    raise DataError(
+                        f"{journal} is being recorded now, by another program: choose another name"
+                    ) from error
+            finally:
+                os.close(left)
         raise DataError(
             f"{journal} is left from a recording that was cut off: keep it with "
             f"'cpep-edge record --recover {journal}', or delete it"
         ) from error
     except OSError as error:
         raise DataError(f"cannot record to {journal.parent}: {error.strerror}") from error
+    _locked(file)
+    return file
+
+
+def _locked(file: int) -> bool:
+    """Lock an open journal until it is closed; False when somebody else has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: there, a file that is open cannot be removed
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _row_dtype(n_channels: int) -> np.dtype[np.void]:

@@ -69,9 +69,15 @@ class Reopener:
     def _path(self) -> str:
         if self._identity is None:
             return self._port
-        found = find_device(self._identity, self._ports())
+        ports = list(self._ports())
+        found = find_device(self._identity, ports)
         if found is not None:
             return found
+        other = None if named_identity(self._port) else identity_of(self._port, ports)
+        if other is not None:  # what took its place on the path is not the device that left it
+            raise LinkError(
+                f"{self._port} is another device now, {other} instead of {self._identity}: plug the first in"
+            )
         if named_identity(self._port) is None:
             return self._port
         raise LinkError(f"no device {self._identity} is connected; {connected_ports()}")
@@ -108,10 +114,3 @@ def waits_s() -> Iterator[float]:
     while True:
         yield wait_s
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-
-
-def stayed_away(error: LinkError, reconnect_s: float) -> LinkError:
-    """What to raise when a line that broke was not found again in time."""
-    if not reconnect_s:
-        return error
-    return LinkError(f"{error}; it did not come back within {reconnect_s:g} s")

@@ -25,6 +25,7 @@ class SentCounts:
     corrupted: int = 0  # frames damaged on purpose: a bit flipped
     cut: int = 0  # frames that some bytes were taken out of
     duplicated: int = 0  # frames sent twice on purpose
+    noisy: int = 0  # frames that noise, or a frame whose numbers cannot be, was sent in front of
     reordered: int = 0  # frames sent after a later one: what arrives late has been given up
     unplugged: int = 0  # frames that fell due while the line was unplugged
     lost_samples: int = 0  # in all the frames that were left out, dropped or damaged
@@ -148,6 +149,10 @@ class Faults:
     def draw(self) -> set[str]:
         """What befalls the next frame."""
         return {name for name, chance in self._chances.items() if self._random.random() < chance}
+
+    def noise(self) -> bytes:
+        """Bytes that are no frame, and their delimiter."""
+        return bytes(self._places.randint(1, 255) for _ in range(self._places.randint(1, 3 * _CUT_BYTES))) + b"\0"
 
     def damage(self, wire: bytes, fault: set[str]) -> bytes:
         """The frame with a bit flipped or bytes cut out, anywhere but its delimiter: so the next one stays whole."""

@@ -5,7 +5,7 @@ lose, damage, repeat and reorder frames by chance, run its clock fast, stall, re
 again. What it really did is in `sent`, so that a test can compare it with what the host noticed. POSIX only.
 """
 
-import random
+import secrets
 import struct
 import threading
 import time
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpep_bridge.decoder import FrameDecoder
-from cpep_bridge.frames import DELIMITER, VERSION, Capability, Data, End, Info, SampleFormat, encode_frame
+from cpep_bridge.frames import DELIMITER, VERSION, Capability, Data, End, Info, SampleFormat, Telemetry, encode_frame
 from cpep_bridge.playback import Playback, Segment
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated import Faults, SimulatedThread
@@ -27,6 +27,7 @@ _BURST_FRAMES = 64  # sent before commands are looked at again
 _END_WAIT_S = 1.0  # for STOP, once the reader has read everything
 _UNREAD_WAIT_S = 10.0  # for a reader that stopped reading
 _LEAVE_WAIT_S = 0.3  # for the last answer to be read before hanging up
+_NO_BATTERY = encode_frame(Telemetry(0, 0, 0, 0, 0, float("nan"), 0, 0))
 
 
 class SimulatedBand(SimulatedThread):
@@ -35,13 +36,13 @@ class SimulatedBand(SimulatedThread):
     segments: arrays (n_samples, n_channels) float32 in microvolts, or open sessions; played back to back
     link: a symbolic link to make to the pty, for as long as the band runs
     speed: how many times faster than real time
-    loss, corrupt, cut, duplicate, reorder: chance of each frame to be left out, to have a bit flipped, to lose some of
-        its bytes, to be sent twice, to be sent after its successor
+    loss, corrupt, cut, duplicate, reorder, noise: chance of each frame to be left out, to have a bit flipped, to lose
+        some of its bytes, to be sent twice, to be sent after its successor, to come behind noise and a battery of NaN
     garbage: bytes to send before anything else
     drift_ppm: how much too fast the device's clock runs
     once: finish with the segments, rather than start over
     lossless: wait for a slow reader rather than drop frames, for replays faster than the reader
-    seed: decides which frames suffer, and the boot_id
+    seed: decides which frames suffer
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SimulatedBand(SimulatedThread):
         cut: float = 0.0,
         duplicate: float = 0.0,
         reorder: float = 0.0,
+        noise: float = 0.0,
         garbage: bytes = b"",
         drift_ppm: float = 0.0,
         once: bool = False,
@@ -70,9 +72,10 @@ class SimulatedBand(SimulatedThread):
             raise ValueError(f"speed must be a positive number, not {speed}")
         super().__init__(link)
         playback = Playback(segments, sample_rate_hz)
-        info = _info(playback, sample_rate_hz, uv_per_count, sample_format, n_samples, serial_number, seed)
+        info = _info(playback, sample_rate_hz, uv_per_count, sample_format, n_samples, serial_number)
         self._device = SimulatedDevice(info, playback, clock_speed=speed * (1 + drift_ppm * 1e-6), repeat=not once)
         chances = {"loss": loss, "corrupt": corrupt, "cut": cut, "duplicate": duplicate, "reorder": reorder}
+        chances |= {"noise": noise} if noise else {}  # so that the others are drawn as without it
         self._faults = Faults(chances, seed)
         self._held: Data | None = None  # to be sent after its successor
         self._garbage = garbage
@@ -166,6 +169,9 @@ class SimulatedBand(SimulatedThread):
             self._held = None  # of an earlier stream
         fault = self._faults.draw()
         wire = encode_frame(frame)
+        if "noise" in fault and port.ready():
+            port.put(self._faults.noise() + _NO_BATTERY)
+            self._tally["noisy"] += 1
         if "loss" in fault:
             self._lost("injected_losses", frame.n_samples)
         elif "reorder" in fault and self._held is None:
@@ -211,11 +217,10 @@ def _info(
     sample_format: SampleFormat,
     n_samples: int,
     serial_number: str,
-    seed: int,
 ) -> Info:
     return Info(
         seq=0,
-        boot_id=random.Random(seed).getrandbits(32),
+        boot_id=secrets.randbits(32),  # another one in every run, whatever the seed
         uv_per_count=struct.unpack("<f", struct.pack("<f", uv_per_count))[0],  # the very number that the host will read
         sample_rate_hz=sample_rate_hz,
         baud=0,

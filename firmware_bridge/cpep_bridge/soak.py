@@ -42,11 +42,14 @@ class Harm:
     cut: float = 0.002
     duplicate: float = 0.002
     reorder: float = 0.002
+    noise: float = 0.002
     drift_ppm: float = 80.0
     unplug_every_s: float = 60.0
     unplugged_s: float = 0.7
     band_stall_every_s: float = 35.0
     band_stalled_s: float = 0.2
+    silent_every_s: float = 150.0  # for longer than a reader waits: it opens the line anew
+    silent_s: float = 3.0
     reader_stall_every_s: float = 45.0
     reader_stalled_s: float = 0.4
 
@@ -147,6 +150,7 @@ def soak(
             cut=harm.cut,
             duplicate=harm.duplicate,
             reorder=harm.reorder,
+            noise=harm.noise,
             drift_ppm=harm.drift_ppm,
             once=True,
             seed=seed,
@@ -202,6 +206,7 @@ def to_markdown(report: SoakReport) -> str:
         f"| bytes cut out | {sent.cut} | damaged pieces seen | {counts.corrupt_frames} |",
         f"| sent twice | {sent.duplicated} | repeated | {counts.duplicate_frames} |",
         f"| sent after their successor | {sent.reordered} | late | {counts.late_frames} |",
+        f"| sent behind noise and a battery of NaN | {sent.noisy} | damaged pieces, above: two each | |",
         f"| dropped, line full (stalls) | {sent.overruns} | reconnects | {counts.reconnects} |",
         f"| fell due while unplugged | {sent.unplugged} | gone with the line, or discarded on opening | "
         f"{counts.lost_frames - sent.lost_frames} |",
@@ -235,9 +240,8 @@ def _read(
     progress: Callable[[float], None],
 ) -> None:
     """Read the stream to its end, and do the harm that comes by the clock of the signal."""
-    unplug, stall, sleep = (
-        _every(period_s) for period_s in (harm.unplug_every_s, harm.band_stall_every_s, harm.reader_stall_every_s)
-    )
+    periods_s = (harm.unplug_every_s, harm.band_stall_every_s, harm.reader_stall_every_s, harm.silent_every_s)
+    unplug, stall, sleep, fall_silent = (_every(period_s) for period_s in periods_s)
     next_line_s = 0.0
     minute_start_s = calm_s = 0.0
     line = None
@@ -253,7 +257,7 @@ def _read(
         if now_s - minute_start_s >= minute_s:
             watch.close_minute(minute_start_s)
             minute_start_s = now_s
-        harmed = [unplug(now_s), stall(now_s), sleep(now_s)]
+        harmed = [unplug(now_s), stall(now_s), sleep(now_s), fall_silent(now_s)]
         if any(harmed):
             calm_s = now_s + _CALM_AFTER_S
         if harmed[0]:
@@ -262,6 +266,8 @@ def _read(
             band.stall(harm.band_stalled_s / speed)
         elif harmed[2]:
             time.sleep(harm.reader_stalled_s / speed)
+        elif harmed[3]:
+            band.stall(harm.silent_s / speed)
     watch.close_minute(minute_start_s)
 
 

@@ -1,80 +1,123 @@
-"""Boards that print their samples: one line of text a sample, numbers with a separator between them."""
+"""Boards that print their samples: one line of text a sample, numbers with a separator between them.
 
+What sketches print differs in small things, all of which are read: runs of blanks, a separator at the end of the line,
+`name:value` as serial plotters take it, columns that are of no use, a column of time.
+"""
+
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_bridge.fixed_frames import Packets
+from cpep_edge.blocks import LARGEST_SAMPLE
 
 MAX_LINE_BYTES = 4096
+MAX_TICKS = 2**53  # of a number or a time: what a float still tells apart
 
 
 @dataclass(frozen=True, slots=True)
 class LineLayout:
-    """Which numbers of a line are what."""
+    """Which words of a line are what, counted from 0."""
 
-    separator: str
-    n_channels: int
-    first_column: int  # of the channels, counted from 0
+    separator: str  # blank: any run of blanks
+    columns: tuple[int, ...]  # of the channels
     counter_column: int | None = None  # None: lines are not numbered
     counter_modulus: int | None = None  # where the number starts over
+    time_column: int | None = None  # None: lines do not say when they were taken
+    time_tick_s: float = 1e-3  # what a one in that column stands for
+    time_modulus: int | None = None  # where it starts over
+
+    @property
+    def n_columns(self) -> int:
+        """How many words a line has at least."""
+        return 1 + max(*self.columns, self.counter_column or 0, self.time_column or 0)
 
 
 class LineDecoder:
-    """Finds lines of numbers in a stream of bytes. A line with anything else in it is counted and dropped."""
+    """Finds lines of numbers in a stream of bytes.
+
+    A line that lacks a number where one is wanted, or has one that no converter gives, is counted and dropped; what a
+    board says before its first sample is neither.
+    """
 
     def __init__(self, layout: LineLayout) -> None:
         self.layout = layout
         self.n_corrupt = 0
         self._tail = b""
         self._synced = False  # whether a line began while listening
+        self._seen = False  # whether there was a sample
+        self._wraps = 0  # of the time
+        self._last_ticks = 0.0
 
     def feed(self, data: bytes) -> Packets:
         """The lines that are complete now, as packets of one sample."""
         *lines, self._tail = (self._tail + data).split(b"\n")
-        counters, rows = [], []
+        counters, stamps_s, rows = list[int](), list[float](), list[list[float]]()
         for line in lines:
-            numbers = self._numbers(line)
-            if numbers is not None:
-                counters.append(self._counter(numbers))
-                rows.append(numbers[self.layout.first_column : self.layout.first_column + self.layout.n_channels])
+            if line.strip() and self._synced:
+                try:
+                    counter, stamp_s, row = self._parsed(line.decode("ascii"))
+                except ValueError:
+                    self.n_corrupt += self._seen
+                else:
+                    self._seen = True
+                    counters.append(counter)
+                    stamps_s.append(stamp_s)
+                    rows.append(row)
             self._synced = True
         if len(self._tail) > MAX_LINE_BYTES:
             self._tail, self._synced = b"", False
             self.n_corrupt += 1
-        values = np.array(rows, np.float32).reshape(len(rows), 1, self.layout.n_channels)
-        return Packets(None if self.layout.counter_column is None else np.array(counters, np.int64), values)
+        layout = self.layout
+        return Packets(
+            None if layout.counter_column is None else np.array(counters, np.int64),
+            np.array(rows, np.float32).reshape(len(rows), 1, len(layout.columns)),
+            None if layout.time_column is None else np.array(stamps_s, np.float64),
+        )
 
-    def _numbers(self, line: bytes) -> list[float] | None:
-        """The numbers of a line; None when it is blank, half heard, or not what the layout says."""
-        if not line.strip():
-            return None
-        try:
-            numbers = [float(word) for word in line.decode("ascii").strip().split(self.layout.separator)]
-        except ValueError:
-            numbers = []
-        if len(numbers) >= self._least_columns and np.isfinite(numbers).all() and self._synced:
-            return numbers
-        self.n_corrupt += self._synced
-        return None
+    def _parsed(self, line: str) -> tuple[int, float, list[float]]:
+        """Number, time and samples of a line. Raises ValueError when it is not what the layout says."""
+        layout = self.layout
+        words = line.split(None if layout.separator.isspace() else layout.separator)
+        if len(words) < layout.n_columns:
+            raise ValueError("too few words")
+        row = [float(words[column].rpartition(":")[2]) for column in layout.columns]
+        if not all(abs(value) <= LARGEST_SAMPLE for value in row):  # False for NaN too
+            raise ValueError("no number of a converter")
+        counter, ticks = 0, 0.0
+        if layout.counter_column is not None:
+            number = float(words[layout.counter_column].rpartition(":")[2])
+            if not 0 <= number < (layout.counter_modulus or MAX_TICKS) or not number.is_integer():
+                raise ValueError("no number of a line")
+            counter = int(number)
+        if layout.time_column is not None:
+            ticks = float(words[layout.time_column].rpartition(":")[2])
+            if not 0 <= ticks < (layout.time_modulus or MAX_TICKS):
+                raise ValueError("no time")
+        return counter, self._stamp_s(ticks), row
 
-    @property
-    def _least_columns(self) -> int:
-        return max(self.layout.first_column + self.layout.n_channels, (self.layout.counter_column or 0) + 1)
+    def _stamp_s(self, ticks: float) -> float:
+        modulus = self.layout.time_modulus
+        if modulus is not None:
+            if ticks < self._last_ticks - modulus / 2:
+                self._wraps += 1
+            self._last_ticks = ticks
+        return (ticks + self._wraps * (modulus or 0)) * self.layout.time_tick_s
 
-    def _counter(self, numbers: list[float]) -> int:
-        return 0 if self.layout.counter_column is None else int(numbers[self.layout.counter_column])
 
-
-def pack_line(layout: LineLayout, counter: int, values: NDArray[np.float32]) -> bytes:
+def pack_line(layout: LineLayout, counter: int, values: NDArray[np.float32], time_s: float = 0.0) -> bytes:
     """One line as its board would print it; columns that the layout does not speak of are 0.
 
     values: (1, n_channels)
     """
-    n_columns = max(layout.first_column + layout.n_channels, (layout.counter_column or 0) + 1)
-    words = ["0"] * n_columns
-    words[layout.first_column : layout.first_column + layout.n_channels] = [f"{value:g}" for value in values[0]]
+    words = ["0"] * layout.n_columns
+    for column, value in zip(layout.columns, values[0], strict=True):
+        words[column] = f"{value:g}"
     if layout.counter_column is not None:
         words[layout.counter_column] = str(counter % layout.counter_modulus if layout.counter_modulus else counter)
+    if layout.time_column is not None:
+        ticks = math.floor(time_s / layout.time_tick_s + 1e-6)
+        words[layout.time_column] = str(ticks % layout.time_modulus if layout.time_modulus else ticks)
     return layout.separator.join(words).encode("ascii") + b"\r\n"

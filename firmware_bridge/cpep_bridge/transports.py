@@ -1,8 +1,9 @@
-"""Byte streams to and from a device: a serial port or pty by path, `socket://host:port`, or what a line once carried by
-`file:///path`.
+"""Byte streams to and from a device: a serial port or pty by path, `socket://host:port`, a port behind a serial server
+by `rfc2217://host:port`, datagrams by `udp://host:port`, or what a line once carried by `file:///path`.
 
-A stream knows nothing of frames. On POSIX a port is read with `select` and `os.read`: 0.1 ms from byte to reader at 1 %
-of a core, where `Serial.read(1)` costs 40 %. Opening a serial port discards what was pending in it.
+A stream knows nothing of frames. On POSIX a port is read with `poll` and `os.read`: 0.1 ms from byte to reader at 1 %
+of a core, where `Serial.read(1)` costs 40 %. `select` would do the same for the first 1024 files of a process only.
+Opening a serial port discards what was pending in it.
 """
 
 import contextlib
@@ -10,7 +11,9 @@ import errno
 import getpass
 import os
 import select
+import selectors
 import socket
+import time
 from pathlib import Path
 
 import serial
@@ -24,17 +27,22 @@ BAUD = 921_600
 READ_BYTES = 1 << 16
 WRITE_TIMEOUT_S = 1.0
 CONNECT_TIMEOUT_S = 3.0
+_LOOK_EVERY_S = 0.005
 
-_SOCKET_PREFIX = "socket://"
+SOCKET_PREFIX, RFC2217_PREFIX, UDP_PREFIX = "socket://", "rfc2217://", "udp://"
 
 
 def open_stream(port: str, baud: int = BAUD) -> ByteStream:
-    """Open a port by path, a network connection by `socket://host:port`, or a capture by `file:///path`.
+    """Open a port by path or address, as the head of this module says.
 
     Raises LinkError when there is no such port, somebody else has it, or the user may not use it.
     """
-    if port.startswith(_SOCKET_PREFIX):
+    if port.startswith(SOCKET_PREFIX):
         return SocketStream(port)
+    if port.startswith(UDP_PREFIX):
+        return DatagramStream(port)
+    if port.startswith(RFC2217_PREFIX):
+        return Rfc2217Stream(port, baud)
     if port.startswith(FILE_PREFIX):
         return RecordedStream(port)
     return PosixSerialStream(port, baud) if os.name == "posix" else PortableSerialStream(port, baud)
@@ -65,9 +73,31 @@ class PortableSerialStream:
         except OSError as error:
             raise _gone(self.name) from error
 
+    def set_baud(self, baud: int) -> None:
+        """See ByteStream."""
+        try:
+            self._serial.baudrate = baud
+        except (OSError, ValueError) as error:
+            raise LinkError(f"{self.name} does not run at {baud} baud: {error}") from error
+
     def close(self) -> None:
         """See ByteStream."""
         self._serial.close()
+
+
+class Rfc2217Stream(PortableSerialStream):
+    """A serial port behind a server, which sets its speed too; pyserial asks it whenever its timeout is set."""
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ByteStream."""
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            while not (n_bytes := self._serial.in_waiting) and time.monotonic() < deadline_s:
+                time.sleep(_LOOK_EVERY_S)
+            data: bytes = self._serial.read(n_bytes) if n_bytes else b""
+        except OSError as error:
+            raise _gone(self.name) from error
+        return data
 
 
 class PosixSerialStream(PortableSerialStream):
@@ -79,6 +109,9 @@ class PosixSerialStream(PortableSerialStream):
         # An FTDI adapter else keeps bytes for 16 ms. A pty has no such thing, nor have most ports: that is no failure.
         with contextlib.suppress(ValueError, OSError, NotImplementedError):
             self._serial.set_low_latency_mode(True)
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(self._fd, select.POLLIN)
+        self._writable.register(self._fd, select.POLLOUT)
 
     def read(self, timeout_s: float) -> bytes:
         """See ByteStream."""
@@ -86,13 +119,26 @@ class PosixSerialStream(PortableSerialStream):
             data = self._waiting()  # mostly there is something, and one call tells
             if data:
                 return data
-            ready, _, _ = select.select([self._fd], [], [], timeout_s)
+            ready = self._readable.poll(timeout_s * 1e3)
             data = self._waiting()
-        except (OSError, ValueError) as error:  # select says ValueError of a descriptor that was closed
+        except OSError as error:
             raise _gone(self.name) from error
         if ready and not data:  # readable, yet nothing to read: the other end hung up
             raise _gone(self.name)
         return data
+
+    def write(self, data: bytes) -> None:
+        """See ByteStream."""
+        deadline_s = time.monotonic() + WRITE_TIMEOUT_S
+        while data:
+            try:
+                ready = self._writable.poll(max(0.0, deadline_s - time.monotonic()) * 1e3)
+                with contextlib.suppress(BlockingIOError):
+                    data = data[os.write(self._fd, data) if ready else 0 :]
+            except OSError as error:
+                raise _gone(self.name) from error
+            if not ready:
+                raise _stuck(self.name)
 
     def close(self) -> None:
         """See ByteStream."""
@@ -108,26 +154,26 @@ class PosixSerialStream(PortableSerialStream):
 
 
 class SocketStream:
-    """A TCP connection: a band behind a serial server, or a simulated one on another machine."""
+    """A TCP connection: a board on the network, or one behind a serial server."""
 
     def __init__(self, port: str) -> None:
         self.name = port
-        host, number = _host_and_number(port)
         try:
-            self._socket = socket.create_connection((host, number), timeout=CONNECT_TIMEOUT_S)
+            self._socket = socket.create_connection(_host_and_number(port), timeout=CONNECT_TIMEOUT_S)
         except OSError as error:
             raise LinkError(f"cannot connect to {port}: {error.strerror or error}; is a band served there?") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.settimeout(WRITE_TIMEOUT_S)
+        self._readable = selectors.DefaultSelector()
+        self._readable.register(self._socket, selectors.EVENT_READ)
 
     def read(self, timeout_s: float) -> bytes:
         """See ByteStream."""
         try:
-            ready, _, _ = select.select([self._socket], [], [], timeout_s)
-            if not ready:
+            if not self._readable.select(timeout_s):
                 return b""
             data = self._socket.recv(READ_BYTES)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # a selector says ValueError once it is closed
             raise _gone(self.name) from error
         if not data:
             raise _gone(self.name)
@@ -142,8 +188,65 @@ class SocketStream:
         except OSError as error:
             raise _gone(self.name) from error
 
+    def set_baud(self, baud: int) -> None:
+        """See ByteStream: what lies behind a socket has its own."""
+
     def close(self) -> None:
         """See ByteStream."""
+        self._readable.close()
+        self._socket.close()
+
+
+class DatagramStream:
+    """Datagrams that arrive at `udp://host:port` of this machine, end to end; `udp://:port` takes them from anywhere.
+
+    Commands go to whoever sent last, once somebody has: many boards only send.
+    """
+
+    def __init__(self, port: str) -> None:
+        self.name = port
+        host, number = _host_and_number(port, least_host="0.0.0.0")
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_DGRAM)[0]
+            self._socket = socket.socket(family, kind)
+        except OSError as error:
+            raise LinkError(f"cannot listen at {port}: {error.strerror or error}") from error
+        try:
+            self._socket.bind(address)
+        except OSError as error:
+            self._socket.close()
+            raise LinkError(
+                f"cannot listen at {port}: {error.strerror or error}; give an address of this machine and a free port"
+            ) from error
+        self._peer: tuple[object, ...] | None = None
+        self._readable = selectors.DefaultSelector()
+        self._readable.register(self._socket, selectors.EVENT_READ)
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ByteStream."""
+        try:
+            if not self._readable.select(timeout_s):
+                return b""
+            data, self._peer = self._socket.recvfrom(READ_BYTES)
+        except (OSError, ValueError) as error:
+            raise _gone(self.name) from error
+        return data
+
+    def write(self, data: bytes) -> None:
+        """See ByteStream."""
+        if self._peer is None:
+            return
+        try:
+            self._socket.sendto(data, self._peer)
+        except OSError as error:
+            raise _gone(self.name) from error
+
+    def set_baud(self, baud: int) -> None:
+        """See ByteStream: datagrams have none."""
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._readable.close()
         self._socket.close()
 
 
@@ -155,15 +258,20 @@ def _stuck(name: str) -> LinkTimeout:
     return LinkTimeout(f"the device on {name} took no bytes for {WRITE_TIMEOUT_S:g} s: switch it off and on again")
 
 
-def _host_and_number(port: str) -> tuple[str, int]:
-    host, _, number = port.removeprefix(_SOCKET_PREFIX).rpartition(":")
-    if not host or not number.isdecimal() or not 0 < int(number) < 65_536:
-        raise LinkError(f"{port} is no address: write socket://host:port, for example socket://192.168.1.20:7000")
+def _host_and_number(port: str, least_host: str = "") -> tuple[str, int]:
+    """Host and port number of an address; `least_host` where it names no host."""
+    scheme, _, rest = port.partition("://")
+    host, _, number = rest.rpartition(":")
+    host = host or least_host
+    if not host or not number.isascii() or not number.isdecimal() or not 0 < int(number) < 65_536:
+        raise LinkError(f"{port} is no address: write {scheme}://host:port, for example {scheme}://192.168.1.20:7000")
     return host.strip("[]"), int(number)
 
 
 def _open_serial(port: str, baud: int) -> serial.Serial:
     try:
+        if port.startswith(RFC2217_PREFIX):
+            return serial.serial_for_url(port, baud, timeout=0)  # it takes no timeout of writing
         # Neither dtr nor rts is set here: a pty refuses them.
         return serial.Serial(port, baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
     except serial.SerialException as error:
@@ -205,10 +313,12 @@ def no_permission(port: str) -> str:
         group = grp.getgrgid(number).gr_name
     except KeyError:  # in a container the host's groups may have no names
         return f"you may not use {port}: it belongs to the group of number {number}, start this program in that group"
-    return (
-        f"you may not use {port}, it belongs to the group {group}: "
-        f"run 'sudo usermod -aG {group} {getpass.getuser()}' and log in again"
-    )
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as containers are started with
+        user = "$USER"
+    cure = f"run 'sudo usermod -aG {group} {user}' and log in again"
+    return f"you may not use {port}, it belongs to the group {group}: {cure}"
 
 
 def in_use_by(port: str) -> str:

@@ -66,6 +66,8 @@ class ListSource:
 
     def __exit__(self, *exc: object) -> None: ...
 
+    def stop(self) -> None: ...
+
     def __iter__(self) -> Iterator[Block]:
         for block in self._blocks:
             time.sleep(self._pause_s)

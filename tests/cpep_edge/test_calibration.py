@@ -171,3 +171,10 @@ def test_a_donning_comes_back_from_json_number_for_number() -> None:
         assert np.array_equal(getattr(after, name), getattr(before, name))
     with pytest.raises(ValueError, match="no donning"):
         Donning.from_json({"order": [0]})
+
+
+@pytest.mark.parametrize("level", ["0", "0.0", "-1", "NaN", "Infinity", "1e39", "1e-30"])
+def test_a_level_that_samples_cannot_be_divided_by_is_refused(tmp_path: Path, level: str) -> None:
+    (tmp_path / "profile.json").write_text(profile_of((10.0, 12.5)).model_dump_json().replace("12.5", level))
+    with pytest.raises(ArtifactError, match="level_uv"):
+        load_profile(tmp_path / "profile.json")

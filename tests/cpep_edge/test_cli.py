@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -58,3 +59,36 @@ def test_debug_shows_the_traceback() -> None:
     answer = run("--debug", "verify", "nowhere.cpep")
     assert answer.returncode == 1
     assert "Traceback" in answer.stderr
+
+
+UNREAD = """
+import sys
+from cpep_edge.blocks import StreamInfo
+from cpep_edge.cli.live import _json_lines
+from cpep_edge.decisions import Decision
+with _json_lines(StreamInfo("x", 1, 100.0), lambda: {"type": "summary"}) as printed:
+    for number in range(5_000):
+        printed(Decision(number, 0.0, "Fist", False, "Fist", 0.8, 0.4, False, False, 1.5))
+    print("went on", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_decisions_that_nobody_reads_hold_up_nothing(reads: bool) -> None:
+    command = [sys.executable, "-c", UNREAD]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        if not reads:
+            assert process.wait(timeout=20) == 0
+            assert "decisions were not printed" in process.stderr.read()
+        printed = process.stdout.read().splitlines()
+
+    assert said == "went on\n"
+    assert json.loads(printed[0])["type"] == "decision"
+    if reads:
+        assert json.loads(printed[-1]) == {"type": "summary"}
+        assert len({json.loads(line)["sample_index"] for line in printed[:-1]}) == len(printed) - 1

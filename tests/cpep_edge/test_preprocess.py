@@ -69,3 +69,24 @@ def test_the_scaled_signal_is_clipped() -> None:
 def test_a_corner_outside_the_band_is_refused(high_pass_hz: float, notch_hz: float | None) -> None:
     with pytest.raises(ValueError, match="below half"):
         design_filter(RATE_HZ, high_pass_hz, notch_hz)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38, 1e30, 1e12])
+@pytest.mark.parametrize("at", [0, 1, 500])
+def test_a_number_that_no_electrode_gives_spoils_neither_its_channel_nor_another(bad: float, at: int) -> None:
+    samples = noise(3_000)
+    held = samples.copy()
+    held[at, 1] = held[at - 1, 1] if at else 0.0
+    spoilt = samples.copy()
+    spoilt[at, 1] = bad
+    in_blocks = Preprocessor(SPEC, 3)
+    filtered = np.concatenate([in_blocks(block) for block in np.split(spoilt, range(7, 3_000, 7))])
+
+    assert np.array_equal(filtered, Preprocessor(SPEC, 3)(held))
+
+
+def test_a_channel_of_nothing_but_nan_stays_silent() -> None:
+    samples = noise(100)
+    samples[:, 2] = np.nan
+
+    assert not Preprocessor(SPEC, 3)(samples)[:, 2].any()

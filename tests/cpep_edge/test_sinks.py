@@ -1,8 +1,13 @@
 """Sinks against real peers on this machine, and what a slow or dead one does to the loop: nothing."""
 
 import json
+import os
+import resource
 import socket
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,7 @@ from pydantic import TypeAdapter
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.decisions import Decision
 from cpep_edge.errors import ConfigError
-from cpep_edge.sinks import Sink, SinkTap, UdpSink, decision_json, parse_sink
+from cpep_edge.sinks import Sink, SinkTap, UdpSink, close_sinks, decision_json, parse_sink
 
 INFO = StreamInfo("test band", n_channels=3, sample_rate_hz=500.0, serial_number="7")
 TIMEOUT_S = 10.0
@@ -72,7 +77,8 @@ def test_a_sink_that_fails_is_opened_anew_and_the_failure_is_told() -> None:
     wait_until(lambda: gate.got == [2])
     tap.close()
     counts = tap.counts
-    assert (counts.sent, counts.failures, counts.last_error, gate.n_closed) == (1, 1, "the peer left", 2)
+    assert (counts.sent, counts.dropped, counts.failures) == (1, 1, 1)  # what failed is not sent again
+    assert (counts.last_error, gate.n_closed) == ("the peer left", 2)
 
 
 def test_an_address_that_does_not_answer_costs_nothing_but_its_count() -> None:
@@ -177,6 +183,10 @@ def test_an_lsl_inlet_gets_the_samples_and_the_markers(monkeypatch: pytest.Monke
     sample, _ = emg.pull_sample(timeout=TIMEOUT_S)
     marker, _ = markers.pull_sample(timeout=TIMEOUT_S)
     assert (sample, marker) == ([7.0, 7.0, 7.0], ["Fist"])
+    assert info.source_id() == "cpep-test-7-emg"
+    described = info.desc()
+    assert described.child("acquisition").child_value("serial_number") == "7"
+    assert described.child("channels").child("channel").child_value("unit") == "microvolts"
     for inlet in inlets:
         inlet.close_stream()
     sink.close()
@@ -189,11 +199,169 @@ def test_an_lsl_inlet_gets_the_samples_and_the_markers(monkeypatch: pytest.Monke
         ("", "is no sink"),
         ("udp://nowhere", "names no host and port"),
         ("udp://host:99999999", "names no host and port"),
+        ("udp://127.0.0.1:0", "names no host and port"),
+        ("udp://:9000", "names no host and port"),
+        ("udp://127.0.0.1:9000/x", "says more than a host and a port"),
+        ("osc://me:secret@127.0.0.1:9000", "says more than a host and a port"),
+        ("osc://no-such-host.invalid:9000", "there is no host no-such-host.invalid"),
+        ("osc://127.0.0.1:9000/a*b", "an OSC address is made of ASCII letters"),
+        ("osc://127.0.0.1:9000/\N{LATIN SMALL LETTER U WITH DIAERESIS}", "an OSC address is made of ASCII letters"),
+        ("ws:///x", "names no host and port"),
+        ("http://127.0.0.1/", "is no sink"),
+        ("/", "is a folder"),
     ],
 )
 def test_a_bad_address_is_refused_at_once_in_one_sentence(address: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        parse_sink(address)(INFO)
+        parse_sink(address)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("kind", ["udp", "osc"])
+def test_localhost_is_whichever_address_somebody_listens_at(family: socket.AddressFamily, kind: str) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as listener:
+        try:
+            listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        except OSError:
+            pytest.skip("this machine has no such addresses")
+        listener.settimeout(TIMEOUT_S)
+        sink = parse_sink(f"{kind}://localhost:{listener.getsockname()[1]}")(INFO)
+        sink.decision(decision(4))
+        assert b"Fist" in listener.recv(2000)
+        sink.close()
+
+
+def test_datagrams_that_nobody_listens_to_are_sent_all_the_same() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    tap = SinkTap("udp", parse_sink(f"udp://localhost:{port}"), INFO)
+    for number in range(20):
+        tap.decision(decision(number))
+    tap.close()
+    assert (tap.counts.sent, tap.counts.dropped, tap.counts.failures) == (20, 0, 0)
+
+
+@pytest.mark.parametrize("address", ["/no/such/folder/x.jsonl", "/dev/full", "ws://127.0.0.1:{port}/x"])
+def test_what_was_given_to_a_sink_out_of_reach_is_dropped_to_the_last_and_its_end_is_no_storm(address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    opens = parse_sink(address.format(port=port))
+    attempts = list[int]()
+
+    def counted(info: StreamInfo) -> Sink:
+        attempts.append(1)
+        return opens(info)
+
+    tap = SinkTap("dead", counted, INFO)
+    for number in range(20):
+        tap.decision(decision(number))
+    wait_until(lambda: tap.counts.failures > 0)
+    n_before = len(attempts)
+    tap.close()
+    tap.decision(decision(21))  # nobody takes it any more
+
+    assert (tap.counts.sent, tap.counts.dropped) == (0, 21)
+    assert len(attempts) - n_before <= 2
+
+
+def test_a_sink_that_hangs_is_left_with_what_it_holds_and_holds_up_no_other() -> None:
+    gates = [Gate(), Gate(), Gate()]
+    taps = [SinkTap("gate", lambda info, gate=gate: gate, INFO) for gate in gates]  # type: ignore[misc]
+    for tap in taps:
+        for number in range(5):
+            tap.decision(decision(number))
+    for gate in gates:
+        gate.entered.wait(TIMEOUT_S)
+    closing = threading.Thread(target=close_sinks, args=(taps,))
+    closing.start()
+    closing.join(1.4)  # not half a second for each
+    assert not closing.is_alive()
+    assert [(tap.counts.sent, tap.counts.dropped) for tap in taps] == [(0, 5)] * 3
+    for gate in gates:
+        gate.open.set()
+    wait_until(lambda: all(gate.n_closed for gate in gates))
+    assert [(tap.counts.sent, tap.counts.dropped) for tap in taps] == [(0, 5)] * 3  # what comes now changes nothing
+
+
+FULL = """
+import resource, sys
+from cpep_edge.decisions import Decision
+from cpep_edge.sinks import decision_json, parse_sink
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
+sink = parse_sink(sys.argv[1])(None)
+for number in range(10):
+    try:
+        sink.decision(Decision(number, 0.0, "Fist", False, "Fist", 0.8, 0.4, False, False, 1.5))
+    except OSError:
+        print("full")
+        break
+"""
+
+
+def test_a_disk_that_fills_leaves_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"cut by a ki')
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, env=environment)
+
+    assert done.stdout == "full\n", done.stderr
+    cut, *lines = path.read_text().splitlines()
+    assert cut == '{"cut by a ki'
+    assert [json.loads(line)["sample_index"] for line in lines] == list(range(len(lines)))
+    assert path.read_text().endswith("}\n")
+
+
+def test_a_websocket_server_that_sends_without_end_fills_no_memory() -> None:
+    server_module = pytest.importorskip("websockets.sync.server")
+    n_sent = 0
+    stopping = threading.Event()
+
+    def serve(connection) -> None:  # type: ignore[no-untyped-def]
+        nonlocal n_sent
+        with suppress(Exception):
+            while not stopping.is_set() and n_sent < 2_000:
+                connection.send("x" * 65_536)
+                n_sent += 1
+
+    with server_module.serve(serve, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tap = SinkTap("ws", parse_sink(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/x"), INFO)
+        wait_until(lambda: n_sent >= 2_000)  # 131 MB: what is not read stops the server
+        tap.close()
+        stopping.set()
+        server.shutdown()
+        thread.join()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
+
+
+def test_a_proxy_is_never_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    server_module = pytest.importorskip("websockets.sync.server")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    got = threading.Event()
+
+    def serve(connection) -> None:  # type: ignore[no-untyped-def]
+        for _ in connection:
+            got.set()
+
+    with server_module.serve(serve, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        tap = SinkTap("ws", parse_sink(f"ws://localhost:{server.socket.getsockname()[1]}/x"), INFO)
+        tap.decision(decision(1))
+        assert got.wait(TIMEOUT_S)
+        tap.close()
+        server.shutdown()
+        thread.join()
+
+
+def test_passwords_of_addresses_are_not_shown() -> None:
+    tap = SinkTap("ws://me:secret@127.0.0.1:1/x", lambda info: Gate(), INFO)
+    tap.close()
+    assert tap.counts.address == "ws://***@127.0.0.1:1/x"
 
 
 def wait_until(holds) -> None:  # type: ignore[no-untyped-def]
@@ -204,3 +372,31 @@ def wait_until(holds) -> None:  # type: ignore[no-untyped-def]
             return
         changed.wait(0.01)
     pytest.fail("it never came to hold")
+
+
+def test_lsl_stamps_follow_the_devices_clock_through_jitter_and_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        import pylsl
+    except (ImportError, RuntimeError):
+        pytest.skip("pylsl or its library is not installed")
+    pushed: list[float] = []
+
+    class Outlet:
+        def __init__(self, about: object) -> None: ...
+
+        def push_chunk(self, samples: np.ndarray, stamps: list[float]) -> None:
+            pushed.extend(stamps)
+
+    monkeypatch.setattr(pylsl, "StreamOutlet", Outlet)
+    sink = parse_sink("lsl")(StreamInfo("test band", 3, 500.0, unit="count"))
+    rng = np.random.default_rng(3)
+    for number in range(1_000):  # ten seconds, each block late by up to 30 ms
+        end_s = (5 * number + 4) / 500
+        arrival_s = 50.0 + end_s + rng.uniform(0, 0.03)
+        sink.block(Block(np.zeros((5, 3), np.float32), 5 * number, 5 * number / 500, arrival_s))
+    steps_s = np.diff(pushed)
+
+    assert steps_s.min() > 0
+    settled = steps_s[1_000:]
+    assert np.abs(settled - 1 / 500).max() < 0.002
+    assert np.std(np.array(pushed)[1_000:] - np.arange(1_000, 5_000) / 500) < 0.002

@@ -124,7 +124,7 @@ class Board:
         self._classifier = engine.as_c() if engine is not None else None
         self._info = firmware.to_c(info)
         self._band = ct.create_string_buffer(BAND_BYTES)
-        self.works = firmware.library().band_init(
+        self.works = firmware.library().cpep_band_init(
             self._band,
             ct.byref(self._hal),
             ct.byref(self._classifier) if self._classifier is not None else None,
@@ -133,7 +133,7 @@ class Board:
 
     def poll(self) -> list[Frame]:
         """Run the firmware once; what it sent."""
-        firmware.library().band_poll(self._band)
+        firmware.library().cpep_band_poll(self._band)
         sent = bytes(self.wire)
         self.wire.clear()
         received = self._decoder.feed(sent)
@@ -152,10 +152,10 @@ class Board:
             self.clock_us += PERIOD_US
 
     def wanted(self) -> int:
-        return int(firmware.library().band_samples_wanted(self._band))
+        return int(firmware.library().cpep_band_samples_wanted(self._band))
 
     def log(self, level: int, line: str) -> None:
-        firmware.library().band_log(self._band, level, firmware.text(line.encode()))
+        firmware.library().cpep_band_log(self._band, level, firmware.text(line.encode()))
 
     def _hal_of_this(self) -> CHal:
         kinds = dict(CHal._fields_)

@@ -70,8 +70,14 @@ class CDecoder(ct.Structure):
 def library() -> ct.CDLL:
     """The shared object, built on first use."""
     loaded = ct.CDLL(os.environ.get(LIBRARY_VARIABLE) or str(build_firmware("libcpep-band.so")))
-    loaded.decoder_take.restype = loaded.band_init.restype = ct.c_bool
-    for name in ("wire_crc32", "wire_cobs_encode", "wire_cobs_decode", "frame_encode", "band_samples_wanted"):
+    loaded.cpep_decoder_take.restype = loaded.cpep_band_init.restype = ct.c_bool
+    for name in (
+        "cpep_wire_crc32",
+        "cpep_wire_cobs_encode",
+        "cpep_wire_cobs_decode",
+        "cpep_frame_encode",
+        "cpep_band_samples_wanted",
+    ):
         getattr(loaded, name).restype = ct.c_uint32
     return loaded
 
@@ -124,26 +130,26 @@ def _value(content: Any, name: str, wanted: object) -> object:
 def c_encode(frame: Frame) -> bytes:
     """The bytes of a frame, as the firmware writes them; empty when it does not."""
     wire = (ct.c_uint8 * (MAX_WIRE_BYTES + 1))()
-    return bytes(wire[: library().frame_encode(ct.byref(to_c(frame)), wire)])
+    return bytes(wire[: library().cpep_frame_encode(ct.byref(to_c(frame)), wire)])
 
 
 def c_decode(piece: bytes) -> tuple[int, Frame | None]:
     """The firmware's verdict on what stood between two delimiters, and the frame if there is one."""
     buffer, frame = exactly(piece), CFrame()
-    verdict: int = library().frame_decode(buffer, len(piece), ct.byref(frame))
+    verdict: int = library().cpep_frame_decode(buffer, len(piece), ct.byref(frame))
     return verdict, from_c(frame) if verdict == INTACT else None
 
 
 class CFrameDecoder:
-    """decoder.h with the face of `decoder.FrameDecoder`."""
+    """cpep_decoder.h with the face of `decoder.FrameDecoder`."""
 
     def __init__(self, capacity: int = MAX_WIRE_BYTES) -> None:
         self._buffer = (ct.c_uint8 * capacity)()
         self._decoder = CDecoder()
-        library().decoder_init(ct.byref(self._decoder), self._buffer, capacity)
+        library().cpep_decoder_init(ct.byref(self._decoder), self._buffer, capacity)
 
     def feed(self, data: bytes, read: Callable[[CFrame], Frame] = from_c) -> list[Frame]:
-        received, frame, take = [], CFrame(), library().decoder_take
+        received, frame, take = [], CFrame(), library().cpep_decoder_take
         for byte in data:
             if take(ct.byref(self._decoder), byte, ct.byref(frame)):
                 received.append(read(frame))

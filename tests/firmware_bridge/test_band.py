@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import islice
 from zlib import crc32
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from cpep_bridge.band import Band
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.devices import open_source
+from cpep_bridge.dialogue import Dialogue
 from cpep_bridge.frames import (
     Ack,
     Calibrate,
@@ -24,9 +26,12 @@ from cpep_bridge.frames import (
     Frame,
     Identify,
     Info,
+    Log,
     Nak,
+    Prediction,
     SampleFormat,
     Start,
+    Telemetry,
     encode_frame,
 )
 from cpep_bridge.playback import Playback
@@ -355,10 +360,17 @@ def answering(port: PtyPort, reply: Callable[[Frame], bytes]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"$GPGGA,123519,4807.038,N*47\r\n", b"\xff\xfe\x00\x80" * 20], ids=["text", "noise"]
+    ("garbage", "quoted"),
+    [
+        (b"$GPGGA,123519,4807.038,N*47\r\n", r"'\$GPGGA,123519,4807.038,N\*47"),
+        (b"\xff\xfe\x00\x80" * 20, "the bytes ff fe 00 80"),
+    ],
+    ids=["text", "noise"],
 )
-def test_a_device_that_speaks_garbage_is_shown_by_its_bytes(pty_port: PtyPort, garbage: bytes) -> None:
-    shown = rf"is no cpep band.*baud.*beginning with {garbage[:4].hex(' ')}"
+def test_a_device_that_speaks_garbage_is_quoted_as_text_or_bytes(
+    pty_port: PtyPort, garbage: bytes, quoted: str
+) -> None:
+    shown = rf"is no cpep band.*baud.*beginning with {quoted}"
 
     with answering(pty_port, lambda _: garbage), pytest.raises(LinkError, match=shown):
         open_source(pty_port.path, timeout_s=0.4).__enter__()
@@ -413,3 +425,46 @@ def test_an_unknown_device_name_lists_the_known_ones() -> None:
 def test_before_opening_there_is_no_info() -> None:
     with pytest.raises(ValueError, match="not opened"):
         _ = open_source("/dev/null").info
+
+
+def test_numbers_that_cannot_be_and_texts_that_obey_nobody_stop_at_the_edge(pty_port: PtyPort) -> None:
+    escape = "band\x1b]0;OWNED\x07[/nope]\n"
+    frames = [
+        Telemetry(1, 0, 3_900, 0, 80, float("nan"), 0, 0),
+        Prediction(2, 0, 100, 1, float("inf"), 10, 10),
+        Prediction(3, 0, 100, 1, 5.0, 10, 10),
+        Prediction(4, 0, 100, 1, 0.5, 10, 10),
+        Log(5, 0, 30, escape),
+    ]
+    pty_port.put(b"")
+    with closing(open_stream(pty_port.path)) as line:
+        dialogue = Dialogue(line)
+        pty_port.put(b"\0" + b"".join(encode_frame(frame) for frame in frames))
+        arrived = [frame for _ in range(3) for frame in dialogue.receive(0.2).frames]
+
+    assert [frame.seq for frame in arrived] == [4, 5]
+    assert dialogue.decoder.counts.corrupt_frames == 3
+    assert isinstance(arrived[1], Log)
+    assert arrived[1].text.isprintable()
+    assert arrived[1].text.count("\N{REPLACEMENT CHARACTER}") == 3
+
+
+def test_a_band_that_counts_anew_without_saying_so_begins_a_new_stream(emg_uv: NDArray[np.float32]) -> None:
+    """Its counter and its clock are two witnesses: the one starts over, the other goes on."""
+    restarted = list[int]()
+
+    def count_anew(frames: list[Frame]) -> list[Frame]:
+        changed = list[Frame]()
+        for frame in frames:
+            if isinstance(frame, Data) and frame.sample_index >= 300 and len(restarted) < 20:
+                restarted.append(frame.sample_index)
+                frame = replace(frame, sample_index=frame.sample_index - 300 + 2_000_000)
+            changed.append(frame)
+        return changed
+
+    with Band(lambda: LineInMemory(device_playing(emg_uv), count_anew)) as band:
+        blocks = list(islice(band, 60))
+
+    assert restarted
+    assert band.counts.lost_samples < 100  # and not 1000 s
+    assert sum(block.sample_index == 0 for block in blocks) >= 2

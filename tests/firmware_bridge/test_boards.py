@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cpep_bridge import cyton
 from cpep_bridge.boards import Board
 from cpep_bridge.chords import chords_layout
-from cpep_bridge.counter_loss import CounterLedger
+from cpep_bridge.counter_loss import CounterLedger, Numbered
 from cpep_bridge.cyton import DaisyDecoder
 from cpep_bridge.devices import open_source
 from cpep_bridge.fixed_frames import FixedFrameDecoder, pack_frame
@@ -146,21 +146,91 @@ def test_a_daisy_frame_without_its_other_half_makes_no_sample() -> None:
     assert second.values[:, 0, [0, 8]].tolist() == [[5, 4], [7, 6]]
 
 
+def only(parts: list[Numbered]) -> list[int]:
+    """The numbers of frames that all belong to the stream that went on."""
+    (part,) = parts
+    assert (part.start, part.is_new_stream) == (0, False)
+    return part.numbers.tolist()
+
+
 def read_in_time(ledger: CounterLedger, numbers: range, start_s: float = 0.0, each_s: float = 0.004) -> list[int]:
     """Frame by frame, each as it falls due; what the ledger made of their numbers."""
-    return [int(ledger.accept(np.array([n % 256]), 1, start_s + n * each_s)[0]) for n in numbers]
+    return [only(ledger.accept(np.array([n % 256]), 1, start_s + n * each_s))[0] for n in numbers]
 
 
 @pytest.mark.parametrize("n_lost", [1, 200, 255, 256, 257, 700, 2_560])
-def test_a_loss_of_any_length_is_counted_where_it_was_with_the_help_of_the_clock(n_lost: int) -> None:
+def test_a_loss_of_any_length_is_counted_with_the_help_of_the_clock(n_lost: int) -> None:
     ledger = CounterLedger(256, 0.004)
     before = read_in_time(ledger, range(100))
-    after = read_in_time(ledger, range(100 + n_lost, 150 + n_lost))
+    after = read_in_time(ledger, range(100 + n_lost, 300 + n_lost))
 
     assert before == list(range(100))
     heard = [number for number in after if number >= 0]
-    assert heard[-1] == 149 + n_lost
-    assert ledger.lost_frames + len(before) + len(heard) == 150 + n_lost
+    assert heard[-1] == 299 + n_lost
+    assert ledger.lost_frames + len(before) + len(heard) == 300 + n_lost
+
+
+@pytest.mark.parametrize("modulus", [256, 65_536, None])
+@pytest.mark.parametrize("stall_s", [0.3, 1.2, 3.0])
+def test_what_waited_during_a_stall_and_comes_in_a_burst_of_pieces_is_late_and_not_lost(
+    modulus: int | None, stall_s: float
+) -> None:
+    ledger, numbers = CounterLedger(modulus, 0.004), list[int]()
+
+    def read(first: int, stop: int, host_t_s: float) -> None:
+        counters = None if modulus is None else np.arange(first, stop) % modulus
+        numbers.extend(only(ledger.accept(counters, stop - first, host_t_s)))
+
+    for n in range(100):
+        read(n, n + 1, n * 0.004)
+    now_s, n = 0.4 + stall_s, 100
+    while n * 0.004 < now_s:  # a line that carries 1.4 times the stream, as a Cyton's does
+        read(n, n + 7, now_s)
+        n, now_s = n + 7, now_s + 0.02
+    for later in range(n, n + 500):
+        read(later, later + 1, later * 0.004)
+
+    assert numbers == list(range(n + 500))
+    assert ledger.lost_frames == 0
+
+
+@pytest.mark.parametrize("first", [300, 20_000, 40_000, 65_000])
+def test_a_counter_that_begins_anew_is_a_new_stream_and_no_loss(first: int) -> None:
+    ledger = CounterLedger(65_536, 0.002)
+    for n in range(0, 1_000, 10):
+        ledger.accept((first + np.arange(n, n + 10)) % 65_536, 10, n * 0.002)
+    last = np.array([(first + 1_000) % 65_536])
+    before, after = ledger.accept(np.concatenate([last, np.arange(9)]), 10, 1_300 * 0.002)
+
+    assert (before.numbers.tolist(), before.is_new_stream) == ([1_000], False)
+    assert (after.start, after.numbers.tolist(), after.is_new_stream) == (1, list(range(9)), True)
+    assert ledger.lost_frames == 0
+
+
+@pytest.mark.parametrize("stride", [1, 2, 10])
+@pytest.mark.parametrize("n_together", [1, 7])
+def test_a_long_counter_that_grows_by_more_than_one_a_frame_counts_frames_all_the_same(
+    stride: int, n_together: int
+) -> None:
+    ledger, numbers = CounterLedger(2**32, 0.002), list[int]()
+    heard = [n for n in range(400) if not 200 <= n < 203]
+    for start in range(0, len(heard), n_together):
+        part = np.array(heard[start : start + n_together])
+        counters = (2**32 - 500 + stride * part) % 2**32
+        numbers += only(ledger.accept(counters, len(part), part[-1] * 0.002))
+
+    assert numbers == heard
+    assert ledger.lost_frames == 3
+
+
+def test_a_stream_with_its_own_clock_is_judged_by_that_alone() -> None:
+    ledger = CounterLedger(None, 0.002)
+    stamps_ms = np.array([5_000, 5_002, 5_005, 5_006, 5_016, 5_018, 3, 5])  # jitter, a loss of four, a reset
+    before, after = ledger.accept(None, 8, 0.0, stamps_ms / 1e3)
+
+    assert before.numbers.tolist() == [0, 1, 2, 3, 8, 9]
+    assert (after.start, after.numbers.tolist(), after.is_new_stream) == (6, [0, 1], True)
+    assert ledger.lost_frames == 4
 
 
 def test_a_reader_that_paused_and_finds_everything_waiting_lost_nothing() -> None:
@@ -168,15 +238,15 @@ def test_a_reader_that_paused_and_finds_everything_waiting_lost_nothing() -> Non
     read_in_time(ledger, range(100))
     waiting = np.arange(100, 1_100) % 256
 
-    assert ledger.accept(waiting, 1_000, 1_100 * 0.004).tolist() == list(range(100, 1_100))
+    assert only(ledger.accept(waiting, 1_000, 1_100 * 0.004)) == list(range(100, 1_100))
     assert ledger.lost_frames == 0
 
 
 def test_a_board_that_does_not_number_its_frames_is_judged_by_the_clock() -> None:
     ledger = CounterLedger(None, 0.001)
-    numbers = [int(ledger.accept(None, 10, 0.01 * n)[-1]) for n in (0, 1, 2, 100, 101)]
+    numbers = [only(ledger.accept(None, 10, 0.01 * n))[-1] for n in (0, 1, 2, *range(100, 200))]
 
-    assert numbers == [9, 19, 29, 1_009, 1_019]
+    assert (numbers[2], numbers[-1]) == (29, 1_999)  # where the clock says, once nothing can be on its way any more
     assert ledger.lost_frames == 970
 
 

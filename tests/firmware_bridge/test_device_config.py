@@ -171,11 +171,13 @@ def test_the_lines_that_a_refusal_ends_in_are_a_config_that_fits(tmp_path: Path,
 
 def test_the_examples_in_the_readme_are_valid(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "firmware_bridge" / "README.md").read_text()
-    profile, config, prompts = re.findall(r"```toml\n(.+?)```", readme, re.DOTALL)
-    for name, text in (("profile", profile), ("config", config), ("prompts", prompts)):
+    profile, lines, config, prompts = re.findall(r"```toml\n(.+?)```", readme, re.DOTALL)
+    head = 'name = "lines"\nsource = "the README"\nsample_rate_hz = 500.0\nn_channels = 4\n'
+    for name, text in (("profile", profile), ("lines", head + lines), ("config", config), ("prompts", prompts)):
         (tmp_path / f"{name}.toml").write_text(text)
 
     assert load_profile(tmp_path / "profile.toml").n_channels == 4
+    assert load_profile(tmp_path / "lines.toml").lines is not None
     assert len(load_device_config(tmp_path / "config.toml").channels or ()) == 16
     assert len(load_prompts(tmp_path / "prompts.toml").steps()) == 2
 

@@ -307,6 +307,8 @@ def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wr
     assert (report.unaccounted_samples, report.wrong_samples) == (0, 0)
     assert report.counts.reconnects >= 2
     assert min(report.sent.injected_losses, report.sent.cut, report.sent.reordered, report.sent.unplugged) > 5
+    assert report.sent.noisy > 5
+    assert report.counts.corrupt_frames >= 2 * report.sent.noisy
     assert "passed" in to_markdown(report)
 
 

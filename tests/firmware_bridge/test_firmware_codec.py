@@ -59,7 +59,7 @@ def test_the_firmware_reads_the_examples_of_the_document(wire: str, body: str, s
 @given(st.binary(max_size=2_000))
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
 def test_crc_is_that_of_zlib(data: bytes) -> None:
-    assert firmware.library().wire_crc32(firmware.exactly(data), len(data)) == crc32(data)
+    assert firmware.library().cpep_wire_crc32(firmware.exactly(data), len(data)) == crc32(data)
 
 
 # Runs of other bytes than zero around 254, where COBS begins a new group.
@@ -73,10 +73,10 @@ runs = st.lists(st.tuples(st.integers(0, 520), st.integers(0, 2)), max_size=4).m
 def test_cobs_is_that_of_the_library_both_ways(data: bytes) -> None:
     n_room = len(data) + len(data) // 254 + 1
     encoded = firmware.exactly(bytes(n_room))
-    n_encoded = firmware.library().wire_cobs_encode(firmware.exactly(data), len(data), encoded)
+    n_encoded = firmware.library().cpep_wire_cobs_encode(firmware.exactly(data), len(data), encoded)
     wire = cobs.encode(data)
     buffer = firmware.exactly(wire)
-    n_decoded = firmware.library().wire_cobs_decode(buffer, len(wire))
+    n_decoded = firmware.library().cpep_wire_cobs_decode(buffer, len(wire))
 
     assert bytes(encoded[:n_encoded]) == wire
     assert bytes(buffer[:n_decoded]) == data
@@ -92,7 +92,7 @@ def test_what_the_library_calls_no_cobs_the_firmware_does_too(data: bytes) -> No
         expected = b""
     buffer = firmware.exactly(data)
 
-    assert bytes(buffer[: firmware.library().wire_cobs_decode(buffer, len(data))]) == expected
+    assert bytes(buffer[: firmware.library().cpep_wire_cobs_decode(buffer, len(data))]) == expected
 
 
 @given(any_frame, st.integers(0, 10**6))

@@ -49,7 +49,7 @@ def test_a_band_greets_with_info_and_repeats_it_when_asked() -> None:
 
 def test_the_first_byte_on_the_wire_is_a_delimiter() -> None:
     board = Board()
-    firmware.library().band_poll(board._band)
+    firmware.library().cpep_band_poll(board._band)
 
     assert board.wire[0] == 0
 

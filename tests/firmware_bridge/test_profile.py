@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpep_bridge.fixed_frames import SAMPLE_BYTES, FixedFrameDecoder, FrameLayout, fixed_bytes, pack_frame, value_limits
+from cpep_bridge.fixed_frames import (
+    SAMPLE_BYTES,
+    Checksum,
+    FixedFrameDecoder,
+    FrameLayout,
+    fixed_bytes,
+    pack_frame,
+    value_limits,
+)
 from cpep_bridge.profile import find_profile, load_profile, shipped_profiles
 from cpep_bridge.text_lines import LineDecoder, LineLayout, pack_line
 from cpep_edge.errors import ConfigError
@@ -111,7 +119,7 @@ def test_what_is_packed_by_any_layout_is_decoded_behind_any_noise(
 
 
 def test_lines_of_text_are_numbers_or_are_counted_as_damaged() -> None:
-    layout = LineLayout(",", 2, 1, 0, 65_536)
+    layout = LineLayout(",", (1, 2), 0, 65_536)
     good = [pack_line(layout, n, np.array([[n, -0.5]], np.float32)) for n in range(4)]
     stream = b"3,4\r\n" + good[0] + good[1] + b"oops\r\n1,2\r\n7,nan,1\r\n\r\n" + good[2] + good[3][:3]
     decoder = LineDecoder(layout)
@@ -126,9 +134,138 @@ def test_lines_of_text_are_numbers_or_are_counted_as_damaged() -> None:
 
 
 def test_a_line_without_end_uses_no_memory() -> None:
-    decoder = LineDecoder(LineLayout(",", 2, 0))
+    decoder = LineDecoder(LineLayout(",", (0, 1)))
     for _ in range(100):
         decoder.feed(b"1" * 1_000)
 
     assert len(decoder._tail) <= 5_000
     assert decoder.n_corrupt > 0
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e39", "1e11", "0x1f", ""])
+def test_a_number_that_no_converter_gives_makes_its_line_damaged(word: str) -> None:
+    decoder = LineDecoder(LineLayout(",", (0, 1)))
+    packets = decoder.feed(b"0,0\n1,2\n" + f"{word},3\n".encode() + b"4,5\n")
+
+    assert packets.values[:, 0].tolist() == [[1, 2], [4, 5]]
+    assert decoder.n_corrupt == 1
+
+
+@pytest.mark.parametrize("counter", ["1" * 26, "-1", "65536", "1.5", "nan", "inf", "1e400"])
+def test_a_counter_that_cannot_be_makes_its_line_damaged(counter: str) -> None:
+    decoder = LineDecoder(LineLayout(",", (1,), counter_column=0, counter_modulus=65_536))
+    packets = decoder.feed(b"\n1,2\n" + f"{counter},3\n".encode() + b"65535,5\n")
+
+    assert packets.counters is not None
+    assert (packets.counters.tolist(), packets.values[:, 0, 0].tolist()) == ([1, 65_535], [2, 5])
+    assert decoder.n_corrupt == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "line", "expected"),
+    [
+        (LineLayout(",", (0, 1)), b"1,2,", [1, 2]),
+        (LineLayout(" ", (0, 1)), b"  1    2  ", [1, 2]),
+        (LineLayout("\t", (0, 1)), b"1\t\t2\t", [1, 2]),
+        (LineLayout(",", (0, 1)), b"left:1, right:-2.5", [1, -2.5]),
+        (LineLayout(",", (3, 1)), b"x,2,ok,1", [1, 2]),
+        (LineLayout(";", (0, 1)), b"1; 2\r", [1, 2]),
+    ],
+)
+def test_lines_are_read_as_sketches_print_them(layout: LineLayout, line: bytes, expected: list[float]) -> None:
+    packets = LineDecoder(layout).feed(b"\n" + line + b"\n")
+
+    assert packets.values[:, 0].tolist() == [expected]
+
+
+def test_a_column_of_time_is_the_boards_clock_also_when_it_starts_over() -> None:
+    layout = LineLayout(",", (1,), time_column=0, time_tick_s=1e-3, time_modulus=2**32)
+    ticks = [2**32 - 3, 2**32 - 1, 1, 3]
+    packets = LineDecoder(layout).feed(b"\n" + b"".join(b"%d,7\n" % tick for tick in ticks))
+
+    assert packets.stamps_s is not None
+    assert np.diff(packets.stamps_s) == pytest.approx([0.002] * 3)
+
+
+def test_a_float_that_no_converter_gives_makes_its_frame_damaged() -> None:
+    layout = FrameLayout(10, fixed_bytes(0, (0xA5, 0x5A)), 2, 1, 2, "f32", False)
+    values = [1.0, np.nan, 2.0, np.inf, -np.inf, 3e38, 3.0]
+    stream = b"".join(pack_frame(layout, 0, np.array([[0.5, value]], np.float32)) for value in values)
+    decoder = FixedFrameDecoder(layout)
+
+    assert decoder.feed(stream).values[:, 0, 1].tolist() == [1, 2, 3]
+    assert decoder.n_corrupt == 4
+
+
+# The check values of the CRC catalogue (reveng.sourceforge.io/crc-catalogue), for "123456789".
+CHECKS = {"crc8": 0xF4, "crc16-ccitt": 0x29B1, "crc16-modbus": 0x4B37, "crc32": 0xCBF43926, "sum8": 0xDD, "xor8": 0x31}
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_checksums_are_those_of_the_catalogue(kind: str) -> None:
+    row = np.frombuffer(b"123456789", np.uint8)[None]
+
+    assert Checksum(kind, 0, 9, 9, True).of(row).tolist() == [CHECKS[kind]]
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+@pytest.mark.parametrize("big_endian", [True, False])
+def test_a_frame_with_a_wrong_checksum_is_dropped_and_no_other(kind: str, big_endian: bool) -> None:
+    checksum = Checksum(kind, 0, 11, 11, big_endian)
+    layout = FrameLayout(
+        11 + checksum.size_bytes, fixed_bytes(0, (0xA5, 0x5A)), 6, 1, 2, "i16", big_endian, 2, 4, checksum
+    )
+    frames = [bytearray(pack_frame(layout, 2**31 + n, np.full((1, 2), n, np.float32))) for n in range(50)]
+    for damaged in (0, 7, 8, 30):
+        frames[damaged][7] ^= 1
+    decoder = FixedFrameDecoder(layout)
+    packets = decoder.feed(b"".join(frames))
+
+    assert packets.counters is not None
+    assert packets.counters.tolist() == [2**31 + n for n in range(50) if n not in (0, 7, 8, 30)]
+
+
+def test_what_is_wrong_with_a_checksum_or_the_columns_is_said(tmp_path: Path) -> None:
+    checked = GOOD + '[frame.checksum]\nkind = "crc16-modbus"\noffset_bytes = 11\n'
+    with pytest.raises(
+        ConfigError, match="the checksum at byte 11 over bytes 0 to 11 does not fit the frame's 12 bytes"
+    ):
+        load_profile(write(tmp_path, checked))
+    head = 'name = "mine"\nsource = "x"\nsample_rate_hz = 1.0\nn_channels = 2\n[lines]\n'
+    with pytest.raises(ConfigError, match="lines.columns names 3 columns, but n_channels is 2"):
+        load_profile(write(tmp_path, head + "columns = [1, 2, 3]\n"))
+    with pytest.raises(ConfigError, match="column 1 cannot be a channel as well as the number or the time"):
+        load_profile(write(tmp_path, head + "columns = [1, 2]\ntime_column = 1\n"))
+    with pytest.raises(ConfigError, match="uv_per_count"):
+        load_profile(write(tmp_path, "uv_per_count = 1e38\n" + head))
+
+
+@pytest.mark.parametrize("pattern", ["noise", "every second frame", "off by one", "no marker but one"])
+def test_frames_are_found_in_time_that_grows_with_the_bytes_and_not_faster(pattern: str) -> None:
+    layout = FrameLayout(12, fixed_bytes(0, (0xA5,)), 1, 1, 5, "i16", True)
+    frame = pack_frame(layout, 0, np.ones((1, 5), np.float32))
+
+    def bytes_of(n_bytes: int) -> bytes:
+        piece = {
+            "noise": np.random.default_rng(1).bytes(4_096),
+            "every second frame": frame + b"\0" * 12,
+            "off by one": 2 * frame + b"\0",
+            "no marker but one": b"\xa5" * 13,
+        }[pattern]
+        return (piece * (n_bytes // len(piece) + 1))[:n_bytes]
+
+    def steps(n_bytes: int) -> int:
+        """Bytes that the decoder looks at, counted by numpy's work on frames."""
+        decoder, looked_at = FixedFrameDecoder(layout), 0
+        n_good = decoder._n_good
+
+        def counted(frames: np.ndarray) -> int:
+            nonlocal looked_at
+            looked_at += frames.size
+            return n_good(frames)
+
+        decoder._n_good = counted  # type: ignore[method-assign]
+        decoder.feed(bytes_of(n_bytes))
+        return looked_at
+
+    assert steps(1 << 18) <= 5 * steps(1 << 16)

@@ -20,7 +20,7 @@ from cpep_bridge.prompts import load_prompts, record_prompts
 from cpep_bridge.recording import Recorder, Timeline, Wearer, journal_of, record, recover, session_meta
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
-from cpep_edge.errors import ConfigError, DataError, LinkError
+from cpep_edge.errors import ConfigError, CpepError, DataError, LinkError
 from cpep_edge.session import Session
 
 RATE_HZ = 2_000.0
@@ -42,6 +42,8 @@ class BlocksInMemory:
 
     def __exit__(self, *exc: object) -> None:
         pass
+
+    def stop(self) -> None: ...
 
     def __iter__(self) -> Iterator[Block]:
         yield from self._blocks
@@ -149,12 +151,13 @@ def test_a_journal_cut_anywhere_gives_the_whole_rows_before_the_cut(tmp_path: Pa
     recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
     recorder.add(1e9, block(0, 100).samples_uv)
     recorder._flush()
+    os.close(recorder._file)  # as a kill does
     whole = recorder.journal.read_bytes()
     header_bytes, row_bytes = whole.index(b"\n") + 1, 8 + 4 * 4
     for n_bytes in (header_bytes + row_bytes, header_bytes + 50 * row_bytes + 7, len(whole) - 1):
         recorder.journal.write_bytes(whole[:n_bytes])
 
-        assert recover(recorder.journal).n_samples == (n_bytes - header_bytes) // row_bytes
+        assert recover(recorder.journal, force=True).n_samples == (n_bytes - header_bytes) // row_bytes
     recorder.journal.write_bytes(whole[: header_bytes + 5])
     with pytest.raises(DataError, match="holds no samples"):
         recover(recorder.journal)
@@ -317,3 +320,88 @@ def test_the_journal_is_on_the_disk_within_a_second(tmp_path: Path, monkeypatch:
 
     for at_s, size in written[:-20]:
         assert any(synced_at_s <= at_s + 1.0 and synced >= size for synced_at_s, synced in size_at_sync), at_s
+
+
+def test_a_session_that_exists_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "one.hdf5"
+    record(BlocksInMemory([block(0, 100)]), path, WEARER, "rest")
+    for taken in (path, tmp_path):
+        with pytest.raises(CpepError, match=r"exists and is not replaced|is a folder"):
+            record(BlocksInMemory([block(0, 10)]), taken, WEARER, "rest")
+    with Session(path) as session:
+        assert session.n_samples == 100
+
+    record(BlocksInMemory([block(0, 10)]), path, WEARER, "rest", force=True)
+    with Session(path) as session:
+        assert session.n_samples == 10
+
+
+def test_a_session_that_came_while_another_was_recorded_is_kept_and_the_journal_too(tmp_path: Path) -> None:
+    path = tmp_path / "one.hdf5"
+    recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
+    recorder.add(1e9, block(0, 100).samples_uv)
+    path.write_bytes(b"precious")
+    with pytest.raises(DataError, match=r"exists and is not replaced.*what was recorded is in .*part"):
+        recorder.finish()
+
+    assert path.read_bytes() == b"precious"
+    assert recover(journal_of(path), force=True).n_samples == 100
+
+
+def test_a_journal_in_use_is_neither_recovered_nor_recorded_over(tmp_path: Path) -> None:
+    path = tmp_path / "one.hdf5"
+    recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
+    with pytest.raises(DataError, match="is being recorded now"):
+        recover(recorder.journal)
+    with pytest.raises(DataError, match="is being recorded now"):
+        record(BlocksInMemory([block(0)]), path, WEARER, "rest")
+    recorder.add(1e9, block(0, 50).samples_uv)
+
+    finished = recorder.finish()
+    assert finished is not None
+    assert finished.n_samples == 50
+
+
+def test_seconds_count_samples_through_losses_and_restarts(tmp_path: Path) -> None:
+    blocks = [block(0, 1_000), block(50_000, 1_000), block(0, 1_000, boot_id=1, host_t_s=60.0)]
+    recorded = record(BlocksInMemory([*blocks, block(1_000, 9_000, boot_id=1)]), tmp_path / "a.hdf5", WEARER, "x", 2.0)
+
+    assert recorded is not None
+    assert (recorded.n_samples, recorded.duration_s, recorded.n_gaps) == (4_000, 2.0, 2)
+
+
+@pytest.mark.parametrize("heard_hz", [1_600.4, 2_400.0])
+def test_a_session_is_of_the_rate_at_which_its_samples_came(tmp_path: Path, heard_hz: float) -> None:
+    source = BlocksInMemory([block(0, 1_000), block(1_500, 9_000)])
+    source.counts = LinkCounts(heard_hz=heard_hz)
+    recorded = record(source, tmp_path / "one.hdf5", WEARER, "rest", seconds=4.0)
+
+    assert recorded is not None
+    with Session(recorded.path) as session:
+        session.check()
+        assert session.meta.sample_rate == float(f"{heard_hz:.3g}")
+        assert session.n_samples == round(4.0 * heard_hz)
+        (gap,) = session.gaps()
+        assert gap.duration_s == pytest.approx(500 / session.meta.sample_rate, rel=1e-4)
+
+
+@pytest.mark.parametrize("cut", ["a loss", "a restart"])
+def test_a_prompt_that_was_cut_in_two_is_asked_for_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: str
+) -> None:
+    (tmp_path / "list.toml").write_text('rest_s = 0.5\n[[prompt]]\nstage = "Fist"\nseconds = 1.0\n')
+    whole = [block(n, 50) for n in range(0, 2_000, 50)]  # the prompt begins with sample 1000
+    index, boot_id = (4_000, 0) if cut == "a loss" else (0, 1)
+    after = [block(index + n, 50, boot_id, host_t_s=9.0 + n / RATE_HZ) for n in range(0, 6_000, 50)]
+    (recorded,) = record_prompts(
+        BlocksInMemory([*whole, *after]),
+        tmp_path / "corpus",
+        WEARER,
+        load_prompts(tmp_path / "list.toml"),
+        lambda *_: None,
+    )
+
+    with Session(recorded.path) as session:
+        assert (session.n_samples, session.gaps()) == (2_000, [])
+        assert session.emg()[0, 0] == index + 1_000  # after another rest
+    assert "asked for again" in caplog.text

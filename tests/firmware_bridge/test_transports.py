@@ -5,14 +5,19 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import serial
+from serial import rfc2217
 
+from cpep_bridge.devices import open_source
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.transports import PortableSerialStream, open_stream
 from cpep_edge.errors import LinkError
+from tests.firmware_bridge.scripted import Stream, scripted
 
 
 def test_bytes_pass_both_ways_over_a_pty(pty_port: PtyPort) -> None:
@@ -150,3 +155,101 @@ def test_reading_starts_as_soon_as_a_byte_is_there(pty_port: PtyPort) -> None:
     assert line.read(2.0) == b"x"
     assert time.monotonic() - started_s < 0.5
     line.close()
+
+
+LINES = """
+name = "board on the network"
+source = "made up"
+baud = 230400
+sample_rate_hz = 500.0
+n_channels = 2
+[lines]
+first_column = 1
+counter_column = 0
+counter_modulus = 65536
+[commands]
+start = "go\\n"
+"""
+
+
+@pytest.fixture
+def lines_profile(tmp_path: Path) -> str:
+    """A profile of lines of text, by its path."""
+    (tmp_path / "lines.toml").write_text(LINES)
+    return str(tmp_path / "lines.toml")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "", "[::1]"])
+def test_a_board_that_sends_datagrams_is_read_by_its_profile(lines_profile: str, host: str) -> None:
+    family, address = (socket.AF_INET6, "::1") if host == "[::1]" else (socket.AF_INET, "127.0.0.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as free:
+        try:
+            free.bind((address, 0))
+        except OSError:
+            pytest.skip("this machine has no such addresses")
+        port = free.getsockname()[1]
+    with socket.socket(family, socket.SOCK_DGRAM) as board:
+        board.bind((address, 0))
+        with open_source(f"udp://{host}:{port}", device=lines_profile) as source:
+            stream = iter(source)
+            for first in range(0, 200, 20):
+                lines = b"".join(b"%d,%d,7\n" % (number, number) for number in range(first, first + 20))
+                board.sendto(lines, (address, port))
+            block = next(stream)
+
+    received = block.samples_uv[:, 0].tolist()
+    assert len(received) > 0
+    assert received == list(range(1, 1 + len(received)))  # the first line may have begun before
+
+
+def test_a_board_on_the_network_is_read_by_its_profile(lines_profile: str, relay: Callable[[str], str]) -> None:
+    stream = Stream(500.0, lambda number: b"%d,%d,7\r\n" % (number % 65_536, number % 100))
+    began = threading.Event()
+
+    def say(heard: bytes, now_s: float) -> bytes:
+        if b"go" in heard:
+            began.set()
+        return stream.due(now_s) if began.is_set() else b""
+
+    with scripted(say) as port, open_source(relay(port.path), device=lines_profile, timeout_s=5.0) as source:
+        assert next(iter(source)).samples_uv[0, 1] == 7
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name)")  # said by pyserial
+def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile: str) -> None:
+    stream = Stream(500.0, lambda number: b"%d,%d,7\r\n" % (number % 65_536, number % 100))
+    stopping = threading.Event()
+
+    def serve(server: socket.socket) -> None:
+        with server, serial.serial_for_url("loop://", timeout=0) as line, server.accept()[0] as client:
+            with client.makefile("wb", buffering=0) as out:
+                answering = rfc2217.PortManager(line, out)
+                client.settimeout(0.01)
+                while not stopping.is_set():
+                    with suppress(OSError):  # nothing came, or the other end hung up
+                        for _ in answering.filter(client.recv(1024)):
+                            pass
+                    line.write(stream.due(time.monotonic()))
+                    with suppress(OSError):
+                        client.sendall(b"".join(answering.escape(line.read(1024))))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        try:
+            address = f"rfc2217://127.0.0.1:{server.getsockname()[1]}"
+            with open_source(address, device=lines_profile, timeout_s=5.0) as source:
+                assert next(iter(source)).samples_uv[0, 1] == 7
+        finally:
+            stopping.set()
+            thread.join()
+
+
+def test_an_address_that_cannot_be_is_one_sentence() -> None:
+    for address in ("udp://127.0.0.1", "udp://127.0.0.1:0", "udp://x:99999", "socket://:5000"):
+        with pytest.raises(LinkError, match="is no address: write"):
+            open_stream(address)
+    with pytest.raises(LinkError, match="cannot listen at"):
+        open_stream("udp://192.0.2.1:9000")
+    with pytest.raises(LinkError, match=r"cannot open rfc2217://127.0.0.1:1"):
+        open_stream("rfc2217://127.0.0.1:1")

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../band.h"
+#include "../cpep_band.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -22,8 +22,8 @@ typedef struct {
     uint8_t strangeness; /* flags, and now and then samples that were missed */
 
     /* The host. */
-    uint8_t heard[WIRE_MAX_BYTES];
-    decoder decoder;
+    uint8_t heard[CPEP_WIRE_MAX_BYTES];
+    cpep_decoder decoder;
     bool follows; /* whether a START was acknowledged and nothing but its stream came since */
     uint16_t next_seq;
     uint32_t next_index;
@@ -42,34 +42,34 @@ static uint8_t next(board *b) {
 
 /* ---- The host: frames are whole, and those of a stream never go back ---- */
 
-static void follow(board *b, const frame *f) {
-    if (f->type == FRAME_ACK && f->as.ack.command == FRAME_START) {
+static void follow(board *b, const cpep_frame *f) {
+    if (f->type == CPEP_FRAME_ACK && f->as.ack.command == CPEP_FRAME_START) {
         b->follows = true;
         b->next_seq = 0;
         b->next_index = 0;
     }
-    if (f->type == FRAME_DATA) b->n_heard += f->as.data.n_samples;
+    if (f->type == CPEP_FRAME_DATA) b->n_heard += f->as.data.n_samples;
     if (!b->follows) return;
-    if (f->type == FRAME_DATA) {
+    if (f->type == CPEP_FRAME_DATA) {
         require(f->as.data.n_samples > 0 && f->as.data.n_channels == 3);
         require((uint16_t)(f->seq - b->next_seq) < 0x8000u);
         require(f->as.data.sample_index - b->next_index < 0x80000000u);
         /* Without a frame lost before it, a frame carries on where the last one ended, but for missed samples. */
-        require(f->seq == b->next_seq || (f->as.data.flags & FRAME_OVERRUN) != 0);
+        require(f->seq == b->next_seq || (f->as.data.flags & CPEP_FRAME_OVERRUN) != 0);
         b->next_seq = (uint16_t)(f->seq + 1u);
         b->next_index = f->as.data.sample_index + f->as.data.n_samples;
     }
-    if (f->type == FRAME_END) require(f->as.end.sample_index - b->next_index < 0x80000000u);
+    if (f->type == CPEP_FRAME_END) require(f->as.end.sample_index - b->next_index < 0x80000000u);
 }
 
 static uint32_t transmit(void *context, const uint8_t *bytes, uint32_t size) {
     board *b = context;
     const uint32_t n = size < b->room_bytes ? size : b->room_bytes;
-    frame f;
+    cpep_frame f;
     uint32_t i;
     b->room_bytes -= n;
     for (i = 0; i < n; i++) {
-        if (decoder_take(&b->decoder, bytes[i], &f)) follow(b, &f);
+        if (cpep_decoder_take(&b->decoder, bytes[i], &f)) follow(b, &f);
     }
     require(b->decoder.counts.corrupt_frames == 0 && b->decoder.counts.unknown_frames == 0);
     return n;
@@ -98,22 +98,22 @@ static bool start(void *context, float sample_rate_hz) {
 
 static void stop(void *context) { ((board *)context)->over = false; }
 
-static band_supply take(void *context, band_sample *sample) {
+static cpep_band_supply take(void *context, cpep_band_sample *sample) {
     board *b = context;
-    if (b->n_converted == 0) return b->over ? BAND_NO_MORE : BAND_NO_SAMPLE;
+    if (b->n_converted == 0) return b->over ? CPEP_BAND_NO_MORE : CPEP_BAND_NO_SAMPLE;
     b->n_converted--;
     b->n_taken++;
     sample->t_us = b->now_us;
-    sample->flags = b->strangeness & FRAME_TRIGGER;
+    sample->flags = b->strangeness & CPEP_FRAME_TRIGGER;
     sample->n_missed = b->n_taken % 16u == 7u ? b->strangeness & 3u : 0;
     b->n_missed += sample->n_missed;
     sample->counts[0] = (int32_t)(b->n_taken * 2654435761u);
     sample->counts[1] = INT32_MIN;
     sample->counts[2] = INT32_MAX;
-    return BAND_SAMPLE;
+    return CPEP_BAND_SAMPLE;
 }
 
-static void measure(void *context, frame_telemetry *telemetry) {
+static void measure(void *context, cpep_frame_telemetry *telemetry) {
     (void)context;
     telemetry->battery_mv = 1;
 }
@@ -130,12 +130,12 @@ static void push(void *context, const int32_t *counts, uint32_t sample_index) {
     require(counts[1] >= -0x800000 && counts[2] <= 0x7FFFFF);
 }
 
-static bool decide(void *context, frame_prediction *prediction) {
+static bool decide(void *context, cpep_frame_prediction *prediction) {
     prediction->gesture_id = 7;
     return (((board *)context)->strangeness & 0x40u) != 0;
 }
 
-static bool bench(void *context, uint16_t n_runs, frame_bench_result *result, void (*between)(void *b), void *b) {
+static bool bench(void *context, uint16_t n_runs, cpep_frame_bench_result *result, void (*between)(void *b), void *b) {
     require(n_runs > 0);
     between(b);
     result->n_runs = n_runs;
@@ -163,33 +163,33 @@ static void arrive_noise(board *b, uint32_t n) {
 }
 
 static void arrive_command(board *b, uint8_t type) {
-    uint8_t wire[WIRE_MAX_BYTES + 1u];
+    uint8_t wire[CPEP_WIRE_MAX_BYTES + 1u];
     uint8_t rate[4], gains[12];
-    frame f;
+    cpep_frame f;
     uint32_t i;
     memset(&f, 0, sizeof f);
     f.type = type;
     f.seq = next(b);
-    if (type == FRAME_BENCH) f.as.bench.n_runs = next(b);
-    if (type == FRAME_CONFIG) {
+    if (type == CPEP_FRAME_BENCH) f.as.bench.n_runs = next(b);
+    if (type == CPEP_FRAME_CONFIG) {
         for (i = 0; i < 4; i++) rate[i] = next(b);
         memcpy(&f.as.config.sample_rate_hz, rate, sizeof rate);
         f.as.config.n_samples = next(b);
         f.as.config.sample_format = next(b);
     }
-    if (type == FRAME_CALIBRATE) {
+    if (type == CPEP_FRAME_CALIBRATE) {
         f.as.calibrate.turn = next(b) % 4u;
         for (i = 0; i < sizeof gains; i++) gains[i] = i % 4u == 3u ? 0x3fu + next(b) % 2u : next(b); /* most are about one */
-        f.as.calibrate.gains = (frame_text){gains, (uint8_t)(next(b) % 8u == 0 ? 8 : 12)};
+        f.as.calibrate.gains = (cpep_frame_text){gains, (uint8_t)(next(b) % 8u == 0 ? 8 : 12)};
     }
-    arrive(b, wire, frame_encode(&f, wire));
+    arrive(b, wire, cpep_frame_encode(&f, wire));
 }
 
 static void happen(board *b) {
     const uint8_t what = next(b);
     switch (what % 8u) {
     case 0: arrive_noise(b, what / 8u * 4u); break;
-    case 1: arrive_command(b, (uint8_t)(FRAME_IDENTIFY + what / 8u % 7u)); break;
+    case 1: arrive_command(b, (uint8_t)(CPEP_FRAME_IDENTIFY + what / 8u % 7u)); break;
     case 2: b->n_converted += what / 8u; break;
     case 3: b->room_bytes = (uint32_t)what / 8u * (what / 8u) * 8u; break;
     case 4: b->now_us += (uint64_t)(what / 8u) * 50000u; break;
@@ -199,38 +199,38 @@ static void happen(board *b) {
     }
 }
 
-static void check(const board *b, const band *the_band) {
+static void check(const board *b, const cpep_band *the_band) {
     const uint32_t waiting = the_band->outbox_head - the_band->outbox_tail;
-    require(waiting <= BAND_OUTBOX_BYTES);
+    require(waiting <= CPEP_BAND_OUTBOX_BYTES);
     require(!the_band->streaming || the_band->sample_index == b->n_taken + b->n_missed);
     require(the_band->counts.tx_overruns <= the_band->counts.frames);
     require(the_band->counts.tx_overrun_samples <= the_band->counts.samples);
-    require(band_samples_wanted(the_band) <= 255);
+    require(cpep_band_samples_wanted(the_band) <= 255);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const frame_info info = {
+    static const cpep_frame_info info = {
         .boot_id = 1, .uv_per_count = 0.25f, .sample_rate_hz = 2000, .n_samples = 10, .n_channels = 3,
-        .model = FRAME_TEXT("a band"), .serial_number = FRAME_TEXT("1"), .firmware = FRAME_TEXT("1"),
+        .model = CPEP_FRAME_TEXT("a band"), .serial_number = CPEP_FRAME_TEXT("1"), .firmware = CPEP_FRAME_TEXT("1"),
     };
     static board b;
-    static band_hal hal = {&b, clock_us, receive, transmit, start, stop, take, measure, offers_rate};
-    static band_classifier classifier = {&b, forget, push, decide, bench, calibrate};
-    static band the_band;
+    static cpep_band_hal hal = {&b, clock_us, receive, transmit, start, stop, take, measure, offers_rate};
+    static cpep_band_classifier classifier = {&b, forget, push, decide, bench, calibrate};
+    static cpep_band the_band;
     memset(&b, 0, sizeof b);
     hal.measure = size % 3u != 0 ? measure : NULL;
-    decoder_init(&b.decoder, b.heard, sizeof b.heard);
+    cpep_decoder_init(&b.decoder, b.heard, sizeof b.heard);
     b.script = data;
     b.left = size;
     b.room_bytes = 4096;
-    require(band_init(&the_band, &hal, size % 2u != 0 ? &classifier : NULL, &info));
+    require(cpep_band_init(&the_band, &hal, size % 2u != 0 ? &classifier : NULL, &info));
     while (b.left > 0) {
         happen(&b);
-        band_poll(&the_band);
+        cpep_band_poll(&the_band);
         check(&b, &the_band);
     }
     b.room_bytes = UINT32_MAX;
-    band_poll(&the_band);
+    cpep_band_poll(&the_band);
     require(the_band.outbox_head == the_band.outbox_tail);
     require(b.n_heard + the_band.counts.tx_overrun_samples == the_band.counts.samples);
     return 0;

@@ -8,7 +8,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "../frames.h"
+#include "../cpep_frames.h"
 #include "playback.h"
 
 static bool set_raw(int fd, speed_t speed) {
@@ -86,10 +86,10 @@ static bool happens(line *l, double chance) {
 
 /* How many samples the frame carries; 0 when it is no DATA. */
 static uint32_t data_samples(const line *l) {
-    uint8_t wire[WIRE_MAX_BYTES];
-    frame f;
+    uint8_t wire[CPEP_WIRE_MAX_BYTES];
+    cpep_frame f;
     memcpy(wire, l->frame, l->n - 1u);
-    return frame_decode(wire, l->n - 1u, &f) == FRAME_INTACT && f.type == FRAME_DATA ? f.as.data.n_samples : 0;
+    return cpep_frame_decode(wire, l->n - 1u, &f) == CPEP_FRAME_INTACT && f.type == CPEP_FRAME_DATA ? f.as.data.n_samples : 0;
 }
 
 /* Decide what becomes of the frame that is complete now. */
@@ -134,7 +134,7 @@ uint32_t line_transmit(line *l, const uint8_t *bytes, uint32_t size) {
     uint32_t n = 0;
     while (n < size && line_flush(l)) {
         l->frame[l->n++] = bytes[n++];
-        if (bytes[n - 1u] == WIRE_DELIMITER) suffer(l);
+        if (bytes[n - 1u] == CPEP_WIRE_DELIMITER) suffer(l);
     }
     line_flush(l);
     return n;

@@ -6,14 +6,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "../wire.h"
+#include "../cpep_wire.h"
 
 typedef struct {
     int in_fd, out_fd;
     int far_fd; /* of a pty: kept open, so that hosts may come and go; -1 elsewhere */
     bool closed; /* by the other end */
 
-    uint8_t frame[WIRE_MAX_BYTES + 1u]; /* the frame on its way out, delimiter included */
+    uint8_t frame[CPEP_WIRE_MAX_BYTES + 1u]; /* the frame on its way out, delimiter included */
     uint32_t n, n_sent;
     uint32_t n_copies; /* still to go out; 0 while the frame is being put together */
 

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../band.h"
+#include "../cpep_band.h"
 #include "line.h"
 #include "playback.h"
 #include "recogniser.h"
@@ -25,7 +25,7 @@
 #define WORK_UA 60000.0         /* while the processor never rests */
 
 typedef struct {
-    frame_info info;
+    cpep_frame_info info;
     const char *input, *port, *link;
     bool stdio, once, lossless, control;
     double speed, drift_ppm;
@@ -35,12 +35,13 @@ typedef struct {
 
 typedef struct {
     settings set;
-    band band;
-    band_hal hal;
-    const band_classifier *classifier; /* null without an engine */
-    band_counts before; /* of earlier boots */
+    cpep_band band;
+    cpep_band_hal hal;
+    const cpep_band_classifier *classifier; /* null without an engine */
+    cpep_band_counts before; /* of earlier boots */
     line line;
     playback playback;
+    uint64_t boots;   /* what boot_ids are drawn from: another start in every run, whatever the seed */
     uint64_t boot_us; /* on the host's clock, as all times but those of the HAL */
     double clock_speed;
     uint64_t start_us; /* of the stream, on the band's clock */
@@ -50,7 +51,7 @@ typedef struct {
     uint64_t progress_us;
     uint32_t unread_bytes;
     uint64_t gauge_us, gauge_worked_us; /* of the last reading of the battery */
-    uint8_t channel_order[BAND_MAX_CHANNELS];
+    uint8_t channel_order[CPEP_BAND_MAX_CHANNELS];
 } simulated;
 
 static volatile sig_atomic_t hung_up = 0;
@@ -108,17 +109,17 @@ static uint64_t sample_us(const simulated *s, uint64_t n) {
     return s->start_us + (uint64_t)((double)n / s->rate_hz * 1e6 + 0.5);
 }
 
-static band_supply take(void *context, band_sample *sample) {
+static cpep_band_supply take(void *context, cpep_band_sample *sample) {
     simulated *s = context;
-    if (s->set.lossless && line_is_full(&s->line)) return BAND_NO_SAMPLE;
-    if (clock_us(s) < sample_us(s, s->n_taken + 1u)) return BAND_NO_SAMPLE;
+    if (s->set.lossless && line_is_full(&s->line)) return CPEP_BAND_NO_SAMPLE;
+    if (clock_us(s) < sample_us(s, s->n_taken + 1u)) return CPEP_BAND_NO_SAMPLE;
     if (!playback_next(&s->playback, sample->counts)) {
         s->played_out = true;
         s->progress_us = host_us();
-        return BAND_NO_MORE;
+        return CPEP_BAND_NO_MORE;
     }
     sample->t_us = sample_us(s, s->n_taken++);
-    return BAND_SAMPLE;
+    return CPEP_BAND_SAMPLE;
 }
 
 static uint64_t processor_us(void) {
@@ -128,7 +129,7 @@ static uint64_t processor_us(void) {
 }
 
 /* A simulated gauge: of the battery's current since the last reading, which rises with the work of this process. */
-static void measure(void *context, frame_telemetry *telemetry) {
+static void measure(void *context, cpep_frame_telemetry *telemetry) {
     simulated *s = context;
     const uint64_t now_us = host_us(), worked_us = processor_us();
     const double share = (double)(worked_us - s->gauge_worked_us) / (double)(now_us - s->gauge_us + 1u);
@@ -144,9 +145,9 @@ static void measure(void *context, frame_telemetry *telemetry) {
 
 static void boot(simulated *s) {
     s->boot_us = host_us();
-    s->set.info.boot_id = (uint32_t)(playback_random(&s->line.random) >> 32);
+    s->set.info.boot_id = (uint32_t)(playback_random(&s->boots) >> 32);
     s->played_out = s->dismissed = false;
-    if (!band_init(&s->band, &s->hal, s->classifier, &s->set.info)) {
+    if (!cpep_band_init(&s->band, &s->hal, s->classifier, &s->set.info)) {
         fail("a DATA frame of that many samples and channels is impossible", "the limit is 1024 bytes");
     }
 }
@@ -160,7 +161,7 @@ static void reboot(simulated *s) {
 }
 
 static void report(const simulated *s) {
-    const band_counts *now = &s->band.counts, *before = &s->before;
+    const cpep_band_counts *now = &s->band.counts, *before = &s->before;
     printf("frames %u samples %u overruns %u", before->frames + now->frames, before->samples + now->samples,
            before->tx_overruns + now->tx_overruns);
     printf(" injected_losses %u corrupted %u duplicated %u", s->line.n_lost, s->line.n_corrupted, s->line.n_duplicated);
@@ -181,7 +182,7 @@ static void obey_control(simulated *s) {
 }
 
 static double sleep_us(simulated *s) {
-    const uint32_t n_wanted = band_samples_wanted(&s->band);
+    const uint32_t n_wanted = cpep_band_samples_wanted(&s->band);
     double wait_us;
     if (n_wanted == 0 || (s->set.lossless && line_is_full(&s->line))) return IDLE_US;
     wait_us = ((double)sample_us(s, s->n_taken + n_wanted) - (double)clock_us(s)) / s->clock_speed;
@@ -219,7 +220,7 @@ static void run(simulated *s) {
     while (!hung_up && !s->line.closed && !is_finished(s)) {
         wait_for_work(s);
         line_flush(&s->line);
-        band_poll(&s->band);
+        cpep_band_poll(&s->band);
     }
 }
 
@@ -250,7 +251,7 @@ static const char usage[] =
     "  --loss P --corrupt P --duplicate P  chance of a DATA frame to suffer that\n"
     "  --once                   leave when the recording is over, rather than start over\n"
     "  --lossless               wait for a slow reader rather than drop frames\n"
-    "  --seed N                 of the faults, the noise and the boot_id\n"
+    "  --seed N                 of the faults and the noise\n"
     "  --control                read letters: s prints what was sent so far, r reboots; leave at their end\n"
     "  --hop N                  samples between two predictions, of a band that was built with an engine\n";
 
@@ -264,15 +265,15 @@ static double number(const char *name, const char *value, double low, double hig
     return parsed;
 }
 
-static frame_text text_of(const char *value) {
+static cpep_frame_text text_of(const char *value) {
     const size_t n = strlen(value);
-    frame_text text = {(const uint8_t *)value, (uint8_t)(n > 64u ? 64u : n)};
+    cpep_frame_text text = {(const uint8_t *)value, (uint8_t)(n > 64u ? 64u : n)};
     return text;
 }
 
 static uint8_t format_of(const char *value) {
-    if (strcmp(value, "i16") == 0) return FRAME_I16;
-    if (strcmp(value, "i24") == 0) return FRAME_I24;
+    if (strcmp(value, "i16") == 0) return CPEP_FRAME_I16;
+    if (strcmp(value, "i24") == 0) return CPEP_FRAME_I24;
     fprintf(stderr, "--format must be i16 or i24, not %s\n", value);
     exit(2);
 }
@@ -288,7 +289,7 @@ static void read_options(simulated *s, int n_words, char **words) {
         case STDIO: set->stdio = true; break;
         case LINK: set->link = optarg; break;
         case INPUT: set->input = optarg; break;
-        case CHANNELS: set->info.n_channels = (uint8_t)number(name, optarg, 1, BAND_MAX_CHANNELS); break;
+        case CHANNELS: set->info.n_channels = (uint8_t)number(name, optarg, 1, CPEP_BAND_MAX_CHANNELS); break;
         case RATE: set->info.sample_rate_hz = (float)number(name, optarg, 1, 1e5); break;
         case UV_PER_COUNT: set->info.uv_per_count = (float)number(name, optarg, 1e-9, 1e9); break;
         case FORMAT: set->info.sample_format = format_of(optarg); break;
@@ -311,9 +312,9 @@ static void read_options(simulated *s, int n_words, char **words) {
 }
 
 static void set_defaults(simulated *s) {
-    frame_info *info = &s->set.info;
+    cpep_frame_info *info = &s->set.info;
     uint8_t i;
-    for (i = 0; i < BAND_MAX_CHANNELS; i++) s->channel_order[i] = i;
+    for (i = 0; i < CPEP_BAND_MAX_CHANNELS; i++) s->channel_order[i] = i;
     info->uv_per_count = 0.25f;
     info->sample_rate_hz = 2000;
     info->baud = 921600;
@@ -323,7 +324,7 @@ static void set_defaults(simulated *s) {
     info->serial_number = text_of("SIM-0001");
     info->firmware = text_of("1.0, protocol 1");
     s->set.speed = 1;
-    s->hal = (band_hal){s, clock_us, receive, transmit, start, stop, take, measure, NULL};
+    s->hal = (cpep_band_hal){s, clock_us, receive, transmit, start, stop, take, measure, NULL};
 }
 
 static void open_line(simulated *s) {
@@ -364,9 +365,10 @@ static void prepare(simulated *s) {
     set->info.channel_order.n = set->info.n_channels;
     s->clock_speed = set->speed * (1 + set->drift_ppm * 1e-6);
     s->line.random = (set->seed + 1u) * 0x9E3779B97F4A7C15u; /* never 0 */
+    s->boots = (((uint64_t)time(NULL) << 20 ^ host_us()) << 20 ^ (uint64_t)getpid()) | 1u;
     s->playback.random = s->line.random;
     s->playback.n_channels = set->info.n_channels;
-    s->playback.value_bytes = set->info.sample_format == FRAME_I24 ? 3 : 2;
+    s->playback.value_bytes = set->info.sample_format == CPEP_FRAME_I24 ? 3 : 2;
     s->playback.repeat = !set->once;
     if (set->hop_samples > 0) {
         s->classifier = recogniser_open(set->info.n_channels, set->hop_samples, clock_us, s);

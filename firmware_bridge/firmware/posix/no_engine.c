@@ -3,7 +3,7 @@
 
 #include "recogniser.h"
 
-const band_classifier *recogniser_open(uint32_t n_channels, uint32_t hop_samples, uint64_t (*clock_us)(void *context),
+const cpep_band_classifier *recogniser_open(uint32_t n_channels, uint32_t hop_samples, uint64_t (*clock_us)(void *context),
                                        void *context) {
     (void)n_channels, (void)hop_samples, (void)clock_us, (void)context;
     return NULL;

@@ -39,7 +39,7 @@ static void push(void *context, const int32_t *counts, uint32_t sample_index) {
     the.window_us = the.clock_us(the.context);
 }
 
-static bool take(void *context, frame_prediction *prediction) {
+static bool take(void *context, cpep_frame_prediction *prediction) {
     int16_t embedding[CPEP_EMBEDDING_DEPTH];
     uint64_t begun_us, embedded_us;
     cpep_vote vote;
@@ -114,7 +114,7 @@ static uint32_t quantile(const uint32_t *sorted, uint32_t n, uint32_t percent) {
     return sorted[(n - 1u) * percent / 100u];
 }
 
-static bool bench(void *context, uint16_t n_runs, frame_bench_result *result, void (*between)(void *b), void *b) {
+static bool bench(void *context, uint16_t n_runs, cpep_frame_bench_result *result, void (*between)(void *b), void *b) {
     static uint32_t times_us[UINT16_MAX];
     uint32_t run;
     const cpep_calibration kept = the.engine.calibration;
@@ -137,9 +137,9 @@ static bool bench(void *context, uint16_t n_runs, frame_bench_result *result, vo
     return true;
 }
 
-const band_classifier *recogniser_open(uint32_t n_channels, uint32_t hop_samples, uint64_t (*clock_us)(void *context),
+const cpep_band_classifier *recogniser_open(uint32_t n_channels, uint32_t hop_samples, uint64_t (*clock_us)(void *context),
                                        void *context) {
-    static const band_classifier classifier = {NULL, start, push, take, bench, calibrate};
+    static const cpep_band_classifier classifier = {NULL, start, push, take, bench, calibrate};
     if (n_channels != CPEP_CHANNELS || hop_samples == 0) return NULL;
     the.clock_us = clock_us;
     the.context = context;

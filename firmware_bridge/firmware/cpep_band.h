@@ -1,31 +1,35 @@
 /* A wristband's side of the protocol: commands in, samples out, and a count of everything that did not get through.
 
-       static band the_band;                         band_init(&the_band, &hal, NULL, &info);
-       forever, from one context and no interrupt:   band_poll(&the_band);
-                                                     (sleep until bytes or band_samples_wanted samples are there)
+       static band the_band;                         cpep_band_init(&the_band, &hal, NULL, &info);
+       forever, from one context and no interrupt:   cpep_band_poll(&the_band);
+                                                     (sleep until bytes or cpep_band_samples_wanted samples are there)
 
-   Nothing here waits, allocates or knows the hardware. The board gives it what `band_hal` asks for; interrupts of the
-   converter and the line touch the board's own buffers only. */
+   Nothing here waits, allocates or knows the hardware. The board gives it what `cpep_band_hal` asks for; interrupts of
+   the converter and the line touch the board's own buffers only. */
 #ifndef CPEP_BAND_H
 #define CPEP_BAND_H
 
-#include "decoder.h"
+#include "cpep_decoder.h"
 
-#ifndef BAND_MAX_CHANNELS
-#define BAND_MAX_CHANNELS 32
+#ifdef __cplusplus
+extern "C" {
 #endif
-#define BAND_RECEIVE_BYTES (16u + 4u * BAND_MAX_CHANNELS) /* the longest command, CALIBRATE, has no more */
-#define BAND_OUTBOX_BYTES 2048u /* a power of two that holds the longest frame and the answers behind it */
+
+#ifndef CPEP_BAND_MAX_CHANNELS
+#define CPEP_BAND_MAX_CHANNELS 32
+#endif
+#define CPEP_BAND_RECEIVE_BYTES (16u + 4u * CPEP_BAND_MAX_CHANNELS) /* the longest command, CALIBRATE, has no more */
+#define CPEP_BAND_OUTBOX_BYTES 2048u /* a power of two that holds the longest frame and the answers behind it */
 
 /* One instant of all channels. */
 typedef struct {
     uint64_t t_us;     /* when it was converted */
     uint32_t n_missed; /* sample periods between the last sample and this one that gave none */
-    uint8_t flags;     /* FRAME_LEAD_OFF, FRAME_TRIGGER, FRAME_TEST_SIGNAL */
-    int32_t counts[BAND_MAX_CHANNELS];
-} band_sample;
+    uint8_t flags;     /* CPEP_FRAME_LEAD_OFF, CPEP_FRAME_TRIGGER, CPEP_FRAME_TEST_SIGNAL */
+    int32_t counts[CPEP_BAND_MAX_CHANNELS];
+} cpep_band_sample;
 
-typedef enum { BAND_NO_SAMPLE, BAND_SAMPLE, BAND_NO_MORE } band_supply;
+typedef enum { CPEP_BAND_NO_SAMPLE, CPEP_BAND_SAMPLE, CPEP_BAND_NO_MORE } cpep_band_supply;
 
 /* What a board provides. No function may wait. */
 typedef struct {
@@ -38,11 +42,12 @@ typedef struct {
     /* Begin to convert, or begin anew; false when that is impossible. */
     bool (*start)(void *context, float sample_rate_hz);
     void (*stop)(void *context); /* also comes while nothing is converted */
-    /* The next sample, if there is one; BAND_NO_MORE after the last of a recording. */
-    band_supply (*take)(void *context, band_sample *sample);
-    void (*measure)(void *context, frame_telemetry *telemetry); /* battery and temperature; null where there are none */
+    /* The next sample, if there is one; CPEP_BAND_NO_MORE after the last of a recording. */
+    cpep_band_supply (*take)(void *context, cpep_band_sample *sample);
+    /* Battery and temperature; null where there are none. */
+    void (*measure)(void *context, cpep_frame_telemetry *telemetry);
     bool (*offers_rate)(void *context, float sample_rate_hz);   /* null where there is one rate only */
-} band_hal;
+} cpep_band_hal;
 
 /* An engine on the band that recognises gestures. `push` must return at once and `take` only looks whether a decision
    was made: what takes longer than the board can buffer samples belongs in a context of lower priority. */
@@ -51,14 +56,14 @@ typedef struct {
     void (*start)(void *context, float sample_rate_hz); /* a stream begins: forget the past */
     /* A sample, [n_channels] counts; an index that jumps ahead tells of samples that the converter missed. */
     void (*push)(void *context, const int32_t *counts, uint32_t sample_index);
-    bool (*take)(void *context, frame_prediction *prediction);
+    bool (*take)(void *context, cpep_frame_prediction *prediction);
     /* Time `n_runs` inferences, now, and call `between(b)` after each; only called while nothing streams. Null where
        that is impossible. */
-    bool (*bench)(void *context, uint16_t n_runs, frame_bench_result *result, void (*between)(void *b), void *b);
+    bool (*bench)(void *context, uint16_t n_runs, cpep_frame_bench_result *result, void (*between)(void *b), void *b);
     /* Multiply each channel, as the model counts them, by its gain, and take what channel c reads from c + turn; only
        called while nothing streams. Null where that is impossible. */
     void (*calibrate)(void *context, const float *gains, uint8_t turn);
-} band_classifier;
+} cpep_band_classifier;
 
 /* Since boot. */
 typedef struct {
@@ -68,13 +73,13 @@ typedef struct {
     uint32_t tx_overruns;
     uint32_t tx_overrun_samples;
     uint32_t dropped_answers; /* to a host that asks and does not read */
-} band_counts;
+} cpep_band_counts;
 
 typedef struct {
-    const band_hal *hal;
-    const band_classifier *classifier;
-    frame_info info;
-    band_counts counts;
+    const cpep_band_hal *hal;
+    const cpep_band_classifier *classifier;
+    cpep_frame_info info;
+    cpep_band_counts counts;
 
     /* The stream. */
     bool streaming;
@@ -83,34 +88,39 @@ typedef struct {
     uint16_t seq;
     uint32_t sample_index; /* of the next sample */
     uint64_t telemetry_due_us;
-    frame_end last_end;
+    cpep_frame_end last_end;
 
     /* The DATA frame that is being filled. */
     uint64_t first_t_us;
     uint8_t n_samples;
     uint8_t flags;
     uint32_t samples_bytes;
-    uint8_t samples[WIRE_MAX_BODY_BYTES];
+    uint8_t samples[CPEP_WIRE_MAX_BODY_BYTES];
 
     /* The line. */
-    decoder decoder;
-    uint8_t received[BAND_RECEIVE_BYTES];
-    uint8_t wire[WIRE_MAX_BYTES + 1u];
-    uint8_t outbox[BAND_OUTBOX_BYTES]; /* a ring */
+    cpep_decoder decoder;
+    uint8_t received[CPEP_BAND_RECEIVE_BYTES];
+    uint8_t wire[CPEP_WIRE_MAX_BYTES + 1u];
+    uint8_t outbox[CPEP_BAND_OUTBOX_BYTES]; /* a ring */
     uint32_t outbox_head, outbox_tail; /* bytes ever put in and taken out, modulo 2^32 */
-} band;
+} cpep_band;
 
 /* Boot: greet whoever listens. What hal, classifier (or null) and the texts of info point to must stay. False when a
    frame as info describes it is impossible. `capabilities` and `state` are filled in. */
-bool band_init(band *b, const band_hal *hal, const band_classifier *classifier, const frame_info *info);
+bool cpep_band_init(cpep_band *b, const cpep_band_hal *hal, const cpep_band_classifier *classifier,
+                    const cpep_frame_info *info);
 
 /* Do what is due: answer commands, take samples, send. */
-void band_poll(band *b);
+void cpep_band_poll(cpep_band *b);
 
 /* How many samples complete the next DATA frame; 0 while nothing streams. */
-uint32_t band_samples_wanted(const band *b);
+uint32_t cpep_band_samples_wanted(const cpep_band *b);
 
 /* Tell the host a line of text, if the line has room. Levels as in PROTOCOL.md. */
-void band_log(band *b, uint8_t level, frame_text line);
+void cpep_band_log(cpep_band *b, uint8_t level, cpep_frame_text line);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

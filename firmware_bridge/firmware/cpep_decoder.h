@@ -2,7 +2,11 @@
 #ifndef CPEP_DECODER_H
 #define CPEP_DECODER_H
 
-#include "frames.h"
+#include "cpep_frames.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 typedef struct {
     uint32_t bytes;
@@ -11,7 +15,7 @@ typedef struct {
     uint32_t corrupt_bytes;
     uint32_t unknown_frames; /* intact, of another version or an unknown type */
     uint32_t skipped_bytes;  /* the rest of a frame that began before the line was opened */
-} decoder_counts;
+} cpep_decoder_counts;
 
 typedef struct {
     uint8_t *buffer;
@@ -19,13 +23,17 @@ typedef struct {
     uint32_t n;
     bool synced;   /* whether a delimiter was seen */
     bool overlong; /* whether the rest of a frame that is too long is being skipped */
-    decoder_counts counts;
-} decoder;
+    cpep_decoder_counts counts;
+} cpep_decoder;
 
 /* The buffer holds the longest frame of interest, without delimiter; any longer one is corrupt. */
-void decoder_init(decoder *d, uint8_t *buffer, uint32_t capacity);
+void cpep_decoder_init(cpep_decoder *d, uint8_t *buffer, uint32_t capacity);
 
 /* Take the next byte; true when it completes a frame, whose texts and samples are there until the next call. */
-bool decoder_take(decoder *d, uint8_t byte, frame *f);
+bool cpep_decoder_take(cpep_decoder *d, uint8_t byte, cpep_frame *f);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

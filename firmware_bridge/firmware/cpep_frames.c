@@ -1,4 +1,4 @@
-#include "frames.h"
+#include "cpep_frames.h"
 
 #include <string.h>
 
@@ -60,12 +60,12 @@ static void bytes(cursor *c, const uint8_t **value, uint32_t n) {
     c->at += n;
 }
 
-static void text(cursor *c, frame_text *value) {
+static void text(cursor *c, cpep_frame_text *value) {
     u8(c, &value->n);
     bytes(c, &value->bytes, value->n);
 }
 
-static void info_fields(cursor *c, frame_info *info) {
+static void info_fields(cursor *c, cpep_frame_info *info) {
     u32(c, &info->boot_id);
     f32(c, &info->uv_per_count);
     f32(c, &info->sample_rate_hz);
@@ -81,18 +81,18 @@ static void info_fields(cursor *c, frame_info *info) {
     text(c, &info->firmware);
 }
 
-static void data_fields(cursor *c, frame_data *data) {
+static void data_fields(cursor *c, cpep_frame_data *data) {
     u32(c, &data->sample_index);
     u64(c, &data->t_us);
     u8(c, &data->n_samples);
     u8(c, &data->n_channels);
     u8(c, &data->sample_format);
     u8(c, &data->flags);
-    if (data->sample_format > FRAME_I24) c->fits = false;
-    bytes(c, &data->samples, frame_samples_bytes(data->n_samples, data->n_channels, data->sample_format));
+    if (data->sample_format > CPEP_FRAME_I24) c->fits = false;
+    bytes(c, &data->samples, cpep_frame_samples_bytes(data->n_samples, data->n_channels, data->sample_format));
 }
 
-static void telemetry_fields(cursor *c, frame_telemetry *telemetry) {
+static void telemetry_fields(cursor *c, cpep_frame_telemetry *telemetry) {
     u64(c, &telemetry->t_us);
     u16(c, &telemetry->battery_mv);
     i32(c, &telemetry->battery_current_ua);
@@ -102,7 +102,7 @@ static void telemetry_fields(cursor *c, frame_telemetry *telemetry) {
     u32(c, &telemetry->tx_overruns);
 }
 
-static void prediction_fields(cursor *c, frame_prediction *prediction) {
+static void prediction_fields(cursor *c, cpep_frame_prediction *prediction) {
     u64(c, &prediction->t_us);
     u32(c, &prediction->sample_index);
     u16(c, &prediction->gesture_id);
@@ -111,7 +111,7 @@ static void prediction_fields(cursor *c, frame_prediction *prediction) {
     u32(c, &prediction->total_us);
 }
 
-static void bench_result_fields(cursor *c, frame_bench_result *result) {
+static void bench_result_fields(cursor *c, cpep_frame_bench_result *result) {
     u32(c, &result->n_runs);
     u32(c, &result->p50_us);
     u32(c, &result->p95_us);
@@ -122,70 +122,70 @@ static void bench_result_fields(cursor *c, frame_bench_result *result) {
 }
 
 /* All fields behind the type. False for an unknown type. */
-static bool fields(cursor *c, frame *f) {
+static bool fields(cursor *c, cpep_frame *f) {
     u16(c, &f->seq);
     switch (f->type) {
-    case FRAME_INFO: info_fields(c, &f->as.info); return true;
-    case FRAME_DATA: data_fields(c, &f->as.data); return true;
-    case FRAME_END: u64(c, &f->as.end.t_us), u32(c, &f->as.end.sample_index); return true;
-    case FRAME_TELEMETRY: telemetry_fields(c, &f->as.telemetry); return true;
-    case FRAME_PONG: u64(c, &f->as.pong.t_rx_us), u64(c, &f->as.pong.t_tx_us); return true;
-    case FRAME_ACK: u8(c, &f->as.ack.command); return true;
-    case FRAME_NAK: u8(c, &f->as.nak.command), u8(c, &f->as.nak.code), text(c, &f->as.nak.text); return true;
-    case FRAME_LOG: u64(c, &f->as.log.t_us), u8(c, &f->as.log.level), text(c, &f->as.log.text); return true;
-    case FRAME_PREDICTION: prediction_fields(c, &f->as.prediction); return true;
-    case FRAME_BENCH_RESULT: bench_result_fields(c, &f->as.bench_result); return true;
-    case FRAME_CONFIG:
+    case CPEP_FRAME_INFO: info_fields(c, &f->as.info); return true;
+    case CPEP_FRAME_DATA: data_fields(c, &f->as.data); return true;
+    case CPEP_FRAME_END: u64(c, &f->as.end.t_us), u32(c, &f->as.end.sample_index); return true;
+    case CPEP_FRAME_TELEMETRY: telemetry_fields(c, &f->as.telemetry); return true;
+    case CPEP_FRAME_PONG: u64(c, &f->as.pong.t_rx_us), u64(c, &f->as.pong.t_tx_us); return true;
+    case CPEP_FRAME_ACK: u8(c, &f->as.ack.command); return true;
+    case CPEP_FRAME_NAK: u8(c, &f->as.nak.command), u8(c, &f->as.nak.code), text(c, &f->as.nak.text); return true;
+    case CPEP_FRAME_LOG: u64(c, &f->as.log.t_us), u8(c, &f->as.log.level), text(c, &f->as.log.text); return true;
+    case CPEP_FRAME_PREDICTION: prediction_fields(c, &f->as.prediction); return true;
+    case CPEP_FRAME_BENCH_RESULT: bench_result_fields(c, &f->as.bench_result); return true;
+    case CPEP_FRAME_CONFIG:
         f32(c, &f->as.config.sample_rate_hz), u8(c, &f->as.config.n_samples), u8(c, &f->as.config.sample_format);
         return true;
-    case FRAME_BENCH: u16(c, &f->as.bench.n_runs); return true;
-    case FRAME_CALIBRATE: u8(c, &f->as.calibrate.turn), text(c, &f->as.calibrate.gains); return true;
-    case FRAME_IDENTIFY:
-    case FRAME_START:
-    case FRAME_STOP:
-    case FRAME_PING: return true;
+    case CPEP_FRAME_BENCH: u16(c, &f->as.bench.n_runs); return true;
+    case CPEP_FRAME_CALIBRATE: u8(c, &f->as.calibrate.turn), text(c, &f->as.calibrate.gains); return true;
+    case CPEP_FRAME_IDENTIFY:
+    case CPEP_FRAME_START:
+    case CPEP_FRAME_STOP:
+    case CPEP_FRAME_PING: return true;
     default: return false;
     }
 }
 
-uint32_t frame_samples_bytes(uint32_t n_samples, uint32_t n_channels, uint32_t sample_format) {
-    return sample_format > FRAME_I24 ? 0 : n_samples * n_channels * (2u + sample_format);
+uint32_t cpep_frame_samples_bytes(uint32_t n_samples, uint32_t n_channels, uint32_t sample_format) {
+    return sample_format > CPEP_FRAME_I24 ? 0 : n_samples * n_channels * (2u + sample_format);
 }
 
-uint32_t frame_encode(frame *f, uint8_t wire[WIRE_MAX_BYTES + 1u]) {
-    uint8_t *body = wire + WIRE_COBS_BYTES(WIRE_MAX_BODY_BYTES); /* at the end, so that COBS can work in place */
-    cursor c = {body, body, VERSION_AND_TYPE_BYTES, WIRE_MAX_BODY_BYTES - WIRE_CRC_BYTES, true};
+uint32_t cpep_frame_encode(cpep_frame *f, uint8_t wire[CPEP_WIRE_MAX_BYTES + 1u]) {
+    uint8_t *body = wire + CPEP_WIRE_COBS_BYTES(CPEP_WIRE_MAX_BODY_BYTES); /* at the end, so that COBS can work in place */
+    cursor c = {body, body, VERSION_AND_TYPE_BYTES, CPEP_WIRE_MAX_BODY_BYTES - CPEP_WIRE_CRC_BYTES, true};
     uint32_t crc, n, i;
-    body[0] = FRAME_VERSION;
+    body[0] = CPEP_FRAME_VERSION;
     body[1] = f->type;
     if (!fields(&c, f) || !c.fits) return 0;
-    crc = wire_crc32(body, c.at);
-    for (i = 0; i < WIRE_CRC_BYTES; i++) body[c.at + i] = (uint8_t)(crc >> (8u * i));
-    n = wire_cobs_encode(body, c.at + WIRE_CRC_BYTES, wire);
-    wire[n] = WIRE_DELIMITER;
+    crc = cpep_wire_crc32(body, c.at);
+    for (i = 0; i < CPEP_WIRE_CRC_BYTES; i++) body[c.at + i] = (uint8_t)(crc >> (8u * i));
+    n = cpep_wire_cobs_encode(body, c.at + CPEP_WIRE_CRC_BYTES, wire);
+    wire[n] = CPEP_WIRE_DELIMITER;
     return n + 1u;
 }
 
-float frame_f32(const uint8_t *bytes) {
+float cpep_frame_f32(const uint8_t *bytes) {
     cursor c = {bytes, NULL, 0, sizeof(uint32_t), true};
     float value = 0;
     f32(&c, &value);
     return value;
 }
 
-void frame_clear(frame *f, uint8_t type, uint16_t seq) {
-    wire_clear(f, sizeof *f);
+void cpep_frame_clear(cpep_frame *f, uint8_t type, uint16_t seq) {
+    cpep_wire_clear(f, sizeof *f);
     f->type = type;
     f->seq = seq;
 }
 
-frame_verdict frame_decode(uint8_t *wire, uint32_t n, frame *f) {
-    const uint32_t size = wire_cobs_decode(wire, n);
-    cursor c = {wire, NULL, VERSION_AND_TYPE_BYTES, size - WIRE_CRC_BYTES, true};
-    if (size < MIN_BODY_BYTES || size > WIRE_MAX_BODY_BYTES) return FRAME_CORRUPT;
-    if (wire_crc32(wire, size) != CRC_RESIDUE) return FRAME_CORRUPT;
-    if (wire[0] != FRAME_VERSION) return FRAME_UNKNOWN;
-    frame_clear(f, wire[1], 0);
-    if (!fields(&c, f)) return FRAME_UNKNOWN;
-    return c.fits && c.at == c.size ? FRAME_INTACT : FRAME_CORRUPT;
+cpep_frame_verdict cpep_frame_decode(uint8_t *wire, uint32_t n, cpep_frame *f) {
+    const uint32_t size = cpep_wire_cobs_decode(wire, n);
+    cursor c = {wire, NULL, VERSION_AND_TYPE_BYTES, size - CPEP_WIRE_CRC_BYTES, true};
+    if (size < MIN_BODY_BYTES || size > CPEP_WIRE_MAX_BODY_BYTES) return CPEP_FRAME_CORRUPT;
+    if (cpep_wire_crc32(wire, size) != CRC_RESIDUE) return CPEP_FRAME_CORRUPT;
+    if (wire[0] != CPEP_FRAME_VERSION) return CPEP_FRAME_UNKNOWN;
+    cpep_frame_clear(f, wire[1], 0);
+    if (!fields(&c, f)) return CPEP_FRAME_UNKNOWN;
+    return c.fits && c.at == c.size ? CPEP_FRAME_INTACT : CPEP_FRAME_CORRUPT;
 }

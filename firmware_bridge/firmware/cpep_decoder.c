@@ -1,12 +1,12 @@
-#include "decoder.h"
+#include "cpep_decoder.h"
 
-void decoder_init(decoder *d, uint8_t *buffer, uint32_t capacity) {
-    wire_clear(d, sizeof *d);
+void cpep_decoder_init(cpep_decoder *d, uint8_t *buffer, uint32_t capacity) {
+    cpep_wire_clear(d, sizeof *d);
     d->buffer = buffer;
     d->capacity = capacity;
 }
 
-static void reject(decoder *d, uint32_t n) {
+static void reject(cpep_decoder *d, uint32_t n) {
     if (!d->synced) {
         d->counts.skipped_bytes += n;
         return;
@@ -15,19 +15,19 @@ static void reject(decoder *d, uint32_t n) {
     d->counts.corrupt_bytes += n;
 }
 
-static bool finish(decoder *d, frame *f) {
+static bool finish(cpep_decoder *d, cpep_frame *f) {
     const uint32_t n = d->n;
-    frame_verdict verdict;
+    cpep_frame_verdict verdict;
     d->n = 0;
     if (n == 0) return false;
-    verdict = frame_decode(d->buffer, n, f);
-    if (verdict == FRAME_CORRUPT) reject(d, n);
-    if (verdict == FRAME_UNKNOWN) d->counts.unknown_frames++;
-    if (verdict == FRAME_INTACT) d->counts.frames++;
-    return verdict == FRAME_INTACT;
+    verdict = cpep_frame_decode(d->buffer, n, f);
+    if (verdict == CPEP_FRAME_CORRUPT) reject(d, n);
+    if (verdict == CPEP_FRAME_UNKNOWN) d->counts.unknown_frames++;
+    if (verdict == CPEP_FRAME_INTACT) d->counts.frames++;
+    return verdict == CPEP_FRAME_INTACT;
 }
 
-static void keep(decoder *d, uint8_t byte) {
+static void keep(cpep_decoder *d, uint8_t byte) {
     if (d->overlong) {
         d->counts.corrupt_bytes++;
     } else if (d->n < d->capacity) {
@@ -40,10 +40,10 @@ static void keep(decoder *d, uint8_t byte) {
     }
 }
 
-bool decoder_take(decoder *d, uint8_t byte, frame *f) {
+bool cpep_decoder_take(cpep_decoder *d, uint8_t byte, cpep_frame *f) {
     bool complete;
     d->counts.bytes++;
-    if (byte != WIRE_DELIMITER) {
+    if (byte != CPEP_WIRE_DELIMITER) {
         keep(d, byte);
         return false;
     }

@@ -1,4 +1,4 @@
-#include "wire.h"
+#include "cpep_wire.h"
 
 /* Four bits at a time: 64 bytes of table instead of 1024, and still far faster than any line. */
 static const uint32_t crc_of_nibble[16] = {
@@ -6,12 +6,12 @@ static const uint32_t crc_of_nibble[16] = {
     0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu, 0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu,
 };
 
-void wire_clear(void *bytes, uint32_t n) {
+void cpep_wire_clear(void *bytes, uint32_t n) {
     uint8_t *byte = bytes;
     while (n-- > 0) *byte++ = 0;
 }
 
-uint32_t wire_crc32(const uint8_t *bytes, uint32_t n) {
+uint32_t cpep_wire_crc32(const uint8_t *bytes, uint32_t n) {
     uint32_t crc = 0xFFFFFFFFu, i;
     for (i = 0; i < n; i++) {
         crc ^= bytes[i];
@@ -21,7 +21,7 @@ uint32_t wire_crc32(const uint8_t *bytes, uint32_t n) {
     return ~crc;
 }
 
-uint32_t wire_cobs_encode(const uint8_t *bytes, uint32_t n, uint8_t *encoded) {
+uint32_t cpep_wire_cobs_encode(const uint8_t *bytes, uint32_t n, uint8_t *encoded) {
     uint32_t code_at = 0, at = 1, i;
     uint8_t code = 1; /* of the group so far: its length, and one */
     for (i = 0; i < n; i++) {
@@ -43,7 +43,7 @@ uint32_t wire_cobs_encode(const uint8_t *bytes, uint32_t n, uint8_t *encoded) {
     return at;
 }
 
-uint32_t wire_cobs_decode(uint8_t *bytes, uint32_t n) {
+uint32_t cpep_wire_cobs_decode(uint8_t *bytes, uint32_t n) {
     uint32_t at = 0, read = 0;
     while (read < n) {
         const uint8_t code = bytes[read++];

@@ -1,0 +1,63 @@
+"""At what rate samples really arrive, by the host's clock, beside the rate that a device is said to have.
+
+Of every second only the sample that came with the least delay counts, and the line goes through those (see `clock`): a
+stall or a burst changes nothing.
+"""
+
+import logging
+
+from cpep_bridge.clock import DeviceClock
+from cpep_edge.blocks import StreamInfo
+
+RATE_TOLERANCE = 0.01  # clocks drift by 1e-4 at most; more is another rate
+_FIRST_LOOK_S = 3.0
+_JITTER_S = 0.1  # of arrivals, at most: so far a rate may seem wrong over a short time
+
+_log = logging.getLogger(__name__)
+
+
+class ArrivalRate:
+    """The rate of one stream; says once, in the log, when it is not the nominal one."""
+
+    def __init__(self, info: StreamInfo) -> None:
+        self._info = info
+        self._said = False
+        self._hz = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """A new stream of the same device begins; what was found out stays."""
+        self._clock = DeviceClock()
+        self._first_s: float | None = None
+        self._next_s = 0.0  # when to look at it
+
+    @property
+    def heard_hz(self) -> float:
+        """Samples a second; 0 until it is known to a percent, or known to be wrong."""
+        return self._hz
+
+    def add(self, end_index: int, host_t_s: float) -> None:
+        """Note that everything before `end_index` had arrived, or was lost, at `host_t_s`."""
+        promised_hz = self._info.sample_rate_hz
+        self._clock.add_arrival(end_index / promised_hz, host_t_s)
+        if self._first_s is None:
+            self._first_s, self._next_s = host_t_s, host_t_s + _FIRST_LOOK_S
+        if host_t_s < self._next_s or (line := self._clock.line) is None:
+            return
+        self._next_s = host_t_s + 1.0
+        doubt = _JITTER_S / (host_t_s - self._first_s)
+        off = abs(1 / line.slope - 1)
+        if max(off, RATE_TOLERANCE) < doubt:
+            return
+        self._hz = promised_hz / line.slope
+        if off > RATE_TOLERANCE and not self._said:
+            self._said = True
+            _log.warning("%s: %s", self._info.name, rate_sentence(self._hz, promised_hz))
+
+
+def rate_sentence(heard_hz: float, promised_hz: float) -> str:
+    """What to say of a rate that is not the one it should be."""
+    return (
+        f"samples arrive at {heard_hz:.4g} Hz where {promised_hz:g} Hz are promised: "
+        "set the device, or the rate in its profile, right"
+    )

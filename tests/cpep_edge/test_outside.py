@@ -1,0 +1,69 @@
+"""Text from outside is neither markup nor an escape code, wherever it is shown."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from cpep_edge.blocks import LinkCounts
+from cpep_edge.cli import output
+from cpep_edge.cli.view import render
+from cpep_edge.decisions import Decision
+from cpep_edge.live_stats import LiveSummary
+from cpep_edge.outside import printable, user_folder
+
+ESCAPES = "band\x1b]0;OWNED\x1b\\\x1b]52;c;ZWNo\x07\x9b31m\nERROR fake\r\u202egnp"
+MARKUPS = ["[/nope]", "[link=https://evil.example]click[/link]", "[bold]", ":smile:"]
+SUMMARY = LiveSummary(0, 0, 0, {}, None, None, None, 0, 0, 0, 0, LinkCounts())
+DECISION = Decision(0, 0.0, "Fist", True, "Fist", 0.5, 0.5, False, False, 1.0)
+
+
+@given(st.text())
+def test_what_is_shown_is_one_line_of_visible_letters(text: str) -> None:
+    shown = printable(text)
+
+    assert all(letter.isprintable() or letter.isspace() for letter in shown)
+    assert not set("\x1b\x07\x9b\n\r\u2028\u202e\u200b\x00") & set(shown)
+    assert len(shown) <= 200
+
+
+def test_letters_of_any_language_stay() -> None:
+    assert printable("手のひら Größe αβγ 👍") == "手のひら Größe αβγ 👍"
+
+
+@pytest.mark.parametrize("text", [ESCAPES, *MARKUPS])
+def test_the_screen_shows_names_as_they_are_and_obeys_none(text: str) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    console.print(render(text, replace(DECISION, gesture=text), [replace(DECISION, gesture=text)], SUMMARY))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+
+    assert "\x1b]" not in shown
+    assert "\nERROR" not in shown
+    if text in MARKUPS:
+        assert shown.count(text) == 3
+
+
+@pytest.mark.parametrize("text", [ESCAPES, *MARKUPS])
+def test_tables_and_lines_show_names_as_they_are_and_obey_none(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.print_table(text, (text, ""), [(text, "1")])
+    output.stdout.print(printable(text))
+    shown = capsys.readouterr().out
+
+    assert "\x1b" not in shown
+    assert "\nERROR" not in shown
+    if text in MARKUPS:
+        assert text in shown
+
+
+def test_a_user_without_a_home_has_no_folders_but_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user number without a name
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert user_folder("XDG_STATE_HOME", ".local", "state") is None
+
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/lib/x")
+    assert str(user_folder("XDG_STATE_HOME", ".local")) == "/var/lib/x"
