@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import MAX_NAME, Bundle, FileEntry, Gesture, Manifest, PoseSpec, write_bundle
+from cpep_edge.bundle import Bundle, FileEntry, Gesture, Manifest, PoseSpec, write_bundle
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden, check_golden
+from cpep_edge.names import MAX_NAME
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, build_index, cosines, graph_spec

@@ -46,7 +46,7 @@ def _damage(file: Path, field: str, where: object, value: float) -> None:
         ("emg", (5, 2), -np.inf, "field emg holds NaN or infinity"),
         ("emg", (slice(None), 2), 7.0, "field emg is flat in channel 3"),
         ("joint_angles", (5, 2), np.nan, "field joint_angles holds NaN"),
-        ("joint_angles", slice(None), 0.0, "field joint_angles is zero throughout"),
+        ("joint_angles", slice(None), 0.0, "field joint_angles holds no pose"),
         ("time", 500, 0.0, "field time does not rise"),
     ],
 )

@@ -142,5 +142,5 @@ def test_a_corpus_without_any_pose_says_so_before_training(
     toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     corpus = _alone(toy_corpus, write_toy_session(tmp_path, "x", failed=slice(None)))
-    with pytest.raises(DataError, match="joint_angles is zero throughout"):
+    with pytest.raises(DataError, match="joint_angles holds no pose"):
         fit_statistics(corpus, tiny_recipe)

@@ -59,7 +59,7 @@ def write_toy_session(
     """Write one session file; `failed` marks samples whose pose fit failed."""
     emg_uv, pose = toy_signals(stage, n_samples, np.random.default_rng(seed))
     if failed is not None:
-        pose[failed] = 0
+        pose[failed] = np.nan
     time_s = np.arange(n_samples) / RATE_HZ if time_s is None else time_s
     meta = SessionMeta("s0", user, stage, "right", float(time_s[0]), float(time_s[-1]), N_CHANNELS, RATE_HZ, name)
     write_session(folder / f"{name}.hdf5", meta, time_s, emg_uv, pose)

@@ -54,7 +54,7 @@ def layout_of(corpus: Corpus, number: int, recipe: Recipe) -> Layout:
         time_s = session.time_s()
         _check_rate(session, time_s)
         _check_emg(session)
-        valid = _pose_valid(session) if recipe.pose.source == "recorded" else np.ones(len(time_s), bool)
+        valid = session.pose_valid() if recipe.pose.source == "recorded" else np.ones(len(time_s), bool)
         cuts = np.flatnonzero(np.diff(time_s) > 1.5 / session.meta.sample_rate) + 1
     edges = [0, *cuts.tolist(), len(time_s)]
     return Layout(len(time_s), tuple(zip(edges, edges[1:], strict=False)), tuple(_runs(~valid)))
@@ -116,14 +116,6 @@ def _check_emg(session: Session) -> None:
         )
 
 
-def _pose_valid(session: Session) -> NDArray[np.bool_]:
-    pose = session.joint_angles()
-    if not np.isfinite(pose).all():
-        raise DataError(f"{session.path}: field joint_angles holds NaN or infinity; failed pose fits are rows of zeros")
-    valid: NDArray[np.bool_] = np.any(pose != 0, axis=1)
-    return valid
-
-
 def _check_trainable(corpus: Corpus, row: Row, layout: Layout, recipe: Recipe) -> None:
     if layout.n_samples < recipe.windows.window_samples:
         raise DataError(
@@ -133,7 +125,7 @@ def _check_trainable(corpus: Corpus, row: Row, layout: Layout, recipe: Recipe) -
         )
     if not layout.has_pose:
         raise DataError(
-            f"{corpus.file(row)}: field joint_angles is zero throughout, so there is no pose to align with; leave the "
+            f"{corpus.file(row)}: field joint_angles holds no pose, so there is nothing to align with; leave the "
             f"recording out of {METADATA_FILE}"
         )
 

@@ -237,7 +237,7 @@ def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
         poses.append(pose[valid])
     pose = np.concatenate(poses)
     if len(pose) == 0:
-        raise DataError(f"{corpus.folder}: field joint_angles is zero throughout the training sessions, no pose to use")
+        raise DataError(f"{corpus.folder}: field joint_angles holds no pose in any training session")
     scale_uv = _typical_level_uv(corpus, recipe, chosen) or float(np.sqrt(np.mean(power)))
     if not scale_uv > 0:
         raise DataError(f"{corpus.folder}: field emg is flat throughout the training sessions")
@@ -258,8 +258,7 @@ def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.flo
     returns: (n_samples, J) radians, (n_samples,)
     """
     if recipe.pose.source == "recorded":
-        poses = session.joint_angles()
-        return poses, np.any(poses != 0, axis=1)
+        return session.valid_poses()
     name = f"{recipe.seed} {row.filename}"
     poses = template_poses(row.stage, session.n_samples, session.meta.sample_rate, name)
     return poses, np.ones(session.n_samples, bool)
