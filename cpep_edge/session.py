@@ -11,7 +11,7 @@ so in the attribute `missing_pose`. A recording without any pose holds zeros thr
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,10 @@ class Session:
     Raises DataError, naming the file and the field, when the layout is not that of emg2pose.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, masked_channels: Sequence[int] = ()) -> None:
+        """masked_channels: from 1; dead ones, which are read as zero"""
         self.path = path
+        self.masked_channels = masked_channels
         self._file = _open(path)
         try:
             self._table = _table(self._file, path)
@@ -108,7 +110,9 @@ class Session:
 
     def emg(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Samples `start` to `stop`, (n_samples, n_channels), microvolts."""
-        return self._read("emg", start, stop).astype(np.float32, copy=False)
+        emg_uv = self._read("emg", start, stop).astype(np.float32, copy=False)
+        emg_uv[:, [number - 1 for number in self.masked_channels]] = 0
+        return emg_uv
 
     def joint_angles(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Poses of samples `start` to `stop`, (n_samples, 20), radians; where they count, see `valid_poses`."""

@@ -20,6 +20,9 @@ def train(
     stage: Annotated[StageName | None, typer.Option(help="Only this stage, anew.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over the recipe.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="A finished run to distil, for recipes that do: micro.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out recordings that cannot be used; the run says which.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was interrupted.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; by the corpus' size.")] = None,
 ) -> None:
@@ -34,7 +37,14 @@ def train(
     from cpep_train.training import train as run_training
 
     run_training(
-        load_recipe(recipe, settings or []), data, out, stage=stage, resume=resume, n_workers=workers, teacher=teacher
+        load_recipe(recipe, settings or []),
+        data,
+        out,
+        stage=stage,
+        resume=resume,
+        n_workers=workers,
+        teacher=teacher,
+        skip_bad=skip_bad,
     )
     if rank() == 0:
         stdout.print(out)

@@ -33,16 +33,17 @@ from cpep_export.chip_program import ChipProgram, ChipTarget, chip_program
 from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
 from cpep_export.hand_poses import pick_hand_poses
-from cpep_export.ladder import CHIP, INDEX, LIVE, Ladder
+from cpep_export.ladder import CHIP, INDEX, LIVE, Ladder, one_by_one
 from cpep_export.live_replay import embed_live
 from cpep_export.native import TARGETS, NativeBuild
 from cpep_export.pose_program import PoseProgram, lower_pose_encoder
 from cpep_export.prototypes import Prototypes, find_prototypes
-from cpep_export.rejection import decision_spec
+from cpep_export.rejection import decision_spec, watched_windows
 from cpep_export.training_windows import training_embeddings
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
-from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, embed_poses, evaluation_set
+from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, embed_emg, embed_poses, evaluation_set
+from cpep_train.leakage import audit_against
 from cpep_train.provenance import provenance_of
 
 INDEX_FILE = "index.bin"
@@ -119,8 +120,8 @@ def export_bundle(
     version: of the bundle; None: one above that of the bundle that lies at `out`
     key: signs the bundle
     progress: called with the stages done and their number
-    Raises DataError when the corpus does not fit the checkpoint, ArtifactError when XNNPACK leaves operators outside or
-    the program loses too much.
+    Raises DataError when the corpus does not fit the checkpoint, or holds what was trained on where it should measure;
+    ArtifactError when XNNPACK leaves operators outside or the program loses too much.
     """
     done = _counter(progress)
     version = next_version(out) if version is None else version
@@ -150,7 +151,9 @@ def export_bundle(
         if on_chip.embedded is not None:
             ladder.climb_by_index(CHIP, on_chip.embedded, index_of)
     done()
-    decision = decision_spec(ladder.evaluation, votes)
+    watched = watched_windows(material.evaluation)
+    embedded = embed_emg(one_by_one(device.encoder), watched.queries)
+    decision = decision_spec(watched, [index.vote(query, N_NEIGHBOURS) for query in embedded])
     hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)
     pose = lower_pose_encoder(checkpoint, material.evaluation.references) if pose_encoder else None
     target = chip_target or ("linux" if native is None else TARGETS[native.architecture])
@@ -164,6 +167,8 @@ def export_bundle(
 
 def _gather(checkpoint: Checkpoint, data: Path) -> _Material:
     corpus = Corpus.open(data)
+    if checkpoint.splits is not None:
+        audit_against(checkpoint.splits, corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
     evaluation = evaluation_set(checkpoint, corpus)
     return _Material(checkpoint, corpus, evaluation, embed_poses(checkpoint.pose, evaluation.references))
 
@@ -276,7 +281,8 @@ def _stretch(material: _Material, session: int, start: int) -> NDArray[np.float3
 
 
 def _provenance(material: _Material) -> Provenance:
-    recipe, now = material.checkpoint.recipe, provenance_of(material.corpus)
+    recipe = material.checkpoint.recipe
+    now = provenance_of(material.corpus, material.checkpoint.provenance.data_sha256)
     templates = ", poses from templates" if recipe.pose.source == "templates" else ""
     return Provenance(
         recipe=recipe.name,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import replacing
 from cpep_edge.preprocess import Preprocessing
+from cpep_train.leakage import SPLITS_FILE, SplitManifest, load_splits
 from cpep_train.model import Embedder
 from cpep_train.provenance import Provenance
 from cpep_train.qformer import QueryEmbedder
@@ -44,6 +45,7 @@ class Checkpoint:
     unseen_stages: tuple[str, ...]  # gestures held out of all training
     provenance: Provenance
     metrics: dict[str, float]  # last losses of the three stages
+    splits: SplitManifest | None = None  # what was trained on and what may be asked; None: nobody wrote it down
 
 
 class _Content(BaseModel):
@@ -106,6 +108,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
         unseen_stages=content.unseen_stages,
         provenance=content.provenance,
         metrics=content.metrics,
+        splits=load_splits(run) if (run / SPLITS_FILE).is_file() else None,
     )
 
 

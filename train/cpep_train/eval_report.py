@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.files import replacing
 from cpep_train import plots
-from cpep_train.evaluate import Score
+from cpep_train.evaluate import USERS, Score
 from cpep_train.material import Material, Reading
 from cpep_train.protocols import Evaluation, Retrieval
 
@@ -75,7 +75,7 @@ def _what_the_data_is(material: Material) -> str:
 
 def _pictures(scores: Sequence[Score]) -> str:
     """Confusion and people of every kind of question to held-out people, or to known ones where none are held out."""
-    users = "held-out" if any(score.users == "held-out" for score in scores) else "known"
+    users = next(kind for kind in USERS if any(score.users == kind for score in scores))
     images = []
     for score in (score for score in scores if score.users == users):
         what = f"{score.gestures} gestures, {score.users} people"

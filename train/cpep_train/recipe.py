@@ -48,6 +48,13 @@ class Windows(_Part):
     jitter_samples: int = Field(default=0, ge=0)  # training windows start up to so much earlier or later
 
 
+class Recordings(_Part):
+    """Which recordings are used, and what of them."""
+
+    hand: Literal["moving", "any"] = "moving"  # of the two wrists that emg2pose records: the one asked to move, or both
+    masked_channels: tuple[Annotated[int, Field(ge=1)], ...] = ()  # from 1; dead ones are zero everywhere
+
+
 class Calibration(_Part):
     """What a wearer does at the start of a session, so that each channel's level is known."""
 
@@ -155,6 +162,7 @@ class Recipe(_Part):
     compile: bool = False  # run the encoders through torch.compile: minutes first, faster then
     signal: Signal
     windows: Windows
+    recordings: Recordings = Recordings()
     calibration: Calibration = Calibration()
     emg: EmgEncoder
     pose: PoseEncoder
@@ -166,7 +174,9 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
-        faults = [*self._signal_faults(), *self._window_faults(), *self._encoder_faults(), *self._align_faults()]
+        odd = [n for n in self.recordings.masked_channels if n > self.signal.n_channels]
+        faults = [f"recordings.masked_channels: there is no channel {n}" for n in odd]
+        faults += [*self._signal_faults(), *self._window_faults(), *self._encoder_faults(), *self._align_faults()]
         if faults:
             raise ValueError("; ".join(faults))
         return self

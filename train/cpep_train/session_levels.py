@@ -20,7 +20,7 @@ class SessionLevels:
 
     def __init__(self, corpus: Corpus, recipe: Recipe) -> None:
         self._corpus, self._recipe = corpus, recipe
-        self._levels: dict[tuple[str, str], NDArray[np.float32]] = {}
+        self._levels: dict[tuple[str, str, str], NDArray[np.float32]] = {}
 
     def level_uv(self, row: Row) -> NDArray[np.float32] | None:
         """The channel levels of a recording's session, (n_channels,); None where the recipe does not calibrate.
@@ -29,7 +29,7 @@ class SessionLevels:
         """
         if not self._recipe.calibration.stages:
             return None
-        key = (row.user, row.session)
+        key = row.donning
         if key not in self._levels:
             self._levels[key] = self._measure(row)
         return self._levels[key]
@@ -39,7 +39,7 @@ class SessionLevels:
 
         The mean over channels is zero. Empty where the recipe does not calibrate.
         """
-        sessions = {(row.user, row.session): row for row in self._corpus.rows if row.split == "train"}
+        sessions = {row.donning: row for row in self._corpus.rows if row.split == "train"}
         levels_uv = [level for level in map(self.level_uv, sessions.values()) if level is not None]
         if not levels_uv:
             return ()
@@ -50,15 +50,24 @@ class SessionLevels:
         movements = [
             other
             for other in self._corpus.rows
-            if (other.user, other.session) == (row.user, row.session) and other.stage in self._recipe.calibration.stages
+            if other.donning == row.donning
+            and other.stage in self._recipe.calibration.stages
+            and not other.is_idle
+            and bool(other.split) >= bool(row.split)  # what the run leaves out measures nothing
         ]
         if not movements:
             raise DataError(
-                f"{self._corpus.folder}: session {row.session} of {row.user} has no recording of "
+                f"{self._corpus.folder}: session {row.session} of {row.user}, wrist {row.side}, has no recording of "
                 f"{' or '.join(self._recipe.calibration.stages)} to calibrate with"
             )
         try:
-            return channel_levels_uv(np.concatenate([self._stretches(movement) for movement in movements]))
+            stretches = np.concatenate([self._stretches(movement) for movement in movements])
+            live = np.ones(stretches.shape[1], bool)
+            live[[number - 1 for number in self._corpus.masked_channels]] = False
+            measured = channel_levels_uv(stretches[:, live])
+            levels = np.full(len(live), np.exp(np.log(measured).mean()), np.float32)  # of masked ones: the usual level
+            levels[live] = measured
+            return levels
         except DataError as error:
             raise DataError(f"{self._corpus.folder}, session {row.session} of {row.user}: {error}") from error
 

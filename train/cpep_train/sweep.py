@@ -15,7 +15,7 @@ from cpep_edge.checkout import git_commit
 from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
 from cpep_edge.files import replacing
 from cpep_train.checkpoint import load_run_recipe
-from cpep_train.evaluate import Score, evaluate
+from cpep_train.evaluate import USERS, Score, evaluate
 from cpep_train.provenance import load_provenance
 from cpep_train.recipe import Recipe, load_recipe
 from cpep_train.training import WEIGHTS_FILE, StageName, train
@@ -137,7 +137,7 @@ def markdown(found: Sweep) -> str:
         f"{', '.join(str(seed) for seed in dict.fromkeys(result.seed for result in found.results))}; ± is the standard "
         "deviation over seeds, brackets the 95 % bootstrap interval over people (mean of the seeds').",
     ]
-    for users in ("held-out", "known"):
+    for users in USERS:
         rows = [line for line in lines(found) if line.users == users]
         if rows:
             text += ["", f"## {users.capitalize()} people", "", f"| recipe | {' | '.join(gestures)} |"]

@@ -4,6 +4,7 @@ A run's folder holds one folder a stage: `resume.ckpt`, Lightning's own, after e
 the weights once the stage is done. After the last stage the checkpoint itself is written, see `cpep_train.checkpoint`.
 """
 
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -30,22 +31,24 @@ from cpep_train.checkpoint import (
     save_recipe,
     save_weights,
 )
-from cpep_train.corpus import Corpus
+from cpep_train.corpus import Corpus, all_faults
 from cpep_train.distil import DistilledAlignment, check_teacher
 from cpep_train.embridge import BridgedAlignment
 from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
 from cpep_train.fitting import fit
-from cpep_train.leakage import SplitManifest, audit, save_splits
+from cpep_train.leakage import SplitManifest, audit, load_splits, save_splits
 from cpep_train.mae import MaskedAutoencoder
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
 from cpep_train.processes import join, rank, wait_for_all
-from cpep_train.provenance import load_provenance, provenance_of, save_provenance
+from cpep_train.provenance import Provenance, load_provenance, provenance_of, save_provenance
 from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
-from cpep_train.recordings import Layout, load_layouts, save_layouts, survey
+from cpep_train.recordings import Layout, load_layouts, look_through, save_layouts
 from cpep_train.soft_targets import Communities
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+
+logger = logging.getLogger(__name__)
 
 StageName = Literal["emg-mae", "pose-mae", "align"]
 STAGES: tuple[StageName, ...] = ("emg-mae", "pose-mae", "align")
@@ -68,6 +71,7 @@ def train(
     n_workers: int | None = None,
     lend: Callable[[StageName], Path | None] = lambda stage: None,
     teacher: Path | None = None,
+    skip_bad: bool = False,
 ) -> Checkpoint | None:
     """Train a recipe on the corpus in `data` into the folder `out`.
 
@@ -77,6 +81,7 @@ def train(
     n_workers: processes that read the corpus; None takes what its size asks for
     lend: where the same stage was finished by another run, to be copied from there
     teacher: a finished run to distil, whose poses are taken over; the recipe must ask for it
+    skip_bad: leave out recordings that cannot be used, and write down which, in place of refusing to start
     returns: the checkpoint, or None where the last stage was not asked for
     Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, TrainingError
     when it diverged or collapsed, and CpepError when Ctrl-C stopped it.
@@ -84,11 +89,16 @@ def train(
     join()
     if progress is None:
         progress = sys.stderr.isatty() and rank() == 0
+    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     try:
-        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher)
+        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher, skip_bad)
         for name in stages_of(recipe) if stage is None else (stage,):
             run.stage(name, resume)
         return run.finish() if stage in (None, "align") else None
+    except (ConfigError, DataError):
+        if is_new and rank() == 0 and not _has_trained(out):
+            shutil.rmtree(out, ignore_errors=True)  # nothing in it but what this start wrote
+        raise
     except KeyboardInterrupt:
         raise CpepError(f"training was interrupted; the same command with --resume goes on in {out}") from None
 
@@ -119,18 +129,25 @@ class _Run:
         n_workers: int | None,
         lend: Callable[[StageName], Path | None],
         teacher: Path | None,
+        skip_bad: bool,
     ) -> None:
         self.recipe, self.out, self.progress, self.n_workers, self.lend = recipe, out, progress, n_workers, lend
         corpus = Corpus.open(data)
-        corpus.check(recipe)
-        self.provenance = provenance_of(corpus)
-        self.teacher = self._taught_by(teacher)
+        self.is_new = not (out / RECIPE_FILE).is_file()
         if rank() == 0:
-            self._claim_folder(may_exist, audit(corpus))
-        wait_for_all()
-        layouts = self._layouts(corpus)
+            self._check_folder(may_exist)
+            corpus, layouts, self.splits = self._looked_through(corpus, skip_bad)
+        else:
+            wait_for_all()  # until the first process has claimed the folder
+            self.splits, self.provenance = load_splits(out), load_provenance(out)
+            corpus, layouts = corpus.usable(recipe, self.provenance.skipped), load_layouts(out) or {}
+        self.teacher = self._taught_by(teacher)
         self.statistics = fit_statistics(corpus, recipe)
         self.store = SessionStore(corpus, recipe, self.statistics, layouts=layouts)
+        self._windows("train", with_pose=True)
+        if rank() == 0:  # last of all, so that a start that is refused blocks nothing
+            self._claim_folder(layouts)
+            wait_for_all()
         torch.manual_seed(recipe.seed)
         self.emg, self.pose = build_encoders(recipe)
         if recipe.compile:
@@ -196,6 +213,7 @@ class _Run:
             unseen_stages=corpus.unseen_stages,
             provenance=self.provenance,
             metrics={f"{name} {key}": loss for name in STAGES for key, loss in last_losses(self.out / name / LOG_FILE)},
+            splits=self.splits,
         )
         if rank() == 0:
             save_checkpoint(self.out, checkpoint)
@@ -213,32 +231,54 @@ class _Run:
         self.lend = lambda stage: run / stage if stage == "pose-mae" else others(stage)
         return teacher
 
-    def _claim_folder(self, may_exist: bool, splits: SplitManifest) -> None:
-        """Start a run in the folder, or check that the run in it is this one."""
-        if not (self.out / RECIPE_FILE).is_file():
-            if self.out.is_dir() and any(self.out.iterdir()):
+    def _check_folder(self, may_exist: bool) -> None:
+        """Refuse a folder that holds other things, or another run."""
+        if self.is_new:
+            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise ConfigError(f"{self.out} holds other things than a training run; choose another folder")
-            save_provenance(self.out, self.provenance)
-            save_splits(self.out, splits)
-            save_recipe(self.out, self.recipe)
             return
         if not may_exist:
             raise ConfigError(f"{self.out} already holds a run; add --resume to go on, or choose another folder")
         if load_run_recipe(self.out) != self.recipe:
             raise ConfigError(f"{self.out} was started with another recipe; choose another folder, or that recipe")
-        started = load_provenance(self.out)
-        if started.data_sha256 != self.provenance.data_sha256:
-            raise ConfigError(f"{self.out} was started on other data; choose another folder, or that data")
-        self.provenance = started
 
-    def _layouts(self, corpus: Corpus) -> dict[int, Layout]:
-        """What is in the recordings, looked through by the first process, the first time."""
-        layouts = load_layouts(self.out)
-        if layouts is None and rank() == 0:
-            layouts = survey(corpus, self.recipe, (*corpus.numbers("train"), *corpus.numbers("val")))
+    def _looked_through(self, corpus: Corpus, skip_bad: bool) -> tuple[Corpus, dict[int, Layout], SplitManifest]:
+        """The recordings that the run uses, what is in them, and who is in which split.
+
+        Raises DataError, naming all that cannot be used, and where a split leaks into another.
+        """
+        skipped = {} if self.is_new else load_provenance(self.out).skipped
+        usable = corpus.usable(self.recipe, skipped)
+        found = look_through(usable, self.recipe, load_layouts(self.out))
+        if found.faults and not skip_bad:
+            raise DataError(all_faults(list(found.faults.values())))
+        for number, fault in found.faults.items():
+            logger.warning("left out: %s", fault)
+            skipped = {**skipped, usable.rows[number].filename: fault}
+        if found.faults:
+            usable = corpus.usable(self.recipe, skipped)
+        usable.check_splits()
+        layouts = {number: layout for number, layout in found.layouts.items() if usable.rows[number].split}
+        splits = audit(usable, {number: layout.content for number, layout in layouts.items()})
+        self.provenance = self._provenance(corpus, splits, skipped)
+        return usable, layouts, splits
+
+    def _provenance(self, corpus: Corpus, splits: SplitManifest, skipped: dict[str, str]) -> Provenance:
+        """Where the run comes from; raises ConfigError where it was started on other data."""
+        if not self.is_new:
+            started = load_provenance(self.out)
+            if started.data_sha256 != splits.fingerprint:
+                raise ConfigError(f"{self.out} was started on other data; choose another folder, or that data")
+            return started
+        return provenance_of(corpus, splits.fingerprint, skipped)
+
+    def _claim_folder(self, layouts: dict[int, Layout]) -> None:
+        """Start the run in its folder."""
+        if self.is_new:
+            save_provenance(self.out, self.provenance)
+            save_splits(self.out, self.splits)
             save_layouts(self.out, layouts)
-        wait_for_all()
-        return layouts if layouts is not None else load_layouts(self.out) or {}
+            save_recipe(self.out, self.recipe)  # the last, with which it is a run
 
     def _work(self, name: StageName) -> _Work:
         recipe, emg, pose = self.recipe, self.emg.encoder, self.pose.encoder
@@ -307,6 +347,11 @@ class _Run:
             folder = self.store.corpus.folder
             raise DataError(f"{folder}: split train has {len(windows)} usable windows, too few to train on")
         return windows
+
+
+def _has_trained(out: Path) -> bool:
+    """Whether a run's folder holds more than its start."""
+    return any(any(out.glob(f"*/{name}")) for name in (LOG_FILE, RESUME_FILE, WEIGHTS_FILE))
 
 
 def _prepare(folder: Path, resume: bool) -> None:
