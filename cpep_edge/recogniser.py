@@ -21,7 +21,7 @@ class Recognition:
 
 
 class Recogniser:
-    """Everything of a bundle that turns preprocessed windows into votes."""
+    """Everything of a bundle that turns preprocessed windows into votes. Threads may share it; they take turns."""
 
     def __init__(self, bundle: Bundle, n_threads: int = 1) -> None:
         """Raises ArtifactError when a file does not match the manifest or cannot be loaded."""

@@ -15,6 +15,7 @@ import typer
 from cpep_edge import __version__
 from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, training, trust
 from cpep_edge.errors import CpepError
+from cpep_edge.extras import missing_package
 
 app = typer.Typer(
     name="cpep-edge",
@@ -80,9 +81,10 @@ def main() -> NoReturn:
     """Run the command line; every failure of the world ends as one sentence and exit status 1."""
     try:
         app()
-    except (CpepError, OSError) as error:
+    except (CpepError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("CPEP_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        told = missing_package(error, " ".join(sys.argv[1:2])) if isinstance(error, ModuleNotFoundError) else str(error)
+        typer.echo(f"error: {told}", err=True)
         sys.exit(1)
     sys.exit(0)

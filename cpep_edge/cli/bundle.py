@@ -56,8 +56,9 @@ def export(
 
     limits = find_chip(chip, chip_ram, chip_flash)
     signing_key = None if sign is None else load_signing_key(sign)
-    load_splits(run)
     checkpoint = load_checkpoint(run)
+    if checkpoint.splits is None:
+        load_splits(run)  # says what is missing
     with TemporaryDirectory() as scratch, progress("exporting") as advance:
         linux = host_target() if chip_target else target or host_target()
         native = build_for_target(linux, Path(scratch) / "native")

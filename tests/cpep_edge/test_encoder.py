@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,15 @@ def test_an_embedding_survives_the_next_one(encoder: EmgEncoder, window: np.ndar
 
     assert not np.allclose(first, second)
     assert np.array_equal(first, kept)
+
+
+def test_threads_that_share_an_encoder_get_each_their_own(encoder: EmgEncoder, window: np.ndarray) -> None:
+    windows = [window * scale for scale in np.linspace(-2, 2, 16)]
+    alone = [encoder.embed(one) for one in windows]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(encoder.embed, windows * 40))
+    for number, embedding in enumerate(together):
+        np.testing.assert_array_equal(embedding, alone[number % len(windows)])
 
 
 def test_a_window_may_be_read_only_or_a_view(encoder: EmgEncoder, window: np.ndarray) -> None:

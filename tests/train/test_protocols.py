@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from typer.testing import CliRunner
 
 from cpep_edge.cli import app
 from cpep_edge.errors import DataError
+from cpep_edge.json_text import to_json
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus
+from cpep_train.embedding_quality import EmbeddingQuality
 from cpep_train.enrolment import Repetitions, find_repetitions
 from cpep_train.eval_report import FIGURES_FILE, PAGE_FILE, write_report
 from cpep_train.evaluate import zero_shot
@@ -177,6 +180,25 @@ def test_the_report_is_one_page_with_its_pictures_inside(
     figures = json.loads((tmp_path / "report" / FIGURES_FILE).read_text())
     assert len(figures["readings"]) == len(evaluation.readings)
     assert (tmp_path / "report" / PAGE_FILE).is_file()
+
+
+def test_figures_that_are_no_number_are_null_in_json() -> None:
+    quality = EmbeddingQuality(float("nan"), 1.0, -np.inf, 0.0, float("nan"), 0.0, 1.0, 1.0, 2)
+    read = json.loads(to_json({"quality": quality, "array": np.array([1.0, np.nan])}), parse_constant=pytest.fail)
+    assert read["quality"]["linear_cka"] is None
+    assert read["array"] == [1.0, None]
+
+
+def test_a_report_of_a_person_with_one_recording_of_a_kind_is_json(
+    trained_run: Path, toy_corpus: Corpus, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(trained_run)
+    found, material = evaluate_run(trained_run, checkpoint, toy_corpus.folder, ("retrieval",))
+    one = found.retrieval[0]
+    assert one.quality is not None
+    quality = replace(one.quality, neighbour_consistency=float("nan"))  # what a single recording has no neighbours for
+    write_report(replace(found, retrieval=(replace(one, quality=quality),)), material, tmp_path)
+    json.loads((tmp_path / FIGURES_FILE).read_text(), parse_constant=pytest.fail)
 
 
 def test_the_command_prints_one_object_of_what_was_asked(trained_run: Path, toy_corpus: Corpus) -> None:

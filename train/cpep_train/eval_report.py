@@ -1,7 +1,6 @@
 """An evaluation as one HTML page that needs nothing else, and as JSON beside it."""
 
 import base64
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.files import replacing
+from cpep_edge.json_text import to_json
 from cpep_train import plots
 from cpep_train.evaluate import USERS, Score
 from cpep_train.material import Material, Reading
@@ -35,7 +35,7 @@ th:first-child, td:first-child { text-align: left; } img { max-width: 100%; }
 
 def write_report(found: Evaluation, material: Material, out: Path) -> Path:
     """Write evaluation.html and evaluation.json into a folder; returns the path of the page."""
-    _write(out / FIGURES_FILE, json.dumps(_figures(found, material), indent=1, default=_plain) + "\n")
+    _write(out / FIGURES_FILE, to_json(_figures(found, material), indent=1) + "\n")
     _write(out / PAGE_FILE, _page(found, material))
     return out / PAGE_FILE
 
@@ -160,10 +160,6 @@ def _figures(found: Evaluation, material: Material) -> dict[str, object]:
         "provenance": checkpoint.provenance.model_dump(),
         **asdict(found),
     }
-
-
-def _plain(value: object) -> object:
-    return value.tolist() if isinstance(value, np.ndarray) else str(value)
 
 
 def _write(path: Path, text: str) -> None:

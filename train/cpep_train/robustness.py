@@ -5,9 +5,8 @@ session, since what goes wrong goes wrong afterwards; poses, index and scale sta
 """
 
 import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.checkout import git_commit
 from cpep_edge.files import replacing
+from cpep_edge.json_text import to_json
 from cpep_edge.session import Session
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus, Row
@@ -246,7 +246,7 @@ def write_robustness(found: Robustness, out: Path) -> Path:
     from cpep_train.plots import png, robustness_figure
 
     contents = {
-        "robustness.json": json.dumps(asdict(found), indent=1, default=lambda value: value.tolist()).encode() + b"\n",
+        "robustness.json": to_json(found, indent=1).encode() + b"\n",
         "robustness.md": _markdown(found).encode(),
         "robustness.png": png(robustness_figure(found)),
     }

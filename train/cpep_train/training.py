@@ -60,6 +60,10 @@ _VALIDATION_WINDOWS = 512  # enough for a curve; evaluation is `cpep_train.evalu
 _COMMUNITY_WINDOWS = 20_000  # that communities of poses are sought among
 
 
+class Interrupted(CpepError):  # noqa: N818 - the name says what happened
+    """Ctrl-C stopped a training, which can be resumed."""
+
+
 def train(
     recipe: Recipe,
     data: Path,
@@ -84,7 +88,7 @@ def train(
     skip_bad: leave out recordings that cannot be used, and write down which, in place of refusing to start
     returns: the checkpoint, or None where the last stage was not asked for
     Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, TrainingError
-    when it diverged or collapsed, and CpepError when Ctrl-C stopped it.
+    when it diverged or collapsed, and Interrupted when Ctrl-C stopped it.
     """
     join()
     if progress is None:
@@ -100,7 +104,7 @@ def train(
             shutil.rmtree(out, ignore_errors=True)  # nothing in it but what this start wrote
         raise
     except KeyboardInterrupt:
-        raise CpepError(f"training was interrupted; the same command with --resume goes on in {out}") from None
+        raise Interrupted(f"training was interrupted; the same command with --resume goes on in {out}") from None
 
 
 def stages_of(recipe: Recipe) -> tuple[StageName, ...]:
