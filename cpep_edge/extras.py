@@ -6,6 +6,7 @@ EXTRA_OF = {  # by the module that an import asks for
     **dict.fromkeys(("mujoco", "myo_sim"), "sim"),
     **dict.fromkeys(("starlette", "uvicorn"), "web"),
     **dict.fromkeys(("websockets", "pythonosc", "pylsl"), "sinks"),
+    **dict.fromkeys(("edfio", "pyxdf", "pyarrow"), "formats"),
     "cryptography": "trust",
     "ppk2_api": "power",
 }

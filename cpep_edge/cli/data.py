@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
-from cpep_edge.errors import CpepError
+from cpep_edge.errors import ConfigError, CpepError
 
 if TYPE_CHECKING:
     from cpep_train.importing import Choices, ImportSummary
@@ -24,7 +24,31 @@ class Database(StrEnum):
     db8 = "db8"
 
 
-app = typer.Typer(help="Simulate, import and look at recordings.", no_args_is_help=True)
+class Side(StrEnum):
+    """Which wrist was recorded."""
+
+    left = "left"
+    right = "right"
+    unknown = "unknown"
+
+
+class Split(StrEnum):
+    """What a recording is for."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class Form(StrEnum):
+    """What sessions can be written as."""
+
+    edf = "edf"
+    csv = "csv"
+    parquet = "parquet"
+
+
+app = typer.Typer(help="Simulate, import, look at and pass on recordings.", no_args_is_help=True)
 imports = typer.Typer(help="Write recordings of other sets as sessions.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
@@ -208,6 +232,77 @@ def import_csv(
     _print_import(summary, out, dry_run, as_json)
 
 
+@imports.command("files")
+def import_files(
+    sources: Annotated[list[Path], typer.Argument(help="Files: EDF, BDF, XDF, OpenSignals HDF5, OpenBCI, Delsys.")],
+    out: Out,
+    user: Annotated[str, typer.Option(help="Whose they are; without it, the folder a file lies in.")] = "",
+    session: Annotated[str, typer.Option(help="Without it, a file's name.")] = "",
+    stage: Annotated[str, typer.Option(help="The gesture of what no annotation or marker labels.")] = "",
+    side: Annotated[Side, typer.Option(help="Which wrist.")] = Side.unknown,
+    split: Annotated[Split, typer.Option(help="Of repetitions that are in no other.")] = Split.train,
+    test_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 3 or 5-6.")] = "",
+    val_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 2.")] = "",
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import recordings as the software of amplifiers writes them; what a file holds decides how it is read."""
+    from cpep_train import import_files as importer
+
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
+    )
+    about = importer.FileChoices(
+        user=user,
+        session=session,
+        stage=stage,
+        side=side.value,
+        split=split.value,
+        test_repetitions=tuple(_numbers(test_repetitions, "--test-repetitions") if test_repetitions else ()),
+        val_repetitions=tuple(_numbers(val_repetitions, "--val-repetitions") if val_repetitions else ()),
+    )
+    with progress("importing") as advance:
+        summary = importer.import_files(sources, out, about, advance, choices=chosen, dry_run=dry_run)
+    _print_import(summary, out, dry_run, as_json)
+
+
+@imports.command("libemg")
+def import_libemg(
+    source: Source,
+    out: Out,
+    sample_rate_hz: Annotated[float, typer.Option(min=1, help="Samples a second; the files do not say.")],
+    test_repetitions: Annotated[str, typer.Option(help="Such as 4-5; the last without it.")] = "",
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import a folder that LibEMG filled: R_<repetition>_C_<class>, one file each, no pose."""
+    from cpep_train import import_files as importer
+
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
+    )
+    tested = _numbers(test_repetitions, "--test-repetitions", least=0) if test_repetitions else []
+    with progress("importing") as advance:
+        summary = importer.import_libemg(source, out, sample_rate_hz, tested, advance, choices=chosen, dry_run=dry_run)
+    _print_import(summary, out, dry_run, as_json)
+
+
 def _choices(
     file: Path | None,
     hold_out_people: str,
@@ -300,7 +395,44 @@ def info(
         raise CpepError("; ".join(found.faults))
 
 
-def _numbers(text: str, option: str = "--participants") -> list[int]:
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="Session file, or corpus folder: each of its recordings.")],
+    out: Annotated[Path, typer.Argument(help="File to write; of a corpus, the folder.")],
+    form: Annotated[Form, typer.Option("--format", help="edf is EDF+: EMG and the label, 16 bits.")] = Form.edf,
+) -> None:
+    """Write sessions for other software: EDF+, CSV or Parquet."""
+    from cpep_train.corpus import Corpus
+    from cpep_train.export_sessions import export_session
+
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another name, or move it away")
+    if path.is_file():
+        stdout.print(export_session(path, out, form.value))
+        return
+    corpus = Corpus.open(path)
+    with progress("exporting") as advance:
+        for done, row in enumerate(corpus.rows, start=1):
+            export_session(corpus.file(row), out / f"{row.filename}.{form.value}", form.value)
+            advance(done, len(corpus.rows))
+    stdout.print(f"{len(corpus.rows)} files in {out}")
+
+
+@app.command()
+def view(
+    session: Annotated[Path, typer.Argument(help="Session file.")],
+    out: Annotated[Path | None, typer.Option(help="Picture to write; without it, beside the session.")] = None,
+) -> None:
+    """Draw a session as a picture: signal, spectrum, label and pose."""
+    from cpep_train.session_view import draw_session
+
+    picture = out or session.with_suffix(".png")
+    if picture.exists():
+        raise ConfigError(f"{picture} exists; choose another name with --out, or move it away")
+    stdout.print(draw_session(session, picture))
+
+
+def _numbers(text: str, option: str = "--participants", least: int = 1) -> list[int]:
     """The numbers that "1,3,5-7" names."""
     numbers: list[int] = []
     for part in text.split(","):
@@ -311,8 +443,8 @@ def _numbers(text: str, option: str = "--participants") -> list[int]:
             raise typer.BadParameter(f"{text!r} is not like 1-8 or 1,3,5-7", param_hint=option) from error
         if not more:
             raise typer.BadParameter(f"{part.strip()} in {text!r} runs backwards", param_hint=option)
-        if more[0] < 1:
-            raise typer.BadParameter(f"{text!r}: numbers start at 1", param_hint=option)
+        if more[0] < least:
+            raise typer.BadParameter(f"{text!r}: numbers start at {least}", param_hint=option)
         twice = next((number for number in more if number in numbers), None)
         if twice is not None:
             raise typer.BadParameter(f"{text!r} names {twice} twice", param_hint=option)

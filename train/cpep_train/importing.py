@@ -30,6 +30,7 @@ from cpep_train.corpus import Row, write_metadata
 Floats = NDArray[np.floating[Any]]
 Split = Literal["train", "val", "test"]
 _MOST_ODD_ROWS = 0.01  # of a text file's, that are left out; more is another layout
+LONGEST_GAP_S, LONGEST_GAP_PERIODS = 0.1, 3  # between time stamps, that is jitter; the longer of the two counts
 _LARGEST_RATIO = 1_000  # of whole numbers, for resampling
 _LABEL_CHARACTERS = str.maketrans("/\\\0 ", "____")
 
@@ -368,21 +369,23 @@ def looks_like_volts(emg: Floats) -> bool:
 
 
 def evened(
-    time_s: NDArray[np.float64], values: Floats, rate_hz: float, longest_gap_s: float = 0.1
+    time_s: NDArray[np.float64], values: Floats, rate_hz: float, longest_gap_s: float = LONGEST_GAP_S
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Samples with jittering time stamps laid on an even grid, by straight lines; longer gaps stay gaps.
 
     time_s: (n,), not falling; stamps that stand still, as when packets arrive in bursts, are spread out first
     values: (n, columns)
+    longest_gap_s: or three periods, where those are longer
     returns: time (m,) and values (m, columns)
     """
+    longest_gap_s = max(longest_gap_s, LONGEST_GAP_PERIODS / rate_hz)
     time_s, first = _spread_bursts(time_s, rate_hz), 0
     cuts = [*(np.flatnonzero(np.diff(time_s) > longest_gap_s) + 1).tolist(), len(time_s)]
     times, parts = [], []
     for stop in cuts:
         piece = time_s[first:stop]
-        start = np.ceil((piece[0] - time_s[0]) * rate_hz - 1e-6)
-        grid = time_s[0] + np.arange(start, np.floor((piece[-1] - time_s[0]) * rate_hz + 1e-6) + 1) / rate_hz
+        start = np.ceil((piece[0] - time_s[0]) * rate_hz - 0.25)
+        grid = time_s[0] + np.arange(start, np.floor((piece[-1] - time_s[0]) * rate_hz + 0.25) + 1) / rate_hz
         if len(grid):
             times.append(grid)
             parts.append(np.column_stack([np.interp(grid, piece, column) for column in values[first:stop].T]))
