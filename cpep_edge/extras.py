@@ -7,6 +7,7 @@ EXTRA_OF = {  # by the module that an import asks for
     **dict.fromkeys(("starlette", "uvicorn"), "web"),
     **dict.fromkeys(("websockets", "pythonosc", "pylsl"), "sinks"),
     **dict.fromkeys(("edfio", "pyxdf", "pyarrow"), "formats"),
+    "submitit": "cluster",
     "cryptography": "trust",
     "ppk2_api": "power",
 }

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpep_edge import __version__
-from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, training, trust
+from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, recipes, training, trust
 from cpep_edge.errors import CpepError
 from cpep_edge.extras import missing_package
 
@@ -56,6 +56,7 @@ for _panel, _commands in _COMMANDS.items():
     for _name, _function in _commands.items():
         app.command(_name, rich_help_panel=_panel)(_function)
 app.add_typer(data.app, name="data", rich_help_panel="From recordings to a model")
+app.add_typer(recipes.app, name="recipes", rich_help_panel="From recordings to a model")
 app.add_typer(gestures.app, name="gestures", rich_help_panel="From a model to a bundle")
 
 

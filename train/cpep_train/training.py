@@ -32,11 +32,13 @@ from cpep_train.checkpoint import (
     save_weights,
 )
 from cpep_train.corpus import Corpus, all_faults
+from cpep_train.curves import draw_curves
 from cpep_train.distil import DistilledAlignment, check_teacher
 from cpep_train.embridge import BridgedAlignment
-from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
+from cpep_train.epochs import EpochLog, ProgressBar, ProgressLines, ResumePoint, last_losses
 from cpep_train.fitting import fit
 from cpep_train.leakage import SplitManifest, audit, load_splits, save_splits
+from cpep_train.loggers import open_logger
 from cpep_train.mae import MaskedAutoencoder
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
@@ -71,7 +73,7 @@ def train(
     *,
     stage: StageName | None = None,
     resume: bool = False,
-    progress: bool | None = None,
+    progress: bool | Literal["lines"] | None = None,
     n_workers: int | None = None,
     lend: Callable[[StageName], Path | None] = lambda stage: None,
     teacher: Path | None = None,
@@ -81,7 +83,7 @@ def train(
 
     stage: only this one, anew, from the stages before it; None trains all that the recipe has
     resume: go on where a run with the same recipe and data stopped; finished stages are kept
-    progress: a bar on stderr; None draws it where stderr is a terminal
+    progress: a bar on stderr, or lines, one an epoch; None draws a bar where stderr is a terminal
     n_workers: processes that read the corpus; None takes what its size asks for
     lend: where the same stage was finished by another run, to be copied from there
     teacher: a finished run to distil, whose poses are taken over; the recipe must ask for it
@@ -129,7 +131,7 @@ class _Run:
         data: Path,
         out: Path,
         may_exist: bool,
-        progress: bool,
+        progress: bool | Literal["lines"],
         n_workers: int | None,
         lend: Callable[[StageName], Path | None],
         teacher: Path | None,
@@ -189,6 +191,7 @@ class _Run:
             validation_loader(validation, settings.batch_size, _VALIDATION_WINDOWS) if len(validation) else None,
             self._callbacks(name, folder),
             precision=self.recipe.precision,
+            logger=open_logger(self.recipe.log_to, self.out, name),
             resume_file=folder / RESUME_FILE if resume and (folder / RESUME_FILE).is_file() else None,
         )
         if rank() == 0:
@@ -197,6 +200,7 @@ class _Run:
             ):  # the first is written last: with it the stage is done
                 save_weights(folder / file, module)
             (folder / RESUME_FILE).unlink(missing_ok=True)
+            draw_curves(self.out)
         wait_for_all()
 
     def finish(self) -> Checkpoint:
@@ -243,7 +247,7 @@ class _Run:
             return
         if not may_exist:
             raise ConfigError(f"{self.out} already holds a run; add --resume to go on, or choose another folder")
-        if load_run_recipe(self.out) != self.recipe:
+        if not load_run_recipe(self.out).trains_as(self.recipe):
             raise ConfigError(f"{self.out} was started with another recipe; choose another folder, or that recipe")
 
     def _looked_through(self, corpus: Corpus, skip_bad: bool) -> tuple[Corpus, dict[int, Layout], SplitManifest]:
@@ -336,7 +340,9 @@ class _Run:
             EpochLog(folder / LOG_FILE),
             ResumePoint(folder / RESUME_FILE),
         ]
-        if self.progress:
+        if self.progress == "lines" and rank() == 0:
+            callbacks.append(ProgressLines(name))
+        elif self.progress:
             callbacks.append(ProgressBar(name))
         if name == "align" and self.recipe.align.ema_decay is not None:
             callbacks.append(MovingAverage(self.recipe.align.ema_decay))
