@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -73,11 +74,13 @@ class Session:
     Raises DataError, naming the file and the field, when the layout is not that of emg2pose.
     """
 
-    def __init__(self, path: Path, masked_channels: Sequence[int] = ()) -> None:
-        """masked_channels: from 1; dead ones, which are read as zero"""
+    def __init__(self, path: Path, masked_channels: Sequence[int] = (), content: BinaryIO | None = None) -> None:
+        """masked_channels: from 1; dead ones, which are read as zero
+        content: of the file, where it was fetched from elsewhere; `path` then only names it
+        """
         self.path = path
         self.masked_channels = masked_channels
-        self._file = _open(path)
+        self._file = _open(path, content)
         try:
             self._table = _table(self._file, path)
             self.meta = _meta(self._file[_GROUP], self._table, path)
@@ -233,11 +236,11 @@ def timeseries_dtype(n_channels: int) -> np.dtype[np.void]:
     return np.dtype([("time", "<f8"), ("joint_angles", "<f4", (N_JOINTS,)), ("emg", "<f4", (n_channels,))])
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
+def _open(path: Path, content: BinaryIO | None) -> h5py.File:
+    if content is None and not path.is_file():
         raise DataError(f"{path}: there is no such file")
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path if content is None else content, "r")
     except OSError as error:
         raise DataError(f"{path}: {_why_not_opened(path, error)}") from error
 

@@ -419,6 +419,23 @@ def export(
 
 
 @app.command()
+def pack(
+    data: Annotated[Path, typer.Argument(help="Corpus folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: metadata.csv, shards.json and the shards.")],
+    url: Annotated[str, typer.Option(help="Where you will put the shards: s3://bucket/folder, gs://, https://.")] = "",
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, about.")] = 256,
+) -> None:
+    """Pack a corpus into shards that training streams from object storage; the small files stay the corpus."""
+    from cpep_train.shards import pack_corpus
+
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another name, or move it away")
+    with progress("packing") as advance:
+        n = pack_corpus(data, out, url=url, shard_bytes=shard_mb << 20, progress=advance)
+    stdout.print(f"{n} shards in {out}" + (f"; move shard-*.tar to {url}" if url else ""))
+
+
+@app.command()
 def view(
     session: Annotated[Path, typer.Argument(help="Session file.")],
     out: Annotated[Path | None, typer.Option(help="Picture to write; without it, beside the session.")] = None,

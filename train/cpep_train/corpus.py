@@ -21,6 +21,7 @@ from cpep_edge.session import Session
 
 if TYPE_CHECKING:
     from cpep_train.recipe import Recipe  # pulls in torch, which reading a corpus does not need
+    from cpep_train.shards import Shards
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Corpus:
     folder: Path
     rows: tuple[Row, ...]
     masked_channels: tuple[int, ...] = ()  # from 1; read as zero
+    shards: "Shards | None" = None  # that the recordings lie in; None: they are files of the folder
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
@@ -78,7 +80,7 @@ class Corpus:
         if not path.is_dir():
             raise DataError(f"{path}: there is no such folder or session file")
         if (path / METADATA_FILE).is_file():
-            return cls(path, tuple(_read_metadata(path / METADATA_FILE)))
+            return cls(path, tuple(_read_metadata(path / METADATA_FILE)), shards=_shards_of(path))
         files = sorted(path.glob("*.hdf5"))
         if not files:
             raise DataError(f"{path}: neither {METADATA_FILE} nor any .hdf5 file is in this folder")
@@ -90,7 +92,19 @@ class Corpus:
 
     def session(self, row: Row) -> Session:
         """Open the recording of a row."""
-        return Session(self.file(row), self.masked_channels)
+        content = None if self.shards is None else self.shards.read(row.filename)
+        return Session(self.file(row), self.masked_channels, content)
+
+    def stamp(self, row: Row) -> tuple[int, int]:
+        """What changes when the file of a row changes: its size, and when it was changed or what it holds."""
+        if self.shards is not None:
+            place = self.shards.place(row.filename)
+            return place.size_bytes, int(place.sha256[:15], 16)
+        try:
+            stat = self.file(row).stat()
+        except OSError as error:
+            raise DataError(f"{self.file(row)}: there is no such file") from error
+        return stat.st_size, stat.st_mtime_ns
 
     def usable(self, recipe: "Recipe", bad: Collection[str] = ()) -> "Corpus":
         """The same rows in the same places, those that are not to be used in no split; dead channels are masked.
@@ -257,6 +271,12 @@ def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
 _HANDS = ("both", "left", "right")
 _COLUMNS = tuple(field.name for field in fields(Row))
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}
+
+
+def _shards_of(folder: Path) -> "Shards | None":
+    from cpep_train.shards import SHARDS_FILE, Shards
+
+    return Shards.open(folder) if (folder / SHARDS_FILE).is_file() else None
 
 
 def _read_metadata(file: Path) -> Iterable[Row]:

@@ -32,7 +32,7 @@ class Layout:
     failed: tuple[tuple[int, int], ...]  # start and stop of each stretch of failed pose fits
     content: Content
     size_bytes: int  # of the file, and
-    mtime_ns: int  # when it was changed last: with both the same it is not read again
+    changed: int  # when, or into what: with both the same it is not read again
 
     @property
     def has_pose(self) -> bool:
@@ -51,7 +51,6 @@ def layout_of(corpus: Corpus, number: int, recipe: Recipe) -> Layout:
     """
     row = corpus.rows[number]
     with corpus.session(row) as session:
-        stat = session.path.stat()
         time_s = session.time_s()
         _check_rate(session, time_s)
         _check_emg(session)
@@ -60,7 +59,7 @@ def layout_of(corpus: Corpus, number: int, recipe: Recipe) -> Layout:
         content = content_of(session)
     edges = [0, *cuts.tolist(), len(time_s)]
     spans = tuple(zip(edges, edges[1:], strict=False))
-    return Layout(len(time_s), spans, tuple(_runs(~valid)), content, stat.st_size, stat.st_mtime_ns)
+    return Layout(len(time_s), spans, tuple(_runs(~valid)), content, *corpus.stamp(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +90,10 @@ def look_through(corpus: Corpus, recipe: Recipe, before: Mapping[int, Layout] | 
 
 
 def _unchanged(corpus: Corpus, number: int, layout: Layout) -> bool:
-    file = corpus.file(corpus.rows[number])
-    if not file.is_file():
+    try:
+        return corpus.stamp(corpus.rows[number]) == (layout.size_bytes, layout.changed)
+    except DataError:
         return False
-    stat = file.stat()
-    return (stat.st_size, stat.st_mtime_ns) == (layout.size_bytes, layout.mtime_ns)
 
 
 def _layout_or_fault(corpus: Corpus, number: int, recipe: Recipe) -> Layout | str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +166,9 @@ class _Rig:
         if series is not None:
             scale_uv = self._checkpoint.preprocessing.scale_uv
             disturb = partial(_disturb, series, strength, scale_uv, self._seed)
-            corpus = _DisturbedCorpus(corpus.folder, corpus.rows, corpus.masked_channels, disturb=disturb)
+            corpus = _DisturbedCorpus(
+                corpus.folder, corpus.rows, corpus.masked_channels, corpus.shards, disturb=disturb
+            )
         c = self._checkpoint
         asked = np.unique(self._examples.queries.places[:, 0]).tolist()
         store = SessionStore(
@@ -197,14 +200,19 @@ class _DisturbedCorpus(Corpus):
 
     def session(self, row: Row) -> Session:
         """Open the recording of a row, disturbed."""
-        return _DisturbedSession(self.file(row), self.masked_channels, self.disturb)
+        content = None if self.shards is None else self.shards.read(row.filename)
+        return _DisturbedSession(self.file(row), self.masked_channels, content, self.disturb)
 
 
 class _DisturbedSession(Session):
     def __init__(
-        self, path: Path, masked: tuple[int, ...], disturb: Callable[[NDArray[np.float32], Session], Disturbed]
+        self,
+        path: Path,
+        masked: tuple[int, ...],
+        content: BinaryIO | None,
+        disturb: Callable[[NDArray[np.float32], Session], Disturbed],
     ) -> None:
-        super().__init__(path, masked)
+        super().__init__(path, masked, content)
         self._disturb = disturb
 
     def disturbed(self) -> Disturbed:
