@@ -2,8 +2,8 @@
 
     python benchmarks/measure_import.py
 
-Files of 16 channels at 2 kHz, half a minute to four, as CSV and EDF, and Ninapro's .mat: written here, imported by the command
-line in a process of its own, whose greatest resident memory the system tells. Writes import.md to train/results.
+Files of 16 channels at 2 kHz, half a minute to four, as CSV and EDF, and Ninapro's .mat: written here, imported by the
+command line in a process of its own, whose greatest resident memory the system tells. Writes import.md to train/results.
 """
 
 import os
@@ -49,15 +49,14 @@ def main() -> None:
                 arguments, source = write(folder, minutes)
                 seconds, peak_mb = _run([*arguments, str(folder / "out")])
                 size_mb = source.stat().st_size / 1e6
-                rows.append(
-                    f"| {kind} | {minutes:g} | {size_mb:.0f} | {seconds:.1f} | {size_mb / seconds:.1f} | {peak_mb:.0f} |"
-                )
+                speed = size_mb / seconds
+                rows.append(f"| {kind} | {minutes:g} | {size_mb:.0f} | {seconds:.1f} | {speed:.1f} | {peak_mb:.0f} |")
     machine = this_machine()
     text = [
         "# Imports: time and memory against size",
         "",
-        f"`python benchmarks/measure_import.py`, commit `{git_commit()[:12]}`, {machine.n_cpus} shared cores, {machine.cpu}, "
-        f"load {machine.load_1min:.1f}. {_CHANNELS} channels at {_RATE_HZ} Hz in one file; the interpreter and its "
+        f"`python benchmarks/measure_import.py`, commit `{git_commit()[:12]}`, {machine.n_cpus} shared cores, "
+        f"{machine.cpu}, load {machine.load_1min:.1f}. {_CHANNELS} channels at {_RATE_HZ} Hz in one file; the interpreter and its "
         "libraries are in the memory.",
         "",
         "| format | minutes | MB | seconds | MB/s | peak MB |",

@@ -4,8 +4,8 @@
 
 The recordings are noise in the layout of emg2pose, one minute each, four times what the cache may hold: how fast they
 are read does not depend on what is in them. They are read as files, from packed shards, and from shards over HTTP with
-the delay of an object storage (`cpep_train.shards`). Training is the alignment: both encoders forward, one of them back.
-Writes training-RECIPE.md and .json to train/results.
+the delay of an object storage (`cpep_train.shards`). Training is the alignment: both encoders forward, one of them
+back. Writes training-RECIPE.md and .json to train/results.
 """
 
 import json
@@ -70,7 +70,7 @@ def measure(recipe: Recipe, *, n_recordings: int, batch_size: int, n_steps: int,
                     how = (
                         f"{where}, {n_workers} reading processes" if n_workers else f"{where}, in the training process"
                     )
-                    rates.append(Rate("reading alone", how, _rate(loader, batch_size)))
+                    rates.append(Rate(f"reading {where} alone", how, _rate(loader, batch_size)))
         dataset = _dataset(corpus, recipe)
         batch = next(iter(training_loader(dataset, batch_size, seed, n_workers=0)))
         for how, step in _steps(recipe):
@@ -93,7 +93,7 @@ def main(
     """Measure and write the report."""
     torch.set_num_threads(1)
     rates = measure(load_recipe(recipe), n_recordings=recordings, batch_size=batch_size, n_steps=steps, seed=seed)
-    loading = max(rate.windows_per_s for rate in rates if rate.what == "reading alone")
+    loading = max(rate.windows_per_s for rate in rates if rate.what.startswith("reading"))
     training = max(rate.windows_per_s for rate in rates if rate.what == "training alone")
     machine = this_machine()
     command = (
