@@ -2,8 +2,9 @@
 
     python benchmarks/measure_import.py
 
-Files of 16 channels at 2 kHz, half a minute to four, as CSV and EDF, and Ninapro's .mat: written here, imported by the
-command line in a process of its own, whose greatest resident memory the system tells. Writes import.md to train/results.
+Files of 16 channels at 2 kHz, half a minute to four, as CSV, EDF and Ninapro's .mat: written here, imported by the
+command line in a process of its own, whose greatest resident memory the system tells. Writes import.md to
+train/results.
 """
 
 import os
@@ -56,8 +57,8 @@ def main() -> None:
         "# Imports: time and memory against size",
         "",
         f"`python benchmarks/measure_import.py`, commit `{git_commit()[:12]}`, {machine.n_cpus} shared cores, "
-        f"{machine.cpu}, load {machine.load_1min:.1f}. {_CHANNELS} channels at {_RATE_HZ} Hz in one file; the interpreter and its "
-        "libraries are in the memory.",
+        f"{machine.cpu}, load {machine.load_1min:.1f}. {_CHANNELS} channels at {_RATE_HZ} Hz in one file; the "
+        "interpreter and its libraries are in the memory.",
         "",
         "| format | minutes | MB | seconds | MB/s | peak MB |",
         "| --- | --: | --: | --: | --: | --: |",

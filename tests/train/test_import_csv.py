@@ -1,4 +1,5 @@
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -203,3 +204,42 @@ def test_a_rate_is_changed_where_asked(folder: Path) -> None:
     with corpus.session(corpus.rows[0]) as session:
         session.check()
         assert session.emg().shape == (20, 1)
+
+
+def test_prompts_in_a_file_of_their_own_label_what_follows_them(tmp_path: Path) -> None:
+    stamps = 1_000_000 + 4 * np.arange(500)
+    (tmp_path / "a.csv").write_text("\n".join(["t,ch", *(f"{t},{np.sin(t / 50):.5f}" for t in stamps)]))
+    (tmp_path / "p.csv").write_text("t,thumb,index\n1000400,0,1\n1000800,0,0\n1001200,1,1\n")
+    (tmp_path / "map.toml").write_text(
+        'unit = "uV"\n[columns]\nemg = ["ch"]\ntime = "t"\ntime_unit_s = 0.001\n'
+        '[prompts]\ncolumns = ["thumb", "index"]\ntime = "t"\n'
+        '[[files]]\nfile = "a.csv"\nprompts = "p.csv"\nuser = "p"\nsession = "s"\nsplit = "train"\n'
+    )
+    summary = import_csv(tmp_path / "map.toml", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    assert [row.stage for row in corpus.rows] == ["index", "Rest", "thumb+index"]
+    assert summary.left_out == {"rows without a label": 100}
+    with corpus.session(corpus.rows[1]) as session:
+        np.testing.assert_allclose(session.emg()[:, 0], np.sin(stamps[200:300] / 50), atol=1e-4)
+    (tmp_path / "p.csv").write_text("t,thumb\n1,0\n")
+    with pytest.raises(DataError, match=r"p.csv: column index is missing; there are t, thumb"):
+        import_csv(tmp_path / "map.toml", tmp_path / "no")
+
+
+def test_the_shared_recording_of_a_forearm_is_read() -> None:
+    folder = Path(__file__).parents[2].parent / "shared" / "data" / "files"
+    if not folder.is_dir():
+        pytest.skip("shared/data is not there")
+    with TemporaryDirectory() as scratch:
+        for name in ("cyton_lsl_exg.csv", "cyton_lsl_prompt.csv"):
+            (Path(scratch) / name).write_bytes((folder / name).read_bytes())
+        emg = ", ".join(f'"exg_{k}"' for k in range(1, 9))
+        (Path(scratch) / "map.toml").write_text(
+            f'unit = "uV"\n[columns]\nemg = [{emg}]\ntime = "timestamp"\ntime_unit_s = 0.001\n[prompts]\n'
+            'columns = ["thumb", "index", "middle", "ring", "pinky"]\ntime = "timestamp"\n[[files]]\n'
+            'file = "cyton_lsl_exg.csv"\nprompts = "cyton_lsl_prompt.csv"\nuser = "p"\nsession = "s"\nsplit = "train"\n'
+        )
+        summary = import_csv(Path(scratch) / "map.toml", Path(scratch) / "out")
+    assert summary.sample_rates_hz == (250.0,)
+    assert summary.n_recordings == 13
+    assert "thumb+index+middle+ring+pinky" in summary.gestures

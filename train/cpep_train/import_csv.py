@@ -18,8 +18,13 @@ column = "index"
 scale = -1.57
 offset = 1.57
 
+[prompts]                      # optional: labels in files of their own, each until the next
+columns = ["gesture"]          # one that holds it; or several of 0 and 1, whose names make it: "thumb+index", "Rest"
+time = "timestamp"             # in the unit of columns.time
+
 [[files]]
 file = "a.csv"                 # beside the TOML, or under it
+prompts = "a-prompts.csv"      # optional
 user = "p1"
 session = "s1"
 stage = "Fist"                 # where no column says it
@@ -80,6 +85,13 @@ class Angle(_Part):
     offset: float = 0.0  # rad
 
 
+class Prompts(_Part):
+    """Which columns of a file of prompts hold what."""
+
+    columns: tuple[str, ...] = Field(min_length=1)
+    time: str
+
+
 class File(_Part):
     """One CSV file."""
 
@@ -87,6 +99,7 @@ class File(_Part):
     user: str = Field(min_length=1)
     session: str = Field(min_length=1)
     split: Literal["train", "val", "test"]
+    prompts: str | None = None
     stage: str | None = None
     side: Literal["left", "right", "unknown"] = "unknown"
     held_out_user: bool = False
@@ -105,13 +118,17 @@ class ColumnMap(_Part):
     header: bool = True
     columns: Columns
     pose: dict[str, Angle] = {}
+    prompts: Prompts | None = None
     files: tuple[File, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ColumnMap":
         faults = [f"pose.{name} is none of the 20 joints" for name in self.pose if name not in JOINT_NAMES]
         if self.columns.stage is None:
-            faults += [f"files: {f.file} has no stage, and no column says it" for f in self.files if f.stage is None]
+            unlabelled = [f.file for f in self.files if f.stage is None and f.prompts is None]
+            faults += [f"files: {name} has no stage, and no column says it" for name in unlabelled]
+        if any(f.prompts for f in self.files) and (self.prompts is None or self.columns.time is None):
+            faults.append("files: prompts need the table prompts, and columns.time to lay them on")
         if self.sample_rate_hz is None and self.columns.time is None:
             faults.append("sample_rate_hz is missing, and no column of time says it")
         if self.unit is not None and self.unit_uv is not None:
@@ -205,6 +222,8 @@ def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -
     rate_hz = spec.sample_rate_hz or _usual_rate(path, time_s, writer)
     columns = emg if not poses else np.hstack((emg, np.concatenate(poses)))
     even_s, values = evened(time_s, columns, rate_hz)
+    if file.prompts is not None:
+        stage = _prompted(path.parent / file.prompts, time_s, spec)
     label = stage[np.clip(np.searchsorted(time_s, even_s - 0.5 / rate_hz), 0, len(stage) - 1)]
     n_channels = emg.shape[1]
     writer.read(len(even_s))
@@ -217,6 +236,42 @@ def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -
         head = _head(file, str(label[start]), rate_hz, n_channels)
         pose = values[start:stop, n_channels:] if poses else None
         writer.add(head.with_samples(values[start:stop, :n_channels], pose, even_s[start:stop] - even_s[start]), path)
+
+
+def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap) -> NDArray[np.str_]:
+    """The label of each sample by a file of prompts, (n,); empty before the first."""
+    assert spec.prompts is not None  # the map was checked
+    names, *rows = _table_of_texts(path, spec)
+    places = [_place(path, names, name) for name in (spec.prompts.time, *spec.prompts.columns)]
+    try:
+        at_s = np.array([float(row[places[0]]) for row in rows]) * spec.columns.time_unit_s
+    except (ValueError, IndexError) as error:
+        raise DataError(f"{path}: column {spec.prompts.time} holds something that is no number: {error}") from error
+    if len(places) == 2:
+        texts = [row[places[1]].strip() for row in rows]
+    else:
+        told = zip(spec.prompts.columns, places[1:], strict=True)
+        pairs = list(told)
+        texts = ["+".join(n for n, p in pairs if row[p].strip() not in ("", "0", "0.0")) or "Rest" for row in rows]
+    labels: NDArray[np.str_] = np.array(["", *texts])[np.searchsorted(at_s, time_s, side="right")]
+    return labels
+
+
+def _table_of_texts(path: Path, spec: ColumnMap) -> list[list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as text:
+            rows = [[cell.strip() for cell in row] for _, row in _rows(path, text, spec)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if len(rows) < 2:
+        raise DataError(f"{path}: there are no prompts under the header")
+    return rows
+
+
+def _place(path: Path, names: list[str], name: str) -> int:
+    if name not in names:
+        raise DataError(f"{path}: column {name} is missing; there are {', '.join(names)}")
+    return names.index(name)
 
 
 def _usual_rate(path: Path, time_s: NDArray[np.float64], writer: CorpusWriter) -> float:
@@ -359,9 +414,7 @@ def _pose(path: Path, names: list[str], rows: list[_NumberedRow], spec: ColumnMa
 
 
 def _texts(path: Path, names: list[str], rows: list[_NumberedRow], name: str) -> list[str]:
-    if name not in names:
-        raise DataError(f"{path}: column {name} is missing; there are {', '.join(names)}")
-    place = names.index(name)
+    place = _place(path, names, name)
     return [row[place].strip() for _, row in rows]
 
 

@@ -29,6 +29,7 @@ from cpep_train.session_levels import SessionLevels
 
 CACHE_BYTES = 2 << 30
 _STATISTICS_SESSIONS = 96  # spread over the training split: enough for a scale, and no second pass over a large corpus
+_LEAST_SCALE_UV = 2e-3  # no amplifier is so quiet, and no muscle in volts so loud
 _SMALLEST_STD_RAD = 0.05  # a joint that hardly moves in the corpus must not be blown up
 
 
@@ -239,6 +240,11 @@ def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
     if len(pose) == 0:
         raise DataError(f"{corpus.folder}: field joint_angles holds no pose in any training session")
     scale_uv = _typical_level_uv(corpus, recipe, chosen) or float(np.sqrt(np.mean(power)))
+    if 0 < scale_uv < _LEAST_SCALE_UV:
+        raise DataError(
+            f"{corpus.folder}: field emg has an RMS of {scale_uv:.2g} µV in the training sessions, so it must be in "
+            "volts; import it again with its unit"
+        )
     if not scale_uv > 0:
         raise DataError(f"{corpus.folder}: field emg is flat throughout the training sessions")
     std_rad = np.maximum(pose.std(axis=0, dtype=np.float64), _SMALLEST_STD_RAD)
