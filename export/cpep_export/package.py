@@ -23,9 +23,10 @@ from cpep_edge.bundle import (
 )
 from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.encoder import EmgEncoder
-from cpep_edge.errors import DataError
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.hand import HandPoses
+from cpep_edge.names import check_name
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.preprocess import Preprocessor
 from cpep_edge.trust import SigningKey
@@ -123,6 +124,12 @@ def export_bundle(
     Raises DataError when the corpus does not fit the checkpoint, or holds what was trained on where it should measure;
     ArtifactError when XNNPACK leaves operators outside or the program loses too much.
     """
+    try:
+        check_name(out.stem)
+    except ValueError as error:
+        raise ConfigError(
+            f"{out}: a bundle is called as its folder, and {out.stem!r} cannot be used: {error}"
+        ) from error
     done = _counter(progress)
     version = next_version(out) if version is None else version
     material = _gather(checkpoint, data)

@@ -15,7 +15,7 @@ from cpep_train.provenance import load_provenance
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import RECORDINGS_FILE, layout_of, load_layouts, look_through, save_layouts
 from cpep_train.training import train
-from tests.train.toy_corpus import RATE_HZ, write_toy_corpus, write_toy_session
+from tests.train.toy_corpus import RATE_HZ, STAGES, renamed, write_toy_corpus, write_toy_session
 
 
 def test_a_layout_tells_gaps_and_failed_poses(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -173,6 +173,14 @@ def test_a_dead_channel_can_be_masked(tiny_recipe: Recipe, tmp_path: Path) -> No
     assert train(masked, corpus.folder, tmp_path / "run", progress=False) is not None
     with corpus.usable(masked).session(corpus.rows[0]) as session:
         assert not session.emg()[:, 2].any()
+
+
+def test_a_gesture_that_no_bundle_could_hold_is_refused_before_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy")
+    renamed(corpus.folder, {s: "Open\u00a0hand" if s == "Flat" else s for s in STAGES})
+    with pytest.raises(DataError, match=r"the gesture .* cannot be used: .*U\+00A0"):
+        train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_rates_are_one_within_what_headers_round(tiny_recipe: Recipe, tmp_path: Path) -> None:

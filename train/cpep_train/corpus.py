@@ -17,6 +17,7 @@ import numpy as np
 
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
+from cpep_edge.names import check_name
 from cpep_edge.session import Session
 
 if TYPE_CHECKING:
@@ -161,8 +162,13 @@ class Corpus:
             raise DataError(all_faults(faults))
 
     def check_splits(self) -> None:
-        """Raise DataError at the first thing in the metadata that would stop a training."""
+        """Raise DataError at the first thing in the metadata that would stop a training, or an export after it."""
         metadata = self.folder / METADATA_FILE
+        for stage in sorted({row.stage for row in self.rows if row.split}):
+            try:
+                check_name(stage)
+            except ValueError as error:
+                raise DataError(f"{metadata}: the gesture {stage!r} cannot be used: {error}") from error
         if not self.numbers("train"):
             raise DataError(f"{metadata}: no row has split train, so there is nothing to train on")
         leaked = [r for r in self.rows if r.split == "train" and (r.held_out_user or r.held_out_stage)]

@@ -35,12 +35,7 @@ _LARGEST_RATIO = 1_000  # of whole numbers, for resampling
 _LABEL_CHARACTERS = str.maketrans("/\\\0 ", "____")
 
 
-def _gesture_name(text: str) -> str:
-    check_name(text)
-    return text
-
-
-GestureName = Annotated[str, AfterValidator(_gesture_name)]
+GestureName = Annotated[str, AfterValidator(check_name)]
 
 
 class Choices(BaseModel):

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cpep_edge.errors import ConfigError
+from cpep_edge.names import check_name
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.session import N_JOINTS
 from cpep_train.model import EncoderConfig
@@ -164,7 +165,7 @@ class LogTo(_Part):
 class Recipe(_Part):
     """One training run."""
 
-    name: str = Field(min_length=1, max_length=100)  # of the recipe, as reports show it
+    name: Annotated[str, AfterValidator(check_name)]  # of the recipe, as reports show it
     seed: int = Field(ge=0)  # same seed, same data, same machine: same weights
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed where there is a GPU
     compile: bool = False  # run the encoders through torch.compile: minutes first, faster then
