@@ -88,12 +88,12 @@ def movement(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | None]]
 
 def session_emg(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | None]]:
     """EMG: the first half of the person's own recording, through the poses that it lands on."""
-    levels = bench.evaluation.queries.dataset.store.levels
+    donnings = bench.evaluation.queries.dataset.store.donnings
     for person in np.unique(bench.person):
         row = next(row for row in bench.corpus.rows if _is(bench, row, int(person), gesture))
         with TemporaryDirectory() as folder:
             file = _first_half(_path(bench, row), Path(folder) / "half.hdf5")
-            yield prototypes_from_session(bench.opened, file, levels.level_uv(row)), int(person)
+            yield prototypes_from_session(bench.opened, file, donnings.of(row)), int(person)
 
 
 def raw_emg(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | None]]:

@@ -152,7 +152,7 @@ def report(bundle: Path, samples: list[Sample], summary: dict) -> str:
     settled = times > min(60.0, times[-1] / 4)
     share = (samples[-1].cpu_s - samples[0].cpu_s) / times[-1]
     growth = np.polyfit(times[settled] / 60, rss[settled], 1)[0]
-    encoder, link, machine = Bundle(bundle).manifest.encoder, summary["link"], this_machine()
+    manifest, link, machine = Bundle(bundle).manifest, summary["link"], this_machine()
     rows = [
         ("CPU of `live --web`, all its threads", f"{100 * share:.1f} % of a core"),
         ("resident memory after a minute / at the end", f"{rss[settled][0]:.0f} / {rss[-1]:.0f} MB"),
@@ -164,7 +164,7 @@ def report(bundle: Path, samples: list[Sample], summary: dict) -> str:
     ]
     about = (
         f"`python benchmarks/measure_live.py {bundle.name} PROMPTED`, commit `{git_commit()[:12]}`; a **simulated** "
-        f"person on a simulated band, {encoder.n_channels} channels, windows of {encoder.window_samples} samples; "
+        f"person on a simulated band, {manifest.n_channels} channels, windows of {manifest.window_samples} samples; "
         f"{machine.n_cpus} cores, {machine.cpu}, load {machine.load_1min:.1f}. The browser's own work is not counted."
     )
     return "\n".join(

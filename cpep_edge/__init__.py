@@ -52,6 +52,6 @@ def live(
     recogniser = Recogniser(opened)
     opened.keep_older_out()
     calibration = None if profile is None else Path(profile)
-    level_uv, turn, spec = fit_to_wearer(recogniser.manifest, calibration, max_risk)
+    donning, spec = fit_to_wearer(recogniser.manifest, calibration, max_risk)
     with open_source(port, device=device, reconnect_s=reconnect_s) as source:
-        yield from Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, level_uv=level_uv, turn=turn, spec=spec)
+        yield from Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, donning=donning, spec=spec)

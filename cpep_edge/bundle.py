@@ -6,7 +6,7 @@ writes it. Nothing is handed to a parser before its hash was checked, and what w
 `Bundle.read` returns the very bytes that matched. Hashes find damage; who can write both files is kept out by
 `manifest.sig`, once a key is given (`cpep_edge.trust`).
 
-Manifests of schema 1 are read too. They are brought to the present schema before anything else looks at them.
+Only the present schema is read: a bundle is made again in minutes, and one that is read wrongly decides wrongly.
 """
 
 import hashlib
@@ -19,15 +19,17 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from cpep_edge.chip import ChipSpec
+from cpep_edge.donning import placements
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import read_plain, replacing_folder
 from cpep_edge.manifest_part import FileName
 from cpep_edge.manifest_part import Part as _Part
+from cpep_edge.mpf import MpfSpec
 from cpep_edge.names import MAX_NAME, check_name
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.trust import SIGNATURE_BYTES, PublicKey, SigningKey, check_version, remember_version
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
 SIGNATURE_FILE = "manifest.sig"
@@ -55,7 +57,7 @@ class StreamSpec(_Part):
 
 
 class EncoderSpec(_Part):
-    """The EMG encoder: one window in, one embedding out."""
+    """The EMG encoder: one window in, one embedding out. A channel is a row of its input, a sample a step of it."""
 
     file: FileName
     runtime: Literal["executorch-xnnpack"]
@@ -86,6 +88,29 @@ class EncoderSpec(_Part):
         return self.n_queries * self.d_embed
 
 
+class PlacementSpec(_Part):
+    """How a band may sit: what a calibration looks for."""
+
+    max_turn: int = Field(default=2, ge=0, le=64)  # electrodes to either side
+    mirrored: bool = False  # whether the ring may also run the other way round
+
+    def orders(self, n_electrodes: int) -> list[tuple[int, ...]]:
+        """The placements of `cpep_edge.donning.placements`."""
+        return placements(n_electrodes, self.max_turn, self.mirrored)
+
+
+class HeadSpec(_Part):
+    """A discriminant over gestures whose EMG is known: `cpep_edge.head`."""
+
+    file: FileName
+    reads: Literal[
+        "tokens", "embedding", "both"
+    ]  # the mean token of a window, the encoder's output, or one behind the other
+    gestures: tuple[int, ...] = Field(min_length=2)  # of the bundle, in the head's order
+    min_typicality: float = Field(default=0.0, ge=0, le=1)  # below, a gesture that only the index knows may answer
+    answers: bool = True  # False: it only finds how the band sits, and the index answers
+
+
 class GraphSpec(_Part):
     """How hnswlib's graph was built and is searched."""
 
@@ -98,7 +123,6 @@ class IndexSpec(_Part):
     """The pose index: unit vectors, compared by inner product."""
 
     file: FileName
-    format: Literal["compact", "hnswlib"] = "compact"  # `cpep_edge.index_file`; hnswlib's own, in schema 1
     n_prototypes: Size
     graph: GraphSpec | None = None  # None: small enough to be searched whole
 
@@ -185,7 +209,7 @@ class Provenance(_Part):
 class Manifest(_Part):
     """All that is said about a bundle, in `manifest.json`."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     name: Name
     version: int = Field(default=1, gt=0, lt=1 << 53)  # rises with every bundle of this name that is made
     signer: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")  # fingerprint of the key; None: not signed
@@ -193,10 +217,15 @@ class Manifest(_Part):
     files: dict[FileName, FileEntry]
     golden_file: FileName
     hand_file: FileName | None = None  # poses for the eye (`cpep_edge.hand`); None: viewers draw no hand
+    n_channels: Size  # of the band
+    window_samples: Size  # of EMG that a decision sees
     preprocessing: Preprocessing
+    front_end: MpfSpec | None = None  # None: the encoder takes the preprocessed signal itself
     calibration: tuple[str, ...] = ()  # what the wearer does while a session is calibrated; empty: made to do without
+    placement: PlacementSpec = PlacementSpec()
     level_pattern: tuple[float, ...] = ()  # log of the usual channel levels while calibrating; empty: not known
     encoder: EncoderSpec
+    head: HeadSpec | None = None  # None: the index answers alone
     native: NativeSpec | None = None  # None: the device needs torch and executorch
     chip: ChipSpec | None = None  # None: for Linux alone
     pose: PoseSpec | None = None  # None: no gesture can be enrolled by its pose
@@ -214,15 +243,29 @@ class Manifest(_Part):
         pose = () if self.pose is None else (self.pose.encoder.file,)
         hand = () if self.hand_file is None else (self.hand_file,)
         chip = () if self.chip is None else self.chip.files
-        for name in (self.encoder.file, self.index.file, self.golden_file, *hand, *pose, *carried, *chip):
+        head = () if self.head is None else (self.head.file,)
+        for name in (self.encoder.file, self.index.file, self.golden_file, *head, *hand, *pose, *carried, *chip):
             if name not in self.files:
                 raise ValueError(f"{name} is used but not listed under files")
         if len({gesture.name for gesture in self.gestures}) != len(self.gestures):
             raise ValueError("two gestures have the same name")
         if sum(gesture.n_prototypes for gesture in self.gestures) != self.index.n_prototypes:
             raise ValueError("the prototypes of the gestures do not add up to those of the index")
+        if self.head is not None and not 0 <= min(self.head.gestures) <= max(self.head.gestures) < len(self.gestures):
+            raise ValueError("the head knows a gesture that the bundle does not have")
+        if self.front_end is not None and self.front_end.n_electrodes != self.n_channels:
+            raise ValueError("the front end and the band differ in channels")
+        if (self.encoder.n_channels, self.encoder.window_samples) != self.input_shape:
+            raise ValueError("the encoder does not take what the front end gives")
         _check_filter(self.preprocessing)
         return self
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Rows and steps of the encoder's input for one window: channels and samples, or features and tokens."""
+        if self.front_end is None:
+            return self.n_channels, self.window_samples
+        return self.front_end.n_features, self.front_end.n_tokens(self.window_samples)
 
 
 class Bundle:
@@ -362,27 +405,20 @@ def _parse_manifest(path: Path, content: bytes) -> Manifest:
         schema = fields.get("schema_version") if isinstance(fields, dict) else None
         if isinstance(schema, int) and schema > SCHEMA_VERSION:
             raise ArtifactError(
-                f"{path}: its schema_version is {schema} and this cpep-edge reads up to {SCHEMA_VERSION}; "
+                f"{path}: its schema_version is {schema} and this cpep-edge reads {SCHEMA_VERSION}; "
                 "update with: pip install --upgrade cpep-edge"
             )
-        return Manifest.model_validate(_from_schema_1(fields) if schema == 1 else fields)
+        if isinstance(schema, int) and schema < SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path}: its schema_version is {schema}, from an older cpep-edge; export the bundle again"
+            )
+        return Manifest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path}: {MANIFEST_FILE} is not valid at {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: {MANIFEST_FILE} is not valid: {error}") from error
-
-
-def _from_schema_1(fields: dict[str, object]) -> dict[str, object]:
-    """Schema 1 had hnswlib's own file for every index, and its parameters beside the file's name."""
-    index = fields.get("index")
-    graph_fields = ("m", "ef_construction", "ef")
-    if not isinstance(index, dict) or not all(field in index for field in graph_fields):
-        raise ValueError("index is not that of schema 1")
-    kept = {name: value for name, value in index.items() if name not in graph_fields}
-    graph = {name: index[name] for name in graph_fields}
-    return {**fields, "schema_version": SCHEMA_VERSION, "index": {**kept, "format": "hnswlib", "graph": graph}}
 
 
 def _read_plain(path: Path, name: str, max_bytes: int) -> bytes:

@@ -1,17 +1,12 @@
 """Calibrate to the person and to how the band sits: half a minute of rest and movement before a session.
 
-Skin, fat, and where electrodes lie decide how strong each channel is; they differ between people far more than gestures
-do. Dividing each channel by its level in a short, unlabelled stretch of movement takes most of that away. The level is
-the geometric mean of the RMS over tenths of a second, so that strong and weak moments count alike.
-
-Which electrode lies over which muscle shows in the same levels: forearms are alike in where they are strong. A band
-that was turned shows the usual pattern a few electrodes further on, and the turn under which both agree best is
-undone.
-
-Rest, where it was measured, tells how quiet this arm is: the level below which the muscles are taken to do nothing.
+What is measured is a `cpep_edge.donning.Donning`; a `Profile` keeps it as a file beside the bundle. Rest, where it was
+measured, tells how quiet this arm is: the level below which the muscles are taken to do nothing.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,108 +17,120 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cpep_edge.blocks import BlockSource
 from cpep_edge.bundle import DecisionSpec, Manifest
 from cpep_edge.decisions import at_risk
+from cpep_edge.donning import SETTLE_S, Donning, Tokens, measure_donning, stretch_levels_uv, unscaled
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.files import replacing
-from cpep_edge.preprocess import Preprocessing, Preprocessor
+from cpep_edge.preprocess import Preprocessor
+from cpep_edge.recogniser import Recogniser, head_input
 
-LEVEL_STRETCH_S = 0.1
-MIN_CALIBRATION_S = 2.0
-SETTLE_S = 0.2  # of the filter, left out at the start
-MAX_TURN = 2  # electrodes to either side that a turned band is looked for
+PROFILE_SCHEMA = 2
 REST_KEPT = 0.98  # of the tenths of a second of rest that its level is to lie above
+ADAPTING_HOP_S = 0.1  # between the windows that a head is adapted to
 _REST_SHARE = 0.75  # of the way from movement down to rest; chosen on simulated people of validation
 _ODD_FACTOR = 4.0  # stronger or weaker than usual, from which an electrode is suspect
-_FLAT_UV = 0.05  # quieter than the noise of any amplifier for EMG: the electrode hangs in the air or is shorted
 
 
 class Profile(BaseModel):
-    """One session's calibration, kept as a small JSON file beside the bundle."""
+    """One donning's calibration, kept as a small JSON file beside the bundle."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: int = Field(default=1, ge=1, le=1)
-    level_uv: tuple[float, ...] = Field(min_length=1)  # of each channel, as the model knows them: the turn is undone
-    turn: int = Field(default=0, ge=-MAX_TURN, le=MAX_TURN)  # electrodes by which the band sits turned
+    schema_version: int = Field(default=PROFILE_SCHEMA, ge=PROFILE_SCHEMA, le=PROFILE_SCHEMA)
+    signal: str = Field(pattern=r"^[0-9a-f]{16}$")  # `signal_id` of the bundle it was measured with
+    level_uv: tuple[float, ...] = Field(min_length=1)  # of each channel, in the model's order
+    order: tuple[int, ...] = Field(min_length=1)  # the band's electrode, from 0, for each of the model's
+    dead: tuple[int, ...] = ()  # the model's electrodes that carry nothing
+    centre: tuple[float, ...] = ()  # the mean token of the front end; empty: the bundle has none
+    head: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")  # SHA-256 of the head that `head_means` is of
+    head_means: tuple[tuple[float, ...], ...] = ()
     rest_level: float = Field(default=0.0, ge=0)  # of all channels, in units of their levels; 0: not measured
-    sample_rate_hz: float = Field(gt=0)
-    sos: tuple[tuple[float, ...], ...]  # the filter that the levels were measured behind
     seconds: float = Field(gt=0)
     created_utc: str
 
-    def levels(self, preprocessing: Preprocessing, n_channels: int) -> NDArray[np.float32]:
-        """The levels, (n_channels,); raises ConfigError when they were measured for another bundle's signal."""
-        same_signal = (self.sample_rate_hz, self.sos) == (preprocessing.sample_rate_hz, preprocessing.sos)
-        if len(self.level_uv) != n_channels or not same_signal:
+    def donning(self, manifest: Manifest) -> Donning:
+        """What was found, for a bundle of the same signal.
+
+        A head that was changed since, by teaching, starts from its own means again.
+        Raises ConfigError when the profile was measured for another bundle's signal, or is not whole.
+        """
+        n = manifest.n_channels
+        n_features = 0 if manifest.front_end is None else manifest.front_end.n_features
+        if self.signal != signal_id(manifest) or len(self.level_uv) != n:
             raise ConfigError(
-                f"the profile, {len(self.level_uv)} channels at {self.sample_rate_hz:g} Hz, was measured for another "
-                "bundle's signal; run cpep-edge calibrate with this bundle"
+                f"the profile, of {len(self.level_uv)} channels, was measured for another bundle's signal; run "
+                "cpep-edge calibrate with this bundle"
             )
-        return np.array(self.level_uv, dtype=np.float32)
+        whole = sorted(self.order) == list(range(n)) and len(self.centre) == n_features and min(self.level_uv) > 0
+        if not whole or any(not 0 <= electrode < n for electrode in self.dead):
+            raise ConfigError("the profile is damaged; run cpep-edge calibrate again")
+        same_head = manifest.head is not None and self.head == manifest.files[manifest.head.file].sha256
+        return Donning(
+            order=self.order,
+            level_uv=np.array(self.level_uv, np.float32),
+            dead=self.dead,
+            centre=np.array(self.centre, np.float32) if self.centre else None,
+            head_means=np.array(self.head_means, np.float32) if same_head and self.head_means else None,
+        )
 
     def decide(self, spec: DecisionSpec) -> DecisionSpec:
         """A bundle's way to decide, with this arm's rest in place of the usual one."""
         return spec.model_copy(update={"rest_level": self.rest_level}) if self.rest_level and spec.rest_level else spec
 
 
-def fit_to_wearer(
-    manifest: Manifest, profile: Path | None, max_risk: float | None
-) -> tuple[NDArray[np.float32] | None, int, DecisionSpec]:
-    """A bundle on one arm: the levels of its channels, (n_channels,), the band's turn, and how to decide.
+def signal_id(manifest: Manifest) -> str:
+    """Stands for all that a calibration depends on: filter, channels and front end."""
+    front_end = None if manifest.front_end is None else manifest.front_end.model_copy(update={"centre": ()})
+    preprocessing = manifest.preprocessing
+    signal = (manifest.n_channels, preprocessing.sample_rate_hz, preprocessing.sos, front_end)
+    return hashlib.sha256(repr(signal).encode()).hexdigest()[:16]
 
-    profile: file of `calibrate`; None leaves the levels out
+
+def fit_to_wearer(manifest: Manifest, profile: Path | None, max_risk: float | None) -> tuple[Donning, DecisionSpec]:
+    """A bundle on one arm: how the band sits, and how to decide.
+
+    profile: file of `calibrate`; None: a band that was not calibrated
     max_risk: share of the accepted windows that may be wrong, as `cpep_edge.decisions.at_risk` takes it
     Raises ArtifactError for no such profile, ConfigError for one of another bundle's signal or a risk out of reach.
     """
     spec = manifest.decision if max_risk is None else at_risk(manifest.decision, max_risk)
     if profile is None:
-        return None, 0, spec
+        return Donning(), spec
     calibration = load_profile(profile)
-    levels_uv = calibration.levels(manifest.preprocessing, manifest.encoder.n_channels)
-    return levels_uv, calibration.turn, calibration.decide(spec)
+    return calibration.donning(manifest), calibration.decide(spec)
 
 
-def unscaled(preprocessing: Preprocessing) -> Preprocessing:
-    """The same filter, whose output is in microvolts."""
-    return Preprocessing(preprocessing.sample_rate_hz, preprocessing.sos, scale_uv=1.0, clip=np.inf)
+def donning_of(
+    recogniser: Recogniser,
+    movement_uv: Sequence[NDArray[np.float32]],
+    *,
+    missing: Sequence[int] = (),
+    placed: bool = True,
+) -> Donning:
+    """Find how a band sits, and where the wearer's gestures lie, from unlabelled movement.
 
-
-def stretch_levels_uv(filtered_uv: NDArray[np.float32], sample_rate_hz: float) -> NDArray[np.float64]:
-    """RMS of each tenth of a second, (n_stretches, n_channels), microvolts.
-
-    filtered_uv: (n_samples, n_channels), filtered and not scaled
+    movement_uv: recordings, each (n_samples, n_channels), raw
+    missing: channels that the device does not have
+    placed: False takes the band to sit as usual
+    Raises DataError when there is too little signal, or too few channels carry any.
     """
-    n = round(LEVEL_STRETCH_S * sample_rate_hz)
-    n_stretches = len(filtered_uv) // n
-    stretches = filtered_uv[: n_stretches * n].reshape(n_stretches, n, filtered_uv.shape[1]).astype(np.float64)
-    levels: NDArray[np.float64] = np.sqrt(np.mean(stretches**2, axis=1))
-    return levels
+    manifest, head = recogniser.manifest, recogniser.head
 
+    def likelihood(recordings: Sequence[Tokens]) -> float:
+        return 0.0 if head is None else head.fit_of(head_inputs(recogniser, recordings))
 
-def channel_levels_uv(stretches_uv: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The level of each channel, (n_channels,): the geometric mean over stretches, (n_stretches, n_channels).
-
-    Raises DataError when there is too little signal, or a channel is flat.
-    """
-    if len(stretches_uv) < MIN_CALIBRATION_S / LEVEL_STRETCH_S:
-        raise DataError(f"{len(stretches_uv) * LEVEL_STRETCH_S:.1f} s of signal are too short, calibrate for longer")
-    levels = np.exp(np.mean(np.log(np.maximum(stretches_uv, 1e-9)), axis=0))
-    flat = np.flatnonzero(levels < _FLAT_UV)
-    if flat.size:
-        raise DataError(f"channel {flat[0] + 1} is flat: check that its electrode touches the skin")
-    level_uv: NDArray[np.float32] = levels.astype(np.float32)
-    return level_uv
-
-
-def find_turn(level_uv: NDArray[np.float32], pattern: Sequence[float]) -> int:
-    """By how many electrodes a band sits turned: where its levels correlate best with the usual pattern.
-
-    level_uv: (n_channels,); pattern: the same number, logarithms; empty: nothing is known, and no turn is found
-    """
-    if len(pattern) != len(level_uv):
-        return 0
-    turns = sorted(range(-MAX_TURN, MAX_TURN + 1), key=abs)  # among equals the least
-    agreement = [np.corrcoef(np.log(np.roll(level_uv, -turn)), pattern)[0, 1] for turn in turns]
-    return turns[int(np.argmax(agreement))]
+    donning = measure_donning(
+        movement_uv,
+        manifest.preprocessing,
+        manifest.front_end,
+        orders=manifest.placement.orders(manifest.n_channels) if placed else (),
+        likelihood=None if head is None else likelihood,
+        pattern=manifest.level_pattern,
+        missing=missing,
+    )
+    if head is None:
+        return donning
+    windows = head_inputs(recogniser, [recogniser.stream(donning)(one) for one in movement_uv])
+    return replace(donning, head_means=head.adapted(windows, 1 / ADAPTING_HOP_S).means)
 
 
 def rest_level(rest_uv: NDArray[np.float64], level_uv: NDArray[np.float32]) -> float:
@@ -138,47 +145,60 @@ def rest_level(rest_uv: NDArray[np.float64], level_uv: NDArray[np.float32]) -> f
 
 def calibrate(
     source: BlockSource,
-    preprocessing: Preprocessing,
+    recogniser: Recogniser,
     seconds: float,
     *,
     rest_seconds: float = 0.0,
-    pattern: Sequence[float] = (),
     on_move: Callable[[], None] = lambda: None,
 ) -> Profile:
     """Calibrate from an opened source: the wearer rests for `rest_seconds`, then moves for `seconds`.
 
-    pattern: of the bundle, by which a turned band is found
     on_move: called when the rest is over
     Raises DataError when too little signal came or a channel is flat.
     """
-    info = source.info
-    preprocess = Preprocessor(unscaled(preprocessing), info.n_channels)
-    n_rest = round((rest_seconds + SETTLE_S) * preprocessing.sample_rate_hz) if rest_seconds else 0
-    wanted = n_rest + round((seconds + SETTLE_S) * preprocessing.sample_rate_hz)
-    filtered: list[NDArray[np.float32]] = []
+    info, manifest = source.info, recogniser.manifest
+    rate_hz = manifest.preprocessing.sample_rate_hz
+    n_rest = round((rest_seconds + SETTLE_S) * rate_hz) if rest_seconds else 0
+    wanted = n_rest + round((seconds + SETTLE_S) * rate_hz)
+    raw: list[NDArray[np.float32]] = []
     n_samples = 0
     for block in source:
-        filtered.append(preprocess(block.samples_uv))
+        raw.append(block.samples_uv)
         moving, n_samples = n_samples >= n_rest, n_samples + len(block.samples_uv)
         if not moving and n_samples >= n_rest:
             on_move()
         if n_samples >= wanted:
             break
-    everything = np.concatenate([np.empty((0, info.n_channels), np.float32), *filtered])
-    settle = round(SETTLE_S * preprocessing.sample_rate_hz)
-    rest, settled = everything[settle:n_rest], everything[n_rest + settle :]
-    levels = channel_levels_uv(stretch_levels_uv(settled, preprocessing.sample_rate_hz))
-    turn = find_turn(levels, pattern)
-    rest_uv = stretch_levels_uv(rest, preprocessing.sample_rate_hz)
+    everything = np.concatenate([np.empty((0, info.n_channels), np.float32), *raw])
+    if len(everything) <= n_rest:
+        raise DataError(f"{len(everything) / rate_hz:.1f} s of signal are too short, calibrate for longer")
+    donning = donning_of(recogniser, [everything[n_rest:]])
+    resting = 0.0
+    if n_rest and donning.level_uv is not None:
+        resting = resting_level(recogniser, donning, everything[:n_rest])
+    head = manifest.head
     return Profile(
-        level_uv=tuple(float(level) for level in np.roll(levels, -turn)),
-        turn=turn,
-        rest_level=rest_level(rest_uv, levels) if len(rest_uv) else 0.0,
-        sample_rate_hz=preprocessing.sample_rate_hz,
-        sos=preprocessing.sos,
-        seconds=len(settled) / preprocessing.sample_rate_hz,
+        signal=signal_id(manifest),
+        level_uv=() if donning.level_uv is None else tuple(donning.level_uv.tolist()),
+        order=donning.order,
+        dead=donning.dead,
+        centre=() if donning.centre is None else tuple(donning.centre.tolist()),
+        head="" if head is None else manifest.files[head.file].sha256,
+        head_means=() if donning.head_means is None else tuple(map(tuple, donning.head_means.tolist())),
+        rest_level=resting,
+        seconds=(len(everything) - n_rest) / rate_hz,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def resting_level(recogniser: Recogniser, donning: Donning, rest_uv: NDArray[np.float32]) -> float:
+    """`rest_level` of a recording of rest, (n_samples, n_channels), raw."""
+    if donning.level_uv is None:
+        return 0.0
+    spec = recogniser.manifest.preprocessing
+    filtered = Preprocessor(unscaled(spec), rest_uv.shape[1])(donning.arranged(rest_uv))
+    stretches = stretch_levels_uv(filtered[round(SETTLE_S * spec.sample_rate_hz) :], spec.sample_rate_hz)
+    return rest_level(stretches, donning.level_uv) if len(stretches) else 0.0
 
 
 def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, float]:
@@ -187,7 +207,11 @@ def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, floa
         return {}
     unusual = np.log(profile.level_uv) - np.array(pattern)
     factors = np.exp(unusual - np.median(unusual))
-    return {n + 1: float(f) for n, f in enumerate(factors) if not 1 / _ODD_FACTOR < f < _ODD_FACTOR}
+    return {
+        n + 1: float(f)
+        for n, f in enumerate(factors)
+        if n not in profile.dead and not 1 / _ODD_FACTOR < f < _ODD_FACTOR
+    }
 
 
 def save_profile(profile: Profile, path: Path) -> None:
@@ -197,10 +221,38 @@ def save_profile(profile: Profile, path: Path) -> None:
 
 
 def load_profile(path: Path) -> Profile:
-    """Read a profile; raises ArtifactError when there is none or it is malformed."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: there is no such profile; make one with: cpep-edge calibrate")
+    """Read a profile. Raises ArtifactError when it is missing, malformed, or of an older version."""
     try:
-        return Profile.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path}: there is no such profile; make one with: cpep-edge calibrate") from error
+    try:
+        return Profile.model_validate_json(content)
     except ValidationError as error:
-        raise ArtifactError(f"{path}: not a valid profile: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if where == "schema_version" or b'"turn"' in content:
+            raise ArtifactError(
+                f"{path} is a profile of an older cpep-edge; make a new one with: cpep-edge calibrate"
+            ) from error
+        raise ArtifactError(f"{path} is no profile: {where or 'the file'}: {first['msg']}") from error
+
+
+def head_inputs(recogniser: Recogniser, recordings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What the head reads of the windows of some recordings, a tenth of a second apart, (n, d).
+
+    recordings: steps of the encoder's input, each (m, n_inputs), as `Recogniser.stream` gives them
+    """
+    manifest, n_steps = recogniser.manifest, recogniser.manifest.input_shape[1]
+    a_step = 1 if manifest.front_end is None else manifest.front_end.hop_samples
+    hop = max(1, round(ADAPTING_HOP_S * manifest.preprocessing.sample_rate_hz / a_step))
+    if manifest.head is None:
+        raise ValueError("this bundle has no head")
+    reads_tokens = manifest.head.reads == "tokens"
+    inputs = [np.empty((0, 0 if recogniser.head is None else len(recogniser.head.origin)), np.float32)]
+    for steps in recordings:
+        for at in range(0, len(steps) - n_steps + 1, hop):
+            window = np.ascontiguousarray(steps[at : at + n_steps].T)
+            embedding = np.empty(0, np.float32) if reads_tokens else recogniser.encoder.embed(window)
+            inputs.append(head_input(manifest.head, window, embedding)[None])
+    return np.concatenate(inputs)

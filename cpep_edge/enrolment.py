@@ -18,15 +18,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import Bundle, FileEntry, Gesture, Manifest, PoseSpec, write_bundle
+from cpep_edge.bundle import Bundle, FileEntry, Gesture, HeadSpec, Manifest, PoseSpec, write_bundle
+from cpep_edge.donning import Donning
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden, check_golden
+from cpep_edge.head import Head
 from cpep_edge.names import MAX_NAME
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, build_index, cosines, graph_spec
-from cpep_edge.recogniser import Recogniser
+from cpep_edge.recogniser import Recogniser, answer
 from cpep_edge.session import Session
 from cpep_edge.trust import SigningKey
 
@@ -92,30 +94,28 @@ def prototypes_from_pose(opened: OpenBundle, file: Path) -> NDArray[np.float32]:
     return np.stack([encoder.embed(window) for window in windows])
 
 
-def prototypes_from_session(
-    opened: OpenBundle, file: Path, level_uv: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
+def prototypes_from_session(opened: OpenBundle, file: Path, donning: Donning | None = None) -> NDArray[np.float32]:
     """Take the windows of a recording to the poses they land on, (n, d_embed).
 
-    level_uv: (n_channels,), from the session's calibration
+    donning: what the session's calibration found
     Raises DataError when the recording is of another band, too short, or damaged.
     """
     manifest, recogniser = opened.bundle.manifest, opened.recogniser
-    n_window = manifest.encoder.window_samples
+    n_steps = manifest.input_shape[1]
     with Session(file) as session:
         meta, rate_hz = session.meta, manifest.preprocessing.sample_rate_hz
-        if meta.num_channels != manifest.encoder.n_channels or abs(meta.sample_rate / rate_hz - 1) > _RATE_TOLERANCE:
+        if meta.num_channels != manifest.n_channels or abs(meta.sample_rate / rate_hz - 1) > _RATE_TOLERANCE:
             raise DataError(
                 f"{file}: {meta.num_channels} channels at {meta.sample_rate:g} Hz, the bundle takes "
-                f"{manifest.encoder.n_channels} at {rate_hz:g} Hz"
+                f"{manifest.n_channels} at {rate_hz:g} Hz"
             )
         session.check()
-        filtered = recogniser.preprocessor(level_uv)(session.emg())
-    starts = np.arange(0, len(filtered) - n_window + 1, max(1, n_window // _HOPS_A_WINDOW))
+        steps, n_samples = recogniser.stream(donning)(session.emg()), session.n_samples
+    starts = np.arange(0, len(steps) - n_steps + 1, max(1, n_steps // _HOPS_A_WINDOW))
     if len(starts) < manifest.decision.k:
-        raise DataError(f"{file}: {len(filtered) / rate_hz:.1f} s of signal are too short to learn a gesture from")
+        raise DataError(f"{file}: {n_samples / rate_hz:.1f} s of signal are too short to learn a gesture from")
     starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), opened.usual_count())).astype(np.intp)]
-    return np.stack([_landing(recogniser, filtered[start : start + n_window].T) for start in starts])
+    return np.stack([_landing(recogniser, steps[start : start + n_steps].T) for start in starts])
 
 
 def add_gesture(
@@ -205,7 +205,11 @@ def _rewrite(
     without: int | None = None,
 ) -> Manifest:
     bundle, old = opened.bundle, opened.bundle.manifest
-    changed = {old.index.file: index.to_bytes(), old.golden_file: _golden(opened, index, without).to_bytes()}
+    head_spec, head = _head_without(opened, without)
+    golden = _golden(opened, index, head_spec, head, len(gestures), without)
+    changed = {old.index.file: index.to_bytes(), old.golden_file: golden.to_bytes()}
+    if head_spec is not None and head is not None:
+        changed[head_spec.file] = head.to_bytes()
 
     def manifest(files: dict[str, FileEntry]) -> Manifest:
         names = {gesture.name for gesture in gestures}
@@ -214,6 +218,7 @@ def _rewrite(
             "files": files,
             "version": old.version + 1,
             "gestures": gestures,
+            "head": head_spec,
             "index": {"file": old.index.file, "n_prototypes": index.n_prototypes, "graph": graph_spec(index)},
             "decision": old.decision.model_copy(update={"rest_gesture": rest if rest in names else ""}),
         }
@@ -222,11 +227,34 @@ def _rewrite(
     return write_bundle(bundle.path, lambda folder: bundle.copy_files(folder, changed), manifest, key)
 
 
-def _golden(opened: OpenBundle, index: PoseIndex, without: int | None) -> Golden:
-    """The golden inputs with the answers of the new index; those of a gesture that left go with it, if others stay."""
+def _head_without(opened: OpenBundle, gesture: int | None) -> tuple[HeadSpec | None, Head | None]:
+    """The head after a gesture of the bundle was removed; none where it has fewer than two left."""
+    spec, head = opened.bundle.manifest.head, opened.recogniser.head
+    if spec is None or head is None or gesture is None:
+        return spec, head
+    if gesture in spec.gestures:
+        if len(spec.gestures) == 2:
+            return None, None
+        head = head.without(spec.gestures.index(gesture))
+    kept = tuple(number - (number > gesture) for number in spec.gestures if number != gesture)
+    return spec.model_copy(update={"gestures": kept}), head
+
+
+def _golden(
+    opened: OpenBundle,
+    index: PoseIndex,
+    spec: HeadSpec | None,
+    head: Head | None,
+    n_gestures: int,
+    without: int | None,
+) -> Golden:
+    """The golden inputs with the new answers; those of a gesture that left go with it, if others stay."""
     golden, k = opened.golden, opened.bundle.manifest.decision.k
     kept = np.ones(len(golden.gesture_index), bool) if without is None else golden.gesture_index != without
     if not kept.any():
         kept[:] = True
-    answers = [index.vote(embedding, k).gesture_index for embedding in golden.embedding[kept]]
+    answers = []
+    for signal_uv, embedding in zip(golden.signal_uv[kept], golden.embedding[kept], strict=True):
+        window = opened.recogniser.last_window(signal_uv)
+        answers.append(answer(window, embedding, index, k, spec, head, n_gestures).gesture_index)
     return Golden(golden.signal_uv[kept], golden.embedding[kept], np.array(answers, np.int32))

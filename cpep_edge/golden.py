@@ -56,15 +56,14 @@ def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
     Raises ArtifactError at the first stretch whose embedding or vote is off.
     """
     golden, n_queries = Golden.from_bytes(bundle.read(bundle.manifest.golden_file)), bundle.manifest.encoder.n_queries
-    window_samples, n_channels = bundle.manifest.encoder.window_samples, bundle.manifest.encoder.n_channels
+    window_samples, n_channels = bundle.manifest.window_samples, bundle.manifest.n_channels
     if golden.signal_uv.shape[1] < window_samples or golden.signal_uv.shape[2] != n_channels:
         raise ArtifactError(f"{bundle.path}: the golden inputs are too short or have the wrong number of channels")
     if golden.embedding.shape[1] != bundle.manifest.encoder.n_outputs:
         raise ArtifactError(f"{bundle.path}: the golden embeddings have {golden.embedding.shape[1]} numbers")
     smallest = 1.0
     for number, stretch in enumerate(golden.signal_uv):
-        window = recogniser.preprocessor()(stretch)[-window_samples:].T
-        got = recogniser.recognise(np.ascontiguousarray(window))
+        got = recogniser.recognise(recogniser.last_window(stretch))
         cosine = float((got.embedding * golden.embedding[number]).reshape(n_queries, -1).sum(axis=1).min())
         if not cosine >= 1 - COSINE_TOLERANCE:
             raise ArtifactError(f"{bundle.path}: golden input {number} gives another embedding (cosine {cosine:.4f})")

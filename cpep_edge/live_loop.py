@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
 from cpep_edge.bundle import DecisionSpec, Manifest
-from cpep_edge.calibration import LEVEL_STRETCH_S
 from cpep_edge.decisions import UNKNOWN, Decider, Decision
+from cpep_edge.donning import LEVEL_STRETCH_S, Donning
 from cpep_edge.errors import ConfigError
 from cpep_edge.recogniser import Recogniser, Recognition
 from cpep_edge.ring import MirroredRing
@@ -65,13 +65,11 @@ class LiveEngine:
         info: StreamInfo,
         *,
         hop_ms: float | None = None,
-        level_uv: NDArray[np.float32] | None = None,
-        turn: int = 0,
+        donning: Donning | None = None,
         spec: DecisionSpec | None = None,
     ) -> None:
         """hop_ms: in place of the bundle's
-        level_uv: (n_channels,), of the session's calibration, where there was one
-        turn: electrodes by which the band sits turned, from there too
+        donning: what the session's calibration found, where there was one
         spec: how to decide, in place of the bundle's
 
         Raises ConfigError when the stream is not what the bundle was made for.
@@ -80,14 +78,19 @@ class LiveEngine:
         check_stream(info, manifest)
         self._recogniser = recogniser
         self._rate_hz = manifest.preprocessing.sample_rate_hz
-        self._window_samples = manifest.encoder.window_samples
+        self._window_samples = manifest.window_samples
         self.spec = spec or manifest.decision
         self.hop_ms = hop_ms or self.spec.hop_ms
-        self._hop_samples = max(1, round(self.hop_ms * 1e-3 * self._rate_hz))
+        a_token = 1 if manifest.front_end is None else manifest.front_end.hop_samples
+        self._hop_samples = a_token * max(1, round(self.hop_ms * 1e-3 * self._rate_hz / a_token))
         self._stretch_samples = round(LEVEL_STRETCH_S * self._rate_hz)
-        self._turn = turn
-        self._preprocess = recogniser.preprocessor(level_uv)
+        self._head = recogniser.on_arm(donning or Donning())
+        self._stream = recogniser.stream(donning)
         self._ring = MirroredRing(info.n_channels, 4 * self._window_samples)
+        self._front_end, (n_inputs, self._n_steps) = manifest.front_end, manifest.input_shape
+        self._tokens = (
+            None if self._front_end is None else MirroredRing(n_inputs, 4 + 4 * self._window_samples // a_token)
+        )
         self._decider = Decider(self.spec, tuple(gesture.name for gesture in manifest.gestures))
         self._pending: deque[_Hop] = deque()
         self._n_pending_most = 1 + 4 * self._window_samples // self._hop_samples  # older windows have left the ring
@@ -142,7 +145,7 @@ class LiveEngine:
             self._n_late_hops += 1
         if hop is None:
             return None
-        window = self._ring.window(hop.end_index, self._window_samples)
+        window = self._window(hop.end_index)
         if window is None or hop.epoch != self._epoch:
             self._n_late_hops += 1
             return None
@@ -164,16 +167,22 @@ class LiveEngine:
         except IndexError:  # asking for its length first would leave the other thread time to empty it
             return None
 
+    def _window(self, end_index: int) -> NDArray[np.float32] | None:
+        """The encoder's input for the window that ends there; None where the rings do not hold it."""
+        if self._tokens is None or self._front_end is None:
+            return self._ring.window(end_index, self._window_samples)
+        return self._tokens.window(end_index // self._front_end.hop_samples, self._n_steps)
+
     def _decide(self, hop: _Hop, window: NDArray[np.float32]) -> Decision:
         if hop.epoch != self._decided_epoch:
             self._decider.reset()
             self._decided_epoch = hop.epoch
-        if self._at_rest(window):
+        if self._at_rest(hop.end_index):
             self.n_rest_hops += 1
             self.recognition = None
             window_gesture, confidence, similarity = self.spec.rest_gesture or UNKNOWN, 1.0, 0.0
         else:
-            self.recognition = self._recogniser.recognise(window)
+            self.recognition = self._recogniser.recognise(window, self._head)
             vote = self.recognition.vote
             window_gesture, confidence, similarity = self._decider.accept(vote), vote.share, vote.similarity
         changed = self._decider.update(window_gesture)
@@ -190,20 +199,26 @@ class LiveEngine:
             delay_ms=(time.monotonic() - hop.arrived_s) * 1e3,
         )
 
-    def _at_rest(self, window: NDArray[np.float32]) -> bool:
-        """Whether the window's last tenth of a second is quieter than the bundle's rest."""
+    def _at_rest(self, end_index: int) -> bool:
+        """Whether the last tenth of a second before that sample is quieter than the bundle's rest."""
         if not self.spec.rest_level:
             return False
-        return level(window[:, -self._stretch_samples :]) < self.spec.rest_level
+        stretch = self._ring.window(end_index, self._stretch_samples)
+        return stretch is not None and level(stretch) < self.spec.rest_level
 
     def _restart(self, block: Block) -> None:
         if self._boot_id is not None:
             self.n_resets += 1
         self._boot_id = block.boot_id
         self._epoch += 1
-        self._preprocess.reset()
+        self._stream.reset(block.sample_index)
         self._ring.restart(block.sample_index)
         self._first_index = self._clean_from = self._interpolated_until = block.sample_index
+        if self._tokens is not None and self._front_end is not None:
+            hop = self._front_end.hop_samples
+            first_block = -(-block.sample_index // hop) * hop
+            self._tokens.restart((first_block + self._front_end.span_samples) // hop - 1)
+            self._first_index = self._clean_from = first_block
 
     def _fill(self, block: Block) -> None:
         """Draw a line across lost samples: it disturbs the filter least.
@@ -221,7 +236,10 @@ class LiveEngine:
     def _append(self, samples_uv: NDArray[np.float32]) -> None:
         for start in range(0, len(samples_uv), self._window_samples):
             part = samples_uv[start : start + self._window_samples]
-            self._ring.write(self._preprocess(np.roll(part, -self._turn, axis=1) if self._turn else part))
+            scaled = self._stream.scaled(part)
+            if self._tokens is not None:
+                self._tokens.write(self._stream.steps(scaled))  # first: a window is due once its samples are there
+            self._ring.write(scaled)
 
     def _schedule(self, block: Block, previous_end: int) -> bool:
         """Note every multiple of the hop reached since `previous_end` that ends a clean window."""
@@ -251,7 +269,7 @@ def check_stream(info: StreamInfo, manifest: Manifest) -> None:
 
     The sentence ends in the lines of a device config that would make the stream fit.
     """
-    n_channels, rate_hz = manifest.encoder.n_channels, manifest.preprocessing.sample_rate_hz
+    n_channels, rate_hz = manifest.n_channels, manifest.preprocessing.sample_rate_hz
     if info.n_channels != n_channels:
         raise ConfigError(
             f"{info.name} has {info.n_channels} channels, but {manifest.name} was trained on {n_channels}; "
@@ -297,15 +315,14 @@ class Live:
         *,
         hop_ms: float | None = None,
         seconds: float | None = None,
-        level_uv: NDArray[np.float32] | None = None,
-        turn: int = 0,
+        donning: Donning | None = None,
         spec: DecisionSpec | None = None,
         taps: Sequence[Tap] = (),
     ) -> None:
         """source: opened; seconds: of signal after which to stop, None goes on to the source's end."""
         self.source = source
         self._max_samples = None if seconds is None else round(seconds * source.info.sample_rate_hz)
-        self.engine = LiveEngine(recogniser, source.info, hop_ms=hop_ms, level_uv=level_uv, turn=turn, spec=spec)
+        self.engine = LiveEngine(recogniser, source.info, hop_ms=hop_ms, donning=donning, spec=spec)
         self._taps = tuple(taps)
         self._wake = threading.Condition()
         self._due = self._stopping = False

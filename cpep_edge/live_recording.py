@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
 from cpep_edge.bundle import DecisionSpec
 from cpep_edge.decisions import Decision
+from cpep_edge.donning import Donning
 from cpep_edge.errors import DataError
 from cpep_edge.live_loop import LiveEngine
 from cpep_edge.recogniser import Recogniser
@@ -32,7 +32,7 @@ from cpep_edge.session import Session
 
 SESSION_FILE = "session.hdf5"
 LINES_FILE = "live.jsonl"
-_SCHEMA = 1
+_SCHEMA = 2
 _FLUSH_S = 0.25
 _PLAIN_BLOCK = 200  # samples at a time of a plain session
 
@@ -48,8 +48,7 @@ class _Header:
     encoder_sha256: str
     hop_ms: float
     spec: DecisionSpec
-    level_uv: NDArray[np.float32] | None  # (n_channels,)
-    turn: int
+    donning: Donning
     info: StreamInfo
 
 
@@ -64,8 +63,7 @@ class LiveRecording:
         *,
         hop_ms: float,
         spec: DecisionSpec,
-        level_uv: NDArray[np.float32] | None,
-        turn: int = 0,
+        donning: Donning,
     ) -> None:
         """Raises DataError when the folder holds a recording already, or cannot be written to."""
         from cpep_bridge.recording import Recorder, Timeline, Wearer, session_meta
@@ -88,8 +86,7 @@ class LiveRecording:
             encoder_sha256=manifest.files[manifest.encoder.file].sha256,
             hop_ms=hop_ms,
             spec=spec.model_dump(),
-            level_uv=None if level_uv is None else level_uv.tolist(),
-            turn=turn,
+            donning=donning.to_json(),
             stream=asdict(info),
             started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -143,8 +140,7 @@ def replay(path: Path, recogniser: Recogniser) -> Iterator[Decision]:
             recogniser,
             header.info,
             hop_ms=header.hop_ms,
-            level_uv=header.level_uv,
-            turn=header.turn,
+            donning=header.donning,
             spec=header.spec,
         )
         decided = deque(_int(line["sample_index"]) for line in lines if line["type"] == "decision")
@@ -218,7 +214,7 @@ def _read_lines(path: Path) -> list[_Line]:
     wanted = {
         "block": ("n", "index", "device_t_s", "boot_id", "flags"),
         "decision": ("sample_index",),
-        "recording": ("schema", "hop_ms", "spec", "level_uv", "turn", "stream", "bundle", "encoder_sha256"),
+        "recording": ("schema", "hop_ms", "spec", "donning", "stream", "bundle", "encoder_sha256"),
     }
     lines: list[_Line] = []
     texts = path.read_text(encoding="utf-8").splitlines()
@@ -240,14 +236,12 @@ def _header(path: Path, lines: list[_Line]) -> _Header:
     if first.get("type") != "recording" or first.get("schema") != _SCHEMA:
         raise DataError(f"{path}: is no recording of cpep-edge live, or of another version")
     try:
-        level_uv = first["level_uv"]
         return _Header(
             bundle=str(first["bundle"]),
             encoder_sha256=str(first["encoder_sha256"]),
             hop_ms=_float(first["hop_ms"]),
             spec=DecisionSpec.model_validate_json(json.dumps(first["spec"])),
-            level_uv=None if level_uv is None else np.array(level_uv, np.float32),
-            turn=_int(first["turn"]),
+            donning=Donning.from_json(first["donning"]),
             info=StreamInfo(**first["stream"]),  # type: ignore[arg-type]
         )
     except (TypeError, ValueError) as error:

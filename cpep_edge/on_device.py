@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cpep_edge.blocks import Block
 from cpep_edge.bundle import Manifest
 from cpep_edge.decisions import Decider, Decision
-from cpep_edge.errors import LinkError
+from cpep_edge.donning import Donning
+from cpep_edge.errors import ConfigError, LinkError
 from cpep_edge.live_loop import Tap
 from cpep_edge.pose_index import Vote
 
@@ -62,8 +63,17 @@ def decisions_of(source: PredictingSource, manifest: Manifest, taps: Sequence[Ta
 
 def gains_of(manifest: Manifest, level_uv: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """What a calibration, (n_channels,), makes of each channel's usual scale: ones without a calibration."""
-    gains = np.ones(manifest.encoder.n_channels, np.float32)
+    gains = np.ones(manifest.n_channels, np.float32)
     return gains if level_uv is None else (manifest.preprocessing.scale_uv / level_uv).astype(np.float32)
+
+
+def turn_of(donning: Donning) -> int:
+    """By how many electrodes a band sits turned. Raises ConfigError for one that is mirrored: bands undo turns only."""
+    n = len(donning.order)
+    turn = donning.order[0] if donning.order else 0
+    if donning.order != tuple((turn + place) % n for place in range(n)):
+        raise ConfigError("the band sits mirrored, which a band that recognises gestures itself cannot undo")
+    return turn if turn <= n // 2 else turn - n
 
 
 def _decision(said: Prediction, decider: Decider, manifest: Manifest) -> Decision:

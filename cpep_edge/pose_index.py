@@ -33,10 +33,8 @@ EXACT_NUMBERS = 1 << 19  # of all vectors together: 8192 of width 64, 2048 of wi
 M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 real poses
 MOST_COPIES = 8  # of one vector in a graph: with 50 of each, up to 23 % of votes were other than of all vectors
 SPACE = "ip"
-_SCHEMA_1_STRIDE = 1 << 20  # the gesture of a label in hnswlib's own file, which bundles of schema 1 hold
 _IN_GROUP = 32  # values of which only the greatest is looked at, to find those that can be among the nearest
 _EMBEDDINGS_AT_ONCE = 128  # bounds memory
-_LARGEST = 2.0  # no number of a unit vector comes near
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +189,7 @@ def load_index(content: bytes, spec: "IndexSpec", *, n_gestures: int, d_embed: i
 
     Raises ArtifactError when it is damaged or not what the manifest says.
     """
-    read = _from_schema_1 if spec.format == "hnswlib" else index_file.from_bytes
-    stored = read(content, d_embed)
+    stored = index_file.from_bytes(content, d_embed)
     if len(stored.gesture_index) != spec.n_prototypes:
         raise ArtifactError(f"the pose index holds {len(stored.gesture_index)} prototypes, not {spec.n_prototypes}")
     if int(stored.gesture_index.max()) >= n_gestures:
@@ -220,15 +217,6 @@ def build_graph(vectors: NDArray[np.float32], seed: int) -> Graph:
     with NamedTemporaryFile() as file:
         graph.save_index(file.name)
         return hnsw_file.from_hnswlib(Path(file.name).read_bytes(), vectors.shape[1]).graph
-
-
-def _from_schema_1(content: bytes, d_embed: int) -> StoredIndex:
-    graph, vectors, labels = hnsw_file.from_hnswlib(content, d_embed)
-    gesture_index = labels // np.uint64(_SCHEMA_1_STRIDE)
-    unit = np.all(np.abs(vectors) < _LARGEST) and np.all(np.linalg.norm(vectors, axis=1) > 0.5)
-    if int(gesture_index.max()) > np.iinfo(np.uint16).max or not unit:
-        raise ArtifactError("the pose index is damaged: a label or a vector cannot be right")
-    return StoredIndex(index_file.coded(vectors), gesture_index.astype(np.uint16), graph)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class Preprocessor:
         self.n_channels = n_channels
         self._sos = np.array(spec.sos, dtype=np.float64)
         self._rest = steady_state(self._sos)[:, :, None]
-        self._sosfilt = sosfilt or _scipy_sosfilt
+        self._sosfilt = sosfilt or scipy_sosfilt
         self._state: NDArray[np.float64] | None = None
 
     def reset(self) -> None:
@@ -104,9 +104,10 @@ def steady_state(sos: NDArray[np.float64]) -> NDArray[np.float64]:
     return state
 
 
-def _scipy_sosfilt(
+def scipy_sosfilt(
     sos: NDArray[np.float64], samples: NDArray[np.float32], state: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Second-order sections over the next samples; see `SosFilter`."""
     from scipy.signal import sosfilt
 
     filtered, state = sosfilt(sos, samples, axis=0, zi=state)

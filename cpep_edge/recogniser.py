@@ -1,15 +1,18 @@
-"""From a window to a vote: the encoder and the pose index of one bundle, opened together."""
+"""From a window to a vote: the encoder, the pose index and the head of one bundle, opened together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import Bundle
+from cpep_edge.bundle import Bundle, HeadSpec
+from cpep_edge.donning import Donning
 from cpep_edge.encoder import open_encoder
+from cpep_edge.errors import ArtifactError
+from cpep_edge.head import Head
+from cpep_edge.input_stream import InputStream
 from cpep_edge.native_encoder import carried_library, native_sosfilt
-from cpep_edge.pose_index import Vote, load_index
-from cpep_edge.preprocess import Preprocessor
+from cpep_edge.pose_index import PoseIndex, Vote, load_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Recognition:
 
 
 class Recogniser:
-    """Everything of a bundle that turns preprocessed windows into votes. Threads may share it; they take turns."""
+    """Everything of a bundle that turns raw signal into votes. Threads may share it; their windows take turns."""
 
     def __init__(self, bundle: Bundle, n_threads: int = 1) -> None:
         """Raises ArtifactError when a file does not match the manifest or cannot be loaded."""
@@ -37,16 +40,90 @@ class Recogniser:
             n_gestures=len(manifest.gestures),
             d_embed=manifest.encoder.d_embed,
         )
+        self.head = None if manifest.head is None else _load_head(bundle, manifest.head)
 
-    def preprocessor(self, level_uv: NDArray[np.float32] | None = None) -> Preprocessor:
-        """A fresh filter for one stream; level_uv: (n_channels,), from the session's calibration."""
-        n_channels = self.manifest.encoder.n_channels
-        return Preprocessor(self.manifest.preprocessing, n_channels, level_uv, self._sosfilt)
+    def on_arm(self, donning: Donning) -> Head | None:
+        """The head as it is for one donning: with the means that a calibration found.
 
-    def recognise(self, window: NDArray[np.float32]) -> Recognition:
+        Raises ValueError when these are not of this head.
+        """
+        if self.head is None or donning.head_means is None:
+            return self.head
+        if donning.head_means.shape != self.head.means.shape:
+            raise ValueError(f"means of shape {donning.head_means.shape} are not those of this bundle's head")
+        return replace(self.head, means=donning.head_means)
+
+    def stream(self, donning: Donning | None = None) -> InputStream:
+        """A fresh way from one stream's raw samples to the encoder's input."""
+        manifest = self.manifest
+        return InputStream(manifest.preprocessing, manifest.front_end, manifest.n_channels, donning, self._sosfilt)
+
+    def last_window(self, samples_uv: NDArray[np.float32], donning: Donning | None = None) -> NDArray[np.float32]:
+        """The encoder's input for the window that ends with some signal, `manifest.input_shape`.
+
+        samples_uv: (n, n_channels), raw; a window or more
+        """
+        return self.stream(donning).last_window(samples_uv, self.manifest.input_shape[1])
+
+    def recognise(self, window: NDArray[np.float32], head: Head | None = None) -> Recognition:
         """Vote on one window.
 
-        window: (n_channels, window_samples) float32, preprocessed
+        window: `manifest.input_shape` float32, as `stream` and `last_window` give it
+        head: adapted to the wearer, by `on_arm`; None: the bundle's own
         """
         embedding = self.encoder.embed(window)
-        return Recognition(self.index.vote(embedding, self.manifest.decision.k), embedding)
+        return Recognition(self.vote(window, embedding, head), embedding)
+
+    def vote(self, window: NDArray[np.float32], embedding: NDArray[np.float32], head: Head | None = None) -> Vote:
+        """The answer to a window that was embedded; arguments as those of `recognise`."""
+        manifest = self.manifest
+        n_gestures, k = len(manifest.gestures), manifest.decision.k
+        return answer(window, embedding, self.index, k, manifest.head, head or self.head, n_gestures)
+
+
+def answer(
+    window: NDArray[np.float32],
+    embedding: NDArray[np.float32],
+    index: PoseIndex,
+    k: int,
+    spec: HeadSpec | None,
+    head: Head | None,
+    n_gestures: int,
+) -> Vote:
+    """The head's answer to a window, or the index's where there is no head that answers.
+
+    A gesture that only the index has, one enrolled by its pose, answers where the index says so and the window is like
+    none of the head's gestures: a gate by novelty, as in Socher et al. 2013.
+
+    window: the encoder's input; embedding: its output
+    n_gestures: of the bundle
+    """
+    if spec is None or head is None or not spec.answers:
+        return index.vote(embedding, k)
+    projected = head.project(head_input(spec, window, embedding)[None])
+    logits = head.log_likelihood(projected)[0] / head.temperature
+    best = int(np.argmax(logits))
+    typicality = float(head.typicality(projected)[0, best])
+    if len(spec.gestures) < n_gestures and typicality < spec.min_typicality:
+        vote = index.vote(embedding, k)
+        if vote.gesture_index not in spec.gestures:
+            return vote
+    return Vote(spec.gestures[best], float(1 / np.exp(logits - logits[best]).sum()), typicality)
+
+
+def head_input(spec: HeadSpec, window: NDArray[np.float32], embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a head reads of one window, (d,): the mean of its tokens, its embedding, or both."""
+    parts = {"tokens": (window.mean(axis=1),), "embedding": (embedding,), "both": (window.mean(axis=1), embedding)}
+    return np.concatenate(parts[spec.reads])
+
+
+def _load_head(bundle: Bundle, spec: HeadSpec) -> Head:
+    manifest, head = bundle.manifest, Head.from_bytes(bundle.read(spec.file))
+    n_features, d_embed = manifest.input_shape[0], manifest.encoder.n_outputs
+    d = {"tokens": n_features, "embedding": d_embed, "both": n_features + d_embed}[spec.reads]
+    if len(head.origin) != d or head.n_gestures != len(spec.gestures):
+        raise ArtifactError(
+            f"{bundle.path}: the head reads {len(head.origin)} numbers for {head.n_gestures} gestures, the manifest "
+            f"says {d} for {len(spec.gestures)}"
+        )
+    return head

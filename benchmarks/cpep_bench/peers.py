@@ -143,9 +143,8 @@ def _turning(call: Callable[[Vectors], object], items: Vectors) -> Callable[[], 
 
 def golden_windows(bundle: Bundle, recogniser: Recogniser) -> Windows:
     """Windows of each golden stretch in turn, from where the filter has settled to its end; none lies across two."""
-    n_samples = recogniser.manifest.encoder.window_samples
+    n_samples = recogniser.manifest.window_samples
     golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
     n_lead = golden.signal_uv.shape[1] - n_samples
     starts = np.linspace(n_lead // 2, n_lead, WINDOWS_A_STRETCH).astype(int)
-    filtered = [recogniser.preprocessor()(stretch) for stretch in golden.signal_uv]
-    return np.stack([np.ascontiguousarray(samples[at : at + n_samples].T) for samples in filtered for at in starts])
+    return np.stack([recogniser.last_window(signal[: at + n_samples]) for signal in golden.signal_uv for at in starts])

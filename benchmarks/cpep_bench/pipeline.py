@@ -35,9 +35,9 @@ def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[
     """
     manifest = recogniser.manifest
     frame = next(_hops(signal_uv, FRAME_SAMPLES, manifest.preprocessing.sample_rate_hz))[0]
-    decoder, preprocess = FrameDecoder(), recogniser.preprocessor()
+    decoder, stream = FrameDecoder(), recogniser.stream()
     samples_uv = signal_uv[:FRAME_SAMPLES]
-    window = last_window(recogniser, signal_uv)
+    window = recogniser.last_window(signal_uv)
     embedding = recogniser.encoder.embed(window)
     vote = recogniser.index.vote(embedding, manifest.decision.k)
     decider = Decider(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
@@ -48,7 +48,7 @@ def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[
 
     return {
         LINK: decode,
-        FILTER: lambda: preprocess(samples_uv),
+        FILTER: lambda: stream(samples_uv),
         ENCODER: lambda: recogniser.encoder.embed(window),
         INDEX: lambda: recogniser.index.vote(embedding, manifest.decision.k),
         DECISION: lambda: decider.update(decider.accept(vote)),
@@ -63,7 +63,7 @@ def end_to_end_calls(recogniser: Recogniser, signal_uv: Signal) -> tuple[Callabl
     """
     manifest = recogniser.manifest
     rate_hz = manifest.preprocessing.sample_rate_hz
-    info = StreamInfo("bench", manifest.encoder.n_channels, rate_hz)
+    info = StreamInfo("bench", manifest.n_channels, rate_hz)
     engine = LiveEngine(recogniser, info, spec=manifest.decision.model_copy(update={"rest_level": 0.0}))
     hops, decoder = _hops(signal_uv, _hop_samples(manifest), rate_hz), FrameDecoder()
 
@@ -82,16 +82,10 @@ def end_to_end_calls(recogniser: Recogniser, signal_uv: Signal) -> tuple[Callabl
         if engine.step() is None:
             raise RuntimeError("a hop ended without a decision")
 
-    for _ in range(-(-manifest.encoder.window_samples // _hop_samples(manifest))):
+    for _ in range(1 + -(-manifest.window_samples // _hop_samples(manifest))):
         take(arrive())
     engine.step()
     return arrive, decide
-
-
-def last_window(recogniser: Recogniser, signal_uv: Signal) -> NDArray[np.float32]:
-    """The last window of a signal, preprocessed: (n_channels, window_samples)."""
-    filtered = recogniser.preprocessor()(signal_uv)[-recogniser.manifest.encoder.window_samples :]
-    return np.ascontiguousarray(filtered.T)
 
 
 def _hop_samples(manifest: Manifest) -> int:

@@ -25,7 +25,7 @@ from cpep_bench.modelled_energy import modelled_energy
 from cpep_bench.operators import profile_encoder
 from cpep_bench.page import page
 from cpep_bench.peers import check_peers, measure_peers
-from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_calls, last_window, part_calls
+from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_calls, part_calls
 from cpep_bench.power import Meter
 from cpep_bench.report import SCHEMA_VERSION, PeerFigure, Report, Threads
 from cpep_bench.startup import run_fresh
@@ -105,7 +105,7 @@ def run_bench(
         step = _Steps(progress, 8)
         latency, arithmetic = step(_latencies(recogniser, signal_uv, options.n_runs))
         starts = step(tuple(run_fresh(bundle, options.n_threads) for _ in range(options.n_starts)))
-        threads = step(_threads(bundle, last_window(recogniser, signal_uv), options.n_runs))
+        threads = step(_threads(bundle, recogniser.last_window(signal_uv), options.n_runs))
         profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
         peers = step(_peers(opened, recogniser, options))
         links = step(_links(options))
@@ -125,7 +125,7 @@ def run_bench(
         n_delegates=encoder.n_delegates,
         n_operators_outside=encoder.n_operators_outside,
         n_prototypes=manifest.index.n_prototypes,
-        window_ms=encoder.window_samples / manifest.preprocessing.sample_rate_hz * 1e3,
+        window_ms=manifest.window_samples / manifest.preprocessing.sample_rate_hz * 1e3,
         hop_ms=manifest.decision.hop_ms,
         smallest_golden_cosine=smallest_cosine,
         runtime="ExecuTorch's Python bindings" if carried_library(opened) is None else "the bundle's C library",
@@ -205,7 +205,7 @@ def _band(options: Options) -> BandFigures | None:
 def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, window_s: float) -> MeasuredEnergy | None:
     if meter is None:
         return None
-    window = last_window(recogniser, signal_uv)
+    window = recogniser.last_window(signal_uv)
     return measure_energy(meter, lambda: recogniser.recognise(window), window_s=window_s)
 
 

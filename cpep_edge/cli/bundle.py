@@ -128,7 +128,7 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
         ("runs without torch on", manifest.native.architecture if manifest.native else "no machine"),
         ("delegates / operators outside", f"{encoder.n_delegates} / {encoder.n_operators_outside}"),
         ("signal", f"{encoder.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz"),
-        ("window", f"{encoder.window_samples} samples{_blocks(manifest)}"),
+        ("window", f"{manifest.window_samples} samples{_blocks(manifest)}"),
         ("index", f"{manifest.index.n_prototypes} prototypes of {encoder.d_embed} numbers, {searched}"),
         ("learns gestures from poses", "no" if pose is None else f"of {len(pose.joints)} joint angles"),
         *((f"  {name}", f"{entry.size_bytes:,} bytes") for name, entry in manifest.files.items()),

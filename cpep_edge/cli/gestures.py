@@ -10,9 +10,6 @@ from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.trust import KeyOption, SignOption, tell_unsigned
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from cpep_edge.enrolment import OpenBundle
 
 app = typer.Typer(help="List, add and remove the gestures of a bundle.", no_args_is_help=True)
@@ -81,6 +78,7 @@ def add(
     sign: SignOption = None,
 ) -> None:
     """Teach a bundle a gesture, from joint angles alone or from a few seconds of EMG; nothing is trained."""
+    from cpep_edge.calibration import load_profile
     from cpep_edge.enrolment import add_gesture, prototypes_from_pose, prototypes_from_session
     from cpep_edge.trust import load_signing_key
 
@@ -95,8 +93,8 @@ def add(
     elif from_session is not None:
         if before.calibration and profile is None:
             stderr.print("the bundle was made for calibrated sessions: give the session's --profile")
-        levels = None if profile is None else _levels(profile, opened)
-        prototypes = prototypes_from_session(opened, from_session, levels)
+        donning = None if profile is None else load_profile(profile).donning(before)
+        prototypes = prototypes_from_session(opened, from_session, donning)
         manifest = add_gesture(opened, name, prototypes, "session", signing_key)
     tell_unsigned(before.signer, manifest.signer)
     stdout.print(f"{bundle}, version {manifest.version}: {name} with {manifest.gestures[-1].n_prototypes} prototypes")
@@ -126,10 +124,3 @@ def _open(bundle: Path, key: Path | None) -> "OpenBundle":
     from cpep_edge.trust import configured_key
 
     return OpenBundle.check(Bundle(bundle, configured_key(key)))
-
-
-def _levels(profile: Path, opened: "OpenBundle") -> "NDArray[np.float32]":
-    from cpep_edge.calibration import load_profile
-
-    manifest = opened.bundle.manifest
-    return load_profile(profile).levels(manifest.preprocessing, manifest.encoder.n_channels)

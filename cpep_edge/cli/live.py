@@ -93,7 +93,7 @@ def live(
     recogniser = Recogniser(opened)
     opened.keep_older_out()
     manifest = recogniser.manifest
-    level_uv, turn, spec = fit_to_wearer(manifest, profile, max_risk)
+    donning, spec = fit_to_wearer(manifest, profile, max_risk)
     if profile is None and manifest.calibration:
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
     with ExitStack() as stack:
@@ -104,11 +104,9 @@ def live(
         taps: list[Tap] = [*sinks]
         if record is not None:
             hop = hop_ms or spec.hop_ms
-            keeping = LiveRecording(record, source, recogniser, hop_ms=hop, spec=spec, level_uv=level_uv, turn=turn)
+            keeping = LiveRecording(record, source, recogniser, hop_ms=hop, spec=spec, donning=donning)
             taps.append(stack.enter_context(closing(keeping)))
-        loop = Live(
-            source, recogniser, hop_ms=hop_ms, seconds=seconds, level_uv=level_uv, turn=turn, spec=spec, taps=taps
-        )
+        loop = Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, donning=donning, spec=spec, taps=taps)
         title = f"{bundle.name}  ·  {source.info.name} on {port}"
         view = LiveView(title, recogniser, loop, hand_poses_of(opened), sinks)
         if web:
@@ -164,25 +162,29 @@ def calibrate(
     from cpep_edge.calibration import calibrate as measure
     from cpep_edge.calibration import odd_electrodes, save_profile
     from cpep_edge.live_loop import check_stream
+    from cpep_edge.recogniser import Recogniser
 
-    manifest = Bundle(bundle).manifest
+    recogniser = Recogniser(Bundle(bundle))
+    manifest = recogniser.manifest
     move = f"for {seconds:g} s: {', then '.join(manifest.calibration) or 'move the hand in many ways'}"
     stderr.print(f"for {rest_seconds:g} s: rest the hand" if rest_seconds else move)
     with open_source(port, device=device, timeout_s=timeout_s, config=device_config) as source:
         check_stream(source.info, manifest)
         measured = measure(
             source,
-            manifest.preprocessing,
+            recogniser,
             seconds,
             rest_seconds=rest_seconds,
-            pattern=manifest.level_pattern,
             on_move=lambda: stderr.print(move),
         )
     for electrode, factor in odd_electrodes(measured, manifest.level_pattern).items():
         strength = f"{factor:.1f} times stronger" if factor > 1 else f"{1 / factor:.1f} times weaker"
         stderr.print(f"electrode {electrode} is {strength} than usual: check how it touches the skin")
-    if measured.turn:
-        stderr.print(f"the band sits turned by {measured.turn:+d} electrodes; live makes up for it")
+    if measured.dead:
+        stderr.print(f"electrodes that carry nothing: {', '.join(str(electrode + 1) for electrode in measured.dead)}")
+    if measured.order != tuple(range(len(measured.order))):
+        ring = ", ".join(str(electrode + 1) for electrode in measured.order)
+        stderr.print(f"the band sits turned: its electrodes {ring} take the places of the first to the last")
     save_profile(measured, out)
     stdout.print(out)
 
@@ -192,13 +194,13 @@ def _calibrated(source: "BlockSource", manifest: "Manifest", profile: Path | Non
     from cpep_bridge.band import Band
     from cpep_bridge.frames import Capability
     from cpep_edge.calibration import fit_to_wearer
-    from cpep_edge.on_device import gains_of
+    from cpep_edge.on_device import gains_of, turn_of
 
     if not isinstance(source, Band) or not source.identity.capabilities & Capability.PREDICTION:
         raise LinkError(f"{source.info.name} recognises no gestures itself; leave out --on-device")
-    level_uv, turn, _ = fit_to_wearer(manifest, profile, None)
+    donning, _ = fit_to_wearer(manifest, profile, None)
     if profile is not None or source.identity.capabilities & Capability.CALIBRATION:
-        source.calibrate(gains_of(manifest, level_uv), turn)
+        source.calibrate(gains_of(manifest, donning.level_uv), turn_of(donning))
     return source
 
 

@@ -97,7 +97,7 @@ def _write(folder: Path, manifest: "Manifest", readings: Sequence[Reading], tran
 def _markdown(manifest: "Manifest", readings: Sequence[Reading], transport: Delay) -> str:
     best = readings[0].score
     events, spec = best.events, manifest.decision
-    window_ms = 1e3 * manifest.encoder.window_samples / manifest.preprocessing.sample_rate_hz
+    window_ms = 1e3 * manifest.window_samples / manifest.preprocessing.sample_rate_hz
     return f"""# Decisions of {manifest.name}, event by event
 
 `cpep-edge eval BUNDLE --protocol live --data PROMPTED`: {events.n_events} gestures made as asked, with rest in between,

@@ -5,9 +5,8 @@
 Three adversaries. `damage` changes files and nothing else. `reseal` edits manifest, golden inputs or index and makes
 every hash fit again, as anyone can who has no key; without a key such a bundle may be good in its own right, so what
 counts is that nothing crashes, and that with the key it is refused. `index` hands mutated index files, as if their hash
-had been right, straight to the loader and searches what it accepts: the compact format with and without a graph, and
-hnswlib's own file of schema 1. Programs are not mutated behind a right hash: a program is code, and who may replace
-code is what signatures are for.
+had been right, straight to the loader and searches what it accepts: the compact format with and without a graph.
+Programs are not mutated behind a right hash: a program is code, and who may replace code is what signatures are for.
 
 Cases run in a process of their own, one after the other, under a limit of memory; the parent sees it die or hang.
 """
@@ -30,7 +29,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from cpep_bench.machine import this_machine
-from cpep_edge import hnsw_file, index_file
+from cpep_edge import index_file
 from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, GraphSpec, IndexSpec, sign_bundle
 from cpep_edge.checkout import git_commit
 from cpep_edge.errors import CpepError
@@ -173,9 +172,6 @@ def indexes() -> dict[str, tuple[bytes, IndexSpec]]:
             index_file.to_bytes(index_file.StoredIndex(stored, labels, None)), spec.model_copy(update={"graph": None})
         ),
         "index, compact with graph": (index_file.to_bytes(index_file.StoredIndex(stored, labels, graph)), spec),
-        "index, hnswlib's file": (
-            hnsw_file.to_hnswlib(graph, vectors), spec.model_copy(update={"format": "hnswlib"})
-        ),
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Each step answers the same questions, zero-shot as in `cpep_train.evaluate`: see
 among the unseen. All gestures together make the vote that is compared with the first step's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import LadderStep
 from cpep_edge.encoder import EmgEncoder
-from cpep_edge.pose_index import PoseIndex
+from cpep_edge.pose_index import PoseIndex, Vote
 from cpep_train.evaluate import (
     N_NEIGHBOURS,
     Embed,
@@ -27,6 +27,7 @@ MAX_LOSS = 0.01  # of balanced accuracy, by the program; a point
 MIN_VOTE_AGREEMENT = 0.98  # of the program's votes with the module's
 MODULE, SHAPED, GRAPH = "fp32 module", "shaped fp32", "quantised graph"
 PROGRAM, INDEX, LIVE = "program on the device", "compact index", "replayed as live"
+HEAD = "head, adapted by the calibration"
 CHIP = "integers of the microcontroller"  # and the same index
 
 Answer = Callable[[NDArray[np.bool_]], NDArray[np.int64]]  # gestures that may answer, (K,), to one answer a query
@@ -59,6 +60,11 @@ class Ladder:
             return np.array([index.vote(query, N_NEIGHBOURS).gesture_index for query in embedding], np.int64)
 
         self._climb(step, answer)
+
+    def climb_by_votes(self, step: str, votes: Sequence[Vote]) -> None:
+        """Add a step whose answers among all gestures are known; seen ones are asked among all, unseen ones too."""
+        found = np.array([vote.gesture_index for vote in votes], np.int64)
+        self._climb(step, lambda allowed: found)
 
     def _climb(self, step: str, answer: Answer) -> None:
         votes = answer(np.ones(len(self.evaluation.gestures), bool))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.encoder import EmgEncoder
-from cpep_edge.preprocess import Preprocessor
+from cpep_edge.input_stream import InputStream
 from cpep_edge.ring import MirroredRing
 from cpep_train.evaluate import Examples
 
@@ -31,22 +31,23 @@ def embed_live(encoder: EmgEncoder, queries: Examples) -> NDArray[np.float32]:
 
 
 def _windows(queries: Examples, session: int, ends: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-    """The windows of one recording that end there, (n_channels, window_samples); ends in order."""
-    store, n_samples = queries.dataset.store, queries.dataset.window_samples
-    row, spec = store.corpus.rows[session], store.preprocessing
+    """The encoder's input for the windows of one recording that end there; ends in order."""
+    store, (n_inputs, n_steps) = queries.dataset.store, queries.dataset.input_shape
+    row, spec, front_end = store.corpus.rows[session], store.preprocessing, store.front_end
     with store.corpus.session(row) as recording:
         raw_uv = recording.emg()
-    n_channels, frame = raw_uv.shape[1], round(FRAME_S * spec.sample_rate_hz)
-    ring = MirroredRing(n_channels, n_samples + frame)
+    frame, hop = max(1, round(FRAME_S * spec.sample_rate_hz)), store.hop_samples
+    ring = MirroredRing(n_inputs, n_steps + frame)
     waiting = iter(ends)
     end = next(waiting, None)
     for first, last in store.layout(session).spans:  # after a gap live signal starts anew
-        filtered = Preprocessor(spec, n_channels, store.levels.level_uv(row))
-        ring.restart(first)
+        stream = InputStream(spec, front_end, raw_uv.shape[1], store.donnings.of(row))
+        stream.reset(first)
+        ring.restart(-(-first // hop) + (0 if front_end is None else front_end.span_samples // hop - 1))
         for start in range(first, last, frame):
-            ring.write(filtered(raw_uv[start : min(start + frame, last)]))
-            while end is not None and end <= ring.end_index:
-                window = ring.window(int(end), n_samples)
+            ring.write(stream(raw_uv[start : min(start + frame, last)]))
+            while end is not None and end // hop <= ring.end_index:
+                window = ring.window(int(end) // hop, n_steps)
                 if window is None:
                     raise ValueError(f"{row.filename}: no window ends at sample {end}")
                 yield window

@@ -16,6 +16,7 @@ from cpep_edge.bundle import (
     LadderStep,
     Manifest,
     NativeSpec,
+    PlacementSpec,
     Provenance,
     Target,
     next_version,
@@ -26,15 +27,17 @@ from cpep_edge.encoder import EmgEncoder
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.hand import HandPoses
+from cpep_edge.input_stream import InputStream
 from cpep_edge.names import check_name
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
-from cpep_edge.preprocess import Preprocessor
+from cpep_edge.recogniser import answer
 from cpep_edge.trust import SigningKey
 from cpep_export.chip_program import ChipProgram, ChipTarget, chip_program
 from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
 from cpep_export.hand_poses import pick_hand_poses
-from cpep_export.ladder import CHIP, INDEX, LIVE, Ladder, one_by_one
+from cpep_export.head_choice import HEAD_FILE, ChosenHead, choose_head
+from cpep_export.ladder import CHIP, HEAD, INDEX, LIVE, Ladder, one_by_one
 from cpep_export.live_replay import embed_live
 from cpep_export.native import TARGETS, NativeBuild
 from cpep_export.pose_program import PoseProgram, lower_pose_encoder
@@ -43,7 +46,14 @@ from cpep_export.rejection import decision_spec, watched_windows
 from cpep_export.training_windows import training_embeddings
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
-from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, embed_emg, embed_poses, evaluation_set
+from cpep_train.evaluate import (
+    N_NEIGHBOURS,
+    EvaluationSet,
+    embed_emg,
+    embed_poses,
+    evaluation_set,
+    torch_embedding,
+)
 from cpep_train.leakage import audit_against
 from cpep_train.provenance import provenance_of
 
@@ -59,6 +69,7 @@ _PACKAGES = ("cpep-edge", "torch", "torchao", "executorch", "hnswlib", "numpy", 
 
 Progress = Callable[[int, int], None]
 _N_STAGES = 6
+_WINDOWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,7 @@ class _Parts:
 
     device: DeviceProgram
     index: PoseIndex
+    head: ChosenHead | None
     gestures: tuple[Gesture, ...]
     ladder: tuple[LadderStep, ...]
     golden: Golden
@@ -149,9 +161,15 @@ def export_bundle(
 
     ladder.climb_by_index(INDEX, device.embedded, index_of)
     ladder.climb_by_index(LIVE, embed_live(device.encoder, ladder.evaluation.queries), index_of)
-    votes = [index.vote(query, N_NEIGHBOURS) for query in device.embedded]
+    trained = index_of(material.evaluation.seen)
+    everyone = embed_emg(torch_embedding(checkpoint.emg), material.evaluation.queries)
+    by_poses = np.array([trained.vote(query, N_NEIGHBOURS).gesture_index for query in everyone], np.int64)
+    head = choose_head(checkpoint, material.evaluation, by_poses, material.seed)
+    votes = _votes(ladder.evaluation, device.embedded, index, head)
+    if head is not None and head.spec.answers:
+        ladder.climb_by_votes(HEAD, votes)
     done()
-    golden = _golden(material, ladder.evaluation, votes, device.encoder, index)
+    golden = _golden(material, ladder.evaluation, votes, device.encoder, index, head)
     on_chip = None
     if chip_target is not None:
         on_chip = chip_program(chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden, force=force)
@@ -160,12 +178,12 @@ def export_bundle(
     done()
     watched = watched_windows(material.evaluation)
     embedded = embed_emg(one_by_one(device.encoder), watched.queries)
-    decision = decision_spec(watched, [index.vote(query, N_NEIGHBOURS) for query in embedded])
+    decision = decision_spec(watched, _votes(watched, embedded, index, head))
     hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)
     pose = lower_pose_encoder(checkpoint, material.evaluation.references) if pose_encoder else None
     target = chip_target or ("linux" if native is None else TARGETS[native.architecture])
     parts = _Parts(
-        device, index, gestures, ladder.steps, golden, decision, hand, pose, native, target, on_chip, version
+        device, index, head, gestures, ladder.steps, golden, decision, hand, pose, native, target, on_chip, version
     )
     manifest = _write(out, material, parts, key)
     done()
@@ -187,6 +205,8 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
         if parts.hand is not None:
             (folder / HAND_FILE).write_bytes(parts.hand.to_bytes())
         (folder / INDEX_FILE).write_bytes(parts.index.to_bytes())
+        if parts.head is not None:
+            (folder / HEAD_FILE).write_bytes(parts.head.head.to_bytes())
         if parts.pose is not None:
             (folder / POSE_FILE).write_bytes(parts.pose.program.content)
         for name, content in ({} if parts.chip is None else parts.chip.files).items():
@@ -195,7 +215,7 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
             shutil.copy(file, folder)  # the runner stays executable
 
     def manifest(files: dict[str, FileEntry]) -> Manifest:
-        index, pose = parts.index, parts.pose
+        index, pose, recipe = parts.index, parts.pose, material.checkpoint.recipe
         return Manifest(
             name=out.stem,
             version=parts.version,
@@ -203,10 +223,15 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
             files=files,
             golden_file=GOLDEN_FILE,
             hand_file=None if parts.hand is None else HAND_FILE,
+            n_channels=recipe.signal.n_channels,
+            window_samples=recipe.windows.window_samples,
             preprocessing=material.checkpoint.preprocessing,
-            calibration=material.checkpoint.recipe.calibration.stages,
-            level_pattern=material.evaluation.queries.dataset.store.levels.pattern(),
+            front_end=material.checkpoint.front_end,
+            calibration=recipe.calibration.stages or (("every gesture once",) if recipe.calibration.asked else ()),
+            placement=PlacementSpec(max_turn=recipe.calibration.max_turn, mirrored=recipe.calibration.mirrored),
+            level_pattern=material.evaluation.queries.dataset.store.donnings.pattern(),
             encoder=parts.device.spec,
+            head=None if parts.head is None else parts.head.spec,
             native=None if parts.native is None else _native_spec(parts.native),
             chip=None if parts.chip is None else parts.chip.spec,
             pose=None if pose is None else pose.spec(POSE_FILE),
@@ -243,21 +268,46 @@ def _gestures(material: _Material, prototypes: Prototypes) -> tuple[Gesture, ...
     return tuple(Gesture(name=name, n_prototypes=int(n), trained=bool(seen)) for name, n, seen in rows)
 
 
+def _votes(
+    evaluation: EvaluationSet, embedded: NDArray[np.float32], index: PoseIndex, head: ChosenHead | None
+) -> list[Vote]:
+    """What a bundle answers to each query: with the head that its wearer's calibration adapted, where it answers."""
+    if head is None or not head.spec.answers:
+        return [index.vote(query, N_NEIGHBOURS) for query in embedded]
+    queries, votes = evaluation.queries, []
+    store, n_gestures = queries.dataset.store, len(evaluation.gestures)
+    rows, donnings = store.corpus.rows, store.donnings
+    for at in range(0, len(queries), _WINDOWS_AT_ONCE):
+        windows = queries.emg(at, at + _WINDOWS_AT_ONCE)
+        for number, window in enumerate(windows, start=at):
+            own = head.of_donning(donnings.key(rows[queries.places[number, 0]]))
+            votes.append(answer(window, embedded[number], index, N_NEIGHBOURS, head.spec, own, n_gestures))
+    return votes
+
+
 def _golden(
-    material: _Material, evaluation: EvaluationSet, votes: list[Vote], encoder: EmgEncoder, index: PoseIndex
+    material: _Material,
+    evaluation: EvaluationSet,
+    votes: list[Vote],
+    encoder: EmgEncoder,
+    index: PoseIndex,
+    head: ChosenHead | None,
 ) -> Golden:
     """The clearest window of each gesture, in raw signal, through the way that live signal takes."""
     chosen = _clearest(evaluation, votes)
     stretches, embeddings, gesture_index = [], [], []
+    checkpoint, n_steps = material.checkpoint, evaluation.queries.dataset.input_shape[1]
+    spec, plain = (None, None) if head is None else (head.spec, head.head)
     for number in chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_GOLDEN)).astype(np.intp)]:
         session, start = evaluation.queries.places[number]
         stretch = _stretch(material, int(session), int(start))
-        filtered = Preprocessor(material.checkpoint.preprocessing, stretch.shape[1])(stretch)
-        window = filtered[-material.checkpoint.recipe.windows.window_samples :].T
-        embedding = encoder.embed(np.ascontiguousarray(window))
+        stream = InputStream(checkpoint.preprocessing, checkpoint.front_end, stretch.shape[1])
+        window = stream.last_window(stretch, n_steps)
+        embedding = encoder.embed(window)
         stretches.append(stretch)
         embeddings.append(embedding)
-        gesture_index.append(index.vote(embedding, N_NEIGHBOURS).gesture_index)
+        vote = answer(window, embedding, index, N_NEIGHBOURS, spec, plain, len(evaluation.gestures))
+        gesture_index.append(vote.gesture_index)
     return Golden(np.stack(stretches), np.stack(embeddings), np.array(gesture_index, np.int32))
 
 
@@ -279,9 +329,10 @@ def _stretch(material: _Material, session: int, start: int) -> NDArray[np.float3
     lead = round(GOLDEN_LEAD_S * recipe.signal.sample_rate_hz)
     with material.corpus.session(material.corpus.rows[session]) as recording:
         raw = recording.emg(max(0, start - lead), start + recipe.windows.window_samples)
-    level_uv = material.evaluation.queries.dataset.store.levels.level_uv(material.corpus.rows[session])
-    gain = 1.0 if level_uv is None else material.checkpoint.preprocessing.scale_uv / level_uv
+    donning = material.evaluation.queries.dataset.store.donnings.of(material.corpus.rows[session])
+    gain = 1.0 if donning.level_uv is None else material.checkpoint.preprocessing.scale_uv / donning.level_uv
     missing = lead + recipe.windows.window_samples - len(raw)
+    raw = donning.arranged(raw)
     padded = np.pad((raw - np.median(raw, axis=0)) * gain, ((missing, 0), (0, 0)), mode="edge")
     largest = float(np.finfo(np.float16).max)
     return np.clip(padded, -largest, largest).astype(np.float16).astype(np.float32)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.bundle import DecisionSpec, OperatingPoint
-from cpep_edge.calibration import LEVEL_STRETCH_S
+from cpep_edge.donning import LEVEL_STRETCH_S
+from cpep_edge.input_stream import InputStream
 from cpep_edge.live_loop import level
 from cpep_edge.pose_index import Vote
 from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, Examples
@@ -120,12 +121,7 @@ def _rest_level(queries: Examples, is_rest: NDArray[np.bool_], stretch_samples: 
     """
     if not is_rest.any() or is_rest.all():
         return 0.0
-    levels = np.concatenate(
-        [
-            [level(window[:, -stretch_samples:]) for window in queries.dataset.fetch(places).emg.numpy()]
-            for places in np.array_split(queries.places, 1 + len(queries) // 256)
-        ]
-    )
+    levels = _end_levels(queries, stretch_samples)
     active = float(np.quantile(levels[~is_rest], 1 - ACTIVE_KEPT))
     resting = float(np.quantile(levels[is_rest], ACTIVE_KEPT))
     return round(min(active, float(np.sqrt(active * resting))), 4)
@@ -133,12 +129,30 @@ def _rest_level(queries: Examples, is_rest: NDArray[np.bool_], stretch_samples: 
 
 def watched_windows(evaluation: EvaluationSet) -> EvaluationSet:
     """The evaluation's windows of validation recordings, of all where there are none; not too many, evenly spread."""
-    places = np.flatnonzero(_watched(evaluation.queries))
+    places = np.flatnonzero(watched(evaluation.queries))
     kept = places[np.linspace(0, len(places) - 1, min(len(places), MOST_WATCHED)).astype(np.intp)]
     return replace(evaluation, queries=evaluation.queries.only(kept))
 
 
-def _watched(queries: Examples) -> NDArray[np.bool_]:
+def _end_levels(queries: Examples, stretch_samples: int) -> NDArray[np.float64]:
+    """The level of the last stretch of each window, (n,)."""
+    store, levels = queries.dataset.store, np.empty(len(queries))
+    sessions = queries.places[:, 0]
+    for number in np.unique(sessions):
+        row = store.corpus.rows[number]
+        with store.corpus.session(row) as recording:
+            raw_uv = recording.emg()
+        scaled = np.empty_like(raw_uv)
+        for first, last in store.layout(int(number)).spans:
+            stream = InputStream(store.preprocessing, None, raw_uv.shape[1], store.donnings.of(row))
+            scaled[first:last] = stream.scaled(raw_uv[first:last])
+        for place in np.flatnonzero(sessions == number):
+            end = queries.places[place, 1] + queries.dataset.window_samples
+            levels[place] = level(scaled[end - stretch_samples : end])
+    return levels
+
+
+def watched(queries: Examples) -> NDArray[np.bool_]:
     """Windows of validation recordings, (Q,); all where there are none."""
     rows = queries.dataset.store.corpus.rows
     watched = np.array([rows[session].split == "val" for session, _ in queries.places], bool)

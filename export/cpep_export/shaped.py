@@ -98,10 +98,6 @@ class PatchLayer(nn.Module):
         patch = encoder.patch
         if patch.bias is None:
             raise ValueError("the patch layer has no bias, so this is no encoder of cpep_train.model")
-        if encoder.config.front_end == "log-levels":
-            raise ConfigError(
-                'an encoder with front_end = "log-levels" cannot be exported yet; train one with "rectified" or "raw"'
-            )
         self.rectified = encoder.config.front_end == "rectified"
         self.n_channels = patch.in_channels
         self.patch_samples = encoder.config.patch_samples

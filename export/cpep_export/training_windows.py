@@ -14,19 +14,19 @@ _WINDOWS_AT_ONCE = 256
 
 def calibration_windows(evaluation: EvaluationSet, seed: int) -> NDArray[np.float32]:
     """Windows for the ranges of activations, (n_windows, C, T), preprocessed."""
-    windows, places = _drawn(evaluation, CALIBRATION_WINDOWS, seed)
+    windows, places = drawn_windows(evaluation, CALIBRATION_WINDOWS, seed)
     emg: NDArray[np.float32] = windows.fetch(places).emg.numpy()
     return emg
 
 
 def training_embeddings(evaluation: EvaluationSet, checkpoint: Checkpoint, seed: int) -> NDArray[np.float32]:
     """Windows embedded by the trained module, (n_windows, D)."""
-    windows, places = _drawn(evaluation, ASKING_WINDOWS, seed)
+    windows, places = drawn_windows(evaluation, ASKING_WINDOWS, seed)
     embed, starts = torch_embedding(checkpoint.emg), range(0, len(places), _WINDOWS_AT_ONCE)
     return np.concatenate([embed(windows.fetch(places[at : at + _WINDOWS_AT_ONCE]).emg.numpy()) for at in starts])
 
 
-def _drawn(evaluation: EvaluationSet, n_most: int, seed: int) -> tuple[WindowDataset, NDArray[np.int64]]:
+def drawn_windows(evaluation: EvaluationSet, n_most: int, seed: int) -> tuple[WindowDataset, NDArray[np.int64]]:
     """Some of the training windows of an evaluation's corpus, and where they lie."""
     store = evaluation.queries.dataset.store
     windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=False)

@@ -82,8 +82,7 @@ def examine_bundle(path: Path) -> Iterator[Finding]:
         opened = Bundle(path, configured_key(None))
         opened.check_files()
         library = carried_library(opened)
-        spec = opened.manifest.encoder
-        Recogniser(opened).recognise(np.zeros((spec.n_channels, spec.window_samples), np.float32))
+        Recogniser(opened).recognise(np.zeros(opened.manifest.input_shape, np.float32))
     except CpepError as error:
         yield Finding(path.name, "bad", str(error))
         return

@@ -9,8 +9,10 @@ import numpy as np
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.bundle import DecisionSpec
+from cpep_edge.donning import Donning
+from cpep_edge.input_stream import InputStream
 from cpep_edge.pose_index import Vote
-from cpep_edge.preprocess import Preprocessing, Preprocessor
+from cpep_edge.preprocess import Preprocessing
 from cpep_edge.recogniser import Recognition
 
 RATE_HZ = 1000.0
@@ -27,7 +29,11 @@ class LevelRecogniser:
         self.manifest = SimpleNamespace(
             name="level",
             preprocessing=PASS_THROUGH,
-            encoder=SimpleNamespace(file="encoder.pte", n_channels=2, window_samples=WINDOW),
+            n_channels=2,
+            window_samples=WINDOW,
+            front_end=None,
+            input_shape=(2, WINDOW),
+            encoder=SimpleNamespace(file="encoder.pte"),
             decision=spec or DecisionSpec(debounce_hops=2, hop_ms=HOP_MS),
             gestures=(SimpleNamespace(name="Low"), SimpleNamespace(name="High")),
             files={"encoder.pte": SimpleNamespace(sha256="0" * 64)},
@@ -35,10 +41,13 @@ class LevelRecogniser:
         self.windows: list[np.ndarray] = []
         self._duration_s = duration_s
 
-    def preprocessor(self, level_uv: np.ndarray | None = None) -> Preprocessor:
-        return Preprocessor(PASS_THROUGH, 2, level_uv)
+    def stream(self, donning: Donning | None = None) -> InputStream:
+        return InputStream(PASS_THROUGH, None, 2, donning)
 
-    def recognise(self, window: np.ndarray) -> Recognition:
+    def on_arm(self, donning: Donning) -> None:
+        return None
+
+    def recognise(self, window: np.ndarray, head: None = None) -> Recognition:
         self.windows.append(window)
         time.sleep(self._duration_s)
         high = int(window.mean() > 0.5)

@@ -1,28 +1,37 @@
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
-from cpep_edge.bundle import DecisionSpec
-from cpep_edge.calibration import (
-    MAX_TURN,
-    Profile,
-    calibrate,
-    channel_levels_uv,
-    find_turn,
-    load_profile,
-    odd_electrodes,
-    save_profile,
-    stretch_levels_uv,
-)
+from cpep_edge.bundle import DecisionSpec, PlacementSpec
+from cpep_edge.calibration import Profile, calibrate, load_profile, odd_electrodes, save_profile, signal_id
+from cpep_edge.donning import Donning
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
-from cpep_edge.preprocess import Preprocessing, Preprocessor, design_filter
+from cpep_edge.input_stream import InputStream
+from cpep_edge.preprocess import Preprocessing, design_filter
+from cpep_edge.recogniser import Recogniser
 
 RATE_HZ = 1000.0
 SPEC = Preprocessing(RATE_HZ, design_filter(RATE_HZ, 20.0), scale_uv=10.0, clip=20.0)
 GAINS = np.array([1.0, 4.0, 0.25], np.float32)
+
+
+def bundle_for(pattern: tuple[float, ...] = (), n_channels: int = 3, spec: Preprocessing = SPEC) -> Recogniser:
+    """As much of a bundle as a calibration looks at."""
+    manifest: Any = SimpleNamespace(
+        n_channels=n_channels,
+        preprocessing=spec,
+        front_end=None,
+        head=None,
+        placement=PlacementSpec(max_turn=2),
+        level_pattern=pattern,
+        window_samples=200,
+    )
+    return cast(Recogniser, SimpleNamespace(manifest=manifest, head=None))
 
 
 class Source:
@@ -50,85 +59,93 @@ def movement(seconds: float, seed: int = 0) -> np.ndarray:
     return 20 * effort[:, None] * rng.normal(size=(n_samples, 1)) * GAINS + 500
 
 
+def profile_of(level_uv: tuple[float, ...]) -> Profile:
+    order = tuple(range(len(level_uv)))
+    signal = signal_id(bundle_for(n_channels=len(level_uv)).manifest)
+    return Profile(signal=signal, level_uv=level_uv, order=order, seconds=5, created_utc="")
+
+
 def test_a_calibrated_signal_does_not_tell_one_electrode_s_gain_from_another_s() -> None:
-    profile = calibrate(Source(movement(10)), SPEC, seconds=8)
-    level_uv = profile.levels(SPEC, 3)
-    assert np.allclose(level_uv / level_uv[0], GAINS, rtol=1e-3)
-    scaled = Preprocessor(SPEC, 3, level_uv)(movement(5, seed=1).astype(np.float32))
+    recogniser = bundle_for()
+    donning = calibrate(Source(movement(10)), recogniser, seconds=8).donning(recogniser.manifest)
+    assert donning.level_uv is not None
+    assert np.allclose(donning.level_uv / donning.level_uv[0], GAINS, rtol=1e-3)
+    scaled = InputStream(SPEC, None, 3, donning)(movement(5, seed=1).astype(np.float32))
     assert np.allclose(scaled[:, 1:], scaled[:, :1], atol=1e-3)
 
 
-def test_the_level_is_the_geometric_mean_of_the_stretches() -> None:
-    loud, quiet = np.full((2000, 1), 100.0, np.float32), np.full((2000, 1), 1.0, np.float32)
-    stretches = stretch_levels_uv(np.concatenate([loud, quiet]), RATE_HZ)
-    assert len(stretches) == 40
-    assert channel_levels_uv(stretches) == pytest.approx([10.0])
-
-
 def test_only_the_asked_seconds_are_used() -> None:
-    assert calibrate(Source(movement(10)), SPEC, seconds=3).seconds == pytest.approx(3, abs=0.1)
+    assert calibrate(Source(movement(10)), bundle_for(), seconds=3).seconds == pytest.approx(3, abs=0.3)
 
 
 def test_a_flat_electrode_and_too_short_a_signal_are_said() -> None:
     flat = movement(5)
     flat[:, 1] = 500
     with pytest.raises(DataError, match="channel 2 is flat"):
-        calibrate(Source(flat), SPEC, seconds=4)
+        calibrate(Source(flat), bundle_for(), seconds=4)
     with pytest.raises(DataError, match="too short"):
-        calibrate(Source(movement(1.5)), SPEC, seconds=8)
+        calibrate(Source(movement(1.5)), bundle_for(), seconds=8)
+    with pytest.raises(DataError, match="too short"):
+        calibrate(Source(movement(3)), bundle_for(), seconds=8, rest_seconds=5)
 
 
 def test_a_profile_comes_back_as_it_was_saved_and_fits_only_its_signal(tmp_path: Path) -> None:
-    profile = calibrate(Source(movement(5)), SPEC, seconds=4)
+    profile = calibrate(Source(movement(5)), bundle_for(), seconds=4)
     save_profile(profile, tmp_path / "profile.json")
     assert load_profile(tmp_path / "profile.json") == profile
     other_filter = Preprocessing(RATE_HZ, design_filter(RATE_HZ, 40.0), scale_uv=10.0, clip=20.0)
-    for preprocessing, n_channels in ((SPEC, 4), (other_filter, 3)):
+    for other in (bundle_for(n_channels=4), bundle_for(spec=other_filter)):
         with pytest.raises(ConfigError, match="run cpep-edge calibrate"):
-            profile.levels(preprocessing, n_channels)
+            profile.donning(other.manifest)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema_version": 2}'])
-def test_a_malformed_profile_is_said(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("change", [{"order": (0, 1, 1)}, {"level_uv": (1.0, 0.0, 1.0)}, {"dead": (3,)}])
+def test_a_profile_that_cannot_be_is_refused(change: dict[str, object]) -> None:
+    profile = profile_of((10.0, 10.0, 10.0)).model_copy(update=change)
+    with pytest.raises(ConfigError, match="damaged"):
+        profile.donning(bundle_for().manifest)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is no profile"),
+        ("{}", "is no profile"),
+        ('{"schema_version": 1, "level_uv": [1], "turn": 1}', "older cpep-edge; make a new one with"),
+        ('{"schema_version": 9}', "older"),
+    ],
+)
+def test_a_profile_that_cannot_be_read_says_why(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "profile.json").write_text(text)
-    with pytest.raises(ArtifactError, match="not a valid profile"):
+    with pytest.raises(ArtifactError, match=reason):
         load_profile(tmp_path / "profile.json")
     with pytest.raises(ArtifactError, match="there is no such profile"):
         load_profile(tmp_path / "none.json")
 
 
 def test_a_profile_s_levels_replace_the_corpus_scale() -> None:
-    profile = Profile(level_uv=(10.0, 10.0, 10.0), sample_rate_hz=RATE_HZ, sos=SPEC.sos, seconds=5, created_utc="")
+    donning = profile_of((10.0, 10.0, 10.0)).donning(bundle_for().manifest)
     signal_uv = movement(2).astype(np.float32)
-    assert np.array_equal(Preprocessor(SPEC, 3)(signal_uv), Preprocessor(SPEC, 3, profile.levels(SPEC, 3))(signal_uv))
-
-
-PATTERN = np.array([0.8, -0.3, -1.1, 0.4, 0.9, -0.7])
-
-
-@pytest.mark.parametrize("turn", range(-MAX_TURN, MAX_TURN + 1))
-def test_a_turned_band_is_found_through_the_differences_between_people(turn: int) -> None:
-    rng = np.random.default_rng(turn + 9)
-    level_uv = 30 * np.exp(PATTERN + rng.normal(0, 0.2, len(PATTERN)))
-    assert find_turn(np.roll(level_uv, turn).astype(np.float32), PATTERN) == turn
-
-
-def test_without_a_pattern_no_turn_is_found() -> None:
-    assert find_turn(np.array([1.0, 2.0, 3.0], np.float32), ()) == 0
+    assert np.array_equal(InputStream(SPEC, None, 3)(signal_uv), InputStream(SPEC, None, 3, donning)(signal_uv))
 
 
 def test_a_profile_of_a_turned_band_holds_the_levels_as_the_model_knows_them() -> None:
     turned = np.roll(movement(10), 1, axis=1)
-    profile = calibrate(Source(turned), SPEC, seconds=8, pattern=np.log(GAINS))
-    assert profile.turn == 1
+    pattern = tuple(np.log(GAINS).tolist())
+    profile = calibrate(Source(turned), bundle_for(pattern), seconds=8)
+    assert profile.order == (1, 2, 0)
     assert np.allclose(np.array(profile.level_uv) / profile.level_uv[0], GAINS, rtol=1e-3)
+    donning = profile.donning(bundle_for(pattern).manifest)
+    straight = calibrate(Source(movement(10)), bundle_for(pattern), seconds=8).donning(bundle_for().manifest)
+    seen = [InputStream(SPEC, None, 3, way)(signal) for way, signal in ((donning, turned), (straight, movement(10)))]
+    assert np.array_equal(*seen)
 
 
 def test_rest_is_listened_to_first_and_lies_between_rest_and_movement() -> None:
     rest = 500 + np.random.default_rng(5).normal(size=(5200, 3)) * GAINS
     heard: list[str] = []
     both = Source(np.concatenate([rest, movement(12)]))
-    profile = calibrate(both, SPEC, seconds=8, rest_seconds=5, on_move=lambda: heard.append("move"))
+    profile = calibrate(both, bundle_for(), seconds=8, rest_seconds=5, on_move=lambda: heard.append("move"))
     quiet = 1 / profile.level_uv[0]
     assert quiet < profile.rest_level < 1
     assert heard == ["move"]
@@ -137,7 +154,20 @@ def test_rest_is_listened_to_first_and_lies_between_rest_and_movement() -> None:
     assert profile.decide(DecisionSpec()).rest_level == 0  # the bundle knows no rest
 
 
-def test_an_electrode_that_is_far_too_weak_is_named() -> None:
-    level_uv = tuple(np.exp(PATTERN) * np.array([1, 1, 1, 0.1, 1, 1]))
-    profile = Profile(level_uv=level_uv, sample_rate_hz=RATE_HZ, sos=SPEC.sos, seconds=5, created_utc="")
-    assert odd_electrodes(profile, PATTERN) == {4: pytest.approx(0.1)}
+def test_an_electrode_that_is_far_too_weak_is_named_unless_it_is_known_to_be_dead() -> None:
+    pattern = np.array([0.8, -0.3, -1.1, 0.4, 0.9, -0.7])
+    level_uv = tuple(np.exp(pattern) * np.array([1, 1, 1, 0.1, 1, 1]))
+    assert odd_electrodes(profile_of(level_uv), pattern) == {4: pytest.approx(0.1)}
+    assert odd_electrodes(profile_of(level_uv).model_copy(update={"dead": (3,)}), pattern) == {}
+
+
+def test_a_donning_comes_back_from_json_number_for_number() -> None:
+    rng = np.random.default_rng(3)
+    level_uv, centre = rng.random(3, np.float32), rng.normal(size=12).astype(np.float32)
+    before = Donning((2, 0, 1), level_uv, (1,), centre, rng.normal(size=(2, 5)).astype(np.float32))
+    after = Donning.from_json(before.to_json())
+    assert (after.order, after.dead) == (before.order, before.dead)
+    for name in ("level_uv", "centre", "head_means"):
+        assert np.array_equal(getattr(after, name), getattr(before, name))
+    with pytest.raises(ValueError, match="no donning"):
+        Donning.from_json({"order": [0]})

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError
 from cpep_edge.examples.keys import parse_keys, press_on_change
 from cpep_edge.examples.plot_recording import plot_recording
@@ -21,7 +22,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("example") / "run"
     recogniser, source = LevelRecogniser(), ListSource(cut(UP_AND_DOWN))
     spec = recogniser.manifest.decision
-    keeping = LiveRecording(folder, source, recogniser, hop_ms=HOP_MS, spec=spec, level_uv=None)
+    keeping = LiveRecording(folder, source, recogniser, hop_ms=HOP_MS, spec=spec, donning=Donning())
     with closing(keeping) as tap:
         list(Live(source, recogniser, hop_ms=HOP_MS, taps=[tap]))
     return folder

@@ -12,21 +12,22 @@ import pytest
 
 from cpep_edge.blocks import Block
 from cpep_edge.decisions import Decision
+from cpep_edge.donning import Donning
 from cpep_edge.errors import DataError
 from cpep_edge.live_loop import Live, LiveEngine
 from cpep_edge.live_recording import LINES_FILE, SESSION_FILE, LiveRecording, is_of_bundle, replay
 from cpep_edge.session import Session, SessionMeta, write_session
 from tests.cpep_edge.fake_stream import HOP_MS, INFO, RATE_HZ, LevelRecogniser, ListSource, cut
 
-LEVEL_UV = np.array([1.25, 0.8], np.float32)
+DONNING = Donning(order=(1, 0), level_uv=np.array([1.25, 0.8], np.float32))
 
 
 def record(folder: Path, blocks: list[Block], duration_s: float = 0.0) -> list[Decision]:
     recogniser, source = LevelRecogniser(duration_s), ListSource(blocks, pause_s=0.0005 if duration_s else 0.0)
     spec = recogniser.manifest.decision
-    keeping = LiveRecording(folder, source, recogniser, hop_ms=HOP_MS, spec=spec, level_uv=LEVEL_UV, turn=1)
+    keeping = LiveRecording(folder, source, recogniser, hop_ms=HOP_MS, spec=spec, donning=DONNING)
     with closing(keeping) as tap:
-        return list(Live(source, recogniser, hop_ms=HOP_MS, level_uv=LEVEL_UV, turn=1, taps=[tap]))
+        return list(Live(source, recogniser, hop_ms=HOP_MS, donning=DONNING, taps=[tap]))
 
 
 def harmed(n_samples: int = 6000) -> list[Block]:
@@ -100,7 +101,7 @@ def test_a_folder_that_holds_a_recording_is_not_written_over(tmp_path: Path) -> 
     ("harm", "said"),
     [
         (lambda text: text.replace('"type": "block"', '"type": "blo', 1), "line 2 is damaged"),
-        (lambda text: text.replace('"schema": 1', '"schema": 9'), "of another version"),
+        (lambda text: text.replace('"schema": 2', '"schema": 9'), "of another version"),
         (lambda text: text.replace('"n": 10', '"n": "ten"', 1), "a whole number belongs"),
     ],
 )

@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 
 from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle
 from cpep_edge.errors import ArtifactError
-from cpep_edge.hnsw_file import to_hnswlib
-from cpep_edge.pose_index import build_graph
-from cpep_edge.recogniser import Recogniser
 from cpep_edge.verify import verify_bundle
 
 pytestmark = pytest.mark.executorch
@@ -121,9 +118,9 @@ def list_a_path(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.update(schema_version=3), "its schema_version is 3 and this cpep-edge reads up to 2; update with"),
-        (lambda m: m.update(schema_version="2"), "schema_version"),
-        (lambda m: m.update(schema_version=0), "schema_version"),
+        (lambda m: m.update(schema_version=4), "its schema_version is 4 and this cpep-edge reads 3; update with"),
+        (lambda m: m.update(schema_version=2), "from an older cpep-edge; export the bundle again"),
+        (lambda m: m.update(schema_version="3"), "schema_version"),
         (lambda m: m.update(comment="hello"), "comment"),
         (lambda m: m["encoder"].update(file="other.pte"), "not listed under files"),
         (lambda m: m["gestures"][1].update(name=m["gestures"][0]["name"]), "same name"),
@@ -178,38 +175,6 @@ def test_a_whole_bundle_is_read_without_its_manifest_changing(tiny_bundle: Path)
 
     assert report.size_bytes == sum((tiny_bundle / name).stat().st_size for name in Bundle(tiny_bundle).manifest.files)
     assert (tiny_bundle / MANIFEST_FILE).read_bytes() == before
-
-
-def test_a_bundle_of_schema_1_is_read(bundle: Path) -> None:
-    """As its exporter wrote it: hnswlib's own file, whose labels name the gestures."""
-    opened = Bundle(bundle)
-    index = Recogniser(opened).index
-    graph = build_graph(index.vectors, 0)
-    content = bytearray(to_hnswlib(graph, index.vectors))
-    size = 4 + 8 * graph.m + 4 * index.vectors.shape[1]
-    for node, gesture in enumerate(index.gesture_index):
-        at = 96 + node * (size + 8) + size
-        content[at : at + 8] = int(gesture * (1 << 20) + node).to_bytes(8, "little")
-    (bundle / "index.bin").write_bytes(content)
-
-    def as_schema_1(manifest: dict[str, Any]) -> None:
-        for key in ("version", "signer", "forced", "passed_over"):
-            manifest.pop(key)
-        manifest["index"] = {
-            "file": "index.bin", "n_prototypes": index.n_prototypes, "m": graph.m, "ef_construction": 200, "ef": 100
-        }  # fmt: skip
-        manifest["files"]["index.bin"] = entry(bundle / "index.bin")
-        manifest["schema_version"] = 1
-        for gesture in manifest["gestures"]:
-            gesture.pop("origin")
-
-    edit(bundle, as_schema_1)
-
-    assert verify_bundle(bundle).n_golden == 6
-    old = Recogniser(Bundle(bundle)).index
-    for embedding in index.vectors[::5]:
-        ours, right = old.vote(embedding, 10), index.vote(embedding, 10)
-        assert (ours.gesture_index, ours.share) == (right.gesture_index, right.share)
 
 
 def test_golden_inputs_that_unpack_without_end_are_refused(bundle: Path) -> None:

@@ -20,6 +20,7 @@ from cpep_bridge.firmware import FirmwareBand, build_recognising_firmware
 from cpep_bridge.frames import Prediction
 from cpep_edge.bundle import Bundle
 from cpep_edge.chip import cortex_m_spec, unpack_sources
+from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, LinkError, PowerError
 from cpep_edge.on_device import decisions_of, gains_of
 from cpep_edge.recogniser import Recogniser
@@ -92,8 +93,8 @@ def test_a_calibrated_band_says_what_the_host_says_with_the_same_profile(
         assert isinstance(source, Band)
         source.calibrate(gains_of(manifest, level_uv), turn=-1)
         predictions, signal_uv = _heard(source)
-    filtered = recogniser.preprocessor(level_uv)(np.roll(signal_uv, 1, axis=1))
-    said, usual = [], recogniser.preprocessor()(signal_uv)
+    filtered = recogniser.stream(Donning(order=(3, 0, 1, 2), level_uv=level_uv))(signal_uv)
+    said, usual = [], recogniser.stream()(signal_uv)
     for signal in (filtered, usual):
         ends = [prediction.sample_index for prediction in predictions]
         windows = [np.ascontiguousarray(signal[end - manifest.encoder.window_samples : end].T) for end in ends]

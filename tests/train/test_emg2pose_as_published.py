@@ -17,10 +17,10 @@ from cpep_edge.session import SessionMeta, write_session
 from cpep_export.rejection import watched_windows
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus, Row, write_metadata
+from cpep_train.donnings import Donnings
 from cpep_train.evaluate import EvaluationSet, evaluation_set
 from cpep_train.protocols import evaluate_run
 from cpep_train.recipe import Recipe
-from cpep_train.session_levels import SessionLevels
 from cpep_train.stacking import choose_handicap
 from cpep_train.training import train
 from tests.train.toy_corpus import HELD_OUT_STAGE, N_CHANNELS, RATE_HZ, STAGES, toy_signals
@@ -88,12 +88,12 @@ def asked(run: Path, published: Corpus) -> EvaluationSet:
 
 
 def test_each_wrist_has_levels_of_its_own_from_movements_that_it_made(published: Corpus, calibrated: Recipe) -> None:
-    levels = SessionLevels(published, calibrated)
-    of_side = {row.side: levels.level_uv(row) for row in published.rows if row.user == "u0"}
-    both = calibrated.model_copy(
-        update={"calibration": calibrated.calibration.model_copy(update={"stages": ("Fist",)})}
-    )
-    left_fist = SessionLevels(published, both).level_uv(next(row for row in published.rows if row.side == "left"))
+    spec = calibrated.preprocessing(1.0)
+    levels = Donnings(published, calibrated, spec)
+    of_side = {row.side: levels.of(row).level_uv for row in published.rows if row.user == "u0"}
+    by_fist = calibrated.calibration.model_copy(update={"stages": ("Fist",)})
+    only_fist = Donnings(published, calibrated.model_copy(update={"calibration": by_fist}), spec)
+    left_fist = only_fist.of(next(row for row in published.rows if row.side == "left")).level_uv
     assert of_side["left"] is not None
     assert left_fist is not None
     np.testing.assert_array_equal(of_side["left"], left_fist)  # its hand was still while the right one pointed

@@ -51,6 +51,7 @@ class Alignment(TrainingStage):
         self.recipe = recipe
         self.emg = emg
         self.pose = pose
+        self._front_end = recipe.mpf_spec()
         self.communities = communities
         start = torch.tensor(math.log(recipe.align.temperature))
         self.log_temperature = nn.Parameter(start, requires_grad=recipe.align.learn_temperature)
@@ -78,7 +79,7 @@ class Alignment(TrainingStage):
         return self.log_temperature.exp().clamp(SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE)
 
     def training_step(self, batch: WindowBatch) -> Tensor:
-        local = self._pairs(augment(batch.emg, self.recipe.augmentation), batch)
+        local = self._pairs(augment(batch.emg, self.recipe.augmentation, self._front_end), batch)
         pairs = local.each(gathered)
         self.last = pairs.each(Tensor.detach)
         loss = self._loss(pairs)

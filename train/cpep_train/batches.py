@@ -106,11 +106,12 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
 
     def _jittered(self, places: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         recipe = self._dataset.store.recipe
-        reach = recipe.windows.jitter_samples // recipe.pose.decimation
+        grid = self._dataset.grid
+        reach = recipe.windows.jitter_samples // grid
         if reach == 0:
             return places
         moved = places.copy()
-        moved[:, 1] += rng.integers(-reach, reach, len(places), endpoint=True) * recipe.pose.decimation
+        moved[:, 1] += rng.integers(-reach, reach, len(places), endpoint=True) * grid
         return np.where(self._dataset.admissible(moved)[:, None], moved, places)
 
 

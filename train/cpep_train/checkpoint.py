@@ -17,17 +17,21 @@ from torch import Tensor, nn
 
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import replacing
+from cpep_edge.head import Head
+from cpep_edge.mpf import MpfSpec
 from cpep_edge.preprocess import Preprocessing
 from cpep_train.leakage import SPLITS_FILE, SplitManifest, load_splits
 from cpep_train.model import Embedder
 from cpep_train.provenance import Provenance
 from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
+from cpep_train.windows import Statistics
 
 RECIPE_FILE = "recipe.json"
 CHECKPOINT_FILE = "checkpoint.json"
 EMG_WEIGHTS_FILE = "emg_encoder.safetensors"
 POSE_WEIGHTS_FILE = "pose_encoder.safetensors"
+HEAD_FILE = "head.npz"
 SCHEMA_VERSION = 1
 
 
@@ -45,7 +49,22 @@ class Checkpoint:
     unseen_stages: tuple[str, ...]  # gestures held out of all training
     provenance: Provenance
     metrics: dict[str, float]  # last losses of the three stages
+    front_end: MpfSpec | None = None  # None: the encoder takes the signal
+    head: Head | None = None  # on the front end's tokens alone (`cpep_train.plain_head`)
+    head_gestures: tuple[str, ...] = ()  # which the head counts
     splits: SplitManifest | None = None  # what was trained on and what may be asked; None: nobody wrote it down
+
+    @property
+    def statistics(self) -> Statistics:
+        """What sessions are cut into windows by."""
+        return Statistics(
+            self.preprocessing.scale_uv,
+            self.pose_mean_rad,
+            self.pose_std_rad,
+            self.front_end,
+            self.head,
+            self.head_gestures,
+        )
 
 
 class _Content(BaseModel):
@@ -57,6 +76,8 @@ class _Content(BaseModel):
     preprocessing: Preprocessing
     pose_mean_rad: list[float]
     pose_std_rad: list[float]
+    front_end: MpfSpec | None = None
+    head_gestures: tuple[str, ...] = ()
     seen_stages: tuple[str, ...]
     unseen_stages: tuple[str, ...]
     provenance: Provenance
@@ -71,11 +92,15 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         EMG_WEIGHTS_FILE: save_weights(run / EMG_WEIGHTS_FILE, checkpoint.emg),
         POSE_WEIGHTS_FILE: save_weights(run / POSE_WEIGHTS_FILE, checkpoint.pose),
     }
+    if checkpoint.head is not None:
+        hashes[HEAD_FILE] = _save_head(run / HEAD_FILE, checkpoint.head)
     content = _Content(
         schema_version=SCHEMA_VERSION,
         preprocessing=checkpoint.preprocessing,
         pose_mean_rad=checkpoint.pose_mean_rad.tolist(),
         pose_std_rad=checkpoint.pose_std_rad.tolist(),
+        front_end=checkpoint.front_end,
+        head_gestures=checkpoint.head_gestures,
         seen_stages=checkpoint.seen_stages,
         unseen_stages=checkpoint.unseen_stages,
         provenance=checkpoint.provenance,
@@ -102,6 +127,9 @@ def load_checkpoint(run: Path) -> Checkpoint:
         preprocessing=content.preprocessing,
         pose_mean_rad=np.array(content.pose_mean_rad, dtype=np.float32),
         pose_std_rad=np.array(content.pose_std_rad, dtype=np.float32),
+        front_end=content.front_end,
+        head=_load_head(run / HEAD_FILE, content.weights_sha256.get(HEAD_FILE)),
+        head_gestures=content.head_gestures,
         emg=emg.eval(),
         pose=pose.eval(),
         seen_stages=content.seen_stages,
@@ -165,6 +193,22 @@ def load_weights(file: Path, module: nn.Module, sha256: str | None = None) -> No
         raise ArtifactError(f"{file} is no safetensors file: {error}") from error
     _check_shapes(file, weights, module.state_dict())
     module.load_state_dict(weights)
+
+
+def _save_head(file: Path, head: Head) -> str:
+    content = head.to_bytes()
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _load_head(file: Path, sha256: str | None) -> Head | None:
+    """The head of a run; None where none was noted. Raises ArtifactError when it is missing or was changed."""
+    if sha256 is None:
+        return None
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        raise ArtifactError(f"{file} is missing or was changed after training; train the run again")
+    return Head.from_bytes(file.read_bytes())
 
 
 def _check_shapes(file: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

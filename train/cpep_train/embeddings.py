@@ -11,7 +11,7 @@ from cpep_edge.errors import DataError
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import choose, embed_emg, embed_poses, torch_embedding
-from cpep_train.windows import SessionStore, Statistics, WindowDataset
+from cpep_train.windows import SessionStore, WindowDataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,7 @@ def embed_corpus(
     recipe = checkpoint.recipe
     corpus = Corpus.open(data).usable(recipe, checkpoint.provenance.skipped)
     corpus.check(recipe)
-    scales = Statistics(checkpoint.preprocessing.scale_uv, checkpoint.pose_mean_rad, checkpoint.pose_std_rad)
-    store = SessionStore(corpus, recipe, scales)
+    store = SessionStore(corpus, recipe, checkpoint.statistics)
     numbers = [number for number, row in enumerate(corpus.rows) if row.split in splits]
     gestures = tuple(sorted({corpus.rows[number].stage for number in numbers}))
     windows = choose(store, numbers, gestures, windows_per_recording, with_pose=False)

@@ -27,7 +27,7 @@ from cpep_edge.pose_index import cosines
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus, Row
 from cpep_train.leakage import audit
-from cpep_train.windows import SessionStore, Statistics, WindowBatch, WindowDataset
+from cpep_train.windows import SessionStore, WindowBatch, WindowDataset
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,7 @@ def evaluation_set(
     """
     corpus = corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped)
     corpus.check(checkpoint.recipe)
-    statistics = Statistics(checkpoint.preprocessing.scale_uv, checkpoint.pose_mean_rad, checkpoint.pose_std_rad)
-    store = SessionStore(corpus, checkpoint.recipe, statistics, cache_bytes=cache_bytes)
+    store = SessionStore(corpus, checkpoint.recipe, checkpoint.statistics, cache_bytes=cache_bytes)
     gestures = (*checkpoint.seen_stages, *checkpoint.unseen_stages)
     for name in sorted({row.stage for row in corpus.rows if row.split in ("train", "test")} - set(gestures)):
         logger.warning("gesture %s is in %s and not in the run, so it is not asked about", name, corpus.folder)

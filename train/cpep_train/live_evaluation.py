@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import DecisionSpec
-from cpep_edge.calibration import SETTLE_S, channel_levels_uv, find_turn, rest_level, stretch_levels_uv, unscaled
+from cpep_edge.calibration import donning_of, resting_level
 from cpep_edge.decisions import Decision
+from cpep_edge.donning import Donning
 from cpep_edge.errors import DataError
 from cpep_edge.events import Activation, EventScore, Label, score_events
 from cpep_edge.live_loop import LiveEngine
-from cpep_edge.preprocess import Preprocessor
 from cpep_edge.recogniser import Recogniser
 from cpep_train.corpus import Corpus, Row
 from cpep_train.prompted import PROMPTED, REST, read_labels
@@ -112,16 +112,14 @@ def play(
     """Every decision of a session, calibrated first."""
     manifest = recogniser.manifest
     rate_hz = manifest.preprocessing.sample_rate_hz
-    spec, level_uv, turn = spec or manifest.decision, None, 0
+    spec, donning = spec or manifest.decision, Donning()
     if session.movements_uv:
-        measured_uv = channel_levels_uv(np.concatenate([_stretches(recogniser, one) for one in session.movements_uv]))
-        turn = find_turn(measured_uv, manifest.level_pattern) if undo_turn else 0
-        level_uv = np.roll(measured_uv, -turn)
+        donning = donning_of(recogniser, session.movements_uv, placed=undo_turn)
         if session.rest_uv is not None and spec.rest_level:
-            resting = rest_level(_stretches(recogniser, session.rest_uv), measured_uv)
+            resting = resting_level(recogniser, donning, session.rest_uv)
             spec = spec.model_copy(update={"rest_level": resting})
     info = StreamInfo(session.row.filename, session.emg_uv.shape[1], rate_hz)
-    engine = LiveEngine(recogniser, info, level_uv=level_uv, turn=turn, spec=spec)
+    engine = LiveEngine(recogniser, info, donning=donning, spec=spec)
     decisions = []
     for block in _blocks(session.emg_uv, rate_hz):
         engine.ingest(block)
@@ -166,12 +164,6 @@ def _turned(session: PromptedSession, turn: int) -> PromptedSession:
         movements_uv=tuple(np.roll(movement, turn, axis=1) for movement in session.movements_uv),
         rest_uv=None if session.rest_uv is None else np.roll(session.rest_uv, turn, axis=1),
     )
-
-
-def _stretches(recogniser: Recogniser, recording_uv: NDArray[np.float32]) -> NDArray[np.float64]:
-    spec = recogniser.manifest.preprocessing
-    filtered = Preprocessor(unscaled(spec), recording_uv.shape[1])(recording_uv)
-    return stretch_levels_uv(filtered[round(SETTLE_S * spec.sample_rate_hz) :], spec.sample_rate_hz)
 
 
 def _blocks(emg_uv: NDArray[np.float32], rate_hz: float) -> Iterator[Block]:

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from cpep_edge.errors import ConfigError
 
-LEVEL_FLOOR = 0.02  # added to levels before their log, in units of the signal's scale: silence stays finite
-
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
@@ -32,7 +30,7 @@ class EncoderConfig:
     mlp_ratio: int = 4
     dropout: float = 0.0
     pooling: Literal["cls", "mean"] = "cls"
-    front_end: Literal["raw", "rectified", "log-levels"] = "raw"
+    front_end: Literal["raw", "rectified"] = "raw"  # tokens of `cpep_edge.mpf` come ready made, as channels
     level_samples: int = 1  # averaged to one level; 1 where the front end is raw
     block_patches: int = 0  # of a `StreamingEncoder`; 0: every token sees the whole window
 
@@ -75,18 +73,16 @@ class EncoderConfig:
 
 
 def front_end(window: Tensor, config: EncoderConfig) -> Tensor:
-    """What the patches are cut from: the window as it is, rectified, or the logs of its short-time levels.
+    """What the patches are cut from: the window as it is, or rectified.
 
     The sign of EMG is chance, and a patch embedding is linear: on raw signal the mean of its output says nothing,
-    on rectified signal it is the envelope, which a few samples averaged give too, for so much less work. On log levels
-    a person's or an electrode's gain is an offset, and weak and strong muscles weigh alike.
+    on rectified signal it is the envelope, which a few samples averaged give too, for so much less work.
 
     window: (B, C, T); returns the same shape, or (B, C, T / level_samples)
     """
     if config.front_end == "raw":
         return window
-    levels = window.abs() if config.level_samples == 1 else F.avg_pool1d(window.abs(), config.level_samples)
-    return (levels + LEVEL_FLOOR).log() if config.front_end == "log-levels" else levels
+    return window.abs() if config.level_samples == 1 else F.avg_pool1d(window.abs(), config.level_samples)
 
 
 class Attention(nn.Module):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cpep_edge.errors import ConfigError
+from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands
 from cpep_edge.names import check_name
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.session import N_JOINTS
@@ -58,9 +59,19 @@ class Recordings(_Part):
 
 
 class Calibration(_Part):
-    """What a wearer does at the start of a session, so that each channel's level is known."""
+    """What a wearer does, unlabelled, at the start of a session, so that it is known how the band sits on this arm."""
 
-    stages: tuple[str, ...] = ()  # movements by their stage names; none: one scale for all, the corpus' RMS
+    stages: tuple[str, ...] = ()  # movements by their stage names; none, and no repetitions: nobody calibrates
+    repetitions: int = Field(default=0, ge=0)  # only the first so many recordings of each stage; of all stages if none
+    donning: Literal["session", "user"] = "session"  # through what the band stayed on: one calibration holds for it
+    max_turn: int = Field(default=2, ge=0, le=64)  # electrodes by which a band may sit turned, to either side
+    mirrored: bool = False  # whether its ring may also run the other way round
+    placed: bool = False  # whether training people wore it anyhow too, and are brought to a common placement first
+
+    @property
+    def asked(self) -> bool:
+        """Whether wearers calibrate."""
+        return bool(self.stages or self.repetitions)
 
 
 class _Encoder(_Part):
@@ -76,10 +87,13 @@ class _Encoder(_Part):
 class EmgEncoder(_Encoder):
     """The encoder that goes to the device."""
 
-    front_end: Literal["raw", "rectified", "log-levels"] = (
-        "raw"  # the paper's is raw; `front_end` of the model says why not
-    )
-    level_samples: int = Field(default=1, gt=0)  # averaged to one level, where the signal is rectified or log-levels
+    # The paper's is raw; `front_end` of the model says why not. mpf: log-covariances, `cpep_edge.mpf`; a patch is then
+    # the hop from one token to the next.
+    front_end: Literal["raw", "rectified", "mpf"] = "raw"  # what the encoder is given: `front_end` of the model
+    level_samples: int = Field(default=1, gt=0)  # averaged to one level, where the signal is rectified
+    span_samples: int = Field(default=0, ge=0)  # of mpf: what a token's covariances cover, whole patches
+    band_edges_hz: tuple[float, ...] = ()  # of mpf; none: by the sample rate (`cpep_edge.mpf.band_edges_hz`)
+    shrinkage: float = Field(default=0.01, gt=0, lt=1)  # of mpf: of covariances towards a sphere
     block_patches: int = Field(default=0, ge=0)  # a streaming encoder's, which computes block by block; 0: not one
 
 
@@ -149,6 +163,7 @@ class Augmentation(_Part):
     """What is varied in the EMG of the alignment, because the next wearer will vary it; all off by default."""
 
     channel_roll: int = Field(default=0, ge=0)  # the band turned by up to so many electrodes
+    mirror: bool = False  # the ring run the other way round in half of the windows
     gain_log_sd: float = Field(default=0.0, ge=0)  # of the whole window
     channel_gain_log_sd: float = Field(default=0.0, ge=0)  # of each electrode
     channel_dropout: Share = 0.0  # share of electrodes silenced
@@ -187,6 +202,7 @@ class Recipe(_Part):
         odd = [n for n in self.recordings.masked_channels if n > self.signal.n_channels]
         faults = [f"recordings.masked_channels: there is no channel {n}" for n in odd]
         faults += [*self._signal_faults(), *self._window_faults(), *self._encoder_faults(), *self._align_faults()]
+        faults += self._mpf_faults()
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -213,7 +229,9 @@ class Recipe(_Part):
     def _encoder_faults(self) -> list[str]:
         faults = []
         for side, encoder in (("emg", self.emg), ("pose", self.pose)):
-            if self.windows.window_samples % encoder.patch_samples:
+            if self.windows.window_samples % encoder.patch_samples and not (
+                side == "emg" and self.emg.front_end == "mpf"
+            ):
                 faults.append(
                     f"{side}.patch_samples: a window is no whole number of {encoder.patch_samples}; "
                     f"windows.window_samples={self._nearest_window()} would be"
@@ -223,9 +241,56 @@ class Recipe(_Part):
         if self.emg.patch_samples % self.emg.level_samples:
             faults.append(f"emg.level_samples: a patch is no whole number of levels of {self.emg.level_samples}")
         faults += self._streaming_faults()
-        if self.emg.level_samples > 1 and self.emg.front_end == "raw":
-            faults.append('emg.level_samples: front_end "raw" has no levels; "rectified" and "log-levels" have')
+        if self.emg.level_samples > 1 and self.emg.front_end != "rectified":
+            faults.append('emg.level_samples: only front_end "rectified" has levels')
         return faults
+
+    def _mpf_faults(self) -> list[str]:
+        emg, windows, faults = self.emg, self.windows, []
+        if emg.front_end != "mpf":
+            given = [key for key in ("span_samples", "band_edges_hz") if getattr(emg, key)]
+            return [f'emg.{key}: only front_end "mpf" has it' for key in given]
+        hop = emg.patch_samples
+        if emg.span_samples < hop or emg.span_samples % hop:
+            faults.append(f"emg.span_samples: {emg.span_samples} is no whole number of patches of {hop}")
+        elif windows.window_samples - emg.span_samples < hop:
+            faults.append(
+                f"windows.window_samples: {windows.window_samples} hold fewer than two tokens, each over "
+                f"{emg.span_samples} samples; lengthen the window or shorten emg.span_samples"
+            )
+        for key, n in (("stride_samples", windows.stride_samples), ("jitter_samples", windows.jitter_samples)):
+            if n % hop:
+                faults.append(f"windows.{key}: {n} is no multiple of a token's hop, emg.patch_samples {hop}")
+        if self.signal.n_channels < 2:
+            faults.append('signal.n_channels: front_end "mpf" takes two electrodes at least')
+        if emg.block_patches:
+            faults.append('emg.block_patches: a streaming encoder takes the signal, not front_end "mpf"')
+        if self.augmentation.channel_gain_log_sd:
+            faults.append('augmentation.channel_gain_log_sd: tokens of front_end "mpf" know no gain of one electrode')
+        try:
+            design_bands(self.signal.sample_rate_hz, self._band_edges_hz())
+        except ValueError as error:
+            faults.append(f"emg.band_edges_hz: {error}")
+        return faults
+
+    def _band_edges_hz(self) -> tuple[float, ...]:
+        return self.emg.band_edges_hz or band_edges_hz(self.signal.sample_rate_hz, self.signal.high_pass_hz)
+
+    def mpf_spec(self, centre: Sequence[float] = ()) -> MpfSpec | None:
+        """The front end that makes tokens of the signal; None where the encoder takes the signal.
+
+        centre: mean token of training people
+        """
+        if self.emg.front_end != "mpf":
+            return None
+        return MpfSpec(
+            n_electrodes=self.signal.n_channels,
+            bands=design_bands(self.signal.sample_rate_hz, self._band_edges_hz()),
+            hop_samples=self.emg.patch_samples,
+            span_samples=self.emg.span_samples,
+            shrinkage=self.emg.shrinkage,
+            centre=tuple(centre),
+        )
 
     def _streaming_faults(self) -> list[str]:
         block = self.emg.block_patches
@@ -282,8 +347,12 @@ class Recipe(_Part):
 
     def emg_config(self) -> EncoderConfig:
         """Size of the EMG encoder."""
-        size = self.emg.model_dump()
-        return EncoderConfig(self.signal.n_channels, self.windows.window_samples, **size)
+        size = self.emg.model_dump(exclude={"span_samples", "band_edges_hz", "shrinkage"})
+        spec = self.mpf_spec()
+        if spec is None:
+            return EncoderConfig(self.signal.n_channels, self.windows.window_samples, **size)
+        size |= {"front_end": "raw", "patch_samples": 1}
+        return EncoderConfig(spec.n_features, spec.n_tokens(self.windows.window_samples), **size)
 
     def pose_config(self) -> EncoderConfig:
         """Size of the pose encoder, in decimated samples."""

@@ -47,7 +47,7 @@ from cpep_train.evaluate import (
     torch_embedding,
 )
 from cpep_train.leakage import audit_against, load_splits
-from cpep_train.windows import SessionStore, Statistics, WindowDataset
+from cpep_train.windows import SessionStore, WindowDataset
 
 WINDOWS_PER_RECORDING = 20
 KINDS: tuple[Gestures, ...] = ("seen", "unseen")
@@ -169,16 +169,15 @@ class _Rig:
             corpus = _DisturbedCorpus(
                 corpus.folder, corpus.rows, corpus.masked_channels, corpus.shards, disturb=disturb
             )
-        c = self._checkpoint
         asked = np.unique(self._examples.queries.places[:, 0]).tolist()
         store = SessionStore(
             corpus,
-            c.recipe,
-            Statistics(c.preprocessing.scale_uv, c.pose_mean_rad, c.pose_std_rad),
+            self._checkpoint.recipe,
+            self._checkpoint.statistics,
             cache_bytes=1,
             layouts={number: clean.layout(number) for number in asked},  # a dead electrode is the question, no fault
         )
-        store.levels = clean.levels
+        store.donnings = clean.donnings
         return store
 
     def _scores(self, embedding: NDArray[np.float32], answered: NDArray[np.bool_]) -> list[Score]:

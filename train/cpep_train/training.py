@@ -42,6 +42,7 @@ from cpep_train.loggers import open_logger
 from cpep_train.mae import MaskedAutoencoder
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
+from cpep_train.plain_head import with_plain_head
 from cpep_train.processes import join, rank, wait_for_all
 from cpep_train.provenance import Provenance, load_provenance, provenance_of, save_provenance
 from cpep_train.qformer import QueryEmbedder
@@ -148,7 +149,7 @@ class _Run:
             self.splits, self.provenance = load_splits(out), load_provenance(out)
             corpus, layouts = corpus.usable(recipe, self.provenance.skipped), load_layouts(out) or {}
         self.teacher = self._taught_by(teacher)
-        self.statistics = fit_statistics(corpus, recipe)
+        self.statistics = with_plain_head(corpus, recipe, fit_statistics(corpus, recipe), layouts)
         self.store = SessionStore(corpus, recipe, self.statistics, layouts=layouts)
         self._windows("train", with_pose=True)
         if rank() == 0:  # last of all, so that a start that is refused blocks nothing
@@ -215,6 +216,9 @@ class _Run:
             preprocessing=self.store.preprocessing,
             pose_mean_rad=self.statistics.pose_mean_rad,
             pose_std_rad=self.statistics.pose_std_rad,
+            front_end=self.statistics.front_end,
+            head=self.statistics.head,
+            head_gestures=self.statistics.head_gestures,
             emg=self.emg.eval(),
             pose=self.pose.eval(),
             seen_stages=tuple(sorted({corpus.rows[number].stage for number in corpus.numbers("train")})),

@@ -7,6 +7,7 @@ corpus is read once; how a large one is read is the business of `cpep_train.batc
 Shapes: B windows, C electrodes, T samples, J joint angles, T' = T / decimation poses.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cpep_edge.donning import Donning
 from cpep_edge.errors import DataError
-from cpep_edge.preprocess import Preprocessing, Preprocessor
+from cpep_edge.head import Head
+from cpep_edge.input_stream import InputStream
+from cpep_edge.mpf import MpfSpec
+from cpep_edge.preprocess import Preprocessing
 from cpep_edge.session import Session
 from cpep_train.corpus import Corpus, Row
+from cpep_train.donnings import Donnings
 from cpep_train.pose_templates import template_poses
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout, layout_of
-from cpep_train.session_levels import SessionLevels
 
 CACHE_BYTES = 2 << 30
 _STATISTICS_SESSIONS = 96  # spread over the training split: enough for a scale, and no second pass over a large corpus
@@ -60,13 +65,16 @@ class Statistics:
     scale_uv: float  # RMS of the filtered signal; with calibration, the typical channel level
     pose_mean_rad: NDArray[np.float32]  # (J,)
     pose_std_rad: NDArray[np.float32]  # (J,)
+    front_end: MpfSpec | None = None  # with the mean token of the sessions; None: the encoder takes the signal
+    head: Head | None = None  # over the tokens, fitted on labels of training windows
+    head_gestures: tuple[str, ...] = ()  # which the head counts
 
 
 @dataclass(frozen=True, slots=True)
 class _Track:
     """One session, ready to be cut."""
 
-    emg: NDArray[np.float32]  # (C, n_samples)
+    emg: NDArray[np.float32]  # (C, n_samples), or tokens, (F, n_samples / hop): column g begins at sample g hop
     pose: NDArray[np.float32]  # (J, n_poses)
 
     @property
@@ -91,7 +99,13 @@ class SessionStore:
         self.recipe = recipe
         self.preprocessing = recipe.preprocessing(statistics.scale_uv)
         self.stages = tuple(sorted({row.stage for row in corpus.rows}))
-        self.levels = SessionLevels(corpus, recipe)
+        self.donnings = Donnings(
+            corpus,
+            recipe,
+            self.preprocessing,
+            statistics.front_end,
+            statistics.head if recipe.calibration.max_turn or recipe.calibration.mirrored else None,
+        )
         self._statistics = statistics
         self.cache_bytes = cache_bytes
         self._used_bytes = 0
@@ -119,17 +133,51 @@ class SessionStore:
 
     def track_bytes(self, number: int) -> int:
         """What the track of one row of the corpus takes in memory, about."""
-        a_sample = self.recipe.signal.n_channels + self.recipe.n_joints / self.recipe.pose.decimation
+        front_end, recipe = self._statistics.front_end, self.recipe
+        of_emg = recipe.signal.n_channels if front_end is None else front_end.n_features / front_end.hop_samples
+        a_sample = of_emg + recipe.n_joints / recipe.pose.decimation
         return round(4 * a_sample * self.layout(number).n_samples)
 
     def _load(self, number: int) -> _Track:
         row, statistics = self.corpus.rows[number], self._statistics
         with self.corpus.session(row) as session:
-            emg = _filtered(session, self.layout(number).spans, self.preprocessing, self.levels.level_uv(row))
+            emg = self._steps(session, self.layout(number).spans, self.donnings.of(row))
             poses, valid = poses_of(session, row, self.recipe)
         pose = (poses[:: self.recipe.pose.decimation] - statistics.pose_mean_rad) / statistics.pose_std_rad
         pose[~valid[:: self.recipe.pose.decimation]] = 0
         return _Track(emg, np.ascontiguousarray(pose.T))
+
+    def _steps(self, session: Session, spans: Sequence[tuple[int, int]], donning: Donning) -> NDArray[np.float32]:
+        """The encoder's input of a recording, each gap-free stretch from its start."""
+        raw, front_end = session.emg(), self._statistics.front_end
+        if front_end is None:
+            return _filtered(raw, spans, self.preprocessing, donning)
+        hop = front_end.hop_samples
+        out = np.zeros((front_end.n_features, len(raw) // hop + 1), np.float32)
+        for first, last in spans:
+            stream = InputStream(self.preprocessing, front_end, raw.shape[1], donning)
+            stream.reset(first)
+            tokens, column = stream(raw[first:last]), -(-first // hop)
+            out[:, column : column + len(tokens)] = tokens.T
+        return out
+
+    @property
+    def front_end(self) -> MpfSpec | None:
+        """What makes tokens of the signal; None where the encoder takes the signal."""
+        return self._statistics.front_end
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Rows and steps of the encoder's input for one window."""
+        front_end, window_samples = self._statistics.front_end, self.recipe.windows.window_samples
+        if front_end is None:
+            return self.recipe.signal.n_channels, window_samples
+        return front_end.n_features, front_end.n_tokens(window_samples)
+
+    @property
+    def hop_samples(self) -> int:
+        """EMG samples from one step of the encoder's input to the next."""
+        return 1 if self._statistics.front_end is None else self._statistics.front_end.hop_samples
 
 
 class WindowDataset(Dataset[Window]):
@@ -148,6 +196,8 @@ class WindowDataset(Dataset[Window]):
         self.with_pose = with_pose
         self.window_samples = store.recipe.windows.window_samples
         self._step = store.recipe.pose.decimation
+        self.grid = math.lcm(self._step, store.hop_samples)  # of places where a window may start
+        self.input_shape = store.input_shape
         stride = stride_samples or store.recipe.windows.stride_samples
         found = [self._starts(number, stride) for number in sessions]
         self.index: NDArray[np.int64] = np.concatenate([np.empty((0, 2), np.int64), *found])  # session, start
@@ -170,16 +220,16 @@ class WindowDataset(Dataset[Window]):
     def fetch(self, places: NDArray[np.int64]) -> WindowBatch:
         """Cut windows anywhere in the sessions.
 
-        places: (B, 2), session and start; starts are multiples of the pose decimation
+        places: (B, 2), session and start; starts are multiples of `grid`
         """
-        n_samples, step = self.window_samples, self._step
-        channels, joints = self.store.recipe.signal.n_channels, self.store.recipe.n_joints
-        emg = np.empty((len(places), channels, n_samples), np.float32)
+        n_samples, step, hop = self.window_samples, self._step, self.store.hop_samples
+        joints, n_steps = self.store.recipe.n_joints, self.input_shape[1]
+        emg = np.empty((len(places), *self.input_shape), np.float32)
         pose = np.empty((len(places), joints, n_samples // step), np.float32)
         for at in np.argsort(places[:, 0], kind="stable"):  # session by session, whatever the order asked for
             number, start = places[at]
             track = self.store.track(int(number))
-            emg[at] = track.emg[:, start : start + n_samples]
+            emg[at] = track.emg[:, start // hop : start // hop + n_steps]
             pose[at] = track.pose[:, start // step : (start + n_samples) // step]
         session, start = torch.from_numpy(places.T.copy())
         stage = torch.from_numpy(self._stage_of_session[places[:, 0]])
@@ -201,7 +251,7 @@ class WindowDataset(Dataset[Window]):
     def _starts(self, number: int, stride: int) -> NDArray[np.int64]:
         layout = self.store.layout(number)
         starts = [
-            np.arange(-(-first // self._step) * self._step, last - self.window_samples + 1, stride, dtype=np.int64)
+            np.arange(-(-first // self.grid) * self.grid, last - self.window_samples + 1, stride, dtype=np.int64)
             for first, last in layout.spans
         ]
         start = np.concatenate([np.empty(0, np.int64), *starts])
@@ -232,7 +282,7 @@ def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
     for number in chosen:
         row = corpus.rows[number]
         with corpus.session(row) as session:
-            emg = _filtered(session, layout_of(corpus, number, recipe).spans, unscaled)
+            emg = _filtered(session.emg(), layout_of(corpus, number, recipe).spans, unscaled, Donning())
             pose, valid = poses_of(session, row, recipe)
         power.append(np.mean(np.square(emg, dtype=np.float64)))
         poses.append(pose[valid])
@@ -253,8 +303,9 @@ def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
 
 def _typical_level_uv(corpus: Corpus, recipe: Recipe, numbers: Sequence[int]) -> float | None:
     """The geometric mean of the channel levels of some sessions: the best guess for one that was not calibrated."""
-    levels = SessionLevels(corpus, recipe)
-    measured = [level for level in (levels.level_uv(corpus.rows[number]) for number in numbers) if level is not None]
+    donnings = Donnings(corpus, recipe, recipe.preprocessing(1.0))
+    levels_uv = [donnings.of(corpus.rows[number]).level_uv for number in numbers]
+    measured = [level for level in levels_uv if level is not None]
     return float(np.exp(np.mean(np.log(measured)))) if measured else None
 
 
@@ -271,14 +322,10 @@ def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.flo
 
 
 def _filtered(
-    session: Session,
-    spans: Sequence[tuple[int, int]],
-    spec: Preprocessing,
-    level_uv: NDArray[np.float32] | None = None,
+    raw: NDArray[np.float32], spans: Sequence[tuple[int, int]], spec: Preprocessing, donning: Donning
 ) -> NDArray[np.float32]:
-    """Filter each gap-free stretch from its start, (C, n_samples)."""
-    raw = session.emg()
+    """Filter each gap-free stretch of raw signal, (n_samples, C), from its start, (C, n_samples)."""
     out = np.empty((raw.shape[1], raw.shape[0]), np.float32)
     for first, last in spans:
-        out[:, first:last] = Preprocessor(spec, raw.shape[1], level_uv)(raw[first:last]).T
+        out[:, first:last] = InputStream(spec, None, raw.shape[1], donning)(raw[first:last]).T
     return out

@@ -1,0 +1,60 @@
+"""From the band's raw samples to what the encoder takes, on one arm: the one way for live, replays and everything else.
+
+Samples are put into the model's order, filtered and scaled; a front end, where there is one, makes tokens of them. A
+step of the encoder's input is a sample of all channels, or a token. All state is here, so the steps do not depend on
+how the signal was cut.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.donning import Donning
+from cpep_edge.mpf import MpfSpec, MpfStream
+from cpep_edge.preprocess import Preprocessing, Preprocessor, SosFilter, scipy_sosfilt
+
+
+class InputStream:
+    """The signal's way to the encoder, for one stream and one donning."""
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        front_end: MpfSpec | None,
+        n_channels: int,
+        donning: Donning | None = None,
+        sosfilt: SosFilter | None = None,
+    ) -> None:
+        """sosfilt: what filters; None: scipy"""
+        self._donning = donning or Donning()
+        self._preprocess = Preprocessor(preprocessing, n_channels, self._donning.level_uv, sosfilt)
+        self.front_end: MpfStream | None = None
+        if front_end is not None:
+            sosfilt = sosfilt or scipy_sosfilt
+            self.front_end = MpfStream(front_end, centre=self._donning.centre, dead=self._donning.dead, sosfilt=sosfilt)
+
+    def reset(self, sample_index: int = 0) -> None:
+        """Forget the past; the next sample has this index."""
+        self._preprocess.reset()
+        if self.front_end is not None:
+            self.front_end.reset(sample_index)
+
+    def scaled(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next samples of the band, (n, C), filtered and scaled, in the model's order."""
+        return self._preprocess(self._donning.arranged(samples_uv))
+
+    def steps(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The steps of input that the next scaled samples complete, (m, n_inputs)."""
+        return scaled if self.front_end is None else self.front_end(scaled)
+
+    def last_window(self, samples_uv: NDArray[np.float32], n_steps: int) -> NDArray[np.float32]:
+        """The encoder's input for the window that ends with some signal, (n_inputs, n_steps), on its own.
+
+        samples_uv: (n, C), raw; a window or more
+        """
+        hop = 1 if self.front_end is None else self.front_end.spec.hop_samples
+        self.reset(-len(samples_uv) % hop)  # blocks end where the signal does
+        return np.ascontiguousarray(self(samples_uv)[-n_steps:].T)
+
+    def __call__(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next samples of the band to steps of input, (m, n_inputs)."""
+        return self.steps(self.scaled(samples_uv))

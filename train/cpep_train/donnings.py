@@ -1,0 +1,117 @@
+"""How the band sat in each donning of a corpus, found in its calibration recordings as it will be live.
+
+A recipe says what a wearer does to calibrate; the EMG of those recordings is used without labels, of held-out people
+too, because a wearer calibrates before use.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.donning import Donning, Likelihood, Tokens, measure_donning, placements, window_means
+from cpep_edge.errors import DataError
+from cpep_edge.head import Head
+from cpep_edge.mpf import MpfSpec
+from cpep_edge.preprocess import Preprocessing
+from cpep_train.corpus import Corpus, Row
+from cpep_train.recipe import Recipe
+
+DonningKey = tuple[str, str, str]  # wearer, session, side; no session where the band stayed on through all
+
+
+class Donnings:
+    """The donnings of a corpus, measured when first asked for."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        front_end: MpfSpec | None = None,
+        head: Head | None = None,
+    ) -> None:
+        """head: by which bands that sit turned find their place; None: by their levels, or not at all"""
+        self._corpus, self._recipe, self._preprocessing, self._front_end = corpus, recipe, preprocessing, front_end
+        self._head = head
+        self._found: dict[DonningKey, Donning] = {}
+
+    def key(self, row: Row) -> DonningKey:
+        """Which donning a recording belongs to."""
+        return row.user, "" if self._recipe.calibration.donning == "user" else row.session, row.side
+
+    def of(self, row: Row) -> Donning:
+        """How the band sat while a recording was made; the default where the recipe does not calibrate.
+
+        Raises DataError when the session has no recording of any calibration movement, or one is flat.
+        """
+        if not self._recipe.calibration.asked:
+            return Donning()
+        key = self.key(row)
+        if key not in self._found:
+            self._found[key] = self._measure(row)
+        return self._found[key]
+
+    def calibration_rows(self, row: Row) -> list[Row]:
+        """The recordings that calibrate the donning of a recording."""
+        calibration, taken = self._recipe.calibration, []
+        counts: dict[str, int] = {}
+        for other in self._corpus.rows:
+            wanted = not calibration.stages or other.stage in calibration.stages
+            used = not other.is_idle and bool(other.split) >= bool(row.split)  # by the run that asks
+            if self.key(other) != self.key(row) or not wanted or not used:
+                continue
+            counts[other.stage] = counts.get(other.stage, 0) + 1
+            if not calibration.repetitions or counts[other.stage] <= calibration.repetitions:
+                taken.append(other)
+        return taken
+
+    def pattern(self) -> tuple[float, ...]:
+        """How strong each electrode usually is: the mean over training sessions of the logarithm of their levels.
+
+        The mean over channels is zero. Empty where the recipe does not calibrate.
+        """
+        sessions = {self.key(row): row for row in self._corpus.rows if row.split == "train"}
+        levels_uv = [donning.level_uv for donning in map(self.of, sessions.values()) if donning.level_uv is not None]
+        if not levels_uv:
+            return ()
+        mean = np.log(levels_uv).mean(axis=0)
+        return tuple(round(float(value), 4) for value in mean - mean.mean())
+
+    def _measure(self, row: Row) -> Donning:
+        movements, calibration = self.calibration_rows(row), self._recipe.calibration
+        if not movements:
+            asked = " or ".join(calibration.stages) or "any gesture"
+            raise DataError(
+                f"{self._corpus.folder}: session {row.session} of {row.user}, wrist {row.side}, has no recording "
+                f"of {asked} to calibrate with"
+            )
+        orders = []
+        if self._head is not None:
+            orders = placements(self._recipe.signal.n_channels, calibration.max_turn, calibration.mirrored)
+        try:
+            return measure_donning(
+                [self._emg(movement) for movement in movements],
+                self._preprocessing,
+                self._front_end,
+                orders=orders,
+                missing=[number - 1 for number in self._corpus.masked_channels],
+                likelihood=self._likelihood(),
+            )
+        except DataError as error:
+            raise DataError(f"{self._corpus.folder}, session {row.session} of {row.user}: {error}") from error
+
+    def _likelihood(self) -> Likelihood | None:
+        head, front_end = self._head, self._front_end
+        if head is None or front_end is None:
+            return None
+        n_tokens = front_end.n_tokens(self._recipe.windows.window_samples)
+
+        def likelihood(recordings: Sequence[Tokens]) -> float:
+            return head.fit_of(np.concatenate([window_means(tokens, n_tokens) for tokens in recordings]))
+
+        return likelihood
+
+    def _emg(self, row: Row) -> NDArray[np.float32]:
+        with self._corpus.session(row) as session:
+            return session.emg()
