@@ -251,7 +251,7 @@ def _rows_of(shaped: ShapedEncoder) -> list[tuple[torch.nn.Linear, int]]:
 
 
 def _profile(program: Path) -> list[str]:
-    profile = profile_encoder(program)
+    profile = profile_encoder(program.read_bytes())
     if profile is None:
         return []
     kinds = [operator for operator in profile.operators if operator.mean_us >= _SMALLEST_SHARE * profile.total_us]

@@ -30,6 +30,7 @@ def live(
     max_risk: float | None = None,
     seconds: float | None = None,
     reconnect_s: float = 30.0,
+    trust: bool = False,
 ) -> "Iterator[Decision]":
     """Open a wristband and a bundle, and yield a decision each hop until the band ends its stream.
 
@@ -38,6 +39,7 @@ def live(
     profile: this session's calibration, from `cpep-edge calibrate`
     max_risk: reject so much that at most this share of what is accepted was wrong on held-out data at export
     seconds: of signal after which to stop
+    trust: the code that the bundle carries may run here, although it was made elsewhere and no key vouches for it
     Raises ArtifactError, ConfigError or LinkError, in one sentence, when the bundle cannot be trusted, does not fit the
     band, or the band does not answer.
     """
@@ -46,9 +48,8 @@ def live(
     from cpep_edge.calibration import fit_to_wearer
     from cpep_edge.live_loop import Live
     from cpep_edge.recogniser import Recogniser
-    from cpep_edge.trust import configured_key
 
-    opened = Bundle(Path(bundle), configured_key(None))
+    opened = Bundle.open(Path(bundle), trust=trust)
     recogniser = Recogniser(opened)
     opened.keep_older_out()
     calibration = None if profile is None else Path(profile)

@@ -10,36 +10,53 @@ Only the present schema is read: a bundle is made again in minutes, and one that
 """
 
 import hashlib
+import logging
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import from_json
 
 from cpep_edge.chip import ChipSpec
 from cpep_edge.donning import placements
-from cpep_edge.errors import ArtifactError
-from cpep_edge.files import read_plain, replacing_folder
-from cpep_edge.manifest_part import FileName
+from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.files import read_plain
+from cpep_edge.folders import locked, replacing_folder, restore
+from cpep_edge.manifest_part import FileName, parse_json
 from cpep_edge.manifest_part import Part as _Part
 from cpep_edge.mpf import MpfSpec
 from cpep_edge.names import MAX_NAME, check_name
 from cpep_edge.preprocess import Preprocessing
-from cpep_edge.trust import SIGNATURE_BYTES, PublicKey, SigningKey, check_version, remember_version
+from cpep_edge.trust import (
+    SIGNATURE_BYTES,
+    Key,
+    SigningKey,
+    check_version,
+    configured_key,
+    remember_version,
+)
+from cpep_edge.vouched import remember, remembers
 
 SCHEMA_VERSION: Literal[3] = 3
 MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
 SIGNATURE_FILE = "manifest.sig"
+_log = logging.getLogger(__name__)
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 28  # nothing is allocated on a manifest's word alone
+_MAX_NUMBERS = 1 << 24  # of a window, and of all that a run gives
+_MAX_SECTIONS = 64  # of the filter
+_MAX_LOG_LEVEL = 30.0  # of a channel in microvolts
+_LARGEST = 1e9  # no quantity of ours comes near, and what is derived from it stays a float32
 
 
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]  # the first is x86-64
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(check_name)]
 Size = Annotated[int, Field(gt=0, le=1 << 24)]  # of an array, along one axis
+Hops = Annotated[int, Field(le=1 << 16)]
 
 
 class FileEntry(_Part):
@@ -70,6 +87,12 @@ class EncoderSpec(_Part):
     n_delegates: int = Field(ge=0)  # sub-graphs that the backend runs
     n_operators_outside: int = Field(ge=0)  # operators left to the portable kernels
     stream: StreamSpec | None = None  # None: the program takes whole windows
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> "EncoderSpec":
+        if self.n_channels * self.window_samples > _MAX_NUMBERS or self.n_outputs > _MAX_NUMBERS:
+            raise ValueError(f"a window or an embedding has more than {_MAX_NUMBERS:,} numbers")
+        return self
 
     @property
     def run_samples(self) -> int:
@@ -141,7 +164,7 @@ class PoseSpec(_Part):
 
     encoder: EncoderSpec  # a channel is a joint, a sample a pose
     joints: tuple[Name, ...] = Field(min_length=1)
-    rate_hz: float = Field(gt=0)  # poses a second
+    rate_hz: float = Field(gt=0, le=1e6)  # poses a second
     mean_rad: tuple[float, ...]  # of each joint in the training
     std_rad: tuple[Annotated[float, Field(gt=0)], ...]
     spread_rad: tuple[Annotated[float, Field(ge=0)], ...]  # SD between people who make one gesture
@@ -165,14 +188,14 @@ class OperatingPoint(_Part):
 class DecisionSpec(_Part):
     """How neighbours become decisions; `cpep_edge.decisions` says what each number does."""
 
-    k: int = Field(default=10, gt=0)  # neighbours that vote
+    k: Hops = Field(default=10, gt=0)  # neighbours that vote
     min_vote_share: float = Field(default=0.5, ge=0, le=1)  # below: rejected
     min_similarity: float = Field(default=-1.0, ge=-1, le=1)  # cosine of the nearest winner; below: rejected
-    debounce_hops: int = Field(default=3, gt=0)  # equal results in a row before a decision changes
-    hop_ms: float = Field(default=100.0, ge=5)  # between two windows
+    debounce_hops: Hops = Field(default=3, gt=0)  # equal results in a row before a decision changes
+    hop_ms: float = Field(default=100.0, ge=5, le=60_000)  # between two windows
     hysteresis: float = Field(default=0.0, ge=0, le=1)  # off `min_vote_share` for the gesture that stands
-    majority_hops: int = Field(default=1, gt=0)  # newest windows whose most frequent answer counts; 1: off
-    refractory_hops: int = Field(default=0, ge=0)  # after a gesture was decided on, until the next may be
+    majority_hops: Hops = Field(default=1, gt=0)  # newest windows whose most frequent answer counts; 1: off
+    refractory_hops: Hops = Field(default=0, ge=0)  # after a gesture was decided on, until the next may be
     rest_gesture: str = ""  # the one that means nothing is done; empty: there is none
     rest_level: float = Field(default=0.0, ge=0)  # RMS, in units of the scale, below which muscles rest; 0: never
     rejection: tuple[OperatingPoint, ...] = ()  # the best thresholds, coverage falling; empty: not calibrated
@@ -257,6 +280,12 @@ class Manifest(_Part):
             raise ValueError("the front end and the band differ in channels")
         if (self.encoder.n_channels, self.encoder.window_samples) != self.input_shape:
             raise ValueError("the encoder does not take what the front end gives")
+        if any(abs(level) > _MAX_LOG_LEVEL for level in self.level_pattern):
+            raise ValueError("level_pattern holds a logarithm that no signal has")
+        if len(self.level_pattern) not in (0, self.n_channels):
+            raise ValueError("level_pattern is not of as many channels as the band has")
+        if self.n_channels * self.window_samples > _MAX_NUMBERS:
+            raise ValueError(f"a window has more than {_MAX_NUMBERS:,} numbers")
         _check_filter(self.preprocessing)
         return self
 
@@ -271,24 +300,53 @@ class Manifest(_Part):
 class Bundle:
     """A bundle on disk whose manifest was read; other files are read, and checked, on demand."""
 
-    def __init__(self, path: Path, key: PublicKey | None = None) -> None:
+    def __init__(
+        self, path: Path, key: Key | None = None, *, trust: bool = False, manifest_sha256: str | None = None
+    ) -> None:
         """Read the manifest, and nothing before its signature was checked.
 
         key: what the manifest must be signed with, and no older than what ran here; None: hashes are all that is asked
+        trust: the user says that what it carries may run here, now and later
+        manifest_sha256: of the bundle that another process has opened and checked; no other is taken
         Raises ArtifactError when the manifest is missing, malformed, of a later schema, or not to be trusted.
         """
         self.path = path
         content = _read_checked_manifest(path, key)
-        self.manifest = _parse_manifest(path, content)
         self.manifest_sha256 = hashlib.sha256(content).hexdigest()  # stands for every file of the bundle
-        self._key = key
+        if manifest_sha256 not in (None, self.manifest_sha256):
+            raise ArtifactError(f"{path} was replaced by another bundle while it was in use")
+        self.manifest = _parse_manifest(path, content)
+        self._key, self._trust, self._checked_before = key, trust, manifest_sha256 is not None
         if key is not None:
-            check_version(key, self.manifest.name, self.manifest.version, self.manifest_sha256)
+            check_version(key, *self._identity(), new_name=trust)
+        elif trust:
+            remember("may run", self.manifest_sha256)
+
+    @classmethod
+    def open(cls, path: Path, key_file: Path | None = None, *, trust: bool = False) -> "Bundle":
+        """Open a bundle as this machine asks for: with the key that is given or configured, see `configured_key`."""
+        return cls(path, configured_key(key_file), trust=trust)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether somebody's signature over it was checked."""
+        return self._key is not None or self._checked_before
+
+    def require_trust(self) -> None:
+        """Raise ArtifactError when nothing says that the code it carries may run on this machine."""
+        if not (self.is_signed or self._trust or remembers("may run", self.manifest_sha256)):
+            raise ArtifactError(
+                f"{self.path} carries code that was not made on this machine: check who made it with --key, or say "
+                "--trust once if you trust where it came from"
+            )
 
     def keep_older_out(self) -> None:
         """Remember, where a key is asked for, that this version runs here: from now on no older one will."""
         if self._key is not None:
-            remember_version(self._key, self.manifest.name, self.manifest.version, self.manifest_sha256)
+            remember_version(self._key, *self._identity(), new_name=self._trust)
+
+    def _identity(self) -> tuple[str, int, str]:
+        return self.manifest.name, self.manifest.version, self.manifest_sha256
 
     def read(self, name: str) -> bytes:
         """The bytes of one file, after its size and hash matched the manifest.
@@ -333,13 +391,14 @@ def write_bundle(
 ) -> Manifest:
     """Write a bundle whole or not at all, and return its manifest; an older one at `path` survives every failure.
 
+    What it carries may run on this machine from then on.
+
     fill: writes all files but the manifest into the folder it is given
     manifest: makes the manifest from the sizes and hashes of those files
     key: signs it
     """
-    if path.exists() and not (path / MANIFEST_FILE).is_file():
-        raise ArtifactError(f"{path} exists and is not a bundle; choose another name")
-    with replacing_folder(path) as folder:
+    _require_bundle_or_nothing(path)
+    with replacing_folder(path, ready=lambda: _require_bundle_or_nothing(path)) as folder:
         fill(folder)
         entries = {file.name: _entry(file) for file in sorted(folder.iterdir())}
         signer = None if key is None else key.public.fingerprint
@@ -349,19 +408,37 @@ def write_bundle(
         (folder / DIGEST_FILE).write_bytes(_digest_line(content))
         if key is not None:
             (folder / SIGNATURE_FILE).write_bytes(key.sign(content))
+    try:
+        remember("may run", hashlib.sha256(content).hexdigest())
+    except CpepError as error:
+        _log.warning("the bundle will ask for --trust on this machine too: %s", error)
     return written
 
 
 def sign_bundle(path: Path, key: SigningKey) -> Manifest:
     """Sign a bundle that lies at `path`, after its files were found whole; it replaces itself."""
-    bundle = Bundle(path)
-    bundle.check_files()
-    return write_bundle(
-        path,
-        lambda folder: bundle.copy_files(folder, {}),
-        lambda files: bundle.manifest.model_copy(update={"files": files}),
-        key,
-    )
+    with locked_bundle(path):
+        bundle = Bundle(path)
+        bundle.check_files()
+        return write_bundle(
+            path,
+            lambda folder: bundle.copy_files(folder, {}),
+            lambda files: bundle.manifest.model_copy(update={"files": files}),
+            key,
+        )
+
+
+@contextmanager
+def locked_bundle(path: Path) -> Iterator[None]:
+    """Hold a bundle from reading it to writing it anew, so that no other change is lost; others wait.
+
+    Raises ArtifactError when there is none.
+    """
+    try:
+        with locked(path):
+            yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(f"{path}: there is no such bundle") from error
 
 
 def next_version(path: Path) -> int:
@@ -369,13 +446,28 @@ def next_version(path: Path) -> int:
     return Bundle(path).manifest.version + 1 if (path / MANIFEST_FILE).is_file() else 1
 
 
+def _require_bundle_or_nothing(path: Path) -> None:
+    """Raise ArtifactError when something lies at `path` that a new bundle there would delete."""
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / MANIFEST_FILE).is_file():
+        raise ArtifactError(f"{path} exists and is not a bundle; choose another name")
+    known = {*Bundle(path).manifest.files, MANIFEST_FILE, DIGEST_FILE, SIGNATURE_FILE}
+    stranger = next((file.name for file in sorted(path.iterdir()) if file.name not in known), None)
+    if stranger is not None:
+        raise ArtifactError(
+            f"{path} holds {stranger}, which is not of the bundle; move it away, or choose another name"
+        )
+
+
 def _entry(file: Path) -> FileEntry:
     content = file.read_bytes()
     return FileEntry(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
-def _read_checked_manifest(path: Path, key: PublicKey | None) -> bytes:
+def _read_checked_manifest(path: Path, key: Key | None) -> bytes:
     """The bytes of the manifest, after the signature and the digest were found right; nothing was parsed yet."""
+    restore(path)
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is no such bundle")
     content = _read_plain(path, MANIFEST_FILE, _MAX_MANIFEST_BYTES)
@@ -386,7 +478,7 @@ def _read_checked_manifest(path: Path, key: PublicKey | None) -> bytes:
     return content
 
 
-def _check_signature(path: Path, manifest: bytes, key: PublicKey) -> None:
+def _check_signature(path: Path, manifest: bytes, key: Key) -> None:
     if not (path / SIGNATURE_FILE).exists():
         raise ArtifactError(
             f"{path} is not signed, and {key.file} must have signed it; its maker signs it with: cpep-edge sign"
@@ -401,7 +493,8 @@ def _check_signature(path: Path, manifest: bytes, key: PublicKey) -> None:
 
 def _parse_manifest(path: Path, content: bytes) -> Manifest:
     try:
-        fields = from_json(content, allow_inf_nan=False)
+        fields = parse_json(content)
+        _check_numbers(fields)
         schema = fields.get("schema_version") if isinstance(fields, dict) else None
         if isinstance(schema, int) and schema > SCHEMA_VERSION:
             raise ArtifactError(
@@ -417,7 +510,7 @@ def _parse_manifest(path: Path, content: bytes) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path}: {MANIFEST_FILE} is not valid at {where}: {first['msg']}") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{path}: {MANIFEST_FILE} is not valid: {error}") from error
 
 
@@ -436,11 +529,32 @@ def _digest_line(manifest: bytes) -> bytes:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_FILE}\n".encode()
 
 
+def _check_numbers(fields: object) -> None:
+    """Raise ValueError for a number that no export writes, wherever it stands."""
+    match fields:
+        case dict():
+            for value in fields.values():
+                _check_numbers(value)
+        case list():
+            for value in fields:
+                _check_numbers(value)
+        case float() if abs(fields) > _LARGEST:
+            raise ValueError(f"{fields:g} is beyond every quantity that a bundle holds")
+        case int() if abs(fields) >= 1 << 53:
+            raise ValueError("a whole number in it has more digits than a float64 holds")
+
+
 def _check_filter(spec: Preprocessing) -> None:
     numbers = [spec.sample_rate_hz, spec.scale_uv, spec.clip, *(value for section in spec.sos for value in section)]
     if not spec.sos or any(len(section) != 6 for section in spec.sos):
         raise ValueError("preprocessing.sos is no list of second-order sections of six numbers")
     if any(section[3] != 1 for section in spec.sos):
         raise ValueError("preprocessing.sos has a section whose a0 is not 1")
-    if not all(math.isfinite(number) for number in numbers) or min(numbers[:3]) <= 0:
+    if not all(math.isfinite(number) for number in numbers) or min(numbers[:3]) < 1 / _LARGEST:
         raise ValueError("preprocessing holds a number that is infinite, no number, or not above zero where it must be")
+    if not all(
+        abs(a2) < 1 and abs(a1) < 1 + a2 for *_, a1, a2 in spec.sos
+    ):  # Jury's test: both poles inside the circle
+        raise ValueError("preprocessing.sos has a section that never settles")
+    if len(spec.sos) > _MAX_SECTIONS:
+        raise ValueError(f"preprocessing.sos has {len(spec.sos)} sections, {_MAX_SECTIONS} at the most")

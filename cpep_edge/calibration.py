@@ -5,10 +5,13 @@ measured, tells how quiet this arm is: the level below which the muscles are tak
 """
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,8 @@ ADAPTING_HOP_S = 0.1  # between the windows that a head is adapted to
 _REST_SHARE = 0.75  # of the way from movement down to rest; chosen on simulated people of validation
 _ODD_FACTOR = 4.0  # stronger or weaker than usual, from which an electrode is suspect
 
+Level = Annotated[float, Field(ge=0, le=1e9)]  # of a channel
+
 
 class Profile(BaseModel):
     """One donning's calibration, kept as a small JSON file beside the bundle."""
@@ -37,13 +42,13 @@ class Profile(BaseModel):
 
     schema_version: int = Field(default=PROFILE_SCHEMA, ge=PROFILE_SCHEMA, le=PROFILE_SCHEMA)
     signal: str = Field(pattern=r"^[0-9a-f]{16}$")  # `signal_id` of the bundle it was measured with
-    level_uv: tuple[float, ...] = Field(min_length=1)  # of each channel, in the model's order
+    level_uv: tuple[Level, ...] = Field(min_length=1)  # of each channel, in the model's order
     order: tuple[int, ...] = Field(min_length=1)  # the band's electrode, from 0, for each of the model's
     dead: tuple[int, ...] = ()  # the model's electrodes that carry nothing
     centre: tuple[float, ...] = ()  # the mean token of the front end; empty: the bundle has none
     head: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")  # SHA-256 of the head that `head_means` is of
     head_means: tuple[tuple[float, ...], ...] = ()
-    rest_level: float = Field(default=0.0, ge=0)  # of all channels, in units of their levels; 0: not measured
+    rest_level: float = Field(default=0.0, ge=0, le=1e9)  # of all channels, in units of their levels; 0: not measured
     seconds: float = Field(gt=0)
     created_utc: str
 
@@ -215,9 +220,22 @@ def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, floa
 
 
 def save_profile(profile: Profile, path: Path) -> None:
-    """Write a profile, whole or not at all."""
+    """Write a profile, whole or not at all, in the place of an earlier one or of nothing."""
+    require_profile_or_nothing(path)
     with replacing(path) as temporary:
         temporary.write_text(profile.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def require_profile_or_nothing(path: Path) -> None:
+    """Raise ConfigError when something else than a profile, of whatever version, lies where one is to be written."""
+    if not os.path.lexists(path):
+        return
+    try:
+        is_profile = {"schema_version", "level_uv", "created_utc"} <= set(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        is_profile = False
+    if not is_profile:
+        raise ConfigError(f"{path} exists and is no profile; choose another name with --out")
 
 
 def load_profile(path: Path) -> Profile:

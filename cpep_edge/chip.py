@@ -102,5 +102,5 @@ def unpack_sources(bundle: "Bundle", folder: Path) -> None:
             if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
                 raise ArtifactError(f"{bundle.path}: its C sources would unpack to more than any export writes")
             archive.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError) as error:
         raise ArtifactError(f"{bundle.path}: its C sources cannot be unpacked: {error}") from error

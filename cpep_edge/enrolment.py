@@ -10,7 +10,8 @@ What changes is the index, the list of gestures and the golden answers; the enco
 before and replaced whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import Bundle, FileEntry, Gesture, HeadSpec, Manifest, PoseSpec, write_bundle
+from cpep_edge.bundle import (
+    Bundle,
+    FileEntry,
+    Gesture,
+    HeadSpec,
+    Manifest,
+    PoseSpec,
+    locked_bundle,
+    write_bundle,
+)
 from cpep_edge.donning import Donning
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ConfigError, DataError
@@ -30,6 +40,7 @@ from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, build_index, cosines, graph_spec
 from cpep_edge.recogniser import Recogniser, answer
 from cpep_edge.session import Session
+from cpep_edge.session_trial import check_session
 from cpep_edge.trust import SigningKey
 
 N_NEAREST_POSES = 3  # to a window of EMG; one follows chance, ten forget the gesture
@@ -63,6 +74,13 @@ class OpenBundle:
         recogniser = Recogniser(bundle)
         check_golden(bundle, recogniser)
         return cls(bundle, recogniser, Golden.from_bytes(bundle.read(bundle.manifest.golden_file)))
+
+    @classmethod
+    @contextmanager
+    def to_edit(cls, path: Path, key_file: Path | None = None, *, trust: bool = False) -> "Iterator[OpenBundle]":
+        """A bundle that nobody else can change until this is done with: another edit waits, and none is lost."""
+        with locked_bundle(path):
+            yield cls.check(Bundle.open(path, key_file, trust=trust))
 
     def require_new(self, name: str) -> None:
         """Raise ConfigError when there is a gesture of this name, or it is no name."""
@@ -102,6 +120,7 @@ def prototypes_from_session(opened: OpenBundle, file: Path, donning: Donning | N
     """
     manifest, recogniser = opened.bundle.manifest, opened.recogniser
     n_steps = manifest.input_shape[1]
+    check_session(file)
     with Session(file) as session:
         meta, rate_hz = session.meta, manifest.preprocessing.sample_rate_hz
         if meta.num_channels != manifest.n_channels or abs(meta.sample_rate / rate_hz - 1) > _RATE_TOLERANCE:

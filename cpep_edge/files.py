@@ -1,12 +1,12 @@
-"""Write files and folders whole or not at all, and read only what is a file."""
+"""Write files whole or not at all, and read only what is a file. Folders: `cpep_edge.folders`."""
 
 import io
+import math
 import os
-import shutil
 import stat
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,41 +29,13 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         raise CpepError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any failure it is removed.
-
-    A folder cannot be replaced in one step, so the old one steps aside first and comes back if the swap fails.
-    """
-    temporary = _beside(path)
-    retired = _beside(path)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        if path.exists():
-            os.replace(path, retired)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if retired.exists():
-                os.replace(retired, path)
-            raise
-    except OSError as error:
-        raise CpepError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(retired, ignore_errors=True)
 
 
 def read_plain(file: Path, max_bytes: int) -> bytes:
@@ -84,26 +56,56 @@ def read_plain(file: Path, max_bytes: int) -> bytes:
         os.close(handle)
 
 
-def read_arrays(content: bytes, names: Iterable[str]) -> dict[str, NDArray[np.generic]]:
-    """Some arrays out of the content of an `.npz`, never a pickle.
+def read_arrays(content: bytes, n_dimensions: Mapping[str, int]) -> dict[str, NDArray[np.generic]]:
+    """Some arrays out of the content of an `.npz`, never a pickle; as large as their bytes say, not their headers.
 
-    Raises ValueError for all that is no such archive, lacks one of them, or would unpack without end.
+    n_dimensions: of each array that is asked for
+    Raises ValueError for all that is no such archive, lacks one of them, holds it in another form, or would unpack
+    without end.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
                 raise ValueError("it would unpack to more than any export writes")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
+            return {name: _array(archive.read(f"{name}.npy"), name, number) for name, number in n_dimensions.items()}
     except Exception as error:  # on bytes that somebody made up, zipfile and numpy raise whatever comes
         raise ValueError(str(error) or type(error).__name__) from error
 
 
+def as_float32(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
+    """Numbers that somebody else wrote, as float32. Raises ValueError when one is infinite, or no number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = array.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} holds a number that is infinite, or none")
+    return numbers
+
+
+def _array(content: bytes, name: str, n_dimensions: int) -> NDArray[np.generic]:
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name} is in a version of the format that no export writes")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, kind = header(file)  # type: ignore[no-untyped-call]
+    data = content[file.tell() :]
+    if kind.hasobject or kind.kind not in "fiu" or len(shape) != n_dimensions:
+        raise ValueError(f"{name} is not {n_dimensions}-dimensional numbers")
+    if not all(isinstance(size, int) and size > 0 for size in shape) or math.prod(shape) * kind.itemsize != len(data):
+        raise ValueError(f"{name} has {len(data)} bytes, not those of the shape {shape} that it names")
+    return np.frombuffer(data, kind).reshape(shape, order="F" if by_columns else "C")
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before anything else happens; links and devices are left."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-
-
-def _sync(file: Path) -> None:
-    if file.is_file():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())

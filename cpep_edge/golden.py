@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError
-from cpep_edge.files import read_arrays
+from cpep_edge.files import as_float32, read_arrays
 from cpep_edge.recogniser import Recogniser
 
 COSINE_TOLERANCE = 1e-3  # x86 and Arm differ by 5e-5 in int8; a wrong filter or program by far more
@@ -36,18 +36,16 @@ class Golden:
     def from_bytes(cls, content: bytes) -> "Golden":
         """Read `golden.npz`, never a pickle. Raises ArtifactError when an array is missing or has another shape."""
         try:
-            arrays = read_arrays(content, cls.__dataclass_fields__)
-            signal_uv = arrays["signal_uv"].astype(np.float32)
+            arrays = read_arrays(content, {"signal_uv": 3, "embedding": 2, "gesture_index": 1})
+            signal_uv = as_float32(arrays["signal_uv"], "signal_uv")
+            embedding, gesture_index = as_float32(arrays["embedding"], "embedding"), arrays["gesture_index"]
         except ValueError as error:
             raise ArtifactError(f"the golden inputs cannot be read: {error}") from error
-        embedding, gesture_index = arrays["embedding"], arrays["gesture_index"]
-        if not len(signal_uv) == len(embedding) == len(gesture_index) > 0:
-            raise ArtifactError("the golden inputs and outputs differ in number, or there are none")
-        if (signal_uv.ndim, embedding.ndim, gesture_index.ndim) != (3, 2, 1):
-            raise ArtifactError("the golden inputs or outputs have the wrong number of dimensions")
-        if embedding.dtype != np.float32 or gesture_index.dtype != np.int32:
+        if not len(signal_uv) == len(embedding) == len(gesture_index):
+            raise ArtifactError("the golden inputs and outputs differ in number")
+        if gesture_index.dtype != np.int32:
             raise ArtifactError("the golden outputs are not of the types that export writes")
-        return cls(signal_uv, embedding.astype(np.float32), gesture_index.astype(np.int32))
+        return cls(signal_uv, embedding, gesture_index.astype(np.int32))
 
 
 def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError
-from cpep_edge.files import read_arrays
+from cpep_edge.files import as_float32, read_arrays
 from cpep_edge.pose_index import cosines
 
 N_JOINTS = 20  # in the order of `cpep_edge.session.JOINT_NAMES`
@@ -47,8 +47,8 @@ class HandPoses:
     def from_bytes(cls, content: bytes, d_embed: int) -> "HandPoses":
         """Read the bundle's file, never a pickle; raises ArtifactError when it holds anything else."""
         try:
-            arrays = read_arrays(content, cls.__dataclass_fields__)
-            fields = {name: array.astype(np.float32) for name, array in arrays.items()}
+            arrays = read_arrays(content, {"embedding": 2, "joint_angles_rad": 2, "rest_rad": 1})
+            fields = {name: as_float32(array, name) for name, array in arrays.items()}
         except ValueError as error:
             raise ArtifactError(f"the hand's poses cannot be read: {error}") from error
         poses = cls(**fields)

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from cpep_edge.errors import ArtifactError
 
 MAX_M = 127  # twice as many links must be countable in a byte
+MAX_PROTOTYPES = 1 << 20
+MAX_NUMBERS = 1 << 24  # of all vectors together, and of the links that the bottom layer has room for
 MAX_LEVEL = 31  # levels fall off with log(n) / log(m); hnswlib itself never comes near
 _HEADER = struct.Struct("<QQQQQQiIQQQdQ")
 _EF_CONSTRUCTION = 200  # for nodes that are added later; none is
@@ -46,7 +48,7 @@ class Graph:
         _require(int(self.levels.max()) <= MAX_LEVEL, "a level")
         _require(len(self.counts) == int(self.levels.sum(dtype=np.int64)) + self.n_nodes, "its number of lists")
         _require(len(self.targets) == int(self.counts.sum(dtype=np.int64)), "its number of links")
-        layer = _layers(self.levels)
+        layer = _layers(self.levels).astype(np.uint8)
         _require(bool(np.all(self.counts <= np.where(layer == 0, 2 * self.m, self.m))), "the length of a list")
         _require(bool(np.all(self.targets < self.n_nodes)), "a link")
         _require(bool(np.all(self.levels[self.targets] >= np.repeat(layer, self.counts))), "the layer of a link")
@@ -63,6 +65,18 @@ class Graph:
         lists[:, 0] = counts
         lists[:, 1:][np.arange(width) < counts[:, None]] = self.targets[np.repeat(chosen, self.counts)]
         return lists
+
+
+def check_sizes(n: int, d: int, m: int, n_lists: int) -> None:
+    """Raise ArtifactError for an index larger than any export writes, before anything of its size is allocated.
+
+    m: links of a node, 0 without a graph; a node is in as many lists as it has layers, of which few have a second
+    """
+    sizes = {"prototypes": (n, MAX_PROTOTYPES), "numbers": (n * d, MAX_NUMBERS), "links": (n * 2 * m, MAX_NUMBERS)}
+    for what, (size, limit) in sizes.items():
+        if size > limit:
+            raise ArtifactError(f"the pose index is too large: {size:,} {what}, {limit:,} at the most")
+    _require(n_lists <= 3 * n, "its number of lists")
 
 
 def to_hnswlib(graph: Graph, vectors: NDArray[np.float32]) -> bytes:
@@ -96,6 +110,7 @@ def from_hnswlib(content: bytes, d: int) -> Parsed:
     _require(len(content) >= _HEADER.size, "its length")
     offset, capacity, n, size, label_at, vector_at, top, entry, max_m, max_m0, m, *_ = _HEADER.unpack_from(content)
     _require(2 <= m <= MAX_M and max_m == m and max_m0 == 2 * m, "its number of links")
+    check_sizes(n, d, m, 0)
     record = _record(m, d)
     sizes = (record.itemsize, record.fields["label"][1], record.fields["vector"][1])  # type: ignore[index]
     _require((offset, size, label_at, vector_at) == (0, *sizes), f"the size of its vectors, which is not {d} numbers,")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.errors import ArtifactError
-from cpep_edge.hnsw_file import Graph
+from cpep_edge.hnsw_file import Graph, check_sizes
 
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -71,9 +71,10 @@ def coded(vectors: NDArray[np.float32]) -> StoredVectors:
 
 
 def to_bytes(index: StoredIndex) -> bytes:
-    """The content of an index file."""
+    """The content of an index file. Raises ArtifactError when it is too large to be read again."""
     vectors, graph = index.vectors, index.graph
     n, d = vectors.codes.shape
+    check_sizes(n, d, 0 if graph is None else graph.m, 0)
     sizes = (0, 0, 0, 0) if graph is None else (graph.m, graph.entry, len(graph.counts), len(graph.targets))
     arrays: list[NDArray[np.generic]] = [vectors.low, vectors.step, index.gesture_index, vectors.codes]
     if graph is not None:
@@ -88,6 +89,7 @@ def from_bytes(content: bytes, d_embed: int) -> StoredIndex:
     _, n, d, m, entry, n_lists, n_links = _HEADER.unpack_from(content)
     if d != d_embed or n == 0:
         raise ArtifactError(f"the pose index holds {n} vectors of {d} numbers, the encoder gives {d_embed}")
+    check_sizes(n, d, m, n_lists)
     link_type = _link_type(n)
     graph_bytes = n + n_lists + n_links * np.dtype(link_type).itemsize if m else 0
     of_no_graph = not m and (entry or n_lists or n_links)

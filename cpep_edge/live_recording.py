@@ -29,6 +29,7 @@ from cpep_edge.errors import DataError
 from cpep_edge.live_loop import LiveEngine
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import Session
+from cpep_edge.session_trial import check_session
 
 SESSION_FILE = "session.hdf5"
 LINES_FILE = "live.jsonl"
@@ -134,6 +135,7 @@ def replay(path: Path, recogniser: Recogniser) -> Iterator[Decision]:
     Raises DataError when it is neither, ConfigError when the bundle is not for such signal.
     """
     if (path / LINES_FILE).is_file():
+        check_session(path / SESSION_FILE)
         lines = _read_lines(path / LINES_FILE)
         header = _header(path / LINES_FILE, lines)
         engine = LiveEngine(
@@ -146,6 +148,7 @@ def replay(path: Path, recogniser: Recogniser) -> Iterator[Decision]:
         decided = deque(_int(line["sample_index"]) for line in lines if line["type"] == "decision")
         yield from _play(engine, _recorded_blocks(path, lines), decided)
     else:
+        check_session(path)
         with Session(path) as session:
             info = StreamInfo(path.name, session.meta.num_channels, session.meta.sample_rate)
             yield from _play(LiveEngine(recogniser, info), _session_blocks(session), None)

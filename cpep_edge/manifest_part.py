@@ -1,6 +1,8 @@
-"""What every part of a bundle's manifest is made from."""
+"""What every part of a bundle's manifest is made from, and how its JSON is read."""
 
-from typing import Annotated
+import json
+import math
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,3 +13,36 @@ class Part(BaseModel):
     """Part of a manifest: immutable, and closed to keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def parse_json(content: bytes) -> Any:
+    """Read JSON that readers cannot differ about; raises ValueError, never anything else.
+
+    A name that comes twice means one thing to one reader and another to the next; NaN, infinity and numbers beyond
+    float64 are no JSON; nesting without end is an attack on the stack.
+    """
+    try:
+        text = content.decode()  # json itself would guess at UTF-16 and UTF-32 too
+        return json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:100]!r} is in it twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no number that a float64 can hold")
+    return number
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

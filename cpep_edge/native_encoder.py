@@ -130,11 +130,12 @@ def native_sosfilt(library: NativeLibrary) -> "SosFilter":
 def carried_library(bundle: "Bundle") -> NativeLibrary | None:
     """The library that a bundle carries; None where it carries none for this machine.
 
-    Raises ArtifactError when a file is not what the manifest says.
+    Raises ArtifactError when a file is not what the manifest says, or nothing says that its code may run here.
     """
     native = bundle.manifest.native
     if native is None or not _runs_here(native.architecture):
         return None
+    bundle.require_trust()
     return NativeLibrary(native.architecture, tuple((name, bundle.read(name)) for name in native.libraries))
 
 

@@ -51,12 +51,14 @@ def read_movement(file: Path, joints: tuple[str, ...]) -> Movement:
 
 def _from_session(file: Path, joints: tuple[str, ...]) -> Movement:
     from cpep_edge.session import JOINT_NAMES, Session
+    from cpep_edge.session_trial import check_session
 
     if joints != JOINT_NAMES:
         raise DataError(
             f"{file}: a session has no angles for {joints[-1]}, which this bundle's poses have; write a CSV file with "
             f"the columns {', '.join(joints)}"
         )
+    check_session(file)
     with Session(file) as session:
         poses, valid = session.valid_poses()
         if not valid.any():

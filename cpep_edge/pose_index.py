@@ -121,7 +121,10 @@ class _Hnsw:
         self._d_embed = vectors.shape[1]
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        labels, distances = self._index.knn_query(embedding.reshape(-1, self._d_embed), k=k, num_threads=1)
+        try:
+            labels, distances = self._index.knn_query(embedding.reshape(-1, self._d_embed), k=k, num_threads=1)
+        except RuntimeError as error:  # the search ended before it had k
+            raise ArtifactError(f"the pose index is damaged: its graph does not lead to {k} prototypes") from error
         by_distance = np.argsort(distances, axis=None, kind="stable")  # the k nearest of all are among those of each
         found, first = np.unique(labels.ravel()[by_distance], return_index=True)
         nearest = by_distance[np.sort(first)[:k]]

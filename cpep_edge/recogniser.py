@@ -13,6 +13,7 @@ from cpep_edge.head import Head
 from cpep_edge.input_stream import InputStream
 from cpep_edge.native_encoder import carried_library, native_sosfilt
 from cpep_edge.pose_index import PoseIndex, Vote, load_index
+from cpep_edge.trial import require_tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,13 @@ class Recogniser:
     """Everything of a bundle that turns raw signal into votes. Threads may share it; their windows take turns."""
 
     def __init__(self, bundle: Bundle, n_threads: int = 1) -> None:
-        """Raises ArtifactError when a file does not match the manifest or cannot be loaded."""
+        """Raises ArtifactError when a file does not match the manifest, cannot be loaded, or may not run here."""
         manifest = bundle.manifest
         self.manifest = manifest
         program = bundle.read(manifest.encoder.file)
         library = carried_library(bundle)
+        if not bundle.is_signed:
+            require_tried(bundle)
         self.encoder = open_encoder(program, manifest.encoder, n_threads, library)
         self._sosfilt = None if library is None else native_sosfilt(library)
         self.index = load_index(

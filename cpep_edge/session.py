@@ -42,6 +42,9 @@ _GROUP = "emg2pose"
 _TABLE = "timeseries"
 _MISSING_POSE = "missing_pose"  # attribute: "nan" where that marks a missing pose; absent where all zeros do
 _CHUNK_ROWS = 4_096  # of a file
+_MOST_UNPACKED = 1_100  # times its file's size; deflate does not get beyond 1,032
+_MOST_HZ = 1e7
+_MOST_CHARS = 200  # of a name in the attributes
 _CHECK_ROWS = 1 << 18  # rows read at a time while checking: bounds memory, not speed
 
 
@@ -85,9 +88,13 @@ class Session:
             self._table = _table(self._file, path)
             self.meta = _meta(self._file[_GROUP], self._table, path)
             self._zero_is_missing = _text(self._file[_GROUP].attrs.get(_MISSING_POSE, "zeros")) != "nan"
-        except BaseException:
-            self._file.close()
-            raise
+            _check_storage(self._table, self._file, path)
+        except BaseException as error:
+            with suppress(Exception):
+                self._file.close()
+            if isinstance(error, DataError) or not isinstance(error, Exception):
+                raise
+            raise DataError(f"{path}: {_GROUP} is not as a session has it: {_one_line(error)}") from error
 
     def __enter__(self) -> "Session":
         return self
@@ -182,7 +189,7 @@ class Session:
     def _read(self, field: str, start: int, stop: int | None) -> NDArray[np.generic]:
         try:
             values: NDArray[np.generic] = self._table.fields(field)[start:stop]
-        except OSError as error:
+        except Exception as error:  # on a file that somebody made up, h5py raises whatever comes
             raise DataError(f"{self.path}: field {field} cannot be read, the file is damaged or cut short") from error
         return values
 
@@ -298,6 +305,26 @@ def _table(file: h5py.File, path: Path) -> h5py.Dataset:
     return table
 
 
+def _check_storage(table: h5py.Dataset, file: h5py.File, path: Path) -> None:
+    """Raise DataError unless the samples lie in this file, as numbers, and it is long enough to hold them."""
+    for field in ("time", "joint_angles", "emg"):
+        if table.dtype[field].base.kind not in "fiu":
+            raise DataError(f"{path}: field {field} holds something else than numbers")
+    if table.ndim != 1:
+        raise DataError(f"{path}: {_GROUP}/{_TABLE} has {table.ndim} dimensions, not one")
+    if table.is_virtual or table.external or table.file.filename != file.filename:
+        raise DataError(f"{path}: its samples lie in other files, which are not read")
+    size_bytes = table.shape[0] * table.dtype.itemsize
+    if size_bytes > _MOST_UNPACKED * path.stat().st_size:
+        raise DataError(
+            f"{path}: {_GROUP}/{_TABLE} is said to hold {table.shape[0]:,} samples, more than a file of its size can"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def _meta(group: h5py.Group, table: h5py.Dataset, path: Path) -> SessionMeta:
     missing = [name for name in SessionMeta.__dataclass_fields__ if name not in group.attrs]
     if missing:
@@ -313,10 +340,11 @@ def _meta(group: h5py.Group, table: h5py.Dataset, path: Path) -> SessionMeta:
     n_channels = table.dtype["emg"].shape[0]
     if meta.num_channels != n_channels:
         raise DataError(f"{path}: attribute num_channels says {meta.num_channels}, but field emg has {n_channels}")
-    if not meta.sample_rate > 0:
+    if not 0 < meta.sample_rate < _MOST_HZ:
         raise DataError(f"{path}: attribute sample_rate is {meta.sample_rate:g} Hz")
     return meta
 
 
 def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}..."

@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import TextIO
 from urllib.parse import urlsplit
 
+from cpep_edge.addresses import without_secrets
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.decisions import Decision
 from cpep_edge.errors import ConfigError
@@ -76,9 +77,10 @@ class SinkTap:
         self._queue_length = queue_length
         self._changed = threading.Condition()
         self._stop_s: float | None = None  # time.monotonic() at which to give up, once asked to stop
-        self._counts = SinkCounts(address)
+        self._secret = address
+        self._counts = SinkCounts(without_secrets(address))
         self._wants_samples = True  # until the sink was opened and says otherwise
-        self._thread = threading.Thread(target=self._run, name=f"sink {address}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"sink {self._counts.address}", daemon=True)
         self._thread.start()
 
     @property
@@ -151,7 +153,8 @@ class SinkTap:
     def _note_failure(self, error: Exception) -> None:
         with self._changed:
             failures = self._counts.failures + 1
-            self._counts = replace(self._counts, failures=failures, last_error=str(error) or type(error).__name__)
+            said = (str(error) or type(error).__name__).replace(self._secret, self._counts.address)
+            self._counts = replace(self._counts, failures=failures, last_error=said)
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
@@ -180,7 +183,8 @@ def parse_sink(address: str) -> OpenSink:
         return _lsl_sink("")
     if parts.scheme not in kinds or not address:
         raise ConfigError(
-            f"{address!r} is no sink: give FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl"
+            f"{without_secrets(address)!r} is no sink: give FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, "
+            "ws://HOST:PORT/PATH or lsl"
         )
     return kinds[parts.scheme]()
 
@@ -308,7 +312,9 @@ def _host_and_port(address: str) -> tuple[str, int]:
     except ValueError:
         host, port = None, None
     if not host or not port:
-        raise ConfigError(f"{address!r} names no host and port: write {address.split(':')[0]}://127.0.0.1:9000")
+        raise ConfigError(
+            f"{without_secrets(address)!r} names no host and port: write {address.split(':')[0]}://127.0.0.1:9000"
+        )
     return host, port
 
 

@@ -11,22 +11,43 @@ those below. The memory is a JSON file under the user's state folder.
 
 import hashlib
 import importlib.util
-import json
 import os
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError
 from cpep_edge.files import replacing
+from cpep_edge.vouched import memory, read_memory, state_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE_BYTES = 64
 _FINGERPRINT_CHARS = 16
+ROOT_FILE = "cpep-edge/root.json"
 _KEY_FILE = "cpep-edge/key.pem"
 _SEEN_FILE = "cpep-edge/seen-versions.json"
+
+
+class Key(Protocol):
+    """What vouches for a bundle: a public key, or a root file that names several."""
+
+    @property
+    def file(self) -> Path:
+        """Where it came from."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What the memory of versions knows it by."""
+        ...
+
+    def signed(self, content: bytes, signature: bytes) -> bool:
+        """Whether the signature is of this content, and of a key that may sign."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,39 +135,102 @@ def load_public_key(file: Path) -> PublicKey:
     return PublicKey(key.public_bytes_raw(), file)
 
 
-def load_signing_key(file: Path) -> SigningKey:
-    """Read a secret key; raises ConfigError when the file is no Ed25519 secret key, or asks for a password."""
+def load_signing_key(file: Path, ask: Callable[[str], str] | None = None) -> SigningKey:
+    """Read a secret key, which nobody but its owner may read.
+
+    ask: asks the user for the password of a key that is protected by one
+    Raises ConfigError when the file is no Ed25519 secret key, others may read it, or the password is not its.
+    """
     _require_library()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    content = _pem(file)
+    password = None
+    if b"ENCRYPTED" in content:
+        if ask is None:
+            raise ConfigError(f"{file} is protected by a password, and there is no terminal to ask for it on")
+        password = ask(f"password of {file}").encode()
     try:
-        key = load_pem_private_key(_pem(file), password=None)
-    except TypeError as error:
-        raise ConfigError(f"{file} is protected by a password; give a copy without one") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+        key = load_pem_private_key(content, password)
+    except (TypeError, ValueError) as error:
+        if password is not None:
+            raise ConfigError(f"that is not the password of {file}") from error
+        raise ConfigError(f"{file} is no secret key in PEM; make one with: cpep-edge keygen KEY") from error
+    except UnsupportedAlgorithm as error:
         raise ConfigError(f"{file} is no secret key in PEM; make one with: cpep-edge keygen KEY") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"{file} is a key of another kind; make an Ed25519 key with: cpep-edge keygen KEY")
+    if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{file} may be read or written by others, so it is no secret: run chmod 600 {file}")
     return SigningKey(key.private_bytes_raw(), file)
 
 
-def configured_key(given: Path | None) -> PublicKey | None:
-    """The key that bundles must be signed with on this machine; None where none is configured.
+def configured_key(given: Path | None) -> Key | None:
+    """What bundles must be signed with on this machine: a key, or the keys of a root file; None where none is set.
 
-    given: from --key or CPEP_EDGE_KEY; without it, `cpep-edge/key.pem` of the user's or the system's configuration
+    given: from --key; without it what CPEP_EDGE_KEY names, then `cpep-edge/root.json` and `cpep-edge/key.pem` of the
+        user's configuration, then of the system's
+    Raises ConfigError when there is one that cannot be read: only a key that is not there means that none is asked for.
     """
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    for file in (given,) if given is not None else (user / _KEY_FILE, Path("/etc") / _KEY_FILE):
-        if file == given or file.exists():
-            return load_public_key(file)
+    named = given or (Path(os.environ["CPEP_EDGE_KEY"]) if os.environ.get("CPEP_EDGE_KEY") else None)
+    if named is not None:
+        return load_trusted(named)
+    for file in (folder / name for folder in (user_configuration(), Path("/etc")) for name in (ROOT_FILE, _KEY_FILE)):
+        if _is_there(file):
+            return load_trusted(file)
     return None
 
 
-def check_version(key: PublicKey, name: str, version: int, manifest_sha256: str) -> None:
-    """Raise ArtifactError when this machine has run a later version of the bundle, or another of the same version."""
-    seen_version, seen_sha256 = _seen().get(_memory_of(key, name), (0, ""))
+def user_configuration() -> Path:
+    """Where this user's configuration lies."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+
+
+def load_trusted(file: Path) -> Key:
+    """A public key in PEM, or a root file with several; raises ConfigError when it is neither."""
+    from cpep_edge.root_file import load_root
+
+    return load_root(file) if _pem(file).lstrip().startswith(b"{") else load_public_key(file)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a key lies here. A link that leads nowhere, or a folder that may not be searched, hides one."""
+    try:
+        for place in (file, file.parent, file.parent.parent):
+            if place.is_symlink() and not place.exists():
+                raise ConfigError(f"{place} is a link that leads nowhere, and the key is behind it: mend or remove it")
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"cannot see whether there is a key {file}: {error.strerror}") from error
+    return True
+
+
+def check_version(key: Key, name: str, version: int, manifest_sha256: str, *, new_name: bool = False) -> None:
+    """Raise ArtifactError when this machine has run a later version of the bundle, or another of the same version.
+
+    A name that never ran here may be an older bundle under another name, which its maker once gave it. It is taken for
+    one where its version is below what ran here of the same key, unless new_name says that it is another model.
+    """
+    _check_version(_seen(), key, name, version, manifest_sha256, new_name)
+
+
+def _check_version(
+    seen: Mapping[str, tuple[int, str]], key: Key, name: str, version: int, manifest_sha256: str, new_name: bool
+) -> None:
+    mine = {memory: of for memory, of in seen.items() if memory.startswith(f"{key.fingerprint} ")}
+    if mine and _memory_of(key, name) not in mine and not new_name:
+        highest = max(mine, key=lambda memory: mine[memory][0])
+        if version < mine[highest][0]:
+            raise ArtifactError(
+                f"version {version} of {name}, which never ran here, is below version {mine[highest][0]} of "
+                f"{highest.partition(' ')[2]} by the same maker: it may be an older bundle renamed; say --trust once "
+                "if it is another model"
+            )
+    seen_version, seen_sha256 = mine.get(_memory_of(key, name), (0, ""))
     if version < seen_version:
         raise ArtifactError(
             f"version {version} of {name} is older than version {seen_version}, which ran here; "
@@ -159,39 +243,44 @@ def check_version(key: PublicKey, name: str, version: int, manifest_sha256: str)
         )
 
 
-def remember_version(key: PublicKey, name: str, version: int, manifest_sha256: str) -> None:
+def remember_version(key: Key, name: str, version: int, manifest_sha256: str, *, new_name: bool = False) -> None:
     """Keep older versions of a bundle out from now on."""
-    check_version(key, name, version, manifest_sha256)
-    seen = {**_seen(), _memory_of(key, name): (version, manifest_sha256)}
-    with replacing(_seen_file()) as temporary:
-        temporary.write_text(json.dumps(seen, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with memory(_seen_file()) as known:
+        _check_version(_versions(known), key, name, version, manifest_sha256, new_name)
+        known[_memory_of(key, name)] = [version, manifest_sha256]
 
 
-def _memory_of(key: PublicKey, name: str) -> str:
+def _memory_of(key: Key, name: str) -> str:
     return f"{key.fingerprint} {name}"
 
 
 def _seen_file() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / _SEEN_FILE
+    return state_folder() / _SEEN_FILE
 
 
 def _seen() -> dict[str, tuple[int, str]]:
     """The highest version of each bundle that ran here, with the SHA-256 of its manifest."""
-    file = _seen_file()
-    if not file.exists():
-        return {}
-    try:
-        return {
-            str(name): (int(version), str(digest)) for name, (version, digest) in json.loads(file.read_bytes()).items()
-        }
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CpepError(f"{file}, the memory of versions that ran here, is damaged; remove it to start anew") from error
+    return _versions(read_memory(_seen_file()))
+
+
+def _versions(known: Mapping[str, object]) -> dict[str, tuple[int, str]]:
+    versions = {}
+    for name, of in known.items():
+        match of:
+            case [int(version), str(digest)]:
+                versions[name] = (version, digest)
+            case _:
+                raise CpepError(f"{_seen_file()}, the memory of versions, is damaged; remove it to start anew")
+    return versions
 
 
 def _pem(file: Path) -> bytes:
-    if not file.is_file():
-        raise ConfigError(f"{file}: there is no such key file")
-    return file.read_bytes()
+    try:
+        if not file.is_file():
+            raise ConfigError(f"{file}: there is no such key file")
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the key {file}: {error.strerror}") from error
 
 
 def _require_library() -> None:

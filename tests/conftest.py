@@ -5,6 +5,7 @@ from its pose. Nothing here resembles real EMG; it only has to be learnable in s
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,16 @@ TOY_STAGES = ("FingerAbductionSeries", "GraspPunchCloseFar", "ShakaVulcanPeace",
 TOY_USERS = ("user_a", "user_b", "user_c")
 TOY_HELD_OUT_USER = "user_c"
 TOY_SECONDS = 8.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine remembers of bundles, and the keys it asks for, are not the user's own while tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.delenv("CPEP_EDGE_KEY", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

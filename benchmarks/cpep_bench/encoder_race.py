@@ -52,10 +52,12 @@ class _Contender:
     source: Path  # what it opens
     n_threads: int
     size_bytes: int | None = None
+    manifest_sha256: str = ""  # of a bundle that was opened already: its process takes no other
 
     def command(self, folder: Path) -> list[str]:
         """Of the process that runs it."""
-        arguments = (self.opener, self.source, self.n_threads, folder / _WINDOWS_FILE, self.embeddings(folder))
+        files = (folder / _WINDOWS_FILE, self.embeddings(folder))
+        arguments = (self.opener, self.source, self.n_threads, *files, self.manifest_sha256)
         return [sys.executable, "-W", "ignore", "-m", "cpep_bench.encoder_race", *map(str, arguments)]
 
     def embeddings(self, folder: Path) -> Path:
@@ -73,8 +75,7 @@ class _Calibration:
 
 def race_encoders(
     names: Sequence[str],
-    bundle: Path,
-    spec: EncoderSpec,
+    bundle: Bundle,
     windows: Windows,
     run: Path,
     *,
@@ -93,14 +94,14 @@ def race_encoders(
     """
     import torch
 
-    module = _module(run, spec)
+    module = _module(run, bundle.manifest.encoder)
     calibration = _Calibration(windows, "the bundle's golden signal")
     if data is not None and _CALIBRATED & set(names):
         calibration = _calibration(run, data)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         np.save(folder / _WINDOWS_FILE, windows)
-        contenders = list(_contenders(names, module, bundle, spec, calibration, run, folder, n_threads))
+        contenders = list(_contenders(names, module, bundle, calibration, run, folder, n_threads))
         commands = {contender.name: contender.command(folder) for contender in contenders}
         times = take_turns(commands, n_runs)
         with torch.inference_mode():
@@ -111,7 +112,7 @@ def race_encoders(
             yield PeerFigure(PART, who.name, who.setting, times[who.name].wall, who.size_bytes, agreement)
 
 
-def race_threads(bundle: Path, window: NDArray[np.float32], counts: Sequence[int], n_runs: int) -> dict[int, Latency]:
+def race_threads(bundle: Bundle, window: NDArray[np.float32], counts: Sequence[int], n_runs: int) -> dict[int, Latency]:
     """Time the encoder of a bundle on so many threads each.
 
     window: (n_channels, window_samples), preprocessed
@@ -120,21 +121,22 @@ def race_threads(bundle: Path, window: NDArray[np.float32], counts: Sequence[int
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         np.save(folder / _WINDOWS_FILE, window[None])
-        contenders = [_Contender(str(n), "", "bundle", bundle, n) for n in counts]
+        contenders = [_ours(bundle, str(n), "", n) for n in counts]
         times = take_turns({who.name: who.command(folder) for who in contenders}, n_runs)
         embeddings = np.concatenate([np.load(who.embeddings(folder)) for who in contenders])
         cosines = embeddings @ embeddings[0] / np.dot(embeddings[0], embeddings[0])
         for who, cosine in zip(contenders, cosines, strict=True):
             if not cosine >= 1 - COSINE_TOLERANCE:
-                raise ArtifactError(f"{bundle}: on {who.name} threads it gives another embedding (cosine {cosine:.4f})")
+                raise ArtifactError(
+                    f"{bundle.path}: on {who.name} threads it gives another embedding (cosine {cosine:.4f})"
+                )
         return {who.n_threads: times[who.name].wall for who in contenders}
 
 
 def _contenders(
     names: Sequence[str],
     module: "nn.Module",
-    bundle: Path,
-    spec: EncoderSpec,
+    bundle: Bundle,
     calibration: _Calibration,
     run: Path,
     folder: Path,
@@ -146,8 +148,7 @@ def _contenders(
             setting += f", calibrated on {len(calibration.windows)} windows of {calibration.source}"
         return _Contender(name, setting, opener, file, n_threads, file.stat().st_size)
 
-    size_bytes = (bundle / spec.file).stat().st_size
-    yield _Contender(OURS, f"{spec.quantisation}, XNNPACK", "bundle", bundle, n_threads, size_bytes)
+    yield _ours(bundle, OURS, f"{bundle.manifest.encoder.quantisation}, XNNPACK", n_threads)
     if "onnxruntime" in names:
         for kind in _ONNX:
             yield from_onnx(f"ONNX Runtime {kind}", "all optimisations", "onnxruntime", kind)
@@ -158,6 +159,11 @@ def _contenders(
         yield _Contender("torch eager", "fp32, inference mode", "torch", run, n_threads)
     if "torch.compile" in names:
         yield _Contender("torch.compile", "fp32, Inductor, fixed shape", "torch.compile", run, n_threads)
+
+
+def _ours(bundle: Bundle, name: str, setting: str, n_threads: int) -> _Contender:
+    size_bytes = bundle.manifest.files[bundle.manifest.encoder.file].size_bytes
+    return _Contender(name, setting, "bundle", bundle.path, n_threads, size_bytes, bundle.manifest_sha256)
 
 
 def _calibration(run: Path, data: Path) -> _Calibration:
@@ -207,18 +213,18 @@ def _torch(run: Path, n_threads: int, *, compiled: bool) -> Embed:
     return embed
 
 
-_OPENERS: dict[str, Callable[[Path, int], Embed]] = {
-    "bundle": lambda bundle, n_threads: Recogniser(Bundle(bundle), n_threads).encoder.embed,
-    "onnxruntime": lambda file, n_threads: OnnxEncoder(file.read_bytes(), n_threads).embed,
-    "openvino": lambda file, n_threads: OpenVinoEncoder(file, n_threads).embed,
-    "torch": lambda run, n_threads: _torch(run, n_threads, compiled=False),
-    "torch.compile": lambda run, n_threads: _torch(run, n_threads, compiled=True),
+_OPENERS: dict[str, Callable[[Path, int, str], Embed]] = {
+    "bundle": lambda path, n_threads, sha256: Recogniser(Bundle(path, manifest_sha256=sha256), n_threads).encoder.embed,
+    "onnxruntime": lambda file, n_threads, _: OnnxEncoder(file.read_bytes(), n_threads).embed,
+    "openvino": lambda file, n_threads, _: OpenVinoEncoder(file, n_threads).embed,
+    "torch": lambda run, n_threads, _: _torch(run, n_threads, compiled=False),
+    "torch.compile": lambda run, n_threads, _: _torch(run, n_threads, compiled=True),
 }
 
 
-def _be(opener: str, source: str, n_threads: str, windows: str, embeddings: str) -> None:
+def _be(opener: str, source: str, n_threads: str, windows: str, embeddings: str, manifest_sha256: str) -> None:
     """A contender's process: embed all windows once, then a window when told to."""
-    embed, inputs = _OPENERS[opener](Path(source), int(n_threads)), np.load(windows)
+    embed, inputs = _OPENERS[opener](Path(source), int(n_threads), manifest_sha256), np.load(windows)
     np.save(embeddings, np.stack([embed(window).copy() for window in inputs]))
     serve(lambda: embed(inputs[0]))
 

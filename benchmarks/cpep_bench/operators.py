@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -51,18 +50,18 @@ class Profile:
         return self.total_us - sum(operator.mean_us for operator in self.operators)
 
 
-def profile_encoder(program: Path, n_runs: int = N_RUNS) -> Profile | None:
-    """Profile a program, bytes whose hash was checked; None where torch or executorch is not installed.
+def profile_encoder(program: bytes, n_runs: int = N_RUNS) -> Profile | None:
+    """Profile a program whose hash was checked and that ran before; None where torch or executorch is not installed.
 
     Raises CpepError when the process that does it fails.
     """
     if find_spec("torch") is None or find_spec("executorch") is None:
         return None
-    command = [sys.executable, "-W", "ignore", "-m", "cpep_bench.operators", str(program), str(n_runs)]
+    command = [sys.executable, "-W", "ignore", "-m", "cpep_bench.operators", str(n_runs)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+        done = subprocess.run(command, input=program, capture_output=True, timeout=TIMEOUT_S, check=True)
     except subprocess.SubprocessError as error:
-        raise CpepError(f"{program}: its operators could not be profiled: {error}") from error
+        raise CpepError(f"the operators of the encoder could not be profiled: {error}") from error
     said = json.loads(done.stdout.splitlines()[-1])
     return Profile(tuple(Operator(**operator) for operator in said["operators"]), said["total_us"], said["arena_bytes"])
 
@@ -115,5 +114,5 @@ def _mean_us(times_ms: list[float], kept: list[int]) -> float:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    answer = _profile(Path(sys.argv[1]).read_bytes(), int(sys.argv[2]))
+    answer = _profile(sys.stdin.buffer.read(), int(sys.argv[1]))
     sys.stdout.write("\n" + json.dumps(asdict(answer)) + "\n")

@@ -92,8 +92,7 @@ def measure_peers(
     if run is not None and (chosen := [name for name in ENCODER_PEERS if name in names]):
         from cpep_bench.encoder_race import race_encoders
 
-        spec = recogniser.manifest.encoder
-        figures += race_encoders(chosen, bundle.path, spec, windows, run, n_threads=n_threads, n_runs=n_runs, data=data)
+        figures += race_encoders(chosen, bundle, windows, run, n_threads=n_threads, n_runs=n_runs, data=data)
     if chosen := [name for name in INDEX_PEERS if name in names]:
         figures += _indexes(chosen, bundle, recogniser, windows, n_runs)
     if run is not None and data is not None and "libemg" in names:

@@ -32,11 +32,11 @@ from cpep_bench.startup import run_fresh
 from cpep_edge.bundle import Bundle
 from cpep_edge.checkout import code_version, installed_versions
 from cpep_edge.errors import ConfigError
-from cpep_edge.files import replacing
+from cpep_edge.folders import write_reports
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.trust import PublicKey
+from cpep_edge.trust import Key
 
 JSON_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
@@ -83,12 +83,14 @@ def run_bench(
     out: Path,
     options: Options | None = None,
     *,
-    key: PublicKey | None = None,
+    key: Key | None = None,
+    trust: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Measure a bundle and write `report.json`, `report.md` and `report.html` into the folder `out`.
 
     key: what must have signed the bundle
+    trust: the user says that its code may run here
     progress: called with the steps done and their number
     Raises ArtifactError when the bundle cannot be trusted or does not give its golden answers here, ConfigError for
     options that make no sense, PowerError when the meter fails.
@@ -97,16 +99,18 @@ def run_bench(
     options.check()
     machine = this_machine()  # as it was found: the load is others'
     with open_meter(options.power) or nullcontext() as meter:  # a missing meter is known before minutes have passed
-        opened = Bundle(bundle, key)
+        opened = Bundle(bundle, key, trust=trust)
         opened.check_files()
         recogniser = Recogniser(opened, options.n_threads)
         smallest_cosine = check_golden(opened, recogniser)
         signal_uv = _signal(opened)
         step = _Steps(progress, 8)
         latency, arithmetic = step(_latencies(recogniser, signal_uv, options.n_runs))
-        starts = step(tuple(run_fresh(bundle, options.n_threads) for _ in range(options.n_starts)))
-        threads = step(_threads(bundle, recogniser.last_window(signal_uv), options.n_runs))
-        profile = step(profile_encoder(bundle / opened.manifest.encoder.file))
+        starts = step(
+            tuple(run_fresh(bundle, opened.manifest_sha256, options.n_threads) for _ in range(options.n_starts))
+        )
+        threads = step(_threads(opened, recogniser.last_window(signal_uv), options.n_runs))
+        profile = step(profile_encoder(opened.read(opened.manifest.encoder.file)))
         peers = step(_peers(opened, recogniser, options))
         links = step(_links(options))
         band = step(_band(options))
@@ -157,9 +161,7 @@ def run_bench(
 def write_report(report: Report, out: Path) -> None:
     """Write the report in its three forms into a folder."""
     forms = {JSON_FILE: report.json(), MARKDOWN_FILE: markdown(report), HTML_FILE: page(report)}
-    for name, content in forms.items():
-        with replacing(out / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    write_reports(out, {name: content.encode() for name, content in forms.items()})
 
 
 def _signal(bundle: Bundle) -> Signal:
@@ -221,7 +223,7 @@ def _latencies(recogniser: Recogniser, signal_uv: Signal, n_runs: int) -> tuple[
     return latency, arithmetic
 
 
-def _threads(bundle: Path, window: NDArray[np.float32], n_runs: int) -> tuple[Threads, ...]:
+def _threads(bundle: Bundle, window: NDArray[np.float32], n_runs: int) -> tuple[Threads, ...]:
     """The encoder on one, two, four, ... threads, as many as there are processors."""
     most = min(os.cpu_count() or 1, MAX_THREADS)
     counts = [2**power for power in range(most.bit_length()) if 2**power <= most]

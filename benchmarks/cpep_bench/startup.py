@@ -35,14 +35,22 @@ class Startup:
         return self.process_ms + self.import_ms + self.load_ms + self.first_inference_ms
 
 
-def run_fresh(bundle: Path, n_threads: int = 1) -> Startup:
-    """Start a process that opens `bundle` and recognises one window.
+def run_fresh(bundle: Path, manifest_sha256: str, n_threads: int = 1) -> Startup:
+    """Start a process that opens a bundle, this one and no other, and recognises one window.
 
     Raises CpepError when that process fails.
     """
     from cpep_bench.turns import same_packages  # here, because the fresh process must not pay for it
 
-    command = [sys.executable, "-m", "cpep_bench.startup", str(bundle), str(n_threads), str(time.time())]
+    command = [
+        sys.executable,
+        "-m",
+        "cpep_bench.startup",
+        str(bundle),
+        manifest_sha256,
+        str(n_threads),
+        str(time.time()),
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, env=same_packages(), check=True
@@ -55,7 +63,7 @@ def run_fresh(bundle: Path, n_threads: int = 1) -> Startup:
     return Startup(**json.loads(done.stdout))
 
 
-def _be_fresh(bundle: Path, n_threads: int, started_s: float) -> Startup:
+def _be_fresh(bundle: Path, manifest_sha256: str, n_threads: int, started_s: float) -> Startup:
     times_s, rss_mb = [started_s, time.time()], [_memory_mb("VmRSS")]
     import numpy as np
 
@@ -63,7 +71,7 @@ def _be_fresh(bundle: Path, n_threads: int, started_s: float) -> Startup:
     from cpep_edge.encoder import import_runtime
     from cpep_edge.recogniser import Recogniser
 
-    opened = Bundle(bundle)
+    opened = Bundle(bundle, manifest_sha256=manifest_sha256)
     if opened.manifest.native is None:  # otherwise the bundle brings its own runtime, which loads with it
         import_runtime()
     times_s.append(time.time())
@@ -88,5 +96,5 @@ def _memory_mb(field: str) -> float:
 
 
 if __name__ == "__main__":
-    fresh = _be_fresh(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    fresh = _be_fresh(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
     sys.stdout.write(json.dumps(asdict(fresh)))

@@ -14,6 +14,7 @@ import typer
 
 from cpep_edge import __version__
 from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, recipes, training, trust
+from cpep_edge.cli.output import one_line
 from cpep_edge.errors import CpepError
 from cpep_edge.extras import missing_package
 
@@ -38,6 +39,8 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "verify": bundle.verify,
         "keygen": trust.keygen,
         "sign": trust.sign,
+        "root": trust.root,
+        "trust": trust.trust,
         "bench": bench.bench,
         "compare": bench.compare,
     },
@@ -76,6 +79,8 @@ def options(
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    for library in ("websockets", "uvicorn"):  # their debug logs show requests, and so tokens
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def main() -> NoReturn:
@@ -86,6 +91,6 @@ def main() -> NoReturn:
         if os.environ.get("CPEP_DEBUG"):
             raise
         told = missing_package(error, " ".join(sys.argv[1:2])) if isinstance(error, ModuleNotFoundError) else str(error)
-        typer.echo(f"error: {told}", err=True)
+        typer.echo(f"error: {one_line(told)}", err=True)
         sys.exit(1)
     sys.exit(0)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
-from cpep_edge.cli.trust import KeyOption
+from cpep_edge.cli.trust import KeyOption, TrustOption
 
 
 def bench(
@@ -31,6 +31,7 @@ def bench(
     ] = None,
     band: Annotated[str | None, typer.Option(help="Port of a wristband that is to time its own engine.")] = None,
     key: KeyOption = None,
+    trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Measure latency, start-up, memory and energy of a bundle here; its golden inputs must hold first."""
@@ -40,7 +41,7 @@ def bench(
 
     options = Options(n_runs=runs, n_threads=threads, power=power, peers=vs or (), run=run, data=data, band=band)
     with progress("measuring") as advance:
-        report = run_bench(bundle, out, options, key=configured_key(key), progress=advance)
+        report = run_bench(bundle, out, options, key=configured_key(key), trust=trust, progress=advance)
     if as_json:
         typer.echo(report.json())
     else:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from cpep_edge.cli.output import print_json, print_table, progress, stdout
-from cpep_edge.cli.trust import KeyOption, SignOption
+from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password
 
 if TYPE_CHECKING:
     from cpep_edge.bundle import Manifest
@@ -55,7 +55,7 @@ def export(
     from cpep_train.leakage import load_splits
 
     limits = find_chip(chip, chip_ram, chip_flash)
-    signing_key = None if sign is None else load_signing_key(sign)
+    signing_key = None if sign is None else load_signing_key(sign, ask_password())
     checkpoint = load_checkpoint(run)
     if checkpoint.splits is None:
         load_splits(run)  # says what is missing
@@ -81,33 +81,44 @@ def export(
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
 ) -> None:
     """Show what is inside a bundle: target, sizes, gestures, what each step of the export cost, who signed it."""
     from cpep_edge.bundle import Bundle
 
-    _print_manifest(Bundle(bundle).manifest, as_json)
+    _print_manifest(Bundle.open(bundle, key).manifest, as_json)
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     key: KeyOption = None,
+    trust: TrustOption = False,
+    hashes: Annotated[
+        bool, typer.Option("--hashes", help="Only compare hashes and, with a key, the signature; run nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Recompute every hash, open everything, run the golden inputs; fail at the first thing that is off.
 
-    With a key, the signature is checked first, before anything of the bundle is read by a parser or run.
+    With a key, the signature is checked first, before anything of the bundle is read by a parser or run. Golden inputs
+    run in a process of their own: one that crashes is a bundle that is refused.
     """
     from cpep_edge.trust import configured_key
     from cpep_edge.verify import verify_bundle
 
-    report = verify_bundle(bundle, configured_key(key))
+    report = verify_bundle(bundle, configured_key(key), trust=trust, run=not hashes)
     if as_json:
         print_json(report)
     else:
         stdout.print(
-            f"{bundle} is whole: {report.n_files} files as the manifest says, {report.n_golden} golden inputs give "
-            f"their gestures (smallest cosine {report.smallest_cosine:.5f}); "
+            f"{bundle} is whole: {report.n_files} files as the manifest says, "
+            + (
+                "nothing of it was run; "
+                if report.smallest_cosine is None
+                else f"{report.n_golden} golden inputs give their gestures (smallest cosine "
+                f"{report.smallest_cosine:.5f}); "
+            )
             + (f"signed by key {report.signed_by}" if report.signed_by else "no key was given to check who made it")
         )
 

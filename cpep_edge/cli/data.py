@@ -52,6 +52,10 @@ app = typer.Typer(help="Simulate, import, look at and pass on recordings.", no_a
 imports = typer.Typer(help="Write recordings of other sets as sessions.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace an earlier output that was changed since; never what is not ours.")
+]
+
 
 @app.command()
 def synth(
@@ -63,6 +67,7 @@ def synth(
     prompted: Annotated[
         int | None, typer.Option(min=1, help="Instead: sessions for eval --protocol live, each gesture so often.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Simulate people wearing the band: EMG and pose from an anatomical hand model, as emg2pose sessions."""
     from cpep_train.prompted import synthesise_prompted
@@ -71,11 +76,17 @@ def synth(
     with progress("simulating") as advance:
         if prompted is not None:
             counts = {"n_users": users, "sessions_per_user": sessions_per_user}
-            synthesise_prompted(out, **counts, repetitions=prompted, seed=seed, progress=advance)
+            synthesise_prompted(out, **counts, repetitions=prompted, seed=seed, force=force, progress=advance)
             stdout.print(out)
             return
         synthesise_corpus(
-            out, n_users=users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed, progress=advance
+            out,
+            n_users=users,
+            sessions_per_user=sessions_per_user,
+            seconds=seconds,
+            seed=seed,
+            force=force,
+            progress=advance,
         )
     stdout.print(out)
 
@@ -108,6 +119,7 @@ def import_3dc(
     resample_hz: ResampleHz = None,
     choices: ChoicesFile = None,
     dry_run: DryRun = False,
+    force: ForceOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Import the 3DC armband set: real EMG, 10 channels at 1 kHz, eleven gestures, no pose."""
@@ -117,7 +129,9 @@ def import_3dc(
         choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
     )
     with progress("importing") as advance:
-        summary = importer.import_3dc(source, out, _numbers(participants), advance, choices=chosen, dry_run=dry_run)
+        summary = importer.import_3dc(
+            source, out, _numbers(participants), advance, choices=chosen, dry_run=dry_run, force=force
+        )
     _print_import(summary, out, dry_run, as_json)
 
 
@@ -139,6 +153,7 @@ def import_ninapro(
     resample_hz: ResampleHz = None,
     choices: ChoicesFile = None,
     dry_run: DryRun = False,
+    force: ForceOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Import Ninapro 1, 2, 3, 5, 6 or 8: real EMG, with poses estimated from a data glove."""
@@ -150,7 +165,15 @@ def import_ninapro(
     )
     with progress("importing") as advance:
         summary = importer.import_ninapro(
-            source, out, database.value, people, advance, choices=chosen, undo_lag=undo_lag, dry_run=dry_run
+            source,
+            out,
+            database.value,
+            people,
+            advance,
+            choices=chosen,
+            undo_lag=undo_lag,
+            dry_run=dry_run,
+            force=force,
         )
     _print_import(summary, out, dry_run, as_json)
 
@@ -168,6 +191,7 @@ def import_myo_wrist(
     resample_hz: ResampleHz = None,
     choices: ChoicesFile = None,
     dry_run: DryRun = False,
+    force: ForceOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Import the myo-readings-dataset: one Myo, eight classes, several donnings a person, no pose."""
@@ -177,7 +201,7 @@ def import_myo_wrist(
         choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
     )
     with progress("importing") as advance:
-        summary = importer.import_myo_wrist(source, out, advance, choices=chosen, dry_run=dry_run)
+        summary = importer.import_myo_wrist(source, out, advance, choices=chosen, dry_run=dry_run, force=force)
     _print_import(summary, out, dry_run, as_json)
 
 
@@ -194,6 +218,7 @@ def import_myo_longterm(
     resample_hz: ResampleHz = None,
     choices: ChoicesFile = None,
     dry_run: DryRun = False,
+    force: ForceOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Import the Wearable Sensor Long-term sEMG Dataset: one Myo, 22 motions on many days, no pose."""
@@ -203,7 +228,7 @@ def import_myo_longterm(
         choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
     )
     with progress("importing") as advance:
-        summary = importer.import_myo_longterm(source, out, advance, choices=chosen, dry_run=dry_run)
+        summary = importer.import_myo_longterm(source, out, advance, choices=chosen, dry_run=dry_run, force=force)
     _print_import(summary, out, dry_run, as_json)
 
 
@@ -220,6 +245,7 @@ def import_csv(
     resample_hz: ResampleHz = None,
     choices: ChoicesFile = None,
     dry_run: DryRun = False,
+    force: ForceOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Import CSV files of any band by a column map."""
@@ -228,7 +254,7 @@ def import_csv(
     chosen = _choices(
         choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
     )
-    summary = importer.import_csv(column_map, out, choices=chosen, dry_run=dry_run)
+    summary = importer.import_csv(column_map, out, choices=chosen, dry_run=dry_run, force=force)
     _print_import(summary, out, dry_run, as_json)
 
 
@@ -252,6 +278,7 @@ def import_files(
     resample_hz: ResampleHz = None,
     choices: ChoicesFile = None,
     dry_run: DryRun = False,
+    force: ForceOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Import recordings as the software of amplifiers writes them; what a file holds decides how it is read."""
@@ -270,7 +297,7 @@ def import_files(
         val_repetitions=tuple(_numbers(val_repetitions, "--val-repetitions") if val_repetitions else ()),
     )
     with progress("importing") as advance:
-        summary = importer.import_files(sources, out, about, advance, choices=chosen, dry_run=dry_run)
+        summary = importer.import_files(sources, out, about, advance, choices=chosen, dry_run=dry_run, force=force)
     _print_import(summary, out, dry_run, as_json)
 
 
@@ -289,6 +316,7 @@ def import_libemg(
     resample_hz: ResampleHz = None,
     choices: ChoicesFile = None,
     dry_run: DryRun = False,
+    force: ForceOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Import a folder that LibEMG filled: R_<repetition>_C_<class>, one file each, no pose."""
@@ -299,7 +327,9 @@ def import_libemg(
     )
     tested = _numbers(test_repetitions, "--test-repetitions", least=0) if test_repetitions else []
     with progress("importing") as advance:
-        summary = importer.import_libemg(source, out, sample_rate_hz, tested, advance, choices=chosen, dry_run=dry_run)
+        summary = importer.import_libemg(
+            source, out, sample_rate_hz, tested, advance, choices=chosen, dry_run=dry_run, force=force
+        )
     _print_import(summary, out, dry_run, as_json)
 
 

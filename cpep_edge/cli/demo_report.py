@@ -14,10 +14,10 @@ from cpep_edge.cli.output import print_table, stdout
 from cpep_edge.cli.replay import Replay
 from cpep_edge.cli.view import render
 from cpep_edge.decisions import UNKNOWN
-from cpep_edge.files import replacing
+from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 from cpep_train.evaluate import Score
-from cpep_train.plots import save_confusion
+from cpep_train.plots import confusion_figure, png
 
 Row = tuple[str, ...]
 
@@ -118,13 +118,13 @@ def print_report(report: DemoReport, path: Path) -> None:
 
 def write_report(report: DemoReport, out: Path) -> Path:
     """Write report.md, report.json and the pictures; returns the path of the first."""
-    pictures = []
-    for gestures in ("seen", "unseen"):
-        pictures.append(f"confusion-{gestures}.png")
-        save_confusion(report.score(gestures), out / pictures[-1])
-    _write(out / "live.svg", _screen(report))
-    _write(out / "report.json", to_json(report.figures()) + "\n")
-    _write(out / "report.md", _markdown(report, pictures))
+    pictures = {f"confusion-{seen}.png": png(confusion_figure(report.score(seen))) for seen in ("seen", "unseen")}
+    contents = {
+        "report.json": f"{to_json(report.figures())}\n".encode(),
+        "report.md": _markdown(report, list(pictures)).encode(),
+        "live.svg": _screen(report).encode(),
+    }
+    write_reports(out, {**contents, **pictures})
     return out / "report.md"
 
 
@@ -176,8 +176,3 @@ def _pair(seen: float | None, unseen: float | None) -> str:
 
 def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1000:,.0f} kB"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
+from cpep_edge.cli.trust import KeyOption, TrustOption
 
 if TYPE_CHECKING:
     from cpep_train.evaluate import Score
@@ -36,6 +37,8 @@ def evaluate(
     data: Data,
     protocol: Annotated[Asked, typer.Option(help="What to ask.")] = Asked.zero_shot,
     report: Annotated[Path | None, typer.Option(help="Folder for an HTML page with pictures, and the JSON.")] = None,
+    key: KeyOption = None,
+    trust: TrustOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge a run on people and gestures that its training never saw, after an audit for leakage."""
@@ -43,7 +46,7 @@ def evaluate(
     if protocol is Asked.live:
         from cpep_edge.cli.live_evaluation import evaluate_bundle
 
-        evaluate_bundle(run, data, report, as_json)
+        evaluate_bundle(run, data, report, as_json, key, trust)
         return
 
     from cpep_train.checkpoint import load_checkpoint

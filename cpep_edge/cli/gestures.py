@@ -7,10 +7,10 @@ import typer
 from rich.markup import escape
 
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
-from cpep_edge.cli.trust import KeyOption, SignOption, tell_unsigned
+from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password, tell_unsigned
 
 if TYPE_CHECKING:
-    from cpep_edge.enrolment import OpenBundle
+    pass
 
 app = typer.Typer(help="List, add and remove the gestures of a bundle.", no_args_is_help=True)
 
@@ -27,9 +27,8 @@ def list_gestures(
     from cpep_edge.bundle import Bundle
     from cpep_edge.enrolment import confusions
     from cpep_edge.pose_index import load_index
-    from cpep_edge.trust import configured_key
 
-    opened = Bundle(bundle, configured_key(key))
+    opened = Bundle.open(bundle, key)
     manifest = opened.manifest
     names = [gesture.name for gesture in manifest.gestures]
     index = load_index(
@@ -75,27 +74,28 @@ def add(
     from_session: Annotated[Path | None, typer.Option(help="A few seconds of its EMG, from cpep-edge record.")] = None,
     profile: Annotated[Path | None, typer.Option(help="The session's calibration, from cpep-edge calibrate.")] = None,
     key: KeyOption = None,
+    trust: TrustOption = False,
     sign: SignOption = None,
 ) -> None:
     """Teach a bundle a gesture, from joint angles alone or from a few seconds of EMG; nothing is trained."""
     from cpep_edge.calibration import load_profile
-    from cpep_edge.enrolment import add_gesture, prototypes_from_pose, prototypes_from_session
+    from cpep_edge.enrolment import OpenBundle, add_gesture, prototypes_from_pose, prototypes_from_session
     from cpep_edge.trust import load_signing_key
 
     if (from_pose is None) == (from_session is None):
         raise typer.BadParameter("give one of --from-pose and --from-session")
-    signing_key = None if sign is None else load_signing_key(sign)
-    opened = _open(bundle, key)
-    opened.require_new(name)
-    before = opened.bundle.manifest
-    if from_pose is not None:
-        manifest = add_gesture(opened, name, prototypes_from_pose(opened, from_pose), "pose file", signing_key)
-    elif from_session is not None:
-        if before.calibration and profile is None:
-            stderr.print("the bundle was made for calibrated sessions: give the session's --profile")
-        donning = None if profile is None else load_profile(profile).donning(before)
-        prototypes = prototypes_from_session(opened, from_session, donning)
-        manifest = add_gesture(opened, name, prototypes, "session", signing_key)
+    signing_key = None if sign is None else load_signing_key(sign, ask_password())
+    with OpenBundle.to_edit(bundle, key, trust=trust) as opened:
+        opened.require_new(name)
+        before = opened.bundle.manifest
+        if from_pose is not None:
+            manifest = add_gesture(opened, name, prototypes_from_pose(opened, from_pose), "pose file", signing_key)
+        elif from_session is not None:
+            if before.calibration and profile is None:
+                stderr.print("the bundle was made for calibrated sessions: give the session's --profile")
+            donning = None if profile is None else load_profile(profile).donning(before)
+            prototypes = prototypes_from_session(opened, from_session, donning)
+            manifest = add_gesture(opened, name, prototypes, "session", signing_key)
     tell_unsigned(before.signer, manifest.signer)
     stdout.print(f"{bundle}, version {manifest.version}: {name} with {manifest.gestures[-1].n_prototypes} prototypes")
 
@@ -105,22 +105,15 @@ def remove(
     bundle: BundleArgument,
     name: Annotated[str, typer.Argument(help="The gesture to forget.")],
     key: KeyOption = None,
+    trust: TrustOption = False,
     sign: SignOption = None,
 ) -> None:
     """Make a bundle forget a gesture."""
-    from cpep_edge.enrolment import remove_gesture
+    from cpep_edge.enrolment import OpenBundle, remove_gesture
     from cpep_edge.trust import load_signing_key
 
-    signing_key = None if sign is None else load_signing_key(sign)
-    opened = _open(bundle, key)
-    manifest = remove_gesture(opened, name, signing_key)
+    signing_key = None if sign is None else load_signing_key(sign, ask_password())
+    with OpenBundle.to_edit(bundle, key, trust=trust) as opened:
+        manifest = remove_gesture(opened, name, signing_key)
     tell_unsigned(opened.bundle.manifest.signer, manifest.signer)
     stdout.print(f"{bundle}, version {manifest.version}: {len(manifest.gestures)} gestures, without {name}")
-
-
-def _open(bundle: Path, key: Path | None) -> "OpenBundle":
-    from cpep_edge.bundle import Bundle
-    from cpep_edge.enrolment import OpenBundle
-    from cpep_edge.trust import configured_key
-
-    return OpenBundle.check(Bundle(bundle, configured_key(key)))

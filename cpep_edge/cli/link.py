@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
+from cpep_edge.cli.trust import KeyOption, TrustOption
 from cpep_edge.errors import CpepError
 
 if TYPE_CHECKING:
@@ -32,21 +33,25 @@ def simulate(
     drift: Annotated[float, typer.Option(help="How much too fast the device's clock runs, ppm.")] = 0.0,
     once: Annotated[bool, typer.Option("--once", help="End with the sessions, rather than start over.")] = False,
     seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
+    key: KeyOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Be a wristband: play sessions on a pty, byte for byte as a band would send them."""
     from cpep_bridge.simulated_boards import simulate_device
     from cpep_edge.bundle import Bundle
     from cpep_edge.session import Session
-    from cpep_edge.trust import configured_key
+    from cpep_edge.session_trial import check_session
 
     if model is not None and not firmware:
         raise typer.BadParameter("only a band with --firmware runs a model", param_hint="--model")
+    for path in sessions:
+        check_session(path)
     with ExitStack() as stack:
         simulated = simulate_device(
             device,
             [stack.enter_context(Session(path)) for path in sessions],
             firmware=firmware,
-            model=None if model is None else Bundle(model, configured_key(None)),  # it is compiled and run
+            model=None if model is None else Bundle.open(model, key, trust=trust),  # it is compiled and run
             link=link,
             speed=speed,
             loss=loss,
@@ -133,13 +138,15 @@ def doctor(
     bundle: Annotated[Path | None, typer.Option(help="Check that this bundle's encoder runs here as well.")] = None,
     device: Annotated[str, typer.Option(help="What hangs on the port.")] = "cpep",
     seconds: Annotated[float, typer.Option(min=1.0, help="How long to listen.")] = 3.0,
+    key: KeyOption = None,
+    trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check packages, the bundle's library, ports, rights, latency, line and electrodes, and say what to do."""
     from cpep_bridge.doctor import examine
 
     findings = []
-    for finding in examine(port, device, seconds, bundle):
+    for finding in examine(port, device, seconds, bundle, key, trust=trust):
         findings.append(finding)
         if not as_json:
             mark = {"good": "[green]good[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad [/red]"}
@@ -162,17 +169,15 @@ def soak(
     from cpep_bench.machine import this_machine
     from cpep_bridge.soak import as_json_object, to_markdown
     from cpep_bridge.soak import soak as run
-    from cpep_edge.files import replacing
+    from cpep_edge.folders import write_reports
 
     machine = this_machine()
     with progress("soaking") as advance:
         named = f"{machine.n_cpus} cores shared with other work, {machine.cpu}"
         report = run(seconds, seed=seed, machine=named, progress=advance)
     if out is not None:
-        with replacing(out / "soak.json") as file:
-            file.write_text(json.dumps(as_json_object(report), indent=1) + "\n")
-        with replacing(out / "soak.md") as file:
-            file.write_text(to_markdown(report))
+        figures = json.dumps(as_json_object(report), indent=1) + "\n"
+        write_reports(out, {"soak.json": figures.encode(), "soak.md": to_markdown(report).encode()})
     if as_json:
         print_json(as_json_object(report))
     else:

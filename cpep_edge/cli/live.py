@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
-from cpep_edge.cli.trust import KeyOption
+from cpep_edge.cli.trust import KeyOption, TrustOption
 from cpep_edge.errors import LinkError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def live(
         str | None, typer.Option(envvar="CPEP_WEB_TOKEN", help="What a browser must give.", show_default="a new one")
     ] = None,
     key: KeyOption = None,
+    trust: TrustOption = False,
     json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: a decision each, then a summary.")] = False,
 ) -> None:
     """Recognise gestures from a wristband on a serial port, as they happen."""
@@ -71,10 +72,9 @@ def live(
     from cpep_edge.live_view import LiveView
     from cpep_edge.recogniser import Recogniser
     from cpep_edge.sinks import SinkTap, parse_sink
-    from cpep_edge.trust import configured_key
 
     openers = [(address, parse_sink(address)) for address in sink or []]
-    opened = Bundle(bundle, configured_key(key))
+    opened = Bundle.open(bundle, key, trust=trust)
     if on_device:
         if web or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config)):
             raise typer.BadParameter(
@@ -124,6 +124,7 @@ def replay(
     recording: Annotated[Path, typer.Argument(help="Folder of live --record, or a session file.")],
     bundle: BundlePath,
     key: KeyOption = None,
+    trust: TrustOption = False,
     json_lines: Annotated[bool, typer.Option("--json", help="JSON lines, as live prints them.")] = False,
 ) -> None:
     """Decide again on a recorded run: with the same bundle, the same decisions bit for bit."""
@@ -131,9 +132,8 @@ def replay(
     from cpep_edge.live_recording import is_of_bundle
     from cpep_edge.live_recording import replay as decide
     from cpep_edge.recogniser import Recogniser
-    from cpep_edge.trust import configured_key
 
-    recogniser = Recogniser(Bundle(bundle, configured_key(key)))
+    recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     if not is_of_bundle(recording, recogniser):
         stderr.print(f"{recording} was recorded with another encoder than {bundle}'s; decisions may differ")
     n_changes = 0
@@ -155,16 +155,19 @@ def calibrate(
     rest_seconds: Annotated[float, typer.Option(min=0, help="Of rest before; 0 leaves it out.")] = 5.0,
     seconds: Annotated[float, typer.Option(min=2.0, help="Of movement to listen to.")] = 20.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Give up on a band silent for so long.")] = 2.0,
+    key: KeyOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Measure this arm for half a minute: how strong each electrode is, how the band sits turned, how quiet rest is."""
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import calibrate as measure
-    from cpep_edge.calibration import odd_electrodes, save_profile
+    from cpep_edge.calibration import odd_electrodes, require_profile_or_nothing, save_profile
     from cpep_edge.live_loop import check_stream
     from cpep_edge.recogniser import Recogniser
 
-    recogniser = Recogniser(Bundle(bundle))
+    require_profile_or_nothing(out)
+    recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     manifest = recogniser.manifest
     move = f"for {seconds:g} s: {', then '.join(manifest.calibration) or 'move the hand in many ways'}"
     stderr.print(f"for {rest_seconds:g} s: rest the hand" if rest_seconds else move)

@@ -9,7 +9,7 @@ import numpy as np
 
 from cpep_edge.cli.output import print_json, progress, stderr, stdout
 from cpep_edge.events import Delay
-from cpep_edge.files import replacing
+from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 
 if TYPE_CHECKING:
@@ -29,14 +29,15 @@ class Reading:
     score: "LiveScore"
 
 
-def evaluate_bundle(bundle: Path, data: Path, report: Path | None, as_json: bool) -> None:
+def evaluate_bundle(
+    bundle: Path, data: Path, report: Path | None, as_json: bool, key: Path | None, trust: bool
+) -> None:
     """Play a corpus' prompted sessions of held-out people through a bundle, with the band as it was and turned."""
     from cpep_edge.bundle import Bundle
     from cpep_edge.recogniser import Recogniser
-    from cpep_edge.trust import configured_key
     from cpep_train.live_evaluation import evaluate_live
 
-    recogniser = Recogniser(Bundle(bundle, configured_key(None)))
+    recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     transport = transport_delay(recogniser.manifest)
     readings = []
     for turn in TURNS:
@@ -89,9 +90,7 @@ def _write(folder: Path, manifest: "Manifest", readings: Sequence[Reading], tran
         "transport": asdict(transport),
     }
     text = _markdown(manifest, readings, transport) + "\n" + ", ".join(f"{key} {facts[key]}" for key in facts) + "\n"
-    for name, content in (("live.json", to_json(figures) + "\n"), ("live.md", text)):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    write_reports(folder, {"live.json": f"{to_json(figures)}\n".encode(), "live.md": text.encode()})
 
 
 def _markdown(manifest: "Manifest", readings: Sequence[Reading], transport: Delay) -> str:

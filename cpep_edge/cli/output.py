@@ -13,6 +13,8 @@ from rich.table import Table
 
 from cpep_edge.json_text import to_json
 
+_MOST_CHARS = 2_000  # of a sentence; a path that Linux takes has 4,096 at the most
+
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
@@ -20,6 +22,12 @@ stderr = Console(stderr=True, highlight=False)
 def print_json(answer: Any) -> None:
     """One object on one line of stdout."""
     typer.echo(to_json(answer))
+
+
+def one_line(text: str) -> str:
+    """A sentence as a terminal may show it: what others wrote into it neither moves the cursor nor fills the screen."""
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+    return shown if len(shown) <= _MOST_CHARS else f"{shown[: _MOST_CHARS // 2]} ... {shown[-_MOST_CHARS // 2 :]}"
 
 
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -1,19 +1,27 @@
 """`cpep-edge keygen` and `sign`: who made a bundle; and the option by which other commands ask for it."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cpep_edge.cli.output import stderr, stdout
+from cpep_edge.trust import ROOT_FILE
 
 KeyOption = Annotated[
     Path | None,
     typer.Option(
         "--key",
         envvar="CPEP_EDGE_KEY",
-        help="Public key that must have signed the bundle; without it cpep-edge/key.pem under ~/.config or /etc.",
+        help="Public key or root file that must vouch for the bundle; without it cpep-edge/root.json or key.pem under "
+        "~/.config or /etc.",
     ),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="The code of this very bundle may run here, now and later, although no key says so."),
 ]
 SignOption = Annotated[Path | None, typer.Option("--sign", help="Secret key that signs the bundle.")]
 
@@ -36,8 +44,53 @@ def sign(
     from cpep_edge.bundle import sign_bundle
     from cpep_edge.trust import load_signing_key
 
-    manifest = sign_bundle(bundle, load_signing_key(key))
+    manifest = sign_bundle(bundle, load_signing_key(key, ask_password()))
     stdout.print(f"{bundle}, version {manifest.version}, is signed by key {manifest.signer}")
+
+
+def ask_password() -> Callable[[str], str] | None:
+    """What asks for the password of a key, unseen; None where there is no terminal to ask on."""
+    if not sys.stdin.isatty():
+        return None
+    return lambda what: str(typer.prompt(what, hide_input=True, err=True))
+
+
+def root(
+    out: Annotated[Path, typer.Argument(help="Root file to write; where there is one, its next version.")],
+    sign: Annotated[list[Path], typer.Option("--sign", help="Secret root key; after a change one old and one new.")],
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option("--allow", help="Public key that may sign bundles; one left out is revoked. Without: as before."),
+    ] = None,
+    root_key: Annotated[
+        list[Path] | None,
+        typer.Option("--root-key", help="Public key that may sign root files. Without: as before, or those of --sign."),
+    ] = None,
+) -> None:
+    """Say in one signed file which keys may sign bundles, so that a key can be replaced, or revoked when it is lost."""
+    from cpep_edge.root_file import load_root, write_root
+    from cpep_edge.trust import load_public_key, load_signing_key
+
+    signers = [load_signing_key(file, ask_password()) for file in sign]
+    before = load_root(out) if out.exists() else None
+    known = [signer.public for signer in signers] if before is None else before.root_keys
+    roots = known if root_key is None else [load_public_key(file) for file in root_key]
+    allowed = (() if before is None else before.bundle_keys) if allow is None else list(map(load_public_key, allow))
+    written = write_root(out, signers, root_keys=roots, bundle_keys=allowed)
+    keys = ", ".join(key.fingerprint for key in written.bundle_keys) or "none"
+    stdout.print(f"{out}, version {written.version}: bundles are signed by {keys}; on devices: cpep-edge trust {out}")
+
+
+def trust(
+    root_file: Annotated[Path, typer.Argument(help="Root file, from cpep-edge root.")],
+) -> None:
+    """Ask for the keys of a root file from now on; a later version of it takes its place, an older one never."""
+    from cpep_edge.root_file import install_root
+    from cpep_edge.trust import user_configuration
+
+    place = user_configuration() / ROOT_FILE
+    installed = install_root(root_file, place)
+    stdout.print(f"{place}, version {installed.version}, says whose bundles run here")
 
 
 def tell_unsigned(was: str | None, now: str | None) -> None:

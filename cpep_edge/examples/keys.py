@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--press", action="store_true", help="press the keys, do not only say so")
     arguments = parser.parse_args()
     try:
-        keys = parse_keys(arguments.keys, {gesture.name for gesture in Bundle(arguments.bundle).manifest.gestures})
+        keys = parse_keys(arguments.keys, {gesture.name for gesture in Bundle.open(arguments.bundle).manifest.gestures})
         press = keyboard() if arguments.press else print
         press_on_change(cpep_edge.live(arguments.bundle, arguments.port, profile=arguments.profile), keys, press)
     except CpepError as error:

@@ -12,6 +12,7 @@ it: one that cannot keep up gets the newest, less often.
 import asyncio
 import hmac
 import json
+import re
 import secrets
 import socket
 import threading
@@ -37,8 +38,11 @@ HEALTH_TICKS = 12  # about twice a second
 MOST_VIEWERS = 8
 _STROKES_A_TICK = 100
 _TOKEN_BYTES = 16
+_MOST_FROM_A_VIEWER = 1024  # bytes of a message: a browser has nothing to say
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_FILES = frozenset(file.name for file in PAGE.iterdir() if file.suffix in _TYPES)
 _POLICY = "default-src 'self'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 
 
@@ -81,16 +85,17 @@ class ViewServer:
         """Whether who asks may look."""
         if self.token is not None:
             return hmac.compare_digest(connection.query_params.get("token", "").encode(), self.token.encode())
-        return connection.url.hostname in _LOCAL
+        named = _HOST.fullmatch(" ".join(connection.headers.getlist("host")))  # two are none; url falls back on our own
+        return named is not None and named[1].strip("[]") in _LOCAL and int(named[2] or 0) < 1 << 16
 
     async def file(self, request: "Request") -> "Response":
         """One of the page's files. Only the page itself is guarded: style and script hold nothing of the run."""
         from starlette.responses import PlainTextResponse, Response
 
         name = request.path_params.get("name", "index.html")
-        path = PAGE / name
-        if path.suffix not in _TYPES or not path.is_file() or path.parent != PAGE:
+        if name not in _FILES:
             return PlainTextResponse("there is no such page\n", 404)
+        path = PAGE / name
         if not self.admits(request) and name == "index.html":
             return PlainTextResponse("open the address that cpep-edge live printed, with its token\n", 403)
         headers = {"content-security-policy": _POLICY, "cache-control": "no-store", "referrer-policy": "no-referrer"}
@@ -103,9 +108,9 @@ class ViewServer:
         if not (same_origin and self.admits(browser)) or self.n_viewers >= MOST_VIEWERS:
             await browser.close(1008)
             return
-        await browser.accept()
-        self.n_viewers += 1
+        self.n_viewers += 1  # before anybody else has a turn
         try:
+            await browser.accept()
             await self._send_until_gone(browser)
         finally:
             self.n_viewers -= 1
@@ -176,6 +181,8 @@ def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvic
         import uvicorn
         from starlette.applications import Starlette
         from starlette.routing import Route, WebSocketRoute
+
+        from cpep_edge.web.connections import HEADER_BYTES, MOST_CONNECTIONS, BoundedConnection
     except ImportError as error:
         server._socket.close()
         raise ConfigError("the page needs packages more: run pip install 'cpep-edge[web]'") from error
@@ -186,6 +193,10 @@ def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvic
         access_log=False,
         lifespan="off",
         ws="websockets-sansio",
+        ws_max_size=_MOST_FROM_A_VIEWER,
+        http=BoundedConnection,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        backlog=MOST_CONNECTIONS,
         timeout_graceful_shutdown=1,
     )
     return uvicorn.Server(config)

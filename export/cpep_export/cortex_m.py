@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cpep_edge.errors import ArtifactError, DataError
-from cpep_edge.files import replacing_folder
+from cpep_edge.folders import output_folder
 from cpep_edge.pose_index import Vote, vote
 from cpep_edge.preprocess import Preprocessing
 from cpep_export.arm_toolchain import (
@@ -120,8 +120,6 @@ def export_cortex_m(
     for windows of another shape; ArtifactError when a build does not give the golden bits.
     """
     _check_windows(encoder, calibration, golden_uv)
-    if out.exists() and not (out / REPORT_FILE).is_file():
-        raise ArtifactError(f"{out} exists and is no earlier export for cortex-m; choose another name")
     integer = to_fixed_point(encoder, preprocessing.clip, calibration)
     model = DeviceModel(
         encoder=integer,
@@ -132,7 +130,7 @@ def export_cortex_m(
         n_neighbours=n_neighbours,
         block_tokens=block_tokens or choose_block_tokens(integer.n_tokens),
     )
-    with replacing_folder(out) as folder, TemporaryDirectory() as objects:
+    with output_folder(out, "an export for cortex-m") as folder, TemporaryDirectory() as objects:
         write_sources(folder, model)
         engine = build_host(folder, model, Path(objects))
         chip.check(engine.arena_bytes, _weight_bytes(integer) + 2 * prototypes.embedding.size)

@@ -2,26 +2,33 @@
 
     python -m cpep_export.fuzz_bundle BUNDLE --runs 10000 --out export/results/bundle-fuzz.md
 
-Three adversaries. `damage` changes files and nothing else. `reseal` edits manifest, golden inputs or index and makes
-every hash fit again, as anyone can who has no key; without a key such a bundle may be good in its own right, so what
-counts is that nothing crashes, and that with the key it is refused. `index` hands mutated index files, as if their hash
-had been right, straight to the loader and searches what it accepts: the compact format with and without a graph.
-Programs are not mutated behind a right hash: a program is code, and who may replace code is what signatures are for.
+Four adversaries. `damage` changes files and nothing else. `reseal` edits manifest, golden inputs, index or program and
+makes every hash fit again, as anyone can who has no key; without a key, and trusted, such a bundle may be good in its
+own right, so what counts is that nothing crashes, and that with the key it is refused. `index` hands mutated index
+files, as if their hash had been right, straight to the loader and searches what it accepts: with a graph and
+without. `session` changes recordings, which are read apart.
+
+Refusing everything would pass, so there are controls in the same run. The bundle itself, copied and sealed as the
+mutants are, must be accepted, and refused with the key once it was sealed anew. Each mutator must be seen to bite:
+`damage` where a reader who looks at the manifest alone would have taken the mutant for the bundle, the others where
+something behind the hashes refused it. A run in which a control fails, like one with a finding, ends with status 1.
 
 Cases run in a process of their own, one after the other, under a limit of memory; the parent sees it die or hang.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import resource
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,17 +37,22 @@ import numpy as np
 
 from cpep_bench.machine import this_machine
 from cpep_edge import index_file
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, GraphSpec, IndexSpec, sign_bundle
+from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, GraphSpec, IndexSpec, Manifest, sign_bundle
 from cpep_edge.checkout import git_commit
 from cpep_edge.errors import CpepError
 from cpep_edge.files import replacing
 from cpep_edge.pose_index import build_graph, load_index
+from cpep_edge.session import N_JOINTS, SessionMeta, write_session
+from cpep_edge.session_trial import SessionTrial
 from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
 from cpep_edge.verify import verify_bundle
 
-HANG_S = 60.0
+HANG_S = 200.0  # longer than what runs apart is given
+_DIED_APART = ("programs crash", "programs fail", "programs did not end", "crashes HDF5", "does not end")
 MEMORY_BYTES = 8 << 30  # of addresses; far above what a bundle needs, far below what a made-up size asks for
+_HASHED_BYTES = 1 << 28  # the largest file that a manifest may name
 _D, _N = 16, 300  # of the indexes that are mutated
+_SESSION, _HEADER_BYTES = "session, read apart", 4096
 
 Rng = np.random.Generator
 Mutate = Callable[[Path, Rng], None]
@@ -52,6 +64,7 @@ class Verdict:
 
     outcome: str  # refused, accepted, or what went wrong
     said: str = ""
+    bites: bool = False  # whether the mutation was seen to matter
 
     @property
     def bad(self) -> bool:
@@ -135,29 +148,43 @@ def reseal_names(folder: Path, rng: Rng) -> None:
 
 
 def reseal_sizes(folder: Path, rng: Rng) -> None:
-    """A file is said to be huge, and is, of nothing but holes."""
+    """A file is said to be larger than it is, or huge, and is, of nothing but holes; its hash fits while it may."""
     manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
     name = str(rng.choice(sorted(manifest["files"])))
-    size = int(2 ** rng.uniform(24, 42))
+    size = int(2 ** rng.uniform(16, 42))
     manifest["files"][name]["size_bytes"] = size
-    _rewrite(folder / MANIFEST_FILE, lambda _: json.dumps(manifest).encode())
     _rewrite(folder / name, lambda content: content)
     os.truncate(folder / name, size)
+    if size <= _HASHED_BYTES:
+        manifest["files"][name]["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    _rewrite(folder / MANIFEST_FILE, lambda _: json.dumps(manifest).encode())
     _seal(folder)
 
 
 def reseal_golden(folder: Path, rng: Rng) -> None:
-    """The golden inputs are damaged and their hash fits."""
-    _reseal_file(folder, "golden_file", rng)
+    """The golden inputs are others, packed anew so that their checksums fit, and so does their hash."""
+    _reseal_file(folder, "golden_file", lambda content: _other_arrays(content, rng))
+
+
+def reseal_archive(folder: Path, rng: Rng) -> None:
+    """The archive of the golden inputs is damaged and its hash fits."""
+    _reseal_file(folder, "golden_file", lambda content: _damaged(content, rng))
 
 
 def reseal_index(folder: Path, rng: Rng) -> None:
     """The index is damaged and its hash fits."""
-    _reseal_file(folder, "index", rng)
+    _reseal_file(folder, "index", lambda content: _damaged(content, rng))
+
+
+def reseal_program(folder: Path, rng: Rng) -> None:
+    """One to sixteen bytes of the encoder program are others, and its hash fits."""
+    _reseal_file(folder, "encoder", lambda content: flipped(content, rng))
 
 
 DAMAGE: tuple[Mutate, ...] = (flip_bits, cut, extend, swap, remove, link, odd_kind, stranger, edit_manifest)
-RESEAL: tuple[Mutate, ...] = (reseal_manifest, reseal_names, reseal_sizes, reseal_golden, reseal_index)
+RESEAL: tuple[Mutate, ...] = (
+    reseal_manifest, reseal_names, reseal_sizes, reseal_golden, reseal_archive, reseal_index, reseal_program,
+)  # fmt: skip
 
 
 def indexes() -> dict[str, tuple[bytes, IndexSpec]]:
@@ -187,12 +214,60 @@ def try_index(content: bytes, spec: IndexSpec) -> Verdict:
 
 
 def try_bundle(folder: Path, key: PublicKey | None) -> Verdict:
-    """Verify a bundle as `cpep-edge verify` does."""
+    """Verify a bundle as `cpep-edge verify` does; where no key is asked for, by a user who trusts it."""
     try:
-        verify_bundle(folder, key)
+        verify_bundle(folder, key, trust=key is None)
     except CpepError as error:
         return Verdict("refused", str(error))
     return Verdict("accepted")
+
+
+def try_session(trial: SessionTrial, file: Path) -> Verdict:
+    """Read a session as `cpep-edge data info` does."""
+    try:
+        trial.survey(file)
+    except CpepError as error:
+        return Verdict("refused", str(error))
+    return Verdict("accepted")
+
+
+def looks_whole(folder: Path) -> bool:
+    """Whether a reader who looks at the manifest alone would take this for a bundle."""
+    file = folder / MANIFEST_FILE
+    try:
+        Manifest.model_validate_json(file.read_bytes() if file.is_file() else b"")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def unchanged(folder: Path, rng: Rng) -> None:
+    """Nothing."""
+
+
+def sealed_anew(folder: Path, rng: Rng) -> None:
+    """Nothing but what everybody can do who changed something: hashes that fit, over other bytes of the manifest."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+    _rewrite(folder / MANIFEST_FILE, lambda _: json.dumps(manifest).encode())
+    _seal(folder)
+
+
+def failed_controls(whole: Path, scratch: Path, key: PublicKey) -> list[str]:
+    """What is wrong with the fuzzer itself, a sentence each."""
+    wanted = {
+        (unchanged, True): "accepted",
+        (unchanged, False): "accepted",
+        (sealed_anew, True): "refused",
+        (sealed_anew, False): "accepted",
+    }
+    failed = []
+    for (mutate, with_key), outcome in wanted.items():
+        mutated_copy(whole, scratch / "control", mutate, np.random.default_rng(0))
+        verdict = try_bundle(scratch / "control", key if with_key else None)
+        if verdict.outcome != outcome:
+            asked = "with the key" if with_key else "without a key"
+            failed.append(f"{mutate.__name__}, {asked}: {verdict.outcome}, not {outcome} {verdict.said}".strip())
+    return failed
 
 
 def mutated_copy(whole: Path, folder: Path, mutate: Mutate, rng: Rng) -> None:
@@ -223,6 +298,15 @@ def _damaged(content: bytes, rng: Rng) -> bytes:
     return flipped(content, rng)
 
 
+def _spoilt_header(content: bytes, rng: Rng) -> bytes:
+    """A few bytes changed, mostly where HDF5 keeps what it believes, often to the edges of what a byte can be."""
+    spoilt = bytearray(content)
+    end = _HEADER_BYTES if rng.integers(4) else len(spoilt)
+    for at in rng.integers(0, end, int(rng.integers(1, 9))):
+        spoilt[at] = int(rng.choice([0, 255, 127, 128, int(rng.integers(256))]))
+    return bytes(spoilt if rng.integers(10) else spoilt[: int(rng.integers(len(spoilt)))])
+
+
 _HOSTILE: tuple[object, ...] = (
     None, -1, 0, 1, 2**31, 2**63, 2**64, 10**40, -0.5, 1e308, float("nan"), float("inf"), "", "x", "../x", "\x1b[2J",
     "\u202e", "a" * 100_000, [], {}, [[]] * 1000, True, [1e300] * 6,
@@ -234,14 +318,32 @@ def _edited(manifest: dict[str, object], rng: Rng) -> bytes:
     value = _HOSTILE[rng.integers(len(_HOSTILE))]
     holder = _holders(manifest)[rng.integers(len(_holders(manifest)))]
     if isinstance(holder, list):
-        holder[rng.integers(len(holder))] = value
+        at = int(rng.integers(len(holder)))
+        holder[at] = _nudged(holder[at], rng) if rng.integers(2) else value
         return json.dumps(manifest).encode()
-    key, choice = sorted(holder)[rng.integers(len(holder))], rng.integers(8)
-    if choice == 0:
+    key, choice = sorted(holder)[rng.integers(len(holder))], rng.integers(16)
+    if choice >= 8:
+        holder[key] = _nudged(holder[key], rng)
+    elif choice == 0:
         del holder[key]
     else:
         holder[f"unknown-{rng.integers(99)}" if choice == 1 else key] = value
     return json.dumps(manifest).encode()
+
+
+def _nudged(value: object, rng: Rng) -> object:
+    """Something of the same kind that an export might have written."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + int(rng.integers(-2, 3))
+    if isinstance(value, float):
+        return value * float(rng.choice([-1, 0.5, 0.999, 1.001, 2]))
+    if isinstance(value, str):
+        return value[::-1]
+    if isinstance(value, list):
+        return value[::-1] if rng.integers(2) else value[:-1]
+    return value
 
 
 def _holders(value: object) -> list[dict[str, object] | list[object]]:
@@ -264,10 +366,30 @@ def _rewrite(file: Path, change: Callable[[bytes], bytes]) -> None:
     file.write_bytes(content)
 
 
-def _reseal_file(folder: Path, role: str, rng: Rng) -> None:
+def _other_arrays(content: bytes, rng: Rng) -> bytes:
+    """Golden inputs whose numbers, or one of whose arrays, are others."""
+    with np.load(io.BytesIO(content)) as archive:
+        arrays = {name: np.array(archive[name]) for name in archive}
+    name = str(rng.choice(sorted(arrays)))
+    array = arrays[name]
+    if rng.integers(3):
+        at = tuple(rng.integers(size) for size in array.shape)
+        array[at] = array.dtype.type(rng.choice([-1, 0, 1, 100, 30_000]))
+    else:
+        others = [
+            np.float32(1.0), np.zeros(0), np.zeros((0, *array.shape[1:]), array.dtype), array[..., None], array[:1],
+            array.astype(np.float64) * 1e300, array.astype(str), array * np.nan, np.asfortranarray(array), array[::-1],
+        ]  # fmt: skip
+        arrays[name] = np.asarray(others[rng.integers(len(others))])
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _reseal_file(folder: Path, role: str, change: Callable[[bytes], bytes]) -> None:
     manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
     name = manifest[role] if isinstance(manifest[role], str) else manifest[role]["file"]
-    _rewrite(folder / name, lambda content: _damaged(content, rng))
+    _rewrite(folder / name, change)
     content = (folder / name).read_bytes()
     manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
     _rewrite(folder / MANIFEST_FILE, lambda _: json.dumps(manifest).encode())
@@ -286,20 +408,29 @@ class Arena:
     whole: Path  # the signed bundle
     scratch: Path
     key: PublicKey
+    session: bytes  # a recording
 
-    def case(self, number: int, seed: int) -> Iterator[tuple[str, Verdict]]:
+    def case(self, number: int, seed: int, trial: SessionTrial) -> Iterator[tuple[str, Verdict]]:
         """Run one case; yields its kind, with how it was looked at, and what came of it."""
         rng = np.random.default_rng((seed, number))
-        kinds: tuple[Mutate | str, ...] = (*DAMAGE, *RESEAL, *indexes())
+        kinds: tuple[Mutate | str, ...] = (*DAMAGE, *RESEAL, *indexes(), _SESSION)
         kind = kinds[number % len(kinds)]
         if isinstance(kind, str):
-            content, spec = indexes()[kind]
-            yield kind, try_index(_damaged(content, rng), spec)
+            if kind == _SESSION:
+                file = self.scratch / "case.hdf5"
+                file.write_bytes(_spoilt_header(self.session, rng))
+                verdict = try_session(trial, file)
+            else:
+                content, spec = indexes()[kind]
+                verdict = try_index(_damaged(content, rng), spec)
+            yield kind, replace(verdict, bites=verdict.outcome == "refused")
             return
         mutated_copy(self.whole, self.scratch / "case", kind, rng)
-        yield f"{kind.__name__}, key", try_bundle(self.scratch / "case", self.key)
+        verdict = try_bundle(self.scratch / "case", self.key)
+        yield f"{kind.__name__}, key", replace(verdict, bites=kind in RESEAL or looks_whole(self.scratch / "case"))
         if kind in RESEAL:
-            yield f"{kind.__name__}, no key", try_bundle(self.scratch / "case", None)
+            verdict = try_bundle(self.scratch / "case", None)
+            yield f"{kind.__name__}, no key", replace(verdict, bites=verdict.outcome == "refused")
 
 
 def main() -> None:
@@ -313,15 +444,29 @@ def main() -> None:
     start_s = time.monotonic()
     with TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole.cpep"
+        os.environ["XDG_STATE_HOME"] = scratch
+        os.environ["XDG_CONFIG_HOME"] = scratch
         shutil.copytree(options.bundle, whole)
         public = generate_keys(Path(scratch) / "key.pem")
         sign_bundle(whole, load_signing_key(Path(scratch) / "key.pem"))
-        os.environ["XDG_STATE_HOME"] = scratch
-        counts, findings = _run(Arena(whole, Path(scratch), public), options.runs, options.seed)
-    text = _report(counts, findings, options.runs, options.seed, time.monotonic() - start_s)
+        arena = Arena(whole, Path(scratch), public, _a_session(Path(scratch)))
+        failed = failed_controls(whole, Path(scratch), public)
+        counts, findings = _run(arena, options.runs, options.seed)
+    kinds = {kind for kind, _ in counts} - {"escaped", "case"}
+    failed += [f"{kind}: not one mutation was seen to bite" for kind in sorted(kinds) if not counts[kind, "bites"]]
+    text = _report(counts, findings, failed, options.runs, options.seed, time.monotonic() - start_s)
     with replacing(options.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
+    sys.exit(1 if findings or failed else 0)
+
+
+def _a_session(scratch: Path) -> bytes:
+    file = scratch / "session.hdf5"
+    emg_uv = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32)
+    meta = SessionMeta("s", "u", "Fist", "left", 0.0, 8.0, 4, 500.0, "session")
+    write_session(file, meta, np.arange(4000) / 500, emg_uv, np.full((4000, N_JOINTS), 0.5, np.float32))
+    return file.read_bytes()
 
 
 def _run(arena: Arena, n_runs: int, seed: int) -> tuple[Counter[tuple[str, str]], list[str]]:
@@ -350,6 +495,8 @@ def _listen(pipe: Connection, number: int, n_runs: int, counts: Counter[tuple[st
             answered, verdicts = False, [("case", Verdict("crash"))]
         for kind, verdict in verdicts:
             counts[kind, verdict.outcome] += 1
+            counts[kind, "bites"] += verdict.bites
+            counts[kind, "died apart"] += any(words in verdict.said for words in _DIED_APART)
             if verdict.bad or (verdict.outcome == "accepted" and kind.endswith(", key")):
                 findings.append(f"case {number}, {kind}: {verdict.outcome} {verdict.said}")
         number += 1
@@ -360,34 +507,44 @@ def _listen(pipe: Connection, number: int, n_runs: int, counts: Counter[tuple[st
 
 def _work(pipe: Connection, arena: Arena, first: int, n_runs: int, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for number in range(first, n_runs):
-        verdicts: list[tuple[str, Verdict]] = []
-        try:
-            verdicts.extend(arena.case(number, seed))
-        except BaseException as error:  # whatever is no sentence for the user is a finding
-            verdicts.append(("escaped", Verdict(type(error).__name__, str(error)[:200])))
-        pipe.send(verdicts)
+    with SessionTrial() as trial:
+        for number in range(first, n_runs):
+            verdicts: list[tuple[str, Verdict]] = []
+            try:
+                verdicts.extend(arena.case(number, seed, trial))
+            except BaseException as error:  # whatever is no sentence for the user is a finding
+                verdicts.append(("escaped", Verdict(type(error).__name__, str(error)[:200])))
+            pipe.send(verdicts)
 
 
-def _report(counts: Counter[tuple[str, str]], findings: list[str], n_runs: int, seed: int, wall_s: float) -> str:
+def _report(
+    counts: Counter[tuple[str, str]], findings: list[str], failed: list[str], n_runs: int, seed: int, wall_s: float
+) -> str:
     kinds = sorted({kind for kind, _ in counts})
+    columns = ("refused", "accepted", "bites", "died apart")
     rows = [
-        f"| {kind} | {counts[kind, 'refused']:,} | {counts[kind, 'accepted']:,} | "
-        f"{sum(n for (k, outcome), n in counts.items() if k == kind and outcome not in ('refused', 'accepted'))} |"
+        f"| {kind} | {' | '.join(f'{counts[kind, column]:,}' for column in columns)} | "
+        f"{sum(n for (k, outcome), n in counts.items() if k == kind and outcome not in columns):,} |"
         for kind in kinds
     ]
     machine = this_machine()
     return "\n".join(
         [
             "# Spoilt bundles\n",
-            f"{n_runs:,} mutated bundles and index files, seed {seed}: {len(findings)} findings "
-            "(crashes, hangs, exceptions that are no sentence, acceptances although a key was asked for).\n",
-            "| what was done, how it was looked at | refused | accepted | anything else |",
-            "| --- | --: | --: | --: |",
+            f"{n_runs:,} mutated bundles, index files and recordings, seed {seed}: {len(findings)} findings (crashes, "
+            f"hangs, exceptions that are no sentence, acceptances although a key was asked for), {len(failed)} failed "
+            "controls.\n",
+            f"| what was done, how it was looked at | {' | '.join(columns)} | anything else |",
+            "| --- | --: | --: | --: | --: | --: |",
             *rows,
             "",
-            "Without a key, a resealed bundle is accepted where it is consistent and gives its golden answers: hashes "
-            "find damage, signatures find people. An accepted index file was searched without harm.\n",
+            "Controls: the bundle itself is accepted with the key and without; sealed anew with nothing changed it is "
+            "refused with the key and accepted without. A mutation bites where the mutant looks like a bundle to who "
+            "reads the manifest alone, or something behind the hashes refused it. What died apart is a program or a "
+            "reader that crashed or hung in its own process, which the user is told in a sentence. Without a key, a "
+            "trusted bundle that was sealed anew is accepted where it is consistent and gives its golden answers: "
+            "hashes find damage, signatures find people. An accepted index file was searched without harm.\n",
+            *(f"- failed control: {control}" for control in failed),
             *(f"- {finding}" for finding in findings),
             f"\n`python -m cpep_export.fuzz_bundle`, commit `{git_commit()[:12] or 'unknown'}`, {wall_s / 60:.0f} "
             f"minutes on {machine.n_cpus} shared cores, {machine.cpu}.\n",

@@ -19,7 +19,7 @@ from typing import Literal
 
 from cpep_edge.bundle import Target
 from cpep_edge.errors import CpepError
-from cpep_edge.files import replacing_folder
+from cpep_edge.folders import output_folder
 
 Architecture = Literal["x86_64", "aarch64"]
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def build_native(out: Path, architecture: Architecture) -> NativeBuild:
         build = Path(scratch) / "build"
         _run(_configuration(cmake, compiler, architecture, sdk, build), "configuring the native encoder")
         _run((cmake, "--build", str(build)), "building the native encoder")
-        with replacing_folder(out) as folder:
+        with output_folder(out, "the build of the native encoder") as folder:
             for name in SDK_LIBRARIES:
                 shutil.copy(sdk.root / "lib" / name, folder)
             for name in (LIBRARY, RUNNER):

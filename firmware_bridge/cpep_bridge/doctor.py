@@ -44,12 +44,18 @@ class Finding:
 
 
 def examine(
-    port: str | None, device: str = "cpep", seconds: float = 3.0, bundle: Path | None = None
+    port: str | None,
+    device: str = "cpep",
+    seconds: float = 3.0,
+    bundle: Path | None = None,
+    key_file: Path | None = None,
+    *,
+    trust: bool = False,
 ) -> Iterator[Finding]:
     """Look at everything, the device on `port` and a bundle too if they are given; findings as they are made."""
     yield from examine_packages()
     if bundle is not None:
-        yield from examine_bundle(bundle)
+        yield from examine_bundle(bundle, key_file, trust=trust)
     yield from examine_ports()
     if port is not None:
         yield from examine_device(port, device, seconds)
@@ -71,18 +77,17 @@ def examine_packages(distribution: str = "cpep-edge") -> Iterator[Finding]:
     yield Finding("encoder runtime", "good" if runtime else "note", said)
 
 
-def examine_bundle(path: Path) -> Iterator[Finding]:
+def examine_bundle(path: Path, key_file: Path | None = None, *, trust: bool = False) -> Iterator[Finding]:
     """Whether a bundle is whole, and whether its encoder runs on this machine: with the library it carries, or how."""
     from cpep_edge.bundle import Bundle
     from cpep_edge.native_encoder import carried_library
-    from cpep_edge.recogniser import Recogniser
-    from cpep_edge.trust import configured_key
+    from cpep_edge.trial import try_golden
 
     try:
-        opened = Bundle(path, configured_key(None))
+        opened = Bundle.open(path, key_file, trust=trust)
         opened.check_files()
         library = carried_library(opened)
-        Recogniser(opened).recognise(np.zeros(opened.manifest.input_shape, np.float32))
+        try_golden(opened)
     except CpepError as error:
         yield Finding(path.name, "bad", str(error))
         return

@@ -43,8 +43,9 @@ def build_firmware(target: str = PROGRAM, build_dir: Path | None = None) -> Path
 def build_recognising_firmware(bundle: Bundle, target: str = PROGRAM) -> Path:
     """The path of the firmware with the engine of a bundle for Cortex-M in it; see `build_firmware`.
 
-    Raises ArtifactError too when the bundle carries no C sources.
+    Raises ArtifactError too when the bundle carries no C sources, or nothing says that its code may run here.
     """
+    bundle.require_trust()  # make runs what it says
     folder = _cache_dir() / f"{_sources_digest()}-{bundle.manifest.files[cortex_m_spec(bundle).file].sha256[:16]}"
     if not (folder / target).exists():
         with tempfile.TemporaryDirectory(prefix="cpep-engine-") as engine:

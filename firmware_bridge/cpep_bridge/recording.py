@@ -7,8 +7,10 @@ one can open. A journal that was left behind is turned into its session by `reco
 Time goes on with the samples of the device; what was lost shows as a jump of `time`, which `Session.gaps` finds.
 """
 
+import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +22,11 @@ from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
 from cpep_edge.errors import DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import replacing, sync
 from cpep_edge.session import SessionMeta, timeseries_dtype
 
 WRITE_EVERY_S = 0.25  # a kill loses what came since
+SYNC_EVERY_S = 0.75  # and a cut of the power what came since the disk had it: within a second, with the write before
 
 _CHUNK_ROWS = 1 << 15  # read back at a time: bounds memory
 _GROUP, _TABLE = "emg2pose", "timeseries"
@@ -95,6 +98,9 @@ class Recorder:
         self.n_samples = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = _create(self.journal)
+        self._synced_s = 0.0
+        self._syncing: threading.Thread | None = None
+        sync(path.parent)
         self._write(json.dumps(asdict(meta)).encode() + b"\n")
 
     def add(self, start_s: float, samples_uv: NDArray[np.float32]) -> None:
@@ -110,7 +116,7 @@ class Recorder:
     def finish(self) -> Recorded | None:
         """Make the session of the journal; None when it holds no samples. Raises CpepError when the disk refuses."""
         self._flush()
-        os.close(self._file)
+        self._close()
         if not self.n_samples:
             self.journal.unlink()
             return None
@@ -118,13 +124,30 @@ class Recorder:
 
     def discard(self) -> None:
         """Throw away what was recorded."""
-        os.close(self._file)
+        self._close()
         self.journal.unlink()
 
     def _flush(self) -> None:
         self._write(b"".join(rows.tobytes() for rows in self._waiting))
         self._waiting.clear()
         self._written_s = time.monotonic()
+        if self._written_s - self._synced_s >= SYNC_EVERY_S and not (self._syncing and self._syncing.is_alive()):
+            self._synced_s = self._written_s
+            self._syncing = threading.Thread(target=self._sync, name="journal")  # the stream must not wait for a disk
+            try:
+                self._syncing.start()
+            except RuntimeError:  # no thread more can be had
+                self._syncing = None
+                self._sync()
+
+    def _sync(self) -> None:
+        with contextlib.suppress(OSError):  # a disk that fails tells the next write
+            os.fsync(self._file)
+
+    def _close(self) -> None:
+        if self._syncing is not None:
+            self._syncing.join()
+        os.close(self._file)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -186,19 +209,23 @@ def recover(journal: Path) -> Recorded:
     meta, rows = _read_journal(journal)
     if not len(rows):
         raise DataError(f"{journal}: holds no samples")
+    start_s, end_s = float(rows[:1]["time"][0]), float(rows[len(rows) - 1 :]["time"][0])
     path = journal.with_name(journal.name.removeprefix(".").removesuffix(".part"))
-    meta = replace(meta, start=float(rows["time"][0]), end=float(rows["time"][-1]))
+    meta = replace(meta, start=start_s, end=end_s)
+    n_gaps, previous_s = 0, start_s
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group(_GROUP)
         for name, value in asdict(meta).items():
             group.attrs[name] = value
         table = group.create_dataset(_TABLE, (len(rows),), timeseries_dtype(meta.num_channels), chunks=True)
         for start in range(0, len(rows), _CHUNK_ROWS):
-            table[start : start + _CHUNK_ROWS] = _session_rows(rows[start : start + _CHUNK_ROWS], meta.num_channels)
-    n_gaps = int(np.count_nonzero(np.diff(rows["time"]) > 1.5 / meta.sample_rate))
+            part = rows[start : start + _CHUNK_ROWS]
+            table[start : start + _CHUNK_ROWS] = _session_rows(part, meta.num_channels)
+            steps_s = np.diff(part["time"], prepend=previous_s)
+            n_gaps, previous_s = n_gaps + int(np.sum(steps_s > 1.5 / meta.sample_rate)), float(part["time"][-1])
     recorded = Recorded(path, meta.stage, len(rows), meta.end - meta.start, n_gaps)
-    del rows  # it maps the journal
     journal.unlink()
+    sync(journal.parent)
     return recorded
 
 
@@ -234,7 +261,24 @@ def _row_dtype(n_channels: int) -> np.dtype[np.void]:
     return np.dtype([("time", "<f8"), ("emg", "<f4", (n_channels,))])
 
 
-def _read_journal(journal: Path) -> tuple[SessionMeta, NDArray[np.void]]:
+class _Rows:
+    """The whole rows of a journal, read a stretch at a time: hours of signal are more than memory holds."""
+
+    def __init__(self, journal: Path, dtype: np.dtype[np.void], offset: int, n_rows: int) -> None:
+        self._journal, self._dtype, self._offset, self._n_rows = journal, dtype, offset, n_rows
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __getitem__(self, asked: slice) -> NDArray[np.void]:
+        start, stop, _ = asked.indices(self._n_rows)
+        with self._journal.open("rb") as file:
+            file.seek(self._offset + start * self._dtype.itemsize)
+            rows: NDArray[np.void] = np.fromfile(file, self._dtype, stop - start)
+        return rows
+
+
+def _read_journal(journal: Path) -> tuple[SessionMeta, _Rows]:
     try:
         with journal.open("rb") as file:
             meta = SessionMeta(**json.loads(file.readline(1 << 16)))
@@ -245,9 +289,7 @@ def _read_journal(journal: Path) -> tuple[SessionMeta, NDArray[np.void]]:
         raise DataError(f"cannot read {journal}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise DataError(f"{journal}: is no journal of a recording") from error
-    if not n_rows:
-        return meta, np.empty(0, dtype)
-    return meta, np.memmap(journal, dtype, "r", offset, (n_rows,))
+    return meta, _Rows(journal, dtype, offset, n_rows)
 
 
 def _session_rows(rows: NDArray[np.void], n_channels: int) -> NDArray[np.void]:

@@ -91,7 +91,7 @@ def test_threads_that_change_the_answer_have_no_figures(
     monkeypatch.setattr(np, "load", lambda file: load(tmp_path / "other.npy" if file.name == "2.npy" else file))
 
     with pytest.raises(ArtifactError, match=r"on 2 threads it gives another embedding \(cosine -1\.0000\)"):
-        race_threads(tiny_bundle, window, (1, 2), 200)
+        race_threads(bundle, window, (1, 2), 200)
 
 
 def libemg(bundle: Bundle, recogniser: Recogniser, run: Path, data: Path) -> dict[str, PeerFigure]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cpep_bench.band import BandFigures
+from cpep_bench.encoder_race import race_threads
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
 from cpep_bench.latency import Latency
 from cpep_bench.machine import this_machine
@@ -21,7 +22,7 @@ from cpep_bench.report import PeerFigure, Report, Threads, read_report
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
 from cpep_bench.words import joules, peers_tables
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE
+from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle
 from cpep_edge.chip import EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
 
@@ -291,7 +292,7 @@ def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle: Path, tmp_path: Pat
     (spoilt / DIGEST_FILE).write_text(f"{digest}  {MANIFEST_FILE}\n")
 
     with pytest.raises(ArtifactError, match="golden input"):
-        run_bench(spoilt, out)
+        run_bench(spoilt, out, trust=True)
 
     assert not out.exists()
 
@@ -299,7 +300,27 @@ def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle: Path, tmp_path: Pat
 @pytest.mark.executorch
 def test_a_process_that_fails_is_told_in_its_own_last_words(tmp_path: Path) -> None:
     with pytest.raises(CpepError, match="no such bundle"):
-        run_fresh(tmp_path / "nothing.cpep")
+        run_fresh(tmp_path / "nothing.cpep", "0" * 64)
+
+
+@pytest.mark.executorch
+def test_a_process_of_the_benchmark_runs_no_bundle_but_the_one_that_was_opened(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """One that was put in its place after the key was asked for: its signature would be asked of nobody."""
+    path = tmp_path / "swapped.cpep"
+    shutil.copytree(tiny_bundle, path)
+    opened = Bundle(path)
+    manifest = json.loads((path / MANIFEST_FILE).read_text())
+    (path / MANIFEST_FILE).write_text(json.dumps({**manifest, "version": 77}))
+    digest = hashlib.sha256((path / MANIFEST_FILE).read_bytes()).hexdigest()
+    (path / DIGEST_FILE).write_text(f"{digest}  {MANIFEST_FILE}\n")
+    window = np.zeros((opened.manifest.encoder.n_channels, opened.manifest.encoder.window_samples), np.float32)
+
+    with pytest.raises(CpepError, match="was replaced by another bundle while it was in use"):
+        run_fresh(path, opened.manifest_sha256)
+    with pytest.raises(CpepError, match="was replaced by another bundle while it was in use"):
+        race_threads(opened, window, (1,), 200)
 
 
 def test_a_machine_without_a_table_of_processors_has_no_clock(tmp_path: Path) -> None:

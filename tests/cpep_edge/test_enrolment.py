@@ -23,6 +23,7 @@ from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.pose_index import build_index
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import JOINT_NAMES, Session
+from cpep_edge.session_trial import SessionTrial
 from cpep_edge.trust import generate_keys, load_signing_key
 from cpep_edge.verify import verify_bundle
 
@@ -170,7 +171,7 @@ def test_a_change_is_signed_when_a_key_is_given_and_unsigned_when_not(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     public = generate_keys(tmp_path / "key.pem")
-    remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT, load_signing_key(tmp_path / "key.pem"))
+    remove_gesture(OpenBundle.check(Bundle(bundle, trust=True)), LEFT_OUT, load_signing_key(tmp_path / "key.pem"))
 
     verify_bundle(bundle, public)
     remove_gesture(OpenBundle.check(Bundle(bundle, public)), "ShakaVulcanPeace")
@@ -241,3 +242,29 @@ def test_what_is_no_name_is_refused(bundle: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is no name for a gesture"):
         add_gesture(opened, name, opened.recogniser.index.vectors[:5], "session")
     assert Bundle(bundle).manifest.version == 1
+
+
+def test_a_session_to_learn_from_is_read_apart_first(
+    bundle: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(self: SessionTrial, what: str, path: Path) -> object:
+        raise DataError(f"{path} was read apart")
+
+    opened = OpenBundle.check(Bundle(bundle))
+    monkeypatch.setattr(SessionTrial, "_answer", note)
+
+    with pytest.raises(DataError, match="was read apart"):
+        prototypes_from_session(opened, next(tiny_corpus.glob("*.hdf5")))
+
+
+def test_edits_at_once_wait_for_one_another_and_all_count(bundle: Path) -> None:
+    names = [gesture.name for gesture in Bundle(bundle).manifest.gestures][:5]
+    command = [sys.executable, "-m", "cpep_edge", "gestures", "remove", str(bundle)]
+    started = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names]
+
+    assert [process.wait() for process in started] == [0] * len(names)
+    left = Bundle(bundle).manifest
+    assert not {gesture.name for gesture in left.gestures} & {*names}
+    assert left.version == 1 + len(names)
+    verify_bundle(bundle)
+    assert [file.name for file in bundle.parent.iterdir()] == [bundle.name]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cpep_edge.errors import CpepError
-from cpep_edge.files import replacing, replacing_folder
+from cpep_edge.files import replacing
 
 
 def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -43,17 +43,3 @@ def test_writing_to_a_device_that_is_full_is_told(tmp_path: Path) -> None:
         temporary.symlink_to(full)
         with temporary.open("wb", buffering=0) as file:
             file.write(b"x")
-
-
-def test_a_folder_replaces_the_old_one_only_when_it_is_whole(tmp_path: Path) -> None:
-    target = tmp_path / "bundle"
-    with replacing_folder(target) as folder:
-        (folder / "one").write_text("1")
-    with pytest.raises(RuntimeError), replacing_folder(target) as folder:
-        (folder / "two").write_text("2")
-        raise RuntimeError
-    assert [file.name for file in target.iterdir()] == ["one"]
-    with replacing_folder(target) as folder:
-        (folder / "two").write_text("2")
-    assert [file.name for file in target.iterdir()] == ["two"]
-    assert list(tmp_path.iterdir()) == [target]

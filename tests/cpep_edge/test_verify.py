@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle
 from cpep_edge.errors import ArtifactError
 from cpep_edge.verify import verify_bundle
+from cpep_edge.vouched import remember
 
 pytestmark = pytest.mark.executorch
 
@@ -211,6 +212,7 @@ def edit(bundle: Path, change: Callable[[dict[str, Any]], None], *, sign: bool =
     if sign:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         (bundle / DIGEST_FILE).write_text(f"{digest}  {MANIFEST_FILE}\n")
+        remember("may run", digest)
 
 
 def entry(file: Path) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import http.client
 import json
 import queue
 import shutil
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -25,8 +26,10 @@ from tests.cpep_edge.fake_stream import HOP_MS, INFO, LevelRecogniser, cut
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 client = pytest.importorskip("websockets.sync.client")
+ConnectionClosed = pytest.importorskip("websockets.exceptions").ConnectionClosed
 
-from cpep_edge.web.server import MOST_VIEWERS, ViewServer  # noqa: E402 - after the skips
+from cpep_edge.web import connections  # noqa: E402 - after the skips
+from cpep_edge.web.server import MOST_VIEWERS, ViewServer  # noqa: E402
 
 TIMEOUT_S = 20.0
 FLAT, BENT = np.zeros(20, np.float32), np.full(20, 1.0, np.float32)
@@ -321,3 +324,99 @@ def see(browser, expression: str, holds: Callable[[object], bool]) -> None:  # t
         if holds(last):
             return
     pytest.fail(f"{expression} stayed at {str(last)[:80]}")
+
+
+@contextmanager
+def raw(server: ViewServer, sent: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server._socket.getsockname()[1]), timeout=TIMEOUT_S) as connection:
+        connection.sendall(sent)
+        yield connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        return True
+    return True
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1", "127.0.0.1:99999", "[", "127.0.0.1:x", "", "\x7f", "a" * 5000, "[::ffff:1.2.3.4", "::1]"]
+)
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with served() as (_, server):
+        assert handshake(server, host, None) in (403, 400)
+        with raw(server, f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()) as connection:
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answer.split()[1] in (b"403", b"400")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "%00", "a%00.html", "..%2fserver.py", "%2e%2e", ".", "index.html%20"])
+def test_a_name_that_is_no_page_is_no_page(name: str) -> None:
+    with served() as (_, server):
+        assert status(f"http://127.0.0.1:{server._socket.getsockname()[1]}/{name}") == 404
+
+
+def test_connections_that_ask_for_nothing_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "OPENING_S", 0.5)
+    monkeypatch.setattr(connections, "MOST_OF_ONE_ADDRESS", 4)
+    with served(host="127.0.0.1", token="secret") as (_, server), ExitStack() as stack:
+        slow = [stack.enter_context(raw(server, b"GET / HTTP/1.1\r\n")) for _ in range(4)]
+        fifth = stack.enter_context(raw(server))
+        assert is_closed(fifth)  # at once: nothing of it was read
+        assert all(is_closed(connection) for connection in slow)  # after half a second
+        assert status(server.url) == 200  # and whoever has the token looks on
+
+
+def test_the_connections_of_a_viewer_are_not_those_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "OPENING_S", 0.3)
+    monkeypatch.setattr(connections, "MOST_OF_ONE_ADDRESS", 2)
+    with served() as (_, server), ExitStack() as stack:
+        viewers = [stack.enter_context(client.connect(stream_url(server), proxy=None)) for _ in range(4)]
+        for viewer in viewers:
+            messages_until(viewer, "about")
+        for viewer in viewers:  # later than the time to become one
+            assert all(messages_until(viewer, "health") for _ in range(2))
+
+
+def test_all_connections_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
+    with served() as (_, server), ExitStack() as stack:
+        for _ in range(3):
+            messages_until(stack.enter_context(client.connect(stream_url(server), proxy=None)), "about")
+        assert is_closed(stack.enter_context(raw(server)))
+
+
+def test_many_who_ask_at_once_get_no_more_places_than_there_are() -> None:
+    with served() as (_, server):
+        admitted: list[object] = []
+
+        def look() -> None:
+            try:
+                with client.connect(stream_url(server), proxy=None) as connection:
+                    messages_until(connection, "about")
+                    admitted.append(connection)
+                    done.wait(TIMEOUT_S)
+            except Exception:
+                refused.release()
+
+        done, refused = threading.Event(), threading.Semaphore(0)
+        lookers = [threading.Thread(target=look) for _ in range(MOST_VIEWERS + 6)]
+        for looker in lookers:
+            looker.start()
+        for _ in range(6):
+            assert refused.acquire(timeout=TIMEOUT_S)
+        done.set()
+        for looker in lookers:
+            looker.join()
+    assert len(admitted) == MOST_VIEWERS
+
+
+def test_what_a_browser_sends_is_small_or_ends_its_stream() -> None:
+    with served() as (_, server), client.connect(stream_url(server), proxy=None) as connection:
+        connection.send("x" * 100_000)
+        with pytest.raises(ConnectionClosed):
+            for _ in range(10_000):
+                connection.recv(timeout=TIMEOUT_S)

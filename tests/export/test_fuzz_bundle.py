@@ -8,13 +8,18 @@ import pytest
 
 from cpep_edge.bundle import sign_bundle
 from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
+from cpep_export import fuzz_bundle
 from cpep_export.fuzz_bundle import (
     DAMAGE,
     RESEAL,
     Mutate,
+    Verdict,
+    failed_controls,
     flipped,
     indexes,
+    main,
     mutated_copy,
+    reseal_golden,
     try_bundle,
     try_index,
 )
@@ -31,6 +36,60 @@ def signed(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     public = generate_keys(folder / "key.pem")
     sign_bundle(folder / "whole.cpep", load_signing_key(folder / "key.pem"))
     return folder / "whole.cpep", public
+
+
+def test_the_controls_hold(signed: tuple[Path, PublicKey], tmp_path: Path) -> None:
+    assert failed_controls(signed[0], tmp_path, signed[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("verifier", "said"),
+    [
+        (lambda folder, key: Verdict("refused"), "unchanged, with the key: refused, not accepted"),
+        (lambda folder, key: Verdict("accepted"), "sealed_anew, with the key: accepted, not refused"),
+        (
+            lambda folder, key: Verdict("accepted" if key else "refused"),
+            "sealed_anew, without a key: refused, not accepted",
+        ),
+    ],
+)
+def test_a_verifier_that_refuses_or_accepts_all_fails_a_control(
+    signed: tuple[Path, PublicKey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verifier: object, said: str
+) -> None:
+    monkeypatch.setattr(fuzz_bundle, "try_bundle", verifier)
+
+    assert said in failed_controls(signed[0], tmp_path, signed[1])
+
+
+def test_golden_inputs_that_were_packed_anew_get_past_their_checksums(
+    signed: tuple[Path, PublicKey], tmp_path: Path
+) -> None:
+    said = []
+    for seed in range(40):
+        mutated_copy(signed[0], tmp_path / "case", reseal_golden, np.random.default_rng(seed))
+        said.append(try_bundle(tmp_path / "case", None).said)
+
+    assert not [sentence for sentence in said if "CRC" in sentence or "decompress" in sentence]
+    assert [sentence for sentence in said if "gives another" in sentence]
+
+
+@pytest.mark.slow
+def test_the_fuzzer_fails_where_nothing_is_checked(
+    signed: tuple[Path, PublicKey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["fuzz_bundle", str(signed[0]), "--runs", "40", "--out", str(tmp_path / "fuzz.md")]
+    monkeypatch.setattr("sys.argv", command)
+    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))  # so that what the fuzzer sets is taken back
+    monkeypatch.setattr(fuzz_bundle, "verify_bundle", lambda folder, key, trust: None)
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 1
+    text = (tmp_path / "fuzz.md").read_text()
+    assert "flip_bits, key: accepted" in text
+    assert "failed control: sealed_anew, with the key: accepted, not refused" in text
 
 
 def test_the_bundle_itself_is_accepted(signed: tuple[Path, PublicKey]) -> None:

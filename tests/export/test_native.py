@@ -14,6 +14,7 @@ import pytest
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import CpepError
+from cpep_edge.folders import NOTE_FILE
 from cpep_export.native import (
     EXECUTORCH_VERSION,
     LIBRARY,
@@ -221,7 +222,7 @@ def test_arm_gives_the_same_embedding_under_emulation(
 def test_the_files_keep_together_and_stay_small(native_build: NativeBuild) -> None:
     folder = native_build.runner.parent
 
-    assert {file.name for file in folder.iterdir()} == {file.name for file in native_build.files}
+    assert {file.name for file in folder.iterdir()} == {NOTE_FILE, *(file.name for file in native_build.files)}
     assert native_build.libraries[-1].name == LIBRARY
     assert native_build.runner.name == RUNNER
     assert native_build.size_bytes < 4e6

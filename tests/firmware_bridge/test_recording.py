@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cpep_bridge import recording
 from cpep_bridge.devices import open_source
 from cpep_bridge.prompts import load_prompts, record_prompts
 from cpep_bridge.recording import Recorder, Timeline, Wearer, journal_of, record, recover, session_meta
@@ -268,3 +270,50 @@ def test_everything_wrong_in_a_prompt_list_is_said_at_once(tmp_path: Path) -> No
         load_prompts(tmp_path / "list.toml")
     assert "prompt.0.stage" in str(caught.value)
     assert "prompt.0.seconds" in str(caught.value)
+
+
+def test_recovering_takes_no_more_memory_for_more_hours(tmp_path: Path) -> None:
+    """A gap on the border of two stretches is counted once, as anywhere."""
+    n_rows = 1_000_000
+    recorder = Recorder(tmp_path / "long.hdf5", session_meta(INFO, tmp_path / "long.hdf5", WEARER, "Fist"))
+    rows = np.zeros(n_rows, [("time", "<f8"), ("emg", "<f4", (INFO.n_channels,))])
+    rows["time"] = np.arange(n_rows) / INFO.sample_rate_hz
+    rows["time"][1 << 15 :] += 1.0
+    rows["time"][500_000:] += 1.0
+    with recorder.journal.open("ab") as journal:
+        journal.write(rows.tobytes())
+    size_bytes = rows.nbytes
+    del rows
+    tracemalloc.start()
+    recorded = recover(recorder.journal)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert (recorded.n_samples, recorded.n_gaps) == (n_rows, 2)
+    assert peak_bytes < size_bytes / 2
+    with Session(tmp_path / "long.hdf5") as session:
+        assert session.n_samples == n_rows
+        assert len(session.gaps()) == 2
+
+
+def test_the_journal_is_on_the_disk_within_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that the test moves: what was written when a second has passed was synced."""
+    now_s, size_at_sync = [100.0], []
+
+    def note(file: int) -> None:
+        size_at_sync.append((now_s[0], os.fstat(file).st_size))
+
+    monkeypatch.setattr(recording.os, "fsync", note)
+    monkeypatch.setattr(recording.time, "monotonic", lambda: now_s[0])
+    recorder = Recorder(tmp_path / "one.hdf5", session_meta(INFO, tmp_path / "one.hdf5", WEARER, "Fist"))
+    written: list[tuple[float, int]] = []
+    for _ in range(200):
+        recorder.add(now_s[0], np.zeros((10, INFO.n_channels), np.float32))
+        written.append((now_s[0], recorder.journal.stat().st_size))
+        if recorder._syncing is not None:
+            recorder._syncing.join()
+        now_s[0] += 0.05
+    recorder.discard()
+
+    for at_s, size in written[:-20]:
+        assert any(synced_at_s <= at_s + 1.0 and synced >= size for synced_at_s, synced in size_at_sync), at_s

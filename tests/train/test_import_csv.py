@@ -243,3 +243,20 @@ def test_the_shared_recording_of_a_forearm_is_read() -> None:
     assert summary.sample_rates_hz == (250.0,)
     assert summary.n_recordings == 13
     assert "thumb+index+middle+ring+pinky" in summary.gestures
+
+
+def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ch_1,ch_2\n" + "1.5,2.25\n" * 300)
+    (tmp_path / "map.toml").write_text(
+        'sample_rate_hz = 1000\n[columns]\nemg = ["ch_1", "ch_2"]\n[[files]]\nfile = "a.csv"\nuser = "p1"\n'
+        'session = "s1"\nsplit = "train"\nstage = "Fist"\n'
+    )
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    for force in (False, True):
+        with pytest.raises(ConfigError, match=r"holds a.csv, which is not ours"):
+            import_csv(tmp_path / "map.toml", tmp_path, force=force)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+    import_csv(tmp_path / "map.toml", tmp_path / "out")
+    import_csv(tmp_path / "map.toml", tmp_path / "out")  # what it wrote itself it may write again

@@ -1,4 +1,5 @@
 import csv
+import fcntl
 import logging
 import os
 import signal
@@ -6,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import lightning.pytorch as pl
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from cpep_edge.errors import ArtifactError, ConfigError, CpepError
+from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError
 from cpep_train import training
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus
@@ -142,8 +144,91 @@ def test_a_run_is_not_resumed_with_another_recipe_or_other_data(
 
 def test_a_folder_with_other_things_is_left_alone(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(ConfigError, match="holds other things"):
+    with pytest.raises(ConfigError, match="holds letter.txt, which is not of a training run"):
         train(tiny_recipe, toy_corpus.folder, tmp_path, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_start_that_is_refused_leaves_no_trace_and_blocks_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy")
+    file, out = corpus.folder / f"{corpus.rows[0].filename}.hdf5", tmp_path / "new" / "run"
+    with h5py.File(file, "r+") as session:
+        table = session["emg2pose/timeseries"][:]
+        table["emg"][5, 3] = float("nan")
+        session["emg2pose/timeseries"][:] = table
+
+    with pytest.raises(DataError, match="emg"):
+        train(tiny_recipe, corpus.folder, out, progress=False)
+    assert not out.parent.exists()
+
+    table["emg"][5, 3] = 0
+    with h5py.File(file, "r+") as session:
+        session["emg2pose/timeseries"][:] = table
+    assert train(tiny_recipe, corpus.folder, out, progress=False) is not None
+
+
+def test_ctrl_c_before_the_first_epoch_leaves_the_folder_as_it_was(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(training, "fit_statistics", interrupted)
+
+    with pytest.raises(CpepError, match="before its first epoch was done"):
+        train(tiny_recipe, toy_corpus.folder, tmp_path / "run", progress=False)
+
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("stopped_at", ["save_layouts", "save_provenance", "save_splits", "save_recipe", "fit"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of later Pythons, that a fork has one thread
+def test_a_kill_before_anything_was_trained_blocks_nothing(
+    stopped_at: str, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that forked stands for one that was killed: it runs none of what should tidy up."""
+    out, write = tmp_path / "run", getattr(training, stopped_at)
+
+    def stop(*given: object, **named: object) -> None:
+        if stopped_at != "fit":
+            write(*given, **named)
+        (out / ".recipe.json.0123abcd.tmp").touch()
+        os._exit(7)
+
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(training, stopped_at, stop)
+        train(tiny_recipe, toy_corpus.folder, out, progress=False)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert any(out.iterdir())
+
+    assert train(tiny_recipe, toy_corpus.folder, out, stage="pose-mae", progress=False) is None
+    assert (out / "pose-mae" / "weights.safetensors").is_file()
+
+
+def test_a_folder_in_which_another_training_runs_is_refused(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    held = os.open(tmp_path / "run", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    with pytest.raises(ConfigError, match="another training runs in it"):
+        train(tiny_recipe, toy_corpus.folder, tmp_path / "run", progress=False)
+    os.close(held)
+
+
+def test_a_stage_trained_anew_leaves_what_a_user_put_beside_it(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    train(tiny_recipe, toy_corpus.folder, tmp_path / "run", stage="pose-mae", progress=False)
+    (tmp_path / "run" / "pose-mae" / "notes.txt").write_text("mine")
+
+    train(tiny_recipe, toy_corpus.folder, tmp_path / "run", stage="pose-mae", progress=False)
+
+    assert (tmp_path / "run" / "pose-mae" / "notes.txt").read_text() == "mine"
 
 
 def test_training_says_nothing_where_no_terminal_listens(
@@ -242,7 +327,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights(
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (out / "align" / "resume.ckpt").is_file()
-    (out / "align" / ".resume.ckpt.1234.tmp").write_bytes(b"half of it")  # killed while writing
+    (out / "align" / ".resume.ckpt.1234abcd.tmp").write_bytes(b"half of it")  # killed while writing
     resumed = train(tiny_recipe, toy_corpus.folder, out, resume=True, progress=False)
     assert resumed is not None
     assert _same(resumed, whole[1])

@@ -13,12 +13,11 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
 from cpep_edge.names import check_name
 from cpep_edge.session import Session
+from cpep_edge.session_trial import SessionSurvey, SessionTrial
 
 if TYPE_CHECKING:
     from cpep_train.recipe import Recipe  # pulls in torch, which reading a corpus does not need
@@ -77,7 +76,8 @@ class Corpus:
 
             return open_split(path)
         if path.is_file():
-            return cls(path.parent, (_row_of_file(path),))
+            with SessionTrial() as trial:
+                return cls(path.parent, (_row_of_file(trial, path),))
         if not path.is_dir():
             raise DataError(f"{path}: there is no such folder or session file")
         if (path / METADATA_FILE).is_file():
@@ -85,7 +85,8 @@ class Corpus:
         files = sorted(path.glob("*.hdf5"))
         if not files:
             raise DataError(f"{path}: neither {METADATA_FILE} nor any .hdf5 file is in this folder")
-        return cls(path, tuple(_row_of_file(file) for file in files))
+        with SessionTrial() as trial:
+            return cls(path, tuple(_row_of_file(trial, file) for file in files))
 
     def file(self, row: Row) -> Path:
         """Where the samples of a row are."""
@@ -232,15 +233,16 @@ def corpus_info(path: Path, progress: Callable[[int, int], None] | None = None) 
     progress: called with (files done, files in all)
     """
     corpus = Corpus.open(path)
-    surveys: list[tuple[Row, _Survey]] = []
+    surveys: list[tuple[Row, SessionSurvey]] = []
     faults: list[str] = []
-    for done, row in enumerate(corpus.rows):
-        try:
-            surveys.append((row, _survey(corpus, row)))
-        except DataError as error:
-            faults.append(str(error))
-        if progress is not None:
-            progress(done + 1, len(corpus.rows))
+    with SessionTrial() as trial:
+        for done, row in enumerate(corpus.rows):
+            try:
+                surveys.append((row, trial.survey(corpus.file(row))))
+            except DataError as error:
+                faults.append(str(error))
+            if progress is not None:
+                progress(done + 1, len(corpus.rows))
     stages: Counter[str] = Counter()
     for row, survey in surveys:
         stages[row.stage] += survey.duration_s / 3600  # type: ignore[assignment]  # Counter adds floats as well
@@ -315,9 +317,8 @@ def _row(file: Path, line: int, values: dict[str, str | None]) -> Row:
     return Row(**text, **flags)  # type: ignore[arg-type]  # every field of Row is in one of the two
 
 
-def _row_of_file(file: Path) -> Row:
-    with Session(file) as session:
-        meta = session.meta
+def _row_of_file(trial: SessionTrial, file: Path) -> Row:
+    meta = trial.meta(file)
     return Row(meta.user, meta.session, meta.stage, meta.side, meta.side, False, False, "", "", file.stem)
 
 
@@ -335,29 +336,3 @@ def _check_session(session: Session, row: Row, recipe: "Recipe") -> None:
         )
     if meta.stage not in (row.stage, *(f"{row.stage}_{hand}" for hand in _HANDS)):  # published files add the hand
         raise DataError(f"{session.path}: attribute stage is {meta.stage}, but {METADATA_FILE} says {row.stage}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    n_samples: int
-    duration_s: float
-    sample_rate_hz: float
-    n_channels: int
-    n_gaps: int
-    gaps_s: float
-    n_failed_poses: int
-
-
-def _survey(corpus: Corpus, row: Row) -> _Survey:
-    with corpus.session(row) as session:
-        session.check()
-        gaps = session.gaps()
-        return _Survey(
-            n_samples=session.n_samples,
-            duration_s=session.duration_s,
-            sample_rate_hz=session.meta.sample_rate,
-            n_channels=session.meta.num_channels,
-            n_gaps=len(gaps),
-            gaps_s=sum(gap.duration_s for gap in gaps),
-            n_failed_poses=int(np.count_nonzero(~session.pose_valid())),
-        )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.files import replacing
+from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 from cpep_train import plots
 from cpep_train.evaluate import USERS, Score
@@ -35,8 +35,8 @@ th:first-child, td:first-child { text-align: left; } img { max-width: 100%; }
 
 def write_report(found: Evaluation, material: Material, out: Path) -> Path:
     """Write evaluation.html and evaluation.json into a folder; returns the path of the page."""
-    _write(out / FIGURES_FILE, to_json(_figures(found, material), indent=1) + "\n")
-    _write(out / PAGE_FILE, _page(found, material))
+    figures = to_json(_figures(found, material), indent=1) + "\n"
+    write_reports(out, {FIGURES_FILE: figures.encode(), PAGE_FILE: _page(found, material).encode()})
     return out / PAGE_FILE
 
 
@@ -160,8 +160,3 @@ def _figures(found: Evaluation, material: Material) -> dict[str, object]:
         "provenance": checkpoint.provenance.model_dump(),
         **asdict(found),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -29,6 +29,7 @@ def import_3dc(
     *,
     choices: Choices | None = None,
     dry_run: bool = False,
+    force: bool = False,
 ) -> ImportSummary:
     """Write the recordings of some participants as a corpus, whole or not at all.
 
@@ -37,7 +38,7 @@ def import_3dc(
     """
     files = [file for participant in participants for file in _files(source, participant)]
     n_short = 0
-    with writing_corpus(out, choices or Choices(), dry_run=dry_run) as writer:
+    with writing_corpus(out, choices or Choices(), "data import 3dc", dry_run=dry_run, force=force) as writer:
         for done, (participant, split, file) in enumerate(files):
             match = _NAME.fullmatch(file.name)
             if match is None or int(match[2]) >= len(GESTURES):

@@ -150,13 +150,15 @@ class _Block:
     time_s: NDArray[np.float64] | None  # (n,)
 
 
-def import_csv(column_map: Path, out: Path, *, choices: Choices | None = None, dry_run: bool = False) -> ImportSummary:
+def import_csv(
+    column_map: Path, out: Path, *, choices: Choices | None = None, dry_run: bool = False, force: bool = False
+) -> ImportSummary:
     """Write the files that a column map names as a corpus, whole or not at all.
 
     Raises ConfigError, naming all faults of the map at once, and DataError, naming file and column.
     """
     spec = load_column_map(column_map)
-    with writing_corpus(out, choices or Choices(), dry_run=dry_run) as writer:
+    with writing_corpus(out, choices or Choices(), "data import csv", dry_run=dry_run, force=force) as writer:
         for file in spec.files:
             path = column_map.parent / file.file
             if spec.columns.time is None:

@@ -60,13 +60,14 @@ def import_files(
     *,
     choices: Choices | None = None,
     dry_run: bool = False,
+    force: bool = False,
 ) -> ImportSummary:
     """Write files as a corpus, whole or not at all.
 
     progress: called with (files done, files in all)
     Raises DataError, naming the file, where one cannot be read or nothing in it has a label.
     """
-    with writing_corpus(out, choices or Choices(), dry_run=dry_run) as writer:
+    with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
         for done, path in enumerate(sources, start=1):
             _import(path, read_source(path), about, writer)
             if progress is not None:
@@ -192,6 +193,7 @@ def import_libemg(
     *,
     choices: Choices | None = None,
     dry_run: bool = False,
+    force: bool = False,
 ) -> ImportSummary:
     """Write a folder as LibEMG's screen-guided training fills it, `R_<repetition>_C_<class>`, as a corpus.
 
@@ -208,7 +210,7 @@ def import_libemg(
         raise DataError(f"{source}: there is no file named R_<repetition>_C_<class>")
     names = _class_names(source)
     tested = set(test_repetitions) or {max(repetition for _, repetition, _ in files)}
-    with writing_corpus(out, choices or Choices(), dry_run=dry_run) as writer:
+    with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
         for done, (file, repetition, number) in enumerate(files, start=1):
             emg = _libemg_table(file)
             writer.read(len(emg))

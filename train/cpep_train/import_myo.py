@@ -44,6 +44,7 @@ def import_myo_wrist(
     *,
     choices: Choices | None = None,
     dry_run: bool = False,
+    force: bool = False,
 ) -> ImportSummary:
     """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
 
@@ -68,7 +69,7 @@ def import_myo_wrist(
                 other_names=(person,),
             )
 
-    with writing_corpus(out, choices or Choices(), dry_run=dry_run) as writer:
+    with writing_corpus(out, choices or Choices(), "data import myo", dry_run=dry_run, force=force) as writer:
         for done, (person, session, file) in enumerate(files, start=1):
             rows = _rows(file, N_CHANNELS + 1, writer)
             for recording in of_file(file, person, session, rows):
@@ -85,6 +86,7 @@ def import_myo_longterm(
     *,
     choices: Choices | None = None,
     dry_run: bool = False,
+    force: bool = False,
 ) -> ImportSummary:
     """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
 
@@ -94,7 +96,7 @@ def import_myo_longterm(
     if not found:
         raise DataError(f"{source}: there is no file subS/dayD/D<day>M<motion>T<trial>.csv")
     files = sorted(found, key=lambda one: (one[1].parts[-3], *(int(one[0][k]) for k in ("day", "motion", "trial"))))
-    with writing_corpus(out, choices or Choices(), dry_run=dry_run) as writer:
+    with writing_corpus(out, choices or Choices(), "data import myo", dry_run=dry_run, force=force) as writer:
         for done, (match, file) in enumerate(files, start=1):
             day, motion = int(match["day"]), int(match["motion"])
             person = file.parts[-3]

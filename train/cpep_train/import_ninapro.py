@@ -95,6 +95,7 @@ def import_ninapro(
     choices: Choices | None = None,
     undo_lag: bool = False,
     dry_run: bool = False,
+    force: bool = False,
 ) -> ImportSummary:
     """Write the recordings of some subjects, or of all that are there, as a corpus, whole or not at all.
 
@@ -106,7 +107,7 @@ def import_ninapro(
     """
     layout, files = LAYOUTS[database], _files(source, subjects)
     done, n_files = 0, sum(map(len, files.values()))
-    with writing_corpus(out, choices or Choices(), dry_run=dry_run) as writer:
+    with writing_corpus(out, choices or Choices(), "data import ninapro", dry_run=dry_run, force=force) as writer:
         for subject, mine in files.items():
             exercises = [_read(file, database, layout) for file in _kept_apart(mine, writer)]
             poses = _poses(exercises, layout, undo_lag, writer)

@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from scipy import signal
 
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import replacing_folder
+from cpep_edge.folders import output_folder
 from cpep_edge.names import check_name
 from cpep_edge.session import N_JOINTS, Block, SessionMeta, write_session_blocks
 from cpep_train.corpus import Row, write_metadata
@@ -317,15 +317,19 @@ class CorpusWriter:
 
 
 @contextmanager
-def writing_corpus(out: Path, choices: Choices, *, dry_run: bool = False) -> Iterator[CorpusWriter]:
+def writing_corpus(
+    out: Path, choices: Choices, made_by: str, *, dry_run: bool = False, force: bool = False
+) -> Iterator[CorpusWriter]:
     """A writer into a folder that comes to be whole or not at all; a dry run counts and writes nothing.
 
+    made_by: the command
+    force: replace an earlier output although it was changed since
     The caller finishes the writer inside the block.
     """
     if dry_run:
         yield CorpusWriter(None, choices)
         return
-    with replacing_folder(out) as folder:
+    with output_folder(out, made_by, force=force) as folder:
         yield CorpusWriter(folder, choices)
 
 

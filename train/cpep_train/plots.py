@@ -1,13 +1,11 @@
 """Pictures of an evaluation, as PNG."""
 
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.files import replacing
 from cpep_train.evaluate import Score
 
 if TYPE_CHECKING:
@@ -17,11 +15,6 @@ if TYPE_CHECKING:
 
 _LABELLED_SHARE = 0.05  # of a row: less is not written into a confusion matrix
 _FEWER_LABELS = 13  # gestures: with more, cells hold the number without the sign
-
-
-def save_confusion(score: Score, path: Path) -> None:
-    """Draw a confusion matrix as PNG: rows are the true gestures, each of which sums to 100 %."""
-    _save(confusion_figure(score), path)
 
 
 def confusion_figure(score: Score) -> "Figure":
@@ -149,8 +142,3 @@ def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(png(figure))

@@ -15,7 +15,7 @@ import numpy as np
 
 from cpep_edge.errors import DataError
 from cpep_edge.events import Label
-from cpep_edge.files import replacing_folder
+from cpep_edge.folders import output_folder
 from cpep_train.corpus import Row, write_metadata
 from cpep_train.hand import load_hand
 from cpep_train.simulation import metadata_row, simulate, simulate_prompted, write_recording
@@ -37,6 +37,7 @@ def synthesise_prompted(
     sessions_per_user: int,
     repetitions: int,
     seed: int,
+    force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write prompted sessions of the wearers that a training on `synthesise_corpus` with these numbers would not see.
@@ -44,13 +45,14 @@ def synthesise_prompted(
     Each is a donning of its own, after those of that corpus: held-out wearers are the split test, wearers of validation
     the split val. Every trained gesture of one pose is asked for `repetitions` times, in random order.
 
+    force: replace an earlier output although it was changed since
     progress: called with (sessions done, sessions in all)
-    Raises ConfigError without mujoco, CpepError when the disk refuses.
+    Raises ConfigError without mujoco or where `out` holds other things, CpepError when the disk refuses.
     """
     load_hand()  # a missing package shows before anything is written
     rows = [metadata_row(user, 0, STAGES[0], n_users, sessions_per_user) for user in range(n_users)]
     users = [(number, row.split) for number, row in enumerate(rows) if row.split != "train"]
-    with replacing_folder(out) as folder:
+    with output_folder(out, "data synth --prompted", force=force) as folder:
         written: list[Row] = []
         labels: list[tuple[str, Label]] = []
         for done, (user, split) in enumerate(users):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.checkout import git_commit
-from cpep_edge.files import replacing
+from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 from cpep_edge.session import Session
 from cpep_train.checkpoint import Checkpoint
@@ -257,9 +257,7 @@ def write_robustness(found: Robustness, out: Path) -> Path:
         "robustness.md": _markdown(found).encode(),
         "robustness.png": png(robustness_figure(found)),
     }
-    for name, content in contents.items():
-        with replacing(out / name) as temporary:
-            temporary.write_bytes(content)
+    write_reports(out, contents)
     return out
 
 

@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import replacing, replacing_folder
+from cpep_edge.files import replacing
+from cpep_edge.folders import replacing_folder
 
 SHARDS_FILE = "shards.json"
 SHARD_BYTES = 256 << 20

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from cpep_edge.events import Label
-from cpep_edge.files import replacing_folder
+from cpep_edge.folders import output_folder
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
 from cpep_train.corpus import Row, write_metadata
 from cpep_train.hand import Hand, activations, load_hand, passive_torque
@@ -122,6 +122,7 @@ def synthesise_corpus(
     sessions_per_user: int,
     seconds: float,
     seed: int,
+    force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a corpus of simulated sessions: every wearer, donning and stage, `seconds` each, and metadata.csv.
@@ -129,8 +130,10 @@ def synthesise_corpus(
     With three wearers or more every fourth, at least one, is held out. The seen stages of the others' last donning are
     for validation where there are three donnings or more; else every fifth of the others, at least one of two, is.
 
+    force: replace an earlier output although it was changed since
     progress: called with (recordings done, recordings in all)
-    Raises ValueError for impossible counts, ConfigError without mujoco, CpepError when the disk refuses.
+    Raises ValueError for impossible counts, ConfigError without mujoco or where `out` holds other things, CpepError
+    when the disk refuses.
     """
     if n_users < 1 or sessions_per_user < 1 or seconds < 1:
         raise ValueError(f"need users, sessions and a second at least, got {n_users}, {sessions_per_user}, {seconds:g}")
@@ -138,12 +141,18 @@ def synthesise_corpus(
     recordings = [
         (user, session, stage) for user in range(n_users) for session in range(sessions_per_user) for stage in STAGES
     ]
-    with replacing_folder(out) as folder, _workers(len(recordings)) as run:
+    made_by = simulated_by(n_users=n_users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed)
+    with output_folder(out, made_by, force=force) as folder, _workers(len(recordings)) as run:
         jobs = ((folder, user, session, STAGES.index(stage), seconds, seed) for user, session, stage in recordings)
         for done, _ in enumerate(run(_write_recording, jobs)):
             if progress is not None:
                 progress(done + 1, len(recordings))
         write_metadata(folder, [metadata_row(*recording, n_users, sessions_per_user) for recording in recordings])
+
+
+def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: int) -> str:
+    """What a simulated corpus is noted to be made by: the same words, the same corpus."""
+    return f"data synth --users {n_users} --sessions-per-user {sessions_per_user} --seconds {seconds:g} --seed {seed}"
 
 
 def simulate(user_index: int, session_index: int, stage: Stage, seconds: float, seed: int) -> Recording:

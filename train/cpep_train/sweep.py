@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cpep_edge.checkout import git_commit
 from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
 from cpep_edge.files import replacing
+from cpep_edge.folders import write_reports
 from cpep_train.checkpoint import load_run_recipe
 from cpep_train.evaluate import USERS, Score, evaluate
 from cpep_train.launching import Cluster, run_all
@@ -142,8 +143,8 @@ def sweep(
         data_sha256=provenance.data_sha256,
         results=tuple(result for result in results if result is not None),
     )
-    _write(out / SWEEP_FILE, found.model_dump_json(indent=1))
-    _write(out / TABLE_FILE, markdown(found))
+    figures, table = f"{found.model_dump_json(indent=1)}\n", f"{markdown(found).rstrip()}\n"
+    write_reports(out, {SWEEP_FILE: figures.encode(), TABLE_FILE: table.encode()})
     return found
 
 

@@ -4,10 +4,14 @@ A run's folder holds one folder a stage: `resume.ckpt`, Lightning's own, after e
 the weights once the stage is done. After the last stage the checkpoint itself is written, see `cpep_train.checkpoint`.
 """
 
+import fcntl
 import logging
+import os
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,17 +41,17 @@ from cpep_train.distil import DistilledAlignment, check_teacher
 from cpep_train.embridge import BridgedAlignment
 from cpep_train.epochs import EpochLog, ProgressBar, ProgressLines, ResumePoint, last_losses
 from cpep_train.fitting import fit
-from cpep_train.leakage import SplitManifest, audit, load_splits, save_splits
-from cpep_train.loggers import open_logger
+from cpep_train.leakage import SPLITS_FILE, SplitManifest, audit, load_splits, save_splits
+from cpep_train.loggers import LOG_FOLDER, open_logger
 from cpep_train.mae import MaskedAutoencoder
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
 from cpep_train.plain_head import with_plain_head
 from cpep_train.processes import join, rank, wait_for_all
-from cpep_train.provenance import Provenance, load_provenance, provenance_of, save_provenance
+from cpep_train.provenance import PROVENANCE_FILE, Provenance, load_provenance, provenance_of, save_provenance
 from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
-from cpep_train.recordings import Layout, load_layouts, look_through, save_layouts
+from cpep_train.recordings import RECORDINGS_FILE, Layout, load_layouts, look_through, save_layouts
 from cpep_train.soft_targets import Communities
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 
@@ -59,12 +63,10 @@ WEIGHTS_FILE = "weights.safetensors"
 POSE_WEIGHTS_FILE = "pose_weights.safetensors"  # of stage align, where the recipe trains the pose encoder too
 RESUME_FILE = "resume.ckpt"
 LOG_FILE = "epochs.csv"
+_BEGUN = (RECIPE_FILE, PROVENANCE_FILE, SPLITS_FILE, RECORDINGS_FILE, LOG_FOLDER)  # written before anything is trained
+_OF_STAGE = (RESUME_FILE, WEIGHTS_FILE, POSE_WEIGHTS_FILE, LOG_FILE)
 _VALIDATION_WINDOWS = 512  # enough for a curve; evaluation is `cpep_train.evaluate`
 _COMMUNITY_WINDOWS = 20_000  # that communities of poses are sought among
-
-
-class Interrupted(CpepError):  # noqa: N818 - the name says what happened
-    """Ctrl-C stopped a training, which can be resumed."""
 
 
 def train(
@@ -79,6 +81,7 @@ def train(
     lend: Callable[[StageName], Path | None] = lambda stage: None,
     teacher: Path | None = None,
     skip_bad: bool = False,
+    go_on: str = "the same command with --resume",
 ) -> Checkpoint | None:
     """Train a recipe on the corpus in `data` into the folder `out`.
 
@@ -89,25 +92,24 @@ def train(
     lend: where the same stage was finished by another run, to be copied from there
     teacher: a finished run to distil, whose poses are taken over; the recipe must ask for it
     skip_bad: leave out recordings that cannot be used, and write down which, in place of refusing to start
+    go_on: what the user is told to say after Ctrl-C
     returns: the checkpoint, or None where the last stage was not asked for
-    Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, TrainingError
-    when it diverged or collapsed, and Interrupted when Ctrl-C stopped it.
+    Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, and leaves
+    nothing behind then; TrainingError when it diverged or collapsed, and CpepError when Ctrl-C stopped it.
     """
     join()
     if progress is None:
         progress = sys.stderr.isatty() and rank() == 0
-    is_new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     try:
-        run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher, skip_bad)
-        for name in stages_of(recipe) if stage is None else (stage,):
-            run.stage(name, resume)
-        return run.finish() if stage in (None, "align") else None
-    except (ConfigError, DataError):
-        if is_new and rank() == 0 and not _has_trained(out):
-            shutil.rmtree(out, ignore_errors=True)  # nothing in it but what this start wrote
-        raise
+        with _claimed(out) if rank() == 0 else nullcontext():
+            run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher, skip_bad)
+            for name in stages_of(recipe) if stage is None else (stage,):
+                run.stage(name, resume)
+            return run.finish() if stage in (None, "align") else None
     except KeyboardInterrupt:
-        raise Interrupted(f"training was interrupted; the same command with --resume goes on in {out}") from None
+        if not _holds_training(out):
+            raise CpepError(f"training was interrupted before its first epoch was done; {out} is as it was") from None
+        raise CpepError(f"training was interrupted; {go_on} goes on in {out}") from None
 
 
 def stages_of(recipe: Recipe) -> tuple[StageName, ...]:
@@ -140,9 +142,10 @@ class _Run:
     ) -> None:
         self.recipe, self.out, self.progress, self.n_workers, self.lend = recipe, out, progress, n_workers, lend
         corpus = Corpus.open(data)
-        self.is_new = not (out / RECIPE_FILE).is_file()
+        self.is_new = not _holds_training(out)
         if rank() == 0:
-            self._check_folder(may_exist)
+            if not self.is_new:
+                self._check_same_run(may_exist)
             corpus, layouts, self.splits = self._looked_through(corpus, skip_bad)
         else:
             wait_for_all()  # until the first process has claimed the folder
@@ -243,12 +246,7 @@ class _Run:
         self.lend = lambda stage: run / stage if stage == "pose-mae" else others(stage)
         return teacher
 
-    def _check_folder(self, may_exist: bool) -> None:
-        """Refuse a folder that holds other things, or another run."""
-        if self.is_new:
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise ConfigError(f"{self.out} holds other things than a training run; choose another folder")
-            return
+    def _check_same_run(self, may_exist: bool) -> None:
         if not may_exist:
             raise ConfigError(f"{self.out} already holds a run; add --resume to go on, or choose another folder")
         if not load_run_recipe(self.out).trains_as(self.recipe):
@@ -363,15 +361,63 @@ class _Run:
         return windows
 
 
-def _has_trained(out: Path) -> bool:
-    """Whether a run's folder holds more than its start."""
-    return any(any(out.glob(f"*/{name}")) for name in (LOG_FILE, RESUME_FILE, WEIGHTS_FILE))
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Hold a run's folder, and leave it as it was where nothing came to be trained.
+
+    Raises ConfigError when it holds other things than a run, or another process trains in it.
+    """
+    created = [folder for folder in (out, *out.parents) if not folder.exists()]
+    if os.path.lexists(out) and not out.is_dir():
+        raise ConfigError(f"{out} is no folder; choose another name")
+    if not _holds_training(out) and _strangers(out):
+        raise ConfigError(f"{out} holds {_strangers(out)[0]}, which is not of a training run; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{out}: another training runs in it; wait for it, or choose another folder") from error
+        except OSError:
+            pass  # a file system without locks, as some of a network are
+        try:
+            yield
+        finally:
+            if not _holds_training(out) and not _strangers(out):
+                for file in out.iterdir():
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
+                for folder in created:
+                    folder.rmdir()
+    finally:
+        os.close(handle)
+
+
+def _holds_training(out: Path) -> bool:
+    """Whether a run stands in the folder, with something of a stage done."""
+    done = (RESUME_FILE, WEIGHTS_FILE)
+    return (out / RECIPE_FILE).is_file() and any((out / stage / file).exists() for stage in STAGES for file in done)
+
+
+def _strangers(out: Path) -> list[str]:
+    """What lies in the folder that a start which trained nothing would not have left."""
+    if not out.is_dir():
+        return []
+    ours = {*_BEGUN, *STAGES}
+    names = sorted(file.name for file in out.iterdir() if not _is_unfinished(file) and file.name not in ours)
+    inside = [file for stage in STAGES if (out / stage).is_dir() for file in sorted((out / stage).iterdir())]
+    return names + [
+        f"{file.parent.name}/{file.name}" for file in inside if not _is_unfinished(file) and file.name not in _OF_STAGE
+    ]
+
+
+def _is_unfinished(file: Path) -> bool:
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", file.name) is not None
 
 
 def _prepare(folder: Path, resume: bool) -> None:
-    """An empty folder for a stage, or the one to resume in, rid of what a kill left half-written."""
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
+    """A folder for a stage, or the one to resume in, rid of what earlier attempts and kills left."""
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
+    for file in folder.iterdir():
+        if _is_unfinished(file) or (not resume and file.name in _OF_STAGE):
+            file.unlink()

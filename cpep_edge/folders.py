@@ -1,0 +1,245 @@
+"""Write folders whole or not at all, and never over what somebody else put there.
+
+A folder is filled beside its place and takes it in one step; where the system cannot exchange two names in one step,
+the old folder steps aside under a name that says so, and whoever comes next brings it back if a kill fell in between.
+
+What was written is noted in `.cpep-edge.json` inside: the command, and size and time of every file. So a later run
+knows its own earlier output from what a user added or changed, which it does not touch.
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cpep_edge.errors import ConfigError, CpepError
+from cpep_edge.files import replacing, sync
+
+NOTE_FILE = ".cpep-edge.json"
+
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), RENAME_SWAP of macOS' renamex_np(2)
+_AT_FDCWD = -100
+_CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+
+
+@contextmanager
+def output_folder(path: Path, made_by: str, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `path` on success; on any failure it is removed.
+
+    made_by: the command, with whatever decides what it writes
+    force: take the place of an earlier output although it was changed since, or another command made it
+    Raises ConfigError when something lies there that no earlier run wrote, CpepError when the disk refuses.
+    """
+    _require_ours(path, made_by, force)
+    with replacing_folder(path, ready=lambda: _require_ours(path, made_by, force)) as folder:
+        yield folder
+        note = {"made_by": made_by, "files": {name: _stamp(file) for name, file in _files(folder).items()}}
+        (folder / NOTE_FILE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+
+
+def made_by(path: Path) -> str | None:
+    """What wrote the folder, where nobody touched a file of it since; None where that is not known."""
+    note = _note(path)
+    files = _files(path)
+    if note is None or note[1].keys() != files.keys() or any(_stamp(files[name]) != note[1][name] for name in files):
+        return None
+    return note[0]
+
+
+def write_reports(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write a report in its several forms into a folder, in the place of an earlier one; other files are left alone.
+
+    contents: by file name; the first is a JSON object, by whose keys an earlier report is known
+    Raises ConfigError when one of the names is taken by something else, CpepError when the disk refuses.
+    """
+    first = next(iter(contents))
+    taken = [name for name in contents if os.path.lexists(folder / name)]
+    if taken and not _has_keys_of(folder / first, contents[first]):
+        raise ConfigError(
+            f"{folder / taken[0]} exists and is no earlier report; move it away, or choose another folder"
+        )
+    for name, content in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing_folder(path: Path, ready: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any failure it is removed.
+
+    ready: asked just before, with the content on the disk; what it raises is a failure too
+    A kill at any moment leaves the old folder or the new one, and what it left beside is removed the next time.
+    Raises CpepError when the disk refuses.
+    """
+    path = path.resolve()  # what a link leads to is replaced, not the link
+    temporary = _beside(path, "tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent):
+            _tidy(path)
+            temporary.mkdir()
+            busy = os.open(temporary, os.O_RDONLY)
+            fcntl.flock(busy, fcntl.LOCK_EX)  # a kill lets go of it, and so tells that nobody needs this folder
+        try:
+            yield temporary
+            if path.is_dir():
+                shutil.copymode(path, temporary)
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    sync(Path(folder) / name)
+                sync(Path(folder))
+            with locked(path.parent):
+                ready()
+                _swap(temporary, path)
+                sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(busy)
+    except OSError as error:
+        raise CpepError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def restore(path: Path) -> None:
+    """Bring back a folder that had stepped aside when its replacement was killed; nothing where there is none."""
+    if path.parent.is_dir() and not path.exists():
+        with suppress(OSError), locked(path.parent):
+            _restore(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for one process at a time; others wait. A kill lets go, and no file is left behind."""
+    while True:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):  # a file system without locks, as some of a network are
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(handle), os.stat(folder)):
+            break
+        os.close(handle)  # while we waited another folder took its place
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _require_ours(path: Path, command: str, force: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir():
+        raise ConfigError(f"{path} exists and is no folder; choose another name")
+    files = _files(path)
+    if not files and not any(path.iterdir()):
+        return
+    note = _note(path)
+    if note is None:
+        raise ConfigError(f"{path} holds {next(iter(files), 'folders')}, which is not ours; choose another folder")
+    stranger = next((name for name in files if name not in note[1]), None)
+    if stranger is not None:
+        raise ConfigError(f"{path} holds {stranger}, which is not ours; move it away, or choose another folder")
+    if force:
+        return
+    changed = next((name for name, file in files.items() if _stamp(file) != note[1][name]), None)
+    if changed is not None:
+        raise ConfigError(f"{path}: {changed} was changed since; add --force to replace the folder, or choose another")
+    if note[0].split(" --")[0] != command.split(" --")[0]:
+        raise ConfigError(f"{path} was made by {note[0]}; add --force to replace it, or choose another folder")
+
+
+def _has_keys_of(file: Path, content: bytes) -> bool:
+    """Whether a JSON file has most keys of another: a report of an earlier version may lack some."""
+    try:
+        keys, asked = set(json.loads(file.read_bytes())), set(json.loads(content))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+    return len(keys & asked) * 2 > len(asked)
+
+
+def _note(path: Path) -> tuple[str, dict[str, list[int]]] | None:
+    try:
+        note = json.loads((path / NOTE_FILE).read_bytes())
+        return str(note["made_by"]), dict(note["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Everything in a folder but its note and its folders, by the way there."""
+    return {
+        name: file
+        for file in sorted(folder.rglob("*"))
+        if (name := file.relative_to(folder).as_posix()) != NOTE_FILE and (file.is_symlink() or not file.is_dir())
+    }
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.lstat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.{what}"
+
+
+def _left_beside(path: Path, what: str) -> list[Path]:
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.{what}")
+    found = [other for other in path.parent.iterdir() if name.fullmatch(other.name) and other.is_dir()]
+    return sorted(found, key=lambda other: other.stat().st_mtime_ns)
+
+
+def _tidy(path: Path) -> None:
+    """Finish or undo what a killed process began; the parent is locked."""
+    _restore(path)
+    for left in _left_beside(path, "old"):
+        shutil.rmtree(left)
+    for left in _left_beside(path, "tmp"):
+        handle = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+        except BlockingIOError:
+            pass  # somebody is filling it
+        finally:
+            os.close(handle)
+
+
+def _restore(path: Path) -> None:
+    aside = _left_beside(path, "old")
+    if aside and not path.exists():
+        os.rename(aside[-1], path)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Put a folder in the place of another; the other ends up under the temporary name, or nowhere."""
+    if not path.exists() or not any(path.iterdir()):
+        os.replace(temporary, path)
+    elif not _exchange(temporary, path):
+        retired = _beside(path, "old")
+        os.rename(path, retired)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            os.rename(retired, path)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where the system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2"):
+        failed = libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE)
+    elif hasattr(libc, "renamex_np"):
+        failed = libc.renamex_np(*names, _EXCHANGE)
+    else:
+        return False
+    if failed and ctypes.get_errno() not in _CANNOT_EXCHANGE:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return not failed

@@ -1,0 +1,168 @@
+"""Read sessions of strangers in a process of its own, which may die.
+
+HDF5's library trusts its files: some changed bytes in a header end the process that opens it, or keep it busy for ever.
+So a file that comes from elsewhere is read once from beginning to end in a child, and what happens to the child is a
+sentence that names the file. The child goes on to the next file; one that died is replaced.
+"""
+
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from cpep_edge.errors import CpepError, DataError
+from cpep_edge.session import Session, SessionMeta
+from cpep_edge.trial import limit_to
+
+MEMORY_BYTES = 8 << 30  # of addresses
+_ROWS = 1 << 18  # read at a time
+_BASE_S, _BYTES_A_SECOND = 20.0, 1 << 20  # what a file may take: a disk of a network is no slower
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSurvey:
+    """What a whole session holds."""
+
+    n_samples: int
+    duration_s: float
+    sample_rate_hz: float
+    n_channels: int
+    n_gaps: int
+    gaps_s: float
+    n_failed_poses: int
+
+
+class SessionTrial:
+    """Reads one session after the other in a child; `with` ends it."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "SessionTrial":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def survey(self, path: Path) -> SessionSurvey:
+        """Read a session from beginning to end.
+
+        Raises DataError, naming the file, at the first thing that makes it unusable, and when reading it killed the
+        child or did not end.
+        """
+        return SessionSurvey(**self._ask("survey", path))
+
+    def meta(self, path: Path) -> SessionMeta:
+        """Read a session's attributes; raises DataError as `survey` does."""
+        return SessionMeta(**self._ask("meta", path))
+
+    def _ask(self, what: str, path: Path) -> dict[str, Any]:
+        match self._answer(what, path):
+            case {"found": dict(found)}:
+                return found
+            case {"error": str(said)}:
+                raise DataError(said)
+            case answer:
+                raise AssertionError(f"the child answered {answer!r}")
+
+    def _answer(self, what: str, path: Path) -> object:
+        child = self._start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(json.dumps([what, str(path)]).encode() + b"\n")
+            child.stdin.flush()
+            limit_s = _BASE_S + (path.stat().st_size if path.is_file() else 0) / _BYTES_A_SECOND
+            if not select.select([child.stdout], [], [], limit_s)[0]:
+                self._end()
+                raise DataError(f"{path}: reading it does not end; the file is damaged, or made to do harm")
+            line = child.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if line:
+            return json.loads(line)
+        status = child.wait()
+        self._end()
+        how = signal.strsignal(-status) if status < 0 else f"exit status {status}"
+        raise DataError(f"{path}: reading it crashes HDF5 ({how}); the file is damaged, or made to do harm")
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if self._child is None:
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            command = [sys.executable, "-m", "cpep_edge.session_trial"]
+            try:
+                self._child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for the parent, which ends it
+                )
+            except OSError as error:
+                raise CpepError(f"cannot start a process to read sessions in: {error.strerror}") from error
+        return self._child
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
+
+
+def check_session(path: Path) -> None:
+    """Read one session of a stranger apart; raises DataError when it cannot be used."""
+    with SessionTrial() as trial:
+        trial.survey(path)
+
+
+def _meta(path: Path) -> SessionMeta:
+    with Session(path) as session:
+        return session.meta
+
+
+def _survey(path: Path) -> SessionSurvey:
+    with Session(path) as session:
+        session.check()
+        gaps = session.gaps()
+        return SessionSurvey(
+            n_samples=session.n_samples,
+            duration_s=session.duration_s,
+            sample_rate_hz=session.meta.sample_rate,
+            n_channels=session.meta.num_channels,
+            n_gaps=len(gaps),
+            gaps_s=sum(gap.duration_s for gap in gaps),
+            n_failed_poses=sum(
+                int(np.count_nonzero(~session.pose_valid(start, start + _ROWS)))
+                for start in range(0, session.n_samples, _ROWS)
+            ),
+        )
+
+
+def _serve() -> None:
+    for line in sys.stdin.buffer:
+        what, path = json.loads(line)
+        try:
+            answer: dict[str, object] = {"found": asdict((_survey if what == "survey" else _meta)(Path(path)))}
+        except DataError as error:
+            answer = {"error": str(error)}
+        except MemoryError:
+            answer = {"error": f"{path}: reading it takes more memory than any session does"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    limit_to(resource.RLIMIT_AS, MEMORY_BYTES)
+    _serve()

@@ -1,0 +1,115 @@
+"""Run the programs of a bundle for the first time: in a process of its own, which may die.
+
+A program is data until then. ExecuTorch checks the frame of a `.pte` and believes much of the rest: four changed bytes
+can end the process that loads it. So a bundle without a checked signature gives its golden answers in a child first,
+under limits of memory and time, and what kills the child is one sentence for the user.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.vouched import remember, remembers
+
+if TYPE_CHECKING:
+    from cpep_edge.bundle import Bundle
+
+TIMEOUT_S = 120.0
+MEMORY_BYTES = 16 << 30  # of addresses: torch maps a few; far below what a made-up size asks for
+_CPU_S = 100
+
+_log = logging.getLogger(__name__)
+
+
+def try_golden(bundle: "Bundle") -> float:
+    """Run the golden inputs of a bundle in a child; returns the smallest cosine to the stored embeddings.
+
+    Its code must be trusted already: a process of its own keeps a crash out, not an attack.
+    Raises ArtifactError when an answer is off, or the child crashed or did not end.
+    """
+    command = [sys.executable, "-m", "cpep_edge.trial", str(bundle.path), bundle.manifest_sha256]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ArtifactError(f"{bundle.path}: its programs did not end within {TIMEOUT_S:g} s") from error
+    except OSError as error:
+        raise CpepError(f"cannot start a process to try {bundle.path} in: {error.strerror}") from error
+    lines = done.stdout.splitlines() or [b""]
+    try:
+        answer = json.loads(lines[-1])
+    except ValueError:
+        answer = None
+    match answer:
+        case {"smallest_cosine": float(smallest_cosine)}:
+            return smallest_cosine
+        case {"error": str(said)}:
+            raise ArtifactError(said)
+    raise ArtifactError(f"{bundle.path}: {_how_it_died(done.returncode, done.stderr)}")
+
+
+def require_tried(bundle: "Bundle") -> None:
+    """Try the programs of a bundle, unless it is remembered that they were. Raises ArtifactError as `try_golden`."""
+    if remembers("ran its golden inputs", bundle.manifest_sha256):
+        return
+    try_golden(bundle)
+    try:
+        remember("ran its golden inputs", bundle.manifest_sha256)
+    except CpepError as error:
+        _log.debug("each start will try the bundle again: %s", error)
+
+
+def limit_to(what: int, most: int) -> None:
+    """Limit what this process may take, where it is not limited to less already; it leaves no core behind."""
+    hard = resource.getrlimit(what)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _how_it_died(status: int, complaint: bytes) -> str:
+    harm = "the bundle is damaged, or made to do harm"
+    if status < 0:
+        return f"its programs crash on their golden inputs ({signal.strsignal(-status)}): {harm}"
+    lines = complaint.decode(errors="replace").strip().splitlines() or ["nothing was said"]
+    return f"its programs fail on their golden inputs ({lines[-1]}): {harm}"
+
+
+def _run_golden(path: Path, manifest_sha256: str) -> dict[str, object]:
+    import numpy as np
+
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.encoder import open_encoder
+    from cpep_edge.golden import check_golden
+    from cpep_edge.native_encoder import carried_library
+    from cpep_edge.recogniser import Recogniser
+
+    try:
+        bundle = Bundle(path, manifest_sha256=manifest_sha256)
+        smallest_cosine = check_golden(bundle, Recogniser(bundle))
+        pose = bundle.manifest.pose
+        if pose is not None:
+            program, spec = bundle.read(pose.encoder.file), pose.encoder
+            encoder = open_encoder(program, spec, library=carried_library(bundle))
+            encoder.embed(np.zeros((spec.n_channels, spec.run_samples), np.float32))
+    except CpepError as error:
+        return {"error": str(error)}
+    return {"smallest_cosine": smallest_cosine}
+
+
+if __name__ == "__main__":
+    limit_to(resource.RLIMIT_CPU, _CPU_S)
+    limit_to(resource.RLIMIT_AS, MEMORY_BYTES)
+    answer = _run_golden(Path(sys.argv[1]), sys.argv[2])
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # a program that spoilt memory may crash at the end; its answers are in

@@ -1,0 +1,71 @@
+"""The harness that fails each step in turn: here for what is small; a table of all is in benchmarks/results."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.executorch]  # it asks for a bundle, whatever is tried
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "crash_steps.py"
+
+
+def run(bundle: Path, only: str, patch: str = "") -> subprocess.CompletedProcess[str]:
+    """patch: Python that breaks the code before anything is tried"""
+    if not sys.platform.startswith("linux") or shutil.which("cc") is None:
+        pytest.skip("steps are counted on Linux, by a library that a C compiler makes")
+    words = [str(SCRIPT), str(bundle), "--only", only, "--allocations", "10"]
+    broken = f"import runpy, sys; {patch}; sys.argv = {words!r}; runpy.run_path({words[0]!r}, run_name='__main__')"
+    start = f"import runpy, sys; sys.exit(runpy.run_path({words[0]!r})['again_preloaded'](['-c', {broken!r}]))"
+    return subprocess.run(
+        [sys.executable, "-c", start] if patch else [sys.executable, *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def table(text: str) -> dict[str, list[int]]:
+    """The counts of each scenario."""
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("| ")]
+    return {name: [int(cell) for cell in cells] for name, *cells in rows if all(cell.isdigit() for cell in cells)}
+
+
+@pytest.mark.parametrize("only", ["profile of", "memory of versions", "import", "journal"])
+def test_whatever_step_falls_the_old_or_the_new_is_there(tiny_bundle: Path, only: str) -> None:
+    done = run(tiny_bundle, only)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for counts in table(done.stdout).values():
+        *tried, lost = counts
+        assert min(tried) > 5
+        assert lost == 0
+
+
+def test_ways_to_write_that_lose_something_are_seen_to(tiny_bundle: Path) -> None:
+    done = run(tiny_bundle, "control")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    lost = [counts[-1] for counts in table(done.stdout).values()]
+    assert len(lost) == 3
+    assert all(lost)
+
+
+@pytest.mark.parametrize(
+    ("patch", "only"),
+    [
+        ("import cpep_edge.files as f, cpep_edge.folders as g; f.sync = g.sync = lambda path: None", "profile of"),
+        ("import cpep_edge.files as f, cpep_edge.folders as g; f.sync = g.sync = lambda path: None", "import over"),
+        ("import cpep_edge.folders as g; g._restore = lambda path: None", "import, no exchange"),
+    ],
+)
+def test_the_harness_finds_what_was_broken(tiny_bundle: Path, patch: str, only: str) -> None:
+    done = run(tiny_bundle, only, patch)
+
+    assert done.returncode == 1
+    assert re.search(r"^- .*, step \d+: ", done.stdout, re.M), done.stdout + done.stderr

@@ -1,0 +1,33 @@
+"""The guided fuzzer finds what was planted; without that, a table of it says nothing."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from cpep_export.fuzz_parsers import PLANTED, fuzz
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _atheris() -> None:
+    if importlib.util.find_spec("atheris") is None:
+        pytest.skip("atheris is not installed: pip install 'cpep-edge[fuzz]'")
+
+
+def test_a_planted_fault_is_found(tmp_path: Path) -> None:
+    found = fuzz(tmp_path, PLANTED, 200_000, tmp_path)
+
+    assert "KeyError" in found.finding
+    assert 0 < found.n_inputs < 200_000
+
+
+@pytest.mark.executorch
+@pytest.mark.parametrize("target", ["json", "array"])
+def test_parsers_take_or_refuse_what_is_made_up(tiny_bundle: Path, tmp_path: Path, target: str) -> None:
+    found = fuzz(tiny_bundle, target, 2_000, tmp_path)
+
+    assert found.finding == ""
+    assert found.n_inputs >= 2_000
+    assert found.n_edges > 20  # it got behind the first check

@@ -1,0 +1,242 @@
+"""A run with the log-covariance front end, from recipe to bundle to decisions: one way for all of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.bundle import Bundle
+from cpep_edge.calibration import Profile, donning_of, fit_to_wearer, save_profile, signal_id
+from cpep_edge.donning import Donning
+from cpep_edge.enrolment import OpenBundle, remove_gesture
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.live_loop import LiveEngine
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.session import SessionMeta, write_session
+from cpep_edge.verify import verify_bundle
+from cpep_train.checkpoint import Checkpoint, load_checkpoint
+from cpep_train.corpus import Corpus, Row, write_metadata
+from cpep_train.recipe import Recipe
+from cpep_train.training import train
+from cpep_train.windows import SessionStore, WindowDataset
+from tests.train.toy_corpus import tiny_recipe, toy_signals
+
+pytestmark = pytest.mark.executorch
+
+RATE_HZ, N_CHANNELS = 500, 8
+HOP, SPAN, WINDOW = 20, 40, 100
+STAGES = ("Fist", "Flat", "Point", "Spread")  # the last is held out
+MUSCLES = ([0, 3], [1, 6], [4, 5], [2, 7])  # strong and weak one of each, by the electrode above it
+
+
+def gesture_uv(stage: str, seed: int, n_samples: int = 1500) -> np.ndarray:
+    """EMG of one wearer, 0 to 4 or another: muscles of the gesture, each heard by its neighbours around the ring."""
+    rng = np.random.default_rng((seed, STAGES.index(stage)))
+    gains = np.exp(np.random.default_rng(seed).normal(0, 0.2, N_CHANNELS))
+    active = np.full(N_CHANNELS, 2.0)
+    active[MUSCLES[STAGES.index(stage)]] = (30, 15)
+    spread = np.exp(-np.minimum(np.arange(N_CHANNELS), N_CHANNELS - np.arange(N_CHANNELS)) / 0.8)
+    mixing = np.stack([np.roll(spread, k) for k in range(N_CHANNELS)])
+    emg_uv = (rng.normal(size=(n_samples, N_CHANNELS)) * active) @ mixing * gains + 100
+    return emg_uv.astype(np.float32)
+
+
+def mpf_recipe() -> Recipe:
+    values = tiny_recipe().model_dump()
+    values["signal"]["n_channels"] = N_CHANNELS
+    values["emg"] |= {"front_end": "mpf", "patch_samples": HOP, "span_samples": SPAN, "level_samples": 1}
+    values["windows"] |= {"window_samples": WINDOW, "stride_samples": 20, "jitter_samples": 0}
+    values["calibration"] = {"repetitions": 1, "max_turn": 1}
+    values["align"] |= {"epochs": 20, "learning_rate": 3e-3, "same_gesture": "positive", "temperature": 0.1}
+    return Recipe.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Five people with four gestures; one person validates, one person and one gesture are held out."""
+    folder, rows = tmp_path_factory.mktemp("mpf"), []
+    for person in range(5):
+        for stage in STAGES:
+            emg_uv = gesture_uv(stage, person)
+            _, pose = toy_signals(stage, len(emg_uv), np.random.default_rng(person))
+            held_user, held_stage = person == 4, stage == "Spread"
+            split = "test" if held_user or held_stage else "val" if person == 3 else "train"
+            kind = "_".join(word for word, held in (("user", held_user), ("stage", held_stage)) if held)
+            name, time_s = f"u{person}-{stage}", np.arange(len(emg_uv)) / RATE_HZ
+            meta = SessionMeta("s0", f"u{person}", stage, "right", 0.0, float(time_s[-1]), N_CHANNELS, RATE_HZ, name)
+            write_session(folder / f"{name}.hdf5", meta, time_s, emg_uv, pose)
+            rows.append(Row(f"u{person}", "s0", stage, "right", "right", held_user, held_stage, split, kind, name))
+    write_metadata(folder, rows)
+    return Corpus.open(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    run = tmp_path_factory.mktemp("mpf_run") / "run"
+    train(mpf_recipe(), corpus.folder, run, progress=False)
+    return load_checkpoint(run)
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Checkpoint, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cpep_export.package import export_bundle
+
+    path = tmp_path_factory.mktemp("mpf_bundle") / "mpf.cpep"
+    export_bundle(checkpoint, corpus.folder, path, quant="fp32", pose_encoder=False)
+    return path
+
+
+def someone(turn: int = 0) -> dict[str, np.ndarray]:
+    """A new wearer's gestures, raw, as a band gives them that sits turned by so many electrodes."""
+    return {stage: np.roll(gesture_uv(stage, 100), turn, axis=1) for stage in STAGES}
+
+
+def decisions(recogniser: Recogniser, samples_uv: np.ndarray, donning: Donning, size: int = 10) -> list[str]:
+    """What each window is taken for, nothing rejected."""
+    info = StreamInfo("toy", N_CHANNELS, RATE_HZ)
+    spec = recogniser.manifest.decision.model_copy(update={"min_vote_share": 0.0, "min_similarity": -1.0})
+    engine = LiveEngine(recogniser, info, donning=donning, spec=spec, hop_ms=1e3 * HOP / RATE_HZ)
+    found = []
+    for start in range(0, len(samples_uv), size):
+        engine.ingest(Block(samples_uv[start : start + size], start, start / RATE_HZ, 0.0))
+        while (decision := engine.step(newest=False)) is not None:
+            found.append(decision.window_gesture)
+    return found
+
+
+def test_a_bundle_gives_its_golden_answers_and_says_what_it_reads(bundle: Path) -> None:
+    assert verify_bundle(bundle).n_golden > 0
+    manifest = Bundle(bundle).manifest
+    assert manifest.front_end is not None
+    assert manifest.input_shape == (manifest.front_end.n_features, 1 + (WINDOW - SPAN) // HOP)
+    assert manifest.head is not None
+    assert [manifest.gestures[g].name for g in manifest.head.gestures] == sorted(STAGES[:-1])
+
+
+@pytest.mark.parametrize("size", [7, 64, 333])
+def test_live_windows_are_those_that_training_cut(
+    checkpoint: Checkpoint, corpus: Corpus, bundle: Path, size: int
+) -> None:
+    """The store's windows of a recording, and the engine's, fed block by block."""
+    recogniser = Recogniser(Bundle(bundle))
+    store = SessionStore(corpus, checkpoint.recipe, checkpoint.statistics)
+    number = next(n for n, row in enumerate(corpus.rows) if row.user == "u4" and row.stage == "Fist")
+    windows = WindowDataset(store, [number], with_pose=False, stride_samples=HOP)
+    offline = windows.fetch(windows.index).emg.numpy()
+    with corpus.session(corpus.rows[number]) as session:
+        emg_uv = session.emg()
+    engine = LiveEngine(
+        recogniser,
+        StreamInfo("toy", N_CHANNELS, RATE_HZ),
+        donning=replace(store.donnings.of(corpus.rows[number]), head_means=None),
+        hop_ms=1e3 * HOP / RATE_HZ,
+    )
+    seen: list[np.ndarray] = []
+    engine._recogniser = _Watching(recogniser, seen)  # type: ignore[assignment]
+    for start in range(0, len(emg_uv), size):
+        engine.ingest(Block(emg_uv[start : start + size], start, start / RATE_HZ, 0.0))
+        while engine.step(newest=False) is not None:
+            pass
+    assert len(seen) == len(offline)
+    assert np.allclose(np.stack(seen), offline, atol=1e-5)
+
+
+class _Watching:
+    """A recogniser that keeps the windows it is asked about."""
+
+    def __init__(self, recogniser: Recogniser, seen: list[np.ndarray]) -> None:
+        self._recogniser, self._seen = recogniser, seen
+
+    def recognise(self, window: np.ndarray, head: object = None) -> object:
+        self._seen.append(window)
+        return self._recogniser.recognise(window)
+
+
+def test_a_calibrated_newcomer_is_read_however_the_band_sits(bundle: Path) -> None:
+    recogniser = Recogniser(Bundle(bundle))
+    trained = [stage for stage in STAGES[:-1]]
+    for turn in (-1, 0, 1):
+        signals = someone(turn)
+        donning = donning_of(recogniser, [signals[stage] for stage in trained])
+        assert donning.order[0] == turn % N_CHANNELS
+        for stage in trained:
+            found = decisions(recogniser, signals[stage], donning)
+            assert np.mean([gesture == stage for gesture in found]) > 0.8
+    unplaced = donning_of(recogniser, [signals[stage] for stage in trained], placed=False)
+    right = [np.mean([g == stage for g in decisions(recogniser, signals[stage], unplaced)]) for stage in trained]
+    assert np.mean(right) < 0.8  # the turn matters
+
+
+def test_decisions_do_not_depend_on_the_size_of_blocks(bundle: Path) -> None:
+    recogniser = Recogniser(Bundle(bundle))
+    signals = someone()
+    donning = donning_of(recogniser, list(signals.values()))
+    run = np.concatenate([signals["Fist"], signals["Flat"]])
+    assert decisions(recogniser, run, donning, 7) == decisions(recogniser, run, donning, 250)
+
+
+def test_a_profile_carries_all_of_a_donning_and_none_of_another_bundle_s(
+    bundle: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    recogniser = Recogniser(Bundle(bundle))
+    manifest = recogniser.manifest
+    found = donning_of(recogniser, list(someone(1).values()))
+    assert found.level_uv is not None
+    assert found.centre is not None
+    assert found.head_means is not None
+    assert manifest.head is not None
+    profile = Profile(
+        signal=signal_id(manifest),
+        level_uv=tuple(found.level_uv.tolist()),
+        order=found.order,
+        centre=tuple(found.centre.tolist()),
+        head=manifest.files[manifest.head.file].sha256,
+        head_means=tuple(map(tuple, found.head_means.tolist())),
+        seconds=5,
+        created_utc="",
+    )
+    save_profile(profile, tmp_path / "profile.json")
+    again, _ = fit_to_wearer(manifest, tmp_path / "profile.json", None)
+    assert again.order == found.order
+    for name in ("level_uv", "centre", "head_means"):
+        assert np.array_equal(getattr(again, name), getattr(found, name))
+    with pytest.raises(ConfigError, match="another bundle's signal; run cpep-edge calibrate"):
+        fit_to_wearer(Bundle(tiny_bundle).manifest, tmp_path / "profile.json", None)
+    bare = profile.model_copy(update={"centre": ()})
+    with pytest.raises(ConfigError, match="run cpep-edge calibrate again"):
+        bare.donning(manifest)
+
+
+def test_a_removed_gesture_leaves_the_head_too(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(bundle, tmp_path / "copy.cpep")
+    remove_gesture(OpenBundle.check(Bundle(tmp_path / "copy.cpep")), "Flat")
+    left = Bundle(tmp_path / "copy.cpep")
+    assert verify_bundle(left.path).n_golden > 0
+    assert left.manifest.head is not None
+    assert [left.manifest.gestures[g].name for g in left.manifest.head.gestures] == ["Fist", "Point"]
+    recogniser, signals = Recogniser(left), someone()
+    donning = donning_of(recogniser, [signals["Fist"], signals["Point"]])
+    assert "Flat" not in decisions(recogniser, signals["Flat"], donning)
+    assert np.mean([g == "Fist" for g in decisions(recogniser, signals["Fist"], donning)]) > 0.8
+
+
+def test_recipes_that_cannot_be_are_refused_with_all_that_is_wrong() -> None:
+    values = mpf_recipe().model_dump()
+    values["emg"] |= {"span_samples": 90}
+    values["windows"] |= {"stride_samples": 15}
+    with pytest.raises(ValueError, match="no whole number of patches.*no multiple of a token's hop"):
+        Recipe.model_validate(values)
+    values["emg"] |= {"span_samples": 100, "band_edges_hz": [20, 300]}
+    with pytest.raises(ValueError, match="fewer than two tokens.*0.45 of the sample rate"):
+        Recipe.model_validate(values)
+
+
+def test_a_calibration_of_dead_electrodes_names_them(bundle: Path) -> None:
+    signal = someone()["Fist"]
+    signal[:, 1:] = 3
+    with pytest.raises(DataError, match="two live electrodes, but of 8 channels 2, 3, 4, 5, 6, 7, 8 are dead"):
+        donning_of(Recogniser(Bundle(bundle)), [signal])
