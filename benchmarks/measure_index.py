@@ -29,7 +29,6 @@ from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import N_NEIGHBOURS as K
 from cpep_train.evaluate import balanced_accuracy, embed_emg, embed_poses, evaluation_set, majority, torch_embedding
-from cpep_train.provenance import provenance_of
 from index_choices import CHOICES
 
 N_QUERIES = 2_000
@@ -95,7 +94,7 @@ def _gather(run: Path, data: Path) -> Material:
         queries=queries[chosen],
         true=evaluation.queries.gesture_index[chosen],
         seen=evaluation.seen,
-        data=f"{provenance_of(corpus).data}{templates}",
+        data=f"{corpus.folder.resolve().name}{templates}",
         seed=checkpoint.recipe.seed,
     )
 

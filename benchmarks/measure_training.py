@@ -3,17 +3,21 @@
     python benchmarks/measure_training.py
 
 The recordings are noise in the layout of emg2pose, one minute each, four times what the cache may hold: how fast they
-are read does not depend on what is in them. Training is the alignment: both encoders forward, one of them back.
-Writes training-RECIPE.md and .json to train/results.
+are read does not depend on what is in them. They are read as files, from packed shards, and from shards over HTTP with
+the delay of an object storage (`cpep_train.shards`). Training is the alignment: both encoders forward, one of them
+back. Writes training-RECIPE.md and .json to train/results.
 """
 
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Annotated
 
 import numpy as np
@@ -30,11 +34,14 @@ from cpep_train.batches import training_loader
 from cpep_train.checkpoint import build_encoders
 from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.recipe import Recipe, load_recipe
+from cpep_train.shards import pack_corpus
 from cpep_train.windows import SessionStore, WindowBatch, WindowDataset, fit_statistics
 
 _SECONDS = 60.0  # of one recording, as in emg2pose
 _CACHE_SHARE = 4  # the cache holds one in so many recordings
 _WARM_UP = 1  # steps before the clock starts
+_WORKERS = (0, 2, 4, 8)
+_DELAY_S = 0.02  # of each answer over HTTP, as an object storage nearby takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +56,22 @@ class Rate:
 def measure(recipe: Recipe, *, n_recordings: int, batch_size: int, n_steps: int, seed: int) -> list[Rate]:
     """Measure on a corpus that is made for it and removed afterwards."""
     with TemporaryDirectory() as folder:
-        dataset = _dataset(_corpus(Path(folder), recipe, n_recordings, seed), recipe)
+        corpus = _corpus(Path(folder) / "files", recipe, n_recordings, seed)
+        pack_corpus(corpus.folder, Path(folder) / "packed")
         rates = []
-        for n_workers in (0, 1, 2):
-            loader = training_loader(dataset, batch_size, seed, n_workers=n_workers)
-            rates.append(
-                Rate(
-                    "reading alone",
-                    f"{n_workers} reading processes" if n_workers else "in the training process",
-                    _rate(loader, batch_size),
-                )
-            )
+        with _served(Path(folder) / "packed") as url:
+            packed = Corpus.open(Path(folder) / "packed")
+            assert packed.shards is not None
+            remote = replace(packed, shards=replace(packed.shards, url=url, _opened={}))
+            for where, of in (("files", corpus), ("shards", packed), ("shards over HTTP", remote)):
+                dataset = _dataset(of, recipe)
+                for n_workers in _WORKERS:
+                    loader = training_loader(dataset, batch_size, seed, n_workers=n_workers)
+                    how = (
+                        f"{where}, {n_workers} reading processes" if n_workers else f"{where}, in the training process"
+                    )
+                    rates.append(Rate(f"reading {where} alone", how, _rate(loader, batch_size)))
+        dataset = _dataset(corpus, recipe)
         batch = next(iter(training_loader(dataset, batch_size, seed, n_workers=0)))
         for how, step in _steps(recipe):
             rates.append(Rate("training alone", how, _rate((step(batch) for _ in range(n_steps)), batch_size)))
@@ -81,7 +93,7 @@ def main(
     """Measure and write the report."""
     torch.set_num_threads(1)
     rates = measure(load_recipe(recipe), n_recordings=recordings, batch_size=batch_size, n_steps=steps, seed=seed)
-    loading = max(rate.windows_per_s for rate in rates if rate.what == "reading alone")
+    loading = max(rate.windows_per_s for rate in rates if rate.what.startswith("reading"))
     training = max(rate.windows_per_s for rate in rates if rate.what == "training alone")
     machine = this_machine()
     command = (
@@ -160,10 +172,42 @@ def _rate(steps: Iterable[object], batch_size: int) -> float:
     return n * batch_size / (time.perf_counter() - started_s)
 
 
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """The files of a folder over HTTP on loopback, by ranges and after a delay, as object storages give them."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:  # noqa: N802 - the server's name for it
+            time.sleep(_DELAY_S)
+            start, stop = self.headers["Range"].removeprefix("bytes=").split("-")
+            with (folder / Path(self.path).name).open("rb") as file:
+                file.seek(int(start))
+                content = file.read(int(stop) + 1 - int(start))
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def _corpus(folder: Path, recipe: Recipe, n_recordings: int, seed: int) -> Corpus:
     rng, rate_hz, n_channels = np.random.default_rng(seed), recipe.signal.sample_rate_hz, recipe.signal.n_channels
     n_samples = round(_SECONDS * rate_hz)
     time_s = np.arange(n_samples) / rate_hz
+    folder.mkdir()
     rows = []
     for number in range(n_recordings):
         name, stage = f"noise-{number}", f"stage-{number % 2}"

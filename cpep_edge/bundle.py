@@ -28,6 +28,7 @@ from cpep_edge.folders import locked, replacing_folder, restore
 from cpep_edge.manifest_part import FileName, parse_json
 from cpep_edge.manifest_part import Part as _Part
 from cpep_edge.mpf import MpfSpec
+from cpep_edge.names import MAX_NAME, check_name
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.trust import (
     SIGNATURE_BYTES,
@@ -43,7 +44,6 @@ SCHEMA_VERSION: Literal[3] = 3
 MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
 SIGNATURE_FILE = "manifest.sig"
-MAX_NAME = 100  # characters
 _log = logging.getLogger(__name__)
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 28  # nothing is allocated on a manifest's word alone
@@ -53,14 +53,8 @@ _MAX_LOG_LEVEL = 30.0  # of a channel in microvolts
 _LARGEST = 1e9  # no quantity of ours comes near, and what is derived from it stays a float32
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable() or text != text.strip():
-        raise ValueError("a name is made of printable characters, without spaces around it")
-    return text
-
-
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]  # the first is x86-64
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(check_name)]
 Size = Annotated[int, Field(gt=0, le=1 << 24)]  # of an array, along one axis
 Hops = Annotated[int, Field(le=1 << 16)]
 

@@ -8,6 +8,7 @@ The program runs in ExecuTorch, in one of two ways. A bundle that carries a libr
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -44,7 +45,7 @@ class EmgEncoder(Protocol):
 def open_encoder(
     program: bytes, spec: EncoderSpec, n_threads: int = 1, library: NativeLibrary | None = None
 ) -> EmgEncoder:
-    """Load an encoder from bytes whose hash was checked.
+    """Load an encoder from bytes whose hash was checked; threads may share it, and take turns.
 
     n_threads: of the whole process; every encoder opened later must ask for the same
     library: runs the program where it fits this machine; without it torch does
@@ -57,7 +58,18 @@ def open_encoder(
     else:
         _claim_threads(n_threads)
         encoder = NativeEncoder(library, program, spec, n_threads)
-    return encoder if spec.stream is None else StreamingEncoder(encoder, spec)
+    return _OneAtATime(encoder if spec.stream is None else StreamingEncoder(encoder, spec))
+
+
+class _OneAtATime:
+    """An encoder for any number of threads, which wait for each other: a program has one set of buffers."""
+
+    def __init__(self, encoder: EmgEncoder) -> None:
+        self._encoder, self._turn = encoder, threading.Lock()
+
+    def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        with self._turn:
+            return self._encoder.embed(window)
 
 
 def import_runtime() -> tuple[ModuleType, Any]:

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.bundle import (
-    MAX_NAME,
     Bundle,
     FileEntry,
     Gesture,
@@ -35,6 +34,7 @@ from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.head import Head
+from cpep_edge.names import MAX_NAME
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, build_index, cosines, graph_spec

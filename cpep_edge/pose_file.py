@@ -60,10 +60,10 @@ def _from_session(file: Path, joints: tuple[str, ...]) -> Movement:
         )
     check_session(file)
     with Session(file) as session:
-        valid = session.pose_valid()
+        poses, valid = session.valid_poses()
         if not valid.any():
-            raise DataError(f"{file}: field joint_angles is zero throughout, no pose was tracked in this session")
-        return Movement(session.joint_angles()[valid].astype(np.float64), session.time_s()[valid])
+            raise DataError(f"{file}: field joint_angles holds no pose, none was tracked in this session")
+        return Movement(poses[valid].astype(np.float64), session.time_s()[valid])
 
 
 def _from_csv(file: Path, joints: tuple[str, ...]) -> Movement:

@@ -3,7 +3,8 @@
 Vectors have unit length and are compared by inner product, which is their cosine. Up to `EXACT_NUMBERS` numbers all of
 them are compared, which is exact and, measured on real embeddings, no slower than a graph of the same recall
 (benchmarks/results/index-*.md). Beyond, hnswlib searches its graph. It is built in a shuffled order, because poses come
-gesture by gesture and a graph grown along them finds a third fewer neighbours.
+gesture by gesture and a graph grown along them finds a third fewer neighbours. Where many vectors are copies of one
+another, all are compared whatever their number: copies link to each other alone, and the graph falls apart.
 
 An encoder may give several vectors a window, its queries: they lie one after the other in its embedding, and a pose is
 as near to the window as to the nearest of them.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 EXACT_NUMBERS = 1 << 19  # of all vectors together: 8192 of width 64, 2048 of width 256
 M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 real poses
+MOST_COPIES = 8  # of one vector in a graph: with 50 of each, up to 23 % of votes were other than of all vectors
 SPACE = "ip"
 _IN_GROUP = 32  # values of which only the greatest is looked at, to find those that can be among the nearest
 _EMBEDDINGS_AT_ONCE = 128  # bounds memory
@@ -172,11 +174,17 @@ def build_index(
     """
     coded = vectors if isinstance(vectors, StoredVectors) else index_file.coded(vectors)
     labels = gesture_index.astype(np.uint16)
-    if coded.codes.size <= EXACT_NUMBERS:
+    if coded.codes.size <= EXACT_NUMBERS or _has_copies(coded):
         return PoseIndex(StoredIndex(coded, labels, None))
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = coded.of(order)
     return PoseIndex(StoredIndex(shuffled, labels[order], build_graph(shuffled.directions(), seed)))
+
+
+def _has_copies(coded: StoredVectors) -> bool:
+    """Whether so many vectors are the same that they would fill each other's lists of neighbours in a graph."""
+    _, counts = np.unique(coded.codes, axis=0, return_counts=True)
+    return int(counts.max()) > MOST_COPIES
 
 
 def load_index(content: bytes, spec: "IndexSpec", *, n_gestures: int, d_embed: int) -> PoseIndex:

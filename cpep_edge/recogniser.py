@@ -25,7 +25,7 @@ class Recognition:
 
 
 class Recogniser:
-    """Everything of a bundle that turns raw signal into votes."""
+    """Everything of a bundle that turns raw signal into votes. Threads may share it; their windows take turns."""
 
     def __init__(self, bundle: Bundle, n_threads: int = 1) -> None:
         """Raises ArtifactError when a file does not match the manifest, cannot be loaded, or may not run here."""

@@ -2,15 +2,21 @@
 
 The format is that of Salter et al., "emg2pose" (NeurIPS 2024): group `emg2pose`, compound dataset `timeseries` with the
 fields `time`, `joint_angles`, `emg`, and attributes on the group. It lives in the runtime because recordings,
-simulations and imports are all written in it. A sample whose joint angles are all zero is one whose pose could not be
-fitted; a recording without pose holds zeros throughout. Corpora of many sessions are the business of
-`cpep_train.corpus`.
+simulations and imports are all written in it. Corpora of many sessions are the business of `cpep_train.corpus`.
+
+In published files a sample whose joint angles are all zero is one whose pose could not be fitted. All zero is also a
+straight hand, so a file written here in which a pose is missing, or is all zero, marks what is missing by NaN and says
+so in the attribute `missing_pose`. A recording without any pose holds zeros throughout.
 """
 
+import errno
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -34,6 +40,8 @@ JOINT_NAMES = (
 
 _GROUP = "emg2pose"
 _TABLE = "timeseries"
+_MISSING_POSE = "missing_pose"  # attribute: "nan" where that marks a missing pose; absent where all zeros do
+_CHUNK_ROWS = 4_096  # of a file
 _MOST_UNPACKED = 1_100  # times its file's size; deflate does not get beyond 1,032
 _MOST_HZ = 1e7
 _MOST_CHARS = 200  # of a name in the attributes
@@ -69,12 +77,17 @@ class Session:
     Raises DataError, naming the file and the field, when the layout is not that of emg2pose.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, masked_channels: Sequence[int] = (), content: BinaryIO | None = None) -> None:
+        """masked_channels: from 1; dead ones, which are read as zero
+        content: of the file, where it was fetched from elsewhere; `path` then only names it
+        """
         self.path = path
-        self._file = _open(path)
+        self.masked_channels = masked_channels
+        self._file = _open(path, content)
         try:
             self._table = _table(self._file, path)
             self.meta = _meta(self._file[_GROUP], self._table, path)
+            self._zero_is_missing = _text(self._file[_GROUP].attrs.get(_MISSING_POSE, "zeros")) != "nan"
             _check_storage(self._table, self._file, path)
         except BaseException as error:
             with suppress(Exception):
@@ -107,10 +120,12 @@ class Session:
 
     def emg(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Samples `start` to `stop`, (n_samples, n_channels), microvolts."""
-        return self._read("emg", start, stop).astype(np.float32, copy=False)
+        emg_uv = self._read("emg", start, stop).astype(np.float32, copy=False)
+        emg_uv[:, [number - 1 for number in self.masked_channels]] = 0
+        return emg_uv
 
     def joint_angles(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Poses of samples `start` to `stop`, (n_samples, 20), radians; rows of zeros are failed fits."""
+        """Poses of samples `start` to `stop`, (n_samples, 20), radians; where they count, see `valid_poses`."""
         return self._read("joint_angles", start, stop).astype(np.float32, copy=False)
 
     def time_s(self, start: int = 0, stop: int | None = None) -> NDArray[np.float64]:
@@ -118,9 +133,23 @@ class Session:
         return self._read("time", start, stop).astype(np.float64, copy=False)
 
     def pose_valid(self, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
-        """Where the pose was fitted, (n_samples,)."""
-        valid: NDArray[np.bool_] = np.any(self.joint_angles(start, stop) != 0, axis=1)
-        return valid
+        """Where there is a pose, (n_samples,)."""
+        return self.valid_poses(start, stop)[1]
+
+    def valid_poses(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Poses (n_samples, 20), and where there is one (n_samples,).
+
+        Raises DataError where a value is no number and does not mark a missing pose.
+        """
+        poses = self.joint_angles(start, stop)
+        finite = np.isfinite(poses).all(axis=1)
+        valid = np.any(poses != 0, axis=1) if self._zero_is_missing else finite
+        odd = ~finite if self._zero_is_missing else ~finite & ~np.isnan(poses).all(axis=1)
+        if odd.any():
+            raise DataError(
+                f"{self.path}: field joint_angles holds NaN or infinity at sample {start + int(np.argmax(odd))}"
+            )
+        return poses, valid
 
     def gaps(self) -> list[Gap]:
         """Jumps of `time` by more than one and a half sample periods."""
@@ -141,10 +170,10 @@ class Session:
             if np.any(np.diff(time_s, prepend=previous_s) <= 0):
                 raise DataError(f"{self.path}: field time does not rise from sample to sample")
             previous_s = float(time_s[-1])
-            for field, values in (("emg", self.emg(start, stop)), ("joint_angles", self.joint_angles(start, stop))):
-                bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-                if bad.size:
-                    raise DataError(f"{self.path}: field {field} holds NaN or infinity at sample {start + bad[0]}")
+            bad = np.flatnonzero(~np.isfinite(self.emg(start, stop)).all(axis=1))
+            if bad.size:
+                raise DataError(f"{self.path}: field emg holds NaN or infinity at sample {start + bad[0]}")
+            self.valid_poses(start, stop)
         self._check_rate()
 
     def _check_rate(self) -> None:
@@ -176,19 +205,37 @@ def write_session(
 
     time_s: (n_samples,), rising
     emg_uv: (n_samples, n_channels)
-    joint_angles_rad: (n_samples, 20); None where no pose was recorded
+    joint_angles_rad: (n_samples, 20), a row of NaN where there is no pose; None where none was recorded
     """
-    n_samples, n_channels = emg_uv.shape
-    table = np.zeros(n_samples, dtype=timeseries_dtype(n_channels))
-    table["time"] = time_s
-    table["emg"] = emg_uv
-    if joint_angles_rad is not None:
-        table["joint_angles"] = joint_angles_rad
+    write_session_blocks(path, meta, emg_uv.shape[1], [(time_s, emg_uv, joint_angles_rad)])
+
+
+Block = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32] | None]  # time, EMG, joint angles
+
+
+def write_session_blocks(path: Path, meta: SessionMeta, n_channels: int, blocks: Iterable[Block]) -> None:
+    """Write one session block by block, however long it is, whole or not at all; its end is that of the last block."""
+    dtype = timeseries_dtype(n_channels)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group(_GROUP)
         for name in SessionMeta.__dataclass_fields__:
             group.attrs[name] = getattr(meta, name)
-        group.create_dataset(_TABLE, data=table)
+        table = None
+        for time_s, emg_uv, joint_angles_rad in blocks:
+            rows = np.empty(len(emg_uv), dtype)
+            rows["time"] = time_s
+            rows["emg"] = emg_uv
+            rows["joint_angles"] = 0 if joint_angles_rad is None else joint_angles_rad
+            if joint_angles_rad is not None and not np.all(np.any(np.nan_to_num(joint_angles_rad) != 0, axis=1)):
+                group.attrs[_MISSING_POSE] = "nan"
+            if table is None:
+                table = group.create_dataset(_TABLE, data=rows, maxshape=(None,), chunks=(min(len(rows), _CHUNK_ROWS),))
+                continue
+            n_before = table.shape[0]
+            table.resize((n_before + len(rows),))
+            table[n_before:] = rows
+        if table is not None:
+            group.attrs["end"] = float(table.fields("time")[-1])
 
 
 def timeseries_dtype(n_channels: int) -> np.dtype[np.void]:
@@ -196,13 +243,35 @@ def timeseries_dtype(n_channels: int) -> np.dtype[np.void]:
     return np.dtype([("time", "<f8"), ("joint_angles", "<f4", (N_JOINTS,)), ("emg", "<f4", (n_channels,))])
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
+def _open(path: Path, content: BinaryIO | None) -> h5py.File:
+    if content is None and not path.is_file():
         raise DataError(f"{path}: there is no such file")
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path if content is None else content, "r")
     except OSError as error:
-        raise DataError(f"{path}: not an HDF5 file, or one that was cut short") from error
+        raise DataError(f"{path}: {_why_not_opened(path, error)}") from error
+
+
+def _why_not_opened(path: Path, error: OSError) -> str:
+    """What keeps a file from being opened, in words; HDF5 says it with a stack of its own."""
+    if error.errno in (errno.EAGAIN, errno.EACCES, errno.EPERM) or "unable to lock" in str(error):
+        if not os.access(path, os.R_OK):
+            return "you may not read it; ask its owner, or change its permissions"
+        return "another program has it open for writing; close it there first"
+    if error.errno is not None and "signature" not in str(error) and "truncated" not in str(error):
+        return f"it cannot be read: {error.strerror or os.strerror(error.errno)}"
+    return "not an HDF5 file, or one that was cut short"
+
+
+def _unknown_filters(table: h5py.Dataset) -> list[str]:
+    """Filters that the table was compressed with and that are not installed, by number and name."""
+    pipeline = table.id.get_create_plist()
+    filters = [pipeline.get_filter(n) for n in range(pipeline.get_nfilters())]
+    return [
+        f"{number} {name.decode(errors='replace')}".strip()
+        for number, _, _, name in filters
+        if not h5py.h5z.filter_avail(number)
+    ]
 
 
 def _table(file: h5py.File, path: Path) -> h5py.Dataset:
@@ -220,6 +289,17 @@ def _table(file: h5py.File, path: Path) -> h5py.Dataset:
         raise DataError(f"{path}: field joint_angles has shape {fields['joint_angles'][0].shape}, not ({N_JOINTS},)")
     if len(fields["emg"][0].shape) != 1:
         raise DataError(f"{path}: field emg has shape {fields['emg'][0].shape}, not (channels,)")
+    unknown = _unknown_filters(table)
+    if unknown:
+        with suppress(ImportError):
+            import hdf5plugin  # noqa: F401 - it registers its filters
+
+            unknown = _unknown_filters(table)
+    if unknown:
+        raise DataError(
+            f"{path}: {_GROUP}/{_TABLE} is compressed with the HDF5 filter {unknown[0]}, which is not installed; pip "
+            "install hdf5plugin, which holds most of them"
+        )
     if table.shape[0] == 0:
         raise DataError(f"{path}: {_GROUP}/{_TABLE} holds no samples")
     return table

@@ -15,9 +15,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpep_edge import __version__
-from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, training, trust
+from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, recipes, training, trust
 from cpep_edge.cli.output import LONGEST_SENTENCE
 from cpep_edge.errors import CpepError
+from cpep_edge.extras import missing_package
 from cpep_edge.outside import printable
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ for _panel, _commands in _COMMANDS.items():
     for _name, _function in _commands.items():
         app.command(_name, rich_help_panel=_panel)(_function)
 app.add_typer(data.app, name="data", rich_help_panel="From recordings to a model")
+app.add_typer(recipes.app, name="recipes", rich_help_panel="From recordings to a model")
 app.add_typer(gestures.app, name="gestures", rich_help_panel="From a model to a bundle")
 
 
@@ -91,10 +93,11 @@ def main() -> NoReturn:
     _stop_by_signal()
     try:
         app()
-    except (CpepError, OSError) as error:
+    except (CpepError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("CPEP_DEBUG"):
             raise
-        typer.echo(f"error: {printable(str(error), LONGEST_SENTENCE)}", err=True)
+        told = missing_package(error, " ".join(sys.argv[1:2])) if isinstance(error, ModuleNotFoundError) else str(error)
+        typer.echo(f"error: {printable(told, LONGEST_SENTENCE)}", err=True)
         sys.exit(1)
     sys.exit(0)
 

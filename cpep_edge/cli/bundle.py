@@ -51,10 +51,13 @@ def export(
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.checkpoint import load_checkpoint
+    from cpep_train.leakage import load_splits
 
     limits = find_chip(chip, chip_ram, chip_flash)
     signing_key = None if sign is None else load_signing_key(sign, ask_password())
     checkpoint = load_checkpoint(run)
+    if checkpoint.splits is None:
+        load_splits(run)  # says what is missing
     with TemporaryDirectory() as scratch, progress("exporting") as advance:
         linux = host_target() if chip_target else target or host_target()
         native = build_for_target(linux, Path(scratch) / "native")

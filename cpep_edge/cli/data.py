@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
-from cpep_edge.errors import CpepError
+from cpep_edge.errors import ConfigError, CpepError
+
+if TYPE_CHECKING:
+    from cpep_train.importing import Choices, ImportSummary
 
 
 class Database(StrEnum):
@@ -15,11 +18,37 @@ class Database(StrEnum):
 
     db1 = "db1"
     db2 = "db2"
+    db3 = "db3"
     db5 = "db5"
+    db6 = "db6"
     db8 = "db8"
 
 
-app = typer.Typer(help="Simulate, import and look at recordings.", no_args_is_help=True)
+class Side(StrEnum):
+    """Which wrist was recorded."""
+
+    left = "left"
+    right = "right"
+    unknown = "unknown"
+
+
+class Split(StrEnum):
+    """What a recording is for."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class Form(StrEnum):
+    """What sessions can be written as."""
+
+    edf = "edf"
+    csv = "csv"
+    parquet = "parquet"
+
+
+app = typer.Typer(help="Simulate, import, look at and pass on recordings.", no_args_is_help=True)
 imports = typer.Typer(help="Write recordings of other sets as sessions.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
@@ -68,73 +97,304 @@ def synth(
     stdout.print(out)
 
 
+Source = Annotated[Path, typer.Argument(help="Folder of the set, as published; folders in it are searched.")]
+Out = Annotated[Path, typer.Argument(help="Folder to write.")]
+HoldOutPeople = Annotated[str, typer.Option(help="People never trained on, by commas: S1,S3.")]
+ValidationPeople = Annotated[str, typer.Option(help="People to choose by, by commas: S4.")]
+HoldOutGestures = Annotated[str, typer.Option(help="Gestures never trained on, by commas.")]
+Rename = Annotated[list[str] | None, typer.Option(help="OLD=NEW: what a gesture is to be called.")]
+Channels = Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all without it.")]
+SkipStartS = Annotated[float, typer.Option(min=0, help="Left out of each recording's start, while people react.")]
+ResampleHz = Annotated[float | None, typer.Option(min=1, help="Write at this rate.", show_default="as recorded")]
+ChoicesFile = Annotated[Path | None, typer.Option("--choices", help="TOML with the same options as keys.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Read, and say what was understood; write nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
+
+
 @imports.command("3dc")
 def import_3dc(
-    source: Annotated[Path, typer.Argument(help="Folder of the 3DC armband set: Participant1, ...")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    source: Source,
+    out: Out,
     participants: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7.")] = "1-8",
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
     force: ForceOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Import the 3DC armband set: real EMG, 10 channels at 1 kHz, eleven gestures, no pose."""
     from cpep_train import import_3dc as importer
 
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
+    )
     with progress("importing") as advance:
-        summary = importer.import_3dc(source, out, _numbers(participants), advance, force=force)
-    if as_json:
-        print_json(summary)
-        return
-    stdout.print(f"{summary.n_files} recordings of {summary.n_participants} people, {summary.hours:.2f} h, in {out}")
-    if summary.short_files:
-        stdout.print(f"{len(summary.short_files)} are shorter than {importer.SHORT_S:g} s and were kept")
-    for people in summary.identical_participants:
-        stderr.print(f"warning: {' and '.join(people)} are the same recordings, byte for byte: one person, not several")
+        summary = importer.import_3dc(
+            source, out, _numbers(participants), advance, choices=chosen, dry_run=dry_run, force=force
+        )
+    _print_import(summary, out, dry_run, as_json)
 
 
 @imports.command("ninapro")
 def import_ninapro(
-    source: Annotated[
-        Path, typer.Argument(help="Folder of .mat files: S1_E1_A1.mat, ...; folders in it are searched.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    source: Source,
+    out: Out,
     database: Annotated[Database, typer.Option(help="Which Ninapro database it is.")],
     subjects: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all that are there without it.")] = "",
+    undo_lag: Annotated[
+        bool, typer.Option("--undo-lag", help="Move poses earlier by what the glove lags behind the EMG.")
+    ] = False,
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
     force: ForceOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Import Ninapro 1, 2, 5 or 8: real EMG, with poses estimated from a data glove."""
+    """Import Ninapro 1, 2, 3, 5, 6 or 8: real EMG, with poses estimated from a data glove."""
     from cpep_train import import_ninapro as importer
 
-    chosen = _numbers(subjects, "--subjects") if subjects else []
-    with progress("importing") as advance:
-        summary = importer.import_ninapro(source, out, database.value, chosen, advance, force=force)
-    if as_json:
-        print_json(summary)
-        return
-    pose = "poses estimated from the glove" if summary.with_pose else "no pose"
-    stdout.print(
-        f"{summary.n_recordings} recordings of {summary.n_subjects} people, {summary.hours:.2f} h, {pose}, in {out}"
+    people = _numbers(subjects, "--subjects") if subjects else []
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
     )
+    with progress("importing") as advance:
+        summary = importer.import_ninapro(
+            source,
+            out,
+            database.value,
+            people,
+            advance,
+            choices=chosen,
+            undo_lag=undo_lag,
+            dry_run=dry_run,
+            force=force,
+        )
+    _print_import(summary, out, dry_run, as_json)
+
+
+@imports.command("myo-wrist")
+def import_myo_wrist(
+    source: Source,
+    out: Out,
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
+    force: ForceOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import the myo-readings-dataset: one Myo, eight classes, several donnings a person, no pose."""
+    from cpep_train import import_myo as importer
+
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
+    )
+    with progress("importing") as advance:
+        summary = importer.import_myo_wrist(source, out, advance, choices=chosen, dry_run=dry_run, force=force)
+    _print_import(summary, out, dry_run, as_json)
+
+
+@imports.command("myo-longterm")
+def import_myo_longterm(
+    source: Source,
+    out: Out,
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
+    force: ForceOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import the Wearable Sensor Long-term sEMG Dataset: one Myo, 22 motions on many days, no pose."""
+    from cpep_train import import_myo as importer
+
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
+    )
+    with progress("importing") as advance:
+        summary = importer.import_myo_longterm(source, out, advance, choices=chosen, dry_run=dry_run, force=force)
+    _print_import(summary, out, dry_run, as_json)
 
 
 @imports.command("csv")
 def import_csv(
     column_map: Annotated[Path, typer.Argument(help="TOML: rate, columns, files; see cpep_train.import_csv.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Out,
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
     force: ForceOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Import CSV files of any band by a column map."""
     from cpep_train import import_csv as importer
 
-    summary = importer.import_csv(column_map, out, force=force)
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
+    )
+    summary = importer.import_csv(column_map, out, choices=chosen, dry_run=dry_run, force=force)
+    _print_import(summary, out, dry_run, as_json)
+
+
+@imports.command("files")
+def import_files(
+    sources: Annotated[list[Path], typer.Argument(help="Files: EDF, BDF, XDF, OpenSignals HDF5, OpenBCI, Delsys.")],
+    out: Out,
+    user: Annotated[str, typer.Option(help="Whose they are; without it, the folder a file lies in.")] = "",
+    session: Annotated[str, typer.Option(help="Without it, a file's name.")] = "",
+    stage: Annotated[str, typer.Option(help="The gesture of what no annotation or marker labels.")] = "",
+    side: Annotated[Side, typer.Option(help="Which wrist.")] = Side.unknown,
+    split: Annotated[Split, typer.Option(help="Of repetitions that are in no other.")] = Split.train,
+    test_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 3 or 5-6.")] = "",
+    val_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 2.")] = "",
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
+    force: ForceOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import recordings as the software of amplifiers writes them; what a file holds decides how it is read."""
+    from cpep_train import import_files as importer
+
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
+    )
+    about = importer.FileChoices(
+        user=user,
+        session=session,
+        stage=stage,
+        side=side.value,
+        split=split.value,
+        test_repetitions=tuple(_numbers(test_repetitions, "--test-repetitions") if test_repetitions else ()),
+        val_repetitions=tuple(_numbers(val_repetitions, "--val-repetitions") if val_repetitions else ()),
+    )
+    with progress("importing") as advance:
+        summary = importer.import_files(sources, out, about, advance, choices=chosen, dry_run=dry_run, force=force)
+    _print_import(summary, out, dry_run, as_json)
+
+
+@imports.command("libemg")
+def import_libemg(
+    source: Source,
+    out: Out,
+    sample_rate_hz: Annotated[float, typer.Option(min=1, help="Samples a second; the files do not say.")],
+    test_repetitions: Annotated[str, typer.Option(help="Such as 4-5; the last without it.")] = "",
+    hold_out_people: HoldOutPeople = "",
+    validation_people: ValidationPeople = "",
+    hold_out_gestures: HoldOutGestures = "",
+    rename: Rename = None,
+    channels: Channels = "",
+    skip_start_s: SkipStartS = 0.0,
+    resample_hz: ResampleHz = None,
+    choices: ChoicesFile = None,
+    dry_run: DryRun = False,
+    force: ForceOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import a folder that LibEMG filled: R_<repetition>_C_<class>, one file each, no pose."""
+    from cpep_train import import_files as importer
+
+    chosen = _choices(
+        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
+    )
+    tested = _numbers(test_repetitions, "--test-repetitions", least=0) if test_repetitions else []
+    with progress("importing") as advance:
+        summary = importer.import_libemg(
+            source, out, sample_rate_hz, tested, advance, choices=chosen, dry_run=dry_run, force=force
+        )
+    _print_import(summary, out, dry_run, as_json)
+
+
+def _choices(
+    file: Path | None,
+    hold_out_people: str,
+    validation_people: str,
+    hold_out_gestures: str,
+    rename: list[str] | None,
+    channels: str,
+    skip_start_s: float,
+    resample_hz: float | None,
+) -> "Choices":
+    """What a file chooses, with what the options say over it."""
+    from cpep_train.importing import choices_of, load_choices
+
+    over: dict[str, object] = {
+        "hold_out_people": _listed(hold_out_people),
+        "validation_people": _listed(validation_people),
+        "hold_out_gestures": _listed(hold_out_gestures),
+        "channels": _numbers(channels, "--channels") if channels else [],
+        "rename": dict(_renamed(text) for text in rename or ()),
+        "skip_start_s": skip_start_s,
+        "resample_hz": resample_hz,
+    }
+    base = {} if file is None else load_choices(file).model_dump()
+    return choices_of({**base, **{key: value for key, value in over.items() if value}}, "the options")
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _renamed(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not OLD=NEW", param_hint="--rename")
+    return old.strip(), new.strip()
+
+
+def _print_import(summary: "ImportSummary", out: Path, dry_run: bool, as_json: bool) -> None:
+    for note in summary.notes:
+        stderr.print(f"note: {note}", soft_wrap=True)
     if as_json:
         print_json(summary)
         return
-    pose = "with poses" if summary.with_pose else "no pose"
-    stdout.print(
-        f"{summary.n_recordings} recordings of {summary.n_files} files, {summary.hours:.2f} h, {pose}, in {out}"
+    pose = "with pose" if summary.with_pose else "no pose"
+    what = (
+        f"{summary.n_recordings} recordings of {summary.n_files} files, {len(summary.people)} people, "
+        f"{len(summary.gestures)} gestures, {summary.hours:.2f} h, {pose}, "
+        f"{', '.join(map(str, summary.n_channels))} channels at "
+        f"{', '.join(f'{rate:g}' for rate in summary.sample_rates_hz)} Hz"
     )
+    where = "nothing was written" if dry_run else f"in {out}"
+    stdout.print(f"{what}; {where}", soft_wrap=True)
+    splits = ", ".join(f"{split} {n}" for split, n in summary.splits.items())
+    stdout.print(f"splits: {splits}; gestures: {', '.join(summary.gestures)}", soft_wrap=True)
+    left_out = "; ".join(f"{n} left out ({reason})" for reason, n in summary.left_out.items()) or "none left out"
+    stdout.print(f"{summary.n_samples_read} samples read, {summary.n_samples_kept} kept, {left_out}", soft_wrap=True)
 
 
 @app.command()
@@ -171,13 +431,75 @@ def info(
         raise CpepError("; ".join(found.faults))
 
 
-def _numbers(text: str, option: str = "--participants") -> list[int]:
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="Session file, or corpus folder: each of its recordings.")],
+    out: Annotated[Path, typer.Argument(help="File to write; of a corpus, the folder.")],
+    form: Annotated[Form, typer.Option("--format", help="edf is EDF+: EMG and the label, 16 bits.")] = Form.edf,
+) -> None:
+    """Write sessions for other software: EDF+, CSV or Parquet."""
+    from cpep_train.corpus import Corpus
+    from cpep_train.export_sessions import export_session
+
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another name, or move it away")
+    if path.is_file():
+        stdout.print(export_session(path, out, form.value))
+        return
+    corpus = Corpus.open(path)
+    with progress("exporting") as advance:
+        for done, row in enumerate(corpus.rows, start=1):
+            export_session(corpus.file(row), out / f"{row.filename}.{form.value}", form.value)
+            advance(done, len(corpus.rows))
+    stdout.print(f"{len(corpus.rows)} files in {out}")
+
+
+@app.command()
+def pack(
+    data: Annotated[Path, typer.Argument(help="Corpus folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: metadata.csv, shards.json and the shards.")],
+    url: Annotated[str, typer.Option(help="Where you will put the shards: s3://bucket/folder, gs://, https://.")] = "",
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, about.")] = 256,
+) -> None:
+    """Pack a corpus into shards that training streams from object storage; the small files stay the corpus."""
+    from cpep_train.shards import pack_corpus
+
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another name, or move it away")
+    with progress("packing") as advance:
+        n = pack_corpus(data, out, url=url, shard_bytes=shard_mb << 20, progress=advance)
+    stdout.print(f"{n} shards in {out}" + (f"; move shard-*.tar to {url}" if url else ""))
+
+
+@app.command()
+def view(
+    session: Annotated[Path, typer.Argument(help="Session file.")],
+    out: Annotated[Path | None, typer.Option(help="Picture to write; without it, beside the session.")] = None,
+) -> None:
+    """Draw a session as a picture: signal, spectrum, label and pose."""
+    from cpep_train.session_view import draw_session
+
+    picture = out or session.with_suffix(".png")
+    if picture.exists():
+        raise ConfigError(f"{picture} exists; choose another name with --out, or move it away")
+    stdout.print(draw_session(session, picture))
+
+
+def _numbers(text: str, option: str = "--participants", least: int = 1) -> list[int]:
     """The numbers that "1,3,5-7" names."""
     numbers: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
+        first, dash, last = part.strip().partition("-")
         try:
-            numbers.extend(range(int(first), int(last if dash else first) + 1))
+            more = range(int(first), int(last if dash else first) + 1)
         except ValueError as error:
             raise typer.BadParameter(f"{text!r} is not like 1-8 or 1,3,5-7", param_hint=option) from error
+        if not more:
+            raise typer.BadParameter(f"{part.strip()} in {text!r} runs backwards", param_hint=option)
+        if more[0] < least:
+            raise typer.BadParameter(f"{text!r}: numbers start at {least}", param_hint=option)
+        twice = next((number for number in more if number in numbers), None)
+        if twice is not None:
+            raise typer.BadParameter(f"{text!r} names {twice} twice", param_hint=option)
+        numbers.extend(more)
     return numbers

@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from cpep_edge.bundle import Manifest
-from cpep_edge.cli.output import print_table, stdout, to_json
+from cpep_edge.cli.output import print_table, stdout
 from cpep_edge.cli.replay import Replay
 from cpep_edge.cli.view import render
 from cpep_edge.decisions import UNKNOWN
 from cpep_edge.folders import write_reports
+from cpep_edge.json_text import to_json
 from cpep_train.evaluate import Score
 from cpep_train.plots import confusion_figure, png
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cpep_edge.cli.output import print_json, progress, stderr, stdout, to_json
+from cpep_edge.cli.output import print_json, progress, stderr, stdout
 from cpep_edge.events import Delay
 from cpep_edge.folders import write_reports
+from cpep_edge.json_text import to_json
 
 if TYPE_CHECKING:
     from cpep_edge.bundle import Manifest, OperatingPoint

@@ -1,10 +1,8 @@
 """How commands speak: answers on stdout, progress on stderr and only to a terminal."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import typer
@@ -14,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from cpep_edge.json_text import to_json
 from cpep_edge.outside import printable
 
 LONGEST_SENTENCE = 2_000  # a path that Linux takes has 4,096 at the most
@@ -28,11 +27,6 @@ _LONGEST_CELL = 1000  # a path
 def print_json(answer: Any) -> None:
     """One object on one line of stdout."""
     typer.echo(to_json(answer))
-
-
-def to_json(answer: Any) -> str:
-    """JSON on one line; dataclasses and pydantic models are taken by their fields."""
-    return json.dumps(answer, default=_fields, allow_nan=False)
 
 
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -54,13 +48,3 @@ def progress(task: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, console=stderr, disable=not sys.stderr.isatty()) as bar:
         number = bar.add_task(task, total=None)
         yield lambda done, total: bar.update(number, completed=done, total=total)
-
-
-def _fields(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)

@@ -9,6 +9,7 @@ import typer
 
 from cpep_edge.cli.output import print_json, stderr, stdout
 
+Launch = Literal["slurm", "local"]
 StageName = Literal["emg-mae", "pose-mae", "align"]
 _RECIPE = "A recipe by path, or by name: cpep, demo, micro, 3dc; with variants laid over it: cpep+mean-pooling+ema."
 
@@ -20,6 +21,9 @@ def train(
     stage: Annotated[StageName | None, typer.Option(help="Only this stage, anew.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over the recipe.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="A finished run to distil, for recipes that do: micro.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out recordings that cannot be used; the run says which.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was interrupted.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; by the corpus' size.")] = None,
 ) -> None:
@@ -34,7 +38,15 @@ def train(
     from cpep_train.training import train as run_training
 
     run_training(
-        load_recipe(recipe, settings or []), data, out, stage=stage, resume=resume, n_workers=workers, teacher=teacher
+        load_recipe(recipe, settings or []),
+        data,
+        out,
+        stage=stage,
+        resume=resume,
+        n_workers=workers,
+        teacher=teacher,
+        skip_bad=skip_bad,
+        progress=None if sys.stderr.isatty() else "lines",
     )
     if rank() == 0:
         stdout.print(out)
@@ -46,6 +58,12 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder of all runs; what is finished there is not done again.")],
     seeds: Annotated[str, typer.Option(help="Seeds, by commas.")] = "0",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over every recipe.")] = None,
+    launch: Annotated[
+        Launch | None, typer.Option(help="Submit every run at once, by submitit, and wait.", show_default="run here")
+    ] = None,
+    launch_set: Annotated[
+        list[str] | None, typer.Option(help="Of submitit: slurm_partition=gpu, gpus_per_node=1, timeout_min=600.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train and evaluate a list of recipes, and print one table; sweep.md and sweep.json keep it."""
@@ -58,6 +76,8 @@ def sweep(
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise typer.BadParameter(f"{seeds!r} is no list of whole numbers", param_hint="--seeds") from None
+    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise typer.BadParameter(f"{seeds!r} names a seed twice, or one below zero", param_hint="--seeds")
     machine = this_machine()
     found = sweeps.sweep(
         recipes,
@@ -68,11 +88,20 @@ def sweep(
         command=" ".join(("cpep-edge", *sys.argv[1:])),
         machine=f"{machine.n_cpus} cores, {machine.cpu}",
         say=stderr.print,
+        cluster=launch,
+        cluster_options=dict(_option(text) for text in launch_set or ()),
     )
     if as_json:
         print_json(found)
     else:
         typer.echo(sweeps.markdown(found))
+
+
+def _option(text: str) -> tuple[str, str | int]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--launch-set")
+    return key.strip(), int(value) if value.strip().lstrip("-").isdigit() else value.strip()
 
 
 def _quiet_threads() -> None:

@@ -122,10 +122,4 @@ def _chosen(queries: Examples) -> Examples:
     """Held-out people where there are any, and not too many windows, evenly spread."""
     places = np.flatnonzero(queries.held_out_user) if queries.held_out_user.any() else np.arange(len(queries))
     kept = places[np.linspace(0, len(places) - 1, min(len(places), MAX_WINDOWS)).astype(np.intp)]
-    return replace(
-        queries,
-        places=queries.places[kept],
-        gesture_index=queries.gesture_index[kept],
-        user_index=queries.user_index[kept],
-        held_out_user=queries.held_out_user[kept],
-    )
+    return queries.only(kept)

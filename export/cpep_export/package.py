@@ -24,10 +24,11 @@ from cpep_edge.bundle import (
 )
 from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.encoder import EmgEncoder
-from cpep_edge.errors import DataError
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.hand import HandPoses
 from cpep_edge.input_stream import InputStream
+from cpep_edge.names import check_name
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.recogniser import answer
 from cpep_edge.trust import SigningKey
@@ -36,12 +37,12 @@ from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
 from cpep_export.hand_poses import pick_hand_poses
 from cpep_export.head_choice import HEAD_FILE, ChosenHead, choose_head
-from cpep_export.ladder import CHIP, HEAD, INDEX, LIVE, Ladder
+from cpep_export.ladder import CHIP, HEAD, INDEX, LIVE, Ladder, one_by_one
 from cpep_export.live_replay import embed_live
 from cpep_export.native import TARGETS, NativeBuild
 from cpep_export.pose_program import PoseProgram, lower_pose_encoder
 from cpep_export.prototypes import Prototypes, find_prototypes
-from cpep_export.rejection import decision_spec
+from cpep_export.rejection import decision_spec, watched_windows
 from cpep_export.training_windows import training_embeddings
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
@@ -53,6 +54,7 @@ from cpep_train.evaluate import (
     evaluation_set,
     torch_embedding,
 )
+from cpep_train.leakage import audit_against
 from cpep_train.provenance import provenance_of
 
 INDEX_FILE = "index.bin"
@@ -131,9 +133,15 @@ def export_bundle(
     version: of the bundle; None: one above that of the bundle that lies at `out`
     key: signs the bundle
     progress: called with the stages done and their number
-    Raises DataError when the corpus does not fit the checkpoint, ArtifactError when XNNPACK leaves operators outside or
-    the program loses too much.
+    Raises DataError when the corpus does not fit the checkpoint, or holds what was trained on where it should measure;
+    ArtifactError when XNNPACK leaves operators outside or the program loses too much.
     """
+    try:
+        check_name(out.stem)
+    except ValueError as error:
+        raise ConfigError(
+            f"{out}: a bundle is called as its folder, and {out.stem!r} cannot be used: {error}"
+        ) from error
     done = _counter(progress)
     version = next_version(out) if version is None else version
     material = _gather(checkpoint, data)
@@ -168,7 +176,9 @@ def export_bundle(
         if on_chip.embedded is not None:
             ladder.climb_by_index(CHIP, on_chip.embedded, index_of)
     done()
-    decision = decision_spec(ladder.evaluation, votes)
+    watched = watched_windows(material.evaluation)
+    embedded = embed_emg(one_by_one(device.encoder), watched.queries)
+    decision = decision_spec(watched, _votes(watched, embedded, index, head))
     hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)
     pose = lower_pose_encoder(checkpoint, material.evaluation.references) if pose_encoder else None
     target = chip_target or ("linux" if native is None else TARGETS[native.architecture])
@@ -182,6 +192,8 @@ def export_bundle(
 
 def _gather(checkpoint: Checkpoint, data: Path) -> _Material:
     corpus = Corpus.open(data)
+    if checkpoint.splits is not None:
+        audit_against(checkpoint.splits, corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
     evaluation = evaluation_set(checkpoint, corpus)
     return _Material(checkpoint, corpus, evaluation, embed_poses(checkpoint.pose, evaluation.references))
 
@@ -327,7 +339,8 @@ def _stretch(material: _Material, session: int, start: int) -> NDArray[np.float3
 
 
 def _provenance(material: _Material) -> Provenance:
-    recipe, now = material.checkpoint.recipe, provenance_of(material.corpus)
+    recipe = material.checkpoint.recipe
+    now = provenance_of(material.corpus, material.checkpoint.provenance.data_sha256)
     templates = ", poses from templates" if recipe.pose.source == "templates" else ""
     return Provenance(
         recipe=recipe.name,

@@ -9,6 +9,7 @@ coverage-risk curve (El-Yaniv & Wiener, JMLR 2010). The bundle carries it, and `
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ SHORT_WINDOW_S = 0.5  # below, a bundle is meant to be quick: it hops twice as o
 REFRACTORY_MS = 1500.0
 DEBOUNCE_HOPS = {100.0: 3, 50.0: 4}  # by the hop
 
+MOST_WATCHED = 2_000  # windows, some milliseconds each
 _N_SIMILARITIES = 40
 _CURVE_POINTS = 20
 
@@ -36,15 +38,15 @@ _CURVE_POINTS = 20
 def decision_spec(evaluation: EvaluationSet, votes: Sequence[Vote]) -> DecisionSpec:
     """How a bundle decides.
 
+    evaluation: of people whom the training only watched, where there are any (`watched_windows`)
     votes: of the device, one for each query of `evaluation`
     """
     queries = evaluation.queries
     rate_hz = queries.dataset.store.preprocessing.sample_rate_hz
-    chosen = np.flatnonzero(watched(queries))
-    true = queries.gesture_index[chosen]
-    share = np.array([votes[number].share for number in chosen])
-    similarity = np.array([votes[number].similarity for number in chosen])
-    right = np.array([votes[number].gesture_index for number in chosen]) == true
+    true = queries.gesture_index
+    share = np.array([vote.share for vote in votes])
+    similarity = np.array([vote.similarity for vote in votes])
+    right = np.array([vote.gesture_index for vote in votes]) == true
     curve = coverage_risk(share, similarity, right)
     start = _starting_point(curve, share, similarity, right)
     rest = next((name for name in evaluation.gestures if name in REST_STAGES), "")
@@ -58,7 +60,7 @@ def decision_spec(evaluation: EvaluationSet, votes: Sequence[Vote]) -> DecisionS
         debounce_hops=DEBOUNCE_HOPS[hop_ms],
         refractory_hops=round(REFRACTORY_MS / hop_ms),
         rest_gesture=rest,
-        rest_level=_rest_level(queries, chosen, is_rest, round(LEVEL_STRETCH_S * rate_hz)) if rest else 0.0,
+        rest_level=_rest_level(queries, is_rest, round(LEVEL_STRETCH_S * rate_hz)) if rest else 0.0,
         rejection=curve,
     )
 
@@ -112,23 +114,30 @@ def _starting_point(
     return next((point for point in reversed(curve) if kept(point) >= CORRECT_KEPT), curve[0])
 
 
-def _rest_level(queries: Examples, chosen: NDArray[np.intp], is_rest: NDArray[np.bool_], stretch_samples: int) -> float:
+def _rest_level(queries: Examples, is_rest: NDArray[np.bool_], stretch_samples: int) -> float:
     """A level between that which most windows of rest stay below and that which most of gestures exceed at their end.
 
     Where the two overlap no gesture's window is given up for rest.
     """
     if not is_rest.any() or is_rest.all():
         return 0.0
-    levels = _end_levels(queries, chosen, stretch_samples)
+    levels = _end_levels(queries, stretch_samples)
     active = float(np.quantile(levels[~is_rest], 1 - ACTIVE_KEPT))
     resting = float(np.quantile(levels[is_rest], ACTIVE_KEPT))
     return round(min(active, float(np.sqrt(active * resting))), 4)
 
 
-def _end_levels(queries: Examples, chosen: NDArray[np.intp], stretch_samples: int) -> NDArray[np.float64]:
-    """The level of the last stretch of each chosen window, (n_chosen,)."""
-    store, levels = queries.dataset.store, np.empty(len(chosen))
-    sessions = queries.places[chosen, 0]
+def watched_windows(evaluation: EvaluationSet) -> EvaluationSet:
+    """The evaluation's windows of validation recordings, of all where there are none; not too many, evenly spread."""
+    places = np.flatnonzero(watched(evaluation.queries))
+    kept = places[np.linspace(0, len(places) - 1, min(len(places), MOST_WATCHED)).astype(np.intp)]
+    return replace(evaluation, queries=evaluation.queries.only(kept))
+
+
+def _end_levels(queries: Examples, stretch_samples: int) -> NDArray[np.float64]:
+    """The level of the last stretch of each window, (n,)."""
+    store, levels = queries.dataset.store, np.empty(len(queries))
+    sessions = queries.places[:, 0]
     for number in np.unique(sessions):
         row = store.corpus.rows[number]
         with store.corpus.session(row) as recording:
@@ -138,7 +147,7 @@ def _end_levels(queries: Examples, chosen: NDArray[np.intp], stretch_samples: in
             stream = InputStream(store.preprocessing, None, raw_uv.shape[1], store.donnings.of(row))
             scaled[first:last] = stream.scaled(raw_uv[first:last])
         for place in np.flatnonzero(sessions == number):
-            end = queries.places[chosen[place], 1] + queries.dataset.window_samples
+            end = queries.places[place, 1] + queries.dataset.window_samples
             levels[place] = level(scaled[end - stretch_samples : end])
     return levels
 

@@ -1,12 +1,16 @@
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cpep_edge.cli import app
+from cpep_edge.extras import EXTRA_OF, PACKAGE_OF
 
 HEAVY = {"torch", "executorch", "torchao", "lightning", "hnswlib", "serial", "scipy", "h5py", "sklearn", "matplotlib"}
 
@@ -52,7 +56,58 @@ def test_wrong_usage_is_exit_2() -> None:
     assert run("live").returncode == 2
     assert run("export", "run", "--data", "d", "--out", "o", "--quant", "int7").returncode == 2
     assert run("export", "run", "--data", "d", "--out", "o", "--chip-ram", "64").returncode == 2  # of which chip?
-    assert run("data", "import", "3dc", "a", "b", "--participants", "x").returncode == 2
+    for participants in ("x", "8-1", "1,1", "1-3,2", "0-2"):
+        assert run("data", "import", "3dc", "a", "b", "--participants", participants).returncode == 2
+    for seeds in ("1,1", "-1", "a"):
+        assert run("sweep", "demo", "--data", "d", "--out", "o", "--seeds", seeds).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "line"),
+    [
+        ("torch", ("train", "demo", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train]'"),
+        ("torch", ("eval", "r", "--data", "d"), "pip install 'cpep-edge[train]'"),
+        ("lightning", ("train", "demo", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train]'"),
+        ("lightning", ("sweep", "demo", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train]'"),
+        ("sklearn", ("eval", "r", "--data", "d"), "pip install 'cpep-edge[train]'"),
+        ("safetensors", ("robustness", "r", "--data", "d"), "pip install 'cpep-edge[train]'"),
+        ("torch", ("export", "r", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train,export]'"),
+        ("yaml", ("data", "info", "split.yaml"), "pip install 'cpep-edge[train]'"),
+        ("cryptography", ("keygen", "k"), "pip install 'cpep-edge[trust]'"),
+        ("mujoco", ("data", "synth", "nowhere"), "pip install 'cpep-edge[sim]'"),
+        ("mujoco", ("demo", "--out", "nowhere"), "pip install 'cpep-edge[sim]'"),
+    ],
+)
+def test_a_missing_package_is_one_sentence_with_the_line_that_installs_it(
+    module: str, arguments: tuple[str, ...], line: str, tmp_path: Path
+) -> None:
+    (tmp_path / "split.yaml").write_text("train: []")
+    code = f"""
+import sys
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, NotInstalled())
+sys.argv = ["cpep-edge", *{arguments!r}]
+from cpep_edge.cli import main
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1].startswith("error: ")
+    assert line in answer.stderr.splitlines()[-1]
+    assert "Traceback" not in answer.stderr
+
+
+def test_every_extra_that_is_named_declares_its_package() -> None:
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for module, extra in EXTRA_OF.items():
+        names = {re.split(r"[^A-Za-z0-9_.-]", text)[0] for text in declared["optional-dependencies"][extra]}
+        assert PACKAGE_OF.get(module, module).replace("_", "-") in {name.replace("_", "-") for name in names}
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -1,13 +1,15 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 
 from cpep_edge.bundle import Bundle, EncoderSpec
-from cpep_edge.encoder import EmgEncoder, open_encoder
+from cpep_edge.encoder import EmgEncoder, _OneAtATime, open_encoder
 from cpep_edge.errors import ArtifactError, CpepError
 
 pytestmark = pytest.mark.executorch
@@ -55,6 +57,39 @@ def test_an_embedding_survives_the_next_one(encoder: EmgEncoder, window: np.ndar
 
     assert not np.allclose(first, second)
     assert np.array_equal(first, kept)
+
+
+def test_threads_that_share_an_encoder_get_each_their_own(encoder: EmgEncoder, window: np.ndarray) -> None:
+    windows = [window * scale for scale in np.linspace(-2, 2, 16)]
+    alone = [encoder.embed(one) for one in windows]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(encoder.embed, windows * 40))
+    for number, embedding in enumerate(together):
+        np.testing.assert_array_equal(embedding, alone[number % len(windows)])
+
+
+def test_a_thread_waits_while_another_is_inside() -> None:
+    class Inside:
+        """Lets another thread try to come in while it embeds."""
+
+        def __init__(self) -> None:
+            self.other: Thread | None = None
+            self.was_kept_out = False
+
+        def embed(self, window: np.ndarray) -> np.ndarray:
+            if self.other is None:
+                self.other = Thread(target=shared.embed, args=(window,))
+                self.other.start()
+                self.other.join(timeout=0.5)
+                self.was_kept_out = self.other.is_alive()
+            return window
+
+    inside = Inside()
+    shared = _OneAtATime(inside)
+    shared.embed(np.zeros((1, 1), np.float32))
+    assert inside.other is not None
+    inside.other.join()
+    assert inside.was_kept_out
 
 
 def test_a_window_may_be_read_only_or_a_view(encoder: EmgEncoder, window: np.ndarray) -> None:

@@ -6,7 +6,7 @@ from cpep_edge import pose_index
 from cpep_edge.bundle import IndexSpec
 from cpep_edge.errors import ArtifactError
 from cpep_edge.index_file import StoredIndex, coded
-from cpep_edge.pose_index import PoseIndex, build_graph, build_index, graph_spec, load_index, vote
+from cpep_edge.pose_index import EXACT_NUMBERS, PoseIndex, build_graph, build_index, graph_spec, load_index, vote
 
 D = 32
 
@@ -150,3 +150,17 @@ def test_an_exact_search_misses_nothing_whatever_the_number_and_however_many_are
         _, similarity = found.nearest(embedding, 10)
         best = np.sort(found.vectors @ embedding)[::-1][:10]
         np.testing.assert_allclose(similarity, best, atol=1e-6)
+
+
+def test_copies_do_not_change_votes() -> None:
+    """Above the size from which a graph is searched: 50 copies each of 300 poses; a graph gets a tenth wrong."""
+    rng = np.random.default_rng(0)
+    poses = unit(rng.standard_normal((300, 64)))
+    copied, labels = np.repeat(poses, 50, axis=0), np.repeat(np.arange(300) % 16, 50)
+    assert copied.size > EXACT_NUMBERS
+    index = build_index(copied, labels)
+    queries = unit(poses[rng.integers(0, 300, 200)] + 0.3 * rng.standard_normal((200, 64)))
+    for query, row in zip(queries, queries @ index.vectors.T, strict=True):
+        nearest = np.argsort(-row, kind="stable")[:10]
+        expected = vote(index.gesture_index[nearest], row[nearest])
+        assert index.vote(query, 10).gesture_index == expected.gesture_index

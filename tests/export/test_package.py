@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -6,12 +7,14 @@ import numpy as np
 import pytest
 
 from cpep_edge.bundle import Bundle
-from cpep_edge.errors import DataError
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.verify import verify_bundle
 from cpep_export.package import export_bundle
-from cpep_train.corpus import Corpus
+from cpep_export.rejection import watched_windows
+from cpep_train.corpus import Corpus, write_metadata
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
+from cpep_train.leakage import split_manifest
 
 if TYPE_CHECKING:
     from cpep_export.native import NativeBuild
@@ -106,6 +109,38 @@ def test_progress_counts_up_to_its_total(tiny_bundle: Path, tiny_checkpoint: "Ch
     assert Bundle(out).manifest == manifest
     assert manifest.encoder.quantisation == "fp32"
     assert manifest.ladder[2].vote_agreement == 1
+
+
+def test_a_name_that_no_bundle_can_have_is_refused_before_anything_is_done(
+    tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="' my' cannot be used: a name has no spaces around it"):
+        export_bundle(tiny_checkpoint, tiny_corpus, tmp_path / " my.cpep", quant="fp32")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_refuses_to_measure_on_what_was_trained_on(
+    tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
+) -> None:
+    corpus = Corpus.open(tiny_corpus)
+    trained = replace(tiny_checkpoint, splits=split_manifest(corpus))
+    data = tmp_path / "exchanged"
+    shutil.copytree(tiny_corpus, data)
+    swap = {"train": "val", "val": "train"}
+    write_metadata(data, [replace(row, split=swap.get(row.split, row.split)) for row in corpus.rows])
+    with pytest.raises(DataError, match="holds the same EMG as .*, which is trained on"):
+        export_bundle(trained, data, tmp_path / "leaky.cpep", quant="fp32")
+    assert not (tmp_path / "leaky.cpep").exists()
+
+
+def test_thresholds_come_from_people_whom_the_training_only_watched(
+    tiny_checkpoint: "Checkpoint", tiny_corpus: Path
+) -> None:
+    evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus))
+    watched = watched_windows(evaluation).queries
+    rows = watched.dataset.store.corpus.rows
+    assert {rows[session].split for session, _ in watched.places} == {"val"}
+    assert len(watched) > 0
 
 
 def test_a_corpus_that_does_not_fit_leaves_the_old_bundle(

@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ def test_recordings_become_sessions_with_their_labels_and_counts(tmp_path: Path)
     _write_set(tmp_path / "set", [3])
     summary = import_3dc(tmp_path / "set", tmp_path / "out", [3])
     corpus = Corpus.open(tmp_path / "out")
-    assert (summary.n_files, summary.n_participants, summary.short_files) == (4, 1, ())
+    assert (summary.n_files, summary.people, summary.notes) == (4, ("3dc-03",), ())
     assert {(row.user, row.stage, row.split) for row in corpus.rows} == {
         ("3dc-03", stage, split) for stage in ("NoMotion", "PinchGrip") for split in ("train", "test")
     }
@@ -45,17 +44,16 @@ def test_recordings_become_sessions_with_their_labels_and_counts(tmp_path: Path)
 def test_short_trials_are_kept_and_said(tmp_path: Path) -> None:
     _write_set(tmp_path / "set", [1], n_rows=363)
     summary = import_3dc(tmp_path / "set", tmp_path / "out", [1])
-    assert len(summary.short_files) == summary.n_files == 4
+    assert (summary.n_recordings, summary.notes) == (4, ("4 recordings are shorter than 4 s and were kept",))
 
 
-def test_people_with_the_same_recordings_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_people_with_the_same_recordings_are_told(tmp_path: Path) -> None:
     _write_set(tmp_path / "set", [19, 20])
     (tmp_path / "set" / "Participant19").rename(tmp_path / "set" / "Participant21")
     _write_set(tmp_path / "set", [19])
-    with caplog.at_level(logging.WARNING):
-        summary = import_3dc(tmp_path / "set", tmp_path / "out", [19, 20, 21])
-    assert summary.identical_participants == (("3dc-19", "3dc-21"),)
-    assert "3dc-19 and 3dc-21 are the same recordings" in caplog.text
+    summary = import_3dc(tmp_path / "set", tmp_path / "out", [19, 20, 21])
+    assert len(summary.notes) == 1
+    assert "3dc-19 and 3dc-21 share recordings, bit for bit: one person under two names" in summary.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -63,9 +61,9 @@ def test_people_with_the_same_recordings_are_told(tmp_path: Path, caplog: pytest
     [
         ("3dc_EMG_gesture_0_11.txt", "1,2\n", "the name is not"),
         ("notes.txt", "hello", "the name is not"),
-        ("3dc_EMG_gesture_0_3.txt", "1,2,3\n", "not lines of 10 integers"),
-        ("3dc_EMG_gesture_0_3.txt", "a,b\n", "not lines of 10 integers"),
-        ("3dc_EMG_gesture_0_3.txt", "", "not lines of 10 integers"),
+        ("3dc_EMG_gesture_0_3.txt", "1,2,3\n", "not lines of 10 numbers"),
+        ("3dc_EMG_gesture_0_3.txt", "a,b\n", "not lines of 10 numbers"),
+        ("3dc_EMG_gesture_0_3.txt", "", "not lines of 10 numbers"),
     ],
 )
 def test_a_file_of_another_layout_is_named_and_nothing_is_left(tmp_path: Path, name: str, text: str, says: str) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from cpep_edge.errors import ConfigError, CpepError, DataError
 from cpep_edge.session import JOINT_NAMES
 from cpep_train.corpus import Corpus, corpus_info
 from cpep_train.import_csv import import_csv
+from cpep_train.importing import Choices
 
 MAP = """\
 sample_rate_hz = 500
@@ -72,6 +74,7 @@ def test_rows_are_cut_where_their_label_changes_and_unlabelled_ones_left_out(fol
         assert session.meta.sample_rate == 500
     assert angles[0, JOINT_NAMES.index("index_mcp_flexion")] == pytest.approx(1.5 - 1.5 * 0.25)
     assert np.count_nonzero(angles[0]) == 1
+    assert (summary.n_samples_read, summary.left_out) == (190, {"rows without a label": 10})
     assert corpus_info(folder / "out").faults == ()
 
 
@@ -104,6 +107,11 @@ def test_all_faults_of_a_map_are_named_at_once(folder: Path, old: str, new: str,
         ("ch_1,ch_2,gesture,index\n", "b.csv: there are no rows"),
         ("ch_1,gesture,index\n1,Fist,0\n", "b.csv: column ch_2 is missing; there are ch_1, gesture, index"),
         ("ch_1,ch_2,gesture,index\n1,2,Fist\n", "b.csv: a row has not as many values"),
+        ("ch_1,ch_2,gesture,index\n1,2,Fist\n1,2,Fist,0\n", "b.csv: a row has not as many values .* row 2"),
+        ('ch_1,ch_2,gesture,index\n1,2,"Fist,0\n' + "1,2,Fist,0\n" * 50, "row 2 cannot be read: a quotation mark is"),
+        ('ch_1,ch_2,gesture,index\n1,2,"Fist,0\n' + "1,2,Fist,0\n" * 20_000, "row 2 .* a quotation mark is not"),
+        ("ch_1,ch_2,gesture,index\n1,2,Fi\0st,0\n", "b.csv: row 2 holds a NUL byte"),
+        ("ch_1,ch_2,gesture,index\n1,2,Open\u00a0hand,0\n", r"the gesture 'Open.*hand' cannot be used: .*U\+00A0"),
         ("ch_1,ch_2,gesture,index\n1,x,Fist,0\n", "b.csv: column ch_2 holds something that is no number"),
         ("ch_1,ch_2,gesture,index\n1,2,Fist,0\n1,,Fist,0\n", "b.csv: an EMG column holds no number in row 3"),
         (None, "b.csv cannot be read"),
@@ -117,6 +125,124 @@ def test_a_file_that_does_not_fit_is_named_and_nothing_is_left(folder: Path, tex
         import_csv(folder / "map.toml", folder / "out")
     assert isinstance(caught.value, DataError)
     assert not (folder / "out").exists()
+
+
+def test_a_last_row_cut_short_is_left_out_and_counted(folder: Path) -> None:
+    with (folder / "b.csv").open("a") as file:
+        file.write("60,0.1,Re")
+    summary = import_csv(folder / "map.toml", folder / "out")
+    assert summary.left_out == {"rows without a label": 10, "rows cut short at the end of a file": 1}
+    assert summary.n_samples_read == 191
+
+
+def test_blocks_make_the_same_recordings_as_a_file_in_one_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_csv(folder / "map.toml", folder / "whole")
+    monkeypatch.setattr("cpep_train.import_csv._BLOCK_ROWS", 7)
+    import_csv(folder / "map.toml", folder / "blocks")
+    whole, blocks = Corpus.open(folder / "whole"), Corpus.open(folder / "blocks")
+    assert whole.rows == blocks.rows
+    for row in whole.rows:
+        with whole.session(row) as one, blocks.session(row) as other:
+            np.testing.assert_array_equal(one.emg(), other.emg())
+            np.testing.assert_array_equal(one.joint_angles(), other.joint_angles())
+            np.testing.assert_array_equal(one.time_s(), other.time_s())
+            assert one.meta == other.meta
+
+
+def test_other_dialects_say_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    emg = rng.normal(0, 30e-6, (60, 2)).round(9)
+    lines = ["# a logger", "", *(f"{a:.9f};{b:.9f};Fist".replace(".", ",") for a, b in emg), "# end"]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    (tmp_path / "map.toml").write_text(
+        'sample_rate_hz = 200\ndelimiter = ";"\ndecimal = ","\nheader = false\n[columns]\nemg = ["1", "2"]\n'
+        'stage = "3"\n[[files]]\nfile = "a.csv"\nuser = "p"\nsession = "s"\nsplit = "train"\n'
+    )
+    summary = import_csv(tmp_path / "map.toml", tmp_path / "out")
+    assert 'must be in volts by its size; say unit = "uV"' in summary.notes[0]
+    corpus = Corpus.open(tmp_path / "out")
+    with corpus.session(corpus.rows[0]) as session:
+        np.testing.assert_allclose(session.emg(), emg * 1e6, atol=2e-3)
+
+
+def test_jitter_is_evened_out_and_gaps_stay_gaps(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    true_s = np.concatenate([np.arange(500), np.arange(1000, 1500)]) / 250
+    stamp_ms = np.round((true_s + rng.uniform(-1e-3, 1e-3, 1000)) * 1000)
+    wave = 100 * np.sin(2 * np.pi * 3 * true_s)
+    rows = [f"{t:.0f},{v:.4f},Fist" for t, v in zip(stamp_ms, wave, strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join(["t,ch,g", *rows]))
+    (tmp_path / "map.toml").write_text(
+        '[columns]\nemg = ["ch"]\nstage = "g"\ntime = "t"\ntime_unit_s = 0.001\n'
+        '[[files]]\nfile = "a.csv"\nuser = "p"\nsession = "s"\nsplit = "train"\n'
+    )
+    summary = import_csv(tmp_path / "map.toml", tmp_path / "out")
+    assert summary.sample_rates_hz == (250.0,)
+    corpus = Corpus.open(tmp_path / "out")
+    with corpus.session(corpus.rows[0]) as session:
+        session.check()
+        (gap,) = session.gaps()
+        assert gap.duration_s == pytest.approx(2.0, abs=0.01)
+        start_s = stamp_ms[0] / 1000
+        expected = 100 * np.sin(2 * np.pi * 3 * (session.time_s() + start_s))
+        np.testing.assert_allclose(session.emg()[:, 0], expected, atol=5)
+
+
+def test_a_straight_hand_is_a_pose(folder: Path) -> None:
+    (folder / "b.csv").write_text("ch_1,ch_2,gesture,index\n" + "1,2,Rest,1\n" * 30 + "1,2,Rest,\n" * 10)
+    import_csv(folder / "map.toml", folder / "out")
+    corpus = Corpus.open(folder / "out")
+    with corpus.session(corpus.rows[-1]) as session:
+        assert not session.joint_angles(0, 30).any()
+        assert session.pose_valid().tolist() == [True] * 30 + [False] * 10
+
+
+def test_a_rate_is_changed_where_asked(folder: Path) -> None:
+    summary = import_csv(folder / "map.toml", folder / "out", choices=Choices(resample_hz=250, channels=(2,)))
+    assert (summary.sample_rates_hz, summary.n_channels, summary.n_samples_read) == ((250.0,), (1,), 190)
+    corpus = Corpus.open(folder / "out")
+    with corpus.session(corpus.rows[0]) as session:
+        session.check()
+        assert session.emg().shape == (20, 1)
+
+
+def test_prompts_in_a_file_of_their_own_label_what_follows_them(tmp_path: Path) -> None:
+    stamps = 1_000_000 + 4 * np.arange(500)
+    (tmp_path / "a.csv").write_text("\n".join(["t,ch", *(f"{t},{np.sin(t / 50):.5f}" for t in stamps)]))
+    (tmp_path / "p.csv").write_text("t,thumb,index\n1000400,0,1\n1000800,0,0\n1001200,1,1\n")
+    (tmp_path / "map.toml").write_text(
+        'unit = "uV"\n[columns]\nemg = ["ch"]\ntime = "t"\ntime_unit_s = 0.001\n'
+        '[prompts]\ncolumns = ["thumb", "index"]\ntime = "t"\n'
+        '[[files]]\nfile = "a.csv"\nprompts = "p.csv"\nuser = "p"\nsession = "s"\nsplit = "train"\n'
+    )
+    summary = import_csv(tmp_path / "map.toml", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    assert [row.stage for row in corpus.rows] == ["index", "Rest", "thumb+index"]
+    assert summary.left_out == {"rows without a label": 100}
+    with corpus.session(corpus.rows[1]) as session:
+        np.testing.assert_allclose(session.emg()[:, 0], np.sin(stamps[200:300] / 50), atol=1e-4)
+    (tmp_path / "p.csv").write_text("t,thumb\n1,0\n")
+    with pytest.raises(DataError, match=r"p.csv: column index is missing; there are t, thumb"):
+        import_csv(tmp_path / "map.toml", tmp_path / "no")
+
+
+def test_the_shared_recording_of_a_forearm_is_read() -> None:
+    folder = Path(__file__).parents[2].parent / "shared" / "data" / "files"
+    if not folder.is_dir():
+        pytest.skip("shared/data is not there")
+    with TemporaryDirectory() as scratch:
+        for name in ("cyton_lsl_exg.csv", "cyton_lsl_prompt.csv"):
+            (Path(scratch) / name).write_bytes((folder / name).read_bytes())
+        emg = ", ".join(f'"exg_{k}"' for k in range(1, 9))
+        (Path(scratch) / "map.toml").write_text(
+            f'unit = "uV"\n[columns]\nemg = [{emg}]\ntime = "timestamp"\ntime_unit_s = 0.001\n[prompts]\n'
+            'columns = ["thumb", "index", "middle", "ring", "pinky"]\ntime = "timestamp"\n[[files]]\n'
+            'file = "cyton_lsl_exg.csv"\nprompts = "cyton_lsl_prompt.csv"\nuser = "p"\nsession = "s"\nsplit = "train"\n'
+        )
+        summary = import_csv(Path(scratch) / "map.toml", Path(scratch) / "out")
+    assert summary.sample_rates_hz == (250.0,)
+    assert summary.n_recordings == 13
+    assert "thumb+index+middle+ring+pinky" in summary.gestures
 
 
 def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Files in the layout of Ninapro's documentation, written here with scipy, come out as sessions."""
 
+import io
+import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -9,10 +12,18 @@ from scipy.io import savemat
 from cpep_edge.errors import DataError
 from cpep_edge.session import JOINT_NAMES
 from cpep_train.corpus import Corpus, corpus_info
-from cpep_train.import_ninapro import GLOVE_18, GLOVE_22, LAYOUTS, Database, import_ninapro, joint_angles
+from cpep_train.glove import GLOVE_18, GLOVE_22, joint_angles, lag_s, sensor_ranges
+from cpep_train.import_ninapro import LAYOUTS, Database, import_ninapro
+from cpep_train.importing import Choices
 from cpep_train.leakage import audit
 
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 N_A_REPETITION = 30  # rows of a movement, and of the rest after it
+FIRST_TWO = {
+    "db1": ("index flexion", "index extension"),
+    "db2": ("thumb up", "index and middle extended"),
+    "db5": ("index flexion", "index extension"),
+}
 BEND = GLOVE_22.index("index_pip_flexion")
 
 
@@ -56,11 +67,12 @@ def test_each_repetition_of_a_movement_becomes_a_recording(tmp_path: Path, datab
     savemat(tmp_path / "set" / file, variables)
     summary = import_ninapro(tmp_path / "set", tmp_path / "out", database)
     corpus, layout = Corpus.open(tmp_path / "out"), LAYOUTS[database]
-    assert (summary.n_files, summary.n_subjects, summary.n_recordings) == (1, 1, 2 * 6 + 13)
-    assert {row.stage for row in corpus.rows} == {"Rest", "E1-01", "E1-02"}
+    assert (summary.n_files, len(summary.people), summary.n_recordings) == (1, 1, 2 * 6 + 13)
+    assert summary.n_samples_read == summary.n_samples_kept == len(variables["emg"])
+    assert {row.stage for row in corpus.rows} == {"Rest", *FIRST_TWO[database]}
     tested = {row.session.rpartition("rep")[2] for row in corpus.rows if row.split == "test"}
     assert tested == {str(n) for n in layout.test_repetitions if n <= 6}
-    row = next(row for row in corpus.rows if (row.stage, row.session) == ("E1-02", f"{database}-01-E1-rep3"))
+    row = next(r for r in corpus.rows if (r.stage, r.session) == (FIRST_TWO[database][1], f"{database}-01-E1-rep3"))
     start = N_A_REPETITION * (1 + 2 * (6 + 2))
     with corpus.session(row) as session:
         expected = variables["emg"][start : start + N_A_REPETITION] * layout.microvolts
@@ -71,7 +83,8 @@ def test_each_repetition_of_a_movement_becomes_a_recording(tmp_path: Path, datab
     audit(corpus)
 
 
-def test_database_8_splits_by_day_and_reads_the_glove_of_18_sensors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["S4_E1_A1_D{}.mat", "S4_E1_A{}.mat"])
+def test_database_8_splits_by_acquisition_and_reads_the_glove_of_18_sensors(tmp_path: Path, name: str) -> None:
     (tmp_path / "set").mkdir()
     for day in (1, 2, 3):
         variables = _without(_variables("db8", sensors=18, seed=day), "exercise", "restimulus", "rerepetition")
@@ -79,18 +92,153 @@ def test_database_8_splits_by_day_and_reads_the_glove_of_18_sensors(tmp_path: Pa
             np.roll(variables["stimulus"], -3),
             np.roll(variables["repetition"], -3),
         )
-        savemat(tmp_path / "set" / f"S4_E1_A1_D{day}.mat", variables)
-    import_ninapro(tmp_path / "set", tmp_path / "out", "db8", [4])
+        savemat(tmp_path / "set" / name.format(day), variables)
+    summary = import_ninapro(tmp_path / "set", tmp_path / "out", "db8", [4])
+    assert summary.n_samples_kept == 3 * 750 == _samples_written(tmp_path / "out")
     corpus = Corpus.open(tmp_path / "out")
     assert {(row.session.split("-")[2], row.split) for row in corpus.rows} == {
-        ("D1", "train"), ("D2", "train"), ("D3", "test"),
+        ("A1", "train"), ("A2", "train"), ("A3", "test"),
     }  # fmt: skip
-    assert {row.stage for row in corpus.rows} == {"Rest", "M-01", "M-02"}
-    with corpus.session(next(row for row in corpus.rows if row.stage == "M-02")) as session:
+    assert {row.stage for row in corpus.rows} == {
+        "Rest",
+        "thumb flexion and extension",
+        "thumb abduction and adduction",
+    }
+    with corpus.session(next(row for row in corpus.rows if row.stage == "thumb abduction and adduction")) as session:
         bent = session.joint_angles()[:, JOINT_NAMES.index("index_pip_flexion")]
         straight = session.joint_angles()[:, JOINT_NAMES.index("index_dip_flexion")]
     assert bent.min() > 1.5
     assert not straight.any()
+
+
+def _samples_written(corpus: Path) -> int:
+    return sum(h5py.File(file)["emg2pose/timeseries"].shape[0] for file in corpus.glob("*.hdf5"))
+
+
+def test_a_flickering_label_and_a_second_folder_lose_nothing(tmp_path: Path) -> None:
+    variables = _variables("db5")
+    variables["restimulus"][40:42] = 0  # inside the first repetition
+    for folder, seed in (("set", 0), ("set/old", 1)):
+        (tmp_path / folder).mkdir()
+        emg = np.random.default_rng(seed).standard_normal(variables["emg"].shape)
+        savemat(tmp_path / folder / "S1_E1_A1.mat", {**variables, "emg": emg})
+    summary = import_ninapro(tmp_path / "set", tmp_path / "out", "db5")
+    rows = Corpus.open(tmp_path / "out").rows
+    assert len({row.filename for row in rows}) == len(rows) == summary.n_recordings
+    assert summary.n_samples_kept == _samples_written(tmp_path / "out") == 2 * 750
+    assert {row.session.split("-")[2] for row in rows} == {"E1", "E1.2"}
+
+
+def test_the_same_file_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+    (tmp_path / "set" / "copy").mkdir(parents=True)
+    for folder in ("set", "set/copy"):
+        (tmp_path / folder / "S1_E1_A1.mat").write_bytes(_mat(_variables("db5")))
+    summary = import_ninapro(tmp_path / "set", tmp_path / "out", "db5")
+    assert (summary.n_files, summary.n_samples_kept) == (1, 750)
+    assert "second copy" in summary.notes[0]
+
+
+def _mat(variables: dict[str, np.ndarray]) -> bytes:
+    content = io.BytesIO()
+    savemat(content, variables)
+    return content.getvalue()
+
+
+def test_a_variable_some_rows_short_trims_the_file_and_is_counted(tmp_path: Path) -> None:
+    variables = _variables("db5")
+    variables["restimulus"] = variables["restimulus"][:-7]
+    savemat(tmp_path / "S1_E1_A1.mat", variables)
+    summary = import_ninapro(tmp_path, tmp_path / "out", "db5")
+    assert summary.left_out == {"rows beyond a file's shortest variable": 7}
+    assert summary.n_samples_read == 750 == summary.n_samples_kept + 7
+
+
+def test_a_file_of_matlab_7_3_reads_as_one_of_matlab_5(tmp_path: Path) -> None:
+    variables = _variables("db3")
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    savemat(tmp_path / "old" / "S1_E1_A1.mat", variables)
+    with h5py.File(tmp_path / "new" / "S1_E1_A1.mat", "w", userblock_size=512) as file:
+        for name, value in variables.items():
+            file[name] = value.T  # column by column
+    for folder in ("old", "new"):
+        import_ninapro(tmp_path / folder, tmp_path / f"{folder}-out", "db3")
+    old, new = Corpus.open(tmp_path / "old-out"), Corpus.open(tmp_path / "new-out")
+    assert old.rows == new.rows
+    for row in old.rows:
+        with old.session(row) as one, new.session(row) as other:
+            np.testing.assert_array_equal(one.emg(), other.emg())
+            np.testing.assert_array_equal(one.joint_angles(), other.joint_angles())
+
+
+def test_a_sensor_that_cannot_be_right_is_left_out_and_said(tmp_path: Path) -> None:
+    variables = _variables("db5")
+    variables["glove"][:, 10] = np.linspace(-137, 1076, 750)  # as in the published files
+    savemat(tmp_path / "S1_E1_A1.mat", variables)
+    summary = import_ninapro(tmp_path, tmp_path / "out", "db5")
+    assert "left out: 10 (index_mcp_abduction)" in summary.notes[0]
+    corpus = Corpus.open(tmp_path / "out")
+    with corpus.session(corpus.rows[0]) as session:
+        assert not session.joint_angles()[:, JOINT_NAMES.index("index_mcp_abduction")].any()
+    low, high = sensor_ranges([variables["glove"]])
+    assert np.flatnonzero(np.isnan(low)).tolist() == np.flatnonzero(np.isnan(high)).tolist() == [10]
+
+
+@pytest.mark.parametrize("lag", [0, 24, 61])
+def test_the_gloves_lag_is_found_as_it_was_made(lag: int) -> None:
+    rng, rate_hz = np.random.default_rng(1), 200.0
+    effort = np.repeat(rng.permutation(np.tile([0.0, 0.0, 1.0], 40)), 400)
+    emg = (1 + 4 * effort)[:, None] * rng.standard_normal((len(effort), 4))
+    pose = np.zeros((len(effort), 20))
+    pose[:, 5] = np.roll(effort, lag) + 0.01 * rng.standard_normal(len(effort))
+    found = lag_s(emg, pose, rate_hz)
+    assert found is not None
+    assert found == pytest.approx(lag / rate_hz, abs=0.02)
+    assert lag_s(rng.standard_normal((20_000, 4)), pose[:20_000], rate_hz) is None
+
+
+def test_undoing_the_lag_moves_poses_and_marks_what_is_missing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    variables = _variables("db5", repetitions=20)
+    label = np.repeat(variables["restimulus"][:, 0], 20)
+    moved = np.roll(label > 0, 40).astype(float)
+    more = {"restimulus": label[:, None], "rerepetition": np.repeat(variables["rerepetition"], 20, axis=0)}
+    more["emg"] = (1 + 9 * (label > 0))[:, None] * rng.standard_normal((len(label), 16))
+    more["glove"] = 50 + 20 * moved[:, None] + 0.1 * rng.standard_normal((len(label), 22))
+    savemat(tmp_path / "S1_E1_A1.mat", more)
+    summary = import_ninapro(tmp_path, tmp_path / "out", "db5", undo_lag=True)
+    note = next(note for note in summary.notes if "lags" in note)
+    assert int(re.search(r"about (\d+) ms; poses were moved", note)[1]) == pytest.approx(200, abs=20)
+    failed = corpus_info(tmp_path / "out").failed_pose_share * len(label)
+    assert failed == pytest.approx(40, abs=4)
+
+
+def test_people_and_gestures_are_held_out_by_the_names_of_the_set(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for subject in (1, 3, 4):
+        savemat(tmp_path / "set" / f"S{subject}_E1_A1.mat", _variables("db5", seed=subject))
+    choices = Choices(hold_out_people=("S1",), validation_people=("db5-04",), hold_out_gestures=("index flexion",))
+    import_ninapro(tmp_path / "set", tmp_path / "out", "db5", choices=choices)
+    corpus = Corpus.open(tmp_path / "out")
+    audit(corpus)
+    assert {row.user for row in corpus.rows if row.held_out_user} == {"db5-01"}
+    assert corpus.unseen_stages == ("index flexion",)
+    assert {(row.user, row.split) for row in corpus.rows if not row.held_out_stage} == {
+        ("db5-01", "test"), ("db5-03", "train"), ("db5-03", "test"), ("db5-04", "val"),
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"no gesture is called 'index flexing'; did you mean index flexion\?"):
+        import_ninapro(tmp_path / "set", tmp_path / "no", "db5", choices=Choices(hold_out_gestures=("index flexing",)))
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_published_files_are_read_whole(tmp_path: Path) -> None:
+    if not (SHARED / "ninapro-db5").is_dir():
+        pytest.skip("shared/data is not there")
+    summary = import_ninapro(SHARED / "ninapro-db5", tmp_path / "out", "db5", [1], dry_run=True)
+    assert summary.n_samples_kept == summary.n_samples_read == 130_267
+    assert len(summary.gestures) == 13
+    assert any("10 (index_mcp_abduction)" in note for note in summary.notes)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sensors_range_is_laid_onto_that_of_its_joint() -> None:
@@ -109,7 +257,7 @@ def test_calibrated_angles_are_taken_as_they_are_and_missing_values_fail_the_pos
     degrees[1, BEND] = np.nan
     angles = joint_angles(degrees, np.zeros(22), np.ones(22), in_degrees=True)
     assert np.rad2deg(angles[0, JOINT_NAMES.index("ring_pip_flexion")]) == pytest.approx(30)
-    assert angles.any(axis=1).tolist() == [True, False, True]
+    assert np.isnan(angles).all(axis=1).tolist() == [False, True, False]
 
 
 def test_both_gloves_name_only_joints_of_the_format_and_each_once() -> None:
@@ -127,7 +275,6 @@ def test_both_gloves_name_only_joints_of_the_format_and_each_once() -> None:
         ({"emg": np.zeros((5, 3))}, "variable emg has 3 columns, but db5 has 16"),
         ({"restimulus": np.zeros((5, 1))}, r"variable restimulus is \(5, 1\), but emg has"),
         ({"glove": np.zeros((750, 7))}, "variable glove is"),
-        ({"exercise": None}, "variable exercise is missing"),
     ],
 )
 def test_a_file_of_another_layout_is_named_and_nothing_is_left(
@@ -143,7 +290,7 @@ def test_a_file_of_another_layout_is_named_and_nothing_is_left(
 
 def test_a_missing_subject_and_a_damaged_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "S1_E1_A1.mat").write_bytes(b"MATLAB 5.0 MAT-file, or so it says" * 10)
-    with pytest.raises(DataError, match="no .mat file of subject 2"):
+    with pytest.raises(DataError, match="no recording of subject 2"):
         import_ninapro(tmp_path, tmp_path / "out", "db5", [1, 2])
-    with pytest.raises(DataError, match="S1_E1_A1.mat: not a MATLAB 5 file"):
+    with pytest.raises(DataError, match="S1_E1_A1.mat: not a MATLAB file"):
         import_ninapro(tmp_path, tmp_path / "out", "db5")

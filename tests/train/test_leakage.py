@@ -1,18 +1,30 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import loadmat
 
 from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.session import Session, SessionMeta, write_session
+from cpep_train.content import N_MARKS, content_of, marks
 from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
-from cpep_train.leakage import SPLITS_FILE, audit, audit_against, content_hash, load_splits, save_splits, split_manifest
+from cpep_train.leakage import SPLITS_FILE, audit, audit_against, load_splits, save_splits, split_manifest
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
-from tests.train.toy_corpus import HELD_OUT_STAGE, RATE_HZ, toy_signals, write_toy_corpus, write_toy_session
+from tests.train.toy_corpus import (
+    HELD_OUT_STAGE,
+    N_CHANNELS,
+    RATE_HZ,
+    toy_signals,
+    write_toy_corpus,
+    write_toy_session,
+)
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 @pytest.fixture
@@ -87,7 +99,7 @@ def test_the_hash_depends_on_the_emg_and_not_on_names_or_poses(tmp_path: Path) -
     def hash_of(name: str, **change: object) -> str:
         write_toy_session(tmp_path, name, n_samples=5_000, **change)  # type: ignore[arg-type]
         with Session(tmp_path / f"{name}.hdf5") as session:
-            return content_hash(session)
+            return content_of(session).emg_sha256
 
     first = hash_of("a")
     assert first == hash_of("b", user="another", failed=slice(10, 20))
@@ -138,3 +150,37 @@ def test_a_run_without_a_manifest_cannot_be_vouched_for(corpus: Corpus, tmp_path
     (tmp_path / SPLITS_FILE).write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match=r"splits.json is missing or malformed"):
         load_splits(tmp_path)
+
+
+def test_a_recording_that_was_cut_and_renamed_is_found(corpus: Corpus, tmp_path: Path) -> None:
+    trained = audit(corpus)
+    other = tmp_path / "other"
+    other.mkdir()
+    with Session(corpus.folder / "u0-Fist.hdf5") as session:
+        emg_uv, pose = session.emg(130, 350), session.joint_angles(130, 350)
+    meta = SessionMeta("s9", "x", "Fist", "right", 0.0, 1.0, N_CHANNELS, RATE_HZ, "x-Fist")
+    write_session(other / "x-Fist.hdf5", meta, np.arange(220) / RATE_HZ, emg_uv, pose)
+    write_metadata(
+        other, [replace(corpus.rows[0], user="x", session="s9", split="test", held_out_user=True, filename="x-Fist")]
+    )
+    with pytest.raises(DataError, match="x-Fist, in split test, holds a piece of the EMG of u0-Fist of u0"):
+        audit_against(trained, Corpus.open(other))
+
+
+def test_marks_share_what_recordings_share() -> None:
+    rng = np.random.default_rng(0)
+    emg = rng.integers(-20, 20, (4000, 8)).astype(np.float32)  # coarse, as of a band of 8-bit counts
+    one, half, other = (set(marks(values)) for values in (emg, emg[1000:3000], rng.permutation(emg)))
+    assert len(one) == N_MARKS
+    assert len(one & half) >= N_MARKS // 4
+    assert not one & other
+    assert marks(np.zeros((500, 8), np.float32)) == ()  # silence is nobody's own
+
+
+def test_no_two_people_of_the_published_sets_are_taken_for_one() -> None:
+    for database in ("ninapro-db1", "ninapro-db5"):
+        folder = SHARED / database
+        if not folder.is_dir():
+            pytest.skip("shared/data is not there")
+        found = [set(marks(loadmat(file)["emg"].astype(np.float32))) for file in sorted(folder.glob("*.mat"))]
+        assert all(not one & other for one, other in combinations(found, 2))

@@ -1,9 +1,13 @@
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cpep_edge.cli import app
 from cpep_edge.errors import ConfigError
 from cpep_train.recipe import Recipe, load_recipe, shipped_recipes, shipped_variants
+from cpep_train.recipe_keys import recipe_keys
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -70,6 +74,43 @@ def test_a_recipe_that_cannot_be_read_says_why(tmp_path: Path, text: str, says: 
     (tmp_path / "self.toml").write_text(text)
     with pytest.raises(ConfigError, match=says):
         load_recipe(tmp_path / "self.toml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("align.epoch=3", "align.epochs"),
+        ("emg.widht=3", "emg.width"),
+        ("calibraton.stages=[]", "calibration"),
+        ("windows.sample_rate_hz=1", "signal.sample_rate_hz"),
+    ],
+)
+def test_a_key_that_is_nearly_right_is_answered_with_the_one_that_is(setting: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"is not a known key; did you mean {meant}"):
+        load_recipe("demo", [setting])
+
+
+def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes() -> None:
+    keys = {key.name: key for key in recipe_keys()}
+    assert [name for name, key in keys.items() if not key.meaning] == []
+    assert keys["windows.jitter_samples"].default == "0"
+    assert keys["align.loss"].kind == '"info-nce" | "siglip"'
+    assert keys["signal.notch_hz"].meaning == "mains; None leaves it in"
+    values = load_recipe("cpep+embridge").model_dump()
+    for name in keys:
+        table = values
+        for part in name.split(".")[:-1]:
+            table = table.get(part) or {}
+        assert not table or name.rpartition(".")[2] in table
+
+
+def test_recipes_are_listed_and_shown() -> None:
+    listed = CliRunner().invoke(app, ["recipes", "list", "--json"])
+    assert set(json.loads(listed.stdout)["recipes"]) == set(shipped_recipes())
+    shown = CliRunner().invoke(app, ["recipes", "show", "demo+ema", "--set", "align.epochs=7", "--json"])
+    values = {key["name"]: key["value"] for key in json.loads(shown.stdout)["keys"]}
+    assert (values["align.epochs"], values["align.ema_decay"], values["emg.width"]) == (7, 0.999, 64)
+    assert "align.epochs = 10" in CliRunner().invoke(app, ["recipes", "show", "demo"]).stdout
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:

@@ -1,3 +1,5 @@
+import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,12 +7,15 @@ import h5py
 import numpy as np
 import pytest
 
-from cpep_edge.errors import ArtifactError, DataError
+from cpep_edge.errors import ArtifactError, ConfigError, DataError
+from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, write_metadata
+from cpep_train.evaluate import evaluate
+from cpep_train.provenance import load_provenance
 from cpep_train.recipe import Recipe
-from cpep_train.recordings import RECORDINGS_FILE, layout_of, load_layouts, save_layouts, survey
+from cpep_train.recordings import RECORDINGS_FILE, layout_of, load_layouts, look_through, save_layouts
 from cpep_train.training import train
-from tests.train.toy_corpus import RATE_HZ, write_toy_corpus, write_toy_session
+from tests.train.toy_corpus import RATE_HZ, STAGES, renamed, write_toy_corpus, write_toy_session
 
 
 def test_a_layout_tells_gaps_and_failed_poses(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -23,7 +28,7 @@ def test_a_layout_tells_gaps_and_failed_poses(toy_corpus: Corpus, tiny_recipe: R
 
 
 def test_what_was_found_is_kept_with_the_run(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
-    found = survey(toy_corpus, tiny_recipe, [3, 0])
+    found = look_through(toy_corpus, tiny_recipe).layouts
     assert load_layouts(tmp_path) is None
     save_layouts(tmp_path, found)
     assert load_layouts(tmp_path) == found
@@ -46,7 +51,7 @@ def _damage(file: Path, field: str, where: object, value: float) -> None:
         ("emg", (5, 2), -np.inf, "field emg holds NaN or infinity"),
         ("emg", (slice(None), 2), 7.0, "field emg is flat in channel 3"),
         ("joint_angles", (5, 2), np.nan, "field joint_angles holds NaN"),
-        ("joint_angles", slice(None), 0.0, "field joint_angles is zero throughout"),
+        ("joint_angles", slice(None), 0.0, "field joint_angles holds no pose"),
         ("time", 500, 0.0, "field time does not rise"),
     ],
 )
@@ -90,3 +95,101 @@ def test_a_corpus_without_a_training_split_is_refused(tiny_recipe: Recipe, tmp_p
     rows = tuple(row for row in corpus.rows if row.split != "train")
     with pytest.raises(DataError, match="no row has split train"):
         Corpus(corpus.folder, rows).check(tiny_recipe)
+
+
+def test_a_refused_start_names_all_that_is_bad_and_blocks_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "run"
+    _damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
+    _damage(corpus.folder / "u4-Fist.hdf5", "emg", (slice(None), 0), 1.0)  # of the test split
+    write_toy_session(corpus.folder, "u3-Fist", "Fist", "u3", n_samples=60)
+    with pytest.raises(DataError, match=r"3 recordings cannot be used: .*u1-Flat.*u3-Fist.*u4-Fist"):
+        train(tiny_recipe, corpus.folder, out, progress=False)
+    assert not out.exists()
+    rows = [row for row in corpus.rows if row.filename not in ("u1-Flat", "u3-Fist", "u4-Fist")]
+    write_metadata(corpus.folder, rows)
+    assert train(tiny_recipe, corpus.folder, out, progress=False) is not None
+
+
+def test_bad_recordings_are_left_out_where_asked_and_written_down(
+    tiny_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "run"
+    _damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
+    _damage(corpus.folder / "u4-Fist.hdf5", "emg", (5, 2), np.nan)
+    with caplog.at_level(logging.WARNING):
+        train(tiny_recipe, corpus.folder, out, stage="pose-mae", progress=False, skip_bad=True)
+    assert set(load_provenance(out).skipped) == {"u1-Flat", "u4-Fist"}
+    assert "u4-Fist.hdf5: field emg holds NaN" in load_provenance(out).skipped["u4-Fist"]
+    assert caplog.text.count("left out: ") == 2
+    checkpoint = train(tiny_recipe, corpus.folder, out, resume=True, progress=False)  # without the option
+    assert checkpoint is not None
+    assert evaluate(load_checkpoint(out), corpus.folder)  # which asks about none of them
+
+
+def test_a_start_that_fails_late_leaves_nothing(tiny_recipe: Recipe, toy_corpus: Corpus, tmp_path: Path) -> None:
+    apart = tiny_recipe.align.model_copy(update={"apart_s": 60.0})
+    random = apart.model_copy(update={"emg_start": "random"})
+    with pytest.raises(ConfigError, match="apart"):
+        train(tiny_recipe.model_copy(update={"align": random}), toy_corpus.folder, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "pose-mae" / "weights.safetensors").exists()  # what was trained stays
+    few = tiny_recipe.windows.model_copy(update={"window_samples": 980})
+    for part in ("emg", "pose"):
+        tiny_recipe = tiny_recipe.model_copy(
+            update={part: getattr(tiny_recipe, part).model_copy(update={"patch_samples": 20})}
+        )
+    longer = write_toy_corpus(tmp_path / "gaps")
+    for row in longer.rows:
+        gappy_s = np.arange(1000) / RATE_HZ + 5.0 * (np.arange(1000) >= 500)
+        write_toy_session(longer.folder, row.filename, row.stage, row.user, time_s=gappy_s, seed=longer.rows.index(row))
+    with pytest.raises(DataError, match="0 usable windows"):
+        train(tiny_recipe.model_copy(update={"windows": few}), longer.folder, tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_changed_samples_are_other_data_and_a_copy_is_not(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "run"
+    train(tiny_recipe, corpus.folder, out, stage="pose-mae", progress=False)
+    shutil.copytree(corpus.folder, tmp_path / "copy")
+    assert train(tiny_recipe, tmp_path / "copy", out, resume=True, progress=False) is not None
+    for field in ("emg", "joint_angles"):
+        shutil.copytree(corpus.folder, tmp_path / field)
+        _damage(tmp_path / field / "u1-Flat.hdf5", field, (400, 2), 0.125)  # one value, no byte more
+        with pytest.raises(ConfigError, match="other data"):
+            train(tiny_recipe, tmp_path / field, out, resume=True, progress=False)
+
+
+def test_a_dead_channel_can_be_masked(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy")
+    for row in corpus.rows:
+        _damage(corpus.file(row), "emg", (slice(None), 2), 7.0)
+    with pytest.raises(DataError, match=r"flat in channel 3; mask a dead channel .* recordings.masked_channels=\[3\]"):
+        train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
+    masked = tiny_recipe.model_copy(
+        update={
+            "recordings": tiny_recipe.recordings.model_copy(update={"masked_channels": (3,)}),
+            "calibration": tiny_recipe.calibration.model_copy(update={"stages": ("Fist", "Flat")}),
+        }
+    )
+    assert train(masked, corpus.folder, tmp_path / "run", progress=False) is not None
+    with corpus.usable(masked).session(corpus.rows[0]) as session:
+        assert not session.emg()[:, 2].any()
+
+
+def test_a_gesture_that_no_bundle_could_hold_is_refused_before_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy")
+    renamed(corpus.folder, {s: "Open\u00a0hand" if s == "Flat" else s for s in STAGES})
+    with pytest.raises(DataError, match=r"the gesture .* cannot be used: .*U\+00A0"):
+        train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rates_are_one_within_what_headers_round(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy")
+    for row in corpus.rows:
+        with h5py.File(corpus.file(row), "r+") as file:
+            file["emg2pose"].attrs["sample_rate"] = 499.9998
+    corpus.check(tiny_recipe)
+    with h5py.File(corpus.file(corpus.rows[0]), "r+") as file:
+        file["emg2pose"].attrs["sample_rate"] = 490.0
+    with pytest.raises(DataError, match="attribute sample_rate is 490 Hz, but recipe tiny is for 500 Hz"):
+        corpus.check(tiny_recipe)

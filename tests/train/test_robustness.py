@@ -6,7 +6,7 @@ import pytest
 
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus
-from cpep_train.disturbances import add_noise, lose_frames, turn
+from cpep_train.disturbances import add_noise, kill_electrodes, lose_frames, turn
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
 from cpep_train.robustness import (
     WINDOWS_PER_RECORDING,
@@ -20,6 +20,7 @@ from tests.train.toy_corpus import N_CHANNELS
 SERIES = (
     Series("band turned", "electrodes", turn, (N_CHANNELS, 1)),
     Series("added noise", "dB below EMG", add_noise, (40, -30)),
+    Series("dead electrodes", "of the band", kill_electrodes, (1,)),
     Series("lost frames", "share", lose_frames, (0.05,)),
 )
 
@@ -50,6 +51,11 @@ def test_noise_above_the_signal_takes_accuracy_and_noise_far_below_does_not(foun
     clean = found.points[0].scores[0].balanced_accuracy
     assert faint.scores[0].balanced_accuracy == pytest.approx(clean, abs=0.05)
     assert loud.scores[0].balanced_accuracy < clean - 0.3
+
+
+def test_a_dead_electrode_is_asked_about_and_not_refused(found: Robustness) -> None:
+    (dead,) = (point for point in found.points if point.disturbance == "dead electrodes")
+    assert dead.kept_votes < 1.0
 
 
 def test_windows_with_long_losses_are_not_decided_on(found: Robustness) -> None:

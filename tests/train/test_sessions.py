@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +36,66 @@ def test_the_file_has_the_published_layout(tmp_path: Path) -> None:
         assert table.dtype == timeseries_dtype(4)
         assert table.dtype.names == ("time", "joint_angles", "emg")
         assert set(file["emg2pose"].attrs) == set(SessionMeta.__dataclass_fields__)
+
+
+def test_a_straight_hand_is_a_pose_and_a_missing_one_is_not(tmp_path: Path) -> None:
+    pose = np.ones((6, 20), np.float32)
+    pose[1], pose[2] = 0, np.nan
+    meta = SessionMeta("s", "u", "OK", "left", 0.0, 0.005, 4, 1000.0, "x")
+    write_session(tmp_path / "x.hdf5", meta, np.arange(6) / 1000, np.ones((6, 4), np.float32), pose)
+    with Session(tmp_path / "x.hdf5") as session:
+        assert session.pose_valid().tolist() == [True, True, False, True, True, True]
+        session.check()
+
+
+def test_in_a_published_file_all_zeros_are_a_failed_fit_and_nan_is_damage(tmp_path: Path) -> None:
+    path = write_toy_session(tmp_path, "x")
+    with h5py.File(path, "r+") as file:
+        table = file["emg2pose/timeseries"][:]
+        table["joint_angles"][10:20] = 0
+        file["emg2pose/timeseries"][:] = table
+    with Session(path) as session:
+        assert np.flatnonzero(~session.pose_valid()).tolist() == list(range(10, 20))
+    with h5py.File(path, "r+") as file:
+        table["joint_angles"][30, 4] = np.nan
+        file["emg2pose/timeseries"][:] = table
+    with Session(path) as session, pytest.raises(DataError, match="NaN or infinity at sample 30"):
+        session.check()
+
+
+def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path: Path) -> None:
+    path = write_toy_session(tmp_path, "x")
+    code = f"import h5py, sys; f = h5py.File({str(path)!r}, 'r+'); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(DataError, match=r"x\.hdf5: another program has it open for writing"):
+            Session(path)
+        other.communicate()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    path = write_toy_session(tmp_path, "x")
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"you may not read it"):
+        Session(path)
+
+
+def test_a_filter_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    path, unknown = write_toy_session(tmp_path, "x"), 32_099  # registered for nobody
+    with h5py.File(path, "r+") as file:
+        rows = file["emg2pose/timeseries"][:]
+        del file["emg2pose/timeseries"]
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_chunk((len(rows),))
+        made.set_filter(unknown, h5py.h5z.FLAG_OPTIONAL, (0,))
+        dtype = h5py.h5t.py_create(rows.dtype, logical=True)
+        space = h5py.h5s.create_simple((len(rows),))
+        table = h5py.h5d.create(file["emg2pose"].id, b"timeseries", dtype, space, made)
+        table.write_direct_chunk((0,), rows.tobytes(), 0)
+    with pytest.raises(DataError, match=r"HDF5 filter 32099.*not installed; pip install hdf5plugin"):
+        Session(path)
 
 
 def test_double_precision_joint_angles_are_read_too(tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
 import json
+import os
+import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import permutation_test
 from typer.testing import CliRunner
 
 from cpep_edge.cli import app
-from cpep_edge.errors import ConfigError, TrainingError
+from cpep_edge.errors import ConfigError, CpepError, TrainingError
 from cpep_train import sweep as sweeps
 from cpep_train.corpus import Corpus
+from cpep_train.launching import Cluster, run_all
 from cpep_train.recipe import Recipe, load_recipe
-from cpep_train.sweep import Figure, Result, Sweep, lines, markdown, shared_stage
+from cpep_train.sweep import Figure, Result, Sweep, comparisons, exchange_p, holm, lines, markdown, shared_stage
 from tests.train.toy_corpus import write_recipe
 
 
@@ -55,6 +61,74 @@ def test_recipes_share_a_stage_that_nothing_but_the_alignment_tells_apart() -> N
     other = load_recipe("demo", ["pose_mae.epochs=1"])
     assert shared_stage(demo, other, "emg-mae")
     assert not shared_stage(demo, other, "pose-mae")
+
+
+def test_a_mask_or_another_hand_is_another_stage() -> None:
+    demo = load_recipe("demo")
+    assert not shared_stage(demo, load_recipe("demo", ["recordings.masked_channels=[3]"]), "emg-mae")
+    assert shared_stage(demo, load_recipe("demo", ["log_to.name=csv"]), "emg-mae")
+
+
+@pytest.mark.parametrize("n", [6, 40])
+def test_the_p_of_paired_differences_is_that_of_scipys_permutation_test(n: int) -> None:
+    differences = np.random.default_rng(n).normal(0.3 / np.sqrt(n), 0.2, n)
+    expected = permutation_test(
+        (differences,), np.sum, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(1)
+    )
+    assert exchange_p(differences) == pytest.approx(expected.pvalue, abs=1e-12 if n == 6 else 0.03)
+
+
+def test_holms_correction_is_that_of_its_definition() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_recipes_are_compared_person_by_person_over_their_seeds() -> None:
+    people = [f"p{n}" for n in range(8)]
+    ease = np.linspace(-0.3, 0.3, 8)  # people differ more than recipes do
+
+    def result(recipe: str, seed: int, lift: float) -> Result:
+        by_user = {person: 0.6 + e + lift + 0.02 * seed for person, e in zip(people, ease, strict=True)}
+        figure = _figure(0.6).model_copy(update={"by_user": by_user})
+        return Result(recipe=recipe, seed=seed, figures=(figure,), seconds=1, git_commit="")
+
+    lifts = (("a", 0.0), ("b", 0.05), ("c", 0.0))
+    found = _sweep(*(result(recipe, seed, lift) for recipe, lift in lifts for seed in (0, 1)))
+    better, same = comparisons(found)
+    assert (better.recipe, better.against, better.n_users) == ("b", "a", 8)
+    assert better.difference == pytest.approx(0.05)
+    assert better.p == pytest.approx(2 * 2 / 2**8)  # the smallest that eight people allow, twice for two recipes
+    assert (same.difference, same.p) == (pytest.approx(0), 1.0)
+    assert "| b | held-out | seen | +0.050 | +0.050 to +0.050 | 0.016 | 8 |" in markdown(found)
+
+
+@pytest.mark.slow
+def test_runs_on_a_cluster_come_to_what_runs_here_do(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def swept(out: str, cluster: Cluster | None) -> Sweep:
+        recipes, settings = [str(tiny)], ["align.epochs=1"]
+        return sweeps.sweep(
+            recipes, toy_corpus.folder, tmp_path / out, seeds=(0, 1), settings=settings, cluster=cluster
+        )
+
+    assert [r.figures for r in swept("there", "local").results] == [r.figures for r in swept("here", None).results]
+    assert (tmp_path / "there" / "jobs").is_dir()
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_on_a_cluster_is_one_sentence_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with pytest.raises(CpepError, match=r"1 of 2 jobs failed, see .*\.err"):
+        run_all([partial(int, "1"), partial(int, "one")], "local", tmp_path)
+    with pytest.raises(ConfigError, match="submitit does not take it"):
+        run_all([], "local", tmp_path, {"no_such_option": 1})
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import csv
 import fcntl
 import logging
 import os
@@ -19,7 +20,7 @@ from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
 from cpep_train.epochs import EpochLog
 from cpep_train.evaluate import evaluation_set
-from cpep_train.recipe import Recipe, SoftTargets
+from cpep_train.recipe import LogTo, Recipe, SoftTargets
 from cpep_train.training import STAGES, train
 from tests.train.toy_corpus import HELD_OUT_STAGE, write_recipe, write_toy_corpus
 
@@ -49,7 +50,8 @@ def test_a_run_leaves_recipe_weights_losses_and_nothing_temporary(whole: tuple[P
     per_stage = [f"{stage}/{name}" for stage in STAGES for name in ("epochs.csv", "weights.safetensors")]
     encoders = ["emg_encoder.safetensors", "pose_encoder.safetensors"]
     whence = ["provenance.json", "recipe.json", "recordings.json", "splits.json"]
-    assert files == sorted([*per_stage, *encoders, "checkpoint.json", *whence])
+    assert files == sorted([*per_stage, *encoders, "checkpoint.json", "curves.png", *whence])
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert HELD_OUT_STAGE not in checkpoint.seen_stages
     assert checkpoint.unseen_stages == (HELD_OUT_STAGE,)
     assert checkpoint.provenance.versions["torch"] == torch.__version__
@@ -266,6 +268,48 @@ def test_the_bar_goes_to_stderr(
     assert captured.out == ""
     assert "pose-mae" in captured.err
     assert "2/2" in captured.err
+
+
+def test_without_a_terminal_lines_tell_epochs(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_recipe, toy_corpus.folder, tmp_path / "run", stage="pose-mae", progress="lines")
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert [line.split(",")[0] for line in captured.err.splitlines()] == [
+        "pose-mae: epoch 1 of 2", "pose-mae: epoch 2 of 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["csv", "tensorboard"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own imports
+def test_a_logger_of_the_recipe_gets_every_epoch_and_changes_no_weight(
+    name: str, whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe.model_copy(update={"log_to": LogTo.model_validate({"name": name})})
+    logged = train(recipe, toy_corpus.folder, tmp_path / "run", progress=False)
+    assert logged is not None
+    assert _same(logged, whole[1])
+    logs = tmp_path / "run" / "logs"
+    if name == "csv":
+        with next(logs.glob("align/*/metrics.csv")).open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["loss"]]
+        assert [row["epoch"] for row in rows] == ["0", "1"]
+    else:
+        assert {file.parent.parent.name for file in logs.rglob("events.out*")} == set(STAGES)
+
+
+def test_a_logger_that_is_not_installed_or_takes_other_options_is_one_sentence(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    for log_to, says in (
+        (LogTo(name="mlflow"), "mlflow needs a package more: pip install mlflow"),
+        (LogTo(name="csv", options={"colour": "red"}), "CSVLogger of Lightning does not take them"),
+    ):
+        recipe = tiny_recipe.model_copy(update={"log_to": log_to})
+        with pytest.raises(ConfigError, match=says):
+            train(recipe, toy_corpus.folder, tmp_path / "run", progress=False)
+        assert not (tmp_path / "run").exists()
 
 
 _KILLED = """

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy import signal
@@ -12,7 +13,7 @@ from cpep_train.batches import TrainingBatches
 from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
 from cpep_train.recipe import Recipe
 from cpep_train.windows import NO_GESTURE, SessionStore, WindowDataset, fit_statistics
-from tests.train.toy_corpus import N_CHANNELS, RATE_HZ, write_toy_session
+from tests.train.toy_corpus import N_CHANNELS, RATE_HZ, write_toy_corpus, write_toy_session
 
 
 def _store(corpus: Corpus, recipe: Recipe, cache_bytes: int = 1 << 30) -> SessionStore:
@@ -146,9 +147,20 @@ def test_statistics_come_from_training_sessions_alone(toy_corpus: Corpus, tiny_r
     np.testing.assert_allclose(statistics.pose_mean_rad, np.concatenate(poses).mean(axis=0), atol=1e-5)
 
 
+def test_a_corpus_in_volts_says_so_before_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy")
+    for row in corpus.rows:
+        with h5py.File(corpus.file(row), "r+") as file:
+            table = file["emg2pose/timeseries"][:]
+            table["emg"] *= 1e-6
+            file["emg2pose/timeseries"][:] = table
+    with pytest.raises(DataError, match="so it must be in volts; import it again with its unit"):
+        fit_statistics(corpus, tiny_recipe)
+
+
 def test_a_corpus_without_any_pose_says_so_before_training(
     toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     corpus = _alone(toy_corpus, write_toy_session(tmp_path, "x", failed=slice(None)))
-    with pytest.raises(DataError, match="joint_angles is zero throughout"):
+    with pytest.raises(DataError, match="joint_angles holds no pose"):
         fit_statistics(corpus, tiny_recipe)

@@ -1,8 +1,10 @@
 """A toy corpus whose EMG tells the pose, small enough to train on in seconds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,7 +61,7 @@ def write_toy_session(
     """Write one session file; `failed` marks samples whose pose fit failed."""
     emg_uv, pose = toy_signals(stage, n_samples, np.random.default_rng(seed))
     if failed is not None:
-        pose[failed] = 0
+        pose[failed] = np.nan
     time_s = np.arange(n_samples) / RATE_HZ if time_s is None else time_s
     meta = SessionMeta("s0", user, stage, "right", float(time_s[0]), float(time_s[-1]), N_CHANNELS, RATE_HZ, name)
     write_session(folder / f"{name}.hdf5", meta, time_s, emg_uv, pose)
@@ -78,6 +80,17 @@ def write_toy_corpus(folder: Path, n_samples: int = 1000) -> Corpus:
             name = f"u{person}-{stage}"
             write_toy_session(folder, name, stage, f"u{person}", n_samples, seed=person * 10 + STAGES.index(stage))
             rows.append(Row(f"u{person}", "s0", stage, "right", "right", held_user, held_stage, split, kind, name))
+    write_metadata(folder, rows)
+    return Corpus.open(folder)
+
+
+def renamed(folder: Path, names: dict[str, str]) -> Corpus:
+    """A toy corpus with other names for its gestures, in its files too."""
+    rows = []
+    for row in Corpus.open(folder).rows:
+        with h5py.File(folder / f"{row.filename}.hdf5", "r+") as file:
+            file["emg2pose"].attrs["stage"] = names[row.stage]
+        rows.append(replace(row, stage=names[row.stage]))
     write_metadata(folder, rows)
     return Corpus.open(folder)
 

@@ -20,6 +20,7 @@ from cpep_edge.files import replacing
 from cpep_edge.head import Head
 from cpep_edge.mpf import MpfSpec
 from cpep_edge.preprocess import Preprocessing
+from cpep_train.leakage import SPLITS_FILE, SplitManifest, load_splits
 from cpep_train.model import Embedder
 from cpep_train.provenance import Provenance
 from cpep_train.qformer import QueryEmbedder
@@ -51,6 +52,7 @@ class Checkpoint:
     front_end: MpfSpec | None = None  # None: the encoder takes the signal
     head: Head | None = None  # on the front end's tokens alone (`cpep_train.plain_head`)
     head_gestures: tuple[str, ...] = ()  # which the head counts
+    splits: SplitManifest | None = None  # what was trained on and what may be asked; None: nobody wrote it down
 
     @property
     def statistics(self) -> Statistics:
@@ -134,6 +136,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
         unseen_stages=content.unseen_stages,
         provenance=content.provenance,
         metrics=content.metrics,
+        splits=load_splits(run) if (run / SPLITS_FILE).is_file() else None,
     )
 
 

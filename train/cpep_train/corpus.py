@@ -5,24 +5,29 @@ session file, can be looked at but not trained on.
 """
 
 import csv
-import hashlib
 import io
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
+from cpep_edge.names import check_name
 from cpep_edge.session import Session
 from cpep_edge.session_trial import SessionSurvey, SessionTrial
 
 if TYPE_CHECKING:
     from cpep_train.recipe import Recipe  # pulls in torch, which reading a corpus does not need
+    from cpep_train.shards import Shards
+
+logger = logging.getLogger(__name__)
 
 METADATA_FILE = "metadata.csv"
 FREE_STAGE = "FreeMovement"  # of recordings that show no gesture: trained on, and never an answer
+RATE_TOLERANCE = 0.005  # of a sample rate, within which two are one: headers round it, clocks drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,16 @@ class Row:
     generalization: str  # of test rows: user, stage or user_stage
     filename: str  # without ".hdf5"
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is of a hand that was not asked to move, as a quarter of emg2pose's recordings are."""
+        return {self.side, self.moving_hand} == {"left", "right"}
+
+    @property
+    def donning(self) -> tuple[str, str, str]:
+        """One band on one wrist: a session of emg2pose has two."""
+        return self.user, self.session, self.side
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -47,6 +62,8 @@ class Corpus:
 
     folder: Path
     rows: tuple[Row, ...]
+    masked_channels: tuple[int, ...] = ()  # from 1; read as zero
+    shards: "Shards | None" = None  # that the recordings lie in; None: they are files of the folder
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
@@ -65,7 +82,7 @@ class Corpus:
         if not path.is_dir():
             raise DataError(f"{path}: there is no such folder or session file")
         if (path / METADATA_FILE).is_file():
-            return cls(path, tuple(_read_metadata(path / METADATA_FILE)))
+            return cls(path, tuple(_read_metadata(path / METADATA_FILE)), shards=_shards_of(path))
         files = sorted(path.glob("*.hdf5"))
         if not files:
             raise DataError(f"{path}: neither {METADATA_FILE} nor any .hdf5 file is in this folder")
@@ -78,7 +95,52 @@ class Corpus:
 
     def session(self, row: Row) -> Session:
         """Open the recording of a row."""
-        return Session(self.file(row))
+        content = None if self.shards is None else self.shards.read(row.filename)
+        return Session(self.file(row), self.masked_channels, content)
+
+    def stamp(self, row: Row) -> tuple[int, int]:
+        """What changes when the file of a row changes: its size, and when it was changed or what it holds."""
+        if self.shards is not None:
+            place = self.shards.place(row.filename)
+            return place.size_bytes, int(place.sha256[:15], 16)
+        try:
+            stat = self.file(row).stat()
+        except OSError as error:
+            raise DataError(f"{self.file(row)}: there is no such file") from error
+        return stat.st_size, stat.st_mtime_ns
+
+    def usable(self, recipe: "Recipe", bad: Collection[str] = ()) -> "Corpus":
+        """The same rows in the same places, those that are not to be used in no split; dead channels are masked.
+
+        Left out are recordings of a hand that was not asked to move, where the recipe wants the moving one, and those
+        named as bad. A person who is tested and not trained on is held out, flagged or not, and so is a gesture without
+        a training recording; a warning says who.
+        """
+        moving = recipe.recordings.hand == "moving"
+        rows = [replace(row, split="") if row.filename in bad or (moving and row.is_idle) else row for row in self.rows]
+        trained = [row for row in rows if row.split == "train"]
+        if not trained:
+            return replace(self, rows=tuple(rows), masked_channels=recipe.recordings.masked_channels)
+        watched = {row.user for row in rows if row.split in ("train", "val")}
+        users = {row.user for row in rows if row.split == "test" and not row.held_out_user} - watched
+        stages = {row.stage for row in rows if row.split and not row.held_out_stage} - {row.stage for row in trained}
+        for what, names in (("person", users), ("gesture", stages)):
+            for name in sorted(names):
+                logger.warning("%s %s has no training recording and counts as held out", what, name)
+        flagged = (
+            replace(
+                row,
+                held_out_user=row.held_out_user or row.user in users,
+                held_out_stage=row.held_out_stage or row.stage in stages,
+            )
+            for row in rows
+        )
+        return replace(self, rows=tuple(flagged), masked_channels=recipe.recordings.masked_channels)
+
+    @property
+    def trained_users(self) -> frozenset[str]:
+        """People with a training recording."""
+        return frozenset(row.user for row in self.rows if row.split == "train")
 
     def numbers(self, split: str) -> list[int]:
         """Places in `rows` of the recordings of a split."""
@@ -95,8 +157,20 @@ class Corpus:
         return tuple(sorted({row.stage for row in self.rows if row.held_out_stage}))
 
     def check(self, recipe: "Recipe") -> None:
-        """Raise DataError at the first thing that would stop a training with this recipe, naming file and field."""
+        """Raise DataError where splits leak or are empty, or files do not fit the recipe, naming all those files."""
+        self.check_splits()
+        faults = [fault for row in self.rows if row.split and (fault := self.fault(row, recipe))]
+        if faults:
+            raise DataError(all_faults(faults))
+
+    def check_splits(self) -> None:
+        """Raise DataError at the first thing in the metadata that would stop a training, or an export after it."""
         metadata = self.folder / METADATA_FILE
+        for stage in sorted({row.stage for row in self.rows if row.split}):
+            try:
+                check_name(stage)
+            except ValueError as error:
+                raise DataError(f"{metadata}: the gesture {stage!r} cannot be used: {error}") from error
         if not self.numbers("train"):
             raise DataError(f"{metadata}: no row has split train, so there is nothing to train on")
         leaked = [r for r in self.rows if r.split == "train" and (r.held_out_user or r.held_out_stage)]
@@ -113,16 +187,26 @@ class Corpus:
                     f"{metadata}: every recording of split {split} has stage {only}; it takes two gestures at "
                     "least to tell them apart"
                 )
-        for row in self.rows:
+
+    def fault(self, row: Row, recipe: "Recipe") -> str | None:
+        """Why a recording does not fit a recipe; None where it does."""
+        try:
             with self.session(row) as session:
                 _check_session(session, row, recipe)
+        except DataError as error:
+            return str(error)
+        return None
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the metadata and of the names and sizes of all files: cheap, and enough to tell corpora apart."""
-        digest = hashlib.sha256()
-        for row in self.rows:
-            digest.update(f"{astuple(row)} {self.file(row).stat().st_size}\n".encode())
-        return digest.hexdigest()
+
+_MOST_NAMED = 50
+
+
+def all_faults(faults: Sequence[str]) -> str:
+    """Faults of recordings as one sentence."""
+    if len(faults) == 1:
+        return faults[0]
+    more = f"; and {len(faults) - _MOST_NAMED} more" if len(faults) > _MOST_NAMED else ""
+    return f"{len(faults)} recordings cannot be used: {'; '.join(faults[:_MOST_NAMED])}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +278,15 @@ def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
+_HANDS = ("both", "left", "right")
 _COLUMNS = tuple(field.name for field in fields(Row))
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}
+
+
+def _shards_of(folder: Path) -> "Shards | None":
+    from cpep_train.shards import SHARDS_FILE, Shards
+
+    return Shards.open(folder) if (folder / SHARDS_FILE).is_file() else None
 
 
 def _read_metadata(file: Path) -> Iterable[Row]:
@@ -240,10 +331,10 @@ def _check_session(session: Session, row: Row, recipe: "Recipe") -> None:
             f"{session.path}: field emg has {meta.num_channels} channels, but recipe {recipe.name} is for "
             f"{signal.n_channels}"
         )
-    if meta.sample_rate != signal.sample_rate_hz:
+    if abs(meta.sample_rate / signal.sample_rate_hz - 1) > RATE_TOLERANCE:
         raise DataError(
             f"{session.path}: attribute sample_rate is {meta.sample_rate:g} Hz, but recipe {recipe.name} is for "
             f"{signal.sample_rate_hz:g} Hz"
         )
-    if meta.stage != row.stage:
+    if meta.stage not in (row.stage, *(f"{row.stage}_{hand}" for hand in _HANDS)):  # published files add the hand
         raise DataError(f"{session.path}: attribute stage is {meta.stage}, but {METADATA_FILE} says {row.stage}")

@@ -58,7 +58,8 @@ class Donnings:
         counts: dict[str, int] = {}
         for other in self._corpus.rows:
             wanted = not calibration.stages or other.stage in calibration.stages
-            if self.key(other) != self.key(row) or not wanted:
+            used = not other.is_idle and bool(other.split) >= bool(row.split)  # by the run that asks
+            if self.key(other) != self.key(row) or not wanted or not used:
                 continue
             counts[other.stage] = counts.get(other.stage, 0) + 1
             if not calibration.repetitions or counts[other.stage] <= calibration.repetitions:
@@ -82,8 +83,8 @@ class Donnings:
         if not movements:
             asked = " or ".join(calibration.stages) or "any gesture"
             raise DataError(
-                f"{self._corpus.folder}: session {row.session} of {row.user} has no recording of {asked} to calibrate "
-                "with"
+                f"{self._corpus.folder}: session {row.session} of {row.user}, wrist {row.side}, has no recording "
+                f"of {asked} to calibrate with"
             )
         orders = []
         if self._head is not None:
@@ -94,6 +95,7 @@ class Donnings:
                 self._preprocessing,
                 self._front_end,
                 orders=orders,
+                missing=[number - 1 for number in self._corpus.masked_channels],
                 likelihood=self._likelihood(),
             )
         except DataError as error:

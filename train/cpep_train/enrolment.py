@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from cpep_train.evaluate import (
+    USERS,
     EvaluationSet,
     Examples,
     Gestures,
@@ -23,6 +24,7 @@ from cpep_train.evaluate import (
     by_neighbours,
     choose,
     embed_emg,
+    of_users,
     score,
     torch_embedding,
 )
@@ -74,7 +76,7 @@ def find_repetitions(material: Material) -> Repetitions:
     numbers.sort(key=lambda n: (rows[n].user, rows[n].stage, rows[n].session, rows[n].filename))
     windows = choose(store, numbers, examples.gestures, _MOST_WINDOWS, with_pose=False)
     number, n_first, inside = _numbered(windows)
-    kept = _only(windows, inside)
+    kept = windows.only(inside)
     return Repetitions(
         examples=kept,
         embedding=material.one_vector(embed_emg(torch_embedding(material.checkpoint.emg), kept)),
@@ -107,7 +109,7 @@ def _numbered(windows: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64], 
 
 def _reading(material: Material, repetitions: Repetitions, n: int, name: str, how: str) -> Reading:
     scores = []
-    for users in ("held-out", "known"):
+    for users in USERS:
         for gestures in ("seen among all", "unseen among all"):
             found = _score(material, repetitions, n, how, users, gestures)
             if found is not None:
@@ -119,9 +121,7 @@ def _score(
     material: Material, repetitions: Repetitions, n: int, how: str, users: Users, gestures: Gestures
 ) -> Score | None:
     examples, windows = material.examples, repetitions.examples
-    kind = (windows.held_out_user == (users == "held-out")) & (
-        examples.seen[windows.gesture_index] == gestures.startswith("seen")
-    )
+    kind = of_users(windows, users) & (examples.seen[windows.gesture_index] == gestures.startswith("seen"))
     asked = kind & repetitions.asked
     enrolled = (repetitions.number < n) & (repetitions.number < repetitions.n_first)
     if not asked.any() or (n > 0 and repetitions.n_first[asked].max() < n):
@@ -156,16 +156,12 @@ def discriminant(embedding: NDArray[np.float32], label: NDArray[np.int64]) -> Li
 def _usable_poses(
     examples: EvaluationSet, references: NDArray[np.float32], person: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The poses that may answer for a person: where they are recorded ones, not the person's own."""
-    usable = examples.references.user_index != person if examples.own_references else np.ones(len(references), bool)
-    return references[usable], examples.references.gesture_index[usable]
-
-
-def _only(windows: Examples, kept: NDArray[np.bool_]) -> Examples:
-    return Examples(
-        windows.dataset,
-        windows.places[kept],
-        windows.gesture_index[kept],
-        windows.user_index[kept],
-        windows.held_out_user[kept],
-    )
+    """The poses that may answer for a person: recorded ones are not the person's own, where there are others."""
+    owner, label = examples.references.user_index, examples.references.gesture_index
+    if not examples.own_references:
+        return references, label
+    rows = examples.references.dataset.store.corpus.rows
+    trained = np.array([rows[number].split == "train" for number, _ in examples.references.places], bool)
+    usable = owner != person
+    usable |= trained & ~np.isin(label, label[usable])  # nobody else's: the person's own, of recordings never asked
+    return references[usable], label[usable]

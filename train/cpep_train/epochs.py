@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,27 @@ class ProgressBar(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._bar.stop()
+
+
+class ProgressLines(pl.Callback):
+    """One line on stderr an epoch, for logs of what runs without a terminal."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._started_s = 0.0
+        self._first = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started_s, self._first = time.monotonic(), trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loss = trainer.callback_metrics.get("loss")
+        done, n_epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
+        spent_s = time.monotonic() - self._started_s
+        left_s = spent_s / (done - self._first) * (n_epochs - done)
+        text = "" if loss is None else f", loss {float(loss):.3f}"
+        sys.stderr.write(f"{self._stage}: epoch {done} of {n_epochs}{text}, about {left_s:.0f} s left\n")
+        sys.stderr.flush()
 
 
 def last_losses(file: Path) -> Iterator[tuple[str, float]]:

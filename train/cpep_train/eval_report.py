@@ -1,7 +1,6 @@
 """An evaluation as one HTML page that needs nothing else, and as JSON beside it."""
 
 import base64
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
@@ -12,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.folders import write_reports
+from cpep_edge.json_text import to_json
 from cpep_train import plots
-from cpep_train.evaluate import Score
+from cpep_train.evaluate import USERS, Score
 from cpep_train.material import Material, Reading
 from cpep_train.protocols import Evaluation, Retrieval
 
@@ -35,7 +35,7 @@ th:first-child, td:first-child { text-align: left; } img { max-width: 100%; }
 
 def write_report(found: Evaluation, material: Material, out: Path) -> Path:
     """Write evaluation.html and evaluation.json into a folder; returns the path of the page."""
-    figures = json.dumps(_figures(found, material), indent=1, default=_plain) + "\n"
+    figures = to_json(_figures(found, material), indent=1) + "\n"
     write_reports(out, {FIGURES_FILE: figures.encode(), PAGE_FILE: _page(found, material).encode()})
     return out / PAGE_FILE
 
@@ -75,7 +75,7 @@ def _what_the_data_is(material: Material) -> str:
 
 def _pictures(scores: Sequence[Score]) -> str:
     """Confusion and people of every kind of question to held-out people, or to known ones where none are held out."""
-    users = "held-out" if any(score.users == "held-out" for score in scores) else "known"
+    users = next(kind for kind in USERS if any(score.users == kind for score in scores))
     images = []
     for score in (score for score in scores if score.users == users):
         what = f"{score.gestures} gestures, {score.users} people"
@@ -160,7 +160,3 @@ def _figures(found: Evaluation, material: Material) -> dict[str, object]:
         "provenance": checkpoint.provenance.model_dump(),
         **asdict(found),
     }
-
-
-def _plain(value: object) -> object:
-    return value.tolist() if isinstance(value, np.ndarray) else str(value)

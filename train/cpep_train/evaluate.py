@@ -11,10 +11,11 @@ the best of them counts.
 Shapes: Q queries, R references, D width, or M D with M queries to an embedding, K gestures.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -28,12 +29,15 @@ from cpep_train.corpus import Corpus, Row
 from cpep_train.leakage import audit
 from cpep_train.windows import SessionStore, WindowBatch, WindowDataset
 
+logger = logging.getLogger(__name__)
+
 N_NEIGHBOURS = 10
 _BOOTSTRAPS = 2_000
 _CONFIDENCE = 0.95
 
 Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (B, C, T) preprocessed windows to (B, D), unit length
-Users = Literal["held-out", "known"]
+Users = Literal["held-out", "validation", "known"]
+USERS: tuple[Users, ...] = get_args(Users)  # validation: people who were neither trained on nor are judged by
 Gestures = Literal["seen", "unseen", "seen among all", "unseen among all"]
 Rule = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]]
 """How references answer: queries (q, D), references (r, D) and their labels (r,) to one label a query, (q,)."""
@@ -47,10 +51,20 @@ class Examples:
     places: NDArray[np.int64]  # (n, 2), session and start
     gesture_index: NDArray[np.int64]  # (n,), in the set's `gestures`
     user_index: NDArray[np.int64]  # (n,)
-    held_out_user: NDArray[np.bool_]  # (n,)
+    held_out_user: NDArray[np.bool_]  # (n,), to be judged by
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def only(self, kept: NDArray[np.bool_] | NDArray[np.intp]) -> "Examples":
+        """Some of them, by mask or by number."""
+        return Examples(
+            self.dataset,
+            self.places[kept],
+            self.gesture_index[kept],
+            self.user_index[kept],
+            self.held_out_user[kept],
+        )
 
     def emg(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Preprocessed EMG of some of the windows, (B, C, T)."""
@@ -94,7 +108,7 @@ def evaluate(checkpoint: Checkpoint, data: Path) -> list[Score]:
     Raises DataError when anything asked about is in training too (`cpep_train.leakage`).
     """
     corpus = Corpus.open(data)
-    audit(corpus)
+    audit(corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
     examples = evaluation_set(checkpoint, corpus)
     queries = embed_emg(torch_embedding(checkpoint.emg), examples.queries)
     return zero_shot(examples, queries, embed_poses(checkpoint.pose, examples.references))
@@ -105,12 +119,16 @@ def evaluation_set(
 ) -> EvaluationSet:
     """Choose the windows of an evaluation, evenly spread over each recording.
 
-    Validation recordings of held-out people and gestures are left out: they are there to choose by, not to judge by.
+    Validation recordings of people who were not trained on are there to choose by, not to judge by: they are a kind of
+    their own. Those of held-out gestures are left out.
     Raises DataError when the corpus does not fit the checkpoint, or has no recordings to test or no poses to look up.
     """
+    corpus = corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped)
     corpus.check(checkpoint.recipe)
     store = SessionStore(corpus, checkpoint.recipe, checkpoint.statistics, cache_bytes=cache_bytes)
     gestures = (*checkpoint.seen_stages, *checkpoint.unseen_stages)
+    for name in sorted({row.stage for row in corpus.rows if row.split in ("train", "test")} - set(gestures)):
+        logger.warning("gesture %s is in %s and not in the run, so it is not asked about", name, corpus.folder)
     known = [number for number, row in enumerate(corpus.rows) if row.stage in gestures]
     asked = [number for number in known if _is_query(corpus.rows[number])]
     looked_up = [number for number in known if _is_reference(corpus.rows[number])]
@@ -161,7 +179,7 @@ def zero_shot(
     rule: how references answer; None: the majority of the 10 nearest
     """
     scores = []
-    for users in ("held-out", "known"):
+    for users in USERS:
         for gestures in ("seen", "unseen", "seen among all", "unseen among all"):
             score = _score_kind(examples, queries, references, rule or by_neighbours(), users, gestures)
             if score is not None:
@@ -182,6 +200,8 @@ def answers(
 
     chosen: (Q,), which queries to answer
     allowed: (K,), gestures in the index
+        A person's own poses answer only for gestures that nobody else's poses are there of, and then those of other
+        recordings than the one asked about.
     rule: another way for references to answer
     returns: (number chosen,)
     """
@@ -189,10 +209,21 @@ def answers(
     inside = allowed[examples.references.gesture_index]
     label, owner = examples.references.gesture_index[inside], examples.references.user_index[inside]
     out = np.empty(int(chosen.sum()), np.int64)
-    user = examples.queries.user_index[chosen]
+    user, asked, answering = examples.queries.user_index[chosen], queries[chosen], references[inside]
+    recording, referred = examples.queries.places[chosen, 0], examples.references.places[inside, 0]
     for one in np.unique(user):  # people apart: their own poses may not answer
-        usable = owner != one if examples.own_references else np.ones(len(owner), bool)
-        out[user == one] = rule(queries[chosen][user == one], references[inside][usable], label[usable])
+        mine = user == one
+        others = owner != one if examples.own_references else np.ones(len(owner), bool)
+        lonely = ~others & ~np.isin(label, label[others])  # gestures of which there are no others' poses
+        for number in np.unique(recording[mine]) if lonely.any() else [None]:
+            now = mine if number is None else mine & (recording == number)
+            usable = others | (lonely & (referred != number))
+            if not usable.any():
+                raise DataError(
+                    f"there is no pose that could answer for {examples.users[one]}: nobody else recorded these "
+                    "gestures, and they themselves only once; record another repetition"
+                )
+            out[now] = rule(asked[now], answering[usable], label[usable])
     return out
 
 
@@ -356,10 +387,25 @@ def score_of(
 def select(examples: EvaluationSet, users: Users, gestures: Gestures) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which queries are of one kind, (Q,), and which gestures may answer them, (K,)."""
     queries, asks_seen = examples.queries, gestures.startswith("seen")
-    by_user = queries.held_out_user == (users == "held-out")
+    by_user = of_users(queries, users)
     by_gesture = examples.seen[queries.gesture_index] == asks_seen
     among_all = np.full(len(examples.gestures), gestures.endswith("all"))
     return by_user & by_gesture, among_all | (examples.seen == asks_seen)
+
+
+def of_users(examples: Examples, users: Users) -> NDArray[np.bool_]:
+    """Which examples are of one kind of people, (n,)."""
+    corpus = examples.dataset.store.corpus
+    trained, watched = corpus.trained_users, {row.user for row in corpus.rows if row.split == "val"}
+    of_row: list[Users] = [
+        "validation"
+        if row.user not in trained and (row.split == "val" if row.held_out_user else row.user in watched)
+        else "held-out"
+        if row.held_out_user
+        else "known"
+        for row in corpus.rows
+    ]
+    return np.array([of_row[number] == users for number, _ in examples.places], bool)
 
 
 def corpus_users(corpus: Corpus) -> tuple[str, ...]:
@@ -368,12 +414,12 @@ def corpus_users(corpus: Corpus) -> tuple[str, ...]:
 
 
 def _is_query(row: Row) -> bool:
-    return row.split == "test" or (row.split == "val" and not (row.held_out_user or row.held_out_stage))
+    return row.split == "test" or (row.split == "val" and not row.held_out_stage)
 
 
 def _is_reference(row: Row) -> bool:
     """Poses of training people: of their training recordings, and of the gestures that training never saw."""
-    return not row.held_out_user and (row.split == "train" or row.held_out_stage)
+    return not row.held_out_user and (row.split == "train" or (row.held_out_stage and row.split != ""))
 
 
 def choose(
@@ -391,7 +437,7 @@ def choose(
         places=places,
         gesture_index=np.array([gestures.index(rows[number].stage) for number, _ in places], np.int64),
         user_index=np.array([users.index(rows[number].user) for number, _ in places], np.int64),
-        held_out_user=np.array([rows[number].held_out_user for number, _ in places], bool),
+        held_out_user=np.array([rows[n].held_out_user and rows[n].split != "val" for n, _ in places], bool),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
@@ -26,6 +27,7 @@ def fit(
     callbacks: list[pl.Callback],
     *,
     precision: str = "auto",
+    logger: Logger | None = None,
     resume_file: Path | None = None,
 ) -> None:
     """Train a module to its last epoch, from a resume point where one is given."""
@@ -38,7 +40,7 @@ def fit(
             num_nodes=n_processes() // n_local_processes(),
             strategy=DDPStrategy(process_group_backend=backend()) if n_processes() > 1 else "auto",
             use_distributed_sampler=False,  # `TrainingBatches` shares batches out itself
-            logger=False,
+            logger=logger or False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

@@ -5,43 +5,20 @@ The counts are kept as they are; what a count is in microvolts was not published
 training, the last four for testing, as its authors use them.
 """
 
-import hashlib
-import logging
 import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cpep_edge.errors import DataError
-from cpep_edge.folders import output_folder
-from cpep_edge.session import SessionMeta, write_session
-from cpep_train.corpus import Row, write_metadata
+from cpep_train.importing import Choices, ImportSummary, Recording, Split, whole_rows, writing_corpus
 from cpep_train.pose_templates import TEMPLATES
-
-logger = logging.getLogger(__name__)
 
 N_CHANNELS = 10
 SAMPLE_RATE_HZ = 1_000
 GESTURES = tuple(TEMPLATES)  # in the order of the set's own numbers, 0 to 10
 SHORT_S = 4.0  # trials are meant to last 5 s
 
-_SIDE = "unknown"  # the wearers' dominant arm, which the files do not name
 _NAME = re.compile(r"3dc_EMG_gesture_(\d+)_(\d+)\.txt")
-
-
-@dataclass(frozen=True, slots=True)
-class ImportSummary:
-    """What an import found."""
-
-    n_files: int
-    n_participants: int
-    hours: float
-    short_files: tuple[str, ...]  # kept
-    identical_participants: tuple[tuple[str, ...], ...]  # groups whose recordings are the same bytes
 
 
 def import_3dc(
@@ -50,88 +27,54 @@ def import_3dc(
     participants: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
     *,
+    choices: Choices | None = None,
+    dry_run: bool = False,
     force: bool = False,
 ) -> ImportSummary:
     """Write the recordings of some participants as a corpus, whole or not at all.
 
     progress: called with (files done, files in all)
-    force: replace an earlier output although it was changed since
-    Raises ConfigError where `out` holds other things, DataError when a participant is missing or a file is not of the
-    layout above.
+    Raises DataError when a participant is missing or a file is not of the layout above.
     """
     files = [file for participant in participants for file in _files(source, participant)]
-    hashes: dict[str, set[str]] = defaultdict(set)
-    rows, lengths = [], []
-    with output_folder(out, "data import 3dc", force=force) as folder:
-        for done, (row, file) in enumerate(files):
-            content = file.read_bytes()
-            hashes[hashlib.sha256(content).hexdigest()].add(row.user)
-            lengths.append(_write(folder, row, _counts(file, content)))
-            rows.append(row)
+    n_short = 0
+    with writing_corpus(out, choices or Choices(), "data import 3dc", dry_run=dry_run, force=force) as writer:
+        for done, (participant, split, file) in enumerate(files):
+            match = _NAME.fullmatch(file.name)
+            if match is None or int(match[2]) >= len(GESTURES):
+                raise DataError(f"{file}: the name is not 3dc_EMG_gesture_<repetition>_<gesture 0-10>.txt")
+            counts, n_cut = whole_rows(file, N_CHANNELS)
+            writer.read(len(counts) + n_cut)
+            writer.leave_out("rows cut short at the end of a file", n_cut)
+            n_short += len(counts) < SHORT_S * SAMPLE_RATE_HZ
+            user = f"3dc-{participant:02d}"
+            repetition = int(match[1]) + (4 if split == "test" else 0)
+            recording = Recording(
+                user=user,
+                session=f"{user}-rep{repetition}",
+                stage=GESTURES[int(match[2])],
+                emg_uv=counts,
+                sample_rate_hz=SAMPLE_RATE_HZ,
+                split=split,
+                other_names=(f"Participant{participant}", f"S{participant}", str(participant)),
+            )
+            writer.add(recording, file)
             if progress is not None:
                 progress(done + 1, len(files))
-        write_metadata(folder, rows)
-    identical = tuple(sorted({tuple(sorted(users)) for users in hashes.values() if len(users) > 1}))
-    for users in identical:
-        logger.warning("%s are the same recordings: one person, counted %d times", " and ".join(users), len(users))
-    return ImportSummary(
-        n_files=len(rows),
-        n_participants=len(set(participants)),
-        hours=sum(lengths) / SAMPLE_RATE_HZ / 3600,
-        short_files=tuple(row.filename for row, n in zip(rows, lengths, strict=True) if n < SHORT_S * SAMPLE_RATE_HZ),
-        identical_participants=identical,
-    )
+        if n_short:
+            writer.notes.append(f"{n_short} recordings are shorter than {SHORT_S:g} s and were kept")
+        return writer.finish()
 
 
-def _files(source: Path, participant: int) -> list[tuple[Row, Path]]:
+def _files(source: Path, participant: int) -> list[tuple[int, Split, Path]]:
     folder = source / f"Participant{participant}"
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such participant")
-    found = [_place(file, participant, split) for split in ("train", "test") for file in _texts(folder, split)]
-    return sorted(found, key=lambda place: place[0].filename)
-
-
-def _texts(folder: Path, split: str) -> list[Path]:
-    texts = list((folder / split / "EMG").glob("*.txt"))
-    if not texts:
-        raise DataError(f"{folder / split / 'EMG'}: there are no recordings")
-    return texts
-
-
-def _place(file: Path, participant: int, split: str) -> tuple[Row, Path]:
-    match = _NAME.fullmatch(file.name)
-    if match is None or int(match[2]) >= len(GESTURES):
-        raise DataError(f"{file}: the name is not 3dc_EMG_gesture_<repetition>_<gesture 0-10>.txt")
-    repetition = int(match[1]) + (4 if split == "test" else 0)
-    user, gesture = f"3dc-{participant:02d}", GESTURES[int(match[2])]
-    session = f"{user}-rep{repetition}"
-    row = Row(user, session, gesture, _SIDE, _SIDE, False, False, split, "", f"{session}-{gesture}")
-    return row, file
-
-
-def _counts(file: Path, content: bytes) -> NDArray[np.float32]:
-    """(n_samples, 10)"""
-    try:
-        counts = np.array([line.split(",") for line in content.decode("ascii").split()], dtype=np.float32)
-    except ValueError as error:
-        raise DataError(f"{file}: not lines of {N_CHANNELS} integers") from error
-    if counts.ndim != 2 or counts.shape[1] != N_CHANNELS:
-        raise DataError(f"{file}: not lines of {N_CHANNELS} integers")
-    return counts
-
-
-def _write(folder: Path, row: Row, counts: NDArray[np.float32]) -> int:
-    time_s = np.arange(len(counts)) / SAMPLE_RATE_HZ
-    meta = SessionMeta(
-        session=row.session,
-        user=row.user,
-        stage=row.stage,
-        side=row.side,
-        start=0.0,
-        end=float(time_s[-1]),
-        num_channels=N_CHANNELS,
-        sample_rate=float(SAMPLE_RATE_HZ),
-        filename=row.filename,
-    )
-    write_session(folder / f"{row.filename}.hdf5", meta, time_s, counts)
-    return len(counts)
+    found: list[tuple[int, Split, Path]] = []
+    splits: tuple[Split, Split] = ("train", "test")
+    for split in splits:
+        texts = sorted((folder / split / "EMG").glob("*.txt"))
+        if not texts:
+            raise DataError(f"{folder / split / 'EMG'}: there are no recordings")
+        found += [(participant, split, file) for file in texts]
+    return found

@@ -1,30 +1,45 @@
 """Import CSV recordings of any band by a column map in TOML.
 
-sample_rate_hz = 1000
-unit_uv = 1.0                  # microvolts of one unit of the EMG columns
+sample_rate_hz = 1000          # not needed where there is a column of time
+unit = "uV"                    # uV, mV or V; without it the size of the values says
+delimiter = ","                # ";" or "\\t" as well
+decimal = "."                  # or ","
+comment = "#"                  # lines that begin so are skipped
+header = true                  # false: columns go by their numbers, "1", "2", ...
 
 [columns]
 emg = ["ch_1", "ch_2"]
 stage = "gesture"              # optional: the label of each row, cut into recordings where it changes
+time = "timestamp"             # optional: jitter is evened out, gaps stay gaps
+time_unit_s = 0.001            # seconds of one unit of it
 
 [pose.index_mcp_flexion]       # optional, any of the 20 joints: angle_rad = offset + scale * column
 column = "index"
 scale = -1.57
 offset = 1.57
 
+[prompts]                      # optional: labels in files of their own, each until the next
+columns = ["gesture"]          # one that holds it; or several of 0 and 1, whose names make it: "thumb+index", "Rest"
+time = "timestamp"             # in the unit of columns.time
+
 [[files]]
 file = "a.csv"                 # beside the TOML, or under it
+prompts = "a-prompts.csv"      # optional
 user = "p1"
 session = "s1"
 stage = "Fist"                 # where no column says it
 split = "train"                # train, val or test
 held_out_user = false          # optional, as held_out_stage
+
+A file without a column of time is read and written block by block, however long it is.
 """
 
 import csv
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -33,9 +48,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.folders import output_folder
-from cpep_edge.session import JOINT_NAMES, N_JOINTS, SessionMeta, write_session
-from cpep_train.corpus import Row, write_metadata
+from cpep_edge.session import JOINT_NAMES, N_JOINTS
+from cpep_train.importing import (
+    Choices,
+    CorpusWriter,
+    ImportSummary,
+    Recording,
+    evened,
+    looks_like_volts,
+    microvolts_of,
+    stretches,
+    writing_corpus,
+)
+
+_BLOCK_ROWS = 8_192
 
 
 class _Part(BaseModel):
@@ -47,6 +73,8 @@ class Columns(_Part):
 
     emg: tuple[str, ...] = Field(min_length=1)
     stage: str | None = None
+    time: str | None = None
+    time_unit_s: float = Field(default=1.0, gt=0)
 
 
 class Angle(_Part):
@@ -57,6 +85,13 @@ class Angle(_Part):
     offset: float = 0.0  # rad
 
 
+class Prompts(_Part):
+    """Which columns of a file of prompts hold what."""
+
+    columns: tuple[str, ...] = Field(min_length=1)
+    time: str
+
+
 class File(_Part):
     """One CSV file."""
 
@@ -64,6 +99,7 @@ class File(_Part):
     user: str = Field(min_length=1)
     session: str = Field(min_length=1)
     split: Literal["train", "val", "test"]
+    prompts: str | None = None
     stage: str | None = None
     side: Literal["left", "right", "unknown"] = "unknown"
     held_out_user: bool = False
@@ -73,59 +109,63 @@ class File(_Part):
 class ColumnMap(_Part):
     """The whole map."""
 
-    sample_rate_hz: float = Field(gt=0)
-    unit_uv: float = Field(default=1.0, gt=0)
+    sample_rate_hz: float | None = Field(default=None, gt=0)
+    unit: Literal["uV", "mV", "V"] | None = None  # None: the size of the values says
+    unit_uv: float | None = Field(default=None, gt=0)  # microvolts of one unit, for counts
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    decimal: Literal[".", ","] = "."
+    comment: str = "#"
+    header: bool = True
     columns: Columns
     pose: dict[str, Angle] = {}
+    prompts: Prompts | None = None
     files: tuple[File, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ColumnMap":
         faults = [f"pose.{name} is none of the 20 joints" for name in self.pose if name not in JOINT_NAMES]
         if self.columns.stage is None:
-            faults += [f"files: {f.file} has no stage, and no column says it" for f in self.files if f.stage is None]
+            unlabelled = [f.file for f in self.files if f.stage is None and f.prompts is None]
+            faults += [f"files: {name} has no stage, and no column says it" for name in unlabelled]
+        if any(f.prompts for f in self.files) and (self.prompts is None or self.columns.time is None):
+            faults.append("files: prompts need the table prompts, and columns.time to lay them on")
+        if self.sample_rate_hz is None and self.columns.time is None:
+            faults.append("sample_rate_hz is missing, and no column of time says it")
+        if self.unit is not None and self.unit_uv is not None:
+            faults.append("unit and unit_uv both say what the EMG is in; leave one out")
+        if self.delimiter == self.decimal:
+            faults.append("decimal and delimiter are the same character")
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
 
 @dataclass(frozen=True, slots=True)
-class CsvSummary:
-    """What an import found."""
+class _Block:
+    """Some rows of a file."""
 
-    n_files: int
-    n_recordings: int
-    hours: float
-    with_pose: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    emg_uv: NDArray[np.float32]  # (n, n_channels)
-    pose_rad: NDArray[np.float32] | None  # (n, 20)
+    emg: NDArray[np.float64]  # (n, n_channels), in the file's unit
+    pose_rad: NDArray[np.float64] | None  # (n, 20)
     stage: NDArray[np.str_]  # (n,)
+    time_s: NDArray[np.float64] | None  # (n,)
 
 
-def import_csv(column_map: Path, out: Path, *, force: bool = False) -> CsvSummary:
+def import_csv(
+    column_map: Path, out: Path, *, choices: Choices | None = None, dry_run: bool = False, force: bool = False
+) -> ImportSummary:
     """Write the files that a column map names as a corpus, whole or not at all.
 
-    force: replace an earlier output although it was changed since
-    Raises ConfigError, naming all faults of the map at once or what else lies in `out`, and DataError, naming file and
-    column.
+    Raises ConfigError, naming all faults of the map at once, and DataError, naming file and column.
     """
     spec = load_column_map(column_map)
-    rows: list[Row] = []
-    n_samples = 0
-    with output_folder(out, "data import csv", force=force) as folder:
+    with writing_corpus(out, choices or Choices(), "data import csv", dry_run=dry_run, force=force) as writer:
         for file in spec.files:
-            table = _read(column_map.parent / file.file, file, spec)
-            for row, start, stop in _recordings(file, table.stage, len(rows)):
-                _write(folder, row, table, start, stop, spec.sample_rate_hz)
-                rows.append(row)
-                n_samples += stop - start
-        write_metadata(folder, rows)
-    return CsvSummary(len(spec.files), len(rows), n_samples / spec.sample_rate_hz / 3600, bool(spec.pose))
+            path = column_map.parent / file.file
+            if spec.columns.time is None:
+                _stream(path, file, spec, writer)
+            else:
+                _read_whole(path, file, spec, writer)
+        return writer.finish()
 
 
 def load_column_map(path: Path) -> ColumnMap:
@@ -139,73 +179,253 @@ def load_column_map(path: Path) -> ColumnMap:
         raise ConfigError(f"column map {path}: {'; '.join(faults)}") from error
 
 
-def _read(path: Path, file: File, spec: ColumnMap) -> _Table:
+def _stream(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> None:
+    """Write a file block by block; it may be far larger than memory."""
+    blocks = _blocks(path, file, spec, writer)
+    first = next(blocks)
+    scale = _microvolts(path, first.emg, spec, writer)
+
+    def pieces() -> Iterator[tuple[str, _Block]]:
+        writer.n_files += 1
+        for block in _and_then(first, blocks):
+            writer.n_samples_read += len(block.emg)
+            for start, stop in stretches(block.stage):
+                pose = None if block.pose_rad is None else block.pose_rad[start:stop]
+                yield (
+                    str(block.stage[start]),
+                    _Block(block.emg[start:stop] * scale, pose, block.stage[start:stop], None),
+                )
+
+    for label, parts in groupby(pieces(), key=itemgetter(0)):
+        if label:
+            assert spec.sample_rate_hz is not None  # without a column of time
+            head = _head(file, label, spec.sample_rate_hz, len(spec.columns.emg))
+            writer.add_blocks(head, ((part.emg, part.pose_rad) for _, part in parts), path)
+        else:
+            writer.leave_out("rows without a label", sum(len(part.emg) for _, part in parts))
+
+
+def _and_then(first: _Block, others: Iterator[_Block]) -> Iterator[_Block]:
+    yield first
+    yield from others
+
+
+def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> None:
+    """Even out the jitter of a file with a column of time, and write its labelled stretches."""
+    blocks = list(_blocks(path, file, spec, writer))
+    emg = np.concatenate([block.emg for block in blocks])
+    emg *= _microvolts(path, emg[:_BLOCK_ROWS], spec, writer)
+    stage = np.concatenate([block.stage for block in blocks])
+    time_s = np.concatenate([block.time_s for block in blocks if block.time_s is not None])
+    poses = [block.pose_rad for block in blocks if block.pose_rad is not None]
+    if np.any(np.diff(time_s) < 0):
+        row = int(np.argmax(np.diff(time_s) < 0)) + 2
+        raise DataError(f"{path}: column {spec.columns.time} runs backwards after sample {row - 1}")
+    rate_hz = spec.sample_rate_hz or _usual_rate(path, time_s, writer)
+    columns = emg if not poses else np.hstack((emg, np.concatenate(poses)))
+    even_s, values = evened(time_s, columns, rate_hz)
+    if file.prompts is not None:
+        stage = _prompted(path.parent / file.prompts, time_s, spec)
+    label = stage[np.clip(np.searchsorted(time_s, even_s - 0.5 / rate_hz), 0, len(stage) - 1)]
+    n_channels = emg.shape[1]
+    writer.read(len(even_s))
+    if len(even_s) != len(emg):
+        writer.notes.append(f"{path.name}: {len(emg)} samples were laid on {len(even_s)} of an even clock")
+    for start, stop in stretches(label):
+        if not label[start]:
+            writer.leave_out("rows without a label", stop - start)
+            continue
+        head = _head(file, str(label[start]), rate_hz, n_channels)
+        pose = values[start:stop, n_channels:] if poses else None
+        writer.add(head.with_samples(values[start:stop, :n_channels], pose, even_s[start:stop] - even_s[start]), path)
+
+
+def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap) -> NDArray[np.str_]:
+    """The label of each sample by a file of prompts, (n,); empty before the first."""
+    assert spec.prompts is not None  # the map was checked
+    names, *rows = _table_of_texts(path, spec)
+    places = [_place(path, names, name) for name in (spec.prompts.time, *spec.prompts.columns)]
+    try:
+        at_s = np.array([float(row[places[0]]) for row in rows]) * spec.columns.time_unit_s
+    except (ValueError, IndexError) as error:
+        raise DataError(f"{path}: column {spec.prompts.time} holds something that is no number: {error}") from error
+    if len(places) == 2:
+        texts = [row[places[1]].strip() for row in rows]
+    else:
+        told = zip(spec.prompts.columns, places[1:], strict=True)
+        pairs = list(told)
+        texts = ["+".join(n for n, p in pairs if row[p].strip() not in ("", "0", "0.0")) or "Rest" for row in rows]
+    labels: NDArray[np.str_] = np.array(["", *texts])[np.searchsorted(at_s, time_s, side="right")]
+    return labels
+
+
+def _table_of_texts(path: Path, spec: ColumnMap) -> list[list[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as text:
-            header, *lines = csv.reader(text, delimiter=spec.delimiter)
+            rows = [[cell.strip() for cell in row] for _, row in _rows(path, text, spec)]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: the file is empty") from error
-    lines = [line for line in lines if line]
-    if not lines:
-        raise DataError(f"{path}: there are no rows under the header")
-    if any(len(line) != len(header) for line in lines):
-        raise DataError(f"{path}: a row has not as many values as the header has names, {len(header)}")
-    emg = np.column_stack([_numbers(path, header, lines, name) for name in spec.columns.emg])
+    if len(rows) < 2:
+        raise DataError(f"{path}: there are no prompts under the header")
+    return rows
+
+
+def _place(path: Path, names: list[str], name: str) -> int:
+    if name not in names:
+        raise DataError(f"{path}: column {name} is missing; there are {', '.join(names)}")
+    return names.index(name)
+
+
+def _usual_rate(path: Path, time_s: NDArray[np.float64], writer: CorpusWriter) -> float:
+    """Samples a second, from time stamps that may jitter, stand still or have gaps."""
+    if len(time_s) < 2 or not time_s[-1] > time_s[0]:
+        raise DataError(f"{path}: the column of time does not rise, so the rate is unknown; give sample_rate_hz")
+    step_s = np.diff(time_s)
+    moving = step_s[step_s <= 10 * np.median(step_s[step_s > 0])]  # gaps apart
+    rate_hz = len(moving) / float(moving.sum())
+    near = round(rate_hz)
+    rate_hz = float(near) if near and abs(rate_hz / near - 1) < 0.005 else round(rate_hz, 3)
+    writer.notes.append(f"{path.name}: {rate_hz:g} Hz by its time stamps")
+    return rate_hz
+
+
+def _head(file: File, label: str, rate_hz: float, n_channels: int) -> Recording:
+    """A recording without its samples."""
+    return Recording(
+        user=file.user,
+        session=file.session,
+        stage=label,
+        emg_uv=np.empty((0, n_channels)),
+        sample_rate_hz=rate_hz,
+        split=file.split,
+        side=file.side,
+        held_out=(file.held_out_user, file.held_out_stage),
+    )
+
+
+def _microvolts(path: Path, emg: NDArray[np.float64], spec: ColumnMap, writer: CorpusWriter) -> float:
+    """Microvolts of one unit of the EMG columns."""
+    if spec.unit_uv is not None:
+        return spec.unit_uv
+    if spec.unit is not None:
+        return microvolts_of(spec.unit) or 1.0
+    if looks_like_volts(emg):
+        writer.notes.append(f'{path.name}: the EMG must be in volts by its size; say unit = "uV" if it is not')
+        return 1e6
+    return 1.0
+
+
+def _blocks(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> Iterator[_Block]:
+    """A file, some rows at a time; raises DataError, naming file, row and column."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as text:
+            rows = _rows(path, text, spec)
+            first = next(rows, None)
+            if first is None:
+                raise DataError(f"{path}: the file is empty")
+            header = first[1] if spec.header else [str(n + 1) for n in range(len(first[1]))]
+            names = [name.strip() for name in header]
+            rows = rows if spec.header else _rows_again(first, rows)
+            n_rows = 0
+            while some := list(islice(rows, _BLOCK_ROWS)):
+                if some[-1][1] and len(some[-1][1]) < len(names) and n_rows + len(some) > 1 and not _more(rows, some):
+                    writer.leave_out("rows cut short at the end of a file", 1)
+                    writer.n_samples_read += 1
+                    some.pop()
+                if some:
+                    n_rows += len(some)
+                    yield _block(path, names, some, file, spec)
+            if not n_rows:
+                raise DataError(f"{path}: there are no rows under the header")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+_NumberedRow = tuple[int, list[str]]
+
+
+def _more(rows: Iterator[_NumberedRow], some: list[_NumberedRow]) -> bool:
+    """Whether more rows follow; the next one is kept."""
+    following = next(rows, None)
+    if following is not None:
+        some.append(following)
+    return following is not None
+
+
+def _rows_again(first: _NumberedRow, rows: Iterator[_NumberedRow]) -> Iterator[_NumberedRow]:
+    yield first
+    yield from rows
+
+
+def _rows(path: Path, text: Iterator[str], spec: ColumnMap) -> Iterator[_NumberedRow]:
+    """The rows of a file with the number of their line; comments and empty lines are skipped."""
+
+    def lines() -> Iterator[str]:
+        for line in text:
+            skipped = spec.comment and line.lstrip().startswith(spec.comment)
+            yield "\n" if skipped else line
+
+    reader = csv.reader(lines(), delimiter=spec.delimiter, strict=True)
+    before = 0
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            why = (
+                "a quotation mark is not closed" if reader.line_num > before + 1 or "EOF" in str(error) else str(error)
+            )
+            raise DataError(f"{path}: row {before + 1} cannot be read: {why}") from error
+        if reader.line_num > before + 1:
+            raise DataError(f"{path}: row {before + 1} cannot be read: a quotation mark is not closed")
+        before = reader.line_num
+        if any("\0" in cell for cell in row):
+            raise DataError(f"{path}: row {before} holds a NUL byte, as after a power cut; delete it or mend it")
+        if row:
+            yield before, row
+
+
+def _block(path: Path, names: list[str], rows: list[_NumberedRow], file: File, spec: ColumnMap) -> _Block:
+    odd = next((number for number, row in rows if len(row) != len(names)), None)
+    if odd is not None:
+        raise DataError(f"{path}: a row has not as many values as the header has names, {len(names)}: row {odd}")
+    emg = np.column_stack([_numbers(path, names, rows, name, spec) for name in spec.columns.emg])
     bad = np.flatnonzero(~np.isfinite(emg).all(axis=1))
     if bad.size:
-        raise DataError(f"{path}: an EMG column holds no number in row {bad[0] + 2}")
-    stage = spec.columns.stage
-    labels = [file.stage or ""] * len(lines) if stage is None else _texts(path, header, lines, stage)
-    return _Table((emg * spec.unit_uv).astype(np.float32), _pose(path, header, lines, spec), np.array(labels))
+        raise DataError(f"{path}: an EMG column holds no number in row {rows[bad[0]][0]}")
+    stage, time_s = spec.columns.stage, None
+    labels = [file.stage or ""] * len(rows) if stage is None else _texts(path, names, rows, stage)
+    if spec.columns.time is not None:
+        time_s = _numbers(path, names, rows, spec.columns.time, spec) * spec.columns.time_unit_s
+        if not np.isfinite(time_s).all():
+            row = rows[int(np.argmax(~np.isfinite(time_s)))][0]
+            raise DataError(f"{path}: column {spec.columns.time} holds no number in row {row}")
+    return _Block(emg, _pose(path, names, rows, spec), np.array(labels), time_s)
 
 
-def _pose(path: Path, header: list[str], lines: list[list[str]], spec: ColumnMap) -> NDArray[np.float32] | None:
+def _pose(path: Path, names: list[str], rows: list[_NumberedRow], spec: ColumnMap) -> NDArray[np.float64] | None:
     if not spec.pose:
         return None
-    pose = np.zeros((len(lines), N_JOINTS))
+    pose = np.zeros((len(rows), N_JOINTS))
     for joint, angle in spec.pose.items():
-        values = _numbers(path, header, lines, angle.column)
+        values = _numbers(path, names, rows, angle.column, spec)
         pose[:, JOINT_NAMES.index(joint)] = angle.offset + angle.scale * values
-    pose[~np.isfinite(pose).all(axis=1)] = 0  # a failed fit, as emg2pose marks it
-    return pose.astype(np.float32)
+    pose[~np.isfinite(pose).all(axis=1)] = np.nan
+    return pose
 
 
-def _texts(path: Path, header: list[str], lines: list[list[str]], name: str) -> list[str]:
-    if name not in header:
-        raise DataError(f"{path}: column {name} is missing; there are {', '.join(header)}")
-    place = header.index(name)
-    return [line[place].strip() for line in lines]
+def _texts(path: Path, names: list[str], rows: list[_NumberedRow], name: str) -> list[str]:
+    place = _place(path, names, name)
+    return [row[place].strip() for _, row in rows]
 
 
-def _numbers(path: Path, header: list[str], lines: list[list[str]], name: str) -> NDArray[np.float64]:
+def _numbers(path: Path, names: list[str], rows: list[_NumberedRow], name: str, spec: ColumnMap) -> NDArray[np.float64]:
     """A column, (n,); empty cells are nan."""
-    texts = _texts(path, header, lines, name)
+    texts = _texts(path, names, rows, name)
+    if spec.decimal == ",":
+        texts = [text.replace(",", ".") for text in texts]
     try:
         return np.array([float(text) if text else np.nan for text in texts])
     except ValueError as error:
         raise DataError(f"{path}: column {name} holds something that is no number: {error}") from error
-
-
-def _recordings(file: File, stage: NDArray[np.str_], n_before: int) -> Iterator[tuple[Row, int, int]]:
-    """Stretches of one label; rows with an empty label are left out."""
-    edges = np.concatenate(([0], np.flatnonzero(stage[1:] != stage[:-1]) + 1, [len(stage)])).tolist()
-    kind = "_".join(name for name, held in (("user", file.held_out_user), ("stage", file.held_out_stage)) if held)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        label = str(stage[start])
-        if not label:
-            continue
-        name = f"{file.user}-{file.session}-{label}-{n_before}".replace("/", "_")
-        n_before += 1
-        flags = (file.held_out_user, file.held_out_stage)
-        yield Row(file.user, file.session, label, file.side, file.side, *flags, file.split, kind, name), start, stop
-
-
-def _write(folder: Path, row: Row, table: _Table, start: int, stop: int, rate_hz: float) -> None:
-    time_s = np.arange(stop - start) / rate_hz
-    n_channels = table.emg_uv.shape[1]
-    end_s = float(time_s[-1])
-    meta = SessionMeta(row.session, row.user, row.stage, row.side, 0.0, end_s, n_channels, rate_hz, row.filename)
-    pose = None if table.pose_rad is None else table.pose_rad[start:stop]
-    write_session(folder / f"{row.filename}.hdf5", meta, time_s, table.emg_uv[start:stop], pose)

@@ -2,24 +2,26 @@
 
 A split manifest lists who performed what in which split, and a hash of each recording's EMG. One of the corpus is
 checked and written into a run before training starts; evaluation compares what it is about to ask with it. So a person
-under two names is found, and so is a `metadata.csv` that was edited after training. Published participants 19 and 21 of
-the 3DC set are such a person.
+under two names is found, also where their recordings were cut otherwise (`cpep_train.content`), and so is a
+`metadata.csv` that was edited after training. Published participants 19 and 21 of the 3DC set are such a person.
 
 A gesture can leak by its poses too: free movement that goes through it teaches what the test asks. So no training
 recording may dwell in a held-out gesture's pose, where that gesture is one pose.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.files import replacing
-from cpep_edge.session import Session
+from cpep_train.content import Content, content_of, over_recordings
 from cpep_train.corpus import METADATA_FILE, Corpus, Row
 
 SPLITS_FILE = "splits.json"
@@ -27,7 +29,8 @@ POSE_RADIUS_RAD = 0.2  # root mean square over the joints: nearer than this is t
 RELATIVE_RAD = 0.1  # a trained gesture at least so far away is another one, a nearer one the same by another name
 _MOST_WITHIN = 0.05  # share of a training recording: what a hand may pass through
 _POSES_OF_A_RECORDING = 48  # looked at, evenly spread
-HASHED_SAMPLES = 1_024  # at the start, in the middle and at the end: noise makes them unique, and large corpora cheap
+SCHEMA_VERSION = 2
+SAME_MARKS = 0.25  # share of the marks of the shorter recording, from which it is the other or a piece of it
 
 
 class SplitEntry(BaseModel):
@@ -43,6 +46,8 @@ class SplitEntry(BaseModel):
     held_out_user: bool
     held_out_stage: bool
     emg_sha256: str
+    pose_sha256: str
+    emg_marks: tuple[int, ...]
 
     @property
     def what(self) -> tuple[str, str, str]:
@@ -55,7 +60,7 @@ class SplitManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 1
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
     entries: tuple[SplitEntry, ...]
 
     @property
@@ -66,16 +71,25 @@ class SplitManifest(BaseModel):
     @property
     def asked(self) -> tuple[SplitEntry, ...]:
         """What evaluation may ask about."""
-        return tuple(entry for entry in self.entries if entry.split != "train")
+        return tuple(entry for entry in self.entries if entry.split in ("val", "test"))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of who performed what in which split, and of every sample."""
+        digest = hashlib.sha256()
+        for entry in sorted(self.entries, key=lambda entry: entry.filename):
+            digest.update(entry.model_dump_json().encode())
+        return digest.hexdigest()
 
 
-def audit(corpus: Corpus) -> SplitManifest:
+def audit(corpus: Corpus, contents: Mapping[int, Content] | None = None) -> SplitManifest:
     """The split manifest of a corpus.
 
+    contents: of rows of the corpus, where they are known already
     Raises DataError, naming the recordings, when a held-out person or gesture is trained on, or when one gesture of one
     session, or the same EMG, is on both sides, or a held-out gesture's pose is held in training.
     """
-    manifest = split_manifest(corpus)
+    manifest = split_manifest(corpus, contents)
     where = str(corpus.folder / METADATA_FILE)
     _check_people(manifest, where)
     _check_sessions(manifest, where)
@@ -92,18 +106,36 @@ def audit_against(trained: SplitManifest, corpus: Corpus) -> None:
     _check_content(trained.trained, audit(corpus).asked, str(corpus.folder))
 
 
-def split_manifest(corpus: Corpus) -> SplitManifest:
-    """Who performed what in which split, with a hash of each recording's EMG; nothing is checked."""
-    return SplitManifest(entries=tuple(_entry(corpus, row) for row in corpus.rows))
+def split_manifest(corpus: Corpus, contents: Mapping[int, Content] | None = None) -> SplitManifest:
+    """Who performed what in which split, with the content of each recording; nothing is checked."""
+    known = contents or {}
+    numbers = [number for number, row in enumerate(corpus.rows) if row.split]
+    unknown = [number for number in numbers if number not in known]
+    with over_recordings(len(unknown)) as run:
+        read = dict(zip(unknown, run(partial(_content, corpus), unknown), strict=True))
+    entries = []
+    for number in numbers:
+        row, content = corpus.rows[number], known.get(number) or read[number]
+        entries.append(
+            SplitEntry(
+                filename=row.filename,
+                user=row.user,
+                session=row.session,
+                stage=row.stage,
+                split=row.split,
+                held_out_user=row.held_out_user,
+                held_out_stage=row.held_out_stage,
+                emg_sha256=content.emg_sha256,
+                pose_sha256=content.pose_sha256,
+                emg_marks=content.emg_marks,
+            )
+        )
+    return SplitManifest(entries=tuple(entries))
 
 
-def content_hash(session: Session) -> str:
-    """SHA-256 of a recording's length and of three stretches of its EMG, (1024, n_channels) each."""
-    n_samples = session.n_samples
-    digest = hashlib.sha256(f"{n_samples} {session.meta.num_channels}".encode())
-    for start in (0, max(0, n_samples // 2 - HASHED_SAMPLES // 2), max(0, n_samples - HASHED_SAMPLES)):
-        digest.update(np.ascontiguousarray(session.emg(start, start + HASHED_SAMPLES)).tobytes())
-    return digest.hexdigest()
+def _content(corpus: Corpus, number: int) -> Content:
+    with corpus.session(corpus.rows[number]) as session:
+        return content_of(session)
 
 
 def save_splits(run: Path, manifest: SplitManifest) -> None:
@@ -121,21 +153,6 @@ def load_splits(run: Path) -> SplitManifest:
         raise ArtifactError(
             f"{file} is missing or malformed, so nobody can tell what the run was trained on; train it anew"
         ) from error
-
-
-def _entry(corpus: Corpus, row: Row) -> SplitEntry:
-    with corpus.session(row) as session:
-        sha256 = content_hash(session)
-    return SplitEntry(
-        filename=row.filename,
-        user=row.user,
-        session=row.session,
-        stage=row.stage,
-        split=row.split,
-        held_out_user=row.held_out_user,
-        held_out_stage=row.held_out_stage,
-        emg_sha256=sha256,
-    )
 
 
 def _check_people(manifest: SplitManifest, where: str) -> None:
@@ -159,13 +176,23 @@ def _check_sessions(manifest: SplitManifest, where: str) -> None:
 
 
 def _check_content(trained: Iterable[SplitEntry], asked: Iterable[SplitEntry], where: str) -> None:
-    """Compare by content: nothing asked was trained on, under whatever name."""
-    by_content = {entry.emg_sha256: entry for entry in trained}
+    """Compare by content: nothing asked was trained on, whole or in pieces, under whatever name."""
+    by_content, by_mark = {}, dict[int, list[SplitEntry]]()
+    for entry in trained:
+        by_content[entry.emg_sha256] = entry
+        for mark in entry.emg_marks:
+            by_mark.setdefault(mark, []).append(entry)
     for entry in asked:
-        twin = by_content.get(entry.emg_sha256)
+        twin, how = by_content.get(entry.emg_sha256), "the same EMG as"
+        if twin is None:
+            shared = Counter(other.filename for mark in entry.emg_marks for other in by_mark.get(mark, ()))
+            others = {other.filename: other for mark in entry.emg_marks for other in by_mark.get(mark, ())}
+            name, n = shared.most_common(1)[0] if shared else ("", 0)
+            if n and n >= SAME_MARKS * min(len(entry.emg_marks), len(others[name].emg_marks)):
+                twin, how = others[name], "a piece of the EMG of"
         if twin is not None:
             raise DataError(
-                f"{where}: {entry.filename}, in split {entry.split}, holds the same EMG as {twin.filename} of "
+                f"{where}: {entry.filename}, in split {entry.split}, holds {how} {twin.filename} of "
                 f"{twin.user}, which is trained on; leave one of them out"
             )
 

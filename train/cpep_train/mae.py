@@ -41,7 +41,11 @@ class Decoder(nn.Module):
         tokens = self.enter(tokens)  # (B, 1 + N', D of the decoder)
         b, _, d = tokens.shape
         n = self.position.shape[1] - 1
-        patches = self.mask_token.expand(b, n, d).scatter(1, visible[:, :, None].expand(-1, -1, d), tokens[:, 1:])
+        patches = (
+            self.mask_token.to(tokens.dtype)
+            .expand(b, n, d)
+            .scatter(1, visible[:, :, None].expand(-1, -1, d), tokens[:, 1:])
+        )
         tokens = torch.cat((tokens[:, :1], patches), dim=1) + self.position  # (B, 1 + N, D of the decoder)
         for block in self.blocks:
             tokens = block(tokens)

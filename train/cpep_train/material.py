@@ -68,8 +68,10 @@ def embed(checkpoint: Checkpoint, corpus: Corpus) -> Material:
     store = examples.queries.dataset.store
     fitting_rows = [
         number
-        for number, row in enumerate(corpus.rows)
-        if row.stage in examples.gestures and not row.held_out_user and (row.split == "train" or row.held_out_stage)
+        for number, row in enumerate(store.corpus.rows)
+        if row.stage in examples.gestures
+        and not row.held_out_user
+        and (row.split == "train" or (row.held_out_stage and row.split != ""))
     ]
     fitting = choose(store, fitting_rows, examples.gestures, _PER_RECORDING, with_pose=False)
     if len(fitting) == 0:

@@ -28,7 +28,12 @@ def probe(material: Material) -> list[Score]:
 
     Known people are asked about seen gestures only: of an unseen gesture the probe has their own windows.
     """
-    kinds: list[tuple[Users, Gestures]] = [("held-out", "seen"), ("held-out", "unseen"), ("known", "seen")]
+    kinds: list[tuple[Users, Gestures]] = [
+        ("held-out", "seen"),
+        ("held-out", "unseen"),
+        ("validation", "seen"),
+        ("known", "seen"),
+    ]
     scores = (_score(material, users, gestures) for users, gestures in kinds)
     return [score for score in scores if score is not None]
 

@@ -11,7 +11,7 @@ Seen and unseen are gestures that training saw, or not; held out and known are p
 gestures in the index, not only those of the kind asked about.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.embedding_quality import EmbeddingQuality, embedding_quality, recall_at
 from cpep_train.enrolment import enrolment_readings
-from cpep_train.evaluate import Examples, Gestures, Users, by_prototypes, embed_poses, select, zero_shot
+from cpep_train.evaluate import USERS, Gestures, Users, by_prototypes, embed_poses, select, zero_shot
 from cpep_train.leakage import audit_against, load_splits
 from cpep_train.material import Material, Protocol, Reading, embed
 from cpep_train.probe import probe
@@ -66,7 +66,7 @@ def evaluate_run(
     Raises DataError when anything asked about was trained on (`cpep_train.leakage`), or there is nothing to ask.
     """
     corpus = Corpus.open(data)
-    audit_against(load_splits(run), corpus)
+    audit_against(load_splits(run), corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
     material = embed(checkpoint, corpus)
     return evaluate_material(material, protocols), material
 
@@ -102,7 +102,7 @@ def zero_shot_readings(material: Material) -> list[Reading]:
 def retrieval(material: Material) -> list[Retrieval]:
     """Recall of poses, and the geometry of the two sides, for every kind of question with all gestures in the index."""
     found = []
-    for users in ("held-out", "known"):
+    for users in USERS:
         for gestures in ("seen among all", "unseen among all"):
             chosen, _ = select(material.examples, users, gestures)
             if chosen.any():
@@ -135,13 +135,7 @@ def _paired(material: Material, chosen: NDArray[np.bool_]) -> tuple[dict[str, fl
     usable = usable[with_pose.admissible(queries.places[usable])]
     if len(usable) < 2 * max(RECALL_AT):
         return None, None
-    own = Examples(
-        with_pose,
-        queries.places[usable],
-        queries.gesture_index[usable],
-        queries.user_index[usable],
-        queries.held_out_user[usable],
-    )
+    own = replace(queries.only(usable), dataset=with_pose)
     pose, emg = embed_poses(material.checkpoint.pose, own), material.one_vector(material.queries[usable])
     itself = np.eye(len(usable), dtype=bool)
     recall = {str(k): _mean_recall(emg, pose, itself, k) for k in RECALL_AT}

@@ -20,17 +20,19 @@ class Provenance(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str  # name of the corpus
-    data_sha256: str  # of its metadata and the sizes of its files
+    data_sha256: str  # of its metadata and of every sample
+    skipped: dict[str, str] = {}  # recordings left out because they could not be used, and why
     git_commit: str  # empty outside a checkout
     versions: dict[str, str]
     created_utc: str
 
 
-def provenance_of(corpus: Corpus) -> Provenance:
+def provenance_of(corpus: Corpus, data_sha256: str, skipped: dict[str, str] | None = None) -> Provenance:
     """What a run over this corpus, started now, comes from."""
     return Provenance(
         data=corpus.folder.resolve().name,
-        data_sha256=corpus.fingerprint(),
+        data_sha256=data_sha256,
+        skipped=skipped or {},
         git_commit=git_commit(),
         versions=installed_versions(_PACKAGES),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),

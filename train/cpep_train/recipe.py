@@ -6,16 +6,18 @@ keys and bad values are reported together, in one sentence, before anything else
 samples, on the pose side too.
 """
 
+import difflib
 import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cpep_edge.errors import ConfigError
 from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands
+from cpep_edge.names import check_name
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.session import N_JOINTS
 from cpep_train.model import EncoderConfig
@@ -34,9 +36,9 @@ class _Part(BaseModel):
 class Signal(_Part):
     """What the wristband delivers and how it is filtered."""
 
-    sample_rate_hz: float = Field(gt=0)
-    n_channels: int = Field(gt=0)
-    high_pass_hz: float = Field(gt=0)
+    sample_rate_hz: float = Field(gt=0)  # of the recordings; a corpus at another rate is refused
+    n_channels: int = Field(gt=0)  # electrodes
+    high_pass_hz: float = Field(gt=0)  # corner, below which movement of cables is
     notch_hz: float | None = Field(default=None, gt=0)  # mains; None leaves it in
     clip: float = Field(gt=0)  # limit of the filtered signal in units of the corpus' RMS
 
@@ -44,9 +46,16 @@ class Signal(_Part):
 class Windows(_Part):
     """How recordings are cut."""
 
-    window_samples: int = Field(gt=0)
-    stride_samples: int = Field(gt=0)
+    window_samples: int = Field(gt=0)  # what the encoders see at once
+    stride_samples: int = Field(gt=0)  # between the starts of two windows
     jitter_samples: int = Field(default=0, ge=0)  # training windows start up to so much earlier or later
+
+
+class Recordings(_Part):
+    """Which recordings are used, and what of them."""
+
+    hand: Literal["moving", "any"] = "moving"  # of the two wrists that emg2pose records: the one asked to move, or both
+    masked_channels: tuple[Annotated[int, Field(ge=1)], ...] = ()  # from 1; dead ones are zero everywhere
 
 
 class Calibration(_Part):
@@ -66,13 +75,13 @@ class Calibration(_Part):
 
 
 class _Encoder(_Part):
-    patch_samples: int = Field(gt=0)
-    width: int = Field(gt=0)
-    n_layers: int = Field(gt=0)
-    n_heads: int = Field(gt=0)
-    mlp_ratio: int = Field(gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    pooling: Literal["cls", "mean"] = "cls"
+    patch_samples: int = Field(gt=0)  # of one token
+    width: int = Field(gt=0)  # numbers of a token
+    n_layers: int = Field(gt=0)  # blocks, one after the other
+    n_heads: int = Field(gt=0)  # of attention; they divide the width
+    mlp_ratio: int = Field(gt=0)  # how much wider the middle of a block is
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # share of numbers silenced while training
+    pooling: Literal["cls", "mean"] = "cls"  # what stands for the window: a token of its own, or the mean of all
 
 
 class EmgEncoder(_Encoder):
@@ -80,7 +89,7 @@ class EmgEncoder(_Encoder):
 
     # The paper's is raw; `front_end` of the model says why not. mpf: log-covariances, `cpep_edge.mpf`; a patch is then
     # the hop from one token to the next.
-    front_end: Literal["raw", "rectified", "mpf"] = "raw"
+    front_end: Literal["raw", "rectified", "mpf"] = "raw"  # what the encoder is given: `front_end` of the model
     level_samples: int = Field(default=1, gt=0)  # averaged to one level, where the signal is rectified
     span_samples: int = Field(default=0, ge=0)  # of mpf: what a token's covariances cover, whole patches
     band_edges_hz: tuple[float, ...] = ()  # of mpf; none: by the sample rate (`cpep_edge.mpf.band_edges_hz`)
@@ -96,19 +105,19 @@ class PoseEncoder(_Encoder):
 
 
 class _Stage(_Part):
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(gt=1)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
+    epochs: int = Field(gt=0)  # times that all windows are seen
+    batch_size: int = Field(gt=1)  # windows a step, over all processes
+    learning_rate: float = Field(gt=0)  # at its highest
+    weight_decay: float = Field(ge=0)  # of AdamW
     warm_up_share: Share  # of all steps, learning rate rising; then it falls along a cosine
 
 
 class MaeStage(_Stage):
     """Masked auto-encoding of one side."""
 
-    mask_ratio: float = Field(gt=0, lt=1)
-    decoder_width: int = Field(gt=0)
-    decoder_layers: int = Field(gt=0)
+    mask_ratio: float = Field(gt=0, lt=1)  # share of the patches that are hidden
+    decoder_width: int = Field(gt=0)  # of what fills them in, and is thrown away
+    decoder_layers: int = Field(gt=0)  # of the same
 
 
 class SoftTargets(_Part):
@@ -138,9 +147,9 @@ class AlignStage(_Stage):
     """Contrastive alignment of EMG with the frozen pose encoder."""
 
     temperature: float = Field(gt=0)  # where the learnable temperature starts
-    learn_temperature: bool = True
+    learn_temperature: bool = True  # False: it stays where it starts
     same_gesture: Literal["negative", "ignored", "positive"] = "negative"  # others of the gesture in the batch
-    loss: Literal["info-nce", "siglip"] = "info-nce"
+    loss: Literal["info-nce", "siglip"] = "info-nce"  # a softmax over the batch, or each pair by itself
     soft_targets: SoftTargets | None = None  # None: one-hot, as CPEP was published
     distillation: Distillation | None = None  # None: no teacher
     emg_start: Literal["mae", "random"] = "mae"  # what the EMG encoder starts from; random leaves out stage emg-mae
@@ -161,15 +170,23 @@ class Augmentation(_Part):
     noise_sd: float = Field(default=0.0, ge=0)  # white, in units of the corpus' RMS
 
 
+class LogTo(_Part):
+    """Where the figures of each epoch go beside `epochs.csv`; it changes nothing of the training."""
+
+    name: Literal["none", "csv", "tensorboard", "wandb", "mlflow", "comet", "lit"] = "none"  # a logger of Lightning
+    options: dict[str, str | int | float | bool] = {}  # that it takes: project = "...", tracking_uri = "..."
+
+
 class Recipe(_Part):
     """One training run."""
 
-    name: str = Field(min_length=1, max_length=100)
-    seed: int = Field(ge=0)
+    name: Annotated[str, AfterValidator(check_name)]  # of the recipe, as reports show it
+    seed: int = Field(ge=0)  # same seed, same data, same machine: same weights
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed where there is a GPU
     compile: bool = False  # run the encoders through torch.compile: minutes first, faster then
     signal: Signal
     windows: Windows
+    recordings: Recordings = Recordings()
     calibration: Calibration = Calibration()
     emg: EmgEncoder
     pose: PoseEncoder
@@ -178,10 +195,13 @@ class Recipe(_Part):
     align: AlignStage
     qformer: QFormerSettings | None = None  # None: a window is one embedding, as CPEP was published
     augmentation: Augmentation = Augmentation()
+    log_to: LogTo = LogTo()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
-        faults = [*self._signal_faults(), *self._window_faults(), *self._encoder_faults(), *self._align_faults()]
+        odd = [n for n in self.recordings.masked_channels if n > self.signal.n_channels]
+        faults = [f"recordings.masked_channels: there is no channel {n}" for n in odd]
+        faults += [*self._signal_faults(), *self._window_faults(), *self._encoder_faults(), *self._align_faults()]
         faults += self._mpf_faults()
         if faults:
             raise ValueError("; ".join(faults))
@@ -310,6 +330,10 @@ class Recipe(_Part):
         if self.qformer is not None and self.emg.block_patches:
             faults.append("qformer: its queries read the whole window, so emg.block_patches must be 0")
         return faults
+
+    def trains_as(self, other: "Recipe") -> bool:
+        """Whether both lead to the same weights."""
+        return self.model_dump(exclude={"log_to"}) == other.model_dump(exclude={"log_to"})
 
     @property
     def n_joints(self) -> int:
@@ -446,13 +470,24 @@ def _override(text: str) -> dict[str, Any]:
     return result
 
 
+def _meant(key: str) -> str:
+    """Which key was meant, where one is near: by the whole of it, or by its last word in another table."""
+    from cpep_train.recipe_keys import recipe_keys
+
+    names = [known.name for known in recipe_keys()]
+    names += sorted({name.rpartition(".")[0] for name in names} - {""})
+    last = key.rpartition(".")[2]
+    near = difflib.get_close_matches(key, names, n=1) or [name for name in names if name.rpartition(".")[2] == last]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def _faults(error: ValidationError) -> str:
     return "; ".join(_fault(".".join(str(part) for part in e["loc"]), e["type"], e["msg"]) for e in error.errors())
 
 
 def _fault(where: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        return f"{where} is not a known key"
+        return f"{where} is not a known key{_meant(where)}"
     if kind == "missing":
         return f"{where} is missing"
     message = message.removeprefix("Value error, ")

@@ -4,12 +4,9 @@ Only what it takes to place windows is kept, so a corpus far larger than memory 
 it for the next start.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.session import Session
-from cpep_train.corpus import METADATA_FILE, Corpus, Row
+from cpep_train.content import Content, content_of, over_recordings
+from cpep_train.corpus import RATE_TOLERANCE, Corpus, Row
 from cpep_train.recipe import Recipe
 
 RECORDINGS_FILE = "recordings.json"
-_RECORDINGS_A_PROCESS = 500  # starting one, torch and all, costs about as much as these
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +30,9 @@ class Layout:
     n_samples: int
     spans: tuple[tuple[int, int], ...]  # start and stop of each gap-free stretch
     failed: tuple[tuple[int, int], ...]  # start and stop of each stretch of failed pose fits
+    content: Content
+    size_bytes: int  # of the file, and
+    changed: int  # when, or into what: with both the same it is not read again
 
     @property
     def has_pose(self) -> bool:
@@ -54,24 +54,56 @@ def layout_of(corpus: Corpus, number: int, recipe: Recipe) -> Layout:
         time_s = session.time_s()
         _check_rate(session, time_s)
         _check_emg(session)
-        valid = _pose_valid(session) if recipe.pose.source == "recorded" else np.ones(len(time_s), bool)
+        valid = session.pose_valid() if recipe.pose.source == "recorded" else np.ones(len(time_s), bool)
         cuts = np.flatnonzero(np.diff(time_s) > 1.5 / session.meta.sample_rate) + 1
+        content = content_of(session)
     edges = [0, *cuts.tolist(), len(time_s)]
-    return Layout(len(time_s), tuple(zip(edges, edges[1:], strict=False)), tuple(_runs(~valid)))
+    spans = tuple(zip(edges, edges[1:], strict=False))
+    return Layout(len(time_s), spans, tuple(_runs(~valid)), content, *corpus.stamp(row))
 
 
-def survey(corpus: Corpus, recipe: Recipe, numbers: Iterable[int]) -> dict[int, Layout]:
-    """Read the recordings that a training will use, in several processes where they are many.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a look through a corpus has found."""
 
-    Raises DataError, naming the file and the field, at the first that cannot be trained on: beside what `layout_of`
-    refuses, one without pose, or shorter than a window.
+    layouts: dict[int, Layout]
+    faults: dict[int, str]  # of recordings that cannot be used, one sentence each
+
+
+def look_through(corpus: Corpus, recipe: Recipe, before: Mapping[int, Layout] | None = None) -> Survey:
+    """Read every recording that is in a split, in several processes where they are many.
+
+    before: what an earlier start found; a file of the same size and time of change is not read again
     """
-    chosen = sorted(numbers)
-    with _workers(len(chosen)) as run:
-        layouts = dict(zip(chosen, run(partial(layout_of, corpus, recipe=recipe), chosen), strict=True))
+    numbers = [number for number, row in enumerate(corpus.rows) if row.split]
+    known = {n: layout for n in numbers if (layout := (before or {}).get(n)) and _unchanged(corpus, n, layout)}
+    chosen = [number for number in numbers if number not in known]
+    with over_recordings(len(chosen)) as run:
+        found = list(run(partial(_layout_or_fault, corpus, recipe=recipe), chosen))
+    layouts = {**known, **{n: one for n, one in zip(chosen, found, strict=True) if isinstance(one, Layout)}}
+    faults = {n: one for n, one in zip(chosen, found, strict=True) if isinstance(one, str)}
     for number, layout in layouts.items():
-        _check_trainable(corpus, corpus.rows[number], layout, recipe)
-    return layouts
+        fault = _untrainable(corpus, corpus.rows[number], layout, recipe)
+        if fault is not None:
+            faults[number] = fault
+    return Survey(dict(sorted(layouts.items())), dict(sorted(faults.items())))
+
+
+def _unchanged(corpus: Corpus, number: int, layout: Layout) -> bool:
+    try:
+        return corpus.stamp(corpus.rows[number]) == (layout.size_bytes, layout.changed)
+    except DataError:
+        return False
+
+
+def _layout_or_fault(corpus: Corpus, number: int, recipe: Recipe) -> Layout | str:
+    fault = corpus.fault(corpus.rows[number], recipe)
+    if fault is not None:
+        return fault
+    try:
+        return layout_of(corpus, number, recipe)
+    except DataError as error:
+        return str(error)
 
 
 def save_layouts(run: Path, layouts: dict[int, Layout]) -> None:
@@ -98,7 +130,7 @@ def _check_rate(session: Session, time_s: NDArray[np.float64]) -> None:
     if not np.all(step_s > 0):
         raise DataError(f"{session.path}: field time does not rise from sample to sample")
     actual_hz, stated_hz = 1 / float(np.median(step_s)), session.meta.sample_rate
-    if abs(actual_hz / stated_hz - 1) > 0.01:
+    if abs(actual_hz / stated_hz - 1) > 2 * RATE_TOLERANCE:  # stamps are rounded too
         raise DataError(
             f"{session.path}: attribute sample_rate says {stated_hz:g} Hz, but field time runs at {actual_hz:.6g} Hz"
         )
@@ -108,48 +140,33 @@ def _check_emg(session: Session) -> None:
     emg_uv = session.emg()
     low, high = emg_uv.min(axis=0), emg_uv.max(axis=0)
     if not np.isfinite(low).all() or not np.isfinite(high).all():
-        raise DataError(f"{session.path}: field emg holds NaN or infinity; leave the recording out of {METADATA_FILE}")
-    flat = np.flatnonzero(low == high)
-    if flat.size and len(emg_uv) > 1:
+        raise DataError(f"{session.path}: field emg holds NaN or infinity; leave it out with --skip-bad")
+    flat = [number for number in (np.flatnonzero(low == high) + 1).tolist() if number not in session.masked_channels]
+    if flat and len(emg_uv) > 1:
         raise DataError(
-            f"{session.path}: field emg is flat in channel {flat[0] + 1}; leave the recording out of {METADATA_FILE}"
+            f"{session.path}: field emg is flat in channel {', '.join(map(str, flat))}; mask a dead channel by the key "
+            f"recordings.masked_channels={flat}, or leave the recording out with --skip-bad"
         )
 
 
-def _pose_valid(session: Session) -> NDArray[np.bool_]:
-    pose = session.joint_angles()
-    if not np.isfinite(pose).all():
-        raise DataError(f"{session.path}: field joint_angles holds NaN or infinity; failed pose fits are rows of zeros")
-    valid: NDArray[np.bool_] = np.any(pose != 0, axis=1)
-    return valid
-
-
-def _check_trainable(corpus: Corpus, row: Row, layout: Layout, recipe: Recipe) -> None:
+def _untrainable(corpus: Corpus, row: Row, layout: Layout, recipe: Recipe) -> str | None:
+    """Why a recording of the splits train and val is of no use."""
+    if row.split == "test":
+        return None
     if layout.n_samples < recipe.windows.window_samples:
-        raise DataError(
+        return (
             f"{corpus.file(row)}: field emg has {layout.n_samples} samples, fewer than a window of "
-            f"{recipe.windows.window_samples}; leave the recording out of {METADATA_FILE}, or shorten "
-            "windows.window_samples"
+            f"{recipe.windows.window_samples}; leave it out with --skip-bad, or shorten windows.window_samples"
         )
     if not layout.has_pose:
-        raise DataError(
-            f"{corpus.file(row)}: field joint_angles is zero throughout, so there is no pose to align with; leave the "
-            f"recording out of {METADATA_FILE}"
+        return (
+            f"{corpus.file(row)}: field joint_angles holds no pose, so there is nothing to align with; leave it out "
+            "with --skip-bad"
         )
+    return None
 
 
 def _runs(marked: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """Start and stop of each stretch of marked samples."""
     edges = np.flatnonzero(np.diff(marked.astype(np.int8), prepend=0, append=0))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-
-
-@contextmanager
-def _workers(n_recordings: int) -> Iterator[Callable[..., Iterable[Layout]]]:
-    """A `map` over all cores, or in this process where so few recordings do not repay starting others."""
-    n = min(os.cpu_count() or 1, n_recordings // _RECORDINGS_A_PROCESS)
-    if n < 2:
-        yield map
-        return
-    with get_context("spawn").Pool(n) as pool:
-        yield partial(pool.imap, chunksize=16)

@@ -5,17 +5,19 @@ session, since what goes wrong goes wrong afterwards; poses, index and scale sta
 """
 
 import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.checkout import git_commit
 from cpep_edge.folders import write_reports
+from cpep_edge.json_text import to_json
 from cpep_edge.session import Session
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus, Row
@@ -31,11 +33,11 @@ from cpep_train.disturbances import (
     turn,
 )
 from cpep_train.evaluate import (
+    USERS,
     EvaluationSet,
     Examples,
     Gestures,
     Score,
-    Users,
     answers,
     embed_emg,
     embed_poses,
@@ -110,7 +112,7 @@ def measure_robustness(
     Raises DataError when anything asked about was trained on.
     """
     corpus = Corpus.open(data)
-    audit_against(load_splits(run), corpus)
+    audit_against(load_splits(run), corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
     rig = _Rig.build(checkpoint, corpus, seed)
     jobs = [(None, 0.0), *((one, strength) for one in series for strength in one.strengths)]
     points = []
@@ -136,7 +138,7 @@ class _Rig:
         examples = evaluation_set(checkpoint, corpus, windows_per_recording=WINDOWS_PER_RECORDING)
         queries = examples.queries
         asked = queries.held_out_user if queries.held_out_user.any() else np.ones(len(queries), bool)
-        examples = replace(examples, queries=_only(queries, asked))
+        examples = replace(examples, queries=queries.only(asked))
         return cls(checkpoint, examples, embed_poses(checkpoint.pose, examples.references), seed)
 
     def point(self, series: Series | None, strength: float) -> Point:
@@ -164,15 +166,23 @@ class _Rig:
         if series is not None:
             scale_uv = self._checkpoint.preprocessing.scale_uv
             disturb = partial(_disturb, series, strength, scale_uv, self._seed)
-            corpus = _DisturbedCorpus(corpus.folder, corpus.rows, disturb)
-        store = SessionStore(corpus, self._checkpoint.recipe, self._checkpoint.statistics, cache_bytes=1)
+            corpus = _DisturbedCorpus(
+                corpus.folder, corpus.rows, corpus.masked_channels, corpus.shards, disturb=disturb
+            )
+        asked = np.unique(self._examples.queries.places[:, 0]).tolist()
+        store = SessionStore(
+            corpus,
+            self._checkpoint.recipe,
+            self._checkpoint.statistics,
+            cache_bytes=1,
+            layouts={number: clean.layout(number) for number in asked},  # a dead electrode is the question, no fault
+        )
         store.donnings = clean.donnings
         return store
 
     def _scores(self, embedding: NDArray[np.float32], answered: NDArray[np.bool_]) -> list[Score]:
         examples, scores = self._examples, []
-        users: Users = "held-out" if examples.queries.held_out_user.all() else "known"
-        for gestures in KINDS:
+        for users, gestures in product(USERS, KINDS):
             chosen, allowed = select(examples, users, gestures)
             chosen &= answered
             if chosen.any():
@@ -185,16 +195,23 @@ class _Rig:
 class _DisturbedCorpus(Corpus):
     """A corpus whose recordings come disturbed."""
 
-    disturb: Callable[[NDArray[np.float32], Session], Disturbed]
+    disturb: Callable[[NDArray[np.float32], Session], Disturbed] = field(kw_only=True)
 
     def session(self, row: Row) -> Session:
         """Open the recording of a row, disturbed."""
-        return _DisturbedSession(self.file(row), self.disturb)
+        content = None if self.shards is None else self.shards.read(row.filename)
+        return _DisturbedSession(self.file(row), self.masked_channels, content, self.disturb)
 
 
 class _DisturbedSession(Session):
-    def __init__(self, path: Path, disturb: Callable[[NDArray[np.float32], Session], Disturbed]) -> None:
-        super().__init__(path)
+    def __init__(
+        self,
+        path: Path,
+        masked: tuple[int, ...],
+        content: BinaryIO | None,
+        disturb: Callable[[NDArray[np.float32], Session], Disturbed],
+    ) -> None:
+        super().__init__(path, masked, content)
         self._disturb = disturb
 
     def disturbed(self) -> Disturbed:
@@ -231,22 +248,12 @@ def _decided(queries: Examples, store: SessionStore) -> NDArray[np.bool_]:
     return decided
 
 
-def _only(examples: Examples, kept: NDArray[np.bool_]) -> Examples:
-    return Examples(
-        examples.dataset,
-        examples.places[kept],
-        examples.gesture_index[kept],
-        examples.user_index[kept],
-        examples.held_out_user[kept],
-    )
-
-
 def write_robustness(found: Robustness, out: Path) -> Path:
     """Write robustness.json, robustness.md and robustness.png into a folder, and return it."""
     from cpep_train.plots import png, robustness_figure
 
     contents = {
-        "robustness.json": json.dumps(asdict(found), indent=1, default=lambda value: value.tolist()).encode() + b"\n",
+        "robustness.json": to_json(found, indent=1).encode() + b"\n",
         "robustness.md": _markdown(found).encode(),
         "robustness.png": png(robustness_figure(found)),
     }

@@ -39,7 +39,7 @@ def open_split(path: Path) -> Corpus:
         chosen.append(
             replace(rows[name], split=split, generalization=kind, held_out_user=held_user, held_out_stage=held_stage)
         )
-    return Corpus(path.parent, tuple(chosen))
+    return replace(corpus, rows=tuple(chosen))
 
 
 def _listed(path: Path) -> dict[str, str] | None:

@@ -23,7 +23,7 @@ def choose_handicap(
 ) -> float | None:
     """The largest handicap that validation people can bear; None where the set has none of them.
 
-    queries: (Q, D), embedded EMG; of it, validation recordings of trained gestures by known people are used
+    queries: (Q, D), embedded EMG; of it, validation recordings of trained gestures are used
     references: (R, D), embedded poses
     """
     asked = _validation(examples)
@@ -56,7 +56,7 @@ def _validation(examples: EvaluationSet) -> NDArray[np.bool_]:
     """Queries of validation recordings: of known people and trained gestures, (Q,)."""
     rows = examples.queries.dataset.store.corpus.rows
     of_validation = np.array([rows[number].split == "val" for number, _ in examples.queries.places], bool)
-    return of_validation & select(examples, "known", "seen")[0]
+    return of_validation & (select(examples, "validation", "seen")[0] | select(examples, "known", "seen")[0])
 
 
 def _accuracy(

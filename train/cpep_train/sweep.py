@@ -5,10 +5,13 @@ stage that two recipes share to the last setting is trained once and copied.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpep_edge.checkout import git_commit
@@ -16,7 +19,8 @@ from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
 from cpep_edge.files import replacing
 from cpep_edge.folders import write_reports
 from cpep_train.checkpoint import load_run_recipe
-from cpep_train.evaluate import Score, evaluate
+from cpep_train.evaluate import USERS, Score, evaluate
+from cpep_train.launching import Cluster, run_all
 from cpep_train.provenance import load_provenance
 from cpep_train.recipe import Recipe, load_recipe
 from cpep_train.training import WEIGHTS_FILE, StageName, train
@@ -24,6 +28,8 @@ from cpep_train.training import WEIGHTS_FILE, StageName, train
 RESULT_FILE = "result.json"
 SWEEP_FILE = "sweep.json"
 TABLE_FILE = "sweep.md"
+_ALL_SIGNS = 14  # people, up to which every exchange is tried
+_DRAWS = 4_000  # of people, for an interval
 
 
 class _Record(BaseModel):
@@ -40,6 +46,7 @@ class Figure(_Record):
     high: float
     chance: float
     n_users: int
+    by_user: dict[str, float] = {}  # balanced accuracy of each person
 
 
 class Result(_Record):
@@ -79,6 +86,20 @@ class Line(_Record):
     n_seeds: int
 
 
+class Comparison(_Record):
+    """A recipe against another on the same people, each person's accuracies averaged over seeds."""
+
+    recipe: str
+    against: str
+    users: str
+    gestures: str
+    difference: float  # mean over people
+    low: float  # 95 %, by drawing people with replacement
+    high: float
+    p: float  # two-sided, by exchanging the recipes person by person; Holm's correction over all of one kind
+    n_users: int
+
+
 def sweep(
     recipes: Sequence[str],
     data: Path,
@@ -89,22 +110,30 @@ def sweep(
     command: str = "",
     machine: str = "",
     say: Callable[[str], None] = lambda text: None,
+    cluster: Cluster | None = None,
+    cluster_options: Mapping[str, str | int] | None = None,
 ) -> Sweep:
     """Train and judge every recipe with every seed on the corpus in `data`, below `out`; write the table there.
 
     recipes: names or paths, variants included, as `load_recipe` takes them
     settings: "key.sub=value" over all of them
     say: told what is being done
+    cluster: where the runs go, all at once (`cpep_train.launching`); None: one after the other, here
     Raises ConfigError before anything is trained when a recipe is wrong or two have the same name.
     """
     asked = [load_recipe(name, (*settings, f"seed={seed}")) for name in recipes for seed in seeds]
     if len({(recipe.name, recipe.seed) for recipe in asked}) < len(asked):
         raise ConfigError("two recipes of the sweep have the same name and seed; give each its own name")
-    results: list[Result] = []
-    for number, recipe in enumerate(asked):
-        run = _folder(out, recipe)
-        say(f"{number + 1}/{len(asked)}  {recipe.name}, seed {recipe.seed}")
-        results.append(_load_result(run, recipe) or _run(recipe, data, run, [_folder(out, other) for other in asked]))
+    runs = [_folder(out, recipe) for recipe in asked]
+    results: list[Result | None] = [_load_result(run, recipe) for run, recipe in zip(runs, asked, strict=True)]
+    missing = [number for number, result in enumerate(results) if result is None]
+    if cluster is not None and missing:
+        jobs = [partial(_run, asked[n], data.resolve(), runs[n].resolve(), runs) for n in missing]
+        for number, result in zip(missing, run_all(jobs, cluster, out / "jobs", cluster_options, say), strict=True):
+            results[number] = result
+    for number in missing if cluster is None else ():
+        say(f"{number + 1}/{len(asked)}  {asked[number].name}, seed {asked[number].seed}")
+        results[number] = _run(asked[number], data, runs[number], runs)
     provenance = load_provenance(_folder(out, asked[0]))
     found = Sweep(
         command=command,
@@ -112,7 +141,7 @@ def sweep(
         git_commit=git_commit(),
         data=provenance.data,
         data_sha256=provenance.data_sha256,
-        results=tuple(results),
+        results=tuple(result for result in results if result is not None),
     )
     figures, table = f"{found.model_dump_json(indent=1)}\n", f"{markdown(found).rstrip()}\n"
     write_reports(out, {SWEEP_FILE: figures.encode(), TABLE_FILE: table.encode()})
@@ -128,6 +157,73 @@ def lines(found: Sweep) -> list[Line]:
     return [_line(*kind, figures) for kind, figures in kinds.items()]
 
 
+def comparisons(found: Sweep) -> list[Comparison]:
+    """Every recipe against the first, for every kind of question that both answered about the same people."""
+    by_user: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for result in found.results:
+        for figure in result.figures:
+            people = by_user.setdefault((figure.users, figure.gestures, result.recipe), {})
+            for person, accuracy in figure.by_user.items():
+                people.setdefault(person, []).append(accuracy)
+    recipes = list(dict.fromkeys(result.recipe for result in found.results))
+    compared = []
+    for users, gestures in dict.fromkeys((users, gestures) for users, gestures, _ in by_user):
+        base = by_user.get((users, gestures, recipes[0]), {})
+        kind = []
+        for recipe in recipes[1:]:
+            other = by_user.get((users, gestures, recipe), {})
+            both = sorted(base.keys() & other.keys())
+            if both:
+                apart = np.array([fmean(other[person]) - fmean(base[person]) for person in both])
+                kind.append((recipe, apart, exchange_p(apart)))
+        for (recipe, apart, _), p in zip(kind, holm([p for _, _, p in kind]), strict=True):
+            low, high = _interval(apart)
+            compared.append(
+                Comparison(
+                    recipe=recipe,
+                    against=recipes[0],
+                    users=users,
+                    gestures=gestures,
+                    difference=float(apart.mean()),
+                    low=low,
+                    high=high,
+                    p=p,
+                    n_users=len(apart),
+                )
+            )
+    return compared
+
+
+def exchange_p(differences: NDArray[np.float64], n_drawn: int = 20_000) -> float:
+    """Two-sided p that paired differences are by chance: how often signs at random give a mean as far from zero.
+
+    All signs are tried where they are few, else drawn. With n people the smallest p there is is 2 / 2^n.
+    """
+    n = len(differences)
+    if n <= _ALL_SIGNS:
+        signs = 1 - 2 * ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.random.default_rng(0).choice((-1, 1), size=(n_drawn, n))
+    sums = np.abs(signs @ differences)
+    reached = sums >= abs(differences.sum()) - 1e-12
+    return float(reached.mean()) if n <= _ALL_SIGNS else float((reached.sum() + 1) / (len(reached) + 1))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's correction of several p (1979), in the order given."""
+    corrected, least = [0.0] * len(p), 0.0
+    for rank, number in enumerate(sorted(range(len(p)), key=lambda n: p[n])):
+        least = max(least, min(1.0, (len(p) - rank) * p[number]))
+        corrected[number] = least
+    return corrected
+
+
+def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    drawn = np.random.default_rng(0).choice(differences, size=(_DRAWS, len(differences))).mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def markdown(found: Sweep) -> str:
     """The table of a sweep, held-out people first."""
     gestures = list(dict.fromkeys(line.gestures for line in lines(found)))
@@ -138,7 +234,7 @@ def markdown(found: Sweep) -> str:
         f"{', '.join(str(seed) for seed in dict.fromkeys(result.seed for result in found.results))}; ± is the standard "
         "deviation over seeds, brackets the 95 % bootstrap interval over people (mean of the seeds').",
     ]
-    for users in ("held-out", "known"):
+    for users in USERS:
         rows = [line for line in lines(found) if line.users == users]
         if rows:
             text += ["", f"## {users.capitalize()} people", "", f"| recipe | {' | '.join(gestures)} |"]
@@ -146,6 +242,15 @@ def markdown(found: Sweep) -> str:
             text += [f"| chance | {' | '.join(_cell(rows, '', kind) for kind in gestures)} |"]
             for recipe in dict.fromkeys(line.recipe for line in rows):
                 text += [f"| {recipe} | {' | '.join(_cell(rows, recipe, kind) for kind in gestures)} |"]
+    compared = comparisons(found)
+    if compared:
+        text += ["", f"## Against {compared[0].against}, person by person", ""]
+        text += ["| recipe | people | gestures | difference | 95 % | p | n |"]
+        text += ["| --- | --- | --- | --: | --: | --: | --: |"]
+        for c in compared:
+            by = f"{c.difference:+.3f} | {c.low:+.3f} to {c.high:+.3f} | {c.p:.3f}"
+            text.append(f"| {c.recipe} | {c.users} | {c.gestures} | {by} | {c.n_users} |")
+        text += ["", "p: two-sided, recipes exchanged person by person, Holm's correction over the recipes of a kind."]
     stopped = [result for result in found.results if result.stopped]
     if stopped:
         text += ["", "## Stopped", ""]
@@ -155,7 +260,8 @@ def markdown(found: Sweep) -> str:
 
 def shared_stage(recipe: Recipe, other: Recipe, stage: StageName) -> bool:
     """Whether everything that decides an auto-encoding is the same in two recipes."""
-    parts = {"seed", "precision", "compile", "signal", "windows", "calibration", "emg", "pose", stage.replace("-", "_")}
+    parts = {"seed", "precision", "compile", "signal", "windows", "recordings", "calibration", "emg", "pose"}
+    parts.add(stage.replace("-", "_"))
     return stage != "align" and recipe.model_dump(include=parts) == other.model_dump(include=parts)
 
 
@@ -195,7 +301,7 @@ def _load_result(run: Path, recipe: Recipe) -> Result | None:
     file = run / RESULT_FILE
     if not file.is_file():
         return None
-    if load_run_recipe(run) != recipe:
+    if not load_run_recipe(run).trains_as(recipe):
         raise ConfigError(f"{run} was made with another recipe of that name; choose another folder, or that recipe")
     try:
         return Result.model_validate_json(file.read_bytes())
@@ -212,6 +318,7 @@ def _figure(score: Score) -> Figure:
         high=score.high,
         chance=score.chance,
         n_users=score.n_users,
+        by_user=score.by_user,
     )
 
 

@@ -5,6 +5,7 @@ the weights once the stage is done. After the last stage the checkpoint itself i
 """
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -34,23 +35,27 @@ from cpep_train.checkpoint import (
     save_recipe,
     save_weights,
 )
-from cpep_train.corpus import FREE_STAGE, Corpus
+from cpep_train.corpus import FREE_STAGE, Corpus, all_faults
+from cpep_train.curves import draw_curves
 from cpep_train.distil import DistilledAlignment, check_teacher
 from cpep_train.embridge import BridgedAlignment
-from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
+from cpep_train.epochs import EpochLog, ProgressBar, ProgressLines, ResumePoint, last_losses
 from cpep_train.fitting import fit
-from cpep_train.leakage import SPLITS_FILE, SplitManifest, audit, save_splits
+from cpep_train.leakage import SPLITS_FILE, SplitManifest, audit, load_splits, save_splits
+from cpep_train.loggers import LOG_FOLDER, open_logger
 from cpep_train.mae import MaskedAutoencoder
 from cpep_train.monitors import Monitor
 from cpep_train.optimiser import MovingAverage, TrainingStage
 from cpep_train.plain_head import with_plain_head
 from cpep_train.processes import join, rank, wait_for_all
-from cpep_train.provenance import PROVENANCE_FILE, load_provenance, provenance_of, save_provenance
+from cpep_train.provenance import PROVENANCE_FILE, Provenance, load_provenance, provenance_of, save_provenance
 from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
-from cpep_train.recordings import RECORDINGS_FILE, load_layouts, save_layouts, survey
+from cpep_train.recordings import RECORDINGS_FILE, Layout, load_layouts, look_through, save_layouts
 from cpep_train.soft_targets import Communities
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+
+logger = logging.getLogger(__name__)
 
 StageName = Literal["emg-mae", "pose-mae", "align"]
 STAGES: tuple[StageName, ...] = ("emg-mae", "pose-mae", "align")
@@ -58,7 +63,7 @@ WEIGHTS_FILE = "weights.safetensors"
 POSE_WEIGHTS_FILE = "pose_weights.safetensors"  # of stage align, where the recipe trains the pose encoder too
 RESUME_FILE = "resume.ckpt"
 LOG_FILE = "epochs.csv"
-_BEGUN = (RECIPE_FILE, PROVENANCE_FILE, SPLITS_FILE, RECORDINGS_FILE)  # written before anything is trained
+_BEGUN = (RECIPE_FILE, PROVENANCE_FILE, SPLITS_FILE, RECORDINGS_FILE, LOG_FOLDER)  # written before anything is trained
 _OF_STAGE = (RESUME_FILE, WEIGHTS_FILE, POSE_WEIGHTS_FILE, LOG_FILE)
 _VALIDATION_WINDOWS = 512  # enough for a curve; evaluation is `cpep_train.evaluate`
 _COMMUNITY_WINDOWS = 20_000  # that communities of poses are sought among
@@ -71,20 +76,22 @@ def train(
     *,
     stage: StageName | None = None,
     resume: bool = False,
-    progress: bool | None = None,
+    progress: bool | Literal["lines"] | None = None,
     n_workers: int | None = None,
     lend: Callable[[StageName], Path | None] = lambda stage: None,
     teacher: Path | None = None,
+    skip_bad: bool = False,
     go_on: str = "the same command with --resume",
 ) -> Checkpoint | None:
     """Train a recipe on the corpus in `data` into the folder `out`.
 
     stage: only this one, anew, from the stages before it; None trains all that the recipe has
     resume: go on where a run with the same recipe and data stopped; finished stages are kept
-    progress: a bar on stderr; None draws it where stderr is a terminal
+    progress: a bar on stderr, or lines, one an epoch; None draws a bar where stderr is a terminal
     n_workers: processes that read the corpus; None takes what its size asks for
     lend: where the same stage was finished by another run, to be copied from there
     teacher: a finished run to distil, whose poses are taken over; the recipe must ask for it
+    skip_bad: leave out recordings that cannot be used, and write down which, in place of refusing to start
     go_on: what the user is told to say after Ctrl-C
     returns: the checkpoint, or None where the last stage was not asked for
     Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, and leaves
@@ -95,7 +102,7 @@ def train(
         progress = sys.stderr.isatty() and rank() == 0
     try:
         with _claimed(out) if rank() == 0 else nullcontext():
-            run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher)
+            run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher, skip_bad)
             for name in stages_of(recipe) if stage is None else (stage,):
                 run.stage(name, resume)
             return run.finish() if stage in (None, "align") else None
@@ -127,22 +134,30 @@ class _Run:
         data: Path,
         out: Path,
         may_exist: bool,
-        progress: bool,
+        progress: bool | Literal["lines"],
         n_workers: int | None,
         lend: Callable[[StageName], Path | None],
         teacher: Path | None,
+        skip_bad: bool,
     ) -> None:
         self.recipe, self.out, self.progress, self.n_workers, self.lend = recipe, out, progress, n_workers, lend
         corpus = Corpus.open(data)
-        corpus.check(recipe)
-        self.provenance = provenance_of(corpus)
-        self.teacher = self._taught_by(teacher)
+        self.is_new = not _holds_training(out)
         if rank() == 0:
-            self._claim_folder(may_exist, audit(corpus), corpus)
-        wait_for_all()
-        layouts = load_layouts(self.out) or {}
+            if not self.is_new:
+                self._check_same_run(may_exist)
+            corpus, layouts, self.splits = self._looked_through(corpus, skip_bad)
+        else:
+            wait_for_all()  # until the first process has claimed the folder
+            self.splits, self.provenance = load_splits(out), load_provenance(out)
+            corpus, layouts = corpus.usable(recipe, self.provenance.skipped), load_layouts(out) or {}
+        self.teacher = self._taught_by(teacher)
         self.statistics = with_plain_head(corpus, recipe, fit_statistics(corpus, recipe), layouts)
         self.store = SessionStore(corpus, recipe, self.statistics, layouts=layouts)
+        self._windows("train", with_pose=True)
+        if rank() == 0:  # last of all, so that a start that is refused blocks nothing
+            self._claim_folder(layouts)
+            wait_for_all()
         torch.manual_seed(recipe.seed)
         self.emg, self.pose = build_encoders(recipe)
         if recipe.compile:
@@ -180,6 +195,7 @@ class _Run:
             validation_loader(validation, settings.batch_size, _VALIDATION_WINDOWS) if len(validation) else None,
             self._callbacks(name, folder),
             precision=self.recipe.precision,
+            logger=open_logger(self.recipe.log_to, self.out, name),
             resume_file=folder / RESUME_FILE if resume and (folder / RESUME_FILE).is_file() else None,
         )
         if rank() == 0:
@@ -188,6 +204,7 @@ class _Run:
             ):  # the first is written last: with it the stage is done
                 save_weights(folder / file, module)
             (folder / RESUME_FILE).unlink(missing_ok=True)
+            draw_curves(self.out)
         wait_for_all()
 
     def finish(self) -> Checkpoint:
@@ -211,6 +228,7 @@ class _Run:
             unseen_stages=corpus.unseen_stages,
             provenance=self.provenance,
             metrics={f"{name} {key}": loss for name in STAGES for key, loss in last_losses(self.out / name / LOG_FILE)},
+            splits=self.splits,
         )
         if rank() == 0:
             save_checkpoint(self.out, checkpoint)
@@ -228,28 +246,49 @@ class _Run:
         self.lend = lambda stage: run / stage if stage == "pose-mae" else others(stage)
         return teacher
 
-    def _claim_folder(self, may_exist: bool, splits: SplitManifest, corpus: Corpus) -> None:
-        """Start a run in the folder, or check that the run in it is this one."""
-        stands = _holds_training(self.out)
-        if stands:
-            self._check_same_run(may_exist)
-        if not stands or load_layouts(self.out) is None:
-            numbers = (*corpus.numbers("train"), *corpus.numbers("val"))
-            save_layouts(self.out, survey(corpus, self.recipe, numbers))
-        if not stands:
-            save_provenance(self.out, self.provenance)
-            save_splits(self.out, splits)
-            save_recipe(self.out, self.recipe)  # last: with it the run stands
-
     def _check_same_run(self, may_exist: bool) -> None:
         if not may_exist:
             raise ConfigError(f"{self.out} already holds a run; add --resume to go on, or choose another folder")
-        if load_run_recipe(self.out) != self.recipe:
+        if not load_run_recipe(self.out).trains_as(self.recipe):
             raise ConfigError(f"{self.out} was started with another recipe; choose another folder, or that recipe")
-        started = load_provenance(self.out)
-        if started.data_sha256 != self.provenance.data_sha256:
-            raise ConfigError(f"{self.out} was started on other data; choose another folder, or that data")
-        self.provenance = started
+
+    def _looked_through(self, corpus: Corpus, skip_bad: bool) -> tuple[Corpus, dict[int, Layout], SplitManifest]:
+        """The recordings that the run uses, what is in them, and who is in which split.
+
+        Raises DataError, naming all that cannot be used, and where a split leaks into another.
+        """
+        skipped = {} if self.is_new else load_provenance(self.out).skipped
+        usable = corpus.usable(self.recipe, skipped)
+        found = look_through(usable, self.recipe, load_layouts(self.out))
+        if found.faults and not skip_bad:
+            raise DataError(all_faults(list(found.faults.values())))
+        for number, fault in found.faults.items():
+            logger.warning("left out: %s", fault)
+            skipped = {**skipped, usable.rows[number].filename: fault}
+        if found.faults:
+            usable = corpus.usable(self.recipe, skipped)
+        usable.check_splits()
+        layouts = {number: layout for number, layout in found.layouts.items() if usable.rows[number].split}
+        splits = audit(usable, {number: layout.content for number, layout in layouts.items()})
+        self.provenance = self._provenance(corpus, splits, skipped)
+        return usable, layouts, splits
+
+    def _provenance(self, corpus: Corpus, splits: SplitManifest, skipped: dict[str, str]) -> Provenance:
+        """Where the run comes from; raises ConfigError where it was started on other data."""
+        if not self.is_new:
+            started = load_provenance(self.out)
+            if started.data_sha256 != splits.fingerprint:
+                raise ConfigError(f"{self.out} was started on other data; choose another folder, or that data")
+            return started
+        return provenance_of(corpus, splits.fingerprint, skipped)
+
+    def _claim_folder(self, layouts: dict[int, Layout]) -> None:
+        """Start the run in its folder."""
+        if self.is_new:
+            save_provenance(self.out, self.provenance)
+            save_splits(self.out, self.splits)
+            save_layouts(self.out, layouts)
+            save_recipe(self.out, self.recipe)  # the last, with which it is a run
 
     def _work(self, name: StageName) -> _Work:
         recipe, emg, pose = self.recipe, self.emg.encoder, self.pose.encoder
@@ -303,7 +342,9 @@ class _Run:
             EpochLog(folder / LOG_FILE),
             ResumePoint(folder / RESUME_FILE),
         ]
-        if self.progress:
+        if self.progress == "lines" and rank() == 0:
+            callbacks.append(ProgressLines(name))
+        elif self.progress:
             callbacks.append(ProgressBar(name))
         if name == "align" and self.recipe.align.ema_decay is not None:
             callbacks.append(MovingAverage(self.recipe.align.ema_decay))
@@ -345,7 +386,7 @@ def _claimed(out: Path) -> Iterator[None]:
         finally:
             if not _holds_training(out) and not _strangers(out):
                 for file in out.iterdir():
-                    shutil.rmtree(file) if file.name in STAGES else file.unlink()
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
                 for folder in created:
                     folder.rmdir()
     finally:

@@ -35,6 +35,7 @@ from cpep_train.recordings import Layout, layout_of
 CACHE_BYTES = 2 << 30
 NO_GESTURE = -1
 _STATISTICS_SESSIONS = 96  # spread over the training split: enough for a scale, and no second pass over a large corpus
+_LEAST_SCALE_UV = 2e-3  # no amplifier is so quiet, and no muscle in volts so loud
 _SMALLEST_STD_RAD = 0.05  # a joint that hardly moves in the corpus must not be blown up
 
 
@@ -290,8 +291,13 @@ def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
         poses.append(pose[valid])
     pose = np.concatenate(poses)
     if len(pose) == 0:
-        raise DataError(f"{corpus.folder}: field joint_angles is zero throughout the training sessions, no pose to use")
+        raise DataError(f"{corpus.folder}: field joint_angles holds no pose in any training session")
     scale_uv = _typical_level_uv(corpus, recipe, chosen) or float(np.sqrt(np.mean(power)))
+    if 0 < scale_uv < _LEAST_SCALE_UV:
+        raise DataError(
+            f"{corpus.folder}: field emg has an RMS of {scale_uv:.2g} µV in the training sessions, so it must be in "
+            "volts; import it again with its unit"
+        )
     if not scale_uv > 0:
         raise DataError(f"{corpus.folder}: field emg is flat throughout the training sessions")
     std_rad = np.maximum(pose.std(axis=0, dtype=np.float64), _SMALLEST_STD_RAD)
@@ -312,8 +318,7 @@ def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.flo
     returns: (n_samples, J) radians, (n_samples,)
     """
     if recipe.pose.source == "recorded":
-        poses = session.joint_angles()
-        return poses, np.any(poses != 0, axis=1)
+        return session.valid_poses()
     name = f"{recipe.seed} {row.filename}"
     poses = template_poses(row.stage, session.n_samples, session.meta.sample_rate, name)
     return poses, np.ones(session.n_samples, bool)

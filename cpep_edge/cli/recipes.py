@@ -1,0 +1,61 @@
+"""`cpep-edge recipes`: what can be trained, and every key of it."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from cpep_edge.cli.output import print_json, stdout
+
+app = typer.Typer(help="What can be trained: recipes, variants, and every key.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command("list")
+def list_recipes(as_json: AsJson = False) -> None:
+    """List the recipes and the variants that come with the project, with their first line."""
+    from cpep_train.recipe import shipped_recipes, shipped_variants
+
+    kinds = {"recipes": shipped_recipes(), "variants": shipped_variants()}
+    told = {
+        kind: {name: file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, file in sorted(of.items())}
+        for kind, of in kinds.items()
+    }
+    if as_json:
+        print_json(told)
+        return
+    for kind, of in told.items():
+        stdout.print(kind, style="bold")
+        for name, text in of.items():
+            stdout.print(f"  {name:<18} {text}", markup=False, soft_wrap=True)
+    stdout.print("a variant goes over a recipe by a plus sign: cpep-edge train demo+ema --data CORPUS --out RUN")
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="By path or name, with variants; none: the keys alone.")] = "",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over the recipe.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every key with its type, its default and its meaning, and what a recipe says of it."""
+    from cpep_train.recipe import load_recipe
+    from cpep_train.recipe_keys import recipe_keys
+
+    values = load_recipe(recipe, settings or []).model_dump(mode="json") if recipe else {}
+    rows = [{**asdict(key), **({"value": _at(values, key.name)} if recipe else {})} for key in recipe_keys()]
+    if as_json:
+        print_json({"recipe": recipe, "keys": rows})
+        return
+    for row in rows:
+        value = f" = {row['value']!r}" if recipe else ""
+        default = f", default {row['default']}" if row["default"] else ""
+        stdout.print(f"{row['name']}{value}", style="bold", markup=False, soft_wrap=True)
+        stdout.print(f"    {row['kind']}{default}: {row['meaning']}", markup=False, soft_wrap=True)
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    """What a recipe says of a key; None also where it lacks the table."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found

@@ -1,0 +1,24 @@
+"""Which extra of the project brings a package that is not installed."""
+
+EXTRA_OF = {  # by the module that an import asks for
+    **dict.fromkeys(("torch", "lightning", "safetensors", "sklearn", "matplotlib", "yaml"), "train"),
+    **dict.fromkeys(("torchao", "executorch", "cmake"), "export"),
+    **dict.fromkeys(("mujoco", "myo_sim"), "sim"),
+    **dict.fromkeys(("starlette", "uvicorn"), "web"),
+    **dict.fromkeys(("websockets", "pythonosc", "pylsl"), "sinks"),
+    **dict.fromkeys(("edfio", "pyxdf", "pyarrow"), "formats"),
+    "submitit": "cluster",
+    "cryptography": "trust",
+    "ppk2_api": "power",
+}
+PACKAGE_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "myo_sim": "myo-sim", "pythonosc": "python-osc"}
+
+
+def missing_package(error: ModuleNotFoundError, command: str = "") -> str:
+    """One sentence with the line that installs what an import did not find, and what else the command will need."""
+    module = (error.name or "").partition(".")[0]
+    package, extra = PACKAGE_OF.get(module, module), EXTRA_OF.get(module)
+    if command in ("export", "demo") and extra in ("train", "export"):
+        extra = "train,export"
+    what = f"'cpep-edge[{extra}]'" if extra else package
+    return f"this needs the package {package}, which is not installed: run pip install {what}"

@@ -1,0 +1,79 @@
+"""Files as the two Myo sets publish them come out as sessions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.errors import DataError
+from cpep_train.corpus import Corpus
+from cpep_train.import_myo import WRIST_GESTURES, import_myo_longterm, import_myo_wrist
+from cpep_train.importing import Choices
+from cpep_train.leakage import audit
+
+
+def _write_wrist(folder: Path, gestures: tuple[int, ...] = (0, 1, 7)) -> dict[str, np.ndarray]:
+    """Two people, two donnings each; rest and gesture alternate."""
+    written = {}
+    for seed, session in enumerate(("111-1", "111-2", "222-1", "222-3")):
+        (folder / session).mkdir(parents=True)
+        for gesture in gestures:
+            emg = np.random.default_rng(10 * seed + gesture).integers(-128, 128, (80, 8))
+            rows = np.column_stack([emg, np.repeat([0, gesture, 0, gesture], 20)])
+            np.savetxt(folder / session / f"{gesture}.txt", rows, fmt="%d", delimiter=",")
+            written[f"{session}/{gesture}"] = rows
+    return written
+
+
+def test_labels_become_recordings_and_the_last_donning_is_for_testing(tmp_path: Path) -> None:
+    written = _write_wrist(tmp_path / "set")
+    summary = import_myo_wrist(tmp_path / "set", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    audit(corpus)
+    assert summary.n_samples_kept == summary.n_samples_read == 12 * 80
+    assert {(row.session, row.split) for row in corpus.rows} == {
+        ("myo-111-1", "train"), ("myo-111-2", "test"), ("myo-222-1", "train"), ("myo-222-3", "test"),
+    }  # fmt: skip
+    fists = [row for row in corpus.rows if (row.session, row.stage) == ("myo-222-3", "Fist")]
+    for row, start in zip(fists, (20, 60), strict=True):
+        with corpus.session(row) as session:
+            np.testing.assert_array_equal(session.emg(), written["222-3/7"][start : start + 20, :8])
+
+
+def test_people_react_late_so_the_start_of_a_label_can_be_left_out(tmp_path: Path) -> None:
+    written = _write_wrist(tmp_path / "set", gestures=(1,))
+    summary = import_myo_wrist(tmp_path / "set", tmp_path / "out", choices=Choices(skip_start_s=0.05))
+    assert summary.left_out == {"the start of recordings": 4 * 4 * 10}
+    corpus = Corpus.open(tmp_path / "out")
+    with corpus.session(corpus.rows[1]) as session:
+        np.testing.assert_array_equal(session.emg(), written["111-1/1"][30:40, :8])
+
+
+def test_a_garbled_row_is_left_out_and_a_label_beyond_the_set_is_named(tmp_path: Path) -> None:
+    _write_wrist(tmp_path / "set", gestures=(1,))
+    with (tmp_path / "set" / "111-1" / "1.txt").open("a") as file:
+        file.write("1,2,3")
+    assert import_myo_wrist(tmp_path / "set", tmp_path / "out").left_out == {"rows cut short at the end of a file": 1}
+    with (tmp_path / "set" / "111-1" / "1.txt").open("a") as file:
+        file.write("\n0,0,0,0,0,0,0,0,9\n")
+    with pytest.raises(DataError, match=r"1.txt: the label 9 is none of 0 to 7"):
+        import_myo_wrist(tmp_path / "set", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_days_are_donnings_and_the_first_is_for_training(tmp_path: Path) -> None:
+    for day in (1, 2, 10):
+        folder = tmp_path / "set" / "sub2" / f"day{day}"
+        folder.mkdir(parents=True)
+        for motion in (1, 2, 3):
+            emg = np.random.default_rng(day * 10 + motion).uniform(-1.28, 1.28, (300, 8))
+            np.savetxt(folder / f"D{day}M{motion}T1.csv", emg, delimiter=",")
+    summary = import_myo_longterm(
+        tmp_path / "set", tmp_path / "out", choices=Choices(rename={"motion 3": WRIST_GESTURES[2]})
+    )
+    corpus = Corpus.open(tmp_path / "out")
+    assert summary.gestures == {"Rest": 3, "WristExtension": 3, "WristFlexion": 3}
+    assert {(row.session, row.split) for row in corpus.rows} == {
+        ("longterm-sub2-day1", "train"), ("longterm-sub2-day2", "test"), ("longterm-sub2-day10", "test"),
+    }  # fmt: skip
+    audit(corpus)

@@ -1,0 +1,262 @@
+"""Import recordings as amplifiers' software writes them (`cpep_train.formats`), and LibEMG's folders.
+
+One way for all: read, choose the EMG channels, bring them to microvolts and to one rate, even out jitter, let events
+become labels, number the repetitions, and hand the labelled stretches on (`cpep_train.importing`).
+
+A file's person is the folder it lies in and its session is its name, unless they are given.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+from cpep_edge.errors import DataError
+from cpep_train.formats import read_source
+from cpep_train.importing import (
+    Choices,
+    CorpusWriter,
+    ImportSummary,
+    Recording,
+    Split,
+    evened,
+    looks_like_volts,
+    microvolts_of,
+    stretches,
+    writing_corpus,
+)
+from cpep_train.text_formats import Channel, Event, SourceFile
+
+_SAME_RATE = 0.001  # of a rate, within which two channels are at one
+_LARGEST_RATIO = 2_000
+_LIBEMG = re.compile(r"R_(\d+)_C_(\d+)", re.IGNORECASE)
+_LIBEMG_SUBJECT = re.compile(r"(?:^|[/_])(?:S_?|subject_?|P_?)(\d+)(?=[/_])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class FileChoices:
+    """What a file cannot say of itself."""
+
+    user: str = ""  # empty: the folder that the file lies in
+    session: str = ""  # empty: the file's name
+    stage: str = ""  # of what no event labels; empty: that is left out
+    side: str = "unknown"
+    split: Split = "train"
+    test_repetitions: tuple[int, ...] = ()  # of each gesture, counted from 1
+    val_repetitions: tuple[int, ...] = ()
+
+
+def import_files(
+    sources: Sequence[Path],
+    out: Path,
+    about: FileChoices,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    choices: Choices | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> ImportSummary:
+    """Write files as a corpus, whole or not at all.
+
+    progress: called with (files done, files in all)
+    Raises DataError, naming the file, where one cannot be read or nothing in it has a label.
+    """
+    with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
+        for done, path in enumerate(sources, start=1):
+            _import(path, read_source(path), about, writer)
+            if progress is not None:
+                progress(done, len(sources))
+        return writer.finish()
+
+
+def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWriter) -> None:
+    writer.notes += [f"{path.name}: {note}" for note in source.notes]
+    chosen = _emg_channels(source.channels)
+    taken = {id(channel) for channel in chosen}
+    left = [channel.name for channel in source.channels if id(channel) not in taken]
+    rate_hz = max(channel.rate_hz for channel in chosen)
+    if any(abs(channel.rate_hz / rate_hz - 1) > _SAME_RATE for channel in chosen):
+        writer.notes.append(f"{path.name}: slower channels are brought to {rate_hz:g} Hz")
+    emg = np.column_stack(_one_length([_at_rate(channel, rate_hz) for channel in chosen]))
+    emg, how = _in_microvolts(emg, chosen)
+    names = ", ".join(f"{n} {channel.name}" for n, channel in enumerate(chosen, start=1))
+    text = f"{path.name}: {source.kind}, {len(chosen)} channels at {rate_hz:g} Hz, {how}: {names}"
+    writer.notes.append(text + (f"; not taken: {', '.join(left[:8])}{' ...' if len(left) > 8 else ''}" if left else ""))
+    time_s = np.arange(len(emg)) / rate_hz
+    if source.time_s is not None:
+        n_before = len(emg)
+        time_s, emg = evened(source.time_s[:n_before], emg, rate_hz)
+        if len(emg) != n_before:
+            writer.notes.append(f"{path.name}: {n_before} samples were laid on {len(emg)} of an even clock")
+    writer.read(len(emg))
+    labels = _labels(source.events, time_s, about.stage)
+    if not any(labels):
+        raise DataError(f"{path}: nothing in it has a label, neither by an annotation nor by a marker; give --stage")
+    user, session = about.user or path.resolve().parent.name, about.session or path.stem
+    counted: Counter[str] = Counter()
+    for start, stop in stretches(labels):
+        label = str(labels[start])
+        if not label:
+            writer.leave_out("samples without a label", stop - start)
+            continue
+        counted[label] += 1
+        recording = Recording(
+            user=user,
+            session=session,
+            stage=label,
+            emg_uv=emg[start:stop],
+            sample_rate_hz=rate_hz,
+            side=about.side,
+            split=about.split,
+            time_s=time_s[start:stop] - time_s[start],
+        )
+        writer.add(_of_repetition(recording, counted[label], about), path)
+
+
+def _of_repetition(recording: Recording, repetition: int, about: FileChoices) -> Recording:
+    """The recording in the split of its repetition; repetitions in different splits are sessions of their own."""
+    if not (about.test_repetitions or about.val_repetitions):
+        return recording
+    split: Split = (
+        "test"
+        if repetition in about.test_repetitions
+        else "val"
+        if repetition in about.val_repetitions
+        else about.split
+    )
+    return replace(recording, split=split, session=f"{recording.session}-rep{repetition}")
+
+
+def _emg_channels(channels: Sequence[Channel]) -> list[Channel]:
+    """Those that call themselves EMG; where none does, those in volts; else all of the fastest rate."""
+    plain = {c.name: re.sub(r"\(.*?\)", "", c.name) for c in channels}  # without the sensor that it belongs to
+    skeletal = [c for c in channels if not re.search(r"EKG|ECG", c.name)]
+    named = [c for c in skeletal if re.search(r"(^|[^a-z])emg", plain[c.name], re.IGNORECASE)]
+    surely = named or [c for c in channels if re.search(r"exg", plain[c.name], re.IGNORECASE)]
+    chosen = surely or [c for c in channels if microvolts_of(c.unit) is not None] or list(channels)
+    fastest = max(c.rate_hz for c in chosen)
+    usual = Counter(round(c.rate_hz, 2) for c in chosen).most_common(1)[0][0]
+    # Sensors of one kind may run at somewhat different rates; a channel ten times slower is no EMG.
+    return [c for c in chosen if c.rate_hz > 0.25 * min(fastest, 4 * usual)]
+
+
+def _at_rate(channel: Channel, rate_hz: float) -> NDArray[np.float64]:
+    if abs(channel.rate_hz / rate_hz - 1) <= _SAME_RATE:
+        return channel.values
+    ratio = Fraction(rate_hz / channel.rate_hz).limit_denominator(_LARGEST_RATIO)
+    resampled: NDArray[np.float64] = signal.resample_poly(
+        channel.values, ratio.numerator, ratio.denominator, padtype="line"
+    )
+    return resampled
+
+
+def _one_length(columns: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Channels cut to the shortest; they end within some samples of each other."""
+    n = min(len(column) for column in columns)
+    return [column[:n] for column in columns]
+
+
+def _in_microvolts(emg: NDArray[np.float64], channels: Sequence[Channel]) -> tuple[NDArray[np.float64], str]:
+    """The channels in microvolts, each by its own unit, and how that was known."""
+    factors = [microvolts_of(channel.unit) for channel in channels]
+    if all(factor is not None for factor in factors):
+        units = sorted({channel.unit for channel in channels})
+        return emg * np.array([factor or 1.0 for factor in factors]), f"in {', '.join(units)} by the file"
+    if looks_like_volts(emg):
+        return emg * 1e6, "in volts by the size of the values"
+    return emg, "in a unit that the file does not name, kept as they are"
+
+
+def _labels(events: Sequence[Event], time_s: NDArray[np.float64], otherwise: str) -> NDArray[np.str_]:
+    """A label a sample: an event holds for its duration, or where it has none, until the next."""
+    labels = np.full(len(time_s), otherwise, dtype=object)
+    for number, event in enumerate(events):
+        until = time_s[-1] + 1 if number + 1 == len(events) else events[number + 1].start_s
+        stop = event.start_s + event.duration_s if event.duration_s else until
+        inside = (time_s >= event.start_s - 1e-9) & (time_s < stop - 1e-9)
+        labels[inside] = event.text.strip()
+    return labels.astype(str)
+
+
+def import_libemg(
+    source: Path,
+    out: Path,
+    sample_rate_hz: float,
+    test_repetitions: Sequence[int] = (),
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    choices: Choices | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> ImportSummary:
+    """Write a folder as LibEMG's screen-guided training fills it, `R_<repetition>_C_<class>`, as a corpus.
+
+    A class is called "class N" unless a file `collection_details.json` or an option names it. The last repetition is
+    for testing, unless others are said to be.
+    Raises DataError, naming the file, where it is no table of numbers.
+    """
+    files = [
+        (file, int(match[1]), int(match[2]))
+        for file in sorted(source.rglob("*"))
+        if file.suffix.lower() in (".csv", ".txt") and (match := _LIBEMG.search(file.stem))
+    ]
+    if not files:
+        raise DataError(f"{source}: there is no file named R_<repetition>_C_<class>")
+    names = _class_names(source)
+    tested = set(test_repetitions) or {max(repetition for _, repetition, _ in files)}
+    with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
+        for done, (file, repetition, number) in enumerate(files, start=1):
+            emg = _libemg_table(file)
+            writer.read(len(emg))
+            subject = _LIBEMG_SUBJECT.search(str(file.relative_to(source.parent)))
+            user = f"libemg-{int(subject[1]):02d}" if subject else f"libemg-{source.name}"
+            recording = Recording(
+                user=user,
+                session=f"{user}-rep{repetition}",
+                stage=names.get(number, f"class {number}"),
+                emg_uv=emg,
+                sample_rate_hz=sample_rate_hz,
+                split="test" if repetition in tested else "train",
+                other_names=(f"S{int(subject[1])}", subject[1]) if subject else (source.name,),
+            )
+            writer.add(recording, file)
+            if progress is not None:
+                progress(done, len(files))
+        return writer.finish()
+
+
+def _libemg_table(file: Path) -> NDArray[np.float64]:
+    """The samples of a file, (n, n_channels); a column of time stamps in front is dropped."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        lines = [line.strip(", \t") for line in text.splitlines() if line.strip()]
+        table = np.array([[float(value) for value in re.split(r"[,;\s]+", line)] for line in lines])
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{file}: no table of numbers: {error}") from error
+    if table.ndim != 2 or not len(table):
+        raise DataError(f"{file}: no table of numbers")
+    rises = len(table) > 2 and table.shape[1] > 1 and bool(np.all(np.diff(table[:, 0]) > 0))
+    return table[:, 1:] if rises else table
+
+
+def _class_names(source: Path) -> dict[int, str]:
+    """What the classes are called, where LibEMG wrote it down."""
+    import json
+
+    for file in source.rglob("collection_details.json"):
+        try:
+            classes = json.loads(file.read_text(encoding="utf-8")).get("classes", {})
+            return (
+                {int(number): str(name) for name, number in classes.items()}
+                if all(str(n).isdigit() for n in classes.values())
+                else {int(number): str(name) for number, name in classes.items()}
+            )
+        except (OSError, ValueError, AttributeError):
+            continue
+    return {}

@@ -1,0 +1,134 @@
+"""Import two sets that were recorded with one Thalmic Myo: eight electrodes, 200 Hz, no pose.
+
+`import_myo_wrist`: the myo-readings-dataset, `PERSON-SESSION/GESTURE.txt`, a minute each, eight signed bytes and a
+label a row; rest (0) and the gesture alternate every five seconds, and a session is a donning of the band. Labels are
+prompts, people move up to a second later. A person's last session is for testing.
+
+`import_myo_longterm`: the Wearable Sensor Long-term sEMG Dataset, `subS/dayD/D<day>M<motion>T<trial>.csv`, 1.5 s each,
+scaled; a day is a donning. The first day is for training, as its authors train, and the others are for testing.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.errors import DataError
+from cpep_train.importing import (
+    Choices,
+    CorpusWriter,
+    ImportSummary,
+    Recording,
+    stretches,
+    whole_rows,
+    writing_corpus,
+)
+
+N_CHANNELS = 8
+SAMPLE_RATE_HZ = 200.0
+WRIST_GESTURES = (
+    "Rest", "WristFlexion", "WristExtension", "RadialDeviation", "UlnarDeviation", "Pronation", "Supination", "Fist",
+)  # fmt: skip
+_LONGTERM_NAMED = {1: "Rest", 2: "WristFlexion"}  # its authors name no more in the files
+_COUNTS_OF_ONE = 100.0  # of the long-term set's scale, which is about 1.28 at the ends of a signed byte
+_WRIST = re.compile(r"(?P<person>.+)-(?P<session>\d+)")
+_LONGTERM = re.compile(r"D(?P<day>\d+)M(?P<motion>\d+)T(?P<trial>\d+)\.csv")
+
+
+def import_myo_wrist(
+    source: Path,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    choices: Choices | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> ImportSummary:
+    """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
+
+    Raises DataError, naming the file, where it is not of the layout above.
+    """
+    files = _wrist_files(source)
+    last = {person: max(session for who, session, _ in files if who == person) for person, _, _ in files}
+
+    def of_file(file: Path, person: str, session: int, rows: NDArray[np.float64]) -> Iterator[Recording]:
+        for start, stop in stretches(rows[:, N_CHANNELS]):
+            label = int(rows[start, N_CHANNELS])
+            if not 0 <= label < len(WRIST_GESTURES):
+                raise DataError(f"{file}: the label {label} is none of 0 to {len(WRIST_GESTURES) - 1}")
+            yield Recording(
+                user=f"myo-{person}",
+                session=f"myo-{person}-{session}",
+                stage=WRIST_GESTURES[label],
+                emg_uv=rows[start:stop, :N_CHANNELS],
+                sample_rate_hz=SAMPLE_RATE_HZ,
+                split="test" if session == last[person] else "train",
+                side="right",
+                other_names=(person,),
+            )
+
+    with writing_corpus(out, choices or Choices(), "data import myo", dry_run=dry_run, force=force) as writer:
+        for done, (person, session, file) in enumerate(files, start=1):
+            rows = _rows(file, N_CHANNELS + 1, writer)
+            for recording in of_file(file, person, session, rows):
+                writer.add(recording, file)
+            if progress is not None:
+                progress(done, len(files))
+        return writer.finish()
+
+
+def import_myo_longterm(
+    source: Path,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    choices: Choices | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> ImportSummary:
+    """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
+
+    Raises DataError, naming the file, where it is not of the layout above.
+    """
+    found = [(match, file) for file in source.rglob("*.csv") if (match := _LONGTERM.fullmatch(file.name))]
+    if not found:
+        raise DataError(f"{source}: there is no file subS/dayD/D<day>M<motion>T<trial>.csv")
+    files = sorted(found, key=lambda one: (one[1].parts[-3], *(int(one[0][k]) for k in ("day", "motion", "trial"))))
+    with writing_corpus(out, choices or Choices(), "data import myo", dry_run=dry_run, force=force) as writer:
+        for done, (match, file) in enumerate(files, start=1):
+            day, motion = int(match["day"]), int(match["motion"])
+            person = file.parts[-3]
+            rows = _rows(file, N_CHANNELS, writer) * _COUNTS_OF_ONE
+            recording = Recording(
+                user=f"longterm-{person}",
+                session=f"longterm-{person}-day{day}",
+                stage=_LONGTERM_NAMED.get(motion, f"motion {motion}"),
+                emg_uv=rows,
+                sample_rate_hz=SAMPLE_RATE_HZ,
+                split="train" if day == 1 else "test",
+                other_names=(person, person.removeprefix("sub"), f"S{person.removeprefix('sub')}"),
+            )
+            writer.add(recording, file)
+            if progress is not None:
+                progress(done, len(files))
+        return writer.finish()
+
+
+def _wrist_files(source: Path) -> list[tuple[str, int, Path]]:
+    found = [
+        (match["person"], int(match["session"]), file)
+        for file in sorted(source.rglob("*.txt"))
+        if file.stem.isdigit() and (match := _WRIST.fullmatch(file.parent.name))
+    ]
+    if not found:
+        raise DataError(f"{source}: there is no file PERSON-SESSION/GESTURE.txt")
+    return found
+
+
+def _rows(file: Path, n_columns: int, writer: CorpusWriter) -> NDArray[np.float64]:
+    rows, n_cut = whole_rows(file, n_columns)
+    writer.read(len(rows) + n_cut)
+    writer.leave_out("rows cut short at the end of a file", n_cut)
+    return rows

@@ -1,0 +1,457 @@
+"""What all imports share: recordings come in with a label, sessions go out, and every sample is accounted for.
+
+An importer reads its files and adds one `Recording` after the other; here the channels are chosen, the rate is changed,
+gestures get the names that were asked for, people and gestures are held out, names are kept apart, and what was left
+out is counted with its reason. Nothing is written unless all of it is.
+"""
+
+import difflib
+import hashlib
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from scipy import signal
+
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.folders import output_folder
+from cpep_edge.names import check_name
+from cpep_edge.session import N_JOINTS, Block, SessionMeta, write_session_blocks
+from cpep_train.corpus import Row, write_metadata
+
+Floats = NDArray[np.floating[Any]]
+Split = Literal["train", "val", "test"]
+_MOST_ODD_ROWS = 0.01  # of a text file's, that are left out; more is another layout
+LONGEST_GAP_S, LONGEST_GAP_PERIODS = 0.1, 3  # between time stamps, that is jitter; the longer of the two counts
+_LARGEST_RATIO = 1_000  # of whole numbers, for resampling
+_LABEL_CHARACTERS = str.maketrans("/\\\0 ", "____")
+
+
+GestureName = Annotated[str, AfterValidator(check_name)]
+
+
+class Choices(BaseModel):
+    """What is decided when a set is imported, by options or by a TOML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hold_out_people: tuple[str, ...] = ()  # as the set names them: "S1", or as the corpus will: "db5-01"
+    validation_people: tuple[str, ...] = ()
+    hold_out_gestures: tuple[str, ...] = ()
+    rename: dict[str, GestureName] = {}  # a gesture's name in the set to that in the corpus
+    channels: tuple[int, ...] = ()  # from 1, in the order wanted; none: all
+    skip_start_s: float = Field(default=0.0, ge=0)  # left out at the start of each recording, while people react
+    resample_hz: float | None = Field(default=None, gt=0)
+
+
+def load_choices(path: Path) -> Choices:
+    """Read choices from TOML; raises ConfigError, naming all faults at once."""
+    try:
+        return choices_of(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def choices_of(values: dict[str, object], where: str) -> Choices:
+    """Choices out of keys and values; raises ConfigError, naming all faults at once."""
+    try:
+        return Choices.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{where}: {faults}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One stretch of one label, as an importer reads it."""
+
+    user: str
+    session: str
+    stage: str
+    emg_uv: Floats  # (n_samples, n_channels)
+    sample_rate_hz: float
+    split: Split = "train"  # as the set's authors split; people and gestures that are held out go to test
+    side: str = "unknown"
+    pose_rad: Floats | None = None  # (n_samples, 20); rows of NaN where there was none
+    time_s: NDArray[np.float64] | None = None  # (n_samples,), with its gaps; None: even from zero
+    other_names: tuple[str, ...] = ()  # that the person goes by in the set
+    held_out: tuple[bool, bool] = (False, False)  # person and gesture, where the source itself says so
+
+    def with_samples(
+        self, emg_uv: Floats, pose_rad: Floats | None, time_s: NDArray[np.float64] | None = None
+    ) -> "Recording":
+        """The same recording with other samples."""
+        return replace(self, emg_uv=emg_uv, pose_rad=pose_rad, time_s=time_s)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary:
+    """What an import understood and wrote. Every sample that was read is in a recording or left out with a reason."""
+
+    n_files: int
+    n_recordings: int
+    people: tuple[str, ...]
+    gestures: dict[str, int]  # recordings of each
+    splits: dict[str, int]  # recordings of each
+    n_channels: tuple[int, ...]
+    sample_rates_hz: tuple[float, ...]
+    hours: float
+    with_pose: bool
+    n_samples_read: int
+    n_samples_kept: int
+    left_out: dict[str, int]  # samples, by the reason
+    notes: tuple[str, ...]
+
+
+@dataclass
+class CorpusWriter:
+    """Takes recordings one by one and writes them as sessions of a corpus."""
+
+    folder: Path | None  # None: nothing is written, only counted
+    choices: Choices
+    rows: list[Row] = field(default_factory=list)
+    n_files: int = 0
+    n_samples_read: int = 0
+    n_samples_kept: int = 0
+    seconds: float = 0.0
+    with_pose: bool = False
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    _contents: dict[bytes, Row] = field(default_factory=dict)
+    _twins: set[frozenset[str]] = field(default_factory=set)
+    _used: set[str] = field(default_factory=set)
+    _shapes: set[tuple[int, float]] = field(default_factory=set)
+    _people: dict[str, set[str]] = field(default_factory=dict)
+    _gestures: dict[str, set[str]] = field(default_factory=dict)
+
+    def read(self, n_samples: int) -> None:
+        """Count a file and its samples, which will be added or left out."""
+        self.n_files += 1
+        self.n_samples_read += n_samples
+
+    def leave_out(self, reason: str, n_samples: int) -> None:
+        """Count samples that become part of no recording."""
+        if n_samples:
+            self.left_out[reason] += n_samples
+
+    def add(self, recording: Recording, where: object) -> None:
+        """Write one recording, or leave it out where nothing of it remains.
+
+        where: the file it comes from, for an error
+        Raises DataError when a name, a value or a channel of it cannot be used.
+        """
+        self._check_names(recording, where)
+        recording = self._after_start(recording)
+        n_read = len(recording.emg_uv)
+        if n_read == 0:
+            return
+        if self.choices.resample_hz is not None and self.choices.resample_hz != recording.sample_rate_hz:
+            recording = _resampled(recording, self.choices.resample_hz)
+        self._write(recording, [(recording.emg_uv, recording.pose_rad)], n_read, where)
+
+    def add_blocks(self, head: Recording, blocks: Iterable[tuple[Floats, Floats | None]], where: object) -> None:
+        """Write one recording of evenly spaced samples as its blocks come, EMG and poses, however many they are.
+
+        head: the recording, without its samples
+        """
+        if self.choices.resample_hz is not None or self.choices.skip_start_s:
+            emg, poses = zip(*blocks, strict=True)
+            pose = None if poses[0] is None else np.concatenate(poses)
+            self.add(head.with_samples(np.concatenate(emg), pose), where)
+            return
+        self._check_names(head, where)
+        self._write(head, blocks, None, where)
+
+    def _check_names(self, recording: Recording, where: object) -> None:
+        stage = self.choices.rename.get(recording.stage, recording.stage)
+        for what, name in (("gesture", stage), ("person", recording.user), ("session", recording.session)):
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise DataError(f"{where}: the {what} {name!r} cannot be used: {error}") from error
+        self._people.setdefault(recording.user, set()).update((recording.user, *recording.other_names))
+        self._gestures.setdefault(stage, set()).update((stage, recording.stage))
+
+    def _write(
+        self, head: Recording, blocks: Iterable[tuple[Floats, Floats | None]], n_read: int | None, where: object
+    ) -> None:
+        """Write a recording; n_read: samples that it was made of, None where those of the blocks count."""
+        row, rate_hz = self._row(head), head.sample_rate_hz
+        channels = self._channels(head, where)
+        content, n_written = hashlib.sha256(), 0
+
+        def shaped() -> Iterator[Block]:
+            nonlocal n_written
+            for emg, pose in blocks:
+                if not np.isfinite(emg).all():
+                    raise DataError(f"{where}: EMG of {head.stage} holds a value that is no number")
+                emg_uv = np.ascontiguousarray(emg[:, channels], np.float32)
+                content.update(emg_uv.tobytes())
+                even_s = (n_written + np.arange(len(emg_uv))) / rate_hz
+                n_written += len(emg_uv)
+                self.with_pose |= pose is not None
+                time_s = even_s if head.time_s is None else head.time_s
+                yield time_s, emg_uv, None if pose is None else np.asarray(pose, np.float32)
+
+        if self.folder is None:
+            for _ in shaped():
+                pass
+        else:
+            meta = SessionMeta(
+                row.session, row.user, row.stage, row.side, 0.0, 0.0, len(channels), rate_hz, row.filename
+            )  # fmt: skip
+            write_session_blocks(self.folder / f"{row.filename}.hdf5", meta, len(channels), shaped())
+        self._compare(row, content.digest())
+        self.rows.append(row)
+        self._shapes.add((len(channels), rate_hz))
+        self.n_samples_kept += n_written if n_read is None else n_read
+        self.seconds += n_written / rate_hz
+
+    def _channels(self, head: Recording, where: object) -> list[int]:
+        """Places of the channels that are kept."""
+        n = head.emg_uv.shape[1]
+        missing = next((number for number in self.choices.channels if not 1 <= number <= n), None)
+        if missing is not None:
+            raise DataError(f"{where}: there is no channel {missing}, there are {n}")
+        return [number - 1 for number in self.choices.channels] or list(range(n))
+
+    def finish(self) -> ImportSummary:
+        """Check that all that was asked for is there, and write metadata.csv.
+
+        Raises DataError when not, or when samples were lost on the way.
+        """
+        if not self.rows:
+            reasons = "; ".join(f"{reason}: {n} samples" for reason, n in self.left_out.items()) or "no samples"
+            raise DataError(f"there is not one recording to import ({reasons})")
+        self._check_named("person", "people", self._people)
+        self._check_named("gesture", "gestures", self._gestures)
+        lost = self.n_samples_read - self.n_samples_kept - sum(self.left_out.values())
+        if lost:
+            raise DataError(f"{lost} of {self.n_samples_read} samples are in no recording and were not left out")
+        if self.folder is not None:
+            write_metadata(self.folder, self.rows)
+        return ImportSummary(
+            n_files=self.n_files,
+            n_recordings=len(self.rows),
+            people=tuple(sorted({row.user for row in self.rows})),
+            gestures=dict(sorted(Counter(row.stage for row in self.rows).items())),
+            splits=dict(sorted(Counter(row.split for row in self.rows).items())),
+            n_channels=tuple(sorted({n for n, _ in self._shapes})),
+            sample_rates_hz=tuple(sorted({rate for _, rate in self._shapes})),
+            hours=self.seconds / 3600,
+            with_pose=self.with_pose,
+            n_samples_read=self.n_samples_read,
+            n_samples_kept=self.n_samples_kept,
+            left_out=dict(self.left_out),
+            notes=tuple(self.notes),
+        )
+
+    def _after_start(self, recording: Recording) -> Recording:
+        n = min(len(recording.emg_uv), round(self.choices.skip_start_s * recording.sample_rate_hz))
+        if n == 0:
+            return recording
+        self.leave_out("the start of recordings", n)
+        return replace(
+            recording,
+            emg_uv=recording.emg_uv[n:],
+            pose_rad=None if recording.pose_rad is None else recording.pose_rad[n:],
+            time_s=None if recording.time_s is None else recording.time_s[n:],
+        )
+
+    def _row(self, recording: Recording) -> Row:
+        stage = self.choices.rename.get(recording.stage, recording.stage)
+        choices, names = self.choices, {recording.user, *recording.other_names}
+        held_user = recording.held_out[0] or not names.isdisjoint(choices.hold_out_people)
+        held_stage = recording.held_out[1] or not {stage, recording.stage}.isdisjoint(choices.hold_out_gestures)
+        split: Split = recording.split
+        if (held_user, held_stage) != recording.held_out:
+            split = "test"
+        elif not names.isdisjoint(choices.validation_people):
+            split = "val"
+        kind = "_".join(word for word, held in (("user", held_user), ("stage", held_stage)) if held)
+        name = self._free_name(f"{recording.session}-{stage}".translate(_LABEL_CHARACTERS))
+        side = recording.side
+        return Row(
+            recording.user, recording.session, stage, side, side, held_user, held_stage, split, kind, name
+        )  # fmt: skip
+
+    def _compare(self, row: Row, content: bytes) -> None:
+        """Say, once a pair, that two people's recordings are the same to the last bit."""
+        twin = self._contents.setdefault(content, row)
+        pair = frozenset((twin.user, row.user))
+        if len(pair) == 2 and pair not in self._twins:
+            self._twins.add(pair)
+            self.notes.append(
+                f"{twin.user} and {row.user} share recordings, bit for bit: one person under two names; leave one out"
+            )
+
+    def _free_name(self, wanted: str) -> str:
+        """A file name that no recording of the corpus has; case does not tell files apart on every disk."""
+        name, n = wanted, 1
+        while name.lower() in self._used:
+            n += 1
+            name = f"{wanted}-{n}"
+        self._used.add(name.lower())
+        return name
+
+    def _check_named(self, one: str, many: str, names: dict[str, set[str]]) -> None:
+        there = set().union(*names.values())
+        asked = getattr(self.choices, f"hold_out_{many}")
+        if many == "people":
+            asked = (*asked, *self.choices.validation_people)
+        for name in asked:
+            if name not in there:
+                near = difflib.get_close_matches(name, there, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise DataError(f"no {one} is called {name!r}{hint} There are {', '.join(sorted(names))}")
+        if asked and len(set(names) - {n for n, others in names.items() if others & set(asked)}) == 0:
+            raise DataError(f"all {many} are held out, so there is nothing to train on")
+
+
+@contextmanager
+def writing_corpus(
+    out: Path, choices: Choices, made_by: str, *, dry_run: bool = False, force: bool = False
+) -> Iterator[CorpusWriter]:
+    """A writer into a folder that comes to be whole or not at all; a dry run counts and writes nothing.
+
+    made_by: the command
+    force: replace an earlier output although it was changed since
+    The caller finishes the writer inside the block.
+    """
+    if dry_run:
+        yield CorpusWriter(None, choices)
+        return
+    with output_folder(out, made_by, force=force) as folder:
+        yield CorpusWriter(folder, choices)
+
+
+def stretches(*keys: NDArray[np.generic]) -> Iterator[tuple[int, int]]:
+    """Start and stop of each run of samples over which no key changes; keys: (n,) each."""
+    n = len(keys[0])
+    if n == 0:
+        return
+    change = np.zeros(n - 1, bool)
+    for key in keys:
+        change |= key[1:] != key[:-1]
+    edges = [0, *(np.flatnonzero(change) + 1).tolist(), n]
+    yield from zip(edges[:-1], edges[1:], strict=True)
+
+
+_UNITS_UV = {
+    "v": 1e6, "volt": 1e6, "volts": 1e6, "mv": 1e3, "millivolt": 1e3, "millivolts": 1e3,
+    "uv": 1.0, "microvolt": 1.0, "microvolts": 1.0, "nv": 1e-3, "nanovolt": 1e-3, "nanovolts": 1e-3,
+}  # fmt: skip
+
+
+def microvolts_of(unit: str) -> float | None:
+    """Microvolts of one unit by its name, as headers spell it; None where it is no voltage."""
+    plain = unit.strip().strip("()[].").replace("\u00b5", "u").replace("\u03bc", "u")
+    return _UNITS_UV.get(plain.lower())
+
+
+def looks_like_volts(emg: Floats) -> bool:
+    """Whether values without a unit must be volts: muscles give microvolts to millivolts at the skin.
+
+    emg: (n, n_channels)
+    """
+    centred = np.abs(emg - np.median(emg, axis=0))
+    typical = np.median(centred[:, centred.any(axis=0)]) if centred.any() else 1.0
+    return bool(typical < 1e-3 and np.max(centred) < 0.05)
+
+
+def evened(
+    time_s: NDArray[np.float64], values: Floats, rate_hz: float, longest_gap_s: float = LONGEST_GAP_S
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Samples with jittering time stamps laid on an even grid, by straight lines; longer gaps stay gaps.
+
+    time_s: (n,), not falling; stamps that stand still, as when packets arrive in bursts, are spread out first
+    values: (n, columns)
+    longest_gap_s: or three periods, where those are longer
+    returns: time (m,) and values (m, columns)
+    """
+    longest_gap_s = max(longest_gap_s, LONGEST_GAP_PERIODS / rate_hz)
+    time_s, first = _spread_bursts(time_s, rate_hz), 0
+    cuts = [*(np.flatnonzero(np.diff(time_s) > longest_gap_s) + 1).tolist(), len(time_s)]
+    times, parts = [], []
+    for stop in cuts:
+        piece = time_s[first:stop]
+        start = np.ceil((piece[0] - time_s[0]) * rate_hz - 0.25)
+        grid = time_s[0] + np.arange(start, np.floor((piece[-1] - time_s[0]) * rate_hz + 0.25) + 1) / rate_hz
+        if len(grid):
+            times.append(grid)
+            parts.append(np.column_stack([np.interp(grid, piece, column) for column in values[first:stop].T]))
+        first = stop
+    return np.concatenate(times), np.concatenate(parts)
+
+
+def _spread_bursts(time_s: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64]:
+    """Time stamps of samples that came in bursts, one stamp for several, moved apart by a period each."""
+    if not (np.diff(time_s) <= 0).any():
+        return time_s
+    order = np.arange(len(time_s))
+    newest = np.append(np.diff(time_s) > 0, True)  # the last of each burst is the one that its stamp fits
+    return np.maximum.accumulate(np.interp(order, order[newest], time_s[newest]) + order * 1e-9)
+
+
+def _resampled(recording: Recording, wanted_hz: float) -> Recording:
+    """EMG through a polyphase filter, poses along straight lines, each gap-free stretch by itself."""
+    emg, pose, rate_hz = recording.emg_uv, recording.pose_rad, recording.sample_rate_hz
+    time_s = np.arange(len(emg)) / rate_hz if recording.time_s is None else recording.time_s
+    ratio = Fraction(wanted_hz / rate_hz).limit_denominator(_LARGEST_RATIO)
+    cuts = [0, *(np.flatnonzero(np.diff(time_s) > 1.5 / rate_hz) + 1).tolist(), len(emg)]
+    parts, poses, times = [], [], []
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        piece = signal.resample_poly(
+            emg[start:stop].astype(np.float64), ratio.numerator, ratio.denominator, axis=0, padtype="line"
+        )
+        grid = time_s[start] + np.arange(len(piece)) / wanted_hz
+        parts.append(piece)
+        times.append(grid)
+        if pose is not None:
+            old = time_s[start:stop]
+            poses.append(np.column_stack([np.interp(grid, old, pose[start:stop, joint]) for joint in range(N_JOINTS)]))
+    return replace(
+        recording,
+        emg_uv=np.concatenate(parts),
+        pose_rad=np.concatenate(poses) if poses else None,
+        time_s=np.concatenate(times),
+        sample_rate_hz=wanted_hz,
+    )
+
+
+def user_numbers(found: Iterable[int], wanted: Sequence[int], source: Path, what: str) -> None:
+    """Raise DataError where somebody who was asked for is not there."""
+    there = set(found)
+    missing = [number for number in wanted if number not in there]
+    if missing or not there:
+        raise DataError(f"{source}: there is no recording of {what} {missing[0] if missing else 'anybody'}")
+
+
+def whole_rows(file: Path, n_columns: int, delimiter: str = ",") -> tuple[NDArray[np.float64], int]:
+    """The rows of a text file without a header, (n, n_columns), and how many are no such row: cut short, or garbled.
+
+    Raises DataError, naming the file and the row, where those are more than one in a hundred.
+    """
+    try:
+        lines = [line for line in file.read_text(encoding="ascii", errors="replace").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    rows, odd = np.empty((len(lines), n_columns)), []
+    for number, line in enumerate(lines):
+        values = line.strip().removesuffix(delimiter).split(delimiter)
+        try:
+            rows[number] = [float(value) for value in values]
+        except ValueError:
+            odd.append(number)
+    if len(odd) == len(lines) or len(odd) > max(1, _MOST_ODD_ROWS * len(lines)):
+        where = f", row {odd[0] + 1} is not" if odd else ", it is empty"
+        raise DataError(f"{file}: not lines of {n_columns} numbers{where}")
+    return np.delete(rows, odd, axis=0), len(odd)

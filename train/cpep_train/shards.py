@@ -1,0 +1,151 @@
+"""A corpus packed into shards, read from wherever fsspec reads: a disk, S3, Google Cloud, HTTP.
+
+A shard is a tar file of sessions, so that anything can unpack it, and `shards.json` says where in it each session lies.
+A recording is fetched by one request for just its bytes, when training comes to it; as training reads each recording
+once an epoch, from start to end, that is all there is to stream. The folder with `metadata.csv` and `shards.json` is
+the corpus; the shards lie beside them, or at the URL that `shards.json` names.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.files import replacing
+from cpep_edge.folders import replacing_folder
+
+SHARDS_FILE = "shards.json"
+SHARD_BYTES = 256 << 20
+_SUFFIX = ".hdf5"
+
+
+class Place(BaseModel):
+    """Where a session lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard: str
+    offset: int = Field(ge=0)
+    size_bytes: int = Field(gt=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ShardIndex(BaseModel):
+    """`shards.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(default=1, ge=1, le=1)
+    url: str = ""  # of the folder of the shards, as fsspec takes it; empty: beside this file
+    sessions: dict[str, Place]  # by the file name, without ".hdf5"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The sessions of a packed corpus."""
+
+    index: ShardIndex
+    url: str
+    _opened: dict[int, tuple[Any, str]] = field(default_factory=dict, compare=False)  # by process: none survives a fork
+
+    @classmethod
+    def open(cls, folder: Path) -> "Shards":
+        """Read the index in a corpus' folder; raises DataError where it is malformed."""
+        file = folder / SHARDS_FILE
+        try:
+            index = ShardIndex.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise DataError(f"{file} is malformed: {str(error).splitlines()[0]}") from error
+        return cls(index, index.url or folder.resolve().as_uri())
+
+    def place(self, name: str) -> Place:
+        """Where a session lies; raises DataError where the index does not name it."""
+        try:
+            return self.index.sessions[name]
+        except KeyError:
+            raise DataError(f"{SHARDS_FILE} does not name {name}{_SUFFIX}; pack the corpus anew") from None
+
+    def read(self, name: str) -> io.BytesIO:
+        """The content of a session file.
+
+        Raises DataError when it cannot be fetched or is not what was packed.
+        """
+        place = self.place(name)
+        system, root = self._system()
+        path = f"{root.rstrip('/')}/{place.shard}"
+        try:
+            content: bytes = system.cat_file(path, start=place.offset, end=place.offset + place.size_bytes)
+        except Exception as error:  # every storage fails in its own way
+            raise DataError(f"{self.url}/{place.shard} cannot be read: {error or type(error).__name__}") from error
+        if hashlib.sha256(content).hexdigest() != place.sha256:
+            raise DataError(f"{self.url}/{place.shard}: {name}{_SUFFIX} is not what was packed, its SHA-256 differs")
+        return io.BytesIO(content)
+
+    def _system(self) -> tuple[Any, str]:
+        import fsspec
+
+        if os.getpid() not in self._opened:
+            try:
+                self._opened[os.getpid()] = fsspec.core.url_to_fs(self.url)
+            except (ImportError, ValueError) as error:
+                raise ConfigError(f"{self.url}: {error}") from error
+        return self._opened[os.getpid()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self.index, "url": self.url, "_opened": {}}
+
+
+def pack_corpus(
+    data: Path,
+    out: Path,
+    *,
+    url: str = "",
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Pack a corpus into the folder `out`, whole or not at all; returns how many shards it made.
+
+    url: where the shards will lie; empty: they stay beside the index
+    progress: called with (sessions done, sessions in all)
+    """
+    from cpep_train.corpus import Corpus, write_metadata
+
+    corpus = Corpus.open(data)
+    sessions: dict[str, Place] = {}
+    n_shards, used = 0, shard_bytes
+    with replacing_folder(out) as folder:
+        archive: tarfile.TarFile | None = None
+        try:
+            for done, row in enumerate(corpus.rows, start=1):
+                file = corpus.file(row)
+                if not file.is_file():
+                    raise DataError(f"{file}: there is no such file")
+                if used >= shard_bytes or archive is None:
+                    if archive is not None:
+                        archive.close()
+                    name, used = f"shard-{n_shards:05d}.tar", 0
+                    archive, n_shards = tarfile.open(folder / name, "w"), n_shards + 1
+                content = file.read_bytes()
+                member = tarfile.TarInfo(f"{row.filename}{_SUFFIX}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+                sha256 = hashlib.sha256(content).hexdigest()
+                offset = archive.fileobj.tell() - -(-len(content) // 512) * 512
+                sessions[row.filename] = Place(shard=name, offset=offset, size_bytes=len(content), sha256=sha256)
+                used += len(content)
+                if progress is not None:
+                    progress(done, len(corpus.rows))
+        finally:
+            if archive is not None:
+                archive.close()
+        write_metadata(folder, corpus.rows)
+        with replacing(folder / SHARDS_FILE) as temporary:
+            temporary.write_text(ShardIndex(url=url, sessions=sessions).model_dump_json(indent=1) + "\n")
+    return n_shards

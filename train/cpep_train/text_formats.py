@@ -1,0 +1,219 @@
+"""Text files of the OpenBCI GUI and of Delsys' software, read as they are written."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.errors import DataError
+
+_OPENBCI_COUNTER = 256  # a Cyton counts its samples in a byte
+_LATEST_S = 1e11  # time stamps beyond are milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One channel of a file, in its own unit and at its own rate."""
+
+    name: str
+    values: NDArray[np.float64]  # (n,)
+    rate_hz: float
+    unit: str  # as the file spells it; empty where it does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An annotation or a marker."""
+
+    start_s: float  # from the first sample
+    duration_s: float | None  # None or 0: until the next
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """What is in a file."""
+
+    kind: str
+    channels: tuple[Channel, ...]
+    events: tuple[Event, ...] = ()
+    time_s: NDArray[np.float64] | None = None  # of each sample, from the first; None: even
+    notes: tuple[str, ...] = ()
+
+
+def is_openbci(head: str) -> bool:
+    """Whether a file begins as the OpenBCI GUI begins it."""
+    return head.startswith("%OpenBCI")
+
+
+def is_delsys(head: str) -> bool:
+    """Whether a file begins as Trigno Discover or EMGworks begin theirs."""
+    return bool(re.match(r'Application:|Label: .*Sampling frequency:|"?X ?\[s\]"?,', head))
+
+
+def read_openbci(path: Path) -> SourceFile:
+    """A recording of the OpenBCI GUI, version 4 to 6."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    head = [line for line in lines if line.startswith("%")]
+    rate = re.search(r"%\s*Sample Rate\s*=\s*([\d.]+)", "\n".join(head))
+    if rate is None:
+        raise DataError(f"{path}: the line %Sample Rate is missing")
+    rows = list(csv.reader((line for line in lines if line and not line.startswith("%")), skipinitialspace=True))
+    names = [name.strip() for name in rows[0]] if rows and not _is_number(rows[0][0]) else []
+    body = rows[1:] if names else rows
+    width = len(body[0]) if body else 0
+    if not names:
+        n = re.search(r"%\s*Number of channels\s*=\s*(\d+)", "\n".join(head))
+        names = ["Sample Index", *(f"EXG Channel {k}" for k in range(int(n[1]) if n else 8))]
+    whole = [row for row in body if len(row) == width]
+    exg = [place for place, name in enumerate(names) if name.upper().startswith("EXG CHANNEL")]
+    if not exg or not whole:
+        raise DataError(f"{path}: there is no column EXG Channel with samples")
+    table = np.array([[float(row[place]) for place in (0, *exg)] for row in whole])
+    notes = [f"{len(body) - len(whole)} rows cut short were left out"] if len(whole) < len(body) else []
+    rate_hz = float(rate[1])
+    lost = _lost_by_index(table[:, 0])
+    if lost.any():
+        notes.append(f"{int(lost.sum())} samples were lost on the way, by the sample index")
+    time_s = (np.arange(len(table)) + np.cumsum(lost)) / rate_hz if lost.any() else None
+    marker = next((place for place, name in enumerate(names) if name.lower().startswith("marker")), None)
+    marked = [] if marker is None or marker >= width else [row[marker] for row in whole]
+    events = _marker_events(marked, rate_hz, time_s)
+    channels = tuple(Channel(names[p], table[:, 1 + k], rate_hz, "uV") for k, p in enumerate(exg))
+    return SourceFile("OpenBCI", channels, tuple(events), time_s, tuple(notes))
+
+
+def _lost_by_index(index: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Samples lost before each, by a counter that wraps; all zero where it is none."""
+    steps = np.diff(index.astype(np.int64)) % _OPENBCI_COUNTER
+    usual = int(np.median(steps)) if len(steps) else 0
+    lost = np.zeros(len(index), np.int64)
+    if usual > 0:
+        lost[1:] = steps // usual - 1  # a Daisy counts by two
+    return np.maximum(lost, 0)
+
+
+def _marker_events(texts: list[str], rate_hz: float, time_s: NDArray[np.float64] | None) -> list[Event]:
+    values = [text.strip() for text in texts]
+    return [
+        Event(n / rate_hz if time_s is None else float(time_s[n]), None, f"marker {value.removesuffix('.0')}")
+        for n, value in enumerate(values)
+        if value and _is_number(value) and float(value) != 0
+    ]
+
+
+def read_delsys(path: Path) -> SourceFile:
+    """An export of Trigno Discover or of EMGworks; channels of several rates stand side by side, shorter ones end."""
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as text:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text, skipinitialspace=True)]
+    if rows and rows[0] and rows[0][0].startswith("Application:"):
+        return _trigno_discover(path, rows)
+    return _emgworks(path, rows)
+
+
+def _trigno_discover(path: Path, rows: list[list[str]]) -> SourceFile:
+    sensors = next((n for n, row in enumerate(rows) if n + 1 < len(rows) and _starts(rows[n + 1], "sensor mode")), None)
+    if sensors is None:
+        raise DataError(f"{path}: the line of sensor modes is missing, the export was cut short")
+    names, units, rates = rows[sensors + 2], [], []
+    rate_row = rows[sensors + 3] if sensors + 3 < len(rows) else []
+    apart = bool(rate_row) and rate_row[0].endswith("Hz")
+    for place, name in enumerate(names):
+        rate = re.search(r"([\d.]+) ?Hz", rate_row[place] if apart and place < len(rate_row) else name)
+        unit = re.search(r"\(([^()]*)\)$", name)
+        rates.append(float(rate[1]) if rate else 0.0)
+        units.append(unit[1] if unit and "Hz" not in unit[1] else "mV" if "EMG" in name else "")
+    labelled = _with_sensors(names, rows[sensors])
+    return _side_by_side(path, "Trigno Discover", labelled, units, rates, rows[sensors + 3 + apart :])
+
+
+def _with_sensors(names: list[str], sensors: list[str]) -> list[str]:
+    """A channel's name with that of the sensor above it, which stands over the first of its channels."""
+    labelled, sensor = [], ""
+    for place, name in enumerate(names):
+        sensor = (sensors[place] if place < len(sensors) else "") or sensor
+        short = re.sub(r" ?\([^()]*\)", "", name)
+        labelled.append(f"{short} (sensor {re.sub(r' ?[(].*', '', sensor)})")
+    return labelled
+
+
+def _emgworks(path: Path, rows: list[list[str]]) -> SourceFile:
+    """Columns in pairs, time and value; older exports say rate and unit of each channel in lines before."""
+    said: dict[str, tuple[float, str]] = {}
+    n_said: dict[str, int] = {}
+    for row in rows:
+        match = re.match(r"Label: (.*?) Sampling frequency: (\S+) .*?Unit: (\S*)", row[0] if row else "")
+        if match:
+            said[match[1]] = (float(match[2]), match[3])
+            points = re.search(r"Number of points: (\d+)", row[0])
+            n_said[match[1]] = int(points[1]) if points else 0
+    header = next((n for n, row in enumerate(rows) if row and row[0].replace(" ", "").startswith("X[s]")), None)
+    first = next((n for n, row in enumerate(rows) if _all_numbers(row)), len(rows))
+    start = first if header is None else header + 1
+    if header is not None:
+        names = rows[header][1::2]
+    elif said:
+        names = list(said)
+    else:
+        raise DataError(f"{path}: the line of column names is missing")
+    columns = _columns(rows[start:], 2 * len(names))
+    channels, odd, short = [], [], ""
+    for number, name in enumerate(names):
+        time_s, values = columns[2 * number], columns[2 * number + 1]
+        n = min(len(time_s), len(values))
+        if n < 2:
+            odd.append(name)
+            continue
+        rate_hz, unit = said.get(name, (0.0, "V" if "EMG" in name else ""))
+        steps = (time_s[n - 1] - time_s[0]) / (n - 1)
+        by_time = 1 / steps if steps > 0 else 0.0
+        if not rate_hz or abs(by_time / rate_hz - 1) > 0.01:  # EMGworks has written kilohertz as hertz
+            rate_hz = by_time
+        channels.append(Channel(name, values[:n], float(rate_hz), unit))
+        if n < n_said.get(name, n):
+            short = f"{name} holds {n} of the {n_said[name]} samples that its header promises"
+    notes = [f"channels without samples were left out: {', '.join(odd)}"] if odd else []
+    notes += [short] if short else []
+    if not channels:
+        raise DataError(f"{path}: no channel holds samples")
+    return SourceFile("EMGworks", tuple(channels), (), None, tuple(notes))
+
+
+def _side_by_side(
+    path: Path, kind: str, names: list[str], units: list[str], rates: list[float], rows: list[list[str]]
+) -> SourceFile:
+    columns = _columns(rows, len(names))
+    told = zip(names, columns, rates, units, strict=True)
+    channels = tuple(Channel(n, values, rate, unit) for n, values, rate, unit in told if len(values) > 1 and rate > 0)
+    if not channels:
+        raise DataError(f"{path}: no channel holds samples")
+    return SourceFile(kind, channels)
+
+
+def _columns(rows: list[list[str]], n: int) -> list[NDArray[np.float64]]:
+    """Each column down to where it ends; a last row that was cut short counts as far as it goes."""
+    columns: list[list[float]] = [[] for _ in range(n)]
+    for row in rows:
+        for place, cell in enumerate(row[:n]):
+            if cell and _is_number(cell):
+                columns[place].append(float(cell))
+    return [np.array(column) for column in columns]
+
+
+def _starts(row: list[str], text: str) -> bool:
+    return bool(row) and row[0].lower().startswith(text)
+
+
+def _all_numbers(row: list[str]) -> bool:
+    return len(row) > 1 and all(_is_number(cell) for cell in row if cell)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
