@@ -35,6 +35,9 @@ def synth(
     sessions_per_user: Annotated[int, typer.Option(min=1, help="Donnings of the band by each.")] = 2,
     seconds: Annotated[float, typer.Option(min=1.0, help="Length of each stage of a session.")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same corpus, bit for bit.")] = 0,
+    free_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Free movement in each session of people who are not held out; 0: none.")
+    ] = 0.0,
     prompted: Annotated[
         int | None, typer.Option(min=1, help="Instead: sessions for eval --protocol live, each gesture so often.")
     ] = None,
@@ -44,6 +47,8 @@ def synth(
     from cpep_train.prompted import synthesise_prompted
     from cpep_train.simulation import synthesise_corpus
 
+    if 0 < free_seconds < 1:
+        raise typer.BadParameter(f"{free_seconds:g} is less than a second", param_hint="--free-seconds")
     with progress("simulating") as advance:
         if prompted is not None:
             counts = {"n_users": users, "sessions_per_user": sessions_per_user}
@@ -57,6 +62,7 @@ def synth(
             seconds=seconds,
             seed=seed,
             force=force,
+            free_seconds=free_seconds,
             progress=advance,
         )
     stdout.print(out)

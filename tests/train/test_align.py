@@ -6,13 +6,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cpep_train.align import LARGEST_TEMPERATURE, SMALLEST_TEMPERATURE, Alignment, Pairs, chance, info_nce, siglip, top1
+from cpep_train.align import (
+    ALIKE_STD,
+    LARGEST_TEMPERATURE,
+    SMALLEST_TEMPERATURE,
+    Alignment,
+    Pairs,
+    chance,
+    info_nce,
+    siglip,
+    top1,
+)
 from cpep_train.augmentation import augment
 from cpep_train.checkpoint import build_encoders
 from cpep_train.recipe import Augmentation, Recipe
-from cpep_train.windows import WindowBatch
+from cpep_train.windows import NO_GESTURE, WindowBatch
 
 Treatment = Literal["negative", "ignored", "positive"]
+
+
+def _same(gesture: list[int]) -> Tensor:
+    return torch.tensor([[one == other for other in gesture] for one in gesture])
 
 
 def _unit(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -39,7 +53,7 @@ def _numpy_info_nce(
 def test_the_loss_is_symmetric_info_nce(treatment: Treatment) -> None:
     rng = np.random.default_rng(0)
     emg, pose, gesture = _unit(rng), _unit(rng), [0, 1, 0, 2, 2, 0]
-    got = info_nce(torch.tensor(emg), torch.tensor(pose), torch.tensor(0.07), torch.tensor(gesture), treatment)
+    got = info_nce(torch.tensor(emg), torch.tensor(pose), torch.tensor(0.07), _same(gesture), treatment)
     assert float(got) == pytest.approx(_numpy_info_nce(emg, pose, 0.07, gesture, treatment), rel=1e-6)
 
 
@@ -56,31 +70,42 @@ def test_the_pairwise_loss_judges_every_counted_pair_by_itself(treatment: Treatm
             sign = 1 if i == j or (same and treatment == "positive") else -1
             total += np.log1p(np.exp(-sign * (emg[i] @ pose[j] / 0.1 - 10)))
     temperature, bias = torch.tensor(0.1), torch.tensor(-10.0)
-    got = siglip(torch.tensor(emg), torch.tensor(pose), temperature, bias, torch.tensor(gesture), treatment)
+    got = siglip(torch.tensor(emg), torch.tensor(pose), temperature, bias, _same(gesture), treatment)
     assert float(got) == pytest.approx(total / 6, rel=1e-6)
 
 
 def test_given_targets_take_the_place_of_one_hot_ones() -> None:
     rng = np.random.default_rng(2)
-    emg, pose, gesture = torch.tensor(_unit(rng)), torch.tensor(_unit(rng)), torch.arange(6)
-    one_hot = info_nce(emg, pose, torch.tensor(0.1), gesture)
-    assert info_nce(emg, pose, torch.tensor(0.1), gesture, targets=torch.eye(6).double()).item() == one_hot.item()
+    emg, pose, same = torch.tensor(_unit(rng)), torch.tensor(_unit(rng)), _same(list(range(6)))
+    one_hot = info_nce(emg, pose, torch.tensor(0.1), same)
+    assert info_nce(emg, pose, torch.tensor(0.1), same, targets=torch.eye(6).double()).item() == one_hot.item()
     even = torch.full((6, 6), 1 / 6).double()
     logits = emg @ pose.T / 0.1
     expected = -(logits.log_softmax(1).mean() + logits.T.log_softmax(1).mean()) / 2
-    got = info_nce(emg, pose, torch.tensor(0.1), gesture, targets=even)
+    got = info_nce(emg, pose, torch.tensor(0.1), same, targets=even)
     assert got.item() == pytest.approx(expected.item())
 
 
 def test_top1_counts_right_poses_among_those_asked_about_and_chance_is_blind() -> None:
     unit = torch.eye(4)
-    pairs = Pairs(unit, unit[[1, 0, 2, 3]], torch.tensor([0, 0, 1, 2]))
+    pairs = Pairs(unit, unit[[1, 0, 2, 3]], torch.tensor([0, 0, 1, 2]), torch.zeros(4, 2))
     assert top1(pairs, "negative").item() == 0.5
     assert top1(pairs, "positive").item() == 1.0
     assert top1(pairs, "ignored").item() == 1.0  # the pose of the other window of gesture 0 is not asked about
-    assert chance(pairs.gesture, "negative") == pytest.approx(0.25)
-    assert chance(pairs.gesture, "positive") == pytest.approx((0.5 + 0.5 + 0.25 + 0.25) / 4)
-    assert chance(pairs.gesture, "ignored") == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 4) / 4)
+    assert chance(pairs.same(), "negative") == pytest.approx(0.25)
+    assert chance(pairs.same(), "positive") == pytest.approx((0.5 + 0.5 + 0.25 + 0.25) / 4)
+    assert chance(pairs.same(), "ignored") == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 4) / 4)
+
+
+def test_windows_without_a_gesture_show_the_same_where_their_poses_are_near() -> None:
+    unit, gesture = torch.eye(5), torch.tensor([0, 0, NO_GESTURE, NO_GESTURE, 1])
+    far, near = 2 * ALIKE_STD, 0.5 * ALIKE_STD
+    posture = torch.tensor([0.0, far, near, 3 * far, 3 * far + near])[:, None].expand(5, 20)
+    same = Pairs(unit, unit, gesture, posture).same()
+    # Named windows by their names, however their poses lie; the others by their poses, to named ones too.
+    apart = {(0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4)}
+    assert {(i, j) for i in range(5) for j in range(i, 5) if not same[i, j]} == apart
+    assert torch.equal(same, same.T)
 
 
 def test_a_frozen_emg_encoder_leaves_only_projection_and_temperature_to_learn(tiny_recipe: Recipe) -> None:

@@ -1,16 +1,18 @@
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cpep_edge.errors import ArtifactError, DataError
-from cpep_edge.session import Session
-from cpep_train.corpus import Corpus, write_metadata
+from cpep_edge.session import Session, SessionMeta, write_session
+from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
 from cpep_train.leakage import SPLITS_FILE, audit, audit_against, content_hash, load_splits, save_splits, split_manifest
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
-from tests.train.toy_corpus import write_toy_corpus, write_toy_session
+from tests.train.toy_corpus import HELD_OUT_STAGE, RATE_HZ, toy_signals, write_toy_corpus, write_toy_session
 
 
 @pytest.fixture
@@ -57,6 +59,30 @@ def test_one_recording_under_two_names_on_both_sides_is_found(corpus: Corpus) ->
     write_toy_session(corpus.folder, "u4-Fist", trained.stage, "u4", 400, seed=0)  # the seed of u0-Fist: the same EMG
     with pytest.raises(DataError, match="u4-Fist, in split test, holds the same EMG as u0-Fist of u0"):
         audit(corpus)
+
+
+def test_a_held_out_pose_under_another_name_in_training_is_found(corpus: Corpus) -> None:
+    write_toy_session(corpus.folder, "u0-Other", HELD_OUT_STAGE, "u0", 400, seed=77)
+    other = replace(
+        next(row for row in corpus.rows if row.filename == "u0-Fist"), stage="Other", filename="u0-Other"
+    )
+    with pytest.raises(DataError, match="u0-Other, in split train, spends 100% of its time in the pose of Spread"):
+        audit(Corpus(corpus.folder, (*corpus.rows, other)))
+
+
+def test_a_hand_may_pass_through_a_held_out_pose(corpus: Corpus) -> None:
+    rng = np.random.default_rng(5)
+    held_out, trained = (toy_signals(stage, 400, rng)[1] for stage in (HELD_OUT_STAGE, "Fist"))
+    for n_through, passes in ((8, True), (100, False)):
+        emg_uv, _ = toy_signals("Fist", 400, np.random.default_rng(8))
+        pose = np.concatenate([trained[n_through:], held_out[:n_through]])
+        meta = SessionMeta("s0", "u0", FREE_STAGE, "right", 0.0, 0.798, 4, RATE_HZ, "u0-free")
+        write_session(corpus.folder / "u0-free.hdf5", meta, np.arange(400) / RATE_HZ, emg_uv, pose)
+        free = replace(
+            next(row for row in corpus.rows if row.filename == "u0-Fist"), stage=FREE_STAGE, filename="u0-free"
+        )
+        with nullcontext() if passes else pytest.raises(DataError, match="u0-free, in split train, spends 2"):
+            audit(Corpus(corpus.folder, (*corpus.rows, free)))
 
 
 def test_the_hash_depends_on_the_emg_and_not_on_names_or_poses(tmp_path: Path) -> None:

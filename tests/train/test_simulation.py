@@ -1,6 +1,7 @@
 """Simulated recordings and corpora, against the format, the seed and the physics they claim."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,10 @@ pytest.importorskip("myo_sim")
 from cpep_edge.session import Session
 from cpep_train import simulation
 from cpep_train.hand import load_hand
-from cpep_train.simulation import (
-    N_CHANNELS,
-    SAMPLE_RATE_HZ,
-    draw_donning,
-    draw_wearer,
-    muscle_drive,
-    simulate,
-    synthesise_corpus,
-)
+from cpep_train.corpus import FREE_STAGE
+from cpep_train.simulation import N_CHANNELS, SAMPLE_RATE_HZ, muscle_drive, simulate, synthesise_corpus
 from cpep_train.stages import REST_RAD, STAGES, Motion
+from cpep_train.wearers import BASE_RATE_HZ, MUSCLES, Band, Donning, Wearer, draw_donning, draw_wearer
 
 REST, FIST = STAGES[0], STAGES[1]
 
@@ -121,40 +116,112 @@ def test_a_fist_is_louder_than_rest_on_every_electrode() -> None:
 
 
 def test_muscles_of_the_palm_do_not_reach_the_band() -> None:
-    names = [load_hand().muscle_names[index] for index in simulation._belly_index(load_hand())]
-    assert len(names) == 26
-    assert not [name for name in names if name.startswith(("RI", "LU", "UI", "OP"))]
+    assert len(MUSCLES) == 28
+    assert not [name for name in MUSCLES if name.startswith(("RI", "LU", "UI", "OP"))]
+
+
+def _on(wearer: Wearer, electrode_rad: np.ndarray, shift_mm: float = 0.0) -> Donning:
+    donning = draw_donning(wearer, 0, 0, 0)
+    even = np.ones(N_CHANNELS)
+    return replace(donning, electrode_rad=electrode_rad, shift_mm=shift_mm, contact=even, _computed={})
 
 
 def test_turning_the_band_by_one_electrode_moves_the_signal_by_one_electrode() -> None:
-    wearer = draw_wearer(0, 0)
-    angles = 2 * np.pi * np.arange(N_CHANNELS) / N_CHANNELS
-    leads = simulation._leads_uv(wearer, angles)
-    turned = simulation._leads_uv(wearer, angles + angles[1])
-    np.testing.assert_allclose(turned, np.roll(leads, -1, axis=1))
+    wearer, angles = draw_wearer(0, 0), 2 * np.pi * np.arange(N_CHANNELS) / N_CHANNELS
+    here, turned = (_on(wearer, at).action_potentials_uv(0, 0) for at in (angles, angles + angles[1]))
+    np.testing.assert_allclose(turned, np.roll(here, -1, axis=2), atol=0.02 * np.abs(here).max())
 
 
 def test_the_electrode_above_a_superficial_muscle_hears_it_best() -> None:
-    wearer = draw_wearer(0, 0)
-    muscle = list(simulation._BELLIES).index("FCR")
-    at = wearer.belly_rad[muscle] + np.radians(np.array([0, 30, 60, 120, 180]))
-    heard = simulation._leads_uv(wearer, at).reshape(26, -1, 5)[muscle].sum(axis=0)
-    assert np.all(np.diff(heard) < 0)
+    wearer, muscle = draw_wearer(0, 0), list(MUSCLES).index("FCR")
+    units = wearer.units.muscle == muscle
+    centre_rad = np.angle(np.exp(1j * wearer.units.angle_rad[units]).mean())
+    away_rad = np.radians(np.resize([0, 30, 60, 120], N_CHANNELS))
+    heard = _on(wearer, centre_rad + away_rad, -35.0).action_potentials_uv(0, 0)[:, units]
+    assert np.all(np.diff(np.sum(heard**2, axis=(0, 1))[:4]) < 0)
+
+
+def test_pronation_moves_a_muscle_on_the_radius_and_not_one_on_the_ulna() -> None:
+    donning = draw_donning(draw_wearer(0, 0), 0, 0, 0)
+    neutral, pronated = (np.abs(donning.action_potentials_uv(step, 0)) for step in (0, 2))
+    changed = [
+        np.abs(neutral - pronated)[:, donning.wearer.units.muscle == list(MUSCLES).index(name)].max()
+        for name in ("FCU", "FCR")
+    ]
+    assert changed[0] == 0 < changed[1]
+
+
+def test_tired_fibres_stretch_their_action_potentials() -> None:
+    donning = draw_donning(draw_wearer(0, 0), 0, 0, 0)
+    rested, tired = (donning.action_potentials_uv(0, fatigue) for fatigue in (0, 2))
+    hz = np.fft.rfftfreq(len(rested), 1 / BASE_RATE_HZ)
+    mean_hz = [
+        np.average(hz, weights=np.sum(np.abs(np.fft.rfft(potentials, axis=0)) ** 2, axis=(1, 2)))
+        for potentials in (rested, tired)
+    ]
+    assert mean_hz[1] < 0.9 * mean_hz[0]
+
+
+def test_muscles_tire_when_they_work_and_recover_when_they_rest() -> None:
+    rng = np.random.default_rng(0)
+    work = np.concatenate([np.ones((1500, 1)), np.zeros((4500, 1))])
+    fatigue = simulation._fatigue(work, rng)[:, 0]
+    assert np.all(np.diff(fatigue[:1500]) > 0)
+    assert np.all(np.diff(fatigue[1501:]) < 0)
+    assert 0 <= fatigue.min() < fatigue.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "band",
+    [Band(10, 1_000.0, (5, 430), common=0.8), Band(8, 200.0, (10, 90), offset_uv=0.0, step_uv=0.8)],
+    ids=["3DC", "Myo"],
+)
+def test_any_band_hears_the_same_wearer(band: Band) -> None:
+    recording = simulate(0, 0, FIST, 2.0, 3, band)
+    assert recording.emg_uv.shape == (2 * band.sample_rate_hz, band.n_channels)
+    assert recording.joint_angles_rad.shape == (len(recording.emg_uv), 20)
+    if band.step_uv:
+        counts = recording.emg_uv / band.step_uv
+        np.testing.assert_allclose(counts, np.rint(counts), atol=1e-3)
+
+
+def test_a_common_reference_takes_the_mean_from_every_channel() -> None:
+    quiet = {"noise_uv": 0.0, "offset_uv": 0.0}
+    apart, common = (simulate(0, 0, FIST, 2.0, 3, Band(common=share, **quiet)).emg_uv for share in (0.0, 1.0))
+    assert np.std(common.mean(axis=1)) < 0.2 * np.std(apart.mean(axis=1))
+
+
+def test_free_movement_is_of_training_and_validation_alone(tmp_path: Path) -> None:
+    synthesise_corpus(tmp_path / "free", n_users=3, sessions_per_user=1, seconds=1.0, seed=4, free_seconds=2.0)
+    rows = [row for row in _metadata(tmp_path / "free") if row["stage"] == FREE_STAGE]
+    assert [(row["user"], row["split"], row["held_out_stage"]) for row in rows] == [
+        ("sim000", "val", "False"),
+        ("sim001", "train", "False"),
+    ]
+    with Session(tmp_path / "free" / f"{rows[0]['filename']}.hdf5") as session:
+        session.check()
+        assert len(session.emg()) == 2 * SAMPLE_RATE_HZ
+
+
+def test_free_movement_shorter_than_a_second_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="free movement takes a second"):
+        synthesise_corpus(tmp_path / "c", n_users=1, sessions_per_user=1, seconds=1.0, seed=0, free_seconds=0.5)
 
 
 def test_pressing_harder_activates_more() -> None:
-    hand, wearer = load_hand(), draw_wearer(0, 0)
+    hand, donning = load_hand(), draw_donning(draw_wearer(0, 0), 0, 0, 0)
     poses = np.tile(FIST.keys_rad, (3, 1))
-    soft, hard = (muscle_drive(hand, wearer, Motion(poses, np.full(3, effort))).sum() for effort in (0.5, 1.0))
-    resting = muscle_drive(hand, wearer, Motion(np.tile(REST_RAD, (3, 1)), np.ones(3))).sum()
+    soft, hard = (muscle_drive(hand, donning, Motion(poses, np.full(3, effort))).sum() for effort in (0.5, 1.0))
+    resting = muscle_drive(hand, donning, Motion(np.tile(REST_RAD, (3, 1)), np.ones(3))).sum()
     assert resting < soft < hard
 
 
 def test_two_donnings_of_one_person_differ_less_than_two_people() -> None:
-    people = [
-        [draw_donning(draw_wearer(0, user), 0, user, session).leads_uv for session in (0, 1)] for user in range(8)
-    ]
-    patterns = np.log(np.array(people))
-    donnings = np.abs(patterns[:, 0] - patterns[:, 1]).mean()
-    persons = np.abs(patterns[:-1, 0] - patterns[1:, 0]).mean()
+    def patterns(user: int, session: int) -> np.ndarray:
+        donning = draw_donning(draw_wearer(0, user), 0, user, session)
+        return np.log(np.sum(donning.action_potentials_uv(0, 0) ** 2, axis=(0, 1)))
+
+    people = np.array([[patterns(user, session) for session in (0, 1)] for user in range(8)])
+    donnings = np.abs(people[:, 0] - people[:, 1]).mean()
+    persons = np.abs(people[:-1, 0] - people[1:, 0]).mean()
     assert donnings < persons

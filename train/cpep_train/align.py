@@ -19,10 +19,11 @@ from cpep_train.optimiser import TrainingStage, freeze
 from cpep_train.processes import gathered
 from cpep_train.recipe import Recipe
 from cpep_train.soft_targets import Communities
-from cpep_train.windows import WindowBatch
+from cpep_train.windows import NO_GESTURE, WindowBatch
 
 SMALLEST_TEMPERATURE = 0.01  # as in CLIP: below, a single pair can make the loss explode
 LARGEST_TEMPERATURE = 1.0
+ALIKE_STD = 0.4  # root mean square over the joints; two holds of a gesture by two people are about so far apart
 _FIRST_BIAS = -10.0  # of SigLIP: nearly all pairs of a batch are no pairs, and the first steps should know it
 
 SameGesture = Literal["negative", "ignored", "positive"]
@@ -33,13 +34,21 @@ class Pairs(NamedTuple):
 
     emg: Tensor  # (B, D), unit length; of several queries (B, M D)
     pose: Tensor  # (B, D), unit length
-    gesture: Tensor  # (B,)
+    gesture: Tensor  # (B,), `NO_GESTURE` for free movement
+    posture: Tensor  # (B, J), the mean pose of each window, in standard deviations
     teacher: Tensor | None = None  # (B, D), where one is distilled: what it makes of the same EMG
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Pairs":
         """The same with every tensor changed."""
         teacher = None if self.teacher is None else change(self.teacher)
-        return Pairs(change(self.emg), change(self.pose), change(self.gesture), teacher)
+        return Pairs(
+            change(self.emg), change(self.pose), change(self.gesture), change(self.posture), teacher
+        )
+
+    def same(self) -> Tensor:
+        """Which windows show the same, (B, B): a gesture or, where either shows none by name, nearly the same pose."""
+        named = (self.gesture[:, None] != NO_GESTURE) & (self.gesture[None, :] != NO_GESTURE)
+        return torch.where(named, self.gesture[:, None] == self.gesture[None, :], alike(self.posture))
 
 
 class Alignment(TrainingStage):
@@ -96,14 +105,20 @@ class Alignment(TrainingStage):
     def _pairs(self, emg: Tensor, batch: WindowBatch) -> Pairs:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.recipe.align.train_pose):
             pose = self.pose(batch.pose)
-        return Pairs(self.emg(emg), pose, batch.stage_index)
+        return Pairs(self.emg(emg), pose, batch.stage_index, batch.pose.mean(dim=2))
 
     def _loss(self, pairs: Pairs) -> Tensor:
         settings = self.recipe.align
         if settings.loss == "siglip":
-            return siglip(*pairs[:2], self.temperature, self.bias, pairs.gesture, settings.same_gesture)
+            return siglip(*pairs[:2], self.temperature, self.bias, pairs.same(), settings.same_gesture)
         targets = None if self.communities is None else self.communities.targets(pairs.pose.detach())
-        return info_nce(*pairs[:2], self.temperature, pairs.gesture, settings.same_gesture, targets)
+        return info_nce(*pairs[:2], self.temperature, pairs.same(), settings.same_gesture, targets)
+
+
+def alike(posture: Tensor) -> Tensor:
+    """Which windows' mean poses, (B, J) in standard deviations, lie within `ALIKE_STD` of each other, (B, B)."""
+    gap = torch.cdist(posture, posture) / math.sqrt(posture.shape[1])
+    return (gap < ALIKE_STD).fill_diagonal_(True)
 
 
 def similarity(emg: Tensor, pose: Tensor) -> Tensor:
@@ -116,20 +131,20 @@ def info_nce(
     emg: Tensor,
     pose: Tensor,
     temperature: Tensor,
-    gesture: Tensor,
+    same: Tensor,
     same_gesture: SameGesture = "negative",
     targets: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE: each window should find its own pose among the batch's, and each pose its window.
 
     emg, pose: (B, D), unit length; M queries of a window one after the other, (B, M D)
-    gesture: (B,) labels
+    same: (B, B), which windows show the same gesture
     same_gesture: what the other windows of a gesture count as: negatives, as published; nothing; or positives, which
         share the target evenly (Khosla et al. 2020)
     targets: (B, B), what each window should find in place of that, rows summing to one
     """
     logits = similarity(emg, pose) / temperature  # (B, B)
-    right, counted = _right_and_counted(gesture, same_gesture)
+    right, counted = _right_and_counted(same, same_gesture)
     if targets is None:
         targets = right.to(logits.dtype)
         targets = targets / targets.sum(dim=1, keepdim=True)  # rows count the same gestures as columns
@@ -142,14 +157,14 @@ def siglip(
     pose: Tensor,
     temperature: Tensor,
     bias: Tensor,
-    gesture: Tensor,
+    same: Tensor,
     same_gesture: SameGesture = "negative",
 ) -> Tensor:
     """The pairwise sigmoid loss of Zhai et al. 2023: is this window's pose that one, asked of every pair of the batch.
 
     The arguments are those of `info_nce`; bias: (), added to all logits. The sum over pairs is divided by B, as there.
     """
-    right, counted = _right_and_counted(gesture, same_gesture)
+    right, counted = _right_and_counted(same, same_gesture)
     logits = similarity(emg, pose) / temperature + bias  # (B, B)
     sign = right.to(logits.dtype) * 2 - 1
     return -(F.logsigmoid(sign * logits) * counted).sum() / len(emg)
@@ -157,21 +172,20 @@ def siglip(
 
 def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
     """Share of windows to which a right pose is nearest in the batch, ()."""
-    right, counted = _right_and_counted(pairs.gesture, same_gesture)
+    right, counted = _right_and_counted(pairs.same(), same_gesture)
     nearest = similarity(pairs.emg, pairs.pose).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
     return right.gather(1, nearest).float().mean()
 
 
-def chance(gesture: Tensor, same_gesture: SameGesture) -> float:
+def chance(same: Tensor, same_gesture: SameGesture) -> float:
     """What `top1` is when poses are drawn blindly."""
-    right, counted = _right_and_counted(gesture, same_gesture)
+    right, counted = _right_and_counted(same, same_gesture)
     return (right.sum(dim=1) / counted.sum(dim=1)).mean().item()
 
 
-def _right_and_counted(gesture: Tensor, same_gesture: SameGesture) -> tuple[Tensor, Tensor]:
+def _right_and_counted(same: Tensor, same_gesture: SameGesture) -> tuple[Tensor, Tensor]:
     """Which poses of a batch are right for each window, and which it is asked about, both (B, B)."""
-    same = gesture[:, None] == gesture[None, :]
-    own = torch.eye(len(gesture), dtype=torch.bool, device=gesture.device)
+    own = torch.eye(len(same), dtype=torch.bool, device=same.device)
     right = same if same_gesture == "positive" else own
     counted = own | ~same if same_gesture == "ignored" else torch.ones_like(same)
     return right, counted

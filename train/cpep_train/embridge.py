@@ -44,7 +44,7 @@ class BridgedAlignment(Alignment):
             (self.bridge.n_queries, hidden.shape[1]), dim=1
         )
         self._rebuilt = self.rebuild.loss(rebuilt, batch.pose)
-        return Pairs(self.bridge.embeddings(queries), pose, batch.stage_index)
+        return Pairs(self.bridge.embeddings(queries), pose, batch.stage_index, batch.pose.mean(dim=2))
 
     def _loss(self, pairs: Pairs) -> Tensor:
         rebuilt, self._rebuilt = self._rebuilt, None

@@ -1,7 +1,7 @@
 """The musculoskeletal hand: which muscles must pull, and how hard, to hold a pose.
 
 The body is MyoHand of the `myo-sim` package (Wang et al., MyoSim, ICRA 2022; Apache-2.0), itself built on the hand and
-wrist of Lee et al. (2015) and Gonzalez et al. (1997): 23 joints, 39 muscles. A full pose is the 20 finger joints of
+wrist of Lee et al. (2015) and Gonzalez et al. (1997): 23 joints, 39 muscles, and three more here. A full pose is the 20 finger joints of
 emg2pose in the order of `cpep_edge.session.JOINT_NAMES`, then the 3 joints of the wrist (`WRIST_NAMES`).
 
 Physical assumptions, each with its source:
@@ -11,8 +11,10 @@ Physical assumptions, each with its source:
   Esteki & Mansour 1996) and a few tenths at the wrist (Formica et al. 2012).
 - The nervous system shares load between muscles by least squared activation (Crowninshield & Brand 1981), on top of a
   floor of co-contraction that every muscle keeps and the others have to balance (Gribble et al. 2003).
-- The forearm rotators are mostly outside MyoHand (biceps, supinator), so forearm rotation is balanced only loosely;
-  the intrinsic thumb muscles are one (opponens pollicis), so thumb torques are met only as far as its muscles reach.
+- MyoHand lacks the muscles that supinate. Supinator, biceps and brachioradialis are added, with peak forces as in
+  Holzbaur et al. (2005) and constant moment arms about the forearm's axis after Bremer et al. (2006); the brachioradialis
+  pulls towards the middle position. What they do at the elbow is left out.
+- The intrinsic thumb muscles are one (opponens pollicis), so thumb torques are met only as far as its muscles reach.
 
 It is not a dynamics simulator: nothing here is integrated over time, and gravity is left out.
 """
@@ -32,6 +34,7 @@ from cpep_edge.session import JOINT_NAMES, N_JOINTS
 
 WRIST_NAMES = ("forearm_pronation", "wrist_radial_deviation", "wrist_flexion")
 N_POSE = N_JOINTS + len(WRIST_NAMES)  # 23 joints of a full pose
+_PRONATION = N_JOINTS
 
 # Where each joint of a full pose is found in MyoHand. Its thumb bends toward negative angles; in a full pose flexion,
 # abduction (of the fingers: toward the thumb), pronation and radial deviation are positive everywhere.
@@ -44,16 +47,19 @@ _FINGERS = tuple(
 _WRIST = (("pro_sup_r", 1), ("deviation_r", 1), ("flexion_r", 1))
 _MYOHAND_JOINTS = _THUMB + _FINGERS + _WRIST
 
+# Forearm muscles beyond MyoHand: peak force in N, moment arm of pronation in m, and whether it pulls towards the middle.
+_ROTATORS = {"SUP": (476.0, -0.010, False), "BIC": (624.0, -0.010, False), "BRD": (261.0, -0.005, True)}
+
 _STIFFNESS = {"thumb": 0.03, "mcp": 0.04, "pip": 0.03, "dip": 0.02, "forearm": 0.10, "wrist": 0.25}  # N m/rad
 _DAMPING_S = 0.06  # damping over stiffness: a released finger settles in about this time
-_TORQUE_TOLERANCE = {"thumb": 0.04, "mcp": 0.02, "pip": 0.02, "dip": 0.02, "forearm": 0.30, "wrist": 0.04}  # N m
+TORQUE_TOLERANCE = {"thumb": 0.04, "mcp": 0.02, "pip": 0.02, "dip": 0.02, "forearm": 0.10, "wrist": 0.04}  # N m
 
 
 @dataclass(frozen=True, slots=True)
 class Hand:
     """MyoHand, loaded; joints are in the order and the signs of a full pose."""
 
-    muscle_names: tuple[str, ...]  # 39, without the side
+    muscle_names: tuple[str, ...]  # 42, without the side
     peak_force_n: NDArray[np.float64]  # (n_muscles,)
     lower_rad: NDArray[np.float64]  # (23,)
     upper_rad: NDArray[np.float64]  # (23,)
@@ -76,8 +82,8 @@ def load_hand() -> Hand:
     sign = np.array([sign for _, sign in _MYOHAND_JOINTS], dtype=np.float64)
     ranges = np.sort(np.array([joint.range for joint in joints]) * sign[:, None], axis=1)
     return Hand(
-        muscle_names=tuple(model.actuator(u).name.removesuffix("_r") for u in range(model.nu)),
-        peak_force_n=model.actuator_gainprm[:, 2].copy(),
+        muscle_names=(*(model.actuator(u).name.removesuffix("_r") for u in range(model.nu)), *_ROTATORS),
+        peak_force_n=np.concatenate([model.actuator_gainprm[:, 2], [force_n for force_n, _, _ in _ROTATORS.values()]]),
         lower_rad=ranges[:, 0],
         upper_rad=ranges[:, 1],
         moment_arms_m=_moment_arms(mujoco, model, [int(joint.qposadr[0]) for joint in joints], sign),
@@ -123,9 +129,9 @@ def activations(
     cost: (n_muscles,), a person's reluctance to use each muscle
     returns: (n, n_muscles), 0 to 1
     """
-    tolerance = joint_values(_TORQUE_TOLERANCE)
+    tolerance = joint_values(TORQUE_TOLERANCE)
     leverage = hand.moment_arms_m(poses_rad) * hand.peak_force_n / tolerance[:, None]  # (n, 23, n_muscles)
-    wanted = torque_nm / tolerance - np.einsum("njm,nm->nj", leverage, floor)
+    wanted = torque_nm / tolerance
     n_muscles = len(hand.peak_force_n)
     system = np.concatenate([leverage, np.broadcast_to(np.diag(cost), (len(leverage), n_muscles, n_muscles))], axis=1)
     wanted = np.concatenate([wanted, np.zeros((len(wanted), n_muscles))], axis=1)
@@ -157,7 +163,10 @@ def _moment_arms(
     dense = np.zeros((model.nu, model.nv))
 
     def at(poses_rad: NDArray[np.float64]) -> NDArray[np.float64]:
-        arms = np.empty((len(poses_rad), len(address), model.nu))
+        arms = np.zeros((len(poses_rad), len(address), model.nu + len(_ROTATORS)))
+        pronation_rad = poses_rad[:, _PRONATION]
+        for column, (_, arm_m, to_middle) in enumerate(_ROTATORS.values(), start=model.nu):
+            arms[:, _PRONATION, column] = arm_m * np.tanh(2 * pronation_rad) if to_middle else arm_m
         for row, pose_rad in enumerate(poses_rad):
             data.qpos[address] = sign * pose_rad
             for step in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_tendon, mujoco.mj_transmission):
@@ -166,7 +175,7 @@ def _moment_arms(
                 dense, data.actuator_moment, data.moment_rownnz, data.moment_rowadr, data.moment_colind
             )
             # A muscle pulls, so a tendon that lengthens with the angle turns the joint the other way.
-            arms[row] = -sign[:, None] * dense.T[address]
+            arms[row, :, : model.nu] = -sign[:, None] * dense.T[address]
         return arms
 
     return at

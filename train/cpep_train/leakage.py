@@ -4,6 +4,9 @@ A split manifest lists who performed what in which split, and a hash of each rec
 checked and written into a run before training starts; evaluation compares what it is about to ask with it. So a person
 under two names is found, and so is a `metadata.csv` that was edited after training. Published participants 19 and 21 of
 the 3DC set are such a person.
+
+A gesture can leak by its poses too: free movement that goes through it teaches what the test asks. So no training
+recording may dwell in a held-out gesture's pose, where that gesture is one pose.
 """
 
 import hashlib
@@ -11,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpep_edge.errors import ArtifactError, DataError
@@ -19,6 +23,10 @@ from cpep_edge.session import Session
 from cpep_train.corpus import METADATA_FILE, Corpus, Row
 
 SPLITS_FILE = "splits.json"
+POSE_RADIUS_RAD = 0.2  # root mean square over the joints: nearer than this is the same pose
+RELATIVE_RAD = 0.1  # a trained gesture at least so far away is another one, a nearer one the same by another name
+_MOST_WITHIN = 0.05  # share of a training recording: what a hand may pass through
+_POSES_OF_A_RECORDING = 48  # looked at, evenly spread
 HASHED_SAMPLES = 1_024  # at the start, in the middle and at the end: noise makes them unique, and large corpora cheap
 
 
@@ -65,13 +73,14 @@ def audit(corpus: Corpus) -> SplitManifest:
     """The split manifest of a corpus.
 
     Raises DataError, naming the recordings, when a held-out person or gesture is trained on, or when one gesture of one
-    session, or the same EMG, is on both sides.
+    session, or the same EMG, is on both sides, or a held-out gesture's pose is held in training.
     """
     manifest = split_manifest(corpus)
     where = str(corpus.folder / METADATA_FILE)
     _check_people(manifest, where)
     _check_sessions(manifest, where)
     _check_content(manifest.trained, manifest.asked, str(corpus.folder))
+    _check_poses(corpus)
     return manifest
 
 
@@ -159,3 +168,58 @@ def _check_content(trained: Iterable[SplitEntry], asked: Iterable[SplitEntry], w
                 f"{where}: {entry.filename}, in split {entry.split}, holds the same EMG as {twin.filename} of "
                 f"{twin.user}, which is trained on; leave one of them out"
             )
+
+
+def _check_poses(corpus: Corpus) -> None:
+    """Compare by pose: training does not dwell where a held-out gesture is held.
+
+    A held-out stage that is no single pose, as free stages of emg2pose are not, cannot be compared. Gestures may be
+    close relatives: within half of the way to the nearest trained one a pose counts as the held-out gesture's.
+    """
+    held_out = _centres(corpus, [row for row in corpus.rows if row.held_out_stage])
+    if not held_out:
+        return
+    trained = [row for row in corpus.rows if row.split == "train"]
+    relatives = _centres(corpus, trained)
+    radius_rad = {}
+    for stage, centre_rad in held_out.items():
+        apart_rad = [float(_distance_rad(centre_rad, other)) for other in relatives.values()]
+        radius_rad[stage] = min([POSE_RADIUS_RAD, *(gap / 2 for gap in apart_rad if gap > RELATIVE_RAD)])
+    for row in trained:
+        poses_rad = _poses(corpus, row)
+        for stage, centre_rad in held_out.items():
+            share = np.mean(_distance_rad(poses_rad, centre_rad) < radius_rad[stage]) if len(poses_rad) else 0.0
+            if share > _MOST_WITHIN:
+                raise DataError(
+                    f"{corpus.folder / METADATA_FILE}: {row.filename}, in split train, spends {share:.0%} of its time in "
+                    f"the pose of {stage}, which is held out; leave it out, or do not hold {stage} out"
+                )
+
+
+def _centres(corpus: Corpus, rows: list[Row]) -> dict[str, NDArray[np.float32]]:
+    """The pose of each stage that is one: the median, where half of the poses lie within `POSE_RADIUS_RAD` of it."""
+    poses: dict[str, list[NDArray[np.float32]]] = {}
+    for row in rows:
+        poses.setdefault(row.stage, []).append(_poses(corpus, row))
+    joined = {stage: np.concatenate(parts) for stage, parts in poses.items()}
+    medians = {stage: np.median(found, axis=0) for stage, found in joined.items() if len(found)}
+    return {
+        stage: centre
+        for stage, centre in medians.items()
+        if np.median(_distance_rad(joined[stage], centre)) < POSE_RADIUS_RAD
+    }
+
+
+def _poses(corpus: Corpus, row: Row) -> NDArray[np.float32]:
+    """Some poses of a recording, evenly spread, (n, 20); none where none was fitted."""
+    with corpus.session(row) as session:
+        at = np.unique(np.linspace(0, session.n_samples - 1, _POSES_OF_A_RECORDING).astype(int))
+        poses_rad = np.concatenate([session.joint_angles(int(one), int(one) + 1) for one in at])
+    fitted: NDArray[np.float32] = poses_rad[np.any(poses_rad != 0, axis=1)]
+    return fitted
+
+
+def _distance_rad(poses_rad: NDArray[np.float32], other_rad: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Root mean square difference over the joints, (...)."""
+    found: NDArray[np.float64] = np.sqrt(np.mean((poses_rad - other_rad) ** 2, axis=-1, dtype=np.float64))
+    return found

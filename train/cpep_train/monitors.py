@@ -49,12 +49,12 @@ class Monitor(pl.Callback):
                     f"stage {self._stage} collapsed in epoch {trainer.current_epoch + 1}: the {side} embeddings of a "
                     f"batch have effective rank {rank:.1f} and spread {spread:.1g}; {_advice(pl_module)}"
                 )
-        self._watch_chance(trainer, pl_module, pl_module.last.gesture)
+        self._watch_chance(trainer, pl_module, pl_module.last.same())
 
-    def _watch_chance(self, trainer: pl.Trainer, module: Alignment, gesture: Tensor) -> None:
+    def _watch_chance(self, trainer: pl.Trainer, module: Alignment, same: Tensor) -> None:
         found = float(trainer.callback_metrics["top1"])
-        blind = chance(gesture, module.recipe.align.same_gesture)
-        n_asked = len(gesture) * trainer.num_training_batches
+        blind = chance(same, module.recipe.align.same_gesture)
+        n_asked = len(same) * trainer.num_training_batches
         by_luck = blind + 3 * math.sqrt(blind * (1 - blind) / n_asked)
         self._n_at_chance = self._n_at_chance + 1 if found <= by_luck else 0
         if self._n_at_chance >= max(_LEAST_PATIENCE, math.ceil(_PATIENCE_SHARE * (trainer.max_epochs or 0))):

@@ -1,23 +1,18 @@
 """Simulate people wearing an EMG band: paired EMG and pose, as a corpus of emg2pose sessions.
 
 A wearer moves through the stages (`cpep_train.stages`); the musculoskeletal hand says which muscles pull
-(`cpep_train.hand`); their signals reach 16 electrodes round the forearm. Every random draw comes from the seed and from
-the number of the wearer, the donning and the stage, so a corpus is the same bit for bit whatever order it is made in.
+(`cpep_train.hand`), their motor units fire (`cpep_train.motor_units`), and every spike sends an action potential past
+the electrodes (`cpep_train.wearers`, `cpep_train.volume_conductor`). Every random draw comes from the seed and from the
+number of the wearer, the donning and the stage, so a corpus is the same bit for bit whatever order it is made in.
 
-Physical assumptions, each with its source:
-- Where the muscles lie in the forearm's cross-section is read off atlas figures of its middle third (Gray's Anatomy,
-  Visible Human). The muscles of the palm are out of the band's reach, although the hand needs them.
-- A muscle's signal is Gaussian noise with the spectrum of Shwedyk et al. (1977), 20 to 450 Hz (De Luca 2002), its
-  amplitude proportional to the activation (Hogan & Mann 1980), flickering slowly as motor units come and go.
-- Its strength grows with the square root of the muscle's size (independent fibres add in power) and falls with the
-  distance to the electrode as a power law, fat adding to the distance (Roeleveld et al. 1997; Kuiken et al. 2003).
-- A large muscle is several sources side by side, so neighbouring electrodes see similar but not equal signals.
-- People differ in where and how large their muscles are, in fat, skin and gain, and in how they share load. Each
-  donning turns the band by some millimetres and renews the skin contacts (Young et al. 2011 show what that costs).
+Physical assumptions beside those of these modules, each with its source:
+- Activation wanders about what the movement needs, quickly as drive does that a muscle's units share (De Luca & Erim
+  1994), and slowly as people hold a gesture now a little like this, now like that.
+- A muscle tires within minutes of hard work and recovers within minutes; its units fire more slowly and are driven harder.
 - Electrodes add amplifier noise, mains hum, an offset and motion artefacts below 20 Hz (Clancy et al. 2002).
 
-What it is not: no motor units, no action potentials, no finite volume conductor, no fatigue, no limb positions. It is
-calibrated to real recordings only in the figures of `cpep_train.realism`.
+What it is not: an arm that moves in space (no gravity, no elbow), a skin that slides under the band within a session, an
+exchange of units in long holds. It is calibrated to real recordings in the figures of `benchmarks/measure_realism.py`.
 """
 
 import math
@@ -25,93 +20,63 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
+from scipy import signal, sparse
 
 from cpep_edge.events import Label
 from cpep_edge.folders import output_folder
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
-from cpep_train.corpus import Row, write_metadata
+from cpep_train.corpus import FREE_STAGE, Row, write_metadata
+from cpep_train.free_movement import move_free
 from cpep_train.hand import Hand, activations, load_hand, passive_torque
-from cpep_train.stages import REST_RAD, STAGES, Motion, Stage, Style, draw_style, move, move_prompted
+from cpep_train.motor_units import excitation_for, spike_trains
+from cpep_train.stages import REST_RAD, STAGES, Motion, Stage, move, move_prompted
+from cpep_train.wearers import (
+    BASE_RATE_HZ,
+    CPEP_BAND,
+    LOAD_NM,
+    MUSCLES,
+    N_FATIGUES,
+    PRONATION_STEP_RAD,
+    Band,
+    Donning,
+    Wearer,
+    draw_donning,
+    draw_wearer,
+    muscles_in_reach,
+    stream,
+)
 
-SAMPLE_RATE_HZ = 2_000
-N_CHANNELS = 16
+SAMPLE_RATE_HZ = round(CPEP_BAND.sample_rate_hz)
+N_CHANNELS = CPEP_BAND.n_channels
 POSE_RATE_HZ = 25  # static optimisation runs at this rate; activation changes far more slowly than EMG
-
-# Angle round the right forearm seen from the elbow (0 thumb side, 90 palm side, degrees) and depth of the belly's
-# centre below the skin as a share of the forearm's radius.
-_BELLIES: dict[str, tuple[float, float]] = {
-    "ECRL": (350, 0.18), "ECRB": (325, 0.22), "ECU": (228, 0.18),
-    "FCR": (72, 0.18), "FCU": (155, 0.16), "PL": (95, 0.14), "PT": (48, 0.30), "PQ": (85, 0.75),
-    "FDS5": (138, 0.34), "FDS4": (112, 0.30), "FDS3": (96, 0.30), "FDS2": (106, 0.46),
-    "FDP5": (178, 0.42), "FDP4": (160, 0.48), "FDP3": (142, 0.52), "FDP2": (122, 0.58),
-    "EDC5": (262, 0.18), "EDC4": (274, 0.18), "EDC3": (288, 0.18), "EDC2": (303, 0.20),
-    "EDM": (250, 0.18), "EIP": (258, 0.44), "EPL": (276, 0.46), "EPB": (312, 0.42), "APL": (325, 0.44),
-    "FPL": (52, 0.52),
-}  # fmt: skip
-_SOURCES_PER_MUSCLE = 3
 _RECORDINGS_A_PROCESS = 64  # starting one costs about as much as these
 
-# Calibrated against the real recordings; `cpep_train.realism` has the table.
+# Calibrated against real recordings; `benchmarks/measure_realism.py` has the table.
 _EFFORT = 8.0  # torque of a gesture over that of passively held joints: people press, they do not just hold
-_TONE = 0.004  # activation of a resting muscle
-_COCONTRACTION = 0.012  # activation that all muscles share at a torque of `_LOAD_NM`
-_LOAD_NM = 0.1
-_UV_AT_FULL_ACTIVATION = 800.0  # a median muscle under the electrode
-_DISTANCE_EXPONENT = 2.5
-_FLICKER = 0.12  # sd of the logarithm of a source's amplitude within a hold
-_FLICKER_RATE_HZ = 4.0
-_CORNERS_HZ = (60.0, 170.0)  # of the Shwedyk spectrum
-_BAND_HZ = (20.0, 450.0)
+_TONE = 0.001  # activation of a resting muscle
+_WANDERING = ((0.10, 4.0), (0.15, 0.3))  # sd of the logarithm of a muscle's activation, and its rate in Hz
 _MAINS_HZ = 50.0
+_FREE = Stage(FREE_STAGE, REST_RAD[None])
 
-# How far people differ, as standard deviations; of logarithms where the quantity is a factor.
-_BAND_SPREAD_RAD = math.radians(10)
-_DONNING_SPREAD_RAD = math.radians(6)  # 4 mm on a forearm of 8 cm across
-_BELLY_SPREAD_RAD = math.radians(6)
-_STRENGTH_SPREAD = 0.25
-_RELUCTANCE_SPREAD = 0.15
-_GAIN_SPREAD = 0.2
-_CONTACT_SPREAD = 0.15
-_SPECTRUM_SPREAD = 0.12
-
-
-@dataclass(frozen=True, slots=True)
-class Wearer:
-    """One simulated person; drawn once."""
-
-    style: Style
-    belly_rad: NDArray[np.float64]  # (26,) angle round the forearm
-    belly_depth: NDArray[np.float64]  # (26,) of the belly's centre below the skin, share of the forearm's radius
-    strength_uv: NDArray[np.float64]  # (26,) signal at full activation, on the skin above a median muscle
-    reluctance: NDArray[np.float64]  # (39,) cost of using each muscle
-    cocontraction: float  # activation that all muscles share at a torque of `_LOAD_NM`
-    band_rad: float  # where this person wears the band
-    shaping_sos: tuple[NDArray[np.float32], ...]  # 26 filters, white noise to the spectrum of each muscle
-
-
-@dataclass(frozen=True, slots=True)
-class Donning:
-    """The band as put on once."""
-
-    leads_uv: NDArray[np.float32]  # (n_sources, 16), signal of each source at full activation
-    noise_uv: NDArray[np.float32]  # (16,)
-    hum_uv: NDArray[np.float32]  # (16,)
-    offset_uv: NDArray[np.float32]  # (16,)
-    artefact_uv: NDArray[np.float32]  # (16,) at a joint speed of 1 rad/s
+# Fatigue: a muscle at full activation is exhausted in so many seconds and recovers in so many.
+_TIRES_S, _RECOVERS_S = 60.0, 180.0
+_FATIGUE_AT_START = 0.15  # the mean; people come to a recording as they are
+_FATIGUED_RATE = 0.8  # of an exhausted unit's rate
+_FATIGUED_DRIVE = 1.25  # of an exhausted muscle's activation, so that the force is kept
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
     """One simulated recording."""
 
-    emg_uv: NDArray[np.float32]  # (n_samples, 16), raw: offset, hum and artefacts are in it
+    emg_uv: NDArray[np.float32]  # (n_samples, n_channels), raw: offset, hum and artefacts are in it
     joint_angles_rad: NDArray[np.float32]  # (n_samples, 20)
 
 
@@ -123,6 +88,7 @@ def synthesise_corpus(
     seconds: float,
     seed: int,
     force: bool = False,
+    free_seconds: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a corpus of simulated sessions: every wearer, donning and stage, `seconds` each, and metadata.csv.
@@ -131,183 +97,182 @@ def synthesise_corpus(
     for validation where there are three donnings or more; else every fifth of the others, at least one of two, is.
 
     force: replace an earlier output although it was changed since
+    free_seconds: of free movement (`cpep_train.free_movement`) beside the stages of every donning that is not held out
     progress: called with (recordings done, recordings in all)
     Raises ValueError for impossible counts, ConfigError without mujoco or where `out` holds other things, CpepError
     when the disk refuses.
     """
     if n_users < 1 or sessions_per_user < 1 or seconds < 1:
         raise ValueError(f"need users, sessions and a second at least, got {n_users}, {sessions_per_user}, {seconds:g}")
+    if free_seconds and free_seconds < 1:
+        raise ValueError(f"free movement takes a second at least, got {free_seconds:g}")
     load_hand()  # a missing package shows before anything is written
     recordings = [
-        (user, session, stage) for user in range(n_users) for session in range(sessions_per_user) for stage in STAGES
+        (user, session, stage, free_seconds if stage is _FREE else seconds)
+        for user in range(n_users)
+        for session in range(sessions_per_user)
+        for stage in (*STAGES, *([_FREE] if free_seconds and not _is_held_out(user, n_users) else []))
     ]
     made_by = simulated_by(n_users=n_users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed)
     with output_folder(out, made_by, force=force) as folder, _workers(len(recordings)) as run:
         jobs = ((folder, user, session, STAGES.index(stage), seconds, seed) for user, session, stage in recordings)
+    with replacing_folder(out) as folder, _workers(len(recordings)) as run:
+        jobs = ((folder, user, session, stage.name, length_s, seed) for user, session, stage, length_s in recordings)
         for done, _ in enumerate(run(_write_recording, jobs)):
             if progress is not None:
                 progress(done + 1, len(recordings))
-        write_metadata(folder, [metadata_row(*recording, n_users, sessions_per_user) for recording in recordings])
+        rows = [metadata_row(*recording[:3], n_users, sessions_per_user) for recording in recordings]
+        write_metadata(folder, rows)
 
 
-def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: int) -> str:
-    """What a simulated corpus is noted to be made by: the same words, the same corpus."""
-    return f"data synth --users {n_users} --sessions-per-user {sessions_per_user} --seconds {seconds:g} --seed {seed}"
-
-
-def simulate(user_index: int, session_index: int, stage: Stage, seconds: float, seed: int) -> Recording:
+def simulate(
+    user_index: int, session_index: int, stage: Stage, seconds: float, seed: int, band: Band = CPEP_BAND
+) -> Recording:
     """Simulate one recording of one wearer's donning."""
-    wearer = draw_wearer(seed, user_index)
-    donning = draw_donning(wearer, seed, user_index, session_index)
-    rng = _rng(seed, user_index, session_index, STAGES.index(stage))
+    donning = _donned(user_index, session_index, seed, band)
+    rng = stream(seed, user_index, session_index, STAGES.index(stage))
     n_poses = math.ceil(seconds * POSE_RATE_HZ) + 1
-    motion = move(stage, wearer.style, load_hand(), n_poses, POSE_RATE_HZ, rng)
-    return _record(wearer, donning, motion, round(seconds * SAMPLE_RATE_HZ), rng)
+    motion = move(stage, donning.wearer.style, load_hand(), n_poses, POSE_RATE_HZ, rng)
+    return record(donning, motion, seconds, rng)
+
+
+def simulate_free(
+    user_index: int, session_index: int, seconds: float, seed: int, band: Band = CPEP_BAND
+) -> Recording:
+    """Simulate free movement of one wearer's donning."""
+    donning = _donned(user_index, session_index, seed, band)
+    rng = stream(seed, user_index, session_index, len(STAGES) + 1)
+    n_poses = math.ceil(seconds * POSE_RATE_HZ) + 1
+    motion = move_free(donning.wearer.style, load_hand(), n_poses, POSE_RATE_HZ, rng)
+    return record(donning, motion, seconds, rng)
 
 
 def simulate_prompted(
     user_index: int, session_index: int, stages: Sequence[Stage], seed: int
 ) -> tuple[Recording, tuple[Label, ...]]:
     """Simulate one wearer who makes gesture after gesture as asked, resting in between, and when each was made."""
-    wearer = draw_wearer(seed, user_index)
-    donning = draw_donning(wearer, seed, user_index, session_index)
-    rng = _rng(seed, user_index, session_index, len(STAGES))
-    motion, labels = move_prompted(stages, wearer.style, load_hand(), POSE_RATE_HZ, rng)
-    n_samples = (len(motion.poses_rad) - 1) * SAMPLE_RATE_HZ // POSE_RATE_HZ
-    return _record(wearer, donning, motion, n_samples, rng), labels
+    donning = _donned(user_index, session_index, seed, CPEP_BAND)
+    rng = stream(seed, user_index, session_index, len(STAGES))
+    motion, labels = move_prompted(stages, donning.wearer.style, load_hand(), POSE_RATE_HZ, rng)
+    return record(donning, motion, (len(motion.poses_rad) - 1) / POSE_RATE_HZ, rng), labels
 
 
-def _record(wearer: Wearer, donning: Donning, motion: Motion, n_samples: int, rng: np.random.Generator) -> Recording:
-    """What the band records of a movement; `motion` holds a pose more than the samples need."""
-    hand = load_hand()
-    drive = muscle_drive(hand, wearer, motion)[:, _belly_index(hand)]
-    emg_uv = _muscle_signal(wearer, donning, drive, n_samples, rng) + _disturbances(donning, motion, n_samples, rng)
-    return Recording(emg_uv, _upsample(motion.poses_rad[:, :N_JOINTS], n_samples))
+@lru_cache(maxsize=2)
+def _donned(user_index: int, session_index: int, seed: int, band: Band) -> Donning:
+    wearer = draw_wearer(seed, user_index, band.electrodes)
+    return draw_donning(wearer, seed, user_index, session_index, band)
 
 
-def muscle_drive(hand: Hand, wearer: Wearer, motion: Motion) -> NDArray[np.float64]:
-    """Activations of all muscles for a movement, (n_poses, n_muscles)."""
-    torque_nm = passive_torque(motion.poses_rad, REST_RAD, POSE_RATE_HZ)
-    torque_nm[:, :N_JOINTS] *= _EFFORT * motion.effort[:, None]  # fingers press; the wrist is only held
+def record(donning: Donning, motion: Motion, seconds: float, rng: np.random.Generator) -> Recording:
+    """What the band records of a movement; `motion` holds a pose more than the seconds need, `POSE_RATE_HZ` a second."""
+    band = donning.band
+    n_samples = round(seconds * band.sample_rate_hz)
+    drive = muscle_drive(load_hand(), donning, motion)
+    emg_uv = _muscle_signal(donning, drive, motion, math.ceil(seconds * BASE_RATE_HZ), rng)
+    emg_uv -= band.common * emg_uv.mean(axis=1, keepdims=True)
+    emg_uv = _amplified(emg_uv, band)[:n_samples] + _disturbances(donning, motion, n_samples, rng)
+    if band.step_uv:
+        emg_uv = band.step_uv * np.clip(np.rint(emg_uv / band.step_uv), -128, 127)
+    return Recording(emg_uv.astype(np.float32), _upsample(motion.poses_rad[:, :N_JOINTS], n_samples, band))
+
+
+def muscle_drive(hand: Hand, donning: Donning, motion: Motion) -> NDArray[np.float64]:
+    """Activations of the muscles in the band's reach for a movement, (n_poses, 28)."""
+    wearer = donning.wearer
+    torque_nm = passive_torque(motion.poses_rad, REST_RAD, POSE_RATE_HZ) @ donning.pressing.T
+    torque_nm *= _EFFORT * motion.effort[:, None]
     load_nm = np.sqrt(np.mean(torque_nm**2, axis=1, keepdims=True))
-    floor = np.tile(_TONE + wearer.cocontraction * load_nm / _LOAD_NM, (1, len(hand.muscle_names)))
-    return activations(hand, motion.poses_rad, torque_nm, floor, wearer.reluctance)
-
-
-@lru_cache(maxsize=4)
-def draw_wearer(seed: int, user_index: int) -> Wearer:
-    """Draw one person's anatomy and habits."""
-    rng = _rng(seed, user_index)
-    hand = load_hand()
-    angle_deg, depth = np.array(list(_BELLIES.values())).T
-    fat = rng.uniform(0.05, 0.15)  # share of the radius: 2 to 6 mm
-    size = np.sqrt(hand.peak_force_n[_belly_index(hand)] / 150.0)
-    gain = rng.lognormal(0, _GAIN_SPREAD)
-    belly_depth = fat + depth * rng.lognormal(0, 0.15, len(depth))
-    # Tissue passes the high frequencies of deep fibres less (Lindstrom & Magnusson 1977), and fibre speeds differ.
-    person = rng.lognormal(0, _SPECTRUM_SPREAD)
-    muscle = rng.lognormal(0, _SPECTRUM_SPREAD, len(depth)) * (0.3 / belly_depth) ** 0.4
-    return Wearer(
-        style=draw_style(rng),
-        belly_rad=np.radians(angle_deg) + rng.normal(0, _BELLY_SPREAD_RAD, len(depth)),
-        belly_depth=belly_depth,
-        strength_uv=_UV_AT_FULL_ACTIVATION * gain * size * rng.lognormal(0, _STRENGTH_SPREAD, len(depth)),
-        reluctance=rng.lognormal(0, _RELUCTANCE_SPREAD, len(hand.muscle_names)),
-        cocontraction=_COCONTRACTION * rng.lognormal(0, 0.25),
-        band_rad=rng.normal(0, _BAND_SPREAD_RAD),
-        shaping_sos=tuple(_shaping_sos(factor) for factor in person * muscle),
-    )
-
-
-def draw_donning(wearer: Wearer, seed: int, user_index: int, session_index: int) -> Donning:
-    """Put the band on once: where it sits, how well each electrode touches."""
-    rng = _rng(seed, user_index, session_index)
-    turn_rad = wearer.band_rad + rng.normal(0, _DONNING_SPREAD_RAD)
-    spacing_rad = 2 * np.pi / N_CHANNELS
-    electrode_rad = turn_rad + spacing_rad * (np.arange(N_CHANNELS) + rng.normal(0, 0.05, N_CHANNELS))
-    contact = rng.lognormal(0, _CONTACT_SPREAD, N_CHANNELS)
-    return Donning(
-        leads_uv=(_leads_uv(wearer, electrode_rad) * contact).astype(np.float32),
-        noise_uv=(3.0 * rng.lognormal(0, 0.25, N_CHANNELS)).astype(np.float32),
-        hum_uv=(1.5 * rng.lognormal(0, 0.7, N_CHANNELS)).astype(np.float32),
-        offset_uv=rng.normal(0, 50, N_CHANNELS).astype(np.float32),
-        artefact_uv=(8.0 * rng.lognormal(0, 0.5, N_CHANNELS)).astype(np.float32),
-    )
-
-
-def _leads_uv(wearer: Wearer, electrode_rad: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each source gives each electrode at full activation, (n_sources, 16)."""
-    radius = 1 - wearer.belly_depth
-    width_rad = 0.18 / np.maximum(radius, 0.3)  # half a belly's breadth, about 7 mm
-    side = np.linspace(-1, 1, _SOURCES_PER_MUSCLE)
-    source_rad = (wearer.belly_rad[:, None] + side * width_rad[:, None]).ravel()
-    radius = np.repeat(radius, _SOURCES_PER_MUSCLE)
-    gap_rad = source_rad[:, None] - electrode_rad
-    distance = np.sqrt(1 + radius[:, None] ** 2 - 2 * radius[:, None] * np.cos(gap_rad))
-    strength_uv = np.repeat(wearer.strength_uv, _SOURCES_PER_MUSCLE) / math.sqrt(_SOURCES_PER_MUSCLE)
-    leads_uv: NDArray[np.float64] = strength_uv[:, None] * (0.2 / distance) ** _DISTANCE_EXPONENT
-    return leads_uv
+    floor = np.tile(_TONE + wearer.cocontraction * load_nm / LOAD_NM, (1, len(hand.muscle_names)))
+    solved = activations(hand, motion.poses_rad, torque_nm, floor, wearer.reluctance)
+    drive: NDArray[np.float64] = np.minimum(solved[:, muscles_in_reach(hand)] @ wearer.spill.T, 1.0)
+    return drive
 
 
 def _muscle_signal(
-    wearer: Wearer, donning: Donning, drive: NDArray[np.float64], n_samples: int, rng: np.random.Generator
+    donning: Donning, drive: NDArray[np.float64], motion: Motion, n_samples: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """The muscles' signals at the electrodes, (n_samples, 16)."""
-    n_sources = len(donning.leads_uv)
-    carrier = rng.standard_normal((len(wearer.shaping_sos), _SOURCES_PER_MUSCLE, n_samples), dtype=np.float32)
-    for muscle, sos in enumerate(wearer.shaping_sos):
-        carrier[muscle] = signal.sosfilt(sos, carrier[muscle])
-    n_knots = math.ceil(n_samples / SAMPLE_RATE_HZ * _FLICKER_RATE_HZ) + 2
-    knots_s = (np.arange(n_knots) - rng.uniform()) / _FLICKER_RATE_HZ
-    knots = rng.normal(0, _FLICKER, (n_knots, n_sources))
-    pose_s = np.arange(len(drive)) / POSE_RATE_HZ
-    flicker = np.array([np.interp(pose_s, knots_s, column) for column in knots.T]).T
-    envelope = _upsample(np.repeat(drive, _SOURCES_PER_MUSCLE, axis=1) * np.exp(flicker), n_samples)
-    emg_uv: NDArray[np.float32] = (carrier.reshape(n_sources, n_samples).T * envelope) @ donning.leads_uv
-    return emg_uv
+    """The muscles' signals at the electrodes, (n_samples, n_channels) at `BASE_RATE_HZ`."""
+    units = donning.wearer.units
+    for spread, knot_rate_hz in _WANDERING:
+        drive = drive * np.exp(_wander(len(drive), drive.shape[1], knot_rate_hz, spread, rng))
+    fatigue = _fatigue(drive, rng)
+    excitation = excitation_for(np.minimum(drive * _FATIGUED_DRIVE**fatigue, 1.0))[:, units.muscle]
+    slowing = (_FATIGUED_RATE**fatigue)[:, units.muscle]
+    unit, time_s = spike_trains(units.place, excitation, slowing, POSE_RATE_HZ, rng)
+    kept = time_s < n_samples / BASE_RATE_HZ
+    unit, time_s = unit[kept], time_s[kept]
+    sample, pose = (time_s * BASE_RATE_HZ).astype(int), (time_s * POSE_RATE_HZ).astype(int)
+    # Of the two degrees computed on either side of a value, the nearer is drawn the more often.
+    turned = np.floor(motion.poses_rad[pose, N_JOINTS] / PRONATION_STEP_RAD + rng.random(len(unit))).astype(int)
+    tired = np.floor(fatigue[pose, units.muscle[unit]] * (N_FATIGUES - 1) + rng.random(len(unit))).astype(int)
+    emg_uv: NDArray[np.float32] | None = None
+    state = turned * N_FATIGUES + tired
+    for one in np.unique(state):
+        potentials_uv = donning.action_potentials_uv(*divmod(int(one), N_FATIGUES))
+        if emg_uv is None:
+            emg_uv = np.zeros((n_samples + len(potentials_uv), potentials_uv.shape[2]), np.float32)
+        chosen = state == one
+        fired = (np.ones(int(chosen.sum()), np.float32), (sample[chosen], unit[chosen]))
+        spikes = sparse.csr_array(fired, shape=(n_samples, len(units.place)))
+        for lag, potential_uv in enumerate(potentials_uv):
+            emg_uv[lag : lag + n_samples] += spikes @ potential_uv
+    return emg_uv[:n_samples]
+
+
+def _fatigue(drive: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """How tired each muscle is, 0 to 1, (n_poses, n_muscles)."""
+    fatigue = np.empty_like(drive)
+    tired = np.minimum(_FATIGUE_AT_START * rng.exponential(1.0, drive.shape[1]), 1.0)
+    for row, active in enumerate(drive):
+        fatigue[row] = tired
+        tired = tired + (active * (1 - tired) / _TIRES_S - tired / _RECOVERS_S) / POSE_RATE_HZ
+    return fatigue
+
+
+def _wander(n_poses: int, n: int, rate_hz: float, spread: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """`n` random walks about zero: knots `rate_hz` a second joined by straight lines, (n_poses, n)."""
+    n_knots = math.ceil(n_poses / POSE_RATE_HZ * rate_hz) + 2
+    knots = rng.normal(0, spread, (n_knots, n))
+    at = np.arange(n_poses) / POSE_RATE_HZ * rate_hz + rng.uniform()
+    left = at.astype(int)
+    share = (at - left)[:, None]
+    walk: NDArray[np.float64] = (1 - share) * knots[left] + share * knots[left + 1]
+    return walk
+
+
+def _amplified(emg_uv: NDArray[np.float32], band: Band) -> NDArray[np.float32]:
+    """The signal as the band's amplifier and converter pass it on, at the band's rate."""
+    low_hz, high_hz = band.pass_band_hz
+    sos = signal.butter(2, (low_hz, min(high_hz, 0.49 * BASE_RATE_HZ)), "bandpass", fs=BASE_RATE_HZ, output="sos")
+    passed = signal.sosfilt(sos.astype(np.float32), emg_uv, axis=0)
+    ratio = Fraction(band.sample_rate_hz / BASE_RATE_HZ).limit_denominator(1000)
+    if ratio == 1:
+        return passed
+    resampled: NDArray[np.float32] = signal.resample_poly(passed, ratio.numerator, ratio.denominator, axis=0)
+    return resampled
 
 
 def _disturbances(donning: Donning, motion: Motion, n_samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Everything on the electrodes that no muscle made, (n_samples, 16)."""
-    time_s = np.arange(n_samples, dtype=np.float64)[:, None] / SAMPLE_RATE_HZ
-    noise = rng.standard_normal((n_samples, N_CHANNELS), dtype=np.float32) * donning.noise_uv
+    """Everything on the electrodes that no muscle made, (n_samples, n_channels)."""
+    band = donning.band
+    time_s = np.arange(n_samples, dtype=np.float64)[:, None] / band.sample_rate_hz
+    noise = rng.standard_normal((n_samples, band.n_channels), dtype=np.float32) * donning.noise_uv
     phase_rad = 2 * np.pi * (_MAINS_HZ * time_s + rng.uniform())
     hum = (np.sin(phase_rad) + 0.3 * np.sin(3 * phase_rad)).astype(np.float32) * donning.hum_uv
     speed = np.linalg.norm(np.gradient(motion.poses_rad, 1 / POSE_RATE_HZ, axis=0), axis=1, keepdims=True)
-    shaking = rng.standard_normal((len(speed), N_CHANNELS)) * (0.3 + speed) * donning.artefact_uv / 3
-    sum_uv: NDArray[np.float32] = noise + hum + donning.offset_uv + _upsample(shaking, n_samples)
+    shaking = rng.standard_normal((len(speed), band.n_channels)) * (0.3 + speed) * donning.artefact_uv / 3
+    sum_uv: NDArray[np.float32] = noise + hum + donning.offset_uv + _upsample(shaking, n_samples, band)
     return sum_uv
 
 
-def _shaping_sos(factor: float) -> NDArray[np.float32]:
-    """Second-order sections that turn white noise into unit-power EMG, its frequencies stretched by `factor`."""
-    low, high = (2 * np.pi * factor * corner_hz for corner_hz in _CORNERS_HZ)
-    zeros, poles, gain = signal.bilinear_zpk([0], [-low, -high, -high], high**2, SAMPLE_RATE_HZ)
-    band = signal.butter(2, _BAND_HZ, "bandpass", fs=SAMPLE_RATE_HZ, output="sos")
-    sos = np.concatenate([signal.zpk2sos(zeros, poles, float(gain)), band])
-    _, response = signal.sosfreqz(sos, 4096)
-    sos[0, :3] /= np.sqrt(np.mean(np.abs(response) ** 2))
-    return sos.astype(np.float32)
-
-
-def _upsample(values: NDArray[np.float64], n_samples: int) -> NDArray[np.float32]:
+def _upsample(values: NDArray[np.float64], n_samples: int, band: Band) -> NDArray[np.float32]:
     """Join values at the pose rate by straight lines at the sample rate, (n_samples, columns)."""
-    factor = SAMPLE_RATE_HZ // POSE_RATE_HZ
-    ramp = (np.arange(factor, dtype=np.float32) / factor)[None, :, None]
+    at = np.arange(n_samples) * (POSE_RATE_HZ / band.sample_rate_hz)
+    left = np.minimum(at.astype(int), len(values) - 2)
+    share = (at - left).astype(np.float32)[:, None]
     values32 = values.astype(np.float32)
-    joined = values32[:-1, None] + ramp * np.diff(values32, axis=0)[:, None]
-    upsampled: NDArray[np.float32] = joined.reshape(-1, values.shape[1])[:n_samples]
+    upsampled: NDArray[np.float32] = values32[left] + share * np.diff(values32, axis=0)[left]
     return upsampled
-
-
-def _belly_index(hand: Hand) -> list[int]:
-    """Where the muscles within the band's reach stand among all."""
-    return [hand.muscle_names.index(name) for name in _BELLIES]
-
-
-def _rng(seed: int, *path: int) -> np.random.Generator:
-    """The generator of a wearer, a donning or a recording: the same wherever and whenever it is asked for."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path))
 
 
 @contextmanager
@@ -321,11 +286,15 @@ def _workers(n_recordings: int) -> Iterator[Callable[..., Iterator[None]]]:
         yield pool.imap
 
 
-def _write_recording(job: tuple[Path, int, int, int, float, int]) -> None:
-    folder, user_index, session_index, stage_index, seconds, seed = job
-    stage = STAGES[stage_index]
+def _write_recording(job: tuple[Path, int, int, str, float, int]) -> None:
+    folder, user_index, session_index, name, seconds, seed = job
     user, session = _names(user_index, session_index)
-    write_recording(folder, user, session, stage.name, simulate(user_index, session_index, stage, seconds, seed))
+    if name == FREE_STAGE:
+        recording = simulate_free(user_index, session_index, seconds, seed)
+    else:
+        stage = next(stage for stage in STAGES if stage.name == name)
+        recording = simulate(user_index, session_index, stage, seconds, seed)
+    write_recording(folder, user, session, name, recording)
 
 
 def write_recording(folder: Path, user: str, session: str, stage: str, recording: Recording) -> None:

@@ -14,6 +14,7 @@ Assumptions: point-to-point movements follow a minimum-jerk path (Flash & Hogan 
 how they form a gesture more than they vary from hold to hold; how much is our choice, made with the calibration.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,9 +31,10 @@ PROMPT_HOLD_S = (1.0, 2.0)  # where a wearer makes gesture after gesture as aske
 PROMPT_REST_S = (1.5, 3.0)  # and rests between two
 EASE_S = (0.1, 0.25)  # how long the hand stays eased off between two holds
 EASE_DEPTH = (0.3, 0.7)  # how far back toward rest it goes
-_USER_SPREAD_RAD = 0.06  # sd of a wearer's own way to form a gesture, each joint
-_HOLD_SPREAD_RAD = 0.02  # sd between two holds of the same wearer, each joint
-_TREMOR_RAD = 0.01  # sd of slow wandering within a hold, each joint
+_USER_SPREAD_RAD = 0.055  # sd of a wearer's own way to form a gesture, each joint
+_HOLD_SPREAD_RAD = 0.015  # sd between two holds of the same wearer, each joint
+_HOLD_EFFORT_SPREAD = 0.3  # of the logarithm of how firmly one hold is held
+TREMOR_RAD = 0.01  # sd of slow wandering within a hold, each joint
 
 _Finger = tuple[float, float, float, float]  # MCP abduction (toward the thumb), MCP, PIP and DIP flexion, rad
 
@@ -56,8 +58,13 @@ class Stage:
 class Style:
     """How one wearer forms the gestures; drawn once a wearer."""
 
-    offsets_rad: NDArray[np.float64]  # (n_stages, 23), added to every key of a stage
+    habit: int  # seed of how each gesture is formed
     effort: float  # multiplies the torque of every gesture
+
+    def offset_rad(self, stage: Stage) -> NDArray[np.float64]:
+        """What this wearer adds to every key of a stage, (23,)."""
+        rng = np.random.default_rng((self.habit, zlib.crc32(stage.name.encode())))
+        return rng.normal(0, _USER_SPREAD_RAD, N_POSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +77,7 @@ class Motion:
 
 def draw_style(rng: np.random.Generator) -> Style:
     """Draw a wearer's way to form the gestures."""
-    return Style(
-        offsets_rad=rng.normal(0, _USER_SPREAD_RAD, (len(STAGES), N_POSE)),
-        effort=float(rng.lognormal(0, 0.15)),
-    )
+    return Style(habit=int(rng.integers(1 << 62)), effort=float(rng.lognormal(0, 0.15)))
 
 
 def move(stage: Stage, style: Style, hand: Hand, n_poses: int, rate_hz: float, rng: np.random.Generator) -> Motion:
@@ -81,7 +85,13 @@ def move(stage: Stage, style: Style, hand: Hand, n_poses: int, rate_hz: float, r
 
     returns: `n_poses` poses, `rate_hz` a second; most of the time is spent in the gesture
     """
-    return _travel(*_waypoints(stage, style, n_poses / rate_hz, rng), hand, n_poses, rate_hz, rng)
+    return travel(*_waypoints(stage, style, n_poses / rate_hz, rng), hand, n_poses, rate_hz, rng)
+
+
+def hold(stage: Stage, style: Style, hand: Hand, n_poses: int, rate_hz: float, rng: np.random.Generator) -> Motion:
+    """Hold a stage's first pose once, without the way there."""
+    held_rad, firmness = _hold(stage, stage.keys_rad[0], style, rng)
+    return Motion(hand.clip(held_rad + _tremor(n_poses, rate_hz, rng)), np.full(n_poses, firmness))
 
 
 def move_prompted(
@@ -108,10 +118,10 @@ def move_prompted(
         time_s = end_s
     n_poses = int(time_s * rate_hz)
     way = np.array(points_rad), np.array(effort), np.array(times_s)
-    return _travel(*way, hand, n_poses, rate_hz, rng), tuple(labels)
+    return travel(*way, hand, n_poses, rate_hz, rng), tuple(labels)
 
 
-def _travel(
+def travel(
     points_rad: NDArray[np.float64],
     point_effort: NDArray[np.float64],
     times_s: NDArray[np.float64],
@@ -167,16 +177,15 @@ def _hold(
     stage: Stage, key_rad: NDArray[np.float64], style: Style, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], float]:
     """One hold of a wearer: the pose, (23,), and how firmly it is held."""
-    offset_rad = style.offsets_rad[STAGES.index(stage)] if stage in STAGES else np.zeros(N_POSE)
     depth = rng.uniform(0.85, 1.1)
-    held_rad = REST_RAD + depth * (key_rad + offset_rad - REST_RAD) + rng.normal(0, _HOLD_SPREAD_RAD, N_POSE)
-    return held_rad, stage.effort * style.effort * float(rng.lognormal(0, 0.2))
+    held_rad = REST_RAD + depth * (key_rad + style.offset_rad(stage) - REST_RAD) + rng.normal(0, _HOLD_SPREAD_RAD, N_POSE)
+    return held_rad, stage.effort * style.effort * float(rng.lognormal(0, _HOLD_EFFORT_SPREAD))
 
 
 def _tremor(n_poses: int, rate_hz: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Slow wandering of every joint: noise at two points a second, joined by straight lines, (n_poses, 23)."""
     n_points = int(n_poses / rate_hz * 2) + 2
-    points_rad = rng.normal(0, _TREMOR_RAD, (n_points, N_POSE))
+    points_rad = rng.normal(0, TREMOR_RAD, (n_points, N_POSE))
     at = np.arange(n_poses) / rate_hz * 2
     left = at.astype(int)
     share = (at - left)[:, None]
@@ -256,4 +265,22 @@ STAGES: tuple[Stage, ...] = (
     Stage("Peace", _pose(_THUMB_OVER_FINGERS, _straight(0.15), _straight(-0.1), _BENT, _BENT)[None], held_out=True),
     Stage("ILoveYou", _pose(_THUMB_OUT, _straight(), _BENT, _BENT, _straight())[None], held_out=True),
     Stage("Beak", _pose(_THUMB_PINCHING, *(_FLAT_AT_KNUCKLES,) * 4)[None], held_out=True),
+)
+
+# Gestures of the real sets that simulated people are compared with, by the names of `cpep_train.import_3dc`; a fist is
+# the power grip. The wrist is pressed towards the end of its range.
+_OPEN = (_THUMB_OUT, _straight(0.15), _straight(0.03), _straight(-0.09), _straight(-0.15))
+_HAND_AT_REST = (_RELAXED_THUMB, _RELAXED, _RELAXED, _RELAXED, _RELAXED)
+WRIST_AND_GRIPS: tuple[Stage, ...] = (
+    Stage("NoMotion", REST_RAD[None], effort=0.1),
+    Stage("RadialDeviation", _pose(*_HAND_AT_REST, wrist=(0, 0.40, -0.2))[None]),
+    Stage("WristFlexion", _pose(*_HAND_AT_REST, wrist=(0, 0, 0.75))[None]),
+    Stage("UlnarDeviation", _pose(*_HAND_AT_REST, wrist=(0, -0.17, -0.2))[None], effort=2.0),
+    Stage("WristExtension", _pose(*_HAND_AT_REST, wrist=(0, 0, -0.75))[None]),
+    Stage("Supination", _pose(*_HAND_AT_REST, wrist=(-0.9, 0, -0.2))[None], effort=2.0),
+    Stage("Pronation", _pose(*_HAND_AT_REST, wrist=(0.9, 0, -0.2))[None]),
+    Stage("PowerGrip", STAGES[1].keys_rad),
+    Stage("OpenHand", _pose(*_OPEN)[None]),
+    Stage("ChuckGrip", _pose(_THUMB_PINCHING, _PINCHING, _PINCHING, _HALF_BENT, _HALF_BENT)[None], effort=2.0),
+    Stage("PinchGrip", _pose(_THUMB_PINCHING, _PINCHING, *(_RELAXED,) * 3)[None], effort=2.0),
 )

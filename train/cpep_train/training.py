@@ -34,7 +34,7 @@ from cpep_train.checkpoint import (
     save_recipe,
     save_weights,
 )
-from cpep_train.corpus import Corpus
+from cpep_train.corpus import FREE_STAGE, Corpus
 from cpep_train.distil import DistilledAlignment, check_teacher
 from cpep_train.embridge import BridgedAlignment
 from cpep_train.epochs import EpochLog, ProgressBar, ResumePoint, last_losses
@@ -207,7 +207,7 @@ class _Run:
             head_gestures=self.statistics.head_gestures,
             emg=self.emg.eval(),
             pose=self.pose.eval(),
-            seen_stages=tuple(sorted({corpus.rows[number].stage for number in corpus.numbers("train")})),
+            seen_stages=tuple(sorted({corpus.rows[number].stage for number in corpus.numbers("train")} - {FREE_STAGE})),
             unseen_stages=corpus.unseen_stages,
             provenance=self.provenance,
             metrics={f"{name} {key}": loss for name in STAGES for key, loss in last_losses(self.out / name / LOG_FILE)},

@@ -26,13 +26,14 @@ from cpep_edge.input_stream import InputStream
 from cpep_edge.mpf import MpfSpec
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.session import Session
-from cpep_train.corpus import Corpus, Row
+from cpep_train.corpus import FREE_STAGE, Corpus, Row
 from cpep_train.donnings import Donnings
 from cpep_train.pose_templates import template_poses
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout, layout_of
 
 CACHE_BYTES = 2 << 30
+NO_GESTURE = -1
 _STATISTICS_SESSIONS = 96  # spread over the training split: enough for a scale, and no second pass over a large corpus
 _SMALLEST_STD_RAD = 0.05  # a joint that hardly moves in the corpus must not be blown up
 
@@ -42,7 +43,7 @@ class Window(NamedTuple):
 
     emg: Tensor  # (C, T) float32, preprocessed
     pose: Tensor  # (J, T') float32, standardised
-    stage_index: int  # in the store's `stages`
+    stage_index: int  # in the store's `stages`; `NO_GESTURE` where it shows none
     session_index: int  # row of the corpus
     start: int  # sample of the session
 
@@ -200,7 +201,7 @@ class WindowDataset(Dataset[Window]):
         stride = stride_samples or store.recipe.windows.stride_samples
         found = [self._starts(number, stride) for number in sessions]
         self.index: NDArray[np.int64] = np.concatenate([np.empty((0, 2), np.int64), *found])  # session, start
-        row_stage = [store.stages.index(row.stage) for row in store.corpus.rows]
+        row_stage = [NO_GESTURE if row.stage == FREE_STAGE else store.stages.index(row.stage) for row in store.corpus.rows]
         self._stage_of_session = np.array(row_stage, dtype=np.int64)
 
     def __len__(self) -> int:
