@@ -80,7 +80,9 @@ def test_moment_arms_are_the_slope_of_tendon_length(hand: Hand) -> None:
     pose = np.full(N_POSE, 0.5)
     pose[[0, 2, 3]] = -0.5  # the thumb's flexions count the other way in MyoHand
     slope = (lengths[1] - lengths[0]) / (2 * step_rad)
-    np.testing.assert_allclose(hand.moment_arms_m(pose[None])[0, NAMES.index("index_mcp_flexion"), :39], -slope, atol=1e-6)
+    np.testing.assert_allclose(
+        hand.moment_arms_m(pose[None])[0, NAMES.index("index_mcp_flexion"), :39], -slope, atol=1e-6
+    )
 
 
 def test_bending_the_index_calls_its_flexors_and_a_wrist_extensor_answers(hand: Hand) -> None:

@@ -63,9 +63,7 @@ def test_one_recording_under_two_names_on_both_sides_is_found(corpus: Corpus) ->
 
 def test_a_held_out_pose_under_another_name_in_training_is_found(corpus: Corpus) -> None:
     write_toy_session(corpus.folder, "u0-Other", HELD_OUT_STAGE, "u0", 400, seed=77)
-    other = replace(
-        next(row for row in corpus.rows if row.filename == "u0-Fist"), stage="Other", filename="u0-Other"
-    )
+    other = replace(next(row for row in corpus.rows if row.filename == "u0-Fist"), stage="Other", filename="u0-Other")
     with pytest.raises(DataError, match="u0-Other, in split train, spends 100% of its time in the pose of Spread"):
         audit(Corpus(corpus.folder, (*corpus.rows, other)))
 

@@ -1,16 +1,12 @@
-"""The comparison of simulated and real people: its features, its protocols, its figures."""
+"""The peer's features and protocols."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("myo_sim")
-
 from cpep_edge.errors import DataError
-from cpep_train.realism import Trial, features, halves, measure, narrowed, real_trials, report, simulated_trials
+from cpep_train.realism import Trial, features, measure, real_trials
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -33,7 +29,7 @@ def _people(rng: np.random.Generator, own_pattern: bool) -> list[Trial]:
         pattern = rng.lognormal(0, 0.7, (11, 4)) if own_pattern else shared
         for gesture in range(11):
             noise = rng.standard_normal((8_000, 4)) * pattern[gesture]
-            trials += halves(person, gesture, noise, 1_000.0)
+            trials += [Trial(person, gesture, late, noise[4_000 * late :][:4_000], 1_000.0) for late in (False, True)]
     return trials
 
 
@@ -49,27 +45,9 @@ def test_white_noise_has_its_median_frequency_in_the_middle_of_the_band(rng: np.
     assert figures.power_share_20_450hz == pytest.approx(430 / 500, abs=0.02)
 
 
-def test_a_narrowed_band_has_fewer_electrodes_and_half_the_rate(rng: np.random.Generator) -> None:
-    trial = Trial("a", 1, False, rng.standard_normal((4_000, 16)), 2_000.0)
-    (narrow,) = narrowed([trial])
-    assert (narrow.emg.shape, narrow.sample_rate_hz) == ((2_000, 10), 1_000.0)
-
-
-def test_the_table_has_a_column_a_set_of_people(rng: np.random.Generator) -> None:
-    figures = measure(_people(rng, own_pattern=False))
-    assert "| | real | simulated |" in report({"real": figures, "simulated": figures})
-
-
-def test_a_folder_without_simulated_people_says_how_to_make_some(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data synth"):
-        simulated_trials(tmp_path)
-
-
-def test_a_folder_without_real_people_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cpep_train.realism", "--data", str(tmp_path), "--real", str(tmp_path)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
-    assert (answer.returncode, answer.stdout) == (1, "")
-    assert answer.stderr == f"error: {tmp_path}: fewer than two people of the 3DC set are here, as Participant1, ...\n"
+def test_a_folder_without_real_people_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fewer than two people of the 3DC set are here"):
+        real_trials(tmp_path)
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ pytest.importorskip("myo_sim")
 
 from cpep_edge.session import Session
 from cpep_train import simulation
-from cpep_train.hand import load_hand
 from cpep_train.corpus import FREE_STAGE
+from cpep_train.hand import load_hand
 from cpep_train.simulation import N_CHANNELS, SAMPLE_RATE_HZ, muscle_drive, simulate, synthesise_corpus
 from cpep_train.stages import REST_RAD, STAGES, Motion
 from cpep_train.wearers import BASE_RATE_HZ, MUSCLES, Band, Donning, Wearer, draw_donning, draw_wearer

@@ -33,7 +33,9 @@ def test_the_closed_solution_is_that_of_the_boundary_conditions() -> None:
         np.testing.assert_allclose(got.item(), expected, rtol=1e-6)
 
 
-def _potential(radius_mm: float, angle_rad: float = 0.0, end_plate_mm: float = -30.0, speed: float = 4000.0) -> np.ndarray:
+def _potential(
+    radius_mm: float, angle_rad: float = 0.0, end_plate_mm: float = -30.0, speed: float = 4000.0
+) -> np.ndarray:
     field = lead_field(OUTER_MM, FAT_MM, Electrodes())
     found = field.action_potentials(
         np.array([radius_mm]), np.array([[angle_rad]]), np.array([end_plate_mm]), np.array([[60.0, 60.0]]),

@@ -41,9 +41,7 @@ class Pairs(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> "Pairs":
         """The same with every tensor changed."""
         teacher = None if self.teacher is None else change(self.teacher)
-        return Pairs(
-            change(self.emg), change(self.pose), change(self.gesture), change(self.posture), teacher
-        )
+        return Pairs(change(self.emg), change(self.pose), change(self.gesture), change(self.posture), teacher)
 
     def same(self) -> Tensor:
         """Which windows show the same, (B, B): a gesture or, where either shows none by name, nearly the same pose."""

@@ -108,8 +108,9 @@ class Corpus:
         for split in ("train", "val"):
             stages = {self.rows[number].stage for number in self.numbers(split)}
             if len(stages - {FREE_STAGE}) == 1:
+                only = min(stages - {FREE_STAGE})
                 raise DataError(
-                    f"{metadata}: every recording of split {split} has stage {min(stages - {FREE_STAGE})}; it takes two gestures at "
+                    f"{metadata}: every recording of split {split} has stage {only}; it takes two gestures at "
                     "least to tell them apart"
                 )
         for row in self.rows:

@@ -79,7 +79,8 @@ def _posture(hand: Hand, rng: np.random.Generator) -> NDArray[np.float64]:
     middle_rad, half_rad = (hand.upper_rad + hand.lower_rad) / 2, (hand.upper_rad - hand.lower_rad) / 2
     half_rad[N_JOINTS:] *= _WRIST_SHARE
     even = 2 * special.ndtr(_JOINT_FACTORS @ rng.standard_normal(_JOINT_FACTORS.shape[1])) - 1
-    return middle_rad + half_rad * even
+    posture_rad: NDArray[np.float64] = middle_rad + half_rad * even
+    return posture_rad
 
 
 def _joint_factors() -> NDArray[np.float64]:

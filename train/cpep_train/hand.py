@@ -1,8 +1,9 @@
 """The musculoskeletal hand: which muscles must pull, and how hard, to hold a pose.
 
-The body is MyoHand of the `myo-sim` package (Wang et al., MyoSim, ICRA 2022; Apache-2.0), itself built on the hand and
-wrist of Lee et al. (2015) and Gonzalez et al. (1997): 23 joints, 39 muscles, and three more here. A full pose is the 20 finger joints of
-emg2pose in the order of `cpep_edge.session.JOINT_NAMES`, then the 3 joints of the wrist (`WRIST_NAMES`).
+The body is MyoHand of the `myo-sim` package (Wang et al., MyoSim, ICRA 2022; Apache-2.0), itself built on the hand
+and wrist of Lee et al. (2015) and Gonzalez et al. (1997): 23 joints, 39 muscles, and three more here. A full pose is
+the 20 finger joints of emg2pose in the order of `cpep_edge.session.JOINT_NAMES`, then the 3 joints of the wrist
+(`WRIST_NAMES`).
 
 Physical assumptions, each with its source:
 - Muscles act through the moment arms that MuJoCo computes from MyoHand's tendon paths, at their peak isometric force.
@@ -12,8 +13,8 @@ Physical assumptions, each with its source:
 - The nervous system shares load between muscles by least squared activation (Crowninshield & Brand 1981), on top of a
   floor of co-contraction that every muscle keeps and the others have to balance (Gribble et al. 2003).
 - MyoHand lacks the muscles that supinate. Supinator, biceps and brachioradialis are added, with peak forces as in
-  Holzbaur et al. (2005) and constant moment arms about the forearm's axis after Bremer et al. (2006); the brachioradialis
-  pulls towards the middle position. What they do at the elbow is left out.
+  Holzbaur et al. (2005) and constant moment arms about the forearm's axis after Bremer et al. (2006); the
+  brachioradialis pulls towards the middle position. What they do at the elbow is left out.
 - The intrinsic thumb muscles are one (opponens pollicis), so thumb torques are met only as far as its muscles reach.
 
 It is not a dynamics simulator: nothing here is integrated over time, and gravity is left out.
@@ -47,7 +48,7 @@ _FINGERS = tuple(
 _WRIST = (("pro_sup_r", 1), ("deviation_r", 1), ("flexion_r", 1))
 _MYOHAND_JOINTS = _THUMB + _FINGERS + _WRIST
 
-# Forearm muscles beyond MyoHand: peak force in N, moment arm of pronation in m, and whether it pulls towards the middle.
+# Forearm muscles beyond MyoHand: peak force in N, moment arm of pronation in m, whether it pulls towards the middle.
 _ROTATORS = {"SUP": (476.0, -0.010, False), "BIC": (624.0, -0.010, False), "BRD": (261.0, -0.005, True)}
 
 _STIFFNESS = {"thumb": 0.03, "mcp": 0.04, "pip": 0.03, "dip": 0.02, "forearm": 0.10, "wrist": 0.25}  # N m/rad

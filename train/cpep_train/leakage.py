@@ -191,8 +191,8 @@ def _check_poses(corpus: Corpus) -> None:
             share = np.mean(_distance_rad(poses_rad, centre_rad) < radius_rad[stage]) if len(poses_rad) else 0.0
             if share > _MOST_WITHIN:
                 raise DataError(
-                    f"{corpus.folder / METADATA_FILE}: {row.filename}, in split train, spends {share:.0%} of its time in "
-                    f"the pose of {stage}, which is held out; leave it out, or do not hold {stage} out"
+                    f"{corpus.folder / METADATA_FILE}: {row.filename}, in split train, spends {share:.0%} of its "
+                    f"time in the pose of {stage}, which is held out; leave it out, or do not hold {stage} out"
                 )
 
 

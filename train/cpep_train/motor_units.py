@@ -1,9 +1,10 @@
 """Motor units: which of a muscle's units fire at an activation, how fast, and when.
 
-The model is that of Fuglevand, Winter & Patla (1993), with their parameters: thresholds of recruitment and twitch forces
-grow exponentially through a pool, so most units are small and recruited early; a unit starts at 8 Hz and speeds up with
-the excitation, those recruited first to the highest rates; the intervals between its spikes scatter by a fifth. An
-activation is taken for a share of the pool's greatest isometric force, and the excitation that gives it is looked up.
+The model is that of Fuglevand, Winter & Patla (1993), with their parameters: thresholds of recruitment and twitch
+forces grow exponentially through a pool, so most units are small and recruited early; a unit starts at 8 Hz and
+speeds up with the excitation, those recruited first to the highest rates; the intervals between its spikes scatter by
+a fifth. An activation is taken for a share of the pool's greatest isometric force, and the excitation that gives it
+is looked up.
 """
 
 import math

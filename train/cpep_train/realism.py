@@ -1,24 +1,14 @@
-"""Compare simulated people with real ones: is a gesture as hard to read, and does the signal look the same?
+"""Hudgins' time-domain features with a plain linear discriminant, the peer that real EMG is read beside.
 
-    python -m cpep_train.realism --data DIR [--real DIR] [--out DIR]
-
-Hudgins' time-domain features (Hudgins et al. 1993, as LibEMG defines them: mean absolute value, zero crossings and
-slope sign changes without threshold, waveform length) and a plain linear discriminant, as in LibEMG. Two questions:
-- Same person: trained on the first half of what a person did in one donning, tested on the second half. In the 3DC
-  recordings these are repetitions 1-4 and 5-8 of one session; in a simulated recording the two halves of its time.
+The features are as LibEMG defines them (Hudgins et al. 1993: mean absolute value, zero crossings and slope sign changes
+without threshold, waveform length). Two questions:
+- Same person: trained on the first half of what a person did, tested on the second half; in the 3DC recordings these are
+  repetitions 1-4 and 5-8.
 - Person left out: trained on all other people, tested on this one.
-
-Both sides have 11 classes and as many people as the real set (8): rest and ten gestures, each held again and again. The
-real set's ten are six of the wrist and forearm and four grips; the simulated ten are the seen stages of one gesture.
-A band of 10 of the 16 simulated electrodes at 1 kHz stands beside the whole band, as the real band has 10 at 1 kHz.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +17,8 @@ from scipy import signal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score
 
-from cpep_edge.checkout import code_version
-from cpep_edge.errors import CpepError, DataError
-from cpep_edge.files import replacing
-from cpep_edge.session import Session
-from cpep_train.stages import STAGES
+from cpep_edge.errors import DataError
 
-GESTURES = tuple(stage.name for stage in STAGES if not stage.held_out and not stage.is_chain)
-N_PEOPLE = 8
 WINDOWS_S = ((0.25, 0.05), (2.0, 0.25))  # length and stride
 REAL_RATE_HZ = 1_000.0
 _HIGH_PASS_HZ = 20.0
@@ -112,40 +96,6 @@ def real_trials(folder: Path) -> list[Trial]:
     if len({trial.person for trial in trials}) < 2:
         raise DataError(f"{folder}: fewer than two people of the 3DC set are here, as Participant1, ...")
     return trials
-
-
-def simulated_trials(folder: Path) -> list[Trial]:
-    """The first donning of the first eight simulated people; each recording is cut into two halves.
-
-    Raises DataError when a recording is missing.
-    """
-    donnings = sorted(path.name[: -len(f"-{GESTURES[0]}.hdf5")] for path in folder.glob(f"*-d0-{GESTURES[0]}.hdf5"))
-    if len(donnings) < 2:
-        raise DataError(f"{folder}: fewer than two simulated people found, make some with cpep-edge data synth")
-    trials: list[Trial] = []
-    for donning, (gesture, name) in product(donnings[:N_PEOPLE], enumerate(GESTURES)):
-        with Session(folder / f"{donning}-{name}.hdf5") as session:
-            emg = session.emg().astype(np.float64)
-            trials += halves(donning, gesture, emg, session.meta.sample_rate)
-    return trials
-
-
-def halves(person: str, gesture: int, emg: NDArray[np.float64], sample_rate_hz: float) -> list[Trial]:
-    """One recording as two trials."""
-    middle = len(emg) // 2
-    return [
-        Trial(person, gesture, False, emg[:middle], sample_rate_hz),
-        Trial(person, gesture, True, emg[middle:], sample_rate_hz),
-    ]
-
-
-def narrowed(trials: list[Trial], n_channels: int = 10) -> list[Trial]:
-    """The same trials from every second sample of evenly chosen electrodes, as a smaller band would see them."""
-    chosen = np.round(np.arange(n_channels) * trials[0].emg.shape[1] / n_channels).astype(int)
-    return [
-        Trial(t.person, t.gesture, t.second_half, signal.decimate(t.emg[:, chosen], 2, axis=0), t.sample_rate_hz / 2)
-        for t in trials
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,64 +185,3 @@ def _rms(trial: Trial) -> NDArray[np.float64]:
 def _quantiles(values: NDArray[np.float64]) -> tuple[float, float, float]:
     middle, low, high = np.percentile(values, [50, 5, 95])
     return float(middle), float(low), float(high)
-
-
-def report(columns: dict[str, Figures]) -> str:
-    """The comparison as a Markdown table, one column a set of people."""
-    lines = [
-        "# Simulated people beside real ones",
-        "",
-        "Made by `cpep-edge data synth DIR --users 8 --sessions-per-user 1 --seconds 40 --seed 1` and",
-        f"`python -m cpep_train.realism --data DIR --real 3DC`, commit {code_version('train/cpep_train')}; the",
-        "docstring of `cpep_train.realism` says what is measured and how the two protocols match. Accuracies are",
-        "balanced, over 11 classes, and averaged over people.",
-        "The simulation's constants were chosen so that the whole band of 16 electrodes meets the real figures; a band",
-        "of 10 electrodes on the same simulated people is harder to read than the real band of 10. The gestures are",
-        "not the same: the real ones are mostly of the wrist and forearm, the simulated ones of the fingers.",
-        "",
-        "| | " + " | ".join(columns) + " |",
-        "| --- |" + " --- |" * len(columns),
-    ]
-    for name in Figures.__dataclass_fields__:
-        cells = (getattr(figures, name) for figures in columns.values())
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(_cell(value) for value in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: float) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.3f}" if value < 1 else f"{value:.1f}"
-
-
-def main() -> int:
-    """Compare and write realism.md and realism.json."""
-    parser = argparse.ArgumentParser(prog="python -m cpep_train.realism", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a simulated corpus, 40 s a recording, 8 users")
-    parser.add_argument("--real", type=Path, help="the 3DC recordings; left out of the table when absent")
-    parser.add_argument("--out", type=Path, default=Path("train/results"), help="where the table goes")
-    options = parser.parse_args()
-    columns = {}
-    if options.real is not None:
-        columns["real, 3DC"] = measure(real_trials(options.real))
-    simulated = simulated_trials(options.data)
-    columns["simulated"] = measure(simulated)
-    columns["simulated, 10 electrodes at 1 kHz"] = measure(narrowed(simulated))
-    _write(options.out / "realism.md", report(columns))
-    _write(
-        options.out / "realism.json", json.dumps({name: asdict(column) for name, column in columns.items()}, indent=2)
-    )
-    sys.stdout.write(report(columns))
-    return 0
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text + ("" if text.endswith("\n") else "\n"))
-
-
-if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except CpepError as error:
-        raise SystemExit(f"error: {error}") from None

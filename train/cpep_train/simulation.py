@@ -2,17 +2,19 @@
 
 A wearer moves through the stages (`cpep_train.stages`); the musculoskeletal hand says which muscles pull
 (`cpep_train.hand`), their motor units fire (`cpep_train.motor_units`), and every spike sends an action potential past
-the electrodes (`cpep_train.wearers`, `cpep_train.volume_conductor`). Every random draw comes from the seed and from the
-number of the wearer, the donning and the stage, so a corpus is the same bit for bit whatever order it is made in.
+the electrodes (`cpep_train.wearers`, `cpep_train.volume_conductor`). Every random draw comes from the seed and from
+the number of the wearer, the donning and the stage, so a corpus is the same bit for bit whatever order it is made in.
 
 Physical assumptions beside those of these modules, each with its source:
 - Activation wanders about what the movement needs, quickly as drive does that a muscle's units share (De Luca & Erim
   1994), and slowly as people hold a gesture now a little like this, now like that.
-- A muscle tires within minutes of hard work and recovers within minutes; its units fire more slowly and are driven harder.
+- A muscle tires within minutes of hard work and recovers within minutes; its units fire more slowly and are driven
+  harder.
 - Electrodes add amplifier noise, mains hum, an offset and motion artefacts below 20 Hz (Clancy et al. 2002).
 
-What it is not: an arm that moves in space (no gravity, no elbow), a skin that slides under the band within a session, an
-exchange of units in long holds. It is calibrated to real recordings in the figures of `benchmarks/measure_realism.py`.
+What it is not: an arm that moves in space (no gravity, no elbow), a skin that slides under the band within a session,
+an exchange of units in long holds. It is calibrated to real recordings in the figures of
+`benchmarks/measure_realism.py`.
 """
 
 import math
@@ -41,12 +43,11 @@ from cpep_train.wearers import (
     BASE_RATE_HZ,
     CPEP_BAND,
     LOAD_NM,
-    MUSCLES,
     N_FATIGUES,
+    N_POTENTIAL,
     PRONATION_STEP_RAD,
     Band,
     Donning,
-    Wearer,
     draw_donning,
     draw_wearer,
     muscles_in_reach,
@@ -61,7 +62,7 @@ _RECORDINGS_A_PROCESS = 64  # starting one costs about as much as these
 # Calibrated against real recordings; `benchmarks/measure_realism.py` has the table.
 _EFFORT = 8.0  # torque of a gesture over that of passively held joints: people press, they do not just hold
 _TONE = 0.001  # activation of a resting muscle
-_WANDERING = ((0.10, 4.0), (0.15, 0.3))  # sd of the logarithm of a muscle's activation, and its rate in Hz
+_WANDERING = ((0.12, 4.0), (0.18, 0.3))  # sd of the logarithm of a muscle's activation, and its rate in Hz
 _MAINS_HZ = 50.0
 _FREE = Stage(FREE_STAGE, REST_RAD[None])
 
@@ -136,9 +137,7 @@ def simulate(
     return record(donning, motion, seconds, rng)
 
 
-def simulate_free(
-    user_index: int, session_index: int, seconds: float, seed: int, band: Band = CPEP_BAND
-) -> Recording:
+def simulate_free(user_index: int, session_index: int, seconds: float, seed: int, band: Band = CPEP_BAND) -> Recording:
     """Simulate free movement of one wearer's donning."""
     donning = _donned(user_index, session_index, seed, band)
     rng = stream(seed, user_index, session_index, len(STAGES) + 1)
@@ -164,7 +163,7 @@ def _donned(user_index: int, session_index: int, seed: int, band: Band) -> Donni
 
 
 def record(donning: Donning, motion: Motion, seconds: float, rng: np.random.Generator) -> Recording:
-    """What the band records of a movement; `motion` holds a pose more than the seconds need, `POSE_RATE_HZ` a second."""
+    """What the band records of a movement; `motion` holds a pose more than the seconds need."""
     band = donning.band
     n_samples = round(seconds * band.sample_rate_hz)
     drive = muscle_drive(load_hand(), donning, motion)
@@ -205,12 +204,10 @@ def _muscle_signal(
     # Of the two degrees computed on either side of a value, the nearer is drawn the more often.
     turned = np.floor(motion.poses_rad[pose, N_JOINTS] / PRONATION_STEP_RAD + rng.random(len(unit))).astype(int)
     tired = np.floor(fatigue[pose, units.muscle[unit]] * (N_FATIGUES - 1) + rng.random(len(unit))).astype(int)
-    emg_uv: NDArray[np.float32] | None = None
+    emg_uv: NDArray[np.float32] = np.zeros((n_samples + N_POTENTIAL, donning.band.n_channels), np.float32)
     state = turned * N_FATIGUES + tired
     for one in np.unique(state):
         potentials_uv = donning.action_potentials_uv(*divmod(int(one), N_FATIGUES))
-        if emg_uv is None:
-            emg_uv = np.zeros((n_samples + len(potentials_uv), potentials_uv.shape[2]), np.float32)
         chosen = state == one
         fired = (np.ones(int(chosen.sum()), np.float32), (sample[chosen], unit[chosen]))
         spikes = sparse.csr_array(fired, shape=(n_samples, len(units.place)))
@@ -244,7 +241,7 @@ def _amplified(emg_uv: NDArray[np.float32], band: Band) -> NDArray[np.float32]:
     """The signal as the band's amplifier and converter pass it on, at the band's rate."""
     low_hz, high_hz = band.pass_band_hz
     sos = signal.butter(2, (low_hz, min(high_hz, 0.49 * BASE_RATE_HZ)), "bandpass", fs=BASE_RATE_HZ, output="sos")
-    passed = signal.sosfilt(sos.astype(np.float32), emg_uv, axis=0)
+    passed = signal.sosfilt(sos.astype(np.float32), emg_uv, axis=0).astype(np.float32, copy=False)
     ratio = Fraction(band.sample_rate_hz / BASE_RATE_HZ).limit_denominator(1000)
     if ratio == 1:
         return passed

@@ -178,7 +178,9 @@ def _hold(
 ) -> tuple[NDArray[np.float64], float]:
     """One hold of a wearer: the pose, (23,), and how firmly it is held."""
     depth = rng.uniform(0.85, 1.1)
-    held_rad = REST_RAD + depth * (key_rad + style.offset_rad(stage) - REST_RAD) + rng.normal(0, _HOLD_SPREAD_RAD, N_POSE)
+    held_rad = (
+        REST_RAD + depth * (key_rad + style.offset_rad(stage) - REST_RAD) + rng.normal(0, _HOLD_SPREAD_RAD, N_POSE)
+    )
     return held_rad, stage.effort * style.effort * float(rng.lognormal(0, _HOLD_EFFORT_SPREAD))
 
 

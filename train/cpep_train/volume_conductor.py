@@ -1,15 +1,17 @@
 """The forearm as a conductor: what a pair of electrodes on the skin sees of an action potential that travels below.
 
-The arm is a cylinder of muscle, which conducts better along its fibres than across, under a layer of fat, as in Farina,
-Mesin, Martina & Merletti (2004), and a thin, well conducting skin; bone is left out. There the potential on the surface separates into waves
-round the arm (n) and along it (k), and for each the two layers have a closed solution in modified Bessel functions:
+The arm is a cylinder of muscle, which conducts better along its fibres than across, under a layer of fat, as in
+Farina, Mesin, Martina & Merletti (2004), and a thin, well conducting skin; bone is left out. There the potential on
+the surface separates into waves round the arm (n) and along it (k), and for each the two layers have a closed
+solution in modified Bessel functions:
 
     muscle, r < a:  A I_n(kappa r) + source,  kappa = k sqrt(sigma_along / sigma_across)
     fat, a < r < R: B I_n(k r) + C K_n(k r)
 
-with potential and radial current equal at a; what reaches the skin at R spreads in it and goes no further. The skin blurs
-the potential over a centimetre, which is why neighbouring electrodes agree as much as they do. Two electrodes `pitch_mm` apart along the arm, as long and wide as they are,
-are filters over k and n, and so is the spread of a unit's fibres about their mean.
+with potential and radial current equal at a; what reaches the skin at R spreads in it and goes no further. The skin
+blurs the potential over a centimetre, which is why neighbouring electrodes agree as much as they do. Two electrodes
+`pitch_mm` apart along the arm, as long and wide as they are, are filters over k and n, and so is the spread of a
+unit's fibres about their mean.
 
 A fibre's source is that of Rosenfalck (1969) as Farina & Merletti (2001) write it: the slope of the intracellular
 potential travels from the end-plate to both tendons and appears and vanishes there, which all electrodes see at once.
@@ -32,8 +34,8 @@ SHALLOWEST_MM = 1.0  # of a fibre below the surface of the muscle
 DEEPEST_RADIUS_MM = 4.0
 _FIBRE_SPREAD_MM = (3.0, 3.0)  # sd of a unit's fibres along the arm (end-plates, tendons) and across
 _TENDON_SPREAD_MM = 5.0  # sd of where a unit's fibres end
-# A unit's fibres do not start at once, as its nerve branches: sd 0.7 ms.
-_STARTS_S = 0.0007 * np.linspace(0, 5, 9)
+# A unit's fibres do not start at once, as its nerve branches: sd 0.4 ms.
+_STARTS_S = 0.0004 * np.linspace(0, 5, 9)
 _START_SHARES = special.softmax(-(np.linspace(-2.5, 2.5, 9) ** 2) / 2)
 _VELOCITY_STEP_MM_S = 100.0  # to which speeds are rounded
 _HALF_FIBRE_MM = 75  # the longest from end-plate to tendon

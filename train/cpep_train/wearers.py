@@ -1,18 +1,19 @@
 """Simulated wearers: the muscles of a forearm, a person's motor units, and a band of electrodes put round them.
 
 Physical assumptions, each with its source:
-- Where muscles lie in the forearm's cross-section is read off atlas figures of its middle third (Gray's Anatomy, Visible
-  Human); a belly fills a disc in proportion to its strength. Fibres have the lengths that Lieber et al. (1992) measured.
-  Muscles are pennate: end-plates of neighbouring units lie centimetres apart along the arm, round the belly's middle.
-- Motor units are spread evenly over the disc; a unit has fibres in proportion to its twitch force (`motor_units`), and
-  large units conduct faster (Andreassen & Arendt-Nielsen 1987), 4 m/s in the middle.
+- Where muscles lie in the forearm's cross-section is read off atlas figures of its middle third (Gray's Anatomy,
+  Visible Human); a belly fills a disc in proportion to its strength. Fibres have the lengths that Lieber et al.
+  (1992) measured. Muscles are pennate: end-plates of neighbouring units lie centimetres apart along the arm, round
+  the belly's middle.
+- Motor units are spread evenly over the disc; a unit has fibres in proportion to its twitch force (`motor_units`),
+  and large units conduct faster (Andreassen & Arendt-Nielsen 1987), 4 m/s in the middle.
 - What an electrode sees of them is the business of `volume_conductor`.
-- Pronation turns the radius, and the muscles that hang on it, under a band that the skin holds. Fatigue slows the fibres
-  (Merletti et al. 1990). Both change the action potentials; they are computed at some postures and degrees of fatigue,
-  and a spike takes one of the two nearest, the nearer the more often.
-- People differ in girth and fat, in where and how large their muscles are, in how they share load between muscles, press
-  joints and let muscles go along with their neighbours. A donning turns and shifts the band and renews the skin contacts
-  (Young et al. 2011 show what that costs).
+- Pronation turns the radius, and the muscles that hang on it, under a band that the skin holds. Fatigue slows the
+  fibres (Merletti et al. 1990). Both change the action potentials; they are computed at some postures and degrees of
+  fatigue, and a spike takes one of the two nearest, the nearer the more often.
+- People differ in girth and fat, in where and how large their muscles are, in how they share load between muscles,
+  press joints and let muscles go along with their neighbours. A donning turns and shifts the band and renews the skin
+  contacts (Young et al. 2011 show what that costs).
 
 The muscles of the palm are out of the band's reach, although the hand needs them.
 """
@@ -30,7 +31,7 @@ from cpep_train.stages import Style, draw_style
 from cpep_train.volume_conductor import SHALLOWEST_MM, Electrodes, LeadField, lead_field
 
 BASE_RATE_HZ = 2_000  # at which action potentials are computed, whatever the band's rate
-_ACTION_POTENTIAL_S = 0.024
+N_POTENTIAL = 48  # samples of an action potential: 24 ms
 PRONATION_STEP_RAD = 0.4
 N_FATIGUES = 3  # rested to exhausted
 _SLOWING = 0.25  # of the fibres of an exhausted muscle
@@ -84,7 +85,7 @@ _DEPTH_SPREAD = 0.15
 _STRENGTH_SPREAD = 0.25
 _RELUCTANCE_SPREAD = 0.25
 _PRESSING = (0.22, 0.015)  # factor of a joint's own torque; share of another's that goes along, in their tolerances
-_PRESSING_TODAY = (0.13, 0.025)  # the same, from donning to donning
+_PRESSING_TODAY = (0.15, 0.028)  # the same, from donning to donning
 _SPILL = (0.06, 0.5)  # activation that the nearest neighbour takes along, and its spread
 _GAIN_SPREAD = 0.2
 _CONTACT_SPREAD = 0.15
@@ -96,7 +97,7 @@ class Band:
 
     n_channels: int = 16
     sample_rate_hz: float = 2_000.0
-    pass_band_hz: tuple[float, float] = (0.5, 850.0)  # of the amplifier; the lower edge is 0 where it passes an offset
+    pass_band_hz: tuple[float, float] = (0.5, 850.0)  # of the amplifier, as muscles are heard
     electrodes: Electrodes = Electrodes()
     along_mm: float = 0.0  # where it is worn, from the middle of the forearm towards the hand
     turned_rad: float = math.radians(10)  # sd of how people turn it, each in their own way
@@ -172,7 +173,7 @@ class Donning:
                 units.half_fibres_mm,
                 units.velocity_mm_s * (1 - _SLOWING * fatigue / (N_FATIGUES - 1)),
                 BASE_RATE_HZ,
-                round(_ACTION_POTENTIAL_S * BASE_RATE_HZ),
+                N_POTENTIAL,
             )
             potentials *= units.strength_uv[:, None].astype(np.float32) * self.contact.astype(np.float32)
             self._computed[key] = potentials
@@ -279,10 +280,10 @@ def _draw_pressing(spread: tuple[float, float], rng: np.random.Generator) -> NDA
 
 
 def _draw_spill(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Muscles take neighbours along, the nearer the more (Schieber & Santello 2004); each person in a way of their own."""
+    """Muscles take neighbours along, the nearer the more (Schieber & Santello 2004), each person in their own way."""
     angle_rad = np.radians([muscle.angle_deg for muscle in MUSCLES.values()])
     share, spread = _SPILL
     near = np.exp((np.cos(angle_rad[:, None] - angle_rad) - 1) / 0.1)
-    spill = share * near * rng.lognormal(0, spread, near.shape)
+    spill: NDArray[np.float64] = share * near * rng.lognormal(0, spread, near.shape)
     np.fill_diagonal(spill, 1.0)
     return spill

@@ -201,7 +201,9 @@ class WindowDataset(Dataset[Window]):
         stride = stride_samples or store.recipe.windows.stride_samples
         found = [self._starts(number, stride) for number in sessions]
         self.index: NDArray[np.int64] = np.concatenate([np.empty((0, 2), np.int64), *found])  # session, start
-        row_stage = [NO_GESTURE if row.stage == FREE_STAGE else store.stages.index(row.stage) for row in store.corpus.rows]
+        row_stage = [
+            NO_GESTURE if row.stage == FREE_STAGE else store.stages.index(row.stage) for row in store.corpus.rows
+        ]
         self._stage_of_session = np.array(row_stage, dtype=np.int64)
 
     def __len__(self) -> int:
