@@ -343,7 +343,7 @@ def markdown(columns: dict[str, dict[str, float]]) -> str:
     lines = [
         "# Simulated people beside real ones",
         "",
-        f"`python benchmarks/measure_realism.py DATA`, commit {git_commit()[:12]}; its docstring says what is measured.",
+        f"`python benchmarks/measure_realism.py DATA`, commit {git_commit()[:12]}; its head says what is measured.",
         "The simulation's constants were chosen by hand against these figures of 3DC and myo-wrist, all people of",
         "both, on simulated people of other seeds; the simulated people of this table were not looked at before.",
         "",

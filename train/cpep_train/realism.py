@@ -2,8 +2,7 @@
 
 The features are as LibEMG defines them (Hudgins et al. 1993: mean absolute value, zero crossings and slope sign changes
 without threshold, waveform length). Two questions:
-- Same person: trained on the first half of what a person did, tested on the second half; in the 3DC recordings these are
-  repetitions 1-4 and 5-8.
+- Same person: trained on the first half of what a person did, tested on the second half (3DC: repetitions 1-4, 5-8).
 - Person left out: trained on all other people, tested on this one.
 """
 

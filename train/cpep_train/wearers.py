@@ -6,7 +6,7 @@ Physical assumptions, each with its source:
   (1992) measured. Muscles are pennate: end-plates of neighbouring units lie centimetres apart along the arm, round
   the belly's middle.
 - Motor units are spread evenly over the disc; a unit has fibres in proportion to its twitch force (`motor_units`),
-  and large units conduct faster (Andreassen & Arendt-Nielsen 1987), 4 m/s in the middle.
+  and large units conduct faster (Andreassen & Arendt-Nielsen 1987), 4.3 m/s in the middle.
 - What an electrode sees of them is the business of `volume_conductor`.
 - Pronation turns the radius, and the muscles that hang on it, under a band that the skin holds. Fatigue slows the
   fibres (Merletti et al. 1990). Both change the action potentials; they are computed at some postures and degrees of
@@ -68,7 +68,7 @@ _END_PLATE_SPREAD_MM = 18.0  # sd along the arm
 _NEWTONS_A_CM2 = 90.0  # of the forearm's cross-section, where not every muscle is at its thickest
 _NEWTONS_A_UNIT = 4.0  # fewer and larger units than anatomists count, for speed
 _UNITS_OF_A_MUSCLE = (24, 90)
-_VELOCITY_M_S = (3.4, 4.6)  # of the first unit recruited and of the last
+_VELOCITY_M_S = (3.7, 4.9)  # of the first unit recruited and of the last
 
 # Calibrated against real recordings; `benchmarks/measure_realism.py` has the table.
 _UV_A_FIBRE = 0.2  # a fibre of a newton's share of muscle
