@@ -6,7 +6,8 @@ import pytest
 pytest.importorskip("myo_sim")
 
 from cpep_train.hand import Hand, load_hand
-from cpep_train.stages import REST_RAD, STAGES, Stage, draw_style, minimum_jerk, move
+from cpep_train.import_3dc import GESTURES
+from cpep_train.stages import REST_RAD, STAGES, WRIST_AND_GRIPS, Stage, draw_style, hold, minimum_jerk, move
 
 RATE_HZ = 50.0
 # The stage names of the published emg2pose metadata that are used here.
@@ -43,7 +44,7 @@ def test_there_are_sixteen_stages_and_four_are_held_out() -> None:
     assert names[0] == "Rest"
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", [*STAGES, *WRIST_AND_GRIPS], ids=lambda stage: stage.name)
 def test_every_key_and_every_movement_stays_inside_the_joints_ranges(stage: Stage, hand: Hand) -> None:
     poses = np.concatenate([stage.keys_rad, _poses(stage, hand, 3)])
     assert np.all(poses >= hand.lower_rad - 1e-9)
@@ -75,6 +76,16 @@ def test_a_chain_walks_through_all_its_poses(hand: Hand) -> None:
 def test_movement_between_holds_is_smooth(hand: Hand) -> None:
     speed = np.abs(np.diff(_poses(STAGES[1], hand, 4), axis=0)) * RATE_HZ
     assert speed.max() < 15.0  # rad/s; a jump in one step would be some 60
+
+
+def test_the_gestures_of_real_sets_are_named_as_their_importer_names_them() -> None:
+    assert tuple(stage.name for stage in WRIST_AND_GRIPS) == GESTURES
+
+
+def test_a_hold_stays_where_it_is(hand: Hand) -> None:
+    held = hold(WRIST_AND_GRIPS[2], draw_style(np.random.default_rng(1)), hand, 100, RATE_HZ, np.random.default_rng(2))
+    assert np.ptp(held.poses_rad, axis=0).max() < 0.1
+    assert np.all(held.effort == held.effort[0])
 
 
 def test_minimum_jerk_starts_and_ends_at_rest_and_is_symmetric() -> None:

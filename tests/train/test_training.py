@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,8 +16,9 @@ from safetensors.torch import load_file
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError
 from cpep_train import training
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
-from cpep_train.corpus import Corpus
+from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
 from cpep_train.epochs import EpochLog
+from cpep_train.evaluate import evaluation_set
 from cpep_train.recipe import Recipe, SoftTargets
 from cpep_train.training import STAGES, train
 from tests.train.toy_corpus import HELD_OUT_STAGE, write_recipe, write_toy_corpus
@@ -51,6 +53,19 @@ def test_a_run_leaves_recipe_weights_losses_and_nothing_temporary(whole: tuple[P
     assert HELD_OUT_STAGE not in checkpoint.seen_stages
     assert checkpoint.unseen_stages == (HELD_OUT_STAGE,)
     assert checkpoint.provenance.versions["torch"] == torch.__version__
+
+
+def test_free_movement_is_trained_on_and_is_no_gesture(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy")
+    with h5py.File(corpus.folder / "u0-Fist.hdf5", "r+") as file:
+        file["emg2pose"].attrs["stage"] = FREE_STAGE
+    rows = [replace(row, stage=FREE_STAGE) if row.filename == "u0-Fist" else row for row in corpus.rows]
+    write_metadata(corpus.folder, rows)
+    checkpoint = train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
+    assert checkpoint is not None
+    assert FREE_STAGE not in checkpoint.seen_stages + checkpoint.unseen_stages
+    examples = evaluation_set(checkpoint, Corpus.open(corpus.folder))
+    assert FREE_STAGE not in examples.gestures
 
 
 def test_what_is_loaded_is_what_was_trained(whole: tuple[Path, Checkpoint]) -> None:

@@ -9,9 +9,9 @@ from cpep_edge.errors import DataError
 from cpep_edge.preprocess import Preprocessor
 from cpep_edge.session import Session
 from cpep_train.batches import TrainingBatches
-from cpep_train.corpus import Corpus, write_metadata
+from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
 from cpep_train.recipe import Recipe
-from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+from cpep_train.windows import NO_GESTURE, SessionStore, WindowDataset, fit_statistics
 from tests.train.toy_corpus import N_CHANNELS, RATE_HZ, write_toy_session
 
 
@@ -46,6 +46,14 @@ def test_a_window_carries_the_label_of_its_session(toy_corpus: Corpus, tiny_reci
     for stage, session in zip(batch.stage_index.tolist(), batch.session_index.tolist(), strict=True):
         assert store.stages[stage] == toy_corpus.rows[session].stage
     np.testing.assert_array_equal(dataset.stage_index()[::-1], batch.stage_index.numpy())
+
+
+def test_windows_of_free_movement_show_no_gesture(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+    rows = (replace(toy_corpus.rows[0], stage=FREE_STAGE), *toy_corpus.rows[1:])
+    dataset = WindowDataset(_store(Corpus(toy_corpus.folder, rows), tiny_recipe), [0, 1], with_pose=True)
+    named = dataset.index[:, 0] == 1
+    assert set(dataset.stage_index()[~named].tolist()) == {NO_GESTURE}
+    assert NO_GESTURE not in dataset.stage_index()[named]
 
 
 def test_strides_cover_a_session_and_stay_inside_it(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:

@@ -176,17 +176,16 @@ def _check_poses(corpus: Corpus) -> None:
     A held-out stage that is no single pose, as free stages of emg2pose are not, cannot be compared. Gestures may be
     close relatives: within half of the way to the nearest trained one a pose counts as the held-out gesture's.
     """
-    held_out = _centres(corpus, [row for row in corpus.rows if row.held_out_stage])
-    if not held_out:
+    asked = [row for row in corpus.rows if row.held_out_stage]
+    if not asked:
         return
-    trained = [row for row in corpus.rows if row.split == "train"]
-    relatives = _centres(corpus, trained)
+    trained = {row: _poses(corpus, row) for row in corpus.rows if row.split == "train"}
+    held_out, relatives = _centres({row: _poses(corpus, row) for row in asked}), _centres(trained)
     radius_rad = {}
     for stage, centre_rad in held_out.items():
         apart_rad = [float(_distance_rad(centre_rad, other)) for other in relatives.values()]
         radius_rad[stage] = min([POSE_RADIUS_RAD, *(gap / 2 for gap in apart_rad if gap > RELATIVE_RAD)])
-    for row in trained:
-        poses_rad = _poses(corpus, row)
+    for row, poses_rad in trained.items():
         for stage, centre_rad in held_out.items():
             share = np.mean(_distance_rad(poses_rad, centre_rad) < radius_rad[stage]) if len(poses_rad) else 0.0
             if share > _MOST_WITHIN:
@@ -196,12 +195,12 @@ def _check_poses(corpus: Corpus) -> None:
                 )
 
 
-def _centres(corpus: Corpus, rows: list[Row]) -> dict[str, NDArray[np.float32]]:
+def _centres(poses_rad: dict[Row, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """The pose of each stage that is one: the median, where half of the poses lie within `POSE_RADIUS_RAD` of it."""
-    poses: dict[str, list[NDArray[np.float32]]] = {}
-    for row in rows:
-        poses.setdefault(row.stage, []).append(_poses(corpus, row))
-    joined = {stage: np.concatenate(parts) for stage, parts in poses.items()}
+    parts: dict[str, list[NDArray[np.float32]]] = {}
+    for row, found in poses_rad.items():
+        parts.setdefault(row.stage, []).append(found)
+    joined = {stage: np.concatenate(several) for stage, several in parts.items()}
     medians = {stage: np.median(found, axis=0) for stage, found in joined.items() if len(found)}
     return {
         stage: centre
