@@ -94,6 +94,11 @@ def test_impossible_counts_are_refused(tmp_path: Path, wrong: dict[str, float]) 
         synthesise_corpus(tmp_path / "corpus", seed=0, **counts)  # type: ignore[arg-type]
 
 
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a seed is 0 or more, got -1"):
+        synthesise_corpus(tmp_path / "corpus", n_users=1, sessions_per_user=1, seconds=1.0, seed=-1)
+
+
 def test_joint_angles_stay_inside_the_ranges() -> None:
     angles = simulate(0, 0, FIST, 5.0, 3).joint_angles_rad
     hand = load_hand()

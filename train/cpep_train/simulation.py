@@ -100,11 +100,13 @@ def synthesise_corpus(
     force: replace an earlier output although it was changed since
     free_seconds: of free movement (`cpep_train.free_movement`) beside the stages of every donning that is not held out
     progress: called with (recordings done, recordings in all)
-    Raises ValueError for impossible counts, ConfigError without mujoco or where `out` holds other things, CpepError
-    when the disk refuses.
+    Raises ValueError for impossible counts or seeds, ConfigError without mujoco or where `out` holds other things,
+    CpepError when the disk refuses.
     """
     if n_users < 1 or sessions_per_user < 1 or seconds < 1:
         raise ValueError(f"need users, sessions and a second at least, got {n_users}, {sessions_per_user}, {seconds:g}")
+    if seed < 0:
+        raise ValueError(f"a seed is 0 or more, got {seed}")
     if free_seconds and free_seconds < 1:
         raise ValueError(f"free movement takes a second at least, got {free_seconds:g}")
     load_hand()  # a missing package shows before anything is written
@@ -114,16 +116,26 @@ def synthesise_corpus(
         for session in range(sessions_per_user)
         for stage in (*STAGES, *([_FREE] if free_seconds and not _is_held_out(user, n_users) else []))
     ]
-    made_by = simulated_by(n_users=n_users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed)
+    made_by = simulated_by(
+        n_users=n_users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed, free_seconds=free_seconds
+    )
     with output_folder(out, made_by, force=force) as folder, _workers(len(recordings)) as run:
-        jobs = ((folder, user, session, STAGES.index(stage), seconds, seed) for user, session, stage in recordings)
-    with replacing_folder(out) as folder, _workers(len(recordings)) as run:
         jobs = ((folder, user, session, stage.name, length_s, seed) for user, session, stage, length_s in recordings)
         for done, _ in enumerate(run(_write_recording, jobs)):
             if progress is not None:
                 progress(done + 1, len(recordings))
         rows = [metadata_row(*recording[:3], n_users, sessions_per_user) for recording in recordings]
         write_metadata(folder, rows)
+
+
+def simulated_by(
+    *, n_users: int, sessions_per_user: int, seconds: float, seed: int, free_seconds: float = 0.0
+) -> str:
+    """What a simulated corpus is noted to be made by: the same words, the same corpus."""
+    free = f" --free-seconds {free_seconds:g}" if free_seconds else ""
+    return (
+        f"data synth --users {n_users} --sessions-per-user {sessions_per_user} --seconds {seconds:g}{free} --seed {seed}"
+    )
 
 
 def simulate(
