@@ -237,36 +237,50 @@ def _one_unlike(thumb: _Finger, one: _Finger, others: _Finger) -> list[NDArray[n
 _POINTING = _one_unlike(_THUMB_OVER_FINGERS, _straight(), _BENT)
 _WIGGLING = _one_unlike(_THUMB_OUT, _BENT, _straight())
 
+# Pinches need little torque of the relaxed hand's springs; people press them all the same.
 STAGES: tuple[Stage, ...] = (
     Stage("Rest", REST_RAD[None], effort=0.1),
-    Stage("GraspPunchCloseFar", _pose(_THUMB_OVER_FINGERS, _BENT, _BENT, _BENT, _BENT)[None]),
+    Stage("GraspPunchCloseFar", _pose(_THUMB_OVER_FINGERS, _BENT, _BENT, _BENT, _BENT)[None], effort=1.5),
     Stage(
         "FingerAbductionSeries",
         _pose(_THUMB_OUT, _straight(0.24), _straight(0.05), _straight(-0.15), _straight(-0.24))[None],
+        effort=1.5,
     ),
-    Stage("PokePinchCloseFar", _POINTING[0][None]),
-    Stage("ThumbsUpDownThumbRotationsCWCCWP", _pose(_THUMB_OUT, _BENT, _BENT, _BENT, _BENT)[None]),
-    Stage("HandClawGraspFlicks", _pose(_THUMB_OUT, _CLAWED, _CLAWED, _CLAWED, _CLAWED)[None]),
+    Stage("PokePinchCloseFar", _POINTING[0][None], effort=2.0),
+    Stage("ThumbsUpDownThumbRotationsCWCCWP", _pose(_THUMB_OUT, _BENT, _BENT, _BENT, _BENT)[None], effort=1.5),
+    Stage("HandClawGraspFlicks", _pose(_THUMB_OUT, _CLAWED, _CLAWED, _CLAWED, _CLAWED)[None], effort=1.5),
     Stage(
         "FingerPinchesSingleFingerPinchesMultiple",
         _pose(_THUMB_PINCHING, _PINCHING, _PINCHING, _HALF_BENT, _HALF_BENT)[None],
+        effort=2.5,
     ),
     Stage(
         "IndexPinchesMiddlePinchesThumbswipes",
         _pose(_THUMB_PINCHING, _PINCHING, _BENT, _BENT, _BENT)[None],
+        effort=2.5,
     ),
     Stage(
         "FingerTouchPalmClapmrburns",
         _pose(_RELAXED_THUMB, *(_FLAT_AT_KNUCKLES,) * 4)[None],
+        effort=2.5,
     ),
-    Stage("ThumbsSwipesWholeHand", _pose(_THUMB_ACROSS, *(_straight(),) * 4)[None]),
+    Stage("ThumbsSwipesWholeHand", _pose(_THUMB_ACROSS, *(_straight(),) * 4)[None], effort=1.5),
     # The wrist is no part of a session's pose, but bending it straightens the fingers: tenodesis (Su et al. 2005).
-    Stage("WristFlexionAbduction", _pose(_RELAXED_THUMB, *((0.0, 0.15, 0.25, 0.10),) * 4, wrist=(0, 0, 0.70))[None]),
-    Stage("CountingUpDownFingerWigglingSpreading", np.array([*_POINTING[1:], *_WIGGLING])),
-    Stage("OK", _pose(_THUMB_PINCHING, _PINCHING, *(_straight(),) * 3)[None], held_out=True),
-    Stage("Peace", _pose(_THUMB_OVER_FINGERS, _straight(0.15), _straight(-0.1), _BENT, _BENT)[None], held_out=True),
-    Stage("ILoveYou", _pose(_THUMB_OUT, _straight(), _BENT, _BENT, _straight())[None], held_out=True),
-    Stage("Beak", _pose(_THUMB_PINCHING, *(_FLAT_AT_KNUCKLES,) * 4)[None], held_out=True),
+    Stage(
+        "WristFlexionAbduction",
+        _pose(_RELAXED_THUMB, *((0.0, 0.15, 0.25, 0.10),) * 4, wrist=(0, 0, 0.70))[None],
+        effort=1.5,
+    ),
+    Stage("CountingUpDownFingerWigglingSpreading", np.array([*_POINTING[1:], *_WIGGLING]), effort=1.5),
+    Stage("OK", _pose(_THUMB_PINCHING, _PINCHING, *(_straight(),) * 3)[None], effort=2.5, held_out=True),
+    Stage(
+        "Peace",
+        _pose(_THUMB_OVER_FINGERS, _straight(0.15), _straight(-0.1), _BENT, _BENT)[None],
+        effort=2.0,
+        held_out=True,
+    ),
+    Stage("ILoveYou", _pose(_THUMB_OUT, _straight(), _BENT, _BENT, _straight())[None], effort=2.0, held_out=True),
+    Stage("Beak", _pose(_THUMB_PINCHING, *(_FLAT_AT_KNUCKLES,) * 4)[None], effort=2.5, held_out=True),
 )
 
 # Gestures of the real sets that simulated people are compared with, by the names of `cpep_train.import_3dc`; a fist is
