@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import signal
 
 from cpep_edge.bundle import DecisionSpec
 from cpep_edge.errors import DataError
@@ -95,5 +96,6 @@ def test_a_simulated_wearer_makes_every_gesture_as_asked_and_rests_in_between(tm
 
 
 def strength(emg: np.ndarray, start_s: float, end_s: float) -> float:
-    part = emg[round(start_s * 2000) : round(end_s * 2000)]
-    return float(np.diff(part, axis=0).std())
+    sos = signal.butter(2, (20, 450), "bandpass", fs=2000, output="sos")
+    part = signal.sosfilt(sos, emg - emg.mean(axis=0), axis=0)[round(start_s * 2000) : round(end_s * 2000)]
+    return float(part.std())
