@@ -44,16 +44,16 @@ from cpep_train.stages import WRIST_AND_GRIPS, hold
 from cpep_train.volume_conductor import Electrodes
 from cpep_train.wearers import Band, draw_donning, draw_wearer, stream
 
-THREE_DC = Band(10, 1_000.0, (5.0, 430.0), along_mm=-40.0, turned_rad=0.12, noise_uv=2.4, common=0.8, offset_uv=0.0)
+THREE_DC = Band(10, 1_000.0, (5.0, 430.0), along_mm=-40.0, turned_rad=0.2, noise_uv=2.4, common=0.8, offset_uv=0.0)
 MYO = Band(
-    8, 200.0, (10.0, 90.0), Electrodes(length_mm=10.0), along_mm=-40.0, turned_rad=0.7, noise_uv=1.2, offset_uv=0.0,
+    8, 200.0, (10.0, 90.0), Electrodes(length_mm=10.0), along_mm=-40.0, turned_rad=0.5, noise_uv=1.2, offset_uv=0.0,
     step_uv=0.8,
 )  # fmt: skip
 MYO_GESTURES = (
     "NoMotion", "WristFlexion", "WristExtension", "RadialDeviation", "UlnarDeviation", "Pronation", "Supination",
     "PowerGrip",
 )  # fmt: skip
-SEED = 1
+SEED = 2  # the people of seed 1 were tuned on
 WINDOW_S = 0.25
 _LEFT_OUT_STEP = 2  # every so many-th window of the others is trained on
 
@@ -277,6 +277,8 @@ def real_myo(folder: Path) -> Iterator[Hold]:
                 lines = (line.split(",") for line in (path / f"{gesture}.txt").read_text().splitlines())
                 rows = np.array([line for line in lines if len(line) == 9], dtype=float)
                 changes = np.flatnonzero(np.diff(rows[:, 8])) + 1
+                if not gesture:  # one minute without a break
+                    changes = np.arange(1_000, len(rows), 1_000)
                 for repetition, block in enumerate(np.split(rows, changes), start=1):
                     if block[0, 8] == gesture and len(block) > 300:
                         yield Hold(person, donning, repetition, gesture, block[100:, :8])
@@ -345,7 +347,7 @@ def markdown(columns: dict[str, dict[str, float]]) -> str:
         "",
         f"`python benchmarks/measure_realism.py DATA`, commit {git_commit()[:12]}; its head says what is measured.",
         "The simulation's constants were chosen by hand against these figures of 3DC and myo-wrist, all people of",
-        "both, on simulated people of other seeds; the simulated people of this table were not looked at before.",
+        "both, on simulated people of other seeds. The simulated people of this table were looked at once.",
         "",
         "| | " + " | ".join(columns) + " |",
         "| --- |" + " --- |" * len(columns),

@@ -77,7 +77,7 @@ LOAD_NM = 0.1
 
 # How far people differ, as standard deviations; of logarithms where the quantity is a factor.
 _BAND_SPREAD_MM = 8.0
-_DONNING_SPREAD_RAD = math.radians(16)  # 11 mm on a forearm of 8 cm across
+_DONNING_SPREAD_RAD = math.radians(15)  # 10 mm on a forearm of 8 cm across
 _DONNING_SPREAD_MM = 10.0
 _FAT = (0.05, 0.13)  # thickness, share of the arm's radius
 _BELLY_SPREAD_RAD = math.radians(6)
@@ -85,7 +85,7 @@ _DEPTH_SPREAD = 0.15
 _STRENGTH_SPREAD = 0.25
 _RELUCTANCE_SPREAD = 0.25
 _PRESSING = (0.22, 0.015)  # factor of a joint's own torque; share of another's that goes along, in their tolerances
-_PRESSING_TODAY = (0.15, 0.028)  # the same, from donning to donning
+_PRESSING_TODAY = (0.11, 0.019)  # the same, from donning to donning
 _SPILL = (0.06, 0.5)  # activation that the nearest neighbour takes along, and its spread
 _GAIN_SPREAD = 0.2
 _CONTACT_SPREAD = 0.15
