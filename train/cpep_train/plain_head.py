@@ -17,7 +17,7 @@ from cpep_edge.donning import placements
 from cpep_edge.errors import DataError
 from cpep_edge.head import fit_head
 from cpep_edge.mpf import permutation
-from cpep_train.corpus import Corpus, Row
+from cpep_train.corpus import FREE_STAGE, Corpus, Row
 from cpep_train.donnings import Donnings
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout
@@ -40,13 +40,14 @@ def with_plain_head(
         return statistics
     statistics = replace(statistics, front_end=front_end)
     bare = SessionStore(corpus, recipe, statistics, layouts=layouts)
-    rows = {bare.donnings.key(corpus.rows[n]): corpus.rows[n] for n in corpus.numbers("train")}
+    named = [number for number in corpus.numbers("train") if corpus.rows[number].stage != FREE_STAGE]
+    rows = {bare.donnings.key(corpus.rows[n]): corpus.rows[n] for n in named}
     centre = _usual_centre(bare.donnings, list(rows.values()))
-    windows = WindowDataset(bare, corpus.numbers("train"), with_pose=False)
+    windows = WindowDataset(bare, named, with_pose=False)
     chosen = windows.index[np.linspace(0, len(windows) - 1, min(len(windows), _MOST_WINDOWS)).astype(np.intp)]
     chosen = chosen[np.argsort(chosen[:, 0], kind="stable")]
     tokens = mean_tokens(windows, chosen)
-    gestures = tuple(sorted({corpus.rows[n].stage for n in corpus.numbers("train")}))
+    gestures = tuple(sorted({corpus.rows[n].stage for n in named}))
     label = np.array([gestures.index(corpus.rows[number].stage) for number, _ in chosen], np.int64)
     if recipe.calibration.placed:
         keys = list(rows)
