@@ -128,14 +128,11 @@ def synthesise_corpus(
         write_metadata(folder, rows)
 
 
-def simulated_by(
-    *, n_users: int, sessions_per_user: int, seconds: float, seed: int, free_seconds: float = 0.0
-) -> str:
+def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: int, free_seconds: float = 0.0) -> str:
     """What a simulated corpus is noted to be made by: the same words, the same corpus."""
+    people = f"--users {n_users} --sessions-per-user {sessions_per_user}"
     free = f" --free-seconds {free_seconds:g}" if free_seconds else ""
-    return (
-        f"data synth --users {n_users} --sessions-per-user {sessions_per_user} --seconds {seconds:g}{free} --seed {seed}"
-    )
+    return f"data synth {people} --seconds {seconds:g}{free} --seed {seed}"
 
 
 def simulate(
