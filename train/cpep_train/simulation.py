@@ -130,8 +130,9 @@ def synthesise_corpus(
 
 def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: int, free_seconds: float = 0.0) -> str:
     """What a simulated corpus is noted to be made by: the same words, the same corpus."""
-    asked = f"--users {n_users} --sessions-per-user {sessions_per_user} --seconds {seconds:g} --seed {seed}"
-    return f"data synth {asked}" + (f" --free-seconds {free_seconds:g}" if free_seconds else "")
+    people = f"--users {n_users} --sessions-per-user {sessions_per_user}"
+    free = f" --free-seconds {free_seconds:g}" if free_seconds else ""
+    return f"data synth {people} --seconds {seconds:g}{free} --seed {seed}"
 
 
 def simulate(
