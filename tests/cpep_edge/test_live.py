@@ -10,6 +10,7 @@ import pytest
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import DecisionSpec
 from cpep_edge.decisions import UNKNOWN, Decision
+from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, LinkTimeout
 from cpep_edge.live_loop import Live, LiveEngine
 from tests.cpep_edge.fake_stream import HOP_MS, INFO, WINDOW, LevelRecogniser, ListSource, cut
@@ -155,7 +156,7 @@ def test_the_encoder_is_not_asked_while_the_muscles_rest() -> None:
 def test_a_band_that_was_turned_is_turned_back() -> None:
     recogniser = LevelRecogniser()
     signal = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
-    engine = LiveEngine(recogniser, INFO, hop_ms=HOP_MS, turn=1)
+    engine = LiveEngine(recogniser, INFO, hop_ms=HOP_MS, donning=Donning(order=(1, 0)))
     play([Block(np.roll(signal, 1, axis=1), 0, 0.0, 0.0)], engine)
     assert np.array_equal(recogniser.windows[-1], signal[-WINDOW:].T)
 
