@@ -5,12 +5,22 @@ step of the encoder's input is a sample of all channels, or a token. All state i
 how the signal was cut.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.donning import Donning
-from cpep_edge.mpf import MpfSpec, MpfStream
+from cpep_edge.mpf import LogCovariances, MpfSpec, MpfStream, log_covariances
 from cpep_edge.preprocess import Preprocessing, Preprocessor, SosFilter, scipy_sosfilt
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What computes the signal's way; those of a bundle's C library give the same numbers as these."""
+
+    sosfilt: SosFilter = scipy_sosfilt
+    logarithm: LogCovariances = log_covariances
 
 
 class InputStream:
@@ -22,15 +32,19 @@ class InputStream:
         front_end: MpfSpec | None,
         n_channels: int,
         donning: Donning | None = None,
-        sosfilt: SosFilter | None = None,
+        kernels: Kernels = Kernels(),
     ) -> None:
-        """sosfilt: what filters; None: scipy"""
         self._donning = donning or Donning()
-        self._preprocess = Preprocessor(preprocessing, n_channels, self._donning.level_uv, sosfilt)
+        self._preprocess = Preprocessor(preprocessing, n_channels, self._donning.level_uv, kernels.sosfilt)
         self.front_end: MpfStream | None = None
         if front_end is not None:
-            sosfilt = sosfilt or scipy_sosfilt
-            self.front_end = MpfStream(front_end, centre=self._donning.centre, dead=self._donning.dead, sosfilt=sosfilt)
+            self.front_end = MpfStream(
+                front_end,
+                centre=self._donning.centre,
+                dead=self._donning.dead,
+                sosfilt=kernels.sosfilt,
+                logarithm=kernels.logarithm,
+            )
 
     def reset(self, sample_index: int = 0) -> None:
         """Forget the past; the next sample has this index."""

@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.input_stream import Kernels
+from cpep_edge.mpf import FLOOR
 
 if TYPE_CHECKING:
     from cpep_edge.bundle import Bundle, EncoderSpec
-    from cpep_edge.preprocess import SosFilter
 
-_ABI_VERSION = 2  # CPEP_ABI_VERSION of encoder.h
+_ABI_VERSION = 3  # CPEP_ABI_VERSION of encoder.h
 _ERROR_BYTES = 512
 
 _loading = threading.Lock()
@@ -110,12 +111,13 @@ class NativeEncoder:
         return self._error.value.decode(errors="replace")
 
 
-def native_sosfilt(library: NativeLibrary) -> "SosFilter":
-    """The filter of the C library: scipy's `sosfilt`, number for number.
+def native_kernels(library: NativeLibrary) -> Kernels:
+    """The signal's way in the C library: scipy's `sosfilt`, number for number, and numpy's logarithms to 1e-12.
 
     Raises CpepError when the library does not fit this machine or the process.
     """
-    filter_in_place = _bind(load_libraries(library)).cpep_filter
+    bound = _bind(load_libraries(library))
+    filter_in_place, take_logarithms = bound.cpep_filter, bound.cpep_log_covariances
 
     def sosfilt(
         sos: NDArray[np.float64], samples: NDArray[np.float32], state: NDArray[np.float64]
@@ -124,7 +126,16 @@ def native_sosfilt(library: NativeLibrary) -> "SosFilter":
         filter_in_place(sos.ctypes.data, len(sos), filtered.ctypes.data, *filtered.shape, state.ctypes.data)
         return filtered, state
 
-    return sosfilt
+    def logarithm(covariances: NDArray[np.float64], shrinkage: float, live: NDArray[np.bool_]) -> NDArray[np.float32]:
+        given, mask = np.ascontiguousarray(covariances, np.float64), live.astype(np.uint8)
+        n_tokens, n_bands, n, _ = given.shape
+        tokens = np.empty((n_tokens, n_bands * n * (n + 1) // 2), np.float32)
+        n_matrices = n_tokens * n_bands
+        if take_logarithms(given.ctypes.data, n_matrices, n, mask.ctypes.data, shrinkage, FLOOR, tokens.ctypes.data):
+            raise CpepError("there is no memory for the front end's covariances")
+        return tokens
+
+    return Kernels(sosfilt, logarithm)
 
 
 def carried_library(bundle: "Bundle") -> NativeLibrary | None:
@@ -213,6 +224,8 @@ def _bind(library: ctypes.CDLL) -> ctypes.CDLL:
     array, size = ctypes.c_void_p, ctypes.c_size_t
     library.cpep_filter.argtypes = (array, size, array, size, size, array)
     library.cpep_filter.restype = None
+    library.cpep_log_covariances.argtypes = (array, size, size, array, ctypes.c_double, ctypes.c_double, array)
+    library.cpep_log_covariances.restype = ctypes.c_int
     library.cpep_close.argtypes = (ctypes.c_void_p,)
     library.cpep_close.restype = None
     return library

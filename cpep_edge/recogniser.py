@@ -10,8 +10,8 @@ from cpep_edge.donning import Donning
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError
 from cpep_edge.head import Head
-from cpep_edge.input_stream import InputStream
-from cpep_edge.native_encoder import carried_library, native_sosfilt
+from cpep_edge.input_stream import InputStream, Kernels
+from cpep_edge.native_encoder import carried_library, native_kernels
 from cpep_edge.pose_index import PoseIndex, Vote, load_index
 from cpep_edge.trial import require_tried
 
@@ -36,7 +36,7 @@ class Recogniser:
         if not bundle.is_signed:
             require_tried(bundle)
         self.encoder = open_encoder(program, manifest.encoder, n_threads, library)
-        self._sosfilt = None if library is None else native_sosfilt(library)
+        self._kernels = Kernels() if library is None else native_kernels(library)
         self.index = load_index(
             bundle.read(manifest.index.file),
             manifest.index,
@@ -59,7 +59,7 @@ class Recogniser:
     def stream(self, donning: Donning | None = None) -> InputStream:
         """A fresh way from one stream's raw samples to the encoder's input."""
         manifest = self.manifest
-        return InputStream(manifest.preprocessing, manifest.front_end, manifest.n_channels, donning, self._sosfilt)
+        return InputStream(manifest.preprocessing, manifest.front_end, manifest.n_channels, donning, self._kernels)
 
     def last_window(self, samples_uv: NDArray[np.float32], donning: Donning | None = None) -> NDArray[np.float32]:
         """The encoder's input for the window that ends with some signal, `manifest.input_shape`.

@@ -128,6 +128,7 @@ def native_sources() -> Path:
 def _configuration(cmake: str, compiler: str, architecture: Architecture, sdk: _Sdk, build: Path) -> tuple[str, ...]:
     options = [
         f"-DCMAKE_CXX_COMPILER={compiler}",
+        f"-DCMAKE_C_COMPILER={compiler.removesuffix('g++')}gcc",  # which comes with it
         f"-Dexecutorch_DIR={sdk.root / 'share' / 'cmake'}",
         "-DCMAKE_BUILD_TYPE=MinSizeRel",
     ]

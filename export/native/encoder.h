@@ -1,4 +1,5 @@
-/* The EMG encoder as a C library: one window in, one embedding out; and the filter before it. No torch, no Python.
+/* The EMG encoder as a C library: one window in, one embedding out; and what comes before it, the filter and the front
+ * end's matrix logarithms. No torch, no Python.
  *
  * Errors: a call that fails says so by its result and writes one line of text, always terminated, into `error`,
  * which may be NULL. An encoder is used by one thread at a time; different encoders may run side by side.
@@ -14,7 +15,7 @@ extern "C" {
 #endif
 
 #define CPEP_API __attribute__((visibility("default")))
-#define CPEP_ABI_VERSION 2
+#define CPEP_ABI_VERSION 3
 
 typedef struct cpep_encoder cpep_encoder;
 
@@ -59,6 +60,16 @@ CPEP_API int cpep_run(cpep_encoder *encoder, const float *window, float *embeddi
  */
 CPEP_API void cpep_filter(const double *sections, size_t n_sections, double *samples, size_t n_samples,
                           size_t n_channels, double *state);
+
+/* The front end's tokens: matrix logarithms of shrunk covariances, in double precision (`mpf.h` of the chip's engine).
+ *
+ * covariances: n_matrices symmetric matrices of n_electrodes rows
+ * live: n_electrodes bytes, zero for an electrode that is taken out; NULL: all are live
+ * tokens: for each matrix n_electrodes (n_electrodes + 1) / 2 numbers
+ * returns 0, or -1 where there is no memory
+ */
+CPEP_API int cpep_log_covariances(const double *covariances, size_t n_matrices, size_t n_electrodes,
+                                  const uint8_t *live, double shrinkage, double floor, float *tokens);
 
 /* Free an encoder; NULL is allowed. */
 CPEP_API void cpep_close(cpep_encoder *encoder);

@@ -16,7 +16,8 @@ from scipy import signal
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError, CpepError
-from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_sosfilt
+from cpep_edge.mpf import log_covariances
+from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_kernels
 from cpep_edge.preprocess import design_filter
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ from pathlib import Path
 import numpy as np
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
-from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_sosfilt
+from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_kernels
 from cpep_edge.preprocess import design_filter
 files = {[str(file) for file in native_build.libraries]!r}
 library = NativeLibrary({native_build.architecture!r}, tuple((Path(f).name, Path(f).read_bytes()) for f in files))
@@ -209,7 +210,7 @@ def test_the_filter_gives_the_bits_that_scipy_gives(
     rng, sos = np.random.default_rng(0), np.array(design_filter(2000.0, 40.0, notch_hz))
     samples = rng.normal(0, 100, (700, n_channels)).astype(np.float32)
     state = rng.normal(size=(len(sos), 2, n_channels))
-    sosfilt = native_sosfilt(library)
+    sosfilt = native_kernels(library).sosfilt
 
     first, between = sosfilt(sos, samples[:1], state)
     second, last = sosfilt(sos, np.asfortranarray(samples[1:]), between)
@@ -217,6 +218,27 @@ def test_the_filter_gives_the_bits_that_scipy_gives(
     expected, expected_last = signal.sosfilt(sos, samples, axis=0, zi=state)
     np.testing.assert_array_equal(np.concatenate([first, second]), expected)
     np.testing.assert_array_equal(last, expected_last)
+
+
+@pytest.mark.parametrize("n", [2, 5, 16])
+def test_the_front_end_s_logarithms_are_numpy_s_whatever_the_electrodes_do(library: NativeLibrary, n: int) -> None:
+    """Full, one source, doubled, flat, silent, and one electrode taken out."""
+    rng, covariances = np.random.default_rng(n), []
+    for kind in range(5):
+        x = rng.normal(size=(60, n)) * 10 ** rng.uniform(-2, 1, n)
+        if kind == 1:
+            x[:] = x[:, :1]
+        elif kind == 2:
+            x[:, -1] = x[:, 0]
+        elif kind == 3:
+            x[:, 0] = 0
+        elif kind == 4:
+            x[:] = 0
+        covariances.append(x.T @ x / 60)
+    stacked = np.stack(covariances)[:, None].repeat(3, axis=1)
+    for live in (np.ones(n, bool), np.arange(n) != 1) if n > 2 else (np.ones(n, bool),):
+        ours = native_kernels(library).logarithm(stacked, 0.01, live)
+        np.testing.assert_allclose(ours, log_covariances(stacked, 0.01, live), atol=2e-6, rtol=1e-6)
 
 
 def test_encoders_are_freed(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
