@@ -315,7 +315,7 @@ def _check_storage(table: h5py.Dataset, file: h5py.File, path: Path) -> None:
     if table.is_virtual or table.external or table.file.filename != file.filename:
         raise DataError(f"{path}: its samples lie in other files, which are not read")
     size_bytes = table.shape[0] * table.dtype.itemsize
-    if size_bytes > _MOST_UNPACKED * path.stat().st_size:
+    if size_bytes > _MOST_UNPACKED * file.id.get_filesize():
         raise DataError(
             f"{path}: {_GROUP}/{_TABLE} is said to hold {table.shape[0]:,} samples, more than a file of its size can"
         )

@@ -134,20 +134,25 @@ def _meta(path: Path) -> SessionMeta:
 
 def _survey(path: Path) -> SessionSurvey:
     with Session(path) as session:
-        session.check()
-        gaps = session.gaps()
-        return SessionSurvey(
-            n_samples=session.n_samples,
-            duration_s=session.duration_s,
-            sample_rate_hz=session.meta.sample_rate,
-            n_channels=session.meta.num_channels,
-            n_gaps=len(gaps),
-            gaps_s=sum(gap.duration_s for gap in gaps),
-            n_failed_poses=sum(
-                int(np.count_nonzero(~session.pose_valid(start, start + _ROWS)))
-                for start in range(0, session.n_samples, _ROWS)
-            ),
-        )
+        return survey_session(session)
+
+
+def survey_session(session: Session) -> SessionSurvey:
+    """Read a whole session in this process; raises DataError when it cannot be used."""
+    session.check()
+    gaps = session.gaps()
+    return SessionSurvey(
+        n_samples=session.n_samples,
+        duration_s=session.duration_s,
+        sample_rate_hz=session.meta.sample_rate,
+        n_channels=session.meta.num_channels,
+        n_gaps=len(gaps),
+        gaps_s=sum(gap.duration_s for gap in gaps),
+        n_failed_poses=sum(
+            int(np.count_nonzero(~session.pose_valid(start, start + _ROWS)))
+            for start in range(0, session.n_samples, _ROWS)
+        ),
+    )
 
 
 def _serve() -> None:

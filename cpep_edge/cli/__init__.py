@@ -97,7 +97,8 @@ def main() -> NoReturn:
         if os.environ.get("CPEP_DEBUG"):
             raise
         told = missing_package(error, " ".join(sys.argv[1:2])) if isinstance(error, ModuleNotFoundError) else str(error)
-        typer.echo(f"error: {printable(told, LONGEST_SENTENCE)}", err=True)
+        lines = [printable(line, LONGEST_SENTENCE) for line in told.splitlines()]  # a config that would fit follows
+        typer.echo("error: " + "\n".join(lines), err=True)
         sys.exit(1)
     sys.exit(0)
 

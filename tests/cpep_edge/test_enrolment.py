@@ -61,7 +61,7 @@ def share_of(bundle: Path, corpus: Path, gesture: str, stage: str) -> float:
     recogniser = Recogniser(Bundle(bundle))
     n = recogniser.manifest.encoder.window_samples
     with Session(corpus / f"user_c_{stage}_0.hdf5") as session:
-        filtered = recogniser.preprocessor()(session.emg())
+        filtered = recogniser.stream()(session.emg())
     names = [g.name for g in recogniser.manifest.gestures]
     starts = range(n, len(filtered) - n, n // 2)
     windows = [np.ascontiguousarray(filtered[start : start + n].T) for start in starts]

@@ -135,7 +135,7 @@ from cpep_edge.recogniser import Recogniser
 sys.modules[{heavy!r}] = None
 recogniser = Recogniser(Bundle(Path({str(tiny_bundle)!r})))
 signal_uv = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
-print(recogniser.recognise(recogniser.preprocessor()(signal_uv)[-200:].T.copy()).vote.share)
+print(recogniser.recognise(recogniser.last_window(signal_uv)).vote.share)
 """
     answer = run(python, "-c", script)
 

@@ -21,6 +21,8 @@ from cpep_edge.golden import COSINE_TOLERANCE, Golden
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.preprocess import Preprocessor
 from cpep_train.checkpoint import save_checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.leakage import save_splits, split_manifest
 from tests.export.aarch64_device import QEMU, Aarch64Device
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def arm_bundle(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path_factor
     run, path = folder / "run", folder / "arm.cpep"
     run.mkdir()
     save_checkpoint(run, tiny_checkpoint)
+    save_splits(run, split_manifest(Corpus.open(tiny_corpus)))
     what = ("export", str(run), "--data", str(tiny_corpus), "--out", str(path))
     answer = CliRunner().invoke(app, [*what, "--target", "linux-aarch64", "--quant", "fp32", "--no-pose-encoder"])
     if answer.exception is not None and "fetching executorch" in str(answer.exception):
@@ -113,6 +116,7 @@ def test_a_missing_cross_compiler_is_named_before_anything_is_written(
     run, path = tmp_path / "run", tmp_path / "arm.cpep"
     run.mkdir()
     save_checkpoint(run, tiny_checkpoint)
+    save_splits(run, split_manifest(Corpus.open(tiny_corpus)))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("cpep_export.native.host_architecture", lambda: "x86_64")
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from cpep_export.live_replay import embed_live
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import Examples, evaluation_set
-from cpep_train.recordings import Layout
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 
 if TYPE_CHECKING:
@@ -29,8 +28,9 @@ def queries(tiny_checkpoint: "Checkpoint", tiny_corpus: Path) -> Examples:
     corpus, recipe = Corpus.open(tiny_corpus), tiny_checkpoint.recipe
     examples = evaluation_set(tiny_checkpoint, corpus).queries
     torn = int(examples.places[0, 0])
-    n_samples = examples.dataset.store.layout(torn).n_samples
-    layouts = {torn: Layout(n_samples, ((0, n_samples // 2), (n_samples // 2 + 50, n_samples)), ())}
+    whole = examples.dataset.store.layout(torn)
+    n_samples = whole.n_samples
+    layouts = {torn: replace(whole, spans=((0, n_samples // 2), (n_samples // 2 + 50, n_samples)), failed=())}
     store = SessionStore(corpus, recipe, fit_statistics(corpus, recipe), layouts=layouts)
     sessions = [int(number) for number in np.unique(examples.places[:, 0])]
     dataset = WindowDataset(store, sessions, with_pose=False)

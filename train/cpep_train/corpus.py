@@ -17,7 +17,7 @@ from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
 from cpep_edge.names import check_name
 from cpep_edge.session import Session
-from cpep_edge.session_trial import SessionSurvey, SessionTrial
+from cpep_edge.session_trial import SessionSurvey, SessionTrial, survey_session
 
 if TYPE_CHECKING:
     from cpep_train.recipe import Recipe  # pulls in torch, which reading a corpus does not need
@@ -240,7 +240,11 @@ def corpus_info(path: Path, progress: Callable[[int, int], None] | None = None) 
     with SessionTrial() as trial:
         for done, row in enumerate(corpus.rows):
             try:
-                surveys.append((row, trial.survey(corpus.file(row))))
+                if corpus.shards is None:
+                    surveys.append((row, trial.survey(corpus.file(row))))
+                else:  # fetched by its hash, so no stranger's
+                    with corpus.session(row) as session:
+                        surveys.append((row, survey_session(session)))
             except DataError as error:
                 faults.append(str(error))
             if progress is not None:
