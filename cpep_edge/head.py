@@ -9,7 +9,7 @@ discriminant analysis (Friedman 1989) in two steps, because a window has hundred
 
 On another arm or after another donning the same gestures lie elsewhere. `Head.adapted` moves each Gaussian's mean to
 where an unlabelled calibration has windows, by expectation and maximisation with the old mean as prior; on real
-recordings this wins back half of what a new donning costs (benchmarks/results/real.md).
+recordings this wins back part of what a new donning or another arm costs.
 
 numpy only. Shapes: n windows, d numbers a window, r dimensions, K gestures.
 """

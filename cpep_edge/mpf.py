@@ -2,7 +2,7 @@
 
 A level says how hard a muscle under one electrode works. That two electrodes rise and fall in step says that they hear
 the same fibres, and this is where forearms tell hand movements apart: on real EMG a linear discriminant reads half as
-many errors from covariances as from levels (benchmarks/results/real.md). So the signal is split into bands; every hop
+many errors from covariances as from levels. So the signal is split into bands; every hop
 the covariance of all electrodes over the last span is taken in each, and its matrix logarithm becomes a token. The
 upper triangle, off-diagonals times the square root of two, has Euclidean distances that are those of the log-Euclidean
 metric (Arsigny et al. 2006); the same idea on cross-spectral densities is the front end of Kaifosh et al., Nature 2025.
