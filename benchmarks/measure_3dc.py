@@ -19,7 +19,7 @@ from typing import Any
 from cpep_bench.machine import Machine, this_machine
 from cpep_edge.bundle import Manifest
 from cpep_edge.checkout import git_commit
-from cpep_edge.cli.replay import Replay, replay
+from cpep_edge.cli.replay import Replay, calibrate, replay
 from cpep_edge.decisions import UNKNOWN
 from cpep_edge.files import replacing
 from cpep_edge.json_text import to_json
@@ -27,6 +27,7 @@ from cpep_export.native import build_for_target, host_target
 from cpep_export.package import export_bundle
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, Row
+from cpep_train.donnings import Donnings
 from cpep_train.evaluate import Score, evaluate
 from cpep_train.import_3dc import import_3dc
 from cpep_train.realism import measure, real_trials
@@ -81,10 +82,12 @@ def run_loop(
     scores = evaluate(checkpoint, work / "corpus")
     native = build_for_target(host_target(), work / "native")
     manifest = export_bundle(checkpoint, work / "corpus", work / "3dc.cpep", native=native)
-    corpus = Corpus.open(work / "corpus")
-    replays = {
-        person: replay(corpus, rows, work / "3dc.cpep", SPEED) for person, rows in _unseen_recordings(corpus).items()
-    }
+    corpus, replays = Corpus.open(work / "corpus"), {}
+    donnings = Donnings(corpus, checkpoint.recipe, checkpoint.preprocessing)
+    for person, rows in _unseen_recordings(corpus).items():
+        profile = work / f"{person}.json"
+        calibrate(corpus, donnings.calibration_rows(rows[0]), work / "3dc.cpep", SPEED, profile)
+        replays[person] = replay(corpus, rows, work / "3dc.cpep", SPEED, profile)
     return Loop(tuple(scores), manifest, replays, this_machine())
 
 

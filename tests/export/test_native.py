@@ -181,8 +181,9 @@ def test_the_library_runs_wherever_the_wheel_runs(native_build: NativeBuild) -> 
 def test_a_failed_build_leaves_nothing_and_says_why(
     native_build: NativeBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / "sources"
+    broken = tmp_path / "native"
     shutil.copytree(native_sources(), broken)
+    shutil.copytree(native_sources().parent / "mcu", tmp_path / "mcu")
     source = broken / "encoder.cpp"
     source.write_text(source.read_text() + "\nint unfinished() { return nothing; }\n")
     monkeypatch.setattr("cpep_export.native.native_sources", lambda: broken)
