@@ -26,6 +26,7 @@ class StreamInfo:
     serial_number: str = ""
     firmware: str = ""
     has_clock: bool = False  # the device stamps its samples itself; else `device_t_s` counts samples
+    missing: tuple[int, ...] = ()  # channels without an electrode of their own: the device has none, or gives it twice
 
 
 @dataclass(frozen=True, slots=True)

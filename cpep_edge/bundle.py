@@ -320,7 +320,7 @@ class Bundle:
         if key is not None:
             check_version(key, *self._identity(), new_name=trust)
         elif trust:
-            remember("may run", self.manifest_sha256)
+            _remember_it_may_run(self.manifest_sha256)
 
     @classmethod
     def open(cls, path: Path, key_file: Path | None = None, *, trust: bool = False) -> "Bundle":
@@ -408,11 +408,15 @@ def write_bundle(
         (folder / DIGEST_FILE).write_bytes(_digest_line(content))
         if key is not None:
             (folder / SIGNATURE_FILE).write_bytes(key.sign(content))
-    try:
-        remember("may run", hashlib.sha256(content).hexdigest())
-    except CpepError as error:
-        _log.warning("the bundle will ask for --trust on this machine too: %s", error)
+    _remember_it_may_run(hashlib.sha256(content).hexdigest())
     return written
+
+
+def _remember_it_may_run(manifest_sha256: str) -> None:
+    try:
+        remember("may run", manifest_sha256)
+    except CpepError as error:
+        _log.warning("the bundle will ask for --trust again: %s", error)
 
 
 def sign_bundle(path: Path, key: SigningKey) -> Manifest:

@@ -116,7 +116,7 @@ def donning_of(
     """Find how a band sits, and where the wearer's gestures lie, from unlabelled movement.
 
     movement_uv: recordings, each (n_samples, n_channels), raw
-    missing: channels that the device does not have
+    missing: channels without an electrode of their own, as `StreamInfo` has them
     placed: False takes the band to sit as usual
     Raises DataError when there is too little signal, or too few channels carry any.
     """
@@ -179,7 +179,7 @@ def calibrate(
     everything = np.concatenate([np.empty((0, info.n_channels), np.float32), *raw])
     if len(everything) <= n_rest:
         raise DataError(f"{len(everything) / rate_hz:.1f} s of signal are too short, calibrate for longer")
-    donning = donning_of(recogniser, [everything[n_rest:]])
+    donning = donning_of(recogniser, [everything[n_rest:]], missing=info.missing)
     resting = 0.0
     if n_rest and donning.level_uv is not None:
         resting = resting_level(recogniser, donning, everything[:n_rest])
@@ -205,7 +205,8 @@ def resting_level(recogniser: Recogniser, donning: Donning, rest_uv: NDArray[np.
     spec = recogniser.manifest.preprocessing
     filtered = Preprocessor(unscaled(spec), rest_uv.shape[1])(donning.arranged(rest_uv))
     stretches = stretch_levels_uv(filtered[round(SETTLE_S * spec.sample_rate_hz) :], spec.sample_rate_hz)
-    return rest_level(stretches, donning.level_uv) if len(stretches) else 0.0
+    live = [place for place in range(len(donning.level_uv)) if place not in donning.dead]
+    return rest_level(stretches[:, live], donning.level_uv[live]) if len(stretches) else 0.0
 
 
 def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, float]:

@@ -29,6 +29,7 @@ LEVEL_STRETCH_S = 0.1
 MIN_CALIBRATION_S = 2.0
 SETTLE_S = 0.2  # of the filter, left out at the start
 FLAT_UV = 0.05  # quieter than the noise of any amplifier for EMG: the electrode hangs in the air or is shorted
+LEAST_PLACED = 3  # live electrodes by whose levels a place can be told: any two correlate fully
 DOUBLED = 0.9999  # correlation from which two channels are one electrode
 
 Tokens = NDArray[np.float32]  # (m, F), of one recording
@@ -62,6 +63,11 @@ class Donning:
         }
         return cls(order=tuple(map(int, fields["order"])), dead=tuple(map(int, fields["dead"])), **arrays)
 
+    def lacking(self, missing: Sequence[int]) -> "Donning":
+        """The same on a device that has no electrode for some of its channels, counted from 0 as the device does."""
+        places = missing if not self.order else [place for place, one in enumerate(self.order) if one in missing]
+        return replace(self, dead=tuple(sorted({*self.dead, *places})))
+
     def arranged(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
         """Samples of the band, (n, C), in the model's order."""
         return samples_uv[:, self.order] if self.order else samples_uv
@@ -92,14 +98,14 @@ def measure_donning(
     orders: the placements to choose among; the first wins among equals, none: as they come
     likelihood: of recordings' tokens, recentred, by which the placement is chosen
     pattern: (C,), logarithms of the usual levels, by which it is chosen otherwise
-    missing: channels that the device does not have
+    missing: channels without an electrode of their own, as `StreamInfo` has them
     Raises DataError when there is too little signal, or a channel is flat that ought not to be.
     """
     levels, dead = _levels(movement_uv, preprocessing, missing, may_be_dead=front_end is not None)
     orders = list(orders) or [tuple(range(len(levels)))]
     if front_end is None:
-        best = _like_pattern(levels, orders, pattern)
-        return Donning(best, levels[list(best)])
+        best = _like_pattern(levels, orders, pattern, dead)
+        return Donning(best, levels[list(best)]).lacking(dead)
     tokens = device_tokens(movement_uv, preprocessing, front_end, levels, dead)
     mean: NDArray[np.float32] = np.concatenate(tokens).mean(axis=0)
     n_bands, best = len(front_end.bands), orders[0]
@@ -161,14 +167,14 @@ def channel_levels_uv(
 ) -> NDArray[np.float32]:
     """The level of each channel, (n_channels,): the geometric mean over stretches, (n_stretches, n_channels).
 
-    missing: channels that the device does not have; their level is 1
+    missing: channels without an electrode of their own; those that are flat have a level of 1
     may_be_dead: a flat channel's level is left as it is, near zero
     Raises DataError when there is too little signal, or a channel is flat.
     """
     if len(stretches_uv) < MIN_CALIBRATION_S / LEVEL_STRETCH_S:
         raise DataError(f"{len(stretches_uv) * LEVEL_STRETCH_S:.1f} s of signal are too short, calibrate for longer")
     level_uv: NDArray[np.float32] = np.exp(np.mean(np.log(np.maximum(stretches_uv, 1e-9)), axis=0)).astype(np.float32)
-    level_uv[list(missing)] = 1.0
+    level_uv[[channel for channel in missing if level_uv[channel] < FLAT_UV]] = 1.0
     flat = np.flatnonzero(level_uv < FLAT_UV)
     if flat.size and not may_be_dead:
         raise DataError(f"channel {flat[0] + 1} is flat: check that its electrode touches the skin")
@@ -191,7 +197,7 @@ def _levels(
         return levels, tuple(missing)
     flat = np.flatnonzero(levels < FLAT_UV).tolist()
     levels[flat] = 1.0
-    alike = np.abs(np.triu(_correlation(np.concatenate(filtered_uv)), k=1)) > DOUBLED
+    alike = np.abs(np.triu(correlation(np.concatenate(filtered_uv)), k=1)) > DOUBLED
     dead = sorted({*missing, *flat, *np.flatnonzero(alike.any(axis=0)).tolist()})
     if len(levels) - len(dead) < 2:
         named = ", ".join(str(channel + 1) for channel in dead)
@@ -199,7 +205,7 @@ def _levels(
     return levels, tuple(dead)
 
 
-def _correlation(filtered_uv: NDArray[np.float32]) -> NDArray[np.float64]:
+def correlation(filtered_uv: NDArray[np.float32]) -> NDArray[np.float64]:
     """Of each two channels, (C, C); zero for one that is flat."""
     signal = filtered_uv.astype(np.float64)
     products, power = signal.T @ signal, np.square(signal).sum(axis=0)
@@ -208,10 +214,13 @@ def _correlation(filtered_uv: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _like_pattern(
-    levels: NDArray[np.float32], orders: Sequence[tuple[int, ...]], pattern: Sequence[float]
+    levels: NDArray[np.float32], orders: Sequence[tuple[int, ...]], pattern: Sequence[float], dead: Sequence[int]
 ) -> tuple[int, ...]:
-    """The placement under which the levels correlate best with the usual ones."""
-    if len(pattern) != len(levels):
+    """The placement under which the levels of live electrodes correlate best with the usual ones."""
+    if len(pattern) != len(levels) or len(levels) - len(dead) < LEAST_PLACED:
         return orders[0]
-    agreement = [np.corrcoef(np.log(levels[list(order)]), pattern)[0, 1] for order in orders]
+    agreement = []
+    for order in orders:
+        live = [place for place, electrode in enumerate(order) if electrode not in dead]
+        agreement.append(np.corrcoef(np.log(levels[np.array(order)[live]]), np.array(pattern)[live])[0, 1])
     return orders[int(np.argmax(agreement))]

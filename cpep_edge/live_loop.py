@@ -29,6 +29,7 @@ INTERPOLATED_GAP_S = 0.010  # a shorter loss is filled in and the windows with i
 RESET_GAP_S = 2.0  # after a longer loss everything starts anew; between the two, decisions wait for a clean window
 _NEXT_BLOCK_S = 0.1  # in which the reader mostly sees by itself that it is to end
 _LEAVE_S = 0.6  # for the reader to end; one that opens an address without answer is left to itself
+LEAST_ELECTRODES = 2  # between which there is a covariance
 RATE_TOLERANCE = 1e-3  # clocks drift by tens of ppm; another rate is another device
 
 
@@ -86,8 +87,10 @@ class LiveEngine:
         a_token = 1 if manifest.front_end is None else manifest.front_end.hop_samples
         self._hop_samples = a_token * max(1, round(self.hop_ms * 1e-3 * self._rate_hz / a_token))
         self._stretch_samples = round(LEVEL_STRETCH_S * self._rate_hz)
-        self._head = recogniser.on_arm(donning or Donning())
+        donning = (donning or Donning()).lacking(info.missing)
+        self._head = recogniser.on_arm(donning)
         self._stream = recogniser.stream(donning)
+        self._live_channels = [place for place in range(info.n_channels) if place not in donning.dead]
         self._ring = MirroredRing(info.n_channels, 4 * self._window_samples)
         self._front_end, (n_inputs, self._n_steps) = manifest.front_end, manifest.input_shape
         self._tokens = (
@@ -206,7 +209,7 @@ class LiveEngine:
         if not self.spec.rest_level:
             return False
         stretch = self._ring.window(end_index, self._stretch_samples)
-        return stretch is not None and level(stretch) < self.spec.rest_level
+        return stretch is not None and level(stretch[self._live_channels]) < self.spec.rest_level
 
     def _restart(self, block: Block) -> None:
         if self._boot_id is not None:
@@ -277,6 +280,12 @@ def check_stream(info: StreamInfo, manifest: Manifest) -> None:
             f"{info.name} has {info.n_channels} channels, but {manifest.name} was trained on {n_channels}; "
             f"export a bundle trained on {info.n_channels} channels, use the band it was made for, "
             f"or say which channel goes where{_device_config(info, n_channels, rate_hz)}"
+        )
+    n_own = n_channels - len(info.missing)
+    if n_own < LEAST_ELECTRODES:
+        raise ConfigError(
+            f"{info.name} has an electrode of its own for {n_own} of the {n_channels} channels of {manifest.name}, and "
+            f"{LEAST_ELECTRODES} are the least: name more of them in the device config"
         )
     if abs(info.sample_rate_hz / rate_hz - 1) > RATE_TOLERANCE:
         raise ConfigError(

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -245,10 +245,18 @@ def _header(path: Path, lines: list[_Line]) -> _Header:
             hop_ms=_float(first["hop_ms"]),
             spec=DecisionSpec.model_validate_json(json.dumps(first["spec"])),
             donning=Donning.from_json(first["donning"]),
-            info=StreamInfo(**first["stream"]),  # type: ignore[arg-type]
+            info=_stream_info(first["stream"]),
         )
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: line 1 is damaged") from error
+
+
+def _stream_info(fields: _Value) -> StreamInfo:
+    """Raises TypeError or ValueError for anything else than `asdict` made of one."""
+    info = StreamInfo(**fields)  # type: ignore[arg-type]
+    if not all(isinstance(channel, int) and 0 <= channel < info.n_channels for channel in info.missing):
+        raise ValueError("channels that cannot be missing")
+    return replace(info, missing=tuple(info.missing))
 
 
 def _int(value: _Value) -> int:

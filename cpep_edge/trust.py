@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError
 from cpep_edge.files import replacing
-from cpep_edge.vouched import memory, read_memory, state_folder
+from cpep_edge.outside import user_folder
+from cpep_edge.vouched import memory, read_memory
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -177,15 +178,16 @@ def configured_key(given: Path | None) -> Key | None:
     named = given or (Path(os.environ["CPEP_EDGE_KEY"]) if os.environ.get("CPEP_EDGE_KEY") else None)
     if named is not None:
         return load_trusted(named)
-    for file in (folder / name for folder in (user_configuration(), Path("/etc")) for name in (ROOT_FILE, _KEY_FILE)):
+    folders = [folder for folder in (user_configuration(), Path("/etc")) if folder is not None]
+    for file in (folder / name for folder in folders for name in (ROOT_FILE, _KEY_FILE)):
         if _is_there(file):
             return load_trusted(file)
     return None
 
 
-def user_configuration() -> Path:
-    """Where this user's configuration lies."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+def user_configuration() -> Path | None:
+    """Where this user's configuration lies; None for a user without a home."""
+    return user_folder("XDG_CONFIG_HOME", ".config")
 
 
 def load_trusted(file: Path) -> Key:
@@ -245,7 +247,7 @@ def _check_version(
 
 def remember_version(key: Key, name: str, version: int, manifest_sha256: str, *, new_name: bool = False) -> None:
     """Keep older versions of a bundle out from now on."""
-    with memory(_seen_file()) as known:
+    with memory(_SEEN_FILE) as known:
         _check_version(_versions(known), key, name, version, manifest_sha256, new_name)
         known[_memory_of(key, name)] = [version, manifest_sha256]
 
@@ -254,13 +256,9 @@ def _memory_of(key: Key, name: str) -> str:
     return f"{key.fingerprint} {name}"
 
 
-def _seen_file() -> Path:
-    return state_folder() / _SEEN_FILE
-
-
 def _seen() -> dict[str, tuple[int, str]]:
     """The highest version of each bundle that ran here, with the SHA-256 of its manifest."""
-    return _versions(read_memory(_seen_file()))
+    return _versions(read_memory(_SEEN_FILE))
 
 
 def _versions(known: Mapping[str, object]) -> dict[str, tuple[int, str]]:
@@ -270,7 +268,7 @@ def _versions(known: Mapping[str, object]) -> dict[str, tuple[int, str]]:
             case [int(version), str(digest)]:
                 versions[name] = (version, digest)
             case _:
-                raise CpepError(f"{_seen_file()}, the memory of versions, is damaged; remove it to start anew")
+                raise CpepError(f"{_SEEN_FILE}, the memory of versions, is damaged; remove it to start anew")
     return versions
 
 

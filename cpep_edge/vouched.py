@@ -6,7 +6,6 @@ answers (`cpep_edge.trial`); that too is remembered, so that it is paid once.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,25 +14,21 @@ from typing import Any, Literal
 from cpep_edge.errors import CpepError
 from cpep_edge.files import replacing
 from cpep_edge.folders import locked
+from cpep_edge.outside import user_folder
 
 Fact = Literal["may run", "ran its golden inputs"]
 _FILE = "cpep-edge/bundles.json"
 _MOST = 4096  # bundles remembered; beyond, the oldest are forgotten
 
 
-def state_folder() -> Path:
-    """Where programs of this user keep what they remember."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-
-
 def remembers(fact: Fact, manifest_sha256: str) -> bool:
     """Whether this is known of a bundle."""
-    return fact in read_memory(state_folder() / _FILE).get(manifest_sha256, ())
+    return fact in read_memory(_FILE).get(manifest_sha256, ())
 
 
 def remember(fact: Fact, manifest_sha256: str) -> None:
     """Note it. Raises CpepError when the memory cannot be written."""
-    with memory(state_folder() / _FILE) as known:
+    with memory(_FILE) as known:
         facts = known.pop(manifest_sha256, [])
         known[manifest_sha256] = [*facts, *({fact} - {*facts})]
         for oldest in list(known)[:-_MOST]:
@@ -41,24 +36,39 @@ def remember(fact: Fact, manifest_sha256: str) -> None:
 
 
 @contextmanager
-def memory(file: Path) -> Iterator[dict[str, Any]]:
-    """A JSON object on disk, to be changed: held for one process at a time, and written whole.
+def memory(name: str) -> Iterator[dict[str, Any]]:
+    """A JSON object in the user's folder of states, to be changed: held for one process at a time, and written whole.
 
-    Raises CpepError when it is damaged or cannot be written.
+    Raises CpepError when it is damaged or cannot be written, as for a user without a home.
     """
+    folder = _state_folder()
+    if folder is None:
+        raise CpepError(
+            "nothing can be remembered of bundles for a user without a home: set XDG_STATE_HOME to a folder"
+        )
+    file = folder / name
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CpepError(f"cannot write {file}: {error.strerror}") from error
     with locked(file.parent):
-        known = read_memory(file)
+        known = _read(file)
         yield known
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
-def read_memory(file: Path) -> dict[str, Any]:
-    """The object, empty where there is none yet. Raises CpepError when it is damaged."""
+def read_memory(name: str) -> dict[str, Any]:
+    """The object, empty where there is none yet or no place for one. Raises CpepError when it is damaged."""
+    folder = _state_folder()
+    return {} if folder is None else _read(folder / name)
+
+
+def _state_folder() -> Path | None:
+    return user_folder("XDG_STATE_HOME", ".local", "state")
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         known = json.loads(file.read_bytes())
     except FileNotFoundError:

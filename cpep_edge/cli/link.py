@@ -164,6 +164,7 @@ def doctor(
     port: Annotated[str | None, typer.Option(envvar="CPEP_PORT", help="Listen to the device here as well.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Check that this bundle's encoder runs here as well.")] = None,
     device: Device = "cpep",
+    device_config: DeviceConfig = None,
     seconds: Annotated[float, typer.Option(min=1.0, help="How long to listen.")] = 3.0,
     timeout_s: Timeout = None,
     baud: Baud = None,
@@ -178,7 +179,7 @@ def doctor(
 
     findings = []
     options = LinkOptions(timeout_s, baud, boot_s)
-    for finding in examine(port, device, seconds, bundle, options, key, trust=trust):
+    for finding in examine(port, device, seconds, bundle, options, key, trust=trust, config=device_config):
         findings.append(finding)
         if not as_json:
             colour = {"good": "green", "note": "yellow", "bad": "red"}[finding.state]

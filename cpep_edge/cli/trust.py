@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cpep_edge.cli.output import stderr, stdout
+from cpep_edge.errors import CpepError
 from cpep_edge.trust import ROOT_FILE
 
 KeyOption = Annotated[
@@ -88,7 +89,10 @@ def trust(
     from cpep_edge.root_file import install_root
     from cpep_edge.trust import user_configuration
 
-    place = user_configuration() / ROOT_FILE
+    configuration = user_configuration()
+    if configuration is None:
+        raise CpepError("there is no place for the root file of a user without a home: set XDG_CONFIG_HOME to a folder")
+    place = configuration / ROOT_FILE
     installed = install_root(root_file, place)
     stdout.print(f"{place}, version {installed.version}, says whose bundles run here")
 

@@ -62,6 +62,7 @@ class FittedSource:
             n_channels=info.n_channels if config.channels is None else len(config.channels),
             sample_rate_hz=config.sample_rate_hz or info.sample_rate_hz,
             unit="uV" if config.uv_per_count is not None else info.unit,
+            missing=info.missing if config.channels is None else _missing(config.channels, info.missing),
         )
 
     @property
@@ -113,6 +114,11 @@ class FittedSource:
                 Resampler(info.sample_rate_hz, config.sample_rate_hz, 1)
             except ValueError as error:
                 raise ConfigError(f"the device config cannot be followed: {error}") from error
+
+
+def _missing(channels: list[int], of_device: tuple[int, ...]) -> tuple[int, ...]:
+    """The places of a channel map without an electrode of their own: silent, or one that an earlier place has."""
+    return tuple(n for n, channel in enumerate(channels) if channel in {SILENT, *of_device, *channels[:n]})
 
 
 def load_device_config(path: Path) -> DeviceConfig:

@@ -18,7 +18,7 @@ from serial.tools import list_ports
 
 from cpep_bridge.arrivals import RATE_TOLERANCE
 from cpep_bridge.band import Band
-from cpep_bridge.channel_health import HUM_FLOOR_UV, ChannelHealth, assess_channels
+from cpep_bridge.channel_health import HUM_FLOOR_UV, ChannelHealth, assess_channels, doubled_channels
 from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.frames import DataFlag, Info
 from cpep_bridge.line_rate import BITS_PER_BYTE, stream_bytes_per_s
@@ -52,18 +52,22 @@ def examine(
     key_file: Path | None = None,
     *,
     trust: bool = False,
+    config: Path | None = None,
 ) -> Iterator[Finding]:
-    """Look at everything, the device on `port` and a bundle too if they are given; findings as they are made."""
+    """Look at everything, the device on `port` and a bundle too if they are given; findings as they are made.
+
+    config: the device config with which the device is used
+    """
     yield from examine_packages()
     if bundle is not None:
         yield from examine_bundle(bundle, key_file, trust=trust)
     yield from examine_ports()
     found = []
     if port is not None:
-        for finding in examine_device(port, device, seconds, options):
+        for finding in examine_device(port, device, seconds, options, config):
             found.append(finding)
             yield finding
-    yield _next_step(port, device, bundle, found)
+    yield _next_step(port, device, bundle, config, found)
 
 
 def examine_packages(distribution: str = "cpep-edge") -> Iterator[Finding]:
@@ -129,11 +133,13 @@ def examine_latency(port: str, timers: Path = _LATENCY_TIMERS) -> Iterator[Findi
     yield Finding(port, "note", said)
 
 
-def examine_device(port: str, device: str, seconds: float, options: LinkOptions = LinkOptions()) -> Iterator[Finding]:
+def examine_device(
+    port: str, device: str, seconds: float, options: LinkOptions = LinkOptions(), config: Path | None = None
+) -> Iterator[Finding]:
     """Open a device, listen to it for a while, and judge the line and the electrodes."""
     try:
         source_of = open_source(
-            port, device=device, timeout_s=options.timeout_s, baud=options.baud, boot_s=options.boot_s
+            port, device=device, timeout_s=options.timeout_s, baud=options.baud, boot_s=options.boot_s, config=config
         )
         with source_of as source:
             info = source.info
@@ -207,12 +213,20 @@ def _electrodes(info: StreamInfo, blocks: list[Block]) -> Iterator[Finding]:
     samples = np.concatenate([block.samples_uv for block in blocks])
     flags = np.bitwise_or.reduce([block.flags for block in blocks])
     in_uv = info.unit == "uV"
-    health = assess_channels(samples, info.sample_rate_hz, HUM_FLOOR_UV if in_uv else 0.0)
+    all_health = assess_channels(samples, info.sample_rate_hz, HUM_FLOOR_UV if in_uv else 0.0)
+    health = [channel for channel in all_health if channel.channel not in info.missing]
     if flags & DataFlag.LEAD_OFF:
         yield Finding("electrodes", "bad", "the device reports an electrode off the skin: tighten the band")
     if flags & DataFlag.SATURATION:
         yield Finding("electrodes", "note", "the device reports saturation: check the reference electrode")
+    if info.missing:
+        named = ", ".join(map(str, info.missing))
+        yield Finding("electrodes", "note", f"the device config gives no electrode of their own to channels {named}")
     faults = [fault for channel in health if (fault := _fault(channel)) is not None]
+    for first, second in doubled_channels(samples):
+        if second not in info.missing:
+            said = f"carries the same signal as channel {first}: they touch, sweat bridges them, or a wire feeds both"
+            faults.append((f"channel {second}", said))
     for about, said in faults:
         yield Finding(about, "note" if "mains hum" in said and not in_uv else "bad", said)
     if not faults:
@@ -238,12 +252,15 @@ def _fault(channel: ChannelHealth) -> tuple[str, str] | None:
     return None
 
 
-def _next_step(port: str | None, device: str, bundle: Path | None, found: list[Finding]) -> Finding:
+def _next_step(
+    port: str | None, device: str, bundle: Path | None, config: Path | None, found: list[Finding]
+) -> Finding:
     """What to do after this, as the last finding."""
     if port is None:
         said = "see what is connected with 'cpep-edge devices', then look at it with 'cpep-edge doctor --port PORT'"
         return Finding("next", "note", said)
     named = f"--port {port}" + ("" if device == "cpep" else f" --device {device}")
+    named += "" if config is None else f" --device-config {config}"
     if any(finding.state == "bad" for finding in found):
         return Finding("next", "note", f"cure what is bad above, then run 'cpep-edge doctor {named}' again")
     if bundle is not None:

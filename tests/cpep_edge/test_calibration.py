@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -87,6 +88,17 @@ def test_a_flat_electrode_and_too_short_a_signal_are_said() -> None:
         calibrate(Source(movement(1.5)), bundle_for(), seconds=8)
     with pytest.raises(DataError, match="too short"):
         calibrate(Source(movement(3)), bundle_for(), seconds=8, rest_seconds=5)
+
+
+def test_channels_that_the_device_does_not_have_are_dead_and_not_flat() -> None:
+    signal = movement(5)
+    signal[:, 2] = 0
+    source = Source(signal)
+    source.info = replace(source.info, missing=(2,))
+    profile = calibrate(source, bundle_for(), seconds=4)
+    assert profile.dead == (2,)
+    assert profile.level_uv[2] == 1
+    assert odd_electrodes(profile, (0.0, 0.0, 0.0)).keys() <= {1, 2}
 
 
 def test_a_profile_comes_back_as_it_was_saved_and_fits_only_its_signal(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cpep_edge.donning import (
+    Donning,
     channel_levels_uv,
     measure_donning,
     placements,
@@ -113,6 +114,30 @@ def test_flat_doubled_and_missing_electrodes_are_known_as_such_and_change_nothin
     of_dead = np.tile(np.isin(row, donning.dead) | np.isin(column, donning.dead), len(FRONT_END.bands))
     assert np.all(tokens[:, of_dead] == 0)
     assert np.all(tokens[:, ~of_dead].std(axis=0) > 0)
+
+
+def test_a_missing_electrode_has_no_say_in_where_a_band_sits() -> None:
+    """Without a front end the place is told by levels: that of a channel that is not there tells nothing."""
+    gains = np.array([1, 4, 0.25, 2, 0.5, 3, 0.4, 1.5])
+    rng = np.random.default_rng(3)
+    for turn, missing in ((-2, (1,)), (1, (0, 5)), (2, (3, 4))):
+        order = tuple(np.roll(np.arange(N), -turn).tolist())
+        worn = np.empty((4000, N), np.float32)
+        worn[:, order] = 20 * gains * rng.normal(size=(4000, N))
+        worn[:, missing] = 0
+        pattern, orders = tuple(np.log(gains)), placements(N, 2, False)
+        donning = measure_donning([worn], SPEC, None, orders=orders, pattern=pattern, missing=missing)
+        assert donning.order == order
+        assert donning.dead == tuple(sorted(order.index(electrode) for electrode in missing))
+        with pytest.raises(DataError, match=f"channel {missing[0] + 1} is flat"):
+            measure_donning([worn], SPEC, None, orders=orders, pattern=pattern)
+
+
+@pytest.mark.parametrize("order", [(), (3, 2, 1, 0, 7, 6, 5, 4)])
+def test_a_device_that_lacks_electrodes_leaves_the_model_s_places_dead(order: tuple[int, ...]) -> None:
+    donning = Donning(order, dead=(6,)).lacking([0, 1])
+    assert donning.dead == ((0, 1, 6) if not order else (2, 3, 6))
+    assert donning.lacking([0, 1]) == donning
 
 
 def test_fewer_than_two_live_electrodes_are_refused_by_name() -> None:

@@ -57,6 +57,16 @@ def test_decisions_do_not_depend_on_the_size_of_blocks(size: int) -> None:
     assert without_delay(got) == without_delay(expected)
 
 
+def test_what_a_dead_electrode_picks_up_is_no_sign_of_movement() -> None:
+    spec = DecisionSpec(hop_ms=HOP_MS, rest_gesture="Low", rest_level=0.5)
+    blocks = cut(np.full(600, 0.1))
+    for block in blocks:
+        block.samples_uv[:, 1] = 90
+    for dead, at_rest in (((), False), ((1,), True)):
+        decisions = play(blocks, LiveEngine(LevelRecogniser(), INFO, donning=Donning(dead=dead), spec=spec))
+        assert {decision.at_rest for decision in decisions} == {at_rest}
+
+
 def test_a_short_gap_is_bridged_by_a_line_and_flagged() -> None:
     recogniser = LevelRecogniser()
     signal = np.arange(1000.0)

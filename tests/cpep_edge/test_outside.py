@@ -12,8 +12,11 @@ from cpep_edge.blocks import LinkCounts
 from cpep_edge.cli import output
 from cpep_edge.cli.view import render
 from cpep_edge.decisions import Decision
+from cpep_edge.errors import CpepError
 from cpep_edge.live_stats import LiveSummary
 from cpep_edge.outside import printable, user_folder
+from cpep_edge.trust import configured_key
+from cpep_edge.vouched import remember, remembers
 
 ESCAPES = "band\x1b]0;OWNED\x1b\\\x1b]52;c;ZWNo\x07\x9b31m\nERROR fake\r\u202egnp"
 MARKUPS = ["[/nope]", "[link=https://evil.example]click[/link]", "[bold]", ":smile:"]
@@ -67,3 +70,14 @@ def test_a_user_without_a_home_has_no_folders_but_those_that_are_named(monkeypat
 
     monkeypatch.setenv("XDG_STATE_HOME", "/var/lib/x")
     assert str(user_folder("XDG_STATE_HOME", ".local")) == "/var/lib/x"
+
+
+def test_a_user_without_a_home_may_look_at_bundles_and_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "CPEP_EDGE_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+
+    assert configured_key(None) is None
+    assert not remembers("may run", "0" * 64)
+    with pytest.raises(CpepError, match="set XDG_STATE_HOME to a folder"):
+        remember("may run", "0" * 64)

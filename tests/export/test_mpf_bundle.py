@@ -177,6 +177,23 @@ def test_decisions_do_not_depend_on_the_size_of_blocks(bundle: Path) -> None:
     assert decisions(recogniser, run, donning, 7) == decisions(recogniser, run, donning, 250)
 
 
+def test_what_stands_in_channels_that_the_device_lacks_changes_nothing(bundle: Path) -> None:
+    recogniser, signal = Recogniser(Bundle(bundle)), someone()["Fist"]
+    other = signal.copy()
+    other[:, 2], other[:, 5] = 0, np.random.default_rng(8).normal(0, 500, len(signal))
+    lacking = StreamInfo("six of eight", N_CHANNELS, RATE_HZ, missing=(2, 5))
+    for donning in (Donning(), donning_of(recogniser, list(someone().values()), missing=(2, 5))):
+        windows: list[list[np.ndarray]] = [[], []]
+        for samples_uv, seen in zip((signal, other), windows, strict=True):
+            engine = LiveEngine(recogniser, lacking, donning=donning, hop_ms=1e3 * HOP / RATE_HZ)
+            engine._recogniser = _Watching(recogniser, seen)  # type: ignore[assignment]
+            engine.ingest(Block(samples_uv, 0, 0.0, 0.0))
+            while engine.next_due is not None:
+                engine.step(newest=False)
+        assert len(windows[0]) == 21
+        assert np.array_equal(*windows)
+
+
 def test_a_profile_carries_all_of_a_donning_and_none_of_another_bundle_s(
     bundle: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

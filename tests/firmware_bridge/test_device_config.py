@@ -98,6 +98,7 @@ def test_channels_are_put_where_the_config_says_and_missing_ones_are_silent() ->
 
     np.testing.assert_array_equal(out, np.stack([signal[:, 2], 0 * signal[:, 0], signal[:, 0], signal[:, 0]], 1) / 2)
     assert (fitted.info.n_channels, fitted.info.unit, fitted.info.sample_rate_hz) == (4, "uV", 250.0)
+    assert fitted.info.missing == (1, 3)  # the silent one, and the one that is there already
     assert source.closed
 
 
@@ -166,6 +167,16 @@ def test_the_lines_that_a_refusal_ends_in_are_a_config_that_fits(tmp_path: Path,
     (tmp_path / "fit.toml").write_text(str(caught.value).partition("--device-config:\n")[2])
 
     with FittedSource(BlocksInMemory([], info), load_device_config(tmp_path / "fit.toml")) as fitted:
+        check_stream(fitted.info, manifest)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [[0, -1, -1], [1, 1, 1]])
+def test_a_config_that_leaves_a_single_electrode_is_refused(channels: list[int]) -> None:
+    manifest = SimpleNamespace(name="model", n_channels=3, preprocessing=SimpleNamespace(sample_rate_hz=250.0))
+    with (
+        FittedSource(BlocksInMemory([], StreamInfo("two", 2, 250.0)), DeviceConfig(channels=channels)) as fitted,
+        pytest.raises(ConfigError, match="an electrode of its own for 1 of the 3 channels of model"),
+    ):
         check_stream(fitted.info, manifest)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cpep_bridge.channel_health import assess_channels
+from cpep_bridge.channel_health import assess_channels, doubled_channels
 from cpep_bridge.devices import LinkOptions
 from cpep_bridge.doctor import _line, examine, examine_bundle, examine_device, examine_latency, examine_packages
 from cpep_bridge.fixed_frames import FrameLayout, pack_frame
@@ -128,6 +128,38 @@ def test_the_doctor_names_sick_channels_and_what_to_do(emg_uv: NDArray[np.float3
     assert "electrodes" not in said
     assert findings[0].said.startswith("cpep simulated band answers: 16 channels at 2000 Hz")
     assert any("samples arrive at" in finding.said for finding in findings)
+
+
+def test_channels_that_a_device_config_leaves_empty_or_gives_twice_are_no_fault(
+    emg_uv: NDArray[np.float32], tmp_path: Path
+) -> None:
+    config = tmp_path / "fit.toml"
+    config.write_text(f"channels = {[*range(13), -1, -1, 3]}\n")
+    with SimulatedBand([emg_uv], RATE_HZ) as band:
+        *findings, step = examine(band.port, "cpep", 0.6, config=config)
+    said = [(one.state, one.said) for one in findings if one.about == "electrodes"]
+
+    assert said[0] == ("note", "the device config gives no electrode of their own to channels 13, 14, 15")
+    assert said[1][1].startswith("13 channels are alive")
+    assert not [one for one in findings if one.about.startswith("channel ")]
+    assert f"--device-config {config}" in step.said
+
+
+def test_the_doctor_names_two_channels_that_carry_one_signal(emg_uv: NDArray[np.float32]) -> None:
+    emg_uv[:, 9] = emg_uv[:, 4] + 120  # another offset
+    with SimulatedBand([emg_uv], RATE_HZ) as band:
+        findings = list(examine_device(band.port, "cpep", 0.6))
+    bad = {finding.about: finding.said for finding in findings if finding.state == "bad"}
+
+    assert list(bad) == ["channel 9"]
+    assert bad["channel 9"].startswith("carries the same signal as channel 4")
+
+
+def test_hum_that_all_channels_share_does_not_make_them_one() -> None:
+    rng, time_s = np.random.default_rng(4), np.arange(6_000) / RATE_HZ
+    samples = rng.normal(0, 3, (6_000, 4)) + 400 * np.sin(2 * np.pi * 50 * time_s)[:, None]
+
+    assert doubled_channels(samples.astype(np.float32)) == []
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_healthy_band(emg_uv: NDArray[np.float32]) -> None:
