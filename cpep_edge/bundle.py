@@ -215,7 +215,17 @@ class LadderStep(_Part):
     step: str
     seen: float | None  # None: the data had no such windows
     unseen: float | None
+    seen_among_all: float | None = None  # the same with all gestures in the index
+    unseen_among_all: float | None = None
     vote_agreement: float  # share of windows with the vote of the first step
+
+    @property
+    def harmonic_mean(self) -> float | None:
+        """Of seen and unseen gestures among all (generalised zero-shot learning: Xian et al. 2019)."""
+        seen, unseen = self.seen_among_all, self.unseen_among_all
+        if seen is None or unseen is None:
+            return None
+        return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
 
 
 class Provenance(_Part):

@@ -161,10 +161,19 @@ def _links_table(links: Sequence[LinkFigure], device: str) -> Table:
 def ladder_table(report: Report) -> Table | None:
     """What export cost in accuracy; None where it was not measured."""
     rows = tuple(
-        (step.step, _share(step.seen), _share(step.unseen), f"{step.vote_agreement:.1%}") for step in report.ladder
+        (
+            step.step,
+            *map(_share, (step.seen, step.unseen, step.seen_among_all, step.unseen_among_all, step.harmonic_mean)),
+            f"{step.vote_agreement:.1%}",
+        )
+        for step in report.ladder
     )
-    note = f"Balanced zero-shot accuracy at export, as the manifest says; data: {report.data}."
-    return Table(("accuracy ladder", "seen", "unseen", "votes kept"), rows, note) if rows else None
+    note = (
+        "Balanced zero-shot accuracy at export, as the manifest says; the harmonic mean is that of seen and unseen "
+        f"gestures among all; data: {report.data}."
+    )
+    head = ("accuracy ladder", "seen", "unseen", "seen among all", "unseen among all", "harmonic mean", "votes kept")
+    return Table(head, rows, note) if rows else None
 
 
 def chip_table(report: Report) -> Table | None:

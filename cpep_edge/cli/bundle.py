@@ -185,8 +185,16 @@ def _chip_rows(chip: "CortexMSpec | EthosUSpec") -> list[tuple[str, str]]:
 
 def print_ladder(manifest: "Manifest") -> None:
     """Zero-shot balanced accuracy from the trained module down to the bundle, same windows at each step."""
-    rows = [(s.step, _share(s.seen), _share(s.unseen), f"{s.vote_agreement:.1%}") for s in manifest.ladder]
-    print_table("accuracy ladder, zero-shot balanced accuracy", ("step", "seen", "unseen", "same vote"), rows)
+    rows = [
+        (
+            step.step,
+            *map(_share, (step.seen, step.unseen, step.seen_among_all, step.unseen_among_all, step.harmonic_mean)),
+            f"{step.vote_agreement:.1%}",
+        )
+        for step in manifest.ladder
+    ]
+    header = ("step", "seen", "unseen", "seen among all", "unseen among all", "harmonic mean", "same vote")
+    print_table("accuracy ladder, zero-shot balanced accuracy", header, rows)
 
 
 def _blocks(manifest: "Manifest") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cpep_edge.bundle import Manifest
+from cpep_edge.bundle import LadderStep, Manifest
 from cpep_edge.cli.output import print_table, stdout
 from cpep_edge.cli.replay import Replay
 from cpep_edge.cli.view import render
@@ -52,10 +52,11 @@ class DemoReport:
         files = self.manifest.files
         size_bytes = sum(entry.size_bytes for entry in files.values())
         summary, native = self.replay.summary, self.manifest.native
-        rows = [self._accuracy(kind) for kind in ("seen", "unseen", "unseen among all")]
+        kinds = ("seen", "unseen", "seen among all", "unseen among all", "harmonic mean")
+        rows = [self._accuracy(kind) for kind in kinds]
         rows += [
-            ("fp32 module, seen / unseen", _pair(first.seen, first.unseen), "balanced accuracy"),
-            ("bundle, seen / unseen", _pair(last.seen, last.unseen), f"{last.vote_agreement:.1%} of votes kept"),
+            ("fp32 module, seen / unseen / harmonic mean", _ends(first), "balanced accuracy"),
+            ("bundle, seen / unseen / harmonic mean", _ends(last), f"{last.vote_agreement:.1%} of votes kept"),
             (
                 f"{self.manifest.encoder.quantisation} encoder",
                 _size(files[self.manifest.encoder.file].size_bytes),
@@ -170,8 +171,9 @@ def _screen(report: DemoReport) -> str:
     return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="cpep-edge live"), flags=re.DOTALL)
 
 
-def _pair(seen: float | None, unseen: float | None) -> str:
-    return " / ".join("-" if value is None else f"{value:.3f}" for value in (seen, unseen))
+def _ends(step: LadderStep) -> str:
+    values = (step.seen, step.unseen, step.harmonic_mean)
+    return " / ".join("-" if value is None else f"{value:.3f}" for value in values)
 
 
 def _size(size_bytes: int) -> str:

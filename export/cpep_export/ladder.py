@@ -1,7 +1,7 @@
 """The accuracy ladder: what each step from the trained module to the deployed bundle costs, on the same windows.
 
 Each step answers the same questions, zero-shot as in `cpep_train.evaluate`: seen gestures among the seen, unseen ones
-among the unseen. All gestures together make the vote that is compared with the first step's.
+among the unseen, and both among all. All gestures together make the vote that is compared with the first step's.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,6 +76,8 @@ class Ladder:
                 step=step,
                 seen=self._accuracy(answer, self.evaluation.seen),
                 unseen=self._accuracy(answer, ~self.evaluation.seen),
+                seen_among_all=self._accuracy(lambda allowed: votes, self.evaluation.seen),
+                unseen_among_all=self._accuracy(lambda allowed: votes, ~self.evaluation.seen),
                 vote_agreement=float(np.mean(votes == self._first_votes)),
             ),
         )

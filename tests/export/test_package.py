@@ -43,6 +43,9 @@ def test_the_ladder_starts_where_the_evaluation_of_the_module_stands(
     first = Bundle(tiny_bundle).manifest.ladder[0]
 
     assert (first.seen, first.unseen) == (pytest.approx(accuracy["seen"]), pytest.approx(accuracy["unseen"]))
+    among_all = (accuracy["seen among all"], accuracy["unseen among all"])
+    assert (first.seen_among_all, first.unseen_among_all) == pytest.approx(among_all)
+    assert first.harmonic_mean == pytest.approx(accuracy["harmonic mean"])
 
 
 def test_shaping_costs_no_vote_and_int8_few(tiny_bundle: Path) -> None:

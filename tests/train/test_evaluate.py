@@ -2,7 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+from scipy.stats import hmean
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from cpep_edge.errors import DataError
@@ -17,6 +18,7 @@ from cpep_train.evaluate import (
     embed_emg,
     embed_poses,
     evaluation_set,
+    harmonic_mean,
     majority,
     nearest_labels,
     score,
@@ -70,6 +72,29 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
     assert (got.chance, got.n_windows, got.n_users) == (0.2, 400, 3)
     assert set(got.by_gesture) == set("abcd")
     assert np.mean(list(got.by_gesture.values())) == pytest.approx(got.balanced_accuracy)
+
+
+def test_the_harmonic_mean_is_that_of_scikit_learns_recalls_and_falls_with_either() -> None:
+    rng = np.random.default_rng(5)
+    true, answered = rng.integers(0, 5, 600), rng.integers(0, 5, 600)
+    seen = np.array([True, False, True, True, False])
+    confusion = confusion_matrix(true, answered, labels=range(5))
+    recalls = recall_score(true, answered, average=None)
+    expected = hmean([recalls[seen].mean(), recalls[~seen].mean()])
+    assert harmonic_mean(confusion, seen) == pytest.approx(expected)
+    never_unseen = np.array([[9, 1], [10, 0]])
+    assert harmonic_mean(never_unseen, np.array([True, False])) == 0
+
+
+def test_among_all_the_harmonic_mean_stands_beside_its_two_parts(toy_set: EvaluationSet) -> None:
+    rng = np.random.default_rng(7)
+    queries, references = _unit(rng, len(toy_set.queries)), _unit(rng, len(toy_set.references))
+    scores = {s.gestures: s for s in zero_shot(toy_set, queries, references) if s.users == "held-out"}
+    seen, unseen, both = (scores[kind] for kind in ("seen among all", "unseen among all", "harmonic mean"))
+    assert both.balanced_accuracy == pytest.approx(hmean([seen.balanced_accuracy, unseen.balanced_accuracy]))
+    assert both.low <= both.balanced_accuracy <= both.high
+    assert both.by_gesture == seen.by_gesture | unseen.by_gesture
+    assert both.n_windows == seen.n_windows + unseen.n_windows
 
 
 def test_each_person_is_scored_alone() -> None:
@@ -133,7 +158,7 @@ def test_training_reads_new_people_on_a_corpus_that_can_be_read(trained: Checkpo
     queries = embed_emg(torch_embedding(trained.emg), toy_set.queries)
     references = embed_poses(trained.pose, toy_set.references)
     scores = {(s.users, s.gestures): s for s in zero_shot(toy_set, queries, references)}
-    kinds = ("seen", "unseen", "seen among all", "unseen among all")
+    kinds = ("seen", "unseen", "seen among all", "unseen among all", "harmonic mean")
     of_trained = {("known", gestures) for gestures in ("unseen", "unseen among all")}  # their seen ones were trained on
     assert set(scores) == {(users, kind) for users in ("held-out", "validation") for kind in kinds} | of_trained
     assert scores["held-out", "seen"].balanced_accuracy > 0.9

@@ -14,6 +14,7 @@ Shapes: Q queries, R references, D width, or M D with M queries to an embedding,
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -38,7 +39,10 @@ _CONFIDENCE = 0.95
 Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (B, C, T) preprocessed windows to (B, D), unit length
 Users = Literal["held-out", "validation", "known"]
 USERS: tuple[Users, ...] = get_args(Users)  # validation: people who were neither trained on nor are judged by
-Gestures = Literal["seen", "unseen", "seen among all", "unseen among all"]
+Gestures = Literal["seen", "unseen", "seen among all", "unseen among all", "harmonic mean"]
+"""Which gestures are asked about, and whether all others may answer too. The harmonic mean is that of the two among all
+(generalised zero-shot learning: Xian et al. 2019); it is low where either is."""
+Accuracy = Callable[[NDArray[np.int64]], NDArray[np.float64]]  # of confusion matrices, (..., K, K) to (...,)
 Rule = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]]
 """How references answer: queries (q, D), references (r, D) and their labels (r,) to one label a query, (q,)."""
 
@@ -90,7 +94,7 @@ class Score:
 
     users: Users
     gestures: Gestures
-    balanced_accuracy: float
+    balanced_accuracy: float  # of "harmonic mean": the harmonic mean of those of seen and of unseen gestures
     low: float  # 95 % bootstrap interval over users
     high: float
     chance: float
@@ -180,11 +184,33 @@ def zero_shot(
     """
     scores = []
     for users in USERS:
-        for gestures in ("seen", "unseen", "seen among all", "unseen among all"):
-            score = _score_kind(examples, queries, references, rule or by_neighbours(), users, gestures)
-            if score is not None:
-                scores.append(score)
+        for gestures in ("seen", "unseen"):
+            chosen, allowed = select(examples, users, gestures)
+            if chosen.any() and allowed.any():
+                answered = answers(examples, queries, references, chosen, allowed, rule=rule)
+                scores.append(score_of(examples, users, gestures, chosen, allowed, answered))
+        scores += _among_all(examples, queries, references, rule, users)
     return scores
+
+
+def _among_all(
+    examples: EvaluationSet,
+    queries: NDArray[np.float32],
+    references: NDArray[np.float32],
+    rule: Rule | None,
+    users: Users,
+) -> list[Score]:
+    """The scores of one kind of people with the poses of all gestures in the index: seen, unseen, harmonic mean."""
+    chosen, everything = select(examples, users, "harmonic mean")
+    if not chosen.any() or examples.seen.all():
+        return []  # among all is then the same as among the seen
+    answered = answers(examples, queries, references, chosen, everything, rule=rule)
+    scores = []
+    for gestures in ("seen among all", "unseen among all", "harmonic mean"):
+        asked = select(examples, users, gestures)[0]
+        if asked.any():
+            scores.append(score_of(examples, users, gestures, asked, everything, answered[asked[chosen]]))
+    return scores if len(scores) == 3 else [score for score in scores if score.gestures != "harmonic mean"]
 
 
 def answers(
@@ -289,15 +315,32 @@ def balanced_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return accuracy
 
 
-def bootstrap_interval(per_user: NDArray[np.int64], seed: int = 0, n_draws: int = _BOOTSTRAPS) -> tuple[float, float]:
-    """95 % interval of the balanced accuracy when users are drawn with replacement.
+def harmonic_mean(confusion: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Harmonic mean of the balanced accuracies of seen and of unseen gestures, as they occur.
+
+    confusion: (..., K, K), true by answered; seen: (K,); returns (...,)
+    """
+    of_seen, of_unseen = (balanced_accuracy(confusion * kind[:, None]) for kind in (seen, ~seen))
+    total = of_seen + of_unseen
+    mean: NDArray[np.float64] = np.divide(2 * of_seen * of_unseen, total, out=np.zeros_like(total), where=total > 0)
+    return mean
+
+
+def bootstrap_interval(
+    per_user: NDArray[np.int64],
+    accuracy: Accuracy = balanced_accuracy,
+    seed: int = 0,
+    n_draws: int = _BOOTSTRAPS,
+) -> tuple[float, float]:
+    """95 % interval of an accuracy when users are drawn with replacement.
 
     per_user: (n_users, K, K) confusion matrices
+    accuracy: of confusion matrices, (..., K, K)
     """
     n_users = len(per_user)
     draws = np.random.default_rng(seed).multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
-    accuracy = balanced_accuracy(np.einsum("bu,uij->bij", draws, per_user))
-    low, high = np.quantile(accuracy, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    drawn = accuracy(np.einsum("bu,uij->bij", draws, per_user))
+    low, high = np.quantile(drawn, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return float(low), float(high)
 
 
@@ -309,25 +352,27 @@ def score(
     answered: NDArray[np.int64],
     user_index: NDArray[np.int64],
     user_names: tuple[str, ...] | None = None,
+    accuracy: Accuracy = balanced_accuracy,
 ) -> Score:
     """Judge answers, wherever they come from.
 
     gesture_names: the gestures that could be answered
     true, answered: (Q,), places in `gesture_names`
     user_index: (Q,), places in `user_names`, or numbers that stand for themselves
+    accuracy: what is judged by
     """
     n = len(gesture_names)
     people, person = np.unique(user_index, return_inverse=True)
     per_user = np.zeros((len(people), n, n), np.int64)
     np.add.at(per_user, (person, true, answered), 1)
     confusion = per_user.sum(axis=0)
-    low, high = bootstrap_interval(per_user)
+    low, high = bootstrap_interval(per_user, accuracy)
     names = [str(number) if user_names is None else user_names[number] for number in people]
     asked = np.flatnonzero(confusion.sum(axis=1))
     return Score(
         users=users,
         gestures=gestures,
-        balanced_accuracy=float(balanced_accuracy(confusion)),
+        balanced_accuracy=float(accuracy(confusion)),
         low=low,
         high=high,
         chance=1 / n,
@@ -335,27 +380,9 @@ def score(
         n_users=len(people),
         gesture_names=gesture_names,
         confusion=confusion,
-        by_user=dict(zip(names, balanced_accuracy(per_user).tolist(), strict=True)),
+        by_user=dict(zip(names, accuracy(per_user).tolist(), strict=True)),
         by_gesture={gesture_names[g]: float(confusion[g, g] / confusion[g].sum()) for g in asked},
     )
-
-
-def _score_kind(
-    examples: EvaluationSet,
-    queries: NDArray[np.float32],
-    references: NDArray[np.float32],
-    rule: Rule,
-    users: Users,
-    gestures: Gestures,
-) -> Score | None:
-    """The score of one kind of query; None where there are none."""
-    chosen, allowed = select(examples, users, gestures)
-    if not chosen.any() or not allowed.any():
-        return None
-    if gestures == "seen among all" and examples.seen.all():
-        return None  # the same as "seen"
-    answered = answers(examples, queries, references, chosen, allowed, rule=rule)
-    return score_of(examples, users, gestures, chosen, allowed, answered)
 
 
 def score_of(
@@ -373,6 +400,7 @@ def score_of(
     answered: (number chosen,), places in the set's `gestures`
     """
     place = np.cumsum(allowed) - 1  # of a gesture among those allowed
+    harmonic = partial(harmonic_mean, seen=examples.seen[allowed])
     return score(
         users,
         gestures,
@@ -381,6 +409,7 @@ def score_of(
         place[answered],
         examples.queries.user_index[chosen],
         examples.users,
+        harmonic if gestures == "harmonic mean" else balanced_accuracy,
     )
 
 
@@ -388,9 +417,11 @@ def select(examples: EvaluationSet, users: Users, gestures: Gestures) -> tuple[N
     """Which queries are of one kind, (Q,), and which gestures may answer them, (K,)."""
     queries, asks_seen = examples.queries, gestures.startswith("seen")
     by_user = of_users(queries, users)
+    everything = np.ones(len(examples.gestures), bool)
+    if gestures == "harmonic mean":
+        return by_user, everything
     by_gesture = examples.seen[queries.gesture_index] == asks_seen
-    among_all = np.full(len(examples.gestures), gestures.endswith("all"))
-    return by_user & by_gesture, among_all | (examples.seen == asks_seen)
+    return by_user & by_gesture, everything if gestures.endswith("all") else examples.seen == asks_seen
 
 
 def of_users(examples: Examples, users: Users) -> NDArray[np.bool_]:
