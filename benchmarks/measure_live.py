@@ -7,6 +7,7 @@ is calibrated first. The session begins anew when it ends. Needs Chromium, chrom
 """
 
 import argparse
+import base64
 import json
 import os
 import subprocess
@@ -33,7 +34,17 @@ if TYPE_CHECKING:
 
 CPEP_EDGE = (sys.executable, "-m", "cpep_edge")
 PICTURE_AFTER_S = 20.0  # of signal, so that the last minute has something to show
-PICTURES = {"light": (1280, 800, 1, "light"), "dark": (1280, 800, 1, "dark"), "phone": (390, 844, 2, "light")}
+PICTURES = {  # width, height, pixels a pixel, colours
+    "light": (1280, 800, 1, "light"),
+    "dark": (1280, 800, 1, "dark"),
+    "full-hd": (1920, 1080, 1, "light"),
+    "short-laptop": (1280, 560, 1, "light"),
+    "zoomed-200-percent": (640, 400, 2, "light"),
+    "phone": (390, 844, 2, "light"),
+    "phone-across": (844, 390, 2, "dark"),
+    "narrow": (360, 640, 2, "light"),
+    "print": (794, 1123, 1, "print"),
+}
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -129,13 +140,15 @@ def take_pictures(page: "WebDriver", out: Path) -> None:
     for name, (width, height, scale, scheme) in PICTURES.items():
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
         page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        media = {"media": "print"} if scheme == "print" else {"media": ""}
+        features = [{"name": "prefers-color-scheme", "value": "dark" if scheme == "dark" else "light"}]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", media | {"features": features})
         end_s = time.monotonic() + 15
         while page.execute_script("return document.getElementById('gesture').className") and time.monotonic() < end_s:
             time.sleep(0.1)
         time.sleep(0.4)  # until the hand has moved
-        page.save_screenshot(str(out / f"{name}.png"))
+        shot = page.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+        (out / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
 def sample(pid: int) -> Sample:

@@ -1,7 +1,7 @@
 """The hand that a viewer sees: joint angles of the poses nearest to an embedding.
 
-A bundle may carry a few recorded poses of each gesture with their embeddings. It is for the eye only: decisions come
-from the index.
+A bundle may carry a few poses of each gesture with their embeddings. It is for the eye only: decisions come from the
+index. Gestures without a pose are drawn as their names say, see `cpep_edge.hand_shapes`.
 """
 
 import io
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import as_float32, read_arrays
+from cpep_edge.hand_shapes import N_WRIST
 from cpep_edge.pose_index import cosines
 
 N_JOINTS = 20  # in the order of `cpep_edge.session.JOINT_NAMES`
+N_ANGLES = (N_JOINTS, N_JOINTS + N_WRIST)  # pose templates have the wrist's too
 _N_NEAREST = 8
 _TEMPERATURE = 0.03  # of the weights by cosine: the nearest poses count most
 
@@ -25,11 +27,15 @@ class HandPoses:
     """Some poses, as embeddings and as joint angles."""
 
     embedding: NDArray[np.float32]  # (n_poses, d_embed), unit length
-    joint_angles_rad: NDArray[np.float32]  # (n_poses, 20)
-    rest_rad: NDArray[np.float32]  # (20,), shown while the muscles rest
+    joint_angles_rad: NDArray[np.float32]  # (n_poses, 20 or 23)
+    rest_rad: NDArray[np.float32]  # (20 or 23,), shown while the muscles rest
 
     def nearest(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The mean of the poses nearest to an embedding, (n_queries * d_embed,), weighted by cosine; (20,) radians."""
+        """The mean of the poses nearest to an embedding, weighted by cosine.
+
+        embedding: (n_queries * d_embed,)
+        returns: (20 or 23,) radians
+        """
         similarity = cosines(embedding[None], self.embedding)[0]
         chosen = np.argsort(similarity)[-_N_NEAREST:]
         weight = np.exp((similarity[chosen] - similarity[chosen[-1]]) / _TEMPERATURE)
@@ -53,8 +59,9 @@ class HandPoses:
             raise ArtifactError(f"the hand's poses cannot be read: {error}") from error
         poses = cls(**fields)
         n = len(poses.embedding)
+        n_angles = poses.rest_rad.size
         shapes = (poses.embedding.shape, poses.joint_angles_rad.shape, poses.rest_rad.shape)
-        if n == 0 or shapes != ((n, d_embed), (n, N_JOINTS), (N_JOINTS,)):
+        if n == 0 or n_angles not in N_ANGLES or shapes != ((n, d_embed), (n, n_angles), (n_angles,)):
             raise ArtifactError("the hand's poses do not have the shapes of this bundle")
         return poses
 

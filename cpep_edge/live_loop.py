@@ -87,7 +87,7 @@ class LiveEngine:
         a_token = 1 if manifest.front_end is None else manifest.front_end.hop_samples
         self._hop_samples = a_token * max(1, round(self.hop_ms * 1e-3 * self._rate_hz / a_token))
         self._stretch_samples = round(LEVEL_STRETCH_S * self._rate_hz)
-        donning = (donning or Donning()).lacking(info.missing)
+        self.donning = donning = (donning or Donning()).lacking(info.missing)
         self._head = recogniser.on_arm(donning)
         self._stream = recogniser.stream(donning)
         self._live_channels = [place for place in range(info.n_channels) if place not in donning.dead]

@@ -33,13 +33,21 @@ class LiveSummary:
     link: LinkCounts
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A decision for another gesture than before."""
+
+    gesture: str
+    run_s: float  # since the run's first decision, wall clock
+
+
 class LiveStats:
     """Collects the figures of one run; views may read them from other threads."""
 
     def __init__(self) -> None:
         self.last: Decision | None = None
         self._lock = threading.Lock()
-        self._changes: deque[Decision] = deque(maxlen=_CHANGES_KEPT)
+        self._changes: deque[Change] = deque(maxlen=_CHANGES_KEPT)
         self._delays_ms: deque[float] = deque(maxlen=_DELAYS_KEPT)
         self._windows: Counter[str] = Counter()
         self._n_changes = 0
@@ -56,13 +64,19 @@ class LiveStats:
             self._windows[decision.gesture] += 1
             if decision.changed:
                 self._n_changes += 1
-                self._changes.append(decision)
+                self._changes.append(Change(decision.gesture, self._newest[1] - self._first[1]))
 
-    def changes_after(self, number: int) -> tuple[int, list[Decision]]:
+    def changes_after(self, number: int) -> tuple[int, list[Change]]:
         """How many changes of the decision there were, and those after the `number`-th that are still kept."""
         with self._lock:
             n_new = min(self._n_changes - number, len(self._changes))
             return self._n_changes, list(self._changes)[len(self._changes) - n_new :] if n_new > 0 else []
+
+    @property
+    def run_s(self) -> float:
+        """When the newest decision fell, in seconds since the first: the device's clock began when it booted."""
+        with self._lock:
+            return 0.0 if self._first is None else self._newest[1] - self._first[1]
 
     def summary(self, engine: LiveEngine, link: LinkCounts) -> LiveSummary:
         """The figures so far."""

@@ -5,17 +5,20 @@ view, however slow, holds up the loop or makes anything grow.
 """
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.decisions import Decision
+from cpep_edge.decisions import UNKNOWN, Decision
 from cpep_edge.hand import HandPoses
+from cpep_edge.hand_shapes import REST_SHAPE, shape_of
 from cpep_edge.live_loop import Live
-from cpep_edge.live_stats import LiveStats, LiveSummary
+from cpep_edge.live_stats import Change, LiveStats, LiveSummary
+from cpep_edge.names import shown_name
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.session import JOINT_NAMES
 from cpep_edge.sinks import SinkCounts, SinkTap
 
 STRIP_S = 0.010  # of signal between the two ends of a strip's stroke
@@ -23,44 +26,97 @@ STRIP_LIMIT = 6.0  # of the scaled signal; beyond, a strip is cut off
 SILENT_S = 0.5  # without samples: the link is shown as lost
 
 
+class Electrode(Protocol):
+    """How good one channel's signal is."""
+
+    @property
+    def rms(self) -> float: ...
+
+    @property
+    def fault(self) -> str: ...
+
+
+class Watch(Protocol):
+    """What a device says of itself, see `cpep_bridge.device_watch`."""
+
+    def electrodes(self) -> Sequence[Electrode]: ...
+
+    def battery_percent(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShownGesture:
+    """One gesture of the bundle as it is shown."""
+
+    label: str
+    name: str
+    kind: str  # "trained", "taught" from the wearer's own EMG, or "zero-shot" by its pose alone
+
+
 class LiveView:
     """One run, as it is shown. `stats` is fed by whoever iterates over the loop; everything else may be any thread."""
 
     def __init__(
-        self, title: str, recogniser: Recogniser, loop: Live, hand: HandPoses | None, sinks: tuple[SinkTap, ...] = ()
+        self,
+        title: str,
+        recogniser: Recogniser,
+        loop: Live,
+        hand: HandPoses | None,
+        sinks: tuple[SinkTap, ...] = (),
+        watch: Watch | None = None,
     ) -> None:
+        """hand: the poses that the bundle carries; gestures without one are drawn as their names say"""
         self.title = title
+        self.url = ""  # of the page, where it is served
         self.stats = LiveStats()
         self._manifest = recogniser.manifest
-        self._loop, self._hand, self._sinks = loop, hand, sinks
+        self._loop, self._hand, self._sinks, self._watch = loop, hand, sinks, watch
         self._strip_samples = max(1, round(STRIP_S * self._manifest.preprocessing.sample_rate_hz))
         self._began_s = time.monotonic()
 
     def about(self) -> dict[str, object]:
         """What does not change during a run."""
-        info, spec = self._loop.source.info, self._loop.engine.spec
+        info, engine = self._loop.source.info, self._loop.engine
+        order = engine.donning.order or range(info.n_channels)
         return {
             "title": self.title,
             "bundle": self._manifest.name,
             "device": info.name,
             "n_channels": info.n_channels,
             "sample_rate_hz": info.sample_rate_hz,
-            "hop_ms": self._loop.engine.hop_ms,
-            "gestures": [gesture.name for gesture in self._manifest.gestures],
-            "rest_gesture": spec.rest_gesture,
-            "min_vote_share": spec.min_vote_share,
+            "unit": "µV" if info.unit == "uV" else info.unit,
+            "hop_ms": engine.hop_ms,
+            "gestures": [asdict(gesture) for gesture in self.gestures()],
+            "rest_gesture": engine.spec.rest_gesture,
+            "min_vote_share": engine.spec.min_vote_share,
+            "calibrated": engine.donning.level_uv is not None,
+            "electrode_of_strip": [int(electrode) for electrode in order],
             "strip_s": STRIP_S,
-            "joints": JOINT_NAMES if self._hand is not None else [],
         }
+
+    def gestures(self) -> list[ShownGesture]:
+        """The bundle's gestures in its order."""
+        return [
+            ShownGesture(
+                gesture.name,
+                shown_name(gesture.name),
+                "trained" if gesture.trained else "taught" if gesture.origin == "session" else "zero-shot",
+            )
+            for gesture in self._manifest.gestures
+        ]
 
     def health(self) -> dict[str, object]:
         """The run in figures."""
+        watch = self._watch
         return {
             **asdict(self.summary()),
             "silent_s": self.silent_s,
             "silent": self.silent_s > SILENT_S,
             "ended": self._loop.stopped,
+            "run_s": time.monotonic() - self._began_s,
             "sinks": [asdict(counts) for counts in self.sink_counts],
+            "electrodes": [] if watch is None else [[round(one.rms, 1), one.fault] for one in watch.electrodes()],
+            "battery_percent": None if watch is None else watch.battery_percent(),
         }
 
     @property
@@ -78,16 +134,30 @@ class LiveView:
         last_s = self._loop.engine.last_block_s
         return time.monotonic() - (self._began_s if last_s is None else last_s)
 
-    def changes_after(self, number: int) -> tuple[int, list[Decision]]:
+    def changes_after(self, number: int) -> tuple[int, list[Change]]:
         """The changes of the decision since the `number`-th, as far as they are kept; and how many there were."""
         return self.stats.changes_after(number)
 
-    def hand_rad(self) -> NDArray[np.float32] | None:
-        """The joint angles to draw, (20,); None where the bundle carries no poses."""
-        if self._hand is None:
-            return None
+    def shares(self) -> list[float]:
+        """How much of the newest window's vote each gesture got; zeros at rest and before the first window."""
         recognition = self._loop.engine.recognition
-        return self._hand.rest_rad if recognition is None else self._hand.nearest(recognition.embedding)
+        shares = () if recognition is None else recognition.vote.shares
+        return [*shares, *[0.0] * (len(self._manifest.gestures) - len(shares))]
+
+    def hand_rad(self, decision: Decision) -> NDArray[np.float32] | None:
+        """The joint angles to draw for the newest decision, (20 or 23,).
+
+        They are those of the poses nearest to the signal; a gesture that has no pose is drawn as its name says. None
+        where neither is known.
+        """
+        recognition = self._loop.engine.recognition
+        if recognition is None or (self._hand is None and decision.gesture == UNKNOWN):
+            return REST_SHAPE if self._hand is None else self._hand.rest_rad
+        if self._hand is None or any(
+            g.origin == "session" and g.name == decision.gesture for g in self._manifest.gestures
+        ):
+            return shape_of(decision.gesture)
+        return self._hand.nearest(recognition.embedding)
 
     def strips(self, first: int, n_most: int) -> tuple[int, NDArray[np.float32]]:
         """The newest signal as strokes from its least to its greatest value, counted from the start of the stream.

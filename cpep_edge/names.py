@@ -1,6 +1,30 @@
-"""What a gesture, a person or a session may be called: names that a bundle, a file and a screen can all hold."""
+"""What a gesture, a person or a session may be called: labels that a bundle and a file can hold, and names to read.
+
+A label is for programs and never changes: it is what a corpus, a manifest, a sink and `--json` carry. People read
+`shown_name` of it, everywhere.
+"""
+
+import re
 
 MAX_NAME = 100  # characters
+
+# Stages of emg2pose that are named after all the movements in them; here, after the gesture that they stand for.
+_SHOWN = {
+    "CountingUpDownFingerWigglingSpreading": "Counting",
+    "FingerAbductionSeries": "Spread fingers",
+    "FingerPinchesSingleFingerPinchesMultiple": "Two-finger pinch",
+    "FingerTouchPalmClapmrburns": "Flat fingers bent",
+    "GraspPunchCloseFar": "Fist",
+    "HandClawGraspFlicks": "Claw",
+    "IndexPinchesMiddlePinchesThumbswipes": "Pinch",
+    "PokePinchCloseFar": "Point",
+    "ThumbsSwipesWholeHand": "Thumb across",
+    "ThumbsUpDownThumbRotationsCWCCWP": "Thumb up",
+    "WristFlexionAbduction": "Bent wrist",
+    "ILoveYou": "I love you",
+    "unknown": "no gesture",
+}
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z_]+|[^\W_]+")
 
 
 def check_name(text: str) -> str:
@@ -13,3 +37,14 @@ def check_name(text: str) -> str:
     if odd is not None:
         raise ValueError(f"a name is made of printable characters, and U+{ord(odd):04X} is none")
     return text
+
+
+def shown_name(label: str) -> str:
+    """A label as people read it: "PowerGrip" is "Power grip", and `unknown` is "no gesture"."""
+    if label in _SHOWN:
+        return _SHOWN[label]
+    words = _WORD.findall(label) if label.isascii() else []  # letters of other scripts stay as they are
+    if not words or not re.fullmatch(r"[\w-]+", label):
+        return label
+    text = " ".join(word if len(word) > 1 and word.isupper() else word.lower() for word in words)
+    return text[0].upper() + text[1:]

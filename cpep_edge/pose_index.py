@@ -13,7 +13,7 @@ as near to the window as to the nearest of them.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Protocol
@@ -44,6 +44,7 @@ class Vote:
     gesture_index: int
     share: float  # of the k votes, 0..1
     similarity: float  # cosine of the winner's nearest prototype
+    shares: tuple[float, ...] = field(default=(), compare=False)  # of each gesture; those at the end may be left out
 
 
 def vote(gesture_index: NDArray[np.int64], similarity: NDArray[np.float32]) -> Vote:
@@ -53,7 +54,8 @@ def vote(gesture_index: NDArray[np.int64], similarity: NDArray[np.float32]) -> V
     """
     counts = np.bincount(gesture_index)
     winner = next(int(g) for g in gesture_index if counts[g] == counts.max())
-    return Vote(winner, float(counts[winner]) / len(gesture_index), float(similarity[gesture_index == winner][0]))
+    shares = tuple((counts / len(gesture_index)).tolist())
+    return Vote(winner, shares[winner], float(similarity[gesture_index == winner][0]), shares)
 
 
 def cosines(embeddings: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -111,7 +111,9 @@ def answer(
         vote = index.vote(embedding, k)
         if vote.gesture_index not in spec.gestures:
             return vote
-    return Vote(spec.gestures[best], float(1 / np.exp(logits - logits[best]).sum()), typicality)
+    shares = np.zeros(n_gestures)
+    shares[list(spec.gestures)] = np.exp(logits - logits[best]) / np.exp(logits - logits[best]).sum()
+    return Vote(spec.gestures[best], float(shares[spec.gestures[best]]), typicality, tuple(shares.tolist()))
 
 
 def head_input(spec: HeadSpec, window: NDArray[np.float32], embedding: NDArray[np.float32]) -> NDArray[np.float32]:

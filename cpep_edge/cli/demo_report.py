@@ -16,6 +16,8 @@ from cpep_edge.cli.view import render
 from cpep_edge.decisions import UNKNOWN
 from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
+from cpep_edge.live_stats import Change
+from cpep_edge.names import shown_name
 from cpep_train.evaluate import Score
 from cpep_train.plots import confusion_figure, png
 
@@ -131,7 +133,10 @@ def write_report(report: DemoReport, out: Path) -> Path:
 
 def _markdown(report: DemoReport, pictures: Sequence[str]) -> str:
     provenance = report.manifest.provenance
-    replay = [(s.stage, "yes" if s.trained else "no", s.answered, f"{s.share:.0%}") for s in report.replay.recordings]
+    replay = [
+        (shown_name(s.stage), "yes" if s.trained else "no", shown_name(s.answered), f"{s.share:.0%}")
+        for s in report.replay.recordings
+    ]
     return "\n\n".join(
         (
             "# cpep-edge demo",
@@ -163,7 +168,12 @@ def _screen(report: DemoReport) -> str:
     right = {stage.stage for stage in replay.recordings if stage.answered == stage.stage} or {UNKNOWN}
     candidates = [d for d in replay.decisions if d.gesture in right] or replay.decisions
     shown = max(candidates, key=lambda d: (d.confidence, d.sample_index), default=None)
-    changes = [d for d in replay.decisions if d.changed and shown and d.sample_index <= shown.sample_index]
+    first_s = replay.decisions[0].device_t_s if replay.decisions else 0.0
+    changes = [
+        Change(d.gesture, d.device_t_s - first_s)
+        for d in replay.decisions
+        if d.changed and shown and d.sample_index <= shown.sample_index
+    ]
     console = Console(record=True, width=78, file=io.StringIO())
     console.print(
         render(f"{report.manifest.name}  ·  simulated wristband, played fast", shown, changes, replay.summary)

@@ -12,12 +12,14 @@ from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.ports import Baud, Boot, Device, DeviceConfig, Force, Port, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
 from cpep_edge.errors import CpepError, LinkError
+from cpep_edge.names import shown_name
 from cpep_edge.outside import printable
 
 if TYPE_CHECKING:
     from cpep_bridge.band import Band
     from cpep_edge.blocks import BlockSource, StreamInfo
     from cpep_edge.bundle import Manifest
+    from cpep_edge.cli.view import PageAddress
     from cpep_edge.decisions import Decision
     from cpep_edge.live_loop import Live, Tap
     from cpep_edge.live_stats import LiveSummary
@@ -66,6 +68,7 @@ def live(
     json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: a decision each, then a summary.")] = False,
 ) -> None:
     """Recognise gestures from a wristband on a serial port, as they happen."""
+    from cpep_bridge.device_watch import DeviceWatch
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import fit_to_wearer
@@ -110,23 +113,27 @@ def live(
         source = stack.enter_context(opened_port)
         sinks = tuple(SinkTap(name, opens, source.info) for name, opens in openers)
         stack.callback(close_sinks, sinks)
-        taps: list[Tap] = [*sinks]
+        watch = DeviceWatch(source)
+        taps: list[Tap] = [*sinks, watch]
         if record is not None:
             hop = hop_ms or spec.hop_ms
             keeping = LiveRecording(record, source, recogniser, hop_ms=hop, spec=spec, donning=donning)
             taps.append(stack.enter_context(closing(keeping)))
         loop = Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, donning=donning, spec=spec, taps=taps)
         title = f"{bundle.name}  ·  {source.info.name} on {port}"
-        view = LiveView(title, recogniser, loop, hand_poses_of(opened), sinks)
+        view = LiveView(title, recogniser, loop, hand_poses_of(opened), sinks, watch)
+        page = None
         if web:
             from cpep_edge.web.server import ViewServer
 
-            server = stack.enter_context(ViewServer(view, web_host, web_port, web_token))
-            stderr.print(f"open {server.url}", soft_wrap=True)
+            page = stack.enter_context(ViewServer(view, web_host, web_port, web_token))
+            if web_port not in (0, page.port):
+                stderr.print(f"port {web_port} is taken: the page is on port {page.port}")
+            stderr.print(f"open {page.url}", soft_wrap=True)
         if json_lines:
             _run_as_json(loop, view, sinks)
         else:
-            _run_on_screen(loop, view, sinks)
+            _run_on_screen(loop, view, sinks, page)
 
 
 def replay(
@@ -151,7 +158,7 @@ def replay(
         if json_lines:
             print_json({"type": "decision", **asdict(decision)})
         elif decision.changed:
-            stdout.print(f"{decision.device_t_s:9.2f} s  {printable(decision.gesture)}")
+            stdout.print(f"{decision.device_t_s:9.2f} s  {printable(shown_name(decision.gesture))}")
     stderr.print(f"{n_changes} changes of the decision")
 
 
@@ -182,7 +189,7 @@ def calibrate(
     check_free(out, force)
     recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     manifest = recogniser.manifest
-    move = f"for {seconds:g} s: {', then '.join(manifest.calibration) or 'move the hand in many ways'}"
+    move = f"for {seconds:g} s: {', then '.join(map(shown_name, manifest.calibration)) or 'move the hand in many ways'}"
     stderr.print(f"for {rest_seconds:g} s: rest the hand" if rest_seconds else move)
     with open_source(
         port, device=device, timeout_s=timeout_s, baud=baud, boot_s=boot_s, config=device_config
@@ -240,7 +247,7 @@ def _run_on_device(source: "Band", manifest: "Manifest", sinks: "tuple[SinkTap, 
                 if printed is not None:
                     printed(decision)
                 elif decision.changed:
-                    stdout.print(f"{decision.device_t_s:9.2f} s  {printable(decision.gesture)}")
+                    stdout.print(f"{decision.device_t_s:9.2f} s  {printable(shown_name(decision.gesture))}")
     if not json_lines:
         stderr.print(f"{n_decisions} decisions of the band, {n_changes} changes")
 
@@ -283,15 +290,19 @@ def _json_lines(info: "StreamInfo", summary: Callable[[], object]) -> Iterator["
             stderr.print(f"{tap.counts.dropped} decisions were not printed: stdout is read too slowly, or not at all")
 
 
-def _run_on_screen(loop: "Live", view: "LiveView", sinks: "tuple[SinkTap, ...]") -> None:
+def _run_on_screen(
+    loop: "Live", view: "LiveView", sinks: "tuple[SinkTap, ...]", page: "PageAddress | None" = None
+) -> None:
     from rich.live import Live as Screen
 
     from cpep_edge.cli.view import ScreenView
     from cpep_edge.sinks import close_sinks
 
-    page = ScreenView(view)
     screen = Screen(
-        get_renderable=page.render, console=stdout, refresh_per_second=_SCREENS_A_SECOND, screen=stdout.is_terminal
+        get_renderable=ScreenView(view, page).render,
+        console=stdout,
+        refresh_per_second=_SCREENS_A_SECOND,
+        screen=stdout.is_terminal,
     )
     try:
         with screen, suppress(KeyboardInterrupt):
@@ -317,6 +328,6 @@ def _print_summary(summary: "LiveSummary", sinks: "list[SinkCounts]") -> None:
             (f"sink {sink.address}", f"{sink.sent} sent, {sink.dropped} dropped, {sink.failures} failures")
             for sink in sinks
         ),
-        *((f"windows of {gesture}", str(n)) for gesture, n in summary.windows_by_gesture.items()),
+        *((f"windows of {shown_name(gesture)}", str(n)) for gesture, n in summary.windows_by_gesture.items()),
     ]
     print_table("live", ("", ""), rows)

@@ -1,11 +1,12 @@
-"""The screen of `cpep-edge live`: one calm page with the gesture, how sure it is, the signal and the link.
+"""The screen of `cpep-edge live`: one calm page with the gesture, how sure it is, the signal, the link and the address.
 
-It makes do with what the terminal has: without room for the signal it leaves that out, and a terminal of a few lines
-gets one line.
+It makes do with what the terminal has: where there are fewer lines than channels, neighbours share a line, and a
+terminal of a few lines gets one line.
 """
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cpep_edge.decisions import UNKNOWN, Decision
-from cpep_edge.live_stats import LiveSummary
+from cpep_edge.live_stats import Change, LiveSummary
 from cpep_edge.live_view import SILENT_S, STRIP_S, LiveView
+from cpep_edge.names import shown_name
 from cpep_edge.outside import printable
+from cpep_edge.sinks import SinkCounts
 
 WIDTH = 78
-_PLAIN_LINES = 16  # of the page without the signal
+_LEAST_LINES = 14  # of the page without the signal
 _LEAST_WIDTH = 50
 _BAR_CELLS = 28
 _CHANGES_SHOWN = 4
@@ -31,18 +34,33 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 _FULL = 3.0  # of the scaled signal, from peak to peak, that fills a cell
 
 
+class PageAddress(Protocol):
+    """Where the run's page is served."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def code(self) -> str:
+        """What a phone's camera reads, in lines of blocks; empty where only this machine may look."""
+        ...
+
+    @property
+    def n_viewers(self) -> int: ...
+
+
 class ScreenView:
     """Draws a live run again and again; keeps the last seconds of its signal as cells."""
 
-    def __init__(self, view: LiveView) -> None:
-        self._view = view
+    def __init__(self, view: LiveView, page: PageAddress | None = None) -> None:
+        self._view, self._page = view, page
         self._next = 0  # stroke
         self._cells: deque[NDArray[np.float32]] = deque(maxlen=_STRIP_CELLS)  # (n_channels,) each, peak to peak
 
     def render(self) -> RenderableType:
         """The page as it is now."""
         self._pull()
-        return _Page(self._view, list(self._cells))
+        return _Page(self._view, self._page, list(self._cells))
 
     def _pull(self) -> None:
         first, strokes = self._view.strips(self._next, 4 * _CELL_STROKES)
@@ -58,57 +76,72 @@ class ScreenView:
 class _Page:
     """One picture, made to fit when the terminal's size is known."""
 
-    def __init__(self, view: LiveView, cells: list[NDArray[np.float32]]) -> None:
-        self._view, self._cells = view, cells
+    def __init__(self, view: LiveView, page: PageAddress | None, cells: list[NDArray[np.float32]]) -> None:
+        self._view, self._page, self._cells = view, page, cells
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        last, summary = self._view.stats.last, self._view.summary()
-        if options.size.width < _LEAST_WIDTH or options.size.height < _PLAIN_LINES:
+        last, summary, page = self._view.stats.last, self._view.summary(), self._page
+        if options.size.width < _LEAST_WIDTH or options.size.height < _LEAST_LINES:
             yield _one_line(last, summary)
             return
         _, changes = self._view.changes_after(0)
-        room = options.size.height - _PLAIN_LINES
         yield render(
             self._view.title,
             last,
             changes,
             summary,
-            cells=self._cells if self._cells and room > len(self._cells[0]) else (),
+            cells=self._cells,
             silent_s=self._view.silent_s,
+            sinks=self._view.sink_counts,
+            url="" if page is None else page.url,
+            code="" if page is None or page.n_viewers else page.code,
             width=min(options.size.width, WIDTH),
+            height=options.size.height,
         )
 
 
 def render(
     title: str,
     last: Decision | None,
-    changes: Sequence[Decision],
+    changes: Sequence[Change],
     summary: LiveSummary,
     *,
     cells: Sequence[NDArray[np.float32]] = (),
     silent_s: float = 0.0,
+    sinks: Sequence[SinkCounts] = (),
+    url: str = "",
+    code: str = "",
     width: int = WIDTH,
+    height: int = 24,
 ) -> RenderableType:
     """The whole screen at one moment.
 
     last: the newest decision; changes: those that changed the gesture, oldest first
     cells: the signal's strength, (n_channels,) each, oldest first; none leaves it out
     silent_s: how long no samples have come
+    url: of the page; code: the same for a phone's camera, shown in place of the signal
     """
-    parts: list[RenderableType] = [
-        Text(),
-        Align.center(_gesture(last)),
-        Text(),
-        Align.center(_confidence(last)),
-        Text(),
-    ]
-    if cells:
-        parts += [_strips(cells, width), Text()]
-    parts += [Align.center(_history(changes)), Text(), _figures(summary)]
+    foot: list[RenderableType] = [_figures(summary)]
+    if sinks:
+        foot.append(_sinks(sinks))
+    if url:
+        foot.append(Text.assemble(("page  ", "dim"), (url, "bold"), no_wrap=True, overflow="fold"))
+    n_foot = 2 + len(foot) - 1 + (len(url) + 6) // (width - 4)
+    room = height - 2 - 4 - n_foot - 1  # borders, gesture and confidence with their spaces, a space
+    middle: list[RenderableType] = []
+    if code and room > code.count("\n") + 2:
+        middle = [Align.center(Text(code.rstrip("\n"), no_wrap=True)), Text()]
+        room -= code.count("\n") + 2
+    elif cells and room >= 2 + 2 + _CHANGES_SHOWN // 2:
+        together = -(-len(cells[0]) // (room - 2 - 1 - _CHANGES_SHOWN // 2))  # channels on a line
+        middle = [_strips(cells, width, together), Text()]
+        room -= -(-len(cells[0]) // together) + 2
+    n_changes = max(0, min(_CHANGES_SHOWN, room - 1))
+    history: list[RenderableType] = [Align.center(_history(changes, n_changes)), Text()] if n_changes else []
     lost = silent_s > SILENT_S
     away = Text(f"no signal for {silent_s:.0f} s, looking for the band", style="bold red")
     return Panel(
-        Group(*parts),
+        Group(Align.center(_gesture(last)), Text(), Align.center(_confidence(last)), Text(), *middle, *history, *foot),
         title=Text(printable(title)),
         title_align="left",
         subtitle=away if lost else "Ctrl-C ends",
@@ -120,7 +153,7 @@ def render(
 
 def _one_line(last: Decision | None, summary: LiveSummary) -> Text:
     line = _gesture(last)
-    if last is not None:
+    if last is not None and last.gesture != UNKNOWN and not last.at_rest:
         line.append(f" {last.confidence:.0%}", style="not bold default on default")
     return line.append(f"  {summary.link.lost_frames} lost", style="not bold dim default on default")
 
@@ -128,52 +161,70 @@ def _one_line(last: Decision | None, summary: LiveSummary) -> Text:
 def _gesture(last: Decision | None) -> Text:
     if last is None:
         return Text("waiting for a full window", style="dim")
-    if last.gesture == UNKNOWN:
-        return Text("·  no gesture  ·", style="dim")
-    if last.at_rest and last.gesture == last.window_gesture:
-        return Text(f"·  {printable(last.gesture)}  ·", style="dim")
-    return Text(
-        f"  {printable(last.gesture)}  ",
-        style="bold white on " + ("dark_orange3" if last.interpolated else "dark_green"),
-    )
+    name = printable(shown_name(last.gesture))
+    if last.gesture == UNKNOWN or (last.at_rest and last.gesture == last.window_gesture):
+        return Text(f"·  {name}  ·", style="dim")
+    return Text(f"  {name}  ", style="bold white on " + ("dark_orange3" if last.interpolated else "dark_green"))
 
 
 def _confidence(last: Decision | None) -> Text:
-    if last is not None and last.at_rest:
+    """How the newest window was taken: what is rejected has no share to boast of."""
+    if last is None:
+        return Text()
+    if last.at_rest:
         return Text("muscles at rest, encoder asleep", style="dim")
-    share = 0.0 if last is None else last.confidence
-    filled = round(share * _BAR_CELLS)
-    bar = Text("confidence ", style="dim")
+    if last.window_gesture == UNKNOWN:
+        return Text("this window: too unsure to say", style="dim")
+    filled = round(last.confidence * _BAR_CELLS)
+    bar = Text(f"{printable(shown_name(last.window_gesture))} ", style="dim")
     bar.append("━" * filled, style="green")
     bar.append("━" * (_BAR_CELLS - filled), style="grey30")
-    return bar.append(f" {share:4.0%}")
+    return bar.append(f" {last.confidence:4.0%}")
 
 
-def _strips(cells: Sequence[NDArray[np.float32]], width: int) -> Table:
-    """One line a channel, newest at the right: how strong the signal was in each tenth of a second."""
+def _strips(cells: Sequence[NDArray[np.float32]], width: int, together: int) -> Table:
+    """How strong the signal was in each tenth of a second, newest at the right.
+
+    together: neighbouring channels that share a line, as their mean
+    """
     table = Table.grid(padding=(0, 1))
-    table.add_column(justify="right", width=2, style="dim")
+    table.add_column(justify="right", width=5, style="dim")
     table.add_column(no_wrap=True)
-    shown = np.array(cells[-min(_STRIP_CELLS, width - 10) :])  # (n_cells, n_channels)
-    levels = np.clip(np.rint(shown / _FULL * (len(_LEVELS) - 1)), 0, len(_LEVELS) - 1).astype(int)
-    for channel in range(shown.shape[1]):
-        line = "".join(_LEVELS[level] for level in levels[:, channel])
-        table.add_row(str(channel + 1), Text(line.rjust(min(_STRIP_CELLS, width - 10)), style="cyan"))
+    n_shown = min(_STRIP_CELLS, width - 12)
+    shown = np.array(cells[-n_shown:])  # (n_cells, n_channels)
+    for first in range(0, shown.shape[1], together):
+        strength = shown[:, first : first + together].mean(axis=1)
+        levels = np.clip(np.rint(strength / _FULL * (len(_LEVELS) - 1)), 0, len(_LEVELS) - 1).astype(int)
+        last = min(first + together, shown.shape[1])
+        line = "".join(_LEVELS[level] for level in levels)
+        table.add_row(str(last) if together == 1 else f"{first + 1}-{last}", Text(line.rjust(n_shown), style="cyan"))
     table.add_row("", Text(f"{len(shown) * _CELL_STROKES * STRIP_S:.0f} s of EMG", style="dim"))
     return table
 
 
-def _history(changes: Sequence[Decision]) -> Table:
+def _history(changes: Sequence[Change], n_lines: int) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", width=9, style="dim")
     table.add_column(width=42)
     recent = list(changes)[::-1]
-    for row in range(_CHANGES_SHOWN):
-        decision = recent[row] if row < len(recent) else None
+    for row in range(n_lines):
+        change = recent[row] if row < len(recent) else None
         table.add_row(
-            f"{decision.device_t_s:.1f} s" if decision else "", Text(printable(decision.gesture) if decision else "")
+            f"{change.run_s:.1f} s" if change else "", Text(printable(shown_name(change.gesture)) if change else "")
         )
     return table
+
+
+def _sinks(sinks: Sequence[SinkCounts]) -> Text:
+    line = Text("sinks ", style="dim", no_wrap=True, overflow="ellipsis")
+    for sink in sinks:
+        line.append(f" {printable(sink.address)} ", style="not dim")
+        bad = sink.failures > 0 or sink.dropped > 0
+        line.append(
+            f"{sink.failures} failed, {sink.dropped} dropped" if bad else f"{sink.sent} sent",
+            "bold red" if bad else "dim",
+        )
+    return line
 
 
 def _figures(summary: LiveSummary) -> Table:

@@ -10,6 +10,7 @@ it: one that cannot keep up gets the newest, less often.
 """
 
 import asyncio
+import errno
 import hmac
 import json
 import re
@@ -19,6 +20,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,7 @@ PAGE = Path(__file__).parent / "page"
 TICK_S = 0.04
 HEALTH_TICKS = 12  # about twice a second
 MOST_VIEWERS = 8
+PORTS_TRIED = 20  # from the one that was asked for
 _STROKES_A_TICK = 100
 _TOKEN_BYTES = 16
 _MOST_FROM_A_VIEWER = 1024  # bytes of a message: a browser has nothing to say
@@ -50,7 +53,8 @@ class ViewServer:
     """The server of one run: `with` starts and ends it."""
 
     def __init__(self, view: LiveView, host: str = "127.0.0.1", port: int = 8765, token: str | None = None) -> None:
-        """token: what a browser must give; None: none on this machine alone, a new one where others may look
+        """port: to begin with: where it is taken, the next free one is used; 0 takes any
+        token: what a browser must give; None: none on this machine alone, a new one where others may look
 
         Raises ConfigError without the extra `[web]`, CpepError when the address cannot be had.
         """
@@ -73,13 +77,30 @@ class ViewServer:
         self._socket.close()
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._socket.getsockname()[1])
+
+    @property
     def url(self) -> str:
         """Where to look."""
-        host = (
-            "127.0.0.1" if self._is_local else socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
-        )
+        host = "127.0.0.1" if self._is_local else _own_address() if self._host in ("0.0.0.0", "::") else self._host
         query = f"?token={self.token}" if self.token else ""
-        return f"http://{host}:{self._socket.getsockname()[1]}/{query}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{query}"
+
+    @cached_property
+    def code(self) -> str:
+        """The address as a QR code of half blocks, light on dark; empty where only this machine may look."""
+        if self._is_local:
+            return ""
+        import segno
+
+        rows = [[0] * 2 + list(row) + [0] * 2 for row in segno.make(self.url, error="l").matrix]
+        rows = [[0] * len(rows[0])] + rows + [[0] * len(rows[0])] * (2 - len(rows) % 2)
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        return "".join(
+            "".join(" ▄▀█"[2 * (not a) + (not b)] for a, b in zip(*pair, strict=True)) + "\n" for pair in pairs
+        )
 
     def admits(self, connection: "HTTPConnection") -> bool:
         """Whether who asks may look."""
@@ -146,11 +167,13 @@ class ViewServer:
             if last is not None and last.sample_index != last_index:
                 last_index = last.sample_index
                 n_changes, changes = view.changes_after(n_changes)
-                hand_rad = view.hand_rad()
+                hand_rad = view.hand_rad(last)
                 yield json.dumps(
                     {
                         "type": "decision",
                         **asdict(last),
+                        "run_s": round(view.stats.run_s, 3),
+                        "shares": [round(share, 3) for share in view.shares()],
                         "changes": [asdict(change) for change in changes],
                         "hand_rad": None if hand_rad is None else [round(float(angle), 4) for angle in hand_rad],
                     }
@@ -169,15 +192,32 @@ class ViewServer:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        for tried in range(port, min(port + PORTS_TRIED, 1 << 16) if port else 1):
+            try:
+                return socket.create_server((host, tried), family=family)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        raise OSError(errno.EADDRINUSE, f"it and the {PORTS_TRIED - 1} after it are taken")
     except OSError as error:
         raise CpepError(
             f"the page cannot be served on {host} port {port}: {error.strerror or error}; choose another --web-port"
         ) from error
 
 
+def _own_address() -> str:
+    """This machine's address in its network; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect(("192.0.2.1", 9))  # of documentation: nobody has it
+            return str(asked.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
 def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvicorn is an extra
     try:
+        import segno  # noqa: F401 - asked for while nothing runs yet
         import uvicorn
         from starlette.applications import Starlette
         from starlette.routing import Route, WebSocketRoute

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.hand import N_JOINTS, HandPoses
+from cpep_edge.hand import N_ANGLES, HandPoses
 from cpep_export.rejection import REST_STAGES
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.evaluate import EvaluationSet
@@ -14,12 +14,12 @@ POSES_PER_GESTURE = 24
 def pick_hand_poses(
     checkpoint: Checkpoint, evaluation: EvaluationSet, embedded: NDArray[np.float32]
 ) -> HandPoses | None:
-    """The poses of a bundle; None where the recipe's poses are not those of the 20 joints.
+    """The poses of a bundle; None where the recipe's poses are not those of the 20 joints, with or without the wrist.
 
     embedded: (R, D), the evaluation's references
     """
     references = evaluation.references
-    if checkpoint.recipe.n_joints != N_JOINTS:
+    if checkpoint.recipe.n_joints not in N_ANGLES:
         return None
     rng = np.random.default_rng(checkpoint.recipe.seed)
     of_gesture = [np.flatnonzero(references.gesture_index == gesture) for gesture in range(len(evaluation.gestures))]

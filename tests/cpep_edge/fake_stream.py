@@ -25,7 +25,9 @@ PASS_THROUGH = Preprocessing(RATE_HZ, ((1.0, 0.0, 0.0, 1.0, 0.0, 0.0),), scale_u
 class LevelRecogniser:
     """Takes a window for gesture 1 where its mean is above one half, else for gesture 0; keeps what it saw."""
 
-    def __init__(self, duration_s: float = 0.0, spec: DecisionSpec | None = None) -> None:
+    def __init__(
+        self, duration_s: float = 0.0, spec: DecisionSpec | None = None, names: tuple[str, str] = ("Low", "High")
+    ) -> None:
         self.manifest = SimpleNamespace(
             name="level",
             preprocessing=PASS_THROUGH,
@@ -35,7 +37,10 @@ class LevelRecogniser:
             input_shape=(2, WINDOW),
             encoder=SimpleNamespace(file="encoder.pte"),
             decision=spec or DecisionSpec(debounce_hops=2, hop_ms=HOP_MS),
-            gestures=(SimpleNamespace(name="Low"), SimpleNamespace(name="High")),
+            gestures=(
+                SimpleNamespace(name=names[0], trained=True, origin="corpus"),
+                SimpleNamespace(name=names[1], trained=False, origin="corpus"),
+            ),
             files={"encoder.pte": SimpleNamespace(sha256="0" * 64)},
         )
         self.windows: list[np.ndarray] = []
@@ -51,7 +56,7 @@ class LevelRecogniser:
         self.windows.append(window)
         time.sleep(self._duration_s)
         high = int(window.mean() > 0.5)
-        return Recognition(Vote(high, 1.0, 0.9), np.eye(2, dtype=np.float32)[high])
+        return Recognition(Vote(high, 1.0, 0.9, (1.0 - high, float(high))), np.eye(2, dtype=np.float32)[high])
 
 
 class ListSource:

@@ -1,6 +1,6 @@
 import pytest
 
-from cpep_edge.names import MAX_NAME, check_name
+from cpep_edge.names import MAX_NAME, check_name, shown_name
 
 
 @pytest.mark.parametrize("name", ["Fist", "index flexion", "Öffnen", "拳", "👍", "x" * MAX_NAME])
@@ -22,3 +22,28 @@ def test_names_that_people_write_are_taken(name: str) -> None:
 def test_names_that_a_screen_or_a_file_cannot_hold_are_refused_with_the_reason(name: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("ThumbsUpDownThumbRotationsCWCCWP", "Thumb up"),
+        ("PowerGrip", "Power grip"),
+        ("thumb_up-again", "Thumb up again"),
+        ("OK", "OK"),
+        ("Fist3", "Fist3"),
+        ("My own fist", "My own fist"),  # as the wearer wrote it
+        ("Öffnen", "Öffnen"),
+        ("拳", "拳"),
+        ("unknown", "no gesture"),
+    ],
+)
+def test_people_read_words_where_programs_read_labels(label: str, shown: str) -> None:
+    assert shown_name(label) == shown
+
+
+def test_gestures_of_the_simulated_people_are_read_as_different_names() -> None:
+    stages = pytest.importorskip("cpep_train.stages").STAGES
+    names = {shown_name(stage.name) for stage in stages}
+    assert len(names) == len(stages)
+    assert max(map(len, names)) < 20

@@ -1,7 +1,8 @@
-// A hand of twenty joints, drawn from their angles: forward kinematics, a turn, a little perspective, and round strokes.
+// A hand of twenty joints and a wrist, drawn from their angles: forward kinematics, a turn, perspective, round strokes.
 //
 // Angles are those of emg2pose, in radians: thumb CMC flexion, CMC abduction, MCP flexion, IP flexion, then of index,
-// middle, ring and little finger MCP abduction (towards the thumb), MCP flexion, PIP flexion, DIP flexion.
+// middle, ring and little finger MCP abduction (towards the thumb), MCP flexion, PIP flexion, DIP flexion; where the
+// wrist is known, its flexion, ulnar deviation and pronation.
 // Axes: x to the thumb, y along the middle finger, z out of the palm towards the eye; a right hand, in centimetres.
 
 const FINGERS = [ // base of the finger, its own splay, lengths of its bones, radii at their ends
@@ -49,12 +50,20 @@ function thumbPoints([flexion, abduction, mcp, ip]) {
   return points;
 }
 
+/** A point of the hand after the wrist bent towards the palm and towards the little finger. */
+function wristBent([x, y, z], flexion, deviation) {
+  const y1 = y * Math.cos(flexion) - z * Math.sin(flexion), z1 = y * Math.sin(flexion) + z * Math.cos(flexion);
+  return [x * Math.cos(deviation) - y1 * Math.sin(deviation), x * Math.sin(deviation) + y1 * Math.cos(deviation), z1];
+}
+
 export class Hand {
-  constructor(canvas) {
-    this.canvas = canvas;
+  /** still: media query, whether nothing may move by itself; redraw: asks for `draw` at the screen's next turn */
+  constructor(canvas, still, redraw) {
+    Object.assign(this, { canvas, still, redraw });
     this.turn = { ...HOME };
     this.shown = null;
     this.wanted = null;
+    this.stale = false; // drawn at another size or in other colours
     canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
     canvas.addEventListener("pointermove", (event) => {
       if (event.buttons) this.rotate(event.movementX * 0.01, event.movementY * 0.01);
@@ -64,18 +73,38 @@ export class Hand {
   rotate(yaw, pitch) {
     this.turn.yaw = Math.max(-1.5, Math.min(1.5, this.turn.yaw + yaw));
     this.turn.pitch = Math.max(-1.0, Math.min(1.0, this.turn.pitch + pitch));
+    this.changed();
   }
 
-  home() { this.turn = { ...HOME }; }
+  home() {
+    this.turn = { ...HOME };
+    this.changed();
+  }
+
+  changed() {
+    this.stale = true;
+    this.redraw();
+  }
+
+  /** Angles to move to, 20 or 23; null leaves the hand as it is. */
+  want(angles) {
+    if (!angles) return;
+    this.wanted = [...angles, 0, 0, 0].slice(0, 23);
+    this.redraw();
+  }
 
   /** Move towards the wanted angles: a time constant of 90 ms hides the hops without lagging behind the hand. */
   draw(seconds, colours) {
     if (!this.wanted) return;
-    const share = this.shown ? 1 - Math.exp(-seconds / 0.09) : 1;
+    const share = this.shown && !this.still.matches ? 1 - Math.exp(-seconds / 0.09) : 1;
+    const left = this.shown ? Math.max(...this.wanted.map((angle, joint) => Math.abs(angle - this.shown[joint]))) : 1;
+    if (left < 0.002 && !this.stale) return;
+    this.stale = false;
     this.shown = this.wanted.map((angle, joint) => (this.shown ? this.shown[joint] + share * (angle - this.shown[joint]) : angle));
+    if (share < 1) this.redraw();
     const { context, width, height } = sized(this.canvas);
-    const scale = Math.min(width / 20, height / 24.5);
-    const place = (point) => this.project(point, width / 2, height * 0.5, scale);
+    const scale = Math.min(width / 23, height / 27);
+    const place = (point) => this.project(point, width / 2, height * 0.55, scale);
     context.lineCap = context.lineJoin = "round";
     for (const part of this.parts().sort((a, b) => a.depth(this) - b.depth(this))) part.draw(context, place, scale, colours);
   }
@@ -88,15 +117,17 @@ export class Hand {
 
   turned(point) {
     const [x, y, z] = point.map((value, axis) => value - CENTRE[axis]);
-    const { yaw, pitch } = this.turn;
+    const pitch = this.turn.pitch, yaw = this.turn.yaw - this.shown[22];
     const x1 = x * Math.cos(yaw) + z * Math.sin(yaw);
     const z1 = z * Math.cos(yaw) - x * Math.sin(yaw);
     return [x1, y * Math.cos(pitch) - z1 * Math.sin(pitch), z1 * Math.cos(pitch) + y * Math.sin(pitch)];
   }
 
   parts() {
-    const parts = [new Bone(WRIST[0], WRIST[1], 2.25, 2.55, -2), new Palm()];
-    fingerPoints(this.shown).forEach((points, finger) => {
+    const bent = (point) => wristBent(point, this.shown[20], this.shown[21]);
+    const parts = [new Bone(WRIST[0], WRIST[1], 2.25, 2.55, -2), new Palm(bent)];
+    fingerPoints(this.shown).forEach((straight, finger) => {
+      const points = straight.map(bent);
       const radii = finger === 0 ? THUMB.radii : FINGERS[finger - 1].radii;
       for (let bone = 0; bone < 3; bone += 1) {
         parts.push(new Bone(points[bone], points[bone + 1], radii[bone], radii[bone + 1], bone === 0 ? 0.1 : 0.3));
@@ -126,9 +157,10 @@ class Bone {
 }
 
 class Palm {
-  depth(hand) { return hand.turned([0, 4.6, 0])[2] - 0.3; }
+  constructor(bent) { this.bent = bent; }
+  depth(hand) { return hand.turned(this.bent([0, 4.6, 0]))[2] - 0.3; }
   draw(context, place, scale, colours) {
-    const points = PALM.map(place);
+    const points = PALM.map((point) => place(this.bent(point)));
     const outline = new Path2D();
     points.forEach((point, index) => {
       const next = points[(index + 1) % points.length];
@@ -138,7 +170,7 @@ class Palm {
       outline.quadraticCurveTo(next.x, next.y, (next.x + after.x) / 2, (next.y + after.y) / 2);
     });
     outline.closePath();
-    const top = place([0, 8.5, 0]), bottom = place([0, 0, 0]);
+    const top = place(this.bent([0, 8.5, 0])), bottom = place([0, 0, 0]);
     const paint = context.createLinearGradient(top.x, top.y, bottom.x, bottom.y);
     paint.addColorStop(0, shade(colours, top.z));
     paint.addColorStop(1, shade(colours, bottom.z - 1));

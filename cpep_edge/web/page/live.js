@@ -1,21 +1,28 @@
-// The page of `cpep-edge live --web`: takes what the server sends, draws it at the screen's pace, and says when it stops.
+// The page of `cpep-edge live --web`: takes what the server sends, draws what changed, and says when it stops.
 
 import { Hand, sized } from "./hand.js";
 
 const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
-const hand = new Hand($("hand"));
-const TIMELINE_S = 60;
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const hand = new Hand($("hand"), still, () => draw("hand"));
+const PAST_S = 60;
 const CHANGES_SHOWN = 12;
+const KINDS = { trained: "Trained on other people", taught: "Taught by you", "zero-shot": "Zero-shot, by pose alone" };
 const state = {
-  about: null, health: null, decision: null, changes: [], strokes: [], strokesFrom: 0,
-  connected: false, paused: false, gain: 1, seconds: 6, heard: 0,
+  about: null, gestures: new Map(), health: null, decision: null, changes: [], delays: [], strokes: [], strokesFrom: 0,
+  connected: false, paused: false, gain: 1, seconds: 6,
 };
 
 // --- the run ---------------------------------------------------------------------------------------------------------
 
 let retry_ms = 250;
 function connect() {
+  if (!("WebSocket" in window)) {
+    $("link").textContent = "this browser has no WebSocket: open the page in another one";
+    $("link").dataset.state = "bad";
+    return;
+  }
   const address = new URL(`live${location.search}`, location.href);
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address);
@@ -23,7 +30,6 @@ function connect() {
   socket.onopen = () => { retry_ms = 250; };
   socket.onmessage = ({ data }) => {
     state.connected = true;
-    state.heard = performance.now();
     if (data instanceof ArrayBuffer) takeStrokes(data);
     else take(JSON.parse(data));
   };
@@ -43,22 +49,35 @@ function take(message) {
 }
 
 function takeAbout(about) {
-  Object.assign(state, { about, changes: [], strokes: [], strokesFrom: 0 });
+  Object.assign(state, { about, decision: null, changes: [], delays: [], strokes: [], strokesFrom: 0 });
+  state.gestures = new Map(about.gestures.map((gesture, number) => [gesture.label, { ...gesture, number }]));
   $("title").textContent = about.title;
   document.title = `${about.bundle} · cpep-edge live`;
   $("meter").querySelector("b").style.left = `${100 * about.min_vote_share}%`;
-  hand.canvas.hidden = about.joints.length === 0;
+  root.style.setProperty("--channels", about.n_channels);
+  $("calibrated").hidden = false;
+  $("calibrated").dataset.state = about.calibrated ? "good" : "warn";
+  $("calibrated").textContent = about.calibrated ? "calibrated" : "not calibrated";
+  $("scaled").textContent = about.calibrated ? "filtered, calibrated" : "filtered, not calibrated";
+  buildShares();
+  draw("strips", "past");
 }
 
 function takeDecision(decision) {
   const first = state.decision === null;
   state.decision = decision;
   state.changes.push(...decision.changes);
-  while (state.changes.length && state.changes[0].device_t_s < decision.device_t_s - 10 * TIMELINE_S) state.changes.shift();
+  state.delays.push([decision.run_s, decision.delay_ms]);
+  const oldest = decision.run_s - PAST_S;
+  while (state.changes.length > CHANGES_SHOWN && state.changes[1].run_s < oldest) state.changes.shift();
+  while (state.delays[0][0] < oldest) state.delays.shift();
   if (state.paused) return;
-  if (decision.hand_rad) hand.wanted = decision.hand_rad;
+  hand.want(decision.hand_rad);
+  $("stage").classList.toggle("bare", decision.hand_rad === null);
   showDecision(decision);
+  showShares(decision);
   if (decision.changes.length || first) showChanges();
+  draw("past");
 }
 
 function takeStrokes(buffer) {
@@ -73,42 +92,80 @@ function takeStrokes(buffer) {
   const most = 1500;
   if (state.strokes.length > most) state.strokes.splice(0, state.strokes.length - most);
   state.strokesFrom = from + values.length / (2 * n) - state.strokes.length;
+  draw("strips");
 }
 
 // --- words -----------------------------------------------------------------------------------------------------------
 
-function isActive(gesture) { return gesture !== "unknown" && gesture !== state.about?.rest_gesture; }
+function isActive(label) { return label !== "unknown" && label !== state.about?.rest_gesture; }
+function nameOf(label) { return state.gestures.get(label)?.name ?? "no gesture"; }
+function hue(label) { return (40 + (state.gestures.get(label)?.number ?? 0) * 137.5) % 360; }
 
-/** "FingerAbductionSeries" as people write it. */
-function words(name) { return name.replace(/[_-]+/g, " ").replace(/([a-z])([A-Z])/g, "$1 $2").replace(/^./, (c) => c.toUpperCase()); }
-
-function colour(gesture) {
-  if (!isActive(gesture)) return "var(--soft)";
-  const number = state.about.gestures.indexOf(gesture);
-  return `oklch(var(--hue-light) var(--hue-chroma) ${(40 + (number * 137.5)) % 360})`;
+function colour(label) {
+  return isActive(label) ? `oklch(var(--hue-light) var(--hue-chroma) ${hue(label)})` : "var(--soft)";
 }
 
+function setText(element, text) { if (element.textContent !== text) element.textContent = text; }
+
 function showDecision(decision) {
-  const active = isActive(decision.gesture);
-  const label = decision.gesture === "unknown" ? "no gesture" : words(decision.gesture);
-  if ($("gesture").textContent !== label) $("gesture").textContent = label;
+  const active = isActive(decision.gesture), share = decision.at_rest ? 0 : decision.confidence;
+  setText($("gesture"), nameOf(decision.gesture));
   $("gesture").className = active ? "" : "quiet";
-  $("stage").style.setProperty("--tone", active ? colour(decision.gesture) : "var(--soft)");
-  $("meter").querySelector("i").style.transform = `scaleX(${decision.at_rest ? 0 : decision.confidence})`;
-  $("meter").setAttribute("aria-valuenow", decision.at_rest ? 0 : Math.round(100 * decision.confidence));
-  $("window").textContent = decision.at_rest
+  $("stage").style.setProperty("--tone", colour(decision.gesture));
+  $("meter").querySelector("i").style.transform = `scaleX(${share})`;
+  $("meter").setAttribute("aria-valuenow", Math.round(100 * share));
+  const percent = `${Math.round(100 * share)} %`;
+  setText($("window"), decision.at_rest
     ? "muscles at rest, encoder asleep"
-    : (decision.window_gesture === decision.gesture ? "" : `this window: ${words(decision.window_gesture)}, `) +
-      `${Math.round(100 * decision.confidence)} % of votes` +
-      (decision.interpolated ? ", lost samples filled in" : "");
+    : (decision.window_gesture === "unknown" ? `this window: too unsure, ${percent} for its best guess`
+      : `this window: ${nameOf(decision.window_gesture)}, ${percent}`) +
+      (decision.interpolated ? "; lost samples filled in" : ""));
+}
+
+let bars = [];
+function buildShares() {
+  bars = [];
+  const parts = [];
+  const kinds = Object.keys(KINDS).filter((kind) => state.about.gestures.some((gesture) => gesture.kind === kind));
+  for (const kind of kinds) {
+    const head = document.createElement("h3"), list = document.createElement("ul");
+    head.textContent = KINDS[kind];
+    if (kinds.length > 1 || kind !== "trained") parts.push(head);
+    state.about.gestures.forEach((gesture, number) => {
+      if (gesture.kind !== kind) return;
+      const item = document.createElement("li"), name = document.createElement("span");
+      const bar = document.createElement("span"), fill = document.createElement("i"), figure = document.createElement("output");
+      name.className = "name";
+      name.textContent = gesture.name;
+      bar.className = "bar";
+      item.style.setProperty("--tone", colour(gesture.label));
+      bar.append(fill);
+      item.append(name, bar, figure);
+      list.append(item);
+      bars[number] = { item, fill, figure, shown: -1, label: gesture.label };
+    });
+    parts.push(list);
+  }
+  $("shares").replaceChildren(...parts);
+}
+
+function showShares(decision) {
+  bars.forEach((bar, number) => {
+    const percent = Math.round(100 * (decision.shares[number] ?? 0));
+    bar.item.classList.toggle("decided", bar.label === decision.gesture);
+    if (percent === bar.shown) return;
+    bar.shown = percent;
+    bar.fill.style.transform = `scaleX(${percent / 100})`;
+    bar.figure.textContent = percent ? `${percent} %` : "";
+  });
 }
 
 function showChanges() {
   const items = state.changes.slice(-CHANGES_SHOWN).reverse().map((change) => {
     const item = document.createElement("li"), time = document.createElement("time");
-    time.textContent = clock(change.device_t_s);
+    time.textContent = clock(change.run_s);
     item.style.setProperty("--tone", colour(change.gesture));
-    item.append(change.gesture === "unknown" ? "no gesture" : words(change.gesture), time);
+    item.append(nameOf(change.gesture), time);
     return item;
   });
   $("changes").replaceChildren(...items);
@@ -116,23 +173,48 @@ function showChanges() {
 
 function clock(seconds) { return `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`; }
 
+function duration(seconds) {
+  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds) % 60];
+  const two = (n) => String(n).padStart(2, "0");
+  return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
 function showHealth() {
-  const { health } = state, { link } = health;
+  const { health, about } = state, { link } = health;
+  put("time", duration(health.run_s));
   put("delay", health.delay_p50_ms === null ? "–" : `${health.delay_p50_ms.toFixed(1)} / ${health.delay_p99_ms.toFixed(1)} ms`);
-  put("rate", health.sample_rate_hz === null ? "–" : `${Math.round(health.sample_rate_hz)} Hz`, `${state.about.n_channels} ch`);
+  put("rate", health.sample_rate_hz === null ? "–" : `${Math.round(health.sample_rate_hz)} Hz`, `${about.n_channels} ch`);
   put("lost", `${link.lost_frames}`, `of ${link.frames + link.lost_frames}`, link.lost_frames > 0);
   put("skipped", `${health.skipped_hops}`, `of ${health.n_decisions + health.skipped_hops}`, health.skipped_hops > 0);
   put("saved", health.n_decisions ? `${Math.round((100 * health.rest_hops) / health.n_decisions)} %` : "–", "at rest");
   const failing = health.sinks.filter((sink) => sink.failures > 0 && sink.sent === 0).length;
   const dropped = health.sinks.reduce((sum, sink) => sum + sink.dropped, 0);
   put("sinks", health.sinks.length ? `${health.sinks.length - failing} of ${health.sinks.length}` : "none", dropped ? `${dropped} dropped` : "", failing > 0);
+  $("battery").hidden = health.battery_percent === null;
+  $("battery").dataset.state = health.battery_percent < 15 ? "bad" : "good";
+  setText($("battery"), `battery ${health.battery_percent} %`);
+  showElectrodes(health.electrodes);
 }
 
+function showElectrodes(electrodes) {
+  const faulty = electrodes.flatMap(([, fault], number) => (fault ? [`${number + 1} ${fault}`] : []));
+  const rms = electrodes.map(([value]) => value).sort((a, b) => a - b);
+  $("electrodes").classList.toggle("bad", faulty.length > 0);
+  setText($("electrodes"), electrodes.length === 0 ? "listening to the electrodes"
+    : faulty.length ? `electrodes to check: ${faulty.join(", ")}`
+    : `all ${electrodes.length} electrodes carry signal, ${Math.round(rms[0])} to ${Math.round(rms.at(-1))} ${state.about.unit}`);
+  const faults = faulty.join();
+  if (faults !== shownFaults) { shownFaults = faults; shownStrips.key = ""; draw("strips"); }
+}
+let shownFaults = "";
+
 function put(id, figure, rest = "", bad = false) {
+  const element = $(id), text = rest ? ` ${rest}` : "";
+  element.classList.toggle("bad", bad);
+  if (element.textContent === figure + text) return;
   const small = document.createElement("small");
-  small.textContent = rest ? ` ${rest}` : "";
-  $(id).replaceChildren(figure, small);
-  $(id).classList.toggle("bad", bad);
+  small.textContent = text;
+  element.replaceChildren(figure, small);
 }
 
 function showLink() {
@@ -143,7 +225,7 @@ function showLink() {
     : state.paused ? ["held", "held; space lets go"]
     : health ? ["live", "live"] : ["waiting", "connecting"];
   document.body.dataset.link = $("link").dataset.state = link;
-  if ($("link").textContent !== text) $("link").textContent = text;
+  setText($("link"), text);
 }
 
 // --- pictures --------------------------------------------------------------------------------------------------------
@@ -153,34 +235,63 @@ function readColours() {
   const style = getComputedStyle(root), of = (name) => style.getPropertyValue(name).trim();
   colours = {
     near: of("--skin"), far: of("--skin-far"), edge: of("--skin-edge"), light: "#ffffff1c",
-    strip: of("--strip"), line: of("--line"), soft: of("--soft"), text: of("--text"), panel: of("--panel"),
+    strip: of("--strip"), line: of("--line"), soft: of("--soft"), text: of("--text"), panel: of("--panel"), bad: of("--bad"),
     light_hue: of("--hue-light"), chroma: of("--hue-chroma"),
   };
 }
 
+/** Strips scroll by whole pixels of the screen: what is drawn is moved to the left, and only what is new is drawn. */
+const shownStrips = { key: "", head: 0, from: 0 };
 function drawStrips() {
-  const { about, strokes, gain } = state;
-  const { context, width, height } = sized($("strips"));
-  if (!about) return;
-  const gutter = 26, n = about.n_channels, row = height / n, plot = width - gutter;
-  const shown = Math.round(state.seconds / about.strip_s), pitch = plot / shown;
-  context.font = "11px system-ui, sans-serif";
-  context.textBaseline = "middle";
-  for (let channel = 0; channel < n; channel += 1) {
-    const middle = row * (channel + 0.5), half = row * 0.5, unit = (gain * half) / 127;
-    context.fillStyle = colours.soft;
-    context.fillText(`${channel + 1}`, 0, middle);
-    context.fillStyle = colours.line;
-    context.fillRect(gutter, middle - 0.5, plot, 1);
-    context.fillStyle = colours.strip;
-    const first = Math.max(0, strokes.length - shown);
-    for (let at = first; at < strokes.length; at += 1) {
-      const stroke = strokes[at];
-      if (!stroke) continue;
-      const low = Math.max(-half, stroke[2 * channel] * unit), high = Math.min(half, stroke[2 * channel + 1] * unit);
-      context.fillRect(gutter + plot - (strokes.length - at) * pitch, middle - high, Math.max(pitch, 0.8), Math.max(high - low, 1));
+  const { about, strokes, gain } = state, canvas = $("strips");
+  const ratio = window.devicePixelRatio || 1, width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
+  if (!about || !width) return;
+  const n = about.n_channels, left = Math.round(30 * ratio), plot = width - left;
+  const perStroke = plot / Math.round(state.seconds / about.strip_s), end = state.strokesFrom + strokes.length;
+  const head = Math.floor(end * perStroke);
+  const key = [width, height, gain, state.seconds, root.dataset.theme, n].join();
+  let fresh = head - shownStrips.head;
+  const context = canvas.getContext("2d", { alpha: false });
+  if (key !== shownStrips.key || fresh < 0 || fresh > plot) {
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    fresh = plot;
+    context.fillStyle = colours.panel;
+    context.fillRect(0, 0, width, height);
+    context.font = `${11 * ratio}px system-ui, sans-serif`;
+    context.textBaseline = "middle";
+    for (let channel = 0; channel < n; channel += 1) {
+      const electrode = about.electrode_of_strip[channel], bad = Boolean(state.health?.electrodes[electrode]?.[1]);
+      context.fillStyle = bad ? colours.bad : colours.soft;
+      context.fillText(`${electrode + 1}${bad ? " !" : ""}`, 0, (height / n) * (channel + 0.5));
+    }
+  } else if (fresh) {
+    context.drawImage(canvas, left + fresh, 0, plot - fresh, height, left, 0, plot - fresh, height);
+  }
+  Object.assign(shownStrips, { key, head });
+  if (!fresh) return;
+  const x0 = width - fresh, row = height / n, half = row / 2, unit = (gain * half) / 127;
+  context.fillStyle = colours.panel;
+  context.fillRect(x0, 0, fresh, height);
+  context.fillStyle = colours.line;
+  for (let channel = 0; channel < n; channel += 1) context.fillRect(x0, Math.round(row * (channel + 0.5)), fresh, 1);
+  context.fillStyle = colours.strip;
+  context.beginPath();
+  for (let x = 0; x < fresh; x += 1) {
+    const first = Math.floor((head - fresh + x) / perStroke) - state.strokesFrom;
+    const last = Math.max(first + 1, Math.floor((head - fresh + x + 1) / perStroke) - state.strokesFrom);
+    for (let channel = 0; channel < n; channel += 1) {
+      let low = 127, high = -127;
+      for (let at = Math.max(0, first); at < last && at < strokes.length; at += 1) {
+        if (!strokes[at]) continue;
+        low = Math.min(low, strokes[at][2 * channel]);
+        high = Math.max(high, strokes[at][2 * channel + 1]);
+      }
+      if (low > high) continue;
+      const top = Math.min(half, high * unit), bottom = Math.max(-half, low * unit);
+      context.rect(x0 + x, row * (channel + 0.5) - top, 1, Math.max(top - bottom, 1));
     }
   }
+  context.fill();
 }
 
 /** As much of a label as there is room for; nothing where that would be a letter or two. */
@@ -190,43 +301,79 @@ function fitting(context, label, width) {
   return n <= 3 ? "" : label.slice(0, n).trimEnd() + (n < label.length ? "…" : "");
 }
 
-function drawTimeline() {
-  const { context, width, height } = sized($("timeline"));
+function drawPast() {
   if (!state.decision) return;
-  const now = state.decision.device_t_s, x = (seconds) => width - ((now - seconds) / TIMELINE_S) * width;
+  const now = state.decision.run_s, { context, width, height } = sized($("timeline"));
+  const x = (seconds) => width - ((now - seconds) / PAST_S) * width;
   context.fillStyle = colours.line;
   context.fillRect(0, height - 2, width, 2);
   context.font = "600 12px system-ui, sans-serif";
   context.textBaseline = "middle";
   state.changes.forEach((change, index) => {
-    const next = state.changes[index + 1], from = Math.max(0, x(change.device_t_s)), to = next ? x(next.device_t_s) : width;
+    const next = state.changes[index + 1], from = Math.max(0, x(change.run_s)), to = next ? x(next.run_s) : width;
     if (to <= 0 || !isActive(change.gesture)) return;
-    const number = state.about.gestures.indexOf(change.gesture);
-    context.fillStyle = `oklch(${colours.light_hue} ${colours.chroma} ${(40 + number * 137.5) % 360})`;
+    context.fillStyle = `oklch(${colours.light_hue} ${colours.chroma} ${hue(change.gesture)})`;
     context.beginPath();
     context.roundRect(from, 0, Math.max(3, to - from - 1), height - 6, 6);
     context.fill();
     context.fillStyle = colours.panel;
-    context.fillText(fitting(context, words(change.gesture), to - from - 16), from + 8, (height - 6) / 2);
+    context.fillText(fitting(context, nameOf(change.gesture), to - from - 16), from + 8, (height - 6) / 2);
   });
+  drawDelays(x);
 }
 
-let last = 0;
-function frame(now) {
-  if (!state.paused) {
-    drawStrips();
-    drawTimeline();
+function drawDelays(x) {
+  const { context, width, height } = sized($("curve"));
+  const most = Math.max(10, ...state.delays.map(([, ms]) => ms)), top = 2 ** Math.ceil(Math.log2(most / 10)) * 10;
+  setText($("delays"), `0 to ${top} ms`);
+  context.fillStyle = colours.line;
+  context.fillRect(0, height - 1, width, 1);
+  context.strokeStyle = colours.strip;
+  context.lineWidth = 1.5;
+  context.beginPath();
+  let before = null;
+  for (const [seconds, ms] of state.delays) {
+    const y = height - 1 - (ms / top) * (height - 3);
+    if (before === null || seconds - before > 2) context.moveTo(x(seconds), y);
+    else context.lineTo(x(seconds), y);
+    before = seconds;
   }
-  hand.draw(Math.min(0.2, (now - last) / 1000), colours);
-  last = now;
-  requestAnimationFrame(frame);
+  context.stroke();
+}
+
+const waiting = new Set();
+let last_ms = 0;
+/** Draw some pictures at the screen's next turn; nothing is drawn while nothing changes. */
+function draw(...what) {
+  if (waiting.size === 0) requestAnimationFrame(frame);
+  what.forEach((one) => waiting.add(one));
+}
+
+function frame(now) {
+  const due = [...waiting];
+  waiting.clear();
+  const seconds = Math.min(0.2, Math.max(0.001, (now - last_ms) / 1000));
+  last_ms = now;
+  if (due.includes("strips") && !state.paused) drawStrips();
+  if (due.includes("past") && !state.paused) drawPast();
+  if (due.includes("hand")) hand.draw(seconds, colours);
 }
 
 // --- hands on --------------------------------------------------------------------------------------------------------
 
+/** What somebody chose stays chosen in this browser; one that keeps nothing does without. */
+function remember(what) {
+  try { localStorage.setItem("cpep-edge", JSON.stringify({ ...remembered(), ...what })); } catch { /* private window */ }
+}
+function remembered() {
+  try { return JSON.parse(localStorage.getItem("cpep-edge")) ?? {}; } catch { return {}; }
+}
+
 function setTheme(theme) {
   root.dataset.theme = theme;
   readColours();
+  hand.stale = true;
+  draw("strips", "past", "hand");
 }
 
 function pause() {
@@ -241,26 +388,47 @@ function scale(gain, seconds) {
   state.seconds = Math.max(1.5, Math.min(12, state.seconds * seconds));
   $("gain").textContent = state.gain;
   $("span").textContent = state.seconds;
+  draw("strips");
+}
+
+function rescale(gain, seconds) {
+  scale(gain, seconds);
+  remember({ gain: state.gain, seconds: state.seconds });
 }
 
 const KEYS = {
-  " ": pause, t: () => $("theme").click(), "?": () => $("help").showModal(), 0: () => hand.home(),
-  "+": () => scale(2, 1), "=": () => scale(2, 1), "-": () => scale(0.5, 1), "]": () => scale(1, 2), "[": () => scale(1, 0.5),
-  ArrowLeft: () => hand.rotate(-0.15, 0), ArrowRight: () => hand.rotate(0.15, 0),
-  ArrowUp: () => hand.rotate(0, -0.15), ArrowDown: () => hand.rotate(0, 0.15),
+  " ": pause, t: () => $("theme").click(), "?": () => $("help").showModal(),
+  "+": () => rescale(2, 1), "=": () => rescale(2, 1), "-": () => rescale(0.5, 1),
+  "]": () => rescale(1, 2), "[": () => rescale(1, 0.5),
+};
+const KEYS_ON = {
+  hand: {
+    0: () => hand.home(), ArrowLeft: () => hand.rotate(-0.15, 0), ArrowRight: () => hand.rotate(0.15, 0),
+    ArrowUp: () => hand.rotate(0, -0.15), ArrowDown: () => hand.rotate(0, 0.15),
+  },
+  strips: {
+    ArrowLeft: () => rescale(1, 0.5), ArrowRight: () => rescale(1, 2), ArrowUp: () => rescale(2, 1), ArrowDown: () => rescale(0.5, 1),
+  },
 };
 document.addEventListener("keydown", (event) => {
-  const act = KEYS[event.key];
-  const pressing = event.key === " " && event.target instanceof HTMLButtonElement;
-  if (!act || event.ctrlKey || event.metaKey || event.altKey || pressing || $("help").open) return;
+  const act = KEYS_ON[event.target.id]?.[event.key] ?? KEYS[event.key];
+  const typing = event.target.matches("input, select, textarea") || (event.key === " " && event.target.matches("button, summary"));
+  if (!act || event.ctrlKey || event.metaKey || event.altKey || typing || document.querySelector("dialog[open]")) return;
   event.preventDefault();
   act();
 });
 $("pause").addEventListener("click", pause);
 $("keys").addEventListener("click", () => $("help").showModal());
-$("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+$("theme").addEventListener("click", () => {
+  setTheme(root.dataset.theme === "dark" ? "light" : "dark");
+  remember({ theme: root.dataset.theme });
+});
 const dark = matchMedia("(prefers-color-scheme: dark)");
-dark.addEventListener("change", () => setTheme(dark.matches ? "dark" : "light"));
-setTheme(dark.matches ? "dark" : "light");
+const usualTheme = () => remembered().theme ?? (dark.matches ? "dark" : "light");
+dark.addEventListener("change", () => setTheme(usualTheme()));
+window.addEventListener("beforeprint", () => { setTheme("light"); drawStrips(); drawPast(); hand.draw(0, colours); });
+window.addEventListener("afterprint", () => setTheme(usualTheme()));
+new ResizeObserver(() => { hand.stale = true; draw("strips", "past", "hand"); }).observe(document.body);
+setTheme(usualTheme() === "dark" ? "dark" : "light");
+scale((Number(remembered().gain) || 1), (Number(remembered().seconds) || 6) / 6);
 connect();
-requestAnimationFrame(frame);
