@@ -86,7 +86,7 @@ def _gather(run: Path, data: Path) -> Material:
     asked = evaluation.queries.held_out_user if evaluation.queries.held_out_user.any() else np.ones(len(queries), bool)
     asked_places = np.flatnonzero(asked)
     chosen = asked_places[np.linspace(0, len(asked_places) - 1, min(len(asked_places), N_QUERIES)).astype(np.intp)]
-    templates = "; poses from templates" if checkpoint.recipe.pose.source == "templates" else ""
+    templates = "; poses from templates" if checkpoint.recipe.pose.source != "recorded" else ""
     return Material(
         poses=embed_poses(checkpoint.pose, evaluation.references),
         labels=evaluation.references.gesture_index,

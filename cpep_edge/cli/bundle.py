@@ -137,7 +137,7 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
         ("encoder", f"{encoder.quantisation}, {encoder.n_parameters:,} parameters, {encoder.runtime}"),
         ("runs without torch on", manifest.native.architecture if manifest.native else "no machine"),
         ("delegates / operators outside", f"{encoder.n_delegates} / {encoder.n_operators_outside}"),
-        ("signal", f"{encoder.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz"),
+        ("signal", f"{manifest.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz"),
         ("window", f"{manifest.window_samples} samples{_blocks(manifest)}"),
         ("index", f"{manifest.index.n_prototypes} prototypes of {encoder.d_embed} numbers, {searched}"),
         ("learns gestures from poses", "no" if pose is None else f"of {len(pose.joints)} joint angles"),

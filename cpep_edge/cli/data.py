@@ -427,6 +427,7 @@ def info(
             for name, hours in found.stages.items()
         ]
         print_table("stages", ("", "minutes", ""), stages)
+        print_table("good for", ("", "what is missing"), [(use.name, use.missing or "-") for use in found.uses])
     if found.faults:
         raise CpepError("; ".join(found.faults))
 

@@ -77,6 +77,10 @@ def record(
     device_config: DeviceConfig = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal; else Ctrl-C does.")] = None,
     prompt: Annotated[Path | None, typer.Option(help="TOML list of what the wearer is asked to do.")] = None,
+    split: Annotated[
+        Literal["train", "val", "test"] | None,
+        typer.Option(help="What all that is prompted is for.", show_default="last repetitions test, those before val"),
+    ] = None,
     stage: Annotated[str, typer.Option(help="Label of a recording without prompts.")] = "unconstrained",
     user: Annotated[str, typer.Option(help="Who wears the band.")] = "user",
     session: Annotated[str, typer.Option(help="Name of this donning of the band.")] = "session",
@@ -123,7 +127,7 @@ def record(
     )
     with opened as source:
         if prompts is not None:
-            recorded = record_prompts(source, out, wearer, prompts, _prompter())
+            recorded = record_prompts(source, out, wearer, prompts, _prompter(), split)
         else:
             one = recording.record(source, out, wearer, stage, seconds, force=force)
             recorded = [] if one is None else [one]

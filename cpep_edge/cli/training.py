@@ -11,7 +11,9 @@ from cpep_edge.cli.output import print_json, stderr, stdout
 
 Launch = Literal["slurm", "local"]
 StageName = Literal["emg-mae", "pose-mae", "align"]
-_RECIPE = "A recipe by path, or by name: cpep, demo, micro, 3dc; with variants laid over it: cpep+mean-pooling+ema."
+_RECIPE = (
+    "A recipe by path, or by name: cpep, demo, micro, 3dc, own-band; with variants laid over it: cpep+mean-pooling+ema."
+)
 
 
 def train(
@@ -33,12 +35,18 @@ def train(
     """
     _quiet_threads()
 
-    from cpep_train.processes import rank
+    from cpep_train.corpus import Corpus
     from cpep_train.recipe import load_recipe
+
+    asked = load_recipe(recipe, settings or [], data)
+    if not skip_bad:
+        Corpus.open(data).check_device(asked)  # before torch is loaded, so that it is said at once
+
+    from cpep_train.processes import rank
     from cpep_train.training import train as run_training
 
     run_training(
-        load_recipe(recipe, settings or []),
+        asked,
         data,
         out,
         stage=stage,

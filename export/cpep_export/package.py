@@ -180,7 +180,11 @@ def export_bundle(
     embedded = embed_emg(one_by_one(device.encoder), watched.queries)
     decision = decision_spec(watched, _votes(watched, embedded, index, head))
     hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)
-    pose = lower_pose_encoder(checkpoint, material.evaluation.references) if pose_encoder else None
+    pose = (
+        lower_pose_encoder(checkpoint, material.evaluation.references)
+        if pose_encoder and checkpoint.recipe.pose.source != "gestures"
+        else None
+    )
     target = chip_target or ("linux" if native is None else TARGETS[native.architecture])
     parts = _Parts(
         device, index, head, gestures, ladder.steps, golden, decision, hand, pose, native, target, on_chip, version
@@ -341,7 +345,7 @@ def _stretch(material: _Material, session: int, start: int) -> NDArray[np.float3
 def _provenance(material: _Material) -> Provenance:
     recipe = material.checkpoint.recipe
     now = provenance_of(material.corpus, material.checkpoint.provenance.data_sha256)
-    templates = ", poses from templates" if recipe.pose.source == "templates" else ""
+    templates = ", poses from templates" if recipe.pose.source != "recorded" else ""
     return Provenance(
         recipe=recipe.name,
         seed=recipe.seed,

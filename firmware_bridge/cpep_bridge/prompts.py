@@ -10,13 +10,18 @@ A list is a TOML file:
     repeat = 2
 
 What is recorded while resting is thrown away. The folder becomes a corpus: one HDF5 file a prompt, and `metadata.csv`.
+Of each gesture the last repetition is for testing and the one before for validation, where there are two or three, so
+that the corpus trains and is judged as it stands; or a whole session is for one of them.
 """
 
 import csv
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +40,9 @@ COLUMNS = (
 )
 
 
+Split = Literal["train", "val", "test"]
+
+
 class Prompt(Section):
     """One thing to do."""
 
@@ -50,10 +58,25 @@ class PromptList(Section):
     rest_s: float = Field(default=3.0, ge=0)
     prompt: list[Prompt] = Field(min_length=1)
 
-    def steps(self) -> list[Prompt]:
-        """The prompts one by one, repetitions going round the whole list."""
-        rounds = max(prompt.repeat for prompt in self.prompt)
-        return [prompt for number in range(rounds) for prompt in self.prompt if number < prompt.repeat]
+    def steps(self) -> list[tuple[Prompt, Split]]:
+        """The prompts one by one and what each is for, repetitions going round the whole list."""
+        n_of_stage: Counter[str] = Counter()
+        for prompt in self.prompt:
+            n_of_stage[prompt.stage] += prompt.repeat
+        left, steps = n_of_stage.copy(), []
+        for number in range(max(prompt.repeat for prompt in self.prompt)):
+            for prompt in self.prompt:
+                if number < prompt.repeat:
+                    steps.append((prompt, _split(left[prompt.stage], n_of_stage[prompt.stage])))
+                    left[prompt.stage] -= 1
+        return steps
+
+
+def _split(n_left: int, n_repetitions: int) -> Split:
+    """What a repetition is for, by how many of its gesture are left, itself included."""
+    if n_left == 1 and n_repetitions >= 2:
+        return "test"
+    return "val" if n_left == 2 and n_repetitions >= 3 else "train"
 
 
 # Called whenever the wearer should see something new: the prompt, whether to rest before it, seconds left of that.
@@ -68,14 +91,16 @@ def load_prompts(path: Path) -> PromptList:
 
 
 def record_prompts(
-    source: BlockSource, folder: Path, wearer: Wearer, prompts: PromptList, show: Show
+    source: BlockSource, folder: Path, wearer: Wearer, prompts: PromptList, show: Show, split: Split | None = None
 ) -> list[Recorded]:
     """Record an opened source by a list; the sessions that were finished, also when Ctrl-C ends it early.
+
+    split: what all of it is for; None: by repetition, see above
 
     A prompt that was broken off is not kept: its label would promise more than there is. One that a loss of a quarter
     of a second or a restart of the device cut in two is asked for again.
     """
-    director = _Director(source, folder, wearer, prompts, show)
+    director = _Director(source, folder, wearer, prompts, show, split)
     try:
         director.run()
     except KeyboardInterrupt:
@@ -91,11 +116,20 @@ def record_prompts(
 class _Director:
     """Leads through the list by the time of the samples that arrive: rest, prompt, rest, prompt."""
 
-    def __init__(self, source: BlockSource, folder: Path, wearer: Wearer, prompts: PromptList, show: Show) -> None:
-        self._source, self._folder, self._wearer, self._show = source, folder, wearer, show
+    def __init__(
+        self,
+        source: BlockSource,
+        folder: Path,
+        wearer: Wearer,
+        prompts: PromptList,
+        show: Show,
+        split: Split | None,
+    ) -> None:
+        self._source, self._folder, self._wearer, self._show, self._all_for = source, folder, wearer, show, split
         self._rest_s = prompts.rest_s
         self._steps = prompts.steps()
         self._recorder: Recorder | None = None  # None while resting
+        self._repetition = wearer
         self.recorded: list[Recorded] = []
 
     def run(self) -> None:
@@ -133,38 +167,39 @@ class _Director:
     def _take(self, start_s: float, samples_uv: NDArray[np.float32], left_s: float) -> None:
         if not len(samples_uv):
             return
-        self._show(self._steps[len(self.recorded)], self._recorder is None, left_s)
+        self._show(self._steps[len(self.recorded)][0], self._recorder is None, left_s)
         if self._recorder is not None:
             self._recorder.add(start_s, samples_uv)
 
     def _turn(self) -> float:
         """From rest to prompt, or from a prompt that is over to rest; how long the new one lasts."""
         if self._recorder is None:
-            prompt = self._steps[len(self.recorded)]
-            path = self._free_path(prompt.stage)
-            self._recorder = Recorder(path, session_meta(self._source.info, path, self._wearer, prompt.stage))
+            prompt, _ = self._steps[len(self.recorded)]
+            path, self._repetition = self._free_path(prompt.stage)
+            self._recorder = Recorder(path, session_meta(self._source.info, path, self._repetition, prompt.stage))
             return prompt.seconds
         finished = self._recorder.finish(rate_heard(self._source))
         self._recorder = None
         if finished is not None:
+            _append_row(self._folder, self._repetition, finished, self._all_for or self._steps[len(self.recorded)][1])
             self.recorded.append(finished)
-            _append_row(self._folder, self._wearer, finished)
         return self._rest_s
 
-    def _free_path(self, stage: str) -> Path:
+    def _free_path(self, stage: str) -> tuple[Path, Wearer]:
+        """Where the next repetition goes, and its wearer, in a session of its own: so its split leaks into no other."""
         for number in itertools.count(1):
             path = self._folder / f"{self._wearer.user}_{self._wearer.session}_{stage}_{number}.hdf5"
             if not path.exists() and not journal_of(path).exists():
                 break
-        return path
+        return path, replace(self._wearer, session=f"{self._wearer.session}-rep{number}")
 
 
-def _append_row(folder: Path, wearer: Wearer, recorded: Recorded) -> None:
-    """Note a finished session in the folder's metadata, as one of training."""
+def _append_row(folder: Path, wearer: Wearer, recorded: Recorded, split: Split) -> None:
+    """Note a finished session in the folder's metadata."""
     path = folder / METADATA
     row = (
         *(wearer.user, wearer.session, recorded.stage, wearer.side, wearer.side, "False", "False"),
-        *("train", "", recorded.path.stem),
+        *(split, "", recorded.path.stem),
     )
     try:
         with path.open("a", newline="", encoding="utf-8") as file:

@@ -1,5 +1,6 @@
 """Recording: what arrives is on the disk, gaps show, and neither a kill nor a full disk takes it away."""
 
+import csv
 import os
 import re
 import signal
@@ -239,18 +240,47 @@ def test_prompts_become_labelled_sessions_and_rows_of_metadata(tmp_path: Path) -
     assert list(dict.fromkeys(shown))[:2] == [("GraspPunchCloseFar", True), ("GraspPunchCloseFar", False)]
     rows = (tmp_path / "corpus" / "metadata.csv").read_text().splitlines()
     assert rows[0] == ("user,session,stage,side,moving_hand,held_out_user,held_out_stage,split,generalization,filename")
-    assert rows[2] == "anna,monday,ShakaVulcanPeace,left,left,False,False,train,,anna_monday_ShakaVulcanPeace_1"
+    assert rows[2] == "anna,monday-rep1,ShakaVulcanPeace,left,left,False,False,train,,anna_monday_ShakaVulcanPeace_1"
     assert len(rows) == 4
 
 
-def test_prompts_that_are_recorded_open_as_a_corpus(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("repeats", "splits"),
+    [
+        ((1, 2), ["train", "train", "test"]),
+        ((3, 4), ["train", "train", "val", "train", "test", "val", "test"]),
+    ],
+)
+def test_repetitions_that_are_asked_for_are_split_and_a_session_can_be_for_one_thing(
+    tmp_path: Path, repeats: tuple[int, int], splits: list[str]
+) -> None:
+    prompt = '[[prompt]]\nstage = "{}"\nseconds = 0.1\nrepeat = {}\n'
+    (tmp_path / "list.toml").write_text(
+        "rest_s = 0.01\n" + prompt.format("Fist", repeats[0]) + prompt.format("Open", repeats[1])
+    )
+    prompts = load_prompts(tmp_path / "list.toml")
+
+    for session, split in (("one", None), ("two", "test")):
+        source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
+        wearer = Wearer("anna", session, "left")
+        record_prompts(source, tmp_path / "corpus", wearer, prompts, lambda *_: None, split)
+    with (tmp_path / "corpus" / "metadata.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["split"] for row in rows] == splits + ["test"] * len(splits)
+    assert {row["filename"].rpartition("_")[2] for row in rows if row["session"] == "two-rep2"} == {"2"}
+
+
+def test_prompts_that_are_recorded_open_as_a_corpus_whose_splits_leak_into_none(tmp_path: Path) -> None:
     corpus = pytest.importorskip("cpep_train.corpus")
+    leakage = pytest.importorskip("cpep_train.leakage")
     (tmp_path / "list.toml").write_text(PROMPTS)
     source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
     record_prompts(source, tmp_path / "corpus", WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: None)
     found = corpus.Corpus.open(tmp_path / "corpus")
 
-    assert len(found.numbers("train")) == 3
+    assert (len(found.numbers("train")), len(found.numbers("test"))) == (2, 1)
+    assert len({row.donning for row in found.rows}) == 1
+    assert len(leakage.audit(found).entries) == 3
 
 
 def test_a_prompt_that_was_broken_off_is_not_kept(tmp_path: Path) -> None:

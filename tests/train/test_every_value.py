@@ -25,6 +25,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "mean-levels": {"emg.front_end": "rectified", "emg.level_samples": 5},
     "templates": {"pose.source": "templates"},
+    "gestures": {"pose.source": "gestures"},
+    "wearing": {"calibration.stages": ["Fist", "Flat"], "calibration.donning": "wearing"},
     "random-init": {"align.emg_start": "random"},
     "frozen-emg": {"align.train_emg": False},
     "trainable-pose": {"align.train_pose": True},

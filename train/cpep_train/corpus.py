@@ -7,6 +7,7 @@ session file, can be looked at but not trained on.
 import csv
 import io
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -52,8 +53,8 @@ class Row:
 
     @property
     def donning(self) -> tuple[str, str, str]:
-        """One band on one wrist: a session of emg2pose has two."""
-        return self.user, self.session, self.side
+        """One wearing of one band: a session of emg2pose has two, and several end in -repN of one wearing."""
+        return self.user, re.sub(r"-rep\d+$", "", self.session), self.side
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,17 @@ class Corpus:
                     "least to tell them apart"
                 )
 
+    def check_device(self, recipe: "Recipe") -> None:
+        """Raise DataError where the first recording of training shows another band than the recipe is for.
+
+        It is asked before anything is read: where one recording has other channels, mostly all have.
+        """
+        for row in self.rows:
+            if row.split == "train":
+                with self.session(row) as session:
+                    _check_band(session, recipe)
+                return
+
     def fault(self, row: Row, recipe: "Recipe") -> str | None:
         """Why a recording does not fit a recipe; None where it does."""
         try:
@@ -227,6 +239,15 @@ class CorpusInfo:
     gaps_s: float
     failed_pose_share: float  # of all samples; 1 where no pose was recorded
     faults: tuple[str, ...]  # one sentence a broken file
+    uses: tuple["Use", ...]  # what it can be used for, and what is missing for the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One thing to do with a corpus."""
+
+    name: str
+    missing: str  # what it lacks for it, and how to get that; empty: nothing
 
 
 def corpus_info(path: Path, progress: Callable[[int, int], None] | None = None) -> CorpusInfo:
@@ -269,6 +290,47 @@ def corpus_info(path: Path, progress: Callable[[int, int], None] | None = None) 
         gaps_s=sum(survey.gaps_s for _, survey in surveys),
         failed_pose_share=n_failed / n_samples if n_samples else 0.0,
         faults=tuple(faults),
+        uses=_uses(corpus, [survey for _, survey in surveys]),
+    )
+
+
+def _uses(corpus: Corpus, surveys: Sequence[SessionSurvey]) -> tuple[Use, ...]:
+    rows = [row for row in corpus.rows if row.split]
+    bands = {(survey.n_channels, survey.sample_rate_hz) for survey in surveys}
+    by_split = {split: [row for row in rows if row.split == split] for split in ("train", "val", "test")}
+    trained = {row.stage for row in by_split["train"]} - {FREE_STAGE}
+    people = {row.user for row in by_split["train"]}
+    repeat = "record with repeat = 3 in the prompt list, or --split {0}, or import with split {0}"
+    several = ", ".join(f"{n} channels at {rate:g} Hz" for n, rate in sorted(bands))
+    has_pose = any(survey.n_failed_poses < survey.n_samples for survey in surveys)
+    of_known = any(row.user in people and row.stage in trained for row in by_split["test"])
+    donnings = Counter(row.user for row in {row.donning: row for row in rows}.values())
+    training = (
+        f"there is no {METADATA_FILE}, which says who makes which gesture: record with --prompt, or import"
+        if not rows
+        else f"it takes two gestures in split train, there are {len(trained)}"
+        if len(trained) < 2
+        else f"recordings are of several bands: {several}; keep each in a folder of its own"
+        if len(bands) > 1
+        else ""
+    )
+    return (
+        Use("training (recipe own-band)", training),
+        Use("rejection of uncertain windows", "" if by_split["val"] else f"no split val: {repeat.format('val')}"),
+        Use("judging known people", "" if of_known else f"no split test of them: {repeat.format('test')}"),
+        Use(
+            "judging new people",
+            ""
+            if {row.user for row in by_split["test"]} - people
+            else "everybody in split test is trained on: record somebody else with --user NAME --split test",
+        ),
+        Use(
+            "judging the next donning",
+            ""
+            if any(n > 1 for n in donnings.values())
+            else "everybody wore the band once: take it off, put it on and record with another --session",
+        ),
+        Use("gestures by pose, unseen ones too", "" if has_pose else "no pose was recorded (see data import)"),
     )
 
 
@@ -329,16 +391,21 @@ def _row_of_file(trial: SessionTrial, file: Path) -> Row:
 
 
 def _check_session(session: Session, row: Row, recipe: "Recipe") -> None:
+    _check_band(session, recipe)
+    stage = session.meta.stage
+    if stage not in (row.stage, *(f"{row.stage}_{hand}" for hand in _HANDS)):  # published files add the hand
+        raise DataError(f"{session.path}: attribute stage is {stage}, but {METADATA_FILE} says {row.stage}")
+
+
+def _check_band(session: Session, recipe: "Recipe") -> None:
     meta, signal = session.meta, recipe.signal
     if meta.num_channels != signal.n_channels:
         raise DataError(
             f"{session.path}: field emg has {meta.num_channels} channels, but recipe {recipe.name} is for "
-            f"{signal.n_channels}"
+            f"{signal.n_channels}; recipe own-band is for any band"
         )
     if abs(meta.sample_rate / signal.sample_rate_hz - 1) > RATE_TOLERANCE:
         raise DataError(
             f"{session.path}: attribute sample_rate is {meta.sample_rate:g} Hz, but recipe {recipe.name} is for "
-            f"{signal.sample_rate_hz:g} Hz"
+            f"{signal.sample_rate_hz:g} Hz; recipe own-band is for any band"
         )
-    if meta.stage not in (row.stage, *(f"{row.stage}_{hand}" for hand in _HANDS)):  # published files add the hand
-        raise DataError(f"{session.path}: attribute stage is {meta.stage}, but {METADATA_FILE} says {row.stage}")

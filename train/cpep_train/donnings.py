@@ -38,6 +38,8 @@ class Donnings:
 
     def key(self, row: Row) -> DonningKey:
         """Which donning a recording belongs to."""
+        if self._recipe.calibration.donning == "wearing":
+            return row.donning
         return row.user, "" if self._recipe.calibration.donning == "user" else row.session, row.side
 
     def of(self, row: Row) -> Donning:

@@ -68,7 +68,7 @@ def _page(found: Evaluation, material: Material) -> str:
 
 
 def _what_the_data_is(material: Material) -> str:
-    if material.checkpoint.recipe.pose.source == "templates":
+    if material.checkpoint.recipe.pose.source != "recorded":
         return "Poses are <b>templates</b>, written by hand, not recorded: figures say how well EMG is told apart."
     return "Whether people are real or simulated is the corpus' to say."
 

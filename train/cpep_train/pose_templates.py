@@ -5,6 +5,8 @@ wrist alone, which the 20 joints of emg2pose leave out, so a template has three 
 deviation and pronation. Nothing measured is in here, and every number that rests on it is said to rest on pose
 templates.
 
+A training on recordings of any other gestures takes made-up angles for those without a template (`gesture_poses`).
+
 Angles are in radians, zero is the straight hand with the thumb beside the palm, flexion is positive.
 """
 
@@ -56,6 +58,17 @@ TEMPLATES: dict[str, list[float]] = {
     "PinchGrip": _hand("opposed", ("pinch", "straight", "rest", "rest")),
 }
 
+# Other names of the same gestures, as people write them, without case, blanks and punctuation.
+_SAME_AS = {
+    **{name.lower(): name for name in TEMPLATES},
+    **dict.fromkeys(("rest", "relax", "relaxed", "neutral", "none"), "NoMotion"),
+    **dict.fromkeys(("fist", "grip", "close", "closehand", "handclose"), "PowerGrip"),
+    **dict.fromkeys(("open", "handopen", "flat", "spread", "fingersspread"), "OpenHand"),
+    **dict.fromkeys(("pinch", "ok"), "PinchGrip"),
+    **dict.fromkeys(("flexion", "wavein"), "WristFlexion"),
+    **dict.fromkeys(("extension", "waveout"), "WristExtension"),
+}
+_MADE_UP_SD_RAD = 0.6  # of each angle, of what stands for a gesture without a template: far apart from all others
 _PERSON_SD_RAD = 0.10  # how differently two repetitions of a gesture are held
 _DRIFT_SD_RAD = 0.05  # how much a held pose wanders
 _DRIFT_HZ = 0.5
@@ -70,13 +83,35 @@ def template_poses(gesture: str, n_samples: int, sample_rate_hz: float, name: st
     Raises DataError for a gesture without a template.
     """
     if gesture not in TEMPLATES:
-        raise DataError(f"there is no pose template for stage {gesture}; there are {', '.join(TEMPLATES)}")
-    seed = int.from_bytes(hashlib.sha256(f"{gesture} {name}".encode()).digest()[:8], "little")
-    rng = np.random.default_rng(seed)
-    template = np.array(TEMPLATES[gesture])
-    held = template + rng.normal(0, _PERSON_SD_RAD, len(template))
-    poses: NDArray[np.float32] = (held + _drift(n_samples, sample_rate_hz, len(template), rng)).astype(np.float32)
+        raise DataError(
+            f"there is no pose template for stage {gesture}; there are {', '.join(TEMPLATES)}, and "
+            "pose.source=gestures takes any name"
+        )
+    return _around(np.array(TEMPLATES[gesture]), n_samples, sample_rate_hz, f"{gesture} {name}")
+
+
+def gesture_poses(gesture: str, n_samples: int, sample_rate_hz: float, name: str) -> NDArray[np.float32]:
+    """The same for a gesture of any name: of its template, or of angles made up from its name where it has none.
+
+    Made-up angles are a target like any other to a training, and no picture of a hand.
+    """
+    plain = "".join(filter(str.isalnum, gesture.lower()))
+    if plain in _SAME_AS:
+        pose = np.array(TEMPLATES[_SAME_AS[plain]])
+    else:
+        pose = np.random.default_rng(_seed(gesture)).normal(0, _MADE_UP_SD_RAD, N_JOINTS + 3)
+    return _around(pose, n_samples, sample_rate_hz, f"{gesture} {name}")
+
+
+def _around(pose: NDArray[np.float64], n_samples: int, sample_rate_hz: float, drawn_for: str) -> NDArray[np.float32]:
+    rng = np.random.default_rng(_seed(drawn_for))
+    held = pose + rng.normal(0, _PERSON_SD_RAD, len(pose))
+    poses: NDArray[np.float32] = (held + _drift(n_samples, sample_rate_hz, len(pose), rng)).astype(np.float32)
     return poses
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def _drift(n_samples: int, sample_rate_hz: float, n_angles: int, rng: np.random.Generator) -> NDArray[np.float64]:

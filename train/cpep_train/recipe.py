@@ -11,7 +11,7 @@ import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,7 +20,9 @@ from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands
 from cpep_edge.names import check_name
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.session import N_JOINTS
-from cpep_train.model import EncoderConfig
+
+if TYPE_CHECKING:
+    from cpep_train.model import EncoderConfig  # pulls in torch, which a start that is refused need not wait for
 
 N_WRIST_ANGLES = 3  # flexion, deviation, pronation: in pose templates only, recorded poses have none
 
@@ -63,7 +65,7 @@ class Calibration(_Part):
 
     stages: tuple[str, ...] = ()  # movements by their stage names; none, and no repetitions: nobody calibrates
     repetitions: int = Field(default=0, ge=0)  # only the first so many recordings of each stage; of all stages if none
-    donning: Literal["session", "user"] = "session"  # through what the band stayed on: one calibration holds for it
+    donning: Literal["session", "wearing", "user"] = "session"  # how long a band stays on; wearing: its -repN too
     max_turn: int = Field(default=2, ge=0, le=64)  # electrodes by which a band may sit turned, to either side
     mirrored: bool = False  # whether its ring may also run the other way round
     placed: bool = False  # whether training people wore it anyhow too, and are brought to a common placement first
@@ -100,7 +102,7 @@ class EmgEncoder(_Encoder):
 class PoseEncoder(_Encoder):
     """The encoder that fills the index; its width is that of the embeddings."""
 
-    source: Literal["recorded", "templates"] = "recorded"  # templates: `cpep_train.pose_templates`
+    source: Literal["recorded", "templates", "gestures"] = "recorded"  # not recorded: `pose_templates`
     decimation: int = Field(default=1, gt=0)  # poses are smooth: every so many-th sample is enough
 
 
@@ -337,16 +339,18 @@ class Recipe(_Part):
 
     @property
     def n_joints(self) -> int:
-        """Angles in one pose: the 20 joints of the format, and for templates those of the wrist."""
-        return N_JOINTS + (N_WRIST_ANGLES if self.pose.source == "templates" else 0)
+        """Angles in one pose: the 20 joints of the format, and those of the wrist where no pose was recorded."""
+        return N_JOINTS + (0 if self.pose.source == "recorded" else N_WRIST_ANGLES)
 
     @property
     def d_embed(self) -> int:
         """Width of the embeddings, which the frozen pose encoder dictates."""
         return self.pose.width
 
-    def emg_config(self) -> EncoderConfig:
+    def emg_config(self) -> "EncoderConfig":
         """Size of the EMG encoder."""
+        from cpep_train.model import EncoderConfig
+
         size = self.emg.model_dump(exclude={"span_samples", "band_edges_hz", "shrinkage"})
         spec = self.mpf_spec()
         if spec is None:
@@ -354,8 +358,10 @@ class Recipe(_Part):
         size |= {"front_end": "raw", "patch_samples": 1}
         return EncoderConfig(spec.n_features, spec.n_tokens(self.windows.window_samples), **size)
 
-    def pose_config(self) -> EncoderConfig:
+    def pose_config(self) -> "EncoderConfig":
         """Size of the pose encoder, in decimated samples."""
+        from cpep_train.model import EncoderConfig
+
         size = self.pose.model_dump(exclude={"source", "decimation", "patch_samples"})
         step = self.pose.decimation
         n_samples, patch = self.windows.window_samples // step, self.pose.patch_samples // step
@@ -368,10 +374,11 @@ class Recipe(_Part):
         return Preprocessing(signal.sample_rate_hz, sos, scale_uv, signal.clip)
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> Recipe:
     """Read a recipe by path, or by bare name among the shipped ones, with variants laid over it: NAME+VARIANT+...
 
     overrides: "key.sub=value", the value as TOML writes it; a bare word is taken for a string
+    data: the corpus that a recipe with `from_data` is for (`cpep_train.own_band`); None leaves it as it is written
     Raises ConfigError, naming all unknown keys and bad values at once.
     """
     first, *variants = str(path).split("+")
@@ -381,6 +388,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         values = _merged(values, _read_variant(variant))
     if variants:
         values["name"] = "+".join((str(values.get("name")), *(Path(variant).stem for variant in variants)))
+    if values.pop("from_data", False) and data is not None:
+        from cpep_train.own_band import fitted_to
+
+        values = fitted_to(values, data)
     for override in overrides:
         values = _merged(values, _override(override))
     try:

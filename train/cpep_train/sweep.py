@@ -121,7 +121,7 @@ def sweep(
     cluster: where the runs go, all at once (`cpep_train.launching`); None: one after the other, here
     Raises ConfigError before anything is trained when a recipe is wrong or two have the same name.
     """
-    asked = [load_recipe(name, (*settings, f"seed={seed}")) for name in recipes for seed in seeds]
+    asked = [load_recipe(name, (*settings, f"seed={seed}"), data) for name in recipes for seed in seeds]
     if len({(recipe.name, recipe.seed) for recipe in asked}) < len(asked):
         raise ConfigError("two recipes of the sweep have the same name and seed; give each its own name")
     runs = [_folder(out, recipe) for recipe in asked]

@@ -28,7 +28,7 @@ from cpep_edge.preprocess import Preprocessing
 from cpep_edge.session import Session
 from cpep_train.corpus import FREE_STAGE, Corpus, Row
 from cpep_train.donnings import Donnings
-from cpep_train.pose_templates import template_poses
+from cpep_train.pose_templates import gesture_poses, template_poses
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout, layout_of
 
@@ -313,14 +313,15 @@ def _typical_level_uv(corpus: Corpus, recipe: Recipe, numbers: Sequence[int]) ->
 
 
 def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The poses of a session and where they are valid: as recorded, or drawn from templates where the recipe says so.
+    """The poses of a session and where they are valid: as recorded, or drawn for its gesture where the recipe says so.
 
     returns: (n_samples, J) radians, (n_samples,)
     """
     if recipe.pose.source == "recorded":
         return session.valid_poses()
     name = f"{recipe.seed} {row.filename}"
-    poses = template_poses(row.stage, session.n_samples, session.meta.sample_rate, name)
+    drawn = template_poses if recipe.pose.source == "templates" else gesture_poses
+    poses = drawn(row.stage, session.n_samples, session.meta.sample_rate, name)
     return poses, np.ones(session.n_samples, bool)
 
 

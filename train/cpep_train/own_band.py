@@ -1,0 +1,39 @@
+"""A recipe that takes from the data what only the data knows: channels, sample rate, and what the targets are.
+
+Such a recipe says `from_data = true` and is written for 1 kHz. Its lengths are whole numbers of tokens' hops, and so
+they stay at any other rate: the hop is turned into the nearest number of samples, everything else follows from it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from cpep_edge.errors import ConfigError
+from cpep_train.corpus import Corpus
+
+WRITTEN_FOR_HZ = 1000.0
+_IN_HOPS = (
+    *("windows.window_samples", "windows.stride_samples", "windows.jitter_samples"),
+    *("emg.patch_samples", "emg.span_samples", "pose.patch_samples", "pose.decimation"),
+)
+
+
+def fitted_to(values: dict[str, Any], data: Path) -> dict[str, Any]:
+    """The values of a recipe, of its TOML, for the band that a corpus was recorded with; its first recording tells.
+
+    Raises DataError where there is no corpus or its first recording cannot be read.
+    """
+    corpus = Corpus.open(data)
+    first = next((row for row in corpus.rows if row.split == "train"), corpus.rows[0])
+    with corpus.session(first) as session:
+        meta, has_pose = session.meta, bool(session.valid_poses()[1].any())
+    fitted = {name: dict(table) if isinstance(table, dict) else table for name, table in values.items()}
+    fitted["signal"] |= {"sample_rate_hz": meta.sample_rate, "n_channels": meta.num_channels}
+    fitted["pose"] |= {"source": "recorded"} if has_pose else {}
+    hop = values["emg"]["patch_samples"]
+    new_hop = max(1, round(hop * meta.sample_rate / WRITTEN_FOR_HZ))
+    for name in _IN_HOPS:
+        table, _, key = name.partition(".")
+        if values[table][key] % hop:
+            raise ConfigError(f"recipe {values['name']}: {name} is no whole number of hops, emg.patch_samples {hop}")
+        fitted[table][key] = values[table][key] // hop * new_hop
+    return fitted
