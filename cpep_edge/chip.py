@@ -23,26 +23,28 @@ class ProcessorRun(Part):
     processor: Literal["cortex-m55", "cortex-m7"]
     instructions_a_window: int = Field(gt=0)
     patch_instructions: int = Field(default=0, ge=0)  # of those: cutting and embedding patches; 0: not counted apart
-    search_instructions: int = Field(default=0, ge=0)  # of those: the nearest prototypes and their vote
-    instructions_a_sample: int = Field(gt=0)  # of all channels: filter and ring
+    search_instructions: int = Field(default=0, ge=0)  # of those: the nearest prototypes and their vote, or the head
+    instructions_a_sample: int = Field(gt=0)  # of all channels: filters, and products of electrodes
+    token_instructions: int = Field(default=0, ge=0)  # of a token: logarithms of its covariances; 0: no front end
     code_bytes: int = Field(gt=0)
     constant_bytes: int = Field(gt=0)  # weights, tables, prototypes
     ram_bytes: int = Field(gt=0)  # arena, kernels and stack
 
 
 class CortexMSpec(Part):
-    """C sources of engine and model: the whole way from samples to a vote, in integers."""
+    """C sources of engine and model: the whole way from samples to a vote; only a front end and its head are floats."""
 
     kind: Literal["cortex-m"] = "cortex-m"
     file: FileName  # a zip that compiles by itself, its README inside
     uv_per_count: float = Field(gt=0)  # of the converter whose counts it takes
-    weight_bytes: int = Field(gt=0)  # of the encoder
+    weight_bytes: int = Field(gt=0)  # of encoder and head
     arena_bytes: int = Field(gt=0)
     multiply_adds: int = Field(gt=0)  # of one window
     n_windows: int = Field(gt=0)  # compared with float32
-    min_cosine: float
+    min_cosine: float  # of embeddings; without an encoder, of mean tokens
     mean_cosine: float
     votes_kept: float = Field(ge=0, le=1)
+    token_error: float = Field(default=0.0, ge=0)  # largest, of any number of a golden window's mean token
     runs: tuple[ProcessorRun, ...] = ()  # empty: QEMU or the compiler was not there
 
     @property

@@ -11,7 +11,7 @@ import typer
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.ports import Baud, Boot, Device, DeviceConfig, Force, Port, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
-from cpep_edge.errors import CpepError, LinkError
+from cpep_edge.errors import ConfigError, CpepError, LinkError
 from cpep_edge.names import shown_name
 from cpep_edge.outside import printable
 
@@ -223,6 +223,11 @@ def _calibrated(source: "BlockSource", manifest: "Manifest", profile: Path | Non
 
     if not isinstance(source, Band) or not source.identity.capabilities & Capability.PREDICTION:
         raise LinkError(f"{source.info.name} recognises no gestures itself; leave out --on-device")
+    if profile is not None and manifest.front_end is not None:
+        raise ConfigError(
+            f"a profile of {manifest.name} holds a centre and means, which cannot be sent to a band that recognises "
+            "gestures itself; leave out --on-device, or --profile"
+        )
     donning, _ = fit_to_wearer(manifest, profile, None)
     if profile is not None or source.identity.capabilities & Capability.CALIBRATION:
         source.calibrate(gains_of(manifest, donning.level_uv), turn_of(donning))

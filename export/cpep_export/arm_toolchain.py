@@ -30,7 +30,7 @@ _PACKAGES = {
 class GoldenResult:
     """What one golden stretch gave."""
 
-    difference: int  # largest, of any number of the embedding, of 32767
+    difference: int  # largest, of any number of embedding and mean token, in the last place
     gesture_index: int
 
 
@@ -42,8 +42,9 @@ class CheckRun:
     n_wrong: int
     patch_instructions: int  # of one window: cutting it into tokens
     encoder_instructions: int  # ... and the rest of the encoder
-    vote_instructions: int
-    sample_instructions: int  # of one sample of all channels: filter and ring
+    vote_instructions: int  # ... and search or head
+    sample_instructions: int  # of one sample of all channels: filters, and products of electrodes
+    token_instructions: int  # of one token: logarithms
     arena_bytes: int
     stack_bytes: int
 
@@ -130,6 +131,7 @@ def _read_check(build: Build, output: str) -> CheckRun:
         encoder_instructions=encoder,
         vote_instructions=vote,
         sample_instructions=rows["sample_instructions"][-1][0],
+        token_instructions=rows["sample_instructions"][-1][1],
         arena_bytes=rows["memory"][0][0],
         stack_bytes=rows["memory"][0][1],
     )

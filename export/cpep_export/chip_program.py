@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.golden import Golden
-from cpep_edge.preprocess import Preprocessor
+from cpep_edge.input_stream import InputStream
+from cpep_edge.pose_index import Vote
 from cpep_export.arm_toolchain import Processor, missing_tool
 from cpep_export.chips import Chip
-from cpep_export.cortex_m import UV_PER_COUNT, TargetRun, export_cortex_m, nearest_vote
+from cpep_export.cortex_m import UV_PER_COUNT, DeviceHead, TargetRun, export_cortex_m, nearest_vote
 from cpep_export.ethos_u import Npu, lower_for_ethos_u
+from cpep_export.head_choice import ChosenHead
 from cpep_export.prototypes import Prototypes
 from cpep_export.shaped import ShapedEncoder
 from cpep_export.training_windows import calibration_windows
@@ -47,6 +49,7 @@ class ChipProgram:
     files: dict[str, bytes]
     spec: CortexMSpec | EthosUSpec
     embedded: NDArray[np.float32] | None  # (Q, E), the evaluation's queries; None: the chip's program is too slow here
+    votes: list[Vote] | None = None  # of the same, where a head answers
     forced: tuple[str, ...] = ()  # reasons to refuse it
 
 
@@ -57,12 +60,14 @@ def chip_program(
     evaluation: EvaluationSet,
     prototypes: Prototypes,
     golden: Golden,
+    head: ChosenHead | None = None,
     *,
     force: bool = False,
 ) -> ChipProgram:
     """Make the chip's program, run it here as far as it can be, and compare it with float32.
 
-    force: take a program whose golden inputs end too far from float32
+    head: of the bundle; None: the index answers
+    force: take a program whose golden inputs end too far from float32, or are taken for another gesture
     Raises ArtifactError for such a program otherwise, ConfigError for a model that the target cannot take or the chip
     cannot hold, and for a missing tool.
     """
@@ -73,8 +78,9 @@ def chip_program(
         )
     encoder = ShapedEncoder(checkpoint.emg).eval()
     if target == "cortex-m":
-        return _cortex_m(chip, encoder, checkpoint, evaluation, prototypes, golden)
-    program = _ethos_u(target, chip, encoder, checkpoint, evaluation, prototypes, golden)
+        program = _cortex_m(chip, encoder, checkpoint, evaluation, prototypes, golden, head)
+    else:
+        program = _ethos_u(target, chip, encoder, checkpoint, evaluation, prototypes, golden)
     if program.forced and not force:
         raise ArtifactError(f"export refuses {target}: {program.forced[0]}; accept it with --force")
     return program
@@ -87,6 +93,7 @@ def _cortex_m(
     evaluation: EvaluationSet,
     prototypes: Prototypes,
     golden: Golden,
+    head: ChosenHead | None,
 ) -> ChipProgram:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "cortex-m"
@@ -98,6 +105,7 @@ def _cortex_m(
             folder,
             calibration=calibration_windows(evaluation, checkpoint.recipe.seed),
             golden_uv=golden.signal_uv,
+            behind=_behind(checkpoint, evaluation, head),
             evaluation=_queries(evaluation),
             n_neighbours=N_NEIGHBOURS,
             chip=chip,
@@ -110,14 +118,36 @@ def _cortex_m(
         uv_per_count=UV_PER_COUNT,
         weight_bytes=report.weight_bytes,
         arena_bytes=report.arena_bytes,
-        multiply_adds=report.multiply_adds.total,
+        multiply_adds=report.multiply_adds,
         n_windows=report.fidelity.n_windows,
         min_cosine=report.fidelity.min_cosine,
         mean_cosine=report.fidelity.mean_cosine,
         votes_kept=report.fidelity.votes_kept,
+        token_error=report.fidelity.token_error,
         runs=tuple(_run(run) for run in report.runs),
     )
-    return ChipProgram({SOURCES_FILE: content}, spec, written.embedded)
+    votes = written.votes if head is not None and head.spec.answers else None
+    other = [
+        n for n, pair in enumerate(zip(written.golden_index, golden.gesture_index, strict=True)) if pair[0] != pair[1]
+    ]
+    reasons = tuple(
+        f"golden input {n} is {evaluation.gestures[golden.gesture_index[n]]} to the bundle and "
+        f"{evaluation.gestures[written.golden_index[n]]} to the chip"
+        for n in other
+    )
+    return ChipProgram({SOURCES_FILE: content}, spec, written.embedded, votes, reasons)
+
+
+def _behind(checkpoint: Checkpoint, evaluation: EvaluationSet, head: ChosenHead | None) -> DeviceHead | None:
+    """The front end and the head that answers, with its means on the wearer of each query."""
+    if checkpoint.front_end is None:
+        return None
+    if head is None or not head.spec.answers:
+        return DeviceHead(checkpoint.front_end)
+    store = evaluation.queries.dataset.store
+    wearers = [store.donnings.key(store.corpus.rows[session]) for session, _ in evaluation.queries.places]
+    means = [head.of_donning(wearer).means for wearer in wearers]
+    return DeviceHead(checkpoint.front_end, head.spec, head.head, means)
 
 
 def _run(run: TargetRun) -> ProcessorRun:
@@ -127,6 +157,7 @@ def _run(run: TargetRun) -> ProcessorRun:
         patch_instructions=run.check.patch_instructions,
         search_instructions=run.check.vote_instructions,
         instructions_a_sample=run.check.sample_instructions,
+        token_instructions=run.check.token_instructions,
         code_bytes=run.sizes.code_bytes,
         constant_bytes=run.sizes.constant_bytes,
         ram_bytes=run.ram_bytes,
@@ -161,8 +192,8 @@ def _ethos_u(
     chip.check(program.vela.sram_bytes, program.vela.flash_bytes)
     cosines, kept = [], 0
     for stretch in golden.signal_uv:
-        filtered = Preprocessor(checkpoint.preprocessing, encoder.n_channels)(stretch)
-        window = np.ascontiguousarray(filtered[-encoder.window_samples :].T)
+        stream = InputStream(checkpoint.preprocessing, checkpoint.front_end, stretch.shape[1])
+        window = stream.last_window(stretch, encoder.window_samples)
         with torch.no_grad():
             reference = encoder(torch.from_numpy(window[None]))[0].numpy()
         embedding = program.embed(window)
@@ -180,7 +211,7 @@ def _ethos_u(
         votes_kept=kept / len(cosines),
     )
     files = {NPU_FILE: program.content, TOSA_FILE: program.tosa}
-    return ChipProgram(files, spec, None, golden_reasons(cosines))
+    return ChipProgram(files, spec, None, None, golden_reasons(cosines))
 
 
 def golden_reasons(cosines: Sequence[float]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ class Chip:
     ram_bytes: int | None = None  # None: not said, and not checked
     flash_bytes: int | None = None
     name: str = "the chip"
+    has_floats: bool = True  # a floating-point unit
 
     def check(self, ram_bytes: int, flash_bytes: int) -> None:
         """Raises ConfigError, by how much, when a model needs more than there is."""
@@ -24,12 +25,21 @@ class Chip:
                     "lower width, n_layers or window_samples in the recipe"
                 )
 
+    def check_floats(self) -> None:
+        """Raises ConfigError for a chip that cannot run a front end in single precision."""
+        if not self.has_floats:
+            raise ConfigError(
+                f'{self.name} has no floating-point unit, which front_end "mpf" needs: choose another chip, or train '
+                'with front_end = "rectified" under [emg] in the recipe'
+            )
+
 
 NO_LIMIT = Chip()
 
 # RAM and non-volatile memory, KiB, all of it: what a firmware takes besides is not known here. Sources: Alif's headers
 # of E1C and E7 (alif_ensemble-cmsis-dfp); Zephyr's pages of Ambiq's evaluation boards and its device tree of nRF5340,
-# the application core; Nordic's datasheet of nRF54L15; what STMicroelectronics says of U575 in MLPerf Tiny v1.1.
+# the application core; Nordic's datasheet of nRF54L15; what STMicroelectronics says of U575 in MLPerf Tiny v1.1;
+# Raspberry Pi's datasheets of RP2040 and of the Pico, whose flash is outside.
 _MEMORY_KIB = {
     "alif-e1c": (512, 1536),
     "alif-e7": (13824, 5632),
@@ -37,8 +47,10 @@ _MEMORY_KIB = {
     "apollo4-plus": (2816, 2048),
     "nrf5340": (512, 1024),
     "nrf54l15": (256, 1524),
+    "rp2040": (264, 2048),
     "stm32u575": (768, 2048),
 }
+_WITHOUT_FLOATS = ("rp2040",)  # Cortex-M0+
 
 
 def find_chip(name: str | None, ram_kib: int | None = None, flash_kib: int | None = None) -> Chip:
@@ -53,7 +65,7 @@ def find_chip(name: str | None, ram_kib: int | None = None, flash_kib: int | Non
                 f"no chip {name} is known, only {', '.join(_MEMORY_KIB)}; say what it has with --chip-ram, --chip-flash"
             )
         ram, flash = _MEMORY_KIB[name.lower()]
-        chip = Chip(ram * _KIB, flash * _KIB, name)
+        chip = Chip(ram * _KIB, flash * _KIB, name, has_floats=name.lower() not in _WITHOUT_FLOATS)
     if ram_kib is not None:
         chip = replace(chip, ram_bytes=ram_kib * _KIB)
     return chip if flash_kib is None else replace(chip, flash_bytes=flash_kib * _KIB)

@@ -1,5 +1,7 @@
 """Export to bare-metal Cortex-M: C sources of the model beside the engine, checked before they are handed out.
 
+The encoder goes along where the answer needs it: not where a head reads tokens alone and knows every gesture.
+
 What is written is a folder that compiles by itself: `engine/` and `board/` from `export/mcu/`, the model's `config.h`
 and `model.c`, golden stretches, the Makefile, and `report.json`. The golden stretches carry the bits that the build for
 this machine gives; every other build must give the same.
@@ -8,7 +10,7 @@ this machine gives; every other build must give the same.
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,10 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cpep_edge.bundle import HeadSpec
+from cpep_edge.donning import Donning
 from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.folders import output_folder
-from cpep_edge.pose_index import Vote, vote
+from cpep_edge.head import Head
+from cpep_edge.input_stream import InputStream
+from cpep_edge.mpf import MpfSpec
+from cpep_edge.pose_index import PoseIndex, Vote, build_index, vote
 from cpep_edge.preprocess import Preprocessing
+from cpep_edge.recogniser import answer
 from cpep_export.arm_toolchain import (
     Build,
     CheckRun,
@@ -38,24 +46,42 @@ from cpep_export.emit_c import (
     golden_source,
     model_source,
 )
-from cpep_export.fixed_point import IntegerEncoder, to_fixed_point
+from cpep_export.fixed_point import to_fixed_point
 from cpep_export.host_engine import HostEngine
-from cpep_export.multiply_adds import MultiplyAdds, count_multiply_adds
+from cpep_export.multiply_adds import count_multiply_adds
 from cpep_export.prototypes import Prototypes
 from cpep_export.shaped import ShapedEncoder
 
 REPORT_FILE = "report.json"
 UV_PER_COUNT = 0.1  # of a 16-bit converter of +-3.3 mV
+TOKEN_HEADROOM = 1.5  # over the largest number of a token in calibration, where the encoder's input ends
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHead:
+    """The front end of a bundle and the head behind it."""
+
+    front_end: MpfSpec
+    spec: HeadSpec | None = None  # None: the prototypes answer
+    head: Head | None = None
+    means: Sequence[
+        NDArray[np.float32]
+    ] = ()  # of each window to compare: the head's as that wearer's calibration has it
+
+    def answers_alone(self, n_gestures: int) -> bool:
+        """Whether the encoder is never asked."""
+        return self.spec is not None and self.spec.reads == "tokens" and len(self.spec.gestures) == n_gestures
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """The integers against the float32 encoder, on the same windows."""
+    """The engine against float32, on the same windows; cosines are those of what decides: embedding, or mean token."""
 
     n_windows: int
     min_cosine: float
     mean_cosine: float
     votes_kept: float  # share
+    token_error: float  # largest, of any number of a golden window's mean token; 0: no front end
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +105,7 @@ class CortexMReport:
     fidelity: Fidelity
     arena_bytes: int
     weight_bytes: int  # of the encoder, biases and scales included
-    multiply_adds: MultiplyAdds
+    multiply_adds: int  # of one window
     runs: tuple[TargetRun, ...]
 
 
@@ -88,7 +114,9 @@ class CortexMExport:
     """What was written, and what it computes."""
 
     report: CortexMReport
-    embedded: NDArray[np.float32]  # (n, E), the evaluation's windows
+    embedded: NDArray[np.float32]  # (n, E), the evaluation's windows; (n, 0) without an encoder
+    votes: list[Vote]  # of the same
+    golden_index: list[int]  # gestures that the golden stretches are taken for
 
 
 def export_cortex_m(
@@ -100,6 +128,7 @@ def export_cortex_m(
     *,
     calibration: NDArray[np.float32],
     golden_uv: NDArray[np.float32],
+    behind: DeviceHead | None = None,
     evaluation: Iterable[NDArray[np.float32]] | None = None,
     n_neighbours: int = 10,
     uv_per_count: float = UV_PER_COUNT,
@@ -109,9 +138,10 @@ def export_cortex_m(
 ) -> CortexMExport:
     """Write the folder `out`, whole or not at all, and check it.
 
-    calibration: (n, C, T) float32, preprocessed, as varied as what the device will see
-    golden_uv: (n, n_samples, C) float32, microvolts, n_samples >= T; rounded to counts
-    evaluation: windows to compare with float32, each (C, T); by default the calibration windows
+    calibration: (n, n_inputs, n_steps) float32, as the encoder takes them, as varied as what the device will see
+    golden_uv: (n, n_samples, C) float32, microvolts, a window or more; rounded to counts
+    behind: the front end whose tokens the encoder takes, and the head; None: it takes the signal
+    evaluation: windows to compare with float32; by default the calibration windows
     uv_per_count: of the converter whose counts the firmware pushes
     block_tokens: tokens worked on together; fewer take less memory and read the weights more often
     chip: refuse what does not fit
@@ -119,8 +149,15 @@ def export_cortex_m(
     Raises ConfigError for a model that the engine cannot run or the chip cannot hold and for a missing tool; DataError
     for windows of another shape; ArtifactError when a build does not give the golden bits.
     """
-    _check_windows(encoder, calibration, golden_uv)
-    integer = to_fixed_point(encoder, preprocessing.clip, calibration)
+    n_samples = encoder.window_samples
+    if behind is not None:
+        chip.check_floats()
+        n_samples = behind.front_end.span_samples + (n_samples - 1) * behind.front_end.hop_samples
+    n_channels = encoder.n_channels if behind is None else behind.front_end.n_electrodes
+    _check_windows(encoder, calibration, golden_uv, n_channels, n_samples)
+    alone = behind is not None and behind.answers_alone(len(gestures))
+    limit = preprocessing.clip if behind is None else TOKEN_HEADROOM * float(np.abs(calibration).max())
+    integer = None if alone else to_fixed_point(encoder, limit, calibration)
     model = DeviceModel(
         encoder=integer,
         preprocessing=preprocessing,
@@ -128,27 +165,33 @@ def export_cortex_m(
         prototypes=prototypes,
         gestures=tuple(gestures),
         n_neighbours=n_neighbours,
-        block_tokens=block_tokens or choose_block_tokens(integer.n_tokens),
+        block_tokens=block_tokens or (0 if integer is None else choose_block_tokens(integer.n_tokens)),
+        n_channels=n_channels,
+        n_steps=encoder.window_samples,
+        front_end=None if behind is None else behind.front_end,
+        head=None if behind is None else behind.head,
+        head_spec=None if behind is None else behind.spec,
     )
     with output_folder(out, "an export for cortex-m") as folder, TemporaryDirectory() as objects:
         write_sources(folder, model)
         engine = build_host(folder, model, Path(objects))
-        chip.check(engine.arena_bytes, _weight_bytes(integer) + 2 * prototypes.embedding.size)
-        write_golden(folder, [golden_stretch(engine, counts) for counts in to_counts(golden_uv, uv_per_count)])
+        chip.check(engine.arena_bytes, _weight_bytes(model) + (0 if alone else 2 * prototypes.embedding.size))
+        golden = [golden_stretch(engine, model, counts) for counts in to_counts(golden_uv, uv_per_count)]
+        write_golden(folder, golden)
         windows = calibration if evaluation is None else evaluation
-        fidelity, embedded = compare(encoder, engine, windows, prototypes, n_neighbours)
+        fidelity, embedded, votes = compare(encoder, engine, model, windows, () if behind is None else behind.means)
         report = CortexMReport(
-            fidelity=fidelity,
+            fidelity=replace(fidelity, token_error=_token_error(model, golden)),
             arena_bytes=engine.arena_bytes,
-            weight_bytes=_weight_bytes(integer),
-            multiply_adds=count_multiply_adds(integer, len(prototypes.embedding)),
+            weight_bytes=_weight_bytes(model),
+            multiply_adds=_multiply_adds(model),
             runs=tuple(_run(folder, processor, Path(objects)) for processor in run_on),
         )
         for run in report.runs:
             chip.check(run.ram_bytes, run.sizes.code_bytes + run.sizes.constant_bytes)
         check_golden_on(folder, "host", Path(objects))
         (folder / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n")
-    return CortexMExport(report, embedded)
+    return CortexMExport(report, embedded, votes, [stretch.vote[0] for stretch in golden])
 
 
 def write_sources(folder: Path, model: DeviceModel) -> None:
@@ -172,7 +215,7 @@ def write_golden(folder: Path, stretches: Sequence[GoldenStretch]) -> None:
 def build_host(folder: Path, model: DeviceModel, objects: Path) -> HostEngine:
     """The engine for this machine. Raises ConfigError when there is no compiler."""
     compile_for(folder, "library", objects)
-    return HostEngine(objects / "host" / "libcpep.so", model.encoder)
+    return HostEngine(objects / "host" / "libcpep.so", model)
 
 
 def to_counts(signal_uv: NDArray[np.float32], uv_per_count: float) -> NDArray[np.int32]:
@@ -181,12 +224,15 @@ def to_counts(signal_uv: NDArray[np.float32], uv_per_count: float) -> NDArray[np
     return counts
 
 
-def golden_stretch(engine: HostEngine, counts: NDArray[np.int32]) -> GoldenStretch:
-    """Run counts, (n_samples, C), through the whole way from rest, and keep what they give."""
-    engine.reset()
+def golden_stretch(engine: HostEngine, model: DeviceModel, counts: NDArray[np.int32]) -> GoldenStretch:
+    """Run counts, (n_samples, C), through the whole way from rest, and keep what they give.
+
+    Blocks end where the signal does, as in `cpep_edge.input_stream.InputStream.last_window`.
+    """
+    first = 0 if model.front_end is None else -len(counts) % model.front_end.hop_samples
+    engine.reset(first)
     engine.push(counts)
-    embedding = engine.embed_integers()
-    return GoldenStretch(counts, embedding, engine.vote_integers(embedding))
+    return GoldenStretch(counts, first, engine.mean_token(), engine.embed_integers(), engine.recognise_integers())
 
 
 def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
@@ -198,7 +244,7 @@ def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
     run = run_check(folder, build, objects)
     if run.n_wrong:
         worst = next((n for n, golden in enumerate(run.golden) if golden.difference), None)
-        how = "votes otherwise" if worst is None else f"is off by {run.golden[worst].difference} of 32767"
+        how = "votes otherwise" if worst is None else f"is off by {run.golden[worst].difference} in the last place"
         raise ArtifactError(f"cortex-m on {build}: golden stretch {worst or 0} {how}; its build must not be shipped")
     return run
 
@@ -206,20 +252,58 @@ def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
 def compare(
     encoder: ShapedEncoder,
     engine: HostEngine,
+    model: DeviceModel,
     windows: Iterable[NDArray[np.float32]],
-    prototypes: Prototypes,
-    n_neighbours: int,
-) -> tuple[Fidelity, NDArray[np.float32]]:
-    """Embeddings and votes of the integers against those of float32, and the embeddings; windows: each (C, T)."""
-    embedded, cosines, kept = [], [], 0
-    for window in windows:
-        with torch.no_grad():
-            reference = encoder(torch.from_numpy(np.ascontiguousarray(window[None])))[0].numpy()
+    means: Sequence[NDArray[np.float32]] = (),
+) -> tuple[Fidelity, NDArray[np.float32], list[Vote]]:
+    """Embeddings and answers of the engine against those of float32; windows: each (n_inputs, n_steps).
+
+    means: of the head on each window's wearer; none: the model's own
+    """
+    index = build_index(model.prototypes.embedding, model.prototypes.gesture_index, seed=0)
+    embedded, cosines, votes, kept = [], [], [], 0
+    for number, window in enumerate(windows):
+        donning = Donning(head_means=means[number]) if len(means) else Donning()
+        engine.calibrate(donning)
         embedded.append(engine.embed(window))
-        cosines.append(float(reference @ embedded[-1]))
-        expected = nearest_vote(prototypes, reference, n_neighbours)
-        kept += engine.vote(engine.embed_integers()).gesture_index == expected.gesture_index
-    return Fidelity(len(cosines), min(cosines), float(np.mean(cosines)), kept / len(cosines)), np.stack(embedded)
+        if model.encoder is None:
+            reference, found = window.mean(axis=1), engine.mean_token()
+        else:
+            with torch.no_grad():
+                reference = encoder(torch.from_numpy(np.ascontiguousarray(window[None])))[0].numpy()
+            found = embedded[-1]
+        cosines.append(float(reference @ found / (np.linalg.norm(reference) * np.linalg.norm(found))))
+        votes.append(engine.recognise())
+        kept += votes[-1].gesture_index == _expected(model, index, donning, window, reference).gesture_index
+    engine.calibrate(Donning())
+    fidelity = Fidelity(len(cosines), min(cosines), float(np.mean(cosines)), kept / len(cosines), 0.0)
+    return fidelity, np.stack(embedded), votes
+
+
+def _expected(
+    model: DeviceModel,
+    index: PoseIndex,
+    donning: Donning,
+    window: NDArray[np.float32],
+    embedding: NDArray[np.float32],
+) -> Vote:
+    """What the runtime answers."""
+    if model.head is None or model.head_spec is None:
+        return nearest_vote(model.prototypes, embedding, model.n_neighbours)
+    head = model.head if donning.head_means is None else replace(model.head, means=donning.head_means)
+    return answer(window, embedding, index, model.n_neighbours, model.head_spec, head, len(model.gestures))
+
+
+def _token_error(model: DeviceModel, golden: Sequence[GoldenStretch]) -> float:
+    """Largest difference of any number of a golden window's mean token to the runtime's."""
+    if model.front_end is None:
+        return 0.0
+    stream = InputStream(model.preprocessing, model.front_end, model.n_channels)
+    errors = []
+    for stretch in golden:
+        signal_uv = (stretch.counts * model.uv_per_count).astype(np.float32)
+        errors.append(np.abs(stream.last_window(signal_uv, model.n_steps).mean(axis=1) - stretch.mean).max())
+    return float(max(errors))
 
 
 def nearest_vote(prototypes: Prototypes, embedding: NDArray[np.float32], n_neighbours: int) -> Vote:
@@ -240,23 +324,46 @@ def _engine_folder() -> Path:
     return next(folder for folder in folders if (folder / "engine").is_dir())
 
 
-def _check_windows(encoder: ShapedEncoder, calibration: NDArray[np.float32], golden_uv: NDArray[np.float32]) -> None:
+def _check_windows(
+    encoder: ShapedEncoder,
+    calibration: NDArray[np.float32],
+    golden_uv: NDArray[np.float32],
+    n_channels: int,
+    n_samples: int,
+) -> None:
     shape = (encoder.n_channels, encoder.window_samples)
     if calibration.shape[1:] != shape or len(calibration) == 0:
         raise DataError(
             f"cortex-m: calibration windows have shape {calibration.shape}, the encoder takes (n, *{shape})"
         )
-    if golden_uv.ndim != 3 or golden_uv.shape[2] != shape[0] or golden_uv.shape[1] < shape[1] or len(golden_uv) == 0:
+    if golden_uv.ndim != 3 or golden_uv.shape[2] != n_channels or golden_uv.shape[1] < n_samples or len(golden_uv) == 0:
         raise DataError(
-            f"cortex-m: golden stretches have shape {golden_uv.shape}, not (n, {shape[1]} or more, {shape[0]})"
+            f"cortex-m: golden stretches have shape {golden_uv.shape}, not (n, {n_samples} or more, {n_channels})"
         )
     if not (np.all(np.isfinite(calibration)) and np.all(np.isfinite(golden_uv))):
         raise DataError("cortex-m: a window holds NaN or infinity; check the sessions with: cpep-edge data info")
 
 
-def _weight_bytes(encoder: IntegerEncoder) -> int:
-    layers = [encoder.patch, encoder.projection]
-    for block in encoder.blocks:
-        layers += [block.query, block.key, block.value, block.out, block.inner, block.outer]
-    weights = sum(layer.weight.nbytes + layer.bias.nbytes + layer.multiplier.nbytes for layer in layers)
-    return weights + encoder.offset.nbytes
+def _weight_bytes(model: DeviceModel) -> int:
+    """Of encoder and head."""
+    n_bytes = 0
+    if model.head is not None:
+        head, r = model.head, model.head.means.shape[1]
+        triangles = head.n_gestures * r * (r + 1) // 2
+        n_bytes += 4 * (head.origin.size + head.projection.size + head.means.size + triangles + head.n_gestures)
+    if model.encoder is not None:
+        layers = [model.encoder.patch, model.encoder.projection]
+        for block in model.encoder.blocks:
+            layers += [block.query, block.key, block.value, block.out, block.inner, block.outer]
+        n_bytes += sum(layer.weight.nbytes + layer.bias.nbytes + layer.multiplier.nbytes for layer in layers)
+        n_bytes += model.encoder.offset.nbytes
+    return n_bytes
+
+
+def _multiply_adds(model: DeviceModel) -> int:
+    """Of one window: encoder and search, and the head. What filters and logarithms take, no product tells."""
+    n = 0 if model.encoder is None else count_multiply_adds(model.encoder, len(model.prototypes.embedding)).total
+    if model.head is not None:
+        r = model.head.means.shape[1]
+        n += model.head.projection.size + model.head.n_gestures * r * (r + 1) // 2
+    return n

@@ -1,4 +1,4 @@
-"""Write an integer encoder, its filter and its prototypes as C: config.h, model.c, golden.c.
+"""Write a model as C: its filter, front end, head, integer encoder and prototypes; config.h, model.c, golden.c.
 
 The engine under `export/mcu/` is compiled against them. Its headers say what every array means.
 """
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.bundle import HeadSpec
 from cpep_edge.errors import ConfigError
+from cpep_edge.head import Head
+from cpep_edge.mpf import FLOOR, MpfSpec
 from cpep_edge.preprocess import Preprocessing
 from cpep_export.fixed_point import (
     IntegerBlock,
@@ -22,6 +25,7 @@ from cpep_export.fixed_point import (
 from cpep_export.prototypes import Prototypes
 
 FRACTION_BITS = 6  # of a count, carried through the filter
+INPUT_BITS = 20  # of the scaled signal, in front of the front end
 _COEFFICIENT_BITS = 29
 _COSINE_BITS = 24
 _FINE = 128  # parts of a coarse step of a prototype
@@ -33,13 +37,37 @@ _NUMBERS_A_LINE = 32
 class DeviceModel:
     """All that the engine is compiled with."""
 
-    encoder: IntegerEncoder
+    encoder: IntegerEncoder | None  # None: the head reads tokens and knows every gesture
     preprocessing: Preprocessing
     uv_per_count: float  # of the converter whose counts are pushed
     prototypes: Prototypes
     gestures: tuple[str, ...]
     n_neighbours: int  # that vote
     block_tokens: int  # worked on together: more hold more memory, fewer read the weights more often
+    n_channels: int
+    n_steps: int  # of a window: samples or tokens
+    front_end: MpfSpec | None = None
+    head: Head | None = None  # None: the prototypes answer
+    head_spec: HeadSpec | None = None
+
+    @property
+    def n_inputs(self) -> int:
+        """Numbers of a step."""
+        return self.n_channels if self.front_end is None else self.front_end.n_features
+
+    @property
+    def input_limit(self) -> int:
+        """The clipped signal's largest number."""
+        if self.front_end is None and self.encoder is not None:
+            return self.encoder.input_limit
+        return min(round(self.preprocessing.clip * (1 << INPUT_BITS)), (1 << 31) - 1)
+
+    @property
+    def input_step(self) -> float:
+        """Unit of the filtered signal, in units of the scale."""
+        if self.front_end is None and self.encoder is not None:
+            return self.encoder.input_step
+        return 2.0**-INPUT_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,48 +85,66 @@ class GoldenStretch:
     """Counts and what they must give."""
 
     counts: NDArray[np.int32]  # (n_samples, C)
-    embedding: NDArray[np.int16]  # (E,), of length 32767
-    vote: tuple[int, int, int, int]  # gesture, votes for it, neighbours, similarity in 2^-24
+    first_index: int  # of the first sample: tokens begin at whole multiples of their hop
+    mean: NDArray[np.float32]  # (F,), of the window's tokens; empty: no front end
+    embedding: NDArray[np.int16]  # (E,), of length 32767; empty: no encoder
+    vote: tuple[int, int, int]  # gesture, share and similarity in 2^-24
 
 
 def config_header(model: DeviceModel) -> str:
     """The sizes, as the engine's shape.h reads them."""
-    encoder = model.encoder
+    spec, head, head_spec = model.front_end, model.head, model.head_spec
     sizes = {
-        "CHANNELS": encoder.n_channels,
-        "WINDOW": encoder.window_samples,
-        "PATCH": encoder.patch_samples,
-        "LEVEL": encoder.level_samples,
-        "RECTIFIED": int(encoder.rectified),
-        "INPUT_LIMIT": encoder.input_limit,
+        "CHANNELS": model.n_channels,
+        "WINDOW": model.n_steps,
+        "INPUT_LIMIT": model.input_limit,
         "SECTIONS": len(model.preprocessing.sos),
-        "WIDTH": encoder.width,
-        "HEADS": encoder.n_heads,
-        "HIDDEN": encoder.hidden,
-        "LAYERS": len(encoder.blocks),
-        "EMBEDDING": encoder.d_embed,
-        "PROTOTYPES": len(model.prototypes.embedding),
         "GESTURES": len(model.gestures),
-        "NEIGHBOURS": min(model.n_neighbours, len(model.prototypes.embedding)),
-        "BLOCK": model.block_tokens,
-        "PATCH_BLOCK": _patch_block(model),
+        "BANDS": 0 if spec is None else len(spec.bands),
+        "HEAD_GESTURES": 0 if head is None else head.n_gestures,
+        "HEAD_TOKENS": int(head_spec is not None and head_spec.reads != "embedding"),
+        "HEAD_EMBEDDING": int(head_spec is not None and head_spec.reads != "tokens"),
+        "LAYERS": 0 if model.encoder is None else len(model.encoder.blocks),
     }
+    if spec is not None:
+        sizes |= {
+            "INPUT_BITS": INPUT_BITS,
+            "BAND_SECTIONS": max(len(band.sos) for band in spec.bands),
+            "HOP": spec.hop_samples,
+            "SPAN_BLOCKS": spec.span_samples // spec.hop_samples,
+        }
+    if head is not None:
+        sizes["HEAD_DIMENSIONS"] = head.means.shape[1]
+    if model.encoder is not None:
+        encoder = model.encoder
+        sizes |= {
+            "PATCH": encoder.patch_samples,
+            "LEVEL": encoder.level_samples,
+            "RECTIFIED": int(encoder.rectified),
+            "STEP_LIMIT": encoder.input_limit,
+            "WIDTH": encoder.width,
+            "HEADS": encoder.n_heads,
+            "HIDDEN": encoder.hidden,
+            "EMBEDDING": encoder.d_embed,
+            "PROTOTYPES": len(model.prototypes.embedding),
+            "NEIGHBOURS": min(model.n_neighbours, len(model.prototypes.embedding)),
+            "BLOCK": model.block_tokens,
+            "PATCH_BLOCK": _patch_block(model.block_tokens, encoder),
+        }
     lines = [f"#define CPEP_{name} {value}" for name, value in sizes.items()]
     return "\n".join(("#ifndef CPEP_CONFIG_H", "#define CPEP_CONFIG_H", "", *lines, "", "#endif", ""))
 
 
 def model_source(model: DeviceModel) -> Iterator[str]:
     """The text of model.c, piece by piece, because weights are megabytes of it."""
-    encoder = model.encoder
-    yield '#include "model.h"\n\n#define VECTOR __attribute__((aligned(16)))\n\n'
-    yield from _linear_arrays("patch", encoder.patch)
-    yield _array("int16_t", "offset", encoder.offset)
-    for number, block in enumerate(encoder.blocks):
-        for name in ("query", "key", "value", "out", "inner", "outer"):
-            yield from _linear_arrays(f"{name}{number}", getattr(block, name))
-        yield _array("int8_t", f"gelu{number}", block.gelu)
-    yield from _linear_arrays("projection", encoder.projection)
-    yield from _prototype_arrays(model)
+    yield '#include "model.h"\n\n#include <stddef.h>\n\n#define VECTOR __attribute__((aligned(16)))\n\n'
+    if model.front_end is not None:
+        yield from _front_end_arrays(model.front_end)
+    if model.head is not None and model.head_spec is not None:
+        yield from _head_arrays(model.head, model.head_spec)
+    if model.encoder is not None:
+        yield from _encoder_arrays(model.encoder)
+        yield from _prototype_arrays(model)
     yield f"static const char *const gestures[CPEP_GESTURES] = {{{', '.join(map(_text, model.gestures))}}};\n\n"
     yield _the_model(model)
 
@@ -110,8 +156,10 @@ def golden_source(stretches: Sequence[GoldenStretch]) -> Iterator[str]:
         yield _array("int32_t", f"samples{number}", stretch.counts)
     yield "const golden_stretch golden_stretches[] = {\n"
     for number, stretch in enumerate(stretches):
-        embedding, vote = (", ".join(map(str, values)) for values in (stretch.embedding.tolist(), stretch.vote))
-        yield f"{{samples{number}, {len(stretch.counts)}, {{{embedding}}}, {{{vote}}}}},\n"
+        parts = [f"samples{number}", str(len(stretch.counts)), f"{stretch.first_index}u"]
+        numbers = (_numbers(array) for array in (stretch.mean, stretch.embedding) if array.size)
+        parts += [f"{{{', '.join(one)}}}" for one in (*numbers, map(str, stretch.vote))]
+        yield f"{{{', '.join(parts)}}},\n"
     yield f"}};\nconst int32_t n_golden_stretches = {len(stretches)};\n"
 
 
@@ -135,12 +183,45 @@ def choose_block_tokens(n_tokens: int, at_most: int = 32) -> int:
     return -(-n_tokens // (6 * n_blocks)) * 6
 
 
-def _patch_block(model: DeviceModel) -> int:
+def _patch_block(block_tokens: int, encoder: IntegerEncoder) -> int:
     """As many patches as fit where the hidden layer will stand."""
-    encoder = model.encoder
-    room = model.block_tokens * padded(encoder.hidden)
+    room = block_tokens * padded(encoder.hidden)
     fit = room // (2 * padded(encoder.n_channels * encoder.patch_samples // encoder.level_samples))
     return max(3, min(fit // 6 * 6 or 3, encoder.n_tokens - 1))
+
+
+def _encoder_arrays(encoder: IntegerEncoder) -> Iterator[str]:
+    yield from _linear_arrays("patch", encoder.patch)
+    yield _array("int16_t", "offset", encoder.offset)
+    for number, block in enumerate(encoder.blocks):
+        for name in ("query", "key", "value", "out", "inner", "outer"):
+            yield from _linear_arrays(f"{name}{number}", getattr(block, name))
+        yield _array("int8_t", f"gelu{number}", block.gelu)
+    yield from _linear_arrays("projection", encoder.projection)
+
+
+def _front_end_arrays(spec: MpfSpec) -> Iterator[str]:
+    n_sections = max(len(band.sos) for band in spec.bands)
+    bands = []
+    for band in spec.bands:
+        rows = [(b0, b1, b2, -a1, -a2) for b0, b1, b2, _, a1, a2 in band.sos]
+        rows += [(1.0, 0.0, 0.0, 0.0, 0.0)] * (n_sections - len(rows))  # that change nothing
+        bands.append(", ".join(f"{{{', '.join(_numbers(np.array(row, np.float32)))}}}" for row in rows))
+    lines = ",\n".join(f"    {{{band}}}" for band in bands)
+    yield f"static const cpep_band_section bands[CPEP_BANDS][CPEP_BAND_SECTIONS] = {{\n{lines},\n}};\n\n"
+    if spec.centre:
+        yield _array("float", "centre", np.array(spec.centre, np.float32))
+
+
+def _head_arrays(head: Head, spec: HeadSpec) -> Iterator[str]:
+    column, row = np.tril_indices(head.means.shape[1])  # of the upper triangle, column after column
+    yield _array("float", "head_origin", head.origin)
+    yield _array("float", "head_projection", head.projection)
+    yield _array("float", "head_means", head.means)
+    yield _array("float", "head_factors", head.factors[:, row, column])
+    log_determinants = np.log(np.diagonal(head.factors, axis1=1, axis2=2).astype(np.float64)).sum(axis=1)
+    yield _array("float", "head_log_determinants", log_determinants.astype(np.float32))
+    yield _array("uint16_t", "head_gestures", np.array(spec.gestures, np.uint16))
 
 
 def _linear_arrays(name: str, layer: IntegerLinear) -> Iterator[str]:
@@ -162,32 +243,51 @@ def _longest(rows: NDArray[np.float64]) -> int:
 
 
 def _the_model(model: DeviceModel) -> str:
-    encoder, spec, stored = model.encoder, model.preprocessing, stored_prototypes(model.prototypes)
-    gain = model.uv_per_count / spec.scale_uv / encoder.input_step / 2.0**FRACTION_BITS
+    gain = model.uv_per_count / model.preprocessing.scale_uv / model.input_step / 2.0**FRACTION_BITS
     mantissa, exponent = _real(gain)
-    sections = ",\n".join(f"        {{{', '.join(map(str, row))}}}" for row in filter_integers(spec.sos))
+    sections = ",\n".join(f"        {{{', '.join(map(str, row))}}}" for row in filter_integers(model.preprocessing.sos))
+    fields = [f".sections = {{\n{sections},\n    }}", f".input_multiplier = {mantissa}", f".input_shift = {exponent}"]
+    if model.front_end is not None:
+        fields += _front_end_fields(model.front_end, model.encoder)
+    if model.head is not None and model.head_spec is not None:
+        fields.append(_discriminant(model.head, model.head_spec))
+    if model.encoder is not None:
+        fields += _encoder_fields(model.encoder, stored_prototypes(model.prototypes))
+    fields.append(".gestures = gestures")
+    return "const cpep_model cpep_the_model = {\n" + "".join(f"    {field},\n" for field in fields) + "};\n"
+
+
+def _front_end_fields(spec: MpfSpec, encoder: IntegerEncoder | None) -> list[str]:
+    scale = 1.0 if encoder is None else 1 / encoder.input_step
+    return [
+        ".bands = bands",
+        f".shrinkage = {_number(spec.shrinkage)}",
+        f".floor = {_number(FLOOR)}",
+        f".centre = {'centre' if spec.centre else 'NULL'}",
+        f".step_scale = {_number(scale)}",
+    ]
+
+
+def _discriminant(head: Head, spec: HeadSpec) -> str:
+    arrays = ("origin", "projection", "means", "factors", "log_determinants", "gestures")
+    numbers = _number(1 / head.temperature), str(round(spec.min_typicality * 2**_COSINE_BITS))
+    return f".head = {{{', '.join((*(f'head_{name}' for name in arrays), *numbers))}}}"
+
+
+def _encoder_fields(encoder: IntegerEncoder, stored: StoredPrototypes) -> list[str]:
     blocks = ",\n".join(_block(number, block) for number, block in enumerate(encoder.blocks))
-    return f"""const cpep_model cpep_the_model = {{
-    .sections = {{
-{sections},
-    }},
-    .input_multiplier = {mantissa},
-    .input_shift = {exponent},
-    .patch = {_linear("patch", encoder.patch)},
-    .offset = offset,
-    .blocks = {{
-{blocks},
-    }},
-    .norm = {_norm(encoder.norm)},
-    .projection = {_linear("projection", encoder.projection)},
-    .prototypes = prototypes,
-    .coarse_length = {_longest(stored.coarse)},
-    .fine_length = {_longest(stored.fine)},
-    .product_cosine = {_real_text(2.0**_COSINE_BITS / (32767 * stored.unit))},
-    .prototype_gestures = prototype_gestures,
-    .gestures = gestures,
-}};
-"""
+    return [
+        f".patch = {_linear('patch', encoder.patch)}",
+        ".offset = offset",
+        f".blocks = {{\n{blocks},\n    }}",
+        f".norm = {_norm(encoder.norm)}",
+        f".projection = {_linear('projection', encoder.projection)}",
+        ".prototypes = prototypes",
+        f".coarse_length = {_longest(stored.coarse)}",
+        f".fine_length = {_longest(stored.fine)}",
+        f".product_cosine = {_real_text(2.0**_COSINE_BITS / (32767 * stored.unit))}",
+        ".prototype_gestures = prototype_gestures",
+    ]
 
 
 def filter_integers(sos: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
@@ -253,9 +353,19 @@ def _real(value: float) -> tuple[int, int]:
 
 
 def _array(kind: str, name: str, values: NDArray[np.generic]) -> str:
-    flat = values.ravel().tolist()
-    lines = (",".join(map(str, flat[at : at + _NUMBERS_A_LINE])) for at in range(0, len(flat), _NUMBERS_A_LINE))
+    flat = _numbers(values)
+    lines = (",".join(flat[at : at + _NUMBERS_A_LINE]) for at in range(0, len(flat), _NUMBERS_A_LINE))
     return f"static const {kind} {name}[{len(flat)}] VECTOR = {{\n" + ",\n".join(lines) + "\n};\n\n"
+
+
+def _numbers(values: NDArray[np.generic]) -> list[str]:
+    """Every number as C has it, to the last bit."""
+    flat = values.ravel().tolist()
+    return list(map(_number, flat)) if np.issubdtype(values.dtype, np.floating) else list(map(str, flat))
+
+
+def _number(value: float) -> str:
+    return f"{float(np.float32(value)).hex()}f"
 
 
 def _text(name: str) -> str:

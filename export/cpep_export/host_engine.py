@@ -9,77 +9,127 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.donning import Donning
 from cpep_edge.pose_index import Vote
-from cpep_export.fixed_point import IntegerEncoder, padded
+from cpep_export.emit_c import DeviceModel
+from cpep_export.fixed_point import padded
 
 UNIT = 32767  # length of an embedding in integers
 _GAIN_BITS = 16
+_ONE = 2.0**24  # of a share and of a similarity
 
 
 class _Vote(ctypes.Structure):
-    _fields_ = (
-        ("gesture", ctypes.c_int32),
-        ("n_votes", ctypes.c_int32),
-        ("n_neighbours", ctypes.c_int32),
-        ("similarity", ctypes.c_int32),  # in 2^-24
-    )
+    _fields_ = (("gesture", ctypes.c_int32), ("share", ctypes.c_int32), ("similarity", ctypes.c_int32))
+
+
+class _Donning(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("gains", "order", "live", "centre", "head_means"))
 
 
 class HostEngine:
     """One stream of samples through the engine; also an `EmgEncoder` of preprocessed windows."""
 
-    def __init__(self, library: Path, encoder: IntegerEncoder) -> None:
-        """library: `build/host/libcpep.so` of an emitted folder, made from this encoder."""
+    def __init__(self, library: Path, model: DeviceModel) -> None:
+        """library: `build/host/libcpep.so` of an emitted folder, made from this model."""
         self._c = ctypes.CDLL(str(library))
-        self._c.cpep_vote_of.restype = _Vote
-        self._encoder = encoder
+        for function in (self._c.cpep_recognise, *((self._c.cpep_vote_of,) if model.encoder is not None else ())):
+            function.restype = _Vote
+        self._model = model
         self.arena_bytes = int(self._c.cpep_size_bytes())
         self._state = np.zeros(-(-self.arena_bytes // 8), np.int64)
+        self._worn: tuple[NDArray[np.generic], ...] = ()  # what the engine points to
         self.reset()
 
-    def reset(self) -> None:
-        """Forget the past."""
-        self._c.cpep_reset(_at(self._state))
+    def reset(self, sample_index: int = 0) -> None:
+        """Forget the past; the next sample has this index."""
+        self._c.cpep_reset(_at(self._state), ctypes.c_uint32(sample_index))
 
-    def calibrate(self, gains: NDArray[np.float32], turn: int = 0) -> None:
-        """Multiply each channel, (C,), by a gain beyond its usual scale, and undo the band's turn, 0 <= turn < C."""
-        integers = np.rint(gains * 2.0**_GAIN_BITS).astype(np.uint32)
-        self._c.cpep_calibrate(_at(self._state), _at(integers), ctypes.c_int32(turn))
+    def calibrate(self, donning: Donning) -> None:
+        """Fit the engine to one donning. Raises ValueError for one that cannot be: fewer than two live electrodes."""
+        model = self._model
+        level_uv, scale_uv = donning.level_uv, model.preprocessing.scale_uv
+        gain = np.ones(model.n_channels) if level_uv is None else scale_uv / level_uv.astype(np.float64)
+        live = np.ones(model.n_channels, np.uint8)
+        live[list(donning.dead)] = 0
+        arrays: dict[str, NDArray[np.generic]] = {
+            "gains": np.clip(np.rint(gain * 2.0**_GAIN_BITS), 1, 2**32 - 1).astype(np.uint32),
+            "order": np.array(donning.order or range(model.n_channels), np.uint8),
+            "live": live,
+        }
+        for name in ("centre", "head_means"):
+            if (found := getattr(donning, name)) is not None:
+                arrays[name] = np.ascontiguousarray(found, np.float32)
+        worn = _Donning(**{name: array.ctypes.data for name, array in arrays.items()})
+        if not self._c.cpep_calibrate(_at(self._state), ctypes.byref(worn)):
+            raise ValueError("the engine takes a permutation of its channels and two live electrodes at least")
+        self._worn = tuple(arrays.values())
 
     def push(self, counts: NDArray[np.int32]) -> None:
         """Filter the next samples, (n_samples, C), in counts."""
-        for sample in np.ascontiguousarray(counts, np.int32):
-            self._c.cpep_push(_at(self._state), _at(sample))
+        samples = np.ascontiguousarray(counts, np.int32)
+        self._c.cpep_push_samples(_at(self._state), _at(samples), ctypes.c_uint32(len(samples)))
 
-    def window(self) -> NDArray[np.int16]:
-        """The last filtered samples in the engine's unit, (T, C), oldest first."""
-        samples = np.zeros((self._encoder.window_samples, self._encoder.n_channels), np.int16)
-        self._c.cpep_read_window(_at(self._state), _at(samples))
-        return samples
+    def window(self) -> NDArray[np.float32]:
+        """The last steps as the encoder takes them, (n_inputs, n_steps), oldest first."""
+        model = self._model
+        shape, is_signal = (model.n_steps, model.n_inputs), model.front_end is None
+        steps = np.zeros(shape, np.int16) if is_signal else np.zeros(shape, np.float32)
+        self._c.cpep_read_window(_at(self._state), _at(steps))
+        return np.ascontiguousarray(steps.T * (model.input_step if is_signal else 1), np.float32)
+
+    def load(self, window: NDArray[np.float32]) -> None:
+        """Put a window, (n_inputs, n_steps), in the place of the last steps."""
+        model = self._model
+        if model.front_end is None and model.encoder is not None:
+            steps: NDArray[np.generic] = model.encoder.to_integers(window)
+        else:
+            steps = np.ascontiguousarray(window.T, np.float32)
+        self._c.cpep_load_window(_at(self._state), _at(steps))
+
+    def mean_token(self) -> NDArray[np.float32]:
+        """The mean of the last window's tokens, (F,); empty where there is no front end."""
+        mean = np.zeros(0 if self._model.front_end is None else self._model.n_inputs, np.float32)
+        if mean.size:
+            self._c.cpep_take_window(_at(self._state))
+            self._c.cpep_read_mean(_at(self._state), _at(mean))
+        return mean
 
     def embed_integers(self) -> NDArray[np.int16]:
-        """The embedding of the last window, (E_,), of length 32767, filled up with zeros."""
-        embedding = np.zeros(padded(self._encoder.d_embed), np.int16)
-        self._c.cpep_take_window(_at(self._state))
-        self._c.cpep_embed(_at(self._state), _at(embedding))
+        """The embedding of the last window, (E_,), of length 32767, filled up with zeros; empty without an encoder."""
+        encoder = self._model.encoder
+        embedding = np.zeros(0 if encoder is None else padded(encoder.d_embed), np.int16)
+        if embedding.size:
+            self._c.cpep_take_window(_at(self._state))
+            self._c.cpep_embed(_at(self._state), _at(embedding))
         return embedding
 
     def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """window: (C, T) float32, preprocessed; returns (E,) float32, unit length."""
-        integers = self._encoder.to_integers(window)
-        self._c.cpep_load_window(_at(self._state), _at(integers))
-        return (self.embed_integers()[: self._encoder.d_embed] / UNIT).astype(np.float32)
+        """window: (n_inputs, n_steps) float32, as the encoder takes it; returns (E,) float32, unit length."""
+        self.load(window)
+        d_embed = 0 if self._model.encoder is None else self._model.encoder.d_embed
+        return (self.embed_integers()[:d_embed] / UNIT).astype(np.float32)
+
+    def recognise(self) -> Vote:
+        """The answer to the last window."""
+        return _vote(self.recognise_integers())
+
+    def recognise_integers(self) -> tuple[int, int, int]:
+        """The answer's own numbers: gesture, share and similarity in 2^-24."""
+        self._c.cpep_take_window(_at(self._state))
+        vote: _Vote = self._c.cpep_recognise(_at(self._state))
+        return vote.gesture, vote.share, vote.similarity
 
     def vote(self, embedding: NDArray[np.int16]) -> Vote:
-        """The engine's own vote; embedding: (E_,), as `embed_integers` gives it."""
-        gesture, n_votes, n_neighbours, similarity = self.vote_integers(embedding)
-        return Vote(gesture, n_votes / n_neighbours, similarity / 2**24)
-
-    def vote_integers(self, embedding: NDArray[np.int16]) -> tuple[int, int, int, int]:
-        """The vote's own numbers: gesture, votes for it, neighbours, similarity in 2^-24."""
+        """The vote of the prototypes; embedding: (E_,), as `embed_integers` gives it."""
         integers = np.ascontiguousarray(embedding)
         vote: _Vote = self._c.cpep_vote_of(_at(integers))
-        return vote.gesture, vote.n_votes, vote.n_neighbours, vote.similarity
+        return _vote((vote.gesture, vote.share, vote.similarity))
+
+
+def _vote(integers: tuple[int, int, int]) -> Vote:
+    gesture, share, similarity = integers
+    return Vote(gesture, share / _ONE, similarity / _ONE)
 
 
 def _at(array: NDArray[np.generic]) -> ctypes.c_void_p:

@@ -28,7 +28,7 @@ MIN_VOTE_AGREEMENT = 0.98  # of the program's votes with the module's
 MODULE, SHAPED, GRAPH = "fp32 module", "shaped fp32", "quantised graph"
 PROGRAM, INDEX, LIVE = "program on the device", "compact index", "replayed as live"
 HEAD = "head, adapted by the calibration"
-CHIP = "integers of the microcontroller"  # and the same index
+CHIP = "integers of the microcontroller"  # and the same index or head
 
 Answer = Callable[[NDArray[np.bool_]], NDArray[np.int64]]  # gestures that may answer, (K,), to one answer a query
 

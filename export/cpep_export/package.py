@@ -172,8 +172,10 @@ def export_bundle(
     golden = _golden(material, ladder.evaluation, votes, device.encoder, index, head)
     on_chip = None
     if chip_target is not None:
-        on_chip = chip_program(chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden, force=force)
-        if on_chip.embedded is not None:
+        on_chip = chip_program(chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden, head, force=force)
+        if on_chip.votes is not None:
+            ladder.climb_by_votes(CHIP, on_chip.votes)
+        elif on_chip.embedded is not None:
             ladder.climb_by_index(CHIP, on_chip.embedded, index_of)
     done()
     watched = watched_windows(material.evaluation)

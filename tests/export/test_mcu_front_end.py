@@ -36,7 +36,7 @@ def token_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
     def token(covariance: NDArray[np.float32], shrinkage: float) -> NDArray[np.float32]:
         n = len(covariance)
-        found, work = np.empty(n * (n + 1) // 2, np.float32), np.empty(n * n + 3 * n, np.float32)
+        found, work = np.empty(n * (n + 1) // 2, np.float32), np.empty(2 * n * n + 2 * n, np.float32)
         function(covariance.ctypes.data, n, None, shrinkage, FLOOR, found.ctypes.data, work.ctypes.data)
         return found
 

@@ -257,3 +257,27 @@ def test_a_calibration_of_dead_electrodes_names_them(bundle: Path) -> None:
     signal[:, 1:] = 3
     with pytest.raises(DataError, match="two live electrodes, but of 8 channels 2, 3, 4, 5, 6, 7, 8 are dead"):
         donning_of(Recogniser(Bundle(bundle)), [signal])
+
+
+def test_the_chip_s_program_gives_the_bundle_s_golden_answers(
+    checkpoint: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    from cpep_edge.chip import CortexMSpec, unpack_sources
+    from cpep_edge.golden import Golden
+    from cpep_export.arm_toolchain import missing_tool
+    from cpep_export.cortex_m import check_golden_on
+    from cpep_export.package import export_bundle
+
+    if missing_tool(None) is not None:
+        pytest.skip("needs make and gcc")
+    path = tmp_path / "mpf.cpep"
+    manifest = export_bundle(checkpoint, corpus.folder, path, quant="fp32", pose_encoder=False, chip_target="cortex-m")
+    golden = Golden.from_bytes(Bundle(path).read("golden.npz"))
+    assert isinstance(manifest.chip, CortexMSpec)
+    assert manifest.forced == ()
+    assert 0 < manifest.chip.token_error < 5e-3
+    assert manifest.chip.votes_kept >= 0.97
+    assert manifest.ladder[-1].step == "integers of the microcontroller"
+    unpack_sources(Bundle(path), tmp_path / "sources")
+    run = check_golden_on(tmp_path / "sources", "host", tmp_path / "objects")
+    assert [stretch.gesture_index for stretch in run.golden] == golden.gesture_index.tolist()

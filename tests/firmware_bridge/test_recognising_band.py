@@ -67,14 +67,15 @@ def test_the_bands_predictions_are_those_of_the_engine_on_the_same_samples(
         predictions, signal_uv = _heard(source)
     unpack_sources(bundle, tmp_path / "sources")
     compile_for(tmp_path / "sources", "library", tmp_path / "objects")
-    engine = HostEngine(tmp_path / "objects" / "host" / "libcpep.so", bundle.manifest.encoder)  # sizes are all it needs
+    sizes = SimpleNamespace(encoder=bundle.manifest.encoder, front_end=None)  # are all it needs
+    engine = HostEngine(tmp_path / "objects" / "host" / "libcpep.so", sizes)  # type: ignore[arg-type]
     counts = np.rint(signal_uv / cortex_m_spec(bundle).uv_per_count).astype(np.int32)
 
     expected, done = [], 0
     for prediction in predictions:
         engine.push(counts[done : prediction.sample_index])
         done = prediction.sample_index
-        vote = engine.vote(engine.embed_integers())
+        vote = engine.recognise()
         expected.append((vote.gesture_index, pytest.approx(vote.share)))
 
     assert [(p.gesture_id, p.confidence) for p in predictions] == expected
@@ -191,6 +192,17 @@ def test_a_signal_of_another_rate_is_refused(tiny_bundle: Path) -> None:
     noise_uv = np.zeros((100, 4), np.float32)
     with pytest.raises(ConfigError, match="reads 500 Hz, and the session to be played has 2000"):
         FirmwareBand([noise_uv], 2000.0, model=Bundle(tiny_bundle))
+
+
+def test_a_profile_that_a_band_cannot_be_told_is_refused(
+    tiny_bundle: Path, session: Session, program: Path, tmp_path: Path
+) -> None:
+    from cpep_edge.cli.live import _calibrated
+
+    manifest = Bundle(tiny_bundle).manifest.model_copy(update={"front_end": object()})
+    with _band(session, program, tiny_bundle) as band, open_source(band.port) as source:
+        with pytest.raises(ConfigError, match="holds a centre and means, which cannot be sent to a band"):
+            _calibrated(source, manifest, tmp_path / "profile.json")
 
 
 def test_a_gesture_that_the_bundle_does_not_have_tells_of_another_model(tiny_bundle: Path) -> None:

@@ -9,7 +9,13 @@
 typedef struct {
     const int32_t *samples; /* [n_samples][CPEP_CHANNELS], counts */
     int32_t n_samples;
+    uint32_t first_index; /* of the first sample */
+#if CPEP_BANDS
+    float mean[CPEP_INPUTS]; /* of the window's tokens */
+#endif
+#if CPEP_LAYERS
     int16_t embedding[CPEP_EMBEDDING_DEPTH];
+#endif
     cpep_vote vote;
 } golden_stretch;
 

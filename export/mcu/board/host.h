@@ -8,7 +8,14 @@
 
 uint32_t cpep_size_bytes(void);
 
-/* The last filtered samples, oldest first: [CPEP_WINDOW][CPEP_CHANNELS]. */
-void cpep_read_window(const cpep *c, int16_t *samples);
+void cpep_push_samples(cpep *c, const int32_t *samples, uint32_t n_samples);
+
+/* The last steps, oldest first: [CPEP_WINDOW][CPEP_INPUTS], all logarithms taken. */
+void cpep_read_window(cpep *c, cpep_step *steps);
+
+#if CPEP_BANDS
+/* The mean of the tokens of the window that was taken, [CPEP_INPUTS]. */
+void cpep_read_mean(const cpep *c, float *mean);
+#endif
 
 #endif

@@ -1,27 +1,47 @@
-/* CPEP on a microcontroller: samples of EMG in, embeddings and gestures out.
+/* CPEP on a microcontroller: samples of EMG in, gestures out.
 
    Everything lives in one `cpep` that the caller places, most often as a static variable; its size is a constant. There
-   is no heap, no floating point and no library call but memcpy and memset. The same bits come out on every processor.
+   is no heap and no library call but memcpy and memset. The filter, the encoder and the search are whole numbers; the
+   front end and the head, where a model has them (CPEP_BANDS, CPEP_HEAD_GESTURES), are single precision for processors
+   with a floating-point unit. The same bits come out on every processor.
 
-       static cpep engine;                       cpep_reset(&engine);
+       static cpep engine;                       cpep_reset(&engine, 0);
        every sample:                             cpep_push(&engine, sample);
        every hop, once cpep_is_full(&engine):    cpep_take_window(&engine);
-                                                 cpep_embed(&engine, embedding);
-                                                 vote = cpep_vote_of(embedding);
+                                                 vote = cpep_recognise(&engine);
 
-   cpep_push must not interrupt cpep_take_window, which reads the ring; it may interrupt everything after it. */
+   cpep_push must not interrupt cpep_take_window and cpep_take_tokens, which read the ring; it may interrupt everything
+   else. */
 #ifndef CPEP_H
 #define CPEP_H
 
 #include <stdint.h>
 
 #include "fixed.h"
+#include "mpf.h"
 #include "shape.h"
 
-/* A session's: zero until cpep_reset or cpep_calibrate. */
+/* One wearing of the band, as a calibration found it. What is NULL is as it was in training; what is not stays the
+   caller's, and must stay where it is while the engine runs. */
 typedef struct {
-    cpep_real input[CPEP_CHANNELS]; /* of a filtered sample to the unit of the window */
-    int32_t turn;                   /* channel c of the model is channel c + turn of the band */
+    const uint32_t *gains;   /* [CPEP_CHANNELS], in 2^-16, beyond the usual scale of each of the model's channels */
+    const uint8_t *order;    /* [CPEP_CHANNELS], a permutation: the band's channel for each of the model's */
+    const uint8_t *live;     /* [CPEP_CHANNELS], zero for an electrode that carries nothing */
+    const float *centre;     /* [CPEP_INPUTS], the mean token, taken off every token */
+    const float *head_means; /* [CPEP_HEAD_GESTURES][CPEP_HEAD_DIMENSIONS], where this wearer's gestures lie */
+} cpep_donning;
+
+/* A donning as the engine uses it: zero until cpep_reset or cpep_calibrate. */
+typedef struct {
+    cpep_real input[CPEP_CHANNELS]; /* of a filtered sample to the unit of the window, or of the scaled signal */
+    uint8_t order[CPEP_CHANNELS];
+    uint8_t live[CPEP_CHANNELS];
+#if CPEP_BANDS
+    const float *centre; /* NULL: none */
+#endif
+#if CPEP_HEAD_GESTURES
+    const float *head_means; /* NULL: the model's */
+#endif
 } cpep_calibration;
 
 typedef struct {
@@ -29,21 +49,43 @@ typedef struct {
     uint32_t rest; /* what rounding cut from the last output, given back to the next one */
 } cpep_section_state;
 
+#if CPEP_BANDS
+/* From scaled samples to tokens. A covariance is [CPEP_BANDS][CPEP_TRIANGLE], upper triangles row by row. */
+typedef struct {
+    float filter[CPEP_BANDS][CPEP_BAND_SECTIONS][2][CPEP_CHANNELS];
+    float block[CPEP_INPUTS];                    /* products of the block that is not full, summed */
+    float blocks[CPEP_SPAN_BLOCKS][CPEP_INPUTS]; /* those of the last blocks */
+    float mean[CPEP_INPUTS];                     /* of the tokens of the window that was taken */
+    int32_t n_before;                            /* samples to go before the first block */
+    int32_t n_in_block;
+    int32_t n_blocks;  /* so far, at most CPEP_SPAN_BLOCKS */
+    int32_t at_block;  /* the one that comes next */
+    int32_t n_waiting; /* steps at the end of the ring that are covariances still */
+} cpep_front_end;
+#endif
+
 typedef struct {
     /* The signal. */
     cpep_calibration calibration; /* outlives a reset */
     cpep_section_state sections[CPEP_CHANNELS][CPEP_SECTIONS];
-    int16_t ring[CPEP_WINDOW * CPEP_CHANNELS]; /* filtered samples; the oldest stands at `head` */
-    int32_t head;                              /* in samples */
-    int32_t n_samples;                         /* so far, at most CPEP_WINDOW */
+    cpep_step ring[CPEP_WINDOW * CPEP_INPUTS]; /* steps; the oldest stands at `head` */
+    int32_t head;                              /* in steps */
+    int32_t n_steps;                           /* so far, at most CPEP_WINDOW */
+    int32_t has_begun;                         /* whether the filter has seen a sample */
+#if CPEP_BANDS
+    cpep_front_end front_end;
+#endif
 
     /* The window on its way through the encoder: matrices, row after row. */
+#if CPEP_LAYERS
     int16_t stream[CPEP_TOKENS * CPEP_WIDTH_DEPTH]; /* the residual stream */
     int8_t key[CPEP_KEYS * CPEP_HEADS_DEPTH];
     int8_t value[CPEP_WIDTH * CPEP_KEYS]; /* a row a channel, unlike the keys */
     int8_t normed[CPEP_BLOCK * CPEP_WIDTH_DEPTH];
     int32_t tile[CPEP_BLOCK * CPEP_TILE];
+#endif
     union {
+#if CPEP_LAYERS
         int16_t patch[CPEP_PATCH_BLOCK * CPEP_PATCH_DEPTH];
         struct {
             int8_t query[CPEP_BLOCK * CPEP_HEADS_DEPTH];
@@ -53,22 +95,30 @@ typedef struct {
         } attend;
         int8_t hidden[CPEP_BLOCK * CPEP_HIDDEN_DEPTH];
         int32_t features[CPEP_EMBEDDING_DEPTH];
+#endif
+#if CPEP_BANDS
+        struct {
+            float covariance[CPEP_CHANNELS * CPEP_CHANNELS];
+            float work[CPEP_MPF_WORK(CPEP_CHANNELS)];
+        } logarithm;
+#endif
+        int8_t none;
     } scratch;
 } cpep;
 
 typedef struct {
-    int32_t gesture;     /* a number of cpep_gesture_name */
-    int32_t n_votes;     /* for it */
-    int32_t n_neighbours; /* that voted */
-    int32_t similarity;  /* cosine of its nearest prototype, in 2^-24 */
+    int32_t gesture;    /* a number of cpep_gesture_name */
+    int32_t share;      /* of the votes, or of the head's belief, that it has, in 2^-24 */
+    int32_t similarity; /* cosine of its nearest prototype, or how like the head's gesture the window is, in 2^-24 */
 } cpep_vote;
 
-/* Multiply each channel, as the model counts them, by a gain in 2^-16 beyond its usual scale, and undo a band's turn by so
-   many electrodes, 0 <= turn < CPEP_CHANNELS. No gains, a null pointer, are gains of one. What is in the ring stays. */
-void cpep_calibrate(cpep *c, const uint32_t *gains, int32_t turn);
+/* Fit the engine to a wearer; NULL: as it was in training. What is in the ring stays. Returns 0, and nothing is changed,
+   for an order that is no permutation and for fewer than two live electrodes. */
+int cpep_calibrate(cpep *c, const cpep_donning *donning);
 
-/* Forget the past: the next sample is taken for a steady level, so that a DC offset makes no step. */
-void cpep_reset(cpep *c);
+/* Forget the past: the next sample is taken for a steady level, so that a DC offset makes no step. It has this number;
+   tokens begin at whole multiples of their hop. */
+void cpep_reset(cpep *c, uint32_t sample_index);
 
 /* Filter the next sample of all channels, in counts of the converter, limited to 24 bits. */
 void cpep_push(cpep *c, const int32_t sample[CPEP_CHANNELS]);
@@ -76,17 +126,29 @@ void cpep_push(cpep *c, const int32_t sample[CPEP_CHANNELS]);
 /* Whether a whole window was pushed since the reset. */
 int cpep_is_full(const cpep *c);
 
-/* Put a filtered window, [CPEP_WINDOW][CPEP_CHANNELS], into the ring: for tests and for measuring. */
-void cpep_load_window(cpep *c, const int16_t *samples);
+/* Put the steps of a window, [CPEP_WINDOW][CPEP_INPUTS], into the ring: for tests and for measuring. */
+void cpep_load_window(cpep *c, const cpep_step *steps);
 
-/* Cut the window that ends with the last sample into tokens. Until here the ring must stand still. */
+#if CPEP_BANDS
+/* Take the logarithms of the covariances that wait, and return how many there were. cpep_take_window does it too; who
+   calls it after every token has less to do then. */
+int32_t cpep_take_tokens(cpep *c);
+#endif
+
+/* Keep the window that ends with the last sample, or with the last whole token, for what comes. Until here the ring must
+   stand still. */
 void cpep_take_window(cpep *c);
 
-/* Embed the window that was taken. embedding: of length 32767. */
+/* The answer to the window that was taken: of the head, or of the prototypes nearest to its embedding. */
+cpep_vote cpep_recognise(cpep *c);
+
+#if CPEP_LAYERS
+/* Embed the window that was taken, once. embedding: of length 32767. */
 void cpep_embed(cpep *c, int16_t embedding[CPEP_EMBEDDING_DEPTH]);
 
 /* The majority among the nearest prototypes; between equal counts the gesture with the nearest one wins. */
 cpep_vote cpep_vote_of(const int16_t embedding[CPEP_EMBEDDING_DEPTH]);
+#endif
 
 const char *cpep_gesture_name(int32_t gesture);
 

@@ -5,8 +5,11 @@
 #include <string.h>
 
 #include "cpep.h"
+#include "front_end.h"
 #include "kernels.h"
 #include "softmax.h"
+
+#if CPEP_LAYERS
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
@@ -127,6 +130,19 @@ static void run_block(cpep *c, const cpep_block *block, int32_t n_read) {
     }
 }
 
+#if CPEP_BANDS
+/* A token as the layer reads it: a patch is one step. */
+static void cut_patch(const cpep *c, int32_t number, int16_t *patch) {
+    const float *token = c->ring + (c->head + number) % CPEP_WINDOW * CPEP_INPUTS;
+    int32_t i;
+    for (i = 0; i < CPEP_INPUTS; i++) {
+        const float scaled = token[i] * cpep_the_model.step_scale;
+        const float limit = scaled < -CPEP_STEP_LIMIT ? -CPEP_STEP_LIMIT : scaled > CPEP_STEP_LIMIT ? CPEP_STEP_LIMIT : scaled;
+        patch[i] = (int16_t)(limit + (limit < 0 ? -0.5f : 0.5f));
+    }
+    memset(patch + CPEP_INPUTS, 0, (CPEP_PATCH_DEPTH - CPEP_INPUTS) * sizeof *patch);
+}
+#else
 /* A patch as the layer reads it: each CPEP_LEVEL samples added up. */
 static void cut_patch(const cpep *c, int32_t number, int16_t *patch) {
     int32_t at = (c->head + number * CPEP_PATCH) % CPEP_WINDOW, level, i, channel;
@@ -141,6 +157,7 @@ static void cut_patch(const cpep *c, int32_t number, int16_t *patch) {
     }
     memset(patch, 0, (CPEP_PATCH_DEPTH - CPEP_CHANNELS * CPEP_PATCH / CPEP_LEVEL) * sizeof *patch);
 }
+#endif
 
 /* Some patches added to the stream. */
 static void run_patches(cpep *c, int32_t number, cpep_rows16 patches) {
@@ -158,7 +175,7 @@ static void run_patches(cpep *c, int32_t number, cpep_rows16 patches) {
     }
 }
 
-void cpep_take_window(cpep *c) {
+static void take_patches(cpep *c) {
     int32_t number, i;
     memcpy(c->stream, cpep_the_model.offset, sizeof c->stream);
     for (number = 0; number < CPEP_TOKENS - 1; number += CPEP_PATCH_BLOCK) {
@@ -202,4 +219,15 @@ void cpep_embed(cpep *c, int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
         run_block(c, &cpep_the_model.blocks[layer], layer == CPEP_LAYERS - 1 ? 1 : CPEP_TOKENS);
     }
     project(c, embedding);
+}
+
+#endif
+
+void cpep_take_window(cpep *c) {
+#if CPEP_BANDS
+    cpep_front_end_take(c);
+#endif
+#if CPEP_LAYERS
+    take_patches(c);
+#endif
 }

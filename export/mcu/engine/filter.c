@@ -1,10 +1,11 @@
-/* Samples into the ring: biquads in direct form I on 32-bit samples with 64-bit sums.
+/* Samples into the ring, through the front end where there is one: biquads in direct form I on 32-bit samples with 64-bit sums.
 
    What rounding cuts from an output is added to the next sum, so that the error has no slow part, which the poles close
    to the unit circle would blow up. */
 #include <string.h>
 
 #include "cpep.h"
+#include "front_end.h"
 #include "model.h"
 
 #define COEFFICIENT_BITS 29
@@ -20,8 +21,7 @@ static int32_t limited(int64_t value) {
 
 /* What the model's channel gets of a sample. */
 static int32_t input_of(const cpep *c, const int32_t sample[CPEP_CHANNELS], int32_t channel) {
-    const int32_t from = channel + c->calibration.turn;
-    const int32_t count = sample[from < CPEP_CHANNELS ? from : from - CPEP_CHANNELS];
+    const int32_t count = sample[c->calibration.order[channel]];
     return cpep_clamp(count, -SAMPLE_LIMIT, SAMPLE_LIMIT) * (1 << FRACTION_BITS);
 }
 
@@ -59,46 +59,97 @@ static cpep_real scale_with(uint32_t gain) {
     return scale;
 }
 
-void cpep_calibrate(cpep *c, const uint32_t *gains, int32_t turn) {
-    int32_t channel;
+/* Whether each channel of the band has one place among the model's, and two of these are live. */
+static int can_be_worn(const cpep_donning *donning) {
+    uint8_t is_taken[CPEP_CHANNELS] = {0};
+    int32_t channel, n_live = 0;
     for (channel = 0; channel < CPEP_CHANNELS; channel++) {
-        c->calibration.input[channel] = scale_with(gains == NULL ? 1u << GAIN_BITS : gains[channel]);
+        const int32_t from = donning->order == NULL ? channel : donning->order[channel];
+        if (from >= CPEP_CHANNELS || is_taken[from]) return 0;
+        is_taken[from] = 1;
+        n_live += donning->live == NULL || donning->live[channel];
     }
-    c->calibration.turn = turn;
+    return n_live >= 2 || !CPEP_BANDS;
 }
 
-void cpep_reset(cpep *c) {
+int cpep_calibrate(cpep *c, const cpep_donning *donning) {
+    static const cpep_donning usual = {NULL, NULL, NULL, NULL, NULL};
+    cpep_calibration *to = &c->calibration;
+    int32_t channel;
+    if (donning == NULL) donning = &usual;
+    if (!can_be_worn(donning)) return 0;
+    for (channel = 0; channel < CPEP_CHANNELS; channel++) {
+        to->input[channel] = scale_with(donning->gains == NULL ? 1u << GAIN_BITS : donning->gains[channel]);
+        to->order[channel] = (uint8_t)(donning->order == NULL ? channel : donning->order[channel]);
+        to->live[channel] = donning->live == NULL || donning->live[channel];
+    }
+#if CPEP_BANDS
+    to->centre = donning->centre == NULL ? cpep_the_model.centre : donning->centre;
+#endif
+#if CPEP_HEAD_GESTURES
+    to->head_means = donning->head_means;
+#endif
+    return 1;
+}
+
+void cpep_reset(cpep *c, uint32_t sample_index) {
     const cpep_calibration kept = c->calibration;
     memset(c, 0, sizeof *c); /* what fills up a depth stays zero from here on */
     c->calibration = kept;
-    if (kept.input[0].mantissa == 0) cpep_calibrate(c, NULL, 0);
+    if (kept.input[0].mantissa == 0) cpep_calibrate(c, NULL);
+#if CPEP_BANDS
+    cpep_front_end_reset(&c->front_end, sample_index);
+#else
+    (void)sample_index;
+#endif
+}
+
+/* The next sample of a channel, filtered and scaled. */
+static int32_t filtered(cpep *c, const int32_t sample[CPEP_CHANNELS], int32_t channel) {
+    const cpep_real *scale = &c->calibration.input[channel];
+    int32_t x = input_of(c, sample, channel), section;
+    for (section = 0; section < CPEP_SECTIONS; section++) {
+        x = step(&c->sections[channel][section], &cpep_the_model.sections[section], x);
+    }
+    x = limited(cpep_scale(x, (int32_t)scale->mantissa, scale->exponent));
+    return cpep_clamp(x, -CPEP_INPUT_LIMIT, CPEP_INPUT_LIMIT);
+}
+
+static void count_step(cpep *c) {
+    c->head = c->head + 1 == CPEP_WINDOW ? 0 : c->head + 1;
+    if (c->n_steps < CPEP_WINDOW) c->n_steps++;
 }
 
 void cpep_push(cpep *c, const int32_t sample[CPEP_CHANNELS]) {
-    const cpep_model *model = &cpep_the_model;
-    int16_t *out = c->ring + c->head * CPEP_CHANNELS;
-    int32_t channel, section;
-    if (c->n_samples == 0) rest_at(c, sample);
+    cpep_step *out = c->ring + c->head * CPEP_INPUTS;
+    int32_t channel;
+    if (!c->has_begun) rest_at(c, sample);
+    c->has_begun = 1;
+#if CPEP_BANDS
+    float scaled[CPEP_CHANNELS];
     for (channel = 0; channel < CPEP_CHANNELS; channel++) {
-        const cpep_real *scale = &c->calibration.input[channel];
-        int32_t x = input_of(c, sample, channel);
-        for (section = 0; section < CPEP_SECTIONS; section++) {
-            x = step(&c->sections[channel][section], &model->sections[section], x);
-        }
-        x = limited(cpep_scale(x, (int32_t)scale->mantissa, scale->exponent));
-        x = cpep_clamp(x, -CPEP_INPUT_LIMIT, CPEP_INPUT_LIMIT);
+        scaled[channel] = (float)filtered(c, sample, channel) * (1.0f / (1 << CPEP_INPUT_BITS));
+    }
+    if (!cpep_front_end_push(&c->front_end, scaled, out)) return;
+    if (c->front_end.n_waiting < CPEP_WINDOW) c->front_end.n_waiting++;
+#else
+    for (channel = 0; channel < CPEP_CHANNELS; channel++) {
+        const int32_t x = filtered(c, sample, channel);
         out[channel] = (int16_t)(CPEP_RECTIFIED && x < 0 ? -x : x);
     }
-    c->head = c->head + 1 == CPEP_WINDOW ? 0 : c->head + 1;
-    if (c->n_samples < CPEP_WINDOW) c->n_samples++;
+#endif
+    count_step(c);
 }
 
 int cpep_is_full(const cpep *c) {
-    return c->n_samples == CPEP_WINDOW;
+    return c->n_steps == CPEP_WINDOW;
 }
 
-void cpep_load_window(cpep *c, const int16_t *samples) {
-    memcpy(c->ring, samples, sizeof c->ring);
+void cpep_load_window(cpep *c, const cpep_step *steps) {
+    memcpy(c->ring, steps, sizeof c->ring);
     c->head = 0;
-    c->n_samples = CPEP_WINDOW;
+    c->n_steps = CPEP_WINDOW;
+#if CPEP_BANDS
+    c->front_end.n_waiting = 0;
+#endif
 }

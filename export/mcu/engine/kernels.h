@@ -20,6 +20,7 @@
 
 #include "model.h"
 
+#if CPEP_LAYERS
 typedef struct {
     const int8_t *first;
     int32_t stride; /* from row to row */
@@ -56,5 +57,6 @@ uint64_t cpep_square_sum(const int16_t *x, int32_t n);
 
 /* y = x * multiplier / 2^shift, limited to 8 bits; n is a multiple of 16, multiplier >= 0. */
 void cpep_scale16_to8(const int16_t *x, int32_t n, int32_t multiplier, int32_t shift, int8_t *y);
+#endif
 
 #endif

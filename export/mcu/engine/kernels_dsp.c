@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-#if CPEP_DSP
+#if CPEP_LAYERS && CPEP_DSP
 
 #include <arm_acle.h>
 #include <string.h>

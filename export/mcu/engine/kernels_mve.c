@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-#if CPEP_MVE
+#if CPEP_LAYERS && CPEP_MVE
 
 #include <arm_mve.h>
 

@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-#if !CPEP_MVE && !CPEP_DSP
+#if CPEP_LAYERS && !CPEP_MVE && !CPEP_DSP
 
 void cpep_multiply8(cpep_rows8 a, cpep_rows8 b, int32_t depth, int32_t *products) {
     int32_t i, j, d;
@@ -29,7 +29,7 @@ void cpep_multiply16(cpep_rows16 a, cpep_rows8 b, int32_t depth, int32_t *produc
 
 #endif
 
-#if !CPEP_MVE && !CPEP_DSP
+#if CPEP_LAYERS && !CPEP_MVE && !CPEP_DSP
 
 void cpep_requantise(int32_t *products, int32_t n_rows, const cpep_linear *layer, int32_t first, int32_t n) {
     const int32_t *bias = layer->bias + first, *multiplier = layer->multiplier + first;
@@ -43,7 +43,7 @@ void cpep_requantise(int32_t *products, int32_t n_rows, const cpep_linear *layer
 
 #endif
 
-#if !CPEP_MVE
+#if CPEP_LAYERS && !CPEP_MVE
 
 int32_t cpep_multiply_row(const int16_t *x, const int8_t *w, int32_t n) {
     int32_t sum = 0, i;

@@ -1,21 +1,21 @@
 /* Tokens of the front end: the matrix logarithm of a shrunk covariance, as cpep_edge.mpf has it.
 
-   One source for the C library, in double precision, and for chips with a floating-point unit, in single precision: what
-   is compiled defines CPEP_MPF_REAL. No heap, no state; the caller lends the memory. */
+   One source for the C library, in double precision, and for chips with a floating-point unit, in single precision: the
+   former defines CPEP_MPF_DOUBLE. No heap, no state; the caller lends the memory. */
 #ifndef CPEP_MPF_H
 #define CPEP_MPF_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#ifndef CPEP_MPF_REAL
-#define CPEP_MPF_REAL float
+#ifdef CPEP_MPF_DOUBLE
+typedef double cpep_mpf_real;
+#else
+typedef float cpep_mpf_real;
 #endif
 
-typedef CPEP_MPF_REAL cpep_mpf_real;
-
 /* Numbers of memory that a matrix of n electrodes takes. */
-#define CPEP_MPF_WORK(n) ((n) * (n) + 3 * (n))
+#define CPEP_MPF_WORK(n) (2 * (n) * (n) + 2 * (n))
 
 /* The token of one band.
 

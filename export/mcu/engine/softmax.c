@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#if CPEP_LAYERS
+
 #define FRACTION_BITS 8
 
 /* 2^15 * 2^-(i / 256), the first one less to fit in. */
@@ -57,3 +59,5 @@ void cpep_mix(const int32_t *product, const cpep_head *head, int32_t sum, int8_t
     if (multiplier >= 1 << 30) multiplier >>= 1, places--;
     cpep_scale32_to8(product, CPEP_HEAD_WIDTH, multiplier, cpep_clamp(places, 1, 31), mixed);
 }
+
+#endif

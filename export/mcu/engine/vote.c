@@ -6,8 +6,11 @@
 #include "cpep.h"
 #include "kernels.h"
 
+#if CPEP_LAYERS
+
 #define TILE 64
 #define FINE_BITS 7
+#define SHARE_BITS 24
 #define ROWS_OF_PROTOTYPES CPEP_PADDED(2 * CPEP_PROTOTYPES)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
@@ -96,25 +99,23 @@ static void find_nearest(const query *q, neighbours *found) {
 
 cpep_vote cpep_vote_of(const int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
     neighbours found = {0, {{0, 0}}};
-    cpep_vote vote = {0, 0, 0, 0};
-    int32_t i, j, winner = 0;
+    cpep_vote vote;
+    int32_t i, j, winner = 0, most = 0;
     query q;
     make_query(&q, embedding);
     find_nearest(&q, &found);
     for (i = 0; i < found.n; i++) {
         int32_t n_votes = 0;
         for (j = 0; j < found.n; j++) n_votes += found.near[j].gesture == found.near[i].gesture;
-        if (n_votes > vote.n_votes) {
-            vote.n_votes = n_votes;
+        if (n_votes > most) {
+            most = n_votes;
             winner = i;
         }
     }
-    vote.n_neighbours = found.n;
     vote.gesture = found.near[winner].gesture;
+    vote.share = (int32_t)(((int64_t)most << SHARE_BITS) / found.n);
     vote.similarity = cosine_of(found.near[winner].product);
     return vote;
 }
 
-const char *cpep_gesture_name(int32_t gesture) {
-    return cpep_the_model.gestures[gesture];
-}
+#endif

@@ -22,14 +22,14 @@ static struct {
 static void start(void *context, float sample_rate_hz) {
     (void)context;
     (void)sample_rate_hz;
-    cpep_reset(&the.engine);
+    cpep_reset(&the.engine, 0);
     the.next_index = 0;
     the.is_due = false;
 }
 
 static void push(void *context, const int32_t *counts, uint32_t sample_index) {
     (void)context;
-    if (sample_index != the.next_index) cpep_reset(&the.engine); /* the converter missed some */
+    if (sample_index != the.next_index) cpep_reset(&the.engine, sample_index); /* the converter missed some */
     the.next_index = sample_index + 1u;
     cpep_push(&the.engine, counts);
     if (the.is_due || the.next_index % the.hop_samples != 0 || !cpep_is_full(&the.engine)) return;
@@ -40,31 +40,33 @@ static void push(void *context, const int32_t *counts, uint32_t sample_index) {
 }
 
 static bool take(void *context, cpep_frame_prediction *prediction) {
-    int16_t embedding[CPEP_EMBEDDING_DEPTH];
-    uint64_t begun_us, embedded_us;
+    uint64_t begun_us;
     cpep_vote vote;
     (void)context;
     if (!the.is_due) return false;
     the.is_due = false;
     begun_us = the.clock_us(the.context);
-    cpep_embed(&the.engine, embedding);
-    embedded_us = the.clock_us(the.context);
-    vote = cpep_vote_of(embedding);
+    vote = cpep_recognise(&the.engine);
     prediction->t_us = the.clock_us(the.context);
     prediction->sample_index = the.window_index;
     prediction->gesture_id = (uint16_t)vote.gesture;
-    prediction->confidence = (float)vote.n_votes / (float)vote.n_neighbours;
-    prediction->encoder_us = (uint32_t)(embedded_us - begun_us);
+    prediction->confidence = (float)vote.share / 16777216.0f;
+    prediction->encoder_us = (uint32_t)(prediction->t_us - begun_us);
     prediction->total_us = (uint32_t)(prediction->t_us - the.window_us);
     return true;
 }
 
 static void calibrate(void *context, const float *gains, uint8_t turn) {
     uint32_t integers[CPEP_CHANNELS];
+    uint8_t order[CPEP_CHANNELS];
+    const cpep_donning donning = {integers, order, NULL, NULL, NULL};
     int32_t channel;
     (void)context;
-    for (channel = 0; channel < CPEP_CHANNELS; channel++) integers[channel] = (uint32_t)(gains[channel] * 65536.0f + 0.5f);
-    cpep_calibrate(&the.engine, integers, turn);
+    for (channel = 0; channel < CPEP_CHANNELS; channel++) {
+        integers[channel] = (uint32_t)(gains[channel] * 65536.0f + 0.5f);
+        order[channel] = (uint8_t)((channel + turn) % CPEP_CHANNELS);
+    }
+    cpep_calibrate(&the.engine, &donning);
 }
 
 /* ---- The benchmark ---- */
@@ -75,32 +77,30 @@ static uint64_t real_us(void) {
     return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
-/* Whether every golden stretch gives its bits: no figure of an engine that computes something else is worth a frame. */
+/* Whether every golden stretch gives its answer: no figure of an engine that says something else is worth a frame. */
 static bool is_right(void) {
-    int16_t embedding[CPEP_EMBEDDING_DEPTH];
     int32_t number, i;
-    cpep_calibrate(&the.engine, NULL, 0); /* they know no wearer */
+    cpep_calibrate(&the.engine, NULL); /* they know no wearer */
     for (number = 0; number < n_golden_stretches; number++) {
         const golden_stretch *golden = &golden_stretches[number];
-        cpep_reset(&the.engine);
+        cpep_vote vote;
+        cpep_reset(&the.engine, golden->first_index);
         for (i = 0; i < golden->n_samples; i++) cpep_push(&the.engine, golden->samples + i * CPEP_CHANNELS);
         cpep_take_window(&the.engine);
-        cpep_embed(&the.engine, embedding);
-        for (i = 0; i < CPEP_EMBEDDING_DEPTH; i++) {
-            if (embedding[i] != golden->embedding[i]) return false;
+        vote = cpep_recognise(&the.engine);
+        if (vote.gesture != golden->vote.gesture || vote.share != golden->vote.share ||
+            vote.similarity != golden->vote.similarity) {
+            return false;
         }
-        if (cpep_vote_of(embedding).gesture != golden->vote.gesture) return false;
     }
     return true;
 }
 
 static uint32_t time_one(void) {
-    int16_t embedding[CPEP_EMBEDDING_DEPTH];
     volatile int32_t gesture; /* so that the vote is not left out */
     const uint64_t begun_us = real_us();
     cpep_take_window(&the.engine);
-    cpep_embed(&the.engine, embedding);
-    gesture = cpep_vote_of(embedding).gesture;
+    gesture = cpep_recognise(&the.engine).gesture;
     (void)gesture;
     return (uint32_t)(real_us() - begun_us);
 }

@@ -1,0 +1,45 @@
+/* Single precision with the same bits on every processor: logarithm and exponential from sums and products alone.
+
+   A library's differ in the last place from one to the next. The engine is compiled without contracted multiply-adds, and
+   a root is rounded as IEEE 754 says, so what is here and in mpf.c gives the same everywhere. */
+#ifndef CPEP_FLOATS_H
+#define CPEP_FLOATS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define CPEP_LN2_HIGH 0.693359375f /* 9 bits: its product with an exponent is exact */
+#define CPEP_LN2_LOW (-2.12194440e-4f)
+
+/* The natural logarithm of a normal positive number, to two units in the last place: an exponent, and the series of the
+   inverse hyperbolic tangent on what is left, between the root of 1/2 and that of 2. */
+static inline float cpep_log(float x) {
+    uint32_t bits;
+    int32_t exponent;
+    float mantissa, s, square, series;
+    memcpy(&bits, &x, sizeof bits);
+    exponent = (int32_t)(bits - 0x3f3504f3u) >> 23; /* from the root of 1/2 */
+    bits -= (uint32_t)exponent << 23;
+    memcpy(&mantissa, &bits, sizeof mantissa);
+    s = (mantissa - 1.0f) / (mantissa + 1.0f);
+    square = s * s;
+    series = square * (1.0f / 3 + square * (1.0f / 5 + square * (1.0f / 7 + square * (1.0f / 9))));
+    return (float)exponent * CPEP_LN2_HIGH + ((float)exponent * CPEP_LN2_LOW + (2 * s + 2 * s * series));
+}
+
+/* e to a power of at most zero; zero below -87. */
+static inline float cpep_exp(float x) {
+    uint32_t bits;
+    int32_t exponent;
+    float rest, scale, sum = 1;
+    int32_t n;
+    if (!(x > -87.0f)) return 0;
+    exponent = (int32_t)(x * 1.44269504f - 0.5f);
+    rest = x - (float)exponent * CPEP_LN2_HIGH - (float)exponent * CPEP_LN2_LOW;
+    for (n = 7; n > 0; n--) sum = 1 + sum * rest / (float)n;
+    bits = (uint32_t)(exponent + 127) << 23;
+    memcpy(&scale, &bits, sizeof scale);
+    return sum * scale;
+}
+
+#endif
