@@ -1,10 +1,11 @@
 """The bundle `NAME.cpep/`: everything a device needs to recognise gestures, and what it takes to trust it.
 
-A bundle is a folder: `manifest.json`, the encoder program, the pose index, and golden inputs with the outputs they must
-give. The manifest carries the SHA-256 of every other file, and `manifest.sha256` that of the manifest, as `sha256sum`
-writes it. Nothing is handed to a parser before its hash was checked, and what was checked is what is parsed:
-`Bundle.read` returns the very bytes that matched. Hashes find damage; who can write both files is kept out by
-`manifest.sig`, once a key is given (`cpep_edge.trust`).
+A bundle is a folder: `manifest.json`, the encoder program, the pose index, a head, and golden inputs with the outputs
+they must give. One that a wearer taught (`cpep_edge.taught`) may have neither encoder nor index: a head reads the front
+end's tokens, and numpy is all that it needs. The manifest carries the SHA-256 of every other file, and
+`manifest.sha256` that of the manifest, as `sha256sum` writes it. Nothing is handed to a parser before its hash was
+checked, and what was checked is what is parsed: `Bundle.read` returns the very bytes that matched. Hashes find damage;
+who can write both files is kept out by `manifest.sig`, once a key is given (`cpep_edge.trust`).
 
 Only the present schema is read: a bundle is made again in minutes, and one that is read wrongly decides wrongly.
 """
@@ -18,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cpep_edge.chip import ChipSpec
-from cpep_edge.donning import placements
-from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.donning import Donning, placements
+from cpep_edge.errors import ArtifactError, ConfigError, CpepError
 from cpep_edge.files import read_plain
 from cpep_edge.folders import locked, replacing_folder, restore
 from cpep_edge.manifest_part import FileName, parse_json
@@ -122,6 +124,15 @@ class PlacementSpec(_Part):
         return placements(n_electrodes, self.max_turn, self.mirrored)
 
 
+class WornSpec(_Part):
+    """How the band sat when the wearer taught the bundle: so it is taken to sit until it is calibrated anew."""
+
+    order: tuple[int, ...] = ()  # the band's electrode for each of the model's; empty: as they come
+    level_uv: tuple[Annotated[float, Field(gt=0, le=1e9)], ...] = Field(min_length=1)  # what divides each channel
+    dead: tuple[Annotated[int, Field(ge=0)], ...] = ()  # the model's electrodes that carried nothing
+    centre: tuple[float, ...] = ()  # the mean token, taken off every token; empty: that of the front end
+
+
 class HeadSpec(_Part):
     """A discriminant over gestures whose EMG is known: `cpep_edge.head`."""
 
@@ -151,12 +162,12 @@ class IndexSpec(_Part):
 
 
 class Gesture(_Part):
-    """One gesture of the index; its place in the list is the gesture's number."""
+    """One gesture; its place in the list is the gesture's number."""
 
     name: Name
-    n_prototypes: Size
-    trained: bool  # False: its EMG was never seen in training, only its poses are in the index
-    origin: Literal["corpus", "pose file", "session"] = "corpus"  # what its prototypes were made from
+    n_prototypes: Annotated[int, Field(ge=0, le=1 << 24)]  # 0: the head alone knows it
+    trained: bool  # False: its EMG was never seen, only its poses are in the index
+    origin: Literal["corpus", "pose file", "session"] = "corpus"  # what it was learnt from
 
 
 class PoseSpec(_Part):
@@ -246,26 +257,28 @@ class Manifest(_Part):
     name: Name
     version: int = Field(default=1, gt=0, lt=1 << 53)  # rises with every bundle of this name that is made
     signer: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")  # fingerprint of the key; None: not signed
-    target: Target
+    target: Target | Literal["any"]  # any: there is no program in it
     files: dict[FileName, FileEntry]
     golden_file: FileName
     hand_file: FileName | None = None  # poses for the eye (`cpep_edge.hand`); None: viewers draw no hand
     n_channels: Size  # of the band
+    unit: Literal["uV", "count"] = "uV"  # of the samples; count: every quantity in microvolts is in counts
     window_samples: Size  # of EMG that a decision sees
     preprocessing: Preprocessing
     front_end: MpfSpec | None = None  # None: the encoder takes the preprocessed signal itself
     calibration: tuple[str, ...] = ()  # what the wearer does while a session is calibrated; empty: made to do without
     placement: PlacementSpec = PlacementSpec()
     level_pattern: tuple[float, ...] = ()  # log of the usual channel levels while calibrating; empty: not known
-    encoder: EncoderSpec
+    worn: WornSpec | None = None  # None: a band that was not calibrated is divided by the corpus' scale
+    encoder: EncoderSpec | None = None  # None: a head on the front end's tokens answers alone
     head: HeadSpec | None = None  # None: the index answers alone
     native: NativeSpec | None = None  # None: the device needs torch and executorch
     chip: ChipSpec | None = None  # None: for Linux alone
     pose: PoseSpec | None = None  # None: no gesture can be enrolled by its pose
-    index: IndexSpec
+    index: IndexSpec | None = None  # None: the head knows every gesture
     gestures: tuple[Gesture, ...] = Field(min_length=1)
     decision: DecisionSpec
-    ladder: tuple[LadderStep, ...]
+    ladder: tuple[LadderStep, ...] = ()
     forced: tuple[str, ...] = ()  # reasons to refuse the export that were overruled
     passed_over: tuple[str, ...] = ()  # quantisations that export tried before, and why it did not take them
     provenance: Provenance
@@ -276,20 +289,28 @@ class Manifest(_Part):
         pose = () if self.pose is None else (self.pose.encoder.file,)
         hand = () if self.hand_file is None else (self.hand_file,)
         chip = () if self.chip is None else self.chip.files
-        head = () if self.head is None else (self.head.file,)
-        for name in (self.encoder.file, self.index.file, self.golden_file, *head, *hand, *pose, *carried, *chip):
+        parts = [part.file for part in (self.encoder, self.index, self.head) if part is not None]
+        for name in (*parts, self.golden_file, *hand, *pose, *carried, *chip):
             if name not in self.files:
                 raise ValueError(f"{name} is used but not listed under files")
         if len({gesture.name for gesture in self.gestures}) != len(self.gestures):
             raise ValueError("two gestures have the same name")
-        if sum(gesture.n_prototypes for gesture in self.gestures) != self.index.n_prototypes:
+        if sum(gesture.n_prototypes for gesture in self.gestures) != (self.index.n_prototypes if self.index else 0):
             raise ValueError("the prototypes of the gestures do not add up to those of the index")
+        in_head = () if self.head is None else self.head.gestures
+        if any(not gesture.n_prototypes and number not in in_head for number, gesture in enumerate(self.gestures)):
+            raise ValueError("a gesture is known to neither the index nor the head")
         if self.head is not None and not 0 <= min(self.head.gestures) <= max(self.head.gestures) < len(self.gestures):
             raise ValueError("the head knows a gesture that the bundle does not have")
         if self.front_end is not None and self.front_end.n_electrodes != self.n_channels:
             raise ValueError("the front end and the band differ in channels")
-        if (self.encoder.n_channels, self.encoder.window_samples) != self.input_shape:
+        if self.encoder is None:
+            self._check_without_encoder()
+        elif (self.encoder.n_channels, self.encoder.window_samples) != self.input_shape:
             raise ValueError("the encoder does not take what the front end gives")
+        if self.index is None and not (self.head is not None and self.head.answers):
+            raise ValueError("there is neither an index nor a head that answers")
+        self._check_worn()
         if any(abs(level) > _MAX_LOG_LEVEL for level in self.level_pattern):
             raise ValueError("level_pattern holds a logarithm that no signal has")
         if len(self.level_pattern) not in (0, self.n_channels):
@@ -298,6 +319,54 @@ class Manifest(_Part):
             raise ValueError(f"a window has more than {_MAX_NUMBERS:,} numbers")
         _check_filter(self.preprocessing)
         return self
+
+    def _check_worn(self) -> None:
+        worn, n = self.worn, self.n_channels
+        if worn is None:
+            return
+        if len(worn.level_uv) != n or any(place >= n for place in worn.dead):
+            raise ValueError("worn is not of as many channels as the band has")
+        if worn.order and sorted(worn.order) != list(range(n)):
+            raise ValueError("worn has an order that is no order of the electrodes")
+        if worn.centre and (self.front_end is None or len(worn.centre) != self.front_end.n_features):
+            raise ValueError("worn has a centre that is no token")
+
+    def _check_without_encoder(self) -> None:
+        if self.front_end is None or self.head is None or self.head.reads != "tokens":
+            raise ValueError("without an encoder only a head on a front end's tokens can answer")
+        if self.front_end.n_tokens(self.window_samples) == 0:
+            raise ValueError("a window is shorter than a token's span")
+        if self.index is not None or self.pose is not None or self.hand_file is not None:
+            raise ValueError("poses are compared with what an encoder gives, and there is none")
+
+    @property
+    def usual_donning(self) -> Donning:
+        """How a band that was not calibrated is taken to sit."""
+        if self.worn is None:
+            return Donning()
+        return Donning(
+            order=self.worn.order,
+            level_uv=np.array(self.worn.level_uv, np.float32),
+            dead=self.worn.dead,
+            centre=np.array(self.worn.centre, np.float32) if self.worn.centre else None,
+        )
+
+    @property
+    def embedding_shape(self) -> tuple[int, int]:
+        """Queries of a window and numbers of each; without an encoder the mean token, at unit length, stands for it."""
+        return (1, self.input_shape[0]) if self.encoder is None else (self.encoder.n_queries, self.encoder.d_embed)
+
+    def encoder_for(self, purpose: str) -> EncoderSpec:
+        """The encoder's part; raises ConfigError, naming what it is wanted for, where the bundle has none."""
+        if self.encoder is None:
+            raise ConfigError(f"{self.name} was taught by its wearer and has no encoder, which {purpose} needs")
+        return self.encoder
+
+    def index_for(self, purpose: str) -> IndexSpec:
+        """The index' part; raises ConfigError, naming what it is wanted for, where the bundle has none."""
+        if self.index is None:
+            raise ConfigError(f"{self.name} was taught by its wearer and has no poses, which {purpose} needs")
+        return self.index
 
     @property
     def input_shape(self) -> tuple[int, int]:

@@ -20,16 +20,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cpep_edge.blocks import BlockSource
 from cpep_edge.bundle import DecisionSpec, Manifest
 from cpep_edge.decisions import at_risk
-from cpep_edge.donning import SETTLE_S, Donning, Tokens, measure_donning, stretch_levels_uv, unscaled
+from cpep_edge.donning import (
+    FLAT_SHARE,
+    FLAT_UV,
+    SETTLE_S,
+    Donning,
+    Tokens,
+    measure_donning,
+    stretch_levels_uv,
+    unscaled,
+)
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.files import replacing
-from cpep_edge.preprocess import LARGEST_UV, Preprocessor
+from cpep_edge.input_stream import InputStream
+from cpep_edge.preprocess import LARGEST_UV, Preprocessing, Preprocessor
 from cpep_edge.recogniser import Recogniser, head_input
 
 PROFILE_SCHEMA = 2
 REST_KEPT = 0.98  # of the tenths of a second of rest that its level is to lie above
 ADAPTING_HOP_S = 0.1  # between the windows that a head is adapted to
 _REST_SHARE = 0.75  # of the way from movement down to rest; chosen on simulated people of validation
+_GESTURE_MARGIN = 0.8  # of the quietest tenths of gestures, that rest is to stay below
 _LEAST_LEVEL_UV = 1e-6  # of a profile file; what is measured to be flat has a level far above
 _ODD_FACTOR = 4.0  # stronger or weaker than usual, from which an electrode is suspect
 
@@ -101,7 +112,7 @@ def fit_to_wearer(manifest: Manifest, profile: Path | None, max_risk: float | No
     """
     spec = manifest.decision if max_risk is None else at_risk(manifest.decision, max_risk)
     if profile is None:
-        return Donning(), spec
+        return manifest.usual_donning, spec
     calibration = load_profile(profile)
     return calibration.donning(manifest), calibration.decide(spec)
 
@@ -116,11 +127,13 @@ def donning_of(
     """Find how a band sits, and where the wearer's gestures lie, from unlabelled movement.
 
     movement_uv: recordings, each (n_samples, n_channels), raw
-    missing: channels without an electrode of their own, as `StreamInfo` has them
+    missing: channels without an electrode of their own, as `StreamInfo` has them; those that were dead when the bundle
+        was taught are left out too
     placed: False takes the band to sit as usual
     Raises DataError when there is too little signal, or too few channels carry any.
     """
-    manifest, head = recogniser.manifest, recogniser.head
+    manifest, head, worn = recogniser.manifest, recogniser.head, recogniser.manifest.worn
+    usual_dead = () if worn is None else tuple(worn.order[place] if worn.order else place for place in worn.dead)
 
     def likelihood(recordings: Sequence[Tokens]) -> float:
         return 0.0 if head is None else head.fit_of(head_inputs(recogniser, recordings))
@@ -132,7 +145,8 @@ def donning_of(
         orders=manifest.placement.orders(manifest.n_channels) if placed else (),
         likelihood=None if head is None else likelihood,
         pattern=manifest.level_pattern,
-        missing=missing,
+        missing=sorted({*missing, *usual_dead}),
+        flat_uv=FLAT_UV if manifest.unit == "uV" or worn is None else FLAT_SHARE * float(np.median(worn.level_uv)),
     )
     if head is None:
         return donning
@@ -148,6 +162,27 @@ def rest_level(rest_uv: NDArray[np.float64], level_uv: NDArray[np.float32]) -> f
     """
     resting = np.sqrt(np.mean((rest_uv / level_uv) ** 2, axis=1))
     return float(min(1.0, np.quantile(resting, REST_KEPT)) ** _REST_SHARE)
+
+
+def rest_level_of(
+    preprocessing: Preprocessing,
+    donning: Donning,
+    resting: Sequence[NDArray[np.float32]],
+    moving: Sequence[NDArray[np.float32]],
+) -> float:
+    """The level that rest stays below and gestures stay above; 0 where there is none, so that the encoder is asked.
+
+    resting, moving: recordings, each (n_samples, n_channels), raw
+    """
+    quiet, loud = (
+        np.concatenate([np.empty(0), *(_scaled_levels(preprocessing, donning, one) for one in recordings)])
+        for recordings in (resting, moving)
+    )
+    if not len(quiet) or not len(loud):
+        return 0.0
+    between = float(min(1.0, np.quantile(quiet, REST_KEPT)) ** _REST_SHARE)
+    level = min(between, _GESTURE_MARGIN * float(np.quantile(loud, 1 - REST_KEPT)))
+    return level if level > float(np.median(quiet)) else 0.0
 
 
 def calibrate(
@@ -207,6 +242,18 @@ def resting_level(recogniser: Recogniser, donning: Donning, rest_uv: NDArray[np.
     stretches = stretch_levels_uv(filtered[round(SETTLE_S * spec.sample_rate_hz) :], spec.sample_rate_hz)
     live = [place for place in range(len(donning.level_uv)) if place not in donning.dead]
     return rest_level(stretches[:, live], donning.level_uv[live]) if len(stretches) else 0.0
+
+
+def _scaled_levels(
+    preprocessing: Preprocessing, donning: Donning, samples_uv: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """How loud each tenth of a second of a recording is, all channels together, as `live` measures it."""
+    scaled = InputStream(preprocessing, None, samples_uv.shape[1], donning).scaled(samples_uv)
+    settled = scaled[round(SETTLE_S * preprocessing.sample_rate_hz) :]
+    stretches = stretch_levels_uv(settled, preprocessing.sample_rate_hz)
+    live = [place for place in range(scaled.shape[1]) if place not in donning.dead]
+    levels: NDArray[np.float64] = np.sqrt(np.mean(stretches[:, live] ** 2, axis=1))
+    return levels
 
 
 def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, float]:

@@ -30,6 +30,7 @@ MIN_CALIBRATION_S = 2.0
 SETTLE_S = 0.2  # of the filter, left out at the start
 FLAT_UV = 0.05  # quieter than the noise of any amplifier for EMG: the electrode hangs in the air or is shorted
 LEAST_PLACED = 3  # live electrodes by whose levels a place can be told: any two correlate fully
+FLAT_SHARE = 1e-3  # of the median channel's level, below which one is flat in a band that counts
 DOUBLED = 0.9999  # correlation from which two channels are one electrode
 
 Tokens = NDArray[np.float32]  # (m, F), of one recording
@@ -90,6 +91,7 @@ def measure_donning(
     likelihood: Likelihood | None = None,
     pattern: Sequence[float] = (),
     missing: Sequence[int] = (),
+    flat_uv: float = FLAT_UV,
 ) -> Donning:
     """Find how a band sits from unlabelled movement.
 
@@ -99,9 +101,10 @@ def measure_donning(
     likelihood: of recordings' tokens, recentred, by which the placement is chosen
     pattern: (C,), logarithms of the usual levels, by which it is chosen otherwise
     missing: channels without an electrode of their own, as `StreamInfo` has them
+    flat_uv: the level below which a channel is flat; a band in counts has another
     Raises DataError when there is too little signal, or a channel is flat that ought not to be.
     """
-    levels, dead = _levels(movement_uv, preprocessing, missing, may_be_dead=front_end is not None)
+    levels, dead = _levels(movement_uv, preprocessing, missing, flat_uv, may_be_dead=front_end is not None)
     orders = list(orders) or [tuple(range(len(levels)))]
     if front_end is None:
         best = _like_pattern(levels, orders, pattern, dead)
@@ -163,7 +166,11 @@ def stretch_levels_uv(filtered_uv: NDArray[np.float32], sample_rate_hz: float) -
 
 
 def channel_levels_uv(
-    stretches_uv: NDArray[np.float64], *, missing: Sequence[int] = (), may_be_dead: bool = False
+    stretches_uv: NDArray[np.float64],
+    *,
+    missing: Sequence[int] = (),
+    may_be_dead: bool = False,
+    flat_uv: float = FLAT_UV,
 ) -> NDArray[np.float32]:
     """The level of each channel, (n_channels,): the geometric mean over stretches, (n_stretches, n_channels).
 
@@ -174,8 +181,8 @@ def channel_levels_uv(
     if len(stretches_uv) < MIN_CALIBRATION_S / LEVEL_STRETCH_S:
         raise DataError(f"{len(stretches_uv) * LEVEL_STRETCH_S:.1f} s of signal are too short, calibrate for longer")
     level_uv: NDArray[np.float32] = np.exp(np.mean(np.log(np.maximum(stretches_uv, 1e-9)), axis=0)).astype(np.float32)
-    level_uv[[channel for channel in missing if level_uv[channel] < FLAT_UV]] = 1.0
-    flat = np.flatnonzero(level_uv < FLAT_UV)
+    level_uv[[channel for channel in missing if level_uv[channel] < flat_uv]] = 1.0
+    flat = np.flatnonzero(level_uv < flat_uv)
     if flat.size and not may_be_dead:
         raise DataError(f"channel {flat[0] + 1} is flat: check that its electrode touches the skin")
     return level_uv
@@ -185,6 +192,7 @@ def _levels(
     movement_uv: Sequence[NDArray[np.float32]],
     preprocessing: Preprocessing,
     missing: Sequence[int],
+    flat_uv: float,
     *,
     may_be_dead: bool,
 ) -> tuple[NDArray[np.float32], tuple[int, ...]]:
@@ -192,10 +200,10 @@ def _levels(
     settle = round(SETTLE_S * preprocessing.sample_rate_hz)
     filtered_uv = [Preprocessor(unscaled(preprocessing), one.shape[1])(one)[settle:] for one in movement_uv]
     stretches = [stretch_levels_uv(one, preprocessing.sample_rate_hz) for one in filtered_uv]
-    levels = channel_levels_uv(np.concatenate(stretches), missing=missing, may_be_dead=may_be_dead)
+    levels = channel_levels_uv(np.concatenate(stretches), missing=missing, may_be_dead=may_be_dead, flat_uv=flat_uv)
     if not may_be_dead:
         return levels, tuple(missing)
-    flat = np.flatnonzero(levels < FLAT_UV).tolist()
+    flat = np.flatnonzero(levels < flat_uv).tolist()
     levels[flat] = 1.0
     alike = np.abs(np.triu(correlation(np.concatenate(filtered_uv)), k=1)) > DOUBLED
     dead = sorted({*missing, *flat, *np.flatnonzero(alike.any(axis=0)).tolist()})

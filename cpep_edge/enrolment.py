@@ -24,6 +24,7 @@ from cpep_edge.bundle import (
     FileEntry,
     Gesture,
     HeadSpec,
+    IndexSpec,
     Manifest,
     PoseSpec,
     locked_bundle,
@@ -150,7 +151,7 @@ def add_gesture(
     key: signs the new bundle
     """
     opened.require_new(name)
-    manifest, index = opened.bundle.manifest, opened.recogniser.index
+    manifest, index = opened.bundle.manifest, opened.recogniser.index_for("a gesture of prototypes")
     vectors = index.stored.vectors.with_added(prototypes)
     labels = np.concatenate([index.gesture_index, np.full(len(prototypes), len(manifest.gestures))])
     gesture = Gesture(name=name, n_prototypes=len(prototypes), trained=False, origin=origin)
@@ -165,10 +166,11 @@ def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None)
         raise ConfigError(f"{opened.bundle.path} has no gesture {name}; it has {', '.join(names)}")
     if len(names) == 1:
         raise ConfigError(f"{opened.bundle.path}: {name} is its only gesture and has to stay")
-    gone, index = names.index(name), opened.recogniser.index
-    kept = index.gesture_index != gone
-    labels = index.gesture_index[kept]
-    smaller = build_index(index.stored.vectors.of(kept), labels - (labels > gone), _SEED)
+    gone, smaller = names.index(name), opened.recogniser.index
+    if smaller is not None:
+        kept = smaller.gesture_index != gone
+        labels = smaller.gesture_index[kept]
+        smaller = build_index(smaller.stored.vectors.of(kept), labels - (labels > gone), _SEED)
     return _rewrite(opened, gestures[:gone] + gestures[gone + 1 :], smaller, key, without=gone)
 
 
@@ -210,7 +212,7 @@ def _variations(movement: Movement, pose: PoseSpec, n: int, file: Path) -> NDArr
 def _landing(recogniser: Recogniser, window: NDArray[np.float32]) -> NDArray[np.float32]:
     """The direction amid the poses nearest to one window of EMG, (d_embed,)."""
     embedding = recogniser.encoder.embed(np.ascontiguousarray(window))
-    vectors = recogniser.index.vectors
+    vectors = recogniser.index_for("the landing of a window").vectors
     nearest = vectors[np.argsort(-cosines(embedding[None], vectors)[0])[:N_NEAREST_POSES]].mean(axis=0)
     landing: NDArray[np.float32] = nearest / np.linalg.norm(nearest)
     return landing
@@ -219,14 +221,18 @@ def _landing(recogniser: Recogniser, window: NDArray[np.float32]) -> NDArray[np.
 def _rewrite(
     opened: OpenBundle,
     gestures: tuple[Gesture, ...],
-    index: PoseIndex,
+    index: PoseIndex | None,
     key: SigningKey | None,
     without: int | None = None,
 ) -> Manifest:
     bundle, old = opened.bundle, opened.bundle.manifest
     head_spec, head = _head_without(opened, without)
     golden = _golden(opened, index, head_spec, head, len(gestures), without)
-    changed = {old.index.file: index.to_bytes(), old.golden_file: golden.to_bytes()}
+    changed = {old.golden_file: golden.to_bytes()}
+    index_spec = old.index
+    if index_spec is not None and index is not None:
+        changed[index_spec.file] = index.to_bytes()
+        index_spec = IndexSpec(file=index_spec.file, n_prototypes=index.n_prototypes, graph=graph_spec(index))
     if head_spec is not None and head is not None:
         changed[head_spec.file] = head.to_bytes()
 
@@ -238,7 +244,7 @@ def _rewrite(
             "version": old.version + 1,
             "gestures": gestures,
             "head": head_spec,
-            "index": {"file": old.index.file, "n_prototypes": index.n_prototypes, "graph": graph_spec(index)},
+            "index": index_spec,
             "decision": old.decision.model_copy(update={"rest_gesture": rest if rest in names else ""}),
         }
         return Manifest.model_validate({**{name: getattr(old, name) for name in Manifest.model_fields}, **fields})
@@ -261,7 +267,7 @@ def _head_without(opened: OpenBundle, gesture: int | None) -> tuple[HeadSpec | N
 
 def _golden(
     opened: OpenBundle,
-    index: PoseIndex,
+    index: PoseIndex | None,
     spec: HeadSpec | None,
     head: Head | None,
     n_gestures: int,

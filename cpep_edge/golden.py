@@ -21,14 +21,16 @@ COSINE_TOLERANCE = 1e-3  # x86 and Arm differ by 5e-5 in int8; a wrong filter or
 class Golden:
     """Stretches of raw signal and what they lead to."""
 
-    signal_uv: NDArray[np.float32]  # (n_stretches, n_samples, n_channels), exact in half precision
+    signal_uv: NDArray[np.float32]  # (n_stretches, n_samples, n_channels)
     embedding: NDArray[np.float32]  # (n_stretches, n_queries * d_embed), each query of unit length
     gesture_index: NDArray[np.int32]  # (n_stretches,), the vote
 
     def to_bytes(self) -> bytes:
-        """The content of `golden.npz`; the signal is stored in half precision, because it is most of the file."""
+        """The content of `golden.npz`; the signal, most of the file, is in half precision where that is exact."""
         file = io.BytesIO()
-        signal_uv = self.signal_uv.astype(np.float16)
+        with np.errstate(over="ignore"):
+            half = self.signal_uv.astype(np.float16)
+        signal_uv = half if np.array_equal(half.astype(np.float32), self.signal_uv) else self.signal_uv
         np.savez_compressed(file, signal_uv=signal_uv, embedding=self.embedding, gesture_index=self.gesture_index)
         return file.getvalue()
 
@@ -53,11 +55,14 @@ def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
 
     Raises ArtifactError at the first stretch whose embedding or vote is off.
     """
-    golden, n_queries = Golden.from_bytes(bundle.read(bundle.manifest.golden_file)), bundle.manifest.encoder.n_queries
+    golden, (n_queries, d_embed) = (
+        Golden.from_bytes(bundle.read(bundle.manifest.golden_file)),
+        bundle.manifest.embedding_shape,
+    )
     window_samples, n_channels = bundle.manifest.window_samples, bundle.manifest.n_channels
     if golden.signal_uv.shape[1] < window_samples or golden.signal_uv.shape[2] != n_channels:
         raise ArtifactError(f"{bundle.path}: the golden inputs are too short or have the wrong number of channels")
-    if golden.embedding.shape[1] != bundle.manifest.encoder.n_outputs:
+    if golden.embedding.shape[1] != n_queries * d_embed:
         raise ArtifactError(f"{bundle.path}: the golden embeddings have {golden.embedding.shape[1]} numbers")
     smallest = 1.0
     for number, stretch in enumerate(golden.signal_uv):

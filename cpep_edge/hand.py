@@ -69,4 +69,4 @@ class HandPoses:
 def hand_poses_of(bundle: Bundle) -> HandPoses | None:
     """The poses that a bundle carries, None where it carries none; raises ArtifactError when they were changed."""
     name = bundle.manifest.hand_file
-    return None if name is None else HandPoses.from_bytes(bundle.read(name), bundle.manifest.encoder.d_embed)
+    return None if name is None else HandPoses.from_bytes(bundle.read(name), bundle.manifest.embedding_shape[1])

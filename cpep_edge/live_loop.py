@@ -87,7 +87,7 @@ class LiveEngine:
         a_token = 1 if manifest.front_end is None else manifest.front_end.hop_samples
         self._hop_samples = a_token * max(1, round(self.hop_ms * 1e-3 * self._rate_hz / a_token))
         self._stretch_samples = round(LEVEL_STRETCH_S * self._rate_hz)
-        self.donning = donning = (donning or Donning()).lacking(info.missing)
+        self.donning = donning = (donning or manifest.usual_donning).lacking(info.missing)
         self._head = recogniser.on_arm(donning)
         self._stream = recogniser.stream(donning)
         self._live_channels = [place for place in range(info.n_channels) if place not in donning.dead]
@@ -293,7 +293,11 @@ def check_stream(info: StreamInfo, manifest: Manifest) -> None:
             f"export a bundle trained at {info.sample_rate_hz:g} Hz, use the band it was made for, "
             f"or have it resampled{_device_config(info, n_channels, rate_hz)}"
         )
-    if info.unit != "uV":
+    if info.unit != manifest.unit and manifest.unit == "count":
+        raise ConfigError(
+            f"{info.name} sends microvolts, but {manifest.name} was taught on a band that sends counts; use that band"
+        )
+    if info.unit != manifest.unit:
         raise ConfigError(
             f"{info.name} does not say what a {info.unit} is in microvolts, but {manifest.name} was trained on those; "
             f"say what its amplifier makes of one{_device_config(info, n_channels, rate_hz)}"

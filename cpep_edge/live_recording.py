@@ -22,7 +22,7 @@ from typing import TextIO
 import numpy as np
 
 from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
-from cpep_edge.bundle import DecisionSpec
+from cpep_edge.bundle import DecisionSpec, Manifest
 from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
 from cpep_edge.errors import DataError
@@ -84,7 +84,7 @@ class LiveRecording:
             "recording",
             schema=_SCHEMA,
             bundle=manifest.name,
-            encoder_sha256=manifest.files[manifest.encoder.file].sha256,
+            encoder_sha256=_reader_sha256(manifest),
             hop_ms=hop_ms,
             spec=spec.model_dump(),
             donning=donning.to_json(),
@@ -160,7 +160,13 @@ def is_of_bundle(path: Path, recogniser: Recogniser) -> bool:
         return True
     manifest = recogniser.manifest
     header = _header(path / LINES_FILE, _read_lines(path / LINES_FILE)[:1])
-    return header.encoder_sha256 == manifest.files[manifest.encoder.file].sha256
+    return header.encoder_sha256 == _reader_sha256(manifest)
+
+
+def _reader_sha256(manifest: Manifest) -> str:
+    """Stands for what reads the signal: the encoder, or the head where there is none."""
+    reader = manifest.encoder or manifest.head
+    return "" if reader is None else manifest.files[reader.file].sha256
 
 
 def _play(engine: LiveEngine, blocks: Iterator[Block], decided: deque[int] | None) -> Iterator[Decision]:

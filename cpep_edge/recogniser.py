@@ -1,5 +1,9 @@
-"""From a window to a vote: the encoder, the pose index and the head of one bundle, opened together."""
+"""From a window to a vote: the encoder, the pose index and the head of one bundle, opened together.
 
+A bundle without an encoder answers by its head alone; the mean token stands where the embedding does.
+"""
+
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,7 +11,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle, HeadSpec
 from cpep_edge.donning import Donning
-from cpep_edge.encoder import open_encoder
+from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.errors import ArtifactError
 from cpep_edge.head import Head
 from cpep_edge.input_stream import InputStream, Kernels
@@ -21,7 +25,7 @@ class Recognition:
     """What one window was taken for."""
 
     vote: Vote
-    embedding: NDArray[np.float32]  # (d_embed,), unit length; of several queries (n_queries * d_embed,)
+    embedding: NDArray[np.float32]  # of `manifest.embedding_shape`, one query after the other, each of unit length
 
 
 class Recogniser:
@@ -31,18 +35,19 @@ class Recogniser:
         """Raises ArtifactError when a file does not match the manifest, cannot be loaded, or may not run here."""
         manifest = bundle.manifest
         self.manifest = manifest
-        program = bundle.read(manifest.encoder.file)
         library = carried_library(bundle)
-        if not bundle.is_signed:
-            require_tried(bundle)
-        self.encoder = open_encoder(program, manifest.encoder, n_threads, library)
+        if manifest.encoder is None:
+            self.encoder: EmgEncoder = MeanToken()
+        else:
+            program = bundle.read(manifest.encoder.file)
+            if not bundle.is_signed:
+                require_tried(bundle)
+            self.encoder = open_encoder(program, manifest.encoder, n_threads, library)
         self._kernels = Kernels() if library is None else native_kernels(library)
-        self.index = load_index(
-            bundle.read(manifest.index.file),
-            manifest.index,
-            n_gestures=len(manifest.gestures),
-            d_embed=manifest.encoder.d_embed,
-        )
+        self.index: PoseIndex | None = None
+        if manifest.index is not None:
+            content, (_, d_embed) = bundle.read(manifest.index.file), manifest.embedding_shape
+            self.index = load_index(content, manifest.index, n_gestures=len(manifest.gestures), d_embed=d_embed)
         self.head = None if manifest.head is None else _load_head(bundle, manifest.head)
 
     def on_arm(self, donning: Donning) -> Head | None:
@@ -57,9 +62,13 @@ class Recogniser:
         return replace(self.head, means=donning.head_means)
 
     def stream(self, donning: Donning | None = None) -> InputStream:
-        """A fresh way from one stream's raw samples to the encoder's input."""
+        """A fresh way from one stream's raw samples to the encoder's input.
+
+        donning: None takes the band to sit as usual
+        """
         manifest = self.manifest
-        return InputStream(manifest.preprocessing, manifest.front_end, manifest.n_channels, donning, self._kernels)
+        worn = donning or manifest.usual_donning
+        return InputStream(manifest.preprocessing, manifest.front_end, manifest.n_channels, worn, self._kernels)
 
     def last_window(self, samples_uv: NDArray[np.float32], donning: Donning | None = None) -> NDArray[np.float32]:
         """The encoder's input for the window that ends with some signal, `manifest.input_shape`.
@@ -67,6 +76,12 @@ class Recogniser:
         samples_uv: (n, n_channels), raw; a window or more
         """
         return self.stream(donning).last_window(samples_uv, self.manifest.input_shape[1])
+
+    def index_for(self, purpose: str) -> PoseIndex:
+        """The pose index; raises ConfigError, naming what it is wanted for, where the bundle has none."""
+        self.manifest.index_for(purpose)
+        assert self.index is not None
+        return self.index
 
     def recognise(self, window: NDArray[np.float32], head: Head | None = None) -> Recognition:
         """Vote on one window.
@@ -87,7 +102,7 @@ class Recogniser:
 def answer(
     window: NDArray[np.float32],
     embedding: NDArray[np.float32],
-    index: PoseIndex,
+    index: PoseIndex | None,
     k: int,
     spec: HeadSpec | None,
     head: Head | None,
@@ -102,12 +117,14 @@ def answer(
     n_gestures: of the bundle
     """
     if spec is None or head is None or not spec.answers:
+        if index is None:
+            raise ValueError("there is neither an index nor a head that answers")
         return index.vote(embedding, k)
     projected = head.project(head_input(spec, window, embedding)[None])
     logits = head.log_likelihood(projected)[0] / head.temperature
     best = int(np.argmax(logits))
     typicality = float(head.typicality(projected)[0, best])
-    if len(spec.gestures) < n_gestures and typicality < spec.min_typicality:
+    if index is not None and len(spec.gestures) < n_gestures and typicality < spec.min_typicality:
         vote = index.vote(embedding, k)
         if vote.gesture_index not in spec.gestures:
             return vote
@@ -122,9 +139,17 @@ def head_input(spec: HeadSpec, window: NDArray[np.float32], embedding: NDArray[n
     return np.concatenate(parts[spec.reads])
 
 
+class MeanToken:
+    """What stands in an encoder's place where there is none: the mean token, at unit length."""
+
+    def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        mean: NDArray[np.float32] = window.mean(axis=1)
+        return mean / max(np.float32(np.linalg.norm(mean)), np.float32(1e-12))
+
+
 def _load_head(bundle: Bundle, spec: HeadSpec) -> Head:
     manifest, head = bundle.manifest, Head.from_bytes(bundle.read(spec.file))
-    n_features, d_embed = manifest.input_shape[0], manifest.encoder.n_outputs
+    n_features, d_embed = manifest.input_shape[0], math.prod(manifest.embedding_shape)
     d = {"tokens": n_features, "embedding": d_embed, "both": n_features + d_embed}[spec.reads]
     if len(head.origin) != d or head.n_gestures != len(spec.gestures):
         raise ArtifactError(

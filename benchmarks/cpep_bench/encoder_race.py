@@ -94,7 +94,7 @@ def race_encoders(
     """
     import torch
 
-    module = _module(run, bundle.manifest.encoder)
+    module = _module(run, bundle.manifest.encoder_for(PART))
     calibration = _Calibration(windows, "the bundle's golden signal")
     if data is not None and _CALIBRATED & set(names):
         calibration = _calibration(run, data)
@@ -148,7 +148,7 @@ def _contenders(
             setting += f", calibrated on {len(calibration.windows)} windows of {calibration.source}"
         return _Contender(name, setting, opener, file, n_threads, file.stat().st_size)
 
-    yield _ours(bundle, OURS, f"{bundle.manifest.encoder.quantisation}, XNNPACK", n_threads)
+    yield _ours(bundle, OURS, f"{bundle.manifest.encoder_for(PART).quantisation}, XNNPACK", n_threads)
     if "onnxruntime" in names:
         for kind in _ONNX:
             yield from_onnx(f"ONNX Runtime {kind}", "all optimisations", "onnxruntime", kind)
@@ -162,7 +162,7 @@ def _contenders(
 
 
 def _ours(bundle: Bundle, name: str, setting: str, n_threads: int) -> _Contender:
-    size_bytes = bundle.manifest.files[bundle.manifest.encoder.file].size_bytes
+    size_bytes = bundle.manifest.files[bundle.manifest.encoder_for(PART).file].size_bytes
     return _Contender(name, setting, "bundle", bundle.path, n_threads, size_bytes, bundle.manifest_sha256)
 
 

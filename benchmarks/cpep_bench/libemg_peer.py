@@ -68,7 +68,7 @@ def _votes(recogniser: Recogniser, windows: Windows, gestures: tuple[str, ...]) 
     """What the bundle's prototypes of these gestures say."""
     from cpep_train.evaluate import by_neighbours
 
-    index, names = recogniser.index, [gesture.name for gesture in recogniser.manifest.gestures]
+    index, names = recogniser.index_for("the comparison"), [gesture.name for gesture in recogniser.manifest.gestures]
     place = np.array([gestures.index(name) if name in gestures else -1 for name in names])[index.gesture_index]
     embeddings = np.stack([recogniser.encoder.embed(window) for window in windows])
     return by_neighbours(recogniser.manifest.decision.k)(embeddings, index.vectors[place >= 0], place[place >= 0])

@@ -107,9 +107,9 @@ def _indexes(
 ) -> Iterator[PeerFigure]:
     from cpep_bench.index_engines import ENGINES, exact
 
-    index, k = recogniser.index, recogniser.manifest.decision.k
+    index, k = recogniser.index_for("the comparison"), recogniser.manifest.decision.k
     queries = np.stack([recogniser.encoder.embed(window) for window in windows])
-    own_bytes = len(bundle.read(recogniser.manifest.index.file))
+    own_bytes = len(index.to_bytes())
     contenders = [_Contender(OURS, lambda query: index.nearest(query, k)[0], own_bytes)]
     with TemporaryDirectory() as scratch:
         truth = exact(index.vectors, index.gesture_index, Path(scratch) / "exact")[0]

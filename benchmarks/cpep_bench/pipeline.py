@@ -38,8 +38,8 @@ def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[
     decoder, stream = FrameDecoder(), recogniser.stream()
     samples_uv = signal_uv[:FRAME_SAMPLES]
     window = recogniser.last_window(signal_uv)
-    embedding = recogniser.encoder.embed(window)
-    vote = recogniser.index.vote(embedding, manifest.decision.k)
+    embedding, index = recogniser.encoder.embed(window), recogniser.index_for("the benchmark")
+    vote = index.vote(embedding, manifest.decision.k)
     decider = Decider(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
 
     def decode() -> list[Block]:
@@ -50,7 +50,7 @@ def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[
         LINK: decode,
         FILTER: lambda: stream(samples_uv),
         ENCODER: lambda: recogniser.encoder.embed(window),
-        INDEX: lambda: recogniser.index.vote(embedding, manifest.decision.k),
+        INDEX: lambda: index.vote(embedding, manifest.decision.k),
         DECISION: lambda: decider.update(decider.accept(vote)),
     }
 

@@ -100,6 +100,7 @@ def run_bench(
     machine = this_machine()  # as it was found: the load is others'
     with open_meter(options.power) or nullcontext() as meter:  # a missing meter is known before minutes have passed
         opened = Bundle(bundle, key, trust=trust)
+        encoder = opened.manifest.encoder_for("the benchmark")
         opened.check_files()
         recogniser = Recogniser(opened, options.n_threads)
         smallest_cosine = check_golden(opened, recogniser)
@@ -110,13 +111,12 @@ def run_bench(
             tuple(run_fresh(bundle, opened.manifest_sha256, options.n_threads) for _ in range(options.n_starts))
         )
         threads = step(_threads(opened, recogniser.last_window(signal_uv), options.n_runs))
-        profile = step(profile_encoder(opened.read(opened.manifest.encoder.file)))
+        profile = step(profile_encoder(opened.read(encoder.file)))
         peers = step(_peers(opened, recogniser, options))
         links = step(_links(options))
         band = step(_band(options))
         energy = step(_energy(meter, recogniser, signal_uv, options.window_s))
-    manifest = opened.manifest
-    encoder = manifest.encoder
+    manifest, index = opened.manifest, opened.manifest.index_for("the benchmark")
     report = Report(
         schema_version=SCHEMA_VERSION,
         bundle=manifest.name,
@@ -128,7 +128,7 @@ def run_bench(
         n_parameters=encoder.n_parameters,
         n_delegates=encoder.n_delegates,
         n_operators_outside=encoder.n_operators_outside,
-        n_prototypes=manifest.index.n_prototypes,
+        n_prototypes=index.n_prototypes,
         window_ms=manifest.window_samples / manifest.preprocessing.sample_rate_hz * 1e3,
         hop_ms=manifest.decision.hop_ms,
         smallest_golden_cosine=smallest_cosine,
@@ -148,7 +148,7 @@ def run_bench(
         ladder=manifest.ladder,
         files={name: entry.size_bytes for name, entry in manifest.files.items()},
         encoder_file=encoder.file,
-        index_file=manifest.index.file,
+        index_file=index.file,
         machine=replace(machine, clock_mhz=this_machine().clock_mhz),
         versions=installed_versions(_PACKAGES),
         git_commit=code_version(*_CODE),

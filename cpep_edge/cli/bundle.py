@@ -126,20 +126,20 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     if as_json:
         print_json(manifest)
         return
-    encoder, pose = manifest.encoder, manifest.pose
+    pose = manifest.pose
     size_bytes = sum(entry.size_bytes for entry in manifest.files.values())
-    searched = f"hnswlib, ef {manifest.index.graph.ef}" if manifest.index.graph else "searched whole"
     signer = f"by key {manifest.signer}, see cpep-edge verify --key" if manifest.signer else "none"
     rows = [
         ("version", str(manifest.version)),
         ("signature", signer),
         ("target", manifest.target),
-        ("encoder", f"{encoder.quantisation}, {encoder.n_parameters:,} parameters, {encoder.runtime}"),
-        ("runs without torch on", manifest.native.architecture if manifest.native else "no machine"),
-        ("delegates / operators outside", f"{encoder.n_delegates} / {encoder.n_operators_outside}"),
-        ("signal", f"{manifest.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz"),
+        *_encoder_rows(manifest),
+        (
+            "signal",
+            f"{manifest.n_channels} channels at {manifest.preprocessing.sample_rate_hz:g} Hz, in {manifest.unit}",
+        ),
         ("window", f"{manifest.window_samples} samples{_blocks(manifest)}"),
-        ("index", f"{manifest.index.n_prototypes} prototypes of {encoder.d_embed} numbers, {searched}"),
+        *_answering_rows(manifest),
         ("learns gestures from poses", "no" if pose is None else f"of {len(pose.joints)} joint angles"),
         *((f"  {name}", f"{entry.size_bytes:,} bytes") for name, entry in manifest.files.items()),
         ("size", f"{size_bytes:,} bytes"),
@@ -156,7 +156,32 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     header = ("", "prototypes", "from", "EMG trained on")
     gestures = [(g.name, str(g.n_prototypes), g.origin, "yes" if g.trained else "no") for g in manifest.gestures]
     print_table("gestures", header, gestures)
-    print_ladder(manifest)
+    if manifest.ladder:
+        print_ladder(manifest)
+
+
+def _encoder_rows(manifest: "Manifest") -> list[tuple[str, str]]:
+    encoder = manifest.encoder
+    if encoder is None:
+        return [("encoder", "none: it was taught by its wearer, and runs anywhere")]
+    return [
+        ("encoder", f"{encoder.quantisation}, {encoder.n_parameters:,} parameters, {encoder.runtime}"),
+        ("runs without torch on", manifest.native.architecture if manifest.native else "no machine"),
+        ("delegates / operators outside", f"{encoder.n_delegates} / {encoder.n_operators_outside}"),
+    ]
+
+
+def _answering_rows(manifest: "Manifest") -> list[tuple[str, str]]:
+    """What makes an answer of what was read: the index, the head."""
+    index, head, rows = manifest.index, manifest.head, []
+    if index is not None:
+        searched = f"hnswlib, ef {index.graph.ef}" if index.graph else "searched whole"
+        numbers = manifest.embedding_shape[1]
+        rows.append(("index", f"{index.n_prototypes} prototypes of {numbers} numbers, {searched}"))
+    if head is not None:
+        what = f"of {len(head.gestures)} gestures, reads {head.reads}"
+        rows.append(("head", what if head.answers else f"{what}; the index answers"))
+    return rows
 
 
 def _chip_rows(chip: "CortexMSpec | EthosUSpec") -> list[tuple[str, str]]:
@@ -198,7 +223,7 @@ def print_ladder(manifest: "Manifest") -> None:
 
 
 def _blocks(manifest: "Manifest") -> str:
-    stream = manifest.encoder.stream
+    stream = None if manifest.encoder is None else manifest.encoder.stream
     return "" if stream is None else f", streamed in blocks of {stream.block_samples}"
 
 

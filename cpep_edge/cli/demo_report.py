@@ -51,7 +51,8 @@ class DemoReport:
     def rows(self) -> list[Row]:
         """The table: what, figure, remark."""
         first, last = self.manifest.ladder[0], self.manifest.ladder[-1]
-        files = self.manifest.files
+        files, encoder = self.manifest.files, self.manifest.encoder_for("the report")
+        index = self.manifest.index_for("the report")
         size_bytes = sum(entry.size_bytes for entry in files.values())
         summary, native = self.replay.summary, self.manifest.native
         kinds = ("seen", "unseen", "seen among all", "unseen among all", "harmonic mean")
@@ -60,11 +61,15 @@ class DemoReport:
             ("fp32 module, seen / unseen / harmonic mean", _ends(first), "balanced accuracy"),
             ("bundle, seen / unseen / harmonic mean", _ends(last), f"{last.vote_agreement:.1%} of votes kept"),
             (
-                f"{self.manifest.encoder.quantisation} encoder",
-                _size(files[self.manifest.encoder.file].size_bytes),
+                f"{encoder.quantisation} encoder",
+                _size(files[encoder.file].size_bytes),
                 self._parameters(),
             ),
-            ("pose index", _size(files[self.manifest.index.file].size_bytes), self._prototypes()),
+            (
+                "pose index",
+                _size(files[index.file].size_bytes),
+                f"{index.n_prototypes} prototypes of {len(self.manifest.gestures)} gestures",
+            ),
             ("whole bundle", _size(size_bytes), "runs without torch" if native else "needs torch"),
         ]
         if summary.delay_p50_ms is not None and summary.delay_p99_ms is not None:
@@ -101,12 +106,9 @@ class DemoReport:
         return f"zero-shot, {gestures}", f"{score.balanced_accuracy:.3f}", interval
 
     def _parameters(self) -> str:
-        encoder = self.manifest.encoder
+        encoder = self.manifest.encoder_for("the report")
         plural = "" if encoder.n_delegates == 1 else "s"
         return f"{encoder.n_delegates} delegate{plural}, {encoder.n_operators_outside} outside"
-
-    def _prototypes(self) -> str:
-        return f"{self.manifest.index.n_prototypes} prototypes of {len(self.manifest.gestures)} gestures"
 
 
 def print_report(report: DemoReport, path: Path) -> None:

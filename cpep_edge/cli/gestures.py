@@ -24,16 +24,18 @@ def list_gestures(
 ) -> None:
     """Show each gesture, how many prototypes it has, and which other gesture lies nearest to it."""
     from cpep_edge.bundle import Bundle
-    from cpep_edge.enrolment import confusions
+    from cpep_edge.enrolment import Confusion, confusions
     from cpep_edge.pose_index import load_index
 
     opened = Bundle.open(bundle, key)
     manifest = opened.manifest
     names = [gesture.name for gesture in manifest.gestures]
-    index = load_index(
-        opened.read(manifest.index.file), manifest.index, n_gestures=len(names), d_embed=manifest.encoder.d_embed
-    )
-    found = confusions(index, names, manifest.decision.k)
+    if manifest.index is None:
+        found = [Confusion(name, "", 0.0) for name in names]
+    else:
+        content, (_, d_embed) = opened.read(manifest.index.file), manifest.embedding_shape
+        index = load_index(content, manifest.index, n_gestures=len(names), d_embed=d_embed)
+        found = confusions(index, names, manifest.decision.k)
     rows = list(zip(manifest.gestures, found, strict=True))
     if as_json:
         print_json(

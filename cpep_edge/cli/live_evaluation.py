@@ -62,7 +62,7 @@ def transport_delay(manifest: "Manifest") -> Delay:
     from cpep_bridge.devices import open_source
     from cpep_bridge.simulator import SimulatedBand
 
-    rate_hz, n_channels = manifest.preprocessing.sample_rate_hz, manifest.encoder.n_channels
+    rate_hz, n_channels = manifest.preprocessing.sample_rate_hz, manifest.n_channels
     noise_uv = np.random.default_rng(0).normal(0, 20, (round(TRANSPORT_S * rate_hz), n_channels)).astype(np.float32)
     arrivals = []
     with SimulatedBand([noise_uv], rate_hz, once=True) as band, open_source(band.port) as source:

@@ -30,6 +30,8 @@ class LevelRecogniser:
     ) -> None:
         self.manifest = SimpleNamespace(
             name="level",
+            unit="uV",
+            usual_donning=Donning(),
             preprocessing=PASS_THROUGH,
             n_channels=2,
             window_samples=WINDOW,

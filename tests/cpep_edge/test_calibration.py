@@ -24,6 +24,9 @@ GAINS = np.array([1.0, 4.0, 0.25], np.float32)
 def bundle_for(pattern: tuple[float, ...] = (), n_channels: int = 3, spec: Preprocessing = SPEC) -> Recogniser:
     """As much of a bundle as a calibration looks at."""
     manifest: Any = SimpleNamespace(
+        unit="uV",
+        worn=None,
+        usual_donning=Donning(),
         n_channels=n_channels,
         preprocessing=spec,
         front_end=None,

@@ -158,6 +158,7 @@ def test_a_config_that_does_not_fit_the_device_is_refused_and_the_device_closed(
 )
 def test_the_lines_that_a_refusal_ends_in_are_a_config_that_fits(tmp_path: Path, info: StreamInfo) -> None:
     manifest = SimpleNamespace(
+        unit="uV",
         name="model",
         n_channels=16,
         preprocessing=SimpleNamespace(sample_rate_hz=2_000.0),

@@ -1,0 +1,246 @@
+"""How well a personal head reads, found by leaving one round of repetitions out after the other, and what follows.
+
+What a head makes of windows that it was fitted on says nothing: windows of one repetition are alike. So each round is
+judged by a head that was fitted on the others. From these judgements come the accuracy and how sure it is, the gestures
+most easily confused, what one repetition more or one gesture less would bring, and when a live decision falls: the
+thresholds have a margin, because the next repetition is never quite like those that were recorded.
+
+Shapes: n windows, K gestures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import DecisionSpec
+from cpep_edge.decisions import Decider
+from cpep_edge.head import Head, calibrate_temperature, fit_head
+from cpep_edge.personal import Windows
+from cpep_edge.pose_index import Vote
+
+WRONG_KEPT = 0.05  # of accepted windows, at which rejection stops growing stricter
+RIGHT_KEPT = 0.7  # of each gesture's right windows, which rejection leaves at the least
+SHARE_MARGIN = 0.9  # of the share that this asks for
+TYPICAL_KEPT = 0.98  # of right windows, within whose distance others count as known
+DISTANCE_MARGIN = 2.0  # times that squared distance: the next repetition lies further off
+HOPS = (2, 3, 4, 5, 6)  # in a row that may be asked for
+WORTH_A_HOP = 0.02  # of the repetitions, that waiting for longer must bring
+CAN_WIN = 0.5  # of its repetitions, that a gesture must win
+SAME_MOVEMENT = 0.35  # of both gestures' windows taken for the other, from which they are one movement; chance is .5
+_SURE = 1.96  # standard deviations, for 95 %
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What each window was taken for by a head that was fitted on other rounds."""
+
+    windows: Windows
+    likelihood: NDArray[np.float32]  # (n, K), log; minus infinity for a gesture that the other rounds do not hold
+    typicality: NDArray[np.float32]  # (n, K)
+
+    @property
+    def answer(self) -> NDArray[np.int64]:
+        """The likeliest gesture of each window."""
+        likeliest: NDArray[np.int64] = self.likelihood.argmax(axis=1)
+        return likeliest
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How well the gestures are told apart, by repetitions left out."""
+
+    gestures: tuple[str, ...]
+    accuracy: float  # balanced: the mean of the gestures' recall
+    low: float  # of its 95 % interval
+    high: float
+    n_repetitions: int
+    recall: dict[str, float]
+    confused: tuple[str, str, float] | None  # the two most easily confused, and the share of both that goes wrong so
+    same: tuple[tuple[str, str], ...]  # gestures that are one movement, as far as the electrodes hear
+    without: dict[str, float]  # accuracy if a gesture were left out
+    with_one_more: float | None  # accuracy expected of one repetition more of each; None: too few to say
+    cannot_win: tuple[str, ...] = ()  # gestures that no decision falls on
+    decided: float = 0.0  # share of the repetitions that live decisions would get right
+
+
+def leave_out(windows: Windows, n_gestures: int, *, also_without: int = 0) -> LeftOut | None:
+    """Judge each round by the others; None where there are fewer than two, or too few are left to fit on.
+
+    also_without: so many further rounds are left out of each fit, to see what repetitions bring
+    """
+    rounds = np.unique(windows.round)
+    if len(rounds) < 2 + also_without:
+        return None
+    likelihood = np.full((len(windows.x), n_gestures), -np.inf, np.float32)
+    typicality = np.zeros((len(windows.x), n_gestures), np.float32)
+    for place, number in enumerate(rounds):
+        gone = [rounds[(place + step) % len(rounds)] for step in range(1 + also_without)]
+        fitted = ~np.isin(windows.round, gone)
+        present, label = np.unique(windows.gesture[fitted], return_inverse=True)
+        if len(present) < 2 or np.bincount(label).min() < 2:
+            return None
+        head = fit_head(windows.x[fitted], label)
+        asked = np.flatnonzero(windows.round == number)
+        projected = head.project(windows.x[asked])
+        likelihood[np.ix_(asked, present)] = head.log_likelihood(projected)
+        typicality[np.ix_(asked, present)] = head.typicality(projected)
+    return LeftOut(windows, likelihood, typicality)
+
+
+def halved(windows: Windows) -> Windows:
+    """The windows with each repetition's halves as rounds of their own, for a wearer who made each gesture once."""
+    later = np.zeros(len(windows.x), np.int64)
+    for number in np.unique(windows.repetition):
+        mine = np.flatnonzero(windows.repetition == number)
+        later[mine[len(mine) // 2 :]] = 1
+    return replace(windows, round=2 * windows.round + later)
+
+
+def judge(windows: Windows, gestures: Sequence[str]) -> tuple[Judgement, LeftOut] | None:
+    """How well the gestures of these windows are told apart; None where there is too little to say."""
+    held = leave_out(windows, len(gestures)) or leave_out(halved(windows), len(gestures))
+    if held is None:
+        return None
+    counts = _confusion(held, len(gestures))
+    recall = _recall(counts)
+    accuracy = float(recall.mean())
+    low, high = interval(accuracy, _independent(held, accuracy))
+    both = (counts + counts.T) / (counts.sum(axis=1)[:, None] + counts.sum(axis=1)[None, :])
+    np.fill_diagonal(both, 0)
+    first, second = divmod(int(np.argmax(both)), len(gestures))
+    most = float(both[first, second])
+    same = [(a, b) for a in range(len(gestures)) for b in range(a + 1, len(gestures)) if both[a, b] >= SAME_MOVEMENT]
+    return Judgement(
+        gestures=tuple(gestures),
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        n_repetitions=len(np.unique(windows.repetition)),
+        recall=dict(zip(gestures, recall.tolist(), strict=True)),
+        confused=(gestures[first], gestures[second], most) if most > 0 else None,
+        same=tuple((gestures[a], gestures[b]) for a, b in same),
+        without=_without_each(held, gestures) if len(gestures) > 2 else {},
+        with_one_more=_with_one_more(windows, len(gestures), accuracy),
+    ), held
+
+
+def interval(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share that so many independent trials gave."""
+    middle = (share + _SURE**2 / (2 * n)) / (1 + _SURE**2 / n)
+    half = _SURE / (1 + _SURE**2 / n) * np.sqrt(share * (1 - share) / n + _SURE**2 / (4 * n**2))
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def choose_decision(
+    held: LeftOut, head: Head, judgement: Judgement, spec: DecisionSpec, windows_a_second: float
+) -> tuple[DecisionSpec, Head, Judgement]:
+    """When a decision falls, from what was left out: rejection and hops in a row, and the gestures that cannot win.
+
+    Rejection is no stricter than errors ask for, and leaves every gesture most of its right windows. Among numbers of
+    hops that decide about equally well, the smallest is taken.
+
+    spec: what is not chosen here stays as it is
+    windows_a_second: of those that were left out
+    """
+    known = held.likelihood.max(axis=1) > -np.inf
+    likelihood = np.where(np.isfinite(held.likelihood), held.likelihood, -1e30)
+    true = held.windows.gesture
+    head = replace(head, temperature=calibrate_temperature(likelihood[known], true[known]))
+    logits = likelihood / head.temperature
+    share = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+    answer = held.answer
+    right = known & (answer == true)
+    typical = held.typicality[np.arange(len(answer)), answer]
+    min_share = _min_share(share, right, true)
+    min_typicality = float(np.quantile(typical[right], 1 - TYPICAL_KEPT)) ** DISTANCE_MARGIN if right.any() else 0.0
+    spec = spec.model_copy(
+        update={"min_vote_share": round(min_share, 3), "min_similarity": float(f"{min_typicality:.2g}")}
+    )
+    votes = [Vote(*each) for each in zip(answer.tolist(), share.tolist(), typical.tolist(), strict=True)]
+    every = max(1, round(spec.hop_ms * 1e-3 * windows_a_second))
+    tried = []
+    for hops in HOPS:
+        one = spec.model_copy(update={"debounce_hops": hops})
+        won, n_false = _played(held.windows, votes, one, judgement.gestures, every)
+        tried.append((won.sum() - n_false, one, won))
+    best = max(score for score, _, _ in tried)
+    _, spec, won = next(each for each in tried if each[0] >= best - WORTH_A_HOP * len(won))
+    of_each = held.windows.gesture[np.unique(held.windows.repetition, return_index=True)[1]]
+    wins = [won[of_each == number].mean() if (of_each == number).any() else 0.0 for number in range(head.n_gestures)]
+    cannot = [
+        name
+        for name, share_won in zip(judgement.gestures, wins, strict=True)
+        if share_won < CAN_WIN and name != spec.rest_gesture
+    ]
+    return spec, head, replace(judgement, cannot_win=tuple(cannot), decided=float(won.mean()))
+
+
+def _min_share(share: NDArray[np.float32], right: NDArray[np.bool_], true: NDArray[np.int64]) -> float:
+    """The least strict share of the head at which few accepted windows are wrong, every gesture keeping most of its."""
+    candidates = np.linspace(0.3, 0.95, 27)
+    errors = [np.mean(~right[share >= least]) if (share >= least).any() else 0.0 for least in candidates]
+    wanted = next((least for least, error in zip(candidates, errors, strict=True) if error <= WRONG_KEPT), 0.95)
+    kept = [np.quantile(share[right & (true == g)], 1 - RIGHT_KEPT) for g in np.unique(true[right])]
+    return float(min(wanted, SHARE_MARGIN * min(kept, default=0.0)))
+
+
+def _played(
+    windows: Windows, votes: Sequence[Vote], spec: DecisionSpec, gestures: tuple[str, ...], every: int
+) -> tuple[NDArray[np.bool_], int]:
+    """Each repetition decided on as live would: which were right at their end, and how many other decisions fell."""
+    numbers = np.unique(windows.repetition)
+    won, n_false = np.zeros(len(numbers), bool), 0
+    for place, number in enumerate(numbers):
+        decider, mine = Decider(spec, gestures), np.flatnonzero(windows.repetition == number)[::every]
+        name = gestures[windows.gesture[mine[0]]] if len(mine) else ""
+        for window in mine:
+            if decider.update(decider.accept(votes[window])):
+                won[place] |= decider.gesture == name
+                n_false += decider.is_active(decider.gesture) and decider.gesture != name
+    return won, n_false
+
+
+def _confusion(held: LeftOut, n_gestures: int) -> NDArray[np.float64]:
+    counts = np.zeros((n_gestures, n_gestures))
+    np.add.at(counts, (held.windows.gesture, held.answer), 1)
+    return counts
+
+
+def _recall(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    recall: NDArray[np.float64] = np.diagonal(counts) / np.maximum(1, counts.sum(axis=1))
+    return recall
+
+
+def _independent(held: LeftOut, accuracy: float) -> float:
+    """How many independent windows there are: one a repetition at the least, as many as repetitions agree at most."""
+    right = held.answer == held.windows.gesture
+    each = np.array([right[held.windows.repetition == n].mean() for n in np.unique(held.windows.repetition)])
+    spread = each.var(ddof=1) / len(each) if len(each) > 1 else 0.0
+    n = accuracy * (1 - accuracy) / spread if spread > 0 else 0.0
+    return float(min(max(n, len(each)), len(right)))
+
+
+def _without_each(held: LeftOut, gestures: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for number, name in enumerate(gestures):
+        kept = held.windows.gesture != number
+        likelihood = held.likelihood[kept].copy()
+        likelihood[:, number] = -np.inf
+        right = likelihood.argmax(axis=1) == held.windows.gesture[kept]
+        others = [g for g in range(len(gestures)) if g != number]
+        found[name] = float(np.mean([right[held.windows.gesture[kept] == g].mean() for g in others]))
+    return found
+
+
+def _with_one_more(windows: Windows, n_gestures: int, accuracy: float) -> float | None:
+    """By the power law that errors follow from one round fewer to what was judged."""
+    fewer = leave_out(windows, n_gestures, also_without=1)
+    if fewer is None or accuracy >= 1:
+        return None
+    n = len(np.unique(windows.round)) - 1  # rounds that were fitted on
+    before = 1 - float(_recall(_confusion(fewer, n_gestures)).mean())
+    after = 1 - accuracy
+    steepness = float(np.clip(np.log(before / after) / np.log(n / (n - 1)), 0, 1.5)) if before > after else 0.0
+    return float(1 - after * (n / (n + 2)) ** steepness)

@@ -1,0 +1,185 @@
+"""A personal head: what a wearer's own repetitions of gestures are fitted to, and how well it will read them.
+
+For any band: two channels or more, 100 Hz or more, in microvolts or in counts. The signal is read as log-covariances
+(`cpep_edge.mpf`), which on real arms halve the errors of levels; nothing is trained before, and numpy is all it needs.
+How well it reads is found by leaving out one repetition after the other: windows of one repetition are too much alike
+to judge each other.
+
+Shapes: n windows, d numbers a window, K gestures, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.donning import (
+    FLAT_UV,
+    SETTLE_S,
+    Donning,
+    Likelihood,
+    Tokens,
+    measure_donning,
+    placements,
+    window_means,
+)
+from cpep_edge.errors import ConfigError
+from cpep_edge.head import Head, fit_head
+from cpep_edge.input_stream import InputStream
+from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands
+from cpep_edge.preprocess import Preprocessing, design_filter
+
+LEAST_RATE_HZ = 100.0
+WINDOW_S = 0.3  # .25 reads .003 less on 3DC, .4 as much more and decides later
+HOP_S = 0.025  # between tokens
+SPAN_S = 0.225  # of a token's covariances
+SHRINKAGE = 0.01  # of those
+CLIP = 20.0  # in units of a channel's level
+MAX_TURN = 2  # electrodes by which a later wearing may be turned
+_LOW_HZ, _LOW_AT_LOW_RATE_HZ = 20.0, 15.0  # of the high-pass: motion of electrodes stays below
+_LOW_RATE_HZ = 400.0
+FIT_HOP_S = 0.05  # between windows of a fit
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """One time that the wearer made a gesture when asked."""
+
+    gesture: str
+    number: int  # of its round; what has one number and wearing is left out together
+    samples: NDArray[np.float32]  # (n, C), raw; the first SETTLE_S only settle the filter
+    wearing: int = 0  # of the band, from 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a band's signal is read."""
+
+    preprocessing: Preprocessing
+    front_end: MpfSpec
+    window_samples: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Of a window."""
+        return self.front_end.n_tokens(self.window_samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What a head reads of repetitions, in the order of time within each."""
+
+    x: NDArray[np.float32]  # (n, d)
+    gesture: NDArray[np.int64]  # (n,)
+    repetition: NDArray[np.int64]  # (n,), its place in the list
+    round: NDArray[np.int64]  # (n,), equal for what is left out together
+
+
+def design_reading(n_channels: int, sample_rate_hz: float) -> Reading:
+    """A sensible way to read a band of so many channels at such a rate.
+
+    Raises ConfigError for a band that no head can read.
+    """
+    if n_channels < 2 or sample_rate_hz < LEAST_RATE_HZ:
+        raise ConfigError(
+            f"a band of {n_channels} channels at {sample_rate_hz:g} Hz cannot be taught: it takes two channels and "
+            f"{LEAST_RATE_HZ:g} Hz at least"
+        )
+    if n_channels > 64:
+        raise ConfigError(f"a band of {n_channels} channels cannot be taught: choose up to 64 with --device-config")
+    low_hz = _LOW_HZ if sample_rate_hz >= _LOW_RATE_HZ else _LOW_AT_LOW_RATE_HZ
+    hop = max(1, round(HOP_S * sample_rate_hz))
+    span = hop * round(SPAN_S * sample_rate_hz / hop)
+    front_end = MpfSpec(
+        n_electrodes=n_channels,
+        bands=design_bands(sample_rate_hz, band_edges_hz(sample_rate_hz, low_hz)),
+        hop_samples=hop,
+        span_samples=span,
+        shrinkage=SHRINKAGE,
+    )
+    preprocessing = Preprocessing(sample_rate_hz, design_filter(sample_rate_hz, low_hz), scale_uv=1.0, clip=CLIP)
+    window = span + hop * max(1, round((WINDOW_S * sample_rate_hz - span) / hop))
+    return Reading(preprocessing, front_end, window)
+
+
+def measure_wearings(
+    repetitions: Sequence[Repetition], reading: Reading, gestures: Sequence[str], flat_uv: float = FLAT_UV
+) -> list[Donning]:
+    """How the band sat in each wearing; a later one's placement is that under which its labels are likeliest.
+
+    flat_uv: the level below which a channel carries nothing, in the band's unit
+    Raises DataError when there is too little signal, or fewer than two channels carry any.
+    """
+    found: list[Donning] = []
+    for wearing in range(1 + max(one.wearing for one in repetitions)):
+        mine = balanced([one for one in repetitions if one.wearing == wearing])
+        orders: list[tuple[int, ...]] = [tuple(range(reading.front_end.n_electrodes))]
+        likelihood: Likelihood | None = None
+        if found:
+            orders = placements(reading.front_end.n_electrodes, MAX_TURN, mirrored=False)
+            earlier = windows_of([one for one in repetitions if one.wearing < wearing], reading, found, gestures)
+            head, numbers = fit_head(earlier.x, earlier.gesture), [gestures.index(one.gesture) for one in mine]
+            likelihood = partial(_likelihood, head, numbers, reading.n_tokens)
+        found.append(
+            measure_donning(
+                [one.samples for one in mine],
+                reading.preprocessing,
+                reading.front_end,
+                orders=orders,
+                likelihood=likelihood,
+                flat_uv=flat_uv,
+            )
+        )
+    return found
+
+
+def balanced(repetitions: Sequence[Repetition]) -> list[Repetition]:
+    """The repetitions without those by which a gesture, rest most often, would have far more signal than the others."""
+    kept, seconds = [], dict[tuple[int, int, str], int]()
+    usual = float(np.median(list(_samples_of_each(repetitions).values())))
+    for one in repetitions:
+        key = (one.wearing, one.number, one.gesture)
+        if seconds.get(key, 0) < usual:
+            kept.append(one)
+            seconds[key] = seconds.get(key, 0) + len(one.samples)
+    return kept
+
+
+def windows_of(
+    repetitions: Sequence[Repetition], reading: Reading, donnings: Sequence[Donning], gestures: Sequence[str]
+) -> Windows:
+    """What a head reads of repetitions."""
+    a_settle = round(SETTLE_S * reading.preprocessing.sample_rate_hz)
+    every = max(1, round(FIT_HOP_S * reading.preprocessing.sample_rate_hz / reading.front_end.hop_samples))
+    x, numbers = [], []
+    for one in repetitions:
+        stream = InputStream(reading.preprocessing, reading.front_end, one.samples.shape[1], donnings[one.wearing])
+        tokens = stream(one.samples)[a_settle // reading.front_end.hop_samples :]
+        x.append(window_means(tokens, reading.n_tokens)[::every])
+        numbers.append(len(x[-1]))
+    rounds = sorted({(one.wearing, one.number) for one in repetitions})
+    of_each = [(gestures.index(one.gesture), rounds.index((one.wearing, one.number))) for one in repetitions]
+    return Windows(
+        np.concatenate(x),
+        np.repeat([gesture for gesture, _ in of_each], numbers),
+        np.repeat(np.arange(len(repetitions)), numbers),
+        np.repeat([number for _, number in of_each], numbers),
+    )
+
+
+def _likelihood(head: Head, numbers: Sequence[int], n_tokens: int, recordings: Sequence[Tokens]) -> float:
+    """How likely recordings are under the head's gestures of these numbers."""
+    means = [window_means(tokens, n_tokens) for tokens in recordings]
+    each = [head.log_likelihood(head.project(x))[:, n] for x, n in zip(means, numbers, strict=True)]
+    return float(np.mean(np.concatenate(each)))
+
+
+def _samples_of_each(repetitions: Sequence[Repetition]) -> dict[tuple[int, int, str], int]:
+    """Samples by wearing, round and gesture."""
+    found: dict[tuple[int, int, str], int] = {}
+    for one in repetitions:
+        key = (one.wearing, one.number, one.gesture)
+        found[key] = found.get(key, 0) + len(one.samples)
+    return found

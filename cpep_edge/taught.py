@@ -1,0 +1,366 @@
+"""A taught bundle: from a wearer's repetitions to a folder that `live` runs.
+
+Alone it has neither encoder nor poses: the head reads the band's log-covariances. From a trained bundle that fits the
+band it takes the encoder and the poses along, and the head reads whichever of tokens, embedding or both tells the
+repetitions apart best when they are left out; gestures that only the poses know answer where a window is like nothing
+that was taught.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.bundle import (
+    Bundle,
+    DecisionSpec,
+    FileEntry,
+    Gesture,
+    HeadSpec,
+    Manifest,
+    PlacementSpec,
+    Provenance,
+    WornSpec,
+    next_version,
+    write_bundle,
+)
+from cpep_edge.calibration import donning_of, rest_level_of
+from cpep_edge.checkout import git_commit, installed_versions
+from cpep_edge.donning import FLAT_SHARE, FLAT_UV, SETTLE_S, Donning
+from cpep_edge.errors import DataError
+from cpep_edge.golden import Golden
+from cpep_edge.head import Head, fit_head
+from cpep_edge.input_stream import InputStream
+from cpep_edge.left_out import Judgement, choose_decision, judge
+from cpep_edge.personal import (
+    FIT_HOP_S,
+    MAX_TURN,
+    Reading,
+    Repetition,
+    Windows,
+    balanced,
+    measure_wearings,
+    windows_of,
+)
+from cpep_edge.recogniser import MeanToken, Recogniser, answer, head_input
+from cpep_edge.trust import SigningKey
+
+HEAD_FILE, GOLDEN_FILE = "head.npz", "golden.npz"
+HOP_MS = 50.0
+TYPICAL_KEPT = 0.95  # of right windows; below their typicality a gesture that only the poses know may answer
+QUIET = 1.15  # times its rest, which an electrode does not reach in any gesture
+_GOLDEN_LEAD_S = 0.5
+_GOLDEN_TRIED = 5  # windows of a gesture, the clearest of which becomes golden
+
+Reads = Literal["tokens", "embedding", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A trained bundle that is taught further."""
+
+    bundle: Bundle
+    recogniser: Recogniser
+    without: tuple[str, ...] = ()  # gestures of it that were taught before, and are fitted anew or not at all
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What was fitted to a wearer's repetitions."""
+
+    gestures: tuple[str, ...]  # in the head's order
+    rest: str
+    unit: Literal["uV", "count"]
+    reading: Reading
+    donning: Donning  # of the last wearing
+    head: Head
+    reads: Reads
+    min_typicality: float
+    decision: DecisionSpec
+    judgement: Judgement | None  # None: too few repetitions to say
+    quiet: tuple[int, ...]  # electrodes, from 1, that carry nothing of these gestures
+    base: Base | None  # None: the head answers alone
+    passed_over: tuple[str, ...]
+
+
+def fit_taught(
+    repetitions: Sequence[Repetition],
+    rest: str,
+    reading: Reading,
+    unit: Literal["uV", "count"] = "uV",
+    base: Base | None = None,
+) -> Taught:
+    """Fit a head to repetitions, among them some of rest.
+
+    base: a trained bundle for the same band; its embedding is tried too
+    Raises DataError when there is too little to fit.
+    """
+    gestures = tuple(dict.fromkeys(one.gesture for one in repetitions))
+    gestures = tuple(name for name in gestures if name == rest) + tuple(name for name in gestures if name != rest)
+    used = balanced(repetitions)
+    flat_uv = FLAT_UV if unit == "uV" else _flat_count(used)
+    candidates = _candidates(used, gestures, reading, flat_uv, base)
+    judged = [(one, judge(one.windows, gestures)) for one in candidates]
+    best, found = max(judged, key=lambda pair: -1.0 if pair[1] is None else pair[1][0].accuracy)
+    counts = np.bincount(best.windows.gesture, minlength=len(gestures))
+    if len(gestures) < 2 or counts.min() < 2:
+        raise DataError("too little was recorded to tell gestures apart: record each of two gestures for a second")
+    head = fit_head(best.windows.x, best.windows.gesture)
+    decision = DecisionSpec(hop_ms=HOP_MS) if best.base is None else best.base.recogniser.manifest.decision
+    resting = [one.samples for one in repetitions if one.gesture == rest]
+    moving = [one.samples for one in repetitions if one.gesture != rest]
+    decision = decision.model_copy(
+        update={
+            "rest_gesture": rest if resting else "",
+            "rest_level": rest_level_of(reading.preprocessing, best.donnings[-1], resting, moving),
+            "rejection": (),
+        }
+    )
+    judgement, min_typicality = None, 0.0
+    if found is not None:
+        judgement, held = found
+        decision, head, judgement = choose_decision(held, head, judgement, decision, 1 / FIT_HOP_S)
+        right = held.answer == held.windows.gesture
+        typical = held.typicality[np.arange(len(right)), held.answer][right]
+        min_typicality = float(np.quantile(typical, 1 - TYPICAL_KEPT)) if len(typical) else 0.0
+    return Taught(
+        gestures=gestures,
+        rest=rest,
+        unit=unit,
+        reading=best.reading,
+        donning=best.donnings[-1],
+        head=head,
+        reads=best.reads,
+        min_typicality=min_typicality,
+        decision=decision,
+        judgement=judgement,
+        quiet=_quiet(best.reading, best.donnings[-1], resting, moving),
+        base=best.base,
+        passed_over=tuple(
+            f"{one.name}: {other[0].accuracy:.3f} by repetitions left out, against {found[0].accuracy:.3f}"
+            for one, other in judged
+            if one is not best and other is not None and found is not None
+        ),
+    )
+
+
+def write_taught(
+    path: Path, taught: Taught, repetitions: Sequence[Repetition], data: str, key: SigningKey | None = None
+) -> Manifest:
+    """Write the bundle, whole or not at all, in the place of an earlier one.
+
+    repetitions: what it was fitted to; golden inputs are cut from them
+    data: what the manifest says of where they come from
+    """
+    base, old = taught.base, None if taught.base is None else taught.base.recogniser.manifest
+    kept = [] if old is None or base is None else [one for one in old.gestures if one.name not in base.without]
+    names = [one.name for one in kept] + [name for name in taught.gestures if name not in {one.name for one in kept}]
+    prototypes = {one.name: one.n_prototypes for one in kept}
+    gestures = tuple(
+        next((one for one in kept if one.name == name and name not in taught.gestures), None)
+        or Gesture(name=name, n_prototypes=prototypes.get(name, 0), trained=True, origin="session")
+        for name in names
+    )
+    spec = HeadSpec(
+        file=HEAD_FILE,
+        reads=taught.reads,
+        gestures=tuple(names.index(name) for name in taught.gestures),
+        min_typicality=taught.min_typicality,
+    )
+    golden = _golden(taught, spec, len(names), repetitions)
+    donning = taught.donning
+    worn = WornSpec(
+        order=donning.order,
+        level_uv=() if donning.level_uv is None else tuple(donning.level_uv.tolist()),
+        dead=donning.dead,
+        centre=() if donning.centre is None else tuple(donning.centre.tolist()),
+    )
+    changed = {HEAD_FILE: taught.head.to_bytes(), GOLDEN_FILE: golden.to_bytes()}
+
+    def fill(folder: Path) -> None:
+        if base is not None:
+            base.bundle.copy_files(folder, {})
+            for name in {base.bundle.manifest.golden_file, *_head_file(base.bundle.manifest)}:
+                (folder / name).unlink()
+        for name, content in changed.items():
+            (folder / name).write_bytes(content)
+
+    def manifest(files: dict[str, FileEntry]) -> Manifest:
+        fields = {
+            "name": path.stem,
+            "version": next_version(path),
+            "files": files,
+            "golden_file": GOLDEN_FILE,
+            "unit": taught.unit,
+            "calibration": tuple(name for name in taught.gestures if name != taught.rest),
+            "level_pattern": tuple(np.log(worn.level_uv).tolist()),
+            "worn": worn,
+            "head": spec,
+            "gestures": gestures,
+            "decision": taught.decision,
+            "forced": (),
+            "passed_over": taught.passed_over,
+            "provenance": _provenance(data),
+        }
+        if old is not None:
+            return Manifest.model_validate({**{name: getattr(old, name) for name in Manifest.model_fields}, **fields})
+        return Manifest(
+            target="any",
+            n_channels=taught.reading.front_end.n_electrodes,
+            window_samples=taught.reading.window_samples,
+            preprocessing=taught.reading.preprocessing,
+            front_end=taught.reading.front_end,
+            placement=PlacementSpec(max_turn=MAX_TURN),
+            **fields,  # type: ignore[arg-type]
+        )
+
+    return write_bundle(path, fill, manifest, key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One thing that a head may read."""
+
+    name: str
+    reads: Reads
+    windows: Windows
+    reading: Reading
+    donnings: list[Donning]
+    base: Base | None
+
+
+def _candidates(
+    repetitions: Sequence[Repetition], gestures: Sequence[str], reading: Reading, flat_uv: float, base: Base | None
+) -> list[_Candidate]:
+    """What a head may read; the first of equals is taken."""
+    found = []
+    if base is not None:
+        manifest = base.recogniser.manifest
+        wearings = range(1 + max(one.wearing for one in repetitions))
+        donnings = [
+            replace(
+                donning_of(base.recogniser, [one.samples for one in repetitions if one.wearing == w]), head_means=None
+            )
+            for w in wearings
+        ]
+        all_reads: tuple[Reads, ...] = ("embedding",) if manifest.front_end is None else ("tokens", "embedding", "both")
+        its_reading = (
+            reading
+            if manifest.front_end is None
+            else Reading(manifest.preprocessing, manifest.front_end, manifest.window_samples)
+        )
+        its_reading = replace(its_reading, preprocessing=manifest.preprocessing)
+        for reads in all_reads:
+            windows = _base_windows(repetitions, base.recogniser, donnings, gestures, reads)
+            found.append(_Candidate(f"{reads} of {manifest.name}", reads, windows, its_reading, donnings, base))
+        if manifest.front_end is not None:
+            return found
+    donnings = measure_wearings(repetitions, reading, gestures, flat_uv)
+    windows = windows_of(repetitions, reading, donnings, gestures)
+    return [_Candidate("log-covariances alone", "tokens", windows, reading, donnings, None), *found]
+
+
+def _base_windows(
+    repetitions: Sequence[Repetition],
+    recogniser: Recogniser,
+    donnings: Sequence[Donning],
+    gestures: Sequence[str],
+    reads: Reads,
+) -> Windows:
+    manifest, n_steps = recogniser.manifest, recogniser.manifest.input_shape[1]
+    rate_hz = manifest.preprocessing.sample_rate_hz
+    a_step = 1 if manifest.front_end is None else manifest.front_end.hop_samples
+    every, settle = max(1, round(FIT_HOP_S * rate_hz / a_step)), round(SETTLE_S * rate_hz / a_step)
+    spec = HeadSpec(file=HEAD_FILE, reads=reads, gestures=(0, 1))
+    x, label, place, of_round = [], [], [], []
+    rounds = sorted({(one.wearing, one.number) for one in repetitions})
+    for number, one in enumerate(repetitions):
+        steps = recogniser.stream(donnings[one.wearing])(one.samples)
+        for at in range(settle, len(steps) - n_steps + 1, every):
+            window = np.ascontiguousarray(steps[at : at + n_steps].T)
+            embedding = np.empty(0, np.float32) if reads == "tokens" else recogniser.encoder.embed(window)
+            x.append(head_input(spec, window, embedding))
+            label.append(gestures.index(one.gesture))
+            place.append(number)
+            of_round.append(rounds.index((one.wearing, one.number)))
+    if not x:
+        raise DataError(f"the repetitions are shorter than a window of {manifest.name}")
+    return Windows(np.stack(x), np.array(label), np.array(place), np.array(of_round))
+
+
+def _golden(taught: Taught, spec: HeadSpec, n_gestures: int, repetitions: Sequence[Repetition]) -> Golden:
+    """The clearest of some windows of each gesture's last repetition, and what they lead to."""
+    base, reading = taught.base, taught.reading
+    manifest = None if base is None else base.recogniser.manifest
+    encoder = MeanToken() if base is None else base.recogniser.encoder
+    index = None if base is None else base.recogniser.index
+    front_end = reading.front_end if manifest is None else manifest.front_end
+    n_steps = reading.n_tokens if manifest is None else manifest.input_shape[1]
+    n = reading.window_samples if manifest is None else manifest.window_samples
+    n += round(_GOLDEN_LEAD_S * reading.preprocessing.sample_rate_hz)
+    found: list[tuple[NDArray[np.float32], NDArray[np.float32], int]] = []
+    for name in taught.gestures:
+        last = [one.samples for one in repetitions if one.gesture == name and len(one.samples) >= n]
+        tried = []
+        for end in np.linspace(n, len(last[-1]), _GOLDEN_TRIED).astype(int) if last else ():
+            stretch = last[-1][end - n : end]
+            stretch = (stretch - stretch[0]).astype(np.float32)  # of an offset the filter leaves nothing
+            stream = InputStream(reading.preprocessing, front_end, stretch.shape[1], taught.donning)
+            window = stream.last_window(stretch, n_steps)
+            embedding = encoder.embed(window)
+            vote = answer(window, embedding, index, taught.decision.k, spec, taught.head, n_gestures)
+            tried.append((vote.share, stretch, embedding, vote.gesture_index))
+        if tried:
+            _, stretch, embedding, gesture = max(tried, key=lambda one: one[0])
+            found.append((stretch, embedding, gesture))
+    if not found:
+        raise DataError("every repetition is shorter than a second: hold each gesture for longer")
+    stretches, embeddings, answers = zip(*found, strict=True)
+    return Golden(np.stack(stretches), np.stack(embeddings), np.array(answers, np.int32))
+
+
+def _quiet(
+    reading: Reading, donning: Donning, resting: Sequence[NDArray[np.float32]], moving: Sequence[NDArray[np.float32]]
+) -> tuple[int, ...]:
+    """Electrodes, from 1 as the band counts them, that are dead or never rise over their rest."""
+    order = donning.order or tuple(range(reading.front_end.n_electrodes))
+    dead = {order[place] for place in donning.dead}
+    if resting and moving:
+        rest = np.median([_levels(reading, one) for one in resting], axis=0)
+        most = np.max([_levels(reading, one) for one in moving], axis=0)
+        dead |= set(np.flatnonzero(most < QUIET * rest).tolist())
+    return tuple(sorted(electrode + 1 for electrode in dead))
+
+
+def _levels(reading: Reading, samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    """RMS of each channel of a repetition, filtered, (C,)."""
+    spec = replace(reading.preprocessing, scale_uv=1.0, clip=np.inf)
+    filtered = InputStream(spec, None, samples.shape[1]).scaled(samples)
+    settled = filtered[round(SETTLE_S * spec.sample_rate_hz) :].astype(np.float64)
+    level: NDArray[np.float64] = np.sqrt(np.mean(settled**2, axis=0))
+    return level
+
+
+def _flat_count(repetitions: Sequence[Repetition]) -> float:
+    """The level below which a channel of a band in counts is flat: a small part of what others have."""
+    swing = np.median([one.samples.astype(np.float64).std(axis=0) for one in repetitions], axis=0)
+    return FLAT_SHARE * float(np.median(swing))
+
+
+def _head_file(manifest: Manifest) -> tuple[str, ...]:
+    return () if manifest.head is None else (manifest.head.file,)
+
+
+def _provenance(data: str) -> Provenance:
+    return Provenance(
+        recipe="teach",
+        seed=0,
+        data=data,
+        git_commit=git_commit(),
+        versions=installed_versions(("cpep-edge", "numpy", "scipy")),
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

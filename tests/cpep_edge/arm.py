@@ -1,0 +1,58 @@
+"""An arm to be taught: muscles that electrodes hear together, and a hand that makes gestures when asked.
+
+Nothing of the project's simulators is in it: each gesture drives some muscles, each muscle is band-limited noise, and
+each electrode hears all of them, the near ones most.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+from cpep_edge.blocks import Block
+from cpep_edge.personal import Repetition
+
+N_MUSCLES = 6
+NOISE_UV = 4.0
+
+
+class Arm:
+    """One wearer with one band."""
+
+    def __init__(self, seed: int = 0, n_channels: int = 6, rate_hz: float = 500.0, scale: float = 1.0) -> None:
+        """scale: of every sample; another than 1 stands for a band that sends counts"""
+        self.rate_hz, self.n_channels, self.scale = rate_hz, n_channels, scale
+        self._rng = np.random.default_rng(seed)
+        place = np.arange(n_channels)[:, None] / n_channels - np.arange(N_MUSCLES)[None] / N_MUSCLES
+        apart = np.abs((place + 0.5) % 1 - 0.5)
+        self.mixing = np.exp(-8 * apart) * self._rng.uniform(0.7, 1.3, (n_channels, N_MUSCLES))
+        high_hz = min(200.0, 0.4 * rate_hz)
+        self._sos = signal.butter(2, (30.0, high_hz), "bandpass", fs=rate_hz, output="sos")
+        self.drives: dict[str, NDArray[np.float64]] = {"Rest": np.zeros(N_MUSCLES)}
+
+    def drive(self, gesture: str) -> NDArray[np.float64]:
+        """How hard each muscle works; a gesture that was not made yet is thought up, two strong muscles and a third."""
+        if gesture not in self.drives:
+            number = len(self.drives) - 1
+            drive = np.full(N_MUSCLES, 2.0)
+            drive[[number % N_MUSCLES, (number + 1 + number // N_MUSCLES) % N_MUSCLES]] = 60.0, 35.0
+            self.drives[gesture] = drive
+        return self.drives[gesture]
+
+    def make(self, gesture: str, seconds: float, *, turned: int = 0) -> NDArray[np.float32]:
+        """EMG of a gesture held for a while, a little differently each time, (n, C)."""
+        n = round(seconds * self.rate_hz)
+        drive = self.drive(gesture) * self._rng.uniform(0.85, 1.15, N_MUSCLES)
+        fibres = signal.sosfilt(self._sos, self._rng.normal(size=(n + 100, N_MUSCLES)), axis=0)[100:]
+        heard = (fibres * drive) @ self.mixing.T + self._rng.normal(0, NOISE_UV, (n, self.n_channels))
+        return (self.scale * np.roll(heard, turned, axis=1)).astype(np.float32)
+
+    def repetitions(self, gestures: list[str], n: int, seconds: float = 2.0, wearing: int = 0) -> list[Repetition]:
+        """Each gesture and rest, so many times."""
+        named = [(name, number) for number in range(1, n + 1) for name in ("Rest", *gestures)]
+        return [Repetition(name, number, self.make(name, seconds), wearing) for name, number in named]
+
+
+def blocks(samples: NDArray[np.float32], rate_hz: float, size: int = 25, first: int = 0) -> list[Block]:
+    """A signal as a band sends it."""
+    starts = range(0, len(samples), size)
+    return [Block(samples[s : s + size], first + s, (first + s) / rate_hz, host_t_s=0.0) for s in starts]

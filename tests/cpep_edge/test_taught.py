@@ -1,0 +1,150 @@
+"""Bundles that a wearer taught: a head on the band's own signal, with neither encoder nor poses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.blocks import StreamInfo
+from cpep_edge.bundle import Bundle, Manifest
+from cpep_edge.calibration import calibrate
+from cpep_edge.decisions import UNKNOWN
+from cpep_edge.errors import ArtifactError, ConfigError
+from cpep_edge.live_loop import LiveEngine, check_stream
+from cpep_edge.personal import design_reading
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.taught import fit_taught, write_taught
+from cpep_edge.verify import verify_bundle
+from tests.cpep_edge.arm import Arm, blocks
+from tests.cpep_edge.fake_stream import ListSource
+
+GESTURES = ["Fist", "Open", "Point"]
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Arm]:
+    arm = Arm()
+    return teach(tmp_path_factory.mktemp("taught") / "mine.cpep", arm), arm
+
+
+def teach(path: Path, arm: Arm, unit: str = "uV") -> Path:
+    repetitions = arm.repetitions(GESTURES, 3)
+    fitted = fit_taught(repetitions, "Rest", design_reading(arm.n_channels, arm.rate_hz), unit)  # type: ignore[arg-type]
+    write_taught(path, fitted, repetitions, "a test")
+    return path
+
+
+def decided(path: Path, arm: Arm, gesture: str, **how: object) -> list[str]:
+    """What live decides while the wearer rests, makes a gesture, and rests."""
+    recogniser = Recogniser(Bundle(path))
+    signal = np.concatenate([arm.make("Rest", 1), arm.make(gesture, 2), arm.make("Rest", 1)])
+    info = StreamInfo("arm", arm.n_channels, arm.rate_hz, unit=recogniser.manifest.unit)
+    engine, changes = LiveEngine(recogniser, info, **how), []  # type: ignore[arg-type]
+    for block in blocks(signal, arm.rate_hz):
+        engine.ingest(block)
+        while (decision := engine.step(newest=False)) is not None:
+            if decision.changed and decision.gesture != UNKNOWN:  # a window half of each may be like neither
+                changes.append(decision.gesture)
+    return changes
+
+
+def test_a_taught_bundle_has_neither_encoder_nor_poses_and_live_decides_by_it(taught: tuple[Path, Arm]) -> None:
+    path, arm = taught
+    manifest = Bundle(path).manifest
+    assert (manifest.encoder, manifest.index, manifest.native, manifest.target) == (None, None, None, "any")
+    for gesture in GESTURES:
+        assert decided(path, arm, gesture) == ["Rest", gesture, "Rest"]
+
+
+def test_verify_runs_the_golden_inputs_of_a_taught_bundle_and_finds_a_changed_head(
+    taught: tuple[Path, Arm], tmp_path: Path
+) -> None:
+    path, arm = taught
+    report = verify_bundle(path)
+    assert report.n_golden == 1 + len(GESTURES)
+    assert report.smallest_cosine == pytest.approx(1, abs=1e-5)
+    other = teach(tmp_path / "other.cpep", Arm(seed=5))
+    copy = tmp_path / "mine.cpep"
+    shutil.copytree(path, copy)
+    shutil.copy(other / "head.npz", copy / "head.npz")
+    with pytest.raises(ArtifactError, match="head.npz"):
+        verify_bundle(copy)
+
+
+def test_a_taught_bundle_imports_neither_torch_nor_executorch_nor_hnswlib(taught: tuple[Path, Arm]) -> None:
+    path, arm = taught
+    code = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from cpep_edge.bundle import Bundle
+from cpep_edge.recogniser import Recogniser
+recogniser = Recogniser(Bundle(Path({str(path)!r})))
+window = recogniser.last_window(np.ones(({round(arm.rate_hz)}, {arm.n_channels}), np.float32))
+recogniser.recognise(window)
+print(sorted({{"torch", "executorch", "hnswlib"}} & set(sys.modules)))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_later_wearing_is_found_turned_by_an_unlabelled_calibration(taught: tuple[Path, Arm]) -> None:
+    path, arm = taught
+    recogniser = Recogniser(Bundle(path))
+    turned = [arm.make(gesture, 3, turned=1) for gesture in ("Rest", *GESTURES, *GESTURES)]
+    source = ListSource(blocks(np.concatenate(turned), arm.rate_hz))
+    source.info = StreamInfo("arm", arm.n_channels, arm.rate_hz)
+    profile = calibrate(source, recogniser, 20.0)
+    assert profile.order == (1, 2, 3, 4, 5, 0)
+    donning = profile.donning(recogniser.manifest)
+    right = 0
+    for gesture in GESTURES:
+        window = recogniser.last_window(arm.make(gesture, 1, turned=1), donning)
+        vote = recogniser.recognise(window, recogniser.on_arm(donning)).vote
+        right += recogniser.manifest.gestures[vote.gesture_index].name == gesture
+    assert right == len(GESTURES)
+
+
+def test_a_band_in_counts_is_taught_as_one_in_microvolts(tmp_path: Path) -> None:
+    arm = Arm(scale=1e-4)
+    path = teach(tmp_path / "counts.cpep", arm, unit="count")
+    assert decided(path, arm, "Open") == ["Rest", "Open", "Rest"]
+    with pytest.raises(ConfigError, match="sends microvolts"):
+        check_stream(StreamInfo("other", arm.n_channels, arm.rate_hz), Bundle(path).manifest)
+
+
+@pytest.mark.parametrize(("n_channels", "rate_hz"), [(2, 100.0), (3, 2000.0), (16, 200.0)])
+def test_bands_of_any_size_and_rate_are_taught(tmp_path: Path, n_channels: int, rate_hz: float) -> None:
+    arm = Arm(seed=3, n_channels=n_channels, rate_hz=rate_hz)
+    path = teach(tmp_path / "any.cpep", arm)
+    verify_bundle(path)
+    assert Bundle(path).manifest.n_channels == n_channels
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("head", None, "known to neither"),
+        ("front_end", None, "only a head on a front end's tokens"),
+        ("worn", {"level_uv": [1.0]}, "as many channels"),
+    ],
+)
+def test_a_manifest_that_leaves_nothing_to_answer_is_refused(
+    taught: tuple[Path, Arm], field: str, value: object, said: str
+) -> None:
+    fields = json.loads((taught[0] / "manifest.json").read_text())
+    with pytest.raises(ValueError, match=said):
+        Manifest.model_validate_json(json.dumps({**fields, field: value}))
+
+
+def test_the_benchmark_refuses_a_taught_bundle_in_one_sentence(taught: tuple[Path, Arm], tmp_path: Path) -> None:
+    from cpep_bench.run import run_bench
+
+    with pytest.raises(ConfigError, match="mine was taught by its wearer and has no encoder"):
+        run_bench(taught[0], tmp_path)
