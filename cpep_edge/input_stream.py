@@ -5,13 +5,14 @@ step of the encoder's input is a sample of all channels, or a token. All state i
 how the signal was cut.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.donning import Donning
-from cpep_edge.mpf import LogCovariances, MpfSpec, MpfStream, log_covariances
+from cpep_edge.mpf import MpfSpec, MpfStream
 from cpep_edge.preprocess import Preprocessing, Preprocessor, SosFilter, scipy_sosfilt
 
 
@@ -20,7 +21,7 @@ class Kernels:
     """What computes the signal's way; those of a bundle's C library give the same numbers as these."""
 
     sosfilt: SosFilter = scipy_sosfilt
-    logarithm: LogCovariances = log_covariances
+    front_end: Callable[..., MpfStream] = MpfStream
 
 
 class InputStream:
@@ -38,13 +39,7 @@ class InputStream:
         self._preprocess = Preprocessor(preprocessing, n_channels, self._donning.level_uv, kernels.sosfilt)
         self.front_end: MpfStream | None = None
         if front_end is not None:
-            self.front_end = MpfStream(
-                front_end,
-                centre=self._donning.centre,
-                dead=self._donning.dead,
-                sosfilt=kernels.sosfilt,
-                logarithm=kernels.logarithm,
-            )
+            self.front_end = kernels.front_end(front_end, centre=self._donning.centre, dead=self._donning.dead)
 
     def reset(self, sample_index: int = 0) -> None:
         """Forget the past; the next sample has this index."""

@@ -18,7 +18,7 @@ Shapes: n samples, C electrodes, B bands, m tokens, F = B C (C + 1) / 2 numbers 
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from cpep_edge.manifest_part import Part
-from cpep_edge.preprocess import SosFilter, scipy_sosfilt
+from cpep_edge.preprocess import scipy_sosfilt
 
 NYQUIST_SHARE = 0.45  # of the sample rate that no band reaches beyond: amplifiers roll off there
 _BAND_ORDER = 2  # of each Butterworth; twice as steep read .001 less on 3DC
@@ -34,9 +34,6 @@ _TOP_HZ = 450.0  # surface EMG has next to nothing above
 _LOW_RATE_HZ = 500.0  # below, three bands; four from here on
 _EDGE_POWER = 1.25  # bands widen upwards
 FLOOR = 1e-6  # added to every eigenvalue, in squared units of the scale: silence stays finite
-
-# Covariances (m, B, C, C), shrinkage and live electrodes (C,), to tokens (m, F); as `log_covariances` below.
-LogCovariances = Callable[[NDArray[np.float64], float, NDArray[np.bool_]], NDArray[np.float32]]
 
 Section = tuple[float, float, float, float, float, float]
 
@@ -124,16 +121,12 @@ class MpfStream:
         *,
         centre: NDArray[np.float32] | None = None,
         dead: Sequence[int] = (),
-        sosfilt: SosFilter = scipy_sosfilt,
-        logarithm: LogCovariances | None = None,
     ) -> None:
         """centre: (F,), subtracted from each token; None: that of the spec, or nothing where it has none
         dead: electrodes, from 0, that carry nothing; all that a token would say of them is zero
-        logarithm: what makes tokens of covariances; None: numpy
         Raises ValueError when fewer than two electrodes are left.
         """
         self.spec = spec
-        self._sosfilt, self._logarithm = sosfilt, logarithm or log_covariances
         self._sos = [np.array(band.sos, np.float64) for band in spec.bands]
         self._live = np.ones(spec.n_electrodes, bool)
         self._live[list(dead)] = False
@@ -181,12 +174,12 @@ class MpfStream:
                 covariances.append(sum(self._blocks, self._empty) / self.spec.span_samples)
         if not covariances:
             return np.empty((0, self.spec.n_features), np.float32)
-        tokens = self._logarithm(np.stack(covariances), self.spec.shrinkage, self._live) - self._centre
+        tokens = log_covariances(np.stack(covariances), self.spec.shrinkage, self._live) - self._centre
         tokens *= self._kept
         return tokens
 
     def _filter(self, band: int, samples: NDArray[np.float32]) -> NDArray[np.float64]:
-        filtered, self._state[band] = self._sosfilt(self._sos[band], samples, self._state[band])
+        filtered, self._state[band] = scipy_sosfilt(self._sos[band], samples, self._state[band])
         return filtered
 
 

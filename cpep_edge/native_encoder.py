@@ -12,8 +12,9 @@ import os
 import platform
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 
 from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.input_stream import Kernels
-from cpep_edge.mpf import FLOOR
+from cpep_edge.mpf import FLOOR, MpfSpec, MpfStream
 
 if TYPE_CHECKING:
     from cpep_edge.bundle import Bundle, EncoderSpec
 
-_ABI_VERSION = 3  # CPEP_ABI_VERSION of encoder.h
+_ABI_VERSION = 4  # CPEP_ABI_VERSION of encoder.h
 _ERROR_BYTES = 512
 
 _loading = threading.Lock()
@@ -111,13 +112,74 @@ class NativeEncoder:
         return self._error.value.decode(errors="replace")
 
 
+class _FrontEndSpec(ctypes.Structure):
+    """`cpep_front_end_spec` of encoder.h."""
+
+    _fields_ = [
+        ("n_electrodes", ctypes.c_size_t),
+        ("n_bands", ctypes.c_size_t),
+        ("n_sections", ctypes.c_size_t),
+        ("sections", ctypes.c_void_p),
+        ("hop_samples", ctypes.c_size_t),
+        ("span_samples", ctypes.c_size_t),
+        ("shrinkage", ctypes.c_double),
+        ("floor", ctypes.c_double),
+        ("live", ctypes.c_void_p),
+        ("centre", ctypes.c_void_p),
+    ]
+
+
+class NativeMpfStream(MpfStream):
+    """The front end in the C library: one call for all samples of a hop."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        spec: MpfSpec,
+        *,
+        centre: NDArray[np.float32] | None = None,
+        dead: Sequence[int] = (),
+    ) -> None:
+        self._handle: ctypes.c_void_p | None = None
+        super().__init__(spec, centre=centre, dead=dead)
+        sections = np.zeros((len(spec.bands), max(len(sos) for sos in self._sos), 6))
+        sections[:, :, [0, 3]] = 1  # what is not filled changes nothing
+        for band, sos in enumerate(self._sos):
+            sections[band, : len(sos)] = sos
+        live, offset = self._live.astype(np.uint8), np.ascontiguousarray(self._centre, np.float32)
+        given = _FrontEndSpec(
+            *(spec.n_electrodes, len(spec.bands), sections.shape[1], sections.ctypes.data),
+            *(spec.hop_samples, spec.span_samples, spec.shrinkage, FLOOR, live.ctypes.data, offset.ctypes.data),
+        )
+        handle = library.cpep_front_end_open(ctypes.byref(given))
+        if handle is None:
+            raise CpepError("there is no memory for the front end's covariances")
+        self._handle, self._library = ctypes.c_void_p(handle), library
+        weakref.finalize(self, library.cpep_front_end_close, self._handle)
+
+    def reset(self, sample_index: int = 0) -> None:
+        """See MpfStream."""
+        if self._handle is not None:
+            self._library.cpep_front_end_reset(self._handle, sample_index)
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See MpfStream."""
+        given = np.ascontiguousarray(samples, np.float32)
+        if given.ndim != 2 or given.shape[1] != self.spec.n_electrodes:
+            raise ValueError(f"samples have shape {given.shape}, this front end takes (n, {self.spec.n_electrodes})")
+        tokens = np.empty((1 + len(given) // self.spec.hop_samples, self.spec.n_features), np.float32)
+        return tokens[
+            : self._library.cpep_front_end_run(self._handle, given.ctypes.data, len(given), tokens.ctypes.data)
+        ]
+
+
 def native_kernels(library: NativeLibrary) -> Kernels:
-    """The signal's way in the C library: scipy's `sosfilt`, number for number, and numpy's logarithms to 1e-12.
+    """The signal's way in the C library: scipy's `sosfilt`, number for number, and numpy's tokens to single precision.
 
     Raises CpepError when the library does not fit this machine or the process.
     """
     bound = _bind(load_libraries(library))
-    filter_in_place, take_logarithms = bound.cpep_filter, bound.cpep_log_covariances
+    filter_in_place = bound.cpep_filter
 
     def sosfilt(
         sos: NDArray[np.float64], samples: NDArray[np.float32], state: NDArray[np.float64]
@@ -126,16 +188,7 @@ def native_kernels(library: NativeLibrary) -> Kernels:
         filter_in_place(sos.ctypes.data, len(sos), filtered.ctypes.data, *filtered.shape, state.ctypes.data)
         return filtered, state
 
-    def logarithm(covariances: NDArray[np.float64], shrinkage: float, live: NDArray[np.bool_]) -> NDArray[np.float32]:
-        given, mask = np.ascontiguousarray(covariances, np.float64), live.astype(np.uint8)
-        n_tokens, n_bands, n, _ = given.shape
-        tokens = np.empty((n_tokens, n_bands * n * (n + 1) // 2), np.float32)
-        n_matrices = n_tokens * n_bands
-        if take_logarithms(given.ctypes.data, n_matrices, n, mask.ctypes.data, shrinkage, FLOOR, tokens.ctypes.data):
-            raise CpepError("there is no memory for the front end's covariances")
-        return tokens
-
-    return Kernels(sosfilt, logarithm)
+    return Kernels(sosfilt, partial(NativeMpfStream, bound))
 
 
 def carried_library(bundle: "Bundle") -> NativeLibrary | None:
@@ -224,8 +277,14 @@ def _bind(library: ctypes.CDLL) -> ctypes.CDLL:
     array, size = ctypes.c_void_p, ctypes.c_size_t
     library.cpep_filter.argtypes = (array, size, array, size, size, array)
     library.cpep_filter.restype = None
-    library.cpep_log_covariances.argtypes = (array, size, size, array, ctypes.c_double, ctypes.c_double, array)
-    library.cpep_log_covariances.restype = ctypes.c_int
+    library.cpep_front_end_open.argtypes = (array,)
+    library.cpep_front_end_open.restype = array
+    library.cpep_front_end_reset.argtypes = (array, ctypes.c_uint64)
+    library.cpep_front_end_reset.restype = None
+    library.cpep_front_end_run.argtypes = (array, array, size, array)
+    library.cpep_front_end_run.restype = size
+    library.cpep_front_end_close.argtypes = (array,)
+    library.cpep_front_end_close.restype = None
     library.cpep_close.argtypes = (ctypes.c_void_p,)
     library.cpep_close.restype = None
     return library

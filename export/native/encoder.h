@@ -1,5 +1,5 @@
 /* The EMG encoder as a C library: one window in, one embedding out; and what comes before it, the filter and the front
- * end's matrix logarithms. No torch, no Python.
+ * end. No torch, no Python.
  *
  * Errors: a call that fails says so by its result and writes one line of text, always terminated, into `error`,
  * which may be NULL. An encoder is used by one thread at a time; different encoders may run side by side.
@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 #define CPEP_API __attribute__((visibility("default")))
-#define CPEP_ABI_VERSION 3
+#define CPEP_ABI_VERSION 4
 
 typedef struct cpep_encoder cpep_encoder;
 
@@ -61,15 +61,37 @@ CPEP_API int cpep_run(cpep_encoder *encoder, const float *window, float *embeddi
 CPEP_API void cpep_filter(const double *sections, size_t n_sections, double *samples, size_t n_samples,
                           size_t n_channels, double *state);
 
-/* The front end's tokens: matrix logarithms of shrunk covariances, in double precision (`mpf.h` of the chip's engine).
+/* The front end of one stream, as cpep_edge.mpf has it, in double precision: band filters, covariances of all electrodes,
+ * their matrix logarithms (`mpf.h` of the chip's engine). What it points to is copied. */
+typedef struct {
+  size_t n_electrodes, n_bands;
+  size_t n_sections;      /* of each band; one of 1 0 0 1 0 0 changes nothing */
+  const double *sections; /* for each band so many rows of b0 b1 b2 a0 a1 a2, a0 being 1 */
+  size_t hop_samples;
+  size_t span_samples; /* a whole number of hops */
+  double shrinkage, floor;
+  const uint8_t *live; /* n_electrodes, zero for one that is taken out */
+  const float *centre; /* subtracted from each token: n_bands n_electrodes (n_electrodes + 1) / 2 numbers */
+} cpep_front_end_spec;
+
+typedef struct cpep_front_end cpep_front_end;
+
+/* returns NULL where there is no memory */
+CPEP_API cpep_front_end *cpep_front_end_open(const cpep_front_end_spec *spec);
+
+/* Forget the past; the next sample has this index, and blocks begin at whole multiples of the hop. */
+CPEP_API void cpep_front_end_reset(cpep_front_end *front_end, uint64_t sample_index);
+
+/* Take the next samples of the stream.
  *
- * covariances: n_matrices symmetric matrices of n_electrodes rows
- * live: n_electrodes bytes, zero for an electrode that is taken out; NULL: all are live
- * tokens: for each matrix n_electrodes (n_electrodes + 1) / 2 numbers
- * returns 0, or -1 where there is no memory
+ * samples: n_samples rows of n_electrodes, preprocessed
+ * tokens: room for 1 + n_samples / hop_samples of them
+ * returns how many were completed
  */
-CPEP_API int cpep_log_covariances(const double *covariances, size_t n_matrices, size_t n_electrodes,
-                                  const uint8_t *live, double shrinkage, double floor, float *tokens);
+CPEP_API size_t cpep_front_end_run(cpep_front_end *front_end, const float *samples, size_t n_samples, float *tokens);
+
+/* NULL is allowed. */
+CPEP_API void cpep_front_end_close(cpep_front_end *front_end);
 
 /* Free an encoder; NULL is allowed. */
 CPEP_API void cpep_close(cpep_encoder *encoder);

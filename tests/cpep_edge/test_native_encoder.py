@@ -16,7 +16,7 @@ from scipy import signal
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError, CpepError
-from cpep_edge.mpf import log_covariances
+from cpep_edge.mpf import MpfSpec, MpfStream, design_bands
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_kernels
 from cpep_edge.preprocess import design_filter
 
@@ -220,25 +220,42 @@ def test_the_filter_gives_the_bits_that_scipy_gives(
     np.testing.assert_array_equal(last, expected_last)
 
 
-@pytest.mark.parametrize("n", [2, 5, 16])
-def test_the_front_end_s_logarithms_are_numpy_s_whatever_the_electrodes_do(library: NativeLibrary, n: int) -> None:
-    """Full, one source, doubled, flat, silent, and one electrode taken out."""
-    rng, covariances = np.random.default_rng(n), []
-    for kind in range(5):
-        x = rng.normal(size=(60, n)) * 10 ** rng.uniform(-2, 1, n)
-        if kind == 1:
-            x[:] = x[:, :1]
-        elif kind == 2:
-            x[:, -1] = x[:, 0]
-        elif kind == 3:
-            x[:, 0] = 0
-        elif kind == 4:
-            x[:] = 0
-        covariances.append(x.T @ x / 60)
-    stacked = np.stack(covariances)[:, None].repeat(3, axis=1)
-    for live in (np.ones(n, bool), np.arange(n) != 1) if n > 2 else (np.ones(n, bool),):
-        ours = native_kernels(library).logarithm(stacked, 0.01, live)
-        np.testing.assert_allclose(ours, log_covariances(stacked, 0.01, live), atol=2e-6, rtol=1e-6)
+def _arm(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Signal of n electrodes, as good and as bad as bands have it."""
+    x = rng.normal(size=(700, n)) @ rng.normal(size=(n, n)) * 10 ** rng.uniform(-2, 1, n)
+    if kind == "one source":
+        x = x[:, :1] * rng.normal(size=n)
+    elif kind == "doubled":
+        x[:, -1] = x[:, 0]
+    elif kind == "flat":
+        x[:, 0] = 3
+    elif kind == "silent":
+        x[:] = 0
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["as it is", "one source", "doubled", "flat", "silent"])
+@pytest.mark.parametrize("n", [2, 5, 11, 16])
+def test_the_front_end_s_tokens_are_numpy_s_whatever_the_electrodes_do(
+    library: NativeLibrary, n: int, kind: str
+) -> None:
+    """In any pieces, from any sample on, with an electrode taken out, and again after a reset."""
+    rng = np.random.default_rng(n)
+    bands = list(design_bands(1000.0, (20.0, 60.0, 120.0, 450.0)))
+    bands[1] = bands[1].model_copy(update={"sos": bands[1].sos[:1]})  # not all as long
+    spec = MpfSpec(n_electrodes=n, bands=tuple(bands), hop_samples=25, span_samples=75, shrinkage=0.01)
+    centre = rng.normal(size=spec.n_features).astype(np.float32)
+    dead = (1,) if n > 2 else ()
+    ours = native_kernels(library).front_end(spec, centre=centre, dead=dead)
+    for first in (0, 13):
+        signal_uv, reference = _arm(kind, n, rng), MpfStream(spec, centre=centre, dead=dead)
+        ours.reset(first)
+        reference.reset(first)
+        parts = np.split(np.asfortranarray(signal_uv), np.sort(rng.integers(0, 700, 9)))
+        found = np.concatenate([ours(part) for part in parts])
+        np.testing.assert_allclose(found, reference(signal_uv), atol=5e-6, rtol=2e-6)
+    with pytest.raises(ValueError, match=f"this front end takes \\(n, {n}\\)"):
+        ours(signal_uv[:, 1:])
 
 
 def test_encoders_are_freed(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:

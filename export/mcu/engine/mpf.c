@@ -19,19 +19,23 @@
 #define LOG cpep_log
 #endif
 
+#ifndef CPEP_VECTORS
+#define CPEP_VECTORS /* the C library compiles for wider vectors too */
+#endif
+
 #define MOST_STEPS 50   /* of QL for one eigenvalue; two or three are usual */
 #define NOTHING 1e-12f  /* of a mean power: a product of two electrodes below it is none, and is no denormal number */
 
 typedef cpep_mpf_real real;
 
-static void add_scaled(real *restrict y, const real *restrict x, real scale, int32_t n) {
+static inline void add_scaled(real *restrict y, const real *restrict x, real scale, int32_t n) {
     int32_t k;
     for (k = 0; k < n; k++) y[k] += scale * x[k];
 }
 
 /* A symmetric matrix to its tridiagonal form: diagonal d, off-diagonal e from e[1] on; a becomes the orthogonal matrix
    that does it, its columns the new axes. spare: [n] */
-static void tridiagonal(real *a, int32_t n, real *d, real *e, real *spare) {
+CPEP_VECTORS static void tridiagonal(real *a, int32_t n, real *d, real *e, real *spare) {
     int32_t i, j, k;
     for (i = n - 1; i > 0; i--) {
         real *row = a + i * n, scale = 0, h = 0;
@@ -75,7 +79,7 @@ static void tridiagonal(real *a, int32_t n, real *d, real *e, real *spare) {
     }
 }
 
-static void rotate(real *restrict low, real *restrict high, real s, real c, int32_t n) {
+static inline void rotate(real *restrict low, real *restrict high, real s, real c, int32_t n) {
     int32_t k;
     for (k = 0; k < n; k++) {
         const real f = high[k];
@@ -85,7 +89,7 @@ static void rotate(real *restrict low, real *restrict high, real s, real c, int3
 }
 
 /* The eigenvalues of a tridiagonal matrix into d, and its axes, the rows of z, turned into eigenvectors. */
-static void diagonal(real *d, real *e, int32_t n, real *z) {
+CPEP_VECTORS static void diagonal(real *d, real *e, int32_t n, real *z) {
     int32_t i, l, m, step;
     for (i = 1; i < n; i++) e[i - 1] = e[i];
     e[n - 1] = 0;
@@ -124,6 +128,16 @@ static void diagonal(real *d, real *e, int32_t n, real *z) {
     }
 }
 
+/* The upper triangle of the matrix whose eigenvectors are the rows of z; row: [n] */
+CPEP_VECTORS static void write_token(const real *z, const real *values, int32_t n, real *row, float *token) {
+    int32_t i, j, k;
+    for (i = 0; i < n; i++) {
+        for (j = i; j < n; j++) row[j] = 0;
+        for (k = 0; k < n; k++) add_scaled(row + i, z + k * n + i, values[k] * z[k * n + i], n - i);
+        for (j = i; j < n; j++) *token++ = (float)(i == j ? row[j] : row[j] * (real)1.41421356237309504880);
+    }
+}
+
 void cpep_log_covariance(const real *covariance, int32_t n, const uint8_t *live, real shrinkage, real floor, float *token,
                          real *work) {
     real *a = work, *z = a + n * n, *d = z + n * n, *e = d + n, power = 0, least;
@@ -150,9 +164,5 @@ void cpep_log_covariance(const real *covariance, int32_t n, const uint8_t *live,
     for (k = 0; k < n; k++) { /* rounding may leave an eigenvalue below what was added to all of them */
         d[k] = LOG(d[k] > least * (real)0.5 ? d[k] : least * (real)0.5);
     }
-    for (i = 0; i < n; i++) {
-        for (j = i; j < n; j++) e[j] = 0;
-        for (k = 0; k < n; k++) add_scaled(e + i, z + k * n + i, d[k] * z[k * n + i], n - i);
-        for (j = i; j < n; j++) *token++ = (float)(i == j ? e[j] : e[j] * (real)1.41421356237309504880);
-    }
+    write_token(z, d, n, e, token);
 }
