@@ -42,7 +42,7 @@ from cpep_edge.trust import (
 )
 from cpep_edge.vouched import remember, remembers
 
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[4] = 4
 MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
 SIGNATURE_FILE = "manifest.sig"
@@ -200,13 +200,13 @@ class DecisionSpec(_Part):
     """How neighbours become decisions; `cpep_edge.decisions` says what each number does."""
 
     k: Hops = Field(default=10, gt=0)  # neighbours that vote
-    min_vote_share: float = Field(default=0.5, ge=0, le=1)  # below: rejected
+    min_vote_share: float = Field(default=0.0, ge=0, le=1)  # below: rejected
     min_similarity: float = Field(default=-1.0, ge=-1, le=1)  # cosine of the nearest winner; below: rejected
-    debounce_hops: Hops = Field(default=3, gt=0)  # equal results in a row before a decision changes
     hop_ms: float = Field(default=100.0, ge=5, le=60_000)  # between two windows
-    hysteresis: float = Field(default=0.0, ge=0, le=1)  # off `min_vote_share` for the gesture that stands
-    majority_hops: Hops = Field(default=1, gt=0)  # newest windows whose most frequent answer counts; 1: off
-    refractory_hops: Hops = Field(default=0, ge=0)  # after a gesture was decided on, until the next may be
+    evidence_ms: float = Field(default=100.0, gt=0, le=60_000)  # of signal that count as one look at the hand
+    min_belief: float = Field(default=0.9, gt=0.5, lt=1)  # that a decision takes
+    release_ms: float = Field(default=700.0, ge=0, le=60_000)  # after a gesture stood as long, until the next may
+    wake_gesture: str = ""  # made twice, others count for a while; empty: they always do
     rest_gesture: str = ""  # the one that means nothing is done; empty: there is none
     rest_level: float = Field(default=0.0, ge=0)  # RMS, in units of the scale, below which muscles rest; 0: never
     rejection: tuple[OperatingPoint, ...] = ()  # the best thresholds, coverage falling; empty: not calibrated
@@ -253,7 +253,7 @@ class Provenance(_Part):
 class Manifest(_Part):
     """All that is said about a bundle, in `manifest.json`."""
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     name: Name
     version: int = Field(default=1, gt=0, lt=1 << 53)  # rises with every bundle of this name that is made
     signer: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")  # fingerprint of the key; None: not signed

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.bundle import DecisionSpec
-from cpep_edge.decisions import Decider
+from cpep_edge.decisions import choose
 from cpep_edge.head import Head, calibrate_temperature, fit_head
 from cpep_edge.personal import Windows
 from cpep_edge.pose_index import Vote
@@ -25,8 +25,6 @@ RIGHT_KEPT = 0.7  # of each gesture's right windows, which rejection leaves at t
 SHARE_MARGIN = 0.9  # of the share that this asks for
 TYPICAL_KEPT = 0.98  # of right windows, within whose distance others count as known
 DISTANCE_MARGIN = 2.0  # times that squared distance: the next repetition lies further off
-HOPS = (2, 3, 4, 5, 6)  # in a row that may be asked for
-WORTH_A_HOP = 0.02  # of the repetitions, that waiting for longer must bring
 CAN_WIN = 0.5  # of its repetitions, that a gesture must win
 SAME_MOVEMENT = 0.35  # of both gestures' windows taken for the other, from which they are one movement; chance is .5
 _SURE = 1.96  # standard deviations, for 95 %
@@ -136,10 +134,9 @@ def interval(share: float, n: float) -> tuple[float, float]:
 def choose_decision(
     held: LeftOut, head: Head, judgement: Judgement, spec: DecisionSpec, windows_a_second: float
 ) -> tuple[DecisionSpec, Head, Judgement]:
-    """When a decision falls, from what was left out: rejection and hops in a row, and the gestures that cannot win.
+    """When a decision falls, from what was left out: rejection, evidence, and the gestures that cannot win.
 
-    Rejection is no stricter than errors ask for, and leaves every gesture most of its right windows. Among numbers of
-    hops that decide about equally well, the smallest is taken.
+    Rejection is no stricter than errors ask for, and leaves every gesture most of its right windows.
 
     spec: what is not chosen here stays as it is
     windows_a_second: of those that were left out
@@ -158,15 +155,14 @@ def choose_decision(
     spec = spec.model_copy(
         update={"min_vote_share": round(min_share, 3), "min_similarity": float(f"{min_typicality:.2g}")}
     )
-    votes = [Vote(*each) for each in zip(answer.tolist(), share.tolist(), typical.tolist(), strict=True)]
-    every = max(1, round(spec.hop_ms * 1e-3 * windows_a_second))
-    tried = []
-    for hops in HOPS:
-        one = spec.model_copy(update={"debounce_hops": hops})
-        won, n_false = _played(held.windows, votes, one, judgement.gestures, every)
-        tried.append((won.sum() - n_false, one, won))
-    best = max(score for score, _, _ in tried)
-    _, spec, won = next(each for each in tried if each[0] >= best - WORTH_A_HOP * len(won))
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True)) * share[:, None]
+    votes = [
+        Vote(int(answer[n]), float(share[n]), float(typical[n]), tuple(shares[n].tolist())) for n in range(len(answer))
+    ]
+    places = [np.flatnonzero(held.windows.repetition == number) for number in np.unique(held.windows.repetition)]
+    repetitions = [(judgement.gestures[true[mine[0]]], [votes[place] for place in mine]) for mine in places]
+    spec, decided = choose(spec, judgement.gestures, repetitions, 1e3 / windows_a_second)
+    won = np.array(decided)
     of_each = held.windows.gesture[np.unique(held.windows.repetition, return_index=True)[1]]
     wins = [won[of_each == number].mean() if (of_each == number).any() else 0.0 for number in range(head.n_gestures)]
     cannot = [
@@ -184,22 +180,6 @@ def _min_share(share: NDArray[np.float32], right: NDArray[np.bool_], true: NDArr
     wanted = next((least for least, error in zip(candidates, errors, strict=True) if error <= WRONG_KEPT), 0.95)
     kept = [np.quantile(share[right & (true == g)], 1 - RIGHT_KEPT) for g in np.unique(true[right])]
     return float(min(wanted, SHARE_MARGIN * min(kept, default=0.0)))
-
-
-def _played(
-    windows: Windows, votes: Sequence[Vote], spec: DecisionSpec, gestures: tuple[str, ...], every: int
-) -> tuple[NDArray[np.bool_], int]:
-    """Each repetition decided on as live would: which were right at their end, and how many other decisions fell."""
-    numbers = np.unique(windows.repetition)
-    won, n_false = np.zeros(len(numbers), bool), 0
-    for place, number in enumerate(numbers):
-        decider, mine = Decider(spec, gestures), np.flatnonzero(windows.repetition == number)[::every]
-        name = gestures[windows.gesture[mine[0]]] if len(mine) else ""
-        for window in mine:
-            if decider.update(decider.accept(votes[window])):
-                won[place] |= decider.gesture == name
-                n_false += decider.is_active(decider.gesture) and decider.gesture != name
-    return won, n_false
 
 
 def _confusion(held: LeftOut, n_gestures: int) -> NDArray[np.float64]:

@@ -96,7 +96,8 @@ class LiveEngine:
         self._tokens = (
             None if self._front_end is None else MirroredRing(n_inputs, 4 + 4 * self._window_samples // a_token)
         )
-        self._decider = Decider(self.spec, tuple(gesture.name for gesture in manifest.gestures))
+        hop_ms = self._hop_samples / self._rate_hz * 1e3
+        self._decider = Decider(self.spec, tuple(gesture.name for gesture in manifest.gestures), hop_ms)
         self._pending: deque[_Hop] = deque()
         self._n_pending_most = 1 + 4 * self._window_samples // self._hop_samples  # older windows have left the ring
         self._boot_id: int | None = None
@@ -190,7 +191,7 @@ class LiveEngine:
             self.recognition = self._recogniser.recognise(window, self._head)
             vote = self.recognition.vote
             window_gesture, confidence, similarity = self._decider.accept(vote), vote.share, vote.similarity
-        changed = self._decider.update(window_gesture)
+        changed = self._decider.update(None if self.recognition is None else self.recognition.vote)
         return Decision(
             sample_index=hop.end_index,
             device_t_s=hop.device_t_s,

@@ -1,4 +1,4 @@
-"""Decisions of a band that recognises gestures itself: its predictions, named and debounced as the bundle says.
+"""Decisions of a band that recognises gestures itself: its predictions, named and decided on as the bundle says.
 
 The host runs no encoder. A prediction carries no similarity, so of the two thresholds only the share of votes holds;
 and the band asks its encoder at rest too.
@@ -82,14 +82,14 @@ def _decision(said: Prediction, decider: Decider, manifest: Manifest) -> Decisio
             f"the band says gesture {said.gesture_id} and {manifest.name} has {len(manifest.gestures)}: "
             "give the bundle that the band runs"
         )
-    window_gesture = decider.accept(Vote(said.gesture_id, said.confidence, similarity=1.0))
-    changed = decider.update(window_gesture)
+    vote = Vote(said.gesture_id, said.confidence, similarity=1.0)
+    changed = decider.update(vote)
     return Decision(
         sample_index=said.sample_index,
         device_t_s=said.t_us / 1e6,
         gesture=decider.gesture,
         changed=changed,
-        window_gesture=window_gesture,
+        window_gesture=decider.accept(vote),
         confidence=said.confidence,
         similarity=0.0,
         at_rest=False,

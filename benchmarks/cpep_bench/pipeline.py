@@ -51,7 +51,7 @@ def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[
         FILTER: lambda: stream(samples_uv),
         ENCODER: lambda: recogniser.encoder.embed(window),
         INDEX: lambda: index.vote(embedding, manifest.decision.k),
-        DECISION: lambda: decider.update(decider.accept(vote)),
+        DECISION: lambda: decider.update(vote),
     }
 
 
@@ -59,7 +59,7 @@ def end_to_end_calls(recogniser: Recogniser, signal_uv: Signal) -> tuple[Callabl
     """What to prepare and what to time: the last byte of a window to its decision.
 
     The first takes in a hop of the stream but for its last frame, which it returns; the second is given that: frame,
-    filter, ring, encoder, index, vote, debounce. The encoder is asked at every hop, at rest too.
+    filter, ring, encoder, index, vote, decision. The encoder is asked at every hop, at rest too.
     """
     manifest = recogniser.manifest
     rate_hz = manifest.preprocessing.sample_rate_hz

@@ -52,7 +52,7 @@ def latency_table(report: Report) -> Table:
         ("latency, ms", "p50", "95 % interval", "p95", "p99", "max"),
         tuple(rows),
         f"{n_runs} runs of each; parts take turns; warm-up is excluded; intervals are those of a block bootstrap. End "
-        "to end is from the last byte of a window to its debounced decision; the wire and the wait for the next hop "
+        "to end is from the last byte of a window to its decision; the wire and the wait for the next hop "
         "are not in it.",
     )
 

@@ -102,7 +102,7 @@ def _markdown(manifest: "Manifest", readings: Sequence[Reading], transport: Dela
 `cpep-edge eval BUNDLE --protocol live --data PROMPTED`: {events.n_events} gestures made as asked, with rest in between,
 by {best.n_people} **simulated** people whom training never saw, {60 * events.hours:.0f} minutes, each calibrated on a
 donning of its own. All {len(manifest.gestures)} gestures are in the index. Window {window_ms:.0f} ms, hop
-{spec.hop_ms:g} ms, debounce {spec.debounce_hops} hops, refractory {spec.refractory_hops} hops.
+{spec.hop_ms:g} ms, {spec.evidence_ms:g} ms a look, belief {spec.min_belief:g}, release {spec.release_ms:g} ms.
 
 | the band | right | another | missed | extra | extra an hour | CLER | CLER within 250 ms |
 | --- | --: | --: | --: | --: | --: | --: | --: |

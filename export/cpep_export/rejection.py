@@ -26,9 +26,7 @@ LEAST_COVERAGE = 0.05  # fewer windows than this say nothing about risk
 CORRECT_KEPT = 0.9  # of right votes, by the thresholds a bundle starts with
 ACTIVE_KEPT = 0.98  # of a gesture's windows, by the level of rest
 SHORT_WINDOW_S = 0.5  # below, a bundle is meant to be quick: it hops twice as often
-# Chosen on simulated people of validation: least events wrong at no more than a false activation a minute.
-REFRACTORY_MS = 1500.0
-DEBOUNCE_HOPS = {100.0: 3, 50.0: 4}  # by the hop
+EVIDENCE_SHARE = 0.5  # of a window, that counts as one look
 
 MOST_WATCHED = 2_000  # windows, some milliseconds each
 _N_SIMILARITIES = 40
@@ -57,8 +55,7 @@ def decision_spec(evaluation: EvaluationSet, votes: Sequence[Vote]) -> DecisionS
         min_vote_share=start.min_vote_share,
         min_similarity=start.min_similarity,
         hop_ms=hop_ms,
-        debounce_hops=DEBOUNCE_HOPS[hop_ms],
-        refractory_hops=round(REFRACTORY_MS / hop_ms),
+        evidence_ms=max(hop_ms, EVIDENCE_SHARE * queries.dataset.window_samples / rate_hz * 1e3),
         rest_gesture=rest,
         rest_level=_rest_level(queries, is_rest, round(LEVEL_STRETCH_S * rate_hz)) if rest else 0.0,
         rejection=curve,

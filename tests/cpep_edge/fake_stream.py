@@ -38,7 +38,7 @@ class LevelRecogniser:
             front_end=None,
             input_shape=(2, WINDOW),
             encoder=SimpleNamespace(file="encoder.pte"),
-            decision=spec or DecisionSpec(debounce_hops=2, hop_ms=HOP_MS),
+            decision=spec or DecisionSpec(evidence_ms=25.0, hop_ms=HOP_MS),
             gestures=(
                 SimpleNamespace(name=names[0], trained=True, origin="corpus"),
                 SimpleNamespace(name=names[1], trained=False, origin="corpus"),

@@ -86,7 +86,7 @@ def test_no_number_in_a_manifest_ends_in_anything_but_a_sentence(bundle: Path) -
             assert opened.decision.hop_ms * opened.preprocessing.sample_rate_hz < 1e15
             if opened.n_channels == signal_uv.shape[1]:
                 assert np.isfinite(Preprocessor(opened.preprocessing, signal_uv.shape[1])(signal_uv)).all()
-            Decider(opened.decision, tuple(gesture.name for gesture in opened.gestures)).update("x")
+            Decider(opened.decision, tuple(gesture.name for gesture in opened.gestures)).update(None)
             fit_to_wearer(opened, None, None)
     assert len(said) > 500
     assert not [sentence for sentence in said if "\n" in sentence]

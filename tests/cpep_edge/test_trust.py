@@ -188,7 +188,7 @@ def test_looking_at_a_bundle_keeps_no_older_one_out(
 def test_another_bundle_of_the_same_version_is_refused(signed: Path, secret: SigningKey, public: PublicKey) -> None:
     Bundle(signed, public).keep_older_out()
     manifest = json.loads((signed / MANIFEST_FILE).read_text())
-    manifest["decision"]["debounce_hops"] += 1
+    manifest["decision"]["release_ms"] += 1
     (signed / SIGNATURE_FILE).unlink()
     reseal(signed, {**manifest, "signer": None})
     sign_bundle(signed, secret)

@@ -119,9 +119,9 @@ def list_a_path(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.update(schema_version=4), "its schema_version is 4 and this cpep-edge reads 3; update with"),
-        (lambda m: m.update(schema_version=2), "from an older cpep-edge; export the bundle again"),
-        (lambda m: m.update(schema_version="3"), "schema_version"),
+        (lambda m: m.update(schema_version=5), "its schema_version is 5 and this cpep-edge reads 4; update with"),
+        (lambda m: m.update(schema_version=3), "from an older cpep-edge; export the bundle again"),
+        (lambda m: m.update(schema_version="4"), "schema_version"),
         (lambda m: m.update(comment="hello"), "comment"),
         (lambda m: m["encoder"].update(file="other.pte"), "not listed under files"),
         (lambda m: m["gestures"][1].update(name=m["gestures"][0]["name"]), "same name"),

@@ -15,7 +15,7 @@ from cpep_train.live_evaluation import evaluate_live
 from cpep_train.prompted import LABELS_FILE, PROMPTED, read_labels, synthesise_prompted
 from tests.cpep_edge.fake_stream import HOP_MS, RATE_HZ, LevelRecogniser
 
-SPEC = DecisionSpec(debounce_hops=2, hop_ms=HOP_MS, rest_gesture="Low", rest_level=0.3)
+SPEC = DecisionSpec(evidence_ms=50.0, hop_ms=HOP_MS, rest_gesture="Low", rest_level=0.3)
 
 
 @pytest.fixture
@@ -45,15 +45,15 @@ def test_a_perfect_reader_is_scored_as_one_and_its_false_activation_is_seen(corp
     events = score.events
     assert (events.n_right, events.n_missed, events.n_confused, events.n_extra_outside) == (3, 0, 0, 1)
     assert events.false_activations_per_hour == pytest.approx(360)
-    # more than half of the window is high 150 ms after the onset, the second such window decides
+    # more than half of the window is high 150 ms after the onset, the third such window makes sure
     assert events.algorithm is not None
-    assert events.algorithm.p50_ms == pytest.approx(200)
+    assert events.algorithm.p50_ms == pytest.approx(250)
     assert score.n_people == 1
     assert 0.4 < score.rest_share < 0.7
 
 
 def test_what_decides_may_be_replaced(corpus: Path) -> None:
-    slow = replace_spec(debounce_hops=30)
+    slow = replace_spec(evidence_ms=5_000.0)
     assert evaluate_live(recogniser(), corpus, spec=slow).events.n_missed == 3
 
 
