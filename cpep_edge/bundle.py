@@ -268,6 +268,7 @@ class Manifest(_Part):
     front_end: MpfSpec | None = None  # None: the encoder takes the preprocessed signal itself
     calibration: tuple[str, ...] = ()  # what the wearer does while a session is calibrated; empty: made to do without
     placement: PlacementSpec = PlacementSpec()
+    masked_channels: tuple[int, ...] = ()  # of the band, from 0: dead while training, so they are not read
     level_pattern: tuple[float, ...] = ()  # log of the usual channel levels while calibrating; empty: not known
     worn: WornSpec | None = None  # None: a band that was not calibrated is divided by the corpus' scale
     encoder: EncoderSpec | None = None  # None: a head on the front end's tokens answers alone
@@ -313,6 +314,8 @@ class Manifest(_Part):
         self._check_worn()
         if any(abs(level) > _MAX_LOG_LEVEL for level in self.level_pattern):
             raise ValueError("level_pattern holds a logarithm that no signal has")
+        if not all(0 <= channel < self.n_channels for channel in self.masked_channels):
+            raise ValueError("masked_channels names one that the band has not")
         if len(self.level_pattern) not in (0, self.n_channels):
             raise ValueError("level_pattern is not of as many channels as the band has")
         if self.n_channels * self.window_samples > _MAX_NUMBERS:

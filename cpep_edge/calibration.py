@@ -145,7 +145,7 @@ def donning_of(
         orders=manifest.placement.orders(manifest.n_channels) if placed else (),
         likelihood=None if head is None else likelihood,
         pattern=manifest.level_pattern,
-        missing=sorted({*missing, *usual_dead}),
+        missing=sorted({*missing, *manifest.masked_channels, *usual_dead}),
         flat_uv=FLAT_UV if manifest.unit == "uV" or worn is None else FLAT_SHARE * float(np.median(worn.level_uv)),
     )
     if head is None:

@@ -35,11 +35,12 @@ class InputStream:
         donning: Donning | None = None,
         kernels: Kernels = Kernels(),
     ) -> None:
-        self._donning = donning or Donning()
-        self._preprocess = Preprocessor(preprocessing, n_channels, self._donning.level_uv, kernels.sosfilt)
+        self.donning = donning or Donning()
+        self._dead = list(self.donning.dead)
+        self._preprocess = Preprocessor(preprocessing, n_channels, self.donning.level_uv, kernels.sosfilt)
         self.front_end: MpfStream | None = None
         if front_end is not None:
-            self.front_end = kernels.front_end(front_end, centre=self._donning.centre, dead=self._donning.dead)
+            self.front_end = kernels.front_end(front_end, centre=self.donning.centre, dead=self.donning.dead)
 
     def reset(self, sample_index: int = 0) -> None:
         """Forget the past; the next sample has this index."""
@@ -48,8 +49,10 @@ class InputStream:
             self.front_end.reset(sample_index)
 
     def scaled(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The next samples of the band, (n, C), filtered and scaled, in the model's order."""
-        return self._preprocess(self._donning.arranged(samples_uv))
+        """The next samples of the band, (n, C), filtered and scaled, in the model's order; dead electrodes are zero."""
+        scaled = self._preprocess(self.donning.arranged(samples_uv))
+        scaled[:, self._dead] = 0
+        return scaled
 
     def steps(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
         """The steps of input that the next scaled samples complete, (m, n_inputs)."""

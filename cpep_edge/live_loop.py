@@ -90,7 +90,7 @@ class LiveEngine:
         self.donning = donning = (donning or manifest.usual_donning).lacking(info.missing)
         self._head = recogniser.on_arm(donning)
         self._stream = recogniser.stream(donning)
-        self._live_channels = [place for place in range(info.n_channels) if place not in donning.dead]
+        self._live_channels = [place for place in range(info.n_channels) if place not in self._stream.donning.dead]
         self._ring = MirroredRing(info.n_channels, 4 * self._window_samples)
         self._front_end, (n_inputs, self._n_steps) = manifest.front_end, manifest.input_shape
         self._tokens = (

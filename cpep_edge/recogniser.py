@@ -67,7 +67,7 @@ class Recogniser:
         donning: None takes the band to sit as usual
         """
         manifest = self.manifest
-        worn = donning or manifest.usual_donning
+        worn = (donning or manifest.usual_donning).lacking(manifest.masked_channels)
         return InputStream(manifest.preprocessing, manifest.front_end, manifest.n_channels, worn, self._kernels)
 
     def last_window(self, samples_uv: NDArray[np.float32], donning: Donning | None = None) -> NDArray[np.float32]:

@@ -235,6 +235,7 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
             front_end=material.checkpoint.front_end,
             calibration=recipe.calibration.stages or (("every gesture once",) if recipe.calibration.asked else ()),
             placement=PlacementSpec(max_turn=recipe.calibration.max_turn, mirrored=recipe.calibration.mirrored),
+            masked_channels=tuple(number - 1 for number in recipe.recordings.masked_channels),
             level_pattern=material.evaluation.queries.dataset.store.donnings.pattern(),
             encoder=parts.device.spec,
             head=None if parts.head is None else parts.head.spec,

@@ -33,6 +33,7 @@ def bundle_for(pattern: tuple[float, ...] = (), n_channels: int = 3, spec: Prepr
         head=None,
         placement=PlacementSpec(max_turn=2),
         level_pattern=pattern,
+        masked_channels=(),
         window_samples=200,
     )
     return cast(Recogniser, SimpleNamespace(manifest=manifest, head=None))

@@ -194,6 +194,20 @@ def test_what_stands_in_channels_that_the_device_lacks_changes_nothing(bundle: P
         assert np.array_equal(*windows)
 
 
+def test_a_channel_that_was_masked_in_training_is_not_read(bundle: Path, tiny_bundle: Path) -> None:
+    """With tokens, and with an encoder that reads the signal itself."""
+    rng = np.random.default_rng(4)
+    for recogniser in (Recogniser(Bundle(bundle)), Recogniser(Bundle(tiny_bundle))):
+        manifest = recogniser.manifest
+        recogniser.manifest = manifest.model_copy(update={"masked_channels": (3,)})
+        signal = rng.normal(0, 50, (2 * manifest.window_samples, manifest.n_channels)).astype(np.float32)
+        other = signal.copy()
+        other[:, 3] = 0
+        assert np.array_equal(recogniser.last_window(signal), recogniser.last_window(other))
+        donning = donning_of(recogniser, [np.tile(signal, (20, 1))])
+        assert [(donning.order or range(99))[place] for place in donning.dead] == [3]
+
+
 def test_a_profile_carries_all_of_a_donning_and_none_of_another_bundle_s(
     bundle: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cpep_bridge.byte_stream import LineLost, WrongDevice
+from cpep_bridge.byte_stream import LineLost, Stopped, WrongDevice
 from cpep_bridge.chords import chords_layout
 from cpep_bridge.devices import open_source
 from cpep_bridge.fixed_frames import pack_frame
@@ -139,6 +139,32 @@ def test_a_source_is_stopped_from_outside_while_nothing_arrives(
             assert not reader.is_alive()
             if lost == "unplugged":
                 band.stop()
+
+
+def test_a_stop_is_heard_while_waiting_to_look_for_a_device_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpep_bridge.patience.waits_s", lambda: iter([30.0]))
+    patience, waits, ended = Patience(2.0, 60.0), threading.Event(), list[type[BaseException]]()
+    patience.sampled()
+    broke = patience.broke
+
+    def seen(error: LinkError) -> float:
+        waits.set()  # what comes next is the rest
+        return broke(error)
+
+    def look_for_it() -> None:
+        try:
+            patience.reopen(LineLost("gone"), lambda left_s: None)
+        except BaseException as error:
+            ended.append(type(error))
+
+    monkeypatch.setattr(patience, "broke", seen)
+    looking = threading.Thread(target=look_for_it, daemon=True)
+    looking.start()
+    assert waits.wait(5.0)
+    patience.stop()
+    looking.join(5.0)
+
+    assert ended == [Stopped]
 
 
 def board_that_boots(boot_s: float, banner: bytes = b"") -> Say:
