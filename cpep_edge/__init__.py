@@ -28,6 +28,9 @@ def live(
     device: str = "cpep",
     hop_ms: float | None = None,
     max_risk: float | None = None,
+    min_confidence: float | None = None,
+    debounce_ms: float | None = None,
+    refractory_ms: float | None = None,
     seconds: float | None = None,
     device_config: str | PathLike[str] | None = None,
     reconnect_s: float = 30.0,
@@ -42,6 +45,9 @@ def live(
 
     profile: this session's calibration, from `cpep-edge calibrate`
     max_risk: reject so much that at most this share of what is accepted was wrong on held-out data at export
+    min_confidence: share of the votes below which a window is rejected, in place of the bundle's
+    debounce_ms: for which a gesture must be seen before it is decided on, in place of the bundle's
+    refractory_ms: after a gesture was decided on, until another may be, in place of the bundle's
     seconds: of signal after which to stop
     trust: the code that the bundle carries may run here, although it was made elsewhere and no key vouches for it
     device_config: which of the device's channels go where, from what rate, as `cpep-edge live --device-config`
@@ -52,6 +58,7 @@ def live(
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import fit_to_wearer
+    from cpep_edge.decisions import with_gates
     from cpep_edge.live_loop import Live
     from cpep_edge.recogniser import Recogniser
 
@@ -60,6 +67,7 @@ def live(
     opened.keep_older_out()
     calibration = None if profile is None else Path(profile)
     donning, spec = fit_to_wearer(recogniser.manifest, calibration, max_risk)
+    spec = with_gates(spec, min_confidence=min_confidence, debounce_ms=debounce_ms, refractory_ms=refractory_ms)
     source_of = open_source(
         port,
         device=device,

@@ -103,7 +103,9 @@ def signal_id(manifest: Manifest) -> str:
     return hashlib.sha256(repr(signal).encode()).hexdigest()[:16]
 
 
-def fit_to_wearer(manifest: Manifest, profile: Path | None, max_risk: float | None) -> tuple[Donning, DecisionSpec]:
+def fit_to_wearer(
+    manifest: Manifest, profile: Path | None, max_risk: float | None = None
+) -> tuple[Donning, DecisionSpec]:
     """A bundle on one arm: how the band sits, and how to decide.
 
     profile: file of `calibrate`; None: a band that was not calibrated

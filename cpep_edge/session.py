@@ -10,6 +10,7 @@ so in the attribute `missing_pose`. A recording without any pose holds zeros thr
 """
 
 import errno
+import io
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -215,27 +216,45 @@ Block = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32] | No
 
 def write_session_blocks(path: Path, meta: SessionMeta, n_channels: int, blocks: Iterable[Block]) -> None:
     """Write one session block by block, however long it is, whole or not at all; its end is that of the last block."""
-    dtype = timeseries_dtype(n_channels)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        group = file.create_group(_GROUP)
-        for name in SessionMeta.__dataclass_fields__:
-            group.attrs[name] = getattr(meta, name)
-        table = None
-        for time_s, emg_uv, joint_angles_rad in blocks:
-            rows = np.empty(len(emg_uv), dtype)
-            rows["time"] = time_s
-            rows["emg"] = emg_uv
-            rows["joint_angles"] = 0 if joint_angles_rad is None else joint_angles_rad
-            if joint_angles_rad is not None and not np.all(np.any(np.nan_to_num(joint_angles_rad) != 0, axis=1)):
-                group.attrs[_MISSING_POSE] = "nan"
-            if table is None:
-                table = group.create_dataset(_TABLE, data=rows, maxshape=(None,), chunks=(min(len(rows), _CHUNK_ROWS),))
-                continue
-            n_before = table.shape[0]
-            table.resize((n_before + len(rows),))
-            table[n_before:] = rows
-        if table is not None:
-            group.attrs["end"] = float(table.fields("time")[-1])
+        _write_blocks(file, meta, n_channels, blocks)
+
+
+def write_short_session(
+    path: Path, meta: SessionMeta, time_s: NDArray[np.float64], emg_uv: NDArray[np.float32]
+) -> None:
+    """Write one session of a few seconds without poses, whole or not at all.
+
+    HDF5 makes it in memory, because on a disk that is full it breaks down in ways that no caller can catch.
+    """
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        _write_blocks(file, meta, emg_uv.shape[1], [(time_s, emg_uv, None)])
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def _write_blocks(file: h5py.File, meta: SessionMeta, n_channels: int, blocks: Iterable[Block]) -> None:
+    dtype = timeseries_dtype(n_channels)
+    group = file.create_group(_GROUP)
+    for name in SessionMeta.__dataclass_fields__:
+        group.attrs[name] = getattr(meta, name)
+    table = None
+    for time_s, emg_uv, joint_angles_rad in blocks:
+        rows = np.empty(len(emg_uv), dtype)
+        rows["time"] = time_s
+        rows["emg"] = emg_uv
+        rows["joint_angles"] = 0 if joint_angles_rad is None else joint_angles_rad
+        if joint_angles_rad is not None and not np.all(np.any(np.nan_to_num(joint_angles_rad) != 0, axis=1)):
+            group.attrs[_MISSING_POSE] = "nan"
+        if table is None:
+            table = group.create_dataset(_TABLE, data=rows, maxshape=(None,), chunks=(min(len(rows), _CHUNK_ROWS),))
+            continue
+        n_before = table.shape[0]
+        table.resize((n_before + len(rows),))
+        table[n_before:] = rows
+    if table is not None:
+        group.attrs["end"] = float(table.fields("time")[-1])
 
 
 def timeseries_dtype(n_channels: int) -> np.dtype[np.void]:

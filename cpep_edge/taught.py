@@ -101,7 +101,8 @@ def fit_taught(
     """
     gestures = tuple(dict.fromkeys(one.gesture for one in repetitions))
     gestures = tuple(name for name in gestures if name == rest) + tuple(name for name in gestures if name != rest)
-    used = balanced(repetitions)
+    wearings = sorted({one.wearing for one in repetitions})
+    used = [replace(one, wearing=wearings.index(one.wearing)) for one in balanced(repetitions)]
     flat_uv = FLAT_UV if unit == "uV" else _flat_count(used)
     candidates = _candidates(used, gestures, reading, flat_uv, base)
     judged = [(one, judge(one.windows, gestures)) for one in candidates]

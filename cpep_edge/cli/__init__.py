@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpep_edge import __version__
-from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, recipes, training, trust
+from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, recipes, teach, training, trust
 from cpep_edge.cli.output import LONGEST_SENTENCE
 from cpep_edge.errors import CpepError
 from cpep_edge.extras import missing_package
@@ -48,6 +48,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "compare": bench.compare,
     },
     "With a wristband": {
+        "teach": teach.teach,
         "calibrate": live.calibrate,
         "live": live.live,
         "replay": live.replay,

@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
 _SCREENS_A_SECOND = 12
 
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Reject windows with a smaller share of votes.", show_default="the bundle's"),
+]
+DebounceMs = Annotated[
+    float | None,
+    typer.Option(min=0, help="Decide once a gesture was seen for so long.", show_default="the bundle's"),
+]
+RefractoryMs = Annotated[
+    float | None,
+    typer.Option(min=0, help="After a gesture, wait so long for the next.", show_default="the bundle's"),
+]
 BundlePath = Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")]
 
 
@@ -48,6 +60,9 @@ def live(
     max_risk: Annotated[
         float | None, typer.Option(min=0, max=1, help="Be silent so often that at most this share of windows is wrong.")
     ] = None,
+    min_confidence: MinConfidence = None,
+    debounce_ms: DebounceMs = None,
+    refractory_ms: RefractoryMs = None,
     sink: Annotated[
         list[str] | None, typer.Option(help="FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.")
     ] = None,
@@ -72,6 +87,7 @@ def live(
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import fit_to_wearer
+    from cpep_edge.decisions import with_gates
     from cpep_edge.hand import hand_poses_of
     from cpep_edge.live_loop import Live
     from cpep_edge.live_recording import LiveRecording
@@ -91,7 +107,8 @@ def live(
         config=device_config,
     )
     if on_device:
-        if web or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config)):
+        gates = (min_confidence, debounce_ms, refractory_ms)
+        if web or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config, *gates)):
             raise typer.BadParameter(
                 "the band decides by itself: only --port, --timeout-s, --baud, --boot-s, --reconnect-s, --profile, "
                 "--sink and --json go along"
@@ -107,7 +124,8 @@ def live(
     opened.keep_older_out()
     manifest = recogniser.manifest
     donning, spec = fit_to_wearer(manifest, profile, max_risk)
-    if profile is None and manifest.calibration:
+    spec = with_gates(spec, min_confidence=min_confidence, debounce_ms=debounce_ms, refractory_ms=refractory_ms)
+    if profile is None and manifest.calibration and manifest.worn is None:
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
     with ExitStack() as stack:
         source = stack.enter_context(opened_port)
@@ -131,9 +149,9 @@ def live(
                 stderr.print(f"port {web_port} is taken: the page is on port {page.port}")
             stderr.print(f"open {page.url}", soft_wrap=True)
         if json_lines:
-            _run_as_json(loop, view, sinks)
+            run_as_json(loop, view, sinks)
         else:
-            _run_on_screen(loop, view, sinks, page)
+            run_on_screen(loop, view, sinks, page)
 
 
 def replay(
@@ -257,7 +275,7 @@ def _run_on_device(source: "Band", manifest: "Manifest", sinks: "tuple[SinkTap, 
         stderr.print(f"{n_decisions} decisions of the band, {n_changes} changes")
 
 
-def _run_as_json(loop: "Live", view: "LiveView", sinks: "tuple[SinkTap, ...]") -> None:
+def run_as_json(loop: "Live", view: "LiveView", sinks: "tuple[SinkTap, ...]") -> None:
     from cpep_edge.sinks import close_sinks
 
     def summary() -> dict[str, object]:
@@ -295,7 +313,7 @@ def _json_lines(info: "StreamInfo", summary: Callable[[], object]) -> Iterator["
             stderr.print(f"{tap.counts.dropped} decisions were not printed: stdout is read too slowly, or not at all")
 
 
-def _run_on_screen(
+def run_on_screen(
     loop: "Live", view: "LiveView", sinks: "tuple[SinkTap, ...]", page: "PageAddress | None" = None
 ) -> None:
     from rich.live import Live as Screen

@@ -1,0 +1,305 @@
+"""`cpep-edge teach`: the wearer's own gestures on any band, in two minutes."""
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cpep_edge.cli.output import print_json, stderr, stdout
+from cpep_edge.cli.ports import PORT_HELP, Baud, Boot, Device, DeviceConfig, Reconnect, Timeout
+from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password
+from cpep_edge.errors import ConfigError, CpepError
+from cpep_edge.outside import printable
+
+if TYPE_CHECKING:
+    from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
+    from cpep_edge.lesson import Cue
+    from cpep_edge.taught import Taught
+    from cpep_edge.teaching import Teaching
+
+_SPLIT = "Names, separated by commas."
+
+
+def teach(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to write, NAME.cpep.")],
+    port: Annotated[str | None, typer.Option(envvar="CPEP_PORT", help=PORT_HELP)] = None,
+    device: Device = "cpep",
+    device_config: DeviceConfig = None,
+    gestures: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What to teach. {_SPLIT} Or a TOML file with gestures = [...].",
+            show_default="Fist,Open,Point,WristFlexion,WristExtension",
+        ),
+    ] = None,
+    repetitions: Annotated[int, typer.Option(min=1, max=50, help="Of each gesture, rest in between.")] = 3,
+    again: Annotated[
+        str | None,
+        typer.Option(help=f"Repeat these of a taught bundle; all: each, after the band was put on anew. {_SPLIT}"),
+    ] = None,
+    added: Annotated[str | None, typer.Option("--with", help=f"Teach these as well. {_SPLIT}")] = None,
+    left_out: Annotated[str | None, typer.Option("--without", help=f"Leave these out. {_SPLIT}")] = None,
+    trained: Annotated[
+        Path | None,
+        typer.Option("--from", help="A trained bundle for this band; its encoder is tried, its poses stay."),
+    ] = None,
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Recognise at once, when it is taught.")] = True,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Of recognising, then stop.")] = None,
+    reconnect_s: Reconnect = 30.0,
+    timeout_s: Timeout = None,
+    baud: Baud = None,
+    boot_s: Boot = None,
+    key: KeyOption = None,
+    trust: TrustOption = False,
+    sign: SignOption = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: what was taught, then as live.")] = False,
+) -> None:
+    """Teach a band its wearer's own gestures: no training, no poses, any band of two channels or more.
+
+    You are shown what to do: each gesture three times, with rest in between, a minute and a half for five. Ctrl-C loses
+    nothing: the same command goes on.
+    """
+    from cpep_bridge.devices import open_source
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.teaching import Teaching, Wish
+    from cpep_edge.trust import load_signing_key
+
+    wish = Wish(_names(gestures), repetitions, _names(again), _names(added), _names(left_out))
+    opened = None if trained is None else Bundle.open(trained, key, trust=trust)
+    signing_key = None if sign is None else load_signing_key(sign, ask_password())
+    if port is None:
+        teaching = Teaching(bundle, None, wish, opened)
+        taught, used = teaching.fit()
+        teaching.write(taught, used, signing_key)
+        _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), json_lines)
+        return
+    source_of = open_source(
+        port,
+        device=device,
+        timeout_s=timeout_s,
+        baud=baud,
+        boot_s=boot_s,
+        reconnect_s=reconnect_s,
+        config=device_config,
+    )
+    with source_of as source:
+        teaching = Teaching(bundle, source.info, wish, opened)
+        if teaching.n_kept and teaching.cue.n_steps:
+            stderr.print(
+                f"going on: {teaching.n_kept} repetitions are kept, {teaching.cue.n_steps} are missing", soft_wrap=True
+            )
+        blocks = iter(source)
+        try:
+            _lead(teaching, blocks)
+            with _Meanwhile(blocks):
+                taught, used = teaching.fit()
+                teaching.write(taught, used, signing_key)
+        except KeyboardInterrupt:
+            stderr.print(
+                f"\nstopped; what was recorded is in {teaching.recordings.folder}, and the same command goes on"
+                if teaching.recordings.folder.exists()
+                else "\nstopped before anything was recorded"
+            )
+            return
+        _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), json_lines)
+        if live:
+            _go_live(bundle, _GoingOn(source, blocks), port, seconds, json_lines)
+    if not json_lines:
+        named = f"--port {port}" + ("" if device == "cpep" else f" --device {device}")
+        stderr.print(f"from now on: cpep-edge live {bundle} {named}", soft_wrap=True)
+        stderr.print(f"when the band was put on anew, first: cpep-edge calibrate {bundle} {named}", soft_wrap=True)
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    """Names of an option: separated by commas, or in a TOML file."""
+    if given is None:
+        return ()
+    if given.endswith(".toml"):
+        from cpep_bridge.toml_config import Section, read_toml
+
+        class Gestures(Section):
+            gestures: list[str]
+
+        return tuple(read_toml(Path(given), Gestures, "list of gestures").gestures)
+    names = tuple(name.strip() for name in given.split(","))
+    if not all(names):
+        raise ConfigError(f"{given!r} has a name that is empty: write names separated by commas")
+    return names
+
+
+def _lead(teaching: "Teaching", blocks: "Iterator[Block]") -> None:
+    """Show what to do until every repetition is kept."""
+    from cpep_edge.lesson import Again
+
+    show = _Prompter()
+    show(teaching.cue)
+    while teaching.cue.phase != "done":
+        block = next(blocks, None)
+        if block is None:
+            raise CpepError(
+                f"the band ended its stream; {teaching.recordings.folder} keeps what was recorded, and the same "
+                "command goes on"
+            )
+        for event in teaching.feed(block):
+            if isinstance(event, Again):
+                what = "is left out" if event.given_up else "once more"
+                stderr.print(f"{printable(event.step.gesture)} {what}: {event.reason}", soft_wrap=True)
+        show(teaching.cue)
+    show.end()
+
+
+class _Prompter:
+    """Shows on stderr what to do, a line a second; in a terminal the line is written over."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, str, int] | None = None
+
+    def __call__(self, cue: "Cue") -> None:
+        now = (cue.phase, cue.gesture, math.ceil(cue.left_s))
+        if now == self._last or cue.phase == "done":
+            return
+        phase_changed, self._last = self._last is None or now[:2] != self._last[:2], now
+        gesture = printable(cue.gesture)
+        what = {
+            "rest": f"rest the hand; first comes {gesture}",
+            "ready": f"rest; next: {gesture}",
+            "make": f"NOW: {gesture}",
+        }[cue.phase]
+        line = f"{cue.n_done + 1:>3}/{cue.n_steps}  {what}  ({now[2]} s)"
+        if stderr.is_terminal:
+            if phase_changed and cue.phase == "make":
+                stderr.bell()
+            stderr.print(f"\r\x1b[K{line}", end="", soft_wrap=True)
+        elif phase_changed:
+            stderr.print(line)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if stderr.is_terminal:
+            stderr.print()
+
+
+class _Meanwhile:
+    """Goes on reading a band while something else is done, so that nothing piles up in its port."""
+
+    def __init__(self, blocks: "Iterator[Block]") -> None:
+        self._blocks, self._done = blocks, threading.Event()
+        self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        with suppress(CpepError):  # whoever reads on is told
+            while not self._done.is_set() and next(self._blocks, None) is not None:
+                pass
+
+
+class _GoingOn:
+    """A source that is open and has been read from: iterating goes on where that ended."""
+
+    def __init__(self, source: "BlockSource", blocks: "Iterator[Block]") -> None:
+        self._source, self._blocks = source, blocks
+
+    @property
+    def info(self) -> "StreamInfo":
+        return self._source.info
+
+    @property
+    def counts(self) -> "LinkCounts":
+        return self._source.counts
+
+    def __enter__(self) -> "_GoingOn":
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __iter__(self) -> "Iterator[Block]":
+        return self._blocks
+
+    def stop(self) -> None:
+        self._source.stop()
+
+
+def _go_live(bundle: Path, source: _GoingOn, port: str, seconds: float | None, json_lines: bool) -> None:
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.cli.live import run_as_json, run_on_screen
+    from cpep_edge.hand import hand_poses_of
+    from cpep_edge.live_loop import Live
+    from cpep_edge.live_view import LiveView
+    from cpep_edge.recogniser import Recogniser
+
+    opened = Bundle(bundle)
+    recogniser = Recogniser(opened)
+    loop = Live(source, recogniser, seconds=seconds)
+    view = LiveView(f"{bundle.name}  ·  {source.info.name} on {port}", recogniser, loop, hand_poses_of(opened))
+    if json_lines:
+        run_as_json(loop, view, ())
+    else:
+        run_on_screen(loop, view, ())
+
+
+def _tell(bundle: Path, taught: "Taught", n: int, json_lines: bool) -> None:
+    """What was found, in words that lead somewhere; n: repetitions of all gestures."""
+    judgement, name = taught.judgement, str(bundle)
+    if json_lines:
+        print_json(
+            {
+                "type": "taught",
+                "bundle": name,
+                "gestures": taught.gestures,
+                "reads": taught.reads,
+                "quiet_electrodes": taught.quiet,
+                "passed_over": taught.passed_over,
+                "decision": taught.decision.model_dump(mode="json"),
+                "judgement": None if judgement is None else asdict(judgement),
+            }
+        )
+        return
+    own = [gesture for gesture in taught.gestures if gesture != taught.rest]
+    stdout.print(f"{name}: taught {printable(', '.join(own), 500)} and rest, from {n} repetitions", soft_wrap=True)
+    for line in _findings(bundle, taught):
+        stdout.print(f"  {printable(line, 500)}", soft_wrap=True)
+
+
+def _findings(bundle: Path, taught: "Taught") -> Iterator[str]:
+    judgement = taught.judgement
+    if taught.base is not None:
+        yield f"reads {taught.reads} of the trained bundle; its poses answer where nothing that was taught fits"
+    for passed in taught.passed_over:
+        yield f"passed over: {passed}"
+    if judgement is None:
+        yield "too few repetitions to say how well it reads: run it again with --again all"
+        return
+    yield (
+        f"{judgement.accuracy:.0%} of the windows of a repetition that was left out are right (between "
+        f"{judgement.low:.0%} and {judgement.high:.0%}), and {judgement.decided:.0%} of the repetitions are decided on "
+        "rightly"
+    )
+    for one, other in judgement.same:
+        yield f"{one} and {other} are the same movement to these electrodes: leave one out with --without {other}"
+    if judgement.confused is not None:
+        one, other, share = judgement.confused
+        gain = max((judgement.without.get(name, 0.0), name) for name in (one, other) if name != taught.rest)
+        without = f"without {gain[1]} {gain[0]:.0%} were right"
+        yield f"most easily confused: {one} and {other}, {share:.0%} of both; {without}"
+    if judgement.with_one_more is not None:
+        weakest = min((recall, name) for name, recall in judgement.recall.items() if name != taught.rest)[1]
+        yield (
+            f"with one repetition more of each about {judgement.with_one_more:.0%}; {weakest} needs it most: "
+            f"cpep-edge teach {bundle} --again {weakest}"
+        )
+    for name in judgement.cannot_win:
+        yield f"{name} is hardly ever decided on: repeat it with --again {name}, or leave it out with --without {name}"
+    if taught.quiet:
+        electrodes = ", ".join(map(str, taught.quiet))
+        yield f"electrodes that carry nothing: {electrodes}; check how they touch the skin"

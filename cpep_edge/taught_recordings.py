@@ -1,0 +1,138 @@
+"""What a wearer recorded for one taught bundle: a folder beside it, to which repetitions are only ever added.
+
+`MINE.cpep` is fitted anew from `MINE.recordings` whenever gestures are added or left out, and a lesson that was broken
+off goes on where it stopped. Each repetition is an emg2pose session of its own, written whole the moment it was made,
+labelled by its stage; `teaching.json` says of which band they are and which gestures the bundle has.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cpep_edge.blocks import StreamInfo
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.files import replacing
+from cpep_edge.names import MAX_NAME
+from cpep_edge.personal import Repetition
+from cpep_edge.session import Session, SessionMeta, write_short_session
+
+NOTES_FILE = "teaching.json"
+RATE_TOLERANCE = 1e-3  # as live
+_NAME = re.compile(r"w(\d+)-r(\d+)-(\d+)")  # wearing, round, and a running number
+
+
+class Notes(BaseModel):
+    """What the folder holds and is for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+    device: str = Field(max_length=200)
+    n_channels: int = Field(ge=2, le=64)
+    sample_rate_hz: float = Field(gt=0, le=1e6)
+    unit: Literal["uV", "count"]
+    gestures: tuple[str, ...] = Field(max_length=1000)  # of the bundle, without rest
+    rest: str = Field(min_length=1, max_length=MAX_NAME)
+
+
+def recordings_of(bundle: Path) -> Path:
+    """Where the recordings of a taught bundle lie."""
+    return bundle.with_name(f"{bundle.name.removesuffix('.cpep')}.recordings")
+
+
+@dataclass(frozen=True, slots=True)
+class Recordings:
+    """The recordings of one bundle, and what they are for."""
+
+    folder: Path
+    notes: Notes
+
+    @classmethod
+    def read(cls, folder: Path) -> "Recordings | None":
+        """What lies there; None where nothing does. Raises DataError when it is damaged."""
+        try:
+            content = (folder / NOTES_FILE).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DataError(f"{folder / NOTES_FILE} cannot be read: {error.strerror}") from error
+        try:
+            return cls(folder, Notes.model_validate_json(content))
+        except ValidationError as error:
+            raise DataError(f"{folder / NOTES_FILE} is damaged: {error.errors()[0]['msg']}") from error
+
+    @classmethod
+    def begin(cls, folder: Path, info: StreamInfo, gestures: tuple[str, ...], rest: str) -> "Recordings":
+        """Recordings of a band that is there; nothing is written before `save` or `add`."""
+        unit: Literal["uV", "count"] = "uV" if info.unit == "uV" else "count"
+        notes = Notes(
+            device=info.name[:200],
+            n_channels=info.n_channels,
+            sample_rate_hz=info.sample_rate_hz,
+            unit=unit,
+            gestures=gestures,
+            rest=rest,
+        )
+        return cls(folder, notes)
+
+    def check_band(self, info: StreamInfo) -> None:
+        """Raises ConfigError for another band than the one that was recorded."""
+        notes = self.notes
+        same_rate = abs(info.sample_rate_hz / notes.sample_rate_hz - 1) <= RATE_TOLERANCE
+        if info.n_channels != notes.n_channels or not same_rate or (info.unit == "uV") != (notes.unit == "uV"):
+            raise ConfigError(
+                f"{self.folder} is of a band of {notes.n_channels} channels at {notes.sample_rate_hz:g} Hz in "
+                f"{notes.unit}, but {info.name} has {info.n_channels} at {info.sample_rate_hz:g} Hz in {info.unit}: "
+                "use that band, or teach a bundle of another name"
+            )
+
+    def with_gestures(self, gestures: tuple[str, ...]) -> "Recordings":
+        """The same recordings for a bundle of these gestures."""
+        return replace(self, notes=self.notes.model_copy(update={"gestures": gestures}))
+
+    def save(self) -> None:
+        """Write down what the folder is for. Raises CpepError when the disk refuses."""
+        with replacing(self.folder / NOTES_FILE) as file:
+            file.write_text(self.notes.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    def add(self, repetition: Repetition) -> None:
+        """Keep a repetition, whole or not at all. Raises CpepError when the disk refuses."""
+        stem = f"w{repetition.wearing}-r{repetition.number:02d}-{len(self._files()):03d}"
+        rate_hz = self.notes.sample_rate_hz
+        n = len(repetition.samples)
+        meta = SessionMeta(
+            session=f"wearing{repetition.wearing}",
+            user="user",
+            stage=repetition.gesture,
+            side="right",
+            start=0.0,
+            end=(n - 1) / rate_hz,
+            num_channels=self.notes.n_channels,
+            sample_rate=rate_hz,
+            filename=stem,
+        )
+        write_short_session(self.folder / f"{stem}.hdf5", meta, np.arange(n) / rate_hz, repetition.samples)
+
+    def repetitions(self) -> list[Repetition]:
+        """Everything that was recorded, in that order. Raises DataError for a file that is none of these."""
+        found = []
+        for file in self._files():
+            with Session(file) as session:
+                meta, name = session.meta, _NAME.fullmatch(file.stem)
+                if meta.num_channels != self.notes.n_channels or name is None:
+                    raise DataError(
+                        f"{file} has {meta.num_channels} channels, not {self.notes.n_channels}: move it away"
+                    )
+                samples = session.emg()
+            if not np.isfinite(samples).all():
+                raise DataError(f"{file} holds NaN or infinity: move it away")
+            found.append(Repetition(meta.stage, int(name[2]), samples, int(name[1])))
+        return found
+
+    def _files(self) -> list[Path]:
+        files = [file for file in self.folder.glob("*.hdf5") if _NAME.fullmatch(file.stem)]
+        return sorted(files, key=lambda file: int(file.stem.rpartition("-")[2]))

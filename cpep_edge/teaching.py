@@ -1,0 +1,179 @@
+"""`teach`: a wearer's own gestures on any band, from a wish to a bundle that runs.
+
+A `Teaching` says which repetitions are missing, keeps each one the moment it was made, and fits and writes the bundle
+at the end. Screens feed it blocks and show its `cue`; it knows none of them. What was recorded is never lost: a lesson
+that was broken off goes on, and every change of the list of gestures is a new fit of what lies beside the bundle.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.bundle import MANIFEST_FILE, Bundle, Manifest
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.lesson import DEFAULT_GESTURES, Cue, Event, Kept, Lesson, Step, Timing, check_gestures, rest_of
+from cpep_edge.live_loop import check_stream
+from cpep_edge.personal import Repetition, design_reading
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.taught import Base, Taught, fit_taught, write_taught
+from cpep_edge.taught_recordings import Recordings, recordings_of
+from cpep_edge.trust import SigningKey
+
+ALL = "all"  # in place of a gesture's name: each of them, in a wearing of its own
+REPETITIONS = 3
+MOST_GESTURES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of a teaching."""
+
+    gestures: tuple[str, ...] = ()  # of a new bundle; none: the usual ones
+    repetitions: int = REPETITIONS  # of each gesture, or so many more
+    again: tuple[str, ...] = ()  # gestures to repeat
+    added: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is about a bundle that was taught before."""
+        return bool(self.again or self.added or self.left_out)
+
+
+class Teaching:
+    """One sitting."""
+
+    def __init__(
+        self,
+        path: Path,
+        info: StreamInfo | None,
+        wish: Wish = Wish(),
+        trained: Bundle | None = None,
+        timing: Timing = Timing(),
+    ) -> None:
+        """path: the bundle, there or not
+        info: of the band; None where nothing is to be recorded
+        trained: a bundle for the same band, whose encoder is tried too
+
+        Raises ConfigError, saying what to do, for a wish that cannot be: a name that is taken or unknown, another
+        band, one gesture only, nothing to do. DataError when the recordings are damaged.
+        """
+        self.path = path
+        kept = Recordings.read(recordings_of(path))
+        if kept is None:
+            kept = self._new(info, wish)
+        elif info is not None:
+            kept.check_band(info)
+        gestures = _wanted(kept.notes.gestures, kept.notes.rest, wish, path)
+        self._repetitions = kept.repetitions() if kept.folder.is_dir() else []
+        self.wearing = self._wearing(wish, gestures)
+        steps = self._steps(wish, gestures)
+        unchanged = gestures == kept.notes.gestures and not steps
+        if unchanged and (path / MANIFEST_FILE).is_file():
+            raise ConfigError(
+                f"{path} is taught already: add repetitions with --again NAME, a gesture with --with NAME, or leave "
+                "one out with --without NAME"
+            )
+        if steps and info is None:
+            raise ConfigError(f"{', '.join(sorted({step.gesture for step in steps}))} must be recorded: give --port")
+        self.recordings = kept.with_gestures(gestures)
+        self.reading = design_reading(kept.notes.n_channels, kept.notes.sample_rate_hz)
+        self._base = self._find_base(trained, info)
+        self.lesson = Lesson(self.reading, steps, rest=kept.notes.rest, wearing=self.wearing, timing=timing)
+        self.n_kept = sum(one.gesture in gestures for one in self._repetitions)  # before this sitting
+
+    @property
+    def cue(self) -> Cue:
+        """What to show now."""
+        return self.lesson.cue
+
+    def feed(self, block: Block) -> list[Event]:
+        """Take samples; what counts is on the disk when this returns. Raises CpepError when the disk refuses."""
+        events = self.lesson.feed(block)
+        for event in events:
+            if isinstance(event, Kept):
+                if not self._repetitions:
+                    self.recordings.save()
+                self.recordings.add(event.repetition)
+                self._repetitions.append(event.repetition)
+        return events
+
+    def fit(self) -> tuple[Taught, list[Repetition]]:
+        """Fit to all that was recorded of the bundle's gestures. Raises DataError when it is too little."""
+        names = {*self.recordings.notes.gestures, self.recordings.notes.rest}
+        used = [one for one in self._repetitions if one.gesture in names]
+        if len({one.gesture for one in used} - {self.recordings.notes.rest}) < 2:
+            raise DataError(
+                f"fewer than two gestures were recorded: run cpep-edge teach {self.path} again, it goes on from here"
+            )
+        return fit_taught(used, self.recordings.notes.rest, self.reading, self.recordings.notes.unit, self._base), used
+
+    def write(self, taught: Taught, used: Sequence[Repetition], key: SigningKey | None = None) -> Manifest:
+        """Write the bundle in the place of an earlier one, and down which gestures it has."""
+        manifest = write_taught(self.path, taught, used, f"{len(used)} recordings of its wearer", key)
+        self.recordings.save()
+        return manifest
+
+    def _new(self, info: StreamInfo | None, wish: Wish) -> Recordings:
+        if (self.path / MANIFEST_FILE).is_file():
+            raise ConfigError(
+                f"{self.path} was not taught, so there is nothing to go on from: choose another name, and give it as "
+                "--from if its encoder is to help"
+            )
+        if wish.changes or info is None:
+            raise ConfigError(f"nothing was taught for {self.path} yet: leave out --again, --with and --without")
+        design_reading(info.n_channels, info.sample_rate_hz)  # says what no head can read
+        names = wish.gestures or DEFAULT_GESTURES
+        return Recordings.begin(recordings_of(self.path), info, check_gestures(names), rest_of(names))
+
+    def _wearing(self, wish: Wish, gestures: tuple[str, ...]) -> int:
+        last = max((one.wearing for one in self._repetitions), default=0)
+        return last + 1 if set(wish.again) >= set(gestures) or ALL in wish.again else last
+
+    def _steps(self, wish: Wish, gestures: tuple[str, ...]) -> list[Step]:
+        """What is missing, going round the list."""
+        again = gestures if ALL in wish.again else wish.again
+        had: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        for one in self._repetitions:
+            had[one.gesture].add((one.wearing, one.number))
+        missing = {
+            name: wish.repetitions if name in again else max(0, wish.repetitions - len(had[name])) for name in gestures
+        }
+        first = {name: 1 + max((n for w, n in had[name] if w == self.wearing), default=0) for name in gestures}
+        rounds = range(max(missing.values(), default=0))
+        return [Step(name, first[name] + extra) for extra in rounds for name in gestures if extra < missing[name]]
+
+    def _find_base(self, trained: Bundle | None, info: StreamInfo | None) -> Base | None:
+        """The trained bundle that is taught further: the one that is given, or the one that was taken before."""
+        if trained is None and (self.path / MANIFEST_FILE).is_file():
+            before = Bundle(self.path)
+            trained = None if before.manifest.encoder is None else before
+        if trained is None:
+            return None
+        trained.manifest.encoder_for("--from")
+        if info is not None:
+            check_stream(info, trained.manifest)
+        taught_before = tuple(one.name for one in trained.manifest.gestures if not one.n_prototypes)
+        return Base(trained, Recogniser(trained), taught_before)
+
+
+def _wanted(present: tuple[str, ...], rest: str, wish: Wish, path: Path) -> tuple[str, ...]:
+    """The gestures that the bundle is to have."""
+    if wish.gestures and set(wish.gestures) - {rest} != set(present):
+        raise ConfigError(
+            f"{path} is being taught {', '.join(present)}: change the list with --with and --without, or choose "
+            "another name"
+        )
+    for option, names in (("--again", wish.again), ("--without", wish.left_out)):
+        unknown = [name for name in names if name not in present and (option, name) != ("--again", ALL)]
+        if unknown:
+            raise ConfigError(f"{option} {unknown[0]}: {path} has no such gesture, it has {', '.join(present)}")
+    taken = [name for name in wish.added if name in (*present, rest)]
+    if taken:
+        raise ConfigError(f"--with {taken[0]}: {path} has a gesture of this name; repeat it with --again {taken[0]}")
+    gestures = check_gestures((*(name for name in present if name not in wish.left_out), *wish.added))
+    if len(gestures) > MOST_GESTURES:
+        raise ConfigError(f"{len(gestures)} gestures are more than the {MOST_GESTURES} that can be taught")
+    return gestures

@@ -1,0 +1,139 @@
+"""Judging a personal head by repetitions left out, and the thresholds that follow."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from cpep_edge.bundle import DecisionSpec
+from cpep_edge.head import fit_head
+from cpep_edge.left_out import LeftOut, choose_decision, interval, judge, leave_out
+from cpep_edge.personal import Windows
+
+D, A_REPETITION = 6, 30
+NAMES = ("A", "B", "C")
+
+
+def windows_of(
+    *, apart: float, of_repetition: float, rounds: int = 3, seed: int = 0, same: tuple[int, int] | None = None
+) -> Windows:
+    """Gaussian windows: how far gestures lie apart, and how far each repetition lies from its gesture."""
+    rng = np.random.default_rng(seed)
+    means = apart * np.eye(len(NAMES), D)
+    if same is not None:
+        means[same[1]] = means[same[0]]
+    gesture = np.tile(np.repeat(np.arange(len(NAMES)), A_REPETITION), rounds)
+    repetition = np.repeat(np.arange(len(NAMES) * rounds), A_REPETITION)
+    own = of_repetition * rng.normal(size=(len(NAMES) * rounds, D))
+    x = means[gesture] + own[repetition] + rng.normal(size=(len(gesture), D))
+    return Windows(x.astype(np.float32), gesture, repetition, repetition // len(NAMES))
+
+
+def test_windows_that_only_their_own_repetition_gives_away_are_judged_at_chance() -> None:
+    judged = [judge(windows_of(apart=0, of_repetition=6, seed=seed), NAMES) for seed in range(6)]
+    assert np.mean([one[0].accuracy for one in judged if one is not None]) < 0.5  # chance is a third
+    x = windows_of(apart=0, of_repetition=6)
+    inside = fit_head(x.x, x.gesture)
+    assert np.mean(inside.shares(x.x).argmax(axis=1) == x.gesture) > 0.8  # where nothing is left out
+
+
+def test_each_round_is_judged_by_a_head_that_was_fitted_on_the_others() -> None:
+    windows = windows_of(apart=3, of_repetition=0.5)
+    held = leave_out(windows, len(NAMES))
+    assert held is not None
+    for number in range(3):
+        mine = windows.round == number
+        head = fit_head(windows.x[~mine], windows.gesture[~mine])
+        assert np.allclose(
+            held.likelihood[mine], head.log_likelihood(head.project(windows.x[mine])), rtol=1e-4, atol=1e-3
+        )
+
+
+def test_the_interval_is_wilson_s() -> None:
+    for right, n in ((9, 10), (45, 45), (0, 7), (120, 333)):
+        theirs = binomtest(right, n).proportion_ci(method="wilson")
+        assert interval(right / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_the_interval_holds_what_further_repetitions_read() -> None:
+    inside = 0
+    for seed in range(40):
+        windows = windows_of(apart=2, of_repetition=0.8, rounds=3, seed=seed)
+        judged = judge(windows, NAMES)
+        assert judged is not None
+        more = windows_of(apart=2, of_repetition=0.8, rounds=60, seed=1000 + seed)
+        head = fit_head(windows.x, windows.gesture)
+        later = np.mean(head.shares(more.x).argmax(axis=1) == more.gesture)
+        inside += judged[0].low <= later <= judged[0].high
+    assert inside >= 32  # 95 % of 40 is 38; the judged heads had a repetition less
+
+
+def test_two_gestures_that_are_one_movement_are_named_and_leaving_one_out_helps() -> None:
+    judged = judge(windows_of(apart=4, of_repetition=0.3, same=(0, 2)), NAMES)
+    assert judged is not None
+    judgement = judged[0]
+    assert judgement.same == (("A", "C"),)
+    assert judgement.confused is not None
+    assert set(judgement.confused[:2]) == {"A", "C"}
+    assert judgement.without["C"] > 0.95 > judgement.without["B"]
+
+
+def test_what_one_repetition_more_brings_is_about_what_it_brings() -> None:
+    promised, kept = [], []
+    for seed in range(12):
+        windows = windows_of(apart=2.2, of_repetition=1.0, rounds=5, seed=seed)
+        four = windows.round < 4
+        first = Windows(windows.x[four], windows.gesture[four], windows.repetition[four], windows.round[four])
+        judged = judge(first, NAMES)
+        asked = windows_of(apart=2.2, of_repetition=1.0, rounds=40, seed=500 + seed)
+        head = fit_head(windows.x, windows.gesture)
+        if judged is not None and judged[0].with_one_more is not None:
+            promised.append(judged[0].with_one_more)
+            kept.append(np.mean(head.shares(asked.x).argmax(axis=1) == asked.gesture))
+    assert np.mean(promised) == pytest.approx(np.mean(kept), abs=0.06)
+
+
+def chosen(held: LeftOut, windows: Windows) -> tuple[DecisionSpec, tuple[str, ...]]:
+    judged = judge(windows, NAMES)
+    assert judged is not None
+    spec, _, judgement = choose_decision(
+        held, fit_head(windows.x, windows.gesture), judged[0], DecisionSpec(hop_ms=50), 20
+    )
+    return spec, judgement.cannot_win
+
+
+def test_rejection_leaves_every_gesture_most_of_its_windows() -> None:
+    windows = windows_of(apart=6, of_repetition=0.2)
+    held = leave_out(windows, len(NAMES))
+    assert held is not None
+    likelihood = held.likelihood - held.likelihood.max(axis=1, keepdims=True)
+    unsure = windows.gesture == 2  # always right, never by much
+    likelihood[unsure] = np.where(np.arange(len(NAMES)) == 2, 0.0, -0.25)
+    spec, cannot_win = chosen(LeftOut(windows, likelihood.astype(np.float32), held.typicality), windows)
+    assert cannot_win == ()
+    assert spec.min_vote_share < 0.9  # a threshold that only the two sure gestures would pass
+
+
+def test_rejection_is_no_stricter_than_errors_ask_for() -> None:
+    windows = windows_of(apart=8, of_repetition=0.1)
+    held = leave_out(windows, len(NAMES))
+    assert held is not None
+    spec, _ = chosen(held, windows)
+    assert spec.min_vote_share < 0.5  # although every share that was seen is about one
+    assert spec.debounce_hops == 2
+
+
+def test_a_gesture_that_cannot_win_is_named() -> None:
+    windows = windows_of(apart=6, of_repetition=0.2)
+    held = leave_out(windows, len(NAMES))
+    assert held is not None
+    likelihood = held.likelihood.copy()
+    likelihood[windows.gesture == 1] = np.where(np.arange(len(NAMES)) == 0, 0.0, -9.0)  # always taken for A
+    _, cannot_win = chosen(LeftOut(windows, likelihood.astype(np.float32), held.typicality), windows)
+    assert cannot_win == ("B",)
+
+
+def test_one_repetition_of_each_is_judged_by_its_halves() -> None:
+    judged = judge(windows_of(apart=5, of_repetition=0.2, rounds=1), NAMES)
+    assert judged is not None
+    assert judged[0].accuracy > 0.9
+    assert judged[0].n_repetitions == 3

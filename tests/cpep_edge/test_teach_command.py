@@ -1,0 +1,102 @@
+"""`cpep-edge teach` and what follows, as a user runs them, on a home-made band and its wearer."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cpep_edge.arm import Arm
+from tests.cpep_edge.line_band import LineBand
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "cpep_edge", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def obey(
+    band: LineBand, *command: object, seen: Callable[["subprocess.Popen[str]", str], None] = lambda process, line: None
+) -> tuple[int, str, list[str]]:
+    """The wearer reads stderr and does what it says; exit status, stdout and the lines of stderr."""
+    with start(*command) as process:
+        lines = []
+        assert process.stderr is not None
+        assert process.stdout is not None
+        for line in process.stderr:
+            lines.append(line)
+            asked = re.search(r"NOW: (\w+)", line)
+            band.does(asked[1] if asked else "Rest")
+            seen(process, line)
+        out = process.stdout.read()
+    return process.returncode, out, lines
+
+
+def test_teach_leads_a_wearer_goes_live_and_says_what_comes_next(tmp_path: Path) -> None:
+    with LineBand(Arm(seed=1, rate_hz=250.0)) as band:
+        profile, mine = band.profile(tmp_path), tmp_path / "mine.cpep"
+        options = ("--gestures", "Fist,Open", "--repetitions", 2, "--seconds", 4)
+        status, out, said = obey(band, "teach", mine, "--port", band.port, "--device", profile, *options)
+    assert status == 0, said
+    asked = [line for line in said if "NOW" in line]
+    assert [re.sub(r".*NOW: (\w+).*\n", r"\1", line) for line in asked] == ["Fist", "Open", "Fist", "Open"]
+    assert "taught Fist, Open and rest" in out
+    assert "of the windows of a repetition that was left out are right" in out
+    assert re.search(r"decisions\s+\d\d", out)  # it recognised for four seconds
+    assert f"when the band was put on anew, first: cpep-edge calibrate {mine}" in "".join(said)
+
+
+def test_ctrl_c_and_an_unplugged_band_lose_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    with LineBand(Arm(seed=1, rate_hz=250.0)) as band:
+        command = ("teach", tmp_path / "mine.cpep", "--port", band.port, "--device", band.profile(tmp_path),
+                   "--gestures", "Fist,Open", "--repetitions", 2, "--no-live", "--json")  # fmt: skip
+
+        interrupted: list[str] = []
+
+        def interrupt(process: "subprocess.Popen[str]", line: str) -> None:
+            if "3/4  rest" in line and not interrupted:
+                interrupted.append(line)
+                process.send_signal(signal.SIGINT)
+
+        status, _, _ = obey(band, *command, seen=interrupt)
+        assert status == 0
+        assert not (tmp_path / "mine.cpep").exists()
+        status, _, said = obey(
+            band, *command, "--reconnect-s", 0, seen=lambda process, line: band.switch(on="NOW" not in line)
+        )
+        assert status == 1
+        assert "going on: " in said[0]
+        assert said[-1].startswith("error: ")
+        band.switch(on=True)
+        status, out, said = obey(band, *command)
+        assert status == 0, said
+    assert json.loads(out)["gestures"] == ["Rest", "Fist", "Open"]
+    assert [line[2:5] for line in said if "NOW" in line] == ["1/2", "2/2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--gestures", "Fist"), "error: Fist cannot be told from anything: give two gestures or more"),
+        (("--gestures", "Fist,,Open"), "error: 'Fist,,Open' has a name that is empty"),
+        (("--gestures", "missing.toml"), "error: list of gestures missing.toml cannot be read"),
+        (("--again", "Fist"), "error: nothing was taught for .*mine.cpep yet"),
+    ],
+)
+def test_a_bad_wish_ends_in_one_sentence_before_anything_is_asked(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    with LineBand(Arm(seed=1, rate_hz=250.0)) as band:
+        band_options = ("--port", band.port, "--device", band.profile(tmp_path))
+        status, _, lines = obey(band, "teach", tmp_path / "mine.cpep", *band_options, *arguments)
+    assert status == 1
+    (line,) = lines
+    assert re.match(said, line)
+    assert not (tmp_path / "mine.recordings").exists()

@@ -1,0 +1,225 @@
+"""`teach` from a wish to a bundle, with a wearer who does what the cue says."""
+
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.bundle import Bundle
+from cpep_edge.errors import ConfigError, CpepError, DataError
+from cpep_edge.session import Session
+from cpep_edge.taught_recordings import Recordings, recordings_of
+from cpep_edge.teaching import ALL, Teaching, Wish
+from cpep_edge.verify import verify_bundle
+from tests.cpep_edge.arm import Arm
+
+GESTURES = ("Fist", "Open")
+A_BLOCK_S = 0.1
+
+
+def info_of(arm: Arm) -> StreamInfo:
+    return StreamInfo("arm", arm.n_channels, arm.rate_hz)
+
+
+def sit(teaching: Teaching, arm: Arm, until: int | None = None, turned: int = 0) -> None:
+    """Do what is asked until so many repetitions are made, or all."""
+    index, n = 0, round(A_BLOCK_S * arm.rate_hz)
+    while teaching.cue.phase != "done" and (until is None or teaching.cue.n_done < until):
+        cue = teaching.cue
+        samples = arm.make(cue.gesture if cue.phase == "make" else "Rest", A_BLOCK_S, turned=turned)
+        teaching.feed(Block(samples, index, index / arm.rate_hz, 0.0))
+        index += n
+
+
+def taught(path: Path, arm: Arm, wish: Wish, turned: int = 0) -> Teaching:
+    teaching = Teaching(path, info_of(arm), wish)
+    sit(teaching, arm, turned=turned)
+    teaching.write(*teaching.fit())
+    return teaching
+
+
+@pytest.fixture(scope="module")
+def arm() -> Arm:
+    return Arm(seed=4, rate_hz=250.0)
+
+
+@pytest.fixture(scope="module")
+def ready(arm: Arm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ready") / "mine.cpep"
+    taught(path, arm, Wish(GESTURES))
+    return path
+
+
+@pytest.fixture
+def mine(ready: Path, tmp_path: Path) -> Path:
+    """A taught bundle with its recordings, to be changed."""
+    shutil.copytree(ready, tmp_path / "mine.cpep")
+    shutil.copytree(recordings_of(ready), tmp_path / "mine.recordings")
+    return tmp_path / "mine.cpep"
+
+
+def names(path: Path) -> list[str]:
+    return [gesture.name for gesture in Bundle(path).manifest.gestures]
+
+
+def test_a_wish_becomes_a_bundle_and_every_repetition_a_session_that_says_its_gesture(ready: Path) -> None:
+    assert names(ready) == ["Rest", *GESTURES]
+    verify_bundle(ready)
+    stages = []
+    for file in sorted(recordings_of(ready).glob("*.hdf5")):
+        with Session(file) as session:
+            session.check()
+            stages.append(session.meta.stage)
+    assert [stages.count(name) for name in ("Rest", *GESTURES)] == [
+        7,
+        3,
+        3,
+    ]  # rest before each, and a long one at the start
+
+
+def test_a_lesson_that_was_broken_off_goes_on_where_it_stopped(arm: Arm, tmp_path: Path) -> None:
+    path = tmp_path / "mine.cpep"
+    sit(Teaching(path, info_of(arm), Wish(GESTURES)), arm, until=4)
+    again = Teaching(path, info_of(arm), Wish())
+    assert again.cue.n_steps == 2
+    sit(again, arm)
+    again.write(*again.fit())
+    assert names(path) == ["Rest", *GESTURES]
+
+
+def test_further_repetitions_are_fitted_with_the_ones_before(mine: Path, arm: Arm) -> None:
+    before = Bundle(mine).manifest
+    teaching = taught(mine, arm, Wish(again=("Open",), repetitions=2))
+    assert sum(one.gesture == "Open" for one in teaching.recordings.repetitions()) == 5
+    after = Bundle(mine).manifest
+    assert after.version == before.version + 1
+    assert after.files["head.npz"] != before.files["head.npz"]
+
+
+def test_a_gesture_is_added_and_one_left_out_and_its_recordings_stay(mine: Path, arm: Arm) -> None:
+    taught(mine, arm, Wish(added=("Point",)))
+    assert names(mine) == ["Rest", *GESTURES, "Point"]
+    without = Teaching(mine, None, Wish(left_out=("Open",)))
+    without.write(*without.fit())
+    assert names(mine) == ["Rest", "Fist", "Point"]
+    back = Teaching(mine, None, Wish(added=("Open",)))  # three are recorded, so no band is needed
+    back.write(*back.fit())
+    assert set(names(mine)) == {"Rest", *GESTURES, "Point"}
+
+
+def test_repeating_all_is_a_wearing_of_its_own_whose_turn_is_found(mine: Path, arm: Arm) -> None:
+    teaching = Teaching(mine, info_of(arm), Wish(again=(ALL,), repetitions=2))
+    assert teaching.wearing == 1
+    sit(teaching, arm, turned=1)
+    fitted, used = teaching.fit()
+    teaching.write(fitted, used)
+    assert fitted.donning.order == (1, 2, 3, 4, 5, 0)
+    assert fitted.judgement is not None
+    assert fitted.judgement.accuracy > 0.95
+    verify_bundle(mine)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (Wish(), "is taught already"),
+        (Wish(added=("Fist",)), "has a gesture of this name; repeat it with --again Fist"),
+        (Wish(added=("Rest",)), "has a gesture of this name"),
+        (Wish(again=("Wave",)), "--again Wave: .* has no such gesture, it has Fist, Open"),
+        (Wish(left_out=("Open",)), "Fist cannot be told from anything"),
+        (Wish(gestures=("A", "B")), "is being taught Fist, Open: change the list with --with and --without"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused_in_one_sentence_and_changes_nothing(
+    mine: Path, arm: Arm, wish: Wish, said: str
+) -> None:
+    before = sorted(file.name for file in mine.parent.rglob("*"))
+    with pytest.raises(ConfigError, match=said):
+        Teaching(mine, info_of(arm), wish)
+    assert sorted(file.name for file in mine.parent.rglob("*")) == before
+
+
+def test_another_band_than_the_one_that_was_taught_is_refused(mine: Path) -> None:
+    other = Arm(n_channels=8, rate_hz=250.0)
+    with pytest.raises(ConfigError, match="of a band of 6 channels at 250 Hz in uV, but arm has 8 at 250 Hz"):
+        Teaching(mine, info_of(other), Wish(again=("Open",)))
+
+
+def test_a_bundle_that_was_not_taught_is_left_alone(mine: Path, arm: Arm) -> None:
+    shutil.rmtree(recordings_of(mine))
+    before = (mine / "manifest.json").read_bytes()
+    with pytest.raises(ConfigError, match="was not taught, so there is nothing to go on from"):
+        Teaching(mine, info_of(arm), Wish(GESTURES))
+    assert (mine / "manifest.json").read_bytes() == before
+
+
+def test_a_band_that_no_head_can_read_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    for n_channels, rate_hz in ((1, 500.0), (4, 50.0)):
+        with pytest.raises(ConfigError, match="cannot be taught: it takes two channels and 100 Hz at least"):
+            Teaching(tmp_path / "mine.cpep", StreamInfo("arm", n_channels, rate_hz), Wish(GESTURES))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_is_said_in_one_sentence_and_what_was_recorded_stays(arm: Arm, tmp_path: Path) -> None:
+    path = tmp_path / "mine.cpep"
+    teaching = Teaching(path, info_of(arm), Wish(GESTURES))
+    sit(teaching, arm, until=2)
+    before = recordings_of(path)
+    n_kept = len(list(before.glob("*.hdf5")))
+    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
+    try:
+        with pytest.raises(CpepError, match="cannot write .*mine.recordings"):
+            sit(teaching, arm)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert len(list(before.glob("*.hdf5"))) == n_kept
+    again = Teaching(path, info_of(arm), Wish())
+    sit(again, arm)
+    again.write(*again.fit())
+    verify_bundle(path)
+
+
+def test_recordings_that_are_damaged_are_named(mine: Path, arm: Arm) -> None:
+    file = sorted(recordings_of(mine).glob("*.hdf5"))[2]
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(DataError, match=file.name):
+        Teaching(mine, info_of(arm), Wish(again=("Open",)))
+    (recordings_of(mine) / "teaching.json").write_text("{}")
+    with pytest.raises(DataError, match="teaching.json is damaged"):
+        Recordings.read(recordings_of(mine))
+
+
+def test_too_little_to_fit_says_so(arm: Arm, tmp_path: Path) -> None:
+    teaching = Teaching(tmp_path / "mine.cpep", info_of(arm), Wish(GESTURES))
+    sit(teaching, arm, until=1)
+    with pytest.raises(DataError, match="fewer than two gestures were recorded"):
+        teaching.fit()
+
+
+def test_two_gestures_that_are_one_movement_are_taught_and_named(tmp_path: Path) -> None:
+    arm = Arm(seed=6, rate_hz=250.0)
+    arm.drives["Grip"] = arm.drive("Fist")
+    path = tmp_path / "mine.cpep"
+    teaching = Teaching(path, info_of(arm), Wish(("Fist", "Open", "Grip")))
+    sit(teaching, arm)
+    fitted, used = teaching.fit()
+    assert fitted.judgement is not None
+    assert ("Fist", "Grip") in fitted.judgement.same
+    teaching.write(fitted, used)
+    assert np.isfinite(fitted.judgement.accuracy)
+
+
+def test_an_electrode_that_hears_nothing_is_said_to_carry_nothing(tmp_path: Path) -> None:
+    arm = Arm(seed=7, rate_hz=250.0)
+    arm.mixing[4] = 0  # it hears its own noise
+    path = tmp_path / "mine.cpep"
+    teaching = Teaching(path, info_of(arm), Wish(GESTURES))
+    sit(teaching, arm)
+    fitted, _ = teaching.fit()
+    assert fitted.quiet == (5,)
