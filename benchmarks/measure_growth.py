@@ -13,18 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from markupsafe import Markup
 
-from cpep_bench.charts import lines
+from cpep_bench.charts import STYLE, lines
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_bench.markdown import table_block
-from cpep_bench.page import bare_page
-from cpep_bench.words import Table
 from cpep_edge.bundle import EncoderSpec
 from cpep_edge.checkout import code_version, installed_versions
 from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.files import replacing
 from cpep_edge.pose_index import build_index
+from cpep_edge.report_page import Section, page, paragraph
+from cpep_edge.report_table import Table
 from cpep_export.lower import lower
 from cpep_export.quantise import quantise
 from cpep_export.shaped import ShapedEncoder
@@ -160,8 +161,9 @@ def _html(curves: Sequence[Curve]) -> str:
     sections = []
     for curve in curves:
         points = [(at, round(latency.p50_ms, 4)) for at, latency in curve.points.items()]
-        sections.append((curve.name.capitalize(), lines({"p50": points}, curve.unit, "ms")))
-    return bare_page("How time grows", "", [*sections, ("How it was measured", f"<p>{_origin(curves)}</p>")])
+        sections.append(Section(curve.name.capitalize(), Markup(lines({"p50": points}, curve.unit, "ms"))))
+    sections.append(Section("How it was measured", paragraph(_origin(curves))))
+    return page("cpep-edge bench", "How time grows", "", sections, style=STYLE)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from pathlib import Path
 from cpep_bench.markdown import table_block
 from cpep_bench.pipeline import ENCODER, END_TO_END, INDEX
 from cpep_bench.report import Report, read_report
-from cpep_bench.words import Table
 from cpep_edge.files import replacing
+from cpep_edge.report_table import Table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -2,7 +2,7 @@
 
 from cpep_bench import words
 from cpep_bench.report import Report
-from cpep_bench.words import Table
+from cpep_edge.report_table import Table
 
 
 def markdown(report: Report) -> str:

@@ -1,80 +1,32 @@
 """The report as one HTML page: no script, no other file, readable on a phone and on paper."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from html import escape
+
+from markupsafe import Markup
 
 from cpep_bench import words
 from cpep_bench.charts import STYLE, Bar, Strip, bars, columns, lines, stack, strips
 from cpep_bench.energy import MeasuredEnergy
 from cpep_bench.pipeline import END_TO_END, PARTS
 from cpep_bench.report import Report
-from cpep_bench.words import Table
+from cpep_edge.report_page import Section, paragraph
+from cpep_edge.report_page import page as fill
+from cpep_edge.report_page import table as html_table
+from cpep_edge.report_table import Table
 
-_STYLE = """
-:root{--paper:#fff;--ink:#16202c;--faint:#66758a;--line:#c9d2dd;--track:#edf1f6;--warn:#fff4d6;--warnline:#e0a800;
---c0:#3b6fd4;--c1:#e4572e;--c2:#2a9d8f;--c3:#8e5bb5;--c4:#d9a21b;--c5:#9aa8b8}
-@media (prefers-color-scheme:dark){:root{--paper:#12171e;--ink:#e4e9f0;--faint:#93a1b3;--line:#3a4655;--track:#1f2833;
---warn:#3a2f10;--warnline:#c79a1e;--c0:#6d9bf5;--c1:#ff7d57;--c2:#4cc3b3;--c3:#b48adb;--c4:#f0c14b;--c5:#6d7b8c}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:54rem;padding:1.6rem 1.1rem 3rem;background:var(--paper);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-h1{font-size:1.9rem;line-height:1.15;margin:.2rem 0 .4rem;overflow-wrap:anywhere}
-h3{font-size:1rem;margin:1.3rem 0 .3rem}
-h2{font-size:1.15rem;margin:2.2rem 0 .2rem;padding-top:.9rem;border-top:1px solid var(--line)}
-p{margin:.4rem 0}.note{color:var(--faint);font-size:.88rem}
-.kicker{color:var(--faint);font-size:.85rem;letter-spacing:.06em;text-transform:uppercase}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(6.6rem,1fr));gap:.6rem;margin:1.1rem 0}
-.card{background:var(--track);border-radius:8px;padding:.6rem .65rem}
-.card b{display:block;white-space:nowrap;font-size:1.2rem;line-height:1.2;font-variant-numeric:tabular-nums}
-.card span{color:var(--faint);font-size:.85rem;display:block;line-height:1.3}
-.warn{background:var(--warn);border-left:4px solid var(--warnline);padding:.55rem .8rem;border-radius:4px;
-margin:.8rem 0}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-size:.88rem;margin:.5rem 0;font-variant-numeric:tabular-nums}
-th,td{padding:.28rem .6rem .28rem 0;text-align:left;border-bottom:1px solid var(--track);vertical-align:top}
-th{font-weight:600;color:var(--faint)}td:first-child{white-space:normal}
-.figures td:first-child{overflow-wrap:anywhere}
-.figures td+td,.figures th+th{text-align:right;white-space:nowrap;padding:.28rem 0 .28rem .6rem}
-@media (max-width:34rem){body{font-size:15px}.row{grid-template-columns:6rem 1fr 4.4rem;gap:.45rem;font-size:.86rem}
-.cards{grid-template-columns:repeat(3,1fr)}.card:last-child:nth-child(3n+1){grid-column:1/-1}
-.figures{font-size:.8rem}.figures td+td,.figures th+th{padding-left:.3rem}
-.words th{display:none}.words tr{display:block;padding:.35rem 0;border-bottom:1px solid var(--track)}
-.words td{display:inline;padding:0;border:0}.words td:first-child{display:block;font-weight:600}
-.words td+td:not(:empty)::before{content:attr(data-head) " ";color:var(--faint)}
-.words td+td:not(:empty):not(:last-child)::after{content:" · ";color:var(--faint)}}
-@media print{:root{--paper:#fff;--ink:#000;--faint:#444;--line:#999;--track:#eee;--warn:#fff;--c0:#3b6fd4;--c1:#e4572e;
---c2:#2a9d8f;--c3:#8e5bb5;--c4:#d9a21b;--c5:#9aa8b8}
-*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-body{max-width:none;padding:0;font-size:10.5pt}.card,.row,.chart,tr{break-inside:avoid}h2,h3,tr:first-child{break-after:avoid}
-.scroll{overflow:visible}.card b{font-size:1.15rem}}
-"""
 _OPERATORS_SHOWN = 8
 
 
 def page(report: Report) -> str:
     """The content of `report.html`."""
-    warnings = "".join(f'<p class="warn">{escape(warning)}</p>' for warning in report.warnings)
-    opening = f"<p>{escape(words.headline(report))}</p>{_cards(report)}{warnings}"
-    return bare_page(report.bundle, opening, [*_sections(report), ("How it was measured", _note(words.origin(report)))])
+    sections = [Section(title, Markup(body)) for title, body in _sections(report)]
+    sections.append(Section("How it was measured", paragraph(words.origin(report), note=True)))
+    opening, cards = words.headline(report), _cards(report)
+    return fill("cpep-edge bench", report.bundle, opening, sections, cards=cards, warnings=report.warnings, style=STYLE)
 
 
-def bare_page(title: str, opening: str, sections: Iterable[tuple[str, str]]) -> str:
-    """A page of sections in the report's style.
-
-    title: in words
-    opening: HTML before the first section
-    sections: heads in words, bodies in HTML
-    """
-    body = "".join(f"<section><h2>{escape(head)}</h2>{content}</section>" for head, content in sections)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}{_STYLE}</style></head><body>"
-        f'<div class="kicker">cpep-edge bench</div><h1>{escape(title)}</h1>{opening}{body}</body></html>\n'
-    )
-
-
-def _cards(report: Report) -> str:
+def _cards(report: Report) -> list[tuple[str, str]]:
     whole, start = report.latency[END_TO_END], report.typical_start
     cards = [
         (f"{whole.p50_ms:.2f} ms", "last byte to decision, p50"),
@@ -88,10 +40,7 @@ def _cards(report: Report) -> str:
         cards.append(
             (words.joules(report.energy.net_mj), f"net an inference, measured: {report.energy.instrument.name}")
         )
-    body = "".join(
-        f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in cards
-    )
-    return f'<div class="cards">{body}</div>'
+    return cards
 
 
 def _sections(report: Report) -> Iterator[tuple[str, str]]:
@@ -120,7 +69,9 @@ def _distributions(report: Report) -> str:
         Strip(name, part.times_ms, part.p50_ms, part.p99_ms, _time(part.p50_ms))
         for name, part in report.latency.items()
     ]
-    legend = "Each line is one run; the dot is the median, the dark mark the 99th percentile. The axis is logarithmic."
+    legend = (
+        "Each line is one run; the dot is the median, the upright mark the 99th percentile. The axis is logarithmic."
+    )
     return strips(rows, "ms") + _note(legend)
 
 
@@ -244,22 +195,11 @@ def _windows(energy: MeasuredEnergy | None) -> str:
 
 
 def _table(table: Table, *, figures: bool = True) -> str:
-    """figures: columns of numbers; otherwise of words too, which a phone shows under each other."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            f'<td data-head="{escape(name)}">{escape(cell)}</td>' for name, cell in zip(table.head, row, strict=True)
-        )
-        + "</tr>"
-        for row in table.rows
-    )
-    kind = ' class="figures"' if figures else ' class="words"' if len(table.head) > 2 else ""
-    return f'<div class="scroll"><table{kind}><tr>{head}</tr>{rows}</table></div>{_note(table.note)}'
+    return str(html_table(table, figures=figures))
 
 
 def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>' if text else ""
+    return str(paragraph(text, note=True)) if text else ""
 
 
 def _capital(text: str) -> str:

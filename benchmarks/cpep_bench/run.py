@@ -3,6 +3,7 @@
 Golden inputs come first: a bundle that does not give the right answers here has no figures.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -23,7 +24,6 @@ from cpep_bench.machine import this_machine
 from cpep_bench.markdown import markdown
 from cpep_bench.modelled_energy import modelled_energy
 from cpep_bench.operators import profile_encoder
-from cpep_bench.page import page
 from cpep_bench.peers import check_peers, measure_peers
 from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_calls, part_calls
 from cpep_bench.power import Meter
@@ -45,6 +45,7 @@ MAX_THREADS = 8
 
 _ARITHMETIC = "fixed arithmetic"
 _ARITHMETIC_STEPS = 20_000  # about a millisecond
+_log = logging.getLogger(__name__)
 _PACKAGES = ("cpep-edge", "numpy", "scipy", "hnswlib", "torch", "executorch")
 _CODE = ("cpep_edge", "benchmarks/cpep_bench", "firmware_bridge/cpep_bridge")
 
@@ -159,8 +160,16 @@ def run_bench(
 
 
 def write_report(report: Report, out: Path) -> None:
-    """Write the report in its three forms into a folder."""
-    forms = {JSON_FILE: report.json(), MARKDOWN_FILE: markdown(report), HTML_FILE: page(report)}
+    """Write the report in its forms into a folder; a device without the extra `[report]` gets no page."""
+    forms = {JSON_FILE: report.json(), MARKDOWN_FILE: markdown(report)}
+    try:
+        from cpep_bench.page import page
+
+        forms[HTML_FILE] = page(report)
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "markupsafe"):
+            raise
+        _log.warning("no %s: for the page, run pip install 'cpep-edge[report]'", HTML_FILE)
     write_reports(out, {name: content.encode() for name, content in forms.items()})
 
 

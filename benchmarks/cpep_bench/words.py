@@ -1,14 +1,12 @@
 """The report's tables and sentences, once: Markdown and HTML both are made of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cpep_bench.energy import MeasuredEnergy
 from cpep_bench.link_readers import LinkFigure
 from cpep_bench.report import Report
 from cpep_edge.chip import CortexMSpec
-
-Row = tuple[str, ...]
+from cpep_edge.report_table import Table
 
 _PEER_NOTES = {  # by part
     "encoder": "In turns, each in a process of its own and on as many threads as ours. Cosines are to the "
@@ -17,15 +15,6 @@ _PEER_NOTES = {  # by part
     "those of all prototypes compared exactly.",
     "window to class": "In turns, in one process, on one thread.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A head, rows as long as it, and a sentence or two on what it shows."""
-
-    head: Row
-    rows: tuple[Row, ...]
-    note: str = ""
 
 
 def headline(report: Report) -> str:

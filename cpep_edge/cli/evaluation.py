@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
+from cpep_edge.cli.output import print_csv, print_json, print_table, progress, stderr, stdout
 from cpep_edge.cli.trust import KeyOption, TrustOption
 
 if TYPE_CHECKING:
@@ -36,13 +36,18 @@ def evaluate(
     run: Run,
     data: Data,
     protocol: Annotated[Asked, typer.Option(help="What to ask.")] = Asked.zero_shot,
-    report: Annotated[Path | None, typer.Option(help="Folder for an HTML page with pictures, and the JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for an HTML page, JSON, CSV, LaTeX, and each figure as SVG and PDF.")
+    ] = None,
     key: KeyOption = None,
     trust: TrustOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values; not for live.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge a run on people and gestures that its training never saw, after an audit for leakage."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if as_csv and (as_json or protocol is Asked.live):
+        raise typer.BadParameter("give it without --json, and with another protocol than live", param_hint="--csv")
     if protocol is Asked.live:
         from cpep_edge.cli.live_evaluation import evaluate_bundle
 
@@ -56,7 +61,11 @@ def evaluate(
     found, material = evaluate_run(run, load_checkpoint(run), data, PROTOCOLS[protocol.value])
     if report is not None:
         stderr.print(f"report: {write_report(found, material, report)}")
-    if as_json:
+    if as_csv:
+        from cpep_train.eval_report import tables
+
+        print_csv(tables(found))
+    elif as_json:
         print_json({"protocol": protocol.value, "readings": found.readings, "retrieval": found.retrieval})
     else:
         print_evaluation(found)

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from cpep_edge.json_text import to_json
 from cpep_edge.outside import printable
+from cpep_edge.report_table import Table as ReportTable
+from cpep_edge.report_table import to_csv
 
 LONGEST_SENTENCE = 2_000  # a path that Linux takes has 4,096 at the most
 
@@ -48,3 +50,8 @@ def progress(task: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, console=stderr, disable=not sys.stderr.isatty()) as bar:
         number = bar.add_task(task, total=None)
         yield lambda done, total: bar.update(number, completed=done, total=total)
+
+
+def print_csv(tables: Sequence[ReportTable]) -> None:
+    """Tables as comma-separated values on stdout."""
+    typer.echo(to_csv(tables), nl=False)

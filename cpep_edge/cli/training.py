@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cpep_edge.cli.output import print_json, stderr, stdout
+from cpep_edge.cli.output import print_csv, print_json, stderr, stdout
 
 Launch = Literal["slurm", "local"]
 StageName = Literal["emg-mae", "pose-mae", "align"]
@@ -72,9 +72,10 @@ def sweep(
     launch_set: Annotated[
         list[str] | None, typer.Option(help="Of submitit: slurm_partition=gpu, gpus_per_node=1, timeout_min=600.")
     ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train and evaluate a list of recipes, and print one table; sweep.md and sweep.json keep it."""
+    """Train and evaluate a list of recipes, and print one table; sweep.md, .json, .csv, .tex, .svg and .pdf keep it."""
     _quiet_threads()
 
     from cpep_bench.machine import this_machine
@@ -101,6 +102,8 @@ def sweep(
     )
     if as_json:
         print_json(found)
+    elif as_csv:
+        print_csv(sweeps.tables(found))
     else:
         typer.echo(sweeps.markdown(found))
 

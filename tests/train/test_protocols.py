@@ -1,4 +1,4 @@
-import base64
+import csv
 import json
 import re
 from dataclasses import replace
@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from cpep_edge.cli import app
 from cpep_edge.errors import DataError
 from cpep_edge.json_text import to_json
+from cpep_edge.report_page import INK, SERIES
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.embedding_quality import EmbeddingQuality
 from cpep_train.enrolment import Repetitions, find_repetitions
-from cpep_train.eval_report import FIGURES_FILE, PAGE_FILE, write_report
+from cpep_train.eval_report import CSV_FILE, FIGURES_FILE, PAGE_FILE, write_report
 from cpep_train.evaluate import zero_shot
 from cpep_train.material import Material, Reading
 from cpep_train.probe import INVERSE_STRENGTHS, choose_strength
@@ -172,11 +173,18 @@ def test_the_report_is_one_page_with_its_pictures_inside(
     evaluation: Evaluation, material: Material, tmp_path: Path
 ) -> None:
     page = write_report(evaluation, material, tmp_path / "report").read_text()
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
-    images = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
-    assert len(images) > 4
-    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
+    assert page.count("<svg") == len(list((tmp_path / "report").glob("*.svg"))) > 4
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))  # of all figures together
+    assert set(re.findall(r'(?:url\(|href=")#([^")]+)', page)) <= set(ids)
+    assert not re.findall(rf"(?:fill|stroke): (?:{INK}|{SERIES[0]})", page)  # in the dark they are others
     assert all(reading.name in page for reading in evaluation.readings)
+    for pdf in (tmp_path / "report").glob("*.pdf"):
+        assert pdf.read_bytes().startswith(b"%PDF")
+    rows = list(csv.reader((tmp_path / "report" / CSV_FILE).read_text().splitlines()))
+    scores = [score for reading in evaluation.readings for score in reading.scores]
+    assert [row[2] for row in rows[1 : len(scores) + 1]] == [f"{score.balanced_accuracy:.3f}" for score in scores]
     figures = json.loads((tmp_path / "report" / FIGURES_FILE).read_text())
     assert len(figures["readings"]) == len(evaluation.readings)
     assert (tmp_path / "report" / PAGE_FILE).is_file()

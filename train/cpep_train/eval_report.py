@@ -1,17 +1,18 @@
-"""An evaluation as one HTML page that needs nothing else, and as JSON beside it."""
+"""An evaluation as one HTML page, as JSON beside it, and as tables and figures for a paper."""
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
+from cpep_edge.report_page import Section, figure, folded, page, paragraph, table, to_pdf, to_svg
+from cpep_edge.report_table import Table, to_csv, to_latex
 from cpep_train import plots
 from cpep_train.evaluate import USERS, Score
 from cpep_train.material import Material, Reading
@@ -22,66 +23,124 @@ if TYPE_CHECKING:
 
 PAGE_FILE = "evaluation.html"
 FIGURES_FILE = "evaluation.json"
+CSV_FILE = "evaluation.csv"
+LATEX_FILE = "evaluation.tex"
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.4rem; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: 0.6rem 0 1.4rem; } caption { text-align: left; font-weight: 600; }
-th, td { padding: 0.15rem 0.7rem; text-align: right; border-bottom: 1px solid #eee; }
-th:first-child, td:first-child { text-align: left; } img { max-width: 100%; }
-.pictures { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1rem; } .pictures img { max-width: 46rem; }
-"""
+_TITLES = {
+    "zero-shot": "Zero-shot",
+    "probe": "Linear probe",
+    "enrolment": "Enrolment",
+}
 
 
 def write_report(found: Evaluation, material: Material, out: Path) -> Path:
-    """Write evaluation.html and evaluation.json into a folder; returns the path of the page."""
-    figures = to_json(_figures(found, material), indent=1) + "\n"
-    write_reports(out, {FIGURES_FILE: figures.encode(), PAGE_FILE: _page(found, material).encode()})
+    """Write the page, JSON, CSV, LaTeX, and each figure as SVG and PDF into a folder; returns the path of the page."""
+    drawn = _drawn(found, material)
+    contents = {
+        FIGURES_FILE: (to_json(_figures(found, material), indent=1) + "\n").encode(),
+        PAGE_FILE: _page(found, material, drawn).encode(),
+        CSV_FILE: to_csv(tables(found)).encode(),
+        LATEX_FILE: to_latex(tables(found)).encode(),
+    }
+    for name, (shown, _) in drawn.items():
+        contents |= {f"{name}.svg": to_svg(shown), f"{name}.pdf": to_pdf(shown)}
+    write_reports(out, contents)
     return out / PAGE_FILE
 
 
-def _page(found: Evaluation, material: Material) -> str:
+def tables(found: Evaluation) -> list[Table]:
+    """All figures of an evaluation, a table a reading."""
+    shown = [_score_table(reading) for reading in found.readings]
+    return [*shown, _retrieval_table(found.retrieval)] if found.retrieval else shown
+
+
+def _page(found: Evaluation, material: Material, drawn: "dict[str, tuple[Figure, str]]") -> str:
     checkpoint = material.checkpoint
     recipe, origin = checkpoint.recipe, checkpoint.provenance
-    parts = [
-        f"<h1>Evaluation of {escape(recipe.name)}</h1>",
-        f"<p>Recipe <b>{escape(recipe.name)}</b>, seed {recipe.seed}, trained on <b>{escape(origin.data)}</b>, commit "
-        f"<code>{escape(origin.git_commit[:10] or 'unknown')}</code>. {_what_the_data_is(material)} Accuracy is "
-        "balanced over gestures; intervals are 95 %, by drawing people with replacement. No recording asked about was "
-        "trained on: splits were audited by person, session and content.</p>",
-    ]
+    sections = []
     for protocol in dict.fromkeys(reading.protocol for reading in found.readings):
-        readings = [reading for reading in found.readings if reading.protocol == protocol]
-        parts.append(f"<h2>{protocol.capitalize()}</h2>")
-        parts += [_score_table(reading) for reading in readings]
-        if protocol in ("zero-shot", "probe"):
-            parts.append(_pictures(readings[0].scores))
+        first, *others = [reading for reading in found.readings if reading.protocol == protocol]
+        body = table(_score_table(first))
+        mine = {name: one for name, one in drawn.items() if name.startswith(protocol)}
+        shown = [name for name in mine if name in (f"{protocol}-seen-confusion", f"{protocol}-unseen-confusion")]
+        for name in shown:
+            body += figure(*mine[name])
+        more = [figure(*one) for name, one in mine.items() if name not in shown]
+        if more:
+            body += folded("Among all gestures, and person by person", Markup("").join(more))
+        for reading in others:
+            body += folded(f"Read another way: {reading.name}", table(_score_table(reading)))
+        sections.append(Section(_TITLES.get(protocol, protocol.capitalize()), body))
     if found.retrieval:
-        parts += ["<h2>Retrieval and geometry</h2>", _retrieval_table(found.retrieval)]
-    parts += ["<h2>Map</h2>", _image(plots.png(_map(material)), "principal components of the poses")]
-    body = "\n".join(parts)
-    title = escape(f"evaluation of {recipe.name}")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        sections.append(Section("Retrieval and geometry", table(_retrieval_table(found.retrieval))))
+    sections.append(Section("Map", figure(*drawn["map"])))
+    sections.append(Section("How it was judged", _origin(material)))
+    return page(
+        "cpep-edge eval",
+        f"Evaluation of {recipe.name}",
+        _headline(found, origin.data),
+        sections,
+        cards=_cards(found),
+        warnings=_warnings(material),
     )
 
 
-def _what_the_data_is(material: Material) -> str:
-    if material.checkpoint.recipe.pose.source != "recorded":
-        return "Poses are <b>templates</b>, written by hand, not recorded: figures say how well EMG is told apart."
-    return "Whether people are real or simulated is the corpus' to say."
+def _headline(found: Evaluation, data: str) -> str:
+    score = next((one for one in _scores(found) if (one.users, one.gestures) == ("held-out", "unseen")), None)
+    if score is None:
+        return f"Trained on {data}."
+    apart = "are told apart" if score.low > score.chance else "are not clearly told apart"
+    return (
+        f"Trained on {data}: gestures that training never saw {apart} in people whom it never saw, "
+        f"{score.balanced_accuracy:.2f} [{score.low:.2f}, {score.high:.2f}] where chance is {score.chance:.2f}."
+    )
 
 
-def _pictures(scores: Sequence[Score]) -> str:
-    """Confusion and people of every kind of question to held-out people, or to known ones where none are held out."""
-    users = next(kind for kind in USERS if any(score.users == kind for score in scores))
-    images = []
-    for score in (score for score in scores if score.users == users):
-        what = f"{score.gestures} gestures, {score.users} people"
-        confusion = _image(plots.png(plots.confusion_figure(score)), f"confusion, {what}")
-        images.append(confusion + _image(plots.png(plots.people_figure(score)), f"accuracy of each person, {what}"))
-    return "\n".join(f'<div class="pictures">{pair}</div>' for pair in images)
+def _cards(found: Evaluation) -> list[tuple[str, str]]:
+    scores = [one for one in _scores(found) if one.users == _users(_scores(found))]
+    return [(f"{one.balanced_accuracy:.3f}", f"{one.gestures}, {one.users} people") for one in scores[:6]]
+
+
+def _scores(found: Evaluation) -> Sequence[Score]:
+    """Those of the first reading: what the page leads with."""
+    return found.readings[0].scores if found.readings else ()
+
+
+def _users(scores: Sequence[Score]) -> str:
+    """Held-out people, or known ones where none are held out."""
+    return next((kind for kind in USERS if any(score.users == kind for score in scores)), "")
+
+
+def _warnings(material: Material) -> list[str]:
+    if material.checkpoint.recipe.pose.source == "recorded":
+        return []
+    return ["Poses are templates, written by hand, not recorded: figures say how well EMG is told apart."]
+
+
+def _origin(material: Material) -> Markup:
+    recipe, origin = material.checkpoint.recipe, material.checkpoint.provenance
+    return paragraph(
+        f"Recipe {recipe.name}, seed {recipe.seed}, trained on {origin.data}, commit "
+        f"{origin.git_commit[:10] or 'unknown'}. Accuracy is balanced over gestures; intervals are 95 %, by drawing "
+        "people with replacement. No recording asked about was trained on: splits were audited by person, session and "
+        "content. Whether people are real or simulated is the corpus' to say.",
+        note=True,
+    )
+
+
+def _drawn(found: Evaluation, material: Material) -> "dict[str, tuple[Figure, str]]":
+    """Every figure by the name of its files, and what it shows."""
+    drawn = {}
+    for protocol in ("zero-shot", "probe"):
+        reading = next((one for one in found.readings if one.protocol == protocol), None)
+        for score in () if reading is None else reading.scores:
+            if score.users != _users(reading.scores if reading else ()) or not score.confusion.any():
+                continue
+            what = f"{score.gestures} gestures, {score.users} people"
+            name = f"{protocol}-{score.gestures.replace(' ', '-')}"
+            drawn[f"{name}-confusion"] = plots.confusion_figure(score), f"Confusion, {what}"
+            drawn[f"{name}-people"] = plots.people_figure(score), f"Accuracy of each person, {what}"
+    return drawn | {"map": (_map(material), "Principal components of the poses, and EMG on the same axes")}
 
 
 def _map(material: Material, n_most: int = 3_000) -> "Figure":
@@ -103,12 +162,10 @@ def _spread(n: int, n_most: int) -> NDArray[np.intp]:
     return places
 
 
-def _score_table(reading: Reading) -> str:
-    header = ("people", "gestures", "balanced accuracy", "95 % interval", "chance", "windows", "people asked")
+def _score_table(reading: Reading) -> Table:
     rows = [
         (
-            s.users,
-            s.gestures,
+            f"{s.gestures}, {s.users} people",
             f"{s.balanced_accuracy:.3f}",
             f"{s.low:.3f} to {s.high:.3f}",
             f"{s.chance:.3f}",
@@ -117,10 +174,11 @@ def _score_table(reading: Reading) -> str:
         )
         for s in reading.scores
     ]
-    return _table(reading.name, header, rows)
+    head = ("gestures and people", "balanced accuracy", "95 % interval", "chance", "windows", "people")
+    return Table(head, tuple(rows), name=f"{reading.protocol}: {reading.name}")
 
 
-def _retrieval_table(found: Sequence[Retrieval]) -> str:
+def _retrieval_table(found: Sequence[Retrieval]) -> Table:
     kinds = [f"{kind.users}, {kind.gestures}" for kind in found]
     rows = [("windows", *(str(kind.n_windows) for kind in found))]
     for k in found[0].recall:
@@ -132,23 +190,13 @@ def _retrieval_table(found: Sequence[Retrieval]) -> str:
     for name in names:
         values = (None if x.quality is None else getattr(x.quality, name) for x in found)
         rows.append((name.replace("_", " "), *(_number(value) for value in values)))
-    return _table("all gestures in the index", ("", *kinds), rows)
+    return Table(("", *kinds), tuple(rows), name="retrieval, all gestures in the index")
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
-
-
-def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>\n{body}</table>"
-
-
-def _image(content: bytes, what: str) -> str:
-    return f'<img alt="{escape(what)}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
 
 
 def _figures(found: Evaluation, material: Material) -> dict[str, object]:

@@ -18,9 +18,12 @@ from cpep_edge.checkout import git_commit
 from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
 from cpep_edge.files import replacing
 from cpep_edge.folders import write_reports
+from cpep_edge.report_page import to_pdf, to_svg
+from cpep_edge.report_table import Table, to_csv, to_latex
 from cpep_train.checkpoint import load_run_recipe
 from cpep_train.evaluate import USERS, Score, evaluate
 from cpep_train.launching import Cluster, run_all
+from cpep_train.plots import interval_figure
 from cpep_train.provenance import load_provenance
 from cpep_train.recipe import Recipe, load_recipe
 from cpep_train.training import WEIGHTS_FILE, StageName, train
@@ -28,6 +31,9 @@ from cpep_train.training import WEIGHTS_FILE, StageName, train
 RESULT_FILE = "result.json"
 SWEEP_FILE = "sweep.json"
 TABLE_FILE = "sweep.md"
+CSV_FILE = "sweep.csv"
+LATEX_FILE = "sweep.tex"
+FIGURE_FILE = "sweep"  # .svg and .pdf
 _ALL_SIGNS = 14  # people, up to which every exchange is tried
 _DRAWS = 4_000  # of people, for an interval
 
@@ -144,7 +150,13 @@ def sweep(
         results=tuple(result for result in results if result is not None),
     )
     figures, table = f"{found.model_dump_json(indent=1)}\n", f"{markdown(found).rstrip()}\n"
-    write_reports(out, {SWEEP_FILE: figures.encode(), TABLE_FILE: table.encode()})
+    contents = {
+        SWEEP_FILE: figures,
+        TABLE_FILE: table,
+        CSV_FILE: to_csv(tables(found)),
+        LATEX_FILE: to_latex(tables(found)),
+    }
+    write_reports(out, {name: content.encode() for name, content in contents.items()} | _pictures(found))
     return found
 
 
@@ -222,6 +234,56 @@ def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     drawn = np.random.default_rng(0).choice(differences, size=(_DRAWS, len(differences))).mean(axis=1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
+
+
+def tables(found: Sweep) -> list[Table]:
+    """Every figure of a sweep, and every comparison, for a spreadsheet or a paper."""
+    head = ("recipe", "people", "gestures", "mean", "SD over seeds", "low", "high", "chance", "seeds")
+    rows = tuple(
+        (
+            line.recipe,
+            line.users,
+            line.gestures,
+            f"{line.mean:.3f}",
+            "" if line.spread is None else f"{line.spread:.3f}",
+            *(f"{value:.3f}" for value in (line.low, line.high, line.chance)),
+            str(line.n_seeds),
+        )
+        for line in lines(found)
+    )
+    shown = [Table(head, rows, "low and high: 95 % over people", name=f"{found.data}: balanced accuracy, zero-shot")]
+    compared = comparisons(found)
+    if compared:
+        differences = tuple(
+            (
+                *(c.recipe, c.users, c.gestures),
+                *(f"{x:+.3f}" for x in (c.difference, c.low, c.high)),
+                f"{c.p:.3f}",
+                str(c.n_users),
+            )
+            for c in compared
+        )
+        note, name = "p: Holm's correction over the recipes of a kind", f"against {compared[0].against}"
+        columns = ("recipe", "people", "gestures", "difference", "low", "high", "p", "n")
+        shown.append(Table(columns, differences, note, name))
+    return shown
+
+
+def _pictures(found: Sweep) -> dict[str, bytes]:
+    """The figures as a figure; none where every run was stopped."""
+    if not lines(found):
+        return {}
+    shown = [line for line in lines(found) if line.users == lines(found)[0].users]
+    drawn = interval_figure(
+        {
+            kind: [
+                (line.recipe, line.mean, line.low, line.high, line.chance) for line in shown if line.gestures == kind
+            ]
+            for kind in dict.fromkeys(line.gestures for line in shown)
+        },
+        f"{found.data}: balanced accuracy, {shown[0].users} people",
+    )
+    return {f"{FIGURE_FILE}.svg": to_svg(drawn), f"{FIGURE_FILE}.pdf": to_pdf(drawn)}
 
 
 def markdown(found: Sweep) -> str:
