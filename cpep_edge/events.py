@@ -7,14 +7,15 @@ The alignment and the classification error rate (CLER) are those of generic-neur
 Nature 2025; its module `cler`): a Needleman-Wunsch alignment in which an activation may only match a label whose
 interval, widened by a tolerance, holds it; a pair of different gestures costs as much as a missed or an extra one;
 among equals the alignment closest in time wins. CLER is one minus the share of a gesture's labels that were matched
-by that gesture, a miss being an error, averaged over gestures. There a label is a moment and the tolerance is -0.05
+by that gesture, a miss being an error, averaged over gestures; so its code computes it, while the paper's words leave
+misses out (`cler_detected`). There a label is a moment and the tolerance is -0.05
 to 0.25 s; here gestures are held, so a label also has an end, until which an activation still counts unless `hold` is
 False.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +72,7 @@ class EventScore:
     hours: float  # of signal
     cler: float  # activations until a gesture's end count
     cler_published: float  # only those within 250 ms of its onset do, as published
+    cler_detected: float | None  # of the events that any activation matched, as the paper words it; None: there is none
     recall: dict[str, float]  # of each gesture's events, decided rightly
     algorithm: Delay | None  # onset to the end of the deciding window; None where no event was decided rightly
     compute: Delay | None  # arrival of that window's last byte to the decision
@@ -132,6 +134,7 @@ def score_events(sessions: Sequence[tuple[Sequence[Label], Sequence[Activation]]
         hours=hours,
         cler=_cler(recall),
         cler_published=_cler(_recall(published)),
+        cler_detected=_cler(_recall([replace(one, missed=()) for one in aligned])) if pairs else None,
         recall=recall,
         algorithm=_delay([(activation.time_s - label.start_s) * 1e3 for label, activation in right]),
         compute=_delay([activation.compute_ms for _, activation in right]),

@@ -63,6 +63,9 @@ def live(
     min_confidence: MinConfidence = None,
     debounce_ms: DebounceMs = None,
     refractory_ms: RefractoryMs = None,
+    wake: Annotated[
+        str | None, typer.Option(help="Gesture that, made twice, has others count for a while.", show_default="none")
+    ] = None,
     sink: Annotated[
         list[str] | None, typer.Option(help="FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.")
     ] = None,
@@ -107,7 +110,7 @@ def live(
         config=device_config,
     )
     if on_device:
-        gates = (min_confidence, debounce_ms, refractory_ms)
+        gates = (min_confidence, debounce_ms, refractory_ms, wake)
         if web or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config, *gates)):
             raise typer.BadParameter(
                 "the band decides by itself: only --port, --timeout-s, --baud, --boot-s, --reconnect-s, --profile, "
@@ -124,7 +127,13 @@ def live(
     opened.keep_older_out()
     manifest = recogniser.manifest
     donning, spec = fit_to_wearer(manifest, profile, max_risk)
-    spec = with_gates(spec, min_confidence=min_confidence, debounce_ms=debounce_ms, refractory_ms=refractory_ms)
+    spec = with_gates(
+        spec,
+        min_confidence=min_confidence,
+        debounce_ms=debounce_ms,
+        refractory_ms=refractory_ms,
+        wake_gesture=wake,
+    )
     if profile is None and manifest.calibration and manifest.worn is None:
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
     with ExitStack() as stack:

@@ -38,7 +38,7 @@ def test_every_kind_of_fault_is_counted_as_what_it_is() -> None:
 
 def test_a_gesture_that_nothing_answers_is_missed_and_an_error() -> None:
     found = score([])
-    assert (found.n_missed, found.cler, found.algorithm) == (2, 1.0, None)
+    assert (found.n_missed, found.cler, found.cler_detected, found.algorithm) == (2, 1.0, None, None)
 
 
 def test_cler_weighs_gestures_alike_however_often_they_were_made() -> None:

@@ -1,0 +1,49 @@
+"""When muscles begin to work: the onset of a prompted gesture, told from its EMG.
+
+A prompt comes before the movement, by a second and more, or after it where a wearer guesses. What a decision's delay
+is measured from must be in the signal: the Teager-Kaiser energy of it, x(t)^2 - x(t - 1) x(t + 1), which rises with
+amplitude and frequency and sharpens onsets (Li et al. 2007, Clinical Neurophysiology 118), under a double threshold
+(Bonato et al. 1998, IEEE Trans. Biomed. Eng. 45): a level over that of rest, and a share of the time behind it in which
+the level is kept, so that a twitch before is none.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+SMOOTHED_S = 0.05
+BASELINE_S = 1.0  # the quietest of the rest before the prompt
+REST_S = 3.5
+ABOVE = 5.0  # standard deviations over the baseline's mean
+KEPT_S, KEPT_SHARE = 0.25, 0.8  # activity lasts for so long, in so much of it the threshold is passed
+EARLIEST_S, LATEST_S = -0.75, 3.0  # about the prompt
+_LOW_HZ = 20.0
+
+
+def energy(emg: NDArray[np.float32], rate_hz: float) -> NDArray[np.float64]:
+    """Teager-Kaiser energy of all channels together, smoothed, (n,)."""
+    x = signal.sosfilt(signal.butter(4, _LOW_HZ, "highpass", fs=rate_hz, output="sos"), emg - emg[0], axis=0)
+    psi = np.zeros(len(x))
+    psi[1:-1] = np.abs(x[1:-1] ** 2 - x[:-2] * x[2:]).mean(axis=1)
+    n = max(1, round(SMOOTHED_S * rate_hz))
+    return np.convolve(psi, np.ones(n) / n, "same")
+
+
+def onset(psi: NDArray[np.float64], prompt: int, rate_hz: float) -> int | None:
+    """The sample at which muscles begin to work about a prompt; None where that cannot be told.
+
+    psi: `energy` of a recording with a second and more of rest before the prompt
+    """
+    quiet = psi[max(0, prompt - round(REST_S * rate_hz)) : prompt - round(0.2 * rate_hz)]
+    n = round(BASELINE_S * rate_hz)
+    if len(quiet) <= n:
+        return None
+    first = int(np.argmin(np.convolve(quiet, np.ones(n), "valid")))
+    baseline, kept = quiet[first : first + n], round(KEPT_S * rate_hz)
+    start, end = max(0, prompt + round(EARLIEST_S * rate_hz)), prompt + round(LATEST_S * rate_hz)
+    above = psi[start : end + kept] > baseline.mean() + ABOVE * baseline.std()
+    behind = np.convolve(above, np.ones(kept))[kept - 1 :]
+    found = np.flatnonzero(above & (behind[: len(above)] >= KEPT_SHARE * kept))
+    if not len(found) or found[0] >= end - start or found[0] <= 1:  # never, too late, or active all the time
+        return None
+    return start + int(found[0])
