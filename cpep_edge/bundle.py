@@ -207,6 +207,7 @@ class DecisionSpec(_Part):
     min_belief: float = Field(default=0.9, gt=0.5, lt=1)  # that a decision takes
     release_ms: float = Field(default=700.0, ge=0, le=60_000)  # after a gesture stood as long, until the next may
     wake_gesture: str = ""  # made twice, others count for a while; empty: they always do
+    adapt: bool = False  # the head's means drift with the wearer (`cpep_edge.head.Drift`)
     rest_gesture: str = ""  # the one that means nothing is done; empty: there is none
     rest_level: float = Field(default=0.0, ge=0)  # RMS, in units of the scale, below which muscles rest; 0: never
     rejection: tuple[OperatingPoint, ...] = ()  # the best thresholds, coverage falling; empty: not calibrated

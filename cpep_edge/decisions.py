@@ -34,8 +34,8 @@ UNKNOWN = "unknown"  # the rejection class: the vote was too divided or too far 
 DWELL_S = 25.0  # that a state lasts on average; ten times as long decides 15 ms later
 WAKE_WITHIN_S = 3.0  # of its first time, in which the wake gesture must be made again
 AWAKE_S = 10.0  # that the band listens after a gesture
-EVIDENCE_MS = (75.0, 100.0, 150.0, 200.0, 300.0)  # less decides 20 ms sooner at twice the false activations
-WORTH_WAITING = 0.02  # of the repetitions, that more signal for a look must bring
+EVIDENCE_MS = (100.0, 150.0, 250.0)  # 75 decides 20 ms sooner, at twice the false activations
+WORTH_WAITING = 0.05  # of the repetitions, that more signal for a look must bring
 _LIMIT = 4.0  # nats by which one hop may speak against a state
 _CLEAR = 10.0  # nats by which a rejected or quiet window speaks, before it is weighed
 _LONGEST_MS = 60_000.0
@@ -188,12 +188,14 @@ def with_gates(
     debounce_ms: float | None = None,
     refractory_ms: float | None = None,
     wake_gesture: str | None = None,
+    adapt: bool = False,
 ) -> DecisionSpec:
     """The same decisions with what a user chose; None leaves a thing as it is.
 
     min_confidence: share of the votes below which a window is rejected
     debounce_ms: for which a clear gesture is seen before it is decided on
     refractory_ms: after a gesture that was held, until the next may be decided on
+    adapt: the head drifts with the wearer
     Raises ConfigError for a share that is none, or a time that is below zero or too long.
     """
     if min_confidence is not None and not 0 <= min_confidence <= 1:
@@ -206,6 +208,7 @@ def with_gates(
         "evidence_ms": None if debounce_ms is None else max(debounce_ms, 1.0),
         "release_ms": refractory_ms,
         "wake_gesture": wake_gesture,
+        "adapt": adapt or None,
     }
     return spec.model_copy(update={name: value for name, value in chosen.items() if value is not None})
 

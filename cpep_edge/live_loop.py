@@ -18,14 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
-from cpep_edge.bundle import DecisionSpec, Manifest
+from cpep_edge.bundle import DecisionSpec, HeadSpec, Manifest
 from cpep_edge.decisions import UNKNOWN, Decider, Decision
 from cpep_edge.donning import LEVEL_STRETCH_S, Donning
 from cpep_edge.errors import ConfigError
-from cpep_edge.recogniser import Recogniser, Recognition
+from cpep_edge.head import Drift
+from cpep_edge.recogniser import Recogniser, Recognition, head_input
 from cpep_edge.ring import MirroredRing
 
 INTERPOLATED_GAP_S = 0.010  # a shorter loss is filled in and the windows with it are flagged
+KEPT_S = 3.0  # of signal at the least: a source may bring a second and more at once, however short windows are
 RESET_GAP_S = 2.0  # after a longer loss everything starts anew; between the two, decisions wait for a clean window
 _NEXT_BLOCK_S = 0.1  # in which the reader mostly sees by itself that it is to end
 _LEAVE_S = 0.6  # for the reader to end; one that opens an address without answer is left to itself
@@ -89,17 +91,23 @@ class LiveEngine:
         self._stretch_samples = round(LEVEL_STRETCH_S * self._rate_hz)
         self.donning = donning = (donning or manifest.usual_donning).lacking(info.missing)
         self._head = recogniser.on_arm(donning)
+        self._drift: Drift | None = None
+        self._head_spec: HeadSpec | None = None
+        if self.spec.adapt:
+            self._head_spec = manifest.head
+            if self._head is None or not (manifest.head and manifest.head.answers):
+                raise ConfigError(f"{manifest.name} cannot adapt while it is worn: it has no head that answers")
+            self._drift = Drift(self._head, self._hop_samples / self._rate_hz)
         self._stream = recogniser.stream(donning)
         self._live_channels = [place for place in range(info.n_channels) if place not in self._stream.donning.dead]
-        self._ring = MirroredRing(info.n_channels, 4 * self._window_samples)
+        kept = max(4 * self._window_samples, round(KEPT_S * self._rate_hz))
+        self._ring = MirroredRing(info.n_channels, kept)
         self._front_end, (n_inputs, self._n_steps) = manifest.front_end, manifest.input_shape
-        self._tokens = (
-            None if self._front_end is None else MirroredRing(n_inputs, 4 + 4 * self._window_samples // a_token)
-        )
+        self._tokens = None if self._front_end is None else MirroredRing(n_inputs, 4 + kept // a_token)
         hop_ms = self._hop_samples / self._rate_hz * 1e3
         self._decider = Decider(self.spec, tuple(gesture.name for gesture in manifest.gestures), hop_ms)
         self._pending: deque[_Hop] = deque()
-        self._n_pending_most = 1 + 4 * self._window_samples // self._hop_samples  # older windows have left the ring
+        self._n_pending_most = 1 + kept // self._hop_samples  # older windows have left the ring
         self._boot_id: int | None = None
         self._epoch = self._decided_epoch = 0
         self._last_sample: NDArray[np.float32] | None = None
@@ -188,7 +196,10 @@ class LiveEngine:
             self.recognition = None
             window_gesture, confidence, similarity = self.spec.rest_gesture or UNKNOWN, 1.0, 0.0
         else:
-            self.recognition = self._recogniser.recognise(window, self._head)
+            head = self._head if self._drift is None else self._drift.head
+            self.recognition = self._recogniser.recognise(window, head)
+            if self._drift is not None and self._head_spec is not None:
+                self._drift.follow(head_input(self._head_spec, window, self.recognition.embedding))
             vote = self.recognition.vote
             window_gesture, confidence, similarity = self._decider.accept(vote), vote.share, vote.similarity
         changed = self._decider.update(None if self.recognition is None else self.recognition.vote)

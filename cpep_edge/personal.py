@@ -32,9 +32,10 @@ from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands
 from cpep_edge.preprocess import Preprocessing, design_filter
 
 LEAST_RATE_HZ = 100.0
-WINDOW_S = 0.3  # .25 reads .003 less on 3DC, .4 as much more and decides later
+WINDOW_TOKENS = 2  # decisions sum windows: with .3 s of them they fell 80 ms later on myo-wrist and no better
 HOP_S = 0.025  # between tokens
-SPAN_S = 0.225  # of a token's covariances
+SPAN_S = (0.1, 0.225)  # of a token's covariances, at the least and at the most
+SAMPLES_A_CHANNEL = 2.5  # that this takes in between
 SHRINKAGE = 0.01  # of those
 CLIP = 20.0  # in units of a channel's level
 MAX_TURN = 2  # electrodes by which a later wearing may be turned
@@ -91,7 +92,8 @@ def design_reading(n_channels: int, sample_rate_hz: float) -> Reading:
         raise ConfigError(f"a band of {n_channels} channels cannot be taught: choose up to 64 with --device-config")
     low_hz = _LOW_HZ if sample_rate_hz >= _LOW_RATE_HZ else _LOW_AT_LOW_RATE_HZ
     hop = max(1, round(HOP_S * sample_rate_hz))
-    span = hop * round(SPAN_S * sample_rate_hz / hop)
+    span_s = np.clip(SAMPLES_A_CHANNEL * n_channels / sample_rate_hz, *SPAN_S)
+    span = hop * round(span_s * sample_rate_hz / hop)
     front_end = MpfSpec(
         n_electrodes=n_channels,
         bands=design_bands(sample_rate_hz, band_edges_hz(sample_rate_hz, low_hz)),
@@ -100,8 +102,7 @@ def design_reading(n_channels: int, sample_rate_hz: float) -> Reading:
         shrinkage=SHRINKAGE,
     )
     preprocessing = Preprocessing(sample_rate_hz, design_filter(sample_rate_hz, low_hz), scale_uv=1.0, clip=CLIP)
-    window = span + hop * max(1, round((WINDOW_S * sample_rate_hz - span) / hop))
-    return Reading(preprocessing, front_end, window)
+    return Reading(preprocessing, front_end, span + hop * (WINDOW_TOKENS - 1))
 
 
 def measure_wearings(

@@ -50,7 +50,7 @@ from cpep_edge.recogniser import MeanToken, Recogniser, answer, head_input
 from cpep_edge.trust import SigningKey
 
 HEAD_FILE, GOLDEN_FILE = "head.npz", "golden.npz"
-HOP_MS = 50.0
+HOP_MS = 25.0
 TYPICAL_KEPT = 0.95  # of right windows; below their typicality a gesture that only the poses know may answer
 QUIET = 1.15  # times its rest, which an electrode does not reach in any gesture
 _GOLDEN_LEAD_S = 0.5

@@ -66,6 +66,9 @@ def live(
     wake: Annotated[
         str | None, typer.Option(help="Gesture that, made twice, has others count for a while.", show_default="none")
     ] = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Follow the wearer's drift; helps where the band was not calibrated.")
+    ] = False,
     sink: Annotated[
         list[str] | None, typer.Option(help="FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.")
     ] = None,
@@ -110,7 +113,7 @@ def live(
         config=device_config,
     )
     if on_device:
-        gates = (min_confidence, debounce_ms, refractory_ms, wake)
+        gates = (min_confidence, debounce_ms, refractory_ms, wake, adapt or None)
         if web or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config, *gates)):
             raise typer.BadParameter(
                 "the band decides by itself: only --port, --timeout-s, --baud, --boot-s, --reconnect-s, --profile, "
@@ -133,6 +136,7 @@ def live(
         debounce_ms=debounce_ms,
         refractory_ms=refractory_ms,
         wake_gesture=wake,
+        adapt=adapt,
     )
     if profile is None and manifest.calibration and manifest.worn is None:
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")

@@ -36,6 +36,7 @@ class LevelRecogniser:
             n_channels=2,
             window_samples=WINDOW,
             front_end=None,
+            head=None,
             input_shape=(2, WINDOW),
             encoder=SimpleNamespace(file="encoder.pte"),
             decision=spec or DecisionSpec(evidence_ms=25.0, hop_ms=HOP_MS),

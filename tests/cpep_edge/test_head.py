@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 
 from cpep_edge.errors import ArtifactError
-from cpep_edge.head import Head, calibrate_temperature, fit_head
+from cpep_edge.head import MOST_DRIFT, Drift, Head, calibrate_temperature, fit_head
 
 K, D = 4, 12
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -144,3 +146,36 @@ def test_one_gesture_or_one_window_of_it_is_too_little() -> None:
         fit_head(x[:5], label[:5])
     with pytest.raises(ValueError, match="two windows"):
         fit_head(x[:16], label[:16])
+
+
+def test_a_drift_is_followed_as_far_as_allowed_and_no_farther() -> None:
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(3), 200)
+    means = 6 * np.eye(3, 12)
+    head = fit_head((means[label] + rng.normal(size=(600, 12))).astype(np.float32), label)
+    way = rng.normal(size=12)
+    drift, steady = Drift(head, hop_s=0.05), Drift(head, hop_s=0.05)
+    for n in range(3_000):
+        gesture = rng.integers(3)
+        window = means[gesture] + rng.normal(size=12)
+        steady.follow(window.astype(np.float32))
+        drift.follow((window + 4 * min(1, n / 1_500) * way / np.linalg.norm(way)).astype(np.float32))
+    assert np.sqrt(np.mean(np.square(steady.offset))) < 0.3
+    assert 0.5 < np.sqrt(np.mean(np.square(drift.offset))) <= MOST_DRIFT * 1.0001
+    later = (means[label] + rng.normal(size=(600, 12)) + 4 * way / np.linalg.norm(way)).astype(np.float32)
+
+    def likelihood(one: Head) -> float:
+        return float(one.log_likelihood(one.project(later))[np.arange(600), label].mean())
+
+    assert likelihood(drift.head) > likelihood(head) + 1
+
+
+def test_what_is_no_clear_gesture_moves_nothing() -> None:
+    rng = np.random.default_rng(1)
+    label = np.repeat(np.arange(2), 100)
+    x = rng.normal(size=(200, 6)).astype(np.float32)  # the two lie on each other
+    head = fit_head(x, label)
+    drift = Drift(replace(head, means=head.means[[0, 0]], factors=head.factors[[0, 0]]), hop_s=0.05)
+    for window in x:
+        drift.follow(window + 3)
+    assert not drift.offset.any()

@@ -61,6 +61,31 @@ def test_a_taught_bundle_has_neither_encoder_nor_poses_and_live_decides_by_it(ta
         assert decided(path, arm, gesture) == ["Rest", gesture, "Rest"]
 
 
+def test_while_it_adapts_live_decides_the_same_however_the_signal_was_cut(taught: tuple[Path, Arm]) -> None:
+    path, arm = taught
+    recogniser = Recogniser(Bundle(path))
+    spec = recogniser.manifest.decision.model_copy(update={"adapt": True})
+    signal = np.concatenate([arm.make(gesture, 1) for gesture in ("Rest", *GESTURES, "Rest")])
+    info = StreamInfo("arm", arm.n_channels, arm.rate_hz, unit=recogniser.manifest.unit)
+    runs = []
+    for size in (25, 333):
+        engine, run = LiveEngine(recogniser, info, spec=spec), []
+        for block in blocks(signal, arm.rate_hz, size):
+            engine.ingest(block)
+            while (decision := engine.step(newest=False)) is not None:
+                run.append((decision.sample_index, decision.gesture, decision.confidence, decision.similarity))
+        runs.append(run)
+    assert runs[0] == runs[1]
+    steady = LiveEngine(recogniser, info)
+    for block in blocks(signal, arm.rate_hz, 25):
+        steady.ingest(block)
+    plain = []
+    while (decision := steady.step(newest=False)) is not None:
+        plain.append(decision.similarity)
+    assert plain
+    assert [one[3] for one in runs[0]][-len(plain) :] != plain
+
+
 def test_verify_runs_the_golden_inputs_of_a_taught_bundle_and_finds_a_changed_head(
     taught: tuple[Path, Arm], tmp_path: Path
 ) -> None:
