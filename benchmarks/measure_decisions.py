@@ -225,7 +225,7 @@ def calibrated(arm: Arm, movement: list[Emg]) -> Arm:
         likelihood=lambda tokens: head.fit_of(windows(tokens)),
     )
     stream = [InputStream(reading.preprocessing, reading.front_end, one.shape[1], donning)(one) for one in movement]
-    return replace(arm, donning=donning, head=head.adapted(windows(stream), 1 / ADAPTING_HOP_S))
+    return replace(arm, donning=donning, head=head.adapted(windows(stream)))
 
 
 def others_arms(people: dict[str, list[Worn]]) -> Iterator[tuple[str, Arm]]:

@@ -137,12 +137,11 @@ class HeadSpec(_Part):
     """A discriminant over gestures whose EMG is known: `cpep_edge.head`."""
 
     file: FileName
-    reads: Literal[
-        "tokens", "embedding", "both"
-    ]  # the mean token of a window, the encoder's output, or one behind the other
+    reads: Literal["tokens", "embedding", "both"]  # a window's mean token, the encoder's output, or both in this order
     gestures: tuple[int, ...] = Field(min_length=2)  # of the bundle, in the head's order
     min_typicality: float = Field(default=0.0, ge=0, le=1)  # below, a gesture that only the index knows may answer
     answers: bool = True  # False: it only finds how the band sits, and the index answers
+    validation: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # balanced accuracy of what it was chosen among
 
 
 class GraphSpec(_Part):

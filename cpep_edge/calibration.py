@@ -153,7 +153,7 @@ def donning_of(
     if head is None:
         return donning
     windows = head_inputs(recogniser, [recogniser.stream(donning)(one) for one in movement_uv])
-    return replace(donning, head_means=head.adapted(windows, 1 / ADAPTING_HOP_S).means)
+    return replace(donning, head_means=head.adapted(windows).means)
 
 
 def rest_level(rest_uv: NDArray[np.float64], level_uv: NDArray[np.float32]) -> float:

@@ -29,8 +29,10 @@ OWN_SHARE = 0.5  # of a gesture's own covariance, before it is shrunk
 OWN_SHRINKAGE = 0.3  # of that towards a sphere
 ADAPT_TEMPERATURE = 4.0  # by which distances are softened while adapting: a mean finds its way past its neighbours
 ADAPT_ROUNDS = 10
-PRIOR_S = 3.0  # of signal that an old mean counts for while adapting: 2 wins more of a calibration that holds every
-# gesture, 5 loses less on one that does not
+PRIOR_SHARE = (
+    0.5  # of the windows that a gesture has where all last as long, that its old mean counts for while adapting:
+)
+# on 3DC .3 to .6 read alike, 1 reads .012 less; a smaller share loses more where gestures are missing
 DRIFT_S = 10.0  # of clear windows in which a drift is followed; 30 s won half as much
 DRIFT_SHARE = 0.5  # of a window, softened, that its gesture has at the least to be clear
 MOST_DRIFT = 1.0  # root mean square over the dimensions, in spreads within a gesture
@@ -83,18 +85,17 @@ class Head:
         typical: NDArray[np.float32] = np.exp(-self.distances(projected) / (2 * self.means.shape[1]))
         return typical
 
-    def adapted(self, windows: NDArray[np.float32], windows_a_second: float) -> "Head":
+    def adapted(self, windows: NDArray[np.float32]) -> "Head":
         """The head with its means moved to where an unlabelled calibration has windows.
 
         Windows that are like no gesture count less, so that a gesture which the calibration does not hold stays about
         where it was.
 
         windows: (n, d), of a wearer who made the gestures in any order
-        windows_a_second: how densely they were cut
         """
         if len(windows) == 0:
             return self
-        projected, n_prior = self.project(windows), PRIOR_S * windows_a_second
+        projected, n_prior = self.project(windows), PRIOR_SHARE * len(windows) / self.n_gestures
         head, start = self, self.means
         for _ in range(ADAPT_ROUNDS):
             shares = _softmax(head.log_likelihood(projected) / ADAPT_TEMPERATURE)  # (n, K)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]
 Quantisation = Literal["auto", "int8", "int8-dynamic", "fp32"]
+HeadChoice = Literal["auto", "index", "tokens", "embedding", "both"]
 
 
 def export(
@@ -34,6 +35,13 @@ def export(
     chip_ram: Annotated[int | None, typer.Option(min=1, help="KiB of RAM that the chip has; refuse more.")] = None,
     chip_flash: Annotated[int | None, typer.Option(min=1, help="KiB of flash that the chip has; refuse more.")] = None,
     quant: Annotated[Quantisation, typer.Option(help="auto: the smallest that keeps the votes.")] = "auto",
+    head: Annotated[
+        HeadChoice,
+        typer.Option(
+            help="What answers for trained gestures: the pose index, or a classifier on the front end's tokens, the "
+            "encoder's embedding, or both. auto: what reads most of the validation recordings."
+        ),
+    ] = "auto",
     pose_encoder: Annotated[bool, typer.Option(help="Let gestures be enrolled by joint angles.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Export although it loses more than is allowed.")] = False,
     bundle_version: Annotated[
@@ -66,6 +74,7 @@ def export(
             data,
             out,
             quant=quant,
+            head=head,
             native=native,
             chip_target=chip_target,
             chip=limits,

@@ -32,6 +32,7 @@ _AT_ONCE = 256
 
 Reads = Literal["tokens", "embedding", "both"]
 READS: tuple[Reads, ...] = ("tokens", "embedding", "both")
+HeadChoice = Literal["auto", "index", "tokens", "embedding", "both"]  # index: poses answer, the head finds placements
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,6 @@ class ChosenHead:
     spec: HeadSpec
     head: Head
     means: dict[DonningKey, NDArray[np.float32]]  # in each donning, adapted by the calibration
-    watched: dict[str, float]  # balanced accuracy of each candidate on validation windows of trained gestures
 
     def of_donning(self, key: DonningKey) -> Head:
         """The head as it is after that session's calibration."""
@@ -49,37 +49,39 @@ class ChosenHead:
 
 
 def choose_head(
-    checkpoint: Checkpoint, evaluation: EvaluationSet, index_answers: NDArray[np.int64], seed: int
+    checkpoint: Checkpoint,
+    evaluation: EvaluationSet,
+    index_answers: NDArray[np.int64],
+    seed: int,
+    choice: HeadChoice = "auto",
 ) -> ChosenHead | None:
     """The head that a bundle carries; None where the encoder takes the signal itself.
 
     index_answers: (Q,), what the poses of trained gestures make of each query
+    choice: what is to answer; "auto": what reads most of the validation windows, which favours the embedding where
+        these are of people who were trained on too, because the encoder knows them and not the next wearer
     """
     if checkpoint.front_end is None or checkpoint.head is None:
         return None
     gestures = tuple(evaluation.gestures.index(name) for name in checkpoint.head_gestures)
     place = {gesture: number for number, gesture in enumerate(gestures)}
-    windows, places = drawn_windows(evaluation, FITTING_WINDOWS, seed)
-    fitting = _inputs(checkpoint, windows, places)
-    rows = windows.store.corpus.rows
-    label = np.array([checkpoint.head_gestures.index(rows[number].stage) for number, _ in places], np.int64)
+    heads = fitted_heads(checkpoint, evaluation, seed)
     queries = evaluation.queries
     asked = watched(queries) & np.isin(queries.gesture_index, gestures)
     asking = _inputs(checkpoint, queries.dataset, queries.places[asked])
     true = np.array([place[gesture] for gesture in queries.gesture_index[asked]], np.int64)
-    donnings = windows.store.donnings
+    rows, donnings = queries.dataset.store.corpus.rows, queries.dataset.store.donnings
     keys = [donnings.key(rows[number]) for number, _ in queries.places[asked]]
     calibrations = _calibrations(checkpoint, queries, sorted({donnings.key(row) for row in rows}))
     known = np.isin(index_answers[asked], gestures)
     found = np.array([place.get(int(answer), 0) for answer in index_answers[asked]], np.int64)
     scores = {"index": _accuracy(true[known], found[known], len(gestures))}
     candidates: dict[Reads, _Candidate] = {}
-    for reads in READS:
-        head = checkpoint.head if reads == "tokens" else fit_head(fitting.of(reads), label)
-        means = {key: head.adapted(one.of(reads), 1 / ADAPTING_HOP_S).means for key, one in calibrations.items()}
+    for reads, head in heads.items():
+        means = {key: head.adapted(one.of(reads)).means for key, one in calibrations.items()}
         candidates[reads] = _judged(head, means, asking.of(reads), keys)
         scores[reads] = _accuracy(true, candidates[reads].likelihood.argmax(axis=1), len(gestures))
-    best = max(READS, key=lambda reads: scores[reads])
+    best = max(READS, key=lambda reads: scores[reads]) if choice == "auto" or choice == "index" else choice
     chosen = candidates[best]
     answered = chosen.likelihood.argmax(axis=1)
     typical = chosen.typicality[answered == true, true[answered == true]]
@@ -88,10 +90,26 @@ def choose_head(
         reads=best,
         gestures=gestures,
         min_typicality=round(float(np.quantile(typical, 1 - TYPICAL_KEPT)), 4) if len(typical) else 0.0,
-        answers=scores[best] >= scores["index"],
+        answers=choice != "index" if choice != "auto" else scores[best] >= scores["index"],
+        validation={name: round(score, 4) for name, score in scores.items()},
     )
     head = replace(chosen.head, temperature=calibrate_temperature(chosen.likelihood, true))
-    return ChosenHead(spec, head, chosen.means, {name: round(score, 4) for name, score in scores.items()})
+    return ChosenHead(spec, head, chosen.means)
+
+
+def fitted_heads(checkpoint: Checkpoint, evaluation: EvaluationSet, seed: int) -> dict[Reads, Head]:
+    """The candidates, fitted on training windows; the one on tokens comes with the checkpoint."""
+    if checkpoint.head is None:
+        return {}
+    windows, places = drawn_windows(evaluation, FITTING_WINDOWS, seed)
+    fitting = _inputs(checkpoint, windows, places)
+    rows = windows.store.corpus.rows
+    label = np.array([checkpoint.head_gestures.index(rows[number].stage) for number, _ in places], np.int64)
+    fitted: dict[Reads, Head] = {
+        "embedding": fit_head(fitting.embedding, label),
+        "both": fit_head(fitting.of("both"), label),
+    }
+    return {"tokens": checkpoint.head, **fitted}
 
 
 @dataclass(frozen=True, slots=True)

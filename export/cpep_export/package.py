@@ -36,7 +36,7 @@ from cpep_export.chip_program import ChipProgram, ChipTarget, chip_program
 from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
 from cpep_export.hand_poses import pick_hand_poses
-from cpep_export.head_choice import HEAD_FILE, ChosenHead, choose_head
+from cpep_export.head_choice import HEAD_FILE, ChosenHead, HeadChoice, choose_head
 from cpep_export.ladder import CHIP, HEAD, INDEX, LIVE, Ladder, one_by_one
 from cpep_export.live_replay import embed_live
 from cpep_export.native import TARGETS, NativeBuild
@@ -111,6 +111,7 @@ def export_bundle(
     out: Path,
     *,
     quant: Choice = "auto",
+    head: HeadChoice = "auto",
     native: NativeBuild | None = None,
     chip_target: ChipTarget | None = None,
     chip: Chip = NO_LIMIT,
@@ -123,6 +124,7 @@ def export_bundle(
     """Make the bundle `out`, whole or not at all.
 
     quant: of the EMG encoder; "auto" takes the smallest that keeps the votes
+    head: what answers for gestures whose EMG was trained on; "auto" takes what reads most of the validation windows
     data: the corpus of the training: its training windows calibrate, its training people's poses fill the index, and
         its other recordings measure what each step cost and become golden inputs
     native: what runs the encoder on a device without torch, and says which; None: the bundle is for machines with torch
@@ -164,15 +166,17 @@ def export_bundle(
     trained = index_of(material.evaluation.seen)
     everyone = embed_emg(torch_embedding(checkpoint.emg), material.evaluation.queries)
     by_poses = np.array([trained.vote(query, N_NEIGHBOURS).gesture_index for query in everyone], np.int64)
-    head = choose_head(checkpoint, material.evaluation, by_poses, material.seed)
-    votes = _votes(ladder.evaluation, device.embedded, index, head)
-    if head is not None and head.spec.answers:
+    chosen = choose_head(checkpoint, material.evaluation, by_poses, material.seed, head)
+    votes = _votes(ladder.evaluation, device.embedded, index, chosen)
+    if chosen is not None and chosen.spec.answers:
         ladder.climb_by_votes(HEAD, votes)
     done()
-    golden = _golden(material, ladder.evaluation, votes, device.encoder, index, head)
+    golden = _golden(material, ladder.evaluation, votes, device.encoder, index, chosen)
     on_chip = None
     if chip_target is not None:
-        on_chip = chip_program(chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden, head, force=force)
+        on_chip = chip_program(
+            chip_target, chip, checkpoint, ladder.evaluation, prototypes, golden, chosen, force=force
+        )
         if on_chip.votes is not None:
             ladder.climb_by_votes(CHIP, on_chip.votes)
         elif on_chip.embedded is not None:
@@ -180,7 +184,7 @@ def export_bundle(
     done()
     watched = watched_windows(material.evaluation)
     embedded = embed_emg(one_by_one(device.encoder), watched.queries)
-    decision = decision_spec(watched, _votes(watched, embedded, index, head))
+    decision = decision_spec(watched, _votes(watched, embedded, index, chosen))
     hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)
     pose = (
         lower_pose_encoder(checkpoint, material.evaluation.references)
@@ -189,7 +193,7 @@ def export_bundle(
     )
     target = chip_target or ("linux" if native is None else TARGETS[native.architecture])
     parts = _Parts(
-        device, index, head, gestures, ladder.steps, golden, decision, hand, pose, native, target, on_chip, version
+        device, index, chosen, gestures, ladder.steps, golden, decision, hand, pose, native, target, on_chip, version
     )
     manifest = _write(out, material, parts, key)
     done()

@@ -62,18 +62,18 @@ def test_an_unlabelled_calibration_wins_back_what_a_shift_cost() -> None:
     moved, _ = gestures(40, 9, shift=shift)
     asked, true = gestures(400, 10, shift=shift)
     head = fit_head(x, label)
-    before, after = accuracy(head, asked, true), accuracy(head.adapted(moved, 10.0), asked, true)
+    before, after = accuracy(head, asked, true), accuracy(head.adapted(moved), asked, true)
     assert after > before + 0.05
 
 
 def test_a_gesture_that_the_calibration_does_not_hold_stays_where_it_was() -> None:
     x, label = gestures(40, 6, spread=0.5)
     head = fit_head(x, label)
-    adapted = head.adapted(x[label != 2], 10.0)
+    adapted = head.adapted(x[label != 2])
     asked, true = gestures(400, 7, spread=0.5)
     before, after = (accuracy(one, asked[true == 2], true[true == 2]) for one in (head, adapted))
     assert after > before - 0.02
-    assert head.adapted(x[:0], 10.0) is head
+    assert head.adapted(x[:0]) is head
 
 
 def test_shares_sum_to_one_and_a_temperature_makes_them_as_often_right_as_they_say() -> None:

@@ -1,0 +1,363 @@
+"""Judge by real arms: every method on the same windows of real recordings, the exported bundle among them.
+
+    python benchmarks/measure_real.py --data FOLDER --out FOLDER [--only 3dc,myo-wrist] [--judge OTHER]
+
+FOLDER of the data: `3dc`, `myo-wrist`, `myo-longterm` in their published layouts. People of OTHER, of the same layout,
+are only judged: bundles are trained on everyone in FOLDER and asked about them. Without it people are left out in turn.
+What is written: `real.md` (tables), a picture a set, `real.json` (every person's figure), and `folds/`, what was
+trained, which a second run takes up again.
+
+Balanced accuracy; the mean over people with the 95 % bootstrap interval over them. A band's wearer calibrates without
+labels: by the first repetition of every gesture, which is not asked about.
+
+- left out: the person was never trained on.
+- same wearing: the first repetitions of a wearer teach, later ones are asked about.
+- next wearing: two wearings teach, the third is calibrated and asked about (myo-wrist).
+- other days: day 1 teaches, days 2 to 10 are asked about, with and without a calibration of the day (myo-longterm).
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpep_edge.checkout import git_commit
+from cpep_edge.errors import DataError
+from cpep_edge.files import replacing
+from cpep_train.corpus import Corpus
+from cpep_train.import_3dc import import_3dc
+from cpep_train.import_myo import import_myo_longterm, import_myo_wrist
+from cpep_train.importing import Choices
+from cpep_train.recipe import Recipe, load_recipe
+from real_arms import (
+    PLAIN,
+    Answers,
+    People,
+    accuracy,
+    fold_corpus,
+    left_out_rows,
+    placed_row,
+    plain_rows,
+    takes_of,
+    taught_answers,
+    trained_bundle,
+)
+
+_N_BOOTSTRAPS = 2_000
+_RECALIBRATION_S = 25.0
+TAUGHT = "the taught bundle"
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """One set of recordings, and how it is asked about."""
+
+    name: str
+    recipe: str
+    bring: Callable[[Path, Path], object]  # from its folder to a corpus
+    rest: str
+    stride_s: float
+    n_folds: int  # of people that are left out in turn; 0: nobody is
+    placed: bool = False
+    settings: tuple[str, ...] = ()
+    teaching: tuple[int, ...] = ()  # repetitions of a wearing that teach it
+    asked_from: int = 0  # repetition from which a taught wearing is asked about; 0: the second half
+    next_wearing: bool = False
+    other_days: bool = False
+
+
+def _bring_3dc(source: Path, out: Path) -> object:
+    numbers = sorted(int(folder.name.removeprefix("Participant")) for folder in source.glob("Participant*"))
+    return import_3dc(source, out, numbers)
+
+
+def _bring_wrist(source: Path, out: Path) -> object:
+    return import_myo_wrist(source, out, choices=Choices(skip_start_s=1.0))  # prompts: people move up to 1 s later
+
+
+SETS = (
+    Set("3dc", "3dc", _bring_3dc, "NoMotion", 0.05, 8, placed=True, teaching=(1, 2, 3, 4), asked_from=5),
+    Set(
+        "3dc, 2 s windows", "3dc", _bring_3dc, "NoMotion", 0.25, 0, placed=True, teaching=(4,), asked_from=5,
+        settings=("windows.window_samples=2000",),
+    ),
+    Set("myo-wrist", "myo-wrist", _bring_wrist, "Rest", 0.1, 4, teaching=(0,), next_wearing=True),
+    Set("myo-longterm", "myo-wrist", import_myo_longterm, "Rest", 0.1, 0, other_days=True),
+)  # fmt: skip
+
+
+@dataclass
+class Tables:
+    """What was measured of one set: by question and method, each person's accuracy."""
+
+    name: str
+    window_s: float
+    questions: dict[str, Answers] = field(default_factory=dict)
+
+    def add(self, question: str, rows: Answers) -> None:
+        """Take up the answers of some more people."""
+        for method, people in rows.items():
+            self.questions.setdefault(question, {}).setdefault(method, {}).update(people)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is asked for and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the sets in their published layouts")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--only", default="", help="sets by commas; all that are there without it")
+    parser.add_argument("--judge", type=Path, help="folder of people who are only judged")
+    parser.add_argument("--no-encoder", action="store_true", help="train nothing; what was trained before is asked")
+    options = parser.parse_args(arguments)
+    wanted = [name for name in options.only.split(",") if name]
+    known = {one.name.split(",")[0] for one in SETS}
+    if set(wanted) - known:
+        parser.error(f"there is no set {', '.join(sorted(set(wanted) - known))}; there are {', '.join(sorted(known))}")
+    folders = {one: options.data / one.name.split(",")[0] for one in SETS}
+    chosen = [one for one in SETS if folders[one].is_dir() and (not wanted or folders[one].name in wanted)]
+    if not chosen:
+        parser.error(f"{options.data} holds none of the sets asked for")
+    options.out.mkdir(parents=True, exist_ok=True)
+    measured = []
+    for one in chosen:
+        judge = None if options.judge is None else options.judge / folders[one].name
+        with TemporaryDirectory() as scratch:
+            measured.append(measure(one, folders[one], judge, Path(scratch), options.out / "folds", options.no_encoder))
+        write(options.out, measured, judged=options.judge is not None)
+    print(options.out / "real.md")
+
+
+def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path, no_encoder: bool) -> Tables:
+    """All questions of one set; folds that were trained before are taken from `kept`."""
+    recipe = load_recipe(one.recipe, list(one.settings))
+    one.bring(data, scratch / "corpus")
+    corpus = Corpus.open(scratch / "corpus")
+    own = _people(corpus, recipe, one)
+    tables = Tables(one.name, recipe.windows.window_samples / recipe.signal.sample_rate_hz)
+    if judge is None:
+        folds = [own.names[number :: one.n_folds] for number in range(one.n_folds)]
+        asked_people = own
+    else:
+        one.bring(judge, scratch / "judge")
+        asked_people = _people(Corpus.open(scratch / "judge"), recipe, one, prefix="judged ")
+        folds = [[]] if one.n_folds else []
+    everyone = People((*own.takes, *asked_people.takes), own.gestures, recipe, one.stride_s) if judge else own
+    asked = set(asked_people.names)
+    for number, left_out in enumerate(folds):
+        judged = asked if judge else set(left_out)
+        trained = [n for n, take in enumerate(everyone.takes) if take.person not in judged]
+        questions = [n for n, take in enumerate(everyone.takes) if take.person in judged and take.repetition > 1]
+        rows = plain_rows(everyone, trained, questions)
+        if one.placed:
+            rows |= placed_row(everyone, trained, questions)
+        work = kept / f"{one.name}-{'all' if judge else number}"
+        if not no_encoder and not (work / "fold.cpep").is_dir():
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            fold_corpus(corpus, work / "corpus", left_out)
+        if not no_encoder or (work / "fold.cpep").is_dir():
+            bundle = trained_bundle(work / "corpus", recipe, work, "tokens")
+            rows |= left_out_rows(everyone, bundle, questions)
+        tables.add("person left out", rows)
+        print(one.name, "fold", number, {name: round(float(np.mean(list(v.values()))), 3) for name, v in rows.items()})
+    for person in sorted(asked):
+        _taught(one, everyone, person, tables, scratch)
+        print(one.name, person)
+    return tables
+
+
+def _people(corpus: Corpus, recipe: Recipe, one: Set, prefix: str = "") -> People:
+    gestures = tuple(sorted({row.stage for row in corpus.rows}))
+    takes = takes_of(corpus, recipe, gestures, prefix)
+    if not takes:
+        raise DataError(f"{corpus.folder}: no recording holds a window of {recipe.windows.window_samples} samples")
+    return People(takes, gestures, recipe, one.stride_s)
+
+
+def _taught(one: Set, people: People, person: str, tables: Tables, scratch: Path) -> None:
+    """What a wearer's own repetitions teach; every method reads the same ones."""
+    takes, path = people.takes, scratch / "taught.cpep"
+    mine = [number for number, take in enumerate(takes) if take.person == person]
+    wearings = sorted({takes[number].donning for number in mine}, key=_in_time)
+
+    def ask(question: str, shown: list[int], asked: list[int], calibration: Sequence[NDArray[np.float32]] = ()) -> None:
+        rows = plain_rows(people, shown, asked, "" if calibration else wearings[0])
+        found = taught_answers(people, shown, asked, one.rest, path, calibration)
+        rows[TAUGHT] = accuracy(people, asked, [found[number] for number in asked])
+        shutil.rmtree(path)
+        tables.add(question, rows)
+
+    def of(wearing: str) -> list[int]:
+        return [number for number in mine if takes[number].donning == wearing]
+
+    if one.other_days:
+        first = of(wearings[0])
+        half = [n for n in first if takes[n].repetition <= 2]
+        ask("day 1, trials 1-2 -> 3-4", half, [n for n in first if n not in half])
+        for day, wearing in enumerate(wearings[1:], start=2):
+            calibration, seconds = _share_of(people, of(wearing))
+            asked = [number for number in of(wearing) if takes[number].repetition > 1]
+            ask(f"day 1 -> day {day}, as it is", first, asked)
+            ask(f"day 1 -> day {day}, {seconds:.0f} s unlabelled", first, asked, calibration)
+        return
+    for n_shown in one.teaching:
+        answers: list[tuple[list[int], list[int]]] = []
+        for wearing in wearings:
+            last = {g: max(takes[n].repetition for n in of(wearing) if takes[n].gesture == g) for g in
+                    {takes[n].gesture for n in of(wearing)}}  # fmt: skip
+            until = {g: n_shown or (count + 1) // 2 for g, count in last.items()}
+            shown = [n for n in of(wearing) if takes[n].repetition <= until[takes[n].gesture]]
+            asked = [n for n in of(wearing) if takes[n].repetition >= max(one.asked_from, until[takes[n].gesture] + 1)]
+            answers.append((shown, asked))
+        name = f"{n_shown} repetitions taught" if n_shown else "half of a wearing taught"
+        _ask_each(one, people, person, tables, name, answers, path)
+    if one.next_wearing and len(wearings) > 2:
+        shown = [number for wearing in wearings[:2] for number in of(wearing)]
+        known = [number for number in of(wearings[2]) if takes[number].repetition == 1]
+        asked = [number for number in of(wearings[2]) if takes[number].repetition > 1]
+        ask("next wearing, calibrated", shown, asked, [takes[number].emg_uv for number in known])
+
+
+def _ask_each(
+    one: Set,
+    people: People,
+    person: str,
+    tables: Tables,
+    question: str,
+    wearings: Sequence[tuple[list[int], list[int]]],
+    path: Path,
+) -> None:
+    """Each wearing taught and asked by itself; a person's figure is the mean over them."""
+    found: dict[str, list[float]] = {}
+    for shown, asked in wearings:
+        rows = plain_rows(people, shown, asked)
+        said = taught_answers(people, shown, asked, one.rest, path)
+        rows[TAUGHT] = accuracy(people, asked, [said[number] for number in asked])
+        shutil.rmtree(path)
+        for method, of_person in rows.items():
+            found.setdefault(method, []).append(of_person[person])
+    tables.add(question, {method: {person: float(np.mean(values))} for method, values in found.items()})
+
+
+def _share_of(people: People, numbers: list[int]) -> tuple[list[NDArray[np.float32]], float]:
+    """Of each gesture's first recording an equal part, so that all last half a minute together."""
+    first = [people.takes[number].emg_uv for number in numbers if people.takes[number].repetition == 1]
+    n = round(_RECALIBRATION_S / len(first) * people.recipe.signal.sample_rate_hz)
+    cut = [one[:n] for one in first]
+    return cut, sum(map(len, cut)) / people.recipe.signal.sample_rate_hz
+
+
+def _in_time(donning: str) -> tuple[int, str]:
+    digits = "".join(c for c in donning.rsplit("-", 1)[-1] if c.isdigit())
+    return int(digits or 0), donning
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % of the means of as many people drawn with replacement."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(0, len(values), (_N_BOOTSTRAPS, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def write(out: Path, measured: Sequence[Tables], judged: bool) -> None:
+    """The page, its pictures and the figures behind it."""
+    figures = {one.name: one.questions for one in measured}
+    with replacing(out / "real.json") as file:
+        file.write_text(json.dumps({"commit": git_commit(), "judged": judged, "sets": figures}, indent=1) + "\n")
+    lines = [
+        "# Real arms",
+        "",
+        f"`python benchmarks/measure_real.py --data FOLDER --out FOLDER{' --judge OTHER' if judged else ''}`, commit "
+        f"`{git_commit() or 'unknown'}`. Balanced accuracy, mean over people [95 % interval over them]. Bundles hold "
+        "an int8 encoder or a head alone, and answer recordings streamed as live. "
+        + ("People asked about come from a folder that nothing was trained or tuned on. " if judged else
+           "The front end's and the head's constants were chosen on these same sets, so only other people's figures "
+           "(`--judge`) are free of that choice. ")
+        + "Poses of 3DC and myo-wrist are templates.",
+    ]  # fmt: skip
+    for one in measured:
+        lines += ["", f"## {one.name}, windows of {1000 * one.window_s:.0f} ms", ""]
+        questions = _gathered(one.questions)
+        methods = list(dict.fromkeys(method for rows in questions.values() for method in rows))
+        people = [max(len(rows[m]) for m in rows) for rows in questions.values()]
+        lines += ["| | " + " | ".join(f"{q} ({n} people)" for q, n in zip(questions, people, strict=True)) + " |"]
+        lines += ["| --- |" + " ---: |" * len(questions)]
+        for method in methods:
+            cells = [_cell(rows, method) for rows in questions.values()]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines += ["", f"![{one.name}]({_picture_name(one)})"]
+        _picture(out / _picture_name(one), one, questions, methods)
+    with replacing(out / "real.md") as file:
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _gathered(questions: dict[str, Answers]) -> dict[str, Answers]:
+    """The days of a set as their mean, beside the last."""
+    found: dict[str, Answers] = {}
+    for question, rows in questions.items():
+        if " -> day " not in question:
+            found[question] = rows
+            continue
+        how = question.split(", ", 1)[1]
+        for method, people in rows.items():
+            for person, value in people.items():
+                sums = found.setdefault(f"day 1 -> days 2-10, {how}", {}).setdefault(method, {})
+                sums[person] = sums.get(person, 0.0) + value / sum(
+                    " -> day " in q and q.endswith(how) and person in questions[q].get(method, {}) for q in questions
+                )
+    last = [question for question in questions if " -> day " in question][-2:]
+    return found | {question: questions[question] for question in last}
+
+
+def _cell(rows: Answers, method: str) -> str:
+    if method not in rows:
+        return "-"
+    values, most = np.array(list(rows[method].values())), max(map(len, rows.values()))
+    low, high = interval(values)
+    text = f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+    best = values.mean() >= max(np.mean(list(people.values())) for people in rows.values() if len(people) == most)
+    return (f"**{text}**" if best else text) + (f" of {len(values)}" if len(values) < most else "")
+
+
+def _picture_name(one: Tables) -> str:
+    return one.name.replace(", ", "-").replace(" ", "") + ".svg"
+
+
+def _picture(path: Path, one: Tables, questions: dict[str, Answers], methods: Sequence[str]) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "cpep-edge"
+    figure = Figure(figsize=(9, 0.7 + 0.24 * sum(len(rows) for rows in questions.values())), layout="constrained")
+    axes, at, ticks = figure.subplots(), 0.0, []
+    for question, rows in questions.items():
+        axes.text(0, at - 0.7, question, fontsize=9, weight="bold", va="center")
+        for method in (m for m in methods if m in rows):
+            values = np.array(list(rows[method].values()))
+            low, high = interval(values)
+            ours = method not in PLAIN and "LDA" not in method
+            axes.barh(at, values.mean(), color="#1f6fb2" if ours else "#b8bec6", height=0.75)
+            axes.plot([low, high], [at, at], color="#222222", linewidth=1)
+            axes.plot(values, np.full(len(values), at), "o", color="#222222", markersize=2, alpha=0.5)
+            ticks.append((at, method))
+            at += 1
+        at += 1.4
+    axes.set_yticks([y for y, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(at - 1, -1.4)
+    axes.set_xlabel("balanced accuracy; dots are people, lines the 95 % interval of the mean", fontsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    with replacing(path) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
