@@ -1,15 +1,16 @@
 """Teach a bundle a gesture without training, or make it forget one.
 
 From joint angles: the pose encoder, which the bundle carries, embeds the pose many times over, each time held a little
-differently, as people differ (the spread was measured in the training). From a session: each window of EMG is taken to
-the poses that it lands on, and the mean of the three nearest becomes a prototype. The embedded EMG itself would not do:
-it lies nearer to all other EMG than to any pose, and would draw the votes of every gesture
-(benchmarks/results/enrolment.md).
+differently, as people differ (the spread was measured in the training). From a session: where the bundle's head
+answers, it gets a further Gaussian. Where the index does, each window of EMG is taken to the poses that it lands on,
+and the mean of the three nearest becomes a prototype. The embedded EMG itself would not do: it lies nearer to all other
+EMG than to any pose, and would draw the votes of every gesture (benchmarks/results/enrolment.md).
 
-What changes is the index, the list of gestures and the golden answers; the encoder stays as it is. A bundle is checked
-before and replaced whole.
+What changes is the index or the head, the list of gestures, the golden answers, and the thresholds of rejection, which
+must let every gesture win; the encoder stays as it is. A bundle is checked before and replaced whole.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import (
     Bundle,
+    DecisionSpec,
     FileEntry,
     Gesture,
     HeadSpec,
@@ -35,11 +37,12 @@ from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.head import Head
+from cpep_edge.left_out import RIGHT_KEPT, SHARE_MARGIN, TYPICAL_KEPT
 from cpep_edge.names import MAX_NAME
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
-from cpep_edge.pose_index import PoseIndex, build_index, cosines, graph_spec
-from cpep_edge.recogniser import Recogniser, answer
+from cpep_edge.pose_index import PoseIndex, Vote, build_index, cosines, graph_spec
+from cpep_edge.recogniser import Recogniser, answer, head_input
 from cpep_edge.session import Session
 from cpep_edge.session_trial import check_session
 from cpep_edge.trust import SigningKey
@@ -48,6 +51,7 @@ N_NEAREST_POSES = 3  # to a window of EMG; one follows chance, ten forget the ge
 _HOPS_A_WINDOW = 10  # of a session
 _RATE_TOLERANCE = 0.005  # as live
 _N_ASKED = 200  # prototypes of a gesture that confusions are counted on
+_SIMILARITY_MARGIN = 0.5  # of the similarity that most right windows have
 _SEED = 0
 
 
@@ -114,7 +118,14 @@ def prototypes_from_pose(opened: OpenBundle, file: Path) -> NDArray[np.float32]:
 
 
 def prototypes_from_session(opened: OpenBundle, file: Path, donning: Donning | None = None) -> NDArray[np.float32]:
-    """Take the windows of a recording to the poses they land on, (n, d_embed).
+    """Take the windows of a recording to the poses they land on, (n, d_embed); arguments as `windows_of_session`."""
+    windows = windows_of_session(opened, file, donning)
+    chosen = np.linspace(0, len(windows) - 1, min(len(windows), opened.usual_count())).astype(np.intp)
+    return np.stack([_landing(opened.recogniser, windows[number]) for number in chosen])
+
+
+def windows_of_session(opened: OpenBundle, file: Path, donning: Donning | None = None) -> list[NDArray[np.float32]]:
+    """The windows of a recording as the encoder takes them, and as `live` would on the same arm.
 
     donning: what the session's calibration found
     Raises DataError when the recording is of another band, too short, or damaged.
@@ -134,8 +145,63 @@ def prototypes_from_session(opened: OpenBundle, file: Path, donning: Donning | N
     starts = np.arange(0, len(steps) - n_steps + 1, max(1, n_steps // _HOPS_A_WINDOW))
     if len(starts) < manifest.decision.k:
         raise DataError(f"{file}: {n_samples / rate_hz:.1f} s of signal are too short to learn a gesture from")
-    starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), opened.usual_count())).astype(np.intp)]
-    return np.stack([_landing(recogniser, steps[start : start + n_steps].T) for start in starts])
+    return [np.ascontiguousarray(steps[start : start + n_steps].T) for start in starts]
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What came of teaching a gesture by its EMG."""
+
+    manifest: Manifest
+    won: float  # share of the recording's later half that the earlier half alone reads right
+    taken_for: str  # the gesture that most of the rest was taken for; "" where there is no rest
+
+
+def add_from_session(
+    opened: OpenBundle, name: str, file: Path, donning: Donning | None = None, key: SigningKey | None = None
+) -> Enrolled:
+    """Add a gesture by seconds of its EMG: to the head where that answers, else to the index.
+
+    donning: what the session's calibration found
+    Raises DataError as `windows_of_session`, ConfigError for a name that is taken.
+    """
+    opened.require_new(name)
+    manifest, recogniser = opened.bundle.manifest, opened.recogniser
+    windows = windows_of_session(opened, file, donning)
+    half, number = len(windows) // 2, len(manifest.gestures)
+    embeddings = [recogniser.encoder.embed(window) for window in windows]
+    spec, head, index = manifest.head, recogniser.head, recogniser.index
+    in_head = spec is not None and head is not None and spec.answers
+    if in_head:
+        assert spec is not None
+        assert head is not None
+        inputs = np.stack([head_input(spec, *each) for each in zip(windows, embeddings, strict=True)])
+        tried_head, head = head.with_gesture(inputs[:half]), head.with_gesture(inputs)
+        spec = spec.model_copy(update={"gestures": (*spec.gestures, number)})
+        tried_index = index
+        gesture = Gesture(name=name, n_prototypes=0, trained=True, origin="session")
+    else:
+        landings = np.stack([_landing(recogniser, window) for window in windows])
+        chosen = np.linspace(0, len(landings) - 1, min(len(landings), opened.usual_count())).astype(np.intp)
+        tried_index, index = _grown(opened, landings[:half]), _grown(opened, landings[chosen])
+        tried_head = head
+        gesture = Gesture(name=name, n_prototypes=len(chosen), trained=False, origin="session")
+    k = manifest.decision.k
+    votes = [
+        answer(window, embedding, tried_index, k, spec, tried_head, number + 1)
+        for window, embedding in zip(windows[half:], embeddings[half:], strict=True)
+    ]
+    right = [vote for vote in votes if vote.gesture_index == number]
+    others = Counter(manifest.gestures[vote.gesture_index].name for vote in votes if vote.gesture_index != number)
+    written = _rewrite(opened, (*manifest.gestures, gesture), index, key, head=(spec, head), new_votes=right)
+    return Enrolled(written, len(right) / max(1, len(votes)), others.most_common(1)[0][0] if others else "")
+
+
+def _grown(opened: OpenBundle, prototypes: NDArray[np.float32]) -> PoseIndex:
+    """The index with prototypes of a further gesture."""
+    index = opened.recogniser.index_for("a gesture of prototypes")
+    labels = np.concatenate([index.gesture_index, np.full(len(prototypes), len(opened.bundle.manifest.gestures))])
+    return build_index(index.stored.vectors.with_added(prototypes), labels, _SEED)
 
 
 def add_gesture(
@@ -151,11 +217,8 @@ def add_gesture(
     key: signs the new bundle
     """
     opened.require_new(name)
-    manifest, index = opened.bundle.manifest, opened.recogniser.index_for("a gesture of prototypes")
-    vectors = index.stored.vectors.with_added(prototypes)
-    labels = np.concatenate([index.gesture_index, np.full(len(prototypes), len(manifest.gestures))])
     gesture = Gesture(name=name, n_prototypes=len(prototypes), trained=False, origin=origin)
-    return _rewrite(opened, (*manifest.gestures, gesture), build_index(vectors, labels, _SEED), key)
+    return _rewrite(opened, (*opened.bundle.manifest.gestures, gesture), _grown(opened, prototypes), key)
 
 
 def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None) -> Manifest:
@@ -167,6 +230,8 @@ def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None)
     if len(names) == 1:
         raise ConfigError(f"{opened.bundle.path}: {name} is its only gesture and has to stay")
     gone, smaller = names.index(name), opened.recogniser.index
+    if smaller is None and len(names) == 2:
+        raise ConfigError(f"{opened.bundle.path}: {names[0]} and {names[1]} are its only gestures and have to stay")
     if smaller is not None:
         kept = smaller.gesture_index != gone
         labels = smaller.gesture_index[kept]
@@ -224,17 +289,21 @@ def _rewrite(
     index: PoseIndex | None,
     key: SigningKey | None,
     without: int | None = None,
+    head: tuple[HeadSpec | None, Head | None] | None = None,
+    new_votes: Sequence[Vote] = (),
 ) -> Manifest:
+    """head: in place of the present one; new_votes: right ones of a new gesture, by what was not taught"""
     bundle, old = opened.bundle, opened.bundle.manifest
-    head_spec, head = _head_without(opened, without)
-    golden = _golden(opened, index, head_spec, head, len(gestures), without)
+    head_spec, new_head = _head_without(opened, without) if head is None else head
+    golden, golden_votes = _golden(opened, index, head_spec, new_head, len(gestures), without)
     changed = {old.golden_file: golden.to_bytes()}
     index_spec = old.index
     if index_spec is not None and index is not None:
         changed[index_spec.file] = index.to_bytes()
         index_spec = IndexSpec(file=index_spec.file, n_prototypes=index.n_prototypes, graph=graph_spec(index))
-    if head_spec is not None and head is not None:
-        changed[head_spec.file] = head.to_bytes()
+    if head_spec is not None and new_head is not None:
+        changed[head_spec.file] = new_head.to_bytes()
+    decision = _eased(old.decision, [*([vote] for vote in golden_votes), new_votes])
 
     def manifest(files: dict[str, FileEntry]) -> Manifest:
         names = {gesture.name for gesture in gestures}
@@ -245,7 +314,7 @@ def _rewrite(
             "gestures": gestures,
             "head": head_spec,
             "index": index_spec,
-            "decision": old.decision.model_copy(update={"rest_gesture": rest if rest in names else ""}),
+            "decision": decision.model_copy(update={"rest_gesture": rest if rest in names else ""}),
         }
         return Manifest.model_validate({**{name: getattr(old, name) for name in Manifest.model_fields}, **fields})
 
@@ -272,7 +341,7 @@ def _golden(
     head: Head | None,
     n_gestures: int,
     without: int | None,
-) -> Golden:
+) -> tuple[Golden, list[Vote]]:
     """The golden inputs with the new answers; those of a gesture that left go with it, if others stay."""
     golden, k = opened.golden, opened.bundle.manifest.decision.k
     kept = np.ones(len(golden.gesture_index), bool) if without is None else golden.gesture_index != without
@@ -281,5 +350,22 @@ def _golden(
     answers = []
     for signal_uv, embedding in zip(golden.signal_uv[kept], golden.embedding[kept], strict=True):
         window = opened.recogniser.last_window(signal_uv)
-        answers.append(answer(window, embedding, index, k, spec, head, n_gestures).gesture_index)
-    return Golden(golden.signal_uv[kept], golden.embedding[kept], np.array(answers, np.int32))
+        answers.append(answer(window, embedding, index, k, spec, head, n_gestures))
+    gesture_index = np.array([vote.gesture_index for vote in answers], np.int32)
+    return Golden(golden.signal_uv[kept], golden.embedding[kept], gesture_index), answers
+
+
+def _eased(spec: DecisionSpec, votes: Sequence[Sequence[Vote]]) -> DecisionSpec:
+    """The thresholds of rejection, no stricter than leaves each gesture most of its windows, with a margin.
+
+    They were chosen when other gestures were there: a share that all of them reached, a new one may never reach.
+
+    votes: right ones, gesture by gesture
+    """
+    least_share, least_similarity = spec.min_vote_share, spec.min_similarity
+    for right in filter(len, votes):
+        share = float(np.quantile([vote.share for vote in right], 1 - RIGHT_KEPT))
+        similarity = float(np.quantile([vote.similarity for vote in right], 1 - TYPICAL_KEPT))
+        least_share = min(least_share, SHARE_MARGIN * share)
+        least_similarity = min(least_similarity, _SIMILARITY_MARGIN * similarity)
+    return spec.model_copy(update={"min_vote_share": least_share, "min_similarity": max(-1.0, least_similarity)})

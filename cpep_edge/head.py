@@ -111,6 +111,22 @@ class Head:
             self, means=np.delete(self.means, gesture, axis=0), factors=np.delete(self.factors, gesture, axis=0)
         )
 
+    def with_gesture(self, windows: NDArray[np.float32]) -> "Head":
+        """The head with a further gesture, from windows of it, (n, d), told apart in the dimensions that are there.
+
+        Raises ValueError for fewer than two windows.
+        """
+        if len(windows) < _MIN_WINDOWS:
+            raise ValueError("a gesture takes two windows at least")
+        projected = self.project(windows).astype(np.float64)
+        mean = projected.mean(axis=0)
+        factor = _own_factor(projected - mean).astype(np.float32)
+        return replace(
+            self,
+            means=np.concatenate([self.means, mean[None].astype(np.float32)]),
+            factors=np.concatenate([self.factors, factor[None]]),
+        )
+
     def fit_of(self, windows: NDArray[np.float32]) -> float:
         """Mean log likelihood of unlabelled windows, (n, d): by this a turned band finds its place."""
         likelihood = self.log_likelihood(self.project(windows)) / ADAPT_TEMPERATURE
@@ -206,12 +222,8 @@ def fit_head(
     fisher = np.linalg.svd((means - means.mean(axis=0)) @ sphere, full_matrices=False)[2][: len(counts) - 1].T
     basis = np.concatenate([fisher, _quadratic(residual @ sphere, gesture_index, fisher, n_quadratic)], axis=1)
     projection = sphere @ basis
-    within, r = residual @ projection, projection.shape[1]
-    factors = []
-    for k, count in enumerate(counts):
-        own = within[gesture_index == k]
-        spread = _shrunk(OWN_SHARE * (own.T @ own / count) + (1 - OWN_SHARE) * np.eye(r), OWN_SHRINKAGE)
-        factors.append(np.linalg.cholesky(np.linalg.inv(spread)).T)
+    within = residual @ projection
+    factors = [_own_factor(within[gesture_index == k]) for k in range(len(counts))]
     return Head(  # in the order that a file gives back, so that sums are the same to the last bit
         np.ascontiguousarray(origin, np.float32),
         np.ascontiguousarray(projection, np.float32),
@@ -232,6 +244,13 @@ def calibrate_temperature(log_likelihood: NDArray[np.float32], gesture_index: ND
 
     candidates: list[float] = np.geomspace(0.5, 50, 41).tolist()
     return min(candidates, key=loss)
+
+
+def _own_factor(within: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What whitens a gesture's own spread, (r, r), from its windows about their mean, (n, r)."""
+    n, r = within.shape
+    spread = _shrunk(OWN_SHARE * (within.T @ within / n) + (1 - OWN_SHARE) * np.eye(r), OWN_SHRINKAGE)
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(spread)).T, np.float64)
 
 
 def _quadratic(

@@ -80,7 +80,9 @@ def add(
 ) -> None:
     """Teach a bundle a gesture, from joint angles alone or from a few seconds of EMG; nothing is trained."""
     from cpep_edge.calibration import load_profile
-    from cpep_edge.enrolment import OpenBundle, add_gesture, prototypes_from_pose, prototypes_from_session
+    from cpep_edge.enrolment import OpenBundle, add_from_session, add_gesture, prototypes_from_pose
+    from cpep_edge.left_out import CAN_WIN
+    from cpep_edge.outside import printable
     from cpep_edge.trust import load_signing_key
 
     if (from_pose is None) == (from_session is None):
@@ -92,13 +94,21 @@ def add(
         if from_pose is not None:
             manifest = add_gesture(opened, name, prototypes_from_pose(opened, from_pose), "pose file", signing_key)
         elif from_session is not None:
-            if before.calibration and profile is None:
+            if before.calibration and profile is None and before.worn is None:
                 stderr.print("the bundle was made for calibrated sessions: give the session's --profile")
             donning = None if profile is None else load_profile(profile).donning(before)
-            prototypes = prototypes_from_session(opened, from_session, donning)
-            manifest = add_gesture(opened, name, prototypes, "session", signing_key)
+            enrolled = add_from_session(opened, name, from_session, donning, signing_key)
+            manifest = enrolled.manifest
+            if enrolled.won < CAN_WIN:
+                stderr.print(
+                    f"{printable(name)} will hardly be decided on: {1 - enrolled.won:.0%} of the recording's later "
+                    f"half is taken for others, most for {printable(enrolled.taken_for)}: choose another movement",
+                    soft_wrap=True,
+                )
     tell_unsigned(before.signer, manifest.signer)
-    stdout.print(f"{bundle}, version {manifest.version}: {name} with {manifest.gestures[-1].n_prototypes} prototypes")
+    n = manifest.gestures[-1].n_prototypes
+    how = f"with {n} prototypes" if n else "in the head"
+    stdout.print(f"{bundle}, version {manifest.version}: {name} {how}")
 
 
 @app.command("remove")

@@ -3,6 +3,7 @@
 It shares no code with the project's simulators and drivers; lines are what an Arduino would print.
 """
 
+import itertools
 import os
 import threading
 import time
@@ -37,7 +38,8 @@ class LineBand:
 
     def __init__(self, arm: Arm, speed: float = 4.0) -> None:
         self._arm, self._speed = arm, speed
-        self._gesture, self._wearing, self._switched = "Rest", 0, threading.Event()
+        self._turns: tuple[tuple[str, ...], float] = (("Rest",), 1.0)
+        self._wearing, self._switched = 0, threading.Event()
         self._switched.set()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._stream, daemon=True)
@@ -60,7 +62,11 @@ class LineBand:
 
     def does(self, gesture: str) -> None:
         """From now on the hand does this."""
-        self._gesture = gesture
+        self._turns = ((gesture,), 1.0)
+
+    def does_in_turn(self, gestures: tuple[str, ...], seconds: float = 1.5) -> None:
+        """From now on the hand makes these one after the other, each for so long by the band's clock."""
+        self._turns = (gestures, seconds)
 
     def turn(self, electrodes: int) -> None:
         """The band is put on anew, turned by so many electrodes."""
@@ -94,5 +100,7 @@ class LineBand:
             time.sleep(0.005)
 
     def _samples(self) -> Iterator[NDArray[np.float32]]:
-        while True:
-            yield from self._arm.make(self._gesture, 0.1, turned=self._wearing)
+        for tenth in itertools.count():
+            gestures, seconds = self._turns
+            gesture = gestures[int(0.1 * tenth / seconds) % len(gestures)]
+            yield from self._arm.make(gesture, 0.1, turned=self._wearing)

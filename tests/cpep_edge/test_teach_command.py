@@ -14,6 +14,8 @@ import pytest
 from tests.cpep_edge.arm import Arm
 from tests.cpep_edge.line_band import LineBand
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
 

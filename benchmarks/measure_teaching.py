@@ -1,0 +1,310 @@
+"""What a wearer who teaches a band gets: windows and recordings read right, in the same wearing and in the next.
+
+    python benchmarks/measure_teaching.py --data FOLDER --out FOLDER [--only 3dc,myo-wrist,simulated] [--people 8]
+        [--simulated CORPUS] [--trained BUNDLE]
+
+FOLDER of the data: `3dc` and `myo-wrist` in their published layouts. CORPUS: simulated people in two wearings, as
+`cpep-edge data synth CORPUS --users 3 --sessions-per-user 2 --seconds 16 --seed 77` makes them. BUNDLE: one trained for
+such a band; with it the table has `teach --from` as well. What is written: `teaching.md`, `teaching.json`.
+
+Each person teaches alone, with nothing but the first 1, 2, 3 repetitions, through `fit_taught` and `write_taught`,
+which is what `cpep-edge teach` calls; what comes later is fed to the live engine, recording by recording.
+
+- windows: votes that are right, every 50 ms; balanced over gestures, the mean over people, its 95 % bootstrap interval.
+- recordings: those in which the decision that stood longest is right.
+- next wearing: sessions before teach; of the last, the first repetition of each gesture calibrates without labels, as
+  `cpep-edge calibrate` does, and is not asked about.
+- Hudgins and LDA: the features of LibEMG, standardised on what taught, or on the calibration; same windows of 250 ms.
+"""
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from cpep_bench.machine import this_machine
+from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.bundle import Bundle
+from cpep_edge.calibration import donning_of
+from cpep_edge.checkout import code_version
+from cpep_edge.donning import SETTLE_S, Donning
+from cpep_edge.errors import CpepError
+from cpep_edge.folders import write_reports
+from cpep_edge.json_text import to_json
+from cpep_edge.lesson import rest_of
+from cpep_edge.live_loop import LiveEngine
+from cpep_edge.personal import Repetition, design_reading
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.taught import Base, fit_taught, write_taught
+from cpep_train.corpus import Corpus
+from cpep_train.realism import features
+
+SETS = ("3dc", "myo-wrist", "simulated")
+GESTURES_3DC = ("NoMotion", "Radial", "Flexion", "Ulnar", "Extension", "Supination", "Pronation", "PowerGrip", "Open",
+                "ChuckGrip", "PinchGrip")  # fmt: skip
+GESTURES_MYO = ("Rest", "Flexion", "Extension", "Radial", "Ulnar", "Pronation", "Supination", "Fist")
+MYO_RATE_HZ = 200.0
+_MYO_HOLD_S = (1.0, 4.9)  # of each prompt: people move up to a second late
+_MYO_REST_S = 5.0  # pieces that file 0 is cut into
+_BLOCK = 50  # samples
+_HUDGINS_S = (0.25, 0.05)  # window and hop
+_SIMULATED_REPETITIONS = 5  # that a simulated recording is cut into
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One wearer of one set."""
+
+    name: str
+    info: StreamInfo
+    wearings: tuple[tuple[Repetition, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What one person got by one way of teaching."""
+
+    data: str
+    person: str
+    way: str
+    protocol: str  # "same wearing" or "next wearing"
+    taught: str  # "3 repetitions", or the wearings
+    windows: float
+    recordings: float | None
+
+
+Ask = Callable[[Sequence[Repetition], Sequence[Repetition], Sequence[Repetition]], tuple[float, float | None]]
+
+
+def people_of_3dc(folder: Path) -> Iterator[Person]:
+    """Eight repetitions in one wearing."""
+    for person in sorted(folder.glob("Participant*"), key=lambda path: int(path.name.removeprefix("Participant"))):
+        found = []
+        for part, offset in (("train", 1), ("test", 5)):
+            for file in sorted((person / part / "EMG").glob("*.txt")):
+                *_, repetition, gesture = file.stem.split("_")
+                samples = np.loadtxt(file, delimiter=",", dtype=np.float32)
+                found.append(Repetition(GESTURES_3DC[int(gesture)], offset + int(repetition), samples))
+        yield Person(person.name, StreamInfo("3DC", 10, 1000.0, "count"), (tuple(found),))
+
+
+def people_of_myo(folder: Path) -> Iterator[Person]:
+    """Six repetitions in each of three wearings; rest is file 0, small movements among it."""
+    of_person: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.glob("*-*")):
+        if path.is_dir():
+            of_person[path.name.rpartition("-")[0]].append(path)
+    for name, sessions in of_person.items():
+        wearings = tuple(tuple(_myo_repetitions(session, number)) for number, session in enumerate(sessions))
+        yield Person(name, StreamInfo("Myo", 8, MYO_RATE_HZ, "count"), wearings)
+
+
+def _myo_repetitions(session: Path, wearing: int) -> Iterator[Repetition]:
+    lead = round(SETTLE_S * MYO_RATE_HZ)
+    for number, gesture in enumerate(GESTURES_MYO):
+        table = np.genfromtxt(session / f"{number}.txt", delimiter=",", invalid_raise=False)
+        table = table[np.isfinite(table).all(axis=1)]
+        emg, label = table[:, :8].astype(np.float32), table[:, 8]
+        if number == 0:
+            a_piece = round(_MYO_REST_S * MYO_RATE_HZ)
+            for place in range(min(6, len(emg) // a_piece)):
+                yield Repetition(gesture, place + 1, emg[place * a_piece : (place + 1) * a_piece], wearing)
+            continue
+        edges = np.flatnonzero(np.diff(label)) + 1
+        prompts = [part for part in np.split(np.arange(len(label)), edges) if label[part[0]] == number]
+        held = [round(second * MYO_RATE_HZ) for second in _MYO_HOLD_S]
+        for place, part in enumerate(prompts, start=1):
+            kept = emg[part[0] + held[0] - lead : min(part[-1], part[0] + held[1])]
+            if len(kept) > MYO_RATE_HZ:
+                yield Repetition(gesture, place, kept, wearing)
+
+
+def people_of_corpus(folder: Path) -> Iterator[Person]:
+    """Simulated people: each recording is cut into repetitions."""
+    corpus = Corpus.open(folder)
+    of_person: dict[str, dict[str, list[Repetition]]] = defaultdict(lambda: defaultdict(list))
+    info = None
+    for row in corpus.rows:
+        with corpus.session(row) as session:
+            emg, info = session.emg(), StreamInfo("simulated", session.meta.num_channels, session.meta.sample_rate)
+        wearing = len(of_person[row.user]) - (row.session in of_person[row.user])
+        for place, part in enumerate(np.array_split(emg, _SIMULATED_REPETITIONS), start=1):
+            of_person[row.user][row.session].append(Repetition(row.stage, place, part, wearing))
+    for name, sessions in of_person.items():
+        assert info is not None
+        yield Person(name, info, tuple(tuple(session) for session in sessions.values()))
+
+
+def teach(info: StreamInfo, folder: Path, trained: Bundle | None = None) -> Ask:
+    """Teach a bundle and ask the live engine."""
+
+    def ask(
+        taught: Sequence[Repetition], calibration: Sequence[Repetition], asked: Sequence[Repetition]
+    ) -> tuple[float, float | None]:
+        rest = rest_of(sorted({one.gesture for one in taught}))
+        reading = design_reading(info.n_channels, info.sample_rate_hz)
+        base = None if trained is None else Base(trained, Recogniser(trained))
+        unit = "uV" if info.unit == "uV" else "count"
+        write_taught(folder / "mine.cpep", fit_taught(taught, rest, reading, unit, base), taught, "benchmark")  # type: ignore[arg-type]
+        recogniser = Recogniser(Bundle(folder / "mine.cpep"))
+        donning = donning_of(recogniser, [one.samples for one in calibration]) if calibration else None
+        return live(recogniser, info, donning, asked)
+
+    return ask
+
+
+def live(
+    recogniser: Recogniser, info: StreamInfo, donning: Donning | None, asked: Sequence[Repetition]
+) -> tuple[float, float]:
+    """Balanced accuracy of windows and of recordings, each fed to the live engine by itself."""
+    names = [gesture.name for gesture in recogniser.manifest.gestures]
+    windows: dict[str, list[bool]] = defaultdict(list)
+    recordings: dict[str, list[bool]] = defaultdict(list)
+    for one in asked:
+        engine, stood = LiveEngine(recogniser, info, donning=donning), Counter[str]()
+        for start in range(0, len(one.samples), _BLOCK):
+            part = one.samples[start : start + _BLOCK]
+            engine.ingest(Block(part, start, start / info.sample_rate_hz, 0.0))
+            while (decision := engine.step(newest=False)) is not None:
+                seen = engine.recognition
+                answer = recogniser.manifest.decision.rest_gesture if seen is None else names[seen.vote.gesture_index]
+                windows[one.gesture].append(answer == one.gesture)
+                stood[decision.gesture] += 1
+        if stood:
+            recordings[one.gesture].append(stood.most_common(1)[0][0] == one.gesture)
+    return _balanced(windows), _balanced(recordings)
+
+
+def hudgins(info: StreamInfo) -> Ask:
+    """The peer: time-domain features and a linear discriminant."""
+
+    def ask(
+        taught: Sequence[Repetition], calibration: Sequence[Repetition], asked: Sequence[Repetition]
+    ) -> tuple[float, None]:
+        described = [_hudgins(one.samples, info) for one in taught]
+        x, label = np.concatenate(described), np.repeat([one.gesture for one in taught], [len(f) for f in described])
+        mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-9
+        lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit((x - mean) / spread, label)
+        if calibration:
+            heard = np.concatenate([_hudgins(one.samples, info) for one in calibration])
+            mean, spread = heard.mean(axis=0), heard.std(axis=0) + 1e-9
+        right: dict[str, list[bool]] = defaultdict(list)
+        for one in asked:
+            found = _hudgins(one.samples, info)
+            if len(found):
+                right[one.gesture] += (lda.predict((found - mean) / spread) == one.gesture).tolist()
+        return _balanced(right), None
+
+    return ask
+
+
+def _hudgins(samples: NDArray[np.float32], info: StreamInfo) -> NDArray[np.float64]:
+    n, hop = (round(seconds * info.sample_rate_hz) for seconds in _HUDGINS_S)
+    low_hz = 20.0 if info.sample_rate_hz >= 400 else 15.0
+    sos = signal.butter(4, low_hz, "highpass", fs=info.sample_rate_hz, output="sos")
+    filtered = signal.sosfilt(sos, samples - samples[0], axis=0)[round(SETTLE_S * info.sample_rate_hz) :]
+    if len(filtered) < n:
+        return np.empty((0, 4 * info.n_channels))
+    return features(np.lib.stride_tricks.sliding_window_view(filtered, n, axis=0)[::hop].transpose(0, 2, 1))
+
+
+def _balanced(right: dict[str, list[bool]]) -> float:
+    return float(np.mean([np.mean(each) for each in right.values()]))
+
+
+def figures_of(data: str, person: Person, ways: dict[str, Ask]) -> Iterator[Figure]:
+    """Everything that one person is asked."""
+    last = person.wearings[0]
+    later = 4 if data == "3dc" else 3  # repetitions 5 to 8 of 3DC, as all figures of that set; else what did not teach
+    asked = [one for one in last if one.number > later]
+    for n in (1, 2, 3):
+        taught = [one for one in last if one.number <= n]
+        for way, ask in ways.items():
+            yield Figure(data, person.name, way, "same wearing", f"{n} of each", *ask(taught, [], asked))
+    if len(person.wearings) < 2:
+        return
+    new = [replace(one, wearing=0) for one in person.wearings[-1]]
+    calibration, asked = [one for one in new if one.number == 1], [one for one in new if one.number > 1]
+    for first in range(len(person.wearings) - 2, -1, -1):
+        before = [
+            replace(one, wearing=n) for n, w in enumerate(person.wearings[first:-1]) for one in w if one.number <= 3
+        ]
+        taught_in = f"{len(person.wearings) - 1 - first} wearing, 3 of each"
+        for way, ask in ways.items():
+            yield Figure(data, person.name, way, "next wearing", taught_in, *ask(before, calibration, asked))
+
+
+def markdown(figures: Sequence[Figure], command: str) -> str:
+    """The table."""
+    machine, rows = this_machine(), []
+    for key in dict.fromkeys((one.data, one.protocol, one.taught, one.way) for one in figures):
+        mine = [one for one in figures if (one.data, one.protocol, one.taught, one.way) == key]
+        windows = _interval([one.windows for one in mine])
+        told = [one.recordings for one in mine if one.recordings is not None]
+        rows.append(f"| {' | '.join(key)} | {len(mine)} | {windows} | {_interval(told) if told else '-'} |")
+    return "\n".join(
+        (
+            "# What teaching a band gives",
+            "",
+            f"`{command}`, commit `{code_version('cpep_edge', 'benchmarks')}`, {machine.n_cpus} CPUs, {machine.cpu}.",
+            "Balanced accuracy, the mean over people and its 95 % bootstrap interval; the words are explained at the",
+            "head of the script. 3DC: 11 gestures, asked are repetitions 5 to 8; myo-wrist: 8, repetitions 4 to 6 of",
+            "the first wearing, 2 to 6 of the last; simulated people: 16, the later two of five parts of a recording,",
+            "and all but the first of the next wearing.",
+            "",
+            "| data | asked | taught by | way | people | windows | recordings |",
+            "| --- | --- | --- | --- | --: | --: | --: |",
+            *rows,
+            "",
+        )
+    )
+
+
+def _interval(values: Sequence[float]) -> str:
+    rng = np.random.default_rng(0)
+    means = rng.choice(values, (2000, len(values))).mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Ask everybody and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with 3dc and myo-wrist")
+    parser.add_argument("--out", type=Path, required=True, help="folder for teaching.md and teaching.json")
+    parser.add_argument("--only", default=",".join(SETS), help="sets, separated by commas")
+    parser.add_argument("--people", type=int, default=100, help="of each set, at most")
+    parser.add_argument("--simulated", type=Path, help="corpus of simulated people in two wearings")
+    parser.add_argument("--trained", type=Path, help="bundle trained for the simulated band")
+    options = parser.parse_args(arguments)
+    readers: dict[str, Iterator[Person]] = {
+        "3dc": people_of_3dc(options.data / "3dc"),
+        "myo-wrist": people_of_myo(options.data / "myo-wrist"),
+    }
+    if options.simulated is not None:
+        readers["simulated"] = people_of_corpus(options.simulated)
+    figures: list[Figure] = []
+    for data in options.only.split(","):
+        for _, person in zip(range(options.people), readers.get(data, iter(())), strict=False):
+            with TemporaryDirectory() as folder:
+                ways = {"teach": teach(person.info, Path(folder)), "Hudgins and LDA": hudgins(person.info)}
+                if data == "simulated" and options.trained is not None:
+                    ways["teach --from"] = teach(person.info, Path(folder), Bundle.open(options.trained))
+                figures += figures_of(data, person, ways)
+            print(data, person.name, "of", len({one.person for one in figures if one.data == data}), flush=True)
+    if not figures:
+        raise CpepError(f"there is nothing of {options.only} in {options.data}")
+    command = f"python benchmarks/measure_teaching.py --data FOLDER --out FOLDER --only {options.only}"
+    content = {"teaching.json": to_json(figures) + "\n", "teaching.md": markdown(figures, command)}
+    write_reports(options.out, {name: text.encode() for name, text in content.items()})
+
+
+if __name__ == "__main__":
+    main()

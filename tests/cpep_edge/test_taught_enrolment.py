@@ -1,0 +1,121 @@
+"""A gesture added to a taught bundle by seconds of its EMG, on an arm where the band sits turned."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpep_edge.blocks import StreamInfo
+from cpep_edge.bundle import Bundle, write_bundle
+from cpep_edge.calibration import Profile, calibrate
+from cpep_edge.enrolment import OpenBundle, add_from_session, remove_gesture
+from cpep_edge.errors import ConfigError
+from cpep_edge.live_loop import LiveEngine
+from cpep_edge.personal import design_reading
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.session import SessionMeta, write_session
+from cpep_edge.taught import fit_taught, write_taught
+from cpep_edge.verify import verify_bundle
+from tests.cpep_edge.arm import Arm, blocks
+from tests.cpep_edge.fake_stream import ListSource
+
+GESTURES = ("Fist", "Open", "Point")
+
+
+@pytest.fixture(scope="module")
+def arm() -> Arm:
+    return Arm(seed=8, rate_hz=250.0)
+
+
+@pytest.fixture(scope="module")
+def taught(arm: Arm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("taught") / "mine.cpep"
+    repetitions = arm.repetitions(list(GESTURES), 3)
+    fitted = fit_taught(repetitions, "Rest", design_reading(arm.n_channels, arm.rate_hz))
+    write_taught(path, fitted, repetitions, "a test")
+    return path
+
+
+@pytest.fixture
+def mine(taught: Path, tmp_path: Path) -> Path:
+    shutil.copytree(taught, tmp_path / "mine.cpep")
+    return tmp_path / "mine.cpep"
+
+
+@pytest.fixture(scope="module")
+def profile(taught: Path, arm: Arm) -> Profile:
+    """Of a wearing in which the band sits turned by one electrode."""
+    movement = [arm.make(gesture, 2, turned=1) for gesture in ("Rest", *GESTURES, *GESTURES)]
+    source = ListSource(blocks(np.concatenate(movement), arm.rate_hz))
+    source.info = StreamInfo("arm", arm.n_channels, arm.rate_hz)
+    found = calibrate(source, Recogniser(Bundle(taught)), 13.0)
+    assert found.order == (1, 2, 3, 4, 5, 0)
+    return found
+
+
+def session_of(arm: Arm, gesture: str, folder: Path, turned: int = 0) -> Path:
+    samples = arm.make(gesture, 4, turned=turned)
+    meta = SessionMeta("s", "u", gesture, "right", 0.0, 1.0, arm.n_channels, arm.rate_hz, gesture)
+    write_session(folder / f"{gesture}.hdf5", meta, np.arange(len(samples)) / arm.rate_hz, samples)
+    return folder / f"{gesture}.hdf5"
+
+
+def answers(path: Path, arm: Arm, gesture: str, profile: Profile | None = None, turned: int = 0) -> Counter[str]:
+    """What live decides while a gesture is held."""
+    recogniser = Recogniser(Bundle(path))
+    donning = None if profile is None else profile.donning(recogniser.manifest)
+    engine, found = LiveEngine(recogniser, StreamInfo("arm", 6, arm.rate_hz), donning=donning), Counter[str]()
+    for block in blocks(arm.make(gesture, 3, turned=turned), arm.rate_hz):
+        engine.ingest(block)
+        while (decision := engine.step(newest=False)) is not None:
+            found[decision.gesture] += 1
+    return found
+
+
+def test_a_gesture_taught_in_a_turned_wearing_is_known_in_it_and_forgets_none(
+    mine: Path, arm: Arm, profile: Profile, tmp_path: Path
+) -> None:
+    opened = OpenBundle.check(Bundle(mine))
+    donning = profile.donning(opened.bundle.manifest)
+    enrolled = add_from_session(opened, "Grip", session_of(arm, "Grip", tmp_path, turned=1), donning)
+    assert enrolled.won == 1
+    verify_bundle(mine)
+    for gesture in (*GESTURES, "Grip"):
+        found = answers(mine, arm, gesture, profile, turned=1)
+        assert found.most_common(1)[0][0] == gesture
+        assert found[gesture] > 0.8 * found.total()
+    assert answers(mine, arm, "Grip").most_common(1)[0][0] == "Grip"  # and as the band sat when it was taught
+
+
+def test_thresholds_that_others_reached_do_not_silence_a_new_gesture(mine: Path, arm: Arm, tmp_path: Path) -> None:
+    bundle = Bundle(mine)
+    strict = bundle.manifest.decision.model_copy(update={"min_vote_share": 1.0, "min_similarity": 0.9})
+    write_bundle(
+        mine,
+        lambda folder: bundle.copy_files(folder, {}),
+        lambda files: bundle.manifest.model_copy(update={"files": files, "decision": strict}),
+    )
+    assert answers(mine, arm, "Fist")["Fist"] == 0
+    enrolled = add_from_session(OpenBundle.check(Bundle(mine)), "Grip", session_of(arm, "Grip", tmp_path))
+    assert enrolled.manifest.decision.min_vote_share < 1
+    for gesture in (*GESTURES, "Grip"):
+        found = answers(mine, arm, gesture)
+        assert found[gesture] > 0.6 * found.total()
+
+
+def test_a_gesture_that_is_another_s_movement_is_told_to_be_taken_for_it(mine: Path, arm: Arm, tmp_path: Path) -> None:
+    arm.drives["Clench"] = arm.drive("Fist")
+    enrolled = add_from_session(OpenBundle.check(Bundle(mine)), "Clench", session_of(arm, "Clench", tmp_path))
+    assert enrolled.taken_for in ("Fist", "")
+    assert enrolled.won < 1 or answers(mine, arm, "Fist")["Fist"] < answers(mine, arm, "Fist").total()
+
+
+def test_a_gesture_is_removed_from_the_head_and_the_last_two_stay(mine: Path, arm: Arm) -> None:
+    for gesture in ("Point", "Open"):
+        remove_gesture(OpenBundle.check(Bundle(mine)), gesture)
+    verify_bundle(mine)
+    assert answers(mine, arm, "Fist").most_common(1)[0][0] == "Fist"
+    with pytest.raises(ConfigError, match="Rest and Fist are its only gestures and have to stay"):
+        remove_gesture(OpenBundle.check(Bundle(mine)), "Fist")
