@@ -171,20 +171,16 @@ def add_from_session(
     half, number = len(windows) // 2, len(manifest.gestures)
     embeddings = [recogniser.encoder.embed(window) for window in windows]
     spec, head, index = manifest.head, recogniser.head, recogniser.index
-    in_head = spec is not None and head is not None and spec.answers
-    if in_head:
-        assert spec is not None
-        assert head is not None
+    tried_head, tried_index = head, index
+    if spec is not None and head is not None and spec.answers:
         inputs = np.stack([head_input(spec, *each) for each in zip(windows, embeddings, strict=True)])
         tried_head, head = head.with_gesture(inputs[:half]), head.with_gesture(inputs)
         spec = spec.model_copy(update={"gestures": (*spec.gestures, number)})
-        tried_index = index
         gesture = Gesture(name=name, n_prototypes=0, trained=True, origin="session")
     else:
         landings = np.stack([_landing(recogniser, window) for window in windows])
         chosen = np.linspace(0, len(landings) - 1, min(len(landings), opened.usual_count())).astype(np.intp)
         tried_index, index = _grown(opened, landings[:half]), _grown(opened, landings[chosen])
-        tried_head = head
         gesture = Gesture(name=name, n_prototypes=len(chosen), trained=False, origin="session")
     k = manifest.decision.k
     votes = [

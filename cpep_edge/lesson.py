@@ -158,7 +158,6 @@ class Lesson:
         self._next: tuple[int, int] | None = None  # boot and index of the sample that should come
         self._lead = np.empty((0, reading.front_end.n_electrodes), np.float32)  # before the phase, to settle filters
         self._said = ""
-        self._values: list[set[float]] | None = None
 
     @property
     def cue(self) -> Cue:
