@@ -305,6 +305,10 @@ class Manifest(_Part):
             raise ValueError("the head knows a gesture that the bundle does not have")
         if self.front_end is not None and self.front_end.n_electrodes != self.n_channels:
             raise ValueError("the front end and the band differ in channels")
+        if self.front_end is not None:
+            top_hz, half_hz = max(band.high_hz for band in self.front_end.bands), self.preprocessing.sample_rate_hz / 2
+            if top_hz >= half_hz:
+                raise ValueError(f"a band of the front end ends at {top_hz:g} Hz, not below {half_hz:g}, half the rate")
         if self.encoder is None:
             self._check_without_encoder()
         elif (self.encoder.n_channels, self.encoder.window_samples) != self.input_shape:

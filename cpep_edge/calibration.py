@@ -78,6 +78,11 @@ class Profile(BaseModel):
                 f"the profile, of {len(self.level_uv)} channels, was measured for another bundle's signal; run "
                 "cpep-edge calibrate with this bundle"
             )
+        if n_features and not self.centre:
+            raise ConfigError(
+                f"the profile holds no mean token, which {manifest.name} takes off every token; make a new one with: "
+                f"cpep-edge calibrate {manifest.name}.cpep"
+            )
         whole = sorted(self.order) == list(range(n)) and len(self.centre) == n_features and min(self.level_uv) > 0
         if not whole or any(not 0 <= electrode < n for electrode in self.dead):
             raise ConfigError("the profile is damaged; run cpep-edge calibrate again")

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from cpep_edge.errors import DataError
 from cpep_edge.manifest_part import Part
 from cpep_edge.preprocess import scipy_sosfilt
 
@@ -124,14 +125,18 @@ class MpfStream:
     ) -> None:
         """centre: (F,), subtracted from each token; None: that of the spec, or nothing where it has none
         dead: electrodes, from 0, that carry nothing; all that a token would say of them is zero
-        Raises ValueError when fewer than two electrodes are left.
+        Raises DataError, naming the dead, when fewer than two electrodes are left.
         """
         self.spec = spec
         self._sos = [np.array(band.sos, np.float64) for band in spec.bands]
         self._live = np.ones(spec.n_electrodes, bool)
         self._live[list(dead)] = False
         if self._live.sum() < 2:
-            raise ValueError("covariances need two live electrodes at least")
+            named = ", ".join(str(electrode + 1) for electrode in np.flatnonzero(~self._live))
+            raise DataError(
+                f"covariances need two live electrodes, but of {spec.n_electrodes} {named} are dead, as the model "
+                "counts them: check how they touch the skin, then run cpep-edge calibrate again"
+            )
         given = np.array(spec.centre, np.float32) if centre is None else centre.astype(np.float32)
         self._centre = given if given.size else np.zeros(spec.n_features, np.float32)
         self._kept = _features_of(self._live, len(spec.bands))

@@ -106,6 +106,7 @@ def _cortex_m(
             calibration=calibration_windows(evaluation, checkpoint.recipe.seed),
             golden_uv=golden.signal_uv,
             behind=_behind(checkpoint, evaluation, head),
+            masked=[number - 1 for number in checkpoint.recipe.recordings.masked_channels],
             evaluation=_queries(evaluation),
             n_neighbours=N_NEIGHBOURS,
             chip=chip,

@@ -129,6 +129,7 @@ def export_cortex_m(
     calibration: NDArray[np.float32],
     golden_uv: NDArray[np.float32],
     behind: DeviceHead | None = None,
+    masked: Sequence[int] = (),
     evaluation: Iterable[NDArray[np.float32]] | None = None,
     n_neighbours: int = 10,
     uv_per_count: float = UV_PER_COUNT,
@@ -141,6 +142,7 @@ def export_cortex_m(
     calibration: (n, n_inputs, n_steps) float32, as the encoder takes them, as varied as what the device will see
     golden_uv: (n, n_samples, C) float32, microvolts, a window or more; rounded to counts
     behind: the front end whose tokens the encoder takes, and the head; None: it takes the signal
+    masked: channels of the band, from 0, that were dead while training
     evaluation: windows to compare with float32; by default the calibration windows
     uv_per_count: of the converter whose counts the firmware pushes
     block_tokens: tokens worked on together; fewer take less memory and read the weights more often
@@ -171,6 +173,7 @@ def export_cortex_m(
         front_end=None if behind is None else behind.front_end,
         head=None if behind is None else behind.head,
         head_spec=None if behind is None else behind.spec,
+        masked=tuple(masked),
     )
     with output_folder(out, "an export for cortex-m") as folder, TemporaryDirectory() as objects:
         write_sources(folder, model)
@@ -298,7 +301,7 @@ def _token_error(model: DeviceModel, golden: Sequence[GoldenStretch]) -> float:
     """Largest difference of any number of a golden window's mean token to the runtime's."""
     if model.front_end is None:
         return 0.0
-    stream = InputStream(model.preprocessing, model.front_end, model.n_channels)
+    stream = InputStream(model.preprocessing, model.front_end, model.n_channels, Donning().lacking(model.masked))
     errors = []
     for stretch in golden:
         signal_uv = (stretch.counts * model.uv_per_count).astype(np.float32)

@@ -49,6 +49,7 @@ class DeviceModel:
     front_end: MpfSpec | None = None
     head: Head | None = None  # None: the prototypes answer
     head_spec: HeadSpec | None = None
+    masked: tuple[int, ...] = ()  # channels of the band, from 0, that were dead while training
 
     @property
     def n_inputs(self) -> int:
@@ -247,6 +248,8 @@ def _the_model(model: DeviceModel) -> str:
     mantissa, exponent = _real(gain)
     sections = ",\n".join(f"        {{{', '.join(map(str, row))}}}" for row in filter_integers(model.preprocessing.sos))
     fields = [f".sections = {{\n{sections},\n    }}", f".input_multiplier = {mantissa}", f".input_shift = {exponent}"]
+    is_masked = (str(int(channel in model.masked)) for channel in range(model.n_channels))
+    fields.append(f".is_masked = {{{', '.join(is_masked)}}}")
     if model.front_end is not None:
         fields += _front_end_fields(model.front_end, model.encoder)
     if model.head is not None and model.head_spec is not None:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from scipy import signal as dsp
 from scipy.linalg import expm, logm
 
+from cpep_edge.errors import DataError
 from cpep_edge.mpf import MpfSpec, MpfStream, band_edges_hz, design_bands, log_covariances
 
 RATE_HZ = 1000.0
@@ -99,7 +100,7 @@ def test_a_dead_electrode_is_taken_out_and_leaves_the_others_as_they_would_be_wi
     kept = np.tile((row < 4) & (column < 4), 4)
     assert np.allclose(dead[:, kept], fewer, atol=1e-5)
     assert np.all(dead[:, ~kept] == 0)
-    with pytest.raises(ValueError, match="two live electrodes"):
+    with pytest.raises(DataError, match="two live electrodes, but of 5 1, 2, 3, 4 are dead"):
         MpfStream(spec(), dead=[0, 1, 2, 3])
 
 

@@ -357,6 +357,21 @@ def _export(built: Built, out: Path, **options):  # type: ignore[no-untyped-def]
     )
 
 
+def test_channels_that_were_masked_in_training_are_not_read_however_the_band_sits(
+    build: Callable[..., Built], tmp_path: Path
+) -> None:
+    model = replace(build("tokens").model, masked=(1, 4))
+    write_sources(tmp_path, model)
+    engine = build_host(tmp_path, model, tmp_path / "objects")
+    assert model.front_end is not None
+    counts = to_counts(gesture_uv(2, 3), UV_PER_COUNT)
+    for donning in (Donning(), Donning(order=(5, 0, 1, 2, 3, 4)), Donning(dead=(2,))):
+        expected = runtime_window(model.front_end, counts, donning.lacking(model.masked))
+        assert np.abs(engine_window(engine, counts, donning) - expected).max() < TOLERANCE
+    with pytest.raises(ValueError, match="two live electrodes at least"):
+        engine.calibrate(Donning(dead=(0, 2, 3)))
+
+
 def test_heads_survive_their_way_into_c(build: Callable[..., Built]) -> None:
     """Every number of the head, bit by bit: a window at a gesture's mean is wholly typical of it."""
     built = build("tokens")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cpep_edge.blocks import Block, StreamInfo
-from cpep_edge.bundle import Bundle
+from cpep_edge.bundle import Bundle, Manifest
 from cpep_edge.calibration import Profile, donning_of, fit_to_wearer, save_profile, signal_id
 from cpep_edge.donning import Donning
 from cpep_edge.enrolment import OpenBundle, remove_gesture
@@ -236,8 +236,22 @@ def test_a_profile_carries_all_of_a_donning_and_none_of_another_bundle_s(
     with pytest.raises(ConfigError, match="another bundle's signal; run cpep-edge calibrate"):
         fit_to_wearer(Bundle(tiny_bundle).manifest, tmp_path / "profile.json", None)
     bare = profile.model_copy(update={"centre": ()})
-    with pytest.raises(ConfigError, match="run cpep-edge calibrate again"):
+    with pytest.raises(ConfigError, match=r"holds no mean token.*make a new one with: cpep-edge calibrate mpf\.cpep"):
         bare.donning(manifest)
+    cut = profile.model_copy(update={"centre": profile.centre[1:]})
+    with pytest.raises(ConfigError, match="the profile is damaged; run cpep-edge calibrate again"):
+        cut.donning(manifest)
+    lonely = profile.model_copy(update={"dead": (0, 1, 2, 3, 4, 5, 6)})
+    with pytest.raises(DataError, match="two live electrodes, but of 8 1, 2, 3, 4, 5, 6, 7 are dead"):
+        recogniser.stream(lonely.donning(manifest))
+
+
+def test_a_bundle_whose_bands_reach_beyond_half_the_rate_is_refused(bundle: Path) -> None:
+    manifest = Bundle(bundle).manifest
+    fields = manifest.model_dump()
+    fields["preprocessing"]["sample_rate_hz"] = 2 * manifest.front_end.bands[-1].high_hz  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="a band of the front end ends at 225 Hz, not below 225, half the rate"):
+        Manifest.model_validate(fields)
 
 
 def test_a_removed_gesture_leaves_the_head_too(bundle: Path, tmp_path: Path) -> None:

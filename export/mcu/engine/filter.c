@@ -59,15 +59,24 @@ static cpep_real scale_with(uint32_t gain) {
     return scale;
 }
 
+/* What the donning has for a place of the model's: the band's channel, and whether it carries something. */
+static int32_t channel_at(const cpep_donning *donning, int32_t place) {
+    return donning->order == NULL ? place : donning->order[place];
+}
+
+static int is_live(const cpep_donning *donning, int32_t place) {
+    return (donning->live == NULL || donning->live[place]) && !cpep_the_model.is_masked[channel_at(donning, place)];
+}
+
 /* Whether each channel of the band has one place among the model's, and two of these are live. */
 static int can_be_worn(const cpep_donning *donning) {
     uint8_t is_taken[CPEP_CHANNELS] = {0};
     int32_t channel, n_live = 0;
     for (channel = 0; channel < CPEP_CHANNELS; channel++) {
-        const int32_t from = donning->order == NULL ? channel : donning->order[channel];
+        const int32_t from = channel_at(donning, channel);
         if (from >= CPEP_CHANNELS || is_taken[from]) return 0;
         is_taken[from] = 1;
-        n_live += donning->live == NULL || donning->live[channel];
+        n_live += is_live(donning, channel);
     }
     return n_live >= 2 || !CPEP_BANDS;
 }
@@ -80,8 +89,8 @@ int cpep_calibrate(cpep *c, const cpep_donning *donning) {
     if (!can_be_worn(donning)) return 0;
     for (channel = 0; channel < CPEP_CHANNELS; channel++) {
         to->input[channel] = scale_with(donning->gains == NULL ? 1u << GAIN_BITS : donning->gains[channel]);
-        to->order[channel] = (uint8_t)(donning->order == NULL ? channel : donning->order[channel]);
-        to->live[channel] = donning->live == NULL || donning->live[channel];
+        to->order[channel] = (uint8_t)channel_at(donning, channel);
+        to->live[channel] = (uint8_t)is_live(donning, channel);
     }
 #if CPEP_BANDS
     to->centre = donning->centre == NULL ? cpep_the_model.centre : donning->centre;
@@ -104,10 +113,11 @@ void cpep_reset(cpep *c, uint32_t sample_index) {
 #endif
 }
 
-/* The next sample of a channel, filtered and scaled. */
+/* The next sample of a channel, filtered and scaled; nothing of a dead one. */
 static int32_t filtered(cpep *c, const int32_t sample[CPEP_CHANNELS], int32_t channel) {
     const cpep_real *scale = &c->calibration.input[channel];
     int32_t x = input_of(c, sample, channel), section;
+    if (!c->calibration.live[channel]) return 0;
     for (section = 0; section < CPEP_SECTIONS; section++) {
         x = step(&c->sections[channel][section], &cpep_the_model.sections[section], x);
     }

@@ -73,6 +73,7 @@ typedef struct {
     cpep_section sections[CPEP_SECTIONS];
     int32_t input_multiplier; /* filtered samples to the unit of the window, or of the scaled signal, which is 2^-20 */
     int32_t input_shift;
+    uint8_t is_masked[CPEP_CHANNELS]; /* by the band's channels: dead while training, so they are not read */
 #if CPEP_BANDS
     const cpep_band_section (*bands)[CPEP_BAND_SECTIONS]; /* [CPEP_BANDS] */
     float shrinkage, floor;                              /* of covariances */
