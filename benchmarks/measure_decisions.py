@@ -1,9 +1,10 @@
 """Decisions judged as events on real EMG, and in daily life: right, wrong, missed, extra, how long after the muscle.
 
-    python benchmarks/measure_decisions.py --data DATA --out benchmarks/results/decisions [--only wrist|3dc|simulated]
+    python benchmarks/measure_decisions.py --data DATA --out benchmarks/results/decisions [--only wrist]
 
 DATA: folder with `myo-wrist` and `3dc` in their published layouts. Each person is taught by three repetitions of each
-gesture and the rest between, as `cpep-edge teach` does it, from half a second after each prompt on.
+gesture, cut where the muscle begins, and the rest between; the head and what it takes to decide are fitted as
+`cpep-edge teach` does it.
 
 - myo-wrist, same session: the other three repetitions, and the session's minute of small movements to be ignored.
 - myo-wrist, next donning: taught in the first session; the others are calibrated without labels by the first
@@ -24,6 +25,7 @@ over people, by bootstrap.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,8 +57,8 @@ REST = "Rest"
 MYO_GESTURES = ("Flexion", "Extension", "Radial", "Ulnar", "Pronation", "Supination", "Fist")
 MYO_HZ, THREE_DC_HZ = 200.0, 1000.0
 N_TAUGHT = 3  # repetitions
-LATE_S = 0.5  # after a prompt, from which a repetition is taught
-AFTER_S, BEFORE_S = 1.2, 0.5  # of rest left out after a gesture and before the next prompt
+LATE_S = 0.1  # before the onset, from which a repetition is cut: its first SETTLE_S only settle the filter
+AFTER_S, BEFORE_S = 1.2, 0.3  # of rest left out after a gesture and before the next
 CALIBRATED_S, CALIBRATED_REST_S = 3.0, 4.0  # of each gesture, and of rest
 GAP_S = 1.0  # after the last taught prompt, from which is played
 SPAN_S, HOP_S, STRIDE_S, POSTERIOR, MAJORITY = 0.25, 0.05, 0.05, 0.9, 5  # of LibEMG's way
@@ -178,12 +180,17 @@ def read_3dc(folder: Path) -> dict[str, tuple[list[Repetition], Recording]]:
 
 
 def repetitions_of(worn: Worn, rate_hz: float) -> list[Repetition]:
-    """The first repetitions of each gesture, and the rest before them, by the prompts alone."""
+    """The first repetitions of each gesture, from where the muscle begins, and the rest before them.
+
+    Where that cannot be told, from half a second after the prompt.
+    """
     found, late, after, before = [], *(round(s * rate_hz) for s in (LATE_S, AFTER_S, BEFORE_S))
     for recording in worn.recordings:
         ended = -after
-        for number, (first, last) in enumerate(recording.prompts[:N_TAUGHT], start=1):
-            found.append(Repetition(recording.gesture, number, recording.emg[first + late : last]))
+        for number, (asked, last) in enumerate(recording.prompts[:N_TAUGHT], start=1):
+            first = round(recording.labels[number - 1].start_s * rate_hz)
+            made = first - late if recording.clear[number - 1] else asked + round(0.5 * rate_hz)
+            found.append(Repetition(recording.gesture, number, recording.emg[made:last]))
             resting = recording.emg[ended + after : first - before]
             if len(resting) > rate_hz:
                 found.append(Repetition(REST, number, resting))
@@ -420,11 +427,8 @@ def interval(each: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def wrist(worn: list[Worn]) -> Iterator[tuple[str, list[Played]]]:
-    """The protocols on myo-wrist, each with what is played of it."""
-    people: dict[str, list[Worn]] = {}
-    for one in worn:
-        people.setdefault(one.person, []).append(one)
+def wrist(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]]:
+    """The protocols on myo-wrist in which people are taught themselves, each with what is played of it."""
     same, following = [], []
     for person, donnings in people.items():
         for number, one in enumerate(donnings):
@@ -438,7 +442,11 @@ def wrist(worn: list[Worn]) -> Iterator[tuple[str, list[Played]]]:
                 following += [play(person, each, there, theirs, MYO_HZ, 1) for each in other.recordings]
     yield "same session", same
     yield "next donning, calibrated", following
-    left_out = []
+
+
+def left_out(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]]:
+    """The protocol on myo-wrist in which people are taught by others."""
+    played = []
     rows = {
         person: [features_of(repetitions_of(d, MYO_HZ)[::2], MYO_HZ) for d in mine] for person, mine in people.items()
     }
@@ -446,8 +454,8 @@ def wrist(worn: list[Worn]) -> Iterator[tuple[str, list[Played]]]:
         others = [pair for other, pairs in rows.items() if other != person for pair in pairs]
         theirs = their_discriminant(others)
         there = calibrated(arm, calibration_of(people[person][0], MYO_HZ))
-        left_out += [play(person, each, there, theirs, MYO_HZ, 1) for each in people[person][0].recordings]
-    yield "person left out, calibrated", left_out
+        played += [play(person, each, there, theirs, MYO_HZ, 1) for each in people[person][0].recordings]
+    yield "person left out, calibrated", played
 
 
 def three_dc(folder: Path) -> Iterator[tuple[str, list[Played]]]:
@@ -504,7 +512,7 @@ def knocked(emg_uv: Emg, rate_hz: float, rng: np.random.Generator) -> Emg:
 
 def measure(played: list[Played], chosen_on: set[str]) -> dict[str, object]:
     """Every way on a protocol: on all people, on those that were chosen on, and on the others."""
-    found: dict[str, object] = {}
+    found: dict[str, object] = {"commit": git_commit()}
     for way, decides in WAYS.items():
         found[way] = scored([one for one in played if one.person not in chosen_on], decides)
         if chosen_on:
@@ -526,16 +534,17 @@ def _point(played: list[Played], decides: Decides) -> dict[str, object]:
     return {name: score.get(name) for name in ("right", "missed", "extra an hour", "false an hour", "p50 ms")}
 
 
-def report(figures: dict[str, dict], facts: str) -> str:
+def report(figures: dict[str, dict]) -> str:
     """The figures as Markdown."""
-    lines = ["# Decisions, event by event\n", facts, ""]
+    lines = ["# Decisions, event by event\n", _ABOUT]
     for protocol, ways in figures.items():
         lines += [
             f"## {protocol}\n",
+            f"Commit `{ways['commit'][:12]}`.\n",
             "| way | people, events | right | wrong | missed | extra an hour | false an hour, ignored "
             "| delay p50 / p90 ms | CLER | within 250 ms | of detected |",
             "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
-            *(_row(way, one) for way, one in ways.items() if way != "curves"),
+            *(_row(way, one) for way, one in ways.items() if way not in ("curves", "commit")),
             "",
         ]
     return "\n".join(lines)
@@ -600,32 +609,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", choices=("wrist", "3dc", "simulated"))
+    parser.add_argument("--only", choices=("wrist", "left-out", "3dc", "simulated"))
     parser.add_argument("--people", type=int, help="so many of myo-wrist and of the simulated; all")
     options = parser.parse_args()
-    figures: dict[str, dict] = {}
-    if options.only in (None, "wrist"):
-        worn = read_myo(options.data / "myo-wrist")
-        names = list(dict.fromkeys(one.person for one in worn))[: options.people]
-        chosen_on = set(names[:N_CHOSEN_ON]) if len(names) > N_CHOSEN_ON else set()
-        for protocol, played in wrist([one for one in worn if one.person in names]):
-            figures[protocol] = measure(played, chosen_on)
+    earlier = options.out / "decisions.json"  # what is not measured now stays
+    figures: dict[str, dict] = json.loads(earlier.read_text()) if earlier.exists() else {}
+    if options.only in (None, "wrist", "left-out"):
+        people: dict[str, list[Worn]] = {}
+        for one in read_myo(options.data / "myo-wrist"):
+            people.setdefault(one.person, []).append(one)
+        people = {name: people[name] for name in list(people)[: options.people]}
+        chosen_on = set(list(people)[:N_CHOSEN_ON]) if len(people) > N_CHOSEN_ON else set()
+        if options.only != "left-out":
+            figures |= {protocol: measure(played, chosen_on) for protocol, played in wrist(people)}
+        if options.only != "wrist":
+            figures |= {protocol: measure(played, chosen_on) for protocol, played in left_out(people)}
     if options.only in (None, "3dc"):
-        for protocol, played in three_dc(options.data / "3dc"):
-            figures[protocol] = measure(played, set())
+        figures |= {protocol: measure(played, set()) for protocol, played in three_dc(options.data / "3dc")}
     if options.only in (None, "simulated"):
-        for protocol, played in simulated(options.people or 12, FREE_S):
-            figures[protocol] = measure(played, set())
-    only = f" --only {options.only}" if options.only else ""
-    facts = f"`python benchmarks/measure_decisions.py --data DATA --out OUT{only}`, commit `{git_commit()[:12]}`."
-    reports = {
-        "decisions.md": report(figures, facts + _ABOUT).encode(),
-        "decisions.json": f"{to_json(figures)}\n".encode(),
-    }
+        figures |= {protocol: measure(played, set()) for protocol, played in simulated(options.people or 12, FREE_S)}
+    reports = {"decisions.md": report(figures).encode(), "decisions.json": f"{to_json(figures)}\n".encode()}
     write_reports(options.out, {**reports, **pictures(figures)})
 
 
-_ABOUT = """
+_ABOUT = """`python benchmarks/measure_decisions.py --data DATA --out benchmarks/results/decisions`
 
 Right, wrong and missed are shares of the events; an activation counts until its gesture's end, and every further one is
 extra, also that which follows a first wrong one. *False an hour*: activations in signal that is all to be ignored

@@ -38,6 +38,9 @@ def active(spec: DecisionSpec, *runs: tuple[str, float]) -> list[str]:
     return [gesture for _, gesture in follow(spec, *runs) if gesture not in ("Rest", UNKNOWN)]
 
 
+SLOW = SPEC.model_copy(update={"hop_ms": 5_000.0, "evidence_ms": 20_000.0})  # states often change from hop to hop
+
+
 def exact_beliefs(votes: list[Vote], spec: DecisionSpec) -> np.ndarray:
     """The same filter by summing over every path of states, as Bayes' rule says it: no recursion."""
     n = len(GESTURES) + 1
@@ -54,14 +57,15 @@ def exact_beliefs(votes: list[Vote], spec: DecisionSpec) -> np.ndarray:
     return total / total.sum()
 
 
-def test_a_decision_falls_at_the_hop_at_which_bayes_is_sure_enough() -> None:
+@pytest.mark.parametrize("spec", [SPEC, SLOW], ids=["SPEC", "SLOW"])
+def test_a_decision_falls_at_the_hop_at_which_bayes_is_sure_enough(spec: DecisionSpec) -> None:
     rng = np.random.default_rng(0)
     for _ in range(5):
         lead = GESTURES[int(rng.integers(1, 4))]
         votes = [vote(lead, nats) for nats in rng.uniform(2, 15, 5)]
-        beliefs = [exact_beliefs(votes[: n + 1], SPEC)[GESTURES.index(lead)] for n in range(5)]
-        expected = next((n for n, belief in enumerate(beliefs) if belief >= SPEC.min_belief), None)
-        decider = Decider(SPEC, GESTURES)
+        beliefs = [exact_beliefs(votes[: n + 1], spec)[GESTURES.index(lead)] for n in range(5)]
+        expected = next((n for n, belief in enumerate(beliefs) if belief >= spec.min_belief), None)
+        decider = Decider(spec, GESTURES)
         got = next((n for n, one in enumerate(votes) if decider.update(one) and decider.gesture == lead), None)
         assert got == expected
 
