@@ -13,10 +13,11 @@ hidden Markov model whose states last (Rabiner 1989). It is Wald's sequential te
 - wake: with a `wake_gesture` no gesture counts until that one was made twice, and again once nothing was made for a
   while.
 
-Of myo-wrist's first eight people, taught by three repetitions, this decided .996 of the others right at 15 false
-activations an hour of small movements and 235 ms after the muscle; the debounce by counting that was here before .988
-at 178 and 325 ms. A cumulative sum with restarts needed 365 ms for as few; a head over the last .2 s was as good
-within a donning and worse on the next (`benchmarks/measure_decisions.py`).
+Of myo-wrist's first eight people, on whom this was chosen, taught by three repetitions, it decides .994 of the others
+right, at 12 false activations an hour of small movements and 310 ms after the muscle; the debounce by counting that was
+here before .970 at 46 and 297 ms. Sixteen others, read once: .918 at 111, as counting does. In trials a cumulative sum
+with restarts was slower, and a head over the last .2 s as good within a donning and worse on the next
+(`benchmarks/measure_decisions.py`).
 """
 
 import math
