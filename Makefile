@@ -1,3 +1,4 @@
+# make try    a simulated wearer, and the page of the hand in a browser: no training
 # make demo   the whole loop on this machine: simulate, train, evaluate, export, run live, report
 # make test   format, lint, types, tests
 PYTHON ?= python3
@@ -8,7 +9,10 @@ INSTALLED := $(VENV)/.installed
 # hnswlib compiles from source; without this its build would only run on the processor that built it.
 export HNSWLIB_NO_NATIVE = 1
 
-.PHONY: demo test install clean
+.PHONY: try demo test install clean
+
+try: install
+	$(BIN)/cpep-edge try
 
 demo: install
 	$(BIN)/cpep-edge demo

@@ -7,6 +7,7 @@ EXTRA_OF = {  # by the module that an import asks for
     **dict.fromkeys(("starlette", "uvicorn", "segno"), "web"),
     **dict.fromkeys(("jinja2", "markupsafe"), "report"),
     **dict.fromkeys(("websockets", "pythonosc", "pylsl"), "sinks"),
+    **dict.fromkeys(("pynput", "mido"), "map"),
     **dict.fromkeys(("edfio", "pyxdf", "pyarrow"), "formats"),
     "submitit": "cluster",
     "cryptography": "trust",

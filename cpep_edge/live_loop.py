@@ -119,6 +119,12 @@ class LiveEngine:
         self.last_block_s: float | None = None  # when the newest samples arrived, time.monotonic()
         self.recognition: Recognition | None = None  # of the newest window; None before the first, and at rest
 
+    def decide_by(self, spec: DecisionSpec) -> None:
+        """Decide as `spec` says from the next window on. Raises ConfigError for one that does not fit the bundle."""
+        gestures = tuple(gesture.name for gesture in self._recogniser.manifest.gestures)
+        self._decider = Decider(spec, gestures, self._hop_samples / self._rate_hz * 1e3)
+        self.spec = spec
+
     @property
     def n_skipped_hops(self) -> int:
         """Windows that came due while an earlier one was being worked on, and gave way to a newer one."""
@@ -350,7 +356,7 @@ class Live:
         self.source = source
         self._max_samples = None if seconds is None else round(seconds * source.info.sample_rate_hz)
         self.engine = LiveEngine(recogniser, source.info, hop_ms=hop_ms, donning=donning, spec=spec)
-        self._taps = tuple(taps)
+        self._taps = taps
         self._wake = threading.Condition()
         self._due = self._stopping = False
         self.stopped = False  # the reader has ended

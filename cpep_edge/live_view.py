@@ -70,13 +70,20 @@ class LiveView:
         self.url = ""  # of the page, where it is served
         self.stats = LiveStats()
         self._manifest = recogniser.manifest
-        self._loop, self._hand, self._sinks, self._watch = loop, hand, sinks, watch
+        self.loop, self._hand, self._sinks, self._watch = loop, hand, sinks, watch
         self._strip_samples = max(1, round(STRIP_S * self._manifest.preprocessing.sample_rate_hz))
         self._began_s = time.monotonic()
+        self.generation = 0  # counts changes of what `about` tells
+
+    def renewed(self, recogniser: Recogniser | None = None, hand: HandPoses | None = None) -> None:
+        """What `about` tells has changed; with a recogniser, so has the bundle."""
+        if recogniser is not None:
+            self._manifest, self._hand = recogniser.manifest, hand
+        self.generation += 1
 
     def about(self) -> dict[str, object]:
-        """What does not change during a run."""
-        info, engine = self._loop.source.info, self._loop.engine
+        """What does not change until `generation` does."""
+        info, engine = self.loop.source.info, self.loop.engine
         order = engine.donning.order or range(info.n_channels)
         return {
             "title": self.title,
@@ -89,10 +96,16 @@ class LiveView:
             "gestures": [asdict(gesture) for gesture in self.gestures()],
             "rest_gesture": engine.spec.rest_gesture,
             "min_vote_share": engine.spec.min_vote_share,
-            "calibrated": engine.donning.level_uv is not None,
+            "calibrated": self._calibrated(),
             "electrode_of_strip": [int(electrode) for electrode in order],
             "strip_s": STRIP_S,
         }
+
+    def _calibrated(self) -> str:
+        level_uv, worn = self.loop.engine.donning.level_uv, self._manifest.worn
+        if level_uv is None:
+            return "not calibrated"
+        return "as taught" if worn is not None and np.allclose(level_uv, worn.level_uv) else "calibrated"
 
     def gestures(self) -> list[ShownGesture]:
         """The bundle's gestures in its order."""
@@ -100,7 +113,7 @@ class LiveView:
             ShownGesture(
                 gesture.name,
                 shown_name(gesture.name),
-                "trained" if gesture.trained else "taught" if gesture.origin == "session" else "zero-shot",
+                "taught" if gesture.origin == "session" else "trained" if gesture.trained else "zero-shot",
             )
             for gesture in self._manifest.gestures
         ]
@@ -112,7 +125,7 @@ class LiveView:
             **asdict(self.summary()),
             "silent_s": self.silent_s,
             "silent": self.silent_s > SILENT_S,
-            "ended": self._loop.stopped,
+            "ended": self.loop.stopped,
             "run_s": time.monotonic() - self._began_s,
             "sinks": [asdict(counts) for counts in self.sink_counts],
             "electrodes": [] if watch is None else [[round(one.rms, 1), one.fault] for one in watch.electrodes()],
@@ -126,12 +139,12 @@ class LiveView:
 
     def summary(self) -> LiveSummary:
         """The figures so far."""
-        return self.stats.summary(self._loop.engine, self._loop.source.counts)
+        return self.stats.summary(self.loop.engine, self.loop.source.counts)
 
     @property
     def silent_s(self) -> float:
         """How long no samples have come."""
-        last_s = self._loop.engine.last_block_s
+        last_s = self.loop.engine.last_block_s
         return time.monotonic() - (self._began_s if last_s is None else last_s)
 
     def changes_after(self, number: int) -> tuple[int, list[Change]]:
@@ -140,7 +153,7 @@ class LiveView:
 
     def shares(self) -> list[float]:
         """How much of the newest window's vote each gesture got; zeros at rest and before the first window."""
-        recognition = self._loop.engine.recognition
+        recognition = self.loop.engine.recognition
         shares = () if recognition is None else recognition.vote.shares
         return [*shares, *[0.0] * (len(self._manifest.gestures) - len(shares))]
 
@@ -150,7 +163,7 @@ class LiveView:
         They are those of the poses nearest to the signal; a gesture that has no pose is drawn as its name says. None
         where neither is known.
         """
-        recognition = self._loop.engine.recognition
+        recognition = self.loop.engine.recognition
         if recognition is None or (self._hand is None and decision.gesture == UNKNOWN):
             return REST_SHAPE if self._hand is None else self._hand.rest_rad
         if self._hand is None or any(
@@ -166,7 +179,7 @@ class LiveView:
         returns: number of the first stroke given, and (n_strokes, n_channels, 2), at most `n_most`
         """
         size = self._strip_samples
-        end_index, signal = self._loop.engine.signal(first * size, (n_most + 1) * size)
+        end_index, signal = self.loop.engine.signal(first * size, (n_most + 1) * size)
         start = -(-(end_index - signal.shape[1]) // size)
         n_strokes = max(0, end_index // size - start)
         offset = start * size - (end_index - signal.shape[1])

@@ -15,7 +15,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpep_edge import __version__
-from cpep_edge.cli import bench, bundle, data, demo, evaluation, gestures, link, live, recipes, teach, training, trust
+from cpep_edge.cli import (
+    bench,
+    bundle,
+    data,
+    demo,
+    evaluation,
+    gestures,
+    link,
+    live,
+    recipes,
+    teach,
+    training,
+    trust,
+    try_out,
+)
 from cpep_edge.cli.output import LONGEST_SENTENCE
 from cpep_edge.errors import CpepError
 from cpep_edge.extras import missing_package
@@ -29,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Begin here": {"demo": demo.demo},
+    "Begin here": {"try": try_out.try_out, "demo": demo.demo},
     "From recordings to a model": {
         "train": training.train,
         "sweep": training.sweep,

@@ -30,6 +30,7 @@ def demo(
 
     from cpep_edge.cli.demo_report import DemoReport, print_report, write_report
     from cpep_edge.cli.replay import calibrate, replay
+    from cpep_edge.cli.try_out import tell_what_next
     from cpep_edge.folders import made_by
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
@@ -71,6 +72,7 @@ def demo(
         print_json(report.figures())
     else:
         print_report(report, path)
+        tell_what_next("go on with your own arm")
 
 
 def _held_out_session(corpus: "Corpus") -> "list[Row]":

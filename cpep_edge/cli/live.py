@@ -72,6 +72,11 @@ def live(
     sink: Annotated[
         list[str] | None, typer.Option(help="FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.")
     ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option("--map", help="TOML file: gestures to keys, mouse, MIDI, OSC."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --map: only say what would be done.")] = False,
     record: Annotated[Path | None, typer.Option(help="Folder that keeps EMG, decisions and link events.")] = None,
     on_device: Annotated[
         bool, typer.Option("--on-device", help="Show what the band recognises itself; the host runs no encoder.")
@@ -84,6 +89,7 @@ def live(
     web_token: Annotated[
         str | None, typer.Option(envvar="CPEP_WEB_TOKEN", help="What a browser must give.", show_default="a new one")
     ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="With --web: open it in this machine's browser.")] = False,
     key: KeyOption = None,
     trust: TrustOption = False,
     json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: a decision each, then a summary.")] = False,
@@ -103,6 +109,11 @@ def live(
 
     openers = [(address, parse_sink(address)) for address in sink or []]
     opened = Bundle.open(bundle, key, trust=trust)
+    if mapping is not None:
+        from cpep_edge.gesture_map import load_map, map_sink
+
+        does = load_map(mapping, [gesture.name for gesture in opened.manifest.gestures])
+        openers.append((f"map {mapping.name}", map_sink(does, stderr.print if dry_run else None)))
     opened_port = open_source(
         port,
         device=device,
@@ -155,12 +166,18 @@ def live(
         view = LiveView(title, recogniser, loop, hand_poses_of(opened), sinks, watch)
         page = None
         if web:
+            from cpep_edge.web.acting import Acting
             from cpep_edge.web.server import ViewServer
 
-            page = stack.enter_context(ViewServer(view, web_host, web_port, web_token))
+            acting = Acting(opened, recogniser, view)
+            stack.callback(acting.close)
+            taps.append(acting)
+            page = stack.enter_context(ViewServer(view, web_host, web_port, web_token, acting))
             if web_port not in (0, page.port):
                 stderr.print(f"port {web_port} is taken: the page is on port {page.port}")
             stderr.print(f"open {page.url}", soft_wrap=True)
+            if open_page:
+                _open_in_browser(page.url)
         if json_lines:
             run_as_json(loop, view, sinks)
         else:
@@ -243,6 +260,16 @@ def calibrate(
         stderr.print(f"the band sits turned: its electrodes {ring} take the places of the first to the last")
     save_profile(measured, out)
     stdout.print(out)
+
+
+def _open_in_browser(url: str) -> None:
+    """Show the page, where there is a screen: a browser in the terminal would take the place of the run."""
+    import os
+    import sys
+    import webbrowser
+
+    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(url)
 
 
 def _calibrated(source: "BlockSource", manifest: "Manifest", profile: Path | None) -> "Band":

@@ -34,13 +34,17 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.websockets import WebSocket
 
+    from cpep_edge.web.acting import Acting
+
 PAGE = Path(__file__).parent / "page"
 TICK_S = 0.04
 HEALTH_TICKS = 12  # about twice a second
+STATE_TICKS = 5  # of what is being done: a countdown
 MOST_VIEWERS = 8
 PORTS_TRIED = 20  # from the one that was asked for
 _STROKES_A_TICK = 100
 _TOKEN_BYTES = 16
+_MOST_ASKED = 1 << 14  # bytes of what a page asks to be done
 _MOST_FROM_A_VIEWER = 1024  # bytes of a message: a browser has nothing to say
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -52,13 +56,22 @@ _POLICY = "default-src 'self'; connect-src 'self'; img-src 'self' data:; frame-a
 class ViewServer:
     """The server of one run: `with` starts and ends it."""
 
-    def __init__(self, view: LiveView, host: str = "127.0.0.1", port: int = 8765, token: str | None = None) -> None:
+    def __init__(
+        self,
+        view: LiveView,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        token: str | None = None,
+        acting: "Acting | None" = None,
+    ) -> None:
         """port: to begin with: where it is taken, the next free one is used; 0 takes any
         token: what a browser must give; None: none on this machine alone, a new one where others may look
+        acting: what the page may do; None: it only shows
 
         Raises ConfigError without the extra `[web]`, CpepError when the address cannot be had.
         """
-        self._view = view
+        self._view, self._acting = view, acting
+        self._act_token = secrets.token_urlsafe(_TOKEN_BYTES)  # told to those who may look: no other page knows it
         self._is_local = host in _LOCAL
         self.token = token or (None if self._is_local else secrets.token_urlsafe(_TOKEN_BYTES))
         self.n_viewers = 0
@@ -122,6 +135,46 @@ class ViewServer:
         headers = {"content-security-policy": _POLICY, "cache-control": "no-store", "referrer-policy": "no-referrer"}
         return Response(path.read_bytes(), media_type=_TYPES[path.suffix], headers=headers)
 
+    async def act(self, request: "Request") -> "Response":
+        """Do what a page asks: this page only, which knows the run's own token, in a header that no other can send."""
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import JSONResponse
+
+        origin, told = request.headers.get("origin"), request.headers.get("x-cpep-act", "")
+        same_origin = origin is not None and origin.partition("://")[2] == request.headers.get("host")
+        is_ours = hmac.compare_digest(told.encode(), self._act_token.encode())
+        if self._acting is None or not (same_origin and is_ours and self.admits(request)):
+            return JSONResponse({"error": "only the page that this run serves may do that"}, 403)
+        try:
+            content = b""
+            async for part in request.stream():
+                content += part
+                if len(content) > _MOST_ASKED:
+                    raise ConfigError("that is more than a page has to say")
+            asked = json.loads(content or b"{}")
+            if not isinstance(asked, dict):
+                raise ConfigError("what is asked is no JSON object")
+            answer = await run_in_threadpool(self._acting.act, request.path_params["name"], asked)
+        except (CpepError, ValueError, OSError) as error:
+            return JSONResponse({"error": str(error)}, 409)
+        return JSONResponse(answer)
+
+    async def download(self, request: "Request") -> "Response":
+        """A recording, or the bundle."""
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import PlainTextResponse, Response
+
+        told, name = request.query_params.get("act", ""), request.path_params["name"]
+        if self._acting is None or not (
+            hmac.compare_digest(told.encode(), self._act_token.encode()) and self.admits(request)
+        ):
+            return PlainTextResponse("only the page that this run serves may do that\n", 403)
+        try:
+            content = await run_in_threadpool(self._acting.download, name)
+        except (CpepError, OSError) as error:
+            return PlainTextResponse(f"{error}\n", 404)
+        return Response(content, media_type="application/octet-stream", headers={"cache-control": "no-store"})
+
     async def stream(self, browser: "WebSocket") -> None:
         """Everything of the run to one browser, until it leaves."""
         origin = browser.headers.get("origin")
@@ -157,10 +210,19 @@ class ViewServer:
     async def _messages(self) -> AsyncIterator[str | bytes]:
         """What one browser is sent, tick by tick."""
         view = self._view
-        yield json.dumps({"type": "about", **view.about()})
         next_stroke = n_changes = tick = 0
         last_index: int | None = None
+        generation = -1
+        shown_state = ""
         while True:
+            if generation != view.generation:
+                generation, next_stroke = view.generation, 0
+                act_token = None if self._acting is None else self._act_token
+                yield json.dumps({"type": "about", **view.about(), "act_token": act_token})
+            if self._acting is not None and tick % STATE_TICKS == 0:
+                state = json.dumps({"type": "state", **self._acting.state()})
+                if state != shown_state:
+                    yield (shown_state := state)
             if tick % HEALTH_TICKS == 0:
                 yield json.dumps({"type": "health", **view.health()})
             last = view.stats.last
@@ -226,7 +288,13 @@ def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvic
     except ImportError as error:
         server._socket.close()
         raise ConfigError("the page needs packages more: run pip install 'cpep-edge[web]'") from error
-    routes = [Route("/", server.file), Route("/{name}", server.file), WebSocketRoute("/live", server.stream)]
+    routes = [
+        Route("/", server.file),
+        Route("/{name}", server.file),
+        Route("/act/{name}", server.act, methods=["POST"]),
+        Route("/download/{name}", server.download),
+        WebSocketRoute("/live", server.stream),
+    ]
     config = uvicorn.Config(
         Starlette(routes=routes),
         log_level="error",

@@ -150,7 +150,7 @@ def is_refused(url: str, **options: object) -> bool:
 def test_a_browser_is_told_the_run_the_decisions_and_the_signal() -> None:
     with served() as (source, server), client.connect(stream_url(server), proxy=None) as connection:
         about = messages_until(connection, "about")
-        assert (about["n_channels"], about["calibrated"]) == (2, False)
+        assert (about["n_channels"], about["calibrated"]) == (2, "not calibrated")
         assert [(gesture["label"], gesture["kind"]) for gesture in about["gestures"]] == [
             ("Low", "trained"),
             ("High", "zero-shot"),

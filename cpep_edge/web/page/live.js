@@ -1,11 +1,13 @@
 // The page of `cpep-edge live --web`: takes what the server sends, draws what changed, and says when it stops.
 
+import { Actions } from "./act.js";
 import { Hand, sized } from "./hand.js";
 
 const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const hand = new Hand($("hand"), still, () => draw("hand"));
+const actions = new Actions({ still, colours: () => colours, colour: (label) => paint(label), nameOf, isActive });
 const PAST_S = 60;
 const CHANGES_SHOWN = 12;
 const KINDS = { trained: "Trained on other people", taught: "Taught by you", "zero-shot": "Zero-shot, by pose alone" };
@@ -45,6 +47,7 @@ function take(message) {
   if (message.type === "about") takeAbout(message);
   else if (message.type === "health") { state.health = message; showHealth(); }
   else if (message.type === "decision") takeDecision(message);
+  else if (message.type === "state") actions.show(message);
   showLink();
 }
 
@@ -56,10 +59,11 @@ function takeAbout(about) {
   $("meter").querySelector("b").style.left = `${100 * about.min_vote_share}%`;
   root.style.setProperty("--channels", about.n_channels);
   $("calibrated").hidden = false;
-  $("calibrated").dataset.state = about.calibrated ? "good" : "warn";
-  $("calibrated").textContent = about.calibrated ? "calibrated" : "not calibrated";
-  $("scaled").textContent = about.calibrated ? "filtered, calibrated" : "filtered, not calibrated";
+  $("calibrated").dataset.state = about.calibrated === "not calibrated" ? "warn" : "good";
+  $("calibrated").textContent = about.calibrated;
+  $("scaled").textContent = `filtered, ${about.calibrated}`;
   buildShares();
+  actions.about(about);
   draw("strips", "past");
 }
 
@@ -104,6 +108,9 @@ function hue(label) { return (40 + (state.gestures.get(label)?.number ?? 0) * 13
 function colour(label) {
   return isActive(label) ? `oklch(var(--hue-light) var(--hue-chroma) ${hue(label)})` : "var(--soft)";
 }
+
+/** The same for a canvas, which knows no variables. */
+function paint(label) { return `oklch(${colours.light_hue} ${colours.chroma} ${hue(label)})`; }
 
 function setText(element, text) { if (element.textContent !== text) element.textContent = text; }
 
@@ -312,7 +319,7 @@ function drawPast() {
   state.changes.forEach((change, index) => {
     const next = state.changes[index + 1], from = Math.max(0, x(change.run_s)), to = next ? x(next.run_s) : width;
     if (to <= 0 || !isActive(change.gesture)) return;
-    context.fillStyle = `oklch(${colours.light_hue} ${colours.chroma} ${hue(change.gesture)})`;
+    context.fillStyle = paint(change.gesture);
     context.beginPath();
     context.roundRect(from, 0, Math.max(3, to - from - 1), height - 6, 6);
     context.fill();
@@ -397,7 +404,7 @@ function rescale(gain, seconds) {
 }
 
 const KEYS = {
-  " ": pause, t: () => $("theme").click(), "?": () => $("help").showModal(),
+  a: () => actions.open(), " ": pause, t: () => $("theme").click(), "?": () => $("help").showModal(),
   "+": () => rescale(2, 1), "=": () => rescale(2, 1), "-": () => rescale(0.5, 1),
   "]": () => rescale(1, 2), "[": () => rescale(1, 0.5),
 };

@@ -1,0 +1,135 @@
+// What can be done from the page: each form asks the server for one action and shows what it answers, refusals in words.
+
+import { Hand, sized } from "./hand.js";
+
+const $ = (id) => document.getElementById(id);
+
+export class Actions {
+  constructor(page) {
+    Object.assign(this, { page, token: null, told: "", shape: "" });
+    this.hand = new Hand($("shape"), page.still, () => requestAnimationFrame(() => this.hand.draw(0.03, page.colours())));
+    $("act").addEventListener("click", () => this.open());
+    $("stop").addEventListener("click", () => this.ask("stop", {}));
+    for (const form of document.querySelectorAll("form[data-act]")) {
+      form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(form); });
+    }
+    this.gates = document.querySelector('form[data-act="gates"]');
+    this.gates.addEventListener("input", () => this.preview());
+  }
+
+  about(about) {
+    this.token = about.act_token;
+    $("act").hidden = !this.token;
+    this.gates.elements.min_confidence.value = about.min_vote_share;
+    this.rest = about.rest_gesture;
+    $("bundle").href = this.link("bundle.zip");
+    $("known").replaceChildren(...about.gestures.map((gesture) => {
+      const item = document.createElement("li"), button = document.createElement("button");
+      button.type = "button";
+      button.textContent = "Forget";
+      button.setAttribute("aria-label", `Forget ${gesture.name}`);
+      button.addEventListener("click", () => {
+        if (confirm(`Forget ${gesture.name}? The bundle loses it.`)) this.ask("forget", { gesture: gesture.label });
+      });
+      item.append(gesture.name, button);
+      return item;
+    }));
+  }
+
+  open() {
+    if (!this.token) return;
+    $("refused").hidden = true;
+    $("actions").showModal();
+    this.preview();
+  }
+
+  link(name) {
+    const token = new URLSearchParams(location.search).get("token");
+    return `download/${name}?act=${this.token}${token ? `&token=${token}` : ""}`;
+  }
+
+  /** What is being done, for everybody who looks. */
+  show({ doing, told, recordings }) {
+    $("doing").hidden = !doing;
+    if (doing) {
+      const left = doing.left_s ? String(Math.ceil(doing.left_s)) : "";
+      for (const [id, text] of [["said", doing.said], ["wanted", doing.gesture], ["left", left],
+        ["steps", doing.n_steps ? `${doing.n_done} of ${doing.n_steps} done` : ""]]) {
+        if ($(id).textContent !== text) $(id).textContent = text;
+      }
+      $("shape").hidden = !doing.hand_rad;
+      this.hand.want(doing.hand_rad);
+    }
+    if (told !== this.told) {
+      this.told = told;
+      $("told").textContent = told;
+      $("told").hidden = !told;
+    }
+    const names = recordings.join();
+    if (names === this.names) return;
+    this.names = names;
+    $("recordings").replaceChildren(...recordings.map((name) => {
+      const item = document.createElement("li"), link = document.createElement("a");
+      Object.assign(link, { href: this.link(name), download: name, textContent: name });
+      item.append(link);
+      return item;
+    }));
+  }
+
+  values(form) {
+    const found = {};
+    for (const input of form.querySelectorAll("input")) {
+      if (input.name === "gestures") found.gestures = input.value.split(",").map((name) => name.trim()).filter(Boolean);
+      else found[input.name] = input.type === "text" ? input.value : Number(input.value);
+    }
+    return found;
+  }
+
+  async submit(form) {
+    const asked = this.values(form);
+    if (form === this.gates) asked.apply = true;
+    if (await this.ask(form.dataset.act, asked)) $("actions").close();
+  }
+
+  /** What other thresholds would have decided: asked for once the slider rests. */
+  preview() {
+    for (const input of this.gates.querySelectorAll("input")) input.parentElement.querySelector("output").textContent = input.value;
+    clearTimeout(this.waiting);
+    this.waiting = setTimeout(async () => {
+      const found = await this.ask("gates", this.values(this.gates));
+      if (found) this.drawEffect(found);
+    }, 200);
+  }
+
+  drawEffect({ changes, seconds }) {
+    const { context, width, height } = sized($("effect"));
+    const active = changes.filter((change) => this.page.isActive(change.gesture));
+    $("effect-said").textContent = seconds
+      ? `In the last ${Math.round(seconds)} s these would have decided on ${active.length} gestures:`
+      : "What these would have decided shows once there was a gesture.";
+    changes.forEach((change, number) => {
+      if (!this.page.isActive(change.gesture)) return;
+      const until = changes[number + 1]?.ago_s ?? 0, x = (ago) => width * (1 - ago / Math.max(1, seconds));
+      context.fillStyle = this.page.colour(change.gesture);
+      context.fillRect(x(change.ago_s), 0, Math.max(2, x(until) - x(change.ago_s) - 1), height);
+    });
+  }
+
+  /** The answer; null where it was refused, which is told. */
+  async ask(name, asked) {
+    const headers = { "content-type": "application/json", "x-cpep-act": this.token };
+    let answer;
+    try {
+      const response = await fetch(`act/${name}${location.search}`, { method: "POST", headers, body: JSON.stringify(asked) });
+      answer = await response.json();
+    } catch {
+      answer = { error: "cpep-edge cannot be reached: is it still running?" };
+    }
+    const place = $("actions").open ? $("refused") : $("told");
+    if (answer.error || place === $("refused")) {
+      place.hidden = !answer.error;
+      place.textContent = answer.error ?? "";
+    }
+    return answer.error ? null : answer;
+  }
+}
