@@ -130,7 +130,7 @@ def test_one_thing_is_done_at_a_time_and_what_is_stopped_leaves_nothing_changed(
     before = loop.engine
     assert ask(server, "calibrate", {"rest_s": 5, "seconds": 60})[0] == 200
     status, answer = ask(server, "record", {"gesture": "Fist"})
-    assert (status, answer["error"]) == (409, "busy: somebody lets it calibrate; stop that first")
+    assert (status, answer["error"]) == (409, "busy: somebody lets the page calibrate; stop it first")
     assert ask(server, "stop", {})[0] == 200
     assert acting.doing is None
     assert loop.engine is before
