@@ -37,6 +37,7 @@ class LevelRecogniser:
             window_samples=WINDOW,
             front_end=None,
             head=None,
+            worn=None,
             input_shape=(2, WINDOW),
             encoder=SimpleNamespace(file="encoder.pte"),
             decision=spec or DecisionSpec(evidence_ms=25.0, hop_ms=HOP_MS),
