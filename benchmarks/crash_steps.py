@@ -43,7 +43,7 @@ from cpep_edge.files import replacing
 from cpep_edge.folders import output_folder, restore
 from cpep_edge.session import Session
 from cpep_edge.trust import PublicKey, remember_version
-from cpep_edge.vouched import read_memory, remember, state_folder
+from cpep_edge.vouched import read_memory, remember
 
 _SOURCE = Path(__file__).parent / "crash" / "steps.c"
 _HANG_S = 60
@@ -163,7 +163,7 @@ class Bundles:
     def check(self, folder: Path, said: list[str]) -> None:
         """The bundle is the old one or the new one, to the last byte, and so is what is remembered of it."""
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
-        read_memory(state_folder() / "cpep-edge" / "bundles.json")
+        read_memory("cpep-edge/bundles.json")
         path = folder / "b.cpep"
         restore(path)
         if not path.exists():
@@ -209,7 +209,8 @@ def _see_more(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _check_seen(folder: Path, said: list[str]) -> None:
-    names = {name.split()[-1] for name in read_memory(folder / "state" / "cpep-edge" / "seen-versions.json")}
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    names = {name.split()[-1] for name in read_memory("cpep-edge/seen-versions.json")}
     assert "one" in names, "what was remembered is forgotten"
     assert "two" in names or "finished" not in said
 

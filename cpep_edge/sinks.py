@@ -70,6 +70,7 @@ class SinkTap:
         self._stop_s: float | None = None  # time.monotonic() at which to give up, once asked to stop
         self._secret = address
         self._in_hand = self._closed = False  # an entry is being sent; nothing is taken any more
+        self._taken_s = 0.0  # when that one was taken
         self._counts = SinkCounts(without_secrets(address))
         self._wants_samples = True  # until the sink was opened and says otherwise
         self._thread = threading.Thread(target=self._run, name=f"sink {self._counts.address}", daemon=True)
@@ -91,10 +92,14 @@ class SinkTap:
             self._put(block)
 
     def finish(self) -> None:
-        """Ask for the end: what waits is sent, for half a second at most. Returns at once."""
+        """Ask for the end: what waits is sent, for half a second at most, or not at all by a sink that has hung for
+        longer already. Returns at once.
+        """
         with self._changed:
             if self._stop_s is None:
-                self._stop_s = time.monotonic() + CLOSE_S
+                now_s = time.monotonic()
+                hangs = self._in_hand and now_s - self._taken_s > CLOSE_S
+                self._stop_s = now_s if hangs else now_s + CLOSE_S
             self._changed.notify()
 
     def close(self) -> bool:
@@ -161,7 +166,7 @@ class SinkTap:
                 self._changed.wait()
             if not self._queue or self._closed or self._late():
                 return None
-            self._in_hand = True
+            self._in_hand, self._taken_s = True, time.monotonic()
             return self._queue.popleft()
 
     def _note_sent(self) -> None:

@@ -97,6 +97,7 @@ def live(
     """Recognise gestures from a wristband on a serial port, as they happen."""
     from cpep_bridge.device_watch import DeviceWatch
     from cpep_bridge.devices import open_source
+    from cpep_bridge.heard_rate import AtPromisedRate
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import fit_to_wearer
     from cpep_edge.decisions import with_gates
@@ -153,6 +154,8 @@ def live(
         stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
     with ExitStack() as stack:
         source = stack.enter_context(opened_port)
+        if not source.info.has_clock:
+            source = AtPromisedRate(source)
         sinks = tuple(SinkTap(name, opens, source.info) for name, opens in openers)
         stack.callback(close_sinks, sinks)
         watch = DeviceWatch(source)

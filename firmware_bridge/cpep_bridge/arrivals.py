@@ -1,7 +1,9 @@
 """At what rate samples really arrive, by the host's clock, beside the rate that a device is said to have.
 
 Of every second only the sample that came with the least delay counts, and the line goes through those (see `clock`): a
-stall or a burst changes nothing.
+stall or a burst changes nothing. Where the device stamps its samples, its clock is a second witness: no crystal is off
+by half, so that a device whose stamps agree with its rate while the host's clock says another is a recording or a
+simulation, played faster or slower than it was.
 """
 
 import logging
@@ -11,6 +13,7 @@ from cpep_edge.blocks import StreamInfo
 
 RATE_TOLERANCE = 0.01  # clocks drift by 1e-4 at most; more is another rate
 _FIRST_LOOK_S = 3.0
+_PLAYED = 1.5  # times as fast, or as slow, as which no clock of a device runs
 _JITTER_S = 0.1  # of arrivals, at most: so far a rate may seem wrong over a short time
 
 _log = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ class ArrivalRate:
         """A new stream of the same device begins; what was found out stays."""
         self._clock = DeviceClock()
         self._first_s: float | None = None
+        self._first_stamp: tuple[int, float] | None = None  # a sample, and its time by the device's clock
         self._next_s = 0.0  # when to look at it
 
     @property
@@ -36,10 +40,15 @@ class ArrivalRate:
         """Samples a second; 0 until it is known to a percent, or known to be wrong."""
         return self._hz
 
-    def add(self, end_index: int, host_t_s: float) -> None:
-        """Note that everything before `end_index` had arrived, or was lost, at `host_t_s`."""
+    def add(self, end_index: int, host_t_s: float, stamp_s: float | None = None) -> None:
+        """Note that everything before `end_index` had arrived, or was lost, at `host_t_s`.
+
+        stamp_s: the time of `end_index` by the device's own clock, where it has one
+        """
         promised_hz = self._info.sample_rate_hz
         self._clock.add_arrival(end_index / promised_hz, host_t_s)
+        if stamp_s is not None and self._first_stamp is None:
+            self._first_stamp = end_index, stamp_s
         if self._first_s is None:
             self._first_s, self._next_s = host_t_s, host_t_s + _FIRST_LOOK_S
         if host_t_s < self._next_s or (line := self._clock.line) is None:
@@ -49,10 +58,20 @@ class ArrivalRate:
         off = abs(1 / line.slope - 1)
         if max(off, RATE_TOLERANCE) < doubt:
             return
+        if max(line.slope, 1 / line.slope) > _PLAYED and self._runs_as_promised(end_index, stamp_s):
+            return
         self._hz = promised_hz / line.slope
         if off > RATE_TOLERANCE and not self._said:
             self._said = True
             _log.warning("%s: %s", self._info.name, rate_sentence(self._hz, promised_hz))
+
+    def _runs_as_promised(self, end_index: int, stamp_s: float | None) -> bool:
+        """Whether the device has taken its samples at the promised rate, by its own clock."""
+        if stamp_s is None or self._first_stamp is None:
+            return False
+        first_index, first_s = self._first_stamp
+        promised_s = (end_index - first_index) / self._info.sample_rate_hz
+        return abs((stamp_s - first_s) - promised_s) <= RATE_TOLERANCE * promised_s
 
 
 def rate_sentence(heard_hz: float, promised_hz: float) -> str:

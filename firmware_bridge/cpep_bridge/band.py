@@ -231,7 +231,8 @@ class Band:
         if sampled:
             self._patience.sampled()
             if self._rate is not None:
-                self._rate.add(self._ledger.next_index, arrival.host_t_s)
+                stamp_s = None if self._next_t_us is None else self._next_t_us / 1e6
+                self._rate.add(self._ledger.next_index, arrival.host_t_s, stamp_s)
             self._probe_after_s = _PROBE_EVERY_S
         else:  # bytes that hold no sample are silence too
             self._patience.silent_s += time.monotonic() - began_s

@@ -299,6 +299,19 @@ for number in range(10):
 """
 
 
+def test_a_sink_that_has_hung_for_longer_than_an_end_waits_is_not_waited_for() -> None:
+    gate = Gate()
+    tap = SinkTap("gate", lambda info: gate, INFO)
+    tap.decision(decision(1))
+    assert gate.entered.wait(TIMEOUT_S)
+    tap._taken_s -= 1.0  # for so long already
+    tap.finish()
+    assert tap._late()
+    assert not tap.close()
+    assert (tap.counts.sent, tap.counts.dropped) == (0, 1)
+    gate.open.set()
+
+
 def test_a_disk_that_fills_leaves_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text('{"cut by a ki')

@@ -1,0 +1,72 @@
+"""A source whose samples come at another rate than it promises, brought to the promised one.
+
+A model's filters and windows are of one rate. A board without a clock that is set to another one would be read at the
+wrong speed: so once the host's clock has told the real rate, the stream is resampled from it, as a new stream.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cpep_bridge.resampling import Resampler
+from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
+
+LEAST_OFF = 0.03  # below, windows are hardly longer or shorter than those of training; the rate is known to a percent
+_NEW_STREAM = 1 << 32  # added to boot ids, which are of 32 bits
+
+_log = logging.getLogger(__name__)
+
+
+class AtPromisedRate:
+    """A source at the rate that its `info` promises, itself a BlockSource; one with a clock of its own is as it was."""
+
+    def __init__(self, source: BlockSource) -> None:
+        """source: opened already, or to be opened by `with`"""
+        self._source = source
+        self._resampler: Resampler | None = None
+
+    def __enter__(self) -> "AtPromisedRate":
+        self._source.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._source.__exit__(*exc)
+
+    def stop(self) -> None:
+        """End the iteration soon; may be called from any thread."""
+        self._source.stop()
+
+    @property
+    def info(self) -> StreamInfo:
+        """The stream as it is promised."""
+        return self._source.info
+
+    @property
+    def counts(self) -> LinkCounts:
+        """What the wire did so far."""
+        return self._source.counts
+
+    def __iter__(self) -> Iterator[Block]:
+        """The blocks as they come, and from when their rate is known to be another one resampled."""
+        info = self.info
+        next_index, boot_id = 0, None
+        for block in self._source:
+            if self._resampler is None:
+                heard_hz = 0.0 if info.has_clock else self.counts.heard_hz
+                if not heard_hz or abs(heard_hz / info.sample_rate_hz - 1) <= LEAST_OFF:
+                    yield block
+                    continue
+                heard_hz = float(f"{heard_hz:.3g}")  # as exact as it is known
+                _log.warning("from here on it is resampled from %g Hz to %g Hz", heard_hz, info.sample_rate_hz)
+                self._resampler = Resampler(heard_hz, info.sample_rate_hz, info.n_channels)
+            if block.sample_index != next_index or block.boot_id != boot_id:
+                self._resampler.restart(block.sample_index)
+            next_index, boot_id = block.sample_index + len(block.samples_uv), block.boot_id
+            first_index = self._resampler.next_index
+            samples_uv = self._resampler(block.samples_uv)
+            if len(samples_uv):
+                device_t_s = first_index / info.sample_rate_hz
+                boot = block.boot_id + _NEW_STREAM
+                yield replace(
+                    block, samples_uv=samples_uv, sample_index=first_index, device_t_s=device_t_s, boot_id=boot
+                )

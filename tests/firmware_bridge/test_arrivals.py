@@ -1,0 +1,83 @@
+"""The rate at which samples really arrive, beside the promised one; nothing waits, all clocks are the test's."""
+
+import logging
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from cpep_bridge.arrivals import ArrivalRate
+from cpep_bridge.heard_rate import AtPromisedRate
+from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+
+INFO = StreamInfo("band", 8, 1_000.0, has_clock=True)
+
+
+@pytest.mark.parametrize(
+    ("arriving_hz", "stamped_hz", "heard_hz"),
+    [
+        (1_000.0, 1_000.0, 1_000.0),
+        (8_000.0, 1_000.0, 0.0),  # a recording played eight times as fast
+        (400.0, 1_000.0, 0.0),
+        (1_250.0, 1_000.0, 1_250.0),  # too near for that: the device's clock is wrong
+        (8_000.0, 8_000.0, 8_000.0),  # both clocks say so
+        (8_000.0, None, 8_000.0),  # there is only one
+    ],
+)
+def test_two_clocks_tell_a_wrong_rate_from_a_recording_that_is_played_faster(
+    caplog: pytest.LogCaptureFixture, arriving_hz: float, stamped_hz: float | None, heard_hz: float
+) -> None:
+    rate = ArrivalRate(INFO)
+    for end_index in range(10, round(12 * arriving_hz), 10):
+        stamp_s = None if stamped_hz is None else 100 + end_index / stamped_hz
+        rate.add(end_index, 5_000 + end_index / arriving_hz, stamp_s)
+
+    assert rate.heard_hz == pytest.approx(heard_hz, rel=0.01)
+    assert ("promised" in caplog.text) == (heard_hz not in (0.0, 1_000.0))
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+class _Heard:
+    """A source of blocks whose rate is known from some block on."""
+
+    def __init__(self, blocks: list[Block], info: StreamInfo, heard_hz: float, known_from: int) -> None:
+        self._blocks, self.info, self._heard_hz, self._known_from = blocks, info, heard_hz, known_from
+        self.counts = LinkCounts()
+
+    def __enter__(self) -> "_Heard":
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def __iter__(self) -> Iterator[Block]:
+        for number, block in enumerate(self._blocks):
+            self.counts = LinkCounts(heard_hz=self._heard_hz if number >= self._known_from else 0.0)
+            yield block
+
+
+def tone(rate_hz: float, n_samples: int) -> list[Block]:
+    wave = np.sin(2 * np.pi * 40 * np.arange(n_samples) / rate_hz).astype(np.float32)[:, None]
+    return [Block(wave[n : n + 20], n, n / rate_hz, 0.0) for n in range(0, n_samples, 20)]
+
+
+@pytest.mark.parametrize("rate_hz", [400.0, 404.3, 625.0, 1_000.0])
+def test_a_stream_at_another_rate_is_brought_to_the_promised_one_once_that_is_known(rate_hz: float) -> None:
+    info = StreamInfo("board", 1, 500.0)
+    blocks = list(AtPromisedRate(_Heard(tone(rate_hz, 4_000), info, rate_hz, 50)))
+    before = [block for block in blocks if block.boot_id == 0]
+    after = [block for block in blocks if block.boot_id]
+
+    assert len(before) == 50
+    assert all(one.sample_index + len(one.samples_uv) == two.sample_index for one, two in pairwise(after))
+    signal = np.concatenate([block.samples_uv for block in after])[500:1_500, 0]  # two seconds at the promised rate
+    assert np.argmax(np.abs(np.fft.rfft(signal))) == pytest.approx(80, abs=1)  # 40 Hz
+
+
+@pytest.mark.parametrize(("heard_hz", "has_clock"), [(0.0, False), (508.0, False), (400.0, True)])
+def test_a_stream_at_about_its_rate_and_one_with_a_clock_stay_as_they_are(heard_hz: float, has_clock: bool) -> None:
+    blocks = tone(500.0, 400)
+    info = StreamInfo("board", 1, 500.0, has_clock=has_clock)
+    assert list(AtPromisedRate(_Heard(blocks, info, heard_hz, 0))) == blocks
