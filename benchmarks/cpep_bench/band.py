@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from cpep_bench.energy import MeasuredEnergy, measure_energy
 from cpep_bench.power_ports import BandGauge
 from cpep_bridge.band import Band
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.frames import Capability
 from cpep_edge.errors import ConfigError, PowerError
 
@@ -28,7 +28,14 @@ class BandFigures:
     energy: MeasuredEnergy | None = None  # by the band's gauge, where it was asked for
 
 
-def ask_band(port: str, n_runs: int, *, window_s: float | None = None, rate_hz: float = 1.0) -> BandFigures:
+def ask_band(
+    port: str,
+    n_runs: int,
+    *,
+    window_s: float | None = None,
+    rate_hz: float = 1.0,
+    link: LinkOptions = LinkOptions(),
+) -> BandFigures:
     """Let the band on a port run its own benchmark, and read its gauge meanwhile.
 
     window_s: of each idle and each active window; None: energy is not measured
@@ -36,7 +43,7 @@ def ask_band(port: str, n_runs: int, *, window_s: float | None = None, rate_hz: 
     Raises LinkError when it does not answer, has no engine or fails its golden inputs, ConfigError for another device,
     PowerError when it has no gauge or stops telling what it reads.
     """
-    with open_source(port) as band:
+    with open_source(port, timeout_s=link.timeout_s, baud=link.baud, boot_s=link.boot_s) as band:
         if not isinstance(band, Band):
             raise ConfigError(f"--band {port}: {band.info.name} does not speak BENCH, only a cpep band does")
         if window_s is None:

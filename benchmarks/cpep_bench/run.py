@@ -29,6 +29,7 @@ from cpep_bench.pipeline import END_TO_END, Signal, end_to_end_calls, part_calls
 from cpep_bench.power import Meter
 from cpep_bench.report import SCHEMA_VERSION, PeerFigure, Report, Threads
 from cpep_bench.startup import run_fresh
+from cpep_bridge.devices import LinkOptions
 from cpep_edge.bundle import Bundle
 from cpep_edge.checkout import code_version, installed_versions
 from cpep_edge.errors import ConfigError
@@ -65,6 +66,7 @@ class Options:
     run: Path | None = None  # of the training that the bundle came from, for the peers that need it
     data: Path | None = None  # labelled recordings, for the peers that need them
     band: str | None = None  # port of a wristband that is to time itself
+    link: LinkOptions = LinkOptions()  # of that port
     n_starts: int = 5  # fresh processes
     link_s: float = SECONDS  # of each reading of a simulated device
 
@@ -210,7 +212,8 @@ def _links(options: Options) -> tuple[LinkFigure, ...]:
 def _band(options: Options) -> BandFigures | None:
     if options.band is None:
         return None
-    return ask_band(options.band, options.n_runs, window_s=options.window_s if options.power == BAND else None)
+    window_s = options.window_s if options.power == BAND else None
+    return ask_band(options.band, options.n_runs, window_s=window_s, link=options.link)
 
 
 def _energy(meter: Meter | None, recogniser: Recogniser, signal_uv: Signal, window_s: float) -> MeasuredEnergy | None:

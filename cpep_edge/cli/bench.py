@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
+from cpep_edge.cli.ports import Baud, Boot, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
 
 
@@ -30,6 +31,9 @@ def bench(
         Path | None, typer.Option(help="Corpus of the training: calibrates int8 of peers, judges libemg.")
     ] = None,
     band: Annotated[str | None, typer.Option(help="Port of a wristband that is to time its own engine.")] = None,
+    timeout_s: Timeout = None,
+    baud: Baud = None,
+    boot_s: Boot = None,
     key: KeyOption = None,
     trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
@@ -37,9 +41,11 @@ def bench(
     """Measure latency, start-up, memory and energy of a bundle here; its golden inputs must hold first."""
     from cpep_bench.markdown import markdown
     from cpep_bench.run import Options, run_bench
+    from cpep_bridge.devices import LinkOptions
     from cpep_edge.trust import configured_key
 
-    options = Options(n_runs=runs, n_threads=threads, power=power, peers=vs or (), run=run, data=data, band=band)
+    link = LinkOptions(timeout_s, baud, boot_s)
+    options = Options(runs, threads, power, peers=vs or (), run=run, data=data, band=band, link=link)
     with progress("measuring") as advance:
         report = run_bench(bundle, out, options, key=configured_key(key), trust=trust, progress=advance)
     if as_json:
