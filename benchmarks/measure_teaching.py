@@ -301,7 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(data, person.name, "of", len({one.person for one in figures if one.data == data}), flush=True)
     if not figures:
         raise CpepError(f"there is nothing of {options.only} in {options.data}")
-    command = f"python benchmarks/measure_teaching.py --data FOLDER --out FOLDER --only {options.only} --people {options.people}"
+    asked = f"--only {options.only} --people {options.people}"
+    command = f"python benchmarks/measure_teaching.py --data FOLDER --out FOLDER {asked}"
     content = {"teaching.json": to_json(figures) + "\n", "teaching.md": markdown(figures, command)}
     write_reports(options.out, {name: text.encode() for name, text in content.items()})
 
