@@ -14,7 +14,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,6 +59,11 @@ Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(check_name)]
 Size = Annotated[int, Field(gt=0, le=1 << 24)]  # of an array, along one axis
 Hops = Annotated[int, Field(le=1 << 16)]
+
+
+def harmonic_mean(seen: float, unseen: float) -> float:
+    """What is low where either is; 0 where both are."""
+    return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
 
 
 class FileEntry(_Part):
@@ -152,12 +157,35 @@ class GraphSpec(_Part):
     ef: Size  # candidates of a search
 
 
+Search = Literal["auto", "hnsw", "exact"]
+
+
+class PenaltyPoint(_Part):
+    """What a penalty on trained gestures does among all gestures to people of the validation split."""
+
+    seen_penalty: float = Field(ge=0, le=2)
+    seen: float = Field(ge=0, le=1)  # balanced accuracy on trained gestures
+    unseen: float = Field(ge=0, le=1)  # on gestures that neither training nor test has
+
+    @property
+    def harmonic_mean(self) -> float:
+        """Of the two."""
+        return harmonic_mean(self.seen, self.unseen)
+
+
 class IndexSpec(_Part):
     """The pose index: unit vectors, compared by inner product."""
 
     file: FileName
     n_prototypes: Size
-    graph: GraphSpec | None = None  # None: small enough to be searched whole
+    graph: GraphSpec | None = None  # None: searched whole
+    search: Search = "auto"  # what export was asked for; a bundle that grows keeps to it
+    seen_penalty: float = Field(default=0.0, ge=0, le=2)  # taken off the cosines of trained gestures: `pose_index`
+    penalty_curve: tuple[PenaltyPoint, ...] = ()  # what it was chosen by; empty: not chosen by gestures set apart
+
+    def penalties(self, gestures: "Sequence[Gesture]") -> tuple[float, ...]:
+        """The penalty of each gesture; one that a user adds counts as never trained."""
+        return tuple(self.seen_penalty if gesture.trained else 0.0 for gesture in gestures)
 
 
 class Gesture(_Part):
@@ -234,9 +262,7 @@ class LadderStep(_Part):
     def harmonic_mean(self) -> float | None:
         """Of seen and unseen gestures among all (generalised zero-shot learning: Xian et al. 2019)."""
         seen, unseen = self.seen_among_all, self.unseen_among_all
-        if seen is None or unseen is None:
-            return None
-        return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
+        return None if seen is None or unseen is None else harmonic_mean(seen, unseen)
 
 
 class Provenance(_Part):

@@ -26,7 +26,6 @@ from cpep_edge.bundle import (
     FileEntry,
     Gesture,
     HeadSpec,
-    IndexSpec,
     Manifest,
     PoseSpec,
     locked_bundle,
@@ -195,9 +194,11 @@ def add_from_session(
 
 def _grown(opened: OpenBundle, prototypes: NDArray[np.float32]) -> PoseIndex:
     """The index with prototypes of a further gesture."""
-    index = opened.recogniser.index_for("a gesture of prototypes")
-    labels = np.concatenate([index.gesture_index, np.full(len(prototypes), len(opened.bundle.manifest.gestures))])
-    return build_index(index.stored.vectors.with_added(prototypes), labels, _SEED)
+    manifest, index = opened.bundle.manifest, opened.recogniser.index_for("a gesture of prototypes")
+    spec, vectors = manifest.index_for("a gesture of prototypes"), index.stored.vectors.with_added(prototypes)
+    labels = np.concatenate([index.gesture_index, np.full(len(prototypes), len(manifest.gestures))])
+    penalties = (*spec.penalties(manifest.gestures), 0.0)  # a gesture that a user adds was not trained
+    return build_index(vectors, labels, _SEED, penalties, spec.search)
 
 
 def add_gesture(
@@ -228,11 +229,12 @@ def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None)
     gone, smaller = names.index(name), opened.recogniser.index
     if smaller is None and len(names) == 2:
         raise ConfigError(f"{opened.bundle.path}: {names[0]} and {names[1]} are its only gestures and have to stay")
-    if smaller is not None:
+    left, spec = gestures[:gone] + gestures[gone + 1 :], opened.bundle.manifest.index
+    if smaller is not None and spec is not None:
         kept = smaller.gesture_index != gone
-        labels = smaller.gesture_index[kept]
-        smaller = build_index(smaller.stored.vectors.of(kept), labels - (labels > gone), _SEED)
-    return _rewrite(opened, gestures[:gone] + gestures[gone + 1 :], smaller, key, without=gone)
+        labels, vectors = smaller.gesture_index[kept], smaller.stored.vectors.of(kept)
+        smaller = build_index(vectors, labels - (labels > gone), _SEED, spec.penalties(left), spec.search)
+    return _rewrite(opened, left, smaller, key, without=gone)
 
 
 def confusions(index: PoseIndex, gestures: Sequence[str], k: int) -> list[Confusion]:
@@ -296,7 +298,7 @@ def _rewrite(
     index_spec = old.index
     if index_spec is not None and index is not None:
         changed[index_spec.file] = index.to_bytes()
-        index_spec = IndexSpec(file=index_spec.file, n_prototypes=index.n_prototypes, graph=graph_spec(index))
+        index_spec = index_spec.model_copy(update={"n_prototypes": index.n_prototypes, "graph": graph_spec(index)})
     if head_spec is not None and new_head is not None:
         changed[head_spec.file] = new_head.to_bytes()
     decision = _eased(old.decision, [*([vote] for vote in golden_votes), new_votes])

@@ -8,10 +8,15 @@ another, all are compared whatever their number: copies link to each other alone
 
 An encoder may give several vectors a window, its queries: they lie one after the other in its embedding, and a pose is
 as near to the window as to the nearest of them.
+
+EMG lands near the poses that it was trained to land near, so in one index trained gestures take most votes of the
+others. A calibrated-stacking penalty (Chao et al. 2016) is therefore taken off the cosine of every prototype of a
+trained gesture before the nearest are chosen; the cosine that a vote tells is without it. A graph is searched for
+`ef` neighbours, and the penalty chooses among these.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge import hnsw_file, index_file
-from cpep_edge.errors import ArtifactError
+from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.hnsw_file import Graph
 from cpep_edge.index_file import StoredIndex, StoredVectors
 
 if TYPE_CHECKING:
-    from cpep_edge.bundle import GraphSpec, IndexSpec
+    from cpep_edge.bundle import GraphSpec, IndexSpec, Search
 
 EXACT_NUMBERS = 1 << 19  # of all vectors together: 8192 of width 64, 2048 of width 256
 M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 real poses
@@ -78,7 +83,7 @@ def cosines(embeddings: NDArray[np.float32], vectors: NDArray[np.float32]) -> ND
 
 
 class Engine(Protocol):
-    """A way to search vectors."""
+    """A way to search vectors, each less near by its penalty."""
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """Numbers and cosines of the k nearest vectors, nearest first, each (k,); k is at most their number."""
@@ -100,20 +105,23 @@ def _at_most_the_kth(values: NDArray[np.float32], k: int) -> float:
 class _Exact:
     """Every vector compared."""
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self._vectors = vectors
+    def __init__(self, vectors: NDArray[np.float32], penalty: NDArray[np.float32] | None) -> None:
+        self._vectors, self._penalty = vectors, penalty
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         similarity = cosines(embedding[None], self._vectors)[0]
-        found = np.flatnonzero(~(similarity < _at_most_the_kth(similarity, k)))  # NaN, from a broken encoder, is kept
-        found = found[np.argsort(-similarity[found], kind="stable")[:k]]
+        rank = similarity if self._penalty is None else similarity - self._penalty
+        found = np.flatnonzero(~(rank < _at_most_the_kth(rank, k)))  # NaN, from a broken encoder, is kept
+        found = found[np.argsort(-rank[found], kind="stable")[:k]]
         return found, similarity[found]
 
 
 class _Hnsw:
     """hnswlib's graph."""
 
-    def __init__(self, graph: Graph, vectors: NDArray[np.float32], ef: int) -> None:
+    def __init__(
+        self, graph: Graph, vectors: NDArray[np.float32], ef: int, penalty: NDArray[np.float32] | None
+    ) -> None:
         import hnswlib
 
         self._index = hnswlib.Index(space=SPACE, dim=vectors.shape[1])
@@ -121,27 +129,39 @@ class _Hnsw:
             self._index.load_index(path)
         self._index.set_ef(ef)  # hnswlib forgets it with the file
         self._d_embed = vectors.shape[1]
+        self._penalty, self._n_candidates = penalty, 0 if penalty is None else min(ef, len(vectors))
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        n_asked = max(k, self._n_candidates)
         try:
-            labels, distances = self._index.knn_query(embedding.reshape(-1, self._d_embed), k=k, num_threads=1)
-        except RuntimeError as error:  # the search ended before it had k
-            raise ArtifactError(f"the pose index is damaged: its graph does not lead to {k} prototypes") from error
+            labels, distances = self._index.knn_query(embedding.reshape(-1, self._d_embed), k=n_asked, num_threads=1)
+        except RuntimeError as error:  # the search ended before it had so many
+            raise ArtifactError(
+                f"the pose index is damaged: its graph does not lead to {n_asked} prototypes"
+            ) from error
+        if self._penalty is not None:
+            distances = distances + self._penalty[labels]
         by_distance = np.argsort(distances, axis=None, kind="stable")  # the k nearest of all are among those of each
         found, first = np.unique(labels.ravel()[by_distance], return_index=True)
         nearest = by_distance[np.sort(first)[:k]]
-        return labels.ravel()[nearest].astype(np.intp), 1 - distances.ravel()[nearest]
+        found, similarity = labels.ravel()[nearest].astype(np.intp), 1 - distances.ravel()[nearest]
+        return found, similarity if self._penalty is None else similarity + self._penalty[found]
 
 
 class PoseIndex:
     """Prototypes of poses, each of one gesture."""
 
-    def __init__(self, stored: StoredIndex, ef: int = EF) -> None:
-        """ef: candidates of a search in the graph, where there is one."""
+    def __init__(self, stored: StoredIndex, ef: int = EF, gesture_penalty: Sequence[float] = ()) -> None:
+        """ef: candidates of a search in the graph, where there is one
+        gesture_penalty: (n_gestures,), what is taken off the cosines of each gesture; empty: nothing
+        """
         self.stored = stored
         self.vectors = stored.vectors.directions()  # (n_prototypes, d_embed), unit length
         self.gesture_index = stored.gesture_index.astype(np.int64)  # (n_prototypes,)
-        self._engine: Engine = _Exact(self.vectors) if stored.graph is None else _Hnsw(stored.graph, self.vectors, ef)
+        penalty = np.array(gesture_penalty, np.float32)[self.gesture_index] if any(gesture_penalty) else None
+        self._engine: Engine = (
+            _Exact(self.vectors, penalty) if stored.graph is None else _Hnsw(stored.graph, self.vectors, ef, penalty)
+        )
 
     @property
     def n_prototypes(self) -> int:
@@ -149,7 +169,7 @@ class PoseIndex:
         return len(self.vectors)
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The gestures and cosines of the k nearest prototypes, nearest first.
+        """The gestures and cosines of the k nearest prototypes, nearest first once penalties are taken off.
 
         embedding: (d_embed,), unit length; of several queries, one after the other, (n_queries * d_embed,)
         returns: gesture numbers (k,), similarities (k,)
@@ -167,20 +187,34 @@ class PoseIndex:
 
 
 def build_index(
-    vectors: NDArray[np.float32] | StoredVectors, gesture_index: NDArray[np.int64], seed: int = 0
+    vectors: NDArray[np.float32] | StoredVectors,
+    gesture_index: NDArray[np.int64],
+    seed: int = 0,
+    gesture_penalty: Sequence[float] = (),
+    search: "Search" = "auto",
 ) -> PoseIndex:
     """Build an index; the same input gives the same file.
 
     vectors: (n_prototypes, d_embed), unit length
     gesture_index: (n_prototypes,)
+    gesture_penalty: (n_gestures,), as `PoseIndex` takes it; it is no part of the file
+    search: auto builds a graph where it is faster; hnsw always does, exact never
+    Raises ConfigError where a graph is asked for and cannot be searched.
     """
     coded = vectors if isinstance(vectors, StoredVectors) else index_file.coded(vectors)
     labels = gesture_index.astype(np.uint16)
-    if coded.codes.size <= EXACT_NUMBERS or _has_copies(coded):
-        return PoseIndex(StoredIndex(coded, labels, None))
+    copies = search != "exact" and _has_copies(coded)
+    if search == "hnsw" and copies:
+        raise ConfigError(
+            f"a graph loses votes where more than {MOST_COPIES} poses are the same, as they are here; export with "
+            "--index exact"
+        )
+    if search == "exact" or copies or (search == "auto" and coded.codes.size <= EXACT_NUMBERS):
+        return PoseIndex(StoredIndex(coded, labels, None), gesture_penalty=gesture_penalty)
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = coded.of(order)
-    return PoseIndex(StoredIndex(shuffled, labels[order], build_graph(shuffled.directions(), seed)))
+    graph = build_graph(shuffled.directions(), seed)
+    return PoseIndex(StoredIndex(shuffled, labels[order], graph), gesture_penalty=gesture_penalty)
 
 
 def _has_copies(coded: StoredVectors) -> bool:
@@ -189,9 +223,12 @@ def _has_copies(coded: StoredVectors) -> bool:
     return int(counts.max()) > MOST_COPIES
 
 
-def load_index(content: bytes, spec: "IndexSpec", *, n_gestures: int, d_embed: int) -> PoseIndex:
+def load_index(
+    content: bytes, spec: "IndexSpec", *, n_gestures: int, d_embed: int, gesture_penalty: Sequence[float] = ()
+) -> PoseIndex:
     """Load an index from bytes whose hash was checked.
 
+    gesture_penalty: (n_gestures,), as `PoseIndex` takes it
     Raises ArtifactError when it is damaged or not what the manifest says.
     """
     stored = index_file.from_bytes(content, d_embed)
@@ -201,7 +238,7 @@ def load_index(content: bytes, spec: "IndexSpec", *, n_gestures: int, d_embed: i
         raise ArtifactError(f"the pose index names a gesture beyond the manifest's {n_gestures}")
     if (stored.graph is None) != (spec.graph is None):
         raise ArtifactError("the pose index has a graph and the manifest knows of none, or the reverse")
-    return PoseIndex(stored, EF if spec.graph is None else spec.graph.ef)
+    return PoseIndex(stored, EF if spec.graph is None else spec.graph.ef, gesture_penalty)
 
 
 def graph_spec(index: PoseIndex) -> "GraphSpec | None":

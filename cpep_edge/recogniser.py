@@ -47,7 +47,10 @@ class Recogniser:
         self.index: PoseIndex | None = None
         if manifest.index is not None:
             content, (_, d_embed) = bundle.read(manifest.index.file), manifest.embedding_shape
-            self.index = load_index(content, manifest.index, n_gestures=len(manifest.gestures), d_embed=d_embed)
+            penalty, n_gestures = manifest.index.penalties(manifest.gestures), len(manifest.gestures)
+            self.index = load_index(
+                content, manifest.index, n_gestures=n_gestures, d_embed=d_embed, gesture_penalty=penalty
+            )
         self.head = None if manifest.head is None else _load_head(bundle, manifest.head)
 
     def on_arm(self, donning: Donning) -> Head | None:

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]
 Quantisation = Literal["auto", "int8", "int8-dynamic", "fp32"]
 HeadChoice = Literal["auto", "index", "tokens", "embedding", "both"]
+Search = Literal["auto", "hnsw", "exact"]
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
-    data: Annotated[Path, typer.Option(help="Corpus: calibration windows, reference poses, evaluation.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run; box: the encoder that comes along.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.cpep.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Corpus: calibration windows, reference poses, evaluation; box needs none.")
+    ] = None,
     target: Annotated[
         Target | None,
         typer.Option(
@@ -42,6 +45,7 @@ def export(
             "encoder's embedding, or both. auto: what reads most of the validation recordings."
         ),
     ] = "auto",
+    index: Annotated[Search, typer.Option(help="How poses are searched; auto: as is faster at their number.")] = "auto",
     pose_encoder: Annotated[bool, typer.Option(help="Let gestures be enrolled by joint angles.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Export although it loses more than is allowed.")] = False,
     bundle_version: Annotated[
@@ -58,15 +62,22 @@ def export(
     from cpep_export.chips import find_chip
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
+    from cpep_train.boxed import BOX, box_folder, write_box_corpus
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.leakage import load_splits
 
     limits = find_chip(chip, chip_ram, chip_flash)
     signing_key = None if sign is None else load_signing_key(sign, ask_password())
-    checkpoint = load_checkpoint(run)
-    if checkpoint.splits is None:
+    boxed = run == Path(BOX) and data is None
+    checkpoint = load_checkpoint(box_folder() if boxed else run)
+    if data is None and not boxed:
+        raise typer.BadParameter(f"the corpus of {run} is needed; only {BOX} does without", param_hint="--data")
+    if checkpoint.splits is None and not boxed:
         load_splits(run)  # says what is missing
     with TemporaryDirectory() as scratch, progress("exporting") as advance:
+        if data is None:
+            data = Path(scratch) / "simulated-people"
+            write_box_corpus(data)
         linux = host_target() if chip_target else target or host_target()
         native = build_for_target(linux, Path(scratch) / "native")
         manifest = export_bundle(
@@ -75,6 +86,7 @@ def export(
             out,
             quant=quant,
             head=head,
+            search=index,
             native=native,
             chip_target=chip_target,
             chip=limits,
@@ -184,9 +196,12 @@ def _answering_rows(manifest: "Manifest") -> list[tuple[str, str]]:
     """What makes an answer of what was read: the index, the head."""
     index, head, rows = manifest.index, manifest.head, []
     if index is not None:
-        searched = f"hnswlib, ef {index.graph.ef}" if index.graph else "searched whole"
+        graph = index.graph
+        searched = "searched whole" if graph is None else f"HNSW graph, m {graph.m}, ef {graph.ef}"
+        searched += "" if index.search == "auto" else f", as --index {index.search} asked"
         numbers = manifest.embedding_shape[1]
         rows.append(("index", f"{index.n_prototypes} prototypes of {numbers} numbers, {searched}"))
+        rows.append(("penalty on trained gestures", f"{index.seen_penalty:g} off their cosines"))
     if head is not None:
         what = f"of {len(head.gestures)} gestures, reads {head.reads}"
         rows.append(("head", what if head.answers else f"{what}; the index answers"))

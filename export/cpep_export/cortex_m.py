@@ -312,7 +312,7 @@ def _token_error(model: DeviceModel, golden: Sequence[GoldenStretch]) -> float:
 def nearest_vote(prototypes: Prototypes, embedding: NDArray[np.float32], n_neighbours: int) -> Vote:
     """The vote of an embedding, (E,), among prototypes searched whole."""
     similarity = prototypes.embedding @ embedding
-    nearest = np.argsort(-similarity, kind="stable")[:n_neighbours]
+    nearest = np.argsort(prototypes.penalty - similarity, kind="stable")[:n_neighbours]
     return vote(prototypes.gesture_index[nearest], similarity[nearest])
 
 

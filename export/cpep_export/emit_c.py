@@ -237,6 +237,9 @@ def _prototype_arrays(model: DeviceModel) -> Iterator[str]:
     missing = padded(len(rows)) - len(rows), padded(rows.shape[1]) - rows.shape[1]
     yield _array("int8_t", "prototypes", np.pad(rows, ((0, missing[0]), (0, missing[1]))).astype(np.int8))
     yield _array("uint16_t", "prototype_gestures", stored.gesture_index.astype(np.uint16))
+    penalties = model.prototypes.gesture_penalty or (0.0,) * len(model.gestures)
+    products = [min(round(penalty * 32767 * stored.unit), 2**31 - 1) for penalty in penalties]
+    yield _array("int32_t", "gesture_penalties", np.array(products, np.int32))
 
 
 def _longest(rows: NDArray[np.float64]) -> int:
@@ -290,6 +293,7 @@ def _encoder_fields(encoder: IntegerEncoder, stored: StoredPrototypes) -> list[s
         f".fine_length = {_longest(stored.fine)}",
         f".product_cosine = {_real_text(2.0**_COSINE_BITS / (32767 * stored.unit))}",
         ".prototype_gestures = prototype_gestures",
+        ".gesture_penalties = gesture_penalties",
     ]
 
 

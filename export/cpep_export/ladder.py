@@ -21,6 +21,7 @@ from cpep_train.evaluate import (
     answers,
     balanced_accuracy,
 )
+from cpep_train.stacking import with_seen_penalty
 
 MAX_WINDOWS = 3_000  # a window costs some 20 ms over all steps
 MAX_LOSS = 0.01  # of balanced accuracy, by the program; a point
@@ -36,8 +37,11 @@ Answer = Callable[[NDArray[np.bool_]], NDArray[np.int64]]  # gestures that may a
 class Ladder:
     """The questions of one evaluation, and the steps that have answered them."""
 
-    def __init__(self, evaluation: EvaluationSet, references: NDArray[np.float32]) -> None:
-        """references: (R, D), the embedded poses of the evaluation."""
+    def __init__(self, evaluation: EvaluationSet, references: NDArray[np.float32], seen_penalty: float = 0.0) -> None:
+        """references: (R, D), the embedded poses of the evaluation
+        seen_penalty: of the bundle's index, which the steps before it answer with too
+        """
+        self._penalty = seen_penalty
         self.evaluation = replace(evaluation, queries=_chosen(evaluation.queries))
         self._references = references
         self._first_votes: NDArray[np.int64] | None = None
@@ -46,9 +50,8 @@ class Ladder:
     def climb_by_embedding(self, step: str, embedding: NDArray[np.float32]) -> None:
         """Add a step that embeds in its own way, (Q, D), and looks all references up exactly."""
         everyone = np.ones(len(self.evaluation.queries), bool)
-        self._climb(
-            step, lambda allowed: answers(self.evaluation, embedding, self._references, everyone, allowed, N_NEIGHBOURS)
-        )
+        asking, asked = with_seen_penalty(self.evaluation, embedding, self._references, self._penalty)
+        self._climb(step, lambda allowed: answers(self.evaluation, asking, asked, everyone, allowed, N_NEIGHBOURS))
 
     def climb_by_index(
         self, step: str, embedding: NDArray[np.float32], index_of: Callable[[NDArray[np.bool_]], PoseIndex]

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from cpep_edge.bundle import (
     NativeSpec,
     PlacementSpec,
     Provenance,
+    Search,
     Target,
     next_version,
     write_bundle,
@@ -52,10 +53,12 @@ from cpep_train.evaluate import (
     embed_emg,
     embed_poses,
     evaluation_set,
+    harmonic_mean,
     torch_embedding,
 )
 from cpep_train.leakage import audit_against
 from cpep_train.provenance import provenance_of
+from cpep_train.stacking import SeenPenalty, choose_seen_penalty, set_apart
 
 INDEX_FILE = "index.bin"
 POSE_FILE = "pose_encoder.pte"
@@ -79,11 +82,18 @@ class _Material:
     checkpoint: Checkpoint
     corpus: Corpus
     evaluation: EvaluationSet
+    queries: NDArray[np.float32]  # (Q, D), embedded by the trained module
     poses: NDArray[np.float32]  # (R, D), the embedded poses of training people
+    seen_penalty: SeenPenalty
 
     @property
     def seed(self) -> int:
         return self.checkpoint.recipe.seed
+
+    @property
+    def gesture_penalty(self) -> tuple[float, ...]:
+        """What the index takes off the cosines of each gesture, (K,)."""
+        return tuple(self.seen_penalty.penalty if seen else 0.0 for seen in self.evaluation.seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,7 @@ class _Parts:
 
     device: DeviceProgram
     index: PoseIndex
+    search: Search
     head: ChosenHead | None
     gestures: tuple[Gesture, ...]
     ladder: tuple[LadderStep, ...]
@@ -112,6 +123,7 @@ def export_bundle(
     *,
     quant: Choice = "auto",
     head: HeadChoice = "auto",
+    search: Search = "auto",
     native: NativeBuild | None = None,
     chip_target: ChipTarget | None = None,
     chip: Chip = NO_LIMIT,
@@ -125,6 +137,7 @@ def export_bundle(
 
     quant: of the EMG encoder; "auto" takes the smallest that keeps the votes
     head: what answers for gestures whose EMG was trained on; "auto" takes what reads most of the validation windows
+    search: how the poses of the index are searched
     data: the corpus of the training: its training windows calibrate, its training people's poses fill the index, and
         its other recordings measure what each step cost and become golden inputs
     native: what runs the encoder on a device without torch, and says which; None: the bundle is for machines with torch
@@ -148,25 +161,28 @@ def export_bundle(
     version = next_version(out) if version is None else version
     material = _gather(checkpoint, data)
     done()
-    ladder = Ladder(material.evaluation, material.poses)
+    ladder = Ladder(material.evaluation, material.poses, material.seen_penalty.penalty)
     device = device_program(checkpoint, material.evaluation, ladder, quant, force=force)
     done()
     asking = training_embeddings(material.evaluation, checkpoint, material.seed)
     labels = material.evaluation.references.gesture_index
-    prototypes = find_prototypes(material.poses, labels, asking, k=N_NEIGHBOURS)
-    index = _index(prototypes, material.seed)
+    prototypes = find_prototypes(
+        material.poses, labels, asking, k=N_NEIGHBOURS, gesture_penalty=material.gesture_penalty
+    )
+    index = _index(prototypes, material.seed, search)
     gestures = _gestures(material, prototypes)
     done()
 
     def index_of(allowed: NDArray[np.bool_]) -> PoseIndex:
-        return _index(prototypes.of_gestures(allowed), material.seed)
+        return _index(prototypes.of_gestures(allowed), material.seed, search)
 
     ladder.climb_by_index(INDEX, device.embedded, index_of)
     ladder.climb_by_index(LIVE, embed_live(device.encoder, ladder.evaluation.queries), index_of)
     trained = index_of(material.evaluation.seen)
-    everyone = embed_emg(torch_embedding(checkpoint.emg), material.evaluation.queries)
-    by_poses = np.array([trained.vote(query, N_NEIGHBOURS).gesture_index for query in everyone], np.int64)
+    by_poses = np.array([trained.vote(query, N_NEIGHBOURS).gesture_index for query in material.queries], np.int64)
     chosen = choose_head(checkpoint, material.evaluation, by_poses, material.seed, head)
+    if head == "auto" and chosen is not None and chosen.spec.answers and not _reads_all_as_well(material, chosen):
+        chosen = replace(chosen, spec=chosen.spec.model_copy(update={"answers": False}))
     votes = _votes(ladder.evaluation, device.embedded, index, chosen)
     if chosen is not None and chosen.spec.answers:
         ladder.climb_by_votes(HEAD, votes)
@@ -193,7 +209,20 @@ def export_bundle(
     )
     target = chip_target or ("linux" if native is None else TARGETS[native.architecture])
     parts = _Parts(
-        device, index, chosen, gestures, ladder.steps, golden, decision, hand, pose, native, target, on_chip, version
+        device,
+        index,
+        search,
+        chosen,
+        gestures,
+        ladder.steps,
+        golden,
+        decision,
+        hand,
+        pose,
+        native,
+        target,
+        on_chip,
+        version,
     )
     manifest = _write(out, material, parts, key)
     done()
@@ -205,7 +234,10 @@ def _gather(checkpoint: Checkpoint, data: Path) -> _Material:
     if checkpoint.splits is not None:
         audit_against(checkpoint.splits, corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
     evaluation = evaluation_set(checkpoint, corpus)
-    return _Material(checkpoint, corpus, evaluation, embed_poses(checkpoint.pose, evaluation.references))
+    queries = embed_emg(torch_embedding(checkpoint.emg), evaluation.queries)
+    poses = embed_poses(checkpoint.pose, evaluation.references)
+    penalty = choose_seen_penalty(checkpoint, evaluation, queries, poses)
+    return _Material(checkpoint, corpus, evaluation, queries, poses, penalty)
 
 
 def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None) -> Manifest:
@@ -246,7 +278,14 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
             native=None if parts.native is None else _native_spec(parts.native),
             chip=None if parts.chip is None else parts.chip.spec,
             pose=None if pose is None else pose.spec(POSE_FILE),
-            index=IndexSpec(file=INDEX_FILE, n_prototypes=index.n_prototypes, graph=graph_spec(index)),
+            index=IndexSpec(
+                file=INDEX_FILE,
+                n_prototypes=index.n_prototypes,
+                graph=graph_spec(index),
+                search=parts.search,
+                seen_penalty=material.seen_penalty.penalty,
+                penalty_curve=material.seen_penalty.curve,
+            ),
             gestures=parts.gestures,
             decision=parts.decision,
             ladder=parts.ladder,
@@ -263,8 +302,8 @@ def _native_spec(native: NativeBuild) -> NativeSpec:
     return NativeSpec(architecture=native.architecture, libraries=libraries, runner=native.runner.name)
 
 
-def _index(prototypes: Prototypes, seed: int) -> PoseIndex:
-    return build_index(prototypes.embedding, prototypes.gesture_index, seed)
+def _index(prototypes: Prototypes, seed: int, search: Search) -> PoseIndex:
+    return build_index(prototypes.embedding, prototypes.gesture_index, seed, prototypes.gesture_penalty, search)
 
 
 def _gestures(material: _Material, prototypes: Prototypes) -> tuple[Gesture, ...]:
@@ -294,6 +333,26 @@ def _votes(
             own = head.of_donning(donnings.key(rows[queries.places[number, 0]]))
             votes.append(answer(window, embedded[number], index, N_NEIGHBOURS, head.spec, own, n_gestures))
     return votes
+
+
+def _reads_all_as_well(material: _Material, head: ChosenHead) -> bool:
+    """Whether a head with the index behind it reads what the index alone does, gestures never trained on among all.
+
+    By validation people and the gestures set apart for them; where there are none, nothing speaks against the head.
+    """
+    checkpoint, curve = material.checkpoint, material.seen_penalty.curve
+    apart = set_apart(checkpoint, material.evaluation) if curve else None
+    if apart is None:
+        return True
+    penalties = tuple(material.seen_penalty.penalty if seen else 0.0 for seen in apart.seen)
+    poses = embed_poses(checkpoint.pose, apart.references)
+    index = build_index(poses, apart.references.gesture_index, material.seed, penalties, "exact")
+    asked = embed_emg(torch_embedding(checkpoint.emg), apart.queries)
+    votes = _votes(apart, asked, index, head)
+    confusion = np.zeros((len(apart.gestures),) * 2, np.int64)
+    given = np.array([vote.gesture_index for vote in votes], np.int64)
+    np.add.at(confusion, (apart.queries.gesture_index, given), 1)
+    return float(harmonic_mean(confusion, apart.seen)) >= max(point.harmonic_mean for point in curve)
 
 
 def _golden(

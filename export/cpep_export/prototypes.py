@@ -27,11 +27,19 @@ class Prototypes:
 
     embedding: NDArray[np.float32]  # (n_prototypes, d_embed), unit length
     gesture_index: NDArray[np.int64]  # (n_prototypes,)
+    gesture_penalty: tuple[float, ...] = ()  # (n_gestures,), taken off the cosines of each; empty: nothing
+
+    @property
+    def penalty(self) -> NDArray[np.float32]:
+        """What is taken off the cosine of each prototype, (n_prototypes,)."""
+        if not self.gesture_penalty:
+            return np.zeros(len(self.gesture_index), np.float32)
+        return np.array(self.gesture_penalty, np.float32)[self.gesture_index]
 
     def of_gestures(self, allowed: NDArray[np.bool_]) -> "Prototypes":
         """Those of some gestures; allowed: (n_gestures,)."""
         chosen = allowed[self.gesture_index]
-        return Prototypes(self.embedding[chosen], self.gesture_index[chosen])
+        return Prototypes(self.embedding[chosen], self.gesture_index[chosen], self.gesture_penalty)
 
 
 def find_prototypes(
@@ -42,6 +50,7 @@ def find_prototypes(
     k: int,
     n_most: int | None = None,
     least_per_gesture: int = LEAST_PER_GESTURE,
+    gesture_penalty: tuple[float, ...] = (),
 ) -> Prototypes:
     """Choose prototypes among poses; the same input gives the same prototypes.
 
@@ -49,6 +58,7 @@ def find_prototypes(
     gesture_index: (R,)
     windows: (W, D), embedded EMG of training windows; of several queries (W, M D)
     k: neighbours that vote
+    gesture_penalty: of the index, which decides with which poses windows ask for
     n_most: prototypes in all, as far as the gestures' own leave room; None: what `INDEX_BYTES` hold
     """
     n_most = INDEX_BYTES // (poses.shape[1] + 2) if n_most is None else n_most
@@ -56,20 +66,23 @@ def find_prototypes(
     for gesture in np.unique(gesture_index):
         own = np.flatnonzero(gesture_index == gesture)
         kept[own[_most_asked(poses[own], windows, k)[:least_per_gesture]]] = True
-    asked = times_asked(poses, windows, k)
+    penalty = Prototypes(poses, gesture_index, gesture_penalty).penalty
+    asked = times_asked(poses, windows, k, penalty)
     ranked = np.argsort(-asked, kind="stable")
     wanted = ranked[asked[ranked] > 0]
     kept[wanted[~kept[wanted]][: max(0, n_most - int(kept.sum()))]] = True
     chosen = np.flatnonzero(kept)[np.argsort(gesture_index[kept], kind="stable")]
-    return Prototypes(poses[chosen], gesture_index[chosen])
+    return Prototypes(poses[chosen], gesture_index[chosen], gesture_penalty)
 
 
-def times_asked(poses: NDArray[np.float32], windows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """How many windows have each pose among their k nearest, (R,)."""
+def times_asked(
+    poses: NDArray[np.float32], windows: NDArray[np.float32], k: int, penalty: NDArray[np.float32] | float = 0.0
+) -> NDArray[np.int64]:
+    """How many windows have each pose among their k nearest, (R,); penalty: (R,), off each pose's cosines."""
     k = min(k, len(poses))
     asked = np.zeros(len(poses), np.int64)
     for start in range(0, len(windows), _WINDOWS_AT_ONCE):
-        similarity = cosines(windows[start : start + _WINDOWS_AT_ONCE], poses)
+        similarity = cosines(windows[start : start + _WINDOWS_AT_ONCE], poses) - penalty
         nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
         asked += np.bincount(nearest.ravel(), minlength=len(poses))
     return asked

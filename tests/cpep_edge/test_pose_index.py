@@ -3,8 +3,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from cpep_edge import pose_index
-from cpep_edge.bundle import IndexSpec
-from cpep_edge.errors import ArtifactError
+from cpep_edge.bundle import Gesture, IndexSpec
+from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.index_file import StoredIndex, coded
 from cpep_edge.pose_index import EXACT_NUMBERS, PoseIndex, build_graph, build_index, graph_spec, load_index, vote
 
@@ -61,6 +61,47 @@ def test_neighbours_of_several_queries_are_those_of_the_best(index: PoseIndex, q
         gestures, similarity = index.nearest(some.ravel(), 10)
         assert np.allclose(similarity, best[exact], atol=1e-5)
         assert np.array_equal(gestures, index.gesture_index[exact])
+
+
+def test_a_penalty_is_taken_off_before_the_nearest_are_chosen_and_not_off_what_a_vote_tells(
+    index: PoseIndex, queries: np.ndarray
+) -> None:
+    penalty = (0.4, 0.0, 0.4, 0.0, 0.1, 0.0)
+    less = np.array(penalty, np.float32)[index.gesture_index]
+    penalised = PoseIndex(index.stored, 600, penalty)
+    moved = 0
+    for query in queries:
+        cosines = index.vectors @ query
+        exact = np.argsort(less - cosines, kind="stable")[:10]
+        gestures, similarity = penalised.nearest(query, 10)
+        np.testing.assert_allclose(similarity, cosines[exact], atol=1e-5)
+        np.testing.assert_array_equal(gestures, index.gesture_index[exact])
+        expected = vote(index.gesture_index[exact], cosines[exact])
+        assert penalised.vote(query, 10).gesture_index == expected.gesture_index
+        moved += expected.gesture_index != index.vote(query, 10).gesture_index
+    assert moved > 0
+
+
+def test_who_asks_for_a_graph_or_for_none_gets_it_and_the_same_neighbours(
+    poses: tuple[np.ndarray, np.ndarray], queries: np.ndarray
+) -> None:
+    auto, hnsw, exact = (build_index(*poses, search=search) for search in ("auto", "hnsw", "exact"))
+    assert [index.stored.graph is None for index in (auto, hnsw, exact)] == [True, False, True]
+    for query in queries:
+        np.testing.assert_allclose(hnsw.nearest(query, 10)[1], exact.nearest(query, 10)[1], atol=1e-5)
+
+
+def test_no_graph_is_made_of_copies_though_it_is_asked_for(poses: tuple[np.ndarray, np.ndarray]) -> None:
+    copies = np.repeat(poses[0][:20], 30, axis=0)
+    with pytest.raises(ConfigError, match="--index exact"):
+        build_index(copies, poses[1], search="hnsw")
+    assert build_index(copies, poses[1], search="exact").stored.graph is None
+
+
+def test_a_gesture_that_was_not_trained_has_no_penalty() -> None:
+    gestures = [Gesture(name=name, n_prototypes=1, trained=name != "mine") for name in ("fist", "mine", "point")]
+    spec = IndexSpec(file="index.bin", n_prototypes=3, seen_penalty=0.25)
+    assert spec.penalties(gestures) == (0.25, 0.0, 0.25)
 
 
 def test_a_byte_a_number_moves_no_vector_far(poses: tuple[np.ndarray, np.ndarray], index: PoseIndex) -> None:

@@ -137,7 +137,8 @@ def _prototypes_around(centres: NDArray[np.float32], rng: np.random.Generator) -
     near = np.repeat(centres, 37, axis=0)
     near = near + 0.02 * rng.normal(size=near.shape)
     unit = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
-    return Prototypes(unit, np.repeat(np.arange(len(centres)), 37))
+    every_other = tuple(0.1 * (number % 2) for number in range(len(centres)))
+    return Prototypes(unit, np.repeat(np.arange(len(centres)), 37), every_other)
 
 
 def test_sanitized_build_gives_the_golden_bits(odd: Built) -> None:
@@ -245,15 +246,20 @@ def test_votes_are_the_runtimes(odd: Built) -> None:
     rng = np.random.default_rng(4)
     queries = rng.normal(size=(200, 20))
     queries = np.rint(queries / np.linalg.norm(queries, axis=1, keepdims=True) * 32767).astype(np.int16)
-    prototypes = odd.model.prototypes
+    prototypes, n_clear = odd.model.prototypes, 0
 
     for query in queries:
         similarity = (prototypes.embedding @ (query / 32767)).astype(np.float32)
-        nearest = np.argsort(-similarity, kind="stable")[:10]
+        less = prototypes.penalty - similarity
+        nearest = np.argsort(less, kind="stable")[:10]
+        if np.diff(np.sort(less)[9:11])[0] < 2e-4:  # whole numbers may take the eleventh for the tenth
+            continue
+        n_clear += 1
         expected = vote(prototypes.gesture_index[nearest], similarity[nearest])
         got = odd.engine.vote(np.pad(query, (0, padded(20) - 20)))
         assert (got.gesture_index, got.share) == (expected.gesture_index, pytest.approx(expected.share))
         assert got.similarity == pytest.approx(expected.similarity, abs=2e-4)
+    assert n_clear > 150
 
 
 def test_votes_are_those_of_comparing_every_prototype_in_full(odd: Built) -> None:
@@ -266,7 +272,8 @@ def test_votes_are_those_of_comparing_every_prototype_in_full(odd: Built) -> Non
     for query in np.concatenate((near, far)):
         integers = np.rint(query / np.linalg.norm(query) * 32767).astype(np.int16)
         product = whole @ integers.astype(np.int64)
-        nearest = np.argsort(-product, kind="stable")[:10]
+        less = np.array(odd.model.prototypes.gesture_penalty)[stored.gesture_index] * 32767 * stored.unit
+        nearest = np.argsort(np.rint(less) - product, kind="stable")[:10]
         cosine = product[nearest] / (32767 * stored.unit)
         expected = vote(stored.gesture_index[nearest], cosine.astype(np.float32))
         got = odd.engine.vote(np.pad(integers, (0, padded(20) - 20)))

@@ -21,7 +21,7 @@ from cpep_train.donnings import Donnings
 from cpep_train.evaluate import EvaluationSet, evaluation_set
 from cpep_train.protocols import evaluate_run
 from cpep_train.recipe import Recipe
-from cpep_train.stacking import choose_handicap
+from cpep_train.stacking import largest_bearable
 from cpep_train.training import train
 from tests.train.toy_corpus import HELD_OUT_STAGE, N_CHANNELS, RATE_HZ, STAGES, toy_signals
 
@@ -117,7 +117,7 @@ def test_validation_people_choose_and_are_not_judged_by(run: Path, published: Co
     watched = watched_windows(asked)
     assert {published.rows[number].user for number, _ in watched.queries.places} == {"u3"}
     found, material = evaluate_run(run, load_checkpoint(run), published.folder)
-    assert choose_handicap(material.examples, material.queries, material.references) is not None
+    assert largest_bearable(material.examples, material.queries, material.references) is not None
     judged = {
         person for reading in found.readings for s in reading.scores if s.users == "held-out" for person in s.by_user
     }

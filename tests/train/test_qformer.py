@@ -20,7 +20,7 @@ from cpep_train.model import Embedder
 from cpep_train.protocols import evaluate_run
 from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import QFormerSettings, Recipe, load_recipe
-from cpep_train.stacking import with_handicap
+from cpep_train.stacking import with_seen_penalty
 from cpep_train.training import WEIGHTS_FILE, train
 
 SETTINGS = QFormerSettings(n_queries=3, reconstruction_weight=0.5)
@@ -59,12 +59,12 @@ def test_a_window_is_as_near_to_a_reference_as_the_nearest_of_its_queries() -> N
     assert np.array_equal(best_query(flat, references), won)
 
 
-def test_a_handicap_lowers_the_best_query_too() -> None:
+def test_a_penalty_lowers_the_best_query_too() -> None:
     rng = np.random.default_rng(1)
     queries, references = _unit(rng, 6, 4, 8).reshape(6, -1), _unit(rng, 10, 8)
     seen, gesture = np.array([True, False]), np.arange(10) % 2
     examples = SimpleNamespace(seen=seen, references=SimpleNamespace(gesture_index=gesture))
-    got = cosines(*with_handicap(examples, queries, references, 0.3))  # type: ignore[arg-type]  # reads no more
+    got = cosines(*with_seen_penalty(examples, queries, references, 0.3))  # type: ignore[arg-type]  # reads no more
     np.testing.assert_allclose(got, cosines(queries, references) - 0.3 * (gesture == 0), atol=1e-6)
 
 

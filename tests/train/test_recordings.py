@@ -10,7 +10,7 @@ import pytest
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, write_metadata
-from cpep_train.evaluate import evaluate
+from cpep_train.protocols import evaluate
 from cpep_train.provenance import load_provenance
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import RECORDINGS_FILE, layout_of, load_layouts, look_through, save_layouts

@@ -154,8 +154,15 @@ class Corpus:
 
     @property
     def unseen_stages(self) -> tuple[str, ...]:
-        """Gestures held out of all training."""
-        return tuple(sorted({row.stage for row in self.rows if row.held_out_stage}))
+        """Gestures held out of all training, to be judged by."""
+        held_out = {row.stage for row in self.rows if row.held_out_stage}
+        return tuple(sorted(held_out - set(self.validation_stages)))
+
+    @property
+    def validation_stages(self) -> tuple[str, ...]:
+        """Gestures held out of training and of the test: to choose by, on people whom training never saw."""
+        held_out = {row.stage for row in self.rows if row.held_out_stage and row.split == "val"}
+        return tuple(sorted(held_out - {row.stage for row in self.rows if row.split == "test"}))
 
     def check(self, recipe: "Recipe") -> None:
         """Raise DataError where splits leak or are empty, or files do not fit the recipe, naming all those files."""
@@ -177,7 +184,7 @@ class Corpus:
         leaked = [r for r in self.rows if r.split == "train" and (r.held_out_user or r.held_out_stage)]
         if leaked:
             raise DataError(f"{metadata}: {leaked[0].filename} is held out, but its split is {leaked[0].split}")
-        both = set(self.seen_stages) & set(self.unseen_stages)
+        both = set(self.seen_stages) & {row.stage for row in self.rows if row.held_out_stage}
         if both:
             raise DataError(f"{metadata}: held_out_stage of {min(both)} is True in some rows and False in others")
         for split in ("train", "val"):

@@ -15,7 +15,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,8 +25,7 @@ from torch import nn
 from cpep_edge.errors import DataError
 from cpep_edge.pose_index import cosines
 from cpep_train.checkpoint import Checkpoint
-from cpep_train.corpus import Corpus, Row
-from cpep_train.leakage import audit
+from cpep_train.corpus import FREE_STAGE, Corpus, Row
 from cpep_train.windows import SessionStore, WindowBatch, WindowDataset
 
 logger = logging.getLogger(__name__)
@@ -106,18 +104,6 @@ class Score:
     by_gesture: dict[str, float]  # recall of each gesture asked
 
 
-def evaluate(checkpoint: Checkpoint, data: Path) -> list[Score]:
-    """Zero-shot scores of a trained pair of encoders on the recordings of `data` that training did not see.
-
-    Raises DataError when anything asked about is in training too (`cpep_train.leakage`).
-    """
-    corpus = Corpus.open(data)
-    audit(corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
-    examples = evaluation_set(checkpoint, corpus)
-    queries = embed_emg(torch_embedding(checkpoint.emg), examples.queries)
-    return zero_shot(examples, queries, embed_poses(checkpoint.pose, examples.references))
-
-
 def evaluation_set(
     checkpoint: Checkpoint, corpus: Corpus, *, windows_per_recording: int = 40, cache_bytes: int = 1 << 30
 ) -> EvaluationSet:
@@ -131,11 +117,11 @@ def evaluation_set(
     corpus.check(checkpoint.recipe)
     store = SessionStore(corpus, checkpoint.recipe, checkpoint.statistics, cache_bytes=cache_bytes)
     gestures = (*checkpoint.seen_stages, *checkpoint.unseen_stages)
-    for name in sorted({row.stage for row in corpus.rows if row.split in ("train", "test")} - set(gestures)):
+    for name in sorted({row.stage for row in corpus.rows if row.split in ("train", "test")} - {*gestures, FREE_STAGE}):
         logger.warning("gesture %s is in %s and not in the run, so it is not asked about", name, corpus.folder)
     known = [number for number, row in enumerate(corpus.rows) if row.stage in gestures]
     asked = [number for number in known if _is_query(corpus.rows[number])]
-    looked_up = [number for number in known if _is_reference(corpus.rows[number])]
+    looked_up = [number for number in known if is_reference(corpus.rows[number])]
     queries = choose(store, asked, gestures, windows_per_recording, with_pose=False)
     references = choose(store, looked_up, gestures, windows_per_recording, with_pose=True)
     for examples, what in ((queries, "recordings to test"), (references, "poses to look up")):
@@ -448,7 +434,7 @@ def _is_query(row: Row) -> bool:
     return row.split == "test" or (row.split == "val" and not row.held_out_stage)
 
 
-def _is_reference(row: Row) -> bool:
+def is_reference(row: Row) -> bool:
     """Poses of training people: of their training recordings, and of the gestures that training never saw."""
     return not row.held_out_user and (row.split == "train" or (row.held_out_stage and row.split != ""))
 

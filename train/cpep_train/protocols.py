@@ -1,8 +1,8 @@
 """The protocols of an evaluation, each a different question to the same embeddings.
 
 - zero-shot: poses answer, nothing is fitted. Three readings: the majority of the 10 nearest, as published; class
-  prototypes; and, for held-out people, the majority with a handicap for trained gestures that was chosen on people of
-  the validation split (`cpep_train.stacking`).
+  prototypes; and, for held-out people, the majority with a penalty on trained gestures that was chosen on people of
+  the validation split (`cpep_train.stacking`), as bundles answer.
 - probe: a linear classifier on frozen EMG embeddings of training people (`cpep_train.probe`).
 - enrolment: a person's first repetitions become index entries (`cpep_train.enrolment`).
 - retrieval: recall at 1, 5 and 10, and how EMG and pose embeddings lie to each other.
@@ -21,11 +21,23 @@ from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.embedding_quality import EmbeddingQuality, embedding_quality, recall_at
 from cpep_train.enrolment import enrolment_readings
-from cpep_train.evaluate import USERS, Gestures, Users, by_prototypes, embed_poses, select, zero_shot
-from cpep_train.leakage import audit_against, load_splits
+from cpep_train.evaluate import (
+    USERS,
+    Gestures,
+    Score,
+    Users,
+    by_prototypes,
+    embed_emg,
+    embed_poses,
+    evaluation_set,
+    select,
+    torch_embedding,
+    zero_shot,
+)
+from cpep_train.leakage import audit, audit_against, load_splits
 from cpep_train.material import Material, Protocol, Reading, embed
 from cpep_train.probe import probe
-from cpep_train.stacking import choose_handicap, with_handicap
+from cpep_train.stacking import choose_seen_penalty, with_seen_penalty
 
 PROTOCOLS: dict[str, tuple[Protocol, ...]] = {  # by what the command line calls them
     "zero-shot": ("zero-shot",),
@@ -56,6 +68,21 @@ class Evaluation:
 
     readings: tuple[Reading, ...]
     retrieval: tuple[Retrieval, ...]
+
+
+def evaluate(checkpoint: Checkpoint, data: Path) -> list[Score]:
+    """Zero-shot scores of a trained pair of encoders on the recordings of `data` that training did not see.
+
+    Among all gestures, trained ones bear the penalty that bundles give them (`cpep_train.stacking`).
+    Raises DataError when anything asked about is in training too (`cpep_train.leakage`).
+    """
+    corpus = Corpus.open(data)
+    audit(corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
+    examples = evaluation_set(checkpoint, corpus)
+    queries = embed_emg(torch_embedding(checkpoint.emg), examples.queries)
+    references = embed_poses(checkpoint.pose, examples.references)
+    chosen = choose_seen_penalty(checkpoint, examples, queries, references)
+    return zero_shot(examples, *with_seen_penalty(examples, queries, references, chosen.penalty))
 
 
 def evaluate_run(
@@ -90,11 +117,11 @@ def zero_shot_readings(material: Material) -> list[Reading]:
         Reading("zero-shot", "10 nearest poses", tuple(zero_shot(examples, queries, references))),
         Reading("zero-shot", "class prototypes", tuple(zero_shot(examples, queries, references, by_prototypes))),
     ]
-    handicap = choose_handicap(examples, queries, references)
-    if handicap is not None and not examples.seen.all():
-        scores = zero_shot(examples, *with_handicap(examples, queries, references, handicap))
+    chosen = choose_seen_penalty(material.checkpoint, examples, queries, references)
+    if chosen.penalty:
+        scores = zero_shot(examples, *with_seen_penalty(examples, queries, references, chosen.penalty))
         among_all = tuple(s for s in scores if s.users == "held-out" and s.gestures not in ("seen", "unseen"))
-        name = f"10 nearest poses, trained gestures handicapped by {handicap:.3f}, chosen on validation people"
+        name = f"10 nearest poses, a penalty of {chosen.penalty:g} on trained gestures, chosen on validation people"
         readings.append(Reading("zero-shot", name, among_all))
     return readings
 

@@ -1,27 +1,114 @@
-"""Calibrated stacking: a handicap for trained gestures, so that held-out ones get a hearing.
+"""Calibrated stacking: a penalty on trained gestures, so that the others get a hearing.
 
 EMG lands near the poses that it was trained to land near. With all gestures in one index, most votes of a gesture that
-training never saw therefore go to trained ones (Chao et al. 2016, who named it and take a constant from the seen
-classes' scores). How large the constant may be is chosen without any unseen gesture: the largest that costs people of
-the validation split a fixed share of their accuracy on trained gestures. Discounting hubs instead (cross-domain
-similarity local scaling, Conneau et al. 2018) was tried and did not help: the poses are not nearer to everything, the
-EMG is.
+training never saw therefore go to trained ones; Chao et al. (2016) take a constant off the scores of those, and named
+it. No gesture that a model is judged by may choose it. So a corpus may set gestures apart for this: held out of
+training as those of the test are, their recordings in the validation split. On people whom training never saw the
+penalty is taken whose harmonic mean of the two kinds of gestures among all is highest. Where no gesture was set apart,
+it is the largest that costs validation people a fixed share of their accuracy on trained gestures.
+
+Discounting hubs instead (cross-domain similarity local scaling, Conneau et al. 2018) was tried and did not help: the
+poses are not nearer to everything, the EMG is.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_train.evaluate import EvaluationSet, answers, balanced_accuracy, select
+from cpep_edge.bundle import PenaltyPoint
+from cpep_train.checkpoint import Checkpoint
+from cpep_train.corpus import Corpus
+from cpep_train.evaluate import (
+    EvaluationSet,
+    answers,
+    balanced_accuracy,
+    choose,
+    corpus_users,
+    embed_emg,
+    embed_poses,
+    is_reference,
+    select,
+    torch_embedding,
+)
 
+PENALTIES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)
 GIVEN_UP = 0.2  # share of the validation people's accuracy on trained gestures: our choice
 _STEPS = 12  # of the bisection, to a quarter of a thousandth
-_LARGEST = 1.0  # of a handicap; cosines of one window seldom differ by more
+_LARGEST = 1.0  # of a penalty; cosines of one window seldom differ by more
+_PER_RECORDING = 40  # windows
 
 
-def choose_handicap(
+@dataclass(frozen=True, slots=True)
+class SeenPenalty:
+    """A penalty, and what it was chosen by."""
+
+    penalty: float
+    curve: tuple[PenaltyPoint, ...] = ()  # empty: by what it costs on trained gestures
+
+
+def choose_seen_penalty(
+    checkpoint: Checkpoint, examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32]
+) -> SeenPenalty:
+    """The penalty of a model; none where all gestures are trained, or nobody is there to choose by.
+
+    examples: what the model is to be judged by; only its validation recordings of trained gestures are used
+    queries: (Q, D), its embedded EMG
+    references: (R, D), its embedded poses
+    """
+    if examples.seen.all():
+        return SeenPenalty(0.0)
+    apart = set_apart(checkpoint, examples)
+    if apart is not None:
+        asked = embed_emg(torch_embedding(checkpoint.emg), apart.queries)
+        curve = penalty_curve(apart, asked, embed_poses(checkpoint.pose, apart.references))
+        best = max(curve, key=lambda point: (point.harmonic_mean, -point.seen_penalty))
+        return SeenPenalty(best.seen_penalty, curve)
+    bearable = largest_bearable(examples, queries, references)
+    return SeenPenalty(0.0 if bearable is None else round(bearable, 4))
+
+
+def set_apart(checkpoint: Checkpoint, examples: EvaluationSet) -> EvaluationSet | None:
+    """Validation people's windows of trained gestures and of those set apart; None where there are none of either.
+
+    examples: of the same corpus
+    """
+    store = examples.queries.dataset.store
+    corpus: Corpus = store.corpus
+    gestures = (*checkpoint.seen_stages, *corpus.validation_stages)
+    rows = [(number, row) for number, row in enumerate(corpus.rows) if row.stage in gestures]
+    asked = [number for number, row in rows if row.split == "val" and row.user not in corpus.trained_users]
+    looked_up = [number for number, row in rows if is_reference(row)]
+    if not corpus.validation_stages or not asked:
+        return None
+    queries = choose(store, asked, gestures, _PER_RECORDING, with_pose=False)
+    seen = np.arange(len(gestures)) < len(checkpoint.seen_stages)
+    if len(np.unique(seen[queries.gesture_index])) < 2:
+        return None
+    references = choose(store, looked_up, gestures, _PER_RECORDING, with_pose=True)
+    return EvaluationSet(gestures, seen, corpus_users(corpus), queries, references, examples.own_references)
+
+
+def penalty_curve(
+    examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32]
+) -> tuple[PenaltyPoint, ...]:
+    """What each of some penalties does among all gestures; arguments as those of `answers`, all queries are asked."""
+    everyone, everything = np.ones(len(queries), bool), np.ones(len(examples.gestures), bool)
+    true, n = examples.queries.gesture_index, len(examples.gestures)
+    points = []
+    for penalty in PENALTIES:
+        given = answers(examples, *with_seen_penalty(examples, queries, references, penalty), everyone, everything)
+        confusion = np.zeros((n, n), np.int64)
+        np.add.at(confusion, (true, given), 1)
+        seen, unseen = (float(balanced_accuracy(confusion * kind[:, None])) for kind in (examples.seen, ~examples.seen))
+        points.append(PenaltyPoint(seen_penalty=penalty, seen=round(seen, 4), unseen=round(unseen, 4)))
+    return tuple(points)
+
+
+def largest_bearable(
     examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32]
 ) -> float | None:
-    """The largest handicap that validation people can bear; None where the set has none of them.
+    """The largest penalty that validation people can bear; None where the set has none of them.
 
     queries: (Q, D), embedded EMG; of it, validation recordings of trained gestures are used
     references: (R, D), embedded poses
@@ -38,10 +125,10 @@ def choose_handicap(
     return low
 
 
-def with_handicap(
-    examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32], handicap: float
+def with_seen_penalty(
+    examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32], penalty: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Queries and references whose inner products are the cosines, less the handicap for poses of trained gestures.
+    """Queries and references whose inner products are the cosines, less the penalty for poses of trained gestures.
 
     One column more carries it, so any index of inner products can hold it.
     returns: (Q, D + 1), or of M queries (Q, M (D + 1)), and (R, D + 1)
@@ -49,7 +136,7 @@ def with_handicap(
     of_trained = examples.seen[examples.references.gesture_index][:, None]
     vectors = queries.reshape(len(queries), -1, references.shape[1])
     with_one = np.pad(vectors, ((0, 0), (0, 0), (0, 1)), constant_values=1).reshape(len(queries), -1)
-    return with_one, np.hstack((references, -handicap * of_trained.astype(np.float32)))
+    return with_one, np.hstack((references, -penalty * of_trained.astype(np.float32)))
 
 
 def _validation(examples: EvaluationSet) -> NDArray[np.bool_]:
@@ -64,12 +151,12 @@ def _accuracy(
     queries: NDArray[np.float32],
     references: NDArray[np.float32],
     asked: NDArray[np.bool_],
-    handicap: float,
+    penalty: float,
 ) -> float:
     """Balanced accuracy of some queries with all gestures in the index."""
     n_gestures = len(examples.gestures)
     everything = np.ones(n_gestures, bool)
-    given = answers(examples, *with_handicap(examples, queries, references, handicap), asked, everything)
+    given = answers(examples, *with_seen_penalty(examples, queries, references, penalty), asked, everything)
     confusion = np.zeros((n_gestures, n_gestures), np.int64)
     np.add.at(confusion, (examples.queries.gesture_index[asked], given), 1)
     return float(balanced_accuracy(confusion))

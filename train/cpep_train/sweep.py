@@ -21,9 +21,10 @@ from cpep_edge.folders import write_reports
 from cpep_edge.report_page import to_pdf, to_svg
 from cpep_edge.report_table import Table, to_csv, to_latex
 from cpep_train.checkpoint import load_run_recipe
-from cpep_train.evaluate import USERS, Score, evaluate
+from cpep_train.evaluate import USERS, Score
 from cpep_train.launching import Cluster, run_all
 from cpep_train.plots import interval_figure
+from cpep_train.protocols import evaluate
 from cpep_train.provenance import load_provenance
 from cpep_train.recipe import Recipe, load_recipe
 from cpep_train.training import WEIGHTS_FILE, StageName, train

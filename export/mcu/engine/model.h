@@ -93,6 +93,7 @@ typedef struct {
     int32_t coarse_length, fine_length; /* no such row is longer */
     cpep_real product_cosine;           /* a product with an embedding to a cosine in 2^-24 */
     const uint16_t *prototype_gestures; /* [CPEP_PROTOTYPES] */
+    const int32_t *gesture_penalties;   /* [CPEP_GESTURES], off the products of each, 0 or more */
 #endif
     const char *const *gestures; /* [CPEP_GESTURES], names */
 } cpep_model;

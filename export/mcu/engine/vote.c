@@ -15,7 +15,7 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 typedef struct {
-    int32_t product; /* with the embedding, at most 2^31 by the prototypes' unit */
+    int32_t product; /* with the embedding, at most 2^31 by the prototypes' unit, less the gesture's penalty */
     int32_t gesture;
 } neighbour;
 
@@ -71,8 +71,10 @@ static neighbour compare(const query *q, int32_t number) {
     const int32_t high = cpep_multiply_row(q->whole, coarse, CPEP_EMBEDDING_DEPTH);
     const int32_t low = cpep_multiply_row(q->whole, coarse + CPEP_EMBEDDING_DEPTH, CPEP_EMBEDDING_DEPTH);
     neighbour one;
-    one.product = (int32_t)((int64_t)high * (1 << FINE_BITS) + low);
+    int64_t product;
     one.gesture = cpep_the_model.prototype_gestures[number];
+    product = (int64_t)high * (1 << FINE_BITS) + low - cpep_the_model.gesture_penalties[one.gesture];
+    one.product = (int32_t)(product < INT32_MIN ? INT32_MIN : product); /* so far off that none is nearer by it */
     return one;
 }
 
@@ -114,7 +116,8 @@ cpep_vote cpep_vote_of(const int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
     }
     vote.gesture = found.near[winner].gesture;
     vote.share = (int32_t)(((int64_t)most << SHARE_BITS) / found.n);
-    vote.similarity = cosine_of(found.near[winner].product);
+    /* what a prototype is near without the penalty, which is never below zero: the sum is a product again */
+    vote.similarity = cosine_of(found.near[winner].product + cpep_the_model.gesture_penalties[vote.gesture]);
     return vote;
 }
 
