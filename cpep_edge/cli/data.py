@@ -65,7 +65,10 @@ def synth(
     seconds: Annotated[float, typer.Option(min=1.0, help="Length of each stage of a session.")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same corpus, bit for bit.")] = 0,
     free_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Free movement in each session of people who are not held out; 0: none.")
+        float,
+        typer.Option(
+            min=0.0, help="Free movement of people who are not held out, and gestures for validation; 0: none."
+        ),
     ] = 0.0,
     prompted: Annotated[
         int | None, typer.Option(min=1, help="Instead: sessions for eval --protocol live, each gesture so often.")

@@ -57,10 +57,10 @@ def test_neighbouring_fingers_bend_together_more_than_distant_ones(poses: np.nda
     assert knuckles[0, 1] > knuckles[0, 2] > knuckles[0, 3] > 0
 
 
-def test_the_hand_keeps_moving_at_speeds_that_people_have(poses: np.ndarray) -> None:
+def test_the_hand_moves_at_speeds_that_people_have_and_holds_as_long(poses: np.ndarray) -> None:
     speed_rad_s = np.abs(np.diff(poses[..., :20], axis=1)) * RATE_HZ
     assert speed_rad_s.max() < 9.0
-    assert np.mean(speed_rad_s.max(axis=2) > 0.5) > 0.5
+    assert 0.3 < np.mean(speed_rad_s.max(axis=2) > 0.5) < 0.7
 
 
 def test_the_same_seed_moves_the_same_way(hand: Hand) -> None:

@@ -12,10 +12,10 @@ pytest.importorskip("myo_sim")
 
 from cpep_edge.session import Session
 from cpep_train import simulation
-from cpep_train.corpus import FREE_STAGE
+from cpep_train.corpus import FREE_STAGE, Corpus
 from cpep_train.hand import load_hand
 from cpep_train.simulation import N_CHANNELS, SAMPLE_RATE_HZ, muscle_drive, simulate, synthesise_corpus
-from cpep_train.stages import REST_RAD, STAGES, Motion
+from cpep_train.stages import REST_RAD, STAGES, VALIDATION_STAGES, Motion
 from cpep_train.wearers import BASE_RATE_HZ, MUSCLES, Band, Donning, Wearer, draw_donning, draw_wearer
 
 REST, FIST = STAGES[0], STAGES[1]
@@ -76,6 +76,14 @@ def test_a_corpus_is_the_same_bit_for_bit_and_another_seed_is_another(corpus: Pa
         assert np.array_equal(session.emg(), again.emg_uv)
         assert np.array_equal(session.joint_angles(), again.joint_angles_rad)
         assert not np.array_equal(session.emg(), other.emg_uv)
+
+
+def test_the_first_people_alone_are_those_of_the_whole_corpus_each_in_their_split(corpus: Path, tmp_path: Path) -> None:
+    synthesise_corpus(tmp_path / "two", n_users=3, sessions_per_user=1, seconds=1.0, seed=4, only_first=2)
+    whole, two = Corpus.open(corpus), Corpus.open(tmp_path / "two")
+    assert two.rows == tuple(row for row in whole.rows if row.user in ("sim000", "sim001"))
+    for row in two.rows:
+        assert two.file(row).read_bytes() == whole.file(row).read_bytes()
 
 
 def test_a_failure_leaves_no_half_written_corpus(tmp_path: Path) -> None:
@@ -206,6 +214,20 @@ def test_free_movement_is_of_training_and_validation_alone(tmp_path: Path) -> No
     with Session(tmp_path / "free" / f"{rows[0]['filename']}.hdf5") as session:
         session.check()
         assert len(session.emg()) == 2 * SAMPLE_RATE_HZ
+
+
+def test_gestures_set_apart_for_validation_are_neither_trained_on_nor_judged_by(tmp_path: Path) -> None:
+    synthesise_corpus(tmp_path / "apart", n_users=3, sessions_per_user=1, seconds=1.0, seed=4, free_seconds=1.0)
+    corpus = Corpus.open(tmp_path / "apart")
+    apart = {stage.name for stage in VALIDATION_STAGES}
+    assert set(corpus.validation_stages) == apart
+    assert not apart & {*corpus.unseen_stages, *corpus.seen_stages}
+    rows = [row for row in corpus.rows if row.stage in apart]
+    assert {row.split for row in rows} == {"val"}
+    assert not any(row.held_out_user for row in rows)
+    for row in rows:
+        with corpus.session(row) as session:
+            session.check()
 
 
 def test_free_movement_shorter_than_a_second_is_refused(tmp_path: Path) -> None:

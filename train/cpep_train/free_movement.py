@@ -1,7 +1,7 @@
 """Free movement: a hand that goes on through all postures it can take, with no gesture to name.
 
 It is to a simulated wearer what the freestyle stages of emg2pose are to theirs. A hand moves from posture to posture
-along minimum-jerk paths, seldom stopping, each posture drawn from how joints of natural hands go together:
+along minimum-jerk paths and holds every other one for a while, each drawn from how joints of natural hands go together:
 - Fingers bend together, neighbours most (Häger-Ross & Schieber 2000); a second synergy bends the knuckles against the
   joints beyond (Santello et al. 1998), and the last two joints of a finger bend as one. The two first principal
   components of postures drawn here hold six tenths of their variance, as those of everyday movement do (Ingram et al.
@@ -20,13 +20,14 @@ from scipy import special
 
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
 from cpep_train.hand import N_POSE, WRIST_NAMES, Hand
-from cpep_train.stages import STAGES, TREMOR_RAD, Motion, Style, travel
+from cpep_train.stages import STAGES, TREMOR_RAD, VALIDATION_STAGES, Motion, Style, travel
 
 CLEARANCE_RAD = 0.3  # root mean square over the finger joints, from the nearest held-out gesture
 _MARGIN_RAD = 4 * TREMOR_RAD  # kept beside it, as a hand trembles
 WAY_S = (0.25, 0.65)  # of a small step and of one through a joint's whole range, and so long again at the most
 _STAY_S = 0.25  # mean
-_EFFORT = 0.6  # of a gesture's, and how much it varies
+_HOLDING, _HOLD_S = 0.5, (0.8, 1.6)  # share of postures that are held, and how long
+_EFFORT = 1.5  # as gestures are pressed, and how much it varies
 _EFFORT_SPREAD = 0.5
 _WRIST_SHARE = 0.8  # of the wrist's ranges that free movement uses
 
@@ -51,7 +52,7 @@ def move_free(style: Style, hand: Hand, n_poses: int, rate_hz: float, rng: np.ra
         points_rad.append(point_rad)
         effort.append(_EFFORT * style.effort * float(rng.lognormal(0, _EFFORT_SPREAD)))
         times_s.append((time_s, way_s))
-        time_s += way_s + rng.exponential(_STAY_S)
+        time_s += way_s + (rng.uniform(*_HOLD_S) if rng.random() < _HOLDING else rng.exponential(_STAY_S))
     return travel(np.array(points_rad), np.array(effort), np.array(times_s), hand, n_poses, rate_hz, rng)
 
 
@@ -62,7 +63,7 @@ def distance_rad(pose_rad: NDArray[np.float64], other_rad: NDArray[np.float64]) 
     return found
 
 
-HELD_OUT_RAD = np.concatenate([stage.keys_rad for stage in STAGES if stage.held_out])  # (n, 23)
+HELD_OUT_RAD = np.concatenate([stage.keys_rad for stage in (*STAGES, *VALIDATION_STAGES) if stage.held_out])  # (n, 23)
 
 
 def _clear(start_rad: NDArray[np.float64], end_rad: NDArray[np.float64]) -> bool:

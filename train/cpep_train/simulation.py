@@ -6,8 +6,8 @@ the electrodes (`cpep_train.wearers`, `cpep_train.volume_conductor`). Every rand
 the number of the wearer, the donning and the stage, so a corpus is the same bit for bit whatever order it is made in.
 
 Physical assumptions beside those of these modules, each with its source:
-- Activation wanders about what the movement needs, quickly as drive does that a muscle's units share (De Luca & Erim
-  1994), and slowly as people hold a gesture now a little like this, now like that.
+- Activation wanders about what the movement needs, quickly as drive does that units share (De Luca & Erim 1994), and
+  slowly as people hold a gesture now more firmly, now less: nearly all of it is common to the muscles.
 - A muscle tires within minutes of hard work and recovers within minutes; its units fire more slowly and are driven
   harder.
 - Electrodes add amplifier noise, mains hum, an offset and motion artefacts below 20 Hz (Clancy et al. 2002).
@@ -38,7 +38,7 @@ from cpep_train.corpus import FREE_STAGE, Row, write_metadata
 from cpep_train.free_movement import move_free
 from cpep_train.hand import Hand, activations, load_hand, passive_torque
 from cpep_train.motor_units import excitation_for, spike_trains
-from cpep_train.stages import REST_RAD, STAGES, Motion, Stage, move, move_prompted
+from cpep_train.stages import REST_RAD, STAGES, VALIDATION_STAGES, Motion, Stage, move, move_prompted
 from cpep_train.wearers import (
     BASE_RATE_HZ,
     CPEP_BAND,
@@ -62,9 +62,12 @@ _RECORDINGS_A_PROCESS = 64  # starting one costs about as much as these
 # Calibrated against real recordings; `benchmarks/measure_realism.py` has the table.
 _EFFORT = 8.0  # torque of a gesture over that of passively held joints: people press, they do not just hold
 _TONE = 0.001  # activation of a resting muscle
-_WANDERING = ((0.12, 4.0), (0.18, 0.3))  # sd of the logarithm of a muscle's activation, and its rate in Hz
+_WANDERING = ((0.15, 4.0), (0.25, 0.5))  # sd of the logarithm of all muscles' activation, and its rate in Hz
+_OWN_WANDERING = (0.03, 0.3)  # the same of each muscle by itself
 _MAINS_HZ = 50.0
 _FREE = Stage(FREE_STAGE, REST_RAD[None])
+_BESIDE = (*VALIDATION_STAGES, _FREE)  # the stages of those who are not held out
+_NUMBERED = (*STAGES, None, None, *VALIDATION_STAGES)  # for random streams; prompts and free movement have theirs
 
 # Fatigue: a muscle at full activation is exhausted in so many seconds and recovers in so many.
 _TIRES_S, _RECOVERS_S = 60.0, 180.0
@@ -90,6 +93,7 @@ def synthesise_corpus(
     seed: int,
     force: bool = False,
     free_seconds: float = 0.0,
+    only_first: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a corpus of simulated sessions: every wearer, donning and stage, `seconds` each, and metadata.csv.
@@ -98,7 +102,9 @@ def synthesise_corpus(
     for validation where there are three donnings or more; else every fifth of the others, at least one of two, is.
 
     force: replace an earlier output although it was changed since
-    free_seconds: of free movement (`cpep_train.free_movement`) beside the stages of every donning that is not held out
+    free_seconds: of free movement (`cpep_train.free_movement`) beside the stages of every donning that is not held out;
+        with it come the gestures that are set apart for validation (`cpep_train.stages`)
+    only_first: of the wearers, so many; each is in the split that the whole corpus would have them in
     progress: called with (recordings done, recordings in all)
     Raises ValueError for impossible counts or seeds, ConfigError without mujoco or where `out` holds other things,
     CpepError when the disk refuses.
@@ -112,13 +118,14 @@ def synthesise_corpus(
     load_hand()  # a missing package shows before anything is written
     recordings = [
         (user, session, stage, free_seconds if stage is _FREE else seconds)
-        for user in range(n_users)
+        for user in range(n_users)[:only_first]
         for session in range(sessions_per_user)
-        for stage in (*STAGES, *([_FREE] if free_seconds and not _is_held_out(user, n_users) else []))
+        for stage in (*STAGES, *(_BESIDE if free_seconds and not _is_held_out(user, n_users) else ()))
     ]
     made_by = simulated_by(
         n_users=n_users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed, free_seconds=free_seconds
     )
+    made_by += "" if only_first is None else f", the first {only_first} people"
     with output_folder(out, made_by, force=force) as folder, _workers(len(recordings)) as run:
         jobs = ((folder, user, session, stage.name, length_s, seed) for user, session, stage, length_s in recordings)
         for done, _ in enumerate(run(_write_recording, jobs)):
@@ -140,7 +147,7 @@ def simulate(
 ) -> Recording:
     """Simulate one recording of one wearer's donning."""
     donning = _donned(user_index, session_index, seed, band)
-    rng = stream(seed, user_index, session_index, STAGES.index(stage))
+    rng = stream(seed, user_index, session_index, _NUMBERED.index(stage))
     n_poses = math.ceil(seconds * POSE_RATE_HZ) + 1
     motion = move(stage, donning.wearer.style, load_hand(), n_poses, POSE_RATE_HZ, rng)
     return record(donning, motion, seconds, rng)
@@ -201,8 +208,9 @@ def _muscle_signal(
 ) -> NDArray[np.float32]:
     """The muscles' signals at the electrodes, (n_samples, n_channels) at `BASE_RATE_HZ`."""
     units = donning.wearer.units
-    for spread, knot_rate_hz in _WANDERING:
-        drive = drive * np.exp(_wander(len(drive), drive.shape[1], knot_rate_hz, spread, rng))
+    wandering = [_wander(len(drive), 1, rate_hz, spread, rng) for spread, rate_hz in _WANDERING]
+    spread, rate_hz = _OWN_WANDERING
+    drive = drive * np.exp(sum(wandering) + _wander(len(drive), drive.shape[1], rate_hz, spread, rng))
     fatigue = _fatigue(drive, rng)
     excitation = excitation_for(np.minimum(drive * _FATIGUED_DRIVE**fatigue, 1.0))[:, units.muscle]
     slowing = (_FATIGUED_RATE**fatigue)[:, units.muscle]
@@ -298,7 +306,7 @@ def _write_recording(job: tuple[Path, int, int, str, float, int]) -> None:
     if name == FREE_STAGE:
         recording = simulate_free(user_index, session_index, seconds, seed)
     else:
-        stage = next(stage for stage in STAGES if stage.name == name)
+        stage = next(stage for stage in (*STAGES, *VALIDATION_STAGES) if stage.name == name)
         recording = simulate(user_index, session_index, stage, seconds, seed)
     write_recording(folder, user, session, name, recording)
 
@@ -319,6 +327,8 @@ def metadata_row(user_index: int, session_index: int, stage: Stage, n_users: int
     held_out_user = _is_held_out(user_index, n_users)
     is_val = _is_validation(user_index, session_index, n_users, sessions_per_user)
     split, generalization = _split(held_out_user, stage.held_out, is_val)
+    if stage in VALIDATION_STAGES:
+        split, generalization = "val", ""
     filename = f"{session}-{stage.name}"
     return Row(
         user, session, stage.name, "right", "right", held_out_user, stage.held_out, split, generalization, filename

@@ -237,50 +237,92 @@ def _one_unlike(thumb: _Finger, one: _Finger, others: _Finger) -> list[NDArray[n
 _POINTING = _one_unlike(_THUMB_OVER_FINGERS, _straight(), _BENT)
 _WIGGLING = _one_unlike(_THUMB_OUT, _BENT, _straight())
 
-# Pinches need little torque of the relaxed hand's springs; people press them all the same.
+# Moving fingers takes little torque against the relaxed hand's springs; people press them all the same, pinches most.
 STAGES: tuple[Stage, ...] = (
     Stage("Rest", REST_RAD[None], effort=0.1),
     Stage("GraspPunchCloseFar", _pose(_THUMB_OVER_FINGERS, _BENT, _BENT, _BENT, _BENT)[None], effort=1.5),
     Stage(
         "FingerAbductionSeries",
         _pose(_THUMB_OUT, _straight(0.24), _straight(0.05), _straight(-0.15), _straight(-0.24))[None],
-        effort=1.5,
+        effort=2.25,
     ),
-    Stage("PokePinchCloseFar", _POINTING[0][None], effort=2.0),
-    Stage("ThumbsUpDownThumbRotationsCWCCWP", _pose(_THUMB_OUT, _BENT, _BENT, _BENT, _BENT)[None], effort=1.5),
-    Stage("HandClawGraspFlicks", _pose(_THUMB_OUT, _CLAWED, _CLAWED, _CLAWED, _CLAWED)[None], effort=1.5),
+    Stage("PokePinchCloseFar", _POINTING[0][None], effort=3),
+    Stage("ThumbsUpDownThumbRotationsCWCCWP", _pose(_THUMB_OUT, _BENT, _BENT, _BENT, _BENT)[None], effort=2.25),
+    Stage("HandClawGraspFlicks", _pose(_THUMB_OUT, _CLAWED, _CLAWED, _CLAWED, _CLAWED)[None], effort=2.25),
     Stage(
         "FingerPinchesSingleFingerPinchesMultiple",
         _pose(_THUMB_PINCHING, _PINCHING, _PINCHING, _HALF_BENT, _HALF_BENT)[None],
-        effort=2.5,
+        effort=3.75,
     ),
     Stage(
         "IndexPinchesMiddlePinchesThumbswipes",
         _pose(_THUMB_PINCHING, _PINCHING, _BENT, _BENT, _BENT)[None],
-        effort=2.5,
+        effort=3.75,
     ),
     Stage(
         "FingerTouchPalmClapmrburns",
         _pose(_RELAXED_THUMB, *(_FLAT_AT_KNUCKLES,) * 4)[None],
-        effort=2.5,
+        effort=3.75,
     ),
-    Stage("ThumbsSwipesWholeHand", _pose(_THUMB_ACROSS, *(_straight(),) * 4)[None], effort=1.5),
+    Stage("ThumbsSwipesWholeHand", _pose(_THUMB_ACROSS, *(_straight(),) * 4)[None], effort=2.25),
     # The wrist is no part of a session's pose, but bending it straightens the fingers: tenodesis (Su et al. 2005).
     Stage(
         "WristFlexionAbduction",
         _pose(_RELAXED_THUMB, *((0.0, 0.15, 0.25, 0.10),) * 4, wrist=(0, 0, 0.70))[None],
         effort=1.5,
     ),
-    Stage("CountingUpDownFingerWigglingSpreading", np.array([*_POINTING[1:], *_WIGGLING]), effort=1.5),
-    Stage("OK", _pose(_THUMB_PINCHING, _PINCHING, *(_straight(),) * 3)[None], effort=2.5, held_out=True),
+    Stage("CountingUpDownFingerWigglingSpreading", np.array([*_POINTING[1:], *_WIGGLING]), effort=2.25),
+    Stage("OK", _pose(_THUMB_PINCHING, _PINCHING, *(_straight(),) * 3)[None], effort=3.75, held_out=True),
     Stage(
         "Peace",
         _pose(_THUMB_OVER_FINGERS, _straight(0.15), _straight(-0.1), _BENT, _BENT)[None],
-        effort=2.0,
+        effort=3,
         held_out=True,
     ),
-    Stage("ILoveYou", _pose(_THUMB_OUT, _straight(), _BENT, _BENT, _straight())[None], effort=2.0, held_out=True),
-    Stage("Beak", _pose(_THUMB_PINCHING, *(_FLAT_AT_KNUCKLES,) * 4)[None], effort=2.5, held_out=True),
+    Stage("ILoveYou", _pose(_THUMB_OUT, _straight(), _BENT, _BENT, _straight())[None], effort=3, held_out=True),
+    Stage("Beak", _pose(_THUMB_PINCHING, *(_FLAT_AT_KNUCKLES,) * 4)[None], effort=3.75, held_out=True),
+)
+
+# Set apart: neither trained on nor tested, for choices that a gesture never trained on has to make
+# (`cpep_train.stacking`).
+VALIDATION_STAGES: tuple[Stage, ...] = (
+    Stage("Gun", _pose(_THUMB_OUT, _straight(), _BENT, _BENT, _BENT)[None], effort=3, held_out=True),
+    Stage(
+        "Three",
+        _pose(_THUMB_OUT, _straight(0.15), _straight(), _BENT, _BENT)[None],
+        effort=3,
+        held_out=True,
+    ),
+    Stage("Four", _pose(_THUMB_ACROSS, *(_straight(),) * 3, _BENT)[None], effort=3, held_out=True),
+    Stage(
+        "MiddlePinch",
+        _pose(_THUMB_PINCHING, _straight(), _PINCHING, _straight(), _straight())[None],
+        effort=3.75,
+        held_out=True,
+    ),
+)
+
+# The finger movements of Ninapro (exercise A), one finger at a time from the relaxed hand.
+_EXTENDED = (0.0, -0.2, 0.0, 0.0)
+FINGER_MOVEMENTS: tuple[Stage, ...] = (
+    Stage("Rest", REST_RAD[None], effort=0.1),
+    *(
+        Stage(f"{name}{way}", shapes[number][None], effort=3.0)
+        for way, shapes in (
+            ("Flexion", _one_unlike(_RELAXED_THUMB, _BENT, _RELAXED)),
+            ("Extension", _one_unlike(_RELAXED_THUMB, _EXTENDED, _RELAXED)),
+        )
+        for number, name in enumerate(("Index", "Middle", "Ring", "LittleFinger"))
+    ),
+    *(
+        Stage(name, _pose(thumb, *(_RELAXED,) * 4)[None], effort=3.0)
+        for name, thumb in (
+            ("ThumbAdduction", (0.10, -0.25, 0.15, 0.15)),
+            ("ThumbAbduction", (0.10, 0.70, 0.15, 0.15)),
+            ("ThumbFlexion", (0.50, 0.15, 0.70, 0.80)),
+            ("ThumbExtension", (-0.45, 0.20, -0.25, -0.25)),
+        )
+    ),
 )
 
 # Gestures of the real sets that simulated people are compared with, by the names of `cpep_train.import_3dc`; a fist is

@@ -77,15 +77,15 @@ LOAD_NM = 0.1
 
 # How far people differ, as standard deviations; of logarithms where the quantity is a factor.
 _BAND_SPREAD_MM = 8.0
-_DONNING_SPREAD_RAD = math.radians(15)  # 10 mm on a forearm of 8 cm across
-_DONNING_SPREAD_MM = 10.0
+_DONNING_SPREAD_RAD = math.radians(8)  # 6 mm on a forearm of 8 cm across
+_DONNING_SPREAD_MM = 6.0
 _FAT = (0.05, 0.13)  # thickness, share of the arm's radius
 _BELLY_SPREAD_RAD = math.radians(6)
 _DEPTH_SPREAD = 0.15
 _STRENGTH_SPREAD = 0.25
 _RELUCTANCE_SPREAD = 0.25
-_PRESSING = (0.22, 0.015)  # factor of a joint's own torque; share of another's that goes along, in their tolerances
-_PRESSING_TODAY = (0.11, 0.019)  # the same, from donning to donning
+_PRESSING = (0.11, 0.0075)  # factor of a joint's own torque; share of another's that goes along, in their tolerances
+_PRESSING_TODAY = (0.06, 0.01)  # the same, from donning to donning
 _SPILL = (0.06, 0.5)  # activation that the nearest neighbour takes along, and its spread
 _GAIN_SPREAD = 0.2
 _CONTACT_SPREAD = 0.15
@@ -100,7 +100,8 @@ class Band:
     pass_band_hz: tuple[float, float] = (0.5, 850.0)  # of the amplifier, as muscles are heard
     electrodes: Electrodes = Electrodes()
     along_mm: float = 0.0  # where it is worn, from the middle of the forearm towards the hand
-    turned_rad: float = math.radians(10)  # sd of how people turn it, each in their own way
+    turned_rad: float = math.radians(6)  # sd of how people turn it, each in their own way
+    mirrored: float = 0.0  # share of people who wear it the other way round, or on the other arm
     noise_uv: float = 3.0  # of amplifier and skin
     common: float = 0.0  # share of the mean over all channels that each loses to the reference they have in common
     offset_uv: float = 50.0  # sd of the electrodes' offsets; 0 where the amplifier passes none
@@ -137,6 +138,7 @@ class Wearer:
     pressing: NDArray[np.float64]  # (23, 23) torque of a joint (row) from what a movement needs of each
     spill: NDArray[np.float64]  # (28, 28) activation of a muscle (row) from that of each
     cocontraction: float  # activation that all muscles share at a torque of `LOAD_NM`
+    way_round: float  # 0 to 1; below `Band.mirrored` the ring runs the other way round
     band_turn: float  # where this person wears the band, in standard deviations of `Band.turned_rad`
     band_mm: float
 
@@ -214,19 +216,20 @@ def draw_wearer(seed: int, user_index: int, electrodes: Electrodes = CPEP_BAND.e
         cocontraction=_COCONTRACTION * rng.lognormal(0, 0.25),
         band_turn=rng.normal(),
         band_mm=rng.normal(0, _BAND_SPREAD_MM),
+        way_round=rng.random(),
     )
 
 
 def draw_donning(wearer: Wearer, seed: int, user_index: int, session_index: int, band: Band = CPEP_BAND) -> Donning:
     """Put the band on once: where it sits, how well each electrode touches."""
     rng = stream(seed, user_index, session_index)
-    n = band.n_channels
+    n, way = band.n_channels, -1 if wearer.way_round < band.mirrored else 1
     turn_rad = band.turned_rad * wearer.band_turn + rng.normal(0, _DONNING_SPREAD_RAD)
     shift_mm = band.along_mm + wearer.band_mm + rng.normal(0, _DONNING_SPREAD_MM)
     return Donning(
         wearer=wearer,
         band=band,
-        electrode_rad=turn_rad + 2 * np.pi / n * (np.arange(n) + rng.normal(0, 0.05, n)),
+        electrode_rad=turn_rad + way * 2 * np.pi / n * (np.arange(n) + rng.normal(0, 0.05, n)),
         shift_mm=shift_mm,
         pressing=_draw_pressing(_PRESSING_TODAY, rng) @ wearer.pressing,
         contact=rng.lognormal(0, _CONTACT_SPREAD, n),
