@@ -13,8 +13,8 @@ from cpep_edge.cli.output import print_json, progress, stderr
 if TYPE_CHECKING:
     from cpep_train.corpus import Corpus, Row
 
-RECIPE = "demo"
-USERS, SESSIONS_PER_USER, SECONDS, SEED = 24, 1, 6.0, 0
+RECIPE = "box"
+N_USERS, N_DONNINGS, SECONDS, FREE_SECONDS, SEED = 48, 1, 4.0, 40.0, 0
 REPLAY_SPEED = 4.0  # times real time
 
 
@@ -34,29 +34,39 @@ def demo(
     from cpep_edge.folders import made_by
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
+    from cpep_train.boxed import box_folder
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.corpus import Corpus
-    from cpep_train.evaluate import evaluate
+    from cpep_train.protocols import evaluate
     from cpep_train.recipe import load_recipe
     from cpep_train.simulation import simulated_by, synthesise_corpus
     from cpep_train.training import train
 
     started_s = time.monotonic()
     corpus, run, bundle = out / "simulated-people", out / "run", out / "demo.cpep"
-    _say(1, f"simulating {USERS} people wearing a band of 16 electrodes")
-    asked = simulated_by(n_users=USERS, sessions_per_user=SESSIONS_PER_USER, seconds=SECONDS, seed=SEED)
+    _say(1, f"simulating {N_USERS} people wearing a band of 16 electrodes")
+    asked = simulated_by(
+        n_users=N_USERS, sessions_per_user=N_DONNINGS, seconds=SECONDS, seed=SEED, free_seconds=FREE_SECONDS
+    )
     if made_by(corpus) == asked:
         stderr.print(f"    they are in {corpus} already")
     else:
         with progress("simulate") as advance:
             synthesise_corpus(
-                corpus, n_users=USERS, sessions_per_user=SESSIONS_PER_USER, seconds=SECONDS, seed=SEED, progress=advance
+                corpus,
+                n_users=N_USERS,
+                sessions_per_user=N_DONNINGS,
+                seconds=SECONDS,
+                seed=SEED,
+                free_seconds=FREE_SECONDS,
+                progress=advance,
             )
-    _say(2, "training: masked EMG, masked poses, then EMG towards poses")
+    _say(2, "training: masked poses, then EMG towards poses")
     train(load_recipe(RECIPE), corpus, run, resume=True, go_on="cpep-edge demo")  # what is trained stays
     checkpoint = load_checkpoint(run)
     _say(3, "evaluating: zero-shot on people and gestures that training never saw")
     scores = evaluate(checkpoint, corpus)
+    boxed = evaluate(load_checkpoint(box_folder()), corpus)
     _say(4, "exporting: int8 encoder, pose index, golden inputs")
     with progress("export") as advance:
         native = build_for_target(host_target(), out / "native")
@@ -66,7 +76,7 @@ def demo(
     rows, profile = _held_out_session(people), out / "profile.json"
     calibrate(people, [row for row in rows if row.stage in manifest.calibration], bundle, REPLAY_SPEED, profile)
     replayed = replay(people, rows, bundle, REPLAY_SPEED, profile)
-    report = DemoReport(tuple(scores), manifest, replayed, time.monotonic() - started_s)
+    report = DemoReport(tuple(scores), tuple(boxed), manifest, replayed, time.monotonic() - started_s)
     path = write_report(report, out)
     if as_json:
         print_json(report.figures())
