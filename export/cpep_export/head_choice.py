@@ -20,6 +20,7 @@ from cpep_edge.head import Head, calibrate_temperature, fit_head
 from cpep_export.rejection import watched
 from cpep_export.training_windows import drawn_windows
 from cpep_train.checkpoint import Checkpoint
+from cpep_train.corpus import FREE_STAGE
 from cpep_train.donnings import DonningKey
 from cpep_train.evaluate import EvaluationSet, Examples, balanced_accuracy, torch_embedding
 from cpep_train.plain_head import mean_tokens
@@ -102,8 +103,9 @@ def fitted_heads(checkpoint: Checkpoint, evaluation: EvaluationSet, seed: int) -
     if checkpoint.head is None:
         return {}
     windows, places = drawn_windows(evaluation, FITTING_WINDOWS, seed)
-    fitting = _inputs(checkpoint, windows, places)
     rows = windows.store.corpus.rows
+    places = places[[rows[number].stage != FREE_STAGE for number, _ in places]]
+    fitting = _inputs(checkpoint, windows, places)
     label = np.array([checkpoint.head_gestures.index(rows[number].stage) for number, _ in places], np.int64)
     fitted: dict[Reads, Head] = {
         "embedding": fit_head(fitting.embedding, label),
