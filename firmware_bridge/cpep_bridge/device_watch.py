@@ -56,11 +56,13 @@ class DeviceWatch:
             if now_s - self._judged_s < AGAIN_S or self._n_samples < self._n_kept:
                 return self._electrodes
             self._judged_s, signal = now_s, np.concatenate(self._blocks)
+        missing = self._source.info.missing  # known to carry nothing of their own: no fault
         floor = {"hum_floor": 0.0} if self._source.info.unit != "uV" else {}
         self._electrodes = tuple(
             Electrode(
                 one.rms,
-                "flat" if one.flat
+                "" if one.channel in missing
+                else "flat" if one.flat
                 else "stuck" if one.stuck
                 else "clipped" if one.saturated
                 else f"{one.hum_hz:g} Hz hum" if one.hum_hz
