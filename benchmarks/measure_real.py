@@ -215,7 +215,7 @@ def _taught(one: Set, people: People, person: str, tables: Tables, scratch: Path
             shown = [n for n in of(wearing) if takes[n].repetition <= until[takes[n].gesture]]
             asked = [n for n in of(wearing) if takes[n].repetition >= max(one.asked_from, until[takes[n].gesture] + 1)]
             answers.append((shown, asked))
-        name = f"{n_shown} repetitions taught" if n_shown else "half of a wearing taught"
+        name = f"{n_shown} repetition{'s' * (n_shown > 1)} taught" if n_shown else "half of a wearing taught"
         _ask_each(one, people, person, tables, name, answers, path)
     if one.next_wearing and len(wearings) > 2:
         shown = [number for wearing in wearings[:2] for number in of(wearing)]
@@ -280,7 +280,7 @@ def write(out: Path, measured: Sequence[Tables], judged: bool) -> None:
         + ("People asked about come from a folder that nothing was trained or tuned on. " if judged else
            "The front end's and the head's constants were chosen on these same sets, so only other people's figures "
            "(`--judge`) are free of that choice. ")
-        + "Poses of 3DC and myo-wrist are templates.",
+        + "Poses of 3DC are templates.",
     ]  # fmt: skip
     for one in measured:
         lines += ["", f"## {one.name}, windows of {1000 * one.window_s:.0f} ms", ""]

@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import donning_of
-from cpep_edge.donning import Donning, measure_donning, placements, window_means
+from cpep_edge.donning import Donning, measure_donning, placements, unscaled, window_means
 from cpep_edge.head import Head, fit_head
 from cpep_edge.input_stream import InputStream
 from cpep_edge.mpf import MpfSpec, permutation
@@ -119,7 +119,7 @@ class People:
 
     def _signal_features(self, take: Take) -> dict[str, Values]:
         window = self.recipe.windows.window_samples
-        filtered = Preprocessor(self.recipe.preprocessing(1.0), take.emg_uv.shape[1])(take.emg_uv)
+        filtered = Preprocessor(unscaled(self.recipe.preprocessing(1.0)), take.emg_uv.shape[1])(take.emg_uv)
         if not len(self.ends(take)):
             return {
                 key: np.empty((0, n * take.emg_uv.shape[1]), np.float32) for key, n in (("hudgins", 4), ("levels", 2))
@@ -177,7 +177,7 @@ def discriminant(features: Values, labels: Labels, shrinkage: float | None) -> L
     return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(features, labels)
 
 
-PLAIN = {"Hudgins + LDA (LibEMG)": ("hudgins", None), "log levels + LDA": ("levels", 0.1),
+PLAIN = {"Hudgins + LDA (LibEMG)": ("hudgins", None), "log levels + LDA": ("levels", 0.01),
          "log-covariances + LDA": ("logcov", 0.1)}  # fmt: skip
 
 

@@ -15,7 +15,7 @@ hidden Markov model whose states last (Rabiner 1989). It is Wald's sequential te
 
 Of myo-wrist's first eight people, on whom this was chosen, taught by three repetitions, it decides .994 of the others
 right, at 12 false activations an hour of small movements and 310 ms after the muscle; the debounce by counting that was
-here before .970 at 46 and 297 ms. Sixteen others, read once: .918 at 111, as counting does. In trials a cumulative sum
+here before .970 at 46 and 297 ms. Sixteen others: .918 at 111, as counting does. In trials a cumulative sum
 with restarts was slower, and a head over the last .2 s as good within a donning and worse on the next
 (`benchmarks/measure_decisions.py`).
 """
