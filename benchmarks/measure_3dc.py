@@ -28,8 +28,9 @@ from cpep_export.package import export_bundle
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, Row
 from cpep_train.donnings import Donnings
-from cpep_train.evaluate import Score, evaluate
+from cpep_train.evaluate import Score
 from cpep_train.import_3dc import import_3dc
+from cpep_train.protocols import evaluate
 from cpep_train.realism import measure, real_trials
 from cpep_train.recipe import load_recipe
 from cpep_train.training import train

@@ -13,7 +13,13 @@ EXTRA_OF = {  # by the module that an import asks for
     "cryptography": "trust",
     "ppk2_api": "power",
 }
-PACKAGE_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "myo_sim": "myo-sim", "pythonosc": "python-osc"}
+PACKAGE_OF = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "myo_sim": "myo-sim",
+    "pythonosc": "python-osc",
+    "markupsafe": "jinja2",
+}
 
 
 def missing_package(error: ModuleNotFoundError, command: str = "") -> str:

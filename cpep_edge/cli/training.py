@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +39,9 @@ def train(
     from cpep_train.corpus import Corpus
     from cpep_train.recipe import load_recipe
 
+    for package in ("torch", "lightning"):  # the corpus is looked at before they are loaded
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
     asked = load_recipe(recipe, settings or [], data)
     if not skip_bad:
         Corpus.open(data).check_device(asked)  # before torch is loaded, so that it is said at once
