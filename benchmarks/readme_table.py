@@ -1,8 +1,8 @@
-"""Write the table of costs in the top-level README, between its markers, from the reports in `results/`.
+"""Write the table of costs in docs/measured.md, between its markers, from the reports in `results/`.
 
     python benchmarks/readme_table.py
 
-`--check` writes nothing and exits 1 when the README does not hold what the reports say.
+`--check` writes nothing and exits 1 when the page does not hold what the reports say.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from cpep_edge.files import replacing
 from cpep_edge.report_table import Table
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "measured.md"
 REPORTS = {"demo": "demo", "paper size": "paper-size"}
 BEGIN = "<!-- written by benchmarks/readme_table.py from the reports in benchmarks/results -->"
 END = "<!-- end -->"
@@ -25,29 +25,29 @@ END = "<!-- end -->"
 def main() -> None:
     """Write or check."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="Only say whether the README is up to date.")
+    parser.add_argument("--check", action="store_true", help="Only say whether the page is up to date.")
     check: bool = parser.parse_args().check
-    old = README.read_text(encoding="utf-8")
+    old = PAGE.read_text(encoding="utf-8")
     new = with_table(old, {name: read_report(_file(folder)) for name, folder in REPORTS.items()})
     if check:
-        sys.exit(0 if new == old else f"{README.name} is not what the reports say: run {Path(__file__).name}")
-    with replacing(README) as temporary:
+        sys.exit(0 if new == old else f"{PAGE.name} is not what the reports say: run {Path(__file__).name}")
+    with replacing(PAGE) as temporary:
         temporary.write_text(new, encoding="utf-8")
 
 
-def with_table(readme: str, reports: dict[str, Report]) -> str:
-    """The README with the table of these reports in place of the one it has."""
-    before, _, rest = readme.partition(BEGIN)
+def with_table(page: str, reports: dict[str, Report]) -> str:
+    """The page with the table of these reports in place of the one it has."""
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     if not rest or END not in rest:
-        raise ValueError(f"the README lacks the lines {BEGIN} and {END}")
+        raise ValueError(f"the page lacks the lines {BEGIN} and {END}")
     return f"{before}{BEGIN}\n\n{_table(reports)}\n\n{END}{after}"
 
 
 def _table(reports: dict[str, Report]) -> str:
     columns = {name: _figures(report) for name, report in reports.items()}
     names = next(iter(columns.values()))
-    links = (f"[{name}](benchmarks/results/{REPORTS[name]}/report.md)" for name in reports)
+    links = (f"[{name}](../benchmarks/results/{REPORTS[name]}/report.md)" for name in reports)
     rows = tuple((row, *(columns[name][row] for name in reports)) for row in names)
     machines = {f"{report.machine.cpu}, {report.machine.n_cpus} CPUs shared" for report in reports.values()}
     commits = {report.git_commit for report in reports.values()}

@@ -118,11 +118,13 @@ def measure_wearings(
         mine = balanced([one for one in repetitions if one.wearing == wearing])
         orders: list[tuple[int, ...]] = [tuple(range(reading.front_end.n_electrodes))]
         likelihood: Likelihood | None = None
-        if found:
+        earlier = [one for one in repetitions if one.wearing < wearing]
+        known = list(dict.fromkeys(one.gesture for one in earlier))
+        if len(known) > 1 and any(one.gesture in known for one in mine):
             orders = placements(reading.front_end.n_electrodes, MAX_TURN, mirrored=False)
-            earlier = windows_of([one for one in repetitions if one.wearing < wearing], reading, found, gestures)
-            head, numbers = fit_head(earlier.x, earlier.gesture), [gestures.index(one.gesture) for one in mine]
-            likelihood = partial(_likelihood, head, numbers, reading.n_tokens)
+            windows = windows_of(earlier, reading, found, known)
+            numbers = [known.index(one.gesture) if one.gesture in known else None for one in mine]
+            likelihood = partial(_likelihood, fit_head(windows.x, windows.gesture), numbers, reading.n_tokens)
         found.append(
             measure_donning(
                 [one.samples for one in mine],
@@ -170,10 +172,10 @@ def windows_of(
     )
 
 
-def _likelihood(head: Head, numbers: Sequence[int], n_tokens: int, recordings: Sequence[Tokens]) -> float:
-    """How likely recordings are under the head's gestures of these numbers."""
-    means = [window_means(tokens, n_tokens) for tokens in recordings]
-    each = [head.log_likelihood(head.project(x))[:, n] for x, n in zip(means, numbers, strict=True)]
+def _likelihood(head: Head, numbers: Sequence[int | None], n_tokens: int, recordings: Sequence[Tokens]) -> float:
+    """How likely recordings are under the head's gestures of these numbers; None for one that it does not know."""
+    means = [(window_means(tokens, n_tokens), n) for tokens, n in zip(recordings, numbers, strict=True)]
+    each = [head.log_likelihood(head.project(x))[:, n] for x, n in means if n is not None]
     return float(np.mean(np.concatenate(each)))
 
 

@@ -16,7 +16,7 @@ from cpep_edge.calibration import calibrate
 from cpep_edge.decisions import UNKNOWN
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.live_loop import LiveEngine, check_stream
-from cpep_edge.personal import design_reading
+from cpep_edge.personal import Repetition, design_reading, measure_wearings
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.taught import fit_taught, write_taught
 from cpep_edge.verify import verify_bundle
@@ -134,6 +134,22 @@ def test_a_later_wearing_is_found_turned_by_an_unlabelled_calibration(taught: tu
         vote = recogniser.recognise(window, recogniser.on_arm(donning)).vote
         right += recogniser.manifest.gestures[vote.gesture_index].name == gesture
     assert right == len(GESTURES)
+
+
+def test_a_gesture_may_be_new_in_a_later_wearing_that_sits_turned(tmp_path: Path) -> None:
+    arm = Arm(seed=5)
+    first = arm.repetitions(["Open", "Point"], 3)
+    later = [
+        Repetition(name, number, arm.make(name, 2, turned=1), wearing=1)
+        for number in (1, 2, 3)
+        for name in ("Rest", "Fist", "Open", "Point")
+    ]
+    reading = design_reading(arm.n_channels, arm.rate_hz)
+    assert measure_wearings([*first, *later], reading, ["Fist", "Open", "Point", "Rest"])[1].order == (1, 2, 3, 4, 5, 0)
+    fitted = fit_taught([*first, *later], "Rest", reading)
+    assert set(fitted.gestures) == {"Rest", "Fist", "Open", "Point"}
+    alone = [one for one in later if one.gesture == "Fist"]  # nothing in common to tell the turn by
+    assert measure_wearings([*first, *alone], reading, ["Fist", "Open", "Point", "Rest"])[1].order == (0, 1, 2, 3, 4, 5)
 
 
 def test_a_band_in_counts_is_taught_as_one_in_microvolts(tmp_path: Path) -> None:
