@@ -31,7 +31,7 @@ from cpep_edge.bundle import (
 from cpep_edge.calibration import donning_of, rest_level_of
 from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.donning import FLAT_SHARE, FLAT_UV, SETTLE_S, Donning
-from cpep_edge.errors import DataError
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.head import Head, fit_head
 from cpep_edge.input_stream import InputStream
@@ -159,7 +159,13 @@ def write_taught(
     """
     base, old = taught.base, None if taught.base is None else taught.base.recogniser.manifest
     kept = [] if old is None or base is None else [one for one in old.gestures if one.name not in base.without]
-    names = [one.name for one in kept] + [name for name in taught.gestures if name not in {one.name for one in kept}]
+    there = [] if old is None else [one.name for one in old.gestures]
+    named = {*(one.name for one in kept), *taught.gestures}
+    names = [name for name in there if name in named] + [name for name in taught.gestures if name not in there]
+    for number, one in enumerate([] if old is None else old.gestures):  # the index counts gestures as the bundle did
+        if one.n_prototypes and names[number : number + 1] != [one.name]:
+            gone = next(name for name in there if name not in named)
+            raise ConfigError(f"{path}: forget {gone} first: cpep-edge gestures remove {path} {gone}")
     prototypes = {one.name: one.n_prototypes for one in kept}
     gestures = tuple(
         next((one for one in kept if one.name == name and name not in taught.gestures), None)
