@@ -114,7 +114,8 @@ class Elements(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
+        asked = [value or "" for name, value in attrs if name in ("src", "href")]
+        self.fetched += [value for value in asked if not value.startswith("#")]  # contents lead inside the page
         if tag != "meta":
             self.open.append(tag)
 

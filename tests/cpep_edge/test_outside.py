@@ -13,7 +13,7 @@ from cpep_edge.cli import output
 from cpep_edge.cli.view import render
 from cpep_edge.decisions import Decision
 from cpep_edge.errors import CpepError
-from cpep_edge.live_stats import LiveSummary
+from cpep_edge.live_stats import Change, LiveSummary
 from cpep_edge.outside import printable, user_folder
 from cpep_edge.trust import configured_key
 from cpep_edge.vouched import remember, remembers
@@ -40,7 +40,7 @@ def test_letters_of_any_language_stay() -> None:
 @pytest.mark.parametrize("text", [ESCAPES, *MARKUPS])
 def test_the_screen_shows_names_as_they_are_and_obeys_none(text: str) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    console.print(render(text, replace(DECISION, gesture=text), [replace(DECISION, gesture=text)], SUMMARY))
+    console.print(render(text, replace(DECISION, gesture=text), [Change(text, 1.0)], SUMMARY))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
 
     assert "\x1b]" not in shown
