@@ -263,7 +263,8 @@ def compare(
 
     means: of the head on each window's wearer; none: the model's own
     """
-    index = build_index(model.prototypes.embedding, model.prototypes.gesture_index, seed=0)
+    stored = model.prototypes
+    index = build_index(stored.embedding, stored.gesture_index, 0, stored.gesture_penalty)
     embedded, cosines, votes, kept = [], [], [], 0
     for number, window in enumerate(windows):
         donning = Donning(head_means=means[number]) if len(means) else Donning()

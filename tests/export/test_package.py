@@ -15,6 +15,7 @@ from cpep_export.rejection import watched_windows
 from cpep_train.corpus import Corpus, write_metadata
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
 from cpep_train.leakage import split_manifest
+from cpep_train.stacking import with_seen_penalty
 
 if TYPE_CHECKING:
     from cpep_export.native import NativeBuild
@@ -37,10 +38,11 @@ def test_the_ladder_starts_where_the_evaluation_of_the_module_stands(
 ) -> None:
     evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus))
     queries = embed_emg(torch_embedding(tiny_checkpoint.emg), evaluation.queries)
-    scores = zero_shot(evaluation, queries, embed_poses(tiny_checkpoint.pose, evaluation.references))
+    manifest = Bundle(tiny_bundle).manifest
+    assert manifest.index is not None
+    references, first = embed_poses(tiny_checkpoint.pose, evaluation.references), manifest.ladder[0]
+    scores = zero_shot(evaluation, *with_seen_penalty(evaluation, queries, references, manifest.index.seen_penalty))
     accuracy = {score.gestures: score.balanced_accuracy for score in scores if score.users == "held-out"}
-
-    first = Bundle(tiny_bundle).manifest.ladder[0]
 
     assert (first.seen, first.unseen) == (pytest.approx(accuracy["seen"]), pytest.approx(accuracy["unseen"]))
     among_all = (accuracy["seen among all"], accuracy["unseen among all"])
