@@ -1,8 +1,10 @@
 """`cpep-edge data`: simulate, import and look at corpora."""
 
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +12,9 @@ from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdo
 from cpep_edge.errors import ConfigError, CpepError
 
 if TYPE_CHECKING:
-    from cpep_train.importing import Choices, ImportSummary
+    from cpep_train.importing import ImportSummary
+
+Progress = Callable[[int, int], None]
 
 
 class Database(StrEnum):
@@ -102,257 +106,27 @@ def synth(
 
 Source = Annotated[Path, typer.Argument(help="Folder of the set, as published; folders in it are searched.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write.")]
-HoldOutPeople = Annotated[str, typer.Option(help="People never trained on, by commas: S1,S3.")]
-ValidationPeople = Annotated[str, typer.Option(help="People to choose by, by commas: S4.")]
-HoldOutGestures = Annotated[str, typer.Option(help="Gestures never trained on, by commas.")]
-Rename = Annotated[list[str] | None, typer.Option(help="OLD=NEW: what a gesture is to be called.")]
-Channels = Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all without it.")]
-SkipStartS = Annotated[float, typer.Option(min=0, help="Left out of each recording's start, while people react.")]
-ResampleHz = Annotated[float | None, typer.Option(min=1, help="Write at this rate.", show_default="as recorded")]
-ChoicesFile = Annotated[Path | None, typer.Option("--choices", help="TOML with the same options as keys.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Read, and say what was understood; write nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 
 
-@imports.command("3dc")
-def import_3dc(
-    source: Source,
-    out: Out,
-    participants: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7.")] = "1-8",
-    hold_out_people: HoldOutPeople = "",
-    validation_people: ValidationPeople = "",
-    hold_out_gestures: HoldOutGestures = "",
-    rename: Rename = None,
-    channels: Channels = "",
-    skip_start_s: SkipStartS = 0.0,
-    resample_hz: ResampleHz = None,
-    choices: ChoicesFile = None,
-    dry_run: DryRun = False,
-    force: ForceOption = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import the 3DC armband set: real EMG, 10 channels at 1 kHz, eleven gestures, no pose."""
-    from cpep_train import import_3dc as importer
-
-    chosen = _choices(
-        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
-    )
-    with progress("importing") as advance:
-        summary = importer.import_3dc(
-            source, out, _numbers(participants), advance, choices=chosen, dry_run=dry_run, force=force
-        )
-    _print_import(summary, out, dry_run, as_json)
-
-
-@imports.command("ninapro")
-def import_ninapro(
-    source: Source,
-    out: Out,
-    database: Annotated[Database, typer.Option(help="Which Ninapro database it is.")],
-    subjects: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all that are there without it.")] = "",
-    undo_lag: Annotated[
-        bool, typer.Option("--undo-lag", help="Move poses earlier by what the glove lags behind the EMG.")
+def _how_to_write(
+    hold_out_people: Annotated[str, typer.Option(help="People never trained on, by commas: S1,S3.")] = "",
+    validation_people: Annotated[str, typer.Option(help="People to choose by, by commas: S4.")] = "",
+    hold_out_gestures: Annotated[str, typer.Option(help="Gestures never trained on, by commas.")] = "",
+    rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW: what a gesture is to be called.")] = None,
+    channels: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all without it.")] = "",
+    skip_start_s: Annotated[
+        float, typer.Option(min=0, help="Left out of each recording's start, while people react.")
+    ] = 0.0,
+    resample_hz: Annotated[
+        float | None, typer.Option(min=1, help="Write at this rate.", show_default="as recorded")
+    ] = None,
+    choices: Annotated[Path | None, typer.Option("--choices", help="TOML with the same options as keys.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read, and say what was understood; write nothing.")
     ] = False,
-    hold_out_people: HoldOutPeople = "",
-    validation_people: ValidationPeople = "",
-    hold_out_gestures: HoldOutGestures = "",
-    rename: Rename = None,
-    channels: Channels = "",
-    skip_start_s: SkipStartS = 0.0,
-    resample_hz: ResampleHz = None,
-    choices: ChoicesFile = None,
-    dry_run: DryRun = False,
     force: ForceOption = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import Ninapro 1, 2, 3, 5, 6 or 8: real EMG, with poses estimated from a data glove."""
-    from cpep_train import import_ninapro as importer
-
-    people = _numbers(subjects, "--subjects") if subjects else []
-    chosen = _choices(
-        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
-    )
-    with progress("importing") as advance:
-        summary = importer.import_ninapro(
-            source,
-            out,
-            database.value,
-            people,
-            advance,
-            choices=chosen,
-            undo_lag=undo_lag,
-            dry_run=dry_run,
-            force=force,
-        )
-    _print_import(summary, out, dry_run, as_json)
-
-
-@imports.command("myo-wrist")
-def import_myo_wrist(
-    source: Source,
-    out: Out,
-    hold_out_people: HoldOutPeople = "",
-    validation_people: ValidationPeople = "",
-    hold_out_gestures: HoldOutGestures = "",
-    rename: Rename = None,
-    channels: Channels = "",
-    skip_start_s: SkipStartS = 0.0,
-    resample_hz: ResampleHz = None,
-    choices: ChoicesFile = None,
-    dry_run: DryRun = False,
-    force: ForceOption = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import the myo-readings-dataset: one Myo, eight classes, several donnings a person, no pose."""
-    from cpep_train import import_myo as importer
-
-    chosen = _choices(
-        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
-    )
-    with progress("importing") as advance:
-        summary = importer.import_myo_wrist(source, out, advance, choices=chosen, dry_run=dry_run, force=force)
-    _print_import(summary, out, dry_run, as_json)
-
-
-@imports.command("myo-longterm")
-def import_myo_longterm(
-    source: Source,
-    out: Out,
-    hold_out_people: HoldOutPeople = "",
-    validation_people: ValidationPeople = "",
-    hold_out_gestures: HoldOutGestures = "",
-    rename: Rename = None,
-    channels: Channels = "",
-    skip_start_s: SkipStartS = 0.0,
-    resample_hz: ResampleHz = None,
-    choices: ChoicesFile = None,
-    dry_run: DryRun = False,
-    force: ForceOption = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import the Wearable Sensor Long-term sEMG Dataset: one Myo, 22 motions on many days, no pose."""
-    from cpep_train import import_myo as importer
-
-    chosen = _choices(
-        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
-    )
-    with progress("importing") as advance:
-        summary = importer.import_myo_longterm(source, out, advance, choices=chosen, dry_run=dry_run, force=force)
-    _print_import(summary, out, dry_run, as_json)
-
-
-@imports.command("csv")
-def import_csv(
-    column_map: Annotated[Path, typer.Argument(help="TOML: rate, columns, files; see cpep_train.import_csv.")],
-    out: Out,
-    hold_out_people: HoldOutPeople = "",
-    validation_people: ValidationPeople = "",
-    hold_out_gestures: HoldOutGestures = "",
-    rename: Rename = None,
-    channels: Channels = "",
-    skip_start_s: SkipStartS = 0.0,
-    resample_hz: ResampleHz = None,
-    choices: ChoicesFile = None,
-    dry_run: DryRun = False,
-    force: ForceOption = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import CSV files of any band by a column map."""
-    from cpep_train import import_csv as importer
-
-    chosen = _choices(
-        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
-    )
-    summary = importer.import_csv(column_map, out, choices=chosen, dry_run=dry_run, force=force)
-    _print_import(summary, out, dry_run, as_json)
-
-
-@imports.command("files")
-def import_files(
-    sources: Annotated[list[Path], typer.Argument(help="Files: EDF, BDF, XDF, OpenSignals HDF5, OpenBCI, Delsys.")],
-    out: Out,
-    user: Annotated[str, typer.Option(help="Whose they are; without it, the folder a file lies in.")] = "",
-    session: Annotated[str, typer.Option(help="Without it, a file's name.")] = "",
-    stage: Annotated[str, typer.Option(help="The gesture of what no annotation or marker labels.")] = "",
-    side: Annotated[Side, typer.Option(help="Which wrist.")] = Side.unknown,
-    split: Annotated[Split, typer.Option(help="Of repetitions that are in no other.")] = Split.train,
-    test_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 3 or 5-6.")] = "",
-    val_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 2.")] = "",
-    hold_out_people: HoldOutPeople = "",
-    validation_people: ValidationPeople = "",
-    hold_out_gestures: HoldOutGestures = "",
-    rename: Rename = None,
-    channels: Channels = "",
-    skip_start_s: SkipStartS = 0.0,
-    resample_hz: ResampleHz = None,
-    choices: ChoicesFile = None,
-    dry_run: DryRun = False,
-    force: ForceOption = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import recordings as the software of amplifiers writes them; what a file holds decides how it is read."""
-    from cpep_train import import_files as importer
-
-    chosen = _choices(
-        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
-    )
-    about = importer.FileChoices(
-        user=user,
-        session=session,
-        stage=stage,
-        side=side.value,
-        split=split.value,
-        test_repetitions=tuple(_numbers(test_repetitions, "--test-repetitions") if test_repetitions else ()),
-        val_repetitions=tuple(_numbers(val_repetitions, "--val-repetitions") if val_repetitions else ()),
-    )
-    with progress("importing") as advance:
-        summary = importer.import_files(sources, out, about, advance, choices=chosen, dry_run=dry_run, force=force)
-    _print_import(summary, out, dry_run, as_json)
-
-
-@imports.command("libemg")
-def import_libemg(
-    source: Source,
-    out: Out,
-    sample_rate_hz: Annotated[float, typer.Option(min=1, help="Samples a second; the files do not say.")],
-    test_repetitions: Annotated[str, typer.Option(help="Such as 4-5; the last without it.")] = "",
-    hold_out_people: HoldOutPeople = "",
-    validation_people: ValidationPeople = "",
-    hold_out_gestures: HoldOutGestures = "",
-    rename: Rename = None,
-    channels: Channels = "",
-    skip_start_s: SkipStartS = 0.0,
-    resample_hz: ResampleHz = None,
-    choices: ChoicesFile = None,
-    dry_run: DryRun = False,
-    force: ForceOption = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import a folder that LibEMG filled: R_<repetition>_C_<class>, one file each, no pose."""
-    from cpep_train import import_files as importer
-
-    chosen = _choices(
-        choices, hold_out_people, validation_people, hold_out_gestures, rename, channels, skip_start_s, resample_hz
-    )
-    tested = _numbers(test_repetitions, "--test-repetitions", least=0) if test_repetitions else []
-    with progress("importing") as advance:
-        summary = importer.import_libemg(
-            source, out, sample_rate_hz, tested, advance, choices=chosen, dry_run=dry_run, force=force
-        )
-    _print_import(summary, out, dry_run, as_json)
-
-
-def _choices(
-    file: Path | None,
-    hold_out_people: str,
-    validation_people: str,
-    hold_out_gestures: str,
-    rename: list[str] | None,
-    channels: str,
-    skip_start_s: float,
-    resample_hz: float | None,
-) -> "Choices":
-    """What a file chooses, with what the options say over it."""
+) -> dict[str, Any]:
+    """What every importer takes by name; the options go over the file of choices."""
     from cpep_train.importing import choices_of, load_choices
 
     over: dict[str, object] = {
@@ -364,8 +138,154 @@ def _choices(
         "skip_start_s": skip_start_s,
         "resample_hz": resample_hz,
     }
-    base = {} if file is None else load_choices(file).model_dump()
-    return choices_of({**base, **{key: value for key, value in over.items() if value}}, "the options")
+    base = {} if choices is None else load_choices(choices).model_dump()
+    chosen = choices_of({**base, **{key: value for key, value in over.items() if value}}, "the options")
+    return {"choices": chosen, "dry_run": dry_run, "force": force}
+
+
+def _import_command(name: str) -> "Callable[[Callable[..., ImportSummary]], Callable[..., None]]":
+    """A command under `data import`: its own parameters, then those of `_how_to_write`.
+
+    The function is called with its own parameters, `advance` for progress, and what `_how_to_write` returns.
+    """
+
+    def registered(command: "Callable[..., ImportSummary]") -> Callable[..., None]:
+        own = list(inspect.signature(command).parameters.values())[:-2]  # without `advance` and `**writing`
+        shared = list(inspect.signature(_how_to_write).parameters.values())
+        as_json_help = "Print the summary as one JSON object."
+        as_json = inspect.Parameter(
+            "as_json",
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=False,
+            annotation=Annotated[bool, typer.Option("--json", help=as_json_help)],
+        )
+
+        def run(**given: Any) -> None:
+            as_json = given.pop("as_json")
+            writing = _how_to_write(**{one.name: given.pop(one.name) for one in shared})
+            with progress("importing") as advance:
+                summary = command(**given, advance=advance, **writing)
+            _print_import(summary, given["out"], writing["dry_run"], as_json)
+
+        parameters = [*own, *shared, as_json]
+        run.__doc__ = command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return imports.command(name)(run)
+
+    return registered
+
+
+@_import_command("3dc")
+def import_3dc(
+    source: Source,
+    out: Out,
+    participants: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7.")] = "1-8",
+    *,
+    advance: "Progress",
+    **writing: Any,
+) -> "ImportSummary":
+    """Import the 3DC armband set: real EMG, 10 channels at 1 kHz, eleven gestures, no pose."""
+    from cpep_train.import_3dc import import_3dc as bring
+
+    return bring(source, out, _numbers(participants), advance, **writing)
+
+
+@_import_command("ninapro")
+def import_ninapro(
+    source: Source,
+    out: Out,
+    database: Annotated[Database, typer.Option(help="Which Ninapro database it is.")],
+    subjects: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all that are there without it.")] = "",
+    undo_lag: Annotated[
+        bool, typer.Option("--undo-lag", help="Move poses earlier by what the glove lags behind the EMG.")
+    ] = False,
+    *,
+    advance: "Progress",
+    **writing: Any,
+) -> "ImportSummary":
+    """Import Ninapro 1, 2, 3, 5, 6 or 8: real EMG, with poses estimated from a data glove."""
+    from cpep_train.import_ninapro import import_ninapro as bring
+
+    people = _numbers(subjects, "--subjects") if subjects else []
+    return bring(source, out, database.value, people, advance, undo_lag=undo_lag, **writing)
+
+
+@_import_command("myo-wrist")
+def import_myo_wrist(source: Source, out: Out, *, advance: "Progress", **writing: Any) -> "ImportSummary":
+    """Import the myo-readings-dataset: one Myo, eight classes, several donnings a person, no pose."""
+    from cpep_train.import_myo import import_myo_wrist as bring
+
+    return bring(source, out, advance, **writing)
+
+
+@_import_command("myo-longterm")
+def import_myo_longterm(source: Source, out: Out, *, advance: "Progress", **writing: Any) -> "ImportSummary":
+    """Import the Wearable Sensor Long-term sEMG Dataset: one Myo, 22 motions on many days, no pose."""
+    from cpep_train.import_myo import import_myo_longterm as bring
+
+    return bring(source, out, advance, **writing)
+
+
+@_import_command("csv")
+def import_csv(
+    column_map: Annotated[Path, typer.Argument(help="TOML: rate, columns, files; see cpep_train.import_csv.")],
+    out: Out,
+    *,
+    advance: "Progress",
+    **writing: Any,
+) -> "ImportSummary":
+    """Import CSV files of any band by a column map."""
+    from cpep_train.import_csv import import_csv as bring
+
+    return bring(column_map, out, **writing)
+
+
+@_import_command("files")
+def import_files(
+    sources: Annotated[list[Path], typer.Argument(help="Files: EDF, BDF, XDF, OpenSignals HDF5, OpenBCI, Delsys.")],
+    out: Out,
+    user: Annotated[str, typer.Option(help="Whose they are; without it, the folder a file lies in.")] = "",
+    session: Annotated[str, typer.Option(help="Without it, a file's name.")] = "",
+    stage: Annotated[str, typer.Option(help="The gesture of what no annotation or marker labels.")] = "",
+    side: Annotated[Side, typer.Option(help="Which wrist.")] = Side.unknown,
+    split: Annotated[Split, typer.Option(help="Of repetitions that are in no other.")] = Split.train,
+    test_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 3 or 5-6.")] = "",
+    val_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 2.")] = "",
+    *,
+    advance: "Progress",
+    **writing: Any,
+) -> "ImportSummary":
+    """Import recordings as the software of amplifiers writes them; what a file holds decides how it is read."""
+    from cpep_train import import_files as importer
+
+    about = importer.FileChoices(
+        user=user,
+        session=session,
+        stage=stage,
+        side=side.value,
+        split=split.value,
+        test_repetitions=tuple(_numbers(test_repetitions, "--test-repetitions") if test_repetitions else ()),
+        val_repetitions=tuple(_numbers(val_repetitions, "--val-repetitions") if val_repetitions else ()),
+    )
+    return importer.import_files(sources, out, about, advance, **writing)
+
+
+@_import_command("libemg")
+def import_libemg(
+    source: Source,
+    out: Out,
+    sample_rate_hz: Annotated[float, typer.Option(min=1, help="Samples a second; the files do not say.")],
+    test_repetitions: Annotated[str, typer.Option(help="Such as 4-5; the last without it.")] = "",
+    *,
+    advance: "Progress",
+    **writing: Any,
+) -> "ImportSummary":
+    """Import a folder that LibEMG filled: R_<repetition>_C_<class>, one file each, no pose."""
+    from cpep_train.import_files import import_libemg as bring
+
+    tested = _numbers(test_repetitions, "--test-repetitions", least=0) if test_repetitions else []
+    return bring(source, out, sample_rate_hz, tested, advance, **writing)
 
 
 def _listed(text: str) -> list[str]:

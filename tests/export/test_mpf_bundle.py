@@ -18,6 +18,7 @@ from cpep_edge.session import SessionMeta, write_session
 from cpep_edge.verify import verify_bundle
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus, Row, write_metadata
+from cpep_train.evaluate import evaluation_set
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
 from cpep_train.windows import SessionStore, WindowDataset
@@ -113,6 +114,26 @@ def test_a_bundle_gives_its_golden_answers_and_says_what_it_reads(bundle: Path) 
     assert manifest.input_shape == (manifest.front_end.n_features, 1 + (WINDOW - SPAN) // HOP)
     assert manifest.head is not None
     assert [manifest.gestures[g].name for g in manifest.head.gestures] == sorted(STAGES[:-1])
+
+
+def test_what_answers_is_as_asked_or_what_reads_most_on_validation_windows(
+    checkpoint: Checkpoint, corpus: Corpus
+) -> None:
+    from cpep_export.head_choice import READS, choose_head
+
+    evaluation = evaluation_set(checkpoint, corpus)
+    true = evaluation.queries.gesture_index
+    for perfect in (True, False):  # the index is right always, or never
+        by_poses = true if perfect else (true + 1) % len(evaluation.gestures)
+        asked = {how: choose_head(checkpoint, evaluation, by_poses, 0, how) for how in ("auto", "index", *READS)}
+        heads = {how: head.spec for how, head in asked.items() if head is not None}
+        assert {how: heads[how].reads for how in READS} == {how: how for how in READS}
+        assert (heads["index"].answers, heads["tokens"].answers) == (False, True)
+        scores = heads["auto"].validation
+        assert set(scores) == {"index", *READS}
+        assert heads["auto"].answers == (scores[heads["auto"].reads] >= scores["index"])
+        assert scores[heads["auto"].reads] == max(scores[reads] for reads in READS)
+    assert scores["index"] < 0.5 < scores[heads["auto"].reads]
 
 
 @pytest.mark.parametrize("size", [7, 64, 333])
