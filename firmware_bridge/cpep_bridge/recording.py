@@ -312,16 +312,22 @@ def _create(journal: Path) -> int:
 
 
 def _locked(file: int) -> bool:
-    """Lock an open journal until it is closed; False when somebody else has it."""
+    """Lock an open journal until it is closed; False when somebody else has it.
+
+    Somebody who is just ending, or a process that was forked and has yet to start its program, lets go of it soon.
+    """
     try:
         import fcntl
     except ImportError:  # Windows: there, a file that is open cannot be removed
         return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    for _ in range(20):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 def _row_dtype(n_channels: int) -> np.dtype[np.void]:
