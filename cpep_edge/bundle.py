@@ -30,7 +30,7 @@ from cpep_edge.folders import locked, replacing_folder, restore
 from cpep_edge.manifest_part import FileName, parse_json
 from cpep_edge.manifest_part import Part as _Part
 from cpep_edge.mpf import MpfSpec
-from cpep_edge.names import MAX_NAME, check_name
+from cpep_edge.names import MAX_NAME, check_name, shown_name
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.trust import (
     SIGNATURE_BYTES,
@@ -195,6 +195,7 @@ class Gesture(_Part):
     n_prototypes: Annotated[int, Field(ge=0, le=1 << 24)]  # 0: the head alone knows it
     trained: bool  # False: its EMG was never seen, only its poses are in the index
     origin: Literal["corpus", "pose file", "session"] = "corpus"  # what it was learnt from
+    called: Name | None = None  # what people read in place of the name; None: what the name says, see `shown_name`
 
 
 class PoseSpec(_Part):
@@ -383,6 +384,10 @@ class Manifest(_Part):
             dead=self.worn.dead,
             centre=np.array(self.worn.centre, np.float32) if self.worn.centre else None,
         )
+
+    def shown(self, label: str) -> str:
+        """A gesture's label as people read it."""
+        return next((one.called for one in self.gestures if one.name == label and one.called), shown_name(label))
 
     @property
     def embedding_shape(self) -> tuple[int, int]:

@@ -37,7 +37,7 @@ from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.head import Head
 from cpep_edge.left_out import RIGHT_KEPT, SHARE_MARGIN, TYPICAL_KEPT
-from cpep_edge.names import MAX_NAME
+from cpep_edge.names import MAX_NAME, check_name
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, cosines, graph_spec
@@ -216,6 +216,34 @@ def add_gesture(
     opened.require_new(name)
     gesture = Gesture(name=name, n_prototypes=len(prototypes), trained=False, origin=origin)
     return _rewrite(opened, (*opened.bundle.manifest.gestures, gesture), _grown(opened, prototypes), key)
+
+
+def rename_gesture(opened: OpenBundle, name: str, called: str, key: SigningKey | None = None) -> Manifest:
+    """Have a gesture read otherwise from now on; its label, which programs know it by, stays.
+
+    called: what people read; "": what the label says
+    """
+    bundle, old = opened.bundle, opened.bundle.manifest
+    if name not in (gesture.name for gesture in old.gestures):
+        raise ConfigError(
+            f"{bundle.path} has no gesture {name}; it has {', '.join(gesture.name for gesture in old.gestures)}"
+        )
+    taken = next((one.name for one in old.gestures if one.name != name and old.shown(one.name) == called), None)
+    if taken is not None:
+        raise ConfigError(f"{taken} reads {called} already: choose another name")
+    try:
+        new = check_name(called) if called else None
+    except ValueError as error:
+        raise ConfigError(f"{called!r} is no name for a gesture: {error}") from error
+    gestures = tuple(
+        gesture.model_copy(update={"called": new}) if gesture.name == name else gesture for gesture in old.gestures
+    )
+    return write_bundle(
+        bundle.path,
+        lambda folder: bundle.copy_files(folder, {}),
+        lambda files: old.model_copy(update={"files": files, "version": old.version + 1, "gestures": gestures}),
+        key,
+    )
 
 
 def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None) -> Manifest:

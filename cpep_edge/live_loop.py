@@ -355,12 +355,17 @@ class Live:
         """source: opened; seconds: of signal after which to stop, None goes on to the source's end."""
         self.source = source
         self._max_samples = None if seconds is None else round(seconds * source.info.sample_rate_hz)
-        self.engine = LiveEngine(recogniser, source.info, hop_ms=hop_ms, donning=donning, spec=spec)
+        self._hop_ms = hop_ms
+        self.renew(recogniser, donning, spec)
         self._taps = taps
         self._wake = threading.Condition()
         self._due = self._stopping = False
         self.stopped = False  # the reader has ended
         self._error: BaseException | None = None
+
+    def renew(self, recogniser: Recogniser, donning: Donning | None, spec: DecisionSpec | None) -> None:
+        """Go on with another bundle, calibration or device, from the next block; may be called from any thread."""
+        self.engine = LiveEngine(recogniser, self.source.info, hop_ms=self._hop_ms, donning=donning, spec=spec)
 
     def __iter__(self) -> Iterator[Decision]:
         reader = threading.Thread(target=self._read, name="reader", daemon=True)

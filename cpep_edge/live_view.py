@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.bundle import Manifest
 from cpep_edge.decisions import UNKNOWN, Decision
 from cpep_edge.hand import HandPoses
 from cpep_edge.hand_shapes import REST_SHAPE, shape_of
 from cpep_edge.live_loop import Live
 from cpep_edge.live_stats import Change, LiveStats, LiveSummary
-from cpep_edge.names import shown_name
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.sinks import SinkCounts, SinkTap
 
@@ -75,10 +75,10 @@ class LiveView:
         self._began_s = time.monotonic()
         self.generation = 0  # counts changes of what `about` tells
 
-    def renewed(self, recogniser: Recogniser | None = None, hand: HandPoses | None = None) -> None:
-        """What `about` tells has changed; with a recogniser, so has the bundle."""
-        if recogniser is not None:
-            self._manifest, self._hand = recogniser.manifest, hand
+    def renewed(self, manifest: Manifest | None = None, hand: HandPoses | None = None) -> None:
+        """What `about` tells has changed; with a manifest, so has the bundle."""
+        if manifest is not None:
+            self._manifest, self._hand = manifest, hand
         self.generation += 1
 
     def about(self) -> dict[str, object]:
@@ -107,12 +107,21 @@ class LiveView:
             return "not calibrated"
         return "as taught" if worn is not None and np.allclose(level_uv, worn.level_uv) else "calibrated"
 
+    def shown(self, label: str) -> str:
+        """A gesture's label as people read it."""
+        return self._manifest.shown(label)
+
+    def drawn(self, label: str) -> NDArray[np.float32] | None:
+        """The hand of a gesture as its name says, or as its label does; None where neither says anything."""
+        shape = shape_of(self.shown(label))
+        return shape_of(label) if shape is None else shape
+
     def gestures(self) -> list[ShownGesture]:
         """The bundle's gestures in its order."""
         return [
             ShownGesture(
                 gesture.name,
-                shown_name(gesture.name),
+                self.shown(gesture.name),
                 "taught" if gesture.origin == "session" else "trained" if gesture.trained else "zero-shot",
             )
             for gesture in self._manifest.gestures
@@ -169,7 +178,7 @@ class LiveView:
         if self._hand is None or any(
             g.origin == "session" and g.name == decision.gesture for g in self._manifest.gestures
         ):
-            return shape_of(decision.gesture)
+            return self.drawn(decision.gesture)
         return self._hand.nearest(recognition.embedding)
 
     def strips(self, first: int, n_most: int) -> tuple[int, NDArray[np.float32]]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.bundle import (
+    MANIFEST_FILE,
     Bundle,
     DecisionSpec,
     FileEntry,
@@ -167,9 +168,17 @@ def write_taught(
             gone = next(name for name in there if name not in named)
             raise ConfigError(f"{path}: forget {gone} first: cpep-edge gestures remove {path} {gone}")
     prototypes = {one.name: one.n_prototypes for one in kept}
+    before = Bundle(path).manifest.gestures if (path / MANIFEST_FILE).is_file() else ()
+    called = {one.name: one.called for one in before}
     gestures = tuple(
         next((one for one in kept if one.name == name and name not in taught.gestures), None)
-        or Gesture(name=name, n_prototypes=prototypes.get(name, 0), trained=True, origin="session")
+        or Gesture(
+            name=name,
+            n_prototypes=prototypes.get(name, 0),
+            trained=True,
+            origin="session",
+            called=called.get(name),
+        )
         for name in names
     )
     spec = HeadSpec(

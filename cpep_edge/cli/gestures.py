@@ -53,7 +53,7 @@ def list_gestures(
         header,
         [
             (
-                g.name,
+                g.name if g.called is None else f"{g.name}, reads {g.called}",
                 str(g.n_prototypes),
                 g.origin,
                 "yes" if g.trained else "no",
@@ -109,6 +109,27 @@ def add(
     n = manifest.gestures[-1].n_prototypes
     how = f"with {n} prototypes" if n else "in the head"
     stdout.print(f"{bundle}, version {manifest.version}: {name} {how}")
+
+
+@app.command("rename")
+def rename(
+    bundle: BundleArgument,
+    name: Annotated[str, typer.Argument(help="The gesture's label, as `list` shows it.")],
+    called: Annotated[str, typer.Argument(help='What people read from now on; "" takes what the label says.')],
+    key: KeyOption = None,
+    trust: TrustOption = False,
+    sign: SignOption = None,
+) -> None:
+    """Change how a gesture's name reads on the screen and the page; its label, in sinks and files, stays."""
+    from cpep_edge.enrolment import OpenBundle, rename_gesture
+    from cpep_edge.outside import printable
+    from cpep_edge.trust import load_signing_key
+
+    signing_key = None if sign is None else load_signing_key(sign, ask_password())
+    with OpenBundle.to_edit(bundle, key, trust=trust) as opened:
+        manifest = rename_gesture(opened, name, called, signing_key)
+    tell_unsigned(opened.bundle.manifest.signer, manifest.signer)
+    stdout.print(f"{bundle}, version {manifest.version}: {name} reads {printable(manifest.shown(name))}")
 
 
 @app.command("remove")

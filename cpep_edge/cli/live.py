@@ -12,7 +12,6 @@ from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.ports import Baud, Boot, Device, DeviceConfig, Force, Port, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
 from cpep_edge.errors import ConfigError, CpepError, LinkError
-from cpep_edge.names import shown_name
 from cpep_edge.outside import printable
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ def replay(
         if json_lines:
             print_json({"type": "decision", **asdict(decision)})
         elif decision.changed:
-            stdout.print(f"{decision.device_t_s:9.2f} s  {printable(shown_name(decision.gesture))}")
+            stdout.print(f"{decision.device_t_s:9.2f} s  {printable(recogniser.manifest.shown(decision.gesture))}")
     stderr.print(f"{n_changes} changes of the decision")
 
 
@@ -240,7 +239,8 @@ def calibrate(
     check_free(out, force)
     recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     manifest = recogniser.manifest
-    move = f"for {seconds:g} s: {', then '.join(map(shown_name, manifest.calibration)) or 'move the hand in many ways'}"
+    moves = ", then ".join(map(manifest.shown, manifest.calibration)) or "move the hand in many ways"
+    move = f"for {seconds:g} s: {moves}"
     stderr.print(f"for {rest_seconds:g} s: rest the hand" if rest_seconds else move)
     with open_source(
         port, device=device, timeout_s=timeout_s, baud=baud, boot_s=boot_s, config=device_config
@@ -313,7 +313,7 @@ def _run_on_device(source: "Band", manifest: "Manifest", sinks: "tuple[SinkTap, 
                 if printed is not None:
                     printed(decision)
                 elif decision.changed:
-                    stdout.print(f"{decision.device_t_s:9.2f} s  {printable(shown_name(decision.gesture))}")
+                    stdout.print(f"{decision.device_t_s:9.2f} s  {printable(manifest.shown(decision.gesture))}")
     if not json_lines:
         stderr.print(f"{n_decisions} decisions of the band, {n_changes} changes")
 
@@ -376,10 +376,10 @@ def run_on_screen(
                 view.stats.add(decision)
     finally:
         close_sinks(sinks)
-        _print_summary(view.summary(), view.sink_counts)
+        _print_summary(view, view.summary(), view.sink_counts)
 
 
-def _print_summary(summary: "LiveSummary", sinks: "list[SinkCounts]") -> None:
+def _print_summary(view: "LiveView", summary: "LiveSummary", sinks: "list[SinkCounts]") -> None:
     delay = "-" if summary.delay_p50_ms is None else f"{summary.delay_p50_ms:.1f} / {summary.delay_p99_ms:.1f} ms"
     link = summary.link
     rows = [
@@ -394,6 +394,6 @@ def _print_summary(summary: "LiveSummary", sinks: "list[SinkCounts]") -> None:
             (f"sink {sink.address}", f"{sink.sent} sent, {sink.dropped} dropped, {sink.failures} failures")
             for sink in sinks
         ),
-        *((f"windows of {shown_name(gesture)}", str(n)) for gesture, n in summary.windows_by_gesture.items()),
+        *((f"windows of {view.shown(gesture)}", str(n)) for gesture, n in summary.windows_by_gesture.items()),
     ]
     print_table("live", ("", ""), rows)

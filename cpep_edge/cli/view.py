@@ -5,7 +5,7 @@ terminal of a few lines gets one line.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +32,8 @@ _CELL_STROKES = 10  # of the signal in one character: a tenth of a second
 _STRIP_CELLS = 64
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _FULL = 3.0  # of the scaled signal, from peak to peak, that fills a cell
+
+Shown = Callable[[str], str]
 
 
 class PageAddress(Protocol):
@@ -82,7 +84,7 @@ class _Page:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         last, summary, page = self._view.stats.last, self._view.summary(), self._page
         if options.size.width < _LEAST_WIDTH or options.size.height < _LEAST_LINES:
-            yield _one_line(last, summary)
+            yield _one_line(last, summary, self._view.shown)
             return
         _, changes = self._view.changes_after(0)
         yield render(
@@ -97,6 +99,7 @@ class _Page:
             code="" if page is None or page.n_viewers else page.code,
             width=min(options.size.width, WIDTH),
             height=options.size.height,
+            shown=self._view.shown,
         )
 
 
@@ -113,6 +116,7 @@ def render(
     code: str = "",
     width: int = WIDTH,
     height: int = 24,
+    shown: Shown = shown_name,
 ) -> RenderableType:
     """The whole screen at one moment.
 
@@ -120,6 +124,7 @@ def render(
     cells: the signal's strength, (n_channels,) each, oldest first; none leaves it out
     silent_s: how long no samples have come
     url: of the page; code: the same for a phone's camera, shown in place of the signal
+    shown: makes of a gesture's label what people read
     """
     foot: list[RenderableType] = [_figures(summary)]
     if sinks:
@@ -137,11 +142,19 @@ def render(
         middle = [_strips(cells, width, together), Text()]
         room -= -(-len(cells[0]) // together) + 2
     n_changes = max(0, min(_CHANGES_SHOWN, room - 1))
-    history: list[RenderableType] = [Align.center(_history(changes, n_changes)), Text()] if n_changes else []
+    history: list[RenderableType] = [Align.center(_history(changes, n_changes, shown)), Text()] if n_changes else []
     lost = silent_s > SILENT_S
     away = Text(f"no signal for {silent_s:.0f} s, looking for the band", style="bold red")
     return Panel(
-        Group(Align.center(_gesture(last)), Text(), Align.center(_confidence(last)), Text(), *middle, *history, *foot),
+        Group(
+            Align.center(_gesture(last, shown)),
+            Text(),
+            Align.center(_confidence(last, shown)),
+            Text(),
+            *middle,
+            *history,
+            *foot,
+        ),
         title=Text(printable(title)),
         title_align="left",
         subtitle=away if lost else "Ctrl-C ends",
@@ -151,23 +164,23 @@ def render(
     )
 
 
-def _one_line(last: Decision | None, summary: LiveSummary) -> Text:
-    line = _gesture(last)
+def _one_line(last: Decision | None, summary: LiveSummary, shown: Shown) -> Text:
+    line = _gesture(last, shown)
     if last is not None and last.gesture != UNKNOWN and not last.at_rest:
         line.append(f" {last.confidence:.0%}", style="not bold default on default")
     return line.append(f"  {summary.link.lost_frames} lost", style="not bold dim default on default")
 
 
-def _gesture(last: Decision | None) -> Text:
+def _gesture(last: Decision | None, shown: Shown) -> Text:
     if last is None:
         return Text("waiting for a full window", style="dim")
-    name = printable(shown_name(last.gesture))
+    name = printable(shown(last.gesture))
     if last.gesture == UNKNOWN or (last.at_rest and last.gesture == last.window_gesture):
         return Text(f"·  {name}  ·", style="dim")
     return Text(f"  {name}  ", style="bold white on " + ("dark_orange3" if last.interpolated else "dark_green"))
 
 
-def _confidence(last: Decision | None) -> Text:
+def _confidence(last: Decision | None, shown: Shown) -> Text:
     """How the newest window was taken: what is rejected has no share to boast of."""
     if last is None:
         return Text()
@@ -176,7 +189,7 @@ def _confidence(last: Decision | None) -> Text:
     if last.window_gesture == UNKNOWN:
         return Text("this window: too unsure to say", style="dim")
     filled = round(last.confidence * _BAR_CELLS)
-    bar = Text(f"{printable(shown_name(last.window_gesture))} ", style="dim")
+    bar = Text(f"{printable(shown(last.window_gesture))} ", style="dim")
     bar.append("━" * filled, style="green")
     bar.append("━" * (_BAR_CELLS - filled), style="grey30")
     return bar.append(f" {last.confidence:4.0%}")
@@ -202,7 +215,7 @@ def _strips(cells: Sequence[NDArray[np.float32]], width: int, together: int) -> 
     return table
 
 
-def _history(changes: Sequence[Change], n_lines: int) -> Table:
+def _history(changes: Sequence[Change], n_lines: int, shown: Shown) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", width=9, style="dim")
     table.add_column(width=42)
@@ -210,7 +223,7 @@ def _history(changes: Sequence[Change], n_lines: int) -> Table:
     for row in range(n_lines):
         change = recent[row] if row < len(recent) else None
         table.add_row(
-            f"{change.run_s:.1f} s" if change else "", Text(printable(shown_name(change.gesture)) if change else "")
+            f"{change.run_s:.1f} s" if change else "", Text(printable(shown(change.gesture)) if change else "")
         )
     return table
 

@@ -14,21 +14,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
-from cpep_edge.bundle import Bundle
+from cpep_edge.bundle import Bundle, DecisionSpec, Manifest
 from cpep_edge.decisions import Decider, Decision, with_gates
+from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, CpepError
 from cpep_edge.hand import hand_poses_of
-from cpep_edge.hand_shapes import shape_of
-from cpep_edge.live_loop import Live, LiveEngine
+from cpep_edge.live_loop import Live
 from cpep_edge.live_view import LiveView
-from cpep_edge.names import check_name, shown_name
 from cpep_edge.pose_index import Vote
 from cpep_edge.recogniser import Recogniser
+
+if TYPE_CHECKING:
+    from cpep_edge.enrolment import OpenBundle
 
 KEPT_S = 180.0  # of votes, on which a change of the thresholds is shown
 _QUEUED = 2_000  # blocks that an action may be behind
@@ -74,6 +76,13 @@ class Forget(_Asked):
     """A gesture's label."""
 
     gesture: str
+
+
+class Rename(_Asked):
+    """How a gesture, by its label, reads from now on."""
+
+    gesture: str
+    called: str
 
 
 class Stop(_Asked):
@@ -152,6 +161,7 @@ class Acting:
             "record": (Record, self._record),
             "gates": (Gates, self._gates),
             "forget": (Forget, self._forget),
+            "rename": (Rename, self._rename),
             "stop": (Stop, self._stop),
         }
 
@@ -176,14 +186,14 @@ class Acting:
     def state(self) -> dict[str, object]:
         """What a page shows of it."""
         doing = self.doing
-        shape = None if doing is None or not doing.gesture else shape_of(doing.gesture)
+        shape = None if doing is None or not doing.gesture else self._view.drawn(doing.gesture)
         return {
             "doing": None
             if doing is None
             else {
                 "what": doing.what,
                 "said": doing.said,
-                "gesture": shown_name(doing.gesture) if doing.gesture else "",
+                "gesture": self._view.shown(doing.gesture) if doing.gesture else "",
                 "left_s": round(doing.left_s, 1),
                 "n_done": doing.n_done,
                 "n_steps": doing.n_steps,
@@ -224,10 +234,7 @@ class Acting:
     def _begin(self, what: str, run: Callable[[TapSource], str]) -> dict[str, object]:
         """Do something that takes a while, in a thread of its own."""
         with self._lock:
-            if self._worker is not None and self._worker.is_alive():
-                raise ConfigError(
-                    f"busy: somebody lets the page {self.doing.what if self.doing else 'work'}; stop it first"
-                )
+            self._require_idle()
             if self._loop.stopped:
                 raise ConfigError("the run has ended: start cpep-edge live again")
             self.doing, self.told = Doing(what), ""
@@ -259,7 +266,7 @@ class Acting:
         from cpep_edge.calibration import calibrate, save_profile
 
         recogniser, manifest = self._recogniser, self._recogniser.manifest
-        moves = ", then ".join(map(shown_name, manifest.calibration)) or "move the hand in many ways"
+        moves = ", then ".join(map(manifest.shown, manifest.calibration)) or "move the hand in many ways"
         told = ("rest the hand" if wish.rest_s else moves), moves
 
         def run(source: TapSource) -> str:
@@ -276,7 +283,8 @@ class Acting:
                 return "stopped: nothing was changed"
             self.folder.mkdir(parents=True, exist_ok=True)
             save_profile(profile, self.folder / "profile.json")
-            self._replace(recogniser, self._bundle, profile)
+            spec = profile.decide(self._loop.engine.spec)
+            self._replace(self._bundle, recogniser, profile.donning(manifest), spec)
             return f"calibrated; the profile is {self.folder / 'profile.json'}"
 
         return self._begin("calibrate", run)
@@ -332,10 +340,11 @@ class Acting:
             taught, used = teaching.fit()
             teaching.write(taught, used)
             opened = Bundle.open(path)
-            self._replace(Recogniser(opened), opened, None)
+            self._replace(opened, Recogniser(opened), None, opened.manifest.decision)
             found = taught.judgement
             reads = "" if found is None else f", {found.accuracy:.0%} right by leaving repetitions out"
-            return f"taught {', '.join(map(shown_name, taught.gestures))}{reads}; it runs now, and is kept in {path}"
+            gestures = ", ".join(map(opened.manifest.shown, taught.gestures))
+            return f"taught {gestures}{reads}; it runs now, and is kept in {path}"
 
         return self._begin("teach", run)
 
@@ -358,29 +367,49 @@ class Acting:
         return {"changes": changes, "seconds": round(votes[-1][0] - votes[0][0], 1) if votes else 0.0}
 
     def _forget(self, wish: Forget) -> dict[str, object]:
-        from cpep_edge.enrolment import OpenBundle, remove_gesture
+        from cpep_edge.enrolment import remove_gesture
 
-        with self._lock:
-            if self.doing is not None:
-                raise ConfigError(f"busy: somebody lets it {self.doing.what}; stop that first")
-            check_name(wish.gesture)
-            with OpenBundle.to_edit(self._bundle.path) as opened:
-                remove_gesture(opened, wish.gesture)
-            bundle = Bundle.open(self._bundle.path)
-            self._replace(Recogniser(bundle), bundle, None)
+        self._edit(lambda opened: remove_gesture(opened, wish.gesture))
         return {}
 
-    def _replace(self, recogniser: Recogniser, bundle: Bundle, profile: Any) -> None:
+    def _rename(self, wish: Rename) -> dict[str, object]:
+        from cpep_edge.enrolment import rename_gesture
+
+        self._edit(lambda opened: rename_gesture(opened, wish.gesture, wish.called))
+        return {}
+
+    def _edit(self, change: "Callable[[OpenBundle], Manifest]") -> None:
+        """Change the bundle that runs, on the disk, and go on with it."""
+        from cpep_edge.enrolment import OpenBundle
+
+        with self._lock:
+            self._require_idle()
+            manifest, path = self._bundle.manifest, self._bundle.path
+            if manifest.signer is not None:
+                raise ConfigError(
+                    f"{manifest.name} is signed, and a page has no key to sign it anew: use cpep-edge gestures with "
+                    "--sign"
+                )
+            with OpenBundle.to_edit(path) as opened:
+                change(opened)
+            bundle, engine = Bundle.open(path), self._loop.engine
+            decision = bundle.manifest.decision
+            spec = engine.spec if decision == manifest.decision else decision
+            self._replace(bundle, Recogniser(bundle), engine.donning, spec)
+
+    def _require_idle(self) -> None:
+        """Refuse what would come in the way of what is being done. Called with the lock."""
+        if self._worker is not None and self._worker.is_alive():
+            raise ConfigError(
+                f"busy: somebody lets the page {self.doing.what if self.doing else 'work'}; stop it first"
+            )
+
+    def _replace(self, bundle: Bundle, recogniser: Recogniser, donning: Donning | None, spec: DecisionSpec) -> None:
         """Go on with another bundle or calibration; the device stays open."""
-        manifest, engine = recogniser.manifest, self._loop.engine
-        donning = engine.donning if profile is None else profile.donning(manifest)
-        if profile is None and recogniser is not self._recogniser and bundle.path != self._bundle.path:
-            donning = None
-        spec = manifest.decision if profile is None else profile.decide(manifest.decision)
-        self._loop.engine = LiveEngine(recogniser, self._loop.source.info, donning=donning, spec=spec)
+        self._loop.renew(recogniser, donning, spec)
         self._recogniser, self._bundle = recogniser, bundle
         self._votes.clear()
-        self._view.renewed(recogniser, hand_poses_of(bundle))
+        self._view.renewed(bundle.manifest, hand_poses_of(bundle))
 
     def _show(self, left_s: float) -> None:
         doing = self.doing

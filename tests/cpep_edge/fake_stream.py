@@ -11,6 +11,7 @@ from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.bundle import DecisionSpec
 from cpep_edge.donning import Donning
 from cpep_edge.input_stream import InputStream
+from cpep_edge.names import shown_name
 from cpep_edge.pose_index import Vote
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.recogniser import Recognition
@@ -45,6 +46,7 @@ class LevelRecogniser:
                 SimpleNamespace(name=names[0], trained=True, origin="corpus"),
                 SimpleNamespace(name=names[1], trained=False, origin="corpus"),
             ),
+            shown=shown_name,
             files={"encoder.pte": SimpleNamespace(sha256="0" * 64)},
         )
         self.windows: list[np.ndarray] = []

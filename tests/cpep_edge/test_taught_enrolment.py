@@ -10,7 +10,7 @@ import pytest
 from cpep_edge.blocks import StreamInfo
 from cpep_edge.bundle import Bundle, write_bundle
 from cpep_edge.calibration import Profile, calibrate
-from cpep_edge.enrolment import OpenBundle, add_from_session, remove_gesture
+from cpep_edge.enrolment import OpenBundle, add_from_session, remove_gesture, rename_gesture
 from cpep_edge.errors import ConfigError
 from cpep_edge.live_loop import LiveEngine
 from cpep_edge.personal import design_reading
@@ -119,3 +119,17 @@ def test_a_gesture_is_removed_from_the_head_and_the_last_two_stay(mine: Path, ar
     assert answers(mine, arm, "Fist").most_common(1)[0][0] == "Fist"
     with pytest.raises(ConfigError, match="Rest and Fist are its only gestures and have to stay"):
         remove_gesture(OpenBundle.check(Bundle(mine)), "Fist")
+
+
+def test_a_gesture_that_was_renamed_reads_so_also_after_it_was_taught_again(mine: Path, arm: Arm) -> None:
+    before = Bundle(mine).manifest
+    with OpenBundle.to_edit(mine) as opened:
+        renamed = rename_gesture(opened, "Fist", "Play music")
+    verify_bundle(mine)
+    assert [one.name for one in renamed.gestures] == [one.name for one in before.gestures]
+    assert (renamed.shown("Fist"), renamed.shown("Open")) == ("Play music", "Open")
+    repetitions = arm.repetitions(["Fist", "Open"], 3)
+    fitted = fit_taught(repetitions, "Rest", design_reading(arm.n_channels, arm.rate_hz))
+    assert write_taught(mine, fitted, repetitions, "a test").shown("Fist") == "Play music"
+    with OpenBundle.to_edit(mine) as opened:
+        assert rename_gesture(opened, "Fist", "").shown("Fist") == "Fist"

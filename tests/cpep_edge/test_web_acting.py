@@ -113,6 +113,9 @@ def test_only_the_page_of_this_run_may_act(page: tuple[ViewServer, Acting, Live]
         ("teach", {"gestures": ["Fist"]}, "at least 2"),
         ("gates", {"min_confidence": 2}, "gates: min_confidence"),
         ("forget", {"gesture": "Nothing"}, "has no gesture Nothing"),
+        ("rename", {"gesture": "Nothing", "called": "x"}, "has no gesture Nothing"),
+        ("rename", {"gesture": "Fist", "called": "Open"}, "Open reads Open already"),
+        ("rename", {"gesture": "Fist", "called": "a\u202eb"}, "printable"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(
@@ -169,6 +172,26 @@ def test_thresholds_are_shown_on_what_was_before_they_count(page: tuple[ViewServ
     assert loop.engine.spec.min_vote_share == 0.87
     with client.connect(stream_url(server), proxy=None) as connection:
         assert messages_until(connection, "about")["min_vote_share"] == 0.87
+
+
+def test_a_gesture_that_is_renamed_reads_so_at_once_and_keeps_its_label(page: tuple[ViewServer, Acting, Live]) -> None:
+    server, acting, loop = page
+    assert ask(server, "gates", {"min_confidence": 0.87, "apply": True})[0] == 200
+    assert ask(server, "rename", {"gesture": "Fist", "called": "Play music"})[0] == 200
+    with client.connect(stream_url(server), proxy=None) as connection:
+        about = messages_until(connection, "about")
+    assert {"label": "Fist", "name": "Play music", "kind": "taught"} in about["gestures"]
+    assert about["min_vote_share"] == 0.87  # what was chosen on the page stays
+    assert loop.engine.donning.level_uv is not None
+    assert Bundle(acting.folder.parent / "mine.cpep").manifest.shown("Fist") == "Play music"
+
+
+def test_a_signed_bundle_is_not_changed_by_a_page_that_has_no_key(page: tuple[ViewServer, Acting, Live]) -> None:
+    server, acting, _ = page
+    acting._bundle.manifest = acting._bundle.manifest.model_copy(update={"signer": "0" * 16})
+    for name, asked in (("rename", {"gesture": "Fist", "called": "x"}), ("forget", {"gesture": "Fist"})):
+        status, answer = ask(server, name, asked)
+        assert (status, "is signed" in str(answer["error"])) == (409, True)
 
 
 def test_a_calibration_from_the_page_is_used_at_once_and_kept(page: tuple[ViewServer, Acting, Live]) -> None:

@@ -24,16 +24,23 @@ export class Actions {
     this.rest = about.rest_gesture;
     $("bundle").href = this.link("bundle.zip");
     $("known").replaceChildren(...about.gestures.map((gesture) => {
-      const item = document.createElement("li"), button = document.createElement("button");
-      button.type = "button";
-      button.textContent = "Forget";
-      button.setAttribute("aria-label", `Forget ${gesture.name}`);
-      button.addEventListener("click", () => {
+      const item = document.createElement("li"), name = document.createElement("input");
+      Object.assign(name, { value: gesture.name, maxLength: 100, title: `label: ${gesture.label}` });
+      name.setAttribute("aria-label", `How ${gesture.name} reads`);
+      name.addEventListener("change", () => this.ask("rename", { gesture: gesture.label, called: name.value.trim() }));
+      item.append(name, this.button("Forget", `Forget ${gesture.name}`, () => {
         if (confirm(`Forget ${gesture.name}? The bundle loses it.`)) this.ask("forget", { gesture: gesture.label });
-      });
-      item.append(gesture.name, button);
+      }));
       return item;
     }));
+  }
+
+  button(text, label, does) {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", textContent: text });
+    button.setAttribute("aria-label", label);
+    button.addEventListener("click", does);
+    return button;
   }
 
   open() {
