@@ -3,6 +3,7 @@
 What was really sent is in `sent`, to be compared with what a host noticed. POSIX only.
 """
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ _IDLE_S = 0.02
 _BURST_SAMPLES = 256  # sent before commands are looked at again
 _UNREAD_WAIT_S = 10.0
 _LEAVE_WAIT_S = 0.3
+_RESET_S = 0.3
 
 
 class SimulatedBoard(SimulatedThread):
@@ -69,12 +71,21 @@ class SimulatedBoard(SimulatedThread):
         self._number = 0
         self._start_s = 0.0
         self._played_out = False
+        self._resetting = threading.Event()
+
+    def reset(self) -> None:
+        """Do what a board does whose reset button is pressed, the line staying open: count anew, silent for a while."""
+        self._resetting.set()
 
     def _run(self, port: PtyPort) -> None:
         self._obey(self._personality.answer(b"")[1])
         while not self._stopping.is_set() and not self._played_out:
             reply, streams = self._personality.answer(port.read(self._sleep_s(port)))
             self._obey(streams)
+            if self._resetting.is_set() and self._frames is not None:
+                self._resetting.clear()
+                self._stopping.wait(_RESET_S)
+                self._frames, self._number, self._start_s = self._counts(), 0, time.monotonic()
             port.put(reply)
             self._send_due(port)
         self._linger(port)

@@ -1,11 +1,13 @@
 """A long run of the link under constant harm: a simulated band that loses, damages, repeats and reorders frames, whose
 clock drifts, that stalls and is unplugged, and a reader that stalls now and then.
 
-Every sample that arrives is compared with the one that was played, and the host's account with the band's own.
+Every sample that arrives is compared with the one that was played, and the host's account with the band's own. Beside
+it runs a board of lines of text, which has no boot_id: it is slower than it says, and its counter begins anew.
 """
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,8 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_bridge.band import Band
+from cpep_bridge.boards import Board
+from cpep_bridge.personalities import SimulatedProfile
+from cpep_bridge.profile import ProfiledBoard, find_profile
 from cpep_bridge.reopening import Reopener
 from cpep_bridge.simulated import SentCounts
+from cpep_bridge.simulated_boards import SimulatedBoard
 from cpep_bridge.simulator import UV_PER_COUNT, SimulatedBand
 from cpep_bridge.transports import BAUD
 from cpep_edge.blocks import Block, LinkCounts
@@ -30,6 +36,11 @@ _PERIOD_SAMPLES = 20_011  # prime, so that the signal never repeats in step with
 _LINE_SAMPLES = 1_200  # two ptys full: sent and unread when the line goes, and discarded when it is opened again
 _GROWTH_LIMIT_MB = 8.0
 _P99_LIMIT = 1.5  # times, and a millisecond: last third of the run against the first
+_BOARD = "csv-lines"
+_BOARD_PERIOD = 997  # samples
+_RATE_LIMIT = 0.01  # of what was heard, against the truth
+_ON_ITS_WAY = 1_000  # samples that may be gone with a restart: two seconds of the board
+_SEEN_AFTER_S = 2.0  # a board that was reset sends again
 _CALM_AFTER_S = 1.0  # after a stall or unplugging, delays are those of the harm
 
 
@@ -52,6 +63,21 @@ class Harm:
     silent_s: float = 3.0
     reader_stall_every_s: float = 45.0
     reader_stalled_s: float = 0.4
+    board_rate: float = 0.95  # of what the board promises
+    board_reset_every_s: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class BoardReport:
+    """What came of the board beside the band."""
+
+    sent: SentCounts
+    counts: LinkCounts
+    received_samples: int
+    wrong_samples: int
+    resets: int  # of the board
+    streams_begun_anew: int  # by the host
+    true_hz: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +101,7 @@ class SoakReport:
     harm: Harm
     sent: SentCounts
     counts: LinkCounts
+    board: BoardReport
     received_samples: int
     wrong_samples: int  # received, but not those that were played
     unaccounted_samples: int  # played, neither received nor counted as lost; negative if counted twice
@@ -155,7 +182,8 @@ def soak(
             once=True,
             seed=seed,
         )
-        with band, Band(Reopener(str(link), BAUD), reconnect_s=30.0) as reader:
+        aside = _BoardRun(harm, seed, seconds / speed)
+        with aside, band, Band(Reopener(str(link), BAUD), reconnect_s=30.0) as reader:
             _read(reader, band, watch, harm, speed, minute_s, lambda done: progress(round(done), round(seconds)))
             counts = reader.counts
         sent = band.sent
@@ -167,6 +195,7 @@ def soak(
         harm=harm,
         sent=sent,
         counts=counts,
+        board=aside.report(),
         received_samples=watch.received,
         wrong_samples=watch.wrong,
         unaccounted_samples=unaccounted,
@@ -174,6 +203,7 @@ def soak(
         minutes=watch.minutes,
         faults=[
             *_count_faults(watch, sent, counts, unaccounted),
+            *_board_faults(aside.report()),
             *(_trend_faults(watch.minutes) if speed == 1 else ()),
         ],
         seed=seed,
@@ -185,16 +215,21 @@ def soak(
 
 def to_markdown(report: SoakReport) -> str:
     """The report for people."""
-    sent, counts, minutes = report.sent, report.counts, report.minutes
+    sent, counts, minutes, board = report.sent, report.counts, report.minutes, report.board
     lines = [
         f"# Soak run: {report.seconds:g} s of signal, {'passed' if report.passed else 'FAILED'}",
         "",
         *(f"- FAULT: {fault}" for fault in report.faults),
         f"- {N_CHANNELS} channels at {RATE_HZ:g} Hz from a simulated band on a pty, in {report.wall_s:.0f} s of wall "
-        f"clock; band and reader together took {report.cpu_share:.1%} of a core.",
+        f"clock; band, board and readers together took {report.cpu_share:.1%} of a core.",
         f"- {sent.samples} samples were made: {report.received_samples} received, {counts.lost_samples} counted as "
         f"lost, {report.unaccounted_samples} unaccounted for. {report.wrong_samples} of those received differ from "
         "what was played.",
+        f"- A board beside it ({_BOARD}: no boot_id, no CRC) promised {board.true_hz / report.harm.board_rate:g} Hz "
+        f"and sent {board.true_hz:g}: {board.counts.heard_hz:.1f} Hz were heard. Its counter began anew {board.resets} "
+        f"times, the host began {board.streams_begun_anew} streams anew. Of {board.sent.samples} samples "
+        f"{board.received_samples} were received, {board.wrong_samples} of them wrong; {board.counts.lost_samples} "
+        f"were counted as lost, {board.sent.injected_losses} left out on purpose.",
         f"- Code {report.code}, seed {report.seed}, "
         + ", ".join(f"{name} {version}" for name, version in report.versions.items())
         + f"; {report.machine or 'machine not named'}.",
@@ -269,6 +304,85 @@ def _read(
         elif harmed[3]:
             band.stall(harm.silent_s / speed)
     watch.close_minute(minute_start_s)
+
+
+class _BoardRun:
+    """A board and its reader, in threads of their own and in real time, from `with` to its end."""
+
+    def __init__(self, harm: Harm, seed: int, wall_s: float) -> None:
+        profile = find_profile(_BOARD)
+        assert profile is not None
+        self._harm, self._truth = harm, np.random.default_rng(seed).integers(-4_000, 4_000, (_BOARD_PERIOD, 4))
+        self._last_reset_s = wall_s - _SEEN_AFTER_S
+        self._truth[:, 0] = np.arange(_BOARD_PERIOD)  # says which row it is
+        self.true_hz = profile.sample_rate_hz * harm.board_rate
+        self._board = SimulatedBoard(
+            SimulatedProfile(profile),
+            [self._truth.astype(np.float32)],
+            loss=harm.loss,
+            duplicate=harm.duplicate,
+            drift_ppm=(harm.board_rate - 1) * 1e6,
+            seed=seed,
+        )
+        self._profile = profile
+        self._thread = threading.Thread(target=self._read, name="soaked board", daemon=True)
+        self._reader: Board | None = None
+        self._received = self._wrong = self._resets = 0
+        self._boot_ids: set[int] = set()
+
+    def __enter__(self) -> "_BoardRun":
+        self._board.start()
+        self._reader = Board(Reopener(self._board.port, BAUD), ProfiledBoard(self._profile), boot_s=4.0)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._reader is not None:
+            self._reader.stop()
+        self._thread.join()
+        self._board.stop()
+
+    def report(self) -> BoardReport:
+        """What came of it. Raises ValueError before it was run."""
+        if self._reader is None:
+            raise ValueError("the board was not run")
+        return BoardReport(
+            sent=self._board.sent,
+            counts=self._reader.counts,
+            received_samples=self._received,
+            wrong_samples=self._wrong,
+            resets=self._resets,
+            streams_begun_anew=len(self._boot_ids) - 1,
+            true_hz=self.true_hz,
+        )
+
+    def _read(self) -> None:
+        assert self._reader is not None
+        is_due = _every(self._harm.board_reset_every_s)
+        started_s = time.monotonic()
+        with self._reader as reader:
+            for block in reader:
+                rows = block.samples_uv.astype(np.int64)
+                self._received += len(rows)
+                self._boot_ids.add(block.boot_id)
+                self._wrong += int(np.count_nonzero((rows != self._truth[rows[:, 0] % _BOARD_PERIOD]).any(axis=1)))
+                now_s = time.monotonic() - started_s
+                if now_s < self._last_reset_s and is_due(now_s):
+                    self._board.reset()
+                    self._resets += 1
+
+
+def _board_faults(board: BoardReport) -> Iterator[str]:
+    if board.wrong_samples:
+        yield f"{board.wrong_samples} samples of the board are not those that were played"
+    if board.streams_begun_anew != board.resets:
+        yield f"the board's counter began anew {board.resets} times, the host saw it {board.streams_begun_anew} times"
+    missing = board.sent.samples - board.received_samples - board.counts.lost_samples
+    if not 0 <= missing <= _ON_ITS_WAY * (board.resets + 1):
+        yield f"{missing} samples of the board are neither received nor counted as lost"
+    heard_hz = board.counts.heard_hz
+    if heard_hz and abs(heard_hz / board.true_hz - 1) > _RATE_LIMIT:
+        yield f"the board's rate was heard as {heard_hz:.1f} Hz, and is {board.true_hz:g} Hz"
 
 
 def _every(period_s: float) -> Callable[[float], bool]:

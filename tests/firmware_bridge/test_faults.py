@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cpep_bridge.band import Band
+from cpep_bridge.counter_loss import CounterLedger
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.devices import open_source
 from cpep_bridge.dialogue import Dialogue
@@ -300,7 +301,7 @@ def test_a_band_on_a_slow_line_is_refused_before_it_streams(slow_band: PtyPort) 
 
 def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wrong() -> None:
     harm = Harm(unplug_every_s=15.0, unplugged_s=2.0, band_stall_every_s=13.0, band_stalled_s=2.0,
-                reader_stall_every_s=17.0, reader_stalled_s=2.0)  # fmt: skip
+                reader_stall_every_s=17.0, reader_stalled_s=2.0, board_reset_every_s=2.0)  # fmt: skip
     report = soak(40.0, harm=harm, speed=5.0, minute_s=10.0, seed=5)  # the last unplugging well before the end
 
     assert report.faults == []
@@ -309,6 +310,8 @@ def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wr
     assert min(report.sent.injected_losses, report.sent.cut, report.sent.reordered, report.sent.unplugged) > 5
     assert report.sent.noisy > 5
     assert report.counts.corrupt_frames >= 2 * report.sent.noisy
+    assert report.board.streams_begun_anew == report.board.resets >= 2
+    assert report.board.counts.lost_samples >= report.board.sent.injected_losses - 2 > 0
     assert "passed" in to_markdown(report)
 
 
@@ -324,3 +327,10 @@ def test_a_soak_run_would_notice_a_wrong_sample_and_a_lost_count(monkeypatch: py
 
     assert report.unaccounted_samples == 10
     assert any("neither received nor counted" in fault for fault in report.faults)
+
+
+def test_a_soak_run_would_notice_a_counter_that_is_not_seen_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CounterLedger, "_leap", lambda ledger, steps, host_t_s: None)
+    report = soak(30.0, harm=Harm(board_reset_every_s=0.5), speed=10.0, minute_s=1.0)
+
+    assert any("began anew" in fault for fault in report.faults)
