@@ -1,9 +1,9 @@
 """At what rate samples really arrive, by the host's clock, beside the rate that a device is said to have.
 
-Of every second only the sample that came with the least delay counts, and the line goes through those (see `clock`): a
-stall or a burst changes nothing. Where the device stamps its samples, its clock is a second witness: no crystal is off
-by half, so that a device whose stamps agree with its rate while the host's clock says another is a recording or a
-simulation, played faster or slower than it was.
+Of every second only the sample that came with the least delay counts, and the line goes through those (see `clock`).
+Two looks, a second apart, must agree: a stall or a burst changes nothing. Where the device stamps its samples, its
+clock is a second witness: no crystal is off by half, so that a device whose stamps agree with its rate while the host's
+clock says another is a recording or a simulation, played faster or slower than it was.
 """
 
 import logging
@@ -34,6 +34,7 @@ class ArrivalRate:
         self._first_s: float | None = None
         self._first_stamp: tuple[int, float] | None = None  # a sample, and its time by the device's clock
         self._next_s = 0.0  # when to look at it
+        self._seen_hz = 0.0  # at the last look
 
     @property
     def heard_hz(self) -> float:
@@ -60,7 +61,10 @@ class ArrivalRate:
             return
         if max(line.slope, 1 / line.slope) > _PLAYED and self._runs_as_promised(end_index, stamp_s):
             return
-        self._hz = promised_hz / line.slope
+        seen_hz, self._seen_hz = self._seen_hz, promised_hz / line.slope
+        if abs(seen_hz - self._seen_hz) > RATE_TOLERANCE * self._seen_hz:
+            return  # a stall moves what is seen from look to look, another rate stays
+        self._hz = self._seen_hz
         if off > RATE_TOLERANCE and not self._said:
             self._said = True
             _log.warning("%s: %s", self._info.name, rate_sentence(self._hz, promised_hz))

@@ -309,6 +309,8 @@ def no_permission(port: str) -> str:
     import grp  # POSIX only, as this sentence is
 
     number = os.stat(port).st_gid
+    if not number:  # nobody should join that group
+        return f"you may not use {port}, only root may: have a udev rule give it to the group dialout, and join that"
     try:
         group = grp.getgrgid(number).gr_name
     except KeyError:  # in a container the host's groups may have no names

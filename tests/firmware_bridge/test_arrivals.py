@@ -38,6 +38,21 @@ def test_two_clocks_tell_a_wrong_rate_from_a_recording_that_is_played_faster(
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_host_that_stalls_at_the_start_invents_no_rate(caplog: pytest.LogCaptureFixture, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    stalls = [(start_s, start_s + rng.uniform(0.3, 1.5)) for start_s in rng.uniform(0, 4, 3)]
+    rate = ArrivalRate(INFO)
+    for end_index in range(20, 20_000, 20):
+        host_s = end_index / INFO.sample_rate_hz
+        for start_s, end_s in sorted(stalls):
+            host_s = end_s if start_s < host_s < end_s else host_s
+        rate.add(end_index, 5_000 + host_s)
+
+    assert rate.heard_hz in (0.0, pytest.approx(1_000.0, rel=0.01))
+    assert not caplog.records
+
+
 class _Heard:
     """A source of blocks whose rate is known from some block on."""
 

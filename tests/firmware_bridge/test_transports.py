@@ -83,19 +83,36 @@ def forbidden_port(pty_port: PtyPort) -> Iterator[str]:
         os.seteuid(0)
 
 
-def test_a_port_that_one_may_not_use_names_its_group_and_the_line_to_join_it(forbidden_port: str) -> None:
-    group = grp.getgrgid(os.stat(forbidden_port).st_gid).gr_name
+def belongs_to(group: int, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.stat
 
-    with pytest.raises(LinkError, match=rf"it belongs to the group {group}: run 'sudo usermod -aG {group} \S+'"):
+    def stat(path: str, **options: bool) -> os.stat_result:
+        status = real(path, **options)
+        return os.stat_result((*status[:5], group, *status[6:])) if path == port else status
+
+    monkeypatch.setattr(os, "stat", stat)
+
+
+def test_a_port_that_one_may_not_use_names_its_group_and_the_line_to_join_it(
+    forbidden_port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = next(group for group in grp.getgrall() if group.gr_gid)
+    belongs_to(group.gr_gid, forbidden_port, monkeypatch)
+
+    said = rf"it belongs to the group {group.gr_name}: run 'sudo usermod -aG {group.gr_name} \S+'"
+    with pytest.raises(LinkError, match=said):
+        open_stream(forbidden_port)
+
+
+def test_nobody_is_told_to_join_the_group_of_root(forbidden_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    belongs_to(0, forbidden_port, monkeypatch)
+    with pytest.raises(LinkError, match="only root may: have a udev rule give it to the group dialout"):
         open_stream(forbidden_port)
 
 
 def test_a_group_without_a_name_is_told_by_its_number(forbidden_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nameless(number: int) -> None:
-        raise KeyError(number)
-
-    monkeypatch.setattr(grp, "getgrgid", nameless)
-    with pytest.raises(LinkError, match=rf"the group of number {os.stat(forbidden_port).st_gid}, start this program"):
+    belongs_to(54_321, forbidden_port, monkeypatch)
+    with pytest.raises(LinkError, match="the group of number 54321, start this program"):
         open_stream(forbidden_port)
 
 
