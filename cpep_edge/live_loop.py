@@ -287,6 +287,11 @@ def level(scaled: NDArray[np.float32]) -> float:
     return float(np.sqrt(np.mean(np.square(scaled))))
 
 
+def expected_stream(manifest: Manifest) -> StreamInfo:
+    """What a device must send for a bundle, before there is one."""
+    return StreamInfo("no device", manifest.n_channels, manifest.preprocessing.sample_rate_hz, manifest.unit)
+
+
 def check_stream(info: StreamInfo, manifest: Manifest) -> None:
     """Raises ConfigError when a stream's channels, rate or unit are not what the bundle was made for.
 

@@ -96,6 +96,8 @@ class LiveView:
             "gestures": [asdict(gesture) for gesture in self.gestures()],
             "rest_gesture": engine.spec.rest_gesture,
             "min_vote_share": engine.spec.min_vote_share,
+            "evidence_ms": engine.spec.evidence_ms,
+            "release_ms": engine.spec.release_ms,
             "calibrated": self._calibrated(),
             "electrode_of_strip": [int(electrode) for electrode in order],
             "strip_s": STRIP_S,

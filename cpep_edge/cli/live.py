@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
-from cpep_edge.cli.ports import Baud, Boot, Device, DeviceConfig, Force, Port, Reconnect, Timeout
+from cpep_edge.cli.ports import Baud, Boot, Device, DeviceConfig, Force, Port, PortOption, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
 from cpep_edge.errors import ConfigError, CpepError, LinkError
 from cpep_edge.outside import printable
@@ -44,7 +44,7 @@ BundlePath = Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")]
 
 def live(
     bundle: BundlePath,
-    port: Port,
+    port: Annotated[str | None, PortOption] = None,
     device: Device = "cpep",
     device_config: DeviceConfig = None,
     reconnect_s: Reconnect = 30.0,
@@ -94,6 +94,7 @@ def live(
     json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: a decision each, then a summary.")] = False,
 ) -> None:
     """Recognise gestures from a wristband on a serial port, as they happen."""
+    from cpep_bridge.chosen_port import ChosenPort
     from cpep_bridge.device_watch import DeviceWatch
     from cpep_bridge.devices import open_source
     from cpep_bridge.heard_rate import AtPromisedRate
@@ -101,12 +102,14 @@ def live(
     from cpep_edge.calibration import fit_to_wearer
     from cpep_edge.decisions import with_gates
     from cpep_edge.hand import hand_poses_of
-    from cpep_edge.live_loop import Live
+    from cpep_edge.live_loop import Live, check_stream, expected_stream
     from cpep_edge.live_recording import LiveRecording
     from cpep_edge.live_view import LiveView
     from cpep_edge.recogniser import Recogniser
     from cpep_edge.sinks import SinkTap, close_sinks, parse_sink
 
+    if port is None and not web:
+        raise typer.BadParameter("give --port, or --web to choose the device on the page")
     openers = [(address, parse_sink(address)) for address in sink or []]
     opened = Bundle.open(bundle, key, trust=trust)
     if mapping is not None:
@@ -114,25 +117,32 @@ def live(
 
         does = load_map(mapping, [gesture.name for gesture in opened.manifest.gestures])
         openers.append((f"map {mapping.name}", map_sink(does, stderr.print if dry_run else None)))
-    opened_port = open_source(
-        port,
-        device=device,
-        timeout_s=timeout_s,
-        baud=baud,
-        boot_s=boot_s,
-        reconnect_s=reconnect_s,
-        config=device_config,
-    )
+
+    def open_port(port: str, device: str) -> "BlockSource":
+        return open_source(
+            port,
+            device=device,
+            timeout_s=timeout_s,
+            baud=baud,
+            boot_s=boot_s,
+            reconnect_s=reconnect_s,
+            config=device_config,
+        )
+
     if on_device:
         gates = (min_confidence, debounce_ms, refractory_ms, wake, adapt or None)
-        if web or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config, *gates)):
+        if (
+            web
+            or port is None
+            or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config, *gates))
+        ):
             raise typer.BadParameter(
                 "the band decides by itself: only --port, --timeout-s, --baud, --boot-s, --reconnect-s, --profile, "
                 "--sink and --json go along"
             )
         opened.keep_older_out()
-        with opened_port as source, ExitStack() as stack:
-            band = _calibrated(source, opened.manifest, profile)
+        with open_port(port, device) as own, ExitStack() as stack:
+            band = _calibrated(own, opened.manifest, profile)
             sinks = tuple(SinkTap(name, opens, band.info) for name, opens in openers)
             stack.callback(close_sinks, sinks)
             _run_on_device(band, opened.manifest, sinks, json_lines)
@@ -150,11 +160,24 @@ def live(
         adapt=adapt,
     )
     if profile is None and manifest.calibration and manifest.worn is None:
-        stderr.print(f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port}")
+        stderr.print(
+            f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port or 'PORT'}"
+        )
     with ExitStack() as stack:
-        source = stack.enter_context(opened_port)
-        if not source.info.has_clock:
-            source = AtPromisedRate(source)
+        chosen = None
+        source: BlockSource
+        if web:
+            chosen = ChosenPort(
+                expected_stream(manifest), open_port, lambda info: check_stream(info, manifest), waits=port is None
+            )
+            source = stack.enter_context(chosen)
+            if port is not None:
+                chosen.choose(port, device)
+        else:
+            assert port is not None
+            source = stack.enter_context(open_port(port, device))
+            if not source.info.has_clock:
+                source = AtPromisedRate(source)
         sinks = tuple(SinkTap(name, opens, source.info) for name, opens in openers)
         stack.callback(close_sinks, sinks)
         watch = DeviceWatch(source)
@@ -164,14 +187,14 @@ def live(
             keeping = LiveRecording(record, source, recogniser, hop_ms=hop, spec=spec, donning=donning)
             taps.append(stack.enter_context(closing(keeping)))
         loop = Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, donning=donning, spec=spec, taps=taps)
-        title = f"{bundle.name}  ·  {source.info.name} on {port}"
+        title = f"{bundle.name}  ·  {source.info.name} on {port}" if port else f"{bundle.name}  ·  no device yet"
         view = LiveView(title, recogniser, loop, hand_poses_of(opened), sinks, watch)
         page = None
         if web:
             from cpep_edge.web.acting import Acting
             from cpep_edge.web.server import ViewServer
 
-            acting = Acting(opened, recogniser, view)
+            acting = Acting(opened, recogniser, view, chosen, is_recorded=record is not None)
             stack.callback(acting.close)
             taps.append(acting)
             page = stack.enter_context(ViewServer(view, web_host, web_port, web_token, acting))

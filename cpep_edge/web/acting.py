@@ -6,6 +6,7 @@ was recorded stays in the folder beside the bundle.
 """
 
 import io
+import itertools
 import queue
 import threading
 import time
@@ -13,7 +14,8 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,12 +26,14 @@ from cpep_edge.decisions import Decider, Decision, with_gates
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, CpepError
 from cpep_edge.hand import hand_poses_of
+from cpep_edge.lesson import Timing
 from cpep_edge.live_loop import Live
 from cpep_edge.live_view import LiveView
 from cpep_edge.pose_index import Vote
 from cpep_edge.recogniser import Recogniser
 
 if TYPE_CHECKING:
+    from cpep_bridge.chosen_port import ChosenPort
     from cpep_edge.enrolment import OpenBundle
 
 KEPT_S = 180.0  # of votes, on which a change of the thresholds is shown
@@ -57,10 +61,23 @@ class Teach(_Asked):
 
 
 class Record(_Asked):
-    """One gesture, for so long, after a countdown."""
+    """Gestures, each for so long and so many times, going round the list."""
 
-    gesture: str
+    gestures: tuple[str, ...] = Field(min_length=1, max_length=50)
     seconds: float = Field(default=5.0, ge=1, le=_LONGEST_S)
+    repetitions: int = Field(default=1, ge=1, le=50)
+    rest_s: float = Field(default=3.0, ge=0, le=60)
+
+
+class Devices(_Asked):
+    """Look which devices there are."""
+
+
+class Connect(_Asked):
+    """Take the device on a port in place of the present one."""
+
+    port: str = Field(min_length=1, max_length=300)
+    device: str = Field(default="cpep", min_length=1, max_length=300)
 
 
 class Gates(_Asked):
@@ -93,19 +110,21 @@ class Stop(_Asked):
 class Doing:
     """What is being done, as everybody who looks is shown it."""
 
-    what: str  # "calibrate", "teach" or "record"
+    what: str  # "calibrate", "teach", "record" or "connect"
     said: str = ""  # to the wearer
     gesture: str = ""  # to be made, by its label
     left_s: float = 0.0
     n_done: int = 0
     n_steps: int = 0
+    now: bool = False  # the gesture is to be made now; else it comes next
 
 
 class TapSource:
-    """The blocks of a run, for a function that takes a source. It ends when told to, or when the run does."""
+    """The blocks of a run, for a function that takes a source. It ends when told to, or when the device is gone."""
 
-    def __init__(self, loop: Live) -> None:
-        self._loop, self._queue, self._ended = loop, queue.Queue[Block](_QUEUED), threading.Event()
+    def __init__(self, loop: Live, is_gone: Callable[[], bool]) -> None:
+        self._loop, self._is_gone = loop, is_gone
+        self._queue, self._ended = queue.Queue[Block](_QUEUED), threading.Event()
 
     @property
     def info(self) -> StreamInfo:
@@ -126,7 +145,7 @@ class TapSource:
             try:
                 yield self._queue.get(timeout=_LOOK_S)
             except queue.Empty:
-                if self._loop.stopped:
+                if self._is_gone():
                     return
 
     def put(self, block: Block) -> None:
@@ -146,9 +165,27 @@ class TapSource:
 class Acting:
     """The actions of one run. A tap of its loop; `act` may be called from any thread."""
 
-    def __init__(self, bundle: Bundle, recogniser: Recogniser, view: LiveView) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        recogniser: Recogniser,
+        view: LiveView,
+        chosen: "ChosenPort | None" = None,
+        *,
+        is_recorded: bool = False,
+        timing: Timing = Timing(),
+    ) -> None:
+        """chosen: the run's source, where it may be exchanged
+        is_recorded: the run is kept for replay, which holds one bundle, one calibration and one way to decide
+        timing: of a lesson
+        """
         self._view, self._bundle, self._recogniser = view, bundle, recogniser
+        self._chosen, self._is_recorded, self._timing = chosen, is_recorded, timing
+        self._worn_on: tuple[str, str] | None = None  # the device that the calibration is of
+        if chosen is not None and chosen.device is not None:
+            self._worn_on = chosen.info.name, chosen.info.serial_number
         self.folder = bundle.path.parent / f"{bundle.path.stem}-page"  # what was done from the page stays there
+        self._corpus = self.folder / "recordings"
         self.doing: Doing | None = None
         self.told = ""  # how the last action ended
         self._lock = threading.Lock()
@@ -162,6 +199,8 @@ class Acting:
             "gates": (Gates, self._gates),
             "forget": (Forget, self._forget),
             "rename": (Rename, self._rename),
+            "devices": (Devices, self._devices),
+            "connect": (Connect, self._connect),
             "stop": (Stop, self._stop),
         }
 
@@ -197,11 +236,18 @@ class Acting:
                 "left_s": round(doing.left_s, 1),
                 "n_done": doing.n_done,
                 "n_steps": doing.n_steps,
+                "now": doing.now,
                 "hand_rad": None if shape is None else [round(float(angle), 3) for angle in shape],
             },
             "told": self.told,
-            "recordings": sorted(file.name for file in self.folder.glob("*.hdf5")) if self.folder.is_dir() else [],
+            "port": None if self._chosen is None else self._chosen.port,
+            "lost": "" if self._chosen is None else self._chosen.problem,
+            "recordings": [file.name for file in self._recordings()],
         }
+
+    def _recordings(self) -> list[Path]:
+        found = self._corpus.iterdir() if self._corpus.is_dir() else ()
+        return sorted(file for file in found if file.suffix in (".hdf5", ".csv") and not file.name.startswith("."))
 
     def act(self, name: str, asked: Mapping[str, object]) -> dict[str, object]:
         """Do one thing, or begin it. Raises CpepError, saying why, when it cannot be done."""
@@ -227,9 +273,10 @@ class Acting:
                 for file in sorted(self._bundle.path.iterdir()):
                     archive.write(file, f"{self._bundle.path.name}/{file.name}")
             return content.getvalue()
-        if name not in self.state()["recordings"]:  # type: ignore[operator]  # by name, never by path
+        found = [file for file in self._recordings() if file.name == name]  # by name, never by path
+        if not found:
             raise ConfigError(f"there is no recording {name}")
-        return (self.folder / name).read_bytes()
+        return found[0].read_bytes()
 
     def _begin(self, what: str, run: Callable[[TapSource], str]) -> dict[str, object]:
         """Do something that takes a while, in a thread of its own."""
@@ -237,8 +284,10 @@ class Acting:
             self._require_idle()
             if self._loop.stopped:
                 raise ConfigError("the run has ended: start cpep-edge live again")
+            if what != "connect" and self._is_gone():
+                raise ConfigError("no device is connected: choose one first")
             self.doing, self.told = Doing(what), ""
-            source = self._source = TapSource(self._loop)
+            source = self._source = TapSource(self._loop, self._is_gone)
             self._worker = threading.Thread(target=self._work, args=(run, source), name=what, daemon=True)
             self._worker.start()
         return {}
@@ -265,6 +314,7 @@ class Acting:
     def _calibrate(self, wish: Calibrate) -> dict[str, object]:
         from cpep_edge.calibration import calibrate, save_profile
 
+        self._require_unrecorded()
         recogniser, manifest = self._recogniser, self._recogniser.manifest
         moves = ", then ".join(map(manifest.shown, manifest.calibration)) or "move the hand in many ways"
         told = ("rest the hand" if wish.rest_s else moves), moves
@@ -276,7 +326,7 @@ class Acting:
 
             def on_move() -> None:
                 counting.begin(wish.seconds)
-                self.doing = Doing("calibrate", told[1])
+                self.doing = Doing("calibrate", told[1], now=True)
 
             profile = calibrate(counting, recogniser, wish.seconds, rest_seconds=wish.rest_s, on_move=on_move)
             if source.is_stopped:
@@ -290,31 +340,50 @@ class Acting:
         return self._begin("calibrate", run)
 
     def _record(self, wish: Record) -> dict[str, object]:
-        from cpep_bridge.recording import Wearer, record
+        from cpep_bridge.prompts import Prompt, PromptList, record_prompts
+        from cpep_bridge.recording import Wearer
 
-        if not wish.gesture.replace("-", "").replace("_", "").isalnum():
-            raise ConfigError(f"{wish.gesture!r} goes into a file's name: use letters, figures, - and _")
+        try:
+            listed = [Prompt(stage=name, seconds=wish.seconds, repeat=wish.repetitions) for name in wish.gestures]
+        except ValidationError as error:
+            name = error.errors()[0]["input"]
+            raise ConfigError(f"{name!r} goes into a file's name: use letters, figures, - and _") from error
+        prompts = PromptList(rest_s=wish.rest_s, prompt=listed)
+        n_steps = len(prompts.steps())
 
         def run(source: TapSource) -> str:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            numbers = (n for n in range(1, 10_000) if not (self.folder / f"{wish.gesture}-{n}.hdf5").exists())
-            path = self.folder / f"{wish.gesture}-{next(numbers)}.hdf5"
-            ready = _Counting(source, lambda left_s: self._show(left_s))
-            self.doing = Doing("record", "get ready", wish.gesture)
-            ready.pass_by(3.0)
-            self.doing = Doing("record", "make it now", wish.gesture)
-            ready.begin(wish.seconds)
-            made = record(ready, path, Wearer("user", "page", "right"), wish.gesture, wish.seconds)
-            return "nothing was recorded" if made is None else f"recorded {made.duration_s:.1f} s in {made.path}"
+            n_begun, was_resting = 0, False
+
+            def show(prompt: Prompt, resting: bool, left_s: float) -> None:
+                nonlocal n_begun, was_resting
+                n_begun += was_resting and not resting
+                was_resting = resting
+                words = "rest; next comes" if resting else "make it now"
+                n_done = n_begun if resting else n_begun - 1
+                self.doing = Doing("record", words, prompt.stage, left_s, n_done, n_steps, now=not resting)
+
+            self._corpus.mkdir(parents=True, exist_ok=True)
+            made = record_prompts(source, self._corpus, Wearer("user", "page", "right"), prompts, show)
+            ended = "" if len(made) == n_steps else self._why_ended()
+            seconds = sum(one.duration_s for one in made)
+            return f"{ended}recorded {len(made)} of {n_steps}, {seconds:.1f} s, in {self._corpus}"
 
         return self._begin("record", run)
+
+    def _is_gone(self) -> bool:
+        return self._loop.stopped or (self._chosen is not None and self._chosen.device is None)
+
+    def _why_ended(self) -> str:
+        return "the device is gone; " if self._is_gone() else "stopped; "
 
     def _teach(self, wish: Teach) -> dict[str, object]:
         from cpep_edge.lesson import Again
         from cpep_edge.teaching import Teaching, Wish
 
-        path = self.folder / "taught.cpep"
-        teaching = Teaching(path, self._loop.source.info, Wish(wish.gestures, wish.repetitions))
+        self._require_unrecorded()
+        path = self._lesson_path(wish.gestures)
+        asked = Wish(wish.gestures, wish.repetitions)
+        teaching = Teaching(path, self._loop.source.info, asked, timing=self._timing)
 
         def run(source: TapSource) -> str:
             said = ""
@@ -332,10 +401,11 @@ class Acting:
                     cue.left_s,
                     cue.n_done,
                     cue.n_steps,
+                    now=cue.phase == "make",
                 )
             if teaching.cue.phase != "done":
-                why = "the band ended its stream" if self._loop.stopped else "stopped"
-                return f"{why}; {teaching.recordings.folder} keeps what was recorded, and teaching them again goes on"
+                kept = f"{teaching.recordings.folder} keeps what was recorded, and teaching them again goes on"
+                return f"{self._why_ended()}{kept}"
             self.doing = Doing("teach", "fitting")
             taught, used = teaching.fit()
             teaching.write(taught, used)
@@ -347,6 +417,22 @@ class Acting:
             return f"taught {gestures}{reads}; it runs now, and is kept in {path}"
 
         return self._begin("teach", run)
+
+    def _lesson_path(self, gestures: tuple[str, ...]) -> Path:
+        """Where these gestures are taught: on from where a lesson in them was broken off, else beside all others."""
+        from cpep_edge.bundle import MANIFEST_FILE
+        from cpep_edge.lesson import check_gestures
+        from cpep_edge.taught_recordings import Recordings, recordings_of
+
+        wanted = set(check_gestures(gestures))
+        for number in itertools.count(1):
+            path = self.folder / f"taught-{number}.cpep"
+            if (path / MANIFEST_FILE).is_file():
+                continue
+            begun = Recordings.read(recordings_of(path))
+            if begun is None or set(begun.notes.gestures) == wanted:
+                return path
+        raise AssertionError
 
     def _gates(self, wish: Gates) -> dict[str, object]:
         engine = self._loop.engine
@@ -362,6 +448,7 @@ class Acting:
             if decider.update(vote):
                 changes.append({"gesture": decider.gesture, "ago_s": round(votes[-1][0] - at_s, 2)})
         if wish.apply:
+            self._require_unrecorded()
             engine.decide_by(spec)
             self._view.renewed()
         return {"changes": changes, "seconds": round(votes[-1][0] - votes[0][0], 1) if votes else 0.0}
@@ -378,12 +465,44 @@ class Acting:
         self._edit(lambda opened: rename_gesture(opened, wish.gesture, wish.called))
         return {}
 
+    def _devices(self, wish: Devices) -> dict[str, object]:
+        from cpep_bridge.ports import find_ports
+
+        return {"devices": [asdict(one) for one in find_ports()]}
+
+    def _connect(self, wish: Connect) -> dict[str, object]:
+        chosen = self._chosen
+        if chosen is None:
+            raise ConfigError("the device of this run cannot be exchanged: start cpep-edge live --web")
+        self._require_unrecorded()
+
+        def run(source: TapSource) -> str:
+            self.doing = Doing("connect", f"asking who is on {wish.port}")
+            info = chosen.choose(wish.port, wish.device)
+            device, before = (info.name, info.serial_number), self._worn_on
+            self._worn_on = device
+            engine, manifest = self._loop.engine, self._bundle.manifest
+            same = before in (None, device)
+            donning = engine.donning if same else manifest.usual_donning
+            self._replace(self._bundle, self._recogniser, donning, engine.spec)
+            anew = "" if same else ", which is another than before: calibrate it"
+            return f"connected to {info.name} on {wish.port}{anew}"
+
+        return self._begin("connect", run)
+
+    def _require_unrecorded(self) -> None:
+        if self._is_recorded:
+            raise ConfigError(
+                "this run is being recorded, and a replay could not follow that: start cpep-edge live without --record"
+            )
+
     def _edit(self, change: "Callable[[OpenBundle], Manifest]") -> None:
         """Change the bundle that runs, on the disk, and go on with it."""
         from cpep_edge.enrolment import OpenBundle
 
         with self._lock:
             self._require_idle()
+            self._require_unrecorded()
             manifest, path = self._bundle.manifest, self._bundle.path
             if manifest.signer is not None:
                 raise ConfigError(
@@ -409,12 +528,14 @@ class Acting:
         self._loop.renew(recogniser, donning, spec)
         self._recogniser, self._bundle = recogniser, bundle
         self._votes.clear()
+        if self._chosen is not None:
+            self._view.title = f"{bundle.path.name}  ·  {self._chosen.info.name} on {self._chosen.port}"
         self._view.renewed(bundle.manifest, hand_poses_of(bundle))
 
     def _show(self, left_s: float) -> None:
         doing = self.doing
         if doing is not None:
-            self.doing = Doing(doing.what, doing.said, doing.gesture, left_s)
+            self.doing = replace(doing, left_s=left_s)
 
 
 class _Counting:
@@ -435,13 +556,6 @@ class _Counting:
 
     def begin(self, seconds: float) -> None:
         self._left_s = seconds
-
-    def pass_by(self, seconds: float) -> None:
-        """Let so much signal go by."""
-        self.begin(seconds)
-        for _ in self:
-            if self._left_s <= 0:
-                return
 
     def __iter__(self) -> Iterator[Block]:
         for block in self._source:

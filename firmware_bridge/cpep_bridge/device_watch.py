@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cpep_bridge.band import Band
 from cpep_bridge.channel_health import assess_channels
+from cpep_bridge.chosen_port import ChosenPort
 from cpep_edge.blocks import Block, BlockSource
 from cpep_edge.decisions import Decision
 
@@ -74,6 +75,7 @@ class DeviceWatch:
 
     def battery_percent(self) -> int | None:
         """Charge of the battery; None where the device does not tell it."""
-        if isinstance(self._source, Band) and (told := self._source.take_telemetry()):
+        device = self._source.device if isinstance(self._source, ChosenPort) else self._source
+        if isinstance(device, Band) and (told := device.take_telemetry()):
             self._battery_percent = told[-1].charge_percent if told[-1].battery_mv else None
         return self._battery_percent

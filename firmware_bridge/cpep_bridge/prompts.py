@@ -104,12 +104,13 @@ def record_prompts(
     try:
         director.run()
     except KeyboardInterrupt:
-        director.break_off()
+        pass
     except DataError:
-        raise
+        raise  # the disk: the journal stays as it is
     except BaseException:
         director.break_off()
         raise
+    director.break_off()
     return director.recorded
 
 

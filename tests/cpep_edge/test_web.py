@@ -3,7 +3,6 @@
 import http.client
 import json
 import queue
-import shutil
 import socket
 import threading
 import time
@@ -34,7 +33,7 @@ ConnectionClosed = pytest.importorskip("websockets.exceptions").ConnectionClosed
 from cpep_edge.web import connections  # noqa: E402 - after the skips
 from cpep_edge.web.server import MOST_VIEWERS, PORTS_TRIED, ViewServer  # noqa: E402
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 40.0
 FLAT, BENT = np.zeros(20, np.float32), np.full(20, 1.0, np.float32)
 HAND = HandPoses(np.eye(2, dtype=np.float32), np.stack([FLAT, BENT]), rest_rad=FLAT)
 
@@ -242,25 +241,6 @@ def test_a_port_that_is_taken_gives_way_to_the_next_free_one() -> None:
 def test_an_address_that_cannot_be_had_is_said_in_one_sentence() -> None:
     with running() as (_, view), pytest.raises(CpepError, match="choose another --web-port"):
         ViewServer(view, host="192.0.2.1")
-
-
-@pytest.fixture(scope="module")
-def browser():  # type: ignore[no-untyped-def]
-    """Chromium without a screen, at the width of a phone."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("chromium and chromium-driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=500,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(driver)
-    browser = webdriver.Chrome(options=options, service=service)
-    yield browser
-    browser.quit()
-    service.stop()
 
 
 @pytest.mark.slow

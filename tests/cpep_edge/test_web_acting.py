@@ -1,31 +1,42 @@
 """What a page may do with a run, by its protocol: who may, one thing at a time, refusals in words."""
 
+import csv
 import json
 import re
+import subprocess
+import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
 from cpep_edge.bundle import Bundle
-from cpep_edge.live_loop import Live
+from cpep_edge.errors import LinkError
+from cpep_edge.lesson import Timing
+from cpep_edge.live_loop import Live, check_stream, expected_stream
 from cpep_edge.live_view import LiveView
 from cpep_edge.personal import Repetition, design_reading
 from cpep_edge.recogniser import Recogniser
+from cpep_edge.session import Session
 from cpep_edge.taught import fit_taught, write_taught
 
 pytest.importorskip("starlette")
 client = pytest.importorskip("websockets.sync.client")
 
-from cpep_bridge.devices import open_source  # noqa: E402 - after the skips
+from cpep_bridge.chosen_port import ChosenPort  # noqa: E402 - after the skips
+from cpep_bridge.devices import open_source  # noqa: E402
 from cpep_bridge.simulator import SimulatedBand  # noqa: E402
 from cpep_edge.web.acting import Acting  # noqa: E402
 from cpep_edge.web.server import ViewServer  # noqa: E402
-from tests.cpep_edge.test_web import messages_until, stream_url  # noqa: E402
+from tests.cpep_edge.test_web import GESTURE, axe_faults, messages_until, see, stream_url  # noqa: E402
 
 RATE_HZ, N_CHANNELS = 500.0, 4
 STRONG = {"Rest": (0, 0, 0, 0), "Fist": (60, 5, 5, 20), "Open": (5, 60, 20, 5)}  # microvolts a channel
@@ -36,31 +47,85 @@ def made(name: str, seconds: float, seed: int) -> np.ndarray:
     return (noise * (2 + np.array(STRONG[name]))).astype(np.float32)
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[tuple[ViewServer, Acting, Live]]:
-    """A taught bundle that runs on a simulated band whose wearer makes a fist, rests, and opens the hand."""
-    repetitions = [Repetition(name, n, made(name, 2.5, 10 * n + len(name))) for n in (1, 2, 3) for name in STRONG]
-    path = tmp_path / "mine.cpep"
-    write_taught(path, fit_taught(repetitions, "Rest", design_reading(N_CHANNELS, RATE_HZ)), repetitions, "a test")
-    opened = Bundle.open(path)
-    recogniser = Recogniser(opened)
-    signal = np.concatenate([made(name, 2.0, 99) for name in ("Fist", "Rest", "Open", "Rest")])
-    with SimulatedBand([signal], RATE_HZ) as band, open_source(band.port) as source:
-        taps: list[Acting] = []
-        loop = Live(source, recogniser, taps=taps)
-        view = LiveView("mine.cpep", recogniser, loop, None)
-        taps.append(Acting(opened, recogniser, view))
-        with ViewServer(view, port=0, acting=taps[0]) as server:
-            import threading
+class Wearer:
+    """A band whose wearer does what the page asks, three times as fast as people do, and otherwise rests."""
 
-            thread = threading.Thread(target=lambda: [view.stats.add(decision) for decision in loop])
-            thread.start()
-            try:
-                yield server, taps[0], loop
-            finally:
-                taps[0].close()
-                source.stop()
-                thread.join()
+    def __init__(self) -> None:
+        self.info, self.counts = StreamInfo("wearer", N_CHANNELS, RATE_HZ), LinkCounts()
+        self.asked: Callable[[], str] = lambda: "Rest"
+        self.is_gone = False
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> "Wearer":
+        self._stopping.clear()
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def __iter__(self) -> Iterator[Block]:
+        noise = np.random.default_rng(99)
+        began_s, at = time.monotonic(), 0
+        while not self._stopping.wait(0.02):
+            if self.is_gone:
+                raise LinkError("the wearer left with the band")
+            n = round(3 * (time.monotonic() - began_s) * RATE_HZ) - at
+            strong = 2 + np.array(STRONG.get(self.asked(), STRONG["Rest"]))
+            samples = (noise.normal(0, 1, (n, N_CHANNELS)) * strong).astype(np.float32)
+            yield Block(samples, at, at / RATE_HZ, time.monotonic())
+            at += n
+
+
+def mine(folder: Path) -> Bundle:
+    """A bundle that was taught all of STRONG."""
+    repetitions = [Repetition(name, n, made(name, 2.5, 10 * n + len(name))) for n in (1, 2, 3) for name in STRONG]
+    path = folder / "mine.cpep"
+    write_taught(path, fit_taught(repetitions, "Rest", design_reading(N_CHANNELS, RATE_HZ)), repetitions, "a test")
+    return Bundle.open(path)
+
+
+@contextmanager
+def running(bundle: Bundle, source: BlockSource, **options: object) -> Iterator[tuple[ViewServer, Acting, Live]]:
+    """A page that acts, of a bundle on a source that was opened."""
+    recogniser = Recogniser(bundle)
+    taps: list[Acting] = []
+    loop = Live(source, recogniser, taps=taps)
+    view = LiveView("mine.cpep", recogniser, loop, None)
+    taps.append(Acting(bundle, recogniser, view, **options))  # type: ignore[arg-type]
+    with ViewServer(view, port=0, acting=taps[0]) as server:
+        thread = threading.Thread(target=lambda: [view.stats.add(decision) for decision in loop])
+        thread.start()
+        try:
+            yield server, taps[0], loop
+        finally:
+            taps[0].close()
+            source.stop()
+            thread.join()
+
+
+@pytest.fixture
+def wearer() -> Wearer:
+    return Wearer()
+
+
+@pytest.fixture
+def page(tmp_path: Path, wearer: Wearer) -> Iterator[tuple[ViewServer, Acting, Live]]:
+    bundle = mine(tmp_path)
+
+    def open_port(port: str, device: str) -> BlockSource:
+        return wearer if port == "wearer" else open_source(port, device=device)
+
+    with ChosenPort(
+        expected_stream(bundle.manifest), open_port, lambda info: check_stream(info, bundle.manifest), waits=True
+    ) as chosen:
+        chosen.choose("wearer", "cpep")
+        timing = Timing(first_rest_s=3.0, rest_s=2.5, make_s=2.5)
+        with running(bundle, chosen, chosen=chosen, timing=timing) as page:
+            acting = page[1]
+            wearer.asked = lambda: doing.gesture if (doing := acting.doing) is not None and doing.now else "Rest"
+            yield page
 
 
 def ask(server: ViewServer, name: str, asked: object, **changed: str | None) -> tuple[int, dict[str, object]]:
@@ -77,13 +142,26 @@ def ask(server: ViewServer, name: str, asked: object, **changed: str | None) -> 
             return error.code, json.load(error)
 
 
-def told(acting: Acting, seconds: float = 60.0) -> str:
-    """How an action ended, once it has."""
+def wait(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     end_s = time.monotonic() + seconds
-    while acting.doing is not None and time.monotonic() < end_s:
-        time.sleep(0.05)
-    assert acting.doing is None
+    while not holds():
+        assert time.monotonic() < end_s, "it never came to that"
+        time.sleep(0.02)
+
+
+def told(acting: Acting) -> str:
+    """How an action ended, once it has."""
+    wait(lambda: acting.doing is None)
     return acting.told
+
+
+def watch(acting: Acting) -> set[tuple[str, bool, int]]:
+    """What was asked until the action ended: the gesture, whether it was to be made now, and how many were done."""
+    seen = set()
+    while (doing := acting.doing) is not None:
+        seen.add((doing.gesture, doing.now, doing.n_done))
+        time.sleep(0.02)
+    return seen
 
 
 def test_only_the_page_of_this_run_may_act(page: tuple[ViewServer, Acting, Live]) -> None:
@@ -109,7 +187,9 @@ def test_only_the_page_of_this_run_may_act(page: tuple[ViewServer, Acting, Live]
         ("calibrate", {"seconds": 1e9}, "calibrate: seconds: Input should be less than"),
         ("calibrate", {"second": 3}, "calibrate: second: Extra inputs"),
         ("calibrate", [1], "no JSON object"),
-        ("record", {"gesture": "../etc/passwd"}, "goes into a file's name"),
+        ("record", {"gestures": ["Fist", "../etc/passwd"]}, "'../etc/passwd' goes into a file's name"),
+        ("record", {"gestures": []}, "record: gestures"),
+        ("connect", {}, "connect: port: Field required"),
         ("teach", {"gestures": ["Fist"]}, "at least 2"),
         ("gates", {"min_confidence": 2}, "gates: min_confidence"),
         ("forget", {"gesture": "Nothing"}, "has no gesture Nothing"),
@@ -132,41 +212,128 @@ def test_one_thing_is_done_at_a_time_and_what_is_stopped_leaves_nothing_changed(
     server, acting, loop = page
     before = loop.engine
     assert ask(server, "calibrate", {"rest_s": 5, "seconds": 60})[0] == 200
-    status, answer = ask(server, "record", {"gesture": "Fist"})
+    status, answer = ask(server, "record", {"gestures": ["Fist"]})
     assert (status, answer["error"]) == (409, "busy: somebody lets the page calibrate; stop it first")
     assert ask(server, "stop", {})[0] == 200
     assert acting.doing is None
     assert loop.engine is before
 
 
-def test_a_recording_made_from_the_page_is_the_band_s_and_can_be_downloaded(
+def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(
     page: tuple[ViewServer, Acting, Live], tmp_path: Path
 ) -> None:
-    from cpep_edge.session import Session
-
     server, acting, _ = page
-    assert ask(server, "record", {"gesture": "Fist", "seconds": 1})[0] == 200
-    assert "recorded 1.0 s" in told(acting)
-    url = f"{server.url}download/Fist-1.hdf5"
-    with urllib.request.urlopen(f"{url}?act={server._act_token}", timeout=20) as answer:
-        (tmp_path / "got.hdf5").write_bytes(answer.read())
-    with Session(tmp_path / "got.hdf5") as session:
-        assert (session.meta.num_channels, session.meta.sample_rate) == (N_CHANNELS, RATE_HZ)
-    for wrong in (url, f"{server.url}download/manifest.json?act={server._act_token}"):
+    asked = {"gestures": ["Fist", "Open"], "seconds": 1, "rest_s": 0.5, "repetitions": 2}
+    assert ask(server, "record", asked)[0] == 200
+    seen = watch(acting)
+    assert re.search(r"recorded 4 of 4, 4\.0 s", acting.told)
+    for cue in (("Fist", False, 0), ("Fist", True, 0), ("Open", True, 1), ("Fist", True, 2), ("Open", True, 3)):
+        assert cue in seen
+    names = acting.state()["recordings"]
+    assert isinstance(names, list)
+    assert len(names) == 5
+    for name in names:
+        url = f"{server.url}download/{name}?act={server._act_token}"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            (tmp_path / name).write_bytes(answer.read())
+    rows = list(csv.DictReader((tmp_path / "metadata.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["stage"], row["split"]) for row in rows] == [
+        ("Fist", "train"),
+        ("Open", "train"),
+        ("Fist", "test"),
+        ("Open", "test"),
+    ]
+    for row in rows:
+        with Session(tmp_path / f"{row['filename']}.hdf5") as session:
+            assert (session.meta.num_channels, session.n_samples) == (N_CHANNELS, RATE_HZ)
+    for wrong in (f"{server.url}download/{names[0]}", f"{server.url}download/manifest.json?act={server._act_token}"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(wrong, timeout=20)
         assert refused.value.code in (403, 404)
         refused.value.close()
 
 
-def test_thresholds_are_shown_on_what_was_before_they_count(page: tuple[ViewServer, Acting, Live]) -> None:
+def test_a_prompt_that_is_stopped_in_the_middle_is_not_kept(page: tuple[ViewServer, Acting, Live]) -> None:
+    server, acting, _ = page
+    assert ask(server, "record", {"gestures": ["Fist"], "seconds": 60, "rest_s": 0})[0] == 200
+    wait(lambda: acting.doing is not None and acting.doing.now)
+    assert ask(server, "stop", {})[0] == 200
+    assert acting.told.startswith("stopped; recorded 0 of 1")
+    assert list((acting.folder / "recordings").iterdir()) == []  # no journal either
+
+
+def test_another_device_is_connected_and_the_calibration_of_the_first_does_not_count_for_it(
+    page: tuple[ViewServer, Acting, Live],
+) -> None:
     server, acting, loop = page
-    end_s = time.monotonic() + 60
-    while len(acting._votes) < 60 and time.monotonic() < end_s:
-        time.sleep(0.05)
-    _, lax = ask(server, "gates", {"min_confidence": 0.0})
-    _, strict = ask(server, "gates", {"min_confidence": 1.0, "debounce_ms": 5000})
-    assert len(strict["changes"]) < len(lax["changes"])  # type: ignore[arg-type]
+    before = loop.engine
+    signal = made("Fist", 2.0, 98)
+    wide = SimulatedBand([np.zeros((500, 9), np.float32)], RATE_HZ)
+    with SimulatedBand([signal], RATE_HZ, serial_number="SIM-0002") as other, wide:
+        assert ask(server, "connect", {"port": wide.port})[0] == 200
+        assert "has 9 channels, but mine was trained on 4" in told(acting)
+        assert loop.engine is before
+        assert ask(server, "connect", {"port": other.port})[0] == 200
+        assert "which is another than before" in told(acting)
+        assert acting.state()["port"] == other.port
+        wait(lambda: loop.engine.last_block_s is not None)
+        with client.connect(stream_url(server), proxy=None) as connection:
+            assert other.port in str(messages_until(connection, "about")["title"])
+
+
+def test_a_device_that_vanishes_while_it_is_taught_loses_nothing_and_the_lesson_goes_on(
+    page: tuple[ViewServer, Acting, Live], wearer: Wearer
+) -> None:
+    server, acting, loop = page
+    lesson = {"gestures": ["Fist", "Open"], "repetitions": 1}
+    assert ask(server, "teach", lesson)[0] == 200
+    kept = acting.folder / "taught-1.recordings"
+    wait(lambda: len(list(kept.glob("*.hdf5"))) >= 1)
+    wearer.is_gone = True
+    assert re.search("the device is gone; .* keeps what was recorded", told(acting))
+    assert (acting.state()["port"], acting.state()["lost"]) == ("", "the wearer left with the band")
+    n_kept = len(list(kept.glob("*.hdf5")))
+    status, answer = ask(server, "teach", lesson)
+    assert (status, answer["error"]) == (409, "no device is connected: choose one first")
+    wearer.is_gone = False
+    assert ask(server, "connect", {"port": "wearer"})[0] == 200
+    assert told(acting) == "connected to wearer on wearer"  # the same: its calibration counts
+    assert ask(server, "teach", lesson)[0] == 200
+    assert told(acting).startswith("taught Rest, Fist, Open")
+    assert len(list(kept.glob("*.hdf5"))) > n_kept
+    assert [gesture.name for gesture in loop.engine._recogniser.manifest.gestures] == ["Rest", "Fist", "Open"]
+    assert ask(server, "teach", {"gestures": ["Fist", "Point"]})[0] == 200  # others: beside the first
+    wait(lambda: acting.doing is not None and acting.doing.n_steps == 6)
+    assert ask(server, "stop", {})[0] == 200
+    assert (acting.folder / "taught-1.cpep").is_dir()
+
+
+def test_a_run_that_is_recorded_is_not_changed_from_the_page(tmp_path: Path, wearer: Wearer) -> None:
+    with running(mine(tmp_path), wearer, is_recorded=True) as (server, _, loop):
+        before = loop.engine, loop.engine.spec
+        for name, asked in (
+            ("calibrate", {}),
+            ("teach", {"gestures": ["A", "B"]}),
+            ("gates", {"min_confidence": 0.9, "apply": True}),
+            ("forget", {"gesture": "Fist"}),
+        ):
+            status, answer = ask(server, name, asked)
+            assert (status, "this run is being recorded" in str(answer["error"])) == (409, True)
+        assert (loop.engine, loop.engine.spec) == before
+        assert ask(server, "gates", {"min_confidence": 0.9})[0] == 200  # only looked at
+
+
+def test_thresholds_are_shown_on_what_was_before_they_count(
+    page: tuple[ViewServer, Acting, Live], wearer: Wearer
+) -> None:
+    server, _, loop = page
+    wearer.asked = lambda: ("Fist", "Rest")[int(2 * time.monotonic()) % 2]
+
+    def decided(**gates: float) -> int:
+        return len(ask(server, "gates", gates)[1]["changes"])  # type: ignore[arg-type]
+
+    wait(lambda: decided(min_confidence=0.0) >= 3)
+    assert decided(min_confidence=1.0, debounce_ms=5000) < 3
     assert loop.engine.spec.min_vote_share == loop.engine._recogniser.manifest.decision.min_vote_share
     assert ask(server, "gates", {"min_confidence": 0.87, "apply": True})[0] == 200
     assert loop.engine.spec.min_vote_share == 0.87
@@ -204,3 +371,131 @@ def test_a_calibration_from_the_page_is_used_at_once_and_kept(page: tuple[ViewSe
     assert np.array_equal(loop.engine.donning.level_uv, np.array(profile.level_uv, np.float32))
     with client.connect(stream_url(server), proxy=None) as connection:
         assert messages_until(connection, "about")["calibrated"] == "calibrated"
+
+
+def test_live_without_a_port_waits_until_a_device_is_chosen_on_the_page(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cpep_edge", "live", str(mine(tmp_path).path)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "give --port, or --web" in refused.stderr) == (2, True)
+    command += ["--web", "--web-port", "0", "--seconds", "1", "--json"]
+    signal = [made("Fist", 2.0, 96)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run,
+        SimulatedBand(signal, RATE_HZ) as band,
+    ):
+        assert run.stderr is not None
+        url = next(line.split()[1] for line in run.stderr if line.startswith("open "))
+        with client.connect(url.replace("http", "ws") + "live", proxy=None) as connection:
+            headers = {"x-cpep-act": messages_until(connection, "about")["act_token"], "origin": url.rstrip("/")}
+            assert messages_until(connection, "state")["port"] == ""
+        body = json.dumps({"port": band.port}).encode()
+        request = urllib.request.Request(f"{url}act/connect", body, headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert answer.status == 200
+        out, _ = run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert any(json.loads(line).get("gesture") == "Fist" for line in out.splitlines())
+
+
+DOING = "document.getElementById('doing').checkVisibility()"
+WANTED = "document.getElementById('wanted').textContent"
+TOLD = "document.getElementById('told').textContent"
+
+
+def do(browser, name: str, **typed: str) -> None:  # type: ignore[no-untyped-def]
+    """Open the dialog, fill in one of its forms, and have it done."""
+    browser.find_element("id", "act").click()
+    form = browser.find_element("css selector", f"form[data-act={name}]")
+    for field, text in typed.items():
+        element = form.find_element("name", field)
+        browser.execute_script("arguments[0].value = ''", element)
+        element.send_keys(text)
+    form.find_element("css selector", "button:not([type])").click()
+
+
+@pytest.mark.slow
+def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downloads(  # type: ignore[no-untyped-def]
+    browser, page: tuple[ViewServer, Acting, Live], tmp_path: Path
+) -> None:
+    server, _, loop = page
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.get(server.url)
+    see(browser, GESTURE, lambda name: name == "Rest")
+    browser.execute_script("""
+        window.beeps = 0;
+        const make = AudioContext.prototype.createOscillator;
+        AudioContext.prototype.createOscillator = function () { window.beeps += 1; return make.call(this); };
+    """)
+    browser.find_element("id", "act").click()
+    assert axe_faults(browser) == []
+    browser.find_element("id", "beep").click()
+    browser.find_element("css selector", "#actions form[method=dialog] button").click()
+    begun = browser.execute_script("return window.beeps")
+    spec = loop.engine.spec
+    do(browser, "gates")
+    see(browser, "document.getElementById('actions').open", lambda is_open: not is_open)
+    assert loop.engine.spec == spec  # nothing was moved
+
+    do(browser, "connect", port="wearer")
+    see(browser, TOLD, lambda text: text == "the device on wearer is connected already")
+
+    do(browser, "calibrate", rest_s="2", seconds="6")
+    see(browser, DOING, bool)
+    see(browser, TOLD, lambda text: str(text).startswith("calibrated; the profile is"))
+    see(browser, "document.getElementById('calibrated').textContent", lambda text: text == "calibrated")
+
+    do(browser, "record", gestures="Fist, Open", seconds="2", rest_s="2")
+    see(browser, f"[{WANTED}, document.getElementById('shape').checkVisibility()]", lambda now: now == ["Open", True])
+    assert axe_faults(browser) == []
+    see(browser, TOLD, lambda text: str(text).startswith("recorded 2 of 2"))
+    assert browser.execute_script("return window.beeps") - begun == 3  # once moving, twice a gesture
+
+    do(browser, "teach", gestures="Fist, Open", repetitions="2")
+    see(browser, WANTED, lambda text: text == "Fist")
+    browser.find_element("id", "stop").click()
+    see(browser, TOLD, lambda text: "keeps what was recorded, and teaching them again goes on" in str(text))
+    assert axe_faults(browser) == []
+    do(browser, "teach", gestures="Fist, Open", repetitions="2")
+    see(browser, TOLD, lambda text: str(text).startswith("taught Rest, Fist, Open, "))
+    see(browser, "document.getElementById('calibrated').textContent", lambda text: text == "as taught")
+
+    browser.find_element("id", "act").click()
+    name = browser.find_element("css selector", "#known input[aria-label='How Fist reads']")
+    name.clear()
+    name.send_keys("Play music\n")
+    see(browser, "[...document.querySelectorAll('#shares .name')].map((name) => name.textContent)",
+        lambda names: names == ["Rest", "Play music", "Open"])  # fmt: skip
+    for text, file in (("Download the bundle", "bundle.zip"), ("user_page_Fist_1.hdf5", "user_page_Fist_1.hdf5")):
+        browser.find_element("link text", text).click()
+        wait((tmp_path / file).is_file)
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        archive.extractall(tmp_path / "got")
+    assert Bundle(tmp_path / "got" / "taught-1.cpep").manifest.shown("Fist") == "Play music"
+    with Session(tmp_path / "user_page_Fist_1.hdf5") as session:
+        assert session.n_samples == 2 * RATE_HZ
+    assert [entry["message"] for entry in browser.get_log("browser") if "409" not in entry["message"]] == []
+    browser.execute_script("localStorage.clear()")
+
+
+@pytest.mark.slow
+def test_in_a_browser_two_people_who_act_at_once_are_told_and_a_device_that_vanishes_is_said(  # type: ignore[no-untyped-def]
+    browser, page: tuple[ViewServer, Acting, Live], wearer: Wearer
+) -> None:
+    server, acting, _ = page
+    browser.get(server.url)
+    see(browser, GESTURE, lambda name: name == "Rest")
+    assert ask(server, "record", {"gestures": ["Fist"], "seconds": 60})[0] == 200  # somebody else
+    see(browser, DOING, bool)
+    do(browser, "calibrate")
+    refused = "document.getElementById('refused').textContent"
+    see(browser, refused, lambda text: text == "busy: somebody lets the page record; stop it first")
+    assert axe_faults(browser) == []
+    browser.find_element("css selector", "#actions form[method=dialog] button").click()
+    wearer.is_gone = True
+    see(browser, "document.getElementById('link').textContent",
+        lambda text: text == "the wearer left with the band; choose a device with Do")  # fmt: skip
+    see(browser, TOLD, lambda text: str(text).startswith("the device is gone; recorded 0 of 1"))
+    assert axe_faults(browser) == []
+    wearer.is_gone = False
+    do(browser, "connect", port="wearer")
+    see(browser, "document.body.dataset.link", lambda link: link == "live")

@@ -15,12 +15,20 @@ export class Actions {
     }
     this.gates = document.querySelector('form[data-act="gates"]');
     this.gates.addEventListener("input", () => this.preview());
+    $("look").addEventListener("click", () => this.look());
+    $("beep").checked = Boolean(page.remembered().beep);
+    $("beep").addEventListener("change", () => { page.remember({ beep: $("beep").checked }); this.beep(); });
   }
 
   about(about) {
     this.token = about.act_token;
     $("act").hidden = !this.token;
-    this.gates.elements.min_confidence.value = about.min_vote_share;
+    const gates = { min_confidence: about.min_vote_share, debounce_ms: about.evidence_ms, refractory_ms: about.release_ms };
+    for (const [name, value] of Object.entries(gates)) {
+      const slider = this.gates.elements[name];
+      slider.value = value;
+      slider.dataset.was = slider.value; // rounded to what it can show: what is not moved is not asked for
+    }
     this.rest = about.rest_gesture;
     $("bundle").href = this.link("bundle.zip");
     $("known").replaceChildren(...about.gestures.map((gesture) => {
@@ -50,14 +58,52 @@ export class Actions {
     this.preview();
   }
 
+  /** Which devices there are: every port is asked, which takes some seconds. */
+  async look() {
+    const shown = (text) => { $("devices").replaceChildren(Object.assign(document.createElement("li"), { textContent: text })); };
+    $("look").disabled = true;
+    shown("asking every port…");
+    const found = await this.ask("devices", {});
+    $("look").disabled = false;
+    if (!found?.devices.length) { shown(found ? "no serial device is connected" : ""); return; }
+    $("devices").replaceChildren(...found.devices.map((one) => {
+      const item = document.createElement("li");
+      item.append(one.band ? `${one.band} on ${one.port}: ${one.n_channels} channels at ${one.sample_rate_hz} Hz` : `${one.port}: ${one.problem}`);
+      if (one.band) item.append(this.button("Connect", `Connect to ${one.band} on ${one.port}`, () => this.connect(one)));
+      return item;
+    }));
+  }
+
+  async connect({ port, device }) {
+    if (await this.ask("connect", { port, device })) $("actions").close();
+  }
+
+  /** A short tone, for those who look at their hand. */
+  beep() {
+    if (!$("beep").checked) return;
+    this.audio ??= new AudioContext();
+    const tone = this.audio.createOscillator(), volume = this.audio.createGain(), now = this.audio.currentTime;
+    tone.frequency.value = 880;
+    volume.gain.setValueAtTime(0.2, now);
+    volume.gain.exponentialRampToValueAtTime(0.001, now + 0.2);
+    tone.connect(volume).connect(this.audio.destination);
+    tone.start(now);
+    tone.stop(now + 0.2);
+  }
+
   link(name) {
     const token = new URLSearchParams(location.search).get("token");
     return `download/${name}?act=${this.token}${token ? `&token=${token}` : ""}`;
   }
 
   /** What is being done, for everybody who looks. */
-  show({ doing, told, recordings }) {
+  show({ doing, told, recordings, port }) {
     $("doing").hidden = !doing;
+    $("device").hidden = port === null;
+    $("connected").textContent = port ? `Connected on ${port}; another may be chosen.` : "No device is connected.";
+    const cue = doing?.now ? `${doing.what} ${doing.gesture} ${doing.n_done}` : "";
+    if (cue && cue !== this.cue) this.beep();
+    this.cue = cue;
     if (doing) {
       const left = doing.left_s ? String(Math.ceil(doing.left_s)) : "";
       for (const [id, text] of [["said", doing.said], ["wanted", doing.gesture], ["left", left],
@@ -85,9 +131,10 @@ export class Actions {
 
   values(form) {
     const found = {};
-    for (const input of form.querySelectorAll("input")) {
+    for (const input of form.querySelectorAll("input[name]")) {
+      if (input.value === input.dataset.was) continue;
       if (input.name === "gestures") found.gestures = input.value.split(",").map((name) => name.trim()).filter(Boolean);
-      else found[input.name] = input.type === "text" ? input.value : Number(input.value);
+      else found[input.name] = input.type === "text" ? input.value.trim() : Number(input.value);
     }
     return found;
   }

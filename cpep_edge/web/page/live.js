@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const hand = new Hand($("hand"), still, () => draw("hand"));
-const actions = new Actions({ still, colours: () => colours, colour: (label) => paint(label), nameOf, isActive });
+const actions = new Actions({ still, colours: () => colours, colour: (label) => paint(label), nameOf, isActive, remember, remembered });
 const PAST_S = 60;
 const CHANGES_SHOWN = 12;
 const KINDS = { trained: "Trained on other people", taught: "Taught by you", "zero-shot": "Zero-shot, by pose alone" };
@@ -47,7 +47,7 @@ function take(message) {
   if (message.type === "about") takeAbout(message);
   else if (message.type === "health") { state.health = message; showHealth(); }
   else if (message.type === "decision") takeDecision(message);
-  else if (message.type === "state") actions.show(message);
+  else if (message.type === "state") { state.lost = message.port === "" ? message.lost || "no device yet" : ""; actions.show(message); }
   showLink();
 }
 
@@ -228,6 +228,7 @@ function showLink() {
   const { health } = state;
   const [link, text] = !state.connected ? ["gone", "connection to cpep-edge lost, trying again"]
     : health?.ended ? ["ended", "the run has ended"]
+    : state.lost ? ["silent", `${state.lost}; choose a device with Do`]
     : health?.silent ? ["silent", state.decision || health.silent_s > 2 ? `no signal from the band for ${health.silent_s.toFixed(0)} s` : "waiting for the band"]
     : state.paused ? ["held", "held; space lets go"]
     : health ? ["live", "live"] : ["waiting", "connecting"];

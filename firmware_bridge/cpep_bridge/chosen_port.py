@@ -1,0 +1,130 @@
+"""The device that somebody chose, itself a source of blocks: another may be chosen while its blocks are read.
+
+The new device answers before the old one is let go, so a choice that fails changes nothing. Where a run began without a
+device, it waits for one, and waits again when that one vanishes.
+"""
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from cpep_bridge.heard_rate import AtPromisedRate
+from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
+from cpep_edge.errors import ConfigError, CpepError
+
+_LOOK_S = 0.2  # how often one that waits for a choice looks whether it is to end
+_NEW_DEVICE = 1 << 40  # added to boot ids for each device: two may have the same
+
+_log = logging.getLogger(__name__)
+
+
+class ChosenPort:
+    """A source that `choose` sets. Reading it and choosing may be done by two threads."""
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        open_port: Callable[[str, str], BlockSource],
+        check: Callable[[StreamInfo], None],
+        *,
+        waits: bool,
+    ) -> None:
+        """info: of the stream that is waited for, until there is a device
+        open_port: the source on a port, of a device by its name for `--device`
+        check: raises CpepError for a stream that does not fit
+        waits: a device that vanishes does not end it
+        """
+        self._wanted, self._open_port, self._check, self._waits = info, open_port, check, waits
+        self.port = ""  # of the device; "" without one
+        self.problem = ""  # why there is no device any more
+        self.device: BlockSource | None = None
+        self._changed = threading.Condition()
+        self._stopping = False
+
+    def __enter__(self) -> "ChosenPort":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._changed:
+            device, self.device = self.device, None
+        if device is not None:
+            device.__exit__(None, None, None)
+
+    @property
+    def info(self) -> StreamInfo:
+        """Of the device, or of the one that is waited for."""
+        device = self.device
+        return self._wanted if device is None else device.info
+
+    @property
+    def counts(self) -> LinkCounts:
+        """What the wire of this device did so far."""
+        device = self.device
+        return LinkCounts() if device is None else device.counts
+
+    def choose(self, port: str, device: str) -> StreamInfo:
+        """Take the device on a port in place of the present one. Raises CpepError, and keeps that one, if it cannot."""
+        if port == self.port:
+            raise ConfigError(f"the device on {port} is connected already")
+        source = self._open_port(port, device)
+        source.__enter__()
+        try:
+            self._check(source.info)
+        except CpepError:
+            source.__exit__(None, None, None)
+            raise
+        with self._changed:
+            old, self.device = self.device, source if source.info.has_clock else AtPromisedRate(source)
+            self.port, self.problem = port, ""
+            self._changed.notify()
+        if old is not None:
+            old.stop()  # whoever reads it closes it
+        return source.info
+
+    def stop(self) -> None:
+        """End the iteration soon; may be called from any thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+            device = self.device
+        if device is not None:
+            device.stop()
+
+    def __iter__(self) -> Iterator[Block]:
+        """The blocks of each device that is chosen."""
+        for number in itertools.count():
+            device = self._next_device()
+            if device is None:
+                return
+            try:
+                for block in device:
+                    yield replace(block, boot_id=block.boot_id + number * _NEW_DEVICE) if number else block
+                    if self.device is not device:
+                        break
+                why = "the device ended its stream"
+            except CpepError as error:
+                if not self._waits and self.device is device:
+                    raise
+                why = str(error)
+            if self.device is not device:
+                device.__exit__(None, None, None)
+            elif not self._waits:
+                return
+            else:
+                self._let_go(device, why)
+
+    def _next_device(self) -> BlockSource | None:
+        with self._changed:
+            while self.device is None and not self._stopping:
+                self._changed.wait(_LOOK_S)
+            return None if self._stopping else self.device
+
+    def _let_go(self, device: BlockSource, why: str) -> None:
+        with self._changed:
+            if self.device is device:
+                self.device, self.port, self.problem = None, "", why
+        device.__exit__(None, None, None)
+        if not self._stopping:
+            _log.warning("%s; choose a device on the page", why)
