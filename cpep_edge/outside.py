@@ -23,6 +23,13 @@ def printable(text: str, longest: int = LONGEST_TEXT) -> str:
     return seen if len(seen) <= longest else seen[: longest - 1] + "…"
 
 
+def unreadable(error: Exception) -> str:
+    """Why a text could not be read, as a user says it: no number of an error, no name of a codec."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text (byte 0x{error.object[error.start]:02x} at {error.start}); save it as UTF-8"
+    return printable((isinstance(error, OSError) and error.strerror) or str(error))
+
+
 def user_folder(variable: str, *usual: str) -> Path | None:
     """A folder of the user's: where `variable` (of the XDG kind) says, or usually; None for a user without a home."""
     if os.environ.get(variable):

@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
 
@@ -121,7 +122,8 @@ class Session:
 
     def emg(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Samples `start` to `stop`, (n_samples, n_channels), microvolts."""
-        emg_uv = self._read("emg", start, stop).astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what is no float32 is infinite, and refused by `check`
+            emg_uv = self._read("emg", start, stop).astype(np.float32, copy=False)
         emg_uv[:, [number - 1 for number in self.masked_channels]] = 0
         return emg_uv
 
@@ -171,9 +173,13 @@ class Session:
             if np.any(np.diff(time_s, prepend=previous_s) <= 0):
                 raise DataError(f"{self.path}: field time does not rise from sample to sample")
             previous_s = float(time_s[-1])
-            bad = np.flatnonzero(~np.isfinite(self.emg(start, stop)).all(axis=1))
-            if bad.size:
-                raise DataError(f"{self.path}: field emg holds NaN or infinity at sample {start + bad[0]}")
+            emg_uv = self.emg(start, stop)
+            odd = ~(np.abs(emg_uv) <= LARGEST_SAMPLE)  # of NaN too
+            if odd.any():
+                value = emg_uv[odd][0]
+                said = f"{value:g}, which nothing measures," if np.isfinite(value) else "NaN or infinity"
+                sample = start + int(np.argmax(odd.any(axis=1)))
+                raise DataError(f"{self.path}: field emg holds {said} at sample {sample}")
             self.valid_poses(start, stop)
         self._check_rate()
 

@@ -260,3 +260,56 @@ def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_
 
     import_csv(tmp_path / "map.toml", tmp_path / "out")
     import_csv(tmp_path / "map.toml", tmp_path / "out")  # what it wrote itself it may write again
+
+
+@pytest.mark.parametrize("value", ["1e39", "-1e39", "1e400", "nan", "12345678901234567890123456", ""])
+def test_a_number_that_nothing_measures_is_refused_with_its_row(folder: Path, value: str) -> None:
+    text = (folder / "b.csv").read_text()
+    (folder / "b.csv").write_text(text + f"60,{value},Rest,0.25,1.0\n" + "61,1.0,Rest,0.25,1.0\n")
+    with pytest.raises(DataError, match=r"b\.csv: an EMG column holds .*in row 62$"):
+        import_csv(folder / "map.toml", folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_a_pose_that_no_hand_makes_is_refused(folder: Path) -> None:
+    (folder / "b.csv").write_text((folder / "b.csv").read_text() + "60,1.0,Rest,1e39,1.0\n")
+    with pytest.raises(DataError, match=r"b\.csv: a pose of Rest holds -1\.5e\+39, which nothing measures"):
+        import_csv(folder / "map.toml", folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("é".encode("latin-1") * 9, r"it is not UTF-8 text \(byte 0xe9 at 0\); save it as UTF-8"),
+        ("a,b\n".encode("utf-16"), r"it is not UTF-8 text \(byte 0xff at 0\)"),
+        (b"t;ch_1;gesture;index;ch_2\n1;2,5;Fist;0;3,5\n", "columns seem to be apart by ';': say delimiter = ';'"),
+        (b"t,ch_1,gesture,index,ch_1,ch_2\n1,2,Fist,0,3,4\n", "2 columns are called ch_1; give each a name of its own"),
+    ],
+)
+def test_a_file_that_another_program_wrote_says_what_it_is(folder: Path, content: bytes, said: str) -> None:
+    (folder / "a.csv").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        import_csv(folder / "map.toml", folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("sample_rate_hz = 500", "sample_rate_hz = inf", "sample_rate_hz: Input should be less than or equal"),
+        ("sample_rate_hz = 500", "sample_rate_hz = 1e308", "sample_rate_hz: Input should be less than or equal"),
+        ("unit_uv = 2.0", "unit_uv = inf", "unit_uv: Input should be less than or equal"),
+        ('file = "b.csv"', 'file = "a.csv"', "a.csv is named twice"),
+    ],
+)
+def test_a_map_that_cannot_be_meant_is_refused(folder: Path, was: str, now: str, said: str) -> None:
+    (folder / "map.toml").write_text(MAP.replace(was, now))
+    with pytest.raises(ConfigError, match=said):
+        import_csv(folder / "map.toml", folder / "out")
+
+
+def test_one_word_typed_in_two_ways_is_one_gesture(folder: Path) -> None:
+    _write_csv(folder / "b.csv", ["caf\u00e9"] * 30 + ["cafe\u0301"] * 30)
+    import_csv(folder / "map.toml", folder / "out")
+    rows = [row for row in Corpus.open(folder / "out").rows if row.user == "p2"]
+    assert {row.stage for row in rows} == {"caf\u00e9"}
+    assert len({row.filename for row in rows}) == len(rows) == 2

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
 from cpep_edge.names import check_name
+from cpep_edge.outside import unreadable
 from cpep_edge.session import Session
 from cpep_edge.session_trial import SessionSurvey, SessionTrial, survey_session
 
@@ -366,7 +367,7 @@ def _read_metadata(file: Path) -> Iterable[Row]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
+        raise DataError(f"{file} cannot be read: {unreadable(error)}") from error
     reader = csv.DictReader(lines)
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
     if missing:

@@ -36,6 +36,7 @@ A file without a column of time is read and written block by block, however long
 
 import csv
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -47,9 +48,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.outside import unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
 from cpep_train.importing import (
+    MAX_RATE_HZ,
     Choices,
     CorpusWriter,
     ImportSummary,
@@ -74,7 +78,7 @@ class Columns(_Part):
     emg: tuple[str, ...] = Field(min_length=1)
     stage: str | None = None
     time: str | None = None
-    time_unit_s: float = Field(default=1.0, gt=0)
+    time_unit_s: float = Field(default=1.0, gt=0, le=86_400)
 
 
 class Angle(_Part):
@@ -109,9 +113,9 @@ class File(_Part):
 class ColumnMap(_Part):
     """The whole map."""
 
-    sample_rate_hz: float | None = Field(default=None, gt=0)
+    sample_rate_hz: float | None = Field(default=None, gt=0, le=MAX_RATE_HZ)
     unit: Literal["uV", "mV", "V"] | None = None  # None: the size of the values says
-    unit_uv: float | None = Field(default=None, gt=0)  # microvolts of one unit, for counts
+    unit_uv: float | None = Field(default=None, gt=0, le=LARGEST_SAMPLE)  # microvolts of one unit, for counts
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     decimal: Literal[".", ","] = "."
     comment: str = "#"
@@ -133,6 +137,8 @@ class ColumnMap(_Part):
             faults.append("sample_rate_hz is missing, and no column of time says it")
         if self.unit is not None and self.unit_uv is not None:
             faults.append("unit and unit_uv both say what the EMG is in; leave one out")
+        twice = [name for name, n in Counter(f.file for f in self.files).items() if n > 1]
+        faults += [f"files: {name} is named twice, so each of its recordings would be there twice" for name in twice]
         if self.delimiter == self.decimal:
             faults.append("decimal and delimiter are the same character")
         if faults:
@@ -173,7 +179,7 @@ def load_column_map(path: Path) -> ColumnMap:
     try:
         return ColumnMap.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"column map {path} cannot be read: {error}") from error
+        raise ConfigError(f"column map {path} cannot be read: {unreadable(error)}") from error
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, e['loc'])) or 'the map'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"column map {path}: {'; '.join(faults)}") from error
@@ -264,7 +270,7 @@ def _table_of_texts(path: Path, spec: ColumnMap) -> list[list[str]]:
         with path.open(newline="", encoding="utf-8-sig") as text:
             rows = [[cell.strip() for cell in row] for _, row in _rows(path, text, spec)]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {unreadable(error)}") from error
     if len(rows) < 2:
         raise DataError(f"{path}: there are no prompts under the header")
     return rows
@@ -273,6 +279,8 @@ def _table_of_texts(path: Path, spec: ColumnMap) -> list[list[str]]:
 def _place(path: Path, names: list[str], name: str) -> int:
     if name not in names:
         raise DataError(f"{path}: column {name} is missing; there are {', '.join(names)}")
+    if names.count(name) > 1:
+        raise DataError(f"{path}: {names.count(name)} columns are called {name}; give each a name of its own")
     return names.index(name)
 
 
@@ -338,7 +346,7 @@ def _blocks(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> It
             if not n_rows:
                 raise DataError(f"{path}: there are no rows under the header")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {unreadable(error)}") from error
 
 
 _NumberedRow = tuple[int, list[str]]
@@ -387,13 +395,18 @@ def _rows(path: Path, text: Iterator[str], spec: ColumnMap) -> Iterator[_Numbere
 
 
 def _block(path: Path, names: list[str], rows: list[_NumberedRow], file: File, spec: ColumnMap) -> _Block:
-    odd = next((number for number, row in rows if len(row) != len(names)), None)
-    if odd is not None:
-        raise DataError(f"{path}: a row has not as many values as the header has names, {len(names)}: row {odd}")
+    odd_row = next((number for number, row in rows if len(row) != len(names)), None)
+    if odd_row is not None:
+        other = next((mark for mark in (";", "\t", ",") if len(names) == 1 and mark in names[0]), None)
+        hint = f"; columns seem to be apart by {other!r}: say delimiter = {other!r} in the map" if other else ""
+        said = f"a row has not as many values as the header has names, {len(names)}: row {odd_row}"
+        raise DataError(f"{path}: {said}{hint}")
     emg = np.column_stack([_numbers(path, names, rows, name, spec) for name in spec.columns.emg])
-    bad = np.flatnonzero(~np.isfinite(emg).all(axis=1))
-    if bad.size:
-        raise DataError(f"{path}: an EMG column holds no number in row {rows[bad[0]][0]}")
+    odd = ~(np.abs(emg) <= LARGEST_SAMPLE)  # of nan too
+    if odd.any():
+        value, number = float(emg[odd][0]), rows[int(np.argmax(odd.any(axis=1)))][0]
+        said = f"holds {value:g}, which nothing measures," if np.isfinite(value) else "holds no number"
+        raise DataError(f"{path}: an EMG column {said} in row {number}")
     stage, time_s = spec.columns.stage, None
     labels = [file.stage or ""] * len(rows) if stage is None else _texts(path, names, rows, stage)
     if spec.columns.time is not None:

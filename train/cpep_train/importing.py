@@ -8,6 +8,7 @@ out is counted with its reason. Nothing is written unless all of it is.
 import difflib
 import hashlib
 import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from scipy import signal
 
+from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.folders import output_folder
 from cpep_edge.names import check_name
+from cpep_edge.outside import unreadable
 from cpep_edge.session import N_JOINTS, Block, SessionMeta, write_session_blocks
 from cpep_train.corpus import Row, write_metadata
 
@@ -31,6 +34,8 @@ Floats = NDArray[np.floating[Any]]
 Split = Literal["train", "val", "test"]
 _MOST_ODD_ROWS = 0.01  # of a text file's, that are left out; more is another layout
 LONGEST_GAP_S, LONGEST_GAP_PERIODS = 0.1, 3  # between time stamps, that is jitter; the longer of the two counts
+MAX_RATE_HZ = 1e6  # of any converter for muscles, and far more
+_LARGEST_RAD = 1e3  # of an angle, degrees taken for radians included
 _LARGEST_RATIO = 1_000  # of whole numbers, for resampling
 _LABEL_CHARACTERS = str.maketrans("/\\\0 ", "____")
 
@@ -49,7 +54,7 @@ class Choices(BaseModel):
     rename: dict[str, GestureName] = {}  # a gesture's name in the set to that in the corpus
     channels: tuple[int, ...] = ()  # from 1, in the order wanted; none: all
     skip_start_s: float = Field(default=0.0, ge=0)  # left out at the start of each recording, while people react
-    resample_hz: float | None = Field(default=None, gt=0)
+    resample_hz: float | None = Field(default=None, gt=0, le=MAX_RATE_HZ)
 
 
 def load_choices(path: Path) -> Choices:
@@ -57,7 +62,7 @@ def load_choices(path: Path) -> Choices:
     try:
         return choices_of(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {unreadable(error)}") from error
 
 
 def choices_of(values: dict[str, object], where: str) -> Choices:
@@ -148,6 +153,7 @@ class CorpusWriter:
         where: the file it comes from, for an error
         Raises DataError when a name, a value or a channel of it cannot be used.
         """
+        recording = _composed(recording)
         self._check_names(recording, where)
         recording = self._after_start(recording)
         n_read = len(recording.emg_uv)
@@ -167,6 +173,7 @@ class CorpusWriter:
             pose = None if poses[0] is None else np.concatenate(poses)
             self.add(head.with_samples(np.concatenate(emg), pose), where)
             return
+        head = _composed(head)
         self._check_names(head, where)
         self._write(head, blocks, None, where)
 
@@ -191,8 +198,9 @@ class CorpusWriter:
         def shaped() -> Iterator[Block]:
             nonlocal n_written
             for emg, pose in blocks:
-                if not np.isfinite(emg).all():
-                    raise DataError(f"{where}: EMG of {head.stage} holds a value that is no number")
+                _check_range(emg, LARGEST_SAMPLE, f"{where}: EMG of {head.stage}")
+                if pose is not None:
+                    _check_range(pose[~np.isnan(pose).any(axis=1)], _LARGEST_RAD, f"{where}: a pose of {head.stage}")
                 emg_uv = np.ascontiguousarray(emg[:, channels], np.float32)
                 content.update(emg_uv.tobytes())
                 even_s = (n_written + np.arange(len(emg_uv))) / rate_hz
@@ -314,6 +322,21 @@ class CorpusWriter:
                 raise DataError(f"no {one} is called {name!r}{hint} There are {', '.join(sorted(names))}")
         if asked and len(set(names) - {n for n, others in names.items() if others & set(asked)}) == 0:
             raise DataError(f"all {many} are held out, so there is nothing to train on")
+
+
+def _composed(recording: Recording) -> Recording:
+    """The recording under names whose letters are composed: the same word is typed in two ways, and looks the same."""
+    names = {key: unicodedata.normalize("NFC", getattr(recording, key)) for key in ("user", "session", "stage")}
+    return replace(recording, **names)  # type: ignore[arg-type]
+
+
+def _check_range(values: Floats, largest: float, what: str) -> None:
+    """Raise DataError where a value is no number, or none that can be."""
+    odd = ~(np.abs(values) <= largest)  # of NaN too
+    if odd.any():
+        value = float(values[odd][0])
+        said = f"holds {value:g}, which nothing measures" if np.isfinite(value) else "holds a value that is no number"
+        raise DataError(f"{what} {said}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.session import Session
@@ -139,7 +140,11 @@ def _check_rate(session: Session, time_s: NDArray[np.float64]) -> None:
 def _check_emg(session: Session) -> None:
     emg_uv = session.emg()
     low, high = emg_uv.min(axis=0), emg_uv.max(axis=0)
-    if not np.isfinite(low).all() or not np.isfinite(high).all():
+    if not (np.abs((low, high)) <= LARGEST_SAMPLE).all():  # as of NaN
+        if np.isfinite((low, high)).all():
+            raise DataError(
+                f"{session.path}: field emg holds numbers that nothing measures; leave it out with --skip-bad"
+            )
         raise DataError(f"{session.path}: field emg holds NaN or infinity; leave it out with --skip-bad")
     flat = [number for number in (np.flatnonzero(low == high) + 1).tolist() if number not in session.masked_channels]
     if flat and len(emg_uv) > 1:
