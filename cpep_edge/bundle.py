@@ -33,6 +33,7 @@ from cpep_edge.mpf import MpfSpec
 from cpep_edge.names import MAX_NAME, check_name, shown_name
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.trust import (
+    MAX_VERSION,
     SIGNATURE_BYTES,
     Key,
     SigningKey,
@@ -282,7 +283,7 @@ class Manifest(_Part):
 
     schema_version: Literal[4] = SCHEMA_VERSION
     name: Name
-    version: int = Field(default=1, gt=0, lt=1 << 53)  # rises with every bundle of this name that is made
+    version: int = Field(default=1, gt=0, lt=MAX_VERSION)  # rises with every bundle of this name that is made
     signer: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")  # fingerprint of the key; None: not signed
     target: Target | Literal["any"]  # any: there is no program in it
     files: dict[FileName, FileEntry]
@@ -563,8 +564,13 @@ def locked_bundle(path: Path) -> Iterator[None]:
 
 
 def next_version(path: Path) -> int:
-    """The version of the next bundle at this path: one above what lies there."""
-    return Bundle(path).manifest.version + 1 if (path / MANIFEST_FILE).is_file() else 1
+    """The version of the next bundle at this path: one above what lies there. Raises ArtifactError above the last."""
+    version = Bundle(path).manifest.version + 1 if (path / MANIFEST_FILE).is_file() else 1
+    if version >= MAX_VERSION:
+        raise ArtifactError(
+            f"{path} has the highest version that there is, {version - 1}: export it under another name"
+        )
+    return version
 
 
 def _require_bundle_or_nothing(path: Path) -> None:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE_BYTES = 64
+MAX_VERSION = 1 << 53  # of a bundle, not reached: what JSON's numbers hold
 _FINGERPRINT_CHARS = 16
+_PRIME = 2**255 - 19  # of Curve25519
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # y of a point of order eight
+_SMALL_ORDER = (0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8)  # y of every point of order 1, 2, 4 and 8
 ROOT_FILE = "cpep-edge/root.json"
 _KEY_FILE = "cpep-edge/key.pem"
 _SEEN_FILE = "cpep-edge/seen-versions.json"
@@ -68,11 +72,21 @@ class PublicKey:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+        if _signs_all(self.raw):
+            return False
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, content)
         except InvalidSignature:
             return False
         return True
+
+
+def _signs_all(raw: bytes) -> bool:
+    """Whether a public key is a point of small order: made-up signatures of it are right for any content.
+
+    Nobody's key is one, for no secret leads there (RFC 8032, 5.1.5). Libraries differ in whether they refuse them.
+    """
+    return (int.from_bytes(raw, "little") & (1 << 255) - 1) % _PRIME in _SMALL_ORDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +128,7 @@ def generate_keys(file: Path) -> PublicKey:
     public = key.public_key()
     with replacing(public_file) as temporary:
         temporary.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        temporary.chmod(0o644)  # whatever the umask: who may write it may say whose bundles run
     with replacing(file) as temporary:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -133,6 +148,8 @@ def load_public_key(file: Path) -> PublicKey:
         raise ConfigError(f"{file} is no public key in PEM; keygen writes one as KEY.pub") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{file} is a key of another kind; make an Ed25519 key with: cpep-edge keygen KEY")
+    if _signs_all(key.public_bytes_raw()):
+        raise ConfigError(f"{file} is a key for which any signature is right; make one with: cpep-edge keygen KEY")
     return PublicKey(key.public_bytes_raw(), file)
 
 
@@ -235,14 +252,16 @@ def _check_version(
     seen_version, seen_sha256 = mine.get(_memory_of(key, name), (0, ""))
     if version < seen_version:
         raise ArtifactError(
-            f"version {version} of {name} is older than version {seen_version}, which ran here; "
-            f"export it with --bundle-version {seen_version + 1} or later"
+            f"version {version} of {name} is older than version {seen_version}, which ran here; {_cure(seen_version)}"
         )
     if version == seen_version and manifest_sha256 != seen_sha256:
-        raise ArtifactError(
-            f"another bundle ran here as version {version} of {name}; "
-            f"export it with --bundle-version {version + 1} or later"
-        )
+        raise ArtifactError(f"another bundle ran here as version {version} of {name}; {_cure(version)}")
+
+
+def _cure(version: int) -> str:
+    if version + 1 >= MAX_VERSION:
+        return "no version is higher, so export it under another name"
+    return f"export it with --bundle-version {version + 1} or later"
 
 
 def remember_version(key: Key, name: str, version: int, manifest_sha256: str, *, new_name: bool = False) -> None:

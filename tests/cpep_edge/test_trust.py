@@ -1,5 +1,6 @@
 """Signatures and versions; the bundle here is small and made by hand, because nothing of it is run."""
 
+import base64
 import hashlib
 import json
 import os
@@ -12,12 +13,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, sign_bundle
+from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, next_version, sign_bundle
 from cpep_edge.cli import app
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.root_file import install_root, load_root, write_root
 from cpep_edge.trust import (
+    MAX_VERSION,
     PublicKey,
     SigningKey,
     configured_key,
@@ -204,6 +206,48 @@ def test_a_damaged_memory_of_versions_is_said(signed: Path, public: PublicKey, t
 
     with pytest.raises(CpepError, match="is damaged; remove it to start anew"):
         Bundle(signed, public)
+
+
+@pytest.mark.parametrize("sign_bit", [0, 1])
+@pytest.mark.parametrize(
+    "y",
+    [
+        "00" * 32,  # order 4
+        "01" + "00" * 31,  # order 1
+        "ec" + "ff" * 30 + "7f",  # order 2
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",  # order 8, as the next
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ed" + "ff" * 30 + "7f",  # 0 and 1 again, not reduced
+        "ee" + "ff" * 30 + "7f",
+    ],
+)
+def test_a_key_that_signs_anything_is_no_key(tmp_path: Path, y: str, sign_bit: int) -> None:
+    raw = bytes.fromhex(y)[:-1] + bytes([bytes.fromhex(y)[-1] | sign_bit << 7])
+    # with S = 0 and R of small order, R = S B - h A holds for an eighth of all contents at least
+    assert not any(
+        PublicKey(raw, tmp_path).signed(b"%d" % n, point + bytes(32))
+        for n in range(16)
+        for point in (raw, b"\1" + bytes(31))
+    )
+    pem = base64.b64encode(bytes.fromhex("302a300506032b6570032100") + raw).decode()
+    (tmp_path / "weak.pub").write_text(f"-----BEGIN PUBLIC KEY-----\n{pem}\n-----END PUBLIC KEY-----\n")
+    with pytest.raises(ConfigError, match=r"weak\.pub is a key for which any signature is right"):
+        load_public_key(tmp_path / "weak.pub")
+
+
+def test_a_public_key_is_not_for_others_to_write_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        public = generate_keys(tmp_path / "k")
+    finally:
+        os.umask(before)
+    assert [public.file.stat().st_mode & 0o777, (tmp_path / "k").stat().st_mode & 0o777] == [0o644, 0o600]
+
+
+def test_above_the_last_version_is_one_sentence(signed: Path, secret: SigningKey) -> None:
+    last = as_version(signed, MAX_VERSION - 1, secret)
+    with pytest.raises(ArtifactError, match="has the highest version that there is"):
+        next_version(last)
 
 
 def test_a_new_secret_key_is_for_its_owner_alone_and_never_replaces_one(tmp_path: Path) -> None:
