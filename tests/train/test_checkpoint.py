@@ -1,5 +1,7 @@
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from cpep_edge.errors import ArtifactError
+from cpep_edge.errors import ArtifactError, CpepError
 from cpep_train.checkpoint import (
     CHECKPOINT_FILE,
     EMG_WEIGHTS_FILE,
@@ -58,6 +60,41 @@ def test_a_checkpoint_reads_back_as_it_was_written(saved: tuple[Path, Checkpoint
 def test_the_folder_holds_four_files_and_no_pickle(saved: tuple[Path, Checkpoint]) -> None:
     names = {file.name for file in saved[0].iterdir()}
     assert names == {RECIPE_FILE, CHECKPOINT_FILE, EMG_WEIGHTS_FILE, POSE_WEIGHTS_FILE}
+
+
+def test_a_save_that_falls_anywhere_leaves_the_earlier_checkpoint(
+    saved: tuple[Path, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, checkpoint = saved
+    torch.manual_seed(1)
+    emg, pose = build_encoders(checkpoint.recipe)
+    later = replace(checkpoint, emg=emg, pose=pose, metrics={"align loss": 0.5})
+    real, left = os.replace, 0
+
+    def falls(source: Path, target: Path) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise OSError("no space")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", falls)
+    for step in range(1, 5):  # recipe, two encoders, checkpoint.json
+        left = step
+        with pytest.raises(CpepError):
+            save_checkpoint(run, later)
+        assert load_checkpoint(run).metrics == {"align loss": 1.5}
+        for name, value in load_checkpoint(run).emg.state_dict().items():
+            assert torch.equal(value, checkpoint.emg.state_dict()[name])
+    save_checkpoint(run, later)
+
+    assert load_checkpoint(run).metrics == {"align loss": 0.5}
+    for name, value in load_checkpoint(run).pose.state_dict().items():
+        assert torch.equal(value, pose.state_dict()[name])
+    assert len(list(run.glob("*.safetensors"))) == 2  # nothing of the earlier one is left lying
+    save_checkpoint(run, checkpoint)
+    assert load_checkpoint(run).metrics == {"align loss": 1.5}
+    assert len(list(run.glob("*.safetensors"))) == 2
 
 
 def _flip(name: str) -> Callable[[Path], None]:

@@ -1,7 +1,8 @@
 """What training leaves behind: two encoders, and everything needed to use, judge and repeat them.
 
 A run's folder holds `recipe.json`, `checkpoint.json` and the weights of both encoders as safetensors, never a pickle.
-`checkpoint.json` carries the SHA-256 of the weights and is written last, so that an interrupted save is noticed.
+`checkpoint.json` names the files of the weights and their SHA-256. Weights that are not those of an earlier checkpoint
+are written beside them, under names with their hash, and `checkpoint.json` last: up to there the earlier one is whole.
 """
 
 import hashlib
@@ -82,18 +83,21 @@ class _Content(BaseModel):
     unseen_stages: tuple[str, ...]
     provenance: Provenance
     metrics: dict[str, float]
-    weights_sha256: dict[str, str]
+    weights_sha256: dict[str, str]  # by the name of the file
+
+    def file(self, usual: str) -> str:
+        """The file that holds what usually is called so."""
+        stem = Path(usual).stem
+        return next((name for name in self.weights_sha256 if name == usual or name.startswith(f"{stem}-")), usual)
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint into the folder `run`, each file whole or not at all."""
+    """Write a checkpoint into the folder `run`, whole or not at all; an earlier one gives way to it."""
     save_recipe(run, checkpoint.recipe)
-    hashes = {
-        EMG_WEIGHTS_FILE: save_weights(run / EMG_WEIGHTS_FILE, checkpoint.emg),
-        POSE_WEIGHTS_FILE: save_weights(run / POSE_WEIGHTS_FILE, checkpoint.pose),
-    }
+    parts = {EMG_WEIGHTS_FILE: _packed(checkpoint.emg), POSE_WEIGHTS_FILE: _packed(checkpoint.pose)}
     if checkpoint.head is not None:
-        hashes[HEAD_FILE] = _save_head(run / HEAD_FILE, checkpoint.head)
+        parts[HEAD_FILE] = checkpoint.head.to_bytes()
+    hashes = dict(_save_part(run / name, content) for name, content in parts.items())
     content = _Content(
         schema_version=SCHEMA_VERSION,
         preprocessing=checkpoint.preprocessing,
@@ -108,6 +112,10 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         weights_sha256=hashes,
     )
     _write_text(run / CHECKPOINT_FILE, content.model_dump_json(indent=2) + "\n")
+    for name in (EMG_WEIGHTS_FILE, POSE_WEIGHTS_FILE, HEAD_FILE):
+        for file in (run / name, *run.glob(f"{Path(name).stem}-*{Path(name).suffix}")):
+            if file.name not in hashes:
+                file.unlink(missing_ok=True)
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
@@ -121,14 +129,14 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise ArtifactError(f"{run / CHECKPOINT_FILE}: pose_mean_rad and pose_std_rad are not {recipe.n_joints} long")
     emg, pose = build_encoders(recipe)
     for name, module in ((EMG_WEIGHTS_FILE, emg), (POSE_WEIGHTS_FILE, pose)):
-        load_weights(run / name, module, content.weights_sha256.get(name))
+        load_weights(run / content.file(name), module, content.weights_sha256.get(content.file(name)))
     return Checkpoint(
         recipe=recipe,
         preprocessing=content.preprocessing,
         pose_mean_rad=np.array(content.pose_mean_rad, dtype=np.float32),
         pose_std_rad=np.array(content.pose_std_rad, dtype=np.float32),
         front_end=content.front_end,
-        head=_load_head(run / HEAD_FILE, content.weights_sha256.get(HEAD_FILE)),
+        head=_load_head(run / content.file(HEAD_FILE), content.weights_sha256.get(content.file(HEAD_FILE))),
         head_gestures=content.head_gestures,
         emg=emg.eval(),
         pose=pose.eval(),
@@ -169,8 +177,7 @@ def load_run_recipe(run: Path) -> Recipe:
 
 def save_weights(file: Path, module: nn.Module) -> str:
     """Write the weights of a module as safetensors; returns the file's SHA-256."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    content = safetensors.torch.save(weights)
+    content = _packed(module)
     with replacing(file) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
@@ -195,11 +202,20 @@ def load_weights(file: Path, module: nn.Module, sha256: str | None = None) -> No
     module.load_state_dict(weights)
 
 
-def _save_head(file: Path, head: Head) -> str:
-    content = head.to_bytes()
+def _packed(module: nn.Module) -> bytes:
+    return safetensors.torch.save(
+        {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    )
+
+
+def _save_part(file: Path, content: bytes) -> tuple[str, str]:
+    """Write a part of a checkpoint, never over one that an earlier checkpoint may need; its name and its SHA-256."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    if file.exists() and file.read_bytes() != content:
+        file = file.with_stem(f"{file.stem}-{sha256[:12]}")
     with replacing(file) as temporary:
         temporary.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+    return file.name, sha256
 
 
 def _load_head(file: Path, sha256: str | None) -> Head | None:
