@@ -10,6 +10,9 @@ EXTRA_OF = {  # by the module that an import asks for
     **dict.fromkeys(("pynput", "mido"), "map"),
     **dict.fromkeys(("edfio", "pyxdf", "pyarrow"), "formats"),
     "submitit": "cluster",
+    "brainflow": "brainflow",
+    "bleak": "ble",
+    "tensorboard": "loggers",
     "cryptography": "trust",
     "ppk2_api": "power",
 }

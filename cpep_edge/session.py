@@ -50,6 +50,9 @@ _MOST_CHARS = 200  # of a name in the attributes
 _CHECK_ROWS = 1 << 18  # rows read at a time while checking: bounds memory, not speed
 
 
+NOT_PERMITTED = "you may not read it; ask its owner, or change its permissions"
+
+
 @dataclass(frozen=True, slots=True)
 class SessionMeta:
     """The attributes of the group `emg2pose`, by the names of the published files."""
@@ -269,9 +272,9 @@ def timeseries_dtype(n_channels: int) -> np.dtype[np.void]:
 
 
 def _open(path: Path, content: BinaryIO | None) -> h5py.File:
-    if content is None and not path.is_file():
-        raise DataError(f"{path}: there is no such file")
     try:
+        if content is None and not path.is_file():
+            raise DataError(f"{path}: there is no such file")
         return h5py.File(path if content is None else content, "r")
     except OSError as error:
         raise DataError(f"{path}: {_why_not_opened(path, error)}") from error
@@ -280,8 +283,8 @@ def _open(path: Path, content: BinaryIO | None) -> h5py.File:
 def _why_not_opened(path: Path, error: OSError) -> str:
     """What keeps a file from being opened, in words; HDF5 says it with a stack of its own."""
     if error.errno in (errno.EAGAIN, errno.EACCES, errno.EPERM) or "unable to lock" in str(error):
-        if not os.access(path, os.R_OK):
-            return "you may not read it; ask its owner, or change its permissions"
+        if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            return NOT_PERMITTED
         return "another program has it open for writing; close it there first"
     if error.errno is not None and "signature" not in str(error) and "truncated" not in str(error):
         return f"it cannot be read: {error.strerror or os.strerror(error.errno)}"

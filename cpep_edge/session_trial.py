@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cpep_edge.errors import CpepError, DataError
-from cpep_edge.session import Session, SessionMeta
+from cpep_edge.session import NOT_PERMITTED, Session, SessionMeta
 from cpep_edge.trial import limit_to
 
 MEMORY_BYTES = 8 << 30  # of addresses
@@ -77,6 +77,12 @@ class SessionTrial:
                 raise AssertionError(f"the child answered {answer!r}")
 
     def _answer(self, what: str, path: Path) -> object:
+        try:
+            path.open("rb").close()
+        except PermissionError as error:  # no child is needed to know that
+            raise DataError(f"{path}: {NOT_PERMITTED}") from error
+        except OSError:
+            pass  # the child says what else is wrong
         child = self._start()
         assert child.stdin is not None
         assert child.stdout is not None

@@ -112,6 +112,8 @@ def main() -> NoReturn:
         if os.environ.get("CPEP_DEBUG"):
             raise
         told = missing_package(error, " ".join(sys.argv[1:2])) if isinstance(error, ModuleNotFoundError) else str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            told = f"{error.filename}: {error.strerror}"  # without the number of the error
         lines = [printable(line, LONGEST_SENTENCE) for line in told.splitlines()]  # a config that would fit follows
         typer.echo("error: " + "\n".join(lines), err=True)
         sys.exit(1)

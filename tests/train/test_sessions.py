@@ -1,7 +1,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -10,6 +10,7 @@ import pytest
 
 from cpep_edge.errors import DataError
 from cpep_edge.session import Session, SessionMeta, timeseries_dtype, write_session
+from cpep_edge.session_trial import check_session
 from cpep_train.corpus import corpus_info
 from tests.train.toy_corpus import RATE_HZ, write_toy_session
 
@@ -74,12 +75,23 @@ def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path: P
         other.communicate()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+@pytest.fixture
+def forbidden(tmp_path: Path) -> Iterator[Path]:
+    """A session that this user may not read; for root, as somebody else."""
     path = write_toy_session(tmp_path, "x")
     path.chmod(0)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65_534)
+    yield path
+    if was_root:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("read", [Session, check_session])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(forbidden: Path, read: Callable[[Path], object]) -> None:
     with pytest.raises(DataError, match=r"you may not read it"):
-        Session(path)
+        read(forbidden)
 
 
 def test_a_filter_that_is_not_installed_is_named(tmp_path: Path) -> None:
