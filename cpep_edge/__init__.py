@@ -6,76 +6,65 @@
         if decision.changed:
             print(decision.gesture, decision.confidence)
 
-Importing this package pulls in neither torch, executorch, hnswlib nor pyserial.
+Signal is always (n_samples, n_channels), float32: of `Block.samples_uv`, of `Session.emg` and of what
+`load(...).recognise` takes. It is in microvolts, or in counts where `StreamInfo.unit` says so. Failures of the world
+are `errors.CpepError`s, in one sentence; a caller's slip is a ValueError or a TypeError.
+
+Importing this package pulls in neither numpy, torch, executorch, hnswlib nor pyserial: each name is loaded when it is
+first used.
 """
 
-from collections.abc import Iterator
-from os import PathLike
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from cpep_edge import errors
+
 if TYPE_CHECKING:
+    from cpep_edge.blocks import Block, StreamInfo
+    from cpep_edge.bundle import Bundle
     from cpep_edge.decisions import Decision
+    from cpep_edge.front_door import load, open_band
+    from cpep_edge.live_run import LiveRun, live
+    from cpep_edge.session import Session
+    from cpep_edge.window_recogniser import Answer, WindowRecogniser
 
 __version__ = "0.1.0"
+__all__ = [
+    "Answer",
+    "Block",
+    "Bundle",
+    "Decision",
+    "LiveRun",
+    "Session",
+    "StreamInfo",
+    "WindowRecogniser",
+    "errors",
+    "live",
+    "load",
+    "open_band",
+]
+
+_MODULES = {
+    "Answer": "window_recogniser",
+    "Block": "blocks",
+    "Bundle": "bundle",
+    "Decision": "decisions",
+    "LiveRun": "live_run",
+    "Session": "session",
+    "StreamInfo": "blocks",
+    "WindowRecogniser": "window_recogniser",
+    "live": "live_run",
+    "load": "front_door",
+    "open_band": "front_door",
+}
 
 
-def live(
-    bundle: str | PathLike[str],
-    port: str,
-    *,
-    profile: str | PathLike[str] | None = None,
-    device: str = "cpep",
-    hop_ms: float | None = None,
-    max_risk: float | None = None,
-    min_confidence: float | None = None,
-    debounce_ms: float | None = None,
-    refractory_ms: float | None = None,
-    seconds: float | None = None,
-    device_config: str | PathLike[str] | None = None,
-    reconnect_s: float = 30.0,
-    trust: bool = False,
-    timeout_s: float | None = None,
-    baud: int | None = None,
-    boot_s: float | None = None,
-) -> "Iterator[Decision]":
-    """Open a wristband and a bundle, and yield a decision each hop until the band ends its stream.
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
 
-    Leaving the loop closes the band. What falls while the body of the loop runs is skipped: the newest counts.
 
-    profile: this session's calibration, from `cpep-edge calibrate`
-    max_risk: reject so much that at most this share of what is accepted was wrong on held-out data at export
-    min_confidence: share of the votes below which a window is rejected, in place of the bundle's
-    debounce_ms: for which a gesture must be seen before it is decided on, in place of the bundle's
-    refractory_ms: after a gesture was decided on, until another may be, in place of the bundle's
-    seconds: of signal after which to stop
-    trust: the code that the bundle carries may run here, although it was made elsewhere and no key vouches for it
-    device_config: which of the device's channels go where, from what rate, as `cpep-edge live --device-config`
-    reconnect_s, timeout_s, baud, boot_s: as `cpep_bridge.devices.open_source` takes them
-    Raises ArtifactError, ConfigError or LinkError, in one sentence, when the bundle cannot be trusted, does not fit the
-    band, or the band does not answer.
-    """
-    from cpep_bridge.devices import open_source
-    from cpep_edge.bundle import Bundle
-    from cpep_edge.calibration import fit_to_wearer
-    from cpep_edge.decisions import with_gates
-    from cpep_edge.live_loop import Live
-    from cpep_edge.recogniser import Recogniser
-
-    opened = Bundle.open(Path(bundle), trust=trust)
-    recogniser = Recogniser(opened)
-    opened.keep_older_out()
-    calibration = None if profile is None else Path(profile)
-    donning, spec = fit_to_wearer(recogniser.manifest, calibration, max_risk)
-    spec = with_gates(spec, min_confidence=min_confidence, debounce_ms=debounce_ms, refractory_ms=refractory_ms)
-    source_of = open_source(
-        port,
-        device=device,
-        timeout_s=timeout_s,
-        baud=baud,
-        boot_s=boot_s,
-        reconnect_s=reconnect_s,
-        config=None if device_config is None else Path(device_config),
-    )
-    with source_of as source:
-        yield from Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, donning=donning, spec=spec)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

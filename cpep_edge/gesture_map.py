@@ -9,7 +9,7 @@
     [gesture.Peace]
     osc = { address = "/light", value = 1.0 }           # to 127.0.0.1:9000, or as [osc] host and port say
 
-A gesture may do several of these. `cpep_edge/examples/map.toml` is a map to begin from.
+A gesture may do several of these. `examples/map.toml` is a map to begin from.
 """
 
 import tomllib

@@ -1,7 +1,7 @@
 """`cpep-edge live` and `calibrate`: a bundle at the end of the wire."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,16 +11,15 @@ import typer
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.ports import Baud, Boot, Device, DeviceConfig, Force, Port, PortOption, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
-from cpep_edge.errors import ConfigError, CpepError, LinkError
+from cpep_edge.errors import CpepError
 from cpep_edge.outside import printable
 
 if TYPE_CHECKING:
-    from cpep_bridge.band import Band
-    from cpep_edge.blocks import BlockSource, StreamInfo
-    from cpep_edge.bundle import Manifest
+    from cpep_edge.blocks import StreamInfo
     from cpep_edge.cli.view import PageAddress
     from cpep_edge.decisions import Decision
-    from cpep_edge.live_loop import Live, Tap
+    from cpep_edge.live_loop import Live
+    from cpep_edge.live_run import LiveRun
     from cpep_edge.live_stats import LiveSummary
     from cpep_edge.live_view import LiveView
     from cpep_edge.sinks import SinkCounts, SinkTap
@@ -94,119 +93,64 @@ def live(
     json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: a decision each, then a summary.")] = False,
 ) -> None:
     """Recognise gestures from a wristband on a serial port, as they happen."""
-    from cpep_bridge.chosen_port import ChosenPort
-    from cpep_bridge.device_watch import DeviceWatch
-    from cpep_bridge.devices import open_source
-    from cpep_bridge.heard_rate import AtPromisedRate
-    from cpep_edge.bundle import Bundle
-    from cpep_edge.calibration import fit_to_wearer
-    from cpep_edge.decisions import with_gates
-    from cpep_edge.hand import hand_poses_of
-    from cpep_edge.live_loop import Live, check_stream, expected_stream
-    from cpep_edge.live_recording import LiveRecording
-    from cpep_edge.live_view import LiveView
-    from cpep_edge.recogniser import Recogniser
-    from cpep_edge.sinks import SinkTap, close_sinks, parse_sink
+    from cpep_edge.live_run import live as run_live
 
     if port is None and not web:
         raise typer.BadParameter("give --port, or --web to choose the device on the page")
-    openers = [(address, parse_sink(address)) for address in sink or []]
-    opened = Bundle.open(bundle, key, trust=trust)
-    if mapping is not None:
-        from cpep_edge.gesture_map import load_map, map_sink
-
-        does = load_map(mapping, [gesture.name for gesture in opened.manifest.gestures])
-        openers.append((f"map {mapping.name}", map_sink(does, stderr.print if dry_run else None)))
-
-    def open_port(port: str, device: str) -> "BlockSource":
-        return open_source(
-            port,
-            device=device,
-            timeout_s=timeout_s,
-            baud=baud,
-            boot_s=boot_s,
-            reconnect_s=reconnect_s,
-            config=device_config,
+    gates = (max_risk, min_confidence, debounce_ms, refractory_ms, wake, adapt or None)
+    if on_device and (web or any(value is not None for value in (record, hop_ms, seconds, device_config, *gates))):
+        raise typer.BadParameter(
+            "the band decides by itself: only --port, --timeout-s, --baud, --boot-s, --reconnect-s, --profile, "
+            "--sink and --json go along"
         )
-
-    if on_device:
-        gates = (min_confidence, debounce_ms, refractory_ms, wake, adapt or None)
-        if (
-            web
-            or port is None
-            or any(value is not None for value in (record, max_risk, hop_ms, seconds, device_config, *gates))
-        ):
-            raise typer.BadParameter(
-                "the band decides by itself: only --port, --timeout-s, --baud, --boot-s, --reconnect-s, --profile, "
-                "--sink and --json go along"
-            )
-        opened.keep_older_out()
-        with open_port(port, device) as own, ExitStack() as stack:
-            band = _calibrated(own, opened.manifest, profile)
-            sinks = tuple(SinkTap(name, opens, band.info) for name, opens in openers)
-            stack.callback(close_sinks, sinks)
-            _run_on_device(band, opened.manifest, sinks, json_lines)
-        return
-    recogniser = Recogniser(opened)
-    opened.keep_older_out()
-    manifest = recogniser.manifest
-    donning, spec = fit_to_wearer(manifest, profile, max_risk)
-    spec = with_gates(
-        spec,
+    prepared = run_live(
+        bundle,
+        port,
+        device=device,
+        device_config=device_config,
+        profile=profile,
+        hop_ms=hop_ms,
+        seconds=seconds,
+        max_risk=max_risk,
         min_confidence=min_confidence,
         debounce_ms=debounce_ms,
         refractory_ms=refractory_ms,
-        wake_gesture=wake,
+        wake=wake,
         adapt=adapt,
+        sinks=sink or [],
+        mapping=mapping,
+        dry_run=stderr.print if dry_run else None,
+        record=record,
+        on_device=on_device,
+        web=web,
+        web_host=web_host,
+        web_port=web_port,
+        web_token=web_token,
+        reconnect_s=reconnect_s,
+        timeout_s=timeout_s,
+        baud=baud,
+        boot_s=boot_s,
+        key=key,
+        trust=trust,
     )
-    if profile is None and manifest.calibration and manifest.worn is None:
+    manifest = prepared.manifest
+    if not on_device and profile is None and manifest.calibration and manifest.worn is None:
         stderr.print(
             f"not calibrated, expect many errors; first run: cpep-edge calibrate {bundle} --port {port or 'PORT'}"
         )
-    with ExitStack() as stack:
-        chosen = None
-        source: BlockSource
-        if web:
-            chosen = ChosenPort(
-                expected_stream(manifest), open_port, lambda info: check_stream(info, manifest), waits=port is None
-            )
-            source = stack.enter_context(chosen)
-            if port is not None:
-                chosen.choose(port, device)
-        else:
-            assert port is not None
-            source = stack.enter_context(open_port(port, device))
-            if not source.info.has_clock:
-                source = AtPromisedRate(source)
-        sinks = tuple(SinkTap(name, opens, source.info) for name, opens in openers)
-        stack.callback(close_sinks, sinks)
-        watch = DeviceWatch(source)
-        taps: list[Tap] = [*sinks, watch]
-        if record is not None:
-            hop = hop_ms or spec.hop_ms
-            keeping = LiveRecording(record, source, recogniser, hop_ms=hop, spec=spec, donning=donning)
-            taps.append(stack.enter_context(closing(keeping)))
-        loop = Live(source, recogniser, hop_ms=hop_ms, seconds=seconds, donning=donning, spec=spec, taps=taps)
-        title = f"{bundle.name}  ·  {source.info.name} on {port}" if port else f"{bundle.name}  ·  no device yet"
-        view = LiveView(title, recogniser, loop, hand_poses_of(opened), sinks, watch)
-        page = None
-        if web:
-            from cpep_edge.web.acting import Acting
-            from cpep_edge.web.server import ViewServer
-
-            acting = Acting(opened, recogniser, view, chosen, is_recorded=record is not None)
-            stack.callback(acting.close)
-            taps.append(acting)
-            page = stack.enter_context(ViewServer(view, web_host, web_port, web_token, acting))
-            if web_port not in (0, page.port):
-                stderr.print(f"port {web_port} is taken: the page is on port {page.port}")
-            stderr.print(f"open {page.url}", soft_wrap=True)
+    with prepared as run:
+        if run.page is not None:
+            if web_port not in (0, run.page.port):
+                stderr.print(f"port {web_port} is taken: the page is on port {run.page.port}")
+            stderr.print(f"open {run.page.url}", soft_wrap=True)
             if open_page:
-                _open_in_browser(page.url)
-        if json_lines:
-            run_as_json(loop, view, sinks)
+                _open_in_browser(run.page.url)
+        if on_device:
+            _run_on_device(run, json_lines)
+        elif json_lines:
+            run_as_json(run.loop, run.view, run.sinks)
         else:
-            run_on_screen(loop, view, sinks, page)
+            run_on_screen(run.loop, run.view, run.sinks, run.page)
 
 
 def replay(
@@ -298,45 +242,24 @@ def _open_in_browser(url: str) -> None:
         webbrowser.open(url)
 
 
-def _calibrated(source: "BlockSource", manifest: "Manifest", profile: Path | None) -> "Band":
-    """A band that recognises gestures itself, told of the wearer, or that there is nothing to tell of them."""
-    from cpep_bridge.band import Band
-    from cpep_bridge.frames import Capability
-    from cpep_edge.calibration import fit_to_wearer
-    from cpep_edge.on_device import gains_of, turn_of
-
-    if not isinstance(source, Band) or not source.identity.capabilities & Capability.PREDICTION:
-        raise LinkError(f"{source.info.name} recognises no gestures itself; leave out --on-device")
-    if profile is not None and manifest.front_end is not None:
-        raise ConfigError(
-            f"a profile of {manifest.name} holds a centre and means, which cannot be sent to a band that recognises "
-            "gestures itself; leave out --on-device, or --profile"
-        )
-    donning, _ = fit_to_wearer(manifest, profile, None)
-    if profile is not None or source.identity.capabilities & Capability.CALIBRATION:
-        source.calibrate(gains_of(manifest, donning.level_uv), turn_of(donning))
-    return source
-
-
-def _run_on_device(source: "Band", manifest: "Manifest", sinks: "tuple[SinkTap, ...]", json_lines: bool) -> None:
-    from cpep_edge.on_device import decisions_of
+def _run_on_device(run: "LiveRun", json_lines: bool) -> None:
     from cpep_edge.sinks import close_sinks
 
     n_decisions = n_changes = 0
 
     def summary() -> dict[str, object]:
-        close_sinks(sinks)
+        close_sinks(run.sinks)
         counts = {"n_decisions": n_decisions, "n_changes": n_changes}
-        return {"type": "summary", **counts, "link": source.counts, "sinks": [sink.counts for sink in sinks]}
+        return {"type": "summary", **counts, "link": run.band.counts, "sinks": [sink.counts for sink in run.sinks]}
 
-    with _json_lines(source.info, summary) if json_lines else nullcontext() as printed:
+    with _json_lines(run.info, summary) if json_lines else nullcontext() as printed:
         with suppress(KeyboardInterrupt):
-            for decision in decisions_of(source, manifest, sinks):
+            for decision in run:
                 n_decisions, n_changes = n_decisions + 1, n_changes + decision.changed
                 if printed is not None:
                     printed(decision)
                 elif decision.changed:
-                    stdout.print(f"{decision.device_t_s:9.2f} s  {printable(manifest.shown(decision.gesture))}")
+                    stdout.print(f"{decision.device_t_s:9.2f} s  {printable(run.manifest.shown(decision.gesture))}")
     if not json_lines:
         stderr.print(f"{n_decisions} decisions of the band, {n_changes} changes")
 

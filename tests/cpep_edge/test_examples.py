@@ -8,10 +8,10 @@ import pytest
 
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError
-from cpep_edge.examples.keys import parse_keys, press_on_change
-from cpep_edge.examples.plot_recording import plot_recording
 from cpep_edge.live_loop import Live
 from cpep_edge.live_recording import LiveRecording
+from examples.keys import parse_keys, press_on_change
+from examples.plot_recording import plot_recording
 from tests.cpep_edge.fake_stream import HOP_MS, LevelRecogniser, ListSource, cut
 
 UP_AND_DOWN = np.repeat([0.0, 1.0, 0.0, 1.0], 1000)

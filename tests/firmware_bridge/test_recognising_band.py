@@ -197,7 +197,7 @@ def test_a_signal_of_another_rate_is_refused(tiny_bundle: Path) -> None:
 def test_a_profile_that_a_band_cannot_be_told_is_refused(
     tiny_bundle: Path, session: Session, program: Path, tmp_path: Path
 ) -> None:
-    from cpep_edge.cli.live import _calibrated
+    from cpep_edge.live_run import _calibrated
 
     manifest = Bundle(tiny_bundle).manifest.model_copy(update={"front_end": object()})
     with _band(session, program, tiny_bundle) as band, open_source(band.port) as source:

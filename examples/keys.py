@@ -1,6 +1,6 @@
 """Turn gestures into key presses.
 
-    python -m cpep_edge.examples.keys my.cpep /dev/ttyACM0 --profile profile.json FistClench=space WristFlexion=left
+    python examples/keys.py my.cpep /dev/ttyACM0 --profile profile.json FistClench=space WristFlexion=left
 
 It only says which key it would press; with `--press` it presses, through pynput (`pip install pynput`), in whatever
 window has the focus.
@@ -49,7 +49,7 @@ def keyboard() -> Callable[[str], None]:
 
 def main() -> None:
     """Parse the command line and run until the band ends its stream."""
-    parser = argparse.ArgumentParser(prog="python -m cpep_edge.examples.keys", description="Gestures as key presses.")
+    parser = argparse.ArgumentParser(description="Gestures as key presses.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("port")
     parser.add_argument("keys", nargs="+", metavar="GESTURE=KEY")

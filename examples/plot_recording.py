@@ -1,6 +1,6 @@
 """Plot a run that `live --record` kept: EMG, and what was decided over it. Needs matplotlib.
 
-python -m cpep_edge.examples.plot_recording RECORDING plot.png
+python examples/plot_recording.py RECORDING plot.png
 """
 
 import json
@@ -58,7 +58,7 @@ def plot_recording(recording: Path) -> Figure:
 def main() -> None:
     """Plot the recording named first into the file named second."""
     if len(sys.argv) != 3:
-        sys.exit("usage: python -m cpep_edge.examples.plot_recording RECORDING plot.png")
+        sys.exit("usage: python examples/plot_recording.py RECORDING plot.png")
     plot_recording(Path(sys.argv[1])).savefig(sys.argv[2], dpi=140)
 
 

@@ -1,0 +1,78 @@
+"""What a program opens first, besides `cpep_edge.live`: a bundle, and a band."""
+
+from os import PathLike
+from pathlib import Path
+
+from cpep_bridge.devices import open_source
+from cpep_edge.blocks import BlockSource
+from cpep_edge.bundle import Bundle
+from cpep_edge.calibration import fit_to_wearer
+from cpep_edge.window_recogniser import WindowRecogniser
+
+StrPath = str | PathLike[str]
+
+
+def load(
+    bundle: StrPath,
+    *,
+    profile: StrPath | None = None,
+    max_risk: float | None = None,
+    key: StrPath | None = None,
+    trust: bool = False,
+) -> WindowRecogniser:
+    """Open a bundle to recognise gestures in windows of signal: `load("my.cpep").recognise(window)`.
+
+    bundle: folder NAME.cpep
+    profile: calibration of the session that the signal is of, from `cpep-edge calibrate`
+    max_risk: reject uncertain windows until the error rate, estimated at export, is at most this
+    key: public key that must have signed the bundle
+    trust: allow the code that the bundle carries to run although no key vouches for it
+    Raises ArtifactError or ConfigError, in one sentence, when the bundle or the profile cannot be used.
+    """
+    opened = Bundle.open(Path(bundle), None if key is None else Path(key), trust=trust)
+    donning, spec = fit_to_wearer(opened.manifest, None if profile is None else Path(profile), max_risk)
+    recogniser = WindowRecogniser(opened, donning, spec)
+    opened.keep_older_out()
+    return recogniser
+
+
+def open_band(
+    port: str,
+    *,
+    device: str = "cpep",
+    device_config: StrPath | None = None,
+    reconnect_s: float = 0.0,
+    timeout_s: float | None = None,
+    baud: int | None = None,
+    boot_s: float | None = None,
+    capture: StrPath | None = None,
+) -> BlockSource:
+    """Open a band for its samples: `with` opens it, and iterating gives Blocks until its stream ends.
+
+        with cpep_edge.open_band("/dev/ttyACM0") as band:
+            print(band.info.n_channels, "channels at", band.info.sample_rate_hz, "Hz")
+            for block in band:
+                print(block.sample_index, block.samples_uv.shape)
+
+    port: serial port or pty; VID:PID[:SERIAL] of a USB device; socket://, rfc2217:// or udp://HOST:PORT;
+        file:///RECORDING; ble:NAME, lsl:NAME or brainflow:BOARD
+    device: name of a driver or of a device profile, or path of a profile; `cpep-edge devices` lists them
+    device_config: TOML file that maps the device's channels, rate and scale
+    reconnect_s: how long to look for a band whose stream broke; 0 gives up at once
+    timeout_s: without a sample before giving up; None: 2 s, or longer for a device that boots slowly
+    baud: speed of the serial line; None: the device's
+    boot_s: that the device takes to start once it was opened; None: the device's
+    capture: file that keeps every byte of the line, for file:// and Wireshark
+    Raises ConfigError for an unknown device or a faulty config. Entering raises LinkError when the band does not
+    answer.
+    """
+    return open_source(
+        port,
+        device=device,
+        timeout_s=timeout_s,
+        baud=baud,
+        boot_s=boot_s,
+        reconnect_s=reconnect_s,
+        config=None if device_config is None else Path(device_config),
+        capture=None if capture is None else Path(capture),
+    )

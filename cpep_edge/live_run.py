@@ -1,0 +1,282 @@
+"""A bundle and a band run together: what `cpep_edge.live` returns and `cpep-edge live` shows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cpep_bridge.band import Band
+from cpep_bridge.chosen_port import ChosenPort
+from cpep_bridge.device_watch import DeviceWatch
+from cpep_bridge.devices import open_source
+from cpep_bridge.frames import Capability
+from cpep_bridge.heard_rate import AtPromisedRate
+from cpep_edge.blocks import BlockSource
+from cpep_edge.bundle import Bundle, DecisionSpec, Manifest
+from cpep_edge.calibration import fit_to_wearer
+from cpep_edge.decisions import Decision, with_gates
+from cpep_edge.donning import Donning
+from cpep_edge.errors import ConfigError, LinkError
+from cpep_edge.hand import hand_poses_of
+from cpep_edge.live_loop import Live, LiveEngine, Tap, check_stream, expected_stream
+from cpep_edge.live_recording import LiveRecording
+from cpep_edge.live_stats import LiveSummary
+from cpep_edge.live_view import LiveView
+from cpep_edge.on_device import decisions_of, gains_of, turn_of
+from cpep_edge.recogniser import Recogniser
+from cpep_edge.sinks import OpenSink, SinkTap, close_sinks, parse_sink
+
+if TYPE_CHECKING:
+    from cpep_edge.web.server import ViewServer
+
+StrPath = str | PathLike[str]
+
+
+def live(
+    bundle: StrPath,
+    port: str | None = None,
+    *,
+    device: str = "cpep",
+    device_config: StrPath | None = None,
+    profile: StrPath | None = None,
+    hop_ms: float | None = None,
+    seconds: float | None = None,
+    max_risk: float | None = None,
+    min_confidence: float | None = None,
+    debounce_ms: float | None = None,
+    refractory_ms: float | None = None,
+    wake: str | None = None,
+    adapt: bool = False,
+    sinks: Sequence[str] = (),
+    mapping: StrPath | None = None,
+    dry_run: Callable[[str], None] | None = None,
+    record: StrPath | None = None,
+    on_device: bool = False,
+    web: bool = False,
+    web_host: str = "127.0.0.1",
+    web_port: int = 8765,
+    web_token: str | None = None,
+    reconnect_s: float = 30.0,
+    timeout_s: float | None = None,
+    baud: int | None = None,
+    boot_s: float | None = None,
+    key: StrPath | None = None,
+    trust: bool = False,
+) -> "LiveRun":
+    """Recognise gestures from a wristband as they happen: iterate over what this returns.
+
+    Everything but the band is checked at once; iterating opens the band, and leaving the loop closes it. Decisions
+    that fall while the body of the loop runs are skipped, so that the next one is the newest.
+
+    bundle: folder NAME.cpep
+    port: serial port, pty or address, as `open_band` takes it; so are device, device_config, reconnect_s, timeout_s,
+        baud and boot_s. None with `web`: it is chosen on the page
+    profile: calibration of this session, from `cpep-edge calibrate`
+    hop_ms: time between two decisions, in place of the bundle's
+    seconds: of signal after which to stop; None: when the band ends its stream
+    max_risk: reject uncertain windows until the error rate, estimated at export, is at most this
+    min_confidence: reject windows with a smaller share of the votes, in place of the bundle's threshold
+    debounce_ms: time for which a gesture must be seen before it is decided on, in place of the bundle's
+    refractory_ms: time after a gesture until the next may be decided on, in place of the bundle's
+    wake: gesture that must be made twice before others count for a while
+    adapt: let the recogniser follow slow changes of the signal
+    sinks: where decisions are sent as well: FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH, lsl
+    mapping: TOML file that maps gestures to keys, mouse, MIDI and OSC
+    dry_run: called with a line for everything that `mapping` would do, which is then not done
+    record: folder that keeps EMG, decisions and link events for `cpep-edge replay`
+    on_device: show what the band recognises itself; the host runs no encoder
+    web, web_host, web_port, web_token: serve the page of the moving hand; its address is `LiveRun.page.url`
+    key: public key that must have signed the bundle
+    trust: allow the code that the bundle carries to run although no key vouches for it
+    Raises ArtifactError or ConfigError, in one sentence, for a bundle, a profile or an option that cannot be used.
+    Iterating raises ConfigError when the band does not fit the bundle, and LinkError when it does not answer.
+    """
+    if port is None and not web:
+        raise ValueError("without web there must be a port")
+    for name, value, least in (("hop_ms", hop_ms, 5.0), ("seconds", seconds, 0.1)):
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least:g}, not {value:g}")
+    openers = [(address, parse_sink(address)) for address in sinks]
+    opened = Bundle.open(Path(bundle), None if key is None else Path(key), trust=trust)
+    manifest = opened.manifest
+    if mapping is not None:
+        from cpep_edge.gesture_map import load_map, map_sink
+
+        does = load_map(Path(mapping), [gesture.name for gesture in manifest.gestures])
+        openers.append((f"map {Path(mapping).name}", map_sink(does, dry_run)))
+
+    def open_port(port: str, device: str) -> BlockSource:
+        return open_source(
+            port,
+            device=device,
+            timeout_s=timeout_s,
+            baud=baud,
+            boot_s=boot_s,
+            reconnect_s=reconnect_s,
+            config=None if device_config is None else Path(device_config),
+        )
+
+    source = None if port is None else open_port(port, device)
+    calibration = None if profile is None else Path(profile)
+    if on_device:
+        gates = (max_risk, min_confidence, debounce_ms, refractory_ms, wake, adapt or None)
+        if web or any(value is not None for value in (record, hop_ms, seconds, device_config, *gates)):
+            raise ConfigError(
+                "with on_device the band decides by itself: of the other options only device, profile, sinks, mapping, "
+                "reconnect_s, timeout_s, baud, boot_s, key and trust go along"
+            )
+        assert source is not None
+        opened.keep_older_out()
+        return LiveRun(opened, None, port, device, source, openers, profile=calibration)
+    recogniser = Recogniser(opened)
+    opened.keep_older_out()
+    donning, spec = fit_to_wearer(manifest, calibration, max_risk)
+    spec = with_gates(
+        spec,
+        min_confidence=min_confidence,
+        debounce_ms=debounce_ms,
+        refractory_ms=refractory_ms,
+        wake_gesture=wake,
+        adapt=adapt,
+    )
+    wanted = expected_stream(manifest)
+    LiveEngine(recogniser, wanted, hop_ms=hop_ms, donning=donning, spec=spec)  # raises for options that cannot be
+    if web:
+        source = ChosenPort(wanted, open_port, lambda info: check_stream(info, manifest), waits=port is None)
+    assert source is not None
+    return LiveRun(
+        opened,
+        recogniser,
+        port,
+        device,
+        source,
+        openers,
+        profile=calibration,
+        donning=donning,
+        spec=spec,
+        hop_ms=hop_ms,
+        seconds=seconds,
+        record=None if record is None else Path(record),
+        page_at=(web_host, web_port, web_token) if web else None,
+    )
+
+
+class LiveRun:
+    """A run of `cpep_edge.live`. `with` opens the band, and so does iterating where it is not open."""
+
+    loop: Live
+    view: LiveView
+    sinks: tuple[SinkTap, ...]
+    page: "ViewServer | None" = None
+    band: Band  # with `on_device`, where there is neither loop nor view
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        recogniser: Recogniser | None,
+        port: str | None,
+        device: str,
+        source: BlockSource,
+        sinks: Sequence[tuple[str, OpenSink]],
+        *,
+        profile: Path | None = None,
+        donning: Donning | None = None,
+        spec: DecisionSpec | None = None,
+        hop_ms: float | None = None,
+        seconds: float | None = None,
+        record: Path | None = None,
+        page_at: tuple[str, int, str | None] | None = None,
+    ) -> None:
+        """source: not yet opened; recogniser: None where the band recognises by itself; the rest as `live` takes it."""
+        self._device = device
+        self.bundle, self.manifest, self.on_device = bundle, bundle.manifest, recogniser is None
+        self._recogniser, self._port, self._source, self._openers = recogniser, port, source, sinks
+        self._profile, self._donning, self._spec = profile, donning or Donning(), spec or bundle.manifest.decision
+        self._hop_ms, self._seconds, self._record, self._page_at = hop_ms, seconds, record, page_at
+        self._opened: ExitStack | None = None
+
+    def __enter__(self) -> "LiveRun":
+        with ExitStack() as stack:
+            source = stack.enter_context(self._source)
+            if self._recogniser is None:
+                self.band = _calibrated(source, self.manifest, self._profile)
+            elif isinstance(source, ChosenPort):
+                if self._port is not None:
+                    source.choose(self._port, self._device)
+            elif not source.info.has_clock:
+                source = AtPromisedRate(source)
+            self.info = source.info
+            self.sinks = tuple(SinkTap(name, opens, source.info) for name, opens in self._openers)
+            stack.callback(close_sinks, self.sinks)
+            if self._recogniser is not None:
+                self._open_loop(source, self._recogniser, stack)
+            self._opened = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+    def __iter__(self) -> Iterator[Decision]:
+        """The decisions, a window's each, until the band ends its stream."""
+        if self._opened is None:
+            with self:
+                yield from self
+        elif self._recogniser is None:
+            yield from decisions_of(self.band, self.manifest, self.sinks)
+        else:
+            for decision in self.loop:
+                self.view.stats.add(decision)
+                yield decision
+
+    def summary(self) -> LiveSummary:
+        """The run in figures so far; there are none with `on_device`."""
+        return self.view.summary()
+
+    def _open_loop(self, source: BlockSource, recogniser: Recogniser, stack: ExitStack) -> None:
+        watch = DeviceWatch(source)
+        taps: list[Tap] = [*self.sinks, watch]
+        if self._record is not None:
+            hop_ms = self._hop_ms or self._spec.hop_ms
+            keeping = LiveRecording(
+                self._record, source, recogniser, hop_ms=hop_ms, spec=self._spec, donning=self._donning
+            )
+            taps.append(stack.enter_context(closing(keeping)))
+        self.loop = Live(
+            source,
+            recogniser,
+            hop_ms=self._hop_ms,
+            seconds=self._seconds,
+            donning=self._donning,
+            spec=self._spec,
+            taps=taps,
+        )
+        where = f"{source.info.name} on {self._port}" if self._port else "no device yet"
+        title = f"{self.bundle.path.name}  ·  {where}"
+        self.view = LiveView(title, recogniser, self.loop, hand_poses_of(self.bundle), self.sinks, watch)
+        if self._page_at is not None:
+            from cpep_edge.web.acting import Acting
+            from cpep_edge.web.server import ViewServer
+
+            chosen = source if isinstance(source, ChosenPort) else None
+            acting = Acting(self.bundle, recogniser, self.view, chosen, is_recorded=self._record is not None)
+            stack.callback(acting.close)
+            taps.append(acting)
+            self.page = stack.enter_context(ViewServer(self.view, *self._page_at, acting))
+
+
+def _calibrated(source: BlockSource, manifest: Manifest, profile: Path | None) -> Band:
+    """A band that recognises gestures itself, told of the wearer, or that there is nothing to tell of them."""
+    if not isinstance(source, Band) or not source.identity.capabilities & Capability.PREDICTION:
+        raise LinkError(f"{source.info.name} recognises no gestures itself; leave out --on-device")
+    if profile is not None and manifest.front_end is not None:
+        raise ConfigError(
+            f"a profile of {manifest.name} holds a centre and means, which cannot be sent to a band that recognises "
+            "gestures itself; leave out --on-device, or --profile"
+        )
+    donning, _ = fit_to_wearer(manifest, profile, None)
+    if profile is not None or source.identity.capabilities & Capability.CALIBRATION:
+        source.calibrate(gains_of(manifest, donning.level_uv), turn_of(donning))
+    return source

@@ -1,0 +1,64 @@
+"""A bundle as a function of signal: raw samples in, a gesture out. What `cpep_edge.load` returns.
+
+For single windows and for recordings, where nothing streams. A band that streams goes to `cpep_edge.live`, which
+filters every sample once and sums the evidence over time; a window by itself errs more often.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cpep_edge.bundle import Bundle, DecisionSpec
+from cpep_edge.decisions import Decider
+from cpep_edge.donning import Donning
+from cpep_edge.recogniser import Recogniser
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one window was taken for."""
+
+    gesture: str  # or "unknown", where the votes are too divided or too far from everything known
+    confidence: float  # the gesture's share of the votes, 0..1
+    similarity: float  # cosine of the nearest prototype, or how typical of the gesture the window is, up to 1
+    shares: dict[str, float]  # of the votes, by gesture; they sum to one
+    embedding: NDArray[np.float32]  # (d_embed,), unit length
+
+
+class WindowRecogniser:
+    """The gestures of one bundle, told from windows of raw signal. Threads may share it."""
+
+    def __init__(self, bundle: Bundle, donning: Donning | None = None, spec: DecisionSpec | None = None) -> None:
+        """donning: how the band sits; spec: how to reject, in place of the bundle's
+
+        Raises ArtifactError when a file of the bundle cannot be used.
+        """
+        self._recogniser, self._donning = Recogniser(bundle), donning or bundle.manifest.usual_donning
+        self._head = self._recogniser.on_arm(self._donning)
+        self.gestures = tuple(gesture.name for gesture in bundle.manifest.gestures)
+        self._decider = Decider(spec or bundle.manifest.decision, self.gestures)
+        self.n_channels = bundle.manifest.n_channels
+        self.sample_rate_hz = bundle.manifest.preprocessing.sample_rate_hz
+        self.window_samples = bundle.manifest.window_samples
+
+    def recognise(self, window: ArrayLike) -> Answer:
+        """Take the newest window of some signal for a gesture.
+
+        window: (n_samples, n_channels), microvolts as the band sends them, at `sample_rate_hz`; at least
+            `window_samples` rows. More are welcome: what precedes the window lets the filters settle.
+        Raises ValueError for another shape, or for a value that is not finite.
+        """
+        signal_uv = np.asarray(window, np.float32)
+        if signal_uv.ndim != 2 or signal_uv.shape[1] != self.n_channels or len(signal_uv) < self.window_samples:
+            raise ValueError(
+                f"window has shape {signal_uv.shape}; it must be (n_samples, {self.n_channels}) with at least "
+                f"{self.window_samples} samples"
+            )
+        if not np.isfinite(signal_uv).all():
+            raise ValueError("window holds a value that is not finite")
+        read = self._recogniser.recognise(self._recogniser.last_window(signal_uv, self._donning), self._head)
+        vote = read.vote
+        shares = dict.fromkeys(self.gestures, 0.0)
+        shares.update(zip(self.gestures, vote.shares, strict=False))  # those at the end may be left out
+        return Answer(self._decider.accept(vote), vote.share, vote.similarity, shares, read.embedding)
