@@ -1,4 +1,4 @@
-"""What a page may do with a run: calibrate, teach, record, change how to decide, forget a gesture.
+"""What a page may do with a run: choose a device, calibrate, teach, record, test, change how to decide, edit gestures.
 
 Each is the function that the command calls, fed by a tap of the run, so that the device stays open and the signal in
 sight. One thing is done at a time, whoever asks; what cannot be done is refused in a sentence (`CpepError`), and what
@@ -7,7 +7,9 @@ was recorded stays in the folder beside the bundle.
 
 import io
 import itertools
+import json
 import queue
+import secrets
 import threading
 import time
 import zipfile
@@ -15,8 +17,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +34,7 @@ from cpep_edge.live_loop import Live
 from cpep_edge.live_view import LiveView
 from cpep_edge.pose_index import Vote
 from cpep_edge.recogniser import Recogniser
+from cpep_edge.target_test import Axis, Fitts, ReachAndHold, axes_of
 
 if TYPE_CHECKING:
     from cpep_bridge.chosen_port import ChosenPort
@@ -80,6 +84,13 @@ class Connect(_Asked):
     device: str = Field(default="cpep", min_length=1, max_length=300)
 
 
+class Test(_Asked):
+    """A game: make and hold each gesture, or drive a point to targets by two pairs of them."""
+
+    game: Literal["hold", "targets"] = "hold"
+    rounds: int = Field(default=2, ge=1, le=20)
+
+
 class Gates(_Asked):
     """Thresholds; apply: from now on, else only what they would have done is told."""
 
@@ -110,13 +121,14 @@ class Stop(_Asked):
 class Doing:
     """What is being done, as everybody who looks is shown it."""
 
-    what: str  # "calibrate", "teach", "record" or "connect"
+    what: str  # "calibrate", "teach", "record", "test" or "connect"
     said: str = ""  # to the wearer
     gesture: str = ""  # to be made, by its label
     left_s: float = 0.0
     n_done: int = 0
     n_steps: int = 0
     now: bool = False  # the gesture is to be made now; else it comes next
+    game: dict[str, object] | None = None  # of a test: how it stands
 
 
 class TapSource:
@@ -191,11 +203,13 @@ class Acting:
         self._lock = threading.Lock()
         self._source: TapSource | None = None
         self._worker: threading.Thread | None = None
+        self._decided: deque[Decision] | None = None  # of a test that runs
         self._votes: deque[tuple[float, Vote | None]] = deque()
         self._actions: dict[str, tuple[type[_Asked], Callable[[Any], dict[str, object]]]] = {
             "calibrate": (Calibrate, self._calibrate),
             "teach": (Teach, self._teach),
             "record": (Record, self._record),
+            "test": (Test, self._test),
             "gates": (Gates, self._gates),
             "forget": (Forget, self._forget),
             "rename": (Rename, self._rename),
@@ -208,6 +222,11 @@ class Acting:
     def _loop(self) -> Live:
         return self._view.loop
 
+    @property
+    def is_playing(self) -> bool:
+        """Whether a test runs, whose picture moves."""
+        return self._decided is not None
+
     def block(self, block: Block) -> None:
         """Hand samples on to what is being done."""
         source = self._source
@@ -215,7 +234,9 @@ class Acting:
             source.put(block)
 
     def decision(self, decision: Decision) -> None:
-        """Keep the votes of the last minutes."""
+        """Keep the votes of the last minutes, and hand a test what was decided."""
+        if self._decided is not None:
+            self._decided.append(decision)
         recognition = self._loop.engine.recognition
         now_s = time.monotonic()
         self._votes.append((now_s, None if recognition is None else recognition.vote))
@@ -237,11 +258,13 @@ class Acting:
                 "n_done": doing.n_done,
                 "n_steps": doing.n_steps,
                 "now": doing.now,
+                "game": doing.game,
                 "hand_rad": None if shape is None else [round(float(angle), 3) for angle in shape],
             },
             "told": self.told,
             "port": None if self._chosen is None else self._chosen.port,
             "lost": "" if self._chosen is None else self._chosen.problem,
+            "axes": [[self._view.shown(name) for name in axis] for axis in self._axes()],
             "recordings": [file.name for file in self._recordings()],
         }
 
@@ -372,6 +395,51 @@ class Acting:
 
     def _is_gone(self) -> bool:
         return self._loop.stopped or (self._chosen is not None and self._chosen.device is None)
+
+    def _own(self) -> list[str]:
+        """The gestures that do something."""
+        return [one.name for one in self._bundle.manifest.gestures if one.name != self._loop.engine.spec.rest_gesture]
+
+    def _axes(self) -> tuple[Axis, ...]:
+        return axes_of(self._own(), self._view.shown)
+
+    def _test(self, wish: Test) -> dict[str, object]:
+        axes, seed = self._axes(), secrets.randbits(32)
+        if wish.game == "targets" and len(axes) < 2:
+            raise ConfigError(
+                "two pairs of opposite gestures are needed, such as wrist flexion and extension, radial and ulnar "
+                f"deviation, and this bundle has {len(axes)}"
+            )
+        game: ReachAndHold | Fitts
+        if wish.game == "hold":
+            game = ReachAndHold(self._own(), self._loop.engine.spec.rest_gesture, wish.rounds, seed)
+        else:
+            game = Fitts(axes, wish.rounds, seed)
+
+        def run(source: TapSource) -> str:
+            decided = self._decided = deque()
+            try:
+                for _ in source:
+                    while decided and game.phase != "done":
+                        decision = decided.popleft()
+                        # a point is steered by each window: debounced decisions would drive it past every ring
+                        made = decision.window_gesture if isinstance(game, Fitts) else decision.gesture
+                        game.feed(decision.device_t_s, made)
+                    if game.phase == "done":
+                        break
+                    self.doing = _playing(game)
+            finally:
+                self._decided = None
+            ended = "" if game.phase == "done" else self._why_ended()
+            with suppress(OSError):  # a score that cannot be kept was still told
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with (self.folder / "tests.jsonl").open("a", encoding="utf-8") as file:
+                    when = datetime.now(UTC).isoformat(timespec="seconds")
+                    about = {"when": when, "bundle": self._bundle.manifest.name, "game": wish.game}
+                    file.write(json.dumps({**about, **asdict(game.score)}) + "\n")
+            return f"{ended}{game.score.said()}"
+
+        return self._begin("test", run)
 
     def _why_ended(self) -> str:
         return "the device is gone; " if self._is_gone() else "stopped; "
@@ -536,6 +604,28 @@ class Acting:
         doing = self.doing
         if doing is not None:
             self.doing = replace(doing, left_s=left_s)
+
+
+def _playing(game: ReachAndHold | Fitts) -> Doing:
+    """A game as everybody who looks is shown it."""
+    score = game.score
+    if isinstance(game, Fitts):
+        target = game.target
+        shown = {"held": round(game.held, 2), "n_hits": score.n_hits, "cursor": game.cursor, "target": asdict(target)}
+        said, asked = "drive the point into the ring, and stay there", ""
+    else:
+        shown = {"held": round(game.held, 2), "n_hits": score.n_hits}
+        said, asked = ("make it and hold it" if game.phase == "reach" else "rest; next comes"), game.asked
+    return Doing(
+        "test",
+        said,
+        asked,
+        game.left_s,
+        game.n_done,
+        game.n_targets,
+        now=bool(asked and game.phase == "reach"),
+        game=shown,
+    )
 
 
 class _Counting:

@@ -219,7 +219,7 @@ class ViewServer:
                 generation, next_stroke = view.generation, 0
                 act_token = None if self._acting is None else self._act_token
                 yield json.dumps({"type": "about", **view.about(), "act_token": act_token})
-            if self._acting is not None and tick % STATE_TICKS == 0:
+            if self._acting is not None and (tick % STATE_TICKS == 0 or self._acting.is_playing):
                 state = json.dumps({"type": "state", **self._acting.state()})
                 if state != shown_state:
                     yield (shown_state := state)

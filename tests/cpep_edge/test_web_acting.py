@@ -39,7 +39,16 @@ from cpep_edge.web.server import ViewServer  # noqa: E402
 from tests.cpep_edge.test_web import GESTURE, axe_faults, messages_until, see, stream_url  # noqa: E402
 
 RATE_HZ, N_CHANNELS = 500.0, 4
-STRONG = {"Rest": (0, 0, 0, 0), "Fist": (60, 5, 5, 20), "Open": (5, 60, 20, 5)}  # microvolts a channel
+STRONG = {  # microvolts a channel
+    "Rest": (0, 0, 0, 0),
+    "Fist": (60, 5, 5, 20),
+    "Open": (5, 60, 20, 5),
+    "WristExtension": (60, 5, 5, 5),
+    "WristFlexion": (5, 60, 5, 5),
+    "Radial": (5, 5, 60, 5),
+    "Ulnar": (5, 5, 5, 60),
+}
+HAND, WRIST = ("Rest", "Fist", "Open"), ("Rest", "WristExtension", "WristFlexion", "Radial", "Ulnar")
 
 
 def made(name: str, seconds: float, seed: int) -> np.ndarray:
@@ -48,9 +57,10 @@ def made(name: str, seconds: float, seed: int) -> np.ndarray:
 
 
 class Wearer:
-    """A band whose wearer does what the page asks, three times as fast as people do, and otherwise rests."""
+    """A band whose wearer does what the page asks, mostly three times as fast as people do, and otherwise rests."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float = 3.0) -> None:
+        self._speed = speed
         self.info, self.counts = StreamInfo("wearer", N_CHANNELS, RATE_HZ), LinkCounts()
         self.asked: Callable[[], str] = lambda: "Rest"
         self.is_gone = False
@@ -71,16 +81,16 @@ class Wearer:
         while not self._stopping.wait(0.02):
             if self.is_gone:
                 raise LinkError("the wearer left with the band")
-            n = round(3 * (time.monotonic() - began_s) * RATE_HZ) - at
+            n = round(self._speed * (time.monotonic() - began_s) * RATE_HZ) - at
             strong = 2 + np.array(STRONG.get(self.asked(), STRONG["Rest"]))
             samples = (noise.normal(0, 1, (n, N_CHANNELS)) * strong).astype(np.float32)
             yield Block(samples, at, at / RATE_HZ, time.monotonic())
             at += n
 
 
-def mine(folder: Path) -> Bundle:
-    """A bundle that was taught all of STRONG."""
-    repetitions = [Repetition(name, n, made(name, 2.5, 10 * n + len(name))) for n in (1, 2, 3) for name in STRONG]
+def mine(folder: Path, gestures: tuple[str, ...] = HAND) -> Bundle:
+    """A bundle that was taught these."""
+    repetitions = [Repetition(name, n, made(name, 2.5, 10 * n + len(name))) for n in (1, 2, 3) for name in gestures]
     path = folder / "mine.cpep"
     write_taught(path, fit_taught(repetitions, "Rest", design_reading(N_CHANNELS, RATE_HZ)), repetitions, "a test")
     return Bundle.open(path)
@@ -190,6 +200,8 @@ def test_only_the_page_of_this_run_may_act(page: tuple[ViewServer, Acting, Live]
         ("record", {"gestures": ["Fist", "../etc/passwd"]}, "'../etc/passwd' goes into a file's name"),
         ("record", {"gestures": []}, "record: gestures"),
         ("connect", {}, "connect: port: Field required"),
+        ("test", {"game": "targets"}, "two pairs of opposite gestures are needed, .* has 1"),
+        ("test", {"game": "chess"}, "test: game"),
         ("teach", {"gestures": ["Fist"]}, "at least 2"),
         ("gates", {"min_confidence": 2}, "gates: min_confidence"),
         ("forget", {"gesture": "Nothing"}, "has no gesture Nothing"),
@@ -475,6 +487,56 @@ def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downlo
         assert session.n_samples == 2 * RATE_HZ
     assert [entry["message"] for entry in browser.get_log("browser") if "409" not in entry["message"]] == []
     browser.execute_script("localStorage.clear()")
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_wearer_who_does_what_is_asked_wins_the_test_and_one_who_rests_does_not(  # type: ignore[no-untyped-def]
+    browser, page: tuple[ViewServer, Acting, Live], wearer: Wearer
+) -> None:
+    server, acting, _ = page
+    browser.get(server.url)
+    see(browser, GESTURE, lambda name: name == "Rest")
+    do(browser, "test", rounds="2")
+    see(browser, f"[{WANTED}, document.getElementById('shape').checkVisibility()]",
+        lambda now: isinstance(now, list) and now[0] in ("Fist", "Open") and now[1])  # fmt: skip
+    see(browser, "document.getElementById('held').value", lambda share: share > 0)
+    assert axe_faults(browser) == []
+    see(browser, TOLD, lambda text: str(text).startswith("4 of 4 held, in "))
+    assert browser.execute_script(f"return {TOLD}").endswith("; 0 false")
+    wearer.asked = lambda: "Rest"
+    do(browser, "test", rounds="1")
+    see(browser, TOLD, lambda text: text == "0 of 2 held; 0 false")
+    kept = [json.loads(line) for line in (acting.folder / "tests.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(score["n_hits"], score["n_asked"], score["bundle"]) for score in kept] == [(4, 4, "mine"), (0, 2, "mine")]
+    assert "Rings need two pairs" in browser.execute_script("return document.getElementById('axes').textContent")
+
+
+def steered(acting: Acting) -> str:
+    """What drives the point of a game towards its ring."""
+    game = None if acting.doing is None else acting.doing.game
+    if game is None:
+        return "Rest"
+    (x, y), target = game["cursor"], game["target"]  # type: ignore[misc]
+    dx, dy = target["x"] - x, target["y"] - y  # type: ignore[index, has-type]
+    if abs(dx) > 0.06:
+        return "WristExtension" if dx > 0 else "WristFlexion"
+    return ("Radial" if dy > 0 else "Ulnar") if abs(dy) > 0.06 else "Rest"
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_point_is_driven_into_rings_by_two_pairs_of_gestures(browser, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    wearer = Wearer(speed=1.0)
+    with running(mine(tmp_path, WRIST), wearer) as (server, acting, _):
+        wearer.asked = lambda: steered(acting)
+        browser.get(server.url)
+        see(browser, GESTURE, lambda name: name == "Rest")
+        browser.find_element("id", "act").click()
+        browser.find_element("css selector", "#actions option[value=targets]").click()
+        browser.find_element("css selector", "#actions form[method=dialog] button").click()
+        do(browser, "test", rounds="1")
+        see(browser, "document.getElementById('arena').checkVisibility()", bool)
+        assert axe_faults(browser) == []
+        see(browser, TOLD, lambda text: re.match(r"4 of 4 targets reached, \d\.\d\d bit/s", str(text)) is not None)
 
 
 @pytest.mark.slow

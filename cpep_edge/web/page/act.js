@@ -13,7 +13,7 @@ export class Actions {
     for (const form of document.querySelectorAll("form[data-act]")) {
       form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(form); });
     }
-    this.gates = document.querySelector('form[data-act="gates"]');
+    this.gates = this.form("gates");
     this.gates.addEventListener("input", () => this.preview());
     $("look").addEventListener("click", () => this.look());
     $("beep").checked = Boolean(page.remembered().beep);
@@ -97,7 +97,7 @@ export class Actions {
   }
 
   /** What is being done, for everybody who looks. */
-  show({ doing, told, recordings, port }) {
+  show({ doing, told, recordings, port, axes }) {
     $("doing").hidden = !doing;
     $("device").hidden = port === null;
     $("connected").textContent = port ? `Connected on ${port}; another may be chosen.` : "No device is connected.";
@@ -105,14 +105,24 @@ export class Actions {
     if (cue && cue !== this.cue) this.beep();
     this.cue = cue;
     if (doing) {
+      const { game } = doing;
+      $("held").hidden = !game;
+      $("held").value = game?.held ?? 0;
+      $("arena").hidden = !game?.target;
+      if (game?.target) this.drawArena(game, axes);
       const left = doing.left_s ? String(Math.ceil(doing.left_s)) : "";
       for (const [id, text] of [["said", doing.said], ["wanted", doing.gesture], ["left", left],
-        ["steps", doing.n_steps ? `${doing.n_done} of ${doing.n_steps} done` : ""]]) {
+        ["steps", doing.n_steps ? `${doing.n_done} of ${doing.n_steps} done${game ? `, ${game.n_hits} hit` : ""}` : ""]]) {
         if ($(id).textContent !== text) $(id).textContent = text;
       }
       $("shape").hidden = !doing.hand_rad;
       this.hand.want(doing.hand_rad);
     }
+    const plane = axes.length > 1;
+    this.form("test").elements.game.options[1].disabled = !plane;
+    $("axes").textContent = plane
+      ? `The point goes right and left by ${axes[0].join(" and ")}, up and down by ${axes[1].join(" and ")}.`
+      : "Rings need two pairs of opposites, such as wrist flexion and extension, radial and ulnar deviation.";
     if (told !== this.told) {
       this.told = told;
       $("told").textContent = told;
@@ -129,12 +139,41 @@ export class Actions {
     }));
   }
 
+  form(act) { return document.querySelector(`form[data-act="${act}"]`); }
+
+  /** The plane from -1 to 1, seen from above. */
+  drawArena({ cursor, target }, axes) {
+    const { context, width, height } = sized($("arena")), half = Math.min(width, height) / 2, colours = this.page.colours();
+    const at = ([x, y]) => [width / 2 + x * half, height / 2 - y * half];
+    const disc = (point, radius) => { context.beginPath(); context.arc(...at(point), radius * half, 0, 2 * Math.PI); };
+    context.strokeStyle = colours.line;
+    context.strokeRect(width / 2 - half + 0.5, height / 2 - half + 0.5, 2 * half - 1, 2 * half - 1);
+    context.strokeStyle = context.fillStyle = colours.strip;
+    context.lineWidth = 3;
+    disc([target.x, target.y], target.radius);
+    context.stroke();
+    context.globalAlpha = 0.2;
+    context.fill();
+    context.globalAlpha = 1;
+    context.fillStyle = colours.text;
+    disc(cursor, 0.04);
+    context.fill();
+    context.font = "11px system-ui, sans-serif";
+    context.fillStyle = colours.soft;
+    const [[right, leftwards], [up, down]] = axes, middle = width / 2, low = height / 2;
+    for (const [text, x, y, align] of [[`${right} →`, width - 4, low - 6, "right"], [`← ${leftwards}`, 4, low - 6, "left"],
+      [`↑ ${up}`, middle, 12, "center"], [`↓ ${down}`, middle, height - 6, "center"]]) {
+      context.textAlign = align;
+      context.fillText(text, x, y);
+    }
+  }
+
   values(form) {
     const found = {};
-    for (const input of form.querySelectorAll("input[name]")) {
+    for (const input of form.querySelectorAll("input[name], select[name]")) {
       if (input.value === input.dataset.was) continue;
       if (input.name === "gestures") found.gestures = input.value.split(",").map((name) => name.trim()).filter(Boolean);
-      else found[input.name] = input.type === "text" ? input.value.trim() : Number(input.value);
+      else found[input.name] = ["text", "select-one"].includes(input.type) ? input.value.trim() : Number(input.value);
     }
     return found;
   }

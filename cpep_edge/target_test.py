@@ -1,0 +1,261 @@
+"""How well a bundle works for one wearer, as a game: reach what is asked, and hold it.
+
+Two games, fed with the decisions of a run. `ReachAndHold` asks for one gesture after the other, as the motion test of
+Kuiken et al. (2009) does. `Fitts` moves a point over a plane: where four gestures are two pairs of opposites, each
+drives it one way at constant speed, and how fast targets of several sizes are reached is a throughput in bits a second,
+as Scheme and Englehart (2013) measure it.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cpep_edge.decisions import UNKNOWN
+
+Phase = Literal["rest", "reach", "done"]
+
+_OPPOSITES = (  # of names as they are read, in small letters; the first of a pair moves right or up
+    (r"\bwrist (extension|extend|up|out)", r"\b(wrist (flexion|flex|down|in)|bent wrist)\b"),
+    (r"\bradial", r"\bulnar"),
+    (r"\bsupinat", r"\bpronat"),
+    (r"\b(open|spread)", r"\b(fist|close|grip|grasp|power)"),
+)
+_HOLD_S, _REST_S, _REACH_S = 0.8, 1.5, 6.0
+_DISTANCES, _RADII = (0.45, 0.7), (0.12, 0.22)  # the plane reaches from -1 to 1
+_SPEED, _STAY_S = 0.5, 1.0  # of the point, a second; longer than it takes to run through the largest target
+_TARGET_S = 15.0
+
+Axis = tuple[str, str]
+
+
+def axes_of(gestures: Sequence[str], shown: Callable[[str], str]) -> tuple[Axis, ...]:
+    """Pairs of gestures that are opposites by their names, at most two; the first of a pair moves right or up."""
+    found = []
+    for patterns in _OPPOSITES:
+        pair = [next((one for one in gestures if re.search(p, shown(one).lower())), None) for p in patterns]
+        if pair[0] is not None and pair[1] is not None:
+            found.append((pair[0], pair[1]))
+    return tuple(found[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class HoldScore:
+    """What came of `ReachAndHold`."""
+
+    n_asked: int
+    n_hits: int
+    median_s: float | None  # from the asking until it was held for long enough, of the hits
+    n_false: int  # decisions for a gesture that was not asked
+
+    def said(self) -> str:
+        """The score as people read it."""
+        time = "" if self.median_s is None else f", in {self.median_s:.1f} s (half of them faster)"
+        return f"{self.n_hits} of {self.n_asked} held{time}; {self.n_false} false"
+
+
+@dataclass(frozen=True, slots=True)
+class FittsScore:
+    """What came of `Fitts`."""
+
+    n_asked: int
+    n_hits: int
+    throughput_bit_s: float | None  # mean over the hits of log2(distance / width + 1) a second
+    path_efficiency: float | None  # straight way over the way that was taken, mean of the hits
+    n_overshoots: int  # times that a target was left again
+
+    def said(self) -> str:
+        """The score as people read it."""
+        how = ""
+        if self.throughput_bit_s is not None and self.path_efficiency is not None:
+            how = f", {self.throughput_bit_s:.2f} bit/s, ways {self.path_efficiency:.0%} straight"
+        return f"{self.n_hits} of {self.n_asked} targets reached{how}; {self.n_overshoots} overshot"
+
+
+class ReachAndHold:
+    """Asks for each gesture so many times, rest in between. Time is the decisions'."""
+
+    def __init__(
+        self,
+        gestures: Sequence[str],
+        rest: str,
+        rounds: int,
+        seed: int,
+        *,
+        hold_s: float = _HOLD_S,
+        rest_s: float = _REST_S,
+        reach_s: float = _REACH_S,
+    ) -> None:
+        """gestures: to be asked for, rest not among them
+        rest: the gesture that means nothing is done; "" where there is none
+        reach_s: after which a gesture that was not held is missed
+        """
+        order = np.random.default_rng(seed)
+        self._asked: list[str] = [gestures[at] for _ in range(rounds) for at in order.permutation(len(gestures))]
+        self._idle = (rest, UNKNOWN)
+        self._hold_s, self._rest_s, self._reach_s = hold_s, rest_s, reach_s
+        self.phase: Phase = "rest"
+        self.n_done = self._n_false = 0
+        self._since_s: float | None = None  # when the phase began
+        self._held_s: float | None = None  # since when the asked gesture is held
+        self._now_s, self._last = 0.0, rest
+        self._times_s: list[float] = []
+
+    @property
+    def n_targets(self) -> int:
+        """How many gestures are asked for."""
+        return len(self._asked)
+
+    @property
+    def asked(self) -> str:
+        """The gesture that is asked for, or comes next."""
+        return self._asked[min(self.n_done, len(self._asked) - 1)]
+
+    @property
+    def left_s(self) -> float:
+        """Of this phase."""
+        length_s = self._rest_s if self.phase == "rest" else self._reach_s
+        return 0.0 if self._since_s is None else max(0.0, length_s - (self._now_s - self._since_s))
+
+    @property
+    def held(self) -> float:
+        """How much of the time that it is to be held is over, 0 to 1."""
+        return 0.0 if self._held_s is None else min(1.0, (self._now_s - self._held_s) / self._hold_s)
+
+    @property
+    def score(self) -> HoldScore:
+        """What came of it so far."""
+        median_s = float(np.median(self._times_s)) if self._times_s else None
+        return HoldScore(self.n_done, len(self._times_s), median_s, self._n_false)
+
+    def feed(self, at_s: float, gesture: str) -> None:
+        """Take a decision that fell then."""
+        self._now_s = at_s
+        if self.phase == "done":
+            return
+        if self._since_s is None:
+            self._since_s = at_s
+        asks = self.phase == "reach"
+        if gesture != self._last and gesture not in self._idle and not (asks and gesture == self.asked):
+            self._n_false += 1
+        self._last = gesture
+        if not asks:
+            if at_s - self._since_s >= self._rest_s:
+                self.phase, self._since_s = "reach", at_s
+            return
+        if gesture != self.asked:
+            self._held_s = None
+        elif self._held_s is None:
+            self._held_s = at_s
+        if self._held_s is not None and at_s - self._held_s >= self._hold_s:
+            self._times_s.append(at_s - self._since_s)
+            self._next(at_s)
+        elif at_s - self._since_s >= self._reach_s:
+            self._next(at_s)
+
+    def _next(self, at_s: float) -> None:
+        self.n_done, self._held_s, self._since_s = self.n_done + 1, None, at_s
+        self.phase = "done" if self.n_done == len(self._asked) else "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A disc to be reached from the middle of the plane."""
+
+    x: float
+    y: float
+    radius: float
+
+    @property
+    def difficulty_bit(self) -> float:
+        """Fitts' index, as Shannon put it."""
+        return math.log2(math.hypot(self.x, self.y) / (2 * self.radius) + 1)
+
+
+class Fitts:
+    """Targets on a plane, each reached from its middle. Time is the decisions'."""
+
+    def __init__(
+        self, axes: Sequence[Axis], rounds: int, seed: int, *, stay_s: float = _STAY_S, target_s: float = _TARGET_S
+    ) -> None:
+        """axes: two pairs of gestures: to the right and left, up and down"""
+        draw = np.random.default_rng(seed)
+        self._moves = {
+            name: (sign if number == 0 else 0.0, sign if number == 1 else 0.0)
+            for number, pair in enumerate(axes)
+            for name, sign in zip(pair, (1.0, -1.0), strict=True)
+        }
+        kinds = [(distance, radius) for distance in _DISTANCES for radius in _RADII]
+        self._targets = []
+        for _ in range(rounds):
+            for at in draw.permutation(len(kinds)):
+                (distance, radius), angle = kinds[at], 2 * math.pi * draw.random()
+                self._targets.append(Target(distance * math.cos(angle), distance * math.sin(angle), radius))
+        self._stay_s, self._target_s = stay_s, target_s
+        self.phase: Phase = "reach"
+        self.n_done = self._n_overshoots = 0
+        self.cursor = 0.0, 0.0
+        self._since_s: float | None = None
+        self._inside_s: float | None = None
+        self._now_s, self._way = 0.0, 0.0
+        self._hits: list[tuple[float, float]] = []  # bits a second, straightness
+
+    @property
+    def n_targets(self) -> int:
+        """How many there are."""
+        return len(self._targets)
+
+    @property
+    def target(self) -> Target:
+        """The one to be reached."""
+        return self._targets[min(self.n_done, len(self._targets) - 1)]
+
+    @property
+    def left_s(self) -> float:
+        """For this target."""
+        return self._target_s if self._since_s is None else max(0.0, self._target_s - (self._now_s - self._since_s))
+
+    @property
+    def held(self) -> float:
+        """How much of the time that the point is to stay is over, 0 to 1."""
+        return 0.0 if self._inside_s is None else min(1.0, (self._now_s - self._inside_s) / self._stay_s)
+
+    @property
+    def score(self) -> FittsScore:
+        """What came of it so far."""
+        mean = np.mean(self._hits, axis=0).tolist() if self._hits else (None, None)
+        return FittsScore(self.n_done, len(self._hits), mean[0], mean[1], self._n_overshoots)
+
+    def feed(self, at_s: float, gesture: str) -> None:
+        """Take a decision that fell then: the point moves as it says, for as long as passed since the one before."""
+        if self.phase == "done":
+            return
+        if self._since_s is None:
+            self._since_s = self._now_s = at_s
+        step = _SPEED * (at_s - self._now_s)
+        self._now_s = at_s
+        dx, dy = self._moves.get(gesture, (0.0, 0.0))
+        x, y = (min(1.0, max(-1.0, old + step * d)) for old, d in zip(self.cursor, (dx, dy), strict=True))
+        self._way += math.hypot(x - self.cursor[0], y - self.cursor[1])
+        self.cursor = x, y
+        target = self.target
+        if math.hypot(x - target.x, y - target.y) > target.radius:
+            self._n_overshoots += self._inside_s is not None
+            self._inside_s = None
+        elif self._inside_s is None:
+            self._inside_s = at_s
+        if self._inside_s is not None and at_s - self._inside_s >= self._stay_s:
+            moving_s = max(self._inside_s - self._since_s, 1e-3)
+            self._hits.append((target.difficulty_bit / moving_s, math.hypot(x, y) / max(self._way, 1e-9)))
+            self._next(at_s)
+        elif at_s - self._since_s >= self._target_s:
+            self._next(at_s)
+
+    def _next(self, at_s: float) -> None:
+        self.n_done, self._inside_s, self._since_s = self.n_done + 1, None, at_s
+        self.cursor, self._way = (0.0, 0.0), 0.0
+        if self.n_done == len(self._targets):
+            self.phase = "done"
