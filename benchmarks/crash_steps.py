@@ -24,7 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -252,6 +252,61 @@ def _check_resume_point(folder: Path, said: list[str]) -> None:
     assert bool((found["weights"] == found["epoch"]).all())
 
 
+class Runs:
+    """A run that is finished, and finished anew: recipe, two encoders, `checkpoint.json`."""
+
+    def __init__(self) -> None:
+        from cpep_train.checkpoint import Checkpoint, build_encoders
+        from cpep_train.provenance import Provenance
+        from cpep_train.recipe import load_recipe
+
+        recipe = load_recipe("micro")
+        emg, pose = build_encoders(recipe)
+        self._checkpoint = Checkpoint(
+            recipe=recipe,
+            preprocessing=recipe.preprocessing(7.5),
+            pose_mean_rad=np.zeros(recipe.n_joints, np.float32),
+            pose_std_rad=np.ones(recipe.n_joints, np.float32),
+            emg=emg,
+            pose=pose,
+            seen_stages=("A",),
+            unseen_stages=(),
+            provenance=Provenance(data="none", data_sha256="0", git_commit="", versions={}, created_utc="now"),
+            metrics={},
+        )
+
+    def _save(self, folder: Path, value: float) -> None:
+        """A checkpoint all of whose weights are one number."""
+        import torch
+
+        from cpep_train.checkpoint import save_checkpoint
+
+        with torch.no_grad():
+            for module in (self._checkpoint.emg, self._checkpoint.pose):
+                for weights in module.parameters():
+                    weights.fill_(value)
+        save_checkpoint(folder / "run", replace(self._checkpoint, metrics={"value": value}))
+
+    def prepare(self, folder: Path) -> None:
+        """The run as it was finished first."""
+        self._save(folder, 1.0)
+
+    def save(self, folder: Path, say: Callable[[str], None]) -> None:
+        """The run, finished anew."""
+        self._save(folder, 2.0)
+        say("finished")
+
+    def check(self, folder: Path, said: list[str]) -> None:
+        """The run is the one or the other, with all its parts."""
+        from cpep_train.checkpoint import load_checkpoint
+
+        found = load_checkpoint(folder / "run")
+        value = found.metrics["value"]
+        assert value in ((2.0,) if "finished" in said else (1.0, 2.0))
+        for module in (found.emg, found.pose):
+            assert all(bool((weights == value).all()) for weights in module.parameters())
+
+
 def _in_place(folder: Path, say: Callable[[str], None]) -> None:
     (folder / "profile.json").write_text(_profile(2.0).model_dump_json())
     say("finished")
@@ -281,7 +336,7 @@ def _nothing(folder: Path) -> None:
 
 def scenarios(bundle: Path) -> list[Scenario]:
     """Everything that is tried."""
-    bundles = Bundles(bundle)
+    bundles, runs = Bundles(bundle), Runs()
 
     def none_before(folder: Path) -> None:
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
@@ -296,6 +351,7 @@ def scenarios(bundle: Path) -> list[Scenario]:
         Scenario("export over an earlier bundle", bundles.prepare, bundles.export, bundles.check),
         Scenario("export of a new bundle", none_before, bundles.export, check_new),
         Scenario("checkpoint after an epoch", lambda f: _save_resume_point(f, 1.0), _next_epoch, _check_resume_point),
+        Scenario("checkpoint of a run over an earlier one", runs.prepare, runs.save, runs.check),
         Scenario("import over an earlier import", _earlier_corpus, _later_corpus, _check_corpus),
         Scenario("import, no exchange of names", _earlier_corpus, _later_corpus, _check_corpus, False),
         Scenario("memory of versions", _seen_before, _see_more, _check_seen),

@@ -36,7 +36,7 @@ def table(text: str) -> dict[str, list[int]]:
     return {name: [int(cell) for cell in cells] for name, *cells in rows if all(cell.isdigit() for cell in cells)}
 
 
-@pytest.mark.parametrize("only", ["profile of", "memory of versions", "import", "journal"])
+@pytest.mark.parametrize("only", ["profile of", "memory of versions", "import", "journal", "checkpoint of a run"])
 def test_whatever_step_falls_the_old_or_the_new_is_there(tiny_bundle: Path, only: str) -> None:
     done = run(tiny_bundle, only)
 
