@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import errno
 import io
+import logging
 import os
 import shutil
 import signal
@@ -41,7 +42,7 @@ from cpep_edge.enrolment import OpenBundle, remove_gesture
 from cpep_edge.errors import CpepError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.folders import output_folder, restore
-from cpep_edge.session import Session
+from cpep_edge.session import Session, SessionMeta, write_session
 from cpep_edge.trust import PublicKey, remember_version
 from cpep_edge.vouched import read_memory, remember
 
@@ -64,6 +65,8 @@ class Scenario:
     check: Callable[[Path, list[str]], None]  # raises when something was lost; gets what was said
     with_exchange: bool = True
     must_lose: bool = False  # a control: written as it must not be
+    with_power: bool = True  # whether its steps can be played forward: torch writes some by ways that are not seen
+    every: int = 1  # steps from one that fails to the next, and allocations
 
 
 @dataclass
@@ -307,6 +310,65 @@ class Runs:
             assert all(bool((weights == value).all()) for weights in module.parameters())
 
 
+class Trainings:
+    """A whole training: three stages, resume points, checkpoint. However it falls, it comes to the same."""
+
+    def __init__(self, scratch: Path) -> None:
+        from cpep_train.corpus import Row, write_metadata
+        from cpep_train.recipe import Recipe
+
+        encoder = {"width": 8, "n_layers": 1, "n_heads": 2, "mlp_ratio": 2, "patch_samples": 20}
+        stage = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.01, "warm_up_share": 0.1}
+        mae = {**stage, "mask_ratio": 0.5, "decoder_width": 8, "decoder_layers": 1}
+        self._recipe = Recipe.model_validate(
+            {
+                "name": "crash",
+                "seed": 3,
+                "signal": {"sample_rate_hz": 500, "n_channels": 4, "high_pass_hz": 20.0, "clip": 10.0},
+                "windows": {"window_samples": 100, "stride_samples": 100, "jitter_samples": 20},
+                "emg": {**encoder, "front_end": "rectified"},
+                "pose": {**encoder, "decimation": 10},
+                "emg_mae": mae,
+                "pose_mae": mae,
+                "align": {**stage, "temperature": 0.05},
+            }
+        )
+        self._data, rows, rng = scratch / "corpus", [], np.random.default_rng(0)
+        self._data.mkdir()
+        for person, gesture in ((0, "A"), (0, "B"), (1, "A"), (1, "B")):
+            name, strength = f"u{person}-{gesture}", 5 + 20 * np.arange(4) * (gesture == "B")
+            pose = np.sin(np.arange(20) * (1 + (gesture == "B"))) + 0.3 * rng.standard_normal((1000, 20))
+            emg_uv, time_s = strength * rng.standard_normal((1000, 4)), np.arange(1000) / 500
+            meta = SessionMeta("s0", f"u{person}", gesture, "right", 0.0, float(time_s[-1]), 4, 500.0, name)
+            write_session(self._data / f"{name}.hdf5", meta, time_s, emg_uv.astype(np.float32), pose.astype(np.float32))
+            rows.append(Row(f"u{person}", "s0", gesture, "right", "right", False, False, "train", "", name))
+        write_metadata(self._data, rows)
+        self.train(scratch, lambda words: None)
+        self._right = self._weights(scratch)
+
+    def train(self, folder: Path, say: Callable[[str], None]) -> None:
+        """The run, from wherever it is to its end."""
+        from cpep_train.training import train
+
+        logging.disable()
+        train(self._recipe, self._data, folder / "run", resume=(folder / "run" / "recipe.json").exists(), n_workers=0)
+        say("finished")
+
+    def check(self, folder: Path, said: list[str]) -> None:
+        """The same command with --resume comes to the very same weights."""
+        if "finished" not in said:
+            self.train(folder, lambda words: None)
+        assert self._weights(folder) == self._right, "it came to other weights"
+
+    def _weights(self, folder: Path) -> list[bytes]:
+        from cpep_train.checkpoint import load_checkpoint
+
+        found = load_checkpoint(folder / "run")
+        return [
+            weights.numpy().tobytes() for module in (found.emg, found.pose) for weights in module.state_dict().values()
+        ]
+
+
 def _in_place(folder: Path, say: Callable[[str], None]) -> None:
     (folder / "profile.json").write_text(_profile(2.0).model_dump_json())
     say("finished")
@@ -334,9 +396,9 @@ def _nothing(folder: Path) -> None:
     pass
 
 
-def scenarios(bundle: Path) -> list[Scenario]:
+def scenarios(bundle: Path, scratch: Path) -> list[Scenario]:
     """Everything that is tried."""
-    bundles, runs = Bundles(bundle), Runs()
+    bundles, runs, trainings = Bundles(bundle), Runs(), Trainings(scratch)
 
     def none_before(folder: Path) -> None:
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
@@ -352,6 +414,7 @@ def scenarios(bundle: Path) -> list[Scenario]:
         Scenario("export of a new bundle", none_before, bundles.export, check_new),
         Scenario("checkpoint after an epoch", lambda f: _save_resume_point(f, 1.0), _next_epoch, _check_resume_point),
         Scenario("checkpoint of a run over an earlier one", runs.prepare, runs.save, runs.check),
+        Scenario("training, every fifth step", _nothing, trainings.train, trainings.check, with_power=False, every=5),
         Scenario("import over an earlier import", _earlier_corpus, _later_corpus, _check_corpus),
         Scenario("import, no exchange of names", _earlier_corpus, _later_corpus, _check_corpus, False),
         Scenario("memory of versions", _seen_before, _see_more, _check_seen),
@@ -450,17 +513,17 @@ def try_scenario(scenario: Scenario, arm: Arm, scratch: Path, n_allocations: int
     tally.note("nothing", scenario, folder, said, 0)
     ways = {"killed": (0, False), "fails once": (errno.EIO, False), "full disk": (errno.ENOSPC, True)}
     for how, (error, goes_on) in ways.items():
-        for step in range(1, n_steps + 1):
+        for step in range(1, n_steps + 1, scenario.every):
             _fresh(scenario, folder)
             said, _, _ = arm.fall(scenario, folder, step, error, goes_on=goes_on)
             tally.note(how, scenario, folder, said, step)
-    for step, disk, said in cuts(log, before, folder, scenario):
+    for step, disk, said in cuts(log, before, folder, scenario) if scenario.with_power else ():
         for kept in (True, False):
             shutil.rmtree(folder, ignore_errors=True)
             disk.write(folder, kept)
             tally.note("power cut", scenario, folder, [*said, "power"], step)
     number = 1.0
-    for _ in range(n_allocations):
+    for _ in range(n_allocations // scenario.every):
         _fresh(scenario, folder)
         said, _, ended = arm.fall(scenario, folder, allocation=int(number))
         tally.note("no memory", scenario, folder, said, int(number))
@@ -607,7 +670,11 @@ def main() -> None:
         sys.exit(again_preloaded([__file__, *sys.argv[1:]]))
     start_s, rows, losses = time.monotonic(), [], []
     with TemporaryDirectory() as scratch:
-        chosen = [one for one in scenarios(options.bundle) if not options.only or options.only in one.name]
+        chosen = [
+            one
+            for one in scenarios(options.bundle, Path(scratch).resolve())
+            if not options.only or options.only in one.name
+        ]
         arm = Arm(Path(scratch))
         for scenario in chosen:
             tally = try_scenario(scenario, arm, Path(scratch).resolve() / "s", options.allocations)
