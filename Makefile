@@ -1,6 +1,8 @@
 # make try    a simulated wearer, and the page of the hand in a browser: no training
 # make demo   the whole loop on this machine: simulate, train, evaluate, export, run live, report
-# make test   format, lint, types, tests
+# make test   format, lint, types, direction of imports, tests
+# make lint   the same without the tests
+# make docs   the documentation as a site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 # hnswlib compiles from source; without this its build would only run on the processor that built it.
 export HNSWLIB_NO_NATIVE = 1
 
-.PHONY: try demo test install clean
+.PHONY: try demo test lint docs install clean
 
 try: install
 	$(BIN)/cpep-edge try
@@ -17,11 +19,20 @@ try: install
 demo: install
 	$(BIN)/cpep-edge demo
 
-test: install
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
+# Without torch, where nothing is installed yet: the pages need the runtime and MkDocs alone.
+docs:
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 install: $(INSTALLED)
 
@@ -33,4 +44,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist runs demo-out
+	rm -rf $(VENV) build dist site runs demo-out

@@ -19,6 +19,7 @@ import numpy as np
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.datagrams import Datagrams
 from cpep_edge.decisions import Decision
+from cpep_edge.device_clock import DeviceClock
 from cpep_edge.errors import ConfigError
 
 STDOUT = "-"
@@ -181,7 +182,6 @@ def osc_sink(host: str, port: int, prefix: str) -> OpenSink:
 def lsl_sink(name: str) -> OpenSink:
     """Two streams: EMG, stamped by the device's clock, and a marker of the gesture's name whenever it changes."""
     lsl = _extra("pylsl")
-    from cpep_bridge.clock import DeviceClock
 
     class LslSink(Sink):
         wants_samples = True

@@ -15,7 +15,7 @@ try:
     with cpep_edge.open_band(sys.argv[1], device=sys.argv[2] if len(sys.argv) == 3 else "cpep") as band:
         info = band.info
         print(f"{info.name}: {info.n_channels} channels at {info.sample_rate_hz:g} Hz", flush=True)
-        second: list[np.ndarray] = []
+        second = []
         for block in band:
             second.append(block.samples_uv)  # (n_samples, n_channels)
             if sum(map(len, second)) >= info.sample_rate_hz:

@@ -8,8 +8,8 @@ clock says another is a recording or a simulation, played faster or slower than 
 
 import logging
 
-from cpep_bridge.clock import DeviceClock
 from cpep_edge.blocks import StreamInfo
+from cpep_edge.device_clock import DeviceClock
 
 RATE_TOLERANCE = 0.01  # clocks drift by 1e-4 at most; more is another rate
 _FIRST_LOOK_S = 3.0

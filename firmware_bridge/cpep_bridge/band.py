@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from cpep_bridge.arrivals import ArrivalRate
 from cpep_bridge.byte_stream import ByteStream, LineLost, RecordingOver, Stopped, WrongDevice
-from cpep_bridge.clock import DeviceClock
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.dialogue import Arrival, Dialogue
 from cpep_bridge.frames import (
@@ -36,6 +35,7 @@ from cpep_bridge.loss import StreamLedger
 from cpep_bridge.pace import Pace
 from cpep_bridge.patience import Patience
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.device_clock import DeviceClock
 from cpep_edge.errors import LinkError, LinkTimeout
 
 PING_EVERY_S = 1.0

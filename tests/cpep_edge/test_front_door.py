@@ -175,6 +175,22 @@ def test_the_examples_run_on_a_simulated_band(worn: np.ndarray, bundle: Path, tm
     assert [line.split()[2] for line in answer.stdout.splitlines()] == ["Rest"] * 2 + ["Fist"] * 2 + ["Open"] * 2
 
 
+def test_the_readmes_program_works_as_pasted(arm: Arm, worn: np.ndarray, bundle: Path, tmp_path: Path) -> None:
+    from cpep_edge.calibration import calibrate, save_profile
+    from cpep_edge.recogniser import Recogniser
+
+    with SimulatedBand([worn], RATE_HZ, speed=8) as band, cpep_edge.open_band(band.port) as source:
+        save_profile(calibrate(source, Recogniser(cpep_edge.Bundle(bundle)), 6.0), tmp_path / "profile.json")
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    with SimulatedBand([worn], RATE_HZ, once=True) as band:
+        for pasted, here in (("my.cpep", bundle), ("/dev/ttyACM0", band.port), ("profile.json", tmp_path)):
+            assert pasted in program
+            program = program.replace(pasted, str(here / pasted if here == tmp_path else here))
+        answer = python(program)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert set(answer.stdout.split()) >= set(GESTURES)
+
+
 @pytest.mark.parametrize("example", sorted(file.name for file in (ROOT / "examples").glob("*.py")))
 def test_an_example_without_arguments_says_how_it_is_called(example: str) -> None:
     answer = python("", f"examples/{example}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cpep_bridge.clock import DeviceClock
+from cpep_edge.device_clock import DeviceClock
 
 HOST_ZERO_S = 86_400.0
 

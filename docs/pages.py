@@ -1,0 +1,98 @@
+"""The site's pages, for MkDocs: every Markdown file of the repository where it lies, and two that are made from code.
+
+So a page is written once, its links work in the repository too, and `mkdocs build --strict` checks each of them.
+"""
+
+import inspect
+import posixpath
+import re
+import subprocess
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+_LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+_FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_FIELD = re.compile(r"^    (\w+): (.+?)(?: = .+?)?(?:  # (.+))?$")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Put the repository's pages, and the files that they link to, in the place of what MkDocs found under docs/."""
+    for file in list(files.documentation_pages()) + list(files.media_files()):
+        files.remove(file)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
+    names = [name for name in tracked.stdout.decode().splitlines() if (ROOT / name).is_file()]
+    pages = [name for name in names if name.endswith(".md")]
+    linked = {target for name in pages for target in _targets(name, (ROOT / name).read_text(encoding="utf-8"))}
+    for name in {*pages, *(linked & set(names))}:
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    files.append(File.generated(config, "site.css", abs_src_path=str(ROOT / "docs" / "site.css")))
+    for name, content in (("commands", _commands()), ("recipes", _recipes())):
+        files.append(File.generated(config, f"reference/{name}.md", content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """A link to a folder leads to its README, or is left out where it has none."""
+    here = posixpath.dirname(page.file.src_uri)
+
+    def resolved(found: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(here, found[1]))
+        if (ROOT / target / "README.md").is_file():
+            return posixpath.relpath(f"{target}/README.md", here or ".") + (found[2] or "")
+        return found[0]
+
+    return _LINK.sub(resolved, markdown)
+
+
+def _targets(name: str, markdown: str) -> set[str]:
+    """The files of the repository that a page links to."""
+    here = posixpath.dirname(name)
+    text = _FENCE.sub("", markdown)
+    return {posixpath.normpath(posixpath.join(here, target)) for target, _ in _LINK.findall(text)}
+
+
+def _commands() -> str:
+    """Every command with its options, as Typer writes them."""
+    import typer
+    from typer.cli import get_docs_for_click
+
+    from cpep_edge.cli import app
+
+    command = typer.main.get_command(app)
+    return str(get_docs_for_click(obj=command, ctx=typer.Context(command), name="cpep-edge", title="Commands"))
+
+
+def _recipes() -> str:
+    """Every setting of a recipe: its type and default from the model, its meaning from the comment behind it."""
+    from cpep_train import recipe
+
+    sections = [
+        "# Recipes",
+        "A recipe is a TOML file; [train/README.md](../train/README.md#recipes) shows whole ones. These are all the "
+        "settings, section by section. `--set section.key=value` changes one.",
+    ]
+    parts = [one for _, one in inspect.getmembers(recipe, inspect.isclass) if one.__module__ == recipe.__name__]
+    for part in sorted(parts, key=lambda one: inspect.getsourcelines(one)[1]):
+        said = {}
+        for base in reversed(part.__mro__):
+            if base.__module__ == recipe.__name__:
+                matches = map(_FIELD.match, inspect.getsource(base).splitlines())
+                said.update({found[1]: (found[2], found[3] or "") for found in matches if found})
+        fields = getattr(part, "model_fields", {})
+        if part.__name__.startswith("_") or not fields:
+            continue
+        sections.append(f"## {part.__name__}\n\n{inspect.getdoc(part) or ''}")
+        rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+        for key, field in fields.items():
+            default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
+            kind, meaning = said[key]
+            cells = (f"`{key}`", f"`{kind}`", default, meaning)
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        sections.append("\n".join(rows))
+    return "\n\n".join(sections) + "\n"
