@@ -72,7 +72,7 @@ class SinkTap:
         self._in_hand = self._closed = False  # an entry is being sent; nothing is taken any more
         self._taken_s = 0.0  # when that one was taken
         self._counts = SinkCounts(without_secrets(address))
-        self._wants_samples = True  # until the sink was opened and says otherwise
+        self._wants_samples: bool | None = None  # not known before the sink was opened once
         self._thread = threading.Thread(target=self._run, name=f"sink {self._counts.address}", daemon=True)
         self._thread.start()
 
@@ -88,7 +88,7 @@ class SinkTap:
 
     def block(self, block: Block) -> None:
         """Queue samples where the sink wants them; returns at once."""
-        if self._wants_samples:
+        if self._wants_samples is not False:
             self._put(block)
 
     def finish(self) -> None:
@@ -108,19 +108,18 @@ class SinkTap:
         self._thread.join(max(0.0, (self._stop_s or 0.0) - time.monotonic()))
         with self._changed:
             self._closed = True
-            self._drop(len(self._queue) + self._in_hand)
+            self._drop(*self._queue)
+            self._drop_in_hand()
             self._queue.clear()
-            self._in_hand = False
             return not self._thread.is_alive()
 
     def _put(self, entry: Decision | Block) -> None:
         with self._changed:
             if self._closed:
-                self._drop(1)
+                self._drop(entry)
                 return
             if len(self._queue) >= self._queue_length:
-                self._queue.popleft()
-                self._drop(1)
+                self._drop(self._queue.popleft())
             self._queue.append(entry)
             self._changed.notify()
 
@@ -177,14 +176,19 @@ class SinkTap:
 
     def _note_failure(self, error: Exception) -> None:
         with self._changed:
-            if self._in_hand and not self._closed:
-                self._drop(1)
-            self._in_hand = False
+            if not self._closed:
+                self._drop_in_hand()
             said = printable((str(error) or type(error).__name__).replace(self._secret, self._counts.address))
             self._counts = replace(self._counts, failures=self._counts.failures + 1, last_error=said)
 
-    def _drop(self, n_entries: int) -> None:
-        self._counts = replace(self._counts, dropped=self._counts.dropped + n_entries)
+    def _drop(self, *entries: Decision | Block) -> None:
+        """Count what was given to the sink in vain: decisions, and samples where it wants any."""
+        n_dropped = sum(not isinstance(entry, Block) or self._wants_samples is True for entry in entries)
+        self._counts = replace(self._counts, dropped=self._counts.dropped + n_dropped)
+
+    def _drop_in_hand(self) -> None:
+        self._counts = replace(self._counts, dropped=self._counts.dropped + self._in_hand)
+        self._in_hand = False
 
     def _pause(self, seconds: float) -> None:
         with self._changed:

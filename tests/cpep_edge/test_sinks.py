@@ -66,6 +66,21 @@ def test_a_slow_sink_loses_the_oldest_and_counts_them() -> None:
     assert (tap.counts.sent, gate.n_closed) == (5, 1)
 
 
+def test_samples_that_a_sink_may_not_even_want_are_not_counted_as_dropped() -> None:
+    """A file that cannot be opened takes decisions alone; 219 were called dropped where 36 had been made."""
+
+    def refuse(info: StreamInfo) -> Sink:
+        raise FileNotFoundError("no such folder")
+
+    tap = SinkTap("/no/such/folder/x.jsonl", refuse, INFO, queue_length=8)
+    for number in range(20):
+        tap.decision(decision(number))
+        for part in range(5):
+            tap.block(block(5 * number + part))
+    tap.close()
+    assert (tap.counts.sent, tap.counts.dropped) == (0, 20)
+
+
 def test_a_sink_that_fails_is_opened_anew_and_the_failure_is_told() -> None:
     gate = Gate()
     gate.open.set()
