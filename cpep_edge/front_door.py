@@ -54,8 +54,8 @@ def open_band(
             for block in band:
                 print(block.sample_index, block.samples_uv.shape)
 
-    port: serial port or pty; VID:PID[:SERIAL] of a USB device; socket://, rfc2217:// or udp://HOST:PORT;
-        file:///RECORDING; ble:NAME, lsl:NAME or brainflow:BOARD
+    port: serial port or pty; VID:PID[:SERIAL] of a USB device; socket://, rfc2217://, udp:// or
+        ws://HOST:PORT; file:///RECORDING; ble:NAME, lsl:NAME or brainflow:BOARD
     device: name of a driver or of a device profile, or path of a profile; `cpep-edge devices` lists them
     device_config: TOML file that maps the device's channels, rate and scale
     reconnect_s: how long to look for a band whose stream broke; 0 gives up at once

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 PORT_HELP = (
-    "Serial port, pty, VID:PID:SERIAL of a USB device; socket://, rfc2217:// or udp://HOST:PORT; ble:NAME, lsl:NAME or "
-    "brainflow:BOARD."
+    "Serial port, pty, VID:PID:SERIAL of a USB device; socket://, rfc2217://, udp:// or ws://HOST:PORT; ble:NAME, "
+    "lsl:NAME or brainflow:BOARD."
 )
 
 PortOption = typer.Option(envvar="CPEP_PORT", help=PORT_HELP)

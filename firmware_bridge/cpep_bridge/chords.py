@@ -13,6 +13,7 @@ from cpep_bridge.ble import HEADER_BYTES, SYNC, GattDevice
 from cpep_bridge.boards import BoardStream
 from cpep_bridge.conversation import Conversation
 from cpep_bridge.fixed_frames import FixedFrameDecoder, FrameLayout, fixed_bytes
+from cpep_bridge.web_socket import WebRecords
 from cpep_edge.blocks import StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 from cpep_edge.outside import printable
@@ -58,6 +59,7 @@ NPG_GATT = GattDevice(
     command="0000ff01-0000-1000-8000-00805f9b34fb",
     record_bytes=NPG_RECORD_BYTES,
 )
+NPG_WEB = WebRecords(record_bytes=13, kept_bytes=NPG_RECORD_BYTES)  # of six channels, three are there
 NPG_LAYOUT = FrameLayout(
     size_bytes=HEADER_BYTES + NPG_RECORD_BYTES,
     markers=fixed_bytes(0, (SYNC, 0)),
@@ -71,7 +73,10 @@ NPG_LAYOUT = FrameLayout(
 
 
 class NpgLite:
-    """The dialect of an NPG-Lite over Bluetooth: a counter and three i16 a sample, ten samples a notification."""
+    """The dialect of an NPG-Lite by radio: a counter and three i16 a sample, ten samples a notification.
+
+    Over WiFi it is a WebSocket server, `ws://multi-emg.local:81`, streams to whoever connects, and hears nothing.
+    """
 
     boot_s = 0.0
 

@@ -17,6 +17,7 @@ from cpep_bridge.lsl_feed import LSL_PREFIX, LslFeed
 from cpep_bridge.patience import Patience
 from cpep_bridge.profile import ProfiledBoard, find_profile, shipped_profiles
 from cpep_bridge.reopening import Reopener
+from cpep_bridge.web_socket import WEB_SOCKET_PREFIX, WebRecords, WebSocketStream
 from cpep_edge.blocks import BlockSource
 from cpep_edge.errors import ConfigError
 
@@ -43,6 +44,7 @@ class Driver:
     bauds: tuple[int, ...]  # the usual one first
     dialect: Callable[[], Dialect] | None  # None: our own band's protocol
     gatt: GattDevice | None = None  # of a device on Bluetooth
+    web: WebRecords | None = None  # of one that is a WebSocket server too
 
     def open_source(self, open_port: OpenPort, options: LinkOptions) -> BlockSource:
         """A source on a line, opened by `with`."""
@@ -66,7 +68,7 @@ DRIVERS = {
     "cyton": Driver("OpenBCI Cyton", (cyton.BAUD,), cyton.Cyton),
     "cyton-daisy": Driver("OpenBCI Cyton with Daisy", (cyton.BAUD,), lambda: cyton.Cyton(daisy=True)),
     "myo": Driver("Thalmic Labs Myo", (), myo.Myo, myo.GATT),
-    "npg-lite": Driver("Upside Down Labs NPG-Lite over Bluetooth", (), chords.NpgLite, chords.NPG_GATT),
+    "npg-lite": Driver("Upside Down Labs NPG-Lite by radio", (), chords.NpgLite, chords.NPG_GATT, chords.NPG_WEB),
     "chords": Driver("Upside Down Labs Chords, NPG-Lite", chords.BAUDS, chords.Chords),
 }
 
@@ -120,6 +122,8 @@ def open_source(
 def _opener(port: str, device: str, driver: Driver, baud: int | None) -> OpenPort:
     """What opens the line to a device. Raises ConfigError when its kind is on no such line."""
     gatt = driver.gatt
+    if port.startswith(WEB_SOCKET_PREFIX) and (driver.web is not None or gatt is None):
+        return lambda: WebSocketStream(port, driver.web)
     if port.startswith(BLE_PREFIX) and gatt is not None:
         return lambda: BleStream(port, gatt)
     if port.startswith(BLE_PREFIX) or gatt is not None:
