@@ -6,7 +6,8 @@ that stalled, a slow line) comes in a burst and catches up meanwhile: that is la
 number its frames is judged by the clock alone, to a quarter of a second.
 
 The clock also catches a counter that lies: one that leaps by more than can have been sent since the last read was
-started anew, and with it the stream.
+started anew, and with it the stream. A reader that stalled finds old frames first and then a hole, where the line was
+full: as much as the old ones were late may be skipped too.
 
 A long counter may be a clock in disguise, such as a sketch's millis(): what all its first steps have in common is one
 frame.
@@ -30,6 +31,7 @@ LATE_BY_STAMP = 2.5  # periods
 _FEW_FRAMES = 16
 _LONG_MODULUS = 1 << 16  # a shorter counter counts frames and nothing else
 _STRIDE_FRAMES = 64  # of a stream, by which it is known how much a long counter grows with each
+_ON_TIME_S = 10.0  # over which the least lag is what is on time; a rate that is off by a percent moves it by 0.1 s
 _CATCHING_UP_S = 0.05  # less late than that is no progress
 
 
@@ -68,6 +70,7 @@ class CounterLedger:
         self._last_stamp_s: float | None = None
         self._read_s: float | None = None  # when the last read ended
         self._lag_s: float | None = None  # arrival of the newest frame, less its number in seconds
+        self._on_time: tuple[float, float, float] | None = None  # least lag now and before, and since when it is now
         self._doubt: tuple[float, float, float] | None = None  # lag before it, least lag in it, when that was reached
 
     @property
@@ -120,6 +123,7 @@ class CounterLedger:
         numbers = self._next_number - 1 + np.cumsum(steps)
         self._next_number += int(steps.sum())
         self._lag_s, self._read_s = host_t_s - self._next_number * self._frame_s, host_t_s
+        self._note_lag(self._lag_s, host_t_s)
         self.lost_frames += int((steps[steps > 0] - 1).sum())
         return np.where(steps > 0, numbers, -1)
 
@@ -138,7 +142,14 @@ class CounterLedger:
             return None
         number, self._next_number, self._last_counter, self._lag_s = self._next_number, next_number, expected, lag_s
         self._read_s = host_t_s
+        self._note_lag(lag_s, host_t_s)
         return number
+
+    def _note_lag(self, lag_s: float, host_t_s: float) -> None:
+        least_s, before_s, since_s = self._on_time or (lag_s, lag_s, host_t_s)
+        if host_t_s - since_s >= _ON_TIME_S:
+            least_s, before_s, since_s = lag_s, least_s, host_t_s
+        self._on_time = min(least_s, lag_s), before_s, since_s
 
     def _steps(self, counters: NDArray[np.int64] | None, n_frames: int) -> NDArray[np.int64]:
         """By how much each frame's number exceeds that of the one before; 0 for a frame to drop."""
@@ -178,7 +189,8 @@ class CounterLedger:
         if self._read_s is None:
             return None
         skipped_s = int((steps[steps > 0] - 1).sum()) * self._frame_s
-        if skipped_s <= host_t_s - self._read_s + LEAP_S:
+        late_s = 0.0 if self._on_time is None else host_t_s - self._next_number * self._frame_s - min(self._on_time[:2])
+        if skipped_s <= max(host_t_s - self._read_s, late_s) + LEAP_S:
             return None
         return int(np.argmax(steps))
 

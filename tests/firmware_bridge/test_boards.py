@@ -194,6 +194,28 @@ def test_what_waited_during_a_stall_and_comes_in_a_burst_of_pieces_is_late_and_n
     assert ledger.lost_frames == 0
 
 
+@pytest.mark.parametrize("stalled_s", [1.0, 6.0, 30.0])
+@pytest.mark.parametrize("modulus", [1 << 16, 1 << 24])
+def test_a_hole_behind_what_waited_while_the_reader_stalled_is_a_loss(stalled_s: float, modulus: int) -> None:
+    """The line holds 0.3 s and drops the rest: the reader finds old frames, and a moment later those of now."""
+    rate_hz = 500
+    ledger = CounterLedger(modulus, 1 / rate_hz)
+
+    def read(start: int, stop: int, host_t_s: float) -> bool:
+        """Frames of these numbers; whether a new stream began."""
+        parts = ledger.accept(np.arange(start, stop) % modulus, stop - start, host_t_s)
+        return any(part.is_new_stream for part in parts)
+
+    begun = [read(10 * n, 10 * n + 10, 100 + (n + 1) * 0.02) for n in range(1_500)]  # 30 s
+    now_s, held = 130 + stalled_s, 15_000 + round(0.3 * rate_hz)
+    begun.append(read(15_000, held, now_s))
+    caught_up = 15_000 + round(stalled_s * rate_hz)
+    begun += [read(caught_up + 10 * n, caught_up + 10 * n + 10, now_s + (n + 1) * 0.02) for n in range(100)]
+
+    assert not any(begun)
+    assert ledger.lost_frames == caught_up - held
+
+
 @pytest.mark.parametrize("first", [300, 20_000, 40_000, 65_000])
 def test_a_counter_that_begins_anew_is_a_new_stream_and_no_loss(first: int) -> None:
     ledger = CounterLedger(65_536, 0.002)
