@@ -2,8 +2,9 @@
 
     python benchmarks/measure_real.py --data FOLDER --out FOLDER [--only 3dc,myo-wrist] [--judge OTHER]
 
-FOLDER of the data: `3dc`, `myo-wrist`, `myo-longterm` in their published layouts. People of OTHER, of the same layout,
-are only judged: bundles are trained on everyone in FOLDER and asked about them. Without it people are left out in turn.
+FOLDER of the data: `3dc`, `ninapro-db5`, `ninapro-db1`, `myo-wrist`, `myo-longterm` in their published layouts. People
+of OTHER, of the same layout, are only judged: bundles are trained on everyone in FOLDER and asked about them. Without
+it people are left out in turn.
 What is written: `real.md` (tables), a picture a set, `real.json` (every person's figure), and `folds/`, what was
 trained, which a second run takes up again.
 
@@ -11,6 +12,8 @@ Balanced accuracy; the mean over people with the 95 % bootstrap interval over th
 labels: by the first repetition of every gesture, which is not asked about.
 
 - left out: the person was never trained on.
+- zero-shot (Ninapro, `real_poses`): nor was anybody's EMG of the four movements that are held out, in three folds;
+  poses of the data glove are looked up. The published ablations are asked on the first of these folds.
 - same wearing: the first repetitions of a wearer teach, later ones are asked about.
 - next wearing: two wearings teach, the third is calibrated and asked about (myo-wrist).
 - other days: day 1 teaches, days 2 to 10 are asked about, with and without a calibration of the day (myo-longterm).
@@ -20,7 +23,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,15 +33,20 @@ from numpy.typing import NDArray
 from cpep_edge.checkout import git_commit
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
+from cpep_export.head_choice import HeadChoice
 from cpep_train.corpus import Corpus
 from cpep_train.import_3dc import import_3dc
 from cpep_train.import_myo import import_myo_longterm, import_myo_wrist
+from cpep_train.import_ninapro import Database, import_ninapro
 from cpep_train.importing import Choices
+from cpep_train.ninapro_movements import movement_name
 from cpep_train.recipe import Recipe, load_recipe
 from real_arms import (
     PLAIN,
+    RUNS,
     Answers,
     People,
+    Trained,
     accuracy,
     fold_corpus,
     left_out_rows,
@@ -48,6 +56,7 @@ from real_arms import (
     taught_answers,
     trained_bundle,
 )
+from real_poses import MOVEMENT_FOLDS, zero_shot_rows
 
 _N_BOOTSTRAPS = 2_000
 _RECALIBRATION_S = 25.0
@@ -66,6 +75,8 @@ class Set:
     n_folds: int  # of people that are left out in turn; 0: nobody is
     placed: bool = False
     settings: tuple[str, ...] = ()
+    movement_folds: tuple[tuple[int, ...], ...] = ()  # movements that are held out in turn, of twelve with poses
+    variants: tuple[str, ...] = ()  # of the recipe, asked beside it; only with --ablations
     teaching: tuple[int, ...] = ()  # repetitions of a wearing that teach it
     asked_from: int = 0  # repetition from which a taught wearing is asked about; 0: the second half
     next_wearing: bool = False
@@ -75,6 +86,10 @@ class Set:
 def _bring_3dc(source: Path, out: Path) -> object:
     numbers = sorted(int(folder.name.removeprefix("Participant")) for folder in source.glob("Participant*"))
     return import_3dc(source, out, numbers)
+
+
+def _bring_ninapro(database: Database) -> Callable[[Path, Path], object]:
+    return lambda source, out: import_ninapro(source, out, database, undo_lag=True)
 
 
 def _bring_wrist(source: Path, out: Path) -> object:
@@ -87,6 +102,12 @@ SETS = (
         "3dc, 2 s windows", "3dc", _bring_3dc, "NoMotion", 0.25, 0, placed=True, teaching=(4,), asked_from=5,
         settings=("windows.window_samples=2000",),
     ),
+    Set("ninapro-db5", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5, movement_folds=MOVEMENT_FOLDS),
+    Set(
+        "ninapro-db5, ablations", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5,
+        movement_folds=MOVEMENT_FOLDS[:1], variants=("random-init", "mean-pooling", "frozen-emg", "trainable-pose"),
+    ),
+    Set("ninapro-db1", "ninapro-db1", _bring_ninapro("db1"), "Rest", 0.1, 4, movement_folds=MOVEMENT_FOLDS),
     Set("myo-wrist", "myo-wrist", _bring_wrist, "Rest", 0.1, 4, teaching=(0,), next_wearing=True),
     Set("myo-longterm", "myo-wrist", import_myo_longterm, "Rest", 0.1, 0, other_days=True),
 )  # fmt: skip
@@ -113,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--only", default="", help="sets by commas; all that are there without it")
     parser.add_argument("--judge", type=Path, help="folder of people who are only judged")
+    parser.add_argument("--ablations", action="store_true", help="train the published ablations too")
     parser.add_argument("--no-encoder", action="store_true", help="train nothing; what was trained before is asked")
     options = parser.parse_args(arguments)
     wanted = [name for name in options.only.split(",") if name]
@@ -121,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"there is no set {', '.join(sorted(set(wanted) - known))}; there are {', '.join(sorted(known))}")
     folders = {one: options.data / one.name.split(",")[0] for one in SETS}
     chosen = [one for one in SETS if folders[one].is_dir() and (not wanted or folders[one].name in wanted)]
+    chosen = [one for one in chosen if options.ablations or not one.variants]
     if not chosen:
         parser.error(f"{options.data} holds none of the sets asked for")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -136,16 +159,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path, no_encoder: bool) -> Tables:
     """All questions of one set; folds that were trained before are taken from `kept`."""
     recipe = load_recipe(one.recipe, list(one.settings))
-    one.bring(data, scratch / "corpus")
-    corpus = Corpus.open(scratch / "corpus")
+    corpus = _corpus(one, data, scratch / "corpus")
     own = _people(corpus, recipe, one)
     tables = Tables(one.name, recipe.windows.window_samples / recipe.signal.sample_rate_hz)
     if judge is None:
-        folds = [own.names[number :: one.n_folds] for number in range(one.n_folds)]
+        folds = [own.names[number :: one.n_folds] for number in range(min(one.n_folds, len(own.names)))]
         asked_people = own
     else:
-        one.bring(judge, scratch / "judge")
-        asked_people = _people(Corpus.open(scratch / "judge"), recipe, one, prefix="judged ")
+        asked_people = _people(_corpus(one, judge, scratch / "judge"), recipe, one, prefix="judged ")
         folds = [[]] if one.n_folds else []
     everyone = People((*own.takes, *asked_people.takes), own.gestures, recipe, one.stride_s) if judge else own
     asked = set(asked_people.names)
@@ -153,23 +174,80 @@ def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path,
         judged = asked if judge else set(left_out)
         trained = [n for n, take in enumerate(everyone.takes) if take.person not in judged]
         questions = [n for n, take in enumerate(everyone.takes) if take.person in judged and take.repetition > 1]
+        fold = _Fold(corpus, kept, f"{data.name}-{'all' if judge else number}", tuple(left_out), not no_encoder)
+        if one.movement_folds:
+            _zero_shot(one, everyone, fold, trained, questions, tables)
+            continue
         rows = plain_rows(everyone, trained, questions)
         if one.placed:
             rows |= placed_row(everyone, trained, questions)
-        work = kept / f"{one.name}-{'all' if judge else number}"
-        if not no_encoder and not (work / "fold.cpep").is_dir():
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            fold_corpus(corpus, work / "corpus", left_out)
-        if not no_encoder or (work / "fold.cpep").is_dir():
-            bundle = trained_bundle(work / "corpus", recipe, work, "tokens")
+        bundle = fold.bundle(recipe, "tokens")
+        if bundle is not None:
             rows |= left_out_rows(everyone, bundle, questions)
         tables.add("person left out", rows)
         print(one.name, "fold", number, {name: round(float(np.mean(list(v.values()))), 3) for name, v in rows.items()})
+    if one.movement_folds:
+        return tables
     for person in sorted(asked):
         _taught(one, everyone, person, tables, scratch)
         print(one.name, person)
     return tables
+
+
+def _corpus(one: Set, source: Path, folder: Path) -> Corpus:
+    """A set's recordings; where movements are held out, without the rest between them, which has no pose of its own."""
+    one.bring(source, folder)
+    corpus = Corpus.open(folder)
+    if one.movement_folds:
+        corpus = replace(corpus, rows=tuple(row for row in corpus.rows if row.stage != one.rest))
+    return corpus
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """People who are left out, and where what the others train is kept."""
+
+    corpus: Corpus
+    kept: Path
+    name: str
+    left_out: tuple[str, ...]
+    may_train: bool
+
+    def bundle(self, recipe: Recipe, head: HeadChoice, held: Sequence[str] = (), suffix: str = "") -> Trained | None:
+        """The others' bundle, trained now where it was not before; None where that is not wanted."""
+        work = self.kept / f"{self.name}{suffix}"
+        if not (work / "fold.cpep").is_dir():
+            if not self.may_train:
+                return None
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            fold_corpus(self.corpus, work / "corpus", self.left_out, held)
+        return trained_bundle(work / "corpus", recipe, work, head)
+
+
+def _zero_shot(
+    one: Set, everyone: People, fold: _Fold, trained: list[int], questions: list[int], tables: Tables
+) -> None:
+    """Every fold of movements; a person's figure is the mean over them."""
+    database = one.recipe.removeprefix("ninapro-")
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for number, movements in enumerate(one.movement_folds):
+        held = [movement_name(database, 1, movement) for movement in movements]
+        bundle = fold.bundle(everyone.recipe, "index", held, f"-{number}")
+        rows = zero_shot_rows(everyone, trained, questions, held, bundle)
+        for variant in one.variants:
+            other = fold.bundle(load_recipe(f"{one.recipe}+{variant}"), "index", held, f"-{number}-{variant}")
+            for question, answers in zero_shot_rows(everyone, trained, questions, held, other).items():
+                if RUNS in answers:
+                    rows[question][variant] = answers[RUNS]
+        for question, answers in rows.items():
+            for method, people in answers.items():
+                for person, value in people.items():
+                    found.setdefault((question, method, person), []).append(value)
+        print(one.name, fold.name, number, {q: {m: round(float(np.mean(list(p.values()))), 3) for m, p in a.items()}
+                                            for q, a in rows.items()})  # fmt: skip
+    for (question, method, person), values in found.items():
+        tables.add(question, {method: {person: float(np.mean(values))}})
 
 
 def _people(corpus: Corpus, recipe: Recipe, one: Set, prefix: str = "") -> People:

@@ -31,7 +31,7 @@ from cpep_export.head_choice import HeadChoice, Reads, fitted_heads
 from cpep_export.package import export_bundle
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus, write_metadata
-from cpep_train.evaluate import evaluation_set
+from cpep_train.evaluate import Embed, evaluation_set, torch_embedding
 from cpep_train.plain_head import common_placement
 from cpep_train.realism import features as hudgins
 from cpep_train.recipe import Recipe
@@ -51,6 +51,7 @@ class Take:
     gesture: int
     repetition: int  # from 1, of this gesture in this donning
     emg_uv: Values  # (n_samples, C)
+    pose_rad: Values  # (n_samples, 20), NaN where it is missing; (0, 20) of sets without poses
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,12 @@ def takes_of(corpus: Corpus, recipe: Recipe, gestures: Sequence[str], prefix: st
             if session.n_samples < recipe.windows.window_samples:
                 continue
             counts[row.user, donning, row.stage] = repetition = counts.get((row.user, donning, row.stage), 0) + 1
-            takes.append(
-                Take(prefix + row.user, prefix + donning, gestures.index(row.stage), repetition, session.emg())
-            )
+            pose_rad = np.empty((0, 20), np.float32)
+            if recipe.pose.source == "recorded":
+                poses, valid = session.valid_poses()
+                pose_rad = np.where(valid[:, None], poses, np.nan).astype(np.float32)
+            names = prefix + row.user, prefix + donning
+            takes.append(Take(*names, gestures.index(row.stage), repetition, session.emg(), pose_rad))
     return tuple(takes)
 
 
@@ -265,14 +269,22 @@ class Streamed:
 
     tokens: Values  # (n, F), the mean of each window's
     embedding: Values  # (n, D)
+    in_float: Values  # (n, D), of the encoder before it was quantised; (0,) where it was not asked
     by_poses: Labels  # (n,), what the pose index says
     as_live: Labels  # (n,), what the bundle says
 
 
 def streamed(
-    people: People, recogniser: Recogniser, donning: Donning | None, numbers: Sequence[int]
+    people: People,
+    recogniser: Recogniser,
+    donning: Donning | None,
+    numbers: Sequence[int],
+    embed: Embed | None = None,
 ) -> dict[int, Streamed]:
-    """Recordings through a bundle as live, on an arm that was calibrated, or as it was when taught."""
+    """Recordings through a bundle as live, on an arm that was calibrated, or as it was when taught.
+
+    embed: the encoder before it was quantised
+    """
     manifest, head = recogniser.manifest, recogniser.on_arm(donning or Donning())
     names = [people.gestures.index(gesture.name) for gesture in manifest.gestures]
     hop = 1 if manifest.front_end is None else manifest.front_end.hop_samples
@@ -280,18 +292,22 @@ def streamed(
     for number in numbers:
         take = people.takes[number]
         steps = recogniser.stream(donning)(take.emg_uv)
-        rows = []
+        windows, rows = [], []
         for start in (people.ends(take) - manifest.window_samples) // hop:
             window = np.ascontiguousarray(steps[start : start + n_steps].T)
             embedding = recogniser.encoder.embed(window)
             vote = recogniser.vote(window, embedding, head)
             by_poses = vote if recogniser.index is None else recogniser.index.vote(embedding, manifest.decision.k)
+            windows.append(window)
             rows.append((window.mean(axis=1), embedding, names[by_poses.gesture_index], names[vote.gesture_index]))
         tokens, embeddings, poses, live = zip(*rows, strict=True) if rows else ((), (), (), ())
         found[number] = Streamed(
-            np.array(tokens, np.float32), np.array(embeddings, np.float32), np.array(poses, np.int64),
-            np.array(live, np.int64),
-        )  # fmt: skip
+            tokens=np.array(tokens, np.float32),
+            embedding=np.array(embeddings, np.float32),
+            in_float=np.empty(0, np.float32) if embed is None or not rows else embed(np.stack(windows)),
+            by_poses=np.array(poses, np.int64),
+            as_live=np.array(live, np.int64),
+        )
     return found
 
 
@@ -302,29 +318,59 @@ def head_inputs(one: Streamed, reads: Reads) -> Values:
     return joined
 
 
-def left_out_rows(people: People, trained: Trained, asked: Sequence[int]) -> Answers:
-    """Our rows for people whom a bundle never saw, calibrated by their unlabelled first repetition."""
-    recogniser, found = Recogniser(Bundle.open(trained.bundle)), dict[int, Streamed]()
+RUNS = "the bundle as it runs"
+HEAD_ROWS: dict[Reads, str] = {
+    "embedding": "encoder + head",
+    "tokens": "front end + head",
+    "both": "front end and encoder + head",
+}
+
+
+def streamed_arms(
+    people: People, recogniser: Recogniser, asked: Sequence[int], trained: Trained
+) -> dict[int, Streamed]:
+    """All recordings of the donnings asked about, each arm calibrated by its unlabelled first repetitions."""
+    found: dict[int, Streamed] = {}
+    embed = torch_embedding(trained.checkpoint.emg)
+    for name in sorted({people.takes[number].donning for number in asked}):
+        mine = [n for n, take in enumerate(people.takes) if take.donning == name]
+        first = [people.takes[number].emg_uv for number in mine if people.takes[number].repetition == 1]
+        found |= streamed(people, recogniser, donning_of(recogniser, first), mine, embed)
+    return found
+
+
+def head_answers(
+    people: People, trained: Trained, found: dict[int, Streamed], asked: Sequence[int]
+) -> dict[Reads, dict[int, Labels]]:
+    """What a head of each kind, adapted to the unlabelled first repetitions, answers; by recording."""
     names = np.array([people.gestures.index(name) for name in trained.checkpoint.head_gestures])
     said: dict[Reads, dict[int, Labels]] = {reads: {} for reads in trained.heads}
-    for donning_name in sorted({people.takes[number].donning for number in asked}):
-        mine = [n for n, take in enumerate(people.takes) if take.donning == donning_name]
-        calibration = [number for number in mine if people.takes[number].repetition == 1]
-        donning = donning_of(recogniser, [people.takes[number].emg_uv for number in calibration])
-        found.update(streamed(people, recogniser, donning, mine))
+    for donning in {people.takes[number].donning for number in asked}:
+        mine = [number for number in found if people.takes[number].donning == donning]
         for reads, head in trained.heads.items():
-            unlabelled = np.concatenate([head_inputs(found[number], reads) for number in calibration])
-            own = head.adapted(unlabelled)
+            inputs = {number: head_inputs(found[number], reads) for number in mine}
+            own = head.adapted(np.concatenate([inputs[n] for n in mine if people.takes[n].repetition == 1]))
             for number in mine:
-                said[reads][number] = names[
-                    own.log_likelihood(own.project(head_inputs(found[number], reads))).argmax(1)
-                ]
+                said[reads][number] = names[own.log_likelihood(own.project(inputs[number])).argmax(1)]
+    return said
+
+
+def left_out_rows(people: People, trained: Trained, asked: Sequence[int]) -> Answers:
+    """Our rows for people whom a bundle never saw, calibrated by their unlabelled first repetition."""
+    recogniser = Recogniser(Bundle.open(trained.bundle))
+    found = streamed_arms(people, recogniser, asked, trained)
+    index = recogniser.index_for("a look-up by pose")
+    names = [people.gestures.index(gesture.name) for gesture in recogniser.manifest.gestures]
+    in_float = [
+        np.array([names[index.vote(one, recogniser.manifest.decision.k).gesture_index] for one in found[n].in_float])
+        for n in asked
+    ]
+    said = head_answers(people, trained, found, asked)
     return {
+        "encoder in float32, zero-shot": accuracy(people, asked, in_float),
         "encoder, zero-shot by pose templates": accuracy(people, asked, [found[n].by_poses for n in asked]),
-        "encoder + head": accuracy(people, asked, [said["embedding"][n] for n in asked]),
-        "front end + head": accuracy(people, asked, [said["tokens"][n] for n in asked]),
-        "front end and encoder + head": accuracy(people, asked, [said["both"][n] for n in asked]),
-        "the bundle as it runs": accuracy(people, asked, [found[n].as_live for n in asked]),
+        **{HEAD_ROWS[reads]: accuracy(people, asked, [answers[n] for n in asked]) for reads, answers in said.items()},
+        RUNS: accuracy(people, asked, [found[n].as_live for n in asked]),
     }
 
 

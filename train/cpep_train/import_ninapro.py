@@ -53,7 +53,8 @@ class Layout:
 
 
 LAYOUTS: dict[Database, Layout] = {
-    "db1": Layout(10, 100.0, 1.0, (2, 5, 7)),  # Otto Bock: the amplitude after rectifying, no raw signal
+    # Otto Bock 13E200: the amplitude after rectifying, no raw signal; volts behind an amplification of about 14 000
+    "db1": Layout(10, 100.0, 1e6 / 14_000, (2, 5, 7)),
     "db2": Layout(12, 2_000.0, 1e6, (2, 5)),  # Delsys Trigno, volts
     "db3": Layout(12, 2_000.0, 1e6, (2, 5), least_channels=10),  # as database 2; two stumps took ten electrodes
     "db5": Layout(16, 200.0, 1.0, (2, 5)),  # two Thalmic Myos, 8-bit counts
