@@ -22,12 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.files import replacing
 from cpep_train.content import Content, content_of, over_recordings
-from cpep_train.corpus import METADATA_FILE, Corpus, Row
+from cpep_train.corpus import FREE_STAGE, METADATA_FILE, Corpus, Row
 
 SPLITS_FILE = "splits.json"
 POSE_RADIUS_RAD = 0.2  # root mean square over the joints: nearer than this is the same pose
 RELATIVE_RAD = 0.1  # a trained gesture at least so far away is another one, a nearer one the same by another name
-_MOST_WITHIN = 0.05  # share of a training recording: what a hand may pass through
+_MOST_WITHIN = 0.05  # share of free movement: what a hand may pass through
+_MOST_OF_A_GESTURE = 0.5  # of a recording of one gesture: it begins and ends where hands rest, and they rest unlike
 _POSES_OF_A_RECORDING = 48  # looked at, evenly spread
 SCHEMA_VERSION = 2
 SAME_MARKS = 0.25  # share of the marks of the shorter recording, from which it is the other or a piece of it
@@ -213,9 +214,10 @@ def _check_poses(corpus: Corpus) -> None:
         apart_rad = [float(_distance_rad(centre_rad, other)) for other in relatives.values()]
         radius_rad[stage] = min([POSE_RADIUS_RAD, *(gap / 2 for gap in apart_rad if gap > RELATIVE_RAD)])
     for row, poses_rad in trained.items():
+        most = _MOST_WITHIN if row.stage == FREE_STAGE else _MOST_OF_A_GESTURE
         for stage, centre_rad in held_out.items():
             share = np.mean(_distance_rad(poses_rad, centre_rad) < radius_rad[stage]) if len(poses_rad) else 0.0
-            if share > _MOST_WITHIN:
+            if share > most:
                 raise DataError(
                     f"{corpus.folder / METADATA_FILE}: {row.filename}, in split train, spends {share:.0%} of its "
                     f"time in the pose of {stage}, which is held out; leave it out, or do not hold {stage} out"
