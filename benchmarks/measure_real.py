@@ -82,6 +82,11 @@ class Set:
     next_wearing: bool = False
     other_days: bool = False
 
+    @property
+    def folder_of_folds(self) -> str:
+        """Sets of one recipe share what was trained."""
+        return self.name.split(",")[0] if self.variants else self.name.replace(", ", "-").replace(" ", "")
+
 
 def _bring_3dc(source: Path, out: Path) -> object:
     numbers = sorted(int(folder.name.removeprefix("Participant")) for folder in source.glob("Participant*"))
@@ -99,8 +104,9 @@ def _bring_wrist(source: Path, out: Path) -> object:
 SETS = (
     Set("3dc", "3dc", _bring_3dc, "NoMotion", 0.05, 8, placed=True, teaching=(1, 2, 3, 4), asked_from=5),
     Set(
-        "3dc, 2 s windows", "3dc", _bring_3dc, "NoMotion", 0.25, 0, placed=True, teaching=(4,), asked_from=5,
-        settings=("windows.window_samples=2000",),
+        "3dc, 2 s windows", "3dc", _bring_3dc, "NoMotion", 0.25, 4, placed=True, teaching=(4,), asked_from=5,
+        settings=("windows.window_samples=2000", "windows.stride_samples=250", "emg.patch_samples=125",
+                  "emg.span_samples=250"),
     ),
     Set("ninapro-db5", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5, movement_folds=MOVEMENT_FOLDS),
     Set(
@@ -174,7 +180,8 @@ def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path,
         judged = asked if judge else set(left_out)
         trained = [n for n, take in enumerate(everyone.takes) if take.person not in judged]
         questions = [n for n, take in enumerate(everyone.takes) if take.person in judged and take.repetition > 1]
-        fold = _Fold(corpus, kept, f"{data.name}-{'all' if judge else number}", tuple(left_out), not no_encoder)
+        name = f"{one.folder_of_folds}-{'all' if judge else number}"
+        fold = _Fold(corpus, kept, name, tuple(left_out), not no_encoder)
         if one.movement_folds:
             _zero_shot(one, everyone, fold, trained, questions, tables)
             continue

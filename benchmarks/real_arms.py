@@ -37,6 +37,8 @@ from cpep_train.realism import features as hudgins
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
 
+_FEW = 10  # people
+
 Values = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Answers = dict[str, dict[str, float]]  # by method and person: balanced accuracy
@@ -223,18 +225,22 @@ def placed_row(people: People, trained: Sequence[int], asked: Sequence[int]) -> 
 
 
 def fold_corpus(base: Corpus, folder: Path, left_out: Sequence[str], held_gestures: Sequence[str] = ()) -> Path:
-    """The recordings of all others, without those left out; a person's last repetition of a gesture validates.
+    """The recordings of all others, without those left out.
 
+    Of few people the last repetition of each gesture validates, of many every sixth person.
     held_gestures: their recordings are asked about and never trained on; people who are left out then stay to be asked
     """
     folder.mkdir()
     last = {(row.user, row.stage): row for row in base.rows}
+    trained = sorted({row.user for row in base.rows} - set(left_out))
+    validating = set(trained[::6]) if len(trained) > _FEW else set()
     rows = []
     for row in base.rows:
         user, stage = row.user in left_out, row.stage in held_gestures
         if user and not held_gestures:
             continue
-        split = "test" if user or stage else "val" if last[row.user, row.stage] == row else "train"
+        validates = row.user in validating if validating else last[row.user, row.stage] == row
+        split = "test" if user or stage else "val" if validates else "train"
         which = "_".join(name for name, held in (("user", user), ("stage", stage)) if held)
         rows.append(replace(row, split=split, held_out_user=user, held_out_stage=stage, generalization=which))
         os.link(base.file(row), folder / base.file(row).name)
