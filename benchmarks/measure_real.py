@@ -23,7 +23,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,7 +56,7 @@ from real_arms import (
     taught_answers,
     trained_bundle,
 )
-from real_poses import MOVEMENT_FOLDS, zero_shot_rows
+from real_poses import BOUND, MOVEMENT_FOLDS, zero_shot_rows
 
 _N_BOOTSTRAPS = 2_000
 _RECALIBRATION_S = 25.0
@@ -125,6 +125,7 @@ class Tables:
 
     name: str
     window_s: float
+    commit: str = field(default_factory=lambda: git_commit() or "unknown")
     questions: dict[str, Answers] = field(default_factory=dict)
 
     def add(self, question: str, rows: Answers) -> None:
@@ -352,23 +353,28 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def write(out: Path, measured: Sequence[Tables], judged: bool) -> None:
-    """The page, its pictures and the figures behind it."""
-    figures = {one.name: one.questions for one in measured}
-    with replacing(out / "real.json") as file:
-        file.write_text(json.dumps({"commit": git_commit(), "judged": judged, "sets": figures}, indent=1) + "\n")
+    """The page, its pictures and the figures behind it; sets that were measured into the same folder before stay."""
+    file = out / "real.json"
+    before = json.loads(file.read_text()) if file.is_file() else {"judged": judged, "sets": {}}
+    tables = {name: Tables(**one) for name, one in before["sets"].items()} if before["judged"] == judged else {}
+    tables |= {one.name: one for one in measured}
+    everything = [tables[one.name] for one in SETS if one.name in tables]
+    with replacing(file) as written:
+        content = {"judged": judged, "sets": {one.name: asdict(one) for one in everything}}
+        written.write_text(json.dumps(content, indent=1) + "\n")
     lines = [
         "# Real arms",
         "",
-        f"`python benchmarks/measure_real.py --data FOLDER --out FOLDER{' --judge OTHER' if judged else ''}`, commit "
-        f"`{git_commit() or 'unknown'}`. Balanced accuracy, mean over people [95 % interval over them]. Bundles hold "
-        "an int8 encoder or a head alone, and answer recordings streamed as live. "
+        f"`python benchmarks/measure_real.py --data FOLDER --out FOLDER{' --judge OTHER' if judged else ''}`. Balanced "
+        "accuracy, mean over people [95 % interval over them]. Bundles hold an int8 encoder or a head, and answer "
+        "recordings streamed as live. "
         + ("People asked about come from a folder that nothing was trained or tuned on. " if judged else
            "The front end's and the head's constants were chosen on these same sets, so only other people's figures "
            "(`--judge`) are free of that choice. ")
         + "Poses of 3DC are templates.",
     ]  # fmt: skip
-    for one in measured:
-        lines += ["", f"## {one.name}, windows of {1000 * one.window_s:.0f} ms", ""]
+    for one in everything:
+        lines += ["", f"## {one.name}, windows of {1000 * one.window_s:.0f} ms, commit `{one.commit[:12]}`", ""]
         questions = _gathered(one.questions)
         methods = list(dict.fromkeys(method for rows in questions.values() for method in rows))
         people = [max(len(rows[m]) for m in rows) for rows in questions.values()]
@@ -407,7 +413,8 @@ def _cell(rows: Answers, method: str) -> str:
     values, most = np.array(list(rows[method].values())), max(map(len, rows.values()))
     low, high = interval(values)
     text = f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
-    best = values.mean() >= max(np.mean(list(people.values())) for people in rows.values() if len(people) == most)
+    rivals = [people for name, people in rows.items() if len(people) == most and name != BOUND]
+    best = method != BOUND and values.mean() >= max(np.mean(list(people.values())) for people in rivals)
     return (f"**{text}**" if best else text) + (f" of {len(values)}" if len(values) < most else "")
 
 

@@ -29,6 +29,7 @@ from real_arms import (
 MOVEMENT_FOLDS = ((2, 5, 7, 12), (1, 4, 8, 10), (3, 6, 9, 11))  # which twelve are held out: our choice
 SEEN, UNSEEN = "seen, 8 ways", "unseen, 4 ways"
 SEEN_AMONG_ALL, UNSEEN_AMONG_ALL, HARMONIC = "seen among all 12", "unseen among all 12", "harmonic mean among all 12"
+BOUND = "the glove's own pose (a bound)"
 _K = 10  # nearest poses that vote
 _RIDGE = 0.05  # of the number of windows
 _EVERY = 3  # training window whose pose is looked up by the ridge
@@ -51,7 +52,7 @@ def zero_shot_rows(
     known = [n for n in asked if seen[people.takes[n].gesture]]
     ways = {
         "levels and log-covariances, ridge to poses": _ridge(people, trained, shown),
-        "the glove's own pose (a bound)": _own_poses(people, trained),
+        BOUND: _own_poses(people, trained),
     }
     first = plain_rows(people, shown, known)
     if bundle is not None:

@@ -104,7 +104,7 @@ def measure_donning(
     flat_uv: the level below which a channel is flat; a band in counts has another
     Raises DataError when there is too little signal, or a channel is flat that ought not to be.
     """
-    levels, dead = _levels(movement_uv, preprocessing, missing, flat_uv, may_be_dead=front_end is not None)
+    levels, dead = live_levels_uv(movement_uv, preprocessing, missing, flat_uv, may_be_dead=front_end is not None)
     orders = list(orders) or [tuple(range(len(levels)))]
     if front_end is None:
         best = _like_pattern(levels, orders, pattern, dead)
@@ -188,11 +188,11 @@ def channel_levels_uv(
     return level_uv
 
 
-def _levels(
+def live_levels_uv(
     movement_uv: Sequence[NDArray[np.float32]],
     preprocessing: Preprocessing,
-    missing: Sequence[int],
-    flat_uv: float,
+    missing: Sequence[int] = (),
+    flat_uv: float = FLAT_UV,
     *,
     may_be_dead: bool,
 ) -> tuple[NDArray[np.float32], tuple[int, ...]]:

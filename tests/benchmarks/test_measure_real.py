@@ -33,7 +33,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_only_covariances_hold_is_found_by_them_and_by_the_bundle_alone(days: Path, tmp_path: Path) -> None:
     main(["--data", str(days), "--out", str(tmp_path)])
 
-    questions = json.loads((tmp_path / "real.json").read_text())["sets"]["myo-longterm"]
+    questions = json.loads((tmp_path / "real.json").read_text())["sets"]["myo-longterm"]["questions"]
     within = {
         method: np.mean(list(people.values())) for method, people in questions["day 1, trials 1-2 -> 3-4"].items()
     }
@@ -57,7 +57,10 @@ def test_people_of_another_folder_are_asked_about_and_nobody_else(days: Path, tm
 
     written = json.loads((tmp_path / "real.json").read_text())
     asked = {
-        person for rows in written["sets"]["myo-longterm"].values() for people in rows.values() for person in people
+        person
+        for rows in written["sets"]["myo-longterm"]["questions"].values()
+        for people in rows.values()
+        for person in people
     }
     assert written["judged"]
     assert asked == {"judged longterm-sub1", "judged longterm-sub2"}

@@ -44,17 +44,18 @@ def test_a_map_from_levels_to_joints_reads_movements_that_it_was_never_shown(peo
 
     sets = json.loads((tmp_path / "real.json").read_text())["sets"]
     assert list(sets) == ["ninapro-db5"]  # ablations are asked for by name
+    questions = sets["ninapro-db5"]["questions"]
     rows = {
         question: {m: np.mean(list(found.values())) for m, found in answers.items()}
-        for question, answers in sets["ninapro-db5"].items()
+        for question, answers in questions.items()
     }
-    assert set(sets["ninapro-db5"][UNSEEN][RIDGE]) == {"db5-01", "db5-02", "db5-03"}
+    assert set(questions[UNSEEN][RIDGE]) == {"db5-01", "db5-02", "db5-03"}
     assert min(rows[question][OWN] for question in rows) > 0.98
     assert rows[SEEN]["log levels + LDA"] > 0.9
     assert rows[SEEN][RIDGE] > 0.8
     assert rows[UNSEEN][RIDGE] > 0.6  # chance is .25
     assert rows[UNSEEN_AMONG_ALL][RIDGE] <= rows[UNSEEN][RIDGE]  # more to choose from
     assert "log levels + LDA" not in rows[UNSEEN]  # it has no name for them
-    for person, harmonic in sets["ninapro-db5"][HARMONIC][OWN].items():
-        two = [sets["ninapro-db5"][question][OWN][person] for question in (SEEN_AMONG_ALL, UNSEEN_AMONG_ALL)]
+    for person, harmonic in questions[HARMONIC][OWN].items():
+        two = [questions[question][OWN][person] for question in (SEEN_AMONG_ALL, UNSEEN_AMONG_ALL)]
         assert min(two) <= harmonic <= max(two)

@@ -147,6 +147,26 @@ def test_statistics_come_from_training_sessions_alone(toy_corpus: Corpus, tiny_r
     np.testing.assert_allclose(statistics.pose_mean_rad, np.concatenate(poses).mean(axis=0), atol=1e-5)
 
 
+def test_an_electrode_that_is_dead_in_one_donning_stops_only_what_reads_each_electrode_by_itself(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    values = tiny_recipe.model_dump() | {"calibration": {"repetitions": 1, "donning": "user"}}
+    raw = Recipe.model_validate(values)
+    values["emg"] |= {"front_end": "mpf", "patch_samples": 10, "span_samples": 40}
+    mpf = Recipe.model_validate(values)
+    corpus = write_toy_corpus(tmp_path / "toy")
+    whole = fit_statistics(corpus, mpf)
+    for row in corpus.rows:
+        if row.user == "u1":
+            with h5py.File(corpus.file(row), "r+") as file:
+                table = file["emg2pose/timeseries"][:]
+                table["emg"][:, 2] = 7.0
+                file["emg2pose/timeseries"][:] = table
+    with pytest.raises(DataError, match="channel 3 is flat"):
+        fit_statistics(corpus, raw)
+    assert fit_statistics(corpus, mpf).scale_uv == pytest.approx(whole.scale_uv, rel=0.2)
+
+
 def test_a_corpus_in_volts_says_so_before_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
     corpus = write_toy_corpus(tmp_path / "toy")
     for row in corpus.rows:

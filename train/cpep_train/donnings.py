@@ -4,12 +4,21 @@ A recipe says what a wearer does to calibrate; the EMG of those recordings is us
 too, because a wearer calibrates before use.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.donning import Donning, Likelihood, Tokens, measure_donning, placements, window_means
+from cpep_edge.donning import (
+    Donning,
+    Likelihood,
+    Tokens,
+    live_levels_uv,
+    measure_donning,
+    placements,
+    window_means,
+)
 from cpep_edge.errors import DataError
 from cpep_edge.head import Head
 from cpep_edge.mpf import MpfSpec
@@ -35,6 +44,7 @@ class Donnings:
         self._corpus, self._recipe, self._preprocessing, self._front_end = corpus, recipe, preprocessing, front_end
         self._head = head
         self._found: dict[DonningKey, Donning] = {}
+        self._levels_uv: dict[DonningKey, NDArray[np.float32]] = {}
 
     def key(self, row: Row) -> DonningKey:
         """Which donning a recording belongs to."""
@@ -80,7 +90,20 @@ class Donnings:
         mean = np.log(levels_uv).mean(axis=0)
         return tuple(round(float(value), 4) for value in mean - mean.mean())
 
-    def _measure(self, row: Row) -> Donning:
+    def live_levels_uv(self, row: Row) -> NDArray[np.float32] | None:
+        """The levels of the electrodes that hear something in a recording's donning; None without calibration."""
+        if not self._recipe.calibration.asked:
+            return None
+        key = self.key(row)
+        if key not in self._levels_uv:
+            movements, missing = self._movements(row), [number - 1 for number in self._corpus.masked_channels]
+            may_be_dead = self._recipe.emg.front_end == "mpf"
+            with self._named(row):
+                found, dead = live_levels_uv(movements, self._preprocessing, missing, may_be_dead=may_be_dead)
+            self._levels_uv[key] = np.delete(found, dead)
+        return self._levels_uv[key]
+
+    def _movements(self, row: Row) -> list[NDArray[np.float32]]:
         movements, calibration = self.calibration_rows(row), self._recipe.calibration
         if not movements:
             asked = " or ".join(calibration.stages) or "any gesture"
@@ -88,18 +111,27 @@ class Donnings:
                 f"{self._corpus.folder}: session {row.session} of {row.user}, wrist {row.side}, has no recording "
                 f"of {asked} to calibrate with"
             )
-        orders = []
+        return [self._emg(movement) for movement in movements]
+
+    def _measure(self, row: Row) -> Donning:
+        orders, calibration = [], self._recipe.calibration
         if self._head is not None:
             orders = placements(self._recipe.signal.n_channels, calibration.max_turn, calibration.mirrored)
-        try:
+        movements = self._movements(row)
+        with self._named(row):
             return measure_donning(
-                [self._emg(movement) for movement in movements],
+                movements,
                 self._preprocessing,
                 self._front_end,
                 orders=orders,
                 missing=[number - 1 for number in self._corpus.masked_channels],
                 likelihood=self._likelihood(),
             )
+
+    @contextmanager
+    def _named(self, row: Row) -> Iterator[None]:
+        try:
+            yield
         except DataError as error:
             raise DataError(f"{self._corpus.folder}, session {row.session} of {row.user}: {error}") from error
 

@@ -307,9 +307,9 @@ def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
 def _typical_level_uv(corpus: Corpus, recipe: Recipe, numbers: Sequence[int]) -> float | None:
     """The geometric mean of the channel levels of some sessions: the best guess for one that was not calibrated."""
     donnings = Donnings(corpus, recipe, recipe.preprocessing(1.0))
-    levels_uv = [donnings.of(corpus.rows[number]).level_uv for number in numbers]
+    levels_uv = [donnings.live_levels_uv(corpus.rows[number]) for number in numbers]
     measured = [level for level in levels_uv if level is not None]
-    return float(np.exp(np.mean(np.log(measured)))) if measured else None
+    return float(np.exp(np.mean(np.log(np.concatenate(measured))))) if measured else None
 
 
 def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
