@@ -1,4 +1,4 @@
-"""What watching costs: `live --web` with a browser on it for minutes; CPU, memory, delay, and pictures of the page.
+"""What watching costs: `live --web` with a browser on it for minutes, the browser's work too; and pictures of the page.
 
     python benchmarks/measure_live.py my.cpep PROMPTED --out benchmarks/results/live-page
 
@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,11 +51,23 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One process at one moment."""
+    """Processes at one moment."""
 
     time_s: float
     cpu_s: float
     rss_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What was seen while a page was open: each second `live`, the page's renderer and all of Chromium."""
+
+    live: list[Sample]
+    renderer: list[Sample]
+    chromium: list[Sample]
+    heap_mb: tuple[float, float]  # of the page's JavaScript after a collection, at the beginning and at the end
+    settled_s: float  # from when on the browser's figures count: pictures were taken before
+    summary: dict  # that live ends with
 
 
 def main() -> None:
@@ -65,6 +77,7 @@ def main() -> None:
     parser.add_argument("prompted", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder for live.md and the pictures")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--pictures", action=argparse.BooleanOptionalAction, default=True, help="take them anew")
     options = parser.parse_args()
     corpus = Corpus.open(options.prompted)
     wearer = corpus.rows[-1].user
@@ -72,9 +85,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile.json"
         calibrate(options.bundle, files, profile)
-        samples, summary = watch(options.bundle, files["Prompted"], profile, options.minutes * 60, options.out)
+        watched = watch(
+            options.bundle, files["Prompted"], profile, options.minutes * 60, options.out if options.pictures else None
+        )
     with replacing(options.out / "live.md") as path:
-        path.write_text(report(options.bundle, samples, summary))
+        path.write_text(report(options.bundle, watched))
 
 
 def calibrate(bundle: Path, files: dict[str, Path], profile: Path) -> None:
@@ -85,25 +100,66 @@ def calibrate(bundle: Path, files: dict[str, Path], profile: Path) -> None:
         subprocess.run([*map(str, command), "--out", str(profile)], check=True, stdout=subprocess.DEVNULL)
 
 
-def watch(bundle: Path, session: Path, profile: Path, seconds: float, out: Path) -> tuple[list[Sample], dict]:
-    """Run live with a browser on its page; returns a sample each second, and the summary that live ends with."""
+def watch(bundle: Path, session: Path, profile: Path, seconds: float, pictures: Path | None) -> Watched:
+    """Run live with a browser on its page; pictures: folder for them."""
     command = (*CPEP_EDGE, "live", bundle, "--profile", profile, "--web", "--web-port", "0", "--json")
     with simulated(session) as port, tempfile.TemporaryFile("w+") as lines:
         arguments = [*map(str, command), "--port", port, "--seconds", str(seconds)]
         live = subprocess.Popen(arguments, stdout=lines, stderr=subprocess.PIPE, text=True)
         url = next(line.split()[1] for line in live.stderr or () if line.startswith("open http"))
-        samples, pictured = [], False
+        watched = Watched([], [], [], (0.0, 0.0), 0.0, {})
         with browser(url) as page:
+            began_s, settled_s, heap_mb = time.monotonic(), None, []
             while live.poll() is None:
-                samples.append(sample(live.pid))
+                watched.live.append(sample([live.pid]))
+                chromium = processes_below(page.service.process.pid)
+                watched.chromium.append(sample(list(chromium)))
+                watched.renderer.append(sample([pid for pid, command in chromium.items() if shows_the_page(command)]))
                 time.sleep(1)
-                if not pictured and samples[-1].time_s - samples[0].time_s > PICTURE_AFTER_S:
-                    take_pictures(page, out)
-                    pictured = True
+                now_s = time.monotonic() - began_s
+                if settled_s is None and now_s > PICTURE_AFTER_S:
+                    if pictures is not None:
+                        take_pictures(page, pictures)
+                        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+                    settled_s = time.monotonic() - began_s + 5
+                    heap_mb.append(heap_after_collection_mb(page))
+                if len(heap_mb) == 1 and now_s > seconds - 5:
+                    heap_mb.append(heap_after_collection_mb(page))
         if live.returncode != 0:
             raise CpepError(f"live ended with status {live.returncode}")
         lines.seek(0)
-        return samples[:-1], json.loads(lines.readlines()[-1])
+        summary = json.loads(lines.readlines()[-1])
+        return replace(watched, heap_mb=(heap_mb[0], heap_mb[-1]), settled_s=settled_s or 0.0, summary=summary)
+
+
+def processes_below(pid: int) -> dict[int, str]:
+    """The command lines of all processes that a process started, or they did."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                parents.setdefault(parent, []).append(int(folder.name))
+    found, waiting = {}, parents.get(pid, [])
+    while waiting:
+        one = waiting.pop()
+        with suppress(OSError):
+            found[one] = Path(f"/proc/{one}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        waiting += parents.get(one, [])
+    return found
+
+
+def shows_the_page(command: str) -> bool:
+    """Whether a process of Chromium runs a page: there is one, and one spare that does nothing."""
+    return "--type=renderer" in command
+
+
+def heap_after_collection_mb(page: "WebDriver") -> float:
+    """What the page's JavaScript keeps."""
+    page.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+    page.execute_cdp_cmd("Performance.enable", {})
+    metrics = page.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return next(one["value"] for one in metrics if one["name"] == "JSHeapUsedSize") / 1e6
 
 
 @contextmanager
@@ -124,7 +180,7 @@ def browser(url: str) -> "Iterator[WebDriver]":
 
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,800"):
         options.add_argument(argument)
     page = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
     try:
@@ -137,39 +193,57 @@ def browser(url: str) -> "Iterator[WebDriver]":
 def take_pictures(page: "WebDriver", out: Path) -> None:
     """The page while a gesture is made, by daylight, by night and on a phone."""
     out.mkdir(parents=True, exist_ok=True)
+    patient_until_s = time.monotonic() + 60
     for name, (width, height, scale, scheme) in PICTURES.items():
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
         page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         media = {"media": "print"} if scheme == "print" else {"media": ""}
         features = [{"name": "prefers-color-scheme", "value": "dark" if scheme == "dark" else "light"}]
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", media | {"features": features})
-        end_s = time.monotonic() + 15
-        while page.execute_script("return document.getElementById('gesture').className") and time.monotonic() < end_s:
+        while page.execute_script("return document.getElementById('gesture').className"):
+            if time.monotonic() > patient_until_s:
+                break
             time.sleep(0.1)
         time.sleep(0.4)  # until the hand has moved
         shot = page.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         (out / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
-def sample(pid: int) -> Sample:
-    """A process as Linux sees it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    rss_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return Sample(time.monotonic(), sum(map(int, fields[11:13])) / _TICKS_A_SECOND, rss_pages * _PAGE_BYTES / 1e6)
+def sample(pids: list[int]) -> Sample:
+    """Processes as Linux sees them; one that ended meanwhile counts no more."""
+    cpu_ticks = rss_pages = 0
+    for pid in pids:
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            rss_pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            cpu_ticks += sum(map(int, fields[11:13]))
+    return Sample(time.monotonic(), cpu_ticks / _TICKS_A_SECOND, rss_pages * _PAGE_BYTES / 1e6)
 
 
-def report(bundle: Path, samples: list[Sample], summary: dict) -> str:
-    """The figures as Markdown."""
+def figures(what: str, samples: list[Sample], settled_s: float) -> list[tuple[str, str]]:
+    """Rows of CPU and memory, from `settled_s` after the first sample on."""
     times = np.array([each.time_s for each in samples]) - samples[0].time_s
-    rss = np.array([each.rss_mb for each in samples])
-    settled = times > min(60.0, times[-1] / 4)
-    share = (samples[-1].cpu_s - samples[0].cpu_s) / times[-1]
-    growth = np.polyfit(times[settled] / 60, rss[settled], 1)[0]
+    settled = times >= settled_s
+    times, chosen = times[settled], [each for each, counts in zip(samples, settled, strict=True) if counts]
+    rss = np.array([each.rss_mb for each in chosen])
+    share = (chosen[-1].cpu_s - chosen[0].cpu_s) / (times[-1] - times[0])
+    growth = np.polyfit(times / 60, rss, 1)[0]
+    return [
+        (f"CPU of {what}", f"{100 * share:.1f} % of a core"),
+        ("its resident memory, at first / at the end", f"{rss[0]:.0f} / {rss[-1]:.0f} MB"),
+        ("its trend", f"{growth:+.3f} MB a minute"),
+    ]
+
+
+def report(bundle: Path, watched: Watched) -> str:
+    """The figures as Markdown."""
+    summary, minutes = watched.summary, (watched.live[-1].time_s - watched.live[0].time_s) / 60
     manifest, link, machine = Bundle(bundle).manifest, summary["link"], this_machine()
     rows = [
-        ("CPU of `live --web`, all its threads", f"{100 * share:.1f} % of a core"),
-        ("resident memory after a minute / at the end", f"{rss[settled][0]:.0f} / {rss[-1]:.0f} MB"),
-        ("its trend after the first minute", f"{growth:+.3f} MB a minute"),
+        *figures("`live --web`, all its threads", watched.live, min(60.0, 15 * minutes)),
+        *figures("the page: Chromium's renderer", watched.renderer, watched.settled_s),
+        *figures("all of Chromium, which draws without a GPU here", watched.chromium, watched.settled_s),
+        ("the page's JavaScript heap, at first / at the end", "{:.2f} / {:.2f} MB".format(*watched.heap_mb)),
         ("delay p50 / p99, last byte to decision", f"{summary['delay_p50_ms']:.1f} / {summary['delay_p99_ms']:.1f} ms"),
         ("decisions; windows at rest, encoder asleep", f"{summary['n_decisions']}; {summary['rest_hops']}"),
         ("hops skipped", str(summary["skipped_hops"])),
@@ -178,11 +252,12 @@ def report(bundle: Path, samples: list[Sample], summary: dict) -> str:
     about = (
         f"`python benchmarks/measure_live.py {bundle.name} PROMPTED`, commit `{git_commit()[:12]}`; a **simulated** "
         f"person on a simulated band, {manifest.n_channels} channels, windows of {manifest.window_samples} samples; "
-        f"{machine.n_cpus} cores, {machine.cpu}, load {machine.load_1min:.1f}. The browser's own work is not counted."
+        f"{machine.n_cpus} cores, {machine.cpu}, load {machine.load_1min:.1f}. All panels are shown, at 1280x800; "
+        f"Chromium counts from {watched.settled_s:.0f} s on."
     )
     return "\n".join(
         [
-            f"# {times[-1] / 60:.0f} minutes of `live --web` with a browser on it\n",
+            f"# {minutes:.0f} minutes of `live --web` with a browser on it\n",
             about + "\n",
             "| what | figure |",
             "| --- | --: |",

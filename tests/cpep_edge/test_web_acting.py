@@ -546,7 +546,7 @@ def test_in_a_browser_two_people_who_act_at_once_are_told_and_a_device_that_vani
     server, acting, _ = page
     browser.get(server.url)
     see(browser, GESTURE, lambda name: name == "Rest")
-    assert ask(server, "record", {"gestures": ["Fist"], "seconds": 60})[0] == 200  # somebody else
+    assert ask(server, "record", {"gestures": ["Fist"], "seconds": 600})[0] == 200  # somebody else
     see(browser, DOING, bool)
     do(browser, "calibrate")
     refused = "document.getElementById('refused').textContent"
