@@ -92,7 +92,7 @@ def served(
     names: tuple[str, str] = ("Low", "High"),
     **options: object,
 ) -> Iterator[tuple[FedSource, ViewServer]]:
-    with running(hand, donning, names) as (source, view), ViewServer(view, port=0, **options) as server:  # type: ignore[arg-type]
+    with running(hand, donning, names) as (source, view), ViewServer(view, **{"port": 0, **options}) as server:  # type: ignore[arg-type]
         yield source, server
 
 
@@ -322,6 +322,34 @@ def test_axe_finds_no_fault_without_a_signal_while_held_with_help_and_after_the_
             assert axe_faults(browser) == []
     see(browser, "document.body.dataset.link", lambda link: link == "gone")
     assert axe_faults(browser) == []
+
+
+@pytest.mark.slow
+def test_a_page_that_was_left_open_goes_on_with_the_next_run(browser) -> None:  # type: ignore[no-untyped-def]
+    names = "[...document.querySelectorAll('#shares .name')].map((name) => name.textContent)"
+    with served() as (_, server):
+        browser.get(server.url)
+        see(browser, names, lambda shown: shown == ["Low", "High"])
+        port = server.port
+    see(browser, "document.body.dataset.link", lambda link: link == "gone")
+    with served(names=("Rest", "PowerGrip"), port=port) as (source, server), Feeder(source, 1.0):
+        assert server.port == port
+        see(browser, names, lambda shown: shown == ["Rest", "Power grip"])
+        see(browser, GESTURE, lambda name: name == "Power grip")
+        see(browser, "document.body.dataset.link", lambda link: link == "live")
+
+
+@pytest.mark.slow
+def test_a_browser_without_websocket_is_told_so(browser) -> None:  # type: ignore[no-untyped-def]
+    gone = {"source": "delete window.WebSocket"}
+    script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", gone)
+    try:
+        with served() as (_, server):
+            browser.get(server.url)
+            see(browser, "document.getElementById('link').textContent",
+                lambda text: text == "this browser has no WebSocket: open the page in another one")  # fmt: skip
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
 
 
 @pytest.mark.slow
