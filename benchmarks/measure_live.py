@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CPEP_EDGE = (sys.executable, "-m", "cpep_edge")
 PICTURE_AFTER_S = 20.0  # of signal, so that the last minute has something to show
+SETTLED_S = 120.0  # from then on the browser counts: what the page keeps, the last minute at most, is complete
 PICTURES = {  # width, height, pixels a pixel, colours
     "light": (1280, 800, 1, "light"),
     "dark": (1280, 800, 1, "dark"),
@@ -66,7 +67,7 @@ class Watched:
     renderer: list[Sample]
     chromium: list[Sample]
     heap_mb: tuple[float, float]  # of the page's JavaScript after a collection, at the beginning and at the end
-    settled_s: float  # from when on the browser's figures count: pictures were taken before
+    settled_s: float  # from when on the browser's figures count
     summary: dict  # that live ends with
 
 
@@ -117,12 +118,13 @@ def watch(bundle: Path, session: Path, profile: Path, seconds: float, pictures: 
                 watched.renderer.append(sample([pid for pid, command in chromium.items() if shows_the_page(command)]))
                 time.sleep(1)
                 now_s = time.monotonic() - began_s
-                if settled_s is None and now_s > PICTURE_AFTER_S:
-                    if pictures is not None:
-                        take_pictures(page, pictures)
-                        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-                    settled_s = time.monotonic() - began_s + 5
+                if pictures is not None and now_s > PICTURE_AFTER_S:
+                    take_pictures(page, pictures)
+                    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+                    pictures = None
+                if settled_s is None and now_s > min(SETTLED_S, seconds / 4):
                     heap_mb.append(heap_after_collection_mb(page))
+                    settled_s = time.monotonic() - began_s
                 if len(heap_mb) == 1 and now_s > seconds - 5:
                     heap_mb.append(heap_after_collection_mb(page))
         if live.returncode != 0:
