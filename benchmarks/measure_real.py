@@ -73,6 +73,7 @@ class Set:
     rest: str
     stride_s: float
     n_folds: int  # of people that are left out in turn; 0: nobody is
+    head: HeadChoice = "tokens"  # what bundles answer with; auto: as validation people, of which there are enough, say
     placed: bool = False
     settings: tuple[str, ...] = ()
     movement_folds: tuple[tuple[int, ...], ...] = ()  # movements that are held out in turn, of twelve with poses
@@ -114,7 +115,7 @@ SETS = (
         movement_folds=MOVEMENT_FOLDS[:1], variants=("random-init", "mean-pooling", "frozen-emg", "trainable-pose"),
     ),
     Set("ninapro-db1", "ninapro-db1", _bring_ninapro("db1"), "Rest", 0.1, 4, movement_folds=MOVEMENT_FOLDS),
-    Set("myo-wrist", "myo-wrist", _bring_wrist, "Rest", 0.1, 4, teaching=(0,), next_wearing=True),
+    Set("myo-wrist", "myo-wrist", _bring_wrist, "Rest", 0.1, 4, head="auto", teaching=(0,), next_wearing=True),
     Set("myo-longterm", "myo-wrist", import_myo_longterm, "Rest", 0.1, 0, other_days=True),
 )  # fmt: skip
 
@@ -189,7 +190,7 @@ def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path,
         rows = plain_rows(everyone, trained, questions)
         if one.placed:
             rows |= placed_row(everyone, trained, questions)
-        bundle = fold.bundle(recipe, "tokens")
+        bundle = fold.bundle(recipe, one.head)
         if bundle is not None:
             rows |= left_out_rows(everyone, bundle, questions)
         tables.add("person left out", rows)
@@ -227,9 +228,10 @@ class _Fold:
         if not (work / "fold.cpep").is_dir():
             if not self.may_train:
                 return None
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            fold_corpus(self.corpus, work / "corpus", self.left_out, held)
+            if not (work / "run" / "checkpoint.json").is_file():
+                shutil.rmtree(work, ignore_errors=True)
+                work.mkdir(parents=True)
+                fold_corpus(self.corpus, work / "corpus", self.left_out, held)
         return trained_bundle(work / "corpus", recipe, work, head)
 
 

@@ -259,7 +259,7 @@ class Trained:
 
 def trained_bundle(corpus: Path, recipe: Recipe, work: Path, head: HeadChoice) -> Trained:
     """Train on a fold and export; everything lies in `work`."""
-    if not (work / "fold.cpep").is_dir():
+    if not (work / "run" / "checkpoint.json").is_file():
         train(recipe, corpus, work / "run", skip_bad=True)
     checkpoint = load_checkpoint(work / "run")
     if not (work / "fold.cpep").is_dir():
