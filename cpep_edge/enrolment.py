@@ -46,7 +46,7 @@ from cpep_edge.session import Session
 from cpep_edge.session_trial import check_session
 from cpep_edge.trust import SigningKey
 
-N_NEAREST_POSES = 3  # to a window of EMG; one follows chance, ten forget the gesture
+N_NEAREST_POSES = 3  # to a window of EMG; k = 1 is noisy, k = 10 blurs the gesture
 _HOPS_A_WINDOW = 10  # of a session
 _RATE_TOLERANCE = 0.005  # as live
 _N_ASKED = 200  # prototypes of a gesture that confusions are counted on

@@ -6,7 +6,7 @@ CpepError
 ├── TrainingError     a training diverged, collapsed, or learnt nothing
 ├── ArtifactError     a checkpoint, bundle, program or index cannot be trusted or read
 ├── PowerError        a power meter that is not there, must not be read, or stopped
-└── LinkError         the wristband or the port it hangs on
+└── LinkError         the wristband, or the port that it is connected to
     ├── LinkTimeout   nothing answered in time (also a TimeoutError)
     └── FrameError    bytes that are no frame (counted, rarely raised)
 
@@ -39,7 +39,7 @@ class PowerError(CpepError):
 
 
 class LinkError(CpepError):
-    """The wristband, or the port it hangs on, failed."""
+    """The wristband, or the port that it is connected to, failed."""
 
 
 class LinkTimeout(LinkError, TimeoutError):  # noqa: N818 - the name says what happened

@@ -3,7 +3,6 @@
 So a page is written once, its links work in the repository too, and `mkdocs build --strict` checks each of them.
 """
 
-import inspect
 import posixpath
 import re
 import subprocess
@@ -16,7 +15,6 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-_FIELD = re.compile(r"^    (\w+): (.+?)(?: = .+?)?(?:  # (.+))?$")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -69,30 +67,19 @@ def _commands() -> str:
 
 
 def _recipes() -> str:
-    """Every setting of a recipe: its type and default from the model, its meaning from the comment behind it."""
-    from cpep_train import recipe
+    """Every setting of a recipe, a table a section."""
+    from cpep_train.recipe_keys import recipe_keys
 
-    sections = [
-        "# Recipes",
-        "A recipe is a TOML file; [train/README.md](../train/README.md#recipes) shows whole ones. These are all the "
-        "settings, section by section. `--set section.key=value` changes one.",
-    ]
-    parts = [one for _, one in inspect.getmembers(recipe, inspect.isclass) if one.__module__ == recipe.__name__]
-    for part in sorted(parts, key=lambda one: inspect.getsourcelines(one)[1]):
-        said = {}
-        for base in reversed(part.__mro__):
-            if base.__module__ == recipe.__name__:
-                matches = map(_FIELD.match, inspect.getsource(base).splitlines())
-                said.update({found[1]: (found[2], found[3] or "") for found in matches if found})
-        fields = getattr(part, "model_fields", {})
-        if part.__name__.startswith("_") or not fields:
-            continue
-        sections.append(f"## {part.__name__}\n\n{inspect.getdoc(part) or ''}")
-        rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-        for key, field in fields.items():
-            default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
-            kind, meaning = said[key]
-            cells = (f"`{key}`", f"`{kind}`", default, meaning)
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        sections.append("\n".join(rows))
-    return "\n\n".join(sections) + "\n"
+    text = (
+        "# Recipes\n\nA recipe is a TOML file; [train/README.md](../train/README.md#recipes) shows whole ones. These "
+        "are all the settings, as `cpep-edge recipes show` prints them. `--set section.key=value` changes one.\n"
+    )
+    section = None
+    for key in recipe_keys():
+        table, _, name = key.name.rpartition(".")
+        if table != section:
+            section = table
+            text += f"\n## {table or 'Recipe'}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
+        cells = (f"`{name}`", f"`{key.kind}`", f"`{key.default}`" if key.default else "required", key.meaning)
+        text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return text

@@ -31,7 +31,7 @@ class Ppk2(Meter):
 
         Raises PowerError when `ppk2-api` is not installed or no PPK2 answers.
         """
-        self.instrument = Instrument(f"PPK2 in a supply of {supply_mv} mV", "what hangs on the PPK2", PPK2_RATE_HZ)
+        self.instrument = Instrument(f"PPK2 in a supply of {supply_mv} mV", "what the PPK2 supplies", PPK2_RATE_HZ)
         self._port, self._supply_v, self._clock = port, supply_mv * 1e-3, clock
         with self._telling():
             self._ppk2 = _open_ppk2(port)

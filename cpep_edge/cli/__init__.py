@@ -83,8 +83,8 @@ app.add_typer(gestures.app, name="gestures", rich_help_panel="From a model to a 
 
 @app.callback(invoke_without_command=True)
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure, and debug logs.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")] = False,
 ) -> None:
     """Read hand gestures from wrist EMG on the device: train, export, run live, measure."""
     if version:

@@ -13,8 +13,8 @@ from cpep_edge.cli.trust import KeyOption, TrustOption
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and report.html.")],
-    runs: Annotated[int, typer.Option(help="Timed runs of each part, at least 200.")] = 200,
-    threads: Annotated[int, typer.Option(help="Threads of the encoder.")] = 1,
+    runs: Annotated[int, typer.Option(help="Timed runs of each part; 200 or more.")] = 200,
+    threads: Annotated[int, typer.Option(help="Threads for the encoder.")] = 1,
     power: Annotated[
         str,
         typer.Option(
@@ -22,15 +22,14 @@ def bench(
         ),
     ] = "auto",
     vs: Annotated[
-        list[str] | None, typer.Option(help="Peer to time beside ours, again and again: onnxruntime, hnswlib, ...")
+        list[str] | None,
+        typer.Option(help="Another library to compare with: onnxruntime, hnswlib, ...; may be repeated."),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Training that the bundle came from, for peers of its encoder and libemg.")
+        Path | None, typer.Option(help="Training run that the bundle was exported from; needed by some --vs.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Corpus of the training: calibrates int8 of peers, judges libemg.")
-    ] = None,
-    band: Annotated[str | None, typer.Option(help="Port of a wristband that is to time its own engine.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Corpus that the run was trained on; needed by some --vs.")] = None,
+    band: Annotated[str | None, typer.Option(help="Port of a wristband; the band times its own inference.")] = None,
     timeout_s: Timeout = None,
     baud: Baud = None,
     boot_s: Boot = None,
@@ -38,7 +37,7 @@ def bench(
     trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Measure latency, start-up, memory and energy of a bundle here; its golden inputs must hold first."""
+    """Measure latency, start-up, memory and energy of a bundle on this machine."""
     from cpep_bench.markdown import markdown
     from cpep_bench.run import Options, run_bench
     from cpep_bridge.devices import LinkOptions
@@ -58,10 +57,10 @@ def bench(
 def compare(
     before: Annotated[Path, typer.Argument(help="report.json of the earlier run.")],
     after: Annotated[Path, typer.Argument(help="report.json of the later run.")],
-    budget: Annotated[Path | None, typer.Option(help="TOML file of the largest ratios allowed.")] = None,
+    budget: Annotated[Path | None, typer.Option(help="TOML file with the largest allowed ratios.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what changed beyond noise between two reports; exit 1 when something went past its budget."""
+    """Compare two bench reports: what changed by more than noise; exit status 1 if a budget is exceeded."""
     from cpep_bench.compare import caveats, compare_reports, read_budget
     from cpep_bench.report import read_report
 

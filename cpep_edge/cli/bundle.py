@@ -21,7 +21,9 @@ Search = Literal["auto", "hnsw", "exact"]
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished training run; box: the encoder that comes along.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished training run; or `box`, the encoder that ships with cpep-edge.")
+    ],
     out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.cpep.")],
     data: Annotated[
         Path | None, typer.Option(help="Corpus: calibration windows, reference poses, evaluation; box needs none.")
@@ -29,15 +31,21 @@ def export(
     target: Annotated[
         Target | None,
         typer.Option(
-            help="What it will run on; linux is x86-64. A chip's bundle runs here too.", show_default="this machine"
+            help="Device to export for; linux is x86-64. Bundles for chips run here too.", show_default="this machine"
         ),
     ] = None,
     chip: Annotated[
-        str | None, typer.Option(help="A chip by name, nrf54l15 for one; refuse what does not fit.")
+        str | None, typer.Option(help="Chip by name, such as nrf54l15; fail if the bundle does not fit.")
     ] = None,
-    chip_ram: Annotated[int | None, typer.Option(min=1, help="KiB of RAM that the chip has; refuse more.")] = None,
-    chip_flash: Annotated[int | None, typer.Option(min=1, help="KiB of flash that the chip has; refuse more.")] = None,
-    quant: Annotated[Quantisation, typer.Option(help="auto: the smallest that keeps the votes.")] = "auto",
+    chip_ram: Annotated[
+        int | None, typer.Option(min=1, help="RAM of the chip in KiB; fail if the bundle needs more.")
+    ] = None,
+    chip_flash: Annotated[
+        int | None, typer.Option(min=1, help="Flash of the chip in KiB; fail if the bundle needs more.")
+    ] = None,
+    quant: Annotated[
+        Quantisation, typer.Option(help="Quantisation; auto: the smallest one that keeps the accuracy.")
+    ] = "auto",
     head: Annotated[
         HeadChoice,
         typer.Option(
@@ -45,16 +53,25 @@ def export(
             "encoder's embedding, or both. auto: what reads most of the validation recordings."
         ),
     ] = "auto",
-    index: Annotated[Search, typer.Option(help="How poses are searched; auto: as is faster at their number.")] = "auto",
-    pose_encoder: Annotated[bool, typer.Option(help="Let gestures be enrolled by joint angles.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Export although it loses more than is allowed.")] = False,
+    index: Annotated[
+        Search, typer.Option(help="Search of the pose index; auto: the faster one for its size.")
+    ] = "auto",
+    pose_encoder: Annotated[
+        bool, typer.Option(help="Include the pose encoder, so that gestures can be added from joint angles.")
+    ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Export even if accuracy drops by more than the limit.")
+    ] = False,
     bundle_version: Annotated[
-        int | None, typer.Option(min=1, help="A device that checks signatures refuses lower ones.", show_default="next")
+        int | None,
+        typer.Option(
+            min=1, help="Version of the bundle; devices that check signatures refuse to go back.", show_default="next"
+        ),
     ] = None,
     sign: SignOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
 ) -> None:
-    """Make a device bundle: int8 encoder, compact pose index, golden inputs, and a manifest with their hashes."""
+    """Export a run as a bundle for a device: int8 encoder, pose index, test inputs, and a manifest with hashes."""
     chip_target = target if target == "cortex-m" or target == "ethos-u55" or target == "ethos-u85" else None
     if chip_target is None and (chip or chip_ram or chip_flash):
         raise typer.BadParameter("only cortex-m and ethos-u have a chip", param_hint="--chip, --chip-ram, --chip-flash")
@@ -104,7 +121,7 @@ def inspect(
     key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
 ) -> None:
-    """Show what is inside a bundle: target, sizes, gestures, what each step of the export cost, who signed it."""
+    """Show what is inside a bundle: target, sizes, gestures, accuracy after each export step, signer."""
     from cpep_edge.bundle import Bundle
 
     _print_manifest(Bundle.open(bundle, key).manifest, as_json)
@@ -115,14 +132,14 @@ def verify(
     key: KeyOption = None,
     trust: TrustOption = False,
     hashes: Annotated[
-        bool, typer.Option("--hashes", help="Only compare hashes and, with a key, the signature; run nothing.")
+        bool, typer.Option("--hashes", help="Check only hashes and, with a key, the signature; run nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Recompute every hash, open everything, run the golden inputs; fail at the first thing that is off.
+    """Check a bundle: its hashes, its files, and the answers to its test inputs.
 
-    With a key, the signature is checked first, before anything of the bundle is read by a parser or run. Golden inputs
-    run in a process of their own: one that crashes is a bundle that is refused.
+    With a key, the signature is checked before anything else. Test inputs run in a separate process, so that a crash
+    only fails the check.
     """
     from cpep_edge.trust import configured_key
     from cpep_edge.verify import verify_bundle

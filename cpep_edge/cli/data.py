@@ -52,30 +52,41 @@ class Form(StrEnum):
     parquet = "parquet"
 
 
-app = typer.Typer(help="Simulate, import, look at and pass on recordings.", no_args_is_help=True)
-imports = typer.Typer(help="Write recordings of other sets as sessions.", no_args_is_help=True)
+app = typer.Typer(help="Simulate, import, inspect and export recordings.", no_args_is_help=True)
+imports = typer.Typer(help="Import recordings of other data sets as sessions.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Replace an earlier output that was changed since; never what is not ours.")
+    bool,
+    typer.Option(
+        "--force", help="Replace an earlier output even if it was changed since; other files are never replaced."
+    ),
 ]
 
 
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    users: Annotated[int, typer.Option(min=1, help="Simulated people; every fourth is held out.")] = 12,
-    sessions_per_user: Annotated[int, typer.Option(min=1, help="Donnings of the band by each.")] = 2,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each stage of a session.")] = 10.0,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same corpus, bit for bit.")] = 0,
+    users: Annotated[
+        int, typer.Option(min=1, help="Number of simulated people; every fourth is held out for testing.")
+    ] = 12,
+    sessions_per_user: Annotated[
+        int, typer.Option(min=1, help="Sessions of each person; the band is put on again for each.")
+    ] = 2,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each gesture in a session.")] = 10.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed; the same seed gives the same corpus, bit for bit.")
+    ] = 0,
     free_seconds: Annotated[
         float,
-        typer.Option(
-            min=0.0, help="Free movement of people who are not held out, and gestures for validation; 0: none."
-        ),
+        typer.Option(min=0.0, help="Also simulate this many seconds of free movement of the training people; 0: none."),
     ] = 0.0,
     prompted: Annotated[
-        int | None, typer.Option(min=1, help="Instead: sessions for eval --protocol live, each gesture so often.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead simulate sessions for eval --protocol live, with this many repetitions of each gesture.",
+        ),
     ] = None,
     force: ForceOption = False,
 ) -> None:
@@ -109,21 +120,23 @@ Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 
 
 def _how_to_write(
-    hold_out_people: Annotated[str, typer.Option(help="People never trained on, by commas: S1,S3.")] = "",
-    validation_people: Annotated[str, typer.Option(help="People to choose by, by commas: S4.")] = "",
-    hold_out_gestures: Annotated[str, typer.Option(help="Gestures never trained on, by commas.")] = "",
-    rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW: what a gesture is to be called.")] = None,
-    channels: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all without it.")] = "",
+    hold_out_people: Annotated[
+        str, typer.Option(help="People to hold out for testing, separated by commas: S1,S3.")
+    ] = "",
+    validation_people: Annotated[str, typer.Option(help="People for validation, separated by commas: S4.")] = "",
+    hold_out_gestures: Annotated[str, typer.Option(help="Gestures to hold out for testing, separated by commas.")] = "",
+    rename: Annotated[list[str] | None, typer.Option(help="Rename a gesture: OLD=NEW.")] = None,
+    channels: Annotated[str, typer.Option(help="Channels to keep, such as 1-8 or 1,3,5-7; default: all.")] = "",
     skip_start_s: Annotated[
-        float, typer.Option(min=0, help="Left out of each recording's start, while people react.")
+        float, typer.Option(min=0, help="Seconds to skip at the start of each recording, while people react.")
     ] = 0.0,
     resample_hz: Annotated[
-        float | None, typer.Option(min=1, help="Write at this rate.", show_default="as recorded")
+        float | None, typer.Option(min=1, help="Resample to this rate in Hz.", show_default="as recorded")
     ] = None,
-    choices: Annotated[Path | None, typer.Option("--choices", help="TOML with the same options as keys.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read, and say what was understood; write nothing.")
-    ] = False,
+    choices: Annotated[
+        Path | None, typer.Option("--choices", help="TOML file that gives these options as keys.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be imported; write nothing.")] = False,
     force: ForceOption = False,
 ) -> dict[str, Any]:
     """What every importer takes by name; the options go over the file of choices."""
@@ -325,7 +338,7 @@ def info(
     path: Annotated[Path, typer.Argument(help="Corpus folder or session file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Read every sample of a corpus and say what is there, and what is broken."""
+    """Check a corpus or a session: what it holds, and what is broken."""
     from cpep_train.corpus import corpus_info
 
     with progress("reading") as advance:
@@ -385,7 +398,7 @@ def pack(
     url: Annotated[str, typer.Option(help="Where you will put the shards: s3://bucket/folder, gs://, https://.")] = "",
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, about.")] = 256,
 ) -> None:
-    """Pack a corpus into shards that training streams from object storage; the small files stay the corpus."""
+    """Pack a corpus into shards that training can stream from object storage."""
     from cpep_train.shards import pack_corpus
 
     if out.exists():

@@ -22,9 +22,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-out"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Simulate people, train, evaluate, export to int8, run live over a simulated wristband, and report.
+    """Run everything once: simulate people, train, evaluate, export, run live on a simulated band, report.
 
-    A second run keeps the people and the training of the first, and goes on where that was interrupted.
+    A second run continues where the first was interrupted.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine
 

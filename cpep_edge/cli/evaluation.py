@@ -27,24 +27,27 @@ class Asked(StrEnum):
     all = "all"
 
 
-Run = Annotated[Path, typer.Argument(help="Folder of a finished training run; of a bundle, for live.")]
-Data = Annotated[Path, typer.Option(help="Corpus: test recordings are asked, training people's poses answer.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a finished training run; bundle folder for --protocol live.")]
+Data = Annotated[
+    Path, typer.Option(help="Corpus folder; its test split is evaluated against the poses of the training split.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def evaluate(
     run: Run,
     data: Data,
-    protocol: Annotated[Asked, typer.Option(help="What to ask.")] = Asked.zero_shot,
+    protocol: Annotated[Asked, typer.Option(help="What to evaluate.")] = Asked.zero_shot,
     report: Annotated[
-        Path | None, typer.Option(help="Folder for an HTML page, JSON, CSV, LaTeX, and each figure as SVG and PDF.")
+        Path | None,
+        typer.Option(help="Also write a report to this folder: HTML, JSON, CSV, LaTeX, and figures as SVG and PDF."),
     ] = None,
     key: KeyOption = None,
     trust: TrustOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values; not for live.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV; not for --protocol live.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a run on people and gestures that its training never saw, after an audit for leakage."""
+    """Evaluate a run on people and gestures that it was not trained on, after a check for leakage."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if as_csv and (as_json or protocol is Asked.live):
         raise typer.BadParameter("give it without --json, and with another protocol than live", param_hint="--csv")
@@ -75,10 +78,10 @@ def robustness(
     run: Run,
     data: Data,
     out: Annotated[Path | None, typer.Option(help="Folder for robustness.json, .md and .png.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of electrodes, frames and noise that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random faults.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Accuracy with the band turned, electrodes dead, gains adrift, noise, frames lost, the clock jittering."""
+    """Measure accuracy under faults: turned band, dead electrodes, gain drift, noise, lost frames, clock jitter."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from cpep_train.checkpoint import load_checkpoint

@@ -22,7 +22,7 @@ def list_gestures(
     key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show each gesture, how many prototypes it has, and which other gesture lies nearest to it."""
+    """List gestures: how many prototypes each has, and which other gesture is most similar."""
     from cpep_edge.bundle import Bundle
     from cpep_edge.enrolment import Confusion, confusions
     from cpep_edge.pose_index import load_index
@@ -70,15 +70,18 @@ def add(
     bundle: BundleArgument,
     name: Annotated[str, typer.Argument(help="Name of the new gesture.")],
     from_pose: Annotated[
-        Path | None, typer.Option(help="Joint angles: CSV in radians, one row held or several with time_s; or HDF5.")
+        Path | None,
+        typer.Option(help="Joint angles in radians: CSV with one row, or several with a time_s column; or HDF5."),
     ] = None,
-    from_session: Annotated[Path | None, typer.Option(help="A few seconds of its EMG, from cpep-edge record.")] = None,
-    profile: Annotated[Path | None, typer.Option(help="The session's calibration, from cpep-edge calibrate.")] = None,
+    from_session: Annotated[
+        Path | None, typer.Option(help="A few seconds of EMG of the gesture, from cpep-edge record.")
+    ] = None,
+    profile: Annotated[Path | None, typer.Option(help="Calibration of that session, from cpep-edge calibrate.")] = None,
     key: KeyOption = None,
     trust: TrustOption = False,
     sign: SignOption = None,
 ) -> None:
-    """Teach a bundle a gesture, from joint angles alone or from a few seconds of EMG; nothing is trained."""
+    """Add a gesture from joint angles or from a few seconds of EMG; nothing is trained."""
     from cpep_edge.calibration import load_profile
     from cpep_edge.enrolment import OpenBundle, add_from_session, add_gesture, prototypes_from_pose
     from cpep_edge.left_out import CAN_WIN
@@ -120,7 +123,7 @@ def rename(
     trust: TrustOption = False,
     sign: SignOption = None,
 ) -> None:
-    """Change how a gesture's name reads on the screen and the page; its label, in sinks and files, stays."""
+    """Change the name of a gesture on the screen and the page; sinks and files keep its label."""
     from cpep_edge.enrolment import OpenBundle, rename_gesture
     from cpep_edge.outside import printable
     from cpep_edge.trust import load_signing_key
@@ -135,12 +138,12 @@ def rename(
 @app.command("remove")
 def remove(
     bundle: BundleArgument,
-    name: Annotated[str, typer.Argument(help="The gesture to forget.")],
+    name: Annotated[str, typer.Argument(help="Gesture to remove.")],
     key: KeyOption = None,
     trust: TrustOption = False,
     sign: SignOption = None,
 ) -> None:
-    """Make a bundle forget a gesture."""
+    """Remove a gesture."""
     from cpep_edge.enrolment import OpenBundle, remove_gesture
     from cpep_edge.trust import load_signing_key
 

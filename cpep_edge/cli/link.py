@@ -22,24 +22,26 @@ if TYPE_CHECKING:
 
 def simulate(
     sessions: Annotated[list[Path], typer.Argument(help="emg2pose session files, played back to back.")],
-    link: Annotated[Path | None, typer.Option(help="Make this symbolic link to the pty.")] = None,
-    speed: Annotated[float, typer.Option(min=0.01, help="Times real time.")] = 1.0,
-    loss: Annotated[float, typer.Option(min=0, max=1, help="Chance of a frame to be lost.")] = 0.0,
-    corrupt: Annotated[float, typer.Option(min=0, max=1, help="Chance of a frame to be damaged.")] = 0.0,
-    device: Annotated[str, typer.Option(help="What to be: cpep, cyton, cyton-daisy, chords, or a profile.")] = "cpep",
+    link: Annotated[Path | None, typer.Option(help="Make a symbolic link with this name to the pty.")] = None,
+    speed: Annotated[float, typer.Option(min=0.01, help="Playback speed; 2 is twice real time.")] = 1.0,
+    loss: Annotated[float, typer.Option(min=0, max=1, help="Probability that a frame is lost.")] = 0.0,
+    corrupt: Annotated[float, typer.Option(min=0, max=1, help="Probability that a frame is damaged.")] = 0.0,
+    device: Annotated[
+        str, typer.Option(help="Device to simulate: cpep, cyton, cyton-daisy, chords, or a device profile.")
+    ] = "cpep",
     firmware: Annotated[
-        bool, typer.Option("--firmware", help="Be the band's own C firmware, built on first use.")
+        bool, typer.Option("--firmware", help="Run the band's own C firmware, which is built on first use.")
     ] = False,
     model: Annotated[
-        Path | None, typer.Option(help="With --firmware: a bundle for cortex-m that the band itself runs.")
+        Path | None, typer.Option(help="With --firmware: cortex-m bundle for the band to run itself.")
     ] = None,
-    drift: Annotated[float, typer.Option(help="How much too fast the device's clock runs, ppm.")] = 0.0,
-    once: Annotated[bool, typer.Option("--once", help="End with the sessions, rather than start over.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
+    drift: Annotated[float, typer.Option(help="Clock error of the device in ppm; positive runs fast.")] = 0.0,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the last session; default: start over.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random faults.")] = 0,
     key: KeyOption = None,
     trust: TrustOption = False,
 ) -> None:
-    """Be a wristband: play sessions on a pty, byte for byte as a band would send them."""
+    """Simulate a wristband: play recorded sessions on a pty, byte for byte as a band sends them."""
     from cpep_bridge.simulated_boards import simulate_device
     from cpep_edge.bundle import Bundle
     from cpep_edge.session import Session
@@ -72,18 +74,26 @@ def simulate(
 
 def record(
     port: Annotated[str | None, PortOption] = None,
-    out: Annotated[Path | None, typer.Option(help="Session file to write, or with --prompt the corpus folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Session file to write; with --prompt, corpus folder to write.")
+    ] = None,
     device: Device = "cpep",
     device_config: DeviceConfig = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal; else Ctrl-C does.")] = None,
-    prompt: Annotated[Path | None, typer.Option(help="TOML list of what the wearer is asked to do.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop after this many seconds of signal; default: on Ctrl-C.")
+    ] = None,
+    prompt: Annotated[Path | None, typer.Option(help="TOML file that lists what the wearer is asked to do.")] = None,
     split: Annotated[
         Literal["train", "val", "test"] | None,
-        typer.Option(help="What all that is prompted is for.", show_default="last repetitions test, those before val"),
+        typer.Option(
+            help="Put all prompted recordings into this split.", show_default="last repetitions test, those before val"
+        ),
     ] = None,
-    stage: Annotated[str, typer.Option(help="Label of a recording without prompts.")] = "unconstrained",
+    stage: Annotated[str, typer.Option(help="Gesture label of a recording without prompts.")] = "unconstrained",
     user: Annotated[str, typer.Option(help="Who wears the band.")] = "user",
-    session: Annotated[str, typer.Option(help="Name of this donning of the band.")] = "session",
+    session: Annotated[
+        str, typer.Option(help="Name of this session, from putting the band on to taking it off.")
+    ] = "session",
     side: Annotated[Literal["left", "right"], typer.Option(help="Which arm.")] = "right",
     reconnect_s: Reconnect = 30.0,
     timeout_s: Timeout = None,
@@ -91,13 +101,15 @@ def record(
     boot_s: Boot = None,
     raw: Annotated[
         Path | None,
-        typer.Option(help="Keep every byte of the line here too: a pcap, read again by --port file://PATH."),
+        typer.Option(help="Also save every byte of the line as a pcap file; --port file://PATH plays it again."),
     ] = None,
-    recover: Annotated[Path | None, typer.Option(help="Make the session of a journal that was left behind.")] = None,
+    recover: Annotated[
+        Path | None, typer.Option(help="Restore the session from the .part file that a killed recording left behind.")
+    ] = None,
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as one JSON object.")] = False,
 ) -> None:
-    """Record a wristband as emg2pose sessions; a kill loses at most the last second."""
+    """Record a wristband as emg2pose sessions; if the program is killed, at most the last second is lost."""
     from cpep_bridge import recording
     from cpep_bridge.devices import open_source
     from cpep_bridge.prompts import load_prompts, record_prompts
@@ -137,13 +149,13 @@ def record(
 
 
 def devices(
-    port: Annotated[list[str] | None, typer.Option(help=f"Ask here too. {PORT_HELP}")] = None,
+    port: Annotated[list[str] | None, typer.Option(help=f"Also look here. {PORT_HELP}")] = None,
     timeout_s: Timeout = None,
     baud: Baud = None,
     boot_s: Boot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List serial ports and what answered on them, be it a wristband or another board."""
+    """List serial ports, and the wristbands and boards that answer on them."""
     from cpep_bridge.ports import find_ports
 
     found = find_ports(port or (), timeout_s=timeout_s, baud=baud, boot_s=boot_s)
@@ -165,11 +177,11 @@ def devices(
 
 
 def doctor(
-    port: Annotated[str | None, typer.Option(envvar="CPEP_PORT", help="Listen to the device here as well.")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Check that this bundle's encoder runs here as well.")] = None,
+    port: Annotated[str | None, typer.Option(envvar="CPEP_PORT", help="Also check the device on this port.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Also check that this bundle's encoder runs here.")] = None,
     device: Device = "cpep",
     device_config: DeviceConfig = None,
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long to listen.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds to listen to the device.")] = 3.0,
     timeout_s: Timeout = None,
     baud: Baud = None,
     boot_s: Boot = None,
@@ -177,7 +189,7 @@ def doctor(
     trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check packages, the bundle's library, ports, rights, latency, line and electrodes, and say what to do."""
+    """Check packages, ports, permissions, latency, the link and the electrodes, and say what to do about faults."""
     from cpep_bridge.devices import LinkOptions
     from cpep_bridge.doctor import examine
 
@@ -199,10 +211,10 @@ def doctor(
 def soak(
     seconds: Annotated[float, typer.Option(min=1.0, help="Of signal.")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="Folder for soak.json and soak.md.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the signal and the harm.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the signal and the faults.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Run the link under constant harm, and compare every sample and every count with the truth."""
+    """Stress the link with faults, and compare every sample and count with what was sent."""
     from cpep_bench.machine import this_machine
     from cpep_bridge.soak import as_json_object, to_markdown
     from cpep_bridge.soak import soak as run

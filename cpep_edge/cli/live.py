@@ -26,17 +26,35 @@ if TYPE_CHECKING:
 
 _SCREENS_A_SECOND = 12
 
+_OUTPUTS, _DECISIONS, _PAGE = "Where decisions go", "How to decide", "The page"  # panels of --help
+
 MinConfidence = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Reject windows with a smaller share of votes.", show_default="the bundle's"),
+    typer.Option(
+        rich_help_panel=_DECISIONS,
+        min=0,
+        max=1,
+        help="Reject windows whose best gesture has a smaller share of the votes.",
+        show_default="the bundle's",
+    ),
 ]
 DebounceMs = Annotated[
     float | None,
-    typer.Option(min=0, help="Decide once a gesture was seen for so long.", show_default="the bundle's"),
+    typer.Option(
+        rich_help_panel=_DECISIONS,
+        min=0,
+        help="Time in ms for which a gesture must be seen before it is decided on.",
+        show_default="the bundle's",
+    ),
 ]
 RefractoryMs = Annotated[
     float | None,
-    typer.Option(min=0, help="After a gesture, wait so long for the next.", show_default="the bundle's"),
+    typer.Option(
+        rich_help_panel=_DECISIONS,
+        min=0,
+        help="Time in ms after a gesture before another can be decided on.",
+        show_default="the bundle's",
+    ),
 ]
 BundlePath = Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")]
 
@@ -45,54 +63,112 @@ def live(
     bundle: BundlePath,
     port: Annotated[str | None, PortOption] = None,
     device: Device = "cpep",
-    device_config: DeviceConfig = None,
-    reconnect_s: Reconnect = 30.0,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so much signal.")] = None,
-    hop_ms: Annotated[
-        float | None, typer.Option(min=5.0, help="Time between two decisions.", show_default="the bundle's")
+    profile: Annotated[
+        Path | None, typer.Option(help="Calibration of this session, written by cpep-edge calibrate.")
     ] = None,
-    timeout_s: Timeout = None,
-    baud: Baud = None,
-    boot_s: Boot = None,
-    profile: Annotated[Path | None, typer.Option(help="This session's calibration, from cpep-edge calibrate.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Serve a page that shows the run in a browser.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this many seconds of signal.")] = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print JSON lines: one for each decision, then a summary.")
+    ] = False,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=_OUTPUTS,
+            help="Also send decisions to FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.",
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            "--map", rich_help_panel=_OUTPUTS, help="TOML file that maps gestures to keys, mouse, MIDI or OSC."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", rich_help_panel=_OUTPUTS, help="With --map: print what would be done, and do nothing."
+        ),
+    ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=_OUTPUTS, help="Record EMG, decisions and link events in this folder, for replay."
+        ),
+    ] = None,
     max_risk: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Be silent so often that at most this share of windows is wrong.")
+        float | None,
+        typer.Option(
+            rich_help_panel=_DECISIONS,
+            min=0,
+            max=1,
+            help="Reject uncertain windows until the estimated error rate is at most this.",
+        ),
     ] = None,
     min_confidence: MinConfidence = None,
     debounce_ms: DebounceMs = None,
     refractory_ms: RefractoryMs = None,
     wake: Annotated[
-        str | None, typer.Option(help="Gesture that, made twice, has others count for a while.", show_default="none")
+        str | None,
+        typer.Option(
+            rich_help_panel=_DECISIONS,
+            help="Ignore gestures until this one is made twice, and again after 10 s without any.",
+            show_default="none",
+        ),
     ] = None,
     adapt: Annotated[
-        bool, typer.Option("--adapt", help="Follow the wearer's drift; helps where the band was not calibrated.")
+        bool,
+        typer.Option(
+            "--adapt",
+            rich_help_panel=_DECISIONS,
+            help="Adapt to slow changes of the signal; helps if the band was not calibrated.",
+        ),
     ] = False,
-    sink: Annotated[
-        list[str] | None, typer.Option(help="FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.")
+    hop_ms: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_DECISIONS, min=5.0, help="Time in ms between two decisions.", show_default="the bundle's"
+        ),
     ] = None,
-    mapping: Annotated[
-        Path | None,
-        typer.Option("--map", help="TOML file: gestures to keys, mouse, MIDI, OSC."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --map: only say what would be done.")] = False,
-    record: Annotated[Path | None, typer.Option(help="Folder that keeps EMG, decisions and link events.")] = None,
     on_device: Annotated[
-        bool, typer.Option("--on-device", help="Show what the band recognises itself; the host runs no encoder.")
+        bool,
+        typer.Option(
+            "--on-device",
+            rich_help_panel=_DECISIONS,
+            help="Show the gestures that the band itself recognises; the host only listens.",
+        ),
     ] = False,
-    web: Annotated[bool, typer.Option("--web", help="Show it in a browser.")] = False,
     web_host: Annotated[
-        str, typer.Option(help="Address to serve on; any but this machine needs a token.")
+        str,
+        typer.Option(
+            rich_help_panel=_PAGE, help="Address of the page; if other machines can reach it, a token protects it."
+        ),
     ] = "127.0.0.1",
-    web_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    web_port: Annotated[
+        int, typer.Option(rich_help_panel=_PAGE, min=0, max=65535, help="Port of the page; 0 chooses a free one.")
+    ] = 8765,
     web_token: Annotated[
-        str | None, typer.Option(envvar="CPEP_WEB_TOKEN", help="What a browser must give.", show_default="a new one")
+        str | None,
+        typer.Option(
+            rich_help_panel=_PAGE,
+            envvar="CPEP_WEB_TOKEN",
+            help="Token that a browser must give.",
+            show_default="a new one",
+        ),
     ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="With --web: open it in this machine's browser.")] = False,
+    open_page: Annotated[
+        bool,
+        typer.Option("--open", rich_help_panel=_PAGE, help="With --web: open the page in this machine's browser."),
+    ] = False,
+    device_config: DeviceConfig = None,
+    reconnect_s: Reconnect = 30.0,
+    timeout_s: Timeout = None,
+    baud: Baud = None,
+    boot_s: Boot = None,
     key: KeyOption = None,
     trust: TrustOption = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: a decision each, then a summary.")] = False,
 ) -> None:
-    """Recognise gestures from a wristband on a serial port, as they happen."""
+    """Recognise gestures from a wristband as they happen."""
     from cpep_edge.live_run import live as run_live
 
     if port is None and not web:
@@ -158,9 +234,9 @@ def replay(
     bundle: BundlePath,
     key: KeyOption = None,
     trust: TrustOption = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON lines, as live prints them.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="Print JSON lines, as live does.")] = False,
 ) -> None:
-    """Decide again on a recorded run: with the same bundle, the same decisions bit for bit."""
+    """Recognise gestures in a recorded run; the same bundle gives the same decisions, bit for bit."""
     from cpep_edge.bundle import Bundle
     from cpep_edge.live_recording import is_of_bundle
     from cpep_edge.live_recording import replay as decide
@@ -182,11 +258,11 @@ def replay(
 def calibrate(
     bundle: BundlePath,
     port: Port,
-    out: Annotated[Path, typer.Option(help="Profile to write, for live --profile.")] = Path("profile.json"),
+    out: Annotated[Path, typer.Option(help="File to write, for live --profile.")] = Path("profile.json"),
     device: Device = "cpep",
     device_config: DeviceConfig = None,
-    rest_seconds: Annotated[float, typer.Option(min=0, help="Of rest before; 0 leaves it out.")] = 5.0,
-    seconds: Annotated[float, typer.Option(min=2.0, help="Of movement to listen to.")] = 20.0,
+    rest_seconds: Annotated[float, typer.Option(min=0, help="Seconds of rest at the start; 0 skips it.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=2.0, help="Seconds of movement after that.")] = 20.0,
     timeout_s: Timeout = None,
     baud: Baud = None,
     boot_s: Boot = None,
@@ -194,7 +270,7 @@ def calibrate(
     key: KeyOption = None,
     trust: TrustOption = False,
 ) -> None:
-    """Measure this arm for half a minute: how strong each electrode is, how the band sits turned, how quiet rest is."""
+    """Calibrate for half a minute after putting the band on: signal levels, how the band is turned, and rest."""
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import calibrate as measure

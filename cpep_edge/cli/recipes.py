@@ -7,13 +7,13 @@ import typer
 
 from cpep_edge.cli.output import print_json, stdout
 
-app = typer.Typer(help="What can be trained: recipes, variants, and every key.", no_args_is_help=True)
+app = typer.Typer(help="List training recipes, their variants, and all their settings.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command("list")
 def list_recipes(as_json: AsJson = False) -> None:
-    """List the recipes and the variants that come with the project, with their first line."""
+    """List the recipes and variants that ship with cpep-edge."""
     from cpep_train.recipe import shipped_recipes, shipped_variants
 
     kinds = {"recipes": shipped_recipes(), "variants": shipped_variants()}
@@ -33,11 +33,15 @@ def list_recipes(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    recipe: Annotated[str, typer.Argument(help="By path or name, with variants; none: the keys alone.")] = "",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over the recipe.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe by path or name, with variants; default: show the settings alone.")
+    ] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe setting: section.key=value.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show every key with its type, its default and its meaning, and what a recipe says of it."""
+    """Show every setting: type, default, meaning, and its value in a recipe."""
     from cpep_train.recipe import load_recipe
     from cpep_train.recipe_keys import recipe_keys
 

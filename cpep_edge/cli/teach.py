@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cpep_edge.taught import Taught
     from cpep_edge.teaching import Teaching
 
-_SPLIT = "Names, separated by commas."
+_SPLIT = "Names separated by commas."
 
 
 def teach(
@@ -33,23 +33,27 @@ def teach(
     gestures: Annotated[
         str | None,
         typer.Option(
-            help=f"What to teach. {_SPLIT} Or a TOML file with gestures = [...].",
+            help=f"Gestures to teach. {_SPLIT} Or a TOML file with gestures = [...].",
             show_default="Fist,Open,Point,WristFlexion,WristExtension",
         ),
     ] = None,
-    repetitions: Annotated[int, typer.Option(min=1, max=50, help="Of each gesture, rest in between.")] = 3,
+    repetitions: Annotated[int, typer.Option(min=1, max=50, help="Repetitions of each gesture.")] = 3,
     again: Annotated[
         str | None,
-        typer.Option(help=f"Repeat these of a taught bundle; all: each, after the band was put on anew. {_SPLIT}"),
+        typer.Option(help=f"Record these gestures again; all: every one, after putting the band on again. {_SPLIT}"),
     ] = None,
-    added: Annotated[str | None, typer.Option("--with", help=f"Teach these as well. {_SPLIT}")] = None,
-    left_out: Annotated[str | None, typer.Option("--without", help=f"Leave these out. {_SPLIT}")] = None,
+    added: Annotated[str | None, typer.Option("--with", help=f"Add these gestures. {_SPLIT}")] = None,
+    left_out: Annotated[str | None, typer.Option("--without", help=f"Remove these gestures. {_SPLIT}")] = None,
     trained: Annotated[
         Path | None,
-        typer.Option("--from", help="A trained bundle for this band; its encoder is tried, its poses stay."),
+        typer.Option(
+            "--from", help="Start from this trained bundle: its encoder is used if it helps, its gestures stay."
+        ),
     ] = None,
-    live: Annotated[bool, typer.Option("--live/--no-live", help="Recognise at once, when it is taught.")] = True,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Of recognising, then stop.")] = None,
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Start recognising when the lesson is over.")] = True,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop recognising after this many seconds of signal.")
+    ] = None,
     reconnect_s: Reconnect = 30.0,
     timeout_s: Timeout = None,
     baud: Baud = None,
@@ -57,12 +61,14 @@ def teach(
     key: KeyOption = None,
     trust: TrustOption = False,
     sign: SignOption = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="JSON lines: what was taught, then as live.")] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print JSON lines: what was taught, then as live does.")
+    ] = False,
 ) -> None:
-    """Teach a band its wearer's own gestures: no training, no poses, any band of two channels or more.
+    """Teach a bundle your own gestures, on any band with two or more channels. No training, no poses.
 
-    You are shown what to do: each gesture three times, with rest in between, a minute and a half for five. Ctrl-C loses
-    nothing: the same command goes on.
+    You are shown what to do: each gesture three times, with rest in between; five gestures take a minute and a half.
+    If you stop with Ctrl-C, nothing is lost: run the same command again to go on.
     """
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle

@@ -12,23 +12,25 @@ from cpep_edge.cli.output import print_csv, print_json, stderr, stdout
 
 Launch = Literal["slurm", "local"]
 StageName = Literal["emg-mae", "pose-mae", "align"]
-_RECIPE = (
-    "A recipe by path, or by name: cpep, demo, micro, 3dc, own-band; with variants laid over it: cpep+mean-pooling+ema."
-)
+_RECIPE = "Recipe by path or name: cpep, demo, micro, 3dc, own-band; add variants with +: cpep+mean-pooling+ema."
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help=_RECIPE)],
     data: Annotated[Path, typer.Option(help="Corpus folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    stage: Annotated[StageName | None, typer.Option(help="Only this stage, anew.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over the recipe.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="A finished run to distil, for recipes that do: micro.")] = None,
+    stage: Annotated[StageName | None, typer.Option(help="Run only this stage again.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe setting: section.key=value.")
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Finished run to distil from; the micro recipe needs one.")
+    ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out recordings that cannot be used; the run says which.")
+        bool, typer.Option("--skip-bad", help="Skip recordings that cannot be used; the run lists them.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was interrupted.")] = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; by the corpus' size.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Data-loader processes.")] = None,
 ) -> None:
     """Train CPEP: masked auto-encoding of EMG and of pose, then contrastive alignment.
 
@@ -67,19 +69,22 @@ def train(
 def sweep(
     recipes: Annotated[list[str], typer.Argument(help="Recipes as `train` takes them.")],
     data: Annotated[Path, typer.Option(help="Corpus folder.")],
-    out: Annotated[Path, typer.Option(help="Folder of all runs; what is finished there is not done again.")],
-    seeds: Annotated[str, typer.Option(help="Seeds, by commas.")] = "0",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value over every recipe.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all runs; finished runs in it are kept.")],
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting of every recipe: section.key=value.")
+    ] = None,
     launch: Annotated[
-        Launch | None, typer.Option(help="Submit every run at once, by submitit, and wait.", show_default="run here")
+        Launch | None, typer.Option(help="Submit all runs at once with submitit, and wait.", show_default="run here")
     ] = None,
     launch_set: Annotated[
-        list[str] | None, typer.Option(help="Of submitit: slurm_partition=gpu, gpus_per_node=1, timeout_min=600.")
+        list[str] | None,
+        typer.Option(help="Submitit parameter: slurm_partition=gpu, gpus_per_node=1, timeout_min=600."),
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train and evaluate a list of recipes, and print one table; sweep.md, .json, .csv, .tex, .svg and .pdf keep it."""
+    """Train and evaluate several recipes, and compare them in a table: sweep.md, .json, .csv, .tex, .svg and .pdf."""
     _quiet_threads()
 
     from cpep_bench.machine import this_machine

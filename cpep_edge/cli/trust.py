@@ -11,26 +11,33 @@ from cpep_edge.cli.output import stderr, stdout
 from cpep_edge.errors import CpepError
 from cpep_edge.trust import ROOT_FILE
 
+_TRUST = "Trust"
+
 KeyOption = Annotated[
     Path | None,
     typer.Option(
         "--key",
+        rich_help_panel=_TRUST,
         envvar="CPEP_EDGE_KEY",
-        help="Public key or root file that must vouch for the bundle; without it cpep-edge/root.json or key.pem under "
-        "~/.config or /etc.",
+        help="Accept only bundles signed by this public key or root file; default: cpep-edge/root.json or key.pem in "
+        "~/.config or /etc, if there.",
     ),
 ]
 TrustOption = Annotated[
     bool,
-    typer.Option("--trust", help="The code of this very bundle may run here, now and later, although no key says so."),
+    typer.Option(
+        "--trust",
+        rich_help_panel=_TRUST,
+        help="Allow this bundle's code to run here from now on, although no key signed it.",
+    ),
 ]
-SignOption = Annotated[Path | None, typer.Option("--sign", help="Secret key that signs the bundle.")]
+SignOption = Annotated[Path | None, typer.Option("--sign", help="Sign the bundle with this secret key.")]
 
 
 def keygen(
     out: Annotated[Path, typer.Argument(help="File for the secret key; the public one goes beside it, as OUT.pub.")],
 ) -> None:
-    """Make a pair of Ed25519 keys: the secret one signs bundles, the public one goes on the devices that check them."""
+    """Make a pair of Ed25519 keys: a secret one to sign bundles, and a public one for devices to check them."""
     from cpep_edge.trust import generate_keys
 
     public = generate_keys(out)
@@ -41,7 +48,7 @@ def sign(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     key: Annotated[Path, typer.Option("--key", help="Secret key, from cpep-edge keygen.")],
 ) -> None:
-    """Sign a bundle that exists, after checking its hashes."""
+    """Sign an existing bundle after checking its hashes."""
     from cpep_edge.bundle import sign_bundle
     from cpep_edge.trust import load_signing_key
 
@@ -57,18 +64,23 @@ def ask_password() -> Callable[[str], str] | None:
 
 
 def root(
-    out: Annotated[Path, typer.Argument(help="Root file to write; where there is one, its next version.")],
-    sign: Annotated[list[Path], typer.Option("--sign", help="Secret root key; after a change one old and one new.")],
+    out: Annotated[Path, typer.Argument(help="Root file to write; an existing one gets its next version.")],
+    sign: Annotated[
+        list[Path],
+        typer.Option("--sign", help="Secret root key to sign with; when root keys change, one old and one new."),
+    ],
     allow: Annotated[
         list[Path] | None,
-        typer.Option("--allow", help="Public key that may sign bundles; one left out is revoked. Without: as before."),
+        typer.Option(
+            "--allow", help="Public key that may sign bundles; keys left out are revoked. Default: unchanged."
+        ),
     ] = None,
     root_key: Annotated[
         list[Path] | None,
-        typer.Option("--root-key", help="Public key that may sign root files. Without: as before, or those of --sign."),
+        typer.Option("--root-key", help="Public key that may sign root files. Default: unchanged, or those of --sign."),
     ] = None,
 ) -> None:
-    """Say in one signed file which keys may sign bundles, so that a key can be replaced, or revoked when it is lost."""
+    """Write a signed list of the keys that may sign bundles, so that keys can be replaced or revoked."""
     from cpep_edge.root_file import load_root, write_root
     from cpep_edge.trust import load_public_key, load_signing_key
 
@@ -85,7 +97,7 @@ def root(
 def trust(
     root_file: Annotated[Path, typer.Argument(help="Root file, from cpep-edge root.")],
 ) -> None:
-    """Ask for the keys of a root file from now on; a later version of it takes its place, an older one never."""
+    """Install a root file: from now on only bundles signed by its keys run here. Older versions are refused."""
     from cpep_edge.root_file import install_root
     from cpep_edge.trust import user_configuration
 

@@ -34,14 +34,14 @@ def try_out(
     out: Annotated[
         Path | None, typer.Option(help=f"Folder to keep {BUNDLE} and the recordings in.", show_default="nothing stays")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=1, help="Stop after so much signal.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Stop after this many seconds of signal.")] = None,
     web_host: Annotated[
-        str, typer.Option(help="Address of the page; 0.0.0.0 lets a phone look, by a code in the terminal.")
+        str, typer.Option(help="Address of the page; with 0.0.0.0 a phone can open it, by the code in the terminal.")
     ] = "127.0.0.1",
-    web_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    web_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 chooses a free one.")] = 8765,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
-    """See it work: a simulated wearer teaches five gestures and makes them; a page shows the hand. No training."""
+    """See it work: a simulated wearer teaches five gestures and makes them; a page shows the hand."""
     from cpep_bridge.simulator import SimulatedBand
     from cpep_edge.bundle import MANIFEST_FILE
     from cpep_edge.cli.live import live
