@@ -159,7 +159,8 @@ def test_the_examples_run_on_a_simulated_band(worn: np.ndarray, bundle: Path, tm
     with SimulatedBand([worn], RATE_HZ, once=True) as band:
         answer = python("", "examples/gestures.py", bundle, band.port)
         assert (answer.returncode, answer.stderr) == (0, "")
-        assert [line.split()[2] for line in answer.stdout.splitlines()][-2:] == list(GESTURES)
+        told = [line.split()[2] for line in answer.stdout.splitlines()]
+        assert [name for name in told if name != "unknown"][-2:] == list(GESTURES)
     with SimulatedBand([worn], RATE_HZ, speed=2, once=True) as band:
         answer = python("", "examples/signal_levels.py", band.port)
         assert (answer.returncode, answer.stderr) == (0, "")
