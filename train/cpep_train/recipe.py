@@ -156,7 +156,7 @@ class AlignStage(_Stage):
     distillation: Distillation | None = None  # None: no teacher
     emg_start: Literal["mae", "random"] = "mae"  # what the EMG encoder starts from; random leaves out stage emg-mae
     train_emg: bool = True  # False: the encoder stays as its auto-encoding left it, only the projection learns
-    train_pose: bool = False  # True: the published ablation that fails
+    train_pose: bool = False  # True: an ablation that fails as published, and what helps small encoders on covariances
     apart_s: float = Field(default=0.0, ge=0)  # windows of one recording in a batch start at least so far apart
     ema_decay: float | None = Field(default=None, gt=0, lt=1)  # keep a moving average of the weights in their place
 
