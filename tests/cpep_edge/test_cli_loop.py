@@ -49,7 +49,7 @@ def lines_of(answer: subprocess.CompletedProcess[str]) -> tuple[list[dict], dict
 
 
 def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path, session: Path) -> None:
-    with simulated(str(session), "--speed", "4", "--once") as port:
+    with simulated(str(session), "--speed", "1", "--once") as port:
         answer = run("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json")
     assert answer.returncode == 0, answer.stderr
     decisions, summary = lines_of(answer)
