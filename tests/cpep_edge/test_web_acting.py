@@ -1,6 +1,7 @@
 """What a page may do with a run, by its protocol: who may, one thing at a time, refusals in words."""
 
 import csv
+import contextlib
 import json
 import re
 import subprocess
@@ -471,10 +472,15 @@ def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downlo
     see(browser, TOLD, lambda text: str(text).startswith("taught Rest, Fist, Open, "))
     see(browser, "document.getElementById('calibrated').textContent", lambda text: text == "as taught")
 
+    from selenium.common.exceptions import StaleElementReferenceException
+
     browser.find_element("id", "act").click()
-    name = browser.find_element("css selector", "#known input[aria-label='How Fist reads']")
-    name.clear()
-    name.send_keys("Play music\n")
+    for _ in range(10):
+        with contextlib.suppress(StaleElementReferenceException):  # the list is drawn anew when the bundle is known
+            name = browser.find_element("css selector", "#known input[aria-label='How Fist reads']")
+            name.clear()
+            name.send_keys("Play music\n")
+            break
     see(browser, "[...document.querySelectorAll('#shares .name')].map((name) => name.textContent)",
         lambda names: names == ["Rest", "Play music", "Open"])  # fmt: skip
     for text, file in (("Download the bundle", "bundle.zip"), ("user_page_Fist_1.hdf5", "user_page_Fist_1.hdf5")):
