@@ -1,7 +1,7 @@
 """What a page may do with a run, by its protocol: who may, one thing at a time, refusals in words."""
 
-import csv
 import contextlib
+import csv
 import json
 import re
 import subprocess
