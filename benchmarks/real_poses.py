@@ -5,6 +5,7 @@ twelve, of the people trained on, are in the index. Shapes as in `real_arms`; J 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,6 @@ _K = 10  # nearest poses that vote
 _RIDGE = 0.05  # of the number of windows
 _EVERY = 3  # training window whose pose is looked up by the ridge
 
-
 LookUp = Callable[[int, NDArray[np.bool_]], Labels]  # of a recording's windows, among the gestures allowed, (K,)
 
 
@@ -50,9 +50,11 @@ def zero_shot_rows(
     seen = np.array([name not in held for name in people.gestures])
     shown = [n for n in trained if seen[people.takes[n].gesture]]
     known = [n for n in asked if seen[people.takes[n].gesture]]
+    poses = _poses(people)
+    nearest = partial(_nearest_poses, people, poses, trained)
     ways = {
-        "levels and log-covariances, ridge to poses": _ridge(people, trained, shown),
-        BOUND: _own_poses(people, trained),
+        "levels and log-covariances, ridge to poses": nearest(_ridge(people, poses, shown)),
+        BOUND: nearest(lambda n: np.nan_to_num(poses[n])),  # no reading of EMG can be better
     }
     first = plain_rows(people, shown, known)
     if bundle is not None:
@@ -100,9 +102,8 @@ def _by_index(index: PoseIndex, names: Labels, embeddings: Values, allowed: NDAr
     return np.array(said, np.int64)
 
 
-def _ridge(people: People, trained: Sequence[int], shown: Sequence[int]) -> LookUp:
-    """Levels and log-covariances to the glove's angles by ridge regression; the nearest poses of others vote."""
-    poses = _poses(people)
+def _ridge(people: People, poses: dict[int, Values], shown: Sequence[int]) -> Callable[[int], Values]:
+    """Ridge regression from levels and log-covariances to the glove's angles: the poses of a recording's windows."""
 
     def features(number: int) -> Values:
         plain = people.plain(number)
@@ -114,17 +115,14 @@ def _ridge(people: People, trained: Sequence[int], shown: Sequence[int]) -> Look
     x = np.concatenate([features(n)[usable[n]] for n in shown])
     y = np.concatenate([poses[n][usable[n]] for n in shown])
     weights = np.linalg.solve(x.T @ x + _RIDGE * len(x) * np.eye(x.shape[1]), x.T @ y)
-    return _nearest_poses(people, trained, lambda n: features(n) @ weights)
+    return lambda n: features(n) @ weights
 
 
-def _own_poses(people: People, trained: Sequence[int]) -> LookUp:
-    """The glove of the one who is asked in place of what EMG says: no reading of EMG can be better."""
-    poses = _poses(people)
-    return _nearest_poses(people, trained, lambda n: np.nan_to_num(poses[n]))
-
-
-def _nearest_poses(people: People, trained: Sequence[int], query: Callable[[int], Values]) -> LookUp:
-    poses, labels = _poses(people), people.labels()
+def _nearest_poses(
+    people: People, poses: dict[int, Values], trained: Sequence[int], query: Callable[[int], Values]
+) -> LookUp:
+    """The gesture of most of the nearest poses of the people trained on."""
+    labels = people.labels()
     references = np.concatenate([poses[n] for n in trained])[::_EVERY]
     label = np.concatenate([labels[n] for n in trained])[::_EVERY]
     known = np.isfinite(references).all(axis=1)

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpep_bridge.band import Band
 from cpep_bridge.chosen_port import ChosenPort
 from cpep_bridge.device_watch import DeviceWatch
-from cpep_bridge.devices import open_source
 from cpep_bridge.frames import Capability
 from cpep_bridge.heard_rate import AtPromisedRate
 from cpep_edge.blocks import BlockSource
@@ -18,6 +16,7 @@ from cpep_edge.calibration import fit_to_wearer
 from cpep_edge.decisions import Decision, with_gates
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, LinkError
+from cpep_edge.front_door import StrPath, open_band
 from cpep_edge.hand import hand_poses_of
 from cpep_edge.live_loop import Live, LiveEngine, Tap, check_stream, expected_stream
 from cpep_edge.live_recording import LiveRecording
@@ -29,8 +28,6 @@ from cpep_edge.sinks import OpenSink, SinkTap, close_sinks, parse_sink
 
 if TYPE_CHECKING:
     from cpep_edge.web.server import ViewServer
-
-StrPath = str | PathLike[str]
 
 
 def live(
@@ -107,14 +104,14 @@ def live(
         openers.append((f"map {Path(mapping).name}", map_sink(does, dry_run)))
 
     def open_port(port: str, device: str) -> BlockSource:
-        return open_source(
+        return open_band(
             port,
             device=device,
+            device_config=device_config,
+            reconnect_s=reconnect_s,
             timeout_s=timeout_s,
             baud=baud,
             boot_s=boot_s,
-            reconnect_s=reconnect_s,
-            config=None if device_config is None else Path(device_config),
         )
 
     source = None if port is None else open_port(port, device)

@@ -34,7 +34,7 @@ from cpep_edge.preprocess import Preprocessing, design_filter
 LEAST_RATE_HZ = 100.0
 WINDOW_TOKENS = 2  # decisions sum windows: with .3 s of them they fell 80 ms later on myo-wrist and no better
 HOP_S = 0.025  # between tokens
-SPAN_S = 0.225  # of a token's covariances: on 3DC, 1 kHz, .1 s reads two windows in a hundred less
+SPAN_S = 0.225  # of a token's covariances: on 3DC, 1 kHz, eight people, .1 s reads two windows in a hundred less
 SPAN_AT_LOW_RATE_S = (0.1, 0.225)  # at the least and at the most: on a Myo, 200 Hz, .225 s only decides later
 SAMPLES_A_CHANNEL = 2.5  # that this takes in between
 SHRINKAGE = 0.01  # of those

@@ -1,4 +1,4 @@
-"""The examples do what they say: keys are pressed once a decision, a plot shows what was decided when."""
+"""The plot of a recorded run shows what was decided when."""
 
 from contextlib import closing
 from pathlib import Path
@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from cpep_edge.donning import Donning
-from cpep_edge.errors import ConfigError
 from cpep_edge.live_loop import Live
 from cpep_edge.live_recording import LiveRecording
-from examples.keys import parse_keys, press_on_change
 from examples.plot_recording import plot_recording
 from tests.cpep_edge.fake_stream import HOP_MS, LevelRecogniser, ListSource, cut
 
@@ -26,19 +24,6 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with closing(keeping) as tap:
         list(Live(source, recogniser, hop_ms=HOP_MS, taps=[tap]))
     return folder
-
-
-def test_a_key_is_pressed_once_for_every_time_its_gesture_is_decided_on() -> None:
-    pressed: list[str] = []
-    decisions = Live(ListSource(cut(UP_AND_DOWN), pause_s=0.0005), LevelRecogniser(), hop_ms=HOP_MS)
-    press_on_change(decisions, {"High": "space"}, pressed.append)
-    assert pressed == ["space", "space"]
-
-
-@pytest.mark.parametrize(("assignment", "said"), [("High", "write GESTURE=KEY"), ("Hihg=a", "knows no gesture 'Hihg'")])
-def test_an_assignment_that_can_never_be_pressed_is_refused(assignment: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        parse_keys([assignment], {"Low", "High"})
 
 
 def test_the_plot_shows_each_gesture_where_it_stood(recording: Path) -> None:

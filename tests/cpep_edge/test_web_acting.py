@@ -1,6 +1,5 @@
 """What a page may do with a run, by its protocol: who may, one thing at a time, refusals in words."""
 
-import contextlib
 import csv
 import json
 import re
@@ -430,7 +429,7 @@ def do(browser, name: str, **typed: str) -> None:  # type: ignore[no-untyped-def
 def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downloads(  # type: ignore[no-untyped-def]
     browser, page: tuple[ViewServer, Acting, Live], tmp_path: Path
 ) -> None:
-    server, _, loop = page
+    server, acting, loop = page
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     browser.get(server.url)
     see(browser, GESTURE, lambda name: name == "Rest")
@@ -472,17 +471,16 @@ def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downlo
     see(browser, TOLD, lambda text: str(text).startswith("taught Rest, Fist, Open, "))
     see(browser, "document.getElementById('calibrated').textContent", lambda text: text == "as taught")
 
-    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.common.keys import Keys
 
     browser.find_element("id", "act").click()
-    for _ in range(10):
-        with contextlib.suppress(StaleElementReferenceException):  # the list is drawn anew when the bundle is known
-            name = browser.find_element("css selector", "#known input[aria-label='How Fist reads']")
-            name.clear()
-            name.send_keys("Play music\n")
-            break
-    see(browser, "[...document.querySelectorAll('#shares .name')].map((name) => name.textContent)",
-        lambda names: names == ["Rest", "Play music", "Open"])  # fmt: skip
+    name = browser.find_element("css selector", "#known input[aria-label='How Fist reads']")
+    name.send_keys(Keys.CONTROL, "a", Keys.NULL, "Play")  # `clear` would end the change, and so rename
+    shown = "[...document.querySelectorAll('#shares .name')].map((name) => name.textContent)"
+    acting.act("rename", {"gesture": "Open", "called": "Flat hand"})  # somebody else, meanwhile
+    see(browser, shown, lambda names: names == ["Rest", "Fist", "Flat hand"])
+    name.send_keys(" music\n")
+    see(browser, shown, lambda names: names == ["Rest", "Play music", "Flat hand"])
     for text, file in (("Download the bundle", "bundle.zip"), ("user_page_Fist_1.hdf5", "user_page_Fist_1.hdf5")):
         browser.find_element("link text", text).click()
         wait((tmp_path / file).is_file)

@@ -1,5 +1,6 @@
 """A device that is chosen while the run goes on: what fits is taken, what does not changes nothing."""
 
+import itertools
 import queue
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 from cpep_bridge.chosen_port import ChosenPort
 from cpep_bridge.devices import open_source
 from cpep_bridge.simulator import SimulatedBand
-from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import ConfigError, LinkError
 
 RATE_HZ = 500.0
@@ -89,6 +90,49 @@ def test_a_device_that_does_not_fit_or_does_not_answer_leaves_the_present_one_as
             block_of(got, 1.0)
         with open_source(wide.port):  # it was let go
             pass
+
+
+class Plugged:
+    """A device that has blocks of one value, and says whether it was closed; it calls every start of its boot 0."""
+
+    def __init__(self, value: float, n_channels: int = 2) -> None:
+        self.info, self.counts = StreamInfo(f"device {value}", n_channels, RATE_HZ, has_clock=True), LinkCounts()
+        self._value, self.is_closed, self._stopping = value, False, threading.Event()
+
+    def __enter__(self) -> "Plugged":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.is_closed = True
+
+    def __iter__(self) -> Iterator[Block]:
+        for start in itertools.count(0, 10):
+            if self._stopping.wait(0.005):
+                return
+            yield Block(np.full((10, 2), self._value, np.float32), start, start / RATE_HZ, 0.0)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+
+def test_two_devices_that_count_alike_are_two_streams_and_what_is_not_taken_is_closed() -> None:
+    devices = {"one": Plugged(1.0), "two": Plugged(2.0), "wide": Plugged(3.0, n_channels=3)}
+    source, found = ChosenPort(WANTED, lambda port, _: devices[port], fits, waits=True), []
+    source.choose("one", "")
+    for block in source:
+        found.append((float(block.samples_uv[0, 0]), block.boot_id))
+        if len(found) == 3:
+            with pytest.raises(ConfigError, match="has 3 channels"):
+                source.choose("wide", "")
+            assert devices["wide"].is_closed
+            assert not devices["one"].is_closed
+            source.choose("two", "")
+        if len(found) == 6:
+            source.stop()
+    values, boots = zip(*found, strict=True)
+    assert (values[0], values[-1]) == (1.0, 2.0)
+    assert len({*found}) == len({*boots}) == 2
+    assert devices["one"].is_closed
 
 
 def test_one_that_vanishes_is_waited_for_where_the_run_began_without_and_ends_it_elsewhere() -> None:

@@ -54,6 +54,7 @@ class Layout:
 
 LAYOUTS: dict[Database, Layout] = {
     # Otto Bock 13E200: the amplitude after rectifying, no raw signal; volts behind an amplification of about 14 000
+    # (Atzori et al. 2014). Calibration takes the scale off again; it decides only which electrodes count as dead.
     "db1": Layout(10, 100.0, 1e6 / 14_000, (2, 5, 7)),
     "db2": Layout(12, 2_000.0, 1e6, (2, 5)),  # Delsys Trigno, volts
     "db3": Layout(12, 2_000.0, 1e6, (2, 5), least_channels=10),  # as database 2; two stumps took ten electrodes

@@ -31,11 +31,16 @@ export class Actions {
     }
     this.rest = about.rest_gesture;
     $("bundle").href = this.link("bundle.zip");
+    const typing = document.activeElement; // drawn anew, the list would lose what is being typed
+    if ($("known").contains(typing) && typing.value !== typing.defaultValue) return;
     $("known").replaceChildren(...about.gestures.map((gesture) => {
       const item = document.createElement("li"), name = document.createElement("input");
-      Object.assign(name, { value: gesture.name, maxLength: 100, title: `label: ${gesture.label}` });
+      Object.assign(name, { defaultValue: gesture.name, maxLength: 100, title: `label: ${gesture.label}` });
       name.setAttribute("aria-label", `How ${gesture.name} reads`);
-      name.addEventListener("change", () => this.ask("rename", { gesture: gesture.label, called: name.value.trim() }));
+      name.addEventListener("change", () => {
+        name.defaultValue = name.value;
+        this.ask("rename", { gesture: gesture.label, called: name.value.trim() });
+      });
       item.append(name, this.button("Forget", `Forget ${gesture.name}`, () => {
         if (confirm(`Forget ${gesture.name}? The bundle loses it.`)) this.ask("forget", { gesture: gesture.label });
       }));
