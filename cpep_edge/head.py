@@ -60,15 +60,18 @@ class Head:
 
     def distances(self, projected: NDArray[np.float32]) -> NDArray[np.float32]:
         """Squared Mahalanobis distance of each window to each gesture, (n, K)."""
-        offset = projected[:, None, :] - self.means  # (n, K, r)
-        whitened = np.einsum("kij,nkj->nki", self.factors, offset)
-        squared: NDArray[np.float32] = np.square(whitened).sum(axis=2)
+        whitened = self.factors @ (projected.T[None] - self.means[:, :, None])  # (K, r, n)
+        squared: NDArray[np.float32] = np.square(whitened).sum(axis=1).T
         return squared
 
     def log_likelihood(self, projected: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of each window under each gesture, up to a constant, (n, K)."""
+        return self.likelihood_at(self.distances(projected))
+
+    def likelihood_at(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The log likelihood of windows at these distances, (n, K)."""
         log_det = np.log(np.diagonal(self.factors, axis1=1, axis2=2)).sum(axis=1)
-        likelihood: NDArray[np.float32] = log_det - self.distances(projected) / 2
+        likelihood: NDArray[np.float32] = log_det - distances / 2
         return likelihood
 
     def shares(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -82,7 +85,11 @@ class Head:
 
         The expected squared distance of a gesture's own windows is r, where it is exp(-1/2).
         """
-        typical: NDArray[np.float32] = np.exp(-self.distances(projected) / (2 * self.means.shape[1]))
+        return self.typicality_at(self.distances(projected))
+
+    def typicality_at(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How typical windows at these distances are, (n, K)."""
+        typical: NDArray[np.float32] = np.exp(-distances / (2 * self.means.shape[1]))
         return typical
 
     def adapted(self, windows: NDArray[np.float32]) -> "Head":

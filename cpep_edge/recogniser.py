@@ -123,23 +123,25 @@ def answer(
         if index is None:
             raise ValueError("there is neither an index nor a head that answers")
         return index.vote(embedding, k)
-    projected = head.project(head_input(spec, window, embedding)[None])
-    logits = head.log_likelihood(projected)[0] / head.temperature
+    distances = head.distances(head.project(head_input(spec, window, embedding)[None]))
+    logits = head.likelihood_at(distances)[0] / head.temperature
     best = int(np.argmax(logits))
-    typicality = float(head.typicality(projected)[0, best])
+    typicality = float(head.typicality_at(distances)[0, best])
     if index is not None and len(spec.gestures) < n_gestures and typicality < spec.min_typicality:
         vote = index.vote(embedding, k)
         if vote.gesture_index not in spec.gestures:
             return vote
-    shares = np.zeros(n_gestures)
-    shares[list(spec.gestures)] = np.exp(logits - logits[best]) / np.exp(logits - logits[best]).sum()
+    weight, shares = np.exp(logits - logits[best]), np.zeros(n_gestures)
+    shares[list(spec.gestures)] = weight / weight.sum()
     return Vote(spec.gestures[best], float(shares[spec.gestures[best]]), typicality, tuple(shares.tolist()))
 
 
 def head_input(spec: HeadSpec, window: NDArray[np.float32], embedding: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a head reads of one window, (d,): the mean of its tokens, its embedding, or both."""
-    parts = {"tokens": (window.mean(axis=1),), "embedding": (embedding,), "both": (window.mean(axis=1), embedding)}
-    return np.concatenate(parts[spec.reads])
+    if spec.reads == "embedding":
+        return embedding
+    mean: NDArray[np.float32] = window.mean(axis=1)
+    return mean if spec.reads == "tokens" else np.concatenate([mean, embedding])
 
 
 class MeanToken:
