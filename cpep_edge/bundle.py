@@ -90,7 +90,7 @@ class EncoderSpec(_Part):
     n_channels: Size
     window_samples: Size
     d_embed: Size
-    n_queries: Size = 1  # embeddings of a window, one after the other in the output; the best one counts
+    n_queries: Literal[1] = Field(default=1, exclude=True)  # in manifests that earlier versions wrote
     n_parameters: int = Field(gt=0)
     n_delegates: int = Field(ge=0)  # sub-graphs that the backend runs
     n_operators_outside: int = Field(ge=0)  # operators left to the portable kernels
@@ -98,7 +98,7 @@ class EncoderSpec(_Part):
 
     @model_validator(mode="after")
     def _fits_into_memory(self) -> "EncoderSpec":
-        if self.n_channels * self.window_samples > _MAX_NUMBERS or self.n_outputs > _MAX_NUMBERS:
+        if self.n_channels * self.window_samples > _MAX_NUMBERS or self.d_embed > _MAX_NUMBERS:
             raise ValueError(f"a window or an embedding has more than {_MAX_NUMBERS:,} numbers")
         return self
 
@@ -112,11 +112,6 @@ class EncoderSpec(_Part):
         if self.stream is not None and self.stream.n_blocks * self.stream.block_samples > self.window_samples:
             raise ValueError("the blocks that decide an embedding are longer than the window")
         return self
-
-    @property
-    def n_outputs(self) -> int:
-        """Numbers the program gives for a window."""
-        return self.n_queries * self.d_embed
 
 
 class PlacementSpec(_Part):
@@ -391,9 +386,9 @@ class Manifest(_Part):
         return next((one.called for one in self.gestures if one.name == label and one.called), shown_name(label))
 
     @property
-    def embedding_shape(self) -> tuple[int, int]:
-        """Queries of a window and numbers of each; without an encoder the mean token, at unit length, stands for it."""
-        return (1, self.input_shape[0]) if self.encoder is None else (self.encoder.n_queries, self.encoder.d_embed)
+    def d_embed(self) -> int:
+        """Numbers of an embedding; without an encoder the mean token, at unit length, stands for it."""
+        return self.input_shape[0] if self.encoder is None else self.encoder.d_embed
 
     def encoder_for(self, purpose: str) -> EncoderSpec:
         """The encoder's part; raises ConfigError, naming what it is wanted for, where the bundle has none."""

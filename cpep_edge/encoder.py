@@ -36,7 +36,7 @@ class EmgEncoder(Protocol):
         """Embed one window.
 
         window: (n_channels, window_samples) float32, preprocessed
-        returns: (d_embed,) float32, unit length; of several queries, one after the other, (n_queries * d_embed,)
+        returns: (d_embed,) float32, unit length
         Raises ValueError for another shape.
         """
         ...
@@ -135,7 +135,7 @@ def _load(bindings: Any, program: bytes) -> Any:
 
 
 def _check_shapes(meta: Any, spec: EncoderSpec) -> None:
-    expected = ((1, spec.n_channels, spec.run_samples), (1, spec.n_outputs))
+    expected = ((1, spec.n_channels, spec.run_samples), (1, spec.d_embed))
     if meta.num_inputs() == 0 or meta.num_inputs() != meta.num_outputs():
         raise ArtifactError(
             f"the encoder program takes {meta.num_inputs()} inputs and gives {meta.num_outputs()} outputs, not as many"

@@ -40,7 +40,7 @@ from cpep_edge.left_out import RIGHT_KEPT, SHARE_MARGIN, TYPICAL_KEPT
 from cpep_edge.names import MAX_NAME, check_name
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
-from cpep_edge.pose_index import PoseIndex, Vote, build_index, cosines, graph_spec
+from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.recogniser import Recogniser, answer, head_input
 from cpep_edge.session import Session
 from cpep_edge.session_trial import check_session
@@ -304,7 +304,7 @@ def _landing(recogniser: Recogniser, window: NDArray[np.float32]) -> NDArray[np.
     """The direction amid the poses nearest to one window of EMG, (d_embed,)."""
     embedding = recogniser.encoder.embed(np.ascontiguousarray(window))
     vectors = recogniser.index_for("the landing of a window").vectors
-    nearest = vectors[np.argsort(-cosines(embedding[None], vectors)[0])[:N_NEAREST_POSES]].mean(axis=0)
+    nearest = vectors[np.argsort(-(embedding @ vectors.T))[:N_NEAREST_POSES]].mean(axis=0)
     landing: NDArray[np.float32] = nearest / np.linalg.norm(nearest)
     return landing
 

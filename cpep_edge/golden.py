@@ -22,7 +22,7 @@ class Golden:
     """Stretches of raw signal and what they lead to."""
 
     signal_uv: NDArray[np.float32]  # (n_stretches, n_samples, n_channels)
-    embedding: NDArray[np.float32]  # (n_stretches, n_queries * d_embed), each query of unit length
+    embedding: NDArray[np.float32]  # (n_stretches, d_embed), unit length
     gesture_index: NDArray[np.int32]  # (n_stretches,), the vote
 
     def to_bytes(self) -> bytes:
@@ -55,19 +55,16 @@ def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
 
     Raises ArtifactError at the first stretch whose embedding or vote is off.
     """
-    golden, (n_queries, d_embed) = (
-        Golden.from_bytes(bundle.read(bundle.manifest.golden_file)),
-        bundle.manifest.embedding_shape,
-    )
+    golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
     window_samples, n_channels = bundle.manifest.window_samples, bundle.manifest.n_channels
     if golden.signal_uv.shape[1] < window_samples or golden.signal_uv.shape[2] != n_channels:
         raise ArtifactError(f"{bundle.path}: the golden inputs are too short or have the wrong number of channels")
-    if golden.embedding.shape[1] != n_queries * d_embed:
+    if golden.embedding.shape[1] != bundle.manifest.d_embed:
         raise ArtifactError(f"{bundle.path}: the golden embeddings have {golden.embedding.shape[1]} numbers")
     smallest = 1.0
     for number, stretch in enumerate(golden.signal_uv):
         got = recogniser.recognise(recogniser.last_window(stretch))
-        cosine = float((got.embedding * golden.embedding[number]).reshape(n_queries, -1).sum(axis=1).min())
+        cosine = float(got.embedding @ golden.embedding[number])
         if not cosine >= 1 - COSINE_TOLERANCE:
             raise ArtifactError(f"{bundle.path}: golden input {number} gives another embedding (cosine {cosine:.4f})")
         if got.vote.gesture_index != golden.gesture_index[number]:

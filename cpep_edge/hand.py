@@ -14,7 +14,6 @@ from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import as_float32, read_arrays
 from cpep_edge.hand_shapes import N_WRIST
-from cpep_edge.pose_index import cosines
 
 N_JOINTS = 20  # in the order of `cpep_edge.session.JOINT_NAMES`
 N_ANGLES = (N_JOINTS, N_JOINTS + N_WRIST)  # pose templates have the wrist's too
@@ -33,10 +32,10 @@ class HandPoses:
     def nearest(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean of the poses nearest to an embedding, weighted by cosine.
 
-        embedding: (n_queries * d_embed,)
+        embedding: (d_embed,), unit length
         returns: (20 or 23,) radians
         """
-        similarity = cosines(embedding[None], self.embedding)[0]
+        similarity = embedding @ self.embedding.T
         chosen = np.argsort(similarity)[-_N_NEAREST:]
         weight = np.exp((similarity[chosen] - similarity[chosen[-1]]) / _TEMPERATURE)
         mean_rad: NDArray[np.float32] = weight @ self.joint_angles_rad[chosen] / weight.sum()
@@ -69,4 +68,4 @@ class HandPoses:
 def hand_poses_of(bundle: Bundle) -> HandPoses | None:
     """The poses that a bundle carries, None where it carries none; raises ArtifactError when they were changed."""
     name = bundle.manifest.hand_file
-    return None if name is None else HandPoses.from_bytes(bundle.read(name), bundle.manifest.embedding_shape[1])
+    return None if name is None else HandPoses.from_bytes(bundle.read(name), bundle.manifest.d_embed)

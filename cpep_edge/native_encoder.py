@@ -72,11 +72,11 @@ class NativeEncoder:
         self._error = ctypes.create_string_buffer(_ERROR_BYTES)
         self._encoder = self._open(program, n_threads)
         self._shape = (spec.n_channels, spec.run_samples)
-        self._n_outputs = spec.n_outputs
+        self._d_embed = spec.d_embed
         found = self._library.cpep_shape_of(self._encoder)
         for side, given, said in (
             ("input", (found.n_channels, found.window_samples), self._shape),
-            ("output", (found.d_embed,), (spec.n_outputs,)),
+            ("output", (found.d_embed,), (spec.d_embed,)),
         ):
             if given != said:
                 raise ArtifactError(f"the encoder program's {side} is {given}, the manifest says {said} float32")
@@ -87,13 +87,13 @@ class NativeEncoder:
         """Embed one window.
 
         window: (n_channels, window_samples) float32, preprocessed
-        returns: (d_embed,) float32, unit length; of several queries, one after the other, (n_queries * d_embed,)
+        returns: (d_embed,) float32, unit length
         Raises ValueError for another shape.
         """
         if window.shape != self._shape:
             raise ValueError(f"window has shape {window.shape}, this encoder takes {self._shape}")
         given = np.ascontiguousarray(window, dtype=np.float32)  # the same memory where it is so already
-        embedding = np.empty(self._n_outputs, dtype=np.float32)
+        embedding = np.empty(self._d_embed, dtype=np.float32)
         if self._library.cpep_run(self._encoder, given.ctypes.data, embedding.ctypes.data, self._error, _ERROR_BYTES):
             raise CpepError(f"the encoder failed: {self._text()}")
         return embedding

@@ -6,9 +6,6 @@ them are compared, which is exact and, measured on real embeddings, no slower th
 gesture by gesture and a graph grown along them finds a third fewer neighbours. Where many vectors are copies of one
 another, all are compared whatever their number: copies link to each other alone, and the graph falls apart.
 
-An encoder may give several vectors a window, its queries: they lie one after the other in its embedding, and a pose is
-as near to the window as to the nearest of them.
-
 EMG lands near the poses that it was trained to land near, so in one index trained gestures take most votes of the
 others. A calibrated-stacking penalty (Chao et al. 2016) is therefore taken off the cosine of every prototype of a
 trained gesture before the nearest are chosen; the cosine that a vote tells is without it. A graph is searched for
@@ -39,7 +36,6 @@ M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 
 MOST_COPIES = 8  # of one vector in a graph: with 50 of each, up to 23 % of votes were other than of all vectors
 SPACE = "ip"
 _IN_GROUP = 32  # values of which only the greatest is looked at, to find those that can be among the nearest
-_EMBEDDINGS_AT_ONCE = 128  # bounds memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +57,6 @@ def vote(gesture_index: NDArray[np.int64], similarity: NDArray[np.float32]) -> V
     winner = next(int(g) for g in gesture_index if counts[g] == counts.max())
     shares = tuple((counts / len(gesture_index)).tolist())
     return Vote(winner, shares[winner], float(similarity[gesture_index == winner][0]), shares)
-
-
-def cosines(embeddings: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The cosine of each embedding to each vector, of several queries the best.
-
-    embeddings: (n, n_queries * d_embed), each query of unit length
-    vectors: (r, d_embed), unit length
-    returns: (n, r)
-    """
-    n_queries = embeddings.shape[1] // vectors.shape[1]
-    if n_queries == 1:
-        return embeddings @ vectors.T
-    queries = embeddings.reshape(len(embeddings), n_queries, vectors.shape[1])
-    best = np.empty((len(embeddings), len(vectors)), np.result_type(embeddings, vectors))
-    for start in range(0, len(best), _EMBEDDINGS_AT_ONCE):
-        part = queries[start : start + _EMBEDDINGS_AT_ONCE]
-        every = part.reshape(-1, vectors.shape[1]) @ vectors.T  # one product for all queries
-        every.reshape(len(part), n_queries, -1).max(axis=1, out=best[start : start + len(part)])
-    return best
 
 
 class Engine(Protocol):
@@ -109,7 +86,7 @@ class _Exact:
         self._vectors, self._penalty = vectors, penalty
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        similarity = cosines(embedding[None], self._vectors)[0]
+        similarity = embedding @ self._vectors.T
         rank = similarity if self._penalty is None else similarity - self._penalty
         found = np.flatnonzero(~(rank < _at_most_the_kth(rank, k)))  # NaN, from a broken encoder, is kept
         found = found[np.argsort(-rank[found], kind="stable")[:k]]
@@ -128,24 +105,21 @@ class _Hnsw:
         with _as_file(hnsw_file.to_hnswlib(graph, vectors)) as path:
             self._index.load_index(path)
         self._index.set_ef(ef)  # hnswlib forgets it with the file
-        self._d_embed = vectors.shape[1]
         self._penalty, self._n_candidates = penalty, 0 if penalty is None else min(ef, len(vectors))
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         n_asked = max(k, self._n_candidates)
         try:
-            labels, distances = self._index.knn_query(embedding.reshape(-1, self._d_embed), k=n_asked, num_threads=1)
+            (labels,), (distances,) = self._index.knn_query(embedding[None], k=n_asked, num_threads=1)
         except RuntimeError as error:  # the search ended before it had so many
             raise ArtifactError(
                 f"the pose index is damaged: its graph does not lead to {n_asked} prototypes"
             ) from error
+        similarity = 1 - distances
         if self._penalty is not None:
-            distances = distances + self._penalty[labels]
-        by_distance = np.argsort(distances, axis=None, kind="stable")  # the k nearest of all are among those of each
-        found, first = np.unique(labels.ravel()[by_distance], return_index=True)
-        nearest = by_distance[np.sort(first)[:k]]
-        found, similarity = labels.ravel()[nearest].astype(np.intp), 1 - distances.ravel()[nearest]
-        return found, similarity if self._penalty is None else similarity + self._penalty[found]
+            kept = np.argsort(self._penalty[labels] - similarity, kind="stable")[:k]
+            labels, similarity = labels[kept], similarity[kept]
+        return labels.astype(np.intp), similarity
 
 
 class PoseIndex:
@@ -171,7 +145,7 @@ class PoseIndex:
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The gestures and cosines of the k nearest prototypes, nearest first once penalties are taken off.
 
-        embedding: (d_embed,), unit length; of several queries, one after the other, (n_queries * d_embed,)
+        embedding: (d_embed,), unit length
         returns: gesture numbers (k,), similarities (k,)
         """
         found, similarity = self._engine.nearest(embedding, min(k, self.n_prototypes))

@@ -3,7 +3,6 @@
 A bundle without an encoder answers by its head alone; the mean token stands where the embedding does.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +24,7 @@ class Recognition:
     """What one window was taken for."""
 
     vote: Vote
-    embedding: NDArray[np.float32]  # of `manifest.embedding_shape`, one query after the other, each of unit length
+    embedding: NDArray[np.float32]  # (d_embed,), unit length
 
 
 class Recogniser:
@@ -46,10 +45,12 @@ class Recogniser:
         self._kernels = Kernels() if library is None else native_kernels(library)
         self.index: PoseIndex | None = None
         if manifest.index is not None:
-            content, (_, d_embed) = bundle.read(manifest.index.file), manifest.embedding_shape
-            penalty, n_gestures = manifest.index.penalties(manifest.gestures), len(manifest.gestures)
             self.index = load_index(
-                content, manifest.index, n_gestures=n_gestures, d_embed=d_embed, gesture_penalty=penalty
+                bundle.read(manifest.index.file),
+                manifest.index,
+                n_gestures=len(manifest.gestures),
+                d_embed=manifest.d_embed,
+                gesture_penalty=manifest.index.penalties(manifest.gestures),
             )
         self.head = None if manifest.head is None else _load_head(bundle, manifest.head)
 
@@ -154,7 +155,7 @@ class MeanToken:
 
 def _load_head(bundle: Bundle, spec: HeadSpec) -> Head:
     manifest, head = bundle.manifest, Head.from_bytes(bundle.read(spec.file))
-    n_features, d_embed = manifest.input_shape[0], math.prod(manifest.embedding_shape)
+    n_features, d_embed = manifest.input_shape[0], manifest.d_embed
     d = {"tokens": n_features, "embedding": d_embed, "both": n_features + d_embed}[spec.reads]
     if len(head.origin) != d or head.n_gestures != len(spec.gestures):
         raise ArtifactError(

@@ -216,8 +216,7 @@ def _answering_rows(manifest: "Manifest") -> list[tuple[str, str]]:
         graph = index.graph
         searched = "searched whole" if graph is None else f"HNSW graph, m {graph.m}, ef {graph.ef}"
         searched += "" if index.search == "auto" else f", as --index {index.search} asked"
-        numbers = manifest.embedding_shape[1]
-        rows.append(("index", f"{index.n_prototypes} prototypes of {numbers} numbers, {searched}"))
+        rows.append(("index", f"{index.n_prototypes} prototypes of {manifest.d_embed} numbers, {searched}"))
         rows.append(("penalty on trained gestures", f"{index.seen_penalty:g} off their cosines"))
     if head is not None:
         what = f"of {len(head.gestures)} gestures, reads {head.reads}"

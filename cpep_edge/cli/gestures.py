@@ -33,8 +33,8 @@ def list_gestures(
     if manifest.index is None:
         found = [Confusion(name, "", 0.0) for name in names]
     else:
-        content, (_, d_embed) = opened.read(manifest.index.file), manifest.embedding_shape
-        index = load_index(content, manifest.index, n_gestures=len(names), d_embed=d_embed)
+        content = opened.read(manifest.index.file)
+        index = load_index(content, manifest.index, n_gestures=len(names), d_embed=manifest.d_embed)
         found = confusions(index, names, manifest.decision.k)
     rows = list(zip(manifest.gestures, found, strict=True))
     if as_json:

@@ -12,7 +12,7 @@ from cpep_edge.cli.output import print_csv, print_json, stderr, stdout
 
 Launch = Literal["slurm", "local"]
 StageName = Literal["emg-mae", "pose-mae", "align"]
-_RECIPE = "Recipe by path or name: cpep, demo, micro, 3dc, own-band; add variants with +: cpep+mean-pooling+ema."
+_RECIPE = "Recipe by path or name: cpep, demo, micro, 3dc, own-band; add variants with +: cpep+mean-pooling+augmented."
 
 
 def train(

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
-from cpep_edge.errors import ArtifactError, ConfigError
+from cpep_edge.errors import ArtifactError
 from cpep_edge.golden import Golden
 from cpep_edge.input_stream import InputStream
 from cpep_edge.pose_index import Vote
@@ -71,11 +71,6 @@ def chip_program(
     Raises ArtifactError for such a program otherwise, ConfigError for a model that the target cannot take or the chip
     cannot hold, and for a missing tool.
     """
-    if checkpoint.emg.n_queries > 1:
-        raise ConfigError(
-            f"{target} takes an encoder of one embedding a window, and {checkpoint.recipe.name} gives "
-            f"{checkpoint.emg.n_queries}; train without [qformer], or export for linux"
-        )
     encoder = ShapedEncoder(checkpoint.emg).eval()
     if target == "cortex-m":
         program = _cortex_m(chip, encoder, checkpoint, evaluation, prototypes, golden, head)

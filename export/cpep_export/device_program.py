@@ -111,7 +111,6 @@ def _lowered(
         n_channels=shaped.n_channels,
         window_samples=shaped.window_samples,
         d_embed=shaped.d_embed,
-        n_queries=checkpoint.emg.n_queries,
         n_parameters=sum(parameter.numel() for parameter in checkpoint.emg.parameters()),
         n_delegates=program.n_delegates,
         n_operators_outside=len(program.operators_outside),

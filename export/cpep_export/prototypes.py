@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.pose_index import cosines
-
 INDEX_BYTES = 1_000_000  # at most, for the vectors of an index
 LEAST_PER_GESTURE = 50  # poses that a gesture keeps in any case; fewer where it has fewer
 _WINDOWS_AT_ONCE = 512  # bounds memory
@@ -82,7 +80,7 @@ def times_asked(
     k = min(k, len(poses))
     asked = np.zeros(len(poses), np.int64)
     for start in range(0, len(windows), _WINDOWS_AT_ONCE):
-        similarity = cosines(windows[start : start + _WINDOWS_AT_ONCE], poses) - penalty
+        similarity = windows[start : start + _WINDOWS_AT_ONCE] @ poses.T - penalty
         nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
         asked += np.bincount(nearest.ravel(), minlength=len(poses))
     return asked

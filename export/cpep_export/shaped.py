@@ -15,14 +15,11 @@ operators. Every rewrite is exact, and tests hold the two to 1e-5 of each other:
 
 [CLS] gets its place by padding and adding. To concatenate it would be as exact, but the XNNPACK quantizer turns every
 concatenation to int8, whatever it was told, and with it the residual stream: on a weak model 30 % of the votes changed.
-What a Q-Former's queries are before they first read the EMG depends on no window, so that part is computed here.
 
-Batch 1 throughout. Shapes: C channels, T samples, P samples a patch, N tokens with [CLS], M queries, D width, H heads,
-E outputs (of each query).
+Batch 1 throughout. Shapes: C channels, T samples, P samples a patch, N tokens with [CLS], D width, H heads, E outputs.
 """
 
 from collections.abc import Iterator
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +27,6 @@ from torch.nn import functional as F
 
 from cpep_edge.errors import ConfigError
 from cpep_train.model import Attention, Block, Embedder, Encoder, StreamingEncoder
-from cpep_train.qformer import CROSSING_STEP, CrossAttention, QueryEmbedder
 
 _TINY = 1e-12  # keeps what silence is divided by above zero; its square root is far below any real level or length
 
@@ -52,14 +48,11 @@ class ShapedEncoder(nn.Module):
         cls = _centred(cls, dim=-1).detach().float()
         self.start: Tensor
         self.register_buffer("start", torch.cat([cls, self.patch.offset], dim=1))  # (1, N, D), tokens of silence
-        reads_cls = config.pooling == "cls" and not isinstance(embedder, QueryEmbedder)
+        reads_cls = config.pooling == "cls"
         self.blocks = nn.ModuleList((ClsBlock if reads_cls and b is blocks[-1] else ShapedBlock)(b) for b in blocks)
         self.norm = RootMeanSquare(embedder.encoder.norm)
         self.pool: nn.Module = nn.Identity() if reads_cls else MeanPool(1 + config.n_tokens)
-        last_norm = embedder.encoder.norm
-        if isinstance(embedder, QueryEmbedder):
-            self.pool, last_norm = ShapedQFormer(embedder), embedder.qformer.norm
-        self.projection = after_norm(last_norm, *projection_of(embedder))
+        self.projection = after_norm(embedder.encoder.norm, *projection_of(embedder))
         self.ones: Tensor
         self.register_buffer("ones", torch.ones(1, self.d_embed))
 
@@ -78,11 +71,11 @@ class ShapedEncoder(nn.Module):
         return embedding
 
     def forward(self, window: Tensor) -> Tensor:
-        """window: (1, C, T) float32, preprocessed; returns the embedding (1, E), or (1, M E), of unit length."""
+        """window: (1, C, T) float32, preprocessed; returns the embedding (1, E), of unit length."""
         return unit_length(self.features(window), self.ones)
 
     def features(self, window: Tensor) -> Tensor:
-        """The embedding before it is given unit length, (1, 1, E) or (1, M, E)."""
+        """The embedding before it is given unit length, (1, 1, E)."""
         tokens = F.pad(self.patch(window), (0, 0, 1, 0)) + self.start  # (1, N, D)
         for block in self.blocks:
             tokens = block(tokens)
@@ -216,73 +209,6 @@ class ShapedMlp(nn.Module):
         return tokens + written
 
 
-class ShapedQFormer(nn.Module):
-    """Queries that read the EMG tokens, in place of a pool."""
-
-    def __init__(self, embedder: QueryEmbedder) -> None:
-        super().__init__()
-        qformer, emg_norm = embedder.qformer, embedder.encoder.norm
-        first, *others = [block for block in qformer.blocks if isinstance(block, Block)]
-        crossings = [crossing for crossing in qformer.crossings if isinstance(crossing, CrossAttention)]
-        start = deepcopy(first).double().attend(qformer.queries.double())
-        self.start: Tensor
-        self.register_buffer("start", _centred(start, dim=-1).detach().float())  # (1, M, D), queries that read nothing
-        self.first_crossing = ShapedCrossing(crossings[0], emg_norm, self.start)
-        self.first_mlp = ShapedMlp(first)
-        self.blocks = nn.ModuleList(ShapedBlock(block) for block in others)
-        self.crossings = nn.ModuleList(ShapedCrossing(crossing, emg_norm) for crossing in crossings[1:])
-        self.norm = RootMeanSquare(qformer.norm)
-
-    def forward(self, emg: Tensor) -> Tensor:
-        """emg: (1, N, D), each token of mean square one; returns the queries, (1, M, D), likewise."""
-        queries = self.first_mlp(self.first_crossing(self.start, emg))
-        blocks = (block for block in self.blocks if isinstance(block, ShapedBlock))
-        for number, block in enumerate(blocks, start=1):
-            queries = block.attend(queries)
-            if number % CROSSING_STEP == 0:
-                queries = self.crossings[number // CROSSING_STEP - 1](queries, emg)
-            queries = block.mlp(queries)
-        normed: Tensor = self.norm(queries)
-        return normed
-
-
-class ShapedCrossing(nn.Module):
-    """Cross-attention of queries to EMG tokens, residual included."""
-
-    def __init__(self, crossing: CrossAttention, emg_norm: nn.LayerNorm, fixed: Tensor | None = None) -> None:
-        """fixed: the queries, (1, M, D), where they are the same for every window"""
-        super().__init__()
-        (wq, bq), (wk, _), (wv, bv) = (_weights(layer) for layer in (crossing.q, crossing.k, crossing.v))
-        wo, bo = _weights(crossing.out)
-        bv = bv + wv @ emg_norm.bias.double()
-        scale = (wq.shape[0] // crossing.n_heads) ** -0.5
-        self.n_heads = crossing.n_heads
-        self.k = _linear(wk * emg_norm.weight.double(), None)
-        self.v = _linear(wv * emg_norm.weight.double(), None)
-        self.out = _linear(_centred(wo, dim=0), _centred(bo + wo @ bv, dim=0))
-        self.ask_norm = RootMeanSquare(crossing.norm)
-        self.q = after_norm(crossing.norm, wq * scale, bq * scale)
-        self.fixed: Tensor | None
-        self.register_buffer("fixed", None if fixed is None else self._asked(fixed).contiguous())  # (H, M, D / H)
-
-    def forward(self, queries: Tensor, emg: Tensor) -> Tensor:
-        """queries: (1, M, D); emg: (1, N, D), each token of mean square one; returns (1, M, D)."""
-        q = self._asked(queries) if self.fixed is None else self.fixed
-        k, v = self._heads(self.k(emg)), self._heads(self.v(emg))
-        attention = torch.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1)  # (H, M, N)
-        mixed = torch.bmm(attention, v).permute(1, 0, 2).reshape(1, q.shape[1], -1)  # (1, M, D)
-        queries = queries + self.out(mixed)
-        return queries
-
-    def _asked(self, queries: Tensor) -> Tensor:
-        """What the queries ask the EMG for, (H, M, D / H)."""
-        return self._heads(self.q(self.ask_norm(queries)))
-
-    def _heads(self, tokens: Tensor) -> Tensor:
-        """(1, N, D) to (H, N, D / H)."""
-        return tokens.view(tokens.shape[1], self.n_heads, -1).permute(1, 0, 2)
-
-
 class MeanPool(nn.Module):
     """The mean of all tokens but [CLS]."""
 
@@ -299,7 +225,7 @@ class MeanPool(nn.Module):
 
 
 def unit_length(features: Tensor, ones: Tensor) -> Tensor:
-    """features: (1, 1, E), or (1, M, E); ones: (1, E); returns (1, E), or (1, M E), of unit length."""
+    """features: (1, 1, E); ones: (1, E); returns (1, E), of unit length."""
     unit: Tensor = features * torch.rsqrt(F.linear(features * features, ones) + _TINY)
     return unit.view(1, -1)
 

@@ -30,7 +30,6 @@ typedef struct {
 CPEP_API uint32_t cpep_abi_version(void);
 
 /* Open an ExecuTorch program that takes (1, n_channels, window_samples) float32 and gives (1, d_embed) float32.
- * Of an encoder with several queries d_embed counts the numbers of all.
  *
  * A streaming program takes and gives more float32 tensors, as many in as out and of the same shapes: what it keeps of
  * earlier windows. The encoder holds them from one cpep_run to the next; they start as zeros.

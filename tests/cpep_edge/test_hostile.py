@@ -97,6 +97,18 @@ def reseal_quickly(bundle: Path, content: bytes) -> None:
     (bundle / DIGEST_FILE).write_text(f"{hashlib.sha256(content).hexdigest()}  {MANIFEST_FILE}\n")
 
 
+def test_a_manifest_of_an_earlier_version_says_one_embedding_a_window_and_no_other_number(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST_FILE).read_bytes())
+    assert "n_queries" not in manifest["encoder"]
+    manifest["encoder"]["n_queries"] = 1
+    reseal_quickly(bundle, json.dumps(manifest).encode())
+    assert Bundle(bundle).manifest.encoder is not None
+    manifest["encoder"]["n_queries"] = 16
+    reseal_quickly(bundle, json.dumps(manifest).encode())
+    with pytest.raises(ArtifactError, match=r"encoder\.n_queries"):
+        Bundle(bundle)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -54,15 +54,6 @@ def test_neighbours_are_those_of_brute_force(
         assert np.array_equal(gestures, gesture_index[exact])
 
 
-def test_neighbours_of_several_queries_are_those_of_the_best(index: PoseIndex, queries: np.ndarray) -> None:
-    for some in queries.reshape(50, 4, D):
-        best = (index.vectors @ some.T).max(axis=1)
-        exact = np.argsort(-best)[:10]
-        gestures, similarity = index.nearest(some.ravel(), 10)
-        assert np.allclose(similarity, best[exact], atol=1e-5)
-        assert np.array_equal(gestures, index.gesture_index[exact])
-
-
 def test_a_penalty_is_taken_off_before_the_nearest_are_chosen_and_not_off_what_a_vote_tells(
     index: PoseIndex, queries: np.ndarray
 ) -> None:

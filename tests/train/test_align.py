@@ -14,7 +14,6 @@ from cpep_train.align import (
     Pairs,
     chance,
     info_nce,
-    siglip,
     top1,
 )
 from cpep_train.augmentation import augment
@@ -57,35 +56,6 @@ def test_the_loss_is_symmetric_info_nce(treatment: Treatment) -> None:
     assert float(got) == pytest.approx(_numpy_info_nce(emg, pose, 0.07, gesture, treatment), rel=1e-6)
 
 
-@pytest.mark.parametrize("treatment", ["negative", "ignored", "positive"])
-def test_the_pairwise_loss_judges_every_counted_pair_by_itself(treatment: Treatment) -> None:
-    rng = np.random.default_rng(1)
-    emg, pose, gesture = _unit(rng), _unit(rng), [0, 1, 0, 2, 2, 0]
-    total = 0.0
-    for i in range(6):
-        for j in range(6):
-            same = gesture[i] == gesture[j]
-            if i != j and same and treatment == "ignored":
-                continue
-            sign = 1 if i == j or (same and treatment == "positive") else -1
-            total += np.log1p(np.exp(-sign * (emg[i] @ pose[j] / 0.1 - 10)))
-    temperature, bias = torch.tensor(0.1), torch.tensor(-10.0)
-    got = siglip(torch.tensor(emg), torch.tensor(pose), temperature, bias, _same(gesture), treatment)
-    assert float(got) == pytest.approx(total / 6, rel=1e-6)
-
-
-def test_given_targets_take_the_place_of_one_hot_ones() -> None:
-    rng = np.random.default_rng(2)
-    emg, pose, same = torch.tensor(_unit(rng)), torch.tensor(_unit(rng)), _same(list(range(6)))
-    one_hot = info_nce(emg, pose, torch.tensor(0.1), same)
-    assert info_nce(emg, pose, torch.tensor(0.1), same, targets=torch.eye(6).double()).item() == one_hot.item()
-    even = torch.full((6, 6), 1 / 6).double()
-    logits = emg @ pose.T / 0.1
-    expected = -(logits.log_softmax(1).mean() + logits.T.log_softmax(1).mean()) / 2
-    got = info_nce(emg, pose, torch.tensor(0.1), same, targets=even)
-    assert got.item() == pytest.approx(expected.item())
-
-
 def test_top1_counts_right_poses_among_those_asked_about_and_chance_is_blind() -> None:
     unit = torch.eye(4)
     pairs = Pairs(unit, unit[[1, 0, 2, 3]], torch.tensor([0, 0, 1, 2]), torch.zeros(4, 2))
@@ -121,13 +91,6 @@ def test_a_trainable_pose_encoder_learns_too(tiny_recipe: Recipe) -> None:
     assert module.pose.training
     _step(module, tiny_recipe).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.pose.parameters())
-
-
-def test_the_bias_of_the_pairwise_loss_learns(tiny_recipe: Recipe) -> None:
-    module = _aligned(tiny_recipe, loss="siglip", temperature=0.1)
-    _step(module, tiny_recipe).backward()
-    assert module.bias.grad is not None
-    assert module.bias.grad != 0
 
 
 def _aligned(recipe: Recipe, **changes: object) -> Alignment:

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from cpep_edge.errors import ConfigError
 from cpep_train.batches import N_STREAMS, TrainingBatches, training_loader
 from cpep_train.corpus import Corpus
 from cpep_train.recipe import Recipe
@@ -57,35 +56,3 @@ def test_readers_of_their_own_give_the_same_batches(toy_corpus: Corpus, tiny_rec
     helped = [batch.emg for batch in training_loader(dataset, 16, seed=1, n_workers=2)]
     assert len(alone) == len(helped)
     assert all(bool((one == other).all()) for one, other in zip(alone, helped, strict=True))
-
-
-@pytest.mark.parametrize("cache_recordings", [100, 8])
-def test_windows_of_one_recording_are_kept_apart_where_asked(
-    cache_recordings: int, toy_corpus: Corpus, tiny_recipe: Recipe
-) -> None:
-    dataset = _dataset(toy_corpus, tiny_recipe)
-    dataset.store.cache_bytes = cache_recordings * dataset.store.track_bytes(0)
-    apart = 300
-    closest = {}
-    for asked in (0, apart):
-        closest[asked] = min(_closest(batch) for batch in TrainingBatches(dataset, 6, seed=0, apart_samples=asked))
-    assert closest[0] < apart <= closest[apart]
-
-
-def _closest(places: np.ndarray) -> int:
-    gaps = [
-        np.diff(np.sort(places[places[:, 0] == number, 1])).min(initial=10_000) for number in np.unique(places[:, 0])
-    ]
-    return int(min(gaps))
-
-
-def test_keeping_apart_loses_no_window(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
-    dataset = _dataset(toy_corpus, _still(tiny_recipe))
-    places = np.concatenate(list(TrainingBatches(dataset, 12, seed=0, apart_samples=300)))
-    assert sorted(map(tuple, places.tolist())) == sorted(map(tuple, dataset.index.tolist()))
-
-
-def test_more_distance_than_an_epoch_can_give_is_refused(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
-    dataset = _dataset(toy_corpus, tiny_recipe)
-    with pytest.raises(ConfigError, match=r"cannot keep windows align\.apart_s apart"):
-        TrainingBatches(dataset, 64, seed=0, apart_samples=500)

@@ -156,3 +156,23 @@ def test_weights_with_a_tensor_too_few_or_no_safetensors_are_refused(
     (tmp_path / "none.safetensors").write_bytes(b"\x80\x04junk")
     with pytest.raises(ArtifactError, match="no safetensors file"):
         load_weights(tmp_path / "none.safetensors", emg)
+
+
+def test_a_recipe_with_keys_that_are_gone_is_read_where_it_left_them_unused(saved: tuple[Path, Checkpoint]) -> None:
+    run, checkpoint = saved
+    recipe = json.loads((run / RECIPE_FILE).read_text())
+    recipe["align"] |= {"loss": "info-nce", "soft_targets": None, "ema_decay": None}
+    (run / RECIPE_FILE).write_text(json.dumps({**recipe, "qformer": None}))
+    assert load_checkpoint(run).recipe == checkpoint.recipe
+    for name, used in (("align.loss", {**recipe, "align": {**recipe["align"], "loss": "siglip"}}),
+                       ("qformer", {**recipe, "qformer": {"n_queries": 16}})):  # fmt: skip
+        (run / RECIPE_FILE).write_text(json.dumps(used))
+        with pytest.raises(ArtifactError, match=f"sets {name}, which this version of cpep-edge does not know"):
+            load_checkpoint(run)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"align": 3}', "[" * 5000, '{"align": {"loss": []}}'])
+def test_what_is_no_recipe_is_refused(content: str, saved: tuple[Path, Checkpoint]) -> None:
+    (saved[0] / RECIPE_FILE).write_text(content)
+    with pytest.raises(ArtifactError, match="is not valid"):
+        load_checkpoint(saved[0])

@@ -94,9 +94,9 @@ def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes() -> None
     keys = {key.name: key for key in recipe_keys()}
     assert [name for name, key in keys.items() if not key.meaning] == []
     assert keys["windows.jitter_samples"].default == "0"
-    assert keys["align.loss"].kind == '"info-nce" | "siglip"'
+    assert keys["emg.pooling"].kind == '"cls" | "mean"'
     assert keys["signal.notch_hz"].meaning == "mains; None leaves it in"
-    values = load_recipe("cpep+embridge").model_dump()
+    values = load_recipe("micro").model_dump()
     for name in keys:
         table = values
         for part in name.split(".")[:-1]:
@@ -107,9 +107,9 @@ def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes() -> None
 def test_recipes_are_listed_and_shown() -> None:
     listed = CliRunner().invoke(app, ["recipes", "list", "--json"])
     assert set(json.loads(listed.stdout)["recipes"]) == set(shipped_recipes())
-    shown = CliRunner().invoke(app, ["recipes", "show", "demo+ema", "--set", "align.epochs=7", "--json"])
+    shown = CliRunner().invoke(app, ["recipes", "show", "demo+augmented", "--set", "align.epochs=7", "--json"])
     values = {key["name"]: key["value"] for key in json.loads(shown.stdout)["keys"]}
-    assert (values["align.epochs"], values["align.ema_decay"], values["emg.width"]) == (7, 0.999, 64)
+    assert (values["align.epochs"], values["augmentation.noise_sd"], values["emg.width"]) == (7, 0.05, 64)
     assert "align.epochs = 10" in CliRunner().invoke(app, ["recipes", "show", "demo"]).stdout
 
 
@@ -136,9 +136,9 @@ def test_every_variant_goes_over_the_papers_recipe_and_the_demo(variant: str, ba
 
 def test_variants_go_over_each_other_in_order(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[emg]\npatch_samples = 80\n")
-    recipe = load_recipe(f"cpep+ema+patch-200+{tmp_path / 'mine.toml'}")
-    assert (recipe.name, recipe.emg.patch_samples) == ("cpep+ema+patch-200+mine", 80)
-    assert recipe.align.ema_decay == load_recipe("cpep+ema").align.ema_decay
+    recipe = load_recipe(f"cpep+augmented+patch-200+{tmp_path / 'mine.toml'}")
+    assert (recipe.name, recipe.emg.patch_samples) == ("cpep+augmented+patch-200+mine", 80)
+    assert recipe.augmentation == load_recipe("cpep+augmented").augmentation
 
 
 def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_it_divides() -> None:
@@ -150,18 +150,12 @@ def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_i
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("ema", "ema is a variant, to be laid over a recipe"),
+        ("augmented", "augmented is a variant, to be laid over a recipe"),
         ("demo+nope", "there is no variant nope"),
         ("cpep+demo.toml", "there is no variant demo"),
-        ("demo+soft-targets+siglip", "siglip has none"),
         ("demo+frozen-emg+random-init", "must be trained"),
     ],
 )
 def test_what_makes_no_recipe_is_refused(name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_recipe(name)
-
-
-def test_soft_targets_say_themselves_what_is_alike() -> None:
-    with pytest.raises(ConfigError, match=r"align\.same_gesture must be"):
-        load_recipe("cpep+soft-targets", ["align.same_gesture=ignored"])

@@ -127,11 +127,6 @@ def test_bad_recordings_are_left_out_where_asked_and_written_down(
 
 
 def test_a_start_that_fails_late_leaves_nothing(tiny_recipe: Recipe, toy_corpus: Corpus, tmp_path: Path) -> None:
-    apart = tiny_recipe.align.model_copy(update={"apart_s": 60.0})
-    random = apart.model_copy(update={"emg_start": "random"})
-    with pytest.raises(ConfigError, match="apart"):
-        train(tiny_recipe.model_copy(update={"align": random}), toy_corpus.folder, tmp_path / "run", progress=False)
-    assert (tmp_path / "run" / "pose-mae" / "weights.safetensors").exists()  # what was trained stays
     few = tiny_recipe.windows.model_copy(update={"window_samples": 980})
     for part in ("emg", "pose"):
         tiny_recipe = tiny_recipe.model_copy(

@@ -55,8 +55,8 @@ def test_a_run_that_was_stopped_is_told_and_counts_nowhere() -> None:
 
 def test_recipes_share_a_stage_that_nothing_but_the_alignment_tells_apart() -> None:
     demo = load_recipe("demo")
-    assert shared_stage(demo, load_recipe("demo+soft-targets"), "emg-mae")
-    assert not shared_stage(demo, load_recipe("demo+soft-targets"), "align")
+    assert shared_stage(demo, load_recipe("demo+augmented"), "emg-mae")
+    assert not shared_stage(demo, load_recipe("demo+augmented"), "align")
     assert not shared_stage(demo, load_recipe("demo", ["seed=1"]), "emg-mae")
     other = load_recipe("demo", ["pose_mae.epochs=1"])
     assert shared_stage(demo, other, "emg-mae")
@@ -133,8 +133,8 @@ def test_a_job_that_fails_on_a_cluster_is_one_sentence_with_its_log(
 
 @pytest.fixture
 def variant(tmp_path: Path) -> Path:
-    file = tmp_path / "soft.toml"
-    file.write_text("[align.soft_targets]\ncommunities = 4\nneighbours = 4\ntemperature = 0.1\n")
+    file = tmp_path / "noisy.toml"
+    file.write_text("[augmentation]\nnoise_sd = 0.5\n")
     return file
 
 
@@ -146,19 +146,19 @@ def test_a_sweep_trains_judges_tabulates_and_does_nothing_twice(
     arguments = ["sweep", str(tiny), f"{tiny}+{variant}", "--data", str(toy_corpus.folder), "--out", str(out)]
     answer = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     found = json.loads(answer.stdout)
-    assert [result["recipe"] for result in found["results"]] == ["tiny", "tiny+soft"]
+    assert [result["recipe"] for result in found["results"]] == ["tiny", "tiny+noisy"]
     assert all(result["figures"] and not result["stopped"] for result in found["results"])
     assert found == json.loads((out / "sweep.json").read_text())
     table = (out / "sweep.md").read_text()
     assert "| tiny |" in table
-    assert "| tiny+soft |" in table
-    plain, soft = out / "tiny" / "seed-0", out / "tiny+soft" / "seed-0"
-    assert (plain / "emg-mae" / "epochs.csv").read_bytes() == (soft / "emg-mae" / "epochs.csv").read_bytes()
-    assert (plain / "align" / "epochs.csv").read_bytes() != (soft / "align" / "epochs.csv").read_bytes()
+    assert "| tiny+noisy |" in table
+    plain, noisy = out / "tiny" / "seed-0", out / "tiny+noisy" / "seed-0"
+    assert (plain / "emg-mae" / "epochs.csv").read_bytes() == (noisy / "emg-mae" / "epochs.csv").read_bytes()
+    assert (plain / "align" / "epochs.csv").read_bytes() != (noisy / "align" / "epochs.csv").read_bytes()
 
     monkeypatch.setattr(sweeps, "train", None)  # nothing may be trained again
     again = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert "tiny+soft" in again.stdout
+    assert "tiny+noisy" in again.stdout
     with pytest.raises(ConfigError, match="another recipe of that name"):
         sweeps.sweep([str(tiny)], toy_corpus.folder, out, seeds=[0], settings=["align.epochs=3"])
 

@@ -20,7 +20,7 @@ from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
 from cpep_train.epochs import EpochLog
 from cpep_train.evaluate import evaluation_set
-from cpep_train.recipe import LogTo, Recipe, SoftTargets
+from cpep_train.recipe import LogTo, Recipe
 from cpep_train.training import STAGES, train
 from tests.train.toy_corpus import HELD_OUT_STAGE, write_recipe, write_toy_corpus
 
@@ -354,54 +354,6 @@ def _varied(recipe: Recipe, **align: object) -> Recipe:
     return recipe.model_copy(update={"align": recipe.align.model_copy(update=align)})
 
 
-def test_what_is_kept_with_ema_is_the_moving_average_of_the_weights(
-    whole: tuple[Path, Checkpoint],
-    toy_corpus: Corpus,
-    tiny_recipe: Recipe,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    steps = list[torch.Tensor]()
-
-    class Noting(EpochLog):
-        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object) -> None:
-            if self._file.parent.name == "align":
-                steps.append(pl_module.emg.projection.bias.detach().clone())
-
-    monkeypatch.setattr(training, "EpochLog", Noting)
-    checkpoint = train(_varied(tiny_recipe, ema_decay=0.9), toy_corpus.folder, tmp_path / "run", progress=False)
-    assert checkpoint is not None
-    average = steps[0]
-    for number, weights in enumerate(steps[1:], start=1):
-        decay = min(0.9, (1 + number) / (10 + number))
-        average = decay * average + (1 - decay) * weights
-    torch.testing.assert_close(checkpoint.emg.projection.bias, average, rtol=0, atol=1e-6)
-    assert torch.equal(steps[-1], whole[1].emg.projection.bias)  # the weights themselves went the same way
-
-
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_the_moving_average_survives_a_restart(
-    epoch: int, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = _varied(tiny_recipe, ema_decay=0.9)
-    undisturbed = train(recipe, toy_corpus.folder, tmp_path / "whole", progress=False)
-
-    class Interrupting(training.ResumePoint):
-        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            super().on_train_epoch_end(trainer, pl_module)
-            if trainer.current_epoch == epoch and self._file.parent.name == "align":
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "ResumePoint", Interrupting)
-        with pytest.raises(CpepError, match="--resume"):
-            train(recipe, toy_corpus.folder, tmp_path / "run", progress=False)
-    resumed = train(recipe, toy_corpus.folder, tmp_path / "run", resume=True, progress=False)
-    assert undisturbed is not None
-    assert resumed is not None
-    assert _same(resumed, undisturbed)
-
-
 def test_a_random_start_leaves_out_the_auto_encoding_of_emg(
     toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -428,15 +380,3 @@ def test_a_pose_encoder_that_was_trained_too_is_the_one_that_is_kept(
     assert moved is not None
     assert not torch.equal(moved.pose.encoder.cls, whole[1].pose.encoder.cls)
     assert _same(load_checkpoint(tmp_path / "run"), moved)
-
-
-def test_soft_targets_change_the_alignment_and_more_communities_than_windows_are_refused(
-    whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
-    soft = SoftTargets(communities=4, neighbours=4, temperature=0.1)
-    trained = train(_varied(tiny_recipe, soft_targets=soft), toy_corpus.folder, tmp_path / "run", progress=False)
-    assert trained is not None
-    assert trained.metrics["align loss"] != whole[1].metrics["align loss"]
-    many = _varied(tiny_recipe, soft_targets=soft.model_copy(update={"communities": 1000}))
-    with pytest.raises(ConfigError, match="228 windows make no 1000 communities"):
-        train(many, toy_corpus.folder, tmp_path / "many", progress=False)

@@ -2,7 +2,7 @@
 
 Symmetric InfoNCE over the windows of a batch with a learnable temperature (Cui et al., arXiv 2509.04699). Only the EMG
 encoder, its projection and the temperature move; with the pose encoder moving too, the paper saw training diverge. The
-recipe may ask for that nevertheless, for targets that like poses share, or for a loss that judges pair by pair.
+recipe may ask for that nevertheless.
 """
 
 import math
@@ -18,13 +18,11 @@ from cpep_train.model import Embedder
 from cpep_train.optimiser import TrainingStage, freeze
 from cpep_train.processes import gathered
 from cpep_train.recipe import Recipe
-from cpep_train.soft_targets import Communities
 from cpep_train.windows import NO_GESTURE, WindowBatch
 
 SMALLEST_TEMPERATURE = 0.01  # as in CLIP: below, a single pair can make the loss explode
 LARGEST_TEMPERATURE = 1.0
 ALIKE_STD = 0.4  # root mean square over the joints; two holds of a gesture by two people are about so far apart
-_FIRST_BIAS = -10.0  # of SigLIP: nearly all pairs of a batch are no pairs, and the first steps should know it
 
 SameGesture = Literal["negative", "ignored", "positive"]
 
@@ -32,7 +30,7 @@ SameGesture = Literal["negative", "ignored", "positive"]
 class Pairs(NamedTuple):
     """The embeddings of one step's whole batch; row by row they belong together."""
 
-    emg: Tensor  # (B, D), unit length; of several queries (B, M D)
+    emg: Tensor  # (B, D), unit length
     pose: Tensor  # (B, D), unit length
     gesture: Tensor  # (B,), `NO_GESTURE` for free movement
     posture: Tensor  # (B, J), the mean pose of each window, in standard deviations
@@ -52,18 +50,13 @@ class Pairs(NamedTuple):
 class Alignment(TrainingStage):
     """Trains the EMG embedder against the frozen pose embedder."""
 
-    def __init__(self, emg: Embedder, pose: Embedder, recipe: Recipe, communities: Communities | None = None) -> None:
-        """communities: of the pose embeddings, where the recipe asks for soft targets"""
+    def __init__(self, emg: Embedder, pose: Embedder, recipe: Recipe) -> None:
         super().__init__(recipe.align, recipe.seed)
         self.recipe = recipe
         self.emg = emg
         self.pose = pose
         self._front_end = recipe.mpf_spec()
-        self.communities = communities
-        start = torch.tensor(math.log(recipe.align.temperature))
-        self.log_temperature = nn.Parameter(start, requires_grad=recipe.align.learn_temperature)
-        if recipe.align.loss == "siglip":
-            self.bias = nn.Parameter(torch.tensor(_FIRST_BIAS))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(recipe.align.temperature)))
         self.last: Pairs | None = None  # of the last training step, for `cpep_train.monitors`
         self._frozen: list[nn.Module] = []
         if not recipe.align.train_pose:
@@ -106,11 +99,7 @@ class Alignment(TrainingStage):
         return Pairs(self.emg(emg), pose, batch.stage_index, batch.pose.mean(dim=2))
 
     def _loss(self, pairs: Pairs) -> Tensor:
-        settings = self.recipe.align
-        if settings.loss == "siglip":
-            return siglip(*pairs[:2], self.temperature, self.bias, pairs.same(), settings.same_gesture)
-        targets = None if self.communities is None else self.communities.targets(pairs.pose.detach())
-        return info_nce(*pairs[:2], self.temperature, pairs.same(), settings.same_gesture, targets)
+        return info_nce(pairs.emg, pairs.pose, self.temperature, pairs.same(), self.recipe.align.same_gesture)
 
 
 def alike(posture: Tensor) -> Tensor:
@@ -119,59 +108,32 @@ def alike(posture: Tensor) -> Tensor:
     return (gap < ALIKE_STD).fill_diagonal_(True)
 
 
-def similarity(emg: Tensor, pose: Tensor) -> Tensor:
-    """Cosine of each window to each pose, of several queries the best; emg: (B, M D), pose: (B, D); returns (B, B)."""
-    queries = emg.view(len(emg), -1, pose.shape[1])  # (B, M, D)
-    return (queries @ pose.T).amax(dim=1)
-
-
 def info_nce(
     emg: Tensor,
     pose: Tensor,
     temperature: Tensor,
     same: Tensor,
     same_gesture: SameGesture = "negative",
-    targets: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE: each window should find its own pose among the batch's, and each pose its window.
 
-    emg, pose: (B, D), unit length; M queries of a window one after the other, (B, M D)
+    emg, pose: (B, D), unit length
     same: (B, B), which windows show the same gesture
     same_gesture: what the other windows of a gesture count as: negatives, as published; nothing; or positives, which
         share the target evenly (Khosla et al. 2020)
-    targets: (B, B), what each window should find in place of that, rows summing to one
     """
-    logits = similarity(emg, pose) / temperature  # (B, B)
+    logits = emg @ pose.T / temperature  # (B, B)
     right, counted = _right_and_counted(same, same_gesture)
-    if targets is None:
-        targets = right.to(logits.dtype)
-        targets = targets / targets.sum(dim=1, keepdim=True)  # rows count the same gestures as columns
-        logits = logits.masked_fill(~counted, torch.finfo(logits.dtype).min / 2)  # infinity times zero is no number
+    targets = right.to(logits.dtype)
+    targets = targets / targets.sum(dim=1, keepdim=True)  # rows count the same gestures as columns
+    logits = logits.masked_fill(~counted, torch.finfo(logits.dtype).min / 2)  # infinity times zero is no number
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-
-
-def siglip(
-    emg: Tensor,
-    pose: Tensor,
-    temperature: Tensor,
-    bias: Tensor,
-    same: Tensor,
-    same_gesture: SameGesture = "negative",
-) -> Tensor:
-    """The pairwise sigmoid loss of Zhai et al. 2023: is this window's pose that one, asked of every pair of the batch.
-
-    The arguments are those of `info_nce`; bias: (), added to all logits. The sum over pairs is divided by B, as there.
-    """
-    right, counted = _right_and_counted(same, same_gesture)
-    logits = similarity(emg, pose) / temperature + bias  # (B, B)
-    sign = right.to(logits.dtype) * 2 - 1
-    return -(F.logsigmoid(sign * logits) * counted).sum() / len(emg)
 
 
 def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
     """Share of windows to which a right pose is nearest in the batch, ()."""
     right, counted = _right_and_counted(pairs.same(), same_gesture)
-    nearest = similarity(pairs.emg, pairs.pose).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
+    nearest = (pairs.emg @ pairs.pose.T).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
     return right.gather(1, nearest).float().mean()
 
 

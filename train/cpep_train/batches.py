@@ -21,7 +21,6 @@ from cpep_train.windows import WindowBatch, WindowDataset
 
 N_STREAMS = 4  # of a corpus beyond the cache; fixed, so that the order of batches does not depend on the processors
 _POOL_SHARE = 0.6  # of a stream's cache that its pool takes; the rest keeps recordings on their way in and out
-_MOST_DEALT = 64  # batches that windows are dealt to at a time, to keep them apart
 
 
 class TrainingBatches(Sampler[NDArray[np.int64]]):
@@ -30,11 +29,8 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
     An epoch's order depends on the seed and the epoch alone, so that a resumed run sees what it would have seen.
     """
 
-    def __init__(self, dataset: WindowDataset, batch_size: int, seed: int, *, apart_samples: int = 0) -> None:
-        """apart_samples: windows of one recording in a batch start at least so far apart.
-
-        Raises ConfigError when there are too few windows to keep them apart, or processes do not divide a batch.
-        """
+    def __init__(self, dataset: WindowDataset, batch_size: int, seed: int) -> None:
+        """Raises ConfigError when processes do not divide a batch."""
         self._dataset, self._seed, self._epoch = dataset, seed, 0
         self._batch_size = min(batch_size, len(dataset))
         store = dataset.store
@@ -43,16 +39,6 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
         self._n_streams = N_STREAMS if self.is_large and len(dataset) >= 2 * N_STREAMS * batch_size else 1
         self._n_batches = len(dataset) // self._n_streams // self._batch_size  # of each stream
         self._pool = max(1, int(_POOL_SHARE * store.cache_bytes / self._n_streams / np.mean(track_bytes)))  # recordings
-        windows = store.recipe.windows
-        reach = apart_samples + 2 * windows.jitter_samples
-        needed = -(-reach // windows.stride_samples)
-        in_pool = self._pool * len(dataset) // len(track_bytes) // self._batch_size
-        self._n_dealt = max(needed, min(in_pool, _MOST_DEALT)) if apart_samples else 0  # batches dealt to at a time
-        if apart_samples and self._n_batches < needed:
-            raise ConfigError(
-                f"recipe {store.recipe.name}: an epoch of {self._n_batches} batches cannot keep windows align.apart_s "
-                "apart; lower align.apart_s or align.batch_size"
-            )
         if self._batch_size % n_processes():
             raise ConfigError(f"a batch of {self._batch_size} windows does not divide among {n_processes()} processes")
 
@@ -65,7 +51,8 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         rng = np.random.default_rng((self._seed, self._epoch))
-        streams = [self._cut(order, rng) for order in self._orders(rng)]
+        n_used = self._n_batches * self._batch_size
+        streams = [order[:n_used].reshape(self._n_batches, self._batch_size) for order in self._orders(rng)]
         for batches in zip(*streams, strict=True):
             for batch in batches:
                 yield self._jittered(self._dataset.index[batch], rng)[rank() :: n_processes()]
@@ -87,22 +74,6 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
             n_recordings = int(place[-1]) + 1
             drawn_at = place + min(self._pool, n_recordings) * rng.random(n)
             yield windows[np.argsort(drawn_at % n_recordings)]  # the end meets the beginning
-
-    def _cut(self, order: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
-        """Cut an order into batches, (n_batches, B)."""
-        size, n = self._batch_size, self._n_batches
-        batches = order[: n * size].reshape(n, size)
-        if not self._n_dealt:
-            return batches
-        chunks = np.array_split(batches, max(1, n // self._n_dealt))
-        return np.concatenate([self._dealt(chunk, rng) for chunk in chunks])
-
-    def _dealt(self, batches: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
-        """Deal windows out anew like cards, recording by recording in order of time: neighbours part by a round."""
-        windows = np.sort(batches.ravel())  # the index is in order of recordings and starts
-        session = self._dataset.index[windows, 0]
-        turn = rng.permutation(int(session.max()) + 1)[session]
-        return windows[np.argsort(turn, kind="stable")].reshape(-1, len(batches)).T
 
     def _jittered(self, places: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         recipe = self._dataset.store.recipe
@@ -126,13 +97,13 @@ class _Fetching(Dataset[WindowBatch]):
 
 
 def training_loader(
-    dataset: WindowDataset, batch_size: int, seed: int, *, apart_samples: int = 0, n_workers: int | None = None
+    dataset: WindowDataset, batch_size: int, seed: int, *, n_workers: int | None = None
 ) -> DataLoader[WindowBatch]:
     """Shuffled, jittered batches for training.
 
     n_workers: processes that read; None takes none for a corpus that fits the cache, else one a stream
     """
-    batches = TrainingBatches(dataset, batch_size, seed, apart_samples=apart_samples)
+    batches = TrainingBatches(dataset, batch_size, seed)
     if n_workers is None:
         n_workers = min(N_STREAMS, os.cpu_count() or 1) if batches.is_large else 0
     return DataLoader(

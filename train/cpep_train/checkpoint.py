@@ -8,6 +8,7 @@ are written beside them, under names with their hash, and `checkpoint.json` last
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import replacing
 from cpep_edge.head import Head
+from cpep_edge.manifest_part import parse_json
 from cpep_edge.mpf import MpfSpec
 from cpep_edge.preprocess import Preprocessing
 from cpep_train.leakage import SPLITS_FILE, SplitManifest, load_splits
 from cpep_train.model import Embedder
 from cpep_train.provenance import Provenance
-from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
 from cpep_train.windows import Statistics
 
@@ -34,6 +35,8 @@ EMG_WEIGHTS_FILE = "emg_encoder.safetensors"
 POSE_WEIGHTS_FILE = "pose_encoder.safetensors"
 HEAD_FILE = "head.npz"
 SCHEMA_VERSION = 1
+# Keys that recipes had until they proved to bring nothing, at the values that left them unused.
+_RETIRED = {"learn_temperature": True, "loss": "info-nce", "soft_targets": None, "apart_s": 0.0, "ema_decay": None}
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
 
 def build_encoders(recipe: Recipe) -> tuple[Embedder, Embedder]:
     """Fresh EMG and pose encoders of the recipe's sizes, sharing one embedding space."""
-    size, pose_size, qformer = recipe.emg_config(), recipe.pose_config(), recipe.qformer
-    emg = (
-        Embedder(size, recipe.d_embed)
-        if qformer is None
-        else QueryEmbedder(size, pose_size, qformer.n_queries, recipe.d_embed)
-    )
-    return emg, Embedder(pose_size, None)
+    return Embedder(recipe.emg_config(), recipe.d_embed), Embedder(recipe.pose_config(), None)
 
 
 def save_recipe(run: Path, recipe: Recipe) -> None:
@@ -170,9 +167,25 @@ def load_run_recipe(run: Path) -> Recipe:
     if not file.is_file():
         raise ArtifactError(f"{run}: {RECIPE_FILE} is missing, so this is no training run")
     try:
-        return Recipe.model_validate_json(file.read_bytes())
+        return Recipe.model_validate(_without_retired(parse_json(file.read_bytes())))
     except ValidationError as error:
+        if error.errors()[0]["type"] == "extra_forbidden":
+            key = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise ArtifactError(
+                f"{file} sets {key}, which this version of cpep-edge does not know; use the version that trained it, "
+                "or train it again"
+            ) from error
         raise ArtifactError(f"{file} is not valid at {_first_fault(error)}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{file} is not valid JSON: {error}") from error
+
+
+def _without_retired(values: Any) -> Any:
+    """A recipe without retired keys that it left unused; one in use stays, to be refused."""
+    if not isinstance(values, dict) or not isinstance(values.get("align"), dict):
+        return values
+    align = {key: value for key, value in values["align"].items() if _RETIRED.get(key, ...) != value}
+    return {key: value for key, value in values.items() if key != "qformer" or value is not None} | {"align": align}
 
 
 def save_weights(file: Path, module: nn.Module) -> str:

@@ -67,7 +67,5 @@ def check_teacher(recipe: Recipe, data: Provenance, teacher: Checkpoint, run: Pa
             raise ConfigError(f"recipe {recipe.name}: {part} is not that of its teacher {run}, and must be")
     if theirs.align.train_pose:
         raise ConfigError(f"{run} trained its pose encoder during alignment; a teacher must have left it frozen")
-    if teacher.emg.n_queries > 1:
-        raise ConfigError(f"{run} gives {teacher.emg.n_queries} embeddings a window; a teacher must give one")
     if data.data_sha256 != teacher.provenance.data_sha256:
         raise ConfigError(f"{run} was trained on other data; a student needs the data of its teacher")

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.pose_index import cosines
-
 N_NEIGHBOURS = 10
 _MOST_PAIRS = 2_000  # pairwise figures are estimated on so many windows, evenly chosen
 
@@ -101,7 +99,7 @@ def recall_at(
 
     right: (Q, R)
     """
-    similarity = cosines(queries, references)
+    similarity = queries @ references.T
     k = min(k, len(references))
     nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
     hit: NDArray[np.bool_] = np.take_along_axis(right, nearest, axis=1).any(axis=1)

@@ -79,7 +79,7 @@ def find_repetitions(material: Material) -> Repetitions:
     kept = windows.only(inside)
     return Repetitions(
         examples=kept,
-        embedding=material.one_vector(embed_emg(torch_embedding(material.checkpoint.emg), kept)),
+        embedding=embed_emg(torch_embedding(material.checkpoint.emg), kept),
         number=number[inside],
         n_first=n_first[inside],
         trained=np.array([rows[session].split == "train" for session, _ in kept.places], bool),

@@ -148,7 +148,7 @@ def _map(material: Material, n_most: int = 3_000) -> "Figure":
     asked = _spread(len(material.queries), n_most)
     looked_up = _spread(len(material.references), n_most)
     return plots.pca_figure(
-        material.one_vector(material.queries[asked]),
+        material.queries[asked],
         examples.queries.gesture_index[asked],
         material.references[looked_up],
         examples.references.gesture_index[looked_up],

@@ -5,10 +5,7 @@ people, of all gestures. The poses of held-out gestures are in the index, their 
 training. Everything here works on embeddings, so the same code judges the trained module, a quantised graph and a
 bundle. The other protocols are in `cpep_train.protocols`.
 
-Where an encoder has several queries (`cpep_train.qformer`), an embedding holds their vectors one after the other, and
-the best of them counts.
-
-Shapes: Q queries, R references, D width, or M D with M queries to an embedding, K gestures.
+Shapes: Q queries, R references, D width, K gestures.
 """
 
 import logging
@@ -23,7 +20,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cpep_edge.errors import DataError
-from cpep_edge.pose_index import cosines
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import FREE_STAGE, Corpus, Row
 from cpep_train.windows import SessionStore, WindowBatch, WindowDataset
@@ -251,7 +247,7 @@ def by_prototypes(
     present = np.unique(labels)
     means = np.stack([references[labels == label].mean(axis=0) for label in present])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
-    nearest: NDArray[np.int64] = present[np.argmax(cosines(queries, means), axis=1)]
+    nearest: NDArray[np.int64] = present[np.argmax(queries @ means.T, axis=1)]
     return nearest
 
 
@@ -259,7 +255,7 @@ def nearest_labels(
     queries: NDArray[np.float32], references: NDArray[np.float32], labels: NDArray[np.int64], k: int
 ) -> NDArray[np.int64]:
     """Labels of the k references with the largest cosine, nearest first, (Q, k)."""
-    similarity = torch.from_numpy(cosines(queries, references))
+    similarity = torch.from_numpy(queries @ references.T)
     order = similarity.topk(min(k, len(references)), dim=1).indices.numpy()
     nearest: NDArray[np.int64] = labels[order]
     return nearest
@@ -273,20 +269,6 @@ def majority(nearest: NDArray[np.int64]) -> NDArray[np.int64]:
     counts = (nearest[:, :, None] == nearest[:, None, :]).sum(axis=2)  # (Q, k): votes of the label at each place
     winner: NDArray[np.int64] = nearest[np.arange(len(nearest)), counts.argmax(axis=1)]
     return winner
-
-
-def best_query(embeddings: NDArray[np.float32], references: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of each embedding the query that comes nearest to any reference, for what takes one vector a window.
-
-    embeddings: (n, M D); references: (r, D); returns (n, D)
-    """
-    d = references.shape[1]
-    if embeddings.shape[1] == d:
-        return embeddings
-    queries = embeddings.reshape(-1, d)
-    nearest = cosines(queries, references).max(axis=1).reshape(len(embeddings), -1)  # (n, M)
-    best: NDArray[np.float32] = queries.reshape(len(embeddings), -1, d)[np.arange(len(embeddings)), nearest.argmax(1)]
-    return best
 
 
 def balanced_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from cpep_train.optimiser import MovingAverage, TrainingStage
+from cpep_train.optimiser import TrainingStage
 from cpep_train.processes import backend, n_local_processes, n_processes
 from cpep_train.windows import WindowBatch
 
@@ -48,9 +48,6 @@ def fit(
             callbacks=callbacks,
         )
         trainer.fit(module, training, validation, ckpt_path=resume_file, weights_only=True)
-        for callback in callbacks:
-            if isinstance(callback, MovingAverage):
-                callback.settle(module)
 
 
 def _precision(wanted: str) -> Any:

@@ -13,7 +13,6 @@ from cpep_train.evaluate import (
     EvaluationSet,
     Examples,
     Score,
-    best_query,
     choose,
     embed_emg,
     embed_poses,
@@ -41,10 +40,6 @@ class Material:
     def store(self) -> SessionStore:
         """The filtered sessions."""
         return self.examples.queries.dataset.store
-
-    def one_vector(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """EMG embeddings as one vector each, (n, D): of several queries the one that comes nearest to any pose."""
-        return best_query(embeddings, self.references)
 
     @property
     def trained(self) -> NDArray[np.bool_]:

@@ -95,12 +95,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
-        """tokens: (B, N, D); n_seen: only the first so many are looked at; returns the same shape."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, N, D); returns the same shape."""
         b, n, d = tokens.shape
         qkv = self.qkv(tokens).view(b, n, 3, self.n_heads, d // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, D / H)
-        k, v = k[:, :, :n_seen], v[:, :, :n_seen]
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(b, n, d))  # (B, N, D)
         return out
@@ -120,16 +119,8 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (B, N, D); returns as many as the attention gives."""
-        return self.feed(self.attend(tokens))
-
-    def attend(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
-        """The first half: attention to all tokens, or to the first so many."""
-        mixed: Tensor = self.attention(self.attention_norm(tokens), n_seen)
+        mixed: Tensor = self.attention(self.attention_norm(tokens))
         tokens = tokens[:, -mixed.shape[1] :] + self.dropout(mixed)  # streaming attention gives the newest only
-        return tokens
-
-    def feed(self, tokens: Tensor) -> Tensor:
-        """The second half: the MLP."""
         hidden = F.gelu(self.mlp_in(self.mlp_norm(tokens)))
         tokens = tokens + self.dropout(self.mlp_out(hidden))
         return tokens
@@ -200,8 +191,8 @@ class StreamingAttention(Attention):
         query, key = torch.arange(n_keys - self.block, n_keys)[:, None], torch.arange(n_keys)
         return self.distance[:, query - key + self.block - 1]  # a key of the same block may be later than the query
 
-    def forward(self, tokens: Tensor, n_seen: int | None = None) -> Tensor:
-        """tokens: (B, N, D); n_seen: of no use here; returns (B, N - (n_context - 1) b, D), the newest tokens."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, N, D); returns (B, N - (n_context - 1) b, D), the newest tokens."""
         b, n, d = tokens.shape
         heads = self.qkv(tokens).view(b, n // self.block, self.block, 3, self.n_heads, d // self.n_heads)
         q, k, v = heads.permute(3, 0, 4, 1, 2, 5)  # each (B, H, M, b, D / H)
@@ -273,8 +264,6 @@ class Embedder(nn.Module):
 
     The EMG side projects (256 -> 256 in the paper); the pose side, frozen, hands out its [CLS] features as they are.
     """
-
-    n_queries = 1  # embeddings of a window; more in `cpep_train.qformer`
 
     def __init__(self, config: EncoderConfig, d_embed: int | None) -> None:
         """d_embed: width of the projection; None leaves it out."""

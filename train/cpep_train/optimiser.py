@@ -1,16 +1,11 @@
-"""How all three stages step: AdamW, a linear warm-up, a cosine to zero, and randomness that a resumed run repeats.
-
-A recipe may ask for the moving average of the weights to be kept in their place.
-"""
+"""How all three stages step: AdamW, a linear warm-up, a cosine to zero, and randomness that a resumed run repeats."""
 
 import math
-from collections.abc import Callable
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import nn
 
 from cpep_train.processes import rank
 from cpep_train.recipe import AlignStage, MaeStage
@@ -44,26 +39,6 @@ class TrainingStage(pl.LightningModule):
     def step_seed(self) -> int:
         """What this step's randomness comes from, the same in every process."""
         return self.seed * 1_000_003 + self.global_step
-
-
-class MovingAverage(WeightAveraging):
-    """Keeps the exponential moving average of a stage's weights, validates with it, and leaves it behind at the end."""
-
-    def __init__(self, decay: float) -> None:
-        """decay: once training is old enough; before, the average reaches back over a tenth of the steps so far."""
-        super().__init__(avg_fn=_moving_average(decay))
-
-    def settle(self, module: TrainingStage) -> None:
-        """Put the average in place of the weights, of a run too that was resumed after its last step."""
-        self._copy_average_to_current(module)
-
-
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    def average(averaged: Tensor, current: Tensor, n_averaged: Tensor) -> Tensor:
-        reached = min(decay, (1 + int(n_averaged)) / (10 + int(n_averaged)))
-        return averaged + (1 - reached) * (current - averaged)
-
-    return average
 
 
 def freeze(module: nn.Module) -> None:

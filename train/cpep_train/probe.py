@@ -45,10 +45,10 @@ def _score(material: Material, users: Users, gestures: Gestures) -> Score | None
     if not chosen.any() or len(np.unique(fitting.gesture_index[usable])) < 2:
         return None
     answered = fit_and_answer(
-        material.one_vector(material.fitted[usable]),
+        material.fitted[usable],
         fitting.gesture_index[usable],
         fitting.user_index[usable],
-        material.one_vector(material.queries[chosen]),
+        material.queries[chosen],
     )
     return score_of(examples, users, gestures, chosen, allowed, answered)
 

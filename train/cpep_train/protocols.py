@@ -163,7 +163,7 @@ def _paired(material: Material, chosen: NDArray[np.bool_]) -> tuple[dict[str, fl
     if len(usable) < 2 * max(RECALL_AT):
         return None, None
     own = replace(queries.only(usable), dataset=with_pose)
-    pose, emg = embed_poses(material.checkpoint.pose, own), material.one_vector(material.queries[usable])
+    pose, emg = embed_poses(material.checkpoint.pose, own), material.queries[usable]
     itself = np.eye(len(usable), dtype=bool)
     recall = {str(k): _mean_recall(emg, pose, itself, k) for k in RECALL_AT}
     return recall, embedding_quality(emg, pose, own.gesture_index, own.places[:, 0])

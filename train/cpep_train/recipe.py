@@ -122,15 +122,6 @@ class MaeStage(_Stage):
     decoder_layers: int = Field(gt=0)  # of the same
 
 
-class SoftTargets(_Part):
-    """Targets that poses share with their like; see `cpep_train.soft_targets`."""
-
-    communities: int = Field(gt=1)  # of the frozen pose embeddings, found by k-means
-    neighbours: int = Field(gt=0)  # how many of a batch share one target
-    temperature: float = Field(gt=0)  # of the softmax over affinities: the smaller, the closer to one-hot
-    share: Share = 1.0  # of the target that is soft; the rest stays with the window's own pose
-
-
 class Distillation(_Part):
     """Match a trained, larger encoder in place of contrasting with poses; see `cpep_train.distil`."""
 
@@ -138,27 +129,15 @@ class Distillation(_Part):
     neighbour_weight: float = Field(ge=0)  # of their divergence, beside one minus the cosine
 
 
-class QFormerSettings(_Part):
-    """Queries that read the EMG tokens, in place of [CLS]; see `cpep_train.qformer`."""
-
-    n_queries: int = Field(gt=0)  # embeddings of a window
-    reconstruction_weight: float = Field(gt=0)  # of the loss of poses rebuilt from the queries
-
-
 class AlignStage(_Stage):
     """Contrastive alignment of EMG with the frozen pose encoder."""
 
     temperature: float = Field(gt=0)  # where the learnable temperature starts
-    learn_temperature: bool = True  # False: it stays where it starts
     same_gesture: Literal["negative", "ignored", "positive"] = "negative"  # others of the gesture in the batch
-    loss: Literal["info-nce", "siglip"] = "info-nce"  # a softmax over the batch, or each pair by itself
-    soft_targets: SoftTargets | None = None  # None: one-hot, as CPEP was published
     distillation: Distillation | None = None  # None: no teacher
     emg_start: Literal["mae", "random"] = "mae"  # what the EMG encoder starts from; random leaves out stage emg-mae
     train_emg: bool = True  # False: the encoder stays as its auto-encoding left it, only the projection learns
     train_pose: bool = False  # True: an ablation that fails as published, and what helps small encoders on covariances
-    apart_s: float = Field(default=0.0, ge=0)  # windows of one recording in a batch start at least so far apart
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)  # keep a moving average of the weights in their place
 
 
 class Augmentation(_Part):
@@ -195,7 +174,6 @@ class Recipe(_Part):
     emg_mae: MaeStage
     pose_mae: MaeStage
     align: AlignStage
-    qformer: QFormerSettings | None = None  # None: a window is one embedding, as CPEP was published
     augmentation: Augmentation = Augmentation()
     log_to: LogTo = LogTo()
 
@@ -315,22 +293,10 @@ class Recipe(_Part):
 
     def _align_faults(self) -> list[str]:
         align, faults = self.align, []
-        if align.loss == "siglip" and align.soft_targets is not None:
-            faults.append("align.soft_targets: they replace the one-hot targets of loss info-nce; siglip has none")
-        if align.soft_targets is not None and align.same_gesture != "negative":
-            faults.append('align.soft_targets: they say what is alike, so align.same_gesture must be "negative"')
-        if align.distillation is not None and (align.train_pose or align.soft_targets or align.loss == "siglip"):
-            faults.append(
-                "align.distillation: it replaces the contrastive loss, its targets and a trained pose encoder"
-            )
-        if align.distillation is not None and self.qformer is not None:
-            faults.append("align.distillation: a student has one embedding a window, so it has no qformer")
+        if align.distillation is not None and align.train_pose:
+            faults.append("align.distillation: the poses are the teacher's, so align.train_pose must be false")
         if not align.train_emg and align.emg_start == "random":
             faults.append("align.train_emg: an encoder that starts at random must be trained")
-        if self.qformer is not None and self.pose.n_layers == 1:
-            faults.append("qformer: a pose encoder of one block lets no pose token see what the queries have read")
-        if self.qformer is not None and self.emg.block_patches:
-            faults.append("qformer: its queries read the whole window, so emg.block_patches must be 0")
         return faults
 
     def trains_as(self, other: "Recipe") -> bool:

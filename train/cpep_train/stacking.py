@@ -131,11 +131,10 @@ def with_seen_penalty(
     """Queries and references whose inner products are the cosines, less the penalty for poses of trained gestures.
 
     One column more carries it, so any index of inner products can hold it.
-    returns: (Q, D + 1), or of M queries (Q, M (D + 1)), and (R, D + 1)
+    returns: (Q, D + 1) and (R, D + 1)
     """
     of_trained = examples.seen[examples.references.gesture_index][:, None]
-    vectors = queries.reshape(len(queries), -1, references.shape[1])
-    with_one = np.pad(vectors, ((0, 0), (0, 0), (0, 1)), constant_values=1).reshape(len(queries), -1)
+    with_one = np.pad(queries, ((0, 0), (0, 1)), constant_values=1)
     return with_one, np.hstack((references, -penalty * of_trained.astype(np.float32)))
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import nn
 
@@ -38,21 +37,18 @@ from cpep_train.checkpoint import (
 from cpep_train.corpus import FREE_STAGE, Corpus, all_faults
 from cpep_train.curves import draw_curves
 from cpep_train.distil import DistilledAlignment, check_teacher
-from cpep_train.embridge import BridgedAlignment
 from cpep_train.epochs import EpochLog, ProgressBar, ProgressLines, ResumePoint, last_losses
 from cpep_train.fitting import fit
 from cpep_train.leakage import SPLITS_FILE, SplitManifest, audit, load_splits, save_splits
 from cpep_train.loggers import LOG_FOLDER, open_logger
 from cpep_train.mae import MaskedAutoencoder
 from cpep_train.monitors import Monitor
-from cpep_train.optimiser import MovingAverage, TrainingStage
+from cpep_train.optimiser import TrainingStage
 from cpep_train.plain_head import with_plain_head
 from cpep_train.processes import join, rank, wait_for_all
 from cpep_train.provenance import PROVENANCE_FILE, Provenance, load_provenance, provenance_of, save_provenance
-from cpep_train.qformer import QueryEmbedder
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import RECORDINGS_FILE, Layout, load_layouts, look_through, save_layouts
-from cpep_train.soft_targets import Communities
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 
 logger = logging.getLogger(__name__)
@@ -66,7 +62,6 @@ LOG_FILE = "epochs.csv"
 _BEGUN = (RECIPE_FILE, PROVENANCE_FILE, SPLITS_FILE, RECORDINGS_FILE, LOG_FOLDER)  # written before anything is trained
 _OF_STAGE = (RESUME_FILE, WEIGHTS_FILE, POSE_WEIGHTS_FILE, LOG_FILE)
 _VALIDATION_WINDOWS = 512  # enough for a curve; evaluation is `cpep_train.evaluate`
-_COMMUNITY_WINDOWS = 20_000  # that communities of poses are sought among
 
 
 def train(
@@ -185,7 +180,6 @@ class _Run:
             self._windows("train", with_pose),
             settings.batch_size,
             self.recipe.seed,
-            apart_samples=self._apart_samples() if name == "align" else 0,
             n_workers=self.n_workers,
         )
         validation = self._windows("val", with_pose)
@@ -313,28 +307,7 @@ class _Run:
         distillation = self.recipe.align.distillation
         if self.teacher is not None and distillation is not None:
             return DistilledAlignment(self.emg, self.pose, self.recipe, distillation, self.teacher.emg)
-        settings, communities = self.recipe.qformer, self._communities()
-        if settings is not None and isinstance(self.emg, QueryEmbedder):
-            return BridgedAlignment(self.emg, self.pose, self.recipe, settings, communities)
-        return Alignment(self.emg, self.pose, self.recipe, communities)
-
-    @torch.no_grad()
-    def _communities(self) -> Communities | None:
-        """The communities of the training poses, where the recipe's soft targets ask for them."""
-        settings = self.recipe.align.soft_targets
-        if settings is None:
-            return None
-        windows = self._windows("train", with_pose=True)
-        chosen = np.linspace(0, len(windows) - 1, min(len(windows), _COMMUNITY_WINDOWS)).astype(int)
-        batches = np.array_split(windows.index[chosen], -(-len(chosen) // 512))
-        self.pose.eval()
-        poses = torch.cat([self.pose(windows.fetch(batch).pose) for batch in batches])
-        if len(poses) < settings.communities:
-            raise ConfigError(
-                f"recipe {self.recipe.name}: {len(poses)} windows make no {settings.communities} communities; lower "
-                "align.soft_targets.communities"
-            )
-        return Communities(poses, settings, self.recipe.seed)
+        return Alignment(self.emg, self.pose, self.recipe)
 
     def _callbacks(self, name: StageName, folder: Path) -> list[pl.Callback]:
         callbacks: list[pl.Callback] = [
@@ -346,12 +319,7 @@ class _Run:
             callbacks.append(ProgressLines(name))
         elif self.progress:
             callbacks.append(ProgressBar(name))
-        if name == "align" and self.recipe.align.ema_decay is not None:
-            callbacks.append(MovingAverage(self.recipe.align.ema_decay))
         return callbacks
-
-    def _apart_samples(self) -> int:
-        return round(self.recipe.align.apart_s * self.recipe.signal.sample_rate_hz)
 
     def _windows(self, split: str, with_pose: bool) -> WindowDataset:
         windows = WindowDataset(self.store, self.store.corpus.numbers(split), with_pose=with_pose)
