@@ -37,13 +37,13 @@ from cpep_bridge.recording import Recorder, Wearer, journal_of, recover, session
 from cpep_edge.blocks import StreamInfo
 from cpep_edge.bundle import Bundle, next_version, write_bundle
 from cpep_edge.calibration import Profile, load_profile, save_profile
-from cpep_edge.checkout import git_commit
 from cpep_edge.enrolment import OpenBundle, remove_gesture
 from cpep_edge.errors import CpepError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.folders import output_folder, restore
 from cpep_edge.session import Session, SessionMeta, write_session
 from cpep_edge.trust import PublicKey, remember_version
+from cpep_edge.versions import git_commit
 from cpep_edge.vouched import read_memory, remember
 
 _SOURCE = Path(__file__).parent / "crash" / "steps.c"

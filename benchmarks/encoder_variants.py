@@ -1,6 +1,6 @@
 """A trained encoder in every way to run it, as files, so that fresh processes can time and weigh them.
 
-    python benchmarks/encoder_variants.py serve FOLDER NAME THREADS     runs one when told to, see cpep_bench.turns
+    python benchmarks/encoder_variants.py serve FOLDER NAME THREADS     runs one when told to, cpep_bench.interleaving
     python benchmarks/encoder_variants.py cold FOLDER NAME              the same, after other work took the caches
     python benchmarks/encoder_variants.py peak FOLDER NAME              peak memory of a process for one, bytes
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_bench.turns import serve
+from cpep_bench.interleaving import serve
 
 EAGER = "torch eager fp32"
 WINDOWS_FILE = "windows.npy"  # (n, n_channels, window_samples) float32, preprocessed
@@ -79,9 +79,9 @@ def open_variant(folder: Path, variant: Variant, n_threads: int) -> tuple[Run, R
 def _xnnpack(folder: Path, variant: Variant, n_threads: int) -> tuple[Run, Run]:
     import platform
 
-    from cpep_edge.bundle import EncoderSpec, StreamSpec
+    from cpep_edge.manifest import EncoderSpec, StreamSpec
     from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
-    from cpep_edge.streaming import StreamingEncoder
+    from cpep_edge.streaming import StreamingRunner
     from cpep_export.native import LIBRARY, SDK_LIBRARIES
 
     files = tuple((name, (folder / "native" / name).read_bytes()) for name in (*SDK_LIBRARIES, LIBRARY))
@@ -103,7 +103,7 @@ def _xnnpack(folder: Path, variant: Variant, n_threads: int) -> tuple[Run, Run]:
     )
     library = NativeLibrary(platform.machine(), files)
     encoder = NativeEncoder(library, (folder / variant.file).read_bytes(), spec, n_threads)
-    return (encoder if stream is None else StreamingEncoder(encoder, spec)).embed, encoder.embed
+    return (encoder if stream is None else StreamingRunner(encoder, spec)).embed, encoder.embed
 
 
 def _eager(folder: Path, n_threads: int) -> Run:

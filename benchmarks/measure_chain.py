@@ -23,23 +23,23 @@ from numpy.typing import NDArray
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_bench.onnx_peer import OnnxEncoder, onnx_program
-from cpep_edge.bundle import EncoderSpec, HeadSpec
-from cpep_edge.checkout import code_version, installed_versions
 from cpep_edge.files import replacing
 from cpep_edge.head import Head, fit_head
 from cpep_edge.input_stream import InputStream, Kernels
+from cpep_edge.manifest import EncoderSpec, HeadSpec
 from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_kernels
 from cpep_edge.pose_index import PoseIndex, build_index
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.recogniser import answer
+from cpep_edge.versions import code_version, installed_versions
 from cpep_export.arm_toolchain import Processor, missing_tool
 from cpep_export.cortex_m import DeviceHead, TargetRun, export_cortex_m
+from cpep_export.fused import FusedEncoder
 from cpep_export.lower import lower
 from cpep_export.native import NativeBuild, build_native, host_architecture
 from cpep_export.prototypes import Prototypes
 from cpep_export.quantise import quantise
-from cpep_export.shaped import ShapedEncoder
 from cpep_train.model import Embedder, EncoderConfig
 from measure_runtimes import ARM_CPUS
 
@@ -91,10 +91,10 @@ class Setup:
     def n_tokens(self) -> int:
         return self.front_end.n_tokens(self.window_samples)
 
-    def encoder(self) -> ShapedEncoder:
+    def encoder(self) -> FusedEncoder:
         torch.manual_seed(0)
         config = EncoderConfig(self.front_end.n_features, self.n_tokens, 1, width=96, n_layers=2, mlp_ratio=2)
-        return ShapedEncoder(Embedder(config, D_EMBED).eval()).eval()
+        return FusedEncoder(Embedder(config, D_EMBED).eval()).eval()
 
 
 SETUPS = (
@@ -110,7 +110,7 @@ class Parts:
 
     setup: Setup
     windows: NDArray[np.float32]  # (n, F, N)
-    encoder: ShapedEncoder
+    encoder: FusedEncoder
     program: bytes
     spec: EncoderSpec
     head: Head

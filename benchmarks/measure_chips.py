@@ -12,10 +12,11 @@ from pathlib import Path
 
 from cpep_bench.machine import this_machine
 from cpep_bench.modelled_energy import modelled_energy
-from cpep_edge.bundle import Bundle, LadderStep, Manifest
-from cpep_edge.checkout import git_commit
+from cpep_edge.bundle import Bundle
 from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
 from cpep_edge.files import replacing
+from cpep_edge.manifest import LadderStep, Manifest
+from cpep_edge.versions import git_commit
 
 HEADER = (
     "encoder",

@@ -35,9 +35,7 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from cpep_bench.onset import energy, onset
-from cpep_edge.bundle import DecisionSpec
 from cpep_edge.calibration import ADAPTING_HOP_S
-from cpep_edge.checkout import git_commit
 from cpep_edge.decisions import Decider
 from cpep_edge.donning import Donning, Tokens, measure_donning, placements, window_means
 from cpep_edge.errors import DataError
@@ -47,9 +45,11 @@ from cpep_edge.head import Head, calibrate_temperature, fit_head
 from cpep_edge.input_stream import InputStream
 from cpep_edge.json_text import to_json
 from cpep_edge.live_loop import level
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.personal import MAX_TURN, Reading, Repetition, design_reading, windows_of
 from cpep_edge.pose_index import Vote
 from cpep_edge.taught import HOP_MS, fit_taught
+from cpep_edge.versions import git_commit
 from cpep_train.realism import features
 
 N_CHOSEN_ON = 8

@@ -21,18 +21,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from cpep_bench.interleaving import STRETCH_RUNS, interleave
 from cpep_bench.machine import Machine, this_machine
 from cpep_bench.onnx_peer import OnnxKind, onnx_program
 from cpep_bench.operators import profile_encoder
-from cpep_bench.turns import STRETCH_RUNS, take_turns
-from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.files import replacing
+from cpep_edge.versions import git_commit, installed_versions
+from cpep_export.fused import FusedEncoder
 from cpep_export.ladder import Ladder
 from cpep_export.lower import lower
 from cpep_export.native import build_native, host_architecture
 from cpep_export.quantise import Quantisation, quantise
-from cpep_export.shaped import ShapedEncoder
-from cpep_export.streaming import StreamingStep
+from cpep_export.streaming_graph import StreamingStep
 from cpep_export.training_windows import calibration_windows
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus
@@ -82,7 +82,7 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / RUN_LINK).symlink_to(options.run.resolve())
-        shaped, variants = _prepare(folder, whole, streaming)
+        fused, variants = _prepare(folder, whole, streaming)
         times = [_times(folder, variants, n, options.runs) for n in THREADS]
         peaks = {variant.name: int(_output("peak", folder, variant.name)) for variant in variants}
         lines = [
@@ -90,9 +90,9 @@ def main() -> None:
             "",
             *_hop(folder, times[0], options.runs),
             "",
-            *_limit(shaped, times[0], _multiply_adds_a_second(folder)),
+            *_limit(fused, times[0], _multiply_adds_a_second(folder)),
             "",
-            *_profile(folder / Variant(OURS, ".pte", shaped.d_embed).file),
+            *_profile(folder / Variant(OURS, ".pte", fused.d_embed).file),
             "",
         ]
     lines += _footer(machine, whole, options.runs)
@@ -100,24 +100,24 @@ def main() -> None:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _prepare(folder: Path, whole: Trained, streaming: Trained) -> tuple[ShapedEncoder, list[Variant]]:
+def _prepare(folder: Path, whole: Trained, streaming: Trained) -> tuple[FusedEncoder, list[Variant]]:
     module, calibration = whole.checkpoint.emg.eval(), whole.calibration()
-    shaped = ShapedEncoder(module).eval()
+    fused = FusedEncoder(module).eval()
     np.save(folder / WINDOWS_FILE, whole.ladder.evaluation.queries.emg())
     build_native(folder / "native", host_architecture())  # type: ignore[arg-type]
-    variants = [Variant(EAGER, "", shaped.d_embed)]
+    variants = [Variant(EAGER, "", fused.d_embed)]
     for quantisation in QUANTISATIONS:
-        program = lower(quantise(shaped, quantisation, calibration), shaped.n_channels, shaped.window_samples)
+        program = lower(quantise(fused, quantisation, calibration), fused.n_channels, fused.window_samples)
         counts = (program.n_delegates, len(program.operators_outside), program.arena_bytes)
-        variants.append(Variant(f"XNNPACK {quantisation}", ".pte", shaped.d_embed, *counts))
+        variants.append(Variant(f"XNNPACK {quantisation}", ".pte", fused.d_embed, *counts))
         (folder / variants[-1].file).write_bytes(program.content)
     variants.append(_streaming(folder, streaming))
-    for graph, encoder in (("", module), (", our graph", shaped)):
+    for graph, encoder in (("", module), (", our graph", fused)):
         for kind in ONNX_KINDS:
-            variants.append(Variant(f"ONNX Runtime {kind}{graph}", ".onnx", shaped.d_embed))
+            variants.append(Variant(f"ONNX Runtime {kind}{graph}", ".onnx", fused.d_embed))
             (folder / variants[-1].file).write_bytes(onnx_program(encoder, calibration, kind))
     write_variants(folder, variants)
-    return shaped, variants
+    return fused, variants
 
 
 def _streaming(folder: Path, trained: Trained) -> Variant:
@@ -135,7 +135,7 @@ def _times(folder: Path, variants: list[Variant], n_threads: int, n_runs: int) -
     """Times of all variants, each in a process of its own, in turns."""
     commands = {variant.name: _command("serve", folder, variant.name, n_threads) for variant in variants}
     measured = {}
-    for name, turn in take_turns(commands, n_runs).items():
+    for name, turn in interleave(commands, n_runs).items():
         measured[name] = {"p50": turn.wall.p50_ms, "p95": turn.wall.p95_ms, "cpu": turn.thread.p50_ms}
     return measured
 
@@ -157,7 +157,7 @@ def _judged(folder: Path, variants: list[Variant], whole: Trained, streaming: Tr
 
 def _hop(folder: Path, warm: Times, n_runs: int) -> list[str]:
     """What a hop of the streaming encoder costs, beside a window of the other."""
-    cold = take_turns({name: _command("cold", folder, name) for name in (OURS, STREAMING)}, n_runs)
+    cold = interleave({name: _command("cold", folder, name) for name in (OURS, STREAMING)}, n_runs)
     hop_ms, window_ms = (cold[name].thread.p50_ms for name in (STREAMING, OURS))
     return [
         f"A streaming hop costs {warm[STREAMING]['cpu'] / warm[OURS]['cpu']:.2f} of a window. Where other work took "
@@ -222,10 +222,10 @@ def _multiply_adds_a_second(folder: Path) -> float | None:
     return float(subprocess.run([program], capture_output=True, text=True, check=True).stdout)
 
 
-def _limit(shaped: ShapedEncoder, times: Times, limit: float | None) -> list[str]:
+def _limit(fused: FusedEncoder, times: Times, limit: float | None) -> list[str]:
     if limit is None:
         return ["The int8 limit of this machine was not measured: no compiler, or no AVX512-VNNI."]
-    rows = _rows_of(shaped)
+    rows = _rows_of(fused)
     products = sum(n * layer.in_features * layer.out_features for layer, n in rows)
     took_ms = times[OURS]["cpu"]
     return [
@@ -236,15 +236,15 @@ def _limit(shaped: ShapedEncoder, times: Times, limit: float | None) -> list[str
     ]
 
 
-def _rows_of(shaped: ShapedEncoder) -> list[tuple[torch.nn.Linear, int]]:
+def _rows_of(fused: FusedEncoder) -> list[tuple[torch.nn.Linear, int]]:
     """Every int8 layer with the number of tokens that it sees."""
     seen: list[tuple[torch.nn.Linear, int]] = []
-    layers = [module for module in shaped.modules() if isinstance(module, torch.nn.Linear)]
+    layers = [module for module in fused.modules() if isinstance(module, torch.nn.Linear)]
     hooks = [
         layer.register_forward_hook(lambda layer, given, _: seen.append((layer, given[0].shape[1]))) for layer in layers
     ]
     with torch.no_grad():
-        shaped(torch.zeros(1, shaped.n_channels, shaped.window_samples))
+        fused(torch.zeros(1, fused.n_channels, fused.window_samples))
     for hook in hooks:
         hook.remove()
     return seen

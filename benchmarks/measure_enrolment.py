@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from cpep_bench.machine import this_machine
 from cpep_edge.bundle import Bundle
-from cpep_edge.checkout import git_commit
 from cpep_edge.enrolment import OpenBundle, prototypes_from_pose, prototypes_from_session
 from cpep_edge.files import replacing
 from cpep_edge.session import JOINT_NAMES, Session
+from cpep_edge.versions import git_commit
 from cpep_export.ladder import one_by_one
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, Row

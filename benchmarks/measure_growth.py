@@ -19,16 +19,16 @@ from cpep_bench.charts import STYLE, lines
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_bench.markdown import table_block
-from cpep_edge.bundle import EncoderSpec
-from cpep_edge.checkout import code_version, installed_versions
 from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.files import replacing
+from cpep_edge.manifest import EncoderSpec
 from cpep_edge.pose_index import build_index
 from cpep_edge.report_page import Section, page, paragraph
 from cpep_edge.report_table import Table
+from cpep_edge.versions import code_version, installed_versions
+from cpep_export.fused import FusedEncoder
 from cpep_export.lower import lower
 from cpep_export.quantise import quantise
-from cpep_export.shaped import ShapedEncoder
 from cpep_train.model import Embedder, EncoderConfig
 
 PAPER_SIZE = EncoderConfig(n_channels=16, window_samples=4000, patch_samples=50, width=256, n_layers=4, n_heads=4)
@@ -80,7 +80,11 @@ def main() -> None:
 
 
 def _encoder_curve(
-    name: str, unit: str, configs: dict[float, EncoderConfig], made: dict[EncoderConfig, EmgEncoder], n_runs: int
+    name: str,
+    unit: str,
+    configs: dict[float, EncoderConfig],
+    made: dict[EncoderConfig, EmgEncoder],
+    n_runs: int,
 ) -> Curve:
     rng = np.random.default_rng(SEED)
     calls: dict[str, Callable[[], object]] = {}
@@ -96,7 +100,7 @@ def _encoder_curve(
 def _encoder(config: EncoderConfig) -> EmgEncoder:
     """An int8 encoder of this shape, lowered and opened."""
     torch.manual_seed(SEED)
-    module = ShapedEncoder(Embedder(config, D_EMBED).eval()).eval()
+    module = FusedEncoder(Embedder(config, D_EMBED).eval()).eval()
     shape = (N_CALIBRATION, config.n_channels, config.window_samples)
     windows = np.random.default_rng(SEED).normal(size=shape).astype(np.float32)
     program = lower(quantise(module, "int8", windows), config.n_channels, config.window_samples)

@@ -18,8 +18,8 @@ import numpy as np
 from scipy.io import savemat
 
 from cpep_bench.machine import this_machine
-from cpep_edge.checkout import git_commit
 from cpep_edge.files import replacing
+from cpep_edge.versions import git_commit
 
 _RATE_HZ, _CHANNELS = 2_000, 16
 _MINUTES = (0.5, 1, 2, 4)

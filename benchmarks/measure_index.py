@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from cpep_bench.index_engines import ENGINES, Search
 from cpep_bench.machine import this_machine
-from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.files import replacing
 from cpep_edge.pose_index import build_index
+from cpep_edge.versions import git_commit, installed_versions
 from cpep_export.prototypes import find_prototypes
 from cpep_export.training_windows import training_embeddings
 from cpep_train.checkpoint import load_checkpoint
@@ -41,7 +41,7 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class Inputs:
     """Embeddings of a trained run."""
 
     poses: Vectors  # (R, D), of training people
@@ -73,13 +73,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write.")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    material = _gather(options.run, options.data)
-    lines = [*_headline(material), *_curve(material), *_search(material), *_origin(material)]
+    inputs = _gather(options.run, options.data)
+    lines = [*_headline(inputs), *_curve(inputs), *_search(inputs), *_origin(inputs)]
     with replacing(options.out) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _gather(run: Path, data: Path) -> Material:
+def _gather(run: Path, data: Path) -> Inputs:
     checkpoint, corpus = load_checkpoint(run), Corpus.open(data)
     evaluation = evaluation_set(checkpoint, corpus)
     queries = embed_emg(torch_embedding(checkpoint.emg), evaluation.queries)
@@ -87,7 +87,7 @@ def _gather(run: Path, data: Path) -> Material:
     asked_places = np.flatnonzero(asked)
     chosen = asked_places[np.linspace(0, len(asked_places) - 1, min(len(asked_places), N_QUERIES)).astype(np.intp)]
     templates = "; poses from templates" if checkpoint.recipe.pose.source != "recorded" else ""
-    return Material(
+    return Inputs(
         poses=embed_poses(checkpoint.pose, evaluation.references),
         labels=evaluation.references.gesture_index,
         windows=training_embeddings(evaluation, checkpoint, checkpoint.recipe.seed),
@@ -104,25 +104,25 @@ def _exact(queries: Vectors, vectors: Vectors) -> NDArray[np.intp]:
     return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :K]
 
 
-def _accuracy(material: Material, vectors: Vectors, labels: Labels, among: NDArray[np.bool_]) -> float | None:
+def _accuracy(inputs: Inputs, vectors: Vectors, labels: Labels, among: NDArray[np.bool_]) -> float | None:
     """Balanced accuracy of the gestures of one kind, answered among themselves."""
-    asked, usable = among[material.true], among[labels]
+    asked, usable = among[inputs.true], among[labels]
     if not asked.any() or not usable.any():
         return None
-    answered = majority(labels[usable][_exact(material.queries[asked], vectors[usable])])
+    answered = majority(labels[usable][_exact(inputs.queries[asked], vectors[usable])])
     confusion = np.zeros((len(among), len(among)), np.int64)
-    np.add.at(confusion, (material.true[asked], answered), 1)
+    np.add.at(confusion, (inputs.true[asked], answered), 1)
     return float(balanced_accuracy(confusion))
 
 
-def _quality(material: Material, vectors: Vectors, labels: Labels, size_bytes: int) -> Quality:
-    full = majority(material.labels[_exact(material.queries, material.poses)])
-    votes = majority(labels[_exact(material.queries, vectors)])
-    accuracy = [_accuracy(material, vectors, labels, kind) for kind in (material.seen, ~material.seen)]
+def _quality(inputs: Inputs, vectors: Vectors, labels: Labels, size_bytes: int) -> Quality:
+    full = majority(inputs.labels[_exact(inputs.queries, inputs.poses)])
+    votes = majority(labels[_exact(inputs.queries, vectors)])
+    accuracy = [_accuracy(inputs, vectors, labels, kind) for kind in (inputs.seen, ~inputs.seen)]
     return Quality(len(vectors), size_bytes, float(np.mean(votes == full)), *accuracy)
 
 
-def _curve(material: Material) -> Iterator[str]:
+def _curve(inputs: Inputs) -> Iterator[str]:
     """Bytes against votes and accuracy, for every way to choose."""
     yield "## Which poses to keep\n"
     yield (
@@ -131,30 +131,30 @@ def _curve(material: Material) -> Iterator[str]:
     )
     yield "| choice | numbers | prototypes | kB | votes kept | seen | unseen |"
     yield "| --- | --- | --: | --: | --: | --: | --: |"
-    poses, labels = material.poses, material.labels
-    yield _row("all poses", "float32", _quality(material, poses, labels, poses.nbytes + 2 * len(poses)))
-    yield _row("all poses", "bytes", _stored(material, poses, labels))
+    poses, labels = inputs.poses, inputs.labels
+    yield _row("all poses", "float32", _quality(inputs, poses, labels, poses.nbytes + 2 * len(poses)))
+    yield _row("all poses", "bytes", _stored(inputs, poses, labels))
     for name, choose in CHOICES.items():
         reached = 0
         for size in (size for size in SIZES if size < len(poses)):
-            chosen, of_gesture = choose(poses, labels, material.windows, size, material.seed)
+            chosen, of_gesture = choose(poses, labels, inputs.windows, size, inputs.seed)
             if len(chosen) > reached:  # a way may find no more than it needs
-                yield _row(name, "bytes", _stored(material, chosen, of_gesture))
+                yield _row(name, "bytes", _stored(inputs, chosen, of_gesture))
             reached = len(chosen)
     for width in (poses.shape[1] // 4, poses.shape[1] // 2):
         basis = np.linalg.svd(poses, full_matrices=False)[2][:width]
         flat = poses @ basis.T @ basis
-        projected = _quality(material, flat, labels, len(poses) * (width + 2) + basis.nbytes)
+        projected = _quality(inputs, flat, labels, len(poses) * (width + 2) + basis.nbytes)
         yield _row(f"all poses, PCA to {width}", "float32 of PCA, bytes counted", projected)
-    kept = find_prototypes(poses, labels, material.windows, k=K)
-    yield _row("**the default**", "bytes", _stored(material, kept.embedding, kept.gesture_index))
+    kept = find_prototypes(poses, labels, inputs.windows, k=K)
+    yield _row("**the default**", "bytes", _stored(inputs, kept.embedding, kept.gesture_index))
 
 
-def _stored(material: Material, vectors: Vectors, labels: Labels) -> Quality:
+def _stored(inputs: Inputs, vectors: Vectors, labels: Labels) -> Quality:
     """The quality of vectors as an index file gives them back."""
     index = build_index(vectors, labels)
     size_bytes = len(index.to_bytes()) if index.stored.graph is None else len(vectors) * (vectors.shape[1] + 2)
-    return _quality(material, index.vectors, index.gesture_index, size_bytes)
+    return _quality(inputs, index.vectors, index.gesture_index, size_bytes)
 
 
 def _row(name: str, numbers: str, quality: Quality) -> str:
@@ -163,12 +163,12 @@ def _row(name: str, numbers: str, quality: Quality) -> str:
     return f"| {name} | {numbers} | {quality.n:,} | {kilobytes:,.0f} | {quality.votes_kept:.1%} | {accuracy} |"
 
 
-def _search(material: Material) -> Iterator[str]:
+def _search(inputs: Inputs) -> Iterator[str]:
     """Engines on all poses and on the default choice."""
-    kept = find_prototypes(material.poses, material.labels, material.windows, k=K)
-    order = np.random.default_rng(material.seed).permutation(len(material.poses))
+    kept = find_prototypes(inputs.poses, inputs.labels, inputs.windows, k=K)
+    order = np.random.default_rng(inputs.seed).permutation(len(inputs.poses))
     for title, vectors, labels in (
-        (f"all {len(order):,} poses, in shuffled order", material.poses[order], material.labels[order]),
+        (f"all {len(order):,} poses, in shuffled order", inputs.poses[order], inputs.labels[order]),
         (f"the default's {len(kept.embedding):,} prototypes", kept.embedding, kept.gesture_index),
     ):
         yield f"\n## Engines on {title}\n"
@@ -178,11 +178,11 @@ def _search(material: Material) -> Iterator[str]:
         )
         yield "| engine | recall@10 | same vote as exact | B a vector | p50 us | p95 us | build s |"
         yield "| --- | --: | --: | --: | --: | --: | --: |"
-        yield from _engines(material, vectors, labels)
+        yield from _engines(inputs, vectors, labels)
 
 
-def _engines(material: Material, vectors: Vectors, labels: Labels) -> Iterator[str]:
-    truth = _exact(material.queries, vectors)
+def _engines(inputs: Inputs, vectors: Vectors, labels: Labels) -> Iterator[str]:
+    truth = _exact(inputs.queries, vectors)
     votes = majority(labels[truth])
     built: dict[str, tuple[Search, int, float]] = {}
     with TemporaryDirectory() as scratch:
@@ -190,9 +190,9 @@ def _engines(material: Material, vectors: Vectors, labels: Labels) -> Iterator[s
             start_s = time.perf_counter()
             search, size_bytes = build(vectors, labels, Path(scratch) / "index")
             built[name] = (search, size_bytes, time.perf_counter() - start_s)
-    times_us = _timed({name: search for name, (search, _, _) in built.items()}, material.queries[:: _step(material)])
+    times_us = _timed({name: search for name, (search, _, _) in built.items()}, inputs.queries[:: _step(inputs)])
     for name, (search, size_bytes, build_s) in built.items():
-        found = np.stack([search(query) for query in material.queries])
+        found = np.stack([search(query) for query in inputs.queries])
         hits = [len(set(row) & set(right)) for row, right in zip(found.tolist(), truth.tolist(), strict=True)]
         same = float(np.mean(majority(labels[found]) == votes))
         p50, p95 = np.percentile(times_us[name], [50, 95])
@@ -216,25 +216,25 @@ def _microseconds(run: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - start_ns) / 1e3
 
 
-def _step(material: Material) -> int:
-    return max(1, len(material.queries) // N_TIMED)
+def _step(inputs: Inputs) -> int:
+    return max(1, len(inputs.queries) // N_TIMED)
 
 
-def _headline(material: Material) -> Iterator[str]:
+def _headline(inputs: Inputs) -> Iterator[str]:
     yield "# The pose index on real embeddings\n"
     yield (
-        f"Data: {material.data}. {len(material.poses):,} pose windows of training people, {material.poses.shape[1]} "
-        f"numbers each; {len(material.windows):,} training windows of EMG choose; {len(material.queries):,} windows "
+        f"Data: {inputs.data}. {len(inputs.poses):,} pose windows of training people, {inputs.poses.shape[1]} "
+        f"numbers each; {len(inputs.windows):,} training windows of EMG choose; {len(inputs.queries):,} windows "
         f"that training did not see ask. Votes of the {K} nearest; accuracy is balanced, seen among seen and unseen "
         "among unseen gestures.\n"
     )
 
 
-def _origin(material: Material) -> Iterator[str]:
+def _origin(inputs: Inputs) -> Iterator[str]:
     machine = this_machine()
     versions = ", ".join(f"{name} {value}" for name, value in installed_versions(PACKAGES).items())
     yield (
-        f"\n`python benchmarks/measure_index.py`, commit `{git_commit()[:12] or 'unknown'}`, seed {material.seed}, one "
+        f"\n`python benchmarks/measure_index.py`, commit `{git_commit()[:12] or 'unknown'}`, seed {inputs.seed}, one "
         f"thread. {machine.cpu}, {machine.n_cpus} shared cores, load {machine.load_1min:.1f}. {versions}.\n"
     )
 

@@ -24,9 +24,9 @@ import numpy as np
 
 from cpep_bench.machine import this_machine
 from cpep_edge.bundle import Bundle
-from cpep_edge.checkout import git_commit
 from cpep_edge.errors import CpepError
 from cpep_edge.files import replacing
+from cpep_edge.versions import git_commit
 from cpep_train.corpus import Corpus
 
 if TYPE_CHECKING:

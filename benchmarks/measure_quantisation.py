@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cpep_edge.bundle import LadderStep
-from cpep_edge.checkout import git_commit
 from cpep_edge.files import replacing
+from cpep_edge.manifest import LadderStep
+from cpep_edge.versions import git_commit
 from cpep_export import training_windows
+from cpep_export.fused import ClsBlock, FusedBlock, FusedEncoder, RootMeanSquare
 from cpep_export.ladder import Ladder
 from cpep_export.quantise import quantise
-from cpep_export.shaped import ClsBlock, RootMeanSquare, ShapedBlock, ShapedEncoder
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding
@@ -79,29 +79,29 @@ def _measure(run: Path, data: Path) -> list[tuple[str, LadderStep]]:
     checkpoint = load_checkpoint(run)
     evaluation = evaluation_set(checkpoint, Corpus.open(data))
     ladder = Ladder(evaluation, embed_poses(checkpoint.pose, evaluation.references))
-    queries, shaped = ladder.evaluation.queries, ShapedEncoder(checkpoint.emg).eval()
+    queries, fused = ladder.evaluation.queries, FusedEncoder(checkpoint.emg).eval()
     drawn = training_windows.calibration_windows(evaluation, checkpoint.recipe.seed)
     ladder.climb_by_embedding(MODULE, embed_emg(torch_embedding(checkpoint.emg), queries))
-    for name, make in _ways(shaped, drawn).items():
+    for name, make in _ways(fused, drawn).items():
         ladder.climb_by_embedding(name, embed_emg(_one_by_one(make()), queries))
     label = f"{checkpoint.recipe.name}, seed {checkpoint.recipe.seed}, {len(queries)} windows"
     return [(label, step) for step in ladder.steps]
 
 
-def _ways(shaped: ShapedEncoder, drawn: Windows) -> dict[str, Callable[[], nn.Module]]:
+def _ways(fused: FusedEncoder, drawn: Windows) -> dict[str, Callable[[], nn.Module]]:
     n = len(drawn)
     return {
-        f"static int8, {n} windows": lambda: quantise(shaped, "int8", drawn),
-        f"static int8, {n // 4} windows": lambda: quantise(shaped, "int8", drawn[: n // 4]),
-        f"static int8, smoothed, {n} windows": lambda: quantise(_smoothed(shaped, drawn), "int8", drawn),
-        "dynamic int8": lambda: quantise(shaped, "int8-dynamic", drawn),
-        "int8 weights, float32 activations": lambda: _rounded(shaped),
+        f"static int8, {n} windows": lambda: quantise(fused, "int8", drawn),
+        f"static int8, {n // 4} windows": lambda: quantise(fused, "int8", drawn[: n // 4]),
+        f"static int8, smoothed, {n} windows": lambda: quantise(_smoothed(fused, drawn), "int8", drawn),
+        "dynamic int8": lambda: quantise(fused, "int8-dynamic", drawn),
+        "int8 weights, float32 activations": lambda: _rounded(fused),
     }
 
 
-def _rounded(shaped: ShapedEncoder) -> ShapedEncoder:
+def _rounded(fused: FusedEncoder) -> FusedEncoder:
     """Weights as int8 by output channel would have them."""
-    rounded = copy.deepcopy(shaped)
+    rounded = copy.deepcopy(fused)
     with torch.no_grad():
         for weight in rounded.parameters():
             if weight.dim() > 1:
@@ -110,9 +110,9 @@ def _rounded(shaped: ShapedEncoder) -> ShapedEncoder:
     return rounded
 
 
-def _smoothed(shaped: ShapedEncoder, windows: Windows) -> ShapedEncoder:
-    smoothed = copy.deepcopy(shaped)
-    blocks = [block for block in smoothed.blocks if isinstance(block, ShapedBlock)]
+def _smoothed(fused: FusedEncoder, windows: Windows) -> FusedEncoder:
+    smoothed = copy.deepcopy(fused)
+    blocks = [block for block in smoothed.blocks if isinstance(block, FusedBlock)]
     for block in blocks:
         read_by: list[tuple[nn.Module, str, tuple[nn.Linear, ...]]] = [(block.mlp, "norm", (block.mlp.inner,))]
         if not isinstance(block, ClsBlock):  # there scores and mixture read the normalisation too, in float32
@@ -132,7 +132,7 @@ def _scale(largest: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
     return scale / scale.mean()
 
 
-def _largest(encoder: ShapedEncoder, norm: nn.Module, windows: Windows) -> Tensor:
+def _largest(encoder: FusedEncoder, norm: nn.Module, windows: Windows) -> Tensor:
     """The largest absolute value of each channel that a normalisation gives, (D,)."""
     seen: list[Tensor] = []
     hook = norm.register_forward_hook(lambda _module, _given, gave: seen.append(gave.abs().amax(dim=(0, 1))))

@@ -30,9 +30,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.checkout import git_commit
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
+from cpep_edge.versions import git_commit
 from cpep_export.head_choice import HeadChoice
 from cpep_train.corpus import Corpus
 from cpep_train.import_3dc import import_3dc

@@ -36,23 +36,23 @@ from scipy.io import loadmat
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score
 
-from cpep_edge.checkout import git_commit
 from cpep_edge.donning import placements
 from cpep_edge.errors import CpepError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.head import fit_head
 from cpep_edge.mpf import permutation
-from cpep_train.hand import load_hand
+from cpep_edge.versions import git_commit
+from cpep_train.hand_model import load_hand
 from cpep_train.plain_head import common_placement
 from cpep_train.simulation import POSE_RATE_HZ, record
 from cpep_train.stages import FINGER_MOVEMENTS, WRIST_AND_GRIPS, hold
 from cpep_train.volume_conductor import Electrodes
-from cpep_train.wearers import Band, draw_donning, draw_wearer, stream
+from cpep_train.wearers import RingBand, draw_donning, draw_wearer, stream
 
-THREE_DC = Band(
+THREE_DC = RingBand(
     10, 1_000.0, (5.0, 430.0), along_mm=-40.0, turned_rad=0.5, mirrored=0.5, noise_uv=2.4, common=0.8, offset_uv=0.0
 )  # fmt: skip
-MYO = Band(
+MYO = RingBand(
     8, 200.0, (10.0, 90.0), Electrodes(length_mm=10.0), along_mm=-40.0, turned_rad=0.5, noise_uv=1.2, offset_uv=0.0,
     step_uv=0.8,
 )  # fmt: skip
@@ -69,7 +69,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FilterSettings:
     """How one set's signals are filtered and cut, as far as its rate allows."""
 
     rate_hz: float
@@ -79,8 +79,8 @@ class Reading:
     ridge: float  # of covariances, share of the mean variance
 
 
-FAST = Reading(1_000.0, 0.05, 20.0, ((20.0, 60.0), (60.0, 120.0), (120.0, 450.0)), 1e-3)
-SLOW = Reading(200.0, 0.1, 15.0, ((15.0, 40.0), (40.0, 65.0), (65.0, 95.0)), 1e-2)
+FAST = FilterSettings(1_000.0, 0.05, 20.0, ((20.0, 60.0), (60.0, 120.0), (120.0, 450.0)), 1e-3)
+SLOW = FilterSettings(200.0, 0.1, 15.0, ((15.0, 40.0), (40.0, 65.0), (65.0, 95.0)), 1e-2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Windows:
     covariance: NDArray[np.float32]  # (n, n_channels, n_channels)
 
 
-def cut(holds: list[Hold], reading: Reading) -> Windows:
+def cut(holds: list[Hold], settings: FilterSettings) -> Windows:
     """Cut holds into windows and take their features."""
     last: dict[tuple[str, int, int], int] = {}
     for one in holds:
@@ -114,7 +114,7 @@ def cut(holds: list[Hold], reading: Reading) -> Windows:
         last[key] = max(last.get(key, 0), one.repetition)
     found, rows = [], []
     for one in holds:
-        parts = features(one.emg, reading)
+        parts = features(one.emg, settings)
         n = len(parts["covariance"])
         late = one.repetition > last[one.person, one.donning, one.gesture] // 2
         found.append(parts)
@@ -126,22 +126,22 @@ def cut(holds: list[Hold], reading: Reading) -> Windows:
     )
 
 
-def features(emg: Array, reading: Reading) -> dict[str, NDArray[np.float32]]:
+def features(emg: Array, settings: FilterSettings) -> dict[str, NDArray[np.float32]]:
     """All features of the windows of one hold, each (n, ...)."""
-    n = round(WINDOW_S * reading.rate_hz)
-    starts = np.arange(0, len(emg) - n + 1, round(reading.stride_s * reading.rate_hz))
+    n = round(WINDOW_S * settings.rate_hz)
+    starts = np.arange(0, len(emg) - n + 1, round(settings.stride_s * settings.rate_hz))
 
     def windows(kind: str, corners: float | tuple[float, float], order: int) -> Array:
-        sos = signal.butter(order, corners, kind, fs=reading.rate_hz, output="sos")
+        sos = signal.butter(order, corners, kind, fs=settings.rate_hz, output="sos")
         filtered = signal.sosfilt(sos, emg - emg[0], axis=0)
         return np.lib.stride_tricks.sliding_window_view(filtered, n, axis=0)[starts]  # (n_windows, channel, sample)
 
-    high = windows("highpass", reading.high_pass_hz, 4)
+    high = windows("highpass", settings.high_pass_hz, 4)
     step = np.diff(high, axis=-1)
     crossings, turns = (np.sum(x[..., 1:] * x[..., :-1] < 0, axis=-1) for x in (high, step))
     hudgins = np.concatenate([np.abs(high).mean(axis=-1), np.abs(step).sum(axis=-1), crossings, turns], axis=1)
     levels = np.log(np.concatenate([high.std(axis=-1), step.std(axis=-1)], axis=1) + 0.1)
-    logs = [log_covariance(covariance(windows("bandpass", band, 2)), reading.ridge) for band in reading.bands_hz]
+    logs = [log_covariance(covariance(windows("bandpass", band, 2)), settings.ridge) for band in settings.bands_hz]
     found = {"hudgins": hudgins, "levels": levels, "covariances": np.concatenate(logs, axis=1)}
     found["covariance"] = covariance(high)
     return {name: value.astype(np.float32) for name, value in found.items()}
@@ -280,14 +280,16 @@ def _mean_square(vectors: list[Array]) -> float:
     return float(np.mean([np.sum(vector**2) for vector in vectors]))
 
 
-def spectrum(holds: list[Hold], reading: Reading) -> dict[str, float]:
+def spectrum(holds: list[Hold], settings: FilterSettings) -> dict[str, float]:
     """Median frequencies of active, high-passed signals."""
-    sos = signal.butter(4, reading.high_pass_hz, "highpass", fs=reading.rate_hz, output="sos")
+    sos = signal.butter(4, settings.high_pass_hz, "highpass", fs=settings.rate_hz, output="sos")
     found = []
-    n = round(0.5 * reading.rate_hz)
+    n = round(0.5 * settings.rate_hz)
     for one in holds:
         if one.gesture and len(one.emg) >= 2 * n:
-            hz, power = signal.welch(signal.sosfilt(sos, one.emg, axis=0)[n // 2 :], reading.rate_hz, nperseg=n, axis=0)
+            hz, power = signal.welch(
+                signal.sosfilt(sos, one.emg, axis=0)[n // 2 :], settings.rate_hz, nperseg=n, axis=0
+            )
             found.append(hz[np.sum(np.cumsum(power, axis=0) / power.sum(axis=0) < 0.5, axis=0)])
     low, middle, high = np.percentile(np.concatenate(found), [5, 50, 95])
     return {"median frequency, 5 %, Hz": low, "median frequency, Hz": middle, "median frequency, 95 %, Hz": high}
@@ -343,7 +345,7 @@ def real_longterm(folder: Path) -> Iterator[Hold]:
 
 
 def simulated(
-    band: Band, gestures: tuple[str, ...], n_people: int, n_donnings: int, n_repetitions: int, seconds: float
+    band: RingBand, gestures: tuple[str, ...], n_people: int, n_donnings: int, n_repetitions: int, seconds: float
 ) -> Iterator[Hold]:
     """Simulated people who hold gestures as the real ones do."""
     stages = {stage.name: stage for stage in (*WRIST_AND_GRIPS, *FINGER_MOVEMENTS)}
@@ -361,17 +363,17 @@ def simulated(
                     yield Hold(str(person), donning, repetition, gesture, emg_uv / (band.step_uv or 1.0))
 
 
-def measure(holds: Iterator[Hold], reading: Reading, *, read: bool = True) -> dict[str, float]:
+def measure(holds: Iterator[Hold], settings: FilterSettings, *, read: bool = True) -> dict[str, float]:
     """All figures of a set."""
     kept = list(holds)
     if not kept:
         raise DataError("one of the sets is empty: is the folder of the data right?")
-    windows = cut(kept, reading)
+    windows = cut(kept, settings)
     found = {"people": float(len({hold.person for hold in kept})), "channels": float(kept[0].emg.shape[1])}
     if read:
-        for name, by_question in accuracies(windows, with_levels=reading is SLOW).items():
+        for name, by_question in accuracies(windows, with_levels=settings is SLOW).items():
             found |= {f"{name}, {question}": accuracy for question, accuracy in by_question.items()}
-    return found | spectrum(kept, reading) | structure(windows)
+    return found | spectrum(kept, settings) | structure(windows)
 
 
 def markdown(columns: dict[str, dict[str, float]]) -> str:

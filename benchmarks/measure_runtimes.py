@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 
 from cpep_bench.latency import MIN_RUNS, measure_interleaved
 from cpep_bench.machine import this_machine
-from cpep_edge.bundle import EncoderSpec
-from cpep_edge.checkout import code_version, installed_versions
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import CpepError
 from cpep_edge.files import replacing
+from cpep_edge.manifest import EncoderSpec
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
+from cpep_edge.versions import code_version, installed_versions
+from cpep_export.fused import FusedEncoder
 from cpep_export.lower import Program, lower
 from cpep_export.native import NativeBuild, build_native, host_architecture
 from cpep_export.quantise import Quantisation, quantise
-from cpep_export.shaped import ShapedEncoder
 from cpep_train.model import Embedder, EncoderConfig
 
 PAPER_SIZE = EncoderConfig(n_channels=16, window_samples=4000, patch_samples=50, width=256, n_layers=4, n_heads=4)
@@ -54,7 +54,7 @@ import sys
 from pathlib import Path
 program, spec, window = (Path(argument).read_bytes() for argument in sys.argv[1:4])
 import numpy as np
-from cpep_edge.bundle import EncoderSpec
+from cpep_edge.manifest import EncoderSpec
 {imports}
 spec = EncoderSpec.model_validate_json(spec)
 encoder = {encoder}
@@ -115,7 +115,7 @@ def main() -> None:
 def _prepare(folder: Path) -> Subject:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    module = ShapedEncoder(Embedder(PAPER_SIZE, D_EMBED).eval()).eval()
+    module = FusedEncoder(Embedder(PAPER_SIZE, D_EMBED).eval()).eval()
     calibration = rng.normal(size=(N_CALIBRATION, module.n_channels, module.window_samples)).astype(np.float32)
     native = build_native(folder / "native", host_architecture())  # type: ignore[arg-type]
     program = _program(module, TIMED, calibration)
@@ -140,7 +140,7 @@ def _prepare(folder: Path) -> Subject:
     return subject
 
 
-def _program(module: ShapedEncoder, name: Quantisation, calibration: NDArray[np.float32]) -> Program:
+def _program(module: FusedEncoder, name: Quantisation, calibration: NDArray[np.float32]) -> Program:
     return lower(quantise(module, name, calibration), module.n_channels, module.window_samples)
 
 

@@ -33,7 +33,6 @@ from cpep_bench.machine import this_machine
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import donning_of
-from cpep_edge.checkout import code_version
 from cpep_edge.donning import SETTLE_S, Donning
 from cpep_edge.errors import CpepError
 from cpep_edge.folders import write_reports
@@ -43,6 +42,7 @@ from cpep_edge.live_loop import LiveEngine
 from cpep_edge.personal import Repetition, design_reading
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.taught import Base, fit_taught, write_taught
+from cpep_edge.versions import code_version
 from cpep_train.corpus import Corpus
 from cpep_train.realism import features
 

@@ -26,9 +26,9 @@ import typer
 from torch import Tensor, nn
 
 from cpep_bench.machine import this_machine
-from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.files import replacing
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
+from cpep_edge.versions import git_commit, installed_versions
 from cpep_train.align import info_nce
 from cpep_train.batches import training_loader
 from cpep_train.checkpoint import build_encoders

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.blocks import BlockSource
-from cpep_edge.bundle import DecisionSpec, Manifest
 from cpep_edge.decisions import at_risk
 from cpep_edge.donning import (
     FLAT_SHARE,
@@ -33,6 +32,7 @@ from cpep_edge.donning import (
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.files import replacing
 from cpep_edge.input_stream import InputStream
+from cpep_edge.manifest import DecisionSpec, Manifest
 from cpep_edge.preprocess import LARGEST_UV, Preprocessing, Preprocessor
 from cpep_edge.recogniser import Recogniser, head_input
 

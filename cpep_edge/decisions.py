@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import DecisionSpec, OperatingPoint
 from cpep_edge.errors import ConfigError
+from cpep_edge.manifest import DecisionSpec, OperatingPoint
 from cpep_edge.pose_index import Vote
 
 UNKNOWN = "unknown"  # the rejection class: the vote was too divided or too far from every pose

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import EncoderSpec
 from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.manifest import EncoderSpec
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
-from cpep_edge.streaming import StreamingEncoder
+from cpep_edge.streaming import StreamingRunner
 
 _FLOAT32 = 6  # ExecuTorch's ScalarType
 _METHOD = "forward"
@@ -58,7 +58,7 @@ def open_encoder(
     else:
         _claim_threads(n_threads)
         encoder = NativeEncoder(library, program, spec, n_threads)
-    return _OneAtATime(encoder if spec.stream is None else StreamingEncoder(encoder, spec))
+    return _OneAtATime(encoder if spec.stream is None else StreamingRunner(encoder, spec))
 
 
 class _OneAtATime:

@@ -20,23 +20,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import (
-    Bundle,
-    DecisionSpec,
-    FileEntry,
-    Gesture,
-    HeadSpec,
-    Manifest,
-    PoseSpec,
-    locked_bundle,
-    write_bundle,
-)
+from cpep_edge.bundle import Bundle, locked_bundle, write_bundle
 from cpep_edge.donning import Donning
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.head import Head
 from cpep_edge.left_out import RIGHT_KEPT, SHARE_MARGIN, TYPICAL_KEPT
+from cpep_edge.manifest import DecisionSpec, FileEntry, Gesture, HeadSpec, Manifest, PoseSpec
 from cpep_edge.names import MAX_NAME, check_name
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement

@@ -43,7 +43,7 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
-class Alignment:
+class Matching:
     """One session's labels and activations, paired."""
 
     pairs: tuple[tuple[Label, Activation], ...]  # matched, whether the gestures agree or not
@@ -83,7 +83,7 @@ class EventScore:
         return self.n_extra / self.hours
 
 
-def align(labels: Sequence[Label], activations: Sequence[Activation], *, hold: bool = True) -> Alignment:
+def align(labels: Sequence[Label], activations: Sequence[Activation], *, hold: bool = True) -> Matching:
     """Pair the labels and activations of one session, both in order of time.
 
     hold: an activation counts until the gesture's end; False: only within the published tolerance of its onset
@@ -104,7 +104,7 @@ def align(labels: Sequence[Label], activations: Sequence[Activation], *, hold: b
             missed.append(labels[i])
         else:
             extra.append(activations[j])
-    return Alignment(tuple(pairs[::-1]), tuple(missed[::-1]), tuple(extra[::-1]))
+    return Matching(tuple(pairs[::-1]), tuple(missed[::-1]), tuple(extra[::-1]))
 
 
 def score_events(sessions: Sequence[tuple[Sequence[Label], Sequence[Activation]]], hours: float) -> EventScore:
@@ -168,7 +168,7 @@ def _plus(cost: tuple[float, float], faults: float, apart_s: float) -> tuple[flo
     return cost[0] + faults, cost[1] + apart_s
 
 
-def _recall(aligned: Sequence[Alignment]) -> dict[str, float]:
+def _recall(aligned: Sequence[Matching]) -> dict[str, float]:
     labelled: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for one in aligned:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import DecisionSpec
 from cpep_edge.decisions import choose
 from cpep_edge.head import Head, calibrate_temperature, fit_head
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.personal import Windows
 from cpep_edge.pose_index import Vote
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
-from cpep_edge.bundle import DecisionSpec, HeadSpec, Manifest
 from cpep_edge.decisions import UNKNOWN, Decider, Decision
 from cpep_edge.donning import LEVEL_STRETCH_S, Donning
 from cpep_edge.errors import ConfigError
 from cpep_edge.head import Drift
+from cpep_edge.manifest import DecisionSpec, HeadSpec, Manifest
 from cpep_edge.recogniser import Recogniser, Recognition, head_input
 from cpep_edge.ring import MirroredRing
 

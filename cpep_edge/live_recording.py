@@ -22,11 +22,11 @@ from typing import TextIO
 import numpy as np
 
 from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
-from cpep_edge.bundle import DecisionSpec, Manifest
 from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
 from cpep_edge.errors import DataError
 from cpep_edge.live_loop import LiveEngine
+from cpep_edge.manifest import DecisionSpec, Manifest
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import Session
 from cpep_edge.session_trial import check_session

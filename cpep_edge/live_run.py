@@ -11,7 +11,7 @@ from cpep_bridge.device_watch import DeviceWatch
 from cpep_bridge.frames import Capability
 from cpep_bridge.heard_rate import AtPromisedRate
 from cpep_edge.blocks import BlockSource
-from cpep_edge.bundle import Bundle, DecisionSpec, Manifest
+from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import fit_to_wearer
 from cpep_edge.decisions import Decision, with_gates
 from cpep_edge.donning import Donning
@@ -22,6 +22,7 @@ from cpep_edge.live_loop import Live, LiveEngine, Tap, check_stream, expected_st
 from cpep_edge.live_recording import LiveRecording
 from cpep_edge.live_stats import LiveSummary
 from cpep_edge.live_view import LiveView
+from cpep_edge.manifest import DecisionSpec, Manifest
 from cpep_edge.on_device import decisions_of, gains_of, turn_of
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.sinks import OpenSink, SinkTap, close_sinks, parse_sink

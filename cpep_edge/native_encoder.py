@@ -26,7 +26,8 @@ from cpep_edge.input_stream import Kernels
 from cpep_edge.mpf import FLOOR, MpfSpec, MpfStream
 
 if TYPE_CHECKING:
-    from cpep_edge.bundle import Bundle, EncoderSpec
+    from cpep_edge.bundle import Bundle
+    from cpep_edge.manifest import EncoderSpec
 
 _ABI_VERSION = 4  # CPEP_ABI_VERSION of encoder.h
 _ERROR_BYTES = 512

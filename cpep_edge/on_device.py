@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block
-from cpep_edge.bundle import Manifest
 from cpep_edge.decisions import Decider, Decision
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, LinkError
 from cpep_edge.live_loop import Tap
+from cpep_edge.manifest import Manifest
 from cpep_edge.pose_index import Vote
 
 

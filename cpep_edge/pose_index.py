@@ -29,7 +29,7 @@ from cpep_edge.hnsw_file import Graph
 from cpep_edge.index_file import StoredIndex, StoredVectors
 
 if TYPE_CHECKING:
-    from cpep_edge.bundle import GraphSpec, IndexSpec, Search
+    from cpep_edge.manifest import GraphSpec, IndexSpec, Search
 
 EXACT_NUMBERS = 1 << 19  # of all vectors together: 8192 of width 64, 2048 of width 256
 M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 real poses
@@ -217,7 +217,7 @@ def load_index(
 
 def graph_spec(index: PoseIndex) -> "GraphSpec | None":
     """What a manifest says of the graph of a freshly built index."""
-    from cpep_edge.bundle import GraphSpec
+    from cpep_edge.manifest import GraphSpec
 
     return None if index.stored.graph is None else GraphSpec(m=M, ef_construction=EF_CONSTRUCTION, ef=EF)
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import Bundle, HeadSpec
+from cpep_edge.bundle import Bundle
 from cpep_edge.donning import Donning
 from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.errors import ArtifactError
 from cpep_edge.head import Head
 from cpep_edge.input_stream import InputStream, Kernels
+from cpep_edge.manifest import HeadSpec
 from cpep_edge.native_encoder import carried_library, native_kernels
 from cpep_edge.pose_index import PoseIndex, Vote, load_index
 from cpep_edge.trial import require_tried

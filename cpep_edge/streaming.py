@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from cpep_edge.bundle import EncoderSpec
     from cpep_edge.encoder import EmgEncoder
+    from cpep_edge.manifest import EncoderSpec
 
 
-class StreamingEncoder:
+class StreamingRunner:
     """An encoder of windows over a program of blocks. One thread at a time may use it."""
 
     def __init__(self, program: "EmgEncoder", spec: "EncoderSpec") -> None:

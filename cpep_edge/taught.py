@@ -15,9 +15,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import (
+from cpep_edge.bundle import Bundle, next_version, write_bundle
+from cpep_edge.calibration import donning_of, rest_level_of
+from cpep_edge.donning import FLAT_SHARE, FLAT_UV, SETTLE_S, Donning
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.golden import Golden
+from cpep_edge.head import Head, fit_head
+from cpep_edge.input_stream import InputStream
+from cpep_edge.left_out import Judgement, choose_decision, judge
+from cpep_edge.manifest import (
     MANIFEST_FILE,
-    Bundle,
     DecisionSpec,
     FileEntry,
     Gesture,
@@ -26,17 +33,7 @@ from cpep_edge.bundle import (
     PlacementSpec,
     Provenance,
     WornSpec,
-    next_version,
-    write_bundle,
 )
-from cpep_edge.calibration import donning_of, rest_level_of
-from cpep_edge.checkout import git_commit, installed_versions
-from cpep_edge.donning import FLAT_SHARE, FLAT_UV, SETTLE_S, Donning
-from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.golden import Golden
-from cpep_edge.head import Head, fit_head
-from cpep_edge.input_stream import InputStream
-from cpep_edge.left_out import Judgement, choose_decision, judge
 from cpep_edge.personal import (
     FIT_HOP_S,
     MAX_TURN,
@@ -49,6 +46,7 @@ from cpep_edge.personal import (
 )
 from cpep_edge.recogniser import MeanToken, Recogniser, answer, head_input
 from cpep_edge.trust import SigningKey
+from cpep_edge.versions import git_commit, installed_versions
 
 HEAD_FILE, GOLDEN_FILE = "head.npz", "golden.npz"
 HOP_MS = 25.0

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpep_edge.blocks import Block, StreamInfo
-from cpep_edge.bundle import MANIFEST_FILE, Bundle, Manifest
+from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.lesson import DEFAULT_GESTURES, Cue, Event, Kept, Lesson, Step, Timing, check_gestures, rest_of
 from cpep_edge.live_loop import check_stream
+from cpep_edge.manifest import MANIFEST_FILE, Manifest
 from cpep_edge.personal import Repetition, design_reading
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.taught import Base, Taught, fit_taught, write_taught

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpep_edge.bundle import Bundle, DecisionSpec
+from cpep_edge.bundle import Bundle
 from cpep_edge.decisions import Decider
 from cpep_edge.donning import Donning
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.recogniser import Recogniser
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from cpep_edge.bundle import EncoderSpec
+    from cpep_edge.manifest import EncoderSpec
     from cpep_export.native import NativeBuild
     from cpep_train.checkpoint import Checkpoint
 
@@ -121,14 +121,14 @@ def native_program() -> tuple[bytes, "EncoderSpec"]:
     """A small untrained encoder as a fully delegated program."""
     import torch
 
-    from cpep_edge.bundle import EncoderSpec
+    from cpep_edge.manifest import EncoderSpec
+    from cpep_export.fused import FusedEncoder
     from cpep_export.lower import lower
-    from cpep_export.shaped import ShapedEncoder
     from cpep_train.model import Embedder, EncoderConfig
 
     torch.manual_seed(0)
     config = EncoderConfig(4, 100, 10, width=32, n_layers=1, n_heads=2, mlp_ratio=2)
-    program = lower(ShapedEncoder(Embedder(config, 24).eval()).eval(), 4, 100)
+    program = lower(FusedEncoder(Embedder(config, 24).eval()).eval(), 4, 100)
     return program.content, EncoderSpec(
         file="encoder.pte",
         runtime="executorch-xnnpack",

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from cpep_bridge import cyton
-from cpep_bridge.personalities import SimulatedCyton
+from cpep_bridge.board_models import SimulatedCyton
 from cpep_bridge.simulated_boards import SimulatedBoard
-from cpep_edge.checkout import code_version
+from cpep_edge.versions import code_version
 
 SECONDS = 2.0
 N_SHOWN = 6

@@ -19,7 +19,7 @@ from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.fixed_frames import FixedFrameDecoder, FrameLayout, fixed_bytes, pack_frame
 from cpep_bridge.frames import Data, SampleFormat, encode_frame
 from cpep_bridge.text_lines import LineDecoder, LineLayout
-from cpep_edge.checkout import code_version
+from cpep_edge.versions import code_version
 
 SIZES = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
 ROUNDS = 3

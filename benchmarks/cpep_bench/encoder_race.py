@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_bench.interleaving import interleave, serve
 from cpep_bench.latency import Latency
 from cpep_bench.onnx_peer import OnnxEncoder, OnnxKind, onnx_program
 from cpep_bench.openvino_peer import OpenVinoEncoder
 from cpep_bench.report import PeerFigure
-from cpep_bench.turns import serve, take_turns
-from cpep_edge.bundle import Bundle, EncoderSpec
+from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.golden import COSINE_TOLERANCE
+from cpep_edge.manifest import EncoderSpec
 from cpep_edge.recogniser import Recogniser
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def race_encoders(
         np.save(folder / _WINDOWS_FILE, windows)
         contenders = list(_contenders(names, module, bundle, calibration, run, folder, n_threads))
         commands = {contender.name: contender.command(folder) for contender in contenders}
-        times = take_turns(commands, n_runs)
+        times = interleave(commands, n_runs)
         with torch.inference_mode():
             expected = module(torch.from_numpy(windows)).numpy()
         for who in contenders:
@@ -122,7 +123,7 @@ def race_threads(bundle: Bundle, window: NDArray[np.float32], counts: Sequence[i
         folder = Path(scratch)
         np.save(folder / _WINDOWS_FILE, window[None])
         contenders = [_ours(bundle, str(n), "", n) for n in counts]
-        times = take_turns({who.name: who.command(folder) for who in contenders}, n_runs)
+        times = interleave({who.name: who.command(folder) for who in contenders}, n_runs)
         embeddings = np.concatenate([np.load(who.embeddings(folder)) for who in contenders])
         cosines = embeddings @ embeddings[0] / np.dot(embeddings[0], embeddings[0])
         for who, cosine in zip(contenders, cosines, strict=True):

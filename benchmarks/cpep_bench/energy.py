@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpep_bench import power
-from cpep_bench.power import Instrument, Meter, Reading
+from cpep_bench.power import Instrument, Meter, PowerReading
 from cpep_edge.errors import ConfigError, PowerError
 
 N_WINDOWS = 5
@@ -138,7 +138,7 @@ def open_meter(spec: str) -> Meter | None:
     """The meter that `--power` names; None for `none`, and for `auto` where this machine has none that can be read.
 
     spec: auto, none, rapl[:FOLDER], hwmon[:FOLDER], battery[:FOLDER], pi5[:PROGRAM] or ppk2:PORT@MILLIVOLTS; band
-        is the gauge of another device (`cpep_bench.band`), so None here
+        is the gauge of another device (`cpep_bench.band_figures`), so None here
     Raises ConfigError for another, PowerError when the meter does not answer.
     """
     kind, _, place = spec.partition(":")
@@ -190,5 +190,5 @@ def _idle_for(idle: Callable[[float], object], seconds: float) -> tuple[int, flo
     return 0, seconds
 
 
-def _window(reading: Reading, n_inferences: int, seconds: float) -> Window:
+def _window(reading: PowerReading, n_inferences: int, seconds: float) -> Window:
     return Window(reading.power_w, seconds, n_inferences, reading.n_readings)

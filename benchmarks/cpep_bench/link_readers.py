@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cpep_bench.interleaving import same_packages
 from cpep_bench.latency import MIN_RUNS
 from cpep_bench.machine import this_machine
-from cpep_bench.turns import same_packages
-from cpep_edge.checkout import code_version
 from cpep_edge.errors import CpepError
+from cpep_edge.versions import code_version
 
 BAND_RATE_HZ, BAND_FRAME_SAMPLES, BAND_FRAME_BYTES = 2_000.0, 10, 347
 SETTLE_S = 0.5  # left out at the start of a run
@@ -226,7 +226,7 @@ LINK_PEERS: Mapping[str, tuple[str, ...]] = {  # what `--vs` names, and the read
 
 def _be(device: str) -> None:
     """Run a simulated device until stdin closes."""
-    from cpep_bridge.personalities import SimulatedCyton
+    from cpep_bridge.board_models import SimulatedCyton
     from cpep_bridge.simulated_boards import SimulatedBoard
     from cpep_bridge.simulator import SimulatedBand
 
@@ -283,7 +283,7 @@ def _figure(reader: _Reader, results: list[dict[str, float]]) -> LinkFigure:
 
 def _table(seconds: float, rounds: int) -> str:
     from cpep_bench.markdown import table_block
-    from cpep_bench.words import links_tables
+    from cpep_bench.report_text import links_tables
 
     machine, paths = this_machine(), ("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/link_readers.py")
     names = [name for name in READERS if name != "cyton-brainflow" or find_spec("brainflow") is not None]

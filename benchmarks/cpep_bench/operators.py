@@ -37,7 +37,7 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
+class OperatorProfile:
     """One window of an encoder, operator by operator; the longest first."""
 
     operators: tuple[Operator, ...]
@@ -50,7 +50,7 @@ class Profile:
         return self.total_us - sum(operator.mean_us for operator in self.operators)
 
 
-def profile_encoder(program: bytes, n_runs: int = N_RUNS) -> Profile | None:
+def profile_encoder(program: bytes, n_runs: int = N_RUNS) -> OperatorProfile | None:
     """Profile a program whose hash was checked and that ran before; None where torch or executorch is not installed.
 
     Raises CpepError when the process that does it fails.
@@ -63,10 +63,12 @@ def profile_encoder(program: bytes, n_runs: int = N_RUNS) -> Profile | None:
     except subprocess.SubprocessError as error:
         raise CpepError(f"the operators of the encoder could not be profiled: {error}") from error
     said = json.loads(done.stdout.splitlines()[-1])
-    return Profile(tuple(Operator(**operator) for operator in said["operators"]), said["total_us"], said["arena_bytes"])
+    return OperatorProfile(
+        tuple(Operator(**operator) for operator in said["operators"]), said["total_us"], said["arena_bytes"]
+    )
 
 
-def _profile(program: bytes, n_runs: int) -> Profile:
+def _profile(program: bytes, n_runs: int) -> OperatorProfile:
     import torch
     from executorch.devtools import Inspector
     from executorch.exir._serialize._program import deserialize_pte_binary
@@ -86,7 +88,7 @@ def _profile(program: bytes, n_runs: int) -> Profile:
     return summarise(events, sum(plan.non_const_buffer_sizes))
 
 
-def summarise(events: Sequence[Any], arena_bytes: int) -> Profile:
+def summarise(events: Sequence[Any], arena_bytes: int) -> OperatorProfile:
     """The kinds of operators in the Inspector's events, whose times are milliseconds, warm-up first."""
     whole_ms = _times_ms(next(event for event in events if event.name == _WHOLE))
     middle_ms = statistics.median(whole_ms)
@@ -100,7 +102,7 @@ def summarise(events: Sequence[Any], arena_bytes: int) -> Profile:
             spent_us[kind] += _mean_us(_times_ms(event), kept)
     kinds = sorted(calls, key=lambda kind: -spent_us[kind])
     operators = tuple(Operator(kind, calls[kind], spent_us[kind]) for kind in kinds)
-    return Profile(operators, _mean_us(whole_ms, kept), arena_bytes)
+    return OperatorProfile(operators, _mean_us(whole_ms, kept), arena_bytes)
 
 
 def _times_ms(event: Any) -> list[float]:

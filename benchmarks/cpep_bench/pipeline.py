@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import Data, SampleFormat, encode_frame, pack_samples
 from cpep_edge.blocks import Block, StreamInfo
-from cpep_edge.bundle import Manifest
 from cpep_edge.decisions import Decider
 from cpep_edge.live_loop import LiveEngine
+from cpep_edge.manifest import Manifest
 from cpep_edge.recogniser import Recogniser
 
 FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default

@@ -35,7 +35,7 @@ class Instrument:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PowerReading:
     """What a meter saw from `begin` to `end`."""
 
     energy_j: float
@@ -62,7 +62,7 @@ class Meter(ABC):
         """Start a window. Raises PowerError."""
 
     @abstractmethod
-    def end(self) -> Reading:
+    def end(self) -> PowerReading:
         """End the window. Raises PowerError when the meter failed meanwhile."""
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class Rapl(Meter):
         """See Meter."""
         self._before_uj, self._begun_s = self._counters_uj(), time.monotonic()
 
-    def end(self) -> Reading:
+    def end(self) -> PowerReading:
         """See Meter; a counter that wrapped once is understood."""
         after_uj, seconds = self._counters_uj(), time.monotonic() - self._begun_s
         spent_uj = sum(
@@ -102,7 +102,7 @@ class Rapl(Meter):
         )
         if not spent_uj:
             raise PowerError(f"{self._zones[0]}/energy_uj stands still: this machine does not count, try --power none")
-        return Reading(spent_uj * 1e-6, seconds, 2)
+        return PowerReading(spent_uj * 1e-6, seconds, 2)
 
     def _counters_uj(self) -> list[int]:
         return [_integer(zone / "energy_uj") for zone in self._zones]
@@ -128,7 +128,7 @@ class PolledMeter(Meter):
         self._thread = threading.Thread(target=self._poll, name="power meter", daemon=True)
         self._thread.start()
 
-    def end(self) -> Reading:
+    def end(self) -> PowerReading:
         """See Meter."""
         self.close()
         if self._failure is not None:
@@ -152,7 +152,7 @@ class PolledMeter(Meter):
             self._failure = error
 
 
-def integrate(points: list[tuple[float, float]], instrument: Instrument) -> Reading:
+def integrate(points: list[tuple[float, float]], instrument: Instrument) -> PowerReading:
     """Energy under readings of power, by trapezoids; points: seconds, watts. Raises PowerError for too few."""
     if len(points) < MIN_READINGS:
         raise PowerError(
@@ -160,7 +160,7 @@ def integrate(points: list[tuple[float, float]], instrument: Instrument) -> Read
             f"{MIN_READINGS / instrument.rate_hz:g} s"
         )
     energy_j = sum((w0 + w1) / 2 * (t1 - t0) for (t0, w0), (t1, w1) in zip(points, points[1:], strict=False))
-    return Reading(energy_j, points[-1][0] - points[0][0], len(points))
+    return PowerReading(energy_j, points[-1][0] - points[0][0], len(points))
 
 
 def hwmon(folder: Path = HWMON) -> PolledMeter:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cpep_bench.power import Instrument, Meter, Reading, integrate
+from cpep_bench.power import Instrument, Meter, PowerReading, integrate
 from cpep_edge.errors import PowerError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Ppk2(Meter):
         self._begun_s = self._clock()
         self._thread.start()
 
-    def end(self) -> Reading:
+    def end(self) -> PowerReading:
         """See Meter; the currents are computed here, when nothing is timed any more."""
         seconds = self._clock() - self._begun_s
         self._finish()
@@ -74,7 +74,7 @@ class Ppk2(Meter):
             )
         self._ppk2.remainder = {"sequence": b"", "len": 0}
         currents_ua, _ = self._ppk2.get_samples(bytes(self._bytes))
-        return Reading(float(np.mean(currents_ua)) * 1e-6 * self._supply_v * seconds, seconds, len(currents_ua))
+        return PowerReading(float(np.mean(currents_ua)) * 1e-6 * self._supply_v * seconds, seconds, len(currents_ua))
 
     def close(self) -> None:
         """See Meter."""
@@ -126,7 +126,7 @@ class BandGauge(Meter):
         """See Meter."""
         self._band.take_telemetry()
 
-    def end(self) -> Reading:
+    def end(self) -> PowerReading:
         """See Meter. A reading tells of the time since the one before it, so the first is left out."""
         points = [
             (told.t_us * 1e-6, abs(told.battery_mv * 1e-3 * told.battery_current_ua * 1e-6))

@@ -7,16 +7,16 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from cpep_bench.band import BandFigures
+from cpep_bench.band_figures import BandFigures
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy
 from cpep_bench.latency import Latency
 from cpep_bench.link_readers import LinkFigure
 from cpep_bench.machine import Machine
-from cpep_bench.operators import Profile
+from cpep_bench.operators import OperatorProfile
 from cpep_bench.startup import Startup
-from cpep_edge.bundle import LadderStep
 from cpep_edge.chip import CortexMSpec, EthosUSpec
 from cpep_edge.errors import DataError
+from cpep_edge.manifest import LadderStep
 
 SCHEMA_VERSION: Literal[2] = 2
 _ARCHITECTURES = {"linux": "x86_64", "linux-aarch64": "aarch64"}  # of targets that run this benchmark
@@ -70,7 +70,7 @@ class Report:
     )
     threads: tuple[Threads, ...]
     starts: tuple[Startup, ...]  # fresh processes
-    profile: Profile | None  # None: torch or executorch is not installed
+    profile: OperatorProfile | None  # None: torch or executorch is not installed
     chip: CortexMSpec | EthosUSpec | None  # figures of a microcontroller's program, from the manifest
     energy: MeasuredEnergy | None  # None: no meter
     modelled: tuple[ModelledEnergy, ...]

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_bench.band import BandFigures, ask_band
+from cpep_bench.band_figures import BandFigures, ask_band
 from cpep_bench.encoder_race import race_threads
 from cpep_bench.energy import BAND, WINDOW_S, MeasuredEnergy, measure_energy, open_meter
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
@@ -31,13 +31,13 @@ from cpep_bench.report import SCHEMA_VERSION, PeerFigure, Report, Threads
 from cpep_bench.startup import run_fresh
 from cpep_bridge.devices import LinkOptions
 from cpep_edge.bundle import Bundle
-from cpep_edge.checkout import code_version, installed_versions
 from cpep_edge.errors import ConfigError
 from cpep_edge.folders import write_reports
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.trust import Key
+from cpep_edge.versions import code_version, installed_versions
 
 JSON_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
@@ -165,9 +165,9 @@ def write_report(report: Report, out: Path) -> None:
     """Write the report in its forms into a folder; a device without the extra `[report]` gets no page."""
     forms = {JSON_FILE: report.json(), MARKDOWN_FILE: markdown(report)}
     try:
-        from cpep_bench.page import page
+        from cpep_bench.report_html import html_report
 
-        forms[HTML_FILE] = page(report)
+        forms[HTML_FILE] = html_report(report)
     except ModuleNotFoundError as error:
         if error.name not in ("jinja2", "markupsafe"):
             raise

@@ -40,7 +40,7 @@ def run_fresh(bundle: Path, manifest_sha256: str, n_threads: int = 1) -> Startup
 
     Raises CpepError when that process fails.
     """
-    from cpep_bench.turns import same_packages  # here, because the fresh process must not pay for it
+    from cpep_bench.interleaving import same_packages  # here, because the fresh process must not pay for it
 
     command = [
         sys.executable,

@@ -10,8 +10,8 @@ from cpep_edge.cli.output import print_json, print_table, progress, stdout
 from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password
 
 if TYPE_CHECKING:
-    from cpep_edge.bundle import Manifest
     from cpep_edge.chip import CortexMSpec, EthosUSpec
+    from cpep_edge.manifest import Manifest
 
 
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]

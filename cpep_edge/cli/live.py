@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cpep_edge.cli import live_options as options
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.ports import Baud, Boot, Device, DeviceConfig, Force, Port, PortOption, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, TrustOption
@@ -26,36 +27,6 @@ if TYPE_CHECKING:
 
 _SCREENS_A_SECOND = 12
 
-_OUTPUTS, _DECISIONS, _PAGE = "Where decisions go", "How to decide", "The page"  # panels of --help
-
-MinConfidence = Annotated[
-    float | None,
-    typer.Option(
-        rich_help_panel=_DECISIONS,
-        min=0,
-        max=1,
-        help="Reject windows whose best gesture has a smaller share of the votes.",
-        show_default="the bundle's",
-    ),
-]
-DebounceMs = Annotated[
-    float | None,
-    typer.Option(
-        rich_help_panel=_DECISIONS,
-        min=0,
-        help="Time in ms for which a gesture must be seen before it is decided on.",
-        show_default="the bundle's",
-    ),
-]
-RefractoryMs = Annotated[
-    float | None,
-    typer.Option(
-        rich_help_panel=_DECISIONS,
-        min=0,
-        help="Time in ms after a gesture before another can be decided on.",
-        show_default="the bundle's",
-    ),
-]
 BundlePath = Annotated[Path, typer.Argument(help="Bundle folder, NAME.cpep.")]
 
 
@@ -63,103 +34,26 @@ def live(
     bundle: BundlePath,
     port: Annotated[str | None, PortOption] = None,
     device: Device = "cpep",
-    profile: Annotated[
-        Path | None, typer.Option(help="Calibration of this session, written by cpep-edge calibrate.")
-    ] = None,
-    web: Annotated[bool, typer.Option("--web", help="Serve a page that shows the run in a browser.")] = False,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this many seconds of signal.")] = None,
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="Print JSON lines: one for each decision, then a summary.")
-    ] = False,
-    sink: Annotated[
-        list[str] | None,
-        typer.Option(
-            rich_help_panel=_OUTPUTS,
-            help="Also send decisions to FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH or lsl.",
-        ),
-    ] = None,
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            "--map", rich_help_panel=_OUTPUTS, help="TOML file that maps gestures to keys, mouse, MIDI or OSC."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", rich_help_panel=_OUTPUTS, help="With --map: print what would be done, and do nothing."
-        ),
-    ] = False,
-    record: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=_OUTPUTS, help="Record EMG, decisions and link events in this folder, for replay."
-        ),
-    ] = None,
-    max_risk: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=_DECISIONS,
-            min=0,
-            max=1,
-            help="Reject uncertain windows until the estimated error rate is at most this.",
-        ),
-    ] = None,
-    min_confidence: MinConfidence = None,
-    debounce_ms: DebounceMs = None,
-    refractory_ms: RefractoryMs = None,
-    wake: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_DECISIONS,
-            help="Ignore gestures until this one is made twice, and again after 10 s without any.",
-            show_default="none",
-        ),
-    ] = None,
-    adapt: Annotated[
-        bool,
-        typer.Option(
-            "--adapt",
-            rich_help_panel=_DECISIONS,
-            help="Adapt to slow changes of the signal; helps if the band was not calibrated.",
-        ),
-    ] = False,
-    hop_ms: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=_DECISIONS, min=5.0, help="Time in ms between two decisions.", show_default="the bundle's"
-        ),
-    ] = None,
-    on_device: Annotated[
-        bool,
-        typer.Option(
-            "--on-device",
-            rich_help_panel=_DECISIONS,
-            help="Show the gestures that the band itself recognises; the host only listens.",
-        ),
-    ] = False,
-    web_host: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_PAGE, help="Address of the page; if other machines can reach it, a token protects it."
-        ),
-    ] = "127.0.0.1",
-    web_port: Annotated[
-        int, typer.Option(rich_help_panel=_PAGE, min=0, max=65535, help="Port of the page; 0 chooses a free one.")
-    ] = 8765,
-    web_token: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_PAGE,
-            envvar="CPEP_WEB_TOKEN",
-            help="Token that a browser must give.",
-            show_default="a new one",
-        ),
-    ] = None,
-    open_page: Annotated[
-        bool,
-        typer.Option("--open", rich_help_panel=_PAGE, help="With --web: open the page in this machine's browser."),
-    ] = False,
+    profile: options.Profile = None,
+    web: options.Web = False,
+    seconds: options.Seconds = None,
+    json_lines: options.JsonLines = False,
+    sink: options.Sinks = None,
+    mapping: options.Mapping = None,
+    dry_run: options.DryRun = False,
+    record: options.Record = None,
+    max_risk: options.MaxRisk = None,
+    min_confidence: options.MinConfidence = None,
+    debounce_ms: options.DebounceMs = None,
+    refractory_ms: options.RefractoryMs = None,
+    wake: options.Wake = None,
+    adapt: options.Adapt = False,
+    hop_ms: options.HopMs = None,
+    on_device: options.OnDevice = False,
+    web_host: options.WebHost = "127.0.0.1",
+    web_port: options.WebPort = 8765,
+    web_token: options.WebToken = None,
+    open_page: options.OpenPage = False,
     device_config: DeviceConfig = None,
     reconnect_s: Reconnect = 30.0,
     timeout_s: Timeout = None,

@@ -13,7 +13,7 @@ from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 
 if TYPE_CHECKING:
-    from cpep_edge.bundle import Manifest, OperatingPoint
+    from cpep_edge.manifest import Manifest, OperatingPoint
     from cpep_train.live_evaluation import LiveScore
 
 TURNS = (0, 1, 2)  # electrodes
@@ -21,7 +21,7 @@ TRANSPORT_S = 6.0  # of signal over a pseudo-terminal
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ConditionScore:
     """The test people's sessions under one condition."""
 
     turn: int  # electrodes by which the band was turned further
@@ -44,7 +44,7 @@ def evaluate_bundle(
         for undone in (True, False):
             with progress(f"turned by {turn}, {'found' if undone else 'unnoticed'}") as advance:
                 score = evaluate_live(recogniser, data, turn=turn, undo_turn=undone, progress=advance)
-            readings.append(Reading(turn, undone, score))
+            readings.append(ConditionScore(turn, undone, score))
     if report is not None:
         _write(report, recogniser.manifest, readings, transport)
         stderr.print(f"report: {report / 'live.md'}")
@@ -74,9 +74,9 @@ def transport_delay(manifest: "Manifest") -> Delay:
     return Delay(float(p50_ms), float(p90_ms))
 
 
-def _write(folder: Path, manifest: "Manifest", readings: Sequence[Reading], transport: Delay) -> None:
+def _write(folder: Path, manifest: "Manifest", readings: Sequence[ConditionScore], transport: Delay) -> None:
     from cpep_bench.machine import this_machine
-    from cpep_edge.checkout import git_commit
+    from cpep_edge.versions import git_commit
 
     machine = this_machine()
     facts = {"commit": git_commit(), "machine": f"{machine.n_cpus} shared cores, {machine.cpu}"}
@@ -93,7 +93,7 @@ def _write(folder: Path, manifest: "Manifest", readings: Sequence[Reading], tran
     write_reports(folder, {"live.json": f"{to_json(figures)}\n".encode(), "live.md": text.encode()})
 
 
-def _markdown(manifest: "Manifest", readings: Sequence[Reading], transport: Delay) -> str:
+def _markdown(manifest: "Manifest", readings: Sequence[ConditionScore], transport: Delay) -> str:
     best = readings[0].score
     events, spec = best.events, manifest.decision
     window_ms = 1e3 * manifest.window_samples / manifest.preprocessing.sample_rate_hz
@@ -126,7 +126,7 @@ The movements themselves take 250 to 500 ms. The encoder was not asked in {best.
 """
 
 
-def _row(reading: Reading) -> str:
+def _row(reading: ConditionScore) -> str:
     events = reading.score.events
     turned = f"turned by {reading.turn}" if reading.turn else "as put on"
     how = "found" if reading.turn_undone else "not looked for"

@@ -43,10 +43,10 @@ def try_out(
 ) -> None:
     """See it work: a simulated wearer teaches five gestures and makes them; a page shows the hand."""
     from cpep_bridge.simulator import SimulatedBand
-    from cpep_edge.bundle import MANIFEST_FILE
     from cpep_edge.cli.live import live
     from cpep_edge.errors import ConfigError
     from cpep_edge.files import check_free
+    from cpep_edge.manifest import MANIFEST_FILE
     from cpep_edge.personal import design_reading
     from cpep_edge.taught import fit_taught, write_taught
     from cpep_train.simulation import N_CHANNELS, SAMPLE_RATE_HZ, simulate_prompted

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
-from cpep_edge.bundle import Bundle, DecisionSpec, Manifest
+from cpep_edge.bundle import Bundle
 from cpep_edge.decisions import Decider, Decision, with_gates
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, CpepError
@@ -32,6 +32,7 @@ from cpep_edge.hand import hand_poses_of
 from cpep_edge.lesson import Timing
 from cpep_edge.live_loop import Live
 from cpep_edge.live_view import LiveView
+from cpep_edge.manifest import DecisionSpec, Manifest
 from cpep_edge.pose_index import Vote
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.target_test import Axis, Fitts, ReachAndHold, axes_of
@@ -488,8 +489,8 @@ class Acting:
 
     def _lesson_path(self, gestures: tuple[str, ...]) -> Path:
         """Where these gestures are taught: on from where a lesson in them was broken off, else beside all others."""
-        from cpep_edge.bundle import MANIFEST_FILE
         from cpep_edge.lesson import check_gestures
+        from cpep_edge.manifest import MANIFEST_FILE
         from cpep_edge.taught_recordings import Recordings, recordings_of
 
         wanted = set(check_gestures(gestures))

@@ -1,4 +1,4 @@
-"""How large the activations of a shaped encoder get, and the 8-bit unit that serves each of them best.
+"""How large the activations of a fused encoder get, and the 8-bit unit that serves each of them best.
 
 The unit minimises the squared error over the calibration windows: a rare large value may be cut, if the many small ones
 gain more by it. Where a range is one head's, there is a unit per head.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpep_export.shaped import ShapedBlock, ShapedEncoder
+from cpep_export.fused import FusedBlock, FusedEncoder
 
 _SHARES = np.linspace(0.3, 1.0, 15)  # of the largest value, tried as the end of the range
 _MAX_VALUES = 200_000  # looked at for one range
@@ -44,14 +44,14 @@ class Ranges:
     features: float  # largest
 
 
-def observe(encoder: ShapedEncoder, windows: NDArray[np.float32]) -> Ranges:
+def observe(encoder: FusedEncoder, windows: NDArray[np.float32]) -> Ranges:
     """Run windows, (n, C, T), through the encoder layer by layer and look at what comes by."""
     with torch.no_grad():
         streams = [tokens_of(encoder, torch.from_numpy(window[None])) for window in windows]
         largest = _largest(streams)
         blocks = []
         for block in encoder.blocks:
-            if not isinstance(block, ShapedBlock):
+            if not isinstance(block, FusedBlock):
                 raise TypeError(f"expected a block, got {type(block).__name__}")
             ranges, streams = _observe_block(block, streams)
             blocks.append(ranges)
@@ -61,7 +61,7 @@ def observe(encoder: ShapedEncoder, windows: NDArray[np.float32]) -> Ranges:
         return Ranges(tuple(blocks), largest, _largest(normed), _largest(features))
 
 
-def tokens_of(encoder: ShapedEncoder, window: Tensor) -> Tensor:
+def tokens_of(encoder: FusedEncoder, window: Tensor) -> Tensor:
     """What enters the first block, (1, N, D), for a window, (1, C, T)."""
     seen: list[Tensor] = []
     hook = next(iter(encoder.blocks)).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -71,7 +71,7 @@ def tokens_of(encoder: ShapedEncoder, window: Tensor) -> Tensor:
     return seen[0]
 
 
-def _observe_block(block: ShapedBlock, streams: list[Tensor]) -> tuple[BlockRanges, list[Tensor]]:
+def _observe_block(block: FusedBlock, streams: list[Tensor]) -> tuple[BlockRanges, list[Tensor]]:
     normed = [block.attention_norm(stream) for stream in streams]
     read = slice(0, 1) if block.only_cls else slice(None)
     query = [_heads(block, block.q(row[:, read])) for row in normed]
@@ -96,7 +96,7 @@ def _observe_block(block: ShapedBlock, streams: list[Tensor]) -> tuple[BlockRang
     return ranges, [stream + block.mlp.outer(F.gelu(h)) for stream, h in zip(after, hidden, strict=True)]
 
 
-def _heads(block: ShapedBlock, tokens: Tensor) -> Tensor:
+def _heads(block: FusedBlock, tokens: Tensor) -> Tensor:
     """(1, N, D) to (H, N, D / H)."""
     return tokens.view(tokens.shape[1], block.n_heads, -1).permute(1, 0, 2)
 

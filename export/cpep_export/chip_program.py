@@ -25,9 +25,9 @@ from cpep_export.arm_toolchain import Processor, missing_tool
 from cpep_export.chips import Chip
 from cpep_export.cortex_m import UV_PER_COUNT, DeviceHead, TargetRun, export_cortex_m, nearest_vote
 from cpep_export.ethos_u import Npu, lower_for_ethos_u
+from cpep_export.fused import FusedEncoder
 from cpep_export.head_choice import ChosenHead
 from cpep_export.prototypes import Prototypes
-from cpep_export.shaped import ShapedEncoder
 from cpep_export.training_windows import calibration_windows
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet
@@ -71,7 +71,7 @@ def chip_program(
     Raises ArtifactError for such a program otherwise, ConfigError for a model that the target cannot take or the chip
     cannot hold, and for a missing tool.
     """
-    encoder = ShapedEncoder(checkpoint.emg).eval()
+    encoder = FusedEncoder(checkpoint.emg).eval()
     if target == "cortex-m":
         program = _cortex_m(chip, encoder, checkpoint, evaluation, prototypes, golden, head)
     else:
@@ -83,7 +83,7 @@ def chip_program(
 
 def _cortex_m(
     chip: Chip,
-    encoder: ShapedEncoder,
+    encoder: FusedEncoder,
     checkpoint: Checkpoint,
     evaluation: EvaluationSet,
     prototypes: Prototypes,
@@ -178,7 +178,7 @@ def _zipped(folder: Path) -> bytes:
 def _ethos_u(
     npu: Npu,
     chip: Chip,
-    encoder: ShapedEncoder,
+    encoder: FusedEncoder,
     checkpoint: Checkpoint,
     evaluation: EvaluationSet,
     prototypes: Prototypes,

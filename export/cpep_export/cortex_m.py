@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import HeadSpec
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.folders import output_folder
 from cpep_edge.head import Head
 from cpep_edge.input_stream import InputStream
+from cpep_edge.manifest import HeadSpec
 from cpep_edge.mpf import MpfSpec
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, vote
 from cpep_edge.preprocess import Preprocessing
@@ -47,10 +47,10 @@ from cpep_export.emit_c import (
     model_source,
 )
 from cpep_export.fixed_point import to_fixed_point
+from cpep_export.fused import FusedEncoder
 from cpep_export.host_engine import HostEngine
 from cpep_export.multiply_adds import count_multiply_adds
 from cpep_export.prototypes import Prototypes
-from cpep_export.shaped import ShapedEncoder
 
 REPORT_FILE = "report.json"
 UV_PER_COUNT = 0.1  # of a 16-bit converter of +-3.3 mV
@@ -120,7 +120,7 @@ class CortexMExport:
 
 
 def export_cortex_m(
-    encoder: ShapedEncoder,
+    encoder: FusedEncoder,
     preprocessing: Preprocessing,
     prototypes: Prototypes,
     gestures: Sequence[str],
@@ -253,7 +253,7 @@ def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
 
 
 def compare(
-    encoder: ShapedEncoder,
+    encoder: FusedEncoder,
     engine: HostEngine,
     model: DeviceModel,
     windows: Iterable[NDArray[np.float32]],
@@ -329,7 +329,7 @@ def _engine_folder() -> Path:
 
 
 def _check_windows(
-    encoder: ShapedEncoder,
+    encoder: FusedEncoder,
     calibration: NDArray[np.float32],
     golden_uv: NDArray[np.float32],
     n_channels: int,

@@ -15,23 +15,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cpep_edge.bundle import EncoderSpec, StreamSpec
 from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.errors import ArtifactError
-from cpep_export.ladder import GRAPH, MODULE, PROGRAM, SHAPED, Ladder, one_by_one, refusals
+from cpep_edge.manifest import EncoderSpec, StreamSpec
+from cpep_export.fused import FusedEncoder
+from cpep_export.ladder import FUSED, GRAPH, MODULE, PROGRAM, Ladder, one_by_one, refusals
 from cpep_export.lower import Program, lower, require_delegated
 from cpep_export.quantise import Quantisation, quantise
-from cpep_export.shaped import ShapedEncoder
-from cpep_export.streaming import StreamingStep
+from cpep_export.streaming_graph import StreamingStep
 from cpep_export.training_windows import calibration_windows
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.evaluate import EvaluationSet, embed_emg, torch_embedding
 
-Shaped = ShapedEncoder | StreamingStep
+Fused = FusedEncoder | StreamingStep
 Choice = Literal["auto", "int8", "int8-dynamic", "fp32"]
 
 ENCODER_FILE = "encoder.pte"
-SHAPED_TOLERANCE = 1e-4  # float32, summed in another order; the rewrites themselves are exact
+FUSED_TOLERANCE = 1e-4  # float32, summed in another order; the rewrites themselves are exact
 _TRIED: tuple[Quantisation, ...] = ("int8", "int8-dynamic", "fp32")
 
 _log = logging.getLogger(__name__)
@@ -58,13 +58,13 @@ def device_program(
     when the program loses too much and `force` is not given.
     """
     streams = checkpoint.emg.encoder.config.block_patches > 0
-    shaped = (StreamingStep if streams else ShapedEncoder)(checkpoint.emg).eval()
-    _climb_modules(checkpoint, shaped, ladder)
+    fused = (StreamingStep if streams else FusedEncoder)(checkpoint.emg).eval()
+    _climb_modules(checkpoint, fused, ladder)
     before, passed_over = ladder.steps, []
     candidates = _TRIED if choice == "auto" else (choice,)
     for quantisation in candidates:
-        graph = quantise(shaped, quantisation, calibration_windows(evaluation, checkpoint.recipe.seed))
-        program, spec, encoder = _lowered(checkpoint, shaped, graph, quantisation)
+        graph = quantise(fused, quantisation, calibration_windows(evaluation, checkpoint.recipe.seed))
+        program, spec, encoder = _lowered(checkpoint, fused, graph, quantisation)
         embedded = embed_emg(one_by_one(encoder), ladder.evaluation.queries)
         ladder.steps = before
         ladder.climb_by_embedding(PROGRAM, embedded)
@@ -85,32 +85,32 @@ def device_program(
     return DeviceProgram(program, spec, encoder, embedded, reasons, tuple(passed_over))
 
 
-def _climb_modules(checkpoint: Checkpoint, shaped: Shaped, ladder: Ladder) -> None:
+def _climb_modules(checkpoint: Checkpoint, fused: Fused, ladder: Ladder) -> None:
     queries = ladder.evaluation.queries
     module = embed_emg(torch_embedding(checkpoint.emg), queries)
-    rewritten = embed_emg(_torch_embedding(shaped.embed), queries)
-    if not np.allclose(module, rewritten, atol=SHAPED_TOLERANCE, rtol=0):
-        raise ArtifactError("the shaped encoder does not compute what the trained one does; export refuses to go on")
+    rewritten = embed_emg(_torch_embedding(fused.embed), queries)
+    if not np.allclose(module, rewritten, atol=FUSED_TOLERANCE, rtol=0):
+        raise ArtifactError("the fused encoder does not compute what the trained one does; export refuses to go on")
     ladder.climb_by_embedding(MODULE, module)
-    ladder.climb_by_embedding(SHAPED, rewritten)
+    ladder.climb_by_embedding(FUSED, rewritten)
 
 
 def _lowered(
-    checkpoint: Checkpoint, shaped: Shaped, graph: nn.Module, quantisation: Quantisation
+    checkpoint: Checkpoint, fused: Fused, graph: nn.Module, quantisation: Quantisation
 ) -> tuple[Program, EncoderSpec, EmgEncoder]:
-    stream, n_samples = None, shaped.window_samples
+    stream, n_samples = None, fused.window_samples
     state: tuple[torch.Tensor, ...] = ()
-    if isinstance(shaped, StreamingStep):
-        stream = StreamSpec(block_samples=shaped.block_samples, n_blocks=shaped.n_blocks_seen)
-        n_samples, state = shaped.block_samples, shaped.fresh_state()
-    program = require_delegated(lower(graph, shaped.n_channels, n_samples, state))
+    if isinstance(fused, StreamingStep):
+        stream = StreamSpec(block_samples=fused.block_samples, n_blocks=fused.n_blocks_seen)
+        n_samples, state = fused.block_samples, fused.fresh_state()
+    program = require_delegated(lower(graph, fused.n_channels, n_samples, state))
     spec = EncoderSpec(
         file=ENCODER_FILE,
         runtime="executorch-xnnpack",
         quantisation=quantisation,
-        n_channels=shaped.n_channels,
-        window_samples=shaped.window_samples,
-        d_embed=shaped.d_embed,
+        n_channels=fused.n_channels,
+        window_samples=fused.window_samples,
+        d_embed=fused.d_embed,
         n_parameters=sum(parameter.numel() for parameter in checkpoint.emg.parameters()),
         n_delegates=program.n_delegates,
         n_operators_outside=len(program.operators_outside),

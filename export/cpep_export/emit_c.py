@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import HeadSpec
 from cpep_edge.errors import ConfigError
 from cpep_edge.head import Head
+from cpep_edge.manifest import HeadSpec
 from cpep_edge.mpf import FLOOR, MpfSpec
 from cpep_edge.preprocess import Preprocessing
 from cpep_export.fixed_point import (

@@ -1,10 +1,10 @@
-"""The shaped encoder for Arm's Ethos-U: int8 weights, 16-bit activations, all on the NPU, by executorch's Arm backend.
+"""The fused encoder for Arm's Ethos-U: int8 weights, 16-bit activations, all on the NPU, by executorch's Arm backend.
 
 Arm's Vela compiles the NPU's commands and estimates what they cost; those figures are modelled, nobody has measured
 them here. What is executed here is the same integer program one step earlier, in TOSA, by Arm's reference model.
 8 bits do not carry norms and residual stream: an encoder trained on rectified EMG kept 56 % of its votes on golden
 inputs, at a mean cosine of .93; so activations have 16 bits, but for attention's two products, which the NPU has in 8
-bits only. And the graph of `cpep_export.shaped` divides by what spans orders of magnitude, for which 16-bit tables have
+bits only. And the graph of `cpep_export.fused` divides by what spans orders of magnitude, for which 16-bit tables have
 no entries (a mean cosine of .71, although the quantised graph in torch gives .9996): `NpuEncoder` does not.
 """
 
@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from cpep_edge.chip import VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError
+from cpep_export.fused import FusedEncoder, PatchLayer, RootMeanSquare
 from cpep_export.quantise import capture, check_calibration
-from cpep_export.shaped import PatchLayer, RootMeanSquare, ShapedEncoder
 from cpep_export.toolchain import quiet_stdout, quiet_toolchain
 
 Npu = Literal["ethos-u55", "ethos-u85"]
@@ -89,7 +89,7 @@ def missing_package() -> str | None:
     return next((name for name in PACKAGES if not _is_installed(name)), None)
 
 
-def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.float32]) -> EthosUProgram:
+def lower_for_ethos_u(encoder: FusedEncoder, npu: Npu, calibration: NDArray[np.float32]) -> EthosUProgram:
     """Quantise, lower and compile; a minute or two.
 
     calibration: (n, C, T), preprocessed, as varied as what the device will see
@@ -123,13 +123,13 @@ def lower_for_ethos_u(encoder: ShapedEncoder, npu: Npu, calibration: NDArray[np.
 
 
 class NpuEncoder(nn.Module):
-    """A `ShapedEncoder`, exactly, in the shape whose 16-bit integers stay close to it.
+    """A `FusedEncoder`, exactly, in the shape whose 16-bit integers stay close to it.
 
     The features do not get unit length: whoever compares directions gives it to them. The divisions that are left are
     those of `TwoTableNorm`.
     """
 
-    def __init__(self, encoder: ShapedEncoder, windows: torch.Tensor) -> None:
+    def __init__(self, encoder: FusedEncoder, windows: torch.Tensor) -> None:
         """windows: (n, C, T), which show how large tokens get."""
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
@@ -182,7 +182,7 @@ class TwoTableNorm(nn.Module):
         return normed
 
 
-def _largest_power(encoder: ShapedEncoder, norms: dict[str, RootMeanSquare], windows: torch.Tensor) -> dict[str, float]:
+def _largest_power(encoder: FusedEncoder, norms: dict[str, RootMeanSquare], windows: torch.Tensor) -> dict[str, float]:
     """The largest mean square of a token before each norm."""
     largest = dict.fromkeys(norms, 0.0)
 

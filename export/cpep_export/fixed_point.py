@@ -1,4 +1,4 @@
-"""The shaped encoder in whole numbers, for processors that the C engine under `export/mcu` runs on.
+"""The fused encoder in whole numbers, for processors that the C engine under `export/mcu` runs on.
 
 Weights are int8 with a scale per output. Activations are int8 with one scale, found on calibration windows; where it
 costs little they are finer: the filtered signal, the residual stream, the shares of attention and the last projection
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from cpep_edge.errors import ConfigError
 from cpep_export.activation_ranges import BlockRanges, observe, tokens_of
-from cpep_export.shaped import PatchLayer, RootMeanSquare, ShapedBlock, ShapedEncoder
+from cpep_export.fused import FusedBlock, FusedEncoder, PatchLayer, RootMeanSquare
 
 VECTOR = 16  # depths are whole vectors of the widest kernel
 GELU_ENTRIES = 1024
@@ -119,7 +119,7 @@ def padded(n: int) -> int:
     return -(-n // VECTOR) * VECTOR
 
 
-def to_fixed_point(encoder: ShapedEncoder, clip: float, calibration: NDArray[np.float32]) -> IntegerEncoder:
+def to_fixed_point(encoder: FusedEncoder, clip: float, calibration: NDArray[np.float32]) -> IntegerEncoder:
     """Turn an encoder to integers.
 
     clip: limit of the preprocessed signal
@@ -165,7 +165,7 @@ def to_fixed_point(encoder: ShapedEncoder, clip: float, calibration: NDArray[np.
     )
 
 
-def check_supported(encoder: ShapedEncoder) -> None:
+def check_supported(encoder: FusedEncoder) -> None:
     """Raises ConfigError when the engine has no code for such an encoder."""
     if not isinstance(encoder.pool, nn.Identity):
         raise ConfigError('cortex-m reads [CLS] only; train with pooling = "cls" under [emg] in the recipe')
@@ -183,8 +183,8 @@ def check_supported(encoder: ShapedEncoder) -> None:
         )
 
 
-def _blocks(encoder: ShapedEncoder) -> list[ShapedBlock]:
-    return [block for block in encoder.blocks if isinstance(block, ShapedBlock)]
+def _blocks(encoder: FusedEncoder) -> list[FusedBlock]:
+    return [block for block in encoder.blocks if isinstance(block, FusedBlock)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def _patch(patch: PatchLayer, input_step: float) -> _FloatLayer:
     return _quantised(of_sums.reshape(len(weight), -1), np.zeros(len(weight)), input_step)
 
 
-def _block(block: ShapedBlock, ranges: BlockRanges, stream_step: float) -> IntegerBlock:
+def _block(block: FusedBlock, ranges: BlockRanges, stream_step: float) -> IntegerBlock:
     width = block.out.in_features
     query, key, value = (_float_layer(layer, ranges.normed) for layer in (block.q, block.k, block.v))
     head_width = width // block.n_heads
@@ -262,7 +262,7 @@ def _block(block: ShapedBlock, ranges: BlockRanges, stream_step: float) -> Integ
     )
 
 
-def _mlp(block: ShapedBlock, ranges: BlockRanges) -> tuple[Int8, IntegerLinear, _FloatLayer]:
+def _mlp(block: FusedBlock, ranges: BlockRanges) -> tuple[Int8, IntegerLinear, _FloatLayer]:
     """GELU's table, the layer whose outputs are its entries' numbers, and the layer that reads its 8-bit values."""
     low, high = ranges.hidden
     step = (high - low) / (GELU_ENTRIES - 1)

@@ -37,15 +37,16 @@ import numpy as np
 
 from cpep_bench.machine import this_machine
 from cpep_edge import index_file
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, GraphSpec, IndexSpec, Manifest, sign_bundle
-from cpep_edge.checkout import git_commit
+from cpep_edge.bundle import DIGEST_FILE, sign_bundle
 from cpep_edge.errors import CpepError
 from cpep_edge.files import replacing
+from cpep_edge.manifest import MANIFEST_FILE, GraphSpec, IndexSpec, Manifest
 from cpep_edge.pose_index import build_graph, load_index
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
 from cpep_edge.session_trial import SessionTrial
 from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
 from cpep_edge.verify import verify_bundle
+from cpep_edge.versions import git_commit
 
 HANG_S = 200.0  # longer than what runs apart is given
 _DIED_APART = ("programs crash", "programs fail", "programs did not end", "crashes HDF5", "does not end")

@@ -23,8 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cpep_bench.machine import this_machine
-from cpep_edge.checkout import git_commit
 from cpep_edge.files import replacing
+from cpep_edge.versions import git_commit
 
 PLANTED = "planted fault"
 TARGETS = ("manifest", "json", "index", "array", PLANTED)
@@ -87,7 +87,7 @@ def _seeds(bundle: Path, target: str) -> Iterator[bytes]:
 
 def _parser(target: str) -> Callable[[bytes], None]:
     """What reads the bytes. It may raise ArtifactError or ValueError, and nothing else."""
-    from cpep_edge import bundle, files
+    from cpep_edge import files, manifest
     from cpep_edge.errors import ArtifactError
     from cpep_edge.manifest_part import parse_json
     from cpep_export.fuzz_bundle import indexes, try_index
@@ -114,7 +114,7 @@ def _parser(target: str) -> Callable[[bytes], None]:
         return file.getvalue()
 
     readers: dict[str, Callable[[bytes], object]] = {
-        "manifest": lambda content: bundle._parse_manifest(Path("fuzzed"), content),
+        "manifest": lambda content: manifest.parse_manifest(Path("fuzzed"), content),
         "json": parse_json,
         "index": index,
         "array": lambda content: files.read_arrays(packed(content), {"fuzzed": 2}),

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import HeadSpec
 from cpep_edge.calibration import ADAPTING_HOP_S
 from cpep_edge.head import Head, calibrate_temperature, fit_head
+from cpep_edge.manifest import HeadSpec
 from cpep_export.rejection import watched
 from cpep_export.training_windows import drawn_windows
 from cpep_train.checkpoint import Checkpoint

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import LadderStep
 from cpep_edge.encoder import EmgEncoder
+from cpep_edge.manifest import LadderStep
 from cpep_edge.pose_index import PoseIndex, Vote
 from cpep_train.evaluate import (
     N_NEIGHBOURS,
@@ -21,12 +21,12 @@ from cpep_train.evaluate import (
     answers,
     balanced_accuracy,
 )
-from cpep_train.stacking import with_seen_penalty
+from cpep_train.seen_penalty import with_seen_penalty
 
 MAX_WINDOWS = 3_000  # a window costs some 20 ms over all steps
 MAX_LOSS = 0.01  # of balanced accuracy, by the program; a point
 MIN_VOTE_AGREEMENT = 0.98  # of the program's votes with the module's
-MODULE, SHAPED, GRAPH = "fp32 module", "shaped fp32", "quantised graph"
+MODULE, FUSED, GRAPH = "fp32 module", "fused fp32", "quantised graph"
 PROGRAM, INDEX, LIVE = "program on the device", "compact index", "replayed as live"
 HEAD = "head, adapted by the calibration"
 CHIP = "integers of the microcontroller"  # and the same index or head

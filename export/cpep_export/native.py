@@ -17,9 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from cpep_edge.bundle import Target
 from cpep_edge.errors import CpepError
 from cpep_edge.folders import output_folder
+from cpep_edge.manifest import Target
 
 Architecture = Literal["x86_64", "aarch64"]
 _log = logging.getLogger(__name__)

@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import (
+from cpep_edge.bundle import next_version, write_bundle
+from cpep_edge.encoder import EmgEncoder
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.golden import Golden
+from cpep_edge.hand import HandPoses
+from cpep_edge.input_stream import InputStream
+from cpep_edge.manifest import (
     DecisionSpec,
     FileEntry,
     Gesture,
@@ -20,19 +26,12 @@ from cpep_edge.bundle import (
     Provenance,
     Search,
     Target,
-    next_version,
-    write_bundle,
 )
-from cpep_edge.checkout import git_commit, installed_versions
-from cpep_edge.encoder import EmgEncoder
-from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.golden import Golden
-from cpep_edge.hand import HandPoses
-from cpep_edge.input_stream import InputStream
 from cpep_edge.names import check_name
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.recogniser import answer
 from cpep_edge.trust import SigningKey
+from cpep_edge.versions import git_commit, installed_versions
 from cpep_export.chip_program import ChipProgram, ChipTarget, chip_program
 from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
@@ -58,7 +57,7 @@ from cpep_train.evaluate import (
 )
 from cpep_train.leakage import audit_against
 from cpep_train.provenance import provenance_of
-from cpep_train.stacking import SeenPenalty, choose_seen_penalty, set_apart
+from cpep_train.seen_penalty import SeenPenalty, choose_seen_penalty, set_apart
 
 INDEX_FILE = "index.bin"
 POSE_FILE = "pose_encoder.pte"
@@ -76,7 +75,7 @@ _WINDOWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Material:
+class _Inputs:
     """What the steps of an export work on."""
 
     checkpoint: Checkpoint
@@ -159,35 +158,33 @@ def export_bundle(
         ) from error
     done = _counter(progress)
     version = next_version(out) if version is None else version
-    material = _gather(checkpoint, data)
+    inputs = _gather(checkpoint, data)
     done()
-    ladder = Ladder(material.evaluation, material.poses, material.seen_penalty.penalty)
-    device = device_program(checkpoint, material.evaluation, ladder, quant, force=force)
+    ladder = Ladder(inputs.evaluation, inputs.poses, inputs.seen_penalty.penalty)
+    device = device_program(checkpoint, inputs.evaluation, ladder, quant, force=force)
     done()
-    asking = training_embeddings(material.evaluation, checkpoint, material.seed)
-    labels = material.evaluation.references.gesture_index
-    prototypes = find_prototypes(
-        material.poses, labels, asking, k=N_NEIGHBOURS, gesture_penalty=material.gesture_penalty
-    )
-    index = _index(prototypes, material.seed, search)
-    gestures = _gestures(material, prototypes)
+    asking = training_embeddings(inputs.evaluation, checkpoint, inputs.seed)
+    labels = inputs.evaluation.references.gesture_index
+    prototypes = find_prototypes(inputs.poses, labels, asking, k=N_NEIGHBOURS, gesture_penalty=inputs.gesture_penalty)
+    index = _index(prototypes, inputs.seed, search)
+    gestures = _gestures(inputs, prototypes)
     done()
 
     def index_of(allowed: NDArray[np.bool_]) -> PoseIndex:
-        return _index(prototypes.of_gestures(allowed), material.seed, search)
+        return _index(prototypes.of_gestures(allowed), inputs.seed, search)
 
     ladder.climb_by_index(INDEX, device.embedded, index_of)
     ladder.climb_by_index(LIVE, embed_live(device.encoder, ladder.evaluation.queries), index_of)
-    trained = index_of(material.evaluation.seen)
-    by_poses = np.array([trained.vote(query, N_NEIGHBOURS).gesture_index for query in material.queries], np.int64)
-    chosen = choose_head(checkpoint, material.evaluation, by_poses, material.seed, head)
-    if head == "auto" and chosen is not None and chosen.spec.answers and not _reads_all_as_well(material, chosen):
+    trained = index_of(inputs.evaluation.seen)
+    by_poses = np.array([trained.vote(query, N_NEIGHBOURS).gesture_index for query in inputs.queries], np.int64)
+    chosen = choose_head(checkpoint, inputs.evaluation, by_poses, inputs.seed, head)
+    if head == "auto" and chosen is not None and chosen.spec.answers and not _reads_all_as_well(inputs, chosen):
         chosen = replace(chosen, spec=chosen.spec.model_copy(update={"answers": False}))
     votes = _votes(ladder.evaluation, device.embedded, index, chosen)
     if chosen is not None and chosen.spec.answers:
         ladder.climb_by_votes(HEAD, votes)
     done()
-    golden = _golden(material, ladder.evaluation, votes, device.encoder, index, chosen)
+    golden = _golden(inputs, ladder.evaluation, votes, device.encoder, index, chosen)
     on_chip = None
     if chip_target is not None:
         on_chip = chip_program(
@@ -198,12 +195,12 @@ def export_bundle(
         elif on_chip.embedded is not None:
             ladder.climb_by_index(CHIP, on_chip.embedded, index_of)
     done()
-    watched = watched_windows(material.evaluation)
+    watched = watched_windows(inputs.evaluation)
     embedded = embed_emg(one_by_one(device.encoder), watched.queries)
     decision = decision_spec(watched, _votes(watched, embedded, index, chosen))
-    hand = pick_hand_poses(checkpoint, material.evaluation, material.poses)
+    hand = pick_hand_poses(checkpoint, inputs.evaluation, inputs.poses)
     pose = (
-        lower_pose_encoder(checkpoint, material.evaluation.references)
+        lower_pose_encoder(checkpoint, inputs.evaluation.references)
         if pose_encoder and checkpoint.recipe.pose.source != "gestures"
         else None
     )
@@ -224,12 +221,12 @@ def export_bundle(
         on_chip,
         version,
     )
-    manifest = _write(out, material, parts, key)
+    manifest = _write(out, inputs, parts, key)
     done()
     return manifest
 
 
-def _gather(checkpoint: Checkpoint, data: Path) -> _Material:
+def _gather(checkpoint: Checkpoint, data: Path) -> _Inputs:
     corpus = Corpus.open(data)
     if checkpoint.splits is not None:
         audit_against(checkpoint.splits, corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
@@ -237,10 +234,10 @@ def _gather(checkpoint: Checkpoint, data: Path) -> _Material:
     queries = embed_emg(torch_embedding(checkpoint.emg), evaluation.queries)
     poses = embed_poses(checkpoint.pose, evaluation.references)
     penalty = choose_seen_penalty(checkpoint, evaluation, queries, poses)
-    return _Material(checkpoint, corpus, evaluation, queries, poses, penalty)
+    return _Inputs(checkpoint, corpus, evaluation, queries, poses, penalty)
 
 
-def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None) -> Manifest:
+def _write(out: Path, inputs: _Inputs, parts: _Parts, key: SigningKey | None) -> Manifest:
     def fill(folder: Path) -> None:
         (folder / ENCODER_FILE).write_bytes(parts.device.program.content)
         (folder / GOLDEN_FILE).write_bytes(parts.golden.to_bytes())
@@ -257,7 +254,7 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
             shutil.copy(file, folder)  # the runner stays executable
 
     def manifest(files: dict[str, FileEntry]) -> Manifest:
-        index, pose, recipe = parts.index, parts.pose, material.checkpoint.recipe
+        index, pose, recipe = parts.index, parts.pose, inputs.checkpoint.recipe
         return Manifest(
             name=out.stem,
             version=parts.version,
@@ -267,12 +264,12 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
             hand_file=None if parts.hand is None else HAND_FILE,
             n_channels=recipe.signal.n_channels,
             window_samples=recipe.windows.window_samples,
-            preprocessing=material.checkpoint.preprocessing,
-            front_end=material.checkpoint.front_end,
+            preprocessing=inputs.checkpoint.preprocessing,
+            front_end=inputs.checkpoint.front_end,
             calibration=recipe.calibration.stages or (("every gesture once",) if recipe.calibration.asked else ()),
             placement=PlacementSpec(max_turn=recipe.calibration.max_turn, mirrored=recipe.calibration.mirrored),
             masked_channels=tuple(number - 1 for number in recipe.recordings.masked_channels),
-            level_pattern=material.evaluation.queries.dataset.store.donnings.pattern(),
+            level_pattern=inputs.evaluation.queries.dataset.store.donnings.pattern(),
             encoder=parts.device.spec,
             head=None if parts.head is None else parts.head.spec,
             native=None if parts.native is None else _native_spec(parts.native),
@@ -283,15 +280,15 @@ def _write(out: Path, material: _Material, parts: _Parts, key: SigningKey | None
                 n_prototypes=index.n_prototypes,
                 graph=graph_spec(index),
                 search=parts.search,
-                seen_penalty=material.seen_penalty.penalty,
-                penalty_curve=material.seen_penalty.curve,
+                seen_penalty=inputs.seen_penalty.penalty,
+                penalty_curve=inputs.seen_penalty.curve,
             ),
             gestures=parts.gestures,
             decision=parts.decision,
             ladder=parts.ladder,
             forced=(*parts.device.forced, *(() if parts.chip is None else parts.chip.forced)),
             passed_over=parts.device.passed_over,
-            provenance=_provenance(material),
+            provenance=_provenance(inputs),
         )
 
     return write_bundle(out, fill, manifest, key)
@@ -306,13 +303,13 @@ def _index(prototypes: Prototypes, seed: int, search: Search) -> PoseIndex:
     return build_index(prototypes.embedding, prototypes.gesture_index, seed, prototypes.gesture_penalty, search)
 
 
-def _gestures(material: _Material, prototypes: Prototypes) -> tuple[Gesture, ...]:
-    evaluation = material.evaluation
+def _gestures(inputs: _Inputs, prototypes: Prototypes) -> tuple[Gesture, ...]:
+    evaluation = inputs.evaluation
     counts = np.bincount(prototypes.gesture_index, minlength=len(evaluation.gestures))
     for name, count in zip(evaluation.gestures, counts, strict=True):
         if count == 0:
             raise DataError(
-                f"{material.corpus.folder}: no training person has a valid pose of {name} to put in the index"
+                f"{inputs.corpus.folder}: no training person has a valid pose of {name} to put in the index"
             )
     rows = zip(evaluation.gestures, counts, evaluation.seen, strict=True)
     return tuple(Gesture(name=name, n_prototypes=int(n), trained=bool(seen)) for name, n, seen in rows)
@@ -335,18 +332,18 @@ def _votes(
     return votes
 
 
-def _reads_all_as_well(material: _Material, head: ChosenHead) -> bool:
+def _reads_all_as_well(inputs: _Inputs, head: ChosenHead) -> bool:
     """Whether a head with the index behind it reads what the index alone does, gestures never trained on among all.
 
     By validation people and the gestures set apart for them; where there are none, nothing speaks against the head.
     """
-    checkpoint, curve = material.checkpoint, material.seen_penalty.curve
-    apart = set_apart(checkpoint, material.evaluation) if curve else None
+    checkpoint, curve = inputs.checkpoint, inputs.seen_penalty.curve
+    apart = set_apart(checkpoint, inputs.evaluation) if curve else None
     if apart is None:
         return True
-    penalties = tuple(material.seen_penalty.penalty if seen else 0.0 for seen in apart.seen)
+    penalties = tuple(inputs.seen_penalty.penalty if seen else 0.0 for seen in apart.seen)
     poses = embed_poses(checkpoint.pose, apart.references)
-    index = build_index(poses, apart.references.gesture_index, material.seed, penalties, "exact")
+    index = build_index(poses, apart.references.gesture_index, inputs.seed, penalties, "exact")
     asked = embed_emg(torch_embedding(checkpoint.emg), apart.queries)
     votes = _votes(apart, asked, index, head)
     confusion = np.zeros((len(apart.gestures),) * 2, np.int64)
@@ -356,7 +353,7 @@ def _reads_all_as_well(material: _Material, head: ChosenHead) -> bool:
 
 
 def _golden(
-    material: _Material,
+    inputs: _Inputs,
     evaluation: EvaluationSet,
     votes: list[Vote],
     encoder: EmgEncoder,
@@ -366,11 +363,11 @@ def _golden(
     """The clearest window of each gesture, in raw signal, through the way that live signal takes."""
     chosen = _clearest(evaluation, votes)
     stretches, embeddings, gesture_index = [], [], []
-    checkpoint, n_steps = material.checkpoint, evaluation.queries.dataset.input_shape[1]
+    checkpoint, n_steps = inputs.checkpoint, evaluation.queries.dataset.input_shape[1]
     spec, plain = (None, None) if head is None else (head.spec, head.head)
     for number in chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_GOLDEN)).astype(np.intp)]:
         session, start = evaluation.queries.places[number]
-        stretch = _stretch(material, int(session), int(start))
+        stretch = _stretch(inputs, int(session), int(start))
         stream = InputStream(checkpoint.preprocessing, checkpoint.front_end, stretch.shape[1])
         window = stream.last_window(stretch, n_steps)
         embedding = encoder.embed(window)
@@ -390,17 +387,17 @@ def _clearest(evaluation: EvaluationSet, votes: list[Vote]) -> NDArray[np.intp]:
     return np.array([places[np.argmax(clarity[places])] for places in of_gesture])
 
 
-def _stretch(material: _Material, session: int, start: int) -> NDArray[np.float32]:
+def _stretch(inputs: _Inputs, session: int, start: int) -> NDArray[np.float32]:
     """Raw signal that ends with a window, (n_samples, C), microvolts, exact in half precision.
 
     Where sessions are calibrated, each channel is brought to the scale of a session that was not: the check needs none.
     """
-    recipe = material.checkpoint.recipe
+    recipe = inputs.checkpoint.recipe
     lead = round(GOLDEN_LEAD_S * recipe.signal.sample_rate_hz)
-    with material.corpus.session(material.corpus.rows[session]) as recording:
+    with inputs.corpus.session(inputs.corpus.rows[session]) as recording:
         raw = recording.emg(max(0, start - lead), start + recipe.windows.window_samples)
-    donning = material.evaluation.queries.dataset.store.donnings.of(material.corpus.rows[session])
-    gain = 1.0 if donning.level_uv is None else material.checkpoint.preprocessing.scale_uv / donning.level_uv
+    donning = inputs.evaluation.queries.dataset.store.donnings.of(inputs.corpus.rows[session])
+    gain = 1.0 if donning.level_uv is None else inputs.checkpoint.preprocessing.scale_uv / donning.level_uv
     missing = lead + recipe.windows.window_samples - len(raw)
     raw = donning.arranged(raw)
     padded = np.pad((raw - np.median(raw, axis=0)) * gain, ((missing, 0), (0, 0)), mode="edge")
@@ -408,9 +405,9 @@ def _stretch(material: _Material, session: int, start: int) -> NDArray[np.float3
     return np.clip(padded, -largest, largest).astype(np.float16).astype(np.float32)
 
 
-def _provenance(material: _Material) -> Provenance:
-    recipe = material.checkpoint.recipe
-    now = provenance_of(material.corpus, material.checkpoint.provenance.data_sha256)
+def _provenance(inputs: _Inputs) -> Provenance:
+    recipe = inputs.checkpoint.recipe
+    now = provenance_of(inputs.corpus, inputs.checkpoint.provenance.data_sha256)
     templates = ", poses from templates" if recipe.pose.source != "recorded" else ""
     return Provenance(
         recipe=recipe.name,

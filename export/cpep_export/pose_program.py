@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import EncoderSpec, PoseSpec
+from cpep_edge.manifest import EncoderSpec, PoseSpec
 from cpep_edge.session import JOINT_NAMES
+from cpep_export.fused import FusedEncoder
 from cpep_export.lower import Program, lower, require_delegated
-from cpep_export.shaped import ShapedEncoder
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.evaluate import Examples
 from cpep_train.recipe import N_WRIST_ANGLES
@@ -59,8 +59,8 @@ def lower_pose_encoder(checkpoint: Checkpoint, references: Examples) -> PoseProg
 
     references: pose windows of training people, by which the spread between them is measured
     """
-    shaped = ShapedEncoder(checkpoint.pose).eval()
-    program = require_delegated(lower(shaped, shaped.n_channels, shaped.window_samples))
+    fused = FusedEncoder(checkpoint.pose).eval()
+    program = require_delegated(lower(fused, fused.n_channels, fused.window_samples))
     return PoseProgram(program, checkpoint, spread_between_people(checkpoint, references))
 
 

@@ -1,11 +1,11 @@
-"""Turn the shaped encoder's layers with weights to int8.
+"""Turn the fused encoder's layers with weights to int8.
 
 EMG spans orders of magnitude from rest to effort, and one range for all of it would lose the quiet part. So the patch
 layer measures the range of each patch as it runs, whatever the other layers do.
 
 Nothing else is quantised. The normalisation, the softmax, the attention products and the final scaling to unit
 length stay in float32: quantising them saves next to nothing and breaks what the nearest-neighbour search rests on
-(outputs are no longer of unit length, and most votes change). The shaped encoder writes its normalisation as functional
+(outputs are no longer of unit length, and most votes change). The fused encoder writes its normalisation as functional
 calls, so that choosing linear layers by module type finds exactly those with weights.
 """
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cpep_edge.errors import DataError
-from cpep_export.shaped import ShapedEncoder
-from cpep_export.streaming import StreamingStep
+from cpep_export.fused import FusedEncoder
+from cpep_export.streaming_graph import StreamingStep
 from cpep_export.toolchain import quiet_toolchain
 
 Quantisation = Literal["int8", "int8-dynamic", "fp32"]
@@ -26,7 +26,7 @@ MIN_CALIBRATION_WINDOWS = 16  # fewer do not show the range of the activations
 
 
 def quantise(
-    encoder: ShapedEncoder | StreamingStep, quantisation: Quantisation, calibration: NDArray[np.float32]
+    encoder: FusedEncoder | StreamingStep, quantisation: Quantisation, calibration: NDArray[np.float32]
 ) -> nn.Module:
     """The encoder as a graph with int8 weights and activations; as it is for "fp32".
 
@@ -73,7 +73,7 @@ def _quantizer(dynamic: bool) -> object:
     )
 
 
-def check_calibration(encoder: ShapedEncoder | StreamingStep, calibration: NDArray[np.float32]) -> None:
+def check_calibration(encoder: FusedEncoder | StreamingStep, calibration: NDArray[np.float32]) -> None:
     shape = (encoder.n_channels, encoder.window_samples)
     if calibration.shape[1:] != shape:
         raise DataError(f"calibration windows have shape {calibration.shape[1:]}, the encoder takes {shape}")

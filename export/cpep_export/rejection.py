@@ -14,10 +14,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import DecisionSpec, OperatingPoint
 from cpep_edge.donning import LEVEL_STRETCH_S
 from cpep_edge.input_stream import InputStream
 from cpep_edge.live_loop import level
+from cpep_edge.manifest import DecisionSpec, OperatingPoint
 from cpep_edge.pose_index import Vote
 from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, Examples
 

@@ -20,8 +20,8 @@ from scipy import signal
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_export.arm_toolchain import Processor, compile_for, run_check
 from cpep_export.cortex_m import export_cortex_m
+from cpep_export.fused import FusedEncoder
 from cpep_export.prototypes import Prototypes
-from cpep_export.shaped import ShapedEncoder
 from cpep_train.model import Embedder, EncoderConfig
 
 RATE_HZ = 2_000.0
@@ -47,7 +47,7 @@ def emg_like(config: EncoderConfig, n: int, rng: np.random.Generator) -> NDArray
 def main(size: str) -> None:
     config = SIZES[size]
     torch.manual_seed(0)
-    encoder = ShapedEncoder(Embedder(config, config.width).eval()).eval()
+    encoder = FusedEncoder(Embedder(config, config.width).eval()).eval()
     rng = np.random.default_rng(0)
     windows = emg_like(config, 40, rng)
     with torch.no_grad():

@@ -31,7 +31,7 @@ from cpep_bridge.frames import (
     samples_to_uv,
 )
 from cpep_bridge.line_rate import check_baud, check_info, stream_bytes_per_s
-from cpep_bridge.loss import StreamLedger
+from cpep_bridge.lost_samples import StreamLedger
 from cpep_bridge.pace import Pace
 from cpep_bridge.patience import Patience
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo

@@ -7,6 +7,7 @@ from pathlib import Path
 from cpep_bridge import chords, cyton, myo, transports
 from cpep_bridge.band import Band
 from cpep_bridge.ble import BLE_PREFIX, BleStream, GattDevice
+from cpep_bridge.board_profile import ProfiledBoard, find_profile, shipped_profiles
 from cpep_bridge.boards import Board, Dialect
 from cpep_bridge.brainflow_feed import BRAINFLOW_PREFIX, BrainFlowFeed
 from cpep_bridge.byte_stream import ByteStream
@@ -15,7 +16,6 @@ from cpep_bridge.device_config import FittedSource, load_device_config
 from cpep_bridge.fed import FedSource, Feed
 from cpep_bridge.lsl_feed import LSL_PREFIX, LslFeed
 from cpep_bridge.patience import Patience
-from cpep_bridge.profile import ProfiledBoard, find_profile, shipped_profiles
 from cpep_bridge.reopening import Reopener
 from cpep_bridge.web_socket import WEB_SOCKET_PREFIX, WebRecords, WebSocketStream
 from cpep_edge.blocks import BlockSource

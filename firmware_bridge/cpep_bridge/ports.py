@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from serial.tools import list_ports
 
+from cpep_bridge.board_profile import ProfiledBoard, find_profile, shipped_profiles
 from cpep_bridge.byte_stream import ByteStream
 from cpep_bridge.chords import BOOT_S
 from cpep_bridge.conversation import is_text, quoted
 from cpep_bridge.devices import DRIVERS, Driver, LinkOptions, find_driver
-from cpep_bridge.profile import ProfiledBoard, find_profile, shipped_profiles
 from cpep_bridge.reopening import find_device, identity_of, named_identity
 from cpep_bridge.transports import open_stream
 from cpep_edge.blocks import StreamInfo

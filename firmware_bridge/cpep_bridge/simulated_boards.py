@@ -12,11 +12,11 @@ from typing import TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_bridge.board_models import BOARD_MODELS, BoardModel, SimulatedProfile
+from cpep_bridge.board_profile import find_profile
 from cpep_bridge.devices import find_driver
 from cpep_bridge.firmware import FirmwareBand
-from cpep_bridge.personalities import PERSONALITIES, Personality, SimulatedProfile
 from cpep_bridge.playback import Playback, Segment
-from cpep_bridge.profile import find_profile
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.resampling import Resampler
 from cpep_bridge.simulated import Faults, Simulated, SimulatedThread
@@ -35,7 +35,7 @@ _RESET_S = 0.3
 class SimulatedBoard(SimulatedThread):
     """A board that plays `segments`; `with` runs it in a thread of its own, and `port` is where a host finds it.
 
-    segments: as its personality's channels and rate are, microvolts
+    segments: as its model's channels and rate are, microvolts
     link, speed, drift_ppm, once: as of SimulatedBand
     loss, corrupt, duplicate: chance of each frame to be left out, to have a bit flipped, to be sent twice; a flipped
         bit goes unnoticed where it meets a sample, for such frames have no CRC
@@ -44,7 +44,7 @@ class SimulatedBoard(SimulatedThread):
 
     def __init__(
         self,
-        personality: Personality,
+        model: BoardModel,
         segments: Sequence[Segment],
         *,
         link: Path | None = None,
@@ -60,11 +60,11 @@ class SimulatedBoard(SimulatedThread):
         if not 0 < speed < float("inf"):
             raise ValueError(f"speed must be a positive number, not {speed}")
         super().__init__(link)
-        self._personality = personality
-        self._playback = Playback(segments, personality.sample_rate_hz)
-        if self._playback.n_channels != personality.n_channels:
-            raise ValueError(f"the board has {personality.n_channels} channels, segments {self._playback.n_channels}")
-        self._frame_s = personality.n_samples / personality.sample_rate_hz / (speed * (1 + drift_ppm * 1e-6))
+        self._model = model
+        self._playback = Playback(segments, model.sample_rate_hz)
+        if self._playback.n_channels != model.n_channels:
+            raise ValueError(f"the board has {model.n_channels} channels, segments {self._playback.n_channels}")
+        self._frame_s = model.n_samples / model.sample_rate_hz / (speed * (1 + drift_ppm * 1e-6))
         self._faults = Faults({"loss": loss, "corrupt": corrupt, "duplicate": duplicate}, seed)
         self._once, self._lossless = once, lossless
         self._frames: Iterator[NDArray[np.float32]] | None = None  # of the stream, None while idle
@@ -78,9 +78,9 @@ class SimulatedBoard(SimulatedThread):
         self._resetting.set()
 
     def _run(self, port: PtyPort) -> None:
-        self._obey(self._personality.answer(b"")[1])
+        self._obey(self._model.answer(b"")[1])
         while not self._stopping.is_set() and not self._played_out:
-            reply, streams = self._personality.answer(port.read(self._sleep_s(port)))
+            reply, streams = self._model.answer(port.read(self._sleep_s(port)))
             self._obey(streams)
             if self._resetting.is_set() and self._frames is not None:
                 self._resetting.clear()
@@ -98,10 +98,10 @@ class SimulatedBoard(SimulatedThread):
 
     def _counts(self) -> Iterator[NDArray[np.float32]]:
         """The signal, frame by frame; what does not fill the last one is left out."""
-        size = self._personality.n_samples
-        rest = np.empty((0, self._personality.n_channels), np.float32)
+        size = self._model.n_samples
+        rest = np.empty((0, self._model.n_channels), np.float32)
         for emg_uv in self._playback.chunks(repeat=not self._once):
-            counts = np.concatenate([rest, self._personality.counts(emg_uv)])
+            counts = np.concatenate([rest, self._model.counts(emg_uv)])
             whole = len(counts) // size * size
             yield from counts[:whole].reshape(-1, size, counts.shape[1])
             rest = counts[whole:]
@@ -122,7 +122,7 @@ class SimulatedBoard(SimulatedThread):
             if counts is None:
                 self._frames, self._played_out = None, True
                 return
-            self._send(port, self._personality.frame(self._number, counts), len(counts))
+            self._send(port, self._model.frame(self._number, counts), len(counts))
             self._number += 1
 
     def _send(self, port: PtyPort, wire: bytes, n_samples: int) -> None:
@@ -182,12 +182,12 @@ def simulate_device(
     if firmware:
         raise ConfigError(f"a {device} does not run the band's firmware: leave out --firmware, or use --device cpep")
     profile = find_profile(device)
-    personality = PERSONALITIES[device]() if profile is None else SimulatedProfile(profile)
-    return SimulatedBoard(personality, [_fitted(session, personality) for session in sessions], **playing)
+    board = BOARD_MODELS[device]() if profile is None else SimulatedProfile(profile)
+    return SimulatedBoard(board, [_fitted(session, board) for session in sessions], **playing)
 
 
-def _fitted(session: Session, personality: Personality) -> NDArray[np.float32]:
-    meta, n_channels = session.meta, personality.n_channels
+def _fitted(session: Session, model: BoardModel) -> NDArray[np.float32]:
+    meta, n_channels = session.meta, model.n_channels
     if meta.num_channels < n_channels:
         raise DataError(f"{session.path}: has {meta.num_channels} channels, but the board to simulate has {n_channels}")
-    return Resampler(meta.sample_rate, personality.sample_rate_hz, n_channels)(session.emg()[:, :n_channels])
+    return Resampler(meta.sample_rate, model.sample_rate_hz, n_channels)(session.emg()[:, :n_channels])

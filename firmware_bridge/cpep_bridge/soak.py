@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_bridge.band import Band
+from cpep_bridge.board_models import SimulatedProfile
+from cpep_bridge.board_profile import ProfiledBoard, find_profile
 from cpep_bridge.boards import Board
-from cpep_bridge.personalities import SimulatedProfile
-from cpep_bridge.profile import ProfiledBoard, find_profile
 from cpep_bridge.reopening import Reopener
 from cpep_bridge.simulated import SentCounts
 from cpep_bridge.simulated_boards import SimulatedBoard
 from cpep_bridge.simulator import UV_PER_COUNT, SimulatedBand
 from cpep_bridge.transports import BAUD
 from cpep_edge.blocks import Block, LinkCounts
-from cpep_edge.checkout import code_version, installed_versions
+from cpep_edge.versions import code_version, installed_versions
 
 RATE_HZ = 2_000.0
 N_CHANNELS = 16

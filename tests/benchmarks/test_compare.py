@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_bench.band import BandFigures
+from cpep_bench.band_figures import BandFigures
 from cpep_bench.compare import Change, caveats, compare_reports, read_budget
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
 from cpep_bench.latency import Latency

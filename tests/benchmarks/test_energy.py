@@ -3,7 +3,7 @@ from dataclasses import fields
 import pytest
 
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window, measure_energy
-from cpep_bench.power import Instrument, Meter, Reading
+from cpep_bench.power import Instrument, Meter, PowerReading
 from cpep_edge.errors import PowerError
 
 TOY = Instrument("toy", "a toy", 10.0)
@@ -20,8 +20,8 @@ class Scripted(Meter):
     def begin(self) -> None:
         pass
 
-    def end(self) -> Reading:
-        return Reading(next(self.powers_w), 1.0, 10)
+    def end(self) -> PowerReading:
+        return PowerReading(next(self.powers_w), 1.0, 10)
 
 
 def windows(powers_w: list[float], *, seconds: float = 10.0, n_inferences: int = 100) -> MeasuredEnergy:

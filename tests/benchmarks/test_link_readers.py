@@ -6,7 +6,7 @@ import pytest
 
 from cpep_bench import link_readers
 from cpep_bench.link_readers import BAND, LINK_PEERS, Arrivals, LinkFigure, cost_of, measure_readers
-from cpep_bench.words import links_tables
+from cpep_bench.report_text import links_tables
 from cpep_edge.errors import CpepError
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import DecisionSpec
 from cpep_edge.errors import DataError
 from cpep_edge.events import Label
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.pose_index import Vote
 from measure_decisions import (
     MAJORITY,

@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_bench.band import BandFigures
+from cpep_bench.band_figures import BandFigures
 from cpep_bench.encoder_race import race_threads
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
 from cpep_bench.latency import Latency
 from cpep_bench.machine import this_machine
 from cpep_bench.markdown import markdown
-from cpep_bench.page import page
 from cpep_bench.pipeline import ENCODER, END_TO_END
 from cpep_bench.power import Instrument
 from cpep_bench.report import PeerFigure, Report, Threads, read_report
+from cpep_bench.report_html import html_report
+from cpep_bench.report_text import joules, peers_tables
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
-from cpep_bench.words import joules, peers_tables
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle
+from cpep_edge.bundle import DIGEST_FILE, Bundle
 from cpep_edge.chip import EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
+from cpep_edge.manifest import MANIFEST_FILE
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_the_page_is_whole_and_needs_no_other_file(report: Report, out: Path) ->
 
 @pytest.mark.executorch
 def test_names_from_a_bundle_cannot_write_html(report: Report) -> None:
-    assert "<img" not in page(replace(report, bundle="<img src=x>", data="<img>"))
+    assert "<img" not in html_report(replace(report, bundle="<img src=x>", data="<img>"))
 
 
 @pytest.mark.executorch
@@ -196,7 +197,7 @@ def test_a_noisy_machine_is_warned_of(report: Report) -> None:
     uneven = replace(report, arithmetic=Latency((1.0,) * 180 + (2.0,) * 20))
 
     assert even.warnings == ()
-    assert "The machine was noisy: the same arithmetic took 2.0 times its median" in page(uneven)
+    assert "The machine was noisy: the same arithmetic took 2.0 times its median" in html_report(uneven)
 
 
 @pytest.mark.executorch
@@ -226,7 +227,7 @@ def test_the_page_shows_the_power_of_every_window_here_and_on_the_band(report: R
     small = replace(MEASURED, windows=tuple(replace(w, power_w=p) for w, p in zip(WINDOWS, powers_w, strict=True)))
     band = BandFigures("a band", 200, 1, 2, 3, 4, 5, None, small)
 
-    shown = " ".join(Elements(page(replace(report, energy=MEASURED, band=band))).words)
+    shown = " ".join(Elements(html_report(replace(report, energy=MEASURED, band=band))).words)
 
     assert "21 132 23 134 25 136 27 138 29 140 31 idle inferences mean power of each window, mW" in shown
     assert "2 3 2 3 2 3 2 3 2 3 2 idle inferences mean power of each window, W" in shown

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
-from cpep_edge.bundle import DecisionSpec
 from cpep_edge.donning import Donning
 from cpep_edge.input_stream import InputStream
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.names import shown_name
 from cpep_edge.pose_index import Vote
 from cpep_edge.preprocess import Preprocessing

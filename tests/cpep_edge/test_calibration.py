@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
-from cpep_edge.bundle import DecisionSpec, PlacementSpec
 from cpep_edge.calibration import Profile, calibrate, load_profile, odd_electrodes, save_profile, signal_id
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.input_stream import InputStream
+from cpep_edge.manifest import DecisionSpec, PlacementSpec
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.recogniser import Recogniser
 

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import DecisionSpec, OperatingPoint
 from cpep_edge.decisions import AWAKE_S, DWELL_S, UNKNOWN, WAKE_WITHIN_S, Decider, at_risk, choose, with_gates
 from cpep_edge.errors import ConfigError
+from cpep_edge.manifest import DecisionSpec, OperatingPoint
 from cpep_edge.pose_index import Vote
 
 GESTURES = ("Rest", "Fist", "Open", "Point")

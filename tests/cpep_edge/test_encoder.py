@@ -8,9 +8,10 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import Bundle, EncoderSpec
+from cpep_edge.bundle import Bundle
 from cpep_edge.encoder import EmgEncoder, _OneAtATime, open_encoder
 from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.manifest import EncoderSpec
 
 pytestmark = pytest.mark.executorch
 

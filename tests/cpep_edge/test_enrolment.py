@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import Bundle, Manifest, write_bundle
+from cpep_edge.bundle import Bundle, write_bundle
 from cpep_edge.enrolment import (
     OpenBundle,
     add_gesture,
@@ -20,6 +20,7 @@ from cpep_edge.enrolment import (
     remove_gesture,
 )
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
+from cpep_edge.manifest import Manifest
 from cpep_edge.pose_index import build_index
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import JOINT_NAMES, Session

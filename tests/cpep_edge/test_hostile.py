@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle, GraphSpec, IndexSpec
+from cpep_edge.bundle import DIGEST_FILE, Bundle
 from cpep_edge.calibration import fit_to_wearer
 from cpep_edge.decisions import Decider
 from cpep_edge.errors import ArtifactError, ConfigError
@@ -24,6 +24,7 @@ from cpep_edge.files import read_arrays
 from cpep_edge.golden import Golden
 from cpep_edge.hand import HandPoses
 from cpep_edge.index_file import StoredIndex, coded, to_bytes
+from cpep_edge.manifest import MANIFEST_FILE, GraphSpec, IndexSpec
 from cpep_edge.manifest_part import parse_json
 from cpep_edge.pose_index import load_index
 from cpep_edge.preprocess import Preprocessor

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from cpep_edge.bundle import DecisionSpec
 from cpep_edge.head import fit_head
 from cpep_edge.left_out import LeftOut, choose_decision, interval, judge, leave_out
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.personal import Windows
 
 D, A_REPETITION = 6, 30

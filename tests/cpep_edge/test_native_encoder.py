@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError, CpepError
+from cpep_edge.manifest import EncoderSpec
 from cpep_edge.mpf import MpfSpec, MpfStream, design_bands
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_kernels
 from cpep_edge.preprocess import design_filter
@@ -62,7 +62,7 @@ def in_another_process(script: str, native_build: "NativeBuild", program: bytes,
 import json, sys
 from pathlib import Path
 import numpy as np
-from cpep_edge.bundle import EncoderSpec
+from cpep_edge.manifest import EncoderSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_kernels
 from cpep_edge.preprocess import design_filter

@@ -3,9 +3,9 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from cpep_edge import pose_index
-from cpep_edge.bundle import Gesture, IndexSpec
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.index_file import StoredIndex, coded
+from cpep_edge.manifest import Gesture, IndexSpec
 from cpep_edge.pose_index import EXACT_NUMBERS, PoseIndex, build_graph, build_index, graph_spec, load_index, vote
 
 D = 32

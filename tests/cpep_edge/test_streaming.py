@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpep_edge.bundle import EncoderSpec, StreamSpec
-from cpep_edge.streaming import StreamingEncoder
+from cpep_edge.manifest import EncoderSpec, StreamSpec
+from cpep_edge.streaming import StreamingRunner
 
 N_BLOCKS, BLOCK, WINDOW = 4, 10, 50
 SPEC = EncoderSpec(
@@ -52,7 +52,7 @@ def expected(signal: np.ndarray, end: int) -> np.ndarray:
 def test_any_sequence_of_windows_gives_what_each_gives_alone(steps: list[int], kind: str) -> None:
     noise = np.random.default_rng(0).integers(-9, 9, (2, 1500)).astype(np.float32)
     signal = {"noise": noise, "silence": 0 * noise, "repeating": np.tile(noise[:, :20], 75)}[kind]
-    encoder = StreamingEncoder(Blocks(), SPEC)
+    encoder = StreamingRunner(Blocks(), SPEC)
 
     for end in WINDOW + np.cumsum(steps):
         np.testing.assert_allclose(encoder.embed(window(signal, end)), expected(signal, end), atol=1e-4)
@@ -61,7 +61,7 @@ def test_any_sequence_of_windows_gives_what_each_gives_alone(steps: list[int], k
 def test_a_window_costs_the_blocks_that_are_new_in_it() -> None:
     signal = np.random.default_rng(0).normal(size=(2, 400)).astype(np.float32)
     program = Blocks()
-    encoder = StreamingEncoder(program, SPEC)
+    encoder = StreamingRunner(program, SPEC)
 
     costs = []
     for end in (50, 60, 80, 110, 150, 155, 200, 60):
@@ -75,7 +75,7 @@ def test_a_window_costs_the_blocks_that_are_new_in_it() -> None:
 def test_after_a_failure_everything_is_computed_anew() -> None:
     signal = np.random.default_rng(0).normal(size=(2, 100)).astype(np.float32)
     program = Blocks()
-    encoder = StreamingEncoder(program, SPEC)
+    encoder = StreamingRunner(program, SPEC)
     encoder.embed(window(signal, 50))
     program.fails = True
     with pytest.raises(RuntimeError):

@@ -13,9 +13,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, next_version, sign_bundle
+from cpep_edge.bundle import DIGEST_FILE, SIGNATURE_FILE, Bundle, next_version, sign_bundle
 from cpep_edge.cli import app
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError
+from cpep_edge.manifest import MANIFEST_FILE
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.root_file import install_root, load_root, write_root
 from cpep_edge.trust import (

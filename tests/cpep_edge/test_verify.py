@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpep_edge.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle
+from cpep_edge.bundle import DIGEST_FILE, Bundle
 from cpep_edge.errors import ArtifactError
+from cpep_edge.manifest import MANIFEST_FILE
 from cpep_edge.verify import verify_bundle
 from cpep_edge.vouched import remember
 

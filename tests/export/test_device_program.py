@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import LadderStep
 from cpep_edge.errors import ArtifactError
+from cpep_edge.manifest import LadderStep
 from cpep_export import device_program as chosen
 from cpep_export.device_program import device_program
 from cpep_export.ladder import MODULE, PROGRAM, Ladder, refusals
@@ -75,8 +75,8 @@ def ladder(tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet) -> Ladder:
 def _lossy_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lowering replaced: static int8 is bad, the others are good."""
 
-    def lowered(checkpoint, shaped, evaluation, quantisation):  # type: ignore[no-untyped-def]
-        from cpep_edge.bundle import EncoderSpec
+    def lowered(checkpoint, fused, evaluation, quantisation):  # type: ignore[no-untyped-def]
+        from cpep_edge.manifest import EncoderSpec
 
         spec = EncoderSpec(
             file="encoder.pte",

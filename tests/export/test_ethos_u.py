@@ -20,7 +20,7 @@ from cpep_export.ethos_u import (  # noqa: E402
     missing_package,
     require_delegated,
 )
-from cpep_export.shaped import ShapedEncoder  # noqa: E402
+from cpep_export.fused import FusedEncoder  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 
 pytestmark = pytest.mark.executorch
@@ -36,21 +36,21 @@ def _windows(n: int, seed: int) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def encoder() -> ShapedEncoder:
+def encoder() -> FusedEncoder:
     return _encoder(CONFIG)
 
 
-def _encoder(config: EncoderConfig) -> ShapedEncoder:
+def _encoder(config: EncoderConfig) -> FusedEncoder:
     torch.manual_seed(0)
     embedder = Embedder(config, 24).eval()
     for parameter in embedder.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    return ShapedEncoder(embedder).eval()
+    return FusedEncoder(embedder).eval()
 
 
 @pytest.fixture(scope="module")
-def program(encoder: ShapedEncoder) -> EthosUProgram:
+def program(encoder: FusedEncoder) -> EthosUProgram:
     return lower_for_ethos_u(encoder, "ethos-u55", _windows(24, seed=0))
 
 
@@ -70,7 +70,7 @@ def test_the_shape_for_the_npu_computes_the_same_directions(front_end: dict[str,
 @needs_vela
 @pytest.mark.slow
 def test_the_integers_stay_close_to_float32_in_the_reference_model(
-    encoder: ShapedEncoder, program: EthosUProgram, capfd: pytest.CaptureFixture[str]
+    encoder: FusedEncoder, program: EthosUProgram, capfd: pytest.CaptureFixture[str]
 ) -> None:
     windows = _windows(8, seed=1)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_what_the_npu_does_not_run_is_named() -> None:
 
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it(
-    encoder: ShapedEncoder, monkeypatch: pytest.MonkeyPatch
+    encoder: FusedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ethos_u, "PACKAGES", ("vela_of_nowhere.vela",))
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError
+from cpep_edge.manifest import EncoderSpec
+from cpep_export.fused import FusedEncoder
 from cpep_export.lower import lower, require_delegated
-from cpep_export.shaped import ShapedEncoder
 from cpep_train.model import Embedder, EncoderConfig
 
 pytestmark = pytest.mark.executorch
@@ -29,7 +29,7 @@ def test_xnnpack_takes_the_whole_encoder_and_gives_its_embedding(kind: dict[str,
     module = Embedder(config, 24).eval()
     window = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
 
-    program = lower(ShapedEncoder(module).eval(), 4, 100)
+    program = lower(FusedEncoder(module).eval(), 4, 100)
 
     assert (program.n_delegates, program.operators_outside) == (1, ())
     spec = EncoderSpec(

@@ -31,10 +31,10 @@ from cpep_export.cortex_m import (  # noqa: E402
 )
 from cpep_export.emit_c import DeviceModel, choose_block_tokens, stored_prototypes  # noqa: E402
 from cpep_export.fixed_point import check_supported, padded, to_fixed_point  # noqa: E402
+from cpep_export.fused import FusedEncoder  # noqa: E402
 from cpep_export.host_engine import HostEngine  # noqa: E402
 from cpep_export.multiply_adds import count_multiply_adds  # noqa: E402
 from cpep_export.prototypes import Prototypes  # noqa: E402
-from cpep_export.shaped import ShapedEncoder  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Built:
 
     folder: Path
     objects: Path
-    encoder: ShapedEncoder
+    encoder: FusedEncoder
     model: DeviceModel
     engine: HostEngine
     signal_uv: NDArray[np.float32]  # (n, n_samples, C), the golden stretches
@@ -72,16 +72,16 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return _built(tmp_path_factory.mktemp("odd"), _random_encoder(ODD))
 
 
-def _random_encoder(config: EncoderConfig) -> ShapedEncoder:
+def _random_encoder(config: EncoderConfig) -> FusedEncoder:
     torch.manual_seed(0)
     embedder = Embedder(config, 20).eval()
     for parameter in embedder.parameters():  # larger than at the start of training, so that every part counts
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    return ShapedEncoder(embedder).eval()
+    return FusedEncoder(embedder).eval()
 
 
-def _built(folder: Path, encoder: ShapedEncoder) -> Built:
+def _built(folder: Path, encoder: FusedEncoder) -> Built:
     rng = np.random.default_rng(1)
     windows, signal_uv = _windows(encoder, 24, rng), _signal_uv(encoder, 2, rng)
     centres = _embedded(encoder, windows[16:])
@@ -94,7 +94,7 @@ def _built(folder: Path, encoder: ShapedEncoder) -> Built:
     return Built(sources, objects, encoder, model, engine, signal_uv)
 
 
-def _device_model(encoder: ShapedEncoder, calibration: NDArray[np.float32], prototypes: Prototypes) -> DeviceModel:
+def _device_model(encoder: FusedEncoder, calibration: NDArray[np.float32], prototypes: Prototypes) -> DeviceModel:
     integer = to_fixed_point(encoder, CLIP, calibration)
     return DeviceModel(
         encoder=integer,
@@ -113,21 +113,21 @@ def _preprocessing() -> Preprocessing:
     return Preprocessing(RATE_HZ, design_filter(RATE_HZ, 20.0, notch_hz=50.0), 20.0, CLIP)
 
 
-def _windows(encoder: ShapedEncoder, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _windows(encoder: FusedEncoder, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Noise whose level differs between electrodes and windows as from rest to effort."""
     level = np.exp(rng.normal(-0.5, 0.8, (n, encoder.n_channels, 1)))
     noise = level * rng.normal(size=(n, encoder.n_channels, encoder.window_samples))
     return np.clip(noise, -CLIP, CLIP).astype(np.float32)
 
 
-def _signal_uv(encoder: ShapedEncoder, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _signal_uv(encoder: FusedEncoder, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Longer than a window by no whole number of patches, on top of an electrode offset."""
     n_samples = encoder.window_samples + 137
     offset = rng.normal(0, 500, (n, 1, encoder.n_channels))
     return (offset + 30 * rng.normal(size=(n, n_samples, encoder.n_channels))).astype(np.float32)
 
 
-def _embedded(encoder: ShapedEncoder, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+def _embedded(encoder: FusedEncoder, windows: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.no_grad():
         return np.concatenate([encoder(torch.from_numpy(window[None])).numpy() for window in windows])
 
@@ -184,7 +184,7 @@ def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_cor
     from cpep_train.corpus import Corpus
     from cpep_train.evaluate import embed_poses, evaluation_set
 
-    encoder = ShapedEncoder(tiny_checkpoint.emg).eval()
+    encoder = FusedEncoder(tiny_checkpoint.emg).eval()
     evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus), windows_per_recording=32)
     windows = evaluation.queries.emg()
     poses = embed_poses(tiny_checkpoint.pose, evaluation.references)

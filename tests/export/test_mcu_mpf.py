@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from cpep_edge.bundle import HeadSpec  # noqa: E402
 from cpep_edge.donning import Donning, placements  # noqa: E402
 from cpep_edge.errors import ConfigError  # noqa: E402
 from cpep_edge.head import Head, fit_head  # noqa: E402
 from cpep_edge.input_stream import InputStream  # noqa: E402
+from cpep_edge.manifest import HeadSpec  # noqa: E402
 from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands  # noqa: E402
 from cpep_edge.pose_index import build_index  # noqa: E402
 from cpep_edge.preprocess import Preprocessing, design_filter  # noqa: E402
@@ -36,9 +36,9 @@ from cpep_export.cortex_m import (  # noqa: E402
 )
 from cpep_export.emit_c import DeviceModel, choose_block_tokens  # noqa: E402
 from cpep_export.fixed_point import to_fixed_point  # noqa: E402
+from cpep_export.fused import FusedEncoder  # noqa: E402
 from cpep_export.host_engine import HostEngine  # noqa: E402
 from cpep_export.prototypes import Prototypes  # noqa: E402
-from cpep_export.shaped import ShapedEncoder  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 
 pytestmark = pytest.mark.skipif(missing_tool(None) is not None, reason="needs make and gcc")
@@ -158,10 +158,10 @@ def _built(spec: MpfSpec, reads: str | None, n_known: int, folder: Path) -> Buil
     return Built(folder / "out", folder / "objects", model, engine)
 
 
-def random_encoder() -> ShapedEncoder:
+def random_encoder() -> FusedEncoder:
     torch.manual_seed(0)
     config = EncoderConfig(SPEC.n_features, N_TOKENS, 1, width=36, n_layers=2, n_heads=3, mlp_ratio=2)
-    return ShapedEncoder(Embedder(config, 20).eval()).eval()
+    return FusedEncoder(Embedder(config, 20).eval()).eval()
 
 
 def runtime_window(

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from cpep_edge.blocks import Block, StreamInfo
-from cpep_edge.bundle import Bundle, Manifest
+from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import Profile, donning_of, fit_to_wearer, save_profile, signal_id
 from cpep_edge.donning import Donning
 from cpep_edge.enrolment import OpenBundle, remove_gesture
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.live_loop import LiveEngine
+from cpep_edge.manifest import Manifest
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import SessionMeta, write_session
 from cpep_edge.verify import verify_bundle

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import EncoderSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import CpepError
 from cpep_edge.folders import NOTE_FILE
+from cpep_edge.manifest import EncoderSpec
 from cpep_export.native import (
     EXECUTORCH_VERSION,
     LIBRARY,

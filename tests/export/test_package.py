@@ -15,7 +15,7 @@ from cpep_export.rejection import watched_windows
 from cpep_train.corpus import Corpus, write_metadata
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
 from cpep_train.leakage import split_manifest
-from cpep_train.stacking import with_seen_penalty
+from cpep_train.seen_penalty import with_seen_penalty
 
 if TYPE_CHECKING:
     from cpep_export.native import NativeBuild
@@ -51,9 +51,9 @@ def test_the_ladder_starts_where_the_evaluation_of_the_module_stands(
 
 
 def test_shaping_costs_no_vote_and_int8_few(tiny_bundle: Path) -> None:
-    module, shaped, graph, program, index, live, *_ = Bundle(tiny_bundle).manifest.ladder
+    module, fused, graph, program, index, live, *_ = Bundle(tiny_bundle).manifest.ladder
 
-    assert (module.vote_agreement, shaped.vote_agreement) == (1, 1)
+    assert (module.vote_agreement, fused.vote_agreement) == (1, 1)
     assert program.vote_agreement >= 0.98
     assert graph.vote_agreement == pytest.approx(program.vote_agreement, abs=0.01)
     assert index.vote_agreement >= program.vote_agreement - 0.01

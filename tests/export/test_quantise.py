@@ -12,8 +12,8 @@ from torch import nn
 from cpep_edge.bundle import Bundle
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import DataError
+from cpep_export.fused import FusedEncoder
 from cpep_export.quantise import MIN_CALIBRATION_WINDOWS, quantise
-from cpep_export.shaped import ShapedEncoder
 from cpep_export.training_windows import calibration_windows
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import EvaluationSet, evaluation_set
@@ -35,14 +35,14 @@ def windows(evaluation: EvaluationSet) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def shaped(tiny_checkpoint: "Checkpoint") -> ShapedEncoder:
-    return ShapedEncoder(tiny_checkpoint.emg).eval()
+def fused(tiny_checkpoint: "Checkpoint") -> FusedEncoder:
+    return FusedEncoder(tiny_checkpoint.emg).eval()
 
 
 @pytest.fixture(scope="module")
-def int8(shaped: ShapedEncoder, evaluation: EvaluationSet, tiny_checkpoint: "Checkpoint") -> nn.Module:
+def int8(fused: FusedEncoder, evaluation: EvaluationSet, tiny_checkpoint: "Checkpoint") -> nn.Module:
     """The graph that the export of the tiny bundle lowers."""
-    return quantise(shaped, "int8", calibration_windows(evaluation, tiny_checkpoint.recipe.seed))
+    return quantise(fused, "int8", calibration_windows(evaluation, tiny_checkpoint.recipe.seed))
 
 
 def nodes(graph: nn.Module) -> list[torch.fx.Node]:
@@ -55,28 +55,28 @@ def embed(module: nn.Module, windows: np.ndarray) -> np.ndarray:
 
 
 def test_int8_embeddings_stay_near_float_and_of_unit_length(
-    shaped: ShapedEncoder, int8: nn.Module, windows: np.ndarray
+    fused: FusedEncoder, int8: nn.Module, windows: np.ndarray
 ) -> None:
-    got, expected = embed(int8, windows), embed(shaped, windows)
+    got, expected = embed(int8, windows), embed(fused, windows)
 
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
     assert np.quantile(np.sum(got * expected, axis=1), 0.05) > 0.99
     assert np.abs(got - expected).max() > 1e-4  # it was quantised at all
 
 
-def test_every_linear_layer_is_int8(shaped: ShapedEncoder, int8: nn.Module) -> None:
+def test_every_linear_layer_is_int8(fused: FusedEncoder, int8: nn.Module) -> None:
     with_weights = (torch.ops.aten.linear.default, torch.ops.aten.conv1d.default)
     layers = [n for n in nodes(int8) if n.target in with_weights]
     quantised = [n for n in layers if all("dequantize" in str(argument) for argument in n.args[:2])]
 
-    assert len(quantised) == sum(isinstance(module, nn.Linear) for module in shaped.modules())
+    assert len(quantised) == sum(isinstance(module, nn.Linear) for module in fused.modules())
 
 
-def test_only_the_patches_range_is_measured_as_they_come(shaped: ShapedEncoder, int8: nn.Module) -> None:
+def test_only_the_patches_range_is_measured_as_they_come(fused: FusedEncoder, int8: nn.Module) -> None:
     (measured,) = [n for n in nodes(int8) if "choose_qparams" in n.name]
 
-    n_values = shaped.n_channels * shaped.patch.patch_samples
-    assert measured.args[0].meta["val"].shape == (1, shaped.window_samples // shaped.patch.patch_samples, n_values)
+    n_values = fused.n_channels * fused.patch.patch_samples
+    assert measured.args[0].meta["val"].shape == (1, fused.window_samples // fused.patch.patch_samples, n_values)
 
 
 def test_the_residual_stream_and_the_normalisation_stay_in_float(int8: nn.Module) -> None:
@@ -108,9 +108,9 @@ def test_the_program_computes_what_the_quantised_graph_computes(
         (np.full((MIN_CALIBRATION_WINDOWS, 4, 200), np.nan, np.float32), "NaN"),
     ],
 )
-def test_calibration_that_says_nothing_is_refused(shaped: ShapedEncoder, calibration: np.ndarray, reason: str) -> None:
+def test_calibration_that_says_nothing_is_refused(fused: FusedEncoder, calibration: np.ndarray, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
-        quantise(shaped, "int8", calibration)
+        quantise(fused, "int8", calibration)
 
 
 def test_the_tool_chain_imports_without_a_word_and_leaves_logging_alone() -> None:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from cpep_edge.bundle import EncoderSpec, StreamSpec
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError, ConfigError
+from cpep_edge.manifest import EncoderSpec, StreamSpec
 from cpep_edge.native_encoder import NativeLibrary
+from cpep_export.fused import FusedEncoder
 from cpep_export.lower import Program, lower
 from cpep_export.quantise import quantise
-from cpep_export.shaped import ShapedEncoder
-from cpep_export.streaming import StreamingStep
+from cpep_export.streaming_graph import StreamingStep
 from cpep_train.model import Embedder, EncoderConfig
 
 if TYPE_CHECKING:
@@ -137,4 +137,4 @@ def test_a_program_with_a_state_is_not_taken_for_one_without(
 
 def test_what_needs_whole_windows_says_so(module: Embedder) -> None:
     with pytest.raises(ConfigError, match="a streaming encoder runs on Linux only"):
-        ShapedEncoder(module)
+        FusedEncoder(module)

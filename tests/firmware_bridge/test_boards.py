@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from cpep_bridge import cyton
+from cpep_bridge.board_models import BOARD_MODELS, BoardModel, SimulatedChords, SimulatedCyton, SimulatedProfile
+from cpep_bridge.board_profile import find_profile, shipped_profiles
 from cpep_bridge.boards import Board
 from cpep_bridge.chords import chords_layout
 from cpep_bridge.counter_loss import CounterLedger, Numbered
 from cpep_bridge.cyton import DaisyDecoder
 from cpep_bridge.devices import open_source
 from cpep_bridge.fixed_frames import FixedFrameDecoder, pack_frame
-from cpep_bridge.personalities import PERSONALITIES, Personality, SimulatedChords, SimulatedCyton, SimulatedProfile
-from cpep_bridge.profile import find_profile, shipped_profiles
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated import Simulated
 from cpep_bridge.simulated_boards import SimulatedBoard, simulate_device
@@ -28,14 +28,14 @@ from cpep_edge.session import Session, SessionMeta, write_session
 SPEED = 20.0
 
 
-def personality_of(device: str) -> Personality:
+def model_of(device: str) -> BoardModel:
     profile = find_profile(device)
-    return PERSONALITIES[device]() if profile is None else SimulatedProfile(profile)
+    return BOARD_MODELS[device]() if profile is None else SimulatedProfile(profile)
 
 
-def signal_for(personality: Personality, n_samples: int = 640) -> NDArray[np.float32]:
+def signal_for(model: BoardModel, n_samples: int = 640) -> NDArray[np.float32]:
     rng = np.random.default_rng(31)
-    return rng.normal(0, 200, (n_samples, personality.n_channels)).astype(np.float32)
+    return rng.normal(0, 200, (n_samples, model.n_channels)).astype(np.float32)
 
 
 def everything(board: Simulated, device: str) -> tuple[list[Block], Board]:
@@ -57,26 +57,26 @@ def laid_out(blocks: list[Block]) -> NDArray[np.float32]:
     return signal
 
 
-def expected(personality: Personality, emg_uv: NDArray[np.float32], device: str) -> NDArray[np.float32]:
+def expected(model: BoardModel, emg_uv: NDArray[np.float32], device: str) -> NDArray[np.float32]:
     """What a host should see of a signal: rounded to counts, and scaled again where the scale is known."""
     profile = find_profile(device)
     scale = cyton.UV_PER_COUNT if device.startswith("cyton") else (profile and profile.uv_per_count) or 1.0
-    counts = personality.counts(emg_uv)
+    counts = model.counts(emg_uv)
     if device == "emager":  # its lowest bits are not the signal's
         bits = np.arange(counts.shape[1]) > 0
         counts = (counts.astype(np.int32) & ~1 | bits).astype(np.float32)
     return counts * np.float32(scale)
 
 
-@pytest.mark.parametrize("device", [*PERSONALITIES, *shipped_profiles()])
+@pytest.mark.parametrize("device", [*BOARD_MODELS, *shipped_profiles()])
 def test_every_sample_of_every_kind_of_board_arrives_exactly(device: str) -> None:
-    personality = personality_of(device)
-    emg_uv = signal_for(personality)
-    with SimulatedBoard(personality, [emg_uv], speed=SPEED, once=True, lossless=True) as board:
+    model = model_of(device)
+    emg_uv = signal_for(model)
+    with SimulatedBoard(model, [emg_uv], speed=SPEED, once=True, lossless=True) as board:
         blocks, source = everything(board, device)
 
     received = laid_out(blocks)
-    sent = expected(personality, emg_uv, device)
+    sent = expected(model, emg_uv, device)
     missed = len(sent) - len(received)  # a board that streams by itself is joined in the midst of it
     assert 0 <= missed < (640 if device in shipped_profiles() else 1)
     np.testing.assert_array_equal(received, sent[missed:])
@@ -86,13 +86,13 @@ def test_every_sample_of_every_kind_of_board_arrives_exactly(device: str) -> Non
 
 @pytest.mark.parametrize("device", ["cyton", "cyton-daisy", "chords"])
 def test_frames_that_a_board_lost_or_repeated_are_counted_by_its_8_bit_counter(device: str) -> None:
-    personality = personality_of(device)
-    emg_uv = signal_for(personality, 1_500)
+    model = model_of(device)
+    emg_uv = signal_for(model, 1_500)
     with SimulatedBoard(
-        personality, [emg_uv], speed=SPEED, once=True, lossless=True, loss=0.05, duplicate=0.05, seed=3
+        model, [emg_uv], speed=SPEED, once=True, lossless=True, loss=0.05, duplicate=0.05, seed=3
     ) as board:
         blocks, source = everything(board, device)
-    received, sent = laid_out(blocks), expected(personality, emg_uv, device)
+    received, sent = laid_out(blocks), expected(model, emg_uv, device)
     lost = np.isnan(received[:, 0])
 
     assert board.sent.injected_losses > 40
@@ -334,8 +334,8 @@ def test_a_cyton_with_a_daisy_can_be_used_without_it() -> None:
 
 
 def test_a_board_that_falls_silent_is_reported() -> None:
-    personality = SimulatedChords()
-    with SimulatedBoard(personality, [signal_for(personality)]) as board:
+    model = SimulatedChords()
+    with SimulatedBoard(model, [signal_for(model)]) as board:
         with open_source(board.port, device="chords", timeout_s=0.3) as source:
             stream = iter(source)
             next(stream)

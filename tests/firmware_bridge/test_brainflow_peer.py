@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cpep_bridge import cyton
-from cpep_bridge.personalities import Personality, SimulatedCyton, SimulatedProfile
-from cpep_bridge.profile import find_profile
+from cpep_bridge.board_models import BoardModel, SimulatedCyton, SimulatedProfile
+from cpep_bridge.board_profile import find_profile
 from cpep_bridge.simulated_boards import SimulatedBoard
 
 pytestmark = pytest.mark.skipif(
@@ -54,22 +54,22 @@ def read_by_brainflow(board_name: str, port: str, n_samples: int) -> dict[str, o
     return answer
 
 
-def signal_for(personality: Personality) -> NDArray[np.float32]:
+def signal_for(model: BoardModel) -> NDArray[np.float32]:
     rng = np.random.default_rng(8)
-    return rng.normal(0, 500, (2_000, personality.n_channels)).astype(np.float32)
+    return rng.normal(0, 500, (2_000, model.n_channels)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("daisy", "board_name"), [(False, "CYTON_BOARD"), (True, "CYTON_DAISY_BOARD")])
 def test_brainflows_cyton_clients_read_our_simulator_sample_for_sample(daisy: bool, board_name: str) -> None:
-    personality = SimulatedCyton(daisy)
-    emg_uv = signal_for(personality)
-    with SimulatedBoard(personality, [emg_uv], speed=8.0, lossless=True) as board:
+    model = SimulatedCyton(daisy)
+    emg_uv = signal_for(model)
+    with SimulatedBoard(model, [emg_uv], speed=8.0, lossless=True) as board:
         answer = read_by_brainflow(board_name, board.port, 600)
     read_uv = np.array(answer["uv"])
 
-    assert answer["rate"] == personality.sample_rate_hz
-    assert read_uv.shape == (600, personality.n_channels)
-    np.testing.assert_array_equal(np.rint(read_uv / cyton.UV_PER_COUNT), personality.counts(emg_uv[:600]))
+    assert answer["rate"] == model.sample_rate_hz
+    assert read_uv.shape == (600, model.n_channels)
+    np.testing.assert_array_equal(np.rint(read_uv / cyton.UV_PER_COUNT), model.counts(emg_uv[:600]))
     np.testing.assert_allclose(read_uv, emg_uv[:600], atol=0.02)
     assert answer["counters"] == [(2 * n if daisy else n) % 256 for n in range(600)]
 
@@ -81,12 +81,12 @@ def test_brainflow_reads_boards_that_only_a_profile_describes(device: str, board
     profile = find_profile(device)
     assert profile is not None
     assert profile.uv_per_count is not None
-    personality = SimulatedProfile(profile)
-    emg_uv = signal_for(personality)
-    with SimulatedBoard(personality, [emg_uv], speed=4.0, lossless=True) as board:
+    model = SimulatedProfile(profile)
+    emg_uv = signal_for(model)
+    with SimulatedBoard(model, [emg_uv], speed=4.0, lossless=True) as board:
         answer = read_by_brainflow(board_name, board.port, 300)
     counts = np.rint(np.array(answer["uv"]) / profile.uv_per_count)
-    sent = personality.counts(emg_uv)
+    sent = model.counts(emg_uv)
     start = int(np.flatnonzero((sent == counts[0]).all(axis=1))[0])
 
     assert answer["rate"] == profile.sample_rate_hz

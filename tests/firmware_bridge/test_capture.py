@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cpep_bridge.board_models import SimulatedCyton
 from cpep_bridge.capture import Capture, RecordedStream, is_capture, read_capture
 from cpep_bridge.devices import open_source
-from cpep_bridge.personalities import SimulatedCyton
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated import Simulated
 from cpep_bridge.simulated_boards import SimulatedBoard

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import upfirdn
 
+from cpep_bridge.board_models import SimulatedCyton
+from cpep_bridge.board_profile import load_profile
 from cpep_bridge.device_config import DeviceConfig, FittedSource, load_device_config
 from cpep_bridge.devices import open_source
-from cpep_bridge.personalities import SimulatedCyton
-from cpep_bridge.profile import load_profile
 from cpep_bridge.prompts import load_prompts
 from cpep_bridge.resampling import Resampler
 from cpep_bridge.simulated_boards import SimulatedBoard

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cpep_bridge.board_models import SimulatedCyton
+from cpep_bridge.board_profile import find_profile
 from cpep_bridge.channel_health import assess_channels, doubled_channels
 from cpep_bridge.devices import LinkOptions
 from cpep_bridge.doctor import _line, examine, examine_bundle, examine_device, examine_latency, examine_packages
 from cpep_bridge.fixed_frames import FrameLayout, pack_frame
 from cpep_bridge.frames import Info
-from cpep_bridge.personalities import SimulatedCyton
 from cpep_bridge.ports import find_ports
-from cpep_bridge.profile import find_profile
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated_boards import SimulatedBoard
 from cpep_bridge.simulator import SimulatedBand

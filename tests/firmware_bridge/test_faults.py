@@ -13,14 +13,14 @@ import pytest
 from numpy.typing import NDArray
 
 from cpep_bridge.band import Band
+from cpep_bridge.board_models import SimulatedCyton
 from cpep_bridge.counter_loss import CounterLedger
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.devices import open_source
 from cpep_bridge.dialogue import Dialogue
 from cpep_bridge.frames import Data, Info, SampleFormat, encode_frame
 from cpep_bridge.line_rate import check_baud, stream_bytes_per_s
-from cpep_bridge.loss import StreamLedger
-from cpep_bridge.personalities import SimulatedCyton
+from cpep_bridge.lost_samples import StreamLedger
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.reopening import Reopener, UsbIdentity, find_device, identity_of, named_identity, waits_s
 from cpep_bridge.simulated import SentCounts
@@ -188,14 +188,14 @@ def test_a_band_that_stays_away_is_given_up_after_the_time_that_was_set(
 
 
 def test_a_board_that_was_unplugged_begins_a_new_stream(tmp_path: Path) -> None:
-    link, personality = tmp_path / "board", SimulatedCyton()
+    link, model = tmp_path / "board", SimulatedCyton()
     emg_uv = np.zeros((100, 8), np.float32)
-    with SimulatedBoard(personality, [emg_uv], link=link, speed=4) as board:
+    with SimulatedBoard(model, [emg_uv], link=link, speed=4) as board:
         with open_source(str(link), device="cyton", reconnect_s=5.0) as source:
             stream = iter(source)
             first = next(stream)
             board.stop()
-            with SimulatedBoard(personality, [emg_uv], link=link, speed=4):
+            with SimulatedBoard(model, [emg_uv], link=link, speed=4):
                 again = next(stream)
 
     assert (first.sample_index, again.sample_index) == (0, 0)

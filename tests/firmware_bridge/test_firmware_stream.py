@@ -26,7 +26,7 @@ from cpep_bridge.frames import (
     encode_frame,
     samples_to_uv,
 )
-from cpep_bridge.loss import StreamLedger
+from cpep_bridge.lost_samples import StreamLedger
 from tests.firmware_bridge import firmware_library as firmware
 from tests.firmware_bridge.firmware_board import Board, Engine, data, streaming
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cpep_bench import words
-from cpep_bench.band import ask_band
+from cpep_bench import report_text
+from cpep_bench.band_figures import ask_band
 from cpep_bridge.band import Band
 from cpep_bridge.devices import open_source
 from cpep_bridge.firmware import FirmwareBand, build_recognising_firmware
@@ -145,7 +145,7 @@ def test_a_report_says_what_the_band_said_of_itself(tiny_bundle: Path, session: 
     with _band(session, program, tiny_bundle) as band:
         figures = ask_band(band.port, n_runs=25)
     report = SimpleNamespace(band=figures)
-    table = words.band_table(report)  # type: ignore[arg-type]
+    table = report_text.band_table(report)  # type: ignore[arg-type]
     assert table is not None
     assert (figures.n_runs, figures.energy_uj) == (25, None)
     assert dict(table.rows)["inference p50 / p95"] == f"{figures.p50_us / 1e3:.3f} / {figures.p95_us / 1e3:.3f} ms"

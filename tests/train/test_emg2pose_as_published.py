@@ -21,7 +21,7 @@ from cpep_train.donnings import Donnings
 from cpep_train.evaluate import EvaluationSet, evaluation_set
 from cpep_train.protocols import evaluate_run
 from cpep_train.recipe import Recipe
-from cpep_train.stacking import largest_bearable
+from cpep_train.seen_penalty import largest_bearable
 from cpep_train.training import train
 from tests.train.toy_corpus import HELD_OUT_STAGE, N_CHANNELS, RATE_HZ, STAGES, toy_signals
 

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("myo_sim")
 
 from cpep_train.free_movement import CLEARANCE_RAD, HELD_OUT_RAD, distance_rad, move_free
-from cpep_train.hand import Hand, load_hand
+from cpep_train.hand_model import Hand, load_hand
 from cpep_train.stages import STAGES, draw_style
 
 RATE_HZ = 25.0

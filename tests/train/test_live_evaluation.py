@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from cpep_edge.bundle import DecisionSpec
 from cpep_edge.errors import DataError
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.session import SessionMeta, write_session
 from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.live_evaluation import evaluate_live

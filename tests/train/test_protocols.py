@@ -19,14 +19,14 @@ from cpep_edge.json_text import to_json
 from cpep_edge.report_page import INK, SERIES
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, Row
+from cpep_train.embedded_windows import EmbeddedWindows, ProtocolScores
 from cpep_train.embedding_quality import EmbeddingQuality
-from cpep_train.enrolment import Repetitions, find_repetitions
 from cpep_train.eval_report import CSV_FILE, FIGURES_FILE, PAGE_FILE, write_report
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
-from cpep_train.material import Material, Reading
+from cpep_train.few_shot import Repetitions, find_repetitions
 from cpep_train.probe import INVERSE_STRENGTHS, choose_strength
 from cpep_train.protocols import PROTOCOLS, Evaluation, evaluate_run
-from cpep_train.stacking import (
+from cpep_train.seen_penalty import (
     GIVEN_UP,
     choose_seen_penalty,
     largest_bearable,
@@ -38,26 +38,26 @@ from tests.train.toy_corpus import HELD_OUT_STAGE, write_toy_session
 
 
 @pytest.fixture(scope="module")
-def judged(trained_run: Path, toy_corpus: Corpus) -> tuple[Evaluation, Material]:
+def judged(trained_run: Path, toy_corpus: Corpus) -> tuple[Evaluation, EmbeddedWindows]:
     return evaluate_run(trained_run, load_checkpoint(trained_run), toy_corpus.folder)
 
 
 @pytest.fixture(scope="module")
-def evaluation(judged: tuple[Evaluation, Material]) -> Evaluation:
+def evaluation(judged: tuple[Evaluation, EmbeddedWindows]) -> Evaluation:
     return judged[0]
 
 
 @pytest.fixture(scope="module")
-def material(judged: tuple[Evaluation, Material]) -> Material:
+def embedded(judged: tuple[Evaluation, EmbeddedWindows]) -> EmbeddedWindows:
     return judged[1]
 
 
 @pytest.fixture(scope="module")
-def repetitions(material: Material) -> Repetitions:
-    return find_repetitions(material)
+def repetitions(embedded: EmbeddedWindows) -> Repetitions:
+    return find_repetitions(embedded)
 
 
-def _accuracy(reading: Reading, users: str, gestures: str) -> float:
+def _accuracy(reading: ProtocolScores, users: str, gestures: str) -> float:
     return next(s.balanced_accuracy for s in reading.scores if (s.users, s.gestures) == (users, gestures))
 
 
@@ -69,8 +69,8 @@ def test_every_protocol_reads_a_corpus_that_can_be_read(evaluation: Evaluation) 
         assert _accuracy(reading, "held-out", kind) > 0.7, reading.name
 
 
-def test_the_penalty_costs_validation_people_what_they_may_lose_and_no_more(material: Material) -> None:
-    examples, queries, references = material.examples, material.queries, material.references
+def test_the_penalty_costs_validation_people_what_they_may_lose_and_no_more(embedded: EmbeddedWindows) -> None:
+    examples, queries, references = embedded.examples, embedded.queries, embedded.references
     penalty = largest_bearable(examples, queries, references)
     assert penalty is not None
 
@@ -119,8 +119,10 @@ def _set_apart(row: Row) -> Row:
     return replace(row, split="" if row.held_out_user else "val")
 
 
-def test_a_penalty_is_the_same_for_all_trained_gestures_and_moves_votes_to_the_others(material: Material) -> None:
-    examples, queries, references = material.examples, material.queries, material.references
+def test_a_penalty_is_the_same_for_all_trained_gestures_and_moves_votes_to_the_others(
+    embedded: EmbeddedWindows,
+) -> None:
+    examples, queries, references = embedded.examples, embedded.queries, embedded.references
     longer = with_seen_penalty(examples, queries, references, 0.3)
     trained = examples.seen[examples.references.gesture_index]
     expected = queries @ references.T - 0.3 * trained
@@ -149,16 +151,16 @@ def test_the_probe_chooses_what_a_grid_search_over_left_out_people_chooses() -> 
     assert choose_strength(rows, gesture, person) == peer.best_params_["logisticregression__C"]
 
 
-def test_the_probe_is_fitted_on_nobody_who_is_asked(material: Material) -> None:
-    fitting = material.fitting
+def test_the_probe_is_fitted_on_nobody_who_is_asked(embedded: EmbeddedWindows) -> None:
+    fitting = embedded.fitting
     assert not fitting.held_out_user.any()
-    rows = material.store.corpus.rows
-    assert {rows[number].split for number, _ in fitting.places[material.trained]} == {"train"}
-    assert {rows[number].stage for number, _ in fitting.places[~material.trained]} == {HELD_OUT_STAGE}
+    rows = embedded.store.corpus.rows
+    assert {rows[number].split for number, _ in fitting.places[embedded.trained]} == {"train"}
+    assert {rows[number].stage for number, _ in fitting.places[~embedded.trained]} == {HELD_OUT_STAGE}
 
 
 def test_repetitions_enrolled_and_asked_share_no_sample_and_nothing_trained_is_asked(
-    repetitions: Repetitions, material: Material
+    repetitions: Repetitions, embedded: EmbeddedWindows
 ) -> None:
     places, length = repetitions.examples.places, repetitions.examples.dataset.window_samples
     enrolled = repetitions.number < repetitions.n_first
@@ -166,7 +168,7 @@ def test_repetitions_enrolled_and_asked_share_no_sample_and_nothing_trained_is_a
         mine = places[:, 0] == recording
         asked, given = places[mine & repetitions.asked, 1], places[mine & enrolled, 1]
         assert np.all(np.abs(asked[:, None] - given[None, :]) >= length)
-    rows = material.store.corpus.rows
+    rows = embedded.store.corpus.rows
     assert {rows[number].split for number in places[repetitions.asked, 0]} <= {"val", "test"}
     assert repetitions.asked.any()
 
@@ -214,9 +216,9 @@ def test_a_run_is_not_judged_on_what_it_was_trained_on(trained_run: Path, tmp_pa
 
 
 def test_the_report_is_one_page_with_its_pictures_inside(
-    evaluation: Evaluation, material: Material, tmp_path: Path
+    evaluation: Evaluation, embedded: EmbeddedWindows, tmp_path: Path
 ) -> None:
-    page = write_report(evaluation, material, tmp_path / "report").read_text()
+    page = write_report(evaluation, embedded, tmp_path / "report").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     assert page.count("<svg") == len(list((tmp_path / "report").glob("*.svg"))) > 4
     ids = re.findall(r'\bid="([^"]+)"', page)
@@ -245,11 +247,11 @@ def test_a_report_of_a_person_with_one_recording_of_a_kind_is_json(
     trained_run: Path, toy_corpus: Corpus, tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(trained_run)
-    found, material = evaluate_run(trained_run, checkpoint, toy_corpus.folder, ("retrieval",))
+    found, embedded = evaluate_run(trained_run, checkpoint, toy_corpus.folder, ("retrieval",))
     one = found.retrieval[0]
     assert one.quality is not None
     quality = replace(one.quality, neighbour_consistency=float("nan"))  # what a single recording has no neighbours for
-    write_report(replace(found, retrieval=(replace(one, quality=quality),)), material, tmp_path)
+    write_report(replace(found, retrieval=(replace(one, quality=quality),)), embedded, tmp_path)
     json.loads((tmp_path / FIGURES_FILE).read_text(), parse_constant=pytest.fail)
 
 

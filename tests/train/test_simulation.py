@@ -13,10 +13,18 @@ pytest.importorskip("myo_sim")
 from cpep_edge.session import Session
 from cpep_train import simulation
 from cpep_train.corpus import FREE_STAGE, Corpus
-from cpep_train.hand import load_hand
+from cpep_train.hand_model import load_hand
 from cpep_train.simulation import N_CHANNELS, SAMPLE_RATE_HZ, muscle_drive, simulate, synthesise_corpus
 from cpep_train.stages import REST_RAD, STAGES, VALIDATION_STAGES, Motion
-from cpep_train.wearers import BASE_RATE_HZ, MUSCLES, Band, Donning, Wearer, draw_donning, draw_wearer
+from cpep_train.wearers import (
+    BASE_RATE_HZ,
+    MUSCLES,
+    RingBand,
+    SimulatedDonning,
+    SimulatedWearer,
+    draw_donning,
+    draw_wearer,
+)
 
 REST, FIST = STAGES[0], STAGES[1]
 
@@ -133,7 +141,7 @@ def test_muscles_of_the_palm_do_not_reach_the_band() -> None:
     assert not [name for name in MUSCLES if name.startswith(("RI", "LU", "UI", "OP"))]
 
 
-def _on(wearer: Wearer, electrode_rad: np.ndarray, shift_mm: float = 0.0) -> Donning:
+def _on(wearer: SimulatedWearer, electrode_rad: np.ndarray, shift_mm: float = 0.0) -> SimulatedDonning:
     donning = draw_donning(wearer, 0, 0, 0)
     even = np.ones(N_CHANNELS)
     return replace(donning, electrode_rad=electrode_rad, shift_mm=shift_mm, contact=even, _computed={})
@@ -186,10 +194,10 @@ def test_muscles_tire_when_they_work_and_recover_when_they_rest() -> None:
 
 @pytest.mark.parametrize(
     "band",
-    [Band(10, 1_000.0, (5, 430), common=0.8), Band(8, 200.0, (10, 90), offset_uv=0.0, step_uv=0.8)],
+    [RingBand(10, 1_000.0, (5, 430), common=0.8), RingBand(8, 200.0, (10, 90), offset_uv=0.0, step_uv=0.8)],
     ids=["3DC", "Myo"],
 )
-def test_any_band_hears_the_same_wearer(band: Band) -> None:
+def test_any_band_hears_the_same_wearer(band: RingBand) -> None:
     recording = simulate(0, 0, FIST, 2.0, 3, band)
     assert recording.emg_uv.shape == (2 * band.sample_rate_hz, band.n_channels)
     assert recording.joint_angles_rad.shape == (len(recording.emg_uv), 20)
@@ -200,7 +208,7 @@ def test_any_band_hears_the_same_wearer(band: Band) -> None:
 
 def test_a_common_reference_takes_the_mean_from_every_channel() -> None:
     quiet = {"noise_uv": 0.0, "offset_uv": 0.0}
-    apart, common = (simulate(0, 0, FIST, 2.0, 3, Band(common=share, **quiet)).emg_uv for share in (0.0, 1.0))
+    apart, common = (simulate(0, 0, FIST, 2.0, 3, RingBand(common=share, **quiet)).emg_uv for share in (0.0, 1.0))
     assert np.std(common.mean(axis=1)) < 0.2 * np.std(apart.mean(axis=1))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("myo_sim")
 
-from cpep_train.hand import Hand, load_hand
+from cpep_train.hand_model import Hand, load_hand
 from cpep_train.import_3dc import GESTURES
 from cpep_train.stages import REST_RAD, STAGES, WRIST_AND_GRIPS, Stage, draw_style, hold, minimum_jerk, move
 

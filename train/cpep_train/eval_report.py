@@ -14,8 +14,8 @@ from cpep_edge.json_text import to_json
 from cpep_edge.report_page import Section, figure, folded, page, paragraph, table, to_pdf, to_svg
 from cpep_edge.report_table import Table, to_csv, to_latex
 from cpep_train import plots
+from cpep_train.embedded_windows import EmbeddedWindows, ProtocolScores
 from cpep_train.evaluate import USERS, Score
-from cpep_train.material import Material, Reading
 from cpep_train.protocols import Evaluation, Retrieval
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ _TITLES = {
 }
 
 
-def write_report(found: Evaluation, material: Material, out: Path) -> Path:
+def write_report(found: Evaluation, embedded: EmbeddedWindows, out: Path) -> Path:
     """Write the page, JSON, CSV, LaTeX, and each figure as SVG and PDF into a folder; returns the path of the page."""
-    drawn = _drawn(found, material)
+    drawn = _drawn(found, embedded)
     contents = {
-        FIGURES_FILE: (to_json(_figures(found, material), indent=1) + "\n").encode(),
-        PAGE_FILE: _page(found, material, drawn).encode(),
+        FIGURES_FILE: (to_json(_figures(found, embedded), indent=1) + "\n").encode(),
+        PAGE_FILE: _page(found, embedded, drawn).encode(),
         CSV_FILE: to_csv(tables(found)).encode(),
         LATEX_FILE: to_latex(tables(found)).encode(),
     }
@@ -54,8 +54,8 @@ def tables(found: Evaluation) -> list[Table]:
     return [*shown, _retrieval_table(found.retrieval)] if found.retrieval else shown
 
 
-def _page(found: Evaluation, material: Material, drawn: "dict[str, tuple[Figure, str]]") -> str:
-    checkpoint = material.checkpoint
+def _page(found: Evaluation, embedded: EmbeddedWindows, drawn: "dict[str, tuple[Figure, str]]") -> str:
+    checkpoint = embedded.checkpoint
     recipe, origin = checkpoint.recipe, checkpoint.provenance
     sections = []
     for protocol in dict.fromkeys(reading.protocol for reading in found.readings):
@@ -74,14 +74,14 @@ def _page(found: Evaluation, material: Material, drawn: "dict[str, tuple[Figure,
     if found.retrieval:
         sections.append(Section("Retrieval and geometry", table(_retrieval_table(found.retrieval))))
     sections.append(Section("Map", figure(*drawn["map"])))
-    sections.append(Section("How it was judged", _origin(material)))
+    sections.append(Section("How it was judged", _origin(embedded)))
     return page(
         "cpep-edge eval",
         f"Evaluation of {recipe.name}",
         _headline(found, origin.data),
         sections,
         cards=_cards(found),
-        warnings=_warnings(material),
+        warnings=_warnings(embedded),
     )
 
 
@@ -111,14 +111,14 @@ def _users(scores: Sequence[Score]) -> str:
     return next((kind for kind in USERS if any(score.users == kind for score in scores)), "")
 
 
-def _warnings(material: Material) -> list[str]:
-    if material.checkpoint.recipe.pose.source == "recorded":
+def _warnings(embedded: EmbeddedWindows) -> list[str]:
+    if embedded.checkpoint.recipe.pose.source == "recorded":
         return []
     return ["Poses are templates, written by hand, not recorded: figures say how well EMG is told apart."]
 
 
-def _origin(material: Material) -> Markup:
-    recipe, origin = material.checkpoint.recipe, material.checkpoint.provenance
+def _origin(embedded: EmbeddedWindows) -> Markup:
+    recipe, origin = embedded.checkpoint.recipe, embedded.checkpoint.provenance
     return paragraph(
         f"Recipe {recipe.name}, seed {recipe.seed}, trained on {origin.data}, commit "
         f"{origin.git_commit[:10] or 'unknown'}. Accuracy is balanced over gestures; intervals are 95 %, by drawing "
@@ -128,7 +128,7 @@ def _origin(material: Material) -> Markup:
     )
 
 
-def _drawn(found: Evaluation, material: Material) -> "dict[str, tuple[Figure, str]]":
+def _drawn(found: Evaluation, embedded: EmbeddedWindows) -> "dict[str, tuple[Figure, str]]":
     """Every figure by the name of its files, and what it shows."""
     drawn = {}
     for protocol in ("zero-shot", "probe"):
@@ -140,17 +140,17 @@ def _drawn(found: Evaluation, material: Material) -> "dict[str, tuple[Figure, st
             name = f"{protocol}-{score.gestures.replace(' ', '-')}"
             drawn[f"{name}-confusion"] = plots.confusion_figure(score), f"Confusion, {what}"
             drawn[f"{name}-people"] = plots.people_figure(score), f"Accuracy of each person, {what}"
-    return drawn | {"map": (_map(material), "Principal components of the poses, and EMG on the same axes")}
+    return drawn | {"map": (_map(embedded), "Principal components of the poses, and EMG on the same axes")}
 
 
-def _map(material: Material, n_most: int = 3_000) -> "Figure":
-    examples = material.examples
-    asked = _spread(len(material.queries), n_most)
-    looked_up = _spread(len(material.references), n_most)
+def _map(embedded: EmbeddedWindows, n_most: int = 3_000) -> "Figure":
+    examples = embedded.examples
+    asked = _spread(len(embedded.queries), n_most)
+    looked_up = _spread(len(embedded.references), n_most)
     return plots.pca_figure(
-        material.queries[asked],
+        embedded.queries[asked],
         examples.queries.gesture_index[asked],
-        material.references[looked_up],
+        embedded.references[looked_up],
         examples.references.gesture_index[looked_up],
         examples.gestures,
         int(examples.seen.sum()),
@@ -162,7 +162,7 @@ def _spread(n: int, n_most: int) -> NDArray[np.intp]:
     return places
 
 
-def _score_table(reading: Reading) -> Table:
+def _score_table(reading: ProtocolScores) -> Table:
     rows = [
         (
             f"{s.gestures}, {s.users} people",
@@ -199,8 +199,8 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _figures(found: Evaluation, material: Material) -> dict[str, object]:
-    checkpoint = material.checkpoint
+def _figures(found: Evaluation, embedded: EmbeddedWindows) -> dict[str, object]:
+    checkpoint = embedded.checkpoint
     return {
         "recipe": checkpoint.recipe.name,
         "seed": checkpoint.recipe.seed,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
-from cpep_train.hand import N_POSE, WRIST_NAMES, Hand
+from cpep_train.hand_model import N_POSE, WRIST_NAMES, Hand
 from cpep_train.stages import STAGES, TREMOR_RAD, VALIDATION_STAGES, Motion, Style, travel
 
 CLEARANCE_RAD = 0.3  # root mean square over the finger joints, from the nearest held-out gesture

@@ -195,7 +195,7 @@ class CorpusWriter:
         channels = self._channels(head, where)
         content, n_written = hashlib.sha256(), 0
 
-        def shaped() -> Iterator[Block]:
+        def resampled() -> Iterator[Block]:
             nonlocal n_written
             for emg, pose in blocks:
                 _check_range(emg, LARGEST_SAMPLE, f"{where}: EMG of {head.stage}")
@@ -210,13 +210,13 @@ class CorpusWriter:
                 yield time_s, emg_uv, None if pose is None else np.asarray(pose, np.float32)
 
         if self.folder is None:
-            for _ in shaped():
+            for _ in resampled():
                 pass
         else:
             meta = SessionMeta(
                 row.session, row.user, row.stage, row.side, 0.0, 0.0, len(channels), rate_hz, row.filename
             )  # fmt: skip
-            write_session_blocks(self.folder / f"{row.filename}.hdf5", meta, len(channels), shaped())
+            write_session_blocks(self.folder / f"{row.filename}.hdf5", meta, len(channels), resampled())
         self._compare(row, content.digest())
         self.rows.append(row)
         self._shapes.add((len(channels), rate_hz))

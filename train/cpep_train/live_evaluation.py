@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, StreamInfo
-from cpep_edge.bundle import DecisionSpec
 from cpep_edge.calibration import donning_of, resting_level
 from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
 from cpep_edge.errors import DataError
 from cpep_edge.events import Activation, EventScore, Label, score_events
 from cpep_edge.live_loop import LiveEngine
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.recogniser import Recogniser
 from cpep_train.corpus import Corpus, Row
 from cpep_train.prompted import PROMPTED, REST, read_labels

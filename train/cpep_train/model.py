@@ -1,7 +1,7 @@
 """The CPEP encoders: one small transformer for EMG, one for pose, as in Cui et al., arXiv 2509.04699.
 
 A window is cut into patches by a strided convolution, a [CLS] token is put in front, and pre-norm transformer blocks
-follow. This module is the readable reference that trains; `cpep_export.shaped` rewrites the same weights for the device
+follow. This module is the readable reference that trains; `cpep_export.fused` rewrites the same weights for the device
 and is held to this one's output.
 
 Shapes: B windows, C channels (electrodes or joints), T samples, N tokens without [CLS], D width, H heads.

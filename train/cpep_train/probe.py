@@ -15,15 +15,15 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cpep_train.embedded_windows import EmbeddedWindows
 from cpep_train.evaluate import Gestures, Score, Users, score_of, select
-from cpep_train.material import Material
 
 INVERSE_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 _MOST_FOLDS = 4
 _MOST_STEPS = 300
 
 
-def probe(material: Material) -> list[Score]:
+def probe(embedded: EmbeddedWindows) -> list[Score]:
     """Score a linear probe on every kind of question that allows one.
 
     Known people are asked about seen gestures only: of an unseen gesture the probe has their own windows.
@@ -34,21 +34,21 @@ def probe(material: Material) -> list[Score]:
         ("validation", "seen"),
         ("known", "seen"),
     ]
-    scores = (_score(material, users, gestures) for users, gestures in kinds)
+    scores = (_score(embedded, users, gestures) for users, gestures in kinds)
     return [score for score in scores if score is not None]
 
 
-def _score(material: Material, users: Users, gestures: Gestures) -> Score | None:
-    examples, fitting = material.examples, material.fitting
+def _score(embedded: EmbeddedWindows, users: Users, gestures: Gestures) -> Score | None:
+    examples, fitting = embedded.examples, embedded.fitting
     chosen, allowed = select(examples, users, gestures)
     usable = allowed[fitting.gesture_index]
     if not chosen.any() or len(np.unique(fitting.gesture_index[usable])) < 2:
         return None
     answered = fit_and_answer(
-        material.fitted[usable],
+        embedded.fitted[usable],
         fitting.gesture_index[usable],
         fitting.user_index[usable],
-        material.queries[chosen],
+        embedded.queries[chosen],
     )
     return score_of(examples, users, gestures, chosen, allowed, answered)
 

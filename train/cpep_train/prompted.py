@@ -17,7 +17,7 @@ from cpep_edge.errors import DataError
 from cpep_edge.events import Label
 from cpep_edge.folders import output_folder
 from cpep_train.corpus import Row, write_metadata
-from cpep_train.hand import load_hand
+from cpep_train.hand_model import load_hand
 from cpep_train.simulation import metadata_row, simulate, simulate_prompted, write_recording
 from cpep_train.stages import STAGES, Stage
 

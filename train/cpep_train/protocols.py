@@ -2,9 +2,9 @@
 
 - zero-shot: poses answer, nothing is fitted. Three readings: the majority of the 10 nearest, as published; class
   prototypes; and, for held-out people, the majority with a penalty on trained gestures that was chosen on people of
-  the validation split (`cpep_train.stacking`), as bundles answer.
+  the validation split (`cpep_train.seen_penalty`), as bundles answer.
 - probe: a linear classifier on frozen EMG embeddings of training people (`cpep_train.probe`).
-- enrolment: a person's first repetitions become index entries (`cpep_train.enrolment`).
+- enrolment: a person's first repetitions become index entries (`cpep_train.few_shot`).
 - retrieval: recall at 1, 5 and 10, and how EMG and pose embeddings lie to each other.
 
 Seen and unseen are gestures that training saw, or not; held out and known are people. "Among all" puts the poses of all
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
+from cpep_train.embedded_windows import EmbeddedWindows, Protocol, ProtocolScores, embed
 from cpep_train.embedding_quality import EmbeddingQuality, embedding_quality, recall_at
-from cpep_train.enrolment import enrolment_readings
 from cpep_train.evaluate import (
     USERS,
     Gestures,
@@ -34,10 +34,10 @@ from cpep_train.evaluate import (
     torch_embedding,
     zero_shot,
 )
+from cpep_train.few_shot import enrolment_readings
 from cpep_train.leakage import audit, audit_against, load_splits
-from cpep_train.material import Material, Protocol, Reading, embed
 from cpep_train.probe import probe
-from cpep_train.stacking import choose_seen_penalty, with_seen_penalty
+from cpep_train.seen_penalty import choose_seen_penalty, with_seen_penalty
 
 PROTOCOLS: dict[str, tuple[Protocol, ...]] = {  # by what the command line calls them
     "zero-shot": ("zero-shot",),
@@ -66,14 +66,14 @@ class Retrieval:
 class Evaluation:
     """Everything that was asked of a run."""
 
-    readings: tuple[Reading, ...]
+    readings: tuple[ProtocolScores, ...]
     retrieval: tuple[Retrieval, ...]
 
 
 def evaluate(checkpoint: Checkpoint, data: Path) -> list[Score]:
     """Zero-shot scores of a trained pair of encoders on the recordings of `data` that training did not see.
 
-    Among all gestures, trained ones bear the penalty that bundles give them (`cpep_train.stacking`).
+    Among all gestures, trained ones bear the penalty that bundles give them (`cpep_train.seen_penalty`).
     Raises DataError when anything asked about is in training too (`cpep_train.leakage`).
     """
     corpus = Corpus.open(data)
@@ -87,67 +87,67 @@ def evaluate(checkpoint: Checkpoint, data: Path) -> list[Score]:
 
 def evaluate_run(
     run: Path, checkpoint: Checkpoint, data: Path, protocols: tuple[Protocol, ...] = PROTOCOLS["all"]
-) -> tuple[Evaluation, Material]:
+) -> tuple[Evaluation, EmbeddedWindows]:
     """Evaluate a finished run on the recordings of `data` that its training did not see.
 
     Raises DataError when anything asked about was trained on (`cpep_train.leakage`), or there is nothing to ask.
     """
     corpus = Corpus.open(data)
     audit_against(load_splits(run), corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
-    material = embed(checkpoint, corpus)
-    return evaluate_material(material, protocols), material
+    embedded = embed(checkpoint, corpus)
+    return evaluate_material(embedded, protocols), embedded
 
 
-def evaluate_material(material: Material, protocols: tuple[Protocol, ...] = PROTOCOLS["all"]) -> Evaluation:
+def evaluate_material(embedded: EmbeddedWindows, protocols: tuple[Protocol, ...] = PROTOCOLS["all"]) -> Evaluation:
     """Ask embedded windows what the protocols ask."""
-    readings: list[Reading] = []
+    readings: list[ProtocolScores] = []
     if "zero-shot" in protocols:
-        readings += zero_shot_readings(material)
+        readings += zero_shot_readings(embedded)
     if "probe" in protocols:
-        readings.append(Reading("probe", "logistic regression", tuple(probe(material))))
+        readings.append(ProtocolScores("probe", "logistic regression", tuple(probe(embedded))))
     if "enrolment" in protocols:
-        readings += enrolment_readings(material)
-    return Evaluation(tuple(readings), tuple(retrieval(material)) if "retrieval" in protocols else ())
+        readings += enrolment_readings(embedded)
+    return Evaluation(tuple(readings), tuple(retrieval(embedded)) if "retrieval" in protocols else ())
 
 
-def zero_shot_readings(material: Material) -> list[Reading]:
+def zero_shot_readings(embedded: EmbeddedWindows) -> list[ProtocolScores]:
     """The published reading and two others."""
-    examples, queries, references = material.examples, material.queries, material.references
+    examples, queries, references = embedded.examples, embedded.queries, embedded.references
     readings = [
-        Reading("zero-shot", "10 nearest poses", tuple(zero_shot(examples, queries, references))),
-        Reading("zero-shot", "class prototypes", tuple(zero_shot(examples, queries, references, by_prototypes))),
+        ProtocolScores("zero-shot", "10 nearest poses", tuple(zero_shot(examples, queries, references))),
+        ProtocolScores("zero-shot", "class prototypes", tuple(zero_shot(examples, queries, references, by_prototypes))),
     ]
-    chosen = choose_seen_penalty(material.checkpoint, examples, queries, references)
+    chosen = choose_seen_penalty(embedded.checkpoint, examples, queries, references)
     if chosen.penalty:
         scores = zero_shot(examples, *with_seen_penalty(examples, queries, references, chosen.penalty))
         among_all = tuple(s for s in scores if s.users == "held-out" and s.gestures not in ("seen", "unseen"))
         name = f"10 nearest poses, a penalty of {chosen.penalty:g} on trained gestures, chosen on validation people"
-        readings.append(Reading("zero-shot", name, among_all))
+        readings.append(ProtocolScores("zero-shot", name, among_all))
     return readings
 
 
-def retrieval(material: Material) -> list[Retrieval]:
+def retrieval(embedded: EmbeddedWindows) -> list[Retrieval]:
     """Recall of poses, and the geometry of the two sides, for every kind of question with all gestures in the index."""
     found = []
     for users in USERS:
         for gestures in ("seen among all", "unseen among all"):
-            chosen, _ = select(material.examples, users, gestures)
+            chosen, _ = select(embedded.examples, users, gestures)
             if chosen.any():
-                found.append(_retrieval(material, users, gestures, chosen))
+                found.append(_retrieval(embedded, users, gestures, chosen))
     return found
 
 
-def _retrieval(material: Material, users: Users, gestures: Gestures, chosen: NDArray[np.bool_]) -> Retrieval:
-    examples = material.examples
+def _retrieval(embedded: EmbeddedWindows, users: Users, gestures: Gestures, chosen: NDArray[np.bool_]) -> Retrieval:
+    examples = embedded.examples
     right = examples.queries.gesture_index[chosen][:, None] == examples.references.gesture_index[None, :]
     if examples.own_references:
         right &= examples.queries.user_index[chosen][:, None] != examples.references.user_index[None, :]
     share = right.mean(axis=1)
-    own, quality = _paired(material, chosen)
+    own, quality = _paired(embedded, chosen)
     return Retrieval(
         users=users,
         gestures=gestures,
-        recall={str(k): _mean_recall(material.queries[chosen], material.references, right, k) for k in RECALL_AT},
+        recall={str(k): _mean_recall(embedded.queries[chosen], embedded.references, right, k) for k in RECALL_AT},
         chance={str(k): float(np.mean(1 - (1 - share) ** k)) for k in RECALL_AT},
         own_pose_recall=own,
         quality=quality,
@@ -155,15 +155,17 @@ def _retrieval(material: Material, users: Users, gestures: Gestures, chosen: NDA
     )
 
 
-def _paired(material: Material, chosen: NDArray[np.bool_]) -> tuple[dict[str, float] | None, EmbeddingQuality | None]:
+def _paired(
+    embedded: EmbeddedWindows, chosen: NDArray[np.bool_]
+) -> tuple[dict[str, float] | None, EmbeddingQuality | None]:
     """What needs the pose of the window itself; windows whose pose fit failed are left out."""
-    queries, with_pose = material.examples.queries, material.examples.references.dataset
+    queries, with_pose = embedded.examples.queries, embedded.examples.references.dataset
     usable = np.flatnonzero(chosen)
     usable = usable[with_pose.admissible(queries.places[usable])]
     if len(usable) < 2 * max(RECALL_AT):
         return None, None
     own = replace(queries.only(usable), dataset=with_pose)
-    pose, emg = embed_poses(material.checkpoint.pose, own), material.queries[usable]
+    pose, emg = embed_poses(embedded.checkpoint.pose, own), embedded.queries[usable]
     itself = np.eye(len(usable), dtype=bool)
     recall = {str(k): _mean_recall(emg, pose, itself, k) for k in RECALL_AT}
     return recall, embedding_quality(emg, pose, own.gesture_index, own.places[:, 0])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cpep_edge.checkout import git_commit, installed_versions
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import replacing
+from cpep_edge.versions import git_commit, installed_versions
 from cpep_train.corpus import Corpus
 
 PROVENANCE_FILE = "provenance.json"

@@ -86,7 +86,7 @@ class _Encoder(_Part):
     pooling: Literal["cls", "mean"] = "cls"  # what stands for the window: a token of its own, or the mean of all
 
 
-class EmgEncoder(_Encoder):
+class EmgEncoderSettings(_Encoder):
     """The encoder that goes to the device."""
 
     # The paper's is raw; `front_end` of the model says why not. mpf: log-covariances, `cpep_edge.mpf`; a patch is then
@@ -99,7 +99,7 @@ class EmgEncoder(_Encoder):
     block_patches: int = Field(default=0, ge=0)  # a streaming encoder's, which computes block by block; 0: not one
 
 
-class PoseEncoder(_Encoder):
+class PoseEncoderSettings(_Encoder):
     """The encoder that fills the index; its width is that of the embeddings."""
 
     source: Literal["recorded", "templates", "gestures"] = "recorded"  # not recorded: `pose_templates`
@@ -169,8 +169,8 @@ class Recipe(_Part):
     windows: Windows
     recordings: Recordings = Recordings()
     calibration: Calibration = Calibration()
-    emg: EmgEncoder
-    pose: PoseEncoder
+    emg: EmgEncoderSettings
+    pose: PoseEncoderSettings
     emg_mae: MaeStage
     pose_mae: MaeStage
     align: AlignStage

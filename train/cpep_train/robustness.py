@@ -15,10 +15,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.checkout import git_commit
 from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 from cpep_edge.session import Session
+from cpep_edge.versions import git_commit
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus, Row
 from cpep_train.disturbances import (

@@ -1,8 +1,8 @@
 """Simulate people wearing an EMG band: paired EMG and pose, as a corpus of emg2pose sessions.
 
 A wearer moves through the stages (`cpep_train.stages`); the musculoskeletal hand says which muscles pull
-(`cpep_train.hand`), their motor units fire (`cpep_train.motor_units`), and every spike sends an action potential past
-the electrodes (`cpep_train.wearers`, `cpep_train.volume_conductor`). Every random draw comes from the seed and from
+(`cpep_train.hand_model`), their motor units fire (`cpep_train.motor_units`), and every spike sends an action potential
+past the electrodes (`cpep_train.wearers`, `cpep_train.volume_conductor`). Every random draw comes from the seed and
 the number of the wearer, the donning and the stage, so a corpus is the same bit for bit whatever order it is made in.
 
 Physical assumptions beside those of these modules, each with its source:
@@ -36,7 +36,7 @@ from cpep_edge.folders import output_folder
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
 from cpep_train.corpus import FREE_STAGE, Row, write_metadata
 from cpep_train.free_movement import move_free
-from cpep_train.hand import Hand, activations, load_hand, passive_torque
+from cpep_train.hand_model import Hand, activations, load_hand, passive_torque
 from cpep_train.motor_units import excitation_for, spike_trains
 from cpep_train.stages import REST_RAD, STAGES, VALIDATION_STAGES, Motion, Stage, move, move_prompted
 from cpep_train.wearers import (
@@ -46,8 +46,8 @@ from cpep_train.wearers import (
     N_FATIGUES,
     N_POTENTIAL,
     PRONATION_STEP_RAD,
-    Band,
-    Donning,
+    RingBand,
+    SimulatedDonning,
     draw_donning,
     draw_wearer,
     muscles_in_reach,
@@ -143,7 +143,7 @@ def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: 
 
 
 def simulate(
-    user_index: int, session_index: int, stage: Stage, seconds: float, seed: int, band: Band = CPEP_BAND
+    user_index: int, session_index: int, stage: Stage, seconds: float, seed: int, band: RingBand = CPEP_BAND
 ) -> Recording:
     """Simulate one recording of one wearer's donning."""
     donning = _donned(user_index, session_index, seed, band)
@@ -153,7 +153,9 @@ def simulate(
     return record(donning, motion, seconds, rng)
 
 
-def simulate_free(user_index: int, session_index: int, seconds: float, seed: int, band: Band = CPEP_BAND) -> Recording:
+def simulate_free(
+    user_index: int, session_index: int, seconds: float, seed: int, band: RingBand = CPEP_BAND
+) -> Recording:
     """Simulate free movement of one wearer's donning."""
     donning = _donned(user_index, session_index, seed, band)
     rng = stream(seed, user_index, session_index, len(STAGES) + 1)
@@ -173,12 +175,12 @@ def simulate_prompted(
 
 
 @lru_cache(maxsize=2)
-def _donned(user_index: int, session_index: int, seed: int, band: Band) -> Donning:
+def _donned(user_index: int, session_index: int, seed: int, band: RingBand) -> SimulatedDonning:
     wearer = draw_wearer(seed, user_index, band.electrodes)
     return draw_donning(wearer, seed, user_index, session_index, band)
 
 
-def record(donning: Donning, motion: Motion, seconds: float, rng: np.random.Generator) -> Recording:
+def record(donning: SimulatedDonning, motion: Motion, seconds: float, rng: np.random.Generator) -> Recording:
     """What the band records of a movement; `motion` holds a pose more than the seconds need."""
     band = donning.band
     n_samples = round(seconds * band.sample_rate_hz)
@@ -191,7 +193,7 @@ def record(donning: Donning, motion: Motion, seconds: float, rng: np.random.Gene
     return Recording(emg_uv.astype(np.float32), _upsample(motion.poses_rad[:, :N_JOINTS], n_samples, band))
 
 
-def muscle_drive(hand: Hand, donning: Donning, motion: Motion) -> NDArray[np.float64]:
+def muscle_drive(hand: Hand, donning: SimulatedDonning, motion: Motion) -> NDArray[np.float64]:
     """Activations of the muscles in the band's reach for a movement, (n_poses, 28)."""
     wearer = donning.wearer
     torque_nm = passive_torque(motion.poses_rad, REST_RAD, POSE_RATE_HZ) @ donning.pressing.T
@@ -204,7 +206,7 @@ def muscle_drive(hand: Hand, donning: Donning, motion: Motion) -> NDArray[np.flo
 
 
 def _muscle_signal(
-    donning: Donning, drive: NDArray[np.float64], motion: Motion, n_samples: int, rng: np.random.Generator
+    donning: SimulatedDonning, drive: NDArray[np.float64], motion: Motion, n_samples: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """The muscles' signals at the electrodes, (n_samples, n_channels) at `BASE_RATE_HZ`."""
     units = donning.wearer.units
@@ -254,7 +256,7 @@ def _wander(n_poses: int, n: int, rate_hz: float, spread: float, rng: np.random.
     return walk
 
 
-def _amplified(emg_uv: NDArray[np.float32], band: Band) -> NDArray[np.float32]:
+def _amplified(emg_uv: NDArray[np.float32], band: RingBand) -> NDArray[np.float32]:
     """The signal as the band's amplifier and converter pass it on, at the band's rate."""
     low_hz, high_hz = band.pass_band_hz
     sos = signal.butter(2, (low_hz, min(high_hz, 0.49 * BASE_RATE_HZ)), "bandpass", fs=BASE_RATE_HZ, output="sos")
@@ -266,7 +268,9 @@ def _amplified(emg_uv: NDArray[np.float32], band: Band) -> NDArray[np.float32]:
     return resampled
 
 
-def _disturbances(donning: Donning, motion: Motion, n_samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _disturbances(
+    donning: SimulatedDonning, motion: Motion, n_samples: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """Everything on the electrodes that no muscle made, (n_samples, n_channels)."""
     band = donning.band
     time_s = np.arange(n_samples, dtype=np.float64)[:, None] / band.sample_rate_hz
@@ -279,7 +283,7 @@ def _disturbances(donning: Donning, motion: Motion, n_samples: int, rng: np.rand
     return sum_uv
 
 
-def _upsample(values: NDArray[np.float64], n_samples: int, band: Band) -> NDArray[np.float32]:
+def _upsample(values: NDArray[np.float64], n_samples: int, band: RingBand) -> NDArray[np.float32]:
     """Join values at the pose rate by straight lines at the sample rate, (n_samples, columns)."""
     at = np.arange(n_samples) * (POSE_RATE_HZ / band.sample_rate_hz)
     left = np.minimum(at.astype(int), len(values) - 2)

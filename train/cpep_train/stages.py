@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.events import Label
-from cpep_train.hand import N_POSE, Hand
+from cpep_train.hand_model import N_POSE, Hand
 
 TRANSITION_S = (0.25, 0.5)  # from one hold to the next
 HOLD_S = (1.5, 4.0)
@@ -284,7 +284,7 @@ STAGES: tuple[Stage, ...] = (
 )
 
 # Set apart: neither trained on nor tested, for choices that a gesture never trained on has to make
-# (`cpep_train.stacking`).
+# (`cpep_train.seen_penalty`).
 VALIDATION_STAGES: tuple[Stage, ...] = (
     Stage("Gun", _pose(_THUMB_OUT, _straight(), _BENT, _BENT, _BENT)[None], effort=3, held_out=True),
     Stage(

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cpep_edge.checkout import git_commit
 from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
 from cpep_edge.files import replacing
 from cpep_edge.folders import write_reports
 from cpep_edge.report_page import to_pdf, to_svg
 from cpep_edge.report_table import Table, to_csv, to_latex
+from cpep_edge.versions import git_commit
 from cpep_train.checkpoint import load_run_recipe
 from cpep_train.evaluate import USERS, Score
 from cpep_train.launching import Cluster, run_all

@@ -25,7 +25,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_train.hand import N_POSE, TORQUE_TOLERANCE, Hand, joint_values, load_hand
+from cpep_train.hand_model import N_POSE, TORQUE_TOLERANCE, Hand, joint_values, load_hand
 from cpep_train.motor_units import twitch_forces
 from cpep_train.stages import Style, draw_style
 from cpep_train.volume_conductor import SHALLOWEST_MM, Electrodes, LeadField, lead_field
@@ -92,7 +92,7 @@ _CONTACT_SPREAD = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class RingBand:
     """A band of bipolar electrodes round the forearm."""
 
     n_channels: int = 16
@@ -108,7 +108,7 @@ class Band:
     step_uv: float = 0.0  # of the converter; 0: so fine that it does not matter
 
 
-CPEP_BAND = Band()
+CPEP_BAND = RingBand()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Units:
 
 
 @dataclass(frozen=True, slots=True)
-class Wearer:
+class SimulatedWearer:
     """One simulated person; drawn once."""
 
     style: Style
@@ -138,17 +138,17 @@ class Wearer:
     pressing: NDArray[np.float64]  # (23, 23) torque of a joint (row) from what a movement needs of each
     spill: NDArray[np.float64]  # (28, 28) activation of a muscle (row) from that of each
     cocontraction: float  # activation that all muscles share at a torque of `LOAD_NM`
-    way_round: float  # 0 to 1; below `Band.mirrored` the ring runs the other way round
-    band_turn: float  # where this person wears the band, in standard deviations of `Band.turned_rad`
+    way_round: float  # 0 to 1; below `RingBand.mirrored` the ring runs the other way round
+    band_turn: float  # where this person wears the band, in standard deviations of `RingBand.turned_rad`
     band_mm: float
 
 
 @dataclass(frozen=True, slots=True)
-class Donning:
+class SimulatedDonning:
     """The band as put on once."""
 
-    wearer: Wearer
-    band: Band
+    wearer: SimulatedWearer
+    band: RingBand
     electrode_rad: NDArray[np.float64]  # (n_channels,)
     shift_mm: float  # along the arm, from the middle of the forearm
     pressing: NDArray[np.float64]  # (23, 23) as the wearer's, as it is today
@@ -193,7 +193,7 @@ def muscles_in_reach(hand: Hand) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def draw_wearer(seed: int, user_index: int, electrodes: Electrodes = CPEP_BAND.electrodes) -> Wearer:
+def draw_wearer(seed: int, user_index: int, electrodes: Electrodes = CPEP_BAND.electrodes) -> SimulatedWearer:
     """Draw one person's anatomy and habits.
 
     electrodes: of the band whose lead field is to be solved; the person is the same for all
@@ -204,7 +204,7 @@ def draw_wearer(seed: int, user_index: int, electrodes: Electrodes = CPEP_BAND.e
     arm_mm = float(np.clip(rng.normal(40, 3), 33, 48))
     lead = lead_field(arm_mm, arm_mm * rng.uniform(*_FAT), electrodes)
     units = _draw_units(hand, arm_mm, lead.surface_mm, rng)
-    return Wearer(
+    return SimulatedWearer(
         style=style,
         arm_mm=arm_mm,
         field=lead,
@@ -220,13 +220,15 @@ def draw_wearer(seed: int, user_index: int, electrodes: Electrodes = CPEP_BAND.e
     )
 
 
-def draw_donning(wearer: Wearer, seed: int, user_index: int, session_index: int, band: Band = CPEP_BAND) -> Donning:
+def draw_donning(
+    wearer: SimulatedWearer, seed: int, user_index: int, session_index: int, band: RingBand = CPEP_BAND
+) -> SimulatedDonning:
     """Put the band on once: where it sits, how well each electrode touches."""
     rng = stream(seed, user_index, session_index)
     n, way = band.n_channels, -1 if wearer.way_round < band.mirrored else 1
     turn_rad = band.turned_rad * wearer.band_turn + rng.normal(0, _DONNING_SPREAD_RAD)
     shift_mm = band.along_mm + wearer.band_mm + rng.normal(0, _DONNING_SPREAD_MM)
-    return Donning(
+    return SimulatedDonning(
         wearer=wearer,
         band=band,
         electrode_rad=turn_rad + way * 2 * np.pi / n * (np.arange(n) + rng.normal(0, 0.05, n)),

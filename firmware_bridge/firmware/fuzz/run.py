@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from cpep_bench.machine import this_machine
 from cpep_bridge.decoder import FrameDecoder
-from cpep_edge.checkout import code_version
+from cpep_edge.versions import code_version
 
 FIRMWARE = Path(__file__).resolve().parents[1]
 RESULT = FIRMWARE.parent / "results" / "fuzz.md"

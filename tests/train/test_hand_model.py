@@ -9,7 +9,7 @@ pytest.importorskip("myo_sim")
 
 from cpep_edge.errors import ConfigError
 from cpep_edge.session import JOINT_NAMES
-from cpep_train.hand import (
+from cpep_train.hand_model import (
     N_POSE,
     WRIST_NAMES,
     Hand,
@@ -65,7 +65,7 @@ def test_muscles_turn_the_joints_as_anatomy_says(hand: Hand, muscle: str, joint:
 def test_moment_arms_are_the_slope_of_tendon_length(hand: Hand) -> None:
     import mujoco
 
-    from cpep_train.hand import _load_model
+    from cpep_train.hand_model import _load_model
 
     _, model = _load_model()
     data = mujoco.MjData(model)
@@ -122,7 +122,7 @@ def test_one_value_a_kind_of_joint_reaches_every_joint() -> None:
 
 
 def test_a_missing_package_says_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cpep_train.hand import _load_model
+    from cpep_train.hand_model import _load_model
 
     monkeypatch.setitem(sys.modules, "myo_sim", None)
     with pytest.raises(ConfigError, match=r"pip install 'cpep-edge\[sim\]'"):

@@ -31,7 +31,7 @@ from cpep_train.model import Attention, Block, Embedder, Encoder, StreamingEncod
 _TINY = 1e-12  # keeps what silence is divided by above zero; its square root is far below any real level or length
 
 
-class ShapedEncoder(nn.Module):
+class FusedEncoder(nn.Module):
     """An `Embedder` for one window at a time, in float32, ready to be quantised and lowered."""
 
     def __init__(self, embedder: Embedder) -> None:
@@ -49,7 +49,7 @@ class ShapedEncoder(nn.Module):
         self.start: Tensor
         self.register_buffer("start", torch.cat([cls, self.patch.offset], dim=1))  # (1, N, D), tokens of silence
         reads_cls = config.pooling == "cls"
-        self.blocks = nn.ModuleList((ClsBlock if reads_cls and b is blocks[-1] else ShapedBlock)(b) for b in blocks)
+        self.blocks = nn.ModuleList((ClsBlock if reads_cls and b is blocks[-1] else FusedBlock)(b) for b in blocks)
         self.norm = RootMeanSquare(embedder.encoder.norm)
         self.pool: nn.Module = nn.Identity() if reads_cls else MeanPool(1 + config.n_tokens)
         self.projection = after_norm(embedder.encoder.norm, *projection_of(embedder))
@@ -126,7 +126,7 @@ class RootMeanSquare(nn.Module):
         return tokens * torch.rsqrt(F.linear(tokens * tokens, self.mean) + self.eps)
 
 
-class ShapedBlock(nn.Module):
+class FusedBlock(nn.Module):
     """One pre-norm transformer block."""
 
     only_cls = False  # whether [CLS] alone leaves the block
@@ -143,7 +143,7 @@ class ShapedBlock(nn.Module):
         self.k = _linear(wk * norm.weight.double(), None)
         self.v = _linear(wv * norm.weight.double(), None)
         self.out = _linear(_centred(wo, dim=0), _centred(bo + wo @ bv, dim=0))
-        self.mlp = ShapedMlp(block)
+        self.mlp = FusedMlp(block)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (1, N, D); returns the same shape."""
@@ -164,7 +164,7 @@ class ShapedBlock(nn.Module):
         return tokens.view(tokens.shape[1], self.n_heads, -1).permute(1, 0, 2)
 
 
-class ClsBlock(ShapedBlock):
+class ClsBlock(FusedBlock):
     """The last block, where only [CLS] is read: (1, N, D) to (1, 1, D).
 
     With one query a head it is cheaper to bring the query before the keys' layer than all tokens behind it,
@@ -193,7 +193,7 @@ class ClsBlock(ShapedBlock):
         return tokens
 
 
-class ShapedMlp(nn.Module):
+class FusedMlp(nn.Module):
     """The second half of a block, residual included."""
 
     def __init__(self, block: Block) -> None:

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_bridge import chords, cyton
+from cpep_bridge.board_profile import BoardProfile
 from cpep_bridge.fixed_frames import FrameLayout, pack_frame, value_limits
-from cpep_bridge.profile import Profile
 from cpep_bridge.text_lines import LineLayout, pack_line
 
 _MIDDLE_COUNTS = 2048  # of a 12-bit converter whose counts have no sign
 
 
-class Personality(Protocol):
+class BoardModel(Protocol):
     """What one kind of board says and sends."""
 
     n_channels: int
@@ -44,7 +44,7 @@ class SimulatedCyton:
         self.n_samples = 1
 
     def answer(self, heard: bytes) -> tuple[bytes, bool | None]:
-        """See Personality."""
+        """See BoardModel."""
         reply, streams = b"", None
         for letter in (heard[index : index + 1] for index in range(len(heard))):
             said, change = self._answer(letter)
@@ -53,13 +53,13 @@ class SimulatedCyton:
         return reply, streams
 
     def counts(self, emg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See Personality."""
+        """See BoardModel."""
         limit = 2**23 - 1
         counts: NDArray[np.float32] = np.clip(np.rint(emg_uv / np.float32(cyton.UV_PER_COUNT)), -limit, limit)
         return counts
 
     def frame(self, number: int, counts: NDArray[np.float32]) -> bytes:
-        """See Personality. The counter starts at 0; with a Daisy, its frame goes first."""
+        """See BoardModel. The counter starts at 0; with a Daisy, its frame goes first."""
         if not self._has_daisy:
             return pack_frame(cyton.LAYOUT, number, counts)
         board, daisy = counts[:, : cyton.N_CHANNELS], counts[:, cyton.N_CHANNELS :]
@@ -97,7 +97,7 @@ class SimulatedChords:
         self.n_samples = 1
 
     def answer(self, heard: bytes) -> tuple[bytes, bool | None]:
-        """See Personality."""
+        """See BoardModel."""
         *lines, self._heard = (self._heard + heard).split(chords.LINE_END)
         reply, streams = b"", None
         for line in (line + chords.LINE_END for line in lines):
@@ -108,19 +108,19 @@ class SimulatedChords:
         return reply, streams
 
     def counts(self, emg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See Personality; a count stands for a microvolt here."""
+        """See BoardModel; a count stands for a microvolt here."""
         counts: NDArray[np.float32] = np.clip(np.rint(emg_uv) + _MIDDLE_COUNTS, 0, 2 * _MIDDLE_COUNTS - 1)
         return counts
 
     def frame(self, number: int, counts: NDArray[np.float32]) -> bytes:
-        """See Personality."""
+        """See BoardModel."""
         return pack_frame(self._layout, number, counts)
 
 
 class SimulatedProfile:
     """A board as a profile describes it. One without commands streams from the start."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: BoardProfile) -> None:
         self._profile = profile
         self._layout = profile.layout
         self.n_channels = profile.n_channels
@@ -128,7 +128,7 @@ class SimulatedProfile:
         self.n_samples = 1 if profile.frame is None else profile.frame.n_samples
 
     def answer(self, heard: bytes) -> tuple[bytes, bool | None]:
-        """See Personality."""
+        """See BoardModel."""
         commands = self._profile.commands
         reply = commands.answer.encode() if commands.greeting and commands.greeting.encode() in heard else b""
         if not commands.start:
@@ -137,7 +137,7 @@ class SimulatedProfile:
         return reply, None if starts == stops else starts > stops
 
     def counts(self, emg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See Personality; where the profile has no scale, a count stands for a microvolt."""
+        """See BoardModel; where the profile has no scale, a count stands for a microvolt."""
         counts: NDArray[np.float32] = np.rint(emg_uv / np.float32(self._profile.uv_per_count or 1))
         if isinstance(self._layout, LineLayout):
             return counts
@@ -148,14 +148,14 @@ class SimulatedProfile:
         return clipped
 
     def frame(self, number: int, counts: NDArray[np.float32]) -> bytes:
-        """See Personality."""
+        """See BoardModel."""
         layout = self._layout
         return (
             pack_frame(layout, number, counts) if isinstance(layout, FrameLayout) else pack_line(layout, number, counts)
         )
 
 
-PERSONALITIES: dict[str, Callable[[], Personality]] = {
+BOARD_MODELS: dict[str, Callable[[], BoardModel]] = {
     "cyton": SimulatedCyton,
     "cyton-daisy": lambda: SimulatedCyton(daisy=True),
     "chords": SimulatedChords,

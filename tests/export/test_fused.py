@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cpep_export.shaped import ShapedEncoder
+from cpep_export.fused import FusedEncoder
 from cpep_train.model import Embedder, EncoderConfig
 
 SIZES = {
@@ -40,35 +40,35 @@ def windows(module: Embedder, n: int = 8) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_shaped_encoder_computes_what_the_module_computes(size: str) -> None:
+def test_the_fused_encoder_computes_what_the_module_computes(size: str) -> None:
     module = embedder(size)
-    shaped = ShapedEncoder(module).eval()
+    fused = FusedEncoder(module).eval()
 
     with torch.no_grad():
         expected = module(windows(module))
-        got = torch.cat([shaped(window[None]) for window in windows(module)])
+        got = torch.cat([fused(window[None]) for window in windows(module)])
 
     assert (expected[0] @ expected[-1]).item() < 0.9999  # the inputs are told apart at all
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", ["cls", "mean"])
-def test_shaped_encoder_embeds_silence_at_unit_length(size: str) -> None:
+def test_the_fused_encoder_embeds_silence_at_unit_length(size: str) -> None:
     module = embedder(size)
 
     with torch.no_grad():
-        embedding = ShapedEncoder(module).eval()(torch.zeros_like(windows(module, 1)))
+        embedding = FusedEncoder(module).eval()(torch.zeros_like(windows(module, 1)))
 
     assert embedding.norm().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_shaped_encoder_runs_one_row_through_the_last_block() -> None:
-    shaped = ShapedEncoder(embedder("cls")).eval()
+def test_the_fused_encoder_runs_one_row_through_the_last_block() -> None:
+    fused = FusedEncoder(embedder("cls")).eval()
     rows = []
-    for block in shaped.blocks:
+    for block in fused.blocks:
         block.mlp.inner.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
 
     with torch.no_grad():
-        shaped(torch.zeros(1, 4, 100))
+        fused(torch.zeros(1, 4, 100))
 
     assert rows == [11, 1]

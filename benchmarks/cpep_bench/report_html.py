@@ -5,25 +5,27 @@ from html import escape
 
 from markupsafe import Markup
 
-from cpep_bench import words
+from cpep_bench import report_text
 from cpep_bench.charts import STYLE, Bar, Strip, bars, columns, lines, stack, strips
 from cpep_bench.energy import MeasuredEnergy
 from cpep_bench.pipeline import END_TO_END, PARTS
 from cpep_bench.report import Report
 from cpep_edge.report_page import Section, paragraph
-from cpep_edge.report_page import page as fill
+from cpep_edge.report_page import page as fill_page
 from cpep_edge.report_page import table as html_table
 from cpep_edge.report_table import Table
 
 _OPERATORS_SHOWN = 8
 
 
-def page(report: Report) -> str:
+def html_report(report: Report) -> str:
     """The content of `report.html`."""
     sections = [Section(title, Markup(body)) for title, body in _sections(report)]
-    sections.append(Section("How it was measured", paragraph(words.origin(report), note=True)))
-    opening, cards = words.headline(report), _cards(report)
-    return fill("cpep-edge bench", report.bundle, opening, sections, cards=cards, warnings=report.warnings, style=STYLE)
+    sections.append(Section("How it was measured", paragraph(report_text.origin(report), note=True)))
+    opening, cards = report_text.headline(report), _cards(report)
+    return fill_page(
+        "cpep-edge bench", report.bundle, opening, sections, cards=cards, warnings=report.warnings, style=STYLE
+    )
 
 
 def _cards(report: Report) -> list[tuple[str, str]]:
@@ -38,15 +40,15 @@ def _cards(report: Report) -> list[tuple[str, str]]:
     ]
     if report.energy is not None:
         cards.append(
-            (words.joules(report.energy.net_mj), f"net an inference, measured: {report.energy.instrument.name}")
+            (report_text.joules(report.energy.net_mj), f"net an inference, measured: {report.energy.instrument.name}")
         )
     return cards
 
 
 def _sections(report: Report) -> Iterator[tuple[str, str]]:
-    yield "Latency", _distributions(report) + _table(words.latency_table(report))
+    yield "Latency", _distributions(report) + _table(report_text.latency_table(report))
     yield "Where the time goes", _where_time_goes(report)
-    operators = words.operators_table(report)
+    operators = report_text.operators_table(report)
     if operators is not None:
         yield "Inside the encoder", _operators(report) + _note(operators.note)
     yield "Threads", _threads(report)
@@ -54,12 +56,12 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
         yield "Beside its peers", _peers(report)
     if report.links:
         yield "Reading a device", _links(report)
-    yield "Starting, memory, bytes", _starting(report) + _table(words.cost_table(report))
-    if ladder := words.ladder_table(report):
+    yield "Starting, memory, bytes", _starting(report) + _table(report_text.cost_table(report))
+    if ladder := report_text.ladder_table(report):
         yield "Accuracy and bytes", _bytes_against_accuracy(report) + _table(ladder)
-    if chip := words.chip_table(report):
+    if chip := report_text.chip_table(report):
         yield "On the chip", _table(chip, figures=False)
-    if band := words.band_table(report):
+    if band := report_text.band_table(report):
         yield "On the wristband", _table(band, figures=False) + _band_energy(report)
     yield "Energy", _energy(report)
 
@@ -109,12 +111,12 @@ def _threads(report: Report) -> str:
             _time(entry.encoder.p50_ms), *entry.encoder.p50_interval_ms)
         for entry in report.threads
     ]  # fmt: skip
-    return bars(rows) + _note("Encoder, median with its 95 % interval. " + words.threads_table(report).note)
+    return bars(rows) + _note("Encoder, median with its 95 % interval. " + report_text.threads_table(report).note)
 
 
 def _peers(report: Report) -> str:
     charts = []
-    for part, table in words.peers_tables(report).items():
+    for part, table in report_text.peers_tables(report).items():
         rows = [
             Bar(peer.name, peer.latency.p50_ms, _time(peer.latency.p50_ms), *peer.latency.p50_interval_ms,
                 colour=0 if number == 0 else 5)
@@ -126,7 +128,7 @@ def _peers(report: Report) -> str:
 
 def _links(report: Report) -> str:
     charts = []
-    for device, table in words.links_tables(report.links).items():
+    for device, table in report_text.links_tables(report.links).items():
         rows = [
             Bar(link.reader, link.cpu_percent, f"{link.cpu_percent:.2g} %", colour=0 if number == 0 else 5)
             for number, link in enumerate(link for link in report.links if link.device == device)
@@ -165,17 +167,17 @@ def _bytes_against_accuracy(report: Report) -> str:
 
 
 def _band_energy(report: Report) -> str:
-    table = None if report.band is None else words.energy_table(report.band.energy, f"on {report.band.device}")
+    table = None if report.band is None else report_text.energy_table(report.band.energy, f"on {report.band.device}")
     return "" if report.band is None or table is None else _windows(report.band.energy) + _table(table, figures=False)
 
 
 def _energy(report: Report) -> str:
-    table = words.energy_table(report.energy)
+    table = report_text.energy_table(report.energy)
     if table is None:
         parts = ["<p>Not measured here: no meter was asked for, or this machine has none that can be read.</p>"]
     else:
         parts = [_windows(report.energy) + _table(table, figures=False)]
-    modelled = words.modelled_table(report)
+    modelled = report_text.modelled_table(report)
     if modelled is not None:
         parts.append("<h3>Modelled, not measured</h3>" + _table(modelled, figures=False))
     return "".join(parts)

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpep_bridge.loss import StreamLedger
+from cpep_bridge.lost_samples import StreamLedger
 
 FRAME_SAMPLES = 10
 

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from cpep_bench.turns import STRETCH_RUNS, take_turns
+from cpep_bench.interleaving import STRETCH_RUNS, interleave
 from cpep_edge.errors import CpepError
 
 
 def serving(body: str) -> list[str]:
     """A process that serves a call `run`, defined by `body`."""
-    return [sys.executable, "-c", f"from cpep_bench.turns import serve\n{body}\nserve(run)"]
+    return [sys.executable, "-c", f"from cpep_bench.interleaving import serve\n{body}\nserve(run)"]
 
 
 def writing(letter: str, file: Path) -> list[str]:
@@ -19,7 +19,7 @@ def writing(letter: str, file: Path) -> list[str]:
 def test_processes_work_in_turns_and_the_runs_that_wake_them_are_not_counted(tmp_path: Path) -> None:
     done = tmp_path / "done"
 
-    times = take_turns({"a": writing("a", done), "b": writing("b", done)}, 210)
+    times = interleave({"a": writing("a", done), "b": writing("b", done)}, 210)
 
     assert {name: (turn.wall.n, turn.thread.n) for name, turn in times.items()} == {"a": (210, 210), "b": (210, 210)}
     stretches = done.read_text().replace("ab", "a b").replace("ba", "b a").split()
@@ -30,7 +30,7 @@ def test_processes_work_in_turns_and_the_runs_that_wake_them_are_not_counted(tmp
 
 
 def test_processor_time_leaves_waiting_out() -> None:
-    waits = take_turns({"a": serving("import time\ndef run(): time.sleep(0.002)")}, 200)["a"]
+    waits = interleave({"a": serving("import time\ndef run(): time.sleep(0.002)")}, 200)["a"]
 
     assert waits.thread.p50_ms < 1 < 2 <= waits.wall.p50_ms
 
@@ -42,9 +42,9 @@ def test_processor_time_leaves_waiting_out() -> None:
 )
 def test_a_process_that_fails_is_told_in_its_own_last_words(body: str) -> None:
     with pytest.raises(CpepError, match="the process of ours failed: no such encoder"):
-        take_turns({"ours": serving(body)}, 200)
+        interleave({"ours": serving(body)}, 200)
 
 
 def test_too_few_runs_are_refused_before_anything_starts() -> None:
     with pytest.raises(ValueError, match="199 runs are too few"):
-        take_turns({"a": ["/no/such/program"]}, 199)
+        interleave({"a": ["/no/such/program"]}, 199)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from cpep_train.embedded_windows import EmbeddedWindows, ProtocolScores
 from cpep_train.evaluate import (
     USERS,
     EvaluationSet,
@@ -28,7 +29,6 @@ from cpep_train.evaluate import (
     score,
     torch_embedding,
 )
-from cpep_train.material import Material, Reading
 
 N_ENROLLED = (0, 1, 2, 4)
 N_REPETITIONS = 8  # at least, of each gesture
@@ -52,21 +52,21 @@ class Repetitions:
         return (self.number >= self.n_first) & ~self.trained
 
 
-def enrolment_readings(material: Material) -> list[Reading]:
+def enrolment_readings(embedded: EmbeddedWindows) -> list[ProtocolScores]:
     """Accuracy against the number of repetitions enrolled."""
-    repetitions = find_repetitions(material)
+    repetitions = find_repetitions(embedded)
     readings = []
     for n in N_ENROLLED:
         name = f"{n} {'repetition' if n == 1 else 'repetitions'} enrolled"
-        readings.append(_reading(material, repetitions, n, f"{name}, beside the poses", "neighbours"))
+        readings.append(_reading(embedded, repetitions, n, f"{name}, beside the poses", "neighbours"))
         if n > 0:
-            readings.append(_reading(material, repetitions, n, f"{name}, linear map", "map"))
+            readings.append(_reading(embedded, repetitions, n, f"{name}, linear map", "map"))
     return [reading for reading in readings if reading.scores]
 
 
-def find_repetitions(material: Material) -> Repetitions:
+def find_repetitions(embedded: EmbeddedWindows) -> Repetitions:
     """Cut the recordings of everybody who is asked into repetitions, and embed them."""
-    examples, store = material.examples, material.store
+    examples, store = embedded.examples, embedded.store
     rows, asked_users = store.corpus.rows, set(examples.queries.user_index.tolist())
     numbers = [
         n
@@ -79,7 +79,7 @@ def find_repetitions(material: Material) -> Repetitions:
     kept = windows.only(inside)
     return Repetitions(
         examples=kept,
-        embedding=embed_emg(torch_embedding(material.checkpoint.emg), kept),
+        embedding=embed_emg(torch_embedding(embedded.checkpoint.emg), kept),
         number=number[inside],
         n_first=n_first[inside],
         trained=np.array([rows[session].split == "train" for session, _ in kept.places], bool),
@@ -107,20 +107,20 @@ def _numbered(windows: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64], 
     return number, n_first, inside
 
 
-def _reading(material: Material, repetitions: Repetitions, n: int, name: str, how: str) -> Reading:
+def _reading(embedded: EmbeddedWindows, repetitions: Repetitions, n: int, name: str, how: str) -> ProtocolScores:
     scores = []
     for users in USERS:
         for gestures in ("seen among all", "unseen among all"):
-            found = _score(material, repetitions, n, how, users, gestures)
+            found = _score(embedded, repetitions, n, how, users, gestures)
             if found is not None:
                 scores.append(found)
-    return Reading("enrolment", name, tuple(scores))
+    return ProtocolScores("enrolment", name, tuple(scores))
 
 
 def _score(
-    material: Material, repetitions: Repetitions, n: int, how: str, users: Users, gestures: Gestures
+    embedded: EmbeddedWindows, repetitions: Repetitions, n: int, how: str, users: Users, gestures: Gestures
 ) -> Score | None:
-    examples, windows = material.examples, repetitions.examples
+    examples, windows = embedded.examples, repetitions.examples
     kind = of_users(windows, users) & (examples.seen[windows.gesture_index] == gestures.startswith("seen"))
     asked = kind & repetitions.asked
     enrolled = (repetitions.number < n) & (repetitions.number < repetitions.n_first)
@@ -133,7 +133,7 @@ def _score(
         if how == "map" and 1 < len(np.unique(label)) < len(label):  # otherwise there is no spread to learn a map from
             answered[mine] = discriminant(embedding, label).predict(repetitions.embedding[mine])
         else:
-            references, labels = _usable_poses(examples, material.references, person)
+            references, labels = _usable_poses(examples, embedded.references, person)
             answered[mine] = by_neighbours()(
                 repetitions.embedding[mine],
                 np.concatenate([embedding, references]),

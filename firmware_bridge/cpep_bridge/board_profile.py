@@ -109,7 +109,7 @@ class Commands(Section):
         return self
 
 
-class Profile(Section):
+class BoardProfile(Section):
     """Everything about one kind of board."""
 
     name: str = Field(min_length=1)
@@ -192,7 +192,7 @@ class Profile(Section):
 class ProfiledBoard:
     """The dialect of a board that a profile describes."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: BoardProfile) -> None:
         self._profile = profile
         self.boot_s = profile.commands.boot_s
 
@@ -226,12 +226,12 @@ class ProfiledBoard:
             talk.send(self._profile.commands.stop.encode())
 
 
-def load_profile(path: Path) -> Profile:
+def load_profile(path: Path) -> BoardProfile:
     """A profile from its file. Raises ConfigError with everything that is wrong in it."""
-    return read_toml(path, Profile, "profile")
+    return read_toml(path, BoardProfile, "profile")
 
 
-def find_profile(device: str) -> Profile | None:
+def find_profile(device: str) -> BoardProfile | None:
     """The profile that `--device` names: one that is shipped, or a path; None when it names neither."""
     shipped = _FOLDER / f"{device}.toml"
     if device in shipped_profiles():

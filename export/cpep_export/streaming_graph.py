@@ -1,6 +1,6 @@
 """The streaming encoder as a device runs it: one block of signal in, one embedding out, and the state between two runs.
 
-The rewrites are those of `cpep_export.shaped`. The state is, for each layer, the keys and values of the newest
+The rewrites are those of `cpep_export.fused`. The state is, for each layer, the keys and values of the newest
 `n_context` blocks: inputs of the program, and outputs that go in with the next block. A new block pushes the oldest out
 by padding and adding, because a concatenation would turn to int8 what it joins. A state of zeros is a past without
 signal; after `n_blocks_seen` blocks nothing is left of it.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpep_export.shaped import PatchLayer, RootMeanSquare, ShapedBlock, after_norm, projection_of, unit_length
+from cpep_export.fused import FusedBlock, PatchLayer, RootMeanSquare, after_norm, projection_of, unit_length
 from cpep_train.model import Embedder, StreamingAttention, StreamingBlock, StreamingEncoder
 
 
@@ -78,7 +78,7 @@ class StreamingStep(nn.Module):
         return torch.split(seen, self.block_samples, dim=-1)
 
 
-class StepBlock(ShapedBlock):
+class StepBlock(FusedBlock):
     """One block of a transformer, for the newest tokens."""
 
     def __init__(self, block: StreamingBlock) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cpep_bridge.board_profile import find_profile, load_profile, shipped_profiles
 from cpep_bridge.fixed_frames import (
     SAMPLE_BYTES,
     Checksum,
@@ -16,7 +17,6 @@ from cpep_bridge.fixed_frames import (
     pack_frame,
     value_limits,
 )
-from cpep_bridge.profile import find_profile, load_profile, shipped_profiles
 from cpep_bridge.text_lines import LineDecoder, LineLayout, pack_line
 from cpep_edge.errors import ConfigError
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import PenaltyPoint
+from cpep_edge.manifest import PenaltyPoint
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import (

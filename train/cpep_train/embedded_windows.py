@@ -26,7 +26,7 @@ _PER_RECORDING = 40  # windows of a recording, evenly spread
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class EmbeddedWindows:
     """The windows of an evaluation, embedded."""
 
     checkpoint: Checkpoint
@@ -49,7 +49,7 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ProtocolScores:
     """One way to read a protocol, scored for every kind of question."""
 
     protocol: Protocol
@@ -57,7 +57,7 @@ class Reading:
     scores: tuple[Score, ...]
 
 
-def embed(checkpoint: Checkpoint, corpus: Corpus) -> Material:
+def embed(checkpoint: Checkpoint, corpus: Corpus) -> EmbeddedWindows:
     """Choose and embed the windows of an evaluation."""
     examples = evaluation_set(checkpoint, corpus, windows_per_recording=_PER_RECORDING)
     store = examples.queries.dataset.store
@@ -72,7 +72,7 @@ def embed(checkpoint: Checkpoint, corpus: Corpus) -> Material:
     if len(fitting) == 0:
         raise DataError(f"{corpus.folder}: there are no training recordings to compare with")
     emg = torch_embedding(checkpoint.emg)
-    return Material(
+    return EmbeddedWindows(
         checkpoint=checkpoint,
         examples=examples,
         queries=embed_emg(emg, examples.queries),

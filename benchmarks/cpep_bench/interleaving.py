@@ -35,7 +35,7 @@ class TurnTimes:
     thread: Latency  # processor time of the calling thread alone, which other work on the machine does not stretch
 
 
-def take_turns(commands: Mapping[str, Sequence[str]], n_runs: int) -> dict[str, TurnTimes]:
+def interleave(commands: Mapping[str, Sequence[str]], n_runs: int) -> dict[str, TurnTimes]:
     """Start a process by each command, which calls `serve`, and time their calls stretch by stretch.
 
     Raises CpepError, in its own last words, when one fails, ValueError for fewer than 200 runs.
@@ -57,7 +57,7 @@ def same_packages() -> dict[str, str]:
 
 
 def serve(call: Callable[[], object], before: Callable[[], object] = lambda: None) -> None:
-    """In a process that `take_turns` started: time `call` as often as each line of stdin says, until it closes.
+    """In a process that `interleave` started: time `call` as often as each line of stdin says, until it closes.
 
     before: what happens before each call, not timed
     """
