@@ -1,5 +1,6 @@
 """How commands speak: answers on stdout, progress on stderr and only to a terminal."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,27 @@ from cpep_edge.report_table import to_csv
 
 LONGEST_SENTENCE = 2_000  # a path that Linux takes has 4,096 at the most
 
-# What is printed holds names of devices, gestures and files: none of it is markup. Colour is asked for by rich's Text.
-stdout = Console(highlight=False, markup=False, emoji=False)
-stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+class _Console(Console):
+    """A console that shows letters, and does nothing that they ask for.
+
+    What is printed holds names of devices, channels, gestures and files: none of it is markup or an escape code.
+    Colour is asked for by rich's Text.
+    """
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print; control characters in texts, other than of lines and tabs, are replaced."""
+        super().print(*(_seen(one) if isinstance(one, str) else one for one in objects), **how)
+
+
+def _seen(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(part if part in ("\n", "\t") else printable(part, len(part)) for part in re.split(r"([\n\t])", text))
+
+
+stdout = _Console(highlight=False, markup=False, emoji=False)
+stderr = _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 _LONGEST_CELL = 1000  # a path
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.control import Control
+from rich.segment import ControlType
 
 from cpep_edge.cli.output import print_json, stderr, stdout
 from cpep_edge.cli.ports import PORT_HELP, Baud, Boot, Device, DeviceConfig, Reconnect, Timeout
@@ -180,7 +182,8 @@ class _Prompter:
         if stderr.is_terminal:
             if phase_changed and cue.phase == "make":
                 stderr.bell()
-            stderr.print(f"\r\x1b[K{line}", end="", soft_wrap=True)
+            stderr.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 0)))
+            stderr.print(line, end="", soft_wrap=True)
         elif phase_changed:
             stderr.print(line)
 

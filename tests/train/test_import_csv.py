@@ -313,3 +313,27 @@ def test_one_word_typed_in_two_ways_is_one_gesture(folder: Path) -> None:
     rows = [row for row in Corpus.open(folder / "out").rows if row.user == "p2"]
     assert {row.stage for row in rows} == {"caf\u00e9"}
     assert len({row.filename for row in rows}) == len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("rate", "unit_s", "says"),
+    [
+        ("sample_rate_hz = 125\n", "1.0", "0.125 Hz by column t, but the map says 125"),
+        ("", "1.0", "0.125 Hz by column t; set columns.time_unit_s right"),
+        ("sample_rate_hz = 1e6\n", "0.001", "125 Hz by column t, but the map says 1e"),
+    ],
+)
+def test_a_column_of_time_in_another_unit_is_said(tmp_path: Path, rate: str, unit_s: str, says: str) -> None:
+    (tmp_path / "a.csv").write_text("t,ch,g\n" + "".join(f"{8 * k},{k},Fist\n" for k in range(200)))
+    (tmp_path / "map.toml").write_text(
+        f'{rate}[columns]\nemg = ["ch"]\nstage = "g"\ntime = "t"\ntime_unit_s = {unit_s}\n'
+        '[[files]]\nfile = "a.csv"\nuser = "p"\nsession = "s"\nsplit = "train"\n'
+    )
+    with pytest.raises(DataError, match=says):
+        import_csv(tmp_path / "map.toml", tmp_path / "out")
+
+
+def test_lines_of_blanks_are_no_rows(folder: Path) -> None:
+    text = (folder / "b.csv").read_text()
+    (folder / "b.csv").write_text(text.replace("\n", "\n   \n", 5) + "\t\n")
+    assert import_csv(folder / "map.toml", folder / "out").n_samples_read == 190

@@ -317,6 +317,177 @@ def test_a_dry_run_says_what_it_understood_and_writes_nothing(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_where_an_edf_was_interrupted_there_is_a_gap(tmp_path: Path) -> None:
+    emg = _write_edf(tmp_path / "a.edf")
+    content = (tmp_path / "a.edf").read_bytes().replace(b"EDF+C", b"EDF+D")
+    head, size = 256 * 5, (len(content) - 256 * 5) // 5  # five records of three signals and the annotations
+    records = [content[head + k * size :][:size] for k in range(5)]
+    for k in (3, 4):  # the last two came 2.5 s later than they would
+        said = records[k][802:].replace(b"+%d\x14\x14" % k, b"+%.1f\x14\x14" % (k + 2.5))
+        records[k] = records[k][:802] + said.ljust(size - 802, b"\0")[: size - 802]
+    content = content[:head] + b"".join(records)
+    (tmp_path / "d.edf").write_bytes(content)
+    source = read_source(tmp_path / "d.edf")
+    assert source.gaps == ((3.0, 2.5),)
+    summary, corpus = _import(tmp_path / "d.edf", tmp_path / "out", FileChoices(stage="Rest"))
+    assert any("interrupted 1 times, 2.5 s" in note for note in summary.notes)
+    with corpus.session(corpus.rows[0]) as session:
+        np.testing.assert_allclose(session.emg(), emg[:200], atol=0.01)
+    assert summary.gestures == {"Rest": 2, "Fist": 1}  # the others are where nothing was recorded
+    with corpus.session(corpus.rows[2]) as session:
+        np.testing.assert_allclose(session.emg(), emg[600:], atol=0.01)
+
+
+def _set_edf(content: bytes, start: int, width: int, text: str) -> bytes:
+    return content[:start] + text.ljust(width).encode() + content[start + width :]
+
+
+@pytest.mark.parametrize(
+    ("start", "width", "text", "says"),
+    [
+        (244, 8, "0", "the duration of a record is '0'"),
+        (244, 8, "nan", "the duration of a record is 'nan'"),
+        (252, 4, "0", "the number of signals is '0'"),
+        (252, 4, "9999", "9999 signals need"),
+        (184, 8, "17", "the header is damaged"),
+        (256 + 216 * 4, 8, "0", "samples of signal 1 in a record is '0'"),
+        (256 + 216 * 4, 8, "99999999", "a record has"),
+        (256 + 104 * 4, 8, "nan", "EMG flexor no range"),
+        (256 + 120 * 4, 8, "32767", "EMG flexor no range"),
+    ],
+)
+def test_a_header_of_an_edf_that_cannot_be_right_is_named(
+    tmp_path: Path, start: int, width: int, text: str, says: str
+) -> None:
+    _write_edf(tmp_path / "a.edf")
+    (tmp_path / "b.edf").write_bytes(_set_edf((tmp_path / "a.edf").read_bytes(), start, width, text))
+    with pytest.raises(DataError, match=says):
+        import_files([tmp_path / "b.edf"], tmp_path / "out", FileChoices(stage="x"))
+
+
+def test_numbers_that_mark_and_a_rate_that_is_not_the_nominal_one(tmp_path: Path) -> None:
+    times_s, emg = np.arange(400) / 200, _wave(400, 2)
+    marks_s = np.array([0.5, 1.0])
+    rows = [struct.pack("<2f", *row) for row in emg]
+    (tmp_path / "a.xdf").write_bytes(
+        b"XDF:"
+        + _chunk(1, b"<info><version>1.0</version></info>")
+        + _stream(1, "Band", "EMG", 2, "float32", 1e9, "microvolts")
+        + _samples(1, times_s, rows)
+        + _footer(1, times_s)
+        + _stream(2, "Stim", "Markers", 1, "int32", 0)
+        + _samples(2, marks_s, [struct.pack("<i", value) for value in (3, 7)])
+        + _footer(2, marks_s)
+    )
+    summary, corpus = _import(tmp_path / "a.xdf", tmp_path / "out")
+    assert summary.sample_rates_hz == (200.0,)
+    assert any("200 Hz where 1e+09 Hz are said" in note for note in summary.notes)
+    assert [row.stage for row in corpus.rows] == ["marker 3", "marker 7"]
+    with corpus.session(corpus.rows[1]) as session:
+        np.testing.assert_allclose(session.emg(), emg[200:], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("times_s", "says"),
+    [(np.where(np.arange(50) == 5, np.nan, 1.0), "a time stamp .* is no number"), (np.full(50, 5.0), "stand still")],
+)
+def test_time_stamps_that_say_nothing_are_refused(tmp_path: Path, times_s: np.ndarray, says: str) -> None:
+    rows = [struct.pack("<2f", *row) for row in _wave(50, 2)]
+    described = _stream(1, "Band", "EMG", 2, "float32", 0, "uV")
+    (tmp_path / "a.xdf").write_bytes(b"XDF:" + described + _samples(1, times_s, rows))
+    with pytest.raises(DataError, match=says):
+        import_files([tmp_path / "a.xdf"], tmp_path / "out", FileChoices(stage="x"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("resolution", [200, 200]), ("sampling rate", "abc"), ("sampling rate", 0)])
+def test_an_attribute_of_opensignals_that_cannot_be_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    codes = np.random.default_rng(0).integers(0, 65536, (500, 2))
+    _write_opensignals(tmp_path / "a.h5", codes, "biosignalsplux", 16, np.arange(500) % 16)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file[next(iter(file))].attrs[key] = value
+    with pytest.raises(DataError, match=r"a\.h5: "):
+        import_files([tmp_path / "a.h5"], tmp_path / "out", FileChoices(stage="x"))
+
+
+@pytest.mark.parametrize("first", [lambda k: k % 201, lambda k: k % 100 if k < 300 else k - 300])
+def test_other_counters_of_openbci_are_no_loss(tmp_path: Path, first) -> None:  # type: ignore[no-untyped-def]
+    text, _ = _openbci(600)
+    head, rows = text.splitlines()[:5], text.splitlines()[5:]
+    counted = [f"{first(k)},{row.split(',', 1)[1]}" for k, row in enumerate(rows)]
+    (tmp_path / "a.txt").write_text("\ufeff" + "\n".join([*head, *counted]) + "\n", encoding="utf-8")
+    assert read_source(tmp_path / "a.txt").time_s is None
+
+
+def test_rows_of_openbci_that_were_cut_are_counted_wherever_they_are(tmp_path: Path) -> None:
+    lines = _openbci(600)[0].splitlines()
+    for number in (5, 200):
+        lines[number] = lines[number][:20]
+    (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
+    summary, _ = _import(tmp_path / "a.txt", tmp_path / "out", FileChoices(stage="Fist"))
+    assert summary.left_out == {"rows cut short": 2}
+    assert summary.n_samples_read == summary.n_samples_kept + 2
+
+
+def _emgworks(values: list[str], mark: str = ",") -> str:
+    rows = [mark.join((f"{k / 1000:.4f}", value, f"{k / 1000:.4f}", "1e-4")) for k, value in enumerate(values)]
+    text = "\n".join([mark.join(("X[s]", "A: EMG 1", "X[s]", "B: EMG 2")), *rows]) + "\n"
+    return text if mark == "," else text.replace(".", ",")
+
+
+@pytest.mark.parametrize("hole", ["", "Error"])
+def test_a_hole_in_a_column_of_emg_moves_nothing(tmp_path: Path, hole: str) -> None:
+    values = [f"{k}e-6" for k in range(300)]
+    (tmp_path / "a.csv").write_text(_emgworks([*values[:50], hole, *values[51:]]))
+    with pytest.raises(DataError, match="EMG 1 holds no number in row 52, but does after it"):
+        import_files([tmp_path / "a.csv"], tmp_path / "out", FileChoices(stage="x"))
+
+
+def test_a_channel_that_ends_early_shortens_the_file_and_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(_emgworks([f"{k}e-6" for k in range(120)] + [""] * 180, mark=";"))
+    summary, _ = _import(tmp_path / "a.csv", tmp_path / "out", FileChoices(stage="Fist"))
+    assert (summary.n_samples_read, summary.n_samples_kept) == (300, 120)
+    assert summary.left_out == {"samples beyond a file's shortest channel": 180}
+
+
+def test_what_would_be_there_twice_or_is_not_there_is_refused(tmp_path: Path) -> None:
+    _write_edf(tmp_path / "a.edf")
+    with pytest.raises(DataError, match="named twice"):
+        import_files([tmp_path / "a.edf", tmp_path / "." / "a.edf"], tmp_path / "out", FileChoices())
+    with pytest.raises(DataError, match="no gesture has a repetition 7"):
+        import_files([tmp_path / "a.edf"], tmp_path / "out", FileChoices(test_repetitions=(7,)))
+
+
+@pytest.mark.parametrize("name", ["{who}/R_{r}_C_{c}.csv", "{who}_R_{r}_C_{c}.csv", "{who}/C_{c}_R_{r}_emg.csv"])
+def test_two_people_of_libemg_stay_two_and_other_sensors_out(tmp_path: Path, name: str) -> None:
+    for who in ("ann", "bob"):
+        for r, c in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            file = tmp_path / "set" / name.format(who=who, r=r, c=c)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savetxt(file, np.random.default_rng(len(who) + r).normal(0, 50, (50, 4)), delimiter=",")
+            if file.stem.endswith("_emg"):
+                file.with_name(file.name.replace("emg", "imu")).write_text("1,2,3\n")
+    summary = import_libemg(tmp_path / "set", tmp_path / "out", 1000)
+    assert summary.people == ("libemg-ann", "libemg-bob")
+    assert summary.n_channels == (4,)
+
+
+@pytest.mark.parametrize("details", ["[" * 100_000, '["Fist"]', '{"classes": 3}'])
+def test_details_of_libemg_that_are_none_leave_numbers(tmp_path: Path, details: str) -> None:
+    (tmp_path / "set").mkdir()
+    for r in range(2):
+        (tmp_path / "set" / f"R_{r}_C_0.csv").write_text("1,2\n3,4\n")
+    (tmp_path / "set" / "collection_details.json").write_text(details)
+    assert set(import_libemg(tmp_path / "set", tmp_path / "out", 1000).gestures) == {"class 0"}
+
+
+def test_the_name_of_a_channel_is_no_command_to_a_terminal(tmp_path: Path) -> None:
+    _write_edf(tmp_path / "a.edf")
+    (tmp_path / "b.edf").write_bytes((tmp_path / "a.edf").read_bytes().replace(b"EMG flexor", b"EMG\x1b[31mxy", 1))
+    answer = CliRunner().invoke(app, ["data", "import", "files", str(tmp_path / "b.edf"), str(tmp_path / "out")])
+    assert answer.exit_code == 0, answer.output
+    assert "\x1b" not in answer.output
+
+
 def test_the_shared_files_are_all_read() -> None:
     if not (SHARED / "files").is_dir():
         pytest.skip("shared/data is not there")

@@ -4,22 +4,41 @@ A reader only reads: channels with their names, units and rates, events, and not
 that is the business of `cpep_train.import_files`. Each raises DataError, naming the file and what is wrong with it.
 """
 
+import logging
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.errors import ConfigError, DataError
-from cpep_train.importing import LONGEST_GAP_PERIODS, LONGEST_GAP_S
-from cpep_train.text_formats import Channel, Event, SourceFile, is_delsys, is_openbci, read_delsys, read_openbci
+from cpep_edge.outside import printable
+from cpep_train.importing import LONGEST_GAP_PERIODS, LONGEST_GAP_S, usual_rate
+from cpep_train.text_formats import (
+    MAX_RATE_HZ,
+    Channel,
+    Event,
+    Gaps,
+    SourceFile,
+    is_delsys,
+    is_openbci,
+    read_delsys,
+    read_openbci,
+)
 
 # biosignalsplux and BITalino: volts of the supply, and the gain of their EMG sensor, by their data sheets
 _PLUX = (3.0, 1000.0)
 _BITALINO = (3.3, 1009.0)
 _HEAD_BYTES = 4096
+_EDF_START = re.compile(rb"\d\d[.]\d\d[.]\d{4}[.]\d\d[.]\d\d")  # date and time
+_MOST_BITS = 32  # of a converter
+_RATE_TOLERANCE = 0.02  # of a nominal rate, beyond which that of the time stamps counts
 
 
 def read_source(path: Path) -> SourceFile:
@@ -33,13 +52,42 @@ def read_source(path: Path) -> SourceFile:
             "cpep-edge data import csv, which takes a column map"
         )
     try:
-        return reader(path)
+        with _overheard() as said:
+            source = reader(path)
     except (DataError, ConfigError, ModuleNotFoundError):
         raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # readers raise whatever comes on a damaged file
-        raise DataError(
-            f"{path} cannot be read, it is damaged or cut short: {error or type(error).__name__}"
-        ) from error
+        why = printable(str(error) or type(error).__name__)
+        raise DataError(f"{path} cannot be read, it is damaged or cut short: {why}") from error
+    impossible = next((c for c in source.channels if not 0 < c.rate_hz <= MAX_RATE_HZ), None)
+    if impossible is not None:
+        raise DataError(f"{path}: {printable(impossible.name)} cannot have been sampled at {impossible.rate_hz:g} Hz")
+    return replace(source, notes=(*source.notes, *said))
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """What libraries warn of while they read, for the notes; empty until the end."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.ERROR:  # what pyxdf only warns of is in the notes in other words
+                said.append(printable(record.getMessage()))
+
+    log, listener = logging.getLogger("pyxdf"), Listener()
+    log.addHandler(listener)
+    log.propagate = False
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield said
+        said += [printable(str(warning.message)) for warning in warned]
+    finally:
+        log.removeHandler(listener)
+        log.propagate = True
 
 
 def _reader(path: Path) -> Callable[[Path], SourceFile] | None:
@@ -49,7 +97,7 @@ def _reader(path: Path) -> Callable[[Path], SourceFile] | None:
         return _read_xdf
     if head.startswith(b"\xffBIOSEMI"):
         return _read_bdf
-    if re.match(rb"0 {7}", head) and path.suffix.lower() in (".edf", ".rec"):
+    if re.match(rb"0 {7}", head) and (path.suffix.lower() in (".edf", ".rec") or _EDF_START.match(head[168:184])):
         return _read_edf
     if h5py.is_hdf5(path):
         return _read_opensignals
@@ -62,35 +110,75 @@ def _reader(path: Path) -> Callable[[Path], SourceFile] | None:
 def _read_edf(path: Path) -> SourceFile:
     import edfio
 
-    return _of_edf(edfio.read_edf(path), "EDF")
+    gaps = _interruptions(path, 2)  # checks the header first
+    return _of_edf(path, edfio.read_edf(path), "EDF", gaps)
 
 
 def _read_bdf(path: Path) -> SourceFile:
     import edfio
 
-    return _of_edf(edfio.read_bdf(path), "BDF")
+    gaps = _interruptions(path, 3)
+    return _of_edf(path, edfio.read_bdf(path), "BDF", gaps)
 
 
-def _of_edf(file: "object", kind: str) -> SourceFile:
-    signals, annotations = file.signals, file.annotations  # type: ignore[attr-defined]
-    channels = tuple(
-        Channel(
-            s.label.strip(), np.asarray(s.data, np.float64), float(s.sampling_frequency), s.physical_dimension.strip()
-        )
-        for s in signals
-    )
+def _of_edf(path: Path, file: Any, kind: str, gaps: Gaps) -> SourceFile:
+    channels = []
+    for one in file.signals:
+        name = printable(one.label.strip())
+        ends = (one.physical_min, one.physical_max, one.digital_min, one.digital_max)
+        if not np.isfinite(ends).all() or ends[0] == ends[1] or ends[2] == ends[3]:
+            raise DataError(f"{path}: the header gives {name} no range of values, so its unit is unknown")
+        values = np.asarray(one.data, np.float64)
+        channels.append(Channel(name, values, float(one.sampling_frequency), one.physical_dimension.strip()))
     events = tuple(
-        Event(float(a.onset), None if a.duration is None else float(a.duration), a.text) for a in annotations
+        Event(float(a.onset), None if a.duration is None else float(a.duration), a.text) for a in file.annotations
     )
-    return SourceFile(kind, channels, events)
+    notes = [f"it was interrupted {len(gaps)} times, {sum(s for _, s in gaps):.3g} s in all"] if gaps else []
+    return SourceFile(kind, tuple(channels), events, None, tuple(notes), gaps)
+
+
+def _interruptions(path: Path, sample_bytes: int) -> Gaps:
+    """Where an EDF+D or BDF+D breaks off, by the time that each record says; checks the header of any other.
+
+    edfio reads the records as if each followed the one before.
+    """
+    content = path.read_bytes()
+
+    def number(start: int, n_letters: int, what: str) -> float:
+        text = content[start : start + n_letters].decode("latin-1").strip()
+        value = float(text) if re.fullmatch(r"[-+]?\d+([.]\d*)?", text) else np.nan
+        if not value > 0:
+            raise DataError(f"{path}: the header is damaged: {what} is {printable(text)!r}")
+        return value
+
+    n = int(number(252, 4, "the number of signals"))
+    record_s = number(244, 8, "the duration of a record")
+    head = 256 * (n + 1)
+    if number(184, 8, "its own length") != head or len(content) < head:
+        raise DataError(f"{path}: the header is damaged, or the file cut short: {n} signals need {head} bytes of it")
+    starts = [0]
+    for k in range(n):
+        size = number(256 + 216 * n + 8 * k, 8, f"the number of samples of signal {k + 1} in a record")
+        starts.append(starts[-1] + sample_bytes * int(size))
+    if len(content) < head + starts[-1]:
+        raise DataError(f"{path}: it is cut short, or its header damaged: a record has {starts[-1]} bytes")
+    if content[192:197] not in (b"EDF+D", b"BDF+D"):
+        return ()
+    labels = [content[256 + 16 * k :][:16].strip() for k in range(n)]
+    told = next((k for k, label in enumerate(labels) if label in (b"EDF Annotations", b"BDF Annotations")), None)
+    if told is None:
+        raise DataError(f"{path}: it was interrupted (EDF+D), but the signal that says when is missing")
+    whole = range(head, len(content) - starts[-1] + 1, starts[-1])
+    at_s = [float(re.split(rb"[\x14\x15]", content[start + starts[told] :][:32])[0]) for start in whole]
+    missing = [(k * record_s, at_s[k] - at_s[k - 1] - record_s) for k in range(1, len(at_s))]
+    if any(gap_s < -1e-6 for _, gap_s in missing):
+        raise DataError(f"{path}: the times of its records run backwards")
+    return tuple((before_s, gap_s) for before_s, gap_s in missing if gap_s > 1e-6)
 
 
 def _read_xdf(path: Path) -> SourceFile:
-    import logging
-
     import pyxdf
 
-    logging.getLogger("pyxdf").setLevel(logging.ERROR)  # what it warns of is in the notes
     streams, _ = pyxdf.load_xdf(
         str(path), jitter_break_threshold_seconds=LONGEST_GAP_S, jitter_break_threshold_samples=LONGEST_GAP_PERIODS
     )
@@ -104,25 +192,48 @@ def _read_xdf(path: Path) -> SourceFile:
     notes.append(f"stream {_text(chosen, 'name')} of type {_text(chosen, 'type')} is taken")
     time_s = np.asarray(chosen["time_stamps"], np.float64)
     values = np.asarray(chosen["time_series"], np.float64)
+    if not np.isfinite(time_s).all():
+        raise DataError(f"{path}: a time stamp of stream {printable(_text(chosen, 'name'))} is no number")
+    if (np.diff(time_s) < 0).any():
+        notes.append(f"the clock of stream {_text(chosen, 'name')} went backwards; samples are in the clock's order")
     order = np.argsort(time_s, kind="stable")  # a clock that was reset may leave stamps out of order
     time_s, values = time_s[order], values[order]
-    nominal_hz = float(_text(chosen, "nominal_srate") or 0)
+    nominal_hz, by_time_hz = float(_text(chosen, "nominal_srate") or 0), usual_rate(time_s)
+    if by_time_hz is None:
+        raise DataError(f"{path}: the time stamps of stream {printable(_text(chosen, 'name'))} stand still")
+    rate_hz = nominal_hz if abs(nominal_hz / by_time_hz - 1) <= _RATE_TOLERANCE else by_time_hz
+    if nominal_hz and rate_hz != nominal_hz:
+        notes.append(f"samples came at {rate_hz:g} Hz where {nominal_hz:g} Hz are said, and that is used")
     start_s = float(time_s[0])
     names, units = _xdf_channels(chosen, values.shape[1])
     events = [
-        Event(float(at) - start_s, None, str(marker[0]).strip())
+        Event(float(at) - start_s, None, label)
         for stream in streams
-        if _text(stream, "channel_format") == "string"
+        if stream is not chosen and _is_markers(stream)
         for at, marker in zip(stream["time_stamps"], stream["time_series"], strict=True)
-        if _is_label(str(marker[0]))
+        if _is_label(label := _label(marker[0]))
     ]
-    rate_hz = nominal_hz or _usual_rate(time_s)
     channels = tuple(Channel(n, column, rate_hz, u) for n, column, u in zip(names, values.T, units, strict=True))
     return SourceFile("XDF", channels, tuple(sorted(events, key=lambda e: e.start_s)), time_s - start_s, tuple(notes))
 
 
+def _is_markers(stream: dict) -> bool:  # type: ignore[type-arg]
+    """Texts; or numbers, one now and then, in a stream that calls itself so."""
+    if _text(stream, "channel_format") == "string":
+        return True
+    said = f"{_text(stream, 'type')} {_text(stream, 'name')}"
+    is_now_and_then = float(_text(stream, "nominal_srate") or 0) == 0 and np.ndim(stream["time_series"]) == 2
+    return is_now_and_then and bool(re.search("marker|stim|event|trigger", said, re.IGNORECASE))
+
+
+def _label(marker: "str | np.number[Any]") -> str:
+    return marker.strip() if isinstance(marker, str) else f"marker {float(marker):g}"
+
+
 def _is_signal(stream: dict) -> bool:  # type: ignore[type-arg]
     values = stream["time_series"]
+    if _is_markers(stream):
+        return False
     return isinstance(values, np.ndarray) and values.ndim == 2 and len(values) > 1 and values.dtype.kind in "fiu"
 
 
@@ -154,12 +265,6 @@ def _xdf_channels(stream: dict, n: int) -> tuple[list[str], list[str]]:  # type:
     return names, units
 
 
-def _usual_rate(time_s: NDArray[np.float64]) -> float:
-    step_s = np.diff(time_s)
-    moving = step_s[(step_s > 0) & (step_s <= 10 * np.median(step_s[step_s > 0]))]
-    return float(len(moving) / moving.sum())
-
-
 def _read_opensignals(path: Path) -> SourceFile:
     with h5py.File(path, "r") as file:
         devices = [group for group in file.values() if isinstance(group, h5py.Group) and "sampling rate" in group.attrs]
@@ -169,14 +274,19 @@ def _read_opensignals(path: Path) -> SourceFile:
         notes: list[str] = []
         time_s = None
         for device in devices:
-            rate_hz = float(np.ravel(device.attrs["sampling rate"])[0])
-            bits = dict(zip(np.ravel(device.attrs["channels"]).tolist(), np.ravel(device.attrs["resolution"]).tolist(),
-                            strict=False))  # fmt: skip
-            for name, table in device["raw"].items():
+            try:
+                rate_hz = float(np.ravel(device.attrs["sampling rate"])[0])
+                numbers, bits = (np.ravel(device.attrs[key]).astype(int) for key in ("channels", "resolution"))
+                raw = device["raw"]
+            except (KeyError, IndexError, ValueError) as error:
+                where = printable(device.name)
+                raise DataError(f"{path}: device {where} lacks its sampling rate, resolutions or samples") from error
+            for name, table in raw.items():
                 number = re.fullmatch(r"channel_(\d+)", name)
                 if number is not None:
-                    channels.append(_opensignals_channel(device, table, int(number[1]), bits, rate_hz))
-            lost = _lost_before(device["raw"].get("nSeq"))
+                    n_bits = dict(zip(numbers.tolist(), bits.tolist(), strict=False)).get(int(number[1]), 16)
+                    channels.append(_opensignals_channel(path, device, table, n_bits, rate_hz))
+            lost = _lost_before(raw.get("nSeq"))
             if lost is not None and lost.any():
                 notes.append(f"{int(lost.sum())} samples of {_attr(device, 'device name')} were lost on the way")
                 if len(devices) == 1:
@@ -184,15 +294,16 @@ def _read_opensignals(path: Path) -> SourceFile:
     return SourceFile("OpenSignals", tuple(channels), (), time_s, tuple(notes))
 
 
-def _opensignals_channel(
-    device: h5py.Group, table: h5py.Dataset, number: int, bits: dict[int, int], rate_hz: float
-) -> Channel:
-    codes = table[()].ravel().astype(np.float64)
-    sensor = _attr(table, "sensor") or "RAW"
+def _opensignals_channel(path: Path, device: h5py.Group, table: h5py.Dataset, n_bits: int, rate_hz: float) -> Channel:
+    sensor, number = _attr(table, "sensor") or "RAW", table.name.rpartition("_")[2]
     name = f"{sensor} {number}"
+    if not np.issubdtype(table.dtype, np.number) or not table.size:
+        raise DataError(f"{path}: {printable(name)} holds no numbers")
+    codes = table[()].ravel().astype(np.float64)
     if "EMG" not in sensor.upper():
         return Channel(name, codes, rate_hz, "code")
-    n_bits = bits.get(number, 16)
+    if not 1 <= n_bits <= _MOST_BITS:
+        raise DataError(f"{path}: {printable(name)} cannot have a resolution of {n_bits} bits")
     supply_v, gain = _BITALINO if "bitalino" in _attr(device, "device").lower() else _PLUX
     return Channel(name, (codes / 2**n_bits - 0.5) * supply_v / gain * 1e6, rate_hz, "uV")
 

@@ -53,7 +53,6 @@ from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.outside import unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
 from cpep_train.importing import (
-    MAX_RATE_HZ,
     Choices,
     CorpusWriter,
     ImportSummary,
@@ -62,10 +61,14 @@ from cpep_train.importing import (
     looks_like_volts,
     microvolts_of,
     stretches,
+    usual_rate,
     writing_corpus,
 )
+from cpep_train.text_formats import MAX_RATE_HZ
 
 _BLOCK_ROWS = 8_192
+_LEAST_RATE_HZ = 1.0  # below which a column of time is in another unit
+_RATE_TOLERANCE = 0.1
 
 
 class _Part(BaseModel):
@@ -227,7 +230,7 @@ def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -
     if np.any(np.diff(time_s) < 0):
         row = int(np.argmax(np.diff(time_s) < 0)) + 2
         raise DataError(f"{path}: column {spec.columns.time} runs backwards after sample {row - 1}")
-    rate_hz = spec.sample_rate_hz or _usual_rate(path, time_s, writer)
+    rate_hz = _rate(path, time_s, spec, writer)
     columns = emg if not poses else np.hstack((emg, np.concatenate(poses)))
     even_s, values = evened(time_s, columns, rate_hz)
     if file.prompts is not None:
@@ -284,17 +287,22 @@ def _place(path: Path, names: list[str], name: str) -> int:
     return names.index(name)
 
 
-def _usual_rate(path: Path, time_s: NDArray[np.float64], writer: CorpusWriter) -> float:
-    """Samples a second, from time stamps that may jitter, stand still or have gaps."""
-    if len(time_s) < 2 or not time_s[-1] > time_s[0]:
-        raise DataError(f"{path}: the column of time does not rise, so the rate is unknown; give sample_rate_hz")
-    step_s = np.diff(time_s)
-    moving = step_s[step_s <= 10 * np.median(step_s[step_s > 0])]  # gaps apart
-    rate_hz = len(moving) / float(moving.sum())
-    near = round(rate_hz)
-    rate_hz = float(near) if near and abs(rate_hz / near - 1) < 0.005 else round(rate_hz, 3)
-    writer.notes.append(f"{path.name}: {rate_hz:g} Hz by its time stamps")
-    return rate_hz
+def _rate(path: Path, time_s: NDArray[np.float64], spec: ColumnMap, writer: CorpusWriter) -> float:
+    """Samples a second: what the map says, if the time stamps agree, or what they say."""
+    by_time_hz, said_hz = usual_rate(time_s), spec.sample_rate_hz
+    if said_hz is None:
+        if by_time_hz is None:
+            raise DataError(f"{path}: the column of time does not rise, so the rate is unknown; give sample_rate_hz")
+        if not _LEAST_RATE_HZ <= by_time_hz <= MAX_RATE_HZ:
+            raise DataError(f"{path}: {by_time_hz:g} Hz by column {spec.columns.time}; set columns.time_unit_s right")
+        writer.notes.append(f"{path.name}: {by_time_hz:g} Hz by its time stamps")
+        return by_time_hz
+    if by_time_hz is not None and abs(by_time_hz / said_hz - 1) > _RATE_TOLERANCE:
+        raise DataError(
+            f"{path}: {by_time_hz:g} Hz by column {spec.columns.time}, but the map says {said_hz:g}; set "
+            "sample_rate_hz or columns.time_unit_s right"
+        )
+    return said_hz
 
 
 def _head(file: File, label: str, rate_hz: float, n_channels: int) -> Recording:
@@ -390,7 +398,7 @@ def _rows(path: Path, text: Iterator[str], spec: ColumnMap) -> Iterator[_Numbere
         before = reader.line_num
         if any("\0" in cell for cell in row):
             raise DataError(f"{path}: row {before} holds a NUL byte, as after a power cut; delete it or mend it")
-        if row:
+        if any(cell.strip() for cell in row) or len(row) > 1:
             yield before, row
 
 

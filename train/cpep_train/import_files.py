@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from cpep_edge.errors import DataError
+from cpep_edge.outside import unreadable
 from cpep_train.formats import read_source
 from cpep_train.importing import (
     Choices,
@@ -35,7 +36,7 @@ from cpep_train.text_formats import Channel, Event, SourceFile
 
 _SAME_RATE = 0.001  # of a rate, within which two channels are at one
 _LARGEST_RATIO = 2_000
-_LIBEMG = re.compile(r"R_(\d+)_C_(\d+)", re.IGNORECASE)
+_LIBEMG = re.compile(r"R_(?P<rep>\d+)_C_(?P<c>\d+)|C_(?P<c2>\d+)_R_(?P<rep2>\d+)", re.IGNORECASE)
 _LIBEMG_SUBJECT = re.compile(r"(?:^|[/_])(?:S_?|subject_?|P_?)(\d+)(?=[/_])", re.IGNORECASE)
 
 
@@ -67,15 +68,22 @@ def import_files(
     progress: called with (files done, files in all)
     Raises DataError, naming the file, where one cannot be read or nothing in it has a label.
     """
+    seen: set[Path] = set()
+    twice = next((path for path in sources if path.resolve() in seen or seen.add(path.resolve())), None)  # type: ignore[func-returns-value]
+    if twice is not None:
+        raise DataError(f"{twice} is named twice, so each of its recordings would be there twice")
+    repetitions: set[int] = set()
     with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
         for done, path in enumerate(sources, start=1):
-            _import(path, read_source(path), about, writer)
+            repetitions |= _import(path, read_source(path), about, writer)
             if progress is not None:
                 progress(done, len(sources))
+        _check_repetitions((*about.test_repetitions, *about.val_repetitions), repetitions, "in all files")
         return writer.finish()
 
 
-def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWriter) -> None:
+def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWriter) -> set[int]:
+    """Hand on a file's recordings; returns the numbers of the repetitions that it holds."""
     writer.notes += [f"{path.name}: {note}" for note in source.notes]
     chosen = _emg_channels(source.channels)
     taken = {id(channel) for channel in chosen}
@@ -83,18 +91,24 @@ def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWr
     rate_hz = max(channel.rate_hz for channel in chosen)
     if any(abs(channel.rate_hz / rate_hz - 1) > _SAME_RATE for channel in chosen):
         writer.notes.append(f"{path.name}: slower channels are brought to {rate_hz:g} Hz")
-    emg = np.column_stack(_one_length([_at_rate(channel, rate_hz) for channel in chosen]))
+    columns = [_at_rate(channel, rate_hz) for channel in chosen]
+    n, longest = min(map(len, columns)), max(map(len, columns))  # channels end within some samples of each other
+    emg = np.column_stack([column[:n] for column in columns])
     emg, how = _in_microvolts(emg, chosen)
     names = ", ".join(f"{n} {channel.name}" for n, channel in enumerate(chosen, start=1))
     text = f"{path.name}: {source.kind}, {len(chosen)} channels at {rate_hz:g} Hz, {how}: {names}"
     writer.notes.append(text + (f"; not taken: {', '.join(left[:8])}{' ...' if len(left) > 8 else ''}" if left else ""))
     time_s = np.arange(len(emg)) / rate_hz
+    for before_s, missing_s in reversed(source.gaps):
+        time_s[round(before_s * rate_hz) :] += missing_s
     if source.time_s is not None:
         n_before = len(emg)
         time_s, emg = evened(source.time_s[:n_before], emg, rate_hz)
         if len(emg) != n_before:
             writer.notes.append(f"{path.name}: {n_before} samples were laid on {len(emg)} of an even clock")
-    writer.read(len(emg))
+    writer.read(len(emg) + longest - n + source.n_left_out)
+    writer.leave_out("samples beyond a file's shortest channel", longest - n)
+    writer.leave_out("rows cut short", source.n_left_out)
     labels = _labels(source.events, time_s, about.stage)
     if not any(labels):
         raise DataError(f"{path}: nothing in it has a label, neither by an annotation nor by a marker; give --stage")
@@ -117,6 +131,7 @@ def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWr
             time_s=time_s[start:stop] - time_s[start],
         )
         writer.add(_of_repetition(recording, counted[label], about), path)
+    return set(range(1, max(counted.values(), default=0) + 1))
 
 
 def _of_repetition(recording: Recording, repetition: int, about: FileChoices) -> Recording:
@@ -143,7 +158,7 @@ def _emg_channels(channels: Sequence[Channel]) -> list[Channel]:
     fastest = max(c.rate_hz for c in chosen)
     usual = Counter(round(c.rate_hz, 2) for c in chosen).most_common(1)[0][0]
     # Sensors of one kind may run at somewhat different rates; a channel ten times slower is no EMG.
-    return [c for c in chosen if c.rate_hz > 0.25 * min(fastest, 4 * usual)]
+    return [c for c in chosen if c.rate_hz >= 0.25 * min(fastest, 4 * usual)]
 
 
 def _at_rate(channel: Channel, rate_hz: float) -> NDArray[np.float64]:
@@ -154,12 +169,6 @@ def _at_rate(channel: Channel, rate_hz: float) -> NDArray[np.float64]:
         channel.values, ratio.numerator, ratio.denominator, padtype="line"
     )
     return resampled
-
-
-def _one_length(columns: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Channels cut to the shortest; they end within some samples of each other."""
-    n = min(len(column) for column in columns)
-    return [column[:n] for column in columns]
 
 
 def _in_microvolts(emg: NDArray[np.float64], channels: Sequence[Channel]) -> tuple[NDArray[np.float64], str]:
@@ -201,21 +210,30 @@ def import_libemg(
     for testing, unless others are said to be.
     Raises DataError, naming the file, where it is no table of numbers.
     """
-    files = [
-        (file, int(match[1]), int(match[2]))
+    matches = [
+        (file, match)
         for file in sorted(source.rglob("*"))
         if file.suffix.lower() in (".csv", ".txt") and (match := _LIBEMG.search(file.stem))
     ]
+    of_emg = [(file, match) for file, match in matches if "emg" in file.stem[match.end() :].lower()] or matches
+    files = [(file, int(m["rep"] or m["rep2"]), int(m["c"] or m["c2"]), file.stem[: m.start()]) for file, m in of_emg]
     if not files:
         raise DataError(f"{source}: there is no file named R_<repetition>_C_<class>")
+    repetitions = {repetition for _, repetition, _, _ in files}
+    _check_repetitions(test_repetitions, repetitions, source)
     names = _class_names(source)
-    tested = set(test_repetitions) or {max(repetition for _, repetition, _ in files)}
+    tested = set(test_repetitions) or {max(repetitions)}
+    apart = len({(repetition, number) for _, repetition, number, _ in files}) < len(files)
     with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
-        for done, (file, repetition, number) in enumerate(files, start=1):
+        if len(files) < len(matches):
+            writer.notes.append(f"{len(matches) - len(files)} files of other sensors than EMG were left out")
+        for done, (file, repetition, number, before) in enumerate(files, start=1):
             emg = _libemg_table(file)
             writer.read(len(emg))
             subject = _LIBEMG_SUBJECT.search(str(file.relative_to(source.parent)))
-            user = f"libemg-{int(subject[1]):02d}" if subject else f"libemg-{source.name}"
+            # Without a number of the subject, a repetition that is there twice was made by two people.
+            person = before.strip("_- ") or file.parent.name if apart else source.name
+            user = f"libemg-{int(subject[1]):02d}" if subject else f"libemg-{person}"
             recording = Recording(
                 user=user,
                 session=f"{user}-rep{repetition}",
@@ -223,7 +241,7 @@ def import_libemg(
                 emg_uv=emg,
                 sample_rate_hz=sample_rate_hz,
                 split="test" if repetition in tested else "train",
-                other_names=(f"S{int(subject[1])}", subject[1]) if subject else (source.name,),
+                other_names=(f"S{int(subject[1])}", subject[1]) if subject else (person, source.name),
             )
             writer.add(recording, file)
             if progress is not None:
@@ -231,16 +249,31 @@ def import_libemg(
         return writer.finish()
 
 
+def _check_repetitions(asked: Sequence[int], there: set[int], where: object) -> None:
+    missing = next((repetition for repetition in asked if repetition not in there), None)
+    if missing is not None:
+        raise DataError(f"{where}: no gesture has a repetition {missing}, the last is {max(there, default=0)}")
+
+
 def _libemg_table(file: Path) -> NDArray[np.float64]:
     """The samples of a file, (n, n_channels); a column of time stamps in front is dropped."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        lines = [line.strip(", \t") for line in text.splitlines() if line.strip()]
-        table = np.array([[float(value) for value in re.split(r"[,;\s]+", line)] for line in lines])
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{file}: no table of numbers: {error}") from error
-    if table.ndim != 2 or not len(table):
-        raise DataError(f"{file}: no table of numbers")
+        lines = [line.strip(", \t") for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {unreadable(error)}") from error
+    rows: list[list[float]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            rows.append([float(value) for value in re.split(r"[,;\s]+", line)])
+        except ValueError:
+            rows.append([])
+        if not rows[-1] or len(rows[-1]) != len(rows[0]):
+            raise DataError(f"{file}: row {number} is not as many numbers as the first")
+    if not rows:
+        raise DataError(f"{file}: no table of numbers, it is empty")
+    table = np.array(rows)
     rises = len(table) > 2 and table.shape[1] > 1 and bool(np.all(np.diff(table[:, 0]) > 0))
     return table[:, 1:] if rises else table
 
@@ -257,6 +290,6 @@ def _class_names(source: Path) -> dict[int, str]:
                 if all(str(n).isdigit() for n in classes.values())
                 else {int(number): str(name) for number, name in classes.items()}
             )
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
     return {}

@@ -29,12 +29,12 @@ from cpep_edge.names import check_name
 from cpep_edge.outside import unreadable
 from cpep_edge.session import N_JOINTS, Block, SessionMeta, write_session_blocks
 from cpep_train.corpus import Row, write_metadata
+from cpep_train.text_formats import MAX_RATE_HZ
 
 Floats = NDArray[np.floating[Any]]
 Split = Literal["train", "val", "test"]
 _MOST_ODD_ROWS = 0.01  # of a text file's, that are left out; more is another layout
 LONGEST_GAP_S, LONGEST_GAP_PERIODS = 0.1, 3  # between time stamps, that is jitter; the longer of the two counts
-MAX_RATE_HZ = 1e6  # of any converter for muscles, and far more
 _LARGEST_RAD = 1e3  # of an angle, degrees taken for radians included
 _LARGEST_RATIO = 1_000  # of whole numbers, for resampling
 _LABEL_CHARACTERS = str.maketrans("/\\\0 ", "____")
@@ -413,6 +413,20 @@ def evened(
             parts.append(np.column_stack([np.interp(grid, piece, column) for column in values[first:stop].T]))
         first = stop
     return np.concatenate(times), np.concatenate(parts)
+
+
+def usual_rate(time_s: NDArray[np.float64]) -> float | None:
+    """Samples a second, by time stamps that may jitter, stand still or have gaps; None where they do not rise.
+
+    time_s: (n,), not falling
+    """
+    step_s = np.diff(time_s)
+    if not (step_s > 0).any():
+        return None
+    moving = step_s[step_s <= 10 * np.median(step_s[step_s > 0])]  # gaps apart
+    rate_hz = len(moving) / float(moving.sum())
+    near = round(rate_hz)
+    return float(near) if near and abs(rate_hz / near - 1) < 0.005 else round(rate_hz, 3)
 
 
 def _spread_bursts(time_s: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64]:

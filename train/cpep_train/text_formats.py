@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.errors import DataError
+from cpep_edge.outside import printable
 
-_OPENBCI_COUNTER = 256  # a Cyton counts its samples in a byte
-_LATEST_S = 1e11  # time stamps beyond are milliseconds
+_OPENBCI_COUNTER = 256  # boards count their samples in a byte
+Gaps = tuple[tuple[float, float], ...]  # of each: seconds recorded before it, seconds missing
+MAX_RATE_HZ = 1e6  # of any converter for muscles, and far more
+_LONGEST_BURST_S = 0.2  # of samples that arrive at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class SourceFile:
     events: tuple[Event, ...] = ()
     time_s: NDArray[np.float64] | None = None  # of each sample, from the first; None: even
     notes: tuple[str, ...] = ()
+    gaps: Gaps = ()  # where `time_s` is None
+    n_left_out: int = 0  # rows that are in no channel
 
 
 def is_openbci(head: str) -> bool:
@@ -51,20 +57,21 @@ def is_openbci(head: str) -> bool:
 
 def is_delsys(head: str) -> bool:
     """Whether a file begins as Trigno Discover or EMGworks begin theirs."""
-    return bool(re.match(r'Application:|Label: .*Sampling frequency:|"?X ?\[s\]"?,', head))
+    return bool(re.match(r'Application:|Label: .*Sampling frequency:|"?X ?\[s\]"?[,;]', head))
 
 
 def read_openbci(path: Path) -> SourceFile:
     """A recording of the OpenBCI GUI, version 4 to 6."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     head = [line for line in lines if line.startswith("%")]
     rate = re.search(r"%\s*Sample Rate\s*=\s*([\d.]+)", "\n".join(head))
-    if rate is None:
-        raise DataError(f"{path}: the line %Sample Rate is missing")
+    rate_hz = float(rate[1].rstrip(".")) if rate else 0.0
+    if not 0 < rate_hz <= MAX_RATE_HZ:
+        raise DataError(f"{path}: the line %Sample Rate is missing, or none that can be")
     rows = list(csv.reader((line for line in lines if line and not line.startswith("%")), skipinitialspace=True))
     names = [name.strip() for name in rows[0]] if rows and not _is_number(rows[0][0]) else []
     body = rows[1:] if names else rows
-    width = len(body[0]) if body else 0
+    width = Counter(map(len, body)).most_common(1)[0][0] if body else 0
     if not names:
         n = re.search(r"%\s*Number of channels\s*=\s*(\d+)", "\n".join(head))
         names = ["Sample Index", *(f"EXG Channel {k}" for k in range(int(n[1]) if n else 8))]
@@ -73,26 +80,35 @@ def read_openbci(path: Path) -> SourceFile:
     if not exg or not whole:
         raise DataError(f"{path}: there is no column EXG Channel with samples")
     table = np.array([[float(row[place]) for place in (0, *exg)] for row in whole])
-    notes = [f"{len(body) - len(whole)} rows cut short were left out"] if len(whole) < len(body) else []
-    rate_hz = float(rate[1])
-    lost = _lost_by_index(table[:, 0])
-    if lost.any():
-        notes.append(f"{int(lost.sum())} samples were lost on the way, by the sample index")
+    stamp = names.index("Timestamp") if "Timestamp" in names else None
+    lost = _lost_by_index(table[:, 0], rate_hz, None if stamp is None else [row[stamp] for row in whole])
+    notes = [f"{int(lost.sum())} samples were lost on the way, by the sample index"] if lost.any() else []
     time_s = (np.arange(len(table)) + np.cumsum(lost)) / rate_hz if lost.any() else None
     marker = next((place for place, name in enumerate(names) if name.lower().startswith("marker")), None)
     marked = [] if marker is None or marker >= width else [row[marker] for row in whole]
     events = _marker_events(marked, rate_hz, time_s)
     channels = tuple(Channel(names[p], table[:, 1 + k], rate_hz, "uV") for k, p in enumerate(exg))
-    return SourceFile("OpenBCI", channels, tuple(events), time_s, tuple(notes))
+    return SourceFile("OpenBCI", channels, tuple(events), time_s, tuple(notes), n_left_out=len(body) - len(whole))
 
 
-def _lost_by_index(index: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Samples lost before each, by a counter that wraps; all zero where it is none."""
-    steps = np.diff(index.astype(np.int64)) % _OPENBCI_COUNTER
-    usual = int(np.median(steps)) if len(steps) else 0
+def _lost_by_index(index: NDArray[np.float64], rate_hz: float, arrivals: list[str] | None = None) -> NDArray[np.int64]:
+    """Samples lost before each, by a counter that wraps; all zero where it is none.
+
+    arrivals: when each sample came, in seconds: a counter that jumps while the clock does not began anew
+    """
     lost = np.zeros(len(index), np.int64)
-    if usual > 0:
-        lost[1:] = steps // usual - 1  # a Daisy counts by two
+    if not (np.abs(index) <= _OPENBCI_COUNTER).all():
+        return lost
+    steps = np.diff(index.astype(np.int64))
+    usual = int(np.median(steps)) if len(steps) else 0
+    if usual <= 0:
+        return lost
+    wrap = int(index.max()) + usual  # 256 of a Cyton, 101 or 201 of a Ganglion
+    lost[1:] = steps % wrap // usual - 1  # a Daisy counts by two
+    if arrivals is not None and all(map(_is_number, arrivals)):
+        missing_s = lost / rate_hz
+        waited_s = np.diff([float(text) for text in arrivals], prepend=float(arrivals[0]))
+        lost[(missing_s > _LONGEST_BURST_S) & (waited_s < missing_s / 2)] = 0
     return np.maximum(lost, 0)
 
 
@@ -108,7 +124,13 @@ def _marker_events(texts: list[str], rate_hz: float, time_s: NDArray[np.float64]
 def read_delsys(path: Path) -> SourceFile:
     """An export of Trigno Discover or of EMGworks; channels of several rates stand side by side, shorter ones end."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as text:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text, skipinitialspace=True)]
+        first = text.readline()
+        text.seek(0)
+        with_semicolons = first.count(";") > first.count(",")  # where commas are decimal
+        mark = ";" if with_semicolons else ","
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text, delimiter=mark, skipinitialspace=True)]
+    if with_semicolons:
+        rows = [[cell.replace(",", ".") for cell in row] for row in rows]
     if rows and rows[0] and rows[0][0].startswith("Application:"):
         return _trigno_discover(path, rows)
     return _emgworks(path, rows)
@@ -116,7 +138,7 @@ def read_delsys(path: Path) -> SourceFile:
 
 def _trigno_discover(path: Path, rows: list[list[str]]) -> SourceFile:
     sensors = next((n for n, row in enumerate(rows) if n + 1 < len(rows) and _starts(rows[n + 1], "sensor mode")), None)
-    if sensors is None:
+    if sensors is None or sensors + 2 >= len(rows):
         raise DataError(f"{path}: the line of sensor modes is missing, the export was cut short")
     names, units, rates = rows[sensors + 2], [], []
     rate_row = rows[sensors + 3] if sensors + 3 < len(rows) else []
@@ -127,7 +149,12 @@ def _trigno_discover(path: Path, rows: list[list[str]]) -> SourceFile:
         rates.append(float(rate[1]) if rate else 0.0)
         units.append(unit[1] if unit and "Hz" not in unit[1] else "mV" if "EMG" in name else "")
     labelled = _with_sensors(names, rows[sensors])
-    return _side_by_side(path, "Trigno Discover", labelled, units, rates, rows[sensors + 3 + apart :])
+    columns = _columns(path, rows, sensors + 3 + apart, labelled)
+    told = zip(labelled, columns, rates, units, strict=True)
+    channels = tuple(Channel(n, values, rate, unit) for n, values, rate, unit in told if len(values) > 1 and rate > 0)
+    if not channels:
+        raise DataError(f"{path}: no channel holds samples")
+    return SourceFile("Trigno Discover", channels)
 
 
 def _with_sensors(names: list[str], sensors: list[str]) -> list[str]:
@@ -159,7 +186,7 @@ def _emgworks(path: Path, rows: list[list[str]]) -> SourceFile:
         names = list(said)
     else:
         raise DataError(f"{path}: the line of column names is missing")
-    columns = _columns(rows[start:], 2 * len(names))
+    columns = _columns(path, rows, start, [cell for name in names for cell in (name, name)])
     channels, odd, short = [], [], ""
     for number, name in enumerate(names):
         time_s, values = columns[2 * number], columns[2 * number + 1]
@@ -182,24 +209,22 @@ def _emgworks(path: Path, rows: list[list[str]]) -> SourceFile:
     return SourceFile("EMGworks", tuple(channels), (), None, tuple(notes))
 
 
-def _side_by_side(
-    path: Path, kind: str, names: list[str], units: list[str], rates: list[float], rows: list[list[str]]
-) -> SourceFile:
-    columns = _columns(rows, len(names))
-    told = zip(names, columns, rates, units, strict=True)
-    channels = tuple(Channel(n, values, rate, unit) for n, values, rate, unit in told if len(values) > 1 and rate > 0)
-    if not channels:
-        raise DataError(f"{path}: no channel holds samples")
-    return SourceFile(kind, channels)
+def _columns(path: Path, rows: list[list[str]], start: int, names: list[str]) -> list[NDArray[np.float64]]:
+    """Each column from a row down to where it ends; a last row that was cut short counts as far as it goes.
 
-
-def _columns(rows: list[list[str]], n: int) -> list[NDArray[np.float64]]:
-    """Each column down to where it ends; a last row that was cut short counts as far as it goes."""
-    columns: list[list[float]] = [[] for _ in range(n)]
-    for row in rows:
-        for place, cell in enumerate(row[:n]):
-            if cell and _is_number(cell):
+    Raises DataError where EMG has a hole: what follows it would be moved.
+    """
+    columns: list[list[float]] = [[] for _ in names]
+    ended = [0] * len(names)  # the row where it did; 0: not yet
+    for number, row in enumerate(rows[start:], start=start + 1):
+        for place, name in enumerate(names):
+            cell = row[place] if place < len(row) else ""
+            if not _is_number(cell):
+                ended[place] = ended[place] or number
+            elif not ended[place]:
                 columns[place].append(float(cell))
+            elif "EMG" in name:
+                raise DataError(f"{path}: {printable(name)} holds no number in row {ended[place]}, but does after it")
     return [np.array(column) for column in columns]
 
 
