@@ -335,7 +335,9 @@ def test_where_an_edf_was_interrupted_there_is_a_gap(tmp_path: Path) -> None:
         np.testing.assert_allclose(session.emg(), emg[:200], atol=0.01)
     assert summary.gestures == {"Rest": 2, "Fist": 1}  # the others are where nothing was recorded
     with corpus.session(corpus.rows[2]) as session:
-        np.testing.assert_allclose(session.emg(), emg[600:], atol=0.01)
+        np.testing.assert_allclose(session.emg(), emg[500:], atol=0.01)
+        (gap,) = session.gaps()
+        assert gap.duration_s == pytest.approx(2.5, abs=0.01)
 
 
 def _set_edf(content: bytes, start: int, width: int, text: str) -> bytes:
