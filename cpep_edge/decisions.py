@@ -7,6 +7,8 @@ hidden Markov model whose states last (Rabiner 1989). It is Wald's sequential te
 
 - evidence: a window speaks by the logarithm of its vote's shares, weighed so that `evidence_ms` of signal count as one
   look, and never louder than a limit. One that a threshold rejects speaks for "unknown", a quiet one for rest.
+- hysteresis: thresholds guard the way in. The gesture that stands needs to pass none to be held, so that a hand that
+  tires or shifts does not make it twice.
 - bound: a decision changes to the state that leads with at least `min_belief`.
 - release: a hand that lets go flings past the opposite gesture. After a gesture that stood for `release_ms` no other is
   decided on for as long; letting go is always allowed, and a first decision that was wrong is soon put right.
@@ -96,7 +98,7 @@ class Decider:
         """Take in one window, None for a quiet one; returns whether the decision changed."""
         if vote is None:
             speaks = self._only(self._resting)
-        elif self.accept(vote) == UNKNOWN:
+        elif self.accept(vote) == UNKNOWN and self._gestures[vote.gesture_index] != self._decided:
             speaks = self._only(UNKNOWN)
         else:
             speaks = np.append(_log_likelihood(vote, len(self._gestures)), -np.inf)

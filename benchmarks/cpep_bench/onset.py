@@ -16,7 +16,7 @@ BASELINE_S = 1.0  # the quietest of the rest before the prompt
 REST_S = 3.5
 ABOVE = 5.0  # standard deviations over the baseline's mean
 KEPT_S, KEPT_SHARE = 0.25, 0.8  # activity lasts for so long, in so much of it the threshold is passed
-EARLIEST_S, LATEST_S = -0.75, 3.0  # about the prompt
+EARLIEST_S, LATEST_S = -2.0, 3.0  # about the prompt; some people of myo-wrist guess it by 1.4 s
 _LOW_HZ = 20.0
 
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from cpep_edge.web.acting import Acting
 
 PAGE = Path(__file__).parent / "page"
-TICK_S = 0.04
-HEALTH_TICKS = 12  # about twice a second
+TICK_S = 0.05
+HEALTH_TICKS = 10  # about twice a second
 STATE_TICKS = 5  # of what is being done: a countdown
 MOST_VIEWERS = 8
 PORTS_TRIED = 20  # from the one that was asked for

@@ -79,6 +79,18 @@ def test_clear_movement_is_decided_on_sooner_than_doubtful_and_a_flicker_never()
     assert active(SPEC, *[("Rest", 0.2), ("Fist", 0.025), ("Open", 0.025), ("Point", 0.025)] * 20) == []
 
 
+def test_thresholds_guard_the_way_into_a_gesture_and_not_the_stay_in_it() -> None:
+    doubtful = Vote(GESTURES.index("Fist"), 0.9, 0.1, vote("Fist").shares)
+    spec = SPEC.model_copy(update={"min_similarity": 0.5})
+    decider, said = Decider(spec, GESTURES), []
+    for one in [*[doubtful] * 40, *[vote("Fist")] * 20, *[doubtful] * 40, *[vote("Rest")] * 20, *[doubtful] * 40]:
+        decider.update(one)
+        said.append(decider.gesture)
+    assert "Fist" not in said[:40]
+    assert set(said[60:100]) == {"Fist"}
+    assert "Fist" not in said[120:]
+
+
 def test_the_same_signal_is_decided_on_after_as_long_whatever_the_hop() -> None:
     after_ms = {}
     for hop_ms in (5.0, 12.5, 25.0):

@@ -9,6 +9,7 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 const hand = new Hand($("hand"), still, () => draw("hand"));
 const actions = new Actions({ still, colours: () => colours, colour: (label) => paint(label), nameOf, isActive, remember, remembered });
 const PAST_S = 60;
+const PAST_HOP_S = 0.5; // a minute moves by a few pixels in it
 const CHANGES_SHOWN = 12;
 const KINDS = { trained: "Trained on other people", taught: "Taught by you", "zero-shot": "Zero-shot, by pose alone" };
 const state = {
@@ -81,7 +82,7 @@ function takeDecision(decision) {
   showDecision(decision);
   showShares(decision);
   if (decision.changes.length || first) showChanges();
-  draw("past");
+  if (decision.changes.length || !(Math.abs(decision.run_s - shownPast_s) < PAST_HOP_S)) draw("past");
 }
 
 function takeStrokes(buffer) {
@@ -309,9 +310,10 @@ function fitting(context, label, width) {
   return n <= 3 ? "" : label.slice(0, n).trimEnd() + (n < label.length ? "…" : "");
 }
 
+let shownPast_s = NaN;
 function drawPast() {
   if (!state.decision) return;
-  const now = state.decision.run_s, { context, width, height } = sized($("timeline"));
+  const now = shownPast_s = state.decision.run_s, { context, width, height } = sized($("timeline"));
   const x = (seconds) => width - ((now - seconds) / PAST_S) * width;
   context.fillStyle = colours.line;
   context.fillRect(0, height - 2, width, 2);
