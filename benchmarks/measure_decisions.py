@@ -20,8 +20,8 @@ Onset is told from the EMG (`cpep_bench.onset`). Ways to decide, each on the sam
 - LibEMG: Hudgins' features of 250 ms each 50 ms, linear discriminant, rejection below a posterior of .9 and the
   majority of the last five, as LibEMG's classifier does (Eddy et al. 2023).
 
-What is chosen was chosen on the first 16 people of myo-wrist by name; of the other eight only sums over people were seen
-before. Intervals are 95 % over people, by bootstrap.
+What is chosen was chosen on the first 16 people of myo-wrist by name; of the other eight only sums over people were
+seen before. Intervals are 95 % over people, by bootstrap.
 """
 
 import argparse

@@ -89,7 +89,7 @@ class GoldenStretch:
     first_index: int  # of the first sample: tokens begin at whole multiples of their hop
     mean: NDArray[np.float32]  # (F,), of the window's tokens; empty: no front end
     embedding: NDArray[np.int16]  # (E,), of length 32767; empty: no encoder
-    vote: tuple[int, int, int]  # gesture, share and similarity in 2^-24
+    vote: tuple[int, ...]  # gesture, then share, similarity and every gesture's share in 2^-24
 
 
 def config_header(model: DeviceModel) -> str:
@@ -159,7 +159,9 @@ def golden_source(stretches: Sequence[GoldenStretch]) -> Iterator[str]:
     for number, stretch in enumerate(stretches):
         parts = [f"samples{number}", str(len(stretch.counts)), f"{stretch.first_index}u"]
         numbers = (_numbers(array) for array in (stretch.mean, stretch.embedding) if array.size)
-        parts += [f"{{{', '.join(one)}}}" for one in (*numbers, map(str, stretch.vote))]
+        parts += [f"{{{', '.join(one)}}}" for one in numbers]
+        gesture, share, similarity, *shares = map(str, stretch.vote)
+        parts.append(f"{{{gesture}, {share}, {similarity}, {{{', '.join(shares)}}}}}")
         yield f"{{{', '.join(parts)}}},\n"
     yield f"}};\nconst int32_t n_golden_stretches = {len(stretches)};\n"
 

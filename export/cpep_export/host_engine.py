@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.decisions import UNKNOWN
 from cpep_edge.donning import Donning
+from cpep_edge.manifest import DecisionSpec
 from cpep_edge.pose_index import Vote
 from cpep_export.emit_c import DeviceModel
 from cpep_export.fixed_point import padded
@@ -19,8 +21,20 @@ _GAIN_BITS = 16
 _ONE = 2.0**24  # of a share and of a similarity
 
 
-class _Vote(ctypes.Structure):
-    _fields_ = (("gesture", ctypes.c_int32), ("share", ctypes.c_int32), ("similarity", ctypes.c_int32))
+def _vote_of(n_gestures: int) -> type[ctypes.Structure]:
+    """`cpep_vote` of an engine with so many gestures."""
+    numbers = (*((name, ctypes.c_int32) for name in ("gesture", "share", "similarity")),)
+    return type("cpep_vote", (ctypes.Structure,), {"_fields_": (*numbers, ("shares", ctypes.c_int32 * n_gestures))})
+
+
+_DECISION_NUMBERS = ("hop_ms", "evidence_ms", "min_vote_share", "min_similarity", "min_belief", "release_ms")
+
+
+class _DecisionSpec(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_float) for name in _DECISION_NUMBERS),
+        *((name, ctypes.c_int32) for name in ("rest", "wake")),
+    )
 
 
 class _Donning(ctypes.Structure):
@@ -33,8 +47,9 @@ class HostEngine:
     def __init__(self, library: Path, model: DeviceModel) -> None:
         """library: `build/host/libcpep.so` of an emitted folder, made from this model."""
         self._c = ctypes.CDLL(str(library))
+        self._vote = _vote_of(len(model.gestures))
         for function in (self._c.cpep_recognise, *((self._c.cpep_vote_of,) if model.encoder is not None else ())):
-            function.restype = _Vote
+            function.restype = self._vote
         self._model = model
         self.arena_bytes = int(self._c.cpep_size_bytes())
         self._state = np.zeros(-(-self.arena_bytes // 8), np.int64)
@@ -112,24 +127,58 @@ class HostEngine:
 
     def recognise(self) -> Vote:
         """The answer to the last window."""
-        return _vote(self.recognise_integers())
-
-    def recognise_integers(self) -> tuple[int, int, int]:
-        """The answer's own numbers: gesture, share and similarity in 2^-24."""
         self._c.cpep_take_window(_at(self._state))
-        vote: _Vote = self._c.cpep_recognise(_at(self._state))
-        return vote.gesture, vote.share, vote.similarity
+        return _vote(self._c.cpep_recognise(_at(self._state)))
+
+    def recognise_integers(self) -> tuple[int, ...]:
+        """The answer's own numbers: gesture, then share, similarity and every gesture's share in 2^-24."""
+        self._c.cpep_take_window(_at(self._state))
+        vote = self._c.cpep_recognise(_at(self._state))
+        return vote.gesture, vote.share, vote.similarity, *vote.shares
 
     def vote(self, embedding: NDArray[np.int16]) -> Vote:
         """The vote of the prototypes; embedding: (E_,), as `embed_integers` gives it."""
         integers = np.ascontiguousarray(embedding)
-        vote: _Vote = self._c.cpep_vote_of(_at(integers))
-        return _vote((vote.gesture, vote.share, vote.similarity))
+        return _vote(self._c.cpep_vote_of(_at(integers)))
+
+    def decider(self, spec: DecisionSpec) -> "HostDecider":
+        """The engine's decisions of a fresh stream."""
+        return HostDecider(self._c, self._vote, spec, self._model.gestures)
 
 
-def _vote(integers: tuple[int, int, int]) -> Vote:
-    gesture, share, similarity = integers
-    return Vote(gesture, share / _ONE, similarity / _ONE)
+class HostDecider:
+    """Decisions of the engine; used as `cpep_edge.decisions.Decider` is."""
+
+    def __init__(
+        self, library: ctypes.CDLL, vote: type[ctypes.Structure], spec: DecisionSpec, gestures: tuple[str, ...]
+    ) -> None:
+        self._c, self._vote, self._states = library, vote, (*gestures, UNKNOWN)
+        numbers = {name: getattr(spec, name) for name in _DECISION_NUMBERS}
+        named = {
+            name: gestures.index(one) if one else -1
+            for name, one in (("rest", spec.rest_gesture), ("wake", spec.wake_gesture))
+        }
+        self._decider = np.zeros(-(-int(library.cpep_decider_bytes()) // 4), np.int32)  # the decision comes first
+        library.cpep_begin(_at(self._decider), ctypes.byref(_DecisionSpec(**numbers, **named)))
+
+    @property
+    def gesture(self) -> str:
+        """The decision that stands."""
+        return self._states[int(self._decider[0])]
+
+    def update(self, vote: Vote | None) -> bool:
+        """Take in one window, None for a quiet one; returns whether the decision changed."""
+        if vote is None:
+            return bool(self._c.cpep_decide(_at(self._decider), None))
+        shares = (ctypes.c_int32 * (len(self._states) - 1))(*(round(share * _ONE) for share in vote.shares))
+        numbers = round(vote.share * _ONE), round(vote.similarity * _ONE)
+        given = self._vote(vote.gesture_index, *numbers, shares)
+        return bool(self._c.cpep_decide(_at(self._decider), ctypes.byref(given)))
+
+
+def _vote(vote: ctypes.Structure) -> Vote:
+    shares = tuple(share / _ONE for share in vote.shares)
+    return Vote(vote.gesture, vote.share / _ONE, vote.similarity / _ONE, shares)
 
 
 def _at(array: NDArray[np.generic]) -> ctypes.c_void_p:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
+from cpep_edge.decisions import Decider  # noqa: E402
 from cpep_edge.donning import Donning, placements  # noqa: E402
 from cpep_edge.errors import ConfigError  # noqa: E402
 from cpep_edge.head import Head, fit_head  # noqa: E402
 from cpep_edge.input_stream import InputStream  # noqa: E402
-from cpep_edge.manifest import HeadSpec  # noqa: E402
+from cpep_edge.manifest import DecisionSpec, HeadSpec  # noqa: E402
 from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands  # noqa: E402
-from cpep_edge.pose_index import build_index  # noqa: E402
+from cpep_edge.pose_index import Vote, build_index  # noqa: E402
 from cpep_edge.preprocess import Preprocessing, design_filter  # noqa: E402
 from cpep_edge.recogniser import answer, head_input  # noqa: E402
 from cpep_export.arm_toolchain import Processor, compile_for, missing_tool, run_check  # noqa: E402
@@ -253,6 +254,47 @@ def test_an_encoder_of_tokens_answers_without_a_head(build: Callable[..., Built]
             assert float(encoder(torch.from_numpy(window[None]))[0].numpy() @ embedding) > 0.995
         built.engine.load(window)
         assert built.engine.recognise().gesture_index == index.vote(embedding, 10).gesture_index
+
+
+@st.composite
+def hands(draw: st.DrawFn) -> list[Vote | None]:
+    """Votes of a hand that holds gestures, doubts them, rests and hurries on; None: quiet muscles."""
+    rng, votes = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), []
+    for _ in range(draw(st.integers(1, 12))):
+        held, clear = int(rng.integers(len(GESTURES))), rng.uniform(0, 8)
+        for _ in range(int(rng.integers(1, 30))):
+            logits = rng.normal(0, 1, len(GESTURES)) + clear * (np.arange(len(GESTURES)) == held)
+            shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+            best = int(shares.argmax())
+            vote = Vote(best, float(shares[best]), float(rng.uniform(-0.2, 1)), tuple(shares.tolist()))
+            votes.append(None if rng.random() < 0.1 else vote)
+    return votes
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    votes=hands(),
+    hop_ms=st.sampled_from([25.0, 50.0, 100.0]),
+    evidence_ms=st.sampled_from([25.0, 100.0, 250.0]),
+    least=st.tuples(st.sampled_from([0.0, 0.4, 0.9]), st.sampled_from([-1.0, 0.3])),
+    release_ms=st.sampled_from([0.0, 700.0]),
+    named=st.sampled_from([("", ""), ("Fist", ""), ("Fist", "Point"), ("", "Flat")]),
+)
+def test_decisions_are_the_runtime_s_hop_by_hop(  # type: ignore[no-untyped-def]
+    build: Callable[..., Built], votes, hop_ms, evidence_ms, least, release_ms, named
+) -> None:
+    spec = DecisionSpec(
+        hop_ms=hop_ms,
+        evidence_ms=evidence_ms,
+        min_vote_share=least[0],
+        min_similarity=least[1],
+        release_ms=release_ms,
+        rest_gesture=named[0],
+        wake_gesture=named[1],
+    )
+    ours, theirs = Decider(spec, GESTURES), build("tokens").engine.decider(spec)
+    for vote in votes:
+        assert (theirs.update(vote), theirs.gesture) == (ours.update(vote), ours.gesture)
 
 
 def test_nothing_that_a_converter_gives_poisons_the_stream(build: Callable[..., Built]) -> None:

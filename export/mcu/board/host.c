@@ -6,6 +6,10 @@ uint32_t cpep_size_bytes(void) {
     return sizeof(cpep);
 }
 
+uint32_t cpep_decider_bytes(void) {
+    return sizeof(cpep_decider);
+}
+
 void cpep_push_samples(cpep *c, const int32_t *samples, uint32_t n_samples) {
     uint32_t i;
     for (i = 0; i < n_samples; i++) cpep_push(c, samples + i * CPEP_CHANNELS);

@@ -5,8 +5,10 @@
 #include <stdint.h>
 
 #include "cpep.h"
+#include "decide.h"
 
 uint32_t cpep_size_bytes(void);
+uint32_t cpep_decider_bytes(void);
 
 void cpep_push_samples(cpep *c, const int32_t *samples, uint32_t n_samples);
 

@@ -3,7 +3,8 @@
    Everything lives in one `cpep` that the caller places, most often as a static variable; its size is a constant. There
    is no heap and no library call but memcpy and memset. The filter, the encoder and the search are whole numbers; the
    front end and the head, where a model has them (CPEP_BANDS, CPEP_HEAD_GESTURES), are single precision for processors
-   with a floating-point unit. The same bits come out on every processor.
+   with a floating-point unit, and so are the decisions of decide.h, once a hop. The same bits come out on every
+   processor.
 
        static cpep engine;                       cpep_reset(&engine, 0);
        every sample:                             cpep_push(&engine, sample);
@@ -110,6 +111,7 @@ typedef struct {
     int32_t gesture;    /* a number of cpep_gesture_name */
     int32_t share;      /* of the votes, or of the head's belief, that it has, in 2^-24 */
     int32_t similarity; /* cosine of its nearest prototype, or how like the head's gesture the window is, in 2^-24 */
+    int32_t shares[CPEP_GESTURES]; /* of every gesture, in 2^-24 */
 } cpep_vote;
 
 /* Fit the engine to a wearer; NULL: as it was in training. What is in the ring stays. Returns 0, and nothing is changed,

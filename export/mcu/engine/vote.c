@@ -101,7 +101,7 @@ static void find_nearest(const query *q, neighbours *found) {
 
 cpep_vote cpep_vote_of(const int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
     neighbours found = {0, {{0, 0}}};
-    cpep_vote vote;
+    cpep_vote vote = {0, 0, 0, {0}};
     int32_t i, j, winner = 0, most = 0;
     query q;
     make_query(&q, embedding);
@@ -109,13 +109,14 @@ cpep_vote cpep_vote_of(const int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
     for (i = 0; i < found.n; i++) {
         int32_t n_votes = 0;
         for (j = 0; j < found.n; j++) n_votes += found.near[j].gesture == found.near[i].gesture;
+        vote.shares[found.near[i].gesture] = (int32_t)(((int64_t)n_votes << SHARE_BITS) / found.n);
         if (n_votes > most) {
             most = n_votes;
             winner = i;
         }
     }
     vote.gesture = found.near[winner].gesture;
-    vote.share = (int32_t)(((int64_t)most << SHARE_BITS) / found.n);
+    vote.share = vote.shares[vote.gesture];
     /* what a prototype is near without the penalty, which is never below zero: the sum is a product again */
     vote.similarity = cosine_of(found.near[winner].product + cpep_the_model.gesture_penalties[vote.gesture]);
     return vote;
