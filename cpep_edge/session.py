@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
+from cpep_edge.outside import printable
 
 N_JOINTS = 20
 JOINT_NAMES = (
@@ -44,6 +45,7 @@ _GROUP = "emg2pose"
 _TABLE = "timeseries"
 _MISSING_POSE = "missing_pose"  # attribute: "nan" where that marks a missing pose; absent where all zeros do
 _CHUNK_ROWS = 4_096  # of a file
+_BLOCK_BYTES = 1 << 24  # read at a time of a table of any kind
 _MOST_UNPACKED = 1_100  # times its file's size; deflate does not get beyond 1,032
 _MOST_HZ = 1e7
 _MOST_CHARS = 200  # of a name in the attributes
@@ -317,6 +319,13 @@ def _table(file: h5py.File, path: Path) -> h5py.Dataset:
         raise DataError(f"{path}: field joint_angles has shape {fields['joint_angles'][0].shape}, not ({N_JOINTS},)")
     if len(fields["emg"][0].shape) != 1:
         raise DataError(f"{path}: field emg has shape {fields['emg'][0].shape}, not (channels,)")
+    _check_filters(table, f"{path}: {_GROUP}/{_TABLE}")
+    if table.shape[0] == 0:
+        raise DataError(f"{path}: {_GROUP}/{_TABLE} holds no samples")
+    return table
+
+
+def _check_filters(table: h5py.Dataset, where: str) -> None:
     unknown = _unknown_filters(table)
     if unknown:
         with suppress(ImportError):
@@ -325,12 +334,34 @@ def _table(file: h5py.File, path: Path) -> h5py.Dataset:
             unknown = _unknown_filters(table)
     if unknown:
         raise DataError(
-            f"{path}: {_GROUP}/{_TABLE} is compressed with the HDF5 filter {unknown[0]}, which is not installed; pip "
-            "install hdf5plugin, which holds most of them"
+            f"{where} is compressed with the HDF5 filter {unknown[0]}, which is not installed; pip install hdf5plugin, "
+            "which holds most of them"
         )
-    if table.shape[0] == 0:
-        raise DataError(f"{path}: {_GROUP}/{_TABLE} holds no samples")
-    return table
+
+
+def check_tables(path: Path) -> None:
+    """Read every table of numbers of any HDF5 file once; raises DataError, naming the file and what is wrong."""
+    with _open(path, None) as file:
+
+        def check(name: str, table: h5py.Dataset | h5py.Group) -> None:
+            if not isinstance(table, h5py.Dataset) or table.dtype.kind not in "fiu":
+                return
+            where = f"{path}: {printable(name)}"
+            _check_filters(table, where)
+            if table.is_virtual or table.external:
+                raise DataError(f"{where} lies in other files, which are not read")
+            if table.size * table.dtype.itemsize > _MOST_UNPACKED * file.id.get_filesize():
+                raise DataError(f"{where} is said to hold {table.size:,} values, more than a file of its size can")
+            rows = max(1, _BLOCK_BYTES // max(1, table.nbytes // max(1, len(table)))) if table.ndim else 1
+            for start in range(0, len(table), rows) if table.ndim else ():
+                table[start : start + rows]
+
+        try:
+            file.visititems(check)
+        except DataError:
+            raise
+        except Exception as error:  # on damaged files HDF5 raises whatever comes
+            raise DataError(f"{path}: damaged, {_one_line(error)}") from error
 
 
 def _check_storage(table: h5py.Dataset, file: h5py.File, path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cpep_edge.errors import CpepError, DataError
-from cpep_edge.session import NOT_PERMITTED, Session, SessionMeta
+from cpep_edge.session import NOT_PERMITTED, Session, SessionMeta, check_tables
 from cpep_edge.trial import limit_to
 
 MEMORY_BYTES = 8 << 30  # of addresses
@@ -66,6 +66,10 @@ class SessionTrial:
     def meta(self, path: Path) -> SessionMeta:
         """Read a session's attributes; raises DataError as `survey` does."""
         return SessionMeta(**self._ask("meta", path))
+
+    def check_tables(self, path: Path) -> None:
+        """Read every table of an HDF5 file of any kind; raises DataError as `survey` does."""
+        self._ask("tables", path)
 
     def _ask(self, what: str, path: Path) -> dict[str, Any]:
         match self._answer(what, path):
@@ -133,14 +137,12 @@ def check_session(path: Path) -> None:
         trial.survey(path)
 
 
-def _meta(path: Path) -> SessionMeta:
+def _find(what: str, path: Path) -> dict[str, object]:
+    if what == "tables":
+        check_tables(path)
+        return {}
     with Session(path) as session:
-        return session.meta
-
-
-def _survey(path: Path) -> SessionSurvey:
-    with Session(path) as session:
-        return survey_session(session)
+        return asdict(survey_session(session) if what == "survey" else session.meta)
 
 
 def survey_session(session: Session) -> SessionSurvey:
@@ -165,7 +167,7 @@ def _serve() -> None:
     for line in sys.stdin.buffer:
         what, path = json.loads(line)
         try:
-            answer: dict[str, object] = {"found": asdict((_survey if what == "survey" else _meta)(Path(path)))}
+            answer: dict[str, object] = {"found": _find(what, Path(path))}
         except DataError as error:
             answer = {"error": str(error)}
         except MemoryError:

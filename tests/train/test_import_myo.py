@@ -77,3 +77,19 @@ def test_days_are_donnings_and_the_first_is_for_training(tmp_path: Path) -> None
         ("longterm-sub2-day1", "train"), ("longterm-sub2-day2", "test"), ("longterm-sub2-day10", "test"),
     }  # fmt: skip
     audit(corpus)
+
+
+@pytest.mark.parametrize("label", ["nan", "0.5", "-1"])
+def test_a_label_that_is_no_whole_number_is_named(tmp_path: Path, label: str) -> None:
+    _write_wrist(tmp_path / "set", gestures=(1,))
+    file = tmp_path / "set" / "111-1" / "1.txt"
+    file.write_text(file.read_text().replace(",1\n", f",{label}\n"))
+    with pytest.raises(DataError, match=f"the label {label} is none of 0 to 7"):
+        import_myo_wrist(tmp_path / "set", tmp_path / "out")
+
+
+def test_the_mark_of_a_text_editor_costs_no_row(tmp_path: Path) -> None:
+    _write_wrist(tmp_path / "set", gestures=(1,))
+    file = tmp_path / "set" / "111-1" / "1.txt"
+    file.write_text("\ufeff" + file.read_text().replace("\n", "\r\n"), encoding="utf-8")
+    assert import_myo_wrist(tmp_path / "set", tmp_path / "out").left_out == {}

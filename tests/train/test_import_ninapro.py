@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -275,6 +276,10 @@ def test_both_gloves_name_only_joints_of_the_format_and_each_once() -> None:
         ({"emg": np.zeros((5, 3))}, "variable emg has 3 columns, but db5 has 16"),
         ({"restimulus": np.zeros((5, 1))}, r"variable restimulus is \(5, 1\), but emg has"),
         ({"glove": np.zeros((750, 7))}, "variable glove is"),
+        ({"restimulus": np.full((750, 1), np.nan)}, "row 1 holds nan, which is no label"),
+        ({"restimulus": np.full((750, 1), -3.0)}, "row 1 holds -3, which is no label"),
+        ({"rerepetition": np.full((750, 1), 0.5)}, "row 1 holds 0.5, which is no repetition"),
+        ({"emg": np.full((750, 16), 1j)}, "variable emg is no table of numbers"),
     ],
 )
 def test_a_file_of_another_layout_is_named_and_nothing_is_left(
@@ -294,3 +299,48 @@ def test_a_missing_subject_and_a_damaged_file_are_named(tmp_path: Path) -> None:
         import_ninapro(tmp_path, tmp_path / "out", "db5", [1, 2])
     with pytest.raises(DataError, match="S1_E1_A1.mat: not a MATLAB file"):
         import_ninapro(tmp_path, tmp_path / "out", "db5")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_glove_that_said_nothing_is_left_out_and_said(tmp_path: Path, value: float) -> None:
+    variables = _variables("db5")
+    (tmp_path / "set").mkdir()
+    savemat(tmp_path / "set" / "S1_E1_A1.mat", {**variables, "glove": np.full_like(variables["glove"], value)})
+    assert "cannot be right" in import_ninapro(tmp_path / "set", tmp_path / "out", "db5").notes[0]
+
+
+def _with_filter(file: h5py.File) -> None:
+    storage = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    storage.set_chunk((16, 750))
+    storage.set_filter(32008, h5py.h5z.FLAG_OPTIONAL, (0,))
+    table = h5py.h5d.create(
+        file.id, b"emg", h5py.h5t.NATIVE_DOUBLE, h5py.h5s.create_simple((16, 750)), storage
+    )  # fmt: skip
+    table.write_direct_chunk((0, 0), np.zeros((16, 750)).tobytes(), 0)
+
+
+def _beyond_its_size(file: h5py.File) -> None:
+    file.create_dataset("emg", (10**7, 10**6), "f8", chunks=(1000, 1000))
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (_with_filter, "emg is compressed with the HDF5 filter 32008"),
+        (_beyond_its_size, "more than a file of its size"),
+    ],
+)
+def test_a_file_of_matlab_7_3_that_cannot_be_read_says_why(
+    tmp_path: Path, write: Callable[[h5py.File], None], says: str
+) -> None:
+    with h5py.File(tmp_path / "S1_E1_A1.mat", "w") as file:
+        write(file)
+    with pytest.raises(DataError, match=says):
+        import_ninapro(tmp_path, tmp_path / "out", "db5")
+
+
+def test_a_gesture_to_be_renamed_that_is_not_there_is_said(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    savemat(tmp_path / "set" / "S1_E1_A1.mat", _variables("db5"))
+    with pytest.raises(DataError, match="'index flexon', to be renamed; did you mean index flexion?"):
+        import_ninapro(tmp_path / "set", tmp_path / "out", "db5", choices=Choices(rename={"index flexon": "Point"}))

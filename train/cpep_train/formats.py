@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.outside import printable
+from cpep_edge.session_trial import SessionTrial
 from cpep_train.importing import LONGEST_GAP_PERIODS, LONGEST_GAP_S, usual_rate
 from cpep_train.text_formats import (
     MAX_RATE_HZ,
@@ -266,6 +267,8 @@ def _xdf_channels(stream: dict, n: int) -> tuple[list[str], list[str]]:  # type:
 
 
 def _read_opensignals(path: Path) -> SourceFile:
+    with SessionTrial() as trial:
+        trial.check_tables(path)
     with h5py.File(path, "r") as file:
         devices = [group for group in file.values() if isinstance(group, h5py.Group) and "sampling rate" in group.attrs]
         if not devices:

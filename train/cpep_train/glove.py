@@ -42,7 +42,9 @@ def sensor_ranges(gloves: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.flo
     values = np.concatenate([glove[:: -(-len(glove) // _MOST_RANGE_VALUES)] for glove in gloves])
     usable = np.isfinite(values).any(axis=0)
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    low[usable], high[usable] = np.nanpercentile(values[:, usable], _EXTREMES, axis=0)
+    if usable.any():
+        finite = np.where(np.isfinite(values), values, np.nan)
+        low[usable], high[usable] = np.nanpercentile(finite[:, usable], _EXTREMES, axis=0)
     broken = ~(high > low) | (high - low > _LARGEST_RANGE)
     low[broken] = high[broken] = np.nan
     return low, high

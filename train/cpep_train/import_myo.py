@@ -55,13 +55,13 @@ def import_myo_wrist(
 
     def of_file(file: Path, person: str, session: int, rows: NDArray[np.float64]) -> Iterator[Recording]:
         for start, stop in stretches(rows[:, N_CHANNELS]):
-            label = int(rows[start, N_CHANNELS])
-            if not 0 <= label < len(WRIST_GESTURES):
-                raise DataError(f"{file}: the label {label} is none of 0 to {len(WRIST_GESTURES) - 1}")
+            label = float(rows[start, N_CHANNELS])
+            if label not in range(len(WRIST_GESTURES)):
+                raise DataError(f"{file}: the label {label:g} is none of 0 to {len(WRIST_GESTURES) - 1}")
             yield Recording(
                 user=f"myo-{person}",
                 session=f"myo-{person}-{session}",
-                stage=WRIST_GESTURES[label],
+                stage=WRIST_GESTURES[int(label)],
                 emg_uv=rows[start:stop, :N_CHANNELS],
                 sample_rate_hz=SAMPLE_RATE_HZ,
                 split="test" if session == last[person] else "train",

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from cpep_edge.errors import DataError
+from cpep_edge.session_trial import SessionTrial
 from cpep_train.glove import GLOVES, joint_angles, lag_s, sensor_ranges
 from cpep_train.importing import (
     Choices,
@@ -66,6 +67,7 @@ LAYOUTS: dict[Database, Layout] = {
 _SIDE = "right"
 _SUBJECT = re.compile(r"[sS](\d+)_")
 _REST = 0
+_LARGEST_LABEL = 10_000
 _MOST_MISSING = 0.1  # of a variable's rows, that are trimmed; more is another layout
 _VARIABLES = ("emg", "restimulus", "stimulus", "rerepetition", "repetition", "angles", "glove", "exercise")
 
@@ -192,8 +194,8 @@ def _read(file: Path, database: Database, layout: Layout) -> _Exercise:
         emg_uv=(emg[:n] * layout.microvolts).astype(np.float32),
         glove=tables["glove"][:n] if "glove" in tables else None,
         in_degrees=in_degrees,
-        label=tables["label"][:n, 0].astype(np.int64),
-        repetition=tables["repetition"][:n, 0].astype(np.int64),
+        label=_whole(file, tables["label"][:n, 0], "label"),
+        repetition=_whole(file, tables["repetition"][:n, 0], "repetition"),
         n_trimmed=longest - n,
     )
 
@@ -223,10 +225,14 @@ def _variables(file: Path) -> dict[str, NDArray[np.generic]]:
     """The variables of a .mat file, of MATLAB 5 to 7.2 or, as HDF5, of 7.3."""
     try:
         if h5py.is_hdf5(file):
+            with SessionTrial() as trial:
+                trial.check_tables(file)
             with h5py.File(file, "r") as content:
                 return {name: content[name][()].T for name in _VARIABLES if isinstance(content.get(name), h5py.Dataset)}
         values: dict[str, NDArray[np.generic]] = loadmat(file, variable_names=_VARIABLES)
         return values
+    except DataError:
+        raise
     except Exception as error:  # on damaged files scipy and HDF5 raise whatever comes
         raise DataError(f"{file}: not a MATLAB file that can be read: {error or type(error).__name__}") from error
 
@@ -236,9 +242,18 @@ def _columns(file: Path, values: Mapping[str, NDArray[np.generic]], name: str) -
     if name not in values:
         raise DataError(f"{file}: variable {name} is missing")
     table = values[name]
-    if table.ndim != 2 or not len(table) or not np.issubdtype(table.dtype, np.number):
+    if table.ndim != 2 or not len(table) or table.dtype.kind not in "biuf":
         raise DataError(f"{file}: variable {name} is no table of numbers")
     return table.astype(np.float64)
+
+
+def _whole(file: Path, values: NDArray[np.float64], what: str) -> NDArray[np.int64]:
+    """Labels or repetitions; raises DataError where one is no whole number from zero on."""
+    odd = ~((values >= 0) & (values <= _LARGEST_LABEL) & (values == np.round(values)))
+    if odd.any():
+        row = int(np.argmax(odd))
+        raise DataError(f"{file}: row {row + 1} holds {values[row]:g}, which is no {what}")
+    return values.astype(np.int64)
 
 
 def _recordings(

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from scipy import signal
 
 from cpep_edge.blocks import LARGEST_SAMPLE
@@ -55,6 +55,13 @@ class Choices(BaseModel):
     channels: tuple[int, ...] = ()  # from 1, in the order wanted; none: all
     skip_start_s: float = Field(default=0.0, ge=0)  # left out at the start of each recording, while people react
     resample_hz: float | None = Field(default=None, gt=0, le=MAX_RATE_HZ)
+
+    @field_validator("channels")
+    @classmethod
+    def _each_once(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(channels)) < len(channels):
+            raise ValueError("a channel is named twice")
+        return channels
 
 
 def load_choices(path: Path) -> Choices:
@@ -241,6 +248,13 @@ class CorpusWriter:
             raise DataError(f"there is not one recording to import ({reasons})")
         self._check_named("person", "people", self._people)
         self._check_named("gesture", "gestures", self._gestures)
+        before = set().union(*self._gestures.values())
+        unknown = next((name for name in self.choices.rename if name not in before), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, before, n=1)
+            raise DataError(
+                f"no gesture is called {unknown!r}, to be renamed" + (f"; did you mean {near[0]}?" if near else "")
+            )
         lost = self.n_samples_read - self.n_samples_kept - sum(self.left_out.values())
         if lost:
             raise DataError(f"{lost} of {self.n_samples_read} samples are in no recording and were not left out")
@@ -318,8 +332,8 @@ class CorpusWriter:
         for name in asked:
             if name not in there:
                 near = difflib.get_close_matches(name, there, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise DataError(f"no {one} is called {name!r}{hint} There are {', '.join(sorted(names))}")
+                hint = f"; did you mean {near[0]}? There are" if near else "; there are"
+                raise DataError(f"no {one} is called {name!r}{hint} {', '.join(sorted(names))}")
         if asked and len(set(names) - {n for n, others in names.items() if others & set(asked)}) == 0:
             raise DataError(f"all {many} are held out, so there is nothing to train on")
 
@@ -478,7 +492,7 @@ def whole_rows(file: Path, n_columns: int, delimiter: str = ",") -> tuple[NDArra
     Raises DataError, naming the file and the row, where those are more than one in a hundred.
     """
     try:
-        lines = [line for line in file.read_text(encoding="ascii", errors="replace").splitlines() if line.strip()]
+        lines = [line for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     rows, odd = np.empty((len(lines), n_columns)), []
