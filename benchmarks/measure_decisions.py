@@ -628,7 +628,7 @@ def main() -> None:
         figures |= {protocol: measure(played, set()) for protocol, played in three_dc(options.data / "3dc")}
     if options.only in (None, "simulated"):
         figures |= {protocol: measure(played, set()) for protocol, played in simulated(options.people or 12, FREE_S)}
-    reports = {"decisions.md": report(figures).encode(), "decisions.json": f"{to_json(figures)}\n".encode()}
+    reports = {"decisions.json": f"{to_json(figures)}\n".encode(), "decisions.md": report(figures).encode()}
     write_reports(options.out, {**reports, **pictures(figures)})
 
 

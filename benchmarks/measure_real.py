@@ -99,7 +99,8 @@ def _bring_ninapro(database: Database) -> Callable[[Path, Path], object]:
 
 
 def _bring_wrist(source: Path, out: Path) -> object:
-    return import_myo_wrist(source, out, choices=Choices(skip_start_s=1.0))  # prompts: people move up to 1 s later
+    choices = Choices(skip_start_s=1.0)  # prompts: people move up to 1 s later
+    return import_myo_wrist(source, out, choices=choices, rest_between=False)
 
 
 SETS = (

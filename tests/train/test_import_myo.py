@@ -49,6 +49,25 @@ def test_people_react_late_so_the_start_of_a_label_can_be_left_out(tmp_path: Pat
         np.testing.assert_array_equal(session.emg(), written["111-1/1"][30:40, :8])
 
 
+def test_rest_may_be_taken_from_the_minute_without_prompts_alone(tmp_path: Path) -> None:
+    written = _write_wrist(tmp_path / "set", gestures=(0, 1))
+    minute = np.random.default_rng(5).integers(-128, 128, (2_300, 8))
+    rows = np.column_stack([minute, np.zeros(len(minute))])
+    np.savetxt(tmp_path / "set/111-1/0.txt", rows, fmt="%d", delimiter=",")
+    summary = import_myo_wrist(tmp_path / "set", tmp_path / "out", rest_between=False)
+    assert summary.left_out == {"rest between prompts": 4 * 40}
+    corpus, read = Corpus.open(tmp_path / "out"), []
+    for row in corpus.rows:
+        if row.session == "myo-111-1":
+            with corpus.session(row) as session:
+                read.append((row.stage, session.emg()))
+    assert [(stage, len(emg)) for stage, emg in read] == [
+        *[("Rest", 1_000)] * 2, ("Rest", 300), *[("WristFlexion", 20)] * 2,
+    ]  # fmt: skip
+    np.testing.assert_array_equal(np.concatenate([emg for _, emg in read[:3]]), minute)
+    np.testing.assert_array_equal(read[3][1], written["111-1/1"][20:40, :8])
+
+
 def test_a_garbled_row_is_left_out_and_a_label_beyond_the_set_is_named(tmp_path: Path) -> None:
     _write_wrist(tmp_path / "set", gestures=(1,))
     with (tmp_path / "set" / "111-1" / "1.txt").open("a") as file:

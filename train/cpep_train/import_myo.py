@@ -31,6 +31,7 @@ SAMPLE_RATE_HZ = 200.0
 WRIST_GESTURES = (
     "Rest", "WristFlexion", "WristExtension", "RadialDeviation", "UlnarDeviation", "Pronation", "Supination", "Fist",
 )  # fmt: skip
+_PROMPT_S = 5.0
 _LONGTERM_NAMED = {1: "Rest", 2: "WristFlexion"}  # its authors name no more in the files
 _COUNTS_OF_ONE = 100.0  # of the long-term set's scale, which is about 1.28 at the ends of a signed byte
 _WRIST = re.compile(r"(?P<person>.+)-(?P<session>\d+)")
@@ -43,14 +44,18 @@ def import_myo_wrist(
     progress: Callable[[int, int], None] | None = None,
     *,
     choices: Choices | None = None,
+    rest_between: bool = True,
     dry_run: bool = False,
     force: bool = False,
 ) -> ImportSummary:
     """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
 
+    rest_between: False takes the session's minute without prompts alone as rest, in pieces as long as a prompt. What
+        lies between prompts holds the beginning of a gesture where a person or the recording runs ahead of them.
     Raises DataError, naming the file, where it is not of the layout above.
     """
     files = _wrist_files(source)
+    prompt = round(_PROMPT_S * SAMPLE_RATE_HZ)
     last = {person: max(session for who, session, _ in files if who == person) for person, _, _ in files}
 
     def of_file(file: Path, person: str, session: int, rows: NDArray[np.float64]) -> Iterator[Recording]:
@@ -58,16 +63,21 @@ def import_myo_wrist(
             label = float(rows[start, N_CHANNELS])
             if label not in range(len(WRIST_GESTURES)):
                 raise DataError(f"{file}: the label {label:g} is none of 0 to {len(WRIST_GESTURES) - 1}")
-            yield Recording(
-                user=f"myo-{person}",
-                session=f"myo-{person}-{session}",
-                stage=WRIST_GESTURES[int(label)],
-                emg_uv=rows[start:stop, :N_CHANNELS],
-                sample_rate_hz=SAMPLE_RATE_HZ,
-                split="test" if session == last[person] else "train",
-                side="right",
-                other_names=(person,),
-            )
+            if not rest_between and label == 0 and file.stem != "0":
+                writer.leave_out("rest between prompts", stop - start)
+                continue
+            pieces = range(start, stop, stop - start if rest_between or label else prompt)
+            for first in pieces:
+                yield Recording(
+                    user=f"myo-{person}",
+                    session=f"myo-{person}-{session}",
+                    stage=WRIST_GESTURES[int(label)],
+                    emg_uv=rows[first : min(stop, first + pieces.step), :N_CHANNELS],
+                    sample_rate_hz=SAMPLE_RATE_HZ,
+                    split="test" if session == last[person] else "train",
+                    side="right",
+                    other_names=(person,),
+                )
 
     with writing_corpus(out, choices or Choices(), "data import myo", dry_run=dry_run, force=force) as writer:
         for done, (person, session, file) in enumerate(files, start=1):
