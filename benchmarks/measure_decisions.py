@@ -34,11 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from cpep_bench.onset import energy, onset
 from cpep_edge.calibration import ADAPTING_HOP_S
 from cpep_edge.decisions import Decider
 from cpep_edge.donning import Donning, Tokens, measure_donning, placements, window_means
-from cpep_edge.errors import DataError
 from cpep_edge.events import Activation, Label, align, score_events
 from cpep_edge.folders import write_reports
 from cpep_edge.head import Head, calibrate_temperature, fit_head
@@ -51,15 +49,23 @@ from cpep_edge.pose_index import Vote
 from cpep_edge.taught import HOP_MS, fit_taught
 from cpep_edge.versions import git_commit
 from cpep_train.realism import features
+from decision_recordings import (
+    MYO_GESTURES,
+    MYO_HZ,
+    N_TAUGHT,
+    REST,
+    THREE_DC_HZ,
+    Emg,
+    Recording,
+    Worn,
+    calibration_of,
+    knocked,
+    read_3dc,
+    read_myo,
+    repetitions_of,
+)
 
 N_CHOSEN_ON = 16
-REST = "Rest"
-MYO_GESTURES = ("Flexion", "Extension", "Radial", "Ulnar", "Pronation", "Supination", "Fist")
-MYO_HZ, THREE_DC_HZ = 200.0, 1000.0
-N_TAUGHT = 3  # repetitions
-LATE_S = 0.1  # before the onset, from which a repetition is cut: its first SETTLE_S only settle the filter
-AFTER_S, BEFORE_S = 1.2, 0.3  # of rest left out after a gesture and before the next
-CALIBRATED_S, CALIBRATED_REST_S = 3.0, 4.0  # of each gesture, and of rest
 GAP_S = 1.0  # after the last taught prompt, from which is played
 SPAN_S, HOP_S, STRIDE_S, POSTERIOR, MAJORITY = 0.25, 0.05, 0.05, 0.9, 5  # of LibEMG's way
 COUNTED, COUNT_REFRACTORY_S = 4, 1.5  # of counting
@@ -68,27 +74,7 @@ N_DRAWS = 2_000
 SIMULATED = ("PowerGrip", "OpenHand", "PinchGrip", "WristFlexion", "WristExtension")
 SEED, FREE_S = 3, 300.0
 
-Emg = NDArray[np.float32]  # (n, C)
 Decides = Callable[["Played"], list[Activation]]
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """One recording of a donning."""
-
-    gesture: str  # that was asked for; "" where all is to be ignored
-    emg: Emg
-    prompts: tuple[tuple[int, int], ...] = ()  # first sample of each, and one past its last
-    labels: tuple[Label, ...] = ()  # when the gesture was made
-    clear: tuple[bool, ...] = ()  # whether its onset could be told
-
-
-@dataclass(frozen=True, slots=True)
-class Worn:
-    """One donning of one person."""
-
-    person: str
-    recordings: tuple[Recording, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,104 +102,11 @@ class Played:
     theirs: tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]  # times, posteriors (n, K), gestures
 
 
-def read_myo(folder: Path) -> list[Worn]:
-    """The recordings of myo-wrist, in the order of people and sessions.
-
-    Raises DataError when there is none, or one session's prompts hold no movement.
-    """
-    found = []
-    for path in sorted(path for path in folder.glob("*-*") if path.is_dir()):
-        recordings = []
-        for number in range(1 + len(MYO_GESTURES)):
-            lines = (line.split(",") for line in (path / f"{number}.txt").read_text().splitlines())
-            rows = np.array([line for line in lines if len(line) == 9], np.float32)
-            name = MYO_GESTURES[number - 1] if number else ""
-            recordings.append(prompted(name, rows[:, :8], rows[:, 8] != 0) if number else Recording("", rows[:, :8]))
-        if not any(any(one.clear) for one in recordings):
-            raise DataError(f"{path}: no prompt holds a movement, so there is nothing to judge decisions by")
-        found.append(Worn(path.name.split("-")[0], tuple(recordings)))
-    if not found:
-        raise DataError(f"{folder} holds no folder of myo-wrist, as 10101-1")
-    return found
-
-
-def prompted(gesture: str, emg: Emg, asked: NDArray[np.bool_]) -> Recording:
-    """A recording whose prompts say about when the gesture was made."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], asked, [False]]).astype(np.int8)))
-    prompts = tuple(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-    psi = energy(emg, MYO_HZ)
-    onsets = [onset(psi, first, MYO_HZ) for first, _ in prompts]
-    labels = tuple(
-        Label(gesture, (first - 0.75 * MYO_HZ if one is None else one) / MYO_HZ, last / MYO_HZ)
-        for (first, last), one in zip(prompts, onsets, strict=True)
-    )
-    return Recording(gesture, emg, prompts, labels, tuple(one is not None for one in onsets))
-
-
-def read_3dc(folder: Path) -> dict[str, tuple[list[Repetition], Recording]]:
-    """Of each person of 3DC what is taught, and the later repetitions joined with rest."""
-    names = ("Radial", "Flexion", "Ulnar", "Extension", "Supination", "Pronation", "Power", "Open", "Chuck", "Pinch")
-    found = {}
-    for person in sorted(folder.glob("Participant*")):
-
-        def load(part: str, repetition: int, gesture: int, person: Path = person) -> Emg:
-            emg = np.loadtxt(person / part / "EMG" / f"3dc_EMG_gesture_{repetition}_{gesture}.txt", delimiter=",")
-            return (emg - emg.mean(axis=0)).astype(np.float32)
-
-        taught = [
-            Repetition((REST, *names)[gesture], repetition + 1, load("train", repetition, gesture))
-            for repetition in range(N_TAUGHT)
-            for gesture in range(1 + len(names))
-        ]
-        parts, labels, at = [], [], 0
-        for repetition in range(4):
-            rest = load("test", repetition, 0)
-            for gesture, name in enumerate(names, start=1):
-                made = load("test", repetition, gesture)
-                parts += [rest, made]
-                start = at + len(rest)
-                at = start + len(made)
-                labels.append(Label(name, start / THREE_DC_HZ, at / THREE_DC_HZ))
-        joined = np.concatenate(parts)
-        found[person.name] = (taught, Recording("joined", joined, (), tuple(labels), (True,) * len(labels)))
-    return found
-
-
-def repetitions_of(worn: Worn, rate_hz: float) -> list[Repetition]:
-    """The first repetitions of each gesture, from where the muscle begins, and the rest before them.
-
-    Where that cannot be told, from half a second after the prompt.
-    """
-    found, late, after, before = [], *(round(s * rate_hz) for s in (LATE_S, AFTER_S, BEFORE_S))
-    for recording in worn.recordings:
-        ended = -after
-        for number, (asked, last) in enumerate(recording.prompts[:N_TAUGHT], start=1):
-            first = round(recording.labels[number - 1].start_s * rate_hz)
-            made = first - late if recording.clear[number - 1] else asked + round(0.5 * rate_hz)
-            found.append(Repetition(recording.gesture, number, recording.emg[made:last]))
-            resting = recording.emg[ended + after : first - before]
-            if len(resting) > rate_hz:
-                found.append(Repetition(REST, number, resting))
-            ended = last
-    return found
-
-
 def taught_arm(repetitions: Sequence[Repetition], rate_hz: float) -> Arm:
     """A wearer taught as `cpep-edge teach` does it."""
     reading = design_reading(repetitions[0].samples.shape[1], rate_hz)
     taught = fit_taught(repetitions, REST, reading, unit="count")
     return Arm(taught.reading, taught.donning, taught.head, taught.gestures, taught.decision)
-
-
-def calibration_of(worn: Worn, rate_hz: float) -> list[Emg]:
-    """Unlabelled movement: some of the first repetition of each gesture, and some rest."""
-    found = []
-    for recording in worn.recordings:
-        if recording.prompts:
-            first = recording.prompts[0][0] + round(rate_hz)
-            found.append(recording.emg[first : first + round(CALIBRATED_S * rate_hz)])
-    first = worn.recordings[1].prompts[0][0]
-    return [*found, worn.recordings[1].emg[max(0, first - round(CALIBRATED_REST_S * rate_hz)) : first]]
 
 
 def calibrated(arm: Arm, movement: list[Emg]) -> Arm:
@@ -497,17 +390,6 @@ def simulated(n_people: int, free_s: float) -> Iterator[tuple[str, list[Played]]
         free = Recording("", knocked(free_uv, rate_hz, stream(SEED, user, 7)))
         played += [play(str(user), one, arm, theirs, rate_hz, 0) for one in (prompted_part, free)]
     yield "simulated, same session; daily life", played
-
-
-def knocked(emg_uv: Emg, rate_hz: float, rng: np.random.Generator) -> Emg:
-    """The same signal with a knock on one to three electrodes every ten seconds: a ringing of 1 to 3 mV."""
-    found, n = emg_uv.copy(), round(0.15 * rate_hz)
-    time_s = np.arange(n) / rate_hz
-    for start in range(round(5 * rate_hz), len(found) - n, round(10 * rate_hz)):
-        ringing = rng.uniform(1_000, 3_000) * np.exp(-time_s / 0.03) * np.sin(2 * np.pi * rng.uniform(15, 60) * time_s)
-        struck = rng.choice(found.shape[1], rng.integers(1, 4), replace=False)
-        found[start : start + n, struck] += (ringing[:, None] * rng.uniform(0.5, 1, len(struck))).astype(np.float32)
-    return found
 
 
 def measure(played: list[Played], chosen_on: set[str]) -> dict[str, object]:

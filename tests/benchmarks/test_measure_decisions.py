@@ -9,18 +9,8 @@ from cpep_edge.errors import DataError
 from cpep_edge.events import Label
 from cpep_edge.manifest import DecisionSpec
 from cpep_edge.pose_index import Vote
-from measure_decisions import (
-    MAJORITY,
-    MYO_GESTURES,
-    REST,
-    Arm,
-    Played,
-    Recording,
-    by_counting,
-    by_libemg,
-    read_myo,
-    scored,
-)
+from decision_recordings import MYO_GESTURES, REST, Recording, read_myo
+from measure_decisions import MAJORITY, Arm, Played, by_counting, by_libemg, scored
 
 GESTURES = (REST, "Fist", "Open")
 HOP_S = 0.05
