@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,10 +59,12 @@ def measure_readers(names: Sequence[str], seconds: float = SECONDS, rounds: int 
     Raises CpepError when a reader fails.
     """
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with _running("band") as band, _running("cyton") as cyton:
-        for _ in range(rounds):
-            for name in names:
-                runs[name].append(_in_a_process(name, band if READERS[name].device == BAND else cyton, seconds))
+    for device in dict.fromkeys(READERS[name].simulated for name in names):
+        readers = [name for name in names if READERS[name].simulated == device]
+        with _running(device) as port:
+            for _ in range(rounds):
+                for name in readers:
+                    runs[name].append(_in_a_process(name, port, seconds))
     return tuple(_figure(READERS[name], results) for name, results in runs.items())
 
 
@@ -193,30 +197,66 @@ class _Reader:
     name: str
     setting: str
     read: Callable[[str, float], Arrivals]  # a port, for so many seconds
+    simulated: str  # the device that it reads, as `_be` names it
 
 
 BAND, CYTON = "band, 16 channels at 2 kHz", "Cyton, 8 channels at 250 Hz"
 _OURS = "every frame checked, samples in microvolts, losses counted"
 _BARE = "read(in_waiting or 1), nothing decoded"
 
+
+def _ours_on(port: str, seconds: float, *, device: str) -> Arrivals:
+    return read_ours(port, device, seconds)
+
+
+def _bare_on(port: str, seconds: float, *, layout: Sequence[Any]) -> Arrivals:
+    start, stop, frame_bytes, frame_s = layout
+    return read_pyserial(port, start, stop, frame_bytes, frame_s, seconds)
+
+
+def _of_boards() -> Iterator[tuple[str, _Reader]]:
+    """Our driver and bare pyserial on each other board whose frames have one size."""
+    from cpep_bridge.board_profile import find_profile
+    from cpep_bridge.chords import START, STOP
+
+    boards = {"chords": ("NPG-Lite by USB, 3 channels at 500 Hz", START, STOP, 10, 0.002)}
+    for name in ("freeeeg32", "umyo", "emager", "neuropawn-knight"):
+        profile = find_profile(name)
+        assert profile is not None
+        assert profile.frame is not None
+        title = f"{profile.name}, {profile.n_channels} channels at {profile.sample_rate_hz:g} Hz"
+        start, stop = profile.commands.start.encode(), profile.commands.stop.encode()
+        frame_s = profile.frame.n_samples / profile.sample_rate_hz
+        boards[name] = title, start, stop, profile.frame.size_bytes, frame_s
+    for name, (title, *layout) in boards.items():
+        yield f"{name}-ours", _Reader(title, "cpep-edge", _OURS, partial(_ours_on, device=name), name)
+        yield f"{name}-pyserial", _Reader(title, "pyserial", _BARE, partial(_bare_on, layout=layout), name)
+
+
 READERS: Mapping[str, _Reader] = {
-    "band-ours": _Reader(BAND, "cpep-edge", _OURS, lambda port, s: read_ours(port, "cpep", s)),
+    "band-ours": _Reader(BAND, "cpep-edge", _OURS, lambda port, s: read_ours(port, "cpep", s), "band"),
     "band-pyserial": _Reader(
-        BAND, "pyserial", _BARE, lambda port, s: read_pyserial(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s)
+        BAND,
+        "pyserial",
+        _BARE,
+        lambda port, s: read_pyserial(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s),
+        "band",
     ),
     "band-select": _Reader(
         BAND,
         "pyserial's port, select",
         "select and os.read, nothing decoded",
         lambda port, s: read_raw(port, *_band_commands(), BAND_FRAME_BYTES, 0.005, s),
+        "band",
     ),
-    "cyton-ours": _Reader(CYTON, "cpep-edge", _OURS, lambda port, s: read_ours(port, "cyton", s)),
+    "cyton-ours": _Reader(CYTON, "cpep-edge", _OURS, lambda port, s: read_ours(port, "cyton", s), "cyton"),
     "cyton-pyserial": _Reader(
-        CYTON, "pyserial", _BARE, lambda port, s: read_pyserial(port, b"b", b"s", CYTON_FRAME_BYTES, 0.004, s)
+        CYTON, "pyserial", _BARE, lambda port, s: read_pyserial(port, b"b", b"s", CYTON_FRAME_BYTES, 0.004, s), "cyton"
     ),
     "cyton-brainflow": _Reader(
-        CYTON, "BrainFlow", "its own thread and stamps, samples fetched every 250 ms", read_brainflow
+        CYTON, "BrainFlow", "its own thread and stamps, samples fetched every 250 ms", read_brainflow, "cyton"
     ),
+    **dict(_of_boards()),
 }
 LINK_PEERS: Mapping[str, tuple[str, ...]] = {  # what `--vs` names, and the readers that then take turns
     "pyserial": ("band-ours", "band-pyserial", "band-select"),
@@ -226,7 +266,8 @@ LINK_PEERS: Mapping[str, tuple[str, ...]] = {  # what `--vs` names, and the read
 
 def _be(device: str) -> None:
     """Run a simulated device until stdin closes."""
-    from cpep_bridge.board_models import SimulatedCyton
+    from cpep_bridge.board_models import BOARD_MODELS, SimulatedProfile
+    from cpep_bridge.board_profile import find_profile
     from cpep_bridge.simulated_boards import SimulatedBoard
     from cpep_bridge.simulator import SimulatedBand
 
@@ -237,7 +278,10 @@ def _be(device: str) -> None:
             sys.stdout.flush()
             sys.stdin.read()
         return
-    with SimulatedBoard(SimulatedCyton(), [rng.normal(0, 100, (5_000, 8)).astype(np.float32)]) as board:
+    profile = find_profile(device)
+    model = BOARD_MODELS[device]() if profile is None else SimulatedProfile(profile)
+    emg_uv = rng.normal(0, 100, (5_000, model.n_channels)).astype(np.float32)
+    with SimulatedBoard(model, [emg_uv]) as board:
         sys.stdout.write(f"{board.port}\n")
         sys.stdout.flush()
         sys.stdin.read()
