@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 MAX_RATE_HZ = 1e6  # of a stream that can be
 MAX_UV_PER_COUNT = 1e6  # a count of a volt
+MIN_UV_PER_COUNT = 1e-9  # of 32 bits over a microvolt, and far finer than any noise
 LARGEST_SAMPLE = 1e10  # microvolts or counts; converters of 32 bits stay below, and what is beyond is damage
 
 

@@ -23,22 +23,24 @@ from cpep_bridge.fixed_frames import (
 )
 from cpep_bridge.text_lines import LineDecoder, LineLayout
 from cpep_bridge.toml_config import Section, read_toml
-from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, StreamInfo
+from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, MIN_UV_PER_COUNT, StreamInfo
 from cpep_edge.errors import ConfigError
 
 BITS_PER_BYTE = 10  # on a serial line, with a start and a stop bit
 
+_LARGEST_FRAME_BYTES = 4_096
+_MOST_FAULTS = 5  # of one kind, that are named
 _FOLDER = Path(__file__).parent / "profiles"
 
 
 class Fixed(Section):
     """A byte of a frame some bits of which never change; with `repeat`, several bytes at equal distances."""
 
-    offset_bytes: int = Field(ge=0)
+    offset_bytes: int = Field(ge=0, le=_LARGEST_FRAME_BYTES)
     value: int = Field(ge=0, le=255)
     mask: int = Field(default=255, ge=1, le=255)
-    repeat: int = Field(default=1, ge=1)
-    every_bytes: int = Field(default=1, ge=1)
+    repeat: int = Field(default=1, ge=1, le=_LARGEST_FRAME_BYTES)
+    every_bytes: int = Field(default=1, ge=1, le=_LARGEST_FRAME_BYTES)
 
     def markers(self) -> list[Marker]:
         """The bytes one by one."""
@@ -58,7 +60,7 @@ class CheckedBy(Section):
 class Frame(Section):
     """A binary frame."""
 
-    size_bytes: int = Field(ge=2, le=4096)
+    size_bytes: int = Field(ge=2, le=_LARGEST_FRAME_BYTES)
     fixed: list[Fixed] = Field(min_length=1)
     samples_offset_bytes: int = Field(ge=0)
     n_samples: int = Field(default=1, ge=1)
@@ -79,7 +81,7 @@ class Frame(Section):
 class Lines(Section):
     """A line of text a sample."""
 
-    separator: str = Field(default=",", min_length=1)
+    separator: str = Field(default=",", pattern=r"^[\x00-\x7f]+$")  # the lines are read as ASCII
     first_column: int = Field(default=0, ge=0, le=255)
     columns: list[Annotated[int, Field(ge=0, le=255)]] | None = None  # one a channel; left out: from first_column on
     counter_column: int | None = Field(default=None, ge=0, le=255)
@@ -117,7 +119,9 @@ class BoardProfile(Section):
     baud: int | list[int] = Field(default=115_200)  # several are tried in turn
     sample_rate_hz: float = Field(gt=0, le=MAX_RATE_HZ)
     n_channels: int = Field(ge=1, le=256)
-    uv_per_count: float | None = Field(default=None, gt=0, le=MAX_UV_PER_COUNT)  # none: samples stay counts
+    uv_per_count: float | None = Field(
+        default=None, ge=MIN_UV_PER_COUNT, le=MAX_UV_PER_COUNT
+    )  # none: samples stay counts
     frame: Frame | None = None
     lines: Lines | None = None
     commands: Commands = Commands()
@@ -263,6 +267,7 @@ def _length_faults(frame: Frame, n_channels: int) -> list[str]:
             faults.append(f"fixed byte {marker.offset_bytes} lies behind the frame's {frame.size_bytes} bytes")
         elif marker.mask == 0xFF and frame.samples_offset_bytes <= marker.offset_bytes < end:
             faults.append(f"fixed byte {marker.offset_bytes} lies among the samples")
+    del faults[_MOST_FAULTS:]
     if frame.checksum is not None:
         said = frame.checksum
         covered = range(said.from_bytes, said.offset_bytes if said.to_bytes is None else said.to_bytes)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from cpep_bridge.resampling import Resampler
 from cpep_bridge.toml_config import Section, read_toml
-from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, Block, BlockSource, LinkCounts, StreamInfo
+from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, MIN_UV_PER_COUNT, Block, BlockSource, LinkCounts, StreamInfo
 from cpep_edge.errors import ConfigError
 
 SILENT = -1
@@ -27,7 +27,7 @@ class DeviceConfig(Section):
 
     channels: list[int] | None = Field(default=None, min_length=1)
     sample_rate_hz: float | None = Field(default=None, gt=0, le=MAX_RATE_HZ)
-    uv_per_count: float | None = Field(default=None, gt=0, le=MAX_UV_PER_COUNT)
+    uv_per_count: float | None = Field(default=None, ge=MIN_UV_PER_COUNT, le=MAX_UV_PER_COUNT)
 
 
 class FittedSource:

@@ -1,7 +1,7 @@
 """Whether a stream can be, and whether a serial line is fast enough for it, told with numbers."""
 
 from cpep_bridge.frames import Info, SampleFormat, frame_bytes
-from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT
+from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, MIN_UV_PER_COUNT
 from cpep_edge.errors import LinkError
 
 BITS_PER_BYTE = 10  # eight, a start bit and a stop bit
@@ -13,7 +13,11 @@ _COBS_BLOCK_BYTES = 254  # each costs a byte
 def check_info(info: Info, port: str) -> None:
     """Raises LinkError when what a band says about itself describes no stream."""
     possible = info.n_channels and info.n_samples and info.sample_format in tuple(SampleFormat)
-    if not possible or not 0 < info.sample_rate_hz <= MAX_RATE_HZ or not 0 < info.uv_per_count <= MAX_UV_PER_COUNT:
+    if (
+        not possible
+        or not 0 < info.sample_rate_hz <= MAX_RATE_HZ
+        or not MIN_UV_PER_COUNT <= info.uv_per_count <= MAX_UV_PER_COUNT
+    ):
         raise LinkError(
             f"the band on {port} describes a stream that cannot be: {info.n_channels} channels at "
             f"{info.sample_rate_hz:g} Hz, {info.n_samples} samples a frame in format {info.sample_format}, "

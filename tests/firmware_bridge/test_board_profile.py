@@ -64,6 +64,8 @@ def test_a_profile_by_its_path_describes_a_board(tmp_path: Path) -> None:
         ("[frame]", "gain = 3\n[frame]", "gain is not a known key"),
         ("[frame]", "[lines]\n[frame]", r"give either \[frame\] or \[lines\]"),
         ("[frame]", 'commands = { greeting = "hi" }\n[frame]', "greeting and answer go together"),
+        ("offset_bytes = 1, value", f"offset_bytes = 1, repeat = {2**63 - 1}, value", "fixed.1.repeat: .*4096"),
+        ("[frame]", "uv_per_count = 5e-324\n[frame]", "uv_per_count: .*0.000000001"),
     ],
 )
 def test_what_does_not_add_up_in_a_profile_is_said_in_one_sentence(
@@ -72,6 +74,12 @@ def test_what_does_not_add_up_in_a_profile_is_said_in_one_sentence(
     with pytest.raises(ConfigError, match=rf"profile mine.toml: .*{said}") as caught:
         load_profile(write(tmp_path, GOOD.replace(old, new)))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_apart_from_ascii_separates_no_columns(tmp_path: Path) -> None:
+    text = GOOD[: GOOD.index("[frame]")] + '[lines]\nseparator = "\\u00b7"\n'
+    with pytest.raises(ConfigError, match=r"lines\.separator"):
+        load_profile(write(tmp_path, text))
 
 
 def test_every_shipped_profile_says_where_it_is_from_and_what_was_tried() -> None:

@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,27 @@ def test_recipes_are_listed_and_shown() -> None:
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match="cpep, demo"):
         load_recipe("nope")
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e308", "1000000000000000000", "[[[]]]", '"x"', "{}"])
+def test_a_value_that_cannot_be_meant_is_a_sentence_wherever_it_stands(value: str) -> None:
+    for key in recipe_keys():
+        with suppress(ConfigError):  # and nothing else
+            recipe = load_recipe("demo", [f"{key.name}={value}"])
+            recipe.emg_config()  # what a training asks of it first
+            recipe.pose_config()
+            recipe.preprocessing(7.5)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "demo+" + "x" * 5000])
+def test_a_name_that_no_file_can_have_is_no_recipe(name: str) -> None:
+    with pytest.raises(ConfigError, match="there is no"):
+        load_recipe(name)
+
+
+def test_covariances_of_more_electrodes_than_they_take_are_refused() -> None:
+    with pytest.raises(ConfigError, match='front_end "mpf" takes two to 64 electrodes'):
+        load_recipe("3dc", ["signal.n_channels=65"])
 
 
 @pytest.mark.parametrize("setting", ["seed", "=3", "emg..width=3"])

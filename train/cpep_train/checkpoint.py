@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from cpep_edge.errors import ArtifactError
+from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.files import replacing
 from cpep_edge.head import Head
 from cpep_edge.manifest_part import parse_json
@@ -152,8 +152,18 @@ def load_checkpoint(run: Path) -> Checkpoint:
 
 
 def build_encoders(recipe: Recipe) -> tuple[Embedder, Embedder]:
-    """Fresh EMG and pose encoders of the recipe's sizes, sharing one embedding space."""
-    return Embedder(recipe.emg_config(), recipe.d_embed), Embedder(recipe.pose_config(), None)
+    """Fresh EMG and pose encoders of the recipe's sizes, sharing one embedding space.
+
+    Raises ConfigError where they take more memory than there is.
+    """
+    try:
+        return Embedder(recipe.emg_config(), recipe.d_embed), Embedder(recipe.pose_config(), None)
+    except RuntimeError as error:
+        if "alloc" not in str(error):
+            raise
+        raise ConfigError(
+            f"the encoders of recipe {recipe.name} take more memory than there is; make them smaller"
+        ) from error
 
 
 def save_recipe(run: Path, recipe: Recipe) -> None:

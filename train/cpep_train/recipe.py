@@ -10,6 +10,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 N_WRIST_ANGLES = 3  # flexion, deviation, pronation: in pose templates only, recorded poses have none
 
+# Bounds of what can be meant: beyond them is a slip, or a file made to take all memory.
+_MOST_SAMPLES = 1_000_000  # of a window
+_WIDEST = 16_384
+_MOST_ELECTRODES = 64  # of covariances, as MpfSpec takes
+_LONGEST_NAME = 4_096  # of a path, on Linux
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -38,8 +45,8 @@ class _Part(BaseModel):
 class Signal(_Part):
     """What the wristband delivers and how it is filtered."""
 
-    sample_rate_hz: float = Field(gt=0)  # of the recordings; a corpus at another rate is refused
-    n_channels: int = Field(gt=0)  # electrodes
+    sample_rate_hz: float = Field(gt=0, le=1e6)  # of the recordings; a corpus at another rate is refused
+    n_channels: int = Field(gt=0, le=1_024)  # electrodes
     high_pass_hz: float = Field(gt=0)  # corner, below which movement of cables is
     notch_hz: float | None = Field(default=None, gt=0)  # mains; None leaves it in
     clip: float = Field(gt=0)  # limit of the filtered signal in units of the corpus' RMS
@@ -48,8 +55,8 @@ class Signal(_Part):
 class Windows(_Part):
     """How recordings are cut."""
 
-    window_samples: int = Field(gt=0)  # what the encoders see at once
-    stride_samples: int = Field(gt=0)  # between the starts of two windows
+    window_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # what the encoders see at once
+    stride_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # between the starts of two windows
     jitter_samples: int = Field(default=0, ge=0)  # training windows start up to so much earlier or later
 
 
@@ -77,11 +84,11 @@ class Calibration(_Part):
 
 
 class _Encoder(_Part):
-    patch_samples: int = Field(gt=0)  # of one token
-    width: int = Field(gt=0)  # numbers of a token
-    n_layers: int = Field(gt=0)  # blocks, one after the other
-    n_heads: int = Field(gt=0)  # of attention; they divide the width
-    mlp_ratio: int = Field(gt=0)  # how much wider the middle of a block is
+    patch_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # of one token
+    width: int = Field(gt=0, le=_WIDEST)  # numbers of a token
+    n_layers: int = Field(gt=0, le=1_000)  # blocks, one after the other
+    n_heads: int = Field(gt=0, le=_WIDEST)  # of attention; they divide the width
+    mlp_ratio: int = Field(gt=0, le=100)  # how much wider the middle of a block is
     dropout: float = Field(default=0.0, ge=0, lt=1)  # share of numbers silenced while training
     pooling: Literal["cls", "mean"] = "cls"  # what stands for the window: a token of its own, or the mean of all
 
@@ -108,7 +115,7 @@ class PoseEncoderSettings(_Encoder):
 
 class _Stage(_Part):
     epochs: int = Field(gt=0)  # times that all windows are seen
-    batch_size: int = Field(gt=1)  # windows a step, over all processes
+    batch_size: int = Field(gt=1, le=1_000_000)  # windows a step, over all processes
     learning_rate: float = Field(gt=0)  # at its highest
     weight_decay: float = Field(ge=0)  # of AdamW
     warm_up_share: Share  # of all steps, learning rate rising; then it falls along a cosine
@@ -118,7 +125,7 @@ class MaeStage(_Stage):
     """Masked auto-encoding of one side."""
 
     mask_ratio: float = Field(gt=0, lt=1)  # share of the patches that are hidden
-    decoder_width: int = Field(gt=0)  # of what fills them in, and is thrown away
+    decoder_width: int = Field(gt=0, le=_WIDEST)  # of what fills them in, and is thrown away
     decoder_layers: int = Field(gt=0)  # of the same
 
 
@@ -241,8 +248,8 @@ class Recipe(_Part):
         for key, n in (("stride_samples", windows.stride_samples), ("jitter_samples", windows.jitter_samples)):
             if n % hop:
                 faults.append(f"windows.{key}: {n} is no multiple of a token's hop, emg.patch_samples {hop}")
-        if self.signal.n_channels < 2:
-            faults.append('signal.n_channels: front_end "mpf" takes two electrodes at least')
+        if not 2 <= self.signal.n_channels <= _MOST_ELECTRODES:
+            faults.append(f'signal.n_channels: front_end "mpf" takes two to {_MOST_ELECTRODES} electrodes')
         if emg.block_patches:
             faults.append('emg.block_patches: a streaming encoder takes the signal, not front_end "mpf"')
         if self.augmentation.channel_gain_log_sd:
@@ -384,8 +391,9 @@ def _shipped(pattern: str) -> dict[str, Path]:
 
 def _find(path: Path | str, folder: Path) -> Path:
     given = folder / path
-    if given.is_file():
-        return given
+    with suppress(OSError):  # a name that is too long is none
+        if given.is_file():
+            return given
     shipped = shipped_recipes()
     name = Path(path).stem if Path(path).parent == Path() else None
     if name in shipped:
@@ -397,7 +405,7 @@ def _find(path: Path | str, folder: Path) -> Path:
 
 def _read_variant(path: str) -> dict[str, Any]:
     shipped = shipped_variants()
-    file = Path(path) if Path(path).is_file() else shipped.get(path)
+    file = Path(path) if len(path) < _LONGEST_NAME and Path(path).is_file() else shipped.get(path)
     if file is None:
         raise ConfigError(f"there is no variant {path}; give a path, or one of {', '.join(sorted(shipped))}")
     values = _values(file)
