@@ -71,7 +71,7 @@ def _recipes() -> str:
     from cpep_train.recipe_keys import recipe_keys
 
     text = (
-        "# Recipes\n\nA recipe is a TOML file; [train/README.md](../train/README.md#recipes) shows whole ones. These "
+        "# Recipes\n\nA recipe is a TOML file; [Train on my data](../docs/training.md#recipes) shows whole ones. These "
         "are all the settings, as `cpep-edge recipes show` prints them. `--set section.key=value` changes one.\n"
     )
     section = None

@@ -4,8 +4,11 @@ Muscles answer a latent posture and so does the hand, so that a gesture left out
 from its pose. Nothing here resembles real EMG; it only has to be learnable in seconds.
 """
 
+import fcntl
+import os
+import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +39,21 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]) -> Path:
+    """A folder that the first process of the run to need it fills, while others that need it wait. Read only."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # what all workers have
+    folder, done = base / name, base / f"{name}.done"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed half-way
+            folder.mkdir()
+            fill(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus in the emg2pose format: two users to train on, one held out; four gestures seen, two not."""
@@ -54,11 +72,17 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_corpus: Path) -> "Checkpoint":
+def tiny_checkpoint(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
     """Both encoders after a few hundred steps of alignment, the same in every run but for rounding."""
+    from cpep_train.checkpoint import load_checkpoint
+
+    return load_checkpoint(shared_folder(tmp_path_factory, "tiny_run", lambda run: _train_tiny(tiny_corpus, run)))
+
+
+def _train_tiny(tiny_corpus: Path, run: Path) -> None:
     import torch
 
-    from cpep_train.checkpoint import Checkpoint, Provenance, build_encoders
+    from cpep_train.checkpoint import Checkpoint, Provenance, build_encoders, save_checkpoint
     from cpep_train.corpus import Corpus
     from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 
@@ -67,17 +91,20 @@ def tiny_checkpoint(tiny_corpus: Path) -> "Checkpoint":
     statistics = fit_statistics(corpus, recipe)
     store = SessionStore(corpus, recipe, statistics)
     emg, pose = _toy_training(WindowDataset(store, corpus.numbers("train"), with_pose=True), *build_encoders(recipe))
-    return Checkpoint(
-        recipe=recipe,
-        preprocessing=store.preprocessing,
-        pose_mean_rad=statistics.pose_mean_rad,
-        pose_std_rad=statistics.pose_std_rad,
-        emg=emg.eval(),
-        pose=pose.eval(),
-        seen_stages=corpus.seen_stages,
-        unseen_stages=corpus.unseen_stages,
-        provenance=Provenance(data="toy", data_sha256="", git_commit="", versions={}, created_utc=""),
-        metrics={},
+    save_checkpoint(
+        run,
+        Checkpoint(
+            recipe=recipe,
+            preprocessing=store.preprocessing,
+            pose_mean_rad=statistics.pose_mean_rad,
+            pose_std_rad=statistics.pose_std_rad,
+            emg=emg.eval(),
+            pose=pose.eval(),
+            seen_stages=corpus.seen_stages,
+            unseen_stages=corpus.unseen_stages,
+            provenance=Provenance(data="toy", data_sha256="", git_commit="", versions={}, created_utc=""),
+            metrics={},
+        ),
     )
 
 
@@ -89,20 +116,24 @@ def tiny_bundle(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """An int8 bundle of the toy encoders, for this machine without torch and for Cortex-M. Shared: copy it first."""
+    from cpep_edge.bundle import Bundle
     from cpep_export.arm_toolchain import missing_tool
     from cpep_export.package import export_bundle
 
-    path = tmp_path_factory.mktemp("tiny_bundle") / "tiny.cpep"
-    # Forced, because one of the toy's windows is half a point: what is refused is tested in test_device_program.py.
-    export_bundle(
-        tiny_checkpoint,
-        tiny_corpus,
-        path,
-        quant="int8",
-        native=native_build,
-        chip_target="cortex-m" if missing_tool(None) is None else None,
-        force=True,
-    )
+    def fill(folder: Path) -> None:
+        # Forced, because one of the toy's windows is half a point: what is refused is tested in test_device_program.py.
+        export_bundle(
+            tiny_checkpoint,
+            tiny_corpus,
+            folder / "tiny.cpep",
+            quant="int8",
+            native=native_build,
+            chip_target="cortex-m" if missing_tool(None) is None else None,
+            force=True,
+        )
+
+    path = shared_folder(tmp_path_factory, "tiny_bundle", fill) / "tiny.cpep"
+    Bundle(path, trust=True)  # each worker has a memory of its own of what may run
     return path
 
 
@@ -113,7 +144,13 @@ def native_build(tmp_path_factory: pytest.TempPathFactory) -> "NativeBuild":
 
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    return build_native(tmp_path_factory.mktemp("native") / "native", host_architecture())  # type: ignore[arg-type]
+
+    def fill(folder: Path) -> None:
+        build = build_native(folder / "native", host_architecture())  # type: ignore[arg-type]
+        (folder / "build.pickle").write_bytes(pickle.dumps(build))
+
+    build: NativeBuild = pickle.loads((shared_folder(tmp_path_factory, "native", fill) / "build.pickle").read_bytes())
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -100,10 +100,12 @@ def test_the_rejection_threshold_keeps_most_correct_votes(tiny_bundle: Path) -> 
     assert decision.k == 10
 
 
-def test_progress_counts_up_to_its_total(tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path) -> None:
+def test_progress_counts_up_to_its_total(
+    tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
+) -> None:
     """Also: fp32 exports, and what was there before is replaced."""
     steps: list[tuple[int, int]] = []
-    out = tiny_bundle.parent / "other.cpep"
+    out = tmp_path / "other.cpep"
     shutil.copytree(tiny_bundle, out)
 
     manifest = export_bundle(

@@ -182,7 +182,7 @@ def test_a_config_that_leaves_a_single_electrode_is_refused(channels: list[int])
 
 
 def test_the_examples_in_the_readme_are_valid(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "firmware_bridge" / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "docs" / "bands.md").read_text()
     profile, lines, config, prompts = re.findall(r"```toml\n(.+?)```", readme, re.DOTALL)
     head = 'name = "lines"\nsource = "the README"\nsample_rate_hz = 500.0\nn_channels = 4\n'
     for name, text in (("profile", profile), ("lines", head + lines), ("config", config), ("prompts", prompts)):

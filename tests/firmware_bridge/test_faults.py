@@ -1,4 +1,4 @@
-"""What can happen to a link, one by one: the rows of the table in firmware_bridge/README.md."""
+"""What can happen to a link, one by one: the rows of the table in docs/bands.md."""
 
 import threading
 import time

@@ -7,6 +7,7 @@ import torch
 
 from cpep_train.corpus import Corpus
 from cpep_train.recipe import Recipe
+from tests.conftest import shared_folder
 from tests.train import toy_corpus as toy
 
 
@@ -33,6 +34,5 @@ def trained_run(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) ->
     torch.set_num_threads(1)
     recipe = toy.tiny_recipe()
     more = recipe.align.model_copy(update={"epochs": 30, "learning_rate": 3e-3})
-    run = tmp_path_factory.mktemp("trained") / "run"
-    train(recipe.model_copy(update={"align": more}), toy_corpus.folder, run, progress=False)
-    return run
+    longer = recipe.model_copy(update={"align": more})
+    return shared_folder(tmp_path_factory, "trained", lambda run: train(longer, toy_corpus.folder, run, progress=False))

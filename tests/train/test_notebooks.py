@@ -57,7 +57,7 @@ def test_a_notebook_runs_from_top_to_bottom(file: Path, surroundings: dict[str, 
 def test_the_readmes_example_of_python_runs(
     surroundings: dict[str, str], toy_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (ROOT / "train" / "README.md").read_text()
+    text = (ROOT / "docs" / "training.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     for old, new in (
         ('Path("demo-out/simulated-people")', f"Path({surroundings['CPEP_DATA']!r})"),
@@ -67,7 +67,7 @@ def test_the_readmes_example_of_python_runs(
     ):
         assert old in code
         code = code.replace(old, new)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "training.md", "exec"), {})
     assert "held-out" in capsys.readouterr().out
     assert (tmp_path / "mine.cpep" / "manifest.json").is_file()
 
