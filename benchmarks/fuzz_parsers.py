@@ -1,6 +1,6 @@
 """Guide made-up bytes by the branches they reach, into every parser of what others hand us.
 
-    python -m cpep_export.fuzz_parsers BUNDLE --runs 200000 --out export/results/parser-fuzz.md
+    python benchmarks/fuzz_parsers.py BUNDLE --runs 200000 --out benchmarks/results/parser-fuzz.md
 
 Each parser runs in a process of its own under Atheris, libFuzzer for Python: inputs that reach new code are kept and
 changed further, from seeds out of a bundle. A parser may refuse in its own words, ArtifactError or ValueError; any
@@ -51,7 +51,7 @@ def fuzz(bundle: Path, target: str, runs: int, scratch: Path) -> Fuzzed:
     options = [f"-runs={runs}", "-seed=1", f"-max_len={_MOST_BYTES}", f"-timeout={_MOST_S}"]
     options += [f"-rss_limit_mb={_MEMORY_MB}", "-print_final_stats=1", f"-artifact_prefix={scratch}/"]
     done = subprocess.run(
-        [sys.executable, "-m", "cpep_export.fuzz_parsers", "--target", target, *options, str(seeds)],
+        [sys.executable, str(Path(__file__)), "--target", target, *options, str(seeds)],
         capture_output=True,
         text=True,
         errors="replace",
@@ -70,7 +70,7 @@ def fuzz(bundle: Path, target: str, runs: int, scratch: Path) -> Fuzzed:
 
 def _seeds(bundle: Path, target: str) -> Iterator[bytes]:
     """Real inputs of a parser."""
-    from cpep_export.fuzz_bundle import indexes
+    from fuzz_bundle import indexes
 
     match target:
         case "manifest" | "json":
@@ -90,7 +90,7 @@ def _parser(target: str) -> Callable[[bytes], None]:
     from cpep_edge import files, manifest
     from cpep_edge.errors import ArtifactError
     from cpep_edge.manifest_part import parse_json
-    from cpep_export.fuzz_bundle import indexes, try_index
+    from fuzz_bundle import indexes, try_index
 
     specs = {name: spec for name, (_, spec) in indexes().items()}
 
@@ -173,7 +173,7 @@ def _report(found: list[Fuzzed], wall_s: float) -> str:
             "| --- | --: | --: | --- |",
             *rows,
             "\nThe last row is the control: a parser with a fault behind three right bytes, which must be found.",
-            f"\n`python -m cpep_export.fuzz_parsers`, commit `{git_commit()[:12] or 'unknown'}`, {wall_s / 60:.0f} "
+            f"\n`python benchmarks/fuzz_parsers.py`, commit `{git_commit()[:12] or 'unknown'}`, {wall_s / 60:.0f} "
             f"minutes on {machine.n_cpus} shared cores, {machine.cpu}.\n",
         ]
     )

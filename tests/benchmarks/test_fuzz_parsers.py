@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cpep_export.fuzz_parsers import PLANTED, fuzz
+from fuzz_parsers import PLANTED, fuzz
 
 pytestmark = pytest.mark.slow
 

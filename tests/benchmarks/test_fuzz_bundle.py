@@ -1,4 +1,4 @@
-"""A small fixed set of the spoilt bundles that `python -m cpep_export.fuzz_bundle` makes by the thousand."""
+"""A small fixed set of the spoilt bundles that `python benchmarks/fuzz_bundle.py` makes by the thousand."""
 
 import shutil
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fuzz_bundle
 from cpep_edge.bundle import sign_bundle
 from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
-from cpep_export import fuzz_bundle
-from cpep_export.fuzz_bundle import (
+from fuzz_bundle import (
     DAMAGE,
     RESEAL,
     Mutate,

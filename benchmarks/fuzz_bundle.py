@@ -1,6 +1,6 @@
 """Spoil a bundle in thousands of ways and see that each is refused in one sentence: no crash, no hang, no acceptance.
 
-    python -m cpep_export.fuzz_bundle BUNDLE --runs 10000 --out export/results/bundle-fuzz.md
+    python benchmarks/fuzz_bundle.py BUNDLE --runs 10000 --out benchmarks/results/bundle-fuzz.md
 
 Four adversaries. `damage` changes files and nothing else. `reseal` edits manifest, golden inputs, index or program and
 makes every hash fit again, as anyone can who has no key; without a key, and trusted, such a bundle may be good in its
@@ -547,7 +547,7 @@ def _report(
             "hashes find damage, signatures find people. An accepted index file was searched without harm.\n",
             *(f"- failed control: {control}" for control in failed),
             *(f"- {finding}" for finding in findings),
-            f"\n`python -m cpep_export.fuzz_bundle`, commit `{git_commit()[:12] or 'unknown'}`, {wall_s / 60:.0f} "
+            f"\n`python benchmarks/fuzz_bundle.py`, commit `{git_commit()[:12] or 'unknown'}`, {wall_s / 60:.0f} "
             f"minutes on {machine.n_cpus} shared cores, {machine.cpu}.\n",
         ]
     )
