@@ -30,11 +30,12 @@ _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
-def output_folder(path: Path, made_by: str, *, force: bool = False) -> Iterator[Path]:
+def output_folder(path: Path, made_by: str, *, force: bool | None = None) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `path` on success; on any failure it is removed.
 
     made_by: the command, with whatever decides what it writes
-    force: take the place of an earlier output although it was changed since, or another command made it
+    force: take the place of an earlier output although it was changed since, or another command made it; None where the
+        command has no such option
     Raises ConfigError when something lies there that no earlier run wrote, CpepError when the disk refuses.
     """
     _require_ours(path, made_by, force)
@@ -129,7 +130,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _require_ours(path: Path, command: str, force: bool) -> None:
+def _require_ours(path: Path, command: str, force: bool | None) -> None:
     if not os.path.lexists(path):
         return
     if not path.is_dir():
@@ -145,11 +146,12 @@ def _require_ours(path: Path, command: str, force: bool) -> None:
         raise ConfigError(f"{path} holds {stranger}, which is not ours; move it away, or choose another folder")
     if force:
         return
+    way = "move it away" if force is None else "add --force to replace it"
     changed = next((name for name, file in files.items() if _stamp(file) != note[1][name]), None)
     if changed is not None:
-        raise ConfigError(f"{path}: {changed} was changed since; add --force to replace the folder, or choose another")
+        raise ConfigError(f"{path}: {changed} was changed since; {way}, or choose another folder")
     if note[0].split(" --")[0] != command.split(" --")[0]:
-        raise ConfigError(f"{path} was made by {note[0]}; add --force to replace it, or choose another folder")
+        raise ConfigError(f"{path} was made by {note[0]}; {way}, or choose another folder")
 
 
 def _has_keys_of(file: Path, content: bytes) -> bool:

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from cpep_edge.cli.output import print_json, progress, stderr
+from cpep_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from cpep_train.corpus import Corpus, Row
@@ -48,8 +49,11 @@ def demo(
     asked = simulated_by(
         n_users=N_USERS, sessions_per_user=N_DONNINGS, seconds=SECONDS, seed=SEED, free_seconds=FREE_SECONDS
     )
-    if made_by(corpus) == asked:
+    there = made_by(corpus)
+    if there == asked:
         stderr.print(f"    they are in {corpus} already")
+    elif there is None and corpus.is_dir() and any(corpus.iterdir()):
+        raise ConfigError(f"{corpus} is not as the demo made it; move it away, or choose another folder with --out")
     else:
         with progress("simulate") as advance:
             synthesise_corpus(

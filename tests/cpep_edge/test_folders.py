@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in folder.iterdir() if file.name != NOTE_FILE}
 
 
-def write(path: Path, command: str = "data import csv", *, force: bool = False, **files: str) -> None:
+def write(path: Path, command: str = "data import csv", *, force: bool | None = False, **files: str) -> None:
     with output_folder(path, command, force=force) as folder:
         for name, text in files.items():
             (folder / name).write_text(text)
@@ -102,6 +102,8 @@ def test_what_a_user_changed_in_an_earlier_output_is_replaced_only_by_force(tmp_
 
     with pytest.raises(ConfigError, match="one was changed since; add --force"):
         write(tmp_path / "out", one="2")
+    with pytest.raises(ConfigError, match="one was changed since; move it away, or choose another"):
+        write(tmp_path / "out", one="2", force=None)  # as a command without --force
     assert contents(tmp_path / "out") == {"one": "edited"}
 
     write(tmp_path / "out", one="2", force=True)
