@@ -475,7 +475,8 @@ def pictures(figures: dict[str, dict]) -> dict[str, bytes]:
                     rate = "extra an hour" if points[0]["false an hour"] is None else "false an hour"
                     x, y = [1 + point[rate] for point in points], [1 - point["right"] for point in points]
                     axis.plot(x, y, "o-", color=colour, label=way)
-                    axis.set(xscale="log", xlabel=f"1 + {rate}", ylabel="events missed or wrong")
+                    axis.set(xscale="log", xlim=(1, 1e4), xlabel=f"1 + {rate}", ylabel="events missed or wrong")
+            axis.set_ylim(bottom=0)
             axis.set_title(protocol, fontsize=9)
             axis.legend(fontsize=8)
         figure.tight_layout()
