@@ -4,15 +4,22 @@ Of every second only the sample that came with the least delay counts, and the l
 Two looks, a second apart, must agree: a stall or a burst changes nothing. Where the device stamps its samples, its
 clock is a second witness: no crystal is off by half, so that a device whose stamps agree with its rate while the host's
 clock says another is a recording or a simulation, played faster or slower than it was.
+
+What waited while the host was busy arrives faster than it was taken, for as long as it takes to catch up. So a rate
+above the promised one must last, and when the last seconds came at another rate than the line says, it begins anew.
 """
 
 import logging
+from collections import deque
 
 from cpep_edge.blocks import StreamInfo
 from cpep_edge.device_clock import DeviceClock
 
 RATE_TOLERANCE = 0.01  # clocks drift by 1e-4 at most; more is another rate
 _FIRST_LOOK_S = 3.0
+_CAUGHT_UP_S = 10.0  # after which what waited at the start has arrived
+_RECENT_LOOKS = 6  # a second apart
+_CHANGED = 0.1  # of the line's rate, by which the last seconds differ where it has changed
 _PLAYED = 1.5  # times as fast, or as slow, as which no clock of a device runs
 _JITTER_S = 0.1  # of arrivals, at most: so far a rate may seem wrong over a short time
 
@@ -35,6 +42,7 @@ class ArrivalRate:
         self._first_stamp: tuple[int, float] | None = None  # a sample, and its time by the device's clock
         self._next_s = 0.0  # when to look at it
         self._seen_hz = 0.0  # at the last look
+        self._looks: deque[tuple[float, int]] = deque(maxlen=_RECENT_LOOKS)  # when, and what had arrived
 
     @property
     def heard_hz(self) -> float:
@@ -55,6 +63,9 @@ class ArrivalRate:
         if host_t_s < self._next_s or (line := self._clock.line) is None:
             return
         self._next_s = host_t_s + 1.0
+        if self._has_changed(end_index, host_t_s, promised_hz / line.slope):
+            self.restart()
+            return
         doubt = _JITTER_S / (host_t_s - self._first_s)
         off = abs(1 / line.slope - 1)
         if max(off, RATE_TOLERANCE) < doubt:
@@ -64,10 +75,20 @@ class ArrivalRate:
         seen_hz, self._seen_hz = self._seen_hz, promised_hz / line.slope
         if abs(seen_hz - self._seen_hz) > RATE_TOLERANCE * self._seen_hz:
             return  # a stall moves what is seen from look to look, another rate stays
+        if self._seen_hz > (1 + RATE_TOLERANCE) * promised_hz and host_t_s - self._first_s < _CAUGHT_UP_S:
+            return
         self._hz = self._seen_hz
         if off > RATE_TOLERANCE and not self._said:
             self._said = True
             _log.warning("%s: %s", self._info.name, rate_sentence(self._hz, promised_hz))
+
+    def _has_changed(self, end_index: int, host_t_s: float, line_hz: float) -> bool:
+        """Whether the last seconds came at another rate than all."""
+        self._looks.append((host_t_s, end_index))
+        then_s, then_index = self._looks[0]
+        if len(self._looks) < _RECENT_LOOKS:
+            return False
+        return abs((end_index - then_index) / (host_t_s - then_s) / line_hz - 1) > _CHANGED
 
     def _runs_as_promised(self, end_index: int, stamp_s: float | None) -> bool:
         """Whether the device has taken its samples at the promised rate, by its own clock."""

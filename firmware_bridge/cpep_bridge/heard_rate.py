@@ -23,7 +23,6 @@ class AtPromisedRate:
     def __init__(self, source: BlockSource) -> None:
         """source: opened already, or to be opened by `with`"""
         self._source = source
-        self._resampler: Resampler | None = None
 
     def __enter__(self) -> "AtPromisedRate":
         self._source.__enter__()
@@ -47,26 +46,33 @@ class AtPromisedRate:
         return self._source.counts
 
     def __iter__(self) -> Iterator[Block]:
-        """The blocks as they come, and from when their rate is known to be another one resampled."""
+        """The blocks as they come, and while their rate is known to be another one resampled."""
         info = self.info
+        from_hz, resampler, n_changes = info.sample_rate_hz, None, 0
         next_index, boot_id = 0, None
         for block in self._source:
-            if self._resampler is None:
-                heard_hz = 0.0 if info.has_clock else self.counts.heard_hz
-                if not heard_hz or abs(heard_hz / info.sample_rate_hz - 1) <= LEAST_OFF:
-                    yield block
-                    continue
-                heard_hz = float(f"{heard_hz:.3g}")  # as exact as it is known
-                _log.warning("from here on it is resampled from %g Hz to %g Hz", heard_hz, info.sample_rate_hz)
-                self._resampler = Resampler(heard_hz, info.sample_rate_hz, info.n_channels)
+            heard_hz = (0.0 if info.has_clock else self.counts.heard_hz) or from_hz
+            if abs(heard_hz / info.sample_rate_hz - 1) <= LEAST_OFF:
+                heard_hz = info.sample_rate_hz
+            if abs(heard_hz / from_hz - 1) > LEAST_OFF:
+                from_hz, n_changes = float(f"{heard_hz:.3g}"), n_changes + 1  # as exact as it is known
+                if heard_hz == info.sample_rate_hz:
+                    from_hz, resampler = heard_hz, None
+                    _log.warning("from here on it comes at %g Hz, as promised", heard_hz)
+                else:
+                    resampler = Resampler(from_hz, info.sample_rate_hz, info.n_channels)
+                    _log.warning("from here on it is resampled from %g Hz to %g Hz", from_hz, info.sample_rate_hz)
+            boot = block.boot_id + n_changes * _NEW_STREAM
+            if resampler is None:
+                yield replace(block, boot_id=boot) if n_changes else block
+                continue
             if block.sample_index != next_index or block.boot_id != boot_id:
-                self._resampler.restart(block.sample_index)
+                resampler.restart(block.sample_index)
             next_index, boot_id = block.sample_index + len(block.samples_uv), block.boot_id
-            first_index = self._resampler.next_index
-            samples_uv = self._resampler(block.samples_uv)
+            first_index = resampler.next_index
+            samples_uv = resampler(block.samples_uv)
             if len(samples_uv):
                 device_t_s = first_index / info.sample_rate_hz
-                boot = block.boot_id + _NEW_STREAM
                 yield replace(
                     block, samples_uv=samples_uv, sample_index=first_index, device_t_s=device_t_s, boot_id=boot
                 )

@@ -53,6 +53,21 @@ def test_a_host_that_stalls_at_the_start_invents_no_rate(caplog: pytest.LogCaptu
     assert not caplog.records
 
 
+@pytest.mark.parametrize(("waited_s", "catching_up"), [(2.0, 4.0), (6.0, 2.0), (15.0, 1.5)])
+def test_what_waited_while_the_host_was_busy_is_no_rate_for_long(waited_s: float, catching_up: float) -> None:
+    rate, heard = ArrivalRate(INFO), []
+    for end_index in range(20, 90_000, 20):
+        taken_s = end_index / INFO.sample_rate_hz
+        rate.add(end_index, 5_000 + max(taken_s, waited_s + taken_s / catching_up))
+        heard.append(rate.heard_hz)
+
+    caught_up = round(waited_s / (1 - 1 / catching_up) * INFO.sample_rate_hz) // 20
+    assert all(hz in (0.0, pytest.approx(1_000.0, rel=0.01)) for hz in heard[caught_up + 25_000 // 20 :])
+    assert heard[-1] == pytest.approx(1_000.0, rel=0.01)
+    if waited_s / (1 - 1 / catching_up) - waited_s < 9:
+        assert all(hz in (0.0, pytest.approx(1_000.0, rel=0.01)) for hz in heard)
+
+
 class _Heard:
     """A source of blocks whose rate is known from some block on."""
 
@@ -89,6 +104,24 @@ def test_a_stream_at_another_rate_is_brought_to_the_promised_one_once_that_is_kn
     assert all(one.sample_index + len(one.samples_uv) == two.sample_index for one, two in pairwise(after))
     signal = np.concatenate([block.samples_uv for block in after])[500:1_500, 0]  # two seconds at the promised rate
     assert np.argmax(np.abs(np.fft.rfft(signal))) == pytest.approx(80, abs=1)  # 40 Hz
+
+
+def test_a_rate_that_was_no_rate_is_given_up() -> None:
+    info = StreamInfo("board", 1, 500.0)
+    source = _Heard(tone(500.0, 4_000), info, 900.0, 50)
+    stream = iter(AtPromisedRate(source))
+    taken = [next(stream) for _ in range(100)]
+    source._heard_hz = 501.0
+    taken += stream
+    boots = [block.boot_id for block in taken]
+    assert boots == sorted(boots)
+    assert len(set(boots)) == 3
+    original = {block.sample_index: block for block in tone(500.0, 4_000)}
+    assert all(
+        np.array_equal(one.samples_uv, original[one.sample_index].samples_uv)
+        for one in taken
+        if one.boot_id != boots[60]
+    )
 
 
 @pytest.mark.parametrize(("heard_hz", "has_clock"), [(0.0, False), (508.0, False), (400.0, True)])
