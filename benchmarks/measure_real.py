@@ -107,8 +107,8 @@ SETS = (
     Set("3dc", "3dc", _bring_3dc, "NoMotion", 0.05, 8, placed=True, teaching=(1, 2, 3, 4), asked_from=5),
     Set(
         "3dc, 2 s windows", "3dc", _bring_3dc, "NoMotion", 0.25, 4, placed=True, teaching=(4,), asked_from=5,
-        settings=("windows.window_samples=2000", "windows.stride_samples=250", "emg.patch_samples=125",
-                  "emg.span_samples=250"),
+        settings=("windows.window_samples=2000", "windows.stride_samples=250", "windows.jitter_samples=125",
+                  "emg.patch_samples=125", "emg.span_samples=250"),
     ),
     Set("ninapro-db5", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5, movement_folds=MOVEMENT_FOLDS),
     Set(
