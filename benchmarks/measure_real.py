@@ -106,7 +106,7 @@ def _bring_wrist(source: Path, out: Path) -> object:
 SETS = (
     Set("3dc", "3dc", _bring_3dc, "NoMotion", 0.05, 8, placed=True, teaching=(1, 2, 3, 4), asked_from=5),
     Set(
-        "3dc, 2 s windows", "3dc", _bring_3dc, "NoMotion", 0.25, 4, placed=True, teaching=(4,), asked_from=5,
+        "3dc, 2 s windows", "3dc", _bring_3dc, "NoMotion", 0.25, 8, placed=True, teaching=(4,), asked_from=5,
         settings=("windows.window_samples=2000", "windows.stride_samples=250", "windows.jitter_samples=125",
                   "emg.patch_samples=125", "emg.span_samples=250"),
     ),

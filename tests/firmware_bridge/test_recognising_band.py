@@ -67,7 +67,7 @@ def test_the_bands_predictions_are_those_of_the_engine_on_the_same_samples(
         predictions, signal_uv = _heard(source)
     unpack_sources(bundle, tmp_path / "sources")
     compile_for(tmp_path / "sources", "library", tmp_path / "objects")
-    sizes = SimpleNamespace(encoder=bundle.manifest.encoder, front_end=None)  # are all it needs
+    sizes = SimpleNamespace(encoder=bundle.manifest.encoder, front_end=None, gestures=bundle.manifest.gestures)
     engine = HostEngine(tmp_path / "objects" / "host" / "libcpep.so", sizes)  # type: ignore[arg-type]
     counts = np.rint(signal_uv / cortex_m_spec(bundle).uv_per_count).astype(np.int32)
 
