@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from cpep_edge.errors import DataError
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.manifest import DecisionSpec
 from cpep_edge.session import SessionMeta, write_session
 from cpep_train.corpus import Corpus, Row, write_metadata
@@ -73,6 +73,14 @@ def test_a_folder_without_labels_or_without_that_split_is_said(corpus: Path) -> 
 
 
 @pytest.mark.slow
+def test_so_few_people_that_nobody_is_prompted_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    pytest.importorskip("myo_sim")
+    with pytest.raises(ConfigError, match="of 2 simulated people none is held out"):
+        synthesise_prompted(tmp_path / "out", n_users=2, sessions_per_user=3, repetitions=1, seed=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_simulated_wearer_makes_every_gesture_as_asked_and_rests_in_between(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     pytest.importorskip("myo_sim")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cpep_edge.errors import DataError
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.events import Label
 from cpep_edge.folders import output_folder
 from cpep_train.corpus import Row, write_metadata
@@ -47,11 +47,14 @@ def synthesise_prompted(
 
     force: replace an earlier output although it was changed since
     progress: called with (sessions done, sessions in all)
-    Raises ConfigError without mujoco or where `out` holds other things, CpepError when the disk refuses.
+    Raises ConfigError without mujoco, for so few users that none is held out, or where `out` holds other things;
+    CpepError when the disk refuses.
     """
     load_hand()  # a missing package shows before anything is written
     rows = [metadata_row(user, 0, STAGES[0], n_users, sessions_per_user) for user in range(n_users)]
     users = [(number, row.split) for number, row in enumerate(rows) if row.split != "train"]
+    if not users:
+        raise ConfigError(f"of {n_users} simulated people none is held out, who would be prompted: ask for 3 at least")
     with output_folder(out, "data synth --prompted", force=force) as folder:
         written: list[Row] = []
         labels: list[tuple[str, Label]] = []
