@@ -10,6 +10,7 @@ const hand = new Hand($("hand"), still, () => draw("hand"));
 const actions = new Actions({ still, colours: () => colours, colour: (label) => paint(label), nameOf, isActive, remember, remembered });
 const PAST_S = 60;
 const PAST_HOP_S = 0.5; // a minute moves by a few pixels in it
+const HAND_HOP_MS = 40; // between two pictures of the hand
 const CHANGES_SHOWN = 12;
 const KINDS = { trained: "Trained on other people", taught: "Taught by you", "zero-shot": "Zero-shot, by pose alone" };
 const state = {
@@ -352,7 +353,7 @@ function drawDelays(x) {
 }
 
 const waiting = new Set();
-let last_ms = 0;
+let handShown_ms = 0;
 /** Draw some pictures at the screen's next turn; nothing is drawn while nothing changes. */
 function draw(...what) {
   if (waiting.size === 0) requestAnimationFrame(frame);
@@ -362,11 +363,16 @@ function draw(...what) {
 function frame(now) {
   const due = [...waiting];
   waiting.clear();
-  const seconds = Math.min(0.2, Math.max(0.001, (now - last_ms) / 1000));
-  last_ms = now;
   if (due.includes("strips") && !state.paused) drawStrips();
   if (due.includes("past") && !state.paused) drawPast();
-  if (due.includes("hand")) hand.draw(seconds, colours);
+  if (due.includes("hand")) drawHand(now);
+}
+
+function drawHand(now) {
+  if (now - handShown_ms < HAND_HOP_MS && !hand.stale) return draw("hand");
+  const seconds = Math.min(0.2, Math.max(0.001, (now - handShown_ms) / 1000));
+  handShown_ms = now;
+  hand.draw(seconds, colours);
 }
 
 // --- hands on --------------------------------------------------------------------------------------------------------
