@@ -103,7 +103,7 @@ export class Hand {
     this.shown = this.wanted.map((angle, joint) => (this.shown ? this.shown[joint] + share * (angle - this.shown[joint]) : angle));
     if (share < 1) this.redraw();
     const { context, width, height } = sized(this.canvas);
-    const scale = Math.min(width / 23, height / 27);
+    const scale = Math.min(width / 28, height / 27); // an abducted thumb stays inside
     const place = (point) => this.project(point, width / 2, height * 0.55, scale);
     context.lineCap = context.lineJoin = "round";
     for (const part of this.parts().sort((a, b) => a.depth(this) - b.depth(this))) part.draw(context, place, scale, colours);
