@@ -496,7 +496,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, help="so many of myo-wrist and of the simulated; all")
     options = parser.parse_args()
     earlier = options.out / "decisions.json"  # what is not measured now stays
-    figures: dict[str, dict] = json.loads(earlier.read_text()) if earlier.exists() else {}
+    figures: dict[str, dict] = json.loads(earlier.read_text())["protocols"] if earlier.exists() else {}
     if options.only in (None, "wrist", "left-out"):
         people: dict[str, list[Worn]] = {}
         for one in read_myo(options.data / "myo-wrist"):
@@ -511,7 +511,10 @@ def main() -> None:
         figures |= {protocol: measure(played, set()) for protocol, played in three_dc(options.data / "3dc")}
     if options.only in (None, "simulated"):
         figures |= {protocol: measure(played, set()) for protocol, played in simulated(options.people or 12, FREE_S)}
-    reports = {"decisions.json": f"{to_json(figures)}\n".encode(), "decisions.md": report(figures).encode()}
+    reports = {
+        "decisions.json": f"{to_json({'protocols': figures})}\n".encode(),
+        "decisions.md": report(figures).encode(),
+    }
     write_reports(options.out, {**reports, **pictures(figures)})
 
 

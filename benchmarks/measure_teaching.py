@@ -303,7 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise CpepError(f"there is nothing of {options.only} in {options.data}")
     asked = f"--only {options.only} --people {options.people}"
     command = f"python benchmarks/measure_teaching.py --data FOLDER --out FOLDER {asked}"
-    content = {"teaching.json": to_json(figures) + "\n", "teaching.md": markdown(figures, command)}
+    said = {"command": command, "commit": code_version("cpep_edge", "benchmarks"), "figures": figures}
+    content = {"teaching.json": to_json(said) + "\n", "teaching.md": markdown(figures, command)}
     write_reports(options.out, {name: text.encode() for name, text in content.items()})
 
 

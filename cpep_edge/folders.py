@@ -57,12 +57,15 @@ def made_by(path: Path) -> str | None:
 def write_reports(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write a report in its several forms into a folder, in the place of an earlier one; other files are left alone.
 
-    contents: by file name; the first is a JSON object, by whose keys an earlier report is known
-    Raises ConfigError when one of the names is taken by something else, CpepError when the disk refuses.
+    contents: by file name; one is a JSON object, by whose keys an earlier report is known
+    Raises ConfigError when one of the names is taken by something else, CpepError when the disk refuses, ValueError
+    where there is no such object: a second run could not tell the report for its own.
     """
-    first = next(iter(contents))
+    figures = next((name for name in contents if name.endswith(".json")), None)
+    if figures is None or not isinstance(json.loads(contents[figures]), dict):
+        raise ValueError("a report takes a JSON object, by which a later run knows it")
     taken = [name for name in contents if os.path.lexists(folder / name)]
-    if taken and not _has_keys_of(folder / first, contents[first]):
+    if taken and not _has_keys_of(folder / figures, contents[figures]):
         raise ConfigError(
             f"{folder / taken[0]} exists and is no earlier report; move it away, or choose another folder"
         )

@@ -166,6 +166,13 @@ def test_a_report_takes_the_place_of_an_earlier_report_and_of_nothing_else(tmp_p
         write_reports(tmp_path / "other", forms)
 
 
+@pytest.mark.parametrize("figures", [{}, {"report.json": b"[1, 2]"}])
+def test_a_report_that_a_second_run_would_not_know_is_not_written(figures: dict[str, bytes], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes a JSON object"):
+        write_reports(tmp_path, {"report.md": b"# one", **figures})
+    assert not list(tmp_path.iterdir())
+
+
 KILLED_AT = """
 import os, signal, sys
 from pathlib import Path

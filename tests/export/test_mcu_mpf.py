@@ -73,7 +73,7 @@ class Built:
     model: DeviceModel
     engine: HostEngine
 
-    def expected(self, window: NDArray[np.float32], donning: Donning = Donning()) -> tuple[int, float, float]:
+    def expected(self, window: NDArray[np.float32], donning: Donning = Donning()) -> Vote:
         """What the runtime answers to a window, with the engine's own embedding of it."""
         model, head = self.model, self.model.head
         assert model.head_spec is not None
@@ -81,8 +81,7 @@ class Built:
         if donning.head_means is not None:
             head = replace(head, means=donning.head_means)
         index = build_index(model.prototypes.embedding, model.prototypes.gesture_index, 0)
-        vote = answer(window, self.engine.embed(window), index, 10, model.head_spec, head, len(GESTURES))
-        return vote.gesture_index, vote.share, vote.similarity
+        return answer(window, self.engine.embed(window), index, 10, model.head_spec, head, len(GESTURES))
 
 
 def gesture_uv(gesture: int, seed: int, n_samples: int = WINDOW + 137) -> NDArray[np.float32]:
@@ -223,18 +222,22 @@ def test_answers_are_the_runtime_s(build: Callable[..., Built], reads: str, n_kn
     assert built.model.front_end is not None
     assert built.model.head is not None
     windows = windows - np.array(built.model.front_end.centre, np.float32)[:, None]
+    doubtful = (windows + np.roll(windows, 12, axis=0)) / 2  # halfway to another gesture
+    windows, label = np.concatenate([windows, doubtful]), np.concatenate([label, np.full(len(doubtful), -1)])
     rng = np.random.default_rng(0)
     moved = built.model.head.means + rng.normal(0, 0.5, built.model.head.means.shape).astype(np.float32)
     for donning in (Donning(), Donning(head_means=moved)):
         built.engine.calibrate(donning)
         answered = []
         for window in windows:
-            gesture, share, similarity = built.expected(window, donning)
+            runtime = built.expected(window, donning)
             built.engine.load(window)
             vote = built.engine.recognise()
-            assert (vote.gesture_index, vote.share) == (gesture, pytest.approx(share, abs=1e-3))
-            assert vote.similarity == pytest.approx(similarity, abs=1e-3)
-            answered.append(gesture)
+            assert vote.gesture_index == runtime.gesture_index
+            assert (vote.share, vote.similarity) == pytest.approx((runtime.share, runtime.similarity), abs=1e-3)
+            shares = (*runtime.shares, *[0.0] * len(GESTURES))[: len(GESTURES)]  # those at the end may be left out
+            assert vote.shares == pytest.approx(shares, abs=1e-3)
+            answered.append(vote.gesture_index)
         assert set(answered) >= set(range(n_known))
         if n_known < 4 and donning.head_means is None:
             assert np.mean(np.array(answered)[label == 3] == 3) > 0.5  # what only the index knows
@@ -260,9 +263,10 @@ def test_an_encoder_of_tokens_answers_without_a_head(build: Callable[..., Built]
 def hands(draw: st.DrawFn) -> list[Vote | None]:
     """Votes of a hand that holds gestures, doubts them, rests and hurries on; None: quiet muscles."""
     rng, votes = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), []
-    for _ in range(draw(st.integers(1, 12))):
-        held, clear = int(rng.integers(len(GESTURES))), rng.uniform(0, 8)
-        for _ in range(int(rng.integers(1, 30))):
+    few, longest = draw(st.integers(2, len(GESTURES))), draw(st.sampled_from([10, 30, 120]))
+    for _ in range(draw(st.integers(1, 30))):
+        held, clear = int(rng.integers(few)), rng.uniform(0, 8)
+        for _ in range(int(rng.integers(1, longest))):
             logits = rng.normal(0, 1, len(GESTURES)) + clear * (np.arange(len(GESTURES)) == held)
             shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
             best = int(shares.argmax())
@@ -271,14 +275,14 @@ def hands(draw: st.DrawFn) -> list[Vote | None]:
     return votes
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     votes=hands(),
     hop_ms=st.sampled_from([25.0, 50.0, 100.0]),
     evidence_ms=st.sampled_from([25.0, 100.0, 250.0]),
     least=st.tuples(st.sampled_from([0.0, 0.4, 0.9]), st.sampled_from([-1.0, 0.3])),
     release_ms=st.sampled_from([0.0, 700.0]),
-    named=st.sampled_from([("", ""), ("Fist", ""), ("Fist", "Point"), ("", "Flat")]),
+    named=st.sampled_from([("", ""), ("Fist", ""), ("Fist", "Flat"), ("", "Flat"), ("Fist", "Point")]),
 )
 def test_decisions_are_the_runtime_s_hop_by_hop(  # type: ignore[no-untyped-def]
     build: Callable[..., Built], votes, hop_ms, evidence_ms, least, release_ms, named

@@ -161,7 +161,8 @@ def test_weights_with_a_tensor_too_few_or_no_safetensors_are_refused(
 def test_a_recipe_with_keys_that_are_gone_is_read_where_it_left_them_unused(saved: tuple[Path, Checkpoint]) -> None:
     run, checkpoint = saved
     recipe = json.loads((run / RECIPE_FILE).read_text())
-    recipe["align"] |= {"loss": "info-nce", "soft_targets": None, "ema_decay": None}
+    unused = {"learn_temperature": True, "loss": "info-nce", "soft_targets": None, "apart_s": 0.0, "ema_decay": None}
+    recipe["align"] |= unused
     (run / RECIPE_FILE).write_text(json.dumps({**recipe, "qformer": None}))
     assert load_checkpoint(run).recipe == checkpoint.recipe
     for name, used in (("align.loss", {**recipe, "align": {**recipe["align"], "loss": "siglip"}}),

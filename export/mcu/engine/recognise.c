@@ -33,7 +33,7 @@ static float distance(const float *restrict z, const float *restrict mean, const
 static cpep_vote ask_head(const cpep *c, const float z[CPEP_HEAD_DIMENSIONS]) {
     const cpep_discriminant *head = &cpep_the_model.head;
     const float *means = c->calibration.head_means == NULL ? head->means : c->calibration.head_means;
-    float squared[CPEP_HEAD_GESTURES], logits[CPEP_HEAD_GESTURES], sum = 0;
+    float squared[CPEP_HEAD_GESTURES], logits[CPEP_HEAD_GESTURES], weights[CPEP_HEAD_GESTURES], sum = 0;
     int32_t k, best = 0;
     cpep_vote vote = {0, 0, 0, {0}};
     for (k = 0; k < CPEP_HEAD_GESTURES; k++) {
@@ -41,8 +41,8 @@ static cpep_vote ask_head(const cpep *c, const float z[CPEP_HEAD_DIMENSIONS]) {
         logits[k] = (head->log_determinants[k] - squared[k] * 0.5f) * head->inverse_temperature;
         if (logits[k] > logits[best]) best = k;
     }
-    for (k = 0; k < CPEP_HEAD_GESTURES; k++) sum += logits[k] = cpep_exp(logits[k] - logits[best]);
-    for (k = 0; k < CPEP_HEAD_GESTURES; k++) vote.shares[head->gestures[k]] = (int32_t)(ONE * (logits[k] / sum));
+    for (k = 0; k < CPEP_HEAD_GESTURES; k++) sum += weights[k] = cpep_exp(logits[k] - logits[best]);
+    for (k = 0; k < CPEP_HEAD_GESTURES; k++) vote.shares[head->gestures[k]] = (int32_t)(ONE * (weights[k] / sum));
     vote.gesture = head->gestures[best];
     vote.share = (int32_t)(ONE / sum);
     vote.similarity = (int32_t)(ONE * cpep_exp(squared[best] * (-0.5f / CPEP_HEAD_DIMENSIONS)));
