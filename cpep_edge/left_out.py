@@ -24,9 +24,10 @@ WRONG_KEPT = 0.05  # of accepted windows, at which rejection stops growing stric
 RIGHT_KEPT = 0.7  # of each gesture's right windows, which rejection leaves at the least
 SHARE_MARGIN = 0.9  # of the share that this asks for
 TYPICAL_KEPT = 0.98  # of right windows, within whose distance others count as known
-DISTANCE_SHARE = 0.75  # of that squared distance, within which a gesture may begin: of 16 people of myo-wrist small
-# movements to be ignored began one 11 times an hour at 1, 7 at .85, 2 at .7, next day 27, 14 and 5; right were .966,
-# .968 and .973 of the events, next day .855, .847 and .837
+DISTANCE_SHARE = (
+    0.75  # of that squared distance, within which a gesture may begin; in trials on 16 people of myo-wrist a
+)
+# larger share let more small movements begin one, a smaller one missed more gestures on the next donning
 CAN_WIN = 0.5  # of its repetitions, that a gesture must win
 SAME_MOVEMENT = 0.35  # of both gestures' windows taken for the other, from which they are one movement; chance is .5
 _SURE = 1.959964  # standard deviations, for 95 %

@@ -19,9 +19,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.bundle import Bundle
@@ -36,6 +36,7 @@ from cpep_edge.manifest import DecisionSpec, Manifest
 from cpep_edge.pose_index import Vote
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.target_test import Axis, Fitts, ReachAndHold, axes_of
+from cpep_edge.web.asked import Asked, Calibrate, Connect, Devices, Forget, Gates, Record, Rename, Stop, Teach, Test
 
 if TYPE_CHECKING:
     from cpep_bridge.chosen_port import ChosenPort
@@ -44,78 +45,6 @@ if TYPE_CHECKING:
 KEPT_S = 180.0  # of votes, on which a change of the thresholds is shown
 _QUEUED = 2_000  # blocks that an action may be behind
 _LOOK_S = 0.25  # how often an action looks whether it is to end
-_LONGEST_S = 600.0  # of a recording
-
-
-class _Asked(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Calibrate(_Asked):
-    """Rest, then movement."""
-
-    rest_s: float = Field(default=5.0, ge=0, le=60)
-    seconds: float = Field(default=20.0, ge=2, le=120)
-
-
-class Teach(_Asked):
-    """Gestures to teach, of a new bundle beside the one that runs."""
-
-    gestures: tuple[str, ...] = Field(min_length=2, max_length=20)
-    repetitions: int = Field(default=3, ge=1, le=20)
-
-
-class Record(_Asked):
-    """Gestures, each for so long and so many times, going round the list."""
-
-    gestures: tuple[str, ...] = Field(min_length=1, max_length=50)
-    seconds: float = Field(default=5.0, ge=1, le=_LONGEST_S)
-    repetitions: int = Field(default=1, ge=1, le=50)
-    rest_s: float = Field(default=3.0, ge=0, le=60)
-
-
-class Devices(_Asked):
-    """Look which devices there are."""
-
-
-class Connect(_Asked):
-    """Take the device on a port in place of the present one."""
-
-    port: str = Field(min_length=1, max_length=300)
-    device: str = Field(default="cpep", min_length=1, max_length=300)
-
-
-class Test(_Asked):
-    """A game: make and hold each gesture, or drive a point to targets by two pairs of them."""
-
-    game: Literal["hold", "targets"] = "hold"
-    rounds: int = Field(default=2, ge=1, le=20)
-
-
-class Gates(_Asked):
-    """Thresholds; apply: from now on, else only what they would have done is told."""
-
-    min_confidence: float | None = Field(default=None, ge=0, le=1)
-    debounce_ms: float | None = Field(default=None, ge=0, le=5_000)
-    refractory_ms: float | None = Field(default=None, ge=0, le=10_000)
-    apply: bool = False
-
-
-class Forget(_Asked):
-    """A gesture's label."""
-
-    gesture: str
-
-
-class Rename(_Asked):
-    """How a gesture, by its label, reads from now on."""
-
-    gesture: str
-    called: str
-
-
-class Stop(_Asked):
-    """Break off what is being done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +135,7 @@ class Acting:
         self._worker: threading.Thread | None = None
         self._decided: deque[Decision] | None = None  # of a test that runs
         self._votes: deque[tuple[float, Vote | None]] = deque()
-        self._actions: dict[str, tuple[type[_Asked], Callable[[Any], dict[str, object]]]] = {
+        self._actions: dict[str, tuple[type[Asked], Callable[[Any], dict[str, object]]]] = {
             "calibrate": (Calibrate, self._calibrate),
             "teach": (Teach, self._teach),
             "record": (Record, self._record),

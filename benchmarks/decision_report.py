@@ -1,0 +1,88 @@
+"""The page of `measure_decisions.py`, and its pictures."""
+
+import io
+
+import numpy as np
+
+_ABOUT = """`python benchmarks/measure_decisions.py --data DATA --out benchmarks/results/decisions`
+
+Right, wrong and missed are shares of the events; an activation counts until its gesture's end, and every further one is
+extra, also that which follows a first wrong one. *False an hour*: activations in signal that is all to be ignored
+(myo-wrist: a minute of small movements a session; simulated: free movement with knocks). Delay is from the onset of EMG
+to the end of the deciding window. CLER counts misses; *within 250 ms* is as Meta's code computes it, *of detected* as
+its paper words it; theirs is .182 for the released model on ten people, TinyMyo's .153, both on other gestures and
+bands, person left out. Way by way on the same signal; brackets are 95 % over people.
+
+![delays](delays.png)
+
+![false activations against misses](tradeoff.png)
+"""
+
+
+def report(figures: dict[str, dict]) -> str:
+    """The figures as Markdown."""
+    lines = ["# Decisions, event by event\n", _ABOUT]
+    for protocol, ways in figures.items():
+        lines += [
+            f"## {protocol}\n",
+            f"Commit `{ways['commit'][:12]}`.\n",
+            "| way | people, events | right | wrong | missed | extra an hour | false an hour, ignored "
+            "| delay p50 / p90 ms | CLER | within 250 ms | of detected |",
+            "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
+            *(_row(way, one) for way, one in ways.items() if way not in ("curves", "commit")),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _row(way: str, one: dict) -> str:
+    def share(name: str) -> str:
+        return f"{one[name]:.3f}" if one.get(name) is not None else "-"
+
+    def between(name: str, digits: int) -> str:
+        if name not in one:
+            return "-"
+        low, high = one[f"{name}, interval"]
+        return f"{one[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    extra = f"{one['extra an hour']:.0f}" if "extra an hour" in one else "-"
+    delay = f"{one['p50 ms']:.0f} / {one['p90 ms']:.0f}" if one.get("p50 ms") else "-"
+    return (
+        f"| {way} | {one['people']}, {one.get('events', '-')} | {between('right', 3)} | {share('wrong')} "
+        f"| {share('missed')} | {extra} | {between('false an hour', 0)} | {delay} | {share('CLER')} "
+        f"| {share('CLER within 250 ms')} | {share('CLER of detected')} |"
+    )
+
+
+def pictures(figures: dict[str, dict]) -> dict[str, bytes]:
+    """Distributions of delays, and false activations against misses."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    colours = {"belief": "tab:blue", "counting": "tab:orange", "LibEMG": "tab:green"}
+    found = {}
+    for name in ("delays", "tradeoff"):
+        figure, axes = pyplot.subplots(1, len(figures), figsize=(5 * len(figures), 4), squeeze=False)
+        for axis, (protocol, ways) in zip(axes[0], figures.items(), strict=True):
+            for way, colour in colours.items():
+                if name == "delays" and ways[way].get("delays ms"):
+                    delays = np.sort(ways[way]["delays ms"])
+                    axis.plot(delays, np.arange(1, 1 + len(delays)) / ways[way]["events"], color=colour, label=way)
+                    axis.set(xlim=(-100, 1500), xlabel="ms after the onset of EMG", ylabel="events decided rightly")
+                if name == "tradeoff":
+                    points = ways["curves"][way]
+                    rate = "extra an hour" if points[0]["false an hour"] is None else "false an hour"
+                    x, y = [1 + point[rate] for point in points], [1 - point["right"] for point in points]
+                    axis.plot(x, y, "o-", color=colour, label=way)
+                    axis.set(xscale="log", xlim=(1, 1e4), xlabel=f"1 + {rate}", ylabel="events missed or wrong")
+            axis.set_ylim(bottom=0)
+            axis.set_title(protocol, fontsize=9)
+            axis.legend(fontsize=8)
+        figure.tight_layout()
+        with io.BytesIO() as file:
+            figure.savefig(file, format="png", dpi=80)
+            found[f"{name}.png"] = file.getvalue()
+        pyplot.close(figure)
+    return found
