@@ -195,7 +195,7 @@ def with_gates(
 ) -> DecisionSpec:
     """The same decisions with what a user chose; None leaves a thing as it is.
 
-    min_confidence: share of the votes below which a window is rejected
+    min_confidence: share of the votes below which no gesture begins
     debounce_ms: for which a clear gesture is seen before it is decided on
     refractory_ms: after a gesture that was held, until the next may be decided on
     adapt: the head drifts with the wearer

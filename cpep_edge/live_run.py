@@ -74,7 +74,7 @@ def live(
     hop_ms: time between two decisions, in place of the bundle's
     seconds: of signal after which to stop; None: when the band ends its stream
     max_risk: reject uncertain windows until the error rate, estimated at export, is at most this
-    min_confidence: reject windows with a smaller share of the votes, in place of the bundle's threshold
+    min_confidence: share of the votes with which a gesture may begin, in place of the bundle's threshold
     debounce_ms: time for which a gesture must be seen before it is decided on, in place of the bundle's
     refractory_ms: time after a gesture until the next may be decided on, in place of the bundle's
     wake: gesture that must be made twice before others count for a while

@@ -195,8 +195,8 @@ class DecisionSpec(_Part):
     """How neighbours become decisions; `cpep_edge.decisions` says what each number does."""
 
     k: Hops = Field(default=10, gt=0)  # neighbours that vote
-    min_vote_share: float = Field(default=0.0, ge=0, le=1)  # below: rejected
-    min_similarity: float = Field(default=-1.0, ge=-1, le=1)  # cosine of the nearest winner; below: rejected
+    min_vote_share: float = Field(default=0.0, ge=0, le=1)  # below: no gesture begins
+    min_similarity: float = Field(default=-1.0, ge=-1, le=1)  # of the nearest winner; below: no gesture begins
     hop_ms: float = Field(default=100.0, ge=5, le=60_000)  # between two windows
     evidence_ms: float = Field(default=100.0, gt=0, le=60_000)  # of signal that count as one look at the hand
     min_belief: float = Field(default=0.9, gt=0.5, lt=1)  # that a decision takes

@@ -13,7 +13,7 @@ MinConfidence = Annotated[
         rich_help_panel=_DECISIONS,
         min=0,
         max=1,
-        help="Reject windows whose best gesture has a smaller share of the votes.",
+        help="Let a gesture begin only with this share of the votes; while it lasts it needs none.",
         show_default="the bundle's",
     ),
 ]
