@@ -138,8 +138,8 @@ def write_bundle(
     manifest: makes the manifest from the sizes and hashes of those files
     key: signs it
     """
-    _require_bundle_or_nothing(path)
-    with replacing_folder(path, ready=lambda: _require_bundle_or_nothing(path)) as folder:
+    require_bundle_or_nothing(path)
+    with replacing_folder(path, ready=lambda: require_bundle_or_nothing(path)) as folder:
         fill(folder)
         entries = {file.name: _entry(file) for file in sorted(folder.iterdir())}
         signer = None if key is None else key.public.fingerprint
@@ -196,7 +196,7 @@ def next_version(path: Path) -> int:
     return version
 
 
-def _require_bundle_or_nothing(path: Path) -> None:
+def require_bundle_or_nothing(path: Path) -> None:
     """Raise ArtifactError when something lies at `path` that a new bundle there would delete."""
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return

@@ -48,6 +48,11 @@ def check_free(path: Path, force: bool = False) -> None:
         raise CpepError(f"{path} is a folder: give the name of a file")
     if os.path.lexists(path) and not force:
         raise CpepError(f"{path} exists and is not replaced: choose another name, or say --force")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise CpepError, before any work is done, where nothing can be written at `path`, whatever is there now."""
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
         raise CpepError(f"cannot write {path}: {folder} is no folder")

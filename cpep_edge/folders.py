@@ -117,6 +117,22 @@ def restore(path: Path) -> None:
             _restore(path)
 
 
+def hold(folder: Path) -> int:
+    """Hold a folder until the handle that is returned is closed, or the process ends. Other users of `locked` wait.
+
+    Raises BlockingIOError while it is held already.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:
+        pass  # a file system without locks
+    return handle
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for one process at a time; others wait. A kill lets go, and no file is left behind."""

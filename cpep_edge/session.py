@@ -276,7 +276,7 @@ def timeseries_dtype(n_channels: int) -> np.dtype[np.void]:
 def _open(path: Path, content: BinaryIO | None) -> h5py.File:
     try:
         if content is None and not path.is_file():
-            raise DataError(f"{path}: there is no such file")
+            raise DataError(f"{path}: {'it is no plain file' if path.exists() else 'there is no such file'}")
         return h5py.File(path if content is None else content, "r")
     except OSError as error:
         raise DataError(f"{path}: {_why_not_opened(path, error)}") from error

@@ -5,6 +5,7 @@ off goes on where it stopped. Each repetition is an emg2pose session of its own,
 labelled by its stage; `teaching.json` says of which band they are and which gestures the bundle has.
 """
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.blocks import StreamInfo
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import read_plain, replacing
 from cpep_edge.names import MAX_NAME
 from cpep_edge.personal import Repetition
 from cpep_edge.session import Session, SessionMeta, write_short_session
 
 NOTES_FILE = "teaching.json"
 RATE_TOLERANCE = 1e-3  # as live
+_MAX_NOTES_BYTES = 1 << 20
 _NAME = re.compile(r"w(\d+)-r(\d+)-(\d+)")  # wearing, round, and a running number
 
 
@@ -53,13 +55,25 @@ class Recordings:
 
     @classmethod
     def read(cls, folder: Path) -> "Recordings | None":
-        """What lies there; None where nothing does. Raises DataError when it is damaged."""
+        """What lies there; None where nothing does.
+
+        Raises ConfigError when something else lies there, DataError when it is damaged.
+        """
         try:
-            content = (folder / NOTES_FILE).read_bytes()
+            content = read_plain(folder / NOTES_FILE, _MAX_NOTES_BYTES)
         except FileNotFoundError:
+            stranger = (
+                next((name for name in sorted(os.listdir(folder)) if name[0] != "."), None) if folder.is_dir() else None
+            )
+            if stranger is not None:
+                raise ConfigError(
+                    f"{folder}, where recordings would go, holds {stranger} and no {NOTES_FILE}: move it away, or "
+                    "teach a bundle of another name"
+                ) from None
             return None
-        except OSError as error:
-            raise DataError(f"{folder / NOTES_FILE} cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            why = (isinstance(error, OSError) and error.strerror) or "it is no file of cpep-edge teach"
+            raise DataError(f"{folder / NOTES_FILE} cannot be read: {why}") from error
         try:
             return cls(folder, Notes.model_validate_json(content))
         except ValidationError as error:
@@ -101,7 +115,8 @@ class Recordings:
 
     def add(self, repetition: Repetition) -> None:
         """Keep a repetition, whole or not at all. Raises CpepError when the disk refuses."""
-        stem = f"w{repetition.wearing}-r{repetition.number:02d}-{len(self._files()):03d}"
+        number = 1 + max((_number(file) for file in self._files()), default=-1)  # one may have been moved away
+        stem = f"w{repetition.wearing}-r{repetition.number:02d}-{number:03d}"
         rate_hz = self.notes.sample_rate_hz
         n = len(repetition.samples)
         meta = SessionMeta(
@@ -135,4 +150,8 @@ class Recordings:
 
     def _files(self) -> list[Path]:
         files = [file for file in self.folder.glob("*.hdf5") if _NAME.fullmatch(file.stem)]
-        return sorted(files, key=lambda file: int(file.stem.rpartition("-")[2]))
+        return sorted(files, key=_number)
+
+
+def _number(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])

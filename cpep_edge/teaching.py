@@ -5,21 +5,25 @@ at the end. Screens feed it blocks and show its `cue`; it knows none of them. Wh
 that was broken off goes on, and every change of the list of gestures is a new fit of what lies beside the bundle.
 """
 
+import os
+import weakref
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cpep_edge.blocks import Block, StreamInfo
-from cpep_edge.bundle import Bundle
-from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.bundle import Bundle, require_bundle_or_nothing
+from cpep_edge.errors import ConfigError, CpepError, DataError
+from cpep_edge.files import check_writable
+from cpep_edge.folders import hold
 from cpep_edge.lesson import DEFAULT_GESTURES, Cue, Event, Kept, Lesson, Step, Timing, check_gestures, rest_of
 from cpep_edge.live_loop import check_stream
 from cpep_edge.manifest import MANIFEST_FILE, Manifest
 from cpep_edge.personal import Repetition, design_reading
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.taught import Base, Taught, fit_taught, write_taught
-from cpep_edge.taught_recordings import Recordings, recordings_of
+from cpep_edge.taught_recordings import NOTES_FILE, Recordings, recordings_of
 from cpep_edge.trust import SigningKey
 
 ALL = "all"  # in place of a gesture's name: each of them, in a wearing of its own
@@ -59,8 +63,14 @@ class Teaching:
         trained: a bundle for the same band, whose encoder is tried too
 
         Raises ConfigError, saying what to do, for a wish that cannot be: a name that is taken or unknown, another
-        band, one gesture only, nothing to do. DataError when the recordings are damaged.
+        band, one gesture only, nothing to do, a lesson that runs already. ArtifactError or CpepError where no bundle
+        can be written, DataError when the recordings are damaged.
         """
+        if path.name in ("", ".."):
+            raise ConfigError(f"{path} is no name of a bundle: give one, such as mine.cpep")
+        require_bundle_or_nothing(path)
+        check_writable(path)
+        check_writable(recordings_of(path) / NOTES_FILE)
         self.path = path
         kept = Recordings.read(recordings_of(path))
         if kept is None:
@@ -83,6 +93,9 @@ class Teaching:
         self.reading = design_reading(kept.notes.n_channels, kept.notes.sample_rate_hz)
         self._base = self._find_base(trained, info)
         self.lesson = Lesson(self.reading, steps, rest=kept.notes.rest, wearing=self.wearing, timing=timing)
+        self._let_go: Callable[[], object] = lambda: None
+        if self.recordings.folder.is_dir():
+            self._hold()
         self.n_kept = sum(one.gesture in gestures for one in self._repetitions)  # before this sitting
 
     @property
@@ -96,6 +109,7 @@ class Teaching:
         for event in events:
             if isinstance(event, Kept):
                 if not self._repetitions:
+                    self._hold()
                     self.recordings.save()
                 self.recordings.add(event.repetition)
                 self._repetitions.append(event.repetition)
@@ -115,7 +129,26 @@ class Teaching:
         """Write the bundle in the place of an earlier one, and down which gestures it has."""
         manifest = write_taught(self.path, taught, used, f"{len(used)} recordings of its wearer", key)
         self.recordings.save()
+        self.close()
         return manifest
+
+    def close(self) -> None:
+        """Let others record for this bundle."""
+        self._let_go()
+
+    def _hold(self) -> None:
+        """Keep other lessons out of the recordings until `close`."""
+        folder = self.recordings.folder
+        try:
+            self._let_go()
+            folder.mkdir(parents=True, exist_ok=True)
+            self._let_go = weakref.finalize(self, os.close, hold(folder))
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another lesson is recording into {folder}: let it end, or teach a bundle of another name"
+            ) from error
+        except OSError as error:
+            raise CpepError(f"cannot write {folder}: {error.strerror}") from error
 
     def _new(self, info: StreamInfo | None, wish: Wish) -> Recordings:
         if (self.path / MANIFEST_FILE).is_file():

@@ -15,7 +15,7 @@ import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -384,6 +384,10 @@ class Acting:
         teaching = Teaching(path, self._loop.source.info, asked, timing=self._timing)
 
         def run(source: TapSource) -> str:
+            with closing(teaching):
+                return lead(source)
+
+        def lead(source: TapSource) -> str:
             said = ""
             for block in source:
                 for event in teaching.feed(block):

@@ -1,5 +1,6 @@
 """`teach` from a wish to a bundle, with a wearer who does what the cue says."""
 
+import os
 import resource
 import shutil
 import signal
@@ -179,10 +180,63 @@ def test_a_disk_that_fills_is_said_in_one_sentence_and_what_was_recorded_stays(a
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert len(list(before.glob("*.hdf5"))) == n_kept
+    teaching.close()
     again = Teaching(path, info_of(arm), Wish())
     sit(again, arm)
     again.write(*again.fit())
     verify_bundle(path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_what_is_no_name_of_a_bundle_is_refused(arm: Arm, name: str) -> None:
+    with pytest.raises(ConfigError, match="is no name of a bundle"):
+        Teaching(Path(name), info_of(arm), Wish(GESTURES))
+
+
+@pytest.mark.parametrize("taken", ["mine.cpep", "mine.cpep/notes.txt", "mine.recordings", "mine.recordings/notes.txt"])
+def test_what_lies_where_a_lesson_would_write_is_refused_before_the_first_sample(
+    arm: Arm, tmp_path: Path, taken: str
+) -> None:
+    (tmp_path / taken).parent.mkdir(exist_ok=True)
+    (tmp_path / taken).write_text("the only copy")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(
+        CpepError, match=r"is not a bundle|holds notes.txt|is no folder|cannot be read: Not a directory"
+    ):
+        Teaching(tmp_path / "mine.cpep", info_of(arm), Wish(GESTURES))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / taken).read_text() == "the only copy"
+
+
+def test_a_pipe_in_the_place_of_the_notes_is_not_waited_for(arm: Arm, tmp_path: Path) -> None:
+    (tmp_path / "mine.recordings").mkdir()
+    os.mkfifo(tmp_path / "mine.recordings/teaching.json")
+    with pytest.raises(DataError, match="teaching.json cannot be read"):
+        Teaching(tmp_path / "mine.cpep", info_of(arm), Wish(GESTURES))
+
+
+def test_a_recording_that_was_moved_away_costs_no_other(mine: Path, arm: Arm) -> None:
+    files = sorted(recordings_of(mine).glob("*.hdf5"), key=lambda file: file.stem.rpartition("-")[2])
+    files.pop(0).unlink()
+    content = {file: file.read_bytes() for file in files}
+    sit(Teaching(mine, info_of(arm), Wish(again=GESTURES[:1], repetitions=2)), arm)
+    assert {file: file.read_bytes() for file in files} == content
+
+
+def test_of_two_lessons_in_one_bundle_the_second_is_refused_until_the_first_has_ended(mine: Path, arm: Arm) -> None:
+    wish = Wish(again=GESTURES[:1])
+    first = Teaching(mine, info_of(arm), wish)
+    with pytest.raises(ConfigError, match="another lesson is recording into .*mine.recordings"):
+        Teaching(mine, info_of(arm), wish)
+    first.close()
+    Teaching(mine, info_of(arm), wish)
+
+
+def test_of_two_new_lessons_that_begin_together_one_goes_on(arm: Arm, tmp_path: Path) -> None:
+    one, other = (Teaching(tmp_path / "mine.cpep", info_of(arm), Wish(GESTURES)) for _ in range(2))
+    sit(one, arm, until=1)
+    with pytest.raises(ConfigError, match="another lesson is recording"):
+        sit(other, arm, until=1)
 
 
 def test_recordings_that_are_damaged_are_named(mine: Path, arm: Arm) -> None:
