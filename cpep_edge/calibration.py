@@ -30,9 +30,10 @@ from cpep_edge.donning import (
     unscaled,
 )
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import read_plain, replacing
 from cpep_edge.input_stream import InputStream
 from cpep_edge.manifest import DecisionSpec, Manifest
+from cpep_edge.outside import unreadable
 from cpep_edge.preprocess import LARGEST_UV, Preprocessing, Preprocessor
 from cpep_edge.recogniser import Recogniser, head_input
 
@@ -42,6 +43,7 @@ ADAPTING_HOP_S = 0.1  # between the windows that a head is adapted to
 _REST_SHARE = 0.75  # of the way from movement down to rest; chosen on simulated people of validation
 _GESTURE_MARGIN = 0.8  # of the quietest tenths of gestures, that rest is to stay below
 _LEAST_LEVEL_UV = 1e-6  # of a profile file; what is measured to be flat has a level far above
+_MAX_PROFILE_BYTES = 1 << 24
 _ODD_FACTOR = 4.0  # stronger or weaker than usual, from which an electrode is suspect
 
 # Samples are divided by it: neither 0 nor infinite.
@@ -288,7 +290,8 @@ def require_profile_or_nothing(path: Path) -> None:
     if not os.path.lexists(path):
         return
     try:
-        is_profile = {"schema_version", "level_uv", "created_utc"} <= set(json.loads(path.read_bytes()))
+        keys = set(json.loads(read_plain(path, _MAX_PROFILE_BYTES, follow=True)))
+        is_profile = {"schema_version", "level_uv", "created_utc"} <= keys
     except (OSError, ValueError, TypeError, RecursionError):
         is_profile = False
     if not is_profile:
@@ -298,9 +301,11 @@ def require_profile_or_nothing(path: Path) -> None:
 def load_profile(path: Path) -> Profile:
     """Read a profile. Raises ArtifactError when it is missing, malformed, or of an older version."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_plain(path, _MAX_PROFILE_BYTES, follow=True)
+    except FileNotFoundError as error:
         raise ArtifactError(f"{path}: there is no such profile; make one with: cpep-edge calibrate") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"profile {path} cannot be read: {unreadable(error)}") from error
     try:
         return Profile.model_validate_json(content)
     except ValidationError as error:

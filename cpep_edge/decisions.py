@@ -41,7 +41,7 @@ EVIDENCE_MS = (100.0, 150.0, 250.0)  # 75 decides 20 ms sooner, at twice the fal
 WORTH_WAITING = 0.05  # of the repetitions, that more signal for a look must bring
 _LIMIT = 4.0  # nats by which one hop may speak against a state
 _CLEAR = 10.0  # nats by which a rejected or quiet window speaks, before it is weighed
-_LONGEST_MS = 60_000.0
+LONGEST_MS = 60_000.0
 _LEAST_SHARE = 1e-6  # of a vote: a gesture without any is not impossible
 
 
@@ -204,8 +204,8 @@ def with_gates(
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise ConfigError(f"a confidence lies between 0 and 1, and {min_confidence:g} does not")
     for name, time_ms in (("debounce", debounce_ms), ("refractory time", refractory_ms)):
-        if time_ms is not None and not 0 <= time_ms <= _LONGEST_MS:
-            raise ConfigError(f"a {name} of {time_ms:g} ms cannot be: give 0 to {_LONGEST_MS:g}")
+        if time_ms is not None and not 0 <= time_ms <= LONGEST_MS:
+            raise ConfigError(f"a {name} of {time_ms:g} ms cannot be: give 0 to {LONGEST_MS:g}")
     chosen = {
         "min_vote_share": min_confidence,
         "evidence_ms": None if debounce_ms is None else max(debounce_ms, 1.0),

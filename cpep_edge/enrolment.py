@@ -28,7 +28,7 @@ from cpep_edge.golden import Golden, check_golden
 from cpep_edge.head import Head
 from cpep_edge.left_out import RIGHT_KEPT, SHARE_MARGIN, TYPICAL_KEPT
 from cpep_edge.manifest import DecisionSpec, FileEntry, Gesture, HeadSpec, Manifest, PoseSpec
-from cpep_edge.names import MAX_NAME, check_name
+from cpep_edge.names import check_gesture
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
@@ -79,8 +79,7 @@ class OpenBundle:
 
     def require_new(self, name: str) -> None:
         """Raise ConfigError when there is a gesture of this name, or it is no name."""
-        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= MAX_NAME:
-            raise ConfigError(f"{name!r} is no name for a gesture: give up to {MAX_NAME} printable characters")
+        check_gesture(name)
         if any(gesture.name == name for gesture in self.bundle.manifest.gestures):
             raise ConfigError(
                 f"{self.bundle.path} has a gesture {name} already; remove it first, or choose another name"
@@ -222,10 +221,7 @@ def rename_gesture(opened: OpenBundle, name: str, called: str, key: SigningKey |
     taken = next((one.name for one in old.gestures if one.name != name and old.shown(one.name) == called), None)
     if taken is not None:
         raise ConfigError(f"{taken} reads {called} already: choose another name")
-    try:
-        new = check_name(called) if called else None
-    except ValueError as error:
-        raise ConfigError(f"{called!r} is no name for a gesture: {error}") from error
+    new = check_gesture(called) if called else None
     gestures = tuple(
         gesture.model_copy(update={"called": new}) if gesture.name == name else gesture for gesture in old.gestures
     )

@@ -60,12 +60,13 @@ def check_writable(path: Path) -> None:
         raise CpepError(f"cannot write {path}: you may not write to {folder}")
 
 
-def read_plain(file: Path, max_bytes: int) -> bytes:
-    """The content of a plain file: no link is followed, no pipe waited for, nothing read beyond the limit.
+def read_plain(file: Path, max_bytes: int, *, follow: bool = False) -> bytes:
+    """The content of a plain file: no pipe is waited for, nothing read beyond the limit.
 
+    follow: a link, which a user may have put there; in a folder from elsewhere none is followed
     Raises OSError when it is no plain file that can be read, ValueError when it is larger.
     """
-    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    handle = os.open(file, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK)
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):

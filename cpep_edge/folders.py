@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cpep_edge.errors import ConfigError, CpepError
-from cpep_edge.files import replacing, sync
+from cpep_edge.files import check_writable, replacing, sync
 
 NOTE_FILE = ".cpep-edge.json"
 
@@ -52,6 +52,21 @@ def made_by(path: Path) -> str | None:
     if note is None or note[1].keys() != files.keys() or any(_stamp(files[name]) != note[1][name] for name in files):
         return None
     return note[0]
+
+
+def check_report(folder: Path, figures: str) -> None:
+    """Check, before any work is done, that a report can be written there in the place of an earlier one or of nothing.
+
+    figures: the name of its JSON object
+    Raises ConfigError for what is no report, CpepError where the folder cannot be written to.
+    """
+    check_writable(folder / figures)
+    try:
+        taken = os.path.lexists(folder / figures) and not isinstance(json.loads((folder / figures).read_bytes()), dict)
+    except (OSError, ValueError, RecursionError):
+        taken = True
+    if taken:
+        raise ConfigError(f"{folder / figures} exists and is no earlier report; move it away, or choose another folder")
 
 
 def write_reports(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -12,7 +12,6 @@
 A gesture may do several of these. `examples/map.toml` is a map to begin from.
 """
 
-import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from cpep_edge.decisions import Decision
 from cpep_edge.errors import ConfigError
 from cpep_edge.names import shown_name
 from cpep_edge.sink_kinds import OpenSink, Sink
+from cpep_edge.toml_text import load_toml
 
 
 class _Part(BaseModel):
@@ -83,12 +83,12 @@ class GestureMap(_Part):
 def load_map(path: Path, known: Iterable[str]) -> GestureMap:
     """Read a map. Raises ConfigError, saying all that is wrong, and for a gesture that the bundle does not know."""
     try:
-        found = GestureMap.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"map {path} cannot be read: {error}") from error
+        found = GestureMap.model_validate(load_toml(path))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"map {path}: {faults}") from error
+    except ValueError as error:
+        raise ConfigError(f"map {path} cannot be read: {error}") from error
     labels = list(known)
     strangers = [name for name in found.gesture if name not in labels]
     if strangers:

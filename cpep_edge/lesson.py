@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cpep_edge.blocks import Block
 from cpep_edge.donning import LEVEL_STRETCH_S, SETTLE_S, stretch_levels_uv, unscaled
 from cpep_edge.errors import ConfigError
-from cpep_edge.names import check_name
+from cpep_edge.names import check_gesture
 from cpep_edge.personal import Reading, Repetition
 from cpep_edge.preprocess import LARGEST_UV, Preprocessor
 
@@ -102,14 +102,9 @@ def check_gestures(names: Sequence[str]) -> tuple[str, ...]:
     Raises ConfigError for a name that is none, one that comes twice, and fewer than two.
     """
     for name in names:
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise ConfigError(f"{name!r} is no name for a gesture: {error}") from error
+        check_gesture(name)
         if names.count(name) > 1:
             raise ConfigError(f"the list has {name} twice: give each gesture a name of its own")
-        if name == "unknown":
-            raise ConfigError("a gesture cannot be called unknown: that is what no gesture is called")
     rest = rest_of(names)
     asked = tuple(name for name in names if name != rest)
     if len(asked) < 2:

@@ -6,6 +6,9 @@ A label is for programs and never changes: it is what a corpus, a manifest, a si
 
 import re
 
+from cpep_edge.errors import ConfigError
+from cpep_edge.outside import printable
+
 MAX_NAME = 100  # characters
 
 # Stages of emg2pose that are named after all the movements in them; here, after the gesture that they stand for.
@@ -37,6 +40,21 @@ def check_name(text: str) -> str:
     if odd is not None:
         raise ValueError(f"a name is made of printable characters, and U+{ord(odd):04X} is none")
     return text
+
+
+def check_gesture(name: str) -> str:
+    """The name of a gesture itself; raises ConfigError, saying what is wrong with it."""
+    try:
+        return check_label(name)
+    except ValueError as error:
+        raise ConfigError(f"{printable(name, MAX_NAME)!r} is no name for a gesture: {error}") from error
+
+
+def check_label(name: str) -> str:
+    """The label of a gesture itself; raises ValueError, saying what is wrong with it."""
+    if name == "unknown":
+        raise ValueError("that is what no gesture is called")
+    return check_name(name)
 
 
 def shown_name(label: str) -> str:

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.errors import DataError
+from cpep_edge.files import read_plain
+from cpep_edge.outside import unreadable
 
 TIME_COLUMN = "time_s"
 _MAX_ROWS = 1_000_000
+_MAX_BYTES = 1 << 28
 _LARGEST_RAD = np.pi  # no joint of a hand turns further
 
 
@@ -42,8 +45,6 @@ def read_movement(file: Path, joints: tuple[str, ...]) -> Movement:
 
     Raises DataError when the file has other joints, holds NaN, or its angles look like degrees.
     """
-    if not file.is_file():
-        raise DataError(f"{file}: there is no such file")
     movement = _from_session(file, joints) if file.suffix in (".hdf5", ".h5") else _from_csv(file, joints)
     _check(file, movement, joints)
     return movement
@@ -68,8 +69,12 @@ def _from_session(file: Path, joints: tuple[str, ...]) -> Movement:
 
 def _from_csv(file: Path, joints: tuple[str, ...]) -> Movement:
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            header, *rows = [row for row, _ in zip(csv.reader(stream), range(_MAX_ROWS), strict=False) if row]
+        text = read_plain(file, _MAX_BYTES, follow=True).decode("utf-8-sig")
+        header, *rows = [row for row, _ in zip(csv.reader(text.splitlines()), range(_MAX_ROWS), strict=False) if row]
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: there is no such file") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {unreadable(error)}") from error
     except (ValueError, csv.Error) as error:
         raise DataError(f"{file}: not a CSV file with a header and at least one row") from error
     names = [name.strip() for name in header]

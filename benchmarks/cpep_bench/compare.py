@@ -5,7 +5,6 @@ arithmetic that was timed in turns with it (`relative.*`), and a budget meant fo
 bytes.
 """
 
-import tomllib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,6 +14,7 @@ from cpep_bench.latency import Latency, median_ratio_interval
 from cpep_bench.report import NOISY, Report
 from cpep_edge.chip import CortexMSpec, EthosUSpec
 from cpep_edge.errors import ConfigError
+from cpep_edge.toml_text import load_toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ def caveats(before: Report, after: Report) -> list[str]:
 def read_budget(file: Path) -> dict[str, float]:
     """Read a TOML file with a table `at_most`: figure = largest ratio. Raises ConfigError when it is none."""
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = load_toml(file)
+    except ValueError as error:
         raise ConfigError(f"{file} cannot be read as a budget: {error}") from error
     limits = content.get("at_most")
     if set(content) != {"at_most"} or not isinstance(limits, dict) or not limits:

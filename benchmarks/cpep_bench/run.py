@@ -32,7 +32,7 @@ from cpep_bench.startup import run_fresh
 from cpep_bridge.devices import LinkOptions
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ConfigError
-from cpep_edge.folders import write_reports
+from cpep_edge.folders import check_report, write_reports
 from cpep_edge.golden import Golden, check_golden
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.recogniser import Recogniser
@@ -100,6 +100,7 @@ def run_bench(
     """
     options = options or Options()
     options.check()
+    check_report(out, JSON_FILE)
     machine = this_machine()  # as it was found: the load is others'
     with open_meter(options.power) or nullcontext() as meter:  # a missing meter is known before minutes have passed
         opened = Bundle(bundle, key, trust=trust)

@@ -29,10 +29,10 @@ def demo(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine
 
-    from cpep_edge.cli.demo_report import DemoReport, print_report, write_report
-    from cpep_edge.cli.replay import calibrate, replay
+    from cpep_edge.cli.demo_report import FIGURES_FILE, DemoReport, print_report, write_report
+    from cpep_edge.cli.replay import calibrate_and_replay
     from cpep_edge.cli.try_out import tell_what_next
-    from cpep_edge.folders import made_by
+    from cpep_edge.folders import check_report, made_by
     from cpep_export.native import build_for_target, host_target
     from cpep_export.package import export_bundle
     from cpep_train.boxed import box_folder
@@ -43,6 +43,7 @@ def demo(
     from cpep_train.simulation import simulated_by, synthesise_corpus
     from cpep_train.training import train
 
+    check_report(out, FIGURES_FILE)
     started_s = time.monotonic()
     corpus, run, bundle = out / "simulated-people", out / "run", out / "demo.cpep"
     _say(1, f"simulating {N_USERS} people wearing a band of 16 electrodes")
@@ -77,9 +78,9 @@ def demo(
         manifest = export_bundle(checkpoint, corpus, bundle, native=native, progress=advance)
     _say(5, f"replaying a new person's session on a simulated wristband, {REPLAY_SPEED:g} times real time")
     people = Corpus.open(corpus)
-    rows, profile = _held_out_session(people), out / "profile.json"
-    calibrate(people, [row for row in rows if row.stage in manifest.calibration], bundle, REPLAY_SPEED, profile)
-    replayed = replay(people, rows, bundle, REPLAY_SPEED, profile)
+    rows = _held_out_session(people)
+    moves = [row for row in rows if row.stage in manifest.calibration]
+    replayed = calibrate_and_replay(people, moves, rows, bundle, REPLAY_SPEED)
     report = DemoReport(tuple(scores), tuple(boxed), manifest, replayed, time.monotonic() - started_s)
     path = write_report(report, out)
     if as_json:

@@ -23,6 +23,8 @@ from cpep_train.plots import confusion_figure, png
 
 Row = tuple[str, ...]
 
+FIGURES_FILE = "report.json"
+
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
@@ -129,7 +131,7 @@ def write_report(report: DemoReport, out: Path) -> Path:
     """Write report.md, report.json and the pictures; returns the path of the first."""
     pictures = {f"confusion-{seen}.png": png(confusion_figure(report.score(seen))) for seen in ("seen", "unseen")}
     contents = {
-        "report.json": f"{to_json(report.figures())}\n".encode(),
+        FIGURES_FILE: f"{to_json(report.figures())}\n".encode(),
         "report.md": _markdown(report, list(pictures)).encode(),
         "live.svg": _screen(report).encode(),
     }

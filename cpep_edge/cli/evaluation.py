@@ -57,10 +57,13 @@ def evaluate(
         evaluate_bundle(run, data, report, as_json, key, trust)
         return
 
+    from cpep_edge.folders import check_report
     from cpep_train.checkpoint import load_checkpoint
-    from cpep_train.eval_report import write_report
+    from cpep_train.eval_report import FIGURES_FILE, write_report
     from cpep_train.protocols import PROTOCOLS, evaluate_run
 
+    if report is not None:
+        check_report(report, FIGURES_FILE)
     found, material = evaluate_run(run, load_checkpoint(run), data, PROTOCOLS[protocol.value])
     if report is not None:
         stderr.print(f"report: {write_report(found, material, report)}")
@@ -84,9 +87,12 @@ def robustness(
     """Measure accuracy under faults: turned band, dead electrodes, gain drift, noise, lost frames, clock jitter."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+    from cpep_edge.folders import check_report
     from cpep_train.checkpoint import load_checkpoint
-    from cpep_train.robustness import measure_robustness, write_robustness
+    from cpep_train.robustness import FIGURES_FILE, measure_robustness, write_robustness
 
+    if out is not None:
+        check_report(out, FIGURES_FILE)
     with progress("robustness") as advance:
         found = measure_robustness(run, load_checkpoint(run), data, seed=seed, progress=advance)
     if out is not None:

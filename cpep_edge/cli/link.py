@@ -218,8 +218,10 @@ def soak(
     from cpep_bench.machine import this_machine
     from cpep_bridge.soak import as_json_object, to_markdown
     from cpep_bridge.soak import soak as run
-    from cpep_edge.folders import write_reports
+    from cpep_edge.folders import check_report, write_reports
 
+    if out is not None:
+        check_report(out, "soak.json")
     machine = this_machine()
     with progress("soaking") as advance:
         named = f"{machine.n_cpus} cores shared with other work, {machine.cpu}"

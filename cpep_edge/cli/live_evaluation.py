@@ -9,13 +9,14 @@ import numpy as np
 
 from cpep_edge.cli.output import print_json, progress, stderr, stdout
 from cpep_edge.events import Delay
-from cpep_edge.folders import write_reports
+from cpep_edge.folders import check_report, write_reports
 from cpep_edge.json_text import to_json
 
 if TYPE_CHECKING:
     from cpep_edge.manifest import Manifest, OperatingPoint
     from cpep_train.live_evaluation import LiveScore
 
+FIGURES_FILE = "live.json"
 TURNS = (0, 1, 2)  # electrodes
 TRANSPORT_S = 6.0  # of signal over a pseudo-terminal
 
@@ -37,6 +38,8 @@ def evaluate_bundle(
     from cpep_edge.recogniser import Recogniser
     from cpep_train.live_evaluation import evaluate_live
 
+    if report is not None:
+        check_report(report, FIGURES_FILE)
     recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     transport = transport_delay(recogniser.manifest)
     readings = []
@@ -90,7 +93,7 @@ def _write(folder: Path, manifest: "Manifest", readings: Sequence[ConditionScore
         "transport": asdict(transport),
     }
     text = _markdown(manifest, readings, transport) + "\n" + ", ".join(f"{key} {facts[key]}" for key in facts) + "\n"
-    write_reports(folder, {"live.json": f"{to_json(figures)}\n".encode(), "live.md": text.encode()})
+    write_reports(folder, {FIGURES_FILE: f"{to_json(figures)}\n".encode(), "live.md": text.encode()})
 
 
 def _markdown(manifest: "Manifest", readings: Sequence[ConditionScore], transport: Delay) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,19 @@ class Replay:
         """Recordings of trained, or of never trained, gestures taken for what they are; and how many there were."""
         asked = [recording for recording in self.recordings if recording.trained == trained]
         return sum(recording.answered == recording.stage for recording in asked), len(asked)
+
+
+def calibrate_and_replay(
+    corpus: "Corpus", moves: "Sequence[Row]", rows: "Sequence[Row]", bundle: Path, speed: float
+) -> Replay:
+    """What `cpep-edge live` makes of recordings after `cpep-edge calibrate` on others of the same session.
+
+    The profile is theirs alone: one that an earlier run left would stand in the way of the next.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        profile = Path(folder) / "profile.json"
+        calibrate(corpus, moves, bundle, speed, profile)
+        return replay(corpus, rows, bundle, speed, profile)
 
 
 def calibrate(corpus: "Corpus", rows: "Sequence[Row]", bundle: Path, speed: float, profile: Path) -> None:

@@ -1,12 +1,12 @@
 """Reading a TOML file into a model of its keys, with everything that is wrong in one sentence."""
 
-import tomllib
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpep_edge.errors import ConfigError
+from cpep_edge.toml_text import load_toml
 
 M = TypeVar("M", bound="Section")
 
@@ -24,8 +24,8 @@ def read_toml(path: Path, model: type[M], what: str) -> M:
     Raises ConfigError naming all unknown keys and bad values at once.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = load_toml(path)
+    except ValueError as error:
         raise ConfigError(f"{what} {path} cannot be read: {error}") from error
     try:
         return model.model_validate(values)

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,11 @@ def test_a_profile_that_cannot_be_read_says_why(tmp_path: Path, text: str, reaso
         load_profile(tmp_path / "profile.json")
     with pytest.raises(ArtifactError, match="there is no such profile"):
         load_profile(tmp_path / "none.json")
+    with pytest.raises(ArtifactError, match="cannot be read: Not a directory"):
+        load_profile(tmp_path / "profile.json" / "profile.json")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtifactError, match="cannot be read: .*is no plain file"):
+        load_profile(tmp_path / "pipe")
 
 
 def test_a_profile_s_levels_replace_the_corpus_scale() -> None:

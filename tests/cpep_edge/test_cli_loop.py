@@ -145,3 +145,20 @@ def test_what_a_band_that_decides_itself_cannot_take_is_refused(option: str, tin
 
     assert answer.exit_code == 2
     assert "the band decides by itself" in answer.stderr
+
+
+def test_the_replay_of_the_demo_may_be_run_again(
+    tiny_bundle: Path, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cpep_edge.cli.replay import calibrate_and_replay
+    from cpep_train.corpus import Corpus
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.chdir(tmp_path)
+    corpus = Corpus.open(tiny_corpus)
+    rows = [row for row in corpus.rows if row.held_out_user][:1]
+    for _ in range(2):
+        replayed = calibrate_and_replay(corpus, rows, rows, tiny_bundle, speed=8.0)
+        assert replayed.summary.link.lost_frames == 0
+        assert len(replayed.recordings) == 1
+    assert list(tmp_path.iterdir()) == []

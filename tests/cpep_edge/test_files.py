@@ -1,10 +1,12 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from cpep_edge.errors import CpepError
 from cpep_edge.files import replacing
+from cpep_edge.toml_text import load_toml
 
 
 def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -43,3 +45,33 @@ def test_writing_to_a_device_that_is_full_is_told(tmp_path: Path) -> None:
         temporary.symlink_to(full)
         with temporary.open("wb", buffering=0) as file:
             file.write(b"x")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("pipe", "is no plain file"),
+        ("/dev/zero", "is no plain file"),
+        (".", "is no plain file"),
+        ("gone", "No such file or directory"),
+        (b"a = " + b"[" * 100_000, "nested too deeply"),
+        (b"a = '\xff'", "not UTF-8 text"),
+        (b"a = 1\na = 2", "Cannot overwrite a value"),
+        (b"a = " + b"9" * 10_000, "integer"),
+    ],
+)
+def test_what_is_no_toml_file_is_one_reason_and_nobody_waits_for_it(
+    tmp_path: Path, given: str | bytes, said: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    file = tmp_path / (given if isinstance(given, str) else "file.toml")
+    if isinstance(given, bytes):
+        file.write_bytes(given)
+    with pytest.raises(ValueError, match=said):
+        load_toml(file)
+
+
+def test_toml_is_read_through_a_link_and_behind_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "file.toml").write_bytes(b"\xef\xbb\xbfgestures = ['Fist']\r\n")
+    (tmp_path / "link.toml").symlink_to("file.toml")
+    assert load_toml(tmp_path / "link.toml") == {"gestures": ["Fist"]}

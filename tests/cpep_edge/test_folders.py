@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cpep_edge import folders
 from cpep_edge.errors import ConfigError
@@ -248,3 +249,26 @@ def test_the_exchange_is_taken_where_the_system_has_one(tmp_path: Path) -> None:
     assert folders._exchange(tmp_path / "one", tmp_path / "other")
     assert (tmp_path / "one" / "other").exists()
     assert (tmp_path / "other" / "one").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "figures"),
+    [
+        (("bench", "gone.cpep", "--power", "none"), "--out", "report.json"),
+        (("eval", "gone", "--data", "gone"), "--report", "evaluation.json"),
+        (("eval", "gone", "--data", "gone", "--protocol", "live"), "--report", "live.json"),
+        (("robustness", "gone", "--data", "gone"), "--out", "robustness.json"),
+        (("sweep", "demo", "--data", "gone"), "--out", "sweep.json"),
+        (("demo",), "--out", "report.json"),
+    ],
+)
+def test_what_lies_where_a_report_would_go_is_said_before_any_work(
+    tmp_path: Path, command: tuple[str, ...], option: str, figures: str
+) -> None:
+    from cpep_edge.cli import app
+
+    (tmp_path / figures).write_text("[1, 2]")
+    done = CliRunner().invoke(app, [*command, option, str(tmp_path)])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception).startswith(f"{tmp_path / figures} exists and is no earlier report")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["[1, 2]"]

@@ -151,7 +151,7 @@ def test_a_list_that_names_rest_calls_rest_so_and_does_not_ask_for_it() -> None:
         (("Fist", "Rest"), "give two gestures or more"),
         (("Fist", "Open", "Fist"), "the list has Fist twice"),
         (("Fist", " Open"), "no name for a gesture"),
-        (("Fist", "unknown"), "cannot be called unknown"),
+        (("Fist", "unknown"), "no name for a gesture: that is what no gesture is called"),
     ],
 )
 def test_a_list_that_cannot_be_taught_is_refused_in_one_sentence(names: tuple[str, ...], said: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
-from cpep_edge.names import check_name
+from cpep_edge.names import check_label
 from cpep_edge.outside import unreadable
 from cpep_edge.session import Session
 from cpep_edge.session_trial import SessionSurvey, SessionTrial, survey_session
@@ -177,7 +177,7 @@ class Corpus:
         metadata = self.folder / METADATA_FILE
         for stage in sorted({row.stage for row in self.rows if row.split}):
             try:
-                check_name(stage)
+                check_label(stage)
             except ValueError as error:
                 raise DataError(f"{metadata}: the gesture {stage!r} cannot be used: {error}") from error
         if not self.numbers("train"):

@@ -35,7 +35,6 @@ A file without a column of time is read and written block by block, however long
 """
 
 import csv
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,6 +51,7 @@ from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.outside import unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
+from cpep_edge.toml_text import load_toml
 from cpep_train.importing import (
     Choices,
     CorpusWriter,
@@ -180,12 +180,12 @@ def import_csv(
 def load_column_map(path: Path) -> ColumnMap:
     """Read a column map; raises ConfigError, naming all faults at once."""
     try:
-        return ColumnMap.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"column map {path} cannot be read: {unreadable(error)}") from error
+        return ColumnMap.model_validate(load_toml(path))
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, e['loc'])) or 'the map'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"column map {path}: {'; '.join(faults)}") from error
+    except ValueError as error:
+        raise ConfigError(f"column map {path} cannot be read: {error}") from error
 
 
 def _stream(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> None:

@@ -7,7 +7,6 @@ out is counted with its reason. Nothing is written unless all of it is.
 
 import difflib
 import hashlib
-import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +24,9 @@ from scipy import signal
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.folders import output_folder
-from cpep_edge.names import check_name
-from cpep_edge.outside import unreadable
+from cpep_edge.names import check_label, check_name
 from cpep_edge.session import N_JOINTS, Block, SessionMeta, write_session_blocks
+from cpep_edge.toml_text import load_toml
 from cpep_train.corpus import Row, write_metadata
 from cpep_train.text_formats import MAX_RATE_HZ
 
@@ -67,9 +66,10 @@ class Choices(BaseModel):
 def load_choices(path: Path) -> Choices:
     """Read choices from TOML; raises ConfigError, naming all faults at once."""
     try:
-        return choices_of(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {unreadable(error)}") from error
+        values = load_toml(path)
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    return choices_of(values, str(path))
 
 
 def choices_of(values: dict[str, object], where: str) -> Choices:
@@ -188,7 +188,7 @@ class CorpusWriter:
         stage = self.choices.rename.get(recording.stage, recording.stage)
         for what, name in (("gesture", stage), ("person", recording.user), ("session", recording.session)):
             try:
-                check_name(name)
+                (check_label if what == "gesture" else check_name)(name)
             except ValueError as error:
                 raise DataError(f"{where}: the {what} {name!r} cannot be used: {error}") from error
         self._people.setdefault(recording.user, set()).update((recording.user, *recording.other_names))

@@ -8,7 +8,6 @@ samples, on the pose side too.
 
 import difflib
 import math
-import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands
 from cpep_edge.names import check_name
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.session import N_JOINTS
+from cpep_edge.toml_text import load_toml, parse_toml
 
 if TYPE_CHECKING:
     from cpep_train.model import EncoderConfig  # pulls in torch, which a start that is refused need not wait for
@@ -428,8 +428,8 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def _values(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return load_toml(file)
+    except ValueError as error:
         raise ConfigError(f"recipe {file.name} cannot be read: {error}") from error
 
 
@@ -446,8 +446,8 @@ def _override(text: str) -> dict[str, Any]:
     if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"cannot read the setting {text!r}; write it as key.sub=value")
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed: Any = parse_toml(f"value = {value}")["value"]
+    except ValueError:
         parsed = value.strip()
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}

@@ -49,6 +49,7 @@ from cpep_train.evaluate import (
 from cpep_train.leakage import audit_against, load_splits
 from cpep_train.windows import SessionStore, WindowDataset
 
+FIGURES_FILE = "robustness.json"
 WINDOWS_PER_RECORDING = 20
 KINDS: tuple[Gestures, ...] = ("seen", "unseen")
 
@@ -253,7 +254,7 @@ def write_robustness(found: Robustness, out: Path) -> Path:
     from cpep_train.plots import png, robustness_figure
 
     contents = {
-        "robustness.json": to_json(found, indent=1).encode() + b"\n",
+        FIGURES_FILE: to_json(found, indent=1).encode() + b"\n",
         "robustness.md": _markdown(found).encode(),
         "robustness.png": png(robustness_figure(found)),
     }

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
 from cpep_edge.files import replacing
-from cpep_edge.folders import write_reports
+from cpep_edge.folders import check_report, write_reports
 from cpep_edge.report_page import to_pdf, to_svg
 from cpep_edge.report_table import Table, to_csv, to_latex
 from cpep_edge.versions import git_commit
@@ -128,6 +128,7 @@ def sweep(
     cluster: where the runs go, all at once (`cpep_train.launching`); None: one after the other, here
     Raises ConfigError before anything is trained when a recipe is wrong or two have the same name.
     """
+    check_report(out, SWEEP_FILE)
     asked = [load_recipe(name, (*settings, f"seed={seed}"), data) for name in recipes for seed in seeds]
     if len({(recipe.name, recipe.seed) for recipe in asked}) < len(asked):
         raise ConfigError("two recipes of the sweep have the same name and seed; give each its own name")
