@@ -21,8 +21,9 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from cpep_edge.errors import ConfigError
-from cpep_edge.files import replacing
+from cpep_edge.files import read_plain, replacing
 from cpep_edge.manifest_part import Part, parse_json
+from cpep_edge.outside import unreadable
 from cpep_edge.trust import PublicKey, SigningKey
 
 _MAX_BYTES = 1 << 16
@@ -92,12 +93,10 @@ class Root:
 def load_root(file: Path) -> Root:
     """Read a root file; raises ConfigError when it is none, or none of its root keys has signed it."""
     try:
-        content = file.read_bytes()
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"it has {len(content)} bytes, {_MAX_BYTES} at the most")
+        content = read_plain(file, _MAX_BYTES, follow=True)
         root = Root(file, _RootFile.model_validate(parse_json(content)))
     except OSError as error:
-        raise ConfigError(f"cannot read the root file {file}: {error.strerror}") from error
+        raise ConfigError(f"cannot read the root file {file}: {unreadable(error)}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{file} is no root file: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

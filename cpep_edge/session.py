@@ -389,13 +389,14 @@ def _meta(group: h5py.Group, table: h5py.Dataset, path: Path) -> SessionMeta:
     if missing:
         raise DataError(f"{path}: attributes missing from {_GROUP}: {', '.join(missing)}")
     text = {name: _text(group.attrs[name]) for name in ("session", "user", "stage", "side", "filename")}
-    meta = SessionMeta(
-        **text,
-        start=float(group.attrs["start"]),
-        end=float(group.attrs["end"]),
-        num_channels=int(group.attrs["num_channels"]),
-        sample_rate=float(group.attrs["sample_rate"]),
-    )
+    numbers = {}
+    for name in ("start", "end", "num_channels", "sample_rate"):
+        try:
+            numbers[name] = float(group.attrs[name])
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{path}: attribute {name} of {_GROUP} is no number") from error
+    n_said = numbers.pop("num_channels")
+    meta = SessionMeta(**text, **numbers, num_channels=int(n_said) if np.isfinite(n_said) else 0)
     n_channels = table.dtype["emg"].shape[0]
     if meta.num_channels != n_channels:
         raise DataError(f"{path}: attribute num_channels says {meta.num_channels}, but field emg has {n_channels}")

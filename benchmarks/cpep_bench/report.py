@@ -16,9 +16,12 @@ from cpep_bench.operators import OperatorProfile
 from cpep_bench.startup import Startup
 from cpep_edge.chip import CortexMSpec, EthosUSpec
 from cpep_edge.errors import DataError
+from cpep_edge.files import read_plain
 from cpep_edge.manifest import LadderStep
+from cpep_edge.outside import unreadable
 
 SCHEMA_VERSION: Literal[2] = 2
+_MAX_BYTES = 1 << 24
 _ARCHITECTURES = {"linux": "x86_64", "linux-aarch64": "aarch64"}  # of targets that run this benchmark
 NOISY = 1.3  # p95 to p50 of a fixed piece of arithmetic, beyond which a machine was too busy to be believed
 
@@ -141,10 +144,12 @@ def latency_summary(latency: Latency) -> dict[str, float]:
 def read_report(file: Path) -> Report:
     """Read `report.json`. Raises DataError when it is none, or of another schema."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_plain(file, _MAX_BYTES, follow=True))
         version = content.get("schema_version")
+    except RecursionError as error:
+        raise DataError(f"{file} is no report of cpep-edge bench: it is nested too deeply") from error
     except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{file} is no report of cpep-edge bench: {error}") from error
+        raise DataError(f"{file} is no report of cpep-edge bench: {unreadable(error)}") from error
     if version != SCHEMA_VERSION:
         raise DataError(f"{file} has schema {version}, this cpep-edge reads {SCHEMA_VERSION}: run the benchmark again")
     try:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -85,9 +86,12 @@ def test_a_report_that_is_none_is_told_by_its_field(
 
 def test_a_file_that_is_no_report_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1, 2]")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(DataError, match="is no report of cpep-edge bench"):
-        read_report(tmp_path / "a.json")
+    for name in ("a.json", "deep.json", "pipe", "/dev/zero", "gone.json"):
+        with pytest.raises(DataError, match="is no report of cpep-edge bench"):
+            read_report(tmp_path / name)
 
 
 @pytest.mark.executorch

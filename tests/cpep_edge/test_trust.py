@@ -663,6 +663,13 @@ def test_what_is_no_root_file_is_said_in_a_sentence(tmp_path: Path, text: str) -
         configured_key(tmp_path / "root.json")
 
 
+def test_a_pipe_for_a_root_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(ConfigError, match="cannot read the root file .*is no plain file"):
+        load_root(tmp_path / "pipe")
+
+
 def test_keys_are_replaced_and_revoked_on_the_command_line(tiny_bundle: Path, tmp_path: Path) -> None:
     def run(*words: object) -> Result:
         return CliRunner().invoke(app, [str(word) for word in words])

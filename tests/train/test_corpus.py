@@ -63,6 +63,22 @@ def test_malformed_metadata_is_named(toy_corpus: Corpus, tmp_path: Path, wrong: 
 
 
 @pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        ("twice", "is in line 2 and in line .*: remove one of them"),
+        ('"' + "x" * 200_000 + '",b', "cannot be read: field larger than"),
+        ("\udcff", "cannot be read: it is not UTF-8"),
+    ],
+)
+def test_a_row_of_metadata_that_cannot_count_is_said(toy_corpus: Corpus, tmp_path: Path, added: str, says: str) -> None:
+    text = (toy_corpus.folder / METADATA_FILE).read_text()
+    row = text.splitlines()[1] if added == "twice" else added
+    (tmp_path / METADATA_FILE).write_text(f"{text}{row}\n", errors="surrogateescape")
+    with pytest.raises(DataError, match=says):
+        Corpus.open(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"n_channels": 16}, "field emg has 4 channels, but recipe tiny is for 16"),

@@ -156,6 +156,14 @@ def _with_rate(file: h5py.File) -> None:
     file["emg2pose"].attrs["sample_rate"] = 2.0 * RATE_HZ
 
 
+def _with_an_empty_attribute(file: h5py.File) -> None:
+    file["emg2pose"].attrs["num_channels"] = h5py.Empty("i")
+
+
+def _with_a_text_for_a_number(file: h5py.File) -> None:
+    file["emg2pose"].attrs["start"] = "soon"
+
+
 def _with_channels(file: h5py.File) -> None:
     file["emg2pose"].attrs["num_channels"] = 16
 
@@ -188,6 +196,8 @@ def _garbage(path: Path) -> None:
         (_edit(_without_attribute), "attributes missing from emg2pose: sample_rate"),
         (_edit(_with_rate), "sample_rate says 1000 Hz, but field time runs at 500 Hz"),
         (_edit(_with_channels), "num_channels says 16, but field emg has 4"),
+        (_edit(_with_an_empty_attribute), "attribute num_channels of emg2pose is no number"),
+        (_edit(_with_a_text_for_a_number), "attribute start of emg2pose is no number"),
         (_edit(_with_nan), "field emg holds NaN or infinity at sample 700"),
         (_edit(_with_time_going_back), "field time does not rise"),
         (_cut_short, "cut short"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpep_edge.errors import DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import read_plain, replacing
 from cpep_edge.names import check_label
 from cpep_edge.outside import unreadable
 from cpep_edge.session import Session
@@ -352,6 +352,7 @@ def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
+_MAX_METADATA_BYTES = 1 << 30
 _HANDS = ("both", "left", "right")
 _COLUMNS = tuple(field.name for field in fields(Row))
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}
@@ -365,16 +366,22 @@ def _shards_of(folder: Path) -> "Shards | None":
 
 def _read_metadata(file: Path) -> Iterable[Row]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_plain(file, _MAX_METADATA_BYTES, follow=True).decode("utf-8-sig").splitlines()
+        reader = csv.DictReader(lines)
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(f"{file}: columns missing: {', '.join(missing)}")
+        rows = [_row(file, number, values) for number, values in enumerate(reader, start=2)]
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{file} cannot be read: {unreadable(error)}") from error
-    reader = csv.DictReader(lines)
-    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"{file}: columns missing: {', '.join(missing)}")
-    rows = [_row(file, number, values) for number, values in enumerate(reader, start=2)]
     if not rows:
         raise DataError(f"{file}: there is not one recording in it")
+    first_line: dict[str, int] = {}
+    for number, row in enumerate(rows, start=2):
+        if first_line.setdefault(row.filename, number) != number:
+            raise DataError(
+                f"{file}: {row.filename} is in line {first_line[row.filename]} and in line {number}: remove one of them"
+            )
     return rows
 
 

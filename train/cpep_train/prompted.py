@@ -7,6 +7,7 @@ calibration movements, and a rest, are recordings of their own in the folder.
 """
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.events import Label
 from cpep_edge.folders import output_folder
+from cpep_edge.outside import unreadable
 from cpep_train.corpus import Row, write_metadata
 from cpep_train.hand_model import load_hand
 from cpep_train.simulation import metadata_row, simulate, simulate_prompted, write_recording
@@ -76,15 +78,21 @@ def read_labels(folder: Path) -> dict[str, list[Label]]:
     if not path.is_file():
         raise DataError(f"{path} is missing: labels with times are needed to judge events, see data synth --prompted")
     labels: dict[str, list[Label]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, line in enumerate(csv.DictReader(file), start=2):
-            try:
-                label = Label(line["gesture"], float(line["start_s"]), float(line["end_s"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{path}: line {number} does not hold {', '.join(_COLUMNS)}") from error
-            if not label.start_s < label.end_s:
-                raise DataError(f"{path}: line {number} ends at {label.end_s:g} s, before it starts")
-            labels.setdefault(line["filename"], []).append(label)
+    try:
+        lines = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {unreadable(error)}") from error
+    for number, line in enumerate(lines, start=2):
+        try:
+            filename, label = line["filename"], Label(line["gesture"], float(line["start_s"]), float(line["end_s"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: line {number} does not hold {', '.join(_COLUMNS)}") from error
+        if not 0 <= label.start_s < label.end_s < math.inf:
+            raise DataError(
+                f"{path}: line {number} is from {label.start_s:g} s to {label.end_s:g} s, which is no stretch of a "
+                "recording"
+            )
+        labels.setdefault(filename, []).append(label)
     return {filename: sorted(found, key=lambda label: label.start_s) for filename, found in labels.items()}
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]
 
 from cpep_edge.errors import DataError
+from cpep_edge.files import read_plain
+from cpep_edge.outside import unreadable
 from cpep_train.corpus import METADATA_FILE, Corpus
 
+_MAX_BYTES = 1 << 28
 _SPLITS = ("train", "val", "test")
 
 
@@ -45,9 +48,11 @@ def open_split(path: Path) -> Corpus:
 def _listed(path: Path) -> dict[str, str] | None:
     """Split of each file listed; None where the file leaves it to the metadata."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read as YAML: {error}") from error
+        content = yaml.safe_load(read_plain(path, _MAX_BYTES, follow=True).decode())
+    except RecursionError as error:
+        raise DataError(f"{path} cannot be read as YAML: it is nested too deeply") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read as YAML: {unreadable(error)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: no split file, it has none of {', '.join(_SPLITS)}")
     if "metadata_file" in content:
