@@ -95,6 +95,9 @@ def live(
     for name, value, least in (("hop_ms", hop_ms, 5.0), ("seconds", seconds, 0.1)):
         if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least:g}, not {value:g}")
+    twice = next((address for address in sinks if list(sinks).count(address) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"decisions are sent to {twice} twice: name it once")
     openers = [(address, parse_sink(address)) for address in sinks]
     opened = Bundle.open(Path(bundle), None if key is None else Path(key), trust=trust)
     manifest = opened.manifest

@@ -178,7 +178,8 @@ class SinkTap:
         with self._changed:
             if not self._closed:
                 self._drop_in_hand()
-            said = printable((str(error) or type(error).__name__).replace(self._secret, self._counts.address))
+            why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            said = printable(why.replace(self._secret, self._counts.address))
             self._counts = replace(self._counts, failures=self._counts.failures + 1, last_error=said)
 
     def _drop(self, *entries: Decision | Block) -> None:

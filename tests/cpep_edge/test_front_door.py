@@ -126,6 +126,8 @@ def test_leaving_the_loop_closes_the_band(worn: np.ndarray, bundle: Path) -> Non
         ({"wake": "Wave"}, "ConfigError", "Wave cannot wake the band"),
         ({"min_confidence": 2.0}, "ConfigError", "between 0 and 1"),
         ({"sinks": ["pigeon://loft"]}, "ConfigError", "is no sink"),
+        ({"sinks": ["log.jsonl", "log.jsonl"]}, "ConfigError", "sent to log.jsonl twice"),
+        ({"hop_ms": 1e9}, "ConfigError", "a hop of 1e.09 ms cannot be"),
         ({"mapping": "none.toml"}, "ConfigError", "none.toml"),
         ({"device_config": "none.toml"}, "ConfigError", "none.toml"),
         ({"on_device": True, "wake": "Fist"}, "ConfigError", "the band decides by itself"),
