@@ -396,7 +396,8 @@ def _meta(group: h5py.Group, table: h5py.Dataset, path: Path) -> SessionMeta:
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path}: attribute {name} of {_GROUP} is no number") from error
     n_said = numbers.pop("num_channels")
-    meta = SessionMeta(**text, **numbers, num_channels=int(n_said) if np.isfinite(n_said) else 0)
+    n_channels_said = int(n_said) if np.isfinite(n_said) else 0
+    meta = SessionMeta(**text, **numbers, num_channels=n_channels_said)  # type: ignore[arg-type]  # every field once
     n_channels = table.dtype["emg"].shape[0]
     if meta.num_channels != n_channels:
         raise DataError(f"{path}: attribute num_channels says {meta.num_channels}, but field emg has {n_channels}")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +170,28 @@ def test_a_band_that_restarted_while_it_was_away_begins_a_new_stream(
 
     assert again.sample_index == 0
     assert source.counts.reconnects == 1
+
+
+def test_samples_flow_again_after_every_hang_up_whatever_the_band_does_around_it(
+    tmp_path: Path, emg_uv: NDArray[np.float32]
+) -> None:
+    link = tmp_path / "band"
+    with SimulatedBand([emg_uv], RATE_HZ, link=link, seed=3) as band:
+        with open_source(str(link), reconnect_s=20.0) as source:
+            stream = iter(source)
+            boots = {next(stream).boot_id}
+            for n_reconnects, (restarts, stalls) in enumerate(product((False, True), repeat=2), start=1):
+                if restarts:
+                    band.reboot()
+                if stalls:
+                    band.stall(0.3)
+                band.unplug(0.2)
+                while source.counts.reconnects < n_reconnects:
+                    boots.add(next(stream).boot_id)
+                boots.add(next(stream).boot_id)
+
+    assert source.counts.reconnects == 4
+    assert len(boots) == 3
 
 
 def test_a_band_that_stays_away_is_given_up_after_the_time_that_was_set(
