@@ -26,8 +26,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -45,6 +47,9 @@ from cpep_edge.session import Session, SessionMeta, write_session
 from cpep_edge.trust import PublicKey, remember_version
 from cpep_edge.versions import git_commit
 from cpep_edge.vouched import read_memory, remember
+
+if TYPE_CHECKING:
+    from cpep_train.checkpoint import Checkpoint
 
 _SOURCE = Path(__file__).parent / "crash" / "steps.c"
 _HANG_S = 60
@@ -258,14 +263,15 @@ def _check_resume_point(folder: Path, said: list[str]) -> None:
 class Runs:
     """A run that is finished, and finished anew: recipe, two encoders, `checkpoint.json`."""
 
-    def __init__(self) -> None:
+    @cached_property
+    def _checkpoint(self) -> "Checkpoint":
         from cpep_train.checkpoint import Checkpoint, build_encoders
         from cpep_train.provenance import Provenance
         from cpep_train.recipe import load_recipe
 
         recipe = load_recipe("micro")
         emg, pose = build_encoders(recipe)
-        self._checkpoint = Checkpoint(
+        return Checkpoint(
             recipe=recipe,
             preprocessing=recipe.preprocessing(7.5),
             pose_mean_rad=np.zeros(recipe.n_joints, np.float32),
@@ -314,6 +320,13 @@ class Trainings:
     """A whole training: three stages, resume points, checkpoint. However it falls, it comes to the same."""
 
     def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._right: list[bytes] = []  # weights of the training that nothing befell
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing before; the first time, the data and the weights that are right."""
+        if self._right:
+            return
         from cpep_train.corpus import Row, write_metadata
         from cpep_train.recipe import Recipe
 
@@ -333,7 +346,7 @@ class Trainings:
                 "align": {**stage, "temperature": 0.05},
             }
         )
-        self._data, rows, rng = scratch / "corpus", [], np.random.default_rng(0)
+        self._data, rows, rng = self._scratch / "corpus", [], np.random.default_rng(0)
         self._data.mkdir()
         for person, gesture in ((0, "A"), (0, "B"), (1, "A"), (1, "B")):
             name, strength = f"u{person}-{gesture}", 5 + 20 * np.arange(4) * (gesture == "B")
@@ -343,8 +356,8 @@ class Trainings:
             write_session(self._data / f"{name}.hdf5", meta, time_s, emg_uv.astype(np.float32), pose.astype(np.float32))
             rows.append(Row(f"u{person}", "s0", gesture, "right", "right", False, False, "train", "", name))
         write_metadata(self._data, rows)
-        self.train(scratch, lambda words: None)
-        self._right = self._weights(scratch)
+        self.train(self._scratch, lambda words: None)
+        self._right = self._weights(self._scratch)
 
     def train(self, folder: Path, say: Callable[[str], None]) -> None:
         """The run, from wherever it is to its end."""
@@ -414,7 +427,9 @@ def scenarios(bundle: Path, scratch: Path) -> list[Scenario]:
         Scenario("export of a new bundle", none_before, bundles.export, check_new),
         Scenario("checkpoint after an epoch", lambda f: _save_resume_point(f, 1.0), _next_epoch, _check_resume_point),
         Scenario("checkpoint of a run over an earlier one", runs.prepare, runs.save, runs.check),
-        Scenario("training, every fifth step", _nothing, trainings.train, trainings.check, with_power=False, every=5),
+        Scenario(
+            "training, every fifth step", trainings.prepare, trainings.train, trainings.check, with_power=False, every=5
+        ),
         Scenario("import over an earlier import", _earlier_corpus, _later_corpus, _check_corpus),
         Scenario("import, no exchange of names", _earlier_corpus, _later_corpus, _check_corpus, False),
         Scenario("memory of versions", _seen_before, _see_more, _check_seen),
