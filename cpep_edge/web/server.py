@@ -109,7 +109,7 @@ class ViewServer:
         import segno
 
         rows = [[0] * 2 + list(row) + [0] * 2 for row in segno.make(self.url, error="l").matrix]
-        rows = [[0] * len(rows[0])] + rows + [[0] * len(rows[0])] * (2 - len(rows) % 2)
+        rows = [[0] * len(rows[0])] + rows + [[0] * len(rows[0])] * (1 + len(rows) % 2)
         pairs = zip(rows[::2], rows[1::2], strict=True)
         return "".join(
             "".join(" ▄▀█"[2 * (not a) + (not b)] for a, b in zip(*pair, strict=True)) + "\n" for pair in pairs

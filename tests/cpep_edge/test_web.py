@@ -584,3 +584,16 @@ def test_what_a_browser_sends_is_small_or_ends_its_stream() -> None:
         with pytest.raises(ConnectionClosed):
             for _ in range(10_000):
                 connection.recv(timeout=TIMEOUT_S)
+
+
+def test_the_terminal_shows_the_address_as_a_code_that_a_camera_reads() -> None:
+    segno = pytest.importorskip("segno")
+    with served(host="0.0.0.0") as (_, server):
+        rows = server.code.splitlines()
+        modules = [list(row) for row in segno.make(server.url, error="l").matrix]
+    dark = [[(letter in " ▄", letter in " ▀") for letter in row] for row in rows]
+    halves = [[pair[half] for pair in row] for row in dark for half in (0, 1)]
+    n = len(modules)
+    assert [[int(one) for one in row[2 : 2 + n]] for row in halves[1 : 1 + n]] == modules
+    quiet = halves[:1] + halves[1 + n :] + [row[:2] + row[2 + n :] for row in halves]
+    assert not any(one for row in quiet for one in row)
