@@ -25,8 +25,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Files in their order: by their number of tests, the long ones with one test each would come last, on one processor.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Without torch, where nothing is installed yet: the pages need the runtime and MkDocs alone.
 docs:
