@@ -14,7 +14,7 @@ from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.manifest_part import FileName, parse_json
 from cpep_edge.manifest_part import Part as _Part
 from cpep_edge.mpf import MpfSpec
-from cpep_edge.names import MAX_NAME, check_name, shown_name
+from cpep_edge.names import FREE_MOVEMENT, MAX_NAME, check_name, shown_name
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.trust import MAX_VERSION
 
@@ -355,6 +355,12 @@ class Manifest(_Part):
     def shown(self, label: str) -> str:
         """A gesture's label as people read it."""
         return next((one.called for one in self.gestures if one.name == label and one.called), shown_name(label))
+
+    @property
+    def calibration_moves(self) -> str:
+        """What a wearer does to calibrate, in words."""
+        freely = "move the hand in many ways"
+        return ", then ".join(freely if one == FREE_MOVEMENT else self.shown(one) for one in self.calibration) or freely
 
     @property
     def d_embed(self) -> int:

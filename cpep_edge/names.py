@@ -10,6 +10,7 @@ from cpep_edge.errors import ConfigError
 from cpep_edge.outside import printable
 
 MAX_NAME = 100  # characters
+FREE_MOVEMENT = "FreeMovement"  # the stage of recordings that show no gesture by name
 
 # Stages of emg2pose that are named after all the movements in them; here, after the gesture that they stand for.
 _SHOWN = {

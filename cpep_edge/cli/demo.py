@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cpep_edge.cli.output import print_json, progress, stderr
 from cpep_edge.errors import ConfigError
+from cpep_edge.names import FREE_MOVEMENT
 
 if TYPE_CHECKING:
     from cpep_train.corpus import Corpus, Row
@@ -47,11 +48,11 @@ def demo(
     started_s = time.monotonic()
     corpus, run, bundle = out / "simulated-people", out / "run", out / "demo.cpep"
     _say(1, f"simulating {N_USERS} people wearing a band of 16 electrodes")
-    asked = simulated_by(
+    wanted = simulated_by(
         n_users=N_USERS, sessions_per_user=N_DONNINGS, seconds=SECONDS, seed=SEED, free_seconds=FREE_SECONDS
     )
     there = made_by(corpus)
-    if there == asked:
+    if there == wanted:
         stderr.print(f"    they are in {corpus} already")
     elif there is None and corpus.is_dir() and any(corpus.iterdir()):
         raise ConfigError(f"{corpus} is not as the demo made it; move it away, or choose another folder with --out")
@@ -80,7 +81,8 @@ def demo(
     people = Corpus.open(corpus)
     rows = _held_out_session(people)
     moves = [row for row in rows if row.stage in manifest.calibration]
-    replayed = calibrate_and_replay(people, moves, rows, bundle, REPLAY_SPEED)
+    asked = [row for row in rows if row.stage != FREE_MOVEMENT]
+    replayed = calibrate_and_replay(people, moves, asked, bundle, REPLAY_SPEED)
     report = DemoReport(tuple(scores), tuple(boxed), manifest, replayed, time.monotonic() - started_s)
     path = write_report(report, out)
     if as_json:

@@ -176,8 +176,7 @@ def calibrate(
     check_free(out, force)
     recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     manifest = recogniser.manifest
-    moves = ", then ".join(map(manifest.shown, manifest.calibration)) or "move the hand in many ways"
-    move = f"for {seconds:g} s: {moves}"
+    move = f"for {seconds:g} s: {manifest.calibration_moves}"
     stderr.print(f"for {rest_seconds:g} s: rest the hand" if rest_seconds else move)
     with open_source(
         port, device=device, timeout_s=timeout_s, baud=baud, boot_s=boot_s, config=device_config

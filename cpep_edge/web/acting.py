@@ -269,7 +269,7 @@ class Acting:
 
         self._require_unrecorded()
         recogniser, manifest = self._recogniser, self._recogniser.manifest
-        moves = ", then ".join(map(manifest.shown, manifest.calibration)) or "move the hand in many ways"
+        moves = manifest.calibration_moves
         told = ("rest the hand" if wish.rest_s else moves), moves
 
         def run(source: TapSource) -> str:

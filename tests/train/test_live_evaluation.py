@@ -9,6 +9,7 @@ from scipy import signal
 
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.manifest import DecisionSpec
+from cpep_edge.names import FREE_MOVEMENT
 from cpep_edge.session import SessionMeta, write_session
 from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.live_evaluation import evaluate_live
@@ -55,6 +56,13 @@ def test_a_perfect_reader_is_scored_as_one_and_its_false_activation_is_seen(corp
 def test_what_decides_may_be_replaced(corpus: Path) -> None:
     slow = replace_spec(evidence_ms=5_000.0)
     assert evaluate_live(recogniser(), corpus, spec=slow).events.n_missed == 3
+
+
+def test_sessions_without_the_movements_that_calibrate_are_not_judged_uncalibrated(corpus: Path) -> None:
+    asks = recogniser()
+    asks.manifest.calibration = (FREE_MOVEMENT,)
+    with pytest.raises(DataError, match="session s of u has no recording of FreeMovement"):
+        evaluate_live(asks, corpus)
 
 
 def replace_spec(**changes: object) -> DecisionSpec:

@@ -212,16 +212,18 @@ def test_a_common_reference_takes_the_mean_from_every_channel() -> None:
     assert np.std(common.mean(axis=1)) < 0.2 * np.std(apart.mean(axis=1))
 
 
-def test_free_movement_is_of_training_and_validation_alone(tmp_path: Path) -> None:
+def test_free_movement_of_held_out_people_is_as_long_as_a_calibration(tmp_path: Path) -> None:
     synthesise_corpus(tmp_path / "free", n_users=3, sessions_per_user=1, seconds=1.0, seed=4, free_seconds=2.0)
     rows = [row for row in _metadata(tmp_path / "free") if row["stage"] == FREE_STAGE]
     assert [(row["user"], row["split"], row["held_out_stage"]) for row in rows] == [
         ("sim000", "val", "False"),
         ("sim001", "train", "False"),
+        ("sim002", "test", "False"),
     ]
-    with Session(tmp_path / "free" / f"{rows[0]['filename']}.hdf5") as session:
-        session.check()
-        assert len(session.emg()) == 2 * SAMPLE_RATE_HZ
+    for row, seconds in zip(rows, (2, 2, 20), strict=True):
+        with Session(tmp_path / "free" / f"{row['filename']}.hdf5") as session:
+            session.check()
+            assert len(session.emg()) == seconds * SAMPLE_RATE_HZ
 
 
 def test_gestures_set_apart_for_validation_are_neither_trained_on_nor_judged_by(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cpep_edge.errors import DataError
 from cpep_edge.files import read_plain, replacing
-from cpep_edge.names import check_label
+from cpep_edge.names import FREE_MOVEMENT, check_label
 from cpep_edge.outside import unreadable
 from cpep_edge.session import Session
 from cpep_edge.session_trial import SessionSurvey, SessionTrial, survey_session
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METADATA_FILE = "metadata.csv"
-FREE_STAGE = "FreeMovement"  # of recordings that show no gesture: trained on, and never an answer
+FREE_STAGE = FREE_MOVEMENT  # of recordings that show no gesture: trained on, and never an answer
 RATE_TOLERANCE = 0.005  # of a sample rate, within which two are one: headers round it, clocks drift
 
 

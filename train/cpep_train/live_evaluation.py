@@ -78,11 +78,21 @@ def evaluate_live(
 
 
 def prompted_sessions(data: Path, split: str, movements: Sequence[str]) -> list[PromptedSession]:
-    """The prompted sessions of a split, with the recordings of those calibration movements."""
+    """The prompted sessions of a split, with the recordings of those calibration movements.
+
+    Raises DataError where there is no such session, or one has no recording of any of the movements.
+    """
     corpus, labels = Corpus.open(data), read_labels(data)
     rows = [row for row in corpus.rows if row.stage == PROMPTED and row.split == split and row.filename in labels]
     if not rows:
         raise DataError(f"{data}: no recording of the stage {PROMPTED} with labels is in the split {split}")
+    for row in rows:
+        made = {other.stage for other in corpus.rows if (other.user, other.session) == (row.user, row.session)}
+        if movements and not made & set(movements):
+            raise DataError(
+                f"{data}: session {row.session} of {row.user} has no recording of {' or '.join(movements)}, by which "
+                "the bundle is calibrated"
+            )
     return [
         PromptedSession(
             row=row,

@@ -18,16 +18,23 @@ from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.events import Label
 from cpep_edge.folders import output_folder
 from cpep_edge.outside import unreadable
-from cpep_train.corpus import Row, write_metadata
+from cpep_train.corpus import FREE_STAGE, Row, write_metadata
 from cpep_train.hand_model import load_hand
-from cpep_train.simulation import metadata_row, simulate, simulate_prompted, write_recording
+from cpep_train.simulation import (
+    CALIBRATING_S,
+    metadata_row,
+    simulate,
+    simulate_free,
+    simulate_prompted,
+    write_recording,
+)
 from cpep_train.stages import STAGES, Stage
 
 PROMPTED = "Prompted"
 LABELS_FILE = "labels.csv"
 REST = "Rest"
 CALIBRATION_STAGES = (REST, "GraspPunchCloseFar", "CountingUpDownFingerWigglingSpreading")
-CALIBRATION_S = 6.0  # of each
+CALIBRATION_S = 6.0  # of each; of free movement more
 
 _COLUMNS = ("filename", "gesture", "start_s", "end_s")
 
@@ -105,10 +112,13 @@ def _write_session(
         row = metadata_row(user, session, stage, n_users, session)
         write_recording(folder, row.user, row.session, row.stage, simulate(user, session, stage, CALIBRATION_S, seed))
         rows.append(row)
+    freely = replace(rows[0], stage=FREE_STAGE, filename=f"{rows[0].session}-{FREE_STAGE}")
+    recording = simulate_free(user, session, CALIBRATING_S, seed)
+    write_recording(folder, freely.user, freely.session, FREE_STAGE, recording)
     recording, labels = simulate_prompted(user, session, _asked(user, repetitions, seed), seed)
     row = replace(rows[0], stage=PROMPTED, filename=f"{rows[0].session}-{PROMPTED}")
     write_recording(folder, row.user, row.session, PROMPTED, recording)
-    return [*rows, row], [(row.filename, label) for label in labels]
+    return [*rows, freely, row], [(row.filename, label) for label in labels]
 
 
 def _asked(user: int, repetitions: int, seed: int) -> list[Stage]:

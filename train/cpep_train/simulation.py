@@ -56,6 +56,7 @@ from cpep_train.wearers import (
 
 SAMPLE_RATE_HZ = round(CPEP_BAND.sample_rate_hz)
 N_CHANNELS = CPEP_BAND.n_channels
+CALIBRATING_S = 20.0  # of free movement, by those who are held out; `cpep-edge calibrate` asks for as much
 POSE_RATE_HZ = 25  # static optimisation runs at this rate; activation changes far more slowly than EMG
 _RECORDINGS_A_PROCESS = 64  # starting one costs about as much as these
 
@@ -66,7 +67,6 @@ _WANDERING = ((0.15, 4.0), (0.25, 0.5))  # sd of the logarithm of all muscles' a
 _OWN_WANDERING = (0.03, 0.3)  # the same of each muscle by itself
 _MAINS_HZ = 50.0
 _FREE = Stage(FREE_STAGE, REST_RAD[None])
-_BESIDE = (*VALIDATION_STAGES, _FREE)  # the stages of those who are not held out
 _NUMBERED = (*STAGES, None, None, *VALIDATION_STAGES)  # for random streams; prompts and free movement have theirs
 
 # Fatigue: a muscle at full activation is exhausted in so many seconds and recovers in so many.
@@ -103,7 +103,8 @@ def synthesise_corpus(
 
     force: replace an earlier output although it was changed since
     free_seconds: of free movement (`cpep_train.free_movement`) beside the stages of every donning that is not held out;
-        with it come the gestures that are set apart for validation (`cpep_train.stages`)
+        with it come the gestures that are set apart for validation (`cpep_train.stages`), and 20 s of free movement of
+        every held-out donning, to calibrate by
     only_first: of the wearers, so many; each is in the split that the whole corpus would have them in
     progress: called with (recordings done, recordings in all)
     Raises ValueError for impossible counts or seeds, ConfigError without mujoco or where `out` holds other things,
@@ -116,11 +117,14 @@ def synthesise_corpus(
     if free_seconds and free_seconds < 1:
         raise ValueError(f"free movement takes a second at least, got {free_seconds:g}")
     load_hand()  # a missing package shows before anything is written
+    lengths_s = dict.fromkeys(STAGES, seconds)
+    of_trained = lengths_s | (dict.fromkeys(VALIDATION_STAGES, seconds) | {_FREE: free_seconds} if free_seconds else {})
+    of_held_out = lengths_s | ({_FREE: CALIBRATING_S} if free_seconds else {})
     recordings = [
-        (user, session, stage, free_seconds if stage is _FREE else seconds)
+        (user, session, stage, length_s)
         for user in range(n_users)[:only_first]
         for session in range(sessions_per_user)
-        for stage in (*STAGES, *(_BESIDE if free_seconds and not _is_held_out(user, n_users) else ()))
+        for stage, length_s in (of_held_out if _is_held_out(user, n_users) else of_trained).items()
     ]
     made_by = simulated_by(
         n_users=n_users, sessions_per_user=sessions_per_user, seconds=seconds, seed=seed, free_seconds=free_seconds
