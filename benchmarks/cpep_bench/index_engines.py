@@ -113,3 +113,9 @@ ENGINES: dict[str, Build] = {
     "faiss, HNSW32": faiss_of("HNSW32"),
     "faiss, HNSW32 SQ8": faiss_of("HNSW32_SQ8"),
 }
+GROWN = {  # those that are asked about more poses than a corpus has: one a kind
+    name: build
+    for name, build in ENGINES.items()
+    if name in ("numpy, float32, exact", "hnswlib, ef 64", "usearch, i8, defaults", "faiss, SQ8", "faiss, HNSW32 SQ8")
+    or name.startswith("cpep-edge")
+}

@@ -29,7 +29,7 @@ def write_box_corpus(out: Path, progress: Callable[[int, int], None] | None = No
     """
     synthesise_corpus(
         out,
-        n_users=96,
+        n_users=384,
         sessions_per_user=1,
         seconds=3.0,
         free_seconds=40.0,
