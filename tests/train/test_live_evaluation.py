@@ -65,6 +65,21 @@ def test_sessions_without_the_movements_that_calibrate_are_not_judged_uncalibrat
         evaluate_live(asks, corpus)
 
 
+@pytest.mark.parametrize("of", ["nothing", "noise", "before the labels"])
+def test_prompts_that_hold_no_movement_are_said(corpus: Path, of: str) -> None:
+    signal = np.zeros((10_000, 2), np.float32)
+    if of == "noise":
+        signal = np.random.default_rng(0).normal(0, 10, (10_000, 2)).astype(np.float32)
+    if of == "before the labels":  # a file of labels for another recording
+        signal[:900] = signal[2100:2900] = 1
+    path = corpus / f"u-{PROMPTED}.hdf5"
+    path.unlink()
+    meta = SessionMeta("s", "u", PROMPTED, "right", 0.0, 9.999, 2, RATE_HZ, path.stem)
+    write_session(path, meta, np.arange(10_000) / RATE_HZ, signal)
+    with pytest.raises(DataError, match="the prompts of u-Prompted hold no movement"):
+        evaluate_live(recogniser(), corpus)
+
+
 def replace_spec(**changes: object) -> DecisionSpec:
     return SPEC.model_copy(update=changes)
 

@@ -24,9 +24,11 @@ from cpep_edge.live_loop import LiveEngine
 from cpep_edge.manifest import DecisionSpec
 from cpep_edge.recogniser import Recogniser
 from cpep_train.corpus import Corpus, Row
-from cpep_train.prompted import PROMPTED, REST, read_labels
+from cpep_train.prompted import LABELS_FILE, PROMPTED, REST, read_labels
 
 FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default
+_BLOCK_S = 0.25  # that a level is taken of
+_LOUDER = 1.05  # than between the prompts, a quarter of what lies in them at least; levels of noise differ by less
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,15 @@ def evaluate_live(
     turn: electrodes by which the band is turned further than it was put on, before it is calibrated
     undo_turn: whether the calibration looks for a turned band
     progress: called with sessions done and their number
-    Raises DataError when the corpus holds no labels, or no session of that split.
+    Raises DataError when the corpus holds no labels, no session of that split, or one in whose prompts nothing moves.
     """
     sessions = prompted_sessions(data, split, recogniser.manifest.calibration)
+    for session in sessions:
+        if not _moves(session, recogniser.manifest.preprocessing.sample_rate_hz):
+            raise DataError(
+                f"{data}: the prompts of {session.row.filename} hold no movement, its signal is no stronger in them "
+                f"than between them: compare {LABELS_FILE} with the recording"
+            )
     played = []
     for done, session in enumerate(sessions):
         played.append((session, play(recogniser, _turned(session, turn), spec, undo_turn)))
@@ -114,6 +122,18 @@ def prompted_sessions(data: Path, split: str, movements: Sequence[str]) -> list[
         )
         for row in rows
     ]
+
+
+def _moves(session: PromptedSession, rate_hz: float) -> bool:
+    """Whether the signal is stronger while it is prompted; so, too, where nothing lies between the prompts."""
+    n = round(_BLOCK_S * rate_hz)
+    whole = session.emg_uv[: len(session.emg_uv) // n * n]
+    level = np.abs(whole - np.median(whole, axis=0)).mean(axis=1).reshape(-1, n).mean(axis=1)
+    middle_s = (np.arange(len(level)) + 0.5) * _BLOCK_S
+    inside = np.any([(one.start_s <= middle_s) & (middle_s < one.end_s) for one in session.labels], axis=0)
+    if inside.all() or not inside.any():
+        return bool(inside.any())
+    return bool(np.quantile(level[inside], 0.75) > _LOUDER * np.median(level[~inside]))
 
 
 def play(
