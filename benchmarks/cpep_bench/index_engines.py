@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge import pose_index
+from cpep_edge.hnsw_file import check_sizes
 from cpep_edge.index_file import StoredIndex, coded, to_bytes
 from cpep_edge.pose_index import PoseIndex
 
@@ -42,6 +43,8 @@ def ours_whole(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, in
 def ours_graph(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
     """cpep-edge with hnswlib's graph, as it is built beyond `EXACT_NUMBERS`."""
     stored = coded(vectors)
+    n, d = vectors.shape
+    check_sizes(n, d, pose_index.M, 0)
     graph = pose_index.build_graph(stored.directions(), _SEED)
     return _ours(StoredIndex(stored, labels.astype(np.uint16), graph))
 
