@@ -418,7 +418,11 @@ class Acting:
             gestures = ", ".join(map(opened.manifest.shown, taught.gestures))
             return f"taught {gestures}{reads}; it runs now, and is kept in {path}"
 
-        return self._begin("teach", run)
+        try:
+            return self._begin("teach", run)
+        except CpepError:
+            teaching.close()
+            raise
 
     def _lesson_path(self, gestures: tuple[str, ...]) -> Path:
         """Where these gestures are taught: on from where a lesson in them was broken off, else beside all others."""
