@@ -10,7 +10,7 @@ const hand = new Hand($("hand"), still, () => draw("hand"));
 const actions = new Actions({ still, colours: () => colours, colour: (label) => paint(label), nameOf, isActive, remember, remembered });
 const PAST_S = 60;
 const PAST_HOP_S = 0.5; // a minute moves by a few pixels in it
-const HAND_HOP_MS = 40; // between two pictures of the hand
+const FRAME_HOP_MS = 50; // between two turns of all that moves: a turn costs more than what changes in it
 const CHANGES_SHOWN = 12;
 const KINDS = { trained: "Trained on other people", taught: "Taught by you", "zero-shot": "Zero-shot, by pose alone" };
 const state = {
@@ -79,10 +79,8 @@ function takeDecision(decision) {
   while (state.delays[0][0] < oldest) state.delays.shift();
   if (state.paused) return;
   hand.want(decision.hand_rad);
-  $("stage").classList.toggle("bare", decision.hand_rad === null);
-  showDecision(decision);
-  showShares(decision);
-  if (decision.changes.length || first) showChanges();
+  draw("decision");
+  if (decision.changes.length || first) draw("changes");
   if (decision.changes.length || !(Math.abs(decision.run_s - shownPast_s) < PAST_HOP_S)) draw("past");
 }
 
@@ -117,6 +115,8 @@ function paint(label) { return `oklch(${colours.light_hue} ${colours.chroma} ${h
 function setText(element, text) { if (element.textContent !== text) element.textContent = text; }
 
 function showDecision(decision) {
+  $("stage").classList.toggle("bare", decision.hand_rad === null);
+  showShares(decision);
   const active = isActive(decision.gesture), share = decision.at_rest ? 0 : decision.confidence;
   setText($("gesture"), nameOf(decision.gesture));
   $("gesture").className = active ? "" : "quiet";
@@ -353,23 +353,25 @@ function drawDelays(x) {
 }
 
 const waiting = new Set();
-let handShown_ms = 0;
-/** Draw some pictures at the screen's next turn; nothing is drawn while nothing changes. */
+let shown_ms = 0, handShown_ms = 0;
+/** Show some of it at the next turn; nothing is drawn while nothing changes. */
 function draw(...what) {
-  if (waiting.size === 0) requestAnimationFrame(frame);
+  if (waiting.size === 0) setTimeout(() => requestAnimationFrame(frame), Math.max(0, shown_ms + FRAME_HOP_MS - performance.now()));
   what.forEach((one) => waiting.add(one));
 }
 
 function frame(now) {
   const due = [...waiting];
   waiting.clear();
+  shown_ms = performance.now();
+  if (due.includes("decision") && state.decision && !state.paused) showDecision(state.decision);
+  if (due.includes("changes") && !state.paused) showChanges();
   if (due.includes("strips") && !state.paused) drawStrips();
   if (due.includes("past") && !state.paused) drawPast();
   if (due.includes("hand")) drawHand(now);
 }
 
 function drawHand(now) {
-  if (now - handShown_ms < HAND_HOP_MS && !hand.stale) return draw("hand");
   const seconds = Math.min(0.2, Math.max(0.001, (now - handShown_ms) / 1000));
   handShown_ms = now;
   hand.draw(seconds, colours);
