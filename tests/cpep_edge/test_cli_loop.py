@@ -54,7 +54,10 @@ def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path
     assert answer.returncode == 0, answer.stderr
     decisions, summary = lines_of(answer)
     assert [d["type"] for d in decisions] == ["decision"] * len(decisions)
-    assert [d["sample_index"] for d in decisions] == list(range(200, 4001, 50))
+    hops = range(200, 4001, 50)
+    decided = [d["sample_index"] for d in decisions]
+    assert decided == sorted(set(decided) & set(hops))
+    assert len(decided) + summary["skipped_hops"] == len(hops)  # a machine that is too busy skips some, and says so
     assert summary["type"] == "summary"
     assert summary["n_decisions"] == len(decisions)
     assert summary["link"]["lost_frames"] == 0
