@@ -353,10 +353,13 @@ function drawDelays(x) {
 }
 
 const waiting = new Set();
-let shown_ms = 0, handShown_ms = 0;
-/** Show some of it at the next turn; nothing is drawn while nothing changes. */
+let shown_ms = 0, handShown_ms = 0, turn = 0;
+/** Show some of it at the next turn, a hand that somebody turns at once; nothing is drawn while nothing changes. */
 function draw(...what) {
-  if (waiting.size === 0) setTimeout(() => requestAnimationFrame(frame), Math.max(0, shown_ms + FRAME_HOP_MS - performance.now()));
+  if (waiting.size === 0 || hand.stale) {
+    clearTimeout(turn);
+    turn = setTimeout(() => requestAnimationFrame(frame), hand.stale ? 0 : Math.max(0, shown_ms + FRAME_HOP_MS - performance.now()));
+  }
   what.forEach((one) => waiting.add(one));
 }
 
