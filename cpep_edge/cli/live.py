@@ -168,12 +168,13 @@ def calibrate(
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import calibrate as measure
-    from cpep_edge.calibration import odd_electrodes, save_profile
+    from cpep_edge.calibration import odd_electrodes, require_profile_or_nothing, save_profile
     from cpep_edge.files import check_free
     from cpep_edge.live_loop import check_stream
     from cpep_edge.recogniser import Recogniser
 
     check_free(out, force)
+    require_profile_or_nothing(out)
     recogniser = Recogniser(Bundle.open(bundle, key, trust=trust))
     manifest = recogniser.manifest
     move = f"for {seconds:g} s: {manifest.calibration_moves}"

@@ -120,7 +120,8 @@ def teach(
     if not json_lines:
         named = f"--port {port}" + ("" if device == "cpep" else f" --device {device}")
         stderr.print(f"from now on: cpep-edge live {bundle} {named}", soft_wrap=True)
-        stderr.print(f"when the band was put on anew, first: cpep-edge calibrate {bundle} {named}", soft_wrap=True)
+        again = f"cpep-edge calibrate {bundle} {named} --force"  # in the place of the last wearing's profile
+        stderr.print(f"when the band was put on anew, first: {again}", soft_wrap=True)
 
 
 def _names(given: str | None) -> tuple[str, ...]:

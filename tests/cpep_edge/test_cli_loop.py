@@ -165,3 +165,14 @@ def test_the_replay_of_the_demo_may_be_run_again(
         assert replayed.summary.link.lost_frames == 0
         assert len(replayed.recordings) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_profile_is_not_replaced_and_that_is_said_before_the_wearer_moves(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    answer = run("calibrate", str(tiny_bundle), "--port", "gone", "--out", str(tmp_path / "notes.json"), "--force")
+    assert answer.returncode == 1
+    assert "notes.json" in answer.stderr
+    assert "gone" not in answer.stderr.replace("notes.json", "")
+    assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'
