@@ -248,19 +248,19 @@ def _many_poses(checkpoint: Checkpoint, n: int) -> tuple[Vectors, Labels]:
     vectors: list[Vectors] = []
     labels: list[int] = []
     rng = np.random.default_rng(recipe.seed)
-    for stage, style in ((stage, style) for style in iter(lambda: draw_style(rng), None) for stage in STAGES):
-        angles_rad = move(stage, style, hand, round(STAGE_S * rate_hz), rate_hz, rng).poses_rad[:, :N_JOINTS]
-        pose = ((angles_rad - checkpoint.pose_mean_rad) / checkpoint.pose_std_rad).astype(np.float32).T
-        windows = [pose[:, at : at + length] for at in range(0, pose.shape[1] - length + 1, hop)]
-        made += windows
-        labels += [gestures.index(stage.name)] * len(windows)
+    while len(labels) < n:
+        style = draw_style(rng)
+        for stage in STAGES:
+            angles_rad = move(stage, style, hand, round(STAGE_S * rate_hz), rate_hz, rng).poses_rad[:, :N_JOINTS]
+            pose = ((angles_rad - checkpoint.pose_mean_rad) / checkpoint.pose_std_rad).astype(np.float32).T
+            windows = [pose[:, at : at + length] for at in range(0, pose.shape[1] - length + 1, hop)]
+            made += windows
+            labels += [gestures.index(stage.name)] * len(windows)
         if len(made) >= POSES_AT_ONCE or len(labels) >= n:
             with torch.no_grad():
                 vectors.append(checkpoint.pose(torch.from_numpy(np.stack(made))).numpy())
             made = []
-        if len(labels) >= n:
-            return np.concatenate(vectors)[:n], np.array(labels[:n], np.int64)
-    raise AssertionError("people never end")
+    return np.concatenate(vectors)[:n], np.array(labels[:n], np.int64)
 
 
 def _engines(inputs: Inputs, vectors: Vectors, labels: Labels, engines: dict[str, Build] = ENGINES) -> Iterator[str]:

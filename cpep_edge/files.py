@@ -1,5 +1,6 @@
 """Write files whole or not at all, and read only what is a file. Folders: `cpep_edge.folders`."""
 
+import errno
 import io
 import math
 import os
@@ -58,6 +59,12 @@ def check_writable(path: Path) -> None:
         raise CpepError(f"cannot write {path}: {folder} is no folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise CpepError(f"cannot write {path}: you may not write to {folder}")
+
+
+def require_plain(file: Path) -> None:
+    """Raise OSError, as opening a missing file would, for a pipe, which waits for a writer, or what never ends."""
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "it is no plain file", str(file))
 
 
 def read_plain(file: Path, max_bytes: int, *, follow: bool = False) -> bytes:

@@ -18,11 +18,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from cpep_edge.errors import ConfigError, CpepError
-from cpep_edge.files import check_writable, replacing, sync
+from cpep_edge.files import check_writable, read_plain, replacing, sync
 
 NOTE_FILE = ".cpep-edge.json"
+_MAX_JSON_BYTES = 1 << 28  # of a note, or of a report
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), RENAME_SWAP of macOS' renamex_np(2)
 _AT_FDCWD = -100
@@ -62,7 +64,7 @@ def check_report(folder: Path, figures: str) -> None:
     """
     check_writable(folder / figures)
     try:
-        taken = os.path.lexists(folder / figures) and not isinstance(json.loads((folder / figures).read_bytes()), dict)
+        taken = os.path.lexists(folder / figures) and not isinstance(_json(folder / figures), dict)
     except (OSError, ValueError, RecursionError):
         taken = True
     if taken:
@@ -191,15 +193,19 @@ def _require_ours(path: Path, command: str, force: bool | None) -> None:
 def _has_keys_of(file: Path, content: bytes) -> bool:
     """Whether a JSON file has most keys of another: a report of an earlier version may lack some."""
     try:
-        keys, asked = set(json.loads(file.read_bytes())), set(json.loads(content))
+        keys, asked = set(_json(file)), set(json.loads(content))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
     return len(keys & asked) * 2 > len(asked)
 
 
+def _json(file: Path) -> Any:
+    return json.loads(read_plain(file, _MAX_JSON_BYTES, follow=True))
+
+
 def _note(path: Path) -> tuple[str, dict[str, list[int]]] | None:
     try:
-        note = json.loads((path / NOTE_FILE).read_bytes())
+        note = _json(path / NOTE_FILE)
         return str(note["made_by"]), dict(note["files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

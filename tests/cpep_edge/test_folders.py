@@ -272,3 +272,13 @@ def test_what_lies_where_a_report_would_go_is_said_before_any_work(
     assert isinstance(done.exception, ConfigError)
     assert str(done.exception).startswith(f"{tmp_path / figures} exists and is no earlier report")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["[1, 2]"]
+
+
+def test_a_pipe_where_a_report_or_a_note_would_be_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "report.json")
+    os.mkfifo(tmp_path / folders.NOTE_FILE)
+    with pytest.raises(ConfigError, match="is no earlier report"):
+        folders.check_report(tmp_path, "report.json")
+    with pytest.raises(ConfigError, match="is no earlier report"):
+        folders.write_reports(tmp_path, {"report.json": b'{"a": 1}'})
+    assert folders.made_by(tmp_path) is None

@@ -1,3 +1,6 @@
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +13,11 @@ from cpep_edge.errors import ConfigError, CpepError, DataError
 from cpep_edge.session import JOINT_NAMES
 from cpep_train.corpus import Corpus, corpus_info
 from cpep_train.import_csv import import_csv
+from cpep_train.import_files import import_libemg
+from cpep_train.import_myo import import_myo_wrist
+from cpep_train.import_ninapro import import_ninapro
 from cpep_train.importing import Choices
+from cpep_train.leakage import load_splits
 
 MAP = """\
 sample_rate_hz = 500
@@ -337,3 +344,22 @@ def test_lines_of_blanks_are_no_rows(folder: Path) -> None:
     text = (folder / "b.csv").read_text()
     (folder / "b.csv").write_text(text.replace("\n", "\n   \n", 5) + "\t\n")
     assert import_csv(folder / "map.toml", folder / "out").n_samples_read == 190
+
+
+@pytest.mark.parametrize(
+    ("name", "bring"),
+    [
+        ("a.csv", lambda folder: import_csv(folder / "map.toml", folder / "out")),
+        ("S1_A1_E1.mat", lambda folder: import_ninapro(folder, folder / "out", "db1")),
+        ("R_0_C_0.csv", lambda folder: import_libemg(folder, folder / "out", sample_rate_hz=1000.0)),
+        ("1-0/1.txt", lambda folder: import_myo_wrist(folder, folder / "out")),
+        ("splits.json", load_splits),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder: Path, name: str, bring: Callable[[Path], object]) -> None:
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CpepError, match=re.escape(name)):
+        bring(folder)
+    assert not (folder / "out").exists()

@@ -45,7 +45,7 @@ _RATE_TOLERANCE = 0.02  # of a nominal rate, beyond which that of the time stamp
 def read_source(path: Path) -> SourceFile:
     """Read a file of any format that is known; its content decides, not its name alone."""
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
+        raise DataError(f"{path}: {'it is no plain file' if path.exists() else 'there is no such file'}")
     reader = _reader(path)
     if reader is None:
         raise DataError(

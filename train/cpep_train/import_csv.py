@@ -49,6 +49,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.files import require_plain
 from cpep_edge.outside import unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
 from cpep_edge.toml_text import load_toml
@@ -270,6 +271,7 @@ def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap) -> NDArr
 
 def _table_of_texts(path: Path, spec: ColumnMap) -> list[list[str]]:
     try:
+        require_plain(path)
         with path.open(newline="", encoding="utf-8-sig") as text:
             rows = [[cell.strip() for cell in row] for _, row in _rows(path, text, spec)]
     except (OSError, UnicodeDecodeError) as error:
@@ -334,6 +336,7 @@ def _microvolts(path: Path, emg: NDArray[np.float64], spec: ColumnMap, writer: C
 def _blocks(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> Iterator[_Block]:
     """A file, some rows at a time; raises DataError, naming file, row and column."""
     try:
+        require_plain(path)
         with path.open(newline="", encoding="utf-8-sig") as text:
             rows = _rows(path, text, spec)
             first = next(rows, None)

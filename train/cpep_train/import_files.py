@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from cpep_edge.errors import DataError
+from cpep_edge.files import require_plain
 from cpep_edge.outside import unreadable
 from cpep_train.formats import read_source
 from cpep_train.importing import (
@@ -258,6 +259,7 @@ def _check_repetitions(asked: Sequence[int], there: set[int], where: object) -> 
 def _libemg_table(file: Path) -> NDArray[np.float64]:
     """The samples of a file, (n, n_channels); a column of time stamps in front is dropped."""
     try:
+        require_plain(file)
         lines = [line.strip(", \t") for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {unreadable(error)}") from error
@@ -284,6 +286,7 @@ def _class_names(source: Path) -> dict[int, str]:
 
     for file in source.rglob("collection_details.json"):
         try:
+            require_plain(file)
             classes = json.loads(file.read_text(encoding="utf-8")).get("classes", {})
             return (
                 {int(number): str(name) for name, number in classes.items()}

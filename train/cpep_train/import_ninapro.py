@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from cpep_edge.errors import DataError
+from cpep_edge.files import require_plain
+from cpep_edge.outside import unreadable
 from cpep_edge.session_trial import SessionTrial
 from cpep_train.glove import GLOVES, joint_angles, lag_s, sensor_ranges
 from cpep_train.importing import (
@@ -143,8 +145,12 @@ def _kept_apart(files: Sequence[Path], writer: CorpusWriter) -> Iterator[Path]:
     """The files of a subject without copies of the same bytes, which are said."""
     seen: dict[bytes, Path] = {}
     for file in files:
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").digest()
+        try:
+            require_plain(file)
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").digest()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {unreadable(error)}") from error
         if content in seen:
             writer.notes.append(f"{file} is a second copy of {seen[content]} and was left out")
             continue

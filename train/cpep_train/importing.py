@@ -23,6 +23,7 @@ from scipy import signal
 
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.files import require_plain
 from cpep_edge.folders import output_folder
 from cpep_edge.names import check_label, check_name
 from cpep_edge.session import N_JOINTS, Block, SessionMeta, write_session_blocks
@@ -492,6 +493,7 @@ def whole_rows(file: Path, n_columns: int, delimiter: str = ",") -> tuple[NDArra
     Raises DataError, naming the file and the row, where those are more than one in a hundred.
     """
     try:
+        require_plain(file)
         lines = [line for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from cpep_edge.errors import ArtifactError, DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import read_plain, replacing
 from cpep_train.content import Content, content_of, over_recordings
 from cpep_train.corpus import FREE_STAGE, METADATA_FILE, Corpus, Row
 
@@ -139,6 +139,9 @@ def _content(corpus: Corpus, number: int) -> Content:
         return content_of(session)
 
 
+_MAX_BYTES = 1 << 30  # 800 bytes a recording
+
+
 def save_splits(run: Path, manifest: SplitManifest) -> None:
     """Write the split manifest into the folder of a run."""
     with replacing(run / SPLITS_FILE) as temporary:
@@ -149,8 +152,8 @@ def load_splits(run: Path) -> SplitManifest:
     """The split manifest of a run; raises ArtifactError where it is missing or malformed."""
     file = run / SPLITS_FILE
     try:
-        return SplitManifest.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
+        return SplitManifest.model_validate_json(read_plain(file, _MAX_BYTES, follow=True))
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{file} is missing or malformed, so nobody can tell what the run was trained on; train it anew"
         ) from error

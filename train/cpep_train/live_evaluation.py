@@ -125,7 +125,7 @@ def prompted_sessions(data: Path, split: str, movements: Sequence[str]) -> list[
 
 
 def _moves(session: PromptedSession, rate_hz: float) -> bool:
-    """Whether the signal is stronger while it is prompted; so, too, where nothing lies between the prompts."""
+    """Whether the signal is stronger in the prompts than between them; taken for granted where nothing lies between."""
     n = round(_BLOCK_S * rate_hz)
     whole = session.emg_uv[: len(session.emg_uv) // n * n]
     level = np.abs(whole - np.median(whole, axis=0)).mean(axis=1).reshape(-1, n).mean(axis=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpep_edge.errors import ArtifactError
-from cpep_edge.files import replacing
+from cpep_edge.files import replacing, require_plain
 from cpep_edge.versions import git_commit, installed_versions
 from cpep_train.corpus import Corpus
 
@@ -49,6 +49,7 @@ def load_provenance(run: Path) -> Provenance:
     """Read what a run was started with; raises ArtifactError where that is missing or malformed."""
     file = run / PROVENANCE_FILE
     try:
+        require_plain(file)
         return Provenance.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise ArtifactError(f"{file} is missing or malformed; train into another folder") from error

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import replacing, require_plain
 from cpep_edge.folders import replacing_folder
 
 SHARDS_FILE = "shards.json"
@@ -60,6 +60,7 @@ class Shards:
         """Read the index in a corpus' folder; raises DataError where it is malformed."""
         file = folder / SHARDS_FILE
         try:
+            require_plain(file)
             index = ShardIndex.model_validate_json(file.read_bytes())
         except (OSError, ValidationError) as error:
             raise DataError(f"{file} is malformed: {str(error).splitlines()[0]}") from error
