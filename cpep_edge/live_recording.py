@@ -27,6 +27,8 @@ from cpep_edge.donning import Donning
 from cpep_edge.errors import DataError
 from cpep_edge.live_loop import LiveEngine
 from cpep_edge.manifest import DecisionSpec, Manifest
+from cpep_edge.names import MAX_NAME
+from cpep_edge.outside import printable
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import Session
 from cpep_edge.session_trial import check_session
@@ -72,7 +74,8 @@ class LiveRecording:
         if (folder / LINES_FILE).exists():
             raise DataError(f"{folder} holds a recording already; choose another folder for --record")
         path, info = folder / SESSION_FILE, source.info
-        meta = session_meta(info, path, Wearer("user", folder.name, "right"), "live")
+        session = printable(folder.name, MAX_NAME).strip() or "live"
+        meta = session_meta(info, path, Wearer("user", session, "right"), "live")
         self._recorder = Recorder(path, meta)
         self._timeline = Timeline(info.sample_rate_hz)
         self._source, self._counts = source, LinkCounts()

@@ -12,8 +12,8 @@ so in the attribute `missing_pose`. A recording without any pose holds zeros thr
 import errno
 import io
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +45,7 @@ _GROUP = "emg2pose"
 _TABLE = "timeseries"
 _MISSING_POSE = "missing_pose"  # attribute: "nan" where that marks a missing pose; absent where all zeros do
 _CHUNK_ROWS = 4_096  # of a file
+_ROOM_BYTES = 1 << 21  # for attributes, the list of chunks, and the last chunk, which is written whole
 _BLOCK_BYTES = 1 << 24  # read at a time of a table of any kind
 _MOST_UNPACKED = 1_100  # times its file's size; deflate does not get beyond 1,032
 _MOST_HZ = 1e7
@@ -227,8 +228,42 @@ Block = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32] | No
 
 def write_session_blocks(path: Path, meta: SessionMeta, n_channels: int, blocks: Iterable[Block]) -> None:
     """Write one session block by block, however long it is, whole or not at all; its end is that of the last block."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        _write_blocks(file, meta, n_channels, blocks)
+    with new_file(path) as (file, reserve):
+        _write_blocks(file, meta, n_channels, blocks, reserve)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[int], None]]]:
+    """Yield an HDF5 file that takes the place of `path` on success, and a function that finds room for more bytes.
+
+    HDF5 breaks down, and the process with it, when the disk refuses a write. So room is taken before each table that is
+    written, and for everything else at the start; where there is none, that raises CpepError in the usual way.
+    """
+    with replacing(path) as temporary:
+        empty = io.BytesIO()
+        h5py.File(empty, "w").close()
+        temporary.write_bytes(empty.getbuffer())
+        n_bytes = 0
+
+        def reserve(more: int) -> None:
+            nonlocal n_bytes
+            n_bytes += more
+            with temporary.open("r+b") as disk:
+                _allocate(disk.fileno(), n_bytes)
+
+        reserve(_ROOM_BYTES)
+        with h5py.File(temporary, "r+") as file:  # "w" would give the room back
+            yield file, reserve
+
+
+def _allocate(handle: int, n_bytes: int) -> None:
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(handle, 0, n_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # this file system cannot do it
+            raise
 
 
 def write_short_session(
@@ -236,16 +271,18 @@ def write_short_session(
 ) -> None:
     """Write one session of a few seconds without poses, whole or not at all.
 
-    HDF5 makes it in memory, because on a disk that is full it breaks down in ways that no caller can catch.
+    HDF5 makes it in memory: it takes no more room than it needs, even on a disk that is nearly full.
     """
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        _write_blocks(file, meta, emg_uv.shape[1], [(time_s, emg_uv, None)])
+        _write_blocks(file, meta, emg_uv.shape[1], [(time_s, emg_uv, None)], lambda n_bytes: None)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
-def _write_blocks(file: h5py.File, meta: SessionMeta, n_channels: int, blocks: Iterable[Block]) -> None:
+def _write_blocks(
+    file: h5py.File, meta: SessionMeta, n_channels: int, blocks: Iterable[Block], reserve: Callable[[int], None]
+) -> None:
     dtype = timeseries_dtype(n_channels)
     group = file.create_group(_GROUP)
     for name in SessionMeta.__dataclass_fields__:
@@ -258,6 +295,7 @@ def _write_blocks(file: h5py.File, meta: SessionMeta, n_channels: int, blocks: I
         rows["joint_angles"] = 0 if joint_angles_rad is None else joint_angles_rad
         if joint_angles_rad is not None and not np.all(np.any(np.nan_to_num(joint_angles_rad) != 0, axis=1)):
             group.attrs[_MISSING_POSE] = "nan"
+        reserve(rows.nbytes)
         if table is None:
             table = group.create_dataset(_TABLE, data=rows, maxshape=(None,), chunks=(min(len(rows), _CHUNK_ROWS),))
             continue

@@ -112,15 +112,20 @@ def record(
     """Record a wristband as emg2pose sessions; if the program is killed, at most the last second is lost."""
     from cpep_bridge import recording
     from cpep_bridge.devices import open_source
-    from cpep_bridge.prompts import load_prompts, record_prompts
+    from cpep_bridge.prompts import METADATA, list_finished, load_prompts, record_prompts
     from cpep_edge.files import check_free
+    from cpep_edge.names import check_gesture
 
     if recover is not None:
-        _print_recorded([recording.recover(recover, force)], as_json)
+        one = recording.recover(recover, force)
+        if (one.path.parent / METADATA).exists():
+            list_finished(one.path.parent)  # it was recorded with --prompt
+        _print_recorded([one], as_json)
         return
     if port is None or out is None:
         raise typer.BadParameter("give --port and --out, or --recover and the journal")
     wearer = recording.Wearer(user, session, side)
+    check_gesture(stage)
     prompts = None if prompt is None else load_prompts(prompt)
     check_free(
         out / "metadata.csv" if prompts else out, force=prompts is not None or force
@@ -141,8 +146,8 @@ def record(
         if prompts is not None:
             recorded = record_prompts(source, out, wearer, prompts, _prompter(), split)
         else:
-            one = recording.record(source, out, wearer, stage, seconds, force=force)
-            recorded = [] if one is None else [one]
+            taken = recording.record(source, out, wearer, stage, seconds, force=force)
+            recorded = [] if taken is None else [taken]
     if not recorded:
         raise CpepError(f"nothing was recorded from {port}")
     _print_recorded(recorded, as_json)

@@ -15,10 +15,13 @@ that the corpus trains and is judged as it stands; or a whole session is for one
 """
 
 import csv
+import io
 import itertools
 import logging
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -30,9 +33,19 @@ from pydantic import Field
 from cpep_bridge.recording import Recorded, Recorder, Timeline, Wearer, journal_of, rate_heard, session_meta
 from cpep_bridge.toml_config import Section, read_toml
 from cpep_edge.blocks import BlockSource
-from cpep_edge.errors import DataError
+from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.files import read_plain, replacing
+from cpep_edge.folders import locked
+from cpep_edge.names import MAX_NAME
+from cpep_edge.session import Session
 
 METADATA = "metadata.csv"
+_MAX_METADATA_BYTES = 1 << 30
+_LONGEST_S = 86_400.0  # a day
+_MOST_REPETITIONS = 1_000
+_LONGEST_FILE_NAME = (
+    220  # bytes; Linux takes 255, and the number and what marks a file that is being written come to it
+)
 CUT_S = 0.25  # of a prompt, missing in one piece
 COLUMNS = (
     *("user", "session", "stage", "side", "moving_hand", "held_out_user", "held_out_stage"),
@@ -46,17 +59,17 @@ Split = Literal["train", "val", "test"]
 class Prompt(Section):
     """One thing to do."""
 
-    stage: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")  # goes into a file name
+    stage: str = Field(min_length=1, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9_-]+$")  # goes into a file name
     text: str = ""
-    seconds: float = Field(gt=0)
-    repeat: int = Field(default=1, ge=1)
+    seconds: float = Field(gt=0, le=_LONGEST_S)
+    repeat: int = Field(default=1, ge=1, le=_MOST_REPETITIONS)
 
 
 class PromptList(Section):
     """What to do, in order."""
 
-    rest_s: float = Field(default=3.0, ge=0)
-    prompt: list[Prompt] = Field(min_length=1)
+    rest_s: float = Field(default=3.0, ge=0, le=_LONGEST_S)
+    prompt: list[Prompt] = Field(min_length=1, max_length=10_000)
 
     def steps(self) -> list[tuple[Prompt, Split]]:
         """The prompts one by one and what each is for, repetitions going round the whole list."""
@@ -99,7 +112,14 @@ def record_prompts(
 
     A prompt that was broken off is not kept: its label would promise more than there is. One that a loss of a quarter
     of a second or a restart of the device cut in two is asked for again.
+    Raises ConfigError for names that no file could have, DataError when the disk refuses.
     """
+    stage = max((prompt.stage for prompt in prompts.prompt), key=len)
+    name = f"{wearer.user}_{wearer.session}_{stage}"
+    if len(os.fsencode(name)) > _LONGEST_FILE_NAME:
+        raise ConfigError(f"{name!r} is too long for the name of a file: shorten --user, --session or the stage")
+    for path in list_finished(folder, split or "train"):
+        _log.warning("%s was recorded before and is noted in %s now", path, METADATA)
     director = _Director(source, folder, wearer, prompts, show, split)
     try:
         director.run()
@@ -179,10 +199,11 @@ class _Director:
             path, self._repetition = self._free_path(prompt.stage)
             self._recorder = Recorder(path, session_meta(self._source.info, path, self._repetition, prompt.stage))
             return prompt.seconds
-        finished = self._recorder.finish(rate_heard(self._source))
-        self._recorder = None
+        recorder, self._recorder = self._recorder, None  # it is whole: what stops it from here on leaves its journal
+        finished = recorder.finish(rate_heard(self._source))
         if finished is not None:
-            _append_row(self._folder, self._repetition, finished, self._all_for or self._steps[len(self.recorded)][1])
+            split = self._all_for or self._steps[len(self.recorded)][1]
+            _append(self._folder, [_row(self._repetition, finished.stage, split, finished.path)])
             self.recorded.append(finished)
         return self._rest_s
 
@@ -195,18 +216,57 @@ class _Director:
         return path, replace(self._wearer, session=f"{self._wearer.session}-rep{number}")
 
 
-def _append_row(folder: Path, wearer: Wearer, recorded: Recorded, split: Split) -> None:
-    """Note a finished session in the folder's metadata."""
+def list_finished(folder: Path, split: Split = "train") -> list[Path]:
+    """Note in the folder's metadata the prompts that were recorded whole, but stopped before they were noted.
+
+    Raises DataError when the metadata is none, or the disk refuses.
+    """
+    listed = {row.get("filename") for row in csv.DictReader(io.StringIO(_metadata(folder), newline=""))}
+    missing, rows = [path for path in sorted(folder.glob("*_*.hdf5")) if path.stem not in listed], []
+    for path in missing:
+        with suppress(DataError), Session(path) as session:
+            meta = session.meta
+            donning, _, number = meta.session.rpartition("-rep")
+            if path.stem == f"{meta.user}_{donning}_{meta.stage}_{number}":  # as `_free_path` calls them
+                rows.append((path, _row(Wearer(meta.user, meta.session, meta.side), meta.stage, split, path)))
+    if rows:
+        _append(folder, [row for _, row in rows])
+    return [path for path, _ in rows]
+
+
+def _row(wearer: Wearer, stage: str, split: Split, path: Path) -> dict[str, str]:
+    values = (wearer.user, wearer.session, stage, wearer.side, wearer.side, "False", "False", split, "", path.stem)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _append(folder: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Add rows to the folder's metadata, all or none; what is there stays, letter by letter."""
+    with locked(folder):
+        before = _metadata(folder)
+        names = next(csv.reader(io.StringIO(before, newline="")), COLUMNS)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        if not before:
+            writer.writeheader()
+        elif not before.endswith(("\n", "\r")):
+            text.write("\n")
+        writer.writerows(rows)
+        with replacing((folder / METADATA).resolve()) as temporary:
+            temporary.write_bytes((before + text.getvalue()).encode())
+
+
+def _metadata(folder: Path) -> str:
+    """The text of the folder's metadata, "" where there is none. Raises DataError for what no row can be added to."""
     path = folder / METADATA
-    row = (
-        *(wearer.user, wearer.session, recorded.stage, wearer.side, wearer.side, "False", "False"),
-        *(split, "", recorded.path.stem),
-    )
     try:
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if not file.tell():
-                writer.writerow(COLUMNS)
-            writer.writerow(row)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+        text = read_plain(path, _MAX_METADATA_BYTES, follow=True).decode("utf-8-sig")
+        names = next(csv.reader(io.StringIO(text, newline="")), [])
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, csv.Error) as error:
+        why = (isinstance(error, OSError) and error.strerror) or "it is no text in UTF-8"
+        raise DataError(f"{path} cannot be added to: {why}; choose another folder") from error
+    missing = [name for name in COLUMNS if name not in names]
+    if text and missing:
+        raise DataError(f"{path} cannot be added to: it has no column {missing[0]}; choose another folder")
+    return text

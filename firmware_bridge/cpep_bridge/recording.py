@@ -19,15 +19,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_bridge.arrivals import RATE_TOLERANCE
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
-from cpep_edge.errors import CpepError, DataError
-from cpep_edge.files import check_free, replacing, sync
-from cpep_edge.session import SessionMeta, timeseries_dtype
+from cpep_edge.errors import ConfigError, CpepError, DataError
+from cpep_edge.files import check_free, sync
+from cpep_edge.names import MAX_NAME, check_gesture, check_name
+from cpep_edge.outside import printable
+from cpep_edge.session import SessionMeta, new_file, timeseries_dtype
 
 WRITE_EVERY_S = 0.25  # a kill loses what came since
 SYNC_EVERY_S = 0.75  # and a cut of the power what came since the disk had it: within a second, with the write before
@@ -38,11 +39,21 @@ _GROUP, _TABLE = "emg2pose", "timeseries"
 
 @dataclass(frozen=True, slots=True)
 class Wearer:
-    """Who wears the band, as the sessions say it."""
+    """Who wears the band, as the sessions say it. Raises ConfigError for names that no file or table could hold."""
 
     user: str
     session: str  # one donning of the band
     side: str  # "left" or "right"
+
+    def __post_init__(self) -> None:
+        for what in ("user", "session"):
+            name = getattr(self, what)
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise ConfigError(f"{printable(name, MAX_NAME)!r} is no name for a {what}: {error}") from error
+            if "/" in name:
+                raise ConfigError(f"{name!r} is no name for a {what}: it goes into names of files, which have no slash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,10 @@ class Recorder:
                 self.journal.unlink()
                 return None
             return _make_session(self.journal, self.path, self._force, heard_hz)
+        except CpepError as error:
+            raise DataError(
+                f"{error}; what was recorded is in {self.journal}, for 'cpep-edge record --recover'"
+            ) from error
         finally:
             self._close()
 
@@ -178,10 +193,11 @@ def record(
 ) -> Recorded | None:
     """Record an opened source until it ends, for so many seconds of samples, or until Ctrl-C; None if nothing came.
 
+    stage: the gesture
     force: a session that exists is replaced
     An end of the source by failure leaves a whole session too, and is raised after it was written.
     """
-    recorder = Recorder(path, session_meta(source.info, path, wearer, stage), force)
+    recorder = Recorder(path, session_meta(source.info, path, wearer, check_gesture(stage)), force)
     try:
         for start_s, samples_uv in _timed(source, seconds):
             recorder.add(start_s, samples_uv)
@@ -211,7 +227,7 @@ def session_meta(info: StreamInfo, path: Path, wearer: Wearer, stage: str) -> Se
         end=0.0,
         num_channels=info.n_channels,
         sample_rate=info.sample_rate_hz,
-        filename=path.stem,
+        filename=printable(path.stem),  # HDF5 takes no name that is not UTF-8
     )
 
 
@@ -245,10 +261,7 @@ def _make_session(journal: Path, path: Path, force: bool, heard_hz: float) -> Re
     meta, rows = _read_journal(journal)
     if not len(rows):
         raise DataError(f"{journal}: holds no samples")
-    try:
-        check_free(path, force)
-    except CpepError as error:  # it came while this one was recorded
-        raise DataError(f"{error}; what was recorded is in {journal}, for 'cpep-edge record --recover'") from error
+    check_free(path, force)  # it may have come while this one was recorded
     start_s, last_s = float(rows[:1]["time"][0]), float(rows[len(rows) - 1 :]["time"][0])
     largest_step_s, stretch = 1.5 / meta.sample_rate, 1.0
     if heard_hz and abs(heard_hz / meta.sample_rate - 1) > RATE_TOLERANCE:
@@ -256,7 +269,7 @@ def _make_session(journal: Path, path: Path, force: bool, heard_hz: float) -> Re
         stretch, meta = meta.sample_rate / rate_hz, replace(meta, sample_rate=rate_hz)
     meta = replace(meta, start=start_s, end=start_s + (last_s - start_s) * stretch)
     n_gaps, previous_s = 0, start_s
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_file(path) as (file, reserve):
         group = file.create_group(_GROUP)
         for name, value in asdict(meta).items():
             group.attrs[name] = value
@@ -266,6 +279,7 @@ def _make_session(journal: Path, path: Path, force: bool, heard_hz: float) -> Re
             steps_s = np.diff(part["time"], prepend=previous_s)
             n_gaps, previous_s = n_gaps + int(np.sum(steps_s > largest_step_s)), float(part["time"][-1])
             part["time"] = start_s + (part["time"] - start_s) * stretch
+            reserve(part.nbytes)
             table[first : first + _CHUNK_ROWS] = part
     recorded = Recorded(path, meta.stage, len(rows), len(rows) / meta.sample_rate, n_gaps)
     journal.unlink()

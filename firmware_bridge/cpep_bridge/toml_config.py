@@ -14,7 +14,7 @@ M = TypeVar("M", bound="Section")
 class Section(BaseModel):
     """A table of a TOML file; a key that it does not have is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 def read_toml(path: Path, model: type[M], what: str) -> M:

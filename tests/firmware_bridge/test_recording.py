@@ -436,3 +436,154 @@ def test_a_prompt_that_was_cut_in_two_is_asked_for_again(
         assert (session.n_samples, session.gaps()) == (2_000, [])
         assert session.emg()[0, 0] == index + 1_000  # after another rest
     assert "asked for again" in caplog.text
+
+
+FULL_AT_THE_END = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from cpep_bridge.prompts import PromptList, record_prompts
+from cpep_bridge.recording import Wearer, record
+from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.errors import CpepError
+from cpep_edge.session import SessionMeta, write_session
+
+class Source:
+    info, counts = StreamInfo("x", 4, 2000.0), LinkCounts()
+    def __iter__(self):
+        for n in range(0, 40_000, 100):
+            yield Block(np.full((100, 4), n, np.float32), n, n / 2000.0, 0.0)
+
+what, path, wearer = sys.argv[1], Path(sys.argv[2]), Wearer("a", "b", "left")
+meta = SessionMeta("b", "a", "Fist", "left", 0.0, 1.0, 4, 2000.0, "one")
+prompts = PromptList.model_validate({"rest_s": 0, "prompt": [{"stage": "Fist", "seconds": 15.0}]})
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000))
+try:
+    if what == "session":
+        write_session(path / "one.hdf5", meta, np.arange(30_000) / 2000, np.zeros((30_000, 4), np.float32))
+    elif what == "prompts":
+        record_prompts(Source(), path, wearer, prompts, lambda *_: None)
+    else:
+        record(Source(), path / "one.hdf5", wearer, "Fist", 15.0)
+except CpepError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("what", ["session", "prompts", "record"])
+def test_a_disk_that_fills_while_a_session_is_made_loses_nothing(tmp_path: Path, what: str) -> None:
+    """HDF5 breaks down when a write of it is refused: what it does not write is in the journal."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FULL_AT_THE_END, what, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    assert done.returncode == 0, done.stderr
+    assert re.match("cannot write .*hdf5: File too large", done.stdout)
+    left = [path for path in tmp_path.iterdir() if path.suffix != ".part"]
+    assert left == []
+    if what != "session":
+        (journal,) = tmp_path.iterdir()
+        assert f"what was recorded is in {journal}, for 'cpep-edge record --recover'" in done.stdout
+        assert recover(journal).n_samples == 30_000
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metadata.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_prompt_that_was_recorded_but_not_noted_is_noted_the_next_time(tmp_path: Path) -> None:
+    (tmp_path / "list.toml").write_text(PROMPTS)
+    prompts, folder = load_prompts(tmp_path / "list.toml"), tmp_path / "corpus"
+    samples = [block(n, 64) for n in range(0, 20_000, 64)]
+    record_prompts(BlocksInMemory(samples), folder, WEARER, prompts, lambda *_: None)
+    noted = rows_of(folder)
+    (folder / "metadata.csv").unlink()  # as a kill between the two leaves it
+    record(BlocksInMemory(samples), folder / "other_thing.hdf5", WEARER, "Fist", 0.1)  # none of its own
+    record_prompts(BlocksInMemory(samples), folder, WEARER, prompts, lambda *_: None)
+
+    again = rows_of(folder)
+    assert sorted(row["filename"] for row in again[:3]) == sorted(row["filename"] for row in noted)
+    assert {(row["session"], row["split"]) for row in again[:3]} == {("monday-rep1", "train"), ("monday-rep2", "train")}
+    assert len(again) == 6
+
+
+@pytest.mark.parametrize("end", ["", "\r\n"])
+def test_rows_go_into_the_columns_that_are_there(tmp_path: Path, end: str) -> None:
+    """A table that a spreadsheet saved: another order, a column more, a byte-order mark, no line end at the end."""
+    (tmp_path / "list.toml").write_text(PROMPTS)
+    samples = [block(n, 64) for n in range(0, 20_000, 64)]
+    columns = "note,filename,split,generalization,held_out_stage,held_out_user,moving_hand,side,stage,session,user"
+    before = f'\ufeff{columns}\r\n"of\r\nold",one,train,,False,False,left,left,Fist,s,bob{end}'
+    (tmp_path / "metadata.csv").write_bytes(before.encode())
+    record_prompts(BlocksInMemory(samples), tmp_path, WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: None)
+
+    rows = rows_of(tmp_path)
+    assert [row["filename"] for row in rows[:2]] == ["one", "anna_monday_GraspPunchCloseFar_1"]
+    assert (rows[0]["note"], rows[0]["user"], rows[1]["user"], rows[1]["note"]) == ("of\r\nold", "bob", "anna", "")
+    assert len(rows) == 4
+
+
+@pytest.mark.parametrize("there", [b"user,session\n", b"\xff\xfeu\x00"])
+def test_a_table_that_no_row_can_be_added_to_is_said_before_the_first_prompt(tmp_path: Path, there: bytes) -> None:
+    (tmp_path / "list.toml").write_text(PROMPTS)
+    (tmp_path / "metadata.csv").write_bytes(there)
+    shown: list[float] = []
+    source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
+    with pytest.raises(DataError, match=r"metadata.csv cannot be added to: .*; choose another folder"):
+        record_prompts(source, tmp_path, WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: shown.append(0))
+
+    assert shown == []
+    assert (tmp_path / "metadata.csv").read_bytes() == there
+
+
+@pytest.mark.parametrize("name", ["", " ann", "a/b", "a\nb", "\udcff", "a" * 101])
+def test_names_that_no_file_or_table_could_hold_are_refused_where_they_enter(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="no name for a user"):
+        Wearer(name, "monday", "left")
+    with pytest.raises(ConfigError, match="no name for a session"):
+        Wearer("anna", name, "left")
+    if "/" not in name:
+        with pytest.raises(ConfigError, match="no name for a gesture"):
+            record(BlocksInMemory([block(0)]), tmp_path / "one.hdf5", WEARER, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_too_long_together_are_said_before_the_first_prompt(tmp_path: Path) -> None:
+    prompt = f'[[prompt]]\nstage = "{"S" * 100}"\nseconds = 0.1\n'
+    (tmp_path / "list.toml").write_text(prompt)
+    with pytest.raises(ConfigError, match="is too long for the name of a file"):
+        record_prompts(
+            BlocksInMemory([block(0)]),
+            tmp_path / "corpus",
+            Wearer("a" * 100, "b" * 100, "left"),
+            load_prompts(tmp_path / "list.toml"),
+            lambda *_: None,
+        )
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize(
+    ("top", "value"),
+    [
+        ("rest_s = inf", "seconds = 1"),
+        ("rest_s = 1e308", "seconds = 1"),
+        ("", "seconds = inf"),
+        ("", "seconds = 1e308"),
+        ("", "seconds = true"),
+        ("", 'seconds = "1"'),
+        ("", "seconds = 1\nrepeat = 1000000000000000000"),
+        ("", "seconds = 1\nrepeat = 2.0"),
+    ],
+)
+def test_a_prompt_list_that_would_not_end_is_refused(tmp_path: Path, top: str, value: str) -> None:
+    (tmp_path / "list.toml").write_text(f'{top}\n[[prompt]]\nstage = "Fist"\n{value}\n')
+    with pytest.raises(ConfigError, match=r"prompt list list.toml: (rest_s|prompt.0.(seconds|repeat)): input should"):
+        load_prompts(tmp_path / "list.toml")
+
+
+def test_a_path_that_is_not_utf_8_is_recorded_to(tmp_path: Path) -> None:
+    path = tmp_path / "caf\udce9.hdf5"
+    record(BlocksInMemory([block(0)]), path, WEARER, "rest")
+    with Session(path) as session:
+        assert session.n_samples == 10
