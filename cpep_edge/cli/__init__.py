@@ -101,6 +101,9 @@ def options(
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
+_INTERRUPTED = 130  # as shells and typer have it
+
+
 def main() -> NoReturn:
     """Run the command line; every failure of the world ends as one sentence and exit status 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -117,6 +120,10 @@ def main() -> NoReturn:
         lines = [printable(line, LONGEST_SENTENCE) for line in told.splitlines()]  # a config that would fit follows
         typer.echo("error: " + "\n".join(lines), err=True)
         sys.exit(1)
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one that comes while a class is made
+            raise
+        sys.exit(_INTERRUPTED)
     sys.exit(0)
 
 

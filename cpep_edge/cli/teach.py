@@ -3,7 +3,6 @@
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -104,7 +103,7 @@ def teach(
         blocks = iter(source)
         try:
             _lead(teaching, blocks)
-            with _Meanwhile(blocks):
+            with _Meanwhile(source, blocks) as meanwhile:
                 taught, used = teaching.fit()
                 teaching.write(taught, used, signing_key)
         except KeyboardInterrupt:
@@ -114,9 +113,12 @@ def teach(
                 else "\nstopped before anything was recorded"
             )
             return
-        _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), json_lines)
-        if live:
-            _go_live(bundle, _GoingOn(source, blocks), port, seconds, json_lines)
+        try:
+            _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), json_lines)
+            if live:
+                _go_live(bundle, _GoingOn(source, meanwhile.read_on()), port, seconds, json_lines)
+        finally:
+            meanwhile.end()
     if not json_lines:
         named = f"--port {port}" + ("" if device == "cpep" else f" --device {device}")
         stderr.print(f"from now on: cpep-edge live {bundle} {named}", soft_wrap=True)
@@ -195,23 +197,43 @@ class _Prompter:
 
 
 class _Meanwhile:
-    """Goes on reading a band while something else is done, so that nothing piles up in its port."""
+    """Goes on reading a band while something else is done, so that nothing piles up in its port.
 
-    def __init__(self, blocks: "Iterator[Block]") -> None:
-        self._blocks, self._done = blocks, threading.Event()
+    When that is done, nobody waits for a band that is silent, until more of it is asked for.
+    """
+
+    def __init__(self, source: "BlockSource", blocks: "Iterator[Block]") -> None:
+        self._source, self._blocks, self._done = source, blocks, threading.Event()
+        self._error: CpepError | None = None
         self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Meanwhile":
         self._thread.start()
+        return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         self._done.set()
+        if kind is not None:
+            self.end()
+
+    def end(self) -> None:
+        """End the source's stream."""
+        self._source.stop()
         self._thread.join()
 
+    def read_on(self) -> "Iterator[Block]":
+        """The blocks from here on. Raises what ended them meanwhile."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        yield from self._blocks
+
     def _read(self) -> None:
-        with suppress(CpepError):  # whoever reads on is told
+        try:
             while not self._done.is_set() and next(self._blocks, None) is not None:
                 pass
+        except CpepError as error:
+            self._error = error
 
 
 class _GoingOn:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cpep_edge import cli
 from cpep_edge.cli import app
 from cpep_edge.extras import EXTRA_OF, PACKAGE_OF
 
@@ -150,3 +151,17 @@ def test_decisions_that_nobody_reads_hold_up_nothing(reads: bool) -> None:
     if reads:
         assert json.loads(printed[-1]) == {"type": "summary"}
         assert len({json.loads(line)["sample_index"] for line in printed[:-1]}) == len(printed) - 1
+
+
+def test_ctrl_c_while_a_class_is_made_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 wraps what `__set_name__` raises, and pydantic has one in each model that is imported."""
+
+    class Interrupted:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", lambda: type("Model", (), {"field": Interrupted()}))
+    monkeypatch.setattr(cli, "_stop_by_signal", lambda: None)
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:  # from 3.12 on it comes as it is, for typer
+        cli.main()
+    assert str(caught.value) in ("", "130")

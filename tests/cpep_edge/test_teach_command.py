@@ -6,11 +6,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from cpep_edge.blocks import Block
+from cpep_edge.cli.teach import _Meanwhile
+from cpep_edge.errors import LinkError
 from tests.cpep_edge.arm import Arm
 from tests.cpep_edge.line_band import LineBand
 
@@ -102,3 +106,40 @@ def test_a_bad_wish_ends_in_one_sentence_before_anything_is_asked(
     (line,) = lines
     assert re.match(said, line)
     assert not (tmp_path / "mine.recordings").exists()
+
+
+class SilentBand:
+    """A source that says nothing until it is stopped, or breaks."""
+
+    def __init__(self, *, breaks: bool) -> None:
+        self._breaks, self.waits, self.stopped = breaks, threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[Block]:
+        self.waits.set()
+        if self._breaks:
+            raise LinkError("the band stopped sending")
+        self.stopped.wait()
+        return
+        yield
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+def test_nobody_waits_for_a_band_that_is_silent_while_its_wearer_is_told_what_was_taught() -> None:
+    band = SilentBand(breaks=False)
+    with _Meanwhile(band, iter(band)) as meanwhile:  # type: ignore[arg-type]
+        band.waits.wait()
+    assert not band.stopped.is_set()
+    meanwhile.end()
+    with pytest.raises(KeyboardInterrupt), _Meanwhile(band := SilentBand(breaks=False), iter(band)):  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+    assert band.stopped.is_set()
+
+
+def test_a_band_that_broke_during_the_fit_is_an_error_when_it_is_read_on() -> None:
+    band = SilentBand(breaks=True)
+    with _Meanwhile(band, iter(band)) as meanwhile:  # type: ignore[arg-type]
+        band.waits.wait()
+    with pytest.raises(LinkError, match="the band stopped sending"):
+        next(meanwhile.read_on())
