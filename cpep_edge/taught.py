@@ -157,28 +157,8 @@ def write_taught(
     data: what the manifest says of where they come from
     """
     base, old = taught.base, None if taught.base is None else taught.base.recogniser.manifest
-    kept = [] if old is None or base is None else [one for one in old.gestures if one.name not in base.without]
-    there = [] if old is None else [one.name for one in old.gestures]
-    named = {*(one.name for one in kept), *taught.gestures}
-    names = [name for name in there if name in named] + [name for name in taught.gestures if name not in there]
-    for number, one in enumerate([] if old is None else old.gestures):  # the index counts gestures as the bundle did
-        if one.n_prototypes and names[number : number + 1] != [one.name]:
-            gone = next(name for name in there if name not in named)
-            raise ConfigError(f"{path}: forget {gone} first: cpep-edge gestures remove {path} {gone}")
-    prototypes = {one.name: one.n_prototypes for one in kept}
-    before = Bundle(path).manifest.gestures if (path / MANIFEST_FILE).is_file() else ()
-    called = {one.name: one.called for one in before}
-    gestures = tuple(
-        next((one for one in kept if one.name == name and name not in taught.gestures), None)
-        or Gesture(
-            name=name,
-            n_prototypes=prototypes.get(name, 0),
-            trained=True,
-            origin="session",
-            called=called.get(name),
-        )
-        for name in names
-    )
+    gestures = _gestures(path, taught)
+    names = [one.name for one in gestures]
     spec = HeadSpec(
         file=HEAD_FILE,
         reads=taught.reads,
@@ -233,6 +213,34 @@ def write_taught(
         )
 
     return write_bundle(path, fill, manifest, key)
+
+
+def _gestures(path: Path, taught: Taught) -> tuple[Gesture, ...]:
+    """The gestures of the bundle: those that it had in their places, as its index counts them, and the new ones."""
+    base = taught.base
+    there = [] if base is None else list(base.recogniser.manifest.gestures)
+    kept = {one.name: one for one in there if base is not None and one.name not in base.without}
+    old = [one.name for one in there]
+    names = [name for name in old if name in kept or name in taught.gestures]
+    names += [name for name in taught.gestures if name not in old]
+    for number, one in enumerate(there):
+        if one.n_prototypes and names[number : number + 1] != [one.name]:
+            gone = next(name for name in old if name not in names)
+            raise ConfigError(f"{path}: forget {gone} first: cpep-edge gestures remove {path} {gone}")
+    before = Bundle(path).manifest.gestures if (path / MANIFEST_FILE).is_file() else ()
+    called = {one.name: one.called for one in before}
+    return tuple(
+        kept[name]
+        if name in kept and name not in taught.gestures
+        else Gesture(
+            name=name,
+            n_prototypes=kept[name].n_prototypes if name in kept else 0,
+            trained=True,
+            origin="session",
+            called=called.get(name),
+        )
+        for name in names
+    )
 
 
 @dataclass(frozen=True, slots=True)

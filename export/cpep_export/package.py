@@ -150,12 +150,7 @@ def export_bundle(
     Raises DataError when the corpus does not fit the checkpoint, or holds what was trained on where it should measure;
     ArtifactError when XNNPACK leaves operators outside or the program loses too much.
     """
-    try:
-        check_name(out.stem)
-    except ValueError as error:
-        raise ConfigError(
-            f"{out}: a bundle is called as its folder, and {out.stem!r} cannot be used: {error}"
-        ) from error
+    _check_called(out)
     done = _counter(progress)
     version = next_version(out) if version is None else version
     inputs = _gather(checkpoint, data)
@@ -175,11 +170,7 @@ def export_bundle(
 
     ladder.climb_by_index(INDEX, device.embedded, index_of)
     ladder.climb_by_index(LIVE, embed_live(device.encoder, ladder.evaluation.queries), index_of)
-    trained = index_of(inputs.evaluation.seen)
-    by_poses = np.array([trained.vote(query, N_NEIGHBOURS).gesture_index for query in inputs.queries], np.int64)
-    chosen = choose_head(checkpoint, inputs.evaluation, by_poses, inputs.seed, head)
-    if head == "auto" and chosen is not None and chosen.spec.answers and not _reads_all_as_well(inputs, chosen):
-        chosen = replace(chosen, spec=chosen.spec.model_copy(update={"answers": False}))
+    chosen = _choose_head(checkpoint, inputs, index_of(inputs.evaluation.seen), head)
     votes = _votes(ladder.evaluation, device.embedded, index, chosen)
     if chosen is not None and chosen.spec.answers:
         ladder.climb_by_votes(HEAD, votes)
@@ -224,6 +215,27 @@ def export_bundle(
     manifest = _write(out, inputs, parts, key)
     done()
     return manifest
+
+
+def _check_called(out: Path) -> None:
+    try:
+        check_name(out.stem)
+    except ValueError as error:
+        raise ConfigError(
+            f"{out}: a bundle is called as its folder, and {out.stem!r} cannot be used: {error}"
+        ) from error
+
+
+def _choose_head(checkpoint: Checkpoint, inputs: _Inputs, trained: PoseIndex, head: HeadChoice) -> ChosenHead | None:
+    """The head; it does not answer where the poses of all gestures, trained or not, read more than it would.
+
+    trained: the poses of the gestures whose EMG was trained on
+    """
+    by_poses = np.array([trained.vote(query, N_NEIGHBOURS).gesture_index for query in inputs.queries], np.int64)
+    chosen = choose_head(checkpoint, inputs.evaluation, by_poses, inputs.seed, head)
+    if head == "auto" and chosen is not None and chosen.spec.answers and not _reads_all_as_well(inputs, chosen):
+        return replace(chosen, spec=chosen.spec.model_copy(update={"answers": False}))
+    return chosen
 
 
 def _gather(checkpoint: Checkpoint, data: Path) -> _Inputs:
