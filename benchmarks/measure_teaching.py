@@ -1,28 +1,38 @@
 """What a wearer who teaches a band gets: windows and recordings read right, in the same wearing and in the next.
 
     python benchmarks/measure_teaching.py --data FOLDER --out FOLDER [--only 3dc,myo-wrist,simulated] [--people 8]
-        [--simulated CORPUS] [--trained BUNDLE]
+        [--trained BUNDLE]
 
-FOLDER of the data: `3dc` and `myo-wrist` in their published layouts. CORPUS: simulated people in two wearings, as
-`cpep-edge data synth CORPUS --users 3 --sessions-per-user 2 --seconds 16 --seed 77` makes them. BUNDLE: one trained for
-such a band; with it the table has `teach --from` as well. What is written: `teaching.md`, `teaching.json`.
+FOLDER of the data: `3dc` and `myo-wrist` in their published layouts; simulated people are made here, twelve of them.
+BUNDLE: one trained for simulated people, such as `cpep-edge export box --out BUNDLE` makes; with it the table has what
+such a bundle brings them. What is written: `teaching.md`, `teaching.json`.
 
-Each person teaches alone, with nothing but the first 1, 2, 3 repetitions, through `fit_taught` and `write_taught`,
-which is what `cpep-edge teach` calls; what comes later is fed to the live engine, recording by recording.
+Each person teaches alone, with nothing but the first 1, 2, 3 repetitions; what comes later is fed to the live engine,
+recording by recording. Ways:
 
-- windows: votes that are right, every 50 ms; balanced over gestures, the mean over people, its 95 % bootstrap interval.
+- teach, teach --from BUNDLE: `fit_taught` and `write_taught`, which `cpep-edge teach` calls.
+- Hudgins and LDA: the features of LibEMG, standardised on what taught, or on the calibration; same windows of 250 ms.
+- BUNDLE, calibrated: nothing is taught; its poses, of other people, answer.
+- BUNDLE, gestures add: each gesture is the poses that the person's own EMG lands on, as `gestures add --from-session`
+  takes them where the index answers; they alone answer.
+
+What is measured:
+
+- windows: votes that are right, at every hop; balanced over gestures; the mean over people, and its 95 %
+  bootstrap interval.
 - recordings: those in which the decision that stood longest is right.
 - next wearing: sessions before teach; of the last, the first repetition of each gesture calibrates without labels, as
   `cpep-edge calibrate` does, and is not asked about.
-- Hudgins and LDA: the features of LibEMG, standardised on what taught, or on the calibration; same windows of 250 ms.
 """
 
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +44,22 @@ from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import donning_of
 from cpep_edge.donning import SETTLE_S, Donning
+from cpep_edge.enrolment import OpenBundle, prototypes_from_session
 from cpep_edge.errors import CpepError
 from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 from cpep_edge.lesson import rest_of
 from cpep_edge.live_loop import LiveEngine
 from cpep_edge.personal import Repetition, design_reading
+from cpep_edge.pose_index import build_index
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.taught import Base, fit_taught, write_taught
+from cpep_edge.taught_recordings import Recordings
 from cpep_edge.versions import code_version
-from cpep_train.corpus import Corpus
 from cpep_train.realism import features
+from cpep_train.simulation import simulate
+from cpep_train.stages import STAGES
+from cpep_train.wearers import CPEP_BAND
 
 SETS = ("3dc", "myo-wrist", "simulated")
 GESTURES_3DC = ("NoMotion", "Radial", "Flexion", "Ulnar", "Extension", "Supination", "Pronation", "PowerGrip", "Open",
@@ -55,7 +70,10 @@ _MYO_HOLD_S = (1.0, 4.9)  # of each prompt: people move up to a second late
 _MYO_REST_S = 5.0  # pieces that file 0 is cut into
 _BLOCK = 50  # samples
 _HUDGINS_S = (0.25, 0.05)  # window and hop
-_SIMULATED_REPETITIONS = 5  # that a simulated recording is cut into
+_SIMULATED_PEOPLE = 12
+_SIMULATED_S = 16.0  # of each gesture and wearing, made again and again,
+_SIMULATED_REPETITIONS = 5  # which this is cut into
+_SEED = 77  # the box was trained on the people of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +144,24 @@ def _myo_repetitions(session: Path, wearing: int) -> Iterator[Repetition]:
                 yield Repetition(gesture, place, kept, wearing)
 
 
-def people_of_corpus(folder: Path) -> Iterator[Person]:
-    """Simulated people: each recording is cut into repetitions."""
-    corpus = Corpus.open(folder)
-    of_person: dict[str, dict[str, list[Repetition]]] = defaultdict(lambda: defaultdict(list))
-    info = None
-    for row in corpus.rows:
-        with corpus.session(row) as session:
-            emg, info = session.emg(), StreamInfo("simulated", session.meta.num_channels, session.meta.sample_rate)
-        wearing = len(of_person[row.user]) - (row.session in of_person[row.user])
-        for place, part in enumerate(np.array_split(emg, _SIMULATED_REPETITIONS), start=1):
-            of_person[row.user][row.session].append(Repetition(row.stage, place, part, wearing))
-    for name, sessions in of_person.items():
-        assert info is not None
-        yield Person(name, info, tuple(tuple(session) for session in sessions.values()))
+def simulated_people() -> Iterator[Person]:
+    """Simulated people in two wearings of the band that the project trains for; they make sixteen gestures."""
+    info = StreamInfo("simulated", CPEP_BAND.n_channels, CPEP_BAND.sample_rate_hz)
+    for person in range(_SIMULATED_PEOPLE):
+        wearings = []
+        for wearing in range(2):
+            made = [(stage.name, simulate(person, wearing, stage, _SIMULATED_S, _SEED).emg_uv) for stage in STAGES]
+            wearings.append(
+                tuple(
+                    Repetition(name, number, part, wearing)
+                    for name, emg_uv in made
+                    for number, part in enumerate(np.array_split(emg_uv, _SIMULATED_REPETITIONS), start=1)
+                )
+            )
+        yield Person(f"simulated {person}", info, tuple(wearings))
 
 
-def teach(info: StreamInfo, folder: Path, trained: Bundle | None = None) -> Ask:
+def teach(info: StreamInfo, folder: Path, base: Base | None = None) -> Ask:
     """Teach a bundle and ask the live engine."""
 
     def ask(
@@ -150,11 +169,46 @@ def teach(info: StreamInfo, folder: Path, trained: Bundle | None = None) -> Ask:
     ) -> tuple[float, float | None]:
         rest = rest_of(sorted({one.gesture for one in taught}))
         reading = design_reading(info.n_channels, info.sample_rate_hz)
-        base = None if trained is None else Base(trained, Recogniser(trained))
-        unit = "uV" if info.unit == "uV" else "count"
-        write_taught(folder / "mine.cpep", fit_taught(taught, rest, reading, unit, base), taught, "benchmark")  # type: ignore[arg-type]
+        unit: Literal["uV", "count"] = "uV" if info.unit == "uV" else "count"
+        write_taught(folder / "mine.cpep", fit_taught(taught, rest, reading, unit, base), taught, "benchmark")
         recogniser = Recogniser(Bundle(folder / "mine.cpep"))
         donning = donning_of(recogniser, [one.samples for one in calibration]) if calibration else None
+        return live(recogniser, info, donning, asked)
+
+    return ask
+
+
+def calibrated(info: StreamInfo, opened: OpenBundle) -> Ask:
+    """Teach nothing: what taught, or a calibration, says how the band sits."""
+
+    def ask(
+        taught: Sequence[Repetition], calibration: Sequence[Repetition], asked: Sequence[Repetition]
+    ) -> tuple[float, float | None]:
+        donning = donning_of(opened.recogniser, [one.samples for one in calibration or taught])
+        return live(opened.recogniser, info, donning, asked)
+
+    return ask
+
+
+def gestures_added(info: StreamInfo, folder: Path, opened: OpenBundle) -> Ask:
+    """Have the gestures' own EMG choose poses of the index, which answer in the place of all others."""
+
+    def ask(
+        taught: Sequence[Repetition], calibration: Sequence[Repetition], asked: Sequence[Repetition]
+    ) -> tuple[float, float | None]:
+        recogniser, manifest = Recogniser(opened.bundle), opened.bundle.manifest
+        names = [gesture.name for gesture in manifest.gestures]
+        donning, vectors, labels = donning_of(recogniser, [one.samples for one in taught]), [], []
+        for one in taught:
+            with TemporaryDirectory(dir=folder) as place:
+                Recordings.begin(Path(place), info, tuple(names), "Rest").add(one)
+                (file,) = Path(place).iterdir()
+                vectors.append(prototypes_from_session(opened, file, donning))
+                labels += [names.index(one.gesture)] * len(vectors[-1])
+        no_penalty = (0.0,) * len(names)
+        recogniser.index = build_index(np.concatenate(vectors), np.array(labels), 0, no_penalty)
+        if calibration:
+            donning = donning_of(recogniser, [one.samples for one in calibration])
         return live(recogniser, info, donning, asked)
 
     return ask
@@ -281,27 +335,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for teaching.md and teaching.json")
     parser.add_argument("--only", default=",".join(SETS), help="sets, separated by commas")
     parser.add_argument("--people", type=int, default=100, help="of each set, at most")
-    parser.add_argument("--simulated", type=Path, help="corpus of simulated people in two wearings")
-    parser.add_argument("--trained", type=Path, help="bundle trained for the simulated band")
+    parser.add_argument("--trained", type=Path, help="bundle trained for simulated people")
     options = parser.parse_args(arguments)
-    readers: dict[str, Iterator[Person]] = {
-        "3dc": people_of_3dc(options.data / "3dc"),
-        "myo-wrist": people_of_myo(options.data / "myo-wrist"),
+    readers: dict[str, Callable[[], Iterator[Person]]] = {
+        "3dc": partial(people_of_3dc, options.data / "3dc"),
+        "myo-wrist": partial(people_of_myo, options.data / "myo-wrist"),
+        "simulated": simulated_people,
     }
-    if options.simulated is not None:
-        readers["simulated"] = people_of_corpus(options.simulated)
+    opened = None if options.trained is None else OpenBundle.check(Bundle.open(options.trained))
     figures: list[Figure] = []
     for data in options.only.split(","):
-        for _, person in zip(range(options.people), readers.get(data, iter(())), strict=False):
-            with TemporaryDirectory() as folder:
-                ways = {"teach": teach(person.info, Path(folder)), "Hudgins and LDA": hudgins(person.info)}
-                if data == "simulated" and options.trained is not None:
-                    ways["teach --from"] = teach(person.info, Path(folder), Bundle.open(options.trained))
+        for _, person in zip(range(options.people), readers[data](), strict=False):
+            with TemporaryDirectory() as place:
+                folder = Path(place)
+                ways = {"teach": teach(person.info, folder), "Hudgins and LDA": hudgins(person.info)}
+                if data == "simulated" and opened is not None:
+                    name, base = options.trained.name, Base(opened.bundle, opened.recogniser)
+                    ways[f"teach --from {name}"] = teach(person.info, folder, base)
+                    ways[f"{name}, calibrated"] = calibrated(person.info, opened)
+                    ways[f"{name}, gestures add"] = gestures_added(person.info, folder, opened)
                 figures += figures_of(data, person, ways)
             print(data, person.name, "of", len({one.person for one in figures if one.data == data}), flush=True)
     if not figures:
         raise CpepError(f"there is nothing of {options.only} in {options.data}")
     asked = f"--only {options.only} --people {options.people}"
+    asked += "" if options.trained is None else f" --trained {options.trained.name}"
     command = f"python benchmarks/measure_teaching.py --data FOLDER --out FOLDER {asked}"
     said = {"command": command, "commit": code_version("cpep_edge", "benchmarks"), "figures": figures}
     content = {"teaching.json": to_json(said) + "\n", "teaching.md": markdown(figures, command)}
