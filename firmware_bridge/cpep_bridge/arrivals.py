@@ -77,7 +77,12 @@ class ArrivalRate:
             return  # a stall moves what is seen from look to look, another rate stays
         if self._seen_hz > (1 + RATE_TOLERANCE) * promised_hz and host_t_s - self._first_s < _CAUGHT_UP_S:
             return
-        self._hz = self._seen_hz
+        was_hz, self._hz = self._hz, self._seen_hz
+        if was_hz and abs(self._hz / was_hz - 1) > _CHANGED and off > RATE_TOLERANCE:  # back at it: it had only waited
+            _log.warning(
+                "%s: samples came at %.4g Hz before, and at %.4g Hz now: record again, one recording has one rate",
+                *(self._info.name, was_hz, self._hz),
+            )
         if off > RATE_TOLERANCE and not self._said:
             self._said = True
             _log.warning("%s: %s", self._info.name, rate_sentence(self._hz, promised_hz))

@@ -33,7 +33,7 @@ from cpep_bridge.frames import (
 from cpep_bridge.line_rate import check_baud, check_info, stream_bytes_per_s
 from cpep_bridge.lost_samples import StreamLedger
 from cpep_bridge.pace import Pace
-from cpep_bridge.patience import Patience
+from cpep_bridge.patience import Patience, Restarts
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.device_clock import DeviceClock
 from cpep_edge.errors import LinkError, LinkTimeout
@@ -85,6 +85,7 @@ class Band:
         self._ledger = StreamLedger()
         self._frames = 0  # DATA frames whose samples were passed on
         self._misfits = 0  # DATA frames that contradict INFO
+        self._restarts = Restarts()  # of its count, which it did not say
         self._reconnects = 0
         self._rate: ArrivalRate | None = None
         self._next_t_us: float | None = None  # when the next sample should be taken, device clock
@@ -379,7 +380,13 @@ class Band:
         if restarted is not None:
             self._restart(restarted)
         elif counted_anew:
-            _log.warning("%s began to count anew without saying so; its stream begins anew", self.identity.model)
+            if self._restarts.too_many(arrival.host_t_s):
+                raise WrongDevice(
+                    f"the frames of the band on {self._opened().port} contradict themselves all the time: t_us and "
+                    "sample_index count different times, see PROTOCOL.md"
+                )
+            if self._restarts.is_first:
+                _log.warning("%s began to count anew without saying so; its stream begins anew", self.identity.model)
             self._begin()
 
     def _contradicts_itself(self, frame: Data) -> bool:

@@ -21,7 +21,7 @@ from cpep_bridge.conversation import Conversation, quoted
 from cpep_bridge.counter_loss import CounterLedger
 from cpep_bridge.fixed_frames import PacketDecoder, Packets
 from cpep_bridge.pace import Pace
-from cpep_bridge.patience import Patience
+from cpep_bridge.patience import Patience, Restarts
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
@@ -92,6 +92,7 @@ class Board:
         self._scale = np.float32(1)
         self._frames = self._bytes = self._reconnects = self._past_corrupt = 0
         self._boot_id = 0  # counts streams: a board has none
+        self._restarts = Restarts()  # of the counter
         self._pace = Pace()
         self._read_s = 0.0  # when the last read ended
         self._start_again_s = 0.0
@@ -246,7 +247,7 @@ class Board:
             if part.is_new_stream:
                 self._boot_id += 1
                 self._rate.restart()
-                _log.warning("%s began to count anew, as after a reset; a new stream begins", self.info.name)
+                self._note_restart(host_t_s)
             numbers, values = part.numbers, packets.values[part.start : part.start + len(part.numbers)]
             stamps_s = None if packets.stamps_s is None else packets.stamps_s[part.start : part.start + len(numbers)]
             if not (numbers[0] >= 0 and numbers[-1] - numbers[0] == len(numbers) - 1 and len(numbers) <= 2):
@@ -260,6 +261,16 @@ class Board:
                     stamp_s = None if stamps_s is None else float(stamps_s[start])
                     yield self._block(values[start:stop], int(numbers[start]), host_t_s, stamp_s)
             self._rate.add(self._ledger.next_number * self._met().n_samples, host_t_s)
+
+    def _note_restart(self, host_t_s: float) -> None:
+        """Say that the counter began anew; raises WrongDevice when it does so all the time."""
+        if self._restarts.too_many(host_t_s):
+            raise WrongDevice(
+                f"the counter of the board on {self._opened().line.name} leaps all the time: it is no "
+                f"{self.info.name}, or its profile has the wrong place, byte order, modulus or kind of counter"
+            )
+        if self._restarts.is_first:
+            _log.warning("%s began to count anew, as after a reset; a new stream begins", self.info.name)
 
     def _block(self, values: NDArray[np.float32], number: int, host_t_s: float, stamp_s: float | None) -> Block:
         stream = self._met()

@@ -7,6 +7,7 @@ all limits run from the last sample, through as many reconnects as it takes.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from cpep_bridge.byte_stream import ByteStream, Stopped, WrongDevice
@@ -14,6 +15,7 @@ from cpep_bridge.reopening import waits_s
 from cpep_edge.errors import LinkError
 
 _BACK_AFTER_S = 0.2  # of samples a stream that broke is back; a frame that is only repeated brings one at each opening
+_MOST_RESTARTS, _RESTARTS_S = 10, 5.0
 HEARD_S = 0.1  # within which a source that waits hears that it should stop
 
 _log = logging.getLogger(__name__)
@@ -122,6 +124,23 @@ class Patience:
             return _StoppableStream(line, self)
 
         return open_stoppable
+
+
+class Restarts:
+    """How often a device begins to count anew: one that does so all the time has no counter."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=_MOST_RESTARTS)
+
+    def too_many(self, now_s: float) -> bool:
+        """Note one more; whether there were too many in a short time."""
+        self._last.append(now_s)
+        return len(self._last) == _MOST_RESTARTS and now_s - self._last[0] < _RESTARTS_S
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the last one stands alone."""
+        return len(self._last) == 1 or self._last[-1] - self._last[-2] > _RESTARTS_S
 
 
 class _StoppableStream:

@@ -53,8 +53,20 @@ def test_a_host_that_stalls_at_the_start_invents_no_rate(caplog: pytest.LogCaptu
     assert not caplog.records
 
 
+@pytest.mark.parametrize("other_hz", [500.0, 2_000.0])
+def test_a_rate_that_changes_on_the_way_is_said(caplog: pytest.LogCaptureFixture, other_hz: float) -> None:
+    rate, host_s = ArrivalRate(INFO), 5_000.0
+    for end_index in range(10, 60_000, 10):
+        host_s += 10 / (1_000.0 if end_index <= 20_000 else other_hz)
+        rate.add(end_index, host_s)
+    assert rate.heard_hz == pytest.approx(other_hz, rel=0.01)
+    assert f"samples came at 1000 Hz before, and at {other_hz:g} Hz now: record again" in caplog.text
+
+
 @pytest.mark.parametrize(("waited_s", "catching_up"), [(2.0, 4.0), (6.0, 2.0), (15.0, 1.5)])
-def test_what_waited_while_the_host_was_busy_is_no_rate_for_long(waited_s: float, catching_up: float) -> None:
+def test_what_waited_while_the_host_was_busy_is_no_rate_for_long(
+    caplog: pytest.LogCaptureFixture, waited_s: float, catching_up: float
+) -> None:
     rate, heard = ArrivalRate(INFO), []
     for end_index in range(20, 90_000, 20):
         taken_s = end_index / INFO.sample_rate_hz
@@ -64,6 +76,7 @@ def test_what_waited_while_the_host_was_busy_is_no_rate_for_long(waited_s: float
     caught_up = round(waited_s / (1 - 1 / catching_up) * INFO.sample_rate_hz) // 20
     assert all(hz in (0.0, pytest.approx(1_000.0, rel=0.01)) for hz in heard[caught_up + 25_000 // 20 :])
     assert heard[-1] == pytest.approx(1_000.0, rel=0.01)
+    assert "record again" not in caplog.text
     if waited_s / (1 - 1 / catching_up) - waited_s < 9:
         assert all(hz in (0.0, pytest.approx(1_000.0, rel=0.01)) for hz in heard)
 

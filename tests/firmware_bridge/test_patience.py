@@ -2,17 +2,19 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cpep_bridge import simulator
 from cpep_bridge.byte_stream import LineLost, Stopped, WrongDevice
 from cpep_bridge.chords import chords_layout
 from cpep_bridge.devices import open_source
 from cpep_bridge.fixed_frames import pack_frame
-from cpep_bridge.frames import Log, encode_frame
+from cpep_bridge.frames import Data, Frame, Log, encode_frame
 from cpep_bridge.patience import Patience
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.blocks import Block
@@ -312,3 +314,29 @@ def test_a_file_number_beyond_1024_is_read_and_written() -> None:
         for file in files:
             file.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("counts", ["backwards", "by chance"])
+def test_a_counter_that_leaps_all_the_time_is_one_sentence_and_one_warning(
+    lines: str, caplog: pytest.LogCaptureFixture, counts: str
+) -> None:
+    """As of a profile that names the wrong column: no storm of new streams, each with a handful of samples."""
+    rng = np.random.default_rng(5)
+    stream = Stream(500.0, lambda n: line(60_000 - n if counts == "backwards" else int(rng.integers(65_536))))
+    with scripted(lambda heard, now_s: stream.due(now_s)) as port, pytest.raises(WrongDevice, match="leaps all the"):
+        collect(port.path, [], device=lines, reconnect_s=30.0)
+    assert len([record for record in caplog.records if "count anew" in record.getMessage()]) == 1
+
+
+def test_a_band_whose_clock_contradicts_its_count_all_the_time_is_one_sentence(
+    emg_uv: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of firmware that stamps its frames in another unit."""
+
+    def encode(frame: Frame) -> bytes:
+        return encode_frame(replace(frame, t_us=frame.t_us * 1_000) if isinstance(frame, Data) else frame)
+
+    monkeypatch.setattr(simulator, "encode_frame", encode)
+    with SimulatedBand([emg_uv], 2_000.0) as band, pytest.raises(WrongDevice, match="contradict themselves all the"):
+        collect(band.port, [], reconnect_s=30.0)
+    assert len([record for record in caplog.records if "count anew" in record.getMessage()]) == 1

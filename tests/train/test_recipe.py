@@ -1,5 +1,6 @@
 import json
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,21 @@ def test_a_value_that_cannot_be_meant_is_a_sentence_wherever_it_stands(value: st
             recipe.emg_config()  # what a training asks of it first
             recipe.pose_config()
             recipe.preprocessing(7.5)
+
+
+@pytest.mark.parametrize("value", ["true", '"1"', "inf", "1e308", "1" + "0" * 30])
+def test_a_number_is_a_number_and_one_that_a_training_can_use(value: str) -> None:
+    """Not true for 1, not text; and no count that runs for ever or takes all memory."""
+    recipe, numbers = load_recipe("demo"), []
+    for key in recipe_keys():
+        now = reduce(lambda part, name: getattr(part, name, None), key.name.split("."), recipe)
+        if isinstance(now, int | float) and not isinstance(now, bool):
+            numbers.append(key.name)
+            with pytest.raises(ConfigError, match=key.name):
+                load_recipe("demo", [f"{key.name}={value}"])
+    assert len(numbers) > 40
+    with pytest.raises(ConfigError, match="compile: input should be a valid boolean"):
+        load_recipe("demo", ["compile=1"])
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "demo+" + "x" * 5000])

@@ -30,6 +30,8 @@ N_WRIST_ANGLES = 3  # flexion, deviation, pronation: in pose templates only, rec
 # Bounds of what can be meant: beyond them is a slip, or a file made to take all memory.
 _MOST_SAMPLES = 1_000_000  # of a window
 _WIDEST = 16_384
+_MOST_EPOCHS = 1_000_000
+_STRONGEST = 1_000.0  # of learning rates, temperatures, weights and noise
 _MOST_ELECTRODES = 64  # of covariances, as MpfSpec takes
 _LONGEST_NAME = 4_096  # of a path, on Linux
 
@@ -37,9 +39,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
-    """Part of a recipe: immutable, and closed to keys it does not know."""
+    """Part of a recipe: immutable, and closed to keys it does not know and to values of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Signal(_Part):
@@ -49,7 +51,7 @@ class Signal(_Part):
     n_channels: int = Field(gt=0, le=1_024)  # electrodes
     high_pass_hz: float = Field(gt=0)  # corner, below which movement of cables is
     notch_hz: float | None = Field(default=None, gt=0)  # mains; None leaves it in
-    clip: float = Field(gt=0)  # limit of the filtered signal in units of the corpus' RMS
+    clip: float = Field(gt=0, le=1e6)  # limit of the filtered signal in units of the corpus' RMS
 
 
 class Windows(_Part):
@@ -57,21 +59,29 @@ class Windows(_Part):
 
     window_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # what the encoders see at once
     stride_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # between the starts of two windows
-    jitter_samples: int = Field(default=0, ge=0)  # training windows start up to so much earlier or later
+    jitter_samples: int = Field(
+        default=0, ge=0, le=_MOST_SAMPLES
+    )  # training windows start up to so much earlier or later
 
 
 class Recordings(_Part):
     """Which recordings are used, and what of them."""
 
     hand: Literal["moving", "any"] = "moving"  # of the two wrists that emg2pose records: the one asked to move, or both
-    masked_channels: tuple[Annotated[int, Field(ge=1)], ...] = ()  # from 1; dead ones are zero everywhere
+    masked_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), strict=False
+    )  # from 1; dead ones are zero everywhere
 
 
 class Calibration(_Part):
     """What a wearer does, unlabelled, at the start of a session, so that it is known how the band sits on this arm."""
 
-    stages: tuple[str, ...] = ()  # movements by their stage names; none, and no repetitions: nobody calibrates
-    repetitions: int = Field(default=0, ge=0)  # only the first so many recordings of each stage; of all stages if none
+    stages: tuple[str, ...] = Field(
+        default=(), strict=False
+    )  # movements by their stage names; none, and no repetitions: nobody calibrates
+    repetitions: int = Field(
+        default=0, ge=0, le=_MOST_EPOCHS
+    )  # only the first so many recordings of each stage; of all stages if none
     donning: Literal["session", "wearing", "user"] = "session"  # how long a band stays on; wearing: its -repN too
     max_turn: int = Field(default=2, ge=0, le=64)  # electrodes by which a band may sit turned, to either side
     mirrored: bool = False  # whether its ring may also run the other way round
@@ -99,25 +109,33 @@ class EmgEncoderSettings(_Encoder):
     # The paper's is raw; `front_end` of the model says why not. mpf: log-covariances, `cpep_edge.mpf`; a patch is then
     # the hop from one token to the next.
     front_end: Literal["raw", "rectified", "mpf"] = "raw"  # what the encoder is given: `front_end` of the model
-    level_samples: int = Field(default=1, gt=0)  # averaged to one level, where the signal is rectified
-    span_samples: int = Field(default=0, ge=0)  # of mpf: what a token's covariances cover, whole patches
-    band_edges_hz: tuple[float, ...] = ()  # of mpf; none: by the sample rate (`cpep_edge.mpf.band_edges_hz`)
+    level_samples: int = Field(
+        default=1, gt=0, le=_MOST_SAMPLES
+    )  # averaged to one level, where the signal is rectified
+    span_samples: int = Field(
+        default=0, ge=0, le=_MOST_SAMPLES
+    )  # of mpf: what a token's covariances cover, whole patches
+    band_edges_hz: tuple[float, ...] = Field(
+        default=(), strict=False
+    )  # of mpf; none: by the sample rate (`cpep_edge.mpf.band_edges_hz`)
     shrinkage: float = Field(default=0.01, gt=0, lt=1)  # of mpf: of covariances towards a sphere
-    block_patches: int = Field(default=0, ge=0)  # a streaming encoder's, which computes block by block; 0: not one
+    block_patches: int = Field(
+        default=0, ge=0, le=_MOST_SAMPLES
+    )  # a streaming encoder's, which computes block by block; 0: not one
 
 
 class PoseEncoderSettings(_Encoder):
     """The encoder that fills the index; its width is that of the embeddings."""
 
     source: Literal["recorded", "templates", "gestures"] = "recorded"  # not recorded: `pose_templates`
-    decimation: int = Field(default=1, gt=0)  # poses are smooth: every so many-th sample is enough
+    decimation: int = Field(default=1, gt=0, le=_MOST_SAMPLES)  # poses are smooth: every so many-th sample is enough
 
 
 class _Stage(_Part):
-    epochs: int = Field(gt=0)  # times that all windows are seen
+    epochs: int = Field(gt=0, le=_MOST_EPOCHS)  # times that all windows are seen
     batch_size: int = Field(gt=1, le=1_000_000)  # windows a step, over all processes
-    learning_rate: float = Field(gt=0)  # at its highest
-    weight_decay: float = Field(ge=0)  # of AdamW
+    learning_rate: float = Field(gt=0, le=_STRONGEST)  # at its highest
+    weight_decay: float = Field(ge=0, le=_STRONGEST)  # of AdamW
     warm_up_share: Share  # of all steps, learning rate rising; then it falls along a cosine
 
 
@@ -126,20 +144,20 @@ class MaeStage(_Stage):
 
     mask_ratio: float = Field(gt=0, lt=1)  # share of the patches that are hidden
     decoder_width: int = Field(gt=0, le=_WIDEST)  # of what fills them in, and is thrown away
-    decoder_layers: int = Field(gt=0)  # of the same
+    decoder_layers: int = Field(gt=0, le=1_000)  # of the same
 
 
 class Distillation(_Part):
     """Match a trained, larger encoder in place of contrasting with poses; see `cpep_train.distil`."""
 
-    temperature: float = Field(gt=0)  # of the softmax over a batch's poses
-    neighbour_weight: float = Field(ge=0)  # of their divergence, beside one minus the cosine
+    temperature: float = Field(ge=1e-4, le=_STRONGEST)  # of the softmax over a batch's poses
+    neighbour_weight: float = Field(ge=0, le=_STRONGEST)  # of their divergence, beside one minus the cosine
 
 
 class AlignStage(_Stage):
     """Contrastive alignment of EMG with the frozen pose encoder."""
 
-    temperature: float = Field(gt=0)  # where the learnable temperature starts
+    temperature: float = Field(ge=1e-4, le=_STRONGEST)  # where the learnable temperature starts
     same_gesture: Literal["negative", "ignored", "positive"] = "negative"  # others of the gesture in the batch
     distillation: Distillation | None = None  # None: no teacher
     emg_start: Literal["mae", "random"] = "mae"  # what the EMG encoder starts from; random leaves out stage emg-mae
@@ -150,12 +168,12 @@ class AlignStage(_Stage):
 class Augmentation(_Part):
     """What is varied in the EMG of the alignment, because the next wearer will vary it; all off by default."""
 
-    channel_roll: int = Field(default=0, ge=0)  # the band turned by up to so many electrodes
+    channel_roll: int = Field(default=0, ge=0, le=1_024)  # the band turned by up to so many electrodes
     mirror: bool = False  # the ring run the other way round in half of the windows
-    gain_log_sd: float = Field(default=0.0, ge=0)  # of the whole window
-    channel_gain_log_sd: float = Field(default=0.0, ge=0)  # of each electrode
+    gain_log_sd: float = Field(default=0.0, ge=0, le=10)  # of the whole window
+    channel_gain_log_sd: float = Field(default=0.0, ge=0, le=10)  # of each electrode
     channel_dropout: Share = 0.0  # share of electrodes silenced
-    noise_sd: float = Field(default=0.0, ge=0)  # white, in units of the corpus' RMS
+    noise_sd: float = Field(default=0.0, ge=0, le=_STRONGEST)  # white, in units of the corpus' RMS
 
 
 class LogTo(_Part):
@@ -169,7 +187,7 @@ class Recipe(_Part):
     """One training run."""
 
     name: Annotated[str, AfterValidator(check_name)]  # of the recipe, as reports show it
-    seed: int = Field(ge=0)  # same seed, same data, same machine: same weights
+    seed: int = Field(ge=0, lt=1 << 32)  # same seed, same data, same machine: same weights
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed where there is a GPU
     compile: bool = False  # run the encoders through torch.compile: minutes first, faster then
     signal: Signal
