@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.decisions import choose
-from cpep_edge.head import Head, calibrate_temperature, fit_head
+from cpep_edge.head import Head, calibrate_temperature
 from cpep_edge.manifest import DecisionSpec
 from cpep_edge.personal import Windows
 from cpep_edge.pose_index import Vote
@@ -82,7 +82,7 @@ def leave_out(windows: Windows, n_gestures: int, *, also_without: int = 0) -> Le
         present, label = np.unique(windows.gesture[fitted], return_inverse=True)
         if len(present) < 2 or np.bincount(label).min() < 2:
             return None
-        head = fit_head(windows.x[fitted], label)
+        head = windows.fit(fitted, label)
         asked = np.flatnonzero(windows.round == number)
         projected = head.project(windows.x[asked])
         likelihood[np.ix_(asked, present)] = head.log_likelihood(projected)

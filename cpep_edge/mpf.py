@@ -17,6 +17,7 @@ C library and the microcontroller's engine share.
 Shapes: n samples, C electrodes, B bands, m tokens, F = B C (C + 1) / 2 numbers a token.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Annotated
@@ -226,6 +227,26 @@ def permutation(order: Sequence[int], n_bands: int) -> NDArray[np.intp]:
     chosen = np.array(order, np.intp)
     of_band = place[chosen[row], chosen[column]]
     return np.concatenate([of_band + band * len(row) for band in range(n_bands)])
+
+
+def turned(
+    tokens: NDArray[np.float32], electrodes: float, n_bands: int, dead: Sequence[int] = ()
+) -> NDArray[np.float32]:
+    """Tokens as about they would be if the band sat turned by so many electrodes, not whole ones, (..., F).
+
+    Between two electrodes lies the mean of both, of logarithms; numbers that a dead electrode takes part in stay.
+    """
+    n = math.isqrt(2 * tokens.shape[-1] // n_bands)
+    whole = math.floor(electrodes)
+    mixed, live = np.zeros_like(tokens), np.ones(n, bool)
+    live[list(dead)] = False
+    kept = _features_of(live, n_bands)
+    for turn, share in ((whole, 1 - (electrodes - whole)), (whole + 1, electrodes - whole)):
+        way = permutation(np.roll(np.arange(n), -turn).tolist(), n_bands)
+        mixed += np.float32(share) * tokens[..., way]
+        kept = kept * kept[way]
+    moved: NDArray[np.float32] = tokens + kept * (mixed - tokens)
+    return moved
 
 
 def _features_of(live: NDArray[np.bool_], n_bands: int) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from cpep_edge.calibration import donning_of, rest_level_of
 from cpep_edge.donning import FLAT_SHARE, FLAT_UV, SETTLE_S, Donning
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.golden import Golden
-from cpep_edge.head import Head, fit_head
+from cpep_edge.head import Head
 from cpep_edge.input_stream import InputStream
 from cpep_edge.left_out import Judgement, choose_decision, judge
 from cpep_edge.manifest import (
@@ -34,6 +34,7 @@ from cpep_edge.manifest import (
     Provenance,
     WornSpec,
 )
+from cpep_edge.mpf import turned
 from cpep_edge.personal import (
     FIT_HOP_S,
     MAX_TURN,
@@ -42,6 +43,7 @@ from cpep_edge.personal import (
     Windows,
     balanced,
     measure_wearings,
+    turns_of,
     windows_of,
 )
 from cpep_edge.recogniser import MeanToken, Recogniser, answer, head_input
@@ -109,7 +111,7 @@ def fit_taught(
     counts = np.bincount(best.windows.gesture, minlength=len(gestures))
     if len(gestures) < 2 or counts.min() < 2:
         raise DataError("too little was recorded to tell gestures apart: record each of two gestures for a second")
-    head = fit_head(best.windows.x, best.windows.gesture)
+    head = best.windows.fit()
     decision = DecisionSpec(hop_ms=HOP_MS) if best.base is None else best.base.recogniser.manifest.decision
     resting = [one.samples for one in repetitions if one.gesture == rest]
     moving = [one.samples for one in repetitions if one.gesture != rest]
@@ -301,17 +303,26 @@ def _base_windows(
     x, label, place, of_round = [], [], [], []
     rounds = sorted({(one.wearing, one.number) for one in repetitions})
     for number, one in enumerate(repetitions):
-        steps = recogniser.stream(donnings[one.wearing])(one.samples)
+        worn = donnings[one.wearing]
+        steps = recogniser.stream(worn)(one.samples)
+        ways = [steps]
+        if manifest.front_end is not None:
+            n_bands = len(manifest.front_end.bands)
+            ways += [turned(steps, turn, n_bands, worn.dead) for turn in turns_of(manifest.front_end)]
         for at in range(settle, len(steps) - n_steps + 1, every):
-            window = np.ascontiguousarray(steps[at : at + n_steps].T)
-            embedding = np.empty(0, np.float32) if reads == "tokens" else recogniser.encoder.embed(window)
-            x.append(head_input(spec, window, embedding))
+            read = []
+            for way in ways:
+                window = np.ascontiguousarray(way[at : at + n_steps].T)
+                embedding = np.empty(0, np.float32) if reads == "tokens" else recogniser.encoder.embed(window)
+                read.append(head_input(spec, window, embedding))
+            x.append(read)
             label.append(gestures.index(one.gesture))
             place.append(number)
             of_round.append(rounds.index((one.wearing, one.number)))
     if not x:
         raise DataError(f"the repetitions are shorter than a window of {manifest.name}")
-    return Windows(np.stack(x), np.array(label), np.array(place), np.array(of_round))
+    as_worn, *as_turned = np.array(x).transpose(1, 0, 2)
+    return Windows(as_worn, np.array(label), np.array(place), np.array(of_round), tuple(as_turned))
 
 
 def _golden(taught: Taught, spec: HeadSpec, n_gestures: int, repetitions: Sequence[Repetition]) -> Golden:

@@ -1,10 +1,12 @@
 """Judging a personal head by repetitions left out, and the thresholds that follow."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from cpep_edge.head import fit_head
+from cpep_edge.head import Head, fit_head
 from cpep_edge.left_out import LeftOut, choose_decision, interval, judge, leave_out
 from cpep_edge.manifest import DecisionSpec
 from cpep_edge.personal import Windows
@@ -34,6 +36,22 @@ def test_windows_that_only_their_own_repetition_gives_away_are_judged_at_chance(
     x = windows_of(apart=0, of_repetition=6)
     inside = fit_head(x.x, x.gesture)
     assert np.mean(inside.shares(x.x).argmax(axis=1) == x.gesture) > 0.8  # where nothing is left out
+
+
+def test_a_head_reads_what_stays_when_the_band_turns_a_little() -> None:
+    """One number tells the gestures apart best, but is another on a band that sits turned."""
+    windows = windows_of(apart=8, of_repetition=0.3)
+    turned_x = windows.x.copy()
+    turned_x[:, 0] = -turned_x[:, 0]
+    kept = replace(windows, x=np.concatenate([windows.x, windows.x / 2], axis=1))
+    turned_too = replace(kept, turned=(np.concatenate([turned_x, windows.x / 2], axis=1),))
+    asked = turned_too.turned[0]
+
+    def right(head: Head) -> float:
+        return float(np.mean(head.shares(asked).argmax(axis=1) == windows.gesture))
+
+    assert right(kept.fit()) < 0.8
+    assert right(turned_too.fit()) > 0.95
 
 
 def test_each_round_is_judged_by_a_head_that_was_fitted_on_the_others() -> None:

@@ -7,7 +7,7 @@ from scipy import signal as dsp
 from scipy.linalg import expm, logm
 
 from cpep_edge.errors import DataError
-from cpep_edge.mpf import MpfSpec, MpfStream, band_edges_hz, design_bands, log_covariances
+from cpep_edge.mpf import MpfSpec, MpfStream, band_edges_hz, design_bands, log_covariances, turned
 
 RATE_HZ = 1000.0
 
@@ -45,6 +45,22 @@ def test_the_distance_of_tokens_is_that_of_the_log_euclidean_metric() -> None:
     logs = logs + logs.transpose(0, 2, 1)
     tokens = log_covariances(np.stack([expm(log) for log in logs])[:, None], 1e-9)
     assert np.linalg.norm(tokens[0] - tokens[1]) == pytest.approx(np.linalg.norm(logs[0] - logs[1]), rel=1e-3)
+
+
+def test_a_turn_by_whole_electrodes_is_what_the_turned_band_hears_and_half_a_turn_lies_between() -> None:
+    s, x = spec(), noise(700)
+    n_bands, tokens = len(s.bands), MpfStream(s)(x)
+    for electrodes in (-2, 0, 1, 3):
+        heard = MpfStream(s)(np.roll(x, -electrodes, axis=1))
+        assert np.allclose(turned(tokens, electrodes, n_bands), heard, atol=1e-4)
+    between = (turned(tokens, 1, n_bands) + turned(tokens, 2, n_bands)) / 2
+    assert np.allclose(turned(tokens, 1.5, n_bands), between, atol=1e-5)
+
+
+def test_a_turn_gives_a_dead_electrode_nothing_to_say() -> None:
+    s, x = spec(), noise(700)
+    tokens = MpfStream(s, dead=(2,))(x)
+    assert not turned(tokens, 0.4, len(s.bands), dead=(2,))[:, np.ptp(tokens, axis=0) == 0].any()
 
 
 @settings(max_examples=30, deadline=None)
