@@ -1,6 +1,6 @@
 """`cpep-edge teach`: the wearer's own gestures on any band, in two minutes."""
 
-import math
+import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.control import Control
-from rich.segment import ControlType
 
 from cpep_edge.cli.output import print_json, stderr, stdout
 from cpep_edge.cli.ports import PORT_HELP, Baud, Boot, Device, DeviceConfig, Reconnect, Timeout
@@ -19,7 +17,6 @@ from cpep_edge.outside import printable
 
 if TYPE_CHECKING:
     from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
-    from cpep_edge.lesson import Cue
     from cpep_edge.taught import Taught
     from cpep_edge.teaching import Teaching
 
@@ -73,6 +70,7 @@ def teach(
     """
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
+    from cpep_edge.manifest import MANIFEST_FILE
     from cpep_edge.teaching import Teaching, Wish
     from cpep_edge.trust import load_signing_key
 
@@ -83,8 +81,12 @@ def teach(
         teaching = Teaching(bundle, None, wish, opened)
         taught, used = teaching.fit()
         teaching.write(taught, used, signing_key)
-        _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), json_lines)
+        _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), "--port PORT", json_lines)
         return
+    named = shlex.join(
+        ("--port", port, *(() if device == "cpep" else ("--device", device)))
+        + (() if device_config is None else ("--device-config", str(device_config)))
+    )
     source_of = open_source(
         port,
         device=device,
@@ -98,7 +100,8 @@ def teach(
         teaching = Teaching(bundle, source.info, wish, opened)
         if teaching.n_kept and teaching.cue.n_steps:
             stderr.print(
-                f"going on: {teaching.n_kept} repetitions are kept, {teaching.cue.n_steps} are missing", soft_wrap=True
+                f"going on: {teaching.n_kept} repetitions are kept, {teaching.cue.n_steps} are to be made",
+                soft_wrap=True,
             )
         blocks = iter(source)
         try:
@@ -107,22 +110,25 @@ def teach(
                 taught, used = teaching.fit()
                 teaching.write(taught, used, signing_key)
         except KeyboardInterrupt:
+            kept = teaching.recordings.folder
+            before = f"{bundle} is as it was, and " if (bundle / MANIFEST_FILE).is_file() else ""
             stderr.print(
-                f"\nstopped; what was recorded is in {teaching.recordings.folder}, and the same command goes on"
-                if teaching.recordings.folder.exists()
-                else "\nstopped before anything was recorded"
+                f"\nstopped; {before}what was recorded is in {kept}: the same command goes on"
+                if kept.exists()
+                else "\nstopped before anything was recorded",
+                soft_wrap=True,
             )
             return
         try:
-            _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), json_lines)
+            _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), named, json_lines)
             if live:
                 _go_live(bundle, _GoingOn(source, meanwhile.read_on()), port, seconds, json_lines)
         finally:
             meanwhile.end()
     if not json_lines:
-        named = f"--port {port}" + ("" if device == "cpep" else f" --device {device}")
-        stderr.print(f"from now on: cpep-edge live {bundle} {named}", soft_wrap=True)
-        again = f"cpep-edge calibrate {bundle} {named} --force"  # in the place of the last wearing's profile
+        called = shlex.quote(str(bundle))
+        stderr.print(f"from now on: cpep-edge live {called} {named}", soft_wrap=True)
+        again = f"cpep-edge calibrate {called} {named} --force"  # in the place of the last wearing's profile
         stderr.print(f"when the band was put on anew, first: {again}", soft_wrap=True)
 
 
@@ -145,55 +151,23 @@ def _names(given: str | None) -> tuple[str, ...]:
 
 def _lead(teaching: "Teaching", blocks: "Iterator[Block]") -> None:
     """Show what to do until every repetition is kept."""
+    from cpep_edge.cli.prompter import Prompter
     from cpep_edge.lesson import Again
 
-    show = _Prompter()
-    show(teaching.cue)
-    while teaching.cue.phase != "done":
-        block = next(blocks, None)
-        if block is None:
-            raise CpepError(
-                f"the band ended its stream; {teaching.recordings.folder} keeps what was recorded, and the same "
-                "command goes on"
-            )
-        for event in teaching.feed(block):
-            if isinstance(event, Again):
-                what = "is left out" if event.given_up else "once more"
-                stderr.print(f"{printable(event.step.gesture)} {what}: {event.reason}", soft_wrap=True)
+    with Prompter() as show:
         show(teaching.cue)
-    show.end()
-
-
-class _Prompter:
-    """Shows on stderr what to do, a line a second; in a terminal the line is written over."""
-
-    def __init__(self) -> None:
-        self._last: tuple[str, str, int] | None = None
-
-    def __call__(self, cue: "Cue") -> None:
-        now = (cue.phase, cue.gesture, math.ceil(cue.left_s))
-        if now == self._last or cue.phase == "done":
-            return
-        phase_changed, self._last = self._last is None or now[:2] != self._last[:2], now
-        gesture = printable(cue.gesture)
-        what = {
-            "rest": f"rest the hand; first comes {gesture}",
-            "ready": f"rest; next: {gesture}",
-            "make": f"NOW: {gesture}",
-        }[cue.phase]
-        line = f"{cue.n_done + 1:>3}/{cue.n_steps}  {what}  ({now[2]} s)"
-        if stderr.is_terminal:
-            if phase_changed and cue.phase == "make":
-                stderr.bell()
-            stderr.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 0)))
-            stderr.print(line, end="", soft_wrap=True)
-        elif phase_changed:
-            stderr.print(line)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if stderr.is_terminal:
-            stderr.print()
+        while teaching.cue.phase != "done":
+            block = next(blocks, None)
+            if block is None:
+                raise CpepError(
+                    f"the band ended its stream; {teaching.recordings.folder} keeps what was recorded, and the same "
+                    "command goes on"
+                )
+            for event in teaching.feed(block):
+                if isinstance(event, Again) and (event.given_up or not show.draws):
+                    what = "is left out" if event.given_up else "once more"
+                    stderr.print(f"{printable(event.step.gesture)} {what}: {event.reason}", soft_wrap=True)
+            show(teaching.cue)
 
 
 class _Meanwhile:
@@ -280,8 +254,11 @@ def _go_live(bundle: Path, source: _GoingOn, port: str, seconds: float | None, j
         run_on_screen(loop, view, ())
 
 
-def _tell(bundle: Path, taught: "Taught", n: int, json_lines: bool) -> None:
-    """What was found, in words that lead somewhere; n: repetitions of all gestures."""
+def _tell(bundle: Path, taught: "Taught", n: int, named: str, json_lines: bool) -> None:
+    """What was found, in words that lead somewhere.
+
+    n: repetitions of all gestures; named: the options by which the band is reached
+    """
     judgement, name = taught.judgement, str(bundle)
     if json_lines:
         print_json(
@@ -299,39 +276,39 @@ def _tell(bundle: Path, taught: "Taught", n: int, json_lines: bool) -> None:
         return
     own = [gesture for gesture in taught.gestures if gesture != taught.rest]
     stdout.print(f"{name}: taught {printable(', '.join(own), 500)} and rest, from {n} repetitions", soft_wrap=True)
-    for line in _findings(bundle, taught):
+    for line in _findings(taught, f"cpep-edge teach {shlex.quote(name)} {named}"):
         stdout.print(f"  {printable(line, 500)}", soft_wrap=True)
 
 
-def _findings(bundle: Path, taught: "Taught") -> Iterator[str]:
+def _findings(taught: "Taught", command: str) -> Iterator[str]:
+    """command: that records further repetitions"""
     judgement = taught.judgement
     if taught.base is not None:
         yield f"reads {taught.reads} of the trained bundle; its poses answer where nothing that was taught fits"
     for passed in taught.passed_over:
         yield f"passed over: {passed}"
     if judgement is None:
-        yield "too few repetitions to say how well it reads: run it again with --again all"
+        yield f"too few repetitions to say how well it reads; add some: {command} --repetitions 3"
         return
     yield (
-        f"{judgement.accuracy:.0%} of the windows of a repetition that was left out are right (between "
-        f"{judgement.low:.0%} and {judgement.high:.0%}), and {judgement.decided:.0%} of the repetitions are decided on "
-        "rightly"
+        f"asked about repetitions that it was not taught by, it reads {judgement.accuracy:.0%} of the windows right "
+        f"(somewhere from {judgement.low:.0%} to {judgement.high:.0%}) and decides rightly on "
+        f"{judgement.decided:.0%} of the repetitions"
     )
     for one, other in judgement.same:
         yield f"{one} and {other} are the same movement to these electrodes: leave one out with --without {other}"
-    if judgement.confused is not None:
+    if judgement.confused is not None and judgement.confused[:2] not in judgement.same:
         one, other, share = judgement.confused
-        gain = max((judgement.without.get(name, 0.0), name) for name in (one, other) if name != taught.rest)
-        without = f"without {gain[1]} {gain[0]:.0%} were right"
-        yield f"most easily confused: {one} and {other}, {share:.0%} of both; {without}"
-    if judgement.with_one_more is not None:
-        weakest = min((recall, name) for name, recall in judgement.recall.items() if name != taught.rest)[1]
-        yield (
-            f"with one repetition more of each about {judgement.with_one_more:.0%}; {weakest} needs it most: "
-            f"cpep-edge teach {bundle} --again {weakest}"
-        )
+        of_two = [(judgement.without[name], name) for name in (one, other) if name in judgement.without]
+        gain = max((pair for pair in of_two if pair[1] != taught.rest), default=None)
+        without = "" if gain is None else f"; without {gain[1]} {gain[0]:.0%} would be right"
+        yield f"most easily confused: {one} and {other}, {share:.0%} of their windows{without}"
     for name in judgement.cannot_win:
         yield f"{name} is hardly ever decided on: repeat it with --again {name}, or leave it out with --without {name}"
+    if judgement.with_one_more is not None:
+        weakest = min((recall, name) for name, recall in judgement.recall.items() if name != taught.rest)[1]
+        yield f"with one repetition more of each about {judgement.with_one_more:.0%} would be right"
+        yield f"{weakest} needs it most: {command} --again {shlex.quote(weakest)}"
     if taught.quiet:
         electrodes = ", ".join(map(str, taught.quiet))
         yield f"electrodes that carry nothing: {electrodes}; check how they touch the skin"

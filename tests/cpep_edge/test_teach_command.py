@@ -54,7 +54,7 @@ def test_teach_leads_a_wearer_goes_live_and_says_what_comes_next(tmp_path: Path)
     asked = [line for line in said if "NOW" in line]
     assert [re.sub(r".*NOW: (\w+).*\n", r"\1", line) for line in asked] == ["Fist", "Open", "Fist", "Open"]
     assert "taught Fist, Open and rest" in out
-    assert "of the windows of a repetition that was left out are right" in out
+    assert "asked about repetitions that it was not taught by, it reads" in out
     assert re.search(r"decisions\s+\d\d", out)  # it recognised for four seconds
     assert f"when the band was put on anew, first: cpep-edge calibrate {mine}" in "".join(said)
 
