@@ -39,6 +39,7 @@ class Notes(BaseModel):
     unit: Literal["uV", "count"]
     gestures: tuple[str, ...] = Field(max_length=1000)  # of the bundle, without rest
     rest: str = Field(min_length=1, max_length=MAX_NAME)
+    n_fitted: int | None = Field(default=None, ge=0)  # the bundle knows the recordings of numbers below; None: all
 
 
 def recordings_of(bundle: Path) -> Path:
@@ -108,6 +109,15 @@ class Recordings:
         """The same recordings for a bundle of these gestures."""
         return replace(self, notes=self.notes.model_copy(update={"gestures": gestures}))
 
+    def all_fitted(self) -> "Recordings":
+        """The same recordings when the bundle knows them all."""
+        return replace(self, notes=self.notes.model_copy(update={"n_fitted": self._next_number()}))
+
+    def are_new(self) -> list[bool]:
+        """Of each recording, as `repetitions` has them, whether the bundle was not fitted to it yet."""
+        n_fitted = self.notes.n_fitted
+        return [n_fitted is not None and _number(file) >= n_fitted for file in self._files()]
+
     def save(self) -> None:
         """Write down what the folder is for. Raises CpepError when the disk refuses."""
         with replacing(self.folder / NOTES_FILE) as file:
@@ -115,8 +125,7 @@ class Recordings:
 
     def add(self, repetition: Repetition) -> None:
         """Keep a repetition, whole or not at all. Raises CpepError when the disk refuses."""
-        number = 1 + max((_number(file) for file in self._files()), default=-1)  # one may have been moved away
-        stem = f"w{repetition.wearing}-r{repetition.number:02d}-{number:03d}"
+        stem = f"w{repetition.wearing}-r{repetition.number:02d}-{self._next_number():03d}"
         rate_hz = self.notes.sample_rate_hz
         n = len(repetition.samples)
         meta = SessionMeta(
@@ -147,6 +156,9 @@ class Recordings:
                 raise DataError(f"{file} holds NaN or infinity: move it away")
             found.append(Repetition(meta.stage, int(name[2]), samples, int(name[1])))
         return found
+
+    def _next_number(self) -> int:
+        return 1 + max((_number(file) for file in self._files()), default=-1)  # one may have been moved away
 
     def _files(self) -> list[Path]:
         files = [file for file in self.folder.glob("*.hdf5") if _NAME.fullmatch(file.stem)]

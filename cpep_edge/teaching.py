@@ -79,9 +79,11 @@ class Teaching:
             kept.check_band(info)
         gestures = _wanted(kept.notes.gestures, kept.notes.rest, wish, path)
         self._repetitions = kept.repetitions() if kept.folder.is_dir() else []
+        are_new = kept.are_new() if (path / MANIFEST_FILE).is_file() else [False] * len(self._repetitions)
+        self._new_ones = [one for one, is_new in zip(self._repetitions, are_new, strict=True) if is_new]
         self.wearing = self._wearing(wish, gestures)
         steps = self._steps(wish, gestures)
-        unchanged = gestures == kept.notes.gestures and not steps
+        unchanged = gestures == kept.notes.gestures and not steps and not self._new_ones
         if unchanged and (path / MANIFEST_FILE).is_file():
             raise ConfigError(
                 f"{path} is taught already: add repetitions with --again NAME, a gesture with --with NAME, or leave "
@@ -128,6 +130,7 @@ class Teaching:
     def write(self, taught: Taught, used: Sequence[Repetition], key: SigningKey | None = None) -> Manifest:
         """Write the bundle in the place of an earlier one, and down which gestures it has."""
         manifest = write_taught(self.path, taught, used, f"{len(used)} recordings of its wearer", key)
+        self.recordings = self.recordings.all_fitted()
         self.recordings.save()
         self.close()
         return manifest
@@ -164,7 +167,9 @@ class Teaching:
 
     def _wearing(self, wish: Wish, gestures: tuple[str, ...]) -> int:
         last = max((one.wearing for one in self._repetitions), default=0)
-        return last + 1 if set(wish.again) >= set(gestures) or ALL in wish.again else last
+        known = len(self._repetitions) - len(self._new_ones)
+        begun = bool(self._new_ones) and last > max((one.wearing for one in self._repetitions[:known]), default=0)
+        return last + 1 if (set(wish.again) >= set(gestures) or ALL in wish.again) and not begun else last
 
     def _steps(self, wish: Wish, gestures: tuple[str, ...]) -> list[Step]:
         """What is missing, going round the list."""
@@ -172,9 +177,8 @@ class Teaching:
         had: dict[str, set[tuple[int, int]]] = defaultdict(set)
         for one in self._repetitions:
             had[one.gesture].add((one.wearing, one.number))
-        missing = {
-            name: wish.repetitions if name in again else max(0, wish.repetitions - len(had[name])) for name in gestures
-        }
+        done = {name: sum(one.gesture == name for one in self._new_ones) for name in again}
+        missing = {name: max(0, wish.repetitions - done.get(name, len(had[name]))) for name in gestures}
         first = {name: 1 + max((n for w, n in had[name] if w == self.wearing), default=0) for name in gestures}
         rounds = range(max(missing.values(), default=0))
         return [Step(name, first[name] + extra) for extra in rounds for name in gestures if extra < missing[name]]

@@ -101,6 +101,45 @@ def test_further_repetitions_are_fitted_with_the_ones_before(mine: Path, arm: Ar
     assert after.files["head.npz"] != before.files["head.npz"]
 
 
+def test_repeating_a_gesture_goes_on_where_it_was_broken_off_and_ends_with_the_next_fit(mine: Path, arm: Arm) -> None:
+    wish = Wish(again=("Open",))
+    broken_off = Teaching(mine, info_of(arm), wish)
+    sit(broken_off, arm, until=1)
+    broken_off.close()
+    before = Bundle(mine).manifest.version
+    assert Teaching(mine, info_of(arm), wish).cue.n_steps == 2
+    taught(mine, arm, wish)
+    assert Bundle(mine).manifest.version == before + 1
+    kept = Recordings.read(recordings_of(mine))
+    assert kept is not None
+    assert sum(one.gesture == "Open" for one in kept.repetitions()) == 6
+    assert Teaching(mine, info_of(arm), wish).cue.n_steps == 3  # the bundle knows all that was recorded
+
+
+def test_what_a_broken_off_repeat_left_can_be_fitted_without_the_band(mine: Path, arm: Arm) -> None:
+    broken_off = Teaching(mine, info_of(arm), Wish(again=("Open",)))
+    sit(broken_off, arm, until=1)
+    broken_off.close()
+    head = Bundle(mine).manifest.files["head.npz"]
+    as_it_is = Teaching(mine, None)
+    as_it_is.write(*as_it_is.fit())
+    assert Bundle(mine).manifest.files["head.npz"] != head
+    with pytest.raises(ConfigError, match="is taught already"):
+        Teaching(mine, None)
+
+
+def test_repeating_all_goes_on_in_the_wearing_in_which_it_was_broken_off(mine: Path, arm: Arm) -> None:
+    wish = Wish(again=(ALL,), repetitions=2)
+    broken_off = Teaching(mine, info_of(arm), wish)
+    sit(broken_off, arm, until=1, turned=1)
+    broken_off.close()
+    rest = Teaching(mine, info_of(arm), wish)
+    assert (rest.wearing, rest.cue.n_steps) == (1, 3)
+    sit(rest, arm, turned=1)
+    rest.write(*rest.fit())
+    assert Teaching(mine, info_of(arm), wish).wearing == 2
+
+
 def test_a_gesture_is_added_and_one_left_out_and_its_recordings_stay(mine: Path, arm: Arm) -> None:
     taught(mine, arm, Wish(added=("Point",)))
     assert names(mine) == ["Rest", *GESTURES, "Point"]
