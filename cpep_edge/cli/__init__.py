@@ -4,6 +4,7 @@ stdout carries the answer, stderr progress and logs. Exit status 0: done; 1: the
 packages are imported inside the commands, so that `--help` answers at once and a device needs only what it runs.
 """
 
+import gc
 import io
 import logging
 import os
@@ -115,8 +116,8 @@ def main() -> NoReturn:
         if os.environ.get("CPEP_DEBUG"):
             raise
         told = missing_package(error, " ".join(sys.argv[1:2])) if isinstance(error, ModuleNotFoundError) else str(error)
-        if isinstance(error, OSError) and error.filename and error.strerror:
-            told = f"{error.filename}: {error.strerror}"  # without the number of the error
+        if isinstance(error, OSError) and error.strerror:  # without the number of the error
+            told = f"{error.filename}: {error.strerror}" if error.filename else _without_a_file(error.strerror)
         lines = [printable(line, LONGEST_SENTENCE) for line in told.splitlines()]  # a config that would fit follows
         typer.echo("error: " + "\n".join(lines), err=True)
         sys.exit(1)
@@ -124,7 +125,18 @@ def main() -> NoReturn:
         if not isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one that comes while a class is made
             raise
         sys.exit(_INTERRUPTED)
+    finally:
+        gc.freeze()  # the interpreter would look for garbage among all modules at its end: half a second after Ctrl-C
     sys.exit(0)
+
+
+def _without_a_file(what: str) -> str:
+    """What an error of the system without a file's name is about: the folder one is in, or the answer's way out."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the folder that you are in was removed: change to another"
+    return f"the answer cannot be written: {what}"
 
 
 def _stop_by_signal() -> None:

@@ -33,6 +33,7 @@ from cpep_edge.lesson import Timing
 from cpep_edge.live_loop import Live
 from cpep_edge.live_view import LiveView
 from cpep_edge.manifest import DecisionSpec, Manifest
+from cpep_edge.names import check_gesture
 from cpep_edge.pose_index import Vote
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.target_test import Axis, Fitts, ReachAndHold, axes_of
@@ -296,6 +297,8 @@ class Acting:
         from cpep_bridge.prompts import Prompt, PromptList, record_prompts
         from cpep_bridge.recording import Wearer
 
+        for name in wish.gestures:
+            check_gesture(name)
         try:
             listed = [Prompt(stage=name, seconds=wish.seconds, repeat=wish.repetitions) for name in wish.gestures]
         except ValidationError as error:

@@ -13,6 +13,7 @@ import asyncio
 import errno
 import hmac
 import json
+import os
 import re
 import secrets
 import socket
@@ -28,6 +29,8 @@ import numpy as np
 
 from cpep_edge.errors import ConfigError, CpepError
 from cpep_edge.live_view import STRIP_LIMIT, LiveView
+from cpep_edge.manifest_part import parse_json
+from cpep_edge.outside import printable
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection, Request
@@ -45,6 +48,7 @@ PORTS_TRIED = 20  # from the one that was asked for
 _STROKES_A_TICK = 100
 _TOKEN_BYTES = 16
 _MOST_ASKED = 1 << 14  # bytes of what a page asks to be done
+_LONGEST_ERROR = 2_000
 _MOST_FROM_A_VIEWER = 1024  # bytes of a message: a browser has nothing to say
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -151,12 +155,12 @@ class ViewServer:
                 content += part
                 if len(content) > _MOST_ASKED:
                     raise ConfigError("that is more than a page has to say")
-            asked = json.loads(content or b"{}")
+            asked = parse_json(content or b"{}")
             if not isinstance(asked, dict):
                 raise ConfigError("what is asked is no JSON object")
             answer = await run_in_threadpool(self._acting.act, request.path_params["name"], asked)
         except (CpepError, ValueError, OSError) as error:
-            return JSONResponse({"error": str(error)}, 409)
+            return JSONResponse({"error": printable(str(error), _LONGEST_ERROR)}, 409)
         return JSONResponse(answer)
 
     async def download(self, request: "Request") -> "Response":
@@ -297,7 +301,9 @@ def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvic
     ]
     config = uvicorn.Config(
         Starlette(routes=routes),
-        log_level="error",
+        log_level="error"
+        if os.environ.get("CPEP_DEBUG")
+        else "critical",  # it logs a traceback for bytes that are no UTF-8
         access_log=False,
         lifespan="off",
         ws="websockets-sansio",

@@ -24,11 +24,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cpep_bridge.recording import Recorded, Recorder, Timeline, Wearer, journal_of, rate_heard, session_meta
 from cpep_bridge.toml_config import Section, read_toml
@@ -36,7 +36,7 @@ from cpep_edge.blocks import BlockSource
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.files import read_plain, replacing
 from cpep_edge.folders import locked
-from cpep_edge.names import MAX_NAME
+from cpep_edge.names import MAX_NAME, check_label
 from cpep_edge.session import Session
 
 METADATA = "metadata.csv"
@@ -56,10 +56,17 @@ COLUMNS = (
 Split = Literal["train", "val", "test"]
 
 
+Stage = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9_-]+$"),  # it goes into a file name
+    AfterValidator(check_label),
+]
+
+
 class Prompt(Section):
     """One thing to do."""
 
-    stage: str = Field(min_length=1, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9_-]+$")  # goes into a file name
+    stage: Stage
     text: str = ""
     seconds: float = Field(gt=0, le=_LONGEST_S)
     repeat: int = Field(default=1, ge=1, le=_MOST_REPETITIONS)

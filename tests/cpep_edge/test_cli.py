@@ -165,3 +165,21 @@ def test_ctrl_c_while_a_class_is_made_is_no_traceback(monkeypatch: pytest.Monkey
     with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:  # from 3.12 on it comes as it is, for typer
         cli.main()
     assert str(caught.value) in ("", "130")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_an_answer_that_cannot_be_written_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "cpep_edge", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the answer cannot be written: No space left on device\n")
+
+
+def test_a_folder_that_was_removed_is_said(tmp_path: Path) -> None:
+    here = tmp_path / "gone"
+    here.mkdir()
+    script = f"cd {here} && rmdir {here} && exec {sys.executable} -m cpep_edge data synth out --users 1 --seconds 1"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == "error: the folder that you are in was removed: change to another\n"

@@ -586,6 +586,15 @@ def test_what_a_browser_sends_is_small_or_ends_its_stream() -> None:
                 connection.recv(timeout=TIMEOUT_S)
 
 
+def test_bytes_that_are_no_text_end_a_stream_and_leave_the_terminal_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with served() as (_, server), client.connect(stream_url(server), proxy=None) as connection:
+        connection.socket.sendall(b"\x81\x82\0\0\0\0\xff\xfe")
+        with pytest.raises(ConnectionClosed):
+            for _ in range(10_000):
+                connection.recv(timeout=TIMEOUT_S)
+    assert capfd.readouterr().err == ""
+
+
 def test_the_terminal_shows_the_address_as_a_code_that_a_camera_reads() -> None:
     segno = pytest.importorskip("segno")
     with served(host="0.0.0.0") as (_, server):

@@ -143,7 +143,8 @@ def ask(server: ViewServer, name: str, asked: object, **changed: str | None) -> 
     origin = server.url.rstrip("/")
     headers = {"x_cpep_act": server._act_token, "origin": origin, "content_type": "application/json", **changed}
     told = {key.replace("_", "-"): value for key, value in headers.items() if value is not None}
-    request = urllib.request.Request(f"{server.url}act/{name}", json.dumps(asked).encode(), told)
+    content = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+    request = urllib.request.Request(f"{server.url}act/{name}", content, told)
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, json.load(answer)
@@ -199,6 +200,10 @@ def test_only_the_page_of_this_run_may_act(page: tuple[ViewServer, Acting, Live]
         ("calibrate", [1], "no JSON object"),
         ("record", {"gestures": ["Fist", "../etc/passwd"]}, "'../etc/passwd' goes into a file's name"),
         ("record", {"gestures": []}, "record: gestures"),
+        ("record", {"gestures": ["Fist", "unknown"]}, "what no gesture is called"),
+        ("record", {"gestures": ["\ud800"]}, "no name for a gesture"),
+        ("calibrate", b"[" * 9_000, "nested too deeply"),
+        ("calibrate", b'{"seconds": NaN}', "not a number of JSON|NaN"),
         ("connect", {}, "connect: port: Field required"),
         ("test", {"game": "targets"}, "two pairs of opposite gestures are needed, .* has 1"),
         ("test", {"game": "chess"}, "test: game"),
