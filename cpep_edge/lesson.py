@@ -108,7 +108,9 @@ def check_gestures(names: Sequence[str]) -> tuple[str, ...]:
     rest = rest_of(names)
     asked = tuple(name for name in names if name != rest)
     if len(asked) < 2:
-        raise ConfigError(f"{' and '.join(asked) or 'nothing'} cannot be told from anything: give two gestures or more")
+        raise ConfigError(
+            f"{asked[0] if asked else 'rest'} alone leaves nothing to tell apart: give two gestures or more"
+        )
     return asked
 
 

@@ -130,6 +130,7 @@ def teach(
         stderr.print(f"from now on: cpep-edge live {called} {named}", soft_wrap=True)
         again = f"cpep-edge calibrate {called} {named} --force"  # in the place of the last wearing's profile
         stderr.print(f"when the band was put on anew, first: {again}", soft_wrap=True)
+        stderr.print("and then give live what that wrote: --profile profile.json", soft_wrap=True)
 
 
 def _names(given: str | None) -> tuple[str, ...]:

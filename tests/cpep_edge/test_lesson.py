@@ -147,7 +147,7 @@ def test_a_list_that_names_rest_calls_rest_so_and_does_not_ask_for_it() -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("Fist",), "Fist cannot be told from anything: give two gestures or more"),
+        (("Fist",), "Fist alone leaves nothing to tell apart: give two gestures or more"),
         (("Fist", "Rest"), "give two gestures or more"),
         (("Fist", "Open", "Fist"), "the list has Fist twice"),
         (("Fist", " Open"), "no name for a gesture"),

@@ -90,7 +90,7 @@ def test_ctrl_c_and_an_unplugged_band_lose_nothing_and_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--gestures", "Fist"), "error: Fist cannot be told from anything: give two gestures or more"),
+        (("--gestures", "Fist"), "error: Fist alone leaves nothing to tell apart: give two gestures or more"),
         (("--gestures", "Fist,,Open"), "error: 'Fist,,Open' has a name that is empty"),
         (("--gestures", "missing.toml"), "error: list of gestures missing.toml cannot be read"),
         (("--again", "Fist"), "error: nothing was taught for .*mine.cpep yet"),
