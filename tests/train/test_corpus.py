@@ -103,3 +103,40 @@ def test_a_held_out_recording_in_training_is_refused(tmp_path: Path, tiny_recipe
 def test_an_empty_folder_is_no_corpus(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither metadata.csv nor any"):
         Corpus.open(tmp_path)
+
+
+def test_metadata_of_a_spreadsheet_reads_as_what_was_typed(toy_corpus: Corpus, tmp_path: Path) -> None:
+    """A byte-order mark, lines that end as on Windows, and a column of notes with line breaks of all kinds in it."""
+    head, *lines = (toy_corpus.folder / METADATA_FILE).read_text().splitlines()
+    notes = ['"first\r\nsecond"', '"a\nb"', "x\u2028y", "x\x0cy", "x\x85y"]
+    noted = [f"{line},{notes[number % 5]}" for number, line in enumerate(lines)]
+    (tmp_path / METADATA_FILE).write_bytes("\ufeff".encode() + "\r\n".join([f"{head},note", *noted]).encode())
+    assert Corpus.open(tmp_path).rows == toy_corpus.rows
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "says"),
+    [
+        ("user,", "user,user,", "column user is there twice"),
+        ("user,", "user," + "x," * 1_000_000, "has 1,000,010 columns, at most 1,000"),
+        ("\nu0,", "\nu\x000,", "user in line 2 holds what is no printable character: 'u.x000'"),
+        ("\nu0,", '\n"u\n0",', "user in line 3 holds what is no printable character"),
+    ],
+)
+def test_a_table_that_only_looks_like_metadata_is_said(
+    toy_corpus: Corpus, tmp_path: Path, wrong: str, right: str, says: str
+) -> None:
+    text = (toy_corpus.folder / METADATA_FILE).read_text()
+    assert wrong in text
+    (tmp_path / METADATA_FILE).write_text(text.replace(wrong, right, 1))
+    with pytest.raises(DataError, match=says):
+        Corpus.open(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["user", "stage"])
+def test_one_name_that_is_typed_in_two_ways_is_no_two(toy_corpus: Corpus, what: str) -> None:
+    """A person who is held out as Ann and trained on as ann leaks."""
+    name = getattr(toy_corpus.rows[-1], what)
+    rows = (*toy_corpus.rows[:-1], replace(toy_corpus.rows[-1], **{what: name.swapcase()}))
+    with pytest.raises(DataError, match=f"{what} .* differ by capitals alone"):
+        replace(toy_corpus, rows=rows).check_splits()

@@ -180,6 +180,15 @@ class Corpus:
                 check_label(stage)
             except ValueError as error:
                 raise DataError(f"{metadata}: the gesture {stage!r} cannot be used: {error}") from error
+        for what in ("user", "stage"):
+            typed: dict[str, str] = {}
+            for name in sorted({getattr(row, what) for row in self.rows if row.split}):
+                other = typed.setdefault(name.casefold(), name)
+                if other != name:
+                    raise DataError(
+                        f"{metadata}: {what} {other} and {what} {name} differ by capitals alone: write them alike "
+                        "if they are one, which could be trained on and judged, or else apart"
+                    )
         if not self.numbers("train"):
             raise DataError(f"{metadata}: no row has split train, so there is nothing to train on")
         leaked = [r for r in self.rows if r.split == "train" and (r.held_out_user or r.held_out_stage)]
@@ -353,6 +362,7 @@ def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
 
 
 _MAX_METADATA_BYTES = 1 << 30
+_MOST_COLUMNS = 1_000
 _HANDS = ("both", "left", "right")
 _COLUMNS = tuple(field.name for field in fields(Row))
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}
@@ -366,18 +376,27 @@ def _shards_of(folder: Path) -> "Shards | None":
 
 def _read_metadata(file: Path) -> Iterable[Row]:
     try:
-        lines = read_plain(file, _MAX_METADATA_BYTES, follow=True).decode("utf-8-sig").splitlines()
-        reader = csv.DictReader(lines)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        text = read_plain(file, _MAX_METADATA_BYTES, follow=True).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        names = list(reader.fieldnames or ())
+        missing = [name for name in _COLUMNS if name not in names]
         if missing:
             raise DataError(f"{file}: columns missing: {', '.join(missing)}")
-        rows = [_row(file, number, values) for number, values in enumerate(reader, start=2)]
+        if len(names) > _MOST_COLUMNS:
+            raise DataError(f"{file} has {len(names):,} columns, at most {_MOST_COLUMNS:,} are read")
+        twice = next((name for name in _COLUMNS if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{file}: column {twice} is there twice: remove one of them")
+        lines, rows = [], []
+        for values in reader:
+            lines.append(reader.line_num)
+            rows.append(_row(file, reader.line_num, values))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{file} cannot be read: {unreadable(error)}") from error
     if not rows:
         raise DataError(f"{file}: there is not one recording in it")
     first_line: dict[str, int] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in zip(lines, rows, strict=True):
         if first_line.setdefault(row.filename, number) != number:
             raise DataError(
                 f"{file}: {row.filename} is in line {first_line[row.filename]} and in line {number}: remove one of them"
@@ -387,6 +406,9 @@ def _read_metadata(file: Path) -> Iterable[Row]:
 
 def _row(file: Path, line: int, values: dict[str, str | None]) -> Row:
     text = {name: (values[name] or "").strip() for name in _COLUMNS}
+    odd = next((name for name in _COLUMNS if not text[name].isprintable()), None)
+    if odd is not None:
+        raise DataError(f"{file}: {odd} in line {line} holds what is no printable character: {text[odd][:40]!r}")
     flags = {}
     for name in ("held_out_user", "held_out_stage"):
         flag = _BOOLEANS.get(text.pop(name).lower())

@@ -7,6 +7,7 @@ calibration movements, and a rest, are recordings of their own in the folder.
 """
 
 import csv
+import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,7 +87,7 @@ def read_labels(folder: Path) -> dict[str, list[Label]]:
         raise DataError(f"{path} is missing: labels with times are needed to judge events, see data synth --prompted")
     labels: dict[str, list[Label]] = {}
     try:
-        lines = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+        lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {unreadable(error)}") from error
     for number, line in enumerate(lines, start=2):
