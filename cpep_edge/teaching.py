@@ -19,7 +19,7 @@ from cpep_edge.files import check_writable
 from cpep_edge.folders import hold
 from cpep_edge.lesson import DEFAULT_GESTURES, Cue, Event, Kept, Lesson, Step, Timing, check_gestures, rest_of
 from cpep_edge.live_loop import check_stream
-from cpep_edge.manifest import MANIFEST_FILE, Manifest
+from cpep_edge.manifest import MANIFEST_FILE, Gesture, Manifest
 from cpep_edge.personal import Repetition, design_reading
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.taught import Base, Taught, fit_taught, write_taught
@@ -77,10 +77,12 @@ class Teaching:
             kept = self._new(info, wish)
         elif info is not None:
             kept.check_band(info)
-        gestures = _wanted(kept.notes.gestures, kept.notes.rest, wish, path)
         self._repetitions = kept.repetitions() if kept.folder.is_dir() else []
         are_new = kept.are_new() if (path / MANIFEST_FILE).is_file() else [False] * len(self._repetitions)
         self._new_ones = [one for one, is_new in zip(self._repetitions, are_new, strict=True) if is_new]
+        self._check_edits(kept)
+        present = tuple(name for name in kept.notes.gestures if name not in self._removed())
+        gestures = _wanted(present, kept.notes.rest, wish, path)
         self.wearing = self._wearing(wish, gestures)
         steps = self._steps(wish, gestures)
         unchanged = gestures == kept.notes.gestures and not steps and not self._new_ones
@@ -128,7 +130,11 @@ class Teaching:
         return fit_taught(used, self.recordings.notes.rest, self.reading, self.recordings.notes.unit, self._base), used
 
     def write(self, taught: Taught, used: Sequence[Repetition], key: SigningKey | None = None) -> Manifest:
-        """Write the bundle in the place of an earlier one, and down which gestures it has."""
+        """Write the bundle in the place of an earlier one, and down which gestures it has.
+
+        Raises ConfigError when it got a gesture meanwhile that would be lost.
+        """
+        self._check_edits(self.recordings)
         manifest = write_taught(self.path, taught, used, f"{len(used)} recordings of its wearer", key)
         self.recordings = self.recordings.all_fitted()
         self.recordings.save()
@@ -138,6 +144,25 @@ class Teaching:
     def close(self) -> None:
         """Let others record for this bundle."""
         self._let_go()
+
+    def _check_edits(self, kept: Recordings) -> None:
+        """Raise ConfigError where the bundle has gestures that its recordings lack: a new fit would lose them."""
+        known = {*kept.notes.gestures, kept.notes.rest, *(one.gesture for one in self._repetitions)}
+        strange = next((one.name for one in self._written() if not one.n_prototypes and one.name not in known), None)
+        if strange is not None:
+            raise ConfigError(
+                f"{self.path} has {strange} from gestures add, and a lesson would lose it: first run cpep-edge "
+                f"gestures remove {self.path} {strange}, then teach it with --with {strange}"
+            )
+
+    def _removed(self) -> set[str]:
+        """Gestures that were recorded and fitted, and that `gestures remove` has taken out of the bundle since."""
+        there = {one.name for one in self._written()}
+        fitted = {one.gesture for one in self._repetitions} - {one.gesture for one in self._new_ones}
+        return fitted - there if there else set()
+
+    def _written(self) -> tuple[Gesture, ...]:
+        return Bundle(self.path).manifest.gestures if (self.path / MANIFEST_FILE).is_file() else ()
 
     def _hold(self) -> None:
         """Keep other lessons out of the recordings until `close`."""

@@ -11,8 +11,9 @@ import pytest
 
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import Bundle
+from cpep_edge.enrolment import OpenBundle, add_from_session, remove_gesture
 from cpep_edge.errors import ConfigError, CpepError, DataError
-from cpep_edge.session import Session
+from cpep_edge.session import Session, SessionMeta, write_session
 from cpep_edge.taught_recordings import Recordings, recordings_of
 from cpep_edge.teaching import ALL, Teaching, Wish
 from cpep_edge.verify import verify_bundle
@@ -149,6 +150,47 @@ def test_a_gesture_is_added_and_one_left_out_and_its_recordings_stay(mine: Path,
     back = Teaching(mine, None, Wish(added=("Open",)))  # three are recorded, so no band is needed
     back.write(*back.fit())
     assert set(names(mine)) == {"Rest", *GESTURES, "Point"}
+
+
+def add(path: Path, arm: Arm, name: str) -> None:
+    """As `gestures add --from-session` does."""
+    samples, rate_hz = arm.make(name, 4), arm.rate_hz
+    meta = SessionMeta("s", "u", name, "right", 0.0, 4.0, arm.n_channels, rate_hz, name)
+    file = path.parent / f"{name}.hdf5"
+    write_session(file, meta, np.arange(len(samples)) / rate_hz, samples)
+    with OpenBundle.to_edit(path) as opened:
+        add_from_session(opened, name, file)
+
+
+def test_a_gesture_that_was_added_to_the_bundle_is_not_lost_by_a_lesson(mine: Path, arm: Arm) -> None:
+    """Neither before the lesson nor while it runs: what is recorded stays, and so does what was added."""
+    teaching = Teaching(mine, info_of(arm), Wish(again=("Fist",), repetitions=1))
+    sit(teaching, arm)
+    fitted = teaching.fit()
+    add(mine, arm, "Wave")
+    with pytest.raises(ConfigError, match="has Wave from gestures add, and a lesson would lose it: first run"):
+        teaching.write(*fitted)
+    teaching.close()
+    assert names(mine) == ["Rest", *GESTURES, "Wave"]
+    with pytest.raises(ConfigError, match="has Wave from gestures add"):
+        Teaching(mine, info_of(arm), Wish(again=("Fist",)))
+
+    with OpenBundle.to_edit(mine) as opened:
+        remove_gesture(opened, "Wave")
+    going_on = Teaching(mine, info_of(arm), Wish(added=("Wave",)))
+    sit(going_on, arm)
+    going_on.write(*going_on.fit())
+    assert names(mine) == ["Rest", *GESTURES, "Wave"]
+
+
+def test_a_gesture_that_was_removed_from_the_bundle_does_not_come_back(mine: Path, arm: Arm) -> None:
+    taught(mine, arm, Wish(added=("Point",)))
+    with OpenBundle.to_edit(mine) as opened:
+        remove_gesture(opened, "Fist")
+    taught(mine, arm, Wish(again=("Open",), repetitions=1))
+    assert names(mine) == ["Rest", "Open", "Point"]
+    with pytest.raises(ConfigError, match="no such gesture"):
+        Teaching(mine, info_of(arm), Wish(again=("Fist",)))
 
 
 def test_repeating_all_is_a_wearing_of_its_own_whose_turn_is_found(mine: Path, arm: Arm) -> None:
