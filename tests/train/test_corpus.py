@@ -140,3 +140,15 @@ def test_one_name_that_is_typed_in_two_ways_is_no_two(toy_corpus: Corpus, what: 
     rows = (*toy_corpus.rows[:-1], replace(toy_corpus.rows[-1], **{what: name.swapcase()}))
     with pytest.raises(DataError, match=f"{what} .* differ by capitals alone"):
         replace(toy_corpus, rows=rows).check_splits()
+
+
+def test_what_a_recipe_asks_of_all_recordings_is_looked_for_in_the_first(
+    toy_corpus: Corpus, tiny_recipe: Recipe
+) -> None:
+    toy_corpus.check_device(tiny_recipe)
+    long = tiny_recipe.windows.model_copy(update={"window_samples": 1_001})
+    with pytest.raises(DataError, match=r"the first 12 recordings of training have at most 1000 samples, fewer than"):
+        toy_corpus.check_device(tiny_recipe.model_copy(update={"windows": long}))
+    calibration = tiny_recipe.calibration.model_copy(update={"stages": ("Nope", "Neither")})
+    with pytest.raises(DataError, match="has no recording of Neither or Nope to calibrate with"):
+        toy_corpus.check_device(tiny_recipe.model_copy(update={"calibration": calibration}))

@@ -61,6 +61,8 @@ def test_parts_that_do_not_fit_together_are_named_at_once() -> None:
         load_recipe("cpep", ["emg.width=250", "emg.patch_samples=48", "pose.decimation=3", "signal.notch_hz=1000"])
     for key in ("emg.n_heads", "emg.patch_samples", "windows.window_samples", "signal.notch_hz"):
         assert key in str(caught.value)
+    with pytest.raises(ConfigError, match="recordings.masked_channels: no channel is left"):
+        load_recipe("demo", [f"recordings.masked_channels={list(range(1, 17))}"])
 
 
 @pytest.mark.parametrize(

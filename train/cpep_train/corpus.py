@@ -207,15 +207,26 @@ class Corpus:
                 )
 
     def check_device(self, recipe: "Recipe") -> None:
-        """Raise DataError where the first recording of training shows another band than the recipe is for.
+        """Raise DataError where the first recordings of training show that the recipe is for others.
 
-        It is asked before anything is read: where one recording has other channels, mostly all have.
+        It is asked before anything is read: where one recording has other channels, or is too short, mostly all are.
         """
-        for row in self.rows:
-            if row.split == "train":
-                with self.session(row) as session:
-                    _check_band(session, recipe)
+        asked = set(recipe.calibration.stages)
+        if asked and asked.isdisjoint(row.stage for row in self.rows):
+            raise DataError(f"{self.folder} has no recording of {' or '.join(sorted(asked))} to calibrate with")
+        first = [row for row in self.rows if row.split == "train"][:_FIRST_LOOKED_AT]
+        longest = 0
+        for row in first:
+            with self.session(row) as session:
+                _check_band(session, recipe)
+                longest = max(longest, session.n_samples)
+            if longest >= recipe.windows.window_samples:
                 return
+        if first:
+            raise DataError(
+                f"{self.folder}: the first {len(first)} recordings of training have at most {longest} samples, fewer "
+                f"than windows.window_samples, which is {recipe.windows.window_samples}"
+            )
 
     def fault(self, row: Row, recipe: "Recipe") -> str | None:
         """Why a recording does not fit a recipe; None where it does."""
@@ -363,6 +374,7 @@ def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
 
 _MAX_METADATA_BYTES = 1 << 30
 _MOST_COLUMNS = 1_000
+_FIRST_LOOKED_AT = 20  # recordings
 _HANDS = ("both", "left", "right")
 _COLUMNS = tuple(field.name for field in fields(Row))
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}

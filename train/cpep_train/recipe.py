@@ -206,6 +206,8 @@ class Recipe(_Part):
     def _fits_together(self) -> "Recipe":
         odd = [n for n in self.recordings.masked_channels if n > self.signal.n_channels]
         faults = [f"recordings.masked_channels: there is no channel {n}" for n in odd]
+        if len(set(self.recordings.masked_channels) - set(odd)) >= self.signal.n_channels:
+            faults.append("recordings.masked_channels: no channel is left")
         faults += [*self._signal_faults(), *self._window_faults(), *self._encoder_faults(), *self._align_faults()]
         faults += self._mpf_faults()
         if faults:
