@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block
-from cpep_edge.donning import LEVEL_STRETCH_S, SETTLE_S, stretch_levels_uv, unscaled
-from cpep_edge.errors import ConfigError
+from cpep_edge.donning import FLAT_SHARE, LEVEL_STRETCH_S, SETTLE_S, stretch_levels_uv, unscaled
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.names import check_gesture
 from cpep_edge.personal import Reading, Repetition
 from cpep_edge.preprocess import LARGEST_UV, Preprocessor
@@ -169,7 +169,10 @@ class Lesson:
         return {"rest": timing.first_rest_s, "ready": timing.rest_s, "make": timing.make_s, "done": 0.0}[self._phase]
 
     def feed(self, block: Block) -> list[Event]:
-        """Take the next samples; what came of them."""
+        """Take the next samples; what came of them.
+
+        Raises DataError after the first rest when no gesture could be told apart: fewer than two channels say anything.
+        """
         if self._phase == "done":
             return []
         events: list[Event] = []
@@ -208,6 +211,8 @@ class Lesson:
         if self._phase == "make":
             return self._made(lead, recorded)
         events: list[Event] = []
+        if self._phase == "rest":
+            _check_heard(recorded)
         after_s = _AFTER_S if self._phase == "ready" or self._rest.stretches else 1.0
         rest = recorded[round((after_s - SETTLE_S) * self._rate_hz) : len(recorded) - round(_BEFORE_S * self._rate_hz)]
         if len(rest) > (SETTLE_S + 2 * LEVEL_STRETCH_S) * self._rate_hz:
@@ -273,3 +278,17 @@ class Lesson:
     def _stretches(self, samples: NDArray[np.float32], settle_s: float = SETTLE_S) -> NDArray[np.float64]:
         filtered = Preprocessor(unscaled(self._reading.preprocessing), samples.shape[1])(samples)
         return stretch_levels_uv(filtered[round(settle_s * self._rate_hz) :], self._rate_hz)
+
+
+def _check_heard(rest: NDArray[np.float32]) -> None:
+    """Raise DataError where fewer than two channels carry a signal: what is stuck still flickers by one count."""
+    swing = rest.std(axis=0)
+    stuck = [
+        len(np.unique(x)) <= 2 or level <= FLAT_SHARE * swing.max() for x, level in zip(rest.T, swing, strict=True)
+    ]
+    if len(stuck) - sum(stuck) < 2:
+        named = ", ".join(str(channel + 1) for channel in np.flatnonzero(stuck))
+        raise DataError(
+            f"of {len(stuck)} channels {named} carry no signal, and it takes two that do: put the band on, and look at "
+            "its electrodes with cpep-edge doctor"
+        )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cpep_edge.blocks import Block
-from cpep_edge.errors import ConfigError
+from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.lesson import Again, Cue, Event, Kept, Lesson, check_gestures, plan, rest_of
 from cpep_edge.personal import Repetition, design_reading
 from tests.cpep_edge.arm import Arm
@@ -157,3 +157,22 @@ def test_a_list_that_names_rest_calls_rest_so_and_does_not_ask_for_it() -> None:
 def test_a_list_that_cannot_be_taught_is_refused_in_one_sentence(names: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_gestures(names)
+
+
+@pytest.mark.parametrize(("live", "flicker"), [([], 0.0), ([], 0.1), ([2], 0.0), ([2], 0.1)])
+def test_a_band_that_says_nothing_is_told_after_the_first_rest_and_not_after_the_lesson(
+    live: list[int], flicker: float
+) -> None:
+    wearer = begin()
+    stuck = [channel for channel in range(wearer.arm.n_channels) if channel not in live]
+
+    def say_nothing(block: Block) -> Block:
+        samples = block.samples_uv.copy()
+        samples[:, stuck] = 5.0
+        samples[::3, stuck] += flicker
+        return replace(block, samples_uv=samples)
+
+    named = ", ".join(str(channel + 1) for channel in stuck)
+    with pytest.raises(DataError, match=f"of 6 channels {named} carry no signal, and it takes two that do"):
+        wearer.until("ready", change=say_nothing)
+    assert wearer.events == []
