@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,23 +113,30 @@ class LiveRecording:
         self._write("decision", **asdict(decision))
 
     def close(self) -> None:
-        """Finish both files."""
-        self._write("end", link=asdict(self._source.counts))
-        self._lines.close()
-        self._recorder.finish()
+        """Finish both files, the session also where the other cannot be. Raises DataError when the disk refuses."""
+        try:
+            self._flushed_s = 0.0  # at once
+            self._write("end", link=asdict(self._source.counts))
+        finally:
+            with suppress(OSError):  # it was told
+                self._lines.close()
+            self._recorder.finish()
 
     def _write(self, kind: str, **fields: object) -> None:
-        with self._lock:
-            self._lines.write(json.dumps({"type": kind, **fields}) + "\n")
-            now_s = time.monotonic()
-            if now_s - self._flushed_s < _FLUSH_S:
-                return
-            self._flushed_s = now_s
-            counts = self._source.counts
-            if (counts.lost_frames, counts.reconnects) != (self._counts.lost_frames, self._counts.reconnects):
-                self._lines.write(json.dumps({"type": "link", **asdict(counts)}) + "\n")
-                self._counts = counts
-            self._lines.flush()
+        try:
+            with self._lock:
+                self._lines.write(json.dumps({"type": kind, **fields}) + "\n")
+                now_s = time.monotonic()
+                if now_s - self._flushed_s < _FLUSH_S:
+                    return
+                self._flushed_s = now_s
+                counts = self._source.counts
+                if (counts.lost_frames, counts.reconnects) != (self._counts.lost_frames, self._counts.reconnects):
+                    self._lines.write(json.dumps({"type": "link", **asdict(counts)}) + "\n")
+                    self._counts = counts
+                self._lines.flush()
+        except OSError as error:
+            raise DataError(f"cannot go on writing {self._lines.name}: {error.strerror}") from error
 
 
 def replay(path: Path, recogniser: Recogniser) -> Iterator[Decision]:

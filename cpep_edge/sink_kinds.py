@@ -1,5 +1,6 @@
 """The kinds of sinks: a file of JSON lines or stdout, datagrams, OSC, a WebSocket, the lab streaming layer."""
 
+import errno
 import ipaddress
 import json
 import os
@@ -64,6 +65,8 @@ class JsonLinesSink(Sink):
     def decision(self, decision: Decision) -> None:
         line = decision_json(decision) + "\n"
         if self._file is None:  # stdout is no file, as in a test
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, "stdout is closed")
             sys.stdout.write(line)
         else:
             write_line(self._file, line.encode())

@@ -136,7 +136,7 @@ def _without_a_file(what: str) -> str:
         os.getcwd()
     except OSError:
         return "the folder that you are in was removed: change to another"
-    return f"the answer cannot be written: {what}"
+    return f"a file, or the answer, cannot be read or written: {what}"
 
 
 def _stop_by_signal() -> None:

@@ -137,16 +137,17 @@ class Recorder:
 
         heard_hz: the rate at which the samples came, where that is not known to be the one of `meta`
         """
-        self._flush()
         try:
+            self._flush()
             if not self.n_samples:
                 self.journal.unlink()
                 return None
-            return _make_session(self.journal, self.path, self._force, heard_hz)
-        except CpepError as error:
-            raise DataError(
-                f"{error}; what was recorded is in {self.journal}, for 'cpep-edge record --recover'"
-            ) from error
+            try:
+                return _make_session(self.journal, self.path, self._force, heard_hz)
+            except CpepError as error:
+                raise DataError(
+                    f"{error}; what was recorded is in {self.journal}, for 'cpep-edge record --recover'"
+                ) from error
         finally:
             self._close()
 

@@ -174,7 +174,10 @@ def test_an_answer_that_cannot_be_written_is_one_sentence() -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "cpep_edge", "--version"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: the answer cannot be written: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: a file, or the answer, cannot be read or written: No space left on device\n",
+    )
 
 
 def test_a_folder_that_was_removed_is_said(tmp_path: Path) -> None:

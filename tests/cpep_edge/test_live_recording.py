@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import resource
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpep_bridge.recording import journal_of, recover
 from cpep_edge.blocks import Block
 from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
@@ -111,3 +114,15 @@ def test_a_damaged_recording_is_said(tmp_path: Path, harm, said: str) -> None:  
     lines.write_text(harm(lines.read_text()))
     with pytest.raises(DataError, match=said):
         list(replay(tmp_path / "run", LevelRecogniser()))
+
+
+def test_a_disk_that_fills_is_a_sentence_and_the_signal_so_far_is_kept(tmp_path: Path) -> None:
+    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"cannot .*writ.* File too large; .*record --recover"):
+            record(tmp_path / "run", cut(np.ones(6_000), 10))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert recover(journal_of(tmp_path / "run" / SESSION_FILE)).n_samples > 500
