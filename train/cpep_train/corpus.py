@@ -211,9 +211,6 @@ class Corpus:
 
         It is asked before anything is read: where one recording has other channels, or is too short, mostly all are.
         """
-        asked = set(recipe.calibration.stages)
-        if asked and asked.isdisjoint(row.stage for row in self.rows):
-            raise DataError(f"{self.folder} has no recording of {' or '.join(sorted(asked))} to calibrate with")
         first = [row for row in self.rows if row.split == "train"][:_FIRST_LOOKED_AT]
         longest = 0
         for row in first:
@@ -221,12 +218,15 @@ class Corpus:
                 _check_band(session, recipe)
                 longest = max(longest, session.n_samples)
             if longest >= recipe.windows.window_samples:
-                return
-        if first:
+                break
+        if first and longest < recipe.windows.window_samples:
             raise DataError(
                 f"{self.folder}: the first {len(first)} recordings of training have at most {longest} samples, fewer "
                 f"than windows.window_samples, which is {recipe.windows.window_samples}"
             )
+        asked = set(recipe.calibration.stages)
+        if asked and asked.isdisjoint(row.stage for row in self.rows):
+            raise DataError(f"{self.folder} has no recording of {' or '.join(sorted(asked))} to calibrate with")
 
     def fault(self, row: Row, recipe: "Recipe") -> str | None:
         """Why a recording does not fit a recipe; None where it does."""
