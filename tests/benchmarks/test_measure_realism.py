@@ -9,7 +9,18 @@ from scipy import linalg
 pytest.importorskip("myo_sim")
 
 from cpep_edge.errors import DataError
-from measure_realism import FAST, Hold, accuracies, cut, log_covariance, markdown, measure, real_myo, structure
+from measure_realism import (
+    FAST,
+    Hold,
+    accuracies,
+    cut,
+    group_mean,
+    log_covariance,
+    markdown,
+    measure,
+    real_myo,
+    structure,
+)
 
 
 def test_distances_of_log_covariances_are_log_euclidean() -> None:
@@ -72,4 +83,8 @@ def test_an_empty_set_is_said(tmp_path: Path) -> None:
 
 
 def test_the_table_has_a_row_a_figure_and_a_gap_where_a_set_has_none() -> None:
-    assert "| b |  | 2 |" in markdown({"real": {"a": 1.0}, "simulated": {"a": 1.0, "b": 2.0}})
+    simulated = group_mean([{"a": 1.0, "levels, within": 0.5}, {"a": 3.0, "levels, within": 0.7}])
+    table = markdown({"real": {"a": 1.0}, "simulated": simulated})
+    assert "| a | 1 | 2 |" in table
+    assert "| levels, within |  | 0.6 ± 0.10 |" in table
+    assert "sd of groups" not in table
