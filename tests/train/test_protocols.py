@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -24,6 +24,7 @@ from cpep_train.embedding_quality import EmbeddingQuality
 from cpep_train.eval_report import CSV_FILE, FIGURES_FILE, PAGE_FILE, write_report
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
 from cpep_train.few_shot import Repetitions, find_repetitions
+from cpep_train.plain_poses import fit_plain_pair
 from cpep_train.probe import INVERSE_STRENGTHS, choose_strength
 from cpep_train.protocols import PROTOCOLS, Evaluation, evaluate_run
 from cpep_train.seen_penalty import (
@@ -34,6 +35,7 @@ from cpep_train.seen_penalty import (
     set_apart,
     with_seen_penalty,
 )
+from cpep_train.windows import WindowDataset
 from tests.train.toy_corpus import HELD_OUT_STAGE, write_toy_session
 
 
@@ -269,3 +271,25 @@ def test_the_command_prints_one_object_of_what_was_asked(trained_run: Path, toy_
 
 def test_all_protocols_are_those_that_can_be_asked_for_alone() -> None:
     assert PROTOCOLS["all"] == tuple(name for name in PROTOCOLS if name != "all")
+
+
+def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window(
+    embedded: EmbeddedWindows, evaluation: Evaluation
+) -> None:
+    store, checkpoint = embedded.store, embedded.checkpoint
+    windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=True)
+    batch = windows.fetch(windows.index)
+    level = StandardScaler().fit(np.log(batch.emg.numpy().std(axis=2)))
+    late = StandardScaler().fit(batch.pose.numpy()[:, :, batch.pose.shape[2] // 2 :].mean(axis=2))
+    peer = Ridge(alpha=0.05 * len(windows), fit_intercept=False).fit(
+        level.transform(np.log(batch.emg.numpy().std(axis=2))),
+        late.transform(batch.pose.numpy()[:, :, batch.pose.shape[2] // 2 :].mean(axis=2)),
+    )
+    emg = embedded.examples.queries.emg()
+    expected = peer.predict(level.transform(np.log(emg.std(axis=2))))
+    plain = fit_plain_pair(checkpoint, store)
+    found = embed_emg(torch_embedding(plain.emg), embedded.examples.queries)
+    cosine = np.sum(found * expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosine.min() > 0.99  # levels here are about the mean, there about nothing
+    (reading,) = (r for r in evaluation.readings if r.name.startswith("without an encoder") and "penalty" not in r.name)
+    assert _accuracy(reading, "held-out", "seen") > 0.7

@@ -2,7 +2,8 @@
 
 - zero-shot: poses answer, nothing is fitted. Three readings: the majority of the 10 nearest, as published; class
   prototypes; and, for held-out people, the majority with a penalty on trained gestures that was chosen on people of
-  the validation split (`cpep_train.seen_penalty`), as bundles answer.
+  the validation split (`cpep_train.seen_penalty`), as bundles answer. Beside them the same without an encoder, by ridge
+  regression to joint angles (`cpep_train.plain_poses`).
 - probe: a linear classifier on frozen EMG embeddings of training people (`cpep_train.probe`).
 - enrolment: a person's first repetitions become index entries (`cpep_train.few_shot`).
 - retrieval: recall at 1, 5 and 10, and how EMG and pose embeddings lie to each other.
@@ -23,6 +24,7 @@ from cpep_train.embedded_windows import EmbeddedWindows, Protocol, ProtocolScore
 from cpep_train.embedding_quality import EmbeddingQuality, embedding_quality, recall_at
 from cpep_train.evaluate import (
     USERS,
+    EvaluationSet,
     Gestures,
     Score,
     Users,
@@ -36,8 +38,9 @@ from cpep_train.evaluate import (
 )
 from cpep_train.few_shot import enrolment_readings
 from cpep_train.leakage import audit, audit_against, load_splits
+from cpep_train.plain_poses import fit_plain_pair
 from cpep_train.probe import probe
-from cpep_train.seen_penalty import choose_seen_penalty, with_seen_penalty
+from cpep_train.seen_penalty import Pair, choose_seen_penalty, with_seen_penalty
 
 PROTOCOLS: dict[str, tuple[Protocol, ...]] = {  # by what the command line calls them
     "zero-shot": ("zero-shot",),
@@ -111,17 +114,32 @@ def evaluate_material(embedded: EmbeddedWindows, protocols: tuple[Protocol, ...]
 
 
 def zero_shot_readings(embedded: EmbeddedWindows) -> list[ProtocolScores]:
-    """The published reading and two others."""
+    """The published reading and two others of the encoders; of a ridge regression to joint angles the same but one."""
     examples, queries, references = embedded.examples, embedded.queries, embedded.references
-    readings = [
-        ProtocolScores("zero-shot", "10 nearest poses", tuple(zero_shot(examples, queries, references))),
-        ProtocolScores("zero-shot", "class prototypes", tuple(zero_shot(examples, queries, references, by_prototypes))),
+    prototypes = tuple(zero_shot(examples, queries, references, by_prototypes))
+    first, *penalised = _nearest_poses(embedded.checkpoint, examples, queries, references, "10 nearest poses")
+    plain = fit_plain_pair(embedded.checkpoint, embedded.store)
+    predicted = embed_emg(torch_embedding(plain.emg), examples.queries)
+    poses = embed_poses(plain.pose, examples.references)
+    name = "without an encoder: ridge regression to joint angles, 10 nearest poses"
+    return [
+        first,
+        ProtocolScores("zero-shot", "class prototypes", prototypes),
+        *penalised,
+        *_nearest_poses(plain, examples, predicted, poses, name),
     ]
-    chosen = choose_seen_penalty(embedded.checkpoint, examples, queries, references)
+
+
+def _nearest_poses(
+    pair: Pair, examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32], name: str
+) -> list[ProtocolScores]:
+    """The majority of the nearest poses, without a penalty and, where one is chosen, with it."""
+    readings = [ProtocolScores("zero-shot", name, tuple(zero_shot(examples, queries, references)))]
+    chosen = choose_seen_penalty(pair, examples, queries, references)
     if chosen.penalty:
         scores = zero_shot(examples, *with_seen_penalty(examples, queries, references, chosen.penalty))
         among_all = tuple(s for s in scores if s.users == "held-out" and s.gestures not in ("seen", "unseen"))
-        name = f"10 nearest poses, a penalty of {chosen.penalty:g} on trained gestures, chosen on validation people"
+        name += f", a penalty of {chosen.penalty:g} on trained gestures, chosen on validation people"
         readings.append(ProtocolScores("zero-shot", name, among_all))
     return readings
 

@@ -12,12 +12,13 @@ poses are not nearer to everything, the EMG is.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from cpep_edge.manifest import PenaltyPoint
-from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import (
     EvaluationSet,
@@ -39,6 +40,17 @@ _LARGEST = 1.0  # of a penalty; cosines of one window seldom differ by more
 _PER_RECORDING = 40  # windows
 
 
+class Pair(Protocol):
+    """What reads EMG and poses into one space: a checkpoint, or what is compared with it."""
+
+    @property
+    def emg(self) -> nn.Module: ...
+    @property
+    def pose(self) -> nn.Module: ...
+    @property
+    def seen_stages(self) -> tuple[str, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SeenPenalty:
     """A penalty, and what it was chosen by."""
@@ -48,7 +60,7 @@ class SeenPenalty:
 
 
 def choose_seen_penalty(
-    checkpoint: Checkpoint, examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32]
+    pair: Pair, examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32]
 ) -> SeenPenalty:
     """The penalty of a model; none where all gestures are trained, or nobody is there to choose by.
 
@@ -58,31 +70,31 @@ def choose_seen_penalty(
     """
     if examples.seen.all():
         return SeenPenalty(0.0)
-    apart = set_apart(checkpoint, examples)
+    apart = set_apart(pair, examples)
     if apart is not None:
-        asked = embed_emg(torch_embedding(checkpoint.emg), apart.queries)
-        curve = penalty_curve(apart, asked, embed_poses(checkpoint.pose, apart.references))
+        asked = embed_emg(torch_embedding(pair.emg), apart.queries)
+        curve = penalty_curve(apart, asked, embed_poses(pair.pose, apart.references))
         best = max(curve, key=lambda point: (point.harmonic_mean, -point.seen_penalty))
         return SeenPenalty(best.seen_penalty, curve)
     bearable = largest_bearable(examples, queries, references)
     return SeenPenalty(0.0 if bearable is None else round(bearable, 4))
 
 
-def set_apart(checkpoint: Checkpoint, examples: EvaluationSet) -> EvaluationSet | None:
+def set_apart(pair: Pair, examples: EvaluationSet) -> EvaluationSet | None:
     """Validation people's windows of trained gestures and of those set apart; None where there are none of either.
 
     examples: of the same corpus
     """
     store = examples.queries.dataset.store
     corpus: Corpus = store.corpus
-    gestures = (*checkpoint.seen_stages, *corpus.validation_stages)
+    gestures = (*pair.seen_stages, *corpus.validation_stages)
     rows = [(number, row) for number, row in enumerate(corpus.rows) if row.stage in gestures]
     asked = [number for number, row in rows if row.split == "val" and row.user not in corpus.trained_users]
     looked_up = [number for number, row in rows if is_reference(row)]
     if not corpus.validation_stages or not asked:
         return None
     queries = choose(store, asked, gestures, _PER_RECORDING, with_pose=False)
-    seen = np.arange(len(gestures)) < len(checkpoint.seen_stages)
+    seen = np.arange(len(gestures)) < len(pair.seen_stages)
     if len(np.unique(seen[queries.gesture_index])) < 2:
         return None
     references = choose(store, looked_up, gestures, _PER_RECORDING, with_pose=True)
