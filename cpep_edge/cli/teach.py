@@ -70,7 +70,6 @@ def teach(
     """
     from cpep_bridge.devices import open_source
     from cpep_edge.bundle import Bundle
-    from cpep_edge.manifest import MANIFEST_FILE
     from cpep_edge.teaching import Teaching, Wish
     from cpep_edge.trust import load_signing_key
 
@@ -110,14 +109,7 @@ def teach(
                 taught, used = teaching.fit()
                 teaching.write(taught, used, signing_key)
         except KeyboardInterrupt:
-            kept = teaching.recordings.folder
-            before = f"{bundle} is as it was, and " if (bundle / MANIFEST_FILE).is_file() else ""
-            stderr.print(
-                f"\nstopped; {before}what was recorded is in {kept}: the same command goes on"
-                if kept.exists()
-                else "\nstopped before anything was recorded",
-                soft_wrap=True,
-            )
+            _tell_stopped(bundle, teaching.recordings.folder)
             return
         try:
             _tell(bundle, taught, sum(one.gesture != taught.rest for one in used), named, json_lines)
@@ -126,11 +118,28 @@ def teach(
         finally:
             meanwhile.end()
     if not json_lines:
-        called = shlex.quote(str(bundle))
-        stderr.print(f"from now on: cpep-edge live {called} {named}", soft_wrap=True)
-        again = f"cpep-edge calibrate {called} {named} --force"  # in the place of the last wearing's profile
-        stderr.print(f"when the band was put on anew, first: {again}", soft_wrap=True)
-        stderr.print("and then give live what that wrote: --profile profile.json", soft_wrap=True)
+        _tell_next(shlex.quote(str(bundle)), named)
+
+
+def _tell_stopped(bundle: Path, kept: Path) -> None:
+    """What Ctrl-C left; kept: the folder of the recordings."""
+    from cpep_edge.manifest import MANIFEST_FILE
+
+    before = f"{bundle} is as it was, and " if (bundle / MANIFEST_FILE).is_file() else ""
+    stderr.print(
+        f"\nstopped; {before}what was recorded is in {kept}: the same command goes on"
+        if kept.exists()
+        else "\nstopped before anything was recorded",
+        soft_wrap=True,
+    )
+
+
+def _tell_next(bundle: str, named: str) -> None:
+    """How to go on another day; named: the options by which the band is reached."""
+    again = f"cpep-edge calibrate {bundle} {named} --force"  # in the place of the last wearing's profile
+    stderr.print(f"from now on: cpep-edge live {bundle} {named}", soft_wrap=True)
+    stderr.print(f"when the band was put on anew, first: {again}", soft_wrap=True)
+    stderr.print("and then give live what that wrote: --profile profile.json", soft_wrap=True)
 
 
 def _names(given: str | None) -> tuple[str, ...]:

@@ -43,9 +43,7 @@ METADATA = "metadata.csv"
 _MAX_METADATA_BYTES = 1 << 30
 _LONGEST_S = 86_400.0  # a day
 _MOST_REPETITIONS = 1_000
-_LONGEST_FILE_NAME = (
-    220  # bytes; Linux takes 255, and the number and what marks a file that is being written come to it
-)
+_LONGEST_FILE_NAME = 220  # bytes; Linux takes 255, a number and the mark of a file that is being written come to it
 CUT_S = 0.25  # of a prompt, missing in one piece
 COLUMNS = (
     *("user", "session", "stage", "side", "moving_hand", "held_out_user", "held_out_stage"),
@@ -226,10 +224,14 @@ class _Director:
 def list_finished(folder: Path, split: Split = "train") -> list[Path]:
     """Note in the folder's metadata the prompts that were recorded whole, but stopped before they were noted.
 
+    A recording that is older than the metadata was noted: somebody has taken its row out, and it stays out.
     Raises DataError when the metadata is none, or the disk refuses.
     """
-    listed = {row.get("filename") for row in csv.DictReader(io.StringIO(_metadata(folder), newline=""))}
-    missing, rows = [path for path in sorted(folder.glob("*_*.hdf5")) if path.stem not in listed], []
+    text, table = _metadata(folder), folder / METADATA
+    listed = {row.get("filename") for row in csv.DictReader(io.StringIO(text, newline=""))}
+    written_ns = table.stat().st_mtime_ns if text else 0
+    unlisted = [path for path in sorted(folder.glob("*_*.hdf5")) if path.stem not in listed]
+    missing, rows = [path for path in unlisted if path.stat().st_mtime_ns > written_ns], []
     for path in missing:
         with suppress(DataError), Session(path) as session:
             meta = session.meta

@@ -1,6 +1,5 @@
 """Recording: what arrives is on the disk, gaps show, and neither a kill nor a full disk takes it away."""
 
-import csv
 import os
 import re
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,45 +15,12 @@ from numpy.typing import NDArray
 
 from cpep_bridge import recording
 from cpep_bridge.devices import open_source
-from cpep_bridge.prompts import load_prompts, record_prompts
 from cpep_bridge.recording import Recorder, Timeline, Wearer, journal_of, record, recover, session_meta
 from cpep_bridge.simulator import SimulatedBand
-from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.blocks import LinkCounts
 from cpep_edge.errors import ConfigError, CpepError, DataError, LinkError
 from cpep_edge.session import Session
-
-RATE_HZ = 2_000.0
-WEARER = Wearer("anna", "monday", "left")
-INFO = StreamInfo("in memory", 4, RATE_HZ)
-
-
-class BlocksInMemory:
-    """A BlockSource of given blocks."""
-
-    info = INFO
-    counts = LinkCounts()
-
-    def __init__(self, blocks: list[Block], error: BaseException | None = None) -> None:
-        self._blocks, self._error = blocks, error
-
-    def __enter__(self) -> "BlocksInMemory":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def stop(self) -> None: ...
-
-    def __iter__(self) -> Iterator[Block]:
-        yield from self._blocks
-        if self._error is not None:
-            raise self._error
-
-
-def block(sample_index: int, n_samples: int = 10, boot_id: int = 0, host_t_s: float | None = None) -> Block:
-    values = np.arange(sample_index, sample_index + n_samples, dtype=np.float32)
-    arrival_s = (sample_index + n_samples) / RATE_HZ if host_t_s is None else host_t_s
-    return Block(np.repeat(values[:, None], 4, axis=1), sample_index, sample_index / RATE_HZ, arrival_s, boot_id)
+from tests.firmware_bridge.blocks_in_memory import INFO, RATE_HZ, WEARER, BlocksInMemory, block
 
 
 def test_a_recorded_session_holds_every_sample_and_shows_losses_as_gaps(
@@ -205,106 +170,6 @@ def test_a_disk_that_fills_is_one_sentence_and_what_is_on_it_stays_readable(tmp_
     assert recover(journal_of(path)).n_samples == pytest.approx(100_000 / 24, abs=20)
 
 
-PROMPTS = """
-rest_s = 0.5
-[[prompt]]
-stage = "GraspPunchCloseFar"
-text = "Make a fist"
-seconds = 1.0
-repeat = 2
-[[prompt]]
-stage = "ShakaVulcanPeace"
-seconds = 0.25
-"""
-
-
-def test_prompts_become_labelled_sessions_and_rows_of_metadata(tmp_path: Path) -> None:
-    (tmp_path / "list.toml").write_text(PROMPTS)
-    shown: list[tuple[str, bool]] = []
-    source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
-    recorded = record_prompts(
-        source,
-        tmp_path / "corpus",
-        WEARER,
-        load_prompts(tmp_path / "list.toml"),
-        lambda prompt, resting, left_s: shown.append((prompt.stage, resting)),
-    )
-
-    assert [(one.stage, one.n_samples) for one in recorded] == [
-        ("GraspPunchCloseFar", 2_000),
-        ("ShakaVulcanPeace", 500),
-        ("GraspPunchCloseFar", 2_000),
-    ]
-    with Session(recorded[1].path) as session:
-        assert session.emg()[0, 0] == 1_000 + 2_000 + 1_000
-    assert list(dict.fromkeys(shown))[:2] == [("GraspPunchCloseFar", True), ("GraspPunchCloseFar", False)]
-    rows = (tmp_path / "corpus" / "metadata.csv").read_text().splitlines()
-    assert rows[0] == ("user,session,stage,side,moving_hand,held_out_user,held_out_stage,split,generalization,filename")
-    assert rows[2] == "anna,monday-rep1,ShakaVulcanPeace,left,left,False,False,train,,anna_monday_ShakaVulcanPeace_1"
-    assert len(rows) == 4
-
-
-@pytest.mark.parametrize(
-    ("repeats", "splits"),
-    [
-        ((1, 2), ["train", "train", "test"]),
-        ((3, 4), ["train", "train", "val", "train", "test", "val", "test"]),
-    ],
-)
-def test_repetitions_that_are_asked_for_are_split_and_a_session_can_be_for_one_thing(
-    tmp_path: Path, repeats: tuple[int, int], splits: list[str]
-) -> None:
-    prompt = '[[prompt]]\nstage = "{}"\nseconds = 0.1\nrepeat = {}\n'
-    (tmp_path / "list.toml").write_text(
-        "rest_s = 0.01\n" + prompt.format("Fist", repeats[0]) + prompt.format("Open", repeats[1])
-    )
-    prompts = load_prompts(tmp_path / "list.toml")
-
-    for session, split in (("one", None), ("two", "test")):
-        source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
-        wearer = Wearer("anna", session, "left")
-        record_prompts(source, tmp_path / "corpus", wearer, prompts, lambda *_: None, split)
-    with (tmp_path / "corpus" / "metadata.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["split"] for row in rows] == splits + ["test"] * len(splits)
-    assert {row["filename"].rpartition("_")[2] for row in rows if row["session"] == "two-rep2"} == {"2"}
-
-
-def test_prompts_that_are_recorded_open_as_a_corpus_whose_splits_leak_into_none(tmp_path: Path) -> None:
-    corpus = pytest.importorskip("cpep_train.corpus")
-    leakage = pytest.importorskip("cpep_train.leakage")
-    (tmp_path / "list.toml").write_text(PROMPTS)
-    source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
-    record_prompts(source, tmp_path / "corpus", WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: None)
-    found = corpus.Corpus.open(tmp_path / "corpus")
-
-    assert (len(found.numbers("train")), len(found.numbers("test"))) == (2, 1)
-    assert len({row.donning for row in found.rows}) == 1
-    assert len(leakage.audit(found).entries) == 3
-
-
-def test_a_prompt_that_was_broken_off_is_not_kept(tmp_path: Path) -> None:
-    (tmp_path / "list.toml").write_text(PROMPTS)
-    source = BlocksInMemory([block(n, 64) for n in range(0, 4_500, 64)], LinkError("gone"))
-    with pytest.raises(LinkError):
-        record_prompts(source, tmp_path / "corpus", WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: None)
-
-    assert {path.name for path in (tmp_path / "corpus").iterdir()} == {
-        "anna_monday_GraspPunchCloseFar_1.hdf5",
-        "anna_monday_ShakaVulcanPeace_1.hdf5",
-        "metadata.csv",
-    }
-
-
-def test_everything_wrong_in_a_prompt_list_is_said_at_once(tmp_path: Path) -> None:
-    (tmp_path / "list.toml").write_text('rest = 1\n[[prompt]]\nstage = "a b"\nseconds = 0')
-
-    with pytest.raises(ConfigError, match=r"list.toml: .*rest is not a known key") as caught:
-        load_prompts(tmp_path / "list.toml")
-    assert "prompt.0.stage" in str(caught.value)
-    assert "prompt.0.seconds" in str(caught.value)
-
-
 def test_recovering_takes_no_more_memory_for_more_hours(tmp_path: Path) -> None:
     """A gap on the border of two stretches is counted once, as anywhere."""
     n_rows = 1_000_000
@@ -416,28 +281,6 @@ def test_a_session_is_of_the_rate_at_which_its_samples_came(tmp_path: Path, hear
         assert gap.duration_s == pytest.approx(500 / session.meta.sample_rate, rel=1e-4)
 
 
-@pytest.mark.parametrize("cut", ["a loss", "a restart"])
-def test_a_prompt_that_was_cut_in_two_is_asked_for_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: str
-) -> None:
-    (tmp_path / "list.toml").write_text('rest_s = 0.5\n[[prompt]]\nstage = "Fist"\nseconds = 1.0\n')
-    whole = [block(n, 50) for n in range(0, 2_000, 50)]  # the prompt begins with sample 1000
-    index, boot_id = (4_000, 0) if cut == "a loss" else (0, 1)
-    after = [block(index + n, 50, boot_id, host_t_s=9.0 + n / RATE_HZ) for n in range(0, 6_000, 50)]
-    (recorded,) = record_prompts(
-        BlocksInMemory([*whole, *after]),
-        tmp_path / "corpus",
-        WEARER,
-        load_prompts(tmp_path / "list.toml"),
-        lambda *_: None,
-    )
-
-    with Session(recorded.path) as session:
-        assert (session.n_samples, session.gaps()) == (2_000, [])
-        assert session.emg()[0, 0] == index + 1_000  # after another rest
-    assert "asked for again" in caplog.text
-
-
 FULL_AT_THE_END = """
 import resource, sys
 import numpy as np
@@ -487,56 +330,6 @@ def test_a_disk_that_fills_while_a_session_is_made_loses_nothing(tmp_path: Path,
         assert recover(journal).n_samples == 30_000
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metadata.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_a_prompt_that_was_recorded_but_not_noted_is_noted_the_next_time(tmp_path: Path) -> None:
-    (tmp_path / "list.toml").write_text(PROMPTS)
-    prompts, folder = load_prompts(tmp_path / "list.toml"), tmp_path / "corpus"
-    samples = [block(n, 64) for n in range(0, 20_000, 64)]
-    record_prompts(BlocksInMemory(samples), folder, WEARER, prompts, lambda *_: None)
-    noted = rows_of(folder)
-    (folder / "metadata.csv").unlink()  # as a kill between the two leaves it
-    record(BlocksInMemory(samples), folder / "other_thing.hdf5", WEARER, "Fist", 0.1)  # none of its own
-    record_prompts(BlocksInMemory(samples), folder, WEARER, prompts, lambda *_: None)
-
-    again = rows_of(folder)
-    assert sorted(row["filename"] for row in again[:3]) == sorted(row["filename"] for row in noted)
-    assert {(row["session"], row["split"]) for row in again[:3]} == {("monday-rep1", "train"), ("monday-rep2", "train")}
-    assert len(again) == 6
-
-
-@pytest.mark.parametrize("end", ["", "\r\n"])
-def test_rows_go_into_the_columns_that_are_there(tmp_path: Path, end: str) -> None:
-    """A table that a spreadsheet saved: another order, a column more, a byte-order mark, no line end at the end."""
-    (tmp_path / "list.toml").write_text(PROMPTS)
-    samples = [block(n, 64) for n in range(0, 20_000, 64)]
-    columns = "note,filename,split,generalization,held_out_stage,held_out_user,moving_hand,side,stage,session,user"
-    before = f'\ufeff{columns}\r\n"of\r\nold",one,train,,False,False,left,left,Fist,s,bob{end}'
-    (tmp_path / "metadata.csv").write_bytes(before.encode())
-    record_prompts(BlocksInMemory(samples), tmp_path, WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: None)
-
-    rows = rows_of(tmp_path)
-    assert [row["filename"] for row in rows[:2]] == ["one", "anna_monday_GraspPunchCloseFar_1"]
-    assert (rows[0]["note"], rows[0]["user"], rows[1]["user"], rows[1]["note"]) == ("of\r\nold", "bob", "anna", "")
-    assert len(rows) == 4
-
-
-@pytest.mark.parametrize("there", [b"user,session\n", b"\xff\xfeu\x00"])
-def test_a_table_that_no_row_can_be_added_to_is_said_before_the_first_prompt(tmp_path: Path, there: bytes) -> None:
-    (tmp_path / "list.toml").write_text(PROMPTS)
-    (tmp_path / "metadata.csv").write_bytes(there)
-    shown: list[float] = []
-    source = BlocksInMemory([block(n, 64) for n in range(0, 20_000, 64)])
-    with pytest.raises(DataError, match=r"metadata.csv cannot be added to: .*; choose another folder"):
-        record_prompts(source, tmp_path, WEARER, load_prompts(tmp_path / "list.toml"), lambda *_: shown.append(0))
-
-    assert shown == []
-    assert (tmp_path / "metadata.csv").read_bytes() == there
-
-
 @pytest.mark.parametrize("name", ["", " ann", "a/b", "a\nb", "\udcff", "a" * 101])
 def test_names_that_no_file_or_table_could_hold_are_refused_where_they_enter(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="no name for a user"):
@@ -547,39 +340,6 @@ def test_names_that_no_file_or_table_could_hold_are_refused_where_they_enter(tmp
         with pytest.raises(ConfigError, match="no name for a gesture"):
             record(BlocksInMemory([block(0)]), tmp_path / "one.hdf5", WEARER, name)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_names_that_are_too_long_together_are_said_before_the_first_prompt(tmp_path: Path) -> None:
-    prompt = f'[[prompt]]\nstage = "{"S" * 100}"\nseconds = 0.1\n'
-    (tmp_path / "list.toml").write_text(prompt)
-    with pytest.raises(ConfigError, match="is too long for the name of a file"):
-        record_prompts(
-            BlocksInMemory([block(0)]),
-            tmp_path / "corpus",
-            Wearer("a" * 100, "b" * 100, "left"),
-            load_prompts(tmp_path / "list.toml"),
-            lambda *_: None,
-        )
-    assert not (tmp_path / "corpus").exists()
-
-
-@pytest.mark.parametrize(
-    ("top", "value"),
-    [
-        ("rest_s = inf", "seconds = 1"),
-        ("rest_s = 1e308", "seconds = 1"),
-        ("", "seconds = inf"),
-        ("", "seconds = 1e308"),
-        ("", "seconds = true"),
-        ("", 'seconds = "1"'),
-        ("", "seconds = 1\nrepeat = 1000000000000000000"),
-        ("", "seconds = 1\nrepeat = 2.0"),
-    ],
-)
-def test_a_prompt_list_that_would_not_end_is_refused(tmp_path: Path, top: str, value: str) -> None:
-    (tmp_path / "list.toml").write_text(f'{top}\n[[prompt]]\nstage = "Fist"\n{value}\n')
-    with pytest.raises(ConfigError, match=r"prompt list list.toml: (rest_s|prompt.0.(seconds|repeat)): input should"):
-        load_prompts(tmp_path / "list.toml")
 
 
 def test_a_path_that_is_not_utf_8_is_recorded_to(tmp_path: Path) -> None:

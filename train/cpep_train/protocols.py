@@ -114,7 +114,7 @@ def evaluate_material(embedded: EmbeddedWindows, protocols: tuple[Protocol, ...]
 
 
 def zero_shot_readings(embedded: EmbeddedWindows) -> list[ProtocolScores]:
-    """The published reading and two others of the encoders; of a ridge regression to joint angles the same but one."""
+    """Three readings of the encoders, the published one first; beside them ridge regression to joint angles."""
     examples, queries, references = embedded.examples, embedded.queries, embedded.references
     prototypes = tuple(zero_shot(examples, queries, references, by_prototypes))
     first, *penalised = _nearest_poses(embedded.checkpoint, examples, queries, references, "10 nearest poses")
