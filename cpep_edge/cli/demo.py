@@ -39,7 +39,7 @@ def demo(
     from cpep_train.boxed import box_folder
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.corpus import Corpus
-    from cpep_train.protocols import evaluate
+    from cpep_train.protocols import evaluate, evaluate_beside_plain
     from cpep_train.recipe import load_recipe
     from cpep_train.simulation import simulated_by, synthesise_corpus
     from cpep_train.training import train
@@ -71,7 +71,7 @@ def demo(
     train(load_recipe(RECIPE), corpus, run, resume=True, go_on="cpep-edge demo")  # what is trained stays
     checkpoint = load_checkpoint(run)
     _say(3, "evaluating: zero-shot on people and gestures that training never saw")
-    scores = evaluate(checkpoint, corpus)
+    scores, plain = evaluate_beside_plain(checkpoint, corpus)
     boxed = evaluate(load_checkpoint(box_folder()), corpus)
     _say(4, "exporting: int8 encoder, pose index, golden inputs")
     with progress("export") as advance:
@@ -83,7 +83,7 @@ def demo(
     moves = [row for row in rows if row.stage in manifest.calibration]
     asked = [row for row in rows if row.stage != FREE_MOVEMENT]
     replayed = calibrate_and_replay(people, moves, asked, bundle, REPLAY_SPEED)
-    report = DemoReport(tuple(scores), tuple(boxed), manifest, replayed, time.monotonic() - started_s)
+    report = DemoReport(tuple(scores), tuple(plain), tuple(boxed), manifest, replayed, time.monotonic() - started_s)
     path = write_report(report, out)
     if as_json:
         print_json(report.figures())

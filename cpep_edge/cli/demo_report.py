@@ -31,6 +31,7 @@ class DemoReport:
     """All that the demo measured."""
 
     scores: tuple[Score, ...]  # of what was trained here
+    plain: tuple[Score, ...]  # of ridge regression to joint angles in its place
     boxed: tuple[Score, ...]  # of the encoder in the box, on the same people
     manifest: Manifest
     replay: Replay
@@ -60,8 +61,9 @@ class DemoReport:
         summary, native = self.replay.summary, self.manifest.native
         kinds: tuple[Gestures, ...] = get_args(Gestures)
         rows = [self._accuracy(kind) for kind in kinds]
-        box = {score.gestures: f"{score.balanced_accuracy:.3f}" for score in self.boxed if score.users == "held-out"}
-        rows.append(("the encoder in the box", " / ".join(box[kind] for kind in kinds), "the same five"))
+        for name, scores in (("without an encoder", self.plain), ("the encoder in the box", self.boxed)):
+            found = {score.gestures: f"{score.balanced_accuracy:.3f}" for score in scores if score.users == "held-out"}
+            rows.append((name, " / ".join(found[kind] for kind in kinds), "the same five"))
         rows += [
             ("fp32 module, seen / unseen / harmonic mean", _ends(first), "balanced accuracy"),
             ("bundle, seen / unseen / harmonic mean", _ends(last), f"{last.vote_agreement:.1%} of votes kept"),
@@ -99,6 +101,7 @@ class DemoReport:
             "duration_s": self.duration_s,
             "simulated": True,
             "scores": self.scores,
+            "plain": self.plain,
             "boxed": self.boxed,
             "ladder": self.manifest.ladder,
             "size_bytes": {name: entry.size_bytes for name, entry in self.manifest.files.items()},

@@ -79,12 +79,26 @@ def evaluate(checkpoint: Checkpoint, data: Path) -> list[Score]:
     Among all gestures, trained ones bear the penalty that bundles give them (`cpep_train.seen_penalty`).
     Raises DataError when anything asked about is in training too (`cpep_train.leakage`).
     """
+    return _penalised(checkpoint, _examples(checkpoint, data))
+
+
+def evaluate_beside_plain(checkpoint: Checkpoint, data: Path) -> tuple[list[Score], list[Score]]:
+    """The same, and the scores without an encoder, by ridge regression to joint angles (`cpep_train.plain_poses`)."""
+    examples = _examples(checkpoint, data)
+    plain = fit_plain_pair(checkpoint, examples.queries.dataset.store)
+    return _penalised(checkpoint, examples), _penalised(plain, examples)
+
+
+def _examples(checkpoint: Checkpoint, data: Path) -> EvaluationSet:
     corpus = Corpus.open(data)
     audit(corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
-    examples = evaluation_set(checkpoint, corpus)
-    queries = embed_emg(torch_embedding(checkpoint.emg), examples.queries)
-    references = embed_poses(checkpoint.pose, examples.references)
-    chosen = choose_seen_penalty(checkpoint, examples, queries, references)
+    return evaluation_set(checkpoint, corpus)
+
+
+def _penalised(pair: Pair, examples: EvaluationSet) -> list[Score]:
+    queries = embed_emg(torch_embedding(pair.emg), examples.queries)
+    references = embed_poses(pair.pose, examples.references)
+    chosen = choose_seen_penalty(pair, examples, queries, references)
     return zero_shot(examples, *with_seen_penalty(examples, queries, references, chosen.penalty))
 
 
