@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cpep_edge.errors import CpepError
-from cpep_edge.files import replacing
+from cpep_edge.files import read_plain, replacing
 from cpep_edge.folders import locked
 from cpep_edge.outside import user_folder
 
 Fact = Literal["may run", "ran its golden inputs"]
 _FILE = "cpep-edge/bundles.json"
+_MAX_BYTES = 1 << 26
 _MOST = 4096  # bundles remembered; beyond, the oldest are forgotten
 
 
@@ -70,11 +71,12 @@ def _state_folder() -> Path | None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        known = json.loads(file.read_bytes())
+        known = json.loads(read_plain(file, _MAX_BYTES, follow=True))
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise CpepError(f"{file}, the memory of bundles that ran here, cannot be read: {error.strerror}") from error
+        why = error.strerror or "it is no plain file"
+        raise CpepError(f"{file}, the memory of bundles that ran here, cannot be read: {why}") from error
     except (ValueError, RecursionError):
         known = None
     if not isinstance(known, dict) or not all(isinstance(value, list) for value in known.values()):

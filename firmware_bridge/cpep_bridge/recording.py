@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cpep_bridge.arrivals import RATE_TOLERANCE
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
 from cpep_edge.errors import ConfigError, CpepError, DataError
-from cpep_edge.files import check_free, sync
+from cpep_edge.files import check_free, require_plain, sync
 from cpep_edge.names import MAX_NAME, check_gesture, check_name
 from cpep_edge.outside import printable
 from cpep_edge.session import SessionMeta, new_file, timeseries_dtype
@@ -247,6 +247,7 @@ def recover(journal: Path, force: bool = False) -> Recorded:
     if path == journal:
         raise DataError(f"{journal}: is no journal of a recording, whose name is .NAME.hdf5.part")
     try:
+        require_plain(journal)
         file = os.open(journal, os.O_RDWR)
     except OSError as error:
         raise DataError(f"cannot read {journal}: {error.strerror}") from error

@@ -209,6 +209,16 @@ def test_a_damaged_memory_of_versions_is_said(signed: Path, public: PublicKey, t
         Bundle(signed, public)
 
 
+def test_a_memory_of_versions_that_is_a_pipe_is_said_at_once(signed: Path, public: PublicKey, tmp_path: Path) -> None:
+    file = tmp_path / "state" / "cpep-edge" / "seen-versions.json"
+    file.unlink(missing_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(file)
+
+    with pytest.raises(CpepError, match="cannot be read: it is no plain file"):
+        Bundle(signed, public)
+
+
 @pytest.mark.parametrize("sign_bit", [0, 1])
 @pytest.mark.parametrize(
     "y",

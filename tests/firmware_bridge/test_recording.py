@@ -132,6 +132,13 @@ def test_a_journal_cut_anywhere_gives_the_whole_rows_before_the_cut(tmp_path: Pa
         recover(recorder.journal)
 
 
+def test_a_journal_that_is_a_pipe_is_said_at_once(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path / "one.hdf5")
+    os.mkfifo(journal)
+    with pytest.raises(DataError, match="it is no plain file"):
+        recover(journal)
+
+
 def test_a_journal_that_was_left_behind_is_not_overwritten(tmp_path: Path) -> None:
     journal_of(tmp_path / "one.hdf5").write_bytes(b"precious")
 
