@@ -43,6 +43,16 @@ def test_a_thumb_sticks_out_to_the_right_of_a_right_hand_and_the_wrist_bends_to_
     assert np.flatnonzero(dots("UlnarDeviation").any(axis=0)).min() < np.flatnonzero(dots("Rest").any(axis=0)).min()
 
 
+def test_fingers_bend_towards_the_eye_and_lie_over_the_palm() -> None:
+    """A right hand is seen from its palm: bent fingers are painted over it with a gap about them; bent back, under."""
+    fist, palm = dots("Fist"), np.s_[22:38, 20:44]
+    shape = shape_of("Fist")
+    assert shape is not None
+    back = [ord(char) - 0x2800 for line in hand_in_braille(-shape)[22 // 4 : 38 // 4] for char in line[10:22]]
+    assert fist[palm].mean() < 0.9
+    assert np.bitwise_count(back).sum() > 1.1 * fist[20:36, 20:44].sum()
+
+
 def test_no_two_gestures_that_are_taught_by_default_look_alike() -> None:
     names = ("Fist", "Open", "Point", "WristFlexion", "WristExtension", "Pronation", "Supination", "Rest")
     assert len({dots(name).tobytes() for name in names}) == len(names)

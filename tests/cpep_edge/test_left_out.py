@@ -54,6 +54,16 @@ def test_a_head_reads_what_stays_when_the_band_turns_a_little() -> None:
     assert right(turned_too.fit()) > 0.95
 
 
+def test_a_gesture_that_the_other_rounds_lack_is_left_out_of_their_heads() -> None:
+    windows = windows_of(apart=8, of_repetition=0.3)
+    once = ~((windows.gesture == 1) & (windows.round > 0))
+    windows = Windows(windows.x[once], windows.gesture[once], windows.repetition[once], windows.round[once])
+    held = leave_out(replace(windows, turned=(windows.x,)), len(NAMES))
+    assert held is not None
+    said, known = held.likelihood.argmax(axis=1), windows.gesture != 1
+    assert np.mean(said[known] == windows.gesture[known]) > 0.95
+
+
 def test_each_round_is_judged_by_a_head_that_was_fitted_on_the_others() -> None:
     windows = windows_of(apart=3, of_repetition=0.5)
     held = leave_out(windows, len(NAMES))

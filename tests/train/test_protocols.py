@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
@@ -291,5 +292,8 @@ def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window
     found = embed_emg(torch_embedding(plain.emg), embedded.examples.queries)
     cosine = np.sum(found * expected, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() > 0.99  # levels here are about the mean, there about nothing
+    held = torch.randn(5, windows.store.recipe.n_joints, 1).expand(-1, -1, 8)
+    arriving = torch.cat([torch.randn(5, held.shape[1], 8), held], dim=2)
+    torch.testing.assert_close(plain.pose(arriving), plain.pose(held))
     (reading,) = (r for r in evaluation.readings if r.name.startswith("without an encoder") and "penalty" not in r.name)
     assert _accuracy(reading, "held-out", "seen") > 0.7
