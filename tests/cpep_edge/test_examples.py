@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cpep_edge.donning import Donning
-from cpep_edge.live_loop import Live
+from cpep_edge.live_loop import LiveEngine
 from cpep_edge.live_recording import LiveRecording
 from examples.plot_recording import plot_recording
 from tests.cpep_edge.fake_stream import HOP_MS, LevelRecogniser, ListSource, cut
@@ -21,8 +21,13 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recogniser, source = LevelRecogniser(), ListSource(cut(UP_AND_DOWN))
     spec = recogniser.manifest.decision
     keeping = LiveRecording(folder, source, recogniser, hop_ms=HOP_MS, spec=spec, donning=Donning())
+    engine = LiveEngine(recogniser, source.info, hop_ms=HOP_MS)
     with closing(keeping) as tap:
-        list(Live(source, recogniser, hop_ms=HOP_MS, taps=[tap]))
+        for block in source:  # in one thread: a reader that runs ahead would have windows skipped
+            tap.block(block)
+            engine.ingest(block)
+            while (decision := engine.step(newest=False)) is not None:
+                tap.decision(decision)
     return folder
 
 
