@@ -221,6 +221,16 @@ def correlation(filtered_uv: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
 
 
+def doubled_channels(samples: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """Pairs of channels that carry one signal, the later one with the first that it repeats.
+
+    It is told by the steps from sample to sample, in which neither offsets nor hum weigh.
+    """
+    steps = np.diff(samples.astype(np.float64), axis=0)
+    alike = np.triu(np.abs(correlation(steps - steps.mean(axis=0))) > DOUBLED, k=1)
+    return [(int(np.argmax(alike[:, channel])), channel) for channel in np.flatnonzero(alike.any(axis=0)).tolist()]
+
+
 def _like_pattern(
     levels: NDArray[np.float32], orders: Sequence[tuple[int, ...]], pattern: Sequence[float], dead: Sequence[int]
 ) -> tuple[int, ...]:

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block
-from cpep_edge.donning import FLAT_SHARE, LEVEL_STRETCH_S, SETTLE_S, stretch_levels_uv, unscaled
+from cpep_edge.donning import (
+    FLAT_SHARE,
+    LEVEL_STRETCH_S,
+    SETTLE_S,
+    doubled_channels,
+    stretch_levels_uv,
+    unscaled,
+)
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.names import check_gesture
 from cpep_edge.personal import Reading, Repetition
@@ -171,7 +178,8 @@ class Lesson:
     def feed(self, block: Block) -> list[Event]:
         """Take the next samples; what came of them.
 
-        Raises DataError after the first rest when no gesture could be told apart: fewer than two channels say anything.
+        Raises DataError after the first rest when no gesture could be told apart: fewer than two channels say anything
+        of their own.
         """
         if self._phase == "done":
             return []
@@ -281,14 +289,19 @@ class Lesson:
 
 
 def _check_heard(rest: NDArray[np.float32]) -> None:
-    """Raise DataError where fewer than two channels carry a signal: what is stuck still flickers by one count."""
+    """Raise DataError where fewer than two channels carry a signal of their own: what is stuck still flickers by one
+    count, and electrodes that are bridged by sweat or gel give one signal twice.
+    """
     swing = rest.std(axis=0)
-    stuck = [
-        len(np.unique(x)) <= 2 or level <= FLAT_SHARE * swing.max() for x, level in zip(rest.T, swing, strict=True)
-    ]
-    if len(stuck) - sum(stuck) < 2:
-        named = ", ".join(str(channel + 1) for channel in np.flatnonzero(stuck))
+    mute = {
+        channel
+        for channel, (x, level) in enumerate(zip(rest.T, swing, strict=True))
+        if len(np.unique(x)) <= 2 or level <= FLAT_SHARE * swing.max()
+    }
+    mute |= {later for _, later in doubled_channels(rest)}
+    if rest.shape[1] - len(mute) < 2:
+        named = ", ".join(str(channel + 1) for channel in sorted(mute))
         raise DataError(
-            f"of {len(stuck)} channels {named} carry no signal, and it takes two that do: put the band on, and look at "
-            "its electrodes with cpep-edge doctor"
+            f"of {rest.shape[1]} channels {named} carry no signal of their own, and it takes two that do: put the band "
+            "on, and look at its electrodes with cpep-edge doctor"
         )

@@ -5,7 +5,9 @@ that this very bundle may. And its programs are data until they ran once in a pr
 answers (`cpep_edge.trial`); that too is remembered, so that it is paid once.
 """
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +52,12 @@ def memory(name: str) -> Iterator[dict[str, Any]]:
     file = folder / name
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(file.parent, os.W_OK):
+            raise OSError(errno.EACCES, "you may not write there")
     except OSError as error:
-        raise CpepError(f"cannot write {file}: {error.strerror}") from error
+        raise CpepError(
+            f"cannot write {file}: {error.strerror}; set XDG_STATE_HOME to a folder that can be written to"
+        ) from error
     with locked(file.parent):
         known = _read(file)
         yield known

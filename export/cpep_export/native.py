@@ -5,6 +5,7 @@ a small runner are all that a device needs to run an encoder; they travel in the
 """
 
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -79,8 +80,8 @@ def build_native(out: Path, architecture: Architecture) -> NativeBuild:
     with TemporaryDirectory(prefix="cpep-native-") as scratch:
         sdk = _sdk(architecture, Path(scratch) / "sdk")
         build = Path(scratch) / "build"
-        _run(_configuration(cmake, compiler, architecture, sdk, build), "configuring the native encoder")
-        _run((cmake, "--build", str(build)), "building the native encoder")
+        _run(_configuration(cmake, compiler, architecture, sdk, build), "configuring the native encoder", scratch)
+        _run((cmake, "--build", str(build)), "building the native encoder", scratch)
         with output_folder(out, "the build of the native encoder") as folder:
             for name in SDK_LIBRARIES:
                 shutil.copy(sdk.root / "lib" / name, folder)
@@ -197,6 +198,7 @@ def _download_wheel(architecture: Architecture, folder: Path) -> Path:
     _run(
         (sys.executable, "-m", "pip", "download", *options, *which, "-d", str(folder), "-r", str(requirement)),
         f"fetching executorch for {architecture}",
+        str(folder),
         timeout_s=_DOWNLOAD_TIMEOUT_S,
     )
     return next(folder.glob("*.whl"))
@@ -208,9 +210,10 @@ def _unpack(wheel: Path, folder: Path) -> None:
         archive.extractall(folder, [name for name in archive.namelist() if "dist-info/licenses/" in name])
 
 
-def _run(command: Sequence[str], what: str, timeout_s: float = _BUILD_TIMEOUT_S) -> None:
+def _run(command: Sequence[str], what: str, scratch: str, timeout_s: float = _BUILD_TIMEOUT_S) -> None:
+    environment = {**os.environ, "TMPDIR": scratch}  # a compiler that is killed leaves its files where ours go too
     try:
-        subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
+        subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True, env=environment)
     except subprocess.TimeoutExpired as error:
         raise CpepError(f"{what} did not end in {timeout_s:g} s") from error
     except subprocess.CalledProcessError as error:

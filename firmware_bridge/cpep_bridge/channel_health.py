@@ -1,4 +1,4 @@
-"""What is wrong with a channel, seen in some seconds of its signal: flat, stuck, saturated, doubled, full of mains hum.
+"""What is wrong with a channel, seen in some seconds of its signal: flat, stuck, saturated, full of mains hum.
 
 An arm at rest makes a few microvolts, so that hum of a few microvolts is most of the signal and yet no fault: hum
 counts from a strength at which it would drown a light movement.
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cpep_edge.donning import DOUBLED, correlation
 
 HUM_HZ = (50.0, 60.0)
 HUM_SHARE = 0.5  # of a channel's power within a hertz of the mains and its harmonics: EMG is much wider
@@ -64,16 +62,6 @@ def assess_channels(
             )
         )
     return health
-
-
-def doubled_channels(samples: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """Pairs of channels that carry one signal, the later one with the first that it repeats.
-
-    It is told by the steps from sample to sample, in which neither offsets nor hum weigh.
-    """
-    steps = np.diff(samples.astype(np.float64), axis=0)
-    alike = np.triu(np.abs(correlation(steps - steps.mean(axis=0))) > DOUBLED, k=1)
-    return [(int(np.argmax(alike[:, channel])), channel) for channel in np.flatnonzero(alike.any(axis=0)).tolist()]
 
 
 def _saturated(channel: NDArray[np.float32]) -> bool:

@@ -18,12 +18,13 @@ from serial.tools import list_ports
 
 from cpep_bridge.arrivals import RATE_TOLERANCE
 from cpep_bridge.band import Band
-from cpep_bridge.channel_health import HUM_FLOOR_UV, ChannelHealth, assess_channels, doubled_channels
+from cpep_bridge.channel_health import HUM_FLOOR_UV, ChannelHealth, assess_channels
 from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.frames import DataFlag, Info
 from cpep_bridge.line_rate import BITS_PER_BYTE, stream_bytes_per_s
 from cpep_bridge.transports import in_use_by, no_permission
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
+from cpep_edge.donning import doubled_channels
 from cpep_edge.errors import CpepError
 
 State = Literal["good", "note", "bad"]

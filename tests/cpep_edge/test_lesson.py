@@ -173,6 +173,31 @@ def test_a_band_that_says_nothing_is_told_after_the_first_rest_and_not_after_the
         return replace(block, samples_uv=samples)
 
     named = ", ".join(str(channel + 1) for channel in stuck)
-    with pytest.raises(DataError, match=f"of 6 channels {named} carry no signal, and it takes two that do"):
+    with pytest.raises(
+        DataError, match=f"of 6 channels {named} carry no signal of their own, and it takes two that do"
+    ):
         wearer.until("ready", change=say_nothing)
     assert wearer.events == []
+
+
+@pytest.mark.parametrize("hum_uv", [0.0, 100.0])
+def test_one_signal_on_every_channel_is_told_after_the_first_rest_and_hum_on_every_channel_is_not(
+    hum_uv: float,
+) -> None:
+    """Electrodes that sweat or gel bridges: each its own gain and offset, and one signal."""
+    wearer = begin()
+    gain = np.linspace(0.5, 2.0, wearer.arm.n_channels, dtype=np.float32)
+
+    def one_signal(block: Block) -> Block:
+        return replace(block, samples_uv=block.samples_uv[:, [2]] * gain + 30 * gain)
+
+    def hum(block: Block) -> Block:
+        at_s = (block.sample_index + np.arange(len(block.samples_uv))) / wearer.arm.rate_hz
+        return replace(block, samples_uv=block.samples_uv + np.float32(hum_uv) * np.sin(2 * np.pi * 50 * at_s)[:, None])
+
+    if hum_uv:
+        wearer.until("ready", change=hum)
+        assert len(wearer.kept) == 1
+    else:
+        with pytest.raises(DataError, match="of 6 channels 2, 3, 4, 5, 6 carry no signal of their own"):
+            wearer.until("ready", change=one_signal)

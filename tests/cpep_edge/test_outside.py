@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -80,4 +81,20 @@ def test_a_user_without_a_home_may_look_at_bundles_and_nothing_is_remembered(mon
     assert configured_key(None) is None
     assert not remembers("may run", "0" * 64)
     with pytest.raises(CpepError, match="set XDG_STATE_HOME to a folder"):
+        remember("may run", "0" * 64)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_home_that_cannot_be_written_to_is_said_with_the_way_out(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    if there:  # another user's folder, or a disk that is mounted for reading
+        (home / "cpep-edge").mkdir(parents=True)
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+    else:
+        home.write_text("a file in the place of the folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+
+    with pytest.raises(CpepError, match=r"cannot write .*bundles.json: .*; set XDG_STATE_HOME to a folder"):
         remember("may run", "0" * 64)

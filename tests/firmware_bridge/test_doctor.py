@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cpep_bridge.board_models import SimulatedCyton
 from cpep_bridge.board_profile import find_profile
-from cpep_bridge.channel_health import assess_channels, doubled_channels
+from cpep_bridge.channel_health import assess_channels
 from cpep_bridge.devices import LinkOptions
 from cpep_bridge.doctor import _line, examine, examine_bundle, examine_device, examine_latency, examine_packages
 from cpep_bridge.fixed_frames import FrameLayout, pack_frame
@@ -19,6 +19,7 @@ from cpep_bridge.ports import find_ports
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated_boards import SimulatedBoard
 from cpep_bridge.simulator import SimulatedBand
+from cpep_edge.donning import doubled_channels
 from tests.firmware_bridge.scripted import Stream, scripted
 
 RATE_HZ = 2_000.0
