@@ -70,7 +70,6 @@ class Scenario:
     check: Callable[[Path, list[str]], None]  # raises when something was lost; gets what was said
     with_exchange: bool = True
     must_lose: bool = False  # a control: written as it must not be
-    with_power: bool = True  # whether its steps can be played forward: torch writes some by ways that are not seen
     every: int = 1  # steps from one that fails to the next, and allocations
 
 
@@ -427,9 +426,7 @@ def scenarios(bundle: Path, scratch: Path) -> list[Scenario]:
         Scenario("export of a new bundle", none_before, bundles.export, check_new),
         Scenario("checkpoint after an epoch", lambda f: _save_resume_point(f, 1.0), _next_epoch, _check_resume_point),
         Scenario("checkpoint of a run over an earlier one", runs.prepare, runs.save, runs.check),
-        Scenario(
-            "training, every fifth step", trainings.prepare, trainings.train, trainings.check, with_power=False, every=5
-        ),
+        Scenario("training, every fifth step", trainings.prepare, trainings.train, trainings.check, every=5),
         Scenario("import over an earlier import", _earlier_corpus, _later_corpus, _check_corpus),
         Scenario("import, no exchange of names", _earlier_corpus, _later_corpus, _check_corpus, False),
         Scenario("memory of versions", _seen_before, _see_more, _check_seen),
@@ -526,17 +523,21 @@ def try_scenario(scenario: Scenario, arm: Arm, scratch: Path, n_allocations: int
     said, n_steps, ended = arm.fall(scenario, folder, log=log)
     assert ended, f"{scenario.name} does not even work when nothing falls"
     tally.note("nothing", scenario, folder, said, 0)
+    finished = said
     ways = {"killed": (0, False), "fails once": (errno.EIO, False), "full disk": (errno.ENOSPC, True)}
     for how, (error, goes_on) in ways.items():
         for step in range(1, n_steps + 1, scenario.every):
             _fresh(scenario, folder)
             said, _, _ = arm.fall(scenario, folder, step, error, goes_on=goes_on)
             tally.note(how, scenario, folder, said, step)
-    for step, disk, said in cuts(log, before, folder, scenario) if scenario.with_power else ():
-        for kept in (True, False):
+    for step, disk, relied_on in cuts(log, before, folder, scenario):
+        for kept in (True, False) if step % scenario.every == 0 else ():
             shutil.rmtree(folder, ignore_errors=True)
             disk.write(folder, kept)
-            tally.note("power cut", scenario, folder, [*said, "power"], step)
+            tally.note("power cut", scenario, folder, [*relied_on, "power"], step)
+    shutil.rmtree(folder, ignore_errors=True)
+    disk.write(folder, False)  # of what was finished, all is on the disk
+    tally.note("power cut", scenario, folder, [*finished, "power"], step)
     number = 1.0
     for _ in range(n_allocations // scenario.every):
         _fresh(scenario, folder)

@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
@@ -37,6 +37,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise CpepError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, so that a cut of the power does not take them back with all that is inside."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        sync(folder.parent)
 
 
 def check_free(path: Path, force: bool = False) -> None:

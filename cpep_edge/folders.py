@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cpep_edge.errors import ConfigError, CpepError
-from cpep_edge.files import check_writable, read_plain, replacing, sync
+from cpep_edge.files import check_writable, make_folder, read_plain, replacing, sync
 
 NOTE_FILE = ".cpep-edge.json"
 _MAX_JSON_BYTES = 1 << 28  # of a note, or of a report
@@ -102,7 +102,7 @@ def replacing_folder(path: Path, ready: Callable[[], None] = lambda: None) -> It
     path = path.resolve()  # what a link leads to is replaced, not the link
     temporary = _beside(path, "tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with locked(path.parent):
             _tidy(path)
             temporary.mkdir()

@@ -15,7 +15,7 @@ from pathlib import Path
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import Bundle, require_bundle_or_nothing
 from cpep_edge.errors import ConfigError, CpepError, DataError
-from cpep_edge.files import check_writable
+from cpep_edge.files import check_writable, make_folder
 from cpep_edge.folders import hold
 from cpep_edge.lesson import DEFAULT_GESTURES, Cue, Event, Kept, Lesson, Step, Timing, check_gestures, rest_of
 from cpep_edge.live_loop import check_stream
@@ -169,7 +169,7 @@ class Teaching:
         folder = self.recordings.folder
         try:
             self._let_go()
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._let_go = weakref.finalize(self, os.close, hold(folder))
         except BlockingIOError as error:
             raise ConfigError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cpep_edge.errors import CpepError
-from cpep_edge.files import read_plain, replacing
+from cpep_edge.files import make_folder, read_plain, replacing
 from cpep_edge.folders import locked
 from cpep_edge.outside import user_folder
 
@@ -51,7 +51,7 @@ def memory(name: str) -> Iterator[dict[str, Any]]:
         )
     file = folder / name
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         if not os.access(file.parent, os.W_OK):
             raise OSError(errno.EACCES, "you may not write there")
     except OSError as error:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cpep_bridge.arrivals import RATE_TOLERANCE
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
 from cpep_edge.errors import ConfigError, CpepError, DataError
-from cpep_edge.files import check_free, require_plain, sync
+from cpep_edge.files import check_free, make_folder, require_plain, sync
 from cpep_edge.names import MAX_NAME, check_gesture, check_name
 from cpep_edge.outside import printable
 from cpep_edge.session import SessionMeta, new_file, timeseries_dtype
@@ -115,7 +115,7 @@ class Recorder:
         self._waiting: list[NDArray[np.void]] = []
         self._written_s = time.monotonic()
         self.n_samples = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._file = _create(self.journal)
         self._synced_s = 0.0
         self._syncing: threading.Thread | None = None

@@ -380,3 +380,13 @@ def test_a_pose_encoder_that_was_trained_too_is_the_one_that_is_kept(
     assert moved is not None
     assert not torch.equal(moved.pose.encoder.cls, whole[1].pose.encoder.cls)
     assert _same(load_checkpoint(tmp_path / "run"), moved)
+
+
+def test_a_resume_point_needs_no_place_for_temporary_files(
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be another disk, a full one, and which keeps for ever what a kill left in it."""
+    once = tiny_recipe.model_copy(update={"pose_mae": tiny_recipe.pose_mae.model_copy(update={"epochs": 1})})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    train(once, toy_corpus.folder, tmp_path / "run", stage="pose-mae", progress=False)
+    assert (tmp_path / "run" / "pose-mae" / "weights.safetensors").is_file()

@@ -1,5 +1,6 @@
 """Run one stage to its last epoch with Lightning: quietly, on what the machine has, in one process or several."""
 
+import io
 import logging
 import signal
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
@@ -46,8 +48,20 @@ def fit(
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
             callbacks=callbacks,
+            plugins=[_InPlace()],
         )
         trainer.fit(module, training, validation, ckpt_path=resume_file, weights_only=True)
+
+
+class _InPlace(TorchCheckpointIO):
+    """Writes a resume point where it is told to. Lightning's own goes by the system's folder of temporary files, which
+    may be another disk, a full one, and which keeps what a kill left.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        packed = io.BytesIO()
+        torch.save(checkpoint, packed)
+        Path(path).write_bytes(packed.getbuffer())
 
 
 def _precision(wanted: str) -> Any:

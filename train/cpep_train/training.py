@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError
+from cpep_edge.files import make_folder
 from cpep_train.align import Alignment
 from cpep_train.batches import training_loader, validation_loader
 from cpep_train.checkpoint import (
@@ -340,7 +341,7 @@ def _claimed(out: Path) -> Iterator[None]:
         raise ConfigError(f"{out} is no folder; choose another name")
     if not _holds_training(out) and _strangers(out):
         raise ConfigError(f"{out} holds {_strangers(out)[0]}, which is not of a training run; choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     handle = os.open(out, os.O_RDONLY)
     try:
         try:
@@ -385,7 +386,7 @@ def _is_unfinished(file: Path) -> bool:
 
 def _prepare(folder: Path, resume: bool) -> None:
     """A folder for a stage, or the one to resume in, rid of what earlier attempts and kills left."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for file in folder.iterdir():
         if _is_unfinished(file) or (not resume and file.name in _OF_STAGE):
             file.unlink()
