@@ -55,7 +55,7 @@ class Bundle:
         content = _read_checked_manifest(path, key)
         self.manifest_sha256 = hashlib.sha256(content).hexdigest()  # stands for every file of the bundle
         if manifest_sha256 not in (None, self.manifest_sha256):
-            raise ArtifactError(f"{path} was replaced by another bundle while it was in use")
+            raise ArtifactError(f"{path} was replaced by another bundle while it was in use: start again")
         self.manifest = parse_manifest(path, content)
         self._key, self._trust, self._checked_before = key, trust, manifest_sha256 is not None
         if key is not None:
@@ -97,12 +97,22 @@ class Bundle:
         entry = self.manifest.files.get(name)
         if entry is None:
             raise ArtifactError(f"{self.path}: the manifest does not list {name}")
-        content = _read_plain(self.path, name, entry.size_bytes)
-        if len(content) != entry.size_bytes:
-            raise ArtifactError(f"{self.path}: {name} has {len(content)} bytes, not {entry.size_bytes}")
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise ArtifactError(f"{self.path}: {name} was changed after export (its SHA-256 differs)")
+        try:
+            content = _read_plain(self.path, name, entry.size_bytes)
+            if len(content) != entry.size_bytes:
+                raise ArtifactError(f"{self.path}: {name} has {len(content)} bytes, not {entry.size_bytes}")
+            if hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise ArtifactError(f"{self.path}: {name} was changed after export (its SHA-256 differs)")
+        except ArtifactError:
+            self._require_same()
+            raise
         return content
+
+    def _require_same(self) -> None:
+        """Raise ArtifactError where another bundle has taken this one's place, as an edit of its gestures does."""
+        now = _read_plain(self.path, MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+        if hashlib.sha256(now).hexdigest() != self.manifest_sha256:
+            raise ArtifactError(f"{self.path} was replaced by another bundle while it was in use: start again")
 
     def check_files(self) -> None:
         """Check every listed file, and that nothing else lies in the folder."""

@@ -270,3 +270,17 @@ def test_edits_at_once_wait_for_one_another_and_all_count(bundle: Path) -> None:
     assert left.version == 1 + len(names)
     verify_bundle(bundle)
     assert [file.name for file in bundle.parent.iterdir()] == [bundle.name]
+
+
+def test_who_reads_a_bundle_while_it_is_edited_is_told_so_and_not_that_it_is_damaged(bundle: Path) -> None:
+    """As `live` that starts while a gesture is removed in another window."""
+    reading = Bundle(bundle)
+    remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT)
+
+    with pytest.raises(ArtifactError, match="was replaced by another bundle while it was in use: start again"):
+        reading.read("golden.npz")
+
+    now = Bundle(bundle)
+    (bundle / "golden.npz").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="golden.npz has 0 bytes"):
+        now.read("golden.npz")

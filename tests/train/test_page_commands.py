@@ -1,9 +1,12 @@
-"""Every command of the documentation is one that there is; those of training and data run, on the toy corpus."""
+"""Every command of the documentation is one that there is, and runs: on the toy corpus, on a simulated band."""
 
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -12,14 +15,24 @@ import typer
 from scipy.io import savemat
 from typer.testing import CliRunner
 
+from cpep_bridge.simulator import SimulatedBand
+from cpep_edge.bundle import Bundle
 from cpep_edge.cli import app
+from cpep_edge.session import JOINT_NAMES, Session
 from cpep_train.corpus import Corpus
 from cpep_train.recipe import Recipe
 from tests.train import test_import_3dc, test_import_csv, test_import_files, test_import_myo, test_import_ninapro
 from tests.train.toy_corpus import write_recipe
 
+if TYPE_CHECKING:
+    from cpep_export.native import NativeBuild
+
 STAGES = ("emg_mae", "pose_mae", "align")
 SMALL = {"--users": "2", "--seconds": "1", "--free-seconds": "5", "--seeds": "0"}  # enough to see a command run
+SHORT = {
+    "calibrate": ["--seconds", "3", "--rest-seconds", "1"],
+    "live": ["--seconds", "1", "--web-port", "0"],
+}
 ROOT = Path(__file__).parents[2]
 _LINE = re.compile(r"^    (?:[A-Z_]+=\S+ )?cpep-edge (.*)$", re.MULTILINE)
 _INLINE = re.compile(r"`cpep-edge ([^`\n]+)`")
@@ -38,8 +51,37 @@ PAGES = sorted(
 COMMANDS = [(str(file.relative_to(ROOT)), command) for file in PAGES for command in _commands(file)]
 
 
+# Who runs what the tests below do not.
+ELSEWHERE = {
+    "teach": "cpep_edge/test_own_band_tutorial.py",
+    "live my.cpep --web": "cpep_edge/test_web_acting.py",  # the device is chosen on the page
+    "live my.cpep --port PTY --on-device --profile me.json": "firmware_bridge/test_recognising_band.py",
+    "simulate SESSION.hdf5 --firmware --model my.cpep": "firmware_bridge/test_recognising_band.py",
+    "bench": "../.ci/run",
+    "compare": "../.ci/run",
+}
+RUN_HERE = ("README.md", "docs/chip.md", "docs/live.md", "docs/training.md")
+
+
+def _is_elsewhere(command: str) -> bool:
+    return command in ELSEWHERE or command.split()[0] in ELSEWHERE
+
+
+def _options(command: str) -> set[tuple[str, str]]:
+    """Each option that is given, with the command that takes it."""
+    words = shlex.split(command)
+    name = " ".join(words[: 2 if words[0] in ("data", "recipes", "gestures") else 1])
+    return {(name, ""), *((name, word) for word in words if word.startswith("--"))}
+
+
 def test_there_are_commands_in_the_pages() -> None:
     assert len(COMMANDS) > 30
+
+
+def test_no_command_and_no_option_of_a_page_is_run_by_nobody() -> None:
+    run = set().union(*(_options(command) for page, command in COMMANDS if page in RUN_HERE))
+    assert all((ROOT / "tests" / file).is_file() for file in ELSEWHERE.values())
+    assert [command for _, command in COMMANDS if not _is_elsewhere(command) and not _options(command) <= run] == []
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{r}: {c[:60]}" for r, c in COMMANDS])
@@ -87,6 +129,11 @@ def workplace(
     return tmp_path
 
 
+def _run(words: list[str]) -> None:
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, (words, answer.output, answer.exception)
+
+
 @pytest.mark.slow
 def test_every_command_of_the_page_on_training_runs(workplace: Path, trained_run: Path) -> None:
     commands = _commands(ROOT / "docs" / "training.md")
@@ -106,5 +153,68 @@ def test_every_command_of_the_page_on_training_runs(workplace: Path, trained_run
                 words[place] = f"{number}-{word}"
         if words[:3] == ["data", "import", "myo-wrist"]:
             words[words.index("--skip-start-s") + 1] = "0.05"  # the toy's labels last a tenth of a second
-        answer = CliRunner().invoke(app, words)
-        assert answer.exit_code == 0, (command, answer.output, answer.exception)
+        _run(words)
+
+
+@pytest.fixture
+def beside_a_band(
+    tiny_bundle: Path, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A folder with what docs/live.md names, and the band's port in place of /dev/ttyACM0."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    shutil.copytree(tiny_bundle, "my.cpep")
+    Bundle(Path("my.cpep"), trust=True)
+    hook = tiny_corpus / "user_c_PokePinchCloseFar_0.hdf5"
+    shutil.copy(hook, "hook.hdf5")
+    with Session(hook) as session:
+        pose = session.joint_angles().mean(axis=0)
+        Path("hook.csv").write_text(",".join(JOINT_NAMES) + "\n" + ",".join(f"{angle:.4f}" for angle in pose) + "\n")
+        emg_uv, rate_hz = session.emg(), session.meta.sample_rate
+    gesture = Bundle(Path("my.cpep")).manifest.gestures[0].name
+    Path("map.toml").write_text(f'[gesture.{gesture}]\nkey = "space"\n')
+    for key in ("root.pem", "new.pem"):
+        _run(["keygen", key])
+    band = tmp_path / "band"
+    with SimulatedBand([emg_uv], rate_hz, link=band):
+        _run(["calibrate", "my.cpep", "--port", str(band), *SHORT["calibrate"]])
+        yield band
+
+
+@pytest.mark.slow
+@pytest.mark.executorch
+@pytest.mark.parametrize("page", ["README.md", "docs/live.md"])
+def test_every_command_of_the_pages_on_running_it_runs(
+    page: str, beside_a_band: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in _commands(ROOT / page):
+        words = [str(beside_a_band) if word == "/dev/ttyACM0" else word for word in shlex.split(command)]
+        if _is_elsewhere(command):
+            continue
+        if words[0] == "export":  # that is in the test below; what the page names beside it does here
+            words = ["sign", "my.cpep", "--key", "maker.pem"]
+        if words[0] == "live" and Path("maker.pem").exists():
+            monkeypatch.setenv("CPEP_EDGE_KEY", "maker.pem.pub")
+        _run([*words, *SHORT.get(words[0], [])])
+
+
+@pytest.mark.slow
+@pytest.mark.executorch
+def test_every_command_of_the_page_on_chips_runs(
+    workplace: Path, trained_run: Path, native_build: "NativeBuild", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpep_export.native.build_for_target", lambda target, out: native_build)
+    _run(["keygen", "maker.pem"])
+    for words in map(shlex.split, _commands(ROOT / "docs" / "chip.md")):
+        match words[0]:
+            case "data":
+                small = [SMALL.get(before, word) for before, word in pairwise(["", *words])]
+                _run(small)
+            case "train" if "--teacher" in words:
+                distil = [f"--set=align.distillation.{key}" for key in ("temperature=0.1", "neighbour_weight=1.0")]
+                _run(["train", "tiny.toml", "--teacher", str(trained_run), "--data", "CORPUS", *words[-2:], *distil])
+            case "export":
+                data = words.index("--data") + 1
+                _run([*words[:data], "CORPUS", *words[data + 1 :], "--sign", "maker.pem", "--force"])
+    assert Bundle(Path("micro.cpep")).manifest.signer is not None
