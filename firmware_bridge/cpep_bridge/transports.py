@@ -263,14 +263,16 @@ def _host_and_number(port: str, least_host: str = "") -> tuple[str, int]:
     scheme, _, rest = port.partition("://")
     host, _, number = rest.rpartition(":")
     host = host or least_host
-    if not host or not number.isascii() or not number.isdecimal() or not 0 < int(number) < 65_536:
-        raise LinkError(f"{port} is no address: write {scheme}://host:port, for example {scheme}://192.168.1.20:7000")
+    if not host or "@" in host or not number.isascii() or not number.isdecimal() or not 0 < int(number) < 65_536:
+        shown = f"{scheme}://{rest.rpartition('@')[2]}"  # who writes a password there does not want to see it here
+        raise LinkError(f"{shown} is no address: write {scheme}://host:port, for example {scheme}://192.168.1.20:7000")
     return host.strip("[]"), int(number)
 
 
 def _open_serial(port: str, baud: int) -> serial.Serial:
     try:
         if port.startswith(RFC2217_PREFIX):
+            _host_and_number(port.partition("?")[0])
             return serial.serial_for_url(port, baud, timeout=0)  # it takes no timeout of writing
         # Neither dtr nor rts is set here: a pty refuses them.
         return serial.Serial(port, baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
@@ -290,7 +292,7 @@ def _refusal(port: str, error: serial.SerialException) -> str:
         return f"{port} is in use{in_use_by(port)}: close that first, or choose another port"
     if number in (errno.ENOTTY, errno.EINVAL, errno.EISDIR):
         return f"{port} is not a serial port; {connected_ports()}"
-    return f"cannot open {port}: {error}"
+    return f"cannot open {port}: {error if number is None else os.strerror(number)}"
 
 
 def _first_number(error: BaseException | None) -> int | None:

@@ -46,7 +46,8 @@ class WebSocketStream:
                 port, open_timeout=_OPEN_S, close_timeout=_CLOSE_S, max_size=_LONGEST_MESSAGE, proxy=None
             )
         except (ValueError, *self._broken) as error:
-            raise LinkError(f"cannot connect to {port}: {printable(str(error))}; is a board served there?") from error
+            why = getattr(error, "strerror", None) or printable(str(error))
+            raise LinkError(f"cannot connect to {port}: {why}; is a board served there?") from error
         self._connection = self._until_closed.enter_context(connection)
 
     def read(self, timeout_s: float) -> bytes:

@@ -120,3 +120,23 @@ def test_a_terminal_that_closes_sends_several_signals_and_the_first_one_counts(
     assert process.returncode == 0
     with Session(out) as session:
         session.check()
+
+
+@pytest.mark.executorch
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_calibration_that_is_stopped_leaves_no_profile_and_the_band_is_told(
+    tiny_bundle: Path, tiny_corpus: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with Session(tiny_corpus / "user_c_GraspPunchCloseFar_0.hdf5") as session:
+        emg_uv, rate_hz = session.emg(), session.meta.sample_rate
+    profile = tmp_path / "profile.json"
+    with SimulatedBand([emg_uv], rate_hz) as band:
+        with run("calibrate", str(tiny_bundle), "--port", band.port, "--out", str(profile), "--trust") as process:
+            wait_until(lambda: band._device.info.state != 0, process)  # it streams
+            process.send_signal(number)
+            process.communicate(timeout=PATIENCE_S)
+        state = band._device.info.state
+
+    assert process.returncode == 130
+    assert state == 0
+    assert list(tmp_path.iterdir()) == []

@@ -263,10 +263,19 @@ def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile: str) 
 
 
 def test_an_address_that_cannot_be_is_one_sentence() -> None:
-    for address in ("udp://127.0.0.1", "udp://127.0.0.1:0", "udp://x:99999", "socket://:5000"):
+    for address in (
+        "udp://127.0.0.1",
+        "udp://127.0.0.1:0",
+        "udp://x:99999",
+        "socket://:5000",
+        "rfc2217://",
+        "rfc2217://x",
+    ):
         with pytest.raises(LinkError, match="is no address: write"):
             open_stream(address)
+    with pytest.raises(LinkError, match=r"^socket://127.0.0.1:1 is no address"):
+        open_stream("socket://me:secret@127.0.0.1:1")
     with pytest.raises(LinkError, match="cannot listen at"):
         open_stream("udp://192.0.2.1:9000")
-    with pytest.raises(LinkError, match=r"cannot open rfc2217://127.0.0.1:1"):
+    with pytest.raises(LinkError, match=r"cannot open rfc2217://127.0.0.1:1: Connection refused$"):
         open_stream("rfc2217://127.0.0.1:1")

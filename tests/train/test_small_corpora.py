@@ -49,6 +49,16 @@ def test_one_wearer_gets_an_evaluation_and_a_bundle(tiny_recipe: Recipe, tmp_pat
     assert len(manifest.gestures) == len(STAGES)
 
 
+def test_two_gestures_are_no_collapse_although_their_poses_lie_on_a_line(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    corpus = write_toy_corpus(tmp_path / "two")
+    write_metadata(corpus.folder, [row for row in corpus.rows if row.stage in STAGES[:2]])
+    align = tiny_recipe.align.model_copy(update={"epochs": 10, "learning_rate": 3e-3})
+    train(tiny_recipe.model_copy(update={"align": align}), corpus.folder, tmp_path / "run", progress=False)
+    found, _ = evaluate_run(tmp_path / "run", load_checkpoint(tmp_path / "run"), corpus.folder)
+    (score,) = (s for s in found.readings[0].scores if (s.users, s.gestures) == ("held-out", "seen"))
+    assert score.balanced_accuracy > 0.75
+
+
 def test_a_wearers_own_poses_answer_only_where_nobody_elses_are_and_never_of_the_same_recording(
     trained_run: Path, toy_corpus: Corpus
 ) -> None:

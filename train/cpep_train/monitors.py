@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpep_edge.errors import TrainingError
-from cpep_train.align import Alignment, chance
+from cpep_train.align import Alignment, Pairs, chance, top1
 
 _SMALLEST_SPREAD = 1e-4  # mean squared distance from the centre of the batch, where 1 is all over the sphere
 _SMALLEST_RANK = 1.5  # between a line and a plane
@@ -40,28 +40,36 @@ class Monitor(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(pl_module, Alignment) or pl_module.last is None:
             return
+        same = pl_module.last.same()
+        n_gestures = len(torch.unique(same, dim=0))
         for side, embeddings in (("emg", pl_module.last.emg), ("pose", pl_module.last.pose)):
             embeddings = F.normalize(embeddings, dim=1)  # of several queries, one after the other
             spread, rank = spread_of(embeddings), effective_rank(embeddings)
             trainer.callback_metrics[f"{side}_rank"] = torch.tensor(rank)
-            if spread < _SMALLEST_SPREAD or rank < _SMALLEST_RANK:
+            if spread < _SMALLEST_SPREAD or (n_gestures > 2 and rank < _SMALLEST_RANK):  # two lie on a line
                 raise TrainingError(
                     f"stage {self._stage} collapsed in epoch {trainer.current_epoch + 1}: the {side} embeddings of a "
                     f"batch have effective rank {rank:.1f} and spread {spread:.1g}; {_advice(pl_module)}"
                 )
-        self._watch_chance(trainer, pl_module, pl_module.last.same())
+        self._watch_chance(trainer, pl_module, pl_module.last, same)
 
-    def _watch_chance(self, trainer: pl.Trainer, module: Alignment, same: Tensor) -> None:
-        found = float(trainer.callback_metrics["top1"])
-        blind = chance(same, module.recipe.align.same_gesture)
-        n_asked = len(same) * trainer.num_training_batches
-        by_luck = blind + 3 * math.sqrt(blind * (1 - blind) / n_asked)
-        self._n_at_chance = self._n_at_chance + 1 if found <= by_luck else 0
+    def _watch_chance(self, trainer: pl.Trainer, module: Alignment, last: Pairs, same: Tensor) -> None:
+        found, blind = float(trainer.callback_metrics["top1"]), chance(same, module.recipe.align.same_gesture)
+        at_chance = found <= _by_luck(blind, len(same) * trainer.num_training_batches)
+        # Poses of one gesture are hardly told apart: of two gestures, no window finds its own by much more than chance.
+        of_gesture = float(top1(last, "positive"))
+        at_chance = at_chance and of_gesture <= _by_luck(chance(same, "positive"), len(same))
+        self._n_at_chance = self._n_at_chance + 1 if at_chance else 0
         if self._n_at_chance >= max(_LEAST_PATIENCE, math.ceil(_PATIENCE_SHARE * (trainer.max_epochs or 0))):
             raise TrainingError(
                 f"stage {self._stage} learnt nothing in {self._n_at_chance} epochs: windows find their pose in a batch "
                 f"in {found:.2%} of cases, by chance it is {blind:.2%}; {_advice(module)}"
             )
+
+
+def _by_luck(blind: float, n_asked: float) -> float:
+    """The share that so many blind draws hardly ever exceed."""
+    return blind + 3 * math.sqrt(blind * (1 - blind) / n_asked)
 
 
 def spread_of(embeddings: Tensor) -> float:
