@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,19 @@ from cpep_bench.pipeline import end_to_end_calls
 from cpep_edge.bundle import Bundle
 from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
+
+
+class Clock:
+    """Stands still but for what is said to take its time."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def __call__(self) -> int:
+        return self._now_ns
+
+    def works(self, ms: int) -> None:
+        self._now_ns += ms * 1_000_000
 
 
 def drawn(rng: np.random.Generator, median_ms: float, n: int = 200) -> Latency:
@@ -49,28 +61,36 @@ def test_every_run_is_counted_and_warm_up_is_not() -> None:
 
 
 def test_a_slow_warm_up_leaves_no_trace() -> None:
-    waits_s = iter([0.05] * 5 + [0.0] * MIN_RUNS)
+    clock = Clock()
+    works_ms = iter([50] * 5 + [1] * MIN_RUNS)
 
-    assert measure(lambda: time.sleep(next(waits_s)), n_warm_up=5).max_ms < 50
+    times = measure_interleaved({"a": lambda: clock.works(next(works_ms))}, n_warm_up=5, clock_ns=clock)
+
+    assert times["a"].max_ms == 1
 
 
 def test_preparing_is_not_timed() -> None:
-    heard: list[object] = []
+    clock, heard = Clock(), list[object]()
 
     times = measure_interleaved(
-        {"a": heard.append, "b": lambda: None}, prepare={"a": lambda: time.sleep(0.002)}, n_warm_up=0
+        {"a": heard.append, "b": lambda: clock.works(1)},
+        prepare={"a": lambda: clock.works(2)},
+        n_warm_up=0,
+        clock_ns=clock,
     )
 
     assert heard == [None] * MIN_RUNS
-    assert max(times["a"].p50_ms, times["b"].p50_ms) < 1
+    assert (times["a"].max_ms, times["b"].max_ms) == (0, 1)
 
 
 def test_percentiles_are_those_of_the_runs() -> None:
-    waits_s = iter([0.0] * 180 + [0.004] * 20)
+    clock = Clock()
+    works_ms = iter([1] * 180 + [4] * 19 + [9])
 
-    latency = measure(lambda: time.sleep(next(waits_s)), 200, n_warm_up=0)
+    latency = measure_interleaved({"a": lambda: clock.works(next(works_ms))}, 200, n_warm_up=0, clock_ns=clock)["a"]
 
-    assert latency.p50_ms < 2 < 4 <= latency.p95_ms <= latency.p99_ms <= latency.max_ms
+    assert (latency.p50_ms, latency.p95_ms, latency.max_ms) == (1, 4, 9)
+    assert 4 <= latency.p99_ms < 9
 
 
 def test_too_few_runs_are_refused() -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,21 +67,39 @@ class LevelRecogniser:
 
 
 class ListSource:
-    """A source that plays blocks as fast as they are taken, then ends or fails."""
+    """A source that plays blocks as fast as they are taken, then ends or fails.
 
-    def __init__(self, blocks: list[Block], failure: Exception | None = None, pause_s: float = 0.0) -> None:
+    recogniser: waited for, window by window, so that a loop that reads ahead in a thread skips none of them
+    """
+
+    def __init__(
+        self,
+        blocks: list[Block],
+        failure: Exception | None = None,
+        pause_s: float = 0.0,
+        recogniser: LevelRecogniser | None = None,
+    ) -> None:
         self.info, self.counts = INFO, LinkCounts()
         self._blocks, self._failure, self._pause_s = blocks, failure, pause_s
+        self._recogniser, self._stopped = recogniser, Event()
 
     def __enter__(self) -> "ListSource":
         return self
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _has_caught_up(self, sample_index: int) -> bool:
+        hop = round(HOP_MS * RATE_HZ / 1e3)
+        n_due = max(0, 1 + (sample_index - WINDOW) // hop)
+        return self._recogniser is None or len(self._recogniser.windows) >= n_due
 
     def __iter__(self) -> Iterator[Block]:
         for block in self._blocks:
+            while not self._has_caught_up(block.sample_index) and not self._stopped.wait(0.0005):
+                pass
             time.sleep(self._pause_s)
             yield replace(block, host_t_s=time.monotonic())
         if self._failure:

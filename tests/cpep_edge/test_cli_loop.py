@@ -35,7 +35,7 @@ def simulated(*arguments: str) -> Iterator[str]:
             yield band.stdout.readline().strip()
         finally:
             band.send_signal(signal.SIGINT)
-            band.wait(timeout=20)
+            band.wait(timeout=120)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cpep_edge.donning import Donning
-from cpep_edge.live_loop import LiveEngine
+from cpep_edge.live_loop import Live
 from cpep_edge.live_recording import LiveRecording
 from examples.plot_recording import plot_recording
 from tests.cpep_edge.fake_stream import HOP_MS, LevelRecogniser, ListSource, cut
@@ -18,16 +18,12 @@ UP_AND_DOWN = np.repeat([0.0, 1.0, 0.0, 1.0], 1000)
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("example") / "run"
-    recogniser, source = LevelRecogniser(), ListSource(cut(UP_AND_DOWN))
+    recogniser = LevelRecogniser()
+    source = ListSource(cut(UP_AND_DOWN), recogniser=recogniser)
     spec = recogniser.manifest.decision
     keeping = LiveRecording(folder, source, recogniser, hop_ms=HOP_MS, spec=spec, donning=Donning())
-    engine = LiveEngine(recogniser, source.info, hop_ms=HOP_MS)
     with closing(keeping) as tap:
-        for block in source:  # in one thread: a reader that runs ahead would have windows skipped
-            tap.block(block)
-            engine.ingest(block)
-            while (decision := engine.step(newest=False)) is not None:
-                tap.decision(decision)
+        list(Live(source, recogniser, hop_ms=HOP_MS, taps=[tap]))
     return folder
 
 

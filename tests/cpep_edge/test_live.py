@@ -238,7 +238,8 @@ def test_a_tap_sees_every_block_and_every_decision() -> None:
         def decision(self, decision: Decision) -> None:
             self.decisions.append(decision)
 
-    tap, blocks = Tap(), cut(np.ones(1000))
-    decisions = list(Live(ListSource(blocks), LevelRecogniser(), hop_ms=HOP_MS, taps=[tap]))
+    tap, blocks, recogniser = Tap(), cut(np.ones(1000)), LevelRecogniser()
+    decisions = list(Live(ListSource(blocks, recogniser=recogniser), recogniser, hop_ms=HOP_MS, taps=[tap]))
+    assert [decision.sample_index for decision in decisions] == list(range(200, 1001, 50))
     assert [block.sample_index for block in tap.blocks] == [block.sample_index for block in blocks]
     assert tap.decisions == decisions

@@ -24,7 +24,7 @@ def view() -> LiveView:
     """A run that is over: half a second low, then high."""
     recogniser = LevelRecogniser()
     signal = np.concatenate([np.zeros(600), np.ones(600)])
-    loop = Live(ListSource(cut(signal), pause_s=0.0005), recogniser, hop_ms=HOP_MS)
+    loop = Live(ListSource(cut(signal), recogniser=recogniser), recogniser, hop_ms=HOP_MS)
     view = LiveView("tiny.cpep", recogniser, loop, None)
     for decision in loop:
         view.stats.add(decision)

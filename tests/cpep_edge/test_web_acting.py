@@ -146,7 +146,7 @@ def ask(server: ViewServer, name: str, asked: object, **changed: str | None) -> 
     content = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
     request = urllib.request.Request(f"{server.url}act/{name}", content, told)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -251,7 +251,7 @@ def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(
     assert len(names) == 5
     for name in names:
         url = f"{server.url}download/{name}?act={server._act_token}"
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             (tmp_path / name).write_bytes(answer.read())
     rows = list(csv.DictReader((tmp_path / "metadata.csv").read_text(encoding="utf-8").splitlines()))
     assert [(row["stage"], row["split"]) for row in rows] == [
@@ -265,7 +265,7 @@ def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(
             assert (session.meta.num_channels, session.n_samples) == (N_CHANNELS, RATE_HZ)
     for wrong in (f"{server.url}download/{names[0]}", f"{server.url}download/manifest.json?act={server._act_token}"):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(wrong, timeout=20)
+            urllib.request.urlopen(wrong, timeout=120)
         assert refused.value.code in (403, 404)
         refused.value.close()
 
@@ -407,9 +407,9 @@ def test_live_without_a_port_waits_until_a_device_is_chosen_on_the_page(tmp_path
             assert messages_until(connection, "state")["port"] == ""
         body = json.dumps({"port": band.port}).encode()
         request = urllib.request.Request(f"{url}act/connect", body, headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             assert answer.status == 200
-        out, _ = run.communicate(timeout=60)
+        out, _ = run.communicate(timeout=120)
     assert run.returncode == 0
     assert any(json.loads(line).get("gesture") == "Fist" for line in out.splitlines())
 

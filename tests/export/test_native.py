@@ -34,7 +34,7 @@ ARM_GCC, QEMU, ARM_ROOT = "aarch64-linux-gnu-g++", "qemu-aarch64-static", "/usr/
 def run(build: NativeBuild, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     emulator = () if build.architecture == host_architecture() else (QEMU, "-cpu", "cortex-a72", "-L", ARM_ROOT)
     command = [*emulator, str(build.runner), *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=60)
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=300)
 
 
 def embeddings(answer: subprocess.CompletedProcess[bytes], d_embed: int) -> np.ndarray:

@@ -306,7 +306,7 @@ def answering(port: PtyPort, reply: Callable[[bytes], bytes]) -> Iterator[None]:
     [
         ("cyton", b"Failure: Communications timeout$$$", "the dongle on .* works, but the Cyton does not answer it"),
         ("cyton", b"GRBL 1.1$$$", "is no OpenBCI Cyton: it answered 'GRBL 1.1'"),
-        ("cyton", b"$GPGGA,1235", "did not answer 'v' within 0.3 s as it should: it sent '.GPGGA,1235"),
+        ("cyton", b"$GPGGA,1235", "did not answer 'v' within 2 s as it should: it sent '.GPGGA,1235"),
         ("cyton-daisy", b"OpenBCI V3 On Board ADS1299$$$", "reports no Daisy module: .* use --device cyton"),
         ("chords", b"TOASTER\r\n", "calls itself 'TOASTER', which is no Chords board known here: known are GENUINO"),
     ],
@@ -316,7 +316,7 @@ def test_what_is_not_the_board_that_was_asked_for_is_quoted(
 ) -> None:
     with answering(pty_port, lambda heard: b"" if heard in (b"s", b"STOP\n") else answer):
         with pytest.raises(LinkError, match=said):
-            open_source(pty_port.path, device=device, timeout_s=0.3).__enter__()
+            open_source(pty_port.path, device=device, timeout_s=2.0).__enter__()
 
 
 @pytest.mark.parametrize("device", ["cyton", "chords"])

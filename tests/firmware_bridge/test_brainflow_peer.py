@@ -48,7 +48,7 @@ print(json.dumps({
 
 def read_by_brainflow(board_name: str, port: str, n_samples: int) -> dict[str, object]:
     command = [sys.executable, "-W", "ignore", "-c", CLIENT, board_name, port, str(n_samples)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     answer: dict[str, object] = json.loads(done.stdout)
     return answer

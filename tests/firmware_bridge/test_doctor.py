@@ -91,7 +91,7 @@ def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(
         return greeting if heard and (asked is None or asked in heard) else b""
 
     with scripted(say) as port:
-        (found,) = (one for one in find_ports([port.path], timeout_s=0.4) if one.port == port.path)
+        (found,) = (one for one in find_ports([port.path], timeout_s=0.8) if one.port == port.path)
 
     if asked is None:
         assert "it says 'Hello from ESP32, type h for help" in found.problem
@@ -102,7 +102,7 @@ def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(
 
 def test_devices_finds_a_cyton() -> None:
     with SimulatedBoard(SimulatedCyton(), [np.zeros((100, 8), np.float32)]) as board:
-        (found,) = (one for one in find_ports([board.port], timeout_s=0.4) if one.port == board.port)
+        (found,) = (one for one in find_ports([board.port], timeout_s=0.8) if one.port == board.port)
 
     assert (found.device, found.band, found.n_channels) == ("cyton", "OpenBCI Cyton", 8)
 
@@ -114,7 +114,7 @@ def test_a_board_that_streams_by_itself_is_known_by_its_frames() -> None:
     layout = profile.layout
     stream = Stream(125.0, lambda number: pack_frame(layout, number, np.zeros((1, 8), np.float32)))
     with scripted(lambda heard, now_s: stream.due(now_s)) as port:
-        (found,) = (one for one in find_ports([port.path], timeout_s=0.3) if one.port == port.path)
+        (found,) = (one for one in find_ports([port.path], timeout_s=0.8) if one.port == port.path)
 
     assert (found.device, found.n_channels) == ("neuropawn-knight", 8)
 
@@ -204,7 +204,7 @@ def test_a_band_is_listed_with_what_it_says_and_a_silent_port_with_why(
     pty_port: PtyPort, emg_uv: NDArray[np.float32]
 ) -> None:
     with SimulatedBand([emg_uv], RATE_HZ) as band:
-        found = {port.port: port for port in find_ports([band.port, pty_port.path], timeout_s=0.3)}
+        found = {port.port: port for port in find_ports([band.port, pty_port.path], timeout_s=0.8)}
 
     assert found[band.port].band == "cpep simulated band"
     assert (found[band.port].n_channels, found[band.port].serial_number) == (16, "SIM-0001")

@@ -19,7 +19,10 @@ FIRMWARE = firmware_sources()
 CORE = [FIRMWARE / f"cpep_{part}.c" for part in ("wire", "frames", "decoder", "band")]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None or shutil.which("cc") is None, reason="needs a C and a C++ compiler")
+@pytest.mark.skipif(
+    shutil.which("g++") is None or shutil.which("cc") is None,
+    reason="needs a C and a C++ compiler: apt-get install build-essential",
+)
 def test_the_arduino_sketch_streams_to_the_driver(tmp_path: Path) -> None:
     for source in CORE:
         subprocess.run(
@@ -38,7 +41,7 @@ def test_the_arduino_sketch_streams_to_the_driver(tmp_path: Path) -> None:
     process = subprocess.Popen([str(program), str(line)], pass_fds=[line])
     try:
         blocks = []
-        with open_source(os.ttyname(far), timeout_s=5.0) as source:
+        with open_source(os.ttyname(far), timeout_s=60.0) as source:
             assert isinstance(source, Band)
             assert (source.info.name, source.info.n_channels, source.info.sample_rate_hz) == ("Arduino band", 4, 500.0)
             boot_id = source.identity.boot_id
@@ -60,7 +63,10 @@ def test_the_arduino_sketch_streams_to_the_driver(tmp_path: Path) -> None:
     assert boot_id
 
 
-@pytest.mark.skipif(shutil.which("nm") is None or shutil.which("make") is None, reason="needs make and nm")
+@pytest.mark.skipif(
+    shutil.which("nm") is None or shutil.which("make") is None,
+    reason="needs make and nm: apt-get install build-essential",
+)
 def test_every_name_of_the_firmware_begins_with_cpep(tmp_path: Path) -> None:
     library = build_firmware("libcpep-band.so", tmp_path)
     listed = subprocess.run(["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True)

@@ -32,7 +32,7 @@ def simulated(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             yield process.stdout.readline().strip(), process
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=20)
+            process.wait(timeout=120)
 
 
 @pytest.fixture
@@ -66,13 +66,16 @@ def test_the_commands_of_the_link_work_from_end_to_end(tmp_path: Path, emg_uv: N
         assert (session.meta.user, session.n_samples) == ("anna", 800)
 
 
-@pytest.mark.skipif(shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and a C compiler")
+@pytest.mark.skipif(
+    shutil.which("cc") is None or shutil.which("make") is None,
+    reason="needs make and a C compiler: apt-get install build-essential",
+)
 def test_simulate_plays_a_session_through_the_firmware(session: Path) -> None:
     with simulated(str(session), "--firmware", "--once") as (port, process):
         with open_source(port) as source:
             received = np.concatenate([block.samples_uv for block in source])
             said = source.info.firmware
-        _, reported = process.communicate(timeout=20)
+        _, reported = process.communicate(timeout=120)
 
     with Session(session) as played:
         np.testing.assert_array_equal(received, played.emg())

@@ -122,7 +122,7 @@ def test_a_source_is_stopped_from_outside_while_nothing_arrives(
 ) -> None:
     link, first = tmp_path / "band", threading.Event()
     with SimulatedBand([emg_uv], RATE_HZ, link=link) as band:
-        with open_source(str(link), reconnect_s=60.0, timeout_s=30.0) as source:
+        with open_source(str(link), reconnect_s=600.0, timeout_s=600.0) as source:
 
             def read() -> None:
                 for _ in source:
@@ -130,22 +130,21 @@ def test_a_source_is_stopped_from_outside_while_nothing_arrives(
 
             reader = threading.Thread(target=read)
             reader.start()
-            assert first.wait(5.0)
+            assert first.wait(60.0)
             if lost == "unplugged":
-                band.unplug(20.0)
+                band.unplug(600.0)
             else:
-                band.stall(3.0)
+                band.stall(600.0)
             time.sleep(0.5)  # it is waiting now
             source.stop()
-            reader.join(5.0)
+            reader.join(60.0)
             assert not reader.is_alive()
-            if lost == "unplugged":
-                band.stop()
+            band.stop()
 
 
 def test_a_stop_is_heard_while_waiting_to_look_for_a_device_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cpep_bridge.patience.waits_s", lambda: iter([30.0]))
-    patience, waits, ended = Patience(2.0, 60.0), threading.Event(), list[type[BaseException]]()
+    monkeypatch.setattr("cpep_bridge.patience.waits_s", lambda: iter([600.0]))
+    patience, waits, ended = Patience(2.0, 600.0), threading.Event(), list[type[BaseException]]()
     patience.sampled()
     broke = patience.broke
 
@@ -162,9 +161,9 @@ def test_a_stop_is_heard_while_waiting_to_look_for_a_device_again(monkeypatch: p
     monkeypatch.setattr(patience, "broke", seen)
     looking = threading.Thread(target=look_for_it, daemon=True)
     looking.start()
-    assert waits.wait(5.0)
+    assert waits.wait(60.0)
     patience.stop()
-    looking.join(5.0)
+    looking.join(60.0)
 
     assert ended == [Stopped]
 

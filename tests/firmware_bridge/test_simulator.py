@@ -41,7 +41,7 @@ def run_once(emg_uv: NDArray[np.float32], **options: float) -> SentCounts:
         with open_source(band.port) as source:
             for _ in source:
                 pass
-        band.wait(3.0)
+        band.wait(60.0)
     return band.sent
 
 
@@ -91,7 +91,7 @@ def test_a_session_is_played_from_its_file(tmp_path: Path, emg_uv: NDArray[np.fl
         with SimulatedBand([session], RATE_HZ, once=True, speed=4, lossless=True) as band:
             with open_source(band.port) as source:
                 received = np.concatenate([block.samples_uv for block in source])
-            band.wait(3.0)
+            band.wait(60.0)
         with pytest.raises(DataError, match="sampled at 2000 Hz, but the band runs at 1000 Hz"):
             SimulatedBand([session], 1_000.0)
 
@@ -128,12 +128,16 @@ def test_a_file_in_the_place_of_the_link_is_left_alone(tmp_path: Path, emg_uv: N
 
 def test_a_band_that_nobody_reads_keeps_time_and_drops(emg_uv: NDArray[np.float32]) -> None:
     with SimulatedBand([emg_uv], RATE_HZ, speed=10) as band, open_source(band.port) as source:
-        started_s = next(iter(source)).host_t_s
-        time.sleep(0.3)
-        sent, seconds = band.sent, time.monotonic() - started_s
+        began_s, began = next(iter(source)).host_t_s, band.sent.frames
+        patience_s = time.monotonic() + 60
 
-    assert sent.overruns > 100
-    assert sent.frames == pytest.approx(seconds * 10 * 200, rel=0.3)
+        def due() -> float:
+            return (time.monotonic() - began_s) * 10 * 200
+
+        while band.sent.overruns < 1_000 or band.sent.frames - began < 0.7 * due():
+            assert time.monotonic() < patience_s
+            time.sleep(0.01)
+        assert band.sent.frames - began < due() + 2_000  # what a busy machine made it late by, it sends at once
 
 
 def test_commands_are_answered_by_their_number(emg_uv: NDArray[np.float32]) -> None:

@@ -228,7 +228,7 @@ def test_a_board_on_the_network_is_read_by_its_profile(lines_profile: str, relay
             began.set()
         return stream.due(now_s) if began.is_set() else b""
 
-    with scripted(say) as port, open_source(relay(port.path), device=lines_profile, timeout_s=5.0) as source:
+    with scripted(say) as port, open_source(relay(port.path), device=lines_profile, timeout_s=60.0) as source:
         assert next(iter(source)).samples_uv[0, 1] == 7
 
 
@@ -255,7 +255,7 @@ def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile: str) 
         thread.start()
         try:
             address = f"rfc2217://127.0.0.1:{server.getsockname()[1]}"
-            with open_source(address, device=lines_profile, timeout_s=5.0) as source:
+            with open_source(address, device=lines_profile, timeout_s=60.0) as source:
                 assert next(iter(source)).samples_uv[0, 1] == 7
         finally:
             stopping.set()
