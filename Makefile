@@ -1,6 +1,7 @@
 # make try    a simulated wearer, and the page of the hand in a browser: no training
 # make demo   the whole loop on this machine: simulate, train, evaluate, export, run live, report
-# make test   format, lint, types, direction of imports, tests
+# make test   format, lint, types, direction of imports, and the tests but the slow ones
+# make test-all   the slow tests too, after installing what would be skipped otherwise
 # make lint   the same without the tests
 # make docs   the documentation as a site, in site/
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 # hnswlib compiles from source; without this its build would only run on the processor that built it.
 export HNSWLIB_NO_NATIVE = 1
 
-.PHONY: try demo test lint docs install clean
+.PHONY: try demo test test-all lint docs install clean
 
 try: install
 	$(BIN)/cpep-edge try
@@ -26,8 +27,15 @@ lint: install
 	$(BIN)/lint-imports
 
 # Files in their order: by their number of tests, the long ones with one test each would come last, on one processor.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+# What skips a test and is not Python's (compilers and emulators of other processors, a browser) is named in .ci/run.
+test-all: lint
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,fuzz]'
+	$(PYTEST)
 
 # Without torch, where nothing is installed yet: the pages need the runtime and MkDocs alone.
 docs:

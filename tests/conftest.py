@@ -143,7 +143,7 @@ def native_build(tmp_path_factory: pytest.TempPathFactory) -> "NativeBuild":
     from cpep_export.native import build_native, host_architecture
 
     if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
+        pytest.skip("g++ is not installed: apt-get install g++")
 
     def fill(folder: Path) -> None:
         build = build_native(folder / "native", host_architecture())  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from measure_3dc import markdown, run_loop
 SET = Path(__file__).parents[3] / "shared" / "data" / "3dc"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SET.is_dir(), reason="the 3DC recordings are not here")
 def test_live_recognises_most_recordings_of_a_real_person_that_training_never_saw(tmp_path: Path) -> None:
     loop = run_loop(SET, tmp_path, participants=[7], settings=["align.epochs=8"])

@@ -27,11 +27,12 @@ def run(tiny_checkpoint: Checkpoint, tiny_corpus: Path, tmp_path_factory: pytest
     return folder
 
 
+@pytest.mark.slow
 def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(
     tiny_bundle: Path, tiny_corpus: Path, run: Path
 ) -> None:
     for package in ("onnxruntime", "openvino"):
-        pytest.importorskip(package, reason=f"{package} is not installed")
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'cpep-edge[peers]'")
     bundle = Bundle(tiny_bundle)
     recogniser = Recogniser(bundle)
 

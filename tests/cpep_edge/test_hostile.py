@@ -313,7 +313,7 @@ def with_library(bundle: Path, source: str) -> None:
         ('puts("{}"); exit(0);', "its programs fail on their golden inputs"),
     ],
 )
-@pytest.mark.parametrize("command", ["verify", "doctor", "live"])
+@pytest.mark.parametrize("command", ["verify", *(pytest.param(c, marks=pytest.mark.slow) for c in ("doctor", "live"))])
 def test_a_program_that_kills_its_process_is_one_sentence(bundle: Path, body: str, said: str, command: str) -> None:
     """What stands for a spoilt `.pte`: most of those are refused by ExecuTorch, a few in ten thousand end like this."""
     headers = "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n"

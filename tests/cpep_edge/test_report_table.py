@@ -30,7 +30,7 @@ def test_latex_escapes_everything_and_balances() -> None:
 
 def test_latex_is_taken_by_latex(tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed")
+        pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base")
     document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{to_latex([FIRST])}\end{{document}}"
     (tmp_path / "a.tex").write_text(document)
     subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True)

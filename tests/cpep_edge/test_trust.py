@@ -86,7 +86,7 @@ def test_a_signed_bundle_is_accepted_with_its_makers_key(signed: Path, public: P
 
 def test_openssl_agrees_with_the_signature(signed: Path, public: PublicKey) -> None:
     if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
+        pytest.skip("openssl is not installed: apt-get install openssl")
     files = ("-in", signed / MANIFEST_FILE, "-sigfile", signed / SIGNATURE_FILE)
     command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public.file, "-rawin", *files]
 

@@ -17,7 +17,7 @@ from cpep_export.cortex_m import check_golden_on
 
 pytestmark = [
     pytest.mark.executorch,
-    pytest.mark.skipif(missing_tool(None) is not None, reason="needs make and gcc"),
+    pytest.mark.skipif(missing_tool(None) is not None, reason="needs make and gcc: apt-get install build-essential"),
 ]
 
 
@@ -52,7 +52,7 @@ def test_the_ladder_ends_with_the_integers_of_the_chip(tiny_bundle: Path) -> Non
     assert _spec(tiny_bundle).mean_cosine >= 0.999
 
 
-@pytest.mark.skipif(missing_tool("m55") is not None, reason="needs gcc-arm-none-eabi and qemu-system-arm")
+@pytest.mark.skipif(missing_tool("m55") is not None, reason="needs apt-get install gcc-arm-none-eabi qemu-system-arm")
 def test_the_manifest_says_what_both_processors_took(tiny_bundle: Path) -> None:
     m55, m7 = _spec(tiny_bundle).runs
 

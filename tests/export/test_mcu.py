@@ -40,9 +40,12 @@ from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 if TYPE_CHECKING:
     from cpep_train.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.skipif(missing_tool(None) is not None, reason="needs make and gcc")
+pytestmark = pytest.mark.skipif(
+    missing_tool(None) is not None, reason="needs make and gcc: apt-get install build-essential"
+)
 needs_qemu = pytest.mark.skipif(
-    missing_tool("m55") is not None, reason="needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm"
+    missing_tool("m55") is not None,
+    reason="needs apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
 )
 
 RATE_HZ = 1000.0

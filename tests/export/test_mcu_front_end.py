@@ -25,7 +25,7 @@ Token = Callable[[NDArray[np.float32], float], NDArray[np.float32]]
 def token_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Token:
     compiler = shutil.which("gcc")
     if compiler is None:
-        pytest.skip("gcc is not installed")
+        pytest.skip("gcc is not installed: apt-get install gcc")
     library = tmp_path_factory.mktemp("mpf") / "mpf.so"
     flags = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", *request.param)
     subprocess.run([compiler, *flags, str(ENGINE / "mpf.c"), "-o", str(library), "-lm"], check=True)

@@ -42,9 +42,12 @@ from cpep_export.host_engine import HostEngine  # noqa: E402
 from cpep_export.prototypes import Prototypes  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 
-pytestmark = pytest.mark.skipif(missing_tool(None) is not None, reason="needs make and gcc")
+pytestmark = pytest.mark.skipif(
+    missing_tool(None) is not None, reason="needs make and gcc: apt-get install build-essential"
+)
 needs_qemu = pytest.mark.skipif(
-    missing_tool("m55") is not None, reason="needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm"
+    missing_tool("m55") is not None,
+    reason="needs apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
 )
 
 RATE_HZ, C, HOP, SPAN, N_TOKENS = 1000.0, 6, 25, 75, 5
@@ -342,6 +345,7 @@ def test_sanitized_build_gives_the_golden_bits(build: Callable[..., Built], read
 
 
 @needs_qemu
+@pytest.mark.slow
 @pytest.mark.parametrize("processor", ["m55", "m7"])
 @pytest.mark.parametrize(("reads", "n_known"), [("tokens", 4), ("both", 3)])
 def test_processor_gives_the_bits_of_this_machine(

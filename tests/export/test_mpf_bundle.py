@@ -309,6 +309,7 @@ def test_a_calibration_of_dead_electrodes_names_them(bundle: Path) -> None:
         donning_of(Recogniser(Bundle(bundle)), [signal])
 
 
+@pytest.mark.slow
 def test_the_chip_s_program_gives_the_bundle_s_golden_answers(
     checkpoint: Checkpoint, corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -319,7 +320,7 @@ def test_the_chip_s_program_gives_the_bundle_s_golden_answers(
     from cpep_export.package import export_bundle
 
     if missing_tool(None) is not None:
-        pytest.skip("needs make and gcc")
+        pytest.skip("needs make and gcc: apt-get install build-essential")
     path = tmp_path / "mpf.cpep"
     manifest = export_bundle(checkpoint, corpus.folder, path, quant="fp32", pose_encoder=False, chip_target="cortex-m")
     golden = Golden.from_bytes(Bundle(path).read("golden.npz"))

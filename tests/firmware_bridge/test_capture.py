@@ -119,7 +119,7 @@ def test_every_read_and_write_is_a_record_of_a_pcap_with_its_time(tmp_path: Path
     assert raw[52:57] == b"asked"
 
 
-@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="needs tcpdump")
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="tcpdump is not installed: apt-get install tcpdump")
 def test_tcpdump_reads_a_capture(tmp_path: Path, pty_port: PtyPort) -> None:
     path = tmp_path / "line.pcap"
     with closing(Capture(lambda: open_stream(pty_port.path), path)()) as line:

@@ -21,7 +21,8 @@ from tests.firmware_bridge.test_frames import any_frame
 from tests.firmware_bridge.test_protocol_document import EXAMPLES
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and a C compiler"
+    shutil.which("cc") is None or shutil.which("make") is None,
+    reason="needs make and a C compiler: apt-get install build-essential",
 )
 
 FIRMWARE = Path(__file__).parents[2] / "firmware_bridge" / "firmware"
@@ -165,7 +166,7 @@ def test_a_longest_frame_of_any_bytes_fits_its_buffer() -> None:
         assert decoded(wire) == [frame]
 
 
-@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs apt-get install gcc-arm-none-eabi")
 def test_the_firmware_builds_for_cortex_m_and_calls_nothing_but_memcpy(tmp_path: Path) -> None:
     made = subprocess.run(
         ["make", "-C", str(FIRMWARE), f"BUILD={tmp_path}", "cortex"], capture_output=True, text=True, check=False

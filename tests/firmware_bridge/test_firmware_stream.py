@@ -31,7 +31,8 @@ from tests.firmware_bridge import firmware_library as firmware
 from tests.firmware_bridge.firmware_board import Board, Engine, data, streaming
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and a C compiler"
+    shutil.which("cc") is None or shutil.which("make") is None,
+    reason="needs make and a C compiler: apt-get install build-essential",
 )
 
 

@@ -29,7 +29,8 @@ from cpep_edge.session import Session
 pytestmark = [
     pytest.mark.executorch,
     pytest.mark.skipif(
-        shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and a C compiler"
+        shutil.which("cc") is None or shutil.which("make") is None,
+        reason="needs make and a C compiler: apt-get install build-essential",
     ),
 ]
 

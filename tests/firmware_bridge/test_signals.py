@@ -57,7 +57,7 @@ def records(out: Path) -> bool:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("when", ["streaming", "unplugged"])
+@pytest.mark.parametrize("when", ["streaming", pytest.param("unplugged", marks=pytest.mark.slow)])
 def test_a_recording_that_is_stopped_is_whole_and_the_band_is_told(
     tmp_path: Path, emg_uv: NDArray[np.float32], number: signal.Signals, when: str
 ) -> None:
@@ -83,7 +83,13 @@ def test_a_recording_that_is_stopped_is_whole_and_the_band_is_told(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("command", [["record", "--out", "x.hdf5"], ["doctor"], ["devices"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["devices"],
+        *(pytest.param(other, marks=pytest.mark.slow) for other in (["record", "--out", "x.hdf5"], ["doctor"])),
+    ],
+)
 def test_a_command_that_waits_for_an_answer_ends(
     tmp_path: Path, command: list[str], number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:

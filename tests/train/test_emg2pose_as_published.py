@@ -140,6 +140,7 @@ def test_training_reads_the_wrists_it_was_given(run: Path, published: Corpus) ->
 
 
 @pytest.mark.executorch
+@pytest.mark.slow
 def test_it_exports(run: Path, published: Corpus, tmp_path: Path) -> None:
     from cpep_export.package import export_bundle
 

@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
                    "noise_sd": 0.1}.items()},
     "dropout": {"emg.dropout": 0.1, "pose.dropout": 0.1},
 }  # fmt: skip
+QUICK = ("published", "log-covariances", "gestures")  # the others train with the slow tests
 PRECISIONS = get_args(Recipe.model_fields["precision"].annotation)
 
 
@@ -65,7 +66,13 @@ def named_by_template(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.mark.parametrize(
     ("variant", "precision"),
-    [*((variant, "bf16-mixed") for variant in VARIANTS), *(("published", p) for p in PRECISIONS if p != "bf16-mixed")],
+    [
+        *(
+            pytest.param(variant, "bf16-mixed", marks=() if variant in QUICK else pytest.mark.slow)
+            for variant in VARIANTS
+        ),
+        *(("published", p) for p in PRECISIONS if p != "bf16-mixed"),
+    ],
 )
 def test_every_variant_trains_in_half_precision_and_one_in_every(
     variant: str, precision: str, toy_corpus: Corpus, named_by_template: Corpus, tiny_recipe: Recipe, tmp_path: Path

@@ -54,6 +54,7 @@ def test_a_notebook_runs_from_top_to_bottom(file: Path, surroundings: dict[str, 
 
 
 @pytest.mark.executorch
+@pytest.mark.slow
 def test_the_readmes_example_of_python_runs(
     surroundings: dict[str, str], toy_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def _one_wearer(folder: Path, n_repetitions: int = 4) -> Corpus:
     return Corpus.open(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.executorch
 def test_one_wearer_gets_an_evaluation_and_a_bundle(tiny_recipe: Recipe, tmp_path: Path) -> None:
     from cpep_export.package import export_bundle
