@@ -26,7 +26,7 @@ from fuzz_bundle import (
 
 pytestmark = pytest.mark.executorch
 
-N_CASES = 6
+N_CASES = 4
 N_PACKED = 12
 
 

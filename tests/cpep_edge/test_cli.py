@@ -71,16 +71,28 @@ def test_wrong_usage_is_exit_2() -> None:
     ("module", "arguments", "line"),
     [
         ("torch", ("train", "demo", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train]'"),
-        ("torch", ("eval", "r", "--data", "d"), "pip install 'cpep-edge[train]'"),
-        ("lightning", ("train", "demo", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train]'"),
-        ("lightning", ("sweep", "demo", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train]'"),
+        pytest.param("torch", ("eval", "r", "--data", "d"), "pip install 'cpep-edge[train]'", marks=pytest.mark.slow),
+        pytest.param(
+            "lightning",
+            ("train", "demo", "--data", "d", "--out", "o"),
+            "pip install 'cpep-edge[train]'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "lightning",
+            ("sweep", "demo", "--data", "d", "--out", "o"),
+            "pip install 'cpep-edge[train]'",
+            marks=pytest.mark.slow,
+        ),
         ("sklearn", ("eval", "r", "--data", "d"), "pip install 'cpep-edge[train]'"),
-        ("safetensors", ("robustness", "r", "--data", "d"), "pip install 'cpep-edge[train]'"),
+        pytest.param(
+            "safetensors", ("robustness", "r", "--data", "d"), "pip install 'cpep-edge[train]'", marks=pytest.mark.slow
+        ),
         ("torch", ("export", "r", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train,export]'"),
         ("yaml", ("data", "info", "split.yaml"), "pip install 'cpep-edge[train]'"),
         ("cryptography", ("keygen", "k"), "pip install 'cpep-edge[trust]'"),
         ("mujoco", ("data", "synth", "nowhere"), "pip install 'cpep-edge[sim]'"),
-        ("mujoco", ("demo", "--out", "nowhere"), "pip install 'cpep-edge[sim]'"),
+        pytest.param("mujoco", ("demo", "--out", "nowhere"), "pip install 'cpep-edge[sim]'", marks=pytest.mark.slow),
     ],
 )
 def test_a_missing_package_is_one_sentence_with_the_line_that_installs_it(

@@ -89,7 +89,7 @@ def test_it_gives_the_very_bytes_that_the_bindings_give(
         np.testing.assert_array_equal(encoder.embed(window), bindings.embed(window))
 
 
-@pytest.mark.parametrize("order", ["native, bindings", "bindings, native"])
+@pytest.mark.parametrize("order", ["native, bindings", pytest.param("bindings, native", marks=pytest.mark.slow)])
 def test_it_lives_beside_the_bindings_whichever_comes_first(
     native_build: "NativeBuild", program: bytes, spec: EncoderSpec, tmp_path: Path, order: str
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_program_that_loses_votes_is_refused(
         device_program(tiny_checkpoint, evaluation, ladder, "int8", force=False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_lossy_int8")
 def test_what_was_forced_is_written_down(
     tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet, ladder: Ladder

@@ -339,7 +339,7 @@ def _with_a_flipped_weight(source: str) -> str:
 
 
 @needs_qemu
-@pytest.mark.parametrize("kernels", ["own", "plain"])
+@pytest.mark.parametrize("kernels", ["own", pytest.param("plain", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("processor", ["m55", "m7"])
 def test_processor_gives_the_bits_of_this_machine(odd: Built, processor: Processor, kernels: Kernels) -> None:
     run = _run_on(odd, processor, kernels)

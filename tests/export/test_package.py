@@ -100,6 +100,7 @@ def test_the_rejection_threshold_keeps_most_correct_votes(tiny_bundle: Path) -> 
     assert decision.k == 10
 
 
+@pytest.mark.slow
 def test_progress_counts_up_to_its_total(
     tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_calibration_that_says_nothing_is_refused(fused: FusedEncoder, calibrati
         quantise(fused, "int8", calibration)
 
 
+@pytest.mark.slow
 def test_the_tool_chain_imports_without_a_word_and_leaves_logging_alone() -> None:
     code = """
 import logging

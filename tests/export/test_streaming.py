@@ -115,6 +115,7 @@ def test_the_program_streams_what_the_module_gives_for_whole_windows(
     np.testing.assert_allclose([encoder.embed(window) for window in windows], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_int8_program_streams_too(int8: Program, windows: np.ndarray, expected: np.ndarray) -> None:
     encoder = open_encoder(int8.content, spec_of(int8))
 

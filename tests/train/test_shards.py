@@ -46,7 +46,7 @@ def test_shards_are_tar_files_of_the_sessions(packed: Path, toy_corpus: Corpus, 
         assert (tmp_path / "unpacked" / f"{row.filename}.hdf5").read_bytes() == toy_corpus.file(row).read_bytes()
 
 
-@pytest.mark.parametrize("url", ["", "memory://bucket/toy"])
+@pytest.mark.parametrize("url", [pytest.param("", marks=pytest.mark.slow), "memory://bucket/toy"])
 def test_a_run_on_shards_is_the_run_on_files(
     url: str, packed: Path, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:

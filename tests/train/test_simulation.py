@@ -226,6 +226,7 @@ def test_free_movement_of_held_out_people_is_as_long_as_a_calibration(tmp_path: 
             assert len(session.emg()) == seconds * SAMPLE_RATE_HZ
 
 
+@pytest.mark.slow
 def test_gestures_set_apart_for_validation_are_neither_trained_on_nor_judged_by(tmp_path: Path) -> None:
     synthesise_corpus(tmp_path / "apart", n_users=3, sessions_per_user=1, seconds=1.0, seed=4, free_seconds=1.0)
     corpus = Corpus.open(tmp_path / "apart")

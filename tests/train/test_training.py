@@ -115,7 +115,7 @@ class _Interrupting(EpochLog):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES[:-1]), STAGES[-1]])
 def test_a_run_resumed_after_ctrl_c_ends_with_the_same_weights(
     stage: str,
     whole: tuple[Path, Checkpoint],
@@ -281,7 +281,7 @@ def test_without_a_terminal_lines_tell_epochs(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["csv", "tensorboard"])
+@pytest.mark.parametrize("name", ["csv", pytest.param("tensorboard", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own imports
 def test_a_logger_of_the_recipe_gets_every_epoch_and_changes_no_weight(
     name: str, whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
