@@ -84,17 +84,25 @@ def operators_table(report: Report) -> Table | None:
     profile = report.profile
     if profile is None:
         return None
+    digits = 0 if profile.total_us >= 1_000 or profile.step_us >= 1 else 1
     rows = [
-        (operator.kind, str(operator.n_calls), f"{operator.mean_us:.0f}", f"{operator.mean_us / profile.total_us:.0%}")
+        (
+            operator.kind,
+            str(operator.n_calls),
+            f"{operator.mean_us:.{digits}f}",
+            f"{operator.mean_us / profile.total_us:.0%}",
+        )
         for operator in profile.operators
         if operator.mean_us >= 0.005 * profile.total_us
     ]
-    rows.append(("between operators", "", f"{profile.between_us:.0f}", f"{profile.between_us / profile.total_us:.0%}"))
+    between = f"{profile.between_us / profile.total_us:.0%}"
+    rows.append(("between operators", "", f"{profile.between_us:.{digits}f}", between))
+    dropped = "" if profile.step_us < 1 else " XNNPACK drops parts of microseconds, which end up between operators."
     return Table(
         ("operators of the encoder", "calls", "us", "share"),
         tuple(rows),
         "ETDump read by ExecuTorch's Inspector, inside the delegate, one thread, profiling on; means of the faster "
-        "half of the runs. XNNPACK counts whole microseconds and drops the rest, which ends up between operators.",
+        f"half of the runs.{dropped}",
     )
 
 

@@ -1,8 +1,13 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from cpep_bench.operators import Operator, summarise
+from cpep_bench.operators import CLOCK_FACTOR, Operator, fast_clock, summarise
 
 WARM_UP = [99.0] * 5
 
@@ -30,3 +35,28 @@ def test_one_run_that_had_to_wait_does_not_make_its_operator_the_longest() -> No
     assert transpose == Operator("Transpose (X32)", 1, pytest.approx(1.0))
     assert native.mean_us == pytest.approx(1.5)
     assert (profile.total_us, profile.arena_bytes) == (pytest.approx(10.5), 7)
+
+
+def test_times_by_a_fast_clock_are_given_in_true_microseconds() -> None:
+    events = [
+        event("Method::execute", [73.0, 73.0]),
+        event("Fully Connected (NC, QS8) #1", [0.446, 0.446], delegated=True),
+    ]
+    profile = summarise(events, arena_bytes=7, factor=1000)
+    assert (profile.total_us, profile.operators[0].mean_us) == (pytest.approx(73.0), pytest.approx(0.446))
+    assert profile.between_us == pytest.approx(72.554)
+    assert profile.step_us == pytest.approx(0.001)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None or sys.platform != "linux", reason="apt install gcc")
+def test_a_process_under_the_fast_clock_lives_a_thousand_times_faster(tmp_path: Path) -> None:
+    code = """
+import time
+mono, true = time.monotonic_ns(), time.time_ns()
+while time.time_ns() - true < 20_000_000:
+    pass
+print((time.monotonic_ns() - mono) / (time.time_ns() - true))
+"""
+    environment = os.environ | {"LD_PRELOAD": str(fast_clock(tmp_path))}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert float(said.stdout) == pytest.approx(CLOCK_FACTOR, rel=0.5)
