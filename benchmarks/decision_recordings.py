@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from cpep_bench.onset import energy, onset
 from cpep_edge.errors import DataError
 from cpep_edge.events import Label
+from cpep_edge.lesson import Timing
+from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import Repetition
 
 REST = "Rest"
@@ -121,6 +123,12 @@ def repetitions_of(worn: Worn, rate_hz: float) -> list[Repetition]:
                 found.append(Repetition(REST, number, resting))
             ended = last
     return found
+
+
+def others_of(emg: Emg, rate_hz: float) -> list[Repetition]:
+    """Other movements as a lesson asks for them, from the beginning of a recording that is all to be ignored."""
+    n = round(Timing().other_s * rate_hz)
+    return [Repetition(UNKNOWN, 1 + k, emg[k * n : (k + 1) * n]) for k in range(N_TAUGHT)]
 
 
 def calibration_of(worn: Worn, rate_hz: float) -> list[Emg]:

@@ -18,10 +18,10 @@ from typing import Any
 
 from cpep_bench.machine import Machine, this_machine
 from cpep_edge.cli.replay import Replay, calibrate, replay
-from cpep_edge.decisions import UNKNOWN
 from cpep_edge.files import replacing
 from cpep_edge.json_text import to_json
 from cpep_edge.manifest import Manifest
+from cpep_edge.names import UNKNOWN
 from cpep_edge.versions import git_commit
 from cpep_export.native import build_for_target, host_target
 from cpep_export.package import export_bundle

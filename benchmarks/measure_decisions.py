@@ -3,12 +3,14 @@
     python benchmarks/measure_decisions.py --data DATA --out benchmarks/results/decisions [--only wrist]
 
 DATA: folder with `myo-wrist` and `3dc` in their published layouts. Each person is taught by three repetitions of each
-gesture, cut where the muscle begins, and the rest between; the head and what it takes to decide are fitted as
-`cpep-edge teach` does it.
+gesture, cut where the muscle begins, the rest between, and, but for 3DC, 18 s of other movements; the head and what it
+takes to decide are fitted as `cpep-edge teach` does it.
 
-- myo-wrist, same session: the other three repetitions, and the session's minute of small movements to be ignored.
+- myo-wrist, same session: the other three repetitions, and the session's minute of small movements to be ignored,
+  whose first 18 s are what was taught.
 - myo-wrist, next donning: taught in the first session; the others are calibrated without labels by the first
   repetition of each gesture and 4 s of rest, and the other five are played.
+- both again without other movements among what is taught.
 - myo-wrist, person left out: taught by everybody else; calibrated and played as the next donning is, the first session.
 - 3DC: taught by repetitions 1 to 3, repetitions 5 to 8 joined with rest are played; onset is where they are joined.
 - simulated people (needs mujoco): five gestures, and five minutes of free movement each with a knock on the electrodes
@@ -42,8 +44,10 @@ from cpep_edge.folders import write_reports
 from cpep_edge.head import Head, calibrate_temperature, fit_head
 from cpep_edge.input_stream import InputStream
 from cpep_edge.json_text import to_json
+from cpep_edge.lesson import Timing
 from cpep_edge.live_loop import level
 from cpep_edge.manifest import DecisionSpec
+from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import MAX_TURN, Reading, Repetition, design_reading, windows_of
 from cpep_edge.pose_index import Vote
 from cpep_edge.taught import HOP_MS, fit_taught
@@ -60,6 +64,7 @@ from decision_recordings import (
     Worn,
     calibration_of,
     knocked,
+    others_of,
     read_3dc,
     read_myo,
     repetitions_of,
@@ -113,6 +118,8 @@ def taught_arm(repetitions: Sequence[Repetition], rate_hz: float) -> Arm:
 def calibrated(arm: Arm, movement: list[Emg]) -> Arm:
     """The same head on an arm, or a donning, of which only unlabelled movement is known; as `calibrate` does it."""
     reading, head = arm.reading, arm.head
+    other = arm.gestures.index(UNKNOWN) if UNKNOWN in arm.gestures else None
+    known = head if other is None else head.without(other)
 
     def windows(tokens: Sequence[Tokens]) -> NDArray[np.float32]:
         every = max(1, round(ADAPTING_HOP_S * reading.preprocessing.sample_rate_hz / reading.front_end.hop_samples))
@@ -123,20 +130,20 @@ def calibrated(arm: Arm, movement: list[Emg]) -> Arm:
         reading.preprocessing,
         reading.front_end,
         orders=placements(reading.front_end.n_electrodes, MAX_TURN, mirrored=False),
-        likelihood=lambda tokens: head.fit_of(windows(tokens)),
+        likelihood=lambda tokens: known.fit_of(windows(tokens)),
     )
     stream = [InputStream(reading.preprocessing, reading.front_end, one.shape[1], donning)(one) for one in movement]
-    return replace(arm, donning=donning, head=head.adapted(windows(stream)))
+    return replace(arm, donning=donning, head=head.adapted(windows(stream), other))
 
 
 def others_arms(people: dict[str, list[Worn]]) -> Iterator[tuple[str, Arm]]:
     """For each person a head that was fitted to everybody else's first repetitions."""
     fitted: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
-    gestures, reading = (REST, *MYO_GESTURES), design_reading(8, MYO_HZ)
+    gestures, reading = (REST, *MYO_GESTURES, UNKNOWN), design_reading(8, MYO_HZ)
     for person, wornings in people.items():
         for worn in wornings:
             donning = measure_donning(calibration_of(worn, MYO_HZ), reading.preprocessing, reading.front_end)
-            found = windows_of(repetitions_of(worn, MYO_HZ), reading, [donning], gestures)
+            found = windows_of(lesson_of(worn), reading, [donning], gestures)
             fitted.setdefault(person, []).append((found.x[::3], found.gesture[::3]))
     for person in people:
         others = [name for name in people if name != person]
@@ -147,6 +154,12 @@ def others_arms(people: dict[str, list[Worn]]) -> Iterator[tuple[str, Arm]]:
         temperature = calibrate_temperature(head.log_likelihood(head.project(held_x)), held_y)
         spec = DecisionSpec(hop_ms=HOP_MS, evidence_ms=EVIDENCE_MS[1], rest_gesture=REST)
         yield person, Arm(reading, Donning(), replace(head, temperature=temperature), gestures, spec)
+
+
+def lesson_of(worn: Worn) -> list[Repetition]:
+    """What a donning teaches."""
+    ignored = next(one for one in worn.recordings if not one.prompts)
+    return repetitions_of(worn, MYO_HZ) + others_of(ignored.emg, MYO_HZ)
 
 
 def hudgins_of(emg: Emg, rate_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -171,10 +184,21 @@ def their_discriminant(
 
 
 def play(
-    person: str, recording: Recording, arm: Arm, theirs: LinearDiscriminantAnalysis, rate_hz: float, n_before: int
+    person: str,
+    recording: Recording,
+    arm: Arm,
+    theirs: LinearDiscriminantAnalysis,
+    rate_hz: float,
+    n_before: int,
+    others_before_s: float = 0.0,
 ) -> Played:
-    """A recording from after its first repetitions on, as `live` reads it."""
+    """A recording from after its first repetitions on, as `live` reads it.
+
+    others_before_s: of a recording that is all to be ignored, what was taught
+    """
     from_s = recording.prompts[n_before - 1][1] / rate_hz + GAP_S if n_before and recording.prompts else 0.0
+    if not recording.prompts and others_before_s:
+        from_s = others_before_s + GAP_S
     reading, hop = arm.reading, arm.reading.front_end.hop_samples
     stream = InputStream(reading.preprocessing, reading.front_end, recording.emg.shape[1], arm.donning)
     scaled = stream.scaled(recording.emg)
@@ -233,6 +257,7 @@ def by_counting(n_agreeing: int = COUNTED) -> Decides:
         found = []
         for time_s, vote in list(zip(played.time_s, played.votes, strict=True))[::every]:
             answer = REST if vote is None else played.arm.gestures[vote.gesture_index] if vote.share >= 0.5 else ""
+            answer = "" if answer == UNKNOWN else answer
             agreeing = agreeing + 1 if answer == candidate else 1
             candidate = answer
             active = answer not in ("", REST)
@@ -257,7 +282,7 @@ def by_libemg(posterior: float = POSTERIOR) -> Decides:
         for n, time_s in enumerate(times):
             counts = np.bincount(answers[max(0, n - MAJORITY + 1) : n + 1], minlength=len(names) + 1)
             gesture = (*names, "")[int(counts.argmax())]
-            if gesture not in (stands, "", REST):
+            if gesture not in (stands, "", REST, UNKNOWN):
                 found.append(Activation(gesture, float(time_s)))
             stands = gesture
         return found
@@ -323,27 +348,27 @@ def interval(each: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def wrist(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]]:
     """The protocols on myo-wrist in which people are taught themselves, each with what is played of it."""
-    same, following = [], []
-    for person, donnings in people.items():
-        for number, one in enumerate(donnings):
-            taught = repetitions_of(one, MYO_HZ)
-            arm, theirs = taught_arm(taught, MYO_HZ), their_discriminant([features_of(taught, MYO_HZ)])
-            same += [play(person, each, arm, theirs, MYO_HZ, N_TAUGHT) for each in one.recordings]
-            if number:
-                continue
-            for other in donnings[1:]:
-                there = calibrated(arm, calibration_of(other, MYO_HZ))
-                following += [play(person, each, there, theirs, MYO_HZ, 1) for each in other.recordings]
-    yield "same session", same
-    yield "next donning, calibrated", following
+    others_s = N_TAUGHT * Timing().other_s
+    for name, lesson in (("", lesson_of), (", other movements not taught", lambda one: repetitions_of(one, MYO_HZ))):
+        same, following = [], []
+        for person, donnings in people.items():
+            for number, one in enumerate(donnings):
+                taught = lesson(one)
+                arm, theirs = taught_arm(taught, MYO_HZ), their_discriminant([features_of(taught, MYO_HZ)])
+                same += [play(person, each, arm, theirs, MYO_HZ, N_TAUGHT, others_s) for each in one.recordings]
+                if number:
+                    continue
+                for other in donnings[1:]:
+                    there = calibrated(arm, calibration_of(other, MYO_HZ))
+                    following += [play(person, each, there, theirs, MYO_HZ, 1) for each in other.recordings]
+        yield f"same session{name}", same
+        yield f"next donning, calibrated{name}", following
 
 
 def left_out(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]]:
     """The protocol on myo-wrist in which people are taught by others."""
     played = []
-    rows = {
-        person: [features_of(repetitions_of(d, MYO_HZ)[::2], MYO_HZ) for d in mine] for person, mine in people.items()
-    }
+    rows = {person: [features_of(lesson_of(d)[::2], MYO_HZ) for d in mine] for person, mine in people.items()}
     for person, arm in others_arms(people):
         others = [pair for other, pairs in rows.items() if other != person for pair in pairs]
         theirs = their_discriminant(others)
@@ -382,12 +407,14 @@ def simulated(n_people: int, free_s: float) -> Iterator[tuple[str, list[Played]]
             if len(resting) > 0.5 * rate_hz:
                 taught.append(Repetition(REST, 1 + number // len(asked), resting))
             ended_s = label.end_s
+        free_uv = simulate_free(user, 0, N_TAUGHT * Timing().other_s + free_s, SEED).emg_uv
+        taught += others_of(free_uv, rate_hz)
+        free_uv = free_uv[sum(len(one.samples) for one in taught if one.gesture == UNKNOWN) :]
         arm, theirs = taught_arm(taught, rate_hz), their_discriminant([features_of(taught, rate_hz)])
         from_s = labels[n_taught - 1].end_s + GAP_S
         rest = made.emg_uv[round(from_s * rate_hz) :]
         later = tuple(Label(one.gesture, one.start_s - from_s, one.end_s - from_s) for one in labels[n_taught:])
         prompted_part = Recording("asked", rest, (), later, (True,) * len(later))
-        free_uv = simulate_free(user, 0, free_s, SEED).emg_uv
         free = Recording("", knocked(free_uv, rate_hz, stream(SEED, user, 7)))
         played += [play(str(user), one, arm, theirs, rate_hz, 0) for one in (prompted_part, free)]
     yield "simulated, same session; daily life", played
@@ -402,7 +429,9 @@ def measure(played: list[Played], chosen_on: set[str]) -> dict[str, object]:
             found[f"{way}, people chosen on"] = scored([one for one in played if one.person in chosen_on], decides)
     ignored = [one for one in played if not one.recording.labels and one.person not in chosen_on]
     if ignored:
-        found["belief, wake gesture"] = scored(ignored, lambda one: by_belief(wake=one.arm.gestures[-1])(one))
+        found["belief, wake gesture"] = scored(
+            ignored, lambda one: by_belief(wake=[name for name in one.arm.gestures if name != UNKNOWN][-1])(one)
+        )
     others = [one for one in played if one.person not in chosen_on]
     found["curves"] = {
         "belief": [_point(others, by_belief(evidence_ms)) for evidence_ms in EVIDENCE_MS],

@@ -144,8 +144,11 @@ def donning_of(
     manifest, head, worn = recogniser.manifest, recogniser.head, recogniser.manifest.worn
     usual_dead = () if worn is None else tuple(worn.order[place] if worn.order else place for place in worn.dead)
 
+    other = manifest.other_movements
+    known = head if head is None or other is None else head.without(other)
+
     def likelihood(recordings: Sequence[Tokens]) -> float:
-        return 0.0 if head is None else head.fit_of(head_inputs(recogniser, recordings))
+        return 0.0 if known is None else known.fit_of(head_inputs(recogniser, recordings))
 
     donning = measure_donning(
         movement_uv,
@@ -160,7 +163,7 @@ def donning_of(
     if head is None:
         return donning
     windows = head_inputs(recogniser, [recogniser.stream(donning)(one) for one in movement_uv])
-    return replace(donning, head_means=head.adapted(windows).means)
+    return replace(donning, head_means=head.adapted(windows, other).means)
 
 
 def rest_level(rest_uv: NDArray[np.float64], level_uv: NDArray[np.float32]) -> float:

@@ -10,6 +10,8 @@ hidden Markov model whose states last (Rabiner 1989). It is Wald's sequential te
 - hysteresis: thresholds guard the way in. The gesture that stands needs to pass none to be held, so that a hand that
   tires or shifts does not make it twice.
 - bound: a decision changes to the state that leads with at least `min_belief`.
+- other movements: a bundle may have been taught what is no gesture. Its windows are evidence like any gesture's, and
+  what is decided is "unknown".
 - release: a hand that lets go flings past the opposite gesture. After a gesture that stood for `release_ms` no other is
   decided on for as long; letting go is always allowed, and a first decision that was wrong is soon put right.
 - wake: with a `wake_gesture` no gesture counts until that one was made twice, and again once nothing was made for a
@@ -31,13 +33,14 @@ from numpy.typing import NDArray
 
 from cpep_edge.errors import ConfigError
 from cpep_edge.manifest import DecisionSpec, OperatingPoint
+from cpep_edge.names import UNKNOWN
 from cpep_edge.pose_index import Vote
 
-UNKNOWN = "unknown"  # the rejection class: the vote was too divided or too far from every pose
 DWELL_S = 25.0  # that a state lasts on average; ten times as long decides 15 ms later
 WAKE_WITHIN_S = 3.0  # of its first time, in which the wake gesture must be made again
 AWAKE_S = 10.0  # that the band listens after a gesture
-EVIDENCE_MS = (100.0, 150.0, 250.0)  # 75 decides 20 ms sooner, at twice the false activations
+EVIDENCE_MS = (100.0, 150.0, 250.0)  # 75 decides 30 ms sooner, at twice the false activations;
+WITH_OTHERS_MS = (75.0, 150.0, 250.0)  # where other movements were taught too there are few
 WORTH_WAITING = 0.05  # of the repetitions, that more signal for a look must bring
 _LIMIT = 4.0  # nats by which one hop may speak against a state
 _CLEAR = 10.0  # nats by which a rejected or quiet window speaks, before it is weighed
@@ -69,37 +72,40 @@ class Decider:
 
         Raises ConfigError when the wake gesture is not one of the gestures, or is rest.
         """
-        if spec.wake_gesture and (spec.wake_gesture not in gestures or spec.wake_gesture == spec.rest_gesture):
-            known = ", ".join(name for name in gestures if name != spec.rest_gesture)
-            raise ConfigError(f"{spec.wake_gesture} cannot wake the band: choose a gesture of the bundle, {known}")
-        self._spec, self._gestures = spec, gestures
-        self._resting = spec.rest_gesture if spec.rest_gesture in gestures else UNKNOWN
+        self._spec = spec
+        known = [name for name in gestures if self.is_active(name)]
+        if spec.wake_gesture and spec.wake_gesture not in known:
+            raise ConfigError(
+                f"{spec.wake_gesture} cannot wake the band: choose a gesture of the bundle, {', '.join(known)}"
+            )
+        self._gestures = gestures
+        self._rest = spec.rest_gesture if spec.rest_gesture in gestures else UNKNOWN
         self._hop_s = (hop_ms or spec.hop_ms) * 1e-3
         self._weight = min(1.0, self._hop_s * 1e3 / spec.evidence_ms)
         self._leave = (1 - math.exp(-self._hop_s / DWELL_S)) / len(gestures)  # to each other state
         self._states = (*gestures, UNKNOWN)
+        self._resting = gestures.index(self._rest) if self._rest != UNKNOWN else len(gestures)
         self.reset()
 
     def reset(self) -> None:
         """Start from "unknown"."""
         self._decided = self.gesture = UNKNOWN
         self._belief = np.zeros(len(self._states))
-        self._belief[self._states.index(self._resting)] = 1.0
+        self._belief[self._resting] = 1.0
         self._hop = self._since = 0  # now, and when the decision fell
         self._released = 0  # the first hop at which another gesture may be decided on
         self._woken_until = self._wake_by = -1  # hops until which the band is awake, or one more wake gesture wakes it
 
     def accept(self, vote: Vote) -> str:
         """The gesture a vote stands for by itself, or "unknown"."""
-        accepted = vote.share >= self._spec.min_vote_share and vote.similarity >= self._spec.min_similarity
-        return self._gestures[vote.gesture_index] if accepted else UNKNOWN
+        return self._gestures[vote.gesture_index] if self._passes(vote) else UNKNOWN
 
     def update(self, vote: Vote | None) -> bool:
         """Take in one window, None for a quiet one; returns whether the decision changed."""
         if vote is None:
             speaks = self._only(self._resting)
-        elif self.accept(vote) == UNKNOWN and self._gestures[vote.gesture_index] != self._decided:
-            speaks = self._only(UNKNOWN)
+        elif not self._passes(vote) and not self._holds(self._gestures[vote.gesture_index]):
+            speaks = self._only(len(self._gestures))
         else:
             speaks = np.append(_log_likelihood(vote, len(self._gestures)), -np.inf)
         weight = np.exp(np.maximum(self._weight * speaks, -_LIMIT))
@@ -114,6 +120,12 @@ class Decider:
         """Whether a decision asks an application to act: it is neither "unknown" nor rest."""
         return gesture not in (UNKNOWN, self._spec.rest_gesture)
 
+    def _passes(self, vote: Vote) -> bool:
+        return vote.share >= self._spec.min_vote_share and vote.similarity >= self._spec.min_similarity
+
+    def _holds(self, gesture: str) -> bool:
+        return gesture == self._decided != UNKNOWN
+
     def _decide(self, lead: int) -> None:
         leader, release = self._states[lead], round(self._spec.release_ms * 1e-3 / self._hop_s)
         if leader == self._decided:
@@ -123,7 +135,7 @@ class Decider:
         if self._belief[lead] < self._spec.min_belief or (self.is_active(leader) and self._hop < self._released):
             return
         self._decided, self._since = leader, self._hop
-        self.gesture = leader if not self.is_active(leader) or self._is_awake(leader) else self._resting
+        self.gesture = leader if not self.is_active(leader) or self._is_awake(leader) else self._rest
 
     def _is_awake(self, gesture: str) -> bool:
         """Whether a gesture that was just decided on counts."""
@@ -134,8 +146,8 @@ class Decider:
         self._woken_until = self._hop + round(AWAKE_S / self._hop_s)
         return True
 
-    def _only(self, state: str) -> NDArray[np.float64]:
-        return np.where(np.array(self._states) == state, 0.0, -_CLEAR)
+    def _only(self, state: int) -> NDArray[np.float64]:
+        return np.where(np.arange(len(self._states)) == state, 0.0, -_CLEAR)
 
 
 def _log_likelihood(vote: Vote, n_gestures: int) -> NDArray[np.float64]:
@@ -162,7 +174,7 @@ def choose(
     if all(name in (UNKNOWN, spec.rest_gesture) for name, _ in repetitions):
         raise ConfigError("the labelled signal holds no movement but rest: record each gesture for a second at least")
     tried = []
-    for evidence_ms in EVIDENCE_MS:
+    for evidence_ms in WITH_OTHERS_MS if UNKNOWN in gestures else EVIDENCE_MS:
         one = spec.model_copy(update={"evidence_ms": max(evidence_ms, hop_ms)})
         won, n_false = _played(one, gestures, repetitions, hop_ms)
         tried.append((sum(won) - n_false, one, won))

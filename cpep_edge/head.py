@@ -92,16 +92,20 @@ class Head:
         typical: NDArray[np.float32] = np.exp(-distances / (2 * self.means.shape[1]))
         return typical
 
-    def adapted(self, windows: NDArray[np.float32]) -> "Head":
+    def adapted(self, windows: NDArray[np.float32], absent: int | None = None) -> "Head":
         """The head with its means moved to where an unlabelled calibration has windows.
 
         Windows that are like no gesture count less, so that a gesture which the calibration does not hold stays about
         where it was.
 
         windows: (n, d), of a wearer who made the gestures in any order
+        absent: the one that is known not to be among them
         """
         if len(windows) == 0:
             return self
+        if absent is not None:
+            there = self.without(absent).adapted(windows).means
+            return replace(self, means=np.insert(there, absent, self.means[absent], axis=0))
         projected, n_prior = self.project(windows), PRIOR_SHARE * len(windows) / self.n_gestures
         head, start = self, self.means
         for _ in range(ADAPT_ROUNDS):
@@ -182,9 +186,9 @@ class Drift:
     the day from .682 to .706 of the windows, and one that was from .742 to .739: so it is off unless asked for.
     """
 
-    def __init__(self, head: Head, hop_s: float) -> None:
-        """hop_s: between the windows that are followed"""
-        self._first, self._step = head, hop_s / DRIFT_S
+    def __init__(self, head: Head, hop_s: float, other: int | None = None) -> None:
+        """hop_s: between the windows that are followed; other: movements that are no gesture, and are not followed"""
+        self._first, self._step, self._other = head, hop_s / DRIFT_S, other
         self.offset: NDArray[np.float32] = np.zeros(head.means.shape[1], np.float32)  # (r,), of all means
 
     @property
@@ -197,7 +201,7 @@ class Drift:
         projected, head = self._first.project(window[None]), self.head
         shares = _softmax(head.log_likelihood(projected) / ADAPT_TEMPERATURE)[0]
         gesture = int(np.argmax(shares))
-        if shares[gesture] <= DRIFT_SHARE:
+        if shares[gesture] <= DRIFT_SHARE or gesture == self._other:
             return
         self.offset = self.offset + np.float32(self._step) * (projected[0] - head.means[gesture])
         size = float(np.sqrt(np.mean(np.square(self.offset))))

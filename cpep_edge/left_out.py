@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cpep_edge.decisions import choose
 from cpep_edge.head import Head, calibrate_temperature
 from cpep_edge.manifest import DecisionSpec
+from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import Windows
 from cpep_edge.pose_index import Vote
 
@@ -171,7 +172,7 @@ def choose_decision(
     cannot = [
         name
         for name, share_won in zip(judgement.gestures, wins, strict=True)
-        if share_won < CAN_WIN and name != spec.rest_gesture
+        if share_won < CAN_WIN and name not in (spec.rest_gesture, UNKNOWN)
     ]
     return spec, head, replace(judgement, cannot_win=tuple(cannot), decided=float(won.mean()))
 

@@ -3,7 +3,8 @@
 A `Lesson` knows neither screens nor ports: it is fed the blocks of a band and counts time by their samples, so that it
 runs the same in a terminal, on a page and in a test. It goes round the whole list once for each repetition, because
 what was recorded seconds apart is too much alike to tell how well it will be known later. The wearer rests in between,
-and that rest is kept too: it is what the hand does most.
+and that rest is kept too: it is what the hand does most. A round may end with other movements, which are not to be
+taken for gestures: they are asked for under the name `UNKNOWN`.
 
 A repetition in which nothing moved, that was clipped, or that a loss of samples cut, is asked for again.
 """
@@ -25,11 +26,12 @@ from cpep_edge.donning import (
     unscaled,
 )
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.names import check_gesture
+from cpep_edge.names import UNKNOWN, check_gesture
 from cpep_edge.personal import Reading, Repetition
 from cpep_edge.preprocess import LARGEST_UV, Preprocessor
 
 DEFAULT_GESTURES = ("Fist", "Open", "Point", "WristFlexion", "WristExtension")
+OTHER_MOVEMENTS = "anything else: reach, type, scratch"  # what a wearer reads for `UNKNOWN`
 REST = "Rest"
 REST_NAMES = ("rest", "nomotion", "relax", "idle", "none", "neutral")  # what a gesture that is none is called
 
@@ -46,11 +48,12 @@ _AFTER_S, _BEFORE_S = 0.8, 0.3  # of a rest left out after the last gesture and 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long everything takes; five gestures three times in a minute and a half."""
+    """How long everything takes; five gestures and other movements three times in not quite two minutes."""
 
     first_rest_s: float = 5.0
     rest_s: float = 2.5  # before each repetition; what is next is shown
     make_s: float = 3.0
+    other_s: float = 6.0  # of other movements
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +109,21 @@ def rest_of(gestures: Sequence[str]) -> str:
 def check_gestures(names: Sequence[str]) -> tuple[str, ...]:
     """The gestures of a list, without rest, which is always taught.
 
+    names: `UNKNOWN` among them asks for other movements, at the end of each round
     Raises ConfigError for a name that is none, one that comes twice, and fewer than two.
     """
     for name in names:
-        check_gesture(name)
+        if name != UNKNOWN:
+            check_gesture(name)
         if names.count(name) > 1:
             raise ConfigError(f"the list has {name} twice: give each gesture a name of its own")
     rest = rest_of(names)
-    asked = tuple(name for name in names if name != rest)
+    asked = tuple(name for name in names if name not in (rest, UNKNOWN))
     if len(asked) < 2:
         raise ConfigError(
             f"{asked[0] if asked else 'rest'} alone leaves nothing to tell apart: give two gestures or more"
         )
-    return asked
+    return (*asked, UNKNOWN) if UNKNOWN in names else asked
 
 
 @dataclass(slots=True)
@@ -172,8 +177,9 @@ class Lesson:
 
     @property
     def _length_s(self) -> float:
-        timing = self._timing
-        return {"rest": timing.first_rest_s, "ready": timing.rest_s, "make": timing.make_s, "done": 0.0}[self._phase]
+        timing, others = self._timing, self._at < len(self._steps) and self._steps[self._at].gesture == UNKNOWN
+        make_s = timing.other_s if others else timing.make_s
+        return {"rest": timing.first_rest_s, "ready": timing.rest_s, "make": make_s, "done": 0.0}[self._phase]
 
     def feed(self, block: Block) -> list[Event]:
         """Take the next samples; what came of them.

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
-from cpep_edge.decisions import LONGEST_MS, UNKNOWN, Decider, Decision
+from cpep_edge.decisions import LONGEST_MS, Decider, Decision
 from cpep_edge.donning import LEVEL_STRETCH_S, Donning
 from cpep_edge.errors import ConfigError
 from cpep_edge.head import Drift
 from cpep_edge.manifest import DecisionSpec, HeadSpec, Manifest
+from cpep_edge.names import UNKNOWN
 from cpep_edge.recogniser import Recogniser, Recognition, head_input
 from cpep_edge.ring import MirroredRing
 
@@ -99,7 +100,7 @@ class LiveEngine:
             self._head_spec = manifest.head
             if self._head is None or not (manifest.head and manifest.head.answers):
                 raise ConfigError(f"{manifest.name} cannot adapt while it is worn: it has no head that answers")
-            self._drift = Drift(self._head, self._hop_samples / self._rate_hz)
+            self._drift = Drift(self._head, self._hop_samples / self._rate_hz, manifest.other_movements)
         self._stream = recogniser.stream(donning)
         self._live_channels = [place for place in range(info.n_channels) if place not in self._stream.donning.dead]
         kept = max(4 * self._window_samples, round(KEPT_S * self._rate_hz))

@@ -12,12 +12,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.decisions import UNKNOWN, Decision
+from cpep_edge.decisions import Decision
 from cpep_edge.hand import HandPoses
 from cpep_edge.hand_shapes import REST_SHAPE, shape_of
 from cpep_edge.live_loop import Live
 from cpep_edge.live_stats import Change, LiveStats, LiveSummary
 from cpep_edge.manifest import Manifest
+from cpep_edge.names import UNKNOWN
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.sinks import SinkCounts, SinkTap
 

@@ -14,7 +14,7 @@ from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.manifest_part import FileName, parse_json
 from cpep_edge.manifest_part import Part as _Part
 from cpep_edge.mpf import MpfSpec
-from cpep_edge.names import FREE_MOVEMENT, MAX_NAME, check_name, shown_name
+from cpep_edge.names import FREE_MOVEMENT, MAX_NAME, UNKNOWN, check_name, shown_name
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.trust import MAX_VERSION
 
@@ -351,6 +351,12 @@ class Manifest(_Part):
             dead=self.worn.dead,
             centre=np.array(self.worn.centre, np.float32) if self.worn.centre else None,
         )
+
+    @property
+    def other_movements(self) -> int | None:
+        """The head's number for movements that are no gesture, which nobody makes while calibrating; None: untaught."""
+        names = [] if self.head is None else [self.gestures[number].name for number in self.head.gestures]
+        return names.index(UNKNOWN) if UNKNOWN in names else None
 
     def shown(self, label: str) -> str:
         """A gesture's label as people read it."""

@@ -13,6 +13,7 @@ MAX_NAME = 100  # characters
 FREE_MOVEMENT = "FreeMovement"  # the stage of recordings that show no gesture by name
 
 # Stages of emg2pose that are named after all the movements in them; here, after the gesture that they stand for.
+UNKNOWN = "unknown"  # the decision that no gesture is made, and the class of movements that are taught to be none
 _SHOWN = {
     "CountingUpDownFingerWigglingSpreading": "Counting",
     "FingerAbductionSeries": "Spread fingers",
@@ -26,7 +27,7 @@ _SHOWN = {
     "ThumbsUpDownThumbRotationsCWCCWP": "Thumb up",
     "WristFlexionAbduction": "Bent wrist",
     "ILoveYou": "I love you",
-    "unknown": "no gesture",
+    UNKNOWN: "no gesture",
 }
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z_]+|[^\W_]+")
 
@@ -53,7 +54,7 @@ def check_gesture(name: str) -> str:
 
 def check_label(name: str) -> str:
     """The label of a gesture itself; raises ValueError, saying what is wrong with it."""
-    if name == "unknown":
+    if name == UNKNOWN:
         raise ValueError("that is what no gesture is called")
     return check_name(name)
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from cpep_edge.decisions import UNKNOWN
+from cpep_edge.names import UNKNOWN
 
 Phase = Literal["rest", "reach", "done"]
 

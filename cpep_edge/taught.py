@@ -35,6 +35,7 @@ from cpep_edge.manifest import (
     WornSpec,
 )
 from cpep_edge.mpf import turned
+from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import (
     FIT_HOP_S,
     MAX_TURN,
@@ -192,7 +193,7 @@ def write_taught(
             "files": files,
             "golden_file": GOLDEN_FILE,
             "unit": taught.unit,
-            "calibration": tuple(name for name in taught.gestures if name != taught.rest),
+            "calibration": tuple(name for name in taught.gestures if name not in (taught.rest, UNKNOWN)),
             "level_pattern": tuple(np.log(worn.level_uv).tolist()),
             "worn": worn,
             "head": spec,

@@ -20,6 +20,7 @@ from cpep_edge.folders import hold
 from cpep_edge.lesson import DEFAULT_GESTURES, Cue, Event, Kept, Lesson, Step, Timing, check_gestures, rest_of
 from cpep_edge.live_loop import check_stream
 from cpep_edge.manifest import MANIFEST_FILE, Gesture, Manifest
+from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import Repetition, design_reading
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.taught import Base, Taught, fit_taught, write_taught
@@ -40,6 +41,7 @@ class Wish:
     again: tuple[str, ...] = ()  # gestures to repeat
     added: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    others: bool = False  # a new bundle is taught other movements too, so that they are not taken for gestures
 
     @property
     def changes(self) -> bool:
@@ -123,7 +125,7 @@ class Teaching:
         """Fit to all that was recorded of the bundle's gestures. Raises DataError when it is too little."""
         names = {*self.recordings.notes.gestures, self.recordings.notes.rest}
         used = [one for one in self._repetitions if one.gesture in names]
-        if len({one.gesture for one in used} - {self.recordings.notes.rest}) < 2:
+        if len({one.gesture for one in used} - {self.recordings.notes.rest, UNKNOWN}) < 2:
             raise DataError(
                 f"fewer than two gestures were recorded: run cpep-edge teach {self.path} again, it goes on from here"
             )
@@ -187,14 +189,14 @@ class Teaching:
         if wish.changes or info is None:
             raise ConfigError(f"nothing was taught for {self.path} yet: leave out --again, --with and --without")
         design_reading(info.n_channels, info.sample_rate_hz)  # says what no head can read
-        names = wish.gestures or DEFAULT_GESTURES
+        names = (*(wish.gestures or DEFAULT_GESTURES), *((UNKNOWN,) if wish.others else ()))
         return Recordings.begin(recordings_of(self.path), info, check_gestures(names), rest_of(names))
 
     def _wearing(self, wish: Wish, gestures: tuple[str, ...]) -> int:
         last = max((one.wearing for one in self._repetitions), default=0)
         known = len(self._repetitions) - len(self._new_ones)
         begun = bool(self._new_ones) and last > max((one.wearing for one in self._repetitions[:known]), default=0)
-        return last + 1 if (set(wish.again) >= set(gestures) or ALL in wish.again) and not begun else last
+        return last + 1 if (set(wish.again) >= set(gestures) - {UNKNOWN} or ALL in wish.again) and not begun else last
 
     def _steps(self, wish: Wish, gestures: tuple[str, ...]) -> list[Step]:
         """What is missing, going round the list."""
@@ -224,7 +226,7 @@ class Teaching:
 
 def _wanted(present: tuple[str, ...], rest: str, wish: Wish, path: Path) -> tuple[str, ...]:
     """The gestures that the bundle is to have."""
-    if wish.gestures and set(wish.gestures) - {rest} != set(present):
+    if wish.gestures and set(wish.gestures) - {rest, UNKNOWN} != set(present) - {UNKNOWN}:
         raise ConfigError(
             f"{path} is being taught {', '.join(present)}: change the list with --with and --without, or choose "
             "another name"

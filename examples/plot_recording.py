@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from cpep_edge.decisions import UNKNOWN
 from cpep_edge.live_recording import LINES_FILE, SESSION_FILE
+from cpep_edge.names import UNKNOWN
 from cpep_edge.session import Session
 
 _STROKES = 2000  # a plot is no wider in pixels

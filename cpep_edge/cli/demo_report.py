@@ -12,12 +12,11 @@ from rich.console import Console
 from cpep_edge.cli.output import print_table, stdout
 from cpep_edge.cli.replay import Replay
 from cpep_edge.cli.view import render
-from cpep_edge.decisions import UNKNOWN
 from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 from cpep_edge.live_stats import Change
 from cpep_edge.manifest import LadderStep, Manifest
-from cpep_edge.names import shown_name
+from cpep_edge.names import UNKNOWN, shown_name
 from cpep_train.evaluate import Gestures, Score
 from cpep_train.plots import confusion_figure, png
 

@@ -19,8 +19,8 @@ from rich.text import Text
 from cpep_edge.cli.output import stderr
 from cpep_edge.hand_braille import COLUMNS, LINES, hand_in_braille
 from cpep_edge.hand_shapes import shape_of
-from cpep_edge.lesson import Cue
-from cpep_edge.names import shown_name
+from cpep_edge.lesson import OTHER_MOVEMENTS, Cue
+from cpep_edge.names import UNKNOWN, shown_name
 from cpep_edge.outside import printable
 
 _LEAST_WIDTH, _LEAST_HEIGHT = 70, 20
@@ -70,7 +70,7 @@ class Prompter:
         if self._live is not None:
             self._live.update(picture(cue, self._phase_s), refresh=True)
             return
-        gesture = printable(cue.gesture)
+        gesture = OTHER_MOVEMENTS if cue.gesture == UNKNOWN else printable(cue.gesture)
         what = {
             "rest": f"rest the hand; first comes {gesture}",
             "ready": f"rest; next: {gesture}",
@@ -86,7 +86,9 @@ class Prompter:
 
 def picture(cue: Cue, phase_s: float) -> RenderableType:
     """The hand to make beside its name and a countdown; phase_s: how long the whole phase is."""
-    making, name = cue.phase == "make", printable(shown_name(cue.gesture))
+    making, others = cue.phase == "make", cue.gesture == UNKNOWN
+    name = OTHER_MOVEMENTS if others else printable(shown_name(cue.gesture))
+    now = "now do, and make no gesture of the list" if others else "now make, and hold"
     colour = "green" if making else "cyan"
     shape = shape_of(cue.gesture)
     hand = [" " * COLUMNS] * LINES if shape is None else hand_in_braille(shape)
@@ -97,7 +99,7 @@ def picture(cue: Cue, phase_s: float) -> RenderableType:
     words = Group(
         Text(f"{cue.n_done + 1} of {cue.n_steps}", style="dim"),
         Text(),
-        Text("now make, and hold" if making else "rest the hand; next comes", style=colour if making else ""),
+        Text(now if making else "rest the hand; next comes", style=colour if making else ""),
         Text(name, style=f"bold {colour}", overflow="ellipsis", no_wrap=True),
         Text(),
         countdown,

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.blocks import LinkCounts
 from cpep_edge.cli.output import progress
-from cpep_edge.decisions import UNKNOWN, Decision
+from cpep_edge.decisions import Decision
 from cpep_edge.errors import CpepError
 from cpep_edge.live_stats import LiveSummary
+from cpep_edge.names import UNKNOWN
 
 if TYPE_CHECKING:
     from cpep_train.corpus import Corpus, Row

@@ -13,6 +13,7 @@ from cpep_edge.cli.output import print_json, stderr, stdout
 from cpep_edge.cli.ports import PORT_HELP, Baud, Boot, Device, DeviceConfig, Reconnect, Timeout
 from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password
 from cpep_edge.errors import ConfigError, CpepError
+from cpep_edge.names import UNKNOWN
 from cpep_edge.outside import printable
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ def teach(
             "--from", help="Start from this trained bundle: its encoder is used if it helps, its gestures stay."
         ),
     ] = None,
+    others: Annotated[
+        bool | None,
+        typer.Option(
+            "--others/--no-others",
+            help="Also record other movements of a new bundle, so that live does not take them for gestures.",
+            show_default="yes, without --from",
+        ),
+    ] = None,
     live: Annotated[bool, typer.Option("--live/--no-live", help="Start recognising when the lesson is over.")] = True,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Stop recognising after this many seconds of signal.")
@@ -65,7 +74,8 @@ def teach(
 ) -> None:
     """Teach a bundle your own gestures, on any band with two or more channels. No training, no poses.
 
-    You are shown what to do: each gesture three times, with rest in between; five gestures take a minute and a half.
+    You are shown what to do: each gesture three times, with rest in between, and three times anything else, so that it
+    is not taken for a gesture. Five gestures take not quite two minutes.
     If you stop with Ctrl-C, nothing is lost: run the same command again to go on.
     """
     from cpep_bridge.devices import open_source
@@ -73,7 +83,8 @@ def teach(
     from cpep_edge.teaching import Teaching, Wish
     from cpep_edge.trust import load_signing_key
 
-    wish = Wish(_names(gestures), repetitions, _names(again), _names(added), _names(left_out))
+    with_others = trained is None if others is None else others
+    wish = Wish(_names(gestures), repetitions, _names(again), _names(added), _names(left_out), with_others)
     opened = None if trained is None else Bundle.open(trained, key, trust=trust)
     signing_key = None if sign is None else load_signing_key(sign, ask_password())
     if port is None:
@@ -284,8 +295,11 @@ def _tell(bundle: Path, taught: "Taught", n: int, named: str, json_lines: bool) 
             }
         )
         return
-    own = [gesture for gesture in taught.gestures if gesture != taught.rest]
-    stdout.print(f"{name}: taught {printable(', '.join(own), 500)} and rest, from {n} repetitions", soft_wrap=True)
+    own = [gesture for gesture in taught.gestures if gesture not in (taught.rest, UNKNOWN)]
+    others = ", and what is no gesture" if UNKNOWN in taught.gestures else ""
+    stdout.print(
+        f"{name}: taught {printable(', '.join(own), 500)} and rest{others}, from {n} repetitions", soft_wrap=True
+    )
     for line in _findings(taught, f"cpep-edge teach {shlex.quote(name)} {named}"):
         stdout.print(f"  {printable(line, 500)}", soft_wrap=True)
 
@@ -306,9 +320,13 @@ def _findings(taught: "Taught", command: str) -> Iterator[str]:
         f"{judgement.decided:.0%} of the repetitions"
     )
     for one, other in judgement.same:
+        if UNKNOWN in (one, other):
+            again = f"{command} --again {UNKNOWN}"
+            yield f"{one if other == UNKNOWN else other} is among the other movements: record those anew: {again}"
+            continue
         yield f"{one} and {other} are the same movement to these electrodes: leave one out with --without {other}"
     if judgement.confused is not None and judgement.confused[:2] not in judgement.same:
-        one, other, share = judgement.confused
+        one, other, share = (*map(_said, judgement.confused[:2]), judgement.confused[2])
         of_two = [(judgement.without[name], name) for name in (one, other) if name in judgement.without]
         gain = max((pair for pair in of_two if pair[1] != taught.rest), default=None)
         without = "" if gain is None else f"; without {gain[1]} {gain[0]:.0%} would be right"
@@ -316,9 +334,14 @@ def _findings(taught: "Taught", command: str) -> Iterator[str]:
     for name in judgement.cannot_win:
         yield f"{name} is hardly ever decided on: repeat it with --again {name}, or leave it out with --without {name}"
     if judgement.with_one_more is not None:
-        weakest = min((recall, name) for name, recall in judgement.recall.items() if name != taught.rest)[1]
+        own = [pair for pair in judgement.recall.items() if pair[0] not in (taught.rest, UNKNOWN)]
+        weakest = min(own, key=lambda pair: pair[1])[0]
         yield f"with one repetition more of each about {judgement.with_one_more:.0%} would be right"
         yield f"{weakest} needs it most: {command} --again {shlex.quote(weakest)}"
     if taught.quiet:
         electrodes = ", ".join(map(str, taught.quiet))
         yield f"electrodes that carry nothing: {electrodes}; check how they touch the skin"
+
+
+def _said(gesture: str) -> str:
+    return "other movements" if gesture == UNKNOWN else gesture

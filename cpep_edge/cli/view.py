@@ -16,10 +16,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cpep_edge.decisions import UNKNOWN, Decision
+from cpep_edge.decisions import Decision
 from cpep_edge.live_stats import Change, LiveSummary
 from cpep_edge.live_view import SILENT_S, STRIP_S, LiveView
-from cpep_edge.names import shown_name
+from cpep_edge.names import UNKNOWN, shown_name
 from cpep_edge.outside import printable
 from cpep_edge.sinks import SinkCounts
 

@@ -33,7 +33,7 @@ from cpep_edge.lesson import Timing
 from cpep_edge.live_loop import Live
 from cpep_edge.live_view import LiveView
 from cpep_edge.manifest import DecisionSpec, Manifest
-from cpep_edge.names import check_gesture
+from cpep_edge.names import UNKNOWN, check_gesture
 from cpep_edge.pose_index import Vote
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.target_test import Axis, Fitts, ReachAndHold, axes_of
@@ -331,7 +331,8 @@ class Acting:
 
     def _own(self) -> list[str]:
         """The gestures that do something."""
-        return [one.name for one in self._bundle.manifest.gestures if one.name != self._loop.engine.spec.rest_gesture]
+        idle = (self._loop.engine.spec.rest_gesture, UNKNOWN)
+        return [one.name for one in self._bundle.manifest.gestures if one.name not in idle]
 
     def _axes(self) -> tuple[Axis, ...]:
         return axes_of(self._own(), self._view.shown)
@@ -378,12 +379,12 @@ class Acting:
         return "the device is gone; " if self._is_gone() else "stopped; "
 
     def _teach(self, wish: Teach) -> dict[str, object]:
-        from cpep_edge.lesson import Again
+        from cpep_edge.lesson import OTHER_MOVEMENTS, Again
         from cpep_edge.teaching import Teaching, Wish
 
         self._require_unrecorded()
         path = self._lesson_path(wish.gestures)
-        asked = Wish(wish.gestures, wish.repetitions)
+        asked = Wish(wish.gestures, wish.repetitions, others=True)
         teaching = Teaching(path, self._loop.source.info, asked, timing=self._timing)
 
         def run(source: TapSource) -> str:
@@ -399,10 +400,13 @@ class Acting:
                 if cue.phase == "done":
                     break
                 words = {"rest": "rest", "ready": "rest; next comes", "make": "make it now"}[cue.phase]
+                others = cue.gesture == UNKNOWN
+                if others:
+                    words = "rest; next comes anything else" if cue.phase == "ready" else OTHER_MOVEMENTS
                 self.doing = Doing(
                     "teach",
                     said or words,
-                    cue.gesture if cue.phase != "rest" else "",
+                    cue.gesture if cue.phase != "rest" and not others else "",
                     cue.left_s,
                     cue.n_done,
                     cue.n_steps,
@@ -418,7 +422,7 @@ class Acting:
             self._replace(opened, Recogniser(opened), None, opened.manifest.decision)
             found = taught.judgement
             reads = "" if found is None else f", {found.accuracy:.0%} right by leaving repetitions out"
-            gestures = ", ".join(map(opened.manifest.shown, taught.gestures))
+            gestures = ", ".join(opened.manifest.shown(name) for name in taught.gestures if name != UNKNOWN)
             return f"taught {gestures}{reads}; it runs now, and is kept in {path}"
 
         try:
@@ -439,7 +443,7 @@ class Acting:
             if (path / MANIFEST_FILE).is_file():
                 continue
             begun = Recordings.read(recordings_of(path))
-            if begun is None or set(begun.notes.gestures) == wanted:
+            if begun is None or set(begun.notes.gestures) - {UNKNOWN} == wanted:
                 return path
         raise AssertionError
 

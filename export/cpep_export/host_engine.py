@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.decisions import UNKNOWN
 from cpep_edge.donning import Donning
 from cpep_edge.manifest import DecisionSpec
+from cpep_edge.names import UNKNOWN
 from cpep_edge.pose_index import Vote
 from cpep_export.emit_c import DeviceModel
 from cpep_export.fixed_point import padded
@@ -33,7 +33,7 @@ _DECISION_NUMBERS = ("hop_ms", "evidence_ms", "min_vote_share", "min_similarity"
 class _DecisionSpec(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_float) for name in _DECISION_NUMBERS),
-        *((name, ctypes.c_int32) for name in ("rest", "wake")),
+        *((name, ctypes.c_int32) for name in ("rest", "wake", "other")),
     )
 
 
@@ -155,8 +155,8 @@ class HostDecider:
         self._c, self._vote, self._states = library, vote, (*gestures, UNKNOWN)
         numbers = {name: getattr(spec, name) for name in _DECISION_NUMBERS}
         named = {
-            name: gestures.index(one) if one else -1
-            for name, one in (("rest", spec.rest_gesture), ("wake", spec.wake_gesture))
+            name: gestures.index(one) if one in gestures else -1
+            for name, one in (("rest", spec.rest_gesture), ("wake", spec.wake_gesture), ("other", UNKNOWN))
         }
         self._decider = np.zeros(-(-int(library.cpep_decider_bytes()) // 4), np.int32)  # the decision comes first
         library.cpep_begin(_at(self._decider), ctypes.byref(_DecisionSpec(**numbers, **named)))

@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from cpep_edge.decisions import AWAKE_S, DWELL_S, UNKNOWN, WAKE_WITHIN_S, Decider, at_risk, choose, with_gates
+from cpep_edge.decisions import AWAKE_S, DWELL_S, WAKE_WITHIN_S, Decider, at_risk, choose, with_gates
 from cpep_edge.errors import ConfigError
 from cpep_edge.manifest import DecisionSpec, OperatingPoint
+from cpep_edge.names import UNKNOWN
 from cpep_edge.pose_index import Vote
 
 GESTURES = ("Rest", "Fist", "Open", "Point")
@@ -193,6 +194,34 @@ def test_the_least_evidence_that_decides_as_well_as_more_is_chosen() -> None:
     chosen, won = choose(SPEC, GESTURES, misleading, HOP_MS)
     assert chosen.evidence_ms > 100.0
     assert won == [True, True]
+
+
+WITH_OTHERS = (*GESTURES[:-1], UNKNOWN)  # the last stands for other movements that were taught
+
+
+def test_other_movements_that_were_taught_are_decided_to_be_unknown_and_wake_nothing() -> None:
+    decider = Decider(SPEC, WITH_OTHERS)
+    other, fist = vote("Point"), vote("Fist")
+    fell = [decider.gesture for one in [other] * 40 + [fist] * 40 + [other] * 40 if decider.update(one)]
+    assert fell == ["Rest", UNKNOWN, "Fist", UNKNOWN]
+    assert not decider.is_active(UNKNOWN)
+    with pytest.raises(ConfigError, match="unknown cannot wake the band: choose a gesture of the bundle, Fist, Open"):
+        Decider(SPEC.model_copy(update={"wake_gesture": UNKNOWN}), WITH_OTHERS)
+
+
+def test_what_is_as_like_other_movements_as_a_gesture_is_not_decided_on() -> None:
+    between = Vote(1, 0.5, 0.9, (0.0, 0.5, 0.0, 0.5))
+    decider, without = Decider(SPEC, WITH_OTHERS), Decider(SPEC, GESTURES[:-1])
+    for _ in range(100):
+        decider.update(between)
+        without.update(Vote(1, 1.0, 0.9, (0.0, 1.0, 0.0)))
+    assert (decider.is_active(decider.gesture), without.gesture) == (False, "Fist")
+
+
+def test_less_evidence_may_do_where_other_movements_were_taught() -> None:
+    clear = [(name, [vote(gesture)] * 40) for name, gesture in zip(WITH_OTHERS, GESTURES, strict=True)]
+    chosen, won = choose(SPEC, WITH_OTHERS, clear, HOP_MS)
+    assert (chosen.evidence_ms, won) == (75.0, [True] * 4)
 
 
 def test_who_chooses_from_rest_alone_is_told() -> None:

@@ -179,3 +179,14 @@ def test_what_is_no_clear_gesture_moves_nothing() -> None:
     for window in x:
         drift.follow(window + 3)
     assert not drift.offset.any()
+
+
+def test_a_gesture_that_a_calibration_is_known_to_lack_stays_and_takes_no_windows() -> None:
+    rng = np.random.default_rng(0)
+    windows = rng.normal(size=(90, 6)).astype(np.float32)
+    gesture = np.repeat([0, 1, 2], 30)
+    windows[np.arange(90), gesture] += 6
+    head, moved = fit_head(windows, gesture), windows[gesture != 1] + 1
+    found = head.adapted(moved, absent=1)
+    assert np.array_equal(found.means[1], head.means[1])
+    assert np.array_equal(found.means[[0, 2]], head.without(1).adapted(moved).means)

@@ -9,6 +9,7 @@ import pytest
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.lesson import Again, Cue, Event, Kept, Lesson, check_gestures, plan, rest_of
+from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import Repetition, design_reading
 from tests.cpep_edge.arm import Arm
 
@@ -151,7 +152,7 @@ def test_a_list_that_names_rest_calls_rest_so_and_does_not_ask_for_it() -> None:
         (("Fist", "Rest"), "give two gestures or more"),
         (("Fist", "Open", "Fist"), "the list has Fist twice"),
         (("Fist", " Open"), "no name for a gesture"),
-        (("Fist", "unknown"), "no name for a gesture: that is what no gesture is called"),
+        (("Fist", UNKNOWN), "Fist alone leaves nothing to tell apart"),
     ],
 )
 def test_a_list_that_cannot_be_taught_is_refused_in_one_sentence(names: tuple[str, ...], said: str) -> None:
@@ -201,3 +202,13 @@ def test_one_signal_on_every_channel_is_told_after_the_first_rest_and_hum_on_eve
     else:
         with pytest.raises(DataError, match="of 6 channels 2, 3, 4, 5, 6 carry no signal of their own"):
             wearer.until("ready", change=one_signal)
+
+
+def test_a_round_ends_with_six_seconds_of_other_movements() -> None:
+    assert check_gestures((UNKNOWN, "Fist", "Rest", "Open")) == ("Fist", "Open", UNKNOWN)
+    wearer = begin(("Fist", "Open", UNKNOWN), repetitions=1)
+    wearer.until("make", step=2)
+    assert (wearer.lesson.cue.gesture, wearer.lesson.cue.left_s) == (UNKNOWN, 6.0)
+    wearer.until("done")
+    other = next(one for one in wearer.kept if one.gesture == UNKNOWN)
+    assert 5.5 < len(other.samples) / wearer.arm.rate_hz < 6.5

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from cpep_edge.blocks import Block, StreamInfo
-from cpep_edge.decisions import UNKNOWN, Decision
+from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, LinkTimeout
 from cpep_edge.live_loop import KEPT_S, Live, LiveEngine
 from cpep_edge.manifest import DecisionSpec
+from cpep_edge.names import UNKNOWN
 from tests.cpep_edge.fake_stream import HOP_MS, INFO, WINDOW, LevelRecogniser, ListSource, cut
 
 

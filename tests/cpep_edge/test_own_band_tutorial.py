@@ -58,9 +58,9 @@ def test_the_tutorial_leads_to_a_program_that_prints_gestures(tmp_path: Path) ->
         out, _ = cpep_edge(doctor)
         assert "channels are alive" in out
         out, _ = cpep_edge(first, "--seconds", "1")
-        assert "taught Fist, Open, Point and rest, from 9 repetitions" in out
+        assert "taught Fist, Open, Point and rest, and what is no gesture, from 12 repetitions" in out
         out, _ = cpep_edge(again)
-        assert "from 10 repetitions" in out
+        assert "from 13 repetitions" in out
         band.turn(1)
         out, said = cpep_edge(calibrate)
         assert "the band sits turned" in said

@@ -13,10 +13,10 @@ import pytest
 from cpep_edge.blocks import StreamInfo
 from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import calibrate
-from cpep_edge.decisions import UNKNOWN
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.live_loop import LiveEngine, check_stream
 from cpep_edge.manifest import Manifest
+from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import Repetition, design_reading, measure_wearings
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.taught import fit_taught, write_taught

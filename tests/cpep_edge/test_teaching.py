@@ -13,11 +13,14 @@ from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import Bundle
 from cpep_edge.enrolment import OpenBundle, add_from_session, remove_gesture
 from cpep_edge.errors import ConfigError, CpepError, DataError
+from cpep_edge.live_loop import LiveEngine
+from cpep_edge.names import UNKNOWN
+from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import Session, SessionMeta, write_session
 from cpep_edge.taught_recordings import Recordings, recordings_of
 from cpep_edge.teaching import ALL, Teaching, Wish
 from cpep_edge.verify import verify_bundle
-from tests.cpep_edge.arm import Arm
+from tests.cpep_edge.arm import Arm, blocks
 
 GESTURES = ("Fist", "Open")
 A_BLOCK_S = 0.1
@@ -360,3 +363,40 @@ def test_an_electrode_that_hears_nothing_is_said_to_carry_nothing(tmp_path: Path
     sit(teaching, arm)
     fitted, _ = teaching.fit()
     assert fitted.quiet == (5,)
+
+
+def activations(path: Path, arm: Arm, movement: np.ndarray) -> int:
+    """How often live decides on a gesture."""
+    recogniser = Recogniser(Bundle(path))
+    engine, n = LiveEngine(recogniser, info_of(arm)), 0
+    for block in blocks(movement, arm.rate_hz):
+        engine.ingest(block)
+        while (decision := engine.step(newest=False)) is not None:
+            n += decision.changed and decision.gesture in GESTURES
+    return n
+
+
+def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_path: Path) -> None:
+    arm, n = Arm(seed=6, rate_hz=250.0), 0
+    for name in GESTURES:
+        arm.drive(name)
+    for number in range(8):  # other movements are half of the way to a gesture, each with muscles of its own
+        arm.drives[f"other {number}"] = 0.5 * arm.drive(GESTURES[number % 2]) + 0.5 * arm.drive(f"muscles {number}")
+    found = {}
+    for others in (True, False):
+        path = tmp_path / f"{others}.cpep"
+        teaching = Teaching(path, info_of(arm), Wish(GESTURES, others=others))
+        while teaching.cue.phase != "done":
+            cue, makes = teaching.cue, teaching.cue.phase == "make"
+            gesture = f"other {n % 8}" if cue.gesture == UNKNOWN else cue.gesture
+            teaching.feed(Block(arm.make(gesture if makes else "Rest", 0.5), n * 125, n / 2, 0.0))
+            n += 1
+        teaching.write(*teaching.fit())
+        names = [gesture.name for gesture in Bundle(path).manifest.gestures]
+        assert names == ["Rest", *GESTURES, *([UNKNOWN] if others else [])]
+        moving = np.concatenate([arm.make(f"other {number % 8}", 0.5) for number in range(80)])
+        made = np.concatenate([arm.make(name, 2.0) for name in 5 * ("Rest", "Fist", "Rest", "Open")])
+        found[others] = activations(path, arm, moving), activations(path, arm, made)
+    assert found[True][1] >= 9  # of ten
+    assert 3 * found[True][0] < found[False][0]
+    assert Bundle(path).manifest.calibration == GESTURES

@@ -20,6 +20,7 @@ from cpep_edge.head import Head, fit_head  # noqa: E402
 from cpep_edge.input_stream import InputStream  # noqa: E402
 from cpep_edge.manifest import DecisionSpec, HeadSpec  # noqa: E402
 from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands  # noqa: E402
+from cpep_edge.names import UNKNOWN  # noqa: E402
 from cpep_edge.pose_index import Vote, build_index  # noqa: E402
 from cpep_edge.preprocess import Preprocessing, design_filter  # noqa: E402
 from cpep_edge.recogniser import answer, head_input  # noqa: E402
@@ -38,7 +39,7 @@ from cpep_export.cortex_m import (  # noqa: E402
 from cpep_export.emit_c import DeviceModel, choose_block_tokens  # noqa: E402
 from cpep_export.fixed_point import to_fixed_point  # noqa: E402
 from cpep_export.fused import FusedEncoder  # noqa: E402
-from cpep_export.host_engine import HostEngine  # noqa: E402
+from cpep_export.host_engine import HostDecider, HostEngine  # noqa: E402
 from cpep_export.prototypes import Prototypes  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 
@@ -301,6 +302,18 @@ def test_decisions_are_the_runtime_s_hop_by_hop(  # type: ignore[no-untyped-def]
     )
     ours, theirs = Decider(spec, GESTURES), build("tokens").engine.decider(spec)
     for vote in votes:
+        assert (theirs.update(vote), theirs.gesture) == (ours.update(vote), ours.gesture)
+
+
+def test_other_movements_that_were_taught_are_unknown_to_the_engine_too(build: Callable[..., Built]) -> None:
+    names = (*GESTURES[:-1], UNKNOWN)
+    engine, rng = build("tokens").engine, np.random.default_rng(3)
+    spec = DecisionSpec(hop_ms=25, evidence_ms=75, rest_gesture=GESTURES[0])
+    ours, theirs = Decider(spec, names), HostDecider(engine._c, engine._vote, spec, names)
+    for gesture in np.repeat(rng.integers(0, len(names), 60), rng.integers(1, 20, 60)):
+        shares = rng.dirichlet(np.where(np.arange(len(names)) == gesture, 5.0, 0.3))
+        best = int(shares.argmax())
+        vote = Vote(best, float(shares[best]), 0.9, tuple(shares.tolist()))
         assert (theirs.update(vote), theirs.gesture) == (ours.update(vote), ours.gesture)
 
 

@@ -59,11 +59,13 @@ static int is_awake(cpep_decider *d, int32_t gesture) {
 }
 
 static void decide(cpep_decider *d, int32_t lead) {
+    const float belief = d->belief[lead];
+    if (lead == d->spec.other) lead = CPEP_UNKNOWN;
     if (lead == d->decided) {
         if (cpep_is_active(d, lead) && d->hop - d->since >= (uint32_t)d->release) d->released = d->hop + (uint32_t)d->release;
         return;
     }
-    if (d->belief[lead] < d->spec.min_belief || (cpep_is_active(d, lead) && d->hop < d->released)) return;
+    if (belief < d->spec.min_belief || (cpep_is_active(d, lead) && d->hop < d->released)) return;
     d->decided = lead;
     d->since = d->hop;
     d->gesture = lead;

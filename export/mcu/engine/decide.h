@@ -25,6 +25,7 @@ typedef struct {
     float release_ms;     /* after a gesture stood as long, until the next may */
     int32_t rest;         /* the gesture that means nothing is done; -1: none */
     int32_t wake;         /* made twice, others count for a while; -1: they always do */
+    int32_t other;        /* the one called "unknown", taught to be no gesture; -1: none */
 } cpep_decision_spec;
 
 /* The belief of one stream, and the decision that stands. */
