@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 MAX_RATE_HZ = 1e6  # of a stream that can be
 MAX_UV_PER_COUNT = 1e6  # a count of a volt
 MIN_UV_PER_COUNT = 1e-9  # of 32 bits over a microvolt, and far finer than any noise
+RATE_TOLERANCE = 1e-3  # of a stream: clocks drift by tens of ppm; another rate is another device
+INTERPOLATED_GAP_S = 0.010  # a shorter loss is filled in and the windows with it are flagged
+FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default
 LARGEST_SAMPLE = 1e10  # microvolts or counts; converters of 32 bits stay below, and what is beyond is damage
 
 

@@ -33,13 +33,12 @@ from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.recogniser import Recogniser, answer, head_input
-from cpep_edge.session import Session
+from cpep_edge.session import RECORDED_RATE_TOLERANCE, Session
 from cpep_edge.session_trial import check_session
 from cpep_edge.trust import SigningKey
 
 N_NEAREST_POSES = 3  # to a window of EMG; k = 1 is noisy, k = 10 blurs the gesture
 _HOPS_A_WINDOW = 10  # of a session
-_RATE_TOLERANCE = 0.005  # as live
 _N_ASKED = 200  # prototypes of a gesture that confusions are counted on
 _SIMILARITY_MARGIN = 0.5  # of the similarity that most right windows have
 _SEED = 0
@@ -124,7 +123,7 @@ def windows_of_session(opened: OpenBundle, file: Path, donning: Donning | None =
     check_session(file)
     with Session(file) as session:
         meta, rate_hz = session.meta, manifest.preprocessing.sample_rate_hz
-        if meta.num_channels != manifest.n_channels or abs(meta.sample_rate / rate_hz - 1) > _RATE_TOLERANCE:
+        if meta.num_channels != manifest.n_channels or abs(meta.sample_rate / rate_hz - 1) > RECORDED_RATE_TOLERANCE:
             raise DataError(
                 f"{file}: {meta.num_channels} channels at {meta.sample_rate:g} Hz, the bundle takes "
                 f"{manifest.n_channels} at {rate_hz:g} Hz"

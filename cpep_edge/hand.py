@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import as_float32, read_arrays
-from cpep_edge.hand_shapes import N_WRIST
+from cpep_edge.hand_shapes import N_JOINTS, N_WRIST
 
-N_JOINTS = 20  # in the order of `cpep_edge.session.JOINT_NAMES`
 N_ANGLES = (N_JOINTS, N_JOINTS + N_WRIST)  # pose templates have the wrist's too
 _N_NEAREST = 8
 _TEMPERATURE = 0.03  # of the weights by cosine: the nearest poses count most

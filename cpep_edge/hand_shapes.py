@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.names import shown_name
 
+N_JOINTS = 20  # in the order of `cpep_edge.session.JOINT_NAMES`
 N_WRIST = 3
 
 _THUMB = {  # CMC flexion, CMC abduction, MCP flexion, IP flexion

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.blocks import Block, BlockSource, StreamInfo
+from cpep_edge.blocks import INTERPOLATED_GAP_S, RATE_TOLERANCE, Block, BlockSource, StreamInfo
 from cpep_edge.decisions import LONGEST_MS, Decider, Decision
 from cpep_edge.donning import LEVEL_STRETCH_S, Donning
 from cpep_edge.errors import ConfigError
@@ -27,13 +27,11 @@ from cpep_edge.names import UNKNOWN
 from cpep_edge.recogniser import Recogniser, Recognition, head_input
 from cpep_edge.ring import MirroredRing
 
-INTERPOLATED_GAP_S = 0.010  # a shorter loss is filled in and the windows with it are flagged
 KEPT_S = 3.0  # of signal at the least: a source may bring a second and more at once, however short windows are
 RESET_GAP_S = 2.0  # after a longer loss everything starts anew; between the two, decisions wait for a clean window
 _NEXT_BLOCK_S = 0.1  # in which the reader mostly sees by itself that it is to end
 _LEAVE_S = 0.6  # for the reader to end; one that opens an address without answer is left to itself
 LEAST_ELECTRODES = 2  # between which there is a covariance
-RATE_TOLERANCE = 1e-3  # clocks drift by tens of ppm; another rate is another device
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
+from cpep_edge.hand_shapes import N_JOINTS as N_JOINTS
 from cpep_edge.outside import printable
 
-N_JOINTS = 20
+RECORDED_RATE_TOLERANCE = 0.005  # within which two rates are one: headers round them, clocks drift
 JOINT_NAMES = (
     "thumb_cmc_flexion",
     "thumb_cmc_abduction",

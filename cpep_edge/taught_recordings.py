@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cpep_edge.blocks import StreamInfo
+from cpep_edge.blocks import RATE_TOLERANCE, StreamInfo
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.files import read_plain, replacing
 from cpep_edge.names import MAX_NAME
@@ -22,7 +22,6 @@ from cpep_edge.personal import Repetition
 from cpep_edge.session import Session, SessionMeta, write_short_session
 
 NOTES_FILE = "teaching.json"
-RATE_TOLERANCE = 1e-3  # as live
 _MAX_NOTES_BYTES = 1 << 20
 _NAME = re.compile(r"w(\d+)-r(\d+)-(\d+)")  # wearing, round, and a running number
 

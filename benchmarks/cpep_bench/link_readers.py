@@ -31,7 +31,7 @@ from cpep_bench.machine import this_machine
 from cpep_edge.errors import CpepError
 from cpep_edge.versions import code_version
 
-BAND_RATE_HZ, BAND_FRAME_SAMPLES, BAND_FRAME_BYTES = 2_000.0, 10, 347
+BAND_RATE_HZ, BAND_FRAME_BYTES = 2_000.0, 347
 SETTLE_S = 0.5  # left out at the start of a run
 CYTON_RATE_HZ, CYTON_FRAME_BYTES = 250.0, 33
 SECONDS, ROUNDS = 5.0, 3

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import Data, SampleFormat, encode_frame, pack_samples
-from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.blocks import FRAME_SAMPLES, Block, StreamInfo
 from cpep_edge.decisions import Decider
 from cpep_edge.live_loop import LiveEngine
 from cpep_edge.manifest import Manifest
 from cpep_edge.recogniser import Recogniser
 
-FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default
 UV_PER_COUNT = 0.5
 LINK, FILTER, ENCODER, INDEX, DECISION = "link, one frame", "filter, one frame", "encoder", "index", "decision"
 END_TO_END = "end to end"

@@ -15,7 +15,7 @@ from collections import deque
 from cpep_edge.blocks import StreamInfo
 from cpep_edge.device_clock import DeviceClock
 
-RATE_TOLERANCE = 0.01  # clocks drift by 1e-4 at most; more is another rate
+HEARD_RATE_TOLERANCE = 0.01  # clocks drift by 1e-4 at most; more is another rate
 _FIRST_LOOK_S = 3.0
 _CAUGHT_UP_S = 10.0  # after which what waited at the start has arrived
 _RECENT_LOOKS = 6  # a second apart
@@ -68,22 +68,24 @@ class ArrivalRate:
             return
         doubt = _JITTER_S / (host_t_s - self._first_s)
         off = abs(1 / line.slope - 1)
-        if max(off, RATE_TOLERANCE) < doubt:
+        if max(off, HEARD_RATE_TOLERANCE) < doubt:
             return
         if max(line.slope, 1 / line.slope) > _PLAYED and self._runs_as_promised(end_index, stamp_s):
             return
         seen_hz, self._seen_hz = self._seen_hz, promised_hz / line.slope
-        if abs(seen_hz - self._seen_hz) > RATE_TOLERANCE * self._seen_hz:
+        if abs(seen_hz - self._seen_hz) > HEARD_RATE_TOLERANCE * self._seen_hz:
             return  # a stall moves what is seen from look to look, another rate stays
-        if self._seen_hz > (1 + RATE_TOLERANCE) * promised_hz and host_t_s - self._first_s < _CAUGHT_UP_S:
+        if self._seen_hz > (1 + HEARD_RATE_TOLERANCE) * promised_hz and host_t_s - self._first_s < _CAUGHT_UP_S:
             return
         was_hz, self._hz = self._hz, self._seen_hz
-        if was_hz and abs(self._hz / was_hz - 1) > _CHANGED and off > RATE_TOLERANCE:  # back at it: it had only waited
+        if (
+            was_hz and abs(self._hz / was_hz - 1) > _CHANGED and off > HEARD_RATE_TOLERANCE
+        ):  # back at it: it had only waited
             _log.warning(
                 "%s: samples came at %.4g Hz before, and at %.4g Hz now: record again, one recording has one rate",
                 *(self._info.name, was_hz, self._hz),
             )
-        if off > RATE_TOLERANCE and not self._said:
+        if off > HEARD_RATE_TOLERANCE and not self._said:
             self._said = True
             _log.warning("%s: %s", self._info.name, rate_sentence(self._hz, promised_hz))
 
@@ -101,7 +103,7 @@ class ArrivalRate:
             return False
         first_index, first_s = self._first_stamp
         promised_s = (end_index - first_index) / self._info.sample_rate_hz
-        return abs((stamp_s - first_s) - promised_s) <= RATE_TOLERANCE * promised_s
+        return abs((stamp_s - first_s) - promised_s) <= HEARD_RATE_TOLERANCE * promised_s
 
 
 def rate_sentence(heard_hz: float, promised_hz: float) -> str:

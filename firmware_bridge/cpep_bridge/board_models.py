@@ -38,7 +38,7 @@ class SimulatedCyton:
     """A Cyton, with a Daisy on it or not. A frame with a Daisy is two on the wire: one sample of 16 channels."""
 
     def __init__(self, daisy: bool = False) -> None:
-        self._has_daisy = self._uses_daisy = daisy
+        self._has_daisy = daisy
         self.n_channels = cyton.N_CHANNELS * (2 if daisy else 1)
         self.sample_rate_hz = cyton.RATE_HZ / (2 if daisy else 1)
         self.n_samples = 1

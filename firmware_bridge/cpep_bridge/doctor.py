@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from serial.tools import list_ports
 
-from cpep_bridge.arrivals import RATE_TOLERANCE
+from cpep_bridge.arrivals import HEARD_RATE_TOLERANCE
 from cpep_bridge.band import Band
 from cpep_bridge.channel_health import HUM_FLOOR_UV, ChannelHealth, assess_channels
 from cpep_bridge.devices import LinkOptions, open_source
@@ -204,7 +204,7 @@ def _rate(port: str, info: StreamInfo, blocks: list[Block]) -> Finding:
     first, last = blocks[0], blocks[-1]
     n_samples = last.sample_index + len(last.samples_uv) - first.sample_index - len(first.samples_uv)
     heard_hz = n_samples / max(1e-9, last.host_t_s - first.host_t_s)
-    if abs(heard_hz / info.sample_rate_hz - 1) <= RATE_TOLERANCE:
+    if abs(heard_hz / info.sample_rate_hz - 1) <= HEARD_RATE_TOLERANCE:
         return Finding(port, "good", f"samples arrive at {heard_hz:.1f} Hz")
     said = f"samples arrive at {heard_hz:.1f} Hz where {info.sample_rate_hz:g} Hz are promised: listen for longer"
     return Finding(port, "note", said)

@@ -59,7 +59,7 @@ class FedSource:
         self._feed: Feed | None = None
         self._ledger: CounterLedger | None = None
         self._rate: ArrivalRate | None = None
-        self._n_reads = self._n_bytes = self._n_damaged = self._reconnects = self._boot_id = 0
+        self._n_bytes = self._n_damaged = self._reconnects = self._boot_id = 0
 
     def __enter__(self) -> "FedSource":
         self._feed = self._open_feed(self._patience, self._patience.timeout_s)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_bridge.arrivals import RATE_TOLERANCE
+from cpep_bridge.arrivals import HEARD_RATE_TOLERANCE
 from cpep_edge.blocks import Block, BlockSource, StreamInfo
 from cpep_edge.errors import ConfigError, CpepError, DataError
 from cpep_edge.files import check_free, make_folder, require_plain, sync
@@ -266,7 +266,7 @@ def _make_session(journal: Path, path: Path, force: bool, heard_hz: float) -> Re
     check_free(path, force)  # it may have come while this one was recorded
     start_s, last_s = float(rows[:1]["time"][0]), float(rows[len(rows) - 1 :]["time"][0])
     largest_step_s, stretch = 1.5 / meta.sample_rate, 1.0
-    if heard_hz and abs(heard_hz / meta.sample_rate - 1) > RATE_TOLERANCE:
+    if heard_hz and abs(heard_hz / meta.sample_rate - 1) > HEARD_RATE_TOLERANCE:
         rate_hz = float(f"{heard_hz:.3g}")  # as exact as it is known, and the same from one session to the next
         stretch, meta = meta.sample_rate / rate_hz, replace(meta, sample_rate=rate_hz)
     meta = replace(meta, start=start_s, end=start_s + (last_s - start_s) * stretch)

@@ -18,7 +18,7 @@ from cpep_edge.errors import DataError
 from cpep_edge.files import read_plain, replacing
 from cpep_edge.names import FREE_MOVEMENT, check_label
 from cpep_edge.outside import unreadable
-from cpep_edge.session import Session
+from cpep_edge.session import RECORDED_RATE_TOLERANCE, Session
 from cpep_edge.session_trial import SessionSurvey, SessionTrial, survey_session
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 METADATA_FILE = "metadata.csv"
 FREE_STAGE = FREE_MOVEMENT  # of recordings that show no gesture: trained on, and never an answer
-RATE_TOLERANCE = 0.005  # of a sample rate, within which two are one: headers round it, clocks drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,7 +452,7 @@ def _check_band(session: Session, recipe: "Recipe") -> None:
             f"{session.path}: field emg has {meta.num_channels} channels, but recipe {recipe.name} is for "
             f"{signal.n_channels}; recipe own-band is for any band"
         )
-    if abs(meta.sample_rate / signal.sample_rate_hz - 1) > RATE_TOLERANCE:
+    if abs(meta.sample_rate / signal.sample_rate_hz - 1) > RECORDED_RATE_TOLERANCE:
         raise DataError(
             f"{session.path}: attribute sample_rate is {meta.sample_rate:g} Hz, but recipe {recipe.name} is for "
             f"{signal.sample_rate_hz:g} Hz; recipe own-band is for any band"

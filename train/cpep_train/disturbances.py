@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default
-FILLED_GAP_S = 0.010  # live fills a shorter loss with a line and waits after a longer one
+from cpep_edge.blocks import FRAME_SAMPLES, INTERPOLATED_GAP_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def lose_frames(emg_uv: NDArray[np.float32], share: float, given: Circumstances)
     received = np.flatnonzero(~lost)
     at = np.arange(n_samples)
     filled = np.column_stack([np.interp(at, received, channel[received]) for channel in emg_uv.T])
-    return Disturbed(filled.astype(np.float32), _long_runs(lost, FILLED_GAP_S * given.sample_rate_hz))
+    return Disturbed(filled.astype(np.float32), _long_runs(lost, INTERPOLATED_GAP_S * given.sample_rate_hz))
 
 
 def jitter_clock(emg_uv: NDArray[np.float32], share: float, given: Circumstances) -> Disturbed:

@@ -39,7 +39,7 @@ _BITALINO = (3.3, 1009.0)
 _HEAD_BYTES = 4096
 _EDF_START = re.compile(rb"\d\d[.]\d\d[.]\d{4}[.]\d\d[.]\d\d")  # date and time
 _MOST_BITS = 32  # of a converter
-_RATE_TOLERANCE = 0.02  # of a nominal rate, beyond which that of the time stamps counts
+_STAMPED_RATE_TOLERANCE = 0.02  # of a nominal rate, beyond which that of the time stamps counts
 
 
 def read_source(path: Path) -> SourceFile:
@@ -202,7 +202,7 @@ def _read_xdf(path: Path) -> SourceFile:
     nominal_hz, by_time_hz = float(_text(chosen, "nominal_srate") or 0), usual_rate(time_s)
     if by_time_hz is None:
         raise DataError(f"{path}: the time stamps of stream {printable(_text(chosen, 'name'))} stand still")
-    rate_hz = nominal_hz if abs(nominal_hz / by_time_hz - 1) <= _RATE_TOLERANCE else by_time_hz
+    rate_hz = nominal_hz if abs(nominal_hz / by_time_hz - 1) <= _STAMPED_RATE_TOLERANCE else by_time_hz
     if nominal_hz and rate_hz != nominal_hz:
         notes.append(f"samples came at {rate_hz:g} Hz where {nominal_hz:g} Hz are said, and that is used")
     start_s = float(time_s[0])

@@ -69,7 +69,7 @@ from cpep_train.text_formats import MAX_RATE_HZ
 
 _BLOCK_ROWS = 8_192
 _LEAST_RATE_HZ = 1.0  # below which a column of time is in another unit
-_RATE_TOLERANCE = 0.1
+_STATED_RATE_TOLERANCE = 0.1
 
 
 class _Part(BaseModel):
@@ -299,7 +299,7 @@ def _rate(path: Path, time_s: NDArray[np.float64], spec: ColumnMap, writer: Corp
             raise DataError(f"{path}: {by_time_hz:g} Hz by column {spec.columns.time}; set columns.time_unit_s right")
         writer.notes.append(f"{path.name}: {by_time_hz:g} Hz by its time stamps")
         return by_time_hz
-    if by_time_hz is not None and abs(by_time_hz / said_hz - 1) > _RATE_TOLERANCE:
+    if by_time_hz is not None and abs(by_time_hz / said_hz - 1) > _STATED_RATE_TOLERANCE:
         raise DataError(
             f"{path}: {by_time_hz:g} Hz by column {spec.columns.time}, but the map says {said_hz:g}; set "
             "sample_rate_hz or columns.time_unit_s right"

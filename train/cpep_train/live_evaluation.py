@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.blocks import FRAME_SAMPLES, Block, StreamInfo
 from cpep_edge.calibration import donning_of, resting_level
 from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
@@ -26,7 +26,6 @@ from cpep_edge.recogniser import Recogniser
 from cpep_train.corpus import Corpus, Row
 from cpep_train.prompted import LABELS_FILE, PROMPTED, REST, read_labels
 
-FRAME_SAMPLES = 10  # of a DATA frame, the wristband's default
 _BLOCK_S = 0.25  # that a level is taken of
 _LOUDER = 1.05  # than between the prompts, a quarter of what lies in them at least; levels of noise differ by less
 

@@ -16,9 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ArtifactError, DataError
 from cpep_edge.files import replacing
-from cpep_edge.session import Session
+from cpep_edge.session import RECORDED_RATE_TOLERANCE, Session
 from cpep_train.content import Content, content_of, over_recordings
-from cpep_train.corpus import RATE_TOLERANCE, Corpus, Row
+from cpep_train.corpus import Corpus, Row
 from cpep_train.recipe import Recipe
 
 RECORDINGS_FILE = "recordings.json"
@@ -131,7 +131,7 @@ def _check_rate(session: Session, time_s: NDArray[np.float64]) -> None:
     if not np.all(step_s > 0):
         raise DataError(f"{session.path}: field time does not rise from sample to sample")
     actual_hz, stated_hz = 1 / float(np.median(step_s)), session.meta.sample_rate
-    if abs(actual_hz / stated_hz - 1) > 2 * RATE_TOLERANCE:  # stamps are rounded too
+    if abs(actual_hz / stated_hz - 1) > 2 * RECORDED_RATE_TOLERANCE:  # stamps are rounded too
         raise DataError(
             f"{session.path}: attribute sample_rate says {stated_hz:g} Hz, but field time runs at {actual_hz:.6g} Hz"
         )
