@@ -1,7 +1,5 @@
 """What reading a device costs: our drivers beside bare pyserial and BrainFlow, in turns, on the same simulated devices.
 
-    python -m cpep_bench.link_readers [--seconds 5] [--rounds 3] [--out FILE.md]
-
 The device and each reader run in processes of their own. Delay is counted from the time of a sample to its arrival,
 less the drift and the least of the run: what nobody can avoid (the pty, the simulator's loop) is in all of them.
 """
@@ -18,18 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cpep_bench.interleaving import same_packages
 from cpep_bench.latency import MIN_RUNS
-from cpep_bench.machine import this_machine
 from cpep_edge.errors import CpepError
-from cpep_edge.versions import code_version
 
 BAND_RATE_HZ, BAND_FRAME_BYTES = 2_000.0, 347
 SETTLE_S = 0.5  # left out at the start of a run
@@ -92,24 +86,17 @@ def cost_of(read: Callable[[str, float], Arrivals], port: str, seconds: float) -
 
 
 def main() -> None:
-    """Measure and print a Markdown table."""
+    """Be one of the processes that `measure_readers` starts: a device, or what reads it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--reader", nargs=2, metavar=("NAME", "PORT"), help=argparse.SUPPRESS)
-    parser.add_argument("--device", help=argparse.SUPPRESS)
+    parser.add_argument("--reader", nargs=2, metavar=("NAME", "PORT"))
+    parser.add_argument("--device")
     arguments = parser.parse_args()
     if arguments.device:
         _be(arguments.device)
-    elif arguments.reader:
+    else:
         name, port = arguments.reader
         sys.stdout.write(json.dumps(cost_of(READERS[name].read, port, arguments.seconds)))
-    else:
-        table = _table(arguments.seconds, arguments.rounds)
-        sys.stdout.write(table)
-        if arguments.out:
-            arguments.out.write_text(table)
 
 
 def read_raw(port: str, start: bytes, stop: bytes, frame_bytes: int, frame_s: float, seconds: float) -> Arrivals:
@@ -323,23 +310,6 @@ def _figure(reader: _Reader, results: list[dict[str, float]]) -> LinkFigure:
         delay_p99_ms=middle["delay_p99_ms"] if n_reads >= MIN_RUNS else None,
         read_every_ms=middle["read_every_ms"],
     )
-
-
-def _table(seconds: float, rounds: int) -> str:
-    from cpep_bench.markdown import table_block
-    from cpep_bench.report_text import links_tables
-
-    machine, paths = this_machine(), ("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/link_readers.py")
-    names = [name for name in READERS if name != "cyton-brainflow" or find_spec("brainflow") is not None]
-    tables = links_tables(measure_readers(names, seconds, rounds)).values()
-    lines = [
-        f"# Reading a device: medians of {rounds} runs of {seconds:g} s, in turns",
-        "",
-        *(f"{table_block(table)}\n" for table in tables),
-        f"Code {code_version(*paths)}, seed 0, Python {sys.version.split()[0]}; {machine.n_cpus} cores shared with "
-        f"other work, {machine.cpu}, load {machine.load_1min:.1f}.",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

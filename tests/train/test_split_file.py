@@ -5,7 +5,6 @@ import pytest
 from cpep_edge.errors import DataError
 from cpep_train.corpus import METADATA_FILE, Corpus
 from cpep_train.leakage import audit
-from cpep_train.split_file import open_split
 from tests.train.toy_corpus import write_toy_corpus
 
 MINI = """\
@@ -47,7 +46,7 @@ def test_a_split_file_opens_what_it_lists_and_says_what_is_held_out(folder: Path
 
 def test_the_full_split_is_that_of_the_metadata(folder: Path) -> None:
     text = "_target_: emg2pose.utils.load_splits\nmetadata_file: ${data_location}/metadata.csv\nsubsample: 1\n"
-    assert open_split(_write(folder, text)) == Corpus.open(folder)
+    assert Corpus.open(_write(folder, text)) == Corpus.open(folder)
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,10 @@ class Corpus:
         Raises DataError when there is nothing to read or metadata.csv is malformed.
         """
         if path.suffix in (".yaml", ".yml") and path.is_file():
-            from cpep_train.split_file import open_split
+            from cpep_train.split_file import listed_splits  # needs PyYAML
 
-            return open_split(path)
+            listed = listed_splits(path)
+            return cls.open(path.parent)._chosen(path, listed)
         if path.is_file():
             with SessionTrial() as trial:
                 return cls(path.parent, (_row_of_file(trial, path),))
@@ -89,6 +90,28 @@ class Corpus:
             raise DataError(f"{path}: neither {METADATA_FILE} nor any .hdf5 file is in this folder")
         with SessionTrial() as trial:
             return cls(path, tuple(_row_of_file(trial, file) for file in files))
+
+    def _chosen(self, path: Path, listed: dict[str, str] | None) -> "Corpus":
+        """The recordings that the split file `path` lists; all of them where it leaves the split to the metadata.
+
+        A person or a gesture without a training recording in the list counts as held out, whatever the metadata say.
+        """
+        if listed is None:
+            return self
+        rows = {row.filename: row for row in self.rows}
+        unknown = next((name for name in listed if name not in rows), None)
+        if unknown is not None:
+            raise DataError(f"{path}: {unknown} is listed, but {METADATA_FILE} does not name it")
+        trained = [rows[name] for name, split in listed.items() if split == "train"]
+        users, stages = {row.user for row in trained}, {row.stage for row in trained}
+        chosen = []
+        for name, split in listed.items():
+            user, stage = rows[name].user not in users, rows[name].stage not in stages
+            kind = "_".join(word for word, held in (("user", user), ("stage", stage)) if held)
+            chosen.append(
+                replace(rows[name], split=split, generalization=kind, held_out_user=user, held_out_stage=stage)
+            )
+        return replace(self, rows=tuple(chosen))
 
     def file(self, row: Row) -> Path:
         """Where the samples of a row are."""

@@ -5,7 +5,6 @@ the split that is written there. Copied into the dataset folder, either can be g
 metadata of the mini dataset name all 25 253 recordings of the full one, so only those listed are opened.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
@@ -13,40 +12,16 @@ import yaml  # type: ignore[import-untyped]
 from cpep_edge.errors import DataError
 from cpep_edge.files import read_plain
 from cpep_edge.outside import unreadable
-from cpep_train.corpus import METADATA_FILE, Corpus
 
 _MAX_BYTES = 1 << 28
 _SPLITS = ("train", "val", "test")
 
 
-def open_split(path: Path) -> Corpus:
-    """The recordings that a split file lists, of the folder that it lies in.
+def listed_splits(path: Path) -> dict[str, str] | None:
+    """Split of each file listed; None where the file leaves it to the metadata.
 
-    A person or a gesture without a training recording in the list counts as held out, whatever the metadata say.
-    Raises DataError, naming file and key, when it is no split file or lists what the metadata do not know.
+    Raises DataError, naming file and key, when it is no split file.
     """
-    corpus = Corpus.open(path.parent)
-    listed = _listed(path)
-    if listed is None:
-        return corpus
-    rows = {row.filename: row for row in corpus.rows}
-    unknown = next((name for name in listed if name not in rows), None)
-    if unknown is not None:
-        raise DataError(f"{path}: {unknown} is listed, but {METADATA_FILE} does not name it")
-    trained = [rows[name] for name, split in listed.items() if split == "train"]
-    users, stages = {row.user for row in trained}, {row.stage for row in trained}
-    chosen = []
-    for name, split in listed.items():
-        held_user, held_stage = rows[name].user not in users, rows[name].stage not in stages
-        kind = "_".join(word for word, held in (("user", held_user), ("stage", held_stage)) if held)
-        chosen.append(
-            replace(rows[name], split=split, generalization=kind, held_out_user=held_user, held_out_stage=held_stage)
-        )
-    return replace(corpus, rows=tuple(chosen))
-
-
-def _listed(path: Path) -> dict[str, str] | None:
-    """Split of each file listed; None where the file leaves it to the metadata."""
     try:
         content = yaml.safe_load(read_plain(path, _MAX_BYTES, follow=True).decode())
     except RecursionError as error:
