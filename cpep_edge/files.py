@@ -28,9 +28,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = _beside(path)
     try:
+        require_plain(path)
         make_folder(path.parent)
         yield temporary
         sync(temporary)
+        require_plain(path)  # a device or a pipe is nobody's earlier output: root would lose /dev/null
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
@@ -57,6 +59,8 @@ def check_free(path: Path, force: bool = False) -> None:
         raise CpepError(f"{path} is a folder: give the name of a file")
     if os.path.lexists(path) and not force:
         raise CpepError(f"{path} exists and is not replaced: choose another name, or say --force")
+    if path.exists() and not path.is_file():
+        raise CpepError(f"{path} is no plain file, and nothing takes its place: choose another name")
     check_writable(path)
 
 
@@ -70,7 +74,7 @@ def check_writable(path: Path) -> None:
 
 
 def require_plain(file: Path) -> None:
-    """Raise OSError, as opening a missing file would, for a pipe, which waits for a writer, or what never ends."""
+    """Raise OSError, as opening a missing file would, for a pipe, a device, or whatever else is no file."""
     if file.exists() and not file.is_file():
         raise OSError(errno.EINVAL, "it is no plain file", str(file))
 

@@ -15,6 +15,7 @@ Signatures are of the object `root`, as JSON with sorted keys and without spaces
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Annotated
 
@@ -99,7 +100,11 @@ def load_root(file: Path) -> Root:
         raise ConfigError(f"cannot read the root file {file}: {unreadable(error)}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{file} is no root file: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        where = ".".join(map(str, first["loc"]))
+        said = f"{where}: {first['msg']}" if where else "it holds no object"
+        raise ConfigError(f"{file} is no root file: {said}") from error
+    except JSONDecodeError as error:
+        raise ConfigError(f"{file} is no root file: it is no JSON, from line {error.lineno} on") from error
     except ValueError as error:
         raise ConfigError(f"{file} is no root file: {error}") from error
     if not root.is_signed_by_one_of(root.root_keys):

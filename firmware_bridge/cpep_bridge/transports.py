@@ -278,7 +278,7 @@ def _open_serial(port: str, baud: int) -> serial.Serial:
         return serial.Serial(port, baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
     except serial.SerialException as error:
         raise LinkError(_refusal(port, error)) from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise LinkError(f"cannot open {port} at {baud} baud: {error}") from error
 
 

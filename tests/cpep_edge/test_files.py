@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cpep_edge.errors import CpepError
-from cpep_edge.files import replacing
+from cpep_edge.files import check_free, replacing
 from cpep_edge.toml_text import load_toml
 
 
@@ -75,3 +75,23 @@ def test_toml_is_read_through_a_link_and_behind_a_mark_of_its_encoding(tmp_path:
     (tmp_path / "file.toml").write_bytes(b"\xef\xbb\xbfgestures = ['Fist']\r\n")
     (tmp_path / "link.toml").symlink_to("file.toml")
     assert load_toml(tmp_path / "link.toml") == {"gestures": ["Fist"]}
+
+
+@pytest.mark.parametrize("there", ["pipe", "device", "link to a device", "folder"])
+def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with --force either: /dev/null would be a file from then on, for all programs."""
+    path = tmp_path / "out"
+    if there == "pipe":
+        os.mkfifo(path)
+    elif there == "folder":
+        path.mkdir()
+    elif there == "link to a device":
+        path.symlink_to(os.devnull)
+    else:
+        path = Path(os.devnull)
+        monkeypatch.setattr(os, "replace", None)  # what would replace it here, if it came so far
+    with pytest.raises(CpepError, match="is no plain file|is a folder"):
+        check_free(path, force=True)
+    with pytest.raises(CpepError, match="it is no plain file"), replacing(path) as temporary:
+        temporary.write_text("x")
+    assert not path.is_file()

@@ -279,3 +279,8 @@ def test_an_address_that_cannot_be_is_one_sentence() -> None:
         open_stream("udp://192.0.2.1:9000")
     with pytest.raises(LinkError, match=r"cannot open rfc2217://127.0.0.1:1: Connection refused$"):
         open_stream("rfc2217://127.0.0.1:1")
+
+
+def test_a_speed_that_no_port_has_is_one_sentence(pty_port: PtyPort) -> None:
+    with pytest.raises(LinkError, match="cannot open .* at 10{40} baud: "):
+        open_stream(pty_port.path, baud=10**40)

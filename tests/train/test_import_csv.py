@@ -119,7 +119,11 @@ def test_all_faults_of_a_map_are_named_at_once(folder: Path, old: str, new: str,
         ('ch_1,ch_2,gesture,index\n1,2,"Fist,0\n' + "1,2,Fist,0\n" * 20_000, "row 2 .* a quotation mark is not"),
         ("ch_1,ch_2,gesture,index\n1,2,Fi\0st,0\n", "b.csv: row 2 holds a NUL byte"),
         ("ch_1,ch_2,gesture,index\n1,2,Open\u00a0hand,0\n", r"the gesture 'Open.*hand' cannot be used: .*U\+00A0"),
-        ("ch_1,ch_2,gesture,index\n1,x,Fist,0\n", "b.csv: column ch_2 holds something that is no number"),
+        ("ch_1,ch_2,gesture,index\n1,x,Fist,0\n", "b.csv: column ch_2 holds 'x', which is no number, in row 2$"),
+        (
+            'ch_1,ch_2,gesture,index\n1,2,Fist,0\n1,"2,5",Fist,0\n',
+            "holds '2,5', which is no number, in row 3; .* decimal",
+        ),
         ("ch_1,ch_2,gesture,index\n1,2,Fist,0\n1,,Fist,0\n", "b.csv: an EMG column holds no number in row 3"),
         (None, "b.csv cannot be read"),
     ],
@@ -228,9 +232,17 @@ def test_prompts_in_a_file_of_their_own_label_what_follows_them(tmp_path: Path) 
     assert summary.left_out == {"rows without a label": 100}
     with corpus.session(corpus.rows[1]) as session:
         np.testing.assert_allclose(session.emg()[:, 0], np.sin(stamps[200:300] / 50), atol=1e-4)
-    (tmp_path / "p.csv").write_text("t,thumb\n1,0\n")
-    with pytest.raises(DataError, match=r"p.csv: column index is missing; there are t, thumb"):
-        import_csv(tmp_path / "map.toml", tmp_path / "no")
+    for text, says in (
+        ("t,thumb\n1,0\n", "column index is missing; there are t, thumb"),
+        ("t,thumb,index\n1000400,0,1\n1000800,0\n", "a row has not as many values .*: row 3"),
+        ("t,thumb,index\n1000400,0,1\nlater,0,1\n", "column t holds 'later', which is no number, in row 3"),
+        ("t,thumb,index\n1000400,0,1\n,0,1\n", "column t holds no time, .* in row 3"),
+        ("t,thumb,index\n1000800,0,1\n1000400,1,0\n", "column t .* one before that of the row above, in row 3"),
+    ):
+        (tmp_path / "p.csv").write_text(text)
+        with pytest.raises(DataError, match=f"p.csv: {says}"):
+            import_csv(tmp_path / "map.toml", tmp_path / "no")
+        assert not (tmp_path / "no").exists()
 
 
 def test_the_shared_recording_of_a_forearm_is_read() -> None:

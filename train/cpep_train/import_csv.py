@@ -50,7 +50,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.files import require_plain
-from cpep_edge.outside import unreadable
+from cpep_edge.outside import printable, unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
 from cpep_edge.toml_text import load_toml
 from cpep_train.importing import (
@@ -70,6 +70,8 @@ from cpep_train.text_formats import MAX_RATE_HZ
 _BLOCK_ROWS = 8_192
 _LEAST_RATE_HZ = 1.0  # below which a column of time is in another unit
 _STATED_RATE_TOLERANCE = 0.1
+
+_NumberedRow = tuple[int, list[str]]  # the row of the file, its cells
 
 
 class _Part(BaseModel):
@@ -253,27 +255,31 @@ def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -
 def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap) -> NDArray[np.str_]:
     """The label of each sample by a file of prompts, (n,); empty before the first."""
     assert spec.prompts is not None  # the map was checked
-    names, *rows = _table_of_texts(path, spec)
+    (_, names), *rows = _table_of_texts(path, spec)
+    short = next((number for number, row in rows if len(row) < len(names)), None)
+    if short is not None:
+        raise DataError(f"{path}: a row has not as many values as the header has names, {len(names)}: row {short}")
+    at_s = _numbers(path, names, rows, spec.prompts.time, spec) * spec.columns.time_unit_s
+    odd = ~np.isfinite(at_s) | (np.diff(at_s, prepend=-np.inf) < 0)  # searched below, so in order
+    if odd.any():
+        said = "holds no time, or one before that of the row above,"
+        raise DataError(f"{path}: column {spec.prompts.time} {said} in row {rows[int(np.argmax(odd))][0]}")
     places = [_place(path, names, name) for name in (spec.prompts.time, *spec.prompts.columns)]
-    try:
-        at_s = np.array([float(row[places[0]]) for row in rows]) * spec.columns.time_unit_s
-    except (ValueError, IndexError) as error:
-        raise DataError(f"{path}: column {spec.prompts.time} holds something that is no number: {error}") from error
     if len(places) == 2:
-        texts = [row[places[1]].strip() for row in rows]
+        texts = [row[places[1]].strip() for _, row in rows]
     else:
         told = zip(spec.prompts.columns, places[1:], strict=True)
         pairs = list(told)
-        texts = ["+".join(n for n, p in pairs if row[p].strip() not in ("", "0", "0.0")) or "Rest" for row in rows]
+        texts = ["+".join(n for n, p in pairs if row[p].strip() not in ("", "0", "0.0")) or "Rest" for _, row in rows]
     labels: NDArray[np.str_] = np.array(["", *texts])[np.searchsorted(at_s, time_s, side="right")]
     return labels
 
 
-def _table_of_texts(path: Path, spec: ColumnMap) -> list[list[str]]:
+def _table_of_texts(path: Path, spec: ColumnMap) -> list[_NumberedRow]:
     try:
         require_plain(path)
         with path.open(newline="", encoding="utf-8-sig") as text:
-            rows = [[cell.strip() for cell in row] for _, row in _rows(path, text, spec)]
+            rows = [(number, [cell.strip() for cell in row]) for number, row in _rows(path, text, spec)]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {unreadable(error)}") from error
     if len(rows) < 2:
@@ -358,9 +364,6 @@ def _blocks(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> It
                 raise DataError(f"{path}: there are no rows under the header")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {unreadable(error)}") from error
-
-
-_NumberedRow = tuple[int, list[str]]
 
 
 def _more(rows: Iterator[_NumberedRow], some: list[_NumberedRow]) -> bool:
@@ -452,4 +455,16 @@ def _numbers(path: Path, names: list[str], rows: list[_NumberedRow], name: str, 
     try:
         return np.array([float(text) if text else np.nan for text in texts])
     except ValueError as error:
-        raise DataError(f"{path}: column {name} holds something that is no number: {error}") from error
+        row, odd = next((number, text) for (number, _), text in zip(rows, texts, strict=True) if not _is_number(text))
+        hint = "; if that is its decimal point, say decimal = ',' in the map" if "," in odd else ""
+        raise DataError(
+            f"{path}: column {name} holds {printable(odd, 40)!r}, which is no number, in row {row}{hint}"
+        ) from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or "nan")
+    except ValueError:
+        return False
+    return True
