@@ -8,6 +8,7 @@ import typer
 
 from cpep_edge.cli.output import print_json, print_table, progress, stdout
 from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password
+from cpep_edge.names import UNKNOWN
 
 if TYPE_CHECKING:
     from cpep_edge.chip import CortexMSpec, EthosUSpec
@@ -192,7 +193,15 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     if manifest.chip is not None:
         print_table("on the chip", ("", ""), _chip_rows(manifest.chip))
     header = ("", "prototypes", "from", "EMG trained on")
-    gestures = [(g.name, str(g.n_prototypes), g.origin, "yes" if g.trained else "no") for g in manifest.gestures]
+    gestures = [
+        (
+            g.name,
+            str(g.n_prototypes),
+            "other movements" if g.name == UNKNOWN else g.origin,
+            "yes" if g.trained else "no",
+        )
+        for g in manifest.gestures
+    ]
     print_table("gestures", header, gestures)
     if manifest.ladder:
         print_ladder(manifest)

@@ -7,6 +7,7 @@ import typer
 
 from cpep_edge.cli.output import print_json, print_table, stderr, stdout
 from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password, tell_unsigned
+from cpep_edge.names import UNKNOWN
 
 if TYPE_CHECKING:
     pass
@@ -55,7 +56,7 @@ def list_gestures(
             (
                 g.name if g.called is None else f"{g.name}, reads {g.called}",
                 str(g.n_prototypes),
-                g.origin,
+                "other movements" if g.name == UNKNOWN else g.origin,
                 "yes" if g.trained else "no",
                 c.nearest or "-",
                 f"{c.share:.0%}",

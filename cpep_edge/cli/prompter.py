@@ -87,8 +87,8 @@ class Prompter:
 def picture(cue: Cue, phase_s: float) -> RenderableType:
     """The hand to make beside its name and a countdown; phase_s: how long the whole phase is."""
     making, others = cue.phase == "make", cue.gesture == UNKNOWN
-    name = OTHER_MOVEMENTS if others else printable(shown_name(cue.gesture))
-    now = "now do, and make no gesture of the list" if others else "now make, and hold"
+    name, how = OTHER_MOVEMENTS.split(": ") if others else (printable(shown_name(cue.gesture)), "")
+    now = "now do, but none of the gestures" if others else "now make, and hold"
     colour = "green" if making else "cyan"
     shape = shape_of(cue.gesture)
     hand = [" " * COLUMNS] * LINES if shape is None else hand_in_braille(shape)
@@ -101,6 +101,7 @@ def picture(cue: Cue, phase_s: float) -> RenderableType:
         Text(),
         Text(now if making else "rest the hand; next comes", style=colour if making else ""),
         Text(name, style=f"bold {colour}", overflow="ellipsis", no_wrap=True),
+        Text(how),
         Text(),
         countdown,
         Text(),

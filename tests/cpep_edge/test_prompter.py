@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cpep_edge.cli.prompter import Prompter
 from cpep_edge.lesson import Cue
+from cpep_edge.names import UNKNOWN
 
 REST = Cue("ready", "WristFlexion", 2, 2.5, 3, 15, "WristFlexion again: nothing moved: it looks like rest")
 NOW = Cue("make", "WristFlexion", 2, 3.0, 3, 15)
@@ -55,3 +56,9 @@ def test_a_gesture_that_nobody_can_draw_has_its_name_and_countdown() -> None:
 def test_a_file_gets_a_line_for_each_thing_to_do() -> None:
     text = shown([REST, Cue("ready", "WristFlexion", 2, 0.4, 3, 15), NOW], force_terminal=False)
     assert text.splitlines() == ["  4/15  rest; next: WristFlexion  (3 s)", "  4/15  NOW: WristFlexion  (3 s)"]
+
+
+def test_other_movements_are_asked_for_in_words() -> None:
+    other = Cue("make", UNKNOWN, 1, 6.0, 2, 9)
+    assert all(words in shown([other]) for words in ("anything else", "reach, type, scratch", "none of the gestures"))
+    assert "3/9  NOW: anything else: reach, type, scratch  (6 s)" in shown([other], width=60)
