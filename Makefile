@@ -8,16 +8,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FOR_TRY := $(VENV)/.for-try
+FOR_DEMO := $(VENV)/.for-demo
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+TORCH := torch==2.13.0
 
 # hnswlib compiles from source; without this its build would only run on the processor that built it.
 export HNSWLIB_NO_NATIVE = 1
 
 .PHONY: try demo test test-all lint docs install clean
 
-try: install
+try: $(FOR_TRY)
 	$(BIN)/cpep-edge try
 
-demo: install
+demo: $(FOR_DEMO)
 	$(BIN)/cpep-edge demo
 
 lint: install
@@ -34,13 +38,13 @@ test: lint
 
 # What skips a test and is not Python's (compilers and emulators of other processors, a browser) is named in .ci/run.
 test-all: lint
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,fuzz]'
+	$(PIP) --editable '.[dev,fuzz]'
 	$(PYTEST)
 
 # Without torch, where nothing is installed yet: the pages need the runtime and MkDocs alone.
 docs:
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(PIP) --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 install: $(INSTALLED)
@@ -48,8 +52,20 @@ install: $(INSTALLED)
 # torch goes first, by its exact pin: left to another package's range, pip would look for a newer one.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[dev]'
+	touch $@ $(FOR_TRY) $(FOR_DEMO)
+
+# What these need and no more.
+$(FOR_TRY): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[sim,web]'
+	touch $@
+
+$(FOR_DEMO): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[sim,train,export]'
 	touch $@
 
 clean:

@@ -27,7 +27,6 @@ class Asked(StrEnum):
     all = "all"
 
 
-Run = Annotated[Path, typer.Argument(help="Folder of a finished training run; bundle folder for --protocol live.")]
 Data = Annotated[
     Path, typer.Option(help="Corpus folder; its test split is evaluated against the poses of the training split.")
 ]
@@ -35,7 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def evaluate(
-    run: Run,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run; bundle folder for --protocol live.")],
     data: Data,
     protocol: Annotated[Asked, typer.Option(help="What to evaluate.")] = Asked.zero_shot,
     report: Annotated[
@@ -78,7 +77,7 @@ def evaluate(
 
 
 def robustness(
-    run: Run,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
     data: Data,
     out: Annotated[Path | None, typer.Option(help="Folder for robustness.json, .md and .png.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random faults.")] = 0,
