@@ -88,7 +88,7 @@ def test_a_window_that_is_not_finite_is_refused(bundle: Path) -> None:
 
 
 def test_a_band_gives_its_samples_in_rows(worn: np.ndarray) -> None:
-    with SimulatedBand([worn], RATE_HZ, speed=8, once=True, uv_per_count=0.1) as simulated:
+    with SimulatedBand([worn], RATE_HZ, speed=8, once=True, uv_per_count=0.1, lossless=True) as simulated:
         with cpep_edge.open_band(simulated.port) as band:
             assert (band.info.n_channels, band.info.sample_rate_hz, band.info.unit) == (N_CHANNELS, RATE_HZ, "uV")
             blocks = list(band)
@@ -99,7 +99,7 @@ def test_a_band_gives_its_samples_in_rows(worn: np.ndarray) -> None:
 def test_decisions_follow_the_wearer_and_go_where_they_are_sent(worn: np.ndarray, bundle: Path, tmp_path: Path) -> None:
     sink, mapping, said = tmp_path / "decisions.jsonl", tmp_path / "map.toml", []
     mapping.write_text('[gesture.Fist]\nkey = "space"\n', encoding="utf-8")
-    with SimulatedBand([worn], RATE_HZ, speed=2, once=True) as band:
+    with SimulatedBand([worn], RATE_HZ, speed=2, once=True, lossless=True) as band:
         run = cpep_edge.live(bundle, band.port, sinks=[str(sink)], mapping=mapping, dry_run=said.append)
         decided = [decision.gesture for decision in run if decision.changed]
     assert [name for name in decided if name != "unknown"][-2:] == list(GESTURES)
@@ -110,7 +110,7 @@ def test_decisions_follow_the_wearer_and_go_where_they_are_sent(worn: np.ndarray
 
 
 def test_leaving_the_loop_closes_the_band(worn: np.ndarray, bundle: Path) -> None:
-    with SimulatedBand([worn], RATE_HZ, speed=4) as band:
+    with SimulatedBand([worn], RATE_HZ, speed=4, lossless=True) as band:
         for _ in range(2):  # a port that was left open would answer nobody else
             for decision in cpep_edge.live(bundle, band.port, timeout_s=5.0):
                 assert isinstance(decision, cpep_edge.Decision)
@@ -158,12 +158,12 @@ def test_live_takes_all_that_the_command_takes() -> None:
 def test_the_examples_run_on_a_simulated_band(worn: np.ndarray, bundle: Path, tmp_path: Path) -> None:
     from cpep_edge.session import SessionMeta, write_session
 
-    with SimulatedBand([worn], RATE_HZ, once=True) as band:
+    with SimulatedBand([worn], RATE_HZ, once=True, lossless=True) as band:
         answer = python("", "examples/gestures.py", bundle, band.port)
         assert (answer.returncode, answer.stderr) == (0, "")
         told = [line.split()[2] for line in answer.stdout.splitlines()]
         assert [name for name in told if name != "unknown"][-2:] == list(GESTURES)
-    with SimulatedBand([worn], RATE_HZ, speed=2, once=True) as band:
+    with SimulatedBand([worn], RATE_HZ, speed=2, once=True, lossless=True) as band:
         answer = python("", "examples/signal_levels.py", band.port)
         assert (answer.returncode, answer.stderr) == (0, "")
         head, *levels = answer.stdout.splitlines()
@@ -182,10 +182,10 @@ def test_the_readmes_program_works_as_pasted(arm: Arm, worn: np.ndarray, bundle:
     from cpep_edge.calibration import calibrate, save_profile
     from cpep_edge.recogniser import Recogniser
 
-    with SimulatedBand([worn], RATE_HZ, speed=8) as band, cpep_edge.open_band(band.port) as source:
+    with SimulatedBand([worn], RATE_HZ, speed=8, lossless=True) as band, cpep_edge.open_band(band.port) as source:
         save_profile(calibrate(source, Recogniser(cpep_edge.Bundle(bundle)), 6.0), tmp_path / "profile.json")
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
-    with SimulatedBand([worn], RATE_HZ, once=True) as band:
+    with SimulatedBand([worn], RATE_HZ, once=True, lossless=True) as band:
         for pasted, here in (("my.cpep", bundle), ("/dev/ttyACM0", band.port), ("profile.json", tmp_path)):
             assert pasted in program
             program = program.replace(pasted, str(here / pasted if here == tmp_path else here))

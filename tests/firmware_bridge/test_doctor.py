@@ -66,7 +66,7 @@ def test_a_channel_that_flickers_by_a_count_is_stuck_and_a_quiet_one_is_not(step
 
 
 def test_the_doctor_ends_with_what_to_do_next(emg_uv: NDArray[np.float32], pty_port: PtyPort) -> None:
-    with SimulatedBand([emg_uv], RATE_HZ) as band:
+    with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         *_, healthy = examine(band.port, "cpep", 0.6)
     *_, silent = examine(pty_port.path, "chords", 0.6, options=LinkOptions(timeout_s=0.3))
     *_, alone = examine(None)
@@ -121,7 +121,7 @@ def test_a_board_that_streams_by_itself_is_known_by_its_frames() -> None:
 
 def test_the_doctor_names_sick_channels_and_what_to_do(emg_uv: NDArray[np.float32]) -> None:
     emg_uv[:, 5] = 0
-    with SimulatedBand([emg_uv], RATE_HZ) as band:
+    with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         findings = list(examine_device(band.port, "cpep", 0.6))
     said = {finding.about: (finding.state, finding.said) for finding in findings}
 
@@ -136,7 +136,7 @@ def test_channels_that_a_device_config_leaves_empty_or_gives_twice_are_no_fault(
 ) -> None:
     config = tmp_path / "fit.toml"
     config.write_text(f"channels = {[*range(13), -1, -1, 3]}\n")
-    with SimulatedBand([emg_uv], RATE_HZ) as band:
+    with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         *findings, step = examine(band.port, "cpep", 0.6, config=config)
     said = [(one.state, one.said) for one in findings if one.about == "electrodes"]
 
@@ -148,7 +148,7 @@ def test_channels_that_a_device_config_leaves_empty_or_gives_twice_are_no_fault(
 
 def test_the_doctor_names_two_channels_that_carry_one_signal(emg_uv: NDArray[np.float32]) -> None:
     emg_uv[:, 9] = emg_uv[:, 4] + 120  # another offset
-    with SimulatedBand([emg_uv], RATE_HZ) as band:
+    with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         findings = list(examine_device(band.port, "cpep", 0.6))
     bad = {finding.about: finding.said for finding in findings if finding.state == "bad"}
 
@@ -164,7 +164,7 @@ def test_hum_that_all_channels_share_does_not_make_them_one() -> None:
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_healthy_band(emg_uv: NDArray[np.float32]) -> None:
-    with SimulatedBand([emg_uv], RATE_HZ) as band:
+    with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         findings = list(examine_device(band.port, "cpep", 0.6))
 
     assert {finding.state for finding in findings} <= {"good", "note"}
@@ -203,7 +203,7 @@ def test_packages_that_a_device_needs_are_named_with_their_versions() -> None:
 def test_a_band_is_listed_with_what_it_says_and_a_silent_port_with_why(
     pty_port: PtyPort, emg_uv: NDArray[np.float32]
 ) -> None:
-    with SimulatedBand([emg_uv], RATE_HZ) as band:
+    with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         found = {port.port: port for port in find_ports([band.port, pty_port.path], timeout_s=0.8)}
 
     assert found[band.port].band == "cpep simulated band"
