@@ -79,12 +79,13 @@ def export(
     from cpep_edge.trust import load_signing_key
     from cpep_export.chips import find_chip
     from cpep_export.native import build_for_target, host_target
-    from cpep_export.package import export_bundle
+    from cpep_export.package import check_out, export_bundle
     from cpep_train.boxed import BOX, box_folder, write_box_corpus
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.leakage import load_splits
 
     limits = find_chip(chip, chip_ram, chip_flash)
+    check_out(out)
     signing_key = None if sign is None else load_signing_key(sign, ask_password())
     boxed = run == Path(BOX) and data is None
     checkpoint = load_checkpoint(box_folder() if boxed else run)

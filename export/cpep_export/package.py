@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.bundle import next_version, write_bundle
+from cpep_edge.bundle import next_version, require_bundle_or_nothing, write_bundle
 from cpep_edge.encoder import EmgEncoder
 from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.files import check_writable
 from cpep_edge.golden import Golden
 from cpep_edge.hand import HandPoses
 from cpep_edge.input_stream import InputStream
@@ -150,7 +151,7 @@ def export_bundle(
     Raises DataError when the corpus does not fit the checkpoint, or holds what was trained on where it should measure;
     ArtifactError when XNNPACK leaves operators outside or the program loses too much.
     """
-    _check_called(out)
+    check_out(out)
     done = _counter(progress)
     version = next_version(out) if version is None else version
     inputs = _gather(checkpoint, data)
@@ -217,13 +218,16 @@ def export_bundle(
     return manifest
 
 
-def _check_called(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raise CpepError, before any work is done, where no bundle can be written: by its name, or by what lies there."""
     try:
         check_name(out.stem)
     except ValueError as error:
         raise ConfigError(
             f"{out}: a bundle is called as its folder, and {out.stem!r} cannot be used: {error}"
         ) from error
+    require_bundle_or_nothing(out)
+    check_writable(out)
 
 
 def _choose_head(checkpoint: Checkpoint, inputs: _Inputs, trained: PoseIndex, head: HeadChoice) -> ChosenHead | None:

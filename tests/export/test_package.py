@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from cpep_edge.bundle import Bundle
-from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.cli import app
+from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.verify import verify_bundle
 from cpep_export.package import export_bundle
@@ -125,6 +127,17 @@ def test_a_name_that_no_bundle_can_have_is_refused_before_anything_is_done(
     with pytest.raises(ConfigError, match="' my' cannot be used: a name has no spaces around it"):
         export_bundle(tiny_checkpoint, tiny_corpus, tmp_path / " my.cpep", quant="fp32")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_where_something_else_lies_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "x.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("notes", "file"):
+        answer = CliRunner().invoke(app, ["export", "no-such-run", "--data", "nowhere", "--out", str(tmp_path / name)])
+        assert isinstance(answer.exception, ArtifactError)
+        assert "exists and is not a bundle" in str(answer.exception)
+    assert (tmp_path / "file").read_text() == (tmp_path / "notes" / "x.txt").read_text() == "mine"
 
 
 def test_an_export_refuses_to_measure_on_what_was_trained_on(
