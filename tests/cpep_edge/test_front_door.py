@@ -99,7 +99,7 @@ def test_a_band_gives_its_samples_in_rows(worn: np.ndarray) -> None:
 def test_decisions_follow_the_wearer_and_go_where_they_are_sent(worn: np.ndarray, bundle: Path, tmp_path: Path) -> None:
     sink, mapping, said = tmp_path / "decisions.jsonl", tmp_path / "map.toml", []
     mapping.write_text('[gesture.Fist]\nkey = "space"\n', encoding="utf-8")
-    with SimulatedBand([worn], RATE_HZ, speed=2, once=True, lossless=True) as band:
+    with SimulatedBand([worn], RATE_HZ, once=True, lossless=True) as band:
         run = cpep_edge.live(bundle, band.port, sinks=[str(sink)], mapping=mapping, dry_run=said.append)
         decided = [decision.gesture for decision in run if decision.changed]
     assert [name for name in decided if name != "unknown"][-2:] == list(GESTURES)

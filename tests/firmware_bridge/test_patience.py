@@ -16,6 +16,7 @@ from cpep_bridge.devices import open_source
 from cpep_bridge.fixed_frames import pack_frame
 from cpep_bridge.frames import Data, Frame, Log, encode_frame
 from cpep_bridge.patience import Patience
+from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.blocks import Block
 from cpep_edge.errors import LinkError, LinkTimeout
@@ -219,17 +220,23 @@ def test_a_board_without_a_greeting_is_told_to_start_until_it_does(tmp_path: Pat
 def test_every_speed_of_a_board_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     import termios
 
-    say_at_speed = board_that_boots(0.0)
+    say_at_speed, ports = board_that_boots(0.0), list[PtyPort]()
 
     def say(heard: bytes, now_s: float) -> bytes:
-        if termios.tcgetattr(port._far_fd)[4] != termios.B115200:
+        if not ports or termios.tcgetattr(ports[0]._far_fd)[4] != termios.B115200:
             heard = b""  # noise to it
         return say_at_speed(heard, now_s)
 
-    with scripted(say) as port, open_source(port.path, device="chords") as source:
-        assert source.info.name == "Chords UNO-R3"
-    with scripted(say) as port, pytest.raises(LinkTimeout):
-        open_source(port.path, device="chords", baud=230_400, timeout_s=0.8).__enter__()
+    with scripted(say) as port:
+        ports.append(port)  # the board runs before this
+        with open_source(port.path, device="chords") as source:
+            assert source.info.name == "Chords UNO-R3"
+        ports.clear()
+    with scripted(say) as port:
+        ports.append(port)
+        with pytest.raises(LinkTimeout):
+            open_source(port.path, device="chords", baud=230_400, timeout_s=0.8).__enter__()
+        ports.clear()
 
 
 @pytest.mark.parametrize(("rate_hz", "said"), [(400.0, "400"), (1_000.0, "1000"), (500.0, None)])

@@ -133,7 +133,8 @@ def info_nce(
 def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
     """Share of windows to which a right pose is nearest in the batch, ()."""
     right, counted = _right_and_counted(pairs.same(), same_gesture)
-    nearest = (pairs.emg @ pairs.pose.T).masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
+    similarity = pairs.emg.float() @ pairs.pose.float().T  # in half precision the two may differ in type
+    nearest = similarity.masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
     return right.gather(1, nearest).float().mean()
 
 
