@@ -30,7 +30,7 @@ def train(
         bool, typer.Option("--skip-bad", help="Skip recordings that cannot be used; the run lists them.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Data-loader processes.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, max=256, help="Data-loader processes.")] = None,
 ) -> None:
     """Train CPEP: masked auto-encoding of EMG and of pose, then contrastive alignment.
 

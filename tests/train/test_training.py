@@ -13,7 +13,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from cpep_edge.cli import app
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError
 from cpep_train import training
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
@@ -390,3 +392,9 @@ def test_a_resume_point_needs_no_place_for_temporary_files(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     train(once, toy_corpus.folder, tmp_path / "run", stage="pose-mae", progress=False)
     assert (tmp_path / "run" / "pose-mae" / "weights.safetensors").is_file()
+
+
+def test_more_reading_processes_than_any_machine_has_are_wrong_usage() -> None:
+    """Lightning would start them all, and be busy with it for ever."""
+    answer = CliRunner().invoke(app, ["train", "cpep", "--data", "x", "--out", "y", "--workers", "99999999999"])
+    assert answer.exit_code == 2
