@@ -297,3 +297,18 @@ def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window
     torch.testing.assert_close(plain.pose(arriving), plain.pose(held))
     (reading,) = (r for r in evaluation.readings if r.name.startswith("without an encoder") and "penalty" not in r.name)
     assert _accuracy(reading, "held-out", "seen") > 0.7
+
+
+def test_the_page_leads_with_what_an_exported_bundle_reads_among_all(
+    evaluation: Evaluation, embedded: EmbeddedWindows, tmp_path: Path
+) -> None:
+    among_all = [
+        one for one in evaluation.readings[0].scores if (one.users, one.gestures) == ("held-out", "harmonic mean")
+    ]
+    read = tuple(replace(one, balanced_accuracy=0.987) for one in among_all)
+    as_bundles_do = replace(evaluation.readings[0], name="with a penalty", scores=read, penalty=0.1)
+    page = write_report(
+        replace(evaluation, readings=(evaluation.readings[0], as_bundles_do)), embedded, tmp_path / "report"
+    ).read_text()
+    assert "0.987" in page[: page.index("<h2")]
+    assert f"{among_all[0].balanced_accuracy:.3f}" not in page[: page.index("<h2")]

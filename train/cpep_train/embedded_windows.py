@@ -55,6 +55,7 @@ class ProtocolScores:
     protocol: Protocol
     name: str
     scores: tuple[Score, ...]
+    penalty: float = 0.0  # of cosine, on trained gestures; what exported bundles read by
 
 
 def embed(checkpoint: Checkpoint, corpus: Corpus) -> EmbeddedWindows:

@@ -97,7 +97,11 @@ def _headline(found: Evaluation, data: str) -> str:
 
 
 def _cards(found: Evaluation) -> list[tuple[str, str]]:
-    scores = [one for one in _scores(found) if one.users == _users(_scores(found))]
+    of_bundle = next((one.scores for one in found.readings if one.penalty), ())  # as exported bundles read
+    penalised = {(one.users, one.gestures): one for one in of_bundle}
+    scores = [
+        penalised.get((one.users, one.gestures), one) for one in _scores(found) if one.users == _users(_scores(found))
+    ]
     return [(f"{one.balanced_accuracy:.3f}", f"{one.gestures}, {one.users} people") for one in scores[:6]]
 
 

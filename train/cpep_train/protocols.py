@@ -154,7 +154,7 @@ def _nearest_poses(
         scores = zero_shot(examples, *with_seen_penalty(examples, queries, references, chosen.penalty))
         among_all = tuple(s for s in scores if s.users == "held-out" and s.gestures not in ("seen", "unseen"))
         name += f", a penalty of {chosen.penalty:g} on trained gestures, chosen on validation people"
-        readings.append(ProtocolScores("zero-shot", name, among_all))
+        readings.append(ProtocolScores("zero-shot", name, among_all, chosen.penalty))
     return readings
 
 
