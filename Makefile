@@ -33,8 +33,10 @@ lint: install
 # Files in their order: by their number of tests, the long ones with one test each would come last, on one processor.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+# make test MARK=    the slow ones too
+MARK = not slow
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "$(MARK)"
 
 # What skips a test and is not Python's (compilers and emulators of other processors, a browser) is named in .ci/run.
 test-all: lint
