@@ -1,6 +1,7 @@
 """The page of `measure_decisions.py`, and its pictures."""
 
 import io
+import math
 
 import numpy as np
 
@@ -17,6 +18,8 @@ bands, person left out. Way by way on the same signal; brackets are 95 % over pe
 
 ![false activations against misses](tradeoff.png)
 """
+
+_COLUMNS = 4  # of a picture
 
 
 def report(figures: dict[str, dict]) -> str:
@@ -64,8 +67,11 @@ def pictures(figures: dict[str, dict]) -> dict[str, bytes]:
     colours = {"belief": "tab:blue", "counting": "tab:orange", "LibEMG": "tab:green"}
     found = {}
     for name in ("delays", "tradeoff"):
-        figure, axes = pyplot.subplots(1, len(figures), figsize=(5 * len(figures), 4), squeeze=False)
-        for axis, (protocol, ways) in zip(axes[0], figures.items(), strict=True):
+        n_rows = math.ceil(len(figures) / _COLUMNS)
+        figure, axes = pyplot.subplots(n_rows, _COLUMNS, figsize=(5 * _COLUMNS, 4 * n_rows), squeeze=False)
+        for spare in axes.flat[len(figures) :]:
+            spare.set_axis_off()
+        for axis, (protocol, ways) in zip(axes.flat, figures.items(), strict=False):
             for way, colour in colours.items():
                 if name == "delays" and ways[way].get("delays ms"):
                     delays = np.sort(ways[way]["delays ms"])
