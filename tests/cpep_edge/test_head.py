@@ -190,3 +190,16 @@ def test_a_gesture_that_a_calibration_is_known_to_lack_stays_and_takes_no_window
     found = head.adapted(moved, absent=1)
     assert np.array_equal(found.means[1], head.means[1])
     assert np.array_equal(found.means[[0, 2]], head.without(1).adapted(moved).means)
+
+
+def test_a_drift_does_not_follow_other_movements() -> None:
+    rng = np.random.default_rng(2)
+    label = np.repeat([0, 1], 100)
+    x = (6 * np.eye(2, 6)[label] + rng.normal(size=(200, 6))).astype(np.float32)
+    head = fit_head(x, label)
+    followed, left = Drift(head, hop_s=0.05), Drift(head, hop_s=0.05, other=1)
+    for window in x[label == 1] + 1:
+        followed.follow(window)
+        left.follow(window)
+    assert followed.offset.any()
+    assert not left.offset.any()
