@@ -2,10 +2,13 @@
 
     python benchmarks/fuzz_bundle.py BUNDLE --runs 10000 --out benchmarks/results/bundle-fuzz.md
 
-Four adversaries. `damage` changes files and nothing else. `reseal` edits manifest, golden inputs, index or program and
-makes every hash fit again, as anyone can who has no key; without a key, and trusted, such a bundle may be good in its
-own right, so what counts is that nothing crashes, and that with the key it is refused. `index` hands mutated index
-files, as if their hash had been right, straight to the loader and searches what it accepts: with a graph and
+A bundle that a wearer taught is a target too: it has a head, and neither encoder nor index. What a bundle does not
+have is not spoilt.
+
+Four adversaries. `damage` changes files and nothing else. `reseal` edits manifest, golden inputs, index, program or
+head and makes every hash fit again, as anyone can who has no key; without a key, and trusted, such a bundle may be good
+in its own right, so what counts is that nothing crashes, and that with the key it is refused. `index` hands mutated
+index files, as if their hash had been right, straight to the loader and searches what it accepts: with a graph and
 without. `session` changes recordings, which are read apart.
 
 Refusing everything would pass, so there are controls in the same run. The bundle itself, copied and sealed as the
@@ -20,14 +23,16 @@ import argparse
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import resource
 import shutil
 import sys
 import time
+import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -52,6 +57,7 @@ HANG_S = 200.0  # longer than what runs apart is given
 _DIED_APART = ("programs crash", "programs fail", "programs did not end", "crashes HDF5", "does not end")
 MEMORY_BYTES = 8 << 30  # of addresses; far above what a bundle needs, far below what a made-up size asks for
 _HASHED_BYTES = 1 << 28  # the largest file that a manifest may name
+_PACKED_BYTES = 1 << 27  # of nothing, which an archive packs small; more than any head may unpack to
 _D, _N = 16, 300  # of the indexes that are mutated
 _SESSION, _HEADER_BYTES = "session, read apart", 4096
 
@@ -140,7 +146,7 @@ def reseal_names(folder: Path, rng: Rng) -> None:
     """A file's name leads out of the bundle."""
     manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
     names = ["../golden.npz", "/etc/passwd", "..", "a/../../b", "golden.npz\x00", "\u202egolden", "a" * 4096, ""]
-    role = rng.choice(["encoder", "index"])
+    role = rng.choice([role for role in ("encoder", "index", "head") if manifest.get(role)])
     name = names[rng.integers(len(names))]
     manifest["files"][name] = manifest["files"].pop(manifest[role]["file"])
     manifest[role]["file"] = name
@@ -182,10 +188,39 @@ def reseal_program(folder: Path, rng: Rng) -> None:
     _reseal_file(folder, "encoder", lambda content: flipped(content, rng))
 
 
+def reseal_head(folder: Path, rng: Rng) -> None:
+    """The archive of the head is damaged and its hash fits."""
+    _reseal_file(folder, "head", lambda content: _damaged(content, rng))
+
+
+def reseal_head_numbers(folder: Path, rng: Rng) -> None:
+    """Numbers of the head, or one of its arrays, are others, packed anew so that their checksums fit."""
+    _reseal_file(folder, "head", lambda content: _other_arrays(content, rng))
+
+
+def reseal_head_shapes(folder: Path, rng: Rng) -> None:
+    """The head is for more or fewer inputs, dimensions or gestures, or an array of it names a shape that it has not."""
+    _reseal_file(folder, "head", lambda content: _other_shapes(content, rng))
+
+
 DAMAGE: tuple[Mutate, ...] = (flip_bits, cut, extend, swap, remove, link, odd_kind, stranger, edit_manifest)
 RESEAL: tuple[Mutate, ...] = (
     reseal_manifest, reseal_names, reseal_sizes, reseal_golden, reseal_archive, reseal_index, reseal_program,
+    reseal_head, reseal_head_numbers, reseal_head_shapes,
 )  # fmt: skip
+_SPOILS = {
+    reseal_index: "index",
+    reseal_program: "encoder",
+    reseal_head: "head",
+    reseal_head_numbers: "head",
+    reseal_head_shapes: "head",
+}
+
+
+def mutators(bundle: Path) -> tuple[Mutate, ...]:
+    """Those of `RESEAL` that find in this bundle what they spoil, behind all of `DAMAGE`."""
+    manifest = json.loads((bundle / MANIFEST_FILE).read_bytes())
+    return (*DAMAGE, *(mutate for mutate in RESEAL if mutate not in _SPOILS or manifest.get(_SPOILS[mutate])))
 
 
 def indexes() -> dict[str, tuple[bytes, IndexSpec]]:
@@ -380,11 +415,46 @@ def _other_arrays(content: bytes, rng: Rng) -> bytes:
         others = [
             np.float32(1.0), np.zeros(0), np.zeros((0, *array.shape[1:]), array.dtype), array[..., None], array[:1],
             array.astype(np.float64) * 1e300, array.astype(str), array * np.nan, np.asfortranarray(array), array[::-1],
+            np.full_like(array, 3e38 if array.dtype.kind == "f" else 2**31 - 1), array * array.dtype.type(3e4),
         ]  # fmt: skip
         arrays[name] = np.asarray(others[rng.integers(len(others))])
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     return file.getvalue()
+
+
+def _other_shapes(content: bytes, rng: Rng) -> bytes:
+    """A head one of whose sizes is another in all arrays, or an array of which names a shape that it does not have."""
+    with np.load(io.BytesIO(content)) as archive:
+        arrays = {name: np.array(archive[name]) for name in archive}
+    (k, r), d = arrays["means"].shape, arrays["origin"].size
+    packed = io.BytesIO()
+    if rng.integers(2):
+        sizes = {"k": k, "r": r, "d": d}
+        which = str(rng.choice(sorted(sizes)))
+        sizes[which] = max(1, sizes[which] + int(rng.choice([-1, 1, 2, -sizes[which], 255])))
+        k, r, d = sizes.values()
+        shapes = {"origin": (d,), "projection": (d, r), "means": (k, r)}
+        resized = {name: np.resize(arrays[name], shape) for name, shape in shapes.items()}
+        resized["factors"] = np.tile(np.eye(r, dtype=np.float32), (k, 1, 1))
+        np.savez_compressed(packed, **arrays | resized)
+        return packed.getvalue()
+    spoilt = str(rng.choice(sorted(arrays)))
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive_:
+        for name, array in arrays.items():
+            shape, data = list(array.shape), array.tobytes()
+            if name == spoilt:
+                axis = int(rng.integers(len(shape)))
+                n = int(rng.integers(1, _PACKED_BYTES // 4)) * shape[axis] // math.prod(shape)
+                shape[axis] = int(rng.choice([0, -1, 2**31, 2**62, max(1, n)]))
+                n_bytes = 4 * math.prod(shape)
+                data = bytes(n_bytes) if 0 < n_bytes <= _PACKED_BYTES else data
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
+                header, {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
+            )
+            archive_.writestr(f"{name}.npy", header.getvalue() + data)
+    return packed.getvalue()
 
 
 def _reseal_file(folder: Path, role: str, change: Callable[[bytes], bytes]) -> None:
@@ -414,7 +484,7 @@ class Arena:
     def case(self, number: int, seed: int, trial: SessionTrial) -> Iterator[tuple[str, Verdict]]:
         """Run one case; yields its kind, with how it was looked at, and what came of it."""
         rng = np.random.default_rng((seed, number))
-        kinds: tuple[Mutate | str, ...] = (*DAMAGE, *RESEAL, *indexes(), _SESSION)
+        kinds: tuple[Mutate | str, ...] = (*mutators(self.whole), *indexes(), _SESSION)
         kind = kinds[number % len(kinds)]
         if isinstance(kind, str):
             if kind == _SESSION:
@@ -451,11 +521,12 @@ def main() -> None:
         public = generate_keys(Path(scratch) / "key.pem")
         sign_bundle(whole, load_signing_key(Path(scratch) / "key.pem"))
         arena = Arena(whole, Path(scratch), public, _a_session(Path(scratch)))
+        holds = sorted(file.name for file in options.bundle.iterdir())
         failed = failed_controls(whole, Path(scratch), public)
         counts, findings = _run(arena, options.runs, options.seed)
     kinds = {kind for kind, _ in counts} - {"escaped", "case"}
     failed += [f"{kind}: not one mutation was seen to bite" for kind in sorted(kinds) if not counts[kind, "bites"]]
-    text = _report(counts, findings, failed, options.runs, options.seed, time.monotonic() - start_s)
+    text = _report(holds, counts, findings, failed, options.runs, options.seed, time.monotonic() - start_s)
     with replacing(options.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
@@ -519,7 +590,13 @@ def _work(pipe: Connection, arena: Arena, first: int, n_runs: int, seed: int) ->
 
 
 def _report(
-    counts: Counter[tuple[str, str]], findings: list[str], failed: list[str], n_runs: int, seed: int, wall_s: float
+    whole: Sequence[str],
+    counts: Counter[tuple[str, str]],
+    findings: list[str],
+    failed: list[str],
+    n_runs: int,
+    seed: int,
+    wall_s: float,
 ) -> str:
     kinds = sorted({kind for kind, _ in counts})
     columns = ("refused", "accepted", "bites", "died apart")
@@ -534,7 +611,7 @@ def _report(
             "# Spoilt bundles\n",
             f"{n_runs:,} mutated bundles, index files and recordings, seed {seed}: {len(findings)} findings (crashes, "
             f"hangs, exceptions that are no sentence, acceptances although a key was asked for), {len(failed)} failed "
-            "controls.\n",
+            f"controls. The bundle: {', '.join(whole)}.\n",
             f"| what was done, how it was looked at | {' | '.join(columns)} | anything else |",
             "| --- | --: | --: | --: | --: | --: |",
             *rows,

@@ -8,6 +8,8 @@ import pytest
 
 import fuzz_bundle
 from cpep_edge.bundle import sign_bundle
+from cpep_edge.personal import design_reading
+from cpep_edge.taught import fit_taught, write_taught
 from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
 from fuzz_bundle import (
     DAMAGE,
@@ -19,24 +21,45 @@ from fuzz_bundle import (
     indexes,
     main,
     mutated_copy,
+    mutators,
     reseal_golden,
+    reseal_head,
+    reseal_head_numbers,
+    reseal_head_shapes,
     try_bundle,
     try_index,
 )
+from tests.cpep_edge.arm import Arm
 
 pytestmark = pytest.mark.executorch
 
 N_CASES = 4
 N_PACKED = 12
+HEAD = (reseal_head, reseal_head_numbers, reseal_head_shapes)
 
 
 @pytest.fixture(scope="module")
 def signed(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PublicKey]:
     folder = tmp_path_factory.mktemp("signed")
     shutil.copytree(tiny_bundle, folder / "whole.cpep")
-    public = generate_keys(folder / "key.pem")
-    sign_bundle(folder / "whole.cpep", load_signing_key(folder / "key.pem"))
-    return folder / "whole.cpep", public
+    return folder / "whole.cpep", sign(folder / "whole.cpep")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PublicKey]:
+    """A bundle that has a head, and neither encoder nor index."""
+    whole, arm = tmp_path_factory.mktemp("taught") / "whole.cpep", Arm()
+    repetitions = arm.repetitions(["Fist", "Open"], 2)
+    fitted = fit_taught(repetitions, "Rest", design_reading(arm.n_channels, arm.rate_hz))
+    write_taught(whole, fitted, repetitions, "a test")
+    return whole, sign(whole)
+
+
+def sign(whole: Path) -> PublicKey:
+    key = whole.parent / "key.pem"
+    public = generate_keys(key)
+    sign_bundle(whole, load_signing_key(key))
+    return public
 
 
 def test_the_controls_hold(signed: tuple[Path, PublicKey], tmp_path: Path) -> None:
@@ -74,6 +97,36 @@ def test_golden_inputs_that_were_packed_anew_get_past_their_checksums(
     assert [sentence for sentence in said if "gives another" in sentence]
 
 
+def test_a_taught_bundle_is_spoilt_where_it_has_something(
+    signed: tuple[Path, PublicKey], taught: tuple[Path, PublicKey], tmp_path: Path
+) -> None:
+    assert failed_controls(taught[0], tmp_path, taught[1]) == []
+    assert set(mutators(signed[0])) == {*DAMAGE, *RESEAL} - set(HEAD)
+    assert set(mutators(taught[0])) == {*DAMAGE, *RESEAL} - {fuzz_bundle.reseal_index, fuzz_bundle.reseal_program}
+
+
+@pytest.mark.parametrize(
+    ("mutate", "said"),
+    [
+        (reseal_head, {"cannot be read"}),
+        (reseal_head_numbers, {"no finite float32", "gives another", "not above zero"}),
+        (reseal_head_shapes, {"not those of the shape", "do not fit together", "the manifest says", "unpack"}),
+    ],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+def test_a_spoilt_head_whose_hash_fits_is_refused_for_what_is_wrong_with_it(
+    taught: tuple[Path, PublicKey], tmp_path: Path, mutate: Mutate, said: set[str]
+) -> None:
+    verdicts = []
+    for seed in range(40):
+        mutated_copy(taught[0], tmp_path / "case", mutate, np.random.default_rng(seed))
+        assert try_bundle(tmp_path / "case", taught[1]).outcome == "refused"
+        verdicts.append(try_bundle(tmp_path / "case", None))
+
+    assert not any(verdict.bad or "\n" in verdict.said for verdict in verdicts)
+    assert {words for words in said if any(words in verdict.said for verdict in verdicts)} == said
+
+
 @pytest.mark.slow
 def test_the_fuzzer_fails_where_nothing_is_checked(
     signed: tuple[Path, PublicKey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,9 +152,9 @@ def test_the_bundle_itself_is_accepted(signed: tuple[Path, PublicKey]) -> None:
 
 @pytest.mark.parametrize("mutate", [*DAMAGE, *RESEAL], ids=lambda mutate: mutate.__name__)
 def test_with_a_key_every_spoilt_bundle_is_refused_in_a_sentence(
-    signed: tuple[Path, PublicKey], mutate: Mutate, tmp_path: Path
+    signed: tuple[Path, PublicKey], taught: tuple[Path, PublicKey], mutate: Mutate, tmp_path: Path
 ) -> None:
-    whole, key = signed
+    whole, key = taught if mutate in HEAD else signed
     for seed in range(N_CASES):
         mutated_copy(whole, tmp_path / "case", mutate, np.random.default_rng(seed))
         verdict = try_bundle(tmp_path / "case", key)
@@ -131,10 +184,11 @@ def test_without_a_key_every_damaged_bundle_is_refused(
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a filter of absurd numbers overflows before it is refused
 @pytest.mark.parametrize("mutate", RESEAL, ids=lambda mutate: mutate.__name__)
 def test_a_resealed_bundle_ends_in_a_sentence_or_in_order(
-    signed: tuple[Path, PublicKey], mutate: Mutate, tmp_path: Path
+    signed: tuple[Path, PublicKey], taught: tuple[Path, PublicKey], mutate: Mutate, tmp_path: Path
 ) -> None:
+    whole, _ = taught if mutate in HEAD else signed
     for seed in range(N_CASES):
-        mutated_copy(signed[0], tmp_path / "case", mutate, np.random.default_rng(seed))
+        mutated_copy(whole, tmp_path / "case", mutate, np.random.default_rng(seed))
 
         assert not try_bundle(tmp_path / "case", None).bad
 
