@@ -68,23 +68,29 @@ ForceOption = Annotated[
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     users: Annotated[
-        int, typer.Option(min=1, help="Number of simulated people; every fourth is held out for testing.")
+        int,
+        typer.Option(min=1, max=1_000_000, help="Number of simulated people; every fourth is held out for testing."),
     ] = 12,
     sessions_per_user: Annotated[
-        int, typer.Option(min=1, help="Sessions of each person; the band is put on again for each.")
+        int, typer.Option(min=1, max=1_000_000, help="Sessions of each person; the band is put on again for each.")
     ] = 2,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each gesture in a session.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds of each gesture in a session.")] = 10.0,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed; the same seed gives the same corpus, bit for bit.")
     ] = 0,
     free_seconds: Annotated[
         float,
-        typer.Option(min=0.0, help="Also simulate this many seconds of free movement of the training people; 0: none."),
+        typer.Option(
+            min=0.0,
+            max=3600.0,
+            help="Also simulate this many seconds of free movement of the training people; 0: none.",
+        ),
     ] = 0.0,
     prompted: Annotated[
         int | None,
         typer.Option(
             min=1,
+            max=100,
             help="Instead simulate sessions for eval --protocol live, with this many repetitions of each gesture.",
         ),
     ] = None,
@@ -372,7 +378,14 @@ def info(
 def export(
     path: Annotated[Path, typer.Argument(help="Session file, or corpus folder: each of its recordings.")],
     out: Annotated[Path, typer.Argument(help="File to write; of a corpus, the folder.")],
-    form: Annotated[Form, typer.Option("--format", help="edf is EDF+: EMG and the label, 16 bits.")] = Form.edf,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--format",
+            help="edf is EDF+: EMG and the label, 16 bits.",
+            show_default="of a session the ending of the file's name, of a corpus edf",
+        ),
+    ] = None,
 ) -> None:
     """Write sessions for other software: EDF+, CSV or Parquet."""
     from cpep_train.corpus import Corpus
@@ -381,9 +394,14 @@ def export(
     if out.exists():
         raise ConfigError(f"{out} exists; choose another name, or move it away")
     if path.is_file():
-        stdout.print(export_session(path, out, form.value))
+        ending = out.suffix.lower().removeprefix(".")
+        if ending not in tuple(Form):
+            raise typer.BadParameter(f"{out} ends in none of .{', .'.join(Form)}", param_hint="OUT")
+        if form not in (None, ending):
+            raise typer.BadParameter(f"{form} is another format than the ending of {out} says", param_hint="--format")
+        stdout.print(export_session(path, out, Form(ending).value))
         return
-    corpus = Corpus.open(path)
+    corpus, form = Corpus.open(path), form or Form.edf
     with progress("exporting") as advance:
         for done, row in enumerate(corpus.rows, start=1):
             export_session(corpus.file(row), out / f"{row.filename}.{form.value}", form.value)
@@ -411,12 +429,14 @@ def pack(
 @app.command()
 def view(
     session: Annotated[Path, typer.Argument(help="Session file.")],
-    out: Annotated[Path | None, typer.Option(help="Picture to write; without it, beside the session.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write; without it, beside the session.")] = None,
 ) -> None:
     """Draw a session as a picture: signal, spectrum, label and pose."""
     from cpep_train.session_view import draw_session
 
     picture = out or session.with_suffix(".png")
+    if picture.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{picture} does not end in .png, which the picture is", param_hint="--out")
     if picture.exists():
         raise ConfigError(f"{picture} exists; choose another name with --out, or move it away")
     stdout.print(draw_session(session, picture))

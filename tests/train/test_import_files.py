@@ -553,6 +553,35 @@ def test_edf_comes_back_within_its_sixteen_bits(session: Path, tmp_path: Path) -
     np.testing.assert_allclose(emg[800:1200], _wave(900, 3)[500:], atol=step)  # behind the gap
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("a.nope", [], "ends in none of .edf, .csv, .parquet"),
+        ("a", ["--format", "csv"], "ends in none of .edf, .csv, .parquet"),
+        ("a.csv", ["--format", "edf"], "edf is another format than the ending of"),
+    ],
+)
+def test_the_ending_of_an_exported_file_says_what_is_in_it(
+    session: Path, tmp_path: Path, name: str, more: list[str], said: str
+) -> None:
+    answer = CliRunner().invoke(app, ["data", "export", str(session), str(tmp_path / name), *more])
+    assert answer.exit_code == 2
+    assert said in " ".join(answer.output.replace("│", "").split())
+    assert list(tmp_path.iterdir()) == [session]
+
+
+def test_without_a_format_the_ending_is_heard_and_a_missing_folder_is_made(session: Path, tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["data", "export", str(session), str(tmp_path / "new" / "A.CSV")])
+    assert answer.exit_code == 0, answer.output
+    assert (tmp_path / "new" / "A.CSV").read_text().startswith("time_s,emg_1_uv")
+
+
+def test_a_picture_with_another_ending_is_refused(session: Path) -> None:
+    answer = CliRunner().invoke(app, ["data", "view", str(session), "--out", str(session.with_name("a.jpg"))])
+    assert answer.exit_code == 2
+    assert not session.with_name("a.jpg").exists()
+
+
 def test_a_session_is_drawn_and_nothing_is_overwritten(session: Path, tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["data", "view", str(session)])
     assert answer.exit_code == 0, answer.output

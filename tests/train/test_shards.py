@@ -98,6 +98,22 @@ def test_a_storage_that_is_not_installed_is_one_sentence(packed: Path) -> None:
         corpus.session(corpus.rows[0])
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("notaurl", "notaurl is no URL of a folder: give one such as s3://bucket/folder"),
+        ("s3://", "s3:// is no URL of a folder"),
+        ("nope://host/folder", "nope is no storage that can be read"),
+    ],
+)
+def test_a_url_that_nothing_reads_is_refused_before_anything_is_packed(
+    toy_corpus: Corpus, tmp_path: Path, url: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        pack_corpus(toy_corpus.folder, tmp_path / "out", url=url)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_packs_and_never_over_something(toy_corpus: Corpus, tmp_path: Path) -> None:
     arguments = ["data", "pack", str(toy_corpus.folder), str(tmp_path / "out"), "--url", "s3://mine/toy"]
     answer = CliRunner().invoke(app, arguments)

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import signal
+from typer.testing import CliRunner
 
 pytest.importorskip("myo_sim")
 
+from cpep_edge.cli import app
 from cpep_edge.session import Session
-from cpep_train import simulation
+from cpep_train import prompted, simulation
 from cpep_train.corpus import FREE_STAGE, Corpus
 from cpep_train.hand_model import load_hand
 from cpep_train.simulation import N_CHANNELS, SAMPLE_RATE_HZ, muscle_drive, simulate, synthesise_corpus
@@ -113,6 +115,34 @@ def test_impossible_counts_are_refused(tmp_path: Path, wrong: dict[str, float]) 
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a seed is 0 or more, got -1"):
         synthesise_corpus(tmp_path / "corpus", n_users=1, sessions_per_user=1, seconds=1.0, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ["--users", "400", "--sessions-per-user", "40", "--seconds", "600"],
+            "hours of signal, and 10,000 are the most",
+        ),
+        (["--users", "400000", "--prompted", "100"], "hours of signal, and 10,000 are the most"),
+        (["--seconds", "1e9"], "should be less than or equal to"),
+        (["--free-seconds", "inf"], "should be less than or equal to"),
+        (["--users", f"{10**400}"], "should be less than or equal to"),
+        (["--prompted", "1000000000"], "should be less than or equal to"),
+    ],
+)
+def test_a_corpus_that_nobody_could_keep_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str], said: str
+) -> None:
+    def begin(*_: object, **__: object) -> None:
+        pytest.fail("the work was begun")
+
+    monkeypatch.setattr(simulation, "output_folder", begin)
+    monkeypatch.setattr(prompted, "output_folder", begin)
+    answer = CliRunner().invoke(app, ["data", "synth", str(tmp_path / "corpus"), *asked])
+
+    assert said in f"{answer.exception} {' '.join(answer.output.replace('│', '').split())}"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_joint_angles_stay_inside_the_ranges() -> None:

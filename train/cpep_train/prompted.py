@@ -23,6 +23,7 @@ from cpep_train.corpus import FREE_STAGE, Row, write_metadata
 from cpep_train.hand_model import load_hand
 from cpep_train.simulation import (
     CALIBRATING_S,
+    check_length,
     metadata_row,
     simulate,
     simulate_free,
@@ -37,6 +38,7 @@ REST = "Rest"
 CALIBRATION_STAGES = (REST, "GraspPunchCloseFar", "CountingUpDownFingerWigglingSpreading")
 CALIBRATION_S = 6.0  # of each; of free movement more
 
+_ASKED_S = 1.0  # at least, that a gesture takes of which a wearer is asked
 _COLUMNS = ("filename", "gesture", "start_s", "end_s")
 
 
@@ -57,9 +59,10 @@ def synthesise_prompted(
 
     force: replace an earlier output although it was changed since
     progress: called with (sessions done, sessions in all)
-    Raises ConfigError without mujoco, for so few users that none is held out, or where `out` holds other things;
-    CpepError when the disk refuses.
+    Raises ConfigError without mujoco, for so few users that none is held out, for far too many, or where `out` holds
+    other things; CpepError when the disk refuses.
     """
+    check_length(n_users * repetitions * len(STAGES) * _ASKED_S)
     load_hand()  # a missing package shows before anything is written
     rows = [metadata_row(user, 0, STAGES[0], n_users, sessions_per_user) for user in range(n_users)]
     users = [(number, row.split) for number, row in enumerate(rows) if row.split != "train"]

@@ -115,9 +115,12 @@ def pack_corpus(
 
     url: where the shards will lie; empty: they stay beside the index
     progress: called with (sessions done, sessions in all)
+    Raises ConfigError where nothing reads such a URL.
     """
     from cpep_train.corpus import Corpus, write_metadata
 
+    if url:
+        _check_url(url)
     corpus = Corpus.open(data)
     sessions: dict[str, Place] = {}
     n_shards, used = 0, shard_bytes
@@ -150,3 +153,13 @@ def pack_corpus(
         with replacing(folder / SHARDS_FILE) as temporary:
             temporary.write_text(ShardIndex(url=url, sessions=sessions).model_dump_json(indent=1) + "\n")
     return n_shards
+
+
+def _check_url(url: str) -> None:
+    import fsspec
+
+    protocol, separator, place = url.rpartition("::")[2].partition("://")
+    if not separator or not place.strip("/"):
+        raise ConfigError(f"{url} is no URL of a folder: give one such as s3://bucket/folder or https://host/folder")
+    if protocol not in fsspec.available_protocols():
+        raise ConfigError(f"{url}: {protocol} is no storage that can be read; s3, gs, https and file are some that can")

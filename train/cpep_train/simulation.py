@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal, sparse
 
+from cpep_edge.errors import ConfigError
 from cpep_edge.events import Label
 from cpep_edge.folders import output_folder
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
@@ -57,6 +58,7 @@ from cpep_train.wearers import (
 SAMPLE_RATE_HZ = round(CPEP_BAND.sample_rate_hz)
 N_CHANNELS = CPEP_BAND.n_channels
 CALIBRATING_S = 20.0  # of free movement, by those who are held out; `cpep-edge calibrate` asks for as much
+MOST_HOURS = 10_000  # of a corpus; emg2pose has 370
 POSE_RATE_HZ = 25  # static optimisation runs at this rate; activation changes far more slowly than EMG
 _RECORDINGS_A_PROCESS = 64  # starting one costs about as much as these
 
@@ -107,8 +109,8 @@ def synthesise_corpus(
         every held-out donning, to calibrate by
     only_first: of the wearers, so many; each is in the split that the whole corpus would have them in
     progress: called with (recordings done, recordings in all)
-    Raises ValueError for impossible counts or seeds, ConfigError without mujoco or where `out` holds other things,
-    CpepError when the disk refuses.
+    Raises ValueError for impossible counts or seeds, ConfigError without mujoco, for more than `MOST_HOURS` or where
+    `out` holds other things, CpepError when the disk refuses.
     """
     if n_users < 1 or sessions_per_user < 1 or seconds < 1:
         raise ValueError(f"need users, sessions and a second at least, got {n_users}, {sessions_per_user}, {seconds:g}")
@@ -116,6 +118,7 @@ def synthesise_corpus(
         raise ValueError(f"a seed is 0 or more, got {seed}")
     if free_seconds and free_seconds < 1:
         raise ValueError(f"free movement takes a second at least, got {free_seconds:g}")
+    check_length(n_users * sessions_per_user * (len(STAGES) * seconds + free_seconds))
     load_hand()  # a missing package shows before anything is written
     lengths_s = dict.fromkeys(STAGES, seconds)
     of_trained = lengths_s | (dict.fromkeys(VALIDATION_STAGES, seconds) | {_FREE: free_seconds} if free_seconds else {})
@@ -137,6 +140,15 @@ def synthesise_corpus(
                 progress(done + 1, len(recordings))
         rows = [metadata_row(*recording[:3], n_users, sessions_per_user) for recording in recordings]
         write_metadata(folder, rows)
+
+
+def check_length(seconds: float) -> None:
+    """Raise ConfigError for a corpus that nobody could simulate, keep or train on."""
+    if not seconds <= MOST_HOURS * 3600:
+        raise ConfigError(
+            f"that would be {seconds / 3600:,.0f} hours of signal, and {MOST_HOURS:,} are the most: ask for fewer "
+            "people, sessions or seconds"
+        )
 
 
 def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: int, free_seconds: float = 0.0) -> str:
