@@ -40,6 +40,7 @@ class LevelRecogniser:
             front_end=None,
             head=None,
             worn=None,
+            other_movements=None,
             input_shape=(2, WINDOW),
             encoder=SimpleNamespace(file="encoder.pte"),
             decision=spec or DecisionSpec(evidence_ms=25.0, hop_ms=HOP_MS),

@@ -27,6 +27,7 @@ def bundle_for(pattern: tuple[float, ...] = (), n_channels: int = 3, spec: Prepr
     manifest: Any = SimpleNamespace(
         unit="uV",
         worn=None,
+        other_movements=None,
         usual_donning=Donning(),
         n_channels=n_channels,
         preprocessing=spec,
