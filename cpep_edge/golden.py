@@ -64,7 +64,10 @@ def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
     smallest = 1.0
     for number, stretch in enumerate(golden.signal_uv):
         with np.errstate(all="ignore"):  # absurd numbers, of somebody who sealed them, lead to another answer
-            got = recogniser.recognise(recogniser.last_window(stretch))
+            try:
+                got = recogniser.recognise(recogniser.last_window(stretch))
+            except np.linalg.LinAlgError as error:  # a filter that runs away
+                raise ArtifactError(f"{bundle.path}: golden input {number} leads to no number: {error}") from error
             cosine = float(got.embedding @ golden.embedding[number])
         if not cosine >= 1 - COSINE_TOLERANCE:
             raise ArtifactError(f"{bundle.path}: golden input {number} gives another embedding (cosine {cosine:.4f})")

@@ -1,5 +1,6 @@
 """A small fixed set of the spoilt bundles that `python benchmarks/fuzz_bundle.py` makes by the thousand."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 import fuzz_bundle
 from cpep_edge.bundle import sign_bundle
+from cpep_edge.manifest import MANIFEST_FILE
 from cpep_edge.personal import design_reading
 from cpep_edge.taught import fit_taught, write_taught
 from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
@@ -26,6 +28,7 @@ from fuzz_bundle import (
     reseal_head,
     reseal_head_numbers,
     reseal_head_shapes,
+    sealed_anew,
     try_bundle,
     try_index,
 )
@@ -125,6 +128,19 @@ def test_a_spoilt_head_whose_hash_fits_is_refused_for_what_is_wrong_with_it(
 
     assert not any(verdict.bad or "\n" in verdict.said for verdict in verdicts)
     assert {words for words in said if any(words in verdict.said for verdict in verdicts)} == said
+
+
+def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught: tuple[Path, PublicKey], tmp_path: Path) -> None:
+    def unstable(folder: Path, rng: np.random.Generator) -> None:
+        file = folder / MANIFEST_FILE
+        manifest = json.loads(file.read_bytes())
+        manifest["front_end"]["bands"][-1]["sos"][-1][5] = -1e6
+        file.unlink()  # its bytes are the original's too
+        file.write_text(json.dumps(manifest))
+        sealed_anew(folder, rng)
+
+    mutated_copy(taught[0], tmp_path / "case", unstable, np.random.default_rng(0))
+    assert "golden input 0 leads to no number" in try_bundle(tmp_path / "case", None).said
 
 
 @pytest.mark.slow
