@@ -52,6 +52,8 @@ class Form(StrEnum):
     parquet = "parquet"
 
 
+_MOST = 9_999  # people, channels or repetitions of a set
+
 app = typer.Typer(help="Simulate, import, inspect and export recordings.", no_args_is_help=True)
 imports = typer.Typer(help="Import recordings of other data sets as sessions.", no_args_is_help=True)
 app.add_typer(imports, name="import")
@@ -451,6 +453,8 @@ def _numbers(text: str, option: str = "--participants", least: int = 1) -> list[
             more = range(int(first), int(last if dash else first) + 1)
         except ValueError as error:
             raise typer.BadParameter(f"{text!r} is not like 1-8 or 1,3,5-7", param_hint=option) from error
+        if more[-1:] and more[-1] > _MOST:
+            raise typer.BadParameter(f"{text!r}: numbers go up to {_MOST:,}", param_hint=option)
         if not more:
             raise typer.BadParameter(f"{part.strip()} in {text!r} runs backwards", param_hint=option)
         if more[0] < least:

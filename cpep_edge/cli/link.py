@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def simulate(
     sessions: Annotated[list[Path], typer.Argument(help="emg2pose session files, played back to back.")],
     link: Annotated[Path | None, typer.Option(help="Make a symbolic link with this name to the pty.")] = None,
-    speed: Annotated[float, typer.Option(min=0.01, help="Playback speed; 2 is twice real time.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.01, max=1000.0, help="Playback speed; 2 is twice real time.")] = 1.0,
     loss: Annotated[float, typer.Option(min=0, max=1, help="Probability that a frame is lost.")] = 0.0,
     corrupt: Annotated[float, typer.Option(min=0, max=1, help="Probability that a frame is damaged.")] = 0.0,
     device: Annotated[
@@ -35,9 +35,12 @@ def simulate(
     model: Annotated[
         Path | None, typer.Option(help="With --firmware: cortex-m bundle for the band to run itself.")
     ] = None,
-    drift: Annotated[float, typer.Option(help="Clock error of the device in ppm; positive runs fast.")] = 0.0,
+    drift: Annotated[
+        float,
+        typer.Option(min=-100_000.0, max=100_000.0, help="Clock error of the device in ppm; positive runs fast."),
+    ] = 0.0,
     once: Annotated[bool, typer.Option("--once", help="Stop after the last session; default: start over.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random faults.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random faults.")] = 0,
     key: KeyOption = None,
     trust: TrustOption = False,
 ) -> None:
@@ -216,7 +219,7 @@ def doctor(
 def soak(
     seconds: Annotated[float, typer.Option(min=1.0, help="Of signal.")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="Folder for soak.json and soak.md.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the signal and the faults.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the signal and the faults.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Stress the link with faults, and compare every sample and count with what was sent."""

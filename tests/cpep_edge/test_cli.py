@@ -61,8 +61,10 @@ def test_wrong_usage_is_exit_2() -> None:
     assert exit_of("live") == 2
     assert exit_of("export", "run", "--data", "d", "--out", "o", "--quant", "int7") == 2
     assert exit_of("export", "run", "--data", "d", "--out", "o", "--chip-ram", "64") == 2  # of which chip?
-    for participants in ("x", "8-1", "1,1", "1-3,2", "0-2"):
+    for participants in ("x", "8-1", "1,1", "1-3,2", "0-2", "1-10000"):
         assert exit_of("data", "import", "3dc", "a", "b", "--participants", participants) == 2
+    for option, value in (("--speed", "inf"), ("--drift", "nan"), ("--drift", "1e12"), ("--seed", "-1")):
+        assert exit_of("simulate", "nowhere.hdf5", option, value) == 2
     for seeds in ("1,1", "-1", "a"):
         assert exit_of("sweep", "demo", "--data", "d", "--out", "o", "--seeds", seeds) == 2
 
