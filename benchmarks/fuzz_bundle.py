@@ -415,7 +415,7 @@ def _other_arrays(content: bytes, rng: Rng) -> bytes:
         others = [
             np.float32(1.0), np.zeros(0), np.zeros((0, *array.shape[1:]), array.dtype), array[..., None], array[:1],
             array.astype(np.float64) * 1e300, array.astype(str), array * np.nan, np.asfortranarray(array), array[::-1],
-            np.full_like(array, 3e38 if array.dtype.kind == "f" else 2**31 - 1), array * array.dtype.type(3e4),
+            np.full_like(array, (np.finfo if array.dtype.kind == "f" else np.iinfo)(array.dtype).max), array // 2,
         ]  # fmt: skip
         arrays[name] = np.asarray(others[rng.integers(len(others))])
     file = io.BytesIO()
