@@ -41,7 +41,7 @@ test: lint
 # What skips a test and is not Python's (compilers and emulators of other processors, a browser) is named in .ci/run.
 test-all: lint
 	$(PIP) --editable '.[dev,fuzz]'
-	$(PYTEST)
+	$(PYTEST) --hypothesis-profile default
 
 # Without torch, where nothing is installed yet: the pages need the runtime and MkDocs alone.
 docs:

