@@ -108,7 +108,7 @@ def tell_what_next(why: str) -> None:
     stderr.print(Text.assemble("\nNow ", why, ":"))
     for command, what in (
         ("cpep-edge devices", "find your band"),
-        ("cpep-edge teach MINE.cpep --port PORT", "your own gestures, in a minute and a half"),
+        ("cpep-edge teach MINE.cpep --port PORT", "your own gestures, in two minutes"),
         ("cpep-edge live MINE.cpep --port PORT --web", "the page of your own hand"),
     ):
         stderr.print(Text.assemble("    ", (f"{command:46}", "bold"), what), soft_wrap=True)
