@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle, locked_bundle, write_bundle
+from cpep_edge.decisions import EVIDENCE_MS
 from cpep_edge.donning import Donning
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ConfigError, DataError
@@ -28,7 +29,7 @@ from cpep_edge.golden import Golden, check_golden
 from cpep_edge.head import Head
 from cpep_edge.left_out import RIGHT_KEPT, SHARE_MARGIN, TYPICAL_KEPT
 from cpep_edge.manifest import DecisionSpec, FileEntry, Gesture, HeadSpec, Manifest, PoseSpec
-from cpep_edge.names import check_gesture
+from cpep_edge.names import UNKNOWN, check_gesture
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.pose_file import Movement, read_movement
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
@@ -316,6 +317,9 @@ def _rewrite(
     if head_spec is not None and new_head is not None:
         changed[head_spec.file] = new_head.to_bytes()
     decision = _eased(old.decision, [*([vote] for vote in golden_votes), new_votes])
+    if old.other_movements is not None and UNKNOWN not in (gesture.name for gesture in gestures):
+        longer = {"evidence_ms": max(decision.evidence_ms, EVIDENCE_MS[0])}  # they had allowed a shorter look
+        decision = decision.model_copy(update=longer)
 
     def manifest(files: dict[str, FileEntry]) -> Manifest:
         names = {gesture.name for gesture in gestures}

@@ -401,6 +401,9 @@ def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_pat
     assert found[True][1] >= 9  # of ten
     assert 3 * found[True][0] < found[False][0]
     assert Bundle(path).manifest.calibration == GESTURES
+    with_others = Bundle(tmp_path / "True.cpep")
+    assert with_others.manifest.decision.evidence_ms == 75.0
+    assert remove_gesture(OpenBundle.check(with_others), UNKNOWN).decision.evidence_ms == 100.0
 
 
 @pytest.mark.parametrize("others", [True, False])
