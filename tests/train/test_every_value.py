@@ -1,5 +1,6 @@
-"""Every documented value of a recipe's keys trains, and every variant in half precision, which a CPU computes too."""
+"""Every documented value of a recipe's keys trains, and every variant in every precision, all of them on a CPU."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -8,8 +9,10 @@ import torch
 from pydantic import BaseModel
 
 from cpep_train.corpus import Corpus
+from cpep_train.fitting import _precision
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
+from tests.train.toy_corpus import renamed, write_toy_corpus
 
 # What each variant of train/recipes changes, at the size of the toy.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -36,8 +39,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
                    "noise_sd": 0.1}.items()},
     "dropout": {"emg.dropout": 0.1, "pose.dropout": 0.1},
 }  # fmt: skip
-QUICK = ("published", "log-covariances", "gestures")  # the others train with the slow tests
-PRECISIONS = get_args(Recipe.model_fields["precision"].annotation)
+PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+QUICK = [("log-covariances", "bf16-mixed"), ("gestures", "bf16-mixed"), *(("published", kind) for kind in PRECISIONS)]
+N_SAMPLES = 700  # of a recording: a few steps an epoch
 
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -54,35 +58,49 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 @pytest.fixture(scope="module")
+def short_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return write_toy_corpus(tmp_path_factory.mktemp("short") / "toy", N_SAMPLES)
+
+
+@pytest.fixture(scope="module")
 def named_by_template(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """The toy corpus with gestures that there are pose templates for."""
-    from tests.train import toy_corpus as toy
-
     folder = tmp_path_factory.mktemp("templates") / "toy"
-    toy.write_toy_corpus(folder)
+    write_toy_corpus(folder, N_SAMPLES)
     names = {"Fist": "PowerGrip", "Flat": "OpenHand", "Point": "PinchGrip", "Rest": "NoMotion", "Spread": "ChuckGrip"}
-    return toy.renamed(folder, names)
+    return renamed(folder, names)
 
 
 @pytest.mark.parametrize(
     ("variant", "precision"),
     [
-        *(
-            pytest.param(variant, "bf16-mixed", marks=() if variant in QUICK else pytest.mark.slow)
-            for variant in VARIANTS
-        ),
-        *(("published", p) for p in PRECISIONS if p != "bf16-mixed"),
+        pytest.param(variant, precision, marks=() if (variant, precision) in QUICK else pytest.mark.slow)
+        for variant in VARIANTS
+        for precision in PRECISIONS
     ],
 )
-def test_every_variant_trains_in_half_precision_and_one_in_every(
-    variant: str, precision: str, toy_corpus: Corpus, named_by_template: Corpus, tiny_recipe: Recipe, tmp_path: Path
+def test_every_stage_of_every_variant_trains_in_every_precision(
+    variant: str, precision: str, short_corpus: Corpus, named_by_template: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     recipe = changed(tiny_recipe, {**VARIANTS[variant], "precision": precision})
-    corpus = named_by_template if recipe.pose.source == "templates" else toy_corpus
+    corpus = named_by_template if recipe.pose.source == "templates" else short_corpus
     checkpoint = train(recipe, corpus.folder, tmp_path / "run", progress=False)
     assert checkpoint is not None
+    assert all(math.isfinite(loss) for loss in checkpoint.metrics.values())
     assert all(torch.isfinite(value).all() for value in checkpoint.emg.state_dict().values())
     assert all(value.dtype == torch.float32 for value in checkpoint.emg.state_dict().values())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_precision_is_the_one_that_is_asked_for(precision: str) -> None:
+    with _precision(precision).forward_context():
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == PRECISIONS[precision]
+
+
+def test_auto_trains_in_full_precision_without_a_gpu() -> None:
+    with _precision("auto").forward_context():
+        half_too = torch.cuda.is_available()
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == (torch.bfloat16 if half_too else torch.float32)
 
 
 @pytest.mark.slow
@@ -122,14 +140,14 @@ def _choices(part: type[BaseModel], prefix: str = "") -> set[tuple[str, object]]
 
 def test_no_documented_value_is_left_untried(tiny_recipe: Recipe) -> None:
     tried = set()
-    for changes in ({}, {"precision": "auto"}, *VARIANTS.values()):
+    for changes in ({}, *VARIANTS.values()):
         recipe = changed(tiny_recipe, changes)
         for key, _ in _choices(Recipe):
             value: Any = recipe
             for part in key.split("."):
                 value = getattr(value, part, None)
             tried.add((key, value))
-    elsewhere = {("compile", True), *(("precision", precision) for precision in PRECISIONS)}
+    elsewhere = {("compile", True), *(("precision", precision) for precision in (*PRECISIONS, "auto"))}
     untried = _choices(Recipe) - tried - elsewhere
     elsewhere_too = {"log_to.name", "recordings.hand"}  # test_training.py, test_emg2pose_as_published.py
     assert {key for key, _ in untried} <= elsewhere_too

@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins import MixedPrecision, Precision, TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
@@ -36,7 +36,6 @@ def fit(
     with _quiet(), _interrupts():
         trainer = pl.Trainer(
             max_epochs=module.settings.epochs,
-            precision=_precision(precision),
             accelerator="auto",
             devices=n_local_processes(),
             num_nodes=n_processes() // n_local_processes(),
@@ -48,7 +47,7 @@ def fit(
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
             callbacks=callbacks,
-            plugins=[_InPlace()],
+            plugins=[_InPlace(), _precision(precision)],
         )
         trainer.fit(module, training, validation, ckpt_path=resume_file, weights_only=True)
 
@@ -64,10 +63,14 @@ class _InPlace(TorchCheckpointIO):
         Path(path).write_bytes(packed.getbuffer())
 
 
-def _precision(wanted: str) -> Any:
-    if wanted != "auto":
-        return wanted
-    return "bf16-mixed" if torch.cuda.is_available() else "32-true"
+def _precision(wanted: str) -> Precision:
+    """How numbers are held. Lightning itself would take bfloat16 for 16-mixed on a CPU, with a warning."""
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if wanted == "auto":
+        wanted = "bf16-mixed" if device == "cuda" else "32-true"
+    if wanted == "32-true":
+        return Precision()
+    return MixedPrecision("16-mixed" if wanted == "16-mixed" else "bf16-mixed", device)
 
 
 @contextmanager
