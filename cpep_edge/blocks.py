@@ -5,7 +5,7 @@ A source is a wristband, a simulator or a recording. It knows nothing of models;
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,3 +81,34 @@ class BlockSource(Protocol):
     def stop(self) -> None:
         """End the iteration within a second, also while nothing arrives; may be called from any thread."""
         ...
+
+
+class Relayed:
+    """A source that another one feeds, the same but for what a subclass changes; `with` opens and closes that one."""
+
+    def __init__(self, source: BlockSource) -> None:
+        self._source = source
+
+    @property
+    def info(self) -> StreamInfo:
+        """The stream as it comes out of here."""
+        return self._source.info
+
+    @property
+    def counts(self) -> LinkCounts:
+        """What the wire did so far."""
+        return self._source.counts
+
+    def __enter__(self) -> Self:
+        self._source.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._source.__exit__(*exc)
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._source)
+
+    def stop(self) -> None:
+        """End the iteration soon; may be called from any thread."""
+        self._source.stop()

@@ -8,22 +8,21 @@ was recorded stays in the folder beside the bundle.
 import io
 import itertools
 import json
-import queue
 import secrets
 import threading
 import time
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.blocks import Block
 from cpep_edge.bundle import Bundle
 from cpep_edge.decisions import Decider, Decision, with_gates
 from cpep_edge.donning import Donning
@@ -38,71 +37,14 @@ from cpep_edge.pose_index import Vote
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.target_test import Axis, Fitts, ReachAndHold, axes_of
 from cpep_edge.web.asked import Asked, Calibrate, Connect, Devices, Forget, Gates, Record, Rename, Stop, Teach, Test
+from cpep_edge.web.doing import Doing, playing
+from cpep_edge.web.tap_source import CountingDown, TapSource
 
 if TYPE_CHECKING:
     from cpep_bridge.chosen_port import ChosenPort
     from cpep_edge.enrolment import OpenBundle
 
 KEPT_S = 180.0  # of votes, on which a change of the thresholds is shown
-_QUEUED = 2_000  # blocks that an action may be behind
-_LOOK_S = 0.25  # how often an action looks whether it is to end
-
-
-@dataclass(frozen=True, slots=True)
-class Doing:
-    """What is being done, as everybody who looks is shown it."""
-
-    what: str  # "calibrate", "teach", "record", "test" or "connect"
-    said: str = ""  # to the wearer
-    gesture: str = ""  # to be made, by its label
-    left_s: float = 0.0
-    n_done: int = 0
-    n_steps: int = 0
-    now: bool = False  # the gesture is to be made now; else it comes next
-    game: dict[str, object] | None = None  # of a test: how it stands
-
-
-class TapSource:
-    """The blocks of a run, for a function that takes a source. It ends when told to, or when the device is gone."""
-
-    def __init__(self, loop: Live, is_gone: Callable[[], bool]) -> None:
-        self._loop, self._is_gone = loop, is_gone
-        self._queue, self._ended = queue.Queue[Block](_QUEUED), threading.Event()
-
-    @property
-    def info(self) -> StreamInfo:
-        return self._loop.source.info
-
-    @property
-    def counts(self) -> LinkCounts:
-        return self._loop.source.counts
-
-    def __enter__(self) -> "TapSource":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def __iter__(self) -> Iterator[Block]:
-        while not self._ended.is_set():
-            try:
-                yield self._queue.get(timeout=_LOOK_S)
-            except queue.Empty:
-                if self._is_gone():
-                    return
-
-    def put(self, block: Block) -> None:
-        """Take a block; one that nobody fetches in time is lost, and the gap is seen by whoever counts samples."""
-        with suppress(queue.Full):
-            self._queue.put_nowait(block)
-
-    def stop(self) -> None:
-        self._ended.set()
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether somebody broke it off."""
-        return self._ended.is_set()
 
 
 class Acting:
@@ -274,7 +216,7 @@ class Acting:
         told = ("rest the hand" if wish.rest_s else moves), moves
 
         def run(source: TapSource) -> str:
-            counting = _Counting(source, lambda left_s: self._show(left_s))
+            counting = CountingDown(source, lambda left_s: self._show(left_s))
             counting.begin(wish.rest_s or wish.seconds)
             self.doing = Doing("calibrate", told[0])
 
@@ -361,7 +303,7 @@ class Acting:
                         game.feed(decision.device_t_s, made)
                     if game.phase == "done":
                         break
-                    self.doing = _playing(game)
+                    self.doing = playing(game)
             finally:
                 self._decided = None
             ended = "" if game.phase == "done" else self._why_ended()
@@ -549,54 +491,3 @@ class Acting:
         doing = self.doing
         if doing is not None:
             self.doing = replace(doing, left_s=left_s)
-
-
-def _playing(game: ReachAndHold | Fitts) -> Doing:
-    """A game as everybody who looks is shown it."""
-    score = game.score
-    if isinstance(game, Fitts):
-        target = game.target
-        shown = {"held": round(game.held, 2), "n_hits": score.n_hits, "cursor": game.cursor, "target": asdict(target)}
-        said, asked = "drive the point into the ring, and stay there", ""
-    else:
-        shown = {"held": round(game.held, 2), "n_hits": score.n_hits}
-        said, asked = ("make it and hold it" if game.phase == "reach" else "rest; next comes"), game.asked
-    return Doing(
-        "test",
-        said,
-        asked,
-        game.left_s,
-        game.n_done,
-        game.n_targets,
-        now=bool(asked and game.phase == "reach"),
-        game=shown,
-    )
-
-
-class _Counting:
-    """A source that counts down by its samples while somebody reads it."""
-
-    def __init__(self, source: TapSource, show: Callable[[float], None]) -> None:
-        self.info = source.info
-        self._source, self._show, self._left_s = source, show, 0.0
-
-    @property
-    def counts(self) -> LinkCounts:
-        return self._source.counts
-
-    def __enter__(self) -> "_Counting":
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def begin(self, seconds: float) -> None:
-        self._left_s = seconds
-
-    def __iter__(self) -> Iterator[Block]:
-        for block in self._source:
-            self._left_s = max(0.0, self._left_s - len(block.samples_uv) / self.info.sample_rate_hz)
-            self._show(self._left_s)
-            yield block
-
-    def stop(self) -> None:
-        self._source.stop()

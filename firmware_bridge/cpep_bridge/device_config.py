@@ -10,13 +10,14 @@ It is a TOML file, because nobody but the user knows where the electrodes sit:
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from pydantic import Field
 
 from cpep_bridge.resampling import Resampler
 from cpep_bridge.toml_config import Section, read_toml
-from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, MIN_UV_PER_COUNT, Block, BlockSource, LinkCounts, StreamInfo
+from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, MIN_UV_PER_COUNT, Block, BlockSource, Relayed, StreamInfo
 from cpep_edge.errors import ConfigError
 
 SILENT = -1
@@ -30,28 +31,21 @@ class DeviceConfig(Section):
     uv_per_count: float | None = Field(default=None, ge=MIN_UV_PER_COUNT, le=MAX_UV_PER_COUNT)
 
 
-class FittedSource:
-    """A source as a device config changes it, itself a BlockSource. Counts are those of the device's own samples."""
+class FittedSource(Relayed):
+    """A source as a device config changes it. Counts are those of the device's own samples."""
 
     def __init__(self, source: BlockSource, config: DeviceConfig) -> None:
-        self._source = source
+        super().__init__(source)
         self._config = config
 
-    def __enter__(self) -> "FittedSource":
-        self._source.__enter__()
+    def __enter__(self) -> Self:
+        super().__enter__()
         try:
             self._check(self._source.info)
         except BaseException as error:
-            self._source.__exit__(type(error), error, error.__traceback__)
+            self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._source.__exit__(*exc)
-
-    def stop(self) -> None:
-        """End the iteration soon; may be called from any thread."""
-        self._source.stop()
 
     @property
     def info(self) -> StreamInfo:
@@ -64,11 +58,6 @@ class FittedSource:
             unit="uV" if config.uv_per_count is not None else info.unit,
             missing=info.missing if config.channels is None else _missing(config.channels, info.missing),
         )
-
-    @property
-    def counts(self) -> LinkCounts:
-        """What the wire did so far."""
-        return self._source.counts
 
     def __iter__(self) -> Iterator[Block]:
         """The blocks, mapped and resampled; a loss stays a jump of `sample_index`, by as much time."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from cpep_bridge.resampling import Resampler
-from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
+from cpep_edge.blocks import Block, Relayed
 
 LEAST_OFF = 0.03  # below, windows are hardly longer or shorter than those of training; the rate is known to a percent
 _NEW_STREAM = 1 << 32  # added to boot ids, which are of 32 bits
@@ -17,33 +17,8 @@ _NEW_STREAM = 1 << 32  # added to boot ids, which are of 32 bits
 _log = logging.getLogger(__name__)
 
 
-class AtPromisedRate:
-    """A source at the rate that its `info` promises, itself a BlockSource; one with a clock of its own is as it was."""
-
-    def __init__(self, source: BlockSource) -> None:
-        """source: opened already, or to be opened by `with`"""
-        self._source = source
-
-    def __enter__(self) -> "AtPromisedRate":
-        self._source.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._source.__exit__(*exc)
-
-    def stop(self) -> None:
-        """End the iteration soon; may be called from any thread."""
-        self._source.stop()
-
-    @property
-    def info(self) -> StreamInfo:
-        """The stream as it is promised."""
-        return self._source.info
-
-    @property
-    def counts(self) -> LinkCounts:
-        """What the wire did so far."""
-        return self._source.counts
+class AtPromisedRate(Relayed):
+    """A source at the rate that its `info` promises; one with a clock of its own is as it was."""
 
     def __iter__(self) -> Iterator[Block]:
         """The blocks as they come, and while their rate is known to be another one resampled."""
