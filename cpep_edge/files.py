@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The old file, if there was one, survives every failure, a full disk included.
     Raises CpepError when the disk refuses.
     """
-    temporary = _beside(path)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         require_plain(path)
         make_folder(path.parent)
@@ -147,7 +147,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _beside(path: Path) -> Path:
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"

@@ -234,7 +234,7 @@ def check_version(key: Key, name: str, version: int, manifest_sha256: str, *, ne
     A name that never ran here may be an older bundle under another name, which its maker once gave it. It is taken for
     one where its version is below what ran here of the same key, unless new_name says that it is another model.
     """
-    _check_version(_seen(), key, name, version, manifest_sha256, new_name)
+    _check_version(_versions(read_memory(_SEEN_FILE)), key, name, version, manifest_sha256, new_name)
 
 
 def _check_version(
@@ -273,11 +273,6 @@ def remember_version(key: Key, name: str, version: int, manifest_sha256: str, *,
 
 def _memory_of(key: Key, name: str) -> str:
     return f"{key.fingerprint} {name}"
-
-
-def _seen() -> dict[str, tuple[int, str]]:
-    """The highest version of each bundle that ran here, with the SHA-256 of its manifest."""
-    return _versions(read_memory(_SEEN_FILE))
 
 
 def _versions(known: Mapping[str, object]) -> dict[str, tuple[int, str]]:

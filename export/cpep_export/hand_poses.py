@@ -26,10 +26,7 @@ def pick_hand_poses(
     chosen = np.concatenate([rng.permutation(places)[:POSES_PER_GESTURE] for places in of_gesture])
     standardised = references.dataset.fetch(references.places[chosen]).pose.numpy().mean(axis=2)
     angles_rad = standardised * checkpoint.pose_std_rad + checkpoint.pose_mean_rad
-    is_rest = np.isin(references.gesture_index[chosen], [evaluation.gestures.index(name) for name in _rest(evaluation)])
+    rest = [number for number, name in enumerate(evaluation.gestures) if name in REST_STAGES]
+    is_rest = np.isin(references.gesture_index[chosen], rest)
     rest_rad = angles_rad[is_rest].mean(axis=0) if is_rest.any() else angles_rad.mean(axis=0)
     return HandPoses(embedded[chosen], angles_rad.astype(np.float32), rest_rad.astype(np.float32))
-
-
-def _rest(evaluation: EvaluationSet) -> list[str]:
-    return [name for name in evaluation.gestures if name in REST_STAGES]
