@@ -23,10 +23,11 @@ from cpep_bench.report_html import html_report
 from cpep_bench.report_text import joules, peers_tables
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
-from cpep_edge.bundle import DIGEST_FILE, Bundle
+from cpep_edge.bundle import Bundle
 from cpep_edge.chip import EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
 from cpep_edge.manifest import MANIFEST_FILE
+from tests.cpep_edge.sealing import reseal
 
 
 @pytest.fixture(scope="module")
@@ -293,9 +294,7 @@ def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle: Path, tmp_path: Pat
     shutil.copytree(tiny_bundle, spoilt)
     manifest = json.loads((spoilt / MANIFEST_FILE).read_text())
     manifest["preprocessing"]["scale_uv"] *= 5
-    (spoilt / MANIFEST_FILE).write_text(json.dumps(manifest))
-    digest = hashlib.sha256((spoilt / MANIFEST_FILE).read_bytes()).hexdigest()
-    (spoilt / DIGEST_FILE).write_text(f"{digest}  {MANIFEST_FILE}\n")
+    reseal(spoilt, manifest)
 
     with pytest.raises(ArtifactError, match="golden input"):
         run_bench(spoilt, out, trust=True)
@@ -318,9 +317,7 @@ def test_a_process_of_the_benchmark_runs_no_bundle_but_the_one_that_was_opened(
     shutil.copytree(tiny_bundle, path)
     opened = Bundle(path)
     manifest = json.loads((path / MANIFEST_FILE).read_text())
-    (path / MANIFEST_FILE).write_text(json.dumps({**manifest, "version": 77}))
-    digest = hashlib.sha256((path / MANIFEST_FILE).read_bytes()).hexdigest()
-    (path / DIGEST_FILE).write_text(f"{digest}  {MANIFEST_FILE}\n")
+    reseal(path, {**manifest, "version": 77})
     window = np.zeros((opened.manifest.encoder.n_channels, opened.manifest.encoder.window_samples), np.float32)
 
     with pytest.raises(CpepError, match="was replaced by another bundle while it was in use"):

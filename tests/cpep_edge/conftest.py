@@ -1,8 +1,11 @@
-"""A browser for the tests of the page."""
+"""A browser for the tests of the page, and keys."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+
+from cpep_edge.trust import PublicKey, SigningKey, generate_keys, load_public_key, load_signing_key
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +25,22 @@ def browser():  # type: ignore[no-untyped-def]
     yield browser
     browser.quit()
     service.stop()
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine remembers and trusts stays in the test's folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture(scope="session")
+def secret(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
+    file = tmp_path_factory.mktemp("keys") / "maker.pem"
+    generate_keys(file)
+    return load_signing_key(file)
+
+
+@pytest.fixture(scope="session")
+def public(secret: SigningKey) -> PublicKey:
+    return load_public_key(secret.file.with_name("maker.pem.pub"))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpep_edge.bundle import DIGEST_FILE, Bundle
+from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import fit_to_wearer
 from cpep_edge.decisions import Decider
 from cpep_edge.errors import ArtifactError, ConfigError
@@ -30,7 +30,8 @@ from cpep_edge.pose_index import load_index
 from cpep_edge.preprocess import Preprocessor
 from cpep_edge.trial import try_golden
 from cpep_edge.verify import verify_bundle
-from cpep_edge.vouched import remember, remembers
+from cpep_edge.vouched import remembers
+from tests.cpep_edge.sealing import reseal
 
 pytestmark = pytest.mark.executorch  # bundles are those of the toy encoder
 
@@ -44,14 +45,6 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "copy.cpep"
     shutil.copytree(tiny_bundle, copy)
     return copy
-
-
-def reseal(bundle: Path, content: bytes) -> None:
-    """A manifest with a digest that fits, as anyone can write it, trusted by a user who was told so."""
-    digest = hashlib.sha256(content).hexdigest()
-    (bundle / MANIFEST_FILE).write_bytes(content)
-    (bundle / DIGEST_FILE).write_text(f"{digest}  {MANIFEST_FILE}\n")
-    remember("may run", digest)
 
 
 def numbers_in(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -77,7 +70,7 @@ def test_no_number_in_a_manifest_ends_in_anything_but_a_sentence(bundle: Path) -
             for name in holders:
                 holder = holder[name]
             holder[last] = hostile
-            reseal_quickly(bundle, json.dumps(changed).encode())
+            reseal(bundle, changed)
             try:
                 opened = Bundle(bundle).manifest
             except ArtifactError as error:
@@ -93,19 +86,14 @@ def test_no_number_in_a_manifest_ends_in_anything_but_a_sentence(bundle: Path) -
     assert not [sentence for sentence in said if "\n" in sentence]
 
 
-def reseal_quickly(bundle: Path, content: bytes) -> None:
-    (bundle / MANIFEST_FILE).write_bytes(content)
-    (bundle / DIGEST_FILE).write_text(f"{hashlib.sha256(content).hexdigest()}  {MANIFEST_FILE}\n")
-
-
 def test_a_manifest_of_an_earlier_version_says_one_embedding_a_window_and_no_other_number(bundle: Path) -> None:
     manifest = json.loads((bundle / MANIFEST_FILE).read_bytes())
     assert "n_queries" not in manifest["encoder"]
     manifest["encoder"]["n_queries"] = 1
-    reseal_quickly(bundle, json.dumps(manifest).encode())
+    reseal(bundle, manifest)
     assert Bundle(bundle).manifest.encoder is not None
     manifest["encoder"]["n_queries"] = 16
-    reseal_quickly(bundle, json.dumps(manifest).encode())
+    reseal(bundle, manifest)
     with pytest.raises(ArtifactError, match=r"encoder\.n_queries"):
         Bundle(bundle)
 
@@ -129,7 +117,7 @@ def test_a_manifest_of_an_earlier_version_says_one_embedding_a_window_and_no_oth
 def test_json_that_readers_could_differ_about_is_refused(bundle: Path, text: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_json(text)
-    reseal_quickly(bundle, text)
+    reseal(bundle, text)
     with pytest.raises(ArtifactError, match="not valid"):
         Bundle(bundle)
 
@@ -137,7 +125,7 @@ def test_json_that_readers_could_differ_about_is_refused(bundle: Path, text: byt
 @pytest.mark.parametrize(("depth", "where"), [(400, "list"), (900, "list"), (400, "dict"), (900, "dict")])
 def test_nesting_that_json_still_reads_is_refused_too(bundle: Path, depth: int, where: str) -> None:
     inner = "[" * depth + "]" * depth if where == "list" else '{"a":' * depth + "1" + "}" * depth
-    reseal_quickly(bundle, f'{{"name": {inner}}}'.encode())
+    reseal(bundle, f'{{"name": {inner}}}'.encode())
 
     with pytest.raises(ArtifactError, match="not valid"):
         Bundle(bundle)
@@ -301,7 +289,7 @@ def with_library(bundle: Path, source: str) -> None:
     subprocess.run(command, check=True)
     content = (bundle / library).read_bytes()
     manifest["files"][library] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-    reseal(bundle, json.dumps(manifest).encode())
+    reseal(bundle, manifest, trusted=True)
 
 
 @pytest.mark.parametrize(

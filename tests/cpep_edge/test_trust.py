@@ -1,6 +1,5 @@
 """Signatures and versions; the bundle here is small and made by hand, because nothing of it is run."""
 
-import base64
 import hashlib
 import json
 import os
@@ -13,43 +12,22 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from cpep_edge.bundle import DIGEST_FILE, SIGNATURE_FILE, Bundle, next_version, sign_bundle
+from cpep_edge.bundle import SIGNATURE_FILE, Bundle, next_version, sign_bundle
 from cpep_edge.cli import app
-from cpep_edge.errors import ArtifactError, ConfigError, CpepError
+from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.manifest import MANIFEST_FILE
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.root_file import install_root, load_root, write_root
 from cpep_edge.trust import (
     MAX_VERSION,
     PublicKey,
     SigningKey,
-    configured_key,
     generate_keys,
-    load_public_key,
     load_signing_key,
 )
 from cpep_edge.verify import verify_bundle
+from tests.cpep_edge.sealing import as_version, reseal
 
-pytestmark = pytest.mark.executorch  # the bundle is that of the toy encoder
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine remembers and trusts stays in the test's folder."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
-    file = tmp_path_factory.mktemp("keys") / "maker.pem"
-    generate_keys(file)
-    return load_signing_key(file)
-
-
-@pytest.fixture(scope="module")
-def public(secret: SigningKey) -> PublicKey:
-    return load_public_key(secret.file.with_name("maker.pem.pub"))
+pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # the bundle is that of the toy encoder
 
 
 @pytest.fixture
@@ -58,24 +36,6 @@ def signed(tiny_bundle: Path, secret: SigningKey, tmp_path: Path) -> Path:
     shutil.copytree(tiny_bundle, path)
     sign_bundle(path, secret)
     return path
-
-
-def as_version(bundle: Path, version: int, key: SigningKey) -> Path:
-    """The same bundle under another version, signed."""
-    path = bundle.with_name(f"version-{version}.cpep")
-    shutil.copytree(bundle, path)
-    manifest = json.loads((path / MANIFEST_FILE).read_text())
-    (path / SIGNATURE_FILE).unlink(missing_ok=True)
-    reseal(path, {**manifest, "version": version, "signer": None})
-    sign_bundle(path, key)
-    return path
-
-
-def reseal(bundle: Path, manifest: dict[str, object]) -> None:
-    """Write a manifest with a digest that fits, as anyone can."""
-    content = json.dumps(manifest).encode()
-    (bundle / MANIFEST_FILE).write_bytes(content)
-    (bundle / DIGEST_FILE).write_text(f"{hashlib.sha256(content).hexdigest()}  {MANIFEST_FILE}\n")
 
 
 def test_a_signed_bundle_is_accepted_with_its_makers_key(signed: Path, public: PublicKey) -> None:
@@ -136,13 +96,12 @@ def test_the_signature_is_checked_before_the_manifest_is_parsed(signed: Path, pu
 
 def test_a_library_is_never_loaded_from_a_bundle_of_another_maker(signed: Path, tmp_path: Path) -> None:
     """Through the command line, in a process of its own, whose memory map would show the library."""
-    import sys
-
     other = generate_keys(tmp_path / "other.pem")
     code = f"""
 from pathlib import Path
 from cpep_edge.trust import load_public_key
 from cpep_edge.verify import verify_bundle
+from tests.cpep_edge.sealing import as_version, reseal
 try:
     verify_bundle(Path({str(signed)!r}), load_public_key(Path({str(other.file)!r})))
 except Exception as error:
@@ -219,193 +178,13 @@ def test_a_memory_of_versions_that_is_a_pipe_is_said_at_once(signed: Path, publi
         Bundle(signed, public)
 
 
-@pytest.mark.parametrize("sign_bit", [0, 1])
-@pytest.mark.parametrize(
-    "y",
-    [
-        "00" * 32,  # order 4
-        "01" + "00" * 31,  # order 1
-        "ec" + "ff" * 30 + "7f",  # order 2
-        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",  # order 8, as the next
-        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
-        "ed" + "ff" * 30 + "7f",  # 0 and 1 again, not reduced
-        "ee" + "ff" * 30 + "7f",
-    ],
-)
-def test_a_key_that_signs_anything_is_no_key(tmp_path: Path, y: str, sign_bit: int) -> None:
-    raw = bytes.fromhex(y)[:-1] + bytes([bytes.fromhex(y)[-1] | sign_bit << 7])
-    # with S = 0 and R of small order, R = S B - h A holds for an eighth of all contents at least
-    assert not any(
-        PublicKey(raw, tmp_path).signed(b"%d" % n, point + bytes(32))
-        for n in range(16)
-        for point in (raw, b"\1" + bytes(31))
-    )
-    pem = base64.b64encode(bytes.fromhex("302a300506032b6570032100") + raw).decode()
-    (tmp_path / "weak.pub").write_text(f"-----BEGIN PUBLIC KEY-----\n{pem}\n-----END PUBLIC KEY-----\n")
-    with pytest.raises(ConfigError, match=r"weak\.pub is a key for which any signature is right"):
-        load_public_key(tmp_path / "weak.pub")
-
-
-def test_a_public_key_is_not_for_others_to_write_whatever_the_umask(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        public = generate_keys(tmp_path / "k")
-    finally:
-        os.umask(before)
-    assert [public.file.stat().st_mode & 0o777, (tmp_path / "k").stat().st_mode & 0o777] == [0o644, 0o600]
-
-
 def test_above_the_last_version_is_one_sentence(signed: Path, secret: SigningKey) -> None:
     last = as_version(signed, MAX_VERSION - 1, secret)
     with pytest.raises(ArtifactError, match="has the highest version that there is"):
         next_version(last)
 
 
-def test_a_new_secret_key_is_for_its_owner_alone_and_never_replaces_one(tmp_path: Path) -> None:
-    file = tmp_path / "new.pem"
-    generate_keys(file)
-
-    assert file.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ConfigError, match="exists"):
-        generate_keys(file)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "no public key"),
-        (b"not a key", "no public key"),
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "no public key"),
-    ],
-)
-def test_a_file_that_is_no_key_is_said(tmp_path: Path, content: bytes, said: str) -> None:
-    (tmp_path / "key").write_bytes(content)
-
-    with pytest.raises(ConfigError, match=said):
-        load_public_key(tmp_path / "key")
-
-
-def test_a_secret_key_is_no_public_one_and_the_reverse(secret: SigningKey, public: PublicKey) -> None:
-    with pytest.raises(ConfigError, match="no public key"):
-        load_public_key(secret.file)
-    with pytest.raises(ConfigError, match="no secret key"):
-        load_signing_key(public.file)
-
-
-def test_a_key_of_another_kind_is_said(tmp_path: Path) -> None:
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    (tmp_path / "ec.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-    with pytest.raises(ConfigError, match="another kind"):
-        load_public_key(tmp_path / "ec.pem")
-
-
-@pytest.fixture
-def locked_key(tmp_path: Path) -> Path:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
-
-    protected = BestAvailableEncryption(b"password")
-    file = tmp_path / "locked.pem"
-    file.touch(0o600)
-    file.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protected))
-    return file
-
-
-def test_the_password_of_a_key_is_asked_for(locked_key: Path) -> None:
-    asked = []
-
-    def ask(what: str) -> str:
-        asked.append(what)
-        return "password"
-
-    assert load_signing_key(locked_key, ask).sign(b"x")
-    assert asked == [f"password of {locked_key}"]
-
-
-def test_another_password_or_none_to_ask_for_is_said(locked_key: Path) -> None:
-    with pytest.raises(ConfigError, match="that is not the password of"):
-        load_signing_key(locked_key, lambda what: "guess")
-    with pytest.raises(ConfigError, match="no terminal to ask for it on"):
-        load_signing_key(locked_key)
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660])
-def test_a_secret_key_that_others_may_touch_is_refused(tmp_path: Path, mode: int) -> None:
-    generate_keys(tmp_path / "new.pem")
-    (tmp_path / "new.pem").chmod(mode)
-
-    with pytest.raises(ConfigError, match="may be read or written by others, so it is no secret: run chmod 600"):
-        load_signing_key(tmp_path / "new.pem")
-
-
-@pytest.mark.parametrize("hidden", ["key.pem", "root.json", "folder", "config"])
-def test_a_link_that_leads_nowhere_does_not_mean_that_no_key_is_asked_for(tmp_path: Path, hidden: str) -> None:
-    config = tmp_path / "config"
-    place = {"folder": config / "cpep-edge", "config": config}.get(hidden, config / "cpep-edge" / hidden)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(tmp_path / "gone")
-
-    with pytest.raises(ConfigError, match="is a link that leads nowhere"):
-        configured_key(None)
-
-
-def test_a_link_in_a_circle_is_not_taken_for_no_key(tmp_path: Path) -> None:
-    (tmp_path / "config" / "cpep-edge").mkdir(parents=True)
-    (tmp_path / "config" / "cpep-edge" / "key.pem").symlink_to("key.pem")
-
-    with pytest.raises(ConfigError):
-        configured_key(None)
-
-
-def test_a_key_in_a_folder_that_may_not_be_searched_is_not_taken_for_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lstat = Path.lstat
-
-    def refuse(path: Path) -> object:
-        if path.name == "key.pem":
-            raise PermissionError(13, "Permission denied")
-        return lstat(path)
-
-    monkeypatch.setattr(Path, "lstat", refuse)  # root, whom tests may run as, is refused nothing
-
-    with pytest.raises(ConfigError, match="cannot see whether there is a key"):
-        configured_key(None)
-
-
-def test_the_key_named_in_the_environment_is_asked_for_everywhere(
-    public: PublicKey, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
-) -> None:
-    monkeypatch.setenv("CPEP_EDGE_KEY", str(public.file))
-
-    with pytest.raises(ArtifactError, match="is not signed"):
-        Bundle.open(tiny_bundle)
-
-
-def test_a_key_file_that_was_asked_for_and_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such key file"):
-        configured_key(tmp_path / "nowhere.pub")
-
-
-def test_the_key_of_the_users_configuration_is_asked_for(public: PublicKey, tmp_path: Path) -> None:
-    assert configured_key(None) is None
-    file = tmp_path / "config" / "cpep-edge" / "key.pem"
-    file.parent.mkdir(parents=True)
-    shutil.copy(public.file, file)
-
-    found = configured_key(None)
-
-    assert found is not None
-    assert (found.raw, found.file) == (public.raw, file)
-
-
 def cpep_edge(*arguments: object) -> Result:
-    from cpep_edge.cli import app
-
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -598,115 +377,3 @@ def test_versions_remembered_at_once_are_all_remembered(tmp_path: Path) -> None:
 
     assert [process.wait() for process in started] == [0] * count
     assert len(json.loads((tmp_path / "state" / "cpep-edge" / "seen-versions.json").read_text())) == count
-
-
-@pytest.fixture
-def root_keys(tmp_path: Path) -> list[SigningKey]:
-    for name in ("root-a", "root-b", "maker-a", "maker-b"):
-        generate_keys(tmp_path / name)
-    return [load_signing_key(tmp_path / name) for name in ("root-a", "root-b", "maker-a", "maker-b")]
-
-
-def test_a_key_is_replaced_by_a_new_root_file_and_the_old_one_no_longer_counts(
-    tiny_bundle: Path, tmp_path: Path, root_keys: list[SigningKey]
-) -> None:
-    root, _, old, new = root_keys
-    by_old = tmp_path / "by-old.cpep"
-    shutil.copytree(tiny_bundle, by_old)
-    sign_bundle(by_old, old)
-    file, place = tmp_path / "root.json", tmp_path / "config" / "cpep-edge" / "root.json"
-    write_root(file, [root], root_keys=[root.public], bundle_keys=[old.public])
-    install_root(file, place)
-    Bundle.open(by_old).keep_older_out()
-
-    write_root(file, [root], root_keys=[root.public], bundle_keys=[new.public])
-    install_root(file, place)
-
-    with pytest.raises(ArtifactError, match="the signature is not that of"):
-        Bundle.open(by_old)
-    sign_bundle(by_old, new)
-    with pytest.raises(ArtifactError, match="another bundle ran here as version"):  # a new key opens no way back
-        Bundle.open(by_old)
-    Bundle.open(as_version(by_old, 9, new))
-
-
-def test_a_root_file_is_followed_only_by_a_later_one_that_a_root_key_of_both_has_signed(
-    tmp_path: Path, root_keys: list[SigningKey]
-) -> None:
-    first, second, maker, _ = root_keys
-    file, place = tmp_path / "root.json", tmp_path / "place" / "root.json"
-    write_root(file, [first], root_keys=[first.public], bundle_keys=[maker.public])
-    version_1 = file.read_bytes()
-    install_root(file, place)
-
-    with pytest.raises(ConfigError, match="one of its root keys must sign it"):
-        write_root(file, [maker], root_keys=[first.public], bundle_keys=[maker.public])
-    with pytest.raises(ConfigError, match="is signed by no root key of"):
-        write_root(file, [second], root_keys=[second.public], bundle_keys=[maker.public])
-    write_root(file, [first, second], root_keys=[second.public], bundle_keys=[maker.public])
-    assert install_root(file, place).version == 2
-
-    (tmp_path / "old.json").write_bytes(version_1)
-    with pytest.raises(ConfigError, match="is version 1, and .* is version 2"):
-        install_root(tmp_path / "old.json", place)
-    write_root(tmp_path / "strange.json", [first], root_keys=[first.public], bundle_keys=[])
-    with pytest.raises(ConfigError, match="is version 1"):
-        install_root(tmp_path / "strange.json", place)
-    assert load_root(place).version == 2
-
-
-def test_a_changed_root_file_is_refused(tmp_path: Path, root_keys: list[SigningKey]) -> None:
-    root, _, maker, other = root_keys
-    file = tmp_path / "root.json"
-    write_root(file, [root], root_keys=[root.public], bundle_keys=[maker.public])
-    file.write_text(file.read_text().replace(maker.public.raw.hex(), other.public.raw.hex()))
-
-    with pytest.raises(ConfigError, match="none of its root keys has signed it"):
-        configured_key(file)
-
-
-@pytest.mark.parametrize("text", ["{", "{}", '{"root": 1, "root": 2}', '{"root": NaN}', "{" * 100_000, '{"x": 1e999}'])
-def test_what_is_no_root_file_is_said_in_a_sentence(tmp_path: Path, text: str) -> None:
-    (tmp_path / "root.json").write_text(text)
-
-    with pytest.raises(ConfigError, match="is no root file"):
-        configured_key(tmp_path / "root.json")
-
-
-@pytest.mark.parametrize(
-    ("text", "says"), [("[]", "it holds no object"), ("", "it is no JSON"), ("{,", "it is no JSON")]
-)
-def test_what_is_no_root_file_is_said_without_the_words_of_a_library(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "root.json").write_text(text)
-
-    with pytest.raises(ConfigError, match=f"is no root file: {says}"):
-        load_root(tmp_path / "root.json")
-
-
-def test_a_pipe_for_a_root_file_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-
-    with pytest.raises(ConfigError, match="cannot read the root file .*is no plain file"):
-        load_root(tmp_path / "pipe")
-
-
-def test_keys_are_replaced_and_revoked_on_the_command_line(tiny_bundle: Path, tmp_path: Path) -> None:
-    def run(*words: object) -> Result:
-        return CliRunner().invoke(app, [str(word) for word in words])
-
-    bundle = tmp_path / "b.cpep"
-    shutil.copytree(tiny_bundle, bundle)
-    for name in ("root", "lost", "kept"):
-        assert run("keygen", tmp_path / name).exit_code == 0
-    file = tmp_path / "root.json"
-    made = run("root", file, "--sign", tmp_path / "root", "--allow", tmp_path / "lost.pub")
-    assert made.exit_code == 0, made.output
-    assert run("trust", file).exit_code == 0
-    assert run("sign", bundle, "--key", tmp_path / "lost").exit_code == 0
-    assert run("verify", bundle).exit_code == 0
-
-    assert run("root", file, "--sign", tmp_path / "root", "--allow", tmp_path / "kept.pub").exit_code == 0
-    assert run("verify", bundle).exit_code == 0  # this device has not heard of it yet
-    assert run("trust", file).exit_code == 0
-
-    assert "the signature is not that of" in str(run("verify", bundle).exception)
