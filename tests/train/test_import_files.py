@@ -1,22 +1,17 @@
 """Files of amplifiers' software, written here to their formats' rules, come out as sessions with the same signal."""
 
-import struct
 from pathlib import Path
 
 import edfio
 import h5py
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from cpep_edge.cli import app
 from cpep_edge.errors import DataError
-from cpep_edge.session import JOINT_NAMES, SessionMeta, write_session
 from cpep_train.corpus import Corpus, corpus_info
-from cpep_train.export_sessions import export_session
 from cpep_train.formats import read_source
-from cpep_train.import_csv import import_csv
 from cpep_train.import_files import FileChoices, import_files, import_libemg
 from cpep_train.importing import Choices
 from cpep_train.leakage import audit
@@ -25,20 +20,20 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 RATE_HZ = 200
 
 
-def _wave(n: int, n_channels: int, rate_hz: float = RATE_HZ) -> np.ndarray:
+def wave(n: int, n_channels: int, rate_hz: float = RATE_HZ) -> np.ndarray:
     """Slow sines in microvolts, which interpolation keeps, and no two stretches alike, (n, n_channels)."""
     time_s = np.arange(n) / rate_hz
     return np.column_stack([(80 - time_s) * np.sin(2 * np.pi * (2 + k) * time_s + k) for k in range(n_channels)])
 
 
-def _import(path: Path, out: Path, about: FileChoices = FileChoices(), **chosen: object):  # type: ignore[no-untyped-def]
+def import_one(path: Path, out: Path, about: FileChoices = FileChoices(), **chosen: object):  # type: ignore[no-untyped-def]
     summary = import_files([path], out, about, choices=Choices(**chosen))  # type: ignore[arg-type]
     assert corpus_info(out).faults == ()
     return summary, Corpus.open(out)
 
 
 def _write_edf(path: Path, dimension: str = "mV") -> np.ndarray:
-    emg = _wave(1000, 2)
+    emg = wave(1000, 2)
     scale = {"uV": 1, "mV": 1e-3}[dimension]
     signals = [
         edfio.EdfSignal(column * scale, RATE_HZ, label=name, physical_dimension=dimension)
@@ -56,7 +51,7 @@ def _write_edf(path: Path, dimension: str = "mV") -> np.ndarray:
 
 def test_annotations_of_an_edf_become_recordings_and_units_microvolts(tmp_path: Path) -> None:
     emg = _write_edf(tmp_path / "a.edf")
-    summary, corpus = _import(tmp_path / "a.edf", tmp_path / "out", FileChoices(user="p"))
+    summary, corpus = import_one(tmp_path / "a.edf", tmp_path / "out", FileChoices(user="p"))
     assert [(row.stage, row.user, row.session) for row in corpus.rows] == [
         ("Fist", "p", "a"), ("Open", "p", "a"), ("Fist", "p", "a"),
     ]  # fmt: skip
@@ -71,7 +66,7 @@ def test_annotations_of_an_edf_become_recordings_and_units_microvolts(tmp_path: 
 
 def test_repetitions_go_to_their_splits_as_sessions_of_their_own(tmp_path: Path) -> None:
     _write_edf(tmp_path / "a.edf")
-    _, corpus = _import(tmp_path / "a.edf", tmp_path / "out", FileChoices(user="p", test_repetitions=(2,)))
+    _, corpus = import_one(tmp_path / "a.edf", tmp_path / "out", FileChoices(user="p", test_repetitions=(2,)))
     assert {(row.stage, row.session, row.split) for row in corpus.rows} == {
         ("Fist", "a-rep1", "train"), ("Open", "a-rep1", "train"), ("Fist", "a-rep2", "test"),
     }  # fmt: skip
@@ -79,90 +74,17 @@ def test_repetitions_go_to_their_splits_as_sessions_of_their_own(tmp_path: Path)
 
 
 def test_a_bdf_is_told_by_its_first_bytes_and_mixed_rates_become_one(tmp_path: Path) -> None:
-    fast, slow = _wave(2000, 1, 400)[:, 0], _wave(1000, 1, 200)[:, 0]
+    fast, slow = wave(2000, 1, 400)[:, 0], wave(1000, 1, 200)[:, 0]
     signals = [
         edfio.BdfSignal(fast, 400, label="EMG 1", physical_dimension="uV"),
         edfio.BdfSignal(slow, 200, label="EMG 2", physical_dimension="uV"),
     ]
     edfio.Bdf(signals).write(tmp_path / "a.bdf")
     (tmp_path / "a.bdf").rename(tmp_path / "a.data")
-    _, corpus = _import(tmp_path / "a.data", tmp_path / "out", FileChoices(stage="Fist"))
+    _, corpus = import_one(tmp_path / "a.data", tmp_path / "out", FileChoices(stage="Fist"))
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg()[:, 0], fast, atol=0.01)
         np.testing.assert_allclose(session.emg()[50:-50, 1], fast[50:-50], atol=0.5)
-
-
-# --- XDF, by its specification: a chunk is its length, a tag and its content
-
-
-def _chunk(tag: int, content: bytes) -> bytes:
-    return b"\x04" + struct.pack("<IH", len(content) + 2, tag) + content
-
-
-def _stream(number: int, name: str, kind: str, n: int, form: str, rate_hz: float, unit: str = "") -> bytes:
-    described = "".join(f"<channel><label>c{k}</label><unit>{unit}</unit></channel>" for k in range(n))
-    return _chunk(
-        2,
-        struct.pack("<I", number)
-        + (
-            f"<info><name>{name}</name><type>{kind}</type><channel_count>{n}</channel_count><channel_format>{form}"
-            f"</channel_format><nominal_srate>{rate_hz}</nominal_srate><desc><channels>{described}</channels></desc></info>"
-        ).encode(),
-    )
-
-
-def _samples(number: int, times_s: np.ndarray, values: list[bytes]) -> bytes:
-    rows = b"".join(b"\x08" + struct.pack("<d", t) + value for t, value in zip(times_s, values, strict=True))
-    return _chunk(3, struct.pack("<I", number) + b"\x04" + struct.pack("<I", len(values)) + rows)
-
-
-def _string(text: str) -> bytes:
-    return b"\x01" + struct.pack("<B", len(text)) + text.encode()
-
-
-def _footer(number: int, times_s: np.ndarray) -> bytes:
-    first, last = (times_s[0], times_s[-1]) if len(times_s) else (0, 0)
-    text = f"<info><first_timestamp>{first}</first_timestamp><last_timestamp>{last}</last_timestamp></info>"
-    return _chunk(6, struct.pack("<I", number) + text.encode())
-
-
-def _write_xdf(path: Path, times_s: np.ndarray, emg: np.ndarray, unit: str) -> None:
-    marks_s = np.array([100.5, 102.0, 103.0])
-    content = [
-        b"XDF:",
-        _chunk(1, b"<?xml version='1.0'?><info><version>1.0</version></info>"),
-        _stream(1, "Head", "EEG", 1, "float32", 100),
-        _stream(2, "Band", "EMG", emg.shape[1], "float32", RATE_HZ, unit),
-        _stream(3, "Prompts", "Markers", 1, "string", 0),
-        _stream(4, "Nothing", "EMG", 8, "float32", 500),
-        _samples(1, times_s, [struct.pack("<f", 0.0)] * len(times_s)),
-        _samples(2, times_s, [row.astype("<f4").tobytes() for row in emg]),
-        _samples(3, marks_s, [_string(text) for text in ("Fist", "Rest", "Open")]),
-        *(_footer(n, t) for n, t in ((1, times_s), (2, times_s), (3, marks_s), (4, np.array([])))),
-    ]
-    path.write_bytes(b"".join(content))
-
-
-def test_the_emg_stream_of_an_xdf_is_found_and_markers_become_labels(tmp_path: Path) -> None:
-    emg = _wave(1000, 3)
-    _write_xdf(tmp_path / "a.xdf", 100 + np.arange(1000) / RATE_HZ, emg / 1000, "millivolts")
-    summary, corpus = _import(tmp_path / "a.xdf", tmp_path / "out", FileChoices(user="p"))
-    assert [row.stage for row in corpus.rows] == ["Fist", "Rest", "Open"]
-    with corpus.session(corpus.rows[0]) as session:
-        np.testing.assert_allclose(session.emg(), emg[100:400], atol=0.5)
-    assert summary.left_out == {"samples without a label": 100}
-    text = " ".join(summary.notes)
-    assert "stream Nothing holds no samples" in text
-    assert "stream Head was left out" in text
-
-
-def test_the_gap_of_an_xdf_stays_a_gap(tmp_path: Path) -> None:
-    times_s = 100 + np.concatenate([np.arange(300), np.arange(340, 1040)]) / RATE_HZ
-    _write_xdf(tmp_path / "a.xdf", times_s, _wave(1000, 2), "microvolts")
-    _, corpus = _import(tmp_path / "a.xdf", tmp_path / "out", FileChoices(user="p"))
-    with corpus.session(next(row for row in corpus.rows if row.stage == "Fist")) as session:
-        (gap,) = session.gaps()
-        assert gap.duration_s == pytest.approx(0.2, abs=0.02)
 
 
 def _write_opensignals(path: Path, codes: np.ndarray, device: str, bits: int, counter: np.ndarray) -> None:
@@ -187,7 +109,7 @@ def test_codes_of_opensignals_become_microvolts_by_the_sensors_data_sheet(
     codes = np.random.default_rng(0).integers(0, 2**bits, 3000)
     counter = np.arange(3000) % 16 if bits == 10 else np.arange(3000)
     _write_opensignals(tmp_path / "a.h5", codes, device, bits, counter)
-    _, corpus = _import(tmp_path / "a.h5", tmp_path / "out", FileChoices(stage="Fist"))
+    _, corpus = import_one(tmp_path / "a.h5", tmp_path / "out", FileChoices(stage="Fist"))
     with corpus.session(corpus.rows[0]) as session:
         assert session.emg().shape == (3000, 1)
         np.testing.assert_allclose(session.emg()[:, 0], (codes / 2**bits - 0.5) * supply_v / gain * 1e6, rtol=1e-5)
@@ -197,7 +119,7 @@ def test_samples_that_opensignals_lost_leave_a_gap(tmp_path: Path) -> None:
     codes, counter = np.random.default_rng(0).integers(0, 65536, 2000), np.arange(2000)
     counter[1200:] += 500
     _write_opensignals(tmp_path / "a.h5", codes, "channeller", 16, counter)
-    summary, corpus = _import(tmp_path / "a.h5", tmp_path / "out", FileChoices(stage="Fist"))
+    summary, corpus = import_one(tmp_path / "a.h5", tmp_path / "out", FileChoices(stage="Fist"))
     assert "500 samples of mine were lost" in summary.notes[0]
     with corpus.session(corpus.rows[0]) as session:
         (gap,) = session.gaps()
@@ -205,7 +127,7 @@ def test_samples_that_opensignals_lost_leave_a_gap(tmp_path: Path) -> None:
 
 
 def _openbci(n: int, lost: slice | None = None) -> tuple[str, np.ndarray]:
-    emg = _wave(n, 4, 250)
+    emg = wave(n, 4, 250)
     lines = ["%OpenBCI Raw EXG Data", "%Number of channels = 4", "%Sample Rate = 250 Hz", "%Board = Cyton"]
     lines.append(
         "Sample Index, " + ", ".join(f"EXG Channel {k}" for k in range(4)) + ", Accel Channel 0, Timestamp, Marker"
@@ -221,7 +143,7 @@ def _openbci(n: int, lost: slice | None = None) -> tuple[str, np.ndarray]:
 def test_an_openbci_recording_is_cut_at_its_markers(tmp_path: Path) -> None:
     text, emg = _openbci(600)
     (tmp_path / "a.txt").write_text(text)
-    _, corpus = _import(tmp_path / "a.txt", tmp_path / "out", rename={"marker 2": "Fist", "marker 3": "Open"})
+    _, corpus = import_one(tmp_path / "a.txt", tmp_path / "out", rename={"marker 2": "Fist", "marker 3": "Open"})
     assert [row.stage for row in corpus.rows] == ["Fist", "Open"]
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg(), emg[100:300], atol=1e-3)
@@ -230,14 +152,14 @@ def test_an_openbci_recording_is_cut_at_its_markers(tmp_path: Path) -> None:
 
 def test_packets_that_openbci_lost_leave_a_gap(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(_openbci(600, lost=slice(200, 260))[0])
-    _, corpus = _import(tmp_path / "a.txt", tmp_path / "out", FileChoices(stage="Fist"))
+    _, corpus = import_one(tmp_path / "a.txt", tmp_path / "out", FileChoices(stage="Fist"))
     with corpus.session(next(row for row in corpus.rows if row.stage == "marker 2")) as session:
         (gap,) = session.gaps()
         assert gap.duration_s == pytest.approx(60 / 250, abs=0.002)
 
 
 def test_trigno_discover_keeps_emg_at_its_own_rate(tmp_path: Path) -> None:
-    emg = _wave(1200, 2, 1200)
+    emg = wave(1200, 2, 1200)
     rows = ["Application:, Trigno Discover (1.6.4)", "Date/Time:, today", "Collection Length (seconds):, 1.0"]
     rows += ["EMG 01 (1), , EMG 02 (2), ", "sensor mode: 45, , sensor mode: 45, "]
     rows += ["EMG 1 (mV), ACC X (G), EMG 1 (mV), ACC X (G)", "1200.0 Hz, 100.0 Hz, 1200.0 Hz, 100.0 Hz"]
@@ -245,7 +167,7 @@ def test_trigno_discover_keeps_emg_at_its_own_rate(tmp_path: Path) -> None:
         slow = f"{k / 10}" if k < 100 else ""
         rows.append(f"{emg[k, 0] / 1000:.7f},{slow},{emg[k, 1] / 1000:.7f},{slow}")
     (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
-    _, corpus = _import(tmp_path / "a.csv", tmp_path / "out", FileChoices(stage="Fist"))
+    _, corpus = import_one(tmp_path / "a.csv", tmp_path / "out", FileChoices(stage="Fist"))
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg(), emg, atol=1e-3)
         assert session.meta.sample_rate == 1200
@@ -253,7 +175,7 @@ def test_trigno_discover_keeps_emg_at_its_own_rate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said_before", [False, True])
 def test_emgworks_pairs_of_time_and_value_are_volts(tmp_path: Path, said_before: bool) -> None:
-    emg = _wave(1000, 1, 1259.259)[:, 0]
+    emg = wave(1000, 1, 1259.259)[:, 0]
     rows = []
     if said_before:
         for name, rate, n, unit in (("EMG 1", "1.259259e+003", 1000, "V"), ("ACC.X 1", "1.481481e+002", 100, "g")):
@@ -265,7 +187,7 @@ def test_emgworks_pairs_of_time_and_value_are_volts(tmp_path: Path, said_before:
         slow = f"{k / 148.148:.8f},0.5" if k < 100 else ","
         rows.append(f"{k / 1259.259:.8f},{emg[k] * 1e-6:.10f},{slow}")
     (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
-    _, corpus = _import(tmp_path / "a.csv", tmp_path / "out", FileChoices(stage="Fist"))
+    _, corpus = import_one(tmp_path / "a.csv", tmp_path / "out", FileChoices(stage="Fist"))
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg()[:, 0], emg, atol=1e-3)
         assert session.meta.sample_rate == pytest.approx(1259.259, rel=1e-4)
@@ -302,7 +224,7 @@ def test_a_file_cut_short_is_named_in_one_sentence(tmp_path: Path, cut: int) -> 
 
 
 def test_a_file_without_a_label_says_what_to_give(tmp_path: Path) -> None:
-    edfio.Edf([edfio.EdfSignal(_wave(1000, 1)[:, 0], RATE_HZ, label="EMG")]).write(tmp_path / "a.edf")
+    edfio.Edf([edfio.EdfSignal(wave(1000, 1)[:, 0], RATE_HZ, label="EMG")]).write(tmp_path / "a.edf")
     with pytest.raises(DataError, match="give --stage"):
         import_files([tmp_path / "a.edf"], tmp_path / "out", FileChoices())
 
@@ -329,7 +251,7 @@ def test_where_an_edf_was_interrupted_there_is_a_gap(tmp_path: Path) -> None:
     (tmp_path / "d.edf").write_bytes(content)
     source = read_source(tmp_path / "d.edf")
     assert source.gaps == ((3.0, 2.5),)
-    summary, corpus = _import(tmp_path / "d.edf", tmp_path / "out", FileChoices(stage="Rest"))
+    summary, corpus = import_one(tmp_path / "d.edf", tmp_path / "out", FileChoices(stage="Rest"))
     assert any("interrupted 1 times, 2.5 s" in note for note in summary.notes)
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg(), emg[:200], atol=0.01)
@@ -367,40 +289,6 @@ def test_a_header_of_an_edf_that_cannot_be_right_is_named(
         import_files([tmp_path / "b.edf"], tmp_path / "out", FileChoices(stage="x"))
 
 
-def test_numbers_that_mark_and_a_rate_that_is_not_the_nominal_one(tmp_path: Path) -> None:
-    times_s, emg = np.arange(400) / 200, _wave(400, 2)
-    marks_s = np.array([0.5, 1.0])
-    rows = [struct.pack("<2f", *row) for row in emg]
-    (tmp_path / "a.xdf").write_bytes(
-        b"XDF:"
-        + _chunk(1, b"<info><version>1.0</version></info>")
-        + _stream(1, "Band", "EMG", 2, "float32", 1e9, "microvolts")
-        + _samples(1, times_s, rows)
-        + _footer(1, times_s)
-        + _stream(2, "Stim", "Markers", 1, "int32", 0)
-        + _samples(2, marks_s, [struct.pack("<i", value) for value in (3, 7)])
-        + _footer(2, marks_s)
-    )
-    summary, corpus = _import(tmp_path / "a.xdf", tmp_path / "out")
-    assert summary.sample_rates_hz == (200.0,)
-    assert any("200 Hz where 1e+09 Hz are said" in note for note in summary.notes)
-    assert [row.stage for row in corpus.rows] == ["marker 3", "marker 7"]
-    with corpus.session(corpus.rows[1]) as session:
-        np.testing.assert_allclose(session.emg(), emg[200:], atol=0.01)
-
-
-@pytest.mark.parametrize(
-    ("times_s", "says"),
-    [(np.where(np.arange(50) == 5, np.nan, 1.0), "a time stamp .* is no number"), (np.full(50, 5.0), "stand still")],
-)
-def test_time_stamps_that_say_nothing_are_refused(tmp_path: Path, times_s: np.ndarray, says: str) -> None:
-    rows = [struct.pack("<2f", *row) for row in _wave(50, 2)]
-    described = _stream(1, "Band", "EMG", 2, "float32", 0, "uV")
-    (tmp_path / "a.xdf").write_bytes(b"XDF:" + described + _samples(1, times_s, rows))
-    with pytest.raises(DataError, match=says):
-        import_files([tmp_path / "a.xdf"], tmp_path / "out", FileChoices(stage="x"))
-
-
 @pytest.mark.parametrize(("key", "value"), [("resolution", [200, 200]), ("sampling rate", "abc"), ("sampling rate", 0)])
 def test_an_attribute_of_opensignals_that_cannot_be_is_refused(tmp_path: Path, key: str, value: object) -> None:
     codes = np.random.default_rng(0).integers(0, 65536, (500, 2))
@@ -425,7 +313,7 @@ def test_rows_of_openbci_that_were_cut_are_counted_wherever_they_are(tmp_path: P
     for number in (5, 200):
         lines[number] = lines[number][:20]
     (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
-    summary, _ = _import(tmp_path / "a.txt", tmp_path / "out", FileChoices(stage="Fist"))
+    summary, _ = import_one(tmp_path / "a.txt", tmp_path / "out", FileChoices(stage="Fist"))
     assert summary.left_out == {"rows cut short": 2}
     assert summary.n_samples_read == summary.n_samples_kept + 2
 
@@ -446,7 +334,7 @@ def test_a_hole_in_a_column_of_emg_moves_nothing(tmp_path: Path, hole: str) -> N
 
 def test_a_channel_that_ends_early_shortens_the_file_and_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(_emgworks([f"{k}e-6" for k in range(120)] + [""] * 180, mark=";"))
-    summary, _ = _import(tmp_path / "a.csv", tmp_path / "out", FileChoices(stage="Fist"))
+    summary, _ = import_one(tmp_path / "a.csv", tmp_path / "out", FileChoices(stage="Fist"))
     assert (summary.n_samples_read, summary.n_samples_kept) == (300, 120)
     assert summary.left_out == {"samples beyond a file's shortest channel": 180}
 
@@ -509,82 +397,3 @@ def test_the_shared_files_are_all_read() -> None:
     for name, (kind, n_channels, n_samples) in kinds.items():
         source = read_source(SHARED / "files" / name)
         assert (source.kind, len(source.channels), len(source.channels[0].values)) == (kind, n_channels, n_samples)
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Path:
-    """A session with a gap, and poses of which some are missing."""
-    n, rng = 900, np.random.default_rng(0)
-    time_s = 2.0 + (np.arange(n) + 300 * (np.arange(n) >= 500)) / RATE_HZ
-    pose = rng.uniform(-1, 1, (n, len(JOINT_NAMES))).astype(np.float32)
-    pose[10:20] = np.nan
-    meta = SessionMeta("s", "u", "Fist", "left", time_s[0], time_s[-1], 3, RATE_HZ, "one")
-    write_session(tmp_path / "one.hdf5", meta, time_s, _wave(n, 3).astype(np.float32), pose)
-    return tmp_path / "one.hdf5"
-
-
-def test_csv_and_parquet_lose_nothing(session: Path, tmp_path: Path) -> None:
-    export_session(session, tmp_path / "a.csv", "csv")
-    export_session(session, tmp_path / "a.parquet", "parquet")
-    text = np.genfromtxt(tmp_path / "a.csv", delimiter=",", skip_header=1, usecols=range(24))
-    table = pq.read_table(tmp_path / "a.parquet")
-    assert table.column_names[:2] == ["time_s", "emg_1_uv"]
-    assert set(table["stage"].to_pylist()) == {"Fist"}
-    columns = np.column_stack([table[name].to_numpy() for name in table.column_names[:-1]])
-    np.testing.assert_array_equal(columns, text)
-    (tmp_path / "map.toml").write_text(
-        '[columns]\nemg = ["emg_1_uv", "emg_2_uv", "emg_3_uv"]\nstage = "stage"\ntime = "time_s"\n'
-        '[[files]]\nfile = "a.csv"\nuser = "u"\nsession = "s"\nsplit = "train"\n'
-    )
-    import_csv(tmp_path / "map.toml", tmp_path / "back")
-    back = Corpus.open(tmp_path / "back")
-    with back.session(back.rows[0]) as one:
-        np.testing.assert_allclose(one.emg(), _wave(900, 3), atol=0.5)
-        assert len(one.gaps()) == 1
-
-
-def test_edf_comes_back_within_its_sixteen_bits(session: Path, tmp_path: Path) -> None:
-    export_session(session, tmp_path / "a.edf", "edf")
-    source = read_source(tmp_path / "a.edf")
-    assert [event.text for event in source.events] == ["Fist", "not recorded"]
-    emg = np.column_stack([channel.values for channel in source.channels])
-    step = 162 / 65535
-    np.testing.assert_allclose(emg[:500], _wave(900, 3)[:500], atol=step)
-    np.testing.assert_allclose(emg[800:1200], _wave(900, 3)[500:], atol=step)  # behind the gap
-
-
-@pytest.mark.parametrize(
-    ("name", "more", "said"),
-    [
-        ("a.nope", [], "ends in none of .edf, .csv, .parquet"),
-        ("a", ["--format", "csv"], "ends in none of .edf, .csv, .parquet"),
-        ("a.csv", ["--format", "edf"], "edf is another format than the ending of"),
-    ],
-)
-def test_the_ending_of_an_exported_file_says_what_is_in_it(
-    session: Path, tmp_path: Path, name: str, more: list[str], said: str
-) -> None:
-    answer = CliRunner().invoke(app, ["data", "export", str(session), str(tmp_path / name), *more])
-    assert answer.exit_code == 2
-    assert said in " ".join(answer.output.replace("│", "").split())
-    assert list(tmp_path.iterdir()) == [session]
-
-
-def test_without_a_format_the_ending_is_heard_and_a_missing_folder_is_made(session: Path, tmp_path: Path) -> None:
-    answer = CliRunner().invoke(app, ["data", "export", str(session), str(tmp_path / "new" / "A.CSV")])
-    assert answer.exit_code == 0, answer.output
-    assert (tmp_path / "new" / "A.CSV").read_text().startswith("time_s,emg_1_uv")
-
-
-def test_a_picture_with_another_ending_is_refused(session: Path) -> None:
-    answer = CliRunner().invoke(app, ["data", "view", str(session), "--out", str(session.with_name("a.jpg"))])
-    assert answer.exit_code == 2
-    assert not session.with_name("a.jpg").exists()
-
-
-def test_a_session_is_drawn_and_nothing_is_overwritten(session: Path, tmp_path: Path) -> None:
-    answer = CliRunner().invoke(app, ["data", "view", str(session)])
-    assert answer.exit_code == 0, answer.output
-    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
-    again = CliRunner().invoke(app, ["data", "view", str(session)])
-    assert "exists; choose another name" in str(again.exception)

@@ -21,7 +21,14 @@ from cpep_edge.cli import app
 from cpep_edge.session import JOINT_NAMES, Session
 from cpep_train.corpus import Corpus
 from cpep_train.recipe import Recipe
-from tests.train import test_import_3dc, test_import_csv, test_import_files, test_import_myo, test_import_ninapro
+from tests.train import (
+    test_import_3dc,
+    test_import_csv,
+    test_import_files,
+    test_import_myo,
+    test_import_ninapro,
+    test_import_xdf,
+)
 from tests.train.toy_corpus import write_recipe
 
 if TYPE_CHECKING:
@@ -121,8 +128,8 @@ def workplace(
     test_import_csv._write_csv(tmp_path / "a.csv", ["Fist"] * 40)
     test_import_csv._write_csv(tmp_path / "b.csv", ["Rest"] * 60)
     test_import_files._write_edf(tmp_path / "A.edf")
-    emg = test_import_files._wave(1000, 2)
-    test_import_files._write_xdf(tmp_path / "B.xdf", 100 + np.arange(1000) / 200, emg, "microvolts")
+    emg = test_import_files.wave(1000, 2)
+    test_import_xdf._write_xdf(tmp_path / "B.xdf", 100 + np.arange(1000) / 200, emg, "microvolts")
     (tmp_path / "libemg").mkdir()
     np.savetxt("libemg/R_0_C_0.csv", emg, delimiter=",")
     np.savetxt("libemg/R_1_C_0.csv", emg + 1, delimiter=",")

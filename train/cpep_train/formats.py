@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.outside import printable
 from cpep_edge.session_trial import SessionTrial
-from cpep_train.importing import LONGEST_GAP_PERIODS, LONGEST_GAP_S, usual_rate
+from cpep_train.even_grid import LONGEST_GAP_PERIODS, LONGEST_GAP_S, usual_rate
 from cpep_train.text_formats import (
     MAX_RATE_HZ,
     Channel,

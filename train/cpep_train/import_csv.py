@@ -53,16 +53,15 @@ from cpep_edge.files import require_plain
 from cpep_edge.outside import printable, unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
 from cpep_edge.toml_text import load_toml
+from cpep_train.even_grid import evened, usual_rate
 from cpep_train.importing import (
     Choices,
     CorpusWriter,
     ImportSummary,
     Recording,
-    evened,
     looks_like_volts,
     microvolts_of,
     stretches,
-    usual_rate,
     writing_corpus,
 )
 from cpep_train.text_formats import MAX_RATE_HZ

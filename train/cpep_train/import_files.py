@@ -20,6 +20,7 @@ from scipy import signal
 from cpep_edge.errors import DataError
 from cpep_edge.files import require_plain
 from cpep_edge.outside import unreadable
+from cpep_train.even_grid import evened
 from cpep_train.formats import read_source
 from cpep_train.importing import (
     Choices,
@@ -27,7 +28,6 @@ from cpep_train.importing import (
     ImportSummary,
     Recording,
     Split,
-    evened,
     looks_like_volts,
     microvolts_of,
     stretches,
