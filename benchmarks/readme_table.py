@@ -46,9 +46,9 @@ def with_table(page: str, reports: dict[str, Report]) -> str:
 
 def _table(reports: dict[str, Report]) -> str:
     columns = {name: _figures(report) for name, report in reports.items()}
-    names = next(iter(columns.values()))
+    names = dict.fromkeys(row for column in columns.values() for row in column)  # peers differ from report to report
     links = (f"[{name}](../benchmarks/results/{REPORTS[name]}/report.md)" for name in reports)
-    rows = tuple((row, *(columns[name][row] for name in reports)) for row in names)
+    rows = tuple((row, *(columns[name].get(row, "-") for name in reports)) for row in names)
     machines = {f"{report.machine.cpu}, {report.machine.n_cpus} CPUs shared" for report in reports.values()}
     commits = {report.git_commit for report in reports.values()}
     note = f"`cpep-edge bench`, commit {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}."
@@ -59,22 +59,21 @@ def _figures(report: Report) -> dict[str, str]:
     latency, start = report.latency, report.typical_start
     peers = {peer.name: peer for peer in report.peers if peer.part == "encoder"}
     ours = peers.get("cpep-edge")
-    ratios = [
-        f"{ours.latency.p50_ms / peer.latency.p50_ms:.2f} x {name}"
-        for name, peer in peers.items()
-        if ours and peer != ours
-    ]
     size = f"{report.n_parameters / 1e6:.2f} M parameters"
     return {
         "encoder": f"{report.quantisation}, {size}, windows of {report.window_ms:g} ms",
         "encoder p50 / p99": _pair(latency[ENCODER].p50_ms, latency[ENCODER].p99_ms),
-        "encoder beside peers in the same run": ", ".join(ratios) or "-",
         "index p50 / p99": _pair(latency[INDEX].p50_ms, latency[INDEX].p99_ms),
         "last byte to decision p50 / p99": _pair(latency[END_TO_END].p50_ms, latency[END_TO_END].p99_ms),
         "start to first vote": f"{start.total_ms:.0f} ms",
         "peak memory": f"{start.peak_rss_mb:.0f} MB",
-        "encoder / index": f"{report.files[report.encoder_file]:,} / {report.files[report.index_file]:,} bytes",
+        "size of encoder / index": f"{report.files[report.encoder_file]:,} / {report.files[report.index_file]:,} bytes",
         "noise of the machine": f"{report.noise:.2f}",
+        **{
+            f"encoder's time relative to {name}": f"{ours.latency.p50_ms / peer.latency.p50_ms:.2f}"
+            for name, peer in peers.items()
+            if ours and peer != ours
+        },
     }
 
 
