@@ -33,8 +33,8 @@ from cpep_train.align import info_nce
 from cpep_train.batches import training_loader
 from cpep_train.checkpoint import build_encoders
 from cpep_train.corpus import Corpus, Row, write_metadata
+from cpep_train.packing import pack_corpus
 from cpep_train.recipe import Recipe, load_recipe
-from cpep_train.shards import pack_corpus
 from cpep_train.windows import SessionStore, WindowBatch, WindowDataset, fit_statistics
 
 _SECONDS = 60.0  # of one recording, as in emg2pose

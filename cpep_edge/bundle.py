@@ -27,9 +27,9 @@ from cpep_edge.trust import (
     Key,
     SigningKey,
     check_version,
-    configured_key,
     remember_version,
 )
+from cpep_edge.trusted_keys import configured_key
 from cpep_edge.vouched import remember, remembers
 
 DIGEST_FILE = "manifest.sha256"

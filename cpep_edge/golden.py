@@ -4,16 +4,25 @@ Each stretch runs through the whole path that live signal takes: filter from res
 """
 
 import io
+import json
+import os
+import resource
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle
-from cpep_edge.errors import ArtifactError
+from cpep_edge.encoder import open_encoder
+from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.files import as_float32, read_arrays
+from cpep_edge.native_encoder import carried_library
 from cpep_edge.recogniser import Recogniser
+from cpep_edge.trial import MEMORY_BYTES, limit_to, try_programs
 
+_CPU_S = 100  # of a process that tries a bundle
 COSINE_TOLERANCE = 1e-3  # x86 and Arm differ by 5e-5 in int8; a wrong filter or program by far more
 
 
@@ -75,3 +84,35 @@ def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
             raise ArtifactError(f"{bundle.path}: golden input {number} gives another gesture")
         smallest = min(smallest, cosine)
     return smallest
+
+
+def try_golden(bundle: Bundle) -> float:
+    """Run the golden inputs of a bundle where they do no harm; returns the smallest cosine, as `check_golden`.
+
+    Programs run in a process of their own. A bundle that holds none, because a wearer taught it, is run here.
+    """
+    if bundle.manifest.encoder is None and bundle.manifest.native is None:
+        return check_golden(bundle, Recogniser(bundle))
+    return try_programs(bundle)
+
+
+def _run_golden(path: Path, manifest_sha256: str) -> dict[str, object]:
+    try:
+        bundle = Bundle(path, manifest_sha256=manifest_sha256)
+        smallest_cosine = check_golden(bundle, Recogniser(bundle))
+        pose = bundle.manifest.pose
+        if pose is not None:
+            program, spec = bundle.read(pose.encoder.file), pose.encoder
+            encoder = open_encoder(program, spec, library=carried_library(bundle))
+            encoder.embed(np.zeros((spec.n_channels, spec.run_samples), np.float32))
+    except CpepError as error:
+        return {"error": str(error)}
+    return {"smallest_cosine": smallest_cosine}
+
+
+if __name__ == "__main__":
+    limit_to(resource.RLIMIT_CPU, _CPU_S)
+    limit_to(resource.RLIMIT_AS, MEMORY_BYTES)
+    sys.stdout.write("\n" + json.dumps(_run_golden(Path(sys.argv[1]), sys.argv[2])) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # a program that spoilt memory may crash at the end; its answers are in

@@ -12,7 +12,6 @@ import resource
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpep_edge.errors import ArtifactError, CpepError
@@ -23,24 +22,17 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 120.0
 MEMORY_BYTES = 16 << 30  # of addresses: torch maps a few; far below what a made-up size asks for
-_CPU_S = 100
 
 _log = logging.getLogger(__name__)
 
 
-def try_golden(bundle: "Bundle") -> float:
+def try_programs(bundle: "Bundle") -> float:
     """Run the golden inputs of a bundle in a child; returns the smallest cosine to the stored embeddings.
 
-    Its code must be trusted already: a process of its own keeps a crash out, not an attack. A bundle that holds no
-    program, because a wearer taught it, is run here.
+    Its code must be trusted already: a process of its own keeps a crash out, not an attack.
     Raises ArtifactError when an answer is off, or the child crashed or did not end.
     """
-    if bundle.manifest.encoder is None and bundle.manifest.native is None:
-        from cpep_edge.golden import check_golden
-        from cpep_edge.recogniser import Recogniser
-
-        return check_golden(bundle, Recogniser(bundle))
-    command = [sys.executable, "-m", "cpep_edge.trial", str(bundle.path), bundle.manifest_sha256]
+    command = [sys.executable, "-m", "cpep_edge.golden", str(bundle.path), bundle.manifest_sha256]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(
@@ -64,10 +56,10 @@ def try_golden(bundle: "Bundle") -> float:
 
 
 def require_tried(bundle: "Bundle") -> None:
-    """Try the programs of a bundle, unless it is remembered that they were. Raises ArtifactError as `try_golden`."""
+    """Try the programs of a bundle, unless it is remembered that they were. Raises ArtifactError as `try_programs`."""
     if remembers("ran its golden inputs", bundle.manifest_sha256):
         return
-    try_golden(bundle)
+    try_programs(bundle)
     try:
         remember("ran its golden inputs", bundle.manifest_sha256)
     except CpepError as error:
@@ -88,34 +80,3 @@ def _how_it_died(status: int, complaint: bytes) -> str:
         return f"its programs crash on their golden inputs ({signal.strsignal(-status)}): {harm}"
     lines = complaint.decode(errors="replace").strip().splitlines() or ["nothing was said"]
     return f"its programs fail on their golden inputs ({lines[-1]}): {harm}"
-
-
-def _run_golden(path: Path, manifest_sha256: str) -> dict[str, object]:
-    import numpy as np
-
-    from cpep_edge.bundle import Bundle
-    from cpep_edge.encoder import open_encoder
-    from cpep_edge.golden import check_golden
-    from cpep_edge.native_encoder import carried_library
-    from cpep_edge.recogniser import Recogniser
-
-    try:
-        bundle = Bundle(path, manifest_sha256=manifest_sha256)
-        smallest_cosine = check_golden(bundle, Recogniser(bundle))
-        pose = bundle.manifest.pose
-        if pose is not None:
-            program, spec = bundle.read(pose.encoder.file), pose.encoder
-            encoder = open_encoder(program, spec, library=carried_library(bundle))
-            encoder.embed(np.zeros((spec.n_channels, spec.run_samples), np.float32))
-    except CpepError as error:
-        return {"error": str(error)}
-    return {"smallest_cosine": smallest_cosine}
-
-
-if __name__ == "__main__":
-    limit_to(resource.RLIMIT_CPU, _CPU_S)
-    limit_to(resource.RLIMIT_AS, MEMORY_BYTES)
-    answer = _run_golden(Path(sys.argv[1]), sys.argv[2])
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
-    sys.stdout.flush()
-    os._exit(0)  # a program that spoilt memory may crash at the end; its answers are in

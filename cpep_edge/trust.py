@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError
 from cpep_edge.files import replacing
-from cpep_edge.outside import user_folder
 from cpep_edge.vouched import memory, read_memory
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ _FINGERPRINT_CHARS = 16
 _PRIME = 2**255 - 19  # of Curve25519
 _ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # y of a point of order eight
 _SMALL_ORDER = (0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8)  # y of every point of order 1, 2, 4 and 8
-ROOT_FILE = "cpep-edge/root.json"
-_KEY_FILE = "cpep-edge/key.pem"
 _SEEN_FILE = "cpep-edge/seen-versions.json"
 
 
@@ -143,7 +140,7 @@ def load_public_key(file: Path) -> PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(_pem(file))
+        key = load_pem_public_key(read_key(file))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{file} is no public key in PEM; keygen writes one as KEY.pub") from error
     if not isinstance(key, Ed25519PublicKey):
@@ -164,7 +161,7 @@ def load_signing_key(file: Path, ask: Callable[[str], str] | None = None) -> Sig
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    content = _pem(file)
+    content = read_key(file)
     password = None
     if b"ENCRYPTED" in content:
         if ask is None:
@@ -183,49 +180,6 @@ def load_signing_key(file: Path, ask: Callable[[str], str] | None = None) -> Sig
     if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"{file} may be read or written by others, so it is no secret: run chmod 600 {file}")
     return SigningKey(key.private_bytes_raw(), file)
-
-
-def configured_key(given: Path | None) -> Key | None:
-    """What bundles must be signed with on this machine: a key, or the keys of a root file; None where none is set.
-
-    given: from --key; without it what CPEP_EDGE_KEY names, then `cpep-edge/root.json` and `cpep-edge/key.pem` of the
-        user's configuration, then of the system's
-    Raises ConfigError when there is one that cannot be read: only a key that is not there means that none is asked for.
-    """
-    named = given or (Path(os.environ["CPEP_EDGE_KEY"]) if os.environ.get("CPEP_EDGE_KEY") else None)
-    if named is not None:
-        return load_trusted(named)
-    folders = [folder for folder in (user_configuration(), Path("/etc")) if folder is not None]
-    for file in (folder / name for folder in folders for name in (ROOT_FILE, _KEY_FILE)):
-        if _is_there(file):
-            return load_trusted(file)
-    return None
-
-
-def user_configuration() -> Path | None:
-    """Where this user's configuration lies; None for a user without a home."""
-    return user_folder("XDG_CONFIG_HOME", ".config")
-
-
-def load_trusted(file: Path) -> Key:
-    """A public key in PEM, or a root file with several; raises ConfigError when it is neither."""
-    from cpep_edge.root_file import load_root
-
-    return load_root(file) if _pem(file).lstrip().startswith(b"{") else load_public_key(file)
-
-
-def _is_there(file: Path) -> bool:
-    """Whether a key lies here. A link that leads nowhere, or a folder that may not be searched, hides one."""
-    try:
-        for place in (file, file.parent, file.parent.parent):
-            if place.is_symlink() and not place.exists():
-                raise ConfigError(f"{place} is a link that leads nowhere, and the key is behind it: mend or remove it")
-        file.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise ConfigError(f"cannot see whether there is a key {file}: {error.strerror}") from error
-    return True
 
 
 def check_version(key: Key, name: str, version: int, manifest_sha256: str, *, new_name: bool = False) -> None:
@@ -286,7 +240,8 @@ def _versions(known: Mapping[str, object]) -> dict[str, tuple[int, str]]:
     return versions
 
 
-def _pem(file: Path) -> bytes:
+def read_key(file: Path) -> bytes:
+    """What a file of a key holds; raises ConfigError where it cannot be read."""
     try:
         if not file.is_file():
             raise ConfigError(f"{file}: there is no such key file")

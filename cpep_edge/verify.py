@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpep_edge.bundle import Bundle
-from cpep_edge.golden import Golden
+from cpep_edge.golden import Golden, try_golden
 from cpep_edge.native_encoder import carried_library
-from cpep_edge.trial import try_golden
 from cpep_edge.trust import Key
 
 

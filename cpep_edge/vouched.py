@@ -2,7 +2,7 @@
 
 A bundle carries native code. Without a key it runs only where it was made here or the user said once, with --trust,
 that this very bundle may. And its programs are data until they ran once in a process of their own and gave their golden
-answers (`cpep_edge.trial`); that too is remembered, so that it is paid once.
+answers (`cpep_edge.golden`); that too is remembered, so that it is paid once.
 """
 
 import errno

@@ -68,14 +68,15 @@ def _commands() -> str:
 
 def _recipes() -> str:
     """Every setting of a recipe, a table a section."""
-    from cpep_train.recipe_keys import recipe_keys
+    from cpep_train.recipe import Recipe
+    from cpep_train.recipe_keys import keys_of
 
     text = (
         "# Recipes\n\nA recipe is a TOML file; [Train on my data](../docs/training.md#recipes) shows whole ones. These "
         "are all the settings, as `cpep-edge recipes show` prints them. `--set section.key=value` changes one.\n"
     )
     section = None
-    for key in recipe_keys():
+    for key in keys_of(Recipe):
         table, _, name = key.name.rpartition(".")
         if table != section:
             section = table

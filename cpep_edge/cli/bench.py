@@ -41,7 +41,7 @@ def bench(
     from cpep_bench.markdown import markdown
     from cpep_bench.run import Options, run_bench
     from cpep_bridge.devices import LinkOptions
-    from cpep_edge.trust import configured_key
+    from cpep_edge.trusted_keys import configured_key
 
     link = LinkOptions(timeout_s, baud, boot_s)
     options = Options(runs, threads, power, peers=vs or (), run=run, data=data, band=band, link=link)

@@ -143,7 +143,7 @@ def verify(
     With a key, the signature is checked before anything else. Test inputs run in a separate process, so that a crash
     only fails the check.
     """
-    from cpep_edge.trust import configured_key
+    from cpep_edge.trusted_keys import configured_key
     from cpep_edge.verify import verify_bundle
 
     report = verify_bundle(bundle, configured_key(key), trust=trust, run=not hashes)

@@ -419,7 +419,7 @@ def pack(
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, about.")] = 256,
 ) -> None:
     """Pack a corpus into shards that training can stream from object storage."""
-    from cpep_train.shards import pack_corpus
+    from cpep_train.packing import pack_corpus
 
     if out.exists():
         raise ConfigError(f"{out} exists; choose another name, or move it away")

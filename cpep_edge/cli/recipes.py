@@ -42,11 +42,11 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show every setting: type, default, meaning, and its value in a recipe."""
-    from cpep_train.recipe import load_recipe
-    from cpep_train.recipe_keys import recipe_keys
+    from cpep_train.recipe import Recipe, load_recipe
+    from cpep_train.recipe_keys import keys_of
 
     values = load_recipe(recipe, settings or []).model_dump(mode="json") if recipe else {}
-    rows = [{**asdict(key), **({"value": _at(values, key.name)} if recipe else {})} for key in recipe_keys()]
+    rows = [{**asdict(key), **({"value": _at(values, key.name)} if recipe else {})} for key in keys_of(Recipe)]
     if as_json:
         print_json({"recipe": recipe, "keys": rows})
         return

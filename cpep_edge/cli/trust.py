@@ -9,7 +9,6 @@ import typer
 
 from cpep_edge.cli.output import stderr, stdout
 from cpep_edge.errors import CpepError
-from cpep_edge.trust import ROOT_FILE
 
 _TRUST = "Trust"
 
@@ -99,7 +98,7 @@ def trust(
 ) -> None:
     """Install a root file: from now on only bundles signed by its keys run here. Older versions are refused."""
     from cpep_edge.root_file import install_root
-    from cpep_edge.trust import user_configuration
+    from cpep_edge.trusted_keys import ROOT_FILE, user_configuration
 
     configuration = user_configuration()
     if configuration is None:

@@ -90,8 +90,8 @@ def examine_packages(distribution: str = "cpep-edge") -> Iterator[Finding]:
 def examine_bundle(path: Path, key_file: Path | None = None, *, trust: bool = False) -> Iterator[Finding]:
     """Whether a bundle is whole, and whether its encoder runs on this machine: with the library it carries, or how."""
     from cpep_edge.bundle import Bundle
+    from cpep_edge.golden import try_golden
     from cpep_edge.native_encoder import carried_library
-    from cpep_edge.trial import try_golden
 
     try:
         opened = Bundle.open(path, key_file, trust=trust)

@@ -21,14 +21,13 @@ from cpep_edge.calibration import fit_to_wearer
 from cpep_edge.decisions import Decider
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.files import read_arrays
-from cpep_edge.golden import Golden
+from cpep_edge.golden import Golden, try_golden
 from cpep_edge.hand import HandPoses
 from cpep_edge.index_file import StoredIndex, coded, to_bytes
 from cpep_edge.manifest import MANIFEST_FILE, GraphSpec, IndexSpec
 from cpep_edge.manifest_part import parse_json
 from cpep_edge.pose_index import load_index
 from cpep_edge.preprocess import Preprocessor
-from cpep_edge.trial import try_golden
 from cpep_edge.verify import verify_bundle
 from cpep_edge.vouched import remembers
 from tests.cpep_edge.sealing import reseal
@@ -338,7 +337,7 @@ def test_golden_inputs_are_tried_once_and_what_failed_is_tried_again(
         tried.append(bundle)
         return outcomes[len(tried) - 1]()
 
-    monkeypatch.setattr(trial, "try_golden", count)
+    monkeypatch.setattr(trial, "try_programs", count)
     with pytest.raises(ZeroDivisionError):
         trial.require_tried(opened)
     trial.require_tried(opened)

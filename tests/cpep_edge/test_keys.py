@@ -12,11 +12,11 @@ from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.trust import (
     PublicKey,
     SigningKey,
-    configured_key,
     generate_keys,
     load_public_key,
     load_signing_key,
 )
+from cpep_edge.trusted_keys import configured_key
 
 pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # the bundle is that of the toy encoder
 

@@ -16,7 +16,7 @@ from cpep_edge.decisions import Decision
 from cpep_edge.errors import CpepError
 from cpep_edge.live_stats import Change, LiveSummary
 from cpep_edge.outside import printable, user_folder
-from cpep_edge.trust import configured_key
+from cpep_edge.trusted_keys import configured_key
 from cpep_edge.vouched import remember, remembers
 
 ESCAPES = "band\x1b]0;OWNED\x1b\\\x1b]52;c;ZWNo\x07\x9b31m\nERROR fake\r\u202egnp"

@@ -14,10 +14,10 @@ from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.root_file import install_root, load_root, write_root
 from cpep_edge.trust import (
     SigningKey,
-    configured_key,
     generate_keys,
     load_signing_key,
 )
+from cpep_edge.trusted_keys import configured_key
 from tests.cpep_edge.sealing import as_version
 
 pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # the bundle is that of the toy encoder

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from cpep_edge.cli import app
 from cpep_edge.errors import ConfigError
 from cpep_train.recipe import Recipe, load_recipe, shipped_recipes, shipped_variants
-from cpep_train.recipe_keys import recipe_keys
+from cpep_train.recipe_keys import keys_of
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -95,7 +95,7 @@ def test_a_key_that_is_nearly_right_is_answered_with_the_one_that_is(setting: st
 
 
 def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes() -> None:
-    keys = {key.name: key for key in recipe_keys()}
+    keys = {key.name: key for key in keys_of(Recipe)}
     assert [name for name, key in keys.items() if not key.meaning] == []
     assert keys["windows.jitter_samples"].default == "0"
     assert keys["emg.pooling"].kind == '"cls" | "mean"'
@@ -124,7 +124,7 @@ def test_an_unknown_name_lists_what_there_is() -> None:
 
 @pytest.mark.parametrize("value", ["nan", "-inf", "1e308", "1000000000000000000", "[[[]]]", '"x"', "{}"])
 def test_a_value_that_cannot_be_meant_is_a_sentence_wherever_it_stands(value: str) -> None:
-    for key in recipe_keys():
+    for key in keys_of(Recipe):
         with suppress(ConfigError):  # and nothing else
             recipe = load_recipe("demo", [f"{key.name}={value}"])
             recipe.emg_config()  # what a training asks of it first
@@ -136,7 +136,7 @@ def test_a_value_that_cannot_be_meant_is_a_sentence_wherever_it_stands(value: st
 def test_a_number_is_a_number_and_one_that_a_training_can_use(value: str) -> None:
     """Not true for 1, not text; and no count that runs for ever or takes all memory."""
     recipe, numbers = load_recipe("demo"), []
-    for key in recipe_keys():
+    for key in keys_of(Recipe):
         now = reduce(lambda part, name: getattr(part, name, None), key.name.split("."), recipe)
         if isinstance(now, int | float) and not isinstance(now, bool):
             numbers.append(key.name)

@@ -14,9 +14,10 @@ from cpep_edge.cli import app
 from cpep_edge.errors import ConfigError, DataError
 from cpep_train.batches import training_loader
 from cpep_train.corpus import Corpus, corpus_info
+from cpep_train.packing import pack_corpus
 from cpep_train.protocols import evaluate_run
 from cpep_train.recipe import Recipe
-from cpep_train.shards import SHARDS_FILE, ShardIndex, pack_corpus
+from cpep_train.shards import SHARDS_FILE, ShardIndex
 from cpep_train.training import train
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 

@@ -20,10 +20,10 @@ from cpep_edge.names import FREE_MOVEMENT, check_label
 from cpep_edge.outside import unreadable
 from cpep_edge.session import RECORDED_RATE_TOLERANCE, Session
 from cpep_edge.session_trial import SessionSurvey, SessionTrial, survey_session
+from cpep_train.shards import SHARDS_FILE, Shards
 
 if TYPE_CHECKING:
     from cpep_train.recipe import Recipe  # pulls in torch, which reading a corpus does not need
-    from cpep_train.shards import Shards
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Corpus:
     folder: Path
     rows: tuple[Row, ...]
     masked_channels: tuple[int, ...] = ()  # from 1; read as zero
-    shards: "Shards | None" = None  # that the recordings lie in; None: they are files of the folder
+    shards: Shards | None = None  # that the recordings lie in; None: they are files of the folder
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
@@ -84,7 +84,8 @@ class Corpus:
         if not path.is_dir():
             raise DataError(f"{path}: there is no such folder or session file")
         if (path / METADATA_FILE).is_file():
-            return cls(path, tuple(_read_metadata(path / METADATA_FILE)), shards=_shards_of(path))
+            shards = Shards.open(path) if (path / SHARDS_FILE).is_file() else None
+            return cls(path, tuple(_read_metadata(path / METADATA_FILE)), shards=shards)
         files = sorted(path.glob("*.hdf5"))
         if not files:
             raise DataError(f"{path}: neither {METADATA_FILE} nor any .hdf5 file is in this folder")
@@ -400,12 +401,6 @@ _FIRST_LOOKED_AT = 20  # recordings
 _HANDS = ("both", "left", "right")
 _COLUMNS = tuple(field.name for field in fields(Row))
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}
-
-
-def _shards_of(folder: Path) -> "Shards | None":
-    from cpep_train.shards import SHARDS_FILE, Shards
-
-    return Shards.open(folder) if (folder / SHARDS_FILE).is_file() else None
 
 
 def _read_metadata(file: Path) -> Iterable[Row]:

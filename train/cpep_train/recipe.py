@@ -21,6 +21,7 @@ from cpep_edge.names import check_name
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.session import N_JOINTS
 from cpep_edge.toml_text import load_toml, parse_toml
+from cpep_train.recipe_keys import keys_of
 
 if TYPE_CHECKING:
     from cpep_train.model import EncoderConfig  # pulls in torch, which a start that is refused need not wait for
@@ -477,9 +478,7 @@ def _override(text: str) -> dict[str, Any]:
 
 def _meant(key: str) -> str:
     """Which key was meant, where one is near: by the whole of it, or by its last word in another table."""
-    from cpep_train.recipe_keys import recipe_keys
-
-    names = [known.name for known in recipe_keys()]
+    names = [known.name for known in keys_of(Recipe)]
     names += sorted({name.rpartition(".")[0] for name in names} - {""})
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, names, n=1) or [name for name in names if name.rpartition(".")[2] == last]

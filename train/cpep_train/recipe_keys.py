@@ -13,8 +13,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from cpep_train.recipe import Recipe
-
 _FIELD = re.compile(r"^    (\w+): ")
 _COMMENT = re.compile(r"#\s*(.*)$")
 
@@ -30,9 +28,9 @@ class Key:
 
 
 @cache
-def recipe_keys() -> tuple[Key, ...]:
-    """All keys, in the order in which a recipe has them."""
-    return tuple(_keys(Recipe, ""))
+def keys_of(recipe: type[BaseModel]) -> tuple[Key, ...]:
+    """All keys of a recipe's model, in the order in which it has them."""
+    return tuple(_keys(recipe, ""))
 
 
 def _keys(part: type[BaseModel], prefix: str) -> list[Key]:

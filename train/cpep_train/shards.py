@@ -9,8 +9,6 @@ the corpus; the shards lie beside them, or at the URL that `shards.json` names.
 import hashlib
 import io
 import os
-import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import replacing, require_plain
-from cpep_edge.folders import replacing_folder
+from cpep_edge.files import require_plain
 
 SHARDS_FILE = "shards.json"
-SHARD_BYTES = 256 << 20
-_SUFFIX = ".hdf5"
+SUFFIX = ".hdf5"
 
 
 class Place(BaseModel):
@@ -71,7 +67,7 @@ class Shards:
         try:
             return self.index.sessions[name]
         except KeyError:
-            raise DataError(f"{SHARDS_FILE} does not name {name}{_SUFFIX}; pack the corpus anew") from None
+            raise DataError(f"{SHARDS_FILE} does not name {name}{SUFFIX}; pack the corpus anew") from None
 
     def read(self, name: str) -> io.BytesIO:
         """The content of a session file.
@@ -86,7 +82,7 @@ class Shards:
         except Exception as error:  # every storage fails in its own way
             raise DataError(f"{self.url}/{place.shard} cannot be read: {error or type(error).__name__}") from error
         if hashlib.sha256(content).hexdigest() != place.sha256:
-            raise DataError(f"{self.url}/{place.shard}: {name}{_SUFFIX} is not what was packed, its SHA-256 differs")
+            raise DataError(f"{self.url}/{place.shard}: {name}{SUFFIX} is not what was packed, its SHA-256 differs")
         return io.BytesIO(content)
 
     def _system(self) -> tuple[Any, str]:
@@ -101,65 +97,3 @@ class Shards:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"index": self.index, "url": self.url, "_opened": {}}
-
-
-def pack_corpus(
-    data: Path,
-    out: Path,
-    *,
-    url: str = "",
-    shard_bytes: int = SHARD_BYTES,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Pack a corpus into the folder `out`, whole or not at all; returns how many shards it made.
-
-    url: where the shards will lie; empty: they stay beside the index
-    progress: called with (sessions done, sessions in all)
-    Raises ConfigError where nothing reads such a URL.
-    """
-    from cpep_train.corpus import Corpus, write_metadata
-
-    if url:
-        _check_url(url)
-    corpus = Corpus.open(data)
-    sessions: dict[str, Place] = {}
-    n_shards, used = 0, shard_bytes
-    with replacing_folder(out) as folder:
-        archive: tarfile.TarFile | None = None
-        try:
-            for done, row in enumerate(corpus.rows, start=1):
-                file = corpus.file(row)
-                if not file.is_file():
-                    raise DataError(f"{file}: there is no such file")
-                if used >= shard_bytes or archive is None:
-                    if archive is not None:
-                        archive.close()
-                    name, used = f"shard-{n_shards:05d}.tar", 0
-                    archive, n_shards = tarfile.open(folder / name, "w"), n_shards + 1
-                content = file.read_bytes()
-                member = tarfile.TarInfo(f"{row.filename}{_SUFFIX}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-                sha256 = hashlib.sha256(content).hexdigest()
-                offset = archive.fileobj.tell() - -(-len(content) // 512) * 512
-                sessions[row.filename] = Place(shard=name, offset=offset, size_bytes=len(content), sha256=sha256)
-                used += len(content)
-                if progress is not None:
-                    progress(done, len(corpus.rows))
-        finally:
-            if archive is not None:
-                archive.close()
-        write_metadata(folder, corpus.rows)
-        with replacing(folder / SHARDS_FILE) as temporary:
-            temporary.write_text(ShardIndex(url=url, sessions=sessions).model_dump_json(indent=1) + "\n")
-    return n_shards
-
-
-def _check_url(url: str) -> None:
-    import fsspec
-
-    protocol, separator, place = url.rpartition("::")[2].partition("://")
-    if not separator or not place.strip("/"):
-        raise ConfigError(f"{url} is no URL of a folder: give one such as s3://bucket/folder or https://host/folder")
-    if protocol not in fsspec.available_protocols():
-        raise ConfigError(f"{url}: {protocol} is no storage that can be read; s3, gs, https and file are some that can")

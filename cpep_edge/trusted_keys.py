@@ -1,0 +1,53 @@
+"""What bundles must be signed with on this machine: the key that is asked for, and where it is looked for."""
+
+import os
+from pathlib import Path
+
+from cpep_edge.errors import ConfigError
+from cpep_edge.outside import user_folder
+from cpep_edge.root_file import load_root
+from cpep_edge.trust import Key, load_public_key, read_key
+
+ROOT_FILE = "cpep-edge/root.json"
+_KEY_FILE = "cpep-edge/key.pem"
+
+
+def configured_key(given: Path | None) -> Key | None:
+    """What bundles must be signed with on this machine: a key, or the keys of a root file; None where none is set.
+
+    given: from --key; without it what CPEP_EDGE_KEY names, then `cpep-edge/root.json` and `cpep-edge/key.pem` of the
+        user's configuration, then of the system's
+    Raises ConfigError when there is one that cannot be read: only a key that is not there means that none is asked for.
+    """
+    named = given or (Path(os.environ["CPEP_EDGE_KEY"]) if os.environ.get("CPEP_EDGE_KEY") else None)
+    if named is not None:
+        return load_trusted(named)
+    folders = [folder for folder in (user_configuration(), Path("/etc")) if folder is not None]
+    for file in (folder / name for folder in folders for name in (ROOT_FILE, _KEY_FILE)):
+        if _is_there(file):
+            return load_trusted(file)
+    return None
+
+
+def user_configuration() -> Path | None:
+    """Where this user's configuration lies; None for a user without a home."""
+    return user_folder("XDG_CONFIG_HOME", ".config")
+
+
+def load_trusted(file: Path) -> Key:
+    """A public key in PEM, or a root file with several; raises ConfigError when it is neither."""
+    return load_root(file) if read_key(file).lstrip().startswith(b"{") else load_public_key(file)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a key lies here. A link that leads nowhere, or a folder that may not be searched, hides one."""
+    try:
+        for place in (file, file.parent, file.parent.parent):
+            if place.is_symlink() and not place.exists():
+                raise ConfigError(f"{place} is a link that leads nowhere, and the key is behind it: mend or remove it")
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"cannot see whether there is a key {file}: {error.strerror}") from error
+    return True
