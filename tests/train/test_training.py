@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import h5py
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -22,6 +25,7 @@ from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
 from cpep_train.epochs import EpochLog
 from cpep_train.evaluate import evaluation_set
+from cpep_train.loggers import _Outlived
 from cpep_train.recipe import LogTo, Recipe
 from cpep_train.training import STAGES, train
 from tests.train.toy_corpus import HELD_OUT_STAGE, write_recipe, write_toy_corpus
@@ -301,17 +305,59 @@ def test_a_logger_of_the_recipe_gets_every_epoch_and_changes_no_weight(
         assert {file.parent.parent.name for file in logs.rglob("events.out*")} == set(STAGES)
 
 
-def test_a_logger_that_is_not_installed_or_takes_other_options_is_one_sentence(
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what these import
+@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("comet", "comet_ml")])
+def test_a_logger_of_a_service_keeps_its_log_offline_a_stage_each(
+    name: str, package: str, whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip(package, reason=f"pip install {package.replace('_', '-')}")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("COMET_START_ONLINE", "0")
+    recipe = tiny_recipe.model_copy(update={"log_to": LogTo.model_validate({"name": name})})
+    logged = train(recipe, toy_corpus.folder, tmp_path / "run", progress=False)
+    assert logged is not None
+    assert _same(logged, whole[1])
+    kept = {"wandb": "wandb/offline-run-*/run-*.wandb", "comet": "*.zip"}[name]
+    assert len(list((tmp_path / "run" / "logs").glob(kept))) == len(STAGES)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_logger_that_is_not_installed_does_not_start_or_takes_other_options_is_one_sentence(
     toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    for log_to, says in (
-        (LogTo(name="mlflow"), "mlflow needs a package more: pip install mlflow"),
+    (tmp_path / "file").touch()
+    refused = [
         (LogTo(name="csv", options={"colour": "red"}), "CSVLogger of Lightning does not take them"),
-    ):
+        (LogTo(name="csv", options={"save_dir": str(tmp_path / "file")}), "csv does not start: .*Not a directory"),
+    ]
+    if find_spec("mlflow") is None:
+        refused.append((LogTo(name="mlflow"), "mlflow needs a package more: pip install mlflow"))
+    for log_to, says in refused:
         recipe = tiny_recipe.model_copy(update={"log_to": log_to})
         with pytest.raises(ConfigError, match=says):
             train(recipe, toy_corpus.folder, tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
+
+
+class _Unreachable(CSVLogger):
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        raise ConnectionError("no route to host")
+
+
+def test_a_logger_that_fails_on_the_way_says_so_once_and_training_goes_on(
+    whole: tuple[Path, Checkpoint], toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    unreachable = _Outlived("csv", _Unreachable(str(tmp_path / "logs")))
+    monkeypatch.setattr(training, "open_logger", lambda settings, run, stage: unreachable)
+    recipe = tiny_recipe.model_copy(update={"log_to": LogTo(name="csv")})
+    logged = train(recipe, toy_corpus.folder, tmp_path / "run", progress=False)
+    assert logged is not None
+    assert _same(logged, whole[1])
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["csv failed, and logs no more of this stage: no route to host"]
 
 
 _KILLED = """
