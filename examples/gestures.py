@@ -1,4 +1,4 @@
-"""Print each gesture as the band's wearer makes it.
+"""Print each gesture when the wearer of the band makes it.
 
 python examples/gestures.py my.cpep /dev/ttyACM0 profile.json
 """

@@ -1,4 +1,4 @@
-"""Plot a run that `live --record` kept: EMG, and what was decided over it. Needs matplotlib.
+"""Plot a folder that `live --record` wrote: the EMG and the decisions. Needs matplotlib.
 
 python examples/plot_recording.py RECORDING plot.png
 """
@@ -15,14 +15,14 @@ from cpep_edge.live_recording import LINES_FILE, SESSION_FILE
 from cpep_edge.names import UNKNOWN
 from cpep_edge.session import Session
 
-_STROKES = 2000  # a plot is no wider in pixels
+_STROKES = 2000  # a plot has no more pixels in width
 
 
 def plot_recording(recording: Path) -> Figure:
-    """One strip a channel in units of its own spread, and a coloured span for each gesture while it stood."""
+    """One strip per channel, scaled by its standard deviation; a coloured span for each gesture while it lasted."""
     with Session(recording / SESSION_FILE) as session:
         emg_uv, rate_hz = session.emg(0, session.n_samples), session.meta.sample_rate
-    emg_uv -= np.median(emg_uv, axis=0)  # what electrodes are offset by
+    emg_uv -= np.median(emg_uv, axis=0)  # the electrodes' offsets
     lines = [json.loads(line) for line in (recording / LINES_FILE).read_text().splitlines()]
     blocks = [line for line in lines if line["type"] == "block"]
     changes = [line for line in lines if line["type"] == "decision" and line["changed"]]

@@ -1,4 +1,4 @@
-"""Say what gesture was made in each second of a recorded session.
+"""Print the gesture in each second of a recording.
 
 python examples/recognise_recording.py my.cpep session.hdf5
 """
