@@ -45,7 +45,8 @@ HEALTH_TICKS = 10  # about twice a second
 STATE_TICKS = 5  # of what is being done: a countdown
 MOST_VIEWERS = 8
 PORTS_TRIED = 20  # from the one that was asked for
-_STROKES_A_TICK = 100
+STRIPS_TICKS = 2  # at least, between two pieces of signal: each costs a browser a turn of all that it draws
+_MOST_STROKES = 200  # in one piece
 _TOKEN_BYTES = 16
 _MOST_ASKED = 1 << 14  # bytes of what a page asks to be done
 _LONGEST_ERROR = 2_000
@@ -214,7 +215,7 @@ class ViewServer:
     async def _messages(self) -> AsyncIterator[str | bytes]:
         """What one browser is sent, tick by tick."""
         view = self._view
-        next_stroke = n_changes = tick = 0
+        next_stroke = n_changes = tick = signal_tick = 0
         last_index: int | None = None
         generation = -1
         shown_state = ""
@@ -230,7 +231,8 @@ class ViewServer:
             if tick % HEALTH_TICKS == 0:
                 yield json.dumps({"type": "health", **view.health()})
             last = view.stats.last
-            if last is not None and last.sample_index != last_index:
+            decided = last is not None and last.sample_index != last_index
+            if last is not None and decided:
                 last_index = last.sample_index
                 n_changes, changes = view.changes_after(n_changes)
                 hand_rad = view.hand_rad(last)
@@ -244,13 +246,15 @@ class ViewServer:
                         "hand_rad": None if hand_rad is None else [round(float(angle), 4) for angle in hand_rad],
                     }
                 )
-            first, strokes = view.strips(next_stroke, _STROKES_A_TICK)
-            if len(strokes):
-                next_stroke = first + len(strokes)
-                counts = np.clip(np.rint(strokes * (127 / STRIP_LIMIT)), -127, 127).astype(np.int8)
-                yield np.uint32(first).tobytes() + counts.tobytes()
-            elif next_stroke > first:
-                next_stroke = 0  # the stream began anew
+            if tick - signal_tick >= (STRIPS_TICKS if decided else STRIPS_TICKS + 1):  # with a decision, if one comes
+                signal_tick = tick
+                first, strokes = view.strips(next_stroke, _MOST_STROKES)
+                if len(strokes):
+                    next_stroke = first + len(strokes)
+                    counts = np.clip(np.rint(strokes * (127 / STRIP_LIMIT)), -127, 127).astype(np.int8)
+                    yield np.uint32(first).tobytes() + counts.tobytes()
+                elif next_stroke > first:
+                    next_stroke = 0  # the stream began anew
             tick += 1
             await asyncio.sleep(TICK_S)
 

@@ -10,7 +10,7 @@ const hand = new Hand($("hand"), still, () => draw("hand"));
 const actions = new Actions({ still, colours: () => colours, colour: (label) => paint(label), nameOf, isActive, remember, remembered });
 const PAST_S = 60;
 const PAST_HOP_S = 0.5; // a minute moves by a few pixels in it
-const FRAME_HOP_MS = 50; // between two turns of all that moves: a turn costs more than what changes in it
+const FRAME_HOP_MS = 67; // between two turns of what moves: a turn costs more than what changes in it
 const CHANGES_SHOWN = 12;
 const KINDS = { trained: "Trained on other people", taught: "Taught by you", "zero-shot": "Zero-shot, by pose alone" };
 const state = {
