@@ -12,6 +12,9 @@ import serial
 from numpy.typing import NDArray
 
 from cpep_bridge.pty_port import PtyPort
+from tests.firmware_bridge.virtual_time import play, virtual_time
+
+__all__ = ["play", "virtual_time"]
 
 
 @pytest.fixture

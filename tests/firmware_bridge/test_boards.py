@@ -1,8 +1,5 @@
 """Boards of other makers against their simulators: every sample, every loss, and what is said when things are wrong."""
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from cpep_bridge.simulated_boards import SimulatedBoard, simulate_device
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, DataError, LinkError, LinkTimeout
 from cpep_edge.session import Session, SessionMeta, write_session
+from tests.firmware_bridge.virtual_time import Play
 
 SPEED = 20.0
 
@@ -282,25 +280,6 @@ def test_the_drift_of_a_boards_clock_is_never_taken_for_a_loss(drift_ppm: float)
     assert ledger.lost_frames == 0
 
 
-@contextmanager
-def answering(port: PtyPort, reply: Callable[[bytes], bytes]) -> Iterator[None]:
-    stopping = threading.Event()
-
-    def serve() -> None:
-        while not stopping.is_set():
-            heard = port.read(0.02)
-            if heard:
-                port.put(reply(heard))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join()
-
-
 @pytest.mark.parametrize(
     ("device", "answer", "said"),
     [
@@ -311,12 +290,10 @@ def answering(port: PtyPort, reply: Callable[[bytes], bytes]) -> Iterator[None]:
         ("chords", b"TOASTER\r\n", "calls itself 'TOASTER', which is no Chords board known here: known are GENUINO"),
     ],
 )
-def test_what_is_not_the_board_that_was_asked_for_is_quoted(
-    pty_port: PtyPort, device: str, answer: bytes, said: str
-) -> None:
-    with answering(pty_port, lambda heard: b"" if heard in (b"s", b"STOP\n") else answer):
-        with pytest.raises(LinkError, match=said):
-            open_source(pty_port.path, device=device, timeout_s=2.0).__enter__()
+def test_what_is_not_the_board_that_was_asked_for_is_quoted(play: Play, device: str, answer: bytes, said: str) -> None:
+    port = play(lambda heard, now_s: b"" if heard in (b"", b"s", b"STOP\n") else answer)
+    with pytest.raises(LinkError, match=said):
+        open_source(port, device=device, timeout_s=2.0).__enter__()
 
 
 @pytest.mark.parametrize("device", ["cyton", "chords"])

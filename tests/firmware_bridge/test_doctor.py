@@ -17,10 +17,10 @@ from cpep_bridge.fixed_frames import FrameLayout, pack_frame
 from cpep_bridge.frames import Info
 from cpep_bridge.ports import find_ports
 from cpep_bridge.pty_port import PtyPort
-from cpep_bridge.simulated_boards import SimulatedBoard
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.donning import doubled_channels
-from tests.firmware_bridge.scripted import Stream, scripted
+from tests.firmware_bridge.scripted import Stream
+from tests.firmware_bridge.virtual_time import Play
 
 RATE_HZ = 2_000.0
 
@@ -85,13 +85,12 @@ def test_the_doctor_ends_with_what_to_do_next(emg_uv: NDArray[np.float32], pty_p
     ],
 )
 def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(
-    device: str, greeting: bytes, asked: bytes | None
+    play: Play, device: str, greeting: bytes, asked: bytes | None
 ) -> None:
     def say(heard: bytes, now_s: float) -> bytes:
         return greeting if heard and (asked is None or asked in heard) else b""
 
-    with scripted(say) as port:
-        (found,) = (one for one in find_ports([port.path], timeout_s=0.8) if one.port == port.path)
+    (found,) = find_ports([play(say)], timeout_s=0.8)
 
     if asked is None:
         assert "it says 'Hello from ESP32, type h for help" in found.problem
@@ -100,21 +99,22 @@ def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(
         assert found.n_channels == 6
 
 
-def test_devices_finds_a_cyton() -> None:
-    with SimulatedBoard(SimulatedCyton(), [np.zeros((100, 8), np.float32)]) as board:
-        (found,) = (one for one in find_ports([board.port], timeout_s=0.8) if one.port == board.port)
+def test_devices_finds_a_cyton(play: Play) -> None:
+    board = SimulatedCyton()
+
+    (found,) = find_ports([play(lambda heard, now_s: board.answer(heard)[0])], timeout_s=0.8)
 
     assert (found.device, found.band, found.n_channels) == ("cyton", "OpenBCI Cyton", 8)
 
 
-def test_a_board_that_streams_by_itself_is_known_by_its_frames() -> None:
+def test_a_board_that_streams_by_itself_is_known_by_its_frames(play: Play) -> None:
     profile = find_profile("neuropawn-knight")
     assert profile is not None
     assert isinstance(profile.layout, FrameLayout)
     layout = profile.layout
     stream = Stream(125.0, lambda number: pack_frame(layout, number, np.zeros((1, 8), np.float32)))
-    with scripted(lambda heard, now_s: stream.due(now_s)) as port:
-        (found,) = (one for one in find_ports([port.path], timeout_s=0.8) if one.port == port.path)
+
+    (found,) = find_ports([play(lambda heard, now_s: stream.due(now_s))], timeout_s=0.8)
 
     assert (found.device, found.n_channels) == ("neuropawn-knight", 8)
 
@@ -171,8 +171,8 @@ def test_the_doctor_finds_nothing_wrong_with_a_healthy_band(emg_uv: NDArray[np.f
     assert any(finding.said.startswith("16 channels are alive") for finding in findings)
 
 
-def test_a_port_where_nothing_answers_is_the_finding(pty_port: PtyPort) -> None:
-    (finding,) = examine_device(pty_port.path, "cpep", 0.5)
+def test_a_port_where_nothing_answers_is_the_finding(play: Play) -> None:
+    (finding,) = examine_device(play(lambda heard, now_s: b""), "cpep", 0.5)
 
     assert finding.state == "bad"
     assert "is the band switched on" in finding.said

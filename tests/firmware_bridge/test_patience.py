@@ -21,6 +21,7 @@ from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.blocks import Block
 from cpep_edge.errors import LinkError, LinkTimeout
 from tests.firmware_bridge.scripted import Say, Stream, scripted
+from tests.firmware_bridge.virtual_time import Play, VirtualTime
 
 RATE_HZ = 2_000.0
 LINES = """
@@ -74,10 +75,10 @@ def collect(port: str, blocks: list[Block], **options: object) -> None:
         ("cpep", logs_only()),
     ],
 )
-def test_bytes_without_a_sample_are_silence(device: str, say: Say) -> None:
+def test_bytes_without_a_sample_are_silence(play: Play, device: str, say: Say) -> None:
     blocks = list[Block]()
-    with scripted(say) as port, pytest.raises(LinkError) as raised:
-        collect(port.path, blocks, device=device, timeout_s=0.5, reconnect_s=30.0)
+    with pytest.raises(LinkError) as raised:
+        collect(play(say), blocks, device=device, timeout_s=0.5, reconnect_s=30.0)
 
     assert not blocks
     assert "come back" not in str(raised.value)  # before the first sample nothing is looked for anew
@@ -85,7 +86,7 @@ def test_bytes_without_a_sample_are_silence(device: str, say: Say) -> None:
 
 @pytest.mark.parametrize("after", ["silence", "garbage", "the same frame"])
 def test_a_stream_that_breaks_ends_with_the_time_to_reconnect_however_often_the_line_opens(
-    lines: str, after: str
+    play: Play, virtual_time: VirtualTime, lines: str, after: str
 ) -> None:
     stream = Stream(500.0, line)
 
@@ -95,12 +96,12 @@ def test_a_stream_that_breaks_ends_with_the_time_to_reconnect_however_often_the_
             return due
         return {"silence": b"", "garbage": garbage(heard, now_s), "the same frame": line(stream.n - 1)}[after]
 
-    blocks, began_s = list[Block](), time.monotonic()
-    with scripted(say) as port, pytest.raises(LinkError, match=r"did not come back within 1.5 s"):
-        collect(port.path, blocks, device=lines, timeout_s=0.4, reconnect_s=1.5)
+    blocks, began_s = list[Block](), virtual_time.now_s
+    with pytest.raises(LinkError, match=r"did not come back within 1.5 s"):
+        collect(play(say), blocks, device=lines, timeout_s=0.4, reconnect_s=1.5)
 
     assert sum(len(block.samples_uv) for block in blocks) > 300
-    assert time.monotonic() - began_s > 2.0
+    assert virtual_time.now_s - began_s > 2.0
 
 
 def test_limits_run_from_the_last_sample_and_opening_starts_none_anew() -> None:
@@ -197,13 +198,15 @@ def board_that_boots(boot_s: float, banner: bytes = b"") -> Say:
 @pytest.mark.parametrize(
     ("boot_s", "banner"), [(0.0, b""), (0.7, b""), (1.6, b"Chords firmware v1.1\r\nready\r\n"), (3.9, b"")]
 )
-def test_a_board_that_restarts_when_its_port_is_opened_is_asked_until_it_answers(boot_s: float, banner: bytes) -> None:
-    with scripted(board_that_boots(boot_s, banner)) as port, open_source(port.path, device="chords") as source:
+def test_a_board_that_restarts_when_its_port_is_opened_is_asked_until_it_answers(
+    play: Play, boot_s: float, banner: bytes
+) -> None:
+    with open_source(play(board_that_boots(boot_s, banner)), device="chords") as source:
         assert source.info.name == "Chords UNO-R3"
         assert len(next(iter(source)).samples_uv) > 0
 
 
-def test_a_board_without_a_greeting_is_told_to_start_until_it_does(tmp_path: Path) -> None:
+def test_a_board_without_a_greeting_is_told_to_start_until_it_does(play: Play, tmp_path: Path) -> None:
     (tmp_path / "lines.toml").write_text(LINES + '[commands]\nstart = "go\\n"\nboot_s = 3.0\n')
     stream, told = Stream(500.0, line), list[float]()
 
@@ -212,7 +215,7 @@ def test_a_board_without_a_greeting_is_told_to_start_until_it_does(tmp_path: Pat
             told.append(now_s)
         return stream.due(now_s) if told else b""
 
-    with scripted(say) as port, open_source(port.path, device=str(tmp_path / "lines.toml")) as source:
+    with open_source(play(say), device=str(tmp_path / "lines.toml")) as source:
         assert len(next(iter(source)).samples_uv) > 0
     assert len(told) == 1
 
@@ -241,10 +244,10 @@ def test_every_speed_of_a_board_is_tried(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("rate_hz", "said"), [(400.0, "400"), (1_000.0, "1000"), (500.0, None)])
 def test_a_rate_that_is_not_the_nominal_one_is_said_and_known(
-    lines: str, caplog: pytest.LogCaptureFixture, rate_hz: float, said: str | None
+    play: Play, lines: str, caplog: pytest.LogCaptureFixture, rate_hz: float, said: str | None
 ) -> None:
     stream = Stream(rate_hz, line)
-    with scripted(lambda heard, now_s: stream.due(now_s)) as port, open_source(port.path, device=lines) as source:
+    with open_source(play(lambda heard, now_s: stream.due(now_s)), device=lines) as source:
         for _ in source:
             if source.counts.heard_hz:
                 break
@@ -260,7 +263,7 @@ def test_a_rate_that_is_not_the_nominal_one_is_said_and_known(
         assert "Hz where 500 Hz are promised" in warnings[0]
 
 
-def test_a_counter_that_begins_anew_begins_a_new_stream(lines: str) -> None:
+def test_a_counter_that_begins_anew_begins_a_new_stream(play: Play, lines: str) -> None:
     before, after = Stream(500.0, line, first=20_000), Stream(500.0, line)
 
     def say(heard: bytes, now_s: float) -> bytes:
@@ -269,7 +272,7 @@ def test_a_counter_that_begins_anew_begins_a_new_stream(lines: str) -> None:
         return b"" if now_s < 1.3 else (b"ready\r\n" if after.n == 0 else b"") + after.due(now_s)
 
     blocks = list[Block]()
-    with scripted(say) as port, open_source(port.path, device=lines) as source:
+    with open_source(play(say), device=lines) as source:
         for block in source:
             blocks.append(block)
             if block.boot_id != blocks[0].boot_id and block.sample_index > 200:
@@ -325,13 +328,13 @@ def test_a_file_number_beyond_1024_is_read_and_written() -> None:
 
 @pytest.mark.parametrize("counts", ["backwards", "by chance"])
 def test_a_counter_that_leaps_all_the_time_is_one_sentence_and_one_warning(
-    lines: str, caplog: pytest.LogCaptureFixture, counts: str
+    play: Play, lines: str, caplog: pytest.LogCaptureFixture, counts: str
 ) -> None:
     """As of a profile that names the wrong column: no storm of new streams, each with a handful of samples."""
     rng = np.random.default_rng(5)
     stream = Stream(500.0, lambda n: line(60_000 - n if counts == "backwards" else int(rng.integers(65_536))))
-    with scripted(lambda heard, now_s: stream.due(now_s)) as port, pytest.raises(WrongDevice, match="leaps all the"):
-        collect(port.path, [], device=lines, reconnect_s=30.0)
+    with pytest.raises(WrongDevice, match="leaps all the"):
+        collect(play(lambda heard, now_s: stream.due(now_s)), [], device=lines, reconnect_s=30.0)
     assert len([record for record in caplog.records if "count anew" in record.getMessage()]) == 1
 
 
