@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError
-from cpep_edge.files import make_folder
+from cpep_edge.files import make_folder, replacing
 from cpep_train.align import Alignment
 from cpep_train.batches import training_loader, validation_loader
 from cpep_train.checkpoint import (
@@ -165,14 +165,13 @@ class _Run:
         if name not in stages_of(self.recipe):
             raise ConfigError(f"recipe {self.recipe.name} starts its EMG encoder at random, so it has no stage {name}")
         folder = self.out / name
-        if resume and (folder / WEIGHTS_FILE).is_file():
-            return
+        done, lent = resume and (folder / WEIGHTS_FILE).is_file(), self.lend(name)
         if rank() == 0:
-            _prepare(folder, resume)
+            _prepare(folder, resume, done)
+            if not done and lent is not None:
+                _copy(lent, folder)
         wait_for_all()
-        lent = self.lend(name)
-        if lent is not None:
-            shutil.copytree(lent, folder, dirs_exist_ok=True)
+        if done or lent is not None:
             return
         torch.manual_seed(self.recipe.seed)
         work = self._work(name)
@@ -194,12 +193,12 @@ class _Run:
             resume_file=folder / RESUME_FILE if resume and (folder / RESUME_FILE).is_file() else None,
         )
         if rank() == 0:
+            draw_curves(self.out)
             for file, module in reversed(
                 tuple(work.kept.items())
             ):  # the first is written last: with it the stage is done
                 save_weights(folder / file, module)
             (folder / RESUME_FILE).unlink(missing_ok=True)
-            draw_curves(self.out)
         wait_for_all()
 
     def finish(self) -> Checkpoint:
@@ -279,6 +278,7 @@ class _Run:
 
     def _claim_folder(self, layouts: dict[int, Layout]) -> None:
         """Start the run in its folder."""
+        _remove_unfinished(self.out)
         if self.is_new:
             save_provenance(self.out, self.provenance)
             save_splits(self.out, self.splits)
@@ -384,9 +384,23 @@ def _is_unfinished(file: Path) -> bool:
     return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", file.name) is not None
 
 
-def _prepare(folder: Path, resume: bool) -> None:
+def _prepare(folder: Path, resume: bool, done: bool) -> None:
     """A folder for a stage, or the one to resume in, rid of what earlier attempts and kills left."""
     make_folder(folder)
+    _remove_unfinished(folder)
+    old = (RESUME_FILE,) if done else () if resume else _OF_STAGE
+    for name in old:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _remove_unfinished(folder: Path) -> None:
     for file in folder.iterdir():
-        if _is_unfinished(file) or (not resume and file.name in _OF_STAGE):
+        if _is_unfinished(file):
             file.unlink()
+
+
+def _copy(stage: Path, folder: Path) -> None:
+    """Take over what another run left of a stage; its weights last, with which it is done."""
+    for file in sorted(stage.iterdir(), key=lambda file: file.name == WEIGHTS_FILE):
+        with replacing(folder / file.name) as temporary:
+            shutil.copyfile(file, temporary)
