@@ -30,6 +30,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.bundle import Bundle
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
 from cpep_edge.versions import git_commit
@@ -77,7 +78,7 @@ class Set:
     placed: bool = False
     settings: tuple[str, ...] = ()
     movement_folds: tuple[tuple[int, ...], ...] = ()  # movements that are held out in turn, of twelve with poses
-    variants: tuple[str, ...] = ()  # of the recipe, asked beside it; only with --ablations
+    variants: tuple[str, ...] = ()  # of the recipe, or settings of it, asked beside it; only with --variants
     teaching: tuple[int, ...] = ()  # repetitions of a wearing that teach it
     asked_from: int = 0  # repetition from which a taught wearing is asked about; 0: the second half
     next_wearing: bool = False
@@ -87,6 +88,12 @@ class Set:
     def folder_of_folds(self) -> str:
         """Sets of one recipe share what was trained."""
         return self.name.split(",")[0] if self.variants else self.name.replace(", ", "-").replace(" ", "")
+
+    def trained_by(self, variant: str = "") -> Recipe:
+        """The set's recipe, or a variant of it: a published ablation by its name, or another setting as KEY=VALUE."""
+        if "=" in variant:
+            return load_recipe(self.recipe, [*self.settings, variant])
+        return load_recipe("+".join(filter(None, (self.recipe, variant))), list(self.settings))
 
 
 def _bring_3dc(source: Path, out: Path) -> object:
@@ -114,6 +121,10 @@ SETS = (
     Set(
         "ninapro-db5, ablations", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5,
         movement_folds=MOVEMENT_FOLDS[:1], variants=("random-init", "mean-pooling", "frozen-emg", "trainable-pose"),
+    ),
+    Set(
+        "ninapro-db5, sizes", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5,
+        movement_folds=MOVEMENT_FOLDS[:1], variants=("emg.width=16", "emg.width=48", "emg.width=192"),
     ),
     Set("ninapro-db1", "ninapro-db1", _bring_ninapro("db1"), "Rest", 0.1, 4, movement_folds=MOVEMENT_FOLDS),
     Set("myo-wrist", "myo-wrist", _bring_wrist, "Rest", 0.1, 4, head="auto", teaching=(0,), next_wearing=True),
@@ -143,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--only", default="", help="sets by commas; all that are there without it")
     parser.add_argument("--judge", type=Path, help="folder of people who are only judged")
-    parser.add_argument("--ablations", action="store_true", help="train the published ablations too")
+    parser.add_argument("--variants", action="store_true", help="train the published ablations and other widths too")
     parser.add_argument("--no-encoder", action="store_true", help="train nothing; what was trained before is asked")
     options = parser.parse_args(arguments)
     wanted = [name for name in options.only.split(",") if name]
@@ -152,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"there is no set {', '.join(sorted(set(wanted) - known))}; there are {', '.join(sorted(known))}")
     folders = {one: options.data / one.name.split(",")[0] for one in SETS}
     chosen = [one for one in SETS if folders[one].is_dir() and (not wanted or folders[one].name in wanted)]
-    chosen = [one for one in chosen if options.ablations or not one.variants]
+    chosen = [one for one in chosen if options.variants or not one.variants]
     if not chosen:
         parser.error(f"{options.data} holds none of the sets asked for")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -167,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path, no_encoder: bool) -> Tables:
     """All questions of one set; folds that were trained before are taken from `kept`."""
-    recipe = load_recipe(one.recipe, list(one.settings))
+    recipe = one.trained_by()
     corpus = _corpus(one, data, scratch / "corpus")
     own = _people(corpus, recipe, one)
     tables = Tables(one.name, recipe.windows.window_samples / recipe.signal.sample_rate_hz)
@@ -247,10 +258,10 @@ def _zero_shot(
         bundle = fold.bundle(everyone.recipe, "index", held, f"-{number}")
         rows = zero_shot_rows(everyone, trained, questions, held, bundle)
         for variant in one.variants:
-            other = fold.bundle(load_recipe(f"{one.recipe}+{variant}"), "index", held, f"-{number}-{variant}")
+            other = fold.bundle(one.trained_by(variant), "index", held, f"-{number}-{variant}")
             for question, answers in zero_shot_rows(everyone, trained, questions, held, other).items():
                 if RUNS in answers:
-                    rows[question][variant] = answers[RUNS]
+                    rows[question][_named(variant, other)] = answers[RUNS]
         for question, answers in rows.items():
             for method, people in answers.items():
                 for person, value in people.items():
@@ -259,6 +270,14 @@ def _zero_shot(
                                             for q, a in rows.items()})  # fmt: skip
     for (question, method, person), values in found.items():
         tables.add(question, {method: {person: float(np.mean(values))}})
+
+
+def _named(variant: str, trained: Trained | None) -> str:
+    """A variant's row, with the bytes of its encoder where that is what was changed."""
+    if trained is None or "=" not in variant:
+        return variant
+    n_bytes = (trained.bundle / Bundle(trained.bundle).manifest.encoder.file).stat().st_size
+    return f"{variant}, {n_bytes / 1e3:.0f} kB"
 
 
 def _people(corpus: Corpus, recipe: Recipe, one: Set, prefix: str = "") -> People:
