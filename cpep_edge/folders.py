@@ -47,6 +47,12 @@ def output_folder(path: Path, made_by: str, *, force: bool | None = None) -> Ite
         (folder / NOTE_FILE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
 
+def check_output_folder(path: Path, made_by: str, *, force: bool | None = None) -> None:
+    """Raise as `output_folder` would, before anything is done, where nothing may be written at `path`."""
+    check_writable(path)
+    _require_ours(path, made_by, force)
+
+
 def made_by(path: Path) -> str | None:
     """What wrote the folder, where nobody touched a file of it since; None where that is not known."""
     note = _note(path)

@@ -44,7 +44,7 @@ def test_csv_and_parquet_lose_nothing(session: Path, tmp_path: Path) -> None:
     import_csv(tmp_path / "map.toml", tmp_path / "back")
     back = Corpus.open(tmp_path / "back")
     with back.session(back.rows[0]) as one:
-        np.testing.assert_allclose(one.emg(), wave(900, 3), atol=0.5)
+        np.testing.assert_allclose(one.emg(), wave(900, 3), atol=1e-4)
         assert len(one.gaps()) == 1
 
 

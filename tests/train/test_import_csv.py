@@ -170,7 +170,7 @@ def test_other_dialects_say_the_same(tmp_path: Path) -> None:
         'stage = "3"\n[[files]]\nfile = "a.csv"\nuser = "p"\nsession = "s"\nsplit = "train"\n'
     )
     summary = import_csv(tmp_path / "map.toml", tmp_path / "out")
-    assert 'must be in volts by its size; say unit = "uV"' in summary.notes[0]
+    assert summary.notes == ("a.csv: EMG must be in volts by the size of its values; say unit in the map",)
     corpus = Corpus.open(tmp_path / "out")
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg(), emg * 1e6, atol=2e-3)

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 from cpep_edge.errors import DataError
 from cpep_edge.files import replacing
 from cpep_edge.session import JOINT_NAMES, Session
+from cpep_train.even_grid import LONGEST_GAP_PERIODS
 
 Format = Literal["edf", "csv", "parquet"]
+NOT_RECORDED, AFTER_THE_END = "not recorded", "end of the recording"  # annotations of samples that fill an EDF
 _ROWS_AT_ONCE = 1 << 16
+_EDF_LARGEST = 9_999_999  # of a range, whose ends have eight characters each
+_JITTER = 0.1  # of a period, beyond which time stamps jitter, and only longer steps are gaps
 _SAME_RATE = 0.001
 
 
@@ -82,39 +86,45 @@ def _write_edf(session: Session, out: Path) -> None:
     if not rate_hz:
         raise DataError(f"{session.path}: EDF needs a whole number of samples a second, this has {meta.sample_rate:g}")
     n = len(emg) // int(rate_hz) * int(rate_hz)
-    if n < len(emg):  # a file is made of whole seconds
+    n_before = len(emg)
+    if n < n_before:  # a file is made of whole seconds
         emg = np.pad(emg, ((0, n + int(rate_hz) - len(emg)), (0, 0)), mode="edge")
-        annotations.append(edfio.EdfAnnotation(session.n_samples / rate_hz, None, "end of the recording"))
+        annotations.append(edfio.EdfAnnotation(n_before / rate_hz, None, AFTER_THE_END))
     signals = [
         edfio.EdfSignal(
             column,
             rate_hz,
             label=f"EMG {number + 1}",
             physical_dimension="uV",
-            physical_range=_range(column),
+            physical_range=_range(session.path, column),
         )
         for number, column in enumerate(emg.T.astype(np.float64))
     ]
-    stage = edfio.EdfAnnotation(0, session.duration_s, meta.stage)
+    stage = edfio.EdfAnnotation(0, n_before / rate_hz, meta.stage)
     edfio.Edf(signals, annotations=[stage, *annotations]).write(out)
 
 
-def _range(column: NDArray[np.float64]) -> tuple[float, float]:
+def _range(path: Path, column: NDArray[np.float64]) -> tuple[float, float]:
     """A channel's range, in the eight characters that EDF has for each end."""
     low, high = np.floor(column.min()), np.ceil(column.max())
+    if max(abs(low), abs(high)) > _EDF_LARGEST:
+        raise DataError(f"{path}: EDF holds values up to {_EDF_LARGEST} uV, these reach {max(-low, high):g}; take CSV")
     return float(low), float(high if high > low else low + 1)
 
 
 def _without_gaps(session: Session) -> tuple[NDArray[np.float32], list[Any]]:
-    """EMG on one even clock, and an annotation for each gap."""
+    """EMG sample by sample on one clock, its gaps filled with the sample before, and an annotation for each gap."""
     import edfio
 
-    emg, time_s, rate_hz = session.emg(), session.time_s(), session.meta.sample_rate
-    place = np.round((time_s - time_s[0]) * rate_hz).astype(np.int64)
-    filled = np.repeat(emg, np.diff(place, append=place[-1] + 1).clip(1), axis=0)
+    emg, rate_hz = session.emg(), session.meta.sample_rate
+    steps = np.diff(session.time_s()) * rate_hz
+    jitters = len(steps) > 0 and float(np.median(np.abs(steps - 1))) > _JITTER
+    is_gap = steps > (LONGEST_GAP_PERIODS if jitters else 1.5)
+    n_missing = np.where(is_gap, np.round(steps) - 1, 0).astype(np.int64)
+    filled = np.repeat(emg, np.append(n_missing, 0) + 1, axis=0)
+    place = np.arange(len(steps)) + np.cumsum(n_missing) - n_missing  # of the last sample before each step
     gaps = [
-        edfio.EdfAnnotation(float(place[n] + 1) / rate_hz, gap.duration_s, "not recorded")
-        for gap in session.gaps()
-        if (n := int(np.searchsorted(time_s, gap.start_s))) < len(place)
+        edfio.EdfAnnotation(float(place[n] + 1) / rate_hz, float(n_missing[n]) / rate_hz, NOT_RECORDED)
+        for n in np.flatnonzero(is_gap)
     ]
     return filled, gaps

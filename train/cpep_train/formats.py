@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ _STAMPED_RATE_TOLERANCE = 0.02  # of a nominal rate, beyond which that of the ti
 def read_source(path: Path) -> SourceFile:
     """Read a file of any format that is known; its content decides, not its name alone."""
     if not path.is_file():
-        raise DataError(f"{path}: {'it is no plain file' if path.exists() else 'there is no such file'}")
+        raise DataError(f"{path}: {_no_file(path)}")
     reader = _reader(path)
     if reader is None:
         raise DataError(
@@ -66,6 +67,12 @@ def read_source(path: Path) -> SourceFile:
     if impossible is not None:
         raise DataError(f"{path}: {printable(impossible.name)} cannot have been sampled at {impossible.rate_hz:g} Hz")
     return replace(source, notes=(*source.notes, *said))
+
+
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return "it is a folder; name the files in it"
+    return "it is no plain file" if path.exists() else "there is no such file"
 
 
 @contextmanager
@@ -189,6 +196,8 @@ def _read_xdf(path: Path) -> SourceFile:
     notes = [f"stream {_text(stream, 'name')} holds no samples" for stream in streams if not len(stream["time_stamps"])]
     by_kind = sorted(signals, key=lambda stream: (_rank(stream), len(stream["time_stamps"])), reverse=True)
     chosen = by_kind[0]
+    if _rank(chosen) < 0:
+        raise DataError(f"{path}: no stream holds EMG; {printable(_text(chosen, 'name'))} is {_text(chosen, 'type')}")
     notes += [f"stream {_text(stream, 'name')} was left out" for stream in by_kind[1:]]
     notes.append(f"stream {_text(chosen, 'name')} of type {_text(chosen, 'type')} is taken")
     time_s = np.asarray(chosen["time_stamps"], np.float64)
@@ -196,6 +205,7 @@ def _read_xdf(path: Path) -> SourceFile:
     if not np.isfinite(time_s).all():
         raise DataError(f"{path}: a time stamp of stream {printable(_text(chosen, 'name'))} is no number")
     if (np.diff(time_s) < 0).any():
+        _check_clock(path, time_s, printable(_text(chosen, "name")))
         notes.append(f"the clock of stream {_text(chosen, 'name')} went backwards; samples are in the clock's order")
     order = np.argsort(time_s, kind="stable")  # a clock that was reset may leave stamps out of order
     time_s, values = time_s[order], values[order]
@@ -205,6 +215,9 @@ def _read_xdf(path: Path) -> SourceFile:
     rate_hz = nominal_hz if abs(nominal_hz / by_time_hz - 1) <= _STAMPED_RATE_TOLERANCE else by_time_hz
     if nominal_hz and rate_hz != nominal_hz:
         notes.append(f"samples came at {rate_hz:g} Hz where {nominal_hz:g} Hz are said, and that is used")
+    labelling = [_text(stream, "name") for stream in streams if stream is not chosen and _is_markers(stream)]
+    if len(labelling) > 1:
+        notes.append(f"labels come from {len(labelling)} streams: {', '.join(labelling)}")
     start_s = float(time_s[0])
     names, units = _xdf_channels(chosen, values.shape[1])
     events = [
@@ -216,6 +229,15 @@ def _read_xdf(path: Path) -> SourceFile:
     ]
     channels = tuple(Channel(n, column, rate_hz, u) for n, column, u in zip(names, values.T, units, strict=True))
     return SourceFile("XDF", channels, tuple(sorted(events, key=lambda e: e.start_s)), time_s - start_s, tuple(notes))
+
+
+def _check_clock(path: Path, time_s: NDArray[np.float64], name: str) -> None:
+    """Raise DataError where a clock went back over time that it had told already: which samples are labelled?"""
+    ends = np.flatnonzero(np.diff(time_s) < 0)
+    pieces = sorted((piece[0], piece[-1]) for piece in np.split(time_s, ends + 1))
+    over_s = max((before[1] - after[0] for before, after in pairwise(pieces)), default=0.0)
+    if over_s > LONGEST_GAP_S:
+        raise DataError(f"{path}: the clock of stream {name} went back {over_s:.3g} s, so labels fit twice")
 
 
 def _is_markers(stream: dict) -> bool:  # type: ignore[type-arg]
@@ -241,7 +263,9 @@ def _is_signal(stream: dict) -> bool:  # type: ignore[type-arg]
 def _rank(stream: dict) -> int:  # type: ignore[type-arg]
     """How likely a stream is EMG, by its type and name."""
     said = f"{_text(stream, 'type')} {_text(stream, 'name')}".lower()
-    return 2 if "emg" in said else 1 if re.search(r"exg|eeg", said) else 0
+    if re.search(r"emg|exg|eeg", said):
+        return 2 if "emg" in said else 1
+    return -1 if re.search(r"\b(acc|gyr|mag|imu|gaze|audio|mocap|motion)", said) else 0
 
 
 def _is_label(text: str) -> bool:

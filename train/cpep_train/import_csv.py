@@ -59,12 +59,11 @@ from cpep_train.importing import (
     CorpusWriter,
     ImportSummary,
     Recording,
-    looks_like_volts,
-    microvolts_of,
     stretches,
     writing_corpus,
 )
 from cpep_train.text_formats import MAX_RATE_HZ
+from cpep_train.units import microvolts_of
 
 _BLOCK_ROWS = 8_192
 _LEAST_RATE_HZ = 1.0  # below which a column of time is in another unit
@@ -143,12 +142,20 @@ class ColumnMap(_Part):
         if self.unit is not None and self.unit_uv is not None:
             faults.append("unit and unit_uv both say what the EMG is in; leave one out")
         twice = [name for name, n in Counter(f.file for f in self.files).items() if n > 1]
+        faults += self._column_faults()
         faults += [f"files: {name} is named twice, so each of its recordings would be there twice" for name in twice]
         if self.delimiter == self.decimal:
             faults.append("decimal and delimiter are the same character")
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _column_faults(self) -> list[str]:
+        columns = self.columns
+        twice = [name for name, n in Counter(columns.emg).items() if n > 1]
+        faults = [f"columns.emg: {name} is named twice" for name in twice]
+        others = {"stage": columns.stage, "time": columns.time}
+        return faults + [f"columns.{key}: {name} is EMG too" for key, name in others.items() if name in columns.emg]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ def load_column_map(path: Path) -> ColumnMap:
     try:
         return ColumnMap.model_validate(load_toml(path))
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, e['loc'])) or 'the map'}: {e['msg']}" for e in error.errors())
+        faults = (f"{'.'.join(map(str, e['loc'])) or 'the map'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
         raise ConfigError(f"column map {path}: {'; '.join(faults)}") from error
     except ValueError as error:
         raise ConfigError(f"column map {path} cannot be read: {error}") from error
@@ -332,10 +339,10 @@ def _microvolts(path: Path, emg: NDArray[np.float64], spec: ColumnMap, writer: C
         return spec.unit_uv
     if spec.unit is not None:
         return microvolts_of(spec.unit) or 1.0
-    if looks_like_volts(emg):
-        writer.notes.append(f'{path.name}: the EMG must be in volts by its size; say unit = "uV" if it is not')
-        return 1e6
-    return 1.0
+    factor, said = writer.unit_by_size.microvolts(path.name, emg)
+    if said:
+        writer.notes.append(f"{path.name}: {said}; say unit in the map")
+    return factor
 
 
 def _blocks(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> Iterator[_Block]:
@@ -422,6 +429,7 @@ def _block(path: Path, names: list[str], rows: list[_NumberedRow], file: File, s
         raise DataError(f"{path}: an EMG column {said} in row {number}")
     stage, time_s = spec.columns.stage, None
     labels = [file.stage or ""] * len(rows) if stage is None else _texts(path, names, rows, stage)
+    labels = ["" if label.lower() == "nan" else label for label in labels]  # as pandas writes none
     if spec.columns.time is not None:
         time_s = _numbers(path, names, rows, spec.columns.time, spec) * spec.columns.time_unit_s
         if not np.isfinite(time_s).all():

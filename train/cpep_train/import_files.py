@@ -21,6 +21,7 @@ from cpep_edge.errors import DataError
 from cpep_edge.files import require_plain
 from cpep_edge.outside import unreadable
 from cpep_train.even_grid import evened
+from cpep_train.export_sessions import AFTER_THE_END, NOT_RECORDED
 from cpep_train.formats import read_source
 from cpep_train.importing import (
     Choices,
@@ -28,15 +29,16 @@ from cpep_train.importing import (
     ImportSummary,
     Recording,
     Split,
-    looks_like_volts,
-    microvolts_of,
     stretches,
     writing_corpus,
 )
 from cpep_train.text_formats import Channel, Event, SourceFile
+from cpep_train.units import UnitBySize, microvolts_of
 
+_FILLED = {NOT_RECORDED: "samples that were not recorded", AFTER_THE_END: "samples after the end of the recording"}
 _SAME_RATE = 0.001  # of a rate, within which two channels are at one
 _LARGEST_RATIO = 2_000
+_COUNTING = 0.9  # of a column's steps are one: it numbers the samples
 _LIBEMG = re.compile(r"R_(?P<rep>\d+)_C_(?P<c>\d+)|C_(?P<c2>\d+)_R_(?P<rep2>\d+)", re.IGNORECASE)
 _LIBEMG_SUBJECT = re.compile(r"(?:^|[/_])(?:S_?|subject_?|P_?)(\d+)(?=[/_])", re.IGNORECASE)
 
@@ -73,10 +75,18 @@ def import_files(
     twice = next((path for path in sources if path.resolve() in seen or seen.add(path.resolve())), None)  # type: ignore[func-returns-value]
     if twice is not None:
         raise DataError(f"{twice} is named twice, so each of its recordings would be there twice")
+    both = set(about.test_repetitions) & set(about.val_repetitions)
+    if both:
+        raise DataError(f"repetition {min(both)} is for testing and for validation; choose one")
     repetitions: set[int] = set()
+    sessions: dict[tuple[str, str], Path] = {}
     with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
         for done, path in enumerate(sources, start=1):
             repetitions |= _import(path, read_source(path), about, writer)
+            user, session = _whose(path, about)
+            other = sessions.setdefault((user, session), path)
+            if other != path:
+                writer.notes.append(f"{other} and {path} are both session {session} of {user}")
             if progress is not None:
                 progress(done, len(sources))
         _check_repetitions((*about.test_repetitions, *about.val_repetitions), repetitions, "in all files")
@@ -95,7 +105,7 @@ def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWr
     columns = [_at_rate(channel, rate_hz) for channel in chosen]
     n, longest = min(map(len, columns)), max(map(len, columns))  # channels end within some samples of each other
     emg = np.column_stack([column[:n] for column in columns])
-    emg, how = _in_microvolts(emg, chosen)
+    emg, how = _in_microvolts(path.name, emg, chosen, writer.unit_by_size)
     names = ", ".join(f"{n} {channel.name}" for n, channel in enumerate(chosen, start=1))
     text = f"{path.name}: {source.kind}, {len(chosen)} channels at {rate_hz:g} Hz, {how}: {names}"
     writer.notes.append(text + (f"; not taken: {', '.join(left[:8])}{' ...' if len(left) > 8 else ''}" if left else ""))
@@ -111,14 +121,17 @@ def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWr
     writer.leave_out("samples beyond a file's shortest channel", longest - n)
     writer.leave_out("rows cut short", source.n_left_out)
     labels = _labels(source.events, time_s, about.stage)
+    unused = sorted({event.text.strip() for event in source.events} - set(labels.tolist()))
+    if unused:
+        writer.notes.append(f"{path.name}: events that label no sample: {', '.join(unused)}")
     if not any(labels):
         raise DataError(f"{path}: nothing in it has a label, neither by an annotation nor by a marker; give --stage")
-    user, session = about.user or path.resolve().parent.name, about.session or path.stem
+    user, session = _whose(path, about)
     counted: Counter[str] = Counter()
     for start, stop in stretches(labels):
         label = str(labels[start])
-        if not label:
-            writer.leave_out("samples without a label", stop - start)
+        if not label or label in _FILLED:
+            writer.leave_out(_FILLED.get(label, "samples without a label"), stop - start)
             continue
         counted[label] += 1
         recording = Recording(
@@ -133,6 +146,11 @@ def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWr
         )
         writer.add(_of_repetition(recording, counted[label], about), path)
     return set(range(1, max(counted.values(), default=0) + 1))
+
+
+def _whose(path: Path, about: FileChoices) -> tuple[str, str]:
+    """Person and session of a file."""
+    return about.user or path.resolve().parent.name, about.session or path.stem
 
 
 def _of_repetition(recording: Recording, repetition: int, about: FileChoices) -> Recording:
@@ -172,15 +190,16 @@ def _at_rate(channel: Channel, rate_hz: float) -> NDArray[np.float64]:
     return resampled
 
 
-def _in_microvolts(emg: NDArray[np.float64], channels: Sequence[Channel]) -> tuple[NDArray[np.float64], str]:
+def _in_microvolts(
+    name: str, emg: NDArray[np.float64], channels: Sequence[Channel], by_size: UnitBySize
+) -> tuple[NDArray[np.float64], str]:
     """The channels in microvolts, each by its own unit, and how that was known."""
     factors = [microvolts_of(channel.unit) for channel in channels]
     if all(factor is not None for factor in factors):
         units = sorted({channel.unit for channel in channels})
         return emg * np.array([factor or 1.0 for factor in factors]), f"in {', '.join(units)} by the file"
-    if looks_like_volts(emg):
-        return emg * 1e6, "in volts by the size of the values"
-    return emg, "in a unit that the file does not name, kept as they are"
+    factor, said = by_size.microvolts(name, emg)
+    return emg * factor, f"in a unit that is no voltage or has no name, {said or 'kept as they are'}"
 
 
 def _labels(events: Sequence[Event], time_s: NDArray[np.float64], otherwise: str) -> NDArray[np.str_]:
@@ -222,15 +241,22 @@ def import_libemg(
         raise DataError(f"{source}: there is no file named R_<repetition>_C_<class>")
     repetitions = {repetition for _, repetition, _, _ in files}
     _check_repetitions(test_repetitions, repetitions, source)
-    names = _class_names(source)
-    tested = set(test_repetitions) or {max(repetitions)}
+    names, details = _class_names(source)
+    tested = set(test_repetitions) or ({max(repetitions)} if len(repetitions) > 1 else set())
     apart = len({(repetition, number) for _, repetition, number, _ in files}) < len(files)
     with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
         if len(files) < len(matches):
             writer.notes.append(f"{len(matches) - len(files)} files of other sensors than EMG were left out")
+        if details:
+            writer.notes.append(details)
+        if not tested:
+            writer.notes.append("there is one repetition of each gesture, so none is for testing")
         for done, (file, repetition, number, before) in enumerate(files, start=1):
             emg = _libemg_table(file)
             writer.read(len(emg))
+            factor, said = writer.unit_by_size.microvolts(file.name, emg)
+            if said and said not in writer.notes:
+                writer.notes.append(said)
             subject = _LIBEMG_SUBJECT.search(str(file.relative_to(source.parent)))
             # Without a number of the subject, a repetition that is there twice was made by two people.
             person = before.strip("_- ") or file.parent.name if apart else source.name
@@ -239,7 +265,7 @@ def import_libemg(
                 user=user,
                 session=f"{user}-rep{repetition}",
                 stage=names.get(number, f"class {number}"),
-                emg_uv=emg,
+                emg_uv=emg * factor,
                 sample_rate_hz=sample_rate_hz,
                 split="test" if repetition in tested else "train",
                 other_names=(f"S{int(subject[1])}", subject[1]) if subject else (person, source.name),
@@ -257,7 +283,7 @@ def _check_repetitions(asked: Sequence[int], there: set[int], where: object) -> 
 
 
 def _libemg_table(file: Path) -> NDArray[np.float64]:
-    """The samples of a file, (n, n_channels); a column of time stamps in front is dropped."""
+    """The samples of a file, (n, n_channels); a column of time stamps or of numbers in front is dropped."""
     try:
         require_plain(file)
         lines = [line.strip(", \t") for line in file.read_text(encoding="utf-8-sig").splitlines()]
@@ -276,14 +302,16 @@ def _libemg_table(file: Path) -> NDArray[np.float64]:
     if not rows:
         raise DataError(f"{file}: no table of numbers, it is empty")
     table = np.array(rows)
-    rises = len(table) > 2 and table.shape[1] > 1 and bool(np.all(np.diff(table[:, 0]) > 0))
-    return table[:, 1:] if rises else table
+    steps = np.diff(table[:, 0])
+    counts = bool((steps > 0).all()) or float(np.mean(steps == 1)) > _COUNTING  # a counter wraps
+    return table[:, 1:] if counts and len(table) > 2 and table.shape[1] > 1 else table
 
 
-def _class_names(source: Path) -> dict[int, str]:
-    """What the classes are called, where LibEMG wrote it down."""
+def _class_names(source: Path) -> tuple[dict[int, str], str]:
+    """What the classes are called, where LibEMG wrote it down, and what to say where that cannot be read."""
     import json
 
+    said = ""
     for file in source.rglob("collection_details.json"):
         try:
             require_plain(file)
@@ -292,7 +320,7 @@ def _class_names(source: Path) -> dict[int, str]:
                 {int(number): str(name) for name, number in classes.items()}
                 if all(str(n).isdigit() for n in classes.values())
                 else {int(number): str(name) for number, name in classes.items()}
-            )
+            ), ""
         except (OSError, ValueError, AttributeError, RecursionError):
-            continue
-    return {}
+            said = f"{file.name} cannot be read, so classes go by their numbers"
+    return {}, said

@@ -18,18 +18,19 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from scipy import signal
 
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.files import require_plain
-from cpep_edge.folders import output_folder
+from cpep_edge.folders import check_output_folder, output_folder
 from cpep_edge.names import check_label, check_name
 from cpep_edge.session import N_JOINTS, Block, SessionMeta, write_session_blocks
 from cpep_edge.toml_text import load_toml
 from cpep_train.corpus import Row, write_metadata
 from cpep_train.text_formats import MAX_RATE_HZ
+from cpep_train.units import UnitBySize
 
 Floats = NDArray[np.floating[Any]]
 Split = Literal["train", "val", "test"]
@@ -55,6 +56,20 @@ class Choices(BaseModel):
     skip_start_s: float = Field(default=0.0, ge=0)  # left out at the start of each recording, while people react
     resample_hz: float | None = Field(default=None, gt=0, le=MAX_RATE_HZ)
 
+    @field_validator("hold_out_people", "validation_people", "hold_out_gestures", "rename")
+    @classmethod
+    def _composed(cls, names: Any) -> Any:
+        """As the names of recordings are, see `_composed`."""
+        composed = [unicodedata.normalize("NFC", name) for name in names]
+        return dict(zip(composed, names.values(), strict=True)) if isinstance(names, dict) else tuple(composed)
+
+    @model_validator(mode="after")
+    def _one_split_each(self) -> "Choices":
+        both = sorted(set(self.hold_out_people) & set(self.validation_people))
+        if both:
+            raise ValueError(f"{both[0]} is held out for testing and for validation; choose one")
+        return self
+
     @field_validator("channels")
     @classmethod
     def _each_once(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
@@ -77,8 +92,12 @@ def choices_of(values: dict[str, object], where: str) -> Choices:
     try:
         return Choices.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(_fault(e["loc"], e["msg"]) for e in error.errors())
         raise ConfigError(f"{where}: {faults}") from error
+
+
+def _fault(key: tuple[int | str, ...], message: str) -> str:
+    return ": ".join(filter(None, (".".join(map(str, key)), message.removeprefix("Value error, "))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +156,7 @@ class CorpusWriter:
     with_pose: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    unit_by_size: UnitBySize = field(default_factory=UnitBySize)
     _contents: dict[bytes, Row] = field(default_factory=dict)
     _twins: set[frozenset[str]] = field(default_factory=set)
     _used: set[str] = field(default_factory=set)
@@ -246,6 +266,7 @@ class CorpusWriter:
         if not self.rows:
             reasons = "; ".join(f"{reason}: {n} samples" for reason, n in self.left_out.items()) or "no samples"
             raise DataError(f"there is not one recording to import ({reasons})")
+        self._check_capitals()
         self._check_named("person", "people", self._people)
         self._check_named("gesture", "gestures", self._gestures)
         before = set().union(*self._gestures.values())
@@ -255,6 +276,13 @@ class CorpusWriter:
             raise DataError(
                 f"no gesture is called {unknown!r}, to be renamed" + (f"; did you mean {near[0]}?" if near else "")
             )
+        for what, found in (
+            ("channels", {n for n, _ in self._shapes}),
+            ("samples a second", {r for _, r in self._shapes}),
+        ):
+            if len(found) > 1:
+                many = ", ".join(f"{number:g}" for number in sorted(found))
+                self.notes.append(f"recordings differ in their {what}: {many}; a training takes one number")
         lost = self.n_samples_read - self.n_samples_kept - sum(self.left_out.values())
         if lost:
             raise DataError(f"{lost} of {self.n_samples_read} samples are in no recording and were not left out")
@@ -324,6 +352,16 @@ class CorpusWriter:
         self._used.add(name.lower())
         return name
 
+    def _check_capitals(self) -> None:
+        """Raise DataError where two names differ by capitals alone, as no training takes them."""
+        for what, names in (("people", self._people), ("gestures", self._gestures)):
+            typed: dict[str, str] = {}
+            for name in sorted(names):
+                other = typed.setdefault(name.casefold(), name)
+                if other != name:
+                    way_out = f"--rename {name}={other} makes them one" if what == "gestures" else "write them alike or apart"
+                    raise DataError(f"the {what} {other} and {name} differ by capitals alone; {way_out}")
+
     def _check_named(self, one: str, many: str, names: dict[str, set[str]]) -> None:
         there = set().union(*names.values())
         asked = getattr(self.choices, f"hold_out_{many}")
@@ -364,6 +402,7 @@ def writing_corpus(
     The caller finishes the writer inside the block.
     """
     if dry_run:
+        check_output_folder(out, made_by, force=force)
         yield CorpusWriter(None, choices)
         return
     with output_folder(out, made_by, force=force) as folder:
@@ -380,28 +419,6 @@ def stretches(*keys: NDArray[np.generic]) -> Iterator[tuple[int, int]]:
         change |= key[1:] != key[:-1]
     edges = [0, *(np.flatnonzero(change) + 1).tolist(), n]
     yield from zip(edges[:-1], edges[1:], strict=True)
-
-
-_UNITS_UV = {
-    "v": 1e6, "volt": 1e6, "volts": 1e6, "mv": 1e3, "millivolt": 1e3, "millivolts": 1e3,
-    "uv": 1.0, "microvolt": 1.0, "microvolts": 1.0, "nv": 1e-3, "nanovolt": 1e-3, "nanovolts": 1e-3,
-}  # fmt: skip
-
-
-def microvolts_of(unit: str) -> float | None:
-    """Microvolts of one unit by its name, as headers spell it; None where it is no voltage."""
-    plain = unit.strip().strip("()[].").replace("\u00b5", "u").replace("\u03bc", "u")
-    return _UNITS_UV.get(plain.lower())
-
-
-def looks_like_volts(emg: Floats) -> bool:
-    """Whether values without a unit must be volts: muscles give microvolts to millivolts at the skin.
-
-    emg: (n, n_channels)
-    """
-    centred = np.abs(emg - np.median(emg, axis=0))
-    typical = np.median(centred[:, centred.any(axis=0)]) if centred.any() else 1.0
-    return bool(typical < 1e-3 and np.max(centred) < 0.05)
 
 
 def _resampled(recording: Recording, wanted_hz: float) -> Recording:

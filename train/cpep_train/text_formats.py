@@ -15,6 +15,7 @@ from cpep_edge.outside import printable
 _OPENBCI_COUNTER = 256  # boards count their samples in a byte
 Gaps = tuple[tuple[float, float], ...]  # of each: seconds recorded before it, seconds missing
 MAX_RATE_HZ = 1e6  # of any converter for muscles, and far more
+_IN_MILLISECONDS = 1e11  # time since 1970 beyond this
 _LONGEST_BURST_S = 0.2  # of samples that arrive at once
 
 
@@ -79,6 +80,10 @@ def read_openbci(path: Path) -> SourceFile:
     exg = [place for place, name in enumerate(names) if name.upper().startswith("EXG CHANNEL")]
     if not exg or not whole:
         raise DataError(f"{path}: there is no column EXG Channel with samples")
+    odd = next(((row, p) for row in whole for p in (0, *exg) if not _is_number(row[p])), None)
+    if odd is not None:
+        where = f"where {names[0]} is {printable(odd[0][0], 20)}"
+        raise DataError(f"{path}: {names[odd[1]]} holds {printable(odd[0][odd[1]], 20)!r}, which is no number, {where}")
     table = np.array([[float(row[place]) for place in (0, *exg)] for row in whole])
     stamp = names.index("Timestamp") if "Timestamp" in names else None
     lost = _lost_by_index(table[:, 0], rate_hz, None if stamp is None else [row[stamp] for row in whole])
@@ -107,7 +112,8 @@ def _lost_by_index(index: NDArray[np.float64], rate_hz: float, arrivals: list[st
     lost[1:] = steps % wrap // usual - 1  # a Daisy counts by two
     if arrivals is not None and all(map(_is_number, arrivals)):
         missing_s = lost / rate_hz
-        waited_s = np.diff([float(text) for text in arrivals], prepend=float(arrivals[0]))
+        came = np.array([float(text) for text in arrivals])
+        waited_s = np.diff(came, prepend=came[0]) / (1000 if came[0] > _IN_MILLISECONDS else 1)  # version 4 and before
         lost[(missing_s > _LONGEST_BURST_S) & (waited_s < missing_s / 2)] = 0
     return np.maximum(lost, 0)
 
