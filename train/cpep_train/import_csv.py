@@ -191,7 +191,10 @@ def load_column_map(path: Path) -> ColumnMap:
     try:
         return ColumnMap.model_validate(load_toml(path))
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, e['loc'])) or 'the map'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        faults = (
+            f"{'.'.join(map(str, e['loc'])) or 'the map'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         raise ConfigError(f"column map {path}: {'; '.join(faults)}") from error
     except ValueError as error:
         raise ConfigError(f"column map {path} cannot be read: {error}") from error

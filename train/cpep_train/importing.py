@@ -359,7 +359,9 @@ class CorpusWriter:
             for name in sorted(names):
                 other = typed.setdefault(name.casefold(), name)
                 if other != name:
-                    way_out = f"--rename {name}={other} makes them one" if what == "gestures" else "write them alike or apart"
+                    way_out = (
+                        f"--rename {name}={other} makes them one" if what == "gestures" else "write them alike or apart"
+                    )
                     raise DataError(f"the {what} {other} and {name} differ by capitals alone; {way_out}")
 
     def _check_named(self, one: str, many: str, names: dict[str, set[str]]) -> None:
