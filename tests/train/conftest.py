@@ -16,6 +16,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of the curves takes a third of a tiny training: only what a module's tests share is drawn."""
+    monkeypatch.setattr("cpep_train.training.draw_curves", lambda run: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
     return toy.tiny_recipe()

@@ -33,7 +33,11 @@ class TrainingStage(pl.LightningModule):
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Seed augmentation and dropout by step, so that a step is the same after a restart."""
-        torch.manual_seed(self.step_seed + 999_331 * rank())
+        seed = self.step_seed + 999_331 * rank()
+        if self.device.type == "cpu":  # torch.manual_seed notes each seed, with its call stack, for a GPU to come
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     @property
     def step_seed(self) -> int:
