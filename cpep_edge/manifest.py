@@ -232,6 +232,11 @@ class LadderStep(_Part):
         seen, unseen = self.seen_among_all, self.unseen_among_all
         return None if seen is None or unseen is None else harmonic_mean(seen, unseen)
 
+    def cells(self) -> tuple[str, ...]:
+        """A row of a table: the step, its accuracies, seen before unseen, their harmonic mean, and the votes kept."""
+        shares = (self.seen, self.unseen, self.seen_among_all, self.unseen_among_all, self.harmonic_mean)
+        return (self.step, *("-" if one is None else f"{one:.3f}" for one in shares), f"{self.vote_agreement:.1%}")
+
 
 class Provenance(_Part):
     """Where the bundle comes from."""

@@ -157,14 +157,7 @@ def _links_table(links: Sequence[LinkFigure], device: str) -> Table:
 
 def ladder_table(report: Report) -> Table | None:
     """What export cost in accuracy; None where it was not measured."""
-    rows = tuple(
-        (
-            step.step,
-            *map(_share, (step.seen, step.unseen, step.seen_among_all, step.unseen_among_all, step.harmonic_mean)),
-            f"{step.vote_agreement:.1%}",
-        )
-        for step in report.ladder
-    )
+    rows = tuple(step.cells() for step in report.ladder)
     note = (
         "Balanced zero-shot accuracy at export, as the manifest says; the harmonic mean is that of seen and unseen "
         f"gestures among all; data: {report.data}."
@@ -271,7 +264,3 @@ def origin(report: Report) -> str:
         f"Commit {report.git_commit}, manifest {report.manifest_sha256[:12]}, target {report.target}. The golden "
         f"inputs were run first, by the same code, and hold to a cosine of {report.smallest_golden_cosine:.5f}."
     )
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

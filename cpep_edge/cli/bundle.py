@@ -260,14 +260,7 @@ def _chip_rows(chip: "CortexMSpec | EthosUSpec") -> list[tuple[str, str]]:
 
 def print_ladder(manifest: "Manifest") -> None:
     """Zero-shot balanced accuracy from the trained module down to the bundle, same windows at each step."""
-    rows = [
-        (
-            step.step,
-            *map(_share, (step.seen, step.unseen, step.seen_among_all, step.unseen_among_all, step.harmonic_mean)),
-            f"{step.vote_agreement:.1%}",
-        )
-        for step in manifest.ladder
-    ]
+    rows = [step.cells() for step in manifest.ladder]
     header = ("step", "seen", "unseen", "seen among all", "unseen among all", "harmonic mean", "same vote")
     print_table("accuracy ladder, zero-shot balanced accuracy", header, rows)
 
@@ -275,7 +268,3 @@ def print_ladder(manifest: "Manifest") -> None:
 def _blocks(manifest: "Manifest") -> str:
     stream = None if manifest.encoder is None else manifest.encoder.stream
     return "" if stream is None else f", streamed in blocks of {stream.block_samples}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
