@@ -24,7 +24,7 @@ from cpep_edge.decisions import Decision
 from cpep_edge.errors import ConfigError
 from cpep_edge.names import shown_name
 from cpep_edge.sink_kinds import OpenSink, Sink
-from cpep_edge.toml_text import load_toml
+from cpep_edge.toml_text import faults, load_toml
 
 
 class _Part(BaseModel):
@@ -85,8 +85,7 @@ def load_map(path: Path, known: Iterable[str]) -> GestureMap:
     try:
         found = GestureMap.model_validate(load_toml(path))
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"map {path}: {faults}") from error
+        raise ConfigError(f"map {path}: {faults(error)}") from error
     except ValueError as error:
         raise ConfigError(f"map {path} cannot be read: {error}") from error
     labels = list(known)

@@ -1,11 +1,15 @@
 """TOML that a user wrote: whatever is wrong with a file is one reason, in words."""
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cpep_edge.files import read_plain
 from cpep_edge.outside import unreadable
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _MAX_BYTES = 1 << 24
 
@@ -24,3 +28,20 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text.removeprefix("\ufeff"))  # which some editors begin a file with
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def faults(error: "ValidationError", meant: Callable[[str], str] = lambda key: "") -> str:
+    """All that a model of a file's keys finds wrong with them, in words.
+
+    meant: what to add about a key that is not known
+    """
+    said = []
+    for fault in error.errors():
+        key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            said.append(f"{key} is not a known key{meant(key)}")
+        elif fault["type"] == "missing":
+            said.append(f"{key} is missing")
+        else:
+            said.append(f"{key}: {message[:1].lower()}{message[1:]}" if key else message)
+    return "; ".join(said)

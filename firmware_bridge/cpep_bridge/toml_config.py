@@ -6,7 +6,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpep_edge.errors import ConfigError
-from cpep_edge.toml_text import load_toml
+from cpep_edge.toml_text import faults, load_toml
 
 M = TypeVar("M", bound="Section")
 
@@ -30,15 +30,4 @@ def read_toml(path: Path, model: type[M], what: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{what} {path.name}: {_faults(error)}") from error
-
-
-def _faults(error: ValidationError) -> str:
-    return "; ".join(_fault(".".join(str(part) for part in e["loc"]), e["type"], e["msg"]) for e in error.errors())
-
-
-def _fault(where: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return f"{where} is not a known key"
-    said = message.removeprefix("Value error, ")
-    return f"{where}: {said[0].lower()}{said[1:]}" if where else said
+        raise ConfigError(f"{what} {path.name}: {faults(error)}") from error

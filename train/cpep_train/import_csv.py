@@ -52,7 +52,7 @@ from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.files import require_plain
 from cpep_edge.outside import printable, unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
-from cpep_edge.toml_text import load_toml
+from cpep_edge.toml_text import faults, load_toml
 from cpep_train.even_grid import evened, usual_rate
 from cpep_train.importing import (
     Choices,
@@ -191,11 +191,7 @@ def load_column_map(path: Path) -> ColumnMap:
     try:
         return ColumnMap.model_validate(load_toml(path))
     except ValidationError as error:
-        faults = (
-            f"{'.'.join(map(str, e['loc'])) or 'the map'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise ConfigError(f"column map {path}: {'; '.join(faults)}") from error
+        raise ConfigError(f"column map {path}: {faults(error)}") from error
     except ValueError as error:
         raise ConfigError(f"column map {path} cannot be read: {error}") from error
 

@@ -27,7 +27,7 @@ from cpep_edge.files import require_plain
 from cpep_edge.folders import check_output_folder, output_folder
 from cpep_edge.names import check_label, check_name
 from cpep_edge.session import N_JOINTS, Block, SessionMeta, write_session_blocks
-from cpep_edge.toml_text import load_toml
+from cpep_edge.toml_text import faults, load_toml
 from cpep_train.corpus import Row, write_metadata
 from cpep_train.text_formats import MAX_RATE_HZ
 from cpep_train.units import UnitBySize
@@ -92,12 +92,7 @@ def choices_of(values: dict[str, object], where: str) -> Choices:
     try:
         return Choices.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_fault(e["loc"], e["msg"]) for e in error.errors())
-        raise ConfigError(f"{where}: {faults}") from error
-
-
-def _fault(key: tuple[int | str, ...], message: str) -> str:
-    return ": ".join(filter(None, (".".join(map(str, key)), message.removeprefix("Value error, "))))
+        raise ConfigError(f"{where}: {faults(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)

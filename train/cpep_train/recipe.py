@@ -20,7 +20,7 @@ from cpep_edge.mpf import MpfSpec, band_edges_hz, design_bands
 from cpep_edge.names import check_name
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.session import N_JOINTS
-from cpep_edge.toml_text import load_toml, parse_toml
+from cpep_edge.toml_text import faults, load_toml, parse_toml
 from cpep_train.recipe_keys import keys_of
 
 if TYPE_CHECKING:
@@ -391,7 +391,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), data: Path | No
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"recipe {'+'.join((file.name, *variants))}: {_faults(error)}") from error
+        raise ConfigError(f"recipe {'+'.join((file.name, *variants))}: {faults(error, _meant)}") from error
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -483,16 +483,3 @@ def _meant(key: str) -> str:
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, names, n=1) or [name for name in names if name.rpartition(".")[2] == last]
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _faults(error: ValidationError) -> str:
-    return "; ".join(_fault(".".join(str(part) for part in e["loc"]), e["type"], e["msg"]) for e in error.errors())
-
-
-def _fault(where: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return f"{where} is not a known key{_meant(where)}"
-    if kind == "missing":
-        return f"{where} is missing"
-    message = message.removeprefix("Value error, ")
-    return f"{where}: {message[:1].lower()}{message[1:]}" if where else message
