@@ -8,30 +8,27 @@ import numpy as np
 import pytest
 
 import fuzz_bundle
-from cpep_edge.bundle import sign_bundle
-from cpep_edge.manifest import MANIFEST_FILE
-from cpep_edge.personal import design_reading
-from cpep_edge.taught import fit_taught, write_taught
-from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
-from fuzz_bundle import (
+from bundle_spoiling import (
     DAMAGE,
     RESEAL,
     Mutate,
-    Verdict,
-    failed_controls,
     flipped,
-    indexes,
-    main,
     mutated_copy,
     mutators,
     reseal_golden,
     reseal_head,
     reseal_head_numbers,
     reseal_head_shapes,
+    reseal_index,
+    reseal_program,
     sealed_anew,
-    try_bundle,
-    try_index,
 )
+from cpep_edge.bundle import sign_bundle
+from cpep_edge.manifest import MANIFEST_FILE
+from cpep_edge.personal import design_reading
+from cpep_edge.taught import fit_taught, write_taught
+from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
+from fuzz_bundle import Verdict, failed_controls, indexes, main, try_bundle, try_index
 from tests.cpep_edge.arm import Arm
 
 pytestmark = pytest.mark.executorch
@@ -105,7 +102,7 @@ def test_a_taught_bundle_is_spoilt_where_it_has_something(
 ) -> None:
     assert failed_controls(taught[0], tmp_path, taught[1]) == []
     assert set(mutators(signed[0])) == {*DAMAGE, *RESEAL} - set(HEAD)
-    assert set(mutators(taught[0])) == {*DAMAGE, *RESEAL} - {fuzz_bundle.reseal_index, fuzz_bundle.reseal_program}
+    assert set(mutators(taught[0])) == {*DAMAGE, *RESEAL} - {reseal_index, reseal_program}
 
 
 @pytest.mark.parametrize(

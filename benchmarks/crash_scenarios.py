@@ -1,0 +1,392 @@
+"""What `crash_steps.py` lets fall: what lies there before, what is written, and what a reader must find afterwards."""
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpep_bridge import recording
+from cpep_bridge.recording import Recorder, Wearer, journal_of, recover, session_meta
+from cpep_edge.blocks import StreamInfo
+from cpep_edge.bundle import Bundle, next_version, write_bundle
+from cpep_edge.calibration import Profile, load_profile, save_profile
+from cpep_edge.enrolment import OpenBundle, remove_gesture
+from cpep_edge.errors import DataError
+from cpep_edge.files import replacing
+from cpep_edge.folders import output_folder, restore
+from cpep_edge.session import Session, SessionMeta, write_session
+from cpep_edge.trust import PublicKey, remember_version
+from cpep_edge.vouched import read_memory, remember
+
+if TYPE_CHECKING:
+    from cpep_train.checkpoint import Checkpoint
+
+INFO = StreamInfo("in memory", 4, 500.0)
+_N_BLOCKS, _BLOCK = 6, 50
+_KEY = PublicKey(bytes(32), Path("key"))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Something that is written, and what a reader must find however it went."""
+
+    name: str
+    prepare: Callable[[Path], None]  # what lies in the folder before
+    act: Callable[[Path, Callable[[str], None]], None]  # says what it may rely on
+    check: Callable[[Path, list[str]], None]  # raises when something was lost; gets what was said
+    with_exchange: bool = True
+    must_lose: bool = False  # a control: written as it must not be
+    every: int = 1  # steps from one that fails to the next, and allocations
+
+
+def _truth(n_blocks: int) -> np.ndarray:
+    return np.arange(n_blocks * _BLOCK * INFO.n_channels, dtype=np.float32).reshape(-1, INFO.n_channels)
+
+
+def _record(folder: Path, say: Callable[[str], None]) -> None:
+    recording.WRITE_EVERY_S = recording.SYNC_EVERY_S = 0.0  # each block is written and synced before the next
+    path = folder / "one.hdf5"
+    recorder = Recorder(path, session_meta(INFO, path, Wearer("u", "s", "left"), "Fist"))
+    for number in range(_N_BLOCKS):
+        recorder.add(number * _BLOCK / 500, _truth(_N_BLOCKS)[number * _BLOCK : (number + 1) * _BLOCK])
+        say(f"written {recorder.n_samples}")
+        if recorder._syncing is not None:
+            recorder._syncing.join()
+            say(f"synced {recorder.n_samples}")
+    recorder.finish()
+    say("finished")
+
+
+def _check_recording(folder: Path, said: list[str]) -> None:
+    path = folder / "one.hdf5"
+    if not path.exists() and journal_of(path).exists():
+        with contextlib.suppress(DataError):
+            recover(journal_of(path))
+    least = max((int(line.split()[1]) for line in said if line.startswith(_relied_on(said))), default=0)
+    if not path.exists():
+        assert least == 0, f"{least} samples are gone"
+        return
+    with Session(path) as session:
+        session.check()
+        found = session.emg()
+    assert len(found) >= least, f"{len(found)} samples of {least}"
+    assert np.array_equal(found, _truth(_N_BLOCKS)[: len(found)]), "samples are others"
+
+
+def _relied_on(said: list[str]) -> str:
+    return "synced" if "power" in said else "written"
+
+
+class Bundles:
+    """Scenarios around one bundle."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        opened = Bundle(source)
+        self.content = {name: opened.read(name) for name in opened.manifest.files}
+        self.manifest = opened.manifest
+
+    def prepare(self, folder: Path) -> None:
+        """A bundle that this machine has tried."""
+        shutil.copytree(self.source, folder / "b.cpep")
+        os.environ["XDG_STATE_HOME"] = str(folder / "state")
+        for fact in ("may run", "ran its golden inputs"):
+            remember(fact, Bundle(self.source).manifest_sha256)  # type: ignore[arg-type]
+
+    def edit(self, folder: Path, say: Callable[[str], None]) -> None:
+        """A gesture is forgotten."""
+        os.environ["XDG_STATE_HOME"] = str(folder / "state")
+        with OpenBundle.to_edit(folder / "b.cpep") as opened:
+            remove_gesture(opened, opened.bundle.manifest.gestures[-1].name)
+        say("finished")
+
+    def export(self, folder: Path, say: Callable[[str], None]) -> None:
+        """The last part of an export: the bundle is written, in the place of an earlier one if there is one."""
+        os.environ["XDG_STATE_HOME"] = str(folder / "state")
+        path = folder / "b.cpep"
+
+        def fill(into: Path) -> None:
+            for name, content in self.content.items():
+                (into / name).write_bytes(content)
+
+        version = next_version(path)
+        update = {"version": version + 1}
+        write_bundle(path, fill, lambda files: self.manifest.model_copy(update={**update, "files": files}))
+        say("finished")
+
+    def check(self, folder: Path, said: list[str]) -> None:
+        """The bundle is the old one or the new one, to the last byte, and so is what is remembered of it."""
+        os.environ["XDG_STATE_HOME"] = str(folder / "state")
+        read_memory("cpep-edge/bundles.json")
+        path = folder / "b.cpep"
+        restore(path)
+        if not path.exists():
+            assert "there was none" in said
+            assert "finished" not in said
+            return
+        opened = Bundle(path)
+        opened.check_files()
+        if "finished" in said and "there was none" not in said:
+            assert opened.manifest.version > self.manifest.version
+
+
+def _earlier_corpus(folder: Path) -> None:
+    with output_folder(folder / "corpus", "data import csv") as inside:
+        for name in "abc":
+            (inside / name).write_text("old" * 100)
+
+
+def _later_corpus(folder: Path, say: Callable[[str], None]) -> None:
+    with output_folder(folder / "corpus", "data import csv") as inside:
+        for name in "abcd":
+            (inside / name).write_text("new" * 100)
+    say("finished")
+
+
+def _check_corpus(folder: Path, said: list[str]) -> None:
+    path = folder / "corpus"
+    restore(path)
+    found = {file.name: file.read_text()[:3] for file in path.iterdir() if not file.name.startswith(".")}
+    old, new = dict.fromkeys("abc", "old"), dict.fromkeys("abcd", "new")
+    assert found in ([new] if "finished" in said else [old, new]), found
+
+
+def _seen_before(folder: Path) -> None:
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    remember_version(_KEY, "one", 3, "a" * 64)
+
+
+def _see_more(folder: Path, say: Callable[[str], None]) -> None:
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    remember_version(_KEY, "two", 4, "b" * 64)
+    say("finished")
+
+
+def _check_seen(folder: Path, said: list[str]) -> None:
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
+    names = {name.split()[-1] for name in read_memory("cpep-edge/seen-versions.json")}
+    assert "one" in names, "what was remembered is forgotten"
+    assert "two" in names or "finished" not in said
+
+
+def _profile(level_uv: float) -> Profile:
+    return Profile(signal="0" * 16, level_uv=(level_uv,) * 4, order=(0, 1, 2, 3), seconds=5.0, created_utc="")
+
+
+def _check_profile(folder: Path, said: list[str]) -> None:
+    level_uv = load_profile(folder / "profile.json").level_uv[0]
+    assert level_uv in ((2.0,) if "finished" in said else (1.0, 2.0))
+
+
+def _calibrated_anew(folder: Path, say: Callable[[str], None]) -> None:
+    save_profile(_profile(2.0), folder / "profile.json")
+    say("finished")
+
+
+def _save_resume_point(folder: Path, value: float) -> None:
+    """As Lightning does: packed in memory, written at once."""
+    import torch
+
+    packed = io.BytesIO()
+    torch.save({"epoch": int(value), "weights": torch.full((100, 100), value)}, packed)
+    with replacing(folder / "resume.ckpt") as temporary:
+        temporary.write_bytes(packed.getvalue())
+
+
+def _next_epoch(folder: Path, say: Callable[[str], None]) -> None:
+    _save_resume_point(folder, 2.0)
+    say("finished")
+
+
+def _check_resume_point(folder: Path, said: list[str]) -> None:
+    import torch
+
+    found = torch.load(folder / "resume.ckpt", weights_only=True)
+    assert found["epoch"] in ((2,) if "finished" in said else (1, 2))
+    assert bool((found["weights"] == found["epoch"]).all())
+
+
+class Runs:
+    """A run that is finished, and finished anew: recipe, two encoders, `checkpoint.json`."""
+
+    @cached_property
+    def _checkpoint(self) -> "Checkpoint":
+        from cpep_train.checkpoint import Checkpoint, build_encoders
+        from cpep_train.provenance import Provenance
+        from cpep_train.recipe import load_recipe
+
+        recipe = load_recipe("micro")
+        emg, pose = build_encoders(recipe)
+        return Checkpoint(
+            recipe=recipe,
+            preprocessing=recipe.preprocessing(7.5),
+            pose_mean_rad=np.zeros(recipe.n_joints, np.float32),
+            pose_std_rad=np.ones(recipe.n_joints, np.float32),
+            emg=emg,
+            pose=pose,
+            seen_stages=("A",),
+            unseen_stages=(),
+            provenance=Provenance(data="none", data_sha256="0", git_commit="", versions={}, created_utc="now"),
+            metrics={},
+        )
+
+    def _save(self, folder: Path, value: float) -> None:
+        """A checkpoint all of whose weights are one number."""
+        import torch
+
+        from cpep_train.checkpoint import save_checkpoint
+
+        with torch.no_grad():
+            for module in (self._checkpoint.emg, self._checkpoint.pose):
+                for weights in module.parameters():
+                    weights.fill_(value)
+        save_checkpoint(folder / "run", replace(self._checkpoint, metrics={"value": value}))
+
+    def prepare(self, folder: Path) -> None:
+        """The run as it was finished first."""
+        self._save(folder, 1.0)
+
+    def save(self, folder: Path, say: Callable[[str], None]) -> None:
+        """The run, finished anew."""
+        self._save(folder, 2.0)
+        say("finished")
+
+    def check(self, folder: Path, said: list[str]) -> None:
+        """The run is the one or the other, with all its parts."""
+        from cpep_train.checkpoint import load_checkpoint
+
+        found = load_checkpoint(folder / "run")
+        value = found.metrics["value"]
+        assert value in ((2.0,) if "finished" in said else (1.0, 2.0))
+        for module in (found.emg, found.pose):
+            assert all(bool((weights == value).all()) for weights in module.parameters())
+
+
+class Trainings:
+    """A whole training: three stages, resume points, checkpoint. However it falls, it comes to the same."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._right: list[bytes] = []  # weights of the training that nothing befell
+
+    def prepare(self, folder: Path) -> None:
+        """Nothing before; the first time, the data and the weights that are right."""
+        if self._right:
+            return
+        from cpep_train.corpus import Row, write_metadata
+        from cpep_train.recipe import Recipe
+
+        encoder = {"width": 8, "n_layers": 1, "n_heads": 2, "mlp_ratio": 2, "patch_samples": 20}
+        stage = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.01, "warm_up_share": 0.1}
+        mae = {**stage, "mask_ratio": 0.5, "decoder_width": 8, "decoder_layers": 1}
+        self._recipe = Recipe.model_validate(
+            {
+                "name": "crash",
+                "seed": 3,
+                "signal": {"sample_rate_hz": 500, "n_channels": 4, "high_pass_hz": 20.0, "clip": 10.0},
+                "windows": {"window_samples": 100, "stride_samples": 100, "jitter_samples": 20},
+                "emg": {**encoder, "front_end": "rectified"},
+                "pose": {**encoder, "decimation": 10},
+                "emg_mae": mae,
+                "pose_mae": mae,
+                "align": {**stage, "temperature": 0.05},
+            }
+        )
+        self._data, rows, rng = self._scratch / "corpus", [], np.random.default_rng(0)
+        self._data.mkdir()
+        for person, gesture in ((0, "A"), (0, "B"), (1, "A"), (1, "B")):
+            name, strength = f"u{person}-{gesture}", 5 + 20 * np.arange(4) * (gesture == "B")
+            pose = np.sin(np.arange(20) * (1 + (gesture == "B"))) + 0.3 * rng.standard_normal((1000, 20))
+            emg_uv, time_s = strength * rng.standard_normal((1000, 4)), np.arange(1000) / 500
+            meta = SessionMeta("s0", f"u{person}", gesture, "right", 0.0, float(time_s[-1]), 4, 500.0, name)
+            write_session(self._data / f"{name}.hdf5", meta, time_s, emg_uv.astype(np.float32), pose.astype(np.float32))
+            rows.append(Row(f"u{person}", "s0", gesture, "right", "right", False, False, "train", "", name))
+        write_metadata(self._data, rows)
+        self.train(self._scratch, lambda words: None)
+        self._right = self._weights(self._scratch)
+
+    def train(self, folder: Path, say: Callable[[str], None]) -> None:
+        """The run, from wherever it is to its end."""
+        from cpep_train.training import train
+
+        logging.disable()
+        train(self._recipe, self._data, folder / "run", resume=(folder / "run" / "recipe.json").exists(), n_workers=0)
+        say("finished")
+
+    def check(self, folder: Path, said: list[str]) -> None:
+        """The same command with --resume comes to the very same weights."""
+        if "finished" not in said:
+            self.train(folder, lambda words: None)
+        assert self._weights(folder) == self._right, "it came to other weights"
+
+    def _weights(self, folder: Path) -> list[bytes]:
+        from cpep_train.checkpoint import load_checkpoint
+
+        found = load_checkpoint(folder / "run")
+        return [
+            weights.numpy().tobytes() for module in (found.emg, found.pose) for weights in module.state_dict().values()
+        ]
+
+
+def _in_place(folder: Path, say: Callable[[str], None]) -> None:
+    (folder / "profile.json").write_text(_profile(2.0).model_dump_json())
+    say("finished")
+
+
+def _not_synced(folder: Path, say: Callable[[str], None]) -> None:
+    (folder / "new").write_text(_profile(2.0).model_dump_json())
+    (folder / "new").rename(folder / "profile.json")
+    say("finished")
+
+
+def _removed_first(folder: Path, say: Callable[[str], None]) -> None:
+    shutil.rmtree(folder / "corpus")
+    with output_folder(folder / "corpus", "data import csv") as inside:
+        for name in "abcd":
+            (inside / name).write_text("new" * 100)
+    say("finished")
+
+
+def _profile_before(folder: Path) -> None:
+    save_profile(_profile(1.0), folder / "profile.json")
+
+
+def _nothing(folder: Path) -> None:
+    pass
+
+
+def scenarios(bundle: Path, scratch: Path) -> list[Scenario]:
+    """Everything that is tried."""
+    bundles, runs, trainings = Bundles(bundle), Runs(), Trainings(scratch)
+
+    def none_before(folder: Path) -> None:
+        os.environ["XDG_STATE_HOME"] = str(folder / "state")
+
+    def check_new(folder: Path, said: list[str]) -> None:
+        bundles.check(folder, [*said, "there was none"])
+
+    return [
+        Scenario("journal and session of a recording", _nothing, _record, _check_recording),
+        Scenario("edit of a bundle", bundles.prepare, bundles.edit, bundles.check),
+        Scenario("edit of a bundle, no exchange of names", bundles.prepare, bundles.edit, bundles.check, False),
+        Scenario("export over an earlier bundle", bundles.prepare, bundles.export, bundles.check),
+        Scenario("export of a new bundle", none_before, bundles.export, check_new),
+        Scenario("checkpoint after an epoch", lambda f: _save_resume_point(f, 1.0), _next_epoch, _check_resume_point),
+        Scenario("checkpoint of a run over an earlier one", runs.prepare, runs.save, runs.check),
+        Scenario("training, every fifth step", trainings.prepare, trainings.train, trainings.check, every=5),
+        Scenario("import over an earlier import", _earlier_corpus, _later_corpus, _check_corpus),
+        Scenario("import, no exchange of names", _earlier_corpus, _later_corpus, _check_corpus, False),
+        Scenario("memory of versions", _seen_before, _see_more, _check_seen),
+        Scenario("profile of a session", _profile_before, _calibrated_anew, _check_profile),
+        Scenario("control: written in place", _profile_before, _in_place, _check_profile, must_lose=True),
+        Scenario("control: renamed, not synced", _profile_before, _not_synced, _check_profile, must_lose=True),
+        Scenario("control: removed first", _earlier_corpus, _removed_first, _check_corpus, must_lose=True),
+    ]
