@@ -44,3 +44,11 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
 @pytest.fixture(scope="session")
 def public(secret: SigningKey) -> PublicKey:
     return load_public_key(secret.file.with_name("maker.pem.pub"))
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the toy bundle, to change or to spoil."""
+    copy = tmp_path / "tiny.cpep"
+    shutil.copytree(tiny_bundle, copy)
+    return copy

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -10,10 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
+from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.cli import app
+from cpep_edge.errors import LinkError
+from cpep_edge.session import Session
+from tests.conftest import TOY_RATE_HZ
+from tests.firmware_bridge.scripted import scripted
 
 pytestmark = pytest.mark.executorch
 
@@ -23,6 +29,11 @@ CPEP_EDGE = (sys.executable, "-m", "cpep_edge")
 def run(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     command = [*CPEP_EDGE, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+def here(*arguments: object) -> Result:
+    """The same without a process of its own."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
 
 
 @contextmanager
@@ -75,76 +86,55 @@ def test_lost_and_damaged_frames_are_counted_and_the_rest_is_used(tiny_bundle: P
     assert summary["suppressed_hops"] + summary["n_decisions"] + summary["skipped_hops"] == 77
 
 
-def test_a_band_of_other_channels_is_refused_in_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
-    import numpy as np
-
-    from cpep_edge.session import SessionMeta, write_session
-
-    other = tmp_path / "other.hdf5"
-    meta = SessionMeta("s", "u", "Fist", "left", 0.0, 1.0, 3, 500.0, "other")
-    write_session(other, meta, np.arange(500) / 500, np.zeros((500, 3), np.float32))
-    with simulated(str(other)) as port:
-        answer = run("live", str(tiny_bundle), "--port", port)
-    assert answer.returncode == 1
-    assert "has 3 channels, but tiny was trained on 4" in answer.stderr
-    assert answer.stderr.splitlines()[1].startswith("channels = [0, 1, 2, -1]")  # the device config that would fit
+def test_a_band_of_other_channels_is_refused_in_one_sentence(tiny_bundle: Path) -> None:
+    with SimulatedBand([np.zeros((500, 3), np.float32)], 500.0) as band:
+        said = str(here("live", tiny_bundle, "--port", band.port).exception)
+    assert "has 3 channels, but tiny was trained on 4" in said
+    assert said.splitlines()[1].startswith("channels = [0, 1, 2, -1]")  # the device config that would fit
 
 
 def test_a_port_that_does_not_exist_is_said(tiny_bundle: Path) -> None:
-    answer = run("live", str(tiny_bundle), "--port", "/dev/ttyNOWHERE")
-    assert answer.returncode == 1
-    assert answer.stderr.startswith("error: ")
-    assert "/dev/ttyNOWHERE" in answer.stderr
+    answer = here("live", tiny_bundle, "--port", "/dev/ttyNOWHERE")
+    assert isinstance(answer.exception, LinkError)
+    assert "/dev/ttyNOWHERE" in str(answer.exception)
 
 
 def test_a_busy_port_is_said(tiny_bundle: Path, session: Path) -> None:
-    with simulated(str(session)) as port:
-        command = [*CPEP_EDGE, "live", str(tiny_bundle), "--port", port, "--json"]
+    with Session(session) as played, SimulatedBand([played], TOY_RATE_HZ) as band:
+        command = [*CPEP_EDGE, "live", str(tiny_bundle), "--port", band.port, "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
             assert first.stdout is not None
             first.stdout.readline()
-            answer = run("live", str(tiny_bundle), "--port", port)
+            answer = here("live", tiny_bundle, "--port", band.port)
             first.send_signal(signal.SIGINT)
             rest = first.stdout.read().splitlines()
-    assert answer.returncode == 1
-    assert "busy" in answer.stderr or "in use" in answer.stderr
+    assert isinstance(answer.exception, LinkError)
+    assert "busy" in str(answer.exception) or "in use" in str(answer.exception)
     assert first.returncode == 0  # Ctrl-C is a way to end, not a failure
     assert json.loads(rest[-1])["type"] == "summary"
 
 
 def test_a_device_that_speaks_garbage_is_said(tiny_bundle: Path) -> None:
-    master, slave = pty.openpty()
-    try:
-        writer = subprocess.Popen(
-            [sys.executable, "-c", "import sys,os,time\nwhile True: os.write(1, os.urandom(64)); time.sleep(0.01)"],
-            stdout=master,
-        )
-        answer = run("live", str(tiny_bundle), "--port", os.ttyname(slave), "--timeout-s", "1")
-        writer.kill()
-        writer.wait()
-    finally:
-        os.close(slave)
-        os.close(master)
+    with scripted(lambda heard, now_s: os.urandom(64)) as port:
+        answer = run("live", str(tiny_bundle), "--port", port.path, "--timeout-s", "1")
     assert answer.returncode == 1
     assert answer.stderr.startswith("error: ")
     assert answer.stderr.count("\n") == 1
 
 
 def test_inspect_and_verify_answer_people_and_machines(tiny_bundle: Path) -> None:
-    manifest = json.loads(run("inspect", str(tiny_bundle), "--json").stdout)
+    manifest = json.loads(here("inspect", tiny_bundle, "--json").stdout)
     assert manifest["encoder"]["n_delegates"] == 1
     assert manifest["encoder"]["n_operators_outside"] == 0
-    assert "accuracy ladder" in run("inspect", str(tiny_bundle)).stdout
-    report = json.loads(run("verify", str(tiny_bundle), "--json").stdout)
+    assert "accuracy ladder" in here("inspect", tiny_bundle).stdout
+    report = json.loads(here("verify", tiny_bundle, "--json").stdout)
     assert report["n_golden"] == 6
     assert "is whole" in run("verify", str(tiny_bundle)).stdout
 
 
 @pytest.mark.parametrize("option", ["--max-risk 0", "--hop-ms 50", "--seconds 1", "--record folder", "--web"])
 def test_what_a_band_that_decides_itself_cannot_take_is_refused(option: str, tiny_bundle: Path) -> None:
-    arguments = ["live", str(tiny_bundle), "--port", "/nowhere", "--on-device", *option.split()]
-
-    answer = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    answer = here("live", tiny_bundle, "--port", "/nowhere", "--on-device", *option.split())
 
     assert answer.exit_code == 2
     assert "the band decides by itself" in answer.stderr
@@ -171,8 +161,8 @@ def test_what_is_no_profile_is_not_replaced_and_that_is_said_before_the_wearer_m
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.json").write_text('{"mine": 1}')
-    answer = run("calibrate", str(tiny_bundle), "--port", "gone", "--out", str(tmp_path / "notes.json"), "--force")
-    assert answer.returncode == 1
-    assert "notes.json" in answer.stderr
-    assert "gone" not in answer.stderr.replace("notes.json", "")
+    answer = here("calibrate", tiny_bundle, "--port", "gone", "--out", tmp_path / "notes.json", "--force")
+    said = str(answer.exception)
+    assert "notes.json" in said
+    assert "gone" not in said.replace("notes.json", "")
     assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'

@@ -2,7 +2,6 @@
 
 import json
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,13 +30,6 @@ from cpep_edge.verify import verify_bundle
 pytestmark = pytest.mark.executorch
 
 LEFT_OUT = "WristFlexionAbduction"  # a corner of the toy's world
-
-
-@pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.cpep"
-    shutil.copytree(tiny_bundle, path)
-    return path
 
 
 @pytest.fixture
@@ -260,7 +252,7 @@ def test_a_session_to_learn_from_is_read_apart_first(
 
 
 def test_edits_at_once_wait_for_one_another_and_all_count(bundle: Path) -> None:
-    names = [gesture.name for gesture in Bundle(bundle).manifest.gestures][:5]
+    names = [gesture.name for gesture in Bundle(bundle).manifest.gestures][:3]
     command = [sys.executable, "-m", "cpep_edge", "gestures", "remove", str(bundle)]
     started = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names]
 

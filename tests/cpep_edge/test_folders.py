@@ -178,22 +178,29 @@ KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 from cpep_edge import folders
-out, step = Path(sys.argv[1]), int(sys.argv[2])
-if sys.argv[3] == "no exchange":
+if sys.argv[1] == "no exchange":
     folders._exchange = lambda one, other: False
+for line in sys.stdin:
+    step, out = line.split()
+    child = os.fork()
+    if not child:
+        break
+    print(os.waitpid(child, 0)[1], flush=True)
+else:
+    sys.exit()
 calls = 0
 def counted(function):
     def call(*arguments, **named):
         global calls
         calls += 1
-        if calls == step:
+        if calls == int(step):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **named)
     return call
 for holder, name in ((os, "rename"), (os, "replace"), (os, "mkdir"), (os, "rmdir"), (os, "unlink"), (os, "fsync"),
                      (folders, "_exchange"), (os, "utime"), (os, "open")):
     setattr(holder, name, counted(getattr(holder, name)))
-with folders.output_folder(out, "data import csv") as folder:
+with folders.output_folder(Path(out), "data import csv") as folder:
     for name in "abc":
         (folder / name).write_text("new")
 """
@@ -202,21 +209,29 @@ with folders.output_folder(out, "data import csv") as folder:
 @pytest.mark.parametrize("way", ["exchange", "no exchange"])
 def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path, way: str) -> None:
     killed = 0
-    for step in range(1, 200):
-        out = tmp_path / str(step) / "out"
-        write(out, a="old", b="old", c="old")
-        command = [sys.executable, "-c", KILLED_AT, str(out), str(step), way]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
-        restore(out)  # what whoever opens it next does
-        assert contents(out) in ({name: "old" for name in "abc"}, {name: "new" for name in "abc"})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KILLED_AT, way]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for step in range(1, 200):
+            out = tmp_path / str(step) / "out"
+            write(out, a="old", b="old", c="old")
+            process.stdin.write(f"{step} {out}\n")
+            process.stdin.flush()
+            status = int(process.stdout.readline())
+            restore(out)  # what whoever opens it next does
+            assert contents(out) in ({name: "old" for name in "abc"}, {name: "new" for name in "abc"})
 
-        write(out, a="next")
-        assert contents(out) == {"a": "next"}
-        assert [file.name for file in out.parent.iterdir()] == ["out"]  # and nothing is left beside
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
-        killed += 1
+            write(out, a="next")
+            assert contents(out) == {"a": "next"}
+            assert [file.name for file in out.parent.iterdir()] == ["out"]  # and nothing is left beside
+            if status == 0:
+                break
+            assert status == signal.SIGKILL
+            killed += 1
     assert killed > 10
 
 

@@ -39,13 +39,6 @@ NUMBERS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "copy.cpep"
-    shutil.copytree(tiny_bundle, copy)
-    return copy
-
-
 def numbers_in(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The way to every number in a manifest."""
     if isinstance(value, dict):

@@ -1,7 +1,6 @@
 """The root file: which keys count, and how they are replaced."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -31,26 +30,24 @@ def root_keys(tmp_path: Path) -> list[SigningKey]:
 
 
 def test_a_key_is_replaced_by_a_new_root_file_and_the_old_one_no_longer_counts(
-    tiny_bundle: Path, tmp_path: Path, root_keys: list[SigningKey]
+    bundle: Path, tmp_path: Path, root_keys: list[SigningKey]
 ) -> None:
     root, _, old, new = root_keys
-    by_old = tmp_path / "by-old.cpep"
-    shutil.copytree(tiny_bundle, by_old)
-    sign_bundle(by_old, old)
+    sign_bundle(bundle, old)
     file, place = tmp_path / "root.json", tmp_path / "config" / "cpep-edge" / "root.json"
     write_root(file, [root], root_keys=[root.public], bundle_keys=[old.public])
     install_root(file, place)
-    Bundle.open(by_old).keep_older_out()
+    Bundle.open(bundle).keep_older_out()
 
     write_root(file, [root], root_keys=[root.public], bundle_keys=[new.public])
     install_root(file, place)
 
     with pytest.raises(ArtifactError, match="the signature is not that of"):
-        Bundle.open(by_old)
-    sign_bundle(by_old, new)
+        Bundle.open(bundle)
+    sign_bundle(bundle, new)
     with pytest.raises(ArtifactError, match="another bundle ran here as version"):  # a new key opens no way back
-        Bundle.open(by_old)
-    Bundle.open(as_version(by_old, 9, new))
+        Bundle.open(bundle)
+    Bundle.open(as_version(bundle, 9, new))
 
 
 def test_a_root_file_is_followed_only_by_a_later_one_that_a_root_key_of_both_has_signed(
@@ -113,12 +110,10 @@ def test_a_pipe_for_a_root_file_is_not_waited_for(tmp_path: Path) -> None:
         load_root(tmp_path / "pipe")
 
 
-def test_keys_are_replaced_and_revoked_on_the_command_line(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_keys_are_replaced_and_revoked_on_the_command_line(bundle: Path, tmp_path: Path) -> None:
     def run(*words: object) -> Result:
         return CliRunner().invoke(app, [str(word) for word in words])
 
-    bundle = tmp_path / "b.cpep"
-    shutil.copytree(tiny_bundle, bundle)
     for name in ("root", "lost", "kept"):
         assert run("keygen", tmp_path / name).exit_code == 0
     file = tmp_path / "root.json"

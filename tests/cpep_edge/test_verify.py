@@ -22,14 +22,6 @@ pytestmark = pytest.mark.executorch
 FILES = ("encoder.pte", "index.bin", "golden.npz", MANIFEST_FILE, DIGEST_FILE)
 
 
-@pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
-    copy = tmp_path / "copy.cpep"
-    shutil.copytree(tiny_bundle, copy)
-    return copy
-
-
 @pytest.fixture(scope="module")
 def mended(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy that each test leaves as it found it."""
