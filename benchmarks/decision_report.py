@@ -7,12 +7,15 @@ import numpy as np
 
 _ABOUT = """`python benchmarks/measure_decisions.py --data DATA --out benchmarks/results/decisions`
 
-Right, wrong and missed are shares of the events; an activation counts until its gesture's end, and every further one is
-extra, also that which follows a first wrong one. *False an hour*: activations in signal that is all to be ignored
-(myo-wrist: a minute of small movements a session; simulated: free movement with knocks). Delay is from the onset of EMG
-to the end of the deciding window. CLER counts misses; *within 250 ms* is as Meta's code computes it, *of detected* as
-its paper words it; theirs is .182 for the released model on ten people, TinyMyo's .153, both on other gestures and
-bands, person left out. Way by way on the same signal; brackets are 95 % over people.
+*Right*, *wrong* and *missed* are shares of the events. An activation counts for an event until the gesture ends. Every
+further activation is *extra*, also one that follows a first wrong one. *False an hour* counts activations in signal
+without gestures (myo-wrist: a minute of small movements per session; simulated: free movement with knocks). *Delay* is
+from the onset of EMG to the end of the deciding window. All methods get the same signal. Brackets are 95 % intervals
+over people.
+
+*CLER* is the classification error rate of events and counts misses. *Within 250 ms* computes it like Meta's code, *of
+detected* as its paper describes it. For comparison, with new people, but other gestures and bands: .182 for the
+released model on ten people, and .153 for TinyMyo.
 
 ![delays](delays.png)
 

@@ -287,20 +287,21 @@ def _report(
     machine = this_machine()
     return "\n".join(
         [
-            "# Spoilt bundles\n",
+            "# Damaged bundles\n",
             f"{n_runs:,} mutated bundles, index files and recordings, seed {seed}: {len(findings)} findings (crashes, "
-            f"hangs, exceptions that are no sentence, acceptances although a key was asked for), {len(failed)} failed "
+            f"hangs, exceptions other than an error sentence, acceptances in spite of a key), {len(failed)} failed "
             f"controls. The bundle: {', '.join(whole)}.\n",
-            f"| what was done, how it was looked at | {' | '.join(columns)} | anything else |",
+            f"| damage, how it was checked | {' | '.join(columns)} | anything else |",
             "| --- | --: | --: | --: | --: | --: |",
             *rows,
             "",
-            "Controls: the bundle itself is accepted with the key and without; sealed anew with nothing changed it is "
-            "refused with the key and accepted without. A mutation bites where the mutant looks like a bundle to who "
-            "reads the manifest alone, or something behind the hashes refused it. What died apart is a program or a "
-            "reader that crashed or hung in its own process, which the user is told in a sentence. Without a key, a "
-            "trusted bundle that was sealed anew is accepted where it is consistent and gives its golden answers: "
-            "hashes find damage, signatures find people. An accepted index file was searched without harm.\n",
+            "*bites*: the damage had an effect: the manifest alone still looks valid, or a check behind the hashes "
+            "refused it. *died apart*: a program or a reader crashed or hung in its own process, and the user gets an "
+            "error sentence. *reseal*: the hashes were written again after the damage.\n",
+            "Without a key, a trusted and resealed bundle is accepted if it is consistent and gives its golden "
+            "answers: hashes detect damage, only signatures detect people. Every accepted index file was searched "
+            "without harm. Controls: the unchanged bundle is accepted with and without the key; the unchanged but "
+            "resealed bundle is refused with the key and accepted without.\n",
             *(f"- failed control: {control}" for control in failed),
             *(f"- {finding}" for finding in findings),
             f"\n`python benchmarks/fuzz_bundle.py`, commit `{git_commit()[:12] or 'unknown'}`, {wall_s / 60:.0f} "

@@ -385,13 +385,13 @@ def write(out: Path, measured: Sequence[Tables], judged: bool) -> None:
         content = {"judged": judged, "sets": {one.name: asdict(one) for one in everything}}
         written.write_text(json.dumps(content, indent=1) + "\n")
     lines = [
-        "# Real arms",
+        "# Accuracy on real EMG",
         "",
         f"`python benchmarks/measure_real.py --data FOLDER --out FOLDER{' --judge OTHER' if judged else ''}`. Balanced "
-        "accuracy, mean over people [95 % interval over them]. Bundles hold an int8 encoder or a head, and answer "
-        "recordings streamed as live. "
-        + ("People asked about come from a folder that nothing was trained or tuned on. " if judged else
-           "The front end's and the head's constants were chosen on these same sets, so only other people's figures "
+        "accuracy, mean over people [95 % interval over them]. Bundles have an int8 encoder or a head, and get the "
+        "recordings as a live stream. "
+        + ("The people come from a folder that nothing was trained or tuned on. " if judged else
+           "The constants of front end and head were chosen on these same data sets; only figures of other people "
            "(`--judge`) are free of that choice. ")
         + "Poses of 3DC are templates.",
     ]  # fmt: skip

@@ -397,12 +397,12 @@ def markdown(columns: dict[str, dict[str, float]]) -> str:
     """The comparison as a table, one column a set."""
     names = list(dict.fromkeys(name for column in columns.values() for name in column if not name.endswith(_SD)))
     lines = [
-        "# Simulated people beside real ones",
+        "# Simulated and real people",
         "",
-        f"`python benchmarks/measure_realism.py DATA`, commit {git_commit()[:12]}; its head says what is measured.",
-        "The simulation's constants were chosen by hand against these figures of 3DC, myo-wrist and Ninapro DB5, all",
-        "people of the three, on simulated people of other seeds; those of this table were looked at once. Behind the",
-        "accuracies of simulated people stands how far groups of as many people differ (standard deviation).",
+        f"`python benchmarks/measure_realism.py DATA`, commit {git_commit()[:12]}; its head explains the figures.",
+        "The constants of the simulation were chosen by hand to match all people of 3DC, myo-wrist and Ninapro DB5,",
+        "with simulated people of other seeds. The simulated people of this table were evaluated once. After the",
+        "accuracy of simulated people comes its standard deviation over groups of as many people.",
         "",
         "| | " + " | ".join(columns) + " |",
         "| --- |" + " --- |" * len(columns),

@@ -305,15 +305,15 @@ def markdown(figures: Sequence[Figure], command: str) -> str:
         rows.append(f"| {' | '.join(key)} | {len(mine)} | {windows} | {_interval(told) if told else '-'} |")
     return "\n".join(
         (
-            "# What teaching a band gives",
+            "# Accuracy after teaching a band",
             "",
             f"`{command}`, commit `{code_version('cpep_edge', 'benchmarks')}`, {machine.n_cpus} CPUs, {machine.cpu}.",
-            "Balanced accuracy, the mean over people and its 95 % bootstrap interval; the words are explained at the",
-            "head of the script. 3DC: 11 gestures, asked are repetitions 5 to 8; myo-wrist: 8, repetitions 4 to 6 of",
-            "the first wearing, 2 to 6 of the last; simulated people: 16, the later two of five parts of a recording,",
-            "and all but the first of the next wearing.",
+            "Balanced accuracy: the mean over people and its 95 % bootstrap interval. The head of the script explains",
+            "the terms. Tested on: 3DC, 11 gestures, repetitions 5 to 8; myo-wrist, 8 gestures, repetitions 4 to 6 of",
+            "the first wearing and 2 to 6 of the last; simulated people, 16 gestures, the last two of five parts of a",
+            "recording, and all parts but the first of the next wearing.",
             "",
-            "| data | asked | taught by | way | people | windows | recordings |",
+            "| data | tested on | taught by | method | people | windows | recordings |",
             "| --- | --- | --- | --- | --: | --: | --: |",
             *rows,
             "",

@@ -109,7 +109,7 @@ def test_a_taught_bundle_is_spoilt_where_it_has_something(
     ("mutate", "said"),
     [
         (reseal_head, {"cannot be read"}),
-        (reseal_head_numbers, {"no finite float32", "gives another", "not above zero"}),
+        (reseal_head_numbers, {"not a finite float32", "gives another", "not above zero"}),
         (reseal_head_shapes, {"not those of the shape", "do not fit together", "the manifest says", "unpack"}),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
@@ -137,7 +137,7 @@ def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught: tuple[Path, Pu
         sealed_anew(folder, rng)
 
     mutated_copy(taught[0], tmp_path / "case", unstable, np.random.default_rng(0))
-    assert "golden input 0 leads to no number" in try_bundle(tmp_path / "case", None).said
+    assert "golden input 0 gives no number" in try_bundle(tmp_path / "case", None).said
 
 
 @pytest.mark.slow
