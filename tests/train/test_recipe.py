@@ -99,7 +99,7 @@ def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes() -> None
     assert [name for name, key in keys.items() if not key.meaning] == []
     assert keys["windows.jitter_samples"].default == "0"
     assert keys["emg.pooling"].kind == '"cls" | "mean"'
-    assert keys["signal.notch_hz"].meaning == "mains; None leaves it in"
+    assert keys["signal.notch_hz"].meaning == "mains frequency to remove; None: no notch filter"
     values = load_recipe("micro").model_dump()
     for name in keys:
         table = values
@@ -190,7 +190,7 @@ def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_i
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("augmented", "augmented is a variant, to be laid over a recipe"),
+        ("augmented", "augmented is a variant, to be added to a recipe"),
         ("demo+nope", "there is no variant nope"),
         ("cpep+demo.toml", "there is no variant demo"),
         ("demo+frozen-emg+random-init", "must be trained"),

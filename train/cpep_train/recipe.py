@@ -48,45 +48,41 @@ class _Part(BaseModel):
 class Signal(_Part):
     """What the wristband delivers and how it is filtered."""
 
-    sample_rate_hz: float = Field(gt=0, le=1e6)  # of the recordings; a corpus at another rate is refused
-    n_channels: int = Field(gt=0, le=1_024)  # electrodes
-    high_pass_hz: float = Field(gt=0)  # corner, below which movement of cables is
-    notch_hz: float | None = Field(default=None, gt=0)  # mains; None leaves it in
-    clip: float = Field(gt=0, le=1e6)  # limit of the filtered signal in units of the corpus' RMS
+    sample_rate_hz: float = Field(gt=0, le=1e6)  # sample rate of the recordings; a corpus at another rate is refused
+    n_channels: int = Field(gt=0, le=1_024)  # number of electrodes
+    high_pass_hz: float = Field(gt=0)  # corner of the high-pass, which removes movement of cables
+    notch_hz: float | None = Field(default=None, gt=0)  # mains frequency to remove; None: no notch filter
+    clip: float = Field(gt=0, le=1e6)  # limit of the filtered signal, as a multiple of the corpus' RMS
 
 
 class Windows(_Part):
     """How recordings are cut."""
 
-    window_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # what the encoders see at once
-    stride_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # between the starts of two windows
-    jitter_samples: int = Field(
-        default=0, ge=0, le=_MOST_SAMPLES
-    )  # training windows start up to so much earlier or later
+    window_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # length of a window
+    stride_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # distance between the starts of two windows
+    jitter_samples: int = Field(default=0, ge=0, le=_MOST_SAMPLES)  # shifts each training window by up to this much
 
 
 class Recordings(_Part):
     """Which recordings are used, and what of them."""
 
-    hand: Literal["moving", "any"] = "moving"  # of the two wrists that emg2pose records: the one asked to move, or both
+    hand: Literal["moving", "any"] = "moving"  # moving: only the wrist that was asked to move
     masked_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), strict=False
-    )  # from 1; dead ones are zero everywhere
+    )  # dead channels, counted from 1, which are set to zero
 
 
 class Calibration(_Part):
     """What a wearer does, unlabelled, at the start of a session, so that it is known how the band sits on this arm."""
 
-    stages: tuple[str, ...] = Field(
-        default=(), strict=False
-    )  # movements by their stage names; none, and no repetitions: nobody calibrates
+    stages: tuple[str, ...] = Field(default=(), strict=False)  # movements to calibrate with, by stage name
     repetitions: int = Field(
         default=0, ge=0, le=_MOST_EPOCHS
-    )  # only the first so many recordings of each stage; of all stages if none
-    donning: Literal["session", "wearing", "user"] = "session"  # how long a band stays on; wearing: its -repN too
-    max_turn: int = Field(default=2, ge=0, le=64)  # electrodes by which a band may sit turned, to either side
-    mirrored: bool = False  # whether its ring may also run the other way round
-    placed: bool = False  # whether training people wore it anyhow too, and are brought to a common placement first
+    )  # recordings of each stage to use; both 0 and no stages: no calibration
+    donning: Literal["session", "wearing", "user"] = "session"  # which recordings share a calibration
+    max_turn: int = Field(default=2, ge=0, le=64)  # largest turn of the band to correct, in electrodes
+    mirrored: bool = False  # also correct a band that is worn mirrored
+    placed: bool = False  # bring training people to a common placement too
 
     @property
     def asked(self) -> bool:
@@ -95,13 +91,13 @@ class Calibration(_Part):
 
 
 class _Encoder(_Part):
-    patch_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # of one token
-    width: int = Field(gt=0, le=_WIDEST)  # numbers of a token
-    n_layers: int = Field(gt=0, le=1_000)  # blocks, one after the other
-    n_heads: int = Field(gt=0, le=_WIDEST)  # of attention; they divide the width
-    mlp_ratio: int = Field(gt=0, le=100)  # how much wider the middle of a block is
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # share of numbers silenced while training
-    pooling: Literal["cls", "mean"] = "cls"  # what stands for the window: a token of its own, or the mean of all
+    patch_samples: int = Field(gt=0, le=_MOST_SAMPLES)  # samples of one token
+    width: int = Field(gt=0, le=_WIDEST)  # size of a token
+    n_layers: int = Field(gt=0, le=1_000)  # number of transformer blocks
+    n_heads: int = Field(gt=0, le=_WIDEST)  # attention heads; must divide the width
+    mlp_ratio: int = Field(gt=0, le=100)  # width of a block's hidden layer, relative to the width
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # dropout rate
+    pooling: Literal["cls", "mean"] = "cls"  # output of the encoder: a [CLS] token, or the mean of all tokens
 
 
 class EmgEncoderSettings(_Encoder):
@@ -109,88 +105,86 @@ class EmgEncoderSettings(_Encoder):
 
     # The paper's is raw; `front_end` of the model says why not. mpf: log-covariances, `cpep_edge.mpf`; a patch is then
     # the hop from one token to the next.
-    front_end: Literal["raw", "rectified", "mpf"] = "raw"  # what the encoder is given: `front_end` of the model
-    level_samples: int = Field(
-        default=1, gt=0, le=_MOST_SAMPLES
-    )  # averaged to one level, where the signal is rectified
+    front_end: Literal["raw", "rectified", "mpf"] = "raw"  # signal, its absolute value, or log-covariances
+    level_samples: int = Field(default=1, gt=0, le=_MOST_SAMPLES)  # rectified: samples averaged into one
     span_samples: int = Field(
         default=0, ge=0, le=_MOST_SAMPLES
-    )  # of mpf: what a token's covariances cover, whole patches
+    )  # mpf: samples that a token's covariances cover, whole patches
     band_edges_hz: tuple[float, ...] = Field(
         default=(), strict=False
-    )  # of mpf; none: by the sample rate (`cpep_edge.mpf.band_edges_hz`)
-    shrinkage: float = Field(default=0.01, gt=0, lt=1)  # of mpf: of covariances towards a sphere
+    )  # mpf: edges of the frequency bands; none: chosen by the sample rate
+    shrinkage: float = Field(default=0.01, gt=0, lt=1)  # mpf: shrinkage of covariances to a sphere
     block_patches: int = Field(
         default=0, ge=0, le=_MOST_SAMPLES
-    )  # a streaming encoder's, which computes block by block; 0: not one
+    )  # patches of a block of a streaming encoder; 0: not streaming
 
 
 class PoseEncoderSettings(_Encoder):
     """The encoder that fills the index; its width is that of the embeddings."""
 
-    source: Literal["recorded", "templates", "gestures"] = "recorded"  # not recorded: `pose_templates`
-    decimation: int = Field(default=1, gt=0, le=_MOST_SAMPLES)  # poses are smooth: every so many-th sample is enough
+    source: Literal["recorded", "templates", "gestures"] = "recorded"  # where poses come from, see `pose_templates`
+    decimation: int = Field(default=1, gt=0, le=_MOST_SAMPLES)  # keep every n-th pose sample; poses are smooth
 
 
 class _Stage(_Part):
-    epochs: int = Field(gt=0, le=_MOST_EPOCHS)  # times that all windows are seen
-    batch_size: int = Field(gt=1, le=1_000_000)  # windows a step, over all processes
-    learning_rate: float = Field(gt=0, le=_STRONGEST)  # at its highest
-    weight_decay: float = Field(ge=0, le=_STRONGEST)  # of AdamW
-    warm_up_share: Share  # of all steps, learning rate rising; then it falls along a cosine
+    epochs: int = Field(gt=0, le=_MOST_EPOCHS)  # passes over all windows
+    batch_size: int = Field(gt=1, le=1_000_000)  # windows per step, over all processes
+    learning_rate: float = Field(gt=0, le=_STRONGEST)  # peak of the schedule
+    weight_decay: float = Field(ge=0, le=_STRONGEST)  # weight decay of AdamW
+    warm_up_share: Share  # share of steps in which the learning rate rises; then cosine decay
 
 
 class MaeStage(_Stage):
     """Masked auto-encoding of one side."""
 
-    mask_ratio: float = Field(gt=0, lt=1)  # share of the patches that are hidden
-    decoder_width: int = Field(gt=0, le=_WIDEST)  # of what fills them in, and is thrown away
-    decoder_layers: int = Field(gt=0, le=1_000)  # of the same
+    mask_ratio: float = Field(gt=0, lt=1)  # share of patches that are hidden
+    decoder_width: int = Field(gt=0, le=_WIDEST)  # width of the decoder that predicts hidden patches
+    decoder_layers: int = Field(gt=0, le=1_000)  # blocks of that decoder
 
 
 class Distillation(_Part):
     """Match a trained, larger encoder in place of contrasting with poses; see `cpep_train.distil`."""
 
-    temperature: float = Field(ge=1e-4, le=_STRONGEST)  # of the softmax over a batch's poses
-    neighbour_weight: float = Field(ge=0, le=_STRONGEST)  # of their divergence, beside one minus the cosine
+    temperature: float = Field(ge=1e-4, le=_STRONGEST)  # temperature of the softmax over a batch's poses
+    neighbour_weight: float = Field(ge=0, le=_STRONGEST)  # weight of the divergence beside one minus the cosine
 
 
 class AlignStage(_Stage):
     """Contrastive alignment of EMG with the frozen pose encoder."""
 
-    temperature: float = Field(ge=1e-4, le=_STRONGEST)  # where the learnable temperature starts
-    same_gesture: Literal["negative", "ignored", "positive"] = "negative"  # others of the gesture in the batch
+    temperature: float = Field(ge=1e-4, le=_STRONGEST)  # start value of the learnable temperature
+    same_gesture: Literal["negative", "ignored", "positive"] = "negative"  # other windows of the gesture in a batch
     distillation: Distillation | None = None  # None: no teacher
-    emg_start: Literal["mae", "random"] = "mae"  # what the EMG encoder starts from; random leaves out stage emg-mae
-    train_emg: bool = True  # False: the encoder stays as its auto-encoding left it, only the projection learns
-    train_pose: bool = False  # True: an ablation that fails as published, and what helps small encoders on covariances
+    emg_start: Literal["mae", "random"] = "mae"  # start of the EMG encoder; random skips stage emg-mae
+    train_emg: bool = True  # False: train only the projection
+    train_pose: bool = False  # True: train the pose encoder too; helps small encoders on covariances
 
 
 class Augmentation(_Part):
     """What is varied in the EMG of the alignment, because the next wearer will vary it; all off by default."""
 
-    channel_roll: int = Field(default=0, ge=0, le=1_024)  # the band turned by up to so many electrodes
-    mirror: bool = False  # the ring run the other way round in half of the windows
-    gain_log_sd: float = Field(default=0.0, ge=0, le=10)  # of the whole window
-    channel_gain_log_sd: float = Field(default=0.0, ge=0, le=10)  # of each electrode
-    channel_dropout: Share = 0.0  # share of electrodes silenced
-    noise_sd: float = Field(default=0.0, ge=0, le=_STRONGEST)  # white, in units of the corpus' RMS
+    channel_roll: int = Field(default=0, ge=0, le=1_024)  # turn the band by up to this many electrodes
+    mirror: bool = False  # mirror the band in half of the windows
+    gain_log_sd: float = Field(default=0.0, ge=0, le=10)  # random gain of the whole window, sd of its logarithm
+    channel_gain_log_sd: float = Field(default=0.0, ge=0, le=10)  # random gain of each electrode, sd of its logarithm
+    channel_dropout: Share = 0.0  # share of electrodes set to zero
+    noise_sd: float = Field(default=0.0, ge=0, le=_STRONGEST)  # white noise, as a multiple of the corpus' RMS
 
 
 class LogTo(_Part):
     """Where the figures of each epoch go beside `epochs.csv`; it changes nothing of the training."""
 
-    name: Literal["none", "csv", "tensorboard", "wandb", "mlflow", "comet", "lit"] = "none"  # a logger of Lightning
-    options: dict[str, str | int | float | bool] = {}  # that it takes: project = "...", tracking_uri = "..."
+    name: Literal["none", "csv", "tensorboard", "wandb", "mlflow", "comet", "lit"] = "none"  # logger of Lightning
+    options: dict[str, str | int | float | bool] = {}  # options of the logger: project = "...", tracking_uri = "..."
 
 
 class Recipe(_Part):
     """One training run."""
 
-    name: Annotated[str, AfterValidator(check_name)]  # of the recipe, as reports show it
-    seed: int = Field(ge=0, lt=1 << 32)  # same seed, same data, same machine: same weights
+    name: Annotated[str, AfterValidator(check_name)]  # name of the recipe in reports
+    seed: int = Field(ge=0, lt=1 << 32)  # random seed; the same seed, data and machine give the same weights
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed where there is a GPU
-    compile: bool = False  # run the encoders through torch.compile: minutes first, faster then
+    compile: bool = False  # use torch.compile: takes minutes first, then trains faster
     signal: Signal
     windows: Windows
     recordings: Recordings = Recordings()
@@ -232,7 +226,7 @@ class Recipe(_Part):
             "pose.patch_samples": self.pose.patch_samples,
         }
         step = self.pose.decimation
-        return [f"{key}: {n} is no multiple of pose.decimation {step}" for key, n in samples.items() if n % step]
+        return [f"{key}: {n} is not a multiple of pose.decimation {step}" for key, n in samples.items() if n % step]
 
     def _encoder_faults(self) -> list[str]:
         faults = []
@@ -241,13 +235,13 @@ class Recipe(_Part):
                 side == "emg" and self.emg.front_end == "mpf"
             ):
                 faults.append(
-                    f"{side}.patch_samples: a window is no whole number of {encoder.patch_samples}; "
+                    f"{side}.patch_samples: a window is not a whole number of {encoder.patch_samples}; "
                     f"windows.window_samples={self._nearest_window()} would be"
                 )
             if encoder.width % encoder.n_heads:
                 faults.append(f"{side}.n_heads: width {encoder.width} does not divide into {encoder.n_heads}")
         if self.emg.patch_samples % self.emg.level_samples:
-            faults.append(f"emg.level_samples: a patch is no whole number of levels of {self.emg.level_samples}")
+            faults.append(f"emg.level_samples: a patch is not a whole number of levels of {self.emg.level_samples}")
         faults += self._streaming_faults()
         if self.emg.level_samples > 1 and self.emg.front_end != "rectified":
             faults.append('emg.level_samples: only front_end "rectified" has levels')
@@ -260,7 +254,7 @@ class Recipe(_Part):
             return [f'emg.{key}: only front_end "mpf" has it' for key in given]
         hop = emg.patch_samples
         if emg.span_samples < hop or emg.span_samples % hop:
-            faults.append(f"emg.span_samples: {emg.span_samples} is no whole number of patches of {hop}")
+            faults.append(f"emg.span_samples: {emg.span_samples} is not a whole number of patches of {hop}")
         elif windows.window_samples - emg.span_samples < hop:
             faults.append(
                 f"windows.window_samples: {windows.window_samples} hold fewer than two tokens, each over "
@@ -268,7 +262,7 @@ class Recipe(_Part):
             )
         for key, n in (("stride_samples", windows.stride_samples), ("jitter_samples", windows.jitter_samples)):
             if n % hop:
-                faults.append(f"windows.{key}: {n} is no multiple of a token's hop, emg.patch_samples {hop}")
+                faults.append(f"windows.{key}: {n} is not a multiple of a token's hop, emg.patch_samples {hop}")
         if not 2 <= self.signal.n_channels <= _MOST_ELECTRODES:
             faults.append(f'signal.n_channels: front_end "mpf" takes two to {_MOST_ELECTRODES} electrodes')
         if emg.block_patches:
@@ -420,7 +414,7 @@ def _find(path: Path | str, folder: Path) -> Path:
     if name in shipped:
         return shipped[name]
     if name in shipped_variants():
-        raise ConfigError(f"{name} is a variant, to be laid over a recipe: write cpep+{name}")
+        raise ConfigError(f"{name} is a variant, to be added to a recipe: write cpep+{name}")
     raise ConfigError(f"there is no recipe {path}; give a path, or one of {', '.join(sorted(shipped))}")
 
 
