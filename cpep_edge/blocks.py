@@ -21,7 +21,7 @@ LARGEST_SAMPLE = 1e10  # microvolts or counts; converters of 32 bits stay below,
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What a source says about itself before its first block."""
+    """Description of a stream, known before its first block."""
 
     name: str  # device model or file name
     n_channels: int
@@ -29,15 +29,15 @@ class StreamInfo:
     unit: str = "uV"  # "uV", or "count" where the device does not say how to convert
     serial_number: str = ""
     firmware: str = ""
-    has_clock: bool = False  # the device stamps its samples itself; else `device_t_s` counts samples
-    missing: tuple[int, ...] = ()  # channels without an electrode of their own: the device has none, or gives it twice
+    has_clock: bool = False  # the device has its own time stamps; otherwise `device_t_s` counts samples
+    missing: tuple[int, ...] = ()  # channels without an electrode of their own
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some consecutive samples.
+    """Consecutive samples.
 
-    A jump of `sample_index` past the end of the previous block is a loss of exactly that many samples.
+    If `sample_index` jumps past the end of the previous block, exactly that many samples were lost.
     """
 
     samples_uv: NDArray[np.float32]  # (n_samples, n_channels), microvolts
@@ -50,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class LinkCounts:
-    """What the wire did so far. Every sample the device sent is either in a block or in `lost_samples`."""
+    """Counts of the link so far. Every sample the device sent is either in a block or in `lost_samples`."""
 
     frames: int = 0
     bytes: int = 0
@@ -60,7 +60,7 @@ class LinkCounts:
     duplicate_frames: int = 0
     late_frames: int = 0  # arrived after a later one; dropped
     reconnects: int = 0
-    heard_hz: float = 0.0  # samples a second by the host's clock, lost ones too; 0 until it is known to a percent
+    heard_hz: float = 0.0  # samples per second by the host's clock, with lost ones; 0 until it is known to a percent
 
 
 class BlockSource(Protocol):

@@ -39,16 +39,16 @@ _MAX_MANIFEST_BYTES = 1 << 20
 
 
 class Bundle:
-    """A bundle on disk whose manifest was read; other files are read, and checked, on demand."""
+    """A bundle on disk. The manifest was read; other files are read and checked on demand."""
 
     def __init__(
         self, path: Path, key: Key | None = None, *, trust: bool = False, manifest_sha256: str | None = None
     ) -> None:
-        """Read the manifest, and nothing before its signature was checked.
+        """Check the signature, then read the manifest.
 
-        key: what the manifest must be signed with, and no older than what ran here; None: hashes are all that is asked
-        trust: the user says that what it carries may run here, now and later
-        manifest_sha256: of the bundle that another process has opened and checked; no other is taken
+        key: key that must have signed the manifest, in no older version than ran here; None: check only hashes
+        trust: the user allows the bundle's code to run here, now and later
+        manifest_sha256: hash of the bundle that another process opened and checked; any other is refused
         Raises ArtifactError when the manifest is missing, malformed, of a later schema, or not to be trusted.
         """
         self.path = path
@@ -65,7 +65,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path, key_file: Path | None = None, *, trust: bool = False) -> "Bundle":
-        """Open a bundle as this machine asks for: with the key that is given or configured, see `configured_key`."""
+        """Open a bundle with the key that is given or configured on this machine, see `configured_key`."""
         return cls(path, configured_key(key_file), trust=trust)
 
     @property
@@ -77,8 +77,8 @@ class Bundle:
         """Raise ArtifactError when nothing says that the code it carries may run on this machine."""
         if not (self.is_signed or self._trust or remembers("may run", self.manifest_sha256)):
             raise ArtifactError(
-                f"{self.path} carries code that was not made on this machine: check who made it with --key, or say "
-                "--trust once if you trust where it came from"
+                f"{self.path} contains code that was not made on this machine: check who made it with --key, or add "
+                "--trust once if you trust its source"
             )
 
     def keep_older_out(self) -> None:
@@ -90,7 +90,7 @@ class Bundle:
         return self.manifest.name, self.manifest.version, self.manifest_sha256
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file, after its size and hash matched the manifest.
+        """Read one file after checking its size and hash against the manifest.
 
         Raises ArtifactError when the file is not listed, missing, a link, or not what the manifest says.
         """
@@ -216,7 +216,7 @@ def require_bundle_or_nothing(path: Path) -> None:
     stranger = next((file.name for file in sorted(path.iterdir()) if file.name not in known), None)
     if stranger is not None:
         raise ArtifactError(
-            f"{path} holds {stranger}, which is not of the bundle; move it away, or choose another name"
+            f"{path} holds {stranger}, which does not belong to the bundle; move it away, or choose another name"
         )
 
 
@@ -252,7 +252,7 @@ def _check_signature(path: Path, manifest: bytes, key: Key) -> None:
 
 
 def _read_plain(path: Path, name: str, max_bytes: int) -> bytes:
-    suffix = ", so this is no bundle" if name in (MANIFEST_FILE, DIGEST_FILE) else ""
+    suffix = ", so this is not a bundle" if name in (MANIFEST_FILE, DIGEST_FILE) else ""
     try:
         return read_plain(path / name, max_bytes)
     except OSError as error:

@@ -82,7 +82,7 @@ class Profile(BaseModel):
             )
         if n_features and not self.centre:
             raise ConfigError(
-                f"the profile holds no mean token, which {manifest.name} takes off every token; make a new one with: "
+                f"the profile has no mean token, which {manifest.name} subtracts from every token; make one with: "
                 f"cpep-edge calibrate {manifest.name}.cpep"
             )
         whole = sorted(self.order) == list(range(n)) and len(self.centre) == n_features and min(self.level_uv) > 0
@@ -298,7 +298,7 @@ def require_profile_or_nothing(path: Path) -> None:
     except (OSError, ValueError, TypeError, RecursionError):
         is_profile = False
     if not is_profile:
-        raise ConfigError(f"{path} exists and is no profile; choose another name with --out")
+        raise ConfigError(f"{path} exists and is not a profile; choose another name with --out")
 
 
 def load_profile(path: Path) -> Profile:
@@ -318,7 +318,7 @@ def load_profile(path: Path) -> Profile:
             raise ArtifactError(
                 f"{path} is a profile of an older cpep-edge; make a new one with: cpep-edge calibrate"
             ) from error
-        raise ArtifactError(f"{path} is no profile: {where or 'the file'}: {first['msg']}") from error
+        raise ArtifactError(f"{path} is not a profile: {where or 'the file'}: {first['msg']}") from error
 
 
 def head_inputs(recogniser: Recogniser, recordings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

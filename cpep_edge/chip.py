@@ -92,7 +92,7 @@ def cortex_m_spec(bundle: "Bundle") -> CortexMSpec:
     """What a bundle for Cortex-M says of its program. Raises ArtifactError when it is for something else."""
     chip = bundle.manifest.chip
     if not isinstance(chip, CortexMSpec):
-        raise ArtifactError(f"{bundle.path} carries no C sources; export it with --target cortex-m")
+        raise ArtifactError(f"{bundle.path} contains no C sources; export it with --target cortex-m")
     return chip
 
 

@@ -50,17 +50,17 @@ _LEAST_SHARE = 1e-6  # of a vote: a gesture without any is not impossible
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the band's wearer is taken to be doing at the end of one window."""
+    """The decision at the end of one window: what the wearer is doing."""
 
     sample_index: int  # one past the window's last sample
     device_t_s: float  # end of the window, device clock
-    gesture: str  # the decision that stands, or "unknown"
+    gesture: str  # the current decision, or "unknown"
     changed: bool  # it differs from the decision before
-    window_gesture: str  # what this window alone was taken for, or "unknown"
+    window_gesture: str  # the gesture of this window alone, or "unknown"
     confidence: float  # share of the k votes, 0..1; 1 at rest
-    similarity: float  # cosine of the nearest prototype of the winner; 0 at rest
-    at_rest: bool  # the muscles were quiet, so the encoder was not asked
-    interpolated: bool  # the window holds samples filled in for lost ones
+    similarity: float  # cosine of the nearest prototype of the winning gesture; 0 at rest
+    at_rest: bool  # the muscles were at rest, so the encoder was not run
+    interpolated: bool  # the window contains interpolated samples
     delay_ms: float  # from the arrival of the window's last byte to this decision
 
 
@@ -217,7 +217,7 @@ def with_gates(
         raise ConfigError(f"a confidence lies between 0 and 1, and {min_confidence:g} does not")
     for name, time_ms in (("debounce", debounce_ms), ("refractory time", refractory_ms)):
         if time_ms is not None and not 0 <= time_ms <= LONGEST_MS:
-            raise ConfigError(f"a {name} of {time_ms:g} ms cannot be: give 0 to {LONGEST_MS:g}")
+            raise ConfigError(f"a {name} of {time_ms:g} ms is not possible: give 0 to {LONGEST_MS:g}")
     chosen = {
         "min_vote_share": min_confidence,
         "evidence_ms": None if debounce_ms is None else max(debounce_ms, 1.0),

@@ -82,7 +82,7 @@ def import_runtime() -> tuple[ModuleType, Any]:
         from executorch.extension.pybindings import _C as bindings  # noqa: N811
     except ImportError as error:
         raise CpepError(
-            "this bundle carries no encoder library for this machine; export it with the right --target, or install "
+            "this bundle contains no encoder library for this machine; export it with the right --target, or install "
             "torch and executorch with: pip install 'cpep-edge[export]'"
         ) from error
     return torch, bindings

@@ -98,7 +98,7 @@ def prototypes_from_pose(opened: OpenBundle, file: Path) -> NDArray[np.float32]:
     bundle, pose = opened.bundle, opened.bundle.manifest.pose
     if pose is None:
         raise ConfigError(
-            f"{bundle.path} carries no pose encoder; export it with --pose-encoder, or add the gesture --from-session"
+            f"{bundle.path} contains no pose encoder; export it with --pose-encoder, or add the gesture --from-session"
         )
     movement = read_movement(file, pose.joints)
     encoder = open_encoder(bundle.read(pose.encoder.file), pose.encoder, 1, carried_library(bundle))
@@ -220,7 +220,7 @@ def rename_gesture(opened: OpenBundle, name: str, called: str, key: SigningKey |
         )
     taken = next((one.name for one in old.gestures if one.name != name and old.shown(one.name) == called), None)
     if taken is not None:
-        raise ConfigError(f"{taken} reads {called} already: choose another name")
+        raise ConfigError(f"{taken} is already shown as {called}: choose another name")
     new = check_gesture(called) if called else None
     gestures = tuple(
         gesture.model_copy(update={"called": new}) if gesture.name == name else gesture for gesture in old.gestures
@@ -240,10 +240,12 @@ def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None)
     if name not in names:
         raise ConfigError(f"{opened.bundle.path} has no gesture {name}; it has {', '.join(names)}")
     if len(names) == 1:
-        raise ConfigError(f"{opened.bundle.path}: {name} is its only gesture and has to stay")
+        raise ConfigError(f"{opened.bundle.path}: {name} is its only gesture and cannot be removed")
     gone, smaller = names.index(name), opened.recogniser.index
     if smaller is None and len(names) == 2:
-        raise ConfigError(f"{opened.bundle.path}: {names[0]} and {names[1]} are its only gestures and have to stay")
+        raise ConfigError(
+            f"{opened.bundle.path}: {names[0]} and {names[1]} are its only gestures and cannot be removed"
+        )
     left, spec = gestures[:gone] + gestures[gone + 1 :], opened.bundle.manifest.index
     if smaller is not None and spec is not None:
         kept = smaller.gesture_index != gone

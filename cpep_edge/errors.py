@@ -1,21 +1,21 @@
-"""What can go wrong in the world, as one small tree.
+"""The exceptions, as one small tree.
 
 CpepError
 ├── ConfigError       a recipe or an option says something impossible
 ├── DataError         a session or a corpus cannot be used
 ├── TrainingError     a training diverged, collapsed, or learnt nothing
 ├── ArtifactError     a checkpoint, bundle, program or index cannot be trusted or read
-├── PowerError        a power meter that is not there, must not be read, or stopped
-└── LinkError         the wristband, or the port that it is connected to
+├── PowerError        a power meter is missing, not permitted, or stopped
+└── LinkError         the wristband or its port failed
     ├── LinkTimeout   nothing answered in time (also a TimeoutError)
-    └── FrameError    bytes that are no frame (counted, rarely raised)
+    └── FrameError    bytes that are not a frame (counted, rarely raised)
 
-The message is one sentence that a user can act on. A caller's slip is a ValueError or a TypeError instead.
+The message is one sentence that a user can act on. A mistake of the caller is a ValueError or TypeError instead.
 """
 
 
 class CpepError(Exception):
-    """Base of every failure that the user is told in one sentence."""
+    """Base of all failures; the message is one sentence for the user."""
 
 
 class ConfigError(CpepError):
@@ -27,7 +27,7 @@ class DataError(CpepError):
 
 
 class TrainingError(CpepError):
-    """A training cannot come to anything and was stopped."""
+    """Training cannot succeed and was stopped."""
 
 
 class ArtifactError(CpepError):
@@ -35,11 +35,11 @@ class ArtifactError(CpepError):
 
 
 class PowerError(CpepError):
-    """A power meter is not there, must not be read, or stopped."""
+    """A power meter is missing, not permitted, or stopped."""
 
 
 class LinkError(CpepError):
-    """The wristband, or the port that it is connected to, failed."""
+    """The wristband or its port failed."""
 
 
 class LinkTimeout(LinkError, TimeoutError):  # noqa: N818 - the name says what happened
@@ -47,4 +47,4 @@ class LinkTimeout(LinkError, TimeoutError):  # noqa: N818 - the name says what h
 
 
 class FrameError(LinkError):
-    """Bytes that are no frame."""
+    """Bytes that are not a frame."""

@@ -58,9 +58,9 @@ def check_free(path: Path, force: bool = False) -> None:
     if path.is_dir():
         raise CpepError(f"{path} is a folder: give the name of a file")
     if os.path.lexists(path) and not force:
-        raise CpepError(f"{path} exists and is not replaced: choose another name, or say --force")
+        raise CpepError(f"{path} exists and is not replaced: choose another name, or add --force")
     if path.exists() and not path.is_file():
-        raise CpepError(f"{path} is no plain file, and nothing takes its place: choose another name")
+        raise CpepError(f"{path} is not a plain file, and is not replaced: choose another name")
     check_writable(path)
 
 
@@ -68,15 +68,15 @@ def check_writable(path: Path) -> None:
     """Raise CpepError, before any work is done, where nothing can be written at `path`, whatever is there now."""
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
-        raise CpepError(f"cannot write {path}: {folder} is no folder")
+        raise CpepError(f"cannot write {path}: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise CpepError(f"cannot write {path}: you may not write to {folder}")
+        raise CpepError(f"cannot write {path}: you have no permission to write to {folder}")
 
 
 def require_plain(file: Path) -> None:
     """Raise OSError, as opening a missing file would, for a pipe, a device, or whatever else is no file."""
     if file.exists() and not file.is_file():
-        raise OSError(errno.EINVAL, "it is no plain file", str(file))
+        raise OSError(errno.EINVAL, "it is not a plain file", str(file))
 
 
 def read_plain(file: Path, max_bytes: int, *, follow: bool = False) -> bytes:
@@ -89,7 +89,7 @@ def read_plain(file: Path, max_bytes: int, *, follow: bool = False) -> bytes:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{file} is no plain file")
+            raise OSError(f"{file} is not a plain file")
         if status.st_size > max_bytes:
             raise ValueError(f"{file.name} has {status.st_size} bytes, {max_bytes} at the most")
         with open(handle, "rb", closefd=False) as stream:

@@ -74,7 +74,9 @@ def check_report(folder: Path, figures: str) -> None:
     except (OSError, ValueError, RecursionError):
         taken = True
     if taken:
-        raise ConfigError(f"{folder / figures} exists and is no earlier report; move it away, or choose another folder")
+        raise ConfigError(
+            f"{folder / figures} exists and is not an earlier report; move it away, or choose another folder"
+        )
 
 
 def write_reports(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -90,7 +92,7 @@ def write_reports(folder: Path, contents: Mapping[str, bytes]) -> None:
     taken = [name for name in contents if os.path.lexists(folder / name)]
     if taken and not _has_keys_of(folder / figures, contents[figures]):
         raise ConfigError(
-            f"{folder / taken[0]} exists and is no earlier report; move it away, or choose another folder"
+            f"{folder / taken[0]} exists and is not an earlier report; move it away, or choose another folder"
         )
     for name, content in contents.items():
         with replacing(folder / name) as temporary:
@@ -176,16 +178,20 @@ def _require_ours(path: Path, command: str, force: bool | None) -> None:
     if not os.path.lexists(path):
         return
     if not path.is_dir():
-        raise ConfigError(f"{path} exists and is no folder; choose another name")
+        raise ConfigError(f"{path} exists and is not a folder; choose another name")
     files = _files(path)
     if not files and not any(path.iterdir()):
         return
     note = _note(path)
     if note is None:
-        raise ConfigError(f"{path} holds {next(iter(files), 'folders')}, which is not ours; choose another folder")
+        raise ConfigError(
+            f"{path} holds {next(iter(files), 'folders')}, which cpep-edge did not write; choose another folder"
+        )
     stranger = next((name for name in files if name not in note[1]), None)
     if stranger is not None:
-        raise ConfigError(f"{path} holds {stranger}, which is not ours; move it away, or choose another folder")
+        raise ConfigError(
+            f"{path} holds {stranger}, which cpep-edge did not write; move it away, or choose another folder"
+        )
     if force:
         return
     way = "move it away" if force is None else "add --force to replace it"

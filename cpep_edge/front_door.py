@@ -23,11 +23,11 @@ def load(
     """Open a bundle to recognise gestures in windows of signal: `load("my.cpep").recognise(window)`.
 
     bundle: folder NAME.cpep
-    profile: calibration of the session that the signal is of, from `cpep-edge calibrate`
+    profile: calibration of the wearing that the signal comes from, from `cpep-edge calibrate`
     max_risk: reject uncertain windows until the error rate, estimated at export, is at most this
     key: public key that must have signed the bundle
-    trust: allow the code that the bundle carries to run although no key vouches for it
-    Raises ArtifactError or ConfigError, in one sentence, when the bundle or the profile cannot be used.
+    trust: allow the bundle's code to run although it is not signed by a trusted key
+    Raises ArtifactError or ConfigError when the bundle or the profile cannot be used.
     """
     opened = Bundle.open(Path(bundle), None if key is None else Path(key), trust=trust)
     donning, spec = fit_to_wearer(opened.manifest, None if profile is None else Path(profile), max_risk)
@@ -47,7 +47,7 @@ def open_band(
     boot_s: float | None = None,
     capture: StrPath | None = None,
 ) -> BlockSource:
-    """Open a band for its samples: `with` opens it, and iterating gives Blocks until its stream ends.
+    """Read the samples of a band: `with` opens it, and iterating gives Blocks until its stream ends.
 
         with cpep_edge.open_band("/dev/ttyACM0") as band:
             print(band.info.n_channels, "channels at", band.info.sample_rate_hz, "Hz")
@@ -56,14 +56,14 @@ def open_band(
 
     port: serial port or pty; VID:PID[:SERIAL] of a USB device; socket://, rfc2217://, udp:// or
         ws://HOST:PORT; file:///RECORDING; ble:NAME, lsl:NAME or brainflow:BOARD
-    device: name of a driver or of a device profile, or path of a profile; `cpep-edge devices` lists them
+    device: name of a driver or of a board profile, or path of a profile; `cpep-edge devices` lists them
     device_config: TOML file that maps the device's channels, rate and scale
-    reconnect_s: how long to look for a band whose stream broke; 0 gives up at once
-    timeout_s: without a sample before giving up; None: 2 s, or longer for a device that boots slowly
-    baud: speed of the serial line; None: the device's
-    boot_s: that the device takes to start once it was opened; None: the device's
-    capture: file that keeps every byte of the line, for file:// and Wireshark
-    Raises ConfigError for an unknown device or a faulty config. Entering raises LinkError when the band does not
+    reconnect_s: seconds to try to reconnect after the stream breaks; 0 gives up at once
+    timeout_s: seconds without a sample before giving up; None: 2 s, or longer for a device that boots slowly
+    baud: baud rate of the serial port; None: the device's
+    boot_s: seconds that the device takes to start after its port is opened; None: the device's
+    capture: file that stores every byte of the line, for file:// and Wireshark
+    Raises ConfigError for an unknown device or an invalid config. Entering raises LinkError when the band does not
     answer.
     """
     return open_source(

@@ -91,7 +91,7 @@ def load_map(path: Path, known: Iterable[str]) -> GestureMap:
     labels = list(known)
     strangers = [name for name in found.gesture if name not in labels]
     if strangers:
-        raise ConfigError(f"map {path}: the bundle knows no gesture {strangers[0]}, it has {', '.join(labels)}")
+        raise ConfigError(f"map {path}: the bundle has no gesture {strangers[0]}, it has {', '.join(labels)}")
     idle = [name for name, does in found.gesture.items() if not does.said()]
     if idle:
         raise ConfigError(f"map {path}: {idle[0]} does nothing; give it a key, mouse, midi or osc")
@@ -182,7 +182,7 @@ def _midi(port: str) -> Callable[[str, Note], None]:
         names = [name for name in mido.get_output_names() if port in name]
         output = mido.open_output(names[0]) if names else mido.open_output("cpep-edge", virtual=True)
     except (ImportError, OSError, RuntimeError, NotImplementedError) as error:
-        raise ConfigError(f"no MIDI port can be had; it needs pip install 'cpep-edge[map]' ({error})") from error
+        raise ConfigError(f"no MIDI port is available; it needs pip install 'cpep-edge[map]' ({error})") from error
     return lambda kind, one: output.send(
         mido.Message(kind, note=one.note, velocity=one.velocity, channel=one.channel - 1)
     )
@@ -192,5 +192,5 @@ def _osc_builder() -> Callable[[str], Any]:
     try:
         from pythonosc.osc_message_builder import OscMessageBuilder
     except ImportError as error:
-        raise ConfigError("OSC needs a package more: run pip install 'cpep-edge[map]'") from error
+        raise ConfigError("OSC needs another package: run pip install 'cpep-edge[map]'") from error
     return OscMessageBuilder

@@ -76,7 +76,7 @@ def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
             try:
                 got = recogniser.recognise(recogniser.last_window(stretch))
             except np.linalg.LinAlgError as error:  # a filter that runs away
-                raise ArtifactError(f"{bundle.path}: golden input {number} leads to no number: {error}") from error
+                raise ArtifactError(f"{bundle.path}: golden input {number} gives no number: {error}") from error
             cosine = float(got.embedding @ golden.embedding[number])
         if not cosine >= 1 - COSINE_TOLERANCE:
             raise ArtifactError(f"{bundle.path}: golden input {number} gives another embedding (cosine {cosine:.4f})")

@@ -167,7 +167,7 @@ class Head:
         arrays: dict[str, NDArray[np.float32]] = {}
         for name, array in read.items():
             if array.dtype != np.float32 or not np.isfinite(array.astype(np.float32)).all():
-                raise ArtifactError(f"the head's {name} holds what is no finite float32")
+                raise ArtifactError(f"the head's {name} holds what is not a finite float32")
             arrays[name] = array.astype(np.float32)
         means, temperature = arrays["means"], arrays["temperature"]
         (k, r), d = means.shape if means.ndim == 2 else (0, 0), arrays["origin"].size

@@ -87,7 +87,7 @@ def to_hnswlib(graph: Graph, vectors: NDArray[np.float32]) -> bytes:
     """
     graph.check()
     if len(vectors) != graph.n_nodes or not np.all(np.isfinite(vectors)):
-        raise ValueError(f"{len(vectors)} vectors for {graph.n_nodes} nodes, or one that is no number")
+        raise ValueError(f"{len(vectors)} vectors for {graph.n_nodes} nodes, or one that is not a number")
     bottom, above = graph.padded_lists()
     records = np.zeros(graph.n_nodes, _record(graph.m, vectors.shape[1]))
     records["links"], records["vector"], records["label"] = bottom, vectors, np.arange(graph.n_nodes)

@@ -116,13 +116,11 @@ def check_gestures(names: Sequence[str]) -> tuple[str, ...]:
         if name != UNKNOWN:
             check_gesture(name)
         if names.count(name) > 1:
-            raise ConfigError(f"the list has {name} twice: give each gesture a name of its own")
+            raise ConfigError(f"the list has {name} twice: give each gesture its own name")
     rest = rest_of(names)
     asked = tuple(name for name in names if name not in (rest, UNKNOWN))
     if len(asked) < 2:
-        raise ConfigError(
-            f"{asked[0] if asked else 'rest'} alone leaves nothing to tell apart: give two gestures or more"
-        )
+        raise ConfigError(f"{asked[0] if asked else 'rest'} alone is not enough: give two gestures or more")
     return (*asked, UNKNOWN) if UNKNOWN in names else asked
 
 
@@ -253,7 +251,7 @@ class Lesson:
     def _fault(self, samples: NDArray[np.float32], n_lead: int) -> tuple[str, int, int]:
         """Why a repetition does not count, or "", and from where to where it is active."""
         if not (np.abs(samples) <= LARGEST_UV).all():
-            return "it holds samples that no electrode gives", 0, 0
+            return "it contains impossible values", 0, 0
         clipped = self._clipped(samples)
         if clipped:
             channels = ", ".join(str(channel + 1) for channel in clipped)
@@ -308,6 +306,6 @@ def _check_heard(rest: NDArray[np.float32]) -> None:
     if rest.shape[1] - len(mute) < 2:
         named = ", ".join(str(channel + 1) for channel in sorted(mute))
         raise DataError(
-            f"of {rest.shape[1]} channels {named} carry no signal of their own, and it takes two that do: put the band "
-            "on, and look at its electrodes with cpep-edge doctor"
+            f"of {rest.shape[1]} channels {named} have no signal of their own, but two are needed: put the band "
+            "on, and check its electrodes with cpep-edge doctor"
         )

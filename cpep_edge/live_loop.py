@@ -86,7 +86,7 @@ class LiveEngine:
         self.spec = spec or manifest.decision
         self.hop_ms = hop_ms or self.spec.hop_ms
         if not self.hop_ms <= LONGEST_MS:
-            raise ConfigError(f"a hop of {self.hop_ms:g} ms cannot be: give 5 to {LONGEST_MS:g}")
+            raise ConfigError(f"a hop of {self.hop_ms:g} ms is not possible: give 5 to {LONGEST_MS:g}")
         a_token = 1 if manifest.front_end is None else manifest.front_end.hop_samples
         self._hop_samples = a_token * max(1, round(self.hop_ms * 1e-3 * self._rate_hz / a_token))
         self._stretch_samples = round(LEVEL_STRETCH_S * self._rate_hz)

@@ -73,7 +73,7 @@ class LiveRecording:
         from cpep_bridge.recording import Recorder, Timeline, Wearer, session_meta
 
         if (folder / LINES_FILE).exists():
-            raise DataError(f"{folder} holds a recording already; choose another folder for --record")
+            raise DataError(f"{folder} already holds a recording; choose another folder for --record")
         path, info = folder / SESSION_FILE, source.info
         session = printable(folder.name, MAX_NAME).strip() or "live"
         meta = session_meta(info, path, Wearer("user", session, "right"), "live")
@@ -136,7 +136,7 @@ class LiveRecording:
                     self._counts = counts
                 self._lines.flush()
         except OSError as error:
-            raise DataError(f"cannot go on writing {self._lines.name}: {error.strerror}") from error
+            raise DataError(f"cannot continue writing {self._lines.name}: {error.strerror}") from error
 
 
 def replay(path: Path, recogniser: Recogniser) -> Iterator[Decision]:
@@ -254,7 +254,7 @@ def _read_lines(path: Path) -> list[_Line]:
 def _header(path: Path, lines: list[_Line]) -> _Header:
     first: _Line = lines[0] if lines else {}
     if first.get("type") != "recording" or first.get("schema") != _SCHEMA:
-        raise DataError(f"{path}: is no recording of cpep-edge live, or of another version")
+        raise DataError(f"{path}: is not a recording of cpep-edge live, or of another version")
     try:
         return _Header(
             bundle=str(first["bundle"]),

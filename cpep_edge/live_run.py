@@ -64,30 +64,30 @@ def live(
 ) -> "LiveRun":
     """Recognise gestures from a wristband as they happen: iterate over what this returns.
 
-    Everything but the band is checked at once; iterating opens the band, and leaving the loop closes it. Decisions
-    that fall while the body of the loop runs are skipped, so that the next one is the newest.
+    All arguments are checked at once. Iterating opens the band, and leaving the loop closes it. Decisions that are made
+    while the body of the loop runs are skipped, so that the next one is the newest.
 
     bundle: folder NAME.cpep
-    port: serial port, pty or address, as `open_band` takes it; so are device, device_config, reconnect_s, timeout_s,
-        baud and boot_s. None with `web`: it is chosen on the page
-    profile: calibration of this session, from `cpep-edge calibrate`
-    hop_ms: time between two decisions, in place of the bundle's
-    seconds: of signal after which to stop; None: when the band ends its stream
+    port: serial port, pty or address, as for `open_band`, which also describes device, device_config, reconnect_s,
+        timeout_s, baud and boot_s. None with `web`: it is chosen on the page
+    profile: calibration of this wearing, from `cpep-edge calibrate`
+    hop_ms: time between two decisions; None: the bundle's
+    seconds: stop after this many seconds of signal; None: when the band ends its stream
     max_risk: reject uncertain windows until the error rate, estimated at export, is at most this
-    min_confidence: share of the votes with which a gesture may begin, in place of the bundle's threshold
-    debounce_ms: time for which a gesture must be seen before it is decided on, in place of the bundle's
-    refractory_ms: time after a gesture until the next may be decided on, in place of the bundle's
-    wake: gesture that must be made twice before others count for a while
-    adapt: let the recogniser follow slow changes of the signal
-    sinks: where decisions are sent as well: FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH, lsl
+    min_confidence: share of the votes that a gesture needs to begin; None: the bundle's
+    debounce_ms: time that a gesture must last before it is decided; None: the bundle's
+    refractory_ms: time after a gesture before another can be decided; None: the bundle's
+    wake: ignore gestures until this one is made twice, and again after 10 s without any
+    adapt: adapt to slow changes of the signal
+    sinks: also send decisions to FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, ws://HOST:PORT/PATH, lsl
     mapping: TOML file that maps gestures to keys, mouse, MIDI and OSC
-    dry_run: called with a line for everything that `mapping` would do, which is then not done
-    record: folder that keeps EMG, decisions and link events for `cpep-edge replay`
-    on_device: show what the band recognises itself; the host runs no encoder
+    dry_run: called with one line for each action of `mapping`; the action itself is not done
+    record: folder to record in: EMG, decisions and link events for `cpep-edge replay`
+    on_device: give the gestures that the band itself recognises; the host runs no encoder
     web, web_host, web_port, web_token: serve the page of the moving hand; its address is `LiveRun.page.url`
     key: public key that must have signed the bundle
-    trust: allow the code that the bundle carries to run although no key vouches for it
-    Raises ArtifactError or ConfigError, in one sentence, for a bundle, a profile or an option that cannot be used.
+    trust: allow the bundle's code to run although it is not signed by a trusted key
+    Raises ArtifactError or ConfigError for a bundle, a profile or an option that cannot be used.
     Iterating raises ConfigError when the band does not fit the bundle, and LinkError when it does not answer.
     """
     if port is None and not web:
@@ -125,7 +125,7 @@ def live(
         if web or any(value is not None for value in (record, hop_ms, seconds, device_config, *gates)):
             raise ConfigError(
                 "with on_device the band decides by itself: of the other options only device, profile, sinks, mapping, "
-                "reconnect_s, timeout_s, baud, boot_s, key and trust go along"
+                "reconnect_s, timeout_s, baud, boot_s, key and trust can be used"
             )
         assert source is not None
         opened.keep_older_out()

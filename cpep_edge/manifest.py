@@ -318,7 +318,7 @@ class Manifest(_Part):
         if any(abs(level) > _MAX_LOG_LEVEL for level in self.level_pattern):
             raise ValueError("level_pattern holds a logarithm that no signal has")
         if not all(0 <= channel < self.n_channels for channel in self.masked_channels):
-            raise ValueError("masked_channels names one that the band has not")
+            raise ValueError("masked_channels names a channel that the band does not have")
         if len(self.level_pattern) not in (0, self.n_channels):
             raise ValueError("level_pattern is not of as many channels as the band has")
         if self.n_channels * self.window_samples > _MAX_NUMBERS:
@@ -333,9 +333,9 @@ class Manifest(_Part):
         if len(worn.level_uv) != n or any(place >= n for place in worn.dead):
             raise ValueError("worn is not of as many channels as the band has")
         if worn.order and sorted(worn.order) != list(range(n)):
-            raise ValueError("worn has an order that is no order of the electrodes")
+            raise ValueError("worn has an order that is not an order of the electrodes")
         if worn.centre and (self.front_end is None or len(worn.centre) != self.front_end.n_features):
-            raise ValueError("worn has a centre that is no token")
+            raise ValueError("worn has a centre that is not a token")
 
     def _check_without_encoder(self) -> None:
         if self.front_end is None or self.head is None or self.head.reads != "tokens":
@@ -432,7 +432,7 @@ def _check_numbers(fields: object) -> None:
             for value in fields:
                 _check_numbers(value)
         case float() if abs(fields) > _LARGEST:
-            raise ValueError(f"{fields:g} is beyond every quantity that a bundle holds")
+            raise ValueError(f"{fields:g} is larger than any number of a bundle")
         case int() if abs(fields) >= 1 << 53:
             raise ValueError("a whole number in it has more digits than a float64 holds")
 
@@ -440,7 +440,7 @@ def _check_numbers(fields: object) -> None:
 def _check_filter(spec: Preprocessing) -> None:
     numbers = [spec.sample_rate_hz, spec.scale_uv, spec.clip, *(value for section in spec.sos for value in section)]
     if not spec.sos or any(len(section) != 6 for section in spec.sos):
-        raise ValueError("preprocessing.sos is no list of second-order sections of six numbers")
+        raise ValueError("preprocessing.sos is not a list of second-order sections of six numbers")
     if any(section[3] != 1 for section in spec.sos):
         raise ValueError("preprocessing.sos has a section whose a0 is not 1")
     if not all(math.isfinite(number) for number in numbers) or min(numbers[:3]) < 1 / _LARGEST:
@@ -448,6 +448,6 @@ def _check_filter(spec: Preprocessing) -> None:
     if not all(
         abs(a2) < 1 and abs(a1) < 1 + a2 for *_, a1, a2 in spec.sos
     ):  # Jury's test: both poles inside the circle
-        raise ValueError("preprocessing.sos has a section that never settles")
+        raise ValueError("preprocessing.sos has an unstable section")
     if len(spec.sos) > _MAX_SECTIONS:
         raise ValueError(f"preprocessing.sos has {len(spec.sos)} sections, {_MAX_SECTIONS} at the most")

@@ -61,7 +61,7 @@ class MpfSpec(Part):
     @model_validator(mode="after")
     def _fits_together(self) -> "MpfSpec":
         if self.span_samples % self.hop_samples:
-            raise ValueError("a token's span is no whole number of hops")
+            raise ValueError("a token's span is not a whole number of hops")
         if len(self.centre) not in (0, self.n_features):
             raise ValueError(f"centre has {len(self.centre)} numbers, a token {self.n_features}")
         if any(section[3] != 1 for band in self.bands for section in band.sos):
@@ -136,7 +136,7 @@ class MpfStream:
             named = ", ".join(str(electrode + 1) for electrode in np.flatnonzero(~self._live))
             raise DataError(
                 f"covariances need two live electrodes, but of {spec.n_electrodes} {named} are dead, as the model "
-                "counts them: check how they touch the skin, then run cpep-edge calibrate again"
+                "counts them: check their contact with the skin, then run cpep-edge calibrate again"
             )
         given = np.array(spec.centre, np.float32) if centre is None else centre.astype(np.float32)
         self._centre = given if given.size else np.zeros(spec.n_features, np.float32)

@@ -40,7 +40,7 @@ def check_name(text: str) -> str:
         raise ValueError("a name has no spaces around it")
     odd = next((character for character in text if not character.isprintable()), None)
     if odd is not None:
-        raise ValueError(f"a name is made of printable characters, and U+{ord(odd):04X} is none")
+        raise ValueError(f"a name is made of printable characters, and U+{ord(odd):04X} is not printable")
     return text
 
 
@@ -49,7 +49,7 @@ def check_gesture(name: str) -> str:
     try:
         return check_label(name)
     except ValueError as error:
-        raise ConfigError(f"{printable(name, MAX_NAME)!r} is no name for a gesture: {error}") from error
+        raise ConfigError(f"{printable(name, MAX_NAME)!r} is not a name for a gesture: {error}") from error
 
 
 def check_label(name: str) -> str:

@@ -72,14 +72,14 @@ def turn_of(donning: Donning) -> int:
     n = len(donning.order)
     turn = donning.order[0] if donning.order else 0
     if donning.order != tuple((turn + place) % n for place in range(n)):
-        raise ConfigError("the band sits mirrored, which a band that recognises gestures itself cannot undo")
+        raise ConfigError("the band is mirrored, which a band that recognises gestures itself cannot undo")
     return turn if turn <= n // 2 else turn - n
 
 
 def _decision(said: Prediction, decider: Decider, manifest: Manifest) -> Decision:
     if said.gesture_id >= len(manifest.gestures):
         raise LinkError(
-            f"the band says gesture {said.gesture_id} and {manifest.name} has {len(manifest.gestures)}: "
+            f"the band reports gesture {said.gesture_id} and {manifest.name} has {len(manifest.gestures)}: "
             "give the bundle that the band runs"
         )
     vote = Vote(said.gesture_id, said.confidence, similarity=1.0)

@@ -102,7 +102,7 @@ def _numbers(file: Path, line: int, row: list[str], n: int) -> list[float]:
     try:
         numbers = [float(cell) for cell in row]
     except ValueError as error:
-        raise DataError(f"{file}: line {line} holds something that is no number") from error
+        raise DataError(f"{file}: line {line} holds something that is not a number") from error
     if len(numbers) != n:
         raise DataError(f"{file}: line {line} has {len(numbers)} numbers, the header {n} names")
     return numbers

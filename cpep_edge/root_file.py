@@ -102,11 +102,11 @@ def load_root(file: Path) -> Root:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         said = f"{where}: {first['msg']}" if where else "it holds no object"
-        raise ConfigError(f"{file} is no root file: {said}") from error
+        raise ConfigError(f"{file} is not a root file: {said}") from error
     except JSONDecodeError as error:
-        raise ConfigError(f"{file} is no root file: it is no JSON, from line {error.lineno} on") from error
+        raise ConfigError(f"{file} is not a root file: it is not JSON, from line {error.lineno} on") from error
     except ValueError as error:
-        raise ConfigError(f"{file} is no root file: {error}") from error
+        raise ConfigError(f"{file} is not a root file: {error}") from error
     if not root.is_signed_by_one_of(root.root_keys):
         raise ConfigError(f"{file}: none of its root keys has signed it, so it was changed since it was made")
     return root

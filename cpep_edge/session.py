@@ -61,7 +61,7 @@ NOT_PERMITTED = "you may not read it; ask its owner, or change its permissions"
 class SessionMeta:
     """The attributes of the group `emg2pose`, by the names of the published files."""
 
-    session: str  # one donning of the band; holds several stages
+    session: str  # name of the wearing; it has several recordings
     user: str
     stage: str  # what the wearer was asked to do: the gesture label of the whole recording
     side: str  # "left" or "right"
@@ -81,14 +81,14 @@ class Gap:
 
 
 class Session:
-    """One session file, opened for reading; samples are read when asked for.
+    """One recording (HDF5 file in emg2pose's format), opened for reading; samples are read on demand.
 
-    Raises DataError, naming the file and the field, when the layout is not that of emg2pose.
+    Raises DataError, which names the file and the field, if the layout is not that of emg2pose.
     """
 
     def __init__(self, path: Path, masked_channels: Sequence[int] = (), content: BinaryIO | None = None) -> None:
-        """masked_channels: from 1; dead ones, which are read as zero
-        content: of the file, where it was fetched from elsewhere; `path` then only names it
+        """masked_channels: dead channels, counted from 1, which are read as zero
+        content: the opened file, if it was fetched from elsewhere; `path` is then only its name
         """
         self.path = path
         self.masked_channels = masked_channels
@@ -135,7 +135,7 @@ class Session:
         return emg_uv
 
     def joint_angles(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Poses of samples `start` to `stop`, (n_samples, 20), radians; where they count, see `valid_poses`."""
+        """Poses of samples `start` to `stop`, (n_samples, 20), radians; `valid_poses` says which are valid."""
         return self._read("joint_angles", start, stop).astype(np.float32, copy=False)
 
     def time_s(self, start: int = 0, stop: int | None = None) -> NDArray[np.float64]:
@@ -176,7 +176,7 @@ class Session:
             stop = start + _CHECK_ROWS
             time_s = self.time_s(start, stop)
             if not np.all(np.isfinite(time_s)):
-                raise DataError(f"{self.path}: field time holds a value that is no number")
+                raise DataError(f"{self.path}: field time holds a value that is not a number")
             if np.any(np.diff(time_s, prepend=previous_s) <= 0):
                 raise DataError(f"{self.path}: field time does not rise from sample to sample")
             previous_s = float(time_s[-1])
@@ -316,7 +316,7 @@ def timeseries_dtype(n_channels: int) -> np.dtype[np.void]:
 def _open(path: Path, content: BinaryIO | None) -> h5py.File:
     try:
         if content is None and not path.is_file():
-            raise DataError(f"{path}: {'it is no plain file' if path.exists() else 'there is no such file'}")
+            raise DataError(f"{path}: {'it is not a plain file' if path.exists() else 'there is no such file'}")
         return h5py.File(path if content is None else content, "r")
     except OSError as error:
         raise DataError(f"{path}: {_why_not_opened(path, error)}") from error
@@ -434,7 +434,7 @@ def _meta(group: h5py.Group, table: h5py.Dataset, path: Path) -> SessionMeta:
         try:
             numbers[name] = float(group.attrs[name])
         except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"{path}: attribute {name} of {_GROUP} is no number") from error
+            raise DataError(f"{path}: attribute {name} of {_GROUP} is not a number") from error
     n_said = numbers.pop("num_channels")
     n_channels_said = int(n_said) if np.isfinite(n_said) else 0
     meta = SessionMeta(**text, **numbers, num_channels=n_channels_said)  # type: ignore[arg-type]  # every field once

@@ -261,6 +261,6 @@ def _extra(module: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigError(f"this sink needs a package more: run pip install 'cpep-edge[sinks]' ({error})") from error
+        raise ConfigError(f"this sink needs another package: run pip install 'cpep-edge[sinks]' ({error})") from error
     except RuntimeError as error:  # pylsl, without its library
         raise ConfigError(f"this sink cannot load its library: {str(error).splitlines()[0]}") from error

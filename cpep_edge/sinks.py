@@ -219,7 +219,7 @@ def parse_sink(address: str) -> OpenSink:
     try:
         parts = urlsplit(address)
     except ValueError as error:
-        raise ConfigError(f"{printable(address)!r} is no address of a sink: {error}") from error
+        raise ConfigError(f"{printable(address)!r} is not an address of a sink: {error}") from error
     kinds: dict[str, Callable[[], OpenSink]] = {
         "udp": lambda: _udp_sink(address, parts),
         "osc": lambda: _osc_sink(address, parts),
@@ -231,7 +231,7 @@ def parse_sink(address: str) -> OpenSink:
         return _file_sink(address)
     if parts.scheme not in kinds:
         raise ConfigError(
-            f"{printable(without_secrets(address))!r} is no sink: give FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, "
+            f"{printable(without_secrets(address))!r} is not a sink: use FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, "
             "ws://HOST:PORT/PATH or lsl"
         )
     return kinds[parts.scheme]()

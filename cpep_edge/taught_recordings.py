@@ -72,7 +72,7 @@ class Recordings:
                 ) from None
             return None
         except (OSError, ValueError) as error:
-            why = (isinstance(error, OSError) and error.strerror) or "it is no file of cpep-edge teach"
+            why = (isinstance(error, OSError) and error.strerror) or "it is not a file of cpep-edge teach"
             raise DataError(f"{folder / NOTES_FILE} cannot be read: {why}") from error
         try:
             return cls(folder, Notes.model_validate_json(content))

@@ -69,7 +69,7 @@ class Teaching:
         can be written, DataError when the recordings are damaged.
         """
         if path.name in ("", ".."):
-            raise ConfigError(f"{path} is no name of a bundle: give one, such as mine.cpep")
+            raise ConfigError(f"{path} is not a name of a bundle: give one, such as mine.cpep")
         require_bundle_or_nothing(path)
         check_writable(path)
         check_writable(recordings_of(path) / NOTES_FILE)
@@ -127,7 +127,7 @@ class Teaching:
         used = [one for one in self._repetitions if one.gesture in names]
         if len({one.gesture for one in used} - {self.recordings.notes.rest, UNKNOWN}) < 2:
             raise DataError(
-                f"fewer than two gestures were recorded: run cpep-edge teach {self.path} again, it goes on from here"
+                f"fewer than two gestures were recorded: run cpep-edge teach {self.path} again, it continues from here"
             )
         return fit_taught(used, self.recordings.notes.rest, self.reading, self.recordings.notes.unit, self._base), used
 

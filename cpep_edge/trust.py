@@ -142,7 +142,7 @@ def load_public_key(file: Path) -> PublicKey:
     try:
         key = load_pem_public_key(read_key(file))
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{file} is no public key in PEM; keygen writes one as KEY.pub") from error
+        raise ConfigError(f"{file} is not a public key in PEM; keygen writes one as KEY.pub") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{file} is a key of another kind; make an Ed25519 key with: cpep-edge keygen KEY")
     if _signs_all(key.public_bytes_raw()):
@@ -178,7 +178,7 @@ def load_signing_key(file: Path, ask: Callable[[str], str] | None = None) -> Sig
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"{file} is a key of another kind; make an Ed25519 key with: cpep-edge keygen KEY")
     if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{file} may be read or written by others, so it is no secret: run chmod 600 {file}")
+        raise ConfigError(f"{file} may be read or written by others, so it is not secret: run chmod 600 {file}")
     return SigningKey(key.private_bytes_raw(), file)
 
 
@@ -200,7 +200,7 @@ def _check_version(
         if version < mine[highest][0]:
             raise ArtifactError(
                 f"version {version} of {name}, which never ran here, is below version {mine[highest][0]} of "
-                f"{highest.partition(' ')[2]} by the same maker: it may be an older bundle renamed; say --trust once "
+                f"{highest.partition(' ')[2]} by the same maker: it may be an older bundle renamed; add --trust once "
                 "if it is another model"
             )
     seen_version, seen_sha256 = mine.get(_memory_of(key, name), (0, ""))
@@ -236,7 +236,7 @@ def _versions(known: Mapping[str, object]) -> dict[str, tuple[int, str]]:
             case [int(version), str(digest)]:
                 versions[name] = (version, digest)
             case _:
-                raise CpepError(f"{_SEEN_FILE}, the memory of versions, is damaged; remove it to start anew")
+                raise CpepError(f"{_SEEN_FILE}, the memory of versions, is damaged; remove it to start again")
     return versions
 
 

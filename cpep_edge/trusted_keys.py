@@ -44,7 +44,9 @@ def _is_there(file: Path) -> bool:
     try:
         for place in (file, file.parent, file.parent.parent):
             if place.is_symlink() and not place.exists():
-                raise ConfigError(f"{place} is a link that leads nowhere, and the key is behind it: mend or remove it")
+                raise ConfigError(
+                    f"{place} is a link that leads nowhere, and the key is behind it: repair or remove it"
+                )
         file.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False

@@ -53,7 +53,7 @@ def memory(name: str) -> Iterator[dict[str, Any]]:
     try:
         make_folder(file.parent)
         if not os.access(file.parent, os.W_OK):
-            raise OSError(errno.EACCES, "you may not write there")
+            raise OSError(errno.EACCES, "you have no permission to write there")
     except OSError as error:
         raise CpepError(
             f"cannot write {file}: {error.strerror}; set XDG_STATE_HOME to a folder that can be written to"
@@ -81,10 +81,10 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        why = error.strerror or "it is no plain file"
+        why = error.strerror or "it is not a plain file"
         raise CpepError(f"{file}, the memory of bundles that ran here, cannot be read: {why}") from error
     except (ValueError, RecursionError):
         known = None
     if not isinstance(known, dict) or not all(isinstance(value, list) for value in known.values()):
-        raise CpepError(f"{file}, the memory of bundles that ran here, is damaged; remove it to start anew")
+        raise CpepError(f"{file}, the memory of bundles that ran here, is damaged; remove it to start again")
     return known

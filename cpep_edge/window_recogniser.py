@@ -18,9 +18,9 @@ from cpep_edge.recogniser import Recogniser
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one window was taken for."""
+    """The result for one window."""
 
-    gesture: str  # or "unknown", where the votes are too divided or too far from everything known
+    gesture: str  # "unknown" where the votes are too divided, or the window is too far from every gesture
     confidence: float  # the gesture's share of the votes, 0..1
     similarity: float  # cosine of the nearest prototype, or how typical of the gesture the window is, up to 1
     shares: dict[str, float]  # of the votes, by gesture; they sum to one
@@ -28,10 +28,10 @@ class Answer:
 
 
 class WindowRecogniser:
-    """The gestures of one bundle, told from windows of raw signal. Threads may share it."""
+    """Recognises the gestures of one bundle in windows of raw signal. Threads may share it."""
 
     def __init__(self, bundle: Bundle, donning: Donning | None = None, spec: DecisionSpec | None = None) -> None:
-        """donning: how the band sits; spec: how to reject, in place of the bundle's
+        """donning: how the band sits; spec: thresholds of rejection; None: the bundle's
 
         Raises ArtifactError when a file of the bundle cannot be used.
         """
@@ -44,10 +44,10 @@ class WindowRecogniser:
         self.window_samples = bundle.manifest.window_samples
 
     def recognise(self, window: ArrayLike) -> Answer:
-        """Take the newest window of some signal for a gesture.
+        """Recognise the gesture in the newest window of a signal.
 
         window: (n_samples, n_channels), microvolts as the band sends them, at `sample_rate_hz`; at least
-            `window_samples` rows. More are welcome: what precedes the window lets the filters settle.
+            `window_samples` rows. Give more if you can: the filters settle on the samples before the window.
         Raises ValueError for another shape, or for a value that is not finite.
         """
         signal_uv = np.asarray(window, np.float32)

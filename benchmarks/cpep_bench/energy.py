@@ -149,7 +149,9 @@ def open_meter(spec: str) -> Meter | None:
     if spec in ("none", BAND):
         return None
     if spec != "auto":
-        raise ConfigError(f"--power {spec} is no meter: choose from auto, none, {', '.join(_KINDS)}, ppk2 and {BAND}")
+        raise ConfigError(
+            f"--power {spec} is not a meter: choose from auto, none, {', '.join(_KINDS)}, ppk2 and {BAND}"
+        )
     for look in _KINDS.values():
         try:
             return look("")

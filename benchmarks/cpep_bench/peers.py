@@ -58,11 +58,11 @@ def check_peers(names: Sequence[str], run: Path | None, data: Path | None) -> No
     """Raises ConfigError for a name that is no peer's, or for a peer that lacks something."""
     for name in names:
         if name not in PEERS:
-            raise ConfigError(f"--vs {name} is no peer: choose from {', '.join(PEERS)}")
+            raise ConfigError(f"--vs {name} is not a peer: choose from {', '.join(PEERS)}")
         if name in (*ENCODER_PEERS, "libemg") and run is None:
-            raise ConfigError(f"--vs {name} needs the training that the bundle came from: say --run RUN")
+            raise ConfigError(f"--vs {name} needs the training that the bundle came from: add --run RUN")
         if name == "libemg" and data is None:
-            raise ConfigError("--vs libemg needs labelled recordings to teach it and to judge both by: say --data DIR")
+            raise ConfigError("--vs libemg needs labelled recordings to teach it and to judge both by: add --data DIR")
         for package in PEERS[name]:
             if find_spec(package) is None:
                 raise ConfigError(f"--vs {name}: {package} is not installed: pip install 'cpep-edge[peers,train]'")

@@ -147,9 +147,9 @@ def read_report(file: Path) -> Report:
         content = json.loads(read_plain(file, _MAX_BYTES, follow=True))
         version = content.get("schema_version")
     except RecursionError as error:
-        raise DataError(f"{file} is no report of cpep-edge bench: it is nested too deeply") from error
+        raise DataError(f"{file} is not a report of cpep-edge bench: it is nested too deeply") from error
     except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{file} is no report of cpep-edge bench: {unreadable(error)}") from error
+        raise DataError(f"{file} is not a report of cpep-edge bench: {unreadable(error)}") from error
     if version != SCHEMA_VERSION:
         raise DataError(f"{file} has schema {version}, this cpep-edge reads {SCHEMA_VERSION}: run the benchmark again")
     try:

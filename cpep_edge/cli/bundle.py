@@ -27,7 +27,8 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.cpep.")],
     data: Annotated[
-        Path | None, typer.Option(help="Corpus: calibration windows, reference poses, evaluation; box needs none.")
+        Path | None,
+        typer.Option(help="Corpus for calibration windows, reference poses and evaluation; box needs none."),
     ] = None,
     target: Annotated[
         Target | None,
@@ -50,8 +51,8 @@ def export(
     head: Annotated[
         HeadChoice,
         typer.Option(
-            help="What answers for trained gestures: the pose index, or a classifier on the front end's tokens, the "
-            "encoder's embedding, or both. auto: what reads most of the validation recordings."
+            help="What recognises trained gestures: the pose index, or a classifier on the front end's tokens, the "
+            "encoder's embedding, or both. auto: the most accurate one on the validation recordings."
         ),
     ] = "auto",
     index: Annotated[
@@ -66,7 +67,9 @@ def export(
     bundle_version: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Version of the bundle; devices that check signatures refuse to go back.", show_default="next"
+            min=1,
+            help="Version of the bundle; devices that check signatures refuse lower versions than they ran.",
+            show_default="next",
         ),
     ] = None,
     sign: SignOption = None,
@@ -151,9 +154,9 @@ def verify(
         print_json(report)
     else:
         stdout.print(
-            f"{bundle} is whole: {report.n_files} files as the manifest says, "
+            f"{bundle} is complete: {report.n_files} files match the manifest, "
             + (
-                "nothing of it was run; "
+                "no code of it was run; "
                 if report.smallest_cosine is None
                 else f"{report.n_golden} golden inputs give their gestures (smallest cosine "
                 f"{report.smallest_cosine:.5f}); "
@@ -224,7 +227,7 @@ def _answering_rows(manifest: "Manifest") -> list[tuple[str, str]]:
     index, head, rows = manifest.index, manifest.head, []
     if index is not None:
         graph = index.graph
-        searched = "searched whole" if graph is None else f"HNSW graph, m {graph.m}, ef {graph.ef}"
+        searched = "compared completely" if graph is None else f"HNSW graph, m {graph.m}, ef {graph.ef}"
         searched += "" if index.search == "auto" else f", as --index {index.search} asked"
         rows.append(("index", f"{index.n_prototypes} prototypes of {manifest.d_embed} numbers, {searched}"))
         rows.append(("penalty on trained gestures", f"{index.seen_penalty:g} off their cosines"))

@@ -55,7 +55,7 @@ class Form(StrEnum):
 _MOST = 9_999  # people, channels or repetitions of a set
 
 app = typer.Typer(help="Simulate, import, inspect and export recordings.", no_args_is_help=True)
-imports = typer.Typer(help="Import recordings of other data sets as sessions.", no_args_is_help=True)
+imports = typer.Typer(help="Import recordings of other data sets.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
 ForceOption = Annotated[
@@ -74,7 +74,10 @@ def synth(
         typer.Option(min=1, max=1_000_000, help="Number of simulated people; every fourth is held out for testing."),
     ] = 12,
     sessions_per_user: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Sessions of each person; the band is put on again for each.")
+        int,
+        typer.Option(
+            min=1, max=1_000_000, help="Sessions (wearings) of each person; the band is put on again for each."
+        ),
     ] = 2,
     seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds of each gesture in a session.")] = 10.0,
     seed: Annotated[
@@ -93,12 +96,12 @@ def synth(
         typer.Option(
             min=1,
             max=100,
-            help="Instead simulate sessions for eval --protocol live, with this many repetitions of each gesture.",
+            help="Simulate recordings for eval --protocol live instead, with this many repetitions of each gesture.",
         ),
     ] = None,
     force: ForceOption = False,
 ) -> None:
-    """Simulate people wearing the band: EMG and pose from an anatomical hand model, as emg2pose sessions."""
+    """Simulate people wearing the band: EMG and pose from an anatomical hand model, as emg2pose files."""
     from cpep_train.prompted import synthesise_prompted
     from cpep_train.simulation import synthesise_corpus
 
@@ -123,7 +126,7 @@ def synth(
     stdout.print(out)
 
 
-Source = Annotated[Path, typer.Argument(help="Folder of the set, as published; folders in it are searched.")]
+Source = Annotated[Path, typer.Argument(help="Folder of the data set as published; its subfolders are searched.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 
 
@@ -217,9 +220,9 @@ def import_ninapro(
     source: Source,
     out: Out,
     database: Annotated[Database, typer.Option(help="Which Ninapro database it is.")],
-    subjects: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; all that are there without it.")] = "",
+    subjects: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7; default: all.")] = "",
     undo_lag: Annotated[
-        bool, typer.Option("--undo-lag", help="Move poses earlier by what the glove lags behind the EMG.")
+        bool, typer.Option("--undo-lag", help="Move poses earlier by the time that the glove lags behind the EMG.")
     ] = False,
     *,
     advance: "Progress",
@@ -234,7 +237,7 @@ def import_ninapro(
 
 @_import_command("myo-wrist")
 def import_myo_wrist(source: Source, out: Out, *, advance: "Progress", **writing: Any) -> "ImportSummary":
-    """Import the myo-readings-dataset: one Myo, eight classes, several donnings a person, no pose."""
+    """Import the myo-readings-dataset: one Myo, eight classes, several wearings per person, no pose."""
     from cpep_train.import_myo import import_myo_wrist as bring
 
     return bring(source, out, advance, **writing)
@@ -250,7 +253,9 @@ def import_myo_longterm(source: Source, out: Out, *, advance: "Progress", **writ
 
 @_import_command("csv")
 def import_csv(
-    column_map: Annotated[Path, typer.Argument(help="TOML: rate, columns, files; see cpep_train.import_csv.")],
+    column_map: Annotated[
+        Path, typer.Argument(help="TOML: rate, columns, files; see `train/cpep_train/import_csv.py`.")
+    ],
     out: Out,
     *,
     advance: "Progress",
@@ -266,18 +271,22 @@ def import_csv(
 def import_files(
     sources: Annotated[list[Path], typer.Argument(help="Files: EDF, BDF, XDF, OpenSignals HDF5, OpenBCI, Delsys.")],
     out: Out,
-    user: Annotated[str, typer.Option(help="Whose they are; without it, the folder a file lies in.")] = "",
-    session: Annotated[str, typer.Option(help="Without it, a file's name.")] = "",
-    stage: Annotated[str, typer.Option(help="The gesture of what no annotation or marker labels.")] = "",
+    user: Annotated[str, typer.Option(help="Name of the person; default: the name of the file's folder.")] = "",
+    session: Annotated[str, typer.Option(help="Name of the session; default: the file's name.")] = "",
+    stage: Annotated[str, typer.Option(help="Gesture of the signal without annotation or marker.")] = "",
     side: Annotated[Side, typer.Option(help="Which wrist.")] = Side.unknown,
-    split: Annotated[Split, typer.Option(help="Of repetitions that are in no other.")] = Split.train,
-    test_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 3 or 5-6.")] = "",
-    val_repetitions: Annotated[str, typer.Option(help="Of each gesture in a file, such as 2.")] = "",
+    split: Annotated[Split, typer.Option(help="Split of all other repetitions.")] = Split.train,
+    test_repetitions: Annotated[
+        str, typer.Option(help="Repetitions of each gesture for the test split, such as 3 or 5-6.")
+    ] = "",
+    val_repetitions: Annotated[
+        str, typer.Option(help="Repetitions of each gesture for the val split, such as 2.")
+    ] = "",
     *,
     advance: "Progress",
     **writing: Any,
 ) -> "ImportSummary":
-    """Import recordings as the software of amplifiers writes them; what a file holds decides how it is read."""
+    """Import files of amplifier software (EDF, BDF, XDF, ...); the content of a file tells its format."""
     from cpep_train import import_files as importer
 
     about = importer.FileChoices(
@@ -296,13 +305,15 @@ def import_files(
 def import_libemg(
     source: Source,
     out: Out,
-    sample_rate_hz: Annotated[float, typer.Option(min=1, help="Samples a second; the files do not say.")],
-    test_repetitions: Annotated[str, typer.Option(help="Such as 4-5; the last without it.")] = "",
+    sample_rate_hz: Annotated[float, typer.Option(min=1, help="Samples per second, which the files do not contain.")],
+    test_repetitions: Annotated[
+        str, typer.Option(help="Repetitions for the test split, such as 4-5; default: the last.")
+    ] = "",
     *,
     advance: "Progress",
     **writing: Any,
 ) -> "ImportSummary":
-    """Import a folder that LibEMG filled: R_<repetition>_C_<class>, one file each, no pose."""
+    """Import a folder written by LibEMG: files R_<repetition>_C_<class>, no pose."""
     from cpep_train.import_files import import_libemg as bring
 
     tested = _numbers(test_repetitions, "--test-repetitions", least=0) if test_repetitions else []
@@ -343,10 +354,10 @@ def _print_import(summary: "ImportSummary", out: Path, dry_run: bool, as_json: b
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="Corpus folder or session file.")],
+    path: Annotated[Path, typer.Argument(help="Corpus folder or recording.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check a corpus or a session: what it holds, and what is broken."""
+    """Check a corpus or a recording: what it contains, and what is broken."""
     from cpep_train.corpus import corpus_info
 
     with progress("reading") as advance:
@@ -378,18 +389,18 @@ def info(
 
 @app.command()
 def export(
-    path: Annotated[Path, typer.Argument(help="Session file, or corpus folder: each of its recordings.")],
-    out: Annotated[Path, typer.Argument(help="File to write; of a corpus, the folder.")],
+    path: Annotated[Path, typer.Argument(help="Recording, or corpus folder for all of its recordings.")],
+    out: Annotated[Path, typer.Argument(help="File to write; for a corpus, the folder.")],
     form: Annotated[
         Form | None,
         typer.Option(
             "--format",
-            help="edf is EDF+: EMG and the label, 16 bits.",
+            help="Format; edf is EDF+ with EMG and label, 16 bits.",
             show_default="of a session the ending of the file's name, of a corpus edf",
         ),
     ] = None,
 ) -> None:
-    """Write sessions for other software: EDF+, CSV or Parquet."""
+    """Write recordings for other software: EDF+, CSV or Parquet."""
     from cpep_train.corpus import Corpus
     from cpep_train.export_sessions import export_session
 
@@ -416,7 +427,7 @@ def pack(
     data: Annotated[Path, typer.Argument(help="Corpus folder.")],
     out: Annotated[Path, typer.Argument(help="Folder to write: metadata.csv, shards.json and the shards.")],
     url: Annotated[str, typer.Option(help="Where you will put the shards: s3://bucket/folder, gs://, https://.")] = "",
-    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, about.")] = 256,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Approximate size of a shard in MB.")] = 256,
 ) -> None:
     """Pack a corpus into shards that training can stream from object storage."""
     from cpep_train.packing import pack_corpus
@@ -430,10 +441,10 @@ def pack(
 
 @app.command()
 def view(
-    session: Annotated[Path, typer.Argument(help="Session file.")],
-    out: Annotated[Path | None, typer.Option(help="PNG to write; without it, beside the session.")] = None,
+    session: Annotated[Path, typer.Argument(help="Recording.")],
+    out: Annotated[Path | None, typer.Option(help="PNG to write; default: beside the recording.")] = None,
 ) -> None:
-    """Draw a session as a picture: signal, spectrum, label and pose."""
+    """Draw a recording as a picture: signal, spectrum, label and pose."""
     from cpep_train.session_view import draw_session
 
     picture = out or session.with_suffix(".png")

@@ -151,9 +151,9 @@ def _markdown(report: DemoReport, pictures: Sequence[str]) -> str:
         (
             "# cpep-edge demo",
             report.verdict,
-            "All figures are from **simulated people**; they say that the loop works, not how well real EMG is read. "
+            "All figures are from **simulated people**; they show that the loop works, not its accuracy on real EMG. "
             f"Recipe `{provenance.recipe}`, seed {provenance.seed}, commit `{provenance.git_commit or 'unknown'}`, "
-            f"{report.duration_s:.0f} s. Accuracy is balanced, of people held out of training, with a 95 % bootstrap "
+            f"{report.duration_s:.0f} s. Balanced accuracy on people held out of training, with a 95 % bootstrap "
             "interval over people.",
             _table(("", "figure", ""), report.rows()),
             "## The replay",

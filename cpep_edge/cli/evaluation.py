@@ -49,7 +49,7 @@ def evaluate(
     """Evaluate a run on people and gestures that it was not trained on, after a check for leakage."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if as_csv and (as_json or protocol is Asked.live):
-        raise typer.BadParameter("give it without --json, and with another protocol than live", param_hint="--csv")
+        raise typer.BadParameter("it cannot be used with --json or --protocol live", param_hint="--csv")
     if protocol is Asked.live:
         from cpep_edge.cli.live_evaluation import evaluate_bundle
 
@@ -146,4 +146,6 @@ def _print_retrieval(found: "Sequence[Retrieval]") -> None:
     ]
     header = ("people", "gestures", "at 1", "at 5", "at 10", "own at 10", "CKA")
     print_table("retrieval: recall of a pose of the gesture (chance)", header, rows)
-    stdout.print("own: of the window's own moment among all of its kind; CKA: linear, EMG with pose")
+    stdout.print(
+        "own: recall of the pose of the window itself among all poses; CKA: linear, between EMG and pose embeddings"
+    )

@@ -77,7 +77,9 @@ def add(
     from_session: Annotated[
         Path | None, typer.Option(help="A few seconds of EMG of the gesture, from cpep-edge record.")
     ] = None,
-    profile: Annotated[Path | None, typer.Option(help="Calibration of that session, from cpep-edge calibrate.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Calibration of that recording, from cpep-edge calibrate.")
+    ] = None,
     key: KeyOption = None,
     trust: TrustOption = False,
     sign: SignOption = None,
@@ -99,13 +101,13 @@ def add(
             manifest = add_gesture(opened, name, prototypes_from_pose(opened, from_pose), "pose file", signing_key)
         elif from_session is not None:
             if before.calibration and profile is None and before.worn is None:
-                stderr.print("the bundle was made for calibrated sessions: give the session's --profile")
+                stderr.print("the bundle expects calibrated signal: give the --profile of this recording")
             donning = None if profile is None else load_profile(profile).donning(before)
             enrolled = add_from_session(opened, name, from_session, donning, signing_key)
             manifest = enrolled.manifest
             if enrolled.won < CAN_WIN:
                 stderr.print(
-                    f"{printable(name)} will hardly be decided on: {1 - enrolled.won:.0%} of the recording's later "
+                    f"{printable(name)} will hardly ever be decided: {1 - enrolled.won:.0%} of the recording's later "
                     f"half is taken for others, most for {printable(enrolled.taken_for)}: choose another movement",
                     soft_wrap=True,
                 )
@@ -119,7 +121,7 @@ def add(
 def rename(
     bundle: BundleArgument,
     name: Annotated[str, typer.Argument(help="The gesture's label, as `list` shows it.")],
-    called: Annotated[str, typer.Argument(help='What people read from now on; "" takes what the label says.')],
+    called: Annotated[str, typer.Argument(help='New name to show; "" shows the label again.')],
     key: KeyOption = None,
     trust: TrustOption = False,
     sign: SignOption = None,
@@ -133,7 +135,7 @@ def rename(
     with OpenBundle.to_edit(bundle, key, trust=trust) as opened:
         manifest = rename_gesture(opened, name, called, signing_key)
     tell_unsigned(opened.bundle.manifest.signer, manifest.signer)
-    stdout.print(f"{bundle}, version {manifest.version}: {name} reads {printable(manifest.shown(name))}")
+    stdout.print(f"{bundle}, version {manifest.version}: {name} is shown as {printable(manifest.shown(name))}")
 
 
 @app.command("remove")

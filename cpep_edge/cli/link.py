@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    sessions: Annotated[list[Path], typer.Argument(help="emg2pose session files, played back to back.")],
+    sessions: Annotated[list[Path], typer.Argument(help="emg2pose recordings, played back to back.")],
     link: Annotated[Path | None, typer.Option(help="Make a symbolic link with this name to the pty.")] = None,
     speed: Annotated[float, typer.Option(min=0.01, max=1000.0, help="Playback speed; 2 is twice real time.")] = 1.0,
     loss: Annotated[float, typer.Option(min=0, max=1, help="Probability that a frame is lost.")] = 0.0,
     corrupt: Annotated[float, typer.Option(min=0, max=1, help="Probability that a frame is damaged.")] = 0.0,
     device: Annotated[
-        str, typer.Option(help="Device to simulate: cpep, cyton, cyton-daisy, chords, or a device profile.")
+        str, typer.Option(help="Device to simulate: cpep, cyton, cyton-daisy, chords, or a board profile.")
     ] = "cpep",
     firmware: Annotated[
         bool, typer.Option("--firmware", help="Run the band's own C firmware, which is built on first use.")
@@ -39,12 +39,12 @@ def simulate(
         float,
         typer.Option(min=-100_000.0, max=100_000.0, help="Clock error of the device in ppm; positive runs fast."),
     ] = 0.0,
-    once: Annotated[bool, typer.Option("--once", help="Stop after the last session; default: start over.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the last recording; default: start over.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random faults.")] = 0,
     key: KeyOption = None,
     trust: TrustOption = False,
 ) -> None:
-    """Simulate a wristband: play recorded sessions on a pty, byte for byte as a band sends them."""
+    """Simulate a wristband: play recordings on a pty, byte for byte as a band sends them."""
     from cpep_bridge.simulated_boards import simulate_device
     from cpep_edge.bundle import Bundle
     from cpep_edge.session import Session
@@ -78,7 +78,7 @@ def simulate(
 def record(
     port: Annotated[str | None, PortOption] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Session file to write; with --prompt, corpus folder to write.")
+        Path | None, typer.Option(help="File to write, NAME.hdf5; with --prompt, corpus folder to write.")
     ] = None,
     device: Device = "cpep",
     device_config: DeviceConfig = None,
@@ -95,7 +95,7 @@ def record(
     stage: Annotated[str, typer.Option(help="Gesture label of a recording without prompts.")] = "unconstrained",
     user: Annotated[str, typer.Option(help="Who wears the band.")] = "user",
     session: Annotated[
-        str, typer.Option(help="Name of this session, from putting the band on to taking it off.")
+        str, typer.Option(help="Name of this wearing, from putting the band on to taking it off.")
     ] = "session",
     side: Annotated[Literal["left", "right"], typer.Option(help="Which arm.")] = "right",
     reconnect_s: Reconnect = 30.0,
@@ -107,12 +107,12 @@ def record(
         typer.Option(help="Also save every byte of the line as a pcap file; --port file://PATH plays it again."),
     ] = None,
     recover: Annotated[
-        Path | None, typer.Option(help="Restore the session from the .part file that a killed recording left behind.")
+        Path | None, typer.Option(help="Make the recording from the .part file that a killed `record` left behind.")
     ] = None,
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as one JSON object.")] = False,
 ) -> None:
-    """Record a wristband as emg2pose sessions; if the program is killed, at most the last second is lost."""
+    """Record a wristband as emg2pose files; if the program is killed, at most the last second is lost."""
     from cpep_bridge import recording
     from cpep_bridge.devices import open_source
     from cpep_bridge.prompts import METADATA, list_finished, load_prompts, record_prompts
@@ -217,7 +217,7 @@ def doctor(
 
 
 def soak(
-    seconds: Annotated[float, typer.Option(min=1.0, help="Of signal.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of signal.")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="Folder for soak.json and soak.md.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the signal and the faults.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,

@@ -71,7 +71,7 @@ def live(
     if on_device and (web or any(value is not None for value in (record, hop_ms, seconds, device_config, *gates))):
         raise typer.BadParameter(
             "the band decides by itself: only --port, --timeout-s, --baud, --boot-s, --reconnect-s, --profile, "
-            "--sink and --json go along"
+            "--sink and --json can be used"
         )
     prepared = run_live(
         bundle,
@@ -124,13 +124,13 @@ def live(
 
 
 def replay(
-    recording: Annotated[Path, typer.Argument(help="Folder of live --record, or a session file.")],
+    recording: Annotated[Path, typer.Argument(help="Folder of live --record, or a recording.")],
     bundle: BundlePath,
     key: KeyOption = None,
     trust: TrustOption = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Print JSON lines, as live does.")] = False,
 ) -> None:
-    """Recognise gestures in a recorded run; the same bundle gives the same decisions, bit for bit."""
+    """Recognise gestures in a recorded run; the same bundle gives exactly the same decisions."""
     from cpep_edge.bundle import Bundle
     from cpep_edge.live_recording import is_of_bundle
     from cpep_edge.live_recording import replay as decide
@@ -192,12 +192,12 @@ def calibrate(
         )
     for electrode, factor in odd_electrodes(measured, manifest.level_pattern).items():
         strength = f"{factor:.1f} times stronger" if factor > 1 else f"{1 / factor:.1f} times weaker"
-        stderr.print(f"electrode {electrode} is {strength} than usual: check how it touches the skin")
+        stderr.print(f"electrode {electrode} is {strength} than usual: check its contact with the skin")
     if measured.dead:
-        stderr.print(f"electrodes that carry nothing: {', '.join(str(electrode + 1) for electrode in measured.dead)}")
+        stderr.print(f"electrodes without signal: {', '.join(str(electrode + 1) for electrode in measured.dead)}")
     if measured.order != tuple(range(len(measured.order))):
         ring = ", ".join(str(electrode + 1) for electrode in measured.order)
-        stderr.print(f"the band sits turned: its electrodes {ring} take the places of the first to the last")
+        stderr.print(f"the band is turned: its electrodes {ring} are used as the first to the last")
     save_profile(measured, out)
     stdout.print(out)
 

@@ -13,7 +13,7 @@ MinConfidence = Annotated[
         rich_help_panel=_DECISIONS,
         min=0,
         max=1,
-        help="Let a gesture begin only with this share of the votes; while it lasts it needs none.",
+        help="Share of the votes that a gesture needs to begin; it needs none to continue.",
         show_default="the bundle's",
     ),
 ]
@@ -22,7 +22,7 @@ DebounceMs = Annotated[
     typer.Option(
         rich_help_panel=_DECISIONS,
         min=0,
-        help="Time in ms for which a gesture must be seen before it is decided on.",
+        help="Time in ms that a gesture must last before it is decided.",
         show_default="the bundle's",
     ),
 ]
@@ -31,11 +31,11 @@ RefractoryMs = Annotated[
     typer.Option(
         rich_help_panel=_DECISIONS,
         min=0,
-        help="Time in ms after a gesture before another can be decided on.",
+        help="Time in ms after a gesture before another can be decided.",
         show_default="the bundle's",
     ),
 ]
-Profile = Annotated[Path | None, typer.Option(help="Calibration of this session, written by cpep-edge calibrate.")]
+Profile = Annotated[Path | None, typer.Option(help="Calibration of this wearing, written by cpep-edge calibrate.")]
 Web = Annotated[bool, typer.Option("--web", help="Serve a page that shows the run in a browser.")]
 Seconds = Annotated[float | None, typer.Option(min=0.1, help="Stop after this many seconds of signal.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print JSON lines: one for each decision, then a summary.")]

@@ -14,7 +14,7 @@ PortOption = typer.Option(envvar="CPEP_PORT", help=PORT_HELP)
 Port = Annotated[str, PortOption]
 Device = Annotated[
     str,
-    typer.Option(help="Device type: a driver, or a device profile by name or path; `cpep-edge devices` lists them."),
+    typer.Option(help="Device type: a driver, or a board profile by name or path; `cpep-edge devices` lists them."),
 ]
 _LINK = "Link to the band"
 

@@ -28,7 +28,7 @@ def list_recipes(as_json: AsJson = False) -> None:
         stdout.print(kind, style="bold")
         for name, text in of.items():
             stdout.print(f"  {name:<18} {text}", markup=False, soft_wrap=True)
-    stdout.print("a variant goes over a recipe by a plus sign: cpep-edge train demo+augmented --data CORPUS --out RUN")
+    stdout.print("add a variant to a recipe with a plus sign: cpep-edge train demo+augmented --data CORPUS --out RUN")
 
 
 @app.command()

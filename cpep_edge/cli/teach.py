@@ -46,7 +46,7 @@ def teach(
     trained: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Start from this trained bundle: its encoder is used if it helps, its gestures stay."
+            "--from", help="Start from this trained bundle: its gestures stay, and its encoder is used if it helps."
         ),
     ] = None,
     others: Annotated[
@@ -57,7 +57,7 @@ def teach(
             show_default="yes, without --from",
         ),
     ] = None,
-    live: Annotated[bool, typer.Option("--live/--no-live", help="Start recognising when the lesson is over.")] = True,
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Start recognising after teaching.")] = True,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Stop recognising after this many seconds of signal.")
     ] = None,
@@ -138,7 +138,7 @@ def _tell_stopped(bundle: Path, kept: Path) -> None:
 
     before = f"{bundle} is as it was, and " if (bundle / MANIFEST_FILE).is_file() else ""
     stderr.print(
-        f"\nstopped; {before}what was recorded is in {kept}: the same command goes on"
+        f"\nstopped; {before}what was recorded is in {kept}: the same command continues"
         if kept.exists()
         else "\nstopped before anything was recorded",
         soft_wrap=True,
@@ -148,9 +148,9 @@ def _tell_stopped(bundle: Path, kept: Path) -> None:
 def _tell_next(bundle: str, named: str) -> None:
     """How to go on another day; named: the options by which the band is reached."""
     again = f"cpep-edge calibrate {bundle} {named} --force"  # in the place of the last wearing's profile
-    stderr.print(f"from now on: cpep-edge live {bundle} {named}", soft_wrap=True)
-    stderr.print(f"when the band was put on anew, first: {again}", soft_wrap=True)
-    stderr.print("and then give live what that wrote: --profile profile.json", soft_wrap=True)
+    stderr.print(f"next time: cpep-edge live {bundle} {named}", soft_wrap=True)
+    stderr.print(f"after putting the band on again, first run: {again}", soft_wrap=True)
+    stderr.print("and then add to live: --profile profile.json", soft_wrap=True)
 
 
 def _names(given: str | None) -> tuple[str, ...]:
@@ -182,11 +182,11 @@ def _lead(teaching: "Teaching", blocks: "Iterator[Block]") -> None:
             if block is None:
                 raise CpepError(
                     f"the band ended its stream; {teaching.recordings.folder} keeps what was recorded, and the same "
-                    "command goes on"
+                    "command continues"
                 )
             for event in teaching.feed(block):
                 if isinstance(event, Again) and (event.given_up or not show.draws):
-                    what = "is left out" if event.given_up else "once more"
+                    what = "is left out" if event.given_up else "again"
                     stderr.print(f"{printable(event.step.gesture)} {what}: {event.reason}", soft_wrap=True)
             show(teaching.cue)
 
@@ -296,7 +296,7 @@ def _tell(bundle: Path, taught: "Taught", n: int, named: str, json_lines: bool) 
         )
         return
     own = [gesture for gesture in taught.gestures if gesture not in (taught.rest, UNKNOWN)]
-    others = ", and what is no gesture" if UNKNOWN in taught.gestures else ""
+    others = ", and what is not a gesture" if UNKNOWN in taught.gestures else ""
     stdout.print(
         f"{name}: taught {printable(', '.join(own), 500)} and rest{others}, from {n} repetitions", soft_wrap=True
     )
@@ -308,39 +308,39 @@ def _findings(taught: "Taught", command: str) -> Iterator[str]:
     """command: that records further repetitions"""
     judgement = taught.judgement
     if taught.base is not None:
-        yield f"reads {taught.reads} of the trained bundle; its poses answer where nothing that was taught fits"
+        yield f"uses {taught.reads} of the trained bundle; its poses answer where no taught gesture fits"
     for passed in taught.passed_over:
-        yield f"passed over: {passed}"
+        yield f"not used: {passed}"
     if judgement is None:
-        yield f"too few repetitions to say how well it reads; add some: {command} --repetitions 3"
+        yield f"too few repetitions to estimate its accuracy; add some: {command} --repetitions 3"
         return
     yield (
-        f"asked about repetitions that it was not taught by, it reads {judgement.accuracy:.0%} of the windows right "
-        f"(somewhere from {judgement.low:.0%} to {judgement.high:.0%}) and decides rightly on "
+        f"on repetitions that it was not taught with, it recognises {judgement.accuracy:.0%} of the windows "
+        f"(between {judgement.low:.0%} and {judgement.high:.0%}) and decides correctly on "
         f"{judgement.decided:.0%} of the repetitions"
     )
     for one, other in judgement.same:
         if UNKNOWN in (one, other):
             again = f"{command} --again {UNKNOWN}"
-            yield f"{one if other == UNKNOWN else other} is among the other movements: record those anew: {again}"
+            yield f"{one if other == UNKNOWN else other} is among the other movements: record those again: {again}"
             continue
-        yield f"{one} and {other} are the same movement to these electrodes: leave one out with --without {other}"
+        yield f"{one} and {other} look the same to these electrodes: remove one with --without {other}"
     if judgement.confused is not None and judgement.confused[:2] not in judgement.same:
         one, other, share = (*map(_said, judgement.confused[:2]), judgement.confused[2])
         of_two = [(judgement.without[name], name) for name in (one, other) if name in judgement.without]
         gain = max((pair for pair in of_two if pair[1] != taught.rest), default=None)
         without = "" if gain is None else f"; without {gain[1]} {gain[0]:.0%} would be right"
-        yield f"most easily confused: {one} and {other}, {share:.0%} of their windows{without}"
+        yield f"most often confused: {one} and {other}, {share:.0%} of their windows{without}"
     for name in judgement.cannot_win:
-        yield f"{name} is hardly ever decided on: repeat it with --again {name}, or leave it out with --without {name}"
+        yield f"{name} is hardly ever decided: repeat it with --again {name}, or remove it with --without {name}"
     if judgement.with_one_more is not None:
         own = [pair for pair in judgement.recall.items() if pair[0] not in (taught.rest, UNKNOWN)]
         weakest = min(own, key=lambda pair: pair[1])[0]
-        yield f"with one repetition more of each about {judgement.with_one_more:.0%} would be right"
+        yield f"with one more repetition of each about {judgement.with_one_more:.0%} would be right"
         yield f"{weakest} needs it most: {command} --again {shlex.quote(weakest)}"
     if taught.quiet:
         electrodes = ", ".join(map(str, taught.quiet))
-        yield f"electrodes that carry nothing: {electrodes}; check how they touch the skin"
+        yield f"electrodes without signal: {electrodes}; check their contact with the skin"
 
 
 def _said(gesture: str) -> str:

@@ -93,7 +93,7 @@ def sweep(
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{seeds!r} is no list of whole numbers", param_hint="--seeds") from None
+        raise typer.BadParameter(f"{seeds!r} is not a list of whole numbers", param_hint="--seeds") from None
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise typer.BadParameter(f"{seeds!r} names a seed twice, or one below zero", param_hint="--seeds")
     machine = this_machine()

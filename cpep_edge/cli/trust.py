@@ -27,20 +27,22 @@ TrustOption = Annotated[
     typer.Option(
         "--trust",
         rich_help_panel=_TRUST,
-        help="Allow this bundle's code to run here from now on, although no key signed it.",
+        help="Allow this bundle's code to run here from now on, although it is not signed by a trusted key.",
     ),
 ]
 SignOption = Annotated[Path | None, typer.Option("--sign", help="Sign the bundle with this secret key.")]
 
 
 def keygen(
-    out: Annotated[Path, typer.Argument(help="File for the secret key; the public one goes beside it, as OUT.pub.")],
+    out: Annotated[Path, typer.Argument(help="File for the secret key; the public key is written to OUT.pub.")],
 ) -> None:
     """Make a pair of Ed25519 keys: a secret one to sign bundles, and a public one for devices to check them."""
     from cpep_edge.trust import generate_keys
 
     public = generate_keys(out)
-    stdout.print(f"{out} signs and stays secret; {public.file} goes on the devices. Fingerprint {public.fingerprint}.")
+    stdout.print(
+        f"{out} is the secret key, to sign with; copy {public.file} to the devices. Fingerprint {public.fingerprint}."
+    )
 
 
 def sign(
@@ -66,7 +68,7 @@ def root(
     out: Annotated[Path, typer.Argument(help="Root file to write; an existing one gets its next version.")],
     sign: Annotated[
         list[Path],
-        typer.Option("--sign", help="Secret root key to sign with; when root keys change, one old and one new."),
+        typer.Option("--sign", help="Secret root key to sign with; if root keys change, give an old and a new one."),
     ],
     allow: Annotated[
         list[Path] | None,
@@ -105,10 +107,10 @@ def trust(
         raise CpepError("there is no place for the root file of a user without a home: set XDG_CONFIG_HOME to a folder")
     place = configuration / ROOT_FILE
     installed = install_root(root_file, place)
-    stdout.print(f"{place}, version {installed.version}, says whose bundles run here")
+    stdout.print(f"{place}, version {installed.version}, lists the keys whose bundles run here")
 
 
 def tell_unsigned(was: str | None, now: str | None) -> None:
     """Say it when a change has cost a bundle its signature."""
     if was is not None and now is None:
-        stderr.print("the bundle was signed and no longer is: sign it with cpep-edge sign, or give --sign next time")
+        stderr.print("the bundle lost its signature: sign it again with cpep-edge sign, or add --sign next time")

@@ -36,12 +36,12 @@ def try_out(
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="Stop after this many seconds of signal.")] = None,
     web_host: Annotated[
-        str, typer.Option(help="Address of the page; with 0.0.0.0 a phone can open it, by the code in the terminal.")
+        str, typer.Option(help="Address of the page; with 0.0.0.0 a phone can open it with the code in the terminal.")
     ] = "127.0.0.1",
     web_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 chooses a free one.")] = 8765,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
-    """See it work: a simulated wearer teaches five gestures and makes them; a page shows the hand."""
+    """Try it without a band: a simulated wearer teaches five gestures and makes them; a page shows the hand."""
     from cpep_bridge.simulator import SimulatedBand
     from cpep_edge.cli.live import live
     from cpep_edge.errors import ConfigError
@@ -108,7 +108,7 @@ def tell_what_next(why: str) -> None:
     stderr.print(Text.assemble("\nNow ", why, ":"))
     for command, what in (
         ("cpep-edge devices", "find your band"),
-        ("cpep-edge teach MINE.cpep --port PORT", "your own gestures, in two minutes"),
-        ("cpep-edge live MINE.cpep --port PORT --web", "the page of your own hand"),
+        ("cpep-edge teach MINE.cpep --port PORT", "teach your own gestures, in two minutes"),
+        ("cpep-edge live MINE.cpep --port PORT --web", "see your own hand on the page"),
     ):
         stderr.print(Text.assemble("    ", (f"{command:46}", "bold"), what), soft_wrap=True)

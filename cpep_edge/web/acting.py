@@ -245,7 +245,7 @@ class Acting:
             listed = [Prompt(stage=name, seconds=wish.seconds, repeat=wish.repetitions) for name in wish.gestures]
         except ValidationError as error:
             name = error.errors()[0]["input"]
-            raise ConfigError(f"{name!r} goes into a file's name: use letters, figures, - and _") from error
+            raise ConfigError(f"{name!r} is used in a file name: use letters, digits, - and _") from error
         prompts = PromptList(rest_s=wish.rest_s, prompt=listed)
         n_steps = len(prompts.steps())
 
@@ -461,7 +461,7 @@ class Acting:
             manifest, path = self._bundle.manifest, self._bundle.path
             if manifest.signer is not None:
                 raise ConfigError(
-                    f"{manifest.name} is signed, and a page has no key to sign it anew: use cpep-edge gestures with "
+                    f"{manifest.name} is signed, and a page has no key to sign it again: use cpep-edge gestures with "
                     "--sign"
                 )
             with OpenBundle.to_edit(path) as opened:

@@ -45,7 +45,7 @@ class BoundedConnection(H11Protocol):
         h11 lets characters through that websockets does not take, and uvicorn falls over such a refusal.
         """
         if not all(value.decode("latin-1").isprintable() for _, value in self.headers):
-            self.send_400_response("a header holds what is no character")
+            self.send_400_response("a header holds what is not a character")
             return
         self._let_go()
         super().handle_websocket_upgrade(event)

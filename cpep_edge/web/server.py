@@ -155,10 +155,10 @@ class ViewServer:
             async for part in request.stream():
                 content += part
                 if len(content) > _MOST_ASKED:
-                    raise ConfigError("that is more than a page has to say")
+                    raise ConfigError("the request is too long")
             asked = parse_json(content or b"{}")
             if not isinstance(asked, dict):
-                raise ConfigError("what is asked is no JSON object")
+                raise ConfigError("the request is not a JSON object")
             answer = await run_in_threadpool(self._acting.act, request.path_params["name"], asked)
         except (CpepError, ValueError, OSError) as error:
             return JSONResponse({"error": printable(str(error), _LONGEST_ERROR)}, 409)
@@ -295,7 +295,7 @@ def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvic
         from cpep_edge.web.connections import HEADER_BYTES, MOST_CONNECTIONS, BoundedConnection
     except ImportError as error:
         server._socket.close()
-        raise ConfigError("the page needs packages more: run pip install 'cpep-edge[web]'") from error
+        raise ConfigError("the page needs more packages: run pip install 'cpep-edge[web]'") from error
     routes = [
         Route("/", server.file),
         Route("/{name}", server.file),

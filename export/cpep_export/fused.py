@@ -90,7 +90,7 @@ class PatchLayer(nn.Module):
         super().__init__()
         patch = encoder.patch
         if patch.bias is None:
-            raise ValueError("the patch layer has no bias, so this is no encoder of cpep_train.model")
+            raise ValueError("the patch layer has no bias, so this is not an encoder of cpep_train.model")
         self.rectified = encoder.config.front_end == "rectified"
         self.n_channels = patch.in_channels
         self.patch_samples = encoder.config.patch_samples

@@ -386,7 +386,7 @@ class Band:
                     "sample_index count different times, see PROTOCOL.md"
                 )
             if self._restarts.is_first:
-                _log.warning("%s began to count anew without saying so; its stream begins anew", self.identity.model)
+                _log.warning("%s restarted its counter without a message; a new stream begins", self.identity.model)
             self._begin()
 
     def _contradicts_itself(self, frame: Data) -> bool:
@@ -449,7 +449,7 @@ class Band:
     def _restart(self, said: Info) -> None:
         """Go on after the band lost its memory; what it sent in vain before that, nobody knows any more."""
         self._check_same(said)
-        _log.warning("%s restarted; its stream begins anew", said.model)
+        _log.warning("%s restarted; a new stream begins", said.model)
         self._begun = False
         self._know(said)
         self.clock = DeviceClock()

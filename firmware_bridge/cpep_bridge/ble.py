@@ -146,7 +146,7 @@ async def _find_by_bleak(name: str, device: GattDevice, timeout_s: float, left: 
     try:
         import bleak
     except ImportError as error:
-        raise ConfigError(f"Bluetooth needs a package more: run pip install 'cpep-edge[ble]' ({error})") from error
+        raise ConfigError(f"Bluetooth needs another package: run pip install 'cpep-edge[ble]' ({error})") from error
 
     def is_it(found: Any, advertised: Any) -> bool:
         said = advertised.local_name or found.name or ""

@@ -242,7 +242,7 @@ def find_profile(device: str) -> BoardProfile | None:
         return load_profile(shipped)
     if device.endswith(".toml"):
         if not Path(device).is_file():
-            raise ConfigError(f"there is no profile {device}; shipped are {', '.join(shipped_profiles())}")
+            raise ConfigError(f"there is no board profile {device}; choose one of {', '.join(shipped_profiles())}")
         return load_profile(Path(device))
     return None
 

@@ -226,8 +226,8 @@ class Board:
         line, ago, counts = self._opened().line, f"{self._patience.timeout_s:g} s", self.counts
         if self._patience.is_booting and self._first:
             return LinkTimeout(
-                f"what is on {line.name} is no {self.info.name}, or runs at another speed: nothing that it sent is a "
-                f"sample, beginning with {quoted(self._first)}"
+                f"the device on {line.name} is not a {self.info.name}, or runs at another speed: nothing that it "
+                f"sent is a sample, beginning with {quoted(self._first)}"
             )
         if self._patience.is_booting:
             return LinkTimeout(
@@ -270,7 +270,7 @@ class Board:
                 f"{self.info.name}, or its profile has the wrong place, byte order, modulus or kind of counter"
             )
         if self._restarts.is_first:
-            _log.warning("%s began to count anew, as after a reset; a new stream begins", self.info.name)
+            _log.warning("%s restarted its counter, as after a reset; a new stream begins", self.info.name)
 
     def _block(self, values: NDArray[np.float32], number: int, host_t_s: float, stamp_s: float | None) -> Block:
         stream = self._met()

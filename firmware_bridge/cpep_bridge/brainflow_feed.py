@@ -120,7 +120,7 @@ def _brainflow() -> Any:
         from brainflow import board_shim
     except ImportError as error:
         raise ConfigError(
-            f"BrainFlow needs a package more: run pip install 'cpep-edge[brainflow]' ({error})"
+            f"BrainFlow needs another package: run pip install 'cpep-edge[brainflow]' ({error})"
         ) from error
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # said when it loads its library
     return board_shim

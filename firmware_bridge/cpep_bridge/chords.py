@@ -122,8 +122,8 @@ class Chords:
             if not said or not said[-1].isprintable():
                 raise
             raise LinkError(
-                f"the board on {talk.line.name} calls itself {printable(said[-1])!r}, which is no Chords board known "
-                f"here: known are {', '.join(sorted(BOARDS))}"
+                f"the board on {talk.line.name} calls itself {printable(said[-1])!r}, which is not a known Chords "
+                f"board; known are {', '.join(sorted(BOARDS))}"
             ) from error
         board = BOARDS[name]
         info = StreamInfo(f"Chords {name}", board.n_channels, board.sample_rate_hz, unit="count")

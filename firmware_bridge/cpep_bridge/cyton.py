@@ -120,4 +120,4 @@ def _check_answer(said: str, port: str) -> None:
     if said.strip().startswith("Failure"):
         raise LinkError(f"the dongle on {port} works, but the Cyton does not answer it: switch the board to PC")
     if "OpenBCI" not in said and "ADS1299" not in said:
-        raise LinkError(f"what is on {port} is no OpenBCI Cyton: it answered {printable(said.strip(), 60)!r}")
+        raise LinkError(f"the device on {port} is not an OpenBCI Cyton: it answered {printable(said.strip(), 60)!r}")

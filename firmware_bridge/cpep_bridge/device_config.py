@@ -94,15 +94,15 @@ class FittedSource(Relayed):
             named = ", ".join(map(str, missing))
             raise ConfigError(
                 f"the device config names channel {named}, but {info.name} has channels 0 to {info.n_channels - 1}; "
-                f"write {SILENT} for one that it has not"
+                f"write {SILENT} for one that it does not have"
             )
         if config.uv_per_count is not None and info.unit == "uV":
-            raise ConfigError(f"{info.name} sends microvolts already: take uv_per_count out of the device config")
+            raise ConfigError(f"{info.name} already sends microvolts: remove uv_per_count from the device config")
         if config.sample_rate_hz is not None:
             try:
                 Resampler(info.sample_rate_hz, config.sample_rate_hz, 1)
             except ValueError as error:
-                raise ConfigError(f"the device config cannot be followed: {error}") from error
+                raise ConfigError(f"the device config cannot be applied: {error}") from error
 
 
 def _missing(channels: list[int], of_device: tuple[int, ...]) -> tuple[int, ...]:

@@ -84,7 +84,7 @@ def find_driver(device: str) -> Driver:
     if profile is None:
         known = ", ".join([*sorted(DRIVERS), *shipped_profiles()])
         raise ConfigError(
-            f"there is no driver for device {device!r}: choose one of {known}, or the path of a profile (.toml)"
+            f"there is no driver for device {device!r}: choose one of {known}, or the path of a board profile (.toml)"
         )
     return Driver(profile.name, profile.bauds, lambda: ProfiledBoard(profile))
 
@@ -128,9 +128,7 @@ def _opener(port: str, device: str, driver: Driver, baud: int | None) -> OpenPor
         return lambda: BleStream(port, gatt)
     if port.startswith(BLE_PREFIX) or gatt is not None:
         on_bluetooth = " or ".join(sorted(name for name, one in DRIVERS.items() if one.gatt is not None))
-        raise ConfigError(
-            f"--port ble:NAME goes with --device {on_bluetooth}, and they with it: not {port} and {device}"
-        )
+        raise ConfigError(f"--port ble:NAME needs --device {on_bluetooth}, which need it too: not {port} with {device}")
     return Reopener(port, baud or driver.bauds[0])
 
 
@@ -140,7 +138,7 @@ def _fed_source(port: str, options: LinkOptions, device: str, capture: Path | No
         return None
     if device != "cpep" or capture is not None:
         raise ConfigError(
-            f"--port {port} says by itself what is there, and has no bytes to keep: leave --device and --raw out"
+            f"--port {port} already names the device, and has no bytes to keep: leave out --device and --raw"
         )
     kind, _, rest = port.partition(":")
 

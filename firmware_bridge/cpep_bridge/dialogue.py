@@ -178,8 +178,8 @@ class Dialogue:
             )
         if counts.bytes:
             return LinkError(
-                f"what is on {self.port} is no cpep band, or runs at another baud rate: it sent {counts.bytes} bytes "
-                f"without one intact frame, beginning with {quoted(self._first)}"
+                f"the device on {self.port} is not a cpep band, or runs at another baud rate: it sent {counts.bytes} "
+                f"bytes without one intact frame, beginning with {quoted(self._first)}"
             )
         return LinkTimeout(
             f"nothing on {self.port} answered within {timeout_s:g} s: is the band switched on, and is this its port?"

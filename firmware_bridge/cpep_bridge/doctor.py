@@ -102,7 +102,7 @@ def examine_bundle(path: Path, key_file: Path | None = None, *, trust: bool = Fa
         yield Finding(path.name, "bad", str(error))
         return
     how = "the installed executorch and torch" if library is None else f"its own library for {library.architecture}"
-    yield Finding(path.name, "good", f"is whole, and its encoder runs here with {how}")
+    yield Finding(path.name, "good", f"is complete, and its encoder runs here with {how}")
 
 
 def examine_ports(timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
@@ -115,7 +115,7 @@ def examine_ports(timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
             yield Finding(port, "bad", no_permission(port))
             continue
         by_whom = in_use_by(port)
-        yield Finding(port, "note" if by_whom else "good", f"is in use{by_whom}" if by_whom else "may be used")
+        yield Finding(port, "note" if by_whom else "good", f"is in use{by_whom}" if by_whom else "can be used")
         yield from examine_latency(port, timers)
 
 
@@ -127,7 +127,7 @@ def examine_latency(port: str, timers: Path = _LATENCY_TIMERS) -> Iterator[Findi
     except (OSError, ValueError):
         return
     if timer_ms <= LATENCY_TIMER_MS:
-        yield Finding(port, "good", f"its adapter passes bytes on after {timer_ms} ms")
+        yield Finding(port, "good", f"its adapter passes on bytes after {timer_ms} ms")
         return
     cure = f"run 'echo {LATENCY_TIMER_MS} | sudo tee {timer}' if delays stay high"
     said = f"its adapter holds bytes back for {timer_ms} ms; while a stream runs it is asked not to: {cure}"
@@ -151,7 +151,7 @@ def examine_device(
         yield Finding(port, "bad", str(error))
         return
     if len(blocks) < 2:
-        yield Finding(port, "bad", f"sent nothing to judge in {seconds:g} s: listen for longer with --seconds")
+        yield Finding(port, "bad", f"sent no signal in {seconds:g} s: listen longer with --seconds")
         return
     unit = "" if info.unit == "uV" else ", which does not say what a count is in microvolts"
     said = f"{info.name} answers: {info.n_channels} channels at {info.sample_rate_hz:g} Hz{unit}"
@@ -197,7 +197,7 @@ def _line(port: str, identity: Info) -> Finding:
     said = f"its line runs at {identity.baud} baud, of which the stream takes {share:.0%}"
     if share <= FULL_LINE:
         return Finding(port, "good", said)
-    return Finding(port, "note", f"{said}: answers and telemetry may crowd out samples, a faster line would not")
+    return Finding(port, "note", f"{said}: answers and telemetry may displace samples; use a faster line")
 
 
 def _rate(port: str, info: StreamInfo, blocks: list[Block]) -> Finding:
@@ -206,7 +206,7 @@ def _rate(port: str, info: StreamInfo, blocks: list[Block]) -> Finding:
     heard_hz = n_samples / max(1e-9, last.host_t_s - first.host_t_s)
     if abs(heard_hz / info.sample_rate_hz - 1) <= HEARD_RATE_TOLERANCE:
         return Finding(port, "good", f"samples arrive at {heard_hz:.1f} Hz")
-    said = f"samples arrive at {heard_hz:.1f} Hz where {info.sample_rate_hz:g} Hz are promised: listen for longer"
+    said = f"samples arrive at {heard_hz:.1f} Hz where {info.sample_rate_hz:g} Hz are promised: listen longer"
     return Finding(port, "note", said)
 
 
@@ -233,14 +233,14 @@ def _electrodes(info: StreamInfo, blocks: list[Block]) -> Iterator[Finding]:
     if not faults:
         middle = float(np.median([channel.rms for channel in health]))
         yield Finding(
-            "electrodes", "good", f"{len(health)} channels are alive, {middle:.1f} {info.unit} RMS in the middle"
+            "electrodes", "good", f"{len(health)} channels have a signal, median {middle:.1f} {info.unit} RMS"
         )
 
 
 def _fault(channel: ChannelHealth) -> tuple[str, str] | None:
     about = f"channel {channel.channel}"
     if channel.flat:
-        return about, "is flat: it is not connected, or switched off"
+        return about, "is flat: it is not connected, or it is switched off"
     if channel.stuck:
         return about, "is stuck and flickers by a count: its electrode is not connected, or its input is shorted"
     if channel.saturated:
@@ -248,7 +248,7 @@ def _fault(channel: ChannelHealth) -> tuple[str, str] | None:
     if channel.hum_hz is not None:
         return (
             about,
-            f"is {channel.hum_share:.0%} mains hum ({channel.hum_hz:g} Hz): wet the electrode, move from chargers",
+            f"is {channel.hum_share:.0%} mains hum ({channel.hum_hz:g} Hz): wet the electrode, move away from chargers",
         )
     return None
 
@@ -263,7 +263,7 @@ def _next_step(
     named = f"--port {port}" + ("" if device == "cpep" else f" --device {device}")
     named += "" if config is None else f" --device-config {config}"
     if any(finding.state == "bad" for finding in found):
-        return Finding("next", "note", f"cure what is bad above, then run 'cpep-edge doctor {named}' again")
+        return Finding("next", "note", f"fix what is bad above, then run 'cpep-edge doctor {named}' again")
     if bundle is not None:
         return Finding("next", "good", f"put the band on and run 'cpep-edge calibrate {bundle} {named}'")
     return Finding("next", "good", f"put the band on and run 'cpep-edge record {named} --out one.hdf5 --seconds 10'")

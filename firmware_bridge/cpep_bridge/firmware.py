@@ -203,7 +203,7 @@ def firmware_sources() -> Path:
     for folder in (here / "firmware_sources", here.parent / "firmware"):
         if (folder / "Makefile").is_file():
             return folder
-    raise ArtifactError(f"the firmware's sources are not beside {here}: install cpep-edge anew, or use a checkout")
+    raise ArtifactError(f"the firmware's sources are not beside {here}: install cpep-edge again, or use a checkout")
 
 
 def _hop_samples(model: Bundle, sample_rate_hz: float) -> int:

@@ -19,7 +19,7 @@ def check_info(info: Info, port: str) -> None:
         or not MIN_UV_PER_COUNT <= info.uv_per_count <= MAX_UV_PER_COUNT
     ):
         raise LinkError(
-            f"the band on {port} describes a stream that cannot be: {info.n_channels} channels at "
+            f"the band on {port} describes an impossible stream: {info.n_channels} channels at "
             f"{info.sample_rate_hz:g} Hz, {info.n_samples} samples a frame in format {info.sample_format}, "
             f"{info.uv_per_count:g} uV a count: update its firmware"
         )

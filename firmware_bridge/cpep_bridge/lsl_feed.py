@@ -47,7 +47,7 @@ class LslFeed:
             whole = self._inlet.info(timeout=max(0.1, timeout_s))  # with its description
             self._inlet.open_stream(timeout=max(0.1, timeout_s))
         except (lsl.util.TimeoutError, lsl.util.LostError) as error:
-            raise LinkError(f"the LSL stream {printable(about.name())!r} was found and does not answer") from error
+            raise LinkError(f"the LSL stream {printable(about.name())!r} was found but does not answer") from error
         self._scale, unit = _unit(whole)
         self.info = StreamInfo(
             name=printable(whole.name()),
@@ -93,10 +93,10 @@ def _resolve(lsl: Any, name: str, patience: Patience, timeout_s: float) -> Any:
         wanted = repr(printable(name)) if name else "of type EMG"
         raise LinkError(f"there is no LSL stream {wanted} on this network within {timeout_s:g} s; there are: {there}")
     if not sampled:
-        raise LinkError(f"the LSL stream {printable(found[0].name())!r} has no sample rate: it is one of events")
+        raise LinkError(f"the LSL stream {printable(found[0].name())!r} has no sample rate, because it sends events")
     if len({one.uid() for one in sampled}) > 1:
         names = ", ".join(sorted(printable(one.name()) for one in sampled))
-        raise LinkError(f"several LSL streams fit: {names}; say which by lsl:NAME")
+        raise LinkError(f"several LSL streams match: {names}; choose one with lsl:NAME")
     return sampled[0]
 
 
@@ -111,4 +111,4 @@ def _pylsl() -> Any:
     try:
         return import_module("pylsl")
     except (ImportError, RuntimeError) as error:
-        raise ConfigError(f"LSL needs a package more: run pip install 'cpep-edge[lsl]' ({error})") from error
+        raise ConfigError(f"LSL needs another package: run pip install 'cpep-edge[lsl]' ({error})") from error

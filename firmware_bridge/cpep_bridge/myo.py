@@ -47,7 +47,7 @@ class Myo:
         """Take its serial number and firmware from what it said on connecting, and keep it awake."""
         _, *facts = talk.ask(b"", b"\n").decode("ascii", "replace").split(" ")
         if len(facts) != len(GATT.facts) or len(facts[0]) < 12 or len(facts[1]) < 12:
-            raise LinkError(f"what is on {talk.line.name} is no Myo: it tells nothing of itself")
+            raise LinkError(f"the device on {talk.line.name} is not a Myo: it gives no information about itself")
         firmware = np.frombuffer(bytes.fromhex(facts[1])[:6], "<u2")
         talk.send(NEVER_SLEEP)
         info = StreamInfo(

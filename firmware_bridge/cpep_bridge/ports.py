@@ -141,7 +141,7 @@ def _ask_everyone(line: _SharedLine, options: LinkOptions) -> tuple[str, StreamI
         if info is not None:
             return name, info
     if is_text(line.heard):
-        raise LinkError(f"what is on {line.name} is no device that is known here; it says {quoted(line.heard)}")
+        raise LinkError(f"the device on {line.name} is not a known device; it sent {quoted(line.heard)}")
     raise first_error
 
 

@@ -169,7 +169,7 @@ class _Director:
             cut = last is not None and (start_s - last[0] > CUT_S or block.boot_id != last[1])
             if cut and self._recorder is not None:
                 self.break_off()
-                _log.warning("the prompt was cut in two: it is asked for again")
+                _log.warning("the prompt was interrupted: it is asked for again")
                 n_left = round(self._rest_s * rate_hz)
             last = start_s + len(samples_uv) / rate_hz, block.boot_id
             while True:
@@ -273,7 +273,7 @@ def _metadata(folder: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, csv.Error) as error:
-        why = (isinstance(error, OSError) and error.strerror) or "it is no text in UTF-8"
+        why = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
         raise DataError(f"{path} cannot be added to: {why}; choose another folder") from error
     missing = [name for name in COLUMNS if name not in names]
     if text and missing:

@@ -97,7 +97,7 @@ class PtyPort:
 
 def _make_link(link: Path, target: str) -> None:
     if os.path.lexists(link) and not (link.is_symlink() and os.readlink(link).startswith("/dev/pts/")):
-        raise LinkError(f"{link} exists and is no link to a simulated port: choose another name")
+        raise LinkError(f"{link} exists and is not a link to a simulated port: choose another name")
     try:
         link.unlink(missing_ok=True)
         link.symlink_to(target)

@@ -51,9 +51,11 @@ class Wearer:
             try:
                 check_name(name)
             except ValueError as error:
-                raise ConfigError(f"{printable(name, MAX_NAME)!r} is no name for a {what}: {error}") from error
+                raise ConfigError(f"{printable(name, MAX_NAME)!r} is not a name for a {what}: {error}") from error
             if "/" in name:
-                raise ConfigError(f"{name!r} is no name for a {what}: it goes into names of files, which have no slash")
+                raise ConfigError(
+                    f"{name!r} is not a name for a {what}: it is used in file names, which cannot contain a slash"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ class Recorder:
                 data = data[os.write(self._file, data) :]
         except OSError as error:
             raise DataError(
-                f"cannot go on writing {self.path} after {self.n_samples / self._meta.sample_rate:.1f} s: "
+                f"cannot continue writing {self.path} after {self.n_samples / self._meta.sample_rate:.1f} s: "
                 f"{error.strerror}; make room, then run 'cpep-edge record --recover {self.journal}' to keep it"
             ) from error
 
@@ -245,7 +247,7 @@ def recover(journal: Path, force: bool = False) -> Recorded:
     """
     path = journal.with_name(journal.name.removeprefix(".").removesuffix(".part"))
     if path == journal:
-        raise DataError(f"{journal}: is no journal of a recording, whose name is .NAME.hdf5.part")
+        raise DataError(f"{journal}: is not a journal of a recording, whose name is .NAME.hdf5.part")
     try:
         require_plain(journal)
         file = os.open(journal, os.O_RDWR)
@@ -253,7 +255,9 @@ def recover(journal: Path, force: bool = False) -> Recorded:
         raise DataError(f"cannot read {journal}: {error.strerror}") from error
     try:
         if not _locked(file):
-            raise DataError(f"{journal} is being recorded now, by another program: it makes the session at its end")
+            raise DataError(
+                f"{journal} is being recorded now, by another program, which writes the recording at its end"
+            )
         return _make_session(journal, path, force, 0.0)
     finally:
         os.close(file)
@@ -377,7 +381,7 @@ def _read_journal(journal: Path) -> tuple[SessionMeta, _Rows]:
     except OSError as error:
         raise DataError(f"cannot read {journal}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
-        raise DataError(f"{journal}: is no journal of a recording") from error
+        raise DataError(f"{journal}: is not a journal of a recording") from error
     return meta, _Rows(journal, dtype, offset, n_rows)
 
 

@@ -76,7 +76,7 @@ class Reopener:
         other = None if named_identity(self._port) else identity_of(self._port, ports)
         if other is not None:  # what took its place on the path is not the device that left it
             raise LinkError(
-                f"{self._port} is another device now, {other} instead of {self._identity}: plug the first in"
+                f"{self._port} is another device now, {other} instead of {self._identity}: plug in the first one"
             )
         if named_identity(self._port) is None:
             return self._port

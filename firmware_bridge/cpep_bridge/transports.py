@@ -265,7 +265,9 @@ def _host_and_number(port: str, least_host: str = "") -> tuple[str, int]:
     host = host or least_host
     if not host or "@" in host or not number.isascii() or not number.isdecimal() or not 0 < int(number) < 65_536:
         shown = f"{scheme}://{rest.rpartition('@')[2]}"  # who writes a password there does not want to see it here
-        raise LinkError(f"{shown} is no address: write {scheme}://host:port, for example {scheme}://192.168.1.20:7000")
+        raise LinkError(
+            f"{shown} is not an address: write {scheme}://host:port, for example {scheme}://192.168.1.20:7000"
+        )
     return host.strip("[]"), int(number)
 
 

@@ -36,7 +36,7 @@ class WebSocketStream:
             from websockets.exceptions import WebSocketException
             from websockets.sync.client import connect
         except ImportError as error:
-            raise ConfigError(f"ws:// needs a package more: run pip install 'cpep-edge[sinks]' ({error})") from error
+            raise ConfigError(f"ws:// needs another package: run pip install 'cpep-edge[sinks]' ({error})") from error
         self.name, self._records = port, records
         self._broken = (WebSocketException, OSError, EOFError)
         self._until_closed = ExitStack()

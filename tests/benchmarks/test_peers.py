@@ -135,9 +135,9 @@ def test_accuracy_on_recordings_that_were_trained_on_is_refused(
 @pytest.mark.parametrize(
     ("name", "run", "words"),
     [
-        ("tensorflow", None, "--vs tensorflow is no peer: choose from onnxruntime, "),
-        ("torch", None, "--vs torch needs the training that the bundle came from: say --run RUN"),
-        ("libemg", Path("run"), "--vs libemg needs labelled recordings .* say --data DIR"),
+        ("tensorflow", None, "--vs tensorflow is not a peer: choose from onnxruntime, "),
+        ("torch", None, "--vs torch needs the training that the bundle came from: add --run RUN"),
+        ("libemg", Path("run"), "--vs libemg needs labelled recordings .* add --data DIR"),
     ],
 )
 def test_a_peer_that_lacks_something_is_told_what(name: str, run: Path | None, words: str) -> None:

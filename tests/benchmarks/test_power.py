@@ -124,7 +124,7 @@ def test_a_meter_that_is_not_there_is_told_in_a_sentence(spec: str, words: str, 
 
 
 def test_a_meter_of_no_known_kind_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="--power wattmeter is no meter: choose from auto, none, rapl"):
+    with pytest.raises(ConfigError, match="--power wattmeter is not a meter: choose from auto, none, rapl"):
         open_meter("wattmeter")
 
 

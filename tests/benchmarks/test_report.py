@@ -91,7 +91,7 @@ def test_a_file_that_is_no_report_is_told_so(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     for name in ("a.json", "deep.json", "pipe", "/dev/zero", "gone.json"):
-        with pytest.raises(DataError, match="is no report of cpep-edge bench"):
+        with pytest.raises(DataError, match="is not a report of cpep-edge bench"):
             read_report(tmp_path / name)
 
 
@@ -274,7 +274,7 @@ def test_peers_are_timed_beside_ours_on_the_same_queries(report: Report) -> None
     [
         (Options(n_runs=100), ConfigError, "--runs 100 is too few for a 99th percentile"),
         (Options(n_threads=0), ConfigError, "--threads 0"),
-        (Options(power="none", peers=("tensorflow",)), ConfigError, "--vs tensorflow is no peer: choose from"),
+        (Options(power="none", peers=("tensorflow",)), ConfigError, "--vs tensorflow is not a peer: choose from"),
         (Options(power="band"), ConfigError, "--power band is the gauge of a wristband: say which with --band PORT"),
         (Options(power="hwmon:/nowhere"), PowerError, "/nowhere holds no power sensor"),
     ],

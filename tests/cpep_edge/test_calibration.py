@@ -127,8 +127,8 @@ def test_a_profile_that_cannot_be_is_refused(change: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is no profile"),
-        ("{}", "is no profile"),
+        ("", "is not a profile"),
+        ("{}", "is not a profile"),
         ('{"schema_version": 1, "level_uv": [1], "turn": 1}', "older cpep-edge; make a new one with"),
         ('{"schema_version": 9}', "older"),
     ],
@@ -142,7 +142,7 @@ def test_a_profile_that_cannot_be_read_says_why(tmp_path: Path, text: str, reaso
     with pytest.raises(ArtifactError, match="cannot be read: Not a directory"):
         load_profile(tmp_path / "profile.json" / "profile.json")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ArtifactError, match="cannot be read: .*is no plain file"):
+    with pytest.raises(ArtifactError, match="cannot be read: .*is not a plain file"):
         load_profile(tmp_path / "pipe")
 
 

@@ -119,7 +119,7 @@ def test_a_gesture_that_is_not_there_cannot_be_removed(bundle: Path) -> None:
 def test_a_bundle_without_its_pose_encoder_says_so(bundle: Path, pose_file: Path) -> None:
     strip_pose_encoder(bundle)
 
-    with pytest.raises(ConfigError, match="carries no pose encoder; export it with --pose-encoder, or add"):
+    with pytest.raises(ConfigError, match="contains no pose encoder; export it with --pose-encoder, or add"):
         prototypes_from_pose(OpenBundle.check(Bundle(bundle)), pose_file)
 
 
@@ -232,7 +232,7 @@ def strip_pose_encoder(bundle: Path) -> Manifest:
 def test_what_is_no_name_is_refused(bundle: Path, name: str) -> None:
     opened = OpenBundle.check(Bundle(bundle))
 
-    with pytest.raises(ConfigError, match="is no name for a gesture") as refused:
+    with pytest.raises(ConfigError, match="is not a name for a gesture") as refused:
         add_gesture(opened, name, opened.recogniser.index.vectors[:5], "session")
     assert len(str(refused.value)) < 200
     assert Bundle(bundle).manifest.version == 1

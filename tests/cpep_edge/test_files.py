@@ -50,9 +50,9 @@ def test_writing_to_a_device_that_is_full_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("pipe", "is no plain file"),
-        ("/dev/zero", "is no plain file"),
-        (".", "is no plain file"),
+        ("pipe", "is not a plain file"),
+        ("/dev/zero", "is not a plain file"),
+        (".", "is not a plain file"),
         ("gone", "No such file or directory"),
         (b"a = " + b"[" * 100_000, "nested too deeply"),
         (b"a = '\xff'", "not UTF-8 text"),
@@ -90,8 +90,8 @@ def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path, there: str, mon
     else:
         path = Path(os.devnull)
         monkeypatch.setattr(os, "replace", None)  # what would replace it here, if it came so far
-    with pytest.raises(CpepError, match="is no plain file|is a folder"):
+    with pytest.raises(CpepError, match="is not a plain file|is a folder"):
         check_free(path, force=True)
-    with pytest.raises(CpepError, match="it is no plain file"), replacing(path) as temporary:
+    with pytest.raises(CpepError, match="it is not a plain file"), replacing(path) as temporary:
         temporary.write_text("x")
     assert not path.is_file()

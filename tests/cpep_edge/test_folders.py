@@ -44,7 +44,9 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis" / "chapter1.txt").write_text("my only copy")
 
     for force in (False, True):
-        with pytest.raises(ConfigError, match=r"thesis holds chapter1.txt, which is not ours; choose another folder"):
+        with pytest.raises(
+            ConfigError, match=r"thesis holds chapter1.txt, which cpep-edge did not write; choose another folder"
+        ):
             write(tmp_path / "thesis", one="1", force=force)
 
     assert contents(tmp_path / "thesis") == {"chapter1.txt": "my only copy"}
@@ -69,7 +71,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
 
-    with pytest.raises(ConfigError, match="exists and is no folder"):
+    with pytest.raises(ConfigError, match="exists and is not a folder"):
         write(tmp_path / "out", one="1")
 
     assert (tmp_path / "out").read_text() == "mine"
@@ -90,7 +92,7 @@ def test_what_a_user_added_to_an_earlier_output_stays_even_with_force(tmp_path: 
     (tmp_path / "out" / "notes.txt").write_text("mine")
 
     for force in (False, True):
-        with pytest.raises(ConfigError, match="holds notes.txt, which is not ours"):
+        with pytest.raises(ConfigError, match="holds notes.txt, which cpep-edge did not write"):
             write(tmp_path / "out", one="2", force=force)
 
     assert contents(tmp_path / "out") == {"one": "1", "notes.txt": "mine"}
@@ -158,12 +160,12 @@ def test_a_report_takes_the_place_of_an_earlier_report_and_of_nothing_else(tmp_p
 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "report.md").write_text("my thesis")
-    with pytest.raises(ConfigError, match=r"report\.md exists and is no earlier report"):
+    with pytest.raises(ConfigError, match=r"report\.md exists and is not an earlier report"):
         write_reports(tmp_path / "other", forms)
     assert contents(tmp_path / "other") == {"report.md": "my thesis"}
 
     (tmp_path / "other" / "report.json").write_text('{"mine": 1}')
-    with pytest.raises(ConfigError, match=r"report\.json exists and is no earlier report"):
+    with pytest.raises(ConfigError, match=r"report\.json exists and is not an earlier report"):
         write_reports(tmp_path / "other", forms)
 
 
@@ -285,15 +287,15 @@ def test_what_lies_where_a_report_would_go_is_said_before_any_work(
     (tmp_path / figures).write_text("[1, 2]")
     done = CliRunner().invoke(app, [*command, option, str(tmp_path)])
     assert isinstance(done.exception, ConfigError)
-    assert str(done.exception).startswith(f"{tmp_path / figures} exists and is no earlier report")
+    assert str(done.exception).startswith(f"{tmp_path / figures} exists and is not an earlier report")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["[1, 2]"]
 
 
 def test_a_pipe_where_a_report_or_a_note_would_be_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "report.json")
     os.mkfifo(tmp_path / folders.NOTE_FILE)
-    with pytest.raises(ConfigError, match="is no earlier report"):
+    with pytest.raises(ConfigError, match="is not an earlier report"):
         folders.check_report(tmp_path, "report.json")
-    with pytest.raises(ConfigError, match="is no earlier report"):
+    with pytest.raises(ConfigError, match="is not an earlier report"):
         folders.write_reports(tmp_path, {"report.json": b'{"a": 1}'})
     assert folders.made_by(tmp_path) is None

@@ -28,7 +28,7 @@ def test_the_example_fits_the_gestures_that_teach_begins_with() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[gesture.Zack]\nkey = 'a'", "knows no gesture Zack, it has Fist, Open"),
+        ("[gesture.Zack]\nkey = 'a'", "has no gesture Zack, it has Fist, Open"),
         ("[gesture.Fist]", "Fist does nothing"),
         ("[gesture.Fist]\nmouse = 'up'", "gesture.Fist.mouse"),
         ("[gesture.Fist]\nmidi = {note = 200}", "gesture.Fist.midi.note"),

@@ -95,9 +95,9 @@ def test_a_manifest_of_an_earlier_version_says_one_embedding_a_window_and_no_oth
     [
         (b'{"a": 1, "a": 2}', "'a' is in it twice"),
         (b'{"a": {"b": 1, "c": 2, "b": 1}}', "'b' is in it twice"),
-        (b'{"a": NaN}', "NaN is no number"),
-        (b'{"a": -Infinity}', "-Infinity is no number"),
-        (b'{"a": 1e999}', "1e999 is no number that a float64 can hold"),
+        (b'{"a": NaN}', "NaN is not a number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
+        (b'{"a": 1e999}', "1e999 is not a number that a float64 can hold"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b"9" * 10_000, "digit"),
@@ -354,7 +354,7 @@ def test_a_profile_that_is_none_is_a_sentence_and_is_not_replaced(tmp_path: Path
 
     (tmp_path / "profile.json").write_text(text)
 
-    with pytest.raises(ArtifactError, match="is no profile|of an older cpep-edge"):
+    with pytest.raises(ArtifactError, match="is not a profile|of an older cpep-edge"):
         load_profile(tmp_path / "profile.json")
-    with pytest.raises(ConfigError, match="exists and is no profile"):
+    with pytest.raises(ConfigError, match="exists and is not a profile"):
         require_profile_or_nothing(tmp_path / "profile.json")

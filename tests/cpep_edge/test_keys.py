@@ -69,9 +69,9 @@ def test_a_new_secret_key_is_for_its_owner_alone_and_never_replaces_one(tmp_path
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "no public key"),
-        (b"not a key", "no public key"),
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "no public key"),
+        (b"", "not a public key"),
+        (b"not a key", "not a public key"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "not a public key"),
     ],
 )
 def test_a_file_that_is_no_key_is_said(tmp_path: Path, content: bytes, said: str) -> None:
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_key_is_said(tmp_path: Path, content: bytes, said: str
 
 
 def test_a_secret_key_is_no_public_one_and_the_reverse(secret: SigningKey, public: PublicKey) -> None:
-    with pytest.raises(ConfigError, match="no public key"):
+    with pytest.raises(ConfigError, match="not a public key"):
         load_public_key(secret.file)
     with pytest.raises(ConfigError, match="no secret key"):
         load_signing_key(public.file)
@@ -134,7 +134,7 @@ def test_a_secret_key_that_others_may_touch_is_refused(tmp_path: Path, mode: int
     generate_keys(tmp_path / "new.pem")
     (tmp_path / "new.pem").chmod(mode)
 
-    with pytest.raises(ConfigError, match="may be read or written by others, so it is no secret: run chmod 600"):
+    with pytest.raises(ConfigError, match="may be read or written by others, so it is not secret: run chmod 600"):
         load_signing_key(tmp_path / "new.pem")
 
 

@@ -148,11 +148,11 @@ def test_a_list_that_names_rest_calls_rest_so_and_does_not_ask_for_it() -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("Fist",), "Fist alone leaves nothing to tell apart: give two gestures or more"),
+        (("Fist",), "Fist alone is not enough: give two gestures or more"),
         (("Fist", "Rest"), "give two gestures or more"),
         (("Fist", "Open", "Fist"), "the list has Fist twice"),
-        (("Fist", " Open"), "no name for a gesture"),
-        (("Fist", UNKNOWN), "Fist alone leaves nothing to tell apart"),
+        (("Fist", " Open"), "not a name for a gesture"),
+        (("Fist", UNKNOWN), "Fist alone is not enough"),
     ],
 )
 def test_a_list_that_cannot_be_taught_is_refused_in_one_sentence(names: tuple[str, ...], said: str) -> None:
@@ -174,9 +174,7 @@ def test_a_band_that_says_nothing_is_told_after_the_first_rest_and_not_after_the
         return replace(block, samples_uv=samples)
 
     named = ", ".join(str(channel + 1) for channel in stuck)
-    with pytest.raises(
-        DataError, match=f"of 6 channels {named} carry no signal of their own, and it takes two that do"
-    ):
+    with pytest.raises(DataError, match=f"of 6 channels {named} have no signal of their own, but two are needed"):
         wearer.until("ready", change=say_nothing)
     assert wearer.events == []
 
@@ -200,7 +198,7 @@ def test_one_signal_on_every_channel_is_told_after_the_first_rest_and_hum_on_eve
         wearer.until("ready", change=hum)
         assert len(wearer.kept) == 1
     else:
-        with pytest.raises(DataError, match="of 6 channels 2, 3, 4, 5, 6 carry no signal of their own"):
+        with pytest.raises(DataError, match="of 6 channels 2, 3, 4, 5, 6 have no signal of their own"):
             wearer.until("ready", change=one_signal)
 
 

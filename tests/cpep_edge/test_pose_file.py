@@ -38,7 +38,7 @@ def test_a_movement_is_read_between_its_poses_along_a_line(tmp_path: Path) -> No
         (["thumb,index,wrist,thumb", "0,0,0,0"], "the header repeats a joint"),
         (["thumb,index,wrist"], "no row below the header"),
         ([], "not a CSV file"),
-        (["thumb,index,wrist", "0,zero,0"], "line 2 holds something that is no number"),
+        (["thumb,index,wrist", "0,zero,0"], "line 2 holds something that is not a number"),
         (["thumb,index,wrist", "0,0"], "line 2 has 2 numbers, the header 3 names"),
         (["thumb,index,wrist", "0,nan,0"], "index is NaN or infinite in pose 1"),
         (["time_s,thumb,index,wrist", "0,0,0,0", "1,0,0,inf"], "wrist is NaN or infinite in pose 2"),

@@ -89,24 +89,24 @@ def test_a_changed_root_file_is_refused(tmp_path: Path, root_keys: list[SigningK
 def test_what_is_no_root_file_is_said_in_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "root.json").write_text(text)
 
-    with pytest.raises(ConfigError, match="is no root file"):
+    with pytest.raises(ConfigError, match="is not a root file"):
         configured_key(tmp_path / "root.json")
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("[]", "it holds no object"), ("", "it is no JSON"), ("{,", "it is no JSON")]
+    ("text", "says"), [("[]", "it holds no object"), ("", "it is not JSON"), ("{,", "it is not JSON")]
 )
 def test_what_is_no_root_file_is_said_without_the_words_of_a_library(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "root.json").write_text(text)
 
-    with pytest.raises(ConfigError, match=f"is no root file: {says}"):
+    with pytest.raises(ConfigError, match=f"is not a root file: {says}"):
         load_root(tmp_path / "root.json")
 
 
 def test_a_pipe_for_a_root_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(ConfigError, match="cannot read the root file .*is no plain file"):
+    with pytest.raises(ConfigError, match="cannot read the root file .*is not a plain file"):
         load_root(tmp_path / "pipe")
 
 

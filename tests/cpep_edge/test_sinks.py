@@ -210,8 +210,8 @@ def test_an_lsl_inlet_gets_the_samples_and_the_markers(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("carrier://pigeon", "is no sink"),
-        ("", "is no sink"),
+        ("carrier://pigeon", "is not a sink"),
+        ("", "is not a sink"),
         ("udp://nowhere", "names no host and port"),
         ("udp://host:99999999", "names no host and port"),
         ("udp://127.0.0.1:0", "names no host and port"),
@@ -222,7 +222,7 @@ def test_an_lsl_inlet_gets_the_samples_and_the_markers(monkeypatch: pytest.Monke
         ("osc://127.0.0.1:9000/a*b", "an OSC address is made of ASCII letters"),
         ("osc://127.0.0.1:9000/\N{LATIN SMALL LETTER U WITH DIAERESIS}", "an OSC address is made of ASCII letters"),
         ("ws:///x", "names no host and port"),
-        ("http://127.0.0.1/", "is no sink"),
+        ("http://127.0.0.1/", "is not a sink"),
         ("/", "is a folder"),
     ],
 )

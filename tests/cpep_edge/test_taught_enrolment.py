@@ -117,7 +117,7 @@ def test_a_gesture_is_removed_from_the_head_and_the_last_two_stay(mine: Path, ar
         remove_gesture(OpenBundle.check(Bundle(mine)), gesture)
     verify_bundle(mine)
     assert answers(mine, arm, "Fist").most_common(1)[0][0] == "Fist"
-    with pytest.raises(ConfigError, match="Rest and Fist are its only gestures and have to stay"):
+    with pytest.raises(ConfigError, match="Rest and Fist are its only gestures and cannot be removed"):
         remove_gesture(OpenBundle.check(Bundle(mine)), "Fist")
 
 

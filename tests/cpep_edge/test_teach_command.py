@@ -53,10 +53,10 @@ def test_teach_leads_a_wearer_goes_live_and_says_what_comes_next(tmp_path: Path)
     assert status == 0, said
     asked = [line for line in said if "NOW" in line]
     assert [re.sub(r".*NOW: (\w+).*\n", r"\1", line) for line in asked] == 2 * ["Fist", "Open", "anything"]
-    assert "taught Fist, Open and rest, and what is no gesture, from 6 repetitions" in out
-    assert "asked about repetitions that it was not taught by, it reads" in out
+    assert "taught Fist, Open and rest, and what is not a gesture, from 6 repetitions" in out
+    assert "on repetitions that it was not taught with, it recognises" in out
     assert re.search(r"decisions\s+\d\d", out)  # it recognised for four seconds
-    assert f"when the band was put on anew, first: cpep-edge calibrate {mine}" in "".join(said)
+    assert f"after putting the band on again, first run: cpep-edge calibrate {mine}" in "".join(said)
 
 
 def test_ctrl_c_and_an_unplugged_band_lose_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_ctrl_c_and_an_unplugged_band_lose_nothing_and_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--gestures", "Fist"), "error: Fist alone leaves nothing to tell apart: give two gestures or more"),
+        (("--gestures", "Fist"), "error: Fist alone is not enough: give two gestures or more"),
         (("--gestures", "Fist,,Open"), "error: 'Fist,,Open' has a name that is empty"),
         (("--gestures", "missing.toml"), "error: list of gestures missing.toml cannot be read"),
         (("--again", "Fist"), "error: nothing was taught for .*mine.cpep yet"),

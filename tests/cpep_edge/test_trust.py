@@ -154,7 +154,7 @@ def test_a_damaged_memory_of_versions_is_said(signed: Path, public: PublicKey, t
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("[1, 2")
 
-    with pytest.raises(CpepError, match="is damaged; remove it to start anew"):
+    with pytest.raises(CpepError, match="is damaged; remove it to start again"):
         Bundle(signed, public)
 
 
@@ -164,7 +164,7 @@ def test_a_memory_of_versions_that_is_a_pipe_is_said_at_once(signed: Path, publi
     file.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(file)
 
-    with pytest.raises(CpepError, match="cannot be read: it is no plain file"):
+    with pytest.raises(CpepError, match="cannot be read: it is not a plain file"):
         Bundle(signed, public)
 
 
@@ -233,7 +233,7 @@ def test_code_from_elsewhere_waits_for_trust_which_is_remembered(tiny_bundle: Pa
     """This test's machine has not made the bundle: its memory is empty."""
     if Bundle(tiny_bundle).manifest.native is None:
         pytest.skip("the bundle carries no library")
-    with pytest.raises(ArtifactError, match="carries code that was not made on this machine"):
+    with pytest.raises(ArtifactError, match="contains code that was not made on this machine"):
         Recogniser(Bundle(tiny_bundle))
     with pytest.raises(ArtifactError, match="--trust once"):
         verify_bundle(tiny_bundle)
@@ -246,7 +246,7 @@ def test_code_from_elsewhere_waits_for_trust_which_is_remembered(tiny_bundle: Pa
     shutil.copytree(tiny_bundle, other)
     manifest = json.loads((other / MANIFEST_FILE).read_text())
     reseal(other, {**manifest, "version": 99})
-    with pytest.raises(ArtifactError, match="carries code"):  # trust is in one bundle, not in its name or place
+    with pytest.raises(ArtifactError, match="contains code"):  # trust is in one bundle, not in its name or place
         Recogniser(Bundle(other))
 
 
@@ -295,7 +295,7 @@ def test_nothing_of_an_untrusted_bundle_runs(tiny_bundle: Path, tmp_path: Path) 
 
     assert not mark.exists()
     said = [" ".join(f"{answer.exception} {answer.output}".split()) for answer in answers]
-    refused = [one for one in said if "carries code that was not made on this machine" in one]
+    refused = [one for one in said if "contains code that was not made on this machine" in one]
     assert len(refused) == len(answers) - 3  # hashes, inspect and list run nothing
     trusted = subprocess.run([sys.executable, "-m", "cpep_edge", "verify", str(evil), "--trust"], check=False)
     assert trusted.returncode == 1

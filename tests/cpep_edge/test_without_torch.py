@@ -154,7 +154,7 @@ def test_a_bundle_without_a_library_says_what_to_do(python: Path, bare_bundle: P
     answer = run(python, "-m", "cpep_edge", "verify", bare_bundle)
 
     assert answer.returncode == 1
-    assert answer.stderr.startswith("error: this bundle carries no encoder library for this machine; export it with")
+    assert answer.stderr.startswith("error: this bundle contains no encoder library for this machine; export it with")
     assert answer.stderr.count("\n") == 1
 
 

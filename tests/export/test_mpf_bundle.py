@@ -258,7 +258,7 @@ def test_a_profile_carries_all_of_a_donning_and_none_of_another_bundle_s(
     with pytest.raises(ConfigError, match="another bundle's signal; run cpep-edge calibrate"):
         fit_to_wearer(Bundle(tiny_bundle).manifest, tmp_path / "profile.json", None)
     bare = profile.model_copy(update={"centre": ()})
-    with pytest.raises(ConfigError, match=r"holds no mean token.*make a new one with: cpep-edge calibrate mpf\.cpep"):
+    with pytest.raises(ConfigError, match=r"has no mean token.*make one with: cpep-edge calibrate mpf\.cpep"):
         bare.donning(manifest)
     cut = profile.model_copy(update={"centre": profile.centre[1:]})
     with pytest.raises(ConfigError, match="the profile is damaged; run cpep-edge calibrate again"):
@@ -295,7 +295,7 @@ def test_recipes_that_cannot_be_are_refused_with_all_that_is_wrong() -> None:
     values = mpf_recipe().model_dump()
     values["emg"] |= {"span_samples": 90}
     values["windows"] |= {"stride_samples": 15}
-    with pytest.raises(ValueError, match="no whole number of patches.*no multiple of a token's hop"):
+    with pytest.raises(ValueError, match="not a whole number of patches.*not a multiple of a token's hop"):
         Recipe.model_validate(values)
     values["emg"] |= {"span_samples": 100, "band_edges_hz": [20, 300]}
     with pytest.raises(ValueError, match="fewer than two tokens.*0.45 of the sample rate"):

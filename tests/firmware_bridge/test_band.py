@@ -367,7 +367,7 @@ def answering(port: PtyPort, reply: Callable[[Frame], bytes]) -> Iterator[None]:
 def test_a_device_that_speaks_garbage_is_quoted_as_text_or_bytes(
     pty_port: PtyPort, garbage: bytes, quoted: str
 ) -> None:
-    shown = rf"is no cpep band.*baud.*beginning with {quoted}"
+    shown = rf"is not a cpep band.*baud.*beginning with {quoted}"
 
     with answering(pty_port, lambda _: garbage), pytest.raises(LinkError, match=shown):
         open_source(pty_port.path, timeout_s=0.4).__enter__()
@@ -392,7 +392,7 @@ def test_a_band_that_describes_no_stream_is_refused_with_what_it_said(
     def describe(frame: Frame) -> bytes:
         return encode_frame(replace(INFO, seq=frame.seq, **nonsense))  # type: ignore[arg-type]
 
-    with answering(pty_port, describe), pytest.raises(LinkError, match="describes a stream that cannot be: .*update"):
+    with answering(pty_port, describe), pytest.raises(LinkError, match="describes an impossible stream: .*update"):
         open_source(pty_port.path, timeout_s=0.4).__enter__()
 
 

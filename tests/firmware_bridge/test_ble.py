@@ -139,9 +139,9 @@ def test_a_device_that_is_not_there_or_refuses_is_one_sentence() -> None:
         BleStream("ble:mine", myo.GATT, nobody)
     with pytest.raises(LinkError, match="cannot be reached: org.bluez.Error.NotReady[^\n\x1b]*$"):
         BleStream("ble:mine", myo.GATT, broken)
-    with pytest.raises(ConfigError, match="goes with --device myo or npg-lite"):
+    with pytest.raises(ConfigError, match="needs --device myo or npg-lite"):
         open_source("ble:mine")
-    with pytest.raises(ConfigError, match="goes with --device myo or npg-lite"):
+    with pytest.raises(ConfigError, match="needs --device myo or npg-lite"):
         open_source("/dev/ttyUSB0", device="myo")
 
 

@@ -284,10 +284,10 @@ def test_the_drift_of_a_boards_clock_is_never_taken_for_a_loss(drift_ppm: float)
     ("device", "answer", "said"),
     [
         ("cyton", b"Failure: Communications timeout$$$", "the dongle on .* works, but the Cyton does not answer it"),
-        ("cyton", b"GRBL 1.1$$$", "is no OpenBCI Cyton: it answered 'GRBL 1.1'"),
+        ("cyton", b"GRBL 1.1$$$", "is not an OpenBCI Cyton: it answered 'GRBL 1.1'"),
         ("cyton", b"$GPGGA,1235", "did not answer 'v' within 2 s as it should: it sent '.GPGGA,1235"),
         ("cyton-daisy", b"OpenBCI V3 On Board ADS1299$$$", "reports no Daisy module: .* use --device cyton"),
-        ("chords", b"TOASTER\r\n", "calls itself 'TOASTER', which is no Chords board known here: known are GENUINO"),
+        ("chords", b"TOASTER\r\n", "calls itself 'TOASTER', which is not a known Chords board; known are GENUINO"),
     ],
 )
 def test_what_is_not_the_board_that_was_asked_for_is_quoted(play: Play, device: str, answer: bytes, said: str) -> None:
@@ -341,5 +341,5 @@ def test_a_session_is_played_by_any_board_at_the_boards_own_rate(tmp_path: Path)
 def test_an_unknown_device_lists_drivers_and_profiles() -> None:
     with pytest.raises(ConfigError, match=r"'toaster': choose one of chords, cpep, cyton.*emager.*umyo.*\.toml"):
         open_source("/dev/null", device="toaster")
-    with pytest.raises(ConfigError, match=r"there is no profile mine.toml; shipped are csv-lines"):
+    with pytest.raises(ConfigError, match=r"there is no board profile mine.toml; choose one of csv-lines"):
         open_source("/dev/null", device="mine.toml")

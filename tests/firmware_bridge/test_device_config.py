@@ -133,7 +133,7 @@ def test_a_cyton_can_be_made_to_look_like_the_band_a_model_knows(tmp_path: Path)
     ("config", "said"),
     [
         (DeviceConfig(channels=[0, 5]), "names channel 5, but two has channels 0 to 1; write -1 for one"),
-        (DeviceConfig(uv_per_count=2.0), "two sends microvolts already"),
+        (DeviceConfig(uv_per_count=2.0), "two already sends microvolts"),
         (DeviceConfig(sample_rate_hz=2_000.03), "250 Hz cannot be turned into 2000.03 Hz by whole factors up to 1000"),
     ],
 )

@@ -93,7 +93,7 @@ def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(
     (found,) = find_ports([play(say)], timeout_s=0.8)
 
     if asked is None:
-        assert "it says 'Hello from ESP32, type h for help" in found.problem
+        assert "it sent 'Hello from ESP32, type h for help" in found.problem
     else:
         assert found.device == device
         assert found.n_channels == 6
@@ -125,7 +125,7 @@ def test_the_doctor_names_sick_channels_and_what_to_do(emg_uv: NDArray[np.float3
         findings = list(examine_device(band.port, "cpep", 0.6))
     said = {finding.about: (finding.state, finding.said) for finding in findings}
 
-    assert said["channel 5"] == ("bad", "is flat: it is not connected, or switched off")
+    assert said["channel 5"] == ("bad", "is flat: it is not connected, or it is switched off")
     assert "electrodes" not in said
     assert findings[0].said.startswith("cpep simulated band answers: 16 channels at 2000 Hz")
     assert any("samples arrive at" in finding.said for finding in findings)
@@ -141,7 +141,7 @@ def test_channels_that_a_device_config_leaves_empty_or_gives_twice_are_no_fault(
     said = [(one.state, one.said) for one in findings if one.about == "electrodes"]
 
     assert said[0] == ("note", "the device config gives no electrode of their own to channels 13, 14, 15")
-    assert said[1][1].startswith("13 channels are alive")
+    assert said[1][1].startswith("13 channels have a signal")
     assert not [one for one in findings if one.about.startswith("channel ")]
     assert f"--device-config {config}" in step.said
 
@@ -168,7 +168,7 @@ def test_the_doctor_finds_nothing_wrong_with_a_healthy_band(emg_uv: NDArray[np.f
         findings = list(examine_device(band.port, "cpep", 0.6))
 
     assert {finding.state for finding in findings} <= {"good", "note"}
-    assert any(finding.said.startswith("16 channels are alive") for finding in findings)
+    assert any(finding.said.startswith("16 channels have a signal") for finding in findings)
 
 
 def test_a_port_where_nothing_answers_is_the_finding(play: Play) -> None:

@@ -164,7 +164,7 @@ def test_what_is_wrong_with_an_lsl_address_is_said(lsl: object) -> None:
     with pytest.raises(LinkError, match="'events' has no sample rate"):
         open_source("lsl:events", timeout_s=5.0).__enter__()
     del events
-    with pytest.raises(ConfigError, match="says by itself what is there"):
+    with pytest.raises(ConfigError, match="already names the device"):
         open_source("lsl:events", device="cyton")
     with pytest.raises(ConfigError, match="has no bytes to keep"):
         open_source("lsl:events", capture=Path("x.pcap"))

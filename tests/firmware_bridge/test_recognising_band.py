@@ -214,7 +214,7 @@ def test_a_gesture_that_the_bundle_does_not_have_tells_of_another_model(tiny_bun
         def __iter__(self) -> Iterator[None]:
             yield None
 
-    with pytest.raises(LinkError, match="the band says gesture 99 and tiny has 6"):
+    with pytest.raises(LinkError, match="the band reports gesture 99 and tiny has 6"):
         list(decisions_of(OtherModel(), Bundle(tiny_bundle).manifest))
 
 

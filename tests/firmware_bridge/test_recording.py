@@ -133,14 +133,14 @@ def test_a_journal_cut_anywhere_gives_the_whole_rows_before_the_cut(tmp_path: Pa
     with pytest.raises(DataError, match="holds no samples"):
         recover(recorder.journal)
     recorder.journal.write_bytes(b"not json\n")
-    with pytest.raises(DataError, match="is no journal of a recording"):
+    with pytest.raises(DataError, match="is not a journal of a recording"):
         recover(recorder.journal)
 
 
 def test_a_journal_that_is_a_pipe_is_said_at_once(tmp_path: Path) -> None:
     journal = journal_of(tmp_path / "one.hdf5")
     os.mkfifo(journal)
-    with pytest.raises(DataError, match="it is no plain file"):
+    with pytest.raises(DataError, match="it is not a plain file"):
         recover(journal)
 
 
@@ -177,7 +177,9 @@ def test_a_disk_that_fills_is_one_sentence_and_what_is_on_it_stays_readable(tmp_
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, env=environment)
 
-    said = r"cannot go on writing .*one.hdf5 after 2\.\d s: .*; make room, then run 'cpep-edge record --recover .*part'"
+    said = (
+        r"cannot continue writing .*one.hdf5 after 2\.\d s: .*; make room, then run 'cpep-edge record --recover .*part'"
+    )
     assert re.search(said, done.stdout), done.stdout + done.stderr
     assert recover(journal_of(path)).n_samples == pytest.approx(100_000 / 24, abs=20)
 
@@ -344,12 +346,12 @@ def test_a_disk_that_fills_while_a_session_is_made_loses_nothing(tmp_path: Path,
 
 @pytest.mark.parametrize("name", ["", " ann", "a/b", "a\nb", "\udcff", "a" * 101])
 def test_names_that_no_file_or_table_could_hold_are_refused_where_they_enter(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="no name for a user"):
+    with pytest.raises(ConfigError, match="not a name for a user"):
         Wearer(name, "monday", "left")
-    with pytest.raises(ConfigError, match="no name for a session"):
+    with pytest.raises(ConfigError, match="not a name for a session"):
         Wearer("anna", name, "left")
     if "/" not in name:
-        with pytest.raises(ConfigError, match="no name for a gesture"):
+        with pytest.raises(ConfigError, match="not a name for a gesture"):
             record(BlocksInMemory([block(0)]), tmp_path / "one.hdf5", WEARER, name)
     assert list(tmp_path.iterdir()) == []
 

@@ -121,7 +121,7 @@ def test_the_link_leads_to_the_port_and_goes_with_it(tmp_path: Path, emg_uv: NDA
 def test_a_file_in_the_place_of_the_link_is_left_alone(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
     (tmp_path / "band").write_text("precious")
 
-    with pytest.raises(LinkError, match="exists and is no link to a simulated port"):
+    with pytest.raises(LinkError, match="exists and is not a link to a simulated port"):
         SimulatedBand([emg_uv], RATE_HZ, link=tmp_path / "band").start()
     assert (tmp_path / "band").read_text() == "precious"
 

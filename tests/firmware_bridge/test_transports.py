@@ -271,9 +271,9 @@ def test_an_address_that_cannot_be_is_one_sentence() -> None:
         "rfc2217://",
         "rfc2217://x",
     ):
-        with pytest.raises(LinkError, match="is no address: write"):
+        with pytest.raises(LinkError, match="is not an address: write"):
             open_stream(address)
-    with pytest.raises(LinkError, match=r"^socket://127.0.0.1:1 is no address"):
+    with pytest.raises(LinkError, match=r"^socket://127.0.0.1:1 is not an address"):
         open_stream("socket://me:secret@127.0.0.1:1")
     with pytest.raises(LinkError, match="cannot listen at"):
         open_stream("udp://192.0.2.1:9000")

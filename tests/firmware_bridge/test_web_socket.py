@@ -100,5 +100,5 @@ def test_nobody_there_is_one_sentence(address: str) -> None:
 
 
 def test_a_device_on_bluetooth_alone_is_on_no_web_socket() -> None:
-    with pytest.raises(ConfigError, match="--port ble:NAME goes with --device myo or npg-lite"):
+    with pytest.raises(ConfigError, match="--port ble:NAME needs --device myo or npg-lite"):
         open_source("ws://127.0.0.1:81", device="myo")

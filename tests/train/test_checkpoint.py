@@ -124,7 +124,7 @@ def _json(name: str, key: str, value: object) -> Callable[[Path], None]:
         (_json(CHECKPOINT_FILE, "surprise", 1), "not valid at surprise"),
         (_json(CHECKPOINT_FILE, "schema_version", 2), "not valid at schema_version"),
         (_json(RECIPE_FILE, "seed", "x"), "not valid at seed"),
-        (lambda run: (run / RECIPE_FILE).unlink(), "this is no training run"),
+        (lambda run: (run / RECIPE_FILE).unlink(), "this is not a training run"),
         (lambda run: (run / CHECKPOINT_FILE).unlink(), "train the run to its end"),
         (lambda run: (run / EMG_WEIGHTS_FILE).unlink(), "emg_encoder.safetensors is missing"),
     ],
@@ -154,7 +154,7 @@ def test_weights_with_a_tensor_too_few_or_no_safetensors_are_refused(
     with pytest.raises(ArtifactError, match=r"encoder\.cls is in the file or in the recipe"):
         load_weights(tmp_path / "few.safetensors", emg)
     (tmp_path / "none.safetensors").write_bytes(b"\x80\x04junk")
-    with pytest.raises(ArtifactError, match="no safetensors file"):
+    with pytest.raises(ArtifactError, match="not a safetensors file"):
         load_weights(tmp_path / "none.safetensors", emg)
 
 

@@ -119,8 +119,8 @@ def test_metadata_of_a_spreadsheet_reads_as_what_was_typed(toy_corpus: Corpus, t
     [
         ("user,", "user,user,", "column user is there twice"),
         ("user,", "user," + "x," * 1_000_000, "has 1,000,010 columns, at most 1,000"),
-        ("\nu0,", "\nu\x000,", "user in line 2 holds what is no printable character: 'u.x000'"),
-        ("\nu0,", '\n"u\n0",', "user in line 3 holds what is no printable character"),
+        ("\nu0,", "\nu\x000,", "user in line 2 holds what is not a printable character: 'u.x000'"),
+        ("\nu0,", '\n"u\n0",', "user in line 3 holds what is not a printable character"),
     ],
 )
 def test_a_table_that_only_looks_like_metadata_is_said(
@@ -138,7 +138,7 @@ def test_one_name_that_is_typed_in_two_ways_is_no_two(toy_corpus: Corpus, what: 
     """A person who is held out as Ann and trained on as ann leaks."""
     name = getattr(toy_corpus.rows[-1], what)
     rows = (*toy_corpus.rows[:-1], replace(toy_corpus.rows[-1], **{what: name.swapcase()}))
-    with pytest.raises(DataError, match=f"{what} .* differ by capitals alone"):
+    with pytest.raises(DataError, match=f"{what} .* differ only in capitals"):
         replace(toy_corpus, rows=rows).check_splits()
 
 

@@ -123,10 +123,10 @@ def test_all_faults_of_a_map_are_named_at_once(folder: Path, old: str, new: str,
         ('ch_1,ch_2,gesture,index\n1,2,"Fist,0\n' + "1,2,Fist,0\n" * 20_000, "row 2 .* a quotation mark is not"),
         ("ch_1,ch_2,gesture,index\n1,2,Fi\0st,0\n", "b.csv: row 2 holds a NUL byte"),
         ("ch_1,ch_2,gesture,index\n1,2,Open\u00a0hand,0\n", r"the gesture 'Open.*hand' cannot be used: .*U\+00A0"),
-        ("ch_1,ch_2,gesture,index\n1,x,Fist,0\n", "b.csv: column ch_2 holds 'x', which is no number, in row 2$"),
+        ("ch_1,ch_2,gesture,index\n1,x,Fist,0\n", "b.csv: column ch_2 holds 'x', which is not a number, in row 2$"),
         (
             'ch_1,ch_2,gesture,index\n1,2,Fist,0\n1,"2,5",Fist,0\n',
-            "holds '2,5', which is no number, in row 3; .* decimal",
+            "holds '2,5', which is not a number, in row 3; .* decimal",
         ),
         ("ch_1,ch_2,gesture,index\n1,2,Fist,0\n1,,Fist,0\n", "b.csv: an EMG column holds no number in row 3"),
         (None, "b.csv cannot be read"),
@@ -239,7 +239,7 @@ def test_prompts_in_a_file_of_their_own_label_what_follows_them(tmp_path: Path) 
     for text, says in (
         ("t,thumb\n1,0\n", "column index is missing; there are t, thumb"),
         ("t,thumb,index\n1000400,0,1\n1000800,0\n", "a row has not as many values .*: row 3"),
-        ("t,thumb,index\n1000400,0,1\nlater,0,1\n", "column t holds 'later', which is no number, in row 3"),
+        ("t,thumb,index\n1000400,0,1\nlater,0,1\n", "column t holds 'later', which is not a number, in row 3"),
         ("t,thumb,index\n1000400,0,1\n,0,1\n", "column t holds no time, .* in row 3"),
         ("t,thumb,index\n1000800,0,1\n1000400,1,0\n", "column t .* one before that of the row above, in row 3"),
     ):
@@ -277,7 +277,7 @@ def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     for force in (False, True):
-        with pytest.raises(ConfigError, match=r"holds a.csv, which is not ours"):
+        with pytest.raises(ConfigError, match=r"holds a.csv, which cpep-edge did not write"):
             import_csv(tmp_path / "map.toml", tmp_path, force=force)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
@@ -306,7 +306,7 @@ def test_a_pose_that_no_hand_makes_is_refused(folder: Path) -> None:
         ("é".encode("latin-1") * 9, r"it is not UTF-8 text \(byte 0xe9 at 0\); save it as UTF-8"),
         ("a,b\n".encode("utf-16"), r"it is not UTF-8 text \(byte 0xff at 0\)"),
         (b"t;ch_1;gesture;index;ch_2\n1;2,5;Fist;0;3,5\n", "columns seem to be apart by ';': say delimiter = ';'"),
-        (b"t,ch_1,gesture,index,ch_1,ch_2\n1,2,Fist,0,3,4\n", "2 columns are called ch_1; give each a name of its own"),
+        (b"t,ch_1,gesture,index,ch_1,ch_2\n1,2,Fist,0,3,4\n", "2 columns are called ch_1; give each its own name"),
     ],
 )
 def test_a_file_that_another_program_wrote_says_what_it_is(folder: Path, content: bytes, said: str) -> None:

@@ -276,10 +276,10 @@ def test_both_gloves_name_only_joints_of_the_format_and_each_once() -> None:
         ({"emg": np.zeros((5, 3))}, "variable emg has 3 columns, but db5 has 16"),
         ({"restimulus": np.zeros((5, 1))}, r"variable restimulus is \(5, 1\), but emg has"),
         ({"glove": np.zeros((750, 7))}, "variable glove is"),
-        ({"restimulus": np.full((750, 1), np.nan)}, "row 1 holds nan, which is no label"),
-        ({"restimulus": np.full((750, 1), -3.0)}, "row 1 holds -3, which is no label"),
-        ({"rerepetition": np.full((750, 1), 0.5)}, "row 1 holds 0.5, which is no repetition"),
-        ({"emg": np.full((750, 16), 1j)}, "variable emg is no table of numbers"),
+        ({"restimulus": np.full((750, 1), np.nan)}, "row 1 holds nan, which is not a label"),
+        ({"restimulus": np.full((750, 1), -3.0)}, "row 1 holds -3, which is not a label"),
+        ({"rerepetition": np.full((750, 1), 0.5)}, "row 1 holds 0.5, which is not a repetition"),
+        ({"emg": np.full((750, 16), 1j)}, "variable emg is not a table of numbers"),
     ],
 )
 def test_a_file_of_another_layout_is_named_and_nothing_is_left(

@@ -105,7 +105,7 @@ def test_numbers_that_mark_and_a_rate_that_is_not_the_nominal_one(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("times_s", "says"),
-    [(np.where(np.arange(50) == 5, np.nan, 1.0), "a time stamp .* is no number"), (np.full(50, 5.0), "stand still")],
+    [(np.where(np.arange(50) == 5, np.nan, 1.0), "a time stamp .* is not a number"), (np.full(50, 5.0), "stand still")],
 )
 def test_time_stamps_that_say_nothing_are_refused(tmp_path: Path, times_s: np.ndarray, says: str) -> None:
     rows = [struct.pack("<2f", *row) for row in wave(50, 2)]

@@ -88,7 +88,7 @@ def test_a_folder_without_labels_or_without_that_split_is_said(corpus: Path) -> 
     with pytest.raises(DataError, match="in the split val"):
         evaluate_live(recogniser(), corpus, split="val")
     (corpus / LABELS_FILE).write_text("filename,gesture,start_s,end_s\na,High,2.0,1.0\n")
-    with pytest.raises(DataError, match="line 2 is from . s to 1 s, which is no stretch"):
+    with pytest.raises(DataError, match="line 2 is from . s to 1 s, which is not a stretch"):
         read_labels(corpus)
     (corpus / LABELS_FILE).unlink()
     with pytest.raises(DataError, match="labels with times are needed"):

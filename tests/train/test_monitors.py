@@ -45,7 +45,7 @@ def test_a_loss_that_is_no_number_stops_the_stage(
 
     monkeypatch.setattr(MaskedAutoencoder, "loss", broken)
     with pytest.raises(
-        TrainingError, match="stage emg-mae diverged: its loss was no finite number at step 4 in epoch 1"
+        TrainingError, match="stage emg-mae diverged: its loss was not a finite number at step 4 in epoch 1"
     ):
         train(tiny_recipe, toy_corpus.folder, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "emg-mae" / "weights.safetensors").exists()

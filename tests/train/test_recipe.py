@@ -182,7 +182,7 @@ def test_variants_go_over_each_other_in_order(tmp_path: Path) -> None:
 
 
 def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_it_divides() -> None:
-    with pytest.raises(ConfigError, match=r"no whole number of 80; windows\.window_samples=800 would be"):
+    with pytest.raises(ConfigError, match=r"not a whole number of 80; windows\.window_samples=800 would be"):
         load_recipe("demo+patch-80")
     assert load_recipe("demo+patch-80", ["windows.window_samples=800"]).emg_config().n_tokens == 10
 

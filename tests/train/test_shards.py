@@ -102,9 +102,9 @@ def test_a_storage_that_is_not_installed_is_one_sentence(packed: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("notaurl", "notaurl is no URL of a folder: give one such as s3://bucket/folder"),
-        ("s3://", "s3:// is no URL of a folder"),
-        ("nope://host/folder", "nope is no storage that can be read"),
+        ("notaurl", "notaurl is not a URL of a folder: give one such as s3://bucket/folder"),
+        ("s3://", "s3:// is not a URL of a folder"),
+        ("nope://host/folder", "nope is not a storage that can be read"),
     ],
 )
 def test_a_url_that_nothing_reads_is_refused_before_anything_is_packed(

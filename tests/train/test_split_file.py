@@ -53,7 +53,7 @@ def test_the_full_split_is_that_of_the_metadata(folder: Path) -> None:
     ("text", "says"),
     [
         (MINI.replace("u0-Fist", "nobody"), f"nobody is listed, but {METADATA_FILE} does not name it"),
-        (MINI.replace("val:", "vall:"), "key val is no list of file names"),
+        (MINI.replace("val:", "vall:"), "key val is not a list of file names"),
         (MINI + "- u0-Fist\n", "u0-Fist is in split train and in split test"),
         ("- a\n- b\n", "no split file"),
         ("train: [", "cannot be read as YAML"),

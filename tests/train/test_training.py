@@ -165,7 +165,7 @@ def test_a_run_is_not_resumed_with_another_recipe_or_other_data(
 
 def test_a_folder_with_other_things_is_left_alone(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(ConfigError, match="holds letter.txt, which is not of a training run"):
+    with pytest.raises(ConfigError, match="holds letter.txt, which does not belong to a training run"):
         train(tiny_recipe, toy_corpus.folder, tmp_path, progress=False)
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -333,7 +333,7 @@ def test_a_logger_that_is_not_installed_does_not_start_or_takes_other_options_is
         (LogTo(name="csv", options={"save_dir": str(tmp_path / "file")}), "csv does not start: .*Not a directory"),
     ]
     if find_spec("mlflow") is None:
-        refused.append((LogTo(name="mlflow"), "mlflow needs a package more: pip install mlflow"))
+        refused.append((LogTo(name="mlflow"), "mlflow needs another package: pip install mlflow"))
     for log_to, says in refused:
         recipe = tiny_recipe.model_copy(update={"log_to": log_to})
         with pytest.raises(ConfigError, match=says):

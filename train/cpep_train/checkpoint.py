@@ -175,7 +175,7 @@ def load_run_recipe(run: Path) -> Recipe:
     """The recipe that the run in this folder was started with; raises ArtifactError where there is none."""
     file = run / RECIPE_FILE
     if not file.is_file():
-        raise ArtifactError(f"{run}: {RECIPE_FILE} is missing, so this is no training run")
+        raise ArtifactError(f"{run}: {RECIPE_FILE} is missing, so this is not a training run")
     try:
         return Recipe.model_validate(_without_retired(parse_json(file.read_bytes())))
     except ValidationError as error:
@@ -220,7 +220,7 @@ def load_weights(file: Path, module: nn.Module, sha256: str | None = None) -> No
     try:
         weights = safetensors.torch.load(content)
     except (SafetensorError, ValueError) as error:
-        raise ArtifactError(f"{file} is no safetensors file: {error}") from error
+        raise ArtifactError(f"{file} is not a safetensors file: {error}") from error
     _check_shapes(file, weights, module.state_dict())
     module.load_state_dict(weights)
 

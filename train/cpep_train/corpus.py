@@ -209,8 +209,8 @@ class Corpus:
                 other = typed.setdefault(name.casefold(), name)
                 if other != name:
                     raise DataError(
-                        f"{metadata}: {what} {other} and {what} {name} differ by capitals alone: write them alike "
-                        "if they are one, which could be trained on and judged, or else apart"
+                        f"{metadata}: {what} {other} and {what} {name} differ only in capitals: write them alike "
+                        "if they are one, or else rename one"
                     )
         if not self.numbers("train"):
             raise DataError(f"{metadata}: no row has split train, so there is nothing to train on")
@@ -423,7 +423,7 @@ def _read_metadata(file: Path) -> Iterable[Row]:
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{file} cannot be read: {unreadable(error)}") from error
     if not rows:
-        raise DataError(f"{file}: there is not one recording in it")
+        raise DataError(f"{file}: it lists no recording")
     first_line: dict[str, int] = {}
     for number, row in zip(lines, rows, strict=True):
         if first_line.setdefault(row.filename, number) != number:
@@ -437,7 +437,7 @@ def _row(file: Path, line: int, values: dict[str, str | None]) -> Row:
     text = {name: (values[name] or "").strip() for name in _COLUMNS}
     odd = next((name for name in _COLUMNS if not text[name].isprintable()), None)
     if odd is not None:
-        raise DataError(f"{file}: {odd} in line {line} holds what is no printable character: {text[odd][:40]!r}")
+        raise DataError(f"{file}: {odd} in line {line} holds what is not a printable character: {text[odd][:40]!r}")
     flags = {}
     for name in ("held_out_user", "held_out_stage"):
         flag = _BOOLEANS.get(text.pop(name).lower())
@@ -447,7 +447,7 @@ def _row(file: Path, line: int, values: dict[str, str | None]) -> Row:
     if text["split"] not in ("train", "val", "test"):
         raise DataError(f"{file}: split in line {line} is {text['split']!r}, not train, val or test")
     if not text["filename"] or Path(text["filename"]).name != text["filename"]:
-        raise DataError(f"{file}: filename in line {line} is no plain name")
+        raise DataError(f"{file}: filename in line {line} is not a plain name")
     return Row(**text, **flags)  # type: ignore[arg-type]  # every field of Row is in one of the two
 
 

@@ -72,7 +72,7 @@ def read_source(path: Path) -> SourceFile:
 def _no_file(path: Path) -> str:
     if path.is_dir():
         return "it is a folder; name the files in it"
-    return "it is no plain file" if path.exists() else "there is no such file"
+    return "it is not a plain file" if path.exists() else "there is no such file"
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def _read_xdf(path: Path) -> SourceFile:
     time_s = np.asarray(chosen["time_stamps"], np.float64)
     values = np.asarray(chosen["time_series"], np.float64)
     if not np.isfinite(time_s).all():
-        raise DataError(f"{path}: a time stamp of stream {printable(_text(chosen, 'name'))} is no number")
+        raise DataError(f"{path}: a time stamp of stream {printable(_text(chosen, 'name'))} is not a number")
     if (np.diff(time_s) < 0).any():
         _check_clock(path, time_s, printable(_text(chosen, "name")))
         notes.append(f"the clock of stream {_text(chosen, 'name')} went backwards; samples are in the clock's order")

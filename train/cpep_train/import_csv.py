@@ -296,7 +296,7 @@ def _place(path: Path, names: list[str], name: str) -> int:
     if name not in names:
         raise DataError(f"{path}: column {name} is missing; there are {', '.join(names)}")
     if names.count(name) > 1:
-        raise DataError(f"{path}: {names.count(name)} columns are called {name}; give each a name of its own")
+        raise DataError(f"{path}: {names.count(name)} columns are called {name}; give each its own name")
     return names.index(name)
 
 
@@ -408,7 +408,7 @@ def _rows(path: Path, text: Iterator[str], spec: ColumnMap) -> Iterator[_Numbere
             raise DataError(f"{path}: row {before + 1} cannot be read: a quotation mark is not closed")
         before = reader.line_num
         if any("\0" in cell for cell in row):
-            raise DataError(f"{path}: row {before} holds a NUL byte, as after a power cut; delete it or mend it")
+            raise DataError(f"{path}: row {before} holds a NUL byte, as after a power cut; delete it or repair it")
         if any(cell.strip() for cell in row) or len(row) > 1:
             yield before, row
 
@@ -464,7 +464,7 @@ def _numbers(path: Path, names: list[str], rows: list[_NumberedRow], name: str, 
         row, odd = next((number, text) for (number, _), text in zip(rows, texts, strict=True) if not _is_number(text))
         hint = "; if that is its decimal point, say decimal = ',' in the map" if "," in odd else ""
         raise DataError(
-            f"{path}: column {name} holds {printable(odd, 40)!r}, which is no number, in row {row}{hint}"
+            f"{path}: column {name} holds {printable(odd, 40)!r}, which is not a number, in row {row}{hint}"
         ) from error
 
 

@@ -199,7 +199,7 @@ def _in_microvolts(
         units = sorted({channel.unit for channel in channels})
         return emg * np.array([factor or 1.0 for factor in factors]), f"in {', '.join(units)} by the file"
     factor, said = by_size.microvolts(name, emg)
-    return emg * factor, f"in a unit that is no voltage or has no name, {said or 'kept as they are'}"
+    return emg * factor, f"in a unit that is not a voltage or has no name, {said or 'kept as they are'}"
 
 
 def _labels(events: Sequence[Event], time_s: NDArray[np.float64], otherwise: str) -> NDArray[np.str_]:

@@ -249,7 +249,7 @@ def _columns(file: Path, values: Mapping[str, NDArray[np.generic]], name: str) -
         raise DataError(f"{file}: variable {name} is missing")
     table = values[name]
     if table.ndim != 2 or not len(table) or table.dtype.kind not in "biuf":
-        raise DataError(f"{file}: variable {name} is no table of numbers")
+        raise DataError(f"{file}: variable {name} is not a table of numbers")
     return table.astype(np.float64)
 
 
@@ -258,7 +258,7 @@ def _whole(file: Path, values: NDArray[np.float64], what: str) -> NDArray[np.int
     odd = ~((values >= 0) & (values <= _LARGEST_LABEL) & (values == np.round(values)))
     if odd.any():
         row = int(np.argmax(odd))
-        raise DataError(f"{file}: row {row + 1} holds {values[row]:g}, which is no {what}")
+        raise DataError(f"{file}: row {row + 1} holds {values[row]:g}, which is not a {what}")
     return values.astype(np.int64)
 
 

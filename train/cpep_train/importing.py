@@ -260,7 +260,7 @@ class CorpusWriter:
         """
         if not self.rows:
             reasons = "; ".join(f"{reason}: {n} samples" for reason, n in self.left_out.items()) or "no samples"
-            raise DataError(f"there is not one recording to import ({reasons})")
+            raise DataError(f"there is no recording to import ({reasons})")
         self._check_capitals()
         self._check_named("person", "people", self._people)
         self._check_named("gesture", "gestures", self._gestures)
@@ -384,7 +384,9 @@ def _check_range(values: Floats, largest: float, what: str) -> None:
     odd = ~(np.abs(values) <= largest)  # of NaN too
     if odd.any():
         value = float(values[odd][0])
-        said = f"holds {value:g}, which nothing measures" if np.isfinite(value) else "holds a value that is no number"
+        said = (
+            f"holds {value:g}, which nothing measures" if np.isfinite(value) else "holds a value that is not a number"
+        )
         raise DataError(f"{what} {said}")
 
 

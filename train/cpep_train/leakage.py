@@ -155,7 +155,7 @@ def load_splits(run: Path) -> SplitManifest:
         return SplitManifest.model_validate_json(read_plain(file, _MAX_BYTES, follow=True))
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"{file} is missing or malformed, so nobody can tell what the run was trained on; train it anew"
+            f"{file} is missing or malformed, so nobody can tell what the run was trained on; train it again"
         ) from error
 
 

@@ -60,7 +60,7 @@ def open_logger(settings: LogTo, run: Path, stage: str) -> Logger | None:
             logger: Logger = getattr(loggers, kind)(**options)
             _ = logger.experiment  # type: ignore[attr-defined]
     except ModuleNotFoundError as error:
-        raise ConfigError(f"log_to.name: {settings.name} needs a package more: pip install {package}") from error
+        raise ConfigError(f"log_to.name: {settings.name} needs another package: pip install {package}") from error
     except TypeError as error:
         raise ConfigError(f"log_to.options: {kind} of Lightning does not take them: {error}") from error
     except Exception as error:  # each has its own kinds

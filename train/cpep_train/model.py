@@ -37,12 +37,14 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.window_samples % self.patch_samples:
             raise ValueError(
-                f"window_samples {self.window_samples} is no whole number of patches of {self.patch_samples}"
+                f"window_samples {self.window_samples} is not a whole number of patches of {self.patch_samples}"
             )
         if self.width % self.n_heads:
             raise ValueError(f"width {self.width} does not divide into {self.n_heads} heads")
         if self.patch_samples % self.level_samples:
-            raise ValueError(f"patch_samples {self.patch_samples} is no whole number of levels of {self.level_samples}")
+            raise ValueError(
+                f"patch_samples {self.patch_samples} is not a whole number of levels of {self.level_samples}"
+            )
         if self.block_patches and self.n_tokens % self.block_patches:
             raise ValueError(f"{self.n_tokens} patches are no whole number of blocks of {self.block_patches}")
 

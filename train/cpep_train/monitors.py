@@ -33,8 +33,8 @@ class Monitor(pl.Callback):
     ) -> None:
         if isinstance(outputs, Mapping) and not torch.isfinite(outputs["loss"]):
             raise TrainingError(
-                f"stage {self._stage} diverged: its loss was no finite number at step {trainer.global_step} in epoch "
-                f"{trainer.current_epoch + 1}; lower its learning_rate"
+                f"stage {self._stage} diverged: its loss was not a finite number at step {trainer.global_step} in "
+                f"epoch {trainer.current_epoch + 1}; lower its learning_rate"
             )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -34,6 +34,6 @@ def fitted_to(values: dict[str, Any], data: Path) -> dict[str, Any]:
     for name in _IN_HOPS:
         table, _, key = name.partition(".")
         if values[table][key] % hop:
-            raise ConfigError(f"recipe {values['name']}: {name} is no whole number of hops, emg.patch_samples {hop}")
+            raise ConfigError(f"recipe {values['name']}: {name} is not a whole number of hops, emg.patch_samples {hop}")
         fitted[table][key] = values[table][key] // hop * new_hop
     return fitted

@@ -70,6 +70,8 @@ def _check_url(url: str) -> None:
 
     protocol, separator, place = url.rpartition("::")[2].partition("://")
     if not separator or not place.strip("/"):
-        raise ConfigError(f"{url} is no URL of a folder: give one such as s3://bucket/folder or https://host/folder")
+        raise ConfigError(f"{url} is not a URL of a folder: give one such as s3://bucket/folder or https://host/folder")
     if protocol not in fsspec.available_protocols():
-        raise ConfigError(f"{url}: {protocol} is no storage that can be read; s3, gs, https and file are some that can")
+        raise ConfigError(
+            f"{url}: {protocol} is not a storage that can be read; s3, gs, https and file are some that can"
+        )

@@ -100,7 +100,7 @@ def read_labels(folder: Path) -> dict[str, list[Label]]:
             raise DataError(f"{path}: line {number} does not hold {', '.join(_COLUMNS)}") from error
         if not 0 <= label.start_s < label.end_s < math.inf:
             raise DataError(
-                f"{path}: line {number} is from {label.start_s:g} s to {label.end_s:g} s, which is no stretch of a "
+                f"{path}: line {number} is from {label.start_s:g} s to {label.end_s:g} s, which is not a stretch of a "
                 "recording"
             )
         labels.setdefault(filename, []).append(label)

@@ -121,7 +121,7 @@ def load_layouts(run: Path) -> dict[int, Layout] | None:
     try:
         return _Layouts.validate_json(file.read_bytes())
     except ValidationError as error:
-        raise ArtifactError(f"{file} is malformed; delete it, and it is made anew") from error
+        raise ArtifactError(f"{file} is malformed; delete it, and it will be made again") from error
 
 
 def _check_rate(session: Session, time_s: NDArray[np.float64]) -> None:
@@ -142,9 +142,7 @@ def _check_emg(session: Session) -> None:
     low, high = emg_uv.min(axis=0), emg_uv.max(axis=0)
     if not (np.abs((low, high)) <= LARGEST_SAMPLE).all():  # as of NaN
         if np.isfinite((low, high)).all():
-            raise DataError(
-                f"{session.path}: field emg holds numbers that nothing measures; leave it out with --skip-bad"
-            )
+            raise DataError(f"{session.path}: field emg holds impossible values; leave it out with --skip-bad")
         raise DataError(f"{session.path}: field emg holds NaN or infinity; leave it out with --skip-bad")
     flat = [number for number in (np.flatnonzero(low == high) + 1).tolist() if number not in session.masked_channels]
     if flat and len(emg_uv) > 1:

@@ -67,7 +67,7 @@ class Shards:
         try:
             return self.index.sessions[name]
         except KeyError:
-            raise DataError(f"{SHARDS_FILE} does not name {name}{SUFFIX}; pack the corpus anew") from None
+            raise DataError(f"{SHARDS_FILE} does not name {name}{SUFFIX}; pack the corpus again") from None
 
     def read(self, name: str) -> io.BytesIO:
         """The content of a session file.

@@ -36,7 +36,7 @@ def listed_splits(path: Path) -> dict[str, str] | None:
     for split in _SPLITS:
         names = content.get(split)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f"{path}: key {split} is no list of file names")
+            raise DataError(f"{path}: key {split} is not a list of file names")
         for name in names:
             stem = name.removesuffix(".hdf5")
             if stem in listed:

@@ -370,7 +370,7 @@ def _load_result(run: Path, recipe: Recipe) -> Result | None:
     try:
         return Result.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise ArtifactError(f"{file} is malformed; delete it, and the run is judged again") from error
+        raise ArtifactError(f"{file} is malformed; delete it, and the run is evaluated again") from error
 
 
 def _figure(score: Score) -> Figure:

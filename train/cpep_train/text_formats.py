@@ -83,7 +83,9 @@ def read_openbci(path: Path) -> SourceFile:
     odd = next(((row, p) for row in whole for p in (0, *exg) if not _is_number(row[p])), None)
     if odd is not None:
         where = f"where {names[0]} is {printable(odd[0][0], 20)}"
-        raise DataError(f"{path}: {names[odd[1]]} holds {printable(odd[0][odd[1]], 20)!r}, which is no number, {where}")
+        raise DataError(
+            f"{path}: {names[odd[1]]} holds {printable(odd[0][odd[1]], 20)!r}, which is not a number, {where}"
+        )
     table = np.array([[float(row[place]) for place in (0, *exg)] for row in whole])
     stamp = names.index("Timestamp") if "Timestamp" in names else None
     lost = _lost_by_index(table[:, 0], rate_hz, None if stamp is None else [row[stamp] for row in whole])

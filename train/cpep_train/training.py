@@ -105,7 +105,7 @@ def train(
     except KeyboardInterrupt:
         if not _holds_training(out):
             raise CpepError(f"training was interrupted before its first epoch was done; {out} is as it was") from None
-        raise CpepError(f"training was interrupted; {go_on} goes on in {out}") from None
+        raise CpepError(f"training was interrupted; {go_on} continues in {out}") from None
 
 
 def stages_of(recipe: Recipe) -> tuple[StageName, ...]:
@@ -242,7 +242,7 @@ class _Run:
 
     def _check_same_run(self, may_exist: bool) -> None:
         if not may_exist:
-            raise ConfigError(f"{self.out} already holds a run; add --resume to go on, or choose another folder")
+            raise ConfigError(f"{self.out} already holds a run; add --resume to continue, or choose another folder")
         if not load_run_recipe(self.out).trains_as(self.recipe):
             raise ConfigError(f"{self.out} was started with another recipe; choose another folder, or that recipe")
 
@@ -338,9 +338,11 @@ def _claimed(out: Path) -> Iterator[None]:
     """
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     if os.path.lexists(out) and not out.is_dir():
-        raise ConfigError(f"{out} is no folder; choose another name")
+        raise ConfigError(f"{out} is not a folder; choose another name")
     if not _holds_training(out) and _strangers(out):
-        raise ConfigError(f"{out} holds {_strangers(out)[0]}, which is not of a training run; choose another folder")
+        raise ConfigError(
+            f"{out} holds {_strangers(out)[0]}, which does not belong to a training run; choose another folder"
+        )
     make_folder(out)
     handle = os.open(out, os.O_RDONLY)
     try:
