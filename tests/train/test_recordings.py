@@ -188,3 +188,17 @@ def test_rates_are_one_within_what_headers_round(tiny_recipe: Recipe, tmp_path: 
         file["emg2pose"].attrs["sample_rate"] = 490.0
     with pytest.raises(DataError, match="attribute sample_rate is 490 Hz, but recipe tiny is for 500 Hz"):
         corpus.check(tiny_recipe)
+
+
+@pytest.mark.parametrize(("scale", "is_refused"), [(1e-6, True), (1e-3, True), (0.02, False), (50.0, False)])
+def test_a_recording_in_another_unit_than_the_others_is_named(
+    scale: float, is_refused: bool, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    corpus = write_toy_corpus(tmp_path / "toy", n_samples=300)
+    with h5py.File(tmp_path / "toy" / "u0-Fist.hdf5", "r+") as file:
+        samples = file["emg2pose/timeseries"][()]
+        samples["emg"] *= scale
+        file["emg2pose/timeseries"][...] = samples
+    faults = look_through(corpus, tiny_recipe).faults
+    assert list(faults) == ([0] if is_refused else [])
+    assert all("u0-Fist.hdf5: field emg deviates by" in fault for fault in faults.values())

@@ -23,6 +23,8 @@ from cpep_train.recipe import Recipe
 
 RECORDINGS_FILE = "recordings.json"
 
+_MOST_OF_USUAL = 500  # times larger or smaller than the corpus: no muscle, and half of what millivolts would be
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -34,6 +36,7 @@ class Layout:
     content: Content
     size_bytes: int  # of the file, and
     changed: int  # when, or into what: with both the same it is not read again
+    size_uv: float = 0.0  # standard deviation of a channel; 0: not known
 
     @property
     def has_pose(self) -> bool:
@@ -58,9 +61,11 @@ def layout_of(corpus: Corpus, number: int, recipe: Recipe) -> Layout:
         valid = session.pose_valid() if recipe.pose.source == "recorded" else np.ones(len(time_s), bool)
         cuts = np.flatnonzero(np.diff(time_s) > 1.5 / session.meta.sample_rate) + 1
         content = content_of(session)
+        deviations = session.emg().std(axis=0, dtype=np.float64)
+    size_uv = float(np.median(deviations[deviations > 0])) if deviations.any() else 0.0
     edges = [0, *cuts.tolist(), len(time_s)]
     spans = tuple(zip(edges, edges[1:], strict=False))
-    return Layout(len(time_s), spans, tuple(_runs(~valid)), content, *corpus.stamp(row))
+    return Layout(len(time_s), spans, tuple(_runs(~valid)), content, *corpus.stamp(row), size_uv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,11 @@ def look_through(corpus: Corpus, recipe: Recipe, before: Mapping[int, Layout] | 
         found = list(run(partial(_layout_or_fault, corpus, recipe=recipe), chosen))
     layouts = {**known, **{n: one for n, one in zip(chosen, found, strict=True) if isinstance(one, Layout)}}
     faults = {n: one for n, one in zip(chosen, found, strict=True) if isinstance(one, str)}
+    sizes_uv = [layout.size_uv for layout in layouts.values() if layout.size_uv]
+    usual_uv = float(np.median(sizes_uv)) if sizes_uv else 0.0
     for number, layout in layouts.items():
-        fault = _untrainable(corpus, corpus.rows[number], layout, recipe)
+        row = corpus.rows[number]
+        fault = _of_another_unit(corpus, row, layout, usual_uv) or _untrainable(corpus, row, layout, recipe)
         if fault is not None:
             faults[number] = fault
     return Survey(dict(sorted(layouts.items())), dict(sorted(faults.items())))
@@ -150,6 +158,16 @@ def _check_emg(session: Session) -> None:
             f"{session.path}: field emg is flat in channel {', '.join(map(str, flat))}; mask a dead channel by the key "
             f"recordings.masked_channels={flat}, or leave the recording out with --skip-bad"
         )
+
+
+def _of_another_unit(corpus: Corpus, row: Row, layout: Layout, usual_uv: float) -> str | None:
+    """Why a recording cannot be in the unit of the others."""
+    if not layout.size_uv or 1 / _MOST_OF_USUAL < layout.size_uv / usual_uv < _MOST_OF_USUAL:
+        return None
+    return (
+        f"{corpus.file(row)}: field emg deviates by {layout.size_uv:.2g} uV where {usual_uv:.2g} are usual, so it must "
+        "be in another unit; import it again with its unit, or leave it out with --skip-bad"
+    )
 
 
 def _untrainable(corpus: Corpus, row: Row, layout: Layout, recipe: Recipe) -> str | None:
