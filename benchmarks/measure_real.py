@@ -87,7 +87,8 @@ class Set:
     @property
     def folder_of_folds(self) -> str:
         """Sets of one recipe share what was trained."""
-        return self.name.split(",")[0] if self.variants else self.name.replace(", ", "-").replace(" ", "")
+        same = self.variants and not self.settings
+        return self.name.split(",")[0] if same else self.name.replace(", ", "-").replace(" ", "")
 
     def trained_by(self, variant: str = "") -> Recipe:
         """The set's recipe, or a variant of it: a published ablation by its name, or another setting as KEY=VALUE."""
@@ -120,7 +121,8 @@ SETS = (
     Set("ninapro-db5", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5, movement_folds=MOVEMENT_FOLDS),
     Set(
         "ninapro-db5, ablations", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5,
-        movement_folds=MOVEMENT_FOLDS[:1], variants=("random-init", "mean-pooling", "frozen-emg", "trainable-pose"),
+        settings=("align.train_pose=false",), movement_folds=MOVEMENT_FOLDS[:1],  # as published, and what was ablated
+        variants=("random-init", "mean-pooling", "frozen-emg", "align.train_pose=true"),
     ),
     Set(
         "ninapro-db5, sizes", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5,
@@ -273,8 +275,8 @@ def _zero_shot(
 
 
 def _named(variant: str, trained: Trained | None) -> str:
-    """A variant's row, with the bytes of its encoder where that is what was changed."""
-    if trained is None or "=" not in variant:
+    """A variant's row, with the bytes of its encoder where its width was changed."""
+    if trained is None or not variant.startswith("emg.width"):
         return variant
     n_bytes = (trained.bundle / Bundle(trained.bundle).manifest.encoder.file).stat().st_size
     return f"{variant}, {n_bytes / 1e3:.0f} kB"
