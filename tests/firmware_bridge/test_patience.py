@@ -206,6 +206,14 @@ def test_a_board_that_restarts_when_its_port_is_opened_is_asked_until_it_answers
         assert len(next(iter(source)).samples_uv) > 0
 
 
+def test_a_board_that_falls_silent_is_reported(play: Play) -> None:
+    board = board_that_boots(0.0)
+    port = play(lambda heard, now_s: board(heard, now_s) if now_s < 1.0 else b"")
+    with open_source(port, device="chords", timeout_s=2.0) as source:
+        with pytest.raises(LinkTimeout, match=r"stopped sending 2 s ago: check its battery and the cable"):
+            list(source)
+
+
 def test_a_board_without_a_greeting_is_told_to_start_until_it_does(play: Play, tmp_path: Path) -> None:
     (tmp_path / "lines.toml").write_text(LINES + '[commands]\nstart = "go\\n"\nboot_s = 3.0\n')
     stream, told = Stream(500.0, line), list[float]()

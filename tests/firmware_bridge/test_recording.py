@@ -20,6 +20,7 @@ from cpep_edge.blocks import LinkCounts
 from cpep_edge.errors import ConfigError, CpepError, DataError, LinkError
 from cpep_edge.session import Session
 from tests.firmware_bridge.blocks_in_memory import INFO, RATE_HZ, WEARER, BlocksInMemory, block
+from tests.firmware_bridge.virtual_time import VirtualTime
 
 
 def test_a_recorded_session_holds_every_sample_and_shows_losses_as_gaps(
@@ -258,7 +259,10 @@ def test_a_session_that_came_while_another_was_recorded_is_kept_and_the_journal_
     assert recover(journal_of(path), force=True).n_samples == 100
 
 
-def test_a_journal_in_use_is_neither_recovered_nor_recorded_over(tmp_path: Path) -> None:
+def test_a_journal_in_use_is_neither_recovered_nor_recorded_over(
+    tmp_path: Path, virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpep_bridge.recording.time", virtual_time)  # a lock is waited for
     path = tmp_path / "one.hdf5"
     recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
     with pytest.raises(DataError, match="is being recorded now"):
