@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cpep_edge import cli
 from cpep_edge.cli import app
+from cpep_edge.errors import CpepError
 from cpep_edge.extras import EXTRA_OF, PACKAGE_OF
 
 HEAVY = {"torch", "executorch", "torchao", "lightning", "hnswlib", "serial", "scipy", "h5py", "sklearn", "matplotlib"}
@@ -46,8 +47,15 @@ def test_help_names_the_commands_of_the_contract() -> None:
         ("train", "nothing.toml", "--data", "nowhere", "--out", "nowhere"),
     ],
 )
-def test_what_is_not_there_is_one_sentence_on_stderr_and_exit_1(arguments: tuple[str, ...]) -> None:
-    answer = run(*arguments)
+def test_what_is_not_there_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    answer = CliRunner().invoke(app, arguments)
+    assert isinstance(answer.exception, CpepError)
+    assert answer.stdout == ""
+    assert "\n" not in str(answer.exception)
+
+
+def test_a_failure_is_said_on_stderr_with_exit_1() -> None:
+    answer = run("verify", "nowhere.cpep")
     assert answer.returncode == 1
     assert answer.stdout == ""
     assert answer.stderr.startswith("error: ")
