@@ -199,3 +199,25 @@ def test_a_stream_of_movement_is_no_emg_and_events_that_label_nothing_are_said(t
     edfio.Edf(signals, annotations=events).write(tmp_path / "c.edf")
     notes = import_files([tmp_path / "c.edf"], tmp_path / "out", FileChoices()).notes
     assert any(note.startswith("c.edf: events that label no sample: ") for note in notes)
+
+
+def test_a_file_of_other_sensors_is_no_emg(tmp_path: Path) -> None:
+    signals = [edfio.EdfSignal(_EMG[:, 0], RATE_HZ, label=name, physical_dimension="uV") for name in ("ECG", "EDA 2")]
+    edfio.Edf(signals).write(tmp_path / "a.edf")
+    with pytest.raises(DataError, match="no channel holds EMG; there are ECG, EDA 2"):
+        import_files([tmp_path / "a.edf"], tmp_path / "out", FileChoices(stage="Fist"))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [("0,Fist\n2,Rest", "its prompts take 0.002 s of 4 s"), ("0,Fist\n9000,Rest", "label no sample: Rest")],
+)
+def test_prompts_that_cannot_be_meant_are_said(tmp_path: Path, prompts: str, says: str) -> None:
+    lines = [f"{n * 5},{a},{b}" for n, (a, b) in enumerate(_EMG)]
+    (tmp_path / "a.csv").write_text("\n".join(["t,a,b", *lines]))
+    (tmp_path / "p.csv").write_text(f"t,g\n{prompts}\n")
+    (tmp_path / "map.toml").write_text(
+        '[columns]\nemg = ["a", "b"]\ntime = "t"\ntime_unit_s = 0.001\n[prompts]\ncolumns = ["g"]\ntime = "t"\n'
+        '[[files]]\nfile = "a.csv"\nprompts = "p.csv"\nuser = "u"\nsession = "s"\nsplit = "train"\n'
+    )
+    assert any(says in note for note in import_csv(tmp_path / "map.toml", tmp_path / "out").notes)

@@ -68,6 +68,7 @@ from cpep_train.units import microvolts_of
 _BLOCK_ROWS = 8_192
 _LEAST_RATE_HZ = 1.0  # below which a column of time is in another unit
 _STATED_RATE_TOLERANCE = 0.1
+_LEAST_SHARE_OF_TIME = 0.02  # of a recording, that prompts take
 
 _NumberedRow = tuple[int, list[str]]  # the row of the file, its cells
 
@@ -242,7 +243,7 @@ def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -
     columns = emg if not poses else np.hstack((emg, np.concatenate(poses)))
     even_s, values = evened(time_s, columns, rate_hz)
     if file.prompts is not None:
-        stage = _prompted(path.parent / file.prompts, time_s, spec)
+        stage = _prompted(path.parent / file.prompts, time_s, spec, writer)
     label = stage[np.clip(np.searchsorted(time_s, even_s - 0.5 / rate_hz), 0, len(stage) - 1)]
     n_channels = emg.shape[1]
     writer.read(len(even_s))
@@ -257,7 +258,7 @@ def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -
         writer.add(head.with_samples(values[start:stop, :n_channels], pose, even_s[start:stop] - even_s[start]), path)
 
 
-def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap) -> NDArray[np.str_]:
+def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap, writer: CorpusWriter) -> NDArray[np.str_]:
     """The label of each sample by a file of prompts, (n,); empty before the first."""
     assert spec.prompts is not None  # the map was checked
     (_, names), *rows = _table_of_texts(path, spec)
@@ -277,6 +278,14 @@ def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap) -> NDArr
         pairs = list(told)
         texts = ["+".join(n for n, p in pairs if row[p].strip() not in ("", "0", "0.0")) or "Rest" for _, row in rows]
     labels: NDArray[np.str_] = np.array(["", *texts])[np.searchsorted(at_s, time_s, side="right")]
+    unused = sorted(set(texts) - {""} - set(labels.tolist()))
+    if unused:
+        writer.notes.append(f"{path.name}: prompts that label no sample: {', '.join(unused)}")
+    if len(at_s) > 1 and at_s[-1] - at_s[0] < _LEAST_SHARE_OF_TIME * (time_s[-1] - time_s[0]):
+        writer.notes.append(
+            f"{path.name}: its prompts take {at_s[-1] - at_s[0]:.3g} s of {time_s[-1] - time_s[0]:.3g} s; their times "
+            "must be in the unit of columns.time"
+        )
     return labels
 
 

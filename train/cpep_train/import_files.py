@@ -38,6 +38,7 @@ from cpep_train.units import UnitBySize, microvolts_of
 _FILLED = {NOT_RECORDED: "samples that were not recorded", AFTER_THE_END: "samples after the end of the recording"}
 _SAME_RATE = 0.001  # of a rate, within which two channels are at one
 _LARGEST_RATIO = 2_000
+_OTHER_SENSORS = re.compile(r"EKG|ECG|(?<![a-z])(EDA|GSR|PPG|SpO2|ACC|GYRO?|MAG|TEMP|RESP)(?![a-z])", re.IGNORECASE)
 _COUNTING = 0.9  # of a column's steps are one: it numbers the samples
 _LIBEMG = re.compile(r"R_(?P<rep>\d+)_C_(?P<c>\d+)|C_(?P<c2>\d+)_R_(?P<rep2>\d+)", re.IGNORECASE)
 _LIBEMG_SUBJECT = re.compile(r"(?:^|[/_])(?:S_?|subject_?|P_?)(\d+)(?=[/_])", re.IGNORECASE)
@@ -97,6 +98,8 @@ def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWr
     """Hand on a file's recordings; returns the numbers of the repetitions that it holds."""
     writer.notes += [f"{path.name}: {note}" for note in source.notes]
     chosen = _emg_channels(source.channels)
+    if not chosen:
+        raise DataError(f"{path}: no channel holds EMG; there are {', '.join(c.name for c in source.channels[:8])}")
     taken = {id(channel) for channel in chosen}
     left = [channel.name for channel in source.channels if id(channel) not in taken]
     rate_hz = max(channel.rate_hz for channel in chosen)
@@ -168,12 +171,17 @@ def _of_repetition(recording: Recording, repetition: int, about: FileChoices) ->
 
 
 def _emg_channels(channels: Sequence[Channel]) -> list[Channel]:
-    """Those that call themselves EMG; where none does, those in volts; else all of the fastest rate."""
+    """Those that call themselves EMG; where none does, those in volts; else all of the fastest rate.
+
+    returns: none where all are of other sensors
+    """
     plain = {c.name: re.sub(r"\(.*?\)", "", c.name) for c in channels}  # without the sensor that it belongs to
-    skeletal = [c for c in channels if not re.search(r"EKG|ECG", c.name)]
-    named = [c for c in skeletal if re.search(r"(^|[^a-z])emg", plain[c.name], re.IGNORECASE)]
+    channels = [c for c in channels if not _OTHER_SENSORS.search(plain[c.name])]
+    named = [c for c in channels if re.search(r"(^|[^a-z])emg", plain[c.name], re.IGNORECASE)]
     surely = named or [c for c in channels if re.search(r"exg", plain[c.name], re.IGNORECASE)]
-    chosen = surely or [c for c in channels if microvolts_of(c.unit) is not None] or list(channels)
+    chosen = surely or [c for c in channels if microvolts_of(c.unit) is not None] or channels
+    if not chosen:
+        return []
     fastest = max(c.rate_hz for c in chosen)
     usual = Counter(round(c.rate_hz, 2) for c in chosen).most_common(1)[0][0]
     # Sensors of one kind may run at somewhat different rates; a channel ten times slower is no EMG.
