@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cpep_edge import files
 from cpep_edge.errors import CpepError
 from cpep_edge.files import check_free, replacing
 from cpep_edge.toml_text import load_toml
@@ -95,3 +96,13 @@ def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path, there: str, mon
     with pytest.raises(CpepError, match="it is not a plain file"), replacing(path) as temporary:
         temporary.write_text("x")
     assert not path.is_file()
+
+
+def test_a_new_folder_is_on_the_disk_before_anything_is_put_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut of the power takes back a name that its folder was not told to keep, and with it all that is inside."""
+    kept: list[Path] = []
+    monkeypatch.setattr(files, "sync", kept.append)
+    files.make_folder(tmp_path / "runs" / "one")
+    assert set(kept) == {tmp_path, tmp_path / "runs"}
