@@ -206,6 +206,9 @@ def test_a_file_of_other_sensors_is_no_emg(tmp_path: Path) -> None:
     edfio.Edf(signals).write(tmp_path / "a.edf")
     with pytest.raises(DataError, match="no channel holds EMG; there are ECG, EDA 2"):
         import_files([tmp_path / "a.edf"], tmp_path / "out", FileChoices(stage="Fist"))
+    both = [edfio.EdfSignal(_EMG[:, 0], RATE_HZ, label=n, physical_dimension="uV") for n in ("EMG mag", "ACC X")]
+    edfio.Edf(both).write(tmp_path / "b.edf")
+    assert import_files([tmp_path / "b.edf"], tmp_path / "out", FileChoices(stage="Fist")).n_channels == (1,)
 
 
 @pytest.mark.parametrize(

@@ -176,8 +176,9 @@ def _emg_channels(channels: Sequence[Channel]) -> list[Channel]:
     returns: none where all are of other sensors
     """
     plain = {c.name: re.sub(r"\(.*?\)", "", c.name) for c in channels}  # without the sensor that it belongs to
+    skeletal = [c for c in channels if not re.search(r"EKG|ECG", c.name)]
+    named = [c for c in skeletal if re.search(r"(^|[^a-z])emg", plain[c.name], re.IGNORECASE)]
     channels = [c for c in channels if not _OTHER_SENSORS.search(plain[c.name])]
-    named = [c for c in channels if re.search(r"(^|[^a-z])emg", plain[c.name], re.IGNORECASE)]
     surely = named or [c for c in channels if re.search(r"exg", plain[c.name], re.IGNORECASE)]
     chosen = surely or [c for c in channels if microvolts_of(c.unit) is not None] or channels
     if not chosen:
