@@ -127,15 +127,14 @@ def columns(rows: Sequence[Bar]) -> str:
     return f'<div class="chart"><div class="columns">{pieces}</div></div>'
 
 
-def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_unit: str, y_unit: str, *, log_x: bool = False) -> str:
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_unit: str, y_unit: str) -> str:
     """Curves through points (x, y), y from zero."""
     points = [point for curve in series.values() for point in curve]
-    xs = [math.log(x) if log_x else x for x, _ in points]
+    xs = [x for x, _ in points]
     left, right, most = min(xs), max(xs), max(y for _, y in points) * 1.08 or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
-        at = math.log(x) if log_x else x
-        return 100 * (at - left) / ((right - left) or 1.0), 100 * (1 - y / most)
+        return 100 * (x - left) / ((right - left) or 1.0), 100 * (1 - y / most)
 
     marks = []
     for number, curve in enumerate(series.values()):

@@ -6,7 +6,6 @@ person is the same bit for bit whenever it is made, so these are of the people t
 judged on, each still in their split.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from cpep_train.simulation import synthesise_corpus
@@ -22,18 +21,11 @@ def box_folder() -> Path:
     return next(folder for folder in folders if folder.is_dir()) / BOX
 
 
-def write_box_corpus(out: Path, progress: Callable[[int, int], None] | None = None) -> None:
+def write_box_corpus(out: Path) -> None:
     """Simulate the first of the people that the box was made from.
 
     Raises ConfigError without mujoco, CpepError when the disk refuses.
     """
     synthesise_corpus(
-        out,
-        n_users=384,
-        sessions_per_user=1,
-        seconds=3.0,
-        free_seconds=40.0,
-        seed=22,
-        only_first=N_PEOPLE,
-        progress=progress,
+        out, n_users=384, sessions_per_user=1, seconds=3.0, free_seconds=40.0, seed=22, only_first=N_PEOPLE
     )

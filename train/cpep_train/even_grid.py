@@ -11,16 +11,15 @@ Floats = NDArray[np.floating[Any]]
 
 
 def evened(
-    time_s: NDArray[np.float64], values: Floats, rate_hz: float, longest_gap_s: float = LONGEST_GAP_S
+    time_s: NDArray[np.float64], values: Floats, rate_hz: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Samples with jittering time stamps laid on an even grid, by straight lines; longer gaps stay gaps.
 
     time_s: (n,), not falling; stamps that stand still, as when packets arrive in bursts, are spread out first
     values: (n, columns)
-    longest_gap_s: or three periods, where those are longer
     returns: time (m,) and values (m, columns)
     """
-    longest_gap_s = max(longest_gap_s, LONGEST_GAP_PERIODS / rate_hz)
+    longest_gap_s = max(LONGEST_GAP_S, LONGEST_GAP_PERIODS / rate_hz)
     time_s, first = _spread_bursts(time_s, rate_hz), 0
     cuts = [*(np.flatnonzero(np.diff(time_s) > longest_gap_s) + 1).tolist(), len(time_s)]
     times, parts = [], []

@@ -56,13 +56,6 @@ def move_free(style: Style, hand: Hand, n_poses: int, rate_hz: float, rng: np.ra
     return travel(np.array(points_rad), np.array(effort), np.array(times_s), hand, n_poses, rate_hz, rng)
 
 
-def distance_rad(pose_rad: NDArray[np.float64], other_rad: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Root mean square difference over the finger joints; the arguments, (..., at least 20), broadcast."""
-    gap_rad = pose_rad[..., :N_JOINTS] - other_rad[..., :N_JOINTS]
-    found: NDArray[np.float64] = np.sqrt(np.mean(gap_rad**2, axis=-1))
-    return found
-
-
 HELD_OUT_RAD = np.concatenate([stage.keys_rad for stage in (*STAGES, *VALIDATION_STAGES) if stage.held_out])  # (n, 23)
 
 

@@ -454,7 +454,7 @@ def user_numbers(found: Iterable[int], wanted: Sequence[int], source: Path, what
         raise DataError(f"{source}: there is no recording of {what} {missing[0] if missing else 'anybody'}")
 
 
-def whole_rows(file: Path, n_columns: int, delimiter: str = ",") -> tuple[NDArray[np.float64], int]:
+def whole_rows(file: Path, n_columns: int) -> tuple[NDArray[np.float64], int]:
     """The rows of a text file without a header, (n, n_columns), and how many are no such row: cut short, or garbled.
 
     Raises DataError, naming the file and the row, where those are more than one in a hundred.
@@ -466,7 +466,7 @@ def whole_rows(file: Path, n_columns: int, delimiter: str = ",") -> tuple[NDArra
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     rows, odd = np.empty((len(lines), n_columns)), []
     for number, line in enumerate(lines):
-        values = line.strip().removesuffix(delimiter).split(delimiter)
+        values = line.strip().removesuffix(",").split(",")
         try:
             rows[number] = [float(value) for value in values]
         except ValueError:

@@ -214,12 +214,12 @@ def _check_poses(corpus: Corpus) -> None:
     held_out, relatives = _centres({row: _poses(corpus, row) for row in asked}), _centres(trained)
     radius_rad = {}
     for stage, centre_rad in held_out.items():
-        apart_rad = [float(_distance_rad(centre_rad, other)) for other in relatives.values()]
+        apart_rad = [float(distance_rad(centre_rad, other)) for other in relatives.values()]
         radius_rad[stage] = min([POSE_RADIUS_RAD, *(gap / 2 for gap in apart_rad if gap > RELATIVE_RAD)])
     for row, poses_rad in trained.items():
         most = _MOST_WITHIN if row.stage == FREE_STAGE else _MOST_OF_A_GESTURE
         for stage, centre_rad in held_out.items():
-            share = np.mean(_distance_rad(poses_rad, centre_rad) < radius_rad[stage]) if len(poses_rad) else 0.0
+            share = np.mean(distance_rad(poses_rad, centre_rad) < radius_rad[stage]) if len(poses_rad) else 0.0
             if share > most:
                 raise DataError(
                     f"{corpus.folder / METADATA_FILE}: {row.filename}, in split train, spends {share:.0%} of its "
@@ -237,7 +237,7 @@ def _centres(poses_rad: dict[Row, NDArray[np.float32]]) -> dict[str, NDArray[np.
     return {
         stage: centre
         for stage, centre in medians.items()
-        if np.median(_distance_rad(joined[stage], centre)) < POSE_RADIUS_RAD
+        if np.median(distance_rad(joined[stage], centre)) < POSE_RADIUS_RAD
     }
 
 
@@ -250,7 +250,7 @@ def _poses(corpus: Corpus, row: Row) -> NDArray[np.float32]:
     return fitted
 
 
-def _distance_rad(poses_rad: NDArray[np.float32], other_rad: NDArray[np.float32]) -> NDArray[np.float64]:
+def distance_rad(poses_rad: NDArray[np.float32], other_rad: NDArray[np.float32]) -> NDArray[np.float64]:
     """Root mean square difference over the joints, (...)."""
     found: NDArray[np.float64] = np.sqrt(np.mean((poses_rad - other_rad) ** 2, axis=-1, dtype=np.float64))
     return found
