@@ -102,7 +102,10 @@ def test_rows_that_pandas_left_without_a_label_are_no_gesture(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("was", "now", "says"),
-    [('"a", "b"]', '"a", "a"]', "map.toml: columns.emg: a is named twice"), ('"g"', '"a"', "columns.stage: a is EMG too")],
+    [
+        ('"a", "b"]', '"a", "a"]', "map.toml: columns.emg: a is named twice"),
+        ('"g"', '"a"', "columns.stage: a is EMG too"),
+    ],
 )
 def test_a_column_is_taken_for_one_thing_once(tmp_path: Path, was: str, now: str, says: str) -> None:
     column_map = _csv(tmp_path)
