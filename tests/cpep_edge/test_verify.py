@@ -84,7 +84,7 @@ def test_a_file_that_is_not_listed_is_refused(bundle: Path, name: str) -> None:
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such bundle"):
         verify_bundle(tmp_path / "nothing.cpep")
-    with pytest.raises(ArtifactError, match="no bundle"):
+    with pytest.raises(ArtifactError, match="not a bundle"):
         verify_bundle(tmp_path)
 
 
