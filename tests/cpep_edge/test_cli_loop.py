@@ -129,7 +129,7 @@ def test_inspect_and_verify_answer_people_and_machines(tiny_bundle: Path) -> Non
     assert "accuracy ladder" in here("inspect", tiny_bundle).stdout
     report = json.loads(here("verify", tiny_bundle, "--json").stdout)
     assert report["n_golden"] == 6
-    assert "is whole" in run("verify", str(tiny_bundle)).stdout
+    assert "is complete" in run("verify", str(tiny_bundle)).stdout
 
 
 @pytest.mark.parametrize("option", ["--max-risk 0", "--hop-ms 50", "--seconds 1", "--record folder", "--web"])

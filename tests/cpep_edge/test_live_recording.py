@@ -96,7 +96,7 @@ def test_a_recording_knows_the_encoder_it_was_made_with(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_recording_is_not_written_over(tmp_path: Path) -> None:
     record(tmp_path / "run", cut(np.ones(400)))
-    with pytest.raises(DataError, match="holds a recording already"):
+    with pytest.raises(DataError, match="already holds a recording"):
         record(tmp_path / "run", cut(np.ones(400)))
 
 

@@ -136,7 +136,7 @@ def test_a_command_line_that_makes_no_sense_is_refused(program: Path, tmp_path: 
     assert "--format must be i16 or i24, not i32" in complaint("--format", "i32")
     assert "No such file" in complaint("--input", str(tmp_path / "none"))
     (tmp_path / "odd").write_bytes(bytes(33))
-    assert "no whole number of samples" in complaint("--input", str(tmp_path / "odd"))
+    assert "not a whole number of samples" in complaint("--input", str(tmp_path / "odd"))
     assert "no such baud rate" in complaint("--port", "/dev/null", "--baud", "12345")
 
 

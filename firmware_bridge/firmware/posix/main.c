@@ -342,7 +342,7 @@ static void make_link(const char *link, const char *target) {
     if (link == NULL) return;
     if (lstat(link, &status) == 0) {
         if (readlink(link, leads_to, sizeof leads_to - 1u) < 0 || strncmp(leads_to, "/dev/pts/", 9) != 0) {
-            fail(link, "exists and is no link to a simulated port: choose another name");
+            fail(link, "exists and is not a link to a simulated port: choose another name");
         }
         unlink(link);
     }

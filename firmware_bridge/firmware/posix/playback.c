@@ -31,7 +31,7 @@ const char *playback_open(playback *s, const char *path) {
     close(fd);
     if (mapped == MAP_FAILED) return strerror(errno);
     s->recording = mapped;
-    if (s->size_bytes % (s->n_channels * s->value_bytes) != 0) return "its size is no whole number of samples";
+    if (s->size_bytes % (s->n_channels * s->value_bytes) != 0) return "its size is not a whole number of samples";
     return NULL;
 }
 
