@@ -171,6 +171,9 @@ def test_trigno_discover_keeps_emg_at_its_own_rate(tmp_path: Path) -> None:
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg(), emg, atol=1e-3)
         assert session.meta.sample_rate == 1200
+    (tmp_path / "b.csv").write_text("\n".join(row for row in rows if " Hz" not in row) + "\n")
+    with pytest.raises(DataError, match="gives no channel a rate in Hz"):
+        import_one(tmp_path / "b.csv", tmp_path / "out-b", FileChoices(stage="Fist"))
 
 
 @pytest.mark.parametrize("said_before", [False, True])

@@ -156,6 +156,8 @@ def _trigno_discover(path: Path, rows: list[list[str]]) -> SourceFile:
         unit = re.search(r"\(([^()]*)\)$", name)
         rates.append(float(rate[1]) if rate else 0.0)
         units.append(unit[1] if unit and "Hz" not in unit[1] else "mV" if "EMG" in name else "")
+    if not any(rates):
+        raise DataError(f"{path}: its header gives no channel a rate in Hz; export it again with the rates")
     labelled = _with_sensors(names, rows[sensors])
     columns = _columns(path, rows, sensors + 3 + apart, labelled)
     told = zip(labelled, columns, rates, units, strict=True)
