@@ -47,6 +47,16 @@ class Scenario:
     every: int = 1  # steps from one that fails to the next, and allocations
 
 
+class LostError(Exception):
+    """A reader does not find what it must find."""
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """Raise LostError, saying what is lost; an `assert` would be skipped under `python -O`."""
+    if not holds:
+        raise LostError(otherwise)
+
+
 def _truth(n_blocks: int) -> np.ndarray:
     return np.arange(n_blocks * _BLOCK * INFO.n_channels, dtype=np.float32).reshape(-1, INFO.n_channels)
 
@@ -72,13 +82,13 @@ def _check_recording(folder: Path, said: list[str]) -> None:
             recover(journal_of(path))
     least = max((int(line.split()[1]) for line in said if line.startswith(_relied_on(said))), default=0)
     if not path.exists():
-        assert least == 0, f"{least} samples are gone"
+        require(least == 0, f"{least} samples are gone")
         return
     with Session(path) as session:
         session.check()
         found = session.emg()
-    assert len(found) >= least, f"{len(found)} samples of {least}"
-    assert np.array_equal(found, _truth(_N_BLOCKS)[: len(found)]), "samples are others"
+    require(len(found) >= least, f"{len(found)} samples of {least}")
+    require(np.array_equal(found, _truth(_N_BLOCKS)[: len(found)]), "samples are others")
 
 
 def _relied_on(said: list[str]) -> str:
@@ -129,13 +139,12 @@ class Bundles:
         path = folder / "b.cpep"
         restore(path)
         if not path.exists():
-            assert "there was none" in said
-            assert "finished" not in said
+            require("there was none" in said and "finished" not in said, "the bundle is gone")
             return
         opened = Bundle(path)
         opened.check_files()
         if "finished" in said and "there was none" not in said:
-            assert opened.manifest.version > self.manifest.version
+            require(opened.manifest.version > self.manifest.version, "the bundle is the old one")
 
 
 def _earlier_corpus(folder: Path) -> None:
@@ -156,7 +165,7 @@ def _check_corpus(folder: Path, said: list[str]) -> None:
     restore(path)
     found = {file.name: file.read_text()[:3] for file in path.iterdir() if not file.name.startswith(".")}
     old, new = dict.fromkeys("abc", "old"), dict.fromkeys("abcd", "new")
-    assert found in ([new] if "finished" in said else [old, new]), found
+    require(found in ([new] if "finished" in said else [old, new]), f"the corpus holds {found}")
 
 
 def _seen_before(folder: Path) -> None:
@@ -173,8 +182,8 @@ def _see_more(folder: Path, say: Callable[[str], None]) -> None:
 def _check_seen(folder: Path, said: list[str]) -> None:
     os.environ["XDG_STATE_HOME"] = str(folder / "state")
     names = {name.split()[-1] for name in read_memory("cpep-edge/seen-versions.json")}
-    assert "one" in names, "what was remembered is forgotten"
-    assert "two" in names or "finished" not in said
+    require("one" in names, "what was remembered is forgotten")
+    require("two" in names or "finished" not in said, "what was to be remembered is not")
 
 
 def _profile(level_uv: float) -> Profile:
@@ -183,7 +192,7 @@ def _profile(level_uv: float) -> Profile:
 
 def _check_profile(folder: Path, said: list[str]) -> None:
     level_uv = load_profile(folder / "profile.json").level_uv[0]
-    assert level_uv in ((2.0,) if "finished" in said else (1.0, 2.0))
+    require(level_uv in ((2.0,) if "finished" in said else (1.0, 2.0)), f"the profile holds {level_uv}")
 
 
 def _calibrated_anew(folder: Path, say: Callable[[str], None]) -> None:
@@ -210,8 +219,8 @@ def _check_resume_point(folder: Path, said: list[str]) -> None:
     import torch
 
     found = torch.load(folder / "resume.ckpt", weights_only=True)
-    assert found["epoch"] in ((2,) if "finished" in said else (1, 2))
-    assert bool((found["weights"] == found["epoch"]).all())
+    require(found["epoch"] in ((2,) if "finished" in said else (1, 2)), f"it is of epoch {found['epoch']}")
+    require(bool((found["weights"] == found["epoch"]).all()), "the weights are of another epoch")
 
 
 class Runs:
@@ -265,9 +274,10 @@ class Runs:
 
         found = load_checkpoint(folder / "run")
         value = found.metrics["value"]
-        assert value in ((2.0,) if "finished" in said else (1.0, 2.0))
+        require(value in ((2.0,) if "finished" in said else (1.0, 2.0)), f"the weights are {value}")
         for module in (found.emg, found.pose):
-            assert all(bool((weights == value).all()) for weights in module.parameters())
+            same = all(bool((weights == value).all()) for weights in module.parameters())
+            require(same, "the weights are of two checkpoints")
 
 
 class Trainings:
@@ -325,7 +335,7 @@ class Trainings:
         """The same command with --resume comes to the very same weights."""
         if "finished" not in said:
             self.train(folder, lambda words: None)
-        assert self._weights(folder) == self._right, "it came to other weights"
+        require(self._weights(folder) == self._right, "it came to other weights")
 
     def _weights(self, folder: Path) -> list[bytes]:
         from cpep_train.checkpoint import load_checkpoint

@@ -30,7 +30,7 @@ from cpep_bench.machine import this_machine
 from cpep_edge.errors import CpepError
 from cpep_edge.files import replacing
 from cpep_edge.versions import git_commit
-from crash_scenarios import INFO, Scenario, scenarios
+from crash_scenarios import INFO, Scenario, require, scenarios
 
 _SOURCE = Path(__file__).parent / "crash" / "steps.c"
 _HANG_S = 60
@@ -135,7 +135,7 @@ def try_scenario(scenario: Scenario, arm: Arm, scratch: Path, n_allocations: int
     _fresh(scenario, folder)
     before = Disk.read(folder)
     said, n_steps, ended = arm.fall(scenario, folder, log=log)
-    assert ended, f"{scenario.name} does not even work when nothing falls"
+    require(ended, f"{scenario.name} does not even work when nothing falls")
     tally.note("nothing", scenario, folder, said, 0)
     finished = said
     ways = {"killed": (0, False), "fails once": (errno.EIO, False), "full disk": (errno.ENOSPC, True)}
