@@ -1,5 +1,6 @@
 """The page of a live run, by its protocol and in a real browser."""
 
+import asyncio
 import http.client
 import json
 import queue
@@ -11,11 +12,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import count
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from cpep_edge.blocks import Block, LinkCounts
+from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
 from cpep_edge.errors import CpepError
 from cpep_edge.hand import HandPoses
@@ -28,7 +32,7 @@ pytest.importorskip("uvicorn")
 client = pytest.importorskip("websockets.sync.client")
 ConnectionClosed = pytest.importorskip("websockets.exceptions").ConnectionClosed
 
-from cpep_edge.web import connections  # noqa: E402 - after the skips
+from cpep_edge.web import connections, server  # noqa: E402 - after the skips
 from cpep_edge.web.server import MOST_VIEWERS, PORTS_TRIED, ViewServer  # noqa: E402
 
 TIMEOUT_S = 40.0
@@ -190,6 +194,41 @@ def test_a_browser_is_told_the_run_the_decisions_and_the_signal() -> None:
         ends = [number + len(part) for number, part in zip(first, strokes, strict=True)]
         assert all(end <= begin for end, begin in zip(ends, first[1:], strict=False))  # each stroke once at most
         assert np.array_equal(np.unique(drawn[:, :, 1]), [round(127 / 6)])
+
+
+@pytest.mark.parametrize("decides", [True, False])
+def test_signal_comes_with_a_decision_where_one_comes_and_by_itself_otherwise(
+    decides: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that comes alone costs a browser a turn of all that it draws."""
+    monkeypatch.setattr(server, "TICK_S", 0.0)
+    view, ticks, sent = Mock(generation=0), count(), []
+    tick = 0
+    view.health.return_value = view.about.return_value = {}
+    view.changes_after.return_value, view.hand_rad.return_value, view.shares.return_value = (0, []), None, []
+    view.strips.side_effect = lambda first, most: (first, np.zeros((3, 1, 2), np.float32))
+    decision = Decision(0, 0.0, "Fist", False, "Fist", 1.0, 1.0, False, False, 1.0)
+
+    def newest(_: Mock) -> Decision | None:  # asked for once a tick
+        nonlocal tick
+        tick = next(ticks)
+        return replace(decision, sample_index=(tick + 1) // 2) if decides else None  # every other tick
+
+    type(view.stats).last, view.stats.run_s = property(newest), 0.0
+    with ViewServer(view, port=0) as page:
+
+        async def collect() -> None:
+            async for message in page._messages():
+                sent.append((tick, "signal" if isinstance(message, bytes) else json.loads(message)["type"]))
+                if tick >= 60:
+                    return
+
+        asyncio.run(asyncio.wait_for(collect(), TIMEOUT_S))
+    signal, decided = (
+        [at for at, kind in sent if kind == wanted and 10 < at < 60] for wanted in ("signal", "decision")
+    )
+    assert len(signal) > 10
+    assert (signal == decided) if decides else not decided
 
 
 def test_two_browsers_see_the_same_and_one_that_leaves_troubles_nobody() -> None:
