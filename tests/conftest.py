@@ -18,6 +18,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from cpep_edge.manifest import EncoderSpec
+    from cpep_edge.native_encoder import NativeLibrary
     from cpep_export.native import NativeBuild
     from cpep_train.checkpoint import Checkpoint
 
@@ -158,29 +159,29 @@ def native_build(tmp_path_factory: pytest.TempPathFactory) -> "NativeBuild":
 
 
 @pytest.fixture(scope="session")
+def library(native_build: "NativeBuild") -> "NativeLibrary":
+    """That build as a bundle carries it."""
+    from cpep_edge.native_encoder import NativeLibrary
+
+    files = tuple((file.name, file.read_bytes()) for file in native_build.libraries)
+    return NativeLibrary(native_build.architecture, files)
+
+
+@pytest.fixture(scope="session")
 def native_program() -> tuple[bytes, "EncoderSpec"]:
     """A small untrained encoder as a fully delegated program."""
     import torch
 
-    from cpep_edge.manifest import EncoderSpec
     from cpep_export.fused import FusedEncoder
     from cpep_export.lower import lower
     from cpep_train.model import Embedder, EncoderConfig
+    from tests.export.programs import encoder_spec
 
     torch.manual_seed(0)
     config = EncoderConfig(4, 100, 10, width=32, n_layers=1, n_heads=2, mlp_ratio=2)
     program = lower(FusedEncoder(Embedder(config, 24).eval()).eval(), 4, 100)
-    return program.content, EncoderSpec(
-        file="encoder.pte",
-        runtime="executorch-xnnpack",
-        quantisation="fp32",
-        n_channels=4,
-        window_samples=100,
-        d_embed=24,
-        n_parameters=1,
-        n_delegates=program.n_delegates,
-        n_operators_outside=len(program.operators_outside),
-    )
+    assert (program.n_delegates, program.operators_outside) == (1, ())
+    return program.content, encoder_spec(4, 100, 24)
 
 
 _CORNERS = 1.5 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # each electrode answers to one

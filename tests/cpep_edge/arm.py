@@ -4,13 +4,22 @@ Nothing of the project's simulators is in it: each gesture drives some muscles, 
 each electrode hears all of them, the near ones most.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from cpep_edge.blocks import Block
-from cpep_edge.personal import Repetition
+from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.manifest import Manifest
+from cpep_edge.personal import Repetition, design_reading
+from cpep_edge.session import SessionMeta, write_session
+from cpep_edge.taught import fit_taught, write_taught
+from tests.cpep_edge.fake_stream import ListSource
 
+Unit = Literal["uV", "count"]
 N_MUSCLES = 6
 NOISE_UV = 4.0
 
@@ -50,6 +59,26 @@ class Arm:
         """Each gesture and rest, so many times."""
         named = [(name, number) for number in range(1, n + 1) for name in ("Rest", *gestures)]
         return [Repetition(name, number, self.make(name, seconds), wearing) for name, number in named]
+
+    def teach(self, path: Path, gestures: Sequence[str], unit: Unit = "uV") -> Manifest:
+        """A bundle that was taught these, by three repetitions of each."""
+        repetitions = self.repetitions(list(gestures), 3)
+        fitted = fit_taught(repetitions, "Rest", design_reading(self.n_channels, self.rate_hz), unit)
+        return write_taught(path, fitted, repetitions, "a test")
+
+    def session(self, folder: Path, gesture: str, turned: int = 0) -> Path:
+        """A recording of four seconds of a gesture."""
+        samples, file = self.make(gesture, 4, turned=turned), folder / f"{gesture}.hdf5"
+        meta = SessionMeta("s", "u", gesture, "right", 0.0, 4.0, self.n_channels, self.rate_hz, gesture)
+        write_session(file, meta, np.arange(len(samples)) / self.rate_hz, samples)
+        return file
+
+    def sends(self, samples: NDArray[np.float32]) -> ListSource:
+        """A band on this arm that sends a signal, and ends."""
+        return ListSource(blocks(samples, self.rate_hz), info=self.info())
+
+    def info(self, unit: Unit = "uV") -> StreamInfo:
+        return StreamInfo("arm", self.n_channels, self.rate_hz, unit=unit)
 
 
 def blocks(samples: NDArray[np.float32], rate_hz: float, size: int = 25, first: int = 0) -> list[Block]:

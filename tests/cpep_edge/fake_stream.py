@@ -1,7 +1,7 @@
 """A stream that can be foretold: a recogniser that reads the answer out of the signal, and a band that plays blocks."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from threading import Event
 from types import SimpleNamespace
@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
 from cpep_edge.input_stream import InputStream
+from cpep_edge.live_loop import LiveEngine
 from cpep_edge.manifest import DecisionSpec
 from cpep_edge.names import shown_name
 from cpep_edge.pose_index import Vote
@@ -79,8 +81,9 @@ class ListSource:
         failure: Exception | None = None,
         pause_s: float = 0.0,
         recogniser: LevelRecogniser | None = None,
+        info: StreamInfo = INFO,
     ) -> None:
-        self.info, self.counts = INFO, LinkCounts()
+        self.info, self.counts = info, LinkCounts()
         self._blocks, self._failure, self._pause_s = blocks, failure, pause_s
         self._recogniser, self._stopped = recogniser, Event()
 
@@ -105,6 +108,20 @@ class ListSource:
             yield replace(block, host_t_s=time.monotonic())
         if self._failure:
             raise self._failure
+
+
+def play(blocks: Iterable[Block], engine: LiveEngine) -> list[Decision]:
+    """Every decision of a loop that is given these blocks."""
+    decisions = []
+    for block in blocks:
+        if engine.ingest(block):
+            while (decision := engine.step(newest=False)) is not None:
+                decisions.append(decision)
+    return decisions
+
+
+def without_delay(decisions: Iterable[Decision]) -> list[Decision]:
+    return [replace(decision, delay_ms=0.0) for decision in decisions]
 
 
 def cut(signal: np.ndarray, size: int = 10, first: int = 0, boot_id: int = 0) -> list[Block]:

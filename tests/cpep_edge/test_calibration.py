@@ -1,6 +1,4 @@
 import os
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.blocks import StreamInfo
 from cpep_edge.calibration import Profile, calibrate, load_profile, odd_electrodes, save_profile, signal_id
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
@@ -16,6 +14,8 @@ from cpep_edge.input_stream import InputStream
 from cpep_edge.manifest import DecisionSpec, PlacementSpec
 from cpep_edge.preprocess import Preprocessing, design_filter
 from cpep_edge.recogniser import Recogniser
+from tests.cpep_edge.arm import blocks
+from tests.cpep_edge.fake_stream import ListSource
 
 RATE_HZ = 1000.0
 SPEC = Preprocessing(RATE_HZ, design_filter(RATE_HZ, 20.0), scale_uv=10.0, clip=20.0)
@@ -41,21 +41,10 @@ def bundle_for(pattern: tuple[float, ...] = (), n_channels: int = 3, spec: Prepr
     return cast(Recogniser, SimpleNamespace(manifest=manifest, head=None))
 
 
-class Source:
+def band(signal_uv: np.ndarray, missing: tuple[int, ...] = ()) -> ListSource:
     """A band that plays an array and ends."""
-
-    def __init__(self, signal_uv: np.ndarray) -> None:
-        self.info, self.counts = StreamInfo("test band", signal_uv.shape[1], RATE_HZ), LinkCounts()
-        self._signal_uv = signal_uv.astype(np.float32)
-
-    def __enter__(self) -> "Source":
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def __iter__(self) -> Iterator[Block]:
-        for start in range(0, len(self._signal_uv), 37):
-            yield Block(self._signal_uv[start : start + 37], start, start / RATE_HZ, 0.0)
+    info = StreamInfo("test band", signal_uv.shape[1], RATE_HZ, missing=missing)
+    return ListSource(blocks(signal_uv.astype(np.float32), RATE_HZ, size=37), info=info)
 
 
 def movement(seconds: float, seed: int = 0) -> np.ndarray:
@@ -74,7 +63,7 @@ def profile_of(level_uv: tuple[float, ...]) -> Profile:
 
 def test_a_calibrated_signal_does_not_tell_one_electrode_s_gain_from_another_s() -> None:
     recogniser = bundle_for()
-    donning = calibrate(Source(movement(10)), recogniser, seconds=8).donning(recogniser.manifest)
+    donning = calibrate(band(movement(10)), recogniser, seconds=8).donning(recogniser.manifest)
     assert donning.level_uv is not None
     assert np.allclose(donning.level_uv / donning.level_uv[0], GAINS, rtol=1e-3)
     scaled = InputStream(SPEC, None, 3, donning)(movement(5, seed=1).astype(np.float32))
@@ -82,33 +71,31 @@ def test_a_calibrated_signal_does_not_tell_one_electrode_s_gain_from_another_s()
 
 
 def test_only_the_asked_seconds_are_used() -> None:
-    assert calibrate(Source(movement(10)), bundle_for(), seconds=3).seconds == pytest.approx(3, abs=0.3)
+    assert calibrate(band(movement(10)), bundle_for(), seconds=3).seconds == pytest.approx(3, abs=0.3)
 
 
 def test_a_flat_electrode_and_too_short_a_signal_are_said() -> None:
     flat = movement(5)
     flat[:, 1] = 500
     with pytest.raises(DataError, match="channel 2 is flat"):
-        calibrate(Source(flat), bundle_for(), seconds=4)
+        calibrate(band(flat), bundle_for(), seconds=4)
     with pytest.raises(DataError, match="too short"):
-        calibrate(Source(movement(1.5)), bundle_for(), seconds=8)
+        calibrate(band(movement(1.5)), bundle_for(), seconds=8)
     with pytest.raises(DataError, match="too short"):
-        calibrate(Source(movement(3)), bundle_for(), seconds=8, rest_seconds=5)
+        calibrate(band(movement(3)), bundle_for(), seconds=8, rest_seconds=5)
 
 
 def test_channels_that_the_device_does_not_have_are_dead_and_not_flat() -> None:
     signal = movement(5)
     signal[:, 2] = 0
-    source = Source(signal)
-    source.info = replace(source.info, missing=(2,))
-    profile = calibrate(source, bundle_for(), seconds=4)
+    profile = calibrate(band(signal, missing=(2,)), bundle_for(), seconds=4)
     assert profile.dead == (2,)
     assert profile.level_uv[2] == 1
     assert odd_electrodes(profile, (0.0, 0.0, 0.0)).keys() <= {1, 2}
 
 
 def test_a_profile_comes_back_as_it_was_saved_and_fits_only_its_signal(tmp_path: Path) -> None:
-    profile = calibrate(Source(movement(5)), bundle_for(), seconds=4)
+    profile = calibrate(band(movement(5)), bundle_for(), seconds=4)
     save_profile(profile, tmp_path / "profile.json")
     assert load_profile(tmp_path / "profile.json") == profile
     other_filter = Preprocessing(RATE_HZ, design_filter(RATE_HZ, 40.0), scale_uv=10.0, clip=20.0)
@@ -155,11 +142,11 @@ def test_a_profile_s_levels_replace_the_corpus_scale() -> None:
 def test_a_profile_of_a_turned_band_holds_the_levels_as_the_model_knows_them() -> None:
     turned = np.roll(movement(10), 1, axis=1)
     pattern = tuple(np.log(GAINS).tolist())
-    profile = calibrate(Source(turned), bundle_for(pattern), seconds=8)
+    profile = calibrate(band(turned), bundle_for(pattern), seconds=8)
     assert profile.order == (1, 2, 0)
     assert np.allclose(np.array(profile.level_uv) / profile.level_uv[0], GAINS, rtol=1e-3)
     donning = profile.donning(bundle_for(pattern).manifest)
-    straight = calibrate(Source(movement(10)), bundle_for(pattern), seconds=8).donning(bundle_for().manifest)
+    straight = calibrate(band(movement(10)), bundle_for(pattern), seconds=8).donning(bundle_for().manifest)
     seen = [InputStream(SPEC, None, 3, way)(signal) for way, signal in ((donning, turned), (straight, movement(10)))]
     assert np.array_equal(*seen)
 
@@ -167,7 +154,7 @@ def test_a_profile_of_a_turned_band_holds_the_levels_as_the_model_knows_them() -
 def test_rest_is_listened_to_first_and_lies_between_rest_and_movement() -> None:
     rest = 500 + np.random.default_rng(5).normal(size=(5200, 3)) * GAINS
     heard: list[str] = []
-    both = Source(np.concatenate([rest, movement(12)]))
+    both = band(np.concatenate([rest, movement(12)]))
     profile = calibrate(both, bundle_for(), seconds=8, rest_seconds=5, on_move=lambda: heard.append("move"))
     quiet = 1 / profile.level_uv[0]
     assert quiet < profile.rest_level < 1

@@ -1,6 +1,5 @@
 import gc
 import json
-import os
 import re
 import subprocess
 import sys
@@ -8,12 +7,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from cpep_edge import cli
-from cpep_edge.cli import app
 from cpep_edge.errors import CpepError
 from cpep_edge.extras import EXTRA_OF, PACKAGE_OF
+from tests.processes import cpep_edge, environment, invoke, python, start, without_package
 
 HEAVY = {"torch", "executorch", "torchao", "lightning", "hnswlib", "serial", "scipy", "h5py", "sklearn", "matplotlib"}
 
@@ -21,16 +19,11 @@ HEAVY = {"torch", "executorch", "torchao", "lightning", "hnswlib", "serial", "sc
 @pytest.mark.parametrize("statement", ["import cpep_edge", "import cpep_edge.cli"])
 def test_importing_pulls_in_nothing_heavy(statement: str) -> None:
     script = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
-    modules = json.loads(subprocess.check_output([sys.executable, "-c", script]))
-    assert not HEAVY & set(modules)
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "cpep_edge", *arguments], capture_output=True, text=True, check=False)
+    assert not HEAVY & set(json.loads(python("-c", script).stdout))
 
 
 def test_help_names_the_commands_of_the_contract() -> None:
-    answer = CliRunner().invoke(app, ["--help"])
+    answer = invoke("--help")
     assert answer.exit_code == 0
     for command in ("demo", "data", "train", "eval", "export", "inspect", "verify", "simulate", "live", "bench"):
         assert f" {command} " in answer.output
@@ -48,14 +41,14 @@ def test_help_names_the_commands_of_the_contract() -> None:
     ],
 )
 def test_what_is_not_there_is_one_sentence(arguments: tuple[str, ...]) -> None:
-    answer = CliRunner().invoke(app, arguments)
+    answer = invoke(*arguments)
     assert isinstance(answer.exception, CpepError)
     assert answer.stdout == ""
     assert "\n" not in str(answer.exception)
 
 
 def test_a_failure_is_said_on_stderr_with_exit_1() -> None:
-    answer = run("verify", "nowhere.cpep")
+    answer = cpep_edge("verify", "nowhere.cpep")
     assert answer.returncode == 1
     assert answer.stdout == ""
     assert answer.stderr.startswith("error: ")
@@ -64,7 +57,7 @@ def test_a_failure_is_said_on_stderr_with_exit_1() -> None:
 
 def test_wrong_usage_is_exit_2() -> None:
     def exit_of(*arguments: str) -> int:
-        return CliRunner().invoke(app, arguments).exit_code
+        return invoke(*arguments).exit_code
 
     assert exit_of("live") == 2
     assert exit_of("export", "run", "--data", "d", "--out", "o", "--quant", "int7") == 2
@@ -77,56 +70,34 @@ def test_wrong_usage_is_exit_2() -> None:
         assert exit_of("sweep", "demo", "--data", "d", "--out", "o", "--seeds", seeds) == 2
 
 
+SLOW = {"marks": pytest.mark.slow}
+
+
 @pytest.mark.parametrize(
-    ("module", "arguments", "line"),
+    ("module", "arguments", "extra"),
     [
-        ("torch", ("train", "demo", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train]'"),
-        pytest.param("torch", ("eval", "r", "--data", "d"), "pip install 'cpep-edge[train]'", marks=pytest.mark.slow),
-        pytest.param(
-            "lightning",
-            ("train", "demo", "--data", "d", "--out", "o"),
-            "pip install 'cpep-edge[train]'",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "lightning",
-            ("sweep", "demo", "--data", "d", "--out", "o"),
-            "pip install 'cpep-edge[train]'",
-            marks=pytest.mark.slow,
-        ),
-        ("sklearn", ("eval", "r", "--data", "d"), "pip install 'cpep-edge[train]'"),
-        pytest.param(
-            "safetensors", ("robustness", "r", "--data", "d"), "pip install 'cpep-edge[train]'", marks=pytest.mark.slow
-        ),
-        ("torch", ("export", "r", "--data", "d", "--out", "o"), "pip install 'cpep-edge[train,export]'"),
-        ("yaml", ("data", "info", "split.yaml"), "pip install 'cpep-edge[train]'"),
-        ("cryptography", ("keygen", "k"), "pip install 'cpep-edge[trust]'"),
-        ("mujoco", ("data", "synth", "nowhere"), "pip install 'cpep-edge[sim]'"),
-        pytest.param("mujoco", ("demo", "--out", "nowhere"), "pip install 'cpep-edge[sim]'", marks=pytest.mark.slow),
+        ("torch", "train demo --data d --out o", "train"),
+        pytest.param("torch", "eval r --data d", "train", **SLOW),
+        pytest.param("lightning", "train demo --data d --out o", "train", **SLOW),
+        pytest.param("lightning", "sweep demo --data d --out o", "train", **SLOW),
+        ("sklearn", "eval r --data d", "train"),
+        pytest.param("safetensors", "robustness r --data d", "train", **SLOW),
+        ("torch", "export r --data d --out o", "train,export"),
+        ("yaml", "data info split.yaml", "train"),
+        ("cryptography", "keygen k", "trust"),
+        ("mujoco", "data synth nowhere", "sim"),
+        pytest.param("mujoco", "demo --out nowhere", "sim", **SLOW),
     ],
 )
 def test_a_missing_package_is_one_sentence_with_the_line_that_installs_it(
-    module: str, arguments: tuple[str, ...], line: str, tmp_path: Path
+    module: str, arguments: str, extra: str, tmp_path: Path
 ) -> None:
     (tmp_path / "split.yaml").write_text("train: []")
-    code = f"""
-import sys
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == {module!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, NotInstalled())
-sys.argv = ["cpep-edge", *{arguments!r}]
-from cpep_edge.cli import main
-main()
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
-    )
+    code = f"sys.argv = ['cpep-edge', *{arguments.split()!r}]\nfrom cpep_edge.cli import main\nmain()"
+    answer = python("-c", without_package(module) + code, cwd=tmp_path)
     assert answer.returncode == 1
     assert answer.stderr.splitlines()[-1].startswith("error: ")
-    assert line in answer.stderr.splitlines()[-1]
+    assert f"pip install 'cpep-edge[{extra}]'" in answer.stderr.splitlines()[-1]
     assert "Traceback" not in answer.stderr
 
 
@@ -138,7 +109,7 @@ def test_every_extra_that_is_named_declares_its_package() -> None:
 
 
 def test_debug_shows_the_traceback() -> None:
-    answer = run("--debug", "verify", "nowhere.cpep")
+    answer = cpep_edge("--debug", "verify", "nowhere.cpep")
     assert answer.returncode == 1
     assert "Traceback" in answer.stderr
 
@@ -157,10 +128,7 @@ with _json_lines(StreamInfo("x", 1, 100.0), lambda: {"type": "summary"}) as prin
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_decisions_that_nobody_reads_hold_up_nothing(reads: bool) -> None:
-    command = [sys.executable, "-c", UNREAD]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+    with start("-c", UNREAD) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         said = process.stderr.readline()
@@ -194,19 +162,15 @@ def test_ctrl_c_while_a_class_is_made_is_no_traceback(monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_an_answer_that_cannot_be_written_is_one_sentence() -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "cpep_edge", "--version"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (
-        1,
-        "error: a file, or the answer, cannot be read or written: No space left on device\n",
-    )
+        done = cpep_edge("--version", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == "error: a file, or the answer, cannot be read or written: No space left on device\n"
 
 
 def test_a_folder_that_was_removed_is_said(tmp_path: Path) -> None:
     here = tmp_path / "gone"
     here.mkdir()
     script = f"cd {here} && rmdir {here} && exec {sys.executable} -m cpep_edge data synth out --users 1 --seconds 1"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 1
     assert done.stderr == "error: the folder that you are in was removed: change to another\n"

@@ -5,48 +5,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from cpep_bridge.simulator import SimulatedBand
-from cpep_edge.cli import app
 from cpep_edge.errors import LinkError
 from cpep_edge.session import Session
 from tests.conftest import TOY_RATE_HZ
 from tests.firmware_bridge.scripted import scripted
+from tests.processes import cpep_edge, invoke, simulated, start
 
 pytestmark = pytest.mark.executorch
-
-CPEP_EDGE = (sys.executable, "-m", "cpep_edge")
-
-
-def run(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    command = [*CPEP_EDGE, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
-
-
-def here(*arguments: object) -> Result:
-    """The same without a process of its own."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-
-
-@contextmanager
-def simulated(*arguments: str) -> Iterator[str]:
-    """A wristband on a pty; yields its path."""
-    command = [*CPEP_EDGE, "simulate", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as band:
-        try:
-            assert band.stdout is not None
-            yield band.stdout.readline().strip()
-        finally:
-            band.send_signal(signal.SIGINT)
-            band.wait(timeout=120)
 
 
 @pytest.fixture
@@ -60,8 +31,8 @@ def lines_of(answer: subprocess.CompletedProcess[str]) -> tuple[list[dict], dict
 
 
 def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path, session: Path) -> None:
-    with simulated(str(session), "--speed", "1", "--once") as port:
-        answer = run("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json")
+    with simulated(str(session), "--speed", "1", "--once") as (port, _):
+        answer = cpep_edge("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json")
     assert answer.returncode == 0, answer.stderr
     decisions, summary = lines_of(answer)
     assert [d["type"] for d in decisions] == ["decision"] * len(decisions)
@@ -77,8 +48,8 @@ def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path
 
 def test_lost_and_damaged_frames_are_counted_and_the_rest_is_used(tiny_bundle: Path, session: Path) -> None:
     arguments = ("--speed", "4", "--once", "--loss", "0.05", "--corrupt", "0.05", "--seed", "3")
-    with simulated(str(session), *arguments) as port:
-        _, summary = lines_of(run("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json"))
+    with simulated(str(session), *arguments) as (port, _):
+        _, summary = lines_of(cpep_edge("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json"))
     link = summary["link"]
     assert link["corrupt_frames"] > 0
     assert link["lost_frames"] > link["corrupt_frames"]
@@ -88,24 +59,23 @@ def test_lost_and_damaged_frames_are_counted_and_the_rest_is_used(tiny_bundle: P
 
 def test_a_band_of_other_channels_is_refused_in_one_sentence(tiny_bundle: Path) -> None:
     with SimulatedBand([np.zeros((500, 3), np.float32)], 500.0) as band:
-        said = str(here("live", tiny_bundle, "--port", band.port).exception)
+        said = str(invoke("live", tiny_bundle, "--port", band.port).exception)
     assert "has 3 channels, but tiny was trained on 4" in said
     assert said.splitlines()[1].startswith("channels = [0, 1, 2, -1]")  # the device config that would fit
 
 
 def test_a_port_that_does_not_exist_is_said(tiny_bundle: Path) -> None:
-    answer = here("live", tiny_bundle, "--port", "/dev/ttyNOWHERE")
+    answer = invoke("live", tiny_bundle, "--port", "/dev/ttyNOWHERE")
     assert isinstance(answer.exception, LinkError)
     assert "/dev/ttyNOWHERE" in str(answer.exception)
 
 
 def test_a_busy_port_is_said(tiny_bundle: Path, session: Path) -> None:
     with Session(session) as played, SimulatedBand([played], TOY_RATE_HZ) as band:
-        command = [*CPEP_EDGE, "live", str(tiny_bundle), "--port", band.port, "--json"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        with start("-m", "cpep_edge", "live", tiny_bundle, "--port", band.port, "--json") as first:
             assert first.stdout is not None
             first.stdout.readline()
-            answer = here("live", tiny_bundle, "--port", band.port)
+            answer = invoke("live", tiny_bundle, "--port", band.port)
             first.send_signal(signal.SIGINT)
             rest = first.stdout.read().splitlines()
     assert isinstance(answer.exception, LinkError)
@@ -116,25 +86,25 @@ def test_a_busy_port_is_said(tiny_bundle: Path, session: Path) -> None:
 
 def test_a_device_that_speaks_garbage_is_said(tiny_bundle: Path) -> None:
     with scripted(lambda heard, now_s: os.urandom(64)) as port:
-        answer = run("live", str(tiny_bundle), "--port", port.path, "--timeout-s", "1")
+        answer = cpep_edge("live", str(tiny_bundle), "--port", port.path, "--timeout-s", "1")
     assert answer.returncode == 1
     assert answer.stderr.startswith("error: ")
     assert answer.stderr.count("\n") == 1
 
 
 def test_inspect_and_verify_answer_people_and_machines(tiny_bundle: Path) -> None:
-    manifest = json.loads(here("inspect", tiny_bundle, "--json").stdout)
+    manifest = json.loads(invoke("inspect", tiny_bundle, "--json").stdout)
     assert manifest["encoder"]["n_delegates"] == 1
     assert manifest["encoder"]["n_operators_outside"] == 0
-    assert "accuracy ladder" in here("inspect", tiny_bundle).stdout
-    report = json.loads(here("verify", tiny_bundle, "--json").stdout)
+    assert "accuracy ladder" in invoke("inspect", tiny_bundle, env={"COLUMNS": "200"}).stdout
+    report = json.loads(invoke("verify", tiny_bundle, "--json").stdout)
     assert report["n_golden"] == 6
-    assert "is complete" in run("verify", str(tiny_bundle)).stdout
+    assert "is complete" in cpep_edge("verify", str(tiny_bundle)).stdout
 
 
 @pytest.mark.parametrize("option", ["--max-risk 0", "--hop-ms 50", "--seconds 1", "--record folder", "--web"])
 def test_what_a_band_that_decides_itself_cannot_take_is_refused(option: str, tiny_bundle: Path) -> None:
-    answer = here("live", tiny_bundle, "--port", "/nowhere", "--on-device", *option.split())
+    answer = invoke("live", tiny_bundle, "--port", "/nowhere", "--on-device", *option.split())
 
     assert answer.exit_code == 2
     assert "the band decides by itself" in answer.stderr
@@ -161,7 +131,7 @@ def test_what_is_no_profile_is_not_replaced_and_that_is_said_before_the_wearer_m
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.json").write_text('{"mine": 1}')
-    answer = here("calibrate", tiny_bundle, "--port", "gone", "--out", tmp_path / "notes.json", "--force")
+    answer = invoke("calibrate", tiny_bundle, "--port", "gone", "--out", tmp_path / "notes.json", "--force")
     said = str(answer.exception)
     assert "notes.json" in said
     assert "gone" not in said.replace("notes.json", "")

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
@@ -12,6 +9,7 @@ from cpep_edge.bundle import Bundle
 from cpep_edge.encoder import EmgEncoder, _OneAtATime, open_encoder
 from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.manifest import EncoderSpec
+from tests.processes import python, without_package
 
 pytestmark = pytest.mark.executorch
 
@@ -141,36 +139,20 @@ def test_another_number_of_threads_is_refused_rather_than_risked(
 
 @pytest.mark.parametrize("module", ["torch", "executorch"])
 def test_a_missing_runtime_names_the_line_that_installs_it(module: str) -> None:
-    done = run(
-        f"""
-import sys
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == {module!r}:
-            raise ImportError(name)
-sys.meta_path.insert(0, NotInstalled())
-from cpep_edge.encoder import import_runtime
-import_runtime()
-"""
-    )
+    code = "from cpep_edge.encoder import import_runtime\nimport_runtime()"
+    done = python("-c", without_package(module) + code)
 
     assert "pip install 'cpep-edge[export]'" in done.stderr.splitlines()[-1]
 
 
 def test_opening_an_encoder_says_nothing(tiny_bundle: Path) -> None:
-    done = run(
-        f"""
+    code = f"""
 from pathlib import Path
 from cpep_edge.bundle import Bundle
 from cpep_edge.encoder import open_encoder
 bundle = Bundle(Path({str(tiny_bundle)!r}))
 open_encoder(bundle.read(bundle.manifest.encoder.file), bundle.manifest.encoder)
 """
-    )
+    done = python("-c", code)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

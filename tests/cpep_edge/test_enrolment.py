@@ -2,8 +2,7 @@
 
 import json
 import resource
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,11 @@ from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.manifest import Manifest
 from cpep_edge.pose_index import build_index
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.session import JOINT_NAMES, Session
+from cpep_edge.session import JOINT_NAMES, Session, SessionMeta, write_session
 from cpep_edge.session_trial import SessionTrial
 from cpep_edge.trust import generate_keys, load_signing_key
 from cpep_edge.verify import verify_bundle
+from tests.processes import cpep_edge, start
 
 pytestmark = pytest.mark.executorch
 
@@ -131,24 +131,21 @@ def test_a_movement_shorter_than_a_window_is_refused(bundle: Path, pose_file: Pa
         prototypes_from_pose(OpenBundle.check(Bundle(bundle)), pose_file)
 
 
-def test_a_recording_of_another_band_is_refused(bundle: Path, tmp_path: Path) -> None:
-    from cpep_edge.session import SessionMeta, write_session
+@pytest.mark.parametrize(
+    ("n_channels", "n_samples", "said"),
+    [
+        (3, 500, "3 channels at 500 Hz, the bundle takes 4 at 500 Hz"),
+        (4, 250, "0.5 s of signal are too short"),
+    ],
+)
+def test_a_recording_of_another_band_or_a_short_one_is_refused(
+    bundle: Path, tmp_path: Path, n_channels: int, n_samples: int, said: str
+) -> None:
+    meta = SessionMeta("s", "u", "Fist", "left", 0.0, n_samples / 500, n_channels, 500.0, "one")
+    write_session(tmp_path / "one.hdf5", meta, np.arange(n_samples) / 500, np.ones((n_samples, n_channels), "f4"))
 
-    meta = SessionMeta("s", "u", "Fist", "left", 0.0, 1.0, 3, 500.0, "other")
-    write_session(tmp_path / "other.hdf5", meta, np.arange(500) / 500, np.zeros((500, 3), np.float32))
-
-    with pytest.raises(DataError, match="3 channels at 500 Hz, the bundle takes 4 at 500 Hz"):
-        prototypes_from_session(OpenBundle.check(Bundle(bundle)), tmp_path / "other.hdf5")
-
-
-def test_a_recording_that_is_too_short_is_refused(bundle: Path, tmp_path: Path) -> None:
-    from cpep_edge.session import SessionMeta, write_session
-
-    meta = SessionMeta("s", "u", "Fist", "left", 0.0, 0.5, 4, 500.0, "short")
-    write_session(tmp_path / "short.hdf5", meta, np.arange(250) / 500, np.ones((250, 4), np.float32))
-
-    with pytest.raises(DataError, match="0.5 s of signal are too short"):
-        prototypes_from_session(OpenBundle.check(Bundle(bundle)), tmp_path / "short.hdf5")
+    with pytest.raises(DataError, match=said):
+        prototypes_from_session(OpenBundle.check(Bundle(bundle)), tmp_path / "one.hdf5")
 
 
 def test_a_tampered_bundle_is_not_rewritten(bundle: Path) -> None:
@@ -177,13 +174,8 @@ def test_a_full_disk_leaves_the_old_bundle(bundle: Path, tiny_corpus: Path) -> N
     """The limit on the size of files stands for the disk: the encoder library no longer fits."""
     before = {file.name: file.read_bytes() for file in bundle.iterdir()}
     limit = max(len(content) for content in before.values()) // 2
-    answer = subprocess.run(
-        [sys.executable, "-m", "cpep_edge", "gestures", "remove", str(bundle), LEFT_OUT],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    shrink = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    answer = cpep_edge("gestures", "remove", bundle, LEFT_OUT, preexec_fn=shrink)
 
     assert answer.returncode == 1
     assert answer.stderr.startswith("error: ")
@@ -208,10 +200,8 @@ def test_the_nearest_confusion_is_the_gesture_that_lies_nearest() -> None:
 
 
 def test_gestures_are_listed_with_counts_and_neighbours(bundle: Path) -> None:
-    command = [sys.executable, "-m", "cpep_edge", "gestures", "list", str(bundle), "--json"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    listed = json.loads(cpep_edge("gestures", "list", bundle, "--json").stdout)["gestures"]
 
-    listed = json.loads(answer.stdout)["gestures"]
     assert [row["n_prototypes"] for row in listed] == [g.n_prototypes for g in Bundle(bundle).manifest.gestures]
     assert all(0 <= row["nearest_share"] <= 1 for row in listed)
 
@@ -253,8 +243,7 @@ def test_a_session_to_learn_from_is_read_apart_first(
 
 def test_edits_at_once_wait_for_one_another_and_all_count(bundle: Path) -> None:
     names = [gesture.name for gesture in Bundle(bundle).manifest.gestures][:3]
-    command = [sys.executable, "-m", "cpep_edge", "gestures", "remove", str(bundle)]
-    started = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names]
+    started = [start("-m", "cpep_edge", "gestures", "remove", bundle, name, stdout=None, stderr=None) for name in names]
 
     assert [process.wait() for process in started] == [0] * len(names)
     left = Bundle(bundle).manifest

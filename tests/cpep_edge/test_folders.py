@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from cpep_edge import folders
 from cpep_edge.errors import ConfigError
 from cpep_edge.folders import NOTE_FILE, made_by, output_folder, replacing_folder, restore, write_reports
+from tests.processes import invoke, start
 
 
 def test_a_folder_replaces_the_old_one_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -44,9 +44,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis" / "chapter1.txt").write_text("my only copy")
 
     for force in (False, True):
-        with pytest.raises(
-            ConfigError, match=r"thesis holds chapter1.txt, which cpep-edge did not write; choose another folder"
-        ):
+        with pytest.raises(ConfigError, match="thesis holds chapter1.txt, which cpep-edge did not write; choose"):
             write(tmp_path / "thesis", one="1", force=force)
 
     assert contents(tmp_path / "thesis") == {"chapter1.txt": "my only copy"}
@@ -211,11 +209,7 @@ with folders.output_folder(Path(out), "data import csv") as folder:
 @pytest.mark.parametrize("way", ["exchange", "no exchange"])
 def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path, way: str) -> None:
     killed = 0
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", KILLED_AT, way]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start("-c", KILLED_AT, way, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for step in range(1, 200):
@@ -282,10 +276,8 @@ def test_the_exchange_is_taken_where_the_system_has_one(tmp_path: Path) -> None:
 def test_what_lies_where_a_report_would_go_is_said_before_any_work(
     tmp_path: Path, command: tuple[str, ...], option: str, figures: str
 ) -> None:
-    from cpep_edge.cli import app
-
     (tmp_path / figures).write_text("[1, 2]")
-    done = CliRunner().invoke(app, [*command, option, str(tmp_path)])
+    done = invoke(*command, option, tmp_path)
     assert isinstance(done.exception, ConfigError)
     assert str(done.exception).startswith(f"{tmp_path / figures} exists and is not an earlier report")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["[1, 2]"]

@@ -3,7 +3,6 @@
 import inspect
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 import cpep_edge
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.cli.live import live as live_command
-from cpep_edge.personal import design_reading
-from cpep_edge.taught import fit_taught, write_taught
+from cpep_edge.session import SessionMeta, write_session
 from tests.cpep_edge.arm import Arm
+from tests.processes import python
 
 ROOT = Path(__file__).parents[2]
 RATE_HZ, N_CHANNELS = 500.0, 6
@@ -29,8 +28,7 @@ def arm() -> Arm:
 @pytest.fixture(scope="module")
 def bundle(arm: Arm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("front") / "mine.cpep"
-    repetitions = arm.repetitions(list(GESTURES), 3)
-    write_taught(path, fit_taught(repetitions, "Rest", design_reading(N_CHANNELS, RATE_HZ)), repetitions, "a test")
+    arm.teach(path, GESTURES)
     return path
 
 
@@ -40,9 +38,8 @@ def worn(arm: Arm, bundle: Path) -> np.ndarray:
     return np.concatenate([arm.make(name, 2.0) for name in ("Rest", *GESTURES)])
 
 
-def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, arguments)] if not code else [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+def in_root(*words: object) -> subprocess.CompletedProcess[str]:
+    return python(*words, timeout=120, cwd=ROOT)
 
 
 def test_importing_is_light_and_every_promised_name_is_there() -> None:
@@ -51,7 +48,7 @@ def test_importing_is_light_and_every_promised_name_is_there() -> None:
         "heavy = {'numpy', 'scipy', 'h5py', 'torch', 'hnswlib', 'serial', 'pydantic', 'typer'} & set(sys.modules)\n"
         "print(sorted(heavy), [name for name in cpep_edge.__all__ if getattr(cpep_edge, name, None) is None])"
     )
-    answer = python(code)
+    answer = in_root("-c", code)
     assert (answer.stdout, answer.stderr) == ("[] []\n", "")
     with pytest.raises(AttributeError, match="has no attribute 'recognize'"):
         _ = cpep_edge.recognize
@@ -150,21 +147,18 @@ def test_a_time_that_cannot_be_is_the_callers_slip(wrong: dict[str, float], bund
 def test_live_takes_all_that_the_command_takes() -> None:
     """But for what is about a terminal: JSON lines on stdout, and the browser of this machine."""
     command = set(inspect.signature(live_command).parameters)
-    assert set(inspect.signature(cpep_edge.live).parameters) == (command - {"json_lines", "open_page", "sink"}) | {
-        "sinks"
-    }
+    shared = command - {"json_lines", "open_page", "sink"}
+    assert set(inspect.signature(cpep_edge.live).parameters) == shared | {"sinks"}
 
 
 def test_the_examples_run_on_a_simulated_band(worn: np.ndarray, bundle: Path, tmp_path: Path) -> None:
-    from cpep_edge.session import SessionMeta, write_session
-
     with SimulatedBand([worn], RATE_HZ, once=True, lossless=True) as band:
-        answer = python("", "examples/gestures.py", bundle, band.port)
+        answer = in_root("examples/gestures.py", bundle, band.port)
         assert (answer.returncode, answer.stderr) == (0, "")
         told = [line.split()[2] for line in answer.stdout.splitlines()]
         assert [name for name in told if name != "unknown"][-2:] == list(GESTURES)
     with SimulatedBand([worn], RATE_HZ, speed=2, once=True, lossless=True) as band:
-        answer = python("", "examples/signal_levels.py", band.port)
+        answer = in_root("examples/signal_levels.py", band.port)
         assert (answer.returncode, answer.stderr) == (0, "")
         head, *levels = answer.stdout.splitlines()
         assert f"{N_CHANNELS} channels at 500 Hz" in head
@@ -173,7 +167,7 @@ def test_the_examples_run_on_a_simulated_band(worn: np.ndarray, bundle: Path, tm
     recording, time_s = tmp_path / "session.hdf5", np.arange(len(worn)) / RATE_HZ
     meta = SessionMeta("s", "me", "", "right", 0.0, float(time_s[-1]), N_CHANNELS, RATE_HZ, "session")
     write_session(recording, meta, time_s, worn, np.zeros((len(worn), 20), np.float32))
-    answer = python("", "examples/recognise_recording.py", bundle, recording)
+    answer = in_root("examples/recognise_recording.py", bundle, recording)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert [line.split()[2] for line in answer.stdout.splitlines()] == ["Rest"] * 2 + ["Fist"] * 2 + ["Open"] * 2
 
@@ -189,14 +183,14 @@ def test_the_readmes_program_works_as_pasted(arm: Arm, worn: np.ndarray, bundle:
         for pasted, here in (("my.cpep", bundle), ("/dev/ttyACM0", band.port), ("profile.json", tmp_path)):
             assert pasted in program
             program = program.replace(pasted, str(here / pasted if here == tmp_path else here))
-        answer = python(program)
+        answer = in_root("-c", program)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert set(answer.stdout.split()) >= set(GESTURES)
 
 
 @pytest.mark.parametrize("example", sorted(file.name for file in (ROOT / "examples").glob("*.py")))
 def test_an_example_without_arguments_says_how_it_is_called(example: str) -> None:
-    answer = python("", f"examples/{example}")
+    answer = in_root(f"examples/{example}")
     assert answer.returncode != 0
     assert f"{example} " in answer.stderr
     assert "Traceback" not in answer.stderr

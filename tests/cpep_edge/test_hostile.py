@@ -6,7 +6,6 @@ import json
 import shutil
 import struct
 import subprocess
-import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from cpep_edge.preprocess import Preprocessor
 from cpep_edge.verify import verify_bundle
 from cpep_edge.vouched import remembers
 from tests.cpep_edge.sealing import reseal
+from tests.processes import cpep_edge
 
 pytestmark = pytest.mark.executorch  # bundles are those of the toy encoder
 
@@ -300,9 +300,7 @@ def test_a_program_that_kills_its_process_is_one_sentence(bundle: Path, body: st
     with_library(bundle, f"{headers}__attribute__((constructor)) void f(void) {{ {body} }}\n")
     words = {"verify": [str(bundle)], "doctor": ["--bundle", str(bundle)], "live": [str(bundle), "--port", "/dev/null"]}
 
-    done = subprocess.run(
-        [sys.executable, "-m", "cpep_edge", command, *words[command]], capture_output=True, text=True, check=False
-    )
+    done = cpep_edge(command, *words[command])
 
     assert done.returncode == 1
     assert said in " ".join((done.stdout + done.stderr).split())

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from cpep_edge.head import Head, fit_head
-from cpep_edge.left_out import LeftOut, choose_decision, interval, judge, leave_out
+from cpep_edge.left_out import Judgement, LeftOut, choose_decision, interval, judge, leave_out
 from cpep_edge.manifest import DecisionSpec
 from cpep_edge.personal import Windows
 
@@ -30,9 +30,21 @@ def windows_of(
     return Windows(x.astype(np.float32), gesture, repetition, repetition // len(NAMES))
 
 
+def judged(windows: Windows) -> Judgement:
+    found = judge(windows, NAMES)
+    assert found is not None
+    return found[0]
+
+
+def held_out(windows: Windows) -> LeftOut:
+    held = leave_out(windows, len(NAMES))
+    assert held is not None
+    return held
+
+
 def test_windows_that_only_their_own_repetition_gives_away_are_judged_at_chance() -> None:
-    judged = [judge(windows_of(apart=0, of_repetition=6, seed=seed), NAMES) for seed in range(6)]
-    assert np.mean([one[0].accuracy for one in judged if one is not None]) < 0.5  # chance is a third
+    accuracies = [judged(windows_of(apart=0, of_repetition=6, seed=seed)).accuracy for seed in range(6)]
+    assert np.mean(accuracies) < 0.5  # chance is a third
     x = windows_of(apart=0, of_repetition=6)
     inside = fit_head(x.x, x.gesture)
     assert np.mean(inside.shares(x.x).argmax(axis=1) == x.gesture) > 0.8  # where nothing is left out
@@ -58,16 +70,14 @@ def test_a_gesture_that_the_other_rounds_lack_is_left_out_of_their_heads() -> No
     windows = windows_of(apart=8, of_repetition=0.3)
     once = ~((windows.gesture == 1) & (windows.round > 0))
     windows = Windows(windows.x[once], windows.gesture[once], windows.repetition[once], windows.round[once])
-    held = leave_out(replace(windows, turned=(windows.x,)), len(NAMES))
-    assert held is not None
+    held = held_out(replace(windows, turned=(windows.x,)))
     said, known = held.likelihood.argmax(axis=1), windows.gesture != 1
     assert np.mean(said[known] == windows.gesture[known]) > 0.95
 
 
 def test_each_round_is_judged_by_a_head_that_was_fitted_on_the_others() -> None:
     windows = windows_of(apart=3, of_repetition=0.5)
-    held = leave_out(windows, len(NAMES))
-    assert held is not None
+    held = held_out(windows)
     for number in range(3):
         mine = windows.round == number
         head = fit_head(windows.x[~mine], windows.gesture[~mine])
@@ -86,19 +96,16 @@ def test_the_interval_holds_what_further_repetitions_read() -> None:
     inside = 0
     for seed in range(40):
         windows = windows_of(apart=2, of_repetition=0.8, rounds=3, seed=seed)
-        judged = judge(windows, NAMES)
-        assert judged is not None
+        judgement = judged(windows)
         more = windows_of(apart=2, of_repetition=0.8, rounds=60, seed=1000 + seed)
         head = fit_head(windows.x, windows.gesture)
         later = np.mean(head.shares(more.x).argmax(axis=1) == more.gesture)
-        inside += judged[0].low <= later <= judged[0].high
+        inside += judgement.low <= later <= judgement.high
     assert inside >= 32  # 95 % of 40 is 38; the judged heads had a repetition less
 
 
 def test_two_gestures_that_are_one_movement_are_named_and_leaving_one_out_helps() -> None:
-    judged = judge(windows_of(apart=4, of_repetition=0.3, same=(0, 2)), NAMES)
-    assert judged is not None
-    judgement = judged[0]
+    judgement = judged(windows_of(apart=4, of_repetition=0.3, same=(0, 2)))
     assert judgement.same == (("A", "C"),)
     assert judgement.confused is not None
     assert set(judgement.confused[:2]) == {"A", "C"}
@@ -111,28 +118,24 @@ def test_what_one_repetition_more_brings_is_about_what_it_brings() -> None:
         windows = windows_of(apart=2.2, of_repetition=1.0, rounds=5, seed=seed)
         four = windows.round < 4
         first = Windows(windows.x[four], windows.gesture[four], windows.repetition[four], windows.round[four])
-        judged = judge(first, NAMES)
+        judgement = judged(first)
         asked = windows_of(apart=2.2, of_repetition=1.0, rounds=40, seed=500 + seed)
         head = fit_head(windows.x, windows.gesture)
-        if judged is not None and judged[0].with_one_more is not None:
-            promised.append(judged[0].with_one_more)
+        if judgement.with_one_more is not None:
+            promised.append(judgement.with_one_more)
             kept.append(np.mean(head.shares(asked.x).argmax(axis=1) == asked.gesture))
     assert np.mean(promised) == pytest.approx(np.mean(kept), abs=0.06)
 
 
 def chosen(held: LeftOut, windows: Windows) -> tuple[DecisionSpec, tuple[str, ...]]:
-    judged = judge(windows, NAMES)
-    assert judged is not None
-    spec, _, judgement = choose_decision(
-        held, fit_head(windows.x, windows.gesture), judged[0], DecisionSpec(hop_ms=50), 20
-    )
+    head = fit_head(windows.x, windows.gesture)
+    spec, _, judgement = choose_decision(held, head, judged(windows), DecisionSpec(hop_ms=50), 20)
     return spec, judgement.cannot_win
 
 
 def test_rejection_leaves_every_gesture_most_of_its_windows() -> None:
     windows = windows_of(apart=6, of_repetition=0.2)
-    held = leave_out(windows, len(NAMES))
-    assert held is not None
+    held = held_out(windows)
     likelihood = held.likelihood - held.likelihood.max(axis=1, keepdims=True)
     unsure = windows.gesture == 2  # always right, never by much
     likelihood[unsure] = np.where(np.arange(len(NAMES)) == 2, 0.0, -0.25)
@@ -143,8 +146,7 @@ def test_rejection_leaves_every_gesture_most_of_its_windows() -> None:
 
 def test_rejection_is_no_stricter_than_errors_ask_for() -> None:
     windows = windows_of(apart=8, of_repetition=0.1)
-    held = leave_out(windows, len(NAMES))
-    assert held is not None
+    held = held_out(windows)
     spec, _ = chosen(held, windows)
     assert spec.min_vote_share < 0.5  # although every share that was seen is about one
     assert spec.evidence_ms <= 100
@@ -152,8 +154,7 @@ def test_rejection_is_no_stricter_than_errors_ask_for() -> None:
 
 def test_a_gesture_that_cannot_win_is_named() -> None:
     windows = windows_of(apart=6, of_repetition=0.2)
-    held = leave_out(windows, len(NAMES))
-    assert held is not None
+    held = held_out(windows)
     likelihood = held.likelihood.copy()
     likelihood[windows.gesture == 1] = np.where(np.arange(len(NAMES)) == 0, 0.0, -9.0)  # always taken for A
     _, cannot_win = chosen(LeftOut(windows, likelihood.astype(np.float32), held.typicality), windows)
@@ -161,7 +162,6 @@ def test_a_gesture_that_cannot_win_is_named() -> None:
 
 
 def test_one_repetition_of_each_is_judged_by_its_halves() -> None:
-    judged = judge(windows_of(apart=5, of_repetition=0.2, rounds=1), NAMES)
-    assert judged is not None
-    assert judged[0].accuracy > 0.9
-    assert judged[0].n_repetitions == 3
+    judgement = judged(windows_of(apart=5, of_repetition=0.2, rounds=1))
+    assert judgement.accuracy > 0.9
+    assert judgement.n_repetitions == 3

@@ -14,24 +14,11 @@ from cpep_edge.errors import ConfigError, LinkTimeout
 from cpep_edge.live_loop import KEPT_S, Live, LiveEngine
 from cpep_edge.manifest import DecisionSpec
 from cpep_edge.names import UNKNOWN
-from tests.cpep_edge.fake_stream import HOP_MS, INFO, WINDOW, LevelRecogniser, ListSource, cut
-
-
-def play(blocks: list[Block], engine: LiveEngine) -> list[Decision]:
-    decisions = []
-    for block in blocks:
-        if engine.ingest(block):
-            while (decision := engine.step(newest=False)) is not None:
-                decisions.append(decision)
-    return decisions
+from tests.cpep_edge.fake_stream import HOP_MS, INFO, WINDOW, LevelRecogniser, ListSource, cut, play, without_delay
 
 
 def steps(n_low: int, n_high: int) -> np.ndarray:
     return np.concatenate([np.zeros(n_low), np.ones(n_high)])
-
-
-def without_delay(decisions: list[Decision]) -> list[Decision]:
-    return [replace(decision, delay_ms=0.0) for decision in decisions]
 
 
 def test_windows_end_at_whole_hops_and_hold_the_samples_before() -> None:
@@ -115,14 +102,9 @@ def test_what_the_source_raises_reaches_the_one_who_iterates_after_the_last_deci
     live = Live(ListSource(cut(np.ones(300)), LinkTimeout("the band went silent")), LevelRecogniser(), hop_ms=HOP_MS)
     seen = []
     with pytest.raises(LinkTimeout, match="went silent"):
-        seen.extend(iter_into(live, seen))
+        for decision in live:
+            seen.append(decision)
     assert seen[-1].sample_index == 300
-
-
-def iter_into(live: Live, seen: list[Decision]) -> list[Decision]:
-    for decision in live:
-        seen.append(decision)
-    return []
 
 
 def test_leaving_the_loop_ends_the_reader() -> None:
@@ -196,7 +178,7 @@ def test_a_long_run_holds_no_more_memory_than_a_short_one() -> None:
     held = []
     tracemalloc.start()
     for number in range(4):
-        play_on(engine, [replace(block, sample_index=block.sample_index + number * 10_000) for block in blocks])
+        play([replace(block, sample_index=block.sample_index + number * 10_000) for block in blocks], engine)
         gc.collect()
         held.append(traced_bytes())
     tracemalloc.stop()
@@ -207,12 +189,6 @@ def traced_bytes() -> int:
     """What the loop holds; other threads of the test runner allocate too."""
     ours = tracemalloc.Filter(True, "*/cpep_edge/*")
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([ours]).traces)
-
-
-def play_on(engine: LiveEngine, blocks: list[Block]) -> None:
-    for block in blocks:
-        if engine.ingest(block):
-            engine.step()
 
 
 def test_a_view_sees_the_newest_samples_and_only_those_it_has_not_seen() -> None:

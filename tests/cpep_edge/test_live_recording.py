@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import resource
-import signal
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,8 @@ from cpep_edge.errors import DataError
 from cpep_edge.live_loop import Live, LiveEngine
 from cpep_edge.live_recording import LINES_FILE, SESSION_FILE, LiveRecording, is_of_bundle, replay
 from cpep_edge.session import Session, SessionMeta, write_session
-from tests.cpep_edge.fake_stream import HOP_MS, INFO, RATE_HZ, LevelRecogniser, ListSource, cut
+from tests.cpep_edge.fake_stream import HOP_MS, INFO, RATE_HZ, LevelRecogniser, ListSource, cut, play, without_delay
+from tests.processes import files_of_at_most
 
 DONNING = Donning(order=(1, 0), level_uv=np.array([1.25, 0.8], np.float32))
 
@@ -40,10 +38,6 @@ def harmed(n_samples: int = 6000) -> list[Block]:
     blocks = [replace(block, device_t_s=block.device_t_s * 1.00003 + 17.0) for block in cut(signal, 7)]
     kept = [block for number, block in enumerate(blocks) if number % 97 and not 300 <= number < 320]
     return kept + cut(signal[:2000], 13, boot_id=9)
-
-
-def without_delay(decisions: Iterator[Decision] | list[Decision]) -> list[Decision]:
-    return [replace(decision, delay_ms=0.0) for decision in decisions]
 
 
 def test_a_replay_gives_the_same_decisions_bit_for_bit(tmp_path: Path) -> None:
@@ -78,11 +72,8 @@ def test_a_plain_session_is_replayed_with_its_gaps(tmp_path: Path) -> None:
     kept = np.r_[0:900, 905:2000]
     meta = SessionMeta("s", "u", "Fist", "left", 0.0, 2.0, 2, RATE_HZ, "plain")
     write_session(tmp_path / "plain.hdf5", meta, 100 + kept / RATE_HZ, signal[kept])
-    engine, expected = LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS), []
-    for block in (*cut(signal[:900, 0]), *cut(signal[905:, 0], first=905)):
-        engine.ingest(block)
-        while (decision := engine.step(newest=False)) is not None:
-            expected.append(decision)
+    blocks = (*cut(signal[:900, 0]), *cut(signal[905:, 0], first=905))
+    expected = play(blocks, LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS))
     assert without_delay(replay(tmp_path / "plain.hdf5", LevelRecogniser())) == without_delay(expected)
 
 
@@ -117,12 +108,7 @@ def test_a_damaged_recording_is_said(tmp_path: Path, harm, said: str) -> None:  
 
 
 def test_a_disk_that_fills_is_a_sentence_and_the_signal_so_far_is_kept(tmp_path: Path) -> None:
-    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(DataError, match=r"cannot .*writ.* File too large; .*record --recover"):
-            record(tmp_path / "run", cut(np.ones(6_000), 10))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
+    said = "cannot .*writ.* File too large; .*record --recover"
+    with files_of_at_most(20_000), pytest.raises(DataError, match=said):
+        record(tmp_path / "run", cut(np.ones(6_000), 10))
     assert recover(journal_of(tmp_path / "run" / SESSION_FILE)).n_samples > 500

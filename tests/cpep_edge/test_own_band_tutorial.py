@@ -1,15 +1,13 @@
 """The tutorial is followed word for word, on a home-made band: every file, command and program that stands in it."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cpep_edge.arm import Arm
 from tests.cpep_edge.line_band import LineBand
-from tests.cpep_edge.test_teach_command import ENVIRONMENT
+from tests.processes import environment, start
 
 pytestmark = pytest.mark.slow
 
@@ -21,12 +19,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), flags=re.S)
 
 
-def run(command: list[str], folder: Path, band: LineBand, gestures: tuple[str, ...] = ()) -> tuple[str, str]:
+def run(words: list[str], folder: Path, band: LineBand, gestures: tuple[str, ...] = ()) -> tuple[str, str]:
     """Run in the tutorial's folder; the wearer does what stderr says, or makes these gestures in turn."""
-    done = subprocess.Popen(
-        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with done:
+    with start(*words, cwd=folder, env=environment(OMP_NUM_THREADS="1")) as done:
         assert done.stderr is not None
         assert done.stdout is not None
         said = []
@@ -38,7 +33,7 @@ def run(command: list[str], folder: Path, band: LineBand, gestures: tuple[str, .
             elif line.startswith("for ") and gestures:
                 band.does_in_turn(gestures)
         out = done.stdout.read()
-    assert done.returncode == 0, (command, out, said)
+    assert done.returncode == 0, (words, out, said)
     return out, "".join(said)
 
 
@@ -52,7 +47,7 @@ def test_the_tutorial_leads_to_a_program_that_prints_gestures(tmp_path: Path) ->
 
         def cpep_edge(words: list[str], *more: str) -> tuple[str, str]:
             named = [band.port if word == PORT else word for word in words[1:]]
-            return run([sys.executable, "-m", "cpep_edge", *named, *more], tmp_path, band, gestures)
+            return run(["-m", "cpep_edge", *named, *more], tmp_path, band, gestures)
 
         doctor, first, again, calibrate, live = commands
         out, _ = cpep_edge(doctor)
@@ -69,5 +64,5 @@ def test_the_tutorial_leads_to_a_program_that_prints_gestures(tmp_path: Path) ->
         out, _ = cpep_edge(live)
         assert re.search(r"windows of Rest\s+\d", out)
         band.does_in_turn(("Rest", *gestures), seconds=2.0)
-        out, _ = run([sys.executable, "-c", program.replace(PORT, band.port)], tmp_path, band)
+        out, _ = run(["-c", program.replace(PORT, band.port)], tmp_path, band)
     assert set(out.split()) >= {"Rest", "Fist", "Open", "Point"}

@@ -48,10 +48,12 @@ def edited(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
     return spoil
 
 
-def table_of(kind: np.dtype, n: int = 10, **named: object) -> Callable[[Path], None]:
+def instead(put: Callable[[h5py.Group], object]) -> Callable[[Path], None]:
+    """Something else in the place of the table."""
+
     def change(file: h5py.File) -> None:
         del file["emg2pose/timeseries"]
-        file["emg2pose"].create_dataset("timeseries", (n,), kind, **named)
+        put(file["emg2pose"])
 
     return edited(change)
 
@@ -60,24 +62,25 @@ def elsewhere(file: Path) -> None:
     """The samples in another file, by a link of HDF5."""
     other = file.with_name("other.hdf5")
     other.write_bytes(file.read_bytes())
-    with h5py.File(file, "r+") as opened:
-        del opened["emg2pose/timeseries"]
-        opened["emg2pose/timeseries"] = h5py.ExternalLink(str(other), "emg2pose/timeseries")
+    link = h5py.ExternalLink(str(other), "emg2pose/timeseries")
+    instead(lambda group: group.__setitem__("timeseries", link))(file)
 
 
 def raw_elsewhere(file: Path) -> None:
     """The samples in a file that is no HDF5 at all: any that the reader may read."""
     other = file.with_name("secret")
     other.write_bytes(bytes(100_000))
-    table_of(timeseries_dtype(4), external=[(str(other), 0, h5py.h5f.UNLIMITED)])(file)
+    table_of(timeseries_dtype(4), 10, external=[(str(other), 0, h5py.h5f.UNLIMITED)])(file)
 
 
 def virtual(file: Path) -> None:
     layout = h5py.VirtualLayout((10,), timeseries_dtype(4))
     layout[:] = h5py.VirtualSource("other.hdf5", "emg2pose/timeseries", (10,), timeseries_dtype(4))
-    with h5py.File(file, "r+") as opened:
-        del opened["emg2pose/timeseries"]
-        opened["emg2pose"].create_virtual_dataset("timeseries", layout)
+    instead(lambda group: group.create_virtual_dataset("timeseries", layout))(file)
+
+
+def table_of(kind: np.dtype, *shape: int, **named: object) -> Callable[[Path], None]:
+    return instead(lambda group: group.create_dataset("timeseries", shape, kind, **named))
 
 
 def attribute(name: str, value: object) -> Callable[[Path], None]:
@@ -96,23 +99,11 @@ WHAT = {
     "another file": elsewhere,
     "another raw file": raw_elsewhere,
     "a virtual table": virtual,
-    "words for numbers": table_of(WORDS),
-    "two dimensions": edited(
-        lambda file: (
-            file["emg2pose"].__delitem__("timeseries"),
-            file["emg2pose"].create_dataset("timeseries", (5, 5), timeseries_dtype(4)),
-        )
-    ),
-    "no dimension": edited(
-        lambda file: (
-            file["emg2pose"].__delitem__("timeseries"),
-            file["emg2pose"].create_dataset("timeseries", data=np.zeros((), timeseries_dtype(4))),
-        )
-    ),
+    "words for numbers": table_of(WORDS, 10),
+    "two dimensions": table_of(timeseries_dtype(4), 5, 5),
+    "no dimension": table_of(timeseries_dtype(4)),
     "no samples": table_of(timeseries_dtype(4), 0),
-    "a group for the table": edited(
-        lambda file: (file["emg2pose"].__delitem__("timeseries"), file["emg2pose"].create_group("timeseries"))
-    ),
+    "a group for the table": instead(lambda group: group.create_group("timeseries")),
     "rate of infinity": attribute("sample_rate", float("inf")),
     "rate of NaN": attribute("sample_rate", float("nan")),
     "rate of 1e308": attribute("sample_rate", 1e308),
@@ -127,10 +118,7 @@ WHAT = {
         )
     ),
     "a link in a circle": edited(
-        lambda file: (
-            file.__delitem__("emg2pose"),
-            file.__setitem__("emg2pose", h5py.SoftLink("/emg2pose")),
-        )
+        lambda file: (file.__delitem__("emg2pose"), file.__setitem__("emg2pose", h5py.SoftLink("/emg2pose")))
     ),
 }
 

@@ -1,14 +1,13 @@
 """Sinks against real peers on this machine, and what a slow or dead one does to the loop: nothing."""
 
 import json
-import os
 import resource
 import socket
-import subprocess
-import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,6 +17,9 @@ from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.decisions import Decision
 from cpep_edge.errors import ConfigError
 from cpep_edge.sinks import Sink, SinkTap, UdpSink, close_sinks, decision_json, parse_sink
+from tests.processes import python
+from tests.waiting import wait
+from tests.websocket_server import websocket_server
 
 INFO = StreamInfo("test band", n_channels=3, sample_rate_hz=500.0, serial_number="7")
 TIMEOUT_S = 60.0
@@ -29,6 +31,15 @@ def decision(number: int, changed: bool = False) -> Decision:
 
 def block(number: int) -> Block:
     return Block(np.full((5, 3), number, np.float32), 5 * number, number / 100, 0.0)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A UDP socket on this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(TIMEOUT_S)
+        yield listener
 
 
 class Gate(Sink):
@@ -89,7 +100,7 @@ def test_a_sink_that_fails_is_opened_anew_and_the_failure_is_told() -> None:
     tap.decision(decision(1))
     gate.entered.wait(TIMEOUT_S)
     tap.decision(decision(2))
-    wait_until(lambda: gate.got == [2])
+    wait(lambda: gate.got == [2])
     tap.close()
     counts = tap.counts
     assert (counts.sent, counts.dropped, counts.failures) == (1, 1, 1)  # what failed is not sent again
@@ -102,7 +113,7 @@ def test_an_address_that_does_not_answer_costs_nothing_but_its_count() -> None:
     tap = SinkTap("dead", parse_sink(f"ws://127.0.0.1:{port}"), INFO, queue_length=2)
     for number in range(100):
         tap.decision(decision(number))
-    wait_until(lambda: tap.counts.failures > 0)
+    wait(lambda: tap.counts.failures > 0)
     assert (tap.counts.sent, tap.counts.dropped) == (0, 98)
     tap.close()
 
@@ -129,31 +140,24 @@ def test_json_lines_hold_one_whole_decision_each(tmp_path: Path) -> None:
     assert [TypeAdapter(Decision).validate_python(line) for line in read] == [decision(n) for n in range(3)]
 
 
-def test_a_datagram_holds_one_decision() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.settimeout(TIMEOUT_S)
-        sink = UdpSink(*listener.getsockname())
-        sink.decision(decision(4))
-        assert listener.recv(2000).decode() == decision_json(decision(4))
-        sink.close()
+def test_a_datagram_holds_one_decision(listener: socket.socket) -> None:
+    sink = UdpSink(*listener.getsockname())
+    sink.decision(decision(4))
+    assert listener.recv(2000).decode() == decision_json(decision(4))
+    sink.close()
 
 
-def test_osc_messages_are_read_by_an_osc_library() -> None:
+def test_osc_messages_are_read_by_an_osc_library(listener: socket.socket) -> None:
     osc_message = pytest.importorskip("pythonosc.osc_message")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.settimeout(TIMEOUT_S)
-        sink = parse_sink(f"osc://127.0.0.1:{listener.getsockname()[1]}/hand")(INFO)
-        sink.decision(decision(500, changed=True))
-        messages = [osc_message.OscMessage(listener.recv(2000)) for _ in range(2)]
-        sink.close()
+    sink = parse_sink(f"osc://127.0.0.1:{listener.getsockname()[1]}/hand")(INFO)
+    sink.decision(decision(500, changed=True))
+    messages = [osc_message.OscMessage(listener.recv(2000)) for _ in range(2)]
+    sink.close()
     assert [message.address for message in messages] == ["/hand/gesture", "/hand/window"]
     assert messages[0].params == ["Fist", pytest.approx(0.8), 1.0]
 
 
 def test_a_websocket_server_gets_every_decision() -> None:
-    server_module = pytest.importorskip("websockets.sync.server")
     got: list[str] = []
     enough = threading.Event()
 
@@ -163,27 +167,28 @@ def test_a_websocket_server_gets_every_decision() -> None:
             if len(got) == 3:
                 enough.set()
 
-    with server_module.serve(serve, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        tap = SinkTap("ws", parse_sink(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/x"), INFO)
+    with websocket_server(serve) as address:
+        tap = SinkTap("ws", parse_sink(f"{address}/x"), INFO)
         for number in range(3):
             tap.decision(decision(number))
         assert enough.wait(TIMEOUT_S)
         tap.close()
-        server.shutdown()
-        thread.join()
     assert got == [decision_json(decision(number)) for number in range(3)]
 
 
-def test_an_lsl_inlet_gets_the_samples_and_the_markers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def pylsl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     config = tmp_path / "lsl_api.cfg"
     config.write_text("[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {127.0.0.1}\nSessionID = cpep-test\n")
-    monkeypatch.setenv("LSLAPICFG", str(config))
+    monkeypatch.setenv("LSLAPICFG", str(config))  # which the library reads as it is loaded
     try:
         import pylsl
     except (ImportError, RuntimeError):
         pytest.skip("pylsl or its library is not installed: pip install 'cpep-edge[lsl]'")
+    return pylsl
+
+
+def test_an_lsl_inlet_gets_the_samples_and_the_markers(pylsl: ModuleType) -> None:
     sink = parse_sink("lsl://cpep-test")(INFO)
     inlets = []
     for name in ("cpep-test EMG", "cpep-test gestures"):
@@ -271,7 +276,7 @@ def test_what_was_given_to_a_sink_out_of_reach_is_dropped_to_the_last_and_its_en
     tap = SinkTap("dead", counted, INFO)
     for number in range(20):
         tap.decision(decision(number))
-    wait_until(lambda: tap.counts.failures > 0)
+    wait(lambda: tap.counts.failures > 0)
     n_before = len(attempts)
     tap.close()
     tap.decision(decision(21))  # nobody takes it any more
@@ -295,7 +300,7 @@ def test_a_sink_that_hangs_is_left_with_what_it_holds_and_holds_up_no_other() ->
     assert [(tap.counts.sent, tap.counts.dropped) for tap in taps] == [(0, 5)] * 40
     for gate in gates:
         gate.open.set()
-    wait_until(lambda: all(gate.n_closed for gate in gates))
+    wait(lambda: all(gate.n_closed for gate in gates))
     assert [(tap.counts.sent, tap.counts.dropped) for tap in taps] == [(0, 5)] * 40  # what comes now changes nothing
 
 
@@ -330,8 +335,7 @@ def test_a_sink_that_has_hung_for_longer_than_an_end_waits_is_not_waited_for() -
 def test_a_disk_that_fills_leaves_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text('{"cut by a ki')
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, env=environment)
+    done = python("-c", FULL, path)
 
     assert done.stdout == "full\n", done.stderr
     cut, *lines = path.read_text().splitlines()
@@ -341,7 +345,6 @@ def test_a_disk_that_fills_leaves_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_websocket_server_that_sends_without_end_fills_no_memory() -> None:
-    server_module = pytest.importorskip("websockets.sync.server")
     n_sent = 0
     stopping = threading.Event()
 
@@ -352,21 +355,16 @@ def test_a_websocket_server_that_sends_without_end_fills_no_memory() -> None:
                 connection.send("x" * 65_536)
                 n_sent += 1
 
-    with server_module.serve(serve, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with websocket_server(serve) as address:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        tap = SinkTap("ws", parse_sink(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/x"), INFO)
-        wait_until(lambda: n_sent >= 2_000)  # 131 MB: what is not read stops the server
+        tap = SinkTap("ws", parse_sink(f"{address}/x"), INFO)
+        wait(lambda: n_sent >= 2_000)  # 131 MB: what is not read stops the server
         tap.close()
         stopping.set()
-        server.shutdown()
-        thread.join()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
 
 
 def test_a_proxy_is_never_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    server_module = pytest.importorskip("websockets.sync.server")
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     got = threading.Event()
@@ -375,15 +373,11 @@ def test_a_proxy_is_never_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch
         for _ in connection:
             got.set()
 
-    with server_module.serve(serve, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        tap = SinkTap("ws", parse_sink(f"ws://localhost:{server.socket.getsockname()[1]}/x"), INFO)
+    with websocket_server(serve) as address:
+        tap = SinkTap("ws", parse_sink(address.replace("127.0.0.1", "localhost")), INFO)
         tap.decision(decision(1))
         assert got.wait(TIMEOUT_S)
         tap.close()
-        server.shutdown()
-        thread.join()
 
 
 def test_passwords_of_addresses_are_not_shown() -> None:
@@ -392,21 +386,9 @@ def test_passwords_of_addresses_are_not_shown() -> None:
     assert tap.counts.address == "ws://127.0.0.1:1/..."
 
 
-def wait_until(holds) -> None:  # type: ignore[no-untyped-def]
-    """Ask again and again, until it holds or the test has failed."""
-    changed = threading.Event()
-    for _ in range(int(TIMEOUT_S / 0.01)):
-        if holds():
-            return
-        changed.wait(0.01)
-    pytest.fail("it never came to hold")
-
-
-def test_lsl_stamps_follow_the_devices_clock_through_jitter_and_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    try:
-        import pylsl
-    except (ImportError, RuntimeError):
-        pytest.skip("pylsl or its library is not installed: pip install 'cpep-edge[lsl]'")
+def test_lsl_stamps_follow_the_devices_clock_through_jitter_and_never_go_back(
+    pylsl: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pushed: list[float] = []
 
     class Outlet:

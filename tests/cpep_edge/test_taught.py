@@ -1,10 +1,7 @@
 """Bundles that a wearer taught: a head on the band's own signal, with neither encoder nor poses."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +16,11 @@ from cpep_edge.manifest import Manifest
 from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import Repetition, design_reading, measure_wearings
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.taught import fit_taught, write_taught
+from cpep_edge.taught import fit_taught
 from cpep_edge.verify import verify_bundle
 from tests.cpep_edge.arm import Arm, blocks
-from tests.cpep_edge.fake_stream import ListSource
+from tests.cpep_edge.fake_stream import play, without_delay
+from tests.processes import python
 
 GESTURES = ["Fist", "Open", "Point"]
 
@@ -30,28 +28,18 @@ GESTURES = ["Fist", "Open", "Point"]
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Arm]:
     arm = Arm()
-    return teach(tmp_path_factory.mktemp("taught") / "mine.cpep", arm), arm
+    path = tmp_path_factory.mktemp("taught") / "mine.cpep"
+    arm.teach(path, GESTURES)
+    return path, arm
 
 
-def teach(path: Path, arm: Arm, unit: str = "uV") -> Path:
-    repetitions = arm.repetitions(GESTURES, 3)
-    fitted = fit_taught(repetitions, "Rest", design_reading(arm.n_channels, arm.rate_hz), unit)  # type: ignore[arg-type]
-    write_taught(path, fitted, repetitions, "a test")
-    return path
-
-
-def decided(path: Path, arm: Arm, gesture: str, **how: object) -> list[str]:
+def decided(path: Path, arm: Arm, gesture: str) -> list[str]:
     """What live decides while the wearer rests, makes a gesture, and rests."""
     recogniser = Recogniser(Bundle(path))
     signal = np.concatenate([arm.make("Rest", 1), arm.make(gesture, 2), arm.make("Rest", 1)])
-    info = StreamInfo("arm", arm.n_channels, arm.rate_hz, unit=recogniser.manifest.unit)
-    engine, changes = LiveEngine(recogniser, info, **how), []  # type: ignore[arg-type]
-    for block in blocks(signal, arm.rate_hz):
-        engine.ingest(block)
-        while (decision := engine.step(newest=False)) is not None:
-            if decision.changed and decision.gesture != UNKNOWN:  # a window half of each may be like neither
-                changes.append(decision.gesture)
-    return changes
+    decisions = play(blocks(signal, arm.rate_hz), LiveEngine(recogniser, arm.info(recogniser.manifest.unit)))
+    changes = [decision.gesture for decision in decisions if decision.changed]
+    return [gesture for gesture in changes if gesture != UNKNOWN]  # a window half of each may be like neither
 
 
 def test_a_taught_bundle_has_neither_encoder_nor_poses_and_live_decides_by_it(taught: tuple[Path, Arm]) -> None:
@@ -67,24 +55,12 @@ def test_while_it_adapts_live_decides_the_same_however_the_signal_was_cut(taught
     recogniser = Recogniser(Bundle(path))
     spec = recogniser.manifest.decision.model_copy(update={"adapt": True})
     signal = np.concatenate([arm.make(gesture, 1) for gesture in ("Rest", *GESTURES, "Rest")])
-    info = StreamInfo("arm", arm.n_channels, arm.rate_hz, unit=recogniser.manifest.unit)
-    runs = []
-    for size in (25, 333):
-        engine, run = LiveEngine(recogniser, info, spec=spec), []
-        for block in blocks(signal, arm.rate_hz, size):
-            engine.ingest(block)
-            while (decision := engine.step(newest=False)) is not None:
-                run.append((decision.sample_index, decision.gesture, decision.confidence, decision.similarity))
-        runs.append(run)
-    assert runs[0] == runs[1]
-    steady = LiveEngine(recogniser, info)
-    for block in blocks(signal, arm.rate_hz, 25):
-        steady.ingest(block)
-    plain = []
-    while (decision := steady.step(newest=False)) is not None:
-        plain.append(decision.similarity)
-    assert plain
-    assert [one[3] for one in runs[0]][-len(plain) :] != plain
+    one, other = (
+        play(blocks(signal, arm.rate_hz, size), LiveEngine(recogniser, arm.info(), spec=spec)) for size in (25, 333)
+    )
+    assert without_delay(one) == without_delay(other)
+    steady = play(blocks(signal, arm.rate_hz), LiveEngine(recogniser, arm.info()))
+    assert [decision.similarity for decision in one] != [decision.similarity for decision in steady]
 
 
 def test_verify_runs_the_golden_inputs_of_a_taught_bundle_and_finds_a_changed_head(
@@ -94,10 +70,10 @@ def test_verify_runs_the_golden_inputs_of_a_taught_bundle_and_finds_a_changed_he
     report = verify_bundle(path)
     assert report.n_golden == 1 + len(GESTURES)
     assert report.smallest_cosine == pytest.approx(1, abs=1e-5)
-    other = teach(tmp_path / "other.cpep", Arm(seed=5))
+    Arm(seed=5).teach(tmp_path / "other.cpep", GESTURES)
     copy = tmp_path / "mine.cpep"
     shutil.copytree(path, copy)
-    shutil.copy(other / "head.npz", copy / "head.npz")
+    shutil.copy(tmp_path / "other.cpep" / "head.npz", copy / "head.npz")
     with pytest.raises(ArtifactError, match="head.npz"):
         verify_bundle(copy)
 
@@ -115,8 +91,7 @@ window = recogniser.last_window(np.ones(({round(arm.rate_hz)}, {arm.n_channels})
 recogniser.recognise(window)
 print(sorted({{"torch", "executorch", "hnswlib"}} & set(sys.modules)))
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = python("-c", code)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
@@ -124,9 +99,7 @@ def test_a_later_wearing_is_found_turned_by_an_unlabelled_calibration(taught: tu
     path, arm = taught
     recogniser = Recogniser(Bundle(path))
     turned = [arm.make(gesture, 3, turned=1) for gesture in ("Rest", *GESTURES, *GESTURES)]
-    source = ListSource(blocks(np.concatenate(turned), arm.rate_hz))
-    source.info = StreamInfo("arm", arm.n_channels, arm.rate_hz)
-    profile = calibrate(source, recogniser, 20.0)
+    profile = calibrate(arm.sends(np.concatenate(turned)), recogniser, 20.0)
     assert profile.order == (1, 2, 3, 4, 5, 0)
     donning = profile.donning(recogniser.manifest)
     right = 0
@@ -154,8 +127,8 @@ def test_a_gesture_may_be_new_in_a_later_wearing_that_sits_turned(tmp_path: Path
 
 
 def test_a_band_in_counts_is_taught_as_one_in_microvolts(tmp_path: Path) -> None:
-    arm = Arm(scale=1e-4)
-    path = teach(tmp_path / "counts.cpep", arm, unit="count")
+    arm, path = Arm(scale=1e-4), tmp_path / "counts.cpep"
+    arm.teach(path, GESTURES, unit="count")
     assert decided(path, arm, "Open") == ["Rest", "Open", "Rest"]
     with pytest.raises(ConfigError, match="sends microvolts"):
         check_stream(StreamInfo("other", arm.n_channels, arm.rate_hz), Bundle(path).manifest)
@@ -164,9 +137,8 @@ def test_a_band_in_counts_is_taught_as_one_in_microvolts(tmp_path: Path) -> None
 @pytest.mark.parametrize(("n_channels", "rate_hz"), [(2, 100.0), (3, 2000.0), (16, 200.0)])
 def test_bands_of_any_size_and_rate_are_taught(tmp_path: Path, n_channels: int, rate_hz: float) -> None:
     arm = Arm(seed=3, n_channels=n_channels, rate_hz=rate_hz)
-    path = teach(tmp_path / "any.cpep", arm)
-    verify_bundle(path)
-    assert Bundle(path).manifest.n_channels == n_channels
+    assert arm.teach(tmp_path / "any.cpep", GESTURES).n_channels == n_channels
+    verify_bundle(tmp_path / "any.cpep")
 
 
 @pytest.mark.parametrize(

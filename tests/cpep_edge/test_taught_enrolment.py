@@ -7,19 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_edge.blocks import StreamInfo
 from cpep_edge.bundle import Bundle, write_bundle
 from cpep_edge.calibration import Profile, calibrate
 from cpep_edge.enrolment import OpenBundle, add_from_session, remove_gesture, rename_gesture
 from cpep_edge.errors import ConfigError
 from cpep_edge.live_loop import LiveEngine
-from cpep_edge.personal import design_reading
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.session import SessionMeta, write_session
-from cpep_edge.taught import fit_taught, write_taught
 from cpep_edge.verify import verify_bundle
 from tests.cpep_edge.arm import Arm, blocks
-from tests.cpep_edge.fake_stream import ListSource
+from tests.cpep_edge.fake_stream import play
 
 GESTURES = ("Fist", "Open", "Point")
 
@@ -32,9 +28,7 @@ def arm() -> Arm:
 @pytest.fixture(scope="module")
 def taught(arm: Arm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("taught") / "mine.cpep"
-    repetitions = arm.repetitions(list(GESTURES), 3)
-    fitted = fit_taught(repetitions, "Rest", design_reading(arm.n_channels, arm.rate_hz))
-    write_taught(path, fitted, repetitions, "a test")
+    arm.teach(path, GESTURES)
     return path
 
 
@@ -48,30 +42,18 @@ def mine(taught: Path, tmp_path: Path) -> Path:
 def profile(taught: Path, arm: Arm) -> Profile:
     """Of a wearing in which the band sits turned by one electrode."""
     movement = [arm.make(gesture, 2, turned=1) for gesture in ("Rest", *GESTURES, *GESTURES)]
-    source = ListSource(blocks(np.concatenate(movement), arm.rate_hz))
-    source.info = StreamInfo("arm", arm.n_channels, arm.rate_hz)
-    found = calibrate(source, Recogniser(Bundle(taught)), 13.0)
+    found = calibrate(arm.sends(np.concatenate(movement)), Recogniser(Bundle(taught)), 13.0)
     assert found.order == (1, 2, 3, 4, 5, 0)
     return found
-
-
-def session_of(arm: Arm, gesture: str, folder: Path, turned: int = 0) -> Path:
-    samples = arm.make(gesture, 4, turned=turned)
-    meta = SessionMeta("s", "u", gesture, "right", 0.0, 1.0, arm.n_channels, arm.rate_hz, gesture)
-    write_session(folder / f"{gesture}.hdf5", meta, np.arange(len(samples)) / arm.rate_hz, samples)
-    return folder / f"{gesture}.hdf5"
 
 
 def answers(path: Path, arm: Arm, gesture: str, profile: Profile | None = None, turned: int = 0) -> Counter[str]:
     """What live decides while a gesture is held."""
     recogniser = Recogniser(Bundle(path))
     donning = None if profile is None else profile.donning(recogniser.manifest)
-    engine, found = LiveEngine(recogniser, StreamInfo("arm", 6, arm.rate_hz), donning=donning), Counter[str]()
-    for block in blocks(arm.make(gesture, 3, turned=turned), arm.rate_hz):
-        engine.ingest(block)
-        while (decision := engine.step(newest=False)) is not None:
-            found[decision.gesture] += 1
-    return found
+    signal = arm.make(gesture, 3, turned=turned)
+    decisions = play(blocks(signal, arm.rate_hz), LiveEngine(recogniser, arm.info(), donning=donning))
+    return Counter(decision.gesture for decision in decisions)
 
 
 def test_a_gesture_taught_in_a_turned_wearing_is_known_in_it_and_forgets_none(
@@ -79,7 +61,7 @@ def test_a_gesture_taught_in_a_turned_wearing_is_known_in_it_and_forgets_none(
 ) -> None:
     opened = OpenBundle.check(Bundle(mine))
     donning = profile.donning(opened.bundle.manifest)
-    enrolled = add_from_session(opened, "Grip", session_of(arm, "Grip", tmp_path, turned=1), donning)
+    enrolled = add_from_session(opened, "Grip", arm.session(tmp_path, "Grip", turned=1), donning)
     assert enrolled.won == 1
     verify_bundle(mine)
     for gesture in (*GESTURES, "Grip"):
@@ -98,7 +80,7 @@ def test_thresholds_that_others_reached_do_not_silence_a_new_gesture(mine: Path,
         lambda files: bundle.manifest.model_copy(update={"files": files, "decision": strict}),
     )
     assert answers(mine, arm, "Fist")["Fist"] == 0
-    enrolled = add_from_session(OpenBundle.check(Bundle(mine)), "Grip", session_of(arm, "Grip", tmp_path))
+    enrolled = add_from_session(OpenBundle.check(Bundle(mine)), "Grip", arm.session(tmp_path, "Grip"))
     assert enrolled.manifest.decision.min_vote_share < 1
     for gesture in (*GESTURES, "Grip"):
         found = answers(mine, arm, gesture)
@@ -107,7 +89,7 @@ def test_thresholds_that_others_reached_do_not_silence_a_new_gesture(mine: Path,
 
 def test_a_gesture_that_is_another_s_movement_is_told_to_be_taken_for_it(mine: Path, arm: Arm, tmp_path: Path) -> None:
     arm.drives["Clench"] = arm.drive("Fist")
-    enrolled = add_from_session(OpenBundle.check(Bundle(mine)), "Clench", session_of(arm, "Clench", tmp_path))
+    enrolled = add_from_session(OpenBundle.check(Bundle(mine)), "Clench", arm.session(tmp_path, "Clench"))
     assert enrolled.taken_for in ("Fist", "")
     assert enrolled.won < 1 or answers(mine, arm, "Fist")["Fist"] < answers(mine, arm, "Fist").total()
 
@@ -128,8 +110,6 @@ def test_a_gesture_that_was_renamed_reads_so_also_after_it_was_taught_again(mine
     verify_bundle(mine)
     assert [one.name for one in renamed.gestures] == [one.name for one in before.gestures]
     assert (renamed.shown("Fist"), renamed.shown("Open")) == ("Play music", "Open")
-    repetitions = arm.repetitions(["Fist", "Open"], 3)
-    fitted = fit_taught(repetitions, "Rest", design_reading(arm.n_channels, arm.rate_hz))
-    assert write_taught(mine, fitted, repetitions, "a test").shown("Fist") == "Play music"
+    assert arm.teach(mine, ("Fist", "Open")).shown("Fist") == "Play music"
     with OpenBundle.to_edit(mine) as opened:
         assert rename_gesture(opened, "Fist", "").shown("Fist") == "Fist"

@@ -1,11 +1,9 @@
 """`cpep-edge teach` and what follows, as a user runs them, on a home-made band and its wearer."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,22 +15,16 @@ from cpep_edge.cli.teach import _Meanwhile
 from cpep_edge.errors import LinkError
 from tests.cpep_edge.arm import Arm
 from tests.cpep_edge.line_band import LineBand
+from tests.processes import environment, start
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-
-
-def start(*arguments: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "cpep_edge", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-
 
 def obey(
-    band: LineBand, *command: object, seen: Callable[["subprocess.Popen[str]", str], None] = lambda process, line: None
+    band: LineBand, *words: object, seen: Callable[["subprocess.Popen[str]", str], None] = lambda process, line: None
 ) -> tuple[int, str, list[str]]:
     """The wearer reads stderr and does what it says; exit status, stdout and the lines of stderr."""
-    with start(*command) as process:
+    with start("-m", "cpep_edge", *words, env=environment(OMP_NUM_THREADS="1")) as process:
         lines = []
         assert process.stderr is not None
         assert process.stdout is not None

@@ -1,9 +1,7 @@
 """`teach` from a wish to a bundle, with a wearer who does what the cue says."""
 
 import os
-import resource
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +15,16 @@ from cpep_edge.errors import ConfigError, CpepError, DataError
 from cpep_edge.live_loop import LiveEngine
 from cpep_edge.names import UNKNOWN
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.session import Session, SessionMeta, write_session
+from cpep_edge.session import Session
 from cpep_edge.taught_recordings import Recordings, recordings_of
 from cpep_edge.teaching import ALL, Teaching, Wish
 from cpep_edge.verify import verify_bundle
 from tests.cpep_edge.arm import Arm, blocks
+from tests.cpep_edge.fake_stream import play
+from tests.processes import files_of_at_most
 
 GESTURES = ("Fist", "Open")
 A_BLOCK_S = 0.1
-
-
-def info_of(arm: Arm) -> StreamInfo:
-    return StreamInfo("arm", arm.n_channels, arm.rate_hz)
 
 
 def sit(teaching: Teaching, arm: Arm, until: int | None = None, turned: int = 0) -> None:
@@ -41,10 +37,21 @@ def sit(teaching: Teaching, arm: Arm, until: int | None = None, turned: int = 0)
         index += n
 
 
-def taught(path: Path, arm: Arm, wish: Wish, turned: int = 0) -> Teaching:
-    teaching = Teaching(path, info_of(arm), wish)
-    sit(teaching, arm, turned=turned)
+def fit(teaching: Teaching) -> None:
     teaching.write(*teaching.fit())
+
+
+def broken_off(path: Path, arm: Arm, wish: Wish, turned: int = 0) -> None:
+    """A lesson that ends after its first repetition."""
+    teaching = Teaching(path, arm.info(), wish)
+    sit(teaching, arm, until=1, turned=turned)
+    teaching.close()
+
+
+def taught(path: Path, arm: Arm, wish: Wish, turned: int = 0) -> Teaching:
+    teaching = Teaching(path, arm.info(), wish)
+    sit(teaching, arm, turned=turned)
+    fit(teaching)
     return teaching
 
 
@@ -80,20 +87,17 @@ def test_a_wish_becomes_a_bundle_and_every_repetition_a_session_that_says_its_ge
         with Session(file) as session:
             session.check()
             stages.append(session.meta.stage)
-    assert [stages.count(name) for name in ("Rest", *GESTURES)] == [
-        7,
-        3,
-        3,
-    ]  # rest before each, and a long one at the start
+    # rest before each, and a long one at the start
+    assert [stages.count(name) for name in ("Rest", *GESTURES)] == [7, 3, 3]
 
 
 def test_a_lesson_that_was_broken_off_goes_on_where_it_stopped(arm: Arm, tmp_path: Path) -> None:
     path = tmp_path / "mine.cpep"
-    sit(Teaching(path, info_of(arm), Wish(GESTURES)), arm, until=4)
-    again = Teaching(path, info_of(arm), Wish())
+    sit(Teaching(path, arm.info(), Wish(GESTURES)), arm, until=4)
+    again = Teaching(path, arm.info(), Wish())
     assert again.cue.n_steps == 2
     sit(again, arm)
-    again.write(*again.fit())
+    fit(again)
     assert names(path) == ["Rest", *GESTURES]
 
 
@@ -108,26 +112,21 @@ def test_further_repetitions_are_fitted_with_the_ones_before(mine: Path, arm: Ar
 
 def test_repeating_a_gesture_goes_on_where_it_was_broken_off_and_ends_with_the_next_fit(mine: Path, arm: Arm) -> None:
     wish = Wish(again=("Open",))
-    broken_off = Teaching(mine, info_of(arm), wish)
-    sit(broken_off, arm, until=1)
-    broken_off.close()
+    broken_off(mine, arm, wish)
     before = Bundle(mine).manifest.version
-    assert Teaching(mine, info_of(arm), wish).cue.n_steps == 2
+    assert Teaching(mine, arm.info(), wish).cue.n_steps == 2
     taught(mine, arm, wish)
     assert Bundle(mine).manifest.version == before + 1
     kept = Recordings.read(recordings_of(mine))
     assert kept is not None
     assert sum(one.gesture == "Open" for one in kept.repetitions()) == 6
-    assert Teaching(mine, info_of(arm), wish).cue.n_steps == 3  # the bundle knows all that was recorded
+    assert Teaching(mine, arm.info(), wish).cue.n_steps == 3  # the bundle knows all that was recorded
 
 
 def test_what_a_broken_off_repeat_left_can_be_fitted_without_the_band(mine: Path, arm: Arm) -> None:
-    broken_off = Teaching(mine, info_of(arm), Wish(again=("Open",)))
-    sit(broken_off, arm, until=1)
-    broken_off.close()
+    broken_off(mine, arm, Wish(again=("Open",)))
     head = Bundle(mine).manifest.files["head.npz"]
-    as_it_is = Teaching(mine, None)
-    as_it_is.write(*as_it_is.fit())
+    fit(Teaching(mine, None))
     assert Bundle(mine).manifest.files["head.npz"] != head
     with pytest.raises(ConfigError, match="is taught already"):
         Teaching(mine, None)
@@ -135,40 +134,32 @@ def test_what_a_broken_off_repeat_left_can_be_fitted_without_the_band(mine: Path
 
 def test_repeating_all_goes_on_in_the_wearing_in_which_it_was_broken_off(mine: Path, arm: Arm) -> None:
     wish = Wish(again=(ALL,), repetitions=2)
-    broken_off = Teaching(mine, info_of(arm), wish)
-    sit(broken_off, arm, until=1, turned=1)
-    broken_off.close()
-    rest = Teaching(mine, info_of(arm), wish)
+    broken_off(mine, arm, wish, turned=1)
+    rest = Teaching(mine, arm.info(), wish)
     assert (rest.wearing, rest.cue.n_steps) == (1, 3)
     sit(rest, arm, turned=1)
-    rest.write(*rest.fit())
-    assert Teaching(mine, info_of(arm), wish).wearing == 2
+    fit(rest)
+    assert Teaching(mine, arm.info(), wish).wearing == 2
 
 
 def test_a_gesture_is_added_and_one_left_out_and_its_recordings_stay(mine: Path, arm: Arm) -> None:
     taught(mine, arm, Wish(added=("Point",)))
     assert names(mine) == ["Rest", *GESTURES, "Point"]
-    without = Teaching(mine, None, Wish(left_out=("Open",)))
-    without.write(*without.fit())
+    fit(Teaching(mine, None, Wish(left_out=("Open",))))
     assert names(mine) == ["Rest", "Fist", "Point"]
-    back = Teaching(mine, None, Wish(added=("Open",)))  # three are recorded, so no band is needed
-    back.write(*back.fit())
+    fit(Teaching(mine, None, Wish(added=("Open",))))  # three are recorded, so no band is needed
     assert set(names(mine)) == {"Rest", *GESTURES, "Point"}
 
 
 def add(path: Path, arm: Arm, name: str) -> None:
     """As `gestures add --from-session` does."""
-    samples, rate_hz = arm.make(name, 4), arm.rate_hz
-    meta = SessionMeta("s", "u", name, "right", 0.0, 4.0, arm.n_channels, rate_hz, name)
-    file = path.parent / f"{name}.hdf5"
-    write_session(file, meta, np.arange(len(samples)) / rate_hz, samples)
     with OpenBundle.to_edit(path) as opened:
-        add_from_session(opened, name, file)
+        add_from_session(opened, name, arm.session(path.parent, name))
 
 
 def test_a_gesture_that_was_added_to_the_bundle_is_not_lost_by_a_lesson(mine: Path, arm: Arm) -> None:
     """Neither before the lesson nor while it runs: what is recorded stays, and so does what was added."""
-    teaching = Teaching(mine, info_of(arm), Wish(again=("Fist",), repetitions=1))
+    teaching = Teaching(mine, arm.info(), Wish(again=("Fist",), repetitions=1))
     sit(teaching, arm)
     fitted = teaching.fit()
     add(mine, arm, "Wave")
@@ -177,13 +168,11 @@ def test_a_gesture_that_was_added_to_the_bundle_is_not_lost_by_a_lesson(mine: Pa
     teaching.close()
     assert names(mine) == ["Rest", *GESTURES, "Wave"]
     with pytest.raises(ConfigError, match="has Wave from gestures add"):
-        Teaching(mine, info_of(arm), Wish(again=("Fist",)))
+        Teaching(mine, arm.info(), Wish(again=("Fist",)))
 
     with OpenBundle.to_edit(mine) as opened:
         remove_gesture(opened, "Wave")
-    going_on = Teaching(mine, info_of(arm), Wish(added=("Wave",)))
-    sit(going_on, arm)
-    going_on.write(*going_on.fit())
+    taught(mine, arm, Wish(added=("Wave",)))
     assert names(mine) == ["Rest", *GESTURES, "Wave"]
 
 
@@ -194,11 +183,11 @@ def test_a_gesture_that_was_removed_from_the_bundle_does_not_come_back(mine: Pat
     taught(mine, arm, Wish(again=("Open",), repetitions=1))
     assert names(mine) == ["Rest", "Open", "Point"]
     with pytest.raises(ConfigError, match="no such gesture"):
-        Teaching(mine, info_of(arm), Wish(again=("Fist",)))
+        Teaching(mine, arm.info(), Wish(again=("Fist",)))
 
 
 def test_repeating_all_is_a_wearing_of_its_own_whose_turn_is_found(mine: Path, arm: Arm) -> None:
-    teaching = Teaching(mine, info_of(arm), Wish(again=(ALL,), repetitions=2))
+    teaching = Teaching(mine, arm.info(), Wish(again=(ALL,), repetitions=2))
     assert teaching.wearing == 1
     sit(teaching, arm, turned=1)
     fitted, used = teaching.fit()
@@ -225,21 +214,21 @@ def test_a_wish_that_cannot_be_is_refused_in_one_sentence_and_changes_nothing(
 ) -> None:
     before = sorted(file.name for file in mine.parent.rglob("*"))
     with pytest.raises(ConfigError, match=said):
-        Teaching(mine, info_of(arm), wish)
+        Teaching(mine, arm.info(), wish)
     assert sorted(file.name for file in mine.parent.rglob("*")) == before
 
 
 def test_another_band_than_the_one_that_was_taught_is_refused(mine: Path) -> None:
     other = Arm(n_channels=8, rate_hz=250.0)
     with pytest.raises(ConfigError, match="of a band of 6 channels at 250 Hz in uV, but arm has 8 at 250 Hz"):
-        Teaching(mine, info_of(other), Wish(again=("Open",)))
+        Teaching(mine, other.info(), Wish(again=("Open",)))
 
 
 def test_a_bundle_that_was_not_taught_is_left_alone(mine: Path, arm: Arm) -> None:
     shutil.rmtree(recordings_of(mine))
     before = (mine / "manifest.json").read_bytes()
     with pytest.raises(ConfigError, match="was not taught, so there is nothing to go on from"):
-        Teaching(mine, info_of(arm), Wish(GESTURES))
+        Teaching(mine, arm.info(), Wish(GESTURES))
     assert (mine / "manifest.json").read_bytes() == before
 
 
@@ -252,30 +241,22 @@ def test_a_band_that_no_head_can_read_is_refused_before_anything_is_asked(tmp_pa
 
 def test_a_disk_that_fills_is_said_in_one_sentence_and_what_was_recorded_stays(arm: Arm, tmp_path: Path) -> None:
     path = tmp_path / "mine.cpep"
-    teaching = Teaching(path, info_of(arm), Wish(GESTURES))
+    teaching = Teaching(path, arm.info(), Wish(GESTURES))
     sit(teaching, arm, until=2)
     before = recordings_of(path)
     n_kept = len(list(before.glob("*.hdf5")))
-    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
-    try:
-        with pytest.raises(CpepError, match="cannot write .*mine.recordings"):
-            sit(teaching, arm)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with files_of_at_most(4_096), pytest.raises(CpepError, match="cannot write .*mine.recordings"):
+        sit(teaching, arm)
     assert len(list(before.glob("*.hdf5"))) == n_kept
     teaching.close()
-    again = Teaching(path, info_of(arm), Wish())
-    sit(again, arm)
-    again.write(*again.fit())
+    taught(path, arm, Wish())
     verify_bundle(path)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])
 def test_what_is_no_name_of_a_bundle_is_refused(arm: Arm, name: str) -> None:
     with pytest.raises(ConfigError, match="is not a name of a bundle"):
-        Teaching(Path(name), info_of(arm), Wish(GESTURES))
+        Teaching(Path(name), arm.info(), Wish(GESTURES))
 
 
 @pytest.mark.parametrize("taken", ["mine.cpep", "mine.cpep/notes.txt", "mine.recordings", "mine.recordings/notes.txt"])
@@ -288,7 +269,7 @@ def test_what_lies_where_a_lesson_would_write_is_refused_before_the_first_sample
     with pytest.raises(
         CpepError, match=r"is not a bundle|holds notes.txt|is not a folder|cannot be read: Not a directory"
     ):
-        Teaching(tmp_path / "mine.cpep", info_of(arm), Wish(GESTURES))
+        Teaching(tmp_path / "mine.cpep", arm.info(), Wish(GESTURES))
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / taken).read_text() == "the only copy"
 
@@ -297,11 +278,11 @@ def test_a_pipe_in_the_place_of_the_notes_is_not_waited_for(arm: Arm, tmp_path: 
     (tmp_path / "mine.recordings").mkdir()
     os.mkfifo(tmp_path / "mine.recordings/teaching.json")
     with pytest.raises(DataError, match="teaching.json cannot be read"):
-        Teaching(tmp_path / "mine.cpep", info_of(arm), Wish(GESTURES))
+        Teaching(tmp_path / "mine.cpep", arm.info(), Wish(GESTURES))
 
 
 def test_a_recording_that_was_moved_away_costs_no_other(arm: Arm, tmp_path: Path) -> None:
-    recordings = Recordings.begin(tmp_path / "mine.recordings", info_of(arm), GESTURES, "Rest")
+    recordings = Recordings.begin(tmp_path / "mine.recordings", arm.info(), GESTURES, "Rest")
     rest, *others = arm.repetitions(list(GESTURES), 1)
     recordings.add(rest)
     recordings.add(others[0])
@@ -312,15 +293,15 @@ def test_a_recording_that_was_moved_away_costs_no_other(arm: Arm, tmp_path: Path
 
 def test_of_two_lessons_in_one_bundle_the_second_is_refused_until_the_first_has_ended(mine: Path, arm: Arm) -> None:
     wish = Wish(again=GESTURES[:1])
-    first = Teaching(mine, info_of(arm), wish)
+    first = Teaching(mine, arm.info(), wish)
     with pytest.raises(ConfigError, match="another lesson is recording into .*mine.recordings"):
-        Teaching(mine, info_of(arm), wish)
+        Teaching(mine, arm.info(), wish)
     first.close()
-    Teaching(mine, info_of(arm), wish)
+    Teaching(mine, arm.info(), wish)
 
 
 def test_of_two_new_lessons_that_begin_together_one_goes_on(arm: Arm, tmp_path: Path) -> None:
-    one, other = (Teaching(tmp_path / "mine.cpep", info_of(arm), Wish(GESTURES)) for _ in range(2))
+    one, other = (Teaching(tmp_path / "mine.cpep", arm.info(), Wish(GESTURES)) for _ in range(2))
     sit(one, arm, until=1)
     with pytest.raises(ConfigError, match="another lesson is recording"):
         sit(other, arm, until=1)
@@ -330,14 +311,14 @@ def test_recordings_that_are_damaged_are_named(mine: Path, arm: Arm) -> None:
     file = sorted(recordings_of(mine).glob("*.hdf5"))[2]
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(DataError, match=file.name):
-        Teaching(mine, info_of(arm), Wish(again=("Open",)))
+        Teaching(mine, arm.info(), Wish(again=("Open",)))
     (recordings_of(mine) / "teaching.json").write_text("{}")
     with pytest.raises(DataError, match="teaching.json is damaged"):
         Recordings.read(recordings_of(mine))
 
 
 def test_too_little_to_fit_says_so(arm: Arm, tmp_path: Path) -> None:
-    teaching = Teaching(tmp_path / "mine.cpep", info_of(arm), Wish(GESTURES))
+    teaching = Teaching(tmp_path / "mine.cpep", arm.info(), Wish(GESTURES))
     sit(teaching, arm, until=1)
     with pytest.raises(DataError, match="fewer than two gestures were recorded"):
         teaching.fit()
@@ -347,7 +328,7 @@ def test_two_gestures_that_are_one_movement_are_taught_and_named(tmp_path: Path)
     arm = Arm(seed=6, rate_hz=250.0)
     arm.drives["Grip"] = arm.drive("Fist")
     path = tmp_path / "mine.cpep"
-    teaching = Teaching(path, info_of(arm), Wish(("Fist", "Open", "Grip")))
+    teaching = Teaching(path, arm.info(), Wish(("Fist", "Open", "Grip")))
     sit(teaching, arm)
     fitted, used = teaching.fit()
     assert fitted.judgement is not None
@@ -360,7 +341,7 @@ def test_an_electrode_that_hears_nothing_is_said_to_carry_nothing(tmp_path: Path
     arm = Arm(seed=7, rate_hz=250.0)
     arm.mixing[4] = 0  # it hears its own noise
     path = tmp_path / "mine.cpep"
-    teaching = Teaching(path, info_of(arm), Wish(GESTURES))
+    teaching = Teaching(path, arm.info(), Wish(GESTURES))
     sit(teaching, arm)
     fitted, _ = teaching.fit()
     assert fitted.quiet == (5,)
@@ -368,13 +349,8 @@ def test_an_electrode_that_hears_nothing_is_said_to_carry_nothing(tmp_path: Path
 
 def activations(path: Path, arm: Arm, movement: np.ndarray) -> int:
     """How often live decides on a gesture."""
-    recogniser = Recogniser(Bundle(path))
-    engine, n = LiveEngine(recogniser, info_of(arm)), 0
-    for block in blocks(movement, arm.rate_hz):
-        engine.ingest(block)
-        while (decision := engine.step(newest=False)) is not None:
-            n += decision.changed and decision.gesture in GESTURES
-    return n
+    decisions = play(blocks(movement, arm.rate_hz), LiveEngine(Recogniser(Bundle(path)), arm.info()))
+    return sum(decision.changed and decision.gesture in GESTURES for decision in decisions)
 
 
 def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_path: Path) -> None:
@@ -386,13 +362,13 @@ def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_pat
     found = {}
     for others in (True, False):
         path = tmp_path / f"{others}.cpep"
-        teaching = Teaching(path, info_of(arm), Wish(GESTURES, others=others))
+        teaching = Teaching(path, arm.info(), Wish(GESTURES, others=others))
         while teaching.cue.phase != "done":
             cue, makes = teaching.cue, teaching.cue.phase == "make"
             gesture = f"other {n % 8}" if cue.gesture == UNKNOWN else cue.gesture
             teaching.feed(Block(arm.make(gesture if makes else "Rest", 0.5), n * 125, n / 2, 0.0))
             n += 1
-        teaching.write(*teaching.fit())
+        fit(teaching)
         names = [gesture.name for gesture in Bundle(path).manifest.gestures]
         assert names == ["Rest", *GESTURES, *([UNKNOWN] if others else [])]
         moving = np.concatenate([arm.make(f"other {number % 8}", 0.5) for number in range(80)])

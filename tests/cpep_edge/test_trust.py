@@ -5,27 +5,19 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from cpep_edge.bundle import SIGNATURE_FILE, Bundle, next_version, sign_bundle
-from cpep_edge.cli import app
 from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.manifest import MANIFEST_FILE
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.trust import (
-    MAX_VERSION,
-    PublicKey,
-    SigningKey,
-    generate_keys,
-    load_signing_key,
-)
+from cpep_edge.trust import MAX_VERSION, PublicKey, SigningKey, generate_keys, load_signing_key
 from cpep_edge.verify import verify_bundle
 from tests.cpep_edge.sealing import as_version, reseal
+from tests.processes import cpep_edge, invoke, python, start
 
 pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # the bundle is that of the toy encoder
 
@@ -99,16 +91,13 @@ def test_a_library_is_never_loaded_from_a_bundle_of_another_maker(signed: Path, 
 from pathlib import Path
 from cpep_edge.trust import load_public_key
 from cpep_edge.verify import verify_bundle
-from tests.cpep_edge.sealing import as_version, reseal
 try:
     verify_bundle(Path({str(signed)!r}), load_public_key(Path({str(other.file)!r})))
 except Exception as error:
     print(error)
 print("libcpep_encoder" in Path("/proc/self/maps").read_text())
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-    said, loaded = answer.stdout.splitlines()
+    said, loaded = python("-c", code).stdout.splitlines()
     assert "the signature is not that of" in said
     assert loaded == "False"
 
@@ -149,22 +138,22 @@ def test_another_bundle_of_the_same_version_is_refused(signed: Path, secret: Sig
         Bundle(signed, public)
 
 
-def test_a_damaged_memory_of_versions_is_said(signed: Path, public: PublicKey, tmp_path: Path) -> None:
-    file = tmp_path / "state" / "cpep-edge" / "seen-versions.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("[1, 2")
-
-    with pytest.raises(CpepError, match="is damaged; remove it to start again"):
-        Bundle(signed, public)
-
-
-def test_a_memory_of_versions_that_is_a_pipe_is_said_at_once(signed: Path, public: PublicKey, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda file: file.write_text("[1, 2"), "is damaged; remove it to start again"),
+        (os.mkfifo, "cannot be read: it is not a plain file"),
+    ],
+)
+def test_a_memory_of_versions_that_cannot_be_read_is_said(
+    signed: Path, public: PublicKey, tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
     file = tmp_path / "state" / "cpep-edge" / "seen-versions.json"
     file.unlink(missing_ok=True)
     file.parent.mkdir(parents=True, exist_ok=True)
-    os.mkfifo(file)
+    make(file)
 
-    with pytest.raises(CpepError, match="cannot be read: it is not a plain file"):
+    with pytest.raises(CpepError, match=said):
         Bundle(signed, public)
 
 
@@ -174,16 +163,12 @@ def test_above_the_last_version_is_one_sentence(signed: Path, secret: SigningKey
         next_version(last)
 
 
-def cpep_edge(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def test_keys_are_made_and_a_bundle_is_signed_on_the_command_line(bundle: Path, tmp_path: Path) -> None:
     key = tmp_path / "maker.pem"
 
-    assert cpep_edge("keygen", key).exit_code == 0
-    assert cpep_edge("sign", bundle, "--key", key).exit_code == 0
-    answer = cpep_edge("verify", bundle, "--key", f"{key}.pub", "--json")
+    assert invoke("keygen", key).exit_code == 0
+    assert invoke("sign", bundle, "--key", key).exit_code == 0
+    answer = invoke("verify", bundle, "--key", f"{key}.pub", "--json")
 
     assert json.loads(answer.stdout)["signed_by"] == load_signing_key(key).public.fingerprint
 
@@ -193,14 +178,7 @@ def test_the_environment_can_ask_for_a_key(
 ) -> None:
     monkeypatch.setenv("CPEP_EDGE_KEY", str(public.file))
 
-    answer = cpep_edge("verify", tiny_bundle)
-
-    assert isinstance(answer.exception, ArtifactError)
-    assert "is not signed" in str(answer.exception)
-
-
-def test_live_refuses_what_is_not_signed_before_it_opens_the_port(tiny_bundle: Path, public: PublicKey) -> None:
-    answer = cpep_edge("live", tiny_bundle, "--port", "/dev/ttyNOWHERE", "--key", public.file)
+    answer = invoke("verify", tiny_bundle)
 
     assert isinstance(answer.exception, ArtifactError)
     assert "is not signed" in str(answer.exception)
@@ -212,16 +190,16 @@ def test_live_keeps_older_versions_out_from_then_on(
 ) -> None:
     older, newer = as_version(bundle, 5, secret), as_version(bundle, 6, secret)
 
-    started = cpep_edge("live", newer, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
-    refused = cpep_edge("live", older, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
+    started = invoke("live", newer, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
+    refused = invoke("live", older, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
 
     assert "/dev/ttyNOWHERE" in str(started.exception)  # the bundle was good, the port is not there
     assert "version 5 of tiny is older than version 6" in str(refused.exception)
 
 
 def test_inspect_tells_versions_signatures_and_what_a_bundle_learns_from(signed: Path, public: PublicKey) -> None:
-    page = cpep_edge("inspect", signed).stdout
-    manifest = json.loads(cpep_edge("inspect", signed, "--json").stdout)
+    page = invoke("inspect", signed).stdout
+    manifest = json.loads(invoke("inspect", signed, "--json").stdout)
 
     assert public.fingerprint in page
     assert "compact" in page  # "compact index", on two lines where the terminal is narrow
@@ -279,7 +257,7 @@ def test_nothing_of_an_untrusted_bundle_runs(tiny_bundle: Path, tmp_path: Path) 
     reseal(evil, manifest)
 
     answers = [
-        cpep_edge(*command)
+        invoke(*command)
         for command in (
             ["verify", evil],
             ["verify", evil, "--hashes"],
@@ -297,27 +275,26 @@ def test_nothing_of_an_untrusted_bundle_runs(tiny_bundle: Path, tmp_path: Path) 
     said = [" ".join(f"{answer.exception} {answer.output}".split()) for answer in answers]
     refused = [one for one in said if "contains code that was not made on this machine" in one]
     assert len(refused) == len(answers) - 3  # hashes, inspect and list run nothing
-    trusted = subprocess.run([sys.executable, "-m", "cpep_edge", "verify", str(evil), "--trust"], check=False)
-    assert trusted.returncode == 1
+    assert cpep_edge("verify", evil, "--trust").returncode == 1
     assert mark.exists()  # the mark works
 
 
-def test_every_command_that_opens_a_bundle_asks_for_the_key(
+def test_every_command_that_opens_a_bundle_asks_for_the_key_before_it_opens_a_port(
     tiny_bundle: Path, public: PublicKey, tmp_path: Path
 ) -> None:
-    runner = CliRunner()
     for command in (
-        ["verify", str(tiny_bundle)],
-        ["inspect", str(tiny_bundle)],
-        ["calibrate", str(tiny_bundle), "--port", "/dev/null", "--out", str(tmp_path / "profile.json")],
-        ["gestures", "list", str(tiny_bundle)],
-        ["gestures", "remove", str(tiny_bundle), "ShakaVulcanPeace"],
-        ["live", str(tiny_bundle), "--port", "/dev/null"],
-        ["replay", str(tiny_bundle), str(tiny_bundle)],
-        ["bench", str(tiny_bundle), "--out", str(tmp_path / "bench")],
-        ["eval", str(tiny_bundle), "--data", str(tmp_path), "--protocol", "live"],
+        ["verify", tiny_bundle],
+        ["inspect", tiny_bundle],
+        ["calibrate", tiny_bundle, "--port", "/dev/ttyNOWHERE", "--out", tmp_path / "profile.json"],
+        ["gestures", "list", tiny_bundle],
+        ["gestures", "remove", tiny_bundle, "ShakaVulcanPeace"],
+        ["live", tiny_bundle, "--port", "/dev/ttyNOWHERE"],
+        ["replay", tiny_bundle, tiny_bundle],
+        ["bench", tiny_bundle, "--out", tmp_path / "bench"],
+        ["eval", tiny_bundle, "--data", tmp_path, "--protocol", "live"],
     ):
-        answer = runner.invoke(app, [*command, "--key", str(public.file)])
+        answer = invoke(*command, "--key", public.file)
+        assert isinstance(answer.exception, ArtifactError)
         assert "is not signed" in str(answer.exception), (command, answer.output)
 
 
@@ -352,10 +329,7 @@ def test_versions_remembered_at_once_are_all_remembered(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from cpep_edge.trust import PublicKey, remember_version; "
         "remember_version(PublicKey(bytes(32), Path('x')), sys.argv[1], 5, 'a' * 64)"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, f"bundle-{number}"], env=environment) for number in range(count)
-    ]
+    started = [start("-c", code, f"bundle-{number}", stdout=None, stderr=None) for number in range(count)]
 
     assert [process.wait() for process in started] == [0] * count
     assert len(json.loads((tmp_path / "state" / "cpep-edge" / "seen-versions.json").read_text())) == count

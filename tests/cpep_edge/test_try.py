@@ -1,7 +1,5 @@
 """`cpep-edge try`: how the simulated wearer's lesson is cut, and the whole of it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from cpep_edge.bundle import Bundle
 from cpep_edge.cli.try_out import BUNDLE, GESTURES, REST, repetitions_of
 from cpep_edge.donning import SETTLE_S
 from cpep_edge.events import Label
+from tests.processes import cpep_edge
 
 RATE_HZ = 100.0
 
@@ -35,8 +34,8 @@ def test_gestures_and_the_rests_between_them_are_cut_out_round_by_round() -> Non
 def test_one_command_leads_from_nothing_to_a_taught_bundle_that_runs(tmp_path: Path) -> None:
     for module in ("mujoco", "myo_sim", "starlette", "uvicorn", "segno"):
         pytest.importorskip(module)
-    command = [sys.executable, "-m", "cpep_edge", "try", "--no-open", "--seconds", "4", "--web-port", "0"]
-    ran = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=600, check=False)
+    words = ("try", "--no-open", "--seconds", "4", "--web-port", "0", "--out", tmp_path)
+    ran = cpep_edge(*words, timeout=600)
     assert ran.returncode == 0, ran.stderr
     assert "open http://127.0.0.1:" in ran.stderr
     assert "cpep-edge teach MINE.cpep --port PORT" in ran.stderr

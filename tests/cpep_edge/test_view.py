@@ -39,9 +39,18 @@ class Page:
 
 
 def screen(view: LiveView, width: int, height: int, page: Page | None = None) -> list[str]:
+    return drawn(ScreenView(view, page).render(), width, height)
+
+
+def drawn(what: object, width: int = 80, height: int = 24) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height, record=True)
-    console.print(ScreenView(view, page).render())
+    console.print(what)
     return console.export_text().splitlines()
+
+
+NOTHING_YET = LiveStats().summary(
+    SimpleNamespace(n_skipped_hops=0, n_rest_hops=0, n_suppressed_hops=0, n_resets=0), LinkCounts()
+)
 
 
 def test_the_page_names_the_gesture_and_draws_every_channel(view: LiveView) -> None:
@@ -70,25 +79,15 @@ def test_a_lost_link_is_said(view: LiveView) -> None:
 def test_at_80_by_24_sixteen_channels_fold_and_address_and_sinks_stay_in_sight() -> None:
     cells = [np.linspace(0, 3, 16, dtype=np.float32)] * 70
     sinks = (SinkCounts("udp://127.0.0.1:9000", sent=7), SinkCounts("lsl", failures=2, dropped=5))
-    summary = LiveStats().summary(
-        SimpleNamespace(n_skipped_hops=0, n_rest_hops=0, n_suppressed_hops=0, n_resets=0), LinkCounts()
-    )
-    console = Console(file=io.StringIO(), width=80, height=24, record=True)
     changes = [Change("PowerGrip", 3.25), Change("unknown", 61.0)]
-    console.print(
-        render("tiny.cpep", None, changes, summary, cells=cells, sinks=sinks, url=Page.url, width=78, height=24)
+    text = drawn(
+        render("tiny.cpep", None, changes, NOTHING_YET, cells=cells, sinks=sinks, url=Page.url, width=78, height=24)
     )
-    text = console.export_text().splitlines()
     assert len(text) <= 24
     rows = [line.strip("│ ").split()[0] for line in text if re.match(r"│ +\d+-\d+ ", line)]
     assert rows == [f"{first}-{first + 1}" for first in range(1, 16, 2)]
-    for words in (
-        Page.url,
-        "udp://127.0.0.1:9000 7 sent",
-        "lsl 2 failed, 5 dropped",
-        "3.2 s  Power grip",
-        "no gesture",
-    ):
+    sinks_read = ("udp://127.0.0.1:9000 7 sent", "lsl 2 failed, 5 dropped")
+    for words in (Page.url, *sinks_read, "3.2 s  Power grip", "no gesture"):
         assert any(words in line for line in text), words
 
 
@@ -99,11 +98,6 @@ def test_the_code_for_a_phone_stands_there_until_somebody_looks(view: LiveView) 
 
 def test_what_is_rejected_has_no_share_to_boast_of() -> None:
     last = Decision(100, 1.0, "unknown", False, "unknown", 1.0, 0.1, False, False, 1.0)
-    summary = LiveStats().summary(
-        SimpleNamespace(n_skipped_hops=0, n_rest_hops=0, n_suppressed_hops=0, n_resets=0), LinkCounts()
-    )
-    console = Console(file=io.StringIO(), width=80, height=24, record=True)
-    console.print(render("tiny.cpep", last, [], summary))
-    text = console.export_text()
+    text = "".join(drawn(render("tiny.cpep", last, [], NOTHING_YET)))
     assert "no gesture" in text
     assert "100%" not in text

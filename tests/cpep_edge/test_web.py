@@ -9,10 +9,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -262,11 +263,17 @@ def test_scripts_of_other_pages_and_names_of_other_machines_are_refused() -> Non
         assert status(server.url, Host="elsewhere.example") == 403
 
 
+NO_PAGES = (
+    "server.py", "__init__.py", "nothing.js", "..%2fserver.py", "%2e%2e/server.py", "%2e%2e", ".", "index.html%20",
+    "%00", "a%00.html", "x" * 5000,
+)  # fmt: skip
+
+
 def test_nothing_but_the_page_is_served() -> None:
     with served() as (_, server):
         for name in ("live.css", "hand.js", "icon.svg"):
             assert status(server.url + name) == 200
-        for name in ("server.py", "__init__.py", "..%2fserver.py", "%2e%2e/server.py", "nothing.js"):
+        for name in NO_PAGES:
             assert status(server.url + name) == 404
 
 
@@ -328,12 +335,6 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
     assert answer.split()[1] in (b"403", b"400")
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "%00", "a%00.html", "..%2fserver.py", "%2e%2e", ".", "index.html%20"])
-def test_a_name_that_is_no_page_is_no_page(name: str) -> None:
-    with served() as (_, server):
-        assert status(f"http://127.0.0.1:{server._socket.getsockname()[1]}/{name}") == 404
-
-
 def test_connections_that_ask_for_nothing_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "OPENING_S", 0.5)
     monkeypatch.setattr(connections, "MOST_OF_ONE_ADDRESS", 4)
@@ -389,17 +390,19 @@ def test_many_who_ask_at_once_get_no_more_places_than_there_are() -> None:
     assert len(admitted) == MOST_VIEWERS
 
 
-def test_what_a_browser_sends_is_small_or_ends_its_stream() -> None:
-    with served() as (_, server), client.connect(stream_url(server), proxy=None) as connection:
-        connection.send("x" * 100_000)
-        with pytest.raises(ConnectionClosed):
-            for _ in range(10_000):
-                connection.recv(timeout=TIMEOUT_S)
+NO_UTF_8 = b"\x81\x82\0\0\0\0\xff\xfe"  # a frame that says it is text
 
 
-def test_bytes_that_are_no_text_end_a_stream_and_leave_the_terminal_alone(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "send",
+    [lambda connection: connection.send("x" * 100_000), lambda connection: connection.socket.sendall(NO_UTF_8)],
+    ids=["too large", "no text"],
+)
+def test_what_a_browser_should_not_send_ends_its_stream_and_leaves_the_terminal_alone(
+    send: Callable[[Any], None], capfd: pytest.CaptureFixture[str]
+) -> None:
     with served() as (_, server), client.connect(stream_url(server), proxy=None) as connection:
-        connection.socket.sendall(b"\x81\x82\0\0\0\0\xff\xfe")
+        send(connection)
         with pytest.raises(ConnectionClosed):
             for _ in range(10_000):
                 connection.recv(timeout=TIMEOUT_S)

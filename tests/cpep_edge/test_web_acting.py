@@ -3,8 +3,6 @@
 import csv
 import json
 import re
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -32,7 +30,11 @@ from cpep_edge.web.acting import Acting  # noqa: E402
 from cpep_edge.web.server import ViewServer  # noqa: E402
 from tests.cpep_edge.test_web import messages_until, stream_url  # noqa: E402
 from tests.cpep_edge.test_web_browser import GESTURE, axe_faults, see  # noqa: E402
-from tests.cpep_edge.worn_page import N_CHANNELS, RATE_HZ, WRIST, Wearer, ask, made, mine, running, wait  # noqa: E402
+from tests.cpep_edge.worn_page import N_CHANNELS, RATE_HZ, WRIST, Wearer, ask, made, mine, running  # noqa: E402
+from tests.processes import invoke, start  # noqa: E402
+from tests.waiting import wait  # noqa: E402
+
+Page = tuple[ViewServer, Acting, Live]
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def wearer() -> Wearer:
 
 
 @pytest.fixture
-def page(tmp_path: Path, wearer: Wearer) -> Iterator[tuple[ViewServer, Acting, Live]]:
+def page(tmp_path: Path, wearer: Wearer) -> Iterator[Page]:
     bundle = mine(tmp_path)
 
     def open_port(port: str, device: str) -> BlockSource:
@@ -75,7 +77,7 @@ def watch(acting: Acting) -> set[tuple[str, bool, int]]:
     return seen
 
 
-def test_only_the_page_of_this_run_may_act(page: tuple[ViewServer, Acting, Live]) -> None:
+def test_only_the_page_of_this_run_may_act(page: Page) -> None:
     server, acting, _ = page
     with client.connect(stream_url(server), proxy=None) as connection:
         assert messages_until(connection, "about")["act_token"] == server._act_token
@@ -115,16 +117,14 @@ def test_only_the_page_of_this_run_may_act(page: tuple[ViewServer, Acting, Live]
         ("rename", {"gesture": "Fist", "called": "a\u202eb"}, "printable"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_a_sentence(
-    page: tuple[ViewServer, Acting, Live], name: str, asked: object, says: str
-) -> None:
+def test_what_cannot_be_done_is_refused_in_a_sentence(page: Page, name: str, asked: object, says: str) -> None:
     status, answer = ask(page[0], name, asked)
     assert status == 409
     assert re.search(says, str(answer["error"]))
 
 
 def test_one_thing_is_done_at_a_time_and_what_is_stopped_leaves_nothing_changed(
-    page: tuple[ViewServer, Acting, Live],
+    page: Page,
 ) -> None:
     server, acting, loop = page
     before = loop.engine
@@ -136,9 +136,7 @@ def test_one_thing_is_done_at_a_time_and_what_is_stopped_leaves_nothing_changed(
     assert loop.engine is before
 
 
-def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(
-    page: tuple[ViewServer, Acting, Live], tmp_path: Path
-) -> None:
+def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(page: Page, tmp_path: Path) -> None:
     server, acting, _ = page
     asked = {"gestures": ["Fist", "Open"], "seconds": 1, "rest_s": 0.5, "repetitions": 2}
     assert ask(server, "record", asked)[0] == 200
@@ -170,7 +168,7 @@ def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(
         refused.value.close()
 
 
-def test_a_prompt_that_is_stopped_in_the_middle_is_not_kept(page: tuple[ViewServer, Acting, Live]) -> None:
+def test_a_prompt_that_is_stopped_in_the_middle_is_not_kept(page: Page) -> None:
     server, acting, _ = page
     assert ask(server, "record", {"gestures": ["Fist"], "seconds": 60, "rest_s": 0})[0] == 200
     wait(lambda: acting.doing is not None and acting.doing.now)
@@ -180,7 +178,7 @@ def test_a_prompt_that_is_stopped_in_the_middle_is_not_kept(page: tuple[ViewServ
 
 
 def test_another_device_is_connected_and_the_calibration_of_the_first_does_not_count_for_it(
-    page: tuple[ViewServer, Acting, Live],
+    page: Page,
 ) -> None:
     server, acting, loop = page
     before = loop.engine
@@ -199,7 +197,7 @@ def test_another_device_is_connected_and_the_calibration_of_the_first_does_not_c
 
 
 def test_a_device_that_vanishes_while_it_is_taught_loses_nothing_and_the_lesson_goes_on(
-    page: tuple[ViewServer, Acting, Live], wearer: Wearer
+    page: Page, wearer: Wearer
 ) -> None:
     server, acting, loop = page
     lesson = {"gestures": ["Fist", "Open"], "repetitions": 1}
@@ -240,9 +238,7 @@ def test_a_run_that_is_recorded_is_not_changed_from_the_page(tmp_path: Path, wea
         assert ask(server, "gates", {"min_confidence": 0.9})[0] == 200  # only looked at
 
 
-def test_thresholds_are_shown_on_what_was_before_they_count(
-    page: tuple[ViewServer, Acting, Live], wearer: Wearer
-) -> None:
+def test_thresholds_are_shown_on_what_was_before_they_count(page: Page, wearer: Wearer) -> None:
     server, _, loop = page
     wearer.asked = lambda: ("Fist", "Rest")[int(2 * time.monotonic()) % 2]
 
@@ -258,7 +254,7 @@ def test_thresholds_are_shown_on_what_was_before_they_count(
         assert messages_until(connection, "about")["min_vote_share"] == 0.87
 
 
-def test_a_gesture_that_is_renamed_reads_so_at_once_and_keeps_its_label(page: tuple[ViewServer, Acting, Live]) -> None:
+def test_a_gesture_that_is_renamed_reads_so_at_once_and_keeps_its_label(page: Page) -> None:
     server, acting, loop = page
     assert ask(server, "gates", {"min_confidence": 0.87, "apply": True})[0] == 200
     assert ask(server, "rename", {"gesture": "Fist", "called": "Play music"})[0] == 200
@@ -270,7 +266,7 @@ def test_a_gesture_that_is_renamed_reads_so_at_once_and_keeps_its_label(page: tu
     assert Bundle(acting.folder.parent / "mine.cpep").manifest.shown("Fist") == "Play music"
 
 
-def test_a_signed_bundle_is_not_changed_by_a_page_that_has_no_key(page: tuple[ViewServer, Acting, Live]) -> None:
+def test_a_signed_bundle_is_not_changed_by_a_page_that_has_no_key(page: Page) -> None:
     server, acting, _ = page
     acting._bundle.manifest = acting._bundle.manifest.model_copy(update={"signer": "0" * 16})
     for name, asked in (("rename", {"gesture": "Fist", "called": "x"}), ("forget", {"gesture": "Fist"})):
@@ -278,7 +274,7 @@ def test_a_signed_bundle_is_not_changed_by_a_page_that_has_no_key(page: tuple[Vi
         assert (status, "is signed" in str(answer["error"])) == (409, True)
 
 
-def test_a_calibration_from_the_page_is_used_at_once_and_kept(page: tuple[ViewServer, Acting, Live]) -> None:
+def test_a_calibration_from_the_page_is_used_at_once_and_kept(page: Page) -> None:
     from cpep_edge.calibration import load_profile
 
     server, acting, loop = page
@@ -291,15 +287,12 @@ def test_a_calibration_from_the_page_is_used_at_once_and_kept(page: tuple[ViewSe
 
 
 def test_live_without_a_port_waits_until_a_device_is_chosen_on_the_page(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cpep_edge", "live", str(mine(tmp_path).path)]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (refused.returncode, "give --port, or --web" in refused.stderr) == (2, True)
-    command += ["--web", "--web-port", "0", "--seconds", "1", "--json"]
+    live = ("live", mine(tmp_path).path)
+    refused = invoke(*live)
+    assert (refused.exit_code, "give --port, or --web" in refused.stderr) == (2, True)
+    options = ("--web", "--web-port", "0", "--seconds", "1", "--json")
     signal = [made("Fist", 2.0, 96)]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run,
-        SimulatedBand(signal, RATE_HZ) as band,
-    ):
+    with start("-m", "cpep_edge", *live, *options) as run, SimulatedBand(signal, RATE_HZ) as band:
         assert run.stderr is not None
         url = next(line.split()[1] for line in run.stderr if line.startswith("open "))
         with client.connect(url.replace("http", "ws") + "live", proxy=None) as connection:
@@ -332,7 +325,7 @@ def do(browser, name: str, **typed: str) -> None:  # type: ignore[no-untyped-def
 
 @pytest.mark.slow
 def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downloads(  # type: ignore[no-untyped-def]
-    browser, page: tuple[ViewServer, Acting, Live], tmp_path: Path
+    browser, page: Page, tmp_path: Path
 ) -> None:
     server, acting, loop = page
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
@@ -400,7 +393,7 @@ def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downlo
 
 @pytest.mark.slow
 def test_in_a_browser_a_wearer_who_does_what_is_asked_wins_the_test_and_one_who_rests_does_not(  # type: ignore[no-untyped-def]
-    browser, page: tuple[ViewServer, Acting, Live], wearer: Wearer
+    browser, page: Page, wearer: Wearer
 ) -> None:
     server, acting, _ = page
     browser.get(server.url)
@@ -450,7 +443,7 @@ def test_in_a_browser_a_point_is_driven_into_rings_by_two_pairs_of_gestures(brow
 
 @pytest.mark.slow
 def test_in_a_browser_two_people_who_act_at_once_are_told_and_a_device_that_vanishes_is_said(  # type: ignore[no-untyped-def]
-    browser, page: tuple[ViewServer, Acting, Live], wearer: Wearer
+    browser, page: Page, wearer: Wearer
 ) -> None:
     server, acting, _ = page
     browser.get(server.url)

@@ -116,10 +116,3 @@ def ask(server: ViewServer, name: str, asked: object, **changed: str | None) -> 
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
-
-
-def wait(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    end_s = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end_s, "it never came to that"
-        time.sleep(0.02)

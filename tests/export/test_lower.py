@@ -7,10 +7,10 @@ from torch import nn
 
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError
-from cpep_edge.manifest import EncoderSpec
 from cpep_export.fused import FusedEncoder
 from cpep_export.lower import lower, require_delegated
 from cpep_train.model import Embedder, EncoderConfig
+from tests.export.programs import encoder_spec
 
 pytestmark = pytest.mark.executorch
 
@@ -32,20 +32,11 @@ def test_xnnpack_takes_the_whole_encoder_and_gives_its_embedding(kind: dict[str,
     program = lower(FusedEncoder(module).eval(), 4, 100)
 
     assert (program.n_delegates, program.operators_outside) == (1, ())
-    spec = EncoderSpec(
-        file="encoder.pte",
-        runtime="executorch-xnnpack",
-        quantisation="fp32",
-        n_channels=4,
-        window_samples=100,
-        d_embed=24,
-        n_parameters=1,
-        n_delegates=1,
-        n_operators_outside=0,
-    )
     with torch.no_grad():
         expected = module(torch.from_numpy(window)[None])[0].numpy()
-    np.testing.assert_allclose(open_encoder(program.content, spec).embed(window), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        open_encoder(program.content, encoder_spec(4, 100, 24)).embed(window), expected, atol=1e-5
+    )
 
 
 def test_operators_outside_are_counted_and_named() -> None:

@@ -1,7 +1,6 @@
 """The streaming program: a stream gives what the trained module gives for the same windows, on both runtimes."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -9,20 +8,19 @@ import torch
 
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError, ConfigError
-from cpep_edge.manifest import EncoderSpec, StreamSpec
+from cpep_edge.manifest import StreamSpec
 from cpep_edge.native_encoder import NativeLibrary
 from cpep_export.fused import FusedEncoder
 from cpep_export.lower import Program, lower
 from cpep_export.quantise import quantise
 from cpep_export.streaming_graph import StreamingStep
 from cpep_train.model import Embedder, EncoderConfig
-
-if TYPE_CHECKING:
-    from cpep_export.native import NativeBuild
+from tests.export.programs import encoder_spec
 
 pytestmark = pytest.mark.executorch
 
 CONFIG = EncoderConfig(3, 120, 10, width=32, n_layers=1, n_heads=2, mlp_ratio=2, front_end="rectified", block_patches=2)
+SPEC = encoder_spec(3, 120, 24, stream=StreamSpec(block_samples=CONFIG.block_samples, n_blocks=CONFIG.n_blocks_seen))
 
 
 def embedder_of(config: EncoderConfig) -> Embedder:
@@ -59,26 +57,6 @@ def expected(module: Embedder, windows: np.ndarray) -> np.ndarray:
         return module(torch.from_numpy(windows)).numpy()
 
 
-def spec_of(program: Program) -> EncoderSpec:
-    return EncoderSpec(
-        file="encoder.pte",
-        runtime="executorch-xnnpack",
-        quantisation="fp32",
-        n_channels=3,
-        window_samples=120,
-        d_embed=24,
-        n_parameters=1,
-        n_delegates=program.n_delegates,
-        n_operators_outside=len(program.operators_outside),
-        stream=StreamSpec(block_samples=CONFIG.block_samples, n_blocks=CONFIG.n_blocks_seen),
-    )
-
-
-def library_of(native_build: "NativeBuild") -> NativeLibrary:
-    files = tuple((file.name, file.read_bytes()) for file in native_build.libraries)
-    return NativeLibrary(native_build.architecture, files)
-
-
 @pytest.fixture(scope="module")
 def fp32(module: Embedder) -> Program:
     step = StreamingStep(module).eval()
@@ -107,9 +85,9 @@ def test_step_by_step_the_rewritten_module_gives_what_the_trained_one_gives(n_la
 
 @pytest.mark.parametrize("native", [True, False])
 def test_the_program_streams_what_the_module_gives_for_whole_windows(
-    fp32: Program, native: bool, native_build: "NativeBuild", windows: np.ndarray, expected: np.ndarray
+    fp32: Program, native: bool, library: NativeLibrary, windows: np.ndarray, expected: np.ndarray
 ) -> None:
-    encoder = open_encoder(fp32.content, spec_of(fp32), library=library_of(native_build) if native else None)
+    encoder = open_encoder(fp32.content, SPEC, library=library if native else None)
 
     assert (fp32.n_delegates, fp32.operators_outside) == (1, ())
     np.testing.assert_allclose([encoder.embed(window) for window in windows], expected, atol=1e-5)
@@ -117,7 +95,7 @@ def test_the_program_streams_what_the_module_gives_for_whole_windows(
 
 @pytest.mark.slow
 def test_the_int8_program_streams_too(int8: Program, windows: np.ndarray, expected: np.ndarray) -> None:
-    encoder = open_encoder(int8.content, spec_of(int8))
+    encoder = open_encoder(int8.content, SPEC)
 
     got = np.stack([encoder.embed(window) for window in windows])
 
@@ -128,12 +106,12 @@ def test_the_int8_program_streams_too(int8: Program, windows: np.ndarray, expect
 
 @pytest.mark.parametrize("native", [True, False])
 def test_a_program_with_a_state_is_not_taken_for_one_without(
-    fp32: Program, native: bool, native_build: "NativeBuild"
+    fp32: Program, native: bool, library: NativeLibrary
 ) -> None:
-    plain = spec_of(fp32).model_copy(update={"stream": None, "window_samples": CONFIG.block_samples})
+    plain = SPEC.model_copy(update={"stream": None, "window_samples": CONFIG.block_samples})
 
     with pytest.raises(ArtifactError, match="whether it streams"):
-        open_encoder(fp32.content, plain, library=library_of(native_build) if native else None)
+        open_encoder(fp32.content, plain, library=library if native else None)
 
 
 def test_what_needs_whole_windows_says_so(module: Embedder) -> None:
