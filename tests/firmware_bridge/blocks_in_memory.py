@@ -1,8 +1,9 @@
 """A source of given blocks, in place of a band."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpep_bridge.recording import Wearer
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
@@ -13,19 +14,17 @@ INFO = StreamInfo("in memory", 4, RATE_HZ)
 
 
 class BlocksInMemory:
-    """A BlockSource of given blocks."""
+    """A BlockSource of given blocks, which fails at their end where an error is given."""
 
-    info = INFO
-    counts = LinkCounts()
-
-    def __init__(self, blocks: list[Block], error: BaseException | None = None) -> None:
-        self._blocks, self._error = blocks, error
+    def __init__(self, blocks: list[Block], error: BaseException | None = None, info: StreamInfo = INFO) -> None:
+        self._blocks, self._error, self.info = blocks, error, info
+        self.counts, self.closed = LinkCounts(), False
 
     def __enter__(self) -> "BlocksInMemory":
         return self
 
     def __exit__(self, *exc: object) -> None:
-        pass
+        self.closed = True
 
     def stop(self) -> None: ...
 
@@ -33,6 +32,27 @@ class BlocksInMemory:
         yield from self._blocks
         if self._error is not None:
             raise self._error
+
+
+def take(source: Iterable[Block], n_samples: int) -> list[Block]:
+    """The blocks of a source until so many samples came or were lost."""
+    blocks: list[Block] = []
+    for block in source:
+        blocks.append(block)
+        if block.sample_index + len(block.samples_uv) >= n_samples:
+            break
+    return blocks
+
+
+def laid_out(blocks: list[Block], n_samples: int | None = None) -> NDArray[np.float32]:
+    """The samples where their indices say, NaN where there are none; each at most once."""
+    end = blocks[-1].sample_index + len(blocks[-1].samples_uv)
+    signal = np.full((n_samples or end, blocks[0].samples_uv.shape[1]), np.nan, np.float32)
+    for block in blocks:
+        place = slice(block.sample_index, block.sample_index + len(block.samples_uv))
+        assert np.isnan(signal[place]).all()
+        signal[place] = block.samples_uv
+    return signal
 
 
 def block(sample_index: int, n_samples: int = 10, boot_id: int = 0, host_t_s: float | None = None) -> Block:

@@ -4,7 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
+from cpep_bridge.decoder import FrameDecoder
+from cpep_bridge.frames import Frame
 from cpep_bridge.pty_port import PtyPort
 
 Say = Callable[[bytes, float], bytes]  # heard, seconds since the first call; what to send
@@ -30,6 +33,36 @@ def scripted(say: Say, every_s: float = 0.004) -> Iterator[PtyPort]:
         finally:
             stopping.set()
             thread.join()
+
+
+def answers(reply: Callable[[Frame], bytes]) -> Say:
+    """A thing on the port that answers every frame in its own way."""
+    decoder = FrameDecoder()
+    return lambda heard, now_s: b"".join(map(reply, decoder.feed(heard)))
+
+
+LINES = """
+name = "lines"
+source = "made up"
+baud = [230400, 115200]
+sample_rate_hz = 500.0
+n_channels = 2
+[lines]
+first_column = 1
+counter_column = 0
+counter_modulus = 65536
+"""
+
+
+def profile_of_lines(folder: Path, more: str = "") -> str:
+    """A profile of a board that sends lines of text, by its path."""
+    (folder / "lines.toml").write_text(LINES + more)
+    return str(folder / "lines.toml")
+
+
+def line(number: int) -> bytes:
+    """A line of such a board: the counter, and two channels."""
+    return b"%d,%d,7\r\n" % (number % 65_536, number % 100)
 
 
 class Stream:

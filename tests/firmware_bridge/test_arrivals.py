@@ -10,6 +10,7 @@ import pytest
 from cpep_bridge.arrivals import ArrivalRate
 from cpep_bridge.heard_rate import AtPromisedRate
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from tests.firmware_bridge.blocks_in_memory import BlocksInMemory
 
 INFO = StreamInfo("band", 8, 1_000.0, has_clock=True)
 
@@ -81,19 +82,12 @@ def test_what_waited_while_the_host_was_busy_is_no_rate_for_long(
         assert all(hz in (0.0, pytest.approx(1_000.0, rel=0.01)) for hz in heard)
 
 
-class _Heard:
+class _Heard(BlocksInMemory):
     """A source of blocks whose rate is known from some block on."""
 
     def __init__(self, blocks: list[Block], info: StreamInfo, heard_hz: float, known_from: int) -> None:
-        self._blocks, self.info, self._heard_hz, self._known_from = blocks, info, heard_hz, known_from
-        self.counts = LinkCounts()
-
-    def __enter__(self) -> "_Heard":
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def stop(self) -> None: ...
+        super().__init__(blocks, info=info)
+        self._heard_hz, self._known_from = heard_hz, known_from
 
     def __iter__(self) -> Iterator[Block]:
         for number, block in enumerate(self._blocks):

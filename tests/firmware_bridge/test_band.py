@@ -1,9 +1,8 @@
 """The driver against a simulated band, over a real pty, over TCP, and over a line in memory that misbehaves."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from zlib import crc32
@@ -39,8 +38,9 @@ from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated_device import SimulatedDevice
 from cpep_bridge.simulator import SimulatedBand
 from cpep_bridge.transports import open_stream
-from cpep_edge.blocks import Block
-from cpep_edge.errors import ConfigError, LinkError, LinkTimeout
+from cpep_edge.errors import LinkError, LinkTimeout
+from tests.firmware_bridge.blocks_in_memory import laid_out
+from tests.firmware_bridge.scripted import answers, scripted
 
 RATE_HZ = 2_000.0
 UV_PER_COUNT = 0.25
@@ -74,16 +74,6 @@ class LineInMemory:
 
 def device_playing(emg_uv: NDArray[np.float32], clock_speed: float = 50.0, info: Info = INFO) -> SimulatedDevice:
     return SimulatedDevice(info, Playback([emg_uv], RATE_HZ), clock_speed, repeat=False)
-
-
-def laid_out(blocks: list[Block], n_samples: int, n_channels: int = 16) -> NDArray[np.float32]:
-    """The samples where their indices say, NaN where there are none; each at most once."""
-    signal = np.full((n_samples, n_channels), np.nan, np.float32)
-    for block in blocks:
-        place = slice(block.sample_index, block.sample_index + len(block.samples_uv))
-        assert np.isnan(signal[place]).all()
-        signal[place] = block.samples_uv
-    return signal
 
 
 def quantised(emg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -336,87 +326,47 @@ def test_a_port_where_nothing_answers_is_reported_within_the_timeout(pty_port: P
     open_stream(pty_port.path).close()  # the port was given back
 
 
-@contextmanager
-def answering(port: PtyPort, reply: Callable[[Frame], bytes]) -> Iterator[None]:
-    """A thing on the port that answers every frame in its own way."""
-    stopping = threading.Event()
+def described_as(**changed: float) -> Callable[[Frame], bytes]:
+    return lambda frame: encode_frame(replace(INFO, seq=frame.seq, **changed))  # type: ignore[arg-type]
 
-    def serve() -> None:
-        decoder = FrameDecoder()
-        while not stopping.is_set():
-            for frame in decoder.feed(port.read(0.02)):
-                port.put(reply(frame))
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join()
+OTHER_VERSION = b"\x09\x01\x00\x00"
+IMPOSSIBLE = "describes an impossible stream: .*update"
 
 
 @pytest.mark.parametrize(
-    ("garbage", "quoted"),
+    ("reply", "said"),
     [
-        (b"$GPGGA,123519,4807.038,N*47\r\n", r"'\$GPGGA,123519,4807.038,N\*47"),
-        (b"\xff\xfe\x00\x80" * 20, "the bytes ff fe 00 80"),
+        (lambda _: b"$GPGGA,123519,N*47\r\n", r"is not a cpep band.*baud.*beginning with '\$GPGGA,123519,N\*47"),
+        (lambda _: b"\xff\xfe\x00\x80" * 20, "is not a cpep band.*baud.*beginning with the bytes ff fe 00 80"),
+        (
+            lambda _: cobs.encode(OTHER_VERSION + crc32(OTHER_VERSION).to_bytes(4, "little")) + b"\0",
+            "speaks protocol version 9, this program version 1",
+        ),
+        (described_as(n_samples=0), IMPOSSIBLE),
+        (described_as(n_channels=0), IMPOSSIBLE),
+        (described_as(sample_rate_hz=0.0), IMPOSSIBLE),
+        (described_as(uv_per_count=np.nan), IMPOSSIBLE),
+        (described_as(sample_format=9), IMPOSSIBLE),
+        (lambda _: encode_frame(End(0, 0, 0)), "did not answer IDENTIFY"),
     ],
-    ids=["text", "noise"],
 )
-def test_a_device_that_speaks_garbage_is_quoted_as_text_or_bytes(
-    pty_port: PtyPort, garbage: bytes, quoted: str
+def test_what_is_no_band_or_describes_no_stream_is_refused_with_what_it_said(
+    reply: Callable[[Frame], bytes], said: str
 ) -> None:
-    shown = rf"is not a cpep band.*baud.*beginning with {quoted}"
-
-    with answering(pty_port, lambda _: garbage), pytest.raises(LinkError, match=shown):
-        open_source(pty_port.path, timeout_s=0.4).__enter__()
+    with scripted(answers(reply)) as port, pytest.raises(LinkError, match=said):
+        open_source(port.path, timeout_s=0.4).__enter__()
 
 
-def test_a_band_of_another_protocol_version_is_told_apart(pty_port: PtyPort) -> None:
-    body = b"\x09\x01\x00\x00"
-    wire = cobs.encode(body + crc32(body).to_bytes(4, "little")) + b"\0"
-    said = "speaks protocol version 9, this program version 1"
-
-    with answering(pty_port, lambda _: wire), pytest.raises(LinkError, match=said):
-        open_source(pty_port.path, timeout_s=0.4).__enter__()
-
-
-NOTHING = ({"n_samples": 0}, {"n_channels": 0}, {"sample_rate_hz": 0.0}, {"uv_per_count": np.nan}, {"sample_format": 9})
-
-
-@pytest.mark.parametrize("nonsense", NOTHING)
-def test_a_band_that_describes_no_stream_is_refused_with_what_it_said(
-    pty_port: PtyPort, nonsense: dict[str, float]
-) -> None:
-    def describe(frame: Frame) -> bytes:
-        return encode_frame(replace(INFO, seq=frame.seq, **nonsense))  # type: ignore[arg-type]
-
-    with answering(pty_port, describe), pytest.raises(LinkError, match="describes an impossible stream: .*update"):
-        open_source(pty_port.path, timeout_s=0.4).__enter__()
-
-
-def test_a_refused_start_repeats_the_bands_reason(pty_port: PtyPort) -> None:
+def test_a_refused_start_repeats_the_bands_reason() -> None:
     def refuse(frame: Frame) -> bytes:
         if isinstance(frame, Identify):
             return encode_frame(replace(INFO, seq=frame.seq))
         return encode_frame(Nak(frame.seq, frame.TYPE, 3, "battery too low"))
 
-    with answering(pty_port, refuse), open_source(pty_port.path, timeout_s=60.0) as source:
+    with scripted(answers(refuse)) as port, open_source(port.path, timeout_s=60.0) as source:
         with pytest.raises(LinkError, match="START: battery too low"):
             next(iter(source))
-
-
-def test_a_band_that_sends_but_does_not_answer_is_told_apart_from_silence(pty_port: PtyPort) -> None:
-    chatter = encode_frame(End(0, 0, 0))
-
-    with answering(pty_port, lambda _: chatter), pytest.raises(LinkTimeout, match="did not answer IDENTIFY"):
-        open_source(pty_port.path, timeout_s=0.4).__enter__()
-
-
-def test_an_unknown_device_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no driver for device 'toaster': choose one of chords, cpep, cyton"):
-        open_source("/dev/null", device="toaster")
 
 
 def test_before_opening_there_is_no_info() -> None:

@@ -15,6 +15,7 @@ from cpep_bridge.boards import Board, Dialect
 from cpep_bridge.devices import open_source
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, LinkError
+from tests.firmware_bridge.blocks_in_memory import take
 
 SERIAL = bytes.fromhex("a1b2c3d4e5f6") + bytes(14)
 FIRMWARE = bytes((1, 0, 5, 0, 0xB2, 0x07, 2, 0))  # 1.5.1970
@@ -59,12 +60,8 @@ def played(
         clients.append(FakeClient(left, notify))
         return clients[-1]
 
-    blocks: list[Block] = []
     with Board(lambda: BleStream("ble:mine", gatt, find), dialect, timeout_s=2.0) as source:
-        for block in source:
-            blocks.append(block)
-            if block.sample_index + len(block.samples_uv) >= n_samples:
-                break
+        blocks = take(source, n_samples)
     return blocks, source, clients[0]
 
 

@@ -21,6 +21,7 @@ from cpep_bridge.simulated_boards import SimulatedBoard, simulate_device
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, DataError, LinkError, LinkTimeout
 from cpep_edge.session import Session, SessionMeta, write_session
+from tests.firmware_bridge.blocks_in_memory import laid_out
 from tests.firmware_bridge.virtual_time import Play
 
 SPEED = 20.0
@@ -45,14 +46,6 @@ def everything(board: Simulated, device: str) -> tuple[list[Block], Board]:
             for block in source:
                 blocks.append(block)
     return blocks, source
-
-
-def laid_out(blocks: list[Block]) -> NDArray[np.float32]:
-    end = blocks[-1].sample_index + len(blocks[-1].samples_uv)
-    signal = np.full((end, blocks[0].samples_uv.shape[1]), np.nan, np.float32)
-    for block in blocks:
-        signal[block.sample_index : block.sample_index + len(block.samples_uv)] = block.samples_uv
-    return signal
 
 
 def expected(model: BoardModel, emg_uv: NDArray[np.float32], device: str) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from cpep_bridge.simulator import SimulatedBand
 from cpep_bridge.transports import open_stream
 from cpep_edge.blocks import Block, LinkCounts
 from cpep_edge.errors import CpepError, LinkError
+from tests.firmware_bridge.blocks_in_memory import take
 
 RATE_HZ = 2_000.0
 STALE = b"noise of an earlier stream\0"
@@ -37,13 +38,8 @@ def cyton(emg_uv: NDArray[np.float32]) -> Simulated:
 
 
 def read(port: str, device: str, n_samples: int, capture: Path | None = None) -> tuple[list[Block], LinkCounts]:
-    blocks: list[Block] = []
     with open_source(port, device=device, capture=capture) as source:
-        for block in source:
-            blocks.append(block)
-            if block.sample_index + len(block.samples_uv) >= n_samples:
-                break
-        return blocks, source.counts
+        return take(source, n_samples), source.counts
 
 
 def samples(blocks: list[Block]) -> list[tuple[int, bytes]]:

@@ -1,7 +1,6 @@
 """Fitting a device to a model: channels, rate and unit, explicitly or not at all."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,32 +18,14 @@ from cpep_bridge.devices import open_source
 from cpep_bridge.prompts import load_prompts
 from cpep_bridge.resampling import Resampler
 from cpep_bridge.simulated_boards import SimulatedBoard
-from cpep_edge.blocks import Block, LinkCounts, StreamInfo
+from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.errors import ConfigError, LinkError
 from cpep_edge.live_loop import check_stream
+from tests.firmware_bridge.blocks_in_memory import BlocksInMemory
 
 
 def noise(n_samples: int, n_channels: int = 2) -> NDArray[np.float32]:
     return np.random.default_rng(3).normal(0, 50, (n_samples, n_channels)).astype(np.float32)
-
-
-class BlocksInMemory:
-    """A BlockSource of given blocks."""
-
-    counts = LinkCounts()
-
-    def __init__(self, blocks: list[Block], info: StreamInfo) -> None:
-        self._blocks, self.info = blocks, info
-        self.closed = False
-
-    def __enter__(self) -> "BlocksInMemory":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.closed = True
-
-    def __iter__(self) -> Iterator[Block]:
-        return iter(self._blocks)
 
 
 def blocks_of(signal: NDArray[np.float32], rate_hz: float, first: int = 0, boot_id: int = 0) -> list[Block]:
@@ -92,7 +73,7 @@ def test_what_the_lower_rate_cannot_hold_is_taken_out() -> None:
 
 def test_channels_are_put_where_the_config_says_and_missing_ones_are_silent() -> None:
     signal = noise(21, 3)
-    source = BlocksInMemory(blocks_of(signal, 250.0), StreamInfo("three", 3, 250.0, "count"))
+    source = BlocksInMemory(blocks_of(signal, 250.0), info=StreamInfo("three", 3, 250.0, "count"))
     with FittedSource(source, DeviceConfig(channels=[2, -1, 0, 0], uv_per_count=0.5)) as fitted:
         out = np.concatenate([block.samples_uv for block in fitted])
 
@@ -105,7 +86,7 @@ def test_channels_are_put_where_the_config_says_and_missing_ones_are_silent() ->
 def test_a_loss_stays_a_jump_of_as_much_time_and_a_restart_starts_over() -> None:
     signal = noise(350)
     blocks = [*blocks_of(signal, 250.0), *blocks_of(signal, 250.0, 450), *blocks_of(signal, 250.0, boot_id=1)]
-    source = BlocksInMemory(blocks, StreamInfo("two", 2, 250.0))
+    source = BlocksInMemory(blocks, info=StreamInfo("two", 2, 250.0))
     with FittedSource(source, DeviceConfig(sample_rate_hz=2_000.0)) as fitted:
         out = list(fitted)
     ends = [block.sample_index + len(block.samples_uv) for block in out]
@@ -140,7 +121,7 @@ def test_a_cyton_can_be_made_to_look_like_the_band_a_model_knows(tmp_path: Path)
 def test_a_config_that_does_not_fit_the_device_is_refused_and_the_device_closed(
     config: DeviceConfig, said: str
 ) -> None:
-    source = BlocksInMemory([], StreamInfo("two", 2, 250.0))
+    source = BlocksInMemory([], info=StreamInfo("two", 2, 250.0))
 
     with pytest.raises(ConfigError, match=said):
         FittedSource(source, config).__enter__()
@@ -157,28 +138,23 @@ def test_a_config_that_does_not_fit_the_device_is_refused_and_the_device_closed(
     ],
 )
 def test_the_lines_that_a_refusal_ends_in_are_a_config_that_fits(tmp_path: Path, info: StreamInfo) -> None:
-    manifest = SimpleNamespace(
-        unit="uV",
-        name="model",
-        n_channels=16,
-        preprocessing=SimpleNamespace(sample_rate_hz=2_000.0),
-    )
+    preprocessing = SimpleNamespace(sample_rate_hz=2_000.0)
+    manifest = SimpleNamespace(unit="uV", name="model", n_channels=16, preprocessing=preprocessing)
     with pytest.raises(ConfigError, match="in a file for --device-config:") as caught:
         check_stream(info, manifest)  # type: ignore[arg-type]
     (tmp_path / "fit.toml").write_text(str(caught.value).partition("--device-config:\n")[2])
 
-    with FittedSource(BlocksInMemory([], info), load_device_config(tmp_path / "fit.toml")) as fitted:
+    with FittedSource(BlocksInMemory([], info=info), load_device_config(tmp_path / "fit.toml")) as fitted:
         check_stream(fitted.info, manifest)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [[0, -1, -1], [1, 1, 1]])
 def test_a_config_that_leaves_a_single_electrode_is_refused(channels: list[int]) -> None:
     manifest = SimpleNamespace(name="model", n_channels=3, preprocessing=SimpleNamespace(sample_rate_hz=250.0))
-    with (
-        FittedSource(BlocksInMemory([], StreamInfo("two", 2, 250.0)), DeviceConfig(channels=channels)) as fitted,
-        pytest.raises(ConfigError, match="an electrode of its own for 1 of the 3 channels of model"),
-    ):
-        check_stream(fitted.info, manifest)  # type: ignore[arg-type]
+    source = BlocksInMemory([], info=StreamInfo("two", 2, 250.0))
+    with FittedSource(source, DeviceConfig(channels=channels)) as fitted:
+        with pytest.raises(ConfigError, match="an electrode of its own for 1 of the 3 channels of model"):
+            check_stream(fitted.info, manifest)  # type: ignore[arg-type]
 
 
 def test_the_examples_in_the_readme_are_valid(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """What can happen to a link, one by one: the rows of the table in docs/bands.md."""
 
-import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, product
@@ -30,6 +28,7 @@ from cpep_bridge.soak import Harm, soak, to_markdown
 from cpep_bridge.transports import open_stream
 from cpep_edge.blocks import Block, LinkCounts
 from cpep_edge.errors import LinkError, LinkTimeout
+from tests.firmware_bridge.scripted import answers, scripted
 
 RATE_HZ = 2_000.0
 UV_PER_COUNT = 0.25
@@ -298,28 +297,11 @@ def test_a_line_too_slow_for_the_stream_is_refused_with_the_arithmetic() -> None
         check_baud(stream_bytes_per_s(i24), 921_600, "/dev/ttyUSB0")
 
 
-@pytest.fixture
-def slow_band(pty_port: PtyPort) -> Iterator[PtyPort]:
-    """A band that says its line is slow."""
-    stopping = threading.Event()
-
-    def serve() -> None:
-        decoder = FrameDecoder()
-        while not stopping.is_set():
-            for frame in decoder.feed(pty_port.read(0.02)):
-                pty_port.put(encode_frame(replace(INFO, seq=frame.seq)))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield pty_port
-    stopping.set()
-    thread.join()
-
-
-def test_a_band_on_a_slow_line_is_refused_before_it_streams(slow_band: PtyPort) -> None:
-    with pytest.raises(LinkError, match=r"115200 baud, which carries 11.5 kB/s"):
-        open_source(slow_band.path, timeout_s=60.0).__enter__()
-    open_stream(slow_band.path).close()  # the port was given back
+def test_a_band_on_a_slow_line_is_refused_before_it_streams() -> None:
+    with scripted(answers(lambda frame: encode_frame(replace(INFO, seq=frame.seq)))) as port:
+        with pytest.raises(LinkError, match=r"115200 baud, which carries 11.5 kB/s"):
+            open_source(port.path, timeout_s=60.0).__enter__()
+        open_stream(port.path).close()  # the port was given back
 
 
 def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wrong() -> None:

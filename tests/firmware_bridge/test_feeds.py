@@ -14,6 +14,7 @@ from cpep_bridge.fed import Fed, FedSource
 from cpep_bridge.patience import Patience
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.errors import ConfigError, LinkError
+from tests.firmware_bridge.blocks_in_memory import take
 
 INFO = StreamInfo("in memory", 2, 100.0)
 
@@ -125,15 +126,11 @@ def test_an_lsl_stream_is_read_sample_for_sample_at_its_own_times(
             sending.push_chunk(values[start : start + 50].tolist(), stamps.tolist())  # type: ignore[attr-defined]
 
     thread = threading.Thread(target=send)
-    blocks: list[Block] = []
     with open_source(f"lsl:{name}", timeout_s=60.0) as source:
         thread.start()
         assert (source.info.n_channels, source.info.sample_rate_hz, source.info.unit) == (4, 500.0, told)
         assert source.info.serial_number == f"{name}-source"
-        for block in source:
-            blocks.append(block)
-            if block.sample_index + len(block.samples_uv) >= n:
-                break
+        blocks = take(source, n)
     thread.join()
 
     np.testing.assert_allclose(np.concatenate([block.samples_uv for block in blocks]), values * scale, rtol=1e-6)
@@ -180,12 +177,8 @@ def brainflow() -> Iterator[None]:
 
 @pytest.mark.usefixtures("brainflow")
 def test_brainflows_synthetic_board_streams_at_its_rate() -> None:
-    n_samples = 0
     with open_source("brainflow:synthetic") as source:
-        for block in source:
-            n_samples += len(block.samples_uv)
-            if n_samples > 500:
-                break
+        *_, block = take(source, 500)
     assert (source.info.name, source.info.n_channels, source.info.sample_rate_hz) == ("Synthetic", 16, 250.0)
     assert source.info.unit == "uV"
     assert source.counts.lost_samples == 0

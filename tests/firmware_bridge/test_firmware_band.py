@@ -1,7 +1,6 @@
 """The firmware as a process on a pty: the driver's tests, and some of the simulator's, are run against it unchanged."""
 
 import os
-import shutil
 import subprocess
 import time
 from functools import partial
@@ -19,11 +18,9 @@ from cpep_bridge.transports import open_stream
 from cpep_edge.errors import ArtifactError, DataError, LinkError
 from tests.firmware_bridge import test_band as band_suite
 from tests.firmware_bridge import test_simulator as simulator_suite
+from tests.firmware_bridge.compiler import needs_compiler
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or shutil.which("make") is None,
-    reason="needs make and a C compiler: apt-get install build-essential",
-)
+pytestmark = needs_compiler
 
 RATE_HZ = 2_000.0
 SANITIZED = "cpep-band-sanitized"

@@ -17,13 +17,11 @@ from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.firmware import build_firmware
 from cpep_bridge.frames import MAX_WIRE_BYTES, Data, Frame, Info, SampleFormat, encode_frame
 from tests.firmware_bridge import firmware_library as firmware
+from tests.firmware_bridge.compiler import needs_compiler
 from tests.firmware_bridge.test_frames import any_frame
 from tests.firmware_bridge.test_protocol_document import EXAMPLES
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or shutil.which("make") is None,
-    reason="needs make and a C compiler: apt-get install build-essential",
-)
+pytestmark = needs_compiler
 
 FIRMWARE = Path(__file__).parents[2] / "firmware_bridge" / "firmware"
 

@@ -1,7 +1,6 @@
 """The firmware's answers, and what it says of its own accord."""
 
 import math
-import shutil
 import struct
 
 import pytest
@@ -28,12 +27,18 @@ from cpep_bridge.frames import (
     Telemetry,
 )
 from tests.firmware_bridge import firmware_library as firmware
+from tests.firmware_bridge.compiler import needs_compiler
 from tests.firmware_bridge.firmware_board import Board, Engine, streaming
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or shutil.which("make") is None,
-    reason="needs make and a C compiler: apt-get install build-essential",
-)
+pytestmark = needs_compiler
+
+
+@pytest.fixture
+def board() -> Board:
+    """One that has said who it is."""
+    board = Board()
+    board.poll()
+    return board
 
 
 def test_a_band_greets_with_info_and_repeats_it_when_asked() -> None:
@@ -55,16 +60,12 @@ def test_the_first_byte_on_the_wire_is_a_delimiter() -> None:
     assert board.wire[0] == 0
 
 
-def test_before_any_stream_stop_repeats_no_end() -> None:
-    board = Board()
-    board.poll()
+def test_before_any_stream_stop_repeats_no_end(board: Board) -> None:
 
     assert [type(frame) for frame in board.order(Stop)] == [Ack]
 
 
-def test_telemetry_comes_once_a_second_of_a_stream() -> None:
-    board = Board()
-    board.poll()
+def test_telemetry_comes_once_a_second_of_a_stream(board: Board) -> None:
     assert board.poll() == []
     times_us = [frame.t_us for frame in board.order(Start) if isinstance(frame, Telemetry)]
     for _ in range(50):
@@ -74,17 +75,13 @@ def test_telemetry_comes_once_a_second_of_a_stream() -> None:
     assert times_us == [n * 1_000_000 for n in range(6)]
 
 
-def test_ping_is_answered_with_when_it_came_and_when_the_answer_left() -> None:
-    board = Board()
-    board.poll()
+def test_ping_is_answered_with_when_it_came_and_when_the_answer_left(board: Board) -> None:
     board.clock_us = 123_456
 
     assert board.order(Ping)[0] == Pong(1, 123_456, 123_456)
 
 
-def test_an_idle_board_tells_its_battery_behind_a_pong_once_a_second_at_most() -> None:
-    board = Board()
-    board.poll()
+def test_an_idle_board_tells_its_battery_behind_a_pong_once_a_second_at_most(board: Board) -> None:
     times_us = []
     for _ in range(50):
         board.clock_us += 100_000
@@ -128,13 +125,14 @@ def test_config_changes_the_next_stream_and_refuses_what_cannot_be() -> None:
     assert [frame.code for frame in refused if isinstance(frame, Nak)] == [2, 2, 2, 2, 2, 3]
 
 
-def test_a_band_without_an_engine_refuses_to_time_it() -> None:
-    board = Board()
-    board.poll()
-    (answer,) = board.order(BenchCommand, 10)
+@pytest.mark.parametrize(("order", "fields"), [(BenchCommand, (10,)), (Calibrate, (0, struct.pack("<2f", 1, 1)))])
+def test_a_band_without_an_engine_can_neither_time_nor_calibrate_it(
+    board: Board, order: type[BenchCommand | Calibrate], fields: tuple[object, ...]
+) -> None:
+    (answer,) = board.order(order, *fields)
 
     assert isinstance(answer, Nak)
-    assert (answer.command, answer.code) == (BenchCommand.TYPE, NakCode.UNSUPPORTED)
+    assert (answer.command, answer.code) == (order.TYPE, NakCode.UNSUPPORTED)
 
 
 def test_an_engine_hears_every_sample_and_is_heard_at_once() -> None:
@@ -185,18 +183,7 @@ def test_an_engine_is_calibrated_when_nothing_streams_and_with_a_gain_for_each_c
     assert engine.calibration == (1, 0.5, 3.0)
 
 
-def test_a_band_without_an_engine_has_nothing_to_calibrate() -> None:
-    board = Board()
-    board.poll()
-    (answer,) = board.order(Calibrate, 0, struct.pack("<2f", 1, 1))
-
-    assert isinstance(answer, Nak)
-    assert (answer.command, answer.code) == (Calibrate.TYPE, NakCode.UNSUPPORTED)
-
-
-def test_log_lines_reach_the_host() -> None:
-    board = Board()
-    board.poll()
+def test_log_lines_reach_the_host(board: Board) -> None:
     board.clock_us = 9
     board.log(30, "the battery is cold")
 
@@ -210,9 +197,7 @@ def test_an_impossible_band_does_not_start() -> None:
     assert not Board(Info(0, 1, 1, 1, 0, 0, 1, 1, 0, 0, bytes(255), *["x" * 255] * 3)).works
 
 
-def test_a_host_that_asks_and_never_reads_costs_no_more_than_the_outbox() -> None:
-    board = Board()
-    board.poll()
+def test_a_host_that_asks_and_never_reads_costs_no_more_than_the_outbox(board: Board) -> None:
     board.room_bytes = 0
     for _ in range(200):
         board.order(Identify)

@@ -14,6 +14,7 @@ import pytest
 from cpep_bridge.band import Band
 from cpep_bridge.devices import open_source
 from cpep_bridge.firmware import build_firmware, firmware_sources
+from tests.firmware_bridge.blocks_in_memory import take
 
 FIRMWARE = firmware_sources()
 CORE = [FIRMWARE / f"cpep_{part}.c" for part in ("wire", "frames", "decoder", "band")]
@@ -40,15 +41,11 @@ def test_the_arduino_sketch_streams_to_the_driver(tmp_path: Path) -> None:
     tty.setraw(far)
     process = subprocess.Popen([str(program), str(line)], pass_fds=[line])
     try:
-        blocks = []
         with open_source(os.ttyname(far), timeout_s=60.0) as source:
             assert isinstance(source, Band)
             assert (source.info.name, source.info.n_channels, source.info.sample_rate_hz) == ("Arduino band", 4, 500.0)
             boot_id = source.identity.boot_id
-            for block in source:
-                blocks.append(block)
-                if block.sample_index > 500:
-                    break
+            blocks = take(source, 500)
             counts = source.counts
     finally:
         process.kill()

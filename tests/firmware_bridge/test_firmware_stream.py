@@ -1,7 +1,5 @@
 """The firmware's streams: whole frames, every sample sent or counted, whatever the line and the converter do."""
 
-import shutil
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,12 +26,10 @@ from cpep_bridge.frames import (
 )
 from cpep_bridge.lost_samples import StreamLedger
 from tests.firmware_bridge import firmware_library as firmware
+from tests.firmware_bridge.compiler import needs_compiler
 from tests.firmware_bridge.firmware_board import Board, Engine, data, streaming
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or shutil.which("make") is None,
-    reason="needs make and a C compiler: apt-get install build-essential",
-)
+pytestmark = needs_compiler
 
 
 def test_a_stream_follows_its_ack_and_counts_from_zero() -> None:

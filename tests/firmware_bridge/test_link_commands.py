@@ -1,38 +1,19 @@
 """`simulate`, `record`, `devices`, `doctor` and `soak`, as a user runs them."""
 
 import json
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
 from cpep_bridge.devices import open_source
 from cpep_bridge.simulator import SimulatedBand
-from cpep_edge.cli import app
 from cpep_edge.session import Session, SessionMeta, write_session
+from tests.firmware_bridge.compiler import needs_compiler
+from tests.processes import invoke, simulated
 
 RATE_HZ = 2_000.0
-
-
-@contextmanager
-def simulated(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`cpep-edge simulate` in a process of its own; yields its port."""
-    command = [sys.executable, "-m", "cpep_edge", "simulate", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip(), process
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=120)
 
 
 @pytest.fixture
@@ -45,19 +26,16 @@ def session(tmp_path: Path, emg_uv: NDArray[np.float32]) -> Path:
 
 
 def test_the_commands_of_the_link_work_from_end_to_end(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
-    runner = CliRunner()
+    out = tmp_path / "one.hdf5"
     with SimulatedBand([emg_uv], RATE_HZ) as band:
-        band_port = band.port
-        listed = runner.invoke(app, ["devices", "--port", band.port, "--json"])
-        checked = runner.invoke(app, ["doctor", "--port", band.port, "--seconds", "1", "--json"])
-        out = tmp_path / "one.hdf5"
-        options = ["--port", band.port, "--out", str(out), "--seconds", "0.4", "--user", "anna", "--stage", "rest"]
-        recorded = runner.invoke(app, ["record", *options, "--json"])
-    soaked = runner.invoke(app, ["soak", "--seconds", "1", "--out", str(tmp_path), "--json"])
+        port = band.port
+        listed = invoke("devices", "--port", port, "--json")
+        checked = invoke("doctor", "--port", band.port, "--seconds", "1", "--json")
+        options = ("--out", out, "--seconds", "0.4", "--user", "anna", "--stage", "rest", "--json")
+        recorded = invoke("record", "--port", band.port, *options)
+    soaked = invoke("soak", "--seconds", "1", "--out", tmp_path, "--json")
 
-    assert {port["port"]: port["band"] for port in json.loads(listed.stdout)["ports"]}[
-        band_port
-    ] == "cpep simulated band"
+    assert {found["port"]: found["band"] for found in json.loads(listed.stdout)["ports"]}[port] == "cpep simulated band"
     assert json.loads(checked.stdout)["healthy"] is True
     assert json.loads(recorded.stdout)["recorded"][0]["n_samples"] == 800
     assert json.loads(soaked.stdout)["passed"] is True
@@ -66,10 +44,7 @@ def test_the_commands_of_the_link_work_from_end_to_end(tmp_path: Path, emg_uv: N
         assert (session.meta.user, session.n_samples) == ("anna", 800)
 
 
-@pytest.mark.skipif(
-    shutil.which("cc") is None or shutil.which("make") is None,
-    reason="needs make and a C compiler: apt-get install build-essential",
-)
+@needs_compiler
 def test_simulate_plays_a_session_through_the_firmware(session: Path) -> None:
     with simulated(str(session), "--firmware", "--once") as (port, process):
         with open_source(port) as source:
@@ -85,18 +60,16 @@ def test_simulate_plays_a_session_through_the_firmware(session: Path) -> None:
 
 
 def test_simulate_says_that_a_board_of_another_maker_runs_no_firmware_of_ours(session: Path) -> None:
-    answer = CliRunner().invoke(app, ["simulate", str(session), "--device", "chords", "--firmware"])
+    answer = invoke("simulate", session, "--device", "chords", "--firmware")
 
     assert "a chords does not run the band's firmware" in str(answer.exception)
 
 
 def test_what_record_keeps_raw_is_recorded_again_to_the_same_samples(tmp_path: Path, session: Path) -> None:
-    runner, raw = CliRunner(), tmp_path / "line.pcap"
+    raw = tmp_path / "line.pcap"
     with simulated(str(session), "--loss", "0.05", "--corrupt", "0.05") as (port, _):
-        options = ["--port", port, "--out", str(tmp_path / "first.hdf5"), "--seconds", "0.3", "--raw", str(raw)]
-        first = runner.invoke(app, ["record", *options])
-    options = ["--port", f"file://{raw}", "--out", str(tmp_path / "again.hdf5"), "--seconds", "0.3"]
-    again = runner.invoke(app, ["record", *options])
+        first = invoke("record", "--port", port, "--out", tmp_path / "first.hdf5", "--seconds", "0.3", "--raw", raw)
+    again = invoke("record", "--port", f"file://{raw}", "--out", tmp_path / "again.hdf5", "--seconds", "0.3")
 
     assert (first.exit_code, again.exit_code) == (0, 0)
     with Session(tmp_path / "first.hdf5") as one, Session(tmp_path / "again.hdf5") as two:

@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,25 +38,23 @@ def test_every_sample_is_passed_on_once_or_lost(fates: list[str], rng: random.Ra
     assert ledger.duplicate_frames == fates.count("twice")
 
 
-def test_a_frame_that_comes_late_stays_lost() -> None:
+@pytest.mark.parametrize(
+    ("seqs", "accepted", "n_lost", "n_late", "n_twice"),
+    [
+        ([0, 2, 1, 3], [0, 20, 30], 1, 1, 0),  # a frame that comes late stays lost
+        ([0, 1, 1, 0, 2], [0, 10, 20], 0, 0, 2),  # one that comes twice is no loss
+        ([3], [30], 3, 0, 0),  # what is lost before the first frame counts
+        ([0, 200_001], [0, 2_000_010], 200_000, 0, 0),  # a loss longer than the frame counter
+    ],
+)
+def test_what_is_late_twice_or_missing_is_counted_as_that(
+    seqs: list[int], accepted: list[int], n_lost: int, n_late: int, n_twice: int
+) -> None:
     ledger = StreamLedger()
 
-    assert deliver(ledger, [0, 2, 1, 3]) == [0, 20, 30]
-    assert (ledger.lost_samples, ledger.late_frames, ledger.duplicate_frames) == (10, 1, 0)
-
-
-def test_a_frame_that_comes_twice_is_no_loss() -> None:
-    ledger = StreamLedger()
-
-    assert deliver(ledger, [0, 1, 1, 0, 2]) == [0, 10, 20]
-    assert (ledger.lost_samples, ledger.late_frames, ledger.duplicate_frames) == (0, 0, 2)
-
-
-def test_what_is_lost_before_the_first_frame_counts() -> None:
-    ledger = StreamLedger()
-
-    assert deliver(ledger, [3]) == [30]
-    assert (ledger.lost_frames, ledger.lost_samples) == (3, 30)
+    assert deliver(ledger, seqs) == accepted
+    assert (ledger.lost_frames, ledger.lost_samples) == (n_lost, FRAME_SAMPLES * n_lost)
+    assert (ledger.late_frames, ledger.duplicate_frames) == (n_late, n_twice)
 
 
 def test_both_counters_unwrap_across_their_ends() -> None:
@@ -65,13 +64,6 @@ def test_both_counters_unwrap_across_their_ends() -> None:
 
     assert indices == [i * n_samples for i in range(n_frames) if i % 1_000]
     assert (ledger.lost_frames, ledger.lost_samples) == (140, 140 * n_samples)
-
-
-def test_a_loss_longer_than_the_frame_counter_is_counted_in_full() -> None:
-    ledger = StreamLedger()
-
-    assert deliver(ledger, [0, 200_001]) == [0, 2_000_010]
-    assert (ledger.lost_frames, ledger.lost_samples) == (200_000, 2_000_000)
 
 
 def test_samples_that_the_converter_missed_are_lost_without_a_lost_frame() -> None:

@@ -20,32 +20,15 @@ from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.blocks import Block
 from cpep_edge.errors import LinkError, LinkTimeout
-from tests.firmware_bridge.scripted import Say, Stream, scripted
+from tests.firmware_bridge.scripted import Say, Stream, line, profile_of_lines, scripted
 from tests.firmware_bridge.virtual_time import Play, VirtualTime
 
 RATE_HZ = 2_000.0
-LINES = """
-name = "lines"
-source = "made up"
-baud = [230400, 115200]
-sample_rate_hz = 500.0
-n_channels = 2
-[lines]
-first_column = 1
-counter_column = 0
-counter_modulus = 65536
-"""
 
 
 @pytest.fixture
 def lines(tmp_path: Path) -> str:
-    """A profile of lines of text, by its path."""
-    (tmp_path / "lines.toml").write_text(LINES)
-    return str(tmp_path / "lines.toml")
-
-
-def line(number: int) -> bytes:
-    return b"%d,%d,7\r\n" % (number % 65_536, number % 100)
+    return profile_of_lines(tmp_path)
 
 
 def garbage(heard: bytes, now_s: float) -> bytes:
@@ -173,10 +156,8 @@ def test_a_stop_is_heard_while_waiting_to_look_for_a_device_again(monkeypatch: p
 
 def board_that_boots(boot_s: float, banner: bytes = b"") -> Say:
     """A Chords board that hears nothing until it has started, and then says who it is."""
-    heard_by_now, stream = (
-        bytearray(),
-        Stream(250.0, lambda n: pack_frame(chords_layout(6), n, np.zeros((1, 6), np.float32))),
-    )
+    heard_by_now = bytearray()
+    stream = Stream(250.0, lambda n: pack_frame(chords_layout(6), n, np.zeros((1, 6), np.float32)))
     state = {"said": not banner, "streams": False}
 
     def say(heard: bytes, now_s: float) -> bytes:
@@ -215,7 +196,7 @@ def test_a_board_that_falls_silent_is_reported(play: Play) -> None:
 
 
 def test_a_board_without_a_greeting_is_told_to_start_until_it_does(play: Play, tmp_path: Path) -> None:
-    (tmp_path / "lines.toml").write_text(LINES + '[commands]\nstart = "go\\n"\nboot_s = 3.0\n')
+    profile = profile_of_lines(tmp_path, '[commands]\nstart = "go\\n"\nboot_s = 3.0\n')
     stream, told = Stream(500.0, line), list[float]()
 
     def say(heard: bytes, now_s: float) -> bytes:
@@ -223,7 +204,7 @@ def test_a_board_without_a_greeting_is_told_to_start_until_it_does(play: Play, t
             told.append(now_s)
         return stream.due(now_s) if told else b""
 
-    with open_source(play(say), device=str(tmp_path / "lines.toml")) as source:
+    with open_source(play(say), device=profile) as source:
         assert len(next(iter(source)).samples_uv) > 0
     assert len(told) == 1
 

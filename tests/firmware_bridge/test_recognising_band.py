@@ -1,9 +1,6 @@
 """A band that recognises gestures itself: the firmware with the engine of an exported bundle in it, on a pty."""
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,14 +22,10 @@ from cpep_edge.errors import ConfigError, LinkError, PowerError
 from cpep_edge.on_device import decisions_of, gains_of
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import Session
+from tests.firmware_bridge.compiler import needs_compiler
+from tests.processes import cpep_edge
 
-pytestmark = [
-    pytest.mark.executorch,
-    pytest.mark.skipif(
-        shutil.which("cc") is None or shutil.which("make") is None,
-        reason="needs make and a C compiler: apt-get install build-essential",
-    ),
-]
+pytestmark = [pytest.mark.executorch, needs_compiler]
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +151,8 @@ def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(
 ) -> None:
     program = build_recognising_firmware(Bundle(tiny_bundle))
     fast = 25  # a reading every 40 ms
-    with FirmwareBand(
-        [session], session.meta.sample_rate, speed=fast, program=program, model=Bundle(tiny_bundle)
-    ) as band:
+    options = {"program": program, "model": Bundle(tiny_bundle)}
+    with FirmwareBand([session], session.meta.sample_rate, speed=fast, **options) as band:
         figures = ask_band(band.port, n_runs=500, window_s=0.6, rate_hz=fast)
 
     energy = figures.energy
@@ -175,11 +167,10 @@ def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(
 
 def test_a_gauge_that_falls_silent_is_told(tiny_bundle: Path, session: Session) -> None:
     program = build_recognising_firmware(Bundle(tiny_bundle))
-    with (
-        FirmwareBand([session], session.meta.sample_rate, program=program, model=Bundle(tiny_bundle)) as band,
-        pytest.raises(PowerError, match="gave . readings in a window, too few for a mean: make windows longer than"),
-    ):
-        ask_band(band.port, n_runs=25, window_s=0.3)
+    said = "gave . readings in a window, too few for a mean: make windows longer than"
+    with FirmwareBand([session], session.meta.sample_rate, program=program, model=Bundle(tiny_bundle)) as band:
+        with pytest.raises(PowerError, match=said):
+            ask_band(band.port, n_runs=25, window_s=0.3)
 
 
 def test_a_band_without_an_engine_says_so_when_asked_for_a_benchmark(session: Session) -> None:
@@ -223,14 +214,8 @@ def test_live_on_device_shows_the_bands_own_decisions_and_hands_them_to_sinks(
 ) -> None:
     sink = tmp_path / "decisions.jsonl"
     with _band(session, program, tiny_bundle) as band:
-        command = [sys.executable, "-m", "cpep_edge", "live", str(tiny_bundle), "--port", band.port]
-        answer = subprocess.run(
-            [*command, "--on-device", "--sink", str(sink), "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        options = ("--port", band.port, "--on-device", "--sink", sink, "--json")
+        answer = cpep_edge("live", tiny_bundle, *options, timeout=60)
 
     assert answer.returncode == 0, answer.stderr
     *decisions, summary = (json.loads(line) for line in answer.stdout.splitlines())

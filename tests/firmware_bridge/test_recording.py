@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from cpep_edge.errors import ConfigError, CpepError, DataError, LinkError
 from cpep_edge.session import Session
 from tests.firmware_bridge.blocks_in_memory import INFO, RATE_HZ, WEARER, BlocksInMemory, block
 from tests.firmware_bridge.virtual_time import VirtualTime
+from tests.processes import files_of_at_most, python, start
 
 
 def test_a_recorded_session_holds_every_sample_and_shows_losses_as_gaps(
@@ -102,9 +101,7 @@ with open_source(sys.argv[1]) as source:
 def test_a_kill_loses_at_most_the_last_second(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
     path = tmp_path / "one.hdf5"
     with SimulatedBand([emg_uv], RATE_HZ) as band:
-        command = [sys.executable, "-c", KILLED, band.port, str(path)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        with start("-c", KILLED, band.port, path) as process:
             assert process.stdout is not None
             came = 0
             while came < 1.5 * RATE_HZ:
@@ -148,40 +145,19 @@ def test_a_journal_that_is_a_pipe_is_said_at_once(tmp_path: Path) -> None:
 def test_a_journal_that_was_left_behind_is_not_overwritten(tmp_path: Path) -> None:
     journal_of(tmp_path / "one.hdf5").write_bytes(b"precious")
 
-    with pytest.raises(
-        DataError, match=r"left from a recording that was cut off: keep it with 'cpep-edge record --rec"
-    ):
+    with pytest.raises(DataError, match="left from a recording that was cut off: keep it with 'cpep-edge record --rec"):
         record(BlocksInMemory([block(0)]), tmp_path / "one.hdf5", WEARER, "rest")
-
-
-FULL = """
-import resource, sys
-import numpy as np
-from pathlib import Path
-from cpep_bridge.recording import Recorder, Wearer, session_meta
-from cpep_edge.blocks import StreamInfo
-from cpep_edge.errors import DataError
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-path = Path(sys.argv[1])
-recorder = Recorder(path, session_meta(StreamInfo("x", 4, 2000.0), path, Wearer("a", "b", "left"), "rest"))
-try:
-    for n in range(100):
-        recorder.add(n * 0.05, np.full((100, 4), n, np.float32))
-        recorder._flush()
-except DataError as error:
-    print(error)
-"""
 
 
 def test_a_disk_that_fills_is_one_sentence_and_what_is_on_it_stays_readable(tmp_path: Path) -> None:
     path = tmp_path / "one.hdf5"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, env=environment)
-
-    said = (
-        r"cannot continue writing .*one.hdf5 after 2\.\d s: .*; make room, then run 'cpep-edge record --recover .*part'"
-    )
-    assert re.search(said, done.stdout), done.stdout + done.stderr
+    recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
+    said = r"cannot continue writing .*one.hdf5 after 2\.\d s: .*; make room, then run '.* record --recover .*part'"
+    with files_of_at_most(100_000), pytest.raises(DataError, match=said):
+        for n in range(100):
+            recorder.add(n * 0.05, np.full((100, 4), n, np.float32))
+            recorder._flush()
+    recorder._close()  # as the end of the process does
     assert recover(journal_of(path)).n_samples == pytest.approx(100_000 / 24, abs=20)
 
 
@@ -334,9 +310,7 @@ except CpepError as error:
 @pytest.mark.parametrize("what", ["session", "prompts", "record"])
 def test_a_disk_that_fills_while_a_session_is_made_loses_nothing(tmp_path: Path, what: str) -> None:
     """HDF5 breaks down when a write of it is refused: what it does not write is in the journal."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", FULL_AT_THE_END, what, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = python("-c", FULL_AT_THE_END, what, tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert re.match("cannot write .*hdf5: File too large", done.stdout)

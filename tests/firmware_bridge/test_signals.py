@@ -1,13 +1,12 @@
 """Ctrl-C, SIGTERM and SIGHUP end a command within a second or so, whatever it waits for, and finish its files."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from cpep_bridge.recording import journal_of
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.session import Session
 from tests.firmware_bridge.scripted import scripted
+from tests.processes import start
 
 RATE_HZ = 2_000.0
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -29,13 +29,8 @@ PATIENCE_S = 120  # of these tests, on a busy machine; what they end would wait 
 @contextmanager
 def run(*arguments: str) -> "Iterator[subprocess.Popen[str]]":
     # A shell that starts it in the background would let it ignore Ctrl-C.
-    with subprocess.Popen(
-        [sys.executable, "-m", "cpep_edge", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with start("-m", "cpep_edge", *arguments, preexec_fn=heed) as process:
         try:
             yield process
         finally:
@@ -94,7 +89,6 @@ def test_a_command_that_waits_for_an_answer_ends(
     tmp_path: Path, command: list[str], number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     asked = []
 
     def say(heard: bytes, now_s: float) -> bytes:

@@ -6,36 +6,41 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import serial
 from serial import rfc2217
 
+from cpep_bridge.byte_stream import ByteStream
 from cpep_bridge.devices import open_source
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.transports import PortableSerialStream, open_stream
 from cpep_edge.errors import LinkError
-from tests.firmware_bridge.scripted import Stream, scripted
+from tests.firmware_bridge.scripted import Stream, line, profile_of_lines, scripted
+from tests.processes import forbidding
 
 
-def test_bytes_pass_both_ways_over_a_pty(pty_port: PtyPort) -> None:
-    line = open_stream(pty_port.path)
+@pytest.fixture
+def opened(pty_port: PtyPort) -> Iterator[ByteStream]:
+    """The host's end of the pty."""
+    with closing(open_stream(pty_port.path)) as opened:
+        yield opened
+
+
+def test_bytes_pass_both_ways_over_a_pty(pty_port: PtyPort, opened: ByteStream) -> None:
     pty_port.put(b"to the host")
-    line.write(b"to the device")
+    opened.write(b"to the device")
 
-    assert (line.read(1.0), pty_port.read(1.0)) == (b"to the host", b"to the device")
-    line.close()
+    assert (opened.read(1.0), pty_port.read(1.0)) == (b"to the host", b"to the device")
 
 
-def test_reading_a_silent_port_ends_after_its_timeout(pty_port: PtyPort) -> None:
-    line = open_stream(pty_port.path)
+def test_reading_a_silent_port_ends_after_its_timeout(opened: ByteStream) -> None:
     started_s = time.monotonic()
 
-    assert line.read(0.05) == b""
+    assert opened.read(0.05) == b""
     assert time.monotonic() - started_s > 0.04
-    line.close()
 
 
 def test_where_select_takes_no_ports_reading_works_all_the_same(pty_port: PtyPort) -> None:
@@ -74,13 +79,8 @@ def test_a_busy_port_says_which_process_has_it(pty_port: PtyPort) -> None:
 @pytest.fixture
 def forbidden_port(pty_port: PtyPort) -> Iterator[str]:
     """A port that this user may not open; for root, as somebody else."""
-    os.chmod(pty_port.path, 0)
-    was_root = os.geteuid() == 0
-    if was_root:
-        os.seteuid(65_534)
-    yield pty_port.path
-    if was_root:
-        os.seteuid(0)
+    with forbidding(pty_port.path):
+        yield pty_port.path
 
 
 def belongs_to(group: int, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,51 +149,29 @@ def test_an_address_where_nobody_listens_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    "port", ["socket://", "socket://host", "socket://host:", "socket://:70", "socket://host:99999"]
+    "port", ["socket://", "socket://host", "socket://host:", "socket://:5000", "socket://host:99999"]
 )
 def test_what_is_no_address_is_reported_with_an_example(port: str) -> None:
     with pytest.raises(LinkError, match=r"write socket://host:port, for example"):
         open_stream(port)
 
 
-def test_a_device_that_takes_no_bytes_is_reported(pty_port: PtyPort) -> None:
-    line = open_stream(pty_port.path)
-
+def test_a_device_that_takes_no_bytes_is_reported(opened: ByteStream) -> None:
     with pytest.raises(LinkError, match=r"took no bytes for 1 s"):
-        line.write(bytes(1_000_000))
-    line.close()
+        opened.write(bytes(1_000_000))
 
 
-def test_reading_starts_as_soon_as_a_byte_is_there(pty_port: PtyPort) -> None:
-    line = open_stream(pty_port.path)
+def test_reading_starts_as_soon_as_a_byte_is_there(pty_port: PtyPort, opened: ByteStream) -> None:
     threading.Timer(0.05, pty_port.put, (b"x",)).start()
     started_s = time.monotonic()
 
-    assert line.read(60.0) == b"x"
+    assert opened.read(60.0) == b"x"
     assert time.monotonic() - started_s < 30
-    line.close()
-
-
-LINES = """
-name = "board on the network"
-source = "made up"
-baud = 230400
-sample_rate_hz = 500.0
-n_channels = 2
-[lines]
-first_column = 1
-counter_column = 0
-counter_modulus = 65536
-[commands]
-start = "go\\n"
-"""
 
 
 @pytest.fixture
 def lines_profile(tmp_path: Path) -> str:
-    """A profile of lines of text, by its path."""
-    (tmp_path / "lines.toml").write_text(LINES)
-    return str(tmp_path / "lines.toml")
+    return profile_of_lines(tmp_path, '[commands]\nstart = "go\\n"\n')
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "", "[::1]"])
@@ -220,7 +198,7 @@ def test_a_board_that_sends_datagrams_is_read_by_its_profile(lines_profile: str,
 
 
 def test_a_board_on_the_network_is_read_by_its_profile(lines_profile: str, relay: Callable[[str], str]) -> None:
-    stream = Stream(500.0, lambda number: b"%d,%d,7\r\n" % (number % 65_536, number % 100))
+    stream = Stream(500.0, line)
     began = threading.Event()
 
     def say(heard: bytes, now_s: float) -> bytes:
@@ -234,7 +212,7 @@ def test_a_board_on_the_network_is_read_by_its_profile(lines_profile: str, relay
 
 @pytest.mark.filterwarnings("ignore:set(Daemon|Name)")  # said by pyserial
 def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile: str) -> None:
-    stream = Stream(500.0, lambda number: b"%d,%d,7\r\n" % (number % 65_536, number % 100))
+    stream = Stream(500.0, line)
     stopping = threading.Event()
 
     def serve(server: socket.socket) -> None:
@@ -263,14 +241,7 @@ def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile: str) 
 
 
 def test_an_address_that_cannot_be_is_one_sentence() -> None:
-    for address in (
-        "udp://127.0.0.1",
-        "udp://127.0.0.1:0",
-        "udp://x:99999",
-        "socket://:5000",
-        "rfc2217://",
-        "rfc2217://x",
-    ):
+    for address in ("udp://127.0.0.1", "udp://127.0.0.1:0", "udp://x:99999", "rfc2217://", "rfc2217://x"):
         with pytest.raises(LinkError, match="is not an address: write"):
             open_stream(address)
     with pytest.raises(LinkError, match=r"^socket://127.0.0.1:1 is not an address"):

@@ -1,41 +1,22 @@
 """Boards that are WebSocket servers, against a server of the library that such boards' own software talks to."""
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from cpep_bridge.devices import open_source
 from cpep_bridge.web_socket import WebSocketStream
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, LinkError
-
-
-@contextmanager
-def serving(handle: Callable[[ServerConnection], None]) -> Iterator[str]:
-    with serve(handle, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+from tests.firmware_bridge.blocks_in_memory import take
+from tests.websocket_server import websocket_server
 
 
 def until(source_of: str, device: str, n_samples: int) -> tuple[list[Block], int]:
     """So many samples of a device, and how many of them were lost."""
-    blocks: list[Block] = []
     with open_source(source_of, device=device) as source:
-        for block in source:
-            blocks.append(block)
-            if block.sample_index + len(block.samples_uv) >= n_samples:
-                break
-        return blocks, source.counts.lost_samples
+        return take(source, n_samples), source.counts.lost_samples
 
 
 @pytest.mark.parametrize("samples_each", [1, 10])
@@ -50,7 +31,7 @@ def test_an_npg_lite_over_wifi_sends_its_three_channels_in_records_of_six(sample
                 connection.send(b"".join(records[start : start + samples_each]))
         heard.extend(connection)  # until the other end has left
 
-    with serving(board) as address:
+    with websocket_server(board) as address:
         blocks, n_lost = until(address, "npg-lite", 300)
 
     received = np.concatenate([block.samples_uv for block in blocks])
@@ -66,7 +47,7 @@ def test_lines_of_a_profile_come_through_messages_of_text_and_of_bytes() -> None
             connection.send(line if number % 2 else line.encode() + b"\r\n")
         list(connection)
 
-    with serving(board) as address:
+    with websocket_server(board) as address:
         blocks, n_lost = until(address, "csv-lines", 199)
 
     assert np.concatenate([block.samples_uv for block in blocks])[:190, 0].tolist() == [*range(1, 191)]
@@ -74,7 +55,7 @@ def test_lines_of_a_profile_come_through_messages_of_text_and_of_bytes() -> None
 
 
 def test_a_server_that_leaves_is_one_sentence() -> None:
-    with serving(lambda connection: connection.close()) as address:
+    with websocket_server(lambda connection: connection.close()) as address:
         with open_source(address, device="npg-lite") as source, pytest.raises(LinkError, match="or is out of reach"):
             list(source)
 
@@ -86,7 +67,7 @@ def test_a_server_that_sends_nothing_is_given_up() -> None:
         except ConnectionClosed:
             return
 
-    with serving(silent) as address, open_source(address, device="npg-lite", timeout_s=0.3) as source:
+    with websocket_server(silent) as address, open_source(address, device="npg-lite", timeout_s=0.3) as source:
         with pytest.raises(LinkError, match=r"sent nothing in 0\.3 s"):
             list(source)
 
