@@ -38,7 +38,5 @@ def trained_run(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) ->
     from cpep_train.training import train
 
     torch.set_num_threads(1)
-    recipe = toy.tiny_recipe()
-    more = recipe.align.model_copy(update={"epochs": 30, "learning_rate": 3e-3})
-    longer = recipe.model_copy(update={"align": more})
+    longer = toy.varied(toy.tiny_recipe(), align={"epochs": 30, "learning_rate": 3e-3})
     return shared_folder(tmp_path_factory, "trained", lambda run: train(longer, toy_corpus.folder, run, progress=False))

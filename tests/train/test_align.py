@@ -20,6 +20,7 @@ from cpep_train.augmentation import augment
 from cpep_train.checkpoint import build_encoders
 from cpep_train.recipe import Augmentation, Recipe
 from cpep_train.windows import NO_GESTURE, WindowBatch
+from tests.train.toy_corpus import varied
 
 Treatment = Literal["negative", "ignored", "positive"]
 
@@ -94,7 +95,7 @@ def test_a_trainable_pose_encoder_learns_too(tiny_recipe: Recipe) -> None:
 
 
 def _aligned(recipe: Recipe, **changes: object) -> Alignment:
-    changed = recipe.model_copy(update={"align": recipe.align.model_copy(update=changes)})
+    changed = varied(recipe, align=changes)
     return Alignment(*build_encoders(changed), changed)
 
 

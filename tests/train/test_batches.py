@@ -5,6 +5,7 @@ from cpep_train.batches import N_STREAMS, TrainingBatches, training_loader
 from cpep_train.corpus import Corpus
 from cpep_train.recipe import Recipe
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+from tests.train.toy_corpus import varied
 
 
 def _dataset(corpus: Corpus, recipe: Recipe, cache_bytes: int = 1 << 30) -> WindowDataset:
@@ -12,14 +13,10 @@ def _dataset(corpus: Corpus, recipe: Recipe, cache_bytes: int = 1 << 30) -> Wind
     return WindowDataset(store, corpus.numbers("train"), with_pose=True)
 
 
-def _still(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"windows": recipe.windows.model_copy(update={"jitter_samples": 0})})
-
-
 @pytest.fixture
 def large(toy_corpus: Corpus, tiny_recipe: Recipe) -> WindowDataset:
     """Twelve recordings, of which the cache holds eight, two a stream."""
-    dataset = _dataset(toy_corpus, _still(tiny_recipe))
+    dataset = _dataset(toy_corpus, varied(tiny_recipe, windows={"jitter_samples": 0}))
     dataset.store.cache_bytes = 8 * dataset.store.track_bytes(0)
     return dataset
 

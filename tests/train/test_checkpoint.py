@@ -23,6 +23,7 @@ from cpep_train.checkpoint import (
 )
 from cpep_train.provenance import Provenance
 from cpep_train.recipe import Recipe
+from tests.train.toy_corpus import varied
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_checkpoint_that_was_tampered_with_is_refused(
 def test_weights_of_another_size_are_refused_by_name_and_shape(
     saved: tuple[Path, Checkpoint], tiny_recipe: Recipe
 ) -> None:
-    wider = tiny_recipe.model_copy(update={"emg": tiny_recipe.emg.model_copy(update={"width": 32})})
+    wider = varied(tiny_recipe, emg={"width": 32})
     with pytest.raises(ArtifactError, match=r"tensor encoder\.\S+ has shape \(.*\), the recipe wants"):
         load_weights(saved[0] / EMG_WEIGHTS_FILE, build_encoders(wider)[0])
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from cpep_edge.errors import DataError
 from cpep_train.corpus import METADATA_FILE, Corpus, corpus_info, write_metadata
 from cpep_train.recipe import Recipe
-from tests.train.toy_corpus import HELD_OUT_STAGE, write_toy_corpus, write_toy_session
+from tests.train.toy_corpus import HELD_OUT_STAGE, varied, write_toy_corpus, write_toy_session
 
 
 def test_metadata_reads_back_as_it_was_written(toy_corpus: Corpus, tmp_path: Path) -> None:
@@ -47,38 +48,6 @@ def test_info_reports_a_file_that_metadata_names_and_nobody_has(toy_corpus: Corp
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ("user,stage\nu,Fist\n", "columns missing: session, side"),
-        (None, "held_out_user in line 2 is neither True nor False"),
-        ("", "columns missing"),
-    ],
-)
-def test_malformed_metadata_is_named(toy_corpus: Corpus, tmp_path: Path, wrong: str | None, says: str) -> None:
-    if wrong is None:
-        wrong = (toy_corpus.folder / METADATA_FILE).read_text().replace("False", "maybe", 1)
-    (tmp_path / METADATA_FILE).write_text(wrong)
-    with pytest.raises(DataError, match=says):
-        Corpus.open(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("added", "says"),
-    [
-        ("twice", "is in line 2 and in line .*: remove one of them"),
-        ('"' + "x" * 200_000 + '",b', "cannot be read: field larger than"),
-        ("\udcff", "cannot be read: it is not UTF-8"),
-    ],
-)
-def test_a_row_of_metadata_that_cannot_count_is_said(toy_corpus: Corpus, tmp_path: Path, added: str, says: str) -> None:
-    text = (toy_corpus.folder / METADATA_FILE).read_text()
-    row = text.splitlines()[1] if added == "twice" else added
-    (tmp_path / METADATA_FILE).write_text(f"{text}{row}\n", errors="surrogateescape")
-    with pytest.raises(DataError, match=says):
-        Corpus.open(tmp_path)
-
-
-@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"n_channels": 16}, "field emg has 4 channels, but recipe tiny is for 16"),
@@ -88,9 +57,8 @@ def test_a_row_of_metadata_that_cannot_count_is_said(toy_corpus: Corpus, tmp_pat
 def test_a_corpus_of_another_band_is_refused(
     toy_corpus: Corpus, tiny_recipe: Recipe, change: dict[str, float], says: str
 ) -> None:
-    other = tiny_recipe.model_copy(update={"signal": tiny_recipe.signal.model_copy(update=change)})
     with pytest.raises(DataError, match=says):
-        toy_corpus.check(other)
+        toy_corpus.check(varied(tiny_recipe, signal=change))
 
 
 def test_a_held_out_recording_in_training_is_refused(tmp_path: Path, tiny_recipe: Recipe) -> None:
@@ -114,21 +82,34 @@ def test_metadata_of_a_spreadsheet_reads_as_what_was_typed(toy_corpus: Corpus, t
     assert Corpus.open(tmp_path).rows == toy_corpus.rows
 
 
+def replaced(wrong: str, right: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        assert wrong in text
+        return text.replace(wrong, right, 1)
+
+    return change
+
+
 @pytest.mark.parametrize(
-    ("wrong", "right", "says"),
+    ("change", "says"),
     [
-        ("user,", "user,user,", "column user is there twice"),
-        ("user,", "user," + "x," * 1_000_000, "has 1,000,010 columns, at most 1,000"),
-        ("\nu0,", "\nu\x000,", "user in line 2 holds what is not a printable character: 'u.x000'"),
-        ("\nu0,", '\n"u\n0",', "user in line 3 holds what is not a printable character"),
+        (lambda text: "", "columns missing"),
+        (lambda text: "user,stage\nu,Fist\n", "columns missing: session, side"),
+        (replaced("False", "maybe"), "held_out_user in line 2 is neither True nor False"),
+        (lambda text: f"{text}{text.splitlines()[1]}\n", "is in line 2 and in line .*: remove one of them"),
+        (lambda text: f'{text}"{"x" * 200_000}",b\n', "cannot be read: field larger than"),
+        (lambda text: text + "\udcff\n", "cannot be read: it is not UTF-8"),
+        (replaced("user,", "user,user,"), "column user is there twice"),
+        (replaced("user,", "user," + "x," * 1_000_000), "has 1,000,010 columns, at most 1,000"),
+        (replaced("\nu0,", "\nu\x000,"), "user in line 2 holds what is not a printable character: 'u.x000'"),
+        (replaced("\nu0,", '\n"u\n0",'), "user in line 3 holds what is not a printable character"),
     ],
 )
 def test_a_table_that_only_looks_like_metadata_is_said(
-    toy_corpus: Corpus, tmp_path: Path, wrong: str, right: str, says: str
+    toy_corpus: Corpus, tmp_path: Path, change: Callable[[str], str], says: str
 ) -> None:
     text = (toy_corpus.folder / METADATA_FILE).read_text()
-    assert wrong in text
-    (tmp_path / METADATA_FILE).write_text(text.replace(wrong, right, 1))
+    (tmp_path / METADATA_FILE).write_text(change(text), errors="surrogateescape")
     with pytest.raises(DataError, match=says):
         Corpus.open(tmp_path)
 
@@ -146,9 +127,7 @@ def test_what_a_recipe_asks_of_all_recordings_is_looked_for_in_the_first(
     toy_corpus: Corpus, tiny_recipe: Recipe
 ) -> None:
     toy_corpus.check_device(tiny_recipe)
-    long = tiny_recipe.windows.model_copy(update={"window_samples": 1_001})
     with pytest.raises(DataError, match=r"the first 12 recordings of training have at most 1000 samples, fewer than"):
-        toy_corpus.check_device(tiny_recipe.model_copy(update={"windows": long}))
-    calibration = tiny_recipe.calibration.model_copy(update={"stages": ("Nope", "Neither")})
+        toy_corpus.check_device(varied(tiny_recipe, windows={"window_samples": 1_001}))
     with pytest.raises(DataError, match="has no recording of Neither or Nope to calibrate with"):
-        toy_corpus.check_device(tiny_recipe.model_copy(update={"calibration": calibration}))
+        toy_corpus.check_device(varied(tiny_recipe, calibration={"stages": ("Nope", "Neither")}))

@@ -14,7 +14,7 @@ from cpep_train.distil import distillation_loss
 from cpep_train.evaluate import embed_emg, evaluation_set, torch_embedding
 from cpep_train.recipe import Distillation, Recipe
 from cpep_train.training import train
-from tests.train.toy_corpus import write_toy_corpus
+from tests.train.toy_corpus import train_on, varied, write_toy_corpus
 
 SETTINGS = Distillation(temperature=0.1, neighbour_weight=0.5)
 
@@ -25,18 +25,13 @@ def _unit(rng: np.random.Generator) -> torch.Tensor:
 
 def _student_recipe(recipe: Recipe, **align: object) -> Recipe:
     more = {"distillation": SETTINGS, "emg_start": "random", "epochs": 12, "learning_rate": 5e-3, **align}
-    return recipe.model_copy(
-        update={"emg": recipe.emg.model_copy(update={"width": 8}), "align": recipe.align.model_copy(update=more)}
-    )
+    return varied(recipe, emg={"width": 8}, align=more)
 
 
 @pytest.fixture(scope="module")
 def student(trained_run: Path, toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     recipe = _student_recipe(load_checkpoint(trained_run).recipe)
-    out = tmp_path_factory.mktemp("student") / "run"
-    checkpoint = train(recipe, toy_corpus.folder, out, progress=False, teacher=trained_run)
-    assert checkpoint is not None
-    return checkpoint
+    return train_on(recipe, toy_corpus, tmp_path_factory.mktemp("student") / "run", teacher=trained_run)
 
 
 def test_the_loss_is_the_lost_cosine_and_the_divergence_of_neighbours() -> None:
@@ -80,7 +75,7 @@ def test_a_teacher_with_other_poses_or_other_data_is_refused_before_a_folder_is_
     trained_run: Path, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     recipe, out = _student_recipe(load_checkpoint(trained_run).recipe), tmp_path / "run"
-    other_poses = recipe.model_copy(update={"pose": recipe.pose.model_copy(update={"width": 8})})
+    other_poses = varied(recipe, pose={"width": 8})
     with pytest.raises(ConfigError, match="pose is not that of its teacher"):
         train(other_poses, toy_corpus.folder, out, progress=False, teacher=trained_run)
     other_data = write_toy_corpus(tmp_path / "other", n_samples=600)

@@ -1,6 +1,4 @@
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,10 @@ from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.processes import gathered
 from cpep_train.recipe import Recipe
-from cpep_train.training import STAGES, train
+from cpep_train.training import STAGES
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
-from tests.train.toy_corpus import write_recipe
+from tests.processes import python
+from tests.train.toy_corpus import train_on, write_recipe
 
 
 def _curve(run: Path, stage: str) -> list[list[float]]:
@@ -28,19 +27,16 @@ def test_two_processes_draw_the_same_loss_curves_and_embed_as_one_process_does(
     toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     file = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
-    alone = train(tiny_recipe, toy_corpus.folder, tmp_path / "one", progress=False)
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    arguments = ("train", str(file), "--data", str(toy_corpus.folder), "--out", str(tmp_path / "two"))
-    answer = subprocess.run(
-        (*launcher, "-m", "cpep_edge", *arguments), capture_output=True, text=True, timeout=300, check=False
-    )
+    alone = train_on(tiny_recipe, toy_corpus, tmp_path / "one")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cpep_edge")
+    words = ("train", file, "--data", toy_corpus.folder, "--out", tmp_path / "two")
+    answer = python(*launcher, *words, timeout=300)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.split() == [str(tmp_path / "two")]
     for stage in STAGES:
         one, two = _curve(tmp_path / "one", stage), _curve(tmp_path / "two", stage)
         torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-3, atol=0)
     together = load_checkpoint(tmp_path / "two")
-    assert alone is not None
     windows = torch.randn(20, 4, 100, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():  # not the weights: some, such as the bias of the keys, do nothing and drift on rounding
         torch.testing.assert_close(together.emg(windows), alone.emg(windows), rtol=0, atol=5e-3)

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 
 from cpep_edge.session import SessionMeta, write_session
 from cpep_export.rejection import watched_windows
-from cpep_train.checkpoint import Checkpoint, load_checkpoint
+from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.donnings import Donnings
 from cpep_train.evaluate import EvaluationSet, evaluation_set
@@ -23,7 +23,7 @@ from cpep_train.protocols import evaluate_run
 from cpep_train.recipe import Recipe
 from cpep_train.seen_penalty import largest_bearable
 from cpep_train.training import train
-from tests.train.toy_corpus import HELD_OUT_STAGE, N_CHANNELS, RATE_HZ, STAGES, toy_signals
+from tests.train.toy_corpus import HELD_OUT_STAGE, N_CHANNELS, RATE_HZ, STAGES, toy_signals, varied
 
 ONE_HANDED = "Point"  # with the right hand
 LEFT_GAIN = 5.0
@@ -52,10 +52,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
                 gain = LEFT_GAIN if side == "left" else 1.0
                 name = f"2022-04-07-u{person}-{stage}_{side}"
                 time_s = np.arange(N_SAMPLES) / RATE_HZ
-                session = f"2022-04-07-u{person}"
-                meta = SessionMeta(
-                    session, f"u{person}", f"{stage}_{moving}", side, 0.0, 3.0, N_CHANNELS, RATE_HZ, name
-                )
+                session, label = f"2022-04-07-u{person}", f"{stage}_{moving}"
+                meta = SessionMeta(session, f"u{person}", label, side, 0.0, 3.0, N_CHANNELS, RATE_HZ, name)
                 write_session(folder / f"{name}.hdf5", meta, time_s, (emg_uv - 100) * gain, pose)
                 kind = {(False, False): "none", (True, False): "user", (False, True): "stage"}.get(
                     (held_user, held_stage), "user_stage"
@@ -70,9 +68,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def calibrated(tiny_recipe: Recipe) -> Recipe:
-    align = tiny_recipe.align.model_copy(update={"epochs": 12, "learning_rate": 3e-3})
-    calibration = tiny_recipe.calibration.model_copy(update={"stages": ("Fist", "Point")})
-    return tiny_recipe.model_copy(update={"calibration": calibration, "align": align})
+    align = {"epochs": 12, "learning_rate": 3e-3}
+    return varied(tiny_recipe, calibration={"stages": ("Fist", "Point")}, align=align)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +88,7 @@ def test_each_wrist_has_levels_of_its_own_from_movements_that_it_made(published:
     spec = calibrated.preprocessing(1.0)
     levels = Donnings(published, calibrated, spec)
     of_side = {row.side: levels.of(row).level_uv for row in published.rows if row.user == "u0"}
-    by_fist = calibrated.calibration.model_copy(update={"stages": ("Fist",)})
-    only_fist = Donnings(published, calibrated.model_copy(update={"calibration": by_fist}), spec)
+    only_fist = Donnings(published, varied(calibrated, calibration={"stages": ("Fist",)}), spec)
     left_fist = only_fist.of(next(row for row in published.rows if row.side == "left")).level_uv
     assert of_side["left"] is not None
     assert left_fist is not None
@@ -108,8 +104,7 @@ def test_a_hand_that_was_not_asked_to_move_is_left_out_unless_the_recipe_wants_i
     assert len(idle) == 5  # one of the wrists, of one stage in five
     looked_up = {published.rows[number].filename for number, _ in (*asked.references.places, *asked.queries.places)}
     assert not looked_up & idle
-    recordings = calibrated.recordings.model_copy(update={"hand": "any"})
-    any_hand = published.usable(calibrated.model_copy(update={"recordings": recordings}))
+    any_hand = published.usable(varied(calibrated, recordings={"hand": "any"}))
     assert [row.split for row in any_hand.rows] == [row.split for row in published.rows]
 
 
@@ -144,10 +139,8 @@ def test_training_reads_the_wrists_it_was_given(run: Path, published: Corpus) ->
 def test_it_exports(run: Path, published: Corpus, tmp_path: Path) -> None:
     from cpep_export.package import export_bundle
 
-    checkpoint: Checkpoint = load_checkpoint(run)
-    manifest = export_bundle(
-        checkpoint, published.folder, tmp_path / "a.cpep", quant="fp32", pose_encoder=False, force=True
-    )
+    out, options = tmp_path / "a.cpep", {"quant": "fp32", "pose_encoder": False, "force": True}
+    manifest = export_bundle(load_checkpoint(run), published.folder, out, **options)
     assert {gesture.name: gesture.trained for gesture in manifest.gestures} == {s: s != HELD_OUT_STAGE for s in STAGES}
 
 

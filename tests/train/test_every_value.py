@@ -11,8 +11,7 @@ from pydantic import BaseModel
 from cpep_train.corpus import Corpus
 from cpep_train.fitting import _precision
 from cpep_train.recipe import Recipe
-from cpep_train.training import train
-from tests.train.toy_corpus import renamed, write_toy_corpus
+from tests.train.toy_corpus import renamed, train_on, write_toy_corpus
 
 # What each variant of train/recipes changes, at the size of the toy.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -84,8 +83,7 @@ def test_every_stage_of_every_variant_trains_in_every_precision(
 ) -> None:
     recipe = changed(tiny_recipe, {**VARIANTS[variant], "precision": precision})
     corpus = named_by_template if recipe.pose.source == "templates" else short_corpus
-    checkpoint = train(recipe, corpus.folder, tmp_path / "run", progress=False)
-    assert checkpoint is not None
+    checkpoint = train_on(recipe, corpus, tmp_path / "run")
     assert all(math.isfinite(loss) for loss in checkpoint.metrics.values())
     assert all(torch.isfinite(value).all() for value in checkpoint.emg.state_dict().values())
     assert all(value.dtype == torch.float32 for value in checkpoint.emg.state_dict().values())
@@ -107,11 +105,8 @@ def test_auto_trains_in_full_precision_without_a_gpu() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
 def test_a_compiled_run_ends_as_one_that_is_not(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
     plain, compiled = (
-        train(changed(tiny_recipe, {"compile": on}), toy_corpus.folder, tmp_path / str(on), progress=False)
-        for on in (False, True)
+        train_on(changed(tiny_recipe, {"compile": on}), toy_corpus, tmp_path / str(on)) for on in (False, True)
     )
-    assert plain is not None
-    assert compiled is not None
     for name, value in plain.emg.state_dict().items():
         torch.testing.assert_close(compiled.emg.state_dict()[name], value, atol=1e-3, rtol=0)
 
@@ -121,7 +116,7 @@ def test_a_student_is_distilled_in_half_precision(
 ) -> None:
     distillation = {"temperature": 0.1, "neighbour_weight": 1.0}
     recipe = changed(tiny_recipe, {"precision": "bf16-mixed", "align.distillation": distillation})
-    assert train(recipe, toy_corpus.folder, tmp_path / "run", progress=False, teacher=trained_run) is not None
+    train_on(recipe, toy_corpus, tmp_path / "run", teacher=trained_run)
 
 
 def _choices(part: type[BaseModel], prefix: str = "") -> set[tuple[str, object]]:

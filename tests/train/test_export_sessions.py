@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from cpep_edge.cli import app
 from cpep_edge.session import JOINT_NAMES, SessionMeta, write_session
 from cpep_train.corpus import Corpus
 from cpep_train.export_sessions import export_session
 from cpep_train.formats import read_source
 from cpep_train.import_csv import import_csv
+from tests.processes import invoke
 from tests.train.test_import_files import RATE_HZ, wave
 
 
@@ -69,27 +68,27 @@ def test_edf_comes_back_within_its_sixteen_bits(session: Path, tmp_path: Path) -
 def test_the_ending_of_an_exported_file_says_what_is_in_it(
     session: Path, tmp_path: Path, name: str, more: list[str], said: str
 ) -> None:
-    answer = CliRunner().invoke(app, ["data", "export", str(session), str(tmp_path / name), *more])
+    answer = invoke("data", "export", session, tmp_path / name, *more)
     assert answer.exit_code == 2
     assert said in " ".join(answer.output.replace("│", "").split())
     assert list(tmp_path.iterdir()) == [session]
 
 
 def test_without_a_format_the_ending_is_heard_and_a_missing_folder_is_made(session: Path, tmp_path: Path) -> None:
-    answer = CliRunner().invoke(app, ["data", "export", str(session), str(tmp_path / "new" / "A.CSV")])
+    answer = invoke("data", "export", session, tmp_path / "new" / "A.CSV")
     assert answer.exit_code == 0, answer.output
     assert (tmp_path / "new" / "A.CSV").read_text().startswith("time_s,emg_1_uv")
 
 
 def test_a_picture_with_another_ending_is_refused(session: Path) -> None:
-    answer = CliRunner().invoke(app, ["data", "view", str(session), "--out", str(session.with_name("a.jpg"))])
+    answer = invoke("data", "view", session, "--out", session.with_name("a.jpg"))
     assert answer.exit_code == 2
     assert not session.with_name("a.jpg").exists()
 
 
 def test_a_session_is_drawn_and_nothing_is_overwritten(session: Path, tmp_path: Path) -> None:
-    answer = CliRunner().invoke(app, ["data", "view", str(session)])
+    answer = invoke("data", "view", session)
     assert answer.exit_code == 0, answer.output
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
-    again = CliRunner().invoke(app, ["data", "view", str(session)])
+    again = invoke("data", "view", session)
     assert "exists; choose another name" in str(again.exception)

@@ -6,9 +6,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from cpep_edge.cli import app
 from cpep_edge.errors import ConfigError, CpepError, DataError
 from cpep_edge.session import JOINT_NAMES
 from cpep_train.corpus import Corpus, corpus_info
@@ -18,6 +16,7 @@ from cpep_train.import_myo import import_myo_wrist
 from cpep_train.import_ninapro import import_ninapro
 from cpep_train.importing import Choices
 from cpep_train.leakage import load_splits
+from tests.processes import invoke
 
 MAP = """\
 sample_rate_hz = 500
@@ -86,7 +85,7 @@ def test_rows_are_cut_where_their_label_changes_and_unlabelled_ones_left_out(fol
 
 
 def test_the_command_says_what_it_imported(folder: Path) -> None:
-    answer = CliRunner().invoke(app, ["data", "import", "csv", str(folder / "map.toml"), str(folder / "out")])
+    answer = invoke("data", "import", "csv", folder / "map.toml", folder / "out")
     assert answer.exit_code == 0, answer.output
     assert "4 recordings of 2 files" in answer.output
 
@@ -96,13 +95,17 @@ def test_the_command_says_what_it_imported(folder: Path) -> None:
     [
         (
             "sample_rate_hz = 500",
-            "sample_rate_hz = -1\nunknown = 1",
-            "sample_rate_hz: .*greater than 0.*; unknown is not a known key",
+            "sample_rate_hz = -1\nx = 1",
+            "sample_rate_hz: .*greater than 0; x is not a known",
         ),
         ("index_mcp_flexion", "elbow", "pose.elbow is none of the 20 joints"),
         ('stage = "gesture"', "", "a.csv has no stage, and no column says it; files: b.csv"),
         ('split = "train"', 'split = "training"', r"files.0.split: input should be 'train', 'val' or 'test'"),
         ("[columns]", "[columns", "cannot be read"),
+        ("sample_rate_hz = 500", "sample_rate_hz = inf", "sample_rate_hz: input should be less than or equal"),
+        ("sample_rate_hz = 500", "sample_rate_hz = 1e308", "sample_rate_hz: input should be less than or equal"),
+        ("unit_uv = 2.0", "unit_uv = inf", "unit_uv: input should be less than or equal"),
+        ('file = "b.csv"', 'file = "a.csv"', "a.csv is named twice"),
     ],
 )
 def test_all_faults_of_a_map_are_named_at_once(folder: Path, old: str, new: str, says: str) -> None:
@@ -124,18 +127,21 @@ def test_all_faults_of_a_map_are_named_at_once(folder: Path, old: str, new: str,
         ("ch_1,ch_2,gesture,index\n1,2,Fi\0st,0\n", "b.csv: row 2 holds a NUL byte"),
         ("ch_1,ch_2,gesture,index\n1,2,Open\u00a0hand,0\n", r"the gesture 'Open.*hand' cannot be used: .*U\+00A0"),
         ("ch_1,ch_2,gesture,index\n1,x,Fist,0\n", "b.csv: column ch_2 holds 'x', which is not a number, in row 2$"),
-        (
-            'ch_1,ch_2,gesture,index\n1,2,Fist,0\n1,"2,5",Fist,0\n',
-            "holds '2,5', which is not a number, in row 3; .* decimal",
-        ),
+        ('ch_1,ch_2,gesture,index\n1,2,Fist,0\n1,"2,5",Fist,0\n', "holds '2,5', .* not a number, in row 3; .* decimal"),
         ("ch_1,ch_2,gesture,index\n1,2,Fist,0\n1,,Fist,0\n", "b.csv: an EMG column holds no number in row 3"),
+        ("é".encode("latin-1") * 9, r"it is not UTF-8 text \(byte 0xe9 at 0\); save it as UTF-8"),
+        ("a,b\n".encode("utf-16"), r"it is not UTF-8 text \(byte 0xff at 0\)"),
+        ("t;ch_1;gesture;index;ch_2\n1;2,5;Fist;0;3,5\n", "columns seem to be apart by ';': say delimiter = ';'"),
+        ("t,ch_1,gesture,index,ch_1,ch_2\n1,2,Fist,0,3,4\n", "2 columns are called ch_1; give each its own name"),
         (None, "b.csv cannot be read"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named_and_nothing_is_left(folder: Path, text: str | None, says: str) -> None:
+def test_a_file_that_does_not_fit_is_named_and_nothing_is_left(
+    folder: Path, text: str | bytes | None, says: str
+) -> None:
     (folder / "b.csv").unlink()
     if text is not None:
-        (folder / "b.csv").write_text(text)
+        (folder / "b.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CpepError, match=says) as caught:
         import_csv(folder / "map.toml", folder / "out")
     assert isinstance(caught.value, DataError)
@@ -297,36 +303,6 @@ def test_a_number_that_nothing_measures_is_refused_with_its_row(folder: Path, va
 def test_a_pose_that_no_hand_makes_is_refused(folder: Path) -> None:
     (folder / "b.csv").write_text((folder / "b.csv").read_text() + "60,1.0,Rest,1e39,1.0\n")
     with pytest.raises(DataError, match=r"b\.csv: a pose of Rest holds -1\.5e\+39, which nothing measures"):
-        import_csv(folder / "map.toml", folder / "out")
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("é".encode("latin-1") * 9, r"it is not UTF-8 text \(byte 0xe9 at 0\); save it as UTF-8"),
-        ("a,b\n".encode("utf-16"), r"it is not UTF-8 text \(byte 0xff at 0\)"),
-        (b"t;ch_1;gesture;index;ch_2\n1;2,5;Fist;0;3,5\n", "columns seem to be apart by ';': say delimiter = ';'"),
-        (b"t,ch_1,gesture,index,ch_1,ch_2\n1,2,Fist,0,3,4\n", "2 columns are called ch_1; give each its own name"),
-    ],
-)
-def test_a_file_that_another_program_wrote_says_what_it_is(folder: Path, content: bytes, said: str) -> None:
-    (folder / "a.csv").write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        import_csv(folder / "map.toml", folder / "out")
-
-
-@pytest.mark.parametrize(
-    ("was", "now", "said"),
-    [
-        ("sample_rate_hz = 500", "sample_rate_hz = inf", "sample_rate_hz: input should be less than or equal"),
-        ("sample_rate_hz = 500", "sample_rate_hz = 1e308", "sample_rate_hz: input should be less than or equal"),
-        ("unit_uv = 2.0", "unit_uv = inf", "unit_uv: input should be less than or equal"),
-        ('file = "b.csv"', 'file = "a.csv"', "a.csv is named twice"),
-    ],
-)
-def test_a_map_that_cannot_be_meant_is_refused(folder: Path, was: str, now: str, said: str) -> None:
-    (folder / "map.toml").write_text(MAP.replace(was, now))
-    with pytest.raises(ConfigError, match=said):
         import_csv(folder / "map.toml", folder / "out")
 
 

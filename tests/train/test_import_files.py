@@ -6,15 +6,14 @@ import edfio
 import h5py
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from cpep_edge.cli import app
 from cpep_edge.errors import DataError
 from cpep_train.corpus import Corpus, corpus_info
 from cpep_train.formats import read_source
 from cpep_train.import_files import FileChoices, import_files, import_libemg
 from cpep_train.importing import Choices
 from cpep_train.leakage import audit
+from tests.processes import invoke
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 RATE_HZ = 200
@@ -40,11 +39,8 @@ def _write_edf(path: Path, dimension: str = "mV") -> np.ndarray:
         for name, column in (("EMG flexor", emg[:, 0]), ("EMG extensor", emg[:, 1]))
     ]
     signals.append(edfio.EdfSignal(np.zeros(5) + np.arange(5), 1, label="Temp", physical_dimension="C"))
-    events = [
-        edfio.EdfAnnotation(1.0, 1.5, "Fist"),
-        edfio.EdfAnnotation(3.0, None, "Open"),
-        edfio.EdfAnnotation(4, 1, "Fist"),
-    ]
+    marks = ((1.0, 1.5, "Fist"), (3.0, None, "Open"), (4, 1, "Fist"))
+    events = [edfio.EdfAnnotation(*mark) for mark in marks]
     edfio.Edf(signals, annotations=events).write(path)
     return emg
 
@@ -52,9 +48,8 @@ def _write_edf(path: Path, dimension: str = "mV") -> np.ndarray:
 def test_annotations_of_an_edf_become_recordings_and_units_microvolts(tmp_path: Path) -> None:
     emg = _write_edf(tmp_path / "a.edf")
     summary, corpus = import_one(tmp_path / "a.edf", tmp_path / "out", FileChoices(user="p"))
-    assert [(row.stage, row.user, row.session) for row in corpus.rows] == [
-        ("Fist", "p", "a"), ("Open", "p", "a"), ("Fist", "p", "a"),
-    ]  # fmt: skip
+    assert [row.stage for row in corpus.rows] == ["Fist", "Open", "Fist"]
+    assert {(row.user, row.session) for row in corpus.rows} == {("p", "a")}
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg(), emg[200:500], atol=0.01)
         assert session.meta.sample_rate == RATE_HZ
@@ -129,9 +124,8 @@ def test_samples_that_opensignals_lost_leave_a_gap(tmp_path: Path) -> None:
 def _openbci(n: int, lost: slice | None = None) -> tuple[str, np.ndarray]:
     emg = wave(n, 4, 250)
     lines = ["%OpenBCI Raw EXG Data", "%Number of channels = 4", "%Sample Rate = 250 Hz", "%Board = Cyton"]
-    lines.append(
-        "Sample Index, " + ", ".join(f"EXG Channel {k}" for k in range(4)) + ", Accel Channel 0, Timestamp, Marker"
-    )
+    channels = ", ".join(f"EXG Channel {k}" for k in range(4))
+    lines.append(f"Sample Index, {channels}, Accel Channel 0, Timestamp, Marker")
     for k in range(n):
         if lost is None or not lost.start <= k < lost.stop:
             marker = 2 if k == 100 else 3 if k == 300 else 0
@@ -234,8 +228,7 @@ def test_a_file_without_a_label_says_what_to_give(tmp_path: Path) -> None:
 
 def test_a_dry_run_says_what_it_understood_and_writes_nothing(tmp_path: Path) -> None:
     _write_edf(tmp_path / "a.edf")
-    arguments = ["data", "import", "files", str(tmp_path / "a.edf"), str(tmp_path / "out"), "--dry-run"]
-    answer = CliRunner().invoke(app, arguments)
+    answer = invoke("data", "import", "files", tmp_path / "a.edf", tmp_path / "out", "--dry-run")
     assert answer.exit_code == 0, answer.output
     assert "3 recordings of 1 files" in answer.output
     assert "nothing was written" in answer.output
@@ -376,7 +369,7 @@ def test_details_of_libemg_that_are_none_leave_numbers(tmp_path: Path, details: 
 def test_the_name_of_a_channel_is_no_command_to_a_terminal(tmp_path: Path) -> None:
     _write_edf(tmp_path / "a.edf")
     (tmp_path / "b.edf").write_bytes((tmp_path / "a.edf").read_bytes().replace(b"EMG flexor", b"EMG\x1b[31mxy", 1))
-    answer = CliRunner().invoke(app, ["data", "import", "files", str(tmp_path / "b.edf"), str(tmp_path / "out")])
+    answer = invoke("data", "import", "files", tmp_path / "b.edf", tmp_path / "out")
     assert answer.exit_code == 0, answer.output
     assert "\x1b" not in answer.output
 

@@ -1,6 +1,5 @@
 """Files in the layout of Ninapro's documentation, written here with scipy, come out as sessions."""
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +53,9 @@ def _variables(
     }
 
 
-def _without(variables: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
-    return {name: value for name, value in variables.items() if name not in names}
+def _write_set(folder: Path, variables: dict[str, np.ndarray], name: str = "S1_E1_A1.mat") -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    savemat(folder / name, variables)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,7 @@ def _without(variables: dict[str, np.ndarray], *names: str) -> dict[str, np.ndar
 )
 def test_each_repetition_of_a_movement_becomes_a_recording(tmp_path: Path, database: Database, file: str) -> None:
     variables = _variables(database)
-    (tmp_path / "set" / file).parent.mkdir(parents=True)
-    savemat(tmp_path / "set" / file, variables)
+    _write_set(tmp_path / "set", variables, file)
     summary = import_ninapro(tmp_path / "set", tmp_path / "out", database)
     corpus, layout = Corpus.open(tmp_path / "out"), LAYOUTS[database]
     assert (summary.n_files, len(summary.people), summary.n_recordings) == (1, 1, 2 * 6 + 13)
@@ -86,25 +85,21 @@ def test_each_repetition_of_a_movement_becomes_a_recording(tmp_path: Path, datab
 
 @pytest.mark.parametrize("name", ["S4_E1_A1_D{}.mat", "S4_E1_A{}.mat"])
 def test_database_8_splits_by_acquisition_and_reads_the_glove_of_18_sensors(tmp_path: Path, name: str) -> None:
-    (tmp_path / "set").mkdir()
     for day in (1, 2, 3):
-        variables = _without(_variables("db8", sensors=18, seed=day), "exercise", "restimulus", "rerepetition")
-        variables["stimulus"], variables["repetition"] = (
-            np.roll(variables["stimulus"], -3),
-            np.roll(variables["repetition"], -3),
-        )
-        savemat(tmp_path / "set" / name.format(day), variables)
+        variables = _variables("db8", sensors=18, seed=day)
+        for told in ("stimulus", "repetition"):
+            variables[told] = np.roll(variables[told], -3)
+        for gone in ("exercise", "restimulus", "rerepetition"):
+            del variables[gone]
+        _write_set(tmp_path / "set", variables, name.format(day))
     summary = import_ninapro(tmp_path / "set", tmp_path / "out", "db8", [4])
     assert summary.n_samples_kept == 3 * 750 == _samples_written(tmp_path / "out")
     corpus = Corpus.open(tmp_path / "out")
     assert {(row.session.split("-")[2], row.split) for row in corpus.rows} == {
         ("A1", "train"), ("A2", "train"), ("A3", "test"),
     }  # fmt: skip
-    assert {row.stage for row in corpus.rows} == {
-        "Rest",
-        "thumb flexion and extension",
-        "thumb abduction and adduction",
-    }
+    movements = {"thumb flexion and extension", "thumb abduction and adduction"}
+    assert {row.stage for row in corpus.rows} == {"Rest", *movements}
     with corpus.session(next(row for row in corpus.rows if row.stage == "thumb abduction and adduction")) as session:
         bent = session.joint_angles()[:, JOINT_NAMES.index("index_pip_flexion")]
         straight = session.joint_angles()[:, JOINT_NAMES.index("index_dip_flexion")]
@@ -120,9 +115,8 @@ def test_a_flickering_label_and_a_second_folder_lose_nothing(tmp_path: Path) -> 
     variables = _variables("db5")
     variables["restimulus"][40:42] = 0  # inside the first repetition
     for folder, seed in (("set", 0), ("set/old", 1)):
-        (tmp_path / folder).mkdir()
         emg = np.random.default_rng(seed).standard_normal(variables["emg"].shape)
-        savemat(tmp_path / folder / "S1_E1_A1.mat", {**variables, "emg": emg})
+        _write_set(tmp_path / folder, {**variables, "emg": emg})
     summary = import_ninapro(tmp_path / "set", tmp_path / "out", "db5")
     rows = Corpus.open(tmp_path / "out").rows
     assert len({row.filename for row in rows}) == len(rows) == summary.n_recordings
@@ -131,18 +125,11 @@ def test_a_flickering_label_and_a_second_folder_lose_nothing(tmp_path: Path) -> 
 
 
 def test_the_same_file_twice_counts_once_and_is_said(tmp_path: Path) -> None:
-    (tmp_path / "set" / "copy").mkdir(parents=True)
     for folder in ("set", "set/copy"):
-        (tmp_path / folder / "S1_E1_A1.mat").write_bytes(_mat(_variables("db5")))
+        _write_set(tmp_path / folder, _variables("db5"))
     summary = import_ninapro(tmp_path / "set", tmp_path / "out", "db5")
     assert (summary.n_files, summary.n_samples_kept) == (1, 750)
     assert "second copy" in summary.notes[0]
-
-
-def _mat(variables: dict[str, np.ndarray]) -> bytes:
-    content = io.BytesIO()
-    savemat(content, variables)
-    return content.getvalue()
 
 
 def test_a_variable_some_rows_short_trims_the_file_and_is_counted(tmp_path: Path) -> None:
@@ -156,9 +143,8 @@ def test_a_variable_some_rows_short_trims_the_file_and_is_counted(tmp_path: Path
 
 def test_a_file_of_matlab_7_3_reads_as_one_of_matlab_5(tmp_path: Path) -> None:
     variables = _variables("db3")
-    for folder in ("old", "new"):
-        (tmp_path / folder).mkdir()
-    savemat(tmp_path / "old" / "S1_E1_A1.mat", variables)
+    _write_set(tmp_path / "old", variables)
+    (tmp_path / "new").mkdir()
     with h5py.File(tmp_path / "new" / "S1_E1_A1.mat", "w", userblock_size=512) as file:
         for name, value in variables.items():
             file[name] = value.T  # column by column
@@ -215,9 +201,8 @@ def test_undoing_the_lag_moves_poses_and_marks_what_is_missing(tmp_path: Path) -
 
 
 def test_people_and_gestures_are_held_out_by_the_names_of_the_set(tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()
     for subject in (1, 3, 4):
-        savemat(tmp_path / "set" / f"S{subject}_E1_A1.mat", _variables("db5", seed=subject))
+        _write_set(tmp_path / "set", _variables("db5", seed=subject), f"S{subject}_E1_A1.mat")
     choices = Choices(hold_out_people=("S1",), validation_people=("db5-04",), hold_out_gestures=("index flexion",))
     import_ninapro(tmp_path / "set", tmp_path / "out", "db5", choices=choices)
     corpus = Corpus.open(tmp_path / "out")
@@ -285,9 +270,8 @@ def test_both_gloves_name_only_joints_of_the_format_and_each_once() -> None:
 def test_a_file_of_another_layout_is_named_and_nothing_is_left(
     tmp_path: Path, change: dict[str, np.ndarray | None], says: str
 ) -> None:
-    (tmp_path / "set").mkdir()
     variables = {k: v for k, v in {**_variables("db5"), **change}.items() if v is not None}
-    savemat(tmp_path / "set" / "S1_E1_A1.mat", variables)
+    _write_set(tmp_path / "set", variables)
     with pytest.raises(DataError, match=says):
         import_ninapro(tmp_path / "set", tmp_path / "out", "db5")
     assert not (tmp_path / "out").exists()
@@ -304,8 +288,7 @@ def test_a_missing_subject_and_a_damaged_file_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_glove_that_said_nothing_is_left_out_and_said(tmp_path: Path, value: float) -> None:
     variables = _variables("db5")
-    (tmp_path / "set").mkdir()
-    savemat(tmp_path / "set" / "S1_E1_A1.mat", {**variables, "glove": np.full_like(variables["glove"], value)})
+    _write_set(tmp_path / "set", {**variables, "glove": np.full_like(variables["glove"], value)})
     assert "cannot be right" in import_ninapro(tmp_path / "set", tmp_path / "out", "db5").notes[0]
 
 
@@ -313,9 +296,7 @@ def _with_filter(file: h5py.File) -> None:
     storage = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     storage.set_chunk((16, 750))
     storage.set_filter(32008, h5py.h5z.FLAG_OPTIONAL, (0,))
-    table = h5py.h5d.create(
-        file.id, b"emg", h5py.h5t.NATIVE_DOUBLE, h5py.h5s.create_simple((16, 750)), storage
-    )  # fmt: skip
+    table = h5py.h5d.create(file.id, b"emg", h5py.h5t.NATIVE_DOUBLE, h5py.h5s.create_simple((16, 750)), storage)
     table.write_direct_chunk((0, 0), np.zeros((16, 750)).tobytes(), 0)
 
 
@@ -340,7 +321,6 @@ def test_a_file_of_matlab_7_3_that_cannot_be_read_says_why(
 
 
 def test_a_gesture_to_be_renamed_that_is_not_there_is_said(tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()
-    savemat(tmp_path / "set" / "S1_E1_A1.mat", _variables("db5"))
+    _write_set(tmp_path / "set", _variables("db5"))
     with pytest.raises(DataError, match="'index flexon', to be renamed; did you mean index flexion?"):
         import_ninapro(tmp_path / "set", tmp_path / "out", "db5", choices=Choices(rename={"index flexon": "Point"}))

@@ -19,6 +19,11 @@ from tests.cpep_edge.fake_stream import HOP_MS, RATE_HZ, LevelRecogniser
 SPEC = DecisionSpec(evidence_ms=50.0, hop_ms=HOP_MS, rest_gesture="Low", rest_level=0.3)
 
 
+def write(folder: Path, signal: np.ndarray) -> None:
+    meta = SessionMeta("s", "u", PROMPTED, "right", 0.0, 9.999, 2, RATE_HZ, f"u-{PROMPTED}")
+    write_session(folder / f"u-{PROMPTED}.hdf5", meta, np.arange(10_000) / RATE_HZ, signal)
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """One session of ten seconds: three times High, and once nobody knows what."""
@@ -28,8 +33,7 @@ def corpus(tmp_path: Path) -> Path:
         signal[start * 1000 : start * 1000 + 1000] = 1
         lines.append(f"u-{PROMPTED},High,{start}.000,{start + 1}.000")
     signal[8000:8600] = 1  # not asked for
-    meta = SessionMeta("s", "u", PROMPTED, "right", 0.0, 9.999, 2, RATE_HZ, f"u-{PROMPTED}")
-    write_session(tmp_path / f"u-{PROMPTED}.hdf5", meta, np.arange(10_000) / RATE_HZ, signal)
+    write(tmp_path, signal)
     write_metadata(tmp_path, [Row("u", "s", PROMPTED, "right", "right", True, False, "test", "user", f"u-{PROMPTED}")])
     (tmp_path / LABELS_FILE).write_text("\n".join(lines) + "\n")
     return tmp_path
@@ -54,7 +58,7 @@ def test_a_perfect_reader_is_scored_as_one_and_its_false_activation_is_seen(corp
 
 
 def test_what_decides_may_be_replaced(corpus: Path) -> None:
-    slow = replace_spec(evidence_ms=5_000.0)
+    slow = SPEC.model_copy(update={"evidence_ms": 5_000.0})
     assert evaluate_live(recogniser(), corpus, spec=slow).events.n_missed == 3
 
 
@@ -72,16 +76,9 @@ def test_prompts_that_hold_no_movement_are_said(corpus: Path, of: str) -> None:
         signal = np.random.default_rng(0).normal(0, 10, (10_000, 2)).astype(np.float32)
     if of == "before the labels":  # a file of labels for another recording
         signal[:900] = signal[2100:2900] = 1
-    path = corpus / f"u-{PROMPTED}.hdf5"
-    path.unlink()
-    meta = SessionMeta("s", "u", PROMPTED, "right", 0.0, 9.999, 2, RATE_HZ, path.stem)
-    write_session(path, meta, np.arange(10_000) / RATE_HZ, signal)
+    write(corpus, signal)
     with pytest.raises(DataError, match="the prompts of u-Prompted hold no movement"):
         evaluate_live(recogniser(), corpus)
-
-
-def replace_spec(**changes: object) -> DecisionSpec:
-    return SPEC.model_copy(update=changes)
 
 
 def test_a_folder_without_labels_or_without_that_split_is_said(corpus: Path) -> None:

@@ -2,6 +2,7 @@ import torch
 
 from cpep_train.checkpoint import build_encoders
 from cpep_train.recipe import Recipe
+from tests.train.toy_corpus import varied
 
 
 def test_patch_tokens_are_the_strided_convolution_of_the_front_end_and_positions(tiny_recipe: Recipe) -> None:
@@ -21,8 +22,7 @@ def test_embeddings_have_unit_length_and_one_width_on_both_sides(tiny_recipe: Re
 
 def test_a_raw_front_end_hears_the_sign_and_a_rectified_one_does_not(tiny_recipe: Recipe) -> None:
     rectified = build_encoders(tiny_recipe)[0].eval()
-    raw_recipe = tiny_recipe.model_copy(update={"emg": tiny_recipe.emg.model_copy(update={"front_end": "raw"})})
-    raw = build_encoders(raw_recipe)[0].eval()
+    raw = build_encoders(varied(tiny_recipe, emg={"front_end": "raw"}))[0].eval()
     raw.load_state_dict(rectified.state_dict())
     window = torch.randn(2, 4, 100)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from cpep_train.monitors import effective_rank, spread_of
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
 from cpep_train.windows import WindowBatch
+from tests.train.toy_corpus import varied
 
 
 def test_rank_and_spread_of_known_clouds() -> None:
@@ -30,8 +31,7 @@ def test_rank_and_spread_of_known_clouds() -> None:
 
 
 def _run_with(recipe: Recipe, corpus: Corpus, out: Path, **align: object) -> None:
-    changed = recipe.model_copy(update={"align": recipe.align.model_copy(update=align)})
-    train(changed, corpus.folder, out, progress=False)
+    train(varied(recipe, align=align), corpus.folder, out, progress=False)
 
 
 def test_a_loss_that_is_no_number_stops_the_stage(
@@ -44,9 +44,8 @@ def test_a_loss_that_is_no_number_stops_the_stage(
         return loss * torch.nan if self.global_step == 3 else loss
 
     monkeypatch.setattr(MaskedAutoencoder, "loss", broken)
-    with pytest.raises(
-        TrainingError, match="stage emg-mae diverged: its loss was not a finite number at step 4 in epoch 1"
-    ):
+    said = "stage emg-mae diverged: its loss was not a finite number at step 4 in epoch 1"
+    with pytest.raises(TrainingError, match=said):
         train(tiny_recipe, toy_corpus.folder, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "emg-mae" / "weights.safetensors").exists()
 
@@ -68,7 +67,7 @@ def test_embeddings_that_shrink_to_a_line_stop_the_stage(
 
 
 def test_an_alignment_at_chance_is_stopped_and_one_that_learns_is_not(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     _run_with(tiny_recipe, toy_corpus, tmp_path / "sound", epochs=5)
     with pytest.raises(TrainingError, match=r"learnt nothing in 3 epochs: .* by chance it is 6\.25%"):

@@ -1,7 +1,5 @@
 """From one's own band to a model: what the wearer recorded by prompts trains, is judged, and says what it lacks."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,9 @@ from cpep_train.evaluate import evaluation_set
 from cpep_train.leakage import audit
 from cpep_train.pose_templates import TEMPLATES, gesture_poses, template_poses
 from cpep_train.recipe import load_recipe
-from cpep_train.training import train
-from tests.firmware_bridge.test_device_config import BlocksInMemory
+from tests.firmware_bridge.blocks_in_memory import BlocksInMemory
+from tests.processes import python
+from tests.train.toy_corpus import train_on
 
 N_CHANNELS = 5
 STRENGTH = {"Fist": (40, 30, 5, 5, 20), "Open hand": (5, 5, 40, 20, 5), "Horns": (5, 30, 5, 40, 20)}
@@ -35,7 +34,7 @@ def record_own(folder: Path, rate_hz: float, repeat: int, session: str = "monday
             parts.append(rng.normal(0, 1, (round(seconds * rate_hz), N_CHANNELS)) * strength)
     signal = np.concatenate([*parts, parts[0]]).astype(np.float32)
     blocks = [Block(signal[n : n + 32], n, n / rate_hz, n / rate_hz) for n in range(0, len(signal), 32)]
-    source = BlocksInMemory(blocks, StreamInfo("mine", N_CHANNELS, rate_hz))
+    source = BlocksInMemory(blocks, info=StreamInfo("mine", N_CHANNELS, rate_hz))
     record_prompts(source, folder / "corpus", Wearer("me", session, "right"), prompts, lambda *_: None)
     return folder / "corpus"
 
@@ -62,9 +61,8 @@ def test_what_was_recorded_by_prompts_trains_as_it_stands(tmp_path: Path) -> Non
     folder = record_own(tmp_path, 500.0, repeat=3)
     corpus = Corpus.open(folder)
     fast = [f"{stage}.epochs=1" for stage in ("emg_mae", "pose_mae", "align")]
-    checkpoint = train(load_recipe("own-band", fast, folder), folder, tmp_path / "run", progress=False)
+    checkpoint = train_on(load_recipe("own-band", fast, folder), corpus, tmp_path / "run")
 
-    assert checkpoint is not None
     assert checkpoint.seen_stages == ("Fist", "Horns", "Open-hand")
     assert len(audit(corpus).asked) == 6
     assert len(evaluation_set(checkpoint, corpus).queries) > 0
@@ -81,10 +79,7 @@ def test_data_info_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> Non
 
     record_own(tmp_path, 500.0, repeat=3, session="tuesday")
     missing = {use.name: use.missing for use in corpus_info(folder).uses}
-    assert [name for name, what in missing.items() if what] == [
-        "judging new people",
-        "gestures by pose, unseen ones too",
-    ]
+    assert [name for name in missing if missing[name]] == ["judging new people", "gestures by pose, unseen ones too"]
 
     record_own(tmp_path, 1000.0, repeat=1, session="another band")
     missing = {use.name: use.missing for use in corpus_info(folder).uses}
@@ -94,8 +89,7 @@ def test_data_info_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> Non
 def test_a_refused_training_says_so_before_torch_is_loaded_and_leaves_nothing(tmp_path: Path) -> None:
     folder = record_own(tmp_path, 500.0, repeat=1)
     command = "import sys; from cpep_edge.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
-    asked = [sys.executable, "-c", command, "train", "demo", "--data", str(folder), "--out", str(tmp_path / "a/run")]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    done = python("-c", command, "train", "demo", "--data", folder, "--out", tmp_path / "a/run")
 
     assert done.returncode == 1
     assert "field emg has 5 channels, but recipe demo is for 16; recipe own-band is for any band" in done.stderr

@@ -12,8 +12,6 @@ import click
 import numpy as np
 import pytest
 import typer
-from scipy.io import savemat
-from typer.testing import CliRunner
 
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.bundle import Bundle
@@ -21,6 +19,7 @@ from cpep_edge.cli import app
 from cpep_edge.session import JOINT_NAMES, Session
 from cpep_train.corpus import Corpus
 from cpep_train.recipe import Recipe
+from tests.processes import invoke
 from tests.train import (
     test_import_3dc,
     test_import_csv,
@@ -36,10 +35,7 @@ if TYPE_CHECKING:
 
 STAGES = ("emg_mae", "pose_mae", "align")
 SMALL = {"--users": "2", "--seconds": "1", "--free-seconds": "5", "--seeds": "0"}  # enough to see a command run
-SHORT = {
-    "calibrate": ["--seconds", "3", "--rest-seconds", "1"],
-    "live": ["--seconds", "1", "--web-port", "0"],
-}
+SHORT = {"calibrate": ["--seconds", "3", "--rest-seconds", "1"], "live": ["--seconds", "1", "--web-port", "0"]}
 ROOT = Path(__file__).parents[2]
 _LINE = re.compile(r"^    (?:[A-Z_]+=\S+ )?cpep-edge (.*)$", re.MULTILINE)
 _INLINE = re.compile(r"`cpep-edge ([^`\n]+)`")
@@ -121,8 +117,7 @@ def workplace(
     stages = {name: getattr(tiny_recipe, name).model_copy(update={"epochs": 1}) for name in STAGES}
     write_recipe(tiny_recipe.model_copy(update=stages), tmp_path / "tiny.toml")
     test_import_3dc._write_set(tmp_path / "3dc", list(range(1, 9)), n_rows=300)
-    (tmp_path / "ninapro").mkdir()
-    savemat("ninapro/S1_E1_A1.mat", test_import_ninapro._variables("db5"))
+    test_import_ninapro._write_set(tmp_path / "ninapro", test_import_ninapro._variables("db5"))
     test_import_myo._write_wrist(tmp_path / "myo-wrist")
     (tmp_path / "MAP.toml").write_text(test_import_csv.MAP)
     test_import_csv._write_csv(tmp_path / "a.csv", ["Fist"] * 40)
@@ -137,7 +132,7 @@ def workplace(
 
 
 def _run(words: list[str]) -> None:
-    answer = CliRunner().invoke(app, words)
+    answer = invoke(*words)
     assert answer.exit_code == 0, (words, answer.output, answer.exception)
 
 

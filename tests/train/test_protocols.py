@@ -12,14 +12,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from typer.testing import CliRunner
 
-from cpep_edge.cli import app
 from cpep_edge.errors import DataError
 from cpep_edge.json_text import to_json
 from cpep_edge.report_page import INK, SERIES
 from cpep_train.checkpoint import load_checkpoint
-from cpep_train.corpus import Corpus, Row
+from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.embedded_windows import EmbeddedWindows, ProtocolScores
 from cpep_train.embedding_quality import EmbeddingQuality
 from cpep_train.eval_report import CSV_FILE, FIGURES_FILE, PAGE_FILE, write_report
@@ -37,6 +35,7 @@ from cpep_train.seen_penalty import (
     with_seen_penalty,
 )
 from cpep_train.windows import WindowDataset
+from tests.processes import invoke
 from tests.train.toy_corpus import HELD_OUT_STAGE, write_toy_session
 
 
@@ -207,10 +206,6 @@ def test_recall_rises_with_k_and_stands_beside_chance(evaluation: Evaluation) ->
 
 
 def test_a_run_is_not_judged_on_what_it_was_trained_on(trained_run: Path, tmp_path: Path, toy_corpus: Corpus) -> None:
-    from dataclasses import replace
-
-    from cpep_train.corpus import write_metadata
-
     row = next(row for row in toy_corpus.rows if row.split == "train")
     write_toy_session(tmp_path, row.filename, row.stage, row.user, seed=0)
     write_metadata(tmp_path, [replace(row, split="test", held_out_user=True)])
@@ -259,15 +254,15 @@ def test_a_report_of_a_person_with_one_recording_of_a_kind_is_json(
 
 
 def test_the_command_prints_one_object_of_what_was_asked(trained_run: Path, toy_corpus: Corpus) -> None:
-    arguments = ["eval", str(trained_run), "--data", str(toy_corpus.folder), "--protocol"]
-    answer = CliRunner().invoke(app, [*arguments, "retrieval", "--json"])
+    words = ("eval", trained_run, "--data", toy_corpus.folder, "--protocol")
+    answer = invoke(*words, "retrieval", "--json")
     assert answer.exit_code == 0, answer.output
     printed = json.loads(answer.stdout)
     assert (printed["protocol"], printed["readings"]) == ("retrieval", [])
     assert len(printed["retrieval"]) == 5
-    table = CliRunner().invoke(app, [*arguments, "zero-shot"])
+    table = invoke(*words, "zero-shot")
     assert "zero-shot: class prototypes" in table.stdout
-    assert CliRunner().invoke(app, [*arguments, "everything"]).exit_code == 2
+    assert invoke(*words, "everything").exit_code == 2
 
 
 def test_all_protocols_are_those_that_can_be_asked_for_alone() -> None:
@@ -280,12 +275,10 @@ def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window
     store, checkpoint = embedded.store, embedded.checkpoint
     windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=True)
     batch = windows.fetch(windows.index)
-    level = StandardScaler().fit(np.log(batch.emg.numpy().std(axis=2)))
-    late = StandardScaler().fit(batch.pose.numpy()[:, :, batch.pose.shape[2] // 2 :].mean(axis=2))
-    peer = Ridge(alpha=0.05 * len(windows), fit_intercept=False).fit(
-        level.transform(np.log(batch.emg.numpy().std(axis=2))),
-        late.transform(batch.pose.numpy()[:, :, batch.pose.shape[2] // 2 :].mean(axis=2)),
-    )
+    levels = np.log(batch.emg.numpy().std(axis=2))
+    ends = batch.pose.numpy()[:, :, batch.pose.shape[2] // 2 :].mean(axis=2)
+    level, late = StandardScaler().fit(levels), StandardScaler().fit(ends)
+    peer = Ridge(alpha=0.05 * len(windows), fit_intercept=False).fit(level.transform(levels), late.transform(ends))
     emg = embedded.examples.queries.emg()
     expected = peer.predict(level.transform(np.log(emg.std(axis=2))))
     plain = fit_plain_pair(checkpoint, store)
@@ -302,13 +295,10 @@ def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window
 def test_the_page_leads_with_what_an_exported_bundle_reads_among_all(
     evaluation: Evaluation, embedded: EmbeddedWindows, tmp_path: Path
 ) -> None:
-    among_all = [
-        one for one in evaluation.readings[0].scores if (one.users, one.gestures) == ("held-out", "harmonic mean")
-    ]
-    read = tuple(replace(one, balanced_accuracy=0.987) for one in among_all)
-    as_bundles_do = replace(evaluation.readings[0], name="with a penalty", scores=read, penalty=0.1)
-    page = write_report(
-        replace(evaluation, readings=(evaluation.readings[0], as_bundles_do)), embedded, tmp_path / "report"
-    ).read_text()
+    first = evaluation.readings[0]
+    (mean,) = (one for one in first.scores if (one.users, one.gestures) == ("held-out", "harmonic mean"))
+    read = (replace(mean, balanced_accuracy=0.987),)
+    both = (first, replace(first, name="with a penalty", scores=read, penalty=0.1))
+    page = write_report(replace(evaluation, readings=both), embedded, tmp_path / "report").read_text()
     assert "0.987" in page[: page.index("<h2")]
-    assert f"{among_all[0].balanced_accuracy:.3f}" not in page[: page.index("<h2")]
+    assert f"{mean.balanced_accuracy:.3f}" not in page[: page.index("<h2")]

@@ -4,12 +4,11 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from cpep_edge.cli import app
 from cpep_edge.errors import ConfigError
 from cpep_train.recipe import Recipe, load_recipe, shipped_recipes, shipped_variants
 from cpep_train.recipe_keys import keys_of
+from tests.processes import invoke
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -109,17 +108,12 @@ def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes() -> None
 
 
 def test_recipes_are_listed_and_shown() -> None:
-    listed = CliRunner().invoke(app, ["recipes", "list", "--json"])
+    listed = invoke("recipes", "list", "--json")
     assert set(json.loads(listed.stdout)["recipes"]) == set(shipped_recipes())
-    shown = CliRunner().invoke(app, ["recipes", "show", "demo+augmented", "--set", "align.epochs=7", "--json"])
+    shown = invoke("recipes", "show", "demo+augmented", "--set", "align.epochs=7", "--json")
     values = {key["name"]: key["value"] for key in json.loads(shown.stdout)["keys"]}
     assert (values["align.epochs"], values["augmentation.noise_sd"], values["emg.width"]) == (7, 0.05, 64)
-    assert "align.epochs = 10" in CliRunner().invoke(app, ["recipes", "show", "demo"]).stdout
-
-
-def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="cpep, demo"):
-        load_recipe("nope")
+    assert "align.epochs = 10" in invoke("recipes", "show", "demo").stdout
 
 
 @pytest.mark.parametrize("value", ["nan", "-inf", "1e308", "1000000000000000000", "[[[]]]", '"x"', "{}"])
@@ -145,12 +139,6 @@ def test_a_number_is_a_number_and_one_that_a_training_can_use(value: str) -> Non
     assert len(numbers) > 40
     with pytest.raises(ConfigError, match="compile: input should be a valid boolean"):
         load_recipe("demo", ["compile=1"])
-
-
-@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "demo+" + "x" * 5000])
-def test_a_name_that_no_file_can_have_is_no_recipe(name: str) -> None:
-    with pytest.raises(ConfigError, match="there is no"):
-        load_recipe(name)
 
 
 def test_covariances_of_more_electrodes_than_they_take_are_refused() -> None:
@@ -190,6 +178,8 @@ def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_i
 @pytest.mark.parametrize(
     ("name", "says"),
     [
+        ("nope", "cpep, demo"),
+        *((name, "there is no") for name in ("x" * 300, "x" * 5000, "demo+" + "x" * 5000)),  # no file's name
         ("augmented", "augmented is a variant, to be added to a recipe"),
         ("demo+nope", "there is no variant nope"),
         ("cpep+demo.toml", "there is no variant demo"),

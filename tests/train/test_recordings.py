@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
+from cpep_edge.session import Session
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, write_metadata
 from cpep_train.protocols import evaluate
@@ -15,7 +16,16 @@ from cpep_train.provenance import load_provenance
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import RECORDINGS_FILE, layout_of, load_layouts, look_through, save_layouts
 from cpep_train.training import train
-from tests.train.toy_corpus import RATE_HZ, STAGES, renamed, write_toy_corpus, write_toy_session
+from tests.train.toy_corpus import (
+    RATE_HZ,
+    STAGES,
+    damage,
+    renamed,
+    train_on,
+    varied,
+    write_toy_corpus,
+    write_toy_session,
+)
 
 
 def test_a_layout_tells_gaps_and_failed_poses(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -37,13 +47,6 @@ def test_what_was_found_is_kept_with_the_run(toy_corpus: Corpus, tiny_recipe: Re
         load_layouts(tmp_path)
 
 
-def _damage(file: Path, field: str, where: object, value: float) -> None:
-    with h5py.File(file, "r+") as session:
-        table = session["emg2pose/timeseries"][:]
-        table[field][where] = value
-        session["emg2pose/timeseries"][:] = table
-
-
 @pytest.mark.parametrize(
     ("field", "where", "value", "says"),
     [
@@ -59,7 +62,7 @@ def test_a_recording_that_cannot_be_trained_on_is_named_before_training(
     field: str, where: object, value: float, says: str, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     corpus = write_toy_corpus(tmp_path / "toy")
-    _damage(corpus.folder / "u1-Flat.hdf5", field, where, value)
+    damage(corpus.folder / "u1-Flat.hdf5", field, where, value)
     with pytest.raises(DataError, match=rf"u1-Flat\.hdf5: {says}") as caught:
         train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
     assert "\n" not in str(caught.value)
@@ -69,9 +72,7 @@ def test_a_recording_that_cannot_be_trained_on_is_named_before_training(
 def test_a_recording_at_another_rate_than_it_says_is_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
     corpus = write_toy_corpus(tmp_path / "toy")
     write_toy_session(corpus.folder, "u1-Flat", "Flat", "u1", time_s=np.arange(1000) / 490)
-    with pytest.raises(
-        DataError, match=r"u1-Flat\.hdf5: attribute sample_rate says 500 Hz, but field time runs at 490"
-    ):
+    with pytest.raises(DataError, match=r"u1-Flat\.hdf5: attribute sample_rate says 500 Hz, but .* runs at 490"):
         train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
 
 
@@ -98,13 +99,13 @@ def test_a_corpus_without_a_training_split_is_refused(tiny_recipe: Recipe, tmp_p
 
 
 def test_a_refused_start_names_all_that_is_bad_and_blocks_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "run"
-    _damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
-    _damage(corpus.folder / "u4-Fist.hdf5", "emg", (slice(None), 0), 1.0)  # of the test split
+    corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "new" / "run"
+    damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
+    damage(corpus.folder / "u4-Fist.hdf5", "emg", (slice(None), 0), 1.0)  # of the test split
     write_toy_session(corpus.folder, "u3-Fist", "Fist", "u3", n_samples=60)
     with pytest.raises(DataError, match=r"3 recordings cannot be used: .*u1-Flat.*u3-Fist.*u4-Fist"):
         train(tiny_recipe, corpus.folder, out, progress=False)
-    assert not out.exists()
+    assert not out.parent.exists()
     rows = [row for row in corpus.rows if row.filename not in ("u1-Flat", "u3-Fist", "u4-Fist")]
     write_metadata(corpus.folder, rows)
     assert train(tiny_recipe, corpus.folder, out, progress=False) is not None
@@ -114,30 +115,26 @@ def test_bad_recordings_are_left_out_where_asked_and_written_down(
     tiny_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "run"
-    _damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
-    _damage(corpus.folder / "u4-Fist.hdf5", "emg", (5, 2), np.nan)
+    damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
+    damage(corpus.folder / "u4-Fist.hdf5", "emg", (5, 2), np.nan)
     with caplog.at_level(logging.WARNING):
         train(tiny_recipe, corpus.folder, out, stage="pose-mae", progress=False, skip_bad=True)
     assert set(load_provenance(out).skipped) == {"u1-Flat", "u4-Fist"}
     assert "u4-Fist.hdf5: field emg holds NaN" in load_provenance(out).skipped["u4-Fist"]
     assert caplog.text.count("left out: ") == 2
-    checkpoint = train(tiny_recipe, corpus.folder, out, resume=True, progress=False)  # without the option
-    assert checkpoint is not None
+    train_on(tiny_recipe, corpus, out, resume=True)  # without the option
     assert evaluate(load_checkpoint(out), corpus.folder)  # which asks about none of them
 
 
-def test_a_start_that_fails_late_leaves_nothing(tiny_recipe: Recipe, toy_corpus: Corpus, tmp_path: Path) -> None:
-    few = tiny_recipe.windows.model_copy(update={"window_samples": 980})
-    for part in ("emg", "pose"):
-        tiny_recipe = tiny_recipe.model_copy(
-            update={part: getattr(tiny_recipe, part).model_copy(update={"patch_samples": 20})}
-        )
+def test_a_start_that_fails_late_leaves_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    patches = {"patch_samples": 20}
+    few = varied(tiny_recipe, windows={"window_samples": 980}, emg=patches, pose=patches)
     longer = write_toy_corpus(tmp_path / "gaps")
     for row in longer.rows:
         gappy_s = np.arange(1000) / RATE_HZ + 5.0 * (np.arange(1000) >= 500)
         write_toy_session(longer.folder, row.filename, row.stage, row.user, time_s=gappy_s, seed=longer.rows.index(row))
     with pytest.raises(DataError, match="0 usable windows"):
-        train(tiny_recipe.model_copy(update={"windows": few}), longer.folder, tmp_path / "other", progress=False)
+        train(few, longer.folder, tmp_path / "other", progress=False)
     assert not (tmp_path / "other").exists()
 
 
@@ -148,7 +145,7 @@ def test_changed_samples_are_other_data_and_a_copy_is_not(tiny_recipe: Recipe, t
     assert train(tiny_recipe, tmp_path / "copy", out, resume=True, progress=False) is not None
     for field in ("emg", "joint_angles"):
         shutil.copytree(corpus.folder, tmp_path / field)
-        _damage(tmp_path / field / "u1-Flat.hdf5", field, (400, 2), 0.125)  # one value, no byte more
+        damage(tmp_path / field / "u1-Flat.hdf5", field, (400, 2), 0.125)  # one value, no byte more
         with pytest.raises(ConfigError, match="other data"):
             train(tiny_recipe, tmp_path / field, out, resume=True, progress=False)
 
@@ -156,15 +153,10 @@ def test_changed_samples_are_other_data_and_a_copy_is_not(tiny_recipe: Recipe, t
 def test_a_dead_channel_can_be_masked(tiny_recipe: Recipe, tmp_path: Path) -> None:
     corpus = write_toy_corpus(tmp_path / "toy")
     for row in corpus.rows:
-        _damage(corpus.file(row), "emg", (slice(None), 2), 7.0)
+        damage(corpus.file(row), "emg", (slice(None), 2), 7.0)
     with pytest.raises(DataError, match=r"flat in channel 3; mask a dead channel .* recordings.masked_channels=\[3\]"):
         train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
-    masked = tiny_recipe.model_copy(
-        update={
-            "recordings": tiny_recipe.recordings.model_copy(update={"masked_channels": (3,)}),
-            "calibration": tiny_recipe.calibration.model_copy(update={"stages": ("Fist", "Flat")}),
-        }
-    )
+    masked = varied(tiny_recipe, recordings={"masked_channels": (3,)}, calibration={"stages": ("Fist", "Flat")})
     assert train(masked, corpus.folder, tmp_path / "run", progress=False) is not None
     with corpus.usable(masked).session(corpus.rows[0]) as session:
         assert not session.emg()[:, 2].any()
@@ -195,10 +187,9 @@ def test_a_recording_in_another_unit_than_the_others_is_named(
     scale: float, is_refused: bool, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     corpus = write_toy_corpus(tmp_path / "toy", n_samples=300)
-    with h5py.File(tmp_path / "toy" / "u0-Fist.hdf5", "r+") as file:
-        samples = file["emg2pose/timeseries"][()]
-        samples["emg"] *= scale
-        file["emg2pose/timeseries"][...] = samples
+    with Session(tmp_path / "toy" / "u0-Fist.hdf5") as session:
+        emg = session.emg()
+    damage(tmp_path / "toy" / "u0-Fist.hdf5", "emg", slice(None), scale * emg)
     faults = look_through(corpus, tiny_recipe).faults
     assert list(faults) == ([0] if is_refused else [])
     assert all("u0-Fist.hdf5: field emg deviates by" in fault for fault in faults.values())

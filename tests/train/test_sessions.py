@@ -1,6 +1,4 @@
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +10,8 @@ from cpep_edge.errors import DataError
 from cpep_edge.session import Session, SessionMeta, timeseries_dtype, write_session
 from cpep_edge.session_trial import check_session
 from cpep_train.corpus import corpus_info
-from tests.train.toy_corpus import RATE_HZ, write_toy_session
+from tests.processes import forbidding, start
+from tests.train.toy_corpus import RATE_HZ, damage, write_toy_session
 
 rows = np.arange(1000)
 
@@ -51,15 +50,10 @@ def test_a_straight_hand_is_a_pose_and_a_missing_one_is_not(tmp_path: Path) -> N
 
 def test_in_a_published_file_all_zeros_are_a_failed_fit_and_nan_is_damage(tmp_path: Path) -> None:
     path = write_toy_session(tmp_path, "x")
-    with h5py.File(path, "r+") as file:
-        table = file["emg2pose/timeseries"][:]
-        table["joint_angles"][10:20] = 0
-        file["emg2pose/timeseries"][:] = table
+    damage(path, "joint_angles", slice(10, 20), 0.0)
     with Session(path) as session:
         assert np.flatnonzero(~session.pose_valid()).tolist() == list(range(10, 20))
-    with h5py.File(path, "r+") as file:
-        table["joint_angles"][30, 4] = np.nan
-        file["emg2pose/timeseries"][:] = table
+    damage(path, "joint_angles", (30, 4), np.nan)
     with Session(path) as session, pytest.raises(DataError, match="NaN or infinity at sample 30"):
         session.check()
 
@@ -67,7 +61,7 @@ def test_in_a_published_file_all_zeros_are_a_failed_fit_and_nan_is_damage(tmp_pa
 def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path: Path) -> None:
     path = write_toy_session(tmp_path, "x")
     code = f"import h5py, sys; f = h5py.File({str(path)!r}, 'r+'); print(flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with start("-c", code, stdin=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(DataError, match=r"x\.hdf5: another program has it open for writing"):
@@ -79,13 +73,8 @@ def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path: P
 def forbidden(tmp_path: Path) -> Iterator[Path]:
     """A session that this user may not read; for root, as somebody else."""
     path = write_toy_session(tmp_path, "x")
-    path.chmod(0)
-    was_root = os.geteuid() == 0
-    if was_root:
-        os.seteuid(65_534)
-    yield path
-    if was_root:
-        os.seteuid(0)
+    with forbidding(path):
+        yield path
 
 
 @pytest.mark.parametrize("read", [Session, check_session])
@@ -138,8 +127,8 @@ def _edit(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
     return apply
 
 
-def _without_group(file: h5py.File) -> None:
-    del file["emg2pose"]
+def _attribute(name: str, value: object) -> Callable[[Path], None]:
+    return _edit(lambda file: file["emg2pose"].attrs.__setitem__(name, value))
 
 
 def _without_field(file: h5py.File) -> None:
@@ -148,60 +137,23 @@ def _without_field(file: h5py.File) -> None:
     file["emg2pose"].create_dataset("timeseries", data=table)
 
 
-def _without_attribute(file: h5py.File) -> None:
-    del file["emg2pose"].attrs["sample_rate"]
-
-
-def _with_rate(file: h5py.File) -> None:
-    file["emg2pose"].attrs["sample_rate"] = 2.0 * RATE_HZ
-
-
-def _with_an_empty_attribute(file: h5py.File) -> None:
-    file["emg2pose"].attrs["num_channels"] = h5py.Empty("i")
-
-
-def _with_a_text_for_a_number(file: h5py.File) -> None:
-    file["emg2pose"].attrs["start"] = "soon"
-
-
-def _with_channels(file: h5py.File) -> None:
-    file["emg2pose"].attrs["num_channels"] = 16
-
-
-def _with_nan(file: h5py.File) -> None:
-    table = file["emg2pose/timeseries"][:]
-    table["emg"][700, 2] = np.nan
-    file["emg2pose/timeseries"][:] = table
-
-
-def _with_time_going_back(file: h5py.File) -> None:
-    table = file["emg2pose/timeseries"][:]
-    table["time"][500] = 0
-    file["emg2pose/timeseries"][:] = table
-
-
-def _cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _garbage(path: Path) -> None:
-    path.write_bytes(b"no HDF5 at all")
-
-
 @pytest.mark.parametrize(
     ("break_file", "says"),
     [
-        (_edit(_without_group), "group emg2pose is missing"),
+        (_edit(lambda file: file.__delitem__("emg2pose")), "group emg2pose is missing"),
         (_edit(_without_field), "field emg is missing"),
-        (_edit(_without_attribute), "attributes missing from emg2pose: sample_rate"),
-        (_edit(_with_rate), "sample_rate says 1000 Hz, but field time runs at 500 Hz"),
-        (_edit(_with_channels), "num_channels says 16, but field emg has 4"),
-        (_edit(_with_an_empty_attribute), "attribute num_channels of emg2pose is not a number"),
-        (_edit(_with_a_text_for_a_number), "attribute start of emg2pose is not a number"),
-        (_edit(_with_nan), "field emg holds NaN or infinity at sample 700"),
-        (_edit(_with_time_going_back), "field time does not rise"),
-        (_cut_short, "cut short"),
-        (_garbage, "not an HDF5 file"),
+        (
+            _edit(lambda file: file["emg2pose"].attrs.__delitem__("sample_rate")),
+            "missing from emg2pose: sample_rate",
+        ),
+        (_attribute("sample_rate", 2.0 * RATE_HZ), "sample_rate says 1000 Hz, but field time runs at 500 Hz"),
+        (_attribute("num_channels", 16), "num_channels says 16, but field emg has 4"),
+        (_attribute("num_channels", h5py.Empty("i")), "attribute num_channels of emg2pose is not a number"),
+        (_attribute("start", "soon"), "attribute start of emg2pose is not a number"),
+        (lambda path: damage(path, "emg", (700, 2), np.nan), "field emg holds NaN or infinity at sample 700"),
+        (lambda path: damage(path, "time", 500, 0.0), "field time does not rise"),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "cut short"),
+        (lambda path: path.write_bytes(b"no HDF5 at all"), "not an HDF5 file"),
     ],
 )
 def test_a_broken_file_is_named_with_what_is_wrong(

@@ -8,9 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from cpep_edge.cli import app
 from cpep_edge.errors import ConfigError, DataError
 from cpep_train.batches import training_loader
 from cpep_train.corpus import Corpus, corpus_info
@@ -18,8 +16,9 @@ from cpep_train.packing import pack_corpus
 from cpep_train.protocols import evaluate_run
 from cpep_train.recipe import Recipe
 from cpep_train.shards import SHARDS_FILE, ShardIndex
-from cpep_train.training import train
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+from tests.processes import invoke
+from tests.train.toy_corpus import train_on
 
 
 @pytest.fixture
@@ -53,10 +52,8 @@ def test_a_run_on_shards_is_the_run_on_files(
 ) -> None:
     data = _moved(packed, url) if url else packed
     assert corpus_info(data).faults == ()
-    one = train(tiny_recipe, toy_corpus.folder, tmp_path / "files", progress=False)
-    other = train(tiny_recipe, data, tmp_path / "shards", progress=False)
-    assert one is not None
-    assert other is not None
+    one = train_on(tiny_recipe, toy_corpus, tmp_path / "files")
+    other = train_on(tiny_recipe, Corpus.open(data), tmp_path / "shards")
     assert one.provenance.data_sha256 == other.provenance.data_sha256
     for name, value in one.emg.state_dict().items():
         assert torch.equal(value, other.emg.state_dict()[name])
@@ -116,9 +113,9 @@ def test_a_url_that_nothing_reads_is_refused_before_anything_is_packed(
 
 
 def test_the_command_packs_and_never_over_something(toy_corpus: Corpus, tmp_path: Path) -> None:
-    arguments = ["data", "pack", str(toy_corpus.folder), str(tmp_path / "out"), "--url", "s3://mine/toy"]
-    answer = CliRunner().invoke(app, arguments)
+    words = ("data", "pack", toy_corpus.folder, tmp_path / "out", "--url", "s3://mine/toy")
+    answer = invoke(*words)
     assert answer.exit_code == 0, answer.output
     assert "move shard-*.tar to s3://mine/toy" in answer.output.replace("\n", " ")
-    assert isinstance(CliRunner().invoke(app, arguments).exception, ConfigError)
+    assert isinstance(invoke(*words).exception, ConfigError)
     shutil.rmtree(tmp_path / "out")

@@ -13,8 +13,15 @@ from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.evaluate import answers, evaluation_set
 from cpep_train.protocols import evaluate_run
 from cpep_train.recipe import Recipe
-from cpep_train.training import train
-from tests.train.toy_corpus import HELD_OUT_STAGE, STAGES, renamed, write_toy_corpus, write_toy_session
+from tests.train.toy_corpus import (
+    HELD_OUT_STAGE,
+    STAGES,
+    renamed,
+    train_on,
+    varied,
+    write_toy_corpus,
+    write_toy_session,
+)
 
 
 def _one_wearer(folder: Path, n_repetitions: int = 4) -> Corpus:
@@ -38,23 +45,21 @@ def test_one_wearer_gets_an_evaluation_and_a_bundle(tiny_recipe: Recipe, tmp_pat
     from cpep_export.package import export_bundle
 
     corpus = _one_wearer(tmp_path / "mine")
-    align = tiny_recipe.align.model_copy(update={"epochs": 20, "learning_rate": 3e-3})
-    train(tiny_recipe.model_copy(update={"align": align}), corpus.folder, tmp_path / "run", progress=False)
+    longer = varied(tiny_recipe, align={"epochs": 20, "learning_rate": 3e-3})
+    train_on(longer, corpus, tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run")
     found, _ = evaluate_run(tmp_path / "run", checkpoint, corpus.folder)
     (score,) = (s for s in found.readings[0].scores if (s.users, s.gestures) == ("known", "seen"))
     assert score.balanced_accuracy > 0.75
-    manifest = export_bundle(
-        checkpoint, corpus.folder, tmp_path / "mine.cpep", quant="fp32", pose_encoder=False, force=True
-    )
+    out, options = tmp_path / "mine.cpep", {"quant": "fp32", "pose_encoder": False, "force": True}
+    manifest = export_bundle(checkpoint, corpus.folder, out, **options)
     assert len(manifest.gestures) == len(STAGES)
 
 
 def test_two_gestures_are_no_collapse_although_their_poses_lie_on_a_line(tiny_recipe: Recipe, tmp_path: Path) -> None:
     corpus = write_toy_corpus(tmp_path / "two")
     write_metadata(corpus.folder, [row for row in corpus.rows if row.stage in STAGES[:2]])
-    align = tiny_recipe.align.model_copy(update={"epochs": 10, "learning_rate": 3e-3})
-    train(tiny_recipe.model_copy(update={"align": align}), corpus.folder, tmp_path / "run", progress=False)
+    train_on(varied(tiny_recipe, align={"epochs": 10, "learning_rate": 3e-3}), corpus, tmp_path / "run")
     found, _ = evaluate_run(tmp_path / "run", load_checkpoint(tmp_path / "run"), corpus.folder)
     (score,) = (s for s in found.readings[0].scores if (s.users, s.gestures) == ("held-out", "seen"))
     assert score.balanced_accuracy > 0.75

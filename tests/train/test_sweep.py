@@ -7,28 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import permutation_test
-from typer.testing import CliRunner
 
-from cpep_edge.cli import app
 from cpep_edge.errors import ConfigError, CpepError, TrainingError
 from cpep_train import sweep as sweeps
 from cpep_train.corpus import Corpus
 from cpep_train.launching import Cluster, run_all
 from cpep_train.recipe import Recipe, load_recipe
 from cpep_train.sweep import Figure, Result, Sweep, comparisons, exchange_p, holm, lines, markdown, shared_stage
+from tests.processes import invoke
 from tests.train.toy_corpus import write_recipe
 
 
 def _figure(accuracy: float) -> Figure:
-    return Figure(
-        users="held-out",
-        gestures="seen",
-        balanced_accuracy=accuracy,
-        low=accuracy - 0.1,
-        high=accuracy + 0.1,
-        chance=0.25,
-        n_users=3,
-    )
+    about = {"users": "held-out", "gestures": "seen", "chance": 0.25, "n_users": 3}
+    return Figure(balanced_accuracy=accuracy, low=accuracy - 0.1, high=accuracy + 0.1, **about)
+
+
+def _result(recipe: str, seed: int, figure: Figure | None = None, stopped: str = "") -> Result:
+    figures = () if figure is None else (figure,)
+    return Result(recipe=recipe, seed=seed, figures=figures, stopped=stopped, seconds=1, git_commit="")
 
 
 def _sweep(*results: Result) -> Sweep:
@@ -36,10 +33,7 @@ def _sweep(*results: Result) -> Sweep:
 
 
 def test_a_line_is_the_mean_over_seeds_with_their_spread() -> None:
-    runs = [
-        Result(recipe="one", seed=seed, figures=(_figure(0.5 + seed / 10),), seconds=1, git_commit="")
-        for seed in range(3)
-    ]
+    runs = [_result("one", seed, _figure(0.5 + seed / 10)) for seed in range(3)]
     (line,) = lines(_sweep(*runs))
     assert (line.n_seeds, line.chance) == (3, 0.25)
     assert (line.mean, line.low, line.high, line.spread) == pytest.approx((0.6, 0.5, 0.7, 0.1))
@@ -47,8 +41,8 @@ def test_a_line_is_the_mean_over_seeds_with_their_spread() -> None:
 
 
 def test_a_run_that_was_stopped_is_told_and_counts_nowhere() -> None:
-    stopped = Result(recipe="two", seed=0, stopped="stage align collapsed", seconds=1, git_commit="")
-    fine = Result(recipe="one", seed=0, figures=(_figure(0.5),), seconds=1, git_commit="")
+    stopped = _result("two", 0, stopped="stage align collapsed")
+    fine = _result("one", 0, _figure(0.5))
     assert [line.recipe for line in lines(_sweep(stopped, fine))] == ["one"]
     assert "- two, seed 0: stage align collapsed" in markdown(_sweep(stopped, fine))
 
@@ -89,8 +83,7 @@ def test_recipes_are_compared_person_by_person_over_their_seeds() -> None:
 
     def result(recipe: str, seed: int, lift: float) -> Result:
         by_user = {person: 0.6 + e + lift + 0.02 * seed for person, e in zip(people, ease, strict=True)}
-        figure = _figure(0.6).model_copy(update={"by_user": by_user})
-        return Result(recipe=recipe, seed=seed, figures=(figure,), seconds=1, git_commit="")
+        return _result(recipe, seed, _figure(0.6).model_copy(update={"by_user": by_user}))
 
     lifts = (("a", 0.0), ("b", 0.05), ("c", 0.0))
     found = _sweep(*(result(recipe, seed, lift) for recipe, lift in lifts for seed in (0, 1)))
@@ -143,8 +136,8 @@ def test_a_sweep_trains_judges_tabulates_and_does_nothing_twice(
 ) -> None:
     tiny = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
     out = tmp_path / "out"
-    arguments = ["sweep", str(tiny), f"{tiny}+{variant}", "--data", str(toy_corpus.folder), "--out", str(out)]
-    answer = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    words = ("sweep", tiny, f"{tiny}+{variant}", "--data", toy_corpus.folder, "--out", out)
+    answer = invoke(*words, "--json", catch_exceptions=False)
     found = json.loads(answer.stdout)
     assert [result["recipe"] for result in found["results"]] == ["tiny", "tiny+noisy"]
     assert all(result["figures"] and not result["stopped"] for result in found["results"])
@@ -157,7 +150,7 @@ def test_a_sweep_trains_judges_tabulates_and_does_nothing_twice(
     assert (plain / "align" / "epochs.csv").read_bytes() != (noisy / "align" / "epochs.csv").read_bytes()
 
     monkeypatch.setattr(sweeps, "train", None)  # nothing may be trained again
-    again = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    again = invoke(*words, catch_exceptions=False)
     assert "tiny+noisy" in again.stdout
     with pytest.raises(ConfigError, match="another recipe of that name"):
         sweeps.sweep([str(tiny)], toy_corpus.folder, out, seeds=[0], settings=["align.epochs=3"])
@@ -188,7 +181,4 @@ def test_recipes_of_one_name_are_refused_before_anything_is_trained(tmp_path: Pa
 
 
 def test_seeds_that_are_no_numbers_are_wrong_usage(tmp_path: Path) -> None:
-    answer = CliRunner().invoke(
-        app, ["sweep", "demo", "--data", str(tmp_path), "--out", str(tmp_path), "--seeds", "a,b"]
-    )
-    assert answer.exit_code == 2
+    assert invoke("sweep", "demo", "--data", tmp_path, "--out", tmp_path, "--seeds", "a,b").exit_code == 2

@@ -1,7 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from scipy import signal
@@ -13,7 +12,7 @@ from cpep_train.batches import TrainingBatches
 from cpep_train.corpus import FREE_STAGE, Corpus, write_metadata
 from cpep_train.recipe import Recipe
 from cpep_train.windows import NO_GESTURE, SessionStore, WindowDataset, fit_statistics
-from tests.train.toy_corpus import N_CHANNELS, RATE_HZ, write_toy_corpus, write_toy_session
+from tests.train.toy_corpus import N_CHANNELS, RATE_HZ, damage, varied, write_toy_corpus, write_toy_session
 
 
 def _store(corpus: Corpus, recipe: Recipe, cache_bytes: int = 1 << 30) -> SessionStore:
@@ -110,7 +109,7 @@ def test_jitter_moves_windows_but_never_onto_a_gap_or_a_failed_pose(
 def test_an_epoch_shows_each_window_once_and_depends_on_seed_and_epoch_alone(
     toy_corpus: Corpus, tiny_recipe: Recipe
 ) -> None:
-    still = tiny_recipe.model_copy(update={"windows": tiny_recipe.windows.model_copy(update={"jitter_samples": 0})})
+    still = varied(tiny_recipe, windows={"jitter_samples": 0})
     dataset = WindowDataset(_store(toy_corpus, still), toy_corpus.numbers("train"), with_pose=True)
     batches, again = TrainingBatches(dataset, 4, seed=1), TrainingBatches(dataset, 4, seed=1)
     first = np.concatenate(list(batches))
@@ -158,10 +157,7 @@ def test_an_electrode_that_is_dead_in_one_donning_stops_only_what_reads_each_ele
     whole = fit_statistics(corpus, mpf)
     for row in corpus.rows:
         if row.user == "u1":
-            with h5py.File(corpus.file(row), "r+") as file:
-                table = file["emg2pose/timeseries"][:]
-                table["emg"][:, 2] = np.random.default_rng(1).normal(0, 0.01, len(table))
-                file["emg2pose/timeseries"][:] = table
+            damage(corpus.file(row), "emg", (slice(None), 2), np.random.default_rng(1).normal(0, 0.01, 1000))
     with pytest.raises(DataError, match="channel 3 is flat"):
         fit_statistics(corpus, raw)
     assert fit_statistics(corpus, mpf).scale_uv == pytest.approx(whole.scale_uv, rel=0.2)
@@ -170,10 +166,9 @@ def test_an_electrode_that_is_dead_in_one_donning_stops_only_what_reads_each_ele
 def test_a_corpus_in_volts_says_so_before_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
     corpus = write_toy_corpus(tmp_path / "toy")
     for row in corpus.rows:
-        with h5py.File(corpus.file(row), "r+") as file:
-            table = file["emg2pose/timeseries"][:]
-            table["emg"] *= 1e-6
-            file["emg2pose/timeseries"][:] = table
+        with corpus.session(row) as session:
+            emg_v = 1e-6 * session.emg()
+        damage(corpus.file(row), "emg", slice(None), emg_v)
     with pytest.raises(DataError, match="so it must be in volts; import it again with its unit"):
         fit_statistics(corpus, tiny_recipe)
 

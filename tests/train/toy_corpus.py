@@ -3,14 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
+from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.recipe import Recipe
+from cpep_train.training import train
 
 RATE_HZ = 500
 N_CHANNELS = 4
@@ -93,6 +96,27 @@ def renamed(folder: Path, names: dict[str, str]) -> Corpus:
         rows.append(replace(row, stage=names[row.stage]))
     write_metadata(folder, rows)
     return Corpus.open(folder)
+
+
+def damage(file: Path, field: str, where: object, value: object) -> None:
+    """Put something else into some samples of a field."""
+    with h5py.File(file, "r+") as session:
+        table = session["emg2pose/timeseries"][:]
+        table[field][where] = value
+        session["emg2pose/timeseries"][:] = table
+
+
+def varied(recipe: Recipe, **parts: dict[str, object]) -> Recipe:
+    """The recipe with some values of its parts changed."""
+    changed = {name: getattr(recipe, name).model_copy(update=values) for name, values in parts.items()}
+    return recipe.model_copy(update=changed)
+
+
+def train_on(recipe: Recipe, corpus: Corpus, out: Path, **options: Any) -> Checkpoint:
+    """A whole training, of which nothing is shown."""
+    checkpoint = train(recipe, corpus.folder, out, progress=False, **options)
+    assert checkpoint is not None
+    return checkpoint
 
 
 def write_recipe(recipe: Recipe, file: Path) -> Path:
