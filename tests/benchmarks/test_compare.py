@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from cpep_bench.report import Report, read_report
 from cpep_bench.startup import Startup
 from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun, VelaEstimate
 from cpep_edge.errors import ConfigError
+from tests.processes import cpep_edge
 
 MACHINE = Machine("toy", "toy", 2, None, 0.0, "toy")
 
@@ -198,11 +197,9 @@ def test_the_command_fails_past_the_budget_and_says_by_what(tmp_path: Path) -> N
     for name, report in (("a", made()), ("b", made(encoder_ms=6.0))):
         (tmp_path / f"{name}.json").write_text(report.json())
     (tmp_path / "budget.toml").write_text('[at_most]\n"relative.encoder" = 1.2\n')
-    files = [str(tmp_path / name) for name in ("a.json", "b.json", "budget.toml")]
-    command = [sys.executable, "-m", "cpep_edge", "compare", "--json"]
 
-    free = subprocess.run([*command, *files[:2]], capture_output=True, text=True, check=False)
-    held = subprocess.run([*command, *files[:2], "--budget", files[2]], capture_output=True, text=True, check=False)
+    free = cpep_edge("compare", "--json", "a.json", "b.json", cwd=tmp_path)
+    held = cpep_edge("compare", "--json", "a.json", "b.json", "--budget", "budget.toml", cwd=tmp_path)
 
     assert (free.returncode, held.returncode) == (0, 1)
     assert json.loads(held.stdout)["over_budget"] == ["relative.encoder"]

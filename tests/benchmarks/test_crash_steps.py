@@ -1,6 +1,5 @@
 """The harness that fails each step in turn: here for what is small; a table of all is in benchmarks/results."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import python
 
 pytestmark = [pytest.mark.slow, pytest.mark.executorch]  # it asks for a bundle, whatever is tried
 
@@ -21,13 +22,7 @@ def run(bundle: Path, only: str, patch: str = "") -> subprocess.CompletedProcess
     words = [str(SCRIPT), str(bundle), "--only", only, "--allocations", "10"]
     broken = f"import runpy, sys; {patch}; sys.argv = {words!r}; runpy.run_path({words[0]!r}, run_name='__main__')"
     start = f"import runpy, sys; sys.exit(runpy.run_path({words[0]!r})['again_preloaded'](['-c', {broken!r}]))"
-    return subprocess.run(
-        [sys.executable, "-c", start] if patch else [sys.executable, *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("-c", start) if patch else python(*words)
 
 
 def table(text: str) -> dict[str, list[int]]:

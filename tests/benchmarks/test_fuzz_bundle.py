@@ -25,8 +25,6 @@ from bundle_spoiling import (
 )
 from cpep_edge.bundle import sign_bundle
 from cpep_edge.manifest import MANIFEST_FILE
-from cpep_edge.personal import design_reading
-from cpep_edge.taught import fit_taught, write_taught
 from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
 from fuzz_bundle import Verdict, failed_controls, indexes, main, try_bundle, try_index
 from tests.cpep_edge.arm import Arm
@@ -35,23 +33,22 @@ pytestmark = pytest.mark.executorch
 
 N_CASES = 4
 N_PACKED = 12
+Signed = tuple[Path, PublicKey]
 HEAD = (reseal_head, reseal_head_numbers, reseal_head_shapes)
 
 
 @pytest.fixture(scope="module")
-def signed(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PublicKey]:
+def signed(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Signed:
     folder = tmp_path_factory.mktemp("signed")
     shutil.copytree(tiny_bundle, folder / "whole.cpep")
     return folder / "whole.cpep", sign(folder / "whole.cpep")
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PublicKey]:
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Signed:
     """A bundle that has a head, and neither encoder nor index."""
-    whole, arm = tmp_path_factory.mktemp("taught") / "whole.cpep", Arm()
-    repetitions = arm.repetitions(["Fist", "Open"], 2)
-    fitted = fit_taught(repetitions, "Rest", design_reading(arm.n_channels, arm.rate_hz))
-    write_taught(whole, fitted, repetitions, "a test")
+    whole = tmp_path_factory.mktemp("taught") / "whole.cpep"
+    Arm().teach(whole, ["Fist", "Open"])
     return whole, sign(whole)
 
 
@@ -62,7 +59,7 @@ def sign(whole: Path) -> PublicKey:
     return public
 
 
-def test_the_controls_hold(signed: tuple[Path, PublicKey], tmp_path: Path) -> None:
+def test_the_controls_hold(signed: Signed, tmp_path: Path) -> None:
     assert failed_controls(signed[0], tmp_path, signed[1]) == []
 
 
@@ -78,16 +75,14 @@ def test_the_controls_hold(signed: tuple[Path, PublicKey], tmp_path: Path) -> No
     ],
 )
 def test_a_verifier_that_refuses_or_accepts_all_fails_a_control(
-    signed: tuple[Path, PublicKey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verifier: object, said: str
+    signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verifier: object, said: str
 ) -> None:
     monkeypatch.setattr(fuzz_bundle, "try_bundle", verifier)
 
     assert said in failed_controls(signed[0], tmp_path, signed[1])
 
 
-def test_golden_inputs_that_were_packed_anew_get_past_their_checksums(
-    signed: tuple[Path, PublicKey], tmp_path: Path
-) -> None:
+def test_golden_inputs_that_were_packed_anew_get_past_their_checksums(signed: Signed, tmp_path: Path) -> None:
     said = []
     for seed in range(N_PACKED):
         mutated_copy(signed[0], tmp_path / "case", reseal_golden, np.random.default_rng(seed))
@@ -97,9 +92,7 @@ def test_golden_inputs_that_were_packed_anew_get_past_their_checksums(
     assert [sentence for sentence in said if "gives another" in sentence]
 
 
-def test_a_taught_bundle_is_spoilt_where_it_has_something(
-    signed: tuple[Path, PublicKey], taught: tuple[Path, PublicKey], tmp_path: Path
-) -> None:
+def test_a_taught_bundle_is_spoilt_where_it_has_something(signed: Signed, taught: Signed, tmp_path: Path) -> None:
     assert failed_controls(taught[0], tmp_path, taught[1]) == []
     assert set(mutators(signed[0])) == {*DAMAGE, *RESEAL} - set(HEAD)
     assert set(mutators(taught[0])) == {*DAMAGE, *RESEAL} - {reseal_index, reseal_program}
@@ -115,7 +108,7 @@ def test_a_taught_bundle_is_spoilt_where_it_has_something(
     ids=lambda one: getattr(one, "__name__", ""),
 )
 def test_a_spoilt_head_whose_hash_fits_is_refused_for_what_is_wrong_with_it(
-    taught: tuple[Path, PublicKey], tmp_path: Path, mutate: Mutate, said: set[str]
+    taught: Signed, tmp_path: Path, mutate: Mutate, said: set[str]
 ) -> None:
     verdicts = []
     for seed in range(40):
@@ -127,7 +120,7 @@ def test_a_spoilt_head_whose_hash_fits_is_refused_for_what_is_wrong_with_it(
     assert {words for words in said if any(words in verdict.said for verdict in verdicts)} == said
 
 
-def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught: tuple[Path, PublicKey], tmp_path: Path) -> None:
+def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught: Signed, tmp_path: Path) -> None:
     def unstable(folder: Path, rng: np.random.Generator) -> None:
         file = folder / MANIFEST_FILE
         manifest = json.loads(file.read_bytes())
@@ -142,7 +135,7 @@ def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught: tuple[Path, Pu
 
 @pytest.mark.slow
 def test_the_fuzzer_fails_where_nothing_is_checked(
-    signed: tuple[Path, PublicKey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["fuzz_bundle", str(signed[0]), "--runs", "40", "--out", str(tmp_path / "fuzz.md")]
     monkeypatch.setattr("sys.argv", command)
@@ -159,13 +152,13 @@ def test_the_fuzzer_fails_where_nothing_is_checked(
     assert "failed control: sealed_anew, with the key: accepted, not refused" in text
 
 
-def test_the_bundle_itself_is_accepted(signed: tuple[Path, PublicKey]) -> None:
+def test_the_bundle_itself_is_accepted(signed: Signed) -> None:
     assert try_bundle(*signed).outcome == "accepted"
 
 
 @pytest.mark.parametrize("mutate", [*DAMAGE, *RESEAL], ids=lambda mutate: mutate.__name__)
 def test_with_a_key_every_spoilt_bundle_is_refused_in_a_sentence(
-    signed: tuple[Path, PublicKey], taught: tuple[Path, PublicKey], mutate: Mutate, tmp_path: Path
+    signed: Signed, taught: Signed, mutate: Mutate, tmp_path: Path
 ) -> None:
     whole, key = taught if mutate in HEAD else signed
     for seed in range(N_CASES):
@@ -177,27 +170,21 @@ def test_with_a_key_every_spoilt_bundle_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("mutate", DAMAGE, ids=lambda mutate: mutate.__name__)
-def test_without_a_key_every_damaged_bundle_is_refused(
-    signed: tuple[Path, PublicKey], mutate: Mutate, tmp_path: Path
-) -> None:
+def test_without_a_key_every_damaged_bundle_is_refused(signed: Signed, mutate: Mutate, tmp_path: Path) -> None:
     """But for its signature, which nobody looks at."""
     for seed in range(N_CASES):
         mutated_copy(signed[0], tmp_path / "case", mutate, np.random.default_rng(100 + seed))
         spared = {file.name: file.read_bytes() for file in signed[0].iterdir() if file.name != "manifest.sig"}
-        same = all(
-            (tmp_path / "case" / name).is_file()
-            and not (tmp_path / "case" / name).is_symlink()
-            and (tmp_path / "case" / name).read_bytes() == content
-            for name, content in spared.items()
-        )
-        if not same:
+        case = {name: tmp_path / "case" / name for name in spared}
+        plain = all(file.is_file() and not file.is_symlink() for file in case.values())
+        if not plain or {name: file.read_bytes() for name, file in case.items()} != spared:
             assert try_bundle(tmp_path / "case", None).outcome == "refused"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a filter of absurd numbers overflows before it is refused
 @pytest.mark.parametrize("mutate", RESEAL, ids=lambda mutate: mutate.__name__)
 def test_a_resealed_bundle_ends_in_a_sentence_or_in_order(
-    signed: tuple[Path, PublicKey], taught: tuple[Path, PublicKey], mutate: Mutate, tmp_path: Path
+    signed: Signed, taught: Signed, mutate: Mutate, tmp_path: Path
 ) -> None:
     whole, _ = taught if mutate in HEAD else signed
     for seed in range(N_CASES):

@@ -1,6 +1,4 @@
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cpep_bench.operators import CLOCK_FACTOR, Operator, fast_clock, summarise
+from tests.processes import environment, python
 
 WARM_UP = [99.0] * 5
 
@@ -57,6 +56,5 @@ while time.time_ns() - true < 20_000_000:
     pass
 print((time.monotonic_ns() - mono) / (time.time_ns() - true))
 """
-    environment = os.environ | {"LD_PRELOAD": str(fast_clock(tmp_path))}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    said = python("-c", code, env=environment(LD_PRELOAD=str(fast_clock(tmp_path))))
     assert float(said.stdout) == pytest.approx(CLOCK_FACTOR, rel=0.5)

@@ -1,14 +1,12 @@
 """Every script that a page tells to run is run: here on small inputs, by a test of its own, or it is said why not."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cpep_train.checkpoint import Checkpoint, save_checkpoint
+from tests.processes import environment, python
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -67,11 +65,8 @@ def test_a_script_of_a_page_runs_on_small_inputs(
 ) -> None:
     save_checkpoint(tmp_path / "run", tiny_checkpoint)
     names = {"BUNDLE": tiny_bundle, "RUN": tmp_path / "run", "CORPUS": tiny_corpus}
-    words = [str(names.get(word, word)) for word in SMALL[script].split()]
-    start = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *start, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    words = [names.get(word, word) for word in SMALL[script].split()]
+    start = [ROOT / script] if script.endswith(".py") else ["-m", script]
+    done = python(*start, *words, cwd=tmp_path, env=environment(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr
     assert any(file.stat().st_size for file in tmp_path.glob("*.md"))

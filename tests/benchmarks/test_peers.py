@@ -14,6 +14,8 @@ from cpep_edge.recogniser import Recogniser
 from cpep_train.checkpoint import Checkpoint, build_encoders, save_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.leakage import SplitManifest, save_splits, split_manifest
+from tests.export.programs import saved_run
+from tests.train.toy_corpus import varied
 
 pytestmark = pytest.mark.executorch
 
@@ -21,10 +23,7 @@ pytestmark = pytest.mark.executorch
 @pytest.fixture(scope="module")
 def run(tiny_checkpoint: Checkpoint, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The training of the tiny bundle, as its folder."""
-    folder = tmp_path_factory.mktemp("run")
-    save_checkpoint(folder, tiny_checkpoint)
-    save_splits(folder, split_manifest(Corpus.open(tiny_corpus)))
-    return folder
+    return saved_run(tmp_path_factory.mktemp("run"), tiny_checkpoint, tiny_corpus)
 
 
 @pytest.mark.slow
@@ -61,9 +60,8 @@ def test_answers_are_compared_on_windows_that_end_where_the_golden_ones_do(tiny_
     windows = golden_windows(bundle, recogniser)
 
     assert len(windows) == WINDOWS_A_STRETCH * len(golden.embedding)
-    last = np.stack(
-        [recogniser.encoder.embed(window).copy() for window in windows[WINDOWS_A_STRETCH - 1 :: WINDOWS_A_STRETCH]]
-    )
+    ends = windows[WINDOWS_A_STRETCH - 1 :: WINDOWS_A_STRETCH]
+    last = np.stack([recogniser.encoder.embed(window).copy() for window in ends])
     np.testing.assert_allclose(last, golden.embedding, atol=1e-5)
 
 
@@ -71,9 +69,7 @@ def test_the_training_of_another_bundle_is_refused(
     tiny_bundle: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     bundle = Bundle(tiny_bundle)
-    wider = tiny_checkpoint.recipe.model_copy(
-        update={"emg": tiny_checkpoint.recipe.emg.model_copy(update={"width": 64})}
-    )
+    wider = varied(tiny_checkpoint.recipe, emg={"width": 64})
     emg, pose = build_encoders(wider)
     save_checkpoint(tmp_path, replace(tiny_checkpoint, recipe=wider, emg=emg, pose=pose))
 

@@ -1,10 +1,7 @@
 """Meters of the kernel and the board, on copies of what they read."""
 
-import os
-import stat
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +11,7 @@ from cpep_bench import power
 from cpep_bench.energy import open_meter
 from cpep_bench.power import Instrument, PolledMeter, Rapl, battery, hwmon, integrate, pi5, rails_w
 from cpep_edge.errors import ConfigError, PowerError
+from tests.processes import forbidding
 
 SENSOR = Instrument("toy", "a toy", 1_000.0)
 
@@ -36,21 +34,6 @@ def files(folder: Path, **content: object) -> Path:
 
 def zone(root: Path, number: str, name: str, energy_uj: int, limit_uj: int = 1_000_000) -> Path:
     return files(root / f"intel-rapl:{number}", name=name, energy_uj=energy_uj, max_energy_range_uj=limit_uj)
-
-
-@contextmanager
-def without_rights(file: Path) -> Iterator[None]:
-    """Nobody may read the file, and we are nobody in particular."""
-    file.chmod(0)
-    root = os.geteuid() == 0
-    try:
-        if root:
-            os.seteuid(65_534)
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        file.chmod(stat.S_IRUSR)
 
 
 def test_rapl_counts_packages_and_memory_and_not_the_parts_of_a_package_twice(tmp_path: Path) -> None:
@@ -90,7 +73,7 @@ def test_rapl_without_permission_says_how_to_get_it() -> None:
         Path(folder).chmod(0o755)  # pytest's own folders are closed to others
         package = zone(Path(folder), "0", "package-0", 5)
 
-        with without_rights(package / "energy_uj"), pytest.raises(PowerError, match="sudo chmod a\\+r .*/energy_uj`"):
+        with forbidding(package / "energy_uj"), pytest.raises(PowerError, match="sudo chmod a\\+r .*/energy_uj`"):
             Rapl(Path(folder))
 
 
@@ -103,7 +86,7 @@ def test_an_unreadable_meter_is_told_of_when_any_would_do(
         for place in ("HWMON", "POWER_SUPPLY"):
             monkeypatch.setattr(power, place, Path(folder) / "nothing")
         monkeypatch.setattr(power, "VCGENCMD", "/no/such/program")
-        with without_rights(zone(Path(folder), "0", "package-0", 5) / "energy_uj"):
+        with forbidding(zone(Path(folder), "0", "package-0", 5) / "energy_uj"):
             assert open_meter("auto") is None
 
     assert ["sudo chmod a+r" in record.getMessage() for record in caplog.records] == [True]

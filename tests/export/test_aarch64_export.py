@@ -5,25 +5,20 @@ The runner runs it alone, and Python with what `pip install cpep-edge` brings su
 
 import json
 import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from cpep_edge.bundle import Bundle
-from cpep_edge.cli import app
 from cpep_edge.golden import COSINE_TOLERANCE, Golden
 from cpep_edge.native_encoder import carried_library
 from cpep_edge.preprocess import Preprocessor
-from cpep_train.checkpoint import save_checkpoint
-from cpep_train.corpus import Corpus
-from cpep_train.leakage import save_splits, split_manifest
 from tests.export.aarch64_device import QEMU, Aarch64Device
+from tests.export.programs import saved_run
+from tests.processes import invoke, simulated
 
 if TYPE_CHECKING:
     from cpep_train.checkpoint import Checkpoint
@@ -36,12 +31,9 @@ def arm_bundle(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path_factor
     if shutil.which("aarch64-linux-gnu-g++") is None:
         pytest.skip("aarch64-linux-gnu-g++ is not installed (apt-get install g++-aarch64-linux-gnu)")
     folder = tmp_path_factory.mktemp("arm")
-    run, path = folder / "run", folder / "arm.cpep"
-    run.mkdir()
-    save_checkpoint(run, tiny_checkpoint)
-    save_splits(run, split_manifest(Corpus.open(tiny_corpus)))
-    what = ("export", str(run), "--data", str(tiny_corpus), "--out", str(path))
-    answer = CliRunner().invoke(app, [*what, "--target", "linux-aarch64", "--quant", "fp32", "--no-pose-encoder"])
+    run, path = saved_run(folder / "run", tiny_checkpoint, tiny_corpus), folder / "arm.cpep"
+    what = ("export", run, "--data", tiny_corpus, "--out", path)
+    answer = invoke(*what, "--target", "linux-aarch64", "--quant", "fp32", "--no-pose-encoder")
     if answer.exception is not None and "fetching executorch" in str(answer.exception):
         pytest.skip(f"the aarch64 wheel of executorch is out of reach: {answer.exception}")
     assert answer.exit_code == 0, answer.exception
@@ -100,12 +92,8 @@ def test_python_benchmarks_the_bundle(device: Aarch64Device, arm_bundle: Path, t
 
 def test_python_reads_gestures_live(device: Aarch64Device, arm_bundle: Path, tiny_corpus: Path) -> None:
     session = sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]
-    simulator = (sys.executable, "-m", "cpep_edge", "simulate", str(session), "--once")
-    with subprocess.Popen(simulator, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as band:
-        assert band.stdout is not None
-        port = band.stdout.readline().strip()
+    with simulated(session, "--once") as (port, _):
         answer = device.run("-m", "cpep_edge", "live", arm_bundle, "--port", port, "--json")
-        band.send_signal(signal.SIGINT)
 
     assert answer.returncode == 0, answer.stderr
     *decisions, summary = map(json.loads, answer.stdout.splitlines())
@@ -115,16 +103,11 @@ def test_python_reads_gestures_live(device: Aarch64Device, arm_bundle: Path, tin
 def test_a_missing_cross_compiler_is_named_before_anything_is_written(
     tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, path = tmp_path / "run", tmp_path / "arm.cpep"
-    run.mkdir()
-    save_checkpoint(run, tiny_checkpoint)
-    save_splits(run, split_manifest(Corpus.open(tiny_corpus)))
+    run, path = saved_run(tmp_path / "run", tiny_checkpoint, tiny_corpus), tmp_path / "arm.cpep"
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("cpep_export.native.host_architecture", lambda: "x86_64")
 
-    answer = CliRunner().invoke(
-        app, ["export", str(run), "--data", str(tiny_corpus), "--out", str(path), "--target", "linux-aarch64"]
-    )
+    answer = invoke("export", run, "--data", tiny_corpus, "--out", path, "--target", "linux-aarch64")
 
     assert answer.exit_code == 1
     assert "sudo apt-get install g++-aarch64-linux-gnu" in str(answer.exception)

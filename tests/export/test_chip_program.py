@@ -11,14 +11,11 @@ from cpep_edge.bundle import Bundle
 from cpep_edge.chip import CortexMSpec, cortex_m_spec, unpack_sources
 from cpep_edge.errors import ArtifactError
 from cpep_edge.golden import Golden
-from cpep_export.arm_toolchain import missing_tool
 from cpep_export.chip_program import golden_reasons
 from cpep_export.cortex_m import check_golden_on
+from tests.export.programs import needs_make, needs_qemu
 
-pytestmark = [
-    pytest.mark.executorch,
-    pytest.mark.skipif(missing_tool(None) is not None, reason="needs make and gcc: apt-get install build-essential"),
-]
+pytestmark = [pytest.mark.executorch, needs_make]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +49,7 @@ def test_the_ladder_ends_with_the_integers_of_the_chip(tiny_bundle: Path) -> Non
     assert _spec(tiny_bundle).mean_cosine >= 0.999
 
 
-@pytest.mark.skipif(missing_tool("m55") is not None, reason="needs apt-get install gcc-arm-none-eabi qemu-system-arm")
+@needs_qemu
 def test_the_manifest_says_what_both_processors_took(tiny_bundle: Path) -> None:
     m55, m7 = _spec(tiny_bundle).runs
 

@@ -1,5 +1,7 @@
 """When an export is refused, and which quantisation is taken."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,16 +11,18 @@ import pytest
 from cpep_edge.errors import ArtifactError
 from cpep_edge.manifest import LadderStep
 from cpep_export import device_program as chosen
-from cpep_export.device_program import device_program
+from cpep_export.device_program import DeviceProgram, device_program
 from cpep_export.ladder import MODULE, PROGRAM, Ladder, refusals
 from cpep_export.lower import Program
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import EvaluationSet, embed_poses, evaluation_set, torch_embedding
+from tests.export.programs import encoder_spec
 
 if TYPE_CHECKING:
     from cpep_train.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.executorch
+Choose = Callable[..., DeviceProgram]
 
 
 def steps(seen: float | None, unseen: float | None, votes: float) -> tuple[LadderStep, ...]:
@@ -72,51 +76,33 @@ def ladder(tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet) -> Ladder:
 
 
 @pytest.fixture
-def _lossy_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lowering replaced: static int8 is bad, the others are good."""
+def choose(
+    tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet, ladder: Ladder, monkeypatch: pytest.MonkeyPatch
+) -> Choose:
+    """The choice with lowering replaced: static int8 is bad, the others are good."""
 
     def lowered(checkpoint, fused, evaluation, quantisation):  # type: ignore[no-untyped-def]
-        from cpep_edge.manifest import EncoderSpec
-
-        spec = EncoderSpec(
-            file="encoder.pte",
-            runtime="executorch-xnnpack",
-            quantisation=quantisation,
-            n_channels=4,
-            window_samples=200,
-            d_embed=32,
-            n_parameters=1,
-            n_delegates=1,
-            n_operators_outside=0,
-        )
+        spec = encoder_spec(4, 200, 32, quantisation=quantisation)
         return Program(b"", 1, (), 0), spec, Noisy(checkpoint, 1.0 if quantisation == "int8" else 0.0)
 
     monkeypatch.setattr(chosen, "_lowered", lowered)
+    return partial(device_program, tiny_checkpoint, evaluation, ladder)
 
 
-@pytest.mark.usefixtures("_lossy_int8")
-def test_a_program_that_loses_votes_is_refused(
-    tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet, ladder: Ladder
-) -> None:
+def test_a_program_that_loses_votes_is_refused(choose: Choose) -> None:
     with pytest.raises(ArtifactError, match="export refuses int8: .* or accept it with --force"):
-        device_program(tiny_checkpoint, evaluation, ladder, "int8", force=False)
+        choose("int8", force=False)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_lossy_int8")
-def test_what_was_forced_is_written_down(
-    tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet, ladder: Ladder
-) -> None:
-    device = device_program(tiny_checkpoint, evaluation, ladder, "int8", force=True)
+def test_what_was_forced_is_written_down(choose: Choose, ladder: Ladder) -> None:
+    device = choose("int8", force=True)
 
     assert device.forced == refusals(ladder.steps) != ()
 
 
-@pytest.mark.usefixtures("_lossy_int8")
-def test_auto_takes_the_smallest_that_keeps_the_votes(
-    tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet, ladder: Ladder
-) -> None:
-    device = device_program(tiny_checkpoint, evaluation, ladder, "auto", force=False)
+def test_auto_takes_the_smallest_that_keeps_the_votes(choose: Choose, ladder: Ladder) -> None:
+    device = choose("auto", force=False)
 
     assert device.spec.quantisation == "int8-dynamic"
     assert device.forced == ()

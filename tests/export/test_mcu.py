@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from cpep_edge.errors import ArtifactError, ConfigError, DataError  # noqa: E402
 from cpep_edge.pose_index import vote  # noqa: E402
 from cpep_edge.preprocess import Preprocessing, Preprocessor, design_filter  # noqa: E402
-from cpep_export.arm_toolchain import CheckRun, Kernels, Processor, compile_for, missing_tool, run_check  # noqa: E402
+from cpep_export.arm_toolchain import CheckRun, Kernels, Processor, compile_for, run_check  # noqa: E402
 from cpep_export.chips import Chip, find_chip  # noqa: E402
 from cpep_export.cortex_m import (  # noqa: E402
     build_host,
@@ -36,17 +36,12 @@ from cpep_export.host_engine import HostEngine  # noqa: E402
 from cpep_export.multiply_adds import count_multiply_adds  # noqa: E402
 from cpep_export.prototypes import Prototypes  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
+from tests.export.programs import needs_make, needs_qemu  # noqa: E402
 
 if TYPE_CHECKING:
     from cpep_train.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.skipif(
-    missing_tool(None) is not None, reason="needs make and gcc: apt-get install build-essential"
-)
-needs_qemu = pytest.mark.skipif(
-    missing_tool("m55") is not None,
-    reason="needs apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
-)
+pytestmark = needs_make
 
 RATE_HZ = 1000.0
 CLIP = 20.0
@@ -386,15 +381,13 @@ def test_missing_compiler_is_named_with_its_package(
         compile_for(odd.folder, "m7", tmp_path)
 
 
-def test_chip_with_too_little_memory_is_refused_by_how_much(odd: Built, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\d+ bytes of RAM, \d+ more than the chip has"):
-        _export(odd, tmp_path / "out", chip=Chip(ram_bytes=10_000))
+@pytest.mark.parametrize(
+    ("chip", "lacks"), [(Chip(ram_bytes=10_000), "RAM"), (Chip(ram_bytes=1 << 20, flash_bytes=20_000), "flash")]
+)
+def test_chip_with_too_little_memory_is_refused_by_how_much(odd: Built, tmp_path: Path, chip: Chip, lacks: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\d+ bytes of {lacks}, \d+ more than the chip has"):
+        _export(odd, tmp_path / "out", chip=chip)
     assert not (tmp_path / "out").exists()
-
-
-def test_chip_with_too_little_flash_is_refused_though_its_memory_would_do(odd: Built, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"bytes of flash, \d+ more than the chip has"):
-        _export(odd, tmp_path / "out", chip=Chip(ram_bytes=1 << 20, flash_bytes=20_000))
 
 
 def test_chip_has_the_memory_that_its_maker_says_unless_told_otherwise() -> None:

@@ -24,7 +24,7 @@ from cpep_edge.names import UNKNOWN  # noqa: E402
 from cpep_edge.pose_index import Vote, build_index  # noqa: E402
 from cpep_edge.preprocess import Preprocessing, design_filter  # noqa: E402
 from cpep_edge.recogniser import answer, head_input  # noqa: E402
-from cpep_export.arm_toolchain import Processor, compile_for, missing_tool, run_check  # noqa: E402
+from cpep_export.arm_toolchain import Processor, compile_for, run_check  # noqa: E402
 from cpep_export.chips import find_chip  # noqa: E402
 from cpep_export.cortex_m import (  # noqa: E402
     DeviceHead,
@@ -42,14 +42,9 @@ from cpep_export.fused import FusedEncoder  # noqa: E402
 from cpep_export.host_engine import HostDecider, HostEngine  # noqa: E402
 from cpep_export.prototypes import Prototypes  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
+from tests.export.programs import needs_make, needs_qemu  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    missing_tool(None) is not None, reason="needs make and gcc: apt-get install build-essential"
-)
-needs_qemu = pytest.mark.skipif(
-    missing_tool("m55") is not None,
-    reason="needs apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
-)
+pytestmark = needs_make
 
 RATE_HZ, C, HOP, SPAN, N_TOKENS = 1000.0, 6, 25, 75, 5
 WINDOW = SPAN + (N_TOKENS - 1) * HOP

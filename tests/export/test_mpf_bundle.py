@@ -1,5 +1,6 @@
 """A run with the log-covariance front end, from recipe to bundle to decisions: one way for all of them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,20 +10,28 @@ import pytest
 from cpep_edge.blocks import Block, StreamInfo
 from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import Profile, donning_of, fit_to_wearer, save_profile, signal_id
+from cpep_edge.chip import CortexMSpec, unpack_sources
 from cpep_edge.donning import Donning
 from cpep_edge.enrolment import OpenBundle, remove_gesture
 from cpep_edge.errors import ConfigError, DataError
+from cpep_edge.golden import Golden
 from cpep_edge.live_loop import LiveEngine
 from cpep_edge.manifest import Manifest
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.session import SessionMeta, write_session
 from cpep_edge.verify import verify_bundle
+from cpep_export.cortex_m import check_golden_on
+from cpep_export.head_choice import READS, choose_head
+from cpep_export.package import export_bundle
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.evaluate import evaluation_set
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
 from cpep_train.windows import SessionStore, WindowDataset
+from tests.cpep_edge.arm import blocks
+from tests.cpep_edge.fake_stream import play
+from tests.export.programs import needs_make
 from tests.train.toy_corpus import tiny_recipe, toy_signals
 
 pytestmark = pytest.mark.executorch
@@ -83,8 +92,6 @@ def checkpoint(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Chec
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Checkpoint, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cpep_export.package import export_bundle
-
     path = tmp_path_factory.mktemp("mpf_bundle") / "mpf.cpep"
     export_bundle(checkpoint, corpus.folder, path, quant="fp32", pose_encoder=False)
     return path
@@ -100,12 +107,7 @@ def decisions(recogniser: Recogniser, samples_uv: np.ndarray, donning: Donning, 
     info = StreamInfo("toy", N_CHANNELS, RATE_HZ)
     spec = recogniser.manifest.decision.model_copy(update={"min_vote_share": 0.0, "min_similarity": -1.0})
     engine = LiveEngine(recogniser, info, donning=donning, spec=spec, hop_ms=1e3 * HOP / RATE_HZ)
-    found = []
-    for start in range(0, len(samples_uv), size):
-        engine.ingest(Block(samples_uv[start : start + size], start, start / RATE_HZ, 0.0))
-        while (decision := engine.step(newest=False)) is not None:
-            found.append(decision.window_gesture)
-    return found
+    return [decision.window_gesture for decision in play(blocks(samples_uv, RATE_HZ, size), engine)]
 
 
 def test_a_bundle_gives_its_golden_answers_and_says_what_it_reads(bundle: Path) -> None:
@@ -120,8 +122,6 @@ def test_a_bundle_gives_its_golden_answers_and_says_what_it_reads(bundle: Path) 
 def test_what_answers_is_as_asked_or_what_reads_most_on_validation_windows(
     checkpoint: Checkpoint, corpus: Corpus
 ) -> None:
-    from cpep_export.head_choice import READS, choose_head
-
     evaluation = evaluation_set(checkpoint, corpus)
     true = evaluation.queries.gesture_index
     for perfect in (True, False):  # the index is right always, or never
@@ -157,10 +157,7 @@ def test_live_windows_are_those_that_training_cut(
     )
     seen: list[np.ndarray] = []
     engine._recogniser = _Watching(recogniser, seen)  # type: ignore[assignment]
-    for start in range(0, len(emg_uv), size):
-        engine.ingest(Block(emg_uv[start : start + size], start, start / RATE_HZ, 0.0))
-        while engine.step(newest=False) is not None:
-            pass
+    play(blocks(emg_uv, RATE_HZ, size), engine)
     assert len(seen) == len(offline)
     assert np.allclose(np.stack(seen), offline, atol=1e-5)
 
@@ -277,8 +274,6 @@ def test_a_bundle_whose_bands_reach_beyond_half_the_rate_is_refused(bundle: Path
 
 
 def test_a_removed_gesture_leaves_the_head_too(bundle: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(bundle, tmp_path / "copy.cpep")
     remove_gesture(OpenBundle.check(Bundle(tmp_path / "copy.cpep")), "Flat")
     left = Bundle(tmp_path / "copy.cpep")
@@ -309,18 +304,11 @@ def test_a_calibration_of_dead_electrodes_names_them(bundle: Path) -> None:
         donning_of(Recogniser(Bundle(bundle)), [signal])
 
 
+@needs_make
 @pytest.mark.slow
 def test_the_chip_s_program_gives_the_bundle_s_golden_answers(
     checkpoint: Checkpoint, corpus: Corpus, tmp_path: Path
 ) -> None:
-    from cpep_edge.chip import CortexMSpec, unpack_sources
-    from cpep_edge.golden import Golden
-    from cpep_export.arm_toolchain import missing_tool
-    from cpep_export.cortex_m import check_golden_on
-    from cpep_export.package import export_bundle
-
-    if missing_tool(None) is not None:
-        pytest.skip("needs make and gcc: apt-get install build-essential")
     path = tmp_path / "mpf.cpep"
     manifest = export_bundle(checkpoint, corpus.folder, path, quant="fp32", pose_encoder=False, chip_target="cortex-m")
     golden = Golden.from_bytes(Bundle(path).read("golden.npz"))

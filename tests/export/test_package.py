@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from cpep_edge.bundle import Bundle
-from cpep_edge.cli import app
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.verify import verify_bundle
@@ -18,6 +16,7 @@ from cpep_train.corpus import Corpus, write_metadata
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
 from cpep_train.leakage import split_manifest
 from cpep_train.seen_penalty import with_seen_penalty
+from tests.processes import invoke
 
 if TYPE_CHECKING:
     from cpep_export.native import NativeBuild
@@ -134,7 +133,7 @@ def test_a_place_where_something_else_lies_is_refused_before_anything_is_done(tm
     (tmp_path / "notes" / "x.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name in ("notes", "file"):
-        answer = CliRunner().invoke(app, ["export", "no-such-run", "--data", "nowhere", "--out", str(tmp_path / name)])
+        answer = invoke("export", "no-such-run", "--data", "nowhere", "--out", tmp_path / name)
         assert isinstance(answer.exception, ArtifactError)
         assert "exists and is not a bundle" in str(answer.exception)
     assert (tmp_path / "file").read_text() == (tmp_path / "notes" / "x.txt").read_text() == "mine"

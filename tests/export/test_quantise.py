@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +14,7 @@ from cpep_export.quantise import MIN_CALIBRATION_WINDOWS, quantise
 from cpep_export.training_windows import calibration_windows
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import EvaluationSet, evaluation_set
+from tests.processes import python
 
 if TYPE_CHECKING:
     from cpep_train.checkpoint import Checkpoint
@@ -124,8 +122,6 @@ with quiet_toolchain():
     import executorch.backends.xnnpack.partition.xnnpack_partitioner
 assert not logging.root.handlers and logging.root.manager.disable == 0
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = python("-c", code)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

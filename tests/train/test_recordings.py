@@ -2,6 +2,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -69,33 +70,37 @@ def test_a_recording_that_cannot_be_trained_on_is_named_before_training(
     assert not (tmp_path / "run" / "emg-mae").exists()
 
 
-def test_a_recording_at_another_rate_than_it_says_is_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"time_s": np.arange(1000) / 490}, "attribute sample_rate says 500 Hz, but .* runs at 490"),
+        ({"n_samples": 99}, "field emg has 99 samples, fewer than a window of 100"),
+    ],
+)
+def test_a_recording_at_another_rate_or_shorter_than_a_window_is_named(
+    changed: dict[str, Any], says: str, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
     corpus = write_toy_corpus(tmp_path / "toy")
-    write_toy_session(corpus.folder, "u1-Flat", "Flat", "u1", time_s=np.arange(1000) / 490)
-    with pytest.raises(DataError, match=r"u1-Flat\.hdf5: attribute sample_rate says 500 Hz, but .* runs at 490"):
+    write_toy_session(corpus.folder, "u1-Flat", "Flat", "u1", **changed)
+    with pytest.raises(DataError, match=rf"u1-Flat\.hdf5: {says}"):
         train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
 
 
-def test_a_recording_shorter_than_a_window_is_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    corpus = write_toy_corpus(tmp_path / "toy")
-    write_toy_session(corpus.folder, "u3-Fist", "Fist", "u3", n_samples=99)
-    with pytest.raises(DataError, match=r"u3-Fist\.hdf5: field emg has 99 samples, fewer than a window of 100"):
-        train(tiny_recipe, corpus.folder, tmp_path / "run", progress=False)
-
-
-@pytest.mark.parametrize(("split", "kept"), [("train", "u0-Fist"), ("val", "u3-Fist")])
-def test_a_split_of_one_gesture_is_refused(split: str, kept: str, tiny_recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("split", "kept", "says"),
+    [
+        ("train", "u0-Fist", "every recording of split train has stage Fist"),
+        ("val", "u3-Fist", "every recording of split val has stage Fist"),
+        ("train", None, "no row has split train"),
+    ],
+)
+def test_a_split_of_one_gesture_or_none_is_refused(
+    split: str, kept: str | None, says: str, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
     corpus = write_toy_corpus(tmp_path / "toy")
     rows = [row for row in corpus.rows if row.split != split or row.filename == kept]
-    with pytest.raises(DataError, match=f"every recording of split {split} has stage Fist"):
+    with pytest.raises(DataError, match=says):
         Corpus(corpus.folder, tuple(rows)).check(tiny_recipe)
-
-
-def test_a_corpus_without_a_training_split_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    corpus = write_toy_corpus(tmp_path / "toy")
-    rows = tuple(row for row in corpus.rows if row.split != "train")
-    with pytest.raises(DataError, match="no row has split train"):
-        Corpus(corpus.folder, rows).check(tiny_recipe)
 
 
 def test_a_refused_start_names_all_that_is_bad_and_blocks_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
