@@ -35,7 +35,7 @@ TOY_SECONDS = 8.0
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_state(tmp_path_factory) -> Iterator[None]:
     """What this machine remembers of bundles, and the keys it asks for, are not the user's own while tests run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -60,7 +60,7 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Pa
 
 
 @pytest.fixture(scope="session")
-def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_corpus(tmp_path_factory) -> Path:
     """A corpus in the emg2pose format: two users to train on, one held out; four gestures seen, two not."""
     from cpep_train.corpus import write_metadata
 
@@ -77,7 +77,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
+def tiny_checkpoint(tiny_corpus, tmp_path_factory) -> "Checkpoint":
     """Both encoders after a few hundred steps of alignment, the same in every run but for rounding."""
     from cpep_train.checkpoint import load_checkpoint
 
@@ -114,12 +114,7 @@ def _train_tiny(tiny_corpus: Path, run: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(
-    tiny_checkpoint: "Checkpoint",
-    tiny_corpus: Path,
-    native_build: "NativeBuild",
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def tiny_bundle(tiny_checkpoint, tiny_corpus, native_build, tmp_path_factory) -> Path:
     """An int8 bundle of the toy encoders, for this machine without torch and for Cortex-M. Shared: copy it first."""
     from cpep_edge.bundle import Bundle
     from cpep_export.arm_toolchain import missing_tool
@@ -143,7 +138,7 @@ def tiny_bundle(
 
 
 @pytest.fixture(scope="session")
-def native_build(tmp_path_factory: pytest.TempPathFactory) -> "NativeBuild":
+def native_build(tmp_path_factory) -> "NativeBuild":
     """The C library and its runner for this machine. Needs a compiler."""
     from cpep_export.native import build_native, host_architecture
 
@@ -151,7 +146,7 @@ def native_build(tmp_path_factory: pytest.TempPathFactory) -> "NativeBuild":
         pytest.skip("g++ is not installed: apt-get install g++")
 
     def fill(folder: Path) -> None:
-        build = build_native(folder / "native", host_architecture())  # type: ignore[arg-type]
+        build = build_native(folder / "native", host_architecture())
         (folder / "build.pickle").write_bytes(pickle.dumps(build))
 
     build: NativeBuild = pickle.loads((shared_folder(tmp_path_factory, "native", fill) / "build.pickle").read_bytes())
@@ -159,7 +154,7 @@ def native_build(tmp_path_factory: pytest.TempPathFactory) -> "NativeBuild":
 
 
 @pytest.fixture(scope="session")
-def library(native_build: "NativeBuild") -> "NativeLibrary":
+def library(native_build) -> "NativeLibrary":
     """That build as a bundle carries it."""
     from cpep_edge.native_encoder import NativeLibrary
 
@@ -193,7 +188,7 @@ def _toy_postures() -> dict[str, np.ndarray]:
     return dict(zip(TOY_STAGES, np.concatenate([_CORNERS, between]), strict=True))
 
 
-def _toy_recordings(folder, user, stage, posture, gain, rng):  # type: ignore[no-untyped-def]
+def _toy_recordings(folder, user, stage, posture, gain, rng):
     from cpep_edge.session import N_JOINTS, SessionMeta, write_session
     from cpep_train.corpus import Row
 
@@ -224,7 +219,7 @@ def _toy_recordings(folder, user, stage, posture, gain, rng):  # type: ignore[no
         )
 
 
-def _toy_recipe():  # type: ignore[no-untyped-def]
+def _toy_recipe():
     from cpep_train.recipe import Recipe
 
     encoder = {"width": 32, "n_heads": 2, "mlp_ratio": 2}
@@ -251,7 +246,7 @@ def _toy_recipe():  # type: ignore[no-untyped-def]
     )
 
 
-def _toy_training(windows, emg, pose):  # type: ignore[no-untyped-def]
+def _toy_training(windows, emg, pose):
     """Contrast EMG with pose; the pose encoder moves too, because nothing has trained it before."""
     import torch
     from torch.nn import functional as F

@@ -24,12 +24,12 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
 
 
-def test_the_readme_is_read_in_three_minutes() -> None:
+def test_the_readme_is_read_in_three_minutes():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 700
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+def test_every_link_of_a_page_leads_somewhere(page):
     here = ROOT / page
     for target, anchor in _LINK.findall(_without_code(here.read_text(encoding="utf-8"))):
         there = (here.parent / target).resolve() if target else here

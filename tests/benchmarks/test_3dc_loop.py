@@ -11,7 +11,7 @@ SET = Path(__file__).parents[3] / "shared" / "data" / "3dc"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SET.is_dir(), reason="the 3DC recordings are not here")
-def test_live_recognises_most_recordings_of_a_real_person_that_training_never_saw(tmp_path: Path) -> None:
+def test_live_recognises_most_recordings_of_a_real_person_that_training_never_saw(tmp_path):
     loop = run_loop(SET, tmp_path, participants=[7], settings=["align.epochs=8"])
 
     hits, n = loop.recognised()

@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,33 +42,33 @@ def by_name(changes: list[Change]) -> dict[str, Change]:
     return {change.figure: change for change in changes}
 
 
-def test_the_same_again_is_no_change() -> None:
+def test_the_same_again_is_no_change():
     changes = compare_reports(made(), made(seed=10))
 
     assert [change.figure for change in changes if change.beyond_noise] == []
 
 
-def test_a_slower_encoder_is_seen_and_nothing_else() -> None:
+def test_a_slower_encoder_is_seen_and_nothing_else():
     changes = compare_reports(made(), made(encoder_ms=3.6, seed=10))
 
     assert [change.figure for change in changes if change.beyond_noise] == ["latency.encoder", "relative.encoder"]
 
 
-def test_a_slower_machine_changes_times_and_not_what_is_relative_to_its_arithmetic() -> None:
+def test_a_slower_machine_changes_times_and_not_what_is_relative_to_its_arithmetic():
     changes = by_name(compare_reports(made(), made(slower=2.0, seed=10)))
 
     assert changes["latency.encoder"].ratio == pytest.approx(2.0, rel=0.05)
     assert not changes["relative.encoder"].beyond_noise
 
 
-def test_a_byte_more_is_a_change_because_bytes_have_no_noise() -> None:
+def test_a_byte_more_is_a_change_because_bytes_have_no_noise():
     changes = by_name(compare_reports(made(), made(encoder_bytes=1_001, seed=10)))
 
     assert changes["bytes.encoder"].beyond_noise
     assert not changes["bytes.index"].beyond_noise
 
 
-def test_a_budget_is_passed_only_beyond_noise() -> None:
+def test_a_budget_is_passed_only_beyond_noise():
     budget = {"relative.encoder": 1.2}
 
     within = by_name(compare_reports(made(), made(encoder_ms=3.6, seed=10), budget))
@@ -80,7 +79,7 @@ def test_a_budget_is_passed_only_beyond_noise() -> None:
     assert not beyond["latency.encoder"].over_budget
 
 
-def test_what_makes_two_reports_hard_to_compare_is_said() -> None:
+def test_what_makes_two_reports_hard_to_compare_is_said():
     other = replace(made(), machine=replace(MACHINE, cpu="another"), n_threads=2, quantisation="fp32")
     uneven = replace(made(), arithmetic=Latency((1.0,) * 180 + (2.0,) * 20))
 
@@ -98,7 +97,7 @@ def energetic(net_w: float) -> MeasuredEnergy:
     return MeasuredEnergy(Instrument("toy", "a toy", 20.0), windows)
 
 
-def test_only_measured_energy_is_compared() -> None:
+def test_only_measured_energy_is_compared():
     modelled = replace(made(), modelled=(ModelledEnergy("chip", 1.0, "constants"),))
     measured = replace(made(), energy=energetic(3.0))
 
@@ -132,7 +131,7 @@ def on_ethos_u(cycles: int, accelerator: str = "ethos-u55-128") -> EthosUSpec:
     )  # fmt: skip
 
 
-def test_counted_instructions_have_no_noise_and_are_compared_by_processor() -> None:
+def test_counted_instructions_have_no_noise_and_are_compared_by_processor():
     before, after = (replace(made(), chip=on_cortex_m(count)) for count in (1_000, 1_001))
     changes = by_name(compare_reports(before, after, {"instructions.cortex-m55": 1.0005}))
 
@@ -141,7 +140,7 @@ def test_counted_instructions_have_no_noise_and_are_compared_by_processor() -> N
     assert not changes["bytes.cortex-m55 RAM"].beyond_noise
 
 
-def test_cycles_are_compared_on_one_accelerator_only() -> None:
+def test_cycles_are_compared_on_one_accelerator_only():
     before, after = (replace(made(), chip=chip) for chip in (on_ethos_u(1_000), on_ethos_u(900)))
     elsewhere = replace(made(), chip=on_ethos_u(900, "ethos-u85-256"))
 
@@ -155,7 +154,7 @@ def banded(p50_us: int, net_w: float | None = None) -> Report:
     return replace(made(), band=BandFigures("toy", 100, p50_us, p50_us + 50, 0, 0, 1_000, None, energy))
 
 
-def test_a_band_is_slower_where_its_median_left_the_spread_of_the_other() -> None:
+def test_a_band_is_slower_where_its_median_left_the_spread_of_the_other():
     within, beyond = (by_name(compare_reports(banded(1_000), banded(p50_us))) for p50_us in (1_040, 1_060))
 
     assert not within["band.inference"].beyond_noise
@@ -164,7 +163,7 @@ def test_a_band_is_slower_where_its_median_left_the_spread_of_the_other() -> Non
     assert by_name(compare_reports(made(), banded(1_000))).keys().isdisjoint(("band.inference", "bytes.band arena"))
 
 
-def test_a_bands_energy_is_compared_where_both_measured_it() -> None:
+def test_a_bands_energy_is_compared_where_both_measured_it():
     change = by_name(compare_reports(banded(1_000, 3.0), banded(1_000, 4.0)))["energy.band net"]
 
     assert change.ratio == pytest.approx(1.33, abs=0.01)
@@ -181,19 +180,19 @@ def test_a_bands_energy_is_compared_where_both_measured_it() -> None:
         ("[at_most", "cannot be read as a budget"),
     ],
 )
-def test_a_budget_that_is_none_is_told_by_its_line(text: str, words: str, tmp_path: Path) -> None:
+def test_a_budget_that_is_none_is_told_by_its_line(text, words, tmp_path):
     (tmp_path / "budget.toml").write_text(text)
 
     with pytest.raises(ConfigError, match=words):
         read_budget(tmp_path / "budget.toml")
 
 
-def test_a_budget_for_what_nobody_measured_is_refused() -> None:
+def test_a_budget_for_what_nobody_measured_is_refused():
     with pytest.raises(ConfigError, match="the budget names latency.coffee, which the reports do not share"):
         compare_reports(made(), made(), {"latency.coffee": 1.0})
 
 
-def test_the_command_fails_past_the_budget_and_says_by_what(tmp_path: Path) -> None:
+def test_the_command_fails_past_the_budget_and_says_by_what(tmp_path):
     for name, report in (("a", made()), ("b", made(encoder_ms=6.0))):
         (tmp_path / f"{name}.json").write_text(report.json())
     (tmp_path / "budget.toml").write_text('[at_most]\n"relative.encoder" = 1.2\n')

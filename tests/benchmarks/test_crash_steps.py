@@ -32,7 +32,7 @@ def table(text: str) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("only", ["profile of", "memory of versions", "import", "journal", "checkpoint of a run"])
-def test_whatever_step_falls_the_old_or_the_new_is_there(tiny_bundle: Path, only: str) -> None:
+def test_whatever_step_falls_the_old_or_the_new_is_there(tiny_bundle, only):
     done = run(tiny_bundle, only)
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -42,7 +42,7 @@ def test_whatever_step_falls_the_old_or_the_new_is_there(tiny_bundle: Path, only
         assert lost == 0
 
 
-def test_ways_to_write_that_lose_something_are_seen_to(tiny_bundle: Path) -> None:
+def test_ways_to_write_that_lose_something_are_seen_to(tiny_bundle):
     done = run(tiny_bundle, "control")
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,7 +59,7 @@ def test_ways_to_write_that_lose_something_are_seen_to(tiny_bundle: Path) -> Non
         ("import cpep_edge.folders as g; g._restore = lambda path: None", "import, no exchange"),
     ],
 )
-def test_the_harness_finds_what_was_broken(tiny_bundle: Path, patch: str, only: str) -> None:
+def test_the_harness_finds_what_was_broken(tiny_bundle, patch, only):
     done = run(tiny_bundle, only, patch)
 
     assert done.returncode == 1

@@ -29,7 +29,7 @@ def windows(powers_w: list[float], *, seconds: float = 10.0, n_inferences: int =
     return MeasuredEnergy(TOY, tuple(made))
 
 
-def test_net_energy_is_what_inferences_take_beyond_idling() -> None:
+def test_net_energy_is_what_inferences_take_beyond_idling():
     energy = windows([2.0, 5.0, 2.0, 5.0, 2.0])
 
     assert energy.net_mj == pytest.approx(3.0 * 10 / 100 * 1e3)
@@ -37,14 +37,14 @@ def test_net_energy_is_what_inferences_take_beyond_idling() -> None:
     assert energy.net_uncertainty_mj == pytest.approx(0)
 
 
-def test_a_steady_drift_of_the_idle_power_leaves_the_net_energy_alone() -> None:
+def test_a_steady_drift_of_the_idle_power_leaves_the_net_energy_alone():
     drifting = [2.0 + 0.3 * number + (3.0 if number % 2 else 0.0) for number in range(11)]
 
     assert windows(drifting).net_mj == pytest.approx(300.0)
     assert windows(drifting).net_uncertainty_mj == pytest.approx(0, abs=1e-9)
 
 
-def test_the_uncertainty_is_students_interval_of_the_windows() -> None:
+def test_the_uncertainty_is_students_interval_of_the_windows():
     stats = pytest.importorskip("scipy.stats")
     nets_w = [3.0, 3.2, 2.9, 3.1, 3.3]
     powers_w = [power for net_w in nets_w for power in (2.0, 2.0 + net_w)] + [2.0]
@@ -55,7 +55,7 @@ def test_the_uncertainty_is_students_interval_of_the_windows() -> None:
     assert windows(powers_w).net_uncertainty_mj == pytest.approx((high - low) / 2, rel=1e-3)
 
 
-def test_idle_and_active_windows_take_turns_and_idle_ones_hold_no_inference() -> None:
+def test_idle_and_active_windows_take_turns_and_idle_ones_hold_no_inference():
     done: list[str] = []
 
     energy = measure_energy(
@@ -72,7 +72,7 @@ def test_idle_and_active_windows_take_turns_and_idle_ones_hold_no_inference() ->
     assert sum(window.n_inferences for window in energy.windows) == done.count("inference") - 1  # the first warms up
 
 
-def test_a_machine_that_slept_has_measured_nothing() -> None:
+def test_a_machine_that_slept_has_measured_nothing():
     asleep_s = iter([0.0, 0.0, 7.0, 7.0])
 
     with pytest.raises(PowerError, match="slept for 7.0 s during the measurement: keep it awake"):
@@ -86,13 +86,13 @@ def test_a_machine_that_slept_has_measured_nothing() -> None:
         )
 
 
-def test_windows_that_do_not_alternate_are_no_measurement() -> None:
+def test_windows_that_do_not_alternate_are_no_measurement():
     active = Window(2.0, 1.0, 5, 10)
 
     with pytest.raises(ValueError, match="between idle windows"):
         MeasuredEnergy(TOY, (active, active))
 
 
-def test_no_figure_can_be_put_into_a_measurement_and_every_figure_of_a_model_says_what_it_is() -> None:
+def test_no_figure_can_be_put_into_a_measurement_and_every_figure_of_a_model_says_what_it_is():
     assert {field.name for field in fields(MeasuredEnergy)} == {"instrument", "windows"}
     assert all(field.name.startswith("modelled_") for field in fields(ModelledEnergy))

@@ -11,7 +11,6 @@ import fuzz_bundle
 from bundle_spoiling import (
     DAMAGE,
     RESEAL,
-    Mutate,
     flipped,
     mutated_copy,
     mutators,
@@ -38,14 +37,14 @@ HEAD = (reseal_head, reseal_head_numbers, reseal_head_shapes)
 
 
 @pytest.fixture(scope="module")
-def signed(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+def signed(tiny_bundle, tmp_path_factory) -> Signed:
     folder = tmp_path_factory.mktemp("signed")
     shutil.copytree(tiny_bundle, folder / "whole.cpep")
     return folder / "whole.cpep", sign(folder / "whole.cpep")
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Signed:
+def taught(tmp_path_factory) -> Signed:
     """A bundle that has a head, and neither encoder nor index."""
     whole = tmp_path_factory.mktemp("taught") / "whole.cpep"
     Arm().teach(whole, ["Fist", "Open"])
@@ -59,7 +58,7 @@ def sign(whole: Path) -> PublicKey:
     return public
 
 
-def test_the_controls_hold(signed: Signed, tmp_path: Path) -> None:
+def test_the_controls_hold(signed, tmp_path):
     assert failed_controls(signed[0], tmp_path, signed[1]) == []
 
 
@@ -74,15 +73,13 @@ def test_the_controls_hold(signed: Signed, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_verifier_that_refuses_or_accepts_all_fails_a_control(
-    signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verifier: object, said: str
-) -> None:
+def test_a_verifier_that_refuses_or_accepts_all_fails_a_control(signed, tmp_path, monkeypatch, verifier, said):
     monkeypatch.setattr(fuzz_bundle, "try_bundle", verifier)
 
     assert said in failed_controls(signed[0], tmp_path, signed[1])
 
 
-def test_golden_inputs_that_were_packed_anew_get_past_their_checksums(signed: Signed, tmp_path: Path) -> None:
+def test_golden_inputs_that_were_packed_anew_get_past_their_checksums(signed, tmp_path):
     said = []
     for seed in range(N_PACKED):
         mutated_copy(signed[0], tmp_path / "case", reseal_golden, np.random.default_rng(seed))
@@ -92,7 +89,7 @@ def test_golden_inputs_that_were_packed_anew_get_past_their_checksums(signed: Si
     assert [sentence for sentence in said if "gives another" in sentence]
 
 
-def test_a_taught_bundle_is_spoilt_where_it_has_something(signed: Signed, taught: Signed, tmp_path: Path) -> None:
+def test_a_taught_bundle_is_spoilt_where_it_has_something(signed, taught, tmp_path):
     assert failed_controls(taught[0], tmp_path, taught[1]) == []
     assert set(mutators(signed[0])) == {*DAMAGE, *RESEAL} - set(HEAD)
     assert set(mutators(taught[0])) == {*DAMAGE, *RESEAL} - {reseal_index, reseal_program}
@@ -107,9 +104,7 @@ def test_a_taught_bundle_is_spoilt_where_it_has_something(signed: Signed, taught
     ],
     ids=lambda one: getattr(one, "__name__", ""),
 )
-def test_a_spoilt_head_whose_hash_fits_is_refused_for_what_is_wrong_with_it(
-    taught: Signed, tmp_path: Path, mutate: Mutate, said: set[str]
-) -> None:
+def test_a_spoilt_head_whose_hash_fits_is_refused_for_what_is_wrong_with_it(taught, tmp_path, mutate, said):
     verdicts = []
     for seed in range(40):
         mutated_copy(taught[0], tmp_path / "case", mutate, np.random.default_rng(seed))
@@ -120,7 +115,7 @@ def test_a_spoilt_head_whose_hash_fits_is_refused_for_what_is_wrong_with_it(
     assert {words for words in said if any(words in verdict.said for verdict in verdicts)} == said
 
 
-def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught: Signed, tmp_path: Path) -> None:
+def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught, tmp_path):
     def unstable(folder: Path, rng: np.random.Generator) -> None:
         file = folder / MANIFEST_FILE
         manifest = json.loads(file.read_bytes())
@@ -134,9 +129,7 @@ def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught: Signed, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_fuzzer_fails_where_nothing_is_checked(
-    signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fuzzer_fails_where_nothing_is_checked(signed, tmp_path, monkeypatch):
     command = ["fuzz_bundle", str(signed[0]), "--runs", "40", "--out", str(tmp_path / "fuzz.md")]
     monkeypatch.setattr("sys.argv", command)
     for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
@@ -152,14 +145,12 @@ def test_the_fuzzer_fails_where_nothing_is_checked(
     assert "failed control: sealed_anew, with the key: accepted, not refused" in text
 
 
-def test_the_bundle_itself_is_accepted(signed: Signed) -> None:
+def test_the_bundle_itself_is_accepted(signed):
     assert try_bundle(*signed).outcome == "accepted"
 
 
 @pytest.mark.parametrize("mutate", [*DAMAGE, *RESEAL], ids=lambda mutate: mutate.__name__)
-def test_with_a_key_every_spoilt_bundle_is_refused_in_a_sentence(
-    signed: Signed, taught: Signed, mutate: Mutate, tmp_path: Path
-) -> None:
+def test_with_a_key_every_spoilt_bundle_is_refused_in_a_sentence(signed, taught, mutate, tmp_path):
     whole, key = taught if mutate in HEAD else signed
     for seed in range(N_CASES):
         mutated_copy(whole, tmp_path / "case", mutate, np.random.default_rng(seed))
@@ -170,7 +161,7 @@ def test_with_a_key_every_spoilt_bundle_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("mutate", DAMAGE, ids=lambda mutate: mutate.__name__)
-def test_without_a_key_every_damaged_bundle_is_refused(signed: Signed, mutate: Mutate, tmp_path: Path) -> None:
+def test_without_a_key_every_damaged_bundle_is_refused(signed, mutate, tmp_path):
     """But for its signature, which nobody looks at."""
     for seed in range(N_CASES):
         mutated_copy(signed[0], tmp_path / "case", mutate, np.random.default_rng(100 + seed))
@@ -183,9 +174,7 @@ def test_without_a_key_every_damaged_bundle_is_refused(signed: Signed, mutate: M
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a filter of absurd numbers overflows before it is refused
 @pytest.mark.parametrize("mutate", RESEAL, ids=lambda mutate: mutate.__name__)
-def test_a_resealed_bundle_ends_in_a_sentence_or_in_order(
-    signed: Signed, taught: Signed, mutate: Mutate, tmp_path: Path
-) -> None:
+def test_a_resealed_bundle_ends_in_a_sentence_or_in_order(signed, taught, mutate, tmp_path):
     whole, _ = taught if mutate in HEAD else signed
     for seed in range(N_CASES):
         mutated_copy(whole, tmp_path / "case", mutate, np.random.default_rng(seed))
@@ -194,7 +183,7 @@ def test_a_resealed_bundle_ends_in_a_sentence_or_in_order(
 
 
 @pytest.mark.parametrize("kind", list(indexes()))
-def test_a_spoilt_index_file_is_refused_or_searched_without_harm(kind: str) -> None:
+def test_a_spoilt_index_file_is_refused_or_searched_without_harm(kind):
     content, spec = indexes()[kind]
     assert try_index(content, spec).outcome == "accepted"
     outcomes = [try_index(flipped(content, np.random.default_rng(seed)), spec) for seed in range(60)]

@@ -1,7 +1,6 @@
 """The guided fuzzer finds what was planted; without that, a table of it says nothing."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ def _atheris() -> None:
         pytest.skip("atheris is not installed: pip install 'cpep-edge[fuzz]'")
 
 
-def test_a_planted_fault_is_found(tmp_path: Path) -> None:
+def test_a_planted_fault_is_found(tmp_path):
     found = fuzz(tmp_path, PLANTED, 200_000, tmp_path)
 
     assert "KeyError" in found.finding
@@ -25,7 +24,7 @@ def test_a_planted_fault_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.executorch
 @pytest.mark.parametrize("target", ["json", "array"])
-def test_parsers_take_or_refuse_what_is_made_up(tiny_bundle: Path, tmp_path: Path, target: str) -> None:
+def test_parsers_take_or_refuse_what_is_made_up(tiny_bundle, tmp_path, target):
     found = fuzz(tiny_bundle, target, 2_000, tmp_path)
 
     assert found.finding == ""

@@ -16,7 +16,7 @@ def writing(letter: str, file: Path) -> list[str]:
     return serving(f"def run(): open({str(file)!r}, 'a').write({letter!r})")
 
 
-def test_processes_work_in_turns_and_the_runs_that_wake_them_are_not_counted(tmp_path: Path) -> None:
+def test_processes_work_in_turns_and_the_runs_that_wake_them_are_not_counted(tmp_path):
     done = tmp_path / "done"
 
     times = interleave({"a": writing("a", done), "b": writing("b", done)}, 210)
@@ -29,7 +29,7 @@ def test_processes_work_in_turns_and_the_runs_that_wake_them_are_not_counted(tmp
     assert [len(stretch) - waking for stretch in stretches[::2]] == [STRETCH_RUNS] * 10 + [10]
 
 
-def test_processor_time_leaves_waiting_out() -> None:
+def test_processor_time_leaves_waiting_out():
     waits = interleave({"a": serving("import time\ndef run(): time.sleep(0.002)")}, 200)["a"]
 
     assert waits.thread.p50_ms < 1 < 2 <= waits.wall.p50_ms
@@ -40,11 +40,11 @@ def test_processor_time_leaves_waiting_out() -> None:
     ["raise SystemExit('no such encoder')", "def run(): raise SystemExit('no such encoder')"],
     ids=["at once", "in the midst"],
 )
-def test_a_process_that_fails_is_told_in_its_own_last_words(body: str) -> None:
+def test_a_process_that_fails_is_told_in_its_own_last_words(body):
     with pytest.raises(CpepError, match="the process of ours failed: no such encoder"):
         interleave({"ours": serving(body)}, 200)
 
 
-def test_too_few_runs_are_refused_before_anything_starts() -> None:
+def test_too_few_runs_are_refused_before_anything_starts():
     with pytest.raises(ValueError, match="199 runs are too few"):
         interleave({"a": ["/no/such/program"]}, 199)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -27,14 +25,14 @@ def drawn(rng: np.random.Generator, median_ms: float, n: int = 200) -> Latency:
     return Latency(tuple(median_ms * np.exp(rng.normal(0, 0.1, n))))
 
 
-def test_the_interval_of_the_median_holds_the_true_median_as_often_as_it_says() -> None:
+def test_the_interval_of_the_median_holds_the_true_median_as_often_as_it_says():
     rng = np.random.default_rng(0)
     intervals = [drawn(rng, 3.0).p50_interval_ms for _ in range(60)]
 
     assert 0.88 <= np.mean([low <= 3.0 <= high for low, high in intervals]) <= 1.0
 
 
-def test_runs_that_hang_together_widen_the_interval() -> None:
+def test_runs_that_hang_together_widen_the_interval():
     rng = np.random.default_rng(1)
     alone = drawn(rng, 3.0, 1_000)
     together = Latency(tuple(np.repeat(alone.times_ms[:100], 10)))
@@ -43,7 +41,7 @@ def test_runs_that_hang_together_widen_the_interval() -> None:
     assert widths[1] > 2 * widths[0]
 
 
-def test_the_ratio_of_medians_tells_a_change_from_noise() -> None:
+def test_the_ratio_of_medians_tells_a_change_from_noise():
     rng = np.random.default_rng(2)
 
     low, high = median_ratio_interval(drawn(rng, 3.0), drawn(rng, 3.0))
@@ -52,7 +50,7 @@ def test_the_ratio_of_medians_tells_a_change_from_noise() -> None:
     assert 1 < low < 1.2 < high
 
 
-def test_every_run_is_counted_and_warm_up_is_not() -> None:
+def test_every_run_is_counted_and_warm_up_is_not():
     calls: list[int] = []
 
     latency = measure(lambda: calls.append(1), 250, n_warm_up=30)
@@ -60,7 +58,7 @@ def test_every_run_is_counted_and_warm_up_is_not() -> None:
     assert (len(calls), latency.n) == (280, 250)
 
 
-def test_a_slow_warm_up_leaves_no_trace() -> None:
+def test_a_slow_warm_up_leaves_no_trace():
     clock = Clock()
     works_ms = iter([50] * 5 + [1] * MIN_RUNS)
 
@@ -69,7 +67,7 @@ def test_a_slow_warm_up_leaves_no_trace() -> None:
     assert times["a"].max_ms == 1
 
 
-def test_preparing_is_not_timed() -> None:
+def test_preparing_is_not_timed():
     clock, heard = Clock(), list[object]()
 
     times = measure_interleaved(
@@ -83,7 +81,7 @@ def test_preparing_is_not_timed() -> None:
     assert (times["a"].max_ms, times["b"].max_ms) == (0, 1)
 
 
-def test_percentiles_are_those_of_the_runs() -> None:
+def test_percentiles_are_those_of_the_runs():
     clock = Clock()
     works_ms = iter([1] * 180 + [4] * 19 + [9])
 
@@ -93,12 +91,12 @@ def test_percentiles_are_those_of_the_runs() -> None:
     assert 4 <= latency.p99_ms < 9
 
 
-def test_too_few_runs_are_refused() -> None:
+def test_too_few_runs_are_refused():
     with pytest.raises(ValueError, match="199 runs are too few"):
         measure(lambda: None, 199)
 
 
-def test_interleaved_calls_take_turns() -> None:
+def test_interleaved_calls_take_turns():
     turns: list[str] = []
 
     measure_interleaved({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")})
@@ -107,7 +105,7 @@ def test_interleaved_calls_take_turns() -> None:
 
 
 @pytest.mark.executorch
-def test_every_hop_of_the_end_to_end_run_ends_in_a_decision(tiny_bundle: Path) -> None:
+def test_every_hop_of_the_end_to_end_run_ends_in_a_decision(tiny_bundle):
     bundle = Bundle(tiny_bundle)
     golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
 

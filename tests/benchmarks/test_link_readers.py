@@ -10,7 +10,7 @@ from cpep_bench.report_text import links_tables
 from cpep_edge.errors import CpepError
 
 
-def test_delays_are_told_beyond_the_least_and_without_the_drift_of_the_device() -> None:
+def test_delays_are_told_beyond_the_least_and_without_the_drift_of_the_device():
     n = 4_000
     sample_s = 0.01 * np.arange(1, n + 1)
     late_s = np.where(np.arange(n) % 10 == 9, 0.005, 0.001)  # one read in ten four milliseconds later
@@ -23,14 +23,14 @@ def test_delays_are_told_beyond_the_least_and_without_the_drift_of_the_device() 
     assert cost["read_every_ms"] == pytest.approx(10, abs=0.01)
 
 
-def test_a_reader_that_computes_costs_more_than_one_that_waits() -> None:
+def test_a_reader_that_computes_costs_more_than_one_that_waits():
     def busy(port: str, seconds: float) -> Arrivals:
         return [(float(n), float(n) + sum(range(2_000)) * 0) for n in range(1_000)]
 
     assert cost_of(busy, "no port", 1.0)["cpu_percent"] > 10
 
 
-def test_bare_pyserial_is_measured_beside_our_driver_on_a_simulated_band() -> None:
+def test_bare_pyserial_is_measured_beside_our_driver_on_a_simulated_band():
     figures = {figure.reader: figure for figure in measure_readers(LINK_PEERS["pyserial"], seconds=1.0, rounds=1)}
 
     assert list(figures) == ["cpep-edge", "pyserial", "pyserial's port, select"]
@@ -46,14 +46,14 @@ def gone(device: str) -> Iterator[str]:
     yield "/no/such/port"
 
 
-def test_a_reader_that_fails_is_told_in_its_own_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_fails_is_told_in_its_own_last_words(monkeypatch):
     monkeypatch.setattr(link_readers, "_running", gone)
 
     with pytest.raises(CpepError, match="the reader band-ours failed: .*/no/such/port"):
         measure_readers(["band-ours"], seconds=1.0, rounds=1)
 
 
-def test_figures_are_the_medians_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_the_medians_of_the_rounds(monkeypatch):
     cpu = iter([9.0, 1.0, 2.0])
     monkeypatch.setattr(link_readers, "_running", gone)
     monkeypatch.setattr(link_readers, "_in_a_process", lambda name, port, seconds: {

@@ -24,18 +24,18 @@ def played(answers: list[str], shares: list[float] | None = None, labels: tuple[
     posteriors[np.arange(len(numbers)), numbers] = shares
     times = HOP_S * (1 + np.arange(len(answers)))
     spec = DecisionSpec(hop_ms=HOP_S * 1e3, rest_gesture=REST)
-    arm = Arm(None, None, None, GESTURES, spec)  # type: ignore[arg-type]
+    arm = Arm(None, None, None, GESTURES, spec)
     votes: list[Vote | None] = [Vote(n, s, 0.9) for n, s in zip(numbers, shares, strict=True)]
     recording = Recording("", np.zeros((0, 8), np.float32), (), labels, (True,) * len(labels))
     return Played("a", recording, 0.0, len(answers) * HOP_S / 3600, times, votes, arm, (times, posteriors, GESTURES))
 
 
-def test_counting_acts_at_the_nth_equal_answer_and_not_again_for_its_refractory_time() -> None:
+def test_counting_acts_at_the_nth_equal_answer_and_not_again_for_its_refractory_time():
     run = played([REST] * 4 + ["Fist"] * 6 + ["Open"] * 10 + [REST] * 20 + ["Open"] * 8)
     assert [(one.gesture, round(one.time_s, 2)) for one in by_counting(4)(run)] == [("Fist", 0.4), ("Open", 2.2)]
 
 
-def test_libemg_takes_the_majority_of_the_last_predictions_and_rejected_ones_count() -> None:
+def test_libemg_takes_the_majority_of_the_last_predictions_and_rejected_ones_count():
     run = played([REST] * MAJORITY + ["Fist"] * MAJORITY)
     assert [(one.gesture, round(one.time_s, 2)) for one in by_libemg()(run)] == [("Fist", 0.4)]
     doubtful = played([REST] * MAJORITY + ["Fist"] * 20, [0.95] * MAJORITY + [0.6] * 20)
@@ -43,7 +43,7 @@ def test_libemg_takes_the_majority_of_the_last_predictions_and_rejected_ones_cou
     assert len(by_libemg(0.5)(doubtful)) == 1
 
 
-def test_what_is_ignored_counts_false_activations_an_hour_and_events_their_delay() -> None:
+def test_what_is_ignored_counts_false_activations_an_hour_and_events_their_delay():
     label = Label("Fist", 0.5, 2.0)
     figures = scored([played([REST] * 10 + ["Fist"] * 30, labels=(label,)), played(["Open"] * 20)], by_counting(4))
     assert (figures["events"], figures["right"], figures["p50 ms"]) == (1, 1.0, pytest.approx(200))
@@ -60,7 +60,7 @@ def write_session(folder: Path, gain: float) -> None:
         (folder / f"{number}.txt").write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
 
 
-def test_labels_begin_where_the_muscle_does_and_prompts_without_movement_are_told(tmp_path: Path) -> None:
+def test_labels_begin_where_the_muscle_does_and_prompts_without_movement_are_told(tmp_path):
     write_session(tmp_path / "1-1", gain=6)
     (worn,) = read_myo(tmp_path)
     assert [len(one.labels) for one in worn.recordings] == [0] + [2] * 7

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from measure_real import SETS, TAUGHT, Set, interval, main
+from measure_real import SETS, TAUGHT, interval, main
 
 MOTIONS, TRIALS, DAYS = (1, 2, 3), (1, 2, 3, 4), (1, 2)
 TOGETHER = {1: (), 2: (0, 1, 2), 3: (3, 4, 5)}  # electrodes that share a source; levels are all the same
 
 
 @pytest.fixture(scope="module")
-def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def days(tmp_path_factory) -> Path:
     """Two people in the layout of the long-term set; on later days each electrode has another gain."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
     for person in ("sub1", "sub2"):
@@ -30,7 +30,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_what_only_covariances_hold_is_found_by_them_and_by_the_bundle_alone(days: Path, tmp_path: Path) -> None:
+def test_what_only_covariances_hold_is_found_by_them_and_by_the_bundle_alone(days, tmp_path):
     main(["--data", str(days), "--out", str(tmp_path)])
 
     questions = json.loads((tmp_path / "real.json").read_text())["sets"]["myo-longterm"]["questions"]
@@ -52,7 +52,7 @@ def test_what_only_covariances_hold_is_found_by_them_and_by_the_bundle_alone(day
     assert (tmp_path / "myo-longterm.svg").is_file()
 
 
-def test_people_of_another_folder_are_asked_about_and_nobody_else(days: Path, tmp_path: Path) -> None:
+def test_people_of_another_folder_are_asked_about_and_nobody_else(days, tmp_path):
     main(["--data", str(days), "--judge", str(days), "--only", "myo-longterm", "--out", str(tmp_path)])
 
     written = json.loads((tmp_path / "real.json").read_text())
@@ -67,20 +67,20 @@ def test_people_of_another_folder_are_asked_about_and_nobody_else(days: Path, tm
 
 
 @pytest.mark.parametrize("one", SETS, ids=lambda one: one.name)
-def test_the_recipe_of_every_set_can_be_trained_by(one: Set) -> None:
+def test_the_recipe_of_every_set_can_be_trained_by(one):
     usual = one.trained_by()
     assert usual.emg.front_end == "mpf"
     for variant in one.variants:
         assert one.trained_by(variant) != usual
 
 
-def test_a_set_that_is_not_there_is_named(days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_that_is_not_there_is_named(days, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--data", str(days), "--only", "emg2pose", "--out", str(tmp_path)])
     assert "there is no set emg2pose; there are 3dc, myo-longterm, myo-wrist" in capsys.readouterr().err
 
 
-def test_the_interval_of_people_who_agree_is_narrow() -> None:
+def test_the_interval_of_people_who_agree_is_narrow():
     low, high = interval(np.array([0.8, 0.8, 0.8]))
     assert (low, high) == pytest.approx((0.8, 0.8))
     low, high = interval(np.array([0.2, 0.8, 0.5, 0.5]))

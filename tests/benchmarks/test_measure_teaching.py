@@ -13,7 +13,7 @@ from measure_teaching import Person, figures_of
 
 
 @pytest.mark.parametrize(("data", "n_wearings", "n_figures"), [("3dc", 1, 3), ("simulated", 2, 4), ("myo-wrist", 3, 5)])
-def test_no_recording_is_asked_that_taught_or_calibrated(data: str, n_wearings: int, n_figures: int) -> None:
+def test_no_recording_is_asked_that_taught_or_calibrated(data, n_wearings, n_figures):
     wearings = tuple(
         tuple(
             Repetition(gesture, number, np.full((1, 2), 100 * wearing + number, np.float32), wearing)

@@ -11,14 +11,14 @@ def _spec(multiply_adds: int, runs: tuple[ProcessorRun, ...] = ()) -> CortexMSpe
     )  # fmt: skip
 
 
-def test_gap9_takes_what_tinymyo_was_measured_to_take() -> None:
+def test_gap9_takes_what_tinymyo_was_measured_to_take():
     """Its 0.785 s at 57.18 mW are 44.9 mJ; 1.83 G multiply-adds are what 6.3 a cycle make of 0.785 s."""
     (gap9,) = modelled_energy(_spec(round(0.785 * 6.3 * 370e6)))
 
     assert gap9.modelled_uj / 1e3 == pytest.approx(44.91, rel=0.01)
 
 
-def test_a_million_instructions_take_what_a_million_cycles_were_measured_or_said_to_take() -> None:
+def test_a_million_instructions_take_what_a_million_cycles_were_measured_or_said_to_take():
     run = ProcessorRun(
         processor="cortex-m7", instructions_a_window=1_000_000, instructions_a_sample=1, code_bytes=1,
         constant_bytes=1, ram_bytes=1,

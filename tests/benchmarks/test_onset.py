@@ -21,15 +21,13 @@ def recording(start_s: float, *, seconds: float = 3.0, gain: float = 6.0, seed: 
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(3.2, 7.5), st.integers(0, 1000), st.sampled_from([1.0, 0.2, 25.0]))
-def test_a_burst_is_found_where_it_begins_whatever_the_unit_and_before_or_after_its_prompt(
-    start_s: float, seed: int, unit: float
-) -> None:
+def test_a_burst_is_found_where_it_begins_whatever_the_unit_and_before_or_after_its_prompt(start_s, seed, unit):
     found = onset(energy(recording(start_s, seed=seed) * np.float32(unit), RATE_HZ), 1_000, RATE_HZ)
     assert found is not None
     assert found / RATE_HZ == pytest.approx(start_s, abs=0.06)
 
 
-def test_a_twitch_before_the_movement_is_none() -> None:
+def test_a_twitch_before_the_movement_is_none():
     emg = recording(6.0)
     emg[1_050:1_070] *= 8
     found = onset(energy(emg, RATE_HZ), 1_000, RATE_HZ)
@@ -38,9 +36,9 @@ def test_a_twitch_before_the_movement_is_none() -> None:
 
 
 @pytest.mark.parametrize("emg", [recording(9.0), recording(5 + EARLIEST_S - 0.5)], ids=["never", "all the time"])
-def test_where_nothing_begins_nothing_is_said(emg: np.ndarray) -> None:
+def test_where_nothing_begins_nothing_is_said(emg):
     assert onset(energy(emg, RATE_HZ), 1_000, RATE_HZ) is None
 
 
-def test_without_rest_before_the_prompt_it_cannot_be_told() -> None:
+def test_without_rest_before_the_prompt_it_cannot_be_told():
     assert onset(energy(recording(5.0), RATE_HZ), 150, RATE_HZ) is None

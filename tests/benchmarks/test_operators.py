@@ -1,6 +1,5 @@
 import shutil
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ def event(name: str, times_ms: list[float], *, delegated: bool = False) -> Simpl
     return SimpleNamespace(name=name, is_delegated_op=delegated, perf_data=SimpleNamespace(raw=WARM_UP + times_ms))
 
 
-def test_one_run_that_had_to_wait_does_not_make_its_operator_the_longest() -> None:
+def test_one_run_that_had_to_wait_does_not_make_its_operator_the_longest():
     profile = summarise(
         [
             event("Method::execute", [0.010, 0.011, 8.012, 0.012]),
@@ -36,7 +35,7 @@ def test_one_run_that_had_to_wait_does_not_make_its_operator_the_longest() -> No
     assert (profile.total_us, profile.arena_bytes) == (pytest.approx(10.5), 7)
 
 
-def test_times_by_a_fast_clock_are_given_in_true_microseconds() -> None:
+def test_times_by_a_fast_clock_are_given_in_true_microseconds():
     events = [
         event("Method::execute", [73.0, 73.0]),
         event("Fully Connected (NC, QS8) #1", [0.446, 0.446], delegated=True),
@@ -48,7 +47,7 @@ def test_times_by_a_fast_clock_are_given_in_true_microseconds() -> None:
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None or sys.platform != "linux", reason="apt install gcc")
-def test_a_process_under_the_fast_clock_lives_a_thousand_times_faster(tmp_path: Path) -> None:
+def test_a_process_under_the_fast_clock_lives_a_thousand_times_faster(tmp_path):
     code = """
 import time
 mono, true = time.monotonic_ns(), time.time_ns()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cpep_train.checkpoint import Checkpoint, save_checkpoint
+from cpep_train.checkpoint import save_checkpoint
 from tests.processes import environment, python
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def _scripts() -> set[str]:
     return named | ({"cpep_edge"} if any("torchrun" in page.read_text(encoding="utf-8") for page in pages) else set())
 
 
-def test_every_script_of_a_page_is_run_or_says_why_not() -> None:
+def test_every_script_of_a_page_is_run_or_says_why_not():
     assert _scripts() == {*SMALL, *BY_OTHER_TESTS, *NOT_RUN}
     assert all((ROOT / "tests" / test).is_file() for test in BY_OTHER_TESTS.values())
     scripts = {file.relative_to(ROOT).as_posix() for file in ROOT.glob("benchmarks/measure_*.py")}
@@ -60,9 +60,7 @@ def test_every_script_of_a_page_is_run_or_says_why_not() -> None:
 @pytest.mark.slow
 @pytest.mark.executorch
 @pytest.mark.parametrize("script", SMALL)
-def test_a_script_of_a_page_runs_on_small_inputs(
-    script: str, tiny_checkpoint: Checkpoint, tiny_bundle: Path, tiny_corpus: Path, tmp_path: Path
-) -> None:
+def test_a_script_of_a_page_runs_on_small_inputs(script, tiny_checkpoint, tiny_bundle, tiny_corpus, tmp_path):
     save_checkpoint(tmp_path / "run", tiny_checkpoint)
     names = {"BUNDLE": tiny_bundle, "RUN": tmp_path / "run", "CORPUS": tiny_corpus}
     words = [names.get(word, word) for word in SMALL[script].split()]

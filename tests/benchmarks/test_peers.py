@@ -11,7 +11,7 @@ from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
 from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
-from cpep_train.checkpoint import Checkpoint, build_encoders, save_checkpoint
+from cpep_train.checkpoint import build_encoders, save_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.leakage import SplitManifest, save_splits, split_manifest
 from tests.export.programs import saved_run
@@ -21,15 +21,13 @@ pytestmark = pytest.mark.executorch
 
 
 @pytest.fixture(scope="module")
-def run(tiny_checkpoint: Checkpoint, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny_checkpoint, tiny_corpus, tmp_path_factory) -> Path:
     """The training of the tiny bundle, as its folder."""
     return saved_run(tmp_path_factory.mktemp("run"), tiny_checkpoint, tiny_corpus)
 
 
 @pytest.mark.slow
-def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(
-    tiny_bundle: Path, tiny_corpus: Path, run: Path
-) -> None:
+def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(tiny_bundle, tiny_corpus, run):
     for package in ("onnxruntime", "openvino"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'cpep-edge[peers]'")
     bundle = Bundle(tiny_bundle)
@@ -52,7 +50,7 @@ def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(
     assert figures[0].size_bytes == bundle.manifest.files[bundle.manifest.encoder.file].size_bytes
 
 
-def test_answers_are_compared_on_windows_that_end_where_the_golden_ones_do(tiny_bundle: Path) -> None:
+def test_answers_are_compared_on_windows_that_end_where_the_golden_ones_do(tiny_bundle):
     bundle = Bundle(tiny_bundle)
     recogniser = Recogniser(bundle)
     golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
@@ -65,9 +63,7 @@ def test_answers_are_compared_on_windows_that_end_where_the_golden_ones_do(tiny_
     np.testing.assert_allclose(last, golden.embedding, atol=1e-5)
 
 
-def test_the_training_of_another_bundle_is_refused(
-    tiny_bundle: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_the_training_of_another_bundle_is_refused(tiny_bundle, tiny_checkpoint, tmp_path):
     bundle = Bundle(tiny_bundle)
     wider = varied(tiny_checkpoint.recipe, emg={"width": 64})
     emg, pose = build_encoders(wider)
@@ -77,9 +73,7 @@ def test_the_training_of_another_bundle_is_refused(
         measure_peers(("torch",), bundle, Recogniser(bundle), n_runs=200, run=tmp_path)
 
 
-def test_threads_that_change_the_answer_have_no_figures(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_that_change_the_answer_have_no_figures(tiny_bundle, tmp_path, monkeypatch):
     bundle = Bundle(tiny_bundle)
     spec = bundle.manifest.encoder
     window = np.random.default_rng(0).normal(size=(spec.n_channels, spec.window_samples)).astype(np.float32)
@@ -96,9 +90,7 @@ def libemg(bundle: Bundle, recogniser: Recogniser, run: Path, data: Path) -> dic
     return {figure.name: figure for figure in figures}
 
 
-def test_libemgs_pipeline_is_timed_and_judged_on_the_windows_that_ours_is_judged_on(
-    tiny_bundle: Path, tiny_corpus: Path, run: Path
-) -> None:
+def test_libemgs_pipeline_is_timed_and_judged_on_the_windows_that_ours_is_judged_on(tiny_bundle, tiny_corpus, run):
     bundle = Bundle(tiny_bundle)
     recogniser = Recogniser(bundle)
 
@@ -115,9 +107,7 @@ def test_libemgs_pipeline_is_timed_and_judged_on_the_windows_that_ours_is_judged
     assert ours.latency.n == theirs.latency.n == 200
 
 
-def test_accuracy_on_recordings_that_were_trained_on_is_refused(
-    tiny_bundle: Path, tiny_corpus: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_accuracy_on_recordings_that_were_trained_on_is_refused(tiny_bundle, tiny_corpus, tiny_checkpoint, tmp_path):
     bundle = Bundle(tiny_bundle)
     save_checkpoint(tmp_path, tiny_checkpoint)
     splits = split_manifest(Corpus.open(tiny_corpus))
@@ -136,12 +126,12 @@ def test_accuracy_on_recordings_that_were_trained_on_is_refused(
         ("libemg", Path("run"), "--vs libemg needs labelled recordings .* add --data DIR"),
     ],
 )
-def test_a_peer_that_lacks_something_is_told_what(name: str, run: Path | None, words: str) -> None:
+def test_a_peer_that_lacks_something_is_told_what(name, run, words):
     with pytest.raises(ConfigError, match=words):
         check_peers((name,), run, None)
 
 
-def test_a_peer_that_is_not_installed_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_is_not_installed_is_told_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr("cpep_bench.peers.find_spec", lambda package: None)
 
     with pytest.raises(ConfigError, match="--vs faiss: faiss is not installed: pip install 'cpep-edge\\[peers,train]'"):

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +72,7 @@ def ppk2() -> Iterator[SimulatedPpk2]:
         yield device
 
 
-def test_the_energy_is_that_of_the_current_in_the_stated_supply(ppk2: SimulatedPpk2) -> None:
+def test_the_energy_is_that_of_the_current_in_the_stated_supply(ppk2):
     clock = iter([0.0, N_READINGS / PPK2_RATE_HZ])
 
     with Ppk2(ppk2.port, SUPPLY_MV, lambda: next(clock)) as meter:
@@ -86,8 +85,8 @@ def test_the_energy_is_that_of_the_current_in_the_stated_supply(ppk2: SimulatedP
     assert reading.n_readings == N_READINGS
 
 
-def test_it_measures_as_an_ampere_meter_and_never_as_a_source(ppk2: SimulatedPpk2) -> None:
-    with open_meter(f"ppk2:{ppk2.port}@{SUPPLY_MV}") as meter:  # type: ignore[union-attr]
+def test_it_measures_as_an_ampere_meter_and_never_as_a_source(ppk2):
+    with open_meter(f"ppk2:{ppk2.port}@{SUPPLY_MV}") as meter:
         assert isinstance(meter, Ppk2)
 
     assert ppk2.powered.wait(60)
@@ -95,7 +94,7 @@ def test_it_measures_as_an_ampere_meter_and_never_as_a_source(ppk2: SimulatedPpk
     assert bytes([0x11, 2]) not in ppk2.commands
 
 
-def test_a_ppk2_that_falls_silent_has_stopped(ppk2: SimulatedPpk2) -> None:
+def test_a_ppk2_that_falls_silent_has_stopped(ppk2):
     clock = iter([0.0, 3 * N_READINGS / PPK2_RATE_HZ])
 
     with Ppk2(ppk2.port, SUPPLY_MV, lambda: next(clock)) as meter:
@@ -105,11 +104,11 @@ def test_a_ppk2_that_falls_silent_has_stopped(ppk2: SimulatedPpk2) -> None:
             meter.end()
 
 
-def test_something_else_on_the_port_is_no_ppk2() -> None:
+def test_something_else_on_the_port_is_no_ppk2():
     with SimulatedPpk2(metadata="AT\r\nOK\r\n") as device, pytest.raises(PowerError, match="no PPK2 answers there"):
         Ppk2(device.port, SUPPLY_MV)
 
 
-def test_a_port_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_port_that_is_not_there_is_told_in_a_sentence(tmp_path):
     with pytest.raises(PowerError, match="no PPK2 answers there"):
         Ppk2(str(tmp_path / "ttyACM9"), SUPPLY_MV)

@@ -15,7 +15,7 @@ RIDGE, OWN = "levels and log-covariances, ridge to poses", "the glove's own pose
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def people(tmp_path_factory) -> Path:
     """Three people in the layout of database 5: the log level of each electrode is a sum over the glove's sensors."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
     folder = root / "ninapro-db5"
@@ -39,7 +39,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")  # a plain row may say any gesture
-def test_a_map_from_levels_to_joints_reads_movements_that_it_was_never_shown(people: Path, tmp_path: Path) -> None:
+def test_a_map_from_levels_to_joints_reads_movements_that_it_was_never_shown(people, tmp_path):
     main(["--data", str(people), "--no-encoder", "--out", str(tmp_path)])
 
     sets = json.loads((tmp_path / "real.json").read_text())["sets"]

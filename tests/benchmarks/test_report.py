@@ -31,12 +31,12 @@ from tests.cpep_edge.sealing import reseal
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("bench") / "report"
 
 
 @pytest.fixture(scope="module")
-def report(tiny_bundle: Path, out: Path) -> Report:
+def report(tiny_bundle, out) -> Report:
     return run_bench(tiny_bundle, out, Options(power="none", peers=("numpy",), n_starts=1))
 
 
@@ -46,7 +46,7 @@ MODELLED = ModelledEnergy("GAP9", 44.9, "published constants")
 
 
 @pytest.mark.executorch
-def test_the_json_holds_all_that_is_needed_to_judge_a_figure(report: Report, out: Path, tiny_bundle: Path) -> None:
+def test_the_json_holds_all_that_is_needed_to_judge_a_figure(report, out, tiny_bundle):
     written = json.loads((out / JSON_FILE).read_text())
 
     assert written["schema_version"] == 2
@@ -59,7 +59,7 @@ def test_the_json_holds_all_that_is_needed_to_judge_a_figure(report: Report, out
 
 
 @pytest.mark.executorch
-def test_a_report_that_is_read_back_is_the_same_report(report: Report, out: Path, tmp_path: Path) -> None:
+def test_a_report_that_is_read_back_is_the_same_report(report, out, tmp_path):
     full = replace(report, energy=MEASURED, modelled=(MODELLED,))
     (tmp_path / JSON_FILE).write_text(full.json())
 
@@ -76,16 +76,14 @@ def test_a_report_that_is_read_back_is_the_same_report(report: Report, out: Path
         ({"energy": {"instrument": {"name": "x", "covers": "y", "rate_hz": 1}, "windows": []}}, "between idle windows"),
     ],
 )
-def test_a_report_that_is_none_is_told_by_its_field(
-    change: dict[str, object], words: str, report: Report, tmp_path: Path
-) -> None:
+def test_a_report_that_is_none_is_told_by_its_field(change, words, report, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({**json.loads(report.json()), **change}))
 
     with pytest.raises(DataError, match=words):
         read_report(tmp_path / "a.json")
 
 
-def test_a_file_that_is_no_report_is_told_so(tmp_path: Path) -> None:
+def test_a_file_that_is_no_report_is_told_so(tmp_path):
     (tmp_path / "a.json").write_text("[1, 2]")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     os.mkfifo(tmp_path / "pipe")
@@ -96,12 +94,12 @@ def test_a_file_that_is_no_report_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.executorch
-def test_the_whole_takes_longer_than_its_encoder(report: Report) -> None:
+def test_the_whole_takes_longer_than_its_encoder(report):
     assert report.latency[END_TO_END].p50_ms > report.latency[ENCODER].p50_ms
 
 
 @pytest.mark.executorch
-def test_the_markdown_shows_every_part_and_the_start(report: Report, out: Path) -> None:
+def test_the_markdown_shows_every_part_and_the_start(report, out):
     text = (out / MARKDOWN_FILE).read_text()
 
     assert text == markdown(report)
@@ -136,7 +134,7 @@ class Elements(HTMLParser):
 
 
 @pytest.mark.executorch
-def test_the_page_is_whole_and_needs_no_other_file(report: Report, out: Path) -> None:
+def test_the_page_is_whole_and_needs_no_other_file(report, out):
     text = (out / HTML_FILE).read_text()
     elements = Elements(text)
 
@@ -148,12 +146,12 @@ def test_the_page_is_whole_and_needs_no_other_file(report: Report, out: Path) ->
 
 
 @pytest.mark.executorch
-def test_names_from_a_bundle_cannot_write_html(report: Report) -> None:
+def test_names_from_a_bundle_cannot_write_html(report):
     assert "<img" not in html_report(replace(report, bundle="<img src=x>", data="<img>"))
 
 
 @pytest.mark.executorch
-def test_a_modelled_figure_never_stands_in_a_table_of_measured_ones(report: Report) -> None:
+def test_a_modelled_figure_never_stands_in_a_table_of_measured_ones(report):
     text = markdown(replace(report, energy=MEASURED, modelled=(MODELLED,)))
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
 
@@ -165,7 +163,7 @@ def test_a_modelled_figure_never_stands_in_a_table_of_measured_ones(report: Repo
 
 
 @pytest.mark.executorch
-def test_figures_of_a_chip_say_that_they_were_modelled_or_counted(report: Report) -> None:
+def test_figures_of_a_chip_say_that_they_were_modelled_or_counted(report):
     vela = VelaEstimate(
         accelerator="ethos-u55-128", clock_mhz=500, cycles=22_100_000, inference_ms=44.2, sram_bytes=1, flash_bytes=1,
         multiply_adds=1,
@@ -180,14 +178,14 @@ def test_figures_of_a_chip_say_that_they_were_modelled_or_counted(report: Report
 
 
 @pytest.mark.executorch
-def test_net_energy_below_its_uncertainty_is_called_indistinguishable(report: Report) -> None:
+def test_net_energy_below_its_uncertainty_is_called_indistinguishable(report):
     scattered = (2.0, 2.3, 2.0, 1.8, 2.0, 2.1, 2.0)
     windows = tuple(Window(power, 10.0, 100 * (number % 2), 9) for number, power in enumerate(scattered))
 
     assert "not distinguishable from idling" in markdown(replace(report, energy=replace(MEASURED, windows=windows)))
 
 
-def test_energies_are_told_in_the_unit_in_which_they_can_be_read() -> None:
+def test_energies_are_told_in_the_unit_in_which_they_can_be_read():
     assert [joules(energy_mj) for energy_mj in (12.345, 0.1, 0.00366, -0.002)] == [
         "12.3 mJ",
         "0.1 mJ",
@@ -197,7 +195,7 @@ def test_energies_are_told_in_the_unit_in_which_they_can_be_read() -> None:
 
 
 @pytest.mark.executorch
-def test_a_noisy_machine_is_warned_of(report: Report) -> None:
+def test_a_noisy_machine_is_warned_of(report):
     even = replace(report, target="linux", arithmetic=Latency((1.0,) * 200))
     uneven = replace(report, arithmetic=Latency((1.0,) * 180 + (2.0,) * 20))
 
@@ -206,7 +204,7 @@ def test_a_noisy_machine_is_warned_of(report: Report) -> None:
 
 
 @pytest.mark.executorch
-def test_threads_without_a_processor_each_are_said_to_tell_little(report: Report) -> None:
+def test_threads_without_a_processor_each_are_said_to_tell_little(report):
     two = tuple(Threads(n, report.latency[ENCODER]) for n in (1, 2))
     idle, busy = (replace(report.machine, n_cpus=2, load_1min=load) for load in (0.2, 1.1))
 
@@ -215,7 +213,7 @@ def test_threads_without_a_processor_each_are_said_to_tell_little(report: Report
 
 
 @pytest.mark.executorch
-def test_accuracy_stands_beside_time_where_peers_were_judged(report: Report) -> None:
+def test_accuracy_stands_beside_time_where_peers_were_judged(report):
     latency = report.latency[ENCODER]
     judged = [PeerFigure("window to class", name, "", latency, None, "9 windows", 0.5) for name in ("ours", "theirs")]
     tables = peers_tables(replace(report, peers=(*report.peers, *judged)))
@@ -227,7 +225,7 @@ def test_accuracy_stands_beside_time_where_peers_were_judged(report: Report) -> 
 
 
 @pytest.mark.executorch
-def test_the_page_shows_the_power_of_every_window_here_and_on_the_band(report: Report) -> None:
+def test_the_page_shows_the_power_of_every_window_here_and_on_the_band(report):
     powers_w = [0.021 + 0.11 * (number % 2) + 0.001 * number for number in range(11)]
     small = replace(MEASURED, windows=tuple(replace(w, power_w=p) for w, p in zip(WINDOWS, powers_w, strict=True)))
     band = BandFigures("a band", 200, 1, 2, 3, 4, 5, None, small)
@@ -239,7 +237,7 @@ def test_the_page_shows_the_power_of_every_window_here_and_on_the_band(report: R
 
 
 @pytest.mark.executorch
-def test_a_start_is_split_and_adds_up(report: Report) -> None:
+def test_a_start_is_split_and_adds_up(report):
     start = report.typical_start
 
     assert start.total_ms == pytest.approx(
@@ -250,7 +248,7 @@ def test_a_start_is_split_and_adds_up(report: Report) -> None:
 
 
 @pytest.mark.executorch
-def test_the_profile_names_operators_inside_the_delegate_and_their_time_adds_up(report: Report) -> None:
+def test_the_profile_names_operators_inside_the_delegate_and_their_time_adds_up(report):
     profile = report.profile
 
     assert profile is not None
@@ -260,7 +258,7 @@ def test_the_profile_names_operators_inside_the_delegate_and_their_time_adds_up(
 
 
 @pytest.mark.executorch
-def test_peers_are_timed_beside_ours_on_the_same_queries(report: Report) -> None:
+def test_peers_are_timed_beside_ours_on_the_same_queries(report):
     ours, exact = report.peers
 
     assert (ours.name, exact.name) == ("cpep-edge", "numpy, float32, exact")
@@ -279,9 +277,7 @@ def test_peers_are_timed_beside_ours_on_the_same_queries(report: Report) -> None
         (Options(power="hwmon:/nowhere"), PowerError, "/nowhere holds no power sensor"),
     ],
 )
-def test_what_cannot_be_measured_is_told_at_once_and_leaves_no_report(
-    options: Options, error: type[CpepError], words: str, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_measured_is_told_at_once_and_leaves_no_report(options, error, words, tiny_bundle, tmp_path):
     with pytest.raises(error, match=words):
         run_bench(tiny_bundle, tmp_path / "report", options)
 
@@ -289,7 +285,7 @@ def test_what_cannot_be_measured_is_told_at_once_and_leaves_no_report(
 
 
 @pytest.mark.executorch
-def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle, tmp_path):
     spoilt, out = tmp_path / "spoilt.cpep", tmp_path / "report"
     shutil.copytree(tiny_bundle, spoilt)
     manifest = json.loads((spoilt / MANIFEST_FILE).read_text())
@@ -303,15 +299,13 @@ def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle: Path, tmp_path: Pat
 
 
 @pytest.mark.executorch
-def test_a_process_that_fails_is_told_in_its_own_last_words(tmp_path: Path) -> None:
+def test_a_process_that_fails_is_told_in_its_own_last_words(tmp_path):
     with pytest.raises(CpepError, match="no such bundle"):
         run_fresh(tmp_path / "nothing.cpep", "0" * 64)
 
 
 @pytest.mark.executorch
-def test_a_process_of_the_benchmark_runs_no_bundle_but_the_one_that_was_opened(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_process_of_the_benchmark_runs_no_bundle_but_the_one_that_was_opened(tiny_bundle, tmp_path):
     """One that was put in its place after the key was asked for: its signature would be asked of nobody."""
     path = tmp_path / "swapped.cpep"
     shutil.copytree(tiny_bundle, path)
@@ -326,14 +320,14 @@ def test_a_process_of_the_benchmark_runs_no_bundle_but_the_one_that_was_opened(
         race_threads(opened, window, (1,), 200)
 
 
-def test_a_machine_without_a_table_of_processors_has_no_clock(tmp_path: Path) -> None:
+def test_a_machine_without_a_table_of_processors_has_no_clock(tmp_path):
     machine = this_machine(tmp_path / "cpuinfo", clock_khz=tmp_path / "clock")
 
     assert machine.clock_mhz is None
     assert machine.cpu
 
 
-def test_the_clock_is_read_from_the_table_of_processors(tmp_path: Path) -> None:
+def test_the_clock_is_read_from_the_table_of_processors(tmp_path):
     table = tmp_path / "cpuinfo"
     table.write_text("processor\t: 0\nmodel name\t: Toy\ncpu MHz\t\t: 1234.5\n\nprocessor\t: 1\n")
 
@@ -343,7 +337,7 @@ def test_the_clock_is_read_from_the_table_of_processors(tmp_path: Path) -> None:
     assert np.isfinite(machine.load_1min)
 
 
-def test_a_board_without_names_in_its_table_is_known_by_its_device_tree(tmp_path: Path) -> None:
+def test_a_board_without_names_in_its_table_is_known_by_its_device_tree(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 108.00\n")
     (tmp_path / "model").write_text("Raspberry Pi 5 Model B\0")
     (tmp_path / "clock").write_text("2400000\n")

@@ -9,7 +9,7 @@ from cpep_edge.trust import PublicKey, SigningKey, generate_keys, load_public_ke
 
 
 @pytest.fixture(scope="module")
-def browser():  # type: ignore[no-untyped-def]
+def browser():
     """Chromium without a screen, at the width of a phone."""
     webdriver = pytest.importorskip("selenium.webdriver")
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -28,26 +28,26 @@ def browser():  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_home(tmp_path, monkeypatch) -> None:
     """What this machine remembers and trusts stays in the test's folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture(scope="session")
-def secret(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
+def secret(tmp_path_factory) -> SigningKey:
     file = tmp_path_factory.mktemp("keys") / "maker.pem"
     generate_keys(file)
     return load_signing_key(file)
 
 
 @pytest.fixture(scope="session")
-def public(secret: SigningKey) -> PublicKey:
+def public(secret) -> PublicKey:
     return load_public_key(secret.file.with_name("maker.pem.pub"))
 
 
 @pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+def bundle(tiny_bundle, tmp_path) -> Path:
     """A copy of the toy bundle, to change or to spoil."""
     copy = tmp_path / "tiny.cpep"
     shutil.copytree(tiny_bundle, copy)

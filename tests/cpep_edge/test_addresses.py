@@ -27,26 +27,26 @@ SECRET = "s3cret"
         (f"ws://me:{SECRET}@host:port/", "ws://..."),
     ],
 )
-def test_what_is_shown_of_an_address_gives_nobody_a_right(address: str, shown: str) -> None:
+def test_what_is_shown_of_an_address_gives_nobody_a_right(address, shown):
     assert without_secrets(address) == shown
     assert SECRET not in shown
 
 
 @pytest.mark.parametrize("address", [f"http://me:{SECRET}@host/", f"osc://{SECRET}@host/cpep", f"ftp://host/{SECRET}"])
-def test_the_refusal_of_an_address_does_not_repeat_its_secret(address: str) -> None:
+def test_the_refusal_of_an_address_does_not_repeat_its_secret(address):
     with pytest.raises(ConfigError) as refused:
         parse_sink(address)
 
     assert SECRET not in str(refused.value)
 
 
-def test_neither_counts_nor_errors_of_a_sink_hold_its_secret() -> None:
+def test_neither_counts_nor_errors_of_a_sink_hold_its_secret():
     address = f"ws://me:{SECRET}@127.0.0.1:9/{SECRET}"
 
     def fail(info: object) -> object:
         raise OSError(f"cannot reach {address}")
 
-    tap = SinkTap(address, fail, INFO)  # type: ignore[arg-type]
+    tap = SinkTap(address, fail, INFO)
     while not tap.counts.failures:
         pass
     tap.close()

@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -61,7 +60,7 @@ def profile_of(level_uv: tuple[float, ...]) -> Profile:
     return Profile(signal=signal, level_uv=level_uv, order=order, seconds=5, created_utc="")
 
 
-def test_a_calibrated_signal_does_not_tell_one_electrode_s_gain_from_another_s() -> None:
+def test_a_calibrated_signal_does_not_tell_one_electrode_s_gain_from_another_s():
     recogniser = bundle_for()
     donning = calibrate(band(movement(10)), recogniser, seconds=8).donning(recogniser.manifest)
     assert donning.level_uv is not None
@@ -70,11 +69,11 @@ def test_a_calibrated_signal_does_not_tell_one_electrode_s_gain_from_another_s()
     assert np.allclose(scaled[:, 1:], scaled[:, :1], atol=1e-3)
 
 
-def test_only_the_asked_seconds_are_used() -> None:
+def test_only_the_asked_seconds_are_used():
     assert calibrate(band(movement(10)), bundle_for(), seconds=3).seconds == pytest.approx(3, abs=0.3)
 
 
-def test_a_flat_electrode_and_too_short_a_signal_are_said() -> None:
+def test_a_flat_electrode_and_too_short_a_signal_are_said():
     flat = movement(5)
     flat[:, 1] = 500
     with pytest.raises(DataError, match="channel 2 is flat"):
@@ -85,7 +84,7 @@ def test_a_flat_electrode_and_too_short_a_signal_are_said() -> None:
         calibrate(band(movement(3)), bundle_for(), seconds=8, rest_seconds=5)
 
 
-def test_channels_that_the_device_does_not_have_are_dead_and_not_flat() -> None:
+def test_channels_that_the_device_does_not_have_are_dead_and_not_flat():
     signal = movement(5)
     signal[:, 2] = 0
     profile = calibrate(band(signal, missing=(2,)), bundle_for(), seconds=4)
@@ -94,7 +93,7 @@ def test_channels_that_the_device_does_not_have_are_dead_and_not_flat() -> None:
     assert odd_electrodes(profile, (0.0, 0.0, 0.0)).keys() <= {1, 2}
 
 
-def test_a_profile_comes_back_as_it_was_saved_and_fits_only_its_signal(tmp_path: Path) -> None:
+def test_a_profile_comes_back_as_it_was_saved_and_fits_only_its_signal(tmp_path):
     profile = calibrate(band(movement(5)), bundle_for(), seconds=4)
     save_profile(profile, tmp_path / "profile.json")
     assert load_profile(tmp_path / "profile.json") == profile
@@ -105,7 +104,7 @@ def test_a_profile_comes_back_as_it_was_saved_and_fits_only_its_signal(tmp_path:
 
 
 @pytest.mark.parametrize("change", [{"order": (0, 1, 1)}, {"level_uv": (1.0, 0.0, 1.0)}, {"dead": (3,)}])
-def test_a_profile_that_cannot_be_is_refused(change: dict[str, object]) -> None:
+def test_a_profile_that_cannot_be_is_refused(change):
     profile = profile_of((10.0, 10.0, 10.0)).model_copy(update=change)
     with pytest.raises(ConfigError, match="damaged"):
         profile.donning(bundle_for().manifest)
@@ -120,7 +119,7 @@ def test_a_profile_that_cannot_be_is_refused(change: dict[str, object]) -> None:
         ('{"schema_version": 9}', "older"),
     ],
 )
-def test_a_profile_that_cannot_be_read_says_why(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_profile_that_cannot_be_read_says_why(tmp_path, text, reason):
     (tmp_path / "profile.json").write_text(text)
     with pytest.raises(ArtifactError, match=reason):
         load_profile(tmp_path / "profile.json")
@@ -133,13 +132,13 @@ def test_a_profile_that_cannot_be_read_says_why(tmp_path: Path, text: str, reaso
         load_profile(tmp_path / "pipe")
 
 
-def test_a_profile_s_levels_replace_the_corpus_scale() -> None:
+def test_a_profile_s_levels_replace_the_corpus_scale():
     donning = profile_of((10.0, 10.0, 10.0)).donning(bundle_for().manifest)
     signal_uv = movement(2).astype(np.float32)
     assert np.array_equal(InputStream(SPEC, None, 3)(signal_uv), InputStream(SPEC, None, 3, donning)(signal_uv))
 
 
-def test_a_profile_of_a_turned_band_holds_the_levels_as_the_model_knows_them() -> None:
+def test_a_profile_of_a_turned_band_holds_the_levels_as_the_model_knows_them():
     turned = np.roll(movement(10), 1, axis=1)
     pattern = tuple(np.log(GAINS).tolist())
     profile = calibrate(band(turned), bundle_for(pattern), seconds=8)
@@ -151,7 +150,7 @@ def test_a_profile_of_a_turned_band_holds_the_levels_as_the_model_knows_them() -
     assert np.array_equal(*seen)
 
 
-def test_rest_is_listened_to_first_and_lies_between_rest_and_movement() -> None:
+def test_rest_is_listened_to_first_and_lies_between_rest_and_movement():
     rest = 500 + np.random.default_rng(5).normal(size=(5200, 3)) * GAINS
     heard: list[str] = []
     both = band(np.concatenate([rest, movement(12)]))
@@ -164,14 +163,14 @@ def test_rest_is_listened_to_first_and_lies_between_rest_and_movement() -> None:
     assert profile.decide(DecisionSpec()).rest_level == 0  # the bundle knows no rest
 
 
-def test_an_electrode_that_is_far_too_weak_is_named_unless_it_is_known_to_be_dead() -> None:
+def test_an_electrode_that_is_far_too_weak_is_named_unless_it_is_known_to_be_dead():
     pattern = np.array([0.8, -0.3, -1.1, 0.4, 0.9, -0.7])
     level_uv = tuple(np.exp(pattern) * np.array([1, 1, 1, 0.1, 1, 1]))
     assert odd_electrodes(profile_of(level_uv), pattern) == {4: pytest.approx(0.1)}
     assert odd_electrodes(profile_of(level_uv).model_copy(update={"dead": (3,)}), pattern) == {}
 
 
-def test_a_donning_comes_back_from_json_number_for_number() -> None:
+def test_a_donning_comes_back_from_json_number_for_number():
     rng = np.random.default_rng(3)
     level_uv, centre = rng.random(3, np.float32), rng.normal(size=12).astype(np.float32)
     before = Donning((2, 0, 1), level_uv, (1,), centre, rng.normal(size=(2, 5)).astype(np.float32))
@@ -184,7 +183,7 @@ def test_a_donning_comes_back_from_json_number_for_number() -> None:
 
 
 @pytest.mark.parametrize("level", ["0", "0.0", "-1", "NaN", "Infinity", "1e39", "1e-30"])
-def test_a_level_that_samples_cannot_be_divided_by_is_refused(tmp_path: Path, level: str) -> None:
+def test_a_level_that_samples_cannot_be_divided_by_is_refused(tmp_path, level):
     (tmp_path / "profile.json").write_text(profile_of((10.0, 12.5)).model_dump_json().replace("12.5", level))
     with pytest.raises(ArtifactError, match="level_uv"):
         load_profile(tmp_path / "profile.json")

@@ -17,12 +17,12 @@ HEAVY = {"torch", "executorch", "torchao", "lightning", "hnswlib", "serial", "sc
 
 
 @pytest.mark.parametrize("statement", ["import cpep_edge", "import cpep_edge.cli"])
-def test_importing_pulls_in_nothing_heavy(statement: str) -> None:
+def test_importing_pulls_in_nothing_heavy(statement):
     script = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
     assert not HEAVY & set(json.loads(python("-c", script).stdout))
 
 
-def test_help_names_the_commands_of_the_contract() -> None:
+def test_help_names_the_commands_of_the_contract():
     answer = invoke("--help")
     assert answer.exit_code == 0
     for command in ("demo", "data", "train", "eval", "export", "inspect", "verify", "simulate", "live", "bench"):
@@ -40,14 +40,14 @@ def test_help_names_the_commands_of_the_contract() -> None:
         ("train", "nothing.toml", "--data", "nowhere", "--out", "nowhere"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(arguments: tuple[str, ...]) -> None:
+def test_what_is_not_there_is_one_sentence(arguments):
     answer = invoke(*arguments)
     assert isinstance(answer.exception, CpepError)
     assert answer.stdout == ""
     assert "\n" not in str(answer.exception)
 
 
-def test_a_failure_is_said_on_stderr_with_exit_1() -> None:
+def test_a_failure_is_said_on_stderr_with_exit_1():
     answer = cpep_edge("verify", "nowhere.cpep")
     assert answer.returncode == 1
     assert answer.stdout == ""
@@ -55,7 +55,7 @@ def test_a_failure_is_said_on_stderr_with_exit_1() -> None:
     assert answer.stderr.count("\n") == 1
 
 
-def test_wrong_usage_is_exit_2() -> None:
+def test_wrong_usage_is_exit_2():
     def exit_of(*arguments: str) -> int:
         return invoke(*arguments).exit_code
 
@@ -89,9 +89,7 @@ SLOW = {"marks": pytest.mark.slow}
         pytest.param("mujoco", "demo --out nowhere", "sim", **SLOW),
     ],
 )
-def test_a_missing_package_is_one_sentence_with_the_line_that_installs_it(
-    module: str, arguments: str, extra: str, tmp_path: Path
-) -> None:
+def test_a_missing_package_is_one_sentence_with_the_line_that_installs_it(module, arguments, extra, tmp_path):
     (tmp_path / "split.yaml").write_text("train: []")
     code = f"sys.argv = ['cpep-edge', *{arguments.split()!r}]\nfrom cpep_edge.cli import main\nmain()"
     answer = python("-c", without_package(module) + code, cwd=tmp_path)
@@ -101,14 +99,14 @@ def test_a_missing_package_is_one_sentence_with_the_line_that_installs_it(
     assert "Traceback" not in answer.stderr
 
 
-def test_every_extra_that_is_named_declares_its_package() -> None:
+def test_every_extra_that_is_named_declares_its_package():
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     for module, extra in EXTRA_OF.items():
         names = {re.split(r"[^A-Za-z0-9_.-]", text)[0] for text in declared["optional-dependencies"][extra]}
         assert PACKAGE_OF.get(module, module).replace("_", "-") in {name.replace("_", "-") for name in names}
 
 
-def test_debug_shows_the_traceback() -> None:
+def test_debug_shows_the_traceback():
     answer = cpep_edge("--debug", "verify", "nowhere.cpep")
     assert answer.returncode == 1
     assert "Traceback" in answer.stderr
@@ -127,7 +125,7 @@ with _json_lines(StreamInfo("x", 1, 100.0), lambda: {"type": "summary"}) as prin
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_decisions_that_nobody_reads_hold_up_nothing(reads: bool) -> None:
+def test_decisions_that_nobody_reads_hold_up_nothing(reads):
     with start("-c", UNREAD) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -144,7 +142,7 @@ def test_decisions_that_nobody_reads_hold_up_nothing(reads: bool) -> None:
         assert len({json.loads(line)["sample_index"] for line in printed[:-1]}) == len(printed) - 1
 
 
-def test_ctrl_c_while_a_class_is_made_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_a_class_is_made_is_no_traceback(monkeypatch):
     """Python 3.11 wraps what `__set_name__` raises, and pydantic has one in each model that is imported."""
 
     class Interrupted:
@@ -160,14 +158,14 @@ def test_ctrl_c_while_a_class_is_made_is_no_traceback(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_an_answer_that_cannot_be_written_is_one_sentence() -> None:
+def test_an_answer_that_cannot_be_written_is_one_sentence():
     with Path("/dev/full").open("w") as full:
         done = cpep_edge("--version", capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
     assert done.stderr == "error: a file, or the answer, cannot be read or written: No space left on device\n"
 
 
-def test_a_folder_that_was_removed_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_was_removed_is_said(tmp_path):
     here = tmp_path / "gone"
     here.mkdir()
     script = f"cd {here} && rmdir {here} && exec {sys.executable} -m cpep_edge data synth out --users 1 --seconds 1"

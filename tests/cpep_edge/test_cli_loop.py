@@ -21,7 +21,7 @@ pytestmark = pytest.mark.executorch
 
 
 @pytest.fixture
-def session(tiny_corpus: Path) -> Path:
+def session(tiny_corpus) -> Path:
     return sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]
 
 
@@ -30,7 +30,7 @@ def lines_of(answer: subprocess.CompletedProcess[str]) -> tuple[list[dict], dict
     return decisions, summary
 
 
-def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path, session: Path) -> None:
+def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle, session):
     with simulated(str(session), "--speed", "1", "--once") as (port, _):
         answer = cpep_edge("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json")
     assert answer.returncode == 0, answer.stderr
@@ -46,7 +46,7 @@ def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle: Path
     assert summary["link"]["frames"] == 400
 
 
-def test_lost_and_damaged_frames_are_counted_and_the_rest_is_used(tiny_bundle: Path, session: Path) -> None:
+def test_lost_and_damaged_frames_are_counted_and_the_rest_is_used(tiny_bundle, session):
     arguments = ("--speed", "4", "--once", "--loss", "0.05", "--corrupt", "0.05", "--seed", "3")
     with simulated(str(session), *arguments) as (port, _):
         _, summary = lines_of(cpep_edge("live", str(tiny_bundle), "--port", port, "--hop-ms", "100", "--json"))
@@ -57,20 +57,20 @@ def test_lost_and_damaged_frames_are_counted_and_the_rest_is_used(tiny_bundle: P
     assert summary["suppressed_hops"] + summary["n_decisions"] + summary["skipped_hops"] == 77
 
 
-def test_a_band_of_other_channels_is_refused_in_one_sentence(tiny_bundle: Path) -> None:
+def test_a_band_of_other_channels_is_refused_in_one_sentence(tiny_bundle):
     with SimulatedBand([np.zeros((500, 3), np.float32)], 500.0) as band:
         said = str(invoke("live", tiny_bundle, "--port", band.port).exception)
     assert "has 3 channels, but tiny was trained on 4" in said
     assert said.splitlines()[1].startswith("channels = [0, 1, 2, -1]")  # the device config that would fit
 
 
-def test_a_port_that_does_not_exist_is_said(tiny_bundle: Path) -> None:
+def test_a_port_that_does_not_exist_is_said(tiny_bundle):
     answer = invoke("live", tiny_bundle, "--port", "/dev/ttyNOWHERE")
     assert isinstance(answer.exception, LinkError)
     assert "/dev/ttyNOWHERE" in str(answer.exception)
 
 
-def test_a_busy_port_is_said(tiny_bundle: Path, session: Path) -> None:
+def test_a_busy_port_is_said(tiny_bundle, session):
     with Session(session) as played, SimulatedBand([played], TOY_RATE_HZ) as band:
         with start("-m", "cpep_edge", "live", tiny_bundle, "--port", band.port, "--json") as first:
             assert first.stdout is not None
@@ -84,7 +84,7 @@ def test_a_busy_port_is_said(tiny_bundle: Path, session: Path) -> None:
     assert json.loads(rest[-1])["type"] == "summary"
 
 
-def test_a_device_that_speaks_garbage_is_said(tiny_bundle: Path) -> None:
+def test_a_device_that_speaks_garbage_is_said(tiny_bundle):
     with scripted(lambda heard, now_s: os.urandom(64)) as port:
         answer = cpep_edge("live", str(tiny_bundle), "--port", port.path, "--timeout-s", "1")
     assert answer.returncode == 1
@@ -92,7 +92,7 @@ def test_a_device_that_speaks_garbage_is_said(tiny_bundle: Path) -> None:
     assert answer.stderr.count("\n") == 1
 
 
-def test_inspect_and_verify_answer_people_and_machines(tiny_bundle: Path) -> None:
+def test_inspect_and_verify_answer_people_and_machines(tiny_bundle):
     manifest = json.loads(invoke("inspect", tiny_bundle, "--json").stdout)
     assert manifest["encoder"]["n_delegates"] == 1
     assert manifest["encoder"]["n_operators_outside"] == 0
@@ -103,16 +103,14 @@ def test_inspect_and_verify_answer_people_and_machines(tiny_bundle: Path) -> Non
 
 
 @pytest.mark.parametrize("option", ["--max-risk 0", "--hop-ms 50", "--seconds 1", "--record folder", "--web"])
-def test_what_a_band_that_decides_itself_cannot_take_is_refused(option: str, tiny_bundle: Path) -> None:
+def test_what_a_band_that_decides_itself_cannot_take_is_refused(option, tiny_bundle):
     answer = invoke("live", tiny_bundle, "--port", "/nowhere", "--on-device", *option.split())
 
     assert answer.exit_code == 2
     assert "the band decides by itself" in answer.stderr
 
 
-def test_the_replay_of_the_demo_may_be_run_again(
-    tiny_bundle: Path, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_replay_of_the_demo_may_be_run_again(tiny_bundle, tiny_corpus, tmp_path, monkeypatch):
     from cpep_edge.cli.replay import calibrate_and_replay
     from cpep_train.corpus import Corpus
 
@@ -127,9 +125,7 @@ def test_the_replay_of_the_demo_may_be_run_again(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_profile_is_not_replaced_and_that_is_said_before_the_wearer_moves(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_profile_is_not_replaced_and_that_is_said_before_the_wearer_moves(tiny_bundle, tmp_path):
     (tmp_path / "notes.json").write_text('{"mine": 1}')
     answer = invoke("calibrate", tiny_bundle, "--port", "gone", "--out", tmp_path / "notes.json", "--force")
     said = str(answer.exception)

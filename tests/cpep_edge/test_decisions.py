@@ -59,7 +59,7 @@ def exact_beliefs(votes: list[Vote], spec: DecisionSpec) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spec", [SPEC, SLOW], ids=["SPEC", "SLOW"])
-def test_a_decision_falls_at_the_hop_at_which_bayes_is_sure_enough(spec: DecisionSpec) -> None:
+def test_a_decision_falls_at_the_hop_at_which_bayes_is_sure_enough(spec):
     rng = np.random.default_rng(0)
     for _ in range(5):
         lead = GESTURES[int(rng.integers(1, 4))]
@@ -71,7 +71,7 @@ def test_a_decision_falls_at_the_hop_at_which_bayes_is_sure_enough(spec: Decisio
         assert got == expected
 
 
-def test_clear_movement_is_decided_on_sooner_than_doubtful_and_a_flicker_never() -> None:
+def test_clear_movement_is_decided_on_sooner_than_doubtful_and_a_flicker_never():
     def hops_until_open(nats: float) -> int:
         decider = Decider(SPEC, GESTURES)
         return next(n for n in range(1000) if decider.update(vote("Open", nats)) and decider.gesture == "Open")
@@ -80,7 +80,7 @@ def test_clear_movement_is_decided_on_sooner_than_doubtful_and_a_flicker_never()
     assert active(SPEC, *[("Rest", 0.2), ("Fist", 0.025), ("Open", 0.025), ("Point", 0.025)] * 20) == []
 
 
-def test_thresholds_guard_the_way_into_a_gesture_and_not_the_stay_in_it() -> None:
+def test_thresholds_guard_the_way_into_a_gesture_and_not_the_stay_in_it():
     doubtful = Vote(GESTURES.index("Fist"), 0.9, 0.1, vote("Fist").shares)
     spec = SPEC.model_copy(update={"min_similarity": 0.5})
     decider, said = Decider(spec, GESTURES), []
@@ -92,7 +92,7 @@ def test_thresholds_guard_the_way_into_a_gesture_and_not_the_stay_in_it() -> Non
     assert "Fist" not in said[120:]
 
 
-def test_the_same_signal_is_decided_on_after_as_long_whatever_the_hop() -> None:
+def test_the_same_signal_is_decided_on_after_as_long_whatever_the_hop():
     after_ms = {}
     for hop_ms in (5.0, 12.5, 25.0):
         decider = Decider(SPEC, GESTURES, hop_ms)
@@ -101,7 +101,7 @@ def test_the_same_signal_is_decided_on_after_as_long_whatever_the_hop() -> None:
     assert max(after_ms.values()) - min(after_ms.values()) <= 25
 
 
-def test_a_stream_begins_at_rest_a_change_is_reported_once_and_reset_starts_from_unknown() -> None:
+def test_a_stream_begins_at_rest_a_change_is_reported_once_and_reset_starts_from_unknown():
     decider = Decider(SPEC, GESTURES)
     assert [decider.gesture for _ in range(40) if decider.update(vote("Fist"))] == ["Rest", "Fist"]
     assert decider.gesture == "Fist"
@@ -109,7 +109,7 @@ def test_a_stream_begins_at_rest_a_change_is_reported_once_and_reset_starts_from
     assert decider.gesture == UNKNOWN
 
 
-def test_a_quiet_window_speaks_for_rest_and_where_there_is_none_for_unknown() -> None:
+def test_a_quiet_window_speaks_for_rest_and_where_there_is_none_for_unknown():
     assert follow(SPEC, ("Fist", 1), ("", 1))[-1][1] == "Rest"
     no_rest = SPEC.model_copy(update={"rest_gesture": ""})
     assert follow(no_rest, ("Fist", 1), ("", 1))[-1][1] == UNKNOWN
@@ -123,7 +123,7 @@ def test_a_quiet_window_speaks_for_rest_and_where_there_is_none_for_unknown() ->
         (Vote(1, 1.0, 0.1), UNKNOWN),  # too far from every pose
     ],
 )
-def test_a_doubtful_vote_is_rejected_and_speaks_for_unknown(vote: Vote, expected: str) -> None:
+def test_a_doubtful_vote_is_rejected_and_speaks_for_unknown(vote, expected):
     decider = Decider(SPEC.model_copy(update={"min_vote_share": 0.6, "min_similarity": 0.2}), GESTURES)
     assert decider.accept(vote) == expected
     for _ in range(40):
@@ -131,7 +131,7 @@ def test_a_doubtful_vote_is_rejected_and_speaks_for_unknown(vote: Vote, expected
     assert decider.gesture == expected
 
 
-def test_of_an_index_the_share_of_votes_is_the_evidence() -> None:
+def test_of_an_index_the_share_of_votes_is_the_evidence():
     def hops(share: float) -> int:
         decider = Decider(SPEC, GESTURES)
         return next((n for n in range(1000) if decider.update(Vote(1, share, 0.9)) and decider.gesture == "Fist"), 1000)
@@ -140,14 +140,14 @@ def test_of_an_index_the_share_of_votes_is_the_evidence() -> None:
     assert hops(0.25) == 1000  # as much as each of the others has
 
 
-def test_a_gesture_without_a_share_loses_to_one_that_has_some_and_those_at_the_end_may_be_left_out() -> None:
+def test_a_gesture_without_a_share_loses_to_one_that_has_some_and_those_at_the_end_may_be_left_out():
     decider = Decider(SPEC, GESTURES)
     for _ in range(20):
         decider.update(Vote(1, 0.9, 0.9, (0.1, 0.9)))
     assert decider.gesture == "Fist"
 
 
-def test_letting_go_of_a_gesture_that_stood_brings_no_other_but_a_wrong_start_is_put_right() -> None:
+def test_letting_go_of_a_gesture_that_stood_brings_no_other_but_a_wrong_start_is_put_right():
     spec = SPEC.model_copy(update={"release_ms": 700.0})
     assert active(spec, ("Fist", 2), ("Open", 0.4), ("Rest", 1)) == ["Fist"]
     assert active(spec, ("Fist", 2), ("Rest", 0.3), ("Open", 0.3), ("Rest", 1)) == ["Fist"]
@@ -157,7 +157,7 @@ def test_letting_go_of_a_gesture_that_stood_brings_no_other_but_a_wrong_start_is
     assert follow(spec, ("Fist", 2), ("Rest", 1)) == follow(SPEC, ("Fist", 2), ("Rest", 1))  # to rest as soon
 
 
-def test_until_the_wake_gesture_was_made_twice_nothing_is_decided() -> None:
+def test_until_the_wake_gesture_was_made_twice_nothing_is_decided():
     spec = SPEC.model_copy(update={"wake_gesture": "Fist"})
     fist, rest, opened = ("Fist", 0.5), ("Rest", 0.5), ("Open", 0.5)
     assert active(spec, rest, opened, rest, fist, rest, opened, rest) == []
@@ -172,7 +172,7 @@ def test_until_the_wake_gesture_was_made_twice_nothing_is_decided() -> None:
 
 
 @pytest.mark.parametrize("name", ["Wave", "Rest"])
-def test_a_wake_gesture_that_is_none_is_refused(name: str) -> None:
+def test_a_wake_gesture_that_is_none_is_refused(name):
     with pytest.raises(ConfigError, match=f"{name} cannot wake the band: choose a gesture of the bundle, Fist, Open"):
         Decider(SPEC.model_copy(update={"wake_gesture": name}), GESTURES)
 
@@ -180,12 +180,12 @@ def test_a_wake_gesture_that_is_none_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "field", [{"min_belief": 0.5}, {"min_belief": 1.0}, {"evidence_ms": 0.0}, {"release_ms": -1.0}, {"hop_ms": 1.0}]
 )
-def test_numbers_out_of_range_are_refused(field: dict[str, float]) -> None:
+def test_numbers_out_of_range_are_refused(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         DecisionSpec(**field)
 
 
-def test_the_least_evidence_that_decides_as_well_as_more_is_chosen() -> None:
+def test_the_least_evidence_that_decides_as_well_as_more_is_chosen():
     clear = [(name, [vote(name)] * 40) for name in GESTURES]
     chosen, won = choose(SPEC, GESTURES, clear, HOP_MS)
     assert (chosen.evidence_ms, won) == (100.0, [True] * 4)
@@ -199,7 +199,7 @@ def test_the_least_evidence_that_decides_as_well_as_more_is_chosen() -> None:
 WITH_OTHERS = (*GESTURES[:-1], UNKNOWN)  # the last stands for other movements that were taught
 
 
-def test_other_movements_that_were_taught_are_decided_to_be_unknown_and_wake_nothing() -> None:
+def test_other_movements_that_were_taught_are_decided_to_be_unknown_and_wake_nothing():
     decider = Decider(SPEC, WITH_OTHERS)
     other, fist = vote("Point"), vote("Fist")
     fell = [decider.gesture for one in [other] * 40 + [fist] * 40 + [other] * 40 if decider.update(one)]
@@ -209,7 +209,7 @@ def test_other_movements_that_were_taught_are_decided_to_be_unknown_and_wake_not
         Decider(SPEC.model_copy(update={"wake_gesture": UNKNOWN}), WITH_OTHERS)
 
 
-def test_what_is_as_like_other_movements_as_a_gesture_is_not_decided_on() -> None:
+def test_what_is_as_like_other_movements_as_a_gesture_is_not_decided_on():
     between = Vote(1, 0.5, 0.9, (0.0, 0.5, 0.0, 0.5))
     decider, without = Decider(SPEC, WITH_OTHERS), Decider(SPEC, GESTURES[:-1])
     for _ in range(100):
@@ -218,25 +218,25 @@ def test_what_is_as_like_other_movements_as_a_gesture_is_not_decided_on() -> Non
     assert (decider.is_active(decider.gesture), without.gesture) == (False, "Fist")
 
 
-def test_less_evidence_may_do_where_other_movements_were_taught() -> None:
+def test_less_evidence_may_do_where_other_movements_were_taught():
     clear = [(name, [vote(gesture)] * 40) for name, gesture in zip(WITH_OTHERS, GESTURES, strict=True)]
     chosen, won = choose(SPEC, WITH_OTHERS, clear, HOP_MS)
     assert (chosen.evidence_ms, won) == (75.0, [True] * 4)
 
 
-def test_who_chooses_from_rest_alone_is_told() -> None:
+def test_who_chooses_from_rest_alone_is_told():
     with pytest.raises(ConfigError, match="holds no movement but rest"):
         choose(SPEC, GESTURES, [("Rest", [vote("Rest")] * 9)], HOP_MS)
 
 
-def test_what_a_user_chooses_takes_the_place_of_the_bundle_s_and_the_rest_stays() -> None:
+def test_what_a_user_chooses_takes_the_place_of_the_bundle_s_and_the_rest_stays():
     assert with_gates(SPEC) == SPEC
     chosen = with_gates(SPEC, min_confidence=0.7, debounce_ms=200, refractory_ms=0, wake_gesture="Open")
     changed = {"min_vote_share": 0.7, "evidence_ms": 200, "release_ms": 0, "wake_gesture": "Open"}
     assert chosen == SPEC.model_copy(update=changed)
 
 
-def test_a_clear_gesture_is_decided_on_after_about_the_debounce_that_was_chosen() -> None:
+def test_a_clear_gesture_is_decided_on_after_about_the_debounce_that_was_chosen():
     for debounce_ms in (100, 200, 400):
         spec = with_gates(SPEC, debounce_ms=debounce_ms)
         hop, gesture = follow(spec, ("Rest", 1), ("Fist", 2))[-1]
@@ -253,12 +253,12 @@ def test_a_clear_gesture_is_decided_on_after_about_the_debounce_that_was_chosen(
         ({"refractory_ms": 1e9}, "a refractory time of 1e+09 ms is not possible"),
     ],
 )
-def test_gates_out_of_range_are_refused(gates: dict[str, float], said: str) -> None:
+def test_gates_out_of_range_are_refused(gates, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         with_gates(SPEC, **gates)
 
 
-def test_of_the_curve_the_point_that_accepts_most_at_the_asked_risk_is_taken() -> None:
+def test_of_the_curve_the_point_that_accepts_most_at_the_asked_risk_is_taken():
     def point(coverage: float, risk: float) -> OperatingPoint:
         return OperatingPoint(min_vote_share=1 - coverage, min_similarity=0.1, coverage=coverage, risk=risk)
 

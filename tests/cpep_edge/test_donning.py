@@ -39,7 +39,7 @@ def gesture_uv(gesture: int, seconds: float, seed: int, gains: np.ndarray | None
     return (sources @ mixing * (1 if gains is None else gains)).astype(np.float32)
 
 
-def test_the_level_is_the_geometric_mean_of_the_stretches() -> None:
+def test_the_level_is_the_geometric_mean_of_the_stretches():
     loud, quiet = np.full((2000, 1), 100.0, np.float32), np.full((2000, 1), 1.0, np.float32)
     stretches = stretch_levels_uv(np.concatenate([loud, quiet]), RATE_HZ)
     assert len(stretches) == 40
@@ -49,9 +49,7 @@ def test_the_level_is_the_geometric_mean_of_the_stretches() -> None:
 @pytest.mark.parametrize(
     ("n", "max_turn", "mirrored", "count"), [(8, 2, False, 5), (8, 4, True, 16), (10, 9, True, 20)]
 )
-def test_placements_are_different_rings_and_the_usual_one_is_first(
-    n: int, max_turn: int, mirrored: bool, count: int
-) -> None:
+def test_placements_are_different_rings_and_the_usual_one_is_first(n, max_turn, mirrored, count):
     orders = placements(n, max_turn, mirrored)
     assert orders[0] == tuple(range(n))
     assert len(set(orders)) == len(orders) == count
@@ -60,7 +58,7 @@ def test_placements_are_different_rings_and_the_usual_one_is_first(
         assert set(steps.tolist()) in ({1}, {n - 1})
 
 
-def test_a_band_finds_its_place_by_what_training_people_s_gestures_look_like() -> None:
+def test_a_band_finds_its_place_by_what_training_people_s_gestures_look_like():
     """Training people wear it straight; the next wearer turned, and with other gains."""
     tokens, labels = [], []
     for person in range(4):
@@ -88,7 +86,7 @@ def test_a_band_finds_its_place_by_what_training_people_s_gestures_look_like() -
         assert found.order == order
 
 
-def test_recentred_tokens_of_the_calibration_have_no_mean() -> None:
+def test_recentred_tokens_of_the_calibration_have_no_mean():
     recordings = [gesture_uv(g, 4, 5) for g in range(3)]
     donning = measure_donning(recordings, SPEC, FRONT_END)
     tokens = []
@@ -98,7 +96,7 @@ def test_recentred_tokens_of_the_calibration_have_no_mean() -> None:
     assert np.abs(np.concatenate(tokens).mean(axis=0)).max() < 1e-4
 
 
-def test_flat_doubled_and_missing_electrodes_are_known_as_such_and_change_nothing_else() -> None:
+def test_flat_doubled_and_missing_electrodes_are_known_as_such_and_change_nothing_else():
     whole = gesture_uv(0, 6, 1)
     broken = whole.copy()
     broken[:, 2] = 0  # the device has no such channel
@@ -116,7 +114,7 @@ def test_flat_doubled_and_missing_electrodes_are_known_as_such_and_change_nothin
     assert np.all(tokens[:, ~of_dead].std(axis=0) > 0)
 
 
-def test_a_missing_electrode_has_no_say_in_where_a_band_sits() -> None:
+def test_a_missing_electrode_has_no_say_in_where_a_band_sits():
     """Without a front end the place is told by levels: that of a channel that is not there tells nothing."""
     gains = np.array([1, 4, 0.25, 2, 0.5, 3, 0.4, 1.5])
     rng = np.random.default_rng(3)
@@ -134,20 +132,20 @@ def test_a_missing_electrode_has_no_say_in_where_a_band_sits() -> None:
 
 
 @pytest.mark.parametrize("order", [(), (3, 2, 1, 0, 7, 6, 5, 4)])
-def test_a_device_that_lacks_electrodes_leaves_the_model_s_places_dead(order: tuple[int, ...]) -> None:
+def test_a_device_that_lacks_electrodes_leaves_the_model_s_places_dead(order):
     donning = Donning(order, dead=(6,)).lacking([0, 1])
     assert donning.dead == ((0, 1, 6) if not order else (2, 3, 6))
     assert donning.lacking([0, 1]) == donning
 
 
-def test_fewer_than_two_live_electrodes_are_refused_by_name() -> None:
+def test_fewer_than_two_live_electrodes_are_refused_by_name():
     signal = gesture_uv(0, 4, 1)
     signal[:, 1:] = 5
     with pytest.raises(DataError, match="two live electrodes, but of 8 channels 2, 3, 4, 5, 6, 7, 8 are dead"):
         measure_donning([signal], SPEC, FRONT_END)
 
 
-def test_a_permutation_of_tokens_is_that_of_the_electrodes() -> None:
+def test_a_permutation_of_tokens_is_that_of_the_electrodes():
     signal = Preprocessor(SPEC, N)(gesture_uv(1, 2, 3))
     tokens = MpfStream(FRONT_END)(signal)
     for order in placements(N, 4, True):

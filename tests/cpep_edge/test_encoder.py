@@ -1,5 +1,4 @@
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -15,32 +14,32 @@ pytestmark = pytest.mark.executorch
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
+def bundle(tiny_bundle) -> Bundle:
     return Bundle(tiny_bundle)
 
 
 @pytest.fixture(scope="module")
-def program(bundle: Bundle) -> bytes:
+def program(bundle) -> bytes:
     return bundle.read(bundle.manifest.encoder.file)
 
 
 @pytest.fixture(scope="module")
-def spec(bundle: Bundle) -> EncoderSpec:
+def spec(bundle) -> EncoderSpec:
     return bundle.manifest.encoder
 
 
 @pytest.fixture(scope="module")
-def encoder(program: bytes, spec: EncoderSpec) -> EmgEncoder:
+def encoder(program, spec) -> EmgEncoder:
     return open_encoder(program, spec)
 
 
 @pytest.fixture
-def window(spec: EncoderSpec) -> np.ndarray:
+def window(spec) -> np.ndarray:
     rng = np.random.default_rng(0)
     return rng.normal(size=(spec.n_channels, spec.window_samples)).astype(np.float32)
 
 
-def test_embedding_has_unit_length(encoder: EmgEncoder, window: np.ndarray, spec: EncoderSpec) -> None:
+def test_embedding_has_unit_length(encoder, window, spec):
     embedding = encoder.embed(window)
 
     assert embedding.shape == (spec.d_embed,)
@@ -48,7 +47,7 @@ def test_embedding_has_unit_length(encoder: EmgEncoder, window: np.ndarray, spec
     assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
 
 
-def test_an_embedding_survives_the_next_one(encoder: EmgEncoder, window: np.ndarray) -> None:
+def test_an_embedding_survives_the_next_one(encoder, window):
     first = encoder.embed(window)
     kept = first.copy()
 
@@ -58,7 +57,7 @@ def test_an_embedding_survives_the_next_one(encoder: EmgEncoder, window: np.ndar
     assert np.array_equal(first, kept)
 
 
-def test_threads_that_share_an_encoder_get_each_their_own(encoder: EmgEncoder, window: np.ndarray) -> None:
+def test_threads_that_share_an_encoder_get_each_their_own(encoder, window):
     windows = [window * scale for scale in np.linspace(-2, 2, 16)]
     alone = [encoder.embed(one) for one in windows]
     with ThreadPoolExecutor(8) as pool:
@@ -67,7 +66,7 @@ def test_threads_that_share_an_encoder_get_each_their_own(encoder: EmgEncoder, w
         np.testing.assert_array_equal(embedding, alone[number % len(windows)])
 
 
-def test_a_thread_waits_while_another_is_inside() -> None:
+def test_a_thread_waits_while_another_is_inside():
     class Inside:
         """Lets another thread try to come in while it embeds."""
 
@@ -91,7 +90,7 @@ def test_a_thread_waits_while_another_is_inside() -> None:
     assert inside.was_kept_out
 
 
-def test_a_window_may_be_read_only_or_a_view(encoder: EmgEncoder, window: np.ndarray) -> None:
+def test_a_window_may_be_read_only_or_a_view(encoder, window):
     expected = encoder.embed(window)
     view = np.asfortranarray(window)
     view.setflags(write=False)
@@ -99,7 +98,7 @@ def test_a_window_may_be_read_only_or_a_view(encoder: EmgEncoder, window: np.nda
     assert np.array_equal(encoder.embed(view), expected)
 
 
-def test_the_program_outlives_the_caller_s_reference(program: bytes, spec: EncoderSpec, window: np.ndarray) -> None:
+def test_the_program_outlives_the_caller_s_reference(program, spec, window):
     expected = open_encoder(program, spec).embed(window)
     encoder = open_encoder(bytes(bytearray(program)), spec)
     _ = [bytes(bytearray(len(program))) for _ in range(20)]  # would overwrite memory that nobody held
@@ -107,7 +106,7 @@ def test_the_program_outlives_the_caller_s_reference(program: bytes, spec: Encod
     assert np.array_equal(encoder.embed(window), expected)
 
 
-def test_a_window_of_another_shape_is_the_caller_s_slip(encoder: EmgEncoder, window: np.ndarray) -> None:
+def test_a_window_of_another_shape_is_the_caller_s_slip(encoder, window):
     with pytest.raises(ValueError, match="window has shape"):
         encoder.embed(window[:, :-1])
 
@@ -115,7 +114,7 @@ def test_a_window_of_another_shape_is_the_caller_s_slip(encoder: EmgEncoder, win
 @pytest.mark.parametrize(
     ("field", "side"), [("n_channels", "input"), ("window_samples", "input"), ("d_embed", "output")]
 )
-def test_a_program_of_another_shape_is_refused(program: bytes, spec: EncoderSpec, field: str, side: str) -> None:
+def test_a_program_of_another_shape_is_refused(program, spec, field, side):
     other = spec.model_copy(update={field: getattr(spec, field) + 1})
 
     with pytest.raises(ArtifactError, match=side):
@@ -123,14 +122,12 @@ def test_a_program_of_another_shape_is_refused(program: bytes, spec: EncoderSpec
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_a_program_cut_short_is_refused(program: bytes, spec: EncoderSpec, share: float) -> None:
+def test_a_program_cut_short_is_refused(program, spec, share):
     with pytest.raises(ArtifactError, match="cannot be loaded"):
         open_encoder(program[: int(share * len(program))], spec)
 
 
-def test_another_number_of_threads_is_refused_rather_than_risked(
-    encoder: EmgEncoder, program: bytes, spec: EncoderSpec
-) -> None:
+def test_another_number_of_threads_is_refused_rather_than_risked(encoder, program, spec):
     with pytest.raises(CpepError, match="already runs encoders on 1 threads"):
         open_encoder(program, spec, n_threads=2)
     with pytest.raises(ValueError, match="n_threads"):
@@ -138,14 +135,14 @@ def test_another_number_of_threads_is_refused_rather_than_risked(
 
 
 @pytest.mark.parametrize("module", ["torch", "executorch"])
-def test_a_missing_runtime_names_the_line_that_installs_it(module: str) -> None:
+def test_a_missing_runtime_names_the_line_that_installs_it(module):
     code = "from cpep_edge.encoder import import_runtime\nimport_runtime()"
     done = python("-c", without_package(module) + code)
 
     assert "pip install 'cpep-edge[export]'" in done.stderr.splitlines()[-1]
 
 
-def test_opening_an_encoder_says_nothing(tiny_bundle: Path) -> None:
+def test_opening_an_encoder_says_nothing(tiny_bundle):
     code = f"""
 from pathlib import Path
 from cpep_edge.bundle import Bundle

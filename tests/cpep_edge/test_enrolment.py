@@ -33,14 +33,14 @@ LEFT_OUT = "WristFlexionAbduction"  # a corner of the toy's world
 
 
 @pytest.fixture
-def without(bundle: Path) -> Path:
+def without(bundle) -> Path:
     """The bundle with one gesture forgotten."""
     remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT)
     return bundle
 
 
 @pytest.fixture
-def pose_file(tiny_corpus: Path, tmp_path: Path) -> Path:
+def pose_file(tiny_corpus, tmp_path) -> Path:
     """The mean pose of a training person making the gesture, as a row of a CSV file."""
     with Session(tiny_corpus / f"user_a_{LEFT_OUT}_0.hdf5") as session:
         pose = session.joint_angles().mean(axis=0)
@@ -61,9 +61,7 @@ def share_of(bundle: Path, corpus: Path, gesture: str, stage: str) -> float:
     return float(np.mean([names[recogniser.recognise(window).vote.gesture_index] == gesture for window in windows]))
 
 
-def test_a_forgotten_gesture_is_recognised_again_from_its_pose_alone(
-    without: Path, pose_file: Path, tiny_corpus: Path
-) -> None:
+def test_a_forgotten_gesture_is_recognised_again_from_its_pose_alone(without, pose_file, tiny_corpus):
     opened = OpenBundle.check(Bundle(without))
     add_gesture(opened, "Enrolled", prototypes_from_pose(opened, pose_file), "pose file")
 
@@ -72,7 +70,7 @@ def test_a_forgotten_gesture_is_recognised_again_from_its_pose_alone(
     assert verify_bundle(without).version == 3
 
 
-def test_a_forgotten_gesture_is_recognised_again_from_seconds_of_emg(without: Path, tiny_corpus: Path) -> None:
+def test_a_forgotten_gesture_is_recognised_again_from_seconds_of_emg(without, tiny_corpus):
     opened = OpenBundle.check(Bundle(without))
     prototypes = prototypes_from_session(opened, tiny_corpus / f"user_a_{LEFT_OUT}_1.hdf5")
     add_gesture(opened, "Enrolled", prototypes, "session")
@@ -84,7 +82,7 @@ def test_a_forgotten_gesture_is_recognised_again_from_seconds_of_emg(without: Pa
     assert (gesture.origin, gesture.trained) == ("session", False)
 
 
-def test_adding_and_removing_leaves_the_index_as_it_was(bundle: Path) -> None:
+def test_adding_and_removing_leaves_the_index_as_it_was(bundle):
     before = Bundle(bundle).manifest
     opened = OpenBundle.check(Bundle(bundle))
     add_gesture(opened, "New", opened.recogniser.index.vectors[::7], "session")
@@ -95,7 +93,7 @@ def test_adding_and_removing_leaves_the_index_as_it_was(bundle: Path) -> None:
     assert (after.gestures, after.version) == (before.gestures, before.version + 2)
 
 
-def test_a_removed_gesture_is_never_answered(without: Path, tiny_corpus: Path) -> None:
+def test_a_removed_gesture_is_never_answered(without, tiny_corpus):
     manifest = Bundle(without).manifest
     index = Recogniser(Bundle(without)).index
 
@@ -104,26 +102,26 @@ def test_a_removed_gesture_is_never_answered(without: Path, tiny_corpus: Path) -
     assert np.bincount(index.gesture_index).tolist() == [gesture.n_prototypes for gesture in manifest.gestures]
 
 
-def test_a_name_that_exists_is_refused(bundle: Path) -> None:
+def test_a_name_that_exists_is_refused(bundle):
     opened = OpenBundle.check(Bundle(bundle))
 
     with pytest.raises(ConfigError, match=f"has a gesture {LEFT_OUT} already"):
         add_gesture(opened, LEFT_OUT, opened.recogniser.index.vectors[:5], "session")
 
 
-def test_a_gesture_that_is_not_there_cannot_be_removed(bundle: Path) -> None:
+def test_a_gesture_that_is_not_there_cannot_be_removed(bundle):
     with pytest.raises(ConfigError, match="has no gesture Wave; it has "):
         remove_gesture(OpenBundle.check(Bundle(bundle)), "Wave")
 
 
-def test_a_bundle_without_its_pose_encoder_says_so(bundle: Path, pose_file: Path) -> None:
+def test_a_bundle_without_its_pose_encoder_says_so(bundle, pose_file):
     strip_pose_encoder(bundle)
 
     with pytest.raises(ConfigError, match="contains no pose encoder; export it with --pose-encoder, or add"):
         prototypes_from_pose(OpenBundle.check(Bundle(bundle)), pose_file)
 
 
-def test_a_movement_shorter_than_a_window_is_refused(bundle: Path, pose_file: Path) -> None:
+def test_a_movement_shorter_than_a_window_is_refused(bundle, pose_file):
     header, row = pose_file.read_text().splitlines()
     pose_file.write_text(f"time_s,{header}\n0,{row}\n0.05,{row}\n")
 
@@ -138,9 +136,7 @@ def test_a_movement_shorter_than_a_window_is_refused(bundle: Path, pose_file: Pa
         (4, 250, "0.5 s of signal are too short"),
     ],
 )
-def test_a_recording_of_another_band_or_a_short_one_is_refused(
-    bundle: Path, tmp_path: Path, n_channels: int, n_samples: int, said: str
-) -> None:
+def test_a_recording_of_another_band_or_a_short_one_is_refused(bundle, tmp_path, n_channels, n_samples, said):
     meta = SessionMeta("s", "u", "Fist", "left", 0.0, n_samples / 500, n_channels, 500.0, "one")
     write_session(tmp_path / "one.hdf5", meta, np.arange(n_samples) / 500, np.ones((n_samples, n_channels), "f4"))
 
@@ -148,7 +144,7 @@ def test_a_recording_of_another_band_or_a_short_one_is_refused(
         prototypes_from_session(OpenBundle.check(Bundle(bundle)), tmp_path / "one.hdf5")
 
 
-def test_a_tampered_bundle_is_not_rewritten(bundle: Path) -> None:
+def test_a_tampered_bundle_is_not_rewritten(bundle):
     index = bundle / "index.bin"
     index.write_bytes(index.read_bytes()[:-1] + b"\x55")
 
@@ -156,9 +152,7 @@ def test_a_tampered_bundle_is_not_rewritten(bundle: Path) -> None:
         OpenBundle.check(Bundle(bundle))
 
 
-def test_a_change_is_signed_when_a_key_is_given_and_unsigned_when_not(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_is_signed_when_a_key_is_given_and_unsigned_when_not(bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     public = generate_keys(tmp_path / "key.pem")
     remove_gesture(OpenBundle.check(Bundle(bundle, trust=True)), LEFT_OUT, load_signing_key(tmp_path / "key.pem"))
@@ -170,7 +164,7 @@ def test_a_change_is_signed_when_a_key_is_given_and_unsigned_when_not(
         verify_bundle(bundle, public)
 
 
-def test_a_full_disk_leaves_the_old_bundle(bundle: Path, tiny_corpus: Path) -> None:
+def test_a_full_disk_leaves_the_old_bundle(bundle, tiny_corpus):
     """The limit on the size of files stands for the disk: the encoder library no longer fits."""
     before = {file.name: file.read_bytes() for file in bundle.iterdir()}
     limit = max(len(content) for content in before.values()) // 2
@@ -184,7 +178,7 @@ def test_a_full_disk_leaves_the_old_bundle(bundle: Path, tiny_corpus: Path) -> N
     assert [path.name for path in bundle.parent.iterdir() if path.suffix == ".tmp"] == []
 
 
-def test_the_nearest_confusion_is_the_gesture_that_lies_nearest() -> None:
+def test_the_nearest_confusion_is_the_gesture_that_lies_nearest():
     rng = np.random.default_rng(0)
     centres = np.eye(3, 8)
     centres[1] = centres[0] + 0.5 * centres[1]  # the first two are neighbours, the third is far off
@@ -199,7 +193,7 @@ def test_the_nearest_confusion_is_the_gesture_that_lies_nearest() -> None:
     assert found[2].share < min(found[0].share, found[1].share)
 
 
-def test_gestures_are_listed_with_counts_and_neighbours(bundle: Path) -> None:
+def test_gestures_are_listed_with_counts_and_neighbours(bundle):
     listed = json.loads(cpep_edge("gestures", "list", bundle, "--json").stdout)["gestures"]
 
     assert [row["n_prototypes"] for row in listed] == [g.n_prototypes for g in Bundle(bundle).manifest.gestures]
@@ -219,7 +213,7 @@ def strip_pose_encoder(bundle: Path) -> Manifest:
 
 
 @pytest.mark.parametrize("name", ["bad\x1b[2Jname", " Wave", "", "a" * 101, "a" * 5_000, "unknown"])
-def test_what_is_no_name_is_refused(bundle: Path, name: str) -> None:
+def test_what_is_no_name_is_refused(bundle, name):
     opened = OpenBundle.check(Bundle(bundle))
 
     with pytest.raises(ConfigError, match="is not a name for a gesture") as refused:
@@ -228,9 +222,7 @@ def test_what_is_no_name_is_refused(bundle: Path, name: str) -> None:
     assert Bundle(bundle).manifest.version == 1
 
 
-def test_a_session_to_learn_from_is_read_apart_first(
-    bundle: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_to_learn_from_is_read_apart_first(bundle, tiny_corpus, monkeypatch):
     def note(self: SessionTrial, what: str, path: Path) -> object:
         raise DataError(f"{path} was read apart")
 
@@ -241,7 +233,7 @@ def test_a_session_to_learn_from_is_read_apart_first(
         prototypes_from_session(opened, next(tiny_corpus.glob("*.hdf5")))
 
 
-def test_edits_at_once_wait_for_one_another_and_all_count(bundle: Path) -> None:
+def test_edits_at_once_wait_for_one_another_and_all_count(bundle):
     names = [gesture.name for gesture in Bundle(bundle).manifest.gestures][:3]
     started = [start("-m", "cpep_edge", "gestures", "remove", bundle, name, stdout=None, stderr=None) for name in names]
 
@@ -253,7 +245,7 @@ def test_edits_at_once_wait_for_one_another_and_all_count(bundle: Path) -> None:
     assert [file.name for file in bundle.parent.iterdir()] == [bundle.name]
 
 
-def test_who_reads_a_bundle_while_it_is_edited_is_told_so_and_not_that_it_is_damaged(bundle: Path) -> None:
+def test_who_reads_a_bundle_while_it_is_edited_is_told_so_and_not_that_it_is_damaged(bundle):
     """As `live` that starts while a gesture is removed in another window."""
     reading = Bundle(bundle)
     remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT)

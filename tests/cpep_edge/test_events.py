@@ -11,18 +11,18 @@ from cpep_edge.events import Activation, Label, align, score_events
 FIST, OPEN = Label("Fist", 1.0, 2.0), Label("Open", 4.0, 5.0)
 
 
-def score(activations: list[Activation]):  # type: ignore[no-untyped-def]
+def score(activations: list[Activation]):
     return score_events([((FIST, OPEN), activations)], hours=0.5)
 
 
-def test_a_session_without_a_fault_has_none() -> None:
+def test_a_session_without_a_fault_has_none():
     found = score([Activation("Fist", 1.2, 3.0), Activation("Open", 4.4, 5.0)])
     assert (found.n_right, found.n_confused, found.n_missed, found.n_extra, found.cler) == (2, 0, 0, 0, 0.0)
     assert (found.algorithm.p50_ms, found.compute.p50_ms) == (pytest.approx(300), pytest.approx(4))
     assert found.cler_published == 0.5  # the second came 400 ms after its onset
 
 
-def test_every_kind_of_fault_is_counted_as_what_it_is() -> None:
+def test_every_kind_of_fault_is_counted_as_what_it_is():
     found = score(
         [
             Activation("Open", 1.1),  # wrong at first: matches nothing, for the right one follows
@@ -36,18 +36,18 @@ def test_every_kind_of_fault_is_counted_as_what_it_is() -> None:
     assert (found.cler, found.recall) == (0.5, {"Fist": 1.0, "Open": 0.0})
 
 
-def test_a_gesture_that_nothing_answers_is_missed_and_an_error() -> None:
+def test_a_gesture_that_nothing_answers_is_missed_and_an_error():
     found = score([])
     assert (found.n_missed, found.cler, found.cler_detected, found.algorithm) == (2, 1.0, None, None)
 
 
-def test_cler_weighs_gestures_alike_however_often_they_were_made() -> None:
+def test_cler_weighs_gestures_alike_however_often_they_were_made():
     labels = [Label("Fist", float(n), n + 0.5) for n in range(9)] + [Label("Open", 9.0, 9.5)]
     found = score_events([(labels, [Activation("Fist", n + 0.2) for n in range(9)])], hours=1)
     assert found.cler == 0.5
 
 
-def test_without_labels_nothing_can_be_judged() -> None:
+def test_without_labels_nothing_can_be_judged():
     with pytest.raises(ValueError, match="no label"):
         score_events([((), [Activation("Fist", 1.0)])], hours=1)
 
@@ -58,7 +58,7 @@ names = st.sampled_from(["Fist", "Open"])
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_no_alignment_is_cheaper(data: st.DataObject) -> None:
+def test_no_alignment_is_cheaper(data):
     labels = [Label(data.draw(names), t / 4, t / 4 + 1.5) for t in data.draw(times)]
     activations = [Activation(data.draw(names), t / 4 + 0.1) for t in data.draw(times)]
     found = align(labels, activations)

@@ -16,7 +16,7 @@ UP_AND_DOWN = np.repeat([0.0, 1.0, 0.0, 1.0], 1000)
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recording(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("example") / "run"
     recogniser = LevelRecogniser()
     source = ListSource(cut(UP_AND_DOWN), recogniser=recogniser)
@@ -27,7 +27,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_plot_shows_each_gesture_where_it_stood(recording: Path) -> None:
+def test_the_plot_shows_each_gesture_where_it_stood(recording):
     (axes,) = plot_recording(recording).axes
     spans = {}
     for patch in axes.patches:

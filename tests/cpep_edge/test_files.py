@@ -10,7 +10,7 @@ from cpep_edge.files import check_free, replacing
 from cpep_edge.toml_text import load_toml
 
 
-def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path):
     target = tmp_path / "a" / "file"
     with replacing(target) as temporary:
         temporary.write_text("new")
@@ -20,7 +20,7 @@ def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), ValueError("bug")])
-def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path, failure: BaseException) -> None:
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, failure):
     target = tmp_path / "file"
     target.write_text("old")
     with pytest.raises(type(failure)), replacing(target) as temporary:
@@ -30,7 +30,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path, f
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_full_disk_is_one_sentence_and_the_old_file_survives(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_the_old_file_survives(tmp_path):
     target = tmp_path / "file"
     target.write_text("old")
     with pytest.raises(CpepError, match=r"cannot write .*file: No space left on device"), replacing(target):
@@ -38,7 +38,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_survives(tmp_path: Path) -
     assert target.read_text() == "old"
 
 
-def test_writing_to_a_device_that_is_full_is_told(tmp_path: Path) -> None:
+def test_writing_to_a_device_that_is_full_is_told(tmp_path):
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("/dev/full: this system has none")
@@ -61,9 +61,7 @@ def test_writing_to_a_device_that_is_full_is_told(tmp_path: Path) -> None:
         (b"a = " + b"9" * 10_000, "integer"),
     ],
 )
-def test_what_is_no_toml_file_is_one_reason_and_nobody_waits_for_it(
-    tmp_path: Path, given: str | bytes, said: str
-) -> None:
+def test_what_is_no_toml_file_is_one_reason_and_nobody_waits_for_it(tmp_path, given, said):
     os.mkfifo(tmp_path / "pipe")
     file = tmp_path / (given if isinstance(given, str) else "file.toml")
     if isinstance(given, bytes):
@@ -72,14 +70,14 @@ def test_what_is_no_toml_file_is_one_reason_and_nobody_waits_for_it(
         load_toml(file)
 
 
-def test_toml_is_read_through_a_link_and_behind_a_mark_of_its_encoding(tmp_path: Path) -> None:
+def test_toml_is_read_through_a_link_and_behind_a_mark_of_its_encoding(tmp_path):
     (tmp_path / "file.toml").write_bytes(b"\xef\xbb\xbfgestures = ['Fist']\r\n")
     (tmp_path / "link.toml").symlink_to("file.toml")
     assert load_toml(tmp_path / "link.toml") == {"gestures": ["Fist"]}
 
 
 @pytest.mark.parametrize("there", ["pipe", "device", "link to a device", "folder"])
-def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_plain_file_is_never_replaced(tmp_path, there, monkeypatch):
     """Not with --force either: /dev/null would be a file from then on, for all programs."""
     path = tmp_path / "out"
     if there == "pipe":
@@ -98,9 +96,7 @@ def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path, there: str, mon
     assert not path.is_file()
 
 
-def test_a_new_folder_is_on_the_disk_before_anything_is_put_into_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_folder_is_on_the_disk_before_anything_is_put_into_it(tmp_path, monkeypatch):
     """A cut of the power takes back a name that its folder was not told to keep, and with it all that is inside."""
     kept: list[Path] = []
     monkeypatch.setattr(files, "sync", kept.append)

@@ -15,7 +15,7 @@ from cpep_edge.folders import NOTE_FILE, made_by, output_folder, replacing_folde
 from tests.processes import invoke, start
 
 
-def test_a_folder_replaces_the_old_one_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_old_one_only_when_it_is_whole(tmp_path):
     target = tmp_path / "bundle"
     with replacing_folder(target) as folder:
         (folder / "one").write_text("1")
@@ -39,7 +39,7 @@ def write(path: Path, command: str = "data import csv", *, force: bool | None = 
             (folder / name).write_text(text)
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("my only copy")
 
@@ -51,14 +51,14 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["thesis"]
 
 
-def test_folders_without_a_file_in_them_are_somebodys_too(tmp_path: Path) -> None:
+def test_folders_without_a_file_in_them_are_somebodys_too(tmp_path):
     (tmp_path / "out" / "empty").mkdir(parents=True)
 
     with pytest.raises(ConfigError, match="holds folders"):
         write(tmp_path / "out", one="1")
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "out").mkdir()
 
     write(tmp_path / "out", one="1")
@@ -66,7 +66,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == {"one": "1"}
 
 
-def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
+def test_a_file_is_no_place_for_a_folder(tmp_path):
     (tmp_path / "out").write_text("mine")
 
     with pytest.raises(ConfigError, match="exists and is not a folder"):
@@ -75,7 +75,7 @@ def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_an_earlier_output_that_nobody_touched_is_replaced(tmp_path: Path) -> None:
+def test_an_earlier_output_that_nobody_touched_is_replaced(tmp_path):
     write(tmp_path / "out", one="1", two="2")
     assert made_by(tmp_path / "out") == "data import csv"
 
@@ -85,7 +85,7 @@ def test_an_earlier_output_that_nobody_touched_is_replaced(tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_a_user_added_to_an_earlier_output_stays_even_with_force(tmp_path: Path) -> None:
+def test_what_a_user_added_to_an_earlier_output_stays_even_with_force(tmp_path):
     write(tmp_path / "out", one="1")
     (tmp_path / "out" / "notes.txt").write_text("mine")
 
@@ -96,7 +96,7 @@ def test_what_a_user_added_to_an_earlier_output_stays_even_with_force(tmp_path: 
     assert contents(tmp_path / "out") == {"one": "1", "notes.txt": "mine"}
 
 
-def test_what_a_user_changed_in_an_earlier_output_is_replaced_only_by_force(tmp_path: Path) -> None:
+def test_what_a_user_changed_in_an_earlier_output_is_replaced_only_by_force(tmp_path):
     write(tmp_path / "out", one="1")
     (tmp_path / "out" / "one").write_text("edited")
     assert made_by(tmp_path / "out") is None
@@ -111,7 +111,7 @@ def test_what_a_user_changed_in_an_earlier_output_is_replaced_only_by_force(tmp_
     assert contents(tmp_path / "out") == {"one": "2"}
 
 
-def test_an_edit_of_the_same_size_is_seen(tmp_path: Path) -> None:
+def test_an_edit_of_the_same_size_is_seen(tmp_path):
     write(tmp_path / "out", one="1")
     (tmp_path / "out" / "one").write_text("9")
 
@@ -119,7 +119,7 @@ def test_an_edit_of_the_same_size_is_seen(tmp_path: Path) -> None:
         write(tmp_path / "out", one="2")
 
 
-def test_another_commands_output_is_replaced_only_by_force(tmp_path: Path) -> None:
+def test_another_commands_output_is_replaced_only_by_force(tmp_path):
     write(tmp_path / "out", "data synth --users 3", one="1")
 
     with pytest.raises(ConfigError, match="was made by data synth --users 3; add --force"):
@@ -130,7 +130,7 @@ def test_another_commands_output_is_replaced_only_by_force(tmp_path: Path) -> No
     assert contents(tmp_path / "out") == {"one": "3"}
 
 
-def test_what_comes_into_the_folder_while_the_new_one_is_made_stays(tmp_path: Path) -> None:
+def test_what_comes_into_the_folder_while_the_new_one_is_made_stays(tmp_path):
     write(tmp_path / "out", one="1")
 
     with pytest.raises(ConfigError, match="holds late.txt"), output_folder(tmp_path / "out", "data import csv"):
@@ -139,7 +139,7 @@ def test_what_comes_into_the_folder_while_the_new_one_is_made_stays(tmp_path: Pa
     assert contents(tmp_path / "out") == {"one": "1", "late.txt": "mine"}
 
 
-def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
     write(tmp_path / "real", one="1")
     (tmp_path / "out").symlink_to("real")
 
@@ -149,7 +149,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     assert contents(tmp_path / "real") == {"one": "2"}
 
 
-def test_a_report_takes_the_place_of_an_earlier_report_and_of_nothing_else(tmp_path: Path) -> None:
+def test_a_report_takes_the_place_of_an_earlier_report_and_of_nothing_else(tmp_path):
     forms = {"report.json": b'{"a": 1, "b": 2}', "report.md": b"# one"}
     (tmp_path / "notes").write_text("mine")
     write_reports(tmp_path, forms)
@@ -168,7 +168,7 @@ def test_a_report_takes_the_place_of_an_earlier_report_and_of_nothing_else(tmp_p
 
 
 @pytest.mark.parametrize("figures", [{}, {"report.json": b"[1, 2]"}])
-def test_a_report_that_a_second_run_would_not_know_is_not_written(figures: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_report_that_a_second_run_would_not_know_is_not_written(figures, tmp_path):
     with pytest.raises(ValueError, match="takes a JSON object"):
         write_reports(tmp_path, {"report.md": b"# one", **figures})
     assert not list(tmp_path.iterdir())
@@ -207,7 +207,7 @@ with folders.output_folder(Path(out), "data import csv") as folder:
 
 
 @pytest.mark.parametrize("way", ["exchange", "no exchange"])
-def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path, way: str) -> None:
+def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path, way):
     killed = 0
     with start("-c", KILLED_AT, way, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -231,7 +231,7 @@ def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path,
     assert killed > 10
 
 
-def test_a_folder_that_somebody_is_filling_is_not_tidied_away(tmp_path: Path) -> None:
+def test_a_folder_that_somebody_is_filling_is_not_tidied_away(tmp_path):
     with replacing_folder(tmp_path / "out") as first:
         (first / "one").write_text("1")
         with replacing_folder(tmp_path / "out") as second:
@@ -240,7 +240,7 @@ def test_a_folder_that_somebody_is_filling_is_not_tidied_away(tmp_path: Path) ->
     assert contents(tmp_path / "out") == {"one": "1"}
 
 
-def test_names_that_only_look_like_ours_are_left(tmp_path: Path) -> None:
+def test_names_that_only_look_like_ours_are_left(tmp_path):
     lookalikes = [".out.tmp", ".out.old", ".out.12345678.tmp.txt", ".other.12345678.tmp", ".out.xyzxyzxy.tmp"]
     for name in lookalikes:
         (tmp_path / name).mkdir()
@@ -250,7 +250,7 @@ def test_names_that_only_look_like_ours_are_left(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*lookalikes, "out"])
 
 
-def test_the_exchange_is_taken_where_the_system_has_one(tmp_path: Path) -> None:
+def test_the_exchange_is_taken_where_the_system_has_one(tmp_path):
     if not re.match("linux|darwin", sys.platform):
         pytest.skip("this system exchanges no names")
     for name in ("one", "other"):
@@ -273,9 +273,7 @@ def test_the_exchange_is_taken_where_the_system_has_one(tmp_path: Path) -> None:
         (("demo",), "--out", "report.json"),
     ],
 )
-def test_what_lies_where_a_report_would_go_is_said_before_any_work(
-    tmp_path: Path, command: tuple[str, ...], option: str, figures: str
-) -> None:
+def test_what_lies_where_a_report_would_go_is_said_before_any_work(tmp_path, command, option, figures):
     (tmp_path / figures).write_text("[1, 2]")
     done = invoke(*command, option, tmp_path)
     assert isinstance(done.exception, ConfigError)
@@ -283,7 +281,7 @@ def test_what_lies_where_a_report_would_go_is_said_before_any_work(
     assert [file.read_text() for file in tmp_path.iterdir()] == ["[1, 2]"]
 
 
-def test_a_pipe_where_a_report_or_a_note_would_be_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_where_a_report_or_a_note_would_be_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "report.json")
     os.mkfifo(tmp_path / folders.NOTE_FILE)
     with pytest.raises(ConfigError, match="is not an earlier report"):

@@ -26,14 +26,14 @@ def arm() -> Arm:
 
 
 @pytest.fixture(scope="module")
-def bundle(arm: Arm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(arm, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("front") / "mine.cpep"
     arm.teach(path, GESTURES)
     return path
 
 
 @pytest.fixture(scope="module")
-def worn(arm: Arm, bundle: Path) -> np.ndarray:
+def worn(arm, bundle) -> np.ndarray:
     """Two seconds of rest and of each gesture, by the arm that taught the bundle."""
     return np.concatenate([arm.make(name, 2.0) for name in ("Rest", *GESTURES)])
 
@@ -42,7 +42,7 @@ def in_root(*words: object) -> subprocess.CompletedProcess[str]:
     return python(*words, timeout=120, cwd=ROOT)
 
 
-def test_importing_is_light_and_every_promised_name_is_there() -> None:
+def test_importing_is_light_and_every_promised_name_is_there():
     code = (
         "import sys, cpep_edge\n"
         "heavy = {'numpy', 'scipy', 'h5py', 'torch', 'hnswlib', 'serial', 'pydantic', 'typer'} & set(sys.modules)\n"
@@ -55,7 +55,7 @@ def test_importing_is_light_and_every_promised_name_is_there() -> None:
 
 
 @pytest.mark.parametrize("gesture", ["Rest", *GESTURES])
-def test_a_window_is_taken_for_the_gesture_that_was_made(gesture: str, arm: Arm, bundle: Path) -> None:
+def test_a_window_is_taken_for_the_gesture_that_was_made(gesture, arm, bundle):
     recogniser = cpep_edge.load(str(bundle))
     assert set(recogniser.gestures) == {"Rest", *GESTURES}
     answer = recogniser.recognise(arm.make(gesture, 1.0))
@@ -65,26 +65,26 @@ def test_a_window_is_taken_for_the_gesture_that_was_made(gesture: str, arm: Arm,
     assert np.linalg.norm(answer.embedding) == pytest.approx(1)
 
 
-def test_a_window_may_be_a_list_and_its_newest_part_counts(arm: Arm, bundle: Path) -> None:
+def test_a_window_may_be_a_list_and_its_newest_part_counts(arm, bundle):
     recogniser = cpep_edge.load(bundle)
     signal = np.concatenate([arm.make("Fist", 2.0), arm.make("Open", 1.0)])
     assert recogniser.recognise(signal.tolist()).gesture == "Open"
 
 
 @pytest.mark.parametrize("shape", [(6, 500), (500, 5), (500,), (10, 6)])
-def test_a_window_of_another_shape_is_refused_by_name(shape: tuple[int, ...], bundle: Path) -> None:
+def test_a_window_of_another_shape_is_refused_by_name(shape, bundle):
     with pytest.raises(ValueError, match=re.escape(f"window has shape {shape}; it must be (n_samples, 6)")):
         cpep_edge.load(bundle).recognise(np.zeros(shape))
 
 
-def test_a_window_that_is_not_finite_is_refused(bundle: Path) -> None:
+def test_a_window_that_is_not_finite_is_refused(bundle):
     window = np.zeros((500, N_CHANNELS))
     window[7, 3] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         cpep_edge.load(bundle).recognise(window)
 
 
-def test_a_band_gives_its_samples_in_rows(worn: np.ndarray) -> None:
+def test_a_band_gives_its_samples_in_rows(worn):
     with SimulatedBand([worn], RATE_HZ, speed=8, once=True, uv_per_count=0.1, lossless=True) as simulated:
         with cpep_edge.open_band(simulated.port) as band:
             assert (band.info.n_channels, band.info.sample_rate_hz, band.info.unit) == (N_CHANNELS, RATE_HZ, "uV")
@@ -93,7 +93,7 @@ def test_a_band_gives_its_samples_in_rows(worn: np.ndarray) -> None:
     assert np.concatenate([block.samples_uv for block in blocks]) == pytest.approx(worn, abs=0.051)
 
 
-def test_decisions_follow_the_wearer_and_go_where_they_are_sent(worn: np.ndarray, bundle: Path, tmp_path: Path) -> None:
+def test_decisions_follow_the_wearer_and_go_where_they_are_sent(worn, bundle, tmp_path):
     sink, mapping, said = tmp_path / "decisions.jsonl", tmp_path / "map.toml", []
     mapping.write_text('[gesture.Fist]\nkey = "space"\n', encoding="utf-8")
     with SimulatedBand([worn], RATE_HZ, once=True, lossless=True) as band:
@@ -106,7 +106,7 @@ def test_decisions_follow_the_wearer_and_go_where_they_are_sent(worn: np.ndarray
     assert "space" in said[0]
 
 
-def test_leaving_the_loop_closes_the_band(worn: np.ndarray, bundle: Path) -> None:
+def test_leaving_the_loop_closes_the_band(worn, bundle):
     with SimulatedBand([worn], RATE_HZ, speed=4, lossless=True) as band:
         for _ in range(2):  # a port that was left open would answer nobody else
             for decision in cpep_edge.live(bundle, band.port, timeout_s=5.0):
@@ -130,28 +130,26 @@ def test_leaving_the_loop_closes_the_band(worn: np.ndarray, bundle: Path) -> Non
         ({"on_device": True, "wake": "Fist"}, "ConfigError", "the band decides by itself"),
     ],
 )
-def test_what_cannot_be_is_said_when_live_is_called_not_when_it_runs(
-    wrong: dict[str, object], error: str, said: str, bundle: Path
-) -> None:
+def test_what_cannot_be_is_said_when_live_is_called_not_when_it_runs(wrong, error, said, bundle):
     options = {"bundle": bundle, "port": "/dev/null", **wrong}
     with pytest.raises(getattr(cpep_edge.errors, error), match=said):
-        cpep_edge.live(**options)  # type: ignore[arg-type]
+        cpep_edge.live(**options)
 
 
 @pytest.mark.parametrize("wrong", [{"hop_ms": 0.0}, {"seconds": -1.0}, {"hop_ms": float("nan")}])
-def test_a_time_that_cannot_be_is_the_callers_slip(wrong: dict[str, float], bundle: Path) -> None:
+def test_a_time_that_cannot_be_is_the_callers_slip(wrong, bundle):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least"):
         cpep_edge.live(bundle, "/dev/null", **wrong)
 
 
-def test_live_takes_all_that_the_command_takes() -> None:
+def test_live_takes_all_that_the_command_takes():
     """But for what is about a terminal: JSON lines on stdout, and the browser of this machine."""
     command = set(inspect.signature(live_command).parameters)
     shared = command - {"json_lines", "open_page", "sink"}
     assert set(inspect.signature(cpep_edge.live).parameters) == shared | {"sinks"}
 
 
-def test_the_examples_run_on_a_simulated_band(worn: np.ndarray, bundle: Path, tmp_path: Path) -> None:
+def test_the_examples_run_on_a_simulated_band(worn, bundle, tmp_path):
     with SimulatedBand([worn], RATE_HZ, once=True, lossless=True) as band:
         answer = in_root("examples/gestures.py", bundle, band.port)
         assert (answer.returncode, answer.stderr) == (0, "")
@@ -172,7 +170,7 @@ def test_the_examples_run_on_a_simulated_band(worn: np.ndarray, bundle: Path, tm
     assert [line.split()[2] for line in answer.stdout.splitlines()] == ["Rest"] * 2 + ["Fist"] * 2 + ["Open"] * 2
 
 
-def test_the_readmes_program_works_as_pasted(arm: Arm, worn: np.ndarray, bundle: Path, tmp_path: Path) -> None:
+def test_the_readmes_program_works_as_pasted(arm, worn, bundle, tmp_path):
     from cpep_edge.calibration import calibrate, save_profile
     from cpep_edge.recogniser import Recogniser
 
@@ -189,7 +187,7 @@ def test_the_readmes_program_works_as_pasted(arm: Arm, worn: np.ndarray, bundle:
 
 
 @pytest.mark.parametrize("example", sorted(file.name for file in (ROOT / "examples").glob("*.py")))
-def test_an_example_without_arguments_says_how_it_is_called(example: str) -> None:
+def test_an_example_without_arguments_says_how_it_is_called(example):
     answer = in_root(f"examples/{example}")
     assert answer.returncode != 0
     assert f"{example} " in answer.stderr

@@ -20,7 +20,7 @@ def written(tmp_path: Path, text: str) -> Path:
     return tmp_path / "map.toml"
 
 
-def test_the_example_fits_the_gestures_that_teach_begins_with() -> None:
+def test_the_example_fits_the_gestures_that_teach_begins_with():
     path = Path(__file__).parents[2] / "examples" / "map.toml"
     assert set(load_map(path, DEFAULT_GESTURES).gesture) == set(DEFAULT_GESTURES)
 
@@ -38,12 +38,12 @@ def test_the_example_fits_the_gestures_that_teach_begins_with() -> None:
         ("[", "cannot be read"),
     ],
 )
-def test_a_map_that_cannot_be_is_told_where(tmp_path: Path, text: str, says: str) -> None:
+def test_a_map_that_cannot_be_is_told_where(tmp_path, text, says):
     with pytest.raises(ConfigError, match=says):
         load_map(written(tmp_path, text), ["Fist", "Open"])
 
 
-def test_a_dry_run_says_each_gesture_once_and_does_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_says_each_gesture_once_and_does_nothing(tmp_path):
     path = written(tmp_path, "[gesture.Fist]\nkey = 'space'\nmidi = {note = 60}")
     said: list[str] = []
     sink = MapSink(load_map(path, ["Fist", "Open"]), said.append)
@@ -53,7 +53,7 @@ def test_a_dry_run_says_each_gesture_once_and_does_nothing(tmp_path: Path) -> No
     assert [line.split("s  ")[1] for line in said] == ["Fist: press space, MIDI note 60 on channel 1"] * 2
 
 
-def test_an_osc_message_goes_out_when_the_gesture_is_decided_on(tmp_path: Path) -> None:
+def test_an_osc_message_goes_out_when_the_gesture_is_decided_on(tmp_path):
     message = pytest.importorskip("pythonosc.osc_message").OscMessage
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))

@@ -32,18 +32,18 @@ def most_apart(picture: NDArray[np.bool_], lines: slice) -> int:
 
 
 @pytest.mark.parametrize(("name", "n_fingers"), [("Open", 4), ("Peace", 2), ("Point", 1), ("Fist", 0), ("ThumbsUp", 0)])
-def test_as_many_fingers_stand_up_as_the_name_says(name: str, n_fingers: int) -> None:
+def test_as_many_fingers_stand_up_as_the_name_says(name, n_fingers):
     assert most_apart(dots(name), slice(0, 20)) == n_fingers
 
 
-def test_a_thumb_sticks_out_to_the_right_of_a_right_hand_and_the_wrist_bends_to_the_little_finger() -> None:
+def test_a_thumb_sticks_out_to_the_right_of_a_right_hand_and_the_wrist_bends_to_the_little_finger():
     rest = shape_of("Rest")
     assert rest is not None
     assert np.flatnonzero(dots("ThumbsUp").any(axis=0)).max() > np.flatnonzero(dots("Fist").any(axis=0)).max() + 10
     assert np.flatnonzero(dots("UlnarDeviation").any(axis=0)).min() < np.flatnonzero(dots("Rest").any(axis=0)).min()
 
 
-def test_fingers_bend_towards_the_eye_and_lie_over_the_palm() -> None:
+def test_fingers_bend_towards_the_eye_and_lie_over_the_palm():
     """A right hand is seen from its palm: bent fingers are painted over it with a gap about them; bent back, under."""
     fist, palm = dots("Fist"), np.s_[22:38, 20:44]
     shape = shape_of("Fist")
@@ -53,16 +53,16 @@ def test_fingers_bend_towards_the_eye_and_lie_over_the_palm() -> None:
     assert np.bitwise_count(back).sum() > 1.1 * fist[20:36, 20:44].sum()
 
 
-def test_no_two_gestures_that_are_taught_by_default_look_alike() -> None:
+def test_no_two_gestures_that_are_taught_by_default_look_alike():
     names = ("Fist", "Open", "Point", "WristFlexion", "WristExtension", "Pronation", "Supination", "Rest")
     assert len({dots(name).tobytes() for name in names}) == len(names)
 
 
-def test_angles_of_the_fingers_alone_will_do() -> None:
+def test_angles_of_the_fingers_alone_will_do():
     assert hand_in_braille(REST_SHAPE[:20]) == hand_in_braille(REST_SHAPE)
 
 
-def test_its_bones_are_those_of_the_page() -> None:
+def test_its_bones_are_those_of_the_page():
     script = (Path(cpep_edge.__file__).parent / "web/page/hand.js").read_text(encoding="utf-8")
     numbers = r"-?\d+(?:\.\d+)?"
     fingers = script[script.index("const FINGERS") : script.index("const PALM")]

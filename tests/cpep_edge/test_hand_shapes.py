@@ -21,13 +21,13 @@ CURLED = [JOINT_NAMES.index(f"{finger}_pip_flexion") for finger in ("index", "mi
         ("ILoveYou", (False, True, True, False)),
     ],
 )
-def test_fingers_are_curled_as_the_name_says(label: str, curled: tuple[bool, ...]) -> None:
+def test_fingers_are_curled_as_the_name_says(label, curled):
     shape = shape_of(label)
     assert shape is not None
     assert tuple(bool(angle > 1.0) for angle in shape[CURLED]) == curled
 
 
-def test_the_gestures_of_the_wrist_differ_in_the_wrist_alone() -> None:
+def test_the_gestures_of_the_wrist_differ_in_the_wrist_alone():
     flexion, deviation, pronation = range(20, 23)
     for label, angle, sign in (
         ("WristFlexion", flexion, 1), ("WristExtension", flexion, -1), ("UlnarDeviation", deviation, 1),
@@ -39,12 +39,12 @@ def test_the_gestures_of_the_wrist_differ_in_the_wrist_alone() -> None:
         assert np.array_equal(shape[:20], REST_SHAPE[:20])
 
 
-def test_a_name_that_says_nothing_of_the_hand_has_no_shape() -> None:
+def test_a_name_that_says_nothing_of_the_hand_has_no_shape():
     assert [shape_of(label) for label in ("Zack", "gesture 7", "拳", "unknown")] == [None] * 4
 
 
 @pytest.mark.parametrize("n_angles", N_ANGLES)
-def test_poses_with_and_without_the_wrist_survive_their_file(n_angles: int) -> None:
+def test_poses_with_and_without_the_wrist_survive_their_file(n_angles):
     poses = HandPoses(np.eye(2, dtype=np.float32), np.ones((2, n_angles), np.float32), np.zeros(n_angles, np.float32))
     read = HandPoses.from_bytes(poses.to_bytes(), 2)
     assert np.array_equal(read.joint_angles_rad, poses.joint_angles_rad)

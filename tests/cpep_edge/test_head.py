@@ -26,7 +26,7 @@ def accuracy(head: Head, x: NDArray[np.float32], label: NDArray[np.int64]) -> fl
     return float(np.mean(head.log_likelihood(head.project(x)).argmax(axis=1) == label))
 
 
-def test_a_head_reads_more_than_a_linear_discriminant_and_no_less_than_a_quadratic_one() -> None:
+def test_a_head_reads_more_than_a_linear_discriminant_and_no_less_than_a_quadratic_one():
     x, label = gestures(60, 1)
     asked, true = gestures(500, 2)
     ours = accuracy(fit_head(x, label), asked, true)
@@ -36,7 +36,7 @@ def test_a_head_reads_more_than_a_linear_discriminant_and_no_less_than_a_quadrat
     assert ours > quadratic - 0.06  # which was given the right model and enough windows
 
 
-def test_without_quadratic_directions_it_is_fisher_s_and_agrees_with_sklearn() -> None:
+def test_without_quadratic_directions_it_is_fisher_s_and_agrees_with_sklearn():
     x, label = gestures(200, 3)
     asked, _ = gestures(300, 4)
     head = fit_head(x, label, n_quadratic=0, shrinkage=0.2)
@@ -47,7 +47,7 @@ def test_without_quadratic_directions_it_is_fisher_s_and_agrees_with_sklearn() -
     assert np.mean(nearest == lda.predict(asked)) > 0.995
 
 
-def test_more_numbers_than_windows_are_no_obstacle() -> None:
+def test_more_numbers_than_windows_are_no_obstacle():
     rng = np.random.default_rng(5)
     label = np.repeat(np.arange(3), 6)
     means = rng.normal(0, 1, (3, 200))
@@ -56,7 +56,7 @@ def test_more_numbers_than_windows_are_no_obstacle() -> None:
     assert accuracy(fit_head(x, label), asked, label) > 0.9
 
 
-def test_an_unlabelled_calibration_wins_back_what_a_shift_cost() -> None:
+def test_an_unlabelled_calibration_wins_back_what_a_shift_cost():
     x, label = gestures(100, 6)
     shift = np.random.default_rng(8).normal(0, 0.9, (K, D))  # every gesture moved on its own
     moved, _ = gestures(40, 9, shift=shift)
@@ -66,7 +66,7 @@ def test_an_unlabelled_calibration_wins_back_what_a_shift_cost() -> None:
     assert after > before + 0.05
 
 
-def test_a_gesture_that_the_calibration_does_not_hold_stays_where_it_was() -> None:
+def test_a_gesture_that_the_calibration_does_not_hold_stays_where_it_was():
     x, label = gestures(40, 6, spread=0.5)
     head = fit_head(x, label)
     adapted = head.adapted(x[label != 2])
@@ -76,7 +76,7 @@ def test_a_gesture_that_the_calibration_does_not_hold_stays_where_it_was() -> No
     assert head.adapted(x[:0]) is head
 
 
-def test_shares_sum_to_one_and_a_temperature_makes_them_as_often_right_as_they_say() -> None:
+def test_shares_sum_to_one_and_a_temperature_makes_them_as_often_right_as_they_say():
     x, label = gestures(6, 11, spread=1.6)
     held, true = gestures(500, 12, spread=1.6)
     head = fit_head(x, label)
@@ -90,7 +90,7 @@ def test_shares_sum_to_one_and_a_temperature_makes_them_as_often_right_as_they_s
     assert abs(float(head.shares(held).max(axis=1).mean()) - float(right.mean())) > 0.05
 
 
-def test_what_it_was_fitted_on_is_typical_and_what_is_far_away_is_not() -> None:
+def test_what_it_was_fitted_on_is_typical_and_what_is_far_away_is_not():
     x, label = gestures(200, 13)
     head = fit_head(x, label)
     own = head.typicality(head.project(x))[np.arange(len(x)), label]
@@ -98,7 +98,7 @@ def test_what_it_was_fitted_on_is_typical_and_what_is_far_away_is_not() -> None:
     assert head.typicality(head.project(x + 30)).max() < 0.01
 
 
-def test_a_forgotten_gesture_is_never_answered_and_the_others_are_as_they_were() -> None:
+def test_a_forgotten_gesture_is_never_answered_and_the_others_are_as_they_were():
     x, label = gestures(50, 14)
     head = fit_head(x, label)
     fewer = head.without(1)
@@ -107,7 +107,7 @@ def test_a_forgotten_gesture_is_never_answered_and_the_others_are_as_they_were()
     assert np.allclose(after, before[:, kept], rtol=1e-5)
 
 
-def test_a_head_comes_back_as_it_was_saved() -> None:
+def test_a_head_comes_back_as_it_was_saved():
     x, label = gestures(50, 15)
     head = fit_head(x, label)
     again = Head.from_bytes(head.to_bytes())
@@ -126,21 +126,21 @@ def test_a_head_comes_back_as_it_was_saved() -> None:
         ("temperature", np.float32(1)),
     ],
 )
-def test_a_damaged_head_is_refused(name: str, value: np.ndarray) -> None:
+def test_a_damaged_head_is_refused(name, value):
     import io
 
     x, label = gestures(50, 16)
     with np.load(io.BytesIO(fit_head(x, label).to_bytes())) as arrays:
         content = {key: arrays[key] for key in arrays.files}
     file = io.BytesIO()
-    np.savez(file, **{**content, name: value})  # type: ignore[arg-type]
+    np.savez(file, **{**content, name: value})
     with pytest.raises(ArtifactError, match="head"):
         Head.from_bytes(file.getvalue())
     with pytest.raises(ArtifactError, match="cannot be read"):
         Head.from_bytes(file.getvalue()[:100])
 
 
-def test_one_gesture_or_one_window_of_it_is_too_little() -> None:
+def test_one_gesture_or_one_window_of_it_is_too_little():
     x, label = gestures(5, 17)
     with pytest.raises(ValueError, match="two gestures"):
         fit_head(x[:5], label[:5])
@@ -148,7 +148,7 @@ def test_one_gesture_or_one_window_of_it_is_too_little() -> None:
         fit_head(x[:16], label[:16])
 
 
-def test_a_drift_is_followed_as_far_as_allowed_and_no_farther() -> None:
+def test_a_drift_is_followed_as_far_as_allowed_and_no_farther():
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(3), 200)
     means = 6 * np.eye(3, 12)
@@ -170,7 +170,7 @@ def test_a_drift_is_followed_as_far_as_allowed_and_no_farther() -> None:
     assert likelihood(drift.head) > likelihood(head) + 1
 
 
-def test_what_is_no_clear_gesture_moves_nothing() -> None:
+def test_what_is_no_clear_gesture_moves_nothing():
     rng = np.random.default_rng(1)
     label = np.repeat(np.arange(2), 100)
     x = rng.normal(size=(200, 6)).astype(np.float32)  # the two lie on each other
@@ -181,7 +181,7 @@ def test_what_is_no_clear_gesture_moves_nothing() -> None:
     assert not drift.offset.any()
 
 
-def test_a_gesture_that_a_calibration_is_known_to_lack_stays_and_takes_no_windows() -> None:
+def test_a_gesture_that_a_calibration_is_known_to_lack_stays_and_takes_no_windows():
     rng = np.random.default_rng(0)
     windows = rng.normal(size=(90, 6)).astype(np.float32)
     gesture = np.repeat([0, 1, 2], 30)
@@ -192,7 +192,7 @@ def test_a_gesture_that_a_calibration_is_known_to_lack_stays_and_takes_no_window
     assert np.array_equal(found.means[[0, 2]], head.without(1).adapted(moved).means)
 
 
-def test_a_drift_does_not_follow_other_movements() -> None:
+def test_a_drift_does_not_follow_other_movements():
     rng = np.random.default_rng(2)
     label = np.repeat([0, 1], 100)
     x = (6 * np.eye(2, 6)[label] + rng.normal(size=(200, 6))).astype(np.float32)

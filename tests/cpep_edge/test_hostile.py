@@ -49,7 +49,7 @@ def numbers_in(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
-def test_no_number_in_a_manifest_ends_in_anything_but_a_sentence(bundle: Path) -> None:
+def test_no_number_in_a_manifest_ends_in_anything_but_a_sentence(bundle):
     """Each number in turn takes each hostile value; what is still taken must do for all that live makes of it."""
     manifest = json.loads((bundle / MANIFEST_FILE).read_bytes())
     signal_uv = np.random.default_rng(0).normal(0, 50, (500, manifest["n_channels"])).astype(np.float32)
@@ -78,7 +78,7 @@ def test_no_number_in_a_manifest_ends_in_anything_but_a_sentence(bundle: Path) -
     assert not [sentence for sentence in said if "\n" in sentence]
 
 
-def test_a_manifest_of_an_earlier_version_says_one_embedding_a_window_and_no_other_number(bundle: Path) -> None:
+def test_a_manifest_of_an_earlier_version_says_one_embedding_a_window_and_no_other_number(bundle):
     manifest = json.loads((bundle / MANIFEST_FILE).read_bytes())
     assert "n_queries" not in manifest["encoder"]
     manifest["encoder"]["n_queries"] = 1
@@ -106,7 +106,7 @@ def test_a_manifest_of_an_earlier_version_says_one_embedding_a_window_and_no_oth
         (b"{", "Expecting"),
     ],
 )
-def test_json_that_readers_could_differ_about_is_refused(bundle: Path, text: bytes, said: str) -> None:
+def test_json_that_readers_could_differ_about_is_refused(bundle, text, said):
     with pytest.raises(ValueError, match=said):
         parse_json(text)
     reseal(bundle, text)
@@ -115,7 +115,7 @@ def test_json_that_readers_could_differ_about_is_refused(bundle: Path, text: byt
 
 
 @pytest.mark.parametrize(("depth", "where"), [(400, "list"), (900, "list"), (400, "dict"), (900, "dict")])
-def test_nesting_that_json_still_reads_is_refused_too(bundle: Path, depth: int, where: str) -> None:
+def test_nesting_that_json_still_reads_is_refused_too(bundle, depth, where):
     inner = "[" * depth + "]" * depth if where == "list" else '{"a":' * depth + "1" + "}" * depth
     reseal(bundle, f'{{"name": {inner}}}'.encode())
 
@@ -180,7 +180,7 @@ HOSTILE_ARRAYS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", list(GOOD))
 @pytest.mark.parametrize("kind", list(HOSTILE_ARRAYS))
-def test_an_array_that_somebody_made_up_ends_in_a_sentence(name: str, kind: str) -> None:
+def test_an_array_that_somebody_made_up_ends_in_a_sentence(name, kind):
     members = {**{name: npy(array) for name, array in GOOD.items()}, name: HOSTILE_ARRAYS[kind]}
     tracemalloc.start()
     with pytest.raises(ArtifactError) as refused:
@@ -194,7 +194,7 @@ def test_an_array_that_somebody_made_up_ends_in_a_sentence(name: str, kind: str)
 
 @pytest.mark.parametrize("name", ["embedding", "joint_angles_rad", "rest_rad"])
 @pytest.mark.parametrize("kind", list(HOSTILE_ARRAYS))
-def test_poses_that_somebody_made_up_end_in_a_sentence(name: str, kind: str) -> None:
+def test_poses_that_somebody_made_up_end_in_a_sentence(name, kind):
     good = {"embedding": np.ones((3, 8)), "joint_angles_rad": np.ones((3, 20)), "rest_rad": np.ones(20)}
     assert HandPoses.from_bytes(npz(**{key: npy(array) for key, array in good.items()}), 8)
     members = {**{key: npy(array) for key, array in good.items()}, name: HOSTILE_ARRAYS[kind]}
@@ -203,7 +203,7 @@ def test_poses_that_somebody_made_up_end_in_a_sentence(name: str, kind: str) -> 
         HandPoses.from_bytes(npz(**members), 8)
 
 
-def test_arrays_are_read_as_numpy_reads_them() -> None:
+def test_arrays_are_read_as_numpy_reads_them():
     by_columns = np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3))
     content = io.BytesIO()
     np.savez_compressed(content, a=by_columns, b=np.arange(3))
@@ -229,7 +229,7 @@ INDEX = struct.Struct("<8sIIIIII")
         (1000, 8, 2**32 - 1, 1000, 2**32 - 1),
     ],
 )
-def test_an_index_that_says_it_is_huge_costs_nothing(n: int, d: int, m: int, n_lists: int, n_links: int) -> None:
+def test_an_index_that_says_it_is_huge_costs_nothing(n, d, m, n_lists, n_links):
     """The file is as long as it says, of zeros; before, 133 MiB of it took 4.5 GiB."""
     says = INDEX.pack(b"CPEPIDX\x02", n, d, m, 0, n_lists, n_links)
     width = 2 if n <= 1 << 16 else 4
@@ -246,14 +246,14 @@ def test_an_index_that_says_it_is_huge_costs_nothing(n: int, d: int, m: int, n_l
     assert peak_bytes < 1 << 20
 
 
-def test_what_is_written_can_be_read_or_is_refused_on_writing() -> None:
+def test_what_is_written_can_be_read_or_is_refused_on_writing():
     vectors = coded(np.ones((1 << 12, (1 << 12) + 1), np.float32))
 
     with pytest.raises(ArtifactError, match="too large"):
         to_bytes(StoredIndex(vectors, np.zeros(1 << 12, np.uint16), None))
 
 
-def test_a_graph_that_leads_nowhere_is_a_sentence_and_no_exception_of_hnswlib() -> None:
+def test_a_graph_that_leads_nowhere_is_a_sentence_and_no_exception_of_hnswlib():
     n, d = 100, 8
     rng = np.random.default_rng(0)
     stored = coded(rng.uniform(-1, 1, (n, d)).astype(np.float32))
@@ -294,7 +294,7 @@ def with_library(bundle: Path, source: str) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["verify", *(pytest.param(c, marks=pytest.mark.slow) for c in ("doctor", "live"))])
-def test_a_program_that_kills_its_process_is_one_sentence(bundle: Path, body: str, said: str, command: str) -> None:
+def test_a_program_that_kills_its_process_is_one_sentence(bundle, body, said, command):
     """What stands for a spoilt `.pte`: most of those are refused by ExecuTorch, a few in ten thousand end like this."""
     headers = "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
     with_library(bundle, f"{headers}__attribute__((constructor)) void f(void) {{ {body} }}\n")
@@ -307,7 +307,7 @@ def test_a_program_that_kills_its_process_is_one_sentence(bundle: Path, body: st
     assert "Traceback" not in done.stderr
 
 
-def test_a_program_that_never_ends_is_stopped(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_never_ends_is_stopped(bundle, monkeypatch):
     with_library(bundle, "__attribute__((constructor)) void f(void) { for (;;) ; }\n")
     monkeypatch.setattr("cpep_edge.trial.TIMEOUT_S", 2.0)
 
@@ -315,9 +315,7 @@ def test_a_program_that_never_ends_is_stopped(bundle: Path, monkeypatch: pytest.
         verify_bundle(bundle)
 
 
-def test_golden_inputs_are_tried_once_and_what_failed_is_tried_again(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_golden_inputs_are_tried_once_and_what_failed_is_tried_again(bundle, monkeypatch, tmp_path):
     from cpep_edge import trial
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -338,7 +336,7 @@ def test_golden_inputs_are_tried_once_and_what_failed_is_tried_again(
     assert remembers("ran its golden inputs", opened.manifest_sha256)
 
 
-def test_the_child_gives_the_answer_that_this_process_would(bundle: Path) -> None:
+def test_the_child_gives_the_answer_that_this_process_would(bundle):
     from cpep_edge.golden import check_golden
     from cpep_edge.recogniser import Recogniser
 
@@ -347,7 +345,7 @@ def test_the_child_gives_the_answer_that_this_process_would(bundle: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ['{"level_uv": [1e999]}', '{"level_uv": [NaN]}', "[" * 10_000, "", "{}", "\x00"])
-def test_a_profile_that_is_none_is_a_sentence_and_is_not_replaced(tmp_path: Path, text: str) -> None:
+def test_a_profile_that_is_none_is_a_sentence_and_is_not_replaced(tmp_path, text):
     from cpep_edge.calibration import load_profile, require_profile_or_nothing
 
     (tmp_path / "profile.json").write_text(text)

@@ -25,7 +25,7 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def written(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def written(vectors, tmp_path_factory) -> bytes:
     """A file that hnswlib wrote."""
     index = hnswlib.Index(space="ip", dim=D)
     index.init_index(max_elements=N, M=M, ef_construction=50, random_seed=1)
@@ -36,7 +36,7 @@ def written(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> by
 
 
 @pytest.fixture(scope="module")
-def parsed(written: bytes) -> Parsed:
+def parsed(written) -> Parsed:
     return from_hnswlib(written, D)
 
 
@@ -50,15 +50,13 @@ def nearest(content: bytes, file: Path, queries: np.ndarray) -> np.ndarray:
     return labels
 
 
-def test_what_hnswlib_wrote_is_read_as_it_was_put_in(parsed: Parsed, vectors: np.ndarray) -> None:
+def test_what_hnswlib_wrote_is_read_as_it_was_put_in(parsed, vectors):
     assert np.array_equal(parsed.vectors, vectors)
     assert np.array_equal(parsed.labels, np.arange(N))
     assert parsed.graph.levels.max() >= 2
 
 
-def test_hnswlib_finds_the_same_in_a_file_written_here(
-    written: bytes, parsed: Parsed, vectors: np.ndarray, tmp_path: Path
-) -> None:
+def test_hnswlib_finds_the_same_in_a_file_written_here(written, parsed, vectors, tmp_path):
     ours = to_hnswlib(parsed.graph, parsed.vectors)
     queries = vectors[::7] + np.float32(0.05)
 
@@ -66,7 +64,7 @@ def test_hnswlib_finds_the_same_in_a_file_written_here(
     assert np.array_equal(nearest(ours, tmp_path / "a", queries), nearest(written, tmp_path / "b", queries))
 
 
-def test_reading_what_was_written_here_changes_nothing(parsed: Parsed) -> None:
+def test_reading_what_was_written_here_changes_nothing(parsed):
     content = to_hnswlib(parsed.graph, parsed.vectors)
     again = from_hnswlib(content, D)
 
@@ -75,9 +73,7 @@ def test_reading_what_was_written_here_changes_nothing(parsed: Parsed) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_a_changed_byte_of_hnswlibs_file_is_refused_or_harmless(
-    written: bytes, place: float, flip: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_changed_byte_of_hnswlibs_file_is_refused_or_harmless(written, place, flip, tmp_path_factory):
     """Harmless: what is handed on was written here from a graph in bounds, and hnswlib searches it."""
     at = int(place * len(written))
     spoilt = written[:at] + bytes([written[at] ^ flip]) + written[at + 1 :]
@@ -91,17 +87,17 @@ def test_a_changed_byte_of_hnswlibs_file_is_refused_or_harmless(
 
 
 @pytest.mark.parametrize("size", [0, 1, 95, 96, 1000, -1])
-def test_a_file_of_hnswlib_cut_short_is_refused(written: bytes, size: int) -> None:
+def test_a_file_of_hnswlib_cut_short_is_refused(written, size):
     with pytest.raises(ArtifactError, match="damaged"):
         from_hnswlib(written[:size], D)
 
 
-def test_a_file_of_hnswlib_that_goes_on_is_refused(written: bytes) -> None:
+def test_a_file_of_hnswlib_that_goes_on_is_refused(written):
     with pytest.raises(ArtifactError, match="its length"):
         from_hnswlib(written + b"\0\0\0\0", D)
 
 
-def test_vectors_of_another_width_are_refused(written: bytes) -> None:
+def test_vectors_of_another_width_are_refused(written):
     with pytest.raises(ArtifactError, match="12 numbers|13 numbers"):
         from_hnswlib(written, D + 1)
 
@@ -125,12 +121,12 @@ def changed(array: np.ndarray, at: int, value: int) -> np.ndarray:
         (lambda g: replace(g, m=2), "length of a list"),
     ],
 )
-def test_a_graph_that_leads_out_of_itself_is_refused(parsed: Parsed, spoil, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_graph_that_leads_out_of_itself_is_refused(parsed, spoil, said):
     with pytest.raises(ArtifactError, match=said):
         spoil(parsed.graph).check()
 
 
-def test_a_link_to_a_node_that_is_not_in_its_layer_is_refused(parsed: Parsed) -> None:
+def test_a_link_to_a_node_that_is_not_in_its_layer_is_refused(parsed):
     """hnswlib would follow a null pointer."""
     graph = parsed.graph
     lists = np.cumsum(graph.levels.astype(int) + 1)
@@ -143,44 +139,44 @@ def test_a_link_to_a_node_that_is_not_in_its_layer_is_refused(parsed: Parsed) ->
 
 
 @pytest.fixture(params=["whole", "graph"])
-def stored(request: pytest.FixtureRequest, vectors: np.ndarray, parsed: Parsed) -> StoredIndex:
+def stored(request, vectors, parsed) -> StoredIndex:
     graph: Graph | None = parsed.graph if request.param == "graph" else None
     return StoredIndex(coded(vectors), (np.arange(N) % 5).astype(np.uint16), graph)
 
 
-def test_a_stored_index_is_read_as_it_was_written(stored: StoredIndex) -> None:
+def test_a_stored_index_is_read_as_it_was_written(stored):
     content = index_file.to_bytes(stored)
 
     assert index_file.to_bytes(index_file.from_bytes(content, D)) == content
 
 
 @pytest.mark.parametrize("change", [lambda c: c[:-1], lambda c: c + b"\0", lambda c: c[:20], lambda c: b""])
-def test_a_stored_index_of_another_length_is_refused(stored: StoredIndex, change) -> None:  # type: ignore[no-untyped-def]
+def test_a_stored_index_of_another_length_is_refused(stored, change):
     with pytest.raises(ArtifactError, match="pose index"):
         index_file.from_bytes(change(index_file.to_bytes(stored)), D)
 
 
 @pytest.mark.parametrize("at", range(8, 32, 4))
-def test_a_size_that_is_not_true_is_refused_before_anything_is_allocated(stored: StoredIndex, at: int) -> None:
+def test_a_size_that_is_not_true_is_refused_before_anything_is_allocated(stored, at):
     content = index_file.to_bytes(stored)
     with pytest.raises(ArtifactError, match="pose index"):
         index_file.from_bytes(content[:at] + b"\xff\xff\xff\x7f" + content[at + 4 :], D)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, -1.0, 3e38])
-def test_a_step_that_gives_no_unit_vectors_is_refused(stored: StoredIndex, value: float) -> None:
-    odd = replace(stored.vectors, step=changed(stored.vectors.step, 3, value))  # type: ignore[arg-type]
+def test_a_step_that_gives_no_unit_vectors_is_refused(stored, value):
+    odd = replace(stored.vectors, step=changed(stored.vectors.step, 3, value))
     with pytest.raises(ArtifactError, match="range"):
         index_file.from_bytes(index_file.to_bytes(replace(stored, vectors=odd)), D)
 
 
-def test_a_stored_vector_takes_a_byte_a_number(vectors: np.ndarray) -> None:
+def test_a_stored_vector_takes_a_byte_a_number(vectors):
     content = build_index(vectors, np.zeros(N, np.int64)).to_bytes()
 
     assert len(content) == 32 + 8 * D + N * (D + 2)
 
 
-def test_vectors_within_range_are_added_without_touching_the_others(vectors: np.ndarray) -> None:
+def test_vectors_within_range_are_added_without_touching_the_others(vectors):
     before = coded(vectors)
 
     after = before.with_added(vectors[10:20])
@@ -189,7 +185,7 @@ def test_vectors_within_range_are_added_without_touching_the_others(vectors: np.
     assert np.array_equal(after.codes[N:], before.codes[10:20])
 
 
-def test_vectors_out_of_range_widen_it(vectors: np.ndarray) -> None:
+def test_vectors_out_of_range_widen_it(vectors):
     new = np.eye(1, D, dtype=np.float32)
 
     after = coded(vectors).with_added(new).directions()

@@ -9,7 +9,7 @@ import pytest
 
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError, ConfigError
-from cpep_edge.trust import PublicKey, SigningKey, generate_keys, load_public_key, load_signing_key
+from cpep_edge.trust import PublicKey, generate_keys, load_public_key, load_signing_key
 from cpep_edge.trusted_keys import configured_key
 
 pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # the bundle is that of the toy encoder
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # th
         "ee" + "ff" * 30 + "7f",
     ],
 )
-def test_a_key_that_signs_anything_is_no_key(tmp_path: Path, y: str, sign_bit: int) -> None:
+def test_a_key_that_signs_anything_is_no_key(tmp_path, y, sign_bit):
     raw = bytes.fromhex(y)[:-1] + bytes([bytes.fromhex(y)[-1] | sign_bit << 7])
     # with S = 0 and R of small order, R = S B - h A holds for an eighth of all contents at least
     assert not any(
@@ -42,7 +42,7 @@ def test_a_key_that_signs_anything_is_no_key(tmp_path: Path, y: str, sign_bit: i
         load_public_key(tmp_path / "weak.pub")
 
 
-def test_a_secret_key_is_for_its_owner_alone_and_a_public_one_his_to_write_whatever_the_umask(tmp_path: Path) -> None:
+def test_a_secret_key_is_for_its_owner_alone_and_a_public_one_his_to_write_whatever_the_umask(tmp_path):
     before = os.umask(0)
     try:
         public = generate_keys(tmp_path / "k")
@@ -51,7 +51,7 @@ def test_a_secret_key_is_for_its_owner_alone_and_a_public_one_his_to_write_whate
     assert [public.file.stat().st_mode & 0o777, (tmp_path / "k").stat().st_mode & 0o777] == [0o644, 0o600]
 
 
-def test_a_new_secret_key_never_replaces_one(tmp_path: Path) -> None:
+def test_a_new_secret_key_never_replaces_one(tmp_path):
     generate_keys(tmp_path / "new.pem")
 
     with pytest.raises(ConfigError, match="exists"):
@@ -59,21 +59,21 @@ def test_a_new_secret_key_never_replaces_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not a key", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])
-def test_a_file_that_is_no_key_is_said(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_key_is_said(tmp_path, text):
     (tmp_path / "key").write_text(text)
 
     with pytest.raises(ConfigError, match="not a public key"):
         load_public_key(tmp_path / "key")
 
 
-def test_a_secret_key_is_no_public_one_and_the_reverse(secret: SigningKey, public: PublicKey) -> None:
+def test_a_secret_key_is_no_public_one_and_the_reverse(secret, public):
     with pytest.raises(ConfigError, match="not a public key"):
         load_public_key(secret.file)
     with pytest.raises(ConfigError, match="no secret key"):
         load_signing_key(public.file)
 
 
-def test_a_key_of_another_kind_is_said(tmp_path: Path) -> None:
+def test_a_key_of_another_kind_is_said(tmp_path):
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -85,7 +85,7 @@ def test_a_key_of_another_kind_is_said(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def locked_key(tmp_path: Path) -> Path:
+def locked_key(tmp_path) -> Path:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
@@ -96,7 +96,7 @@ def locked_key(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_password_of_a_key_is_asked_for(locked_key: Path) -> None:
+def test_the_password_of_a_key_is_asked_for(locked_key):
     asked = []
 
     def ask(what: str) -> str:
@@ -107,7 +107,7 @@ def test_the_password_of_a_key_is_asked_for(locked_key: Path) -> None:
     assert asked == [f"password of {locked_key}"]
 
 
-def test_another_password_or_none_to_ask_for_is_said(locked_key: Path) -> None:
+def test_another_password_or_none_to_ask_for_is_said(locked_key):
     with pytest.raises(ConfigError, match="that is not the password of"):
         load_signing_key(locked_key, lambda what: "guess")
     with pytest.raises(ConfigError, match="no terminal to ask for it on"):
@@ -115,7 +115,7 @@ def test_another_password_or_none_to_ask_for_is_said(locked_key: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660])
-def test_a_secret_key_that_others_may_touch_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_secret_key_that_others_may_touch_is_refused(tmp_path, mode):
     generate_keys(tmp_path / "new.pem")
     (tmp_path / "new.pem").chmod(mode)
 
@@ -124,7 +124,7 @@ def test_a_secret_key_that_others_may_touch_is_refused(tmp_path: Path, mode: int
 
 
 @pytest.mark.parametrize("hidden", ["key.pem", "root.json", "folder", "config"])
-def test_a_link_that_leads_nowhere_does_not_mean_that_no_key_is_asked_for(tmp_path: Path, hidden: str) -> None:
+def test_a_link_that_leads_nowhere_does_not_mean_that_no_key_is_asked_for(tmp_path, hidden):
     config = tmp_path / "config"
     place = {"folder": config / "cpep-edge", "config": config}.get(hidden, config / "cpep-edge" / hidden)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def test_a_link_that_leads_nowhere_does_not_mean_that_no_key_is_asked_for(tmp_pa
         configured_key(None)
 
 
-def test_a_link_in_a_circle_is_not_taken_for_no_key(tmp_path: Path) -> None:
+def test_a_link_in_a_circle_is_not_taken_for_no_key(tmp_path):
     (tmp_path / "config" / "cpep-edge").mkdir(parents=True)
     (tmp_path / "config" / "cpep-edge" / "key.pem").symlink_to("key.pem")
 
@@ -142,9 +142,7 @@ def test_a_link_in_a_circle_is_not_taken_for_no_key(tmp_path: Path) -> None:
         configured_key(None)
 
 
-def test_a_key_in_a_folder_that_may_not_be_searched_is_not_taken_for_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_in_a_folder_that_may_not_be_searched_is_not_taken_for_none(tmp_path, monkeypatch):
     lstat = Path.lstat
 
     def refuse(path: Path) -> object:
@@ -158,21 +156,19 @@ def test_a_key_in_a_folder_that_may_not_be_searched_is_not_taken_for_none(
         configured_key(None)
 
 
-def test_the_key_named_in_the_environment_is_asked_for_everywhere(
-    public: PublicKey, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
-) -> None:
+def test_the_key_named_in_the_environment_is_asked_for_everywhere(public, monkeypatch, tiny_bundle):
     monkeypatch.setenv("CPEP_EDGE_KEY", str(public.file))
 
     with pytest.raises(ArtifactError, match="is not signed"):
         Bundle.open(tiny_bundle)
 
 
-def test_a_key_file_that_was_asked_for_and_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_key_file_that_was_asked_for_and_is_not_there_is_said(tmp_path):
     with pytest.raises(ConfigError, match="no such key file"):
         configured_key(tmp_path / "nowhere.pub")
 
 
-def test_the_key_of_the_users_configuration_is_asked_for(public: PublicKey, tmp_path: Path) -> None:
+def test_the_key_of_the_users_configuration_is_asked_for(public, tmp_path):
     assert configured_key(None) is None
     file = tmp_path / "config" / "cpep-edge" / "key.pem"
     file.parent.mkdir(parents=True)

@@ -42,7 +42,7 @@ def held_out(windows: Windows) -> LeftOut:
     return held
 
 
-def test_windows_that_only_their_own_repetition_gives_away_are_judged_at_chance() -> None:
+def test_windows_that_only_their_own_repetition_gives_away_are_judged_at_chance():
     accuracies = [judged(windows_of(apart=0, of_repetition=6, seed=seed)).accuracy for seed in range(6)]
     assert np.mean(accuracies) < 0.5  # chance is a third
     x = windows_of(apart=0, of_repetition=6)
@@ -50,7 +50,7 @@ def test_windows_that_only_their_own_repetition_gives_away_are_judged_at_chance(
     assert np.mean(inside.shares(x.x).argmax(axis=1) == x.gesture) > 0.8  # where nothing is left out
 
 
-def test_a_head_reads_what_stays_when_the_band_turns_a_little() -> None:
+def test_a_head_reads_what_stays_when_the_band_turns_a_little():
     """One number tells the gestures apart best, but is another on a band that sits turned."""
     windows = windows_of(apart=8, of_repetition=0.3)
     turned_x = windows.x.copy()
@@ -66,7 +66,7 @@ def test_a_head_reads_what_stays_when_the_band_turns_a_little() -> None:
     assert right(turned_too.fit()) > 0.95
 
 
-def test_a_gesture_that_the_other_rounds_lack_is_left_out_of_their_heads() -> None:
+def test_a_gesture_that_the_other_rounds_lack_is_left_out_of_their_heads():
     windows = windows_of(apart=8, of_repetition=0.3)
     once = ~((windows.gesture == 1) & (windows.round > 0))
     windows = Windows(windows.x[once], windows.gesture[once], windows.repetition[once], windows.round[once])
@@ -75,7 +75,7 @@ def test_a_gesture_that_the_other_rounds_lack_is_left_out_of_their_heads() -> No
     assert np.mean(said[known] == windows.gesture[known]) > 0.95
 
 
-def test_each_round_is_judged_by_a_head_that_was_fitted_on_the_others() -> None:
+def test_each_round_is_judged_by_a_head_that_was_fitted_on_the_others():
     windows = windows_of(apart=3, of_repetition=0.5)
     held = held_out(windows)
     for number in range(3):
@@ -86,13 +86,13 @@ def test_each_round_is_judged_by_a_head_that_was_fitted_on_the_others() -> None:
         )
 
 
-def test_the_interval_is_wilson_s() -> None:
+def test_the_interval_is_wilson_s():
     for right, n in ((9, 10), (45, 45), (0, 7), (120, 333)):
         theirs = binomtest(right, n).proportion_ci(method="wilson")
         assert interval(right / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
-def test_the_interval_holds_what_further_repetitions_read() -> None:
+def test_the_interval_holds_what_further_repetitions_read():
     inside = 0
     for seed in range(40):
         windows = windows_of(apart=2, of_repetition=0.8, rounds=3, seed=seed)
@@ -104,7 +104,7 @@ def test_the_interval_holds_what_further_repetitions_read() -> None:
     assert inside >= 32  # 95 % of 40 is 38; the judged heads had a repetition less
 
 
-def test_two_gestures_that_are_one_movement_are_named_and_leaving_one_out_helps() -> None:
+def test_two_gestures_that_are_one_movement_are_named_and_leaving_one_out_helps():
     judgement = judged(windows_of(apart=4, of_repetition=0.3, same=(0, 2)))
     assert judgement.same == (("A", "C"),)
     assert judgement.confused is not None
@@ -112,7 +112,7 @@ def test_two_gestures_that_are_one_movement_are_named_and_leaving_one_out_helps(
     assert judgement.without["C"] > 0.95 > judgement.without["B"]
 
 
-def test_what_one_repetition_more_brings_is_about_what_it_brings() -> None:
+def test_what_one_repetition_more_brings_is_about_what_it_brings():
     promised, kept = [], []
     for seed in range(12):
         windows = windows_of(apart=2.2, of_repetition=1.0, rounds=5, seed=seed)
@@ -133,7 +133,7 @@ def chosen(held: LeftOut, windows: Windows) -> tuple[DecisionSpec, tuple[str, ..
     return spec, judgement.cannot_win
 
 
-def test_rejection_leaves_every_gesture_most_of_its_windows() -> None:
+def test_rejection_leaves_every_gesture_most_of_its_windows():
     windows = windows_of(apart=6, of_repetition=0.2)
     held = held_out(windows)
     likelihood = held.likelihood - held.likelihood.max(axis=1, keepdims=True)
@@ -144,7 +144,7 @@ def test_rejection_leaves_every_gesture_most_of_its_windows() -> None:
     assert spec.min_vote_share < 0.9  # a threshold that only the two sure gestures would pass
 
 
-def test_rejection_is_no_stricter_than_errors_ask_for() -> None:
+def test_rejection_is_no_stricter_than_errors_ask_for():
     windows = windows_of(apart=8, of_repetition=0.1)
     held = held_out(windows)
     spec, _ = chosen(held, windows)
@@ -152,7 +152,7 @@ def test_rejection_is_no_stricter_than_errors_ask_for() -> None:
     assert spec.evidence_ms <= 100
 
 
-def test_a_gesture_that_cannot_win_is_named() -> None:
+def test_a_gesture_that_cannot_win_is_named():
     windows = windows_of(apart=6, of_repetition=0.2)
     held = held_out(windows)
     likelihood = held.likelihood.copy()
@@ -161,7 +161,7 @@ def test_a_gesture_that_cannot_win_is_named() -> None:
     assert cannot_win == ("B",)
 
 
-def test_one_repetition_of_each_is_judged_by_its_halves() -> None:
+def test_one_repetition_of_each_is_judged_by_its_halves():
     judgement = judged(windows_of(apart=5, of_repetition=0.2, rounds=1))
     assert judgement.accuracy > 0.9
     assert judgement.n_repetitions == 3

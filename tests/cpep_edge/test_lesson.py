@@ -41,7 +41,7 @@ class Wearer:
 
     def until(self, phase: str, step: int = 0, **how: object) -> None:
         while self.lesson.cue.phase != phase or self.lesson.cue.n_done < step:
-            self.step(**how)  # type: ignore[arg-type]
+            self.step(**how)
 
     @property
     def kept(self) -> list[Repetition]:
@@ -58,7 +58,7 @@ def begin(gestures: tuple[str, ...] = ("Fist", "Open"), repetitions: int = 2) ->
     return Wearer(arm, lesson)
 
 
-def test_every_repetition_that_was_asked_for_is_kept_going_round_the_list_with_rest_in_between() -> None:
+def test_every_repetition_that_was_asked_for_is_kept_going_round_the_list_with_rest_in_between():
     wearer = begin()
     wearer.until("done")
     made = [(one.gesture, one.number) for one in wearer.kept if one.gesture != "Rest"]
@@ -67,14 +67,14 @@ def test_every_repetition_that_was_asked_for_is_kept_going_round_the_list_with_r
     assert not wearer.again
 
 
-def test_five_gestures_take_no_more_than_two_minutes_of_the_wearer_s_time() -> None:
+def test_five_gestures_take_no_more_than_two_minutes_of_the_wearer_s_time():
     wearer = begin(("A", "B", "C", "D", "E"), 3)
     wearer.until("done")
     assert len([one for one in wearer.kept if one.gesture != "Rest"]) == 15
     assert wearer.index / wearer.arm.rate_hz <= 120
 
 
-def test_a_repetition_at_rest_is_asked_for_again_with_the_reason_and_given_up_in_the_end() -> None:
+def test_a_repetition_at_rest_is_asked_for_again_with_the_reason_and_given_up_in_the_end():
     wearer = begin()
     wearer.until("make")
     wearer.until("ready", hand="Rest")
@@ -87,7 +87,7 @@ def test_a_repetition_at_rest_is_asked_for_again_with_the_reason_and_given_up_in
     assert [one.gesture for one in wearer.kept if one.gesture != "Rest"] == ["Open", "Fist", "Open"]
 
 
-def test_a_clipped_repetition_is_asked_for_again_and_says_which_channel() -> None:
+def test_a_clipped_repetition_is_asked_for_again_and_says_which_channel():
     wearer = begin()
 
     def clipped(block: Block) -> Block:
@@ -103,7 +103,7 @@ def test_a_clipped_repetition_is_asked_for_again_and_says_which_channel() -> Non
 
 
 @pytest.mark.parametrize("restart", [True, False])
-def test_a_repetition_that_lost_samples_or_saw_a_restart_is_asked_for_again(restart: bool) -> None:
+def test_a_repetition_that_lost_samples_or_saw_a_restart_is_asked_for_again(restart):
     wearer = begin()
     wearer.until("make")
     for _ in range(20):
@@ -119,7 +119,7 @@ def test_a_repetition_that_lost_samples_or_saw_a_restart_is_asked_for_again(rest
     assert len([one for one in wearer.kept if one.gesture != "Rest"]) == 4
 
 
-def test_the_late_start_of_a_movement_does_not_count_as_the_gesture() -> None:
+def test_the_late_start_of_a_movement_does_not_count_as_the_gesture():
     wearer = begin()
     wearer.until("make")
     for _ in range(round(1.0 / A_BLOCK_S)):
@@ -131,7 +131,7 @@ def test_the_late_start_of_a_movement_does_not_count_as_the_gesture() -> None:
     assert np.median(loud) > 5 * np.median(np.abs(wearer.kept[0].samples).max(axis=1))
 
 
-def test_a_gesture_held_for_a_moment_is_too_short() -> None:
+def test_a_gesture_held_for_a_moment_is_too_short():
     wearer = begin()
     wearer.until("make")
     for number in range(round(3.0 / A_BLOCK_S)):
@@ -139,7 +139,7 @@ def test_a_gesture_held_for_a_moment_is_too_short() -> None:
     assert "held for less than 1 s" in wearer.again[0].reason
 
 
-def test_a_list_that_names_rest_calls_rest_so_and_does_not_ask_for_it() -> None:
+def test_a_list_that_names_rest_calls_rest_so_and_does_not_ask_for_it():
     names = ("Fist", "No motion", "Open")
     assert rest_of(names) == "No motion"
     assert check_gestures(names) == ("Fist", "Open")
@@ -155,15 +155,13 @@ def test_a_list_that_names_rest_calls_rest_so_and_does_not_ask_for_it() -> None:
         (("Fist", UNKNOWN), "Fist alone is not enough"),
     ],
 )
-def test_a_list_that_cannot_be_taught_is_refused_in_one_sentence(names: tuple[str, ...], said: str) -> None:
+def test_a_list_that_cannot_be_taught_is_refused_in_one_sentence(names, said):
     with pytest.raises(ConfigError, match=said):
         check_gestures(names)
 
 
 @pytest.mark.parametrize(("live", "flicker"), [([], 0.0), ([], 0.1), ([2], 0.0), ([2], 0.1)])
-def test_a_band_that_says_nothing_is_told_after_the_first_rest_and_not_after_the_lesson(
-    live: list[int], flicker: float
-) -> None:
+def test_a_band_that_says_nothing_is_told_after_the_first_rest_and_not_after_the_lesson(live, flicker):
     wearer = begin()
     stuck = [channel for channel in range(wearer.arm.n_channels) if channel not in live]
 
@@ -180,9 +178,7 @@ def test_a_band_that_says_nothing_is_told_after_the_first_rest_and_not_after_the
 
 
 @pytest.mark.parametrize("hum_uv", [0.0, 100.0])
-def test_one_signal_on_every_channel_is_told_after_the_first_rest_and_hum_on_every_channel_is_not(
-    hum_uv: float,
-) -> None:
+def test_one_signal_on_every_channel_is_told_after_the_first_rest_and_hum_on_every_channel_is_not(hum_uv):
     """Electrodes that sweat or gel bridges: each its own gain and offset, and one signal."""
     wearer = begin()
     gain = np.linspace(0.5, 2.0, wearer.arm.n_channels, dtype=np.float32)
@@ -202,7 +198,7 @@ def test_one_signal_on_every_channel_is_told_after_the_first_rest_and_hum_on_eve
             wearer.until("ready", change=one_signal)
 
 
-def test_a_round_ends_with_six_seconds_of_other_movements() -> None:
+def test_a_round_ends_with_six_seconds_of_other_movements():
     assert check_gestures((UNKNOWN, "Fist", "Rest", "Open")) == ("Fist", "Open", UNKNOWN)
     wearer = begin(("Fist", "Open", UNKNOWN), repetitions=1)
     wearer.until("make", step=2)

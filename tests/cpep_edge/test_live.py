@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cpep_edge.blocks import Block, StreamInfo
+from cpep_edge.blocks import Block
 from cpep_edge.decisions import Decision
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, LinkTimeout
@@ -21,7 +21,7 @@ def steps(n_low: int, n_high: int) -> np.ndarray:
     return np.concatenate([np.zeros(n_low), np.ones(n_high)])
 
 
-def test_windows_end_at_whole_hops_and_hold_the_samples_before() -> None:
+def test_windows_end_at_whole_hops_and_hold_the_samples_before():
     recogniser = LevelRecogniser()
     signal = np.random.default_rng(0).normal(size=1000)
     decisions = play(cut(signal), LiveEngine(recogniser, INFO, hop_ms=HOP_MS))
@@ -30,7 +30,7 @@ def test_windows_end_at_whole_hops_and_hold_the_samples_before() -> None:
         assert np.array_equal(window[0], signal[decision.sample_index - WINDOW : decision.sample_index].astype("f4"))
 
 
-def test_a_gesture_is_decided_once_the_evidence_suffices() -> None:
+def test_a_gesture_is_decided_once_the_evidence_suffices():
     decisions = play(cut(steps(600, 600)), LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS))
     changes = [(d.sample_index, d.gesture) for d in decisions if d.changed]
     # more than half of the window is high from 750 on; the third such window makes sure
@@ -38,14 +38,14 @@ def test_a_gesture_is_decided_once_the_evidence_suffices() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 500])
-def test_decisions_do_not_depend_on_the_size_of_blocks(size: int) -> None:
+def test_decisions_do_not_depend_on_the_size_of_blocks(size):
     signal = steps(700, 1300)
     expected = play(cut(signal), LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS))
     got = play(cut(signal, size), LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS))
     assert without_delay(got) == without_delay(expected)
 
 
-def test_what_a_dead_electrode_picks_up_is_no_sign_of_movement() -> None:
+def test_what_a_dead_electrode_picks_up_is_no_sign_of_movement():
     spec = DecisionSpec(hop_ms=HOP_MS, rest_gesture="Low", rest_level=0.5)
     blocks = cut(np.full(600, 0.1))
     for block in blocks:
@@ -55,7 +55,7 @@ def test_what_a_dead_electrode_picks_up_is_no_sign_of_movement() -> None:
         assert {decision.at_rest for decision in decisions} == {at_rest}
 
 
-def test_a_short_gap_is_bridged_by_a_line_and_flagged() -> None:
+def test_a_short_gap_is_bridged_by_a_line_and_flagged():
     recogniser = LevelRecogniser()
     signal = np.arange(1000.0)
     blocks = [block for block in cut(signal) if block.sample_index != 500]  # 10 ms lost
@@ -65,7 +65,7 @@ def test_a_short_gap_is_bridged_by_a_line_and_flagged() -> None:
     assert [d.sample_index for d in decisions if d.interpolated] == [550, 600, 650, 700]
 
 
-def test_after_a_longer_gap_decisions_wait_for_a_clean_window() -> None:
+def test_after_a_longer_gap_decisions_wait_for_a_clean_window():
     engine = LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS)
     blocks = [block for block in cut(np.ones(2000)) if not 500 <= block.sample_index < 800]
     decisions = play(blocks, engine)
@@ -77,7 +77,7 @@ def test_after_a_longer_gap_decisions_wait_for_a_clean_window() -> None:
 
 
 @pytest.mark.parametrize("restart", ["gap", "boot"])
-def test_a_long_loss_or_a_restarted_device_starts_anew(restart: str) -> None:
+def test_a_long_loss_or_a_restarted_device_starts_anew(restart):
     engine = LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS)
     second = cut(np.ones(400), first=9000) if restart == "gap" else cut(np.ones(400), first=0, boot_id=7)
     decisions = play(cut(np.ones(600)) + second, engine)
@@ -87,7 +87,7 @@ def test_a_long_loss_or_a_restarted_device_starts_anew(restart: str) -> None:
     assert [d.gesture for d in after] == [UNKNOWN, UNKNOWN, "High", "High", "High"]
 
 
-def test_slow_inference_skips_hops_and_takes_the_newest() -> None:
+def test_slow_inference_skips_hops_and_takes_the_newest():
     blocks = cut(np.ones(6000))
     live = Live(ListSource(blocks, pause_s=0.0005), LevelRecogniser(duration_s=0.03), hop_ms=HOP_MS)
     decisions = list(live)
@@ -98,7 +98,7 @@ def test_slow_inference_skips_hops_and_takes_the_newest() -> None:
     assert ends[-1] == 6000
 
 
-def test_what_the_source_raises_reaches_the_one_who_iterates_after_the_last_decision() -> None:
+def test_what_the_source_raises_reaches_the_one_who_iterates_after_the_last_decision():
     live = Live(ListSource(cut(np.ones(300)), LinkTimeout("the band went silent")), LevelRecogniser(), hop_ms=HOP_MS)
     seen = []
     with pytest.raises(LinkTimeout, match="went silent"):
@@ -107,7 +107,7 @@ def test_what_the_source_raises_reaches_the_one_who_iterates_after_the_last_deci
     assert seen[-1].sample_index == 300
 
 
-def test_leaving_the_loop_ends_the_reader() -> None:
+def test_leaving_the_loop_ends_the_reader():
     live = Live(ListSource(cut(np.ones(100_000)), pause_s=0.0005), LevelRecogniser(), hop_ms=HOP_MS)
     decisions = iter(live)
     next(decisions)
@@ -115,7 +115,7 @@ def test_leaving_the_loop_ends_the_reader() -> None:
     assert live.stopped
 
 
-def test_a_limit_in_seconds_is_kept_in_samples() -> None:
+def test_a_limit_in_seconds_is_kept_in_samples():
     decisions = list(
         Live(ListSource(cut(np.ones(5000)), pause_s=0.0005), LevelRecogniser(), hop_ms=HOP_MS, seconds=1.0)
     )
@@ -129,12 +129,12 @@ def test_a_limit_in_seconds_is_kept_in_samples() -> None:
         (replace(INFO, sample_rate_hz=250.0), "test band samples at 250 Hz, but level was trained at 1000 Hz"),
     ],
 )
-def test_another_band_is_refused(info: StreamInfo, said: str) -> None:
+def test_another_band_is_refused(info, said):
     with pytest.raises(ConfigError, match=said):
         LiveEngine(LevelRecogniser(), info)
 
 
-def test_the_encoder_is_not_asked_while_the_muscles_rest() -> None:
+def test_the_encoder_is_not_asked_while_the_muscles_rest():
     spec = DecisionSpec(evidence_ms=25.0, hop_ms=HOP_MS, rest_gesture="Low", rest_level=0.3)
     recogniser = LevelRecogniser(spec=spec)
     engine = LiveEngine(recogniser, INFO)
@@ -146,12 +146,12 @@ def test_the_encoder_is_not_asked_while_the_muscles_rest() -> None:
     assert {d.gesture for d in decisions if d.at_rest} == {"Low"}
 
 
-def test_without_a_head_there_is_nothing_to_adapt() -> None:
+def test_without_a_head_there_is_nothing_to_adapt():
     with pytest.raises(ConfigError, match="level cannot adapt while it is worn: it has no head that answers"):
         LiveEngine(LevelRecogniser(), INFO, spec=DecisionSpec(hop_ms=HOP_MS, adapt=True))
 
 
-def test_a_band_that_was_turned_is_turned_back() -> None:
+def test_a_band_that_was_turned_is_turned_back():
     recogniser = LevelRecogniser()
     signal = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
     engine = LiveEngine(recogniser, INFO, hop_ms=HOP_MS, donning=Donning(order=(1, 0)))
@@ -159,7 +159,7 @@ def test_a_band_that_was_turned_is_turned_back() -> None:
     assert np.array_equal(recogniser.windows[-1], signal[-WINDOW:].T)
 
 
-def test_windows_that_nobody_takes_do_not_pile_up() -> None:
+def test_windows_that_nobody_takes_do_not_pile_up():
     engine = LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS)
     for block in cut(np.ones(50_000)):
         engine.ingest(block)
@@ -171,7 +171,7 @@ def test_windows_that_nobody_takes_do_not_pile_up() -> None:
     assert n_decided + engine.n_skipped_hops == len(range(200, 50_001, 50))
 
 
-def test_a_long_run_holds_no_more_memory_than_a_short_one() -> None:
+def test_a_long_run_holds_no_more_memory_than_a_short_one():
     engine = LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS)
     engine._recogniser.windows = type("Forgetful", (list,), {"append": lambda self, window: None})()
     blocks = cut(np.random.default_rng(0).normal(size=10_000))
@@ -191,7 +191,7 @@ def traced_bytes() -> int:
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([ours]).traces)
 
 
-def test_a_view_sees_the_newest_samples_and_only_those_it_has_not_seen() -> None:
+def test_a_view_sees_the_newest_samples_and_only_those_it_has_not_seen():
     engine = LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS)
     signal = np.random.default_rng(0).normal(size=500).astype(np.float32)
     for block in cut(signal):
@@ -203,7 +203,7 @@ def test_a_view_sees_the_newest_samples_and_only_those_it_has_not_seen() -> None
     assert engine.signal(0, 30)[1].shape == (2, 30)
 
 
-def test_a_tap_sees_every_block_and_every_decision() -> None:
+def test_a_tap_sees_every_block_and_every_decision():
     class Tap:
         def __init__(self) -> None:
             self.blocks: list[Block] = []

@@ -40,7 +40,7 @@ def harmed(n_samples: int = 6000) -> list[Block]:
     return kept + cut(signal[:2000], 13, boot_id=9)
 
 
-def test_a_replay_gives_the_same_decisions_bit_for_bit(tmp_path: Path) -> None:
+def test_a_replay_gives_the_same_decisions_bit_for_bit(tmp_path):
     live = record(tmp_path / "run", harmed(), duration_s=0.01)
     again = list(replay(tmp_path / "run", LevelRecogniser()))
     assert without_delay(again) == without_delay(live)
@@ -49,7 +49,7 @@ def test_a_replay_gives_the_same_decisions_bit_for_bit(tmp_path: Path) -> None:
     assert max(later - earlier for earlier, later in itertools.pairwise(ends)) > HOP_MS  # some windows were skipped
 
 
-def test_the_samples_are_an_ordinary_session_and_the_lines_tell_the_rest(tmp_path: Path) -> None:
+def test_the_samples_are_an_ordinary_session_and_the_lines_tell_the_rest(tmp_path):
     decisions = record(tmp_path / "run", cut(np.ones(1000), 10))
     with Session(tmp_path / "run" / SESSION_FILE) as session:
         assert (session.n_samples, session.meta.stage, len(session.gaps())) == (1000, "live", 0)
@@ -59,7 +59,7 @@ def test_the_samples_are_an_ordinary_session_and_the_lines_tell_the_rest(tmp_pat
     assert sum(line["type"] == "decision" for line in lines) == len(decisions)
 
 
-def test_lines_that_a_kill_cut_short_are_replayed_as_far_as_they_go(tmp_path: Path) -> None:
+def test_lines_that_a_kill_cut_short_are_replayed_as_far_as_they_go(tmp_path):
     live = record(tmp_path / "run", cut(np.ones(1000), 10))
     lines = tmp_path / "run" / LINES_FILE
     text = lines.read_text()
@@ -67,7 +67,7 @@ def test_lines_that_a_kill_cut_short_are_replayed_as_far_as_they_go(tmp_path: Pa
     assert without_delay(replay(tmp_path / "run", LevelRecogniser())) == without_delay(live[:-1])
 
 
-def test_a_plain_session_is_replayed_with_its_gaps(tmp_path: Path) -> None:
+def test_a_plain_session_is_replayed_with_its_gaps(tmp_path):
     signal = np.repeat(np.arange(2000)[:, None] % 700 > 350, 2, axis=1).astype(np.float32)
     kept = np.r_[0:900, 905:2000]
     meta = SessionMeta("s", "u", "Fist", "left", 0.0, 2.0, 2, RATE_HZ, "plain")
@@ -77,7 +77,7 @@ def test_a_plain_session_is_replayed_with_its_gaps(tmp_path: Path) -> None:
     assert without_delay(replay(tmp_path / "plain.hdf5", LevelRecogniser())) == without_delay(expected)
 
 
-def test_a_recording_knows_the_encoder_it_was_made_with(tmp_path: Path) -> None:
+def test_a_recording_knows_the_encoder_it_was_made_with(tmp_path):
     record(tmp_path / "run", cut(np.ones(400)))
     other = LevelRecogniser()
     assert is_of_bundle(tmp_path / "run", other)
@@ -85,7 +85,7 @@ def test_a_recording_knows_the_encoder_it_was_made_with(tmp_path: Path) -> None:
     assert not is_of_bundle(tmp_path / "run", other)
 
 
-def test_a_folder_that_holds_a_recording_is_not_written_over(tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_recording_is_not_written_over(tmp_path):
     record(tmp_path / "run", cut(np.ones(400)))
     with pytest.raises(DataError, match="already holds a recording"):
         record(tmp_path / "run", cut(np.ones(400)))
@@ -99,7 +99,7 @@ def test_a_folder_that_holds_a_recording_is_not_written_over(tmp_path: Path) -> 
         (lambda text: text.replace('"n": 10', '"n": "ten"', 1), "a whole number belongs"),
     ],
 )
-def test_a_damaged_recording_is_said(tmp_path: Path, harm, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_recording_is_said(tmp_path, harm, said):
     record(tmp_path / "run", cut(np.ones(400), 10))
     lines = tmp_path / "run" / LINES_FILE
     lines.write_text(harm(lines.read_text()))
@@ -107,7 +107,7 @@ def test_a_damaged_recording_is_said(tmp_path: Path, harm, said: str) -> None:  
         list(replay(tmp_path / "run", LevelRecogniser()))
 
 
-def test_a_disk_that_fills_is_a_sentence_and_the_signal_so_far_is_kept(tmp_path: Path) -> None:
+def test_a_disk_that_fills_is_a_sentence_and_the_signal_so_far_is_kept(tmp_path):
     said = "cannot .*writ.* File too large; .*record --recover"
     with files_of_at_most(20_000), pytest.raises(DataError, match=said):
         record(tmp_path / "run", cut(np.ones(6_000), 10))

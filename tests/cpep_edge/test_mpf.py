@@ -22,7 +22,7 @@ def noise(n: int, n_electrodes: int = 5, seed: int = 0) -> NDArray[np.float32]:
     return (rng.normal(size=(n, n_electrodes)) @ rng.normal(size=(n_electrodes, n_electrodes))).astype(np.float32)
 
 
-def test_a_token_is_the_matrix_logarithm_of_the_span_s_covariance_in_each_band() -> None:
+def test_a_token_is_the_matrix_logarithm_of_the_span_s_covariance_in_each_band():
     """Against scipy: its filter over the whole signal, its own covariance, its general matrix logarithm."""
     s, x = spec(), noise(700)
     tokens = MpfStream(s)(x)
@@ -39,7 +39,7 @@ def test_a_token_is_the_matrix_logarithm_of_the_span_s_covariance_in_each_band()
         assert np.allclose(tokens[number], expected, atol=1e-4)
 
 
-def test_the_distance_of_tokens_is_that_of_the_log_euclidean_metric() -> None:
+def test_the_distance_of_tokens_is_that_of_the_log_euclidean_metric():
     rng = np.random.default_rng(1)
     logs = rng.normal(size=(2, 6, 6))
     logs = logs + logs.transpose(0, 2, 1)
@@ -47,7 +47,7 @@ def test_the_distance_of_tokens_is_that_of_the_log_euclidean_metric() -> None:
     assert np.linalg.norm(tokens[0] - tokens[1]) == pytest.approx(np.linalg.norm(logs[0] - logs[1]), rel=1e-3)
 
 
-def test_a_turn_by_whole_electrodes_is_what_the_turned_band_hears_and_half_a_turn_lies_between() -> None:
+def test_a_turn_by_whole_electrodes_is_what_the_turned_band_hears_and_half_a_turn_lies_between():
     s, x = spec(), noise(700)
     n_bands, tokens = len(s.bands), MpfStream(s)(x)
     for electrodes in (-2, 0, 1, 3):
@@ -57,7 +57,7 @@ def test_a_turn_by_whole_electrodes_is_what_the_turned_band_hears_and_half_a_tur
     assert np.allclose(turned(tokens, 1.5, n_bands), between, atol=1e-5)
 
 
-def test_a_turn_gives_a_dead_electrode_nothing_to_say() -> None:
+def test_a_turn_gives_a_dead_electrode_nothing_to_say():
     s, x = spec(), noise(700)
     tokens = MpfStream(s, dead=(2,))(x)
     assert not turned(tokens, 0.4, len(s.bands), dead=(2,))[:, np.ptp(tokens, axis=0) == 0].any()
@@ -65,7 +65,7 @@ def test_a_turn_gives_a_dead_electrode_nothing_to_say() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.integers(1, 180), min_size=1, max_size=12), first=st.integers(0, 200))
-def test_tokens_do_not_depend_on_how_the_signal_was_cut(sizes: list[int], first: int) -> None:
+def test_tokens_do_not_depend_on_how_the_signal_was_cut(sizes, first):
     x = noise(sum(sizes))
     whole, cut = MpfStream(spec()), MpfStream(spec())
     for stream in (whole, cut):
@@ -74,7 +74,7 @@ def test_tokens_do_not_depend_on_how_the_signal_was_cut(sizes: list[int], first:
     assert np.array_equal(whole(x), np.concatenate([cut(part) for part in parts]))
 
 
-def test_blocks_begin_at_whole_multiples_of_the_hop_wherever_a_stream_begins() -> None:
+def test_blocks_begin_at_whole_multiples_of_the_hop_wherever_a_stream_begins():
     """Two streams that see the same samples from different beginnings agree once their filters have settled."""
     x, late = noise(4000), 1013
     early_stream, late_stream = MpfStream(spec()), MpfStream(spec())
@@ -83,7 +83,7 @@ def test_blocks_begin_at_whole_multiples_of_the_hop_wherever_a_stream_begins() -
     assert np.allclose(early[-60:], found[-60:], atol=1e-3)
 
 
-def test_a_token_s_cost_does_not_depend_on_the_span_and_nothing_after_it_matters() -> None:
+def test_a_token_s_cost_does_not_depend_on_the_span_and_nothing_after_it_matters():
     x = noise(1000)
     changed = x.copy()
     changed[600:] = 0
@@ -94,7 +94,7 @@ def test_a_token_s_cost_does_not_depend_on_the_span_and_nothing_after_it_matters
 
 
 @pytest.mark.parametrize("kind", ["flat", "doubled", "silent", "one source"])
-def test_rank_deficient_covariances_are_ordinary_input(kind: str) -> None:
+def test_rank_deficient_covariances_are_ordinary_input(kind):
     x = noise(500)
     if kind == "flat":
         x[:, 2] = 7
@@ -107,7 +107,7 @@ def test_rank_deficient_covariances_are_ordinary_input(kind: str) -> None:
     assert np.isfinite(MpfStream(spec())(x)).all()
 
 
-def test_a_dead_electrode_is_taken_out_and_leaves_the_others_as_they_would_be_without_it() -> None:
+def test_a_dead_electrode_is_taken_out_and_leaves_the_others_as_they_would_be_without_it():
     x = noise(500)
     x[:, 4] = 0
     dead = MpfStream(spec(), dead=[4])(x)
@@ -123,7 +123,7 @@ def test_a_dead_electrode_is_taken_out_and_leaves_the_others_as_they_would_be_wi
 @pytest.mark.parametrize(
     ("rate_hz", "low_hz", "n_bands"), [(200, 15, 3), (250, 15, 3), (500, 20, 4), (1000, 20, 4), (2000, 40, 4)]
 )
-def test_bands_follow_the_rate_and_stay_below_its_half(rate_hz: float, low_hz: float, n_bands: int) -> None:
+def test_bands_follow_the_rate_and_stay_below_its_half(rate_hz, low_hz, n_bands):
     edges = band_edges_hz(rate_hz, low_hz)
     assert len(edges) == n_bands + 1
     assert edges[0] == low_hz
@@ -133,7 +133,7 @@ def test_bands_follow_the_rate_and_stay_below_its_half(rate_hz: float, low_hz: f
     design_bands(rate_hz, edges)
 
 
-def test_bands_that_cannot_be_are_refused() -> None:
+def test_bands_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="0.45 of the sample rate"):
         design_bands(200, (15, 95))
     with pytest.raises(ValueError, match="must rise"):

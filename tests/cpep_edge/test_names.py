@@ -4,7 +4,7 @@ from cpep_edge.names import MAX_NAME, check_name, shown_name
 
 
 @pytest.mark.parametrize("name", ["Fist", "index flexion", "Öffnen", "拳", "👍", "x" * MAX_NAME])
-def test_names_that_people_write_are_taken(name: str) -> None:
+def test_names_that_people_write_are_taken(name):
     assert check_name(name) == name
 
 
@@ -19,7 +19,7 @@ def test_names_that_people_write_are_taken(name: str) -> None:
         ("\U0001f468\u200d\U0001f469\u200d\U0001f467", r"U\+200D"),  # a family, joined by what is not printed
     ],
 )
-def test_names_that_a_screen_or_a_file_cannot_hold_are_refused_with_the_reason(name: str, says: str) -> None:
+def test_names_that_a_screen_or_a_file_cannot_hold_are_refused_with_the_reason(name, says):
     with pytest.raises(ValueError, match=says):
         check_name(name)
 
@@ -38,11 +38,11 @@ def test_names_that_a_screen_or_a_file_cannot_hold_are_refused_with_the_reason(n
         ("unknown", "no gesture"),
     ],
 )
-def test_people_read_words_where_programs_read_labels(label: str, shown: str) -> None:
+def test_people_read_words_where_programs_read_labels(label, shown):
     assert shown_name(label) == shown
 
 
-def test_gestures_of_the_simulated_people_are_read_as_different_names() -> None:
+def test_gestures_of_the_simulated_people_are_read_as_different_names():
     stages = pytest.importorskip("cpep_train.stages").STAGES
     names = {shown_name(stage.name) for stage in stages}
     assert len(names) == len(stages)

@@ -2,7 +2,6 @@
 
 import gc
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.manifest import EncoderSpec
 from cpep_edge.mpf import MpfSpec, MpfStream, design_bands
-from cpep_edge.native_encoder import NativeEncoder, NativeLibrary, native_kernels
+from cpep_edge.native_encoder import NativeEncoder, native_kernels
 from cpep_edge.preprocess import design_filter
 from tests.processes import python
 
@@ -28,22 +27,22 @@ Program = tuple[bytes, EncoderSpec]
 
 
 @pytest.fixture(scope="module")
-def program(native_program: Program) -> bytes:
+def program(native_program) -> bytes:
     return native_program[0]
 
 
 @pytest.fixture(scope="module")
-def spec(native_program: Program) -> EncoderSpec:
+def spec(native_program) -> EncoderSpec:
     return native_program[1]
 
 
 @pytest.fixture(scope="module")
-def encoder(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> NativeEncoder:
+def encoder(library, program, spec) -> NativeEncoder:
     return NativeEncoder(library, program, spec)
 
 
 @pytest.fixture(scope="module")
-def windows(spec: EncoderSpec) -> np.ndarray:
+def windows(spec) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(5, spec.n_channels, spec.window_samples)).astype(np.float32)
 
 
@@ -72,9 +71,7 @@ window = np.random.default_rng(0).normal(size=(spec.n_channels, spec.window_samp
     return json.loads(done.stdout)
 
 
-def test_it_gives_the_very_bytes_that_the_bindings_give(
-    encoder: NativeEncoder, program: bytes, spec: EncoderSpec, windows: np.ndarray
-) -> None:
+def test_it_gives_the_very_bytes_that_the_bindings_give(encoder, program, spec, windows):
     bindings = open_encoder(program, spec)
 
     for window in windows:
@@ -82,9 +79,7 @@ def test_it_gives_the_very_bytes_that_the_bindings_give(
 
 
 @pytest.mark.parametrize("order", ["native, bindings", pytest.param("bindings, native", marks=pytest.mark.slow)])
-def test_it_lives_beside_the_bindings_whichever_comes_first(
-    native_build: "NativeBuild", native_program: Program, tmp_path: Path, order: str
-) -> None:
+def test_it_lives_beside_the_bindings_whichever_comes_first(native_build, native_program, tmp_path, order):
     script = f"""
 native = lambda: NativeEncoder(library, program, spec)
 bindings = lambda: open_encoder(program, spec)
@@ -96,7 +91,7 @@ print(json.dumps([encoder.embed(window).tolist() for encoder in opened]))
     assert one == other
 
 
-def test_an_embedding_is_not_overwritten_by_the_next(encoder: NativeEncoder, windows: np.ndarray) -> None:
+def test_an_embedding_is_not_overwritten_by_the_next(encoder, windows):
     first = encoder.embed(windows[0])
     kept = first.copy()
     encoder.embed(windows[1])
@@ -104,7 +99,7 @@ def test_an_embedding_is_not_overwritten_by_the_next(encoder: NativeEncoder, win
     np.testing.assert_array_equal(first, kept)
 
 
-def test_a_window_may_lie_in_memory_as_it_likes(encoder: NativeEncoder, windows: np.ndarray) -> None:
+def test_a_window_may_lie_in_memory_as_it_likes(encoder, windows):
     transposed = np.asfortranarray(windows[0])
     every_other = np.repeat(windows[0], 2, axis=1)[:, ::2]
 
@@ -112,7 +107,7 @@ def test_a_window_may_lie_in_memory_as_it_likes(encoder: NativeEncoder, windows:
     np.testing.assert_array_equal(encoder.embed(every_other), encoder.embed(windows[0]))
 
 
-def test_two_threads_agree_with_one(native_build: "NativeBuild", native_program: Program, tmp_path: Path) -> None:
+def test_two_threads_agree_with_one(native_build, native_program, tmp_path):
     script = """
 one, two = (NativeEncoder(library, program, spec, n_threads=n) for n in (1, 2))
 refused = ""
@@ -138,13 +133,7 @@ print(json.dumps([one.embed(window).tolist(), two.embed(window).tolist(), refuse
         lambda program: bytes(64) + program[64:],
     ],
 )
-def test_a_damaged_program_is_refused_in_one_sentence(
-    library: NativeLibrary,
-    program: bytes,
-    spec: EncoderSpec,
-    damage: Callable[[bytes], bytes],
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_a_damaged_program_is_refused_in_one_sentence(library, program, spec, damage, capfd):
     with pytest.raises(ArtifactError, match="^the encoder program cannot be loaded: [ -~]+$"):
         NativeEncoder(library, damage(program), spec)
 
@@ -154,33 +143,31 @@ def test_a_damaged_program_is_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("field", "side"), [("n_channels", "input"), ("window_samples", "input"), ("d_embed", "output")]
 )
-def test_a_program_of_another_shape_is_refused(
-    library: NativeLibrary, program: bytes, spec: EncoderSpec, field: str, side: str
-) -> None:
+def test_a_program_of_another_shape_is_refused(library, program, spec, field, side):
     other = spec.model_copy(update={field: getattr(spec, field) + 1})
 
     with pytest.raises(ArtifactError, match=f"{side} is .* the manifest says"):
         NativeEncoder(library, program, other)
 
 
-def test_a_window_of_another_shape_is_a_callers_slip(encoder: NativeEncoder, windows: np.ndarray) -> None:
+def test_a_window_of_another_shape_is_a_callers_slip(encoder, windows):
     with pytest.raises(ValueError, match="this encoder takes"):
         encoder.embed(windows[0].T)
     with pytest.raises(ValueError, match="this encoder takes"):
         encoder.embed(windows[0][:, 1:])
 
 
-def test_no_threads_is_a_callers_slip(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
+def test_no_threads_is_a_callers_slip(library, program, spec):
     with pytest.raises(ValueError, match="n_threads must be at least 1"):
         NativeEncoder(library, program, spec, n_threads=0)
 
 
-def test_a_library_for_another_processor_is_refused(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
+def test_a_library_for_another_processor_is_refused(library, program, spec):
     with pytest.raises(CpepError, match="is for riscv64 Linux, this is"):
         NativeEncoder(replace(library, architecture="riscv64"), program, spec)
 
 
-def test_bytes_that_are_no_library_are_refused(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
+def test_bytes_that_are_no_library_are_refused(library, program, spec):
     (name, _), *rest = reversed(library.files)
     spoilt = replace(library, files=(*reversed(rest), (name, b"no ELF")))
 
@@ -189,9 +176,7 @@ def test_bytes_that_are_no_library_are_refused(library: NativeLibrary, program: 
 
 
 @pytest.mark.parametrize(("n_channels", "notch_hz"), [(1, None), (16, 50.0)])
-def test_the_filter_gives_the_bits_that_scipy_gives(
-    library: NativeLibrary, n_channels: int, notch_hz: float | None
-) -> None:
+def test_the_filter_gives_the_bits_that_scipy_gives(library, n_channels, notch_hz):
     rng, sos = np.random.default_rng(0), np.array(design_filter(2000.0, 40.0, notch_hz))
     samples = rng.normal(0, 100, (700, n_channels)).astype(np.float32)
     state = rng.normal(size=(len(sos), 2, n_channels))
@@ -221,9 +206,7 @@ def _arm(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["as it is", "one source", "doubled", "flat", "silent"])
 @pytest.mark.parametrize("n", [2, 5, 11, 16])
-def test_the_front_end_s_tokens_are_numpy_s_whatever_the_electrodes_do(
-    library: NativeLibrary, n: int, kind: str
-) -> None:
+def test_the_front_end_s_tokens_are_numpy_s_whatever_the_electrodes_do(library, n, kind):
     """In any pieces, from any sample on, with an electrode taken out, and again after a reset."""
     rng = np.random.default_rng(n)
     bands = list(design_bands(1000.0, (20.0, 60.0, 120.0, 450.0)))
@@ -243,7 +226,7 @@ def test_the_front_end_s_tokens_are_numpy_s_whatever_the_electrodes_do(
         ours(signal_uv[:, 1:])
 
 
-def test_encoders_are_freed(library: NativeLibrary, program: bytes, spec: EncoderSpec) -> None:
+def test_encoders_are_freed(library, program, spec):
     def resident_pages() -> int:
         gc.collect()
         return int(Path("/proc/self/statm").read_text().split()[1])
@@ -261,8 +244,8 @@ def test_encoders_are_freed(library: NativeLibrary, program: bytes, spec: Encode
 
 @pytest.mark.parametrize("same", [True, False])
 def test_libraries_of_the_bindings_are_shared_and_those_of_another_build_refused(
-    native_build: "NativeBuild", native_program: Program, tmp_path: Path, same: bool
-) -> None:
+    native_build, native_program, tmp_path, same
+):
     script = f"""
 import ctypes
 ctypes.CDLL(files[0])  # as the bindings would, from a file

@@ -2,7 +2,6 @@
 
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -26,7 +25,7 @@ DECISION = Decision(0, 0.0, "Fist", True, "Fist", 0.5, 0.5, False, False, 1.0)
 
 
 @given(st.text())
-def test_what_is_shown_is_one_line_of_visible_letters(text: str) -> None:
+def test_what_is_shown_is_one_line_of_visible_letters(text):
     shown = printable(text)
 
     assert all(letter.isprintable() or letter.isspace() for letter in shown)
@@ -34,15 +33,15 @@ def test_what_is_shown_is_one_line_of_visible_letters(text: str) -> None:
     assert len(shown) <= 200
 
 
-def test_letters_of_any_language_stay() -> None:
+def test_letters_of_any_language_stay():
     assert printable("手のひら Größe αβγ 👍") == "手のひら Größe αβγ 👍"
 
 
 @pytest.mark.parametrize("text", [ESCAPES, *MARKUPS])
-def test_the_screen_shows_names_as_they_are_and_obeys_none(text: str) -> None:
+def test_the_screen_shows_names_as_they_are_and_obeys_none(text):
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     console.print(render(text, replace(DECISION, gesture=text), [Change(text, 1.0)], SUMMARY))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = console.file.getvalue()
 
     assert "\x1b]" not in shown
     assert "\nERROR" not in shown
@@ -51,9 +50,7 @@ def test_the_screen_shows_names_as_they_are_and_obeys_none(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [ESCAPES, *MARKUPS])
-def test_tables_and_lines_show_names_as_they_are_and_obey_none(
-    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_and_lines_show_names_as_they_are_and_obey_none(text, monkeypatch, capsys):
     output.print_table(text, (text, ""), [(text, "1")])
     output.stdout.print(printable(text))
     shown = capsys.readouterr().out
@@ -64,7 +61,7 @@ def test_tables_and_lines_show_names_as_they_are_and_obey_none(
         assert text in shown
 
 
-def test_a_user_without_a_home_has_no_folders_but_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_has_no_folders_but_those_that_are_named(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user number without a name
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert user_folder("XDG_STATE_HOME", ".local", "state") is None
@@ -73,7 +70,7 @@ def test_a_user_without_a_home_has_no_folders_but_those_that_are_named(monkeypat
     assert str(user_folder("XDG_STATE_HOME", ".local")) == "/var/lib/x"
 
 
-def test_a_user_without_a_home_may_look_at_bundles_and_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_may_look_at_bundles_and_nothing_is_remembered(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "CPEP_EDGE_KEY"):
         monkeypatch.delenv(variable, raising=False)
@@ -85,9 +82,7 @@ def test_a_user_without_a_home_may_look_at_bundles_and_nothing_is_remembered(mon
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_a_home_that_cannot_be_written_to_is_said_with_the_way_out(
-    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_that_cannot_be_written_to_is_said_with_the_way_out(there, tmp_path, monkeypatch):
     home = tmp_path / "home"
     if there:  # another user's folder, or a disk that is mounted for reading
         (home / "cpep-edge").mkdir(parents=True)

@@ -37,7 +37,7 @@ def run(words: list[str], folder: Path, band: LineBand, gestures: tuple[str, ...
     return out, "".join(said)
 
 
-def test_the_tutorial_leads_to_a_program_that_prints_gestures(tmp_path: Path) -> None:
+def test_the_tutorial_leads_to_a_program_that_prints_gestures(tmp_path):
     (profile,), (program,) = blocks("toml"), blocks("python")
     (tmp_path / "my-band.toml").write_text(profile, encoding="utf-8")
     commands = [line.split() for block in blocks("sh") for line in block.splitlines() if line.startswith("cpep-edge")]

@@ -15,14 +15,14 @@ def csv(file: Path, *lines: str) -> Path:
     return file
 
 
-def test_columns_are_found_by_their_names(tmp_path: Path) -> None:
+def test_columns_are_found_by_their_names(tmp_path):
     movement = read_movement(csv(tmp_path / "pose.csv", "wrist, thumb,index", "0.3,0.1,0.2"), JOINTS)
 
     assert movement.angles_rad.tolist() == [[0.1, 0.2, 0.3]]
     assert movement.duration_s == 0
 
 
-def test_a_movement_is_read_between_its_poses_along_a_line(tmp_path: Path) -> None:
+def test_a_movement_is_read_between_its_poses_along_a_line(tmp_path):
     file = csv(tmp_path / "pose.csv", "time_s,thumb,index,wrist", "10,0,0,0", "11,1,0,-1", "13,1,2,-1")
 
     at = read_movement(file, JOINTS).at(np.array([0.5, 2.0]))
@@ -47,26 +47,26 @@ def test_a_movement_is_read_between_its_poses_along_a_line(tmp_path: Path) -> No
         (["time_s,thumb,index,wrist", "1,0,0,0", "1,0,0,0"], "time_s does not rise"),
     ],
 )
-def test_a_file_of_no_pose_is_refused_in_one_sentence(tmp_path: Path, lines: list[str], said: str) -> None:
+def test_a_file_of_no_pose_is_refused_in_one_sentence(tmp_path, lines, said):
     with pytest.raises(DataError, match=said) as raised:
         read_movement(csv(tmp_path / "pose.csv", *lines), JOINTS)
     assert "pose.csv" in str(raised.value)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "pose.csv").write_bytes(b"\xff\xfe\x00\x01" * 40)
 
     with pytest.raises(DataError, match="not a CSV file"):
         read_movement(tmp_path / "pose.csv", JOINTS)
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_movement(tmp_path / "nowhere.csv", JOINTS)
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Path:
+def session(tmp_path) -> Path:
     """Ten poses, of which the fit of three failed."""
     angles = np.outer(np.arange(1, 11), np.linspace(0.01, 0.1, N_JOINTS)).astype(np.float32)
     angles[[0, 4, 9]] = np.nan
@@ -77,13 +77,13 @@ def session(tmp_path: Path) -> Path:
     return file
 
 
-def test_poses_of_a_session_are_those_that_were_tracked(session: Path) -> None:
+def test_poses_of_a_session_are_those_that_were_tracked(session):
     movement = read_movement(session, JOINT_NAMES)
 
     assert movement.angles_rad.shape == (7, N_JOINTS)
     np.testing.assert_allclose(movement.time_s, [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8])
 
 
-def test_a_session_has_no_wrist(session: Path) -> None:
+def test_a_session_has_no_wrist(session):
     with pytest.raises(DataError, match="no angles for wrist_flexion"):
         read_movement(session, (*JOINT_NAMES, "wrist_flexion"))

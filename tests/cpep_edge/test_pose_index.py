@@ -24,7 +24,7 @@ def poses() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module", params=["whole", "graph"])
-def index(request: pytest.FixtureRequest, poses: tuple[np.ndarray, np.ndarray]) -> PoseIndex:
+def index(request, poses) -> PoseIndex:
     """The same poses, searched whole and through hnswlib's graph."""
     vectors, gesture_index = poses
     stored = coded(vectors)
@@ -37,14 +37,12 @@ def spec_of(index: PoseIndex, n_prototypes: int = 600) -> IndexSpec:
 
 
 @pytest.fixture(scope="module")
-def queries(poses: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def queries(poses) -> np.ndarray:
     """Embeddings that lie near poses, as an aligned encoder's do."""
     return unit(poses[0][::3] + np.random.default_rng(2).normal(0, 0.1, (200, D)))
 
 
-def test_neighbours_are_those_of_brute_force(
-    poses: tuple[np.ndarray, np.ndarray], index: PoseIndex, queries: np.ndarray
-) -> None:
+def test_neighbours_are_those_of_brute_force(poses, index, queries):
     gesture_index = poses[1]
     for query in queries:
         cosines = index.vectors @ query
@@ -54,9 +52,7 @@ def test_neighbours_are_those_of_brute_force(
         assert np.array_equal(gestures, gesture_index[exact])
 
 
-def test_a_penalty_is_taken_off_before_the_nearest_are_chosen_and_not_off_what_a_vote_tells(
-    index: PoseIndex, queries: np.ndarray
-) -> None:
+def test_a_penalty_is_taken_off_before_the_nearest_are_chosen_and_not_off_what_a_vote_tells(index, queries):
     penalty = (0.4, 0.0, 0.4, 0.0, 0.1, 0.0)
     less = np.array(penalty, np.float32)[index.gesture_index]
     penalised = PoseIndex(index.stored, 600, penalty)
@@ -73,36 +69,32 @@ def test_a_penalty_is_taken_off_before_the_nearest_are_chosen_and_not_off_what_a
     assert moved > 0
 
 
-def test_who_asks_for_a_graph_or_for_none_gets_it_and_the_same_neighbours(
-    poses: tuple[np.ndarray, np.ndarray], queries: np.ndarray
-) -> None:
+def test_who_asks_for_a_graph_or_for_none_gets_it_and_the_same_neighbours(poses, queries):
     auto, hnsw, exact = (build_index(*poses, search=search) for search in ("auto", "hnsw", "exact"))
     assert [index.stored.graph is None for index in (auto, hnsw, exact)] == [True, False, True]
     for query in queries:
         np.testing.assert_allclose(hnsw.nearest(query, 10)[1], exact.nearest(query, 10)[1], atol=1e-5)
 
 
-def test_no_graph_is_made_of_copies_though_it_is_asked_for(poses: tuple[np.ndarray, np.ndarray]) -> None:
+def test_no_graph_is_made_of_copies_though_it_is_asked_for(poses):
     copies = np.repeat(poses[0][:20], 30, axis=0)
     with pytest.raises(ConfigError, match="--index exact"):
         build_index(copies, poses[1], search="hnsw")
     assert build_index(copies, poses[1], search="exact").stored.graph is None
 
 
-def test_a_gesture_that_was_not_trained_has_no_penalty() -> None:
+def test_a_gesture_that_was_not_trained_has_no_penalty():
     gestures = [Gesture(name=name, n_prototypes=1, trained=name != "mine") for name in ("fist", "mine", "point")]
     spec = IndexSpec(file="index.bin", n_prototypes=3, seen_penalty=0.25)
     assert spec.penalties(gestures) == (0.25, 0.0, 0.25)
 
 
-def test_a_byte_a_number_moves_no_vector_far(poses: tuple[np.ndarray, np.ndarray], index: PoseIndex) -> None:
+def test_a_byte_a_number_moves_no_vector_far(poses, index):
     assert np.sum(index.vectors * poses[0], axis=1).min() > 0.9995
     np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=1e-6)
 
 
-def test_votes_are_those_of_scikit_learn(
-    poses: tuple[np.ndarray, np.ndarray], index: PoseIndex, queries: np.ndarray
-) -> None:
+def test_votes_are_those_of_scikit_learn(poses, index, queries):
     peer = KNeighborsClassifier(9, metric="cosine", algorithm="brute").fit(index.vectors, poses[1])
     shares = peer.predict_proba(queries)
     for query, share in zip(queries, shares, strict=True):
@@ -111,21 +103,19 @@ def test_votes_are_those_of_scikit_learn(
         assert share[ours.gesture_index] == share.max()
 
 
-def test_between_equal_counts_the_nearest_neighbour_decides() -> None:
+def test_between_equal_counts_the_nearest_neighbour_decides():
     result = vote(np.array([2, 1, 1, 2, 0]), np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32))
     assert (result.gesture_index, result.share) == (2, 0.4)
     assert result.similarity == pytest.approx(0.9)
 
 
-def test_a_stored_index_answers_alike(index: PoseIndex, queries: np.ndarray) -> None:
+def test_a_stored_index_answers_alike(index, queries):
     loaded = load_index(index.to_bytes(), spec_of(index), n_gestures=6, d_embed=D)
     for query in queries:
         assert np.array_equal(loaded.nearest(query, 10)[1], index.nearest(query, 10)[1])
 
 
-def test_the_same_prototypes_give_the_same_file(
-    poses: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_prototypes_give_the_same_file(poses, monkeypatch):
     for limit in (pose_index.EXACT_NUMBERS, 0):
         monkeypatch.setattr(pose_index, "EXACT_NUMBERS", limit)
         built = build_index(*poses)
@@ -133,9 +123,7 @@ def test_the_same_prototypes_give_the_same_file(
         assert built.to_bytes() == build_index(*poses).to_bytes()
 
 
-def test_a_graph_votes_as_a_search_of_everything_does(
-    poses: tuple[np.ndarray, np.ndarray], queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_graph_votes_as_a_search_of_everything_does(poses, queries, monkeypatch):
     """Shuffling for the graph must not lose which gesture a prototype is of."""
     whole = build_index(*poses)
     monkeypatch.setattr(pose_index, "EXACT_NUMBERS", 0)
@@ -148,14 +136,12 @@ def test_a_graph_votes_as_a_search_of_everything_does(
 
 
 @pytest.mark.parametrize(("n_prototypes", "n_gestures", "said"), [(601, 6, "holds 600"), (600, 5, "beyond")])
-def test_an_index_that_is_not_what_the_manifest_says_is_refused(
-    index: PoseIndex, n_prototypes: int, n_gestures: int, said: str
-) -> None:
+def test_an_index_that_is_not_what_the_manifest_says_is_refused(index, n_prototypes, n_gestures, said):
     with pytest.raises(ArtifactError, match=said):
         load_index(index.to_bytes(), spec_of(index, n_prototypes), n_gestures=n_gestures, d_embed=D)
 
 
-def test_a_graph_that_the_manifest_does_not_know_is_refused(index: PoseIndex) -> None:
+def test_a_graph_that_the_manifest_does_not_know_is_refused(index):
     other = (
         None
         if graph_spec(index)
@@ -167,13 +153,13 @@ def test_a_graph_that_the_manifest_does_not_know_is_refused(index: PoseIndex) ->
         load_index(index.to_bytes(), spec_of(index).model_copy(update={"graph": other}), n_gestures=6, d_embed=D)
 
 
-def test_fewer_prototypes_than_neighbours_still_vote() -> None:
+def test_fewer_prototypes_than_neighbours_still_vote():
     small = build_index(unit(np.eye(3, D)), np.arange(3))
     assert len(small.nearest(unit(np.eye(1, D))[0], 10)[0]) == 3
 
 
 @pytest.mark.parametrize("n", [9, 40, 319, 320, 351, 3000])
-def test_an_exact_search_misses_nothing_whatever_the_number_and_however_many_are_alike(n: int) -> None:
+def test_an_exact_search_misses_nothing_whatever_the_number_and_however_many_are_alike(n):
     rng = np.random.default_rng(n)
     vectors = unit(rng.normal(size=(n, 8)))
     vectors[::3] = vectors[0]
@@ -184,7 +170,7 @@ def test_an_exact_search_misses_nothing_whatever_the_number_and_however_many_are
         np.testing.assert_allclose(similarity, best, atol=1e-6)
 
 
-def test_copies_do_not_change_votes() -> None:
+def test_copies_do_not_change_votes():
     """Above the size from which a graph is searched: 50 copies each of 300 poses; a graph gets a tenth wrong."""
     rng = np.random.default_rng(0)
     poses = unit(rng.standard_normal((300, 64)))

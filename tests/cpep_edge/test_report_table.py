@@ -4,7 +4,6 @@ import csv
 import io
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +14,12 @@ FIRST = Table(("recipe", "accuracy"), (("a, b", "0.5"), (ODD, 'say "1"')), "A no
 SECOND = Table(("recipe", "accuracy"), (("c", "0.6"),), name="second")
 
 
-def test_csv_is_read_back_as_it_was() -> None:
+def test_csv_is_read_back_as_it_was():
     rows = list(csv.reader(io.StringIO(to_csv([FIRST, SECOND]))))
     assert rows == [["table", "recipe", "accuracy"], *(["first", *row] for row in FIRST.rows), ["second", "c", "0.6"]]
 
 
-def test_latex_escapes_everything_and_balances() -> None:
+def test_latex_escapes_everything_and_balances():
     text = to_latex([FIRST])
     body = text.replace(r"\{", "").replace(r"\}", "")
     assert body.count("{") == body.count("}")
@@ -28,7 +27,7 @@ def test_latex_escapes_everything_and_balances() -> None:
     assert text.count(r"\\") == 1 + len(FIRST.rows)
 
 
-def test_latex_is_taken_by_latex(tmp_path: Path) -> None:
+def test_latex_is_taken_by_latex(tmp_path):
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base")
     document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{to_latex([FIRST])}\end{{document}}"
@@ -36,7 +35,7 @@ def test_latex_is_taken_by_latex(tmp_path: Path) -> None:
     subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True)
 
 
-def test_the_page_escapes_words_and_keeps_what_its_parts_made() -> None:
+def test_the_page_escapes_words_and_keeps_what_its_parts_made():
     pytest.importorskip("jinja2")
     from cpep_edge.report_page import Section, folded, page, paragraph, table
 

@@ -15,7 +15,7 @@ def ramp(start: int, stop: int) -> np.ndarray:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 50))
-def test_a_window_is_the_stream_s_own_samples_or_none(sizes: list[int], n_samples: int) -> None:
+def test_a_window_is_the_stream_s_own_samples_or_none(sizes, n_samples):
     ring = MirroredRing(2, 64)
     for size in sizes:
         ring.write(ramp(ring.end_index, ring.end_index + size))
@@ -26,7 +26,7 @@ def test_a_window_is_the_stream_s_own_samples_or_none(sizes: list[int], n_sample
         assert window is None or np.array_equal(window, ramp(end_index - n_samples, end_index).T)
 
 
-def test_nothing_from_before_a_restart_is_handed_out() -> None:
+def test_nothing_from_before_a_restart_is_handed_out():
     ring = MirroredRing(2, 64)
     ring.write(ramp(0, 60))
     ring.restart(1000)
@@ -35,12 +35,12 @@ def test_nothing_from_before_a_restart_is_handed_out() -> None:
     assert np.array_equal(ring.window(1010, 10), ramp(1000, 1010).T)
 
 
-def test_a_block_larger_than_the_ring_is_refused() -> None:
+def test_a_block_larger_than_the_ring_is_refused():
     with pytest.raises(ValueError, match="65 samples do not fit"):
         MirroredRing(2, 64).write(ramp(0, 65))
 
 
-def test_a_reader_beside_a_writer_never_sees_a_torn_window() -> None:
+def test_a_reader_beside_a_writer_never_sees_a_torn_window():
     ring = MirroredRing(2, 256)
     done = threading.Event()
 

@@ -1,7 +1,6 @@
 """The root file: which keys count, and how they are replaced."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -17,15 +16,13 @@ pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # th
 
 
 @pytest.fixture
-def root_keys(tmp_path: Path) -> list[SigningKey]:
+def root_keys(tmp_path) -> list[SigningKey]:
     for name in ("root-a", "root-b", "maker-a", "maker-b"):
         generate_keys(tmp_path / name)
     return [load_signing_key(tmp_path / name) for name in ("root-a", "root-b", "maker-a", "maker-b")]
 
 
-def test_a_key_is_replaced_by_a_new_root_file_and_the_old_one_no_longer_counts(
-    bundle: Path, tmp_path: Path, root_keys: list[SigningKey]
-) -> None:
+def test_a_key_is_replaced_by_a_new_root_file_and_the_old_one_no_longer_counts(bundle, tmp_path, root_keys):
     root, _, old, new = root_keys
     sign_bundle(bundle, old)
     file, place = tmp_path / "root.json", tmp_path / "config" / "cpep-edge" / "root.json"
@@ -44,9 +41,7 @@ def test_a_key_is_replaced_by_a_new_root_file_and_the_old_one_no_longer_counts(
     Bundle.open(as_version(bundle, 9, new))
 
 
-def test_a_root_file_is_followed_only_by_a_later_one_that_a_root_key_of_both_has_signed(
-    tmp_path: Path, root_keys: list[SigningKey]
-) -> None:
+def test_a_root_file_is_followed_only_by_a_later_one_that_a_root_key_of_both_has_signed(tmp_path, root_keys):
     first, second, maker, _ = root_keys
     file, place = tmp_path / "root.json", tmp_path / "place" / "root.json"
     write_root(file, [first], root_keys=[first.public], bundle_keys=[maker.public])
@@ -69,7 +64,7 @@ def test_a_root_file_is_followed_only_by_a_later_one_that_a_root_key_of_both_has
     assert load_root(place).version == 2
 
 
-def test_a_changed_root_file_is_refused(tmp_path: Path, root_keys: list[SigningKey]) -> None:
+def test_a_changed_root_file_is_refused(tmp_path, root_keys):
     root, _, maker, other = root_keys
     file = tmp_path / "root.json"
     write_root(file, [root], root_keys=[root.public], bundle_keys=[maker.public])
@@ -93,7 +88,7 @@ def test_a_changed_root_file_is_refused(tmp_path: Path, root_keys: list[SigningK
         ("{" * 100_000, ""),
     ],
 )
-def test_what_is_no_root_file_is_said_without_the_words_of_a_library(tmp_path: Path, text: str, says: str) -> None:
+def test_what_is_no_root_file_is_said_without_the_words_of_a_library(tmp_path, text, says):
     (tmp_path / "root.json").write_text(text)
 
     with pytest.raises(ConfigError, match=f"is not a root file: {says}"):
@@ -103,14 +98,14 @@ def test_what_is_no_root_file_is_said_without_the_words_of_a_library(tmp_path: P
             configured_key(tmp_path / "root.json")
 
 
-def test_a_pipe_for_a_root_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_for_a_root_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(ConfigError, match="cannot read the root file .*is not a plain file"):
         load_root(tmp_path / "pipe")
 
 
-def test_keys_are_replaced_and_revoked_on_the_command_line(bundle: Path, tmp_path: Path) -> None:
+def test_keys_are_replaced_and_revoked_on_the_command_line(bundle, tmp_path):
     for name in ("root", "lost", "kept"):
         assert invoke("keygen", tmp_path / name).exit_code == 0
     file = tmp_path / "root.json"

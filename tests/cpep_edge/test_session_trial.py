@@ -21,7 +21,7 @@ RATE_HZ = 500.0
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Path:
+def session(tmp_path) -> Path:
     file = tmp_path / "good.hdf5"
     emg_uv = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
     meta = SessionMeta("s", "u", "Fist", "left", 0.0, 1999 / RATE_HZ, 4, RATE_HZ, "good")
@@ -29,7 +29,7 @@ def session(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_survey_is_that_of_the_session(session: Path) -> None:
+def test_the_survey_is_that_of_the_session(session):
     with SessionTrial() as trial:
         found, meta = trial.survey(session), trial.meta(session)
 
@@ -124,9 +124,7 @@ WHAT = {
 
 
 @pytest.mark.parametrize("what", list(WHAT))
-def test_a_file_that_somebody_made_up_is_a_sentence_and_the_next_one_is_read(
-    session: Path, tmp_path: Path, what: str
-) -> None:
+def test_a_file_that_somebody_made_up_is_a_sentence_and_the_next_one_is_read(session, tmp_path, what):
     spoilt = tmp_path / "spoilt.hdf5"
     spoilt.write_bytes(session.read_bytes())
     WHAT[what](spoilt)
@@ -141,7 +139,7 @@ def test_a_file_that_somebody_made_up_is_a_sentence_and_the_next_one_is_read(
     assert "crash" not in str(refused.value)
 
 
-def test_long_names_in_the_attributes_are_cut(session: Path) -> None:
+def test_long_names_in_the_attributes_are_cut(session):
     attribute("stage", "x" * 60_000)(session)
 
     with SessionTrial() as trial:
@@ -164,9 +162,7 @@ def dying(tmp_path: Path, how: str) -> str:
         ("exec sleep 600", "reading it does not end"),
     ],
 )
-def test_a_reader_that_dies_or_hangs_is_a_sentence_and_another_goes_on(
-    session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, said: str
-) -> None:
+def test_a_reader_that_dies_or_hangs_is_a_sentence_and_another_goes_on(session, tmp_path, monkeypatch, how, said):
     monkeypatch.setattr("cpep_edge.session_trial._BASE_S", 0.5 if "sleep" in how else 20.0)
     with SessionTrial() as trial:
         with monkeypatch.context() as patch:
@@ -178,9 +174,7 @@ def test_a_reader_that_dies_or_hangs_is_a_sentence_and_another_goes_on(
 
 
 @pytest.mark.parametrize("command", ["info", "simulate", "pose file", "replay", "replay of a run"])
-def test_every_way_in_for_a_session_reads_it_apart_first(
-    session: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
+def test_every_way_in_for_a_session_reads_it_apart_first(session, monkeypatch, command):
     def note(self: SessionTrial, what: str, path: Path) -> object:
         raise DataError(f"{path} was read apart")
 
@@ -190,7 +184,7 @@ def test_every_way_in_for_a_session_reads_it_apart_first(
         "simulate": lambda: simulate([session]),
         "pose file": lambda: read_movement(session, JOINT_NAMES),
         "replay": lambda: next(replay(session, None)),  # type: ignore[arg-type]  # not asked for so early
-        "replay of a run": lambda: next(replay(session.parent, None)),  # type: ignore[arg-type]
+        "replay of a run": lambda: next(replay(session.parent, None)),
     }
     monkeypatch.setattr(SessionTrial, "_answer", note)
 
@@ -198,7 +192,7 @@ def test_every_way_in_for_a_session_reads_it_apart_first(
         ways[command]()
 
 
-def test_one_session_is_checked_as_many_are(session: Path) -> None:
+def test_one_session_is_checked_as_many_are(session):
     check_session(session)
     session.write_bytes(b"")
     with pytest.raises(DataError, match="not an HDF5 file"):

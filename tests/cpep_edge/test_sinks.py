@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -63,7 +62,7 @@ class Gate(Sink):
         self.n_closed += 1
 
 
-def test_a_slow_sink_loses_the_oldest_and_counts_them() -> None:
+def test_a_slow_sink_loses_the_oldest_and_counts_them():
     gate = Gate()
     tap = SinkTap("gate", lambda info: gate, INFO, queue_length=4)
     tap.decision(decision(0))
@@ -77,7 +76,7 @@ def test_a_slow_sink_loses_the_oldest_and_counts_them() -> None:
     assert (tap.counts.sent, gate.n_closed) == (5, 1)
 
 
-def test_samples_that_a_sink_may_not_even_want_are_not_counted_as_dropped() -> None:
+def test_samples_that_a_sink_may_not_even_want_are_not_counted_as_dropped():
     """A file that cannot be opened takes decisions alone; 219 were called dropped where 36 had been made."""
 
     def refuse(info: StreamInfo) -> Sink:
@@ -92,7 +91,7 @@ def test_samples_that_a_sink_may_not_even_want_are_not_counted_as_dropped() -> N
     assert (tap.counts.sent, tap.counts.dropped) == (0, 20)
 
 
-def test_a_sink_that_fails_is_opened_anew_and_the_failure_is_told() -> None:
+def test_a_sink_that_fails_is_opened_anew_and_the_failure_is_told():
     gate = Gate()
     gate.open.set()
     gate.failure = ConnectionResetError("the peer left")
@@ -107,7 +106,7 @@ def test_a_sink_that_fails_is_opened_anew_and_the_failure_is_told() -> None:
     assert (counts.last_error, gate.n_closed) == ("the peer left", 2)
 
 
-def test_an_address_that_does_not_answer_costs_nothing_but_its_count() -> None:
+def test_an_address_that_does_not_answer_costs_nothing_but_its_count():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     tap = SinkTap("dead", parse_sink(f"ws://127.0.0.1:{port}"), INFO, queue_length=2)
@@ -118,7 +117,7 @@ def test_an_address_that_does_not_answer_costs_nothing_but_its_count() -> None:
     tap.close()
 
 
-def test_samples_go_only_to_sinks_that_want_them() -> None:
+def test_samples_go_only_to_sinks_that_want_them():
     gate = Gate()
     gate.open.set()
     tap = SinkTap("gate", lambda info: gate, INFO)
@@ -129,7 +128,7 @@ def test_samples_go_only_to_sinks_that_want_them() -> None:
     assert (gate.got, tap.counts.sent) == ([0, 1, 2], 3)
 
 
-def test_json_lines_hold_one_whole_decision_each(tmp_path: Path) -> None:
+def test_json_lines_hold_one_whole_decision_each(tmp_path):
     sink = parse_sink(str(tmp_path / "out.jsonl"))(INFO)
     for number in range(3):
         sink.decision(decision(number))
@@ -140,14 +139,14 @@ def test_json_lines_hold_one_whole_decision_each(tmp_path: Path) -> None:
     assert [TypeAdapter(Decision).validate_python(line) for line in read] == [decision(n) for n in range(3)]
 
 
-def test_a_datagram_holds_one_decision(listener: socket.socket) -> None:
+def test_a_datagram_holds_one_decision(listener):
     sink = UdpSink(*listener.getsockname())
     sink.decision(decision(4))
     assert listener.recv(2000).decode() == decision_json(decision(4))
     sink.close()
 
 
-def test_osc_messages_are_read_by_an_osc_library(listener: socket.socket) -> None:
+def test_osc_messages_are_read_by_an_osc_library(listener):
     osc_message = pytest.importorskip("pythonosc.osc_message")
     sink = parse_sink(f"osc://127.0.0.1:{listener.getsockname()[1]}/hand")(INFO)
     sink.decision(decision(500, changed=True))
@@ -157,11 +156,11 @@ def test_osc_messages_are_read_by_an_osc_library(listener: socket.socket) -> Non
     assert messages[0].params == ["Fist", pytest.approx(0.8), 1.0]
 
 
-def test_a_websocket_server_gets_every_decision() -> None:
+def test_a_websocket_server_gets_every_decision():
     got: list[str] = []
     enough = threading.Event()
 
-    def serve(connection) -> None:  # type: ignore[no-untyped-def]
+    def serve(connection) -> None:
         for message in connection:
             got.append(message)
             if len(got) == 3:
@@ -177,7 +176,7 @@ def test_a_websocket_server_gets_every_decision() -> None:
 
 
 @pytest.fixture
-def pylsl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+def pylsl(monkeypatch, tmp_path) -> ModuleType:
     config = tmp_path / "lsl_api.cfg"
     config.write_text("[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {127.0.0.1}\nSessionID = cpep-test\n")
     monkeypatch.setenv("LSLAPICFG", str(config))  # which the library reads as it is loaded
@@ -188,7 +187,7 @@ def pylsl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return pylsl
 
 
-def test_an_lsl_inlet_gets_the_samples_and_the_markers(pylsl: ModuleType) -> None:
+def test_an_lsl_inlet_gets_the_samples_and_the_markers(pylsl):
     sink = parse_sink("lsl://cpep-test")(INFO)
     inlets = []
     for name in ("cpep-test EMG", "cpep-test gestures"):
@@ -231,14 +230,14 @@ def test_an_lsl_inlet_gets_the_samples_and_the_markers(pylsl: ModuleType) -> Non
         ("/", "is a folder"),
     ],
 )
-def test_a_bad_address_is_refused_at_once_in_one_sentence(address: str, said: str) -> None:
+def test_a_bad_address_is_refused_at_once_in_one_sentence(address, said):
     with pytest.raises(ConfigError, match=said):
         parse_sink(address)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 @pytest.mark.parametrize("kind", ["udp", "osc"])
-def test_localhost_is_whichever_address_somebody_listens_at(family: socket.AddressFamily, kind: str) -> None:
+def test_localhost_is_whichever_address_somebody_listens_at(family, kind):
     with socket.socket(family, socket.SOCK_DGRAM) as listener:
         try:
             listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
@@ -251,7 +250,7 @@ def test_localhost_is_whichever_address_somebody_listens_at(family: socket.Addre
         sink.close()
 
 
-def test_datagrams_that_nobody_listens_to_are_sent_all_the_same() -> None:
+def test_datagrams_that_nobody_listens_to_are_sent_all_the_same():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -263,7 +262,7 @@ def test_datagrams_that_nobody_listens_to_are_sent_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("address", ["/no/such/folder/x.jsonl", "/dev/full", "ws://127.0.0.1:{port}/x"])
-def test_what_was_given_to_a_sink_out_of_reach_is_dropped_to_the_last_and_its_end_is_no_storm(address: str) -> None:
+def test_what_was_given_to_a_sink_out_of_reach_is_dropped_to_the_last_and_its_end_is_no_storm(address):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     opens = parse_sink(address.format(port=port))
@@ -285,9 +284,9 @@ def test_what_was_given_to_a_sink_out_of_reach_is_dropped_to_the_last_and_its_en
     assert len(attempts) - n_before <= 2
 
 
-def test_a_sink_that_hangs_is_left_with_what_it_holds_and_holds_up_no_other() -> None:
+def test_a_sink_that_hangs_is_left_with_what_it_holds_and_holds_up_no_other():
     gates = [Gate() for _ in range(40)]
-    taps = [SinkTap("gate", lambda info, gate=gate: gate, INFO) for gate in gates]  # type: ignore[misc]
+    taps = [SinkTap("gate", lambda info, gate=gate: gate, INFO) for gate in gates]
     for tap in taps:
         for number in range(5):
             tap.decision(decision(number))
@@ -319,7 +318,7 @@ for number in range(10):
 """
 
 
-def test_a_sink_that_has_hung_for_longer_than_an_end_waits_is_not_waited_for() -> None:
+def test_a_sink_that_has_hung_for_longer_than_an_end_waits_is_not_waited_for():
     gate = Gate()
     tap = SinkTap("gate", lambda info: gate, INFO)
     tap.decision(decision(1))
@@ -332,7 +331,7 @@ def test_a_sink_that_has_hung_for_longer_than_an_end_waits_is_not_waited_for() -
     gate.open.set()
 
 
-def test_a_disk_that_fills_leaves_whole_lines(tmp_path: Path) -> None:
+def test_a_disk_that_fills_leaves_whole_lines(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_text('{"cut by a ki')
     done = python("-c", FULL, path)
@@ -344,11 +343,11 @@ def test_a_disk_that_fills_leaves_whole_lines(tmp_path: Path) -> None:
     assert path.read_text().endswith("}\n")
 
 
-def test_a_websocket_server_that_sends_without_end_fills_no_memory() -> None:
+def test_a_websocket_server_that_sends_without_end_fills_no_memory():
     n_sent = 0
     stopping = threading.Event()
 
-    def serve(connection) -> None:  # type: ignore[no-untyped-def]
+    def serve(connection) -> None:
         nonlocal n_sent
         with suppress(Exception):
             while not stopping.is_set() and n_sent < 2_000:
@@ -364,12 +363,12 @@ def test_a_websocket_server_that_sends_without_end_fills_no_memory() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
 
 
-def test_a_proxy_is_never_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_never_asked_for_this_machine(monkeypatch):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     got = threading.Event()
 
-    def serve(connection) -> None:  # type: ignore[no-untyped-def]
+    def serve(connection) -> None:
         for _ in connection:
             got.set()
 
@@ -380,15 +379,13 @@ def test_a_proxy_is_never_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch
         tap.close()
 
 
-def test_passwords_of_addresses_are_not_shown() -> None:
+def test_passwords_of_addresses_are_not_shown():
     tap = SinkTap("ws://me:secret@127.0.0.1:1/x", lambda info: Gate(), INFO)
     tap.close()
     assert tap.counts.address == "ws://127.0.0.1:1/..."
 
 
-def test_lsl_stamps_follow_the_devices_clock_through_jitter_and_never_go_back(
-    pylsl: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lsl_stamps_follow_the_devices_clock_through_jitter_and_never_go_back(pylsl, monkeypatch):
     pushed: list[float] = []
 
     class Outlet:

@@ -49,7 +49,7 @@ def expected(signal: np.ndarray, end: int) -> np.ndarray:
 
 
 @given(st.lists(st.integers(0, 70), min_size=1, max_size=20), st.sampled_from(["noise", "silence", "repeating"]))
-def test_any_sequence_of_windows_gives_what_each_gives_alone(steps: list[int], kind: str) -> None:
+def test_any_sequence_of_windows_gives_what_each_gives_alone(steps, kind):
     noise = np.random.default_rng(0).integers(-9, 9, (2, 1500)).astype(np.float32)
     signal = {"noise": noise, "silence": 0 * noise, "repeating": np.tile(noise[:, :20], 75)}[kind]
     encoder = StreamingRunner(Blocks(), SPEC)
@@ -58,7 +58,7 @@ def test_any_sequence_of_windows_gives_what_each_gives_alone(steps: list[int], k
         np.testing.assert_allclose(encoder.embed(window(signal, end)), expected(signal, end), atol=1e-4)
 
 
-def test_a_window_costs_the_blocks_that_are_new_in_it() -> None:
+def test_a_window_costs_the_blocks_that_are_new_in_it():
     signal = np.random.default_rng(0).normal(size=(2, 400)).astype(np.float32)
     program = Blocks()
     encoder = StreamingRunner(program, SPEC)
@@ -72,7 +72,7 @@ def test_a_window_costs_the_blocks_that_are_new_in_it() -> None:
     assert costs == [4, 1, 2, 3, 4, 4, 4, 4]
 
 
-def test_after_a_failure_everything_is_computed_anew() -> None:
+def test_after_a_failure_everything_is_computed_anew():
     signal = np.random.default_rng(0).normal(size=(2, 100)).astype(np.float32)
     program = Blocks()
     encoder = StreamingRunner(program, SPEC)
@@ -85,6 +85,6 @@ def test_after_a_failure_everything_is_computed_anew() -> None:
     np.testing.assert_allclose(encoder.embed(window(signal, 60)), expected(signal, 60), atol=1e-5)
 
 
-def test_blocks_longer_than_the_window_are_refused() -> None:
+def test_blocks_longer_than_the_window_are_refused():
     with pytest.raises(ValueError, match="longer than the window"):
         EncoderSpec.model_validate({**SPEC.model_dump(), "window_samples": 39})

@@ -38,7 +38,7 @@ def delayed(game: ReachAndHold, delay_s: float) -> Callable[[float], str]:
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.5, 2.0])
-def test_a_wearer_who_makes_all_that_is_asked_hits_all_of_it_after_that_delay_and_the_hold(delay_s: float) -> None:
+def test_a_wearer_who_makes_all_that_is_asked_hits_all_of_it_after_that_delay_and_the_hold(delay_s):
     game = ReachAndHold(GESTURES, "Rest", rounds=3, seed=1, hold_s=0.8)
     play(game, delayed(game, delay_s))
     score = game.score
@@ -46,7 +46,7 @@ def test_a_wearer_who_makes_all_that_is_asked_hits_all_of_it_after_that_delay_an
     assert score.median_s == pytest.approx(delay_s + 0.8, abs=3 * HOP_S)
 
 
-def test_every_gesture_is_asked_for_equally_often_and_in_another_order_for_another_seed() -> None:
+def test_every_gesture_is_asked_for_equally_often_and_in_another_order_for_another_seed():
     def order(seed: int) -> list[str]:
         game, asked = ReachAndHold(GESTURES, "Rest", rounds=4, seed=seed), []
 
@@ -62,20 +62,20 @@ def test_every_gesture_is_asked_for_equally_often_and_in_another_order_for_anoth
     assert order(1) != order(2)
 
 
-def test_who_does_nothing_misses_all_and_makes_nothing_false() -> None:
+def test_who_does_nothing_misses_all_and_makes_nothing_false():
     game = ReachAndHold(GESTURES, "Rest", rounds=1, seed=1, rest_s=1.0, reach_s=2.0)
     assert play(game, lambda now_s: "Rest") == pytest.approx(3 * (1.0 + 2.0), abs=6 * HOP_S)
     assert (game.score.n_hits, game.score.n_false, game.score.median_s) == (0, 0, None)
 
 
-def test_a_gesture_that_is_let_go_too_early_is_no_hit_and_each_wrong_one_counts_once() -> None:
+def test_a_gesture_that_is_let_go_too_early_is_no_hit_and_each_wrong_one_counts_once():
     game = ReachAndHold(("Fist",), "Rest", rounds=1, seed=1, hold_s=0.8, reach_s=4.0)
     early = ("Fist", "Rest", "Open", "Open", "unknown", "Open", "Fist", "Rest")  # half a second each
     play(game, lambda now_s: "Rest" if game.phase == "rest" else early[int((now_s - 1.5) / 0.5) % 8])
     assert (game.score.n_hits, game.score.median_s, game.score.n_false) == (0, None, 2)
 
 
-def test_opposites_are_found_by_name_and_fewer_than_four_gestures_make_no_plane() -> None:
+def test_opposites_are_found_by_name_and_fewer_than_four_gestures_make_no_plane():
     assert axes_of(("Rest", "Ulnar", "WristFlexion", "Radial", "WristExtension"), shown_name) == AXES
     assert axes_of(("Fist", "Open", "Point"), shown_name) == (("Open", "Fist"),)
     assert axes_of(("Fist", "Point"), shown_name) == ()
@@ -95,7 +95,7 @@ def steered(game: Fitts) -> Callable[[float], str]:
     return makes
 
 
-def test_a_perfect_wearer_reaches_all_targets_at_the_throughput_that_the_speed_allows() -> None:
+def test_a_perfect_wearer_reaches_all_targets_at_the_throughput_that_the_speed_allows():
     game = Fitts(AXES, rounds=3, seed=2)
     bits = []
 
@@ -115,7 +115,7 @@ def test_a_perfect_wearer_reaches_all_targets_at_the_throughput_that_the_speed_a
     assert 1 / math.sqrt(2) <= score.path_efficiency <= 1  # the longest way is along both sides of a square
 
 
-def test_who_runs_through_the_targets_overshoots_and_reaches_none() -> None:
+def test_who_runs_through_the_targets_overshoots_and_reaches_none():
     game = Fitts(AXES, rounds=20, seed=2, target_s=4.0)
     play(game, lambda now_s: "WristExtension")
     assert game.score.n_hits == 0

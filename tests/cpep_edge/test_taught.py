@@ -26,7 +26,7 @@ GESTURES = ["Fist", "Open", "Point"]
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Arm]:
+def taught(tmp_path_factory) -> tuple[Path, Arm]:
     arm = Arm()
     path = tmp_path_factory.mktemp("taught") / "mine.cpep"
     arm.teach(path, GESTURES)
@@ -42,7 +42,7 @@ def decided(path: Path, arm: Arm, gesture: str) -> list[str]:
     return [gesture for gesture in changes if gesture != UNKNOWN]  # a window half of each may be like neither
 
 
-def test_a_taught_bundle_has_neither_encoder_nor_poses_and_live_decides_by_it(taught: tuple[Path, Arm]) -> None:
+def test_a_taught_bundle_has_neither_encoder_nor_poses_and_live_decides_by_it(taught):
     path, arm = taught
     manifest = Bundle(path).manifest
     assert (manifest.encoder, manifest.index, manifest.native, manifest.target) == (None, None, None, "any")
@@ -50,7 +50,7 @@ def test_a_taught_bundle_has_neither_encoder_nor_poses_and_live_decides_by_it(ta
         assert decided(path, arm, gesture) == ["Rest", gesture, "Rest"]
 
 
-def test_while_it_adapts_live_decides_the_same_however_the_signal_was_cut(taught: tuple[Path, Arm]) -> None:
+def test_while_it_adapts_live_decides_the_same_however_the_signal_was_cut(taught):
     path, arm = taught
     recogniser = Recogniser(Bundle(path))
     spec = recogniser.manifest.decision.model_copy(update={"adapt": True})
@@ -63,9 +63,7 @@ def test_while_it_adapts_live_decides_the_same_however_the_signal_was_cut(taught
     assert [decision.similarity for decision in one] != [decision.similarity for decision in steady]
 
 
-def test_verify_runs_the_golden_inputs_of_a_taught_bundle_and_finds_a_changed_head(
-    taught: tuple[Path, Arm], tmp_path: Path
-) -> None:
+def test_verify_runs_the_golden_inputs_of_a_taught_bundle_and_finds_a_changed_head(taught, tmp_path):
     path, arm = taught
     report = verify_bundle(path)
     assert report.n_golden == 1 + len(GESTURES)
@@ -78,7 +76,7 @@ def test_verify_runs_the_golden_inputs_of_a_taught_bundle_and_finds_a_changed_he
         verify_bundle(copy)
 
 
-def test_a_taught_bundle_imports_neither_torch_nor_executorch_nor_hnswlib(taught: tuple[Path, Arm]) -> None:
+def test_a_taught_bundle_imports_neither_torch_nor_executorch_nor_hnswlib(taught):
     path, arm = taught
     code = f"""
 import sys
@@ -95,7 +93,7 @@ print(sorted({{"torch", "executorch", "hnswlib"}} & set(sys.modules)))
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_a_later_wearing_is_found_turned_by_an_unlabelled_calibration(taught: tuple[Path, Arm]) -> None:
+def test_a_later_wearing_is_found_turned_by_an_unlabelled_calibration(taught):
     path, arm = taught
     recogniser = Recogniser(Bundle(path))
     turned = [arm.make(gesture, 3, turned=1) for gesture in ("Rest", *GESTURES, *GESTURES)]
@@ -110,7 +108,7 @@ def test_a_later_wearing_is_found_turned_by_an_unlabelled_calibration(taught: tu
     assert right == len(GESTURES)
 
 
-def test_a_gesture_may_be_new_in_a_later_wearing_that_sits_turned(tmp_path: Path) -> None:
+def test_a_gesture_may_be_new_in_a_later_wearing_that_sits_turned(tmp_path):
     arm = Arm(seed=5)
     first = arm.repetitions(["Open", "Point"], 3)
     later = [
@@ -126,7 +124,7 @@ def test_a_gesture_may_be_new_in_a_later_wearing_that_sits_turned(tmp_path: Path
     assert measure_wearings([*first, *alone], reading, ["Fist", "Open", "Point", "Rest"])[1].order == (0, 1, 2, 3, 4, 5)
 
 
-def test_a_band_in_counts_is_taught_as_one_in_microvolts(tmp_path: Path) -> None:
+def test_a_band_in_counts_is_taught_as_one_in_microvolts(tmp_path):
     arm, path = Arm(scale=1e-4), tmp_path / "counts.cpep"
     arm.teach(path, GESTURES, unit="count")
     assert decided(path, arm, "Open") == ["Rest", "Open", "Rest"]
@@ -135,7 +133,7 @@ def test_a_band_in_counts_is_taught_as_one_in_microvolts(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("n_channels", "rate_hz"), [(2, 100.0), (3, 2000.0), (16, 200.0)])
-def test_bands_of_any_size_and_rate_are_taught(tmp_path: Path, n_channels: int, rate_hz: float) -> None:
+def test_bands_of_any_size_and_rate_are_taught(tmp_path, n_channels, rate_hz):
     arm = Arm(seed=3, n_channels=n_channels, rate_hz=rate_hz)
     assert arm.teach(tmp_path / "any.cpep", GESTURES).n_channels == n_channels
     verify_bundle(tmp_path / "any.cpep")
@@ -149,15 +147,13 @@ def test_bands_of_any_size_and_rate_are_taught(tmp_path: Path, n_channels: int, 
         ("worn", {"level_uv": [1.0]}, "as many channels"),
     ],
 )
-def test_a_manifest_that_leaves_nothing_to_answer_is_refused(
-    taught: tuple[Path, Arm], field: str, value: object, said: str
-) -> None:
+def test_a_manifest_that_leaves_nothing_to_answer_is_refused(taught, field, value, said):
     fields = json.loads((taught[0] / "manifest.json").read_text())
     with pytest.raises(ValueError, match=said):
         Manifest.model_validate_json(json.dumps({**fields, field: value}))
 
 
-def test_the_benchmark_refuses_a_taught_bundle_in_one_sentence(taught: tuple[Path, Arm], tmp_path: Path) -> None:
+def test_the_benchmark_refuses_a_taught_bundle_in_one_sentence(taught, tmp_path):
     from cpep_bench.run import run_bench
 
     with pytest.raises(ConfigError, match="mine was taught by its wearer and has no encoder"):

@@ -26,20 +26,20 @@ def arm() -> Arm:
 
 
 @pytest.fixture(scope="module")
-def taught(arm: Arm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught(arm, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("taught") / "mine.cpep"
     arm.teach(path, GESTURES)
     return path
 
 
 @pytest.fixture
-def mine(taught: Path, tmp_path: Path) -> Path:
+def mine(taught, tmp_path) -> Path:
     shutil.copytree(taught, tmp_path / "mine.cpep")
     return tmp_path / "mine.cpep"
 
 
 @pytest.fixture(scope="module")
-def profile(taught: Path, arm: Arm) -> Profile:
+def profile(taught, arm) -> Profile:
     """Of a wearing in which the band sits turned by one electrode."""
     movement = [arm.make(gesture, 2, turned=1) for gesture in ("Rest", *GESTURES, *GESTURES)]
     found = calibrate(arm.sends(np.concatenate(movement)), Recogniser(Bundle(taught)), 13.0)
@@ -56,9 +56,7 @@ def answers(path: Path, arm: Arm, gesture: str, profile: Profile | None = None, 
     return Counter(decision.gesture for decision in decisions)
 
 
-def test_a_gesture_taught_in_a_turned_wearing_is_known_in_it_and_forgets_none(
-    mine: Path, arm: Arm, profile: Profile, tmp_path: Path
-) -> None:
+def test_a_gesture_taught_in_a_turned_wearing_is_known_in_it_and_forgets_none(mine, arm, profile, tmp_path):
     opened = OpenBundle.check(Bundle(mine))
     donning = profile.donning(opened.bundle.manifest)
     enrolled = add_from_session(opened, "Grip", arm.session(tmp_path, "Grip", turned=1), donning)
@@ -71,7 +69,7 @@ def test_a_gesture_taught_in_a_turned_wearing_is_known_in_it_and_forgets_none(
     assert answers(mine, arm, "Grip").most_common(1)[0][0] == "Grip"  # and as the band sat when it was taught
 
 
-def test_thresholds_that_others_reached_do_not_silence_a_new_gesture(mine: Path, arm: Arm, tmp_path: Path) -> None:
+def test_thresholds_that_others_reached_do_not_silence_a_new_gesture(mine, arm, tmp_path):
     bundle = Bundle(mine)
     strict = bundle.manifest.decision.model_copy(update={"min_vote_share": 1.0, "min_similarity": 0.9})
     write_bundle(
@@ -87,14 +85,14 @@ def test_thresholds_that_others_reached_do_not_silence_a_new_gesture(mine: Path,
         assert found[gesture] > 0.6 * found.total()
 
 
-def test_a_gesture_that_is_another_s_movement_is_told_to_be_taken_for_it(mine: Path, arm: Arm, tmp_path: Path) -> None:
+def test_a_gesture_that_is_another_s_movement_is_told_to_be_taken_for_it(mine, arm, tmp_path):
     arm.drives["Clench"] = arm.drive("Fist")
     enrolled = add_from_session(OpenBundle.check(Bundle(mine)), "Clench", arm.session(tmp_path, "Clench"))
     assert enrolled.taken_for in ("Fist", "")
     assert enrolled.won < 1 or answers(mine, arm, "Fist")["Fist"] < answers(mine, arm, "Fist").total()
 
 
-def test_a_gesture_is_removed_from_the_head_and_the_last_two_stay(mine: Path, arm: Arm) -> None:
+def test_a_gesture_is_removed_from_the_head_and_the_last_two_stay(mine, arm):
     for gesture in ("Point", "Open"):
         remove_gesture(OpenBundle.check(Bundle(mine)), gesture)
     verify_bundle(mine)
@@ -103,7 +101,7 @@ def test_a_gesture_is_removed_from_the_head_and_the_last_two_stay(mine: Path, ar
         remove_gesture(OpenBundle.check(Bundle(mine)), "Fist")
 
 
-def test_a_gesture_that_was_renamed_reads_so_also_after_it_was_taught_again(mine: Path, arm: Arm) -> None:
+def test_a_gesture_that_was_renamed_reads_so_also_after_it_was_taught_again(mine, arm):
     before = Bundle(mine).manifest
     with OpenBundle.to_edit(mine) as opened:
         renamed = rename_gesture(opened, "Fist", "Play music")

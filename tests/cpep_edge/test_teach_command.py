@@ -6,7 +6,6 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -37,7 +36,7 @@ def obey(
     return process.returncode, out, lines
 
 
-def test_teach_leads_a_wearer_goes_live_and_says_what_comes_next(tmp_path: Path) -> None:
+def test_teach_leads_a_wearer_goes_live_and_says_what_comes_next(tmp_path):
     with LineBand(Arm(seed=1, rate_hz=250.0)) as band:
         profile, mine = band.profile(tmp_path), tmp_path / "mine.cpep"
         options = ("--gestures", "Fist,Open", "--repetitions", 2, "--seconds", 4)
@@ -51,7 +50,7 @@ def test_teach_leads_a_wearer_goes_live_and_says_what_comes_next(tmp_path: Path)
     assert f"after putting the band on again, first run: cpep-edge calibrate {mine}" in "".join(said)
 
 
-def test_ctrl_c_and_an_unplugged_band_lose_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_and_an_unplugged_band_lose_nothing_and_the_same_command_goes_on(tmp_path):
     with LineBand(Arm(seed=1, rate_hz=250.0)) as band:
         command = ("teach", tmp_path / "mine.cpep", "--port", band.port, "--device", band.profile(tmp_path),
                    "--gestures", "Fist,Open", "--repetitions", 2, "--no-others", "--no-live", "--json")  # fmt: skip
@@ -88,9 +87,7 @@ def test_ctrl_c_and_an_unplugged_band_lose_nothing_and_the_same_command_goes_on(
         (("--again", "Fist"), "error: nothing was taught for .*mine.cpep yet"),
     ],
 )
-def test_a_bad_wish_ends_in_one_sentence_before_anything_is_asked(
-    tmp_path: Path, arguments: tuple[str, ...], said: str
-) -> None:
+def test_a_bad_wish_ends_in_one_sentence_before_anything_is_asked(tmp_path, arguments, said):
     with LineBand(Arm(seed=1, rate_hz=250.0)) as band:
         band_options = ("--port", band.port, "--device", band.profile(tmp_path))
         status, _, lines = obey(band, "teach", tmp_path / "mine.cpep", *band_options, *arguments)
@@ -118,20 +115,20 @@ class SilentBand:
         self.stopped.set()
 
 
-def test_nobody_waits_for_a_band_that_is_silent_while_its_wearer_is_told_what_was_taught() -> None:
+def test_nobody_waits_for_a_band_that_is_silent_while_its_wearer_is_told_what_was_taught():
     band = SilentBand(breaks=False)
-    with _Meanwhile(band, iter(band)) as meanwhile:  # type: ignore[arg-type]
+    with _Meanwhile(band, iter(band)) as meanwhile:
         band.waits.wait()
     assert not band.stopped.is_set()
     meanwhile.end()
-    with pytest.raises(KeyboardInterrupt), _Meanwhile(band := SilentBand(breaks=False), iter(band)):  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt), _Meanwhile(band := SilentBand(breaks=False), iter(band)):
         raise KeyboardInterrupt
     assert band.stopped.is_set()
 
 
-def test_a_band_that_broke_during_the_fit_is_an_error_when_it_is_read_on() -> None:
+def test_a_band_that_broke_during_the_fit_is_an_error_when_it_is_read_on():
     band = SilentBand(breaks=True)
-    with _Meanwhile(band, iter(band)) as meanwhile:  # type: ignore[arg-type]
+    with _Meanwhile(band, iter(band)) as meanwhile:
         band.waits.wait()
     with pytest.raises(LinkError, match="the band stopped sending"):
         next(meanwhile.read_on())

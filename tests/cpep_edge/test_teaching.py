@@ -61,14 +61,14 @@ def arm() -> Arm:
 
 
 @pytest.fixture(scope="module")
-def ready(arm: Arm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ready(arm, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("ready") / "mine.cpep"
     taught(path, arm, Wish(GESTURES))
     return path
 
 
 @pytest.fixture
-def mine(ready: Path, tmp_path: Path) -> Path:
+def mine(ready, tmp_path) -> Path:
     """A taught bundle with its recordings, to be changed."""
     shutil.copytree(ready, tmp_path / "mine.cpep")
     shutil.copytree(recordings_of(ready), tmp_path / "mine.recordings")
@@ -79,7 +79,7 @@ def names(path: Path) -> list[str]:
     return [gesture.name for gesture in Bundle(path).manifest.gestures]
 
 
-def test_a_wish_becomes_a_bundle_and_every_repetition_a_session_that_says_its_gesture(ready: Path) -> None:
+def test_a_wish_becomes_a_bundle_and_every_repetition_a_session_that_says_its_gesture(ready):
     assert names(ready) == ["Rest", *GESTURES]
     verify_bundle(ready)
     stages = []
@@ -91,7 +91,7 @@ def test_a_wish_becomes_a_bundle_and_every_repetition_a_session_that_says_its_ge
     assert [stages.count(name) for name in ("Rest", *GESTURES)] == [7, 3, 3]
 
 
-def test_a_lesson_that_was_broken_off_goes_on_where_it_stopped(arm: Arm, tmp_path: Path) -> None:
+def test_a_lesson_that_was_broken_off_goes_on_where_it_stopped(arm, tmp_path):
     path = tmp_path / "mine.cpep"
     sit(Teaching(path, arm.info(), Wish(GESTURES)), arm, until=4)
     again = Teaching(path, arm.info(), Wish())
@@ -101,7 +101,7 @@ def test_a_lesson_that_was_broken_off_goes_on_where_it_stopped(arm: Arm, tmp_pat
     assert names(path) == ["Rest", *GESTURES]
 
 
-def test_further_repetitions_are_fitted_with_the_ones_before(mine: Path, arm: Arm) -> None:
+def test_further_repetitions_are_fitted_with_the_ones_before(mine, arm):
     before = Bundle(mine).manifest
     teaching = taught(mine, arm, Wish(again=("Open",), repetitions=2))
     assert sum(one.gesture == "Open" for one in teaching.recordings.repetitions()) == 5
@@ -110,7 +110,7 @@ def test_further_repetitions_are_fitted_with_the_ones_before(mine: Path, arm: Ar
     assert after.files["head.npz"] != before.files["head.npz"]
 
 
-def test_repeating_a_gesture_goes_on_where_it_was_broken_off_and_ends_with_the_next_fit(mine: Path, arm: Arm) -> None:
+def test_repeating_a_gesture_goes_on_where_it_was_broken_off_and_ends_with_the_next_fit(mine, arm):
     wish = Wish(again=("Open",))
     broken_off(mine, arm, wish)
     before = Bundle(mine).manifest.version
@@ -123,7 +123,7 @@ def test_repeating_a_gesture_goes_on_where_it_was_broken_off_and_ends_with_the_n
     assert Teaching(mine, arm.info(), wish).cue.n_steps == 3  # the bundle knows all that was recorded
 
 
-def test_what_a_broken_off_repeat_left_can_be_fitted_without_the_band(mine: Path, arm: Arm) -> None:
+def test_what_a_broken_off_repeat_left_can_be_fitted_without_the_band(mine, arm):
     broken_off(mine, arm, Wish(again=("Open",)))
     head = Bundle(mine).manifest.files["head.npz"]
     fit(Teaching(mine, None))
@@ -132,7 +132,7 @@ def test_what_a_broken_off_repeat_left_can_be_fitted_without_the_band(mine: Path
         Teaching(mine, None)
 
 
-def test_repeating_all_goes_on_in_the_wearing_in_which_it_was_broken_off(mine: Path, arm: Arm) -> None:
+def test_repeating_all_goes_on_in_the_wearing_in_which_it_was_broken_off(mine, arm):
     wish = Wish(again=(ALL,), repetitions=2)
     broken_off(mine, arm, wish, turned=1)
     rest = Teaching(mine, arm.info(), wish)
@@ -142,7 +142,7 @@ def test_repeating_all_goes_on_in_the_wearing_in_which_it_was_broken_off(mine: P
     assert Teaching(mine, arm.info(), wish).wearing == 2
 
 
-def test_a_gesture_is_added_and_one_left_out_and_its_recordings_stay(mine: Path, arm: Arm) -> None:
+def test_a_gesture_is_added_and_one_left_out_and_its_recordings_stay(mine, arm):
     taught(mine, arm, Wish(added=("Point",)))
     assert names(mine) == ["Rest", *GESTURES, "Point"]
     fit(Teaching(mine, None, Wish(left_out=("Open",))))
@@ -157,7 +157,7 @@ def add(path: Path, arm: Arm, name: str) -> None:
         add_from_session(opened, name, arm.session(path.parent, name))
 
 
-def test_a_gesture_that_was_added_to_the_bundle_is_not_lost_by_a_lesson(mine: Path, arm: Arm) -> None:
+def test_a_gesture_that_was_added_to_the_bundle_is_not_lost_by_a_lesson(mine, arm):
     """Neither before the lesson nor while it runs: what is recorded stays, and so does what was added."""
     teaching = Teaching(mine, arm.info(), Wish(again=("Fist",), repetitions=1))
     sit(teaching, arm)
@@ -176,7 +176,7 @@ def test_a_gesture_that_was_added_to_the_bundle_is_not_lost_by_a_lesson(mine: Pa
     assert names(mine) == ["Rest", *GESTURES, "Wave"]
 
 
-def test_a_gesture_that_was_removed_from_the_bundle_does_not_come_back(mine: Path, arm: Arm) -> None:
+def test_a_gesture_that_was_removed_from_the_bundle_does_not_come_back(mine, arm):
     taught(mine, arm, Wish(added=("Point",)))
     with OpenBundle.to_edit(mine) as opened:
         remove_gesture(opened, "Fist")
@@ -186,7 +186,7 @@ def test_a_gesture_that_was_removed_from_the_bundle_does_not_come_back(mine: Pat
         Teaching(mine, arm.info(), Wish(again=("Fist",)))
 
 
-def test_repeating_all_is_a_wearing_of_its_own_whose_turn_is_found(mine: Path, arm: Arm) -> None:
+def test_repeating_all_is_a_wearing_of_its_own_whose_turn_is_found(mine, arm):
     teaching = Teaching(mine, arm.info(), Wish(again=(ALL,), repetitions=2))
     assert teaching.wearing == 1
     sit(teaching, arm, turned=1)
@@ -209,22 +209,20 @@ def test_repeating_all_is_a_wearing_of_its_own_whose_turn_is_found(mine: Path, a
         (Wish(gestures=("A", "B")), "is being taught Fist, Open: change the list with --with and --without"),
     ],
 )
-def test_a_wish_that_cannot_be_is_refused_in_one_sentence_and_changes_nothing(
-    mine: Path, arm: Arm, wish: Wish, said: str
-) -> None:
+def test_a_wish_that_cannot_be_is_refused_in_one_sentence_and_changes_nothing(mine, arm, wish, said):
     before = sorted(file.name for file in mine.parent.rglob("*"))
     with pytest.raises(ConfigError, match=said):
         Teaching(mine, arm.info(), wish)
     assert sorted(file.name for file in mine.parent.rglob("*")) == before
 
 
-def test_another_band_than_the_one_that_was_taught_is_refused(mine: Path) -> None:
+def test_another_band_than_the_one_that_was_taught_is_refused(mine):
     other = Arm(n_channels=8, rate_hz=250.0)
     with pytest.raises(ConfigError, match="of a band of 6 channels at 250 Hz in uV, but arm has 8 at 250 Hz"):
         Teaching(mine, other.info(), Wish(again=("Open",)))
 
 
-def test_a_bundle_that_was_not_taught_is_left_alone(mine: Path, arm: Arm) -> None:
+def test_a_bundle_that_was_not_taught_is_left_alone(mine, arm):
     shutil.rmtree(recordings_of(mine))
     before = (mine / "manifest.json").read_bytes()
     with pytest.raises(ConfigError, match="was not taught, so there is nothing to go on from"):
@@ -232,14 +230,14 @@ def test_a_bundle_that_was_not_taught_is_left_alone(mine: Path, arm: Arm) -> Non
     assert (mine / "manifest.json").read_bytes() == before
 
 
-def test_a_band_that_no_head_can_read_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+def test_a_band_that_no_head_can_read_is_refused_before_anything_is_asked(tmp_path):
     for n_channels, rate_hz in ((1, 500.0), (4, 50.0)):
         with pytest.raises(ConfigError, match="cannot be taught: it takes two channels and 100 Hz at least"):
             Teaching(tmp_path / "mine.cpep", StreamInfo("arm", n_channels, rate_hz), Wish(GESTURES))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_is_said_in_one_sentence_and_what_was_recorded_stays(arm: Arm, tmp_path: Path) -> None:
+def test_a_disk_that_fills_is_said_in_one_sentence_and_what_was_recorded_stays(arm, tmp_path):
     path = tmp_path / "mine.cpep"
     teaching = Teaching(path, arm.info(), Wish(GESTURES))
     sit(teaching, arm, until=2)
@@ -254,15 +252,13 @@ def test_a_disk_that_fills_is_said_in_one_sentence_and_what_was_recorded_stays(a
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])
-def test_what_is_no_name_of_a_bundle_is_refused(arm: Arm, name: str) -> None:
+def test_what_is_no_name_of_a_bundle_is_refused(arm, name):
     with pytest.raises(ConfigError, match="is not a name of a bundle"):
         Teaching(Path(name), arm.info(), Wish(GESTURES))
 
 
 @pytest.mark.parametrize("taken", ["mine.cpep", "mine.cpep/notes.txt", "mine.recordings", "mine.recordings/notes.txt"])
-def test_what_lies_where_a_lesson_would_write_is_refused_before_the_first_sample(
-    arm: Arm, tmp_path: Path, taken: str
-) -> None:
+def test_what_lies_where_a_lesson_would_write_is_refused_before_the_first_sample(arm, tmp_path, taken):
     (tmp_path / taken).parent.mkdir(exist_ok=True)
     (tmp_path / taken).write_text("the only copy")
     before = sorted(tmp_path.rglob("*"))
@@ -274,14 +270,14 @@ def test_what_lies_where_a_lesson_would_write_is_refused_before_the_first_sample
     assert (tmp_path / taken).read_text() == "the only copy"
 
 
-def test_a_pipe_in_the_place_of_the_notes_is_not_waited_for(arm: Arm, tmp_path: Path) -> None:
+def test_a_pipe_in_the_place_of_the_notes_is_not_waited_for(arm, tmp_path):
     (tmp_path / "mine.recordings").mkdir()
     os.mkfifo(tmp_path / "mine.recordings/teaching.json")
     with pytest.raises(DataError, match="teaching.json cannot be read"):
         Teaching(tmp_path / "mine.cpep", arm.info(), Wish(GESTURES))
 
 
-def test_a_recording_that_was_moved_away_costs_no_other(arm: Arm, tmp_path: Path) -> None:
+def test_a_recording_that_was_moved_away_costs_no_other(arm, tmp_path):
     recordings = Recordings.begin(tmp_path / "mine.recordings", arm.info(), GESTURES, "Rest")
     rest, *others = arm.repetitions(list(GESTURES), 1)
     recordings.add(rest)
@@ -291,7 +287,7 @@ def test_a_recording_that_was_moved_away_costs_no_other(arm: Arm, tmp_path: Path
     assert [one.gesture for one in recordings.repetitions()] == list(GESTURES)
 
 
-def test_of_two_lessons_in_one_bundle_the_second_is_refused_until_the_first_has_ended(mine: Path, arm: Arm) -> None:
+def test_of_two_lessons_in_one_bundle_the_second_is_refused_until_the_first_has_ended(mine, arm):
     wish = Wish(again=GESTURES[:1])
     first = Teaching(mine, arm.info(), wish)
     with pytest.raises(ConfigError, match="another lesson is recording into .*mine.recordings"):
@@ -300,14 +296,14 @@ def test_of_two_lessons_in_one_bundle_the_second_is_refused_until_the_first_has_
     Teaching(mine, arm.info(), wish)
 
 
-def test_of_two_new_lessons_that_begin_together_one_goes_on(arm: Arm, tmp_path: Path) -> None:
+def test_of_two_new_lessons_that_begin_together_one_goes_on(arm, tmp_path):
     one, other = (Teaching(tmp_path / "mine.cpep", arm.info(), Wish(GESTURES)) for _ in range(2))
     sit(one, arm, until=1)
     with pytest.raises(ConfigError, match="another lesson is recording"):
         sit(other, arm, until=1)
 
 
-def test_recordings_that_are_damaged_are_named(mine: Path, arm: Arm) -> None:
+def test_recordings_that_are_damaged_are_named(mine, arm):
     file = sorted(recordings_of(mine).glob("*.hdf5"))[2]
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(DataError, match=file.name):
@@ -317,14 +313,14 @@ def test_recordings_that_are_damaged_are_named(mine: Path, arm: Arm) -> None:
         Recordings.read(recordings_of(mine))
 
 
-def test_too_little_to_fit_says_so(arm: Arm, tmp_path: Path) -> None:
+def test_too_little_to_fit_says_so(arm, tmp_path):
     teaching = Teaching(tmp_path / "mine.cpep", arm.info(), Wish(GESTURES))
     sit(teaching, arm, until=1)
     with pytest.raises(DataError, match="fewer than two gestures were recorded"):
         teaching.fit()
 
 
-def test_two_gestures_that_are_one_movement_are_taught_and_named(tmp_path: Path) -> None:
+def test_two_gestures_that_are_one_movement_are_taught_and_named(tmp_path):
     arm = Arm(seed=6, rate_hz=250.0)
     arm.drives["Grip"] = arm.drive("Fist")
     path = tmp_path / "mine.cpep"
@@ -337,7 +333,7 @@ def test_two_gestures_that_are_one_movement_are_taught_and_named(tmp_path: Path)
     assert np.isfinite(fitted.judgement.accuracy)
 
 
-def test_an_electrode_that_hears_nothing_is_said_to_carry_nothing(tmp_path: Path) -> None:
+def test_an_electrode_that_hears_nothing_is_said_to_carry_nothing(tmp_path):
     arm = Arm(seed=7, rate_hz=250.0)
     arm.mixing[4] = 0  # it hears its own noise
     path = tmp_path / "mine.cpep"
@@ -353,7 +349,7 @@ def activations(path: Path, arm: Arm, movement: np.ndarray) -> int:
     return sum(decision.changed and decision.gesture in GESTURES for decision in decisions)
 
 
-def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_path: Path) -> None:
+def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_path):
     arm, n = Arm(seed=6, rate_hz=250.0), 0
     for name in GESTURES:
         arm.drive(name)
@@ -383,7 +379,7 @@ def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_pat
 
 
 @pytest.mark.parametrize("others", [True, False])
-def test_other_movements_do_not_hide_that_the_band_sits_turned(tmp_path: Path, others: bool) -> None:
+def test_other_movements_do_not_hide_that_the_band_sits_turned(tmp_path, others):
     """They are all of one kind, and a calibration holds none of them: its mean lies elsewhere."""
     arm = Arm(seed=1, rate_hz=250.0)
     for name in (*GESTURES, "Point"):

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from cpep_edge.bundle import SIGNATURE_FILE, Bundle, next_version, sign_bundle
 from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.manifest import MANIFEST_FILE
 from cpep_edge.recogniser import Recogniser
-from cpep_edge.trust import MAX_VERSION, PublicKey, SigningKey, generate_keys, load_signing_key
+from cpep_edge.trust import MAX_VERSION, generate_keys, load_signing_key
 from cpep_edge.verify import verify_bundle
 from tests.cpep_edge.sealing import as_version, reseal
 from tests.processes import cpep_edge, invoke, python, start
@@ -23,18 +22,18 @@ pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # th
 
 
 @pytest.fixture
-def signed(bundle: Path, secret: SigningKey) -> Path:
+def signed(bundle, secret) -> Path:
     sign_bundle(bundle, secret)
     return bundle
 
 
-def test_a_signed_bundle_is_accepted_with_its_makers_key(signed: Path, public: PublicKey) -> None:
+def test_a_signed_bundle_is_accepted_with_its_makers_key(signed, public):
     manifest = Bundle(signed, public).manifest
 
     assert manifest.signer == public.fingerprint
 
 
-def test_openssl_agrees_with_the_signature(signed: Path, public: PublicKey) -> None:
+def test_openssl_agrees_with_the_signature(signed, public):
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed: apt-get install openssl")
     files = ("-in", signed / MANIFEST_FILE, "-sigfile", signed / SIGNATURE_FILE)
@@ -45,12 +44,12 @@ def test_openssl_agrees_with_the_signature(signed: Path, public: PublicKey) -> N
     assert answer.stdout.strip() == "Signature Verified Successfully", answer.stderr
 
 
-def test_a_bundle_without_signature_is_refused_where_a_key_is_asked_for(tiny_bundle: Path, public: PublicKey) -> None:
+def test_a_bundle_without_signature_is_refused_where_a_key_is_asked_for(tiny_bundle, public):
     with pytest.raises(ArtifactError, match=r"is not signed, and .*maker\.pem\.pub must have signed it"):
         Bundle(tiny_bundle, public)
 
 
-def test_a_bundle_signed_with_another_key_is_refused(signed: Path, tmp_path: Path) -> None:
+def test_a_bundle_signed_with_another_key_is_refused(signed, tmp_path):
     other = generate_keys(tmp_path / "other.pem")
 
     with pytest.raises(ArtifactError, match=r"the signature is not that of .*other\.pem\.pub"):
@@ -58,7 +57,7 @@ def test_a_bundle_signed_with_another_key_is_refused(signed: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("at", [0, 31, 32, 63])
-def test_a_changed_signature_is_refused(signed: Path, public: PublicKey, at: int) -> None:
+def test_a_changed_signature_is_refused(signed, public, at):
     signature = bytearray((signed / SIGNATURE_FILE).read_bytes())
     signature[at] ^= 1
     (signed / SIGNATURE_FILE).write_bytes(signature)
@@ -67,7 +66,7 @@ def test_a_changed_signature_is_refused(signed: Path, public: PublicKey, at: int
         Bundle(signed, public)
 
 
-def test_a_manifest_that_was_changed_and_sealed_again_is_refused(signed: Path, public: PublicKey) -> None:
+def test_a_manifest_that_was_changed_and_sealed_again_is_refused(signed, public):
     manifest = json.loads((signed / MANIFEST_FILE).read_text())
     manifest["gestures"][0]["name"] = "Rest"
     reseal(signed, manifest)
@@ -77,14 +76,14 @@ def test_a_manifest_that_was_changed_and_sealed_again_is_refused(signed: Path, p
         Bundle(signed, public)
 
 
-def test_the_signature_is_checked_before_the_manifest_is_parsed(signed: Path, public: PublicKey) -> None:
+def test_the_signature_is_checked_before_the_manifest_is_parsed(signed, public):
     (signed / MANIFEST_FILE).write_bytes(b"no JSON at all")
 
     with pytest.raises(ArtifactError, match="the signature is not that of"):
         Bundle(signed, public)
 
 
-def test_a_library_is_never_loaded_from_a_bundle_of_another_maker(signed: Path, tmp_path: Path) -> None:
+def test_a_library_is_never_loaded_from_a_bundle_of_another_maker(signed, tmp_path):
     """Through the command line, in a process of its own, whose memory map would show the library."""
     other = generate_keys(tmp_path / "other.pem")
     code = f"""
@@ -102,14 +101,14 @@ print("libcpep_encoder" in Path("/proc/self/maps").read_text())
     assert loaded == "False"
 
 
-def test_a_signature_that_a_manifest_speaks_of_and_that_is_gone_is_missed(signed: Path) -> None:
+def test_a_signature_that_a_manifest_speaks_of_and_that_is_gone_is_missed(signed):
     (signed / SIGNATURE_FILE).unlink()
 
     with pytest.raises(ArtifactError, match=SIGNATURE_FILE):
         Bundle(signed).check_files()
 
 
-def test_an_older_version_is_refused_after_a_newer_one_ran(bundle: Path, secret: SigningKey, public: PublicKey) -> None:
+def test_an_older_version_is_refused_after_a_newer_one_ran(bundle, secret, public):
     older, newer = as_version(bundle, 3, secret), as_version(bundle, 4, secret)
     Bundle(older, public).keep_older_out()
     Bundle(newer, public).keep_older_out()
@@ -120,13 +119,13 @@ def test_an_older_version_is_refused_after_a_newer_one_ran(bundle: Path, secret:
     assert Bundle(older).manifest.version == 3  # without a key, nobody asks
 
 
-def test_looking_at_a_bundle_keeps_no_older_one_out(bundle: Path, secret: SigningKey, public: PublicKey) -> None:
+def test_looking_at_a_bundle_keeps_no_older_one_out(bundle, secret, public):
     Bundle(as_version(bundle, 9, secret), public)
 
     Bundle(as_version(bundle, 8, secret), public)
 
 
-def test_another_bundle_of_the_same_version_is_refused(signed: Path, secret: SigningKey, public: PublicKey) -> None:
+def test_another_bundle_of_the_same_version_is_refused(signed, secret, public):
     Bundle(signed, public).keep_older_out()
     manifest = json.loads((signed / MANIFEST_FILE).read_text())
     manifest["decision"]["release_ms"] += 1
@@ -145,9 +144,7 @@ def test_another_bundle_of_the_same_version_is_refused(signed: Path, secret: Sig
         (os.mkfifo, "cannot be read: it is not a plain file"),
     ],
 )
-def test_a_memory_of_versions_that_cannot_be_read_is_said(
-    signed: Path, public: PublicKey, tmp_path: Path, make: Callable[[Path], object], said: str
-) -> None:
+def test_a_memory_of_versions_that_cannot_be_read_is_said(signed, public, tmp_path, make, said):
     file = tmp_path / "state" / "cpep-edge" / "seen-versions.json"
     file.unlink(missing_ok=True)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -157,13 +154,13 @@ def test_a_memory_of_versions_that_cannot_be_read_is_said(
         Bundle(signed, public)
 
 
-def test_above_the_last_version_is_one_sentence(signed: Path, secret: SigningKey) -> None:
+def test_above_the_last_version_is_one_sentence(signed, secret):
     last = as_version(signed, MAX_VERSION - 1, secret)
     with pytest.raises(ArtifactError, match="has the highest version that there is"):
         next_version(last)
 
 
-def test_keys_are_made_and_a_bundle_is_signed_on_the_command_line(bundle: Path, tmp_path: Path) -> None:
+def test_keys_are_made_and_a_bundle_is_signed_on_the_command_line(bundle, tmp_path):
     key = tmp_path / "maker.pem"
 
     assert invoke("keygen", key).exit_code == 0
@@ -173,9 +170,7 @@ def test_keys_are_made_and_a_bundle_is_signed_on_the_command_line(bundle: Path, 
     assert json.loads(answer.stdout)["signed_by"] == load_signing_key(key).public.fingerprint
 
 
-def test_the_environment_can_ask_for_a_key(
-    tiny_bundle: Path, public: PublicKey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_can_ask_for_a_key(tiny_bundle, public, monkeypatch):
     monkeypatch.setenv("CPEP_EDGE_KEY", str(public.file))
 
     answer = invoke("verify", tiny_bundle)
@@ -185,9 +180,7 @@ def test_the_environment_can_ask_for_a_key(
 
 
 @pytest.mark.parametrize("where", [(), ("--on-device",)])
-def test_live_keeps_older_versions_out_from_then_on(
-    bundle: Path, secret: SigningKey, public: PublicKey, where: tuple[str, ...]
-) -> None:
+def test_live_keeps_older_versions_out_from_then_on(bundle, secret, public, where):
     older, newer = as_version(bundle, 5, secret), as_version(bundle, 6, secret)
 
     started = invoke("live", newer, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
@@ -197,7 +190,7 @@ def test_live_keeps_older_versions_out_from_then_on(
     assert "version 5 of tiny is older than version 6" in str(refused.exception)
 
 
-def test_inspect_tells_versions_signatures_and_what_a_bundle_learns_from(signed: Path, public: PublicKey) -> None:
+def test_inspect_tells_versions_signatures_and_what_a_bundle_learns_from(signed, public):
     page = invoke("inspect", signed).stdout
     manifest = json.loads(invoke("inspect", signed, "--json").stdout)
 
@@ -207,7 +200,7 @@ def test_inspect_tells_versions_signatures_and_what_a_bundle_learns_from(signed:
     assert [gesture["origin"] for gesture in manifest["gestures"]] == ["corpus"] * 6
 
 
-def test_code_from_elsewhere_waits_for_trust_which_is_remembered(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_code_from_elsewhere_waits_for_trust_which_is_remembered(tiny_bundle, tmp_path):
     """This test's machine has not made the bundle: its memory is empty."""
     if Bundle(tiny_bundle).manifest.native is None:
         pytest.skip("the bundle carries no library")
@@ -228,17 +221,17 @@ def test_code_from_elsewhere_waits_for_trust_which_is_remembered(tiny_bundle: Pa
         Recogniser(Bundle(other))
 
 
-def test_a_key_is_trust_enough(signed: Path, public: PublicKey) -> None:
+def test_a_key_is_trust_enough(signed, public):
     assert verify_bundle(signed, public).n_golden > 0
 
 
-def test_what_is_made_here_may_run_here(bundle: Path, secret: SigningKey) -> None:
+def test_what_is_made_here_may_run_here(bundle, secret):
     sign_bundle(bundle, secret)
 
     Recogniser(Bundle(bundle))
 
 
-def test_nothing_of_an_untrusted_bundle_runs(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_nothing_of_an_untrusted_bundle_runs(tiny_bundle, tmp_path):
     """A library that leaves a mark when it is loaded, under hashes that fit, as anyone can make them."""
     if shutil.which("cc") is None or Bundle(tiny_bundle).manifest.native is None:
         pytest.skip("no C compiler, or the bundle carries no library")
@@ -279,9 +272,7 @@ def test_nothing_of_an_untrusted_bundle_runs(tiny_bundle: Path, tmp_path: Path) 
     assert mark.exists()  # the mark works
 
 
-def test_every_command_that_opens_a_bundle_asks_for_the_key_before_it_opens_a_port(
-    tiny_bundle: Path, public: PublicKey, tmp_path: Path
-) -> None:
+def test_every_command_that_opens_a_bundle_asks_for_the_key_before_it_opens_a_port(tiny_bundle, public, tmp_path):
     for command in (
         ["verify", tiny_bundle],
         ["inspect", tiny_bundle],
@@ -298,7 +289,7 @@ def test_every_command_that_opens_a_bundle_asks_for_the_key_before_it_opens_a_po
         assert "is not signed" in str(answer.exception), (command, answer.output)
 
 
-def test_a_process_that_is_told_which_bundle_takes_no_other(signed: Path, secret: SigningKey) -> None:
+def test_a_process_that_is_told_which_bundle_takes_no_other(signed, secret):
     opened = Bundle(signed)
     other = as_version(signed, 7, secret)
     shutil.rmtree(signed)
@@ -308,7 +299,7 @@ def test_a_process_that_is_told_which_bundle_takes_no_other(signed: Path, secret
         Bundle(signed, manifest_sha256=opened.manifest_sha256)
 
 
-def test_an_older_bundle_under_another_name_is_older(signed: Path, secret: SigningKey, public: PublicKey) -> None:
+def test_an_older_bundle_under_another_name_is_older(signed, secret, public):
     """The maker once signed it under that name; who may choose what lies on the device can bring it back."""
     newest = as_version(signed, 5, secret)
     Bundle(newest, public).keep_older_out()
@@ -323,7 +314,7 @@ def test_an_older_bundle_under_another_name_is_older(signed: Path, secret: Signi
     Bundle(renamed, public)  # once said, it is another model
 
 
-def test_versions_remembered_at_once_are_all_remembered(tmp_path: Path) -> None:
+def test_versions_remembered_at_once_are_all_remembered(tmp_path):
     count = 12
     code = (
         "import sys; from pathlib import Path; from cpep_edge.trust import PublicKey, remember_version; "

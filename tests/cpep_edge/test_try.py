@@ -1,7 +1,5 @@
 """`cpep-edge try`: how the simulated wearer's lesson is cut, and the whole of it."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from tests.processes import cpep_edge
 RATE_HZ = 100.0
 
 
-def test_gestures_and_the_rests_between_them_are_cut_out_round_by_round() -> None:
+def test_gestures_and_the_rests_between_them_are_cut_out_round_by_round():
     emg_uv = np.arange(3000, dtype=np.float32)[:, None]  # each sample says when it was
     labels = (Label("Fist", 5.0, 8.0), Label("Open", 11.0, 14.0), Label("Fist", 17.0, 20.0))
     found = repetitions_of(emg_uv, labels, RATE_HZ)
@@ -31,7 +29,7 @@ def test_gestures_and_the_rests_between_them_are_cut_out_round_by_round() -> Non
 
 
 @pytest.mark.slow
-def test_one_command_leads_from_nothing_to_a_taught_bundle_that_runs(tmp_path: Path) -> None:
+def test_one_command_leads_from_nothing_to_a_taught_bundle_that_runs(tmp_path):
     for module in ("mujoco", "myo_sim", "starlette", "uvicorn", "segno"):
         pytest.importorskip(module)
     words = ("try", "--no-open", "--seconds", "4", "--web-port", "0", "--out", tmp_path)

@@ -24,7 +24,7 @@ FILES = ("encoder.pte", "index.bin", "golden.npz", MANIFEST_FILE, DIGEST_FILE)
 
 
 @pytest.fixture(scope="module")
-def mended(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def mended(tiny_bundle, tmp_path_factory) -> Iterator[Path]:
     """A copy that each test leaves as it found it."""
     copy = tmp_path_factory.mktemp("mended") / "copy.cpep"
     shutil.copytree(tiny_bundle, copy)
@@ -35,7 +35,7 @@ def mended(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.mark.parametrize("name", FILES)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_one_changed_byte_anywhere_is_refused(mended: Path, name: str, place: float, flip: int) -> None:
+def test_one_changed_byte_anywhere_is_refused(mended, name, place, flip) -> None:
     file = mended / name
     whole = file.read_bytes()
     at = int(place * len(whole))
@@ -53,7 +53,7 @@ def cut_short(file: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", [Path.unlink, cut_short])
-def test_a_file_that_is_missing_or_cut_short_is_refused(bundle: Path, name: str, harm: Callable[[Path], None]) -> None:
+def test_a_file_that_is_missing_or_cut_short_is_refused(bundle, name, harm):
     harm(bundle / name)
 
     with pytest.raises(ArtifactError, match=name):
@@ -61,7 +61,7 @@ def test_a_file_that_is_missing_or_cut_short_is_refused(bundle: Path, name: str,
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_link_to_the_right_bytes_is_refused(bundle: Path, name: str) -> None:
+def test_a_link_to_the_right_bytes_is_refused(bundle, name):
     elsewhere = bundle.parent / name
     (bundle / name).rename(elsewhere)
     (bundle / name).symlink_to(elsewhere)
@@ -71,21 +71,21 @@ def test_a_link_to_the_right_bytes_is_refused(bundle: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["extra.bin", ".hidden", "manifest.json~"])
-def test_a_file_that_is_not_listed_is_refused(bundle: Path, name: str) -> None:
+def test_a_file_that_is_not_listed_is_refused(bundle, name):
     (bundle / name).write_bytes(b"")
 
     with pytest.raises(ArtifactError, match="not listed"):
         verify_bundle(bundle)
 
 
-def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="no such bundle"):
         verify_bundle(tmp_path / "nothing.cpep")
     with pytest.raises(ArtifactError, match="not a bundle"):
         verify_bundle(tmp_path)
 
 
-def test_an_edited_manifest_is_refused(bundle: Path) -> None:
+def test_an_edited_manifest_is_refused(bundle):
     file = bundle / MANIFEST_FILE
     file.write_text(file.read_text().replace("ShakaVulcanPeace", "Rest"))
 
@@ -93,7 +93,7 @@ def test_an_edited_manifest_is_refused(bundle: Path) -> None:
         verify_bundle(bundle)
 
 
-def test_the_digest_of_the_manifest_is_as_sha256sum_writes_it(tiny_bundle: Path) -> None:
+def test_the_digest_of_the_manifest_is_as_sha256sum_writes_it(tiny_bundle):
     digest = hashlib.sha256((tiny_bundle / MANIFEST_FILE).read_bytes()).hexdigest()
 
     assert (tiny_bundle / DIGEST_FILE).read_text() == f"{digest}  manifest.json\n"
@@ -117,9 +117,7 @@ def test_the_digest_of_the_manifest_is_as_sha256sum_writes_it(tiny_bundle: Path)
         (lambda m: m["files"].update({"../golden.npz": m["files"]["golden.npz"]}), "files"),
     ],
 )
-def test_a_manifest_that_contradicts_itself_is_refused_under_any_digest(
-    bundle: Path, change: Callable[[dict[str, Any]], None], reason: str
-) -> None:
+def test_a_manifest_that_contradicts_itself_is_refused_under_any_digest(bundle, change, reason):
     edit(bundle, change)
 
     with pytest.raises(ArtifactError, match=reason):
@@ -134,14 +132,14 @@ def test_a_manifest_that_contradicts_itself_is_refused_under_any_digest(
         lambda m: m["preprocessing"].update(clip=0.5),
     ],
 )
-def test_a_changed_filter_is_found_by_the_golden_inputs(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_a_changed_filter_is_found_by_the_golden_inputs(bundle, change):
     edit(bundle, change)
 
     with pytest.raises(ArtifactError, match="golden input"):
         verify_bundle(bundle)
 
 
-def test_golden_answers_of_another_gesture_are_found(bundle: Path) -> None:
+def test_golden_answers_of_another_gesture_are_found(bundle):
     with np.load(bundle / "golden.npz") as arrays:
         golden = dict(arrays)
     golden["gesture_index"][0] += 1
@@ -152,7 +150,7 @@ def test_golden_answers_of_another_gesture_are_found(bundle: Path) -> None:
         verify_bundle(bundle)
 
 
-def test_a_whole_bundle_is_read_without_its_manifest_changing(tiny_bundle: Path) -> None:
+def test_a_whole_bundle_is_read_without_its_manifest_changing(tiny_bundle):
     before = (tiny_bundle / MANIFEST_FILE).read_bytes()
 
     report = verify_bundle(tiny_bundle)
@@ -161,7 +159,7 @@ def test_a_whole_bundle_is_read_without_its_manifest_changing(tiny_bundle: Path)
     assert (tiny_bundle / MANIFEST_FILE).read_bytes() == before
 
 
-def test_golden_inputs_that_unpack_without_end_are_refused(bundle: Path) -> None:
+def test_golden_inputs_that_unpack_without_end_are_refused(bundle):
     with zipfile.ZipFile(bundle / "golden.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("signal_uv.npy", bytes(1 << 27))
     edit(bundle, lambda manifest: manifest["files"].update({"golden.npz": entry(bundle / "golden.npz")}))
@@ -170,7 +168,7 @@ def test_golden_inputs_that_unpack_without_end_are_refused(bundle: Path) -> None
         verify_bundle(bundle)
 
 
-def test_golden_inputs_packed_in_an_unknown_way_are_refused(bundle: Path) -> None:
+def test_golden_inputs_packed_in_an_unknown_way_are_refused(bundle):
     content = (bundle / "golden.npz").read_bytes()
     with zipfile.ZipFile(bundle / "golden.npz") as archive:
         method = archive.infolist()[0].compress_type

@@ -53,7 +53,7 @@ NOTHING_YET = LiveStats().summary(
 )
 
 
-def test_the_page_names_the_gesture_and_draws_every_channel(view: LiveView) -> None:
+def test_the_page_names_the_gesture_and_draws_every_channel(view):
     text = screen(view, 100, 40)
     assert any("High" in line for line in text)
     rows = [line for line in text if line.strip("│ ").startswith(("1 ", "2 "))]
@@ -62,7 +62,7 @@ def test_the_page_names_the_gesture_and_draws_every_channel(view: LiveView) -> N
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 17), (50, 16), (49, 40), (100, 5), (10, 2), (1, 1)])
-def test_a_small_terminal_gets_what_fits(view: LiveView, width: int, height: int) -> None:
+def test_a_small_terminal_gets_what_fits(view, width, height):
     text = screen(view, width, height, Page())
     assert all(len(line) <= width for line in text)
     if width >= 50:
@@ -70,13 +70,13 @@ def test_a_small_terminal_gets_what_fits(view: LiveView, width: int, height: int
         assert len(text) <= height
 
 
-def test_a_lost_link_is_said(view: LiveView) -> None:
+def test_a_lost_link_is_said(view):
     assert view.loop.engine.last_block_s is not None
     view.loop.engine.last_block_s -= 7.0
     assert any("no signal for 7 s" in line for line in screen(view, 80, 40))
 
 
-def test_at_80_by_24_sixteen_channels_fold_and_address_and_sinks_stay_in_sight() -> None:
+def test_at_80_by_24_sixteen_channels_fold_and_address_and_sinks_stay_in_sight():
     cells = [np.linspace(0, 3, 16, dtype=np.float32)] * 70
     sinks = (SinkCounts("udp://127.0.0.1:9000", sent=7), SinkCounts("lsl", failures=2, dropped=5))
     changes = [Change("PowerGrip", 3.25), Change("unknown", 61.0)]
@@ -91,12 +91,12 @@ def test_at_80_by_24_sixteen_channels_fold_and_address_and_sinks_stay_in_sight()
         assert any(words in line for line in text), words
 
 
-def test_the_code_for_a_phone_stands_there_until_somebody_looks(view: LiveView) -> None:
+def test_the_code_for_a_phone_stands_there_until_somebody_looks(view):
     assert sum("▀▄█" in line for line in screen(view, 80, 24, Page(n_viewers=0))) == 8
     assert not any("▀▄█" in line for line in screen(view, 80, 24, Page(n_viewers=1)))
 
 
-def test_what_is_rejected_has_no_share_to_boast_of() -> None:
+def test_what_is_rejected_has_no_share_to_boast_of():
     last = Decision(100, 1.0, "unknown", False, "unknown", 1.0, 0.1, False, False, 1.0)
     text = "".join(drawn(render("tiny.cpep", last, [], NOTHING_YET)))
     assert "no gesture" in text

@@ -9,11 +9,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -116,7 +115,7 @@ def served(
     names: tuple[str, str] = ("Low", "High"),
     **options: object,
 ) -> Iterator[tuple[FedSource, ViewServer]]:
-    with running(hand, donning, names) as (source, view), ViewServer(view, **{"port": 0, **options}) as server:  # type: ignore[arg-type]
+    with running(hand, donning, names) as (source, view), ViewServer(view, **{"port": 0, **options}) as server:
         yield source, server
 
 
@@ -124,7 +123,7 @@ def stream_url(server: ViewServer) -> str:
     return server.url.replace("http", "ws").replace("/?", "/live?") + ("" if "?" in server.url else "live")
 
 
-def messages_until(connection, kind: str) -> dict:  # type: ignore[no-untyped-def,type-arg]
+def messages_until(connection, kind: str) -> dict:
     """The next message of a kind, others thrown away."""
     end_s = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end_s:
@@ -134,7 +133,7 @@ def messages_until(connection, kind: str) -> dict:  # type: ignore[no-untyped-de
     pytest.fail(f"no message {kind} came")
 
 
-def wait_for_silence(connection, silent: bool) -> bool:  # type: ignore[no-untyped-def]
+def wait_for_silence(connection, silent: bool) -> bool:
     return any(messages_until(connection, "health")["silent"] is silent for _ in range(40))
 
 
@@ -170,7 +169,7 @@ def is_refused(url: str, **options: object) -> bool:
     return False
 
 
-def test_a_browser_is_told_the_run_the_decisions_and_the_signal() -> None:
+def test_a_browser_is_told_the_run_the_decisions_and_the_signal():
     with served() as (source, server), client.connect(stream_url(server), proxy=None) as connection:
         about = messages_until(connection, "about")
         assert (about["n_channels"], about["calibrated"]) == (2, "not calibrated")
@@ -198,9 +197,7 @@ def test_a_browser_is_told_the_run_the_decisions_and_the_signal() -> None:
 
 
 @pytest.mark.parametrize("decides", [True, False])
-def test_signal_comes_with_a_decision_where_one_comes_and_by_itself_otherwise(
-    decides: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_comes_with_a_decision_where_one_comes_and_by_itself_otherwise(decides, monkeypatch):
     """A message that comes alone costs a browser a turn of all that it draws."""
     monkeypatch.setattr(server, "TICK_S", 0.0)
     view, ticks, sent = Mock(generation=0), count(), []
@@ -232,7 +229,7 @@ def test_signal_comes_with_a_decision_where_one_comes_and_by_itself_otherwise(
     assert (signal == decided) if decides else not decided
 
 
-def test_two_browsers_see_the_same_and_one_that_leaves_troubles_nobody() -> None:
+def test_two_browsers_see_the_same_and_one_that_leaves_troubles_nobody():
     with served() as (source, server), Feeder(source, 1.0):
         with client.connect(stream_url(server), proxy=None) as stays:
             with client.connect(stream_url(server), proxy=None) as leaves:
@@ -244,7 +241,7 @@ def test_two_browsers_see_the_same_and_one_that_leaves_troubles_nobody() -> None
             assert server.n_viewers == 1
 
 
-def test_a_silent_band_is_told_and_so_is_its_return() -> None:
+def test_a_silent_band_is_told_and_so_is_its_return():
     with served() as (source, server), client.connect(stream_url(server), proxy=None) as connection:
         assert wait_for_silence(connection, True)
         with Feeder(source, 1.0):
@@ -252,7 +249,7 @@ def test_a_silent_band_is_told_and_so_is_its_return() -> None:
         assert wait_for_silence(connection, True)
 
 
-def test_scripts_of_other_pages_and_names_of_other_machines_are_refused() -> None:
+def test_scripts_of_other_pages_and_names_of_other_machines_are_refused():
     with served() as (_, server):
         host = server.url.removeprefix("http://").rstrip("/")
         assert handshake(server, host, origin=f"http://{host}") == 101
@@ -269,7 +266,7 @@ NO_PAGES = (
 )  # fmt: skip
 
 
-def test_nothing_but_the_page_is_served() -> None:
+def test_nothing_but_the_page_is_served():
     with served() as (_, server):
         for name in ("live.css", "hand.js", "icon.svg"):
             assert status(server.url + name) == 200
@@ -277,7 +274,7 @@ def test_nothing_but_the_page_is_served() -> None:
             assert status(server.url + name) == 404
 
 
-def test_other_machines_need_the_token_that_was_printed() -> None:
+def test_other_machines_need_the_token_that_was_printed():
     with served(host="0.0.0.0") as (_, server):
         assert server.token is not None
         port = server._socket.getsockname()[1]
@@ -289,21 +286,21 @@ def test_other_machines_need_the_token_that_was_printed() -> None:
         assert f"?token={server.token}" in server.url
 
 
-def test_more_browsers_than_there_is_room_for_are_refused() -> None:
+def test_more_browsers_than_there_is_room_for_are_refused():
     with served() as (_, server):
         server.n_viewers = MOST_VIEWERS
         assert is_refused(stream_url(server))
         server.n_viewers = 0
 
 
-def test_a_port_that_is_taken_gives_way_to_the_next_free_one() -> None:
+def test_a_port_that_is_taken_gives_way_to_the_next_free_one():
     with served() as (_, server), running() as (_, view):
         with ViewServer(view, port=server.port) as other:
             assert server.port < other.port < server.port + PORTS_TRIED
             assert status(other.url) == 200
 
 
-def test_an_address_that_cannot_be_had_is_said_in_one_sentence() -> None:
+def test_an_address_that_cannot_be_had_is_said_in_one_sentence():
     with running() as (_, view), pytest.raises(CpepError, match="choose another --web-port"):
         ViewServer(view, host="192.0.2.1")
 
@@ -327,7 +324,7 @@ def is_closed(connection: socket.socket) -> bool:
 @pytest.mark.parametrize(
     "host", ["[::1", "127.0.0.1:99999", "[", "127.0.0.1:x", "", "\x7f", "a" * 5000, "[::ffff:1.2.3.4", "::1]"]
 )
-def test_a_host_that_is_none_is_refused(host: str) -> None:
+def test_a_host_that_is_none_is_refused(host):
     with served() as (_, server):
         assert handshake(server, host, None) in (403, 400)
         with raw(server, f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()) as connection:
@@ -335,7 +332,7 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
     assert answer.split()[1] in (b"403", b"400")
 
 
-def test_connections_that_ask_for_nothing_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_that_ask_for_nothing_end_and_are_few(monkeypatch):
     monkeypatch.setattr(connections, "OPENING_S", 0.5)
     monkeypatch.setattr(connections, "MOST_OF_ONE_ADDRESS", 4)
     with served(host="127.0.0.1", token="secret") as (_, server), ExitStack() as stack:
@@ -346,7 +343,7 @@ def test_connections_that_ask_for_nothing_end_and_are_few(monkeypatch: pytest.Mo
         assert status(server.url) == 200  # and whoever has the token looks on
 
 
-def test_the_connections_of_a_viewer_are_not_those_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_connections_of_a_viewer_are_not_those_that_are_counted(monkeypatch):
     monkeypatch.setattr(connections, "OPENING_S", 0.3)
     monkeypatch.setattr(connections, "MOST_OF_ONE_ADDRESS", 2)
     with served() as (_, server), ExitStack() as stack:
@@ -357,7 +354,7 @@ def test_the_connections_of_a_viewer_are_not_those_that_are_counted(monkeypatch:
             assert all(messages_until(viewer, "health") for _ in range(2))
 
 
-def test_all_connections_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_connections_together_are_bounded(monkeypatch):
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
     with served() as (_, server), ExitStack() as stack:
         for _ in range(3):
@@ -365,7 +362,7 @@ def test_all_connections_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         assert is_closed(stack.enter_context(raw(server)))
 
 
-def test_many_who_ask_at_once_get_no_more_places_than_there_are() -> None:
+def test_many_who_ask_at_once_get_no_more_places_than_there_are():
     with served() as (_, server):
         admitted: list[object] = []
 
@@ -398,9 +395,7 @@ NO_UTF_8 = b"\x81\x82\0\0\0\0\xff\xfe"  # a frame that says it is text
     [lambda connection: connection.send("x" * 100_000), lambda connection: connection.socket.sendall(NO_UTF_8)],
     ids=["too large", "no text"],
 )
-def test_what_a_browser_should_not_send_ends_its_stream_and_leaves_the_terminal_alone(
-    send: Callable[[Any], None], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_browser_should_not_send_ends_its_stream_and_leaves_the_terminal_alone(send, capfd):
     with served() as (_, server), client.connect(stream_url(server), proxy=None) as connection:
         send(connection)
         with pytest.raises(ConnectionClosed):
@@ -409,7 +404,7 @@ def test_what_a_browser_should_not_send_ends_its_stream_and_leaves_the_terminal_
     assert capfd.readouterr().err == ""
 
 
-def test_the_terminal_shows_the_address_as_a_code_that_a_camera_reads() -> None:
+def test_the_terminal_shows_the_address_as_a_code_that_a_camera_reads():
     segno = pytest.importorskip("segno")
     with served(host="0.0.0.0") as (_, server):
         rows = server.code.splitlines()

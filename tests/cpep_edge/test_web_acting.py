@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +42,7 @@ def wearer() -> Wearer:
 
 
 @pytest.fixture
-def page(tmp_path: Path, wearer: Wearer) -> Iterator[Page]:
+def page(tmp_path, wearer) -> Iterator[Page]:
     bundle = mine(tmp_path)
 
     def open_port(port: str, device: str) -> BlockSource:
@@ -77,7 +76,7 @@ def watch(acting: Acting) -> set[tuple[str, bool, int]]:
     return seen
 
 
-def test_only_the_page_of_this_run_may_act(page: Page) -> None:
+def test_only_the_page_of_this_run_may_act(page):
     server, acting, _ = page
     with client.connect(stream_url(server), proxy=None) as connection:
         assert messages_until(connection, "about")["act_token"] == server._act_token
@@ -117,15 +116,13 @@ def test_only_the_page_of_this_run_may_act(page: Page) -> None:
         ("rename", {"gesture": "Fist", "called": "a\u202eb"}, "printable"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_a_sentence(page: Page, name: str, asked: object, says: str) -> None:
+def test_what_cannot_be_done_is_refused_in_a_sentence(page, name, asked, says):
     status, answer = ask(page[0], name, asked)
     assert status == 409
     assert re.search(says, str(answer["error"]))
 
 
-def test_one_thing_is_done_at_a_time_and_what_is_stopped_leaves_nothing_changed(
-    page: Page,
-) -> None:
+def test_one_thing_is_done_at_a_time_and_what_is_stopped_leaves_nothing_changed(page):
     server, acting, loop = page
     before = loop.engine
     assert ask(server, "calibrate", {"rest_s": 5, "seconds": 60})[0] == 200
@@ -136,7 +133,7 @@ def test_one_thing_is_done_at_a_time_and_what_is_stopped_leaves_nothing_changed(
     assert loop.engine is before
 
 
-def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(page: Page, tmp_path: Path) -> None:
+def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(page, tmp_path):
     server, acting, _ = page
     asked = {"gestures": ["Fist", "Open"], "seconds": 1, "rest_s": 0.5, "repetitions": 2}
     assert ask(server, "record", asked)[0] == 200
@@ -168,7 +165,7 @@ def test_what_is_recorded_by_prompts_is_a_corpus_that_can_be_downloaded(page: Pa
         refused.value.close()
 
 
-def test_a_prompt_that_is_stopped_in_the_middle_is_not_kept(page: Page) -> None:
+def test_a_prompt_that_is_stopped_in_the_middle_is_not_kept(page):
     server, acting, _ = page
     assert ask(server, "record", {"gestures": ["Fist"], "seconds": 60, "rest_s": 0})[0] == 200
     wait(lambda: acting.doing is not None and acting.doing.now)
@@ -177,9 +174,7 @@ def test_a_prompt_that_is_stopped_in_the_middle_is_not_kept(page: Page) -> None:
     assert list((acting.folder / "recordings").iterdir()) == []  # no journal either
 
 
-def test_another_device_is_connected_and_the_calibration_of_the_first_does_not_count_for_it(
-    page: Page,
-) -> None:
+def test_another_device_is_connected_and_the_calibration_of_the_first_does_not_count_for_it(page):
     server, acting, loop = page
     before = loop.engine
     signal = made("Fist", 2.0, 98)
@@ -196,9 +191,7 @@ def test_another_device_is_connected_and_the_calibration_of_the_first_does_not_c
             assert other.port in str(messages_until(connection, "about")["title"])
 
 
-def test_a_device_that_vanishes_while_it_is_taught_loses_nothing_and_the_lesson_goes_on(
-    page: Page, wearer: Wearer
-) -> None:
+def test_a_device_that_vanishes_while_it_is_taught_loses_nothing_and_the_lesson_goes_on(page, wearer):
     server, acting, loop = page
     lesson = {"gestures": ["Fist", "Open"], "repetitions": 1}
     assert ask(server, "teach", lesson)[0] == 200
@@ -223,7 +216,7 @@ def test_a_device_that_vanishes_while_it_is_taught_loses_nothing_and_the_lesson_
     assert (acting.folder / "taught-1.cpep").is_dir()
 
 
-def test_a_run_that_is_recorded_is_not_changed_from_the_page(tmp_path: Path, wearer: Wearer) -> None:
+def test_a_run_that_is_recorded_is_not_changed_from_the_page(tmp_path, wearer):
     with running(mine(tmp_path), wearer, is_recorded=True) as (server, _, loop):
         before = loop.engine, loop.engine.spec
         for name, asked in (
@@ -238,12 +231,12 @@ def test_a_run_that_is_recorded_is_not_changed_from_the_page(tmp_path: Path, wea
         assert ask(server, "gates", {"min_confidence": 0.9})[0] == 200  # only looked at
 
 
-def test_thresholds_are_shown_on_what_was_before_they_count(page: Page, wearer: Wearer) -> None:
+def test_thresholds_are_shown_on_what_was_before_they_count(page, wearer):
     server, _, loop = page
     wearer.asked = lambda: ("Fist", "Rest")[int(2 * time.monotonic()) % 2]
 
     def decided(**gates: float) -> int:
-        return len(ask(server, "gates", gates)[1]["changes"])  # type: ignore[arg-type]
+        return len(ask(server, "gates", gates)[1]["changes"])
 
     wait(lambda: decided(min_confidence=0.0) >= 3)
     assert decided(min_confidence=1.0, debounce_ms=5000) < 3
@@ -254,7 +247,7 @@ def test_thresholds_are_shown_on_what_was_before_they_count(page: Page, wearer: 
         assert messages_until(connection, "about")["min_vote_share"] == 0.87
 
 
-def test_a_gesture_that_is_renamed_reads_so_at_once_and_keeps_its_label(page: Page) -> None:
+def test_a_gesture_that_is_renamed_reads_so_at_once_and_keeps_its_label(page):
     server, acting, loop = page
     assert ask(server, "gates", {"min_confidence": 0.87, "apply": True})[0] == 200
     assert ask(server, "rename", {"gesture": "Fist", "called": "Play music"})[0] == 200
@@ -266,7 +259,7 @@ def test_a_gesture_that_is_renamed_reads_so_at_once_and_keeps_its_label(page: Pa
     assert Bundle(acting.folder.parent / "mine.cpep").manifest.shown("Fist") == "Play music"
 
 
-def test_a_signed_bundle_is_not_changed_by_a_page_that_has_no_key(page: Page) -> None:
+def test_a_signed_bundle_is_not_changed_by_a_page_that_has_no_key(page):
     server, acting, _ = page
     acting._bundle.manifest = acting._bundle.manifest.model_copy(update={"signer": "0" * 16})
     for name, asked in (("rename", {"gesture": "Fist", "called": "x"}), ("forget", {"gesture": "Fist"})):
@@ -274,7 +267,7 @@ def test_a_signed_bundle_is_not_changed_by_a_page_that_has_no_key(page: Page) ->
         assert (status, "is signed" in str(answer["error"])) == (409, True)
 
 
-def test_a_calibration_from_the_page_is_used_at_once_and_kept(page: Page) -> None:
+def test_a_calibration_from_the_page_is_used_at_once_and_kept(page):
     from cpep_edge.calibration import load_profile
 
     server, acting, loop = page
@@ -286,7 +279,7 @@ def test_a_calibration_from_the_page_is_used_at_once_and_kept(page: Page) -> Non
         assert messages_until(connection, "about")["calibrated"] == "calibrated"
 
 
-def test_live_without_a_port_waits_until_a_device_is_chosen_on_the_page(tmp_path: Path) -> None:
+def test_live_without_a_port_waits_until_a_device_is_chosen_on_the_page(tmp_path):
     live = ("live", mine(tmp_path).path)
     refused = invoke(*live)
     assert (refused.exit_code, "give --port, or --web" in refused.stderr) == (2, True)
@@ -312,7 +305,7 @@ WANTED = "document.getElementById('wanted').textContent"
 TOLD = "document.getElementById('told').textContent"
 
 
-def do(browser, name: str, **typed: str) -> None:  # type: ignore[no-untyped-def]
+def do(browser, name: str, **typed: str) -> None:
     """Open the dialog, fill in one of its forms, and have it done."""
     browser.find_element("id", "act").click()
     form = browser.find_element("css selector", f"form[data-act={name}]")
@@ -324,9 +317,7 @@ def do(browser, name: str, **typed: str) -> None:  # type: ignore[no-untyped-def
 
 
 @pytest.mark.slow
-def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downloads(  # type: ignore[no-untyped-def]
-    browser, page: Page, tmp_path: Path
-) -> None:
+def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downloads(browser, page, tmp_path):
     server, acting, loop = page
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     browser.get(server.url)
@@ -392,9 +383,7 @@ def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downlo
 
 
 @pytest.mark.slow
-def test_in_a_browser_a_wearer_who_does_what_is_asked_wins_the_test_and_one_who_rests_does_not(  # type: ignore[no-untyped-def]
-    browser, page: Page, wearer: Wearer
-) -> None:
+def test_in_a_browser_a_wearer_who_does_what_is_asked_wins_the_test_and_one_who_rests_does_not(browser, page, wearer):
     server, acting, _ = page
     browser.get(server.url)
     see(browser, GESTURE, lambda name: name == "Rest")
@@ -418,15 +407,15 @@ def steered(acting: Acting) -> str:
     game = None if acting.doing is None else acting.doing.game
     if game is None:
         return "Rest"
-    (x, y), target = game["cursor"], game["target"]  # type: ignore[misc]
-    dx, dy = target["x"] - x, target["y"] - y  # type: ignore[index, has-type]
+    (x, y), target = game["cursor"], game["target"]
+    dx, dy = target["x"] - x, target["y"] - y
     if abs(dx) > 0.06:
         return "WristExtension" if dx > 0 else "WristFlexion"
     return ("Radial" if dy > 0 else "Ulnar") if abs(dy) > 0.06 else "Rest"
 
 
 @pytest.mark.slow
-def test_in_a_browser_a_point_is_driven_into_rings_by_two_pairs_of_gestures(browser, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_in_a_browser_a_point_is_driven_into_rings_by_two_pairs_of_gestures(browser, tmp_path):
     wearer = Wearer(speed=1.0)
     with running(mine(tmp_path, WRIST), wearer) as (server, acting, _):
         wearer.asked = lambda: steered(acting)
@@ -442,9 +431,7 @@ def test_in_a_browser_a_point_is_driven_into_rings_by_two_pairs_of_gestures(brow
 
 
 @pytest.mark.slow
-def test_in_a_browser_two_people_who_act_at_once_are_told_and_a_device_that_vanishes_is_said(  # type: ignore[no-untyped-def]
-    browser, page: Page, wearer: Wearer
-) -> None:
+def test_in_a_browser_two_people_who_act_at_once_are_told_and_a_device_that_vanishes_is_said(browser, page, wearer):
     server, acting, _ = page
     browser.get(server.url)
     see(browser, GESTURE, lambda name: name == "Rest")

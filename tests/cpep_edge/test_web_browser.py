@@ -15,7 +15,7 @@ from tests.cpep_edge.test_web import FLAT, HAND, TIMEOUT_S, Feeder, served
 
 
 @pytest.mark.slow
-def test_in_a_browser_the_hand_moves_the_gesture_is_named_and_a_lost_link_heals(browser) -> None:  # type: ignore[no-untyped-def]
+def test_in_a_browser_the_hand_moves_the_gesture_is_named_and_a_lost_link_heals(browser):
     with served() as (source, server):
         browser.get(server.url)
         see(browser, "document.body.dataset.link", lambda link: link in ("live", "silent"))
@@ -65,7 +65,7 @@ return hand.getContext("2d").getImageData(0, 0, width, 2).data.some((value) => v
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark", "print"])
 @pytest.mark.parametrize("size", SIZES)
-def test_at_every_size_nothing_overlaps_or_is_cut_off_and_axe_finds_no_fault(browser, size: str, scheme: str) -> None:  # type: ignore[no-untyped-def]
+def test_at_every_size_nothing_overlaps_or_is_cut_off_and_axe_finds_no_fault(browser, size, scheme):
     open_hand = shape_of("Open hand")
     assert open_hand is not None
     with served(hand=HandPoses(HAND.embedding, np.stack([FLAT, open_hand[:20]]), rest_rad=FLAT)) as (source, server):
@@ -80,7 +80,7 @@ def test_at_every_size_nothing_overlaps_or_is_cut_off_and_axe_finds_no_fault(bro
 
 
 @pytest.mark.slow
-def test_axe_finds_no_fault_without_a_signal_while_held_with_help_and_after_the_end(browser) -> None:  # type: ignore[no-untyped-def]
+def test_axe_finds_no_fault_without_a_signal_while_held_with_help_and_after_the_end(browser):
     with served() as (source, server):
         browser.get(server.url)
         see(browser, "document.body.dataset.link", lambda link: link == "silent")
@@ -96,7 +96,7 @@ def test_axe_finds_no_fault_without_a_signal_while_held_with_help_and_after_the_
 
 
 @pytest.mark.slow
-def test_a_page_that_was_left_open_goes_on_with_the_next_run(browser) -> None:  # type: ignore[no-untyped-def]
+def test_a_page_that_was_left_open_goes_on_with_the_next_run(browser):
     names = "[...document.querySelectorAll('#shares .name')].map((name) => name.textContent)"
     with served() as (_, server):
         browser.get(server.url)
@@ -111,7 +111,7 @@ def test_a_page_that_was_left_open_goes_on_with_the_next_run(browser) -> None:  
 
 
 @pytest.mark.slow
-def test_a_browser_without_websocket_is_told_so(browser) -> None:  # type: ignore[no-untyped-def]
+def test_a_browser_without_websocket_is_told_so(browser):
     gone = {"source": "delete window.WebSocket"}
     script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", gone)
     try:
@@ -124,7 +124,7 @@ def test_a_browser_without_websocket_is_told_so(browser) -> None:  # type: ignor
 
 
 @pytest.mark.slow
-def test_the_page_says_whether_the_run_is_calibrated_and_which_gestures_are_zero_shot(browser) -> None:  # type: ignore[no-untyped-def]
+def test_the_page_says_whether_the_run_is_calibrated_and_which_gestures_are_zero_shot(browser):
     heads = "[...document.querySelectorAll('#shares h3')].map((head) => head.textContent)"
     with served() as (source, server), Feeder(source, 1.0):
         browser.get(server.url)
@@ -138,7 +138,7 @@ def test_the_page_says_whether_the_run_is_calibrated_and_which_gestures_are_zero
 
 
 @pytest.mark.slow
-def test_what_was_chosen_is_remembered_and_arrows_belong_to_what_has_the_focus(browser) -> None:  # type: ignore[no-untyped-def]
+def test_what_was_chosen_is_remembered_and_arrows_belong_to_what_has_the_focus(browser):
     from selenium.webdriver.common.keys import Keys
 
     gain, span = "document.getElementById('gain').textContent", "document.getElementById('span').textContent"
@@ -162,7 +162,7 @@ def test_what_was_chosen_is_remembered_and_arrows_belong_to_what_has_the_focus(b
 
 
 @pytest.mark.slow
-def test_a_bundle_without_poses_draws_the_hand_by_name_or_none_but_never_an_empty_panel(browser) -> None:  # type: ignore[no-untyped-def]
+def test_a_bundle_without_poses_draws_the_hand_by_name_or_none_but_never_an_empty_panel(browser):
     with served(hand=None, names=("Rest", "PowerGrip")) as (source, server), Feeder(source, 0.0) as feeder:
         browser.get(server.url)
         see(browser, GESTURE, lambda name: name == "Rest")
@@ -182,7 +182,7 @@ HAND_PICTURE = "document.getElementById('hand').toDataURL()"
 
 
 @contextmanager
-def shown_at(browser, width: int, height: int, scale: int, scheme: str) -> Iterator[None]:  # type: ignore[no-untyped-def]
+def shown_at(browser, width: int, height: int, scale: int, scheme: str) -> Iterator[None]:
     """A screen, and whether it asks for light or dark or is paper."""
     size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -194,7 +194,7 @@ def shown_at(browser, width: int, height: int, scale: int, scheme: str) -> Itera
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def axe_faults(browser) -> list[tuple[str, str]]:  # type: ignore[no-untyped-def]
+def axe_faults(browser) -> list[tuple[str, str]]:
     """What axe-core finds wrong with the page as it stands: the rule, and the first element that breaks it."""
     axe = Path(pytest.importorskip("axe_core_python").__file__).parent / "axe.min.js"
     browser.execute_script(axe.read_text(encoding="utf-8"))
@@ -203,7 +203,7 @@ def axe_faults(browser) -> list[tuple[str, str]]:  # type: ignore[no-untyped-def
     return [(fault["id"], fault["nodes"][0]["html"]) for fault in found["violations"]]
 
 
-def check_keys(browser) -> None:  # type: ignore[no-untyped-def]
+def check_keys(browser) -> None:
     from selenium.webdriver.common.keys import Keys
 
     body = browser.find_element("tag name", "body")
@@ -219,7 +219,7 @@ def check_keys(browser) -> None:  # type: ignore[no-untyped-def]
     see(browser, "document.getElementById('help').open", lambda is_open: not is_open)
 
 
-def picture(browser) -> str:  # type: ignore[no-untyped-def]
+def picture(browser) -> str:
     """The drawn hand, once it stands still."""
     last = ""
     for _ in range(50):
@@ -230,7 +230,7 @@ def picture(browser) -> str:  # type: ignore[no-untyped-def]
     return last
 
 
-def see(browser, expression: str, holds: Callable[[object], bool]) -> None:  # type: ignore[no-untyped-def]
+def see(browser, expression: str, holds: Callable[[object], bool]) -> None:
     """Ask the page until an expression holds; what it was last is told when it never does."""
     end_s, last = time.monotonic() + TIMEOUT_S, None
     while time.monotonic() < end_s:

@@ -35,7 +35,7 @@ def declared_by(package: str) -> list[Distribution]:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(tmp_path_factory) -> Path:
     """The interpreter of a fresh environment; its packages are links to those installed here, so it costs a second."""
     folder = tmp_path_factory.mktemp("device") / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
@@ -50,7 +50,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bare_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bare_bundle(tiny_bundle, tmp_path_factory) -> Path:
     """The same bundle without a library: one that was exported where there is no compiler."""
     carried = Bundle(tiny_bundle).manifest
     assert carried.native is not None
@@ -74,11 +74,11 @@ def run(python: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("module", ["torch", "executorch", "torchao"])
-def test_the_environment_holds_no_torch(python: Path, module: str) -> None:
+def test_the_environment_holds_no_torch(python, module):
     assert f"No module named '{module}'" in run(python, "-c", f"import {module}").stderr
 
 
-def test_a_bundle_is_verified_with_its_golden_inputs(python: Path, tiny_bundle: Path) -> None:
+def test_a_bundle_is_verified_with_its_golden_inputs(python, tiny_bundle):
     answer = run(python, "-m", "cpep_edge", "verify", tiny_bundle, "--json")
 
     assert (answer.returncode, answer.stderr) == (0, "")
@@ -87,13 +87,13 @@ def test_a_bundle_is_verified_with_its_golden_inputs(python: Path, tiny_bundle: 
     assert report["smallest_cosine"] > 1 - 1e-6  # made on this machine, by the bindings
 
 
-def test_a_bundle_is_inspected(python: Path, tiny_bundle: Path) -> None:
+def test_a_bundle_is_inspected(python, tiny_bundle):
     answer = run(python, "-m", "cpep_edge", "inspect", tiny_bundle, "--json")
 
     assert json.loads(answer.stdout)["native"]["libraries"][-1] == "libcpep_encoder.so"
 
 
-def test_gestures_are_listed_and_forgotten(python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_gestures_are_listed_and_forgotten(python, tiny_bundle, tmp_path):
     shutil.copytree(tiny_bundle, tmp_path / "tiny.cpep")
     gone = Bundle(tiny_bundle).manifest.gestures[0].name
     answer = run(python, "-m", "cpep_edge", "gestures", "remove", tmp_path / "tiny.cpep", gone)
@@ -103,7 +103,7 @@ def test_gestures_are_listed_and_forgotten(python: Path, tiny_bundle: Path, tmp_
     assert gone not in [gesture["name"] for gesture in json.loads(listed.stdout)["gestures"]]
 
 
-def test_a_key_without_cryptography_says_what_to_install(python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_key_without_cryptography_says_what_to_install(python, tiny_bundle, tmp_path):
     (tmp_path / "key.pub").write_bytes(b"")
     answer = run(python, "-m", "cpep_edge", "verify", tiny_bundle, "--key", tmp_path / "key.pub")
 
@@ -111,7 +111,7 @@ def test_a_key_without_cryptography_says_what_to_install(python: Path, tiny_bund
     assert "pip install 'cpep-edge[trust]'" in answer.stderr
 
 
-def test_gestures_are_read_live_from_a_wristband(python: Path, tiny_bundle: Path, tiny_corpus: Path) -> None:
+def test_gestures_are_read_live_from_a_wristband(python, tiny_bundle, tiny_corpus):
     session = sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]
     simulator = [python, "-m", "cpep_edge", "simulate", session, "--speed", "4", "--once"]
     with subprocess.Popen(simulator, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as band:
@@ -125,7 +125,7 @@ def test_gestures_are_read_live_from_a_wristband(python: Path, tiny_bundle: Path
 
 
 @pytest.mark.parametrize("heavy", ["scipy", "h5py", "hnswlib"])
-def test_recognition_imports_nothing_heavy(python: Path, tiny_bundle: Path, heavy: str) -> None:
+def test_recognition_imports_nothing_heavy(python, tiny_bundle, heavy):
     script = f"""
 import sys
 from pathlib import Path
@@ -143,14 +143,14 @@ print(recogniser.recognise(recogniser.last_window(signal_uv)).vote.share)
     assert 0 < float(answer.stdout) <= 1
 
 
-def test_a_bundle_is_benchmarked(python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_benchmarked(python, tiny_bundle, tmp_path):
     answer = run(python, "-m", "cpep_edge", "bench", tiny_bundle, "--out", tmp_path, "--json")
 
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["versions"].get("torch") is None
 
 
-def test_a_bundle_without_a_library_says_what_to_do(python: Path, bare_bundle: Path) -> None:
+def test_a_bundle_without_a_library_says_what_to_do(python, bare_bundle):
     answer = run(python, "-m", "cpep_edge", "verify", bare_bundle)
 
     assert answer.returncode == 1
@@ -158,7 +158,7 @@ def test_a_bundle_without_a_library_says_what_to_do(python: Path, bare_bundle: P
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_library_that_was_changed_is_never_loaded(python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_library_that_was_changed_is_never_loaded(python, tiny_bundle, tmp_path):
     spoilt = tmp_path / "spoilt.cpep"
     shutil.copytree(tiny_bundle, spoilt)
     library = spoilt / "libcpep_encoder.so"
@@ -186,7 +186,7 @@ print("libcpep_encoder" in Path("/proc/self/maps").read_text())
     assert loaded == "False"
 
 
-def test_the_runner_in_the_bundle_starts_where_it_lies(tiny_bundle: Path) -> None:
+def test_the_runner_in_the_bundle_starts_where_it_lies(tiny_bundle):
     native = Bundle(tiny_bundle).manifest.native
     assert native is not None
 
@@ -195,7 +195,7 @@ def test_the_runner_in_the_bundle_starts_where_it_lies(tiny_bundle: Path) -> Non
     assert (answer.returncode, answer.stderr[:13]) == (2, "error: usage:")
 
 
-def test_the_interpreter_is_not_the_one_that_runs_the_tests(python: Path) -> None:
+def test_the_interpreter_is_not_the_one_that_runs_the_tests(python):
     prefix = run(python, "-c", "import sys; print(sys.prefix)").stdout.strip()
 
     assert Path(prefix) == python.parents[1] != Path(sys.prefix)

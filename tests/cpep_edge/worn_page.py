@@ -91,7 +91,7 @@ def running(bundle: Bundle, source: BlockSource, **options: object) -> Iterator[
     taps: list[Acting] = []
     loop = Live(source, recogniser, taps=taps)
     view = LiveView("mine.cpep", recogniser, loop, None)
-    taps.append(Acting(bundle, recogniser, view, **options))  # type: ignore[arg-type]
+    taps.append(Acting(bundle, recogniser, view, **options))
     with ViewServer(view, port=0, acting=taps[0]) as server:
         thread = threading.Thread(target=lambda: [view.stats.add(decision) for decision in loop])
         thread.start()

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,14 +19,11 @@ from tests.export.aarch64_device import QEMU, Aarch64Device
 from tests.export.programs import saved_run
 from tests.processes import invoke, simulated
 
-if TYPE_CHECKING:
-    from cpep_train.checkpoint import Checkpoint
-
 pytestmark = [pytest.mark.executorch, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def arm_bundle(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def arm_bundle(tiny_checkpoint, tiny_corpus, tmp_path_factory) -> Path:
     if shutil.which("aarch64-linux-gnu-g++") is None:
         pytest.skip("aarch64-linux-gnu-g++ is not installed (apt-get install g++-aarch64-linux-gnu)")
     folder = tmp_path_factory.mktemp("arm")
@@ -41,11 +37,11 @@ def arm_bundle(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path_factor
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Aarch64Device:
+def device(tmp_path_factory) -> Aarch64Device:
     return Aarch64Device(tmp_path_factory.mktemp("device"))
 
 
-def test_the_runner_gives_the_golden_outputs(arm_bundle: Path) -> None:
+def test_the_runner_gives_the_golden_outputs(arm_bundle):
     if shutil.which(QEMU[0]) is None:
         pytest.skip(f"{QEMU[0]} is not installed (apt-get install qemu-user-static)")
     bundle = Bundle(arm_bundle)
@@ -62,14 +58,14 @@ def test_the_runner_gives_the_golden_outputs(arm_bundle: Path) -> None:
     assert np.sum(embedding * golden.embedding, axis=1).min() > 1 - COSINE_TOLERANCE
 
 
-def test_the_board_is_one_and_holds_no_torch(device: Aarch64Device) -> None:
+def test_the_board_is_one_and_holds_no_torch(device):
     answer = device.run("-c", "import platform; print(platform.machine()); import torch")
 
     assert answer.stdout.strip() == "aarch64"
     assert "No module named 'torch'" in answer.stderr
 
 
-def test_python_verifies_the_bundle(device: Aarch64Device, arm_bundle: Path) -> None:
+def test_python_verifies_the_bundle(device, arm_bundle):
     answer = device.run("-m", "cpep_edge", "verify", arm_bundle, "--json")
 
     assert (answer.returncode, answer.stderr) == (0, "")
@@ -78,7 +74,7 @@ def test_python_verifies_the_bundle(device: Aarch64Device, arm_bundle: Path) -> 
     assert report["smallest_cosine"] > 1 - COSINE_TOLERANCE
 
 
-def test_python_benchmarks_the_bundle(device: Aarch64Device, arm_bundle: Path, tmp_path: Path) -> None:
+def test_python_benchmarks_the_bundle(device, arm_bundle, tmp_path):
     program = "import sys; from pathlib import Path as P; from cpep_bench.run import Options, run_bench; "
     program += "run_bench(P(sys.argv[1]), P(sys.argv[2]), Options(power='none', n_starts=1))"  # a start takes 10 s here
     answer = device.run("-c", program, arm_bundle, tmp_path)
@@ -90,7 +86,7 @@ def test_python_benchmarks_the_bundle(device: Aarch64Device, arm_bundle: Path, t
     assert (tmp_path / "report.md").is_file()  # a device has no Jinja2, and so no page
 
 
-def test_python_reads_gestures_live(device: Aarch64Device, arm_bundle: Path, tiny_corpus: Path) -> None:
+def test_python_reads_gestures_live(device, arm_bundle, tiny_corpus):
     session = sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]
     with simulated(session, "--once") as (port, _):
         answer = device.run("-m", "cpep_edge", "live", arm_bundle, "--port", port, "--json")
@@ -101,8 +97,8 @@ def test_python_reads_gestures_live(device: Aarch64Device, arm_bundle: Path, tin
 
 
 def test_a_missing_cross_compiler_is_named_before_anything_is_written(
-    tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_checkpoint, tiny_corpus, tmp_path, monkeypatch
+):
     run, path = saved_run(tmp_path / "run", tiny_checkpoint, tiny_corpus), tmp_path / "arm.cpep"
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("cpep_export.native.host_architecture", lambda: "x86_64")

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.executorch, needs_make]
 
 
 @pytest.fixture(scope="module")
-def sources(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sources(tiny_bundle, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     unpack_sources(Bundle(tiny_bundle), folder)
     return folder
@@ -29,9 +29,7 @@ def _spec(bundle: Path) -> CortexMSpec:
     return cortex_m_spec(Bundle(bundle))
 
 
-def test_the_sources_of_a_bundle_compile_and_give_its_golden_gestures(
-    tiny_bundle: Path, sources: Path, tmp_path: Path
-) -> None:
+def test_the_sources_of_a_bundle_compile_and_give_its_golden_gestures(tiny_bundle, sources, tmp_path):
     run = check_golden_on(sources, "host", tmp_path)
     golden = Golden.from_bytes(Bundle(tiny_bundle).read("golden.npz"))
 
@@ -40,7 +38,7 @@ def test_the_sources_of_a_bundle_compile_and_give_its_golden_gestures(
     assert run.arena_bytes == _spec(tiny_bundle).arena_bytes
 
 
-def test_the_ladder_ends_with_the_integers_of_the_chip(tiny_bundle: Path) -> None:
+def test_the_ladder_ends_with_the_integers_of_the_chip(tiny_bundle):
     manifest = Bundle(tiny_bundle).manifest
 
     assert manifest.target == "cortex-m"
@@ -50,7 +48,7 @@ def test_the_ladder_ends_with_the_integers_of_the_chip(tiny_bundle: Path) -> Non
 
 
 @needs_qemu
-def test_the_manifest_says_what_both_processors_took(tiny_bundle: Path) -> None:
+def test_the_manifest_says_what_both_processors_took(tiny_bundle):
     m55, m7 = _spec(tiny_bundle).runs
 
     assert (m55.processor, m7.processor) == ("cortex-m55", "cortex-m7")
@@ -59,14 +57,14 @@ def test_the_manifest_says_what_both_processors_took(tiny_bundle: Path) -> None:
     assert _spec(tiny_bundle).arena_bytes < m55.ram_bytes
 
 
-def test_golden_inputs_that_end_far_from_float32_are_a_reason_to_refuse_and_the_farthest_is_named() -> None:
+def test_golden_inputs_that_end_far_from_float32_are_a_reason_to_refuse_and_the_farthest_is_named():
     (reason,) = golden_reasons([0.999, 0.16, 0.95])
 
     assert "number 1 with 0.160" in reason
     assert golden_reasons([0.999, 0.985]) == ()
 
 
-def test_a_bundle_without_a_chip_has_no_sources(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_without_a_chip_has_no_sources(tiny_bundle, tmp_path):
     bundle = Bundle(tiny_bundle)
     bundle.manifest = bundle.manifest.model_copy(update={"chip": None})
 
@@ -75,7 +73,7 @@ def test_a_bundle_without_a_chip_has_no_sources(tiny_bundle: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("harm", [lambda content: content[:-40], lambda content: b"no archive", "bomb"])
-def test_sources_that_cannot_be_unpacked_are_said(harm, tiny_bundle: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_sources_that_cannot_be_unpacked_are_said(harm, tiny_bundle, tmp_path, monkeypatch):
     bundle = Bundle(tiny_bundle)
     content = bundle.read(_spec(tiny_bundle).file)
     if harm == "bomb":
@@ -92,7 +90,7 @@ def test_sources_that_cannot_be_unpacked_are_said(harm, tiny_bundle: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sources_never_leave_their_folder(sources: Path, tiny_bundle: Path) -> None:
+def test_sources_never_leave_their_folder(sources, tiny_bundle):
     with zipfile.ZipFile(tiny_bundle / _spec(tiny_bundle).file) as archive:
         names = archive.namelist()
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +34,7 @@ def steps(seen: float | None, unseen: float | None, votes: float) -> tuple[Ladde
 @pytest.mark.parametrize(
     ("seen", "unseen", "votes"), [(0.8, 0.6, 1.0), (0.791, 0.591, 0.98), (0.9, 0.7, 0.99), (0.8, None, 0.98)]
 )
-def test_what_loses_a_point_and_two_votes_of_a_hundred_passes(seen: float, unseen: float | None, votes: float) -> None:
+def test_what_loses_a_point_and_two_votes_of_a_hundred_passes(seen, unseen, votes):
     assert refusals(steps(seen, unseen, votes)) == ()
 
 
@@ -47,7 +46,7 @@ def test_what_loses_a_point_and_two_votes_of_a_hundred_passes(seen: float, unsee
         (0.8, 0.6, 0.979, "keeps 97.9% of the votes"),
     ],
 )
-def test_what_loses_more_is_refused(seen: float, unseen: float, votes: float, said: str) -> None:
+def test_what_loses_more_is_refused(seen, unseen, votes, said):
     (reason,) = refusals(steps(seen, unseen, votes))
 
     assert said in reason
@@ -66,22 +65,20 @@ class Noisy:
 
 
 @pytest.fixture(scope="module")
-def evaluation(tiny_checkpoint: "Checkpoint", tiny_corpus: Path) -> EvaluationSet:
+def evaluation(tiny_checkpoint, tiny_corpus) -> EvaluationSet:
     return evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus), windows_per_recording=20)
 
 
 @pytest.fixture
-def ladder(tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet) -> Ladder:
+def ladder(tiny_checkpoint, evaluation) -> Ladder:
     return Ladder(evaluation, embed_poses(tiny_checkpoint.pose, evaluation.references))
 
 
 @pytest.fixture
-def choose(
-    tiny_checkpoint: "Checkpoint", evaluation: EvaluationSet, ladder: Ladder, monkeypatch: pytest.MonkeyPatch
-) -> Choose:
+def choose(tiny_checkpoint, evaluation, ladder, monkeypatch) -> Choose:
     """The choice with lowering replaced: static int8 is bad, the others are good."""
 
-    def lowered(checkpoint, fused, evaluation, quantisation):  # type: ignore[no-untyped-def]
+    def lowered(checkpoint, fused, evaluation, quantisation):
         spec = encoder_spec(4, 200, 32, quantisation=quantisation)
         return Program(b"", 1, (), 0), spec, Noisy(checkpoint, 1.0 if quantisation == "int8" else 0.0)
 
@@ -89,19 +86,19 @@ def choose(
     return partial(device_program, tiny_checkpoint, evaluation, ladder)
 
 
-def test_a_program_that_loses_votes_is_refused(choose: Choose) -> None:
+def test_a_program_that_loses_votes_is_refused(choose):
     with pytest.raises(ArtifactError, match="export refuses int8: .* or accept it with --force"):
         choose("int8", force=False)
 
 
 @pytest.mark.slow
-def test_what_was_forced_is_written_down(choose: Choose, ladder: Ladder) -> None:
+def test_what_was_forced_is_written_down(choose, ladder):
     device = choose("int8", force=True)
 
     assert device.forced == refusals(ladder.steps) != ()
 
 
-def test_auto_takes_the_smallest_that_keeps_the_votes(choose: Choose, ladder: Ladder) -> None:
+def test_auto_takes_the_smallest_that_keeps_the_votes(choose, ladder):
     device = choose("auto", force=False)
 
     assert device.spec.quantisation == "int8-dynamic"

@@ -50,13 +50,13 @@ def _encoder(config: EncoderConfig) -> FusedEncoder:
 
 
 @pytest.fixture(scope="module")
-def program(encoder: FusedEncoder) -> EthosUProgram:
+def program(encoder) -> EthosUProgram:
     return lower_for_ethos_u(encoder, "ethos-u55", _windows(24, seed=0))
 
 
 @pytest.mark.parametrize("front_end", [{}, {"front_end": "rectified"}, {"front_end": "rectified", "level_samples": 5}])
-def test_the_shape_for_the_npu_computes_the_same_directions(front_end: dict[str, object]) -> None:
-    encoder = _encoder(replace(CONFIG, **front_end))  # type: ignore[arg-type]
+def test_the_shape_for_the_npu_computes_the_same_directions(front_end):
+    encoder = _encoder(replace(CONFIG, **front_end))
     windows = torch.from_numpy(_windows(6, seed=3) * np.geomspace(0.01, 10, 6, dtype=np.float32)[:, None, None])
     with torch.no_grad():
         npu = NpuEncoder(encoder, windows).eval()
@@ -69,9 +69,7 @@ def test_the_shape_for_the_npu_computes_the_same_directions(front_end: dict[str,
 
 @needs_vela
 @pytest.mark.slow
-def test_the_integers_stay_close_to_float32_in_the_reference_model(
-    encoder: FusedEncoder, program: EthosUProgram, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_integers_stay_close_to_float32_in_the_reference_model(encoder, program, capfd):
     windows = _windows(8, seed=1)
     with torch.no_grad():
         expected = [encoder(torch.from_numpy(window[None]))[0].numpy() for window in windows]
@@ -85,7 +83,7 @@ def test_the_integers_stay_close_to_float32_in_the_reference_model(
 
 @needs_vela
 @pytest.mark.slow
-def test_velas_figures_agree_with_themselves_and_are_called_modelled(program: EthosUProgram) -> None:
+def test_velas_figures_agree_with_themselves_and_are_called_modelled(program):
     vela = program.vela
 
     assert vela.how == "modelled (Vela)"
@@ -97,7 +95,7 @@ def test_velas_figures_agree_with_themselves_and_are_called_modelled(program: Et
         Chip(ram_bytes=vela.sram_bytes - 1).check(vela.sram_bytes, vela.flash_bytes)
 
 
-def test_what_the_npu_does_not_run_is_named() -> None:
+def test_what_the_npu_does_not_run_is_named():
     operators = [SimpleNamespace(name=name) for name in ("quantized_decomposed::quantize_per_tensor", "aten::erf.out")]
 
     with pytest.raises(ArtifactError, match=r"these operators stay outside: aten::erf\.out; .* recipe micro"):
@@ -106,9 +104,7 @@ def test_what_the_npu_does_not_run_is_named() -> None:
         require_delegated("ethos-u85", SimpleNamespace(operators=[], delegates=[None, None]))
 
 
-def test_a_missing_package_is_named_with_the_line_that_installs_it(
-    encoder: FusedEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named_with_the_line_that_installs_it(encoder, monkeypatch):
     monkeypatch.setattr(ethos_u, "PACKAGES", ("vela_of_nowhere.vela",))
 
     with pytest.raises(ConfigError, match=r"vela_of_nowhere.vela is missing; .* 'cpep-edge\[ethos-u\]'"):

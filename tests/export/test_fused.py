@@ -40,7 +40,7 @@ def windows(module: Embedder, n: int = 8) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_fused_encoder_computes_what_the_module_computes(size: str) -> None:
+def test_the_fused_encoder_computes_what_the_module_computes(size):
     module = embedder(size)
     fused = FusedEncoder(module).eval()
 
@@ -53,7 +53,7 @@ def test_the_fused_encoder_computes_what_the_module_computes(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["cls", "mean"])
-def test_the_fused_encoder_embeds_silence_at_unit_length(size: str) -> None:
+def test_the_fused_encoder_embeds_silence_at_unit_length(size):
     module = embedder(size)
 
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_the_fused_encoder_embeds_silence_at_unit_length(size: str) -> None:
     assert embedding.norm().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_fused_encoder_runs_one_row_through_the_last_block() -> None:
+def test_the_fused_encoder_runs_one_row_through_the_last_block():
     fused = FusedEncoder(embedder("cls")).eval()
     rows = []
     for block in fused.blocks:

@@ -1,6 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,9 +9,6 @@ from cpep_train.corpus import Corpus
 from cpep_train.evaluate import Examples, evaluation_set
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 
-if TYPE_CHECKING:
-    from cpep_train.checkpoint import Checkpoint
-
 
 class Verbatim:
     """An encoder whose embedding is the window."""
@@ -23,7 +18,7 @@ class Verbatim:
 
 
 @pytest.fixture(scope="module")
-def queries(tiny_checkpoint: "Checkpoint", tiny_corpus: Path) -> Examples:
+def queries(tiny_checkpoint, tiny_corpus) -> Examples:
     """Windows of one recording with a gap and of others without, in no order."""
     corpus, recipe = Corpus.open(tiny_corpus), tiny_checkpoint.recipe
     examples = evaluation_set(tiny_checkpoint, corpus).queries
@@ -39,7 +34,7 @@ def queries(tiny_checkpoint: "Checkpoint", tiny_corpus: Path) -> Examples:
     return replace(examples, dataset=dataset, places=places)
 
 
-def test_windows_arrive_live_as_an_evaluation_cuts_them(queries: Examples) -> None:
+def test_windows_arrive_live_as_an_evaluation_cuts_them(queries):
     arrived = embed_live(Verbatim(), queries)
 
     expected = queries.emg().reshape(len(queries), -1)
@@ -47,7 +42,7 @@ def test_windows_arrive_live_as_an_evaluation_cuts_them(queries: Examples) -> No
     np.testing.assert_allclose(arrived, expected, atol=1e-5)
 
 
-def test_a_window_that_no_signal_reaches_is_an_error(queries: Examples) -> None:
+def test_a_window_that_no_signal_reaches_is_an_error(queries):
     session = queries.places[0, 0]
     across = next(last for _, last in queries.dataset.store.layout(int(session)).spans[::-1])
     beyond = replace(queries, places=np.array([[session, across]]))

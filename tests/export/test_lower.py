@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -23,7 +21,7 @@ class Cumulative(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [{"pooling": "cls", "front_end": "rectified"}, {"pooling": "mean"}], ids=str)
-def test_xnnpack_takes_the_whole_encoder_and_gives_its_embedding(kind: dict[str, Any]) -> None:
+def test_xnnpack_takes_the_whole_encoder_and_gives_its_embedding(kind):
     torch.manual_seed(0)
     config = EncoderConfig(4, 100, 10, width=32, n_layers=1, n_heads=2, mlp_ratio=2, **kind)
     module = Embedder(config, 24).eval()
@@ -39,7 +37,7 @@ def test_xnnpack_takes_the_whole_encoder_and_gives_its_embedding(kind: dict[str,
     )
 
 
-def test_operators_outside_are_counted_and_named() -> None:
+def test_operators_outside_are_counted_and_named():
     program = lower(Cumulative(), 2, 16)
 
     assert any("cumsum" in name for name in program.operators_outside)

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -38,9 +37,6 @@ from cpep_export.prototypes import Prototypes  # noqa: E402
 from cpep_train.model import Embedder, EncoderConfig  # noqa: E402
 from tests.export.programs import needs_make, needs_qemu  # noqa: E402
 
-if TYPE_CHECKING:
-    from cpep_train.checkpoint import Checkpoint
-
 pytestmark = needs_make
 
 RATE_HZ = 1000.0
@@ -66,7 +62,7 @@ class Built:
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def odd(tmp_path_factory) -> Built:
     return _built(tmp_path_factory.mktemp("odd"), _random_encoder(ODD))
 
 
@@ -139,14 +135,14 @@ def _prototypes_around(centres: NDArray[np.float32], rng: np.random.Generator) -
     return Prototypes(unit, np.repeat(np.arange(len(centres)), 37), every_other)
 
 
-def test_sanitized_build_gives_the_golden_bits(odd: Built) -> None:
+def test_sanitized_build_gives_the_golden_bits(odd):
     run = check_golden_on(odd.folder, "sanitized", odd.objects)
 
     assert [golden.difference for golden in run.golden] == [0, 0]
     assert run.arena_bytes == odd.engine.arena_bytes
 
 
-def test_integers_stay_close_to_float32(odd: Built) -> None:
+def test_integers_stay_close_to_float32(odd):
     fresh = _windows(odd.encoder, 40, np.random.default_rng(2))
 
     fidelity, _, _ = compare(odd.encoder, odd.engine, odd.model, fresh)
@@ -156,7 +152,7 @@ def test_integers_stay_close_to_float32(odd: Built) -> None:
 
 
 @pytest.mark.parametrize("level_samples", [1, 5])
-def test_rectified_front_end_is_rectified(level_samples: int, tmp_path: Path) -> None:
+def test_rectified_front_end_is_rectified(level_samples, tmp_path):
     built = _built(tmp_path, _random_encoder(replace(ODD, front_end="rectified", level_samples=level_samples)))
     fresh = _windows(built.encoder, 20, np.random.default_rng(2))
 
@@ -167,7 +163,7 @@ def test_rectified_front_end_is_rectified(level_samples: int, tmp_path: Path) ->
     _ring_and_window_agree(built)  # levels are cut from the window's start, wherever it stands in the ring
 
 
-def test_heads_may_be_wider_than_a_window_has_tokens(tmp_path: Path) -> None:
+def test_heads_may_be_wider_than_a_window_has_tokens(tmp_path):
     built = _built(tmp_path, _random_encoder(replace(ODD, width=72, n_heads=1)))
     fresh = _windows(built.encoder, 20, np.random.default_rng(2))
 
@@ -177,7 +173,7 @@ def test_heads_may_be_wider_than_a_window_has_tokens(tmp_path: Path) -> None:
     check_golden_on(built.folder, "sanitized", built.objects)
 
 
-def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path) -> None:
+def test_trained_encoder_keeps_its_votes(tiny_checkpoint, tiny_corpus, tmp_path):
     from cpep_export.prototypes import find_prototypes
     from cpep_train.corpus import Corpus
     from cpep_train.evaluate import embed_poses, evaluation_set
@@ -205,7 +201,7 @@ def test_trained_encoder_keeps_its_votes(tiny_checkpoint: "Checkpoint", tiny_cor
     assert (tmp_path / "out" / "report.json").is_file()
 
 
-def test_filter_follows_scipy(odd: Built) -> None:
+def test_filter_follows_scipy(odd):
     signal_uv = odd.signal_uv[0]
     counts = to_counts(signal_uv, UV_PER_COUNT)
     expected = Preprocessor(_preprocessing(), ODD.n_channels)((counts * UV_PER_COUNT).astype(np.float32))
@@ -219,14 +215,14 @@ def test_filter_follows_scipy(odd: Built) -> None:
     assert np.abs(difference).max() <= 0.5 * unit + tenth_of_a_count
 
 
-def test_filter_starts_from_rest_without_a_step(odd: Built) -> None:
+def test_filter_starts_from_rest_without_a_step(odd):
     odd.engine.reset()
     odd.engine.push(np.full((ODD.window_samples, ODD.n_channels), 1_000_000, np.int32))
 
     assert not odd.engine.window().any()
 
 
-def test_window_anywhere_in_the_ring_is_the_same_window(odd: Built) -> None:
+def test_window_anywhere_in_the_ring_is_the_same_window(odd):
     _ring_and_window_agree(odd)
 
 
@@ -240,7 +236,7 @@ def _ring_and_window_agree(built: Built) -> None:
     np.testing.assert_array_equal(from_ring[:20], np.rint(direct * 32767))
 
 
-def test_votes_are_the_runtimes(odd: Built) -> None:
+def test_votes_are_the_runtimes(odd):
     rng = np.random.default_rng(4)
     queries = rng.normal(size=(200, 20))
     queries = np.rint(queries / np.linalg.norm(queries, axis=1, keepdims=True) * 32767).astype(np.int16)
@@ -260,7 +256,7 @@ def test_votes_are_the_runtimes(odd: Built) -> None:
     assert n_clear > 150
 
 
-def test_votes_are_those_of_comparing_every_prototype_in_full(odd: Built) -> None:
+def test_votes_are_those_of_comparing_every_prototype_in_full(odd):
     stored = stored_prototypes(odd.model.prototypes)
     whole = (128 * stored.coarse + stored.fine).astype(np.int64)
     rng = np.random.default_rng(5)
@@ -279,7 +275,7 @@ def test_votes_are_those_of_comparing_every_prototype_in_full(odd: Built) -> Non
         assert got.similarity == pytest.approx(expected.similarity, abs=2**-22)
 
 
-def test_between_equal_counts_the_nearest_wins(tmp_path: Path) -> None:
+def test_between_equal_counts_the_nearest_wins(tmp_path):
     encoder = _random_encoder(ODD)
     far, near = np.eye(20, dtype=np.float32)[:2]
     both = Prototypes(np.stack([far] * 5 + [near] * 5), np.repeat([0, 1], 5))
@@ -293,14 +289,14 @@ def test_between_equal_counts_the_nearest_wins(tmp_path: Path) -> None:
     assert engine.vote(query[[1, 0, *range(2, 32)]]).gesture_index == 0
 
 
-def test_flipped_weight_is_noticed(odd: Built, tmp_path: Path) -> None:
+def test_flipped_weight_is_noticed(odd, tmp_path):
     folder = _changed(odd.folder, tmp_path / "out", _with_a_flipped_weight)
 
     with pytest.raises(ArtifactError, match=r"golden stretch [01] is off by \d+ in the last place"):
         check_golden_on(folder, "host", tmp_path / "objects")
 
 
-def test_similarity_off_by_one_unit_is_noticed(odd: Built, tmp_path: Path) -> None:
+def test_similarity_off_by_one_unit_is_noticed(odd, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(odd.folder, folder)
     source = (folder / "golden.c").read_text()
@@ -336,7 +332,7 @@ def _with_a_flipped_weight(source: str) -> str:
 @needs_qemu
 @pytest.mark.parametrize("kernels", ["own", pytest.param("plain", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("processor", ["m55", "m7"])
-def test_processor_gives_the_bits_of_this_machine(odd: Built, processor: Processor, kernels: Kernels) -> None:
+def test_processor_gives_the_bits_of_this_machine(odd, processor, kernels):
     run = _run_on(odd, processor, kernels)
 
     assert [golden.difference for golden in run.golden] == [0, 0]
@@ -347,7 +343,7 @@ def test_processor_gives_the_bits_of_this_machine(odd: Built, processor: Process
 
 @needs_qemu
 @pytest.mark.parametrize("processor", ["m55", "m7"])
-def test_own_kernels_take_fewer_instructions(odd: Built, processor: Processor) -> None:
+def test_own_kernels_take_fewer_instructions(odd, processor):
     own, plain = (_run_on(odd, processor, kernels).window_instructions for kernels in ("own", "plain"))
 
     assert own < plain
@@ -359,7 +355,7 @@ def _run_on(odd: Built, processor: Processor, kernels: Kernels) -> CheckRun:
     return run_check(odd.folder, processor, objects, kernels)
 
 
-def test_multiply_adds_are_those_that_torch_counts(odd: Built) -> None:
+def test_multiply_adds_are_those_that_torch_counts(odd):
     n, d, blocks, e = ODD.n_tokens + 1, ODD.width, ODD.n_layers, 20
     with FlopCounterMode(display=False) as counter:
         odd.encoder(torch.zeros(1, ODD.n_channels, ODD.window_samples))
@@ -372,9 +368,7 @@ def test_multiply_adds_are_those_that_torch_counts(odd: Built) -> None:
     assert counted == counter.get_total_flops() // 2 - in_norms + in_layers_that_xnnpack_spares
 
 
-def test_missing_compiler_is_named_with_its_package(
-    odd: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_compiler_is_named_with_its_package(odd, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(ConfigError, match="make is missing; install it with: apt-get install make"):
@@ -384,13 +378,13 @@ def test_missing_compiler_is_named_with_its_package(
 @pytest.mark.parametrize(
     ("chip", "lacks"), [(Chip(ram_bytes=10_000), "RAM"), (Chip(ram_bytes=1 << 20, flash_bytes=20_000), "flash")]
 )
-def test_chip_with_too_little_memory_is_refused_by_how_much(odd: Built, tmp_path: Path, chip: Chip, lacks: str) -> None:
+def test_chip_with_too_little_memory_is_refused_by_how_much(odd, tmp_path, chip, lacks):
     with pytest.raises(ConfigError, match=rf"\d+ bytes of {lacks}, \d+ more than the chip has"):
         _export(odd, tmp_path / "out", chip=chip)
     assert not (tmp_path / "out").exists()
 
 
-def test_chip_has_the_memory_that_its_maker_says_unless_told_otherwise() -> None:
+def test_chip_has_the_memory_that_its_maker_says_unless_told_otherwise():
     chip = find_chip("nRF54L15", flash_kib=700)
 
     assert (chip.ram_bytes, chip.flash_bytes) == (256 * 1024, 700 * 1024)
@@ -398,7 +392,7 @@ def test_chip_has_the_memory_that_its_maker_says_unless_told_otherwise() -> None
         chip.check(256 * 1024 + 1, 0)
 
 
-def test_unknown_chip_is_answered_with_those_that_are_known() -> None:
+def test_unknown_chip_is_answered_with_those_that_are_known():
     with pytest.raises(ConfigError, match=r"no chip esp32 is known, only alif-e1c, .*nrf54l15.* --chip-ram"):
         find_chip("esp32")
 
@@ -412,14 +406,12 @@ def test_unknown_chip_is_answered_with_those_that_are_known() -> None:
         ({"window_samples": 513, "patch_samples": 1}, "at most 512 tokens, not 514; raise patch_samples"),
     ],
 )
-def test_encoder_that_the_engine_cannot_run_is_refused_with_the_recipe_change(
-    change: dict[str, object], says: str
-) -> None:
+def test_encoder_that_the_engine_cannot_run_is_refused_with_the_recipe_change(change, says):
     with pytest.raises(ConfigError, match=says):
-        check_supported(_random_encoder(replace(ODD, **change)))  # type: ignore[arg-type]
+        check_supported(_random_encoder(replace(ODD, **change)))
 
 
-def test_windows_of_another_shape_are_refused(odd: Built, tmp_path: Path) -> None:
+def test_windows_of_another_shape_are_refused(odd, tmp_path):
     with pytest.raises(DataError, match="golden stretches have shape"):
         _export(odd, tmp_path / "out", golden_uv=odd.signal_uv[:, :100])
 

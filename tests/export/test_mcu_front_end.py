@@ -22,7 +22,7 @@ Token = Callable[[NDArray[np.float32], float], NDArray[np.float32]]
 @pytest.fixture(
     scope="module", params=[(), ("-fsanitize=undefined", "-fno-sanitize-recover=all")], ids=["fast", "ubsan"]
 )
-def token_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Token:
+def token_of(request, tmp_path_factory) -> Token:
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("gcc is not installed: apt-get install gcc")
@@ -51,9 +51,7 @@ def token_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     spread=st.floats(0, 2),
     shrinkage=st.sampled_from([1e-3, 1e-2, 0.1]),
 )
-def test_single_precision_stays_within_a_thousandth(
-    token_of: Token, n: int, seed: int, rank: int, spread: float, shrinkage: float
-) -> None:
+def test_single_precision_stays_within_a_thousandth(token_of, n, seed, rank, spread, shrinkage):
     """Any rank, electrodes of any strength."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(60, max(rank, 1))) @ rng.normal(size=(max(rank, 1), n)) * 10 ** rng.uniform(-spread, spread, n)

@@ -24,7 +24,7 @@ from cpep_edge.names import UNKNOWN  # noqa: E402
 from cpep_edge.pose_index import Vote, build_index  # noqa: E402
 from cpep_edge.preprocess import Preprocessing, design_filter  # noqa: E402
 from cpep_edge.recogniser import answer, head_input  # noqa: E402
-from cpep_export.arm_toolchain import Processor, compile_for, run_check  # noqa: E402
+from cpep_export.arm_toolchain import compile_for, run_check  # noqa: E402
 from cpep_export.chips import find_chip  # noqa: E402
 from cpep_export.cortex_m import (  # noqa: E402
     DeviceHead,
@@ -109,7 +109,7 @@ def spec() -> MpfSpec:
 
 
 @pytest.fixture(scope="module")
-def build(spec: MpfSpec, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Built]:
+def build(spec, tmp_path_factory) -> Callable[..., Built]:
     built: dict[tuple[str | None, int], Built] = {}
 
     def make(reads: str | None, n_known: int = len(GESTURES)) -> Built:
@@ -199,7 +199,7 @@ def worn(draw: st.DrawFn) -> tuple[NDArray[np.int32], Donning]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=worn())
-def test_tokens_are_the_runtime_s_on_any_arm(build: Callable[..., Built], case: tuple) -> None:  # type: ignore[type-arg]
+def test_tokens_are_the_runtime_s_on_any_arm(build, case) -> None:
     counts, donning = case
     built = build("tokens")
     assert built.model.front_end is not None
@@ -215,7 +215,7 @@ def test_tokens_are_the_runtime_s_on_any_arm(build: Callable[..., Built], case: 
 @pytest.mark.parametrize(
     ("reads", "n_known"), [("tokens", 4), ("tokens", 3), ("embedding", 4), ("both", 4), ("both", 3)]
 )
-def test_answers_are_the_runtime_s(build: Callable[..., Built], reads: str, n_known: int) -> None:
+def test_answers_are_the_runtime_s(build, reads, n_known):
     built = build(reads, n_known)
     windows, label = windows_of(list(range(4)), 12)
     assert built.model.front_end is not None
@@ -243,7 +243,7 @@ def test_answers_are_the_runtime_s(build: Callable[..., Built], reads: str, n_kn
     built.engine.calibrate(Donning())
 
 
-def test_an_encoder_of_tokens_answers_without_a_head(build: Callable[..., Built]) -> None:
+def test_an_encoder_of_tokens_answers_without_a_head(build):
     built, index = build(None), None
     encoder = random_encoder()
     windows, _ = windows_of(list(range(4)), 6)
@@ -283,9 +283,7 @@ def hands(draw: st.DrawFn) -> list[Vote | None]:
     release_ms=st.sampled_from([0.0, 700.0]),
     named=st.sampled_from([("", ""), ("Fist", ""), ("Fist", "Flat"), ("", "Flat"), ("Fist", "Point")]),
 )
-def test_decisions_are_the_runtime_s_hop_by_hop(  # type: ignore[no-untyped-def]
-    build: Callable[..., Built], votes, hop_ms, evidence_ms, least, release_ms, named
-) -> None:
+def test_decisions_are_the_runtime_s_hop_by_hop(build, votes, hop_ms, evidence_ms, least, release_ms, named) -> None:
     spec = DecisionSpec(
         hop_ms=hop_ms,
         evidence_ms=evidence_ms,
@@ -300,7 +298,7 @@ def test_decisions_are_the_runtime_s_hop_by_hop(  # type: ignore[no-untyped-def]
         assert (theirs.update(vote), theirs.gesture) == (ours.update(vote), ours.gesture)
 
 
-def test_other_movements_that_were_taught_are_unknown_to_the_engine_too(build: Callable[..., Built]) -> None:
+def test_other_movements_that_were_taught_are_unknown_to_the_engine_too(build):
     names = (*GESTURES[:-1], UNKNOWN)
     engine, rng = build("tokens").engine, np.random.default_rng(3)
     spec = DecisionSpec(hop_ms=25, evidence_ms=75, rest_gesture=GESTURES[0])
@@ -312,7 +310,7 @@ def test_other_movements_that_were_taught_are_unknown_to_the_engine_too(build: C
         assert (theirs.update(vote), theirs.gesture) == (ours.update(vote), ours.gesture)
 
 
-def test_nothing_that_a_converter_gives_poisons_the_stream(build: Callable[..., Built]) -> None:
+def test_nothing_that_a_converter_gives_poisons_the_stream(build):
     engine = build("tokens").engine
     rng = np.random.default_rng(0)
     signal = to_counts(gesture_uv(1, 7, 3000), UV_PER_COUNT)
@@ -325,7 +323,7 @@ def test_nothing_that_a_converter_gives_poisons_the_stream(build: Callable[..., 
     assert np.abs(engine.window() - clean).max() < TOLERANCE
 
 
-def test_silence_after_signal_is_silence(build: Callable[..., Built]) -> None:
+def test_silence_after_signal_is_silence(build):
     engine = build("tokens").engine
     silent = np.full((5000, C), 77, np.int32)
     signal = to_counts(gesture_uv(1, 7, 500), UV_PER_COUNT)
@@ -335,7 +333,7 @@ def test_silence_after_signal_is_silence(build: Callable[..., Built]) -> None:
 
 
 @pytest.mark.parametrize("donning", [Donning(dead=tuple(range(1, C))), Donning(order=(0,) * C)])
-def test_what_cannot_be_worn_is_refused_and_changes_nothing(build: Callable[..., Built], donning: Donning) -> None:
+def test_what_cannot_be_worn_is_refused_and_changes_nothing(build, donning):
     engine = build("tokens").engine
     counts = to_counts(gesture_uv(2, 3), UV_PER_COUNT)
     before = engine_window(engine, counts, Donning(dead=(1,)))
@@ -347,7 +345,7 @@ def test_what_cannot_be_worn_is_refused_and_changes_nothing(build: Callable[...,
 
 
 @pytest.mark.parametrize(("reads", "n_known"), [("tokens", 4), ("both", 3), (None, 4)])
-def test_sanitized_build_gives_the_golden_bits(build: Callable[..., Built], reads: str | None, n_known: int) -> None:
+def test_sanitized_build_gives_the_golden_bits(build, reads, n_known):
     built = build(reads, n_known)
     assert [golden.difference for golden in check_golden_on(built.folder, "sanitized", built.objects).golden] == [0, 0]
 
@@ -356,9 +354,7 @@ def test_sanitized_build_gives_the_golden_bits(build: Callable[..., Built], read
 @pytest.mark.slow
 @pytest.mark.parametrize("processor", ["m55", "m7"])
 @pytest.mark.parametrize(("reads", "n_known"), [("tokens", 4), ("both", 3)])
-def test_processor_gives_the_bits_of_this_machine(
-    build: Callable[..., Built], reads: str, n_known: int, processor: Processor
-) -> None:
+def test_processor_gives_the_bits_of_this_machine(build, reads, n_known, processor):
     built = build(reads, n_known)
     compile_for(built.folder, processor, built.objects)
     run = run_check(built.folder, processor, built.objects)
@@ -368,7 +364,7 @@ def test_processor_gives_the_bits_of_this_machine(
 
 
 @needs_qemu
-def test_a_processor_without_a_floating_point_unit_is_refused_in_one_sentence(build: Callable[..., Built]) -> None:
+def test_a_processor_without_a_floating_point_unit_is_refused_in_one_sentence(build):
     flags = ("-mcpu=cortex-m0plus", "-mthumb", "-mfloat-abi=soft", "-std=c99", "-Iengine", "-I.")
     done = subprocess.run(
         ["arm-none-eabi-gcc", *flags, "-c", "engine/front_end.c", "-o", "/dev/null"],
@@ -380,17 +376,13 @@ def test_a_processor_without_a_floating_point_unit_is_refused_in_one_sentence(bu
     assert "needs a processor with a floating-point unit" in done.stderr
 
 
-def test_a_chip_without_a_floating_point_unit_is_refused_before_anything_is_written(
-    build: Callable[..., Built], tmp_path: Path
-) -> None:
+def test_a_chip_without_a_floating_point_unit_is_refused_before_anything_is_written(build, tmp_path):
     with pytest.raises(ConfigError, match='rp2040 has no floating-point unit, which front_end "mpf" needs'):
         _export(build("tokens"), tmp_path / "out", chip=find_chip("rp2040"))
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_says_how_far_golden_tokens_are_from_the_runtime_s(
-    build: Callable[..., Built], tmp_path: Path
-) -> None:
+def test_the_report_says_how_far_golden_tokens_are_from_the_runtime_s(build, tmp_path):
     written = _export(build("tokens"), tmp_path / "out")
     assert 0 < written.report.fidelity.token_error < TOLERANCE
     assert written.report.fidelity.votes_kept == 1
@@ -398,7 +390,7 @@ def test_the_report_says_how_far_golden_tokens_are_from_the_runtime_s(
     assert not list((tmp_path / "out").glob("prototypes*"))
 
 
-def _export(built: Built, out: Path, **options):  # type: ignore[no-untyped-def]
+def _export(built: Built, out: Path, **options):
     model = built.model
     assert model.front_end is not None
     windows, _ = windows_of(list(range(4)), 4)
@@ -415,9 +407,7 @@ def _export(built: Built, out: Path, **options):  # type: ignore[no-untyped-def]
     )
 
 
-def test_channels_that_were_masked_in_training_are_not_read_however_the_band_sits(
-    build: Callable[..., Built], tmp_path: Path
-) -> None:
+def test_channels_that_were_masked_in_training_are_not_read_however_the_band_sits(build, tmp_path):
     model = replace(build("tokens").model, masked=(1, 4))
     write_sources(tmp_path, model)
     engine = build_host(tmp_path, model, tmp_path / "objects")
@@ -430,7 +420,7 @@ def test_channels_that_were_masked_in_training_are_not_read_however_the_band_sit
         engine.calibrate(Donning(dead=(0, 2, 3)))
 
 
-def test_heads_survive_their_way_into_c(build: Callable[..., Built]) -> None:
+def test_heads_survive_their_way_into_c(build):
     """Every number of the head, bit by bit: a window at a gesture's mean is wholly typical of it."""
     built = build("tokens")
     head = built.model.head

@@ -65,7 +65,7 @@ def mpf_recipe() -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def corpus(tmp_path_factory) -> Corpus:
     """Five people with four gestures; one person validates, one person and one gesture are held out."""
     folder, rows = tmp_path_factory.mktemp("mpf"), []
     for person in range(5):
@@ -84,14 +84,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(corpus, tmp_path_factory) -> Checkpoint:
     run = tmp_path_factory.mktemp("mpf_run") / "run"
     train(mpf_recipe(), corpus.folder, run, progress=False)
     return load_checkpoint(run)
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Checkpoint, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(checkpoint, corpus, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("mpf_bundle") / "mpf.cpep"
     export_bundle(checkpoint, corpus.folder, path, quant="fp32", pose_encoder=False)
     return path
@@ -110,7 +110,7 @@ def decisions(recogniser: Recogniser, samples_uv: np.ndarray, donning: Donning, 
     return [decision.window_gesture for decision in play(blocks(samples_uv, RATE_HZ, size), engine)]
 
 
-def test_a_bundle_gives_its_golden_answers_and_says_what_it_reads(bundle: Path) -> None:
+def test_a_bundle_gives_its_golden_answers_and_says_what_it_reads(bundle):
     assert verify_bundle(bundle).n_golden > 0
     manifest = Bundle(bundle).manifest
     assert manifest.front_end is not None
@@ -119,9 +119,7 @@ def test_a_bundle_gives_its_golden_answers_and_says_what_it_reads(bundle: Path) 
     assert [manifest.gestures[g].name for g in manifest.head.gestures] == sorted(STAGES[:-1])
 
 
-def test_what_answers_is_as_asked_or_what_reads_most_on_validation_windows(
-    checkpoint: Checkpoint, corpus: Corpus
-) -> None:
+def test_what_answers_is_as_asked_or_what_reads_most_on_validation_windows(checkpoint, corpus):
     evaluation = evaluation_set(checkpoint, corpus)
     true = evaluation.queries.gesture_index
     for perfect in (True, False):  # the index is right always, or never
@@ -138,9 +136,7 @@ def test_what_answers_is_as_asked_or_what_reads_most_on_validation_windows(
 
 
 @pytest.mark.parametrize("size", [7, 64, 333])
-def test_live_windows_are_those_that_training_cut(
-    checkpoint: Checkpoint, corpus: Corpus, bundle: Path, size: int
-) -> None:
+def test_live_windows_are_those_that_training_cut(checkpoint, corpus, bundle, size):
     """The store's windows of a recording, and the engine's, fed block by block."""
     recogniser = Recogniser(Bundle(bundle))
     store = SessionStore(corpus, checkpoint.recipe, checkpoint.statistics)
@@ -156,7 +152,7 @@ def test_live_windows_are_those_that_training_cut(
         hop_ms=1e3 * HOP / RATE_HZ,
     )
     seen: list[np.ndarray] = []
-    engine._recogniser = _Watching(recogniser, seen)  # type: ignore[assignment]
+    engine._recogniser = _Watching(recogniser, seen)
     play(blocks(emg_uv, RATE_HZ, size), engine)
     assert len(seen) == len(offline)
     assert np.allclose(np.stack(seen), offline, atol=1e-5)
@@ -173,7 +169,7 @@ class _Watching:
         return self._recogniser.recognise(window)
 
 
-def test_a_calibrated_newcomer_is_read_however_the_band_sits(bundle: Path) -> None:
+def test_a_calibrated_newcomer_is_read_however_the_band_sits(bundle):
     recogniser = Recogniser(Bundle(bundle))
     trained = [stage for stage in STAGES[:-1]]
     for turn in (-1, 0, 1):
@@ -188,7 +184,7 @@ def test_a_calibrated_newcomer_is_read_however_the_band_sits(bundle: Path) -> No
     assert np.mean(right) < 0.8  # the turn matters
 
 
-def test_decisions_do_not_depend_on_the_size_of_blocks(bundle: Path) -> None:
+def test_decisions_do_not_depend_on_the_size_of_blocks(bundle):
     recogniser = Recogniser(Bundle(bundle))
     signals = someone()
     donning = donning_of(recogniser, list(signals.values()))
@@ -196,7 +192,7 @@ def test_decisions_do_not_depend_on_the_size_of_blocks(bundle: Path) -> None:
     assert decisions(recogniser, run, donning, 7) == decisions(recogniser, run, donning, 250)
 
 
-def test_what_stands_in_channels_that_the_device_lacks_changes_nothing(bundle: Path) -> None:
+def test_what_stands_in_channels_that_the_device_lacks_changes_nothing(bundle):
     recogniser, signal = Recogniser(Bundle(bundle)), someone()["Fist"]
     other = signal.copy()
     other[:, 2], other[:, 5] = 0, np.random.default_rng(8).normal(0, 500, len(signal))
@@ -205,7 +201,7 @@ def test_what_stands_in_channels_that_the_device_lacks_changes_nothing(bundle: P
         windows: list[list[np.ndarray]] = [[], []]
         for samples_uv, seen in zip((signal, other), windows, strict=True):
             engine = LiveEngine(recogniser, lacking, donning=donning, hop_ms=1e3 * HOP / RATE_HZ)
-            engine._recogniser = _Watching(recogniser, seen)  # type: ignore[assignment]
+            engine._recogniser = _Watching(recogniser, seen)
             engine.ingest(Block(samples_uv, 0, 0.0, 0.0))
             while engine.next_due is not None:
                 engine.step(newest=False)
@@ -213,7 +209,7 @@ def test_what_stands_in_channels_that_the_device_lacks_changes_nothing(bundle: P
         assert np.array_equal(*windows)
 
 
-def test_a_channel_that_was_masked_in_training_is_not_read(bundle: Path, tiny_bundle: Path) -> None:
+def test_a_channel_that_was_masked_in_training_is_not_read(bundle, tiny_bundle):
     """With tokens, and with an encoder that reads the signal itself."""
     rng = np.random.default_rng(4)
     for recogniser in (Recogniser(Bundle(bundle)), Recogniser(Bundle(tiny_bundle))):
@@ -227,9 +223,7 @@ def test_a_channel_that_was_masked_in_training_is_not_read(bundle: Path, tiny_bu
         assert [(donning.order or range(99))[place] for place in donning.dead] == [3]
 
 
-def test_a_profile_carries_all_of_a_donning_and_none_of_another_bundle_s(
-    bundle: Path, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_profile_carries_all_of_a_donning_and_none_of_another_bundle_s(bundle, tiny_bundle, tmp_path):
     recogniser = Recogniser(Bundle(bundle))
     manifest = recogniser.manifest
     found = donning_of(recogniser, list(someone(1).values()))
@@ -265,15 +259,15 @@ def test_a_profile_carries_all_of_a_donning_and_none_of_another_bundle_s(
         recogniser.stream(lonely.donning(manifest))
 
 
-def test_a_bundle_whose_bands_reach_beyond_half_the_rate_is_refused(bundle: Path) -> None:
+def test_a_bundle_whose_bands_reach_beyond_half_the_rate_is_refused(bundle):
     manifest = Bundle(bundle).manifest
     fields = manifest.model_dump()
-    fields["preprocessing"]["sample_rate_hz"] = 2 * manifest.front_end.bands[-1].high_hz  # type: ignore[union-attr]
+    fields["preprocessing"]["sample_rate_hz"] = 2 * manifest.front_end.bands[-1].high_hz
     with pytest.raises(ValueError, match="a band of the front end ends at 225 Hz, not below 225, half the rate"):
         Manifest.model_validate(fields)
 
 
-def test_a_removed_gesture_leaves_the_head_too(bundle: Path, tmp_path: Path) -> None:
+def test_a_removed_gesture_leaves_the_head_too(bundle, tmp_path):
     shutil.copytree(bundle, tmp_path / "copy.cpep")
     remove_gesture(OpenBundle.check(Bundle(tmp_path / "copy.cpep")), "Flat")
     left = Bundle(tmp_path / "copy.cpep")
@@ -286,7 +280,7 @@ def test_a_removed_gesture_leaves_the_head_too(bundle: Path, tmp_path: Path) -> 
     assert np.mean([g == "Fist" for g in decisions(recogniser, signals["Fist"], donning)]) > 0.8
 
 
-def test_recipes_that_cannot_be_are_refused_with_all_that_is_wrong() -> None:
+def test_recipes_that_cannot_be_are_refused_with_all_that_is_wrong():
     values = mpf_recipe().model_dump()
     values["emg"] |= {"span_samples": 90}
     values["windows"] |= {"stride_samples": 15}
@@ -297,7 +291,7 @@ def test_recipes_that_cannot_be_are_refused_with_all_that_is_wrong() -> None:
         Recipe.model_validate(values)
 
 
-def test_a_calibration_of_dead_electrodes_names_them(bundle: Path) -> None:
+def test_a_calibration_of_dead_electrodes_names_them(bundle):
     signal = someone()["Fist"]
     signal[:, 1:] = 3
     with pytest.raises(DataError, match="two live electrodes, but of 8 channels 2, 3, 4, 5, 6, 7, 8 are dead"):
@@ -306,9 +300,7 @@ def test_a_calibration_of_dead_electrodes_names_them(bundle: Path) -> None:
 
 @needs_make
 @pytest.mark.slow
-def test_the_chip_s_program_gives_the_bundle_s_golden_answers(
-    checkpoint: Checkpoint, corpus: Corpus, tmp_path: Path
-) -> None:
+def test_the_chip_s_program_gives_the_bundle_s_golden_answers(checkpoint, corpus, tmp_path):
     path = tmp_path / "mpf.cpep"
     manifest = export_bundle(checkpoint, corpus.folder, path, quant="fp32", pose_encoder=False, chip_target="cortex-m")
     golden = Golden.from_bytes(Bundle(path).read("golden.npz"))

@@ -51,31 +51,31 @@ def dynamic_section(file: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def program(native_program: tuple[bytes, EncoderSpec], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(native_program, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("program") / "encoder.pte"
     file.write_bytes(native_program[0])
     return file
 
 
 @pytest.fixture(scope="module")
-def spec(native_program: tuple[bytes, EncoderSpec]) -> EncoderSpec:
+def spec(native_program) -> EncoderSpec:
     return native_program[1]
 
 
 @pytest.fixture(scope="module")
-def windows(spec: EncoderSpec) -> np.ndarray:
+def windows(spec) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(3, spec.n_channels, spec.window_samples)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def expected(native_program: tuple[bytes, EncoderSpec], windows: np.ndarray) -> np.ndarray:
+def expected(native_program, windows) -> np.ndarray:
     """What ExecuTorch's own Python bindings give."""
     encoder = open_encoder(*native_program)
     return np.stack([encoder.embed(window) for window in windows])
 
 
 @pytest.fixture(scope="module")
-def arm_build(tmp_path_factory: pytest.TempPathFactory) -> NativeBuild:
+def arm_build(tmp_path_factory) -> NativeBuild:
     for tool in (ARM_GCC, QEMU):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed (apt-get install g++-aarch64-linux-gnu qemu-user-static)")
@@ -87,17 +87,13 @@ def arm_build(tmp_path_factory: pytest.TempPathFactory) -> NativeBuild:
         raise
 
 
-def test_the_runner_gives_what_the_python_bindings_give(
-    native_build: NativeBuild, program: Path, windows: np.ndarray, expected: np.ndarray
-) -> None:
+def test_the_runner_gives_what_the_python_bindings_give(native_build, program, windows, expected):
     from_pipe = run(native_build, program, "-", "--raw", stdin=windows.tobytes())
 
     np.testing.assert_array_equal(embeddings(from_pipe, expected.shape[1]), expected)
 
 
-def test_the_runner_prints_numbers_that_read_back_exactly(
-    native_build: NativeBuild, program: Path, windows: np.ndarray, expected: np.ndarray, tmp_path: Path
-) -> None:
+def test_the_runner_prints_numbers_that_read_back_exactly(native_build, program, windows, expected, tmp_path):
     file = tmp_path / "windows.f32"
     windows.tofile(file)
 
@@ -107,9 +103,7 @@ def test_the_runner_prints_numbers_that_read_back_exactly(
     np.testing.assert_allclose(printed, expected, atol=1e-6)
 
 
-def test_a_benchmark_is_one_json_object_of_ordered_times(
-    native_build: NativeBuild, program: Path, windows: np.ndarray
-) -> None:
+def test_a_benchmark_is_one_json_object_of_ordered_times(native_build, program, windows):
     answer = json.loads(run(native_build, program, "-", "--bench", 20, stdin=windows.tobytes()).stdout)
 
     assert answer["n"] == 20
@@ -132,9 +126,7 @@ def test_a_benchmark_is_one_json_object_of_ordered_times(
         ((sys.executable, "-"), 1, "the program is damaged or of another version"),
     ],
 )
-def test_what_goes_wrong_is_one_line(
-    native_build: NativeBuild, program: Path, arguments: tuple[str, ...], status: int, says: str
-) -> None:
+def test_what_goes_wrong_is_one_line(native_build, program, arguments, status, says):
     answer = run(native_build, *(word.format(program=program, here=program.parent) for word in arguments))
 
     assert (answer.returncode, answer.stdout[:0]) == (status, b"")
@@ -144,9 +136,7 @@ def test_what_goes_wrong_is_one_line(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.99])
-def test_a_program_that_was_cut_is_refused(
-    native_build: NativeBuild, program: Path, windows: np.ndarray, tmp_path: Path, share: float
-) -> None:
+def test_a_program_that_was_cut_is_refused(native_build, program, windows, tmp_path, share):
     cut = tmp_path / "cut.pte"
     whole = program.read_bytes()
     cut.write_bytes(whole[: int(share * len(whole))])
@@ -157,14 +147,14 @@ def test_a_program_that_was_cut_is_refused(
     assert answer.stderr.startswith(b"error: ")
 
 
-def test_the_library_shows_its_c_functions_and_nothing_else(native_build: NativeBuild) -> None:
+def test_the_library_shows_its_c_functions_and_nothing_else(native_build):
     shown = re.findall(r" [A-TV-Z] (\S+)", symbols(native_build.libraries[-1]))
 
     declared = re.findall(r"CPEP_API [^;(]*?\b(cpep_\w+)\(", (native_sources() / "encoder.h").read_text())
     assert sorted(shown) == sorted(declared)
 
 
-def test_products_hold_no_path_of_the_machine_that_built_them(native_build: NativeBuild) -> None:
+def test_products_hold_no_path_of_the_machine_that_built_them(native_build):
     for file in (native_build.libraries[-1], native_build.runner):
         content = file.read_bytes()
         assert re.search(r"(RUNPATH|RPATH).*\[\$ORIGIN\]", dynamic_section(file)), file
@@ -172,15 +162,13 @@ def test_products_hold_no_path_of_the_machine_that_built_them(native_build: Nati
             assert path.encode() not in content, (file, path)
 
 
-def test_the_library_runs_wherever_the_wheel_runs(native_build: NativeBuild) -> None:
+def test_the_library_runs_wherever_the_wheel_runs(native_build):
     versions = re.findall(r"GLIBC_([\d.]+)", symbols(native_build.libraries[-1]))
 
     assert max(tuple(map(int, version.split("."))) for version in versions) <= (2, 28)  # manylinux_2_28
 
 
-def test_a_failed_build_leaves_nothing_and_says_why(
-    native_build: NativeBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_build_leaves_nothing_and_says_why(native_build, tmp_path, monkeypatch):
     broken = tmp_path / "native"
     shutil.copytree(native_sources(), broken)
     shutil.copytree(native_sources().parent / "mcu", tmp_path / "mcu")
@@ -194,25 +182,21 @@ def test_a_failed_build_leaves_nothing_and_says_why(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_compiler_is_named_with_the_line_that_installs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_compiler_is_named_with_the_line_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     other, package = ("aarch64", "g++-aarch64-linux-gnu") if host_architecture() == "x86_64" else ("x86_64", "g++")
 
     with pytest.raises(CpepError, match=f"sudo apt-get install {re.escape(package)}"):
-        build_native(tmp_path / "out", other)  # type: ignore[arg-type]
+        build_native(tmp_path / "out", other)
 
 
-def test_the_sdk_is_of_the_version_that_compiles_the_programs() -> None:
+def test_the_sdk_is_of_the_version_that_compiles_the_programs():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
     assert f"executorch=={EXECUTORCH_VERSION}" in extras["export"]
 
 
-def test_arm_gives_the_same_embedding_under_emulation(
-    arm_build: NativeBuild, program: Path, windows: np.ndarray, expected: np.ndarray
-) -> None:
+def test_arm_gives_the_same_embedding_under_emulation(arm_build, program, windows, expected):
     answer = run(arm_build, program, "-", "--raw", stdin=windows.tobytes())
 
     cosine = np.sum(embeddings(answer, expected.shape[1]) * expected, axis=1)
@@ -220,7 +204,7 @@ def test_arm_gives_the_same_embedding_under_emulation(
     assert "AArch64" in subprocess.run(["readelf", "-h", arm_build.runner], capture_output=True, text=True).stdout
 
 
-def test_the_files_keep_together_and_stay_small(native_build: NativeBuild) -> None:
+def test_the_files_keep_together_and_stay_small(native_build):
     folder = native_build.runner.parent
 
     assert {file.name for file in folder.iterdir()} == {NOTE_FILE, *(file.name for file in native_build.files)}

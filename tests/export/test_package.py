@@ -1,7 +1,5 @@
 import shutil
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,14 +16,10 @@ from cpep_train.leakage import split_manifest
 from cpep_train.seen_penalty import with_seen_penalty
 from tests.processes import invoke
 
-if TYPE_CHECKING:
-    from cpep_export.native import NativeBuild
-    from cpep_train.checkpoint import Checkpoint
-
 pytestmark = pytest.mark.executorch
 
 
-def test_a_fresh_bundle_is_whole_and_fully_delegated(tiny_bundle: Path, native_build: "NativeBuild") -> None:
+def test_a_fresh_bundle_is_whole_and_fully_delegated(tiny_bundle, native_build):
     report = verify_bundle(tiny_bundle)
     encoder = Bundle(tiny_bundle).manifest.encoder
 
@@ -34,9 +28,7 @@ def test_a_fresh_bundle_is_whole_and_fully_delegated(tiny_bundle: Path, native_b
     assert report.smallest_cosine > 0.9999
 
 
-def test_the_ladder_starts_where_the_evaluation_of_the_module_stands(
-    tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path
-) -> None:
+def test_the_ladder_starts_where_the_evaluation_of_the_module_stands(tiny_bundle, tiny_checkpoint, tiny_corpus):
     evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus))
     queries = embed_emg(torch_embedding(tiny_checkpoint.emg), evaluation.queries)
     manifest = Bundle(tiny_bundle).manifest
@@ -51,7 +43,7 @@ def test_the_ladder_starts_where_the_evaluation_of_the_module_stands(
     assert first.harmonic_mean == pytest.approx(accuracy["harmonic mean"])
 
 
-def test_shaping_costs_no_vote_and_int8_few(tiny_bundle: Path) -> None:
+def test_shaping_costs_no_vote_and_int8_few(tiny_bundle):
     module, fused, graph, program, index, live, *_ = Bundle(tiny_bundle).manifest.ladder
 
     assert (module.vote_agreement, fused.vote_agreement) == (1, 1)
@@ -61,7 +53,7 @@ def test_shaping_costs_no_vote_and_int8_few(tiny_bundle: Path) -> None:
     assert live.vote_agreement == pytest.approx(index.vote_agreement, abs=0.002)  # the same windows, another way
 
 
-def test_the_toy_learnt_enough_for_its_votes_to_mean_something(tiny_bundle: Path) -> None:
+def test_the_toy_learnt_enough_for_its_votes_to_mean_something(tiny_bundle):
     last = Bundle(tiny_bundle).manifest.ladder[-1]
 
     assert last.seen is not None
@@ -70,14 +62,14 @@ def test_the_toy_learnt_enough_for_its_votes_to_mean_something(tiny_bundle: Path
     assert last.unseen > 0.6
 
 
-def test_gestures_say_whether_their_emg_was_trained_on(tiny_bundle: Path, tiny_checkpoint: "Checkpoint") -> None:
+def test_gestures_say_whether_their_emg_was_trained_on(tiny_bundle, tiny_checkpoint):
     gestures = Bundle(tiny_bundle).manifest.gestures
 
     assert tuple(g.name for g in gestures if g.trained) == tiny_checkpoint.seen_stages
     assert tuple(g.name for g in gestures if not g.trained) == tiny_checkpoint.unseen_stages
 
 
-def test_golden_inputs_are_recordings_that_training_did_not_see(tiny_bundle: Path, tiny_corpus: Path) -> None:
+def test_golden_inputs_are_recordings_that_training_did_not_see(tiny_bundle, tiny_corpus):
     bundle, corpus = Bundle(tiny_bundle), Corpus.open(tiny_corpus)
     golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
     trained = [corpus.rows[number] for number in corpus.numbers("train")]
@@ -94,7 +86,7 @@ def test_golden_inputs_are_recordings_that_training_did_not_see(tiny_bundle: Pat
             assert residual > 1  # microvolt
 
 
-def test_the_rejection_threshold_keeps_most_correct_votes(tiny_bundle: Path) -> None:
+def test_the_rejection_threshold_keeps_most_correct_votes(tiny_bundle):
     decision = Bundle(tiny_bundle).manifest.decision
 
     assert 0 < decision.min_similarity < 1
@@ -102,9 +94,7 @@ def test_the_rejection_threshold_keeps_most_correct_votes(tiny_bundle: Path) -> 
 
 
 @pytest.mark.slow
-def test_progress_counts_up_to_its_total(
-    tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
-) -> None:
+def test_progress_counts_up_to_its_total(tiny_bundle, tiny_checkpoint, tiny_corpus, tmp_path):
     """Also: fp32 exports, and what was there before is replaced."""
     steps: list[tuple[int, int]] = []
     out = tmp_path / "other.cpep"
@@ -120,15 +110,13 @@ def test_progress_counts_up_to_its_total(
     assert manifest.ladder[2].vote_agreement == 1
 
 
-def test_a_name_that_no_bundle_can_have_is_refused_before_anything_is_done(
-    tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
-) -> None:
+def test_a_name_that_no_bundle_can_have_is_refused_before_anything_is_done(tiny_checkpoint, tiny_corpus, tmp_path):
     with pytest.raises(ConfigError, match="' my' cannot be used: a name has no spaces around it"):
         export_bundle(tiny_checkpoint, tiny_corpus, tmp_path / " my.cpep", quant="fp32")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_where_something_else_lies_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+def test_a_place_where_something_else_lies_is_refused_before_anything_is_done(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "x.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -139,9 +127,7 @@ def test_a_place_where_something_else_lies_is_refused_before_anything_is_done(tm
     assert (tmp_path / "file").read_text() == (tmp_path / "notes" / "x.txt").read_text() == "mine"
 
 
-def test_an_export_refuses_to_measure_on_what_was_trained_on(
-    tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
-) -> None:
+def test_an_export_refuses_to_measure_on_what_was_trained_on(tiny_checkpoint, tiny_corpus, tmp_path):
     corpus = Corpus.open(tiny_corpus)
     trained = replace(tiny_checkpoint, splits=split_manifest(corpus))
     data = tmp_path / "exchanged"
@@ -153,9 +139,7 @@ def test_an_export_refuses_to_measure_on_what_was_trained_on(
     assert not (tmp_path / "leaky.cpep").exists()
 
 
-def test_thresholds_come_from_people_whom_the_training_only_watched(
-    tiny_checkpoint: "Checkpoint", tiny_corpus: Path
-) -> None:
+def test_thresholds_come_from_people_whom_the_training_only_watched(tiny_checkpoint, tiny_corpus):
     evaluation = evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus))
     watched = watched_windows(evaluation).queries
     rows = watched.dataset.store.corpus.rows
@@ -163,9 +147,7 @@ def test_thresholds_come_from_people_whom_the_training_only_watched(
     assert len(watched) > 0
 
 
-def test_a_corpus_that_does_not_fit_leaves_the_old_bundle(
-    tiny_bundle: Path, tiny_checkpoint: "Checkpoint", tiny_corpus: Path, tmp_path: Path
-) -> None:
+def test_a_corpus_that_does_not_fit_leaves_the_old_bundle(tiny_bundle, tiny_checkpoint, tiny_corpus, tmp_path):
     out, data = tmp_path / "kept.cpep", tmp_path / "corpus"
     shutil.copytree(tiny_bundle, out)
     shutil.copytree(tiny_corpus, data)

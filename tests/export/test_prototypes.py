@@ -32,7 +32,7 @@ def votes(vectors: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.nd
     return np.array([np.bincount(row, minlength=N_GESTURES).argmax() for row in nearest])
 
 
-def test_poses_are_counted_by_the_windows_that_ask_for_them(poses: tuple[np.ndarray, np.ndarray]) -> None:
+def test_poses_are_counted_by_the_windows_that_ask_for_them(poses):
     windows = windows_of(poses, 1)
     expected = np.zeros(len(poses[0]), int)
     for window in windows:
@@ -41,7 +41,7 @@ def test_poses_are_counted_by_the_windows_that_ask_for_them(poses: tuple[np.ndar
     assert np.array_equal(times_asked(poses[0], windows, K), expected)
 
 
-def test_fresh_windows_vote_as_with_all_poses(poses: tuple[np.ndarray, np.ndarray]) -> None:
+def test_fresh_windows_vote_as_with_all_poses(poses):
     found = find_prototypes(*poses, windows_of(poses, 1), k=K, least_per_gesture=10)
     fresh = windows_of(poses, 2)
 
@@ -49,7 +49,7 @@ def test_fresh_windows_vote_as_with_all_poses(poses: tuple[np.ndarray, np.ndarra
     assert np.mean(votes(found.embedding, found.gesture_index, fresh) == votes(*poses, fresh)) > 0.99
 
 
-def test_room_goes_to_the_poses_asked_for_most(poses: tuple[np.ndarray, np.ndarray]) -> None:
+def test_room_goes_to_the_poses_asked_for_most(poses):
     windows = windows_of(poses, 1)
 
     found = find_prototypes(*poses, windows, k=K, n_most=60, least_per_gesture=0)
@@ -60,9 +60,7 @@ def test_room_goes_to_the_poses_asked_for_most(poses: tuple[np.ndarray, np.ndarr
     assert min(of_found) >= np.sort(counts)[-60]
 
 
-def test_a_gesture_that_nobody_asks_for_keeps_the_poses_that_windows_would_ask_for(
-    poses: tuple[np.ndarray, np.ndarray],
-) -> None:
+def test_a_gesture_that_nobody_asks_for_keeps_the_poses_that_windows_would_ask_for(poses):
     windows = windows_of(poses, 1)
 
     found = find_prototypes(*poses, windows, k=K, n_most=0, least_per_gesture=7)
@@ -73,7 +71,7 @@ def test_a_gesture_that_nobody_asks_for_keeps_the_poses_that_windows_would_ask_f
     assert {row.tobytes() for row in found.embedding[found.gesture_index == 4]} == {row.tobytes() for row in ranked}
 
 
-def test_prototypes_are_poses_gesture_by_gesture(poses: tuple[np.ndarray, np.ndarray]) -> None:
+def test_prototypes_are_poses_gesture_by_gesture(poses):
     found = find_prototypes(*poses, windows_of(poses, 1), k=K)
 
     assert np.all(np.diff(found.gesture_index) >= 0)
@@ -81,7 +79,7 @@ def test_prototypes_are_poses_gesture_by_gesture(poses: tuple[np.ndarray, np.nda
     assert {(r.tobytes(), int(g)) for r, g in zip(found.embedding, found.gesture_index, strict=True)} <= known
 
 
-def test_fewer_poses_than_are_asked_for_are_all_kept() -> None:
+def test_fewer_poses_than_are_asked_for_are_all_kept():
     few = unit(np.eye(3, D))
 
     found = find_prototypes(few, np.array([0, 0, 1]), few, k=K)
@@ -89,7 +87,7 @@ def test_fewer_poses_than_are_asked_for_are_all_kept() -> None:
     assert len(found.embedding) == 3
 
 
-def test_some_gestures_keep_their_numbers(poses: tuple[np.ndarray, np.ndarray]) -> None:
+def test_some_gestures_keep_their_numbers(poses):
     allowed = np.array([False, True, False, True, False])
 
     assert set(Prototypes(*poses).of_gestures(allowed).gesture_index) == {1, 3}

@@ -1,6 +1,3 @@
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 import torch
@@ -16,35 +13,32 @@ from cpep_train.corpus import Corpus
 from cpep_train.evaluate import EvaluationSet, evaluation_set
 from tests.processes import python
 
-if TYPE_CHECKING:
-    from cpep_train.checkpoint import Checkpoint
-
 pytestmark = pytest.mark.executorch
 
 
 @pytest.fixture(scope="module")
-def evaluation(tiny_checkpoint: "Checkpoint", tiny_corpus: Path) -> EvaluationSet:
+def evaluation(tiny_checkpoint, tiny_corpus) -> EvaluationSet:
     return evaluation_set(tiny_checkpoint, Corpus.open(tiny_corpus))
 
 
 @pytest.fixture(scope="module")
-def windows(evaluation: EvaluationSet) -> np.ndarray:
+def windows(evaluation) -> np.ndarray:
     return evaluation.queries.emg()
 
 
 @pytest.fixture(scope="module")
-def fused(tiny_checkpoint: "Checkpoint") -> FusedEncoder:
+def fused(tiny_checkpoint) -> FusedEncoder:
     return FusedEncoder(tiny_checkpoint.emg).eval()
 
 
 @pytest.fixture(scope="module")
-def int8(fused: FusedEncoder, evaluation: EvaluationSet, tiny_checkpoint: "Checkpoint") -> nn.Module:
+def int8(fused, evaluation, tiny_checkpoint) -> nn.Module:
     """The graph that the export of the tiny bundle lowers."""
     return quantise(fused, "int8", calibration_windows(evaluation, tiny_checkpoint.recipe.seed))
 
 
 def nodes(graph: nn.Module) -> list[torch.fx.Node]:
-    return list(graph.graph.nodes)  # type: ignore[union-attr,arg-type]
+    return list(graph.graph.nodes)
 
 
 def embed(module: nn.Module, windows: np.ndarray) -> np.ndarray:
@@ -52,9 +46,7 @@ def embed(module: nn.Module, windows: np.ndarray) -> np.ndarray:
         return torch.cat([module(torch.from_numpy(window[None])) for window in windows]).numpy()
 
 
-def test_int8_embeddings_stay_near_float_and_of_unit_length(
-    fused: FusedEncoder, int8: nn.Module, windows: np.ndarray
-) -> None:
+def test_int8_embeddings_stay_near_float_and_of_unit_length(fused, int8, windows):
     got, expected = embed(int8, windows), embed(fused, windows)
 
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
@@ -62,7 +54,7 @@ def test_int8_embeddings_stay_near_float_and_of_unit_length(
     assert np.abs(got - expected).max() > 1e-4  # it was quantised at all
 
 
-def test_every_linear_layer_is_int8(fused: FusedEncoder, int8: nn.Module) -> None:
+def test_every_linear_layer_is_int8(fused, int8):
     with_weights = (torch.ops.aten.linear.default, torch.ops.aten.conv1d.default)
     layers = [n for n in nodes(int8) if n.target in with_weights]
     quantised = [n for n in layers if all("dequantize" in str(argument) for argument in n.args[:2])]
@@ -70,14 +62,14 @@ def test_every_linear_layer_is_int8(fused: FusedEncoder, int8: nn.Module) -> Non
     assert len(quantised) == sum(isinstance(module, nn.Linear) for module in fused.modules())
 
 
-def test_only_the_patches_range_is_measured_as_they_come(fused: FusedEncoder, int8: nn.Module) -> None:
+def test_only_the_patches_range_is_measured_as_they_come(fused, int8):
     (measured,) = [n for n in nodes(int8) if "choose_qparams" in n.name]
 
     n_values = fused.n_channels * fused.patch.patch_samples
     assert measured.args[0].meta["val"].shape == (1, fused.window_samples // fused.patch.patch_samples, n_values)
 
 
-def test_the_residual_stream_and_the_normalisation_stay_in_float(int8: nn.Module) -> None:
+def test_the_residual_stream_and_the_normalisation_stay_in_float(int8):
     """The XNNPACK quantizer reaches for concatenations without being asked; nothing here may be one."""
     made_int8 = [str(n.args[0]) for n in nodes(int8) if n.name.startswith("quantize_per_tensor")]
 
@@ -85,9 +77,7 @@ def test_the_residual_stream_and_the_normalisation_stay_in_float(int8: nn.Module
     assert [name for name in made_int8 if name.startswith(("add", "cat", "pad", "softmax", "bmm", "rsqrt"))] == []
 
 
-def test_the_program_computes_what_the_quantised_graph_computes(
-    tiny_bundle: Path, int8: nn.Module, windows: np.ndarray
-) -> None:
+def test_the_program_computes_what_the_quantised_graph_computes(tiny_bundle, int8, windows):
     bundle = Bundle(tiny_bundle)
     encoder = open_encoder(bundle.read(bundle.manifest.encoder.file), bundle.manifest.encoder)
 
@@ -106,13 +96,13 @@ def test_the_program_computes_what_the_quantised_graph_computes(
         (np.full((MIN_CALIBRATION_WINDOWS, 4, 200), np.nan, np.float32), "NaN"),
     ],
 )
-def test_calibration_that_says_nothing_is_refused(fused: FusedEncoder, calibration: np.ndarray, reason: str) -> None:
+def test_calibration_that_says_nothing_is_refused(fused, calibration, reason):
     with pytest.raises(DataError, match=reason):
         quantise(fused, "int8", calibration)
 
 
 @pytest.mark.slow
-def test_the_tool_chain_imports_without_a_word_and_leaves_logging_alone() -> None:
+def test_the_tool_chain_imports_without_a_word_and_leaves_logging_alone():
     code = """
 import logging
 from cpep_export.toolchain import quiet_toolchain

@@ -17,7 +17,7 @@ def windows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return share, rng.normal(0.3 + 0.1 * right, 0.1, 800), right
 
 
-def test_every_point_is_what_its_thresholds_do(windows) -> None:  # type: ignore[no-untyped-def]
+def test_every_point_is_what_its_thresholds_do(windows):
     share, similarity, right = windows
     for point in coverage_risk(share, similarity, right):
         kept = (share >= point.min_vote_share) & (similarity >= point.min_similarity)
@@ -25,7 +25,7 @@ def test_every_point_is_what_its_thresholds_do(windows) -> None:  # type: ignore
         assert point.risk == pytest.approx(1 - right[kept].mean(), abs=0.01)
 
 
-def test_who_accepts_less_errs_less(windows) -> None:  # type: ignore[no-untyped-def]
+def test_who_accepts_less_errs_less(windows):
     curve = coverage_risk(*windows)
     assert len(curve) > 5
     assert curve[0].coverage == 1
@@ -34,7 +34,7 @@ def test_who_accepts_less_errs_less(windows) -> None:  # type: ignore[no-untyped
         assert less.risk < more.risk
 
 
-def test_no_pair_of_thresholds_beats_the_curve(windows) -> None:  # type: ignore[no-untyped-def]
+def test_no_pair_of_thresholds_beats_the_curve(windows):
     share, similarity, right = windows
     curve = coverage_risk(share, similarity, right)
     for least_share, least_similarity in itertools.product((0.3, 0.6, 0.9), (0.0, 0.2, 0.35)):
@@ -43,6 +43,6 @@ def test_no_pair_of_thresholds_beats_the_curve(windows) -> None:  # type: ignore
         assert min(as_wide) <= 1 - right[kept].mean() + 0.03
 
 
-def test_votes_that_tell_nothing_give_one_honest_point() -> None:
+def test_votes_that_tell_nothing_give_one_honest_point():
     (point,) = coverage_risk(np.ones(100), np.ones(100), np.arange(100) % 4 == 0)
     assert (point.coverage, point.risk) == (1.0, 0.75)

@@ -9,7 +9,6 @@ import torch
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import ArtifactError, ConfigError
 from cpep_edge.manifest import StreamSpec
-from cpep_edge.native_encoder import NativeLibrary
 from cpep_export.fused import FusedEncoder
 from cpep_export.lower import Program, lower
 from cpep_export.quantise import quantise
@@ -45,33 +44,33 @@ def signal() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def windows(signal: np.ndarray) -> np.ndarray:
+def windows(signal) -> np.ndarray:
     """Hop by hop, then a jump: (n, C, T)."""
     ends = (*range(120, 261, 20), 330, 350, 390)
     return np.stack([signal[:, end - 120 : end] for end in ends])
 
 
 @pytest.fixture(scope="module")
-def expected(module: Embedder, windows: np.ndarray) -> np.ndarray:
+def expected(module, windows) -> np.ndarray:
     with torch.no_grad():
         return module(torch.from_numpy(windows)).numpy()
 
 
 @pytest.fixture(scope="module")
-def fp32(module: Embedder) -> Program:
+def fp32(module) -> Program:
     step = StreamingStep(module).eval()
     return lower(step, 3, step.block_samples, step.fresh_state())
 
 
 @pytest.fixture(scope="module")
-def int8(module: Embedder, signal: np.ndarray) -> Program:
+def int8(module, signal) -> Program:
     step = StreamingStep(module).eval()
     calibration = np.stack([signal[:, start : start + 120] for start in range(0, 280, 10)])
     return lower(quantise(step, "int8", calibration), 3, step.block_samples, step.fresh_state())
 
 
 @pytest.mark.parametrize("n_layers", [1, 3])
-def test_step_by_step_the_rewritten_module_gives_what_the_trained_one_gives(n_layers: int, windows: np.ndarray) -> None:
+def test_step_by_step_the_rewritten_module_gives_what_the_trained_one_gives(n_layers, windows):
     module = embedder_of(replace(CONFIG, n_layers=n_layers))
     step = StreamingStep(module).eval()
 
@@ -84,9 +83,7 @@ def test_step_by_step_the_rewritten_module_gives_what_the_trained_one_gives(n_la
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_the_program_streams_what_the_module_gives_for_whole_windows(
-    fp32: Program, native: bool, library: NativeLibrary, windows: np.ndarray, expected: np.ndarray
-) -> None:
+def test_the_program_streams_what_the_module_gives_for_whole_windows(fp32, native, library, windows, expected):
     encoder = open_encoder(fp32.content, SPEC, library=library if native else None)
 
     assert (fp32.n_delegates, fp32.operators_outside) == (1, ())
@@ -94,7 +91,7 @@ def test_the_program_streams_what_the_module_gives_for_whole_windows(
 
 
 @pytest.mark.slow
-def test_the_int8_program_streams_too(int8: Program, windows: np.ndarray, expected: np.ndarray) -> None:
+def test_the_int8_program_streams_too(int8, windows, expected):
     encoder = open_encoder(int8.content, SPEC)
 
     got = np.stack([encoder.embed(window) for window in windows])
@@ -105,15 +102,13 @@ def test_the_int8_program_streams_too(int8: Program, windows: np.ndarray, expect
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_program_with_a_state_is_not_taken_for_one_without(
-    fp32: Program, native: bool, library: NativeLibrary
-) -> None:
+def test_a_program_with_a_state_is_not_taken_for_one_without(fp32, native, library):
     plain = SPEC.model_copy(update={"stream": None, "window_samples": CONFIG.block_samples})
 
     with pytest.raises(ArtifactError, match="whether it streams"):
         open_encoder(fp32.content, plain, library=library if native else None)
 
 
-def test_what_needs_whole_windows_says_so(module: Embedder) -> None:
+def test_what_needs_whole_windows_says_so(module):
     with pytest.raises(ConfigError, match="a streaming encoder runs on Linux only"):
         FusedEncoder(module)

@@ -33,15 +33,15 @@ def _structure(kind: type) -> type[ct.Structure]:
     if kind is Data:
         types: list[Any] = [*(_C_TYPES[code] for code in "IQBBBB"), _Bytes]
     else:
-        codes = kind.LAYOUT.format.removeprefix("<")  # type: ignore[attr-defined]
+        codes = kind.LAYOUT.format.removeprefix("<")
         types = [_C_TYPES[code] for code in codes] + [Text] * (len(names) - len(codes))
     return type(kind.__name__, (ct.Structure,), {"_fields_": list(zip(names, types, strict=True))})
 
 
 KINDS: dict[int, Any] = {kind.TYPE: kind for kind in (Data, *frames._LAID)}
 STRUCTURES = {number: _structure(kind) for number, kind in KINDS.items()}
-CInfo, CPrediction = STRUCTURES[frames.Info.TYPE], STRUCTURES[frames.Prediction.TYPE]
-CTelemetry, CBenchResult = STRUCTURES[frames.Telemetry.TYPE], STRUCTURES[frames.BenchResult.TYPE]
+CPrediction, CTelemetry = STRUCTURES[frames.Prediction.TYPE], STRUCTURES[frames.Telemetry.TYPE]
+CBenchResult = STRUCTURES[frames.BenchResult.TYPE]
 
 
 class _Fields(ct.Union):

@@ -26,9 +26,7 @@ INFO = StreamInfo("band", 8, 1_000.0, has_clock=True)
         (8_000.0, None, 8_000.0),  # there is only one
     ],
 )
-def test_two_clocks_tell_a_wrong_rate_from_a_recording_that_is_played_faster(
-    caplog: pytest.LogCaptureFixture, arriving_hz: float, stamped_hz: float | None, heard_hz: float
-) -> None:
+def test_two_clocks_tell_a_wrong_rate_from_a_recording_that_is_played_faster(caplog, arriving_hz, stamped_hz, heard_hz):
     rate = ArrivalRate(INFO)
     for end_index in range(10, round(12 * arriving_hz), 10):
         stamp_s = None if stamped_hz is None else 100 + end_index / stamped_hz
@@ -40,7 +38,7 @@ def test_two_clocks_tell_a_wrong_rate_from_a_recording_that_is_played_faster(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_host_that_stalls_at_the_start_invents_no_rate(caplog: pytest.LogCaptureFixture, seed: int) -> None:
+def test_a_host_that_stalls_at_the_start_invents_no_rate(caplog, seed):
     rng = np.random.default_rng(seed)
     stalls = [(start_s, start_s + rng.uniform(0.3, 1.5)) for start_s in rng.uniform(0, 4, 3)]
     rate = ArrivalRate(INFO)
@@ -55,7 +53,7 @@ def test_a_host_that_stalls_at_the_start_invents_no_rate(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("other_hz", [500.0, 2_000.0])
-def test_a_rate_that_changes_on_the_way_is_said(caplog: pytest.LogCaptureFixture, other_hz: float) -> None:
+def test_a_rate_that_changes_on_the_way_is_said(caplog, other_hz):
     rate, host_s = ArrivalRate(INFO), 5_000.0
     for end_index in range(10, 60_000, 10):
         host_s += 10 / (1_000.0 if end_index <= 20_000 else other_hz)
@@ -65,9 +63,7 @@ def test_a_rate_that_changes_on_the_way_is_said(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize(("waited_s", "catching_up"), [(2.0, 4.0), (6.0, 2.0), (15.0, 1.5)])
-def test_what_waited_while_the_host_was_busy_is_no_rate_for_long(
-    caplog: pytest.LogCaptureFixture, waited_s: float, catching_up: float
-) -> None:
+def test_what_waited_while_the_host_was_busy_is_no_rate_for_long(caplog, waited_s, catching_up):
     rate, heard = ArrivalRate(INFO), []
     for end_index in range(20, 90_000, 20):
         taken_s = end_index / INFO.sample_rate_hz
@@ -101,7 +97,7 @@ def tone(rate_hz: float, n_samples: int) -> list[Block]:
 
 
 @pytest.mark.parametrize("rate_hz", [400.0, 404.3, 625.0, 1_000.0])
-def test_a_stream_at_another_rate_is_brought_to_the_promised_one_once_that_is_known(rate_hz: float) -> None:
+def test_a_stream_at_another_rate_is_brought_to_the_promised_one_once_that_is_known(rate_hz):
     info = StreamInfo("board", 1, 500.0)
     blocks = list(AtPromisedRate(_Heard(tone(rate_hz, 4_000), info, rate_hz, 50)))
     before = [block for block in blocks if block.boot_id == 0]
@@ -113,7 +109,7 @@ def test_a_stream_at_another_rate_is_brought_to_the_promised_one_once_that_is_kn
     assert np.argmax(np.abs(np.fft.rfft(signal))) == pytest.approx(80, abs=1)  # 40 Hz
 
 
-def test_a_rate_that_was_no_rate_is_given_up() -> None:
+def test_a_rate_that_was_no_rate_is_given_up():
     info = StreamInfo("board", 1, 500.0)
     source = _Heard(tone(500.0, 4_000), info, 900.0, 50)
     stream = iter(AtPromisedRate(source))
@@ -132,7 +128,7 @@ def test_a_rate_that_was_no_rate_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(("heard_hz", "has_clock"), [(0.0, False), (508.0, False), (400.0, True)])
-def test_a_stream_at_about_its_rate_and_one_with_a_clock_stay_as_they_are(heard_hz: float, has_clock: bool) -> None:
+def test_a_stream_at_about_its_rate_and_one_with_a_clock_stay_as_they_are(heard_hz, has_clock):
     blocks = tone(500.0, 400)
     info = StreamInfo("board", 1, 500.0, has_clock=has_clock)
     assert list(AtPromisedRate(_Heard(blocks, info, heard_hz, 0))) == blocks

@@ -34,7 +34,6 @@ from cpep_bridge.frames import (
     encode_frame,
 )
 from cpep_bridge.playback import Playback
-from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated_device import SimulatedDevice
 from cpep_bridge.simulator import SimulatedBand
 from cpep_bridge.transports import open_stream
@@ -81,7 +80,7 @@ def quantised(emg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("sample_format", list(SampleFormat))
-def test_a_clean_link_delivers_every_sample_exactly(emg_uv: NDArray[np.float32], sample_format: SampleFormat) -> None:
+def test_a_clean_link_delivers_every_sample_exactly(emg_uv, sample_format):
     with SimulatedBand([emg_uv], RATE_HZ, once=True, lossless=True, sample_format=sample_format) as simulated:
         with open_source(simulated.port) as source:
             blocks = list(source)
@@ -92,7 +91,7 @@ def test_a_clean_link_delivers_every_sample_exactly(emg_uv: NDArray[np.float32],
     assert (source.info.n_channels, source.info.sample_rate_hz, source.info.unit) == (16, RATE_HZ, "uV")
 
 
-def test_what_the_band_lost_and_damaged_is_what_the_host_counts(emg_uv: NDArray[np.float32]) -> None:
+def test_what_the_band_lost_and_damaged_is_what_the_host_counts(emg_uv):
     segments = [emg_uv] * 6
     with SimulatedBand(
         segments, RATE_HZ, speed=10, lossless=True, loss=0.05, corrupt=0.05, duplicate=0.05, once=True, seed=4
@@ -114,7 +113,7 @@ def test_what_the_band_lost_and_damaged_is_what_the_host_counts(emg_uv: NDArray[
     assert source.counts.frames == simulated.sent.frames - simulated.sent.lost_frames
 
 
-def test_frames_that_a_stalled_reader_made_the_band_drop_are_counted(emg_uv: NDArray[np.float32]) -> None:
+def test_frames_that_a_stalled_reader_made_the_band_drop_are_counted(emg_uv):
     with SimulatedBand([emg_uv] * 16, RATE_HZ, speed=10, once=True) as simulated:
         with open_source(simulated.port) as source:
             blocks = [block for n, block in enumerate(source) if n != 5 or time.sleep(0.3) is None]
@@ -126,7 +125,7 @@ def test_frames_that_a_stalled_reader_made_the_band_drop_are_counted(emg_uv: NDA
     assert any(block.flags & 1 for block in blocks)
 
 
-def test_over_tcp_every_sample_arrives_too(emg_uv: NDArray[np.float32], relay: Callable[[str], str]) -> None:
+def test_over_tcp_every_sample_arrives_too(emg_uv, relay):
     with SimulatedBand([emg_uv], RATE_HZ, once=True, speed=2, lossless=True) as simulated:
         with open_source(relay(simulated.port)) as source:
             blocks = list(source)
@@ -134,7 +133,7 @@ def test_over_tcp_every_sample_arrives_too(emg_uv: NDArray[np.float32], relay: C
     np.testing.assert_array_equal(laid_out(blocks, len(emg_uv)), quantised(emg_uv))
 
 
-def test_telemetry_round_trips_and_the_clock_are_there_during_a_stream(emg_uv: NDArray[np.float32]) -> None:
+def test_telemetry_round_trips_and_the_clock_are_there_during_a_stream(emg_uv):
     with SimulatedBand([emg_uv], RATE_HZ, once=True) as simulated, Band(lambda: open_stream(simulated.port)) as band:
         blocks = list(band)
 
@@ -148,7 +147,7 @@ def test_telemetry_round_trips_and_the_clock_are_there_during_a_stream(emg_uv: N
     assert -0.01 < np.median(delays_s) < 1
 
 
-def test_a_host_that_leaves_stops_the_band_and_the_next_one_starts_at_zero(emg_uv: NDArray[np.float32]) -> None:
+def test_a_host_that_leaves_stops_the_band_and_the_next_one_starts_at_zero(emg_uv):
     with SimulatedBand([emg_uv], RATE_HZ) as simulated:
         with open_source(simulated.port) as source:
             next(iter(source))
@@ -159,7 +158,7 @@ def test_a_host_that_leaves_stops_the_band_and_the_next_one_starts_at_zero(emg_u
             assert next(iter(source)).sample_index == 0
 
 
-def test_a_band_that_a_crashed_host_left_streaming_is_taken_over(emg_uv: NDArray[np.float32]) -> None:
+def test_a_band_that_a_crashed_host_left_streaming_is_taken_over(emg_uv):
     with SimulatedBand([emg_uv], RATE_HZ) as simulated:
         crashed = open_stream(simulated.port)
         crashed.write(encode_frame(Start(1)))
@@ -172,7 +171,7 @@ def test_a_band_that_a_crashed_host_left_streaming_is_taken_over(emg_uv: NDArray
     assert (block.sample_index, source.counts.corrupt_frames) == (0, 0)
 
 
-def test_a_restart_of_the_band_shows_as_a_new_boot_id_and_a_stream_from_zero(emg_uv: NDArray[np.float32]) -> None:
+def test_a_restart_of_the_band_shows_as_a_new_boot_id_and_a_stream_from_zero(emg_uv):
     with SimulatedBand([emg_uv], RATE_HZ, once=True, lossless=True) as simulated:
         with open_source(simulated.port) as source:
             stream = iter(source)
@@ -185,9 +184,7 @@ def test_a_restart_of_the_band_shows_as_a_new_boot_id_and_a_stream_from_zero(emg
     assert source.counts.lost_samples == 0
 
 
-def test_a_band_that_restarted_is_calibrated_again_before_its_stream_begins(
-    emg_uv: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_band_that_restarted_is_calibrated_again_before_its_stream_begins(emg_uv, monkeypatch):
     heard: list[Frame] = []
     answer = SimulatedDevice.answer
 
@@ -211,13 +208,13 @@ def test_a_band_that_restarted_is_calibrated_again_before_its_stream_begins(
     assert {(frame.turn, frame.gains) for frame in told} == {(14, gains.tobytes())}
 
 
-def test_a_simulated_band_says_that_it_has_no_engine_to_calibrate(emg_uv: NDArray[np.float32]) -> None:
+def test_a_simulated_band_says_that_it_has_no_engine_to_calibrate(emg_uv):
     with SimulatedBand([emg_uv], RATE_HZ) as simulated, Band(lambda: open_stream(simulated.port)) as source:
         with pytest.raises(LinkError, match="refused CALIBRATE: a simulated band has no engine"):
             source.calibrate(np.ones(16, np.float32))
 
 
-def test_a_frame_that_comes_late_is_dropped_and_counted(emg_uv: NDArray[np.float32]) -> None:
+def test_a_frame_that_comes_late_is_dropped_and_counted(emg_uv):
     held: list[Frame] = []
 
     def swap(frames: list[Frame]) -> list[Frame]:
@@ -237,7 +234,7 @@ def test_a_frame_that_comes_late_is_dropped_and_counted(emg_uv: NDArray[np.float
     assert (band.counts.late_frames, band.counts.lost_samples, band.counts.lost_frames) == (1, 10, 1)
 
 
-def test_samples_that_come_in_one_read_with_the_answer_to_start_are_kept(emg_uv: NDArray[np.float32]) -> None:
+def test_samples_that_come_in_one_read_with_the_answer_to_start_are_kept(emg_uv):
     held: list[Frame] = []
 
     def hold_back(frames: list[Frame]) -> list[Frame]:
@@ -255,7 +252,7 @@ def test_samples_that_come_in_one_read_with_the_answer_to_start_are_kept(emg_uv:
     np.testing.assert_array_equal(laid_out(blocks, len(emg_uv)), quantised(emg_uv))
 
 
-def test_a_lost_end_is_asked_for_again(emg_uv: NDArray[np.float32]) -> None:
+def test_a_lost_end_is_asked_for_again(emg_uv):
     dropped: list[End] = []
 
     def lose_end(frames: list[Frame]) -> list[Frame]:
@@ -272,7 +269,7 @@ def test_a_lost_end_is_asked_for_again(emg_uv: NDArray[np.float32]) -> None:
     np.testing.assert_array_equal(laid_out(blocks, len(emg_uv)), quantised(emg_uv))
 
 
-def test_frames_lost_at_the_very_end_are_counted(emg_uv: NDArray[np.float32]) -> None:
+def test_frames_lost_at_the_very_end_are_counted(emg_uv):
     def lose_tail(frames: list[Frame]) -> list[Frame]:
         return [frame for frame in frames if not (isinstance(frame, Data) and frame.seq >= 98)]
 
@@ -283,7 +280,7 @@ def test_frames_lost_at_the_very_end_are_counted(emg_uv: NDArray[np.float32]) ->
     assert (band.counts.lost_frames, band.counts.lost_samples) == (3, 23)
 
 
-def test_data_of_another_shape_than_info_said_never_become_samples(emg_uv: NDArray[np.float32]) -> None:
+def test_data_of_another_shape_than_info_said_never_become_samples(emg_uv):
     def widen(frames: list[Frame]) -> list[Frame]:
         stray = Data(50, 500, 0, 10, 8, 0, 0, bytes(160))
         return [stray if isinstance(frame, Data) and frame.seq == 50 else frame for frame in frames]
@@ -295,7 +292,7 @@ def test_data_of_another_shape_than_info_said_never_become_samples(emg_uv: NDArr
     assert (band.counts.lost_samples, band.counts.corrupt_frames) == (10, 1)
 
 
-def test_a_band_that_falls_silent_is_reported_with_where_it_stopped(emg_uv: NDArray[np.float32]) -> None:
+def test_a_band_that_falls_silent_is_reported_with_where_it_stopped(emg_uv):
     def mute(frames: list[Frame]) -> list[Frame]:
         return [frame for frame in frames if not isinstance(frame, Data | End) or frame.seq < 10]
 
@@ -304,14 +301,14 @@ def test_a_band_that_falls_silent_is_reported_with_where_it_stopped(emg_uv: NDAr
             list(band)
 
 
-def test_the_time_that_a_consumer_takes_is_not_the_bands_silence(emg_uv: NDArray[np.float32]) -> None:
+def test_the_time_that_a_consumer_takes_is_not_the_bands_silence(emg_uv):
     with Band(lambda: LineInMemory(device_playing(emg_uv)), timeout_s=0.4) as band:
         blocks = [block for n, block in enumerate(band) if n != 3 or time.sleep(0.7) is None]
 
     assert sum(len(block.samples_uv) for block in blocks) == len(emg_uv)
 
 
-def test_a_band_that_is_unplugged_mid_stream_is_reported(emg_uv: NDArray[np.float32]) -> None:
+def test_a_band_that_is_unplugged_mid_stream_is_reported(emg_uv):
     with SimulatedBand([emg_uv], RATE_HZ) as simulated, open_source(simulated.port) as source:
         stream = iter(source)
         next(stream)
@@ -320,14 +317,14 @@ def test_a_band_that_is_unplugged_mid_stream_is_reported(emg_uv: NDArray[np.floa
             list(stream)
 
 
-def test_a_port_where_nothing_answers_is_reported_within_the_timeout(pty_port: PtyPort) -> None:
+def test_a_port_where_nothing_answers_is_reported_within_the_timeout(pty_port):
     with pytest.raises(LinkTimeout, match=r"nothing on /dev/pts/\d+ answered within 0.4 s: is the band switched on"):
         open_source(pty_port.path, timeout_s=0.4).__enter__()
     open_stream(pty_port.path).close()  # the port was given back
 
 
 def described_as(**changed: float) -> Callable[[Frame], bytes]:
-    return lambda frame: encode_frame(replace(INFO, seq=frame.seq, **changed))  # type: ignore[arg-type]
+    return lambda frame: encode_frame(replace(INFO, seq=frame.seq, **changed))
 
 
 OTHER_VERSION = b"\x09\x01\x00\x00"
@@ -351,14 +348,12 @@ IMPOSSIBLE = "describes an impossible stream: .*update"
         (lambda _: encode_frame(End(0, 0, 0)), "did not answer IDENTIFY"),
     ],
 )
-def test_what_is_no_band_or_describes_no_stream_is_refused_with_what_it_said(
-    reply: Callable[[Frame], bytes], said: str
-) -> None:
+def test_what_is_no_band_or_describes_no_stream_is_refused_with_what_it_said(reply, said):
     with scripted(answers(reply)) as port, pytest.raises(LinkError, match=said):
         open_source(port.path, timeout_s=0.4).__enter__()
 
 
-def test_a_refused_start_repeats_the_bands_reason() -> None:
+def test_a_refused_start_repeats_the_bands_reason():
     def refuse(frame: Frame) -> bytes:
         if isinstance(frame, Identify):
             return encode_frame(replace(INFO, seq=frame.seq))
@@ -369,12 +364,12 @@ def test_a_refused_start_repeats_the_bands_reason() -> None:
             next(iter(source))
 
 
-def test_before_opening_there_is_no_info() -> None:
+def test_before_opening_there_is_no_info():
     with pytest.raises(ValueError, match="not opened"):
         _ = open_source("/dev/null").info
 
 
-def test_numbers_that_cannot_be_and_texts_that_obey_nobody_stop_at_the_edge(pty_port: PtyPort) -> None:
+def test_numbers_that_cannot_be_and_texts_that_obey_nobody_stop_at_the_edge(pty_port):
     escape = "band\x1b]0;OWNED\x07[/nope]\n"
     frames = [
         Telemetry(1, 0, 3_900, 0, 80, float("nan"), 0, 0),
@@ -396,7 +391,7 @@ def test_numbers_that_cannot_be_and_texts_that_obey_nobody_stop_at_the_edge(pty_
     assert arrived[1].text.count("\N{REPLACEMENT CHARACTER}") == 3
 
 
-def test_a_band_that_counts_anew_without_saying_so_begins_a_new_stream(emg_uv: NDArray[np.float32]) -> None:
+def test_a_band_that_counts_anew_without_saying_so_begins_a_new_stream(emg_uv):
     """Its counter and its clock are two witnesses: the one starts over, the other goes on."""
     restarted = list[int]()
 

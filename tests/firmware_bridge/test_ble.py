@@ -65,7 +65,7 @@ def played(
     return blocks, source, clients[0]
 
 
-def test_a_device_that_leaves_is_one_sentence() -> None:
+def test_a_device_that_leaves_is_one_sentence():
     async def find(name: str, device: GattDevice, timeout_s: float, left: Callable[[], None]) -> FakeClient:
         return FakeClient(left, lambda client: client.left())
 
@@ -74,7 +74,7 @@ def test_a_device_that_leaves_is_one_sentence() -> None:
             list(source)
 
 
-def test_a_myo_is_woken_read_and_let_sleep_again() -> None:
+def test_a_myo_is_woken_read_and_let_sleep_again():
     samples = np.random.default_rng(1).integers(-128, 128, (400, 8)).astype(np.int8)
 
     def notify(client: FakeClient) -> None:
@@ -91,7 +91,7 @@ def test_a_myo_is_woken_read_and_let_sleep_again() -> None:
     assert not client.connected
 
 
-def test_notifications_of_a_myo_that_are_missing_show_by_whose_turn_it_is() -> None:
+def test_notifications_of_a_myo_that_are_missing_show_by_whose_turn_it_is():
     def notify(client: FakeClient) -> None:
         for number in range(100):
             if number not in (10, 30, 31):
@@ -106,7 +106,7 @@ def test_notifications_of_a_myo_that_are_missing_show_by_whose_turn_it_is() -> N
 
 
 @pytest.mark.parametrize("samples_each", [1, 10])
-def test_an_npg_lite_sends_several_numbered_samples_a_notification(samples_each: int) -> None:
+def test_an_npg_lite_sends_several_numbered_samples_a_notification(samples_each):
     values = np.random.default_rng(2).integers(-4_000, 4_000, (300, 3)).astype(">i2")
 
     def notify(client: FakeClient) -> None:
@@ -125,7 +125,7 @@ def test_an_npg_lite_sends_several_numbered_samples_a_notification(samples_each:
     assert client.written == [b"START", b"STOP"]
 
 
-def test_a_device_that_is_not_there_or_refuses_is_one_sentence() -> None:
+def test_a_device_that_is_not_there_or_refuses_is_one_sentence():
     async def nobody(name: str, device: GattDevice, timeout_s: float, left: Callable[[], None]) -> FakeClient:
         raise LinkError("there is no Bluetooth device 'mine' in reach")
 
@@ -142,7 +142,7 @@ def test_a_device_that_is_not_there_or_refuses_is_one_sentence() -> None:
         open_source("/dev/ttyUSB0", device="myo")
 
 
-def test_the_fake_adapter_has_the_methods_of_bleak() -> None:
+def test_the_fake_adapter_has_the_methods_of_bleak():
     bleak = pytest.importorskip("bleak")
     for name in ("connect", "disconnect", "read_gatt_char", "write_gatt_char", "start_notify"):
         real, fake = inspect.signature(getattr(bleak.BleakClient, name)), inspect.signature(getattr(FakeClient, name))

@@ -42,7 +42,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_profile_by_its_path_describes_a_board(tmp_path: Path) -> None:
+def test_a_profile_by_its_path_describes_a_board(tmp_path):
     profile = find_profile(str(write(tmp_path, GOOD)))
 
     assert profile is not None
@@ -68,21 +68,19 @@ def test_a_profile_by_its_path_describes_a_board(tmp_path: Path) -> None:
         ("[frame]", "uv_per_count = 5e-324\n[frame]", "uv_per_count: .*0.000000001"),
     ],
 )
-def test_what_does_not_add_up_in_a_profile_is_said_in_one_sentence(
-    tmp_path: Path, old: str, new: str, said: str
-) -> None:
+def test_what_does_not_add_up_in_a_profile_is_said_in_one_sentence(tmp_path, old, new, said):
     with pytest.raises(ConfigError, match=rf"profile mine.toml: .*{said}") as caught:
         load_profile(write(tmp_path, GOOD.replace(old, new)))
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_apart_from_ascii_separates_no_columns(tmp_path: Path) -> None:
+def test_what_is_apart_from_ascii_separates_no_columns(tmp_path):
     text = GOOD[: GOOD.index("[frame]")] + '[lines]\nseparator = "\\u00b7"\n'
     with pytest.raises(ConfigError, match=r"lines\.separator"):
         load_profile(write(tmp_path, text))
 
 
-def test_every_shipped_profile_says_where_it_is_from_and_what_was_tried() -> None:
+def test_every_shipped_profile_says_where_it_is_from_and_what_was_tried():
     assert {"emager", "freeeeg32", "neuropawn-knight", "umyo"} <= set(shipped_profiles())
     for name in shipped_profiles():
         profile = find_profile(name)
@@ -99,8 +97,8 @@ def test_every_shipped_profile_says_where_it_is_from_and_what_was_tried() -> Non
     seed=st.integers(0, 1_000),
 )
 def test_what_is_packed_by_any_layout_is_decoded_behind_any_noise(
-    sample_type: str, big_endian: bool, counter_bytes: int, n_samples: int, n_channels: int, seed: int
-) -> None:
+    sample_type, big_endian, counter_bytes, n_samples, n_channels, seed
+):
     rng = np.random.default_rng(seed)
     start = 3 + counter_bytes
     layout = FrameLayout(
@@ -126,7 +124,7 @@ def test_what_is_packed_by_any_layout_is_decoded_behind_any_noise(
     assert counters.tolist() == [(250 + n) % (1 << 8 * counter_bytes) for n in range(5)]
 
 
-def test_lines_of_text_are_numbers_or_are_counted_as_damaged() -> None:
+def test_lines_of_text_are_numbers_or_are_counted_as_damaged():
     layout = LineLayout(",", (1, 2), 0, 65_536)
     good = [pack_line(layout, n, np.array([[n, -0.5]], np.float32)) for n in range(4)]
     stream = b"3,4\r\n" + good[0] + good[1] + b"oops\r\n1,2\r\n7,nan,1\r\n\r\n" + good[2] + good[3][:3]
@@ -141,7 +139,7 @@ def test_lines_of_text_are_numbers_or_are_counted_as_damaged() -> None:
     assert rest.values[:, 0].tolist() == [[3, -0.5]]
 
 
-def test_a_line_without_end_uses_no_memory() -> None:
+def test_a_line_without_end_uses_no_memory():
     decoder = LineDecoder(LineLayout(",", (0, 1)))
     for _ in range(100):
         decoder.feed(b"1" * 1_000)
@@ -151,7 +149,7 @@ def test_a_line_without_end_uses_no_memory() -> None:
 
 
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e39", "1e11", "0x1f", ""])
-def test_a_number_that_no_converter_gives_makes_its_line_damaged(word: str) -> None:
+def test_a_number_that_no_converter_gives_makes_its_line_damaged(word):
     decoder = LineDecoder(LineLayout(",", (0, 1)))
     packets = decoder.feed(b"0,0\n1,2\n" + f"{word},3\n".encode() + b"4,5\n")
 
@@ -160,7 +158,7 @@ def test_a_number_that_no_converter_gives_makes_its_line_damaged(word: str) -> N
 
 
 @pytest.mark.parametrize("counter", ["1" * 26, "-1", "65536", "1.5", "nan", "inf", "1e400"])
-def test_a_counter_that_cannot_be_makes_its_line_damaged(counter: str) -> None:
+def test_a_counter_that_cannot_be_makes_its_line_damaged(counter):
     decoder = LineDecoder(LineLayout(",", (1,), counter_column=0, counter_modulus=65_536))
     packets = decoder.feed(b"\n1,2\n" + f"{counter},3\n".encode() + b"65535,5\n")
 
@@ -180,13 +178,13 @@ def test_a_counter_that_cannot_be_makes_its_line_damaged(counter: str) -> None:
         (LineLayout(";", (0, 1)), b"1; 2\r", [1, 2]),
     ],
 )
-def test_lines_are_read_as_sketches_print_them(layout: LineLayout, line: bytes, expected: list[float]) -> None:
+def test_lines_are_read_as_sketches_print_them(layout, line, expected):
     packets = LineDecoder(layout).feed(b"\n" + line + b"\n")
 
     assert packets.values[:, 0].tolist() == [expected]
 
 
-def test_a_column_of_time_is_the_boards_clock_also_when_it_starts_over() -> None:
+def test_a_column_of_time_is_the_boards_clock_also_when_it_starts_over():
     layout = LineLayout(",", (1,), time_column=0, time_tick_s=1e-3, time_modulus=2**32)
     ticks = [2**32 - 3, 2**32 - 1, 1, 3]
     packets = LineDecoder(layout).feed(b"\n" + b"".join(b"%d,7\n" % tick for tick in ticks))
@@ -195,7 +193,7 @@ def test_a_column_of_time_is_the_boards_clock_also_when_it_starts_over() -> None
     assert np.diff(packets.stamps_s) == pytest.approx([0.002] * 3)
 
 
-def test_a_float_that_no_converter_gives_makes_its_frame_damaged() -> None:
+def test_a_float_that_no_converter_gives_makes_its_frame_damaged():
     layout = FrameLayout(10, fixed_bytes(0, (0xA5, 0x5A)), 2, 1, 2, "f32", False)
     values = [1.0, np.nan, 2.0, np.inf, -np.inf, 3e38, 3.0]
     stream = b"".join(pack_frame(layout, 0, np.array([[0.5, value]], np.float32)) for value in values)
@@ -210,7 +208,7 @@ CHECKS = {"crc8": 0xF4, "crc16-ccitt": 0x29B1, "crc16-modbus": 0x4B37, "crc32": 
 
 
 @pytest.mark.parametrize("kind", CHECKS)
-def test_checksums_are_those_of_the_catalogue(kind: str) -> None:
+def test_checksums_are_those_of_the_catalogue(kind):
     row = np.frombuffer(b"123456789", np.uint8)[None]
 
     assert Checksum(kind, 0, 9, 9, True).of(row).tolist() == [CHECKS[kind]]
@@ -218,7 +216,7 @@ def test_checksums_are_those_of_the_catalogue(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CHECKS)
 @pytest.mark.parametrize("big_endian", [True, False])
-def test_a_frame_with_a_wrong_checksum_is_dropped_and_no_other(kind: str, big_endian: bool) -> None:
+def test_a_frame_with_a_wrong_checksum_is_dropped_and_no_other(kind, big_endian):
     checksum = Checksum(kind, 0, 11, 11, big_endian)
     layout = FrameLayout(
         11 + checksum.size_bytes, fixed_bytes(0, (0xA5, 0x5A)), 6, 1, 2, "i16", big_endian, 2, 4, checksum
@@ -233,7 +231,7 @@ def test_a_frame_with_a_wrong_checksum_is_dropped_and_no_other(kind: str, big_en
     assert packets.counters.tolist() == [2**31 + n for n in range(50) if n not in (0, 7, 8, 30)]
 
 
-def test_what_is_wrong_with_a_checksum_or_the_columns_is_said(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_checksum_or_the_columns_is_said(tmp_path):
     checked = GOOD + '[frame.checksum]\nkind = "crc16-modbus"\noffset_bytes = 11\n'
     with pytest.raises(
         ConfigError, match="the checksum at byte 11 over bytes 0 to 11 does not fit the frame's 12 bytes"
@@ -249,7 +247,7 @@ def test_what_is_wrong_with_a_checksum_or_the_columns_is_said(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("pattern", ["noise", "every second frame", "off by one", "no marker but one"])
-def test_frames_are_found_in_time_that_grows_with_the_bytes_and_not_faster(pattern: str) -> None:
+def test_frames_are_found_in_time_that_grows_with_the_bytes_and_not_faster(pattern):
     layout = FrameLayout(12, fixed_bytes(0, (0xA5,)), 1, 1, 5, "i16", True)
     frame = pack_frame(layout, 0, np.ones((1, 5), np.float32))
 
@@ -272,7 +270,7 @@ def test_frames_are_found_in_time_that_grows_with_the_bytes_and_not_faster(patte
             looked_at += frames.size
             return n_good(frames)
 
-        decoder._n_good = counted  # type: ignore[method-assign]
+        decoder._n_good = counted
         decoder.feed(bytes_of(n_bytes))
         return looked_at
 

@@ -1,7 +1,5 @@
 """Boards of other makers against their simulators: every sample, every loss, and what is said when things are wrong."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,14 +13,12 @@ from cpep_bridge.counter_loss import CounterLedger, Numbered
 from cpep_bridge.cyton import DaisyDecoder
 from cpep_bridge.devices import open_source
 from cpep_bridge.fixed_frames import FixedFrameDecoder, pack_frame
-from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated import Simulated
 from cpep_bridge.simulated_boards import SimulatedBoard, simulate_device
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, DataError, LinkError, LinkTimeout
 from cpep_edge.session import Session, SessionMeta, write_session
 from tests.firmware_bridge.blocks_in_memory import laid_out
-from tests.firmware_bridge.virtual_time import Play
 
 SPEED = 20.0
 
@@ -60,7 +56,7 @@ def expected(model: BoardModel, emg_uv: NDArray[np.float32], device: str) -> NDA
 
 
 @pytest.mark.parametrize("device", [*BOARD_MODELS, *shipped_profiles()])
-def test_every_sample_of_every_kind_of_board_arrives_exactly(device: str) -> None:
+def test_every_sample_of_every_kind_of_board_arrives_exactly(device):
     model = model_of(device)
     emg_uv = signal_for(model)
     with SimulatedBoard(model, [emg_uv], speed=SPEED, once=True, lossless=True) as board:
@@ -76,7 +72,7 @@ def test_every_sample_of_every_kind_of_board_arrives_exactly(device: str) -> Non
 
 
 @pytest.mark.parametrize("device", ["cyton", "cyton-daisy", "chords"])
-def test_frames_that_a_board_lost_or_repeated_are_counted_by_its_8_bit_counter(device: str) -> None:
+def test_frames_that_a_board_lost_or_repeated_are_counted_by_its_8_bit_counter(device):
     model = model_of(device)
     emg_uv = signal_for(model, 1_500)
     with SimulatedBoard(
@@ -93,7 +89,7 @@ def test_frames_that_a_board_lost_or_repeated_are_counted_by_its_8_bit_counter(d
         assert source.counts.duplicate_frames == board.sent.duplicated
 
 
-def test_a_frame_whose_fixed_bits_are_damaged_is_counted_and_the_next_one_read() -> None:
+def test_a_frame_whose_fixed_bits_are_damaged_is_counted_and_the_next_one_read():
     frames = [pack_frame(cyton.LAYOUT, n, np.full((1, 8), n, np.float32)) for n in range(6)]
     damaged = bytearray(frames[2])
     damaged[32] ^= 0x80
@@ -105,7 +101,7 @@ def test_a_frame_whose_fixed_bits_are_damaged_is_counted_and_the_next_one_read()
     assert decoder.n_corrupt == 1
 
 
-def test_a_frame_may_come_byte_by_byte_and_behind_noise() -> None:
+def test_a_frame_may_come_byte_by_byte_and_behind_noise():
     rng = np.random.default_rng(4)
     layout = chords_layout(3)
     stream = rng.bytes(500) + b"".join(pack_frame(layout, n, np.full((1, 3), n, np.float32)) for n in range(300))
@@ -118,7 +114,7 @@ def test_a_frame_may_come_byte_by_byte_and_behind_noise() -> None:
     assert (decoder.n_corrupt, decoder.n_skipped_bytes) == (0, 500)
 
 
-def test_noise_alone_uses_no_memory_and_hardly_ever_looks_like_a_frame() -> None:
+def test_noise_alone_uses_no_memory_and_hardly_ever_looks_like_a_frame():
     decoder = FixedFrameDecoder(chords_layout(6))
     rng = np.random.default_rng(5)
     n_frames = sum(len(decoder.feed(rng.bytes(4_096)).values) for _ in range(100))
@@ -127,7 +123,7 @@ def test_noise_alone_uses_no_memory_and_hardly_ever_looks_like_a_frame() -> None
     assert len(decoder._tail) < 64
 
 
-def test_a_daisy_frame_without_its_other_half_makes_no_sample() -> None:
+def test_a_daisy_frame_without_its_other_half_makes_no_sample():
     halves = [pack_frame(cyton.LAYOUT, n, np.full((1, 8), n, np.float32)) for n in range(8)]
     decoder = DaisyDecoder()
     first = decoder.feed(b"".join(halves[:3]))
@@ -150,7 +146,7 @@ def read_in_time(ledger: CounterLedger, numbers: range, start_s: float = 0.0, ea
 
 
 @pytest.mark.parametrize("n_lost", [1, 200, 255, 256, 257, 700, 2_560])
-def test_a_loss_of_any_length_is_counted_with_the_help_of_the_clock(n_lost: int) -> None:
+def test_a_loss_of_any_length_is_counted_with_the_help_of_the_clock(n_lost):
     ledger = CounterLedger(256, 0.004)
     before = read_in_time(ledger, range(100))
     after = read_in_time(ledger, range(100 + n_lost, 300 + n_lost))
@@ -163,9 +159,7 @@ def test_a_loss_of_any_length_is_counted_with_the_help_of_the_clock(n_lost: int)
 
 @pytest.mark.parametrize("modulus", [256, 65_536, None])
 @pytest.mark.parametrize("stall_s", [0.3, 1.2, 3.0])
-def test_what_waited_during_a_stall_and_comes_in_a_burst_of_pieces_is_late_and_not_lost(
-    modulus: int | None, stall_s: float
-) -> None:
+def test_what_waited_during_a_stall_and_comes_in_a_burst_of_pieces_is_late_and_not_lost(modulus, stall_s):
     ledger, numbers = CounterLedger(modulus, 0.004), list[int]()
 
     def read(first: int, stop: int, host_t_s: float) -> None:
@@ -187,7 +181,7 @@ def test_what_waited_during_a_stall_and_comes_in_a_burst_of_pieces_is_late_and_n
 
 @pytest.mark.parametrize("stalled_s", [1.0, 6.0, 30.0])
 @pytest.mark.parametrize("modulus", [1 << 16, 1 << 24])
-def test_a_hole_behind_what_waited_while_the_reader_stalled_is_a_loss(stalled_s: float, modulus: int) -> None:
+def test_a_hole_behind_what_waited_while_the_reader_stalled_is_a_loss(stalled_s, modulus):
     """The line holds 0.3 s and drops the rest: the reader finds old frames, and a moment later those of now."""
     rate_hz = 500
     ledger = CounterLedger(modulus, 1 / rate_hz)
@@ -208,7 +202,7 @@ def test_a_hole_behind_what_waited_while_the_reader_stalled_is_a_loss(stalled_s:
 
 
 @pytest.mark.parametrize("first", [300, 20_000, 40_000, 65_000])
-def test_a_counter_that_begins_anew_is_a_new_stream_and_no_loss(first: int) -> None:
+def test_a_counter_that_begins_anew_is_a_new_stream_and_no_loss(first):
     ledger = CounterLedger(65_536, 0.002)
     for n in range(0, 1_000, 10):
         ledger.accept((first + np.arange(n, n + 10)) % 65_536, 10, n * 0.002)
@@ -222,9 +216,7 @@ def test_a_counter_that_begins_anew_is_a_new_stream_and_no_loss(first: int) -> N
 
 @pytest.mark.parametrize("stride", [1, 2, 10])
 @pytest.mark.parametrize("n_together", [1, 7])
-def test_a_long_counter_that_grows_by_more_than_one_a_frame_counts_frames_all_the_same(
-    stride: int, n_together: int
-) -> None:
+def test_a_long_counter_that_grows_by_more_than_one_a_frame_counts_frames_all_the_same(stride, n_together):
     ledger, numbers = CounterLedger(2**32, 0.002), list[int]()
     heard = [n for n in range(400) if not 200 <= n < 203]
     for start in range(0, len(heard), n_together):
@@ -236,7 +228,7 @@ def test_a_long_counter_that_grows_by_more_than_one_a_frame_counts_frames_all_th
     assert ledger.lost_frames == 3
 
 
-def test_a_stream_with_its_own_clock_is_judged_by_that_alone() -> None:
+def test_a_stream_with_its_own_clock_is_judged_by_that_alone():
     ledger = CounterLedger(None, 0.002)
     stamps_ms = np.array([5_000, 5_002, 5_005, 5_006, 5_016, 5_018, 3, 5])  # jitter, a loss of four, a reset
     before, after = ledger.accept(None, 8, 0.0, stamps_ms / 1e3)
@@ -246,7 +238,7 @@ def test_a_stream_with_its_own_clock_is_judged_by_that_alone() -> None:
     assert ledger.lost_frames == 4
 
 
-def test_a_reader_that_paused_and_finds_everything_waiting_lost_nothing() -> None:
+def test_a_reader_that_paused_and_finds_everything_waiting_lost_nothing():
     ledger = CounterLedger(256, 0.004)
     read_in_time(ledger, range(100))
     waiting = np.arange(100, 1_100) % 256
@@ -255,7 +247,7 @@ def test_a_reader_that_paused_and_finds_everything_waiting_lost_nothing() -> Non
     assert ledger.lost_frames == 0
 
 
-def test_a_board_that_does_not_number_its_frames_is_judged_by_the_clock() -> None:
+def test_a_board_that_does_not_number_its_frames_is_judged_by_the_clock():
     ledger = CounterLedger(None, 0.001)
     numbers = [only(ledger.accept(None, 10, 0.01 * n))[-1] for n in (0, 1, 2, *range(100, 200))]
 
@@ -264,7 +256,7 @@ def test_a_board_that_does_not_number_its_frames_is_judged_by_the_clock() -> Non
 
 
 @pytest.mark.parametrize("drift_ppm", [-100.0, 100.0])
-def test_the_drift_of_a_boards_clock_is_never_taken_for_a_loss(drift_ppm: float) -> None:
+def test_the_drift_of_a_boards_clock_is_never_taken_for_a_loss(drift_ppm):
     ledger, each_s = CounterLedger(256, 0.004), 0.004 * (1 - drift_ppm * 1e-6)
     for first in range(0, 900_000, 250):  # an hour, a second at a time
         ledger.accept(np.arange(first, first + 250) % 256, 250, (first + 250) * each_s)
@@ -283,27 +275,27 @@ def test_the_drift_of_a_boards_clock_is_never_taken_for_a_loss(drift_ppm: float)
         ("chords", b"TOASTER\r\n", "calls itself 'TOASTER', which is not a known Chords board; known are GENUINO"),
     ],
 )
-def test_what_is_not_the_board_that_was_asked_for_is_quoted(play: Play, device: str, answer: bytes, said: str) -> None:
+def test_what_is_not_the_board_that_was_asked_for_is_quoted(play, device, answer, said):
     port = play(lambda heard, now_s: b"" if heard in (b"", b"s", b"STOP\n") else answer)
     with pytest.raises(LinkError, match=said):
         open_source(port, device=device, timeout_s=2.0).__enter__()
 
 
 @pytest.mark.parametrize("device", ["cyton", "chords"])
-def test_a_board_that_says_nothing_is_reported(pty_port: PtyPort, device: str) -> None:
+def test_a_board_that_says_nothing_is_reported(pty_port, device):
     with pytest.raises(
         LinkTimeout, match=r"nothing on /dev/pts/\d+ answered '\w+' within 0.3 s: is the board switched"
     ):
         open_source(pty_port.path, device=device, timeout_s=0.3).__enter__()
 
 
-def test_a_cyton_with_a_daisy_can_be_used_without_it() -> None:
+def test_a_cyton_with_a_daisy_can_be_used_without_it():
     with SimulatedBoard(SimulatedCyton(daisy=True), [signal_for(SimulatedCyton(daisy=True))]) as board:
         with open_source(board.port, device="cyton") as source:
             assert (source.info.n_channels, source.info.sample_rate_hz) == (8, 250.0)
 
 
-def test_a_session_is_played_by_any_board_at_the_boards_own_rate(tmp_path: Path) -> None:
+def test_a_session_is_played_by_any_board_at_the_boards_own_rate(tmp_path):
     tone_uv = (100 * np.sin(2 * np.pi * 10 * np.arange(4_000) / 2_000)).astype(np.float32)
     meta = SessionMeta("s", "u", "rest", "left", 0.0, 2.0, 8, 2_000.0, "one")
     write_session(tmp_path / "one.hdf5", meta, np.arange(4_000) / 2_000, np.repeat(tone_uv[:, None], 8, axis=1))
@@ -320,7 +312,7 @@ def test_a_session_is_played_by_any_board_at_the_boards_own_rate(tmp_path: Path)
     assert np.abs(np.fft.rfft(received[:, 3])).argmax() == 20  # 10 Hz in two seconds
 
 
-def test_an_unknown_device_lists_drivers_and_profiles() -> None:
+def test_an_unknown_device_lists_drivers_and_profiles():
     with pytest.raises(ConfigError, match=r"'toaster': choose one of chords, cpep, cyton.*emager.*umyo.*\.toml"):
         open_source("/dev/null", device="toaster")
     with pytest.raises(ConfigError, match=r"there is no board profile mine.toml; choose one of csv-lines"):

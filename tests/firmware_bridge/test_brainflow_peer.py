@@ -60,7 +60,7 @@ def signal_for(model: BoardModel) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(("daisy", "board_name"), [(False, "CYTON_BOARD"), (True, "CYTON_DAISY_BOARD")])
-def test_brainflows_cyton_clients_read_our_simulator_sample_for_sample(daisy: bool, board_name: str) -> None:
+def test_brainflows_cyton_clients_read_our_simulator_sample_for_sample(daisy, board_name):
     model = SimulatedCyton(daisy)
     emg_uv = signal_for(model)
     with SimulatedBoard(model, [emg_uv], speed=8.0, lossless=True) as board:
@@ -77,7 +77,7 @@ def test_brainflows_cyton_clients_read_our_simulator_sample_for_sample(daisy: bo
 @pytest.mark.parametrize(
     ("device", "board_name"), [("neuropawn-knight", "NEUROPAWN_KNIGHT_BOARD"), ("freeeeg32", "FREEEEG32_BOARD")]
 )
-def test_brainflow_reads_boards_that_only_a_profile_describes(device: str, board_name: str) -> None:
+def test_brainflow_reads_boards_that_only_a_profile_describes(device, board_name):
     profile = find_profile(device)
     assert profile is not None
     assert profile.uv_per_count is not None

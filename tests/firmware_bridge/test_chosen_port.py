@@ -68,7 +68,7 @@ def block_of(got: "queue.Queue[Block | Exception | None]", value: float) -> Bloc
     pytest.fail(f"no block of {value} came")
 
 
-def test_another_device_takes_over_as_a_new_stream_and_the_old_one_is_let_go() -> None:
+def test_another_device_takes_over_as_a_new_stream_and_the_old_one_is_let_go():
     with band(1.0) as one, band(2.0) as two, read(waits=True) as (source, got):
         assert (source.info, source.counts.frames) == (WANTED, 0)
         source.choose(one.port, "cpep")
@@ -80,7 +80,7 @@ def test_another_device_takes_over_as_a_new_stream_and_the_old_one_is_let_go() -
         block_of(got, 1.0)
 
 
-def test_a_device_that_does_not_fit_or_does_not_answer_leaves_the_present_one_as_it_was() -> None:
+def test_a_device_that_does_not_fit_or_does_not_answer_leaves_the_present_one_as_it_was():
     with band(1.0) as one, band(3.0, n_channels=3) as wide, read(waits=True) as (source, got):
         source.choose(one.port, "cpep")
         for port, says in ((wide.port, "has 3 channels"), ("/dev/none", "none"), (one.port, "connected already")):
@@ -117,7 +117,7 @@ class Plugged:
         self._stopping.set()
 
 
-def test_two_devices_that_count_alike_are_two_streams_and_what_is_not_taken_is_closed() -> None:
+def test_two_devices_that_count_alike_are_two_streams_and_what_is_not_taken_is_closed():
     devices = {"one": Plugged(1.0), "two": Plugged(2.0), "wide": Plugged(3.0, n_channels=3)}
     source, found = ChosenPort(WANTED, lambda port, _: devices[port], fits, waits=True), []
     source.choose("one", "")
@@ -137,7 +137,7 @@ def test_two_devices_that_count_alike_are_two_streams_and_what_is_not_taken_is_c
     assert devices["one"].is_closed
 
 
-def test_one_that_vanishes_is_waited_for_where_the_run_began_without_and_ends_it_elsewhere() -> None:
+def test_one_that_vanishes_is_waited_for_where_the_run_began_without_and_ends_it_elsewhere():
     with band(1.0) as one, band(2.0) as two, read(waits=True) as (source, got):
         source.choose(one.port, "cpep")
         block_of(got, 1.0)

@@ -33,7 +33,7 @@ def blocks_of(signal: NDArray[np.float32], rate_hz: float, first: int = 0, boot_
 
 
 @pytest.mark.parametrize(("from_hz", "to_hz"), [(250, 2_000), (2_000, 250), (500, 2_000), (512, 2_000), (1_150, 2_000)])
-def test_resampling_is_what_scipy_computes_from_the_same_filter(from_hz: float, to_hz: float) -> None:
+def test_resampling_is_what_scipy_computes_from_the_same_filter(from_hz, to_hz):
     resampler = Resampler(from_hz, to_hz, 2)
     signal = noise(900)
     signal[:200] = 0  # what came before the first sample is taken to be like it
@@ -46,7 +46,7 @@ def test_resampling_is_what_scipy_computes_from_the_same_filter(from_hz: float, 
 
 
 @given(cuts=st.lists(st.integers(1, 60), min_size=1, max_size=20))
-def test_resampling_gives_the_same_however_the_stream_is_cut(cuts: list[int]) -> None:
+def test_resampling_gives_the_same_however_the_stream_is_cut(cuts):
     signal = noise(sum(cuts))
     whole, pieces = Resampler(512, 2_000, 2), Resampler(512, 2_000, 2)
     stops = np.cumsum(cuts)
@@ -55,7 +55,7 @@ def test_resampling_gives_the_same_however_the_stream_is_cut(cuts: list[int]) ->
     np.testing.assert_allclose(np.concatenate(parts), whole(signal), atol=1e-4)
 
 
-def test_a_tone_keeps_its_height_and_comes_late_by_the_delay_that_is_stated() -> None:
+def test_a_tone_keeps_its_height_and_comes_late_by_the_delay_that_is_stated():
     resampler = Resampler(250, 2_000, 1)
     tone = np.sin(2 * np.pi * 30 * np.arange(1_000) / 250).astype(np.float32)[:, None]
     resampled = resampler(tone)[800:, 0]
@@ -65,13 +65,13 @@ def test_a_tone_keeps_its_height_and_comes_late_by_the_delay_that_is_stated() ->
     assert 0.03 < resampler.delay_s < 0.05
 
 
-def test_what_the_lower_rate_cannot_hold_is_taken_out() -> None:
+def test_what_the_lower_rate_cannot_hold_is_taken_out():
     tone = np.sin(2 * np.pi * 400 * np.arange(8_000) / 2_000).astype(np.float32)[:, None]
 
     assert np.abs(Resampler(2_000, 250, 1)(tone)[50:]).max() < 0.002
 
 
-def test_channels_are_put_where_the_config_says_and_missing_ones_are_silent() -> None:
+def test_channels_are_put_where_the_config_says_and_missing_ones_are_silent():
     signal = noise(21, 3)
     source = BlocksInMemory(blocks_of(signal, 250.0), info=StreamInfo("three", 3, 250.0, "count"))
     with FittedSource(source, DeviceConfig(channels=[2, -1, 0, 0], uv_per_count=0.5)) as fitted:
@@ -83,7 +83,7 @@ def test_channels_are_put_where_the_config_says_and_missing_ones_are_silent() ->
     assert source.closed
 
 
-def test_a_loss_stays_a_jump_of_as_much_time_and_a_restart_starts_over() -> None:
+def test_a_loss_stays_a_jump_of_as_much_time_and_a_restart_starts_over():
     signal = noise(350)
     blocks = [*blocks_of(signal, 250.0), *blocks_of(signal, 250.0, 450), *blocks_of(signal, 250.0, boot_id=1)]
     source = BlocksInMemory(blocks, info=StreamInfo("two", 2, 250.0))
@@ -99,7 +99,7 @@ def test_a_loss_stays_a_jump_of_as_much_time_and_a_restart_starts_over() -> None
         assert block.device_t_s == pytest.approx(block.sample_index / 2_000 - Resampler(250, 2_000, 1).delay_s)
 
 
-def test_a_cyton_can_be_made_to_look_like_the_band_a_model_knows(tmp_path: Path) -> None:
+def test_a_cyton_can_be_made_to_look_like_the_band_a_model_knows(tmp_path):
     config = tmp_path / "cyton.toml"
     config.write_text(f"channels = {[0, 1, 2, 3, 4, 5, 6, 7] + [-1] * 8}\nsample_rate_hz = 2000.0\n")
     with SimulatedBoard(SimulatedCyton(), [noise(250, 8)], speed=8) as board:
@@ -118,9 +118,7 @@ def test_a_cyton_can_be_made_to_look_like_the_band_a_model_knows(tmp_path: Path)
         (DeviceConfig(sample_rate_hz=2_000.03), "250 Hz cannot be turned into 2000.03 Hz by whole factors up to 1000"),
     ],
 )
-def test_a_config_that_does_not_fit_the_device_is_refused_and_the_device_closed(
-    config: DeviceConfig, said: str
-) -> None:
+def test_a_config_that_does_not_fit_the_device_is_refused_and_the_device_closed(config, said):
     source = BlocksInMemory([], info=StreamInfo("two", 2, 250.0))
 
     with pytest.raises(ConfigError, match=said):
@@ -137,27 +135,27 @@ def test_a_config_that_does_not_fit_the_device_is_refused_and_the_device_closed(
         StreamInfo("all of it", 3, 500.0, "count"),
     ],
 )
-def test_the_lines_that_a_refusal_ends_in_are_a_config_that_fits(tmp_path: Path, info: StreamInfo) -> None:
+def test_the_lines_that_a_refusal_ends_in_are_a_config_that_fits(tmp_path, info):
     preprocessing = SimpleNamespace(sample_rate_hz=2_000.0)
     manifest = SimpleNamespace(unit="uV", name="model", n_channels=16, preprocessing=preprocessing)
     with pytest.raises(ConfigError, match="in a file for --device-config:") as caught:
-        check_stream(info, manifest)  # type: ignore[arg-type]
+        check_stream(info, manifest)
     (tmp_path / "fit.toml").write_text(str(caught.value).partition("--device-config:\n")[2])
 
     with FittedSource(BlocksInMemory([], info=info), load_device_config(tmp_path / "fit.toml")) as fitted:
-        check_stream(fitted.info, manifest)  # type: ignore[arg-type]
+        check_stream(fitted.info, manifest)
 
 
 @pytest.mark.parametrize("channels", [[0, -1, -1], [1, 1, 1]])
-def test_a_config_that_leaves_a_single_electrode_is_refused(channels: list[int]) -> None:
+def test_a_config_that_leaves_a_single_electrode_is_refused(channels):
     manifest = SimpleNamespace(name="model", n_channels=3, preprocessing=SimpleNamespace(sample_rate_hz=250.0))
     source = BlocksInMemory([], info=StreamInfo("two", 2, 250.0))
     with FittedSource(source, DeviceConfig(channels=channels)) as fitted:
         with pytest.raises(ConfigError, match="an electrode of its own for 1 of the 3 channels of model"):
-            check_stream(fitted.info, manifest)  # type: ignore[arg-type]
+            check_stream(fitted.info, manifest)
 
 
-def test_the_examples_in_the_readme_are_valid(tmp_path: Path) -> None:
+def test_the_examples_in_the_readme_are_valid(tmp_path):
     readme = (Path(__file__).parents[2] / "docs" / "bands.md").read_text()
     profile, lines, config, prompts = re.findall(r"```toml\n(.+?)```", readme, re.DOTALL)
     head = 'name = "lines"\nsource = "the README"\nsample_rate_hz = 500.0\nn_channels = 4\n'
@@ -170,7 +168,7 @@ def test_the_examples_in_the_readme_are_valid(tmp_path: Path) -> None:
     assert len(load_prompts(tmp_path / "prompts.toml").steps()) == 2
 
 
-def test_everything_wrong_in_a_config_file_is_said_at_once(tmp_path: Path) -> None:
+def test_everything_wrong_in_a_config_file_is_said_at_once(tmp_path):
     (tmp_path / "bad.toml").write_text("channels = []\nrate = 5\nuv_per_count = -1")
 
     with pytest.raises(ConfigError, match=r"device config bad.toml: channels: .*; uv_per_count: .*rate is not a known"):
@@ -179,7 +177,7 @@ def test_everything_wrong_in_a_config_file_is_said_at_once(tmp_path: Path) -> No
         load_device_config(tmp_path / "none.toml")
 
 
-def test_a_device_that_fails_to_open_is_not_hidden_by_its_config(tmp_path: Path) -> None:
+def test_a_device_that_fails_to_open_is_not_hidden_by_its_config(tmp_path):
     (tmp_path / "ok.toml").write_text("channels = [0]")
 
     with pytest.raises(LinkError, match="there is no port"):

@@ -12,7 +12,7 @@ from cpep_edge.blocks import Block
 RATE_HZ = 1000.0
 
 
-def test_each_electrode_is_judged_by_its_newest_signal() -> None:
+def test_each_electrode_is_judged_by_its_newest_signal():
     rng = np.random.default_rng(0)
     n = round(3 * TAIL_S * RATE_HZ)
     signal = rng.normal(0, 30, (n, 4)).astype(np.float32)
@@ -28,7 +28,7 @@ def test_each_electrode_is_judged_by_its_newest_signal() -> None:
         assert sum(map(len, watch._blocks)) < 1.1 * TAIL_S * RATE_HZ  # however long it runs
 
 
-def test_the_charge_is_what_the_band_tells_and_none_before() -> None:
+def test_the_charge_is_what_the_band_tells_and_none_before():
     with SimulatedBand([np.zeros((2000, 4), np.float32)], RATE_HZ) as band, open_source(band.port) as source:
         watch = DeviceWatch(source)
         assert watch.battery_percent() is None

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,11 +23,9 @@ from cpep_bridge.doctor import (
 from cpep_bridge.fixed_frames import FrameLayout, pack_frame
 from cpep_bridge.frames import Info
 from cpep_bridge.ports import find_ports
-from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.donning import doubled_channels
 from tests.firmware_bridge.scripted import Stream
-from tests.firmware_bridge.virtual_time import Play
 
 RATE_HZ = 2_000.0
 
@@ -39,7 +36,7 @@ def examined(emg_uv: NDArray[np.float32]) -> list[Finding]:
         return list(examine_device(band.port, "cpep", 0.6))
 
 
-def test_each_kind_of_sick_channel_is_told_from_healthy_emg() -> None:
+def test_each_kind_of_sick_channel_is_told_from_healthy_emg():
     rng, time_s = np.random.default_rng(0), np.arange(6_000) / RATE_HZ
     samples = rng.normal(0, 40, (6_000, 6)).astype(np.float32) + 300
     samples[:, 1] = 17.0
@@ -56,7 +53,7 @@ def test_each_kind_of_sick_channel_is_told_from_healthy_emg() -> None:
 
 
 @pytest.mark.parametrize("hum_uv", [2.0, 8.0, 15.0, 60.0])
-def test_a_resting_arm_in_a_room_with_mains_is_not_sick(hum_uv: float) -> None:
+def test_a_resting_arm_in_a_room_with_mains_is_not_sick(hum_uv):
     rng, time_s = np.random.default_rng(1), np.arange(6_000) / RATE_HZ
     rest = rng.normal(0, 1.5, (6_000, 1)) + hum_uv * np.sqrt(2) * np.sin(2 * np.pi * 50 * time_s)[:, None]
     (channel,) = assess_channels(rest.astype(np.float32), RATE_HZ)
@@ -67,7 +64,7 @@ def test_a_resting_arm_in_a_room_with_mains_is_not_sick(hum_uv: float) -> None:
 
 
 @pytest.mark.parametrize("step_uv", [0.02, 0.25, 3.0])
-def test_a_channel_that_flickers_by_a_count_is_stuck_and_a_quiet_one_is_not(step_uv: float) -> None:
+def test_a_channel_that_flickers_by_a_count_is_stuck_and_a_quiet_one_is_not(step_uv):
     rng = np.random.default_rng(2)
     stuck = 1_200 + step_uv * (rng.random(6_000) < 0.1)
     quiet = step_uv * np.rint(rng.normal(0, 2.0, 6_000))
@@ -77,7 +74,7 @@ def test_a_channel_that_flickers_by_a_count_is_stuck_and_a_quiet_one_is_not(step
     assert not any(channel.flat or channel.saturated for channel in health)
 
 
-def test_the_doctor_ends_with_what_to_do_next(emg_uv: NDArray[np.float32], pty_port: PtyPort) -> None:
+def test_the_doctor_ends_with_what_to_do_next(emg_uv, pty_port):
     with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         *_, healthy = examine(band.port, "cpep", 0.6)
     *_, silent = examine(pty_port.path, "chords", 0.6, options=LinkOptions(timeout_s=0.3))
@@ -96,9 +93,7 @@ def test_the_doctor_ends_with_what_to_do_next(emg_uv: NDArray[np.float32], pty_p
         ("chords", b"UNO-R4\r\n", b"WHORU\n"),
     ],
 )
-def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(
-    play: Play, device: str, greeting: bytes, asked: bytes | None
-) -> None:
+def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(play, device, greeting, asked):
     def say(heard: bytes, now_s: float) -> bytes:
         return greeting if heard and (asked is None or asked in heard) else b""
 
@@ -111,7 +106,7 @@ def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(
         assert found.n_channels == 6
 
 
-def test_devices_finds_a_cyton(play: Play) -> None:
+def test_devices_finds_a_cyton(play):
     board = SimulatedCyton()
 
     (found,) = find_ports([play(lambda heard, now_s: board.answer(heard)[0])], timeout_s=0.8)
@@ -119,7 +114,7 @@ def test_devices_finds_a_cyton(play: Play) -> None:
     assert (found.device, found.band, found.n_channels) == ("cyton", "OpenBCI Cyton", 8)
 
 
-def test_a_board_that_streams_by_itself_is_known_by_its_frames(play: Play) -> None:
+def test_a_board_that_streams_by_itself_is_known_by_its_frames(play):
     profile = find_profile("neuropawn-knight")
     assert profile is not None
     assert isinstance(profile.layout, FrameLayout)
@@ -131,7 +126,7 @@ def test_a_board_that_streams_by_itself_is_known_by_its_frames(play: Play) -> No
     assert (found.device, found.n_channels) == ("neuropawn-knight", 8)
 
 
-def test_the_doctor_names_sick_channels_and_what_to_do(emg_uv: NDArray[np.float32]) -> None:
+def test_the_doctor_names_sick_channels_and_what_to_do(emg_uv):
     emg_uv[:, 5] = 0
     findings = examined(emg_uv)
     said = {finding.about: (finding.state, finding.said) for finding in findings}
@@ -142,9 +137,7 @@ def test_the_doctor_names_sick_channels_and_what_to_do(emg_uv: NDArray[np.float3
     assert any("samples arrive at" in finding.said for finding in findings)
 
 
-def test_channels_that_a_device_config_leaves_empty_or_gives_twice_are_no_fault(
-    emg_uv: NDArray[np.float32], tmp_path: Path
-) -> None:
+def test_channels_that_a_device_config_leaves_empty_or_gives_twice_are_no_fault(emg_uv, tmp_path):
     config = tmp_path / "fit.toml"
     config.write_text(f"channels = {[*range(13), -1, -1, 3]}\n")
     with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
@@ -157,7 +150,7 @@ def test_channels_that_a_device_config_leaves_empty_or_gives_twice_are_no_fault(
     assert f"--device-config {config}" in step.said
 
 
-def test_the_doctor_names_two_channels_that_carry_one_signal(emg_uv: NDArray[np.float32]) -> None:
+def test_the_doctor_names_two_channels_that_carry_one_signal(emg_uv):
     emg_uv[:, 9] = emg_uv[:, 4] + 120  # another offset
     findings = examined(emg_uv)
     bad = {finding.about: finding.said for finding in findings if finding.state == "bad"}
@@ -166,28 +159,28 @@ def test_the_doctor_names_two_channels_that_carry_one_signal(emg_uv: NDArray[np.
     assert bad["channel 9"].startswith("carries the same signal as channel 4")
 
 
-def test_hum_that_all_channels_share_does_not_make_them_one() -> None:
+def test_hum_that_all_channels_share_does_not_make_them_one():
     rng, time_s = np.random.default_rng(4), np.arange(6_000) / RATE_HZ
     samples = rng.normal(0, 3, (6_000, 4)) + 400 * np.sin(2 * np.pi * 50 * time_s)[:, None]
 
     assert doubled_channels(samples.astype(np.float32)) == []
 
 
-def test_the_doctor_finds_nothing_wrong_with_a_healthy_band(emg_uv: NDArray[np.float32]) -> None:
+def test_the_doctor_finds_nothing_wrong_with_a_healthy_band(emg_uv):
     findings = examined(emg_uv)
 
     assert {finding.state for finding in findings} <= {"good", "note"}
     assert any(finding.said.startswith("16 channels have a signal") for finding in findings)
 
 
-def test_a_port_where_nothing_answers_is_the_finding(play: Play) -> None:
+def test_a_port_where_nothing_answers_is_the_finding(play):
     (finding,) = examine_device(play(lambda heard, now_s: b""), "cpep", 0.5)
 
     assert finding.state == "bad"
     assert "is the band switched on" in finding.said
 
 
-def test_a_slow_latency_timer_is_named_with_the_command_that_cures_it(tmp_path: Path) -> None:
+def test_a_slow_latency_timer_is_named_with_the_command_that_cures_it(tmp_path):
     timer = tmp_path / "ttyUSB0" / "latency_timer"
     timer.parent.mkdir()
     timer.write_text("16\n")
@@ -202,16 +195,14 @@ def test_a_slow_latency_timer_is_named_with_the_command_that_cures_it(tmp_path: 
     assert list(examine_latency("/dev/ttyACM0", tmp_path)) == []
 
 
-def test_packages_that_a_device_needs_are_named_with_their_versions() -> None:
+def test_packages_that_a_device_needs_are_named_with_their_versions():
     findings = {finding.about: finding for finding in examine_packages()}
 
     assert findings["pyserial"].state == "good"
     assert findings["numpy"].said == np.__version__
 
 
-def test_a_band_is_listed_with_what_it_says_and_a_silent_port_with_why(
-    pty_port: PtyPort, emg_uv: NDArray[np.float32]
-) -> None:
+def test_a_band_is_listed_with_what_it_says_and_a_silent_port_with_why(pty_port, emg_uv):
     with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         found = {port.port: port for port in find_ports([band.port, pty_port.path], timeout_s=0.8)}
 
@@ -220,7 +211,7 @@ def test_a_band_is_listed_with_what_it_says_and_a_silent_port_with_why(
     assert "nothing on" in found[pty_port.path].problem
 
 
-def test_a_serial_line_is_judged_by_how_much_of_it_the_stream_takes() -> None:
+def test_a_serial_line_is_judged_by_how_much_of_it_the_stream_takes():
     easy = Info(0, 1, 0.25, RATE_HZ, 921_600, 0, 10, 16, 0, 0, bytes(range(16)), "band", "1", "1")
     tight = replace(easy, baud=694_500)
 
@@ -228,7 +219,7 @@ def test_a_serial_line_is_judged_by_how_much_of_it_the_stream_takes() -> None:
     assert (_line("/dev/ttyUSB0", easy).state, _line("/dev/ttyUSB0", tight).state) == ("good", "note")
 
 
-def test_a_bundle_that_is_none_is_the_finding(tmp_path: Path) -> None:
+def test_a_bundle_that_is_none_is_the_finding(tmp_path):
     (finding,) = examine_bundle(tmp_path)
 
     assert finding.state == "bad"
@@ -236,9 +227,7 @@ def test_a_bundle_that_is_none_is_the_finding(tmp_path: Path) -> None:
 
 
 @pytest.mark.executorch
-def test_a_bundle_whose_encoder_runs_here_is_good_and_one_whose_library_was_touched_is_not(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_whose_encoder_runs_here_is_good_and_one_whose_library_was_touched_is_not(tiny_bundle, tmp_path):
     copy = tmp_path / "touched.cpep"
     shutil.copytree(tiny_bundle, copy)
     program = copy / "encoder.pte"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from cpep_bridge import firmware
 from cpep_bridge.devices import open_source
@@ -27,7 +26,7 @@ SANITIZED = "cpep-band-sanitized"
 
 
 @pytest.fixture(params=[firmware.PROGRAM, SANITIZED], autouse=True)
-def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+def program(request, monkeypatch) -> Path:
     """The firmware in the place of the simulator, with and without sanitizers."""
     built = build_firmware(request.param)
     for suite in (band_suite, simulator_suite):
@@ -53,7 +52,7 @@ test_link_in_the_way = simulator_suite.test_a_file_in_the_place_of_the_link_is_l
 test_nobody_reads = simulator_suite.test_a_band_that_nobody_reads_keeps_time_and_drops
 
 
-def test_garbage_and_overlong_commands_do_not_disturb_a_stream(program: Path, emg_uv: NDArray[np.float32]) -> None:
+def test_garbage_and_overlong_commands_do_not_disturb_a_stream(program, emg_uv):
     rng = np.random.default_rng(9)
     with FirmwareBand([emg_uv], RATE_HZ, once=True, lossless=True, program=program) as band:
         with open_source(band.port) as source:
@@ -71,7 +70,7 @@ def test_garbage_and_overlong_commands_do_not_disturb_a_stream(program: Path, em
     assert source.counts.lost_samples == 0
 
 
-def test_the_same_seed_harms_the_same_frames(program: Path, emg_uv: NDArray[np.float32]) -> None:
+def test_the_same_seed_harms_the_same_frames(program, emg_uv):
     def harmed(seed: int) -> object:
         faults = {"loss": 0.1, "corrupt": 0.1, "duplicate": 0.1}
         with FirmwareBand(
@@ -85,7 +84,7 @@ def test_the_same_seed_harms_the_same_frames(program: Path, emg_uv: NDArray[np.f
     assert harmed(5) == harmed(5) != harmed(6)
 
 
-def test_on_standard_input_and_output_it_speaks_too(program: Path) -> None:
+def test_on_standard_input_and_output_it_speaks_too(program):
     asked = b"\0" + encode_frame(Identify(1)) + encode_frame(Start(2)) + encode_frame(Stop(3))
     with subprocess.Popen([program, "--stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -100,7 +99,7 @@ def test_on_standard_input_and_output_it_speaks_too(program: Path) -> None:
     assert process.returncode == 0
 
 
-def test_noise_streams_on_a_terminal_line(program: Path) -> None:
+def test_noise_streams_on_a_terminal_line(program):
     near, far = os.openpty()  # stands for a serial port: opened by its name
     with subprocess.Popen([program, "--port", os.ttyname(far), "--baud", "921600"]) as process:
         try:
@@ -122,7 +121,7 @@ def test_noise_streams_on_a_terminal_line(program: Path) -> None:
     assert decoder.counts.corrupt_frames == 0
 
 
-def test_a_command_line_that_makes_no_sense_is_refused(program: Path, tmp_path: Path) -> None:
+def test_a_command_line_that_makes_no_sense_is_refused(program, tmp_path):
     def complaint(*words: str) -> str:
         ran = subprocess.run([program, *words], capture_output=True, text=True, check=False)
         assert ran.returncode != 0
@@ -137,19 +136,19 @@ def test_a_command_line_that_makes_no_sense_is_refused(program: Path, tmp_path: 
     assert "no such baud rate" in complaint("--port", "/dev/null", "--baud", "12345")
 
 
-def test_what_the_program_refuses_is_a_link_error(program: Path, emg_uv: NDArray[np.float32]) -> None:
+def test_what_the_program_refuses_is_a_link_error(program, emg_uv):
     with pytest.raises(LinkError, match="limit is 1024 bytes"):
         FirmwareBand([emg_uv], RATE_HZ, n_samples=40, program=program).start()
 
 
-def test_a_number_that_is_none_shows_on_starting(program: Path, emg_uv: NDArray[np.float32]) -> None:
+def test_a_number_that_is_none_shows_on_starting(program, emg_uv):
     emg_uv[100, 3] = np.nan
 
     with pytest.raises(DataError, match="NaN"):
         FirmwareBand([emg_uv], RATE_HZ, program=program).start()
 
 
-def test_a_band_dies_with_the_process_that_started_it(program: Path) -> None:
+def test_a_band_dies_with_the_process_that_started_it(program):
     with subprocess.Popen([program, "--control"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"/dev/")
@@ -158,14 +157,14 @@ def test_a_band_dies_with_the_process_that_started_it(program: Path) -> None:
         assert process.wait(60.0) == 0
 
 
-def test_building_without_a_compiler_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_building_without_a_compiler_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(ArtifactError, match="needs make: run 'sudo apt install build-essential'"):
         build_firmware(build_dir=tmp_path / "build")
 
 
-def test_a_build_is_kept_for_the_same_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_is_kept_for_the_same_sources(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = build_firmware("libcpep-band.so")
     built_s = first.stat().st_mtime
@@ -175,7 +174,7 @@ def test_a_build_is_kept_for_the_same_sources(tmp_path: Path, monkeypatch: pytes
     assert sorted(path.name for path in first.parent.iterdir()) == ["libcpep-band.so"]
 
 
-def test_the_line_is_given_back_to_the_next_host(program: Path, emg_uv: NDArray[np.float32]) -> None:
+def test_the_line_is_given_back_to_the_next_host(program, emg_uv):
     with FirmwareBand([emg_uv], RATE_HZ, sample_format=SampleFormat.I24, program=program) as band:
         for _ in range(3):
             line = open_stream(band.port)

@@ -32,24 +32,24 @@ def decoded(wire: bytes) -> list[Frame]:
 
 @given(any_frame)
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_we_read_what_the_firmware_writes(frame: Frame) -> None:
+def test_we_read_what_the_firmware_writes(frame):
     assert decoded(firmware.c_encode(frame)) == [frame]
 
 
 @given(any_frame)
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_the_firmware_reads_what_we_write(frame: Frame) -> None:
+def test_the_firmware_reads_what_we_write(frame):
     assert firmware.c_decode(encode_frame(frame)[:-1]) == (firmware.INTACT, frame)
 
 
 @given(any_frame)
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_both_write_the_same_bytes(frame: Frame) -> None:
+def test_both_write_the_same_bytes(frame):
     assert firmware.c_encode(frame) == encode_frame(frame)
 
 
 @pytest.mark.parametrize(("wire", "body", "said"), EXAMPLES)
-def test_the_firmware_reads_the_examples_of_the_document(wire: str, body: str, said: str) -> None:
+def test_the_firmware_reads_the_examples_of_the_document(wire, body, said):
     verdict, frame = firmware.c_decode(bytes.fromhex(wire)[:-1])
 
     assert (verdict, repr(frame)) == (firmware.INTACT, said)
@@ -57,7 +57,7 @@ def test_the_firmware_reads_the_examples_of_the_document(wire: str, body: str, s
 
 @given(st.binary(max_size=2_000))
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_crc_is_that_of_zlib(data: bytes) -> None:
+def test_crc_is_that_of_zlib(data):
     assert firmware.library().cpep_wire_crc32(firmware.exactly(data), len(data)) == crc32(data)
 
 
@@ -69,7 +69,7 @@ runs = st.lists(st.tuples(st.integers(0, 520), st.integers(0, 2)), max_size=4).m
 
 @given(st.one_of(st.binary(max_size=1_024), runs))
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_cobs_is_that_of_the_library_both_ways(data: bytes) -> None:
+def test_cobs_is_that_of_the_library_both_ways(data):
     n_room = len(data) + len(data) // 254 + 1
     encoded = firmware.exactly(bytes(n_room))
     n_encoded = firmware.library().cpep_wire_cobs_encode(firmware.exactly(data), len(data), encoded)
@@ -83,7 +83,7 @@ def test_cobs_is_that_of_the_library_both_ways(data: bytes) -> None:
 
 @given(st.binary(min_size=1, max_size=600))
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_what_the_library_calls_no_cobs_the_firmware_does_too(data: bytes) -> None:
+def test_what_the_library_calls_no_cobs_the_firmware_does_too(data):
     data = data.replace(b"\0", b"\1")
     try:
         expected = cobs.decode(data)
@@ -96,7 +96,7 @@ def test_what_the_library_calls_no_cobs_the_firmware_does_too(data: bytes) -> No
 
 @given(any_frame, st.integers(0, 10**6))
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_the_firmware_accepts_no_frame_with_one_bit_flipped(frame: Frame, where: int) -> None:
+def test_the_firmware_accepts_no_frame_with_one_bit_flipped(frame, where):
     wire = bytearray(encode_frame(frame))
     bit = where % (8 * len(wire))
     wire[bit // 8] ^= 1 << bit % 8
@@ -114,7 +114,7 @@ bodies = st.builds(
 
 @given(bodies)
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_both_pass_the_same_verdict_on_intact_bodies_with_any_content(body: bytes) -> None:
+def test_both_pass_the_same_verdict_on_intact_bodies_with_any_content(body):
     wire = cobs.encode(body + crc32(body).to_bytes(4, "little")) + b"\0"
     ours = FrameDecoder()
     received = ours.feed(b"\0" + wire)
@@ -142,7 +142,7 @@ def _without_a_byte(wire: bytes, where: int) -> bytes:
 
 @given(st.lists(pieces, max_size=8))
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_both_make_the_same_of_a_damaged_stream(parts: list[bytes]) -> None:
+def test_both_make_the_same_of_a_damaged_stream(parts):
     stream = b"\0" + b"".join(parts) + b"\0"
     ours, theirs = FrameDecoder(), firmware.CFrameDecoder()
 
@@ -150,13 +150,13 @@ def test_both_make_the_same_of_a_damaged_stream(parts: list[bytes]) -> None:
     assert theirs.counts == asdict(ours.counts)
 
 
-def test_a_frame_that_is_too_long_for_the_wire_is_not_written() -> None:
+def test_a_frame_that_is_too_long_for_the_wire_is_not_written():
     assert firmware.c_encode(Data(0, 0, 0, 62, 8, SampleFormat.I16, 0, bytes(992))) != b""
     assert firmware.c_encode(Data(0, 0, 0, 63, 8, SampleFormat.I16, 0, bytes(1008))) == b""
     assert firmware.c_encode(Info(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(255), *["x" * 255] * 3)) == b""
 
 
-def test_a_longest_frame_of_any_bytes_fits_its_buffer() -> None:
+def test_a_longest_frame_of_any_bytes_fits_its_buffer():
     for filling in (b"\x00", b"\xff"):
         frame = Data(0, 0, 0, 125, 4, SampleFormat.I16, 0, filling * 1_000)
         wire = firmware.c_encode(frame)
@@ -165,7 +165,7 @@ def test_a_longest_frame_of_any_bytes_fits_its_buffer() -> None:
 
 
 @pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs apt-get install gcc-arm-none-eabi")
-def test_the_firmware_builds_for_cortex_m_and_calls_nothing_but_memcpy(tmp_path: Path) -> None:
+def test_the_firmware_builds_for_cortex_m_and_calls_nothing_but_memcpy(tmp_path):
     made = subprocess.run(
         ["make", "-C", str(FIRMWARE), f"BUILD={tmp_path}", "cortex"], capture_output=True, text=True, check=False
     )
@@ -176,7 +176,7 @@ def test_the_firmware_builds_for_cortex_m_and_calls_nothing_but_memcpy(tmp_path:
 
 
 @pytest.mark.slow
-def test_none_of_this_makes_the_sanitizers_speak(tmp_path: Path) -> None:
+def test_none_of_this_makes_the_sanitizers_speak(tmp_path):
     if firmware.LIBRARY_VARIABLE in os.environ:
         pytest.skip("these are the sanitizers")
     library = build_firmware("libcpep-band-sanitized.so")

@@ -41,7 +41,7 @@ def board() -> Board:
     return board
 
 
-def test_a_band_greets_with_info_and_repeats_it_when_asked() -> None:
+def test_a_band_greets_with_info_and_repeats_it_when_asked():
     board = Board()
     (greeting,) = board.poll()
     (answer,) = board.order(Identify)
@@ -53,19 +53,19 @@ def test_a_band_greets_with_info_and_repeats_it_when_asked() -> None:
     assert answer.capabilities == Capability.TELEMETRY | Capability.CONFIG
 
 
-def test_the_first_byte_on_the_wire_is_a_delimiter() -> None:
+def test_the_first_byte_on_the_wire_is_a_delimiter():
     board = Board()
     firmware.library().cpep_band_poll(board._band)
 
     assert board.wire[0] == 0
 
 
-def test_before_any_stream_stop_repeats_no_end(board: Board) -> None:
+def test_before_any_stream_stop_repeats_no_end(board):
 
     assert [type(frame) for frame in board.order(Stop)] == [Ack]
 
 
-def test_telemetry_comes_once_a_second_of_a_stream(board: Board) -> None:
+def test_telemetry_comes_once_a_second_of_a_stream(board):
     assert board.poll() == []
     times_us = [frame.t_us for frame in board.order(Start) if isinstance(frame, Telemetry)]
     for _ in range(50):
@@ -75,13 +75,13 @@ def test_telemetry_comes_once_a_second_of_a_stream(board: Board) -> None:
     assert times_us == [n * 1_000_000 for n in range(6)]
 
 
-def test_ping_is_answered_with_when_it_came_and_when_the_answer_left(board: Board) -> None:
+def test_ping_is_answered_with_when_it_came_and_when_the_answer_left(board):
     board.clock_us = 123_456
 
     assert board.order(Ping)[0] == Pong(1, 123_456, 123_456)
 
 
-def test_an_idle_board_tells_its_battery_behind_a_pong_once_a_second_at_most(board: Board) -> None:
+def test_an_idle_board_tells_its_battery_behind_a_pong_once_a_second_at_most(board):
     times_us = []
     for _ in range(50):
         board.clock_us += 100_000
@@ -93,7 +93,7 @@ def test_an_idle_board_tells_its_battery_behind_a_pong_once_a_second_at_most(boa
     assert times_us == [100_000 + n * 1_000_000 for n in range(5)]
 
 
-def test_a_benchmark_tells_the_battery_between_its_runs_once_a_second() -> None:
+def test_a_benchmark_tells_the_battery_between_its_runs_once_a_second():
     engine = Engine()
     board = Board(engine=engine)
     board.poll()
@@ -109,7 +109,7 @@ def test_a_benchmark_tells_the_battery_between_its_runs_once_a_second() -> None:
     assert [frame.t_us for frame in telemetry if isinstance(frame, Telemetry)] == [5_300_000, 6_500_000, 7_700_000]
 
 
-def test_config_changes_the_next_stream_and_refuses_what_cannot_be() -> None:
+def test_config_changes_the_next_stream_and_refuses_what_cannot_be():
     board = Board(rates=(1_000.0,))
     board.poll()
     assert board.order(Config, 0.0, 20, UNCHANGED_FORMAT) == [Ack(1, Config.TYPE)]
@@ -126,16 +126,14 @@ def test_config_changes_the_next_stream_and_refuses_what_cannot_be() -> None:
 
 
 @pytest.mark.parametrize(("order", "fields"), [(BenchCommand, (10,)), (Calibrate, (0, struct.pack("<2f", 1, 1)))])
-def test_a_band_without_an_engine_can_neither_time_nor_calibrate_it(
-    board: Board, order: type[BenchCommand | Calibrate], fields: tuple[object, ...]
-) -> None:
+def test_a_band_without_an_engine_can_neither_time_nor_calibrate_it(board, order, fields):
     (answer,) = board.order(order, *fields)
 
     assert isinstance(answer, Nak)
     assert (answer.command, answer.code) == (order.TYPE, NakCode.UNSUPPORTED)
 
 
-def test_an_engine_hears_every_sample_and_is_heard_at_once() -> None:
+def test_an_engine_hears_every_sample_and_is_heard_at_once():
     engine = Engine()
     board = streaming(Board(engine=engine))
     board.convert(3)
@@ -148,7 +146,7 @@ def test_an_engine_hears_every_sample_and_is_heard_at_once() -> None:
     assert engine.n_starts == 1
 
 
-def test_an_engine_is_timed_when_nothing_streams() -> None:
+def test_an_engine_is_timed_when_nothing_streams():
     engine = Engine()
     board = Board(engine=engine)
     (info,) = board.poll()
@@ -164,7 +162,7 @@ def test_an_engine_is_timed_when_nothing_streams() -> None:
     assert [frame.code for frame in refused if isinstance(frame, Nak)] == [2, 3, 3]
 
 
-def test_an_engine_is_calibrated_when_nothing_streams_and_with_a_gain_for_each_channel() -> None:
+def test_an_engine_is_calibrated_when_nothing_streams_and_with_a_gain_for_each_channel():
     engine = Engine()
     board = Board(engine=engine)
     (info,) = board.poll()
@@ -183,21 +181,21 @@ def test_an_engine_is_calibrated_when_nothing_streams_and_with_a_gain_for_each_c
     assert engine.calibration == (1, 0.5, 3.0)
 
 
-def test_log_lines_reach_the_host(board: Board) -> None:
+def test_log_lines_reach_the_host(board):
     board.clock_us = 9
     board.log(30, "the battery is cold")
 
     assert board.poll() == [Log(0, 9, 30, "the battery is cold")]
 
 
-def test_an_impossible_band_does_not_start() -> None:
+def test_an_impossible_band_does_not_start():
     for shape in ((63, 8), (0, 2), (10, 0), (1, 33)):
         impossible = Info(0, 1, 1, 1, 0, 0, *shape, 0, 0, b"", "", "", "")
         assert not Board(impossible).works
     assert not Board(Info(0, 1, 1, 1, 0, 0, 1, 1, 0, 0, bytes(255), *["x" * 255] * 3)).works
 
 
-def test_a_host_that_asks_and_never_reads_costs_no_more_than_the_outbox(board: Board) -> None:
+def test_a_host_that_asks_and_never_reads_costs_no_more_than_the_outbox(board):
     board.room_bytes = 0
     for _ in range(200):
         board.order(Identify)

@@ -24,7 +24,7 @@ CORE = [FIRMWARE / f"cpep_{part}.c" for part in ("wire", "frames", "decoder", "b
     shutil.which("g++") is None or shutil.which("cc") is None,
     reason="needs a C and a C++ compiler: apt-get install build-essential",
 )
-def test_the_arduino_sketch_streams_to_the_driver(tmp_path: Path) -> None:
+def test_the_arduino_sketch_streams_to_the_driver(tmp_path):
     for source in CORE:
         subprocess.run(
             ["cc", "-std=c99", "-O1", "-c", str(source), "-o", str(tmp_path / f"{source.stem}.o")], check=True
@@ -64,7 +64,7 @@ def test_the_arduino_sketch_streams_to_the_driver(tmp_path: Path) -> None:
     shutil.which("nm") is None or shutil.which("make") is None,
     reason="needs make and nm: apt-get install build-essential",
 )
-def test_every_name_of_the_firmware_begins_with_cpep(tmp_path: Path) -> None:
+def test_every_name_of_the_firmware_begins_with_cpep(tmp_path):
     library = build_firmware("libcpep-band.so", tmp_path)
     listed = subprocess.run(["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True)
     names = {line.split()[-1] for line in listed.stdout.splitlines()} - {"_init", "_fini"}

@@ -32,7 +32,7 @@ from tests.firmware_bridge.firmware_board import Board, Engine, data, streaming
 pytestmark = needs_compiler
 
 
-def test_a_stream_follows_its_ack_and_counts_from_zero() -> None:
+def test_a_stream_follows_its_ack_and_counts_from_zero():
     board = streaming(Board())
     board.convert(25)
     first = board.poll()
@@ -49,7 +49,7 @@ def test_a_stream_follows_its_ack_and_counts_from_zero() -> None:
     np.testing.assert_array_equal(counts, np.stack([np.arange(30), -np.arange(30)], axis=1))
 
 
-def test_the_number_of_a_frame_wraps_and_the_index_of_a_sample_does_not() -> None:
+def test_the_number_of_a_frame_wraps_and_the_index_of_a_sample_does_not():
     board = Board()
     board.poll()
     board.order(Config, 0.0, 1, SampleFormat.I16)
@@ -63,7 +63,7 @@ def test_the_number_of_a_frame_wraps_and_the_index_of_a_sample_does_not() -> Non
     assert all(ledger.accept(frame.seq, frame.sample_index, 1) == index for index, frame in enumerate(received))
 
 
-def test_a_board_is_told_how_many_samples_it_may_sleep() -> None:
+def test_a_board_is_told_how_many_samples_it_may_sleep():
     board = Board()
     assert board.wanted() == 0
     streaming(board)
@@ -73,7 +73,7 @@ def test_a_board_is_told_how_many_samples_it_may_sleep() -> None:
     assert board.wanted() == 7
 
 
-def test_stop_sends_what_was_converted_and_where_the_stream_ended() -> None:
+def test_stop_sends_what_was_converted_and_where_the_stream_ended():
     board = streaming(Board())
     board.convert(13)
     board.poll()
@@ -87,7 +87,7 @@ def test_stop_sends_what_was_converted_and_where_the_stream_ended() -> None:
     assert board.n_stops == 2
 
 
-def test_a_recording_that_is_over_ends_the_stream() -> None:
+def test_a_recording_that_is_over_ends_the_stream():
     board = streaming(Board())
     board.convert(12)
     board.over = True
@@ -98,7 +98,7 @@ def test_a_recording_that_is_over_ends_the_stream() -> None:
     assert board.poll() == []
 
 
-def test_start_in_the_midst_of_a_stream_begins_a_new_one() -> None:
+def test_start_in_the_midst_of_a_stream_begins_a_new_one():
     board = streaming(Board())
     board.convert(17)
     board.poll()
@@ -111,7 +111,7 @@ def test_start_in_the_midst_of_a_stream_begins_a_new_one() -> None:
     assert board.n_starts == 2
 
 
-def test_a_converter_that_does_not_start_is_a_refusal() -> None:
+def test_a_converter_that_does_not_start_is_a_refusal():
     board = Board()
     board.starts = False
     board.poll()
@@ -121,7 +121,7 @@ def test_a_converter_that_does_not_start_is_a_refusal() -> None:
     assert answer.code == NakCode.NOT_NOW
 
 
-def test_a_full_line_costs_whole_frames_which_are_counted_and_flagged() -> None:
+def test_a_full_line_costs_whole_frames_which_are_counted_and_flagged():
     board = streaming(Board())
     board.room_bytes = 0
     board.convert(50)
@@ -138,7 +138,7 @@ def test_a_full_line_costs_whole_frames_which_are_counted_and_flagged() -> None:
     assert (telemetry.tx_overruns, telemetry.battery_mv) == (4, 3_700)
 
 
-def test_a_frame_is_never_cut_by_a_line_that_takes_a_few_bytes_at_a_time() -> None:
+def test_a_frame_is_never_cut_by_a_line_that_takes_a_few_bytes_at_a_time():
     board = streaming(Board())
     received = []
     for number in range(40):
@@ -149,7 +149,7 @@ def test_a_frame_is_never_cut_by_a_line_that_takes_a_few_bytes_at_a_time() -> No
     assert len(data(received)) >= 3
 
 
-def test_samples_that_the_converter_missed_are_counted_and_part_frames() -> None:
+def test_samples_that_the_converter_missed_are_counted_and_part_frames():
     board = streaming(Board())
     board.convert(4)
     board.converted.append((9_000, 3, 0, (7, -7)))
@@ -167,7 +167,7 @@ def test_samples_that_the_converter_missed_are_counted_and_part_frames() -> None
 
 
 @pytest.mark.parametrize(("sample_format", "limit"), [(SampleFormat.I16, 2**15), (SampleFormat.I24, 2**23)])
-def test_what_exceeds_the_format_is_clipped_and_flagged(sample_format: SampleFormat, limit: int) -> None:
+def test_what_exceeds_the_format_is_clipped_and_flagged(sample_format, limit):
     board = Board()
     board.poll()
     board.order(Config, 0.0, 2, sample_format)
@@ -197,7 +197,7 @@ events = st.one_of(
 
 @given(st.lists(events, max_size=40))
 @settings(max_examples=firmware.N_EXAMPLES, deadline=None)
-def test_whatever_happens_frames_stay_whole_and_samples_are_accounted_for(happenings: list[bytes | int]) -> None:
+def test_whatever_happens_frames_stay_whole_and_samples_are_accounted_for(happenings):
     board, received, n_converted = Board(engine=Engine()), list[Frame](), 0
     for happening in happenings:
         if isinstance(happening, bytes):

@@ -19,7 +19,6 @@ from cpep_bridge.frames import (
     Config,
     Data,
     End,
-    Frame,
     Identify,
     Info,
     Log,
@@ -93,7 +92,7 @@ def reference_wire(body: bytes) -> bytes:
 
 @given(any_frame)
 @settings(max_examples=250, deadline=None)
-def test_decoding_an_encoded_frame_returns_it(frame: Frame) -> None:
+def test_decoding_an_encoded_frame_returns_it(frame):
     wire = encode_frame(frame)
 
     assert FrameDecoder().feed(b"\0" + wire) == [frame]
@@ -102,7 +101,7 @@ def test_decoding_an_encoded_frame_returns_it(frame: Frame) -> None:
 
 @given(data_frames())
 @settings(max_examples=100, deadline=None)
-def test_data_on_the_wire_is_what_an_independent_encoder_writes(frame: Data) -> None:
+def test_data_on_the_wire_is_what_an_independent_encoder_writes(frame):
     numbers = (frame.sample_index.to_bytes(4, "little"), frame.t_us.to_bytes(8, "little"))
     head = bytes([1, 0x10]) + frame.seq.to_bytes(2, "little") + b"".join(numbers)
     body = head + bytes([frame.n_samples, frame.n_channels, frame.sample_format, frame.flags]) + frame.samples
@@ -112,7 +111,7 @@ def test_data_on_the_wire_is_what_an_independent_encoder_writes(frame: Data) -> 
 
 @given(st.lists(any_frame, max_size=8), st.lists(st.integers(1, 400), min_size=1, max_size=20))
 @settings(max_examples=100, deadline=None)
-def test_how_the_bytes_were_cut_does_not_matter(sent: list[Frame], cuts: list[int]) -> None:
+def test_how_the_bytes_were_cut_does_not_matter(sent, cuts):
     wire = b"".join(encode_frame(frame) for frame in sent)
     decoder, received, offset = FrameDecoder(), [], 0
 
@@ -125,7 +124,7 @@ def test_how_the_bytes_were_cut_does_not_matter(sent: list[Frame], cuts: list[in
 
 @given(any_frame, st.integers(0, 10**6))
 @settings(max_examples=250, deadline=None)
-def test_a_frame_with_any_one_bit_flipped_is_never_accepted(frame: Frame, where: int) -> None:
+def test_a_frame_with_any_one_bit_flipped_is_never_accepted(frame, where):
     wire = bytearray(encode_frame(frame))
     bit = where % (8 * len(wire))
     wire[bit // 8] ^= 1 << bit % 8
@@ -135,7 +134,7 @@ def test_a_frame_with_any_one_bit_flipped_is_never_accepted(frame: Frame, where:
 
 @given(st.integers(0, 10**6), st.sampled_from(["flip", "lose a byte", "lose a run", "insert garbage"]))
 @settings(max_examples=150, deadline=None)
-def test_after_damage_the_decoder_resumes_within_one_delimiter(where: int, how: str) -> None:
+def test_after_damage_the_decoder_resumes_within_one_delimiter(where, how):
     wires = [encode_frame(some_data(seq)) for seq in range(5)]
     victim, at = bytearray(wires[2]), where % (len(wires[2]) - 1)
     if how == "flip":
@@ -154,7 +153,7 @@ def test_after_damage_the_decoder_resumes_within_one_delimiter(where: int, how: 
     assert decoder.counts.corrupt_frames >= 1 or how == "lose a run"  # all of it may be lost without a trace
 
 
-def test_losing_a_delimiter_costs_the_two_frames_it_parted() -> None:
+def test_losing_a_delimiter_costs_the_two_frames_it_parted():
     wires = [encode_frame(some_data(seq)) for seq in range(4)]
     decoder = FrameDecoder()
 
@@ -164,7 +163,7 @@ def test_losing_a_delimiter_costs_the_two_frames_it_parted() -> None:
     assert decoder.counts.corrupt_frames == 1
 
 
-def test_joining_in_the_middle_of_a_frame_is_no_corruption() -> None:
+def test_joining_in_the_middle_of_a_frame_is_no_corruption():
     decoder = FrameDecoder()
 
     received = decoder.feed(encode_frame(some_data(0))[100:] + encode_frame(some_data(1)))
@@ -175,14 +174,14 @@ def test_joining_in_the_middle_of_a_frame_is_no_corruption() -> None:
 
 @given(st.binary(max_size=3_000))
 @settings(max_examples=200, deadline=None)
-def test_noise_before_a_frame_costs_nothing_but_the_noise(noise: bytes) -> None:
+def test_noise_before_a_frame_costs_nothing_but_the_noise(noise):
     decoder = FrameDecoder()
     decoder.feed(noise)
 
     assert decoder.feed(b"\0" + encode_frame(some_data(7)))[-1:] == [some_data(7)]
 
 
-def test_garbage_without_delimiters_is_counted_and_not_kept() -> None:
+def test_garbage_without_delimiters_is_counted_and_not_kept():
     garbage = bytes(range(1, 256)) * 40
     decoder = FrameDecoder()
     tracemalloc.start()
@@ -199,7 +198,7 @@ def test_garbage_without_delimiters_is_counted_and_not_kept() -> None:
 
 
 @pytest.mark.parametrize("body", [b"\x02\x10\x00\x00", b"\x01\x77\x00\x00rest"])
-def test_another_version_or_type_is_counted_and_skipped(body: bytes) -> None:
+def test_another_version_or_type_is_counted_and_skipped(body):
     decoder = FrameDecoder()
 
     received = decoder.feed(reference_wire(body) + encode_frame(some_data(1)))
@@ -220,7 +219,7 @@ def test_another_version_or_type_is_counted_and_skipped(body: bytes) -> None:
         b"\x01\x41\x00\x00\x83\x01\x02\xff\xff",  # a text that is no UTF-8
     ],
 )
-def test_an_intact_frame_whose_lengths_lie_is_corrupt(body: bytes) -> None:
+def test_an_intact_frame_whose_lengths_lie_is_corrupt(body):
     decoder = FrameDecoder()
 
     assert decoder.feed(b"\0" + reference_wire(body)) == []
@@ -228,7 +227,7 @@ def test_an_intact_frame_whose_lengths_lie_is_corrupt(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("sample_format", "limit"), [(SampleFormat.I16, 2**15), (SampleFormat.I24, 2**23)])
-def test_samples_survive_packing_to_the_ends_of_their_range(sample_format: SampleFormat, limit: int) -> None:
+def test_samples_survive_packing_to_the_ends_of_their_range(sample_format, limit):
     rng = np.random.default_rng(3)
     counts = rng.integers(-limit, limit, (50, 7)).astype(np.int32)
     counts[0, :4] = (-limit, limit - 1, -1, 0)
@@ -236,11 +235,11 @@ def test_samples_survive_packing_to_the_ends_of_their_range(sample_format: Sampl
     np.testing.assert_array_equal(unpack_samples(pack_samples(counts, sample_format), 7, sample_format), counts)
 
 
-def test_i24_is_little_endian_twos_complement() -> None:
+def test_i24_is_little_endian_twos_complement():
     assert pack_samples(np.array([[1, -2]], np.int32), SampleFormat.I24) == b"\x01\x00\x00\xfe\xff\xff"
 
 
-def test_a_value_that_does_not_fit_its_field_is_a_callers_slip() -> None:
+def test_a_value_that_does_not_fit_its_field_is_a_callers_slip():
     with pytest.raises(ValueError, match="does not fit its field"):
         encode_frame(Ping(65_536))
     with pytest.raises(ValueError, match="exceeds 255"):
@@ -251,7 +250,7 @@ def test_a_value_that_does_not_fit_its_field_is_a_callers_slip() -> None:
         encode_frame(Data(0, 0, 0, 63, 16, SampleFormat.I16, 0, bytes(63 * 32)))
 
 
-def test_sixteen_channels_at_ten_samples_take_at_most_347_bytes() -> None:
+def test_sixteen_channels_at_ten_samples_take_at_most_347_bytes():
     frame = Data(0xFFFF, 0xFFFF_FFFF, 2**64 - 1, 10, 16, SampleFormat.I16, 0, b"\xff" * 320)
 
     assert len(encode_frame(frame)) in (346, 347)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from cpep_bridge.devices import open_source
 from cpep_bridge.simulator import SimulatedBand
@@ -17,7 +16,7 @@ RATE_HZ = 2_000.0
 
 
 @pytest.fixture
-def session(tmp_path: Path, emg_uv: NDArray[np.float32]) -> Path:
+def session(tmp_path, emg_uv) -> Path:
     """A recorded session, in whole counts of the band."""
     path, time_s = tmp_path / "played.hdf5", np.arange(len(emg_uv)) / RATE_HZ
     meta = SessionMeta("s", "u", "rest", "left", 0.0, float(time_s[-1]), 16, RATE_HZ, "played")
@@ -25,7 +24,7 @@ def session(tmp_path: Path, emg_uv: NDArray[np.float32]) -> Path:
     return path
 
 
-def test_the_commands_of_the_link_work_from_end_to_end(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
+def test_the_commands_of_the_link_work_from_end_to_end(tmp_path, emg_uv):
     out = tmp_path / "one.hdf5"
     with SimulatedBand([emg_uv], RATE_HZ) as band:
         port = band.port
@@ -45,7 +44,7 @@ def test_the_commands_of_the_link_work_from_end_to_end(tmp_path: Path, emg_uv: N
 
 
 @needs_compiler
-def test_simulate_plays_a_session_through_the_firmware(session: Path) -> None:
+def test_simulate_plays_a_session_through_the_firmware(session):
     with simulated(str(session), "--firmware", "--once") as (port, process):
         with open_source(port) as source:
             received = np.concatenate([block.samples_uv for block in source])
@@ -59,13 +58,13 @@ def test_simulate_plays_a_session_through_the_firmware(session: Path) -> None:
     assert "sent 101 frames, of which 0 were lost" in reported
 
 
-def test_simulate_says_that_a_board_of_another_maker_runs_no_firmware_of_ours(session: Path) -> None:
+def test_simulate_says_that_a_board_of_another_maker_runs_no_firmware_of_ours(session):
     answer = invoke("simulate", session, "--device", "chords", "--firmware")
 
     assert "a chords does not run the band's firmware" in str(answer.exception)
 
 
-def test_what_record_keeps_raw_is_recorded_again_to_the_same_samples(tmp_path: Path, session: Path) -> None:
+def test_what_record_keeps_raw_is_recorded_again_to_the_same_samples(tmp_path, session):
     raw = tmp_path / "line.pcap"
     with simulated(str(session), "--loss", "0.05", "--corrupt", "0.05") as (port, _):
         first = invoke("record", "--port", port, "--out", tmp_path / "first.hdf5", "--seconds", "0.3", "--raw", raw)

@@ -1,7 +1,5 @@
 """The account of a stream: passed on once, or lost."""
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +16,7 @@ def deliver(ledger: StreamLedger, seqs: list[int]) -> list[int]:
 
 
 @given(st.lists(st.sampled_from(["ok", "lost", "twice", "late"]), max_size=200), st.randoms(use_true_random=False))
-def test_every_sample_is_passed_on_once_or_lost(fates: list[str], rng: random.Random) -> None:
+def test_every_sample_is_passed_on_once_or_lost(fates, rng):
     order: list[int] = []
     late: list[int] = []
     for seq, fate in enumerate(fates):
@@ -47,9 +45,7 @@ def test_every_sample_is_passed_on_once_or_lost(fates: list[str], rng: random.Ra
         ([0, 200_001], [0, 2_000_010], 200_000, 0, 0),  # a loss longer than the frame counter
     ],
 )
-def test_what_is_late_twice_or_missing_is_counted_as_that(
-    seqs: list[int], accepted: list[int], n_lost: int, n_late: int, n_twice: int
-) -> None:
+def test_what_is_late_twice_or_missing_is_counted_as_that(seqs, accepted, n_lost, n_late, n_twice):
     ledger = StreamLedger()
 
     assert deliver(ledger, seqs) == accepted
@@ -57,7 +53,7 @@ def test_what_is_late_twice_or_missing_is_counted_as_that(
     assert (ledger.late_frames, ledger.duplicate_frames) == (n_late, n_twice)
 
 
-def test_both_counters_unwrap_across_their_ends() -> None:
+def test_both_counters_unwrap_across_their_ends():
     ledger, n_samples, n_frames = StreamLedger(), 70_000, 140_000  # wraps u16 twice and u32 twice
 
     indices = [ledger.accept(i & 0xFFFF, i * n_samples & 0xFFFF_FFFF, n_samples) for i in range(n_frames) if i % 1_000]
@@ -66,14 +62,14 @@ def test_both_counters_unwrap_across_their_ends() -> None:
     assert (ledger.lost_frames, ledger.lost_samples) == (140, 140 * n_samples)
 
 
-def test_samples_that_the_converter_missed_are_lost_without_a_lost_frame() -> None:
+def test_samples_that_the_converter_missed_are_lost_without_a_lost_frame():
     ledger = StreamLedger()
 
     assert [ledger.accept(0, 0, 10), ledger.accept(1, 25, 10)] == [0, 25]
     assert (ledger.lost_frames, ledger.lost_samples) == (0, 15)
 
 
-def test_a_new_stream_starts_at_zero_and_keeps_the_counts() -> None:
+def test_a_new_stream_starts_at_zero_and_keeps_the_counts():
     ledger = StreamLedger()
     deliver(ledger, [0, 2])
     ledger.restart()

@@ -26,7 +26,7 @@ def reads(arrivals_s: list[float], wake_jitter_s: float = 0.0) -> Iterator[tuple
 
 
 @pytest.mark.parametrize("drift_ppm", [-100, 0, 100])
-def test_a_steady_stream_is_read_soon_after_each_fourth_frame(drift_ppm: float) -> None:
+def test_a_steady_stream_is_read_soon_after_each_fourth_frame(drift_ppm):
     rng = np.random.default_rng(1)
     due_s = np.arange(1, 8_001) * FRAME_S * (1 + drift_ppm * 1e-6)
     arrivals_s = np.maximum.accumulate(due_s + rng.uniform(0, 0.0005, len(due_s))).tolist()
@@ -41,7 +41,7 @@ def test_a_steady_stream_is_read_soon_after_each_fourth_frame(drift_ppm: float) 
     assert max(late_s) < 0.002
 
 
-def test_after_lost_frames_and_a_stalled_reader_reads_end_at_whole_multiples_again() -> None:
+def test_after_lost_frames_and_a_stalled_reader_reads_end_at_whole_multiples_again():
     pace = Pace(FRAME_S)
     pace.note(4, 1.0)
     pace.note(9, 1.050)  # the reader was late by a frame
@@ -52,7 +52,7 @@ def test_after_lost_frames_and_a_stalled_reader_reads_end_at_whole_multiples_aga
     assert pace.due_s == pytest.approx(1.060 + READ_EVERY_S, abs=0.0011)
 
 
-def test_a_backlog_is_read_without_rest() -> None:
+def test_a_backlog_is_read_without_rest():
     pace = Pace(FRAME_S)
     pace.note(4, 1.0)
     pace.note(60, 1.020)
@@ -60,7 +60,7 @@ def test_a_backlog_is_read_without_rest() -> None:
     assert pace.due_s == 1.020
 
 
-def test_frames_longer_than_a_read_are_read_one_by_one() -> None:
+def test_frames_longer_than_a_read_are_read_one_by_one():
     pace = Pace(0.030)
     pace.note(1, 5.0)
 

@@ -42,7 +42,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_prompts_become_labelled_sessions_and_rows_of_metadata(tmp_path: Path) -> None:
+def test_prompts_become_labelled_sessions_and_rows_of_metadata(tmp_path):
     shown: list[tuple[str, bool]] = []
 
     def show(prompt: Prompt, resting: bool, left_s: float) -> None:
@@ -68,9 +68,7 @@ def test_prompts_become_labelled_sessions_and_rows_of_metadata(tmp_path: Path) -
         ((3, 4), ["train", "train", "val", "train", "test", "val", "test"]),
     ],
 )
-def test_repetitions_that_are_asked_for_are_split_and_a_session_can_be_for_one_thing(
-    tmp_path: Path, repeats: tuple[int, int], splits: list[str]
-) -> None:
+def test_repetitions_that_are_asked_for_are_split_and_a_session_can_be_for_one_thing(tmp_path, repeats, splits):
     prompt = '[[prompt]]\nstage = "{}"\nseconds = 0.1\nrepeat = {}\n'
     text = "rest_s = 0.01\n" + prompt.format("Fist", repeats[0]) + prompt.format("Open", repeats[1])
     prompts = prompts_in(tmp_path, text)
@@ -83,7 +81,7 @@ def test_repetitions_that_are_asked_for_are_split_and_a_session_can_be_for_one_t
     assert {row["filename"].rpartition("_")[2] for row in rows if row["session"] == "two-rep2"} == {"2"}
 
 
-def test_prompts_that_are_recorded_open_as_a_corpus_whose_splits_leak_into_none(tmp_path: Path) -> None:
+def test_prompts_that_are_recorded_open_as_a_corpus_whose_splits_leak_into_none(tmp_path):
     corpus = pytest.importorskip("cpep_train.corpus")
     leakage = pytest.importorskip("cpep_train.leakage")
     record_all(samples(), tmp_path / "corpus", prompts_in(tmp_path))
@@ -94,7 +92,7 @@ def test_prompts_that_are_recorded_open_as_a_corpus_whose_splits_leak_into_none(
     assert len(leakage.audit(found).entries) == 3
 
 
-def test_a_prompt_that_was_broken_off_is_not_kept(tmp_path: Path) -> None:
+def test_a_prompt_that_was_broken_off_is_not_kept(tmp_path):
     with pytest.raises(LinkError):
         record_all(samples(4_500, LinkError("gone")), tmp_path / "corpus", prompts_in(tmp_path))
 
@@ -105,7 +103,7 @@ def test_a_prompt_that_was_broken_off_is_not_kept(tmp_path: Path) -> None:
     }
 
 
-def test_everything_wrong_in_a_prompt_list_is_said_at_once(tmp_path: Path) -> None:
+def test_everything_wrong_in_a_prompt_list_is_said_at_once(tmp_path):
     with pytest.raises(ConfigError, match=r"list.toml: .*rest is not a known key") as caught:
         prompts_in(tmp_path, 'rest = 1\n[[prompt]]\nstage = "a b"\nseconds = 0')
     assert "prompt.0.stage" in str(caught.value)
@@ -113,9 +111,7 @@ def test_everything_wrong_in_a_prompt_list_is_said_at_once(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("cut", ["a loss", "a restart"])
-def test_a_prompt_that_was_cut_in_two_is_asked_for_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: str
-) -> None:
+def test_a_prompt_that_was_cut_in_two_is_asked_for_again(tmp_path, caplog, cut):
     prompts = prompts_in(tmp_path, 'rest_s = 0.5\n[[prompt]]\nstage = "Fist"\nseconds = 1.0\n')
     whole = [block(n, 50) for n in range(0, 2_000, 50)]  # the prompt begins with sample 1000
     index, boot_id = (4_000, 0) if cut == "a loss" else (0, 1)
@@ -128,7 +124,7 @@ def test_a_prompt_that_was_cut_in_two_is_asked_for_again(
     assert "asked for again" in caplog.text
 
 
-def test_a_prompt_that_was_recorded_but_not_noted_is_noted_the_next_time(tmp_path: Path) -> None:
+def test_a_prompt_that_was_recorded_but_not_noted_is_noted_the_next_time(tmp_path):
     prompts, folder = prompts_in(tmp_path), tmp_path / "corpus"
     record_all(samples(), folder, prompts)
     noted = rows_of(folder)
@@ -142,7 +138,7 @@ def test_a_prompt_that_was_recorded_but_not_noted_is_noted_the_next_time(tmp_pat
     assert len(again) == 6
 
 
-def test_a_row_that_somebody_took_out_stays_out(tmp_path: Path) -> None:
+def test_a_row_that_somebody_took_out_stays_out(tmp_path):
     prompts, folder = prompts_in(tmp_path), tmp_path / "corpus"
     record_all(samples(), folder, prompts)
     head, bad, *others = (folder / "metadata.csv").read_text().splitlines(keepends=True)
@@ -154,7 +150,7 @@ def test_a_row_that_somebody_took_out_stays_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["", "\r\n"])
-def test_rows_go_into_the_columns_that_are_there(tmp_path: Path, end: str) -> None:
+def test_rows_go_into_the_columns_that_are_there(tmp_path, end):
     """A table that a spreadsheet saved: another order, a column more, a byte-order mark, no line end at the end."""
     columns = "note,filename,split,generalization,held_out_stage,held_out_user,moving_hand,side,stage,session,user"
     before = f'\ufeff{columns}\r\n"of\r\nold",one,train,,False,False,left,left,Fist,s,bob{end}'
@@ -168,7 +164,7 @@ def test_rows_go_into_the_columns_that_are_there(tmp_path: Path, end: str) -> No
 
 
 @pytest.mark.parametrize("there", [b"user,session\n", b"\xff\xfeu\x00"])
-def test_a_table_that_no_row_can_be_added_to_is_said_before_the_first_prompt(tmp_path: Path, there: bytes) -> None:
+def test_a_table_that_no_row_can_be_added_to_is_said_before_the_first_prompt(tmp_path, there):
     (tmp_path / "metadata.csv").write_bytes(there)
     shown: list[float] = []
     with pytest.raises(DataError, match=r"metadata.csv cannot be added to: .*; choose another folder"):
@@ -178,7 +174,7 @@ def test_a_table_that_no_row_can_be_added_to_is_said_before_the_first_prompt(tmp
     assert (tmp_path / "metadata.csv").read_bytes() == there
 
 
-def test_names_that_are_too_long_together_are_said_before_the_first_prompt(tmp_path: Path) -> None:
+def test_names_that_are_too_long_together_are_said_before_the_first_prompt(tmp_path):
     prompts = prompts_in(tmp_path, f'[[prompt]]\nstage = "{"S" * 100}"\nseconds = 0.1\n')
     with pytest.raises(ConfigError, match="is too long for the name of a file"):
         record_all(samples(), tmp_path / "corpus", prompts, Wearer("a" * 100, "b" * 100, "left"))
@@ -198,6 +194,6 @@ def test_names_that_are_too_long_together_are_said_before_the_first_prompt(tmp_p
         ("", "seconds = 1\nrepeat = 2.0"),
     ],
 )
-def test_a_prompt_list_that_would_not_end_is_refused(tmp_path: Path, top: str, value: str) -> None:
+def test_a_prompt_list_that_would_not_end_is_refused(tmp_path, top, value):
     with pytest.raises(ConfigError, match=r"prompt list list.toml: (rest_s|prompt.0.(seconds|repeat)): input should"):
         prompts_in(tmp_path, f'{top}\n[[prompt]]\nstage = "Fist"\n{value}\n')

@@ -17,13 +17,13 @@ ROWS = re.findall(r"^\| ([0-9a-f]{2}) \| ([A-Z]+) \| (.+)$", DOCUMENT, re.MULTIL
 KINDS = {kind.TYPE: kind for kind in (Data, *frames._LAID)}
 
 
-def test_the_document_has_examples_and_every_type() -> None:
+def test_the_document_has_examples_and_every_type():
     assert len(EXAMPLES) >= 8
     assert {int(number, 16) for number, _, _ in ROWS} == set(KINDS)
 
 
 @pytest.mark.parametrize(("wire", "body", "said"), EXAMPLES)
-def test_an_example_decodes_to_what_the_document_says(wire: str, body: str, said: str) -> None:
+def test_an_example_decodes_to_what_the_document_says(wire, body, said):
     (frame,) = FrameDecoder().feed(b"\0" + bytes.fromhex(wire))
 
     assert repr(frame) == said
@@ -32,7 +32,7 @@ def test_an_example_decodes_to_what_the_document_says(wire: str, body: str, said
 
 
 @pytest.mark.parametrize(("number", "name", "row"), ROWS)
-def test_the_fields_of_a_type_are_those_of_its_dataclass(number: str, name: str, row: str) -> None:
+def test_the_fields_of_a_type_are_those_of_its_dataclass(number, name, row):
     kind = KINDS[int(number, 16)]
     documented = re.findall(r"(\w+) (?:[uif]\d+|text|bytes)\b", row)
     prose_names = {"reason": "text", "line": "text"}

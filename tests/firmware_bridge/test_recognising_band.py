@@ -29,12 +29,12 @@ pytestmark = [pytest.mark.executorch, needs_compiler]
 
 
 @pytest.fixture(scope="module")
-def program(tiny_bundle: Path) -> Path:
+def program(tiny_bundle) -> Path:
     return build_recognising_firmware(Bundle(tiny_bundle), "cpep-band-sanitized")
 
 
 @pytest.fixture(scope="module")
-def session(tiny_corpus: Path) -> Iterator[Session]:
+def session(tiny_corpus) -> Iterator[Session]:
     with Session(sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]) as opened:
         yield opened
 
@@ -49,9 +49,7 @@ def _heard(source: Band) -> tuple[list[Prediction], NDArray[np.float32]]:
     return source.take_predictions(), np.concatenate(blocks)
 
 
-def test_the_bands_predictions_are_those_of_the_engine_on_the_same_samples(
-    tiny_bundle: Path, session: Session, program: Path, tmp_path: Path
-) -> None:
+def test_the_bands_predictions_are_those_of_the_engine_on_the_same_samples(tiny_bundle, session, program, tmp_path):
     from cpep_export.arm_toolchain import compile_for
     from cpep_export.host_engine import HostEngine
 
@@ -62,7 +60,7 @@ def test_the_bands_predictions_are_those_of_the_engine_on_the_same_samples(
     unpack_sources(bundle, tmp_path / "sources")
     compile_for(tmp_path / "sources", "library", tmp_path / "objects")
     sizes = SimpleNamespace(encoder=bundle.manifest.encoder, front_end=None, gestures=bundle.manifest.gestures)
-    engine = HostEngine(tmp_path / "objects" / "host" / "libcpep.so", sizes)  # type: ignore[arg-type]
+    engine = HostEngine(tmp_path / "objects" / "host" / "libcpep.so", sizes)
     counts = np.rint(signal_uv / cortex_m_spec(bundle).uv_per_count).astype(np.int32)
 
     expected, done = [], 0
@@ -78,9 +76,7 @@ def test_the_bands_predictions_are_those_of_the_engine_on_the_same_samples(
     assert {prediction.sample_index % hop_samples for prediction in predictions} == {0}
 
 
-def test_a_calibrated_band_says_what_the_host_says_with_the_same_profile(
-    tiny_bundle: Path, session: Session, program: Path
-) -> None:
+def test_a_calibrated_band_says_what_the_host_says_with_the_same_profile(tiny_bundle, session, program):
     bundle = Bundle(tiny_bundle)
     manifest, recogniser = bundle.manifest, Recogniser(bundle)
     level_uv = manifest.preprocessing.scale_uv * np.array([0.4, 3.0, 1.0, 0.7], np.float32)
@@ -101,9 +97,7 @@ def test_a_calibrated_band_says_what_the_host_says_with_the_same_profile(
     assert without < 0.9
 
 
-def test_a_calibration_outlives_a_benchmark_whose_golden_inputs_know_no_wearer(
-    tiny_bundle: Path, session: Session, program: Path
-) -> None:
+def test_a_calibration_outlives_a_benchmark_whose_golden_inputs_know_no_wearer(tiny_bundle, session, program):
     manifest = Bundle(tiny_bundle).manifest
     gains, heard = gains_of(manifest, None) * np.float32(0.3), []
     for n_runs in (0, 5):
@@ -120,9 +114,7 @@ def test_a_calibration_outlives_a_benchmark_whose_golden_inputs_know_no_wearer(
     assert {index: heard[0][index] for index in both} == {index: heard[1][index] for index in both}
 
 
-def test_the_band_times_itself_once_its_golden_inputs_come_out_right(
-    tiny_bundle: Path, session: Session, program: Path
-) -> None:
+def test_the_band_times_itself_once_its_golden_inputs_come_out_right(tiny_bundle, session, program):
     with _band(session, program, tiny_bundle) as band, open_source(band.port) as source:
         assert isinstance(source, Band)
         result = source.bench(n_runs=25)
@@ -135,20 +127,18 @@ def test_the_band_times_itself_once_its_golden_inputs_come_out_right(
     assert result.energy_uj == 0  # nothing measures it
 
 
-def test_a_report_says_what_the_band_said_of_itself(tiny_bundle: Path, session: Session, program: Path) -> None:
+def test_a_report_says_what_the_band_said_of_itself(tiny_bundle, session, program):
     with _band(session, program, tiny_bundle) as band:
         figures = ask_band(band.port, n_runs=25)
     report = SimpleNamespace(band=figures)
-    table = report_text.band_table(report)  # type: ignore[arg-type]
+    table = report_text.band_table(report)
     assert table is not None
     assert (figures.n_runs, figures.energy_uj) == (25, None)
     assert dict(table.rows)["inference p50 / p95"] == f"{figures.p50_us / 1e3:.3f} / {figures.p95_us / 1e3:.3f} ms"
     assert "energy of one, as it says itself" not in dict(table.rows)
 
 
-def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(
-    tiny_bundle: Path, session: Session
-) -> None:
+def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(tiny_bundle, session):
     program = build_recognising_firmware(Bundle(tiny_bundle))
     fast = 25  # a reading every 40 ms
     options = {"program": program, "model": Bundle(tiny_bundle)}
@@ -165,7 +155,7 @@ def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(
     assert energy.net_uncertainty_mj < energy.net_mj
 
 
-def test_a_gauge_that_falls_silent_is_told(tiny_bundle: Path, session: Session) -> None:
+def test_a_gauge_that_falls_silent_is_told(tiny_bundle, session):
     program = build_recognising_firmware(Bundle(tiny_bundle))
     said = "gave . readings in a window, too few for a mean: make windows longer than"
     with FirmwareBand([session], session.meta.sample_rate, program=program, model=Bundle(tiny_bundle)) as band:
@@ -173,22 +163,20 @@ def test_a_gauge_that_falls_silent_is_told(tiny_bundle: Path, session: Session) 
             ask_band(band.port, n_runs=25, window_s=0.3)
 
 
-def test_a_band_without_an_engine_says_so_when_asked_for_a_benchmark(session: Session) -> None:
+def test_a_band_without_an_engine_says_so_when_asked_for_a_benchmark(session):
     with FirmwareBand([session], session.meta.sample_rate, once=True) as band, open_source(band.port) as source:
         assert isinstance(source, Band)
         with pytest.raises(LinkError, match="refused BENCH: this band has no encoder"):
             source.bench(n_runs=1)
 
 
-def test_a_signal_of_another_rate_is_refused(tiny_bundle: Path) -> None:
+def test_a_signal_of_another_rate_is_refused(tiny_bundle):
     noise_uv = np.zeros((100, 4), np.float32)
     with pytest.raises(ConfigError, match="reads 500 Hz, and the session to be played has 2000"):
         FirmwareBand([noise_uv], 2000.0, model=Bundle(tiny_bundle))
 
 
-def test_a_profile_that_a_band_cannot_be_told_is_refused(
-    tiny_bundle: Path, session: Session, program: Path, tmp_path: Path
-) -> None:
+def test_a_profile_that_a_band_cannot_be_told_is_refused(tiny_bundle, session, program, tmp_path):
     from cpep_edge.live_run import _calibrated
 
     manifest = Bundle(tiny_bundle).manifest.model_copy(update={"front_end": object()})
@@ -197,7 +185,7 @@ def test_a_profile_that_a_band_cannot_be_told_is_refused(
             _calibrated(source, manifest, tmp_path / "profile.json")
 
 
-def test_a_gesture_that_the_bundle_does_not_have_tells_of_another_model(tiny_bundle: Path) -> None:
+def test_a_gesture_that_the_bundle_does_not_have_tells_of_another_model(tiny_bundle):
     class OtherModel:
         def take_predictions(self) -> list[Prediction]:
             return [Prediction(0, 1, 2, 99, 1.0, 1, 1)]
@@ -209,9 +197,7 @@ def test_a_gesture_that_the_bundle_does_not_have_tells_of_another_model(tiny_bun
         list(decisions_of(OtherModel(), Bundle(tiny_bundle).manifest))
 
 
-def test_live_on_device_shows_the_bands_own_decisions_and_hands_them_to_sinks(
-    tiny_bundle: Path, session: Session, program: Path, tmp_path: Path
-) -> None:
+def test_live_on_device_shows_the_bands_own_decisions_and_hands_them_to_sinks(tiny_bundle, session, program, tmp_path):
     sink = tmp_path / "decisions.jsonl"
     with _band(session, program, tiny_bundle) as band:
         options = ("--port", band.port, "--on-device", "--sink", sink, "--json")

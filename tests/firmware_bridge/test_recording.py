@@ -4,11 +4,9 @@ import os
 import re
 import signal
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from cpep_bridge import recording
 from cpep_bridge.devices import open_source
@@ -18,13 +16,10 @@ from cpep_edge.blocks import LinkCounts
 from cpep_edge.errors import ConfigError, CpepError, DataError, LinkError
 from cpep_edge.session import Session
 from tests.firmware_bridge.blocks_in_memory import INFO, RATE_HZ, WEARER, BlocksInMemory, block
-from tests.firmware_bridge.virtual_time import VirtualTime
 from tests.processes import files_of_at_most, python, start
 
 
-def test_a_recorded_session_holds_every_sample_and_shows_losses_as_gaps(
-    tmp_path: Path, emg_uv: NDArray[np.float32]
-) -> None:
+def test_a_recorded_session_holds_every_sample_and_shows_losses_as_gaps(tmp_path, emg_uv):
     with SimulatedBand([emg_uv] * 4, RATE_HZ, once=True, lossless=True, speed=8, loss=0.02, seed=2) as band:
         with open_source(band.port) as source:
             recorded = record(source, tmp_path / "one.hdf5", WEARER, "FingerFreeform")
@@ -44,7 +39,7 @@ def test_a_recorded_session_holds_every_sample_and_shows_losses_as_gaps(
     assert list(tmp_path.iterdir()) == [recorded.path]
 
 
-def test_time_goes_on_through_a_restart_of_the_device_by_the_hosts_clock() -> None:
+def test_time_goes_on_through_a_restart_of_the_device_by_the_hosts_clock():
     timeline = Timeline(RATE_HZ)
     first_s = timeline.start_s(block(0))
     assert timeline.start_s(block(10)) - first_s == pytest.approx(0.005, abs=1e-6)
@@ -54,7 +49,7 @@ def test_time_goes_on_through_a_restart_of_the_device_by_the_hosts_clock() -> No
     assert timeline.start_s(block(30, boot_id=1)) - first_s == pytest.approx(3.020, abs=1e-6)
 
 
-def test_so_many_seconds_are_so_many_samples(tmp_path: Path) -> None:
+def test_so_many_seconds_are_so_many_samples(tmp_path):
     source = BlocksInMemory([block(n, 64) for n in range(0, 6_400, 64)])
     recorded = record(source, tmp_path / "one.hdf5", WEARER, "rest", seconds=1.5)
 
@@ -63,7 +58,7 @@ def test_so_many_seconds_are_so_many_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [LinkError("the device is gone"), KeyboardInterrupt()])
-def test_a_recording_that_ends_early_leaves_a_whole_session(tmp_path: Path, error: BaseException) -> None:
+def test_a_recording_that_ends_early_leaves_a_whole_session(tmp_path, error):
     source = BlocksInMemory([block(0), block(10)], error)
     try:
         record(source, tmp_path / "one.hdf5", WEARER, "rest")
@@ -75,7 +70,7 @@ def test_a_recording_that_ends_early_leaves_a_whole_session(tmp_path: Path, erro
     assert not journal_of(tmp_path / "one.hdf5").exists()
 
 
-def test_a_source_that_gave_nothing_leaves_nothing(tmp_path: Path) -> None:
+def test_a_source_that_gave_nothing_leaves_nothing(tmp_path):
     assert record(BlocksInMemory([]), tmp_path / "one.hdf5", WEARER, "rest") is None
     assert list(tmp_path.iterdir()) == []
 
@@ -98,7 +93,7 @@ with open_source(sys.argv[1]) as source:
 """
 
 
-def test_a_kill_loses_at_most_the_last_second(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
+def test_a_kill_loses_at_most_the_last_second(tmp_path, emg_uv):
     path = tmp_path / "one.hdf5"
     with SimulatedBand([emg_uv], RATE_HZ) as band:
         with start("-c", KILLED, band.port, path) as process:
@@ -115,7 +110,7 @@ def test_a_kill_loses_at_most_the_last_second(tmp_path: Path, emg_uv: NDArray[np
         np.testing.assert_allclose(session.emg(0, 900), emg_uv[:900], atol=0.126)
 
 
-def test_a_journal_cut_anywhere_gives_the_whole_rows_before_the_cut(tmp_path: Path) -> None:
+def test_a_journal_cut_anywhere_gives_the_whole_rows_before_the_cut(tmp_path):
     path = tmp_path / "one.hdf5"
     recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
     recorder.add(1e9, block(0, 100).samples_uv)
@@ -135,21 +130,21 @@ def test_a_journal_cut_anywhere_gives_the_whole_rows_before_the_cut(tmp_path: Pa
         recover(recorder.journal)
 
 
-def test_a_journal_that_is_a_pipe_is_said_at_once(tmp_path: Path) -> None:
+def test_a_journal_that_is_a_pipe_is_said_at_once(tmp_path):
     journal = journal_of(tmp_path / "one.hdf5")
     os.mkfifo(journal)
     with pytest.raises(DataError, match="it is not a plain file"):
         recover(journal)
 
 
-def test_a_journal_that_was_left_behind_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_journal_that_was_left_behind_is_not_overwritten(tmp_path):
     journal_of(tmp_path / "one.hdf5").write_bytes(b"precious")
 
     with pytest.raises(DataError, match="left from a recording that was cut off: keep it with 'cpep-edge record --rec"):
         record(BlocksInMemory([block(0)]), tmp_path / "one.hdf5", WEARER, "rest")
 
 
-def test_a_disk_that_fills_is_one_sentence_and_what_is_on_it_stays_readable(tmp_path: Path) -> None:
+def test_a_disk_that_fills_is_one_sentence_and_what_is_on_it_stays_readable(tmp_path):
     path = tmp_path / "one.hdf5"
     recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
     said = r"cannot continue writing .*one.hdf5 after 2\.\d s: .*; make room, then run '.* record --recover .*part'"
@@ -161,7 +156,7 @@ def test_a_disk_that_fills_is_one_sentence_and_what_is_on_it_stays_readable(tmp_
     assert recover(journal_of(path)).n_samples == pytest.approx(100_000 / 24, abs=20)
 
 
-def test_recovering_takes_no_more_memory_for_more_hours(tmp_path: Path) -> None:
+def test_recovering_takes_no_more_memory_for_more_hours(tmp_path):
     """A gap on the border of two stretches is counted once, as anywhere."""
     n_rows = 1_000_000
     recorder = Recorder(tmp_path / "long.hdf5", session_meta(INFO, tmp_path / "long.hdf5", WEARER, "Fist"))
@@ -186,7 +181,7 @@ def test_recovering_takes_no_more_memory_for_more_hours(tmp_path: Path) -> None:
         assert len(session.gaps()) == 2
 
 
-def test_the_journal_is_on_the_disk_within_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_journal_is_on_the_disk_within_a_second(tmp_path, monkeypatch):
     """By a clock that the test moves: what was written when a second has passed was synced."""
     now_s, size_at_sync = [100.0], []
 
@@ -209,7 +204,7 @@ def test_the_journal_is_on_the_disk_within_a_second(tmp_path: Path, monkeypatch:
         assert any(synced_at_s <= at_s + 1.0 and synced >= size for synced_at_s, synced in size_at_sync), at_s
 
 
-def test_a_session_that_exists_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_a_session_that_exists_is_replaced_only_when_asked(tmp_path):
     path = tmp_path / "one.hdf5"
     record(BlocksInMemory([block(0, 100)]), path, WEARER, "rest")
     for taken in (path, tmp_path):
@@ -223,7 +218,7 @@ def test_a_session_that_exists_is_replaced_only_when_asked(tmp_path: Path) -> No
         assert session.n_samples == 10
 
 
-def test_a_session_that_came_while_another_was_recorded_is_kept_and_the_journal_too(tmp_path: Path) -> None:
+def test_a_session_that_came_while_another_was_recorded_is_kept_and_the_journal_too(tmp_path):
     path = tmp_path / "one.hdf5"
     recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
     recorder.add(1e9, block(0, 100).samples_uv)
@@ -235,9 +230,7 @@ def test_a_session_that_came_while_another_was_recorded_is_kept_and_the_journal_
     assert recover(journal_of(path), force=True).n_samples == 100
 
 
-def test_a_journal_in_use_is_neither_recovered_nor_recorded_over(
-    tmp_path: Path, virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_in_use_is_neither_recovered_nor_recorded_over(tmp_path, virtual_time, monkeypatch):
     monkeypatch.setattr("cpep_bridge.recording.time", virtual_time)  # a lock is waited for
     path = tmp_path / "one.hdf5"
     recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
@@ -252,7 +245,7 @@ def test_a_journal_in_use_is_neither_recovered_nor_recorded_over(
     assert finished.n_samples == 50
 
 
-def test_seconds_count_samples_through_losses_and_restarts(tmp_path: Path) -> None:
+def test_seconds_count_samples_through_losses_and_restarts(tmp_path):
     blocks = [block(0, 1_000), block(50_000, 1_000), block(0, 1_000, boot_id=1, host_t_s=60.0)]
     recorded = record(BlocksInMemory([*blocks, block(1_000, 9_000, boot_id=1)]), tmp_path / "a.hdf5", WEARER, "x", 2.0)
 
@@ -261,7 +254,7 @@ def test_seconds_count_samples_through_losses_and_restarts(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("heard_hz", [1_600.4, 2_400.0])
-def test_a_session_is_of_the_rate_at_which_its_samples_came(tmp_path: Path, heard_hz: float) -> None:
+def test_a_session_is_of_the_rate_at_which_its_samples_came(tmp_path, heard_hz):
     source = BlocksInMemory([block(0, 1_000), block(1_500, 9_000)])
     source.counts = LinkCounts(heard_hz=heard_hz)
     recorded = record(source, tmp_path / "one.hdf5", WEARER, "rest", seconds=4.0)
@@ -308,7 +301,7 @@ except CpepError as error:
 
 
 @pytest.mark.parametrize("what", ["session", "prompts", "record"])
-def test_a_disk_that_fills_while_a_session_is_made_loses_nothing(tmp_path: Path, what: str) -> None:
+def test_a_disk_that_fills_while_a_session_is_made_loses_nothing(tmp_path, what):
     """HDF5 breaks down when a write of it is refused: what it does not write is in the journal."""
     done = python("-c", FULL_AT_THE_END, what, tmp_path)
 
@@ -323,7 +316,7 @@ def test_a_disk_that_fills_while_a_session_is_made_loses_nothing(tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["", " ann", "a/b", "a\nb", "\udcff", "a" * 101])
-def test_names_that_no_file_or_table_could_hold_are_refused_where_they_enter(tmp_path: Path, name: str) -> None:
+def test_names_that_no_file_or_table_could_hold_are_refused_where_they_enter(tmp_path, name):
     with pytest.raises(ConfigError, match="not a name for a user"):
         Wearer(name, "monday", "left")
     with pytest.raises(ConfigError, match="not a name for a session"):
@@ -334,7 +327,7 @@ def test_names_that_no_file_or_table_could_hold_are_refused_where_they_enter(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_path_that_is_not_utf_8_is_recorded_to(tmp_path: Path) -> None:
+def test_a_path_that_is_not_utf_8_is_recorded_to(tmp_path):
     path = tmp_path / "caf\udce9.hdf5"
     record(BlocksInMemory([block(0)]), path, WEARER, "rest")
     with Session(path) as session:

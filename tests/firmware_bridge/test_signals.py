@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from cpep_bridge.recording import journal_of
 from cpep_bridge.simulator import SimulatedBand
@@ -53,9 +51,7 @@ def records(out: Path) -> bool:
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("when", ["streaming", pytest.param("unplugged", marks=pytest.mark.slow)])
-def test_a_recording_that_is_stopped_is_whole_and_the_band_is_told(
-    tmp_path: Path, emg_uv: NDArray[np.float32], number: signal.Signals, when: str
-) -> None:
+def test_a_recording_that_is_stopped_is_whole_and_the_band_is_told(tmp_path, emg_uv, number, when):
     link, out = tmp_path / "band", tmp_path / "one.hdf5"
     with SimulatedBand([emg_uv], RATE_HZ, link=link) as band:
         with run("record", "--port", str(link), "--out", str(out), "--reconnect-s", "600", "--json") as process:
@@ -85,9 +81,7 @@ def test_a_recording_that_is_stopped_is_whole_and_the_band_is_told(
         *(pytest.param(other, marks=pytest.mark.slow) for other in (["record", "--out", "x.hdf5"], ["doctor"])),
     ],
 )
-def test_a_command_that_waits_for_an_answer_ends(
-    tmp_path: Path, command: list[str], number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_that_waits_for_an_answer_ends(tmp_path, command, number, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = []
 
@@ -106,9 +100,7 @@ def test_a_command_that_waits_for_an_answer_ends(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_terminal_that_closes_sends_several_signals_and_the_first_one_counts(
-    tmp_path: Path, emg_uv: NDArray[np.float32]
-) -> None:
+def test_a_terminal_that_closes_sends_several_signals_and_the_first_one_counts(tmp_path, emg_uv):
     out = tmp_path / "one.hdf5"
     with SimulatedBand([emg_uv], RATE_HZ) as band:
         with run("record", "--port", band.port, "--out", str(out)) as process:
@@ -125,8 +117,8 @@ def test_a_terminal_that_closes_sends_several_signals_and_the_first_one_counts(
 @pytest.mark.executorch
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_calibration_that_is_stopped_leaves_no_profile_and_the_band_is_told(
-    tiny_bundle: Path, tiny_corpus: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+    tiny_bundle, tiny_corpus, tmp_path, number
+):
     with Session(tiny_corpus / "user_c_GraspPunchCloseFar_0.hdf5") as session:
         emg_uv, rate_hz = session.emg(), session.meta.sample_rate
     profile = tmp_path / "profile.json"

@@ -5,9 +5,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 
 import pytest
 import serial
@@ -23,27 +22,27 @@ from tests.processes import forbidding
 
 
 @pytest.fixture
-def opened(pty_port: PtyPort) -> Iterator[ByteStream]:
+def opened(pty_port) -> Iterator[ByteStream]:
     """The host's end of the pty."""
     with closing(open_stream(pty_port.path)) as opened:
         yield opened
 
 
-def test_bytes_pass_both_ways_over_a_pty(pty_port: PtyPort, opened: ByteStream) -> None:
+def test_bytes_pass_both_ways_over_a_pty(pty_port, opened):
     pty_port.put(b"to the host")
     opened.write(b"to the device")
 
     assert (opened.read(1.0), pty_port.read(1.0)) == (b"to the host", b"to the device")
 
 
-def test_reading_a_silent_port_ends_after_its_timeout(opened: ByteStream) -> None:
+def test_reading_a_silent_port_ends_after_its_timeout(opened):
     started_s = time.monotonic()
 
     assert opened.read(0.05) == b""
     assert time.monotonic() - started_s > 0.04
 
 
-def test_where_select_takes_no_ports_reading_works_all_the_same(pty_port: PtyPort) -> None:
+def test_where_select_takes_no_ports_reading_works_all_the_same(pty_port):
     line = PortableSerialStream(pty_port.path)
     pty_port.put(b"to the host")
     received = line.read(1.0)
@@ -53,19 +52,19 @@ def test_where_select_takes_no_ports_reading_works_all_the_same(pty_port: PtyPor
     line.close()
 
 
-def test_a_port_that_does_not_exist_is_named() -> None:
+def test_a_port_that_does_not_exist_is_named():
     with pytest.raises(LinkError, match=r"there is no port /dev/ttyNONE; .*connected"):
         open_stream("/dev/ttyNONE")
 
 
-def test_a_file_is_not_a_serial_port(tmp_path: Path) -> None:
+def test_a_file_is_not_a_serial_port(tmp_path):
     (tmp_path / "notes.txt").write_text("no port")
 
     with pytest.raises(LinkError, match=r"notes.txt is not a serial port"):
         open_stream(str(tmp_path / "notes.txt"))
 
 
-def test_a_busy_port_says_which_process_has_it(pty_port: PtyPort) -> None:
+def test_a_busy_port_says_which_process_has_it(pty_port):
     line = open_stream(pty_port.path)
 
     with pytest.raises(
@@ -77,7 +76,7 @@ def test_a_busy_port_says_which_process_has_it(pty_port: PtyPort) -> None:
 
 
 @pytest.fixture
-def forbidden_port(pty_port: PtyPort) -> Iterator[str]:
+def forbidden_port(pty_port) -> Iterator[str]:
     """A port that this user may not open; for root, as somebody else."""
     with forbidding(pty_port.path):
         yield pty_port.path
@@ -93,9 +92,7 @@ def belongs_to(group: int, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "stat", stat)
 
 
-def test_a_port_that_one_may_not_use_names_its_group_and_the_line_to_join_it(
-    forbidden_port: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_that_one_may_not_use_names_its_group_and_the_line_to_join_it(forbidden_port, monkeypatch):
     group = next(group for group in grp.getgrall() if group.gr_gid)
     belongs_to(group.gr_gid, forbidden_port, monkeypatch)
 
@@ -104,19 +101,19 @@ def test_a_port_that_one_may_not_use_names_its_group_and_the_line_to_join_it(
         open_stream(forbidden_port)
 
 
-def test_nobody_is_told_to_join_the_group_of_root(forbidden_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_told_to_join_the_group_of_root(forbidden_port, monkeypatch):
     belongs_to(0, forbidden_port, monkeypatch)
     with pytest.raises(LinkError, match="only root may: have a udev rule give it to the group dialout"):
         open_stream(forbidden_port)
 
 
-def test_a_group_without_a_name_is_told_by_its_number(forbidden_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_without_a_name_is_told_by_its_number(forbidden_port, monkeypatch):
     belongs_to(54_321, forbidden_port, monkeypatch)
     with pytest.raises(LinkError, match="the group of number 54321, start this program"):
         open_stream(forbidden_port)
 
 
-def test_a_device_that_is_unplugged_is_reported() -> None:
+def test_a_device_that_is_unplugged_is_reported():
     port = PtyPort()
     line = open_stream(port.path)
     port.close()
@@ -126,7 +123,7 @@ def test_a_device_that_is_unplugged_is_reported() -> None:
     line.close()
 
 
-def test_bytes_pass_both_ways_over_tcp_and_its_end_is_reported() -> None:
+def test_bytes_pass_both_ways_over_tcp_and_its_end_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as server:
         line = open_stream(f"socket://127.0.0.1:{server.getsockname()[1]}")
         peer, _ = server.accept()
@@ -140,7 +137,7 @@ def test_bytes_pass_both_ways_over_tcp_and_its_end_is_reported() -> None:
         line.close()
 
 
-def test_an_address_where_nobody_listens_is_reported() -> None:
+def test_an_address_where_nobody_listens_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
 
@@ -151,17 +148,17 @@ def test_an_address_where_nobody_listens_is_reported() -> None:
 @pytest.mark.parametrize(
     "port", ["socket://", "socket://host", "socket://host:", "socket://:5000", "socket://host:99999"]
 )
-def test_what_is_no_address_is_reported_with_an_example(port: str) -> None:
+def test_what_is_no_address_is_reported_with_an_example(port):
     with pytest.raises(LinkError, match=r"write socket://host:port, for example"):
         open_stream(port)
 
 
-def test_a_device_that_takes_no_bytes_is_reported(opened: ByteStream) -> None:
+def test_a_device_that_takes_no_bytes_is_reported(opened):
     with pytest.raises(LinkError, match=r"took no bytes for 1 s"):
         opened.write(bytes(1_000_000))
 
 
-def test_reading_starts_as_soon_as_a_byte_is_there(pty_port: PtyPort, opened: ByteStream) -> None:
+def test_reading_starts_as_soon_as_a_byte_is_there(pty_port, opened):
     threading.Timer(0.05, pty_port.put, (b"x",)).start()
     started_s = time.monotonic()
 
@@ -170,12 +167,12 @@ def test_reading_starts_as_soon_as_a_byte_is_there(pty_port: PtyPort, opened: By
 
 
 @pytest.fixture
-def lines_profile(tmp_path: Path) -> str:
+def lines_profile(tmp_path) -> str:
     return profile_of_lines(tmp_path, '[commands]\nstart = "go\\n"\n')
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "", "[::1]"])
-def test_a_board_that_sends_datagrams_is_read_by_its_profile(lines_profile: str, host: str) -> None:
+def test_a_board_that_sends_datagrams_is_read_by_its_profile(lines_profile, host):
     family, address = (socket.AF_INET6, "::1") if host == "[::1]" else (socket.AF_INET, "127.0.0.1")
     with socket.socket(family, socket.SOCK_DGRAM) as free:
         try:
@@ -197,7 +194,7 @@ def test_a_board_that_sends_datagrams_is_read_by_its_profile(lines_profile: str,
     assert received == list(range(1, 1 + len(received)))  # the first line may have begun before
 
 
-def test_a_board_on_the_network_is_read_by_its_profile(lines_profile: str, relay: Callable[[str], str]) -> None:
+def test_a_board_on_the_network_is_read_by_its_profile(lines_profile, relay):
     stream = Stream(500.0, line)
     began = threading.Event()
 
@@ -211,7 +208,7 @@ def test_a_board_on_the_network_is_read_by_its_profile(lines_profile: str, relay
 
 
 @pytest.mark.filterwarnings("ignore:set(Daemon|Name)")  # said by pyserial
-def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile: str) -> None:
+def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile):
     stream = Stream(500.0, line)
     stopping = threading.Event()
 
@@ -240,7 +237,7 @@ def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile: str) 
             thread.join()
 
 
-def test_an_address_that_cannot_be_is_one_sentence() -> None:
+def test_an_address_that_cannot_be_is_one_sentence():
     for address in ("udp://127.0.0.1", "udp://127.0.0.1:0", "udp://x:99999", "rfc2217://", "rfc2217://x"):
         with pytest.raises(LinkError, match="is not an address: write"):
             open_stream(address)
@@ -252,6 +249,6 @@ def test_an_address_that_cannot_be_is_one_sentence() -> None:
         open_stream("rfc2217://127.0.0.1:1")
 
 
-def test_a_speed_that_no_port_has_is_one_sentence(pty_port: PtyPort) -> None:
+def test_a_speed_that_no_port_has_is_one_sentence(pty_port):
     with pytest.raises(LinkError, match="cannot open .* at 10{40} baud: "):
         open_stream(pty_port.path, baud=10**40)

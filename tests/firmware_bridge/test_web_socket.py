@@ -20,7 +20,7 @@ def until(source_of: str, device: str, n_samples: int) -> tuple[list[Block], int
 
 
 @pytest.mark.parametrize("samples_each", [1, 10])
-def test_an_npg_lite_over_wifi_sends_its_three_channels_in_records_of_six(samples_each: int) -> None:
+def test_an_npg_lite_over_wifi_sends_its_three_channels_in_records_of_six(samples_each):
     values = np.random.default_rng(3).integers(-4_000, 4_000, (300, 6)).astype(">i2")
     heard: list[str | bytes] = []
 
@@ -40,7 +40,7 @@ def test_an_npg_lite_over_wifi_sends_its_three_channels_in_records_of_six(sample
     assert heard == []  # it would not know what to do with it
 
 
-def test_lines_of_a_profile_come_through_messages_of_text_and_of_bytes() -> None:
+def test_lines_of_a_profile_come_through_messages_of_text_and_of_bytes():
     def board(connection: ServerConnection) -> None:
         for number in range(200):
             line = f"{number},{number},2,3,4"
@@ -54,13 +54,13 @@ def test_lines_of_a_profile_come_through_messages_of_text_and_of_bytes() -> None
     assert n_lost == 0
 
 
-def test_a_server_that_leaves_is_one_sentence() -> None:
+def test_a_server_that_leaves_is_one_sentence():
     with websocket_server(lambda connection: connection.close()) as address:
         with open_source(address, device="npg-lite") as source, pytest.raises(LinkError, match="or is out of reach"):
             list(source)
 
 
-def test_a_server_that_sends_nothing_is_given_up() -> None:
+def test_a_server_that_sends_nothing_is_given_up():
     def silent(connection: ServerConnection) -> None:
         try:
             list(connection)
@@ -73,13 +73,13 @@ def test_a_server_that_sends_nothing_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("address", ["ws://127.0.0.1:1", "ws://127.0.0.1:99999", "ws://"])
-def test_nobody_there_is_one_sentence(address: str) -> None:
+def test_nobody_there_is_one_sentence(address):
     with pytest.raises(
         LinkError, match=r"cannot connect to ws://[^\[]*; is a board served there"
     ):  # no number of an error
         WebSocketStream(address)
 
 
-def test_a_device_on_bluetooth_alone_is_on_no_web_socket() -> None:
+def test_a_device_on_bluetooth_alone_is_on_no_web_socket():
     with pytest.raises(ConfigError, match="--port ble:NAME needs --device myo or npg-lite"):
         open_source("ws://127.0.0.1:81", device="myo")

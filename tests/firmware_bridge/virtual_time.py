@@ -61,7 +61,7 @@ class ScriptedLine:
 
 
 @pytest.fixture
-def virtual_time(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+def virtual_time(monkeypatch) -> VirtualTime:
     """The time of the drivers."""
     clock = VirtualTime()
     for module in _MODULES:
@@ -71,7 +71,7 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
 
 
 @pytest.fixture
-def play(virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch) -> Play:
+def play(virtual_time, monkeypatch) -> Play:
     """Puts a device that does what a function says on a port, whose name it gives."""
 
     def put(say: Say) -> str:

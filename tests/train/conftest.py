@@ -17,7 +17,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def _undrawn(monkeypatch) -> None:
     """A picture of the curves takes a third of a tiny training: only what a module's tests share is drawn."""
     monkeypatch.setattr("cpep_train.training.draw_curves", lambda run: None)
 
@@ -28,12 +28,12 @@ def tiny_recipe() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def toy_corpus(tmp_path_factory) -> Corpus:
     return toy.write_toy_corpus(tmp_path_factory.mktemp("data") / "toy")
 
 
 @pytest.fixture(scope="session")
-def trained_run(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_run(toy_corpus, tmp_path_factory) -> Path:
     """The folder of a run that reads the toy corpus well."""
     from cpep_train.training import train
 

@@ -50,14 +50,14 @@ def _numpy_info_nce(
 
 
 @pytest.mark.parametrize("treatment", ["negative", "ignored", "positive"])
-def test_the_loss_is_symmetric_info_nce(treatment: Treatment) -> None:
+def test_the_loss_is_symmetric_info_nce(treatment):
     rng = np.random.default_rng(0)
     emg, pose, gesture = _unit(rng), _unit(rng), [0, 1, 0, 2, 2, 0]
     got = info_nce(torch.tensor(emg), torch.tensor(pose), torch.tensor(0.07), _same(gesture), treatment)
     assert float(got) == pytest.approx(_numpy_info_nce(emg, pose, 0.07, gesture, treatment), rel=1e-6)
 
 
-def test_top1_counts_right_poses_among_those_asked_about_and_chance_is_blind() -> None:
+def test_top1_counts_right_poses_among_those_asked_about_and_chance_is_blind():
     unit = torch.eye(4)
     pairs = Pairs(unit, unit[[1, 0, 2, 3]], torch.tensor([0, 0, 1, 2]), torch.zeros(4, 2))
     assert top1(pairs, "negative").item() == 0.5
@@ -68,7 +68,7 @@ def test_top1_counts_right_poses_among_those_asked_about_and_chance_is_blind() -
     assert chance(pairs.same(), "ignored") == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 4) / 4)
 
 
-def test_windows_without_a_gesture_show_the_same_where_their_poses_are_near() -> None:
+def test_windows_without_a_gesture_show_the_same_where_their_poses_are_near():
     unit, gesture = torch.eye(5), torch.tensor([0, 0, NO_GESTURE, NO_GESTURE, 1])
     far, near = 2 * ALIKE_STD, 0.5 * ALIKE_STD
     posture = torch.tensor([0.0, far, near, 3 * far, 3 * far + near])[:, None].expand(5, 20)
@@ -79,14 +79,14 @@ def test_windows_without_a_gesture_show_the_same_where_their_poses_are_near() ->
     assert torch.equal(same, same.T)
 
 
-def test_a_frozen_emg_encoder_leaves_only_projection_and_temperature_to_learn(tiny_recipe: Recipe) -> None:
+def test_a_frozen_emg_encoder_leaves_only_projection_and_temperature_to_learn(tiny_recipe):
     frozen = _aligned(tiny_recipe, train_emg=False)
     _step(frozen, tiny_recipe).backward()
     moving = {name for name, p in frozen.named_parameters() if p.grad is not None}
     assert moving == {"log_temperature", "emg.projection.weight", "emg.projection.bias"}
 
 
-def test_a_trainable_pose_encoder_learns_too(tiny_recipe: Recipe) -> None:
+def test_a_trainable_pose_encoder_learns_too(tiny_recipe):
     module = _aligned(tiny_recipe, train_pose=True)
     module.train()
     assert module.pose.training
@@ -111,7 +111,7 @@ def _step(module: Alignment, recipe: Recipe) -> Tensor:
     return module.training_step(_batch(recipe))
 
 
-def test_the_pose_encoder_stays_as_it_is_to_the_last_bit(tiny_recipe: Recipe) -> None:
+def test_the_pose_encoder_stays_as_it_is_to_the_last_bit(tiny_recipe):
     emg, pose = build_encoders(tiny_recipe)
     before = {name: value.clone() for name, value in pose.state_dict().items()}
     module = Alignment(emg, pose, tiny_recipe)
@@ -127,7 +127,7 @@ def test_the_pose_encoder_stays_as_it_is_to_the_last_bit(tiny_recipe: Recipe) ->
     assert all(p.grad is None for p in pose.parameters())
 
 
-def test_everything_on_the_emg_side_and_the_temperature_learns(tiny_recipe: Recipe) -> None:
+def test_everything_on_the_emg_side_and_the_temperature_learns(tiny_recipe):
     module = Alignment(*build_encoders(tiny_recipe), tiny_recipe)
     _step(module, tiny_recipe).backward()
     still = [name for name, p in module.emg.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -136,7 +136,7 @@ def test_everything_on_the_emg_side_and_the_temperature_learns(tiny_recipe: Reci
     assert module.log_temperature.grad != 0
 
 
-def test_the_temperature_starts_as_asked_and_stays_in_its_range(tiny_recipe: Recipe) -> None:
+def test_the_temperature_starts_as_asked_and_stays_in_its_range(tiny_recipe):
     module = Alignment(*build_encoders(tiny_recipe), tiny_recipe)
     assert module.temperature.item() == pytest.approx(tiny_recipe.align.temperature)
     for log_temperature, limit in ((-9.0, SMALLEST_TEMPERATURE), (9.0, LARGEST_TEMPERATURE)):
@@ -144,7 +144,7 @@ def test_the_temperature_starts_as_asked_and_stays_in_its_range(tiny_recipe: Rec
         assert module.temperature.item() == pytest.approx(limit)
 
 
-def test_augmentation_off_changes_nothing_and_a_turn_only_moves_channels() -> None:
+def test_augmentation_off_changes_nothing_and_a_turn_only_moves_channels():
     torch.manual_seed(0)
     emg = torch.randn(50, 6, 7)
     torch.testing.assert_close(augment(emg, Augmentation()), emg)
@@ -155,7 +155,7 @@ def test_augmentation_off_changes_nothing_and_a_turn_only_moves_channels() -> No
     assert turns == {-1, 0, 1}
 
 
-def test_gains_scale_windows_and_electrodes_and_dropout_silences() -> None:
+def test_gains_scale_windows_and_electrodes_and_dropout_silences():
     torch.manual_seed(0)
     emg = torch.ones(2000, 5, 3)
     window = augment(emg, Augmentation(gain_log_sd=0.3))

@@ -8,13 +8,13 @@ from cpep_train.recipe import load_recipe  # noqa: E402
 from cpep_train.stages import STAGES, VALIDATION_STAGES  # noqa: E402
 
 
-def test_the_encoder_in_the_box_is_small_and_of_its_recipe() -> None:
+def test_the_encoder_in_the_box_is_small_and_of_its_recipe():
     box = load_checkpoint(box_folder())
     assert sum(file.stat().st_size for file in box_folder().iterdir()) <= 2_000_000
     assert box.recipe.trains_as(load_recipe("box"))
 
 
-def test_the_box_was_trained_on_no_gesture_that_it_is_judged_or_chosen_by() -> None:
+def test_the_box_was_trained_on_no_gesture_that_it_is_judged_or_chosen_by():
     box = load_checkpoint(box_folder())
     assert set(box.seen_stages) == {stage.name for stage in STAGES if not stage.held_out}
     assert set(box.unseen_stages) == {stage.name for stage in STAGES if stage.held_out}

@@ -22,12 +22,11 @@ from cpep_train.checkpoint import (
     save_checkpoint,
 )
 from cpep_train.provenance import Provenance
-from cpep_train.recipe import Recipe
 from tests.train.toy_corpus import varied
 
 
 @pytest.fixture
-def saved(tiny_recipe: Recipe, tmp_path: Path) -> tuple[Path, Checkpoint]:
+def saved(tiny_recipe, tmp_path) -> tuple[Path, Checkpoint]:
     torch.manual_seed(0)
     emg, pose = build_encoders(tiny_recipe)
     checkpoint = Checkpoint(
@@ -46,7 +45,7 @@ def saved(tiny_recipe: Recipe, tmp_path: Path) -> tuple[Path, Checkpoint]:
     return tmp_path / "run", checkpoint
 
 
-def test_a_checkpoint_reads_back_as_it_was_written(saved: tuple[Path, Checkpoint]) -> None:
+def test_a_checkpoint_reads_back_as_it_was_written(saved):
     run, checkpoint = saved
     loaded = load_checkpoint(run)
     for name in ("recipe", "preprocessing", "seen_stages", "unseen_stages", "provenance", "metrics"):
@@ -58,14 +57,12 @@ def test_a_checkpoint_reads_back_as_it_was_written(saved: tuple[Path, Checkpoint
         assert torch.equal(loaded.emg(window), checkpoint.emg.eval()(window))
 
 
-def test_the_folder_holds_four_files_and_no_pickle(saved: tuple[Path, Checkpoint]) -> None:
+def test_the_folder_holds_four_files_and_no_pickle(saved):
     names = {file.name for file in saved[0].iterdir()}
     assert names == {RECIPE_FILE, CHECKPOINT_FILE, EMG_WEIGHTS_FILE, POSE_WEIGHTS_FILE}
 
 
-def test_a_save_that_falls_anywhere_leaves_the_earlier_checkpoint(
-    saved: tuple[Path, Checkpoint], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_falls_anywhere_leaves_the_earlier_checkpoint(saved, monkeypatch):
     run, checkpoint = saved
     torch.manual_seed(1)
     emg, pose = build_encoders(checkpoint.recipe)
@@ -130,25 +127,19 @@ def _json(name: str, key: str, value: object) -> Callable[[Path], None]:
         (lambda run: (run / EMG_WEIGHTS_FILE).unlink(), "emg_encoder.safetensors is missing"),
     ],
 )
-def test_a_checkpoint_that_was_tampered_with_is_refused(
-    saved: tuple[Path, Checkpoint], change: Callable[[Path], None], says: str
-) -> None:
+def test_a_checkpoint_that_was_tampered_with_is_refused(saved, change, says):
     change(saved[0])
     with pytest.raises(ArtifactError, match=says):
         load_checkpoint(saved[0])
 
 
-def test_weights_of_another_size_are_refused_by_name_and_shape(
-    saved: tuple[Path, Checkpoint], tiny_recipe: Recipe
-) -> None:
+def test_weights_of_another_size_are_refused_by_name_and_shape(saved, tiny_recipe):
     wider = varied(tiny_recipe, emg={"width": 32})
     with pytest.raises(ArtifactError, match=r"tensor encoder\.\S+ has shape \(.*\), the recipe wants"):
         load_weights(saved[0] / EMG_WEIGHTS_FILE, build_encoders(wider)[0])
 
 
-def test_weights_with_a_tensor_too_few_or_no_safetensors_are_refused(
-    saved: tuple[Path, Checkpoint], tmp_path: Path
-) -> None:
+def test_weights_with_a_tensor_too_few_or_no_safetensors_are_refused(saved, tmp_path):
     emg = saved[1].emg
     weights = {name: value for name, value in emg.state_dict().items() if name != "encoder.cls"}
     safetensors.torch.save_file(weights, tmp_path / "few.safetensors")
@@ -159,7 +150,7 @@ def test_weights_with_a_tensor_too_few_or_no_safetensors_are_refused(
         load_weights(tmp_path / "none.safetensors", emg)
 
 
-def test_a_recipe_with_keys_that_are_gone_is_read_where_it_left_them_unused(saved: tuple[Path, Checkpoint]) -> None:
+def test_a_recipe_with_keys_that_are_gone_is_read_where_it_left_them_unused(saved):
     run, checkpoint = saved
     recipe = json.loads((run / RECIPE_FILE).read_text())
     unused = {"learn_temperature": True, "loss": "info-nce", "soft_targets": None, "apart_s": 0.0, "ema_decay": None}
@@ -174,7 +165,7 @@ def test_a_recipe_with_keys_that_are_gone_is_read_where_it_left_them_unused(save
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"align": 3}', "[" * 5000, '{"align": {"loss": []}}'])
-def test_what_is_no_recipe_is_refused(content: str, saved: tuple[Path, Checkpoint]) -> None:
+def test_what_is_no_recipe_is_refused(content, saved):
     (saved[0] / RECIPE_FILE).write_text(content)
     with pytest.raises(ArtifactError, match="is not valid"):
         load_checkpoint(saved[0])

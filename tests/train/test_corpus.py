@@ -1,21 +1,19 @@
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from cpep_edge.errors import DataError
 from cpep_train.corpus import METADATA_FILE, Corpus, corpus_info, write_metadata
-from cpep_train.recipe import Recipe
 from tests.train.toy_corpus import HELD_OUT_STAGE, varied, write_toy_corpus, write_toy_session
 
 
-def test_metadata_reads_back_as_it_was_written(toy_corpus: Corpus, tmp_path: Path) -> None:
+def test_metadata_reads_back_as_it_was_written(toy_corpus, tmp_path):
     write_metadata(tmp_path, toy_corpus.rows)
     assert Corpus.open(tmp_path).rows == toy_corpus.rows
 
 
-def test_nothing_held_out_is_in_training_or_validation(toy_corpus: Corpus) -> None:
+def test_nothing_held_out_is_in_training_or_validation(toy_corpus):
     used = [toy_corpus.rows[number] for split in ("train", "val") for number in toy_corpus.numbers(split)]
     assert used
     assert not any(row.held_out_user or row.held_out_stage for row in used)
@@ -23,14 +21,14 @@ def test_nothing_held_out_is_in_training_or_validation(toy_corpus: Corpus) -> No
     assert HELD_OUT_STAGE not in toy_corpus.seen_stages
 
 
-def test_columns_may_come_in_any_order_and_with_others(toy_corpus: Corpus, tmp_path: Path) -> None:
+def test_columns_may_come_in_any_order_and_with_others(toy_corpus, tmp_path):
     lines = (toy_corpus.folder / METADATA_FILE).read_text().splitlines()
     turned = [",".join(["more", *reversed(line.split(","))]) for line in lines]
     (tmp_path / METADATA_FILE).write_text("\n".join(turned))
     assert Corpus.open(tmp_path).rows == toy_corpus.rows
 
 
-def test_info_counts_what_is_there(toy_corpus: Corpus) -> None:
+def test_info_counts_what_is_there(toy_corpus):
     info = corpus_info(toy_corpus.folder)
     assert (info.n_files, info.n_users, info.n_held_out_users, info.n_sessions) == (25, 5, 1, 5)
     assert info.splits == {"test": 9, "train": 12, "val": 4}
@@ -39,7 +37,7 @@ def test_info_counts_what_is_there(toy_corpus: Corpus) -> None:
     assert (info.sample_rates_hz, info.n_channels, info.n_gaps, info.faults) == ((500.0,), (4,), 0, ())
 
 
-def test_info_reports_a_file_that_metadata_names_and_nobody_has(toy_corpus: Corpus, tmp_path: Path) -> None:
+def test_info_reports_a_file_that_metadata_names_and_nobody_has(toy_corpus, tmp_path):
     write_toy_session(tmp_path, "here")
     row = toy_corpus.rows[0]
     write_metadata(tmp_path, [replace(row, filename="here"), replace(row, filename="gone")])
@@ -54,26 +52,24 @@ def test_info_reports_a_file_that_metadata_names_and_nobody_has(toy_corpus: Corp
         ({"sample_rate_hz": 2000.0}, "sample_rate is 500 Hz, but recipe tiny is for 2000 Hz"),
     ],
 )
-def test_a_corpus_of_another_band_is_refused(
-    toy_corpus: Corpus, tiny_recipe: Recipe, change: dict[str, float], says: str
-) -> None:
+def test_a_corpus_of_another_band_is_refused(toy_corpus, tiny_recipe, change, says):
     with pytest.raises(DataError, match=says):
         toy_corpus.check(varied(tiny_recipe, signal=change))
 
 
-def test_a_held_out_recording_in_training_is_refused(tmp_path: Path, tiny_recipe: Recipe) -> None:
+def test_a_held_out_recording_in_training_is_refused(tmp_path, tiny_recipe):
     corpus = write_toy_corpus(tmp_path / "toy")
     leaked = [replace(row, split="train") if row.held_out_stage else row for row in corpus.rows]
     with pytest.raises(DataError, match="is held out, but its split is train"):
         Corpus(corpus.folder, tuple(leaked)).check(tiny_recipe)
 
 
-def test_an_empty_folder_is_no_corpus(tmp_path: Path) -> None:
+def test_an_empty_folder_is_no_corpus(tmp_path):
     with pytest.raises(DataError, match=r"neither metadata.csv nor any"):
         Corpus.open(tmp_path)
 
 
-def test_metadata_of_a_spreadsheet_reads_as_what_was_typed(toy_corpus: Corpus, tmp_path: Path) -> None:
+def test_metadata_of_a_spreadsheet_reads_as_what_was_typed(toy_corpus, tmp_path):
     """A byte-order mark, lines that end as on Windows, and a column of notes with line breaks of all kinds in it."""
     head, *lines = (toy_corpus.folder / METADATA_FILE).read_text().splitlines()
     notes = ['"first\r\nsecond"', '"a\nb"', "x\u2028y", "x\x0cy", "x\x85y"]
@@ -105,9 +101,7 @@ def replaced(wrong: str, right: str) -> Callable[[str], str]:
         (replaced("\nu0,", '\n"u\n0",'), "user in line 3 holds what is not a printable character"),
     ],
 )
-def test_a_table_that_only_looks_like_metadata_is_said(
-    toy_corpus: Corpus, tmp_path: Path, change: Callable[[str], str], says: str
-) -> None:
+def test_a_table_that_only_looks_like_metadata_is_said(toy_corpus, tmp_path, change, says):
     text = (toy_corpus.folder / METADATA_FILE).read_text()
     (tmp_path / METADATA_FILE).write_text(change(text), errors="surrogateescape")
     with pytest.raises(DataError, match=says):
@@ -115,7 +109,7 @@ def test_a_table_that_only_looks_like_metadata_is_said(
 
 
 @pytest.mark.parametrize("what", ["user", "stage"])
-def test_one_name_that_is_typed_in_two_ways_is_no_two(toy_corpus: Corpus, what: str) -> None:
+def test_one_name_that_is_typed_in_two_ways_is_no_two(toy_corpus, what):
     """A person who is held out as Ann and trained on as ann leaks."""
     name = getattr(toy_corpus.rows[-1], what)
     rows = (*toy_corpus.rows[:-1], replace(toy_corpus.rows[-1], **{what: name.swapcase()}))
@@ -123,9 +117,7 @@ def test_one_name_that_is_typed_in_two_ways_is_no_two(toy_corpus: Corpus, what: 
         replace(toy_corpus, rows=rows).check_splits()
 
 
-def test_what_a_recipe_asks_of_all_recordings_is_looked_for_in_the_first(
-    toy_corpus: Corpus, tiny_recipe: Recipe
-) -> None:
+def test_what_a_recipe_asks_of_all_recordings_is_looked_for_in_the_first(toy_corpus, tiny_recipe):
     toy_corpus.check_device(tiny_recipe)
     with pytest.raises(DataError, match=r"the first 12 recordings of training have at most 1000 samples, fewer than"):
         toy_corpus.check_device(varied(tiny_recipe, windows={"window_samples": 1_001}))

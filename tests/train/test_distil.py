@@ -1,7 +1,5 @@
 """A small encoder that learns from a trained one."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from scipy.special import rel_entr, softmax
 
 from cpep_edge.errors import ConfigError
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
-from cpep_train.corpus import Corpus
 from cpep_train.distil import distillation_loss
 from cpep_train.evaluate import embed_emg, evaluation_set, torch_embedding
 from cpep_train.recipe import Distillation, Recipe
@@ -29,12 +26,12 @@ def _student_recipe(recipe: Recipe, **align: object) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def student(trained_run: Path, toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def student(trained_run, toy_corpus, tmp_path_factory) -> Checkpoint:
     recipe = _student_recipe(load_checkpoint(trained_run).recipe)
     return train_on(recipe, toy_corpus, tmp_path_factory.mktemp("student") / "run", teacher=trained_run)
 
 
-def test_the_loss_is_the_lost_cosine_and_the_divergence_of_neighbours() -> None:
+def test_the_loss_is_the_lost_cosine_and_the_divergence_of_neighbours():
     rng = np.random.default_rng(0)
     student, teacher, pose = _unit(rng), _unit(rng), _unit(rng)
     cosine = np.mean([a @ b for a, b in zip(student.numpy(), teacher.numpy(), strict=True)])
@@ -45,9 +42,7 @@ def test_the_loss_is_the_lost_cosine_and_the_divergence_of_neighbours() -> None:
     assert float(distillation_loss(teacher, teacher, pose, SETTINGS)) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_student_lands_near_its_teacher_on_people_whom_neither_saw(
-    student: Checkpoint, trained_run: Path, toy_corpus: Corpus
-) -> None:
+def test_a_student_lands_near_its_teacher_on_people_whom_neither_saw(student, trained_run, toy_corpus):
     teacher = load_checkpoint(trained_run)
     evaluation = evaluation_set(teacher, toy_corpus)
     taught, learnt = (embed_emg(torch_embedding(c.emg), evaluation.queries) for c in (teacher, student))
@@ -56,15 +51,15 @@ def test_a_student_lands_near_its_teacher_on_people_whom_neither_saw(
     assert np.mean(np.sum(taught * learnt, axis=1)[asked]) > 0.9
 
 
-def test_a_student_has_the_poses_of_its_teacher(student: Checkpoint, trained_run: Path) -> None:
+def test_a_student_has_the_poses_of_its_teacher(student, trained_run):
     theirs = load_checkpoint(trained_run).pose.state_dict()
 
     assert all(torch.equal(value, theirs[name]) for name, value in student.pose.state_dict().items())
 
 
 def test_a_recipe_that_distils_asks_for_a_teacher_and_no_other_takes_one(
-    trained_run: Path, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+    trained_run, toy_corpus, tiny_recipe, tmp_path
+):
     with pytest.raises(ConfigError, match="name it with --teacher RUN"):
         train(_student_recipe(tiny_recipe), toy_corpus.folder, tmp_path / "a", progress=False)
     with pytest.raises(ConfigError, match="distils nothing"):
@@ -72,8 +67,8 @@ def test_a_recipe_that_distils_asks_for_a_teacher_and_no_other_takes_one(
 
 
 def test_a_teacher_with_other_poses_or_other_data_is_refused_before_a_folder_is_made(
-    trained_run: Path, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+    trained_run, toy_corpus, tiny_recipe, tmp_path
+):
     recipe, out = _student_recipe(load_checkpoint(trained_run).recipe), tmp_path / "run"
     other_poses = varied(recipe, pose={"width": 8})
     with pytest.raises(ConfigError, match="pose is not that of its teacher"):

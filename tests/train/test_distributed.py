@@ -7,9 +7,7 @@ import torch
 from cpep_edge.errors import ConfigError
 from cpep_train.batches import TrainingBatches
 from cpep_train.checkpoint import load_checkpoint
-from cpep_train.corpus import Corpus
 from cpep_train.processes import gathered
-from cpep_train.recipe import Recipe
 from cpep_train.training import STAGES
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 from tests.processes import python
@@ -23,9 +21,7 @@ def _curve(run: Path, stage: str) -> list[list[float]]:
 
 
 @pytest.mark.slow
-def test_two_processes_draw_the_same_loss_curves_and_embed_as_one_process_does(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_two_processes_draw_the_same_loss_curves_and_embed_as_one_process_does(toy_corpus, tiny_recipe, tmp_path):
     file = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
     alone = train_on(tiny_recipe, toy_corpus, tmp_path / "one")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cpep_edge")
@@ -42,9 +38,7 @@ def test_two_processes_draw_the_same_loss_curves_and_embed_as_one_process_does(
         torch.testing.assert_close(together.emg(windows), alone.emg(windows), rtol=0, atol=5e-3)
 
 
-def test_the_shares_of_all_processes_are_the_batch_and_none_is_shared(
-    toy_corpus: Corpus, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shares_of_all_processes_are_the_batch_and_none_is_shared(toy_corpus, tiny_recipe, monkeypatch):
     store = SessionStore(toy_corpus, tiny_recipe, fit_statistics(toy_corpus, tiny_recipe))
     dataset = WindowDataset(store, toy_corpus.numbers("train"), with_pose=True)
     whole = [batch.tolist() for batch in TrainingBatches(dataset, 12, seed=0)]
@@ -59,6 +53,6 @@ def test_the_shares_of_all_processes_are_the_batch_and_none_is_shared(
         TrainingBatches(dataset, 12, seed=0)
 
 
-def test_one_process_alone_gathers_nothing() -> None:
+def test_one_process_alone_gathers_nothing():
     rows = torch.randn(3, 2)
     assert gathered(rows) is rows

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from cpep_edge.session import SessionMeta, write_session
 from cpep_export.rejection import watched_windows
@@ -36,7 +36,7 @@ def _person(number: int) -> tuple[str, bool]:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def published(tmp_path_factory) -> Corpus:
     folder = tmp_path_factory.mktemp("published")
     rows = []
     for person in range(5):
@@ -67,24 +67,24 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def calibrated(tiny_recipe: Recipe) -> Recipe:
+def calibrated(tiny_recipe) -> Recipe:
     align = {"epochs": 12, "learning_rate": 3e-3}
     return varied(tiny_recipe, calibration={"stages": ("Fist", "Point")}, align=align)
 
 
 @pytest.fixture(scope="module")
-def run(published: Corpus, calibrated: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(published, calibrated, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
     train(calibrated, published.folder, out, progress=False)
     return out
 
 
 @pytest.fixture(scope="module")
-def asked(run: Path, published: Corpus) -> EvaluationSet:
+def asked(run, published) -> EvaluationSet:
     return evaluation_set(load_checkpoint(run), published)
 
 
-def test_each_wrist_has_levels_of_its_own_from_movements_that_it_made(published: Corpus, calibrated: Recipe) -> None:
+def test_each_wrist_has_levels_of_its_own_from_movements_that_it_made(published, calibrated):
     spec = calibrated.preprocessing(1.0)
     levels = Donnings(published, calibrated, spec)
     of_side = {row.side: levels.of(row).level_uv for row in published.rows if row.user == "u0"}
@@ -97,9 +97,7 @@ def test_each_wrist_has_levels_of_its_own_from_movements_that_it_made(published:
     assert np.median(left_fist) > 3 * np.median(of_side["right"])
 
 
-def test_a_hand_that_was_not_asked_to_move_is_left_out_unless_the_recipe_wants_it(
-    published: Corpus, calibrated: Recipe, asked: EvaluationSet
-) -> None:
+def test_a_hand_that_was_not_asked_to_move_is_left_out_unless_the_recipe_wants_it(published, calibrated, asked):
     idle = {row.filename for row in published.rows if row.is_idle}
     assert len(idle) == 5  # one of the wrists, of one stage in five
     looked_up = {published.rows[number].filename for number, _ in (*asked.references.places, *asked.queries.places)}
@@ -108,7 +106,7 @@ def test_a_hand_that_was_not_asked_to_move_is_left_out_unless_the_recipe_wants_i
     assert [row.split for row in any_hand.rows] == [row.split for row in published.rows]
 
 
-def test_validation_people_choose_and_are_not_judged_by(run: Path, published: Corpus, asked: EvaluationSet) -> None:
+def test_validation_people_choose_and_are_not_judged_by(run, published, asked):
     watched = watched_windows(asked)
     assert {published.rows[number].user for number, _ in watched.queries.places} == {"u3"}
     found, material = evaluate_run(run, load_checkpoint(run), published.folder)
@@ -120,7 +118,7 @@ def test_validation_people_choose_and_are_not_judged_by(run: Path, published: Co
 
 
 @pytest.mark.parametrize("split_file", ["mini_split.yaml", "full_split.yaml"])
-def test_the_published_split_files_split_as_the_metadata_do(published: Corpus, split_file: str) -> None:
+def test_the_published_split_files_split_as_the_metadata_do(published, split_file):
     rows = Corpus.open(published.folder / split_file).rows
     by_name = {row.filename: row for row in published.rows}
     assert len(rows) == len(published.rows)
@@ -128,7 +126,7 @@ def test_the_published_split_files_split_as_the_metadata_do(published: Corpus, s
         assert replace(row, generalization="") == replace(by_name[row.filename], generalization="")
 
 
-def test_training_reads_the_wrists_it_was_given(run: Path, published: Corpus) -> None:
+def test_training_reads_the_wrists_it_was_given(run, published):
     found, _ = evaluate_run(run, load_checkpoint(run), published.folder, ("zero-shot",))
     (score,) = (s for s in found.readings[0].scores if (s.users, s.gestures) == ("held-out", "seen"))
     assert score.balanced_accuracy > 0.75
@@ -136,7 +134,7 @@ def test_training_reads_the_wrists_it_was_given(run: Path, published: Corpus) ->
 
 @pytest.mark.executorch
 @pytest.mark.slow
-def test_it_exports(run: Path, published: Corpus, tmp_path: Path) -> None:
+def test_it_exports(run, published, tmp_path):
     from cpep_export.package import export_bundle
 
     out, options = tmp_path / "a.cpep", {"quant": "fp32", "pose_encoder": False, "force": True}
@@ -144,7 +142,7 @@ def test_it_exports(run: Path, published: Corpus, tmp_path: Path) -> None:
     assert {gesture.name: gesture.trained for gesture in manifest.gestures} == {s: s != HELD_OUT_STAGE for s in STAGES}
 
 
-def test_a_stage_of_another_name_is_still_told(published: Corpus, calibrated: Recipe, tmp_path: Path) -> None:
+def test_a_stage_of_another_name_is_still_told(published, calibrated, tmp_path):
     row = published.rows[0]
     (tmp_path / f"{row.filename}.hdf5").write_bytes(published.file(row).read_bytes())
     with h5py.File(tmp_path / f"{row.filename}.hdf5", "r+") as file:

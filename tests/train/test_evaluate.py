@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.stats import hmean
@@ -34,16 +32,16 @@ def _unit(rng: np.random.Generator, n: int) -> np.ndarray[tuple[int, int], np.dt
 
 
 @pytest.fixture(scope="module")
-def trained(trained_run: Path) -> Checkpoint:
+def trained(trained_run) -> Checkpoint:
     return load_checkpoint(trained_run)
 
 
 @pytest.fixture(scope="module")
-def toy_set(trained: Checkpoint, toy_corpus: Corpus) -> EvaluationSet:
+def toy_set(trained, toy_corpus) -> EvaluationSet:
     return evaluation_set(trained, toy_corpus, windows_per_recording=7)
 
 
-def test_the_vote_is_that_of_k_nearest_neighbours() -> None:
+def test_the_vote_is_that_of_k_nearest_neighbours():
     rng = np.random.default_rng(0)
     references, queries, labels = _unit(rng, 300), _unit(rng, 200), rng.integers(0, 4, 300)
     peer = KNeighborsClassifier(9, metric="cosine", algorithm="brute").fit(references, labels)
@@ -54,14 +52,14 @@ def test_the_vote_is_that_of_k_nearest_neighbours() -> None:
     np.testing.assert_array_equal(ours[clear], peer.predict(queries)[clear])
 
 
-def test_a_tie_goes_to_the_nearer_and_the_runtime_votes_alike() -> None:
+def test_a_tie_goes_to_the_nearer_and_the_runtime_votes_alike():
     assert majority(np.array([[2, 1, 1, 2, 0], [0, 1, 2, 3, 4], [3, 1, 1, 0, 2]])).tolist() == [2, 0, 1]
     nearest = np.random.default_rng(1).integers(0, 4, (500, 10))
     similarity = np.linspace(1, 0, 10, dtype=np.float32)
     assert majority(nearest).tolist() == [vote(row, similarity).gesture_index for row in nearest]
 
 
-def test_balanced_accuracy_is_scikit_learns() -> None:
+def test_balanced_accuracy_is_scikit_learns():
     rng = np.random.default_rng(2)
     true, answered = rng.integers(0, 5, 400), rng.integers(0, 5, 400)
     true[true == 4] = 0  # one gesture never asked about
@@ -74,7 +72,7 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
     assert np.mean(list(got.by_gesture.values())) == pytest.approx(got.balanced_accuracy)
 
 
-def test_the_harmonic_mean_is_that_of_scikit_learns_recalls_and_falls_with_either() -> None:
+def test_the_harmonic_mean_is_that_of_scikit_learns_recalls_and_falls_with_either():
     rng = np.random.default_rng(5)
     true, answered = rng.integers(0, 5, 600), rng.integers(0, 5, 600)
     seen = np.array([True, False, True, True, False])
@@ -86,7 +84,7 @@ def test_the_harmonic_mean_is_that_of_scikit_learns_recalls_and_falls_with_eithe
     assert harmonic_mean(never_unseen, np.array([True, False])) == 0
 
 
-def test_among_all_the_harmonic_mean_stands_beside_its_two_parts(toy_set: EvaluationSet) -> None:
+def test_among_all_the_harmonic_mean_stands_beside_its_two_parts(toy_set):
     rng = np.random.default_rng(7)
     queries, references = _unit(rng, len(toy_set.queries)), _unit(rng, len(toy_set.references))
     scores = {s.gestures: s for s in zero_shot(toy_set, queries, references) if s.users == "held-out"}
@@ -97,13 +95,13 @@ def test_among_all_the_harmonic_mean_stands_beside_its_two_parts(toy_set: Evalua
     assert both.n_windows == seen.n_windows + unseen.n_windows
 
 
-def test_each_person_is_scored_alone() -> None:
+def test_each_person_is_scored_alone():
     true, answered, user = np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1]), np.array([2, 2, 0, 0])
     got = score("held-out", "seen", ("a", "b"), true, answered, user, ("first", "second", "third"))
     assert got.by_user == {"first": 0.5, "third": 1.0}
 
 
-def test_prototypes_answer_as_the_nearest_class_mean_does() -> None:
+def test_prototypes_answer_as_the_nearest_class_mean_does():
     rng = np.random.default_rng(6)
     references, queries, labels = _unit(rng, 300), _unit(rng, 200), rng.integers(0, 4, 300) * 2
     means = np.array([references[labels == label].mean(axis=0) for label in (0, 2, 4, 6)])
@@ -111,7 +109,7 @@ def test_prototypes_answer_as_the_nearest_class_mean_does() -> None:
     np.testing.assert_array_equal(by_prototypes(queries, references, labels), peer.predict(queries))
 
 
-def test_the_interval_holds_the_score_and_narrows_with_more_users() -> None:
+def test_the_interval_holds_the_score_and_narrows_with_more_users():
     rng = np.random.default_rng(3)
 
     def people(n: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
@@ -131,7 +129,7 @@ def test_the_interval_holds_the_score_and_narrows_with_more_users() -> None:
     assert alone[0] == alone[1]  # one person says nothing about others
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(4)
     hits = 0
     for _ in range(200):
@@ -143,9 +141,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.88 <= hits / 200 <= 0.99
 
 
-def test_references_are_poses_of_training_people_and_queries_nobodys_training(
-    toy_set: EvaluationSet, toy_corpus: Corpus
-) -> None:
+def test_references_are_poses_of_training_people_and_queries_nobodys_training(toy_set, toy_corpus):
     asked = {toy_corpus.rows[number] for number, _ in toy_set.queries.places}
     looked_up = {toy_corpus.rows[number] for number, _ in toy_set.references.places}
     assert not any(row.split == "train" for row in asked)
@@ -154,7 +150,7 @@ def test_references_are_poses_of_training_people_and_queries_nobodys_training(
     assert [name for name, seen in zip(toy_set.gestures, toy_set.seen, strict=True) if not seen] == [HELD_OUT_STAGE]
 
 
-def test_training_reads_new_people_on_a_corpus_that_can_be_read(trained: Checkpoint, toy_set: EvaluationSet) -> None:
+def test_training_reads_new_people_on_a_corpus_that_can_be_read(trained, toy_set):
     queries = embed_emg(torch_embedding(trained.emg), toy_set.queries)
     references = embed_poses(trained.pose, toy_set.references)
     scores = {(s.users, s.gestures): s for s in zero_shot(toy_set, queries, references)}
@@ -167,7 +163,7 @@ def test_training_reads_new_people_on_a_corpus_that_can_be_read(trained: Checkpo
     assert scores["held-out", "unseen among all"].chance == 0.2
 
 
-def test_nobody_is_answered_by_their_own_poses(toy_set: EvaluationSet) -> None:
+def test_nobody_is_answered_by_their_own_poses(toy_set):
     """Each person's window of a gesture is given the embedding of that person's poses of it, and of nobody else's."""
     n_gestures = len(toy_set.gestures)
     queries, references = (
@@ -180,7 +176,7 @@ def test_nobody_is_answered_by_their_own_poses(toy_set: EvaluationSet) -> None:
     assert unseen.balanced_accuracy < 0.5
 
 
-def test_batches_do_not_change_embeddings(trained: Checkpoint, toy_set: EvaluationSet) -> None:
+def test_batches_do_not_change_embeddings(trained, toy_set):
     embed = torch_embedding(trained.emg)
     np.testing.assert_allclose(
         embed_emg(embed, toy_set.queries, batch_size=5), embed_emg(embed, toy_set.queries, batch_size=64), atol=1e-5
@@ -189,7 +185,7 @@ def test_batches_do_not_change_embeddings(trained: Checkpoint, toy_set: Evaluati
     np.testing.assert_allclose(norms, 1, atol=1e-5)
 
 
-def test_a_corpus_with_nothing_to_test_says_so(trained: Checkpoint, toy_corpus: Corpus) -> None:
+def test_a_corpus_with_nothing_to_test_says_so(trained, toy_corpus):
     training_only = Corpus(toy_corpus.folder, tuple(row for row in toy_corpus.rows if row.split == "train"))
     with pytest.raises(DataError, match="no recordings to test"):
         evaluation_set(trained, training_only)

@@ -1,7 +1,6 @@
 """Every documented value of a recipe's keys trains, and every variant in every precision, all of them on a CPU."""
 
 import math
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -57,12 +56,12 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def short_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def short_corpus(tmp_path_factory) -> Corpus:
     return write_toy_corpus(tmp_path_factory.mktemp("short") / "toy", N_SAMPLES)
 
 
 @pytest.fixture(scope="module")
-def named_by_template(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def named_by_template(tmp_path_factory) -> Corpus:
     """The toy corpus with gestures that there are pose templates for."""
     folder = tmp_path_factory.mktemp("templates") / "toy"
     write_toy_corpus(folder, N_SAMPLES)
@@ -79,8 +78,8 @@ def named_by_template(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     ],
 )
 def test_every_stage_of_every_variant_trains_in_every_precision(
-    variant: str, precision: str, short_corpus: Corpus, named_by_template: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+    variant, precision, short_corpus, named_by_template, tiny_recipe, tmp_path
+):
     recipe = changed(tiny_recipe, {**VARIANTS[variant], "precision": precision})
     corpus = named_by_template if recipe.pose.source == "templates" else short_corpus
     checkpoint = train_on(recipe, corpus, tmp_path / "run")
@@ -90,12 +89,12 @@ def test_every_stage_of_every_variant_trains_in_every_precision(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_precision_is_the_one_that_is_asked_for(precision: str) -> None:
+def test_a_precision_is_the_one_that_is_asked_for(precision):
     with _precision(precision).forward_context():
         assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == PRECISIONS[precision]
 
 
-def test_auto_trains_in_full_precision_without_a_gpu() -> None:
+def test_auto_trains_in_full_precision_without_a_gpu():
     with _precision("auto").forward_context():
         half_too = torch.cuda.is_available()
         assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == (torch.bfloat16 if half_too else torch.float32)
@@ -103,7 +102,7 @@ def test_auto_trains_in_full_precision_without_a_gpu() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
-def test_a_compiled_run_ends_as_one_that_is_not(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_compiled_run_ends_as_one_that_is_not(toy_corpus, tiny_recipe, tmp_path):
     plain, compiled = (
         train_on(changed(tiny_recipe, {"compile": on}), toy_corpus, tmp_path / str(on)) for on in (False, True)
     )
@@ -111,9 +110,7 @@ def test_a_compiled_run_ends_as_one_that_is_not(toy_corpus: Corpus, tiny_recipe:
         torch.testing.assert_close(compiled.emg.state_dict()[name], value, atol=1e-3, rtol=0)
 
 
-def test_a_student_is_distilled_in_half_precision(
-    trained_run: Path, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_student_is_distilled_in_half_precision(trained_run, toy_corpus, tiny_recipe, tmp_path):
     distillation = {"temperature": 0.1, "neighbour_weight": 1.0}
     recipe = changed(tiny_recipe, {"precision": "bf16-mixed", "align.distillation": distillation})
     train_on(recipe, toy_corpus, tmp_path / "run", teacher=trained_run)
@@ -133,7 +130,7 @@ def _choices(part: type[BaseModel], prefix: str = "") -> set[tuple[str, object]]
     return found
 
 
-def test_no_documented_value_is_left_untried(tiny_recipe: Recipe) -> None:
+def test_no_documented_value_is_left_untried(tiny_recipe):
     tried = set()
     for changes in ({}, *VARIANTS.values()):
         recipe = changed(tiny_recipe, changes)

@@ -16,7 +16,7 @@ from tests.train.test_import_files import RATE_HZ, wave
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Path:
+def session(tmp_path) -> Path:
     """A session with a gap, and poses of which some are missing."""
     n, rng = 900, np.random.default_rng(0)
     time_s = 2.0 + (np.arange(n) + 300 * (np.arange(n) >= 500)) / RATE_HZ
@@ -27,7 +27,7 @@ def session(tmp_path: Path) -> Path:
     return tmp_path / "one.hdf5"
 
 
-def test_csv_and_parquet_lose_nothing(session: Path, tmp_path: Path) -> None:
+def test_csv_and_parquet_lose_nothing(session, tmp_path):
     export_session(session, tmp_path / "a.csv", "csv")
     export_session(session, tmp_path / "a.parquet", "parquet")
     text = np.genfromtxt(tmp_path / "a.csv", delimiter=",", skip_header=1, usecols=range(24))
@@ -47,7 +47,7 @@ def test_csv_and_parquet_lose_nothing(session: Path, tmp_path: Path) -> None:
         assert len(one.gaps()) == 1
 
 
-def test_edf_comes_back_within_its_sixteen_bits(session: Path, tmp_path: Path) -> None:
+def test_edf_comes_back_within_its_sixteen_bits(session, tmp_path):
     export_session(session, tmp_path / "a.edf", "edf")
     source = read_source(tmp_path / "a.edf")
     assert [event.text for event in source.events] == ["Fist", "not recorded"]
@@ -65,28 +65,26 @@ def test_edf_comes_back_within_its_sixteen_bits(session: Path, tmp_path: Path) -
         ("a.csv", ["--format", "edf"], "edf is another format than the ending of"),
     ],
 )
-def test_the_ending_of_an_exported_file_says_what_is_in_it(
-    session: Path, tmp_path: Path, name: str, more: list[str], said: str
-) -> None:
+def test_the_ending_of_an_exported_file_says_what_is_in_it(session, tmp_path, name, more, said):
     answer = invoke("data", "export", session, tmp_path / name, *more)
     assert answer.exit_code == 2
     assert said in " ".join(answer.output.replace("│", "").split())
     assert list(tmp_path.iterdir()) == [session]
 
 
-def test_without_a_format_the_ending_is_heard_and_a_missing_folder_is_made(session: Path, tmp_path: Path) -> None:
+def test_without_a_format_the_ending_is_heard_and_a_missing_folder_is_made(session, tmp_path):
     answer = invoke("data", "export", session, tmp_path / "new" / "A.CSV")
     assert answer.exit_code == 0, answer.output
     assert (tmp_path / "new" / "A.CSV").read_text().startswith("time_s,emg_1_uv")
 
 
-def test_a_picture_with_another_ending_is_refused(session: Path) -> None:
+def test_a_picture_with_another_ending_is_refused(session):
     answer = invoke("data", "view", session, "--out", session.with_name("a.jpg"))
     assert answer.exit_code == 2
     assert not session.with_name("a.jpg").exists()
 
 
-def test_a_session_is_drawn_and_nothing_is_overwritten(session: Path, tmp_path: Path) -> None:
+def test_a_session_is_drawn_and_nothing_is_overwritten(session, tmp_path):
     answer = invoke("data", "view", session)
     assert answer.exit_code == 0, answer.output
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")

@@ -23,7 +23,7 @@ def _write_set(folder: Path, participants: list[int], n_rows: int = 4500) -> Non
                 np.savetxt(emg / f"3dc_EMG_gesture_1_{gesture}.txt", counts, fmt="%d", delimiter=",")
 
 
-def test_recordings_become_sessions_with_their_labels_and_counts(tmp_path: Path) -> None:
+def test_recordings_become_sessions_with_their_labels_and_counts(tmp_path):
     _write_set(tmp_path / "set", [3])
     summary = import_3dc(tmp_path / "set", tmp_path / "out", [3])
     corpus = Corpus.open(tmp_path / "out")
@@ -41,13 +41,13 @@ def test_recordings_become_sessions_with_their_labels_and_counts(tmp_path: Path)
     assert corpus_info(tmp_path / "out").faults == ()
 
 
-def test_short_trials_are_kept_and_said(tmp_path: Path) -> None:
+def test_short_trials_are_kept_and_said(tmp_path):
     _write_set(tmp_path / "set", [1], n_rows=363)
     summary = import_3dc(tmp_path / "set", tmp_path / "out", [1])
     assert (summary.n_recordings, summary.notes) == (4, ("4 recordings are shorter than 4 s and were kept",))
 
 
-def test_people_with_the_same_recordings_are_told(tmp_path: Path) -> None:
+def test_people_with_the_same_recordings_are_told(tmp_path):
     _write_set(tmp_path / "set", [19, 20])
     (tmp_path / "set" / "Participant19").rename(tmp_path / "set" / "Participant21")
     _write_set(tmp_path / "set", [19])
@@ -66,7 +66,7 @@ def test_people_with_the_same_recordings_are_told(tmp_path: Path) -> None:
         ("3dc_EMG_gesture_0_3.txt", "", "not lines of 10 numbers"),
     ],
 )
-def test_a_file_of_another_layout_is_named_and_nothing_is_left(tmp_path: Path, name: str, text: str, says: str) -> None:
+def test_a_file_of_another_layout_is_named_and_nothing_is_left(tmp_path, name, text, says):
     _write_set(tmp_path / "set", [1])
     (tmp_path / "set" / "Participant1" / "train" / "EMG" / name).write_text(text)
     with pytest.raises(DataError, match=says):
@@ -74,12 +74,12 @@ def test_a_file_of_another_layout_is_named_and_nothing_is_left(tmp_path: Path, n
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_a_missing_participant_is_named(tmp_path: Path) -> None:
+def test_a_missing_participant_is_named(tmp_path):
     with pytest.raises(DataError, match="Participant9: there is no such participant"):
         import_3dc(tmp_path, tmp_path / "out", [9])
 
 
-def test_templates_tell_all_gestures_apart_and_vary_less_than_they_differ() -> None:
+def test_templates_tell_all_gestures_apart_and_vary_less_than_they_differ():
     drawn = {name: [template_poses(name, 2000, 1000.0, str(n)).mean(axis=0) for n in range(20)] for name in TEMPLATES}
     centres = {name: np.mean(poses, axis=0) for name, poses in drawn.items()}
     nearest = [
@@ -90,20 +90,20 @@ def test_templates_tell_all_gestures_apart_and_vary_less_than_they_differ() -> N
     assert np.mean(nearest) > 0.95
 
 
-def test_a_template_is_drawn_the_same_for_a_recording_and_differs_between_them() -> None:
+def test_a_template_is_drawn_the_same_for_a_recording_and_differs_between_them():
     one, again = (template_poses("OpenHand", 500, 1000.0, "a") for _ in range(2))
     np.testing.assert_array_equal(one, again)
     assert one.shape == (500, 23)
     assert np.abs(one - template_poses("OpenHand", 500, 1000.0, "b")).max() > 0.05
 
 
-def test_a_gesture_without_a_template_is_named() -> None:
+def test_a_gesture_without_a_template_is_named():
     with pytest.raises(DataError, match="no pose template for stage Snap"):
         template_poses("Snap", 100, 1000.0, "x")
 
 
 @pytest.mark.skipif(not (SHARED / "3dc").is_dir(), reason="the 3DC recordings are not here")
-def test_the_real_set_imports_whole(tmp_path: Path) -> None:
+def test_the_real_set_imports_whole(tmp_path):
     summary = import_3dc(SHARED / "3dc", tmp_path / "out", [7])
     info = corpus_info(tmp_path / "out")
     assert (summary.n_files, info.n_files, info.faults) == (88, 88, ())

@@ -1,6 +1,5 @@
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,7 +54,7 @@ def _write_csv(path: Path, stages: list[str], header: str = "t,ch_1,gesture,inde
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path) -> Path:
     """Two files of one band, and their map."""
     (tmp_path / "map.toml").write_text(MAP)
     _write_csv(tmp_path / "a.csv", ["Fist"] * 40 + [""] * 10 + ["Rest"] * 50 + ["Fist"] * 30)
@@ -63,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_rows_are_cut_where_their_label_changes_and_unlabelled_ones_left_out(folder: Path) -> None:
+def test_rows_are_cut_where_their_label_changes_and_unlabelled_ones_left_out(folder):
     emg = _write_csv(folder / "a.csv", ["Fist"] * 40 + [""] * 10 + ["Rest"] * 50 + ["Fist"] * 30)
     summary = import_csv(folder / "map.toml", folder / "out")
     corpus = Corpus.open(folder / "out")
@@ -84,7 +83,7 @@ def test_rows_are_cut_where_their_label_changes_and_unlabelled_ones_left_out(fol
     assert corpus_info(folder / "out").faults == ()
 
 
-def test_the_command_says_what_it_imported(folder: Path) -> None:
+def test_the_command_says_what_it_imported(folder):
     answer = invoke("data", "import", "csv", folder / "map.toml", folder / "out")
     assert answer.exit_code == 0, answer.output
     assert "4 recordings of 2 files" in answer.output
@@ -108,7 +107,7 @@ def test_the_command_says_what_it_imported(folder: Path) -> None:
         ('file = "b.csv"', 'file = "a.csv"', "a.csv is named twice"),
     ],
 )
-def test_all_faults_of_a_map_are_named_at_once(folder: Path, old: str, new: str, says: str) -> None:
+def test_all_faults_of_a_map_are_named_at_once(folder, old, new, says):
     (folder / "map.toml").write_text(MAP.replace(old, new))
     with pytest.raises(ConfigError, match=says):
         import_csv(folder / "map.toml", folder / "out")
@@ -136,9 +135,7 @@ def test_all_faults_of_a_map_are_named_at_once(folder: Path, old: str, new: str,
         (None, "b.csv cannot be read"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named_and_nothing_is_left(
-    folder: Path, text: str | bytes | None, says: str
-) -> None:
+def test_a_file_that_does_not_fit_is_named_and_nothing_is_left(folder, text, says):
     (folder / "b.csv").unlink()
     if text is not None:
         (folder / "b.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -148,7 +145,7 @@ def test_a_file_that_does_not_fit_is_named_and_nothing_is_left(
     assert not (folder / "out").exists()
 
 
-def test_a_last_row_cut_short_is_left_out_and_counted(folder: Path) -> None:
+def test_a_last_row_cut_short_is_left_out_and_counted(folder):
     with (folder / "b.csv").open("a") as file:
         file.write("60,0.1,Re")
     summary = import_csv(folder / "map.toml", folder / "out")
@@ -156,7 +153,7 @@ def test_a_last_row_cut_short_is_left_out_and_counted(folder: Path) -> None:
     assert summary.n_samples_read == 191
 
 
-def test_blocks_make_the_same_recordings_as_a_file_in_one_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_make_the_same_recordings_as_a_file_in_one_piece(folder, monkeypatch):
     import_csv(folder / "map.toml", folder / "whole")
     monkeypatch.setattr("cpep_train.import_csv._BLOCK_ROWS", 7)
     import_csv(folder / "map.toml", folder / "blocks")
@@ -170,7 +167,7 @@ def test_blocks_make_the_same_recordings_as_a_file_in_one_piece(folder: Path, mo
             assert one.meta == other.meta
 
 
-def test_other_dialects_say_the_same(tmp_path: Path) -> None:
+def test_other_dialects_say_the_same(tmp_path):
     rng = np.random.default_rng(0)
     emg = rng.normal(0, 30e-6, (60, 2)).round(9)
     lines = ["# a logger", "", *(f"{a:.9f};{b:.9f};Fist".replace(".", ",") for a, b in emg), "# end"]
@@ -186,7 +183,7 @@ def test_other_dialects_say_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(session.emg(), emg * 1e6, atol=2e-3)
 
 
-def test_jitter_is_evened_out_and_gaps_stay_gaps(tmp_path: Path) -> None:
+def test_jitter_is_evened_out_and_gaps_stay_gaps(tmp_path):
     rng = np.random.default_rng(0)
     true_s = np.concatenate([np.arange(500), np.arange(1000, 1500)]) / 250
     stamp_ms = np.round((true_s + rng.uniform(-1e-3, 1e-3, 1000)) * 1000)
@@ -209,7 +206,7 @@ def test_jitter_is_evened_out_and_gaps_stay_gaps(tmp_path: Path) -> None:
         np.testing.assert_allclose(session.emg()[:, 0], expected, atol=5)
 
 
-def test_a_straight_hand_is_a_pose(folder: Path) -> None:
+def test_a_straight_hand_is_a_pose(folder):
     (folder / "b.csv").write_text("ch_1,ch_2,gesture,index\n" + "1,2,Rest,1\n" * 30 + "1,2,Rest,\n" * 10)
     import_csv(folder / "map.toml", folder / "out")
     corpus = Corpus.open(folder / "out")
@@ -218,7 +215,7 @@ def test_a_straight_hand_is_a_pose(folder: Path) -> None:
         assert session.pose_valid().tolist() == [True] * 30 + [False] * 10
 
 
-def test_a_rate_is_changed_where_asked(folder: Path) -> None:
+def test_a_rate_is_changed_where_asked(folder):
     summary = import_csv(folder / "map.toml", folder / "out", choices=Choices(resample_hz=250, channels=(2,)))
     assert (summary.sample_rates_hz, summary.n_channels, summary.n_samples_read) == ((250.0,), (1,), 190)
     corpus = Corpus.open(folder / "out")
@@ -227,7 +224,7 @@ def test_a_rate_is_changed_where_asked(folder: Path) -> None:
         assert session.emg().shape == (20, 1)
 
 
-def test_prompts_in_a_file_of_their_own_label_what_follows_them(tmp_path: Path) -> None:
+def test_prompts_in_a_file_of_their_own_label_what_follows_them(tmp_path):
     stamps = 1_000_000 + 4 * np.arange(500)
     (tmp_path / "a.csv").write_text("\n".join(["t,ch", *(f"{t},{np.sin(t / 50):.5f}" for t in stamps)]))
     (tmp_path / "p.csv").write_text("t,thumb,index\n1000400,0,1\n1000800,0,0\n1001200,1,1\n")
@@ -255,7 +252,7 @@ def test_prompts_in_a_file_of_their_own_label_what_follows_them(tmp_path: Path) 
         assert not (tmp_path / "no").exists()
 
 
-def test_the_shared_recording_of_a_forearm_is_read() -> None:
+def test_the_shared_recording_of_a_forearm_is_read():
     folder = Path(__file__).parents[2].parent / "shared" / "data" / "files"
     if not folder.is_dir():
         pytest.skip("shared/data is not there")
@@ -274,7 +271,7 @@ def test_the_shared_recording_of_a_forearm_is_read() -> None:
     assert "thumb+index+middle+ring+pinky" in summary.gestures
 
 
-def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_path: Path) -> None:
+def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_path):
     (tmp_path / "a.csv").write_text("ch_1,ch_2\n" + "1.5,2.25\n" * 300)
     (tmp_path / "map.toml").write_text(
         'sample_rate_hz = 1000\n[columns]\nemg = ["ch_1", "ch_2"]\n[[files]]\nfile = "a.csv"\nuser = "p1"\n'
@@ -292,7 +289,7 @@ def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_
 
 
 @pytest.mark.parametrize("value", ["1e39", "-1e39", "1e400", "nan", "12345678901234567890123456", ""])
-def test_a_number_that_nothing_measures_is_refused_with_its_row(folder: Path, value: str) -> None:
+def test_a_number_that_nothing_measures_is_refused_with_its_row(folder, value):
     text = (folder / "b.csv").read_text()
     (folder / "b.csv").write_text(text + f"60,{value},Rest,0.25,1.0\n" + "61,1.0,Rest,0.25,1.0\n")
     with pytest.raises(DataError, match=r"b\.csv: an EMG column holds .*in row 62$"):
@@ -300,13 +297,13 @@ def test_a_number_that_nothing_measures_is_refused_with_its_row(folder: Path, va
     assert not (folder / "out").exists()
 
 
-def test_a_pose_that_no_hand_makes_is_refused(folder: Path) -> None:
+def test_a_pose_that_no_hand_makes_is_refused(folder):
     (folder / "b.csv").write_text((folder / "b.csv").read_text() + "60,1.0,Rest,1e39,1.0\n")
     with pytest.raises(DataError, match=r"b\.csv: a pose of Rest holds -1\.5e\+39, which nothing measures"):
         import_csv(folder / "map.toml", folder / "out")
 
 
-def test_one_word_typed_in_two_ways_is_one_gesture(folder: Path) -> None:
+def test_one_word_typed_in_two_ways_is_one_gesture(folder):
     _write_csv(folder / "b.csv", ["caf\u00e9"] * 30 + ["cafe\u0301"] * 30)
     import_csv(folder / "map.toml", folder / "out")
     rows = [row for row in Corpus.open(folder / "out").rows if row.user == "p2"]
@@ -322,7 +319,7 @@ def test_one_word_typed_in_two_ways_is_one_gesture(folder: Path) -> None:
         ("sample_rate_hz = 1e6\n", "0.001", "125 Hz by column t, but the map says 1e"),
     ],
 )
-def test_a_column_of_time_in_another_unit_is_said(tmp_path: Path, rate: str, unit_s: str, says: str) -> None:
+def test_a_column_of_time_in_another_unit_is_said(tmp_path, rate, unit_s, says):
     (tmp_path / "a.csv").write_text("t,ch,g\n" + "".join(f"{8 * k},{k},Fist\n" for k in range(200)))
     (tmp_path / "map.toml").write_text(
         f'{rate}[columns]\nemg = ["ch"]\nstage = "g"\ntime = "t"\ntime_unit_s = {unit_s}\n'
@@ -332,7 +329,7 @@ def test_a_column_of_time_in_another_unit_is_said(tmp_path: Path, rate: str, uni
         import_csv(tmp_path / "map.toml", tmp_path / "out")
 
 
-def test_lines_of_blanks_are_no_rows(folder: Path) -> None:
+def test_lines_of_blanks_are_no_rows(folder):
     text = (folder / "b.csv").read_text()
     (folder / "b.csv").write_text(text.replace("\n", "\n   \n", 5) + "\t\n")
     assert import_csv(folder / "map.toml", folder / "out").n_samples_read == 190
@@ -348,7 +345,7 @@ def test_lines_of_blanks_are_no_rows(folder: Path) -> None:
         ("splits.json", load_splits),
     ],
 )
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder: Path, name: str, bring: Callable[[Path], object]) -> None:
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder, name, bring):
     (folder / name).unlink(missing_ok=True)
     (folder / name).parent.mkdir(exist_ok=True)
     os.mkfifo(folder / name)

@@ -25,8 +25,8 @@ def wave(n: int, n_channels: int, rate_hz: float = RATE_HZ) -> np.ndarray:
     return np.column_stack([(80 - time_s) * np.sin(2 * np.pi * (2 + k) * time_s + k) for k in range(n_channels)])
 
 
-def import_one(path: Path, out: Path, about: FileChoices = FileChoices(), **chosen: object):  # type: ignore[no-untyped-def]
-    summary = import_files([path], out, about, choices=Choices(**chosen))  # type: ignore[arg-type]
+def import_one(path: Path, out: Path, about: FileChoices = FileChoices(), **chosen: object):
+    summary = import_files([path], out, about, choices=Choices(**chosen))
     assert corpus_info(out).faults == ()
     return summary, Corpus.open(out)
 
@@ -45,7 +45,7 @@ def _write_edf(path: Path, dimension: str = "mV") -> np.ndarray:
     return emg
 
 
-def test_annotations_of_an_edf_become_recordings_and_units_microvolts(tmp_path: Path) -> None:
+def test_annotations_of_an_edf_become_recordings_and_units_microvolts(tmp_path):
     emg = _write_edf(tmp_path / "a.edf")
     summary, corpus = import_one(tmp_path / "a.edf", tmp_path / "out", FileChoices(user="p"))
     assert [row.stage for row in corpus.rows] == ["Fist", "Open", "Fist"]
@@ -59,7 +59,7 @@ def test_annotations_of_an_edf_become_recordings_and_units_microvolts(tmp_path: 
     assert "not taken: Temp" in summary.notes[-1]
 
 
-def test_repetitions_go_to_their_splits_as_sessions_of_their_own(tmp_path: Path) -> None:
+def test_repetitions_go_to_their_splits_as_sessions_of_their_own(tmp_path):
     _write_edf(tmp_path / "a.edf")
     _, corpus = import_one(tmp_path / "a.edf", tmp_path / "out", FileChoices(user="p", test_repetitions=(2,)))
     assert {(row.stage, row.session, row.split) for row in corpus.rows} == {
@@ -68,7 +68,7 @@ def test_repetitions_go_to_their_splits_as_sessions_of_their_own(tmp_path: Path)
     audit(corpus)
 
 
-def test_a_bdf_is_told_by_its_first_bytes_and_mixed_rates_become_one(tmp_path: Path) -> None:
+def test_a_bdf_is_told_by_its_first_bytes_and_mixed_rates_become_one(tmp_path):
     fast, slow = wave(2000, 1, 400)[:, 0], wave(1000, 1, 200)[:, 0]
     signals = [
         edfio.BdfSignal(fast, 400, label="EMG 1", physical_dimension="uV"),
@@ -98,9 +98,7 @@ def _write_opensignals(path: Path, codes: np.ndarray, device: str, bits: int, co
 @pytest.mark.parametrize(
     ("device", "bits", "supply_v", "gain"), [("channeller", 16, 3.0, 1000), ("bitalino_rev", 10, 3.3, 1009)]
 )
-def test_codes_of_opensignals_become_microvolts_by_the_sensors_data_sheet(
-    tmp_path: Path, device: str, bits: int, supply_v: float, gain: float
-) -> None:
+def test_codes_of_opensignals_become_microvolts_by_the_sensors_data_sheet(tmp_path, device, bits, supply_v, gain):
     codes = np.random.default_rng(0).integers(0, 2**bits, 3000)
     counter = np.arange(3000) % 16 if bits == 10 else np.arange(3000)
     _write_opensignals(tmp_path / "a.h5", codes, device, bits, counter)
@@ -110,7 +108,7 @@ def test_codes_of_opensignals_become_microvolts_by_the_sensors_data_sheet(
         np.testing.assert_allclose(session.emg()[:, 0], (codes / 2**bits - 0.5) * supply_v / gain * 1e6, rtol=1e-5)
 
 
-def test_samples_that_opensignals_lost_leave_a_gap(tmp_path: Path) -> None:
+def test_samples_that_opensignals_lost_leave_a_gap(tmp_path):
     codes, counter = np.random.default_rng(0).integers(0, 65536, 2000), np.arange(2000)
     counter[1200:] += 500
     _write_opensignals(tmp_path / "a.h5", codes, "channeller", 16, counter)
@@ -134,7 +132,7 @@ def _openbci(n: int, lost: slice | None = None) -> tuple[str, np.ndarray]:
     return "\n".join(lines) + "\n", emg
 
 
-def test_an_openbci_recording_is_cut_at_its_markers(tmp_path: Path) -> None:
+def test_an_openbci_recording_is_cut_at_its_markers(tmp_path):
     text, emg = _openbci(600)
     (tmp_path / "a.txt").write_text(text)
     _, corpus = import_one(tmp_path / "a.txt", tmp_path / "out", rename={"marker 2": "Fist", "marker 3": "Open"})
@@ -144,7 +142,7 @@ def test_an_openbci_recording_is_cut_at_its_markers(tmp_path: Path) -> None:
         assert session.meta.sample_rate == 250
 
 
-def test_packets_that_openbci_lost_leave_a_gap(tmp_path: Path) -> None:
+def test_packets_that_openbci_lost_leave_a_gap(tmp_path):
     (tmp_path / "a.txt").write_text(_openbci(600, lost=slice(200, 260))[0])
     _, corpus = import_one(tmp_path / "a.txt", tmp_path / "out", FileChoices(stage="Fist"))
     with corpus.session(next(row for row in corpus.rows if row.stage == "marker 2")) as session:
@@ -152,7 +150,7 @@ def test_packets_that_openbci_lost_leave_a_gap(tmp_path: Path) -> None:
         assert gap.duration_s == pytest.approx(60 / 250, abs=0.002)
 
 
-def test_trigno_discover_keeps_emg_at_its_own_rate(tmp_path: Path) -> None:
+def test_trigno_discover_keeps_emg_at_its_own_rate(tmp_path):
     emg = wave(1200, 2, 1200)
     rows = ["Application:, Trigno Discover (1.6.4)", "Date/Time:, today", "Collection Length (seconds):, 1.0"]
     rows += ["EMG 01 (1), , EMG 02 (2), ", "sensor mode: 45, , sensor mode: 45, "]
@@ -171,7 +169,7 @@ def test_trigno_discover_keeps_emg_at_its_own_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("said_before", [False, True])
-def test_emgworks_pairs_of_time_and_value_are_volts(tmp_path: Path, said_before: bool) -> None:
+def test_emgworks_pairs_of_time_and_value_are_volts(tmp_path, said_before):
     emg = wave(1000, 1, 1259.259)[:, 0]
     rows = []
     if said_before:
@@ -190,7 +188,7 @@ def test_emgworks_pairs_of_time_and_value_are_volts(tmp_path: Path, said_before:
         assert session.meta.sample_rate == pytest.approx(1259.259, rel=1e-4)
 
 
-def test_a_folder_of_libemg_is_read_by_repetition_and_class(tmp_path: Path) -> None:
+def test_a_folder_of_libemg_is_read_by_repetition_and_class(tmp_path):
     rng = np.random.default_rng(0)
     for subject in (1, 2):
         folder = tmp_path / "set" / f"S{subject}"
@@ -211,7 +209,7 @@ def test_a_folder_of_libemg_is_read_by_repetition_and_class(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("cut", [10, 300, 1500])
-def test_a_file_cut_short_is_named_in_one_sentence(tmp_path: Path, cut: int) -> None:
+def test_a_file_cut_short_is_named_in_one_sentence(tmp_path, cut):
     _write_edf(tmp_path / "a.edf")
     (tmp_path / "b.edf").write_bytes((tmp_path / "a.edf").read_bytes()[:cut])
     with pytest.raises(DataError, match=r"b\.edf") as caught:
@@ -220,13 +218,13 @@ def test_a_file_cut_short_is_named_in_one_sentence(tmp_path: Path, cut: int) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_without_a_label_says_what_to_give(tmp_path: Path) -> None:
+def test_a_file_without_a_label_says_what_to_give(tmp_path):
     edfio.Edf([edfio.EdfSignal(wave(1000, 1)[:, 0], RATE_HZ, label="EMG")]).write(tmp_path / "a.edf")
     with pytest.raises(DataError, match="give --stage"):
         import_files([tmp_path / "a.edf"], tmp_path / "out", FileChoices())
 
 
-def test_a_dry_run_says_what_it_understood_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_says_what_it_understood_and_writes_nothing(tmp_path):
     _write_edf(tmp_path / "a.edf")
     answer = invoke("data", "import", "files", tmp_path / "a.edf", tmp_path / "out", "--dry-run")
     assert answer.exit_code == 0, answer.output
@@ -235,7 +233,7 @@ def test_a_dry_run_says_what_it_understood_and_writes_nothing(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_where_an_edf_was_interrupted_there_is_a_gap(tmp_path: Path) -> None:
+def test_where_an_edf_was_interrupted_there_is_a_gap(tmp_path):
     emg = _write_edf(tmp_path / "a.edf")
     content = (tmp_path / "a.edf").read_bytes().replace(b"EDF+C", b"EDF+D")
     head, size = 256 * 5, (len(content) - 256 * 5) // 5  # five records of three signals and the annotations
@@ -276,9 +274,7 @@ def _set_edf(content: bytes, start: int, width: int, text: str) -> bytes:
         (256 + 120 * 4, 8, "32767", "EMG flexor no range"),
     ],
 )
-def test_a_header_of_an_edf_that_cannot_be_right_is_named(
-    tmp_path: Path, start: int, width: int, text: str, says: str
-) -> None:
+def test_a_header_of_an_edf_that_cannot_be_right_is_named(tmp_path, start, width, text, says):
     _write_edf(tmp_path / "a.edf")
     (tmp_path / "b.edf").write_bytes(_set_edf((tmp_path / "a.edf").read_bytes(), start, width, text))
     with pytest.raises(DataError, match=says):
@@ -286,7 +282,7 @@ def test_a_header_of_an_edf_that_cannot_be_right_is_named(
 
 
 @pytest.mark.parametrize(("key", "value"), [("resolution", [200, 200]), ("sampling rate", "abc"), ("sampling rate", 0)])
-def test_an_attribute_of_opensignals_that_cannot_be_is_refused(tmp_path: Path, key: str, value: object) -> None:
+def test_an_attribute_of_opensignals_that_cannot_be_is_refused(tmp_path, key, value):
     codes = np.random.default_rng(0).integers(0, 65536, (500, 2))
     _write_opensignals(tmp_path / "a.h5", codes, "biosignalsplux", 16, np.arange(500) % 16)
     with h5py.File(tmp_path / "a.h5", "r+") as file:
@@ -296,7 +292,7 @@ def test_an_attribute_of_opensignals_that_cannot_be_is_refused(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("first", [lambda k: k % 201, lambda k: k % 100 if k < 300 else k - 300])
-def test_other_counters_of_openbci_are_no_loss(tmp_path: Path, first) -> None:  # type: ignore[no-untyped-def]
+def test_other_counters_of_openbci_are_no_loss(tmp_path, first):
     text, _ = _openbci(600)
     head, rows = text.splitlines()[:5], text.splitlines()[5:]
     counted = [f"{first(k)},{row.split(',', 1)[1]}" for k, row in enumerate(rows)]
@@ -304,7 +300,7 @@ def test_other_counters_of_openbci_are_no_loss(tmp_path: Path, first) -> None:  
     assert read_source(tmp_path / "a.txt").time_s is None
 
 
-def test_rows_of_openbci_that_were_cut_are_counted_wherever_they_are(tmp_path: Path) -> None:
+def test_rows_of_openbci_that_were_cut_are_counted_wherever_they_are(tmp_path):
     lines = _openbci(600)[0].splitlines()
     for number in (5, 200):
         lines[number] = lines[number][:20]
@@ -321,21 +317,21 @@ def _emgworks(values: list[str], mark: str = ",") -> str:
 
 
 @pytest.mark.parametrize("hole", ["", "Error"])
-def test_a_hole_in_a_column_of_emg_moves_nothing(tmp_path: Path, hole: str) -> None:
+def test_a_hole_in_a_column_of_emg_moves_nothing(tmp_path, hole):
     values = [f"{k}e-6" for k in range(300)]
     (tmp_path / "a.csv").write_text(_emgworks([*values[:50], hole, *values[51:]]))
     with pytest.raises(DataError, match="EMG 1 holds no number in row 52, but does after it"):
         import_files([tmp_path / "a.csv"], tmp_path / "out", FileChoices(stage="x"))
 
 
-def test_a_channel_that_ends_early_shortens_the_file_and_is_counted(tmp_path: Path) -> None:
+def test_a_channel_that_ends_early_shortens_the_file_and_is_counted(tmp_path):
     (tmp_path / "a.csv").write_text(_emgworks([f"{k}e-6" for k in range(120)] + [""] * 180, mark=";"))
     summary, _ = import_one(tmp_path / "a.csv", tmp_path / "out", FileChoices(stage="Fist"))
     assert (summary.n_samples_read, summary.n_samples_kept) == (300, 120)
     assert summary.left_out == {"samples beyond a file's shortest channel": 180}
 
 
-def test_what_would_be_there_twice_or_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_what_would_be_there_twice_or_is_not_there_is_refused(tmp_path):
     _write_edf(tmp_path / "a.edf")
     with pytest.raises(DataError, match="named twice"):
         import_files([tmp_path / "a.edf", tmp_path / "." / "a.edf"], tmp_path / "out", FileChoices())
@@ -344,7 +340,7 @@ def test_what_would_be_there_twice_or_is_not_there_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["{who}/R_{r}_C_{c}.csv", "{who}_R_{r}_C_{c}.csv", "{who}/C_{c}_R_{r}_emg.csv"])
-def test_two_people_of_libemg_stay_two_and_other_sensors_out(tmp_path: Path, name: str) -> None:
+def test_two_people_of_libemg_stay_two_and_other_sensors_out(tmp_path, name):
     for who in ("ann", "bob"):
         for r, c in ((0, 0), (0, 1), (1, 0), (1, 1)):
             file = tmp_path / "set" / name.format(who=who, r=r, c=c)
@@ -358,7 +354,7 @@ def test_two_people_of_libemg_stay_two_and_other_sensors_out(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("details", ["[" * 100_000, '["Fist"]', '{"classes": 3}'])
-def test_details_of_libemg_that_are_none_leave_numbers(tmp_path: Path, details: str) -> None:
+def test_details_of_libemg_that_are_none_leave_numbers(tmp_path, details):
     (tmp_path / "set").mkdir()
     for r in range(2):
         (tmp_path / "set" / f"R_{r}_C_0.csv").write_text("1,2\n3,4\n")
@@ -366,7 +362,7 @@ def test_details_of_libemg_that_are_none_leave_numbers(tmp_path: Path, details: 
     assert set(import_libemg(tmp_path / "set", tmp_path / "out", 1000).gestures) == {"class 0"}
 
 
-def test_the_name_of_a_channel_is_no_command_to_a_terminal(tmp_path: Path) -> None:
+def test_the_name_of_a_channel_is_no_command_to_a_terminal(tmp_path):
     _write_edf(tmp_path / "a.edf")
     (tmp_path / "b.edf").write_bytes((tmp_path / "a.edf").read_bytes().replace(b"EMG flexor", b"EMG\x1b[31mxy", 1))
     answer = invoke("data", "import", "files", tmp_path / "b.edf", tmp_path / "out")
@@ -374,7 +370,7 @@ def test_the_name_of_a_channel_is_no_command_to_a_terminal(tmp_path: Path) -> No
     assert "\x1b" not in answer.output
 
 
-def test_the_shared_files_are_all_read() -> None:
+def test_the_shared_files_are_all_read():
     if not (SHARED / "files").is_dir():
         pytest.skip("shared/data is not there")
     kinds = {

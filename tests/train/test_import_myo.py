@@ -25,7 +25,7 @@ def _write_wrist(folder: Path, gestures: tuple[int, ...] = (0, 1, 7)) -> dict[st
     return written
 
 
-def test_labels_become_recordings_and_the_last_donning_is_for_testing(tmp_path: Path) -> None:
+def test_labels_become_recordings_and_the_last_donning_is_for_testing(tmp_path):
     written = _write_wrist(tmp_path / "set")
     summary = import_myo_wrist(tmp_path / "set", tmp_path / "out")
     corpus = Corpus.open(tmp_path / "out")
@@ -40,7 +40,7 @@ def test_labels_become_recordings_and_the_last_donning_is_for_testing(tmp_path: 
             np.testing.assert_array_equal(session.emg(), written["222-3/7"][start : start + 20, :8])
 
 
-def test_people_react_late_so_the_start_of_a_label_can_be_left_out(tmp_path: Path) -> None:
+def test_people_react_late_so_the_start_of_a_label_can_be_left_out(tmp_path):
     written = _write_wrist(tmp_path / "set", gestures=(1,))
     summary = import_myo_wrist(tmp_path / "set", tmp_path / "out", choices=Choices(skip_start_s=0.05))
     assert summary.left_out == {"the start of recordings": 4 * 4 * 10}
@@ -49,7 +49,7 @@ def test_people_react_late_so_the_start_of_a_label_can_be_left_out(tmp_path: Pat
         np.testing.assert_array_equal(session.emg(), written["111-1/1"][30:40, :8])
 
 
-def test_rest_may_be_taken_from_the_minute_without_prompts_alone(tmp_path: Path) -> None:
+def test_rest_may_be_taken_from_the_minute_without_prompts_alone(tmp_path):
     written = _write_wrist(tmp_path / "set", gestures=(0, 1))
     minute = np.random.default_rng(5).integers(-128, 128, (2_300, 8))
     rows = np.column_stack([minute, np.zeros(len(minute))])
@@ -68,7 +68,7 @@ def test_rest_may_be_taken_from_the_minute_without_prompts_alone(tmp_path: Path)
     np.testing.assert_array_equal(read[3][1], written["111-1/1"][20:40, :8])
 
 
-def test_a_garbled_row_is_left_out_and_a_label_beyond_the_set_is_named(tmp_path: Path) -> None:
+def test_a_garbled_row_is_left_out_and_a_label_beyond_the_set_is_named(tmp_path):
     _write_wrist(tmp_path / "set", gestures=(1,))
     with (tmp_path / "set" / "111-1" / "1.txt").open("a") as file:
         file.write("1,2,3")
@@ -80,7 +80,7 @@ def test_a_garbled_row_is_left_out_and_a_label_beyond_the_set_is_named(tmp_path:
     assert not (tmp_path / "no").exists()
 
 
-def test_days_are_donnings_and_the_first_is_for_training(tmp_path: Path) -> None:
+def test_days_are_donnings_and_the_first_is_for_training(tmp_path):
     for day in (1, 2, 10):
         folder = tmp_path / "set" / "sub2" / f"day{day}"
         folder.mkdir(parents=True)
@@ -99,7 +99,7 @@ def test_days_are_donnings_and_the_first_is_for_training(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("label", ["nan", "0.5", "-1"])
-def test_a_label_that_is_no_whole_number_is_named(tmp_path: Path, label: str) -> None:
+def test_a_label_that_is_no_whole_number_is_named(tmp_path, label):
     _write_wrist(tmp_path / "set", gestures=(1,))
     file = tmp_path / "set" / "111-1" / "1.txt"
     file.write_text(file.read_text().replace(",1\n", f",{label}\n"))
@@ -107,7 +107,7 @@ def test_a_label_that_is_no_whole_number_is_named(tmp_path: Path, label: str) ->
         import_myo_wrist(tmp_path / "set", tmp_path / "out")
 
 
-def test_the_mark_of_a_text_editor_costs_no_row(tmp_path: Path) -> None:
+def test_the_mark_of_a_text_editor_costs_no_row(tmp_path):
     _write_wrist(tmp_path / "set", gestures=(1,))
     file = tmp_path / "set" / "111-1" / "1.txt"
     file.write_text("\ufeff" + file.read_text().replace("\n", "\r\n"), encoding="utf-8")

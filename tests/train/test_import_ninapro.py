@@ -1,7 +1,6 @@
 """Files in the layout of Ninapro's documentation, written here with scipy, come out as sessions."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -62,7 +61,7 @@ def _write_set(folder: Path, variables: dict[str, np.ndarray], name: str = "S1_E
     ("database", "file"),
     [("db1", "S1_A1_E1.mat"), ("db2", "S1_E1_A1.mat"), ("db5", "s1/S1_E1_A1.mat")],
 )
-def test_each_repetition_of_a_movement_becomes_a_recording(tmp_path: Path, database: Database, file: str) -> None:
+def test_each_repetition_of_a_movement_becomes_a_recording(tmp_path, database, file):
     variables = _variables(database)
     _write_set(tmp_path / "set", variables, file)
     summary = import_ninapro(tmp_path / "set", tmp_path / "out", database)
@@ -84,7 +83,7 @@ def test_each_repetition_of_a_movement_becomes_a_recording(tmp_path: Path, datab
 
 
 @pytest.mark.parametrize("name", ["S4_E1_A1_D{}.mat", "S4_E1_A{}.mat"])
-def test_database_8_splits_by_acquisition_and_reads_the_glove_of_18_sensors(tmp_path: Path, name: str) -> None:
+def test_database_8_splits_by_acquisition_and_reads_the_glove_of_18_sensors(tmp_path, name):
     for day in (1, 2, 3):
         variables = _variables("db8", sensors=18, seed=day)
         for told in ("stimulus", "repetition"):
@@ -111,7 +110,7 @@ def _samples_written(corpus: Path) -> int:
     return sum(h5py.File(file)["emg2pose/timeseries"].shape[0] for file in corpus.glob("*.hdf5"))
 
 
-def test_a_flickering_label_and_a_second_folder_lose_nothing(tmp_path: Path) -> None:
+def test_a_flickering_label_and_a_second_folder_lose_nothing(tmp_path):
     variables = _variables("db5")
     variables["restimulus"][40:42] = 0  # inside the first repetition
     for folder, seed in (("set", 0), ("set/old", 1)):
@@ -124,7 +123,7 @@ def test_a_flickering_label_and_a_second_folder_lose_nothing(tmp_path: Path) -> 
     assert {row.session.split("-")[2] for row in rows} == {"E1", "E1.2"}
 
 
-def test_the_same_file_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+def test_the_same_file_twice_counts_once_and_is_said(tmp_path):
     for folder in ("set", "set/copy"):
         _write_set(tmp_path / folder, _variables("db5"))
     summary = import_ninapro(tmp_path / "set", tmp_path / "out", "db5")
@@ -132,7 +131,7 @@ def test_the_same_file_twice_counts_once_and_is_said(tmp_path: Path) -> None:
     assert "second copy" in summary.notes[0]
 
 
-def test_a_variable_some_rows_short_trims_the_file_and_is_counted(tmp_path: Path) -> None:
+def test_a_variable_some_rows_short_trims_the_file_and_is_counted(tmp_path):
     variables = _variables("db5")
     variables["restimulus"] = variables["restimulus"][:-7]
     savemat(tmp_path / "S1_E1_A1.mat", variables)
@@ -141,7 +140,7 @@ def test_a_variable_some_rows_short_trims_the_file_and_is_counted(tmp_path: Path
     assert summary.n_samples_read == 750 == summary.n_samples_kept + 7
 
 
-def test_a_file_of_matlab_7_3_reads_as_one_of_matlab_5(tmp_path: Path) -> None:
+def test_a_file_of_matlab_7_3_reads_as_one_of_matlab_5(tmp_path):
     variables = _variables("db3")
     _write_set(tmp_path / "old", variables)
     (tmp_path / "new").mkdir()
@@ -158,7 +157,7 @@ def test_a_file_of_matlab_7_3_reads_as_one_of_matlab_5(tmp_path: Path) -> None:
             np.testing.assert_array_equal(one.joint_angles(), other.joint_angles())
 
 
-def test_a_sensor_that_cannot_be_right_is_left_out_and_said(tmp_path: Path) -> None:
+def test_a_sensor_that_cannot_be_right_is_left_out_and_said(tmp_path):
     variables = _variables("db5")
     variables["glove"][:, 10] = np.linspace(-137, 1076, 750)  # as in the published files
     savemat(tmp_path / "S1_E1_A1.mat", variables)
@@ -172,7 +171,7 @@ def test_a_sensor_that_cannot_be_right_is_left_out_and_said(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("lag", [0, 24, 61])
-def test_the_gloves_lag_is_found_as_it_was_made(lag: int) -> None:
+def test_the_gloves_lag_is_found_as_it_was_made(lag):
     rng, rate_hz = np.random.default_rng(1), 200.0
     effort = np.repeat(rng.permutation(np.tile([0.0, 0.0, 1.0], 40)), 400)
     emg = (1 + 4 * effort)[:, None] * rng.standard_normal((len(effort), 4))
@@ -184,7 +183,7 @@ def test_the_gloves_lag_is_found_as_it_was_made(lag: int) -> None:
     assert lag_s(rng.standard_normal((20_000, 4)), pose[:20_000], rate_hz) is None
 
 
-def test_undoing_the_lag_moves_poses_and_marks_what_is_missing(tmp_path: Path) -> None:
+def test_undoing_the_lag_moves_poses_and_marks_what_is_missing(tmp_path):
     rng = np.random.default_rng(0)
     variables = _variables("db5", repetitions=20)
     label = np.repeat(variables["restimulus"][:, 0], 20)
@@ -200,7 +199,7 @@ def test_undoing_the_lag_moves_poses_and_marks_what_is_missing(tmp_path: Path) -
     assert failed == pytest.approx(40, abs=4)
 
 
-def test_people_and_gestures_are_held_out_by_the_names_of_the_set(tmp_path: Path) -> None:
+def test_people_and_gestures_are_held_out_by_the_names_of_the_set(tmp_path):
     for subject in (1, 3, 4):
         _write_set(tmp_path / "set", _variables("db5", seed=subject), f"S{subject}_E1_A1.mat")
     choices = Choices(hold_out_people=("S1",), validation_people=("db5-04",), hold_out_gestures=("index flexion",))
@@ -217,7 +216,7 @@ def test_people_and_gestures_are_held_out_by_the_names_of_the_set(tmp_path: Path
     assert not (tmp_path / "no").exists()
 
 
-def test_the_published_files_are_read_whole(tmp_path: Path) -> None:
+def test_the_published_files_are_read_whole(tmp_path):
     if not (SHARED / "ninapro-db5").is_dir():
         pytest.skip("shared/data is not there")
     summary = import_ninapro(SHARED / "ninapro-db5", tmp_path / "out", "db5", [1], dry_run=True)
@@ -227,7 +226,7 @@ def test_the_published_files_are_read_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sensors_range_is_laid_onto_that_of_its_joint() -> None:
+def test_a_sensors_range_is_laid_onto_that_of_its_joint():
     glove = np.tile(np.linspace(100, 200, 101)[:, None], (1, 22))
     angles = joint_angles(glove, glove.min(axis=0), glove.max(axis=0))
     of = {name: angles[:, JOINT_NAMES.index(name)] for name in JOINT_NAMES}
@@ -238,7 +237,7 @@ def test_a_sensors_range_is_laid_onto_that_of_its_joint() -> None:
     assert not of["middle_mcp_abduction"].any()  # the glove has no sensor for it
 
 
-def test_calibrated_angles_are_taken_as_they_are_and_missing_values_fail_the_pose() -> None:
+def test_calibrated_angles_are_taken_as_they_are_and_missing_values_fail_the_pose():
     degrees = np.full((3, 22), 30.0)
     degrees[1, BEND] = np.nan
     angles = joint_angles(degrees, np.zeros(22), np.ones(22), in_degrees=True)
@@ -246,7 +245,7 @@ def test_calibrated_angles_are_taken_as_they_are_and_missing_values_fail_the_pos
     assert np.isnan(angles).all(axis=1).tolist() == [False, True, False]
 
 
-def test_both_gloves_name_only_joints_of_the_format_and_each_once() -> None:
+def test_both_gloves_name_only_joints_of_the_format_and_each_once():
     for glove, n in ((GLOVE_22, 22), (GLOVE_18, 18)):
         named = [name for name in glove if name is not None]
         assert len(glove) == n
@@ -267,9 +266,7 @@ def test_both_gloves_name_only_joints_of_the_format_and_each_once() -> None:
         ({"emg": np.full((750, 16), 1j)}, "variable emg is not a table of numbers"),
     ],
 )
-def test_a_file_of_another_layout_is_named_and_nothing_is_left(
-    tmp_path: Path, change: dict[str, np.ndarray | None], says: str
-) -> None:
+def test_a_file_of_another_layout_is_named_and_nothing_is_left(tmp_path, change, says):
     variables = {k: v for k, v in {**_variables("db5"), **change}.items() if v is not None}
     _write_set(tmp_path / "set", variables)
     with pytest.raises(DataError, match=says):
@@ -277,7 +274,7 @@ def test_a_file_of_another_layout_is_named_and_nothing_is_left(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_subject_and_a_damaged_file_are_named(tmp_path: Path) -> None:
+def test_a_missing_subject_and_a_damaged_file_are_named(tmp_path):
     (tmp_path / "S1_E1_A1.mat").write_bytes(b"MATLAB 5.0 MAT-file, or so it says" * 10)
     with pytest.raises(DataError, match="no recording of subject 2"):
         import_ninapro(tmp_path, tmp_path / "out", "db5", [1, 2])
@@ -286,7 +283,7 @@ def test_a_missing_subject_and_a_damaged_file_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_glove_that_said_nothing_is_left_out_and_said(tmp_path: Path, value: float) -> None:
+def test_a_glove_that_said_nothing_is_left_out_and_said(tmp_path, value):
     variables = _variables("db5")
     _write_set(tmp_path / "set", {**variables, "glove": np.full_like(variables["glove"], value)})
     assert "cannot be right" in import_ninapro(tmp_path / "set", tmp_path / "out", "db5").notes[0]
@@ -311,16 +308,14 @@ def _beyond_its_size(file: h5py.File) -> None:
         (_beyond_its_size, "more than a file of its size"),
     ],
 )
-def test_a_file_of_matlab_7_3_that_cannot_be_read_says_why(
-    tmp_path: Path, write: Callable[[h5py.File], None], says: str
-) -> None:
+def test_a_file_of_matlab_7_3_that_cannot_be_read_says_why(tmp_path, write, says):
     with h5py.File(tmp_path / "S1_E1_A1.mat", "w") as file:
         write(file)
     with pytest.raises(DataError, match=says):
         import_ninapro(tmp_path, tmp_path / "out", "db5")
 
 
-def test_a_gesture_to_be_renamed_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_gesture_to_be_renamed_that_is_not_there_is_said(tmp_path):
     _write_set(tmp_path / "set", _variables("db5"))
     with pytest.raises(DataError, match="'index flexon', to be renamed; did you mean index flexion?"):
         import_ninapro(tmp_path / "set", tmp_path / "out", "db5", choices=Choices(rename={"index flexon": "Point"}))

@@ -59,7 +59,7 @@ def _write_xdf(path: Path, times_s: np.ndarray, emg: np.ndarray, unit: str) -> N
     path.write_bytes(b"".join(content))
 
 
-def test_the_emg_stream_of_an_xdf_is_found_and_markers_become_labels(tmp_path: Path) -> None:
+def test_the_emg_stream_of_an_xdf_is_found_and_markers_become_labels(tmp_path):
     emg = wave(1000, 3)
     _write_xdf(tmp_path / "a.xdf", 100 + np.arange(1000) / RATE_HZ, emg / 1000, "millivolts")
     summary, corpus = import_one(tmp_path / "a.xdf", tmp_path / "out", FileChoices(user="p"))
@@ -72,7 +72,7 @@ def test_the_emg_stream_of_an_xdf_is_found_and_markers_become_labels(tmp_path: P
     assert "stream Head was left out" in text
 
 
-def test_the_gap_of_an_xdf_stays_a_gap(tmp_path: Path) -> None:
+def test_the_gap_of_an_xdf_stays_a_gap(tmp_path):
     times_s = 100 + np.concatenate([np.arange(300), np.arange(340, 1040)]) / RATE_HZ
     _write_xdf(tmp_path / "a.xdf", times_s, wave(1000, 2), "microvolts")
     _, corpus = import_one(tmp_path / "a.xdf", tmp_path / "out", FileChoices(user="p"))
@@ -81,7 +81,7 @@ def test_the_gap_of_an_xdf_stays_a_gap(tmp_path: Path) -> None:
         assert gap.duration_s == pytest.approx(0.2, abs=0.02)
 
 
-def test_numbers_that_mark_and_a_rate_that_is_not_the_nominal_one(tmp_path: Path) -> None:
+def test_numbers_that_mark_and_a_rate_that_is_not_the_nominal_one(tmp_path):
     times_s, emg = np.arange(400) / 200, wave(400, 2)
     marks_s = np.array([0.5, 1.0])
     rows = [struct.pack("<2f", *row) for row in emg]
@@ -107,7 +107,7 @@ def test_numbers_that_mark_and_a_rate_that_is_not_the_nominal_one(tmp_path: Path
     ("times_s", "says"),
     [(np.where(np.arange(50) == 5, np.nan, 1.0), "a time stamp .* is not a number"), (np.full(50, 5.0), "stand still")],
 )
-def test_time_stamps_that_say_nothing_are_refused(tmp_path: Path, times_s: np.ndarray, says: str) -> None:
+def test_time_stamps_that_say_nothing_are_refused(tmp_path, times_s, says):
     rows = [struct.pack("<2f", *row) for row in wave(50, 2)]
     described = _stream(1, "Band", "EMG", 2, "float32", 0, "uV")
     (tmp_path / "a.xdf").write_bytes(b"XDF:" + described + _samples(1, times_s, rows))

@@ -12,8 +12,6 @@ import pytest
 
 from cpep_edge import cli, files
 from cpep_train import training
-from cpep_train.corpus import Corpus
-from cpep_train.recipe import Recipe
 from cpep_train.training import STAGES
 from tests.train.toy_corpus import write_recipe
 
@@ -73,8 +71,8 @@ def _content(run: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_a_command_broken_off_at_every_file_it_writes_resumes_to_the_same_run(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    toy_corpus, tiny_recipe, tmp_path, monkeypatch
+):
     monkeypatch.undo()  # the curves are drawn here
     file, log, done = write_recipe(tiny_recipe, tmp_path / "tiny.toml"), tmp_path / "log", tmp_path / "done"
     done.touch()
@@ -98,8 +96,8 @@ def test_a_command_broken_off_at_every_file_it_writes_resumes_to_the_same_run(
 
 
 def test_a_stage_taken_over_from_another_run_is_not_done_before_its_weights_are_whole(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    trained_run, tmp_path, monkeypatch
+):
     def killed(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes()[:100])
         if source.name == "weights.safetensors":

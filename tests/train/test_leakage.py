@@ -13,7 +13,6 @@ from cpep_edge.session import Session, SessionMeta, write_session
 from cpep_train.content import N_MARKS, content_of, marks
 from cpep_train.corpus import FREE_STAGE, Corpus, Row, write_metadata
 from cpep_train.leakage import SPLITS_FILE, audit, audit_against, load_splits, save_splits, split_manifest
-from cpep_train.recipe import Recipe
 from cpep_train.training import train
 from tests.train.toy_corpus import (
     HELD_OUT_STAGE,
@@ -28,14 +27,14 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Corpus:
+def corpus(tmp_path) -> Corpus:
     """A corpus of its own, to plant leaks in."""
     return write_toy_corpus(tmp_path / "toy", n_samples=400)
 
 
 def _with(corpus: Corpus, filename: str, **change: object) -> Corpus:
     """The corpus with one row changed."""
-    rows = tuple(replace(row, **change) if row.filename == filename else row for row in corpus.rows)  # type: ignore[arg-type]
+    rows = tuple(replace(row, **change) if row.filename == filename else row for row in corpus.rows)
     return Corpus(corpus.folder, rows)
 
 
@@ -50,7 +49,7 @@ def _elsewhere(corpus: Corpus, folder: Path, session: str) -> Corpus:
     return Corpus.open(folder)
 
 
-def test_a_clean_corpus_passes_and_every_recording_is_in_its_manifest(corpus: Corpus) -> None:
+def test_a_clean_corpus_passes_and_every_recording_is_in_its_manifest(corpus):
     manifest = audit(corpus)
     assert [entry.filename for entry in manifest.entries] == [row.filename for row in corpus.rows]
     assert len(manifest.trained) + len(manifest.asked) == len(corpus.rows)
@@ -60,32 +59,32 @@ def test_a_clean_corpus_passes_and_every_recording_is_in_its_manifest(corpus: Co
     ("filename", "flag", "said"),
     [("u4-Fist", "held_out_user", "user u4"), ("u0-Spread", "held_out_stage", "stage Spread")],
 )
-def test_a_held_out_person_or_gesture_in_training_is_found(corpus: Corpus, filename: str, flag: str, said: str) -> None:
+def test_a_held_out_person_or_gesture_in_training_is_found(corpus, filename, flag, said):
     with pytest.raises(DataError, match=f"{said} is held out, but {filename} is in split train"):
         audit(_with(corpus, filename, split="train", **{flag: False}))
 
 
-def test_one_session_on_both_sides_is_found(corpus: Corpus) -> None:
+def test_one_session_on_both_sides_is_found(corpus):
     write_toy_session(corpus.folder, "u0-Fist-again", "Fist", "u0", 400, seed=99)
     again = replace(_fist(corpus), split="test", filename="u0-Fist-again")
     with pytest.raises(DataError, match="Fist in session s0 of u0 is on both sides, u0-Fist .* and u0-Fist-again"):
         audit(Corpus(corpus.folder, (*corpus.rows, again)))
 
 
-def test_one_recording_under_two_names_on_both_sides_is_found(corpus: Corpus) -> None:
+def test_one_recording_under_two_names_on_both_sides_is_found(corpus):
     write_toy_session(corpus.folder, "u4-Fist", "Fist", "u4", 400, seed=0)  # the seed of u0-Fist: the same EMG
     with pytest.raises(DataError, match="u4-Fist, in split test, holds the same EMG as u0-Fist of u0"):
         audit(corpus)
 
 
-def test_a_held_out_pose_under_another_name_in_training_is_found(corpus: Corpus) -> None:
+def test_a_held_out_pose_under_another_name_in_training_is_found(corpus):
     write_toy_session(corpus.folder, "u0-Other", HELD_OUT_STAGE, "u0", 400, seed=77)
     other = replace(_fist(corpus), stage="Other", filename="u0-Other")
     with pytest.raises(DataError, match="u0-Other, in split train, spends 100% of its time in the pose of Spread"):
         audit(Corpus(corpus.folder, (*corpus.rows, other)))
 
 
-def test_a_hand_may_pass_through_a_held_out_pose_and_a_gesture_begin_and_end_in_it(corpus: Corpus) -> None:
+def test_a_hand_may_pass_through_a_held_out_pose_and_a_gesture_begin_and_end_in_it(corpus):
     rng = np.random.default_rng(5)
     held_out, trained = (toy_signals(stage, 400, rng)[1] for stage in (HELD_OUT_STAGE, "Fist"))
     asked = ((FREE_STAGE, 8, True), (FREE_STAGE, 100, False), ("Fist", 100, True), ("Fist", 250, False))
@@ -99,9 +98,9 @@ def test_a_hand_may_pass_through_a_held_out_pose_and_a_gesture_begin_and_end_in_
             audit(Corpus(corpus.folder, (*corpus.rows, free)))
 
 
-def test_the_hash_depends_on_the_emg_and_not_on_names_or_poses(tmp_path: Path) -> None:
+def test_the_hash_depends_on_the_emg_and_not_on_names_or_poses(tmp_path):
     def hash_of(name: str, **change: object) -> str:
-        write_toy_session(tmp_path, name, n_samples=5_000, **change)  # type: ignore[arg-type]
+        write_toy_session(tmp_path, name, n_samples=5_000, **change)
         with Session(tmp_path / f"{name}.hdf5") as session:
             return content_of(session).emg_sha256
 
@@ -110,9 +109,7 @@ def test_the_hash_depends_on_the_emg_and_not_on_names_or_poses(tmp_path: Path) -
     assert first != hash_of("c", seed=1)
 
 
-def test_training_refuses_a_leak_before_it_starts_and_leaves_its_splits(
-    corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_training_refuses_a_leak_before_it_starts_and_leaves_its_splits(corpus, tiny_recipe, tmp_path):
     write_toy_session(corpus.folder, "u4-Fist", "Fist", "u4", 400, seed=0)
     with pytest.raises(DataError, match="holds the same EMG"):
         train(tiny_recipe, corpus.folder, tmp_path / "leaky", progress=False)
@@ -122,7 +119,7 @@ def test_training_refuses_a_leak_before_it_starts_and_leaves_its_splits(
     assert load_splits(tmp_path / "run") == split_manifest(corpus)
 
 
-def test_metadata_edited_after_training_are_found(corpus: Corpus) -> None:
+def test_metadata_edited_after_training_are_found(corpus):
     trained = audit(corpus)
     for name in ("Fist", "Flat", "Point", "Rest"):
         corpus = _with(corpus, f"u0-{name}", split="test", held_out_user=True)
@@ -133,7 +130,7 @@ def test_metadata_edited_after_training_are_found(corpus: Corpus) -> None:
         audit_against(trained, corpus)
 
 
-def test_a_renamed_person_of_another_corpus_is_found(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_renamed_person_of_another_corpus_is_found(corpus, tmp_path):
     trained = audit(corpus)
     other = tmp_path / "other"
     other.mkdir()
@@ -142,7 +139,7 @@ def test_a_renamed_person_of_another_corpus_is_found(corpus: Corpus, tmp_path: P
         audit_against(trained, _elsewhere(corpus, other, "s0"))
 
 
-def test_a_run_without_a_manifest_cannot_be_vouched_for(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_run_without_a_manifest_cannot_be_vouched_for(corpus, tmp_path):
     with pytest.raises(ArtifactError, match=r"splits.json is missing or malformed"):
         load_splits(tmp_path)
     save_splits(tmp_path, audit(corpus))
@@ -153,7 +150,7 @@ def test_a_run_without_a_manifest_cannot_be_vouched_for(corpus: Corpus, tmp_path
         load_splits(tmp_path)
 
 
-def test_a_recording_that_was_cut_and_renamed_is_found(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_recording_that_was_cut_and_renamed_is_found(corpus, tmp_path):
     trained = audit(corpus)
     other = tmp_path / "other"
     other.mkdir()
@@ -165,7 +162,7 @@ def test_a_recording_that_was_cut_and_renamed_is_found(corpus: Corpus, tmp_path:
         audit_against(trained, _elsewhere(corpus, other, "s9"))
 
 
-def test_marks_share_what_recordings_share() -> None:
+def test_marks_share_what_recordings_share():
     rng = np.random.default_rng(0)
     emg = rng.integers(-20, 20, (4000, 8)).astype(np.float32)  # coarse, as of a band of 8-bit counts
     one, half, other = (set(marks(values)) for values in (emg, emg[1000:3000], rng.permutation(emg)))
@@ -175,7 +172,7 @@ def test_marks_share_what_recordings_share() -> None:
     assert marks(np.zeros((500, 8), np.float32)) == ()  # silence is nobody's own
 
 
-def test_no_two_people_of_the_published_sets_are_taken_for_one() -> None:
+def test_no_two_people_of_the_published_sets_are_taken_for_one():
     for database in ("ninapro-db1", "ninapro-db5"):
         folder = SHARED / database
         if not folder.is_dir():

@@ -25,7 +25,7 @@ def write(folder: Path, signal: np.ndarray) -> None:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def corpus(tmp_path) -> Path:
     """One session of ten seconds: three times High, and once nobody knows what."""
     signal = np.zeros((10_000, 2), np.float32)
     lines = ["filename,gesture,start_s,end_s"]
@@ -45,7 +45,7 @@ def recogniser() -> LevelRecogniser:
     return found
 
 
-def test_a_perfect_reader_is_scored_as_one_and_its_false_activation_is_seen(corpus: Path) -> None:
+def test_a_perfect_reader_is_scored_as_one_and_its_false_activation_is_seen(corpus):
     score = evaluate_live(recogniser(), corpus)
     events = score.events
     assert (events.n_right, events.n_missed, events.n_confused, events.n_extra_outside) == (3, 0, 0, 1)
@@ -57,12 +57,12 @@ def test_a_perfect_reader_is_scored_as_one_and_its_false_activation_is_seen(corp
     assert 0.4 < score.rest_share < 0.7
 
 
-def test_what_decides_may_be_replaced(corpus: Path) -> None:
+def test_what_decides_may_be_replaced(corpus):
     slow = SPEC.model_copy(update={"evidence_ms": 5_000.0})
     assert evaluate_live(recogniser(), corpus, spec=slow).events.n_missed == 3
 
 
-def test_sessions_without_the_movements_that_calibrate_are_not_judged_uncalibrated(corpus: Path) -> None:
+def test_sessions_without_the_movements_that_calibrate_are_not_judged_uncalibrated(corpus):
     asks = recogniser()
     asks.manifest.calibration = (FREE_MOVEMENT,)
     with pytest.raises(DataError, match="session s of u has no recording of FreeMovement"):
@@ -70,7 +70,7 @@ def test_sessions_without_the_movements_that_calibrate_are_not_judged_uncalibrat
 
 
 @pytest.mark.parametrize("of", ["nothing", "noise", "before the labels"])
-def test_prompts_that_hold_no_movement_are_said(corpus: Path, of: str) -> None:
+def test_prompts_that_hold_no_movement_are_said(corpus, of):
     signal = np.zeros((10_000, 2), np.float32)
     if of == "noise":
         signal = np.random.default_rng(0).normal(0, 10, (10_000, 2)).astype(np.float32)
@@ -81,7 +81,7 @@ def test_prompts_that_hold_no_movement_are_said(corpus: Path, of: str) -> None:
         evaluate_live(recogniser(), corpus)
 
 
-def test_a_folder_without_labels_or_without_that_split_is_said(corpus: Path) -> None:
+def test_a_folder_without_labels_or_without_that_split_is_said(corpus):
     with pytest.raises(DataError, match="in the split val"):
         evaluate_live(recogniser(), corpus, split="val")
     (corpus / LABELS_FILE).write_text("filename,gesture,start_s,end_s\na,High,2.0,1.0\n")
@@ -93,7 +93,7 @@ def test_a_folder_without_labels_or_without_that_split_is_said(corpus: Path) -> 
 
 
 @pytest.mark.slow
-def test_so_few_people_that_nobody_is_prompted_are_refused(tmp_path: Path) -> None:
+def test_so_few_people_that_nobody_is_prompted_are_refused(tmp_path):
     pytest.importorskip("mujoco")
     pytest.importorskip("myo_sim")
     with pytest.raises(ConfigError, match="of 2 simulated people none is held out"):
@@ -101,7 +101,7 @@ def test_so_few_people_that_nobody_is_prompted_are_refused(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_a_simulated_wearer_makes_every_gesture_as_asked_and_rests_in_between(tmp_path: Path) -> None:
+def test_a_simulated_wearer_makes_every_gesture_as_asked_and_rests_in_between(tmp_path):
     pytest.importorskip("mujoco")
     pytest.importorskip("myo_sim")
     synthesise_prompted(tmp_path / "prompted", n_users=3, sessions_per_user=1, repetitions=1, seed=0)

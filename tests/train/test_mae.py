@@ -22,11 +22,11 @@ def _order() -> Tensor:
     return torch.tensor([[2, 0, 1, 3, 4], [4, 3, 2, 1, 0], [0, 2, 4, 1, 3]])
 
 
-def test_half_of_the_tokens_are_masked(tiny_recipe: Recipe) -> None:
+def test_half_of_the_tokens_are_masked(tiny_recipe):
     assert _module(tiny_recipe).n_masked == round(N / 2)
 
 
-def test_patches_are_the_samples_of_all_channels_in_a_slice_of_time() -> None:
+def test_patches_are_the_samples_of_all_channels_in_a_slice_of_time():
     window = _window()
     cut = patches(window, P)
     for number in range(N):
@@ -34,7 +34,7 @@ def test_patches_are_the_samples_of_all_channels_in_a_slice_of_time() -> None:
         torch.testing.assert_close(cut[1, number], expected)
 
 
-def test_the_encoder_sees_nothing_of_a_masked_patch(tiny_recipe: Recipe) -> None:
+def test_the_encoder_sees_nothing_of_a_masked_patch(tiny_recipe):
     module, seen = _module(tiny_recipe), []
     mix = module.encoder.mix
 
@@ -55,7 +55,7 @@ def test_the_encoder_sees_nothing_of_a_masked_patch(tiny_recipe: Recipe) -> None
     assert not torch.allclose(seen[0][0], seen[2][0])
 
 
-def test_the_loss_is_the_squared_error_of_masked_patches_alone(tiny_recipe: Recipe) -> None:
+def test_the_loss_is_the_squared_error_of_masked_patches_alone(tiny_recipe):
     module, order, window = _module(tiny_recipe), _order(), _window()
     encoder: Encoder = module.encoder
     visible = order[:, 2:].sort(dim=1).values
@@ -69,7 +69,7 @@ def test_the_loss_is_the_squared_error_of_masked_patches_alone(tiny_recipe: Reci
     torch.testing.assert_close(module.loss(window, order), torch.stack(errors).mean())
 
 
-def test_the_cls_token_learns(tiny_recipe: Recipe) -> None:
+def test_the_cls_token_learns(tiny_recipe):
     module = _module(tiny_recipe)
     module.loss(_window(), _order()).backward()
     assert module.encoder.cls.grad is not None

@@ -19,7 +19,7 @@ from cpep_train.windows import WindowBatch
 from tests.train.toy_corpus import varied
 
 
-def test_rank_and_spread_of_known_clouds() -> None:
+def test_rank_and_spread_of_known_clouds():
     generator = torch.Generator().manual_seed(0)
     sphere = F.normalize(torch.randn(5000, 6, generator=generator), dim=1)
     assert effective_rank(sphere) == pytest.approx(6, rel=0.01)
@@ -34,9 +34,7 @@ def _run_with(recipe: Recipe, corpus: Corpus, out: Path, **align: object) -> Non
     train(varied(recipe, align=align), corpus.folder, out, progress=False)
 
 
-def test_a_loss_that_is_no_number_stops_the_stage(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_no_number_stops_the_stage(toy_corpus, tiny_recipe, tmp_path, monkeypatch):
     sound = MaskedAutoencoder.loss
 
     def broken(self: MaskedAutoencoder, window: Tensor, order: Tensor) -> Tensor:
@@ -51,9 +49,7 @@ def test_a_loss_that_is_no_number_stops_the_stage(
 
 
 @pytest.mark.parametrize("side", ["emg", "pose"])
-def test_embeddings_that_shrink_to_a_line_stop_the_stage(
-    side: str, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_embeddings_that_shrink_to_a_line_stop_the_stage(side, toy_corpus, tiny_recipe, tmp_path, monkeypatch):
     sound = Alignment._pairs
 
     def broken(self: Alignment, emg: Tensor, batch: WindowBatch) -> Pairs:
@@ -66,17 +62,13 @@ def test_embeddings_that_shrink_to_a_line_stop_the_stage(
         train(tiny_recipe, toy_corpus.folder, tmp_path / "run", progress=False)
 
 
-def test_an_alignment_at_chance_is_stopped_and_one_that_learns_is_not(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_an_alignment_at_chance_is_stopped_and_one_that_learns_is_not(toy_corpus, tiny_recipe, tmp_path):
     _run_with(tiny_recipe, toy_corpus, tmp_path / "sound", epochs=5)
     with pytest.raises(TrainingError, match=r"learnt nothing in 3 epochs: .* by chance it is 6\.25%"):
         _run_with(tiny_recipe, toy_corpus, tmp_path / "run", epochs=5, learning_rate=1e-12)
 
 
-def test_the_log_notes_rank_and_top1_of_every_epoch(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_notes_rank_and_top1_of_every_epoch(toy_corpus, tiny_recipe, tmp_path, monkeypatch):
     seen = list[dict[str, float]]()
 
     class Noting(EpochLog):

@@ -12,9 +12,7 @@ from nbclient import NotebookClient
 
 from cpep_edge.errors import DataError
 from cpep_train.checkpoint import load_checkpoint
-from cpep_train.corpus import Corpus
 from cpep_train.embeddings import embed_corpus
-from cpep_train.recipe import Recipe
 from tests.train.toy_corpus import HELD_OUT_STAGE, write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +20,7 @@ NOTEBOOKS = sorted((ROOT / "train" / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
-def surroundings(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
+def surroundings(toy_corpus, tiny_recipe, tmp_path, monkeypatch) -> dict[str, str]:
     """What an example is told of the toy corpus, in place of the demo's."""
     (tmp_path / "mean.toml").write_text('[emg]\npooling = "mean"\n')
     tiny = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
@@ -44,7 +40,7 @@ def surroundings(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own machinery
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_a_notebook_runs_from_top_to_bottom(file: Path, surroundings: dict[str, str], tmp_path: Path) -> None:
+def test_a_notebook_runs_from_top_to_bottom(file, surroundings, tmp_path):
     notebook = nbformat.read(file, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)  # kept without, so that they stay small
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
@@ -55,9 +51,7 @@ def test_a_notebook_runs_from_top_to_bottom(file: Path, surroundings: dict[str, 
 
 @pytest.mark.executorch
 @pytest.mark.slow
-def test_the_readmes_example_of_python_runs(
-    surroundings: dict[str, str], toy_corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_readmes_example_of_python_runs(surroundings, toy_corpus, tmp_path, capsys):
     text = (ROOT / "docs" / "training.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     for old, new in (
@@ -73,7 +67,7 @@ def test_the_readmes_example_of_python_runs(
     assert (tmp_path / "mine.cpep" / "manifest.json").is_file()
 
 
-def test_embeddings_are_of_unit_length_and_know_what_they_are_of(trained_run: Path, toy_corpus: Corpus) -> None:
+def test_embeddings_are_of_unit_length_and_know_what_they_are_of(trained_run, toy_corpus):
     found = embed_corpus(load_checkpoint(trained_run), toy_corpus.folder, splits=("test", "val"))
     np.testing.assert_allclose(np.linalg.norm(found.emg, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found.pose, axis=1), 1, atol=1e-5)

@@ -40,9 +40,7 @@ def record_own(folder: Path, rate_hz: float, repeat: int, session: str = "monday
 
 
 @pytest.mark.parametrize("rate_hz", [100.0, 128.0, 200.0, 500.0, 1000.0, 2000.0, 4000.0])
-def test_the_recipe_for_any_band_takes_its_rate_and_channels_and_keeps_its_times(
-    tmp_path: Path, rate_hz: float
-) -> None:
+def test_the_recipe_for_any_band_takes_its_rate_and_channels_and_keeps_its_times(tmp_path, rate_hz):
     corpus = record_own(tmp_path, rate_hz, repeat=1)
     recipe, written = load_recipe("own-band", ["align.epochs=3"], corpus), load_recipe("own-band")
 
@@ -57,7 +55,7 @@ def test_the_recipe_for_any_band_takes_its_rate_and_channels_and_keeps_its_times
     assert spec.n_tokens(recipe.windows.window_samples) == 2
 
 
-def test_what_was_recorded_by_prompts_trains_as_it_stands(tmp_path: Path) -> None:
+def test_what_was_recorded_by_prompts_trains_as_it_stands(tmp_path):
     folder = record_own(tmp_path, 500.0, repeat=3)
     corpus = Corpus.open(folder)
     fast = [f"{stage}.epochs=1" for stage in ("emg_mae", "pose_mae", "align")]
@@ -68,7 +66,7 @@ def test_what_was_recorded_by_prompts_trains_as_it_stands(tmp_path: Path) -> Non
     assert len(evaluation_set(checkpoint, corpus).queries) > 0
 
 
-def test_data_info_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
+def test_data_info_says_what_is_missing_and_how_to_get_it(tmp_path):
     folder = record_own(tmp_path, 500.0, repeat=1)
     missing = {use.name: use.missing for use in corpus_info(folder).uses}
     assert missing["training (recipe own-band)"] == ""
@@ -86,7 +84,7 @@ def test_data_info_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> Non
     assert "several bands: 5 channels at 500 Hz, 5 channels at 1000 Hz" in missing["training (recipe own-band)"]
 
 
-def test_a_refused_training_says_so_before_torch_is_loaded_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_refused_training_says_so_before_torch_is_loaded_and_leaves_nothing(tmp_path):
     folder = record_own(tmp_path, 500.0, repeat=1)
     command = "import sys; from cpep_edge.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     done = python("-c", command, "train", "demo", "--data", folder, "--out", tmp_path / "a/run")
@@ -97,7 +95,7 @@ def test_a_refused_training_says_so_before_torch_is_loaded_and_leaves_nothing(tm
     assert not (tmp_path / "a").exists()
 
 
-def test_gestures_of_any_name_have_targets_that_are_told_apart() -> None:
+def test_gestures_of_any_name_have_targets_that_are_told_apart():
     names = ["Fist", "open-hand", "Horns", "Point", "Thumbs up", "Rest", "Wave", "Pinch"]
     drawn = {name: [gesture_poses(name, 1000, 500.0, str(n)).mean(axis=0) for n in range(10)] for name in names}
     means = {name: np.mean(poses, axis=0) for name, poses in drawn.items()}
@@ -111,5 +109,5 @@ def test_gestures_of_any_name_have_targets_that_are_told_apart() -> None:
         template_poses("Horns", 100, 500.0, "x")
 
 
-def test_recorded_poses_stay_the_targets(toy_corpus: Corpus) -> None:
+def test_recorded_poses_stay_the_targets(toy_corpus):
     assert load_recipe("own-band", data=toy_corpus.folder).pose.source == "recorded"

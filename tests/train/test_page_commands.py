@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -17,8 +16,6 @@ from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.bundle import Bundle
 from cpep_edge.cli import app
 from cpep_edge.session import JOINT_NAMES, Session
-from cpep_train.corpus import Corpus
-from cpep_train.recipe import Recipe
 from tests.processes import invoke
 from tests.train import (
     test_import_3dc,
@@ -29,9 +26,6 @@ from tests.train import (
     test_import_xdf,
 )
 from tests.train.toy_corpus import write_recipe
-
-if TYPE_CHECKING:
-    from cpep_export.native import NativeBuild
 
 STAGES = ("emg_mae", "pose_mae", "align")
 SMALL = {"--users": "2", "--seconds": "1", "--free-seconds": "5", "--seeds": "0"}  # enough to see a command run
@@ -77,18 +71,18 @@ def _options(command: str) -> set[tuple[str, str]]:
     return {(name, ""), *((name, word) for word in words if word.startswith("--"))}
 
 
-def test_there_are_commands_in_the_pages() -> None:
+def test_there_are_commands_in_the_pages():
     assert len(COMMANDS) > 30
 
 
-def test_no_command_and_no_option_of_a_page_is_run_by_nobody() -> None:
+def test_no_command_and_no_option_of_a_page_is_run_by_nobody():
     run = set().union(*(_options(command) for page, command in COMMANDS if page in RUN_HERE))
     assert all((ROOT / "tests" / file).is_file() for file in ELSEWHERE.values())
     assert [command for _, command in COMMANDS if not _is_elsewhere(command) and not _options(command) <= run] == []
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{r}: {c[:60]}" for r, c in COMMANDS])
-def test_a_command_of_a_page_parses(page: str, command: str) -> None:
+def test_a_command_of_a_page_parses(page, command):
     context = click.Context(typer.main.get_command(app), info_name="cpep-edge")
     words = shlex.split(command.replace("...", ""))
     current: click.Command = context.command
@@ -100,16 +94,14 @@ def test_a_command_of_a_page_parses(page: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_commands_inside_sentences_are_there(page: Path) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+def test_commands_inside_sentences_are_there(page):
+    commands = typer.main.get_command(app).commands
     for text in _INLINE.findall(page.read_text(encoding="utf-8")):
         assert text.split()[0] in commands, text
 
 
 @pytest.fixture
-def workplace(
-    tmp_path: Path, toy_corpus: Corpus, trained_run: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def workplace(tmp_path, toy_corpus, trained_run, tiny_recipe, monkeypatch) -> Path:
     """A folder in which the names of docs/training.md are files of the toy."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(toy_corpus.folder, "CORPUS")
@@ -137,7 +129,7 @@ def _run(words: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_page_on_training_runs(workplace: Path, trained_run: Path) -> None:
+def test_every_command_of_the_page_on_training_runs(workplace, trained_run):
     commands = _commands(ROOT / "docs" / "training.md")
     assert {command.split()[0] for command in commands} >= {"train", "sweep", "recipes", "data", "eval", "robustness"}
     for number, command in enumerate(commands):
@@ -159,9 +151,7 @@ def test_every_command_of_the_page_on_training_runs(workplace: Path, trained_run
 
 
 @pytest.fixture
-def beside_a_band(
-    tiny_bundle: Path, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+def beside_a_band(tiny_bundle, tiny_corpus, tmp_path, monkeypatch) -> Iterator[Path]:
     """A folder with what docs/live.md names, and the band's port in place of /dev/ttyACM0."""
     monkeypatch.chdir(tmp_path)
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
@@ -187,9 +177,7 @@ def beside_a_band(
 @pytest.mark.slow
 @pytest.mark.executorch
 @pytest.mark.parametrize("page", ["README.md", "docs/live.md"])
-def test_every_command_of_the_pages_on_running_it_runs(
-    page: str, beside_a_band: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_of_the_pages_on_running_it_runs(page, beside_a_band, monkeypatch):
     for command in _commands(ROOT / page):
         words = [str(beside_a_band) if word == "/dev/ttyACM0" else word for word in shlex.split(command)]
         if _is_elsewhere(command):
@@ -203,9 +191,7 @@ def test_every_command_of_the_pages_on_running_it_runs(
 
 @pytest.mark.slow
 @pytest.mark.executorch
-def test_every_command_of_the_page_on_chips_runs(
-    workplace: Path, trained_run: Path, native_build: "NativeBuild", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_of_the_page_on_chips_runs(workplace, trained_run, native_build, monkeypatch):
     monkeypatch.setattr("cpep_export.native.build_for_target", lambda target, out: native_build)
     _run(["keygen", "maker.pem"])
     for words in map(shlex.split, _commands(ROOT / "docs" / "chip.md")):

@@ -3,7 +3,6 @@ import json
 import re
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from cpep_edge.errors import DataError
 from cpep_edge.json_text import to_json
 from cpep_edge.report_page import INK, SERIES
 from cpep_train.checkpoint import load_checkpoint
-from cpep_train.corpus import Corpus, Row, write_metadata
+from cpep_train.corpus import Row, write_metadata
 from cpep_train.embedded_windows import EmbeddedWindows, ProtocolScores
 from cpep_train.embedding_quality import EmbeddingQuality
 from cpep_train.eval_report import CSV_FILE, FIGURES_FILE, PAGE_FILE, write_report
@@ -40,22 +39,22 @@ from tests.train.toy_corpus import HELD_OUT_STAGE, write_toy_session
 
 
 @pytest.fixture(scope="module")
-def judged(trained_run: Path, toy_corpus: Corpus) -> tuple[Evaluation, EmbeddedWindows]:
+def judged(trained_run, toy_corpus) -> tuple[Evaluation, EmbeddedWindows]:
     return evaluate_run(trained_run, load_checkpoint(trained_run), toy_corpus.folder)
 
 
 @pytest.fixture(scope="module")
-def evaluation(judged: tuple[Evaluation, EmbeddedWindows]) -> Evaluation:
+def evaluation(judged) -> Evaluation:
     return judged[0]
 
 
 @pytest.fixture(scope="module")
-def embedded(judged: tuple[Evaluation, EmbeddedWindows]) -> EmbeddedWindows:
+def embedded(judged) -> EmbeddedWindows:
     return judged[1]
 
 
 @pytest.fixture(scope="module")
-def repetitions(embedded: EmbeddedWindows) -> Repetitions:
+def repetitions(embedded) -> Repetitions:
     return find_repetitions(embedded)
 
 
@@ -63,7 +62,7 @@ def _accuracy(reading: ProtocolScores, users: str, gestures: str) -> float:
     return next(s.balanced_accuracy for s in reading.scores if (s.users, s.gestures) == (users, gestures))
 
 
-def test_every_protocol_reads_a_corpus_that_can_be_read(evaluation: Evaluation) -> None:
+def test_every_protocol_reads_a_corpus_that_can_be_read(evaluation):
     assert {reading.protocol for reading in evaluation.readings} == {"zero-shot", "probe", "enrolment"}
     for reading in evaluation.readings:
         kinds = {score.gestures for score in reading.scores}
@@ -71,7 +70,7 @@ def test_every_protocol_reads_a_corpus_that_can_be_read(evaluation: Evaluation) 
         assert _accuracy(reading, "held-out", kind) > 0.7, reading.name
 
 
-def test_the_penalty_costs_validation_people_what_they_may_lose_and_no_more(embedded: EmbeddedWindows) -> None:
+def test_the_penalty_costs_validation_people_what_they_may_lose_and_no_more(embedded):
     examples, queries, references = embedded.examples, embedded.queries, embedded.references
     penalty = largest_bearable(examples, queries, references)
     assert penalty is not None
@@ -85,9 +84,7 @@ def test_the_penalty_costs_validation_people_what_they_may_lose_and_no_more(embe
     assert validation_accuracy(penalty) >= bearable > validation_accuracy(penalty + 0.01)
 
 
-def test_the_penalty_is_that_whose_harmonic_mean_is_highest_on_gestures_set_apart(
-    trained_run: Path, toy_corpus: Corpus
-) -> None:
+def test_the_penalty_is_that_whose_harmonic_mean_is_highest_on_gestures_set_apart(trained_run, toy_corpus):
     checkpoint = load_checkpoint(trained_run)
     apart = replace(toy_corpus, rows=tuple(map(_set_apart, toy_corpus.rows)))
     assert apart.validation_stages == (HELD_OUT_STAGE,)
@@ -121,9 +118,7 @@ def _set_apart(row: Row) -> Row:
     return replace(row, split="" if row.held_out_user else "val")
 
 
-def test_a_penalty_is_the_same_for_all_trained_gestures_and_moves_votes_to_the_others(
-    embedded: EmbeddedWindows,
-) -> None:
+def test_a_penalty_is_the_same_for_all_trained_gestures_and_moves_votes_to_the_others(embedded):
     examples, queries, references = embedded.examples, embedded.queries, embedded.references
     longer = with_seen_penalty(examples, queries, references, 0.3)
     trained = examples.seen[examples.references.gesture_index]
@@ -138,7 +133,7 @@ def test_a_penalty_is_the_same_for_all_trained_gestures_and_moves_votes_to_the_o
     assert with_it["held-out", "seen"] == without["held-out", "seen"]
 
 
-def test_the_probe_chooses_what_a_grid_search_over_left_out_people_chooses() -> None:
+def test_the_probe_chooses_what_a_grid_search_over_left_out_people_chooses():
     rng = np.random.default_rng(0)
     person, gesture = np.repeat(np.arange(6), 30), np.tile(np.arange(3), 60)
     shared = np.eye(3)[gesture] + rng.standard_normal((180, 3))
@@ -153,7 +148,7 @@ def test_the_probe_chooses_what_a_grid_search_over_left_out_people_chooses() -> 
     assert choose_strength(rows, gesture, person) == peer.best_params_["logisticregression__C"]
 
 
-def test_the_probe_is_fitted_on_nobody_who_is_asked(embedded: EmbeddedWindows) -> None:
+def test_the_probe_is_fitted_on_nobody_who_is_asked(embedded):
     fitting = embedded.fitting
     assert not fitting.held_out_user.any()
     rows = embedded.store.corpus.rows
@@ -161,9 +156,7 @@ def test_the_probe_is_fitted_on_nobody_who_is_asked(embedded: EmbeddedWindows) -
     assert {rows[number].stage for number, _ in fitting.places[~embedded.trained]} == {HELD_OUT_STAGE}
 
 
-def test_repetitions_enrolled_and_asked_share_no_sample_and_nothing_trained_is_asked(
-    repetitions: Repetitions, embedded: EmbeddedWindows
-) -> None:
+def test_repetitions_enrolled_and_asked_share_no_sample_and_nothing_trained_is_asked(repetitions, embedded):
     places, length = repetitions.examples.places, repetitions.examples.dataset.window_samples
     enrolled = repetitions.number < repetitions.n_first
     for recording in np.unique(places[:, 0]):
@@ -175,7 +168,7 @@ def test_repetitions_enrolled_and_asked_share_no_sample_and_nothing_trained_is_a
     assert repetitions.asked.any()
 
 
-def test_a_map_of_four_enrolled_repetitions_reads_a_person_better_than_poses_of_others(evaluation: Evaluation) -> None:
+def test_a_map_of_four_enrolled_repetitions_reads_a_person_better_than_poses_of_others(evaluation):
     readings = {reading.name: reading for reading in evaluation.readings if reading.protocol == "enrolment"}
     assert set(readings) == {
         "0 repetitions enrolled, beside the poses",
@@ -190,7 +183,7 @@ def test_a_map_of_four_enrolled_repetitions_reads_a_person_better_than_poses_of_
     assert mapped > max(without, 0.8), (without, mapped)
 
 
-def test_recall_rises_with_k_and_stands_beside_chance(evaluation: Evaluation) -> None:
+def test_recall_rises_with_k_and_stands_beside_chance(evaluation):
     assert {(found.users, found.gestures) for found in evaluation.retrieval} == {
         ("held-out", "seen among all"), ("held-out", "unseen among all"),
         ("validation", "seen among all"), ("validation", "unseen among all"),
@@ -205,7 +198,7 @@ def test_recall_rises_with_k_and_stands_beside_chance(evaluation: Evaluation) ->
     assert seen.quality.linear_cka > 0.5
 
 
-def test_a_run_is_not_judged_on_what_it_was_trained_on(trained_run: Path, tmp_path: Path, toy_corpus: Corpus) -> None:
+def test_a_run_is_not_judged_on_what_it_was_trained_on(trained_run, tmp_path, toy_corpus):
     row = next(row for row in toy_corpus.rows if row.split == "train")
     write_toy_session(tmp_path, row.filename, row.stage, row.user, seed=0)
     write_metadata(tmp_path, [replace(row, split="test", held_out_user=True)])
@@ -213,9 +206,7 @@ def test_a_run_is_not_judged_on_what_it_was_trained_on(trained_run: Path, tmp_pa
         evaluate_run(trained_run, load_checkpoint(trained_run), tmp_path)
 
 
-def test_the_report_is_one_page_with_its_pictures_inside(
-    evaluation: Evaluation, embedded: EmbeddedWindows, tmp_path: Path
-) -> None:
+def test_the_report_is_one_page_with_its_pictures_inside(evaluation, embedded, tmp_path):
     page = write_report(evaluation, embedded, tmp_path / "report").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     assert page.count("<svg") == len(list((tmp_path / "report").glob("*.svg"))) > 4
@@ -234,16 +225,14 @@ def test_the_report_is_one_page_with_its_pictures_inside(
     assert (tmp_path / "report" / PAGE_FILE).is_file()
 
 
-def test_figures_that_are_no_number_are_null_in_json() -> None:
+def test_figures_that_are_no_number_are_null_in_json():
     quality = EmbeddingQuality(float("nan"), 1.0, -np.inf, 0.0, float("nan"), 0.0, 1.0, 1.0, 2)
     read = json.loads(to_json({"quality": quality, "array": np.array([1.0, np.nan])}), parse_constant=pytest.fail)
     assert read["quality"]["linear_cka"] is None
     assert read["array"] == [1.0, None]
 
 
-def test_a_report_of_a_person_with_one_recording_of_a_kind_is_json(
-    trained_run: Path, toy_corpus: Corpus, tmp_path: Path
-) -> None:
+def test_a_report_of_a_person_with_one_recording_of_a_kind_is_json(trained_run, toy_corpus, tmp_path):
     checkpoint = load_checkpoint(trained_run)
     found, embedded = evaluate_run(trained_run, checkpoint, toy_corpus.folder, ("retrieval",))
     one = found.retrieval[0]
@@ -253,7 +242,7 @@ def test_a_report_of_a_person_with_one_recording_of_a_kind_is_json(
     json.loads((tmp_path / FIGURES_FILE).read_text(), parse_constant=pytest.fail)
 
 
-def test_the_command_prints_one_object_of_what_was_asked(trained_run: Path, toy_corpus: Corpus) -> None:
+def test_the_command_prints_one_object_of_what_was_asked(trained_run, toy_corpus):
     words = ("eval", trained_run, "--data", toy_corpus.folder, "--protocol")
     answer = invoke(*words, "retrieval", "--json")
     assert answer.exit_code == 0, answer.output
@@ -265,13 +254,11 @@ def test_the_command_prints_one_object_of_what_was_asked(trained_run: Path, toy_
     assert invoke(*words, "everything").exit_code == 2
 
 
-def test_all_protocols_are_those_that_can_be_asked_for_alone() -> None:
+def test_all_protocols_are_those_that_can_be_asked_for_alone():
     assert PROTOCOLS["all"] == tuple(name for name in PROTOCOLS if name != "all")
 
 
-def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window(
-    embedded: EmbeddedWindows, evaluation: Evaluation
-) -> None:
+def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window(embedded, evaluation):
     store, checkpoint = embedded.store, embedded.checkpoint
     windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=True)
     batch = windows.fetch(windows.index)
@@ -292,9 +279,7 @@ def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window
     assert _accuracy(reading, "held-out", "seen") > 0.7
 
 
-def test_the_page_leads_with_what_an_exported_bundle_reads_among_all(
-    evaluation: Evaluation, embedded: EmbeddedWindows, tmp_path: Path
-) -> None:
+def test_the_page_leads_with_what_an_exported_bundle_reads_among_all(evaluation, embedded, tmp_path):
     first = evaluation.readings[0]
     (mean,) = (one for one in first.scores if (one.users, one.gestures) == ("held-out", "harmonic mean"))
     read = (replace(mean, balanced_accuracy=0.987),)

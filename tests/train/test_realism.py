@@ -16,7 +16,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(3)
 
 
-def test_features_of_a_triangle_wave_are_those_counted_by_hand() -> None:
+def test_features_of_a_triangle_wave_are_those_counted_by_hand():
     wave = np.array([1.0, 2.0, 1.0, -1.0, -2.0, -1.0, 1.0, 2.0])
     mean, zero_crossings, slope_changes, length = features(wave[None, :, None])[0]
     assert (mean, zero_crossings, slope_changes, length) == (11 / 8, 2, 2, 9)
@@ -33,26 +33,26 @@ def _people(rng: np.random.Generator, own_pattern: bool) -> list[Trial]:
     return trials
 
 
-def test_people_with_the_same_patterns_can_be_left_out_and_others_cannot(rng: np.random.Generator) -> None:
+def test_people_with_the_same_patterns_can_be_left_out_and_others_cannot(rng):
     alike, unlike = measure(_people(rng, own_pattern=False)), measure(_people(rng, own_pattern=True))
     assert min(alike.same_person_2s, unlike.same_person_2s, alike.left_out_2s) > 0.9
     assert unlike.left_out_2s < 0.4
 
 
-def test_white_noise_has_its_median_frequency_in_the_middle_of_the_band(rng: np.random.Generator) -> None:
+def test_white_noise_has_its_median_frequency_in_the_middle_of_the_band(rng):
     figures = measure(_people(rng, own_pattern=False))
     assert figures.median_frequency_hz == pytest.approx(255, abs=8)  # between the high-pass and half the rate
     assert figures.power_share_20_450hz == pytest.approx(430 / 500, abs=0.02)
 
 
-def test_a_folder_without_real_people_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_real_people_says_so(tmp_path):
     with pytest.raises(DataError, match="fewer than two people of the 3DC set are here"):
         real_trials(tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "3dc").is_dir(), reason="the 3DC recordings are not here")
-def test_real_people_read_as_another_toolkit_reads_them() -> None:
+def test_real_people_read_as_another_toolkit_reads_them():
     figures = measure(real_trials(SHARED / "3dc"))
     # LibEMG 2.0.3 on the same files: .843, .905, .296, .334
     found = [figures.same_person_250ms, figures.same_person_2s, figures.left_out_250ms, figures.left_out_2s]

@@ -1,7 +1,6 @@
 import json
 from contextlib import suppress
 from functools import reduce
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from cpep_train.recipe_keys import keys_of
 from tests.processes import invoke
 
 
-def test_the_papers_recipe_is_the_papers() -> None:
+def test_the_papers_recipe_is_the_papers():
     recipe = load_recipe("cpep")
     assert recipe.windows.window_samples == 2 * recipe.signal.sample_rate_hz == 4000
     assert (recipe.emg.patch_samples, recipe.pose.patch_samples) == (50, 200)
@@ -25,13 +24,13 @@ def test_the_papers_recipe_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
-def test_every_shipped_recipe_loads(name: str) -> None:
+def test_every_shipped_recipe_loads(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
+def test_a_recipe_says_only_what_differs_from_its_base(tmp_path):
     (tmp_path / "mine.toml").write_text('base = "cpep.toml"\nname = "mine"\n[align]\ntemperature = 0.1\n')
     (tmp_path / "again.toml").write_text('base = "mine.toml"\nname = "again"\n')
     mine, cpep = load_recipe(tmp_path / "again.toml"), load_recipe("cpep")
@@ -39,12 +38,12 @@ def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     assert mine == cpep.model_copy(update=changed)
 
 
-def test_settings_go_over_the_file_in_order() -> None:
+def test_settings_go_over_the_file_in_order():
     recipe = load_recipe("cpep", ["seed=3", "emg.pooling=mean", 'name="x"', "signal.notch_hz = 50.0", "seed=4"])
     assert (recipe.seed, recipe.emg.pooling, recipe.name, recipe.signal.notch_hz) == (4, "mean", "x", 50.0)
 
 
-def test_all_unknown_keys_and_bad_values_are_named_at_once() -> None:
+def test_all_unknown_keys_and_bad_values_are_named_at_once():
     settings = ["signal.rate=1", "emg.widht=3", "window.x=1", "align.epochs=0", "seed=-1", "pose.pooling=max"]
     with pytest.raises(ConfigError) as caught:
         load_recipe("cpep", settings)
@@ -55,7 +54,7 @@ def test_all_unknown_keys_and_bad_values_are_named_at_once() -> None:
     assert "\n" not in message
 
 
-def test_parts_that_do_not_fit_together_are_named_at_once() -> None:
+def test_parts_that_do_not_fit_together_are_named_at_once():
     with pytest.raises(ConfigError) as caught:
         load_recipe("cpep", ["emg.width=250", "emg.patch_samples=48", "pose.decimation=3", "signal.notch_hz=1000"])
     for key in ("emg.n_heads", "emg.patch_samples", "windows.window_samples", "signal.notch_hz"):
@@ -73,7 +72,7 @@ def test_parts_that_do_not_fit_together_are_named_at_once() -> None:
         ("= no toml", "cannot be read"),
     ],
 )
-def test_a_recipe_that_cannot_be_read_says_why(tmp_path: Path, text: str, says: str) -> None:
+def test_a_recipe_that_cannot_be_read_says_why(tmp_path, text, says):
     (tmp_path / "self.toml").write_text(text)
     with pytest.raises(ConfigError, match=says):
         load_recipe(tmp_path / "self.toml")
@@ -88,12 +87,12 @@ def test_a_recipe_that_cannot_be_read_says_why(tmp_path: Path, text: str, says: 
         ("windows.sample_rate_hz=1", "signal.sample_rate_hz"),
     ],
 )
-def test_a_key_that_is_nearly_right_is_answered_with_the_one_that_is(setting: str, meant: str) -> None:
+def test_a_key_that_is_nearly_right_is_answered_with_the_one_that_is(setting, meant):
     with pytest.raises(ConfigError, match=rf"is not a known key; did you mean {meant}"):
         load_recipe("demo", [setting])
 
 
-def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes() -> None:
+def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes():
     keys = {key.name: key for key in keys_of(Recipe)}
     assert [name for name, key in keys.items() if not key.meaning] == []
     assert keys["windows.jitter_samples"].default == "0"
@@ -107,7 +106,7 @@ def test_every_key_has_a_meaning_and_the_default_that_the_recipe_takes() -> None
         assert not table or name.rpartition(".")[2] in table
 
 
-def test_recipes_are_listed_and_shown() -> None:
+def test_recipes_are_listed_and_shown():
     listed = invoke("recipes", "list", "--json")
     assert set(json.loads(listed.stdout)["recipes"]) == set(shipped_recipes())
     shown = invoke("recipes", "show", "demo+augmented", "--set", "align.epochs=7", "--json")
@@ -117,7 +116,7 @@ def test_recipes_are_listed_and_shown() -> None:
 
 
 @pytest.mark.parametrize("value", ["nan", "-inf", "1e308", "1000000000000000000", "[[[]]]", '"x"', "{}"])
-def test_a_value_that_cannot_be_meant_is_a_sentence_wherever_it_stands(value: str) -> None:
+def test_a_value_that_cannot_be_meant_is_a_sentence_wherever_it_stands(value):
     for key in keys_of(Recipe):
         with suppress(ConfigError):  # and nothing else
             recipe = load_recipe("demo", [f"{key.name}={value}"])
@@ -127,7 +126,7 @@ def test_a_value_that_cannot_be_meant_is_a_sentence_wherever_it_stands(value: st
 
 
 @pytest.mark.parametrize("value", ["true", '"1"', "inf", "1e308", "1" + "0" * 30])
-def test_a_number_is_a_number_and_one_that_a_training_can_use(value: str) -> None:
+def test_a_number_is_a_number_and_one_that_a_training_can_use(value):
     """Not true for 1, not text; and no count that runs for ever or takes all memory."""
     recipe, numbers = load_recipe("demo"), []
     for key in keys_of(Recipe):
@@ -141,20 +140,20 @@ def test_a_number_is_a_number_and_one_that_a_training_can_use(value: str) -> Non
         load_recipe("demo", ["compile=1"])
 
 
-def test_covariances_of_more_electrodes_than_they_take_are_refused() -> None:
+def test_covariances_of_more_electrodes_than_they_take_are_refused():
     with pytest.raises(ConfigError, match='front_end "mpf" takes two to 64 electrodes'):
         load_recipe("3dc", ["signal.n_channels=65"])
 
 
 @pytest.mark.parametrize("setting", ["seed", "=3", "emg..width=3"])
-def test_a_setting_that_is_none_is_refused(setting: str) -> None:
+def test_a_setting_that_is_none_is_refused(setting):
     with pytest.raises(ConfigError, match=r"key\.sub=value"):
         load_recipe("cpep", [setting])
 
 
 @pytest.mark.parametrize("base", ["cpep", "demo"])
 @pytest.mark.parametrize("variant", sorted(shipped_variants()))
-def test_every_variant_goes_over_the_papers_recipe_and_the_demo(variant: str, base: str) -> None:
+def test_every_variant_goes_over_the_papers_recipe_and_the_demo(variant, base):
     settings = ["windows.window_samples=1200"] if (base, variant) == ("demo", "patch-80") else []
     recipe, plain = load_recipe(f"{base}+{variant}", settings), load_recipe(base)
     assert recipe.name == f"{base}+{variant}"
@@ -162,14 +161,14 @@ def test_every_variant_goes_over_the_papers_recipe_and_the_demo(variant: str, ba
     assert same == ((base, variant) in {("cpep", "patch-50"), ("demo", "patch-100"), ("demo", "window-500ms")})
 
 
-def test_variants_go_over_each_other_in_order(tmp_path: Path) -> None:
+def test_variants_go_over_each_other_in_order(tmp_path):
     (tmp_path / "mine.toml").write_text("[emg]\npatch_samples = 80\n")
     recipe = load_recipe(f"cpep+augmented+patch-200+{tmp_path / 'mine.toml'}")
     assert (recipe.name, recipe.emg.patch_samples) == ("cpep+augmented+patch-200+mine", 80)
     assert recipe.augmentation == load_recipe("cpep+augmented").augmentation
 
 
-def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_it_divides() -> None:
+def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_it_divides():
     with pytest.raises(ConfigError, match=r"not a whole number of 80; windows\.window_samples=800 would be"):
         load_recipe("demo+patch-80")
     assert load_recipe("demo+patch-80", ["windows.window_samples=800"]).emg_config().n_tokens == 10
@@ -186,6 +185,6 @@ def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_i
         ("demo+frozen-emg+random-init", "must be trained"),
     ],
 )
-def test_what_makes_no_recipe_is_refused(name: str, says: str) -> None:
+def test_what_makes_no_recipe_is_refused(name, says):
     with pytest.raises(ConfigError, match=says):
         load_recipe(name)

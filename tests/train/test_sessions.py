@@ -16,7 +16,7 @@ from tests.train.toy_corpus import RATE_HZ, damage, write_toy_session
 rows = np.arange(1000)
 
 
-def test_a_session_reads_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_session_reads_back_as_it_was_written(tmp_path):
     rng = np.random.default_rng(1)
     time_s, emg = 5 + np.arange(300) / 2000, rng.standard_normal((300, 16)).astype(np.float32)
     pose = rng.standard_normal((300, 20)).astype(np.float32)
@@ -29,7 +29,7 @@ def test_a_session_reads_back_as_it_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(session.time_s(), time_s)
 
 
-def test_the_file_has_the_published_layout(tmp_path: Path) -> None:
+def test_the_file_has_the_published_layout(tmp_path):
     path = write_toy_session(tmp_path, "x")
     with h5py.File(path) as file:
         table = file["emg2pose"]["timeseries"]
@@ -38,7 +38,7 @@ def test_the_file_has_the_published_layout(tmp_path: Path) -> None:
         assert set(file["emg2pose"].attrs) == set(SessionMeta.__dataclass_fields__)
 
 
-def test_a_straight_hand_is_a_pose_and_a_missing_one_is_not(tmp_path: Path) -> None:
+def test_a_straight_hand_is_a_pose_and_a_missing_one_is_not(tmp_path):
     pose = np.ones((6, 20), np.float32)
     pose[1], pose[2] = 0, np.nan
     meta = SessionMeta("s", "u", "OK", "left", 0.0, 0.005, 4, 1000.0, "x")
@@ -48,7 +48,7 @@ def test_a_straight_hand_is_a_pose_and_a_missing_one_is_not(tmp_path: Path) -> N
         session.check()
 
 
-def test_in_a_published_file_all_zeros_are_a_failed_fit_and_nan_is_damage(tmp_path: Path) -> None:
+def test_in_a_published_file_all_zeros_are_a_failed_fit_and_nan_is_damage(tmp_path):
     path = write_toy_session(tmp_path, "x")
     damage(path, "joint_angles", slice(10, 20), 0.0)
     with Session(path) as session:
@@ -58,7 +58,7 @@ def test_in_a_published_file_all_zeros_are_a_failed_fit_and_nan_is_damage(tmp_pa
         session.check()
 
 
-def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path: Path) -> None:
+def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path):
     path = write_toy_session(tmp_path, "x")
     code = f"import h5py, sys; f = h5py.File({str(path)!r}, 'r+'); print(flush=True); sys.stdin.read()"
     with start("-c", code, stdin=subprocess.PIPE) as other:
@@ -70,7 +70,7 @@ def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path: P
 
 
 @pytest.fixture
-def forbidden(tmp_path: Path) -> Iterator[Path]:
+def forbidden(tmp_path) -> Iterator[Path]:
     """A session that this user may not read; for root, as somebody else."""
     path = write_toy_session(tmp_path, "x")
     with forbidding(path):
@@ -78,12 +78,12 @@ def forbidden(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("read", [Session, check_session])
-def test_a_file_that_may_not_be_read_is_not_called_damaged(forbidden: Path, read: Callable[[Path], object]) -> None:
+def test_a_file_that_may_not_be_read_is_not_called_damaged(forbidden, read):
     with pytest.raises(DataError, match=r"you may not read it"):
         read(forbidden)
 
 
-def test_a_filter_that_is_not_installed_is_named(tmp_path: Path) -> None:
+def test_a_filter_that_is_not_installed_is_named(tmp_path):
     path, unknown = write_toy_session(tmp_path, "x"), 32_099  # registered for nobody
     with h5py.File(path, "r+") as file:
         rows = file["emg2pose/timeseries"][:]
@@ -99,7 +99,7 @@ def test_a_filter_that_is_not_installed_is_named(tmp_path: Path) -> None:
         Session(path)
 
 
-def test_double_precision_joint_angles_are_read_too(tmp_path: Path) -> None:
+def test_double_precision_joint_angles_are_read_too(tmp_path):
     dtype = np.dtype([("time", "<f8"), ("joint_angles", "<f8", (20,)), ("emg", "<f4", (4,))])
     path = write_toy_session(tmp_path, "x")
     with h5py.File(path, "a") as file:
@@ -111,7 +111,7 @@ def test_double_precision_joint_angles_are_read_too(tmp_path: Path) -> None:
         np.testing.assert_allclose(session.joint_angles(), table["joint_angles"], rtol=1e-6)
 
 
-def test_a_gap_is_found_with_its_length(tmp_path: Path) -> None:
+def test_a_gap_is_found_with_its_length(tmp_path):
     time_s = np.arange(1000) / RATE_HZ + 0.3 * (np.arange(1000) >= 600)
     with Session(write_toy_session(tmp_path, "x", time_s=time_s)) as session:
         (gap,) = session.gaps()
@@ -156,9 +156,7 @@ def _without_field(file: h5py.File) -> None:
         (lambda path: path.write_bytes(b"no HDF5 at all"), "not an HDF5 file"),
     ],
 )
-def test_a_broken_file_is_named_with_what_is_wrong(
-    tmp_path: Path, break_file: Callable[[Path], None], says: str
-) -> None:
+def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, break_file, says):
     write_toy_session(tmp_path, "good")
     bad = write_toy_session(tmp_path, "bad")
     break_file(bad)
@@ -174,7 +172,7 @@ def test_a_broken_file_is_named_with_what_is_wrong(
     assert "good.hdf5" not in look()
 
 
-def test_one_session_file_can_be_looked_at_alone(tmp_path: Path) -> None:
+def test_one_session_file_can_be_looked_at_alone(tmp_path):
     info = corpus_info(write_toy_session(tmp_path, "x", failed=slice(0, 250)))
     assert (info.n_files, info.n_users, info.faults) == (1, 1, ())
     assert info.failed_pose_share == 0.25

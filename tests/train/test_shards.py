@@ -14,7 +14,6 @@ from cpep_train.batches import training_loader
 from cpep_train.corpus import Corpus, corpus_info
 from cpep_train.packing import pack_corpus
 from cpep_train.protocols import evaluate_run
-from cpep_train.recipe import Recipe
 from cpep_train.shards import SHARDS_FILE, ShardIndex
 from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 from tests.processes import invoke
@@ -22,7 +21,7 @@ from tests.train.toy_corpus import train_on
 
 
 @pytest.fixture
-def packed(toy_corpus: Corpus, tmp_path: Path) -> Path:
+def packed(toy_corpus, tmp_path) -> Path:
     assert pack_corpus(toy_corpus.folder, tmp_path / "packed", shard_bytes=1 << 20) > 1
     return tmp_path / "packed"
 
@@ -38,7 +37,7 @@ def _moved(packed: Path, url: str) -> Path:
     return packed
 
 
-def test_shards_are_tar_files_of_the_sessions(packed: Path, toy_corpus: Corpus, tmp_path: Path) -> None:
+def test_shards_are_tar_files_of_the_sessions(packed, toy_corpus, tmp_path):
     for shard in packed.glob("*.tar"):
         with tarfile.open(shard) as archive:
             archive.extractall(tmp_path / "unpacked", filter="data")
@@ -47,9 +46,7 @@ def test_shards_are_tar_files_of_the_sessions(packed: Path, toy_corpus: Corpus, 
 
 
 @pytest.mark.parametrize("url", [pytest.param("", marks=pytest.mark.slow), "memory://bucket/toy"])
-def test_a_run_on_shards_is_the_run_on_files(
-    url: str, packed: Path, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_run_on_shards_is_the_run_on_files(url, packed, toy_corpus, tiny_recipe, tmp_path):
     data = _moved(packed, url) if url else packed
     assert corpus_info(data).faults == ()
     one = train_on(tiny_recipe, toy_corpus, tmp_path / "files")
@@ -61,7 +58,7 @@ def test_a_run_on_shards_is_the_run_on_files(
     assert found.readings
 
 
-def test_reading_processes_stream_the_same_windows(packed: Path, toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+def test_reading_processes_stream_the_same_windows(packed, toy_corpus, tiny_recipe):
     corpus, statistics = Corpus.open(packed), fit_statistics(toy_corpus, tiny_recipe)
 
     def first(of: Corpus, n_workers: int) -> np.ndarray:
@@ -72,7 +69,7 @@ def test_reading_processes_stream_the_same_windows(packed: Path, toy_corpus: Cor
     np.testing.assert_array_equal(first(corpus, 2), first(toy_corpus, 0))
 
 
-def test_a_shard_that_changed_or_is_gone_is_named(packed: Path) -> None:
+def test_a_shard_that_changed_or_is_gone_is_named(packed):
     corpus = Corpus.open(packed)
     shard = sorted(packed.glob("*.tar"))[0]
     content = bytearray(shard.read_bytes())
@@ -88,7 +85,7 @@ def test_a_shard_that_changed_or_is_gone_is_named(packed: Path) -> None:
         Corpus.open(packed)
 
 
-def test_a_storage_that_is_not_installed_is_one_sentence(packed: Path) -> None:
+def test_a_storage_that_is_not_installed_is_one_sentence(packed):
     index = ShardIndex.model_validate_json((packed / SHARDS_FILE).read_bytes())
     (packed / SHARDS_FILE).write_text(index.model_copy(update={"url": "abfs://x/y"}).model_dump_json())
     corpus = Corpus.open(packed)
@@ -104,15 +101,13 @@ def test_a_storage_that_is_not_installed_is_one_sentence(packed: Path) -> None:
         ("nope://host/folder", "nope is not a storage that can be read"),
     ],
 )
-def test_a_url_that_nothing_reads_is_refused_before_anything_is_packed(
-    toy_corpus: Corpus, tmp_path: Path, url: str, said: str
-) -> None:
+def test_a_url_that_nothing_reads_is_refused_before_anything_is_packed(toy_corpus, tmp_path, url, said):
     with pytest.raises(ConfigError, match=said):
         pack_corpus(toy_corpus.folder, tmp_path / "out", url=url)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_packs_and_never_over_something(toy_corpus: Corpus, tmp_path: Path) -> None:
+def test_the_command_packs_and_never_over_something(toy_corpus, tmp_path):
     words = ("data", "pack", toy_corpus.folder, tmp_path / "out", "--url", "s3://mine/toy")
     answer = invoke(*words)
     assert answer.exit_code == 0, answer.output

@@ -12,7 +12,6 @@ from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, Row, write_metadata
 from cpep_train.evaluate import answers, evaluation_set
 from cpep_train.protocols import evaluate_run
-from cpep_train.recipe import Recipe
 from tests.train.toy_corpus import (
     HELD_OUT_STAGE,
     STAGES,
@@ -41,7 +40,7 @@ def _one_wearer(folder: Path, n_repetitions: int = 4) -> Corpus:
 
 @pytest.mark.slow
 @pytest.mark.executorch
-def test_one_wearer_gets_an_evaluation_and_a_bundle(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_one_wearer_gets_an_evaluation_and_a_bundle(tiny_recipe, tmp_path):
     from cpep_export.package import export_bundle
 
     corpus = _one_wearer(tmp_path / "mine")
@@ -56,7 +55,7 @@ def test_one_wearer_gets_an_evaluation_and_a_bundle(tiny_recipe: Recipe, tmp_pat
     assert len(manifest.gestures) == len(STAGES)
 
 
-def test_two_gestures_are_no_collapse_although_their_poses_lie_on_a_line(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_two_gestures_are_no_collapse_although_their_poses_lie_on_a_line(tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "two")
     write_metadata(corpus.folder, [row for row in corpus.rows if row.stage in STAGES[:2]])
     train_on(varied(tiny_recipe, align={"epochs": 10, "learning_rate": 3e-3}), corpus, tmp_path / "run")
@@ -66,8 +65,8 @@ def test_two_gestures_are_no_collapse_although_their_poses_lie_on_a_line(tiny_re
 
 
 def test_a_wearers_own_poses_answer_only_where_nobody_elses_are_and_never_of_the_same_recording(
-    trained_run: Path, toy_corpus: Corpus
-) -> None:
+    trained_run, toy_corpus
+):
     rows = [r for r in toy_corpus.rows if r.stage != HELD_OUT_STAGE or r.user == "u0"]
     write_toy_session(toy_corpus.folder, "u0-Spread-2", HELD_OUT_STAGE, "u0", seed=77)
     rows.append(replace(next(r for r in rows if r.stage == HELD_OUT_STAGE), session="s1", filename="u0-Spread-2"))
@@ -94,9 +93,7 @@ def test_a_wearers_own_poses_answer_only_where_nobody_elses_are_and_never_of_the
         assert {lopsided.rows[number].user for number in answering - own} == {"u1", "u2"}
 
 
-def test_a_gesture_that_one_person_recorded_once_is_said_to_have_no_answer(
-    trained_run: Path, toy_corpus: Corpus
-) -> None:
+def test_a_gesture_that_one_person_recorded_once_is_said_to_have_no_answer(trained_run, toy_corpus):
     rows = [r for r in toy_corpus.rows if r.stage != HELD_OUT_STAGE or r.user == "u0"]
     examples = evaluation_set(load_checkpoint(trained_run), Corpus(toy_corpus.folder, tuple(rows)))
     n = len(rows)
@@ -105,9 +102,7 @@ def test_a_gesture_that_one_person_recorded_once_is_said_to_have_no_answer(
         answers(examples, queries, references, np.ones(len(queries), bool), ~examples.seen)
 
 
-def test_people_and_gestures_in_no_list_count_as_held_out_and_are_named(
-    tiny_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_people_and_gestures_in_no_list_count_as_held_out_and_are_named(tiny_recipe, tmp_path, caplog):
     corpus = write_toy_corpus(tmp_path / "toy")
     rows = [replace(row, held_out_user=False, held_out_stage=False) for row in corpus.rows]
     with caplog.at_level(logging.WARNING):
@@ -120,9 +115,7 @@ def test_people_and_gestures_in_no_list_count_as_held_out_and_are_named(
     ]
 
 
-def test_a_gesture_that_the_run_does_not_know_is_named(
-    trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_gesture_that_the_run_does_not_know_is_named(trained_run, tmp_path, caplog):
     corpus = write_toy_corpus(tmp_path / "toy")
     renamed(corpus.folder, {stage: "New" if stage == HELD_OUT_STAGE else stage for stage in STAGES})
     with caplog.at_level(logging.WARNING):

@@ -20,7 +20,7 @@ test:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path) -> Path:
     """A dataset folder whose metadata name more than is there, as those of the mini dataset do."""
     write_toy_corpus(tmp_path / "toy", n_samples=300)
     for file in (tmp_path / "toy").glob("u[234]-*.hdf5"):
@@ -33,7 +33,7 @@ def _write(folder: Path, text: str) -> Path:
     return folder / "split.yaml"
 
 
-def test_a_split_file_opens_what_it_lists_and_says_what_is_held_out(folder: Path) -> None:
+def test_a_split_file_opens_what_it_lists_and_says_what_is_held_out(folder):
     corpus = Corpus.open(_write(folder, MINI))
     assert [(row.filename, row.split) for row in corpus.rows] == [
         ("u0-Fist", "train"), ("u0-Flat", "train"), ("u0-Point", "val"), ("u0-Rest", "test"), ("u1-Fist", "test"),
@@ -44,7 +44,7 @@ def test_a_split_file_opens_what_it_lists_and_says_what_is_held_out(folder: Path
     audit(corpus)
 
 
-def test_the_full_split_is_that_of_the_metadata(folder: Path) -> None:
+def test_the_full_split_is_that_of_the_metadata(folder):
     text = "_target_: emg2pose.utils.load_splits\nmetadata_file: ${data_location}/metadata.csv\nsubsample: 1\n"
     assert Corpus.open(_write(folder, text)) == Corpus.open(folder)
 
@@ -59,6 +59,6 @@ def test_the_full_split_is_that_of_the_metadata(folder: Path) -> None:
         ("train: [", "cannot be read as YAML"),
     ],
 )
-def test_a_malformed_split_file_is_named(folder: Path, text: str, says: str) -> None:
+def test_a_malformed_split_file_is_named(folder, text, says):
     with pytest.raises(DataError, match=says):
         Corpus.open(_write(folder, text))

@@ -27,13 +27,13 @@ def signal() -> torch.Tensor:
     return torch.randn(2, 3, N_SIGNAL, generator=torch.Generator().manual_seed(1))
 
 
-def test_all_layers_together_see_no_more_than_the_window() -> None:
+def test_all_layers_together_see_no_more_than_the_window():
     assert (CONFIG.n_context, CONFIG.n_blocks_seen, CONFIG.block_samples) == (3, 5, 20)
     assert CONFIG.n_blocks_seen * CONFIG.block_samples <= CONFIG.window_samples
 
 
 @torch.no_grad()
-def test_a_stream_gives_what_each_of_its_windows_gives(encoder: StreamingEncoder, signal: torch.Tensor) -> None:
+def test_a_stream_gives_what_each_of_its_windows_gives(encoder, signal):
     streamed = encoder.stream(signal)
 
     ends = range(CONFIG.n_blocks_seen * CONFIG.block_samples, N_SIGNAL + 1, CONFIG.block_samples)
@@ -41,9 +41,7 @@ def test_a_stream_gives_what_each_of_its_windows_gives(encoder: StreamingEncoder
     torch.testing.assert_close(streamed, windows, atol=1e-5, rtol=0)
 
 
-def test_the_newest_block_is_decided_by_the_blocks_seen_and_by_nothing_else(
-    encoder: StreamingEncoder, signal: torch.Tensor
-) -> None:
+def test_the_newest_block_is_decided_by_the_blocks_seen_and_by_nothing_else(encoder, signal):
     signal = signal.clone().requires_grad_()
     encoder.stream(signal)[:, -2].square().sum().backward()
 
@@ -54,7 +52,7 @@ def test_the_newest_block_is_decided_by_the_blocks_seen_and_by_nothing_else(
 
 
 @torch.no_grad()
-def test_attention_is_that_of_all_tokens_under_a_mask_of_blocks() -> None:
+def test_attention_is_that_of_all_tokens_under_a_mask_of_blocks():
     """An independent way to say the same: every token with every token, and minus infinity where it must not look."""
     torch.manual_seed(0)
     attention, n, b = StreamingAttention(CONFIG).eval(), 14, CONFIG.block_patches
@@ -81,6 +79,6 @@ def test_attention_is_that_of_all_tokens_under_a_mask_of_blocks() -> None:
         ("demo+streaming", "emg.block_patches=5", "10 patches are not more than 2 whole blocks of 5"),
     ],
 )
-def test_a_recipe_that_cannot_stream_is_refused(recipe: str, setting: str, said: str) -> None:
+def test_a_recipe_that_cannot_stream_is_refused(recipe, setting, said):
     with pytest.raises(ConfigError, match=said):
         load_recipe(recipe, [setting])

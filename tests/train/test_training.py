@@ -30,28 +30,25 @@ from tests.train.toy_corpus import HELD_OUT_STAGE, train_on, varied, write_recip
 
 
 @pytest.fixture(scope="module")
-def whole(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]:
+def whole(toy_corpus, tiny_recipe, tmp_path_factory) -> tuple[Path, Checkpoint]:
     """A run that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return out, train_on(tiny_recipe, toy_corpus, out)
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
+def out(tmp_path) -> Path:
     return tmp_path / "run"
 
 
 @pytest.fixture
-def fit(toy_corpus: Corpus, tiny_recipe: Recipe, out: Path) -> Callable[..., Checkpoint | None]:
+def fit(toy_corpus, tiny_recipe, out) -> Callable[..., Checkpoint | None]:
     """Trains on the toy corpus, as the tiny recipe says and into `out` where nothing else is given."""
 
     def fit(recipe: Recipe = tiny_recipe, **options: Any) -> Checkpoint | None:
         return train(recipe, toy_corpus.folder, **{"out": out, "progress": False, **options})
 
     return fit
-
-
-Fit = Callable[..., Checkpoint | None]
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -65,7 +62,7 @@ def _same(one: Checkpoint | None, other: Checkpoint) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_run_leaves_recipe_weights_losses_and_nothing_temporary(whole: tuple[Path, Checkpoint]) -> None:
+def test_a_run_leaves_recipe_weights_losses_and_nothing_temporary(whole):
     out, checkpoint = whole
     files = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
     per_stage = [f"{stage}/{name}" for stage in STAGES for name in ("epochs.csv", "weights.safetensors")]
@@ -78,7 +75,7 @@ def test_a_run_leaves_recipe_weights_losses_and_nothing_temporary(whole: tuple[P
     assert checkpoint.provenance.versions["torch"] == torch.__version__
 
 
-def test_free_movement_is_trained_on_and_is_no_gesture(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_free_movement_is_trained_on_and_is_no_gesture(tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy")
     with h5py.File(corpus.folder / "u0-Fist.hdf5", "r+") as file:
         file["emg2pose"].attrs["stage"] = FREE_STAGE
@@ -90,7 +87,7 @@ def test_free_movement_is_trained_on_and_is_no_gesture(tiny_recipe: Recipe, tmp_
     assert FREE_STAGE not in examples.gestures
 
 
-def test_what_is_loaded_is_what_was_trained(whole: tuple[Path, Checkpoint]) -> None:
+def test_what_is_loaded_is_what_was_trained(whole):
     out, checkpoint = whole
     loaded = load_checkpoint(out)
     assert _same(loaded, checkpoint)
@@ -100,17 +97,17 @@ def test_what_is_loaded_is_what_was_trained(whole: tuple[Path, Checkpoint]) -> N
     assert not loaded.emg.training
 
 
-def test_the_same_seed_gives_the_same_weights(whole: tuple[Path, Checkpoint], fit: Fit) -> None:
+def test_the_same_seed_gives_the_same_weights(whole, fit):
     assert _same(fit(), whole[1])
 
 
-def test_one_stage_at_a_time_gives_what_all_at_once_gives(whole: tuple[Path, Checkpoint], fit: Fit) -> None:
+def test_one_stage_at_a_time_gives_what_all_at_once_gives(whole, fit):
     for stage in STAGES[:2]:
         assert fit(stage=stage) is None
     assert _same(fit(stage="align"), whole[1])
 
 
-def test_alignment_without_the_stages_before_it_is_refused(fit: Fit) -> None:
+def test_alignment_without_the_stages_before_it_is_refused(fit):
     with pytest.raises(ArtifactError, match="align needs stage emg-mae"):
         fit(stage="align")
 
@@ -126,9 +123,7 @@ class _Interrupting(EpochLog):
 
 
 @pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES[:-1]), STAGES[-1]])
-def test_a_run_resumed_after_ctrl_c_ends_with_the_same_weights(
-    stage: str, whole: tuple[Path, Checkpoint], fit: Fit, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumed_after_ctrl_c_ends_with_the_same_weights(stage, whole, fit, out, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(_Interrupting, "stage", stage)
@@ -143,14 +138,12 @@ def test_a_run_resumed_after_ctrl_c_ends_with_the_same_weights(
     assert resumed.metrics == whole[1].metrics
 
 
-def test_a_folder_with_a_run_is_never_trained_over(whole: tuple[Path, Checkpoint], fit: Fit) -> None:
+def test_a_folder_with_a_run_is_never_trained_over(whole, fit):
     with pytest.raises(ConfigError, match="add --resume"):
         fit(out=whole[0])
 
 
-def test_a_run_is_not_resumed_with_another_recipe_or_other_data(
-    whole: tuple[Path, Checkpoint], fit: Fit, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_run_is_not_resumed_with_another_recipe_or_other_data(whole, fit, tiny_recipe, tmp_path):
     other = tiny_recipe.model_copy(update={"seed": 99})
     with pytest.raises(ConfigError, match="another recipe"):
         fit(other, out=whole[0], resume=True)
@@ -159,16 +152,14 @@ def test_a_run_is_not_resumed_with_another_recipe_or_other_data(
         train(tiny_recipe, elsewhere.folder, whole[0], resume=True, progress=False)
 
 
-def test_a_folder_with_other_things_is_left_alone(fit: Fit, tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_left_alone(fit, tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(ConfigError, match="holds letter.txt, which does not belong to a training run"):
         fit(out=tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_ctrl_c_before_the_first_epoch_leaves_the_folder_as_it_was(
-    fit: Fit, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_before_the_first_epoch_leaves_the_folder_as_it_was(fit, out, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -183,9 +174,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_the_folder_as_it_was(
 
 @pytest.mark.parametrize("stopped_at", ["save_layouts", "save_provenance", "save_splits", "save_recipe", "fit"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of later Pythons, that a fork has one thread
-def test_a_kill_before_anything_was_trained_blocks_nothing(
-    stopped_at: str, fit: Fit, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_before_anything_was_trained_blocks_nothing(stopped_at, fit, out, monkeypatch):
     """A process that forked stands for one that was killed: it runs none of what should tidy up."""
     write = getattr(training, stopped_at)
 
@@ -207,7 +196,7 @@ def test_a_kill_before_anything_was_trained_blocks_nothing(
     assert (out / "pose-mae" / "weights.safetensors").is_file()
 
 
-def test_a_folder_in_which_another_training_runs_is_refused(fit: Fit, out: Path) -> None:
+def test_a_folder_in_which_another_training_runs_is_refused(fit, out):
     out.mkdir()
     held = os.open(out, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
@@ -217,7 +206,7 @@ def test_a_folder_in_which_another_training_runs_is_refused(fit: Fit, out: Path)
     os.close(held)
 
 
-def test_a_stage_trained_anew_leaves_what_a_user_put_beside_it(fit: Fit, out: Path) -> None:
+def test_a_stage_trained_anew_leaves_what_a_user_put_beside_it(fit, out):
     fit(stage="pose-mae")
     (out / "pose-mae" / "notes.txt").write_text("mine")
 
@@ -226,9 +215,7 @@ def test_a_stage_trained_anew_leaves_what_a_user_put_beside_it(fit: Fit, out: Pa
     assert (out / "pose-mae" / "notes.txt").read_text() == "mine"
 
 
-def test_training_says_nothing_where_no_terminal_listens(
-    fit: Fit, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_training_says_nothing_where_no_terminal_listens(fit, capfd, caplog):
     with caplog.at_level(logging.INFO):
         fit(stage="pose-mae", progress=None)
     captured = capfd.readouterr()
@@ -236,7 +223,7 @@ def test_training_says_nothing_where_no_terminal_listens(
     assert [record.message for record in caplog.records if "lightning" in record.name] == []
 
 
-def test_the_bar_goes_to_stderr(fit: Fit, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_goes_to_stderr(fit, capfd):
     fit(stage="pose-mae", progress=True)
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -244,7 +231,7 @@ def test_the_bar_goes_to_stderr(fit: Fit, capfd: pytest.CaptureFixture[str]) -> 
     assert "2/2" in captured.err
 
 
-def test_without_a_terminal_lines_tell_epochs(fit: Fit, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_lines_tell_epochs(fit, capfd):
     fit(stage="pose-mae", progress="lines")
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -254,9 +241,7 @@ def test_without_a_terminal_lines_tell_epochs(fit: Fit, capfd: pytest.CaptureFix
 
 @pytest.mark.parametrize("name", ["csv", pytest.param("tensorboard", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own imports
-def test_a_logger_of_the_recipe_gets_every_epoch_and_changes_no_weight(
-    name: str, whole: tuple[Path, Checkpoint], fit: Fit, tiny_recipe: Recipe, out: Path
-) -> None:
+def test_a_logger_of_the_recipe_gets_every_epoch_and_changes_no_weight(name, whole, fit, tiny_recipe, out):
     recipe = tiny_recipe.model_copy(update={"log_to": LogTo.model_validate({"name": name})})
     assert _same(fit(recipe), whole[1])
     logs = out / "logs"
@@ -272,9 +257,8 @@ def test_a_logger_of_the_recipe_gets_every_epoch_and_changes_no_weight(
 @pytest.mark.filterwarnings("ignore")  # of what these import
 @pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("comet", "comet_ml")])
 def test_a_logger_of_a_service_keeps_its_log_offline_a_stage_each(
-    name: str, package: str, whole: tuple[Path, Checkpoint], fit: Fit, tiny_recipe: Recipe, out: Path,
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    name, package, whole, fit, tiny_recipe, out, monkeypatch, capfd
+):
     pytest.importorskip(package, reason=f"pip install {package.replace('_', '-')}")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("COMET_START_ONLINE", "0")
@@ -286,8 +270,8 @@ def test_a_logger_of_a_service_keeps_its_log_offline_a_stage_each(
 
 
 def test_a_logger_that_is_not_installed_does_not_start_or_takes_other_options_is_one_sentence(
-    fit: Fit, tiny_recipe: Recipe, tmp_path: Path, out: Path
-) -> None:
+    fit, tiny_recipe, tmp_path, out
+):
     (tmp_path / "file").touch()
     refused = [
         (LogTo(name="csv", options={"colour": "red"}), "CSVLogger of Lightning does not take them"),
@@ -307,9 +291,8 @@ class _Unreachable(CSVLogger):
 
 
 def test_a_logger_that_fails_on_the_way_says_so_once_and_training_goes_on(
-    whole: tuple[Path, Checkpoint], fit: Fit, tiny_recipe: Recipe, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    whole, fit, tiny_recipe, tmp_path, monkeypatch, caplog
+):
     unreachable = _Outlived("csv", _Unreachable(str(tmp_path / "logs")))
     monkeypatch.setattr(training, "open_logger", lambda settings, run, stage: unreachable)
     assert _same(fit(tiny_recipe.model_copy(update={"log_to": LogTo(name="csv")})), whole[1])
@@ -338,8 +321,8 @@ training.train(load_recipe(recipe), Path(data), Path(out), progress=False)
 
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights(
-    whole: tuple[Path, Checkpoint], fit: Fit, toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path, out: Path
-) -> None:
+    whole, fit, toy_corpus, tiny_recipe, tmp_path, out
+):
     file = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
     words = ("-c", _KILLED, "align", file, toy_corpus.folder, out)
     killed = python(*words, env=environment(OMP_NUM_THREADS="1"), timeout=120)
@@ -352,7 +335,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights(
     assert list(out.rglob("*.tmp")) == []
 
 
-def test_a_random_start_leaves_out_the_auto_encoding_of_emg(fit: Fit, tiny_recipe: Recipe, out: Path) -> None:
+def test_a_random_start_leaves_out_the_auto_encoding_of_emg(fit, tiny_recipe, out):
     recipe = varied(tiny_recipe, align={"emg_start": "random"})
     assert fit(recipe) is not None
     assert not (out / "emg-mae").exists()
@@ -360,33 +343,27 @@ def test_a_random_start_leaves_out_the_auto_encoding_of_emg(fit: Fit, tiny_recip
         fit(recipe, stage="emg-mae")
 
 
-def test_a_frozen_emg_encoder_is_that_of_its_auto_encoding(
-    whole: tuple[Path, Checkpoint], fit: Fit, tiny_recipe: Recipe
-) -> None:
+def test_a_frozen_emg_encoder_is_that_of_its_auto_encoding(whole, fit, tiny_recipe):
     frozen = fit(varied(tiny_recipe, align={"train_emg": False}))
     assert frozen is not None
     kept = load_file(whole[0] / "emg-mae" / "weights.safetensors")
     assert all(torch.equal(value, kept[name]) for name, value in frozen.emg.encoder.state_dict().items())
 
 
-def test_a_pose_encoder_that_was_trained_too_is_the_one_that_is_kept(
-    whole: tuple[Path, Checkpoint], fit: Fit, tiny_recipe: Recipe, out: Path
-) -> None:
+def test_a_pose_encoder_that_was_trained_too_is_the_one_that_is_kept(whole, fit, tiny_recipe, out):
     moved = fit(varied(tiny_recipe, align={"train_pose": True}))
     assert moved is not None
     assert not torch.equal(moved.pose.encoder.cls, whole[1].pose.encoder.cls)
     assert _same(load_checkpoint(out), moved)
 
 
-def test_a_resume_point_needs_no_place_for_temporary_files(
-    fit: Fit, tiny_recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resume_point_needs_no_place_for_temporary_files(fit, tiny_recipe, out, monkeypatch):
     """Which may be another disk, a full one, and which keeps for ever what a kill left in it."""
     monkeypatch.setattr("tempfile.tempdir", str(out / "nowhere"))
     fit(varied(tiny_recipe, pose_mae={"epochs": 1}), stage="pose-mae")
     assert (out / "pose-mae" / "weights.safetensors").is_file()
 
 
-def test_more_reading_processes_than_any_machine_has_are_wrong_usage() -> None:
+def test_more_reading_processes_than_any_machine_has_are_wrong_usage():
     """Lightning would start them all, and be busy with it for ever."""
     assert invoke("train", "cpep", "--data", "x", "--out", "y", "--workers", "99999999999").exit_code == 2

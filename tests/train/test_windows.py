@@ -25,7 +25,7 @@ def _alone(toy_corpus: Corpus, path: Path) -> Corpus:
     return Corpus.open(path.parent)
 
 
-def test_windows_are_what_the_live_filter_gives_block_by_block(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+def test_windows_are_what_the_live_filter_gives_block_by_block(toy_corpus, tiny_recipe):
     store = _store(toy_corpus, tiny_recipe)
     dataset = WindowDataset(store, [7], with_pose=True)
     with toy_corpus.session(toy_corpus.rows[7]) as session:
@@ -39,7 +39,7 @@ def test_windows_are_what_the_live_filter_gives_block_by_block(toy_corpus: Corpu
         np.testing.assert_allclose(window.pose.numpy(), pose.T, atol=1e-6)
 
 
-def test_a_window_carries_the_label_of_its_session(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+def test_a_window_carries_the_label_of_its_session(toy_corpus, tiny_recipe):
     store = _store(toy_corpus, tiny_recipe)
     dataset = WindowDataset(store, range(len(toy_corpus.rows)), with_pose=True)
     batch = dataset.fetch(dataset.index[::-1].copy())
@@ -48,7 +48,7 @@ def test_a_window_carries_the_label_of_its_session(toy_corpus: Corpus, tiny_reci
     np.testing.assert_array_equal(dataset.stage_index()[::-1], batch.stage_index.numpy())
 
 
-def test_windows_of_free_movement_show_no_gesture(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+def test_windows_of_free_movement_show_no_gesture(toy_corpus, tiny_recipe):
     rows = (replace(toy_corpus.rows[0], stage=FREE_STAGE), *toy_corpus.rows[1:])
     dataset = WindowDataset(_store(Corpus(toy_corpus.folder, rows), tiny_recipe), [0, 1], with_pose=True)
     named = dataset.index[:, 0] == 1
@@ -56,14 +56,12 @@ def test_windows_of_free_movement_show_no_gesture(toy_corpus: Corpus, tiny_recip
     assert NO_GESTURE not in dataset.stage_index()[named]
 
 
-def test_strides_cover_a_session_and_stay_inside_it(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+def test_strides_cover_a_session_and_stay_inside_it(toy_corpus, tiny_recipe):
     dataset = WindowDataset(_store(toy_corpus, tiny_recipe), [0, 1], with_pose=False)
     assert dataset.index[:, 1].tolist() == 2 * list(range(0, 901, 50))
 
 
-def test_no_window_crosses_a_gap_and_the_filter_starts_anew_after_it(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_no_window_crosses_a_gap_and_the_filter_starts_anew_after_it(toy_corpus, tiny_recipe, tmp_path):
     time_s = np.arange(1000) / RATE_HZ + 5.0 * (np.arange(1000) >= 433)
     path = write_toy_session(tmp_path, "gap", time_s=time_s)
     corpus = _alone(toy_corpus, path)
@@ -75,9 +73,7 @@ def test_no_window_crosses_a_gap_and_the_filter_starts_anew_after_it(
     np.testing.assert_array_equal(store.track(0).emg[:, 433:], anew.T)
 
 
-def test_a_failed_pose_fit_masks_its_windows_only_where_poses_count(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_failed_pose_fit_masks_its_windows_only_where_poses_count(toy_corpus, tiny_recipe, tmp_path):
     corpus = _alone(toy_corpus, write_toy_session(tmp_path, "failed", failed=slice(505, 506)))
     store = _store(corpus, tiny_recipe)
     starts = WindowDataset(store, [0], with_pose=True).index[:, 1]
@@ -85,9 +81,7 @@ def test_a_failed_pose_fit_masks_its_windows_only_where_poses_count(
     assert len(WindowDataset(store, [0], with_pose=False)) == len(starts) + 2
 
 
-def test_jitter_moves_windows_but_never_onto_a_gap_or_a_failed_pose(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_jitter_moves_windows_but_never_onto_a_gap_or_a_failed_pose(toy_corpus, tiny_recipe, tmp_path):
     time_s = np.arange(1000) / RATE_HZ + 1.0 * (np.arange(1000) >= 400)
     corpus = _alone(toy_corpus, write_toy_session(tmp_path, "x", time_s=time_s, failed=slice(700, 710)))
     dataset = WindowDataset(_store(corpus, tiny_recipe), [0], with_pose=True)
@@ -106,9 +100,7 @@ def test_jitter_moves_windows_but_never_onto_a_gap_or_a_failed_pose(
     assert stops.max() <= 1000
 
 
-def test_an_epoch_shows_each_window_once_and_depends_on_seed_and_epoch_alone(
-    toy_corpus: Corpus, tiny_recipe: Recipe
-) -> None:
+def test_an_epoch_shows_each_window_once_and_depends_on_seed_and_epoch_alone(toy_corpus, tiny_recipe):
     still = varied(tiny_recipe, windows={"jitter_samples": 0})
     dataset = WindowDataset(_store(toy_corpus, still), toy_corpus.numbers("train"), with_pose=True)
     batches, again = TrainingBatches(dataset, 4, seed=1), TrainingBatches(dataset, 4, seed=1)
@@ -120,9 +112,7 @@ def test_an_epoch_shows_each_window_once_and_depends_on_seed_and_epoch_alone(
     np.testing.assert_array_equal(first, np.concatenate(list(again)))
 
 
-def test_a_small_cache_gives_the_same_windows_and_draws_sessions_in_blocks(
-    toy_corpus: Corpus, tiny_recipe: Recipe
-) -> None:
+def test_a_small_cache_gives_the_same_windows_and_draws_sessions_in_blocks(toy_corpus, tiny_recipe):
     numbers = toy_corpus.numbers("train")
     large = WindowDataset(_store(toy_corpus, tiny_recipe), numbers, with_pose=True)
     small_store = _store(toy_corpus, tiny_recipe, cache_bytes=60_000)
@@ -133,7 +123,7 @@ def test_a_small_cache_gives_the_same_windows_and_draws_sessions_in_blocks(
     assert len(np.unique(block[:, 0])) <= 3  # of twelve sessions
 
 
-def test_statistics_come_from_training_sessions_alone(toy_corpus: Corpus, tiny_recipe: Recipe) -> None:
+def test_statistics_come_from_training_sessions_alone(toy_corpus, tiny_recipe):
     statistics = fit_statistics(toy_corpus, tiny_recipe)
     sos = signal.butter(4, 20.0, "highpass", fs=RATE_HZ, output="sos")
     power, poses = [], []
@@ -146,9 +136,7 @@ def test_statistics_come_from_training_sessions_alone(toy_corpus: Corpus, tiny_r
     np.testing.assert_allclose(statistics.pose_mean_rad, np.concatenate(poses).mean(axis=0), atol=1e-5)
 
 
-def test_an_electrode_that_is_dead_in_one_donning_stops_only_what_reads_each_electrode_by_itself(
-    tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_an_electrode_that_is_dead_in_one_donning_stops_only_what_reads_each_electrode_by_itself(tiny_recipe, tmp_path):
     values = tiny_recipe.model_dump() | {"calibration": {"repetitions": 1, "donning": "user"}}
     raw = Recipe.model_validate(values)
     values["emg"] |= {"front_end": "mpf", "patch_samples": 10, "span_samples": 40}
@@ -163,7 +151,7 @@ def test_an_electrode_that_is_dead_in_one_donning_stops_only_what_reads_each_ele
     assert fit_statistics(corpus, mpf).scale_uv == pytest.approx(whole.scale_uv, rel=0.2)
 
 
-def test_a_corpus_in_volts_says_so_before_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_corpus_in_volts_says_so_before_training(tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy")
     for row in corpus.rows:
         with corpus.session(row) as session:
@@ -173,9 +161,7 @@ def test_a_corpus_in_volts_says_so_before_training(tiny_recipe: Recipe, tmp_path
         fit_statistics(corpus, tiny_recipe)
 
 
-def test_a_corpus_without_any_pose_says_so_before_training(
-    toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_corpus_without_any_pose_says_so_before_training(toy_corpus, tiny_recipe, tmp_path):
     corpus = _alone(toy_corpus, write_toy_session(tmp_path, "x", failed=slice(None)))
     with pytest.raises(DataError, match="joint_angles holds no pose"):
         fit_statistics(corpus, tiny_recipe)
