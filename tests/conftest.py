@@ -230,12 +230,7 @@ def _toy_recipe():
             "name": "tiny",
             "seed": 0,
             "precision": "32-true",
-            "signal": {
-                "sample_rate_hz": TOY_RATE_HZ,
-                "n_channels": TOY_CHANNELS,
-                "high_pass_hz": 20.0,
-                "clip": 20.0,
-            },
+            "signal": {"sample_rate_hz": TOY_RATE_HZ, "n_channels": TOY_CHANNELS, "high_pass_hz": 20.0, "clip": 20.0},
             "windows": {"window_samples": 200, "stride_samples": 50},
             "emg": {"patch_samples": 10, "n_layers": 1, **encoder},  # lowering takes seconds a layer
             "pose": {"patch_samples": 50, "decimation": 10, "n_layers": 2, **encoder},

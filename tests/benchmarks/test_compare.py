@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from cpep_bench.power import Instrument
 from cpep_bench.report import Report, read_report
 from cpep_bench.startup import Startup
 from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun, VelaEstimate
-from cpep_edge.errors import ConfigError
+from cpep_edge.errors import ConfigError, DataError
 from tests.processes import cpep_edge
 
 MACHINE = Machine("toy", "toy", 2, None, 0.0, "toy")
@@ -185,6 +186,16 @@ def test_a_budget_that_is_none_is_told_by_its_line(text, words, tmp_path):
 
     with pytest.raises(ConfigError, match=words):
         read_budget(tmp_path / "budget.toml")
+
+
+def test_a_file_that_is_no_report_is_told_so(tmp_path):
+    (tmp_path / "a.json").write_text("[1, 2]")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    os.mkfifo(tmp_path / "pipe")
+
+    for name in ("a.json", "deep.json", "pipe", "/dev/zero", "gone.json"):
+        with pytest.raises(DataError, match="is not a report of cpep-edge bench"):
+            read_report(tmp_path / name)
 
 
 def test_a_budget_for_what_nobody_measured_is_refused():

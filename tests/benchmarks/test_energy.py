@@ -4,6 +4,7 @@ import pytest
 
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window, measure_energy
 from cpep_bench.power import Instrument, Meter, PowerReading
+from cpep_bench.report_text import joules
 from cpep_edge.errors import PowerError
 
 TOY = Instrument("toy", "a toy", 10.0)
@@ -96,3 +97,8 @@ def test_windows_that_do_not_alternate_are_no_measurement():
 def test_no_figure_can_be_put_into_a_measurement_and_every_figure_of_a_model_says_what_it_is():
     assert {field.name for field in fields(MeasuredEnergy)} == {"instrument", "windows"}
     assert all(field.name.startswith("modelled_") for field in fields(ModelledEnergy))
+
+
+def test_energies_are_told_in_the_unit_in_which_they_can_be_read():
+    told = ["12.3 mJ", "0.1 mJ", "3.66 uJ", "-2 uJ"]
+    assert [joules(energy_mj) for energy_mj in (12.345, 0.1, 0.00366, -0.002)] == told

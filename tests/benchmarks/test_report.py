@@ -1,6 +1,5 @@
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -14,13 +13,12 @@ from cpep_bench.band_figures import BandFigures
 from cpep_bench.encoder_race import race_threads
 from cpep_bench.energy import MeasuredEnergy, ModelledEnergy, Window
 from cpep_bench.latency import Latency
-from cpep_bench.machine import this_machine
 from cpep_bench.markdown import markdown
 from cpep_bench.pipeline import ENCODER, END_TO_END
 from cpep_bench.power import Instrument
 from cpep_bench.report import PeerFigure, Report, Threads, read_report
 from cpep_bench.report_html import html_report
-from cpep_bench.report_text import joules, peers_tables
+from cpep_bench.report_text import peers_tables
 from cpep_bench.run import HTML_FILE, JSON_FILE, MARKDOWN_FILE, Options, run_bench
 from cpep_bench.startup import run_fresh
 from cpep_edge.bundle import Bundle
@@ -28,6 +26,8 @@ from cpep_edge.chip import EthosUSpec, VelaEstimate
 from cpep_edge.errors import ArtifactError, ConfigError, CpepError, DataError, PowerError
 from cpep_edge.manifest import MANIFEST_FILE
 from tests.cpep_edge.sealing import reseal
+
+pytestmark = pytest.mark.executorch
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,6 @@ MEASURED = MeasuredEnergy(Instrument("INA219", "the rail VDD", 20.0), WINDOWS)
 MODELLED = ModelledEnergy("GAP9", 44.9, "published constants")
 
 
-@pytest.mark.executorch
 def test_the_json_holds_all_that_is_needed_to_judge_a_figure(report, out, tiny_bundle):
     written = json.loads((out / JSON_FILE).read_text())
 
@@ -58,7 +57,6 @@ def test_the_json_holds_all_that_is_needed_to_judge_a_figure(report, out, tiny_b
     assert all(p["p50_ms"] <= p["p95_ms"] <= p["p99_ms"] <= p["max_ms"] for p in written["summary"].values())
 
 
-@pytest.mark.executorch
 def test_a_report_that_is_read_back_is_the_same_report(report, out, tmp_path):
     full = replace(report, energy=MEASURED, modelled=(MODELLED,))
     (tmp_path / JSON_FILE).write_text(full.json())
@@ -67,7 +65,6 @@ def test_a_report_that_is_read_back_is_the_same_report(report, out, tmp_path):
     assert read_report(out / JSON_FILE) == report
 
 
-@pytest.mark.executorch
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -83,22 +80,10 @@ def test_a_report_that_is_none_is_told_by_its_field(change, words, report, tmp_p
         read_report(tmp_path / "a.json")
 
 
-def test_a_file_that_is_no_report_is_told_so(tmp_path):
-    (tmp_path / "a.json").write_text("[1, 2]")
-    (tmp_path / "deep.json").write_text("[" * 100_000)
-    os.mkfifo(tmp_path / "pipe")
-
-    for name in ("a.json", "deep.json", "pipe", "/dev/zero", "gone.json"):
-        with pytest.raises(DataError, match="is not a report of cpep-edge bench"):
-            read_report(tmp_path / name)
-
-
-@pytest.mark.executorch
 def test_the_whole_takes_longer_than_its_encoder(report):
     assert report.latency[END_TO_END].p50_ms > report.latency[ENCODER].p50_ms
 
 
-@pytest.mark.executorch
 def test_the_markdown_shows_every_part_and_the_start(report, out):
     text = (out / MARKDOWN_FILE).read_text()
 
@@ -133,7 +118,6 @@ class Elements(HTMLParser):
         self.words.append(data)
 
 
-@pytest.mark.executorch
 def test_the_page_is_whole_and_needs_no_other_file(report, out):
     text = (out / HTML_FILE).read_text()
     elements = Elements(text)
@@ -145,12 +129,10 @@ def test_the_page_is_whole_and_needs_no_other_file(report, out):
     assert {"Latency", "Where the time goes", "Inside the encoder", "Threads", "Energy"} <= set(elements.words)
 
 
-@pytest.mark.executorch
 def test_names_from_a_bundle_cannot_write_html(report):
     assert "<img" not in html_report(replace(report, bundle="<img src=x>", data="<img>"))
 
 
-@pytest.mark.executorch
 def test_a_modelled_figure_never_stands_in_a_table_of_measured_ones(report):
     text = markdown(replace(report, energy=MEASURED, modelled=(MODELLED,)))
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
@@ -162,7 +144,6 @@ def test_a_modelled_figure_never_stands_in_a_table_of_measured_ones(report):
     assert "Energy was not measured" in markdown(replace(report, modelled=(MODELLED,)))
 
 
-@pytest.mark.executorch
 def test_figures_of_a_chip_say_that_they_were_modelled_or_counted(report):
     vela = VelaEstimate(
         accelerator="ethos-u55-128", clock_mhz=500, cycles=22_100_000, inference_ms=44.2, sram_bytes=1, flash_bytes=1,
@@ -177,7 +158,6 @@ def test_figures_of_a_chip_say_that_they_were_modelled_or_counted(report):
     assert "This bundle is for ethos-u55; what was timed here is its program for Linux, on" in markdown(full)
 
 
-@pytest.mark.executorch
 def test_net_energy_below_its_uncertainty_is_called_indistinguishable(report):
     scattered = (2.0, 2.3, 2.0, 1.8, 2.0, 2.1, 2.0)
     windows = tuple(Window(power, 10.0, 100 * (number % 2), 9) for number, power in enumerate(scattered))
@@ -185,16 +165,6 @@ def test_net_energy_below_its_uncertainty_is_called_indistinguishable(report):
     assert "not distinguishable from idling" in markdown(replace(report, energy=replace(MEASURED, windows=windows)))
 
 
-def test_energies_are_told_in_the_unit_in_which_they_can_be_read():
-    assert [joules(energy_mj) for energy_mj in (12.345, 0.1, 0.00366, -0.002)] == [
-        "12.3 mJ",
-        "0.1 mJ",
-        "3.66 uJ",
-        "-2 uJ",
-    ]
-
-
-@pytest.mark.executorch
 def test_a_noisy_machine_is_warned_of(report):
     even = replace(report, target="linux", arithmetic=Latency((1.0,) * 200))
     uneven = replace(report, arithmetic=Latency((1.0,) * 180 + (2.0,) * 20))
@@ -203,7 +173,6 @@ def test_a_noisy_machine_is_warned_of(report):
     assert "The machine was noisy: the same arithmetic took 2.0 times its median" in html_report(uneven)
 
 
-@pytest.mark.executorch
 def test_threads_without_a_processor_each_are_said_to_tell_little(report):
     two = tuple(Threads(n, report.latency[ENCODER]) for n in (1, 2))
     idle, busy = (replace(report.machine, n_cpus=2, load_1min=load) for load in (0.2, 1.1))
@@ -212,7 +181,6 @@ def test_threads_without_a_processor_each_are_said_to_tell_little(report):
     assert "on 2 CPUs: rows from 2 on shared processors" in markdown(replace(report, threads=two, machine=busy))
 
 
-@pytest.mark.executorch
 def test_accuracy_stands_beside_time_where_peers_were_judged(report):
     latency = report.latency[ENCODER]
     judged = [PeerFigure("window to class", name, "", latency, None, "9 windows", 0.5) for name in ("ours", "theirs")]
@@ -224,7 +192,6 @@ def test_accuracy_stands_beside_time_where_peers_were_judged(report):
     assert tables["window to class"].note.startswith("Both answer for 9 windows.")
 
 
-@pytest.mark.executorch
 def test_the_page_shows_the_power_of_every_window_here_and_on_the_band(report):
     powers_w = [0.021 + 0.11 * (number % 2) + 0.001 * number for number in range(11)]
     small = replace(MEASURED, windows=tuple(replace(w, power_w=p) for w, p in zip(WINDOWS, powers_w, strict=True)))
@@ -236,7 +203,6 @@ def test_the_page_shows_the_power_of_every_window_here_and_on_the_band(report):
     assert "2 3 2 3 2 3 2 3 2 3 2 idle inferences mean power of each window, W" in shown
 
 
-@pytest.mark.executorch
 def test_a_start_is_split_and_adds_up(report):
     start = report.typical_start
 
@@ -247,7 +213,6 @@ def test_a_start_is_split_and_adds_up(report):
     assert 5 < start.process_rss_mb <= start.import_rss_mb <= start.load_rss_mb <= start.peak_rss_mb < 2_000
 
 
-@pytest.mark.executorch
 def test_the_profile_names_operators_inside_the_delegate_and_their_time_adds_up(report):
     profile = report.profile
 
@@ -257,7 +222,6 @@ def test_the_profile_names_operators_inside_the_delegate_and_their_time_adds_up(
     assert profile.arena_bytes > 0
 
 
-@pytest.mark.executorch
 def test_peers_are_timed_beside_ours_on_the_same_queries(report):
     ours, exact = report.peers
 
@@ -266,7 +230,6 @@ def test_peers_are_timed_beside_ours_on_the_same_queries(report):
     assert ours.latency.n == exact.latency.n == 200
 
 
-@pytest.mark.executorch
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -284,7 +247,6 @@ def test_what_cannot_be_measured_is_told_at_once_and_leaves_no_report(options, e
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.executorch
 def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle, tmp_path):
     spoilt, out = tmp_path / "spoilt.cpep", tmp_path / "report"
     shutil.copytree(tiny_bundle, spoilt)
@@ -298,13 +260,11 @@ def test_a_wrong_golden_answer_leaves_no_report(tiny_bundle, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.executorch
 def test_a_process_that_fails_is_told_in_its_own_last_words(tmp_path):
     with pytest.raises(CpepError, match="no such bundle"):
         run_fresh(tmp_path / "nothing.cpep", "0" * 64)
 
 
-@pytest.mark.executorch
 def test_a_process_of_the_benchmark_runs_no_bundle_but_the_one_that_was_opened(tiny_bundle, tmp_path):
     """One that was put in its place after the key was asked for: its signature would be asked of nobody."""
     path = tmp_path / "swapped.cpep"
@@ -318,30 +278,3 @@ def test_a_process_of_the_benchmark_runs_no_bundle_but_the_one_that_was_opened(t
         run_fresh(path, opened.manifest_sha256)
     with pytest.raises(CpepError, match="was replaced by another bundle while it was in use"):
         race_threads(opened, window, (1,), 200)
-
-
-def test_a_machine_without_a_table_of_processors_has_no_clock(tmp_path):
-    machine = this_machine(tmp_path / "cpuinfo", clock_khz=tmp_path / "clock")
-
-    assert machine.clock_mhz is None
-    assert machine.cpu
-
-
-def test_the_clock_is_read_from_the_table_of_processors(tmp_path):
-    table = tmp_path / "cpuinfo"
-    table.write_text("processor\t: 0\nmodel name\t: Toy\ncpu MHz\t\t: 1234.5\n\nprocessor\t: 1\n")
-
-    machine = this_machine(table)
-
-    assert (machine.cpu, machine.clock_mhz) == ("Toy", 1234.5)
-    assert np.isfinite(machine.load_1min)
-
-
-def test_a_board_without_names_in_its_table_is_known_by_its_device_tree(tmp_path):
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 108.00\n")
-    (tmp_path / "model").write_text("Raspberry Pi 5 Model B\0")
-    (tmp_path / "clock").write_text("2400000\n")
-
-    machine = this_machine(tmp_path / "cpuinfo", tmp_path / "model", tmp_path / "clock")
-
-    assert (machine.cpu, machine.clock_mhz) == ("Raspberry Pi 5 Model B", 2400.0)

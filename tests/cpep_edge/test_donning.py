@@ -1,14 +1,7 @@
 import numpy as np
 import pytest
 
-from cpep_edge.donning import (
-    Donning,
-    channel_levels_uv,
-    measure_donning,
-    placements,
-    stretch_levels_uv,
-    window_means,
-)
+from cpep_edge.donning import Donning, channel_levels_uv, measure_donning, placements, stretch_levels_uv, window_means
 from cpep_edge.errors import DataError
 from cpep_edge.head import fit_head
 from cpep_edge.mpf import MpfSpec, MpfStream, band_edges_hz, design_bands, permutation

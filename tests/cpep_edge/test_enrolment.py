@@ -131,10 +131,7 @@ def test_a_movement_shorter_than_a_window_is_refused(bundle, pose_file):
 
 @pytest.mark.parametrize(
     ("n_channels", "n_samples", "said"),
-    [
-        (3, 500, "3 channels at 500 Hz, the bundle takes 4 at 500 Hz"),
-        (4, 250, "0.5 s of signal are too short"),
-    ],
+    [(3, 500, "3 channels at 500 Hz, the bundle takes 4 at 500 Hz"), (4, 250, "0.5 s of signal are too short")],
 )
 def test_a_recording_of_another_band_or_a_short_one_is_refused(bundle, tmp_path, n_channels, n_samples, said):
     meta = SessionMeta("s", "u", "Fist", "left", 0.0, n_samples / 500, n_channels, 500.0, "one")

@@ -13,8 +13,9 @@ from cpep_edge.hand import HandPoses
 from cpep_edge.hand_shapes import shape_of
 from tests.cpep_edge.test_web import FLAT, HAND, TIMEOUT_S, Feeder, served
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_in_a_browser_the_hand_moves_the_gesture_is_named_and_a_lost_link_heals(browser):
     with served() as (source, server):
         browser.get(server.url)
@@ -62,7 +63,6 @@ return hand.getContext("2d").getImageData(0, 0, width, 2).data.some((value) => v
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark", "print"])
 @pytest.mark.parametrize("size", SIZES)
 def test_at_every_size_nothing_overlaps_or_is_cut_off_and_axe_finds_no_fault(browser, size, scheme):
@@ -79,7 +79,6 @@ def test_at_every_size_nothing_overlaps_or_is_cut_off_and_axe_finds_no_fault(bro
             assert axe_faults(browser) == []
 
 
-@pytest.mark.slow
 def test_axe_finds_no_fault_without_a_signal_while_held_with_help_and_after_the_end(browser):
     with served() as (source, server):
         browser.get(server.url)
@@ -95,7 +94,6 @@ def test_axe_finds_no_fault_without_a_signal_while_held_with_help_and_after_the_
     assert axe_faults(browser) == []
 
 
-@pytest.mark.slow
 def test_a_page_that_was_left_open_goes_on_with_the_next_run(browser):
     names = "[...document.querySelectorAll('#shares .name')].map((name) => name.textContent)"
     with served() as (_, server):
@@ -110,7 +108,6 @@ def test_a_page_that_was_left_open_goes_on_with_the_next_run(browser):
         see(browser, "document.body.dataset.link", lambda link: link == "live")
 
 
-@pytest.mark.slow
 def test_a_browser_without_websocket_is_told_so(browser):
     gone = {"source": "delete window.WebSocket"}
     script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", gone)
@@ -123,7 +120,6 @@ def test_a_browser_without_websocket_is_told_so(browser):
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
 
 
-@pytest.mark.slow
 def test_the_page_says_whether_the_run_is_calibrated_and_which_gestures_are_zero_shot(browser):
     heads = "[...document.querySelectorAll('#shares h3')].map((head) => head.textContent)"
     with served() as (source, server), Feeder(source, 1.0):
@@ -137,7 +133,6 @@ def test_the_page_says_whether_the_run_is_calibrated_and_which_gestures_are_zero
         see(browser, CALIBRATED, lambda text: text == "calibrated")
 
 
-@pytest.mark.slow
 def test_what_was_chosen_is_remembered_and_arrows_belong_to_what_has_the_focus(browser):
     from selenium.webdriver.common.keys import Keys
 
@@ -161,7 +156,6 @@ def test_what_was_chosen_is_remembered_and_arrows_belong_to_what_has_the_focus(b
         browser.execute_script("localStorage.clear()")
 
 
-@pytest.mark.slow
 def test_a_bundle_without_poses_draws_the_hand_by_name_or_none_but_never_an_empty_panel(browser):
     with served(hand=None, names=("Rest", "PowerGrip")) as (source, server), Feeder(source, 0.0) as feeder:
         browser.get(server.url)

@@ -16,11 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 QEMU = ("qemu-aarch64-static", "-cpu", "cortex-a72")
-TOOLS = {
-    "mmdebstrap": "mmdebstrap",
-    QEMU[0]: "qemu-user-static",
-    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
-}
+TOOLS = {"mmdebstrap": "mmdebstrap", QEMU[0]: "qemu-user-static", "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu"}
 ROOT = Path(__file__).parents[2]
 SUITE, PYTHON = "bookworm", "3.11"
 PLATFORMS = [f"--platform=manylinux{name}_aarch64" for name in ("2014", "_2_17", "_2_27", "_2_28")]

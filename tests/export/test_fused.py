@@ -7,10 +7,7 @@ from cpep_train.model import Embedder, EncoderConfig
 SIZES = {
     "cls": (EncoderConfig(4, 100, 10, width=32, n_layers=2, n_heads=2, mlp_ratio=2), 24),
     "cls, one layer, no projection": (EncoderConfig(3, 60, 20, width=16, n_layers=1, n_heads=4), None),
-    "rectified": (
-        EncoderConfig(4, 100, 10, width=32, n_layers=2, n_heads=2, mlp_ratio=2, front_end="rectified"),
-        24,
-    ),
+    "rectified": (EncoderConfig(4, 100, 10, width=32, n_layers=2, n_heads=2, mlp_ratio=2, front_end="rectified"), 24),
     "levels": (
         EncoderConfig(4, 100, 10, width=32, n_layers=2, n_heads=2, mlp_ratio=2, front_end="rectified", level_samples=5),
         24,

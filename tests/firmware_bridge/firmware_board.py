@@ -5,17 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cpep_bridge.decoder import FrameDecoder
-from cpep_bridge.frames import (
-    Ack,
-    BenchResult,
-    Command,
-    Data,
-    Frame,
-    Info,
-    Prediction,
-    Start,
-    encode_frame,
-)
+from cpep_bridge.frames import Ack, BenchResult, Command, Data, Frame, Info, Prediction, Start, encode_frame
 from tests.firmware_bridge import firmware_library as firmware
 
 RATE_HZ = 2_000.0

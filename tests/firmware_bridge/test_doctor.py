@@ -88,10 +88,7 @@ def test_the_doctor_ends_with_what_to_do_next(emg_uv, pty_port):
 
 @pytest.mark.parametrize(
     ("device", "greeting", "asked"),
-    [
-        ("cpep", b"Hello from ESP32, type h for help\r\n", None),
-        ("chords", b"UNO-R4\r\n", b"WHORU\n"),
-    ],
+    [("cpep", b"Hello from ESP32, type h for help\r\n", None), ("chords", b"UNO-R4\r\n", b"WHORU\n")],
 )
 def test_devices_asks_in_every_drivers_way_and_shows_text_as_text(play, device, greeting, asked):
     def say(heard: bytes, now_s: float) -> bytes:

@@ -63,10 +63,7 @@ def test_prompts_become_labelled_sessions_and_rows_of_metadata(tmp_path):
 
 @pytest.mark.parametrize(
     ("repeats", "splits"),
-    [
-        ((1, 2), ["train", "train", "test"]),
-        ((3, 4), ["train", "train", "val", "train", "test", "val", "test"]),
-    ],
+    [((1, 2), ["train", "train", "test"]), ((3, 4), ["train", "train", "val", "train", "test", "val", "test"])],
 )
 def test_repetitions_that_are_asked_for_are_split_and_a_session_can_be_for_one_thing(tmp_path, repeats, splits):
     prompt = '[[prompt]]\nstage = "{}"\nseconds = 0.1\nrepeat = {}\n'

@@ -92,11 +92,7 @@ def test_the_command_says_what_it_imported(folder):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        (
-            "sample_rate_hz = 500",
-            "sample_rate_hz = -1\nx = 1",
-            "sample_rate_hz: .*greater than 0; x is not a known",
-        ),
+        ("sample_rate_hz = 500", "sample_rate_hz = -1\nx = 1", "sample_rate_hz: .*greater than 0; x is not a known"),
         ("index_mcp_flexion", "elbow", "pose.elbow is none of the 20 joints"),
         ('stage = "gesture"', "", "a.csv has no stage, and no column says it; files: b.csv"),
         ('split = "train"', 'split = "training"', r"files.0.split: input should be 'train', 'val' or 'test'"),

@@ -58,8 +58,7 @@ def _write_set(folder: Path, variables: dict[str, np.ndarray], name: str = "S1_E
 
 
 @pytest.mark.parametrize(
-    ("database", "file"),
-    [("db1", "S1_A1_E1.mat"), ("db2", "S1_E1_A1.mat"), ("db5", "s1/S1_E1_A1.mat")],
+    ("database", "file"), [("db1", "S1_A1_E1.mat"), ("db2", "S1_E1_A1.mat"), ("db5", "s1/S1_E1_A1.mat")]
 )
 def test_each_repetition_of_a_movement_becomes_a_recording(tmp_path, database, file):
     variables = _variables(database)

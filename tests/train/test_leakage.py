@@ -14,14 +14,7 @@ from cpep_train.content import N_MARKS, content_of, marks
 from cpep_train.corpus import FREE_STAGE, Corpus, Row, write_metadata
 from cpep_train.leakage import SPLITS_FILE, audit, audit_against, load_splits, save_splits, split_manifest
 from cpep_train.training import train
-from tests.train.toy_corpus import (
-    HELD_OUT_STAGE,
-    N_CHANNELS,
-    RATE_HZ,
-    toy_signals,
-    write_toy_corpus,
-    write_toy_session,
-)
+from tests.train.toy_corpus import HELD_OUT_STAGE, N_CHANNELS, RATE_HZ, toy_signals, write_toy_corpus, write_toy_session
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

@@ -6,13 +6,7 @@ import pytest
 from cpep_train.checkpoint import load_checkpoint
 from cpep_train.disturbances import add_noise, kill_electrodes, lose_frames, turn
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding, zero_shot
-from cpep_train.robustness import (
-    WINDOWS_PER_RECORDING,
-    Robustness,
-    Series,
-    measure_robustness,
-    write_robustness,
-)
+from cpep_train.robustness import WINDOWS_PER_RECORDING, Robustness, Series, measure_robustness, write_robustness
 from tests.train.toy_corpus import N_CHANNELS
 
 SERIES = (

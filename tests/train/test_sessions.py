@@ -142,10 +142,7 @@ def _without_field(file: h5py.File) -> None:
     [
         (_edit(lambda file: file.__delitem__("emg2pose")), "group emg2pose is missing"),
         (_edit(_without_field), "field emg is missing"),
-        (
-            _edit(lambda file: file["emg2pose"].attrs.__delitem__("sample_rate")),
-            "missing from emg2pose: sample_rate",
-        ),
+        (_edit(lambda file: file["emg2pose"].attrs.__delitem__("sample_rate")), "missing from emg2pose: sample_rate"),
         (_attribute("sample_rate", 2.0 * RATE_HZ), "sample_rate says 1000 Hz, but field time runs at 500 Hz"),
         (_attribute("num_channels", 16), "num_channels says 16, but field emg has 4"),
         (_attribute("num_channels", h5py.Empty("i")), "attribute num_channels of emg2pose is not a number"),
