@@ -20,7 +20,7 @@ from cpep_edge.bundle import Bundle, next_version, write_bundle
 from cpep_edge.calibration import Profile, load_profile, save_profile
 from cpep_edge.enrolment import OpenBundle, remove_gesture
 from cpep_edge.errors import DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.folders import output_folder, restore
 from cpep_edge.session import Session, SessionMeta, write_session
 from cpep_edge.trust import PublicKey, remember_version
@@ -206,8 +206,7 @@ def _save_resume_point(folder: Path, value: float) -> None:
 
     packed = io.BytesIO()
     torch.save({"epoch": int(value), "weights": torch.full((100, 100), value)}, packed)
-    with replacing(folder / "resume.ckpt") as temporary:
-        temporary.write_bytes(packed.getvalue())
+    write_file(folder / "resume.ckpt", packed.getvalue())
 
 
 def _next_epoch(folder: Path, say: Callable[[str], None]) -> None:

@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 
 from cpep_bench.machine import this_machine
 from cpep_edge.errors import CpepError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.versions import git_commit
 from crash_scenarios import INFO, Scenario, require, scenarios
 
@@ -251,7 +251,8 @@ def cuts(log: Path, before: Disk, folder: Path, scenario: Scenario) -> Iterator[
                 node = before.root if not name else holder.get(name) or open_files[one]
                 node.sync()
                 if one.endswith(".part"):
-                    n_synced = _rows_in(node.synced)
+                    rows = node.synced.partition(b"\n")[2]
+                    n_synced = len(rows) // (8 + 4 * INFO.n_channels)
                     said = [f"synced {n_synced}"]
             case "remove":
                 holder.pop(name)
@@ -264,11 +265,6 @@ def cuts(log: Path, before: Disk, folder: Path, scenario: Scenario) -> Iterator[
                     holder[name] = others[other_name]
                 others[other_name] = moved
         yield number, before, said
-
-
-def _rows_in(journal: bytes) -> int:
-    rows = journal.partition(b"\n")[2]
-    return len(rows) // (8 + 4 * INFO.n_channels)
 
 
 def _way(path: str, folder: Path) -> list[str]:
@@ -332,8 +328,7 @@ def main() -> None:
         ]
     )
     if options.out is not None:
-        with replacing(options.out) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_file(options.out, text)
     print(text)
     sys.exit(1 if losses else 0)
 

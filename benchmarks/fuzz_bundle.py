@@ -49,7 +49,7 @@ from cpep_bench.machine import this_machine
 from cpep_edge import index_file
 from cpep_edge.bundle import sign_bundle
 from cpep_edge.errors import CpepError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.manifest import MANIFEST_FILE, GraphSpec, IndexSpec, Manifest
 from cpep_edge.pose_index import build_graph, load_index
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
@@ -206,8 +206,7 @@ def main() -> None:
     kinds = {kind for kind, _ in counts} - {"escaped", "case"}
     failed += [f"{kind}: not one mutation was seen to bite" for kind in sorted(kinds) if not counts[kind, "bites"]]
     text = _report(holds, counts, findings, failed, options.runs, options.seed, time.monotonic() - start_s)
-    with replacing(options.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_file(options.out, text)
     print(text)
     sys.exit(1 if findings or failed else 0)
 

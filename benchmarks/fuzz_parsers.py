@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cpep_bench.machine import this_machine
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.versions import git_commit
 
 PLANTED = "planted fault"
@@ -156,8 +156,7 @@ def main() -> None:
             found.append(fuzz(options.bundle, target, options.runs, Path(scratch)))
             print(found[-1], file=sys.stderr)
     text = _report(found, time.monotonic() - start_s)
-    with replacing(options.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_file(options.out, text)
     print(text)
     *real, planted = found
     sys.exit(0 if planted.finding and not any(one.finding for one in real) else 1)

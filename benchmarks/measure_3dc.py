@@ -18,7 +18,7 @@ from typing import Any
 
 from cpep_bench.machine import Machine, this_machine
 from cpep_edge.cli.replay import Replay, calibrate, replay
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.json_text import to_json
 from cpep_edge.manifest import Manifest
 from cpep_edge.names import UNKNOWN
@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         loop = run_loop(options.source, Path(folder))
     lda = measure(real_trials(options.source)).same_person_250ms
     for suffix, text in ((".json", to_json(figures(loop, lda)) + "\n"), (".md", markdown(loop, lda))):
-        with replacing(options.out.with_suffix(suffix)) as file:
-            file.write_text(text, encoding="utf-8")
+        write_file(options.out.with_suffix(suffix), text)
     hits, n = loop.recognised()
     print(f"{hits} of {n} recordings recognised: {options.out.with_suffix('.md')}")
 
@@ -85,19 +84,15 @@ def run_loop(
     manifest = export_bundle(checkpoint, work / "corpus", work / "3dc.cpep", native=native)
     corpus, replays = Corpus.open(work / "corpus"), {}
     donnings = Donnings(corpus, checkpoint.recipe, checkpoint.preprocessing)
-    for person, rows in _unseen_recordings(corpus).items():
-        profile = work / f"{person}.json"
-        calibrate(corpus, donnings.calibration_rows(rows[0]), work / "3dc.cpep", SPEED, profile)
-        replays[person] = replay(corpus, rows, work / "3dc.cpep", SPEED, profile)
-    return Loop(tuple(scores), manifest, replays, this_machine())
-
-
-def _unseen_recordings(corpus: Corpus) -> dict[str, list[Row]]:
     people: dict[str, list[Row]] = defaultdict(list)
     for row in corpus.rows:
         if row.split == "test":
             people[row.user].append(row)
-    return people
+    for person, rows in people.items():
+        profile = work / f"{person}.json"
+        calibrate(corpus, donnings.calibration_rows(rows[0]), work / "3dc.cpep", SPEED, profile)
+        replays[person] = replay(corpus, rows, work / "3dc.cpep", SPEED, profile)
+    return Loop(tuple(scores), manifest, replays, this_machine())
 
 
 def figures(loop: Loop, lda: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_bench.onnx_peer import OnnxEncoder, onnx_program
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.head import Head, fit_head
 from cpep_edge.input_stream import InputStream, Kernels
 from cpep_edge.manifest import EncoderSpec, HeadSpec
@@ -134,8 +134,7 @@ def main() -> None:
         on_arm = instructions_on_arm(made, folder)
         on_chips = [chip_runs(parts, folder / str(number)) for number, parts in enumerate(made)]
         text = report(timed, on_arm, on_chips, options.runs)
-    with replacing(options.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_file(options.out, text)
 
 
 def parts_of(setup: Setup) -> Parts:

@@ -13,8 +13,8 @@ from pathlib import Path
 from cpep_bench.machine import this_machine
 from cpep_bench.modelled_energy import modelled_energy
 from cpep_edge.bundle import Bundle
-from cpep_edge.chip import CortexMSpec, EthosUSpec, ProcessorRun
-from cpep_edge.files import replacing
+from cpep_edge.chip import CortexMSpec, EthosUSpec
+from cpep_edge.files import write_file
 from cpep_edge.manifest import LadderStep, Manifest
 from cpep_edge.versions import git_commit
 
@@ -66,13 +66,14 @@ def rows_of(manifest: Manifest) -> Iterator[tuple[str, ...]]:
         memory = (f"{run.code_bytes / 1e3:.0f}", f"{run.ram_bytes / 1e3:.0f}", weights)
         of_others = (energies[name] for name in ("Apollo3", "STM32U575") if run.processor == "cortex-m7")
         energy = ", ".join(of_others) or "-"
+        blocks = run.instructions_a_window - run.patch_instructions - run.search_instructions
         yield (
             name,
             run.processor,
             _QEMU,
             *fidelity,
             takes,
-            _parts(run),
+            " / ".join(f"{n / 1e3:.0f}" for n in (run.patch_instructions, blocks, run.search_instructions)),
             f"{run.instructions_a_sample:,}",
             *memory,
             energy,
@@ -122,12 +123,6 @@ def report(paths: list[Path], command: str) -> str:
     )
 
 
-def _parts(run: ProcessorRun) -> str:
-    """Instructions of a window, thousands, part by part."""
-    blocks = run.instructions_a_window - run.patch_instructions - run.search_instructions
-    return " / ".join(f"{n / 1e3:.0f}" for n in (run.patch_instructions, blocks, run.search_instructions))
-
-
 def _share(step: LadderStep, kind: str) -> str:
     value = step.seen if kind == "seen" else step.unseen
     return "-" if value is None else f"{value:.3f}"
@@ -139,8 +134,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     names = " ".join(path.name for path in given.bundles)
-    with replacing(given.out) as file:
-        file.write_text(report(given.bundles, f"python benchmarks/measure_chips.py {names} --out {given.out}"))
+    write_file(given.out, report(given.bundles, f"python benchmarks/measure_chips.py {names} --out {given.out}"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from cpep_bench.interleaving import STRETCH_RUNS, interleave
 from cpep_bench.machine import Machine, this_machine
 from cpep_bench.onnx_peer import OnnxKind, onnx_program
 from cpep_bench.operators import profile_encoder
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.versions import git_commit, installed_versions
 from cpep_export.fused import FusedEncoder
 from cpep_export.ladder import Ladder
@@ -96,8 +96,7 @@ def main() -> None:
             "",
         ]
     lines += _footer(machine, whole, options.runs)
-    with replacing(options.out) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_file(options.out, "\n".join(lines))
 
 
 def _prepare(folder: Path, whole: Trained, streaming: Trained) -> tuple[FusedEncoder, list[Variant]]:

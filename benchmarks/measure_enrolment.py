@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cpep_bench.machine import this_machine
 from cpep_edge.bundle import Bundle
 from cpep_edge.enrolment import OpenBundle, prototypes_from_pose, prototypes_from_session
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.session import JOINT_NAMES, Session
 from cpep_edge.versions import git_commit
 from cpep_export.ladder import one_by_one
@@ -128,8 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = _gather(options.bundle, options.run, options.data)
-    with replacing(options.out) as temporary:
-        temporary.write_text("\n".join(_report(bench)), encoding="utf-8")
+    write_file(options.out, "\n".join(_report(bench)))
 
 
 def _gather(bundle: Path, run: Path, data: Path) -> Bench:

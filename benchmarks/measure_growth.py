@@ -20,7 +20,7 @@ from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_bench.markdown import table_block
 from cpep_edge.encoder import EmgEncoder, open_encoder
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.manifest import EncoderSpec
 from cpep_edge.pose_index import build_index
 from cpep_edge.report_page import Section, page, paragraph
@@ -75,8 +75,7 @@ def main() -> None:
     curves.append(_index_curve(options.runs))
     out: Path = options.out
     for suffix, content in ((".md", _markdown(curves)), (".html", _html(curves))):
-        with replacing(out.with_suffix(suffix)) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        write_file(out.with_suffix(suffix), content)
 
 
 def _encoder_curve(

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.io import savemat
 
 from cpep_bench.machine import this_machine
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.versions import git_commit
 
 _RATE_HZ, _CHANNELS = 2_000, 16
@@ -65,8 +65,7 @@ def main() -> None:
         *sorted(rows, key=lambda row: row.split("|")[1]),
         "",
     ]
-    with replacing(_OUT) as temporary:
-        temporary.write_text("\n".join(text))
+    write_file(_OUT, "\n".join(text))
     sys.stdout.write("\n".join(text))
 
 

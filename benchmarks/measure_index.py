@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cpep_bench.index_engines import ENGINES, GROWN, Build, Search
 from cpep_bench.machine import this_machine
 from cpep_edge.errors import ArtifactError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.pose_index import build_index
 from cpep_edge.session import N_JOINTS
 from cpep_edge.versions import git_commit, installed_versions
@@ -98,8 +98,7 @@ def main() -> None:
     else:
         body = itertools.chain(_curve(inputs), _search(inputs))
     lines = [*_headline(inputs), *body, *_origin(inputs)]
-    with replacing(options.out) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_file(options.out, "\n".join(lines))
 
 
 def _gather(checkpoint: Checkpoint, data: Path) -> Inputs:

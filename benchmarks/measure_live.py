@@ -25,7 +25,7 @@ import numpy as np
 from cpep_bench.machine import this_machine
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import CpepError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.versions import git_commit
 from cpep_train.corpus import Corpus
 
@@ -89,8 +89,7 @@ def main() -> None:
         watched = watch(
             options.bundle, files["Prompted"], profile, options.minutes * 60, options.out if options.pictures else None
         )
-    with replacing(options.out / "live.md") as path:
-        path.write_text(report(options.bundle, watched))
+    write_file(options.out / "live.md", report(options.bundle, watched))
 
 
 def calibrate(bundle: Path, files: dict[str, Path], profile: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.manifest import LadderStep
 from cpep_edge.versions import git_commit
 from cpep_export import training_windows
@@ -71,8 +71,7 @@ def main() -> None:
         f"benchmarks/measure_quantisation.py`, commit `{git_commit()[:12]}`.",
         "",
     ]
-    with replacing(options.out) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_file(options.out, "\n".join(lines))
 
 
 def _measure(run: Path, data: Path) -> list[tuple[str, LadderStep]]:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import replacing, write_file
 from cpep_edge.versions import git_commit
 from cpep_export.head_choice import HeadChoice
 from cpep_train.corpus import Corpus
@@ -409,8 +409,7 @@ def write(out: Path, measured: Sequence[Tables], judged: bool) -> None:
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
         lines += ["", f"![{one.name}]({_picture_name(one)})"]
         _picture(out / _picture_name(one), one, questions, methods)
-    with replacing(out / "real.md") as file:
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_file(out / "real.md", "\n".join(lines) + "\n")
 
 
 def _gathered(questions: dict[str, Answers]) -> dict[str, Answers]:

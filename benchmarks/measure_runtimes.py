@@ -29,7 +29,7 @@ from cpep_bench.latency import MIN_RUNS, measure_interleaved
 from cpep_bench.machine import this_machine
 from cpep_edge.encoder import open_encoder
 from cpep_edge.errors import CpepError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.manifest import EncoderSpec
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
 from cpep_edge.versions import code_version, installed_versions
@@ -108,8 +108,7 @@ def main() -> None:
         p50_ms = _p50_ms(subject, options.runs)
         instructions = _instructions(subject, Path(scratch))
         report = _report(subject, starts, p50_ms, instructions, options.runs)
-    with replacing(options.out) as temporary:
-        temporary.write_text(report, encoding="utf-8")
+    write_file(options.out, report)
 
 
 def _prepare(folder: Path) -> Subject:

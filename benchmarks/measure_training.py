@@ -23,10 +23,10 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from cpep_bench.machine import this_machine
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.session import N_JOINTS, SessionMeta, write_session
 from cpep_edge.versions import git_commit, installed_versions
 from cpep_train.align import info_nce
@@ -124,8 +124,7 @@ def main(
         "",
     ]
     for suffix, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", "\n".join(lines))):
-        with replacing(out / f"training-{recipe}{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_file(out / f"training-{recipe}{suffix}", text)
     typer.echo("\n".join(lines))
 
 
@@ -145,7 +144,7 @@ class _Step:
         self.optimiser = torch.optim.AdamW(self.emg.parameters(), lr=1e-4)
         if compiled:
             for block in (*self.emg.encoder.blocks, *self.pose.encoder.blocks):
-                _compile(block)
+                block.compile()
 
     def __call__(self, batch: WindowBatch) -> Tensor:
         with torch.autocast("cpu", self.precision, enabled=self.precision is not None):
@@ -156,10 +155,6 @@ class _Step:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return loss
-
-
-def _compile(block: nn.Module) -> None:
-    block.compile()
 
 
 def _rate(steps: Iterable[object], batch_size: int) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from cpep_bench.markdown import table_block
 from cpep_bench.pipeline import ENCODER, END_TO_END, INDEX
 from cpep_bench.report import Report, read_report
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.report_table import Table
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +31,7 @@ def main() -> None:
     new = with_table(old, {name: read_report(_file(folder)) for name, folder in REPORTS.items()})
     if check:
         sys.exit(0 if new == old else f"{PAGE.name} is not what the reports say: run {Path(__file__).name}")
-    with replacing(PAGE) as temporary:
-        temporary.write_text(new, encoding="utf-8")
+    write_file(PAGE, new)
 
 
 def with_table(page: str, reports: dict[str, Report]) -> str:

@@ -30,7 +30,7 @@ from cpep_edge.donning import (
     unscaled,
 )
 from cpep_edge.errors import ArtifactError, ConfigError, DataError
-from cpep_edge.files import read_plain, replacing
+from cpep_edge.files import read_plain, write_file
 from cpep_edge.input_stream import InputStream
 from cpep_edge.manifest import DecisionSpec, Manifest
 from cpep_edge.outside import unreadable
@@ -284,8 +284,7 @@ def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, floa
 def save_profile(profile: Profile, path: Path) -> None:
     """Write a profile, whole or not at all, in the place of an earlier one or of nothing."""
     require_profile_or_nothing(path)
-    with replacing(path) as temporary:
-        temporary.write_text(profile.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_file(path, profile.model_dump_json(indent=2) + "\n")
 
 
 def require_profile_or_nothing(path: Path) -> None:

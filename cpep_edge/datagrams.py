@@ -44,7 +44,8 @@ class Datagrams:
                 if not refused:
                     return
             reached = reached or refused
-            self._next()
+            self.close()
+            self._at = (self._at + 1) % len(self._addresses)
         if failure is not None and not reached:
             raise failure
 
@@ -72,7 +73,3 @@ class Datagrams:
                 raise
             self._socket = line
         return self._socket
-
-    def _next(self) -> None:
-        self.close()
-        self._at = (self._at + 1) % len(self._addresses)

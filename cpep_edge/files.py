@@ -41,6 +41,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_file(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file whole or not at all, a text in UTF-8; raises CpepError as `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it, so that a cut of the power does not take them back with all that is inside."""
     new = [folder for folder in (path, *path.parents) if not folder.exists()]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cpep_edge.errors import ConfigError, CpepError
-from cpep_edge.files import check_writable, make_folder, read_plain, replacing, sync
+from cpep_edge.files import check_writable, make_folder, read_plain, sync, write_file
 
 NOTE_FILE = ".cpep-edge.json"
 _MAX_JSON_BYTES = 1 << 28  # of a note, or of a report
@@ -95,8 +95,7 @@ def write_reports(folder: Path, contents: Mapping[str, bytes]) -> None:
             f"{folder / taken[0]} exists and is not an earlier report; move it away, or choose another folder"
         )
     for name, content in contents.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_bytes(content)
+        write_file(folder / name, content)
 
 
 @contextmanager

@@ -256,24 +256,19 @@ def _header(path: Path, lines: list[_Line]) -> _Header:
     if first.get("type") != "recording" or first.get("schema") != _SCHEMA:
         raise DataError(f"{path}: is not a recording of cpep-edge live, or of another version")
     try:
+        info = StreamInfo(**first["stream"])  # type: ignore[arg-type]
+        if not all(isinstance(channel, int) and 0 <= channel < info.n_channels for channel in info.missing):
+            raise ValueError("channels that cannot be missing")
         return _Header(
             bundle=str(first["bundle"]),
             encoder_sha256=str(first["encoder_sha256"]),
             hop_ms=_float(first["hop_ms"]),
             spec=DecisionSpec.model_validate_json(json.dumps(first["spec"])),
             donning=Donning.from_json(first["donning"]),
-            info=_stream_info(first["stream"]),
+            info=replace(info, missing=tuple(info.missing)),
         )
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: line 1 is damaged") from error
-
-
-def _stream_info(fields: _Value) -> StreamInfo:
-    """Raises TypeError or ValueError for anything else than `asdict` made of one."""
-    info = StreamInfo(**fields)  # type: ignore[arg-type]
-    if not all(isinstance(channel, int) and 0 <= channel < info.n_channels for channel in info.missing):
-        raise ValueError("channels that cannot be missing")
-    return replace(info, missing=tuple(info.missing))
 
 
 def _int(value: _Value) -> int:

@@ -22,7 +22,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from cpep_edge.errors import ConfigError
-from cpep_edge.files import read_plain, replacing
+from cpep_edge.files import read_plain, write_file
 from cpep_edge.manifest_part import Part, parse_json
 from cpep_edge.outside import unreadable
 from cpep_edge.trust import PublicKey, SigningKey
@@ -161,5 +161,4 @@ def _check_succession(before: Root | None, root: Root) -> None:
 
 
 def _write(file: Path, root: Root) -> None:
-    with replacing(file) as temporary:
-        temporary.write_text(root.content.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_file(file, root.content.model_dump_json(indent=1) + "\n")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import replacing, write_file
 from cpep_edge.hand_shapes import N_JOINTS as N_JOINTS
 from cpep_edge.outside import printable
 
@@ -278,8 +278,7 @@ def write_short_session(
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         _write_blocks(file, meta, emg_uv.shape[1], [(time_s, emg_uv, None)], lambda n_bytes: None)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    write_file(path, content.getbuffer())
 
 
 def _write_blocks(

@@ -135,14 +135,18 @@ class SinkTap:
                         sink.block(entry)
                     else:
                         sink.decision(entry)
-                    self._note_sent()
+                    with self._changed:
+                        if not self._closed:  # else it was given up already
+                            self._in_hand = False
+                            self._counts = replace(self._counts, sent=self._counts.sent + 1)
                     n_failed = 0
                 return
             except Exception as error:  # whatever another's code raises, the others go on and the count tells
                 self._note_failure(error)
                 if self._stop_s is not None and n_failed:  # no more attempts than one when a run ends
                     return
-                self._pause(_RETRY_S[min(n_failed, len(_RETRY_S) - 1)])
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stop_s is not None, _RETRY_S[min(n_failed, len(_RETRY_S) - 1)])
                 n_failed += 1
             finally:
                 if sink is not None:
@@ -168,12 +172,6 @@ class SinkTap:
             self._in_hand, self._taken_s = True, time.monotonic()
             return self._queue.popleft()
 
-    def _note_sent(self) -> None:
-        with self._changed:
-            if not self._closed:  # else it was given up already
-                self._in_hand = False
-                self._counts = replace(self._counts, sent=self._counts.sent + 1)
-
     def _note_failure(self, error: Exception) -> None:
         with self._changed:
             if not self._closed:
@@ -190,10 +188,6 @@ class SinkTap:
     def _drop_in_hand(self) -> None:
         self._counts = replace(self._counts, dropped=self._counts.dropped + self._in_hand)
         self._in_hand = False
-
-    def _pause(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._stop_s is not None, seconds)
 
     def _over(self) -> bool:
         with self._changed:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpep_edge.blocks import RATE_TOLERANCE, StreamInfo
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import read_plain, replacing
+from cpep_edge.files import read_plain, write_file
 from cpep_edge.names import MAX_NAME
 from cpep_edge.personal import Repetition
 from cpep_edge.session import Session, SessionMeta, write_short_session
@@ -119,8 +119,7 @@ class Recordings:
 
     def save(self) -> None:
         """Write down what the folder is for. Raises CpepError when the disk refuses."""
-        with replacing(self.folder / NOTES_FILE) as file:
-            file.write_text(self.notes.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_file(self.folder / NOTES_FILE, self.notes.model_dump_json(indent=1) + "\n")
 
     def add(self, repetition: Repetition) -> None:
         """Keep a repetition, whole or not at all. Raises CpepError when the disk refuses."""

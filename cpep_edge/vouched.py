@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cpep_edge.errors import CpepError
-from cpep_edge.files import make_folder, read_plain, replacing
+from cpep_edge.files import make_folder, read_plain, write_file
 from cpep_edge.folders import locked
 from cpep_edge.outside import user_folder
 
@@ -61,8 +61,7 @@ def memory(name: str) -> Iterator[dict[str, Any]]:
     with locked(file.parent):
         known = _read(file)
         yield known
-        with replacing(file) as temporary:
-            temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        write_file(file, json.dumps(known, indent=1) + "\n")
 
 
 def read_memory(name: str) -> dict[str, Any]:

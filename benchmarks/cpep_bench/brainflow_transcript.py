@@ -65,10 +65,11 @@ def transcript() -> str:
             ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
     counts = np.rint(emg_uv[:N_SHOWN, 0] / cyton.UV_PER_COUNT)
     sent = [round(float(count) * cyton.UV_PER_COUNT, 3) for count in counts]
+    code = code_version("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/brainflow_transcript.py")
     lines = [
         f"# BrainFlow {version('brainflow')} reads the simulated Cyton",
         "",
-        f"Written by `python -m cpep_bench.brainflow_transcript`, code {_code()}, seed 0. BrainFlow's own client, for",
+        f"Written by `python -m cpep_bench.brainflow_transcript`, code {code}, seed 0. BrainFlow's own client, for",
         f"{SECONDS:g} s, its developer log switched on: `prepare_session`, `start_stream`, `get_board_data`,",
         "`stop_stream`. The last line is what the simulator sent.",
         "",
@@ -78,10 +79,6 @@ def transcript() -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _code() -> str:
-    return code_version("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/brainflow_transcript.py")
 
 
 if __name__ == "__main__":

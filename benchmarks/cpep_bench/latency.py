@@ -70,11 +70,6 @@ def median_ratio_interval(after: Latency, before: Latency) -> tuple[float, float
     return float(low), float(high)
 
 
-def measure(call: Callable[[], object], n_runs: int = MIN_RUNS, *, n_warm_up: int = WARM_UP_RUNS) -> Latency:
-    """Time `call` again and again. Raises ValueError for fewer than 200 runs."""
-    return measure_interleaved({"": call}, n_runs, n_warm_up=n_warm_up)[""]
-
-
 def measure_interleaved(
     calls: Mapping[str, Callable[..., object]],
     n_runs: int = MIN_RUNS,
@@ -96,7 +91,10 @@ def measure_interleaved(
         for place, (name, call) in enumerate(calls.items()):
             arguments = (prepared[name](),) if name in prepared else ()
             row[place] = _time_ns(clock_ns, call, *arguments)
-    return {name: _latency(column) for name, column in zip(calls, times_ns[n_warm_up:].T, strict=True)}
+    return {
+        name: Latency(tuple(round(float(value) * 1e-6, 6) for value in column))
+        for name, column in zip(calls, times_ns[n_warm_up:].T, strict=True)
+    }
 
 
 def check_runs(n_runs: int) -> None:
@@ -109,10 +107,6 @@ def _time_ns(clock_ns: Callable[[], int], call: Callable[..., object], *argument
     start_ns = clock_ns()
     call(*arguments)
     return clock_ns() - start_ns
-
-
-def _latency(times_ns: Times) -> Latency:
-    return Latency(tuple(round(float(value) * 1e-6, 6) for value in times_ns))
 
 
 def _resampled_medians(times_ms: tuple[float, ...], seed: int) -> Times:

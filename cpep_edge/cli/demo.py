@@ -13,7 +13,7 @@ from cpep_edge.errors import ConfigError
 from cpep_edge.names import FREE_MOVEMENT
 
 if TYPE_CHECKING:
-    from cpep_train.corpus import Corpus, Row
+    pass
 
 RECIPE = "box"
 N_USERS, N_DONNINGS, SECONDS, FREE_SECONDS, SEED = 72, 1, 3.0, 20.0, 0
@@ -79,7 +79,8 @@ def demo(
         manifest = export_bundle(checkpoint, corpus, bundle, native=native, progress=advance)
     _say(5, f"replaying a new person's session on a simulated wristband, {REPLAY_SPEED:g} times real time")
     people = Corpus.open(corpus)
-    rows = _held_out_session(people)
+    unknown = [row for row in people.rows if row.held_out_user]
+    rows = [row for row in unknown if (row.user, row.session) == (unknown[-1].user, unknown[-1].session)]
     moves = [row for row in rows if row.stage in manifest.calibration]
     asked = [row for row in rows if row.stage != FREE_MOVEMENT]
     replayed = calibrate_and_replay(people, moves, asked, bundle, REPLAY_SPEED)
@@ -90,12 +91,6 @@ def demo(
     else:
         print_report(report, path)
         tell_what_next("go on with your own arm")
-
-
-def _held_out_session(corpus: "Corpus") -> "list[Row]":
-    """The recordings of one session by someone whom training never saw."""
-    rows = [row for row in corpus.rows if row.held_out_user]
-    return [row for row in rows if (row.user, row.session) == (rows[-1].user, rows[-1].session)]
 
 
 def _say(step: int, what: str) -> None:

@@ -216,7 +216,7 @@ class Acting:
         told = ("rest the hand" if wish.rest_s else moves), moves
 
         def run(source: TapSource) -> str:
-            counting = CountingDown(source, lambda left_s: self._show(left_s))
+            counting = CountingDown(source, self._show)
             counting.begin(wish.rest_s or wish.seconds)
             self.doing = Doing("calibrate", told[0])
 

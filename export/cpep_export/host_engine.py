@@ -21,12 +21,6 @@ _GAIN_BITS = 16
 _ONE = 2.0**24  # of a share and of a similarity
 
 
-def _vote_of(n_gestures: int) -> type[ctypes.Structure]:
-    """`cpep_vote` of an engine with so many gestures."""
-    numbers = (*((name, ctypes.c_int32) for name in ("gesture", "share", "similarity")),)
-    return type("cpep_vote", (ctypes.Structure,), {"_fields_": (*numbers, ("shares", ctypes.c_int32 * n_gestures))})
-
-
 _DECISION_NUMBERS = ("hop_ms", "evidence_ms", "min_vote_share", "min_similarity", "min_belief", "release_ms")
 
 
@@ -47,7 +41,10 @@ class HostEngine:
     def __init__(self, library: Path, model: DeviceModel) -> None:
         """library: `build/host/libcpep.so` of an emitted folder, made from this model."""
         self._c = ctypes.CDLL(str(library))
-        self._vote = _vote_of(len(model.gestures))
+        numbers = (*((name, ctypes.c_int32) for name in ("gesture", "share", "similarity")),)
+        self._vote = type(
+            "cpep_vote", (ctypes.Structure,), {"_fields_": (*numbers, ("shares", ctypes.c_int32 * len(model.gestures)))}
+        )
         for function in (self._c.cpep_recognise, *((self._c.cpep_vote_of,) if model.encoder is not None else ())):
             function.restype = self._vote
         self._model = model

@@ -165,7 +165,9 @@ def _compiler(architecture: Architecture) -> str:
 def _sdk(architecture: Architecture, folder: Path) -> _Sdk:
     if architecture == host_architecture():
         return _installed_sdk()
-    _unpack(_download_wheel(architecture, folder), folder)
+    with zipfile.ZipFile(_download_wheel(architecture, folder)) as archive:
+        archive.extractall(folder, [name for name in archive.namelist() if name.startswith(_SDK_PARTS)])
+        archive.extractall(folder, [name for name in archive.namelist() if "dist-info/licenses/" in name])
     return _Sdk(folder / "executorch", _licence(next(folder.glob("executorch-*.dist-info"))))
 
 
@@ -202,12 +204,6 @@ def _download_wheel(architecture: Architecture, folder: Path) -> Path:
         timeout_s=_DOWNLOAD_TIMEOUT_S,
     )
     return next(folder.glob("*.whl"))
-
-
-def _unpack(wheel: Path, folder: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder, [name for name in archive.namelist() if name.startswith(_SDK_PARTS)])
-        archive.extractall(folder, [name for name in archive.namelist() if "dist-info/licenses/" in name])
 
 
 def _run(command: Sequence[str], what: str, scratch: str, timeout_s: float = _BUILD_TIMEOUT_S) -> None:

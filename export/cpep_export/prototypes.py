@@ -63,7 +63,8 @@ def find_prototypes(
     kept = np.zeros(len(poses), bool)
     for gesture in np.unique(gesture_index):
         own = np.flatnonzero(gesture_index == gesture)
-        kept[own[_most_asked(poses[own], windows, k)[:least_per_gesture]]] = True
+        most_asked = np.argsort(-times_asked(poses[own], windows, k), kind="stable")
+        kept[own[most_asked[:least_per_gesture]]] = True
     penalty = Prototypes(poses, gesture_index, gesture_penalty).penalty
     asked = times_asked(poses, windows, k, penalty)
     ranked = np.argsort(-asked, kind="stable")
@@ -84,8 +85,3 @@ def times_asked(
         nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
         asked += np.bincount(nearest.ravel(), minlength=len(poses))
     return asked
-
-
-def _most_asked(poses: NDArray[np.float32], windows: NDArray[np.float32], k: int) -> NDArray[np.intp]:
-    """Places of the poses, the most asked for first; those that nobody asks for last, in their own order."""
-    return np.argsort(-times_asked(poses, windows, k), kind="stable")

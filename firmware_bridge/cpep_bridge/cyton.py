@@ -50,7 +50,14 @@ class Cyton:
         talk.send(STOP)
         talk.drain()
         said = talk.ask(RESET, ANSWER_END).decode("ascii", "replace")
-        _check_answer(said, talk.line.name)
+        if said.strip().startswith("Failure"):
+            raise LinkError(
+                f"the dongle on {talk.line.name} works, but the Cyton does not answer it: switch the board to PC"
+            )
+        if "OpenBCI" not in said and "ADS1299" not in said:
+            raise LinkError(
+                f"the device on {talk.line.name} is not an OpenBCI Cyton: it answered {printable(said.strip(), 60)!r}"
+            )
         has_daisy = "On Daisy" in said
         if self._daisy and not has_daisy:
             raise LinkError(
@@ -114,10 +121,3 @@ class DaisyDecoder:
         daisy = np.flatnonzero((counters[:-1] % 2 == 0) & (np.diff(counters) % 256 == 1))
         self._counter, self._values = int(counters[-1]), values[-1]
         return Packets(counters[daisy] // 2, np.concatenate([values[daisy + 1], values[daisy]], axis=2))
-
-
-def _check_answer(said: str, port: str) -> None:
-    if said.strip().startswith("Failure"):
-        raise LinkError(f"the dongle on {port} works, but the Cyton does not answer it: switch the board to PC")
-    if "OpenBCI" not in said and "ADS1299" not in said:
-        raise LinkError(f"the device on {port} is not an OpenBCI Cyton: it answered {printable(said.strip(), 60)!r}")

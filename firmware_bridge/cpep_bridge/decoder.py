@@ -66,7 +66,11 @@ class FrameDecoder:
             if frame is not None:
                 frames.append(frame)
         if len(self._tail) > MAX_WIRE_BYTES:
-            self._drop_tail()
+            if not self._overlong:
+                self._corrupt_frames += 1
+            self._overlong = True
+            self._corrupt_bytes += len(self._tail)
+            self._tail = b""
         self._frames += len(frames)
         return frames
 
@@ -89,27 +93,17 @@ class FrameDecoder:
             body = _checked_body(piece)
             frame = decode_frame(body)
         except (cobs.DecodeError, FrameError):
-            self._reject(piece)
+            if self._synced:
+                self._corrupt_frames += 1
+                self._corrupt_bytes += len(piece)
+            else:
+                self._skipped += len(piece)
             return None
         if frame is None:
             self._unknown += 1
             if body[0] != VERSION:
                 self.versions.add(body[0])
         return frame
-
-    def _reject(self, piece: bytes) -> None:
-        if self._synced:
-            self._corrupt_frames += 1
-            self._corrupt_bytes += len(piece)
-        else:
-            self._skipped += len(piece)
-
-    def _drop_tail(self) -> None:
-        if not self._overlong:
-            self._corrupt_frames += 1
-        self._overlong = True
-        self._corrupt_bytes += len(self._tail)
-        self._tail = b""
 
 
 def _checked_body(piece: bytes) -> bytes:

@@ -134,7 +134,10 @@ class FirmwareBand(Simulated):
         self._folder = tempfile.TemporaryDirectory(prefix="cpep-band-")
         recording = Path(self._folder.name) / "recording"
         try:
-            self._record(recording)
+            packets = self._playback.packets(_CHUNK_SAMPLES, self._sample_format, self._uv_per_count, repeat=False)
+            with recording.open("wb") as file:
+                for packet in packets:
+                    file.write(packet.samples)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -165,12 +168,6 @@ class FirmwareBand(Simulated):
         """Do what a band does whose battery slipped: forget the stream, draw a new boot_id, say INFO."""
         if self._process is not None:
             self._tell(self._process, b"r")
-
-    def _record(self, path: Path) -> None:
-        packets = self._playback.packets(_CHUNK_SAMPLES, self._sample_format, self._uv_per_count, repeat=False)
-        with path.open("wb") as file:
-            for packet in packets:
-                file.write(packet.samples)
 
     def _tell(self, process: subprocess.Popen[bytes], letter: bytes) -> None:
         if process.stdin is not None:

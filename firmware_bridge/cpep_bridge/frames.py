@@ -415,7 +415,10 @@ def _decode_laid(kind: type[_Laid], body: bytes) -> Frame:
     _, _, seq = _HEADER.unpack_from(body)
     values: list[object] = [seq, *kind.LAYOUT.unpack_from(body, _HEADER.size)]
     for tail_type in _TAIL_TYPES[kind]:
-        piece, offset = _unprefixed(body, offset)
+        stop = offset + 1 + body[offset] if offset < len(body) else len(body) + 1
+        if stop > len(body):
+            raise FrameError("a length inside the frame points past its end")
+        piece, offset = body[offset + 1 : stop], stop
         values.append(_text(piece) if tail_type is str else piece)
     if offset != len(body):
         raise FrameError(f"{kind.__name__} is {len(body)} bytes long, not {offset}")
@@ -435,13 +438,6 @@ def _prefixed(value: str | bytes) -> bytes:
     if len(raw) > 255:
         raise ValueError(f"a text of {len(raw)} bytes exceeds 255")
     return bytes([len(raw)]) + raw
-
-
-def _unprefixed(body: bytes, offset: int) -> tuple[bytes, int]:
-    stop = offset + 1 + body[offset] if offset < len(body) else len(body) + 1
-    if stop > len(body):
-        raise FrameError("a length inside the frame points past its end")
-    return body[offset + 1 : stop], stop
 
 
 def _text(raw: bytes) -> str:

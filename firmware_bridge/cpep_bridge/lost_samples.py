@@ -45,7 +45,10 @@ class StreamLedger:
         """
         ahead = self.ahead(sample_index)
         if ahead < 0:
-            self._drop(self._next_index + ahead)
+            if any(first <= self._next_index + ahead < stop for first, stop in self._gaps):
+                self.late_frames += 1
+            else:
+                self.duplicate_frames += 1
             return None
         self._frame_samples = n_samples
         if ahead:
@@ -70,12 +73,6 @@ class StreamLedger:
         self.lost_frames += skipped
         self.lost_samples += n_lost
         self._gaps.append((self._next_index, self._next_index + n_lost))
-
-    def _drop(self, index: int) -> None:
-        if any(first <= index < stop for first, stop in self._gaps):
-            self.late_frames += 1
-        else:
-            self.duplicate_frames += 1
 
 
 def _signed(difference: int, bits: int) -> int:

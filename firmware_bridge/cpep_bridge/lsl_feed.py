@@ -48,7 +48,8 @@ class LslFeed:
             self._inlet.open_stream(timeout=max(0.1, timeout_s))
         except (lsl.util.TimeoutError, lsl.util.LostError) as error:
             raise LinkError(f"the LSL stream {printable(about.name())!r} was found but does not answer") from error
-        self._scale, unit = _unit(whole)
+        said = whole.desc().child("channels").child("channel").child_value("unit").strip().lower()
+        self._scale, unit = (_IN_UV[said], "uV") if said in _IN_UV else (1.0, "count")
         self.info = StreamInfo(
             name=printable(whole.name()),
             n_channels=whole.channel_count(),
@@ -98,12 +99,6 @@ def _resolve(lsl: Any, name: str, patience: Patience, timeout_s: float) -> Any:
         names = ", ".join(sorted(printable(one.name()) for one in sampled))
         raise LinkError(f"several LSL streams match: {names}; choose one with lsl:NAME")
     return sampled[0]
-
-
-def _unit(about: Any) -> tuple[float, str]:
-    """What makes microvolts of the stream's unit, if it says one that can be; else counts."""
-    said = about.desc().child("channels").child("channel").child_value("unit").strip().lower()
-    return (_IN_UV[said], "uV") if said in _IN_UV else (1.0, "count")
 
 
 def _pylsl() -> Any:

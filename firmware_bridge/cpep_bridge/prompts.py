@@ -34,7 +34,7 @@ from cpep_bridge.recording import Recorded, Recorder, Timeline, Wearer, journal_
 from cpep_bridge.toml_config import Section, read_toml
 from cpep_edge.blocks import BlockSource
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import read_plain, replacing
+from cpep_edge.files import read_plain, write_file
 from cpep_edge.folders import locked
 from cpep_edge.names import MAX_NAME, check_label
 from cpep_edge.session import Session
@@ -260,8 +260,7 @@ def _append(folder: Path, rows: Sequence[dict[str, str]]) -> None:
         elif not before.endswith(("\n", "\r")):
             text.write("\n")
         writer.writerows(rows)
-        with replacing((folder / METADATA).resolve()) as temporary:
-            temporary.write_bytes((before + text.getvalue()).encode())
+        write_file((folder / METADATA).resolve(), (before + text.getvalue()).encode())
 
 
 def _metadata(folder: Path) -> str:

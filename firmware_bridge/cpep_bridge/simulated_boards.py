@@ -88,7 +88,10 @@ class SimulatedBoard(SimulatedThread):
                 self._frames, self._number, self._start_s = self._counts(), 0, time.monotonic()
             port.put(reply)
             self._send_due(port)
-        self._linger(port)
+        deadline_s = time.monotonic() + _UNREAD_WAIT_S  # for the host to read the rest
+        while not self._stopping.is_set() and time.monotonic() < deadline_s and port.unread_bytes():
+            port.read(_IDLE_S)
+        self._stopping.wait(_LEAVE_WAIT_S if self._played_out else 0.0)
 
     def _obey(self, streams: bool | None) -> None:
         if streams and self._frames is None:
@@ -137,13 +140,6 @@ class SimulatedBoard(SimulatedThread):
         elif "duplicate" in fault:
             port.put(wire)
             self._tally["duplicated"] += 1
-
-    def _linger(self, port: PtyPort) -> None:
-        """Let the host read the rest before hanging up."""
-        deadline_s = time.monotonic() + _UNREAD_WAIT_S
-        while not self._stopping.is_set() and time.monotonic() < deadline_s and port.unread_bytes():
-            port.read(_IDLE_S)
-        self._stopping.wait(_LEAVE_WAIT_S if self._played_out else 0.0)
 
 
 class Playing(TypedDict, total=False):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cpep_bench.latency import MIN_RUNS, Latency, measure, measure_interleaved, median_ratio_interval
+from cpep_bench.latency import MIN_RUNS, Latency, measure_interleaved, median_ratio_interval
 from cpep_bench.pipeline import end_to_end_calls
 from cpep_edge.bundle import Bundle
 from cpep_edge.golden import Golden
@@ -53,7 +53,7 @@ def test_the_ratio_of_medians_tells_a_change_from_noise():
 def test_every_run_is_counted_and_warm_up_is_not():
     calls: list[int] = []
 
-    latency = measure(lambda: calls.append(1), 250, n_warm_up=30)
+    latency = measure_interleaved({"a": lambda: calls.append(1)}, 250, n_warm_up=30)["a"]
 
     assert (len(calls), latency.n) == (280, 250)
 
@@ -93,7 +93,7 @@ def test_percentiles_are_those_of_the_runs():
 
 def test_too_few_runs_are_refused():
     with pytest.raises(ValueError, match="199 runs are too few"):
-        measure(lambda: None, 199)
+        measure_interleaved({"a": lambda: None}, 199)
 
 
 def test_interleaved_calls_take_turns():

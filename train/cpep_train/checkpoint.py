@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cpep_edge.errors import ArtifactError, ConfigError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.head import Head
 from cpep_edge.manifest_part import parse_json
 from cpep_edge.mpf import MpfSpec
@@ -201,8 +201,7 @@ def _without_retired(values: Any) -> Any:
 def save_weights(file: Path, module: nn.Module) -> str:
     """Write the weights of a module as safetensors; returns the file's SHA-256."""
     content = _packed(module)
-    with replacing(file) as temporary:
-        temporary.write_bytes(content)
+    write_file(file, content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -236,8 +235,7 @@ def _save_part(file: Path, content: bytes) -> tuple[str, str]:
     sha256 = hashlib.sha256(content).hexdigest()
     if file.exists() and file.read_bytes() != content:
         file = file.with_stem(f"{file.stem}-{sha256[:12]}")
-    with replacing(file) as temporary:
-        temporary.write_bytes(content)
+    write_file(file, content)
     return file.name, sha256
 
 
@@ -275,5 +273,4 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def _write_text(file: Path, text: str) -> None:
-    with replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_file(file, text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpep_edge.errors import DataError
-from cpep_edge.files import read_plain, replacing
+from cpep_edge.files import read_plain, write_file
 from cpep_edge.names import FREE_MOVEMENT, check_label
 from cpep_edge.outside import unreadable
 from cpep_edge.session import RECORDED_RATE_TOLERANCE, Session
@@ -391,8 +391,7 @@ def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows(astuple(row) for row in rows)
-    with replacing(folder / METADATA_FILE) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    write_file(folder / METADATA_FILE, text.getvalue())
 
 
 _MAX_METADATA_BYTES = 1 << 30

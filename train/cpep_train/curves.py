@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_train.plots import png
 
 CURVES_FILE = "curves.png"
@@ -35,8 +35,7 @@ def draw_curves(run: Path) -> Path:
         axes.set(title=stage, xlabel="epoch", ylabel="loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8)
-    with replacing(run / CURVES_FILE) as temporary:
-        temporary.write_bytes(png(figure))
+    write_file(run / CURVES_FILE, png(figure))
     return run / CURVES_FILE
 
 

@@ -75,7 +75,11 @@ def lose_frames(emg_uv: NDArray[np.float32], share: float, given: Circumstances)
     received = np.flatnonzero(~lost)
     at = np.arange(n_samples)
     filled = np.column_stack([np.interp(at, received, channel[received]) for channel in emg_uv.T])
-    return Disturbed(filled.astype(np.float32), _long_runs(lost, INTERPOLATED_GAP_S * given.sample_rate_hz))
+    edges = np.flatnonzero(np.diff(lost.astype(np.int8), prepend=0, append=0))
+    long = np.zeros(len(lost), bool)
+    for start, stop in edges.reshape(-1, 2):
+        long[start:stop] = stop - start > INTERPOLATED_GAP_S * given.sample_rate_hz
+    return Disturbed(filled.astype(np.float32), long)
 
 
 def jitter_clock(emg_uv: NDArray[np.float32], share: float, given: Circumstances) -> Disturbed:
@@ -84,12 +88,3 @@ def jitter_clock(emg_uv: NDArray[np.float32], share: float, given: Circumstances
     at = np.clip(np.arange(n_samples) + share * given.rng.standard_normal(n_samples), 0, n_samples - 1)
     moved = np.column_stack([np.interp(at, np.arange(n_samples), channel) for channel in emg_uv.T])
     return Disturbed(moved.astype(np.float32))
-
-
-def _long_runs(lost: NDArray[np.bool_], longest: float) -> NDArray[np.bool_]:
-    """Samples in runs of losses longer than `longest`."""
-    edges = np.flatnonzero(np.diff(lost.astype(np.int8), prepend=0, append=0))
-    long = np.zeros(len(lost), bool)
-    for start, stop in edges.reshape(-1, 2):
-        long[start:stop] = stop - start > longest
-    return long

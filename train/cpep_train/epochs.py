@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cpep_edge.files import replacing
+from cpep_edge.files import replacing, write_file
 
 _FIGURES = ("loss", "validation_loss", "temperature", "reconstruction", "top1", "emg_rank", "pose_rank")
 _COLUMNS = ("epoch", *_FIGURES, "seconds")
@@ -41,8 +41,7 @@ class EpochLog(pl.Callback):
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*lines, line])
-        with replacing(self._file) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+        write_file(self._file, text.getvalue())
 
 
 class ResumePoint(pl.callbacks.Checkpoint):

@@ -68,7 +68,8 @@ def joint_angles(
         if not in_degrees:
             if not high[sensor] > low[sensor]:
                 continue
-            least, most = _range_deg(joint)
+            finger, _, kind = joint.partition("_")
+            least, most = _RANGE_DEG[joint if finger == "thumb" else kind]
             angle_deg = least + np.clip((angle_deg - low[sensor]) / (high[sensor] - low[sensor]), 0, 1) * (most - least)
         sign = -1 if joint in _AWAY_FROM_THUMB else 1
         out[:, JOINT_NAMES.index(joint)] = sign * np.deg2rad(angle_deg)
@@ -104,8 +105,3 @@ def lag_s(emg: NDArray[np.floating[Any]], pose_rad: NDArray[np.floating[Any]], s
 def _standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
     standard: NDArray[np.float64] = (values - values.mean()) / values.std()
     return standard
-
-
-def _range_deg(joint: str) -> tuple[float, float]:
-    finger, _, kind = joint.partition("_")
-    return _RANGE_DEG[joint if finger == "thumb" else kind]

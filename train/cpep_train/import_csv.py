@@ -38,7 +38,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
@@ -205,7 +205,7 @@ def _stream(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> No
 
     def pieces() -> Iterator[tuple[str, _Block]]:
         writer.n_files += 1
-        for block in _and_then(first, blocks):
+        for block in chain([first], blocks):
             writer.n_samples_read += len(block.emg)
             for start, stop in stretches(block.stage):
                 pose = None if block.pose_rad is None else block.pose_rad[start:stop]
@@ -221,11 +221,6 @@ def _stream(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> No
             writer.add_blocks(head, ((part.emg, part.pose_rad) for _, part in parts), path)
         else:
             writer.leave_out("rows without a label", sum(len(part.emg) for _, part in parts))
-
-
-def _and_then(first: _Block, others: Iterator[_Block]) -> Iterator[_Block]:
-    yield first
-    yield from others
 
 
 def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> None:
@@ -364,7 +359,7 @@ def _blocks(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> It
                 raise DataError(f"{path}: the file is empty")
             header = first[1] if spec.header else [str(n + 1) for n in range(len(first[1]))]
             names = [name.strip() for name in header]
-            rows = rows if spec.header else _rows_again(first, rows)
+            rows = rows if spec.header else chain([first], rows)
             n_rows = 0
             while some := list(islice(rows, _BLOCK_ROWS)):
                 if some[-1][1] and len(some[-1][1]) < len(names) and n_rows + len(some) > 1 and not _more(rows, some):
@@ -386,11 +381,6 @@ def _more(rows: Iterator[_NumberedRow], some: list[_NumberedRow]) -> bool:
     if following is not None:
         some.append(following)
     return following is not None
-
-
-def _rows_again(first: _NumberedRow, rows: Iterator[_NumberedRow]) -> Iterator[_NumberedRow]:
-    yield first
-    yield from rows
 
 
 def _rows(path: Path, text: Iterator[str], spec: ColumnMap) -> Iterator[_NumberedRow]:

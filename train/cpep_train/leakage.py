@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cpep_edge.errors import ArtifactError, DataError
-from cpep_edge.files import read_plain, replacing
+from cpep_edge.files import read_plain, write_file
 from cpep_train.content import Content, content_of, over_recordings
 from cpep_train.corpus import FREE_STAGE, METADATA_FILE, Corpus, Row
 
@@ -144,8 +144,7 @@ _MAX_BYTES = 1 << 30  # 800 bytes a recording
 
 def save_splits(run: Path, manifest: SplitManifest) -> None:
     """Write the split manifest into the folder of a run."""
-    with replacing(run / SPLITS_FILE) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_file(run / SPLITS_FILE, manifest.model_dump_json(indent=1) + "\n")
 
 
 def load_splits(run: Path) -> SplitManifest:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.folders import replacing_folder
 from cpep_train.corpus import Corpus, write_metadata
 from cpep_train.shards import SHARDS_FILE, SUFFIX, Place, ShardIndex
@@ -60,8 +60,7 @@ def pack_corpus(
             if archive is not None:
                 archive.close()
         write_metadata(folder, corpus.rows)
-        with replacing(folder / SHARDS_FILE) as temporary:
-            temporary.write_text(ShardIndex(url=url, sessions=sessions).model_dump_json(indent=1) + "\n")
+        write_file(folder / SHARDS_FILE, ShardIndex(url=url, sessions=sessions).model_dump_json(indent=1) + "\n")
     return n_shards
 
 

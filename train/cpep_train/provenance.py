@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpep_edge.errors import ArtifactError
-from cpep_edge.files import replacing, require_plain
+from cpep_edge.files import require_plain, write_file
 from cpep_edge.versions import git_commit, installed_versions
 from cpep_train.corpus import Corpus
 
@@ -41,8 +41,7 @@ def provenance_of(corpus: Corpus, data_sha256: str, skipped: dict[str, str] | No
 
 def save_provenance(run: Path, provenance: Provenance) -> None:
     """Write it beside the recipe."""
-    with replacing(run / PROVENANCE_FILE) as temporary:
-        temporary.write_text(provenance.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_file(run / PROVENANCE_FILE, provenance.model_dump_json(indent=2) + "\n")
 
 
 def load_provenance(run: Path) -> Provenance:

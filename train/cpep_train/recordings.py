@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cpep_edge.blocks import LARGEST_SAMPLE
 from cpep_edge.errors import ArtifactError, DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.session import RECORDED_RATE_TOLERANCE, Session
 from cpep_train.content import Content, content_of, over_recordings
 from cpep_train.corpus import Corpus, Row
@@ -117,8 +117,7 @@ def _layout_or_fault(corpus: Corpus, number: int, recipe: Recipe) -> Layout | st
 
 def save_layouts(run: Path, layouts: dict[int, Layout]) -> None:
     """Keep them in the folder of a run."""
-    with replacing(run / RECORDINGS_FILE) as temporary:
-        temporary.write_bytes(_Layouts.dump_json(layouts))
+    write_file(run / RECORDINGS_FILE, _Layouts.dump_json(layouts))
 
 
 def load_layouts(run: Path) -> dict[int, Layout] | None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from cpep_edge.errors import DataError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.session import JOINT_NAMES, Session
 from cpep_train.plots import png
 
@@ -63,8 +63,7 @@ def draw_session(path: Path, out: Path) -> Path:
     frequency, power = signal.welch(centred[:n], meta.sample_rate, nperseg=min(n, round(meta.sample_rate)), axis=0)
     panels[-1].semilogy(frequency[1:], np.sqrt(power[1:]), linewidth=0.7)
     panels[-1].set(xlabel="Hz", ylabel="µV / √Hz", xlim=(0, meta.sample_rate / 2))
-    with replacing(out) as temporary:
-        temporary.write_bytes(png(figure))
+    write_file(out, png(figure))
     return out
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpep_edge.errors import ArtifactError, ConfigError, TrainingError
-from cpep_edge.files import replacing
+from cpep_edge.files import write_file
 from cpep_edge.folders import check_report, write_reports
 from cpep_edge.report_page import to_pdf, to_svg
 from cpep_edge.report_table import Table, to_csv, to_latex
@@ -417,5 +417,4 @@ def _folder(out: Path, recipe: Recipe) -> Path:
 
 
 def _write(file: Path, text: str) -> None:
-    with replacing(file) as temporary:
-        temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
+    write_file(file, text.rstrip() + "\n")
