@@ -21,14 +21,7 @@ from cpep_edge.errors import ArtifactError, CpepError
 from cpep_edge.files import read_plain
 from cpep_edge.folders import locked, replacing_folder, restore
 from cpep_edge.manifest import MANIFEST_FILE, FileEntry, Manifest, parse_manifest
-from cpep_edge.trust import (
-    MAX_VERSION,
-    SIGNATURE_BYTES,
-    Key,
-    SigningKey,
-    check_version,
-    remember_version,
-)
+from cpep_edge.trust import MAX_VERSION, SIGNATURE_BYTES, Key, SigningKey, check_version, remember_version
 from cpep_edge.trusted_keys import configured_key
 from cpep_edge.vouched import remember, remembers
 
@@ -70,7 +63,7 @@ class Bundle:
 
     @property
     def is_signed(self) -> bool:
-        """Whether somebody's signature over it was checked."""
+        """Whether its signature was checked."""
         return self._key is not None or self._checked_before
 
     def require_trust(self) -> None:

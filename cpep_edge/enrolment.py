@@ -36,6 +36,7 @@ from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.recogniser import Recogniser, answer, head_input
 from cpep_edge.session import RECORDED_RATE_TOLERANCE, Session
 from cpep_edge.session_trial import check_session
+from cpep_edge.spread import evenly_spread
 from cpep_edge.trust import SigningKey
 
 N_NEAREST_POSES = 3  # to a window of EMG; k = 1 is noisy, k = 10 blurs the gesture
@@ -109,7 +110,7 @@ def prototypes_from_pose(opened: OpenBundle, file: Path) -> NDArray[np.float32]:
 def prototypes_from_session(opened: OpenBundle, file: Path, donning: Donning | None = None) -> NDArray[np.float32]:
     """Take the windows of a recording to the poses they land on, (n, d_embed); arguments as `windows_of_session`."""
     windows = windows_of_session(opened, file, donning)
-    chosen = np.linspace(0, len(windows) - 1, min(len(windows), opened.usual_count())).astype(np.intp)
+    chosen = evenly_spread(len(windows), opened.usual_count())
     return np.stack([_landing(opened.recogniser, windows[number]) for number in chosen])
 
 
@@ -139,7 +140,7 @@ def windows_of_session(opened: OpenBundle, file: Path, donning: Donning | None =
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What came of teaching a gesture by its EMG."""
+    """The result of teaching a gesture by its EMG."""
 
     manifest: Manifest
     won: float  # share of the recording's later half that the earlier half alone reads right
@@ -168,7 +169,7 @@ def add_from_session(
         gesture = Gesture(name=name, n_prototypes=0, trained=True, origin="session")
     else:
         landings = np.stack([_landing(recogniser, window) for window in windows])
-        chosen = np.linspace(0, len(landings) - 1, min(len(landings), opened.usual_count())).astype(np.intp)
+        chosen = evenly_spread(len(landings), opened.usual_count())
         tried_index, index = _grown(opened, landings[:half]), _grown(opened, landings[chosen])
         gesture = Gesture(name=name, n_prototypes=len(chosen), trained=False, origin="session")
     k = manifest.decision.k
@@ -214,10 +215,8 @@ def rename_gesture(opened: OpenBundle, name: str, called: str, key: SigningKey |
     called: what people read; "": what the label says
     """
     bundle, old = opened.bundle, opened.bundle.manifest
-    if name not in (gesture.name for gesture in old.gestures):
-        raise ConfigError(
-            f"{bundle.path} has no gesture {name}; it has {', '.join(gesture.name for gesture in old.gestures)}"
-        )
+    if name not in old.gesture_names:
+        raise ConfigError(f"{bundle.path} has no gesture {name}; it has {', '.join(old.gesture_names)}")
     taken = next((one.name for one in old.gestures if one.name != name and old.shown(one.name) == called), None)
     if taken is not None:
         raise ConfigError(f"{taken} is already shown as {called}: choose another name")
@@ -259,7 +258,7 @@ def confusions(index: PoseIndex, gestures: Sequence[str], k: int) -> list[Confus
     found = []
     for number, name in enumerate(gestures):
         own = np.flatnonzero(index.gesture_index == number)
-        own = own[np.linspace(0, len(own) - 1, min(len(own), _N_ASKED)).astype(np.intp)]
+        own = own[evenly_spread(len(own), _N_ASKED)]
         similarity = index.vectors[own] @ index.vectors.T
         similarity[np.arange(len(own)), own] = -np.inf
         n_nearest = min(k, index.n_prototypes - 1)
@@ -290,7 +289,7 @@ def _variations(movement: Movement, pose: PoseSpec, n: int, file: Path) -> NDArr
 
 
 def _landing(recogniser: Recogniser, window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The direction amid the poses nearest to one window of EMG, (d_embed,)."""
+    """The mean direction of the poses nearest to one window of EMG, (d_embed,)."""
     embedding = recogniser.encoder.embed(np.ascontiguousarray(window))
     vectors = recogniser.index_for("the landing of a window").vectors
     nearest = vectors[np.argsort(-(embedding @ vectors.T))[:N_NEAREST_POSES]].mean(axis=0)

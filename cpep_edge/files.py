@@ -121,7 +121,7 @@ def read_arrays(content: bytes, n_dimensions: Mapping[str, int]) -> dict[str, ND
 
 
 def as_float32(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
-    """Numbers that somebody else wrote, as float32. Raises ValueError when one is infinite, or no number."""
+    """Numbers from a file, as float32. Raises ValueError when one is infinite or not a number."""
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():

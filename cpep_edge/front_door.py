@@ -3,7 +3,7 @@
 from os import PathLike
 from pathlib import Path
 
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_edge.blocks import BlockSource
 from cpep_edge.bundle import Bundle
 from cpep_edge.calibration import fit_to_wearer
@@ -69,10 +69,7 @@ def open_band(
     return open_source(
         port,
         device=device,
-        timeout_s=timeout_s,
-        baud=baud,
-        boot_s=boot_s,
-        reconnect_s=reconnect_s,
+        link=LinkOptions(timeout_s, baud, boot_s, reconnect_s),
         config=None if device_config is None else Path(device_config),
         capture=None if capture is None else Path(capture),
     )

@@ -17,14 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.blocks import Block
-from cpep_edge.donning import (
-    FLAT_SHARE,
-    LEVEL_STRETCH_S,
-    SETTLE_S,
-    doubled_channels,
-    stretch_levels_uv,
-    unscaled,
-)
+from cpep_edge.donning import FLAT_SHARE, LEVEL_STRETCH_S, SETTLE_S, doubled_channels, stretch_levels_uv, unscaled
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.names import UNKNOWN, check_gesture
 from cpep_edge.personal import Reading, Repetition
@@ -78,13 +71,6 @@ class Cue:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A repetition, or a stretch of rest, that counts."""
-
-    repetition: Repetition
-
-
-@dataclass(frozen=True, slots=True)
 class Again:
     """A repetition that does not count."""
 
@@ -93,7 +79,7 @@ class Again:
     given_up: bool  # it was asked for too often
 
 
-Event = Kept | Again
+Event = Repetition | Again  # a repetition, or a stretch of rest, that counts; or one that does not
 
 
 def plan(gestures: Sequence[str], first: int, last: int) -> list[Step]:
@@ -233,7 +219,7 @@ class Lesson:
             if first or np.mean(self._rest.rise(stretches) > 2 * self._rest.most) < 0.3:
                 self._rest.stretches.append(stretches)
                 number = self._steps[self._at].number
-                events.append(Kept(Repetition(self._rest_name, number, rest, self._wearing)))
+                events.append(Repetition(self._rest_name, number, rest, self._wearing))
         self._phase = "make" if self._phase == "ready" else "ready"
         return events
 
@@ -246,7 +232,7 @@ class Lesson:
             return [self._again(reason)]
         self._forward()
         settle = round(SETTLE_S * self._rate_hz)
-        return [Kept(Repetition(step.gesture, step.number, samples[max(0, start - settle) : end], self._wearing))]
+        return [Repetition(step.gesture, step.number, samples[max(0, start - settle) : end], self._wearing)]
 
     def _fault(self, samples: NDArray[np.float32], n_lead: int) -> tuple[str, int, int]:
         """Why a repetition does not count, or "", and from where to where it is active."""

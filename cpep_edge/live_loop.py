@@ -106,7 +106,7 @@ class LiveEngine:
         self._front_end, (n_inputs, self._n_steps) = manifest.front_end, manifest.input_shape
         self._tokens = None if self._front_end is None else MirroredRing(n_inputs, 4 + kept // a_token)
         hop_ms = self._hop_samples / self._rate_hz * 1e3
-        self._decider = Decider(self.spec, tuple(gesture.name for gesture in manifest.gestures), hop_ms)
+        self._decider = Decider(self.spec, manifest.gesture_names, hop_ms)
         self._pending: deque[_Hop] = deque()
         self._n_pending_most = 1 + kept // self._hop_samples  # older windows have left the ring
         self._boot_id: int | None = None
@@ -122,7 +122,7 @@ class LiveEngine:
 
     def decide_by(self, spec: DecisionSpec) -> None:
         """Decide as `spec` says from the next window on. Raises ConfigError for one that does not fit the bundle."""
-        gestures = tuple(gesture.name for gesture in self._recogniser.manifest.gestures)
+        gestures = self._recogniser.manifest.gesture_names
         self._decider = Decider(spec, gestures, self._hop_samples / self._rate_hz * 1e3)
         self.spec = spec
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cpep_bridge.band import Band
 from cpep_bridge.chosen_port import ChosenPort
 from cpep_bridge.device_watch import DeviceWatch
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.frames import Capability
 from cpep_bridge.heard_rate import AtPromisedRate
 from cpep_edge.blocks import BlockSource
@@ -16,7 +17,7 @@ from cpep_edge.calibration import fit_to_wearer
 from cpep_edge.decisions import Decision, with_gates
 from cpep_edge.donning import Donning
 from cpep_edge.errors import ConfigError, LinkError
-from cpep_edge.front_door import StrPath, open_band
+from cpep_edge.front_door import StrPath
 from cpep_edge.hand import hand_poses_of
 from cpep_edge.live_loop import Live, LiveEngine, Tap, check_stream, expected_stream
 from cpep_edge.live_recording import LiveRecording
@@ -104,18 +105,15 @@ def live(
     if mapping is not None:
         from cpep_edge.gesture_map import load_map, map_sink
 
-        does = load_map(Path(mapping), [gesture.name for gesture in manifest.gestures])
+        does = load_map(Path(mapping), manifest.gesture_names)
         openers.append((f"map {Path(mapping).name}", map_sink(does, dry_run)))
 
     def open_port(port: str, device: str) -> BlockSource:
-        return open_band(
+        return open_source(
             port,
             device=device,
-            device_config=device_config,
-            reconnect_s=reconnect_s,
-            timeout_s=timeout_s,
-            baud=baud,
-            boot_s=boot_s,
+            link=LinkOptions(timeout_s, baud, boot_s, reconnect_s),
+            config=None if device_config is None else Path(device_config),
         )
 
     source = None if port is None else open_port(port, device)

@@ -293,7 +293,7 @@ class Manifest(_Part):
         for name in (*parts, self.golden_file, *hand, *pose, *carried, *chip):
             if name not in self.files:
                 raise ValueError(f"{name} is used but not listed under files")
-        if len({gesture.name for gesture in self.gestures}) != len(self.gestures):
+        if len(set(self.gesture_names)) != len(self.gestures):
             raise ValueError("two gestures have the same name")
         if sum(gesture.n_prototypes for gesture in self.gestures) != (self.index.n_prototypes if self.index else 0):
             raise ValueError("the prototypes of the gestures do not add up to those of the index")
@@ -325,6 +325,11 @@ class Manifest(_Part):
             raise ValueError(f"a window has more than {_MAX_NUMBERS:,} numbers")
         _check_filter(self.preprocessing)
         return self
+
+    @property
+    def gesture_names(self) -> tuple[str, ...]:
+        """Labels of the gestures, by number."""
+        return tuple(gesture.name for gesture in self.gestures)
 
     def _check_worn(self) -> None:
         worn, n = self.worn, self.n_channels

@@ -50,7 +50,7 @@ def decisions_of(source: PredictingSource, manifest: Manifest, taps: Sequence[Ta
     taps: see the band's samples and the decisions, as those of `cpep_edge.live_loop.Live` do
     Raises LinkError for a gesture that the bundle does not have: the band runs another model.
     """
-    decider = Decider(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
+    decider = Decider(manifest.decision, manifest.gesture_names)
     for block in source:
         for tap in taps:
             tap.block(block)

@@ -16,16 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.donning import (
-    FLAT_UV,
-    SETTLE_S,
-    Donning,
-    Likelihood,
-    Tokens,
-    measure_donning,
-    placements,
-    window_means,
-)
+from cpep_edge.donning import FLAT_UV, SETTLE_S, Donning, Likelihood, Tokens, measure_donning, placements, window_means
 from cpep_edge.errors import ConfigError
 from cpep_edge.head import Head, fit_head
 from cpep_edge.input_stream import InputStream

@@ -72,14 +72,6 @@ class SessionMeta:
     filename: str  # without ".hdf5"
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Samples that were never recorded, found as a jump of `time`."""
-
-    start_s: float  # time of the last sample before the gap
-    duration_s: float
-
-
 class Session:
     """One recording (HDF5 file in emg2pose's format), opened for reading; samples are read on demand.
 
@@ -161,13 +153,16 @@ class Session:
             )
         return poses, valid
 
-    def gaps(self) -> list[Gap]:
-        """Jumps of `time` by more than one and a half sample periods."""
+    def gaps(self) -> list[tuple[float, float]]:
+        """Where samples were never recorded: the time of the last sample before each gap, and its duration, seconds.
+
+        A gap is a jump of `time` by more than one and a half sample periods.
+        """
         time_s = self.time_s()
         step_s = np.diff(time_s)
         period_s = 1 / self.meta.sample_rate
         where = np.flatnonzero(step_s > 1.5 * period_s)
-        return [Gap(float(time_s[i]), float(step_s[i] - period_s)) for i in where]
+        return [(float(time_s[i]), float(step_s[i] - period_s)) for i in where]
 
     def check(self) -> None:
         """Read the whole file and raise DataError at the first thing that makes it unusable."""

@@ -155,7 +155,7 @@ def survey_session(session: Session) -> SessionSurvey:
         sample_rate_hz=session.meta.sample_rate,
         n_channels=session.meta.num_channels,
         n_gaps=len(gaps),
-        gaps_s=sum(gap.duration_s for gap in gaps),
+        gaps_s=sum(duration_s for _, duration_s in gaps),
         n_failed_poses=sum(
             int(np.count_nonzero(~session.pose_valid(start, start + _ROWS)))
             for start in range(0, session.n_samples, _ROWS)

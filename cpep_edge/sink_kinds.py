@@ -120,7 +120,7 @@ def _append_to(path: str) -> int:
 
 
 class UdpSink(Sink):
-    """One datagram of JSON a decision; who listens is not known, and nobody is told of a loss."""
+    """One datagram of JSON a decision; whether anything receives it is not known."""
 
     def __init__(self, host: str, port: int) -> None:
         self._datagrams = Datagrams(host, port)

@@ -222,19 +222,15 @@ def parse_sink(address: str) -> OpenSink:
         "lsl": lambda: lsl_sink(parts.netloc),
     }
     if address and "://" not in address:
-        return _file_sink(address)
+        if address != STDOUT and Path(address).is_dir():
+            raise ConfigError(f"{printable(address)!r} is a folder, and decisions go to a file: add its name")
+        return lambda info: JsonLinesSink(address)
     if parts.scheme not in kinds:
         raise ConfigError(
             f"{printable(without_secrets(address))!r} is not a sink: use FILE.jsonl, udp://HOST:PORT, osc://HOST:PORT, "
             "ws://HOST:PORT/PATH or lsl"
         )
     return kinds[parts.scheme]()
-
-
-def _file_sink(address: str) -> OpenSink:
-    if address != STDOUT and Path(address).is_dir():
-        raise ConfigError(f"{printable(address)!r} is a folder, and decisions go to a file: add its name")
-    return lambda info: JsonLinesSink(address)
 
 
 def _udp_sink(address: str, parts: SplitResult) -> OpenSink:

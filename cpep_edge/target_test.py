@@ -44,7 +44,7 @@ def axes_of(gestures: Sequence[str], shown: Callable[[str], str]) -> tuple[Axis,
 
 @dataclass(frozen=True, slots=True)
 class HoldScore:
-    """What came of `ReachAndHold`."""
+    """The result of `ReachAndHold`."""
 
     n_asked: int
     n_hits: int
@@ -59,7 +59,7 @@ class HoldScore:
 
 @dataclass(frozen=True, slots=True)
 class FittsScore:
-    """What came of `Fitts`."""
+    """The result of `Fitts`."""
 
     n_asked: int
     n_hits: int

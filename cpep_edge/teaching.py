@@ -17,7 +17,7 @@ from cpep_edge.bundle import Bundle, require_bundle_or_nothing
 from cpep_edge.errors import ConfigError, CpepError, DataError
 from cpep_edge.files import check_writable, make_folder
 from cpep_edge.folders import hold
-from cpep_edge.lesson import DEFAULT_GESTURES, Cue, Event, Kept, Lesson, Step, Timing, check_gestures, rest_of
+from cpep_edge.lesson import DEFAULT_GESTURES, Cue, Event, Lesson, Step, Timing, check_gestures, rest_of
 from cpep_edge.live_loop import check_stream
 from cpep_edge.manifest import MANIFEST_FILE, Gesture, Manifest
 from cpep_edge.names import UNKNOWN
@@ -113,12 +113,12 @@ class Teaching:
         """Take samples; what counts is on the disk when this returns. Raises CpepError when the disk refuses."""
         events = self.lesson.feed(block)
         for event in events:
-            if isinstance(event, Kept):
+            if isinstance(event, Repetition):
                 if not self._repetitions:
                     self._hold()
                     self.recordings.save()
-                self.recordings.add(event.repetition)
-                self._repetitions.append(event.repetition)
+                self.recordings.add(event)
+                self._repetitions.append(event)
         return events
 
     def fit(self) -> tuple[Taught, list[Repetition]]:

@@ -1,4 +1,4 @@
-"""TOML that a user wrote: whatever is wrong with a file is one reason, in words."""
+"""Read TOML that a user wrote, and say in one sentence what is wrong with it."""
 
 import tomllib
 from collections.abc import Callable

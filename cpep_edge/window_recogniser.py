@@ -37,7 +37,7 @@ class WindowRecogniser:
         """
         self._recogniser, self._donning = Recogniser(bundle), donning or bundle.manifest.usual_donning
         self._head = self._recogniser.on_arm(self._donning)
-        self.gestures = tuple(gesture.name for gesture in bundle.manifest.gestures)
+        self.gestures = bundle.manifest.gesture_names
         self._decider = Decider(spec or bundle.manifest.decision, self.gestures)
         self.n_channels = bundle.manifest.n_channels
         self.sample_rate_hz = bundle.manifest.preprocessing.sample_rate_hz

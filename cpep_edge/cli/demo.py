@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -11,9 +11,6 @@ from rich.text import Text
 from cpep_edge.cli.output import print_json, progress, stderr
 from cpep_edge.errors import ConfigError
 from cpep_edge.names import FREE_MOVEMENT
-
-if TYPE_CHECKING:
-    pass
 
 RECIPE = "box"
 N_USERS, N_DONNINGS, SECONDS, FREE_SECONDS, SEED = 72, 1, 3.0, 20.0, 0

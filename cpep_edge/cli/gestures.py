@@ -1,5 +1,7 @@
 """`cpep-edge gestures`: what a bundle recognises, taught and forgotten without training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,8 @@ from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password
 from cpep_edge.names import UNKNOWN
 
 if TYPE_CHECKING:
-    pass
+    from cpep_edge.enrolment import OpenBundle
+    from cpep_edge.trust import SigningKey
 
 app = typer.Typer(help="List, add and remove the gestures of a bundle.", no_args_is_help=True)
 
@@ -30,7 +33,7 @@ def list_gestures(
 
     opened = Bundle.open(bundle, key)
     manifest = opened.manifest
-    names = [gesture.name for gesture in manifest.gestures]
+    names = manifest.gesture_names
     if manifest.index is None:
         found = [Confusion(name, "", 0.0) for name in names]
     else:
@@ -86,15 +89,13 @@ def add(
 ) -> None:
     """Add a gesture from joint angles or from a few seconds of EMG; nothing is trained."""
     from cpep_edge.calibration import load_profile
-    from cpep_edge.enrolment import OpenBundle, add_from_session, add_gesture, prototypes_from_pose
+    from cpep_edge.enrolment import add_from_session, add_gesture, prototypes_from_pose
     from cpep_edge.left_out import CAN_WIN
     from cpep_edge.outside import printable
-    from cpep_edge.trust import load_signing_key
 
     if (from_pose is None) == (from_session is None):
         raise typer.BadParameter("give one of --from-pose and --from-session")
-    signing_key = None if sign is None else load_signing_key(sign, ask_password())
-    with OpenBundle.to_edit(bundle, key, trust=trust) as opened:
+    with _to_edit(bundle, key, trust, sign) as (opened, signing_key):
         opened.require_new(name)
         before = opened.bundle.manifest
         if from_pose is not None:
@@ -127,12 +128,10 @@ def rename(
     sign: SignOption = None,
 ) -> None:
     """Change the name of a gesture on the screen and the page; sinks and files keep its label."""
-    from cpep_edge.enrolment import OpenBundle, rename_gesture
+    from cpep_edge.enrolment import rename_gesture
     from cpep_edge.outside import printable
-    from cpep_edge.trust import load_signing_key
 
-    signing_key = None if sign is None else load_signing_key(sign, ask_password())
-    with OpenBundle.to_edit(bundle, key, trust=trust) as opened:
+    with _to_edit(bundle, key, trust, sign) as (opened, signing_key):
         manifest = rename_gesture(opened, name, called, signing_key)
     tell_unsigned(opened.bundle.manifest.signer, manifest.signer)
     stdout.print(f"{bundle}, version {manifest.version}: {name} is shown as {printable(manifest.shown(name))}")
@@ -147,11 +146,22 @@ def remove(
     sign: SignOption = None,
 ) -> None:
     """Remove a gesture."""
-    from cpep_edge.enrolment import OpenBundle, remove_gesture
+    from cpep_edge.enrolment import remove_gesture
+
+    with _to_edit(bundle, key, trust, sign) as (opened, signing_key):
+        manifest = remove_gesture(opened, name, signing_key)
+    tell_unsigned(opened.bundle.manifest.signer, manifest.signer)
+    stdout.print(f"{bundle}, version {manifest.version}: {len(manifest.gestures)} gestures, without {name}")
+
+
+@contextmanager
+def _to_edit(
+    bundle: Path, key: Path | None, trust: bool, sign: Path | None
+) -> "Iterator[tuple[OpenBundle, SigningKey | None]]":
+    """The bundle, which nobody else can change meanwhile, and the key that signs it anew."""
+    from cpep_edge.enrolment import OpenBundle
     from cpep_edge.trust import load_signing_key
 
     signing_key = None if sign is None else load_signing_key(sign, ask_password())
     with OpenBundle.to_edit(bundle, key, trust=trust) as opened:
-        manifest = remove_gesture(opened, name, signing_key)
-    tell_unsigned(opened.bundle.manifest.signer, manifest.signer)
-    stdout.print(f"{bundle}, version {manifest.version}: {len(manifest.gestures)} gestures, without {name}")
+        yield opened, signing_key

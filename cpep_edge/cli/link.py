@@ -114,7 +114,7 @@ def record(
 ) -> None:
     """Record a wristband as emg2pose files; if the program is killed, at most the last second is lost."""
     from cpep_bridge import recording
-    from cpep_bridge.devices import open_source
+    from cpep_bridge.devices import LinkOptions, open_source
     from cpep_bridge.prompts import METADATA, list_finished, load_prompts, record_prompts
     from cpep_edge.files import check_free
     from cpep_edge.names import check_gesture
@@ -136,14 +136,7 @@ def record(
     if raw is not None:
         check_free(raw, force)
     opened = open_source(
-        port,
-        device=device,
-        timeout_s=timeout_s,
-        baud=baud,
-        boot_s=boot_s,
-        reconnect_s=reconnect_s,
-        config=device_config,
-        capture=raw,
+        port, device=device, link=LinkOptions(timeout_s, baud, boot_s, reconnect_s), config=device_config, capture=raw
     )
     with opened as source:
         if prompts is not None:

@@ -165,7 +165,7 @@ def calibrate(
     trust: TrustOption = False,
 ) -> None:
     """Calibrate for half a minute after putting the band on: signal levels, how the band is turned, and rest."""
-    from cpep_bridge.devices import open_source
+    from cpep_bridge.devices import LinkOptions, open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.calibration import calibrate as measure
     from cpep_edge.calibration import odd_electrodes, require_profile_or_nothing, save_profile
@@ -180,7 +180,7 @@ def calibrate(
     move = f"for {seconds:g} s: {manifest.calibration_moves}"
     stderr.print(f"for {rest_seconds:g} s: rest the hand" if rest_seconds else move)
     with open_source(
-        port, device=device, timeout_s=timeout_s, baud=baud, boot_s=boot_s, config=device_config
+        port, device=device, link=LinkOptions(timeout_s=timeout_s, baud=baud, boot_s=boot_s), config=device_config
     ) as source:
         check_stream(source.info, manifest)
         measured = measure(

@@ -78,7 +78,7 @@ def teach(
     is not taken for a gesture. Five gestures take not quite two minutes.
     If you stop with Ctrl-C, nothing is lost: run the same command again to go on.
     """
-    from cpep_bridge.devices import open_source
+    from cpep_bridge.devices import LinkOptions, open_source
     from cpep_edge.bundle import Bundle
     from cpep_edge.teaching import Teaching, Wish
     from cpep_edge.trust import load_signing_key
@@ -98,13 +98,7 @@ def teach(
         + (() if device_config is None else ("--device-config", str(device_config)))
     )
     source_of = open_source(
-        port,
-        device=device,
-        timeout_s=timeout_s,
-        baud=baud,
-        boot_s=boot_s,
-        reconnect_s=reconnect_s,
-        config=device_config,
+        port, device=device, link=LinkOptions(timeout_s, baud, boot_s, reconnect_s), config=device_config
     )
     with source_of as source:
         teaching = Teaching(bundle, source.info, wish, opened)

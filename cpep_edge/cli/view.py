@@ -84,7 +84,10 @@ class _Page:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         last, summary, page = self._view.stats.last, self._view.summary(), self._page
         if options.size.width < _LEAST_WIDTH or options.size.height < _LEAST_LINES:
-            yield _one_line(last, summary, self._view.shown)
+            line = _gesture(last, self._view.shown)
+            if last is not None and last.gesture != UNKNOWN and not last.at_rest:
+                line.append(f" {last.confidence:.0%}", style="not bold default on default")
+            yield line.append(f"  {summary.link.lost_frames} lost", style="not bold dim default on default")
             return
         _, changes = self._view.changes_after(0)
         yield render(
@@ -162,13 +165,6 @@ def render(
         width=width,
         border_style="red" if lost else "none",
     )
-
-
-def _one_line(last: Decision | None, summary: LiveSummary, shown: Shown) -> Text:
-    line = _gesture(last, shown)
-    if last is not None and last.gesture != UNKNOWN and not last.at_rest:
-        line.append(f" {last.confidence:.0%}", style="not bold default on default")
-    return line.append(f"  {summary.link.lost_frames} lost", style="not bold dim default on default")
 
 
 def _gesture(last: Decision | None, shown: Shown) -> Text:

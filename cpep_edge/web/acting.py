@@ -124,14 +124,9 @@ class Acting:
             "doing": None
             if doing is None
             else {
-                "what": doing.what,
-                "said": doing.said,
+                **asdict(doing),
                 "gesture": self._view.shown(doing.gesture) if doing.gesture else "",
                 "left_s": round(doing.left_s, 1),
-                "n_done": doing.n_done,
-                "n_steps": doing.n_steps,
-                "now": doing.now,
-                "game": doing.game,
                 "hand_rad": None if shape is None else [round(float(angle), 3) for angle in shape],
             },
             "told": self.told,
@@ -397,7 +392,7 @@ class Acting:
             debounce_ms=wish.debounce_ms,
             refractory_ms=wish.refractory_ms,
         )
-        votes, gestures = list(self._votes), tuple(gesture.name for gesture in self._recogniser.manifest.gestures)
+        votes, gestures = list(self._votes), self._recogniser.manifest.gesture_names
         decider, changes = Decider(spec, gestures, engine.hop_ms), []
         for at_s, vote in votes:
             if decider.update(vote):

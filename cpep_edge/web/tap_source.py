@@ -51,7 +51,7 @@ class TapSource:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether somebody broke it off."""
+        """Whether it was stopped."""
         return self._ended.is_set()
 
 

@@ -140,7 +140,7 @@ class Band:
 
     @property
     def counts(self) -> LinkCounts:
-        """What the wire did so far; `frames` are those whose samples are in blocks."""
+        """Counts of the link so far; `frames` are those whose samples are in blocks."""
         decoder = self._decoder.counts
         return LinkCounts(
             frames=self._frames,
@@ -325,7 +325,7 @@ class Band:
         return max(0.0, min(self._patience.left_s, probe_s, self._ping_due_s - now_s))
 
     def _watch(self, now_s: float) -> None:
-        """What time asks for: a ping, a question to a silent band, or giving it up."""
+        """Do what is due: ping the band, ask a silent one who it is, or give it up."""
         dialogue = self._opened()
         if not self._patience.left_s:
             raise self._silence()
@@ -447,7 +447,7 @@ class Band:
                 self._streaming = False
 
     def _restart(self, said: Info) -> None:
-        """Go on after the band lost its memory; what it sent in vain before that, nobody knows any more."""
+        """Start a new stream with a band that restarted; how much it sent unheard before that cannot be known."""
         self._check_same(said)
         _log.warning("%s restarted; a new stream begins", said.model)
         self._begun = False

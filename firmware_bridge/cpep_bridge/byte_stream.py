@@ -14,7 +14,7 @@ class RecordingOver(LineLost):
 
 
 class Stopped(LinkError):  # noqa: N818 - the name says what happened
-    """Whoever reads was asked to stop; never shown to a user."""
+    """The reader was asked to stop; never shown to a user."""
 
 
 class WrongDevice(LinkError):  # noqa: N818 - the name says what happened

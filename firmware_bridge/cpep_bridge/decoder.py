@@ -33,7 +33,7 @@ class DecoderCounts:
 
 
 class FrameDecoder:
-    """Takes bytes as they come and gives the frames that they complete. Memory is bounded whatever comes."""
+    """Takes bytes as they arrive and returns the frames that they complete, in bounded memory."""
 
     def __init__(self) -> None:
         self.versions: set[int] = set()  # foreign versions seen in intact frames
@@ -90,7 +90,12 @@ class FrameDecoder:
             self._corrupt_bytes += len(piece)
             return None
         try:
-            body = _checked_body(piece)
+            whole: bytes = cobs.decode(piece)
+            if not MIN_BODY_BYTES <= len(whole) <= MAX_BODY_BYTES:
+                raise FrameError(f"a frame of {len(whole)} bytes is too short or too long")
+            if crc32(whole) != _CRC_RESIDUE:
+                raise FrameError("the CRC is wrong")
+            body = whole[:-CRC_BYTES]
             frame = decode_frame(body)
         except (cobs.DecodeError, FrameError):
             if self._synced:
@@ -104,12 +109,3 @@ class FrameDecoder:
             if body[0] != VERSION:
                 self.versions.add(body[0])
         return frame
-
-
-def _checked_body(piece: bytes) -> bytes:
-    whole: bytes = cobs.decode(piece)
-    if not MIN_BODY_BYTES <= len(whole) <= MAX_BODY_BYTES:
-        raise FrameError(f"a frame of {len(whole)} bytes is too short or too long")
-    if crc32(whole) != _CRC_RESIDUE:
-        raise FrameError("the CRC is wrong")
-    return whole[:-CRC_BYTES]

@@ -93,10 +93,7 @@ def open_source(
     port: str,
     *,
     device: str = "cpep",
-    timeout_s: float | None = None,
-    baud: int | None = None,
-    boot_s: float | None = None,
-    reconnect_s: float = 0.0,
+    link: LinkOptions = LinkOptions(),
     config: Path | None = None,
     capture: Path | None = None,
 ) -> BlockSource:
@@ -104,18 +101,16 @@ def open_source(
 
     port: path of a serial port or pty, VID:PID[:SERIAL] of a USB device, or an address as README.md lists them
     device: name of a driver or profile, or path of a profile
-    timeout_s, baud, boot_s, reconnect_s: see LinkOptions
     config: a device config, which says how the device's channels and rate are made to fit
     capture: a file to keep every byte of the line in, for `file:///recording` and Wireshark
     Raises ConfigError for an unknown device or a faulty config, CpepError for a capture that cannot be written;
     entering raises LinkError when the port or the device does not answer.
     """
-    options = LinkOptions(timeout_s, baud, boot_s, reconnect_s)
-    source = _fed_source(port, options, device, capture)
+    source = _fed_source(port, link, device, capture)
     if source is None:
         driver = find_driver(device)
-        open_port = _opener(port, device, driver, baud)
-        source = driver.open_source(open_port if capture is None else Capture(open_port, capture), options)
+        open_port = _opener(port, device, driver, link.baud)
+        source = driver.open_source(open_port if capture is None else Capture(open_port, capture), link)
     return source if config is None else FittedSource(source, load_device_config(config))
 
 

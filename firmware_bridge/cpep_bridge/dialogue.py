@@ -195,7 +195,7 @@ def _can_be(frame: Frame) -> bool:
 
 
 def _plain(frame: Frame) -> Frame:
-    """The frame with its texts made fit to be shown: whoever is on the line may write anything into them."""
+    """The frame with its texts safe to print: a device may write anything into them."""
     for field in fields(frame):
         value = getattr(frame, field.name)
         if isinstance(value, str) and value != (shown := printable(value)):

@@ -71,10 +71,10 @@ def examine(
     yield _next_step(port, device, bundle, config, found)
 
 
-def examine_packages(distribution: str = "cpep-edge") -> Iterator[Finding]:
+def examine_packages() -> Iterator[Finding]:
     """Python, the packages that a device needs, and the compiled parts of them."""
     yield Finding("python", "good", f"{platform.python_version()} on {platform.machine()}")
-    for name in _needed(distribution):
+    for name in _needed_packages():
         try:
             yield Finding(name, "good", version(name))
         except PackageNotFoundError:
@@ -105,7 +105,7 @@ def examine_bundle(path: Path, key_file: Path | None = None, *, trust: bool = Fa
     yield Finding(path.name, "good", f"is complete, and its encoder runs here with {how}")
 
 
-def examine_ports(timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
+def examine_ports() -> Iterator[Finding]:
     """Every serial port: whether it may be used, whether somebody uses it, how long its adapter holds bytes back."""
     ports = sorted(port.device for port in list_ports.comports())
     if not ports:
@@ -116,7 +116,7 @@ def examine_ports(timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
             continue
         by_whom = in_use_by(port)
         yield Finding(port, "note" if by_whom else "good", f"is in use{by_whom}" if by_whom else "can be used")
-        yield from examine_latency(port, timers)
+        yield from examine_latency(port)
 
 
 def examine_latency(port: str, timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
@@ -139,9 +139,7 @@ def examine_device(
 ) -> Iterator[Finding]:
     """Open a device, listen to it for a while, and judge the line and the electrodes."""
     try:
-        source_of = open_source(
-            port, device=device, timeout_s=options.timeout_s, baud=options.baud, boot_s=options.boot_s, config=config
-        )
+        source_of = open_source(port, device=device, link=options, config=config)
         with source_of as source:
             info = source.info
             identity = source.identity if isinstance(source, Band) else None
@@ -169,10 +167,10 @@ def examine_device(
     yield from _electrodes(info, blocks)
 
 
-def _needed(distribution: str) -> list[str]:
-    """Packages that the distribution always needs."""
+def _needed_packages() -> list[str]:
+    """Packages that cpep-edge always needs."""
     try:
-        lines = requires(distribution) or []
+        lines = requires("cpep-edge") or []
     except PackageNotFoundError:
         lines = ["numpy", "h5py", "pyserial", "cobs"]
     return [_name(line) for line in lines if "extra ==" not in line]

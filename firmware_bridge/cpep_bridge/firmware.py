@@ -109,14 +109,12 @@ class FirmwareBand(Simulated):
 
     @property
     def port(self) -> str:
-        """See Simulated."""
         if not self._port:
             raise ValueError("the band was not started")
         return self._port
 
     @property
     def sent(self) -> SentCounts:
-        """See Simulated."""
         if self._process is not None:
             self._tell(self._process, b"s")
             self._note_report(self._line(self._process))

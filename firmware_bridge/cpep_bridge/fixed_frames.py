@@ -114,7 +114,7 @@ class PacketDecoder(Protocol):
 
 
 class FixedFrameDecoder:
-    """Finds frames of one layout in a stream of bytes. Memory is bounded whatever comes."""
+    """Finds frames of one layout in a stream of bytes, in bounded memory."""
 
     def __init__(self, layout: FrameLayout) -> None:
         self.layout = layout

@@ -5,6 +5,7 @@ The wire carries `seq` modulo 2^16 and `sample_index` modulo 2^32; here both are
 
 from collections import deque
 
+_HALF_TURN = 1 << 31  # of `sample_index` on the wire
 N_GAPS = 256  # remembered, to tell a frame that comes late from one that comes twice
 
 
@@ -36,7 +37,7 @@ class StreamLedger:
 
     def ahead(self, sample_index: int) -> int:
         """How many samples further on than the next one a sample is; negative for one that was due before."""
-        return _signed(sample_index - self._next_index, bits=32)
+        return (sample_index - self._next_index + _HALF_TURN) % (2 * _HALF_TURN) - _HALF_TURN  # the nearest one
 
     def accept(self, seq: int, sample_index: int, n_samples: int) -> int | None:
         """The unwrapped index of a frame's first sample, or None when the frame must be dropped.
@@ -60,7 +61,7 @@ class StreamLedger:
 
     def finish(self, next_seq: int, sample_index: int) -> None:
         """Count what is missing at the end of the stream, which the device says lies before these."""
-        ahead = _signed(sample_index - self._next_index, bits=32)
+        ahead = self.ahead(sample_index)
         if ahead > 0:
             self._lose(next_seq, ahead)
             self._next_index += ahead
@@ -73,9 +74,3 @@ class StreamLedger:
         self.lost_frames += skipped
         self.lost_samples += n_lost
         self._gaps.append((self._next_index, self._next_index + n_lost))
-
-
-def _signed(difference: int, bits: int) -> int:
-    """A difference of two counters modulo 2^bits, taken as the nearest of its values."""
-    half = 1 << (bits - 1)
-    return ((difference + half) & ((1 << bits) - 1)) - half

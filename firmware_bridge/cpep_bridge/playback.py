@@ -37,7 +37,13 @@ class Playback:
         self._segments = segments
         self.n_channels = _n_channels(segments[0])
         for index, segment in enumerate(segments):
-            _check(segment, index, self.n_channels, sample_rate_hz)
+            if _n_channels(segment) != self.n_channels:
+                raise DataError(f"segment {index} has {_n_channels(segment)} channels, the first one {self.n_channels}")
+            if isinstance(segment, Session) and segment.meta.sample_rate != sample_rate_hz:
+                raise DataError(
+                    f"{segment.path}: sampled at {segment.meta.sample_rate:g} Hz, but the band runs at "
+                    f"{sample_rate_hz:g} Hz"
+                )
 
     def packets(
         self, n_samples: int, sample_format: SampleFormat, uv_per_count: float, repeat: bool
@@ -88,12 +94,3 @@ def _n_samples(segment: Segment) -> int:
 
 def _n_channels(segment: Segment) -> int:
     return segment.meta.num_channels if isinstance(segment, Session) else int(segment.shape[1])
-
-
-def _check(segment: Segment, index: int, n_channels: int, sample_rate_hz: float) -> None:
-    if _n_channels(segment) != n_channels:
-        raise DataError(f"segment {index} has {_n_channels(segment)} channels, the first one {n_channels}")
-    if isinstance(segment, Session) and segment.meta.sample_rate != sample_rate_hz:
-        raise DataError(
-            f"{segment.path}: sampled at {segment.meta.sample_rate:g} Hz, but the band runs at {sample_rate_hz:g} Hz"
-        )

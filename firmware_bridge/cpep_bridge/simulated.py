@@ -82,29 +82,24 @@ class SimulatedThread(Simulated):
 
     @property
     def port(self) -> str:
-        """See Simulated."""
         if self._pty is None:
             raise ValueError("the simulated device was not started")
         return self._pty.path
 
     @property
     def sent(self) -> SentCounts:
-        """See Simulated."""
         return SentCounts(**self._tally)
 
     def start(self) -> None:
-        """See Simulated."""
         self._pty = PtyPort(self._link)
         self._thread = threading.Thread(target=self._guard, args=(self._pty,), name=type(self).__name__, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """See Simulated."""
         self._stopping.set()
         self.wait()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """See Simulated."""
         if self._thread is None:
             return True
         self._thread.join(timeout_s)

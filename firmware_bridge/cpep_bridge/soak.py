@@ -69,7 +69,7 @@ class Harm:
 
 @dataclass(frozen=True, slots=True)
 class BoardReport:
-    """What came of the board beside the band."""
+    """The result for the board that runs beside the band."""
 
     sent: SentCounts
     counts: LinkCounts
@@ -94,7 +94,7 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class SoakReport:
-    """What came of it."""
+    """The result of a soak run."""
 
     seconds: float  # of signal
     wall_s: float
@@ -343,7 +343,7 @@ class _BoardRun:
         self._board.stop()
 
     def report(self) -> BoardReport:
-        """What came of it. Raises ValueError before it was run."""
+        """The result. Raises ValueError before it was run."""
         if self._reader is None:
             raise ValueError("the board was not run")
         return BoardReport(

@@ -4,7 +4,6 @@ What sketches print differs in small things, all of which are read: runs of blan
 `name:value` as serial plotters take it, columns that are of no use, a column of time.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,8 +106,8 @@ class LineDecoder:
         return (ticks + self._wraps * (modulus or 0)) * self.layout.time_tick_s
 
 
-def pack_line(layout: LineLayout, counter: int, values: NDArray[np.float32], time_s: float = 0.0) -> bytes:
-    """One line as its board would print it; columns that the layout does not speak of are 0.
+def pack_line(layout: LineLayout, counter: int, values: NDArray[np.float32]) -> bytes:
+    """One line as its board would print it; columns that the layout does not speak of, and the time, are 0.
 
     values: (1, n_channels)
     """
@@ -117,7 +116,4 @@ def pack_line(layout: LineLayout, counter: int, values: NDArray[np.float32], tim
         words[column] = f"{value:g}"
     if layout.counter_column is not None:
         words[layout.counter_column] = str(counter % layout.counter_modulus if layout.counter_modulus else counter)
-    if layout.time_column is not None:
-        ticks = math.floor(time_s / layout.time_tick_s + 1e-6)
-        words[layout.time_column] = str(ticks % layout.time_modulus if layout.time_modulus else ticks)
     return layout.separator.join(words).encode("ascii") + b"\r\n"

@@ -153,19 +153,34 @@ class PosixSerialStream(PortableSerialStream):
             return b""
 
 
-class SocketStream:
+class _SocketLine:
+    """What a connection and datagrams have in common: an open socket that is waited on."""
+
+    def __init__(self, name: str, line: socket.socket) -> None:
+        self.name, self._socket = name, line
+        self._readable = selectors.DefaultSelector()
+        self._readable.register(line, selectors.EVENT_READ)
+
+    def set_baud(self, baud: int) -> None:
+        """See ByteStream: datagrams have none, and what lies behind a connection has its own."""
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._readable.close()
+        self._socket.close()
+
+
+class SocketStream(_SocketLine):
     """A TCP connection: a board on the network, or one behind a serial server."""
 
     def __init__(self, port: str) -> None:
-        self.name = port
         try:
-            self._socket = socket.create_connection(_host_and_number(port), timeout=CONNECT_TIMEOUT_S)
+            line = socket.create_connection(_host_and_number(port), timeout=CONNECT_TIMEOUT_S)
         except OSError as error:
             raise LinkError(f"cannot connect to {port}: {error.strerror or error}; is a band served there?") from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.settimeout(WRITE_TIMEOUT_S)
-        self._readable = selectors.DefaultSelector()
-        self._readable.register(self._socket, selectors.EVENT_READ)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line.settimeout(WRITE_TIMEOUT_S)
+        super().__init__(port, line)
 
     def read(self, timeout_s: float) -> bytes:
         """See ByteStream."""
@@ -188,39 +203,29 @@ class SocketStream:
         except OSError as error:
             raise _gone(self.name) from error
 
-    def set_baud(self, baud: int) -> None:
-        """See ByteStream: what lies behind a socket has its own."""
 
-    def close(self) -> None:
-        """See ByteStream."""
-        self._readable.close()
-        self._socket.close()
-
-
-class DatagramStream:
+class DatagramStream(_SocketLine):
     """Datagrams that arrive at `udp://host:port` of this machine, end to end; `udp://:port` takes them from anywhere.
 
     Commands go to whoever sent last, once somebody has: many boards only send.
     """
 
     def __init__(self, port: str) -> None:
-        self.name = port
         host, number = _host_and_number(port, least_host="0.0.0.0")
         try:
             family, kind, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_DGRAM)[0]
-            self._socket = socket.socket(family, kind)
+            line = socket.socket(family, kind)
         except OSError as error:
             raise LinkError(f"cannot listen at {port}: {error.strerror or error}") from error
         try:
-            self._socket.bind(address)
+            line.bind(address)
         except OSError as error:
-            self._socket.close()
+            line.close()
             raise LinkError(
                 f"cannot listen at {port}: {error.strerror or error}; give an address of this machine and a free port"
             ) from error
+        super().__init__(port, line)
         self._peer: tuple[object, ...] | None = None
-        self._readable = selectors.DefaultSelector()
-        self._readable.register(self._socket, selectors.EVENT_READ)
 
     def read(self, timeout_s: float) -> bytes:
         """See ByteStream."""
@@ -240,14 +245,6 @@ class DatagramStream:
             self._socket.sendto(data, self._peer)
         except OSError as error:
             raise _gone(self.name) from error
-
-    def set_baud(self, baud: int) -> None:
-        """See ByteStream: datagrams have none."""
-
-    def close(self) -> None:
-        """See ByteStream."""
-        self._readable.close()
-        self._socket.close()
 
 
 def _gone(name: str) -> LineLost:

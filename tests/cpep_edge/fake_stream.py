@@ -46,6 +46,7 @@ class LevelRecogniser:
             input_shape=(2, WINDOW),
             encoder=SimpleNamespace(file="encoder.pte"),
             decision=spec or DecisionSpec(evidence_ms=25.0, hop_ms=HOP_MS),
+            gesture_names=names,
             gestures=(
                 SimpleNamespace(name=names[0], trained=True, origin="corpus"),
                 SimpleNamespace(name=names[1], trained=False, origin="corpus"),

@@ -8,7 +8,7 @@ import pytest
 
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, DataError
-from cpep_edge.lesson import Again, Cue, Event, Kept, Lesson, check_gestures, plan, rest_of
+from cpep_edge.lesson import Again, Cue, Event, Lesson, check_gestures, plan, rest_of
 from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import Repetition, design_reading
 from tests.cpep_edge.arm import Arm
@@ -45,7 +45,7 @@ class Wearer:
 
     @property
     def kept(self) -> list[Repetition]:
-        return [event.repetition for event in self.events if isinstance(event, Kept)]
+        return [event for event in self.events if isinstance(event, Repetition)]
 
     @property
     def again(self) -> list[Again]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cpep_bridge.band import Band
 from cpep_bridge.decoder import FrameDecoder
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.dialogue import Dialogue
 from cpep_bridge.frames import (
     Ack,
@@ -319,7 +319,7 @@ def test_a_band_that_is_unplugged_mid_stream_is_reported(emg_uv):
 
 def test_a_port_where_nothing_answers_is_reported_within_the_timeout(pty_port):
     with pytest.raises(LinkTimeout, match=r"nothing on /dev/pts/\d+ answered within 0.4 s: is the band switched on"):
-        open_source(pty_port.path, timeout_s=0.4).__enter__()
+        open_source(pty_port.path, link=LinkOptions(timeout_s=0.4)).__enter__()
     open_stream(pty_port.path).close()  # the port was given back
 
 
@@ -350,7 +350,7 @@ IMPOSSIBLE = "describes an impossible stream: .*update"
 )
 def test_what_is_no_band_or_describes_no_stream_is_refused_with_what_it_said(reply, said):
     with scripted(answers(reply)) as port, pytest.raises(LinkError, match=said):
-        open_source(port.path, timeout_s=0.4).__enter__()
+        open_source(port.path, link=LinkOptions(timeout_s=0.4)).__enter__()
 
 
 def test_a_refused_start_repeats_the_bands_reason():
@@ -359,7 +359,7 @@ def test_a_refused_start_repeats_the_bands_reason():
             return encode_frame(replace(INFO, seq=frame.seq))
         return encode_frame(Nak(frame.seq, frame.TYPE, 3, "battery too low"))
 
-    with scripted(answers(refuse)) as port, open_source(port.path, timeout_s=60.0) as source:
+    with scripted(answers(refuse)) as port, open_source(port.path, link=LinkOptions(timeout_s=60.0)) as source:
         with pytest.raises(LinkError, match="START: battery too low"):
             next(iter(source))
 

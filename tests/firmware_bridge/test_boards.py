@@ -11,7 +11,7 @@ from cpep_bridge.boards import Board
 from cpep_bridge.chords import chords_layout
 from cpep_bridge.counter_loss import CounterLedger, Numbered
 from cpep_bridge.cyton import DaisyDecoder
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.fixed_frames import FixedFrameDecoder, pack_frame
 from cpep_bridge.simulated import Simulated
 from cpep_bridge.simulated_boards import SimulatedBoard, simulate_device
@@ -36,7 +36,7 @@ def signal_for(model: BoardModel, n_samples: int = 640) -> NDArray[np.float32]:
 def everything(board: Simulated, device: str) -> tuple[list[Block], Board]:
     """All blocks of a board that plays once and then hangs up."""
     blocks: list[Block] = []
-    with open_source(board.port, device=device, timeout_s=2.0) as source:
+    with open_source(board.port, device=device, link=LinkOptions(timeout_s=2.0)) as source:
         assert isinstance(source, Board)
         with pytest.raises(LinkError, match="is gone"):
             for block in source:
@@ -278,7 +278,7 @@ def test_the_drift_of_a_boards_clock_is_never_taken_for_a_loss(drift_ppm):
 def test_what_is_not_the_board_that_was_asked_for_is_quoted(play, device, answer, said):
     port = play(lambda heard, now_s: b"" if heard in (b"", b"s", b"STOP\n") else answer)
     with pytest.raises(LinkError, match=said):
-        open_source(port, device=device, timeout_s=2.0).__enter__()
+        open_source(port, device=device, link=LinkOptions(timeout_s=2.0)).__enter__()
 
 
 @pytest.mark.parametrize("device", ["cyton", "chords"])
@@ -286,7 +286,7 @@ def test_a_board_that_says_nothing_is_reported(pty_port, device):
     with pytest.raises(
         LinkTimeout, match=r"nothing on /dev/pts/\d+ answered '\w+' within 0.3 s: is the board switched"
     ):
-        open_source(pty_port.path, device=device, timeout_s=0.3).__enter__()
+        open_source(pty_port.path, device=device, link=LinkOptions(timeout_s=0.3)).__enter__()
 
 
 def test_a_cyton_with_a_daisy_can_be_used_without_it():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cpep_bridge.board_models import SimulatedCyton
 from cpep_bridge.capture import Capture, RecordedStream, is_capture, read_capture
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated import Simulated
 from cpep_bridge.simulated_boards import SimulatedBoard
@@ -69,7 +69,7 @@ def test_a_recording_that_breaks_off_ends_the_stream_without_complaint(
     with simulated(emg_uv) as one:
         lived, _ = read(one.port, device, 900, capture=path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with open_source(f"file://{path}", device=device, reconnect_s=5.0) as source:
+    with open_source(f"file://{path}", device=device, link=LinkOptions(reconnect_s=5.0)) as source:
         relived = list(source)
 
     assert 200 < len(samples(relived)) < len(samples(lived))
@@ -81,7 +81,7 @@ def test_a_band_that_was_unplugged_and_came_back_plays_on(tmp_path: Path, emg_uv
     link, path = tmp_path / "band", tmp_path / "line.pcap"
     lived: list[Block] = []
     with SimulatedBand([emg_uv] * 8, RATE_HZ, link=link, speed=4, once=True) as simulated:
-        with open_source(str(link), reconnect_s=5.0, capture=path) as source:
+        with open_source(str(link), link=LinkOptions(reconnect_s=5.0), capture=path) as source:
             for block in source:
                 lived.append(block)
                 if len(lived) == 10:

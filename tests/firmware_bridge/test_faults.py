@@ -14,7 +14,7 @@ from cpep_bridge.band import Band
 from cpep_bridge.board_models import SimulatedCyton
 from cpep_bridge.counter_loss import CounterLedger
 from cpep_bridge.decoder import FrameDecoder
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.dialogue import Dialogue
 from cpep_bridge.frames import Data, Info, SampleFormat, encode_frame
 from cpep_bridge.line_rate import check_baud, stream_bytes_per_s
@@ -126,7 +126,7 @@ def test_a_band_that_was_unplugged_and_comes_back_on_another_node_goes_on_in_its
     link = tmp_path / "band"
     with SimulatedBand([emg_uv] * 20, RATE_HZ, speed=10, once=True, link=link) as band:
         first_port = band.port
-        with open_source(str(link), reconnect_s=5.0) as source:
+        with open_source(str(link), link=LinkOptions(reconnect_s=5.0)) as source:
             stream = iter(source)
             blocks = list(islice(stream, 20))
             band.unplug(0.3)
@@ -159,7 +159,7 @@ def test_a_band_that_restarted_while_it_was_away_begins_a_new_stream(
 ) -> None:
     link = tmp_path / "band"
     with SimulatedBand([emg_uv], RATE_HZ, link=link, seed=1) as band:
-        source = open_source(str(link), reconnect_s=5.0)
+        source = open_source(str(link), link=LinkOptions(reconnect_s=5.0))
         with source:
             stream = iter(source)
             first = next(stream)
@@ -176,7 +176,7 @@ def test_samples_flow_again_after_every_hang_up_whatever_the_band_does_around_it
 ) -> None:
     link = tmp_path / "band"
     with SimulatedBand([emg_uv], RATE_HZ, link=link, seed=3) as band:
-        with open_source(str(link), reconnect_s=20.0) as source:
+        with open_source(str(link), link=LinkOptions(reconnect_s=20.0)) as source:
             stream = iter(source)
             boots = {next(stream).boot_id}
             for n_reconnects, (restarts, stalls) in enumerate(product((False, True), repeat=2), start=1):
@@ -198,7 +198,7 @@ def test_a_band_that_stays_away_is_given_up_after_the_time_that_was_set(
 ) -> None:
     link = tmp_path / "band"
     with SimulatedBand([emg_uv], RATE_HZ, link=link) as band:
-        with open_source(str(link), reconnect_s=0.5) as source:
+        with open_source(str(link), link=LinkOptions(reconnect_s=0.5)) as source:
             stream = iter(source)
             next(stream)
             band.stop()
@@ -212,7 +212,7 @@ def test_a_board_that_was_unplugged_begins_a_new_stream(tmp_path: Path) -> None:
     link, model = tmp_path / "board", SimulatedCyton()
     emg_uv = np.zeros((100, 8), np.float32)
     with SimulatedBoard(model, [emg_uv], link=link, speed=4) as board:
-        with open_source(str(link), device="cyton", reconnect_s=5.0) as source:
+        with open_source(str(link), device="cyton", link=LinkOptions(reconnect_s=5.0)) as source:
             stream = iter(source)
             first = next(stream)
             board.stop()
@@ -273,7 +273,7 @@ def test_drift_of_the_bands_clock_is_never_taken_for_a_loss(emg_uv: NDArray[np.f
 
 
 def test_a_device_that_stops_answering_is_said_so(emg_uv: NDArray[np.float32]) -> None:
-    with SimulatedBand([emg_uv], RATE_HZ) as band, open_source(band.port, timeout_s=2.0) as source:
+    with SimulatedBand([emg_uv], RATE_HZ) as band, open_source(band.port, link=LinkOptions(timeout_s=2.0)) as source:
         stream = iter(source)
         next(stream)
         band.stall(600.0)
@@ -300,7 +300,7 @@ def test_a_line_too_slow_for_the_stream_is_refused_with_the_arithmetic() -> None
 def test_a_band_on_a_slow_line_is_refused_before_it_streams() -> None:
     with scripted(answers(lambda frame: encode_frame(replace(INFO, seq=frame.seq)))) as port:
         with pytest.raises(LinkError, match=r"115200 baud, which carries 11.5 kB/s"):
-            open_source(port.path, timeout_s=60.0).__enter__()
+            open_source(port.path, link=LinkOptions(timeout_s=60.0)).__enter__()
         open_stream(port.path).close()  # the port was given back
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.fed import Fed, FedSource
 from cpep_bridge.patience import Patience
 from cpep_edge.blocks import Block, StreamInfo
@@ -126,7 +126,7 @@ def test_an_lsl_stream_is_read_sample_for_sample_at_its_own_times(
             sending.push_chunk(values[start : start + 50].tolist(), stamps.tolist())  # type: ignore[attr-defined]
 
     thread = threading.Thread(target=send)
-    with open_source(f"lsl:{name}", timeout_s=60.0) as source:
+    with open_source(f"lsl:{name}", link=LinkOptions(timeout_s=60.0)) as source:
         thread.start()
         assert (source.info.n_channels, source.info.sample_rate_hz, source.info.unit) == (4, 500.0, told)
         assert source.info.serial_number == f"{name}-source"
@@ -142,7 +142,7 @@ def test_an_lsl_stream_is_read_sample_for_sample_at_its_own_times(
 def test_a_gap_in_the_stamps_of_an_lsl_stream_is_a_loss(lsl: object) -> None:
     sending = outlet(lsl, "gap")
     began_s = lsl.local_clock() - 100  # type: ignore[attr-defined]
-    with open_source("lsl:gap", timeout_s=60.0) as source:
+    with open_source("lsl:gap", link=LinkOptions(timeout_s=60.0)) as source:
         stream = iter(source)
         for index in [*range(0, 500, 50), *range(1_000, 2_000, 50)]:  # one second missing
             stamps = began_s + np.arange(index, index + 50) / 500
@@ -157,9 +157,9 @@ def test_a_gap_in_the_stamps_of_an_lsl_stream_is_a_loss(lsl: object) -> None:
 def test_what_is_wrong_with_an_lsl_address_is_said(lsl: object) -> None:
     events = outlet(lsl, "events", rate_hz=0.0, kind="Markers")
     with pytest.raises(LinkError, match="there is no LSL stream 'nobody'"):
-        open_source("lsl:nobody", timeout_s=0.3).__enter__()
+        open_source("lsl:nobody", link=LinkOptions(timeout_s=0.3)).__enter__()
     with pytest.raises(LinkError, match="'events' has no sample rate"):
-        open_source("lsl:events", timeout_s=5.0).__enter__()
+        open_source("lsl:events", link=LinkOptions(timeout_s=5.0)).__enter__()
     del events
     with pytest.raises(ConfigError, match="already names the device"):
         open_source("lsl:events", device="cyton")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cpep_bridge.band import Band
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.firmware import build_firmware, firmware_sources
 from tests.firmware_bridge.blocks_in_memory import take
 
@@ -41,7 +41,7 @@ def test_the_arduino_sketch_streams_to_the_driver(tmp_path):
     tty.setraw(far)
     process = subprocess.Popen([str(program), str(line)], pass_fds=[line])
     try:
-        with open_source(os.ttyname(far), timeout_s=60.0) as source:
+        with open_source(os.ttyname(far), link=LinkOptions(timeout_s=60.0)) as source:
             assert isinstance(source, Band)
             assert (source.info.name, source.info.n_channels, source.info.sample_rate_hz) == ("Arduino band", 4, 500.0)
             boot_id = source.identity.boot_id

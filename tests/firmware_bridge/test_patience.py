@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cpep_bridge import simulator
 from cpep_bridge.byte_stream import LineLost, Stopped, WrongDevice
 from cpep_bridge.chords import chords_layout
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.fixed_frames import pack_frame
 from cpep_bridge.frames import Data, Frame, Log, encode_frame
 from cpep_bridge.patience import Patience
@@ -44,8 +44,8 @@ def logs_only() -> Say:
     return lambda heard, now_s: encode_frame(Log(1, 0, 20, "still calibrating"))
 
 
-def collect(port: str, blocks: list[Block], **options: object) -> None:
-    with open_source(port, **options) as source:  # type: ignore[arg-type]
+def collect(port: str, blocks: list[Block], device: str = "cpep", **options: object) -> None:
+    with open_source(port, device=device, link=LinkOptions(**options)) as source:  # type: ignore[arg-type]
         blocks.extend(source)
 
 
@@ -108,7 +108,7 @@ def test_a_source_is_stopped_from_outside_while_nothing_arrives(
 ) -> None:
     link, first = tmp_path / "band", threading.Event()
     with SimulatedBand([emg_uv], RATE_HZ, link=link) as band:
-        with open_source(str(link), reconnect_s=600.0, timeout_s=600.0) as source:
+        with open_source(str(link), link=LinkOptions(reconnect_s=600.0, timeout_s=600.0)) as source:
 
             def read() -> None:
                 for _ in source:
@@ -190,7 +190,7 @@ def test_a_board_that_restarts_when_its_port_is_opened_is_asked_until_it_answers
 def test_a_board_that_falls_silent_is_reported(play: Play) -> None:
     board = board_that_boots(0.0)
     port = play(lambda heard, now_s: board(heard, now_s) if now_s < 1.0 else b"")
-    with open_source(port, device="chords", timeout_s=2.0) as source:
+    with open_source(port, device="chords", link=LinkOptions(timeout_s=2.0)) as source:
         with pytest.raises(LinkTimeout, match=r"stopped sending 2 s ago: check its battery and the cable"):
             list(source)
 
@@ -227,7 +227,7 @@ def test_every_speed_of_a_board_is_tried(monkeypatch: pytest.MonkeyPatch) -> Non
     with scripted(say) as port:
         ports.append(port)
         with pytest.raises(LinkTimeout):
-            open_source(port.path, device="chords", baud=230_400, timeout_s=0.8).__enter__()
+            open_source(port.path, device="chords", link=LinkOptions(baud=230_400, timeout_s=0.8)).__enter__()
         ports.clear()
 
 
@@ -278,7 +278,7 @@ def test_another_band_on_the_same_path_is_not_taken_for_the_first(
 ) -> None:
     link = tmp_path / "band"
     with SimulatedBand([emg_uv], RATE_HZ, link=link) as band:
-        with open_source(str(link), reconnect_s=5.0) as source:
+        with open_source(str(link), link=LinkOptions(reconnect_s=5.0)) as source:
             stream = iter(source)
             next(stream)
             band.stop()
@@ -307,7 +307,10 @@ def test_a_file_number_beyond_1024_is_read_and_written() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_048), hard))
     files = [open("/dev/null") for _ in range(1_100)]
     try:
-        with scripted(board_that_boots(0.0)) as port, open_source(port.path, device="chords", timeout_s=2.0) as source:
+        with (
+            scripted(board_that_boots(0.0)) as port,
+            open_source(port.path, device="chords", link=LinkOptions(timeout_s=2.0)) as source,
+        ):
             assert len(next(iter(source)).samples_uv) > 0
     finally:
         for file in files:

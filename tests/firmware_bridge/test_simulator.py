@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.frames import (
     UNCHANGED_FORMAT,
     Ack,
@@ -164,7 +164,7 @@ def test_a_number_that_is_none_in_the_recording_surfaces_when_the_band_is_stoppe
     emg_uv[100, 3] = np.nan
     band = SimulatedBand([emg_uv], RATE_HZ)
     band.start()
-    line = open_source(band.port, timeout_s=0.3)
+    line = open_source(band.port, link=LinkOptions(timeout_s=0.3))
 
     with line as source, pytest.raises(LinkError):
         next(iter(source))

@@ -13,7 +13,7 @@ import serial
 from serial import rfc2217
 
 from cpep_bridge.byte_stream import ByteStream
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.transports import PortableSerialStream, open_stream
 from cpep_edge.errors import LinkError
@@ -203,7 +203,10 @@ def test_a_board_on_the_network_is_read_by_its_profile(lines_profile, relay):
             began.set()
         return stream.due(now_s) if began.is_set() else b""
 
-    with scripted(say) as port, open_source(relay(port.path), device=lines_profile, timeout_s=60.0) as source:
+    with (
+        scripted(say) as port,
+        open_source(relay(port.path), device=lines_profile, link=LinkOptions(timeout_s=60.0)) as source,
+    ):
         assert next(iter(source)).samples_uv[0, 1] == 7
 
 
@@ -230,7 +233,7 @@ def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile):
         thread.start()
         try:
             address = f"rfc2217://127.0.0.1:{server.getsockname()[1]}"
-            with open_source(address, device=lines_profile, timeout_s=60.0) as source:
+            with open_source(address, device=lines_profile, link=LinkOptions(timeout_s=60.0)) as source:
                 assert next(iter(source)).samples_uv[0, 1] == 7
         finally:
             stopping.set()

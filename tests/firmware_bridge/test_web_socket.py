@@ -5,7 +5,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 
-from cpep_bridge.devices import open_source
+from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.web_socket import WebSocketStream
 from cpep_edge.blocks import Block
 from cpep_edge.errors import ConfigError, LinkError
@@ -67,7 +67,10 @@ def test_a_server_that_sends_nothing_is_given_up():
         except ConnectionClosed:
             return
 
-    with websocket_server(silent) as address, open_source(address, device="npg-lite", timeout_s=0.3) as source:
+    with (
+        websocket_server(silent) as address,
+        open_source(address, device="npg-lite", link=LinkOptions(timeout_s=0.3)) as source,
+    ):
         with pytest.raises(LinkError, match=r"sent nothing in 0\.3 s"):
             list(source)
 

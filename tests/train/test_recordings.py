@@ -39,7 +39,7 @@ def test_a_layout_tells_gaps_and_failed_poses(toy_corpus: Corpus, tiny_recipe: R
 
 
 def test_what_was_found_is_kept_with_the_run(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
-    found = look_through(toy_corpus, tiny_recipe).layouts
+    found, _ = look_through(toy_corpus, tiny_recipe)
     assert load_layouts(tmp_path) is None
     save_layouts(tmp_path, found)
     assert load_layouts(tmp_path) == found
@@ -195,6 +195,6 @@ def test_a_recording_in_another_unit_than_the_others_is_named(
     with Session(tmp_path / "toy" / "u0-Fist.hdf5") as session:
         emg = session.emg()
     damage(tmp_path / "toy" / "u0-Fist.hdf5", "emg", slice(None), scale * emg)
-    faults = look_through(corpus, tiny_recipe).faults
+    _, faults = look_through(corpus, tiny_recipe)
     assert list(faults) == ([0] if is_refused else [])
     assert all("u0-Fist.hdf5: field emg deviates by" in fault for fault in faults.values())

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from cpep_edge.errors import ConfigError
+from cpep_edge.spread import evenly_spread
 from cpep_train.processes import n_processes, rank
 from cpep_train.windows import WindowBatch, WindowDataset
 
 N_STREAMS = 4  # of a corpus beyond the cache; fixed, so that the order of batches does not depend on the processors
+VALIDATION_WINDOWS = 512  # enough for a curve; evaluation is `cpep_train.evaluate`
 _POOL_SHARE = 0.6  # of a stream's cache that its pool takes; the rest keeps recordings on their way in and out
 
 
@@ -117,9 +119,9 @@ def training_loader(
     )
 
 
-def validation_loader(dataset: WindowDataset, batch_size: int, n_most: int) -> DataLoader[WindowBatch]:
-    """The same batches every time, of at most `n_most` windows spread evenly over the dataset."""
-    spread = np.linspace(0, len(dataset) - 1, min(len(dataset), n_most)).astype(int)
+def validation_loader(dataset: WindowDataset, batch_size: int) -> DataLoader[WindowBatch]:
+    """The same batches every time, of `VALIDATION_WINDOWS` at most, spread evenly over the dataset."""
+    spread = evenly_spread(len(dataset), VALIDATION_WINDOWS)
     batches = [dataset.index[spread[start : start + batch_size]] for start in range(0, len(spread), batch_size)]
     return DataLoader(_Fetching(dataset), sampler=batches, batch_size=None)
 

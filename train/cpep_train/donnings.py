@@ -10,15 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from cpep_edge.donning import (
-    Donning,
-    Likelihood,
-    Tokens,
-    live_levels_uv,
-    measure_donning,
-    placements,
-    window_means,
-)
+from cpep_edge.donning import Donning, Likelihood, Tokens, live_levels_uv, measure_donning, placements, window_means
 from cpep_edge.errors import DataError
 from cpep_edge.head import Head
 from cpep_edge.mpf import MpfSpec

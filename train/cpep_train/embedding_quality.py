@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cpep_edge.spread import evenly_spread
+
 N_NEIGHBOURS = 10
 _MOST_PAIRS = 2_000  # pairwise figures are estimated on so many windows, evenly chosen
 
@@ -38,7 +40,7 @@ def embedding_quality(
     emg, pose: (n, D)
     gesture, recording: (n,)
     """
-    kept = np.linspace(0, len(emg) - 1, min(len(emg), _MOST_PAIRS)).astype(np.intp)
+    kept = evenly_spread(len(emg), _MOST_PAIRS)
     emg, pose, gesture, recording = emg[kept], pose[kept], gesture[kept], recording[kept]
     return EmbeddingQuality(
         linear_cka=linear_cka(emg, pose),

@@ -1,4 +1,4 @@
-"""Embeddings of a corpus as arrays, for whoever goes on from there in a notebook."""
+"""Embeddings of a corpus as arrays, for use in a notebook."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

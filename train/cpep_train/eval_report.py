@@ -5,14 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from cpep_edge.folders import write_reports
 from cpep_edge.json_text import to_json
 from cpep_edge.report_page import Section, figure, folded, page, paragraph, table, to_pdf, to_svg
 from cpep_edge.report_table import Table, to_csv, to_latex
+from cpep_edge.spread import evenly_spread
 from cpep_train import plots
 from cpep_train.embedded_windows import EmbeddedWindows, ProtocolScores
 from cpep_train.evaluate import USERS, Score
@@ -26,6 +25,7 @@ FIGURES_FILE = "evaluation.json"
 CSV_FILE = "evaluation.csv"
 LATEX_FILE = "evaluation.tex"
 
+_MOST_DOTS = 3_000  # of a kind, in the map
 _TITLES = {
     "zero-shot": "Zero-shot",
     "probe": "Linear probe",
@@ -147,10 +147,9 @@ def _drawn(found: Evaluation, embedded: EmbeddedWindows) -> "dict[str, tuple[Fig
     return drawn | {"map": (_map(embedded), "Principal components of the poses, and EMG on the same axes")}
 
 
-def _map(embedded: EmbeddedWindows, n_most: int = 3_000) -> "Figure":
+def _map(embedded: EmbeddedWindows) -> "Figure":
     examples = embedded.examples
-    asked = _spread(len(embedded.queries), n_most)
-    looked_up = _spread(len(embedded.references), n_most)
+    asked, looked_up = (evenly_spread(len(one), _MOST_DOTS) for one in (embedded.queries, embedded.references))
     return plots.pca_figure(
         embedded.queries[asked],
         examples.queries.gesture_index[asked],
@@ -159,11 +158,6 @@ def _map(embedded: EmbeddedWindows, n_most: int = 3_000) -> "Figure":
         examples.gestures,
         int(examples.seen.sum()),
     )
-
-
-def _spread(n: int, n_most: int) -> NDArray[np.intp]:
-    places: NDArray[np.intp] = np.linspace(0, n - 1, min(n, n_most)).astype(np.intp)
-    return places
 
 
 def _score_table(reading: ProtocolScores) -> Table:

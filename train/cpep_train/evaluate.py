@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cpep_edge.errors import DataError
+from cpep_edge.spread import evenly_spread
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import FREE_STAGE, Corpus, Row
 from cpep_train.windows import SessionStore, WindowBatch, WindowDataset
@@ -297,7 +298,6 @@ def harmonic_mean(confusion: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDAr
 def bootstrap_interval(
     per_user: NDArray[np.int64],
     accuracy: Accuracy = balanced_accuracy,
-    seed: int = 0,
     n_draws: int = _BOOTSTRAPS,
 ) -> tuple[float, float]:
     """95 % interval of an accuracy when users are drawn with replacement.
@@ -306,7 +306,7 @@ def bootstrap_interval(
     accuracy: of confusion matrices, (..., K, K)
     """
     n_users = len(per_user)
-    draws = np.random.default_rng(seed).multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
+    draws = np.random.default_rng(0).multinomial(n_users, np.full(n_users, 1 / n_users), size=n_draws)
     drawn = accuracy(np.einsum("bu,uij->bij", draws, per_user))
     low, high = np.quantile(drawn, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return float(low), float(high)
@@ -427,7 +427,8 @@ def choose(
     """Windows of some rows of the store's corpus, at most `per_recording` of each, evenly spread."""
     dataset = WindowDataset(store, numbers, with_pose=with_pose)
     session = dataset.index[:, 0]
-    kept = [_spread(np.flatnonzero(session == number), per_recording) for number in numbers]
+    of_each = [np.flatnonzero(session == number) for number in numbers]
+    kept = [own[evenly_spread(len(own), per_recording)] for own in of_each]
     places = dataset.index[np.concatenate([np.empty(0, np.intp), *kept])]
     rows = store.corpus.rows
     users = corpus_users(store.corpus)
@@ -438,13 +439,6 @@ def choose(
         user_index=np.array([users.index(rows[number].user) for number, _ in places], np.int64),
         held_out_user=np.array([rows[n].held_out_user and rows[n].split != "val" for n, _ in places], bool),
     )
-
-
-def _spread(places: NDArray[np.intp], n_most: int) -> NDArray[np.intp]:
-    if len(places) <= n_most:
-        return places
-    kept: NDArray[np.intp] = places[np.linspace(0, len(places) - 1, n_most).astype(np.intp)]
-    return kept
 
 
 def _embed(

@@ -37,7 +37,7 @@ A file without a column of time is read and written block by block, however long
 import csv
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -54,14 +54,7 @@ from cpep_edge.outside import printable, unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
 from cpep_edge.toml_text import faults, load_toml
 from cpep_train.even_grid import evened, usual_rate
-from cpep_train.importing import (
-    Choices,
-    CorpusWriter,
-    ImportSummary,
-    Recording,
-    stretches,
-    writing_corpus,
-)
+from cpep_train.importing import Choices, CorpusWriter, ImportSummary, Recording, stretches, writing_corpus
 from cpep_train.text_formats import MAX_RATE_HZ
 from cpep_train.units import microvolts_of
 
@@ -250,7 +243,8 @@ def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -
             continue
         head = _head(file, str(label[start]), rate_hz, n_channels)
         pose = values[start:stop, n_channels:] if poses else None
-        writer.add(head.with_samples(values[start:stop, :n_channels], pose, even_s[start:stop] - even_s[start]), path)
+        from_zero_s = even_s[start:stop] - even_s[start]
+        writer.add(replace(head, emg_uv=values[start:stop, :n_channels], pose_rad=pose, time_s=from_zero_s), path)
 
 
 def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap, writer: CorpusWriter) -> NDArray[np.str_]:
@@ -269,8 +263,7 @@ def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap, writer: 
     if len(places) == 2:
         texts = [row[places[1]].strip() for _, row in rows]
     else:
-        told = zip(spec.prompts.columns, places[1:], strict=True)
-        pairs = list(told)
+        pairs = list(zip(spec.prompts.columns, places[1:], strict=True))
         texts = ["+".join(n for n, p in pairs if row[p].strip() not in ("", "0", "0.0")) or "Rest" for _, row in rows]
     labels: NDArray[np.str_] = np.array(["", *texts])[np.searchsorted(at_s, time_s, side="right")]
     unused = sorted(set(texts) - {""} - set(labels.tolist()))

@@ -23,15 +23,7 @@ from cpep_edge.outside import unreadable
 from cpep_train.even_grid import evened
 from cpep_train.export_sessions import AFTER_THE_END, NOT_RECORDED
 from cpep_train.formats import read_source
-from cpep_train.importing import (
-    Choices,
-    CorpusWriter,
-    ImportSummary,
-    Recording,
-    Split,
-    stretches,
-    writing_corpus,
-)
+from cpep_train.importing import Choices, CorpusWriter, ImportSummary, Recording, Split, stretches, writing_corpus
 from cpep_train.text_formats import Channel, Event, SourceFile
 from cpep_train.units import UnitBySize, microvolts_of
 

@@ -16,15 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.errors import DataError
-from cpep_train.importing import (
-    Choices,
-    CorpusWriter,
-    ImportSummary,
-    Recording,
-    stretches,
-    whole_rows,
-    writing_corpus,
-)
+from cpep_train.importing import Choices, CorpusWriter, ImportSummary, Recording, stretches, whole_rows, writing_corpus
 
 N_CHANNELS = 8
 SAMPLE_RATE_HZ = 200.0

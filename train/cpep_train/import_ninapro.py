@@ -34,8 +34,8 @@ from cpep_train.importing import (
     CorpusWriter,
     ImportSummary,
     Recording,
+    check_numbers,
     stretches,
-    user_numbers,
     writing_corpus,
 )
 from cpep_train.ninapro_movements import movement_name
@@ -137,7 +137,7 @@ def _files(source: Path, subjects: Sequence[int]) -> dict[int, list[Path]]:
             found.setdefault(int(match[1]), []).append(file)
     if not found and not subjects:
         raise DataError(f"{source}: there is no .mat file named S<subject>_...")
-    user_numbers(found, subjects, source, "subject")
+    check_numbers(found, subjects, source)
     return dict(sorted(found.items()))
 
 
@@ -191,9 +191,12 @@ def _read(file: Path, database: Database, layout: Layout) -> _Exercise:
         named = "restimulus" if short == "label" else short
         raise DataError(f"{file}: variable {named} is {tables[short].shape}, but emg has {len(emg)} rows")
     part, exercise, is_test = _part(file, values, database, layout)
+    match = _SUBJECT.match(file.name)
+    if match is None:
+        raise DataError(f"{file}: the name does not start with S<subject>_")
     return _Exercise(
         file=file,
-        user=f"{database}-{_subject(file):02d}",
+        user=f"{database}-{int(match[1]):02d}",
         part=part,
         exercise=exercise,
         is_test=is_test,
@@ -204,13 +207,6 @@ def _read(file: Path, database: Database, layout: Layout) -> _Exercise:
         repetition=_whole(file, tables["repetition"][:n, 0], "repetition"),
         n_trimmed=longest - n,
     )
-
-
-def _subject(file: Path) -> int:
-    match = _SUBJECT.match(file.name)
-    if match is None:
-        raise DataError(f"{file}: the name does not start with S<subject>_")
-    return int(match[1])
 
 
 def _part(

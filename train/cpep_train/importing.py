@@ -111,12 +111,6 @@ class Recording:
     other_names: tuple[str, ...] = ()  # that the person goes by in the set
     held_out: tuple[bool, bool] = (False, False)  # person and gesture, where the source itself says so
 
-    def with_samples(
-        self, emg_uv: Floats, pose_rad: Floats | None, time_s: NDArray[np.float64] | None = None
-    ) -> "Recording":
-        """The same recording with other samples."""
-        return replace(self, emg_uv=emg_uv, pose_rad=pose_rad, time_s=time_s)
-
 
 @dataclass(frozen=True, slots=True)
 class ImportSummary:
@@ -193,7 +187,7 @@ class CorpusWriter:
         if self.choices.resample_hz is not None or self.choices.skip_start_s:
             emg, poses = zip(*blocks, strict=True)
             pose = None if poses[0] is None else np.concatenate(poses)
-            self.add(head.with_samples(np.concatenate(emg), pose), where)
+            self.add(replace(head, emg_uv=np.concatenate(emg), pose_rad=pose), where)
             return
         head = _composed(head)
         self._check_names(head, where)
@@ -394,7 +388,7 @@ def _check_range(values: Floats, largest: float, what: str) -> None:
 def writing_corpus(
     out: Path, choices: Choices, made_by: str, *, dry_run: bool = False, force: bool = False
 ) -> Iterator[CorpusWriter]:
-    """A writer into a folder that comes to be whole or not at all; a dry run counts and writes nothing.
+    """A writer into a folder that is created whole or not at all; a dry run counts and writes nothing.
 
     made_by: the command
     force: replace an earlier output although it was changed since
@@ -446,12 +440,12 @@ def _resampled(recording: Recording, wanted_hz: float) -> Recording:
     )
 
 
-def user_numbers(found: Iterable[int], wanted: Sequence[int], source: Path, what: str) -> None:
+def check_numbers(found: Iterable[int], wanted: Sequence[int], source: Path) -> None:
     """Raise DataError where somebody who was asked for is not there."""
     there = set(found)
     missing = [number for number in wanted if number not in there]
     if missing or not there:
-        raise DataError(f"{source}: there is no recording of {what} {missing[0] if missing else 'anybody'}")
+        raise DataError(f"{source}: there is no recording of subject {missing[0] if missing else 'anybody'}")
 
 
 def whole_rows(file: Path, n_columns: int) -> tuple[NDArray[np.float64], int]:

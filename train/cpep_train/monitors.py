@@ -1,4 +1,4 @@
-"""Watch a stage of training and stop it, with one sentence, once it cannot come to anything.
+"""Watch a stage of training and stop it, with one sentence, once it cannot succeed.
 
 Three ways to fail are told apart: the loss is no number; one side's embeddings have collapsed, to a point or to a line;
 or windows find their poses no better than by chance.

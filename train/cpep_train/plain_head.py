@@ -17,6 +17,7 @@ from cpep_edge.donning import placements
 from cpep_edge.errors import DataError
 from cpep_edge.head import fit_head
 from cpep_edge.mpf import permutation
+from cpep_edge.spread import evenly_spread
 from cpep_train.corpus import FREE_STAGE, Corpus, Row
 from cpep_train.donnings import Donnings
 from cpep_train.recipe import Recipe
@@ -44,7 +45,7 @@ def with_plain_head(
     rows = {bare.donnings.key(corpus.rows[n]): corpus.rows[n] for n in named}
     centre = _usual_centre(bare.donnings, list(rows.values()))
     windows = WindowDataset(bare, named, with_pose=False)
-    chosen = windows.index[np.linspace(0, len(windows) - 1, min(len(windows), _MOST_WINDOWS)).astype(np.intp)]
+    chosen = windows.index[evenly_spread(len(windows), _MOST_WINDOWS)]
     chosen = chosen[np.argsort(chosen[:, 0], kind="stable")]
     tokens = mean_tokens(windows, chosen)
     gestures = tuple(sorted({corpus.rows[n].stage for n in named}))

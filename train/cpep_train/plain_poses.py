@@ -9,11 +9,11 @@ Shapes: B windows, C channels, T samples or tokens of EMG and poses each, F feat
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cpep_edge.errors import DataError
+from cpep_edge.spread import evenly_spread
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.windows import SessionStore, WindowDataset
 
@@ -25,7 +25,7 @@ _SMALLEST = 1e-12  # power of a channel that carries nothing
 
 @dataclass(frozen=True, slots=True)
 class PlainPair:
-    """What stands in an encoder pair's place."""
+    """Takes the place of a pair of encoders."""
 
     emg: nn.Module  # (B, C, T) to unit vectors, (B, J)
     pose: nn.Module  # (B, J, T) to unit vectors, (B, J)
@@ -40,7 +40,7 @@ def fit_plain_pair(checkpoint: Checkpoint, store: SessionStore) -> PlainPair:
     windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=True)
     if not len(windows):
         raise DataError(f"{store.corpus.folder}: there are no training windows with poses")
-    chosen = windows.index[np.linspace(0, len(windows) - 1, min(len(windows), _MOST_WINDOWS)).astype(np.intp)]
+    chosen = windows.index[evenly_spread(len(windows), _MOST_WINDOWS)]
     tokens = checkpoint.front_end is not None
     features, poses = [], []
     for at in range(0, len(chosen), _AT_ONCE):

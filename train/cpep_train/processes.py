@@ -27,7 +27,7 @@ def n_local_processes() -> int:
 
 
 def join() -> None:
-    """Meet the other processes, where there are any. Lightning then takes the group as it is."""
+    """Join the group of training processes, where there is one; Lightning then uses that group."""
     if n_processes() > 1 and not distributed.is_initialized():
         distributed.init_process_group(backend())
 

@@ -278,11 +278,8 @@ class Recipe(_Part):
     def _band_edges_hz(self) -> tuple[float, ...]:
         return self.emg.band_edges_hz or band_edges_hz(self.signal.sample_rate_hz, self.signal.high_pass_hz)
 
-    def mpf_spec(self, centre: Sequence[float] = ()) -> MpfSpec | None:
-        """The front end that makes tokens of the signal; None where the encoder takes the signal.
-
-        centre: mean token of training people
-        """
+    def mpf_spec(self) -> MpfSpec | None:
+        """The front end that makes tokens of the signal; None where the encoder takes the signal."""
         if self.emg.front_end != "mpf":
             return None
         return MpfSpec(
@@ -291,7 +288,6 @@ class Recipe(_Part):
             hop_samples=self.emg.patch_samples,
             span_samples=self.emg.span_samples,
             shrinkage=self.emg.shrinkage,
-            centre=tuple(centre),
         )
 
     def _streaming_faults(self) -> list[str]:

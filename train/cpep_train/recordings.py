@@ -68,18 +68,13 @@ def layout_of(corpus: Corpus, number: int, recipe: Recipe) -> Layout:
     return Layout(len(time_s), spans, tuple(_runs(~valid)), content, *corpus.stamp(row), size_uv)
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What a look through a corpus has found."""
-
-    layouts: dict[int, Layout]
-    faults: dict[int, str]  # of recordings that cannot be used, one sentence each
-
-
-def look_through(corpus: Corpus, recipe: Recipe, before: Mapping[int, Layout] | None = None) -> Survey:
+def look_through(
+    corpus: Corpus, recipe: Recipe, before: Mapping[int, Layout] | None = None
+) -> tuple[dict[int, Layout], dict[int, str]]:
     """Read every recording that is in a split, in several processes where they are many.
 
     before: what an earlier start found; a file of the same size and time of change is not read again
+    returns: the layouts, and the faults of recordings that cannot be used, one sentence each
     """
     numbers = [number for number, row in enumerate(corpus.rows) if row.split]
     known = {n: layout for n in numbers if (layout := (before or {}).get(n)) and _unchanged(corpus, n, layout)}
@@ -95,7 +90,7 @@ def look_through(corpus: Corpus, recipe: Recipe, before: Mapping[int, Layout] | 
         fault = _of_another_unit(corpus, row, layout, usual_uv) or _untrainable(corpus, row, layout, recipe)
         if fault is not None:
             faults[number] = fault
-    return Survey(dict(sorted(layouts.items())), dict(sorted(faults.items())))
+    return dict(sorted(layouts.items())), dict(sorted(faults.items()))
 
 
 def _unchanged(corpus: Corpus, number: int, layout: Layout) -> bool:

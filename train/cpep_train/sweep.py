@@ -1,4 +1,4 @@
-"""Train and judge a list of recipes over some seeds, and put what came of it into one table.
+"""Train and evaluate a list of recipes over some seeds, and write one table of the results.
 
 Each run has a folder, OUT/RECIPE/seed-N, with its result beside it, so the same command goes on where it was stopped. A
 stage that two recipes share to the last setting is trained once and copied.
@@ -36,6 +36,7 @@ CSV_FILE = "sweep.csv"
 LATEX_FILE = "sweep.tex"
 FIGURE_FILE = "sweep"  # .svg and .pdf
 _ALL_SIGNS = 14  # people, up to which every exchange is tried
+_DRAWN_SIGNS = 20_000  # of more people
 _DRAWS = 4_000  # of people, for an interval
 
 
@@ -57,7 +58,7 @@ class Figure(_Record):
 
 
 class Result(_Record):
-    """What came of one run."""
+    """The result of one run."""
 
     recipe: str
     seed: int
@@ -69,7 +70,7 @@ class Result(_Record):
 
 
 class Sweep(_Record):
-    """All that a sweep found, with what it takes to repeat it."""
+    """All results of a sweep, with what is needed to repeat it."""
 
     command: str
     machine: str
@@ -208,7 +209,7 @@ def comparisons(found: Sweep) -> list[Comparison]:
     return compared
 
 
-def exchange_p(differences: NDArray[np.float64], n_drawn: int = 20_000) -> float:
+def exchange_p(differences: NDArray[np.float64]) -> float:
     """Two-sided p that paired differences are by chance: how often signs at random give a mean as far from zero.
 
     All signs are tried where they are few, else drawn. With n people the smallest p there is is 2 / 2^n.
@@ -217,7 +218,7 @@ def exchange_p(differences: NDArray[np.float64], n_drawn: int = 20_000) -> float
     if n <= _ALL_SIGNS:
         signs = 1 - 2 * ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1)
     else:
-        signs = np.random.default_rng(0).choice((-1, 1), size=(n_drawn, n))
+        signs = np.random.default_rng(0).choice((-1, 1), size=(_DRAWN_SIGNS, n))
     sums = np.abs(signs @ differences)
     reached = sums >= abs(differences.sum()) - 1e-12
     return float(reached.mean()) if n <= _ALL_SIGNS else float((reached.sum() + 1) / (len(reached) + 1))
@@ -348,7 +349,7 @@ def _run(recipe: Recipe, data: Path, run: Path, others: Sequence[Path]) -> Resul
         seconds=round(seconds, 1),
         git_commit=git_commit(),
     )
-    _write(run / RESULT_FILE, result.model_dump_json(indent=1))
+    write_file(run / RESULT_FILE, result.model_dump_json(indent=1).rstrip() + "\n")
     return result
 
 
@@ -414,7 +415,3 @@ def _cell(rows: Iterable[Line], recipe: str, gestures: str) -> str:
 
 def _folder(out: Path, recipe: Recipe) -> Path:
     return out / recipe.name / f"seed-{recipe.seed}"
-
-
-def _write(file: Path, text: str) -> None:
-    write_file(file, text.rstrip() + "\n")

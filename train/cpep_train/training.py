@@ -12,7 +12,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -62,7 +61,6 @@ RESUME_FILE = "resume.ckpt"
 LOG_FILE = "epochs.csv"
 _BEGUN = (RECIPE_FILE, PROVENANCE_FILE, SPLITS_FILE, RECORDINGS_FILE, LOG_FOLDER)  # written before anything is trained
 _OF_STAGE = (RESUME_FILE, WEIGHTS_FILE, POSE_WEIGHTS_FILE, LOG_FILE)
-_VALIDATION_WINDOWS = 512  # enough for a curve; evaluation is `cpep_train.evaluate`
 
 
 def train(
@@ -113,14 +111,6 @@ def stages_of(recipe: Recipe) -> tuple[StageName, ...]:
     return STAGES if recipe.align.emg_start == "mae" else STAGES[1:]
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One stage: what is trained, and which parts of it are kept under which names."""
-
-    module: TrainingStage
-    kept: dict[str, nn.Module]
-
-
 class _Run:
     """One run: what its stages share."""
 
@@ -152,7 +142,12 @@ class _Run:
         self.store = SessionStore(corpus, recipe, self.statistics, layouts=layouts)
         self._windows("train", with_pose=True)
         if rank() == 0:  # last of all, so that a start that is refused blocks nothing
-            self._claim_folder(layouts)
+            _remove_unfinished(self.out)
+            if self.is_new:
+                save_provenance(self.out, self.provenance)
+                save_splits(self.out, self.splits)
+                save_layouts(self.out, layouts)
+                save_recipe(self.out, self.recipe)  # the last, with which it is a run
             wait_for_all()
         torch.manual_seed(recipe.seed)
         self.emg, self.pose = build_encoders(recipe)
@@ -174,8 +169,8 @@ class _Run:
         if done or lent is not None:
             return
         torch.manual_seed(self.recipe.seed)
-        work = self._work(name)
-        settings, with_pose = work.module.settings, name != "emg-mae"
+        module, kept = self._work(name)
+        settings, with_pose = module.settings, name != "emg-mae"
         loader = training_loader(
             self._windows("train", with_pose),
             settings.batch_size,
@@ -184,9 +179,9 @@ class _Run:
         )
         validation = self._windows("val", with_pose)
         fit(
-            work.module,
+            module,
             loader,
-            validation_loader(validation, settings.batch_size, _VALIDATION_WINDOWS) if len(validation) else None,
+            validation_loader(validation, settings.batch_size) if len(validation) else None,
             self._callbacks(name, folder),
             precision=self.recipe.precision,
             logger=open_logger(self.recipe.log_to, self.out, name),
@@ -194,10 +189,8 @@ class _Run:
         )
         if rank() == 0:
             draw_curves(self.out)
-            for file, module in reversed(
-                tuple(work.kept.items())
-            ):  # the first is written last: with it the stage is done
-                save_weights(folder / file, module)
+            for file, part in reversed(tuple(kept.items())):  # the first is written last: with it the stage is done
+                save_weights(folder / file, part)
             (folder / RESUME_FILE).unlink(missing_ok=True)
         wait_for_all()
 
@@ -253,16 +246,16 @@ class _Run:
         """
         skipped = {} if self.is_new else load_provenance(self.out).skipped
         usable = corpus.usable(self.recipe, skipped)
-        found = look_through(usable, self.recipe, load_layouts(self.out))
-        if found.faults and not skip_bad:
-            raise DataError(all_faults(list(found.faults.values())))
-        for number, fault in found.faults.items():
+        layouts, faults = look_through(usable, self.recipe, load_layouts(self.out))
+        if faults and not skip_bad:
+            raise DataError(all_faults(list(faults.values())))
+        for number, fault in faults.items():
             logger.warning("left out: %s", fault)
             skipped = {**skipped, usable.rows[number].filename: fault}
-        if found.faults:
+        if faults:
             usable = corpus.usable(self.recipe, skipped)
         usable.check_splits()
-        layouts = {number: layout for number, layout in found.layouts.items() if usable.rows[number].split}
+        layouts = {number: layout for number, layout in layouts.items() if usable.rows[number].split}
         splits = audit(usable, {number: layout.content for number, layout in layouts.items()})
         self.provenance = self._provenance(corpus, splits, skipped)
         return usable, layouts, splits
@@ -276,23 +269,15 @@ class _Run:
             return started
         return provenance_of(corpus, splits.fingerprint, skipped)
 
-    def _claim_folder(self, layouts: dict[int, Layout]) -> None:
-        """Start the run in its folder."""
-        _remove_unfinished(self.out)
-        if self.is_new:
-            save_provenance(self.out, self.provenance)
-            save_splits(self.out, self.splits)
-            save_layouts(self.out, layouts)
-            save_recipe(self.out, self.recipe)  # the last, with which it is a run
-
-    def _work(self, name: StageName) -> _Work:
+    def _work(self, name: StageName) -> tuple[TrainingStage, dict[str, nn.Module]]:
+        """What a stage trains, and the parts of it that are kept, by file name."""
         recipe, emg, pose = self.recipe, self.emg.encoder, self.pose.encoder
         if name == "emg-mae":
             masked = MaskedAutoencoder(self.emg.bidirectional, recipe.emg_mae, "emg", recipe.seed)
-            return _Work(masked, {WEIGHTS_FILE: emg})
+            return masked, {WEIGHTS_FILE: emg}
         if name == "pose-mae":
             masked = MaskedAutoencoder(self.pose.bidirectional, recipe.pose_mae, "pose", recipe.seed)
-            return _Work(masked, {WEIGHTS_FILE: pose})
+            return masked, {WEIGHTS_FILE: pose}
         encoders = {"emg-mae": emg, "pose-mae": pose}
         for earlier in stages_of(recipe)[:-1]:
             if not (self.out / earlier / WEIGHTS_FILE).is_file():
@@ -302,7 +287,7 @@ class _Run:
         kept: dict[str, nn.Module] = {WEIGHTS_FILE: self.emg}
         if recipe.align.train_pose:
             kept[POSE_WEIGHTS_FILE] = self.pose
-        return _Work(module, kept)
+        return module, kept
 
     def _alignment(self) -> Alignment:
         distillation = self.recipe.align.distillation
@@ -365,13 +350,13 @@ def _claimed(out: Path) -> Iterator[None]:
 
 
 def _holds_training(out: Path) -> bool:
-    """Whether a run stands in the folder, with something of a stage done."""
+    """Whether the folder holds a run of which part of a stage is done."""
     done = (RESUME_FILE, WEIGHTS_FILE)
     return (out / RECIPE_FILE).is_file() and any((out / stage / file).exists() for stage in STAGES for file in done)
 
 
 def _strangers(out: Path) -> list[str]:
-    """What lies in the folder that a start which trained nothing would not have left."""
+    """Files in the folder that do not belong to a training run."""
     if not out.is_dir():
         return []
     ours = {*_BEGUN, *STAGES}
