@@ -28,15 +28,7 @@ from cpep_edge.mpf import MpfSpec
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, vote
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.recogniser import answer
-from cpep_export.arm_toolchain import (
-    Build,
-    CheckRun,
-    Processor,
-    Sizes,
-    compile_for,
-    run_check,
-    sizes_of,
-)
+from cpep_export.arm_toolchain import Build, CheckRun, Processor, Sizes, compile_for, run_check, sizes_of
 from cpep_export.chips import NO_LIMIT, Chip
 from cpep_export.emit_c import (
     DeviceModel,
@@ -46,10 +38,9 @@ from cpep_export.emit_c import (
     golden_source,
     model_source,
 )
-from cpep_export.fixed_point import to_fixed_point
+from cpep_export.fixed_point import IntegerEncoder, to_fixed_point
 from cpep_export.fused import FusedEncoder
 from cpep_export.host_engine import HostEngine
-from cpep_export.multiply_adds import count_multiply_adds
 from cpep_export.prototypes import Prototypes
 
 REPORT_FILE = "report.json"
@@ -364,9 +355,24 @@ def _weight_bytes(model: DeviceModel) -> int:
     return n_bytes
 
 
+def count_multiply_adds(encoder: IntegerEncoder, n_prototypes: int) -> int:
+    """Of one window and one coarse search among prototypes; how many are compared in full depends on the window.
+
+    Counted are products of activations with weights or with each other, as the engine computes them: only [CLS] leaves
+    the last block. What fills up vectors is not counted; nor are norms, the softmax and the filter, below 1 % together.
+    """
+    n, d = encoder.n_tokens, encoder.width
+    n_queries = (len(encoder.blocks) - 1) * n + 1  # rows that leave a block, over all blocks
+    patches = (n - 1) * d * encoder.n_channels * encoder.patch_samples // encoder.level_samples
+    projections = 2 * len(encoder.blocks) * n * d * d + 2 * n_queries * d * d  # queries, keys, values, outputs
+    scores_and_mixing = 2 * n_queries * n * d
+    mlp = 2 * n_queries * d * encoder.hidden
+    return patches + projections + scores_and_mixing + mlp + (d + n_prototypes) * encoder.d_embed
+
+
 def _multiply_adds(model: DeviceModel) -> int:
     """Of one window: encoder and search, and the head. What filters and logarithms take, no product tells."""
-    n = 0 if model.encoder is None else count_multiply_adds(model.encoder, len(model.prototypes.embedding)).total
+    n = 0 if model.encoder is None else count_multiply_adds(model.encoder, len(model.prototypes.embedding))
     if model.head is not None:
         r = model.head.means.shape[1]
         n += model.head.projection.size + model.head.n_gestures * r * (r + 1) // 2

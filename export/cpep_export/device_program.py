@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.errors import ArtifactError
-from cpep_edge.manifest import EncoderSpec, StreamSpec
+from cpep_edge.manifest import EncoderSpec
 from cpep_export.fused import FusedEncoder
 from cpep_export.ladder import FUSED, GRAPH, MODULE, PROGRAM, Ladder, one_by_one, refusals
-from cpep_export.lower import Program, lower, require_delegated
+from cpep_export.lower import Program, encoder_spec, lower, require_delegated
 from cpep_export.quantise import Quantisation, quantise
 from cpep_export.streaming_graph import StreamingStep
 from cpep_export.training_windows import calibration_windows
@@ -30,7 +30,6 @@ from cpep_train.evaluate import EvaluationSet, embed_emg, torch_embedding
 Fused = FusedEncoder | StreamingStep
 Choice = Literal["auto", "int8", "int8-dynamic", "fp32"]
 
-ENCODER_FILE = "encoder.pte"
 FUSED_TOLERANCE = 1e-4  # float32, summed in another order; the rewrites themselves are exact
 _TRIED: tuple[Quantisation, ...] = ("int8", "int8-dynamic", "fp32")
 
@@ -98,24 +97,11 @@ def _climb_modules(checkpoint: Checkpoint, fused: Fused, ladder: Ladder) -> None
 def _lowered(
     checkpoint: Checkpoint, fused: Fused, graph: nn.Module, quantisation: Quantisation
 ) -> tuple[Program, EncoderSpec, EmgEncoder]:
-    stream, n_samples = None, fused.window_samples
-    state: tuple[torch.Tensor, ...] = ()
+    n_samples, state = fused.window_samples, tuple[Tensor, ...]()
     if isinstance(fused, StreamingStep):
-        stream = StreamSpec(block_samples=fused.block_samples, n_blocks=fused.n_blocks_seen)
         n_samples, state = fused.block_samples, fused.fresh_state()
     program = require_delegated(lower(graph, fused.n_channels, n_samples, state))
-    spec = EncoderSpec(
-        file=ENCODER_FILE,
-        runtime="executorch-xnnpack",
-        quantisation=quantisation,
-        n_channels=fused.n_channels,
-        window_samples=fused.window_samples,
-        d_embed=fused.d_embed,
-        n_parameters=sum(parameter.numel() for parameter in checkpoint.emg.parameters()),
-        n_delegates=program.n_delegates,
-        n_operators_outside=len(program.operators_outside),
-        stream=stream,
-    )
+    spec = encoder_spec(program, fused, quantisation, sum(one.numel() for one in checkpoint.emg.parameters()))
     return program, spec, open_encoder(program.content, spec)
 
 

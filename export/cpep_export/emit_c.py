@@ -15,13 +15,7 @@ from cpep_edge.head import Head
 from cpep_edge.manifest import HeadSpec
 from cpep_edge.mpf import FLOOR, MpfSpec
 from cpep_edge.preprocess import Preprocessing
-from cpep_export.fixed_point import (
-    IntegerBlock,
-    IntegerEncoder,
-    IntegerLinear,
-    IntegerNorm,
-    padded,
-)
+from cpep_export.fixed_point import IntegerBlock, IntegerEncoder, IntegerLinear, IntegerNorm, padded
 from cpep_export.prototypes import Prototypes
 
 FRACTION_BITS = 6  # of a count, carried through the filter
@@ -319,7 +313,7 @@ def filter_integers(sos: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
 def _block(number: int, block: IntegerBlock) -> str:
     layers = [f".{n} = {_linear(f'{n}{number}', getattr(block, n))}" for n in ("query", "key", "value", "out")]
     mlp = [f".{n} = {_linear(f'{n}{number}', getattr(block, n))}" for n in ("inner", "outer")]
-    heads = [f"{{{_score(head.score_scale)}, {_real_text(head.mixed_scale)}}}" for head in block.heads]
+    heads = [f"{{{_score(score)}, {_real_text(mixed)}}}" for score, mixed in block.heads]
     fields = (
         f".attention_norm = {_norm(block.attention_norm)}",
         *layers,
@@ -337,7 +331,8 @@ def _linear(name: str, layer: IntegerLinear) -> str:
 
 
 def _norm(norm: IntegerNorm) -> str:
-    return f"{{{_real_text(norm.gain)}, {norm.epsilon}u}}"
+    gain, epsilon = norm
+    return f"{{{_real_text(gain)}, {epsilon}u}}"
 
 
 def _score(scale: float) -> str:

@@ -34,6 +34,7 @@ _MIN_WEIGHT_SHARE = 1e-4  # of the largest weight: an output with smaller ones i
 Int8 = NDArray[np.int8]
 Int16 = NDArray[np.int16]
 Int32 = NDArray[np.int32]
+IntegerNorm = tuple[float, int]  # gain and epsilon: y = x * gain / root(sum of squares + epsilon)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +48,6 @@ class IntegerLinear:
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerNorm:
-    """y = x * gain / root(sum of squares + epsilon)."""
-
-    gain: float
-    epsilon: int
-
-
-@dataclass(frozen=True, slots=True)
-class IntegerHead:
-    """What turns one head's scores and mixed values to the next unit."""
-
-    score_scale: float  # of a product of query and key, in powers of two
-    mixed_scale: float  # unit of the values over the unit of what they are mixed to
-
-
-@dataclass(frozen=True, slots=True)
 class IntegerBlock:
     """One transformer block."""
 
@@ -71,7 +56,9 @@ class IntegerBlock:
     key: IntegerLinear
     value: IntegerLinear
     out: IntegerLinear
-    heads: tuple[IntegerHead, ...]
+    # Of each head: the scale of a product of query and key, in powers of two; the unit of the values over the unit of
+    # what they are mixed to.
+    heads: tuple[tuple[float, float], ...]
     mlp_norm: IntegerNorm
     inner: IntegerLinear
     outer: IntegerLinear
@@ -252,7 +239,7 @@ def _block(block: FusedBlock, ranges: BlockRanges, stream_step: float) -> Intege
         value=value.to(np.repeat(ranges.value, head_width)),
         out=_float_layer(block.out, ranges.mixed).to(stream_step, padded(width)),
         heads=tuple(
-            IntegerHead(float(q * k * math.log2(math.e)), float(v / ranges.mixed))
+            (float(q * k * math.log2(math.e)), float(v / ranges.mixed))
             for q, k, v in zip(ranges.query, ranges.key, ranges.value, strict=True)
         ),
         mlp_norm=_norm(block.mlp.norm, width, stream_step, ranges.mlp_normed),
@@ -293,7 +280,7 @@ def _by_head(layer: IntegerLinear, n_heads: int) -> IntegerLinear:
 def _norm(norm: nn.Module, width: int, stream_step: float, step: float) -> IntegerNorm:
     if not isinstance(norm, RootMeanSquare):
         raise TypeError(f"expected a root mean square, got {type(norm).__name__}")
-    return IntegerNorm(math.sqrt(width) / step, max(1, round(norm.eps * width / stream_step**2)))
+    return math.sqrt(width) / step, max(1, round(norm.eps * width / stream_step**2))
 
 
 def _rounded(values: Tensor, n: int) -> Int16:

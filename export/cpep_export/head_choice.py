@@ -116,7 +116,7 @@ def fitted_heads(checkpoint: Checkpoint, evaluation: EvaluationSet, seed: int) -
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A head with what it makes of the windows that were watched."""
+    """A head, and its output on the validation windows."""
 
     head: Head
     means: dict[DonningKey, NDArray[np.float32]]

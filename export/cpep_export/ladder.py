@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 from cpep_edge.encoder import EmgEncoder
 from cpep_edge.manifest import LadderStep
 from cpep_edge.pose_index import PoseIndex, Vote
-from cpep_train.evaluate import (
-    N_NEIGHBOURS,
-    Embed,
-    EvaluationSet,
-    Examples,
-    answers,
-    balanced_accuracy,
-)
+from cpep_edge.spread import evenly_spread
+from cpep_train.evaluate import N_NEIGHBOURS, Embed, EvaluationSet, Examples, answers, balanced_accuracy
 from cpep_train.seen_penalty import with_seen_penalty
 
 MAX_WINDOWS = 3_000  # a window costs some 20 ms over all steps
@@ -126,5 +120,5 @@ def one_by_one(encoder: EmgEncoder) -> Embed:
 def _chosen(queries: Examples) -> Examples:
     """Held-out people where there are any, and not too many windows, evenly spread."""
     places = np.flatnonzero(queries.held_out_user) if queries.held_out_user.any() else np.arange(len(queries))
-    kept = places[np.linspace(0, len(places) - 1, min(len(places), MAX_WINDOWS)).astype(np.intp)]
+    kept = places[evenly_spread(len(places), MAX_WINDOWS)]
     return queries.only(kept)

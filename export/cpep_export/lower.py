@@ -11,8 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cpep_edge.errors import ArtifactError
-from cpep_export.quantise import capture
+from cpep_edge.manifest import EncoderSpec, StreamSpec
+from cpep_export.fused import FusedEncoder
+from cpep_export.quantise import Quantisation, capture
+from cpep_export.streaming_graph import StreamingStep
 from cpep_export.toolchain import quiet_toolchain
+
+ENCODER_FILE = "encoder.pte"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,27 @@ def lower(module: nn.Module, n_channels: int, n_samples: int, state: tuple[Tenso
         exported = capture(module, torch.zeros(1, n_channels, n_samples), *state)
         lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
         return _inspect(bytes(lowered.buffer), lowered.executorch_program.execution_plan[0])
+
+
+def encoder_spec(
+    program: Program, fused: FusedEncoder | StreamingStep, quantisation: Quantisation, n_parameters: int
+) -> EncoderSpec:
+    """What a bundle's manifest says of an encoder that was lowered to this program."""
+    stream = None
+    if isinstance(fused, StreamingStep):
+        stream = StreamSpec(block_samples=fused.block_samples, n_blocks=fused.n_blocks_seen)
+    return EncoderSpec(
+        file=ENCODER_FILE,
+        runtime="executorch-xnnpack",
+        quantisation=quantisation,
+        n_channels=fused.n_channels,
+        window_samples=fused.window_samples,
+        d_embed=fused.d_embed,
+        n_parameters=n_parameters,
+        n_delegates=program.n_delegates,
+        n_operators_outside=len(program.operators_outside),
+        stream=stream,
+    )
 
 
 def require_delegated(program: Program) -> Program:

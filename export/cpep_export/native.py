@@ -63,14 +63,6 @@ class NativeBuild:
         return sum(file.stat().st_size for file in self.files)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sdk:
-    """A wheel's C++ SDK, unpacked."""
-
-    root: Path  # the folder `executorch`
-    licence: Path
-
-
 def build_native(out: Path, architecture: Architecture) -> NativeBuild:
     """Build library and runner into the folder `out`, whole or not at all.
 
@@ -78,18 +70,18 @@ def build_native(out: Path, architecture: Architecture) -> NativeBuild:
     """
     cmake, compiler = _cmake(), _compiler(architecture)
     with TemporaryDirectory(prefix="cpep-native-") as scratch:
-        sdk = _sdk(architecture, Path(scratch) / "sdk")
+        sdk, licence = _sdk(architecture, Path(scratch) / "sdk")
         build = Path(scratch) / "build"
         _run(_configuration(cmake, compiler, architecture, sdk, build), "configuring the native encoder", scratch)
         _run((cmake, "--build", str(build)), "building the native encoder", scratch)
         with output_folder(out, "the build of the native encoder") as folder:
             for name in SDK_LIBRARIES:
-                shutil.copy(sdk.root / "lib" / name, folder)
+                shutil.copy(sdk / "lib" / name, folder)
             for name in (LIBRARY, RUNNER):
                 shutil.copy(build / name, folder)
             for file in folder.iterdir():
                 file.chmod(0o755)
-            shutil.copyfile(sdk.licence, folder / LICENCE)
+            shutil.copyfile(licence, folder / LICENCE)
     libraries = tuple(out / name for name in (*SDK_LIBRARIES, LIBRARY))
     return NativeBuild(architecture, libraries, out / RUNNER, out / LICENCE)
 
@@ -126,11 +118,11 @@ def native_sources() -> Path:
     return next(folder for folder in (here / "native_sources", here.parent / "native") if folder.is_dir())
 
 
-def _configuration(cmake: str, compiler: str, architecture: Architecture, sdk: _Sdk, build: Path) -> tuple[str, ...]:
+def _configuration(cmake: str, compiler: str, architecture: Architecture, sdk: Path, build: Path) -> tuple[str, ...]:
     options = [
         f"-DCMAKE_CXX_COMPILER={compiler}",
         f"-DCMAKE_C_COMPILER={compiler.removesuffix('g++')}gcc",  # which comes with it
-        f"-Dexecutorch_DIR={sdk.root / 'share' / 'cmake'}",
+        f"-Dexecutorch_DIR={sdk / 'share' / 'cmake'}",
         "-DCMAKE_BUILD_TYPE=MinSizeRel",
     ]
     if architecture != host_architecture():
@@ -162,16 +154,17 @@ def _compiler(architecture: Architecture) -> str:
     return found
 
 
-def _sdk(architecture: Architecture, folder: Path) -> _Sdk:
+def _sdk(architecture: Architecture, folder: Path) -> tuple[Path, Path]:
+    """The folder `executorch` of the wheel's C++ SDK, and its licence."""
     if architecture == host_architecture():
         return _installed_sdk()
     with zipfile.ZipFile(_download_wheel(architecture, folder)) as archive:
         archive.extractall(folder, [name for name in archive.namelist() if name.startswith(_SDK_PARTS)])
         archive.extractall(folder, [name for name in archive.namelist() if "dist-info/licenses/" in name])
-    return _Sdk(folder / "executorch", _licence(next(folder.glob("executorch-*.dist-info"))))
+    return folder / "executorch", _licence(next(folder.glob("executorch-*.dist-info")))
 
 
-def _installed_sdk() -> _Sdk:
+def _installed_sdk() -> tuple[Path, Path]:
     try:
         installed = distribution("executorch")
     except PackageNotFoundError as error:
@@ -181,7 +174,7 @@ def _installed_sdk() -> _Sdk:
     if installed.version != EXECUTORCH_VERSION:
         raise CpepError(f"executorch is {installed.version} here; install the one that fits: {EXECUTORCH_VERSION}")
     root = Path(str(installed.locate_file("executorch")))
-    return _Sdk(root, _licence(root.parent / f"executorch-{EXECUTORCH_VERSION}.dist-info"))
+    return root, _licence(root.parent / f"executorch-{EXECUTORCH_VERSION}.dist-info")
 
 
 def _licence(info: Path) -> Path:

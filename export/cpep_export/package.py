@@ -13,7 +13,7 @@ from cpep_edge.encoder import EmgEncoder
 from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.files import check_writable
 from cpep_edge.golden import Golden
-from cpep_edge.hand import HandPoses
+from cpep_edge.hand import N_ANGLES, HandPoses
 from cpep_edge.input_stream import InputStream
 from cpep_edge.manifest import (
     DecisionSpec,
@@ -31,19 +31,20 @@ from cpep_edge.manifest import (
 from cpep_edge.names import check_name
 from cpep_edge.pose_index import PoseIndex, Vote, build_index, graph_spec
 from cpep_edge.recogniser import answer
+from cpep_edge.spread import evenly_spread
 from cpep_edge.trust import SigningKey
 from cpep_edge.versions import git_commit, installed_versions
 from cpep_export.chip_program import ChipProgram, ChipTarget, chip_program
 from cpep_export.chips import NO_LIMIT, Chip
-from cpep_export.device_program import ENCODER_FILE, Choice, DeviceProgram, device_program
-from cpep_export.hand_poses import pick_hand_poses
+from cpep_export.device_program import Choice, DeviceProgram, device_program
 from cpep_export.head_choice import HEAD_FILE, ChosenHead, HeadChoice, choose_head
 from cpep_export.ladder import CHIP, HEAD, INDEX, LIVE, Ladder, one_by_one
 from cpep_export.live_replay import embed_live
+from cpep_export.lower import ENCODER_FILE
 from cpep_export.native import TARGETS, NativeBuild
 from cpep_export.pose_program import PoseProgram, lower_pose_encoder
 from cpep_export.prototypes import Prototypes, find_prototypes
-from cpep_export.rejection import decision_spec, watched_windows
+from cpep_export.rejection import REST_STAGES, decision_spec, watched_windows
 from cpep_export.training_windows import training_embeddings
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import Corpus
@@ -65,6 +66,7 @@ POSE_FILE = "pose_encoder.pte"
 GOLDEN_FILE = "golden.npz"
 HAND_FILE = "hand.npz"
 
+_HAND_POSES = 24  # of each gesture
 MAX_GOLDEN = 16  # at paper size a stretch takes a tenth of a megabyte
 GOLDEN_LEAD_S = 0.25  # signal before the golden window, for the filter to settle
 
@@ -190,7 +192,7 @@ def export_bundle(
     watched = watched_windows(inputs.evaluation)
     embedded = embed_emg(one_by_one(device.encoder), watched.queries)
     decision = decision_spec(watched, _votes(watched, embedded, index, chosen))
-    hand = pick_hand_poses(checkpoint, inputs.evaluation, inputs.poses)
+    hand = _hand_poses(checkpoint, inputs.evaluation, inputs.poses)
     pose = (
         lower_pose_encoder(checkpoint, inputs.evaluation.references)
         if pose_encoder and checkpoint.recipe.pose.source != "gestures"
@@ -381,7 +383,7 @@ def _golden(
     stretches, embeddings, gesture_index = [], [], []
     checkpoint, n_steps = inputs.checkpoint, evaluation.queries.dataset.input_shape[1]
     spec, plain = (None, None) if head is None else (head.spec, head.head)
-    for number in chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_GOLDEN)).astype(np.intp)]:
+    for number in chosen[evenly_spread(len(chosen), MAX_GOLDEN)]:
         session, start = evaluation.queries.places[number]
         stretch = _stretch(inputs, int(session), int(start))
         stream = InputStream(checkpoint.preprocessing, checkpoint.front_end, stretch.shape[1])
@@ -445,3 +447,24 @@ def _counter(progress: Progress | None) -> Callable[[], None]:
             progress(n_done, _N_STAGES)
 
     return done
+
+
+def _hand_poses(checkpoint: Checkpoint, evaluation: EvaluationSet, embedded: NDArray[np.float32]) -> HandPoses | None:
+    """The poses that a viewer's hand is drawn from: some windows of each gesture, by training people.
+
+    None where the recipe's poses are not those of the 20 joints, with or without the wrist.
+
+    embedded: (R, D), the evaluation's references
+    """
+    references = evaluation.references
+    if checkpoint.recipe.n_joints not in N_ANGLES:
+        return None
+    rng = np.random.default_rng(checkpoint.recipe.seed)
+    of_gesture = [np.flatnonzero(references.gesture_index == gesture) for gesture in range(len(evaluation.gestures))]
+    chosen = np.concatenate([rng.permutation(places)[:_HAND_POSES] for places in of_gesture])
+    standardised = references.dataset.fetch(references.places[chosen]).pose.numpy().mean(axis=2)
+    angles_rad = standardised * checkpoint.pose_std_rad + checkpoint.pose_mean_rad
+    rest = [number for number, name in enumerate(evaluation.gestures) if name in REST_STAGES]
+    is_rest = np.isin(references.gesture_index[chosen], rest)
+    rest_rad = angles_rad[is_rest].mean(axis=0) if is_rest.any() else angles_rad.mean(axis=0)
+    return HandPoses(embedded[chosen], angles_rad.astype(np.float32), rest_rad.astype(np.float32))

@@ -19,6 +19,7 @@ from cpep_edge.input_stream import InputStream
 from cpep_edge.live_loop import level
 from cpep_edge.manifest import DecisionSpec, OperatingPoint
 from cpep_edge.pose_index import Vote
+from cpep_edge.spread import evenly_spread
 from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, Examples
 
 REST_STAGES = ("Rest", "NoMotion")  # gestures by which nothing is meant
@@ -82,7 +83,7 @@ def coverage_risk(
     for coverage, risk, least_share, least_similarity in sorted(points, key=lambda point: (-point[0], point[1])):
         if not best or risk < best[-1].risk:
             best.append(_point(least_share, least_similarity, coverage, risk))
-    spread = np.unique(np.linspace(0, len(best) - 1, min(len(best), _CURVE_POINTS)).astype(int))
+    spread = np.unique(evenly_spread(len(best), _CURVE_POINTS))
     return tuple(best[number] for number in spread)
 
 
@@ -127,7 +128,7 @@ def _rest_level(queries: Examples, is_rest: NDArray[np.bool_], stretch_samples: 
 def watched_windows(evaluation: EvaluationSet) -> EvaluationSet:
     """The evaluation's windows of validation recordings, of all where there are none; not too many, evenly spread."""
     places = np.flatnonzero(watched(evaluation.queries))
-    kept = places[np.linspace(0, len(places) - 1, min(len(places), MOST_WATCHED)).astype(np.intp)]
+    kept = places[evenly_spread(len(places), MOST_WATCHED)]
     return replace(evaluation, queries=evaluation.queries.only(kept))
 
 
