@@ -1,9 +1,8 @@
-"""What `crash_steps.py` lets fall: what lies there before, what is written, and what a reader must find afterwards."""
+"""What `crash_steps.py` interrupts: what is there before, what is written, and what a reader must find afterwards."""
 
 import contextlib
 import io
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,7 +39,7 @@ class Scenario:
 
     name: str
     prepare: Callable[[Path], None]  # what lies in the folder before
-    act: Callable[[Path, Callable[[str], None]], None]  # says what it may rely on
+    act: Callable[[Path, Callable[[str], None]], None]  # says what may be relied on before it is finished
     check: Callable[[Path, list[str]], None]  # raises when something was lost; gets what was said
     with_exchange: bool = True
     must_lose: bool = False  # a control: written as it must not be
@@ -72,7 +71,6 @@ def _record(folder: Path, say: Callable[[str], None]) -> None:
             recorder._syncing.join()
             say(f"synced {recorder.n_samples}")
     recorder.finish()
-    say("finished")
 
 
 def _check_recording(folder: Path, said: list[str]) -> None:
@@ -107,20 +105,16 @@ class Bundles:
     def prepare(self, folder: Path) -> None:
         """A bundle that this machine has tried."""
         shutil.copytree(self.source, folder / "b.cpep")
-        os.environ["XDG_STATE_HOME"] = str(folder / "state")
         for fact in ("may run", "ran its golden inputs"):
             remember(fact, Bundle(self.source).manifest_sha256)  # type: ignore[arg-type]
 
     def edit(self, folder: Path, say: Callable[[str], None]) -> None:
         """A gesture is forgotten."""
-        os.environ["XDG_STATE_HOME"] = str(folder / "state")
         with OpenBundle.to_edit(folder / "b.cpep") as opened:
             remove_gesture(opened, opened.bundle.manifest.gestures[-1].name)
-        say("finished")
 
     def export(self, folder: Path, say: Callable[[str], None]) -> None:
         """The last part of an export: the bundle is written, in the place of an earlier one if there is one."""
-        os.environ["XDG_STATE_HOME"] = str(folder / "state")
         path = folder / "b.cpep"
 
         def fill(into: Path) -> None:
@@ -130,11 +124,9 @@ class Bundles:
         version = next_version(path)
         update = {"version": version + 1}
         write_bundle(path, fill, lambda files: self.manifest.model_copy(update={**update, "files": files}))
-        say("finished")
 
     def check(self, folder: Path, said: list[str]) -> None:
         """The bundle is the old one or the new one, to the last byte, and so is what is remembered of it."""
-        os.environ["XDG_STATE_HOME"] = str(folder / "state")
         read_memory("cpep-edge/bundles.json")
         path = folder / "b.cpep"
         restore(path)
@@ -157,7 +149,6 @@ def _later_corpus(folder: Path, say: Callable[[str], None]) -> None:
     with output_folder(folder / "corpus", "data import csv") as inside:
         for name in "abcd":
             (inside / name).write_text("new" * 100)
-    say("finished")
 
 
 def _check_corpus(folder: Path, said: list[str]) -> None:
@@ -168,19 +159,7 @@ def _check_corpus(folder: Path, said: list[str]) -> None:
     require(found in ([new] if "finished" in said else [old, new]), f"the corpus holds {found}")
 
 
-def _seen_before(folder: Path) -> None:
-    os.environ["XDG_STATE_HOME"] = str(folder / "state")
-    remember_version(_KEY, "one", 3, "a" * 64)
-
-
-def _see_more(folder: Path, say: Callable[[str], None]) -> None:
-    os.environ["XDG_STATE_HOME"] = str(folder / "state")
-    remember_version(_KEY, "two", 4, "b" * 64)
-    say("finished")
-
-
 def _check_seen(folder: Path, said: list[str]) -> None:
-    os.environ["XDG_STATE_HOME"] = str(folder / "state")
     names = {name.split()[-1] for name in read_memory("cpep-edge/seen-versions.json")}
     require("one" in names, "what was remembered is forgotten")
     require("two" in names or "finished" not in said, "what was to be remembered is not")
@@ -190,14 +169,13 @@ def _profile(level_uv: float) -> Profile:
     return Profile(signal="0" * 16, level_uv=(level_uv,) * 4, order=(0, 1, 2, 3), seconds=5.0, created_utc="")
 
 
+def _save_profile(folder: Path, level_uv: float) -> None:
+    save_profile(_profile(level_uv), folder / "profile.json")
+
+
 def _check_profile(folder: Path, said: list[str]) -> None:
     level_uv = load_profile(folder / "profile.json").level_uv[0]
     require(level_uv in ((2.0,) if "finished" in said else (1.0, 2.0)), f"the profile holds {level_uv}")
-
-
-def _calibrated_anew(folder: Path, say: Callable[[str], None]) -> None:
-    save_profile(_profile(2.0), folder / "profile.json")
-    say("finished")
 
 
 def _save_resume_point(folder: Path, value: float) -> None:
@@ -207,11 +185,6 @@ def _save_resume_point(folder: Path, value: float) -> None:
     packed = io.BytesIO()
     torch.save({"epoch": int(value), "weights": torch.full((100, 100), value)}, packed)
     write_file(folder / "resume.ckpt", packed.getvalue())
-
-
-def _next_epoch(folder: Path, say: Callable[[str], None]) -> None:
-    _save_resume_point(folder, 2.0)
-    say("finished")
 
 
 def _check_resume_point(folder: Path, said: list[str]) -> None:
@@ -265,7 +238,6 @@ class Runs:
     def save(self, folder: Path, say: Callable[[str], None]) -> None:
         """The run, finished anew."""
         self._save(folder, 2.0)
-        say("finished")
 
     def check(self, folder: Path, said: list[str]) -> None:
         """The run is the one or the other, with all its parts."""
@@ -328,7 +300,6 @@ class Trainings:
 
         logging.disable()
         train(self._recipe, self._data, folder / "run", resume=(folder / "run" / "recipe.json").exists(), n_workers=0)
-        say("finished")
 
     def check(self, folder: Path, said: list[str]) -> None:
         """The same command with --resume comes to the very same weights."""
@@ -347,55 +318,60 @@ class Trainings:
 
 def _in_place(folder: Path, say: Callable[[str], None]) -> None:
     (folder / "profile.json").write_text(_profile(2.0).model_dump_json())
-    say("finished")
 
 
 def _not_synced(folder: Path, say: Callable[[str], None]) -> None:
     (folder / "new").write_text(_profile(2.0).model_dump_json())
     (folder / "new").rename(folder / "profile.json")
-    say("finished")
 
 
 def _removed_first(folder: Path, say: Callable[[str], None]) -> None:
     shutil.rmtree(folder / "corpus")
-    with output_folder(folder / "corpus", "data import csv") as inside:
-        for name in "abcd":
-            (inside / name).write_text("new" * 100)
-    say("finished")
-
-
-def _profile_before(folder: Path) -> None:
-    save_profile(_profile(1.0), folder / "profile.json")
-
-
-def _nothing(folder: Path) -> None:
-    pass
+    _later_corpus(folder, say)
 
 
 def scenarios(bundle: Path, scratch: Path) -> list[Scenario]:
     """Everything that is tried."""
     bundles, runs, trainings = Bundles(bundle), Runs(), Trainings(scratch)
 
-    def none_before(folder: Path) -> None:
-        os.environ["XDG_STATE_HOME"] = str(folder / "state")
-
     def check_new(folder: Path, said: list[str]) -> None:
         bundles.check(folder, [*said, "there was none"])
 
+    def nothing(folder: Path) -> None: ...
+
     return [
-        Scenario("journal and session of a recording", _nothing, _record, _check_recording),
+        Scenario("journal and session of a recording", nothing, _record, _check_recording),
         Scenario("edit of a bundle", bundles.prepare, bundles.edit, bundles.check),
         Scenario("edit of a bundle, no exchange of names", bundles.prepare, bundles.edit, bundles.check, False),
         Scenario("export over an earlier bundle", bundles.prepare, bundles.export, bundles.check),
-        Scenario("export of a new bundle", none_before, bundles.export, check_new),
-        Scenario("checkpoint after an epoch", lambda f: _save_resume_point(f, 1.0), _next_epoch, _check_resume_point),
+        Scenario("export of a new bundle", nothing, bundles.export, check_new),
+        Scenario(
+            "checkpoint after an epoch",
+            lambda f: _save_resume_point(f, 1.0),
+            lambda f, say: _save_resume_point(f, 2.0),
+            _check_resume_point,
+        ),
         Scenario("checkpoint of a run over an earlier one", runs.prepare, runs.save, runs.check),
         Scenario("training, every fifth step", trainings.prepare, trainings.train, trainings.check, every=5),
         Scenario("import over an earlier import", _earlier_corpus, _later_corpus, _check_corpus),
         Scenario("import, no exchange of names", _earlier_corpus, _later_corpus, _check_corpus, False),
-        Scenario("memory of versions", _seen_before, _see_more, _check_seen),
-        Scenario("profile of a session", _profile_before, _calibrated_anew, _check_profile),
-        Scenario("control: written in place", _profile_before, _in_place, _check_profile, must_lose=True),
-        Scenario("control: renamed, not synced", _profile_before, _not_synced, _check_profile, must_lose=True),
+        Scenario(
+            "memory of versions",
+            lambda f: remember_version(_KEY, "one", 3, "a" * 64),
+            lambda f, say: remember_version(_KEY, "two", 4, "b" * 64),
+            _check_seen,
+        ),
+        Scenario(
+            "profile of a session",
+            lambda f: _save_profile(f, 1.0),
+            lambda f, say: _save_profile(f, 2.0),
+            _check_profile,
+        ),
+        Scenario(
+            "control: written in place", lambda f: _save_profile(f, 1.0), _in_place, _check_profile, must_lose=True
+        ),
+        Scenario(
+            "control: renamed, not synced", lambda f: _save_profile(f, 1.0), _not_synced, _check_profile, must_lose=True
+        ),
         Scenario("control: removed first", _earlier_corpus, _removed_first, _check_corpus, must_lose=True),
     ]

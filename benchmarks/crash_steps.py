@@ -46,7 +46,7 @@ class Tally:
     losses: list[str] = field(default_factory=list)
 
     def note(self, how: str, scenario: Scenario, folder: Path, said: list[str], where: int) -> None:
-        """Let a fresh reader look."""
+        """Check what a fresh reader finds."""
         self.counts[how] += 1
         try:
             scenario.check(folder, said)
@@ -55,7 +55,7 @@ class Tally:
 
 
 class Arm:
-    """The preloaded library, and processes that are forked to fall."""
+    """The preloaded library, and the forked processes that it makes fail."""
 
     def __init__(self, scratch: Path) -> None:
         self._library, self._scratch = ctypes.CDLL(None), scratch
@@ -75,7 +75,7 @@ class Arm:
         log: Path | None = None,
         allocation: int = 0,
     ) -> tuple[list[str], int, bool]:
-        """Act in a process that falls at a step; returns what it said, its steps, and whether it came to its end."""
+        """Run in a process that fails at a step; returns its messages, its number of steps, and whether it finished."""
         heard, told = os.pipe()
         child = os.fork()
         if not child:
@@ -110,6 +110,7 @@ class Arm:
 
                 _testcapi.set_nomemory(allocation, allocation + 1)
             scenario.act(folder, lambda words: (os.write(told, f"{words}\n".encode()), None)[1])
+            os.write(told, b"finished\n")
             status = 0
         except (CpepError, OSError, MemoryError):
             status = 2
@@ -130,6 +131,7 @@ def _fresh(scenario: Scenario, folder: Path) -> Path:
 def try_scenario(scenario: Scenario, arm: Arm, scratch: Path, n_allocations: int) -> Tally:
     """Every step, in every way."""
     tally, folder = Tally(), scratch / "disk"
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
     log = scratch / "log"
     log.unlink(missing_ok=True)
     _fresh(scenario, folder)
@@ -167,7 +169,7 @@ def try_scenario(scenario: Scenario, arm: Arm, scratch: Path, n_allocations: int
 
 
 class Node:
-    """A file or a folder: as it is, and as the disk has it."""
+    """A file or a folder: in memory, and on the disk."""
 
     def __init__(self, is_folder: bool) -> None:
         self.names: dict[str, Node] | None = {} if is_folder else None
@@ -175,7 +177,7 @@ class Node:
         self.content, self.synced = bytearray(), b""
 
     def sync(self) -> None:
-        """Have on the disk what is now."""
+        """Write the present state to the disk."""
         if self.names is None:
             self.synced = bytes(self.content)
         else:

@@ -35,20 +35,15 @@ class Recording:
     clear: tuple[bool, ...] = ()  # whether its onset could be told
 
 
-@dataclass(frozen=True, slots=True)
-class Worn:
-    """One donning of one person."""
-
-    person: str
-    recordings: tuple[Recording, ...]
+Worn = tuple[Recording, ...]  # one donning of one person
 
 
-def read_myo(folder: Path) -> list[Worn]:
-    """The recordings of myo-wrist, in the order of people and sessions.
+def read_myo(folder: Path) -> dict[str, list[Worn]]:
+    """The donnings of each person of myo-wrist, in the order of sessions.
 
     Raises DataError when there is none, or one session's prompts hold no movement.
     """
-    found = []
+    found: dict[str, list[Worn]] = {}
     for path in sorted(path for path in folder.glob("*-*") if path.is_dir()):
         recordings = []
         for number in range(1 + len(MYO_GESTURES)):
@@ -58,7 +53,7 @@ def read_myo(folder: Path) -> list[Worn]:
             recordings.append(prompted(name, rows[:, :8], rows[:, 8] != 0) if number else Recording("", rows[:, :8]))
         if not any(any(one.clear) for one in recordings):
             raise DataError(f"{path}: no prompt holds a movement, so there is nothing to judge decisions by")
-        found.append(Worn(path.name.split("-")[0], tuple(recordings)))
+        found.setdefault(path.name.split("-")[0], []).append(tuple(recordings))
     if not found:
         raise DataError(f"{folder} holds no folder of myo-wrist, as 10101-1")
     return found
@@ -112,7 +107,7 @@ def repetitions_of(worn: Worn, rate_hz: float) -> list[Repetition]:
     Where that cannot be told, from half a second after the prompt.
     """
     found, late, after, before = [], *(round(s * rate_hz) for s in (LATE_S, AFTER_S, BEFORE_S))
-    for recording in worn.recordings:
+    for recording in worn:
         ended = -after
         for number, (asked, last) in enumerate(recording.prompts[:N_TAUGHT], start=1):
             first = round(recording.labels[number - 1].start_s * rate_hz)
@@ -131,15 +126,15 @@ def others_of(emg: Emg, rate_hz: float) -> list[Repetition]:
     return [Repetition(UNKNOWN, 1 + k, emg[k * n : (k + 1) * n]) for k in range(N_TAUGHT)]
 
 
-def calibration_of(worn: Worn, rate_hz: float) -> list[Emg]:
+def calibration_of(worn: Worn) -> list[Emg]:
     """Unlabelled movement: some of the first repetition of each gesture, and some rest."""
     found = []
-    for recording in worn.recordings:
+    for recording in worn:
         if recording.prompts:
-            first = recording.prompts[0][0] + round(rate_hz)
-            found.append(recording.emg[first : first + round(CALIBRATED_S * rate_hz)])
-    first = worn.recordings[1].prompts[0][0]
-    return [*found, worn.recordings[1].emg[max(0, first - round(CALIBRATED_REST_S * rate_hz)) : first]]
+            first = recording.prompts[0][0] + round(MYO_HZ)
+            found.append(recording.emg[first : first + round(CALIBRATED_S * MYO_HZ)])
+    first = worn[1].prompts[0][0]
+    return [*found, worn[1].emg[max(0, first - round(CALIBRATED_REST_S * MYO_HZ)) : first]]
 
 
 def knocked(emg_uv: Emg, rate_hz: float, rng: np.random.Generator) -> Emg:

@@ -35,16 +35,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bundle_spoiling import (
-    RESEAL,
-    Mutate,
-    damaged,
-    mutated_copy,
-    mutators,
-    sealed_anew,
-    spoilt_header,
-    unchanged,
-)
+from bundle_spoiling import RESEAL, Mutate, damaged, mutated_copy, mutators, sealed_anew, spoilt_header, unchanged
 from cpep_bench.machine import this_machine
 from cpep_edge import index_file
 from cpep_edge.bundle import sign_bundle
@@ -67,7 +58,7 @@ _SESSION = "session, read apart"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of one case."""
+    """The result of one case."""
 
     outcome: str  # refused, accepted, or what went wrong
     said: str = ""
@@ -161,7 +152,7 @@ class Arena:
     session: bytes  # a recording
 
     def case(self, number: int, seed: int, trial: SessionTrial) -> Iterator[tuple[str, Verdict]]:
-        """Run one case; yields its kind, with how it was looked at, and what came of it."""
+        """Run one case; yields its kind, with how it was checked, and the result."""
         rng = np.random.default_rng((seed, number))
         kinds: tuple[Mutate | str, ...] = (*mutators(self.whole), *indexes(), _SESSION)
         kind = kinds[number % len(kinds)]
@@ -236,7 +227,7 @@ def _run(arena: Arena, n_runs: int, seed: int) -> tuple[Counter[tuple[str, str]]
 
 
 def _listen(pipe: Connection, number: int, n_runs: int, counts: Counter[tuple[str, str]], findings: list[str]) -> int:
-    """Take in verdicts until the worker is done, dead or silent; returns the case to go on with."""
+    """Collect verdicts until the worker is done, dead or silent; returns the next case to run."""
     while number < n_runs:
         try:
             answered = pipe.poll(HANG_S)

@@ -34,7 +34,7 @@ _MOST_BYTES = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Fuzzed:
-    """What came of one parser."""
+    """The result of fuzzing one parser."""
 
     target: str
     n_inputs: int

@@ -36,12 +36,12 @@ from cpep_edge.versions import code_version, installed_versions
 from cpep_export.arm_toolchain import Processor, missing_tool
 from cpep_export.cortex_m import DeviceHead, TargetRun, export_cortex_m
 from cpep_export.fused import FusedEncoder
-from cpep_export.lower import lower
+from cpep_export.lower import encoder_spec, lower
 from cpep_export.native import NativeBuild, build_native, host_architecture
 from cpep_export.prototypes import Prototypes
 from cpep_export.quantise import quantise
 from cpep_train.model import Embedder, EncoderConfig
-from measure_runtimes import ARM_CPUS
+from measure_runtimes import ARM_CPUS, counted_instructions
 
 N_GESTURES = 11
 N_PROTOTYPES = 550
@@ -147,17 +147,7 @@ def parts_of(setup: Setup) -> Parts:
     windows -= windows.mean(axis=(0, 2))[:, None]
     module = quantise(encoder, "int8", windows)
     program = lower(module, encoder.n_channels, encoder.window_samples)
-    spec = EncoderSpec(
-        file="encoder.pte",
-        runtime="executorch-xnnpack",
-        quantisation="int8",
-        n_channels=encoder.n_channels,
-        window_samples=encoder.window_samples,
-        d_embed=encoder.d_embed,
-        n_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
-        n_delegates=program.n_delegates,
-        n_operators_outside=len(program.operators_outside),
-    )
+    spec = encoder_spec(program, encoder, "int8", sum(one.numel() for one in encoder.parameters()))
     unit = rng.normal(size=(N_PROTOTYPES, D_EMBED))
     unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
     prototypes = Prototypes(unit, np.arange(N_PROTOTYPES, dtype=np.int64) % N_GESTURES)
@@ -243,17 +233,14 @@ def instructions_on_arm(made: list[Parts], folder: Path) -> list[dict[str, tuple
         (folder / "encoder.pte").write_bytes(parts.program)
         for cpu in ARM_CPUS:
             emulated = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-plugin", str(plugin), "-cpu", cpu]
-            few, many = (_count([*emulated, str(program), *map(str, sizes), str(20 + n)]) for n in (0, 10))
+            few, many = (
+                counted_instructions([*emulated, str(program), *map(str, sizes), str(20 + n)]) for n in (0, 10)
+            )
             runner = [*emulated, str(arm.runner), str(folder / "encoder.pte"), "-", "--raw"]
-            one, three = (_count(runner, parts.windows[:n].tobytes()) for n in (1, 3))
+            one, three = (counted_instructions(runner, parts.windows[:n].tobytes()) for n in (1, 3))
             rows[cpu] = ((many - few) // 10, (three - one) // 2)
         counted.append(rows)
     return counted
-
-
-def _count(command: list[str], given: bytes = b"") -> int:
-    done = subprocess.run(command, input=given, capture_output=True, check=True)
-    return int(done.stderr.split()[-1])
 
 
 def chip_runs(parts: Parts, folder: Path) -> dict[str, tuple[TargetRun, ...]]:

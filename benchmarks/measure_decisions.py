@@ -100,7 +100,6 @@ class Played:
 
     person: str
     recording: Recording  # labels and clear: those that are played
-    from_s: float
     hours: float
     time_s: NDArray[np.float64]  # end of each window
     votes: list[Vote | None]  # None: at rest
@@ -142,7 +141,7 @@ def others_arms(people: dict[str, list[Worn]]) -> Iterator[tuple[str, Arm]]:
     gestures, reading = (REST, *MYO_GESTURES, UNKNOWN), design_reading(8, MYO_HZ)
     for person, wornings in people.items():
         for worn in wornings:
-            donning = measure_donning(calibration_of(worn, MYO_HZ), reading.preprocessing, reading.front_end)
+            donning = measure_donning(calibration_of(worn), reading.preprocessing, reading.front_end)
             found = windows_of(lesson_of(worn), reading, [donning], gestures)
             fitted.setdefault(person, []).append((found.x[::3], found.gesture[::3]))
     for person in people:
@@ -158,7 +157,7 @@ def others_arms(people: dict[str, list[Worn]]) -> Iterator[tuple[str, Arm]]:
 
 def lesson_of(worn: Worn) -> list[Repetition]:
     """What a donning teaches."""
-    ignored = next(one for one in worn.recordings if not one.prompts)
+    ignored = next(one for one in worn if not one.prompts)
     return repetitions_of(worn, MYO_HZ) + others_of(ignored.emg, MYO_HZ)
 
 
@@ -223,7 +222,6 @@ def play(
     return Played(
         person,
         replace(recording, labels=labels, clear=recording.clear[len(recording.clear) - len(labels) :]),
-        from_s,
         (len(recording.emg) / rate_hz - from_s) / 3600,
         ends[kept] / rate_hz,
         votes,
@@ -233,7 +231,7 @@ def play(
 
 
 def by_belief(evidence_ms: float | None = None, wake: str = "") -> Decides:
-    """What stands in `cpep_edge.decisions`."""
+    """The way of `cpep_edge.decisions`."""
 
     def decide(played: Played) -> list[Activation]:
         spec = played.arm.spec.model_copy(update={"wake_gesture": wake})
@@ -355,12 +353,12 @@ def wrist(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]]:
             for number, one in enumerate(donnings):
                 taught = lesson(one)
                 arm, theirs = taught_arm(taught, MYO_HZ), their_discriminant([features_of(taught, MYO_HZ)])
-                same += [play(person, each, arm, theirs, MYO_HZ, N_TAUGHT, others_s) for each in one.recordings]
+                same += [play(person, each, arm, theirs, MYO_HZ, N_TAUGHT, others_s) for each in one]
                 if number:
                     continue
                 for other in donnings[1:]:
-                    there = calibrated(arm, calibration_of(other, MYO_HZ))
-                    following += [play(person, each, there, theirs, MYO_HZ, 1) for each in other.recordings]
+                    there = calibrated(arm, calibration_of(other))
+                    following += [play(person, each, there, theirs, MYO_HZ, 1) for each in other]
         yield f"same session{name}", same
         yield f"next donning, calibrated{name}", following
 
@@ -372,8 +370,8 @@ def left_out(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]
     for person, arm in others_arms(people):
         others = [pair for other, pairs in rows.items() if other != person for pair in pairs]
         theirs = their_discriminant(others)
-        there = calibrated(arm, calibration_of(people[person][0], MYO_HZ))
-        played += [play(person, each, there, theirs, MYO_HZ, 1) for each in people[person][0].recordings]
+        there = calibrated(arm, calibration_of(people[person][0]))
+        played += [play(person, each, there, theirs, MYO_HZ, 1) for each in people[person][0]]
     yield "person left out, calibrated", played
 
 
@@ -457,9 +455,7 @@ def main() -> None:
     earlier = options.out / "decisions.json"  # what is not measured now stays
     figures: dict[str, dict] = json.loads(earlier.read_text())["protocols"] if earlier.exists() else {}
     if options.only in (None, "wrist", "left-out"):
-        people: dict[str, list[Worn]] = {}
-        for one in read_myo(options.data / "myo-wrist"):
-            people.setdefault(one.person, []).append(one)
+        people = read_myo(options.data / "myo-wrist")
         people = {name: people[name] for name in list(people)[: options.people]}
         chosen_on = set(list(people)[:N_CHOSEN_ON]) if len(people) > N_CHOSEN_ON else set()
         if options.only != "left-out":

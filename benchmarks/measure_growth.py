@@ -21,13 +21,12 @@ from cpep_bench.machine import this_machine
 from cpep_bench.markdown import table_block
 from cpep_edge.encoder import EmgEncoder, open_encoder
 from cpep_edge.files import write_file
-from cpep_edge.manifest import EncoderSpec
 from cpep_edge.pose_index import build_index
 from cpep_edge.report_page import Section, page, paragraph
 from cpep_edge.report_table import Table
 from cpep_edge.versions import code_version, installed_versions
 from cpep_export.fused import FusedEncoder
-from cpep_export.lower import lower
+from cpep_export.lower import encoder_spec, lower
 from cpep_export.quantise import quantise
 from cpep_train.model import Embedder, EncoderConfig
 
@@ -103,17 +102,7 @@ def _encoder(config: EncoderConfig) -> EmgEncoder:
     shape = (N_CALIBRATION, config.n_channels, config.window_samples)
     windows = np.random.default_rng(SEED).normal(size=shape).astype(np.float32)
     program = lower(quantise(module, "int8", windows), config.n_channels, config.window_samples)
-    spec = EncoderSpec(
-        file="encoder.pte",
-        runtime="executorch-xnnpack",
-        quantisation="int8",
-        n_channels=config.n_channels,
-        window_samples=config.window_samples,
-        d_embed=D_EMBED,
-        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
-        n_delegates=program.n_delegates,
-        n_operators_outside=len(program.operators_outside),
-    )
+    spec = encoder_spec(program, module, "int8", sum(one.numel() for one in module.parameters()))
     return open_encoder(program.content, spec)
 
 

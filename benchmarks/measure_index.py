@@ -28,6 +28,7 @@ from cpep_edge.errors import ArtifactError
 from cpep_edge.files import write_file
 from cpep_edge.pose_index import build_index
 from cpep_edge.session import N_JOINTS
+from cpep_edge.spread import evenly_spread
 from cpep_edge.versions import git_commit, installed_versions
 from cpep_export.prototypes import find_prototypes
 from cpep_export.training_windows import training_embeddings
@@ -107,7 +108,7 @@ def _gather(checkpoint: Checkpoint, data: Path) -> Inputs:
     queries = embed_emg(torch_embedding(checkpoint.emg), evaluation.queries)
     asked = evaluation.queries.held_out_user if evaluation.queries.held_out_user.any() else np.ones(len(queries), bool)
     asked_places = np.flatnonzero(asked)
-    chosen = asked_places[np.linspace(0, len(asked_places) - 1, min(len(asked_places), N_QUERIES)).astype(np.intp)]
+    chosen = asked_places[evenly_spread(len(asked_places), N_QUERIES)]
     templates = "; poses from templates" if checkpoint.recipe.pose.source != "recorded" else ""
     return Inputs(
         poses=embed_poses(checkpoint.pose, evaluation.references),

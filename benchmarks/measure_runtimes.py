@@ -34,7 +34,7 @@ from cpep_edge.manifest import EncoderSpec
 from cpep_edge.native_encoder import NativeEncoder, NativeLibrary
 from cpep_edge.versions import code_version, installed_versions
 from cpep_export.fused import FusedEncoder
-from cpep_export.lower import Program, lower
+from cpep_export.lower import Program, encoder_spec, lower
 from cpep_export.native import NativeBuild, build_native, host_architecture
 from cpep_export.quantise import Quantisation, quantise
 from cpep_train.model import Embedder, EncoderConfig
@@ -118,17 +118,7 @@ def _prepare(folder: Path) -> Subject:
     calibration = rng.normal(size=(N_CALIBRATION, module.n_channels, module.window_samples)).astype(np.float32)
     native = build_native(folder / "native", host_architecture())  # type: ignore[arg-type]
     program = _program(module, TIMED, calibration)
-    spec = EncoderSpec(
-        file="encoder.pte",
-        runtime="executorch-xnnpack",
-        quantisation=TIMED,
-        n_channels=module.n_channels,
-        window_samples=module.window_samples,
-        d_embed=module.d_embed,
-        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
-        n_delegates=program.n_delegates,
-        n_operators_outside=len(program.operators_outside),
-    )
+    spec = encoder_spec(program, module, TIMED, sum(one.numel() for one in module.parameters()))
     others: dict[Quantisation, Path] = {name: folder / f"{name}.pte" for name in QUANTISATIONS if name != TIMED}
     for name, file in others.items():
         file.write_bytes(_program(module, name, calibration).content)
@@ -228,13 +218,14 @@ def _instructions(subject: Subject, folder: Path) -> dict[Quantisation, dict[str
         counts[name] = {}
         for cpu in ARM_CPUS:
             command = [*emulated, "-cpu", cpu, str(arm.runner), str(program), "-", "--raw"]
-            one, three = (_count(command, windows * n_windows) for n_windows in (1, 3))
+            one, three = (counted_instructions(command, windows * n_windows) for n_windows in (1, 3))
             counts[name][cpu] = (three - one) // 2  # what loading takes is in both
     return counts
 
 
-def _count(command: list[str], windows: bytes) -> int:
-    done = subprocess.run(command, input=windows, capture_output=True, check=True)
+def counted_instructions(command: list[str], given: bytes = b"") -> int:
+    """Of a process that QEMU runs with the counting plugin."""
+    done = subprocess.run(command, input=given, capture_output=True, check=True)
     return int(done.stderr.split()[-1])
 
 

@@ -98,7 +98,8 @@ class Figure:
     recordings: float | None
 
 
-Ask = Callable[[Sequence[Repetition], Sequence[Repetition], Sequence[Repetition]], tuple[float, float | None]]
+Some = Sequence[Repetition]
+Ask = Callable[[Some, Some, Some], tuple[float, float | None]]  # taught, calibration, asked: windows, recordings
 
 
 def people_of_3dc(folder: Path) -> Iterator[Person]:
@@ -164,9 +165,7 @@ def simulated_people() -> Iterator[Person]:
 def teach(info: StreamInfo, folder: Path, base: Base | None = None) -> Ask:
     """Teach a bundle and ask the live engine."""
 
-    def ask(
-        taught: Sequence[Repetition], calibration: Sequence[Repetition], asked: Sequence[Repetition]
-    ) -> tuple[float, float | None]:
+    def ask(taught: Some, calibration: Some, asked: Some) -> tuple[float, float | None]:
         rest = rest_of(sorted({one.gesture for one in taught}))
         reading = design_reading(info.n_channels, info.sample_rate_hz)
         unit: Literal["uV", "count"] = "uV" if info.unit == "uV" else "count"
@@ -181,9 +180,7 @@ def teach(info: StreamInfo, folder: Path, base: Base | None = None) -> Ask:
 def calibrated(info: StreamInfo, opened: OpenBundle) -> Ask:
     """Teach nothing: what taught, or a calibration, says how the band sits."""
 
-    def ask(
-        taught: Sequence[Repetition], calibration: Sequence[Repetition], asked: Sequence[Repetition]
-    ) -> tuple[float, float | None]:
+    def ask(taught: Some, calibration: Some, asked: Some) -> tuple[float, float | None]:
         donning = donning_of(opened.recogniser, [one.samples for one in calibration or taught])
         return live(opened.recogniser, info, donning, asked)
 
@@ -193,11 +190,9 @@ def calibrated(info: StreamInfo, opened: OpenBundle) -> Ask:
 def gestures_added(info: StreamInfo, folder: Path, opened: OpenBundle) -> Ask:
     """Have the gestures' own EMG choose poses of the index, which answer in the place of all others."""
 
-    def ask(
-        taught: Sequence[Repetition], calibration: Sequence[Repetition], asked: Sequence[Repetition]
-    ) -> tuple[float, float | None]:
+    def ask(taught: Some, calibration: Some, asked: Some) -> tuple[float, float | None]:
         recogniser, manifest = Recogniser(opened.bundle), opened.bundle.manifest
-        names = [gesture.name for gesture in manifest.gestures]
+        names = manifest.gesture_names
         donning, vectors, labels = donning_of(recogniser, [one.samples for one in taught]), [], []
         for one in taught:
             with TemporaryDirectory(dir=folder) as place:
@@ -218,7 +213,7 @@ def live(
     recogniser: Recogniser, info: StreamInfo, donning: Donning | None, asked: Sequence[Repetition]
 ) -> tuple[float, float]:
     """Balanced accuracy of windows and of recordings, each fed to the live engine by itself."""
-    names = [gesture.name for gesture in recogniser.manifest.gestures]
+    names = recogniser.manifest.gesture_names
     windows: dict[str, list[bool]] = defaultdict(list)
     recordings: dict[str, list[bool]] = defaultdict(list)
     for one in asked:
@@ -239,9 +234,7 @@ def live(
 def hudgins(info: StreamInfo) -> Ask:
     """The peer: time-domain features and a linear discriminant."""
 
-    def ask(
-        taught: Sequence[Repetition], calibration: Sequence[Repetition], asked: Sequence[Repetition]
-    ) -> tuple[float, None]:
+    def ask(taught: Some, calibration: Some, asked: Some) -> tuple[float, None]:
         described = [_hudgins(one.samples, info) for one in taught]
         x, label = np.concatenate(described), np.repeat([one.gesture for one in taught], [len(f) for f in described])
         mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-9

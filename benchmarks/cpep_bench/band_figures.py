@@ -43,7 +43,7 @@ def ask_band(
     Raises LinkError when it does not answer, has no engine or fails its golden inputs, ConfigError for another device,
     PowerError when it has no gauge or stops telling what it reads.
     """
-    with open_source(port, timeout_s=link.timeout_s, baud=link.baud, boot_s=link.boot_s) as band:
+    with open_source(port, link=link) as band:
         if not isinstance(band, Band):
             raise ConfigError(f"--band {port}: {band.info.name} does not speak BENCH, only a cpep band does")
         if window_s is None:

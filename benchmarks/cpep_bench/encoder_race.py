@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from cpep_bench.interleaving import interleave, serve
 from cpep_bench.latency import Latency
-from cpep_bench.onnx_peer import OnnxEncoder, OnnxKind, onnx_program
-from cpep_bench.openvino_peer import OpenVinoEncoder
+from cpep_bench.onnx_peer import OnnxEncoder, OnnxKind, OpenVinoEncoder, onnx_program
 from cpep_bench.report import PeerFigure
 from cpep_edge.bundle import Bundle
 from cpep_edge.errors import ArtifactError, ConfigError
@@ -66,14 +65,6 @@ class _Contender:
         return folder / f"{self.name}.npy"
 
 
-@dataclass(frozen=True, slots=True)
-class _Calibration:
-    """What fixes the ranges of static int8."""
-
-    windows: Windows
-    source: str
-
-
 def race_encoders(
     names: Sequence[str],
     bundle: Bundle,
@@ -96,13 +87,13 @@ def race_encoders(
     import torch
 
     module = _module(run, bundle.manifest.encoder_for(PART))
-    calibration = _Calibration(windows, "the bundle's golden signal")
+    calibration, source = windows, "the bundle's golden signal"  # fixes the ranges of static int8
     if data is not None and _CALIBRATED & set(names):
-        calibration = _calibration(run, data)
+        calibration, source = _training_windows(run, data), "training"
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         np.save(folder / _WINDOWS_FILE, windows)
-        contenders = list(_contenders(names, module, bundle, calibration, run, folder, n_threads))
+        contenders = list(_contenders(names, module, bundle, (calibration, source), run, folder, n_threads))
         commands = {contender.name: contender.command(folder) for contender in contenders}
         times = interleave(commands, n_runs)
         with torch.inference_mode():
@@ -138,15 +129,19 @@ def _contenders(
     names: Sequence[str],
     module: "nn.Module",
     bundle: Bundle,
-    calibration: _Calibration,
+    calibration: tuple[Windows, str],
     run: Path,
     folder: Path,
     n_threads: int,
 ) -> Iterator[_Contender]:
+    calibrating, source = calibration
+
     def from_onnx(name: str, setting: str, opener: str, kind: OnnxKind) -> _Contender:
-        file = _onnx_file(module, calibration.windows, kind, folder)
+        file = folder / f"{kind}.onnx"
+        if not file.exists():
+            file.write_bytes(onnx_program(module, calibrating, kind))
         if kind == "int8-static":
-            setting += f", calibrated on {len(calibration.windows)} windows of {calibration.source}"
+            setting += f", calibrated on {len(calibrating)} windows of {source}"
         return _Contender(name, setting, opener, file, n_threads, file.stat().st_size)
 
     yield _ours(bundle, OURS, f"{bundle.manifest.encoder_for(PART).quantisation}, XNNPACK", n_threads)
@@ -167,7 +162,7 @@ def _ours(bundle: Bundle, name: str, setting: str, n_threads: int) -> _Contender
     return _Contender(name, setting, "bundle", bundle.path, n_threads, size_bytes, bundle.manifest_sha256)
 
 
-def _calibration(run: Path, data: Path) -> _Calibration:
+def _training_windows(run: Path, data: Path) -> Windows:
     from cpep_export.training_windows import calibration_windows
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.corpus import Corpus
@@ -175,14 +170,7 @@ def _calibration(run: Path, data: Path) -> _Calibration:
 
     checkpoint = load_checkpoint(run)
     evaluation = evaluation_set(checkpoint, Corpus.open(data), windows_per_recording=1)
-    return _Calibration(calibration_windows(evaluation, checkpoint.recipe.seed), "training")
-
-
-def _onnx_file(module: "nn.Module", windows: Windows, kind: OnnxKind, folder: Path) -> Path:
-    file = folder / f"{kind}.onnx"
-    if not file.exists():
-        file.write_bytes(onnx_program(module, windows, kind))
-    return file
+    return calibration_windows(evaluation, checkpoint.recipe.seed)
 
 
 def _module(run: Path, spec: EncoderSpec | None = None) -> "nn.Module":

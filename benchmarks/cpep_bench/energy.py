@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpep_bench import power
-from cpep_bench.power import Instrument, Meter, PowerReading
+from cpep_bench.power import Instrument, Meter
 from cpep_edge.errors import ConfigError, PowerError
 
 N_WINDOWS = 5
@@ -93,7 +93,7 @@ class MeasuredEnergy:
 
 @dataclass(frozen=True, slots=True)
 class ModelledEnergy:
-    """What a published model of a chip makes of counted work; no chip and no meter was there."""
+    """Energy by a published model of a chip, from counted work; nothing was measured."""
 
     modelled_chip: str
     modelled_uj: float
@@ -109,28 +109,30 @@ def measure_energy(
     window_s: float = WINDOW_S,
     idle: Callable[[float], object] = time.sleep,
     slept_s: Callable[[], float] = power.slept_s,
-    progress: Callable[[], object] = lambda: None,
 ) -> MeasuredEnergy:
     """Alternate idle and active windows, beginning and ending idle.
 
     infer: one inference, or so many at once
     idle: waits for so many seconds
     slept_s: how long the machine was asleep since it booted
-    progress: called after each window
     Raises PowerError when the meter fails or the machine went to sleep meanwhile.
     """
     infer()  # warm
     asleep_s, windows = slept_s(), []
     for number in range(2 * n_windows + 1):
         meter.begin()
-        n_inferences, seconds = _infer_for(infer, n_at_once, window_s) if number % 2 else _idle_for(idle, window_s)
-        windows.append(_window(meter.end(), n_inferences, seconds))
+        if number % 2:
+            n_inferences, seconds = _infer_for(infer, n_at_once, window_s)
+        else:
+            idle(window_s)
+            n_inferences, seconds = 0, window_s
+        reading = meter.end()
+        windows.append(Window(reading.power_w, seconds, n_inferences, reading.n_readings))
         if slept_s() - asleep_s > _SLEPT_S:
             raise PowerError(
                 f"the machine slept for {slept_s() - asleep_s:.1f} s during the measurement: keep it awake, for "
                 "instance with systemd-inhibit, and measure again"
             )
-        progress()
     return MeasuredEnergy(meter.instrument, tuple(windows))
 
 
@@ -185,12 +187,3 @@ def _infer_for(infer: Callable[[], object], n_at_once: int, seconds: float) -> t
         infer()
         n_inferences += n_at_once
     return n_inferences, elapsed_s
-
-
-def _idle_for(idle: Callable[[float], object], seconds: float) -> tuple[int, float]:
-    idle(seconds)
-    return 0, seconds
-
-
-def _window(reading: PowerReading, n_inferences: int, seconds: float) -> Window:
-    return Window(reading.power_w, seconds, n_inferences, reading.n_readings)

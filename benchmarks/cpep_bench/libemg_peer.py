@@ -6,7 +6,6 @@ calibration are the bundle's, for both.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +21,7 @@ OURS, THEIRS = "cpep-edge", "LibEMG's features, LDA"
 _PER_RECORDING = 20  # windows of a recording, evenly spread
 
 Windows = NDArray[np.float32]  # (n, n_channels, window_samples), preprocessed
-Labels = NDArray[np.int64]  # (n,), places in `_Task.gestures`
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """Windows to be taught with, and windows to be asked about."""
-
-    gestures: tuple[str, ...]
-    taught: tuple[Windows, Labels]
-    asked: tuple[Windows, Labels]
-    people: str  # who is asked, in words
+Labels = NDArray[np.int64]  # (n,), places among the gestures of the training
 
 
 def race_libemg(recogniser: Recogniser, run: Path, data: Path, n_runs: int) -> Iterator[PeerFigure]:
@@ -50,15 +39,14 @@ def race_libemg(recogniser: Recogniser, run: Path, data: Path, n_runs: int) -> I
     def described(windows: Windows) -> NDArray[np.float64]:
         return features(windows.swapaxes(1, 2).astype(np.float64))
 
-    task = _task(run, data)
-    windows, true = task.asked
-    lda = LinearDiscriminantAnalysis().fit(described(task.taught[0]), task.taught[1])
+    gestures, (taught, label), (windows, true), people = _task(run, data)
+    lda = LinearDiscriminantAnalysis().fit(described(taught), label)
     window = windows[0]
     calls = {OURS: lambda: recogniser.recognise(window), THEIRS: lambda: lda.predict(described(window[None]))}
     times = measure_interleaved(calls, n_runs)
     settings = {OURS: "encoder, index, vote", THEIRS: "Hudgins' four, numpy; scikit-learn"}
-    answers = {OURS: _votes(recogniser, windows, task.gestures), THEIRS: lda.predict(described(windows))}
-    asked = f"{len(true):,} windows, {len(task.gestures)} gestures, {task.people}"
+    answers = {OURS: _votes(recogniser, windows, gestures), THEIRS: lda.predict(described(windows))}
+    asked = f"{len(true):,} windows, {len(gestures)} gestures, {people}"
     for name, latency in times.items():
         accuracy = float(balanced_accuracy_score(true, answers[name]))
         yield PeerFigure(PART, name, settings[name], latency, None, asked, accuracy)
@@ -68,14 +56,17 @@ def _votes(recogniser: Recogniser, windows: Windows, gestures: tuple[str, ...]) 
     """What the bundle's prototypes of these gestures say."""
     from cpep_train.evaluate import by_neighbours
 
-    index, names = recogniser.index_for("the comparison"), [gesture.name for gesture in recogniser.manifest.gestures]
+    index, names = recogniser.index_for("the comparison"), recogniser.manifest.gesture_names
     place = np.array([gestures.index(name) if name in gestures else -1 for name in names])[index.gesture_index]
     embeddings = np.stack([recogniser.encoder.embed(window) for window in windows])
     return by_neighbours(recogniser.manifest.decision.k)(embeddings, index.vectors[place >= 0], place[place >= 0])
 
 
-def _task(run: Path, data: Path) -> _Task:
-    """Seen gestures of people held out of training; of known people's test recordings where nobody was held out."""
+def _task(run: Path, data: Path) -> tuple[tuple[str, ...], tuple[Windows, Labels], tuple[Windows, Labels], str]:
+    """Seen gestures of people held out of training; of known people's test recordings where nobody was held out.
+
+    returns: the gestures, windows to be taught with, windows to be asked about, and who is asked, in words
+    """
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.corpus import Corpus
     from cpep_train.evaluate import choose, evaluation_set, select
@@ -92,7 +83,7 @@ def _task(run: Path, data: Path) -> _Task:
     store, gestures = queries.dataset.store, checkpoint.seen_stages
     rows = [n for n, row in enumerate(corpus.rows) if row.split == "train" and row.stage in gestures]
     taught = choose(store, rows, gestures, _PER_RECORDING, with_pose=False)
-    return _Task(
+    return (
         gestures,
         (taught.emg(), taught.gesture_index),
         (queries.dataset.fetch(queries.places[chosen]).emg.numpy(), queries.gesture_index[chosen]),

@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpep_bench.interleaving import same_packages
 from cpep_bench.latency import MIN_RUNS
@@ -255,21 +256,22 @@ def _be(device: str) -> None:
     """Run a simulated device until stdin closes."""
     from cpep_bridge.board_models import BOARD_MODELS, SimulatedProfile
     from cpep_bridge.board_profile import find_profile
+    from cpep_bridge.simulated import Simulated
     from cpep_bridge.simulated_boards import SimulatedBoard
     from cpep_bridge.simulator import SimulatedBand
 
-    rng = np.random.default_rng(0)
+    def signal(n_samples: int, n_channels: int) -> NDArray[np.float32]:
+        return np.random.default_rng(0).normal(0, 100, (n_samples, n_channels)).astype(np.float32)
+
+    simulated: Simulated
     if device == "band":
-        with SimulatedBand([rng.normal(0, 100, (20_000, 16)).astype(np.float32)], BAND_RATE_HZ) as band:
-            sys.stdout.write(f"{band.port}\n")
-            sys.stdout.flush()
-            sys.stdin.read()
-        return
-    profile = find_profile(device)
-    model = BOARD_MODELS[device]() if profile is None else SimulatedProfile(profile)
-    emg_uv = rng.normal(0, 100, (5_000, model.n_channels)).astype(np.float32)
-    with SimulatedBoard(model, [emg_uv]) as board:
-        sys.stdout.write(f"{board.port}\n")
+        simulated = SimulatedBand([signal(20_000, 16)], BAND_RATE_HZ)
+    else:
+        profile = find_profile(device)
+        model = BOARD_MODELS[device]() if profile is None else SimulatedProfile(profile)
+        simulated = SimulatedBoard(model, [signal(5_000, model.n_channels)])
+    with simulated:
+        sys.stdout.write(f"{simulated.port}\n")
         sys.stdout.flush()
         sys.stdin.read()
 

@@ -34,7 +34,8 @@ def this_machine(cpuinfo: Path = CPUINFO, board: Path = BOARD, clock_khz: Path =
     board: the board's name, on those that have a device tree
     clock_khz: the clock as it is, where the table does not tell it
     """
-    fields = _first_processor(_text(cpuinfo))
+    pairs = (line.partition(":") for line in _text(cpuinfo).split("\n\n")[0].splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
     clock, khz = fields.get("cpu MHz"), _text(clock_khz)
     return Machine(
         cpu=fields.get("model name") or _text(board).strip("\0\n") or platform.processor() or platform.machine(),
@@ -44,11 +45,6 @@ def this_machine(cpuinfo: Path = CPUINFO, board: Path = BOARD, clock_khz: Path =
         load_1min=os.getloadavg()[0],
         system=platform.platform(),
     )
-
-
-def _first_processor(table: str) -> dict[str, str]:
-    pairs = (line.partition(":") for line in table.split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _text(file: Path) -> str:

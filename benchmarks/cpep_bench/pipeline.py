@@ -39,7 +39,7 @@ def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[
     window = recogniser.last_window(signal_uv)
     embedding, index = recogniser.encoder.embed(window), recogniser.index_for("the benchmark")
     vote = index.vote(embedding, manifest.decision.k)
-    decider = Decider(manifest.decision, tuple(gesture.name for gesture in manifest.gestures))
+    decider = Decider(manifest.decision, manifest.gesture_names)
 
     def decode() -> list[Block]:
         rate_hz = manifest.preprocessing.sample_rate_hz

@@ -90,7 +90,6 @@ class Rapl(Meter):
         self._before_uj, self._begun_s = self._counters_uj(), 0.0
 
     def begin(self) -> None:
-        """See Meter."""
         self._before_uj, self._begun_s = self._counters_uj(), time.monotonic()
 
     def end(self) -> PowerReading:
@@ -122,21 +121,18 @@ class PolledMeter(Meter):
         read_w()
 
     def begin(self) -> None:
-        """See Meter."""
         self._points, self._failure = [], None
         self._ending.clear()
         self._thread = threading.Thread(target=self._poll, name="power meter", daemon=True)
         self._thread.start()
 
     def end(self) -> PowerReading:
-        """See Meter."""
         self.close()
         if self._failure is not None:
             raise PowerError(f"{self.instrument.name} stopped during the run: {self._failure}") from self._failure
         return integrate(self._points, self.instrument)
 
     def close(self) -> None:
-        """See Meter."""
         self._ending.set()
         if self._thread is not None:
             self._thread.join()
@@ -148,7 +144,7 @@ class PolledMeter(Meter):
                 self._points.append((time.monotonic(), power_w))
                 if self._ending.wait(1 / self.instrument.rate_hz):
                     return
-        except Exception as error:  # handed over to whoever ends the window
+        except Exception as error:  # raised where the window ends
             self._failure = error
 
 

@@ -12,8 +12,6 @@ from cpep_bench.power import Instrument, Meter, PowerReading, integrate
 from cpep_edge.errors import PowerError
 
 if TYPE_CHECKING:
-    from ppk2_api.ppk2_api import PPK2_API
-
     from cpep_bridge.band import Band
 
 PPK2_RATE_HZ = 100_000.0
@@ -34,7 +32,11 @@ class Ppk2(Meter):
         self.instrument = Instrument(f"PPK2 in a supply of {supply_mv} mV", "what the PPK2 supplies", PPK2_RATE_HZ)
         self._port, self._supply_v, self._clock = port, supply_mv * 1e-3, clock
         with self._telling():
-            self._ppk2 = _open_ppk2(port)
+            try:
+                from ppk2_api.ppk2_api import PPK2_API
+            except ImportError as error:
+                raise PowerError("a PPK2 needs ppk2-api: install it with pip install 'cpep-edge[power]'") from error
+            self._ppk2 = PPK2_API(port, timeout=1, write_timeout=1, exclusive=True)
             self._ppk2.stop_measuring()  # an earlier run may have left it measuring
             time.sleep(_DRAIN_S)
             self._ppk2.get_data()
@@ -49,7 +51,6 @@ class Ppk2(Meter):
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """See Meter."""
         self._bytes, self._failure = bytearray(), None
         self._ending.clear()
         self._thread = threading.Thread(target=self._collect, name="PPK2", daemon=True)
@@ -77,7 +78,6 @@ class Ppk2(Meter):
         return PowerReading(float(np.mean(currents_ua)) * 1e-6 * self._supply_v * seconds, seconds, len(currents_ua))
 
     def close(self) -> None:
-        """See Meter."""
         if self._thread is not None and self._thread.is_alive():
             self._finish()
         self._ppk2.ser.close()
@@ -95,7 +95,7 @@ class Ppk2(Meter):
                 self._take()
             time.sleep(_DRAIN_S)
             self._take()  # what was on its way when the PPK2 was told to stop
-        except Exception as error:  # handed over to whoever ends the window
+        except Exception as error:  # raised where the window ends
             self._failure = error
 
     def _take(self) -> None:
@@ -123,7 +123,6 @@ class BandGauge(Meter):
         self._band = band
 
     def begin(self) -> None:
-        """See Meter."""
         self._band.take_telemetry()
 
     def end(self) -> PowerReading:
@@ -133,11 +132,3 @@ class BandGauge(Meter):
             for told in self._band.take_telemetry()[1:]
         ]
         return integrate(points, self.instrument)
-
-
-def _open_ppk2(port: str) -> "PPK2_API":
-    try:
-        from ppk2_api.ppk2_api import PPK2_API
-    except ImportError as error:
-        raise PowerError("a PPK2 needs ppk2-api: install it with pip install 'cpep-edge[power]'") from error
-    return PPK2_API(port, timeout=1, write_timeout=1, exclusive=True)

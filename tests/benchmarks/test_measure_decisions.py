@@ -27,7 +27,7 @@ def played(answers: list[str], shares: list[float] | None = None, labels: tuple[
     arm = Arm(None, None, None, GESTURES, spec)
     votes: list[Vote | None] = [Vote(n, s, 0.9) for n, s in zip(numbers, shares, strict=True)]
     recording = Recording("", np.zeros((0, 8), np.float32), (), labels, (True,) * len(labels))
-    return Played("a", recording, 0.0, len(answers) * HOP_S / 3600, times, votes, arm, (times, posteriors, GESTURES))
+    return Played("a", recording, len(answers) * HOP_S / 3600, times, votes, arm, (times, posteriors, GESTURES))
 
 
 def test_counting_acts_at_the_nth_equal_answer_and_not_again_for_its_refractory_time():
@@ -62,10 +62,10 @@ def write_session(folder: Path, gain: float) -> None:
 
 def test_labels_begin_where_the_muscle_does_and_prompts_without_movement_are_told(tmp_path):
     write_session(tmp_path / "1-1", gain=6)
-    (worn,) = read_myo(tmp_path)
-    assert [len(one.labels) for one in worn.recordings] == [0] + [2] * 7
-    assert worn.recordings[3].labels[0].start_s == pytest.approx(5.0, abs=0.06)
-    assert all(worn.recordings[3].clear)
+    ((worn,),) = read_myo(tmp_path).values()
+    assert [len(one.labels) for one in worn] == [0] + [2] * 7
+    assert worn[3].labels[0].start_s == pytest.approx(5.0, abs=0.06)
+    assert all(worn[3].clear)
     write_session(tmp_path / "2-1", gain=1)
     with pytest.raises(DataError, match="2-1: no prompt holds a movement, so there is nothing to judge decisions by"):
         read_myo(tmp_path)
