@@ -40,7 +40,7 @@ _MOST_ALLOCATIONS = 2_000_000
 
 @dataclass
 class Tally:
-    """What was tried in one scenario."""
+    """Counts and losses of one scenario."""
 
     counts: Counter[str] = field(default_factory=Counter)
     losses: list[str] = field(default_factory=list)
@@ -192,7 +192,7 @@ class Disk:
 
     @classmethod
     def read(cls, folder: Path) -> "Disk":
-        """What lies there now is all on the disk."""
+        """Read a folder; all that is in it counts as written to the disk."""
 
         def node_of(path: Path) -> Node:
             node = Node(path.is_dir())
@@ -206,7 +206,7 @@ class Disk:
         return cls(node_of(folder))
 
     def write(self, folder: Path, names_kept: bool) -> None:
-        """What a reader finds after the power was cut now.
+        """Write what a reader would find if the power were cut now.
 
         names_kept: names that were not synced are there, with as much content as was
         """
@@ -222,7 +222,7 @@ class Disk:
         put(self.root, folder)
 
     def find(self, way: list[str]) -> Node:
-        """What lies at a place."""
+        """The file or folder at a path."""
         node = self.root
         for name in way:
             assert node.names is not None

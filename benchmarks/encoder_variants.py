@@ -49,12 +49,12 @@ class Variant:
         return folder / f"{self.file}.npy"
 
     def size_bytes(self, folder: Path) -> int | None:
-        """Of the file; None for the module."""
+        """The size of the file; None for the module."""
         return (folder / self.file).stat().st_size if self.suffix else None
 
 
 def read_variants(folder: Path) -> list[Variant]:
-    """What `write_variants` left in the folder."""
+    """The variants that `write_variants` listed in the folder."""
     return [Variant(**fields) for fields in json.loads((folder / "variants.json").read_text())]
 
 

@@ -144,7 +144,7 @@ def failed_controls(whole: Path, scratch: Path, key: PublicKey) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """What the cases are made of."""
+    """Everything that a case needs."""
 
     whole: Path  # the signed bundle
     scratch: Path

@@ -28,7 +28,7 @@ def asked(poses: Vectors, labels: Labels, windows: Vectors, size: int, seed: int
 
 
 def subsample(poses: Vectors, labels: Labels, windows: Vectors, size: int, seed: int) -> tuple[Vectors, Labels]:
-    """As many of each gesture, drawn at random."""
+    """The same number of poses of each gesture, drawn at random."""
     rng = np.random.default_rng(seed)
     each = size // len(np.unique(labels))
     chosen = np.concatenate([rng.permutation(np.flatnonzero(labels == g))[:each] for g in np.unique(labels)])

@@ -41,7 +41,7 @@ SPEED = 8.0  # of the replay, times real time
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """What the loop gave."""
+    """The results of the loop."""
 
     scores: tuple[Score, ...]
     manifest: Manifest

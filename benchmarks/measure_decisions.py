@@ -96,7 +96,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What one way to decide gets to see of one recording."""
+    """One recording as the ways to decide receive it."""
 
     person: str
     recording: Recording  # labels and clear: those that are played
@@ -156,7 +156,7 @@ def others_arms(people: dict[str, list[Worn]]) -> Iterator[tuple[str, Arm]]:
 
 
 def lesson_of(worn: Worn) -> list[Repetition]:
-    """What a donning teaches."""
+    """The repetitions that one donning teaches with."""
     ignored = next(one for one in worn if not one.prompts)
     return repetitions_of(worn, MYO_HZ) + others_of(ignored.emg, MYO_HZ)
 

@@ -73,7 +73,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a choice of poses costs, looked up exactly."""
+    """Size and accuracy of a choice of poses, looked up exactly."""
 
     n: int
     size_bytes: int

@@ -156,7 +156,7 @@ def shows_the_page(command: str) -> bool:
 
 
 def heap_after_collection_mb(page: "WebDriver") -> float:
-    """What the page's JavaScript keeps."""
+    """Memory that the page's JavaScript holds."""
     page.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
     page.execute_cdp_cmd("Performance.enable", {})
     metrics = page.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]

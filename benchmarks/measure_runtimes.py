@@ -224,7 +224,7 @@ def _instructions(subject: Subject, folder: Path) -> dict[Quantisation, dict[str
 
 
 def counted_instructions(command: list[str], given: bytes = b"") -> int:
-    """Of a process that QEMU runs with the counting plugin."""
+    """Instructions of a process that QEMU runs with the counting plugin."""
     done = subprocess.run(command, input=given, capture_output=True, check=True)
     return int(done.stderr.split()[-1])
 

@@ -87,7 +87,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one person got by one way of teaching."""
+    """The accuracy of one person with one way of teaching."""
 
     data: str
     person: str

@@ -114,7 +114,7 @@ class People:
 
     @property
     def front_end(self) -> MpfSpec:
-        """Of the recipe."""
+        """The front end of the recipe."""
         spec = self.recipe.mpf_spec()
         if spec is None:
             raise ValueError("real arms are read by front end mpf")
@@ -271,7 +271,7 @@ def trained_bundle(corpus: Path, recipe: Recipe, work: Path, head: HeadChoice) -
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What a bundle made of one recording's windows."""
+    """The output of a bundle for one recording's windows."""
 
     tokens: Values  # (n, F), the mean of each window's
     embedding: Values  # (n, D)

@@ -96,7 +96,7 @@ class Relayed:
 
     @property
     def counts(self) -> LinkCounts:
-        """What the wire did so far."""
+        """The counts of the link so far."""
         return self._source.counts
 
     def __enter__(self) -> Self:

@@ -255,5 +255,5 @@ def _read_plain(path: Path, name: str, max_bytes: int) -> bytes:
 
 
 def _digest_line(manifest: bytes) -> bytes:
-    """What `sha256sum manifest.json` prints."""
+    """The line that `sha256sum manifest.json` prints."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_FILE}\n".encode()

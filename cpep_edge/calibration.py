@@ -68,7 +68,7 @@ class Profile(BaseModel):
     created_utc: str
 
     def donning(self, manifest: Manifest) -> Donning:
-        """What was found, for a bundle of the same signal.
+        """The donning that was measured, for a bundle of the same signal.
 
         A head that was changed since, by teaching, starts from its own means again.
         Raises ConfigError when the profile was measured for another bundle's signal, or is not whole.

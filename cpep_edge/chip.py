@@ -49,7 +49,7 @@ class CortexMSpec(Part):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What of the bundle belongs to it."""
+        """The files of the bundle that belong to it."""
         return (self.file,)
 
 
@@ -81,7 +81,7 @@ class EthosUSpec(Part):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What of the bundle belongs to it."""
+        """The files of the bundle that belong to it."""
         return (self.file, self.tosa_file)
 
 

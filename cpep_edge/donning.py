@@ -48,7 +48,7 @@ class Donning:
     head_means: NDArray[np.float32] | None = None  # (K, r)
 
     def to_json(self) -> dict[str, list[float] | list[list[float]] | list[int] | None]:
-        """As JSON keeps it, number for number."""
+        """The values for JSON, without loss."""
         arrays = {"level_uv": self.level_uv, "centre": self.centre, "head_means": self.head_means}
         kept = {name: None if array is None else array.tolist() for name, array in arrays.items()}
         return {"order": list(self.order), "dead": list(self.dead), **kept}
@@ -214,7 +214,7 @@ def live_levels_uv(
 
 
 def correlation(filtered_uv: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of each two channels, (C, C); zero for one that is flat."""
+    """The correlation of each two channels, (C, C); zero for a flat channel."""
     signal = filtered_uv.astype(np.float64)
     products, power = signal.T @ signal, np.square(signal).sum(axis=0)
     scale = np.sqrt(np.outer(power, power))

@@ -61,7 +61,7 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class EventScore:
-    """How a number of sessions went."""
+    """The score of a number of sessions."""
 
     n_events: int
     n_right: int

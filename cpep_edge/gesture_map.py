@@ -47,14 +47,14 @@ class Message(_Part):
 
 
 class OscTarget(_Part):
-    """Where OSC goes."""
+    """The receiver of OSC messages."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=9000, ge=1, le=65535)
 
 
 class Does(_Part):
-    """What one gesture does."""
+    """The actions of one gesture."""
 
     key: str | None = Field(default=None, min_length=1)
     mouse: Literal["left", "middle", "right"] | None = None
@@ -62,7 +62,7 @@ class Does(_Part):
     osc: Message | None = None
 
     def said(self) -> str:
-        """In words, for a dry run."""
+        """The actions in words, for a dry run."""
         parts = [
             self.key and f"press {self.key}",
             self.mouse and f"click {self.mouse}",
@@ -147,7 +147,7 @@ class MapSink(Sink):
 
 
 def map_sink(mapping: GestureMap, say: Callable[[str], None] | None = None) -> OpenSink:
-    """What opens the sink of a map, as `SinkTap` takes it."""
+    """A function that opens the sink of a map, as `SinkTap` takes it."""
 
     def opened(info: StreamInfo) -> Sink:
         return MapSink(mapping, say)

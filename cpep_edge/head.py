@@ -65,7 +65,7 @@ class Head:
         return squared
 
     def log_likelihood(self, projected: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of each window under each gesture, up to a constant, (n, K)."""
+        """The log-likelihood of each window under each gesture, up to a constant, (n, K)."""
         return self.likelihood_at(self.distances(projected))
 
     def likelihood_at(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:

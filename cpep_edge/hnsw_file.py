@@ -144,7 +144,7 @@ def _header(graph: Graph, d: int) -> bytes:
 
 
 def _tail(levels: NDArray[np.uint8], above: NDArray[np.uint32]) -> bytes:
-    """Of each node the size of its upper lists, then these."""
+    """For each node, the size of its upper lists and the lists."""
     parts, at = [], 0
     for level in levels.tolist():
         lists = above[at : at + level].tobytes()

@@ -56,7 +56,7 @@ class StoredVectors:
 
 @dataclass(frozen=True, slots=True)
 class StoredIndex:
-    """What an index file holds."""
+    """The content of an index file."""
 
     vectors: StoredVectors
     gesture_index: NDArray[np.uint16]  # (n,)

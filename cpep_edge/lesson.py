@@ -88,7 +88,7 @@ def plan(gestures: Sequence[str], first: int, last: int) -> list[Step]:
 
 
 def rest_of(gestures: Sequence[str]) -> str:
-    """What these gestures call rest; `REST` where they do not."""
+    """The name of rest among these gestures; `REST` where none of them is rest."""
     return next((name for name in gestures if "".join(filter(str.isalpha, name)).lower() in REST_NAMES), REST)
 
 
@@ -112,7 +112,7 @@ def check_gestures(names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class _Rest:
-    """What this arm's rest is like."""
+    """The level of this arm at rest."""
 
     stretches: list[NDArray[np.float64]] = field(default_factory=list)  # RMS of tenths of a second, (n, C)
 
@@ -202,7 +202,7 @@ class Lesson:
         return [self._again("samples were lost in the middle of it")]
 
     def _turn(self) -> list[Event]:
-        """From one phase to the next."""
+        """Go on to the next phase."""
         recorded, lead = np.concatenate(self._parts), self._lead
         self._lead = np.concatenate([lead, recorded])[-round(SETTLE_S * self._rate_hz) :]
         self._parts, self._n_samples = [], 0

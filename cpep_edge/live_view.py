@@ -38,7 +38,7 @@ class Electrode(Protocol):
 
 
 class Watch(Protocol):
-    """What a device says of itself, see `cpep_bridge.device_watch`."""
+    """The state of a device, see `cpep_bridge.device_watch`."""
 
     def electrodes(self) -> Sequence[Electrode]: ...
 
@@ -83,7 +83,7 @@ class LiveView:
         self.generation += 1
 
     def about(self) -> dict[str, object]:
-        """What does not change until `generation` does."""
+        """Facts that stay the same until `generation` changes."""
         info, engine = self.loop.source.info, self.loop.engine
         order = engine.donning.order or range(info.n_channels)
         return {
@@ -146,7 +146,7 @@ class LiveView:
 
     @property
     def sink_counts(self) -> list[SinkCounts]:
-        """What became of what the sinks were given."""
+        """The counts of the sinks."""
         return [sink.counts for sink in self._sinks]
 
     def summary(self) -> LiveSummary:

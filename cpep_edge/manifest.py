@@ -39,7 +39,7 @@ def harmonic_mean(seen: float, unseen: float) -> float:
 
 
 class FileEntry(_Part):
-    """What a file of the bundle must be, to the last bit."""
+    """The hash and size of a file of the bundle."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size_bytes: int = Field(ge=0, le=_MAX_FILE_BYTES)
@@ -86,7 +86,7 @@ class EncoderSpec(_Part):
 
 
 class PlacementSpec(_Part):
-    """How a band may sit: what a calibration looks for."""
+    """How a band may sit: the placements that a calibration tries."""
 
     max_turn: int = Field(default=2, ge=0, le=64)  # electrodes to either side
     mirrored: bool = False  # whether the ring may also run the other way round
@@ -136,7 +136,7 @@ class PenaltyPoint(_Part):
 
     @property
     def harmonic_mean(self) -> float:
-        """Of the two."""
+        """The harmonic mean of the two."""
         return harmonic_mean(self.seen, self.unseen)
 
 
@@ -374,7 +374,7 @@ class Manifest(_Part):
 
     @property
     def calibration_moves(self) -> str:
-        """What a wearer does to calibrate, in words."""
+        """The movements for a calibration, in words."""
         freely = "move the hand in many ways"
         return ", then ".join(freely if one == FREE_MOVEMENT else self.shown(one) for one in self.calibration) or freely
 

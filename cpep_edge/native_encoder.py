@@ -50,7 +50,7 @@ class NativeLibrary:
 
 
 class _Shape(ctypes.Structure):
-    """What an encoder takes and gives: `cpep_shape` of encoder.h."""
+    """Sizes of an encoder's input and output: `cpep_shape` of encoder.h."""
 
     _fields_ = [
         ("n_channels", ctypes.c_int32),

@@ -38,7 +38,7 @@ class PredictingSource(Protocol):
     """A band with an engine: iterating streams, and what it says meanwhile is taken out."""
 
     def take_predictions(self) -> Sequence[Prediction]:
-        """What the band said since the last call, oldest first."""
+        """The band's predictions since the last call, oldest first."""
         ...
 
     def __iter__(self) -> Iterator[Block]: ...

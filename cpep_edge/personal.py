@@ -62,7 +62,7 @@ class Reading:
 
     @property
     def n_tokens(self) -> int:
-        """Of a window."""
+        """The number of tokens of a window."""
         return self.front_end.n_tokens(self.window_samples)
 
 
@@ -163,7 +163,7 @@ def balanced(repetitions: Sequence[Repetition]) -> list[Repetition]:
 def windows_of(
     repetitions: Sequence[Repetition], reading: Reading, donnings: Sequence[Donning], gestures: Sequence[str]
 ) -> Windows:
-    """What a head reads of repetitions."""
+    """The head's inputs for windows of repetitions."""
     a_settle = round(SETTLE_S * reading.preprocessing.sample_rate_hz)
     every = max(1, round(FIT_HOP_S * reading.preprocessing.sample_rate_hz / reading.front_end.hop_samples))
     turns = turns_of(reading.front_end)

@@ -22,7 +22,7 @@ from cpep_edge.trial import require_tried
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """What one window was taken for."""
+    """The result for one window."""
 
     vote: Vote
     embedding: NDArray[np.float32]  # (d_embed,), unit length

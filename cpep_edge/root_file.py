@@ -38,7 +38,7 @@ class _Signed(Part):
     bundle_keys: tuple[_KeyHex, ...] = Field(max_length=100)
 
     def content(self) -> bytes:
-        """What is signed."""
+        """The bytes that are signed."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -61,7 +61,7 @@ class Root:
 
     @property
     def fingerprint(self) -> str:
-        """Of the line of root files that this one is of."""
+        """The fingerprint that all versions of this root file share."""
         return self.content.root.line
 
     @property

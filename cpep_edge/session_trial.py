@@ -30,7 +30,7 @@ _BASE_S, _BYTES_A_SECOND = 20.0, 1 << 20  # what a file may take: a disk of a ne
 
 @dataclass(frozen=True, slots=True)
 class SessionSurvey:
-    """What a whole session holds."""
+    """A summary of a whole session."""
 
     n_samples: int
     duration_s: float

@@ -78,7 +78,7 @@ class SinkTap:
 
     @property
     def counts(self) -> SinkCounts:
-        """What was done so far."""
+        """The counts so far."""
         with self._changed:
             return self._counts
 

@@ -106,7 +106,7 @@ class ReachAndHold:
 
     @property
     def n_targets(self) -> int:
-        """How many gestures are asked for."""
+        """The number of gestures that are asked for."""
         return len(self._asked)
 
     @property
@@ -116,18 +116,18 @@ class ReachAndHold:
 
     @property
     def left_s(self) -> float:
-        """Of this phase."""
+        """Seconds left of this phase."""
         length_s = self._rest_s if self.phase == "rest" else self._reach_s
         return 0.0 if self._since_s is None else max(0.0, length_s - (self._now_s - self._since_s))
 
     @property
     def held(self) -> float:
-        """How much of the time that it is to be held is over, 0 to 1."""
+        """The share of the holding time that is over, 0 to 1."""
         return 0.0 if self._held_s is None else min(1.0, (self._now_s - self._held_s) / self._hold_s)
 
     @property
     def score(self) -> HoldScore:
-        """What came of it so far."""
+        """The score so far."""
         median_s = float(np.median(self._times_s)) if self._times_s else None
         return HoldScore(self.n_done, len(self._times_s), median_s, self._n_false)
 
@@ -205,7 +205,7 @@ class Fitts:
 
     @property
     def n_targets(self) -> int:
-        """How many there are."""
+        """The number of targets."""
         return len(self._targets)
 
     @property
@@ -215,7 +215,7 @@ class Fitts:
 
     @property
     def left_s(self) -> float:
-        """For this target."""
+        """Seconds left for this target."""
         return self._target_s if self._since_s is None else max(0.0, self._target_s - (self._now_s - self._since_s))
 
     @property
@@ -225,7 +225,7 @@ class Fitts:
 
     @property
     def score(self) -> FittsScore:
-        """What came of it so far."""
+        """The score so far."""
         mean = np.mean(self._hits, axis=0).tolist() if self._hits else (None, None)
         return FittsScore(self.n_done, len(self._hits), mean[0], mean[1], self._n_overshoots)
 

@@ -72,7 +72,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What was fitted to a wearer's repetitions."""
+    """The result of fitting to a wearer's repetitions."""
 
     gestures: tuple[str, ...]  # in the head's order
     rest: str
@@ -261,7 +261,7 @@ class _Candidate:
 def _candidates(
     repetitions: Sequence[Repetition], gestures: Sequence[str], reading: Reading, flat_uv: float, base: Base | None
 ) -> list[_Candidate]:
-    """What a head may read; the first of equals is taken."""
+    """The inputs that a head may read; of equally good ones the first is taken."""
     found = []
     if base is not None:
         manifest = base.recogniser.manifest

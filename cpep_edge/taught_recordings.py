@@ -27,7 +27,7 @@ _NAME = re.compile(r"w(\d+)-r(\d+)-(\d+)")  # wearing, round, and a running numb
 
 
 class Notes(BaseModel):
-    """What the folder holds and is for."""
+    """The notes about a folder of recordings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,7 +42,7 @@ class Notes(BaseModel):
 
 
 def recordings_of(bundle: Path) -> Path:
-    """Where the recordings of a taught bundle lie."""
+    """The folder with the recordings of a taught bundle."""
     return bundle.with_name(f"{bundle.name.removesuffix('.cpep')}.recordings")
 
 
@@ -55,7 +55,7 @@ class Recordings:
 
     @classmethod
     def read(cls, folder: Path) -> "Recordings | None":
-        """What lies there; None where nothing does.
+        """The recordings of a folder; None where there is no such folder.
 
         Raises ConfigError when something else lies there, DataError when it is damaged.
         """

@@ -34,7 +34,7 @@ MOST_GESTURES = 100
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of a teaching."""
+    """What the wearer wants to teach."""
 
     gestures: tuple[str, ...] = ()  # of a new bundle; none: the usual ones
     repetitions: int = REPETITIONS  # of each gesture, or so many more
@@ -199,7 +199,7 @@ class Teaching:
         return last + 1 if (set(wish.again) >= set(gestures) - {UNKNOWN} or ALL in wish.again) and not begun else last
 
     def _steps(self, wish: Wish, gestures: tuple[str, ...]) -> list[Step]:
-        """What is missing, going round the list."""
+        """The repetitions that are still missing, going round the list."""
         again = gestures if ALL in wish.again else wish.again
         had: dict[str, set[tuple[int, int]]] = defaultdict(set)
         for one in self._repetitions:

@@ -39,12 +39,12 @@ class Key(Protocol):
 
     @property
     def file(self) -> Path:
-        """Where it came from."""
+        """The file that the key was read from."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """What the memory of versions knows it by."""
+        """A short name for the key, as the memory of versions uses it."""
         ...
 
     def signed(self, content: bytes, signature: bytes) -> bool:

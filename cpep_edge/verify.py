@@ -11,7 +11,7 @@ from cpep_edge.trust import Key
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was found good."""
+    """The facts of a bundle that was verified."""
 
     name: str
     version: int

@@ -38,7 +38,7 @@ class Change:
         return self.budget is not None and self.low > self.budget
 
     def row(self) -> tuple[str, str, str, str]:
-        """Of a table."""
+        """The change as a row of a table."""
         word = "" if not self.beyond_noise else "less" if self.ratio < 1 else "more"
         if self.over_budget:
             word = f"MORE THAN {self.budget:g} ALLOWS"
@@ -62,7 +62,7 @@ def compare_reports(before: Report, after: Report, budget: dict[str, float] | No
 
 
 def caveats(before: Report, after: Report) -> list[str]:
-    """What a reader must know before believing the ratios."""
+    """Warnings that a reader needs to judge the ratios."""
     found = []
     if (before.machine.cpu, before.machine.n_cpus) != (after.machine.cpu, after.machine.n_cpus):
         found.append("Two machines: only relative.* and bytes tell of the code.")

@@ -26,7 +26,7 @@ ROUNDS = 3
 
 
 class Decoder(Protocol):
-    """What all decoders have."""
+    """The interface of all decoders."""
 
     def feed(self, data: bytes) -> object: ...
 

@@ -55,7 +55,7 @@ class _Contender:
     manifest_sha256: str = ""  # of a bundle that was opened already: its process takes no other
 
     def command(self, folder: Path) -> list[str]:
-        """Of the process that runs it."""
+        """The command of the process that runs it."""
         files = (folder / _WINDOWS_FILE, self.embeddings(folder))
         arguments = (self.opener, self.source, self.n_threads, *files, self.manifest_sha256)
         return [sys.executable, "-W", "ignore", "-m", "cpep_bench.encoder_race", *map(str, arguments)]

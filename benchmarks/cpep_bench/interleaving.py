@@ -29,7 +29,7 @@ _Pair = tuple[int, int]  # nanoseconds of one run: passed, and computed by the c
 
 @dataclass(frozen=True, slots=True)
 class TurnTimes:
-    """What the runs of one process took."""
+    """The times of one process' runs."""
 
     wall: Latency
     thread: Latency  # processor time of the calling thread alone, which other work on the machine does not stretch

@@ -53,7 +53,7 @@ def race_libemg(recogniser: Recogniser, run: Path, data: Path, n_runs: int) -> I
 
 
 def _votes(recogniser: Recogniser, windows: Windows, gestures: tuple[str, ...]) -> Labels:
-    """What the bundle's prototypes of these gestures say."""
+    """The answers of the bundle's prototypes of these gestures."""
     from cpep_train.evaluate import by_neighbours
 
     index, names = recogniser.index_for("the comparison"), recogniser.manifest.gesture_names

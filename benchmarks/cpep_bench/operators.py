@@ -69,7 +69,7 @@ class OperatorProfile:
 
     @property
     def between_us(self) -> float:
-        """What no operator accounts for."""
+        """Time that belongs to no operator."""
         return self.total_us - sum(operator.mean_us for operator in self.operators)
 
 

@@ -27,7 +27,7 @@ _COMMAND_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """What measures, and what it sees."""
+    """A meter, and what it measures."""
 
     name: str
     covers: str  # the part of the machine whose power it is
@@ -36,7 +36,7 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class PowerReading:
-    """What a meter saw from `begin` to `end`."""
+    """The reading of a meter from `begin` to `end`."""
 
     energy_j: float
     seconds: float

@@ -101,7 +101,7 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader must know before believing a figure."""
+        """Warnings that a reader needs to judge the figures."""
         found = []
         if self.noise > NOISY:
             found.append(

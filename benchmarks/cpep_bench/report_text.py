@@ -130,7 +130,7 @@ def _peers_table(report: Report, part: str) -> Table:
 
 
 def links_tables(links: Sequence[LinkFigure]) -> dict[str, Table]:
-    """What reading costs, device by device."""
+    """The cost of reading, a table for each device."""
     return {device: _links_table(links, device) for device in dict.fromkeys(link.device for link in links)}
 
 
@@ -156,7 +156,7 @@ def _links_table(links: Sequence[LinkFigure], device: str) -> Table:
 
 
 def ladder_table(report: Report) -> Table | None:
-    """What export cost in accuracy; None where it was not measured."""
+    """The accuracy that export cost; None where it was not measured."""
     rows = tuple(step.cells() for step in report.ladder)
     note = (
         "Balanced zero-shot accuracy at export, as the manifest says; the harmonic mean is that of seen and unseen "
@@ -193,7 +193,7 @@ def chip_table(report: Report) -> Table | None:
 
 
 def band_table(report: Report) -> Table | None:
-    """What a wristband said of itself; None where none was asked."""
+    """The figures that a wristband reported; None where none was asked."""
     band = report.band
     if band is None:
         return None
@@ -211,7 +211,7 @@ def band_table(report: Report) -> Table | None:
 
 
 def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | None:
-    """What a meter saw; None where there was none.
+    """The energy that a meter measured; None where there was no meter.
 
     where: the inferences ran
     """
@@ -239,12 +239,12 @@ def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | 
 
 
 def joules(energy_mj: float) -> str:
-    """With a unit in which it can be read."""
+    """An energy with the unit that suits its size."""
     return f"{energy_mj:.3g} mJ" if abs(energy_mj) >= 0.1 else f"{energy_mj * 1e3:.3g} uJ"
 
 
 def modelled_table(report: Report) -> Table | None:
-    """What models of chips say; None where there are none."""
+    """The energy that models of chips give; None where there are none."""
     if not report.modelled:
         return None
     rows = tuple((model.modelled_chip, f"{model.modelled_uj:.3g} uJ", model.modelled_from) for model in report.modelled)
@@ -253,7 +253,7 @@ def modelled_table(report: Report) -> Table | None:
 
 
 def origin(report: Report) -> str:
-    """How the figures came to be, in a few sentences."""
+    """How the figures were measured, in a few sentences."""
     machine = report.machine
     clock = f" at {machine.clock_mhz:.0f} MHz" if machine.clock_mhz else ""
     versions = ", ".join(f"{name} {value}" for name, value in report.versions.items())

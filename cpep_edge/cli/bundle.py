@@ -223,7 +223,7 @@ def _encoder_rows(manifest: "Manifest") -> list[tuple[str, str]]:
 
 
 def _answering_rows(manifest: "Manifest") -> list[tuple[str, str]]:
-    """What makes an answer of what was read: the index, the head."""
+    """Rows about what answers: the index, the head."""
     index, head, rows = manifest.index, manifest.head, []
     if index is not None:
         graph = index.graph

@@ -37,7 +37,7 @@ class Side(StrEnum):
 
 
 class Split(StrEnum):
-    """What a recording is for."""
+    """The split that a recording belongs to."""
 
     train = "train"
     val = "val"
@@ -45,7 +45,7 @@ class Split(StrEnum):
 
 
 class Form(StrEnum):
-    """What sessions can be written as."""
+    """The formats that sessions can be exported to."""
 
     edf = "edf"
     csv = "csv"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Asked(StrEnum):
-    """What `--protocol` takes."""
+    """The values of `--protocol`."""
 
     zero_shot = "zero-shot"
     probe = "probe"

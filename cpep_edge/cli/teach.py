@@ -127,7 +127,7 @@ def teach(
 
 
 def _tell_stopped(bundle: Path, kept: Path) -> None:
-    """What Ctrl-C left; kept: the folder of the recordings."""
+    """Say what was kept after Ctrl-C; kept: the folder of the recordings."""
     from cpep_edge.manifest import MANIFEST_FILE
 
     before = f"{bundle} is as it was, and " if (bundle / MANIFEST_FILE).is_file() else ""
@@ -270,7 +270,7 @@ def _go_live(bundle: Path, source: _GoingOn, port: str, seconds: float | None, j
 
 
 def _tell(bundle: Path, taught: "Taught", n: int, named: str, json_lines: bool) -> None:
-    """What was found, in words that lead somewhere.
+    """Print the result, with what the wearer can do about it.
 
     n: repetitions of all gestures; named: the options by which the band is reached
     """

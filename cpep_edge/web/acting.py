@@ -117,7 +117,7 @@ class Acting:
             self._votes.popleft()
 
     def state(self) -> dict[str, object]:
-        """What a page shows of it."""
+        """The state that a page shows."""
         doing = self.doing
         shape = None if doing is None or not doing.gesture else self._view.drawn(doing.gesture)
         return {

@@ -70,7 +70,7 @@ class Forget(Asked):
 
 
 class Rename(Asked):
-    """How a gesture, by its label, reads from now on."""
+    """A new name to show for a gesture, which is given by its label."""
 
     gesture: str
     called: str

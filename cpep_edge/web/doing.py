@@ -1,4 +1,4 @@
-"""What an action of the page shows everybody who looks, while it goes on."""
+"""What an action of the page shows to every viewer while it runs."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,7 +7,7 @@ from cpep_edge.target_test import Fitts, ReachAndHold
 
 @dataclass(frozen=True, slots=True)
 class Doing:
-    """What is being done, as everybody who looks is shown it."""
+    """The action that is running, as every viewer is shown it."""
 
     what: str  # "calibrate", "teach", "record", "test" or "connect"
     said: str = ""  # to the wearer
@@ -20,7 +20,7 @@ class Doing:
 
 
 def playing(game: ReachAndHold | Fitts) -> Doing:
-    """A game as everybody who looks is shown it."""
+    """A game, as every viewer is shown it."""
     score = game.score
     if isinstance(game, Fitts):
         target = game.target

@@ -96,12 +96,12 @@ class ViewServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         return int(self._socket.getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Where to look."""
+        """The address of the page."""
         host = "127.0.0.1" if self._is_local else _own_address() if self._host in ("0.0.0.0", "::") else self._host
         query = f"?token={self.token}" if self.token else ""
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{query}"

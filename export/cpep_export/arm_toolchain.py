@@ -28,7 +28,7 @@ _PACKAGES = {
 
 @dataclass(frozen=True, slots=True)
 class GoldenResult:
-    """What one golden stretch gave."""
+    """The result of one golden stretch."""
 
     difference: int  # largest, of any number of embedding and mean token, in the last place
     gesture_index: int
@@ -50,7 +50,7 @@ class CheckRun:
 
     @property
     def window_instructions(self) -> int:
-        """From a window in the ring to a vote."""
+        """Instructions from a window in the ring to a vote."""
         return self.patch_instructions + self.encoder_instructions + self.vote_instructions
 
 

@@ -9,7 +9,7 @@ _KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """What a microcontroller has, as far as it limits the model."""
+    """The limits of a microcontroller."""
 
     ram_bytes: int | None = None  # None: not said, and not checked
     flash_bytes: int | None = None

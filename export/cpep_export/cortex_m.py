@@ -91,7 +91,7 @@ class TargetRun:
 
 @dataclass(frozen=True, slots=True)
 class CortexMReport:
-    """What an export gave."""
+    """The figures of an export."""
 
     fidelity: Fidelity
     arena_bytes: int
@@ -102,7 +102,7 @@ class CortexMReport:
 
 @dataclass(frozen=True, slots=True)
 class CortexMExport:
-    """What was written, and what it computes."""
+    """The report of what was written, and the output of its engine."""
 
     report: CortexMReport
     embedded: NDArray[np.float32]  # (n, E), the evaluation's windows; (n, 0) without an encoder
@@ -282,7 +282,7 @@ def _expected(
     window: NDArray[np.float32],
     embedding: NDArray[np.float32],
 ) -> Vote:
-    """What the runtime answers."""
+    """The answer of the Python runtime."""
     if model.head is None or model.head_spec is None:
         return nearest_vote(model.prototypes, embedding, model.n_neighbours)
     head = model.head if donning.head_means is None else replace(model.head, means=donning.head_means)
@@ -340,7 +340,7 @@ def _check_windows(
 
 
 def _weight_bytes(model: DeviceModel) -> int:
-    """Of encoder and head."""
+    """The bytes of the weights of encoder and head."""
     n_bytes = 0
     if model.head is not None:
         head, r = model.head, model.head.means.shape[1]

@@ -181,7 +181,7 @@ def choose_block_tokens(n_tokens: int, at_most: int = 32) -> int:
 
 
 def _patch_block(block_tokens: int, encoder: IntegerEncoder) -> int:
-    """As many patches as fit where the hidden layer will stand."""
+    """The number of patches that fit into the memory of the hidden layer."""
     room = block_tokens * padded(encoder.hidden)
     fit = room // (2 * padded(encoder.n_channels * encoder.patch_samples // encoder.level_samples))
     return max(3, min(fit // 6 * 6 or 3, encoder.n_tokens - 1))

@@ -230,7 +230,7 @@ def require_delegated(npu: Npu, plan: Any) -> None:
 
 
 def _affine(edge: Any, name: str) -> Affine:
-    """Of the one node of this name, at the border of the delegate."""
+    """The quantisation of the node of this name, at the border of the delegate."""
     nodes = edge.exported_program().graph.nodes
     (node,) = (n for n in nodes if n.op == "call_function" and f".{name}." in f".{n.target.__name__}.")
     _, step, zero, lowest, highest, *_ = node.args

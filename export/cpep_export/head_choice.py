@@ -140,7 +140,7 @@ def _judged(
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What heads read of some windows."""
+    """The inputs of heads for some windows."""
 
     tokens: NDArray[np.float32]  # (n, F)
     embedding: NDArray[np.float32]  # (n, D)

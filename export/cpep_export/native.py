@@ -59,7 +59,7 @@ class NativeBuild:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files."""
+        """The size of all files together."""
         return sum(file.stat().st_size for file in self.files)
 
 

@@ -79,7 +79,7 @@ _WINDOWS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What the steps of an export work on."""
+    """The inputs of an export's steps."""
 
     checkpoint: Checkpoint
     corpus: Corpus
@@ -94,13 +94,13 @@ class _Inputs:
 
     @property
     def gesture_penalty(self) -> tuple[float, ...]:
-        """What the index takes off the cosines of each gesture, (K,)."""
+        """The penalty that the index subtracts from the cosines of each gesture, (K,)."""
         return tuple(self.seen_penalty.penalty if seen else 0.0 for seen in self.evaluation.seen)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What the steps of an export leave for the bundle."""
+    """The results of an export's steps, for the bundle."""
 
     device: DeviceProgram
     index: PoseIndex

@@ -30,7 +30,7 @@ class PoseProgram:
     spread_rad: NDArray[np.float64]  # (n_joints,), SD between people who make one gesture
 
     def spec(self, file: str) -> PoseSpec:
-        """What the manifest says of it."""
+        """Its entry in the manifest."""
         recipe, pose = self.checkpoint.recipe, self.checkpoint.pose
         config = pose.encoder.config
         encoder = EncoderSpec(

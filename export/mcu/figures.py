@@ -72,7 +72,7 @@ def main(size: str) -> None:
 
 
 def _plain_instructions(folder: Path, processor: Processor, objects: Path) -> int:
-    """Of a window, with the reference kernels."""
+    """Instructions of a window with the reference kernels."""
     compile_for(folder, processor, objects, "plain")
     return run_check(folder, processor, objects, "plain").window_instructions
 

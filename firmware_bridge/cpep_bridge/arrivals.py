@@ -107,7 +107,7 @@ class ArrivalRate:
 
 
 def rate_sentence(heard_hz: float, promised_hz: float) -> str:
-    """What to say of a rate that is not the one it should be."""
+    """A sentence about a rate that differs from the promised one."""
     return (
         f"samples arrive at {heard_hz:.4g} Hz where {promised_hz:g} Hz are promised: "
         "set the device, or the rate in its profile, right"

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class GattDevice:
-    """Where things are in a kind of device."""
+    """The characteristics of one kind of device."""
 
     name: str  # how the names of such devices begin; for `ble:` alone
     data: tuple[str, ...]  # characteristics that notify, in the order of their numbers
@@ -41,7 +41,7 @@ class GattDevice:
 
 
 class Client(Protocol):
-    """What is used of a `bleak.BleakClient`."""
+    """The methods of `bleak.BleakClient` that are used."""
 
     async def connect(self) -> object: ...
     async def disconnect(self) -> object: ...

@@ -15,7 +15,7 @@ _MIDDLE_COUNTS = 2048  # of a 12-bit converter whose counts have no sign
 
 
 class BoardModel(Protocol):
-    """What one kind of board says and sends."""
+    """The behaviour of one kind of board."""
 
     n_channels: int
     sample_rate_hz: float

@@ -152,7 +152,7 @@ class BoardProfile(Section):
 
     @cached_property
     def layout(self) -> FrameLayout | LineLayout:
-        """Where things are."""
+        """The layout of a frame or line."""
         if self.frame is None:
             lines = self.lines or Lines()
             return LineLayout(
@@ -253,7 +253,7 @@ def shipped_profiles() -> list[str]:
 
 
 def _length_faults(frame: Frame, n_channels: int) -> list[str]:
-    """What does not add up in a frame."""
+    """Faults in the layout of a frame."""
     faults = []
     sample_bytes = SAMPLE_BYTES[frame.sample_type]
     end = frame.samples_offset_bytes + frame.n_samples * n_channels * sample_bytes
@@ -289,7 +289,7 @@ def _length_faults(frame: Frame, n_channels: int) -> list[str]:
 
 
 def _line_faults(lines: Lines, n_channels: int) -> list[str]:
-    """What does not add up in a line."""
+    """Faults in the layout of a line."""
     faults = []
     if (lines.counter_column is None) != (lines.counter_modulus is None):
         faults.append("lines.counter_column and lines.counter_modulus go together")

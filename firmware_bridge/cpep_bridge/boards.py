@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BoardStream:
-    """What a board that was met will send."""
+    """The stream that a board will send."""
 
     info: StreamInfo
     decoder: PacketDecoder
@@ -120,7 +120,7 @@ class Board:
 
     @property
     def counts(self) -> LinkCounts:
-        """What the wire did so far; `frames` are those whose samples are in blocks."""
+        """Counts of the link so far; `frames` are those whose samples are in blocks."""
         if self._stream is None or self._ledger is None:
             return LinkCounts()
         ledger = self._ledger
@@ -316,7 +316,7 @@ def check_same(was: StreamInfo, now: StreamInfo, port: str) -> None:
 
 
 def _backlog(line: ByteStream) -> bytes:
-    """What waits on a line that was not read for a while."""
+    """The bytes that have piled up on a line that was not read for a while."""
     waiting = b""
     while len(waiting) < _BACKLOG_BYTES and (data := line.read(0.0)):
         waiting += data

@@ -29,7 +29,7 @@ _RAW_READ_BYTES = 4096  # of a file without times, about what a pty gives
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one read or write carried."""
+    """The bytes of one read or write."""
 
     time_s: float  # since 1970
     from_device: bool

@@ -28,7 +28,7 @@ _HEADER_BYTES = 3  # C7 7C and the counter
 
 @dataclass(frozen=True, slots=True)
 class ChordsBoard:
-    """What a board with this firmware sends."""
+    """The stream of a board with this firmware."""
 
     n_channels: int
     sample_rate_hz: float

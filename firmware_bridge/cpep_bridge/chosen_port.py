@@ -54,13 +54,13 @@ class ChosenPort:
 
     @property
     def info(self) -> StreamInfo:
-        """Of the device, or of the one that is waited for."""
+        """The stream of the device, or of the one that is waited for."""
         device = self.device
         return self._wanted if device is None else device.info
 
     @property
     def counts(self) -> LinkCounts:
-        """What the wire of this device did so far."""
+        """The counts of this device's link so far."""
         device = self.device
         return LinkCounts() if device is None else device.counts
 

@@ -22,7 +22,7 @@ _CRC_RESIDUE = 0x2144DF1C  # CRC-32 of anything that ends in its own CRC-32, lit
 
 @dataclass(frozen=True, slots=True)
 class DecoderCounts:
-    """What a decoder made of the bytes it was fed."""
+    """The counts of a decoder."""
 
     bytes: int = 0
     frames: int = 0

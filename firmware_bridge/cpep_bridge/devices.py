@@ -28,7 +28,7 @@ OpenPort = Callable[[], ByteStream]
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """What may be said of any port; None leaves it to the device."""
+    """Options of any port; None leaves it to the device."""
 
     timeout_s: float | None = None  # without an answer or a sample; None: 2 s, and what the device takes to start
     baud: int | None = None

@@ -79,7 +79,7 @@ class FedSource:
 
     @property
     def counts(self) -> LinkCounts:
-        """What came so far; frames are single samples."""
+        """Counts so far; frames are single samples."""
         ledger = self._ledger
         if ledger is None or self._rate is None:
             return LinkCounts()

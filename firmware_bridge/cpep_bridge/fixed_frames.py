@@ -46,7 +46,7 @@ class Checksum:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes it takes."""
+        """The length of the checksum."""
         return {"crc16-ccitt": 2, "crc16-modbus": 2, "crc32": 4}.get(self.kind, 1)
 
     def of(self, frames: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -72,7 +72,7 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class FrameLayout:
-    """Where things are in a frame."""
+    """The layout of a frame."""
 
     size_bytes: int
     markers: tuple[Marker, ...]
@@ -92,7 +92,7 @@ class FrameLayout:
 
     @property
     def counter_modulus(self) -> int | None:
-        """Where the counter wraps; None where there is none."""
+        """The number at which the counter wraps; None where there is no counter."""
         return None if self.counter_offset_bytes is None else 1 << (8 * self.counter_bytes)
 
 

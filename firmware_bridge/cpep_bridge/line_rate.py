@@ -26,7 +26,7 @@ def check_info(info: Info, port: str) -> None:
 
 
 def stream_bytes_per_s(info: Info) -> float:
-    """What a band's stream puts on the wire, framing included."""
+    """Bytes a second of a band's stream, framing included."""
     body = frame_bytes(info.n_samples, info.n_channels, SampleFormat(info.sample_format))
     wire = body + body // _COBS_BLOCK_BYTES + 2
     return info.sample_rate_hz / info.n_samples * wire

@@ -71,7 +71,7 @@ class Prompt(Section):
 
 
 class PromptList(Section):
-    """What to do, in order."""
+    """The prompts of a session, in order."""
 
     rest_s: float = Field(default=3.0, ge=0, le=_LONGEST_S)
     prompt: list[Prompt] = Field(min_length=1, max_length=10_000)

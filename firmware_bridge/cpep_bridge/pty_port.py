@@ -82,7 +82,7 @@ class PtyPort:
         self._flush()
 
     def unread_bytes(self) -> int:
-        """What was sent and the host did not read yet."""
+        """Bytes that were sent and that the host has not read yet."""
         queued = fcntl.ioctl(self._far_fd, termios.FIONREAD, struct.pack("i", 0))
         return len(self._pending) + int(struct.unpack("i", queued)[0])
 

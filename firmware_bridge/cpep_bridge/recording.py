@@ -235,7 +235,7 @@ def session_meta(info: StreamInfo, path: Path, wearer: Wearer, stage: str) -> Se
 
 
 def journal_of(path: Path) -> Path:
-    """Where the rows of a session are while it is recorded."""
+    """The file with the rows of a session while it is recorded."""
     return path.with_name(f".{path.name}.part")
 
 

@@ -23,7 +23,7 @@ _BY_DEVICE = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})(?::(.+))?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class UsbIdentity:
-    """What a USB device keeps when it is plugged in elsewhere."""
+    """The numbers that identify a USB device, wherever it is plugged in."""
 
     vendor_id: int
     product_id: int

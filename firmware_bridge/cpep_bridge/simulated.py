@@ -54,7 +54,7 @@ class Simulated(ABC):
     @property
     @abstractmethod
     def sent(self) -> SentCounts:
-        """What was done so far."""
+        """The counts so far."""
 
     @abstractmethod
     def start(self) -> None:
@@ -142,7 +142,7 @@ class Faults:
         self._places = random.Random(seed + 1)
 
     def draw(self) -> set[str]:
-        """What befalls the next frame."""
+        """The faults of the next frame."""
         return {name for name, chance in self._chances.items() if self._random.random() < chance}
 
     def noise(self) -> bytes:

@@ -67,7 +67,7 @@ class SimulatedDevice:
 
     @property
     def info(self) -> Info:
-        """What the device says of itself now."""
+        """The device's present answer to IDENTIFY."""
         return replace(self._info, state=int(self._stream is not None))
 
     def reboot(self) -> Info:

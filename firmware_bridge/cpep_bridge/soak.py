@@ -46,7 +46,7 @@ _CALM_AFTER_S = 1.0  # after a stall or unplugging, delays are those of the harm
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """What is done to the link, all of it at the same time."""
+    """The faults of the link, all at the same time."""
 
     loss: float = 0.002  # chances of a frame
     corrupt: float = 0.002
@@ -121,7 +121,7 @@ class SoakReport:
 
 @dataclass(slots=True)
 class _Watch:
-    """What is collected while the run goes on."""
+    """Counts and delays, collected during the run."""
 
     truth: NDArray[np.float32]
     received: int = 0
@@ -420,7 +420,7 @@ def _count_faults(watch: _Watch, sent: SentCounts, counts: LinkCounts, unaccount
 
 
 def _trend_faults(minutes: list[Minute]) -> Iterator[str]:
-    """What a run in real time must not show: growth."""
+    """Faults of a run in real time whose memory or delay grows."""
     if len(minutes) < 3:
         return
     third = max(1, len(minutes) // 3)

@@ -18,7 +18,7 @@ MAX_TICKS = 2**53  # of a number or a time: what a float still tells apart
 
 @dataclass(frozen=True, slots=True)
 class LineLayout:
-    """Which words of a line are what, counted from 0."""
+    """The meaning of each word of a line, counted from 0."""
 
     separator: str  # blank: any run of blanks
     columns: tuple[int, ...]  # of the channels
@@ -30,7 +30,7 @@ class LineLayout:
 
     @property
     def n_columns(self) -> int:
-        """How many words a line has at least."""
+        """The least number of words of a line."""
         return 1 + max(*self.columns, self.counter_column or 0, self.time_column or 0)
 
 

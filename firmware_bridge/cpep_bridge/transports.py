@@ -146,7 +146,7 @@ class PosixSerialStream(PortableSerialStream):
         self._fd = -1  # its number may soon be another file's
 
     def _waiting(self) -> bytes:
-        """What has arrived; the descriptor is one that does not block."""
+        """The bytes that have arrived; the descriptor is non-blocking."""
         try:
             return os.read(self._fd, READ_BYTES)
         except BlockingIOError:
@@ -300,13 +300,13 @@ def _first_number(error: BaseException | None) -> int | None:
 
 
 def connected_ports() -> str:
-    """Which serial ports there are, as the end of a sentence."""
+    """The connected serial ports, as the end of a sentence."""
     found = sorted(port.device for port in list_ports.comports())
     return f"connected: {', '.join(found)}" if found else "no serial device is connected"
 
 
 def no_permission(port: str) -> str:
-    """How to come by the right to use a port, as a sentence."""
+    """How to get permission to use a port, as a sentence."""
     import grp  # POSIX only, as this sentence is
 
     number = os.stat(port).st_gid

@@ -21,7 +21,7 @@ _LONGEST_MESSAGE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class WebRecords:
-    """How a kind of board lays out what it sends."""
+    """The layout of one kind of board's messages."""
 
     record_bytes: int
     kept_bytes: int  # of each, from its start

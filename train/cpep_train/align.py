@@ -139,7 +139,7 @@ def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
 
 
 def chance(same: Tensor, same_gesture: SameGesture) -> float:
-    """What `top1` is when poses are drawn blindly."""
+    """The `top1` of poses drawn at random."""
     right, counted = _right_and_counted(same, same_gesture)
     return (right.sum(dim=1) / counted.sum(dim=1)).mean().item()
 

@@ -89,7 +89,7 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
 
 
 class _Fetching(Dataset[WindowBatch]):
-    """What a DataLoader asks for whole batches by place."""
+    """A dataset of which a DataLoader asks for whole batches, by place."""
 
     def __init__(self, windows: WindowDataset) -> None:
         self.windows = windows

@@ -60,7 +60,7 @@ class Checkpoint:
 
     @property
     def statistics(self) -> Statistics:
-        """What sessions are cut into windows by."""
+        """The statistics that are needed to cut sessions into windows."""
         return Statistics(
             self.preprocessing.scale_uv,
             self.pose_mean_rad,

@@ -27,7 +27,7 @@ _RECORDINGS_A_PROCESS = 500  # starting one, torch and all, costs about as much 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is in a recording."""
+    """The fingerprint of a recording."""
 
     emg_sha256: str
     pose_sha256: str  # of joint angles and time stamps

@@ -115,7 +115,7 @@ class Corpus:
         return replace(self, rows=tuple(chosen))
 
     def file(self, row: Row) -> Path:
-        """Where the samples of a row are."""
+        """The file with the samples of a row."""
         return self.folder / f"{row.filename}.hdf5"
 
     def session(self, row: Row) -> Session:
@@ -274,7 +274,7 @@ def all_faults(faults: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CorpusInfo:
-    """What `data info` tells about a corpus."""
+    """The summary of a corpus that `data info` prints."""
 
     n_files: int
     n_users: int

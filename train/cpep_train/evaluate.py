@@ -73,7 +73,7 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """What is asked and what is looked up."""
+    """The windows that are asked about, and the poses that are looked up."""
 
     gestures: tuple[str, ...]
     seen: NDArray[np.bool_]  # (K,), whether EMG of the gesture was trained on
@@ -85,7 +85,7 @@ class EvaluationSet:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How well one kind of query is answered."""
+    """The score of one kind of query."""
 
     users: Users
     gestures: Gestures

@@ -71,7 +71,7 @@ class _Part(BaseModel):
 
 
 class Columns(_Part):
-    """Which columns hold what."""
+    """The columns of a CSV file."""
 
     emg: tuple[str, ...] = Field(min_length=1)
     stage: str | None = None
@@ -88,7 +88,7 @@ class Angle(_Part):
 
 
 class Prompts(_Part):
-    """Which columns of a file of prompts hold what."""
+    """The columns of a file of prompts."""
 
     columns: tuple[str, ...] = Field(min_length=1)
     time: str

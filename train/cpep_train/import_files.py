@@ -38,7 +38,7 @@ _LIBEMG_SUBJECT = re.compile(r"(?:^|[/_])(?:S_?|subject_?|P_?)(\d+)(?=[/_])", re
 
 @dataclass(frozen=True, slots=True)
 class FileChoices:
-    """What a file cannot say of itself."""
+    """Facts that a file does not contain."""
 
     user: str = ""  # empty: the folder that the file lies in
     session: str = ""  # empty: the file's name

@@ -45,7 +45,7 @@ Database = Literal["db1", "db2", "db3", "db5", "db6", "db8"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a database's documentation says of its files."""
+    """The layout of a database's files, by its documentation."""
 
     n_channels: int
     sample_rate_hz: float

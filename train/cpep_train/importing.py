@@ -59,7 +59,7 @@ class Choices(BaseModel):
     @field_validator("hold_out_people", "validation_people", "hold_out_gestures", "rename")
     @classmethod
     def _composed(cls, names: Any) -> Any:
-        """As the names of recordings are, see `_composed`."""
+        """Compose letters in names, as `_composed` does for recordings."""
         composed = [unicodedata.normalize("NFC", name) for name in names]
         return dict(zip(composed, names.values(), strict=True)) if isinstance(names, dict) else tuple(composed)
 

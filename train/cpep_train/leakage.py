@@ -66,12 +66,12 @@ class SplitManifest(BaseModel):
 
     @property
     def trained(self) -> tuple[SplitEntry, ...]:
-        """What training sees."""
+        """The recordings that training uses."""
         return tuple(entry for entry in self.entries if entry.split == "train")
 
     @property
     def asked(self) -> tuple[SplitEntry, ...]:
-        """What evaluation may ask about."""
+        """The recordings that evaluation may use."""
         return tuple(entry for entry in self.entries if entry.split in ("val", "test"))
 
     @property

@@ -43,7 +43,7 @@ class PromptedSession:
 
 @dataclass(frozen=True, slots=True)
 class LiveScore:
-    """How a bundle did on some sessions."""
+    """The score of a bundle on some sessions."""
 
     events: EventScore
     n_people: int

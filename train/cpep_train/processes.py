@@ -17,12 +17,12 @@ def rank() -> int:
 
 
 def n_processes() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def n_local_processes() -> int:
-    """How many of them are on this machine."""
+    """The number of them on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
@@ -33,7 +33,7 @@ def join() -> None:
 
 
 def backend() -> str:
-    """What the processes talk through."""
+    """The backend of the communication between processes."""
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 

@@ -15,7 +15,7 @@ _PACKAGES = ("cpep-edge", "torch", "lightning", "numpy", "scipy", "mujoco", "myo
 
 
 class Provenance(BaseModel):
-    """Where a run comes from."""
+    """The origin of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ class Provenance(BaseModel):
 
 
 def provenance_of(corpus: Corpus, data_sha256: str, skipped: dict[str, str] | None = None) -> Provenance:
-    """What a run over this corpus, started now, comes from."""
+    """The origin of a run over this corpus that starts now."""
     return Provenance(
         data=corpus.folder.resolve().name,
         data_sha256=data_sha256,

@@ -46,7 +46,7 @@ class _Part(BaseModel):
 
 
 class Signal(_Part):
-    """What the wristband delivers and how it is filtered."""
+    """The signal of the wristband, and its filter."""
 
     sample_rate_hz: float = Field(gt=0, le=1e6)  # sample rate of the recordings; a corpus at another rate is refused
     n_channels: int = Field(gt=0, le=1_024)  # number of electrodes
@@ -64,7 +64,7 @@ class Windows(_Part):
 
 
 class Recordings(_Part):
-    """Which recordings are used, and what of them."""
+    """The recordings that are used, and dead channels."""
 
     hand: Literal["moving", "any"] = "moving"  # moving: only the wrist that was asked to move
     masked_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(

@@ -126,7 +126,7 @@ def measure_robustness(
 
 
 class _Rig:
-    """What stays the same under every disturbance."""
+    """Everything that is the same for every disturbance."""
 
     def __init__(
         self, checkpoint: Checkpoint, examples: EvaluationSet, references: NDArray[np.float32], seed: int
@@ -233,7 +233,7 @@ def _disturb(
 
 
 def _decided(queries: Examples, store: SessionStore) -> NDArray[np.bool_]:
-    """Which windows live would decide on, (Q,)."""
+    """Whether each window would be decided on live, (Q,)."""
     decided = np.ones(len(queries), bool)
     for number in np.unique(queries.places[:, 0]):
         with store.corpus.session(store.corpus.rows[number]) as session:

@@ -23,7 +23,7 @@ SUFFIX = ".hdf5"
 
 
 class Place(BaseModel):
-    """Where a session lies."""
+    """The place of a session in the shards."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

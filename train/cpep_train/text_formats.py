@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """What is in a file."""
+    """The content of a file."""
 
     kind: str
     channels: tuple[Channel, ...]

@@ -48,7 +48,7 @@ LEGS = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one harness did."""
+    """The result of one harness."""
 
     what: str
     n_executions: int
