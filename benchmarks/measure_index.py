@@ -71,17 +71,6 @@ class Inputs:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """Size and accuracy of a choice of poses, looked up exactly."""
-
-    n: int
-    size_bytes: int
-    votes_kept: float
-    seen: float | None
-    unseen: float | None
-
-
 def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,11 +133,13 @@ def _accuracy(inputs: Inputs, vectors: Vectors, labels: Labels, among: NDArray[n
     return float(balanced_accuracy(confusion))
 
 
-def _quality(inputs: Inputs, vectors: Vectors, labels: Labels, size_bytes: int) -> Quality:
+def _quality(inputs: Inputs, vectors: Vectors, labels: Labels, size_bytes: int) -> str:
+    """Size and accuracy of a choice of poses, looked up exactly, as cells of the table."""
     full = majority(inputs.labels[_exact(inputs.queries, inputs.poses)])
     votes = majority(labels[_exact(inputs.queries, vectors)])
     accuracy = [_accuracy(inputs, vectors, labels, kind) for kind in (inputs.seen, ~inputs.seen)]
-    return Quality(len(vectors), size_bytes, float(np.mean(votes == full)), *accuracy)
+    told = " | ".join("-" if value is None else f"{value:.3f}" for value in accuracy)
+    return f"{len(vectors):,} | {size_bytes / 1e3:,.0f} | {np.mean(votes == full):.1%} | {told}"
 
 
 def _curve(inputs: Inputs) -> Iterator[str]:
@@ -161,35 +152,29 @@ def _curve(inputs: Inputs) -> Iterator[str]:
     yield "| choice | numbers | prototypes | kB | votes kept | seen | unseen |"
     yield "| --- | --- | --: | --: | --: | --: | --: |"
     poses, labels = inputs.poses, inputs.labels
-    yield _row("all poses", "float32", _quality(inputs, poses, labels, poses.nbytes + 2 * len(poses)))
-    yield _row("all poses", "bytes", _stored(inputs, poses, labels))
+    yield f"| all poses | float32 | {_quality(inputs, poses, labels, poses.nbytes + 2 * len(poses))} |"
+    yield f"| all poses | bytes | {_stored(inputs, poses, labels)} |"
     for name, choose in CHOICES.items():
         reached = 0
         for size in (size for size in SIZES if size < len(poses)):
             chosen, of_gesture = choose(poses, labels, inputs.windows, size, inputs.seed)
             if len(chosen) > reached:  # a way may find no more than it needs
-                yield _row(name, "bytes", _stored(inputs, chosen, of_gesture))
+                yield f"| {name} | bytes | {_stored(inputs, chosen, of_gesture)} |"
             reached = len(chosen)
     for width in (poses.shape[1] // 4, poses.shape[1] // 2):
         basis = np.linalg.svd(poses, full_matrices=False)[2][:width]
         flat = poses @ basis.T @ basis
         projected = _quality(inputs, flat, labels, len(poses) * (width + 2) + basis.nbytes)
-        yield _row(f"all poses, PCA to {width}", "float32 of PCA, bytes counted", projected)
+        yield f"| all poses, PCA to {width} | float32 of PCA, bytes counted | {projected} |"
     kept = find_prototypes(poses, labels, inputs.windows, k=K)
-    yield _row("**the default**", "bytes", _stored(inputs, kept.embedding, kept.gesture_index))
+    yield f"| **the default** | bytes | {_stored(inputs, kept.embedding, kept.gesture_index)} |"
 
 
-def _stored(inputs: Inputs, vectors: Vectors, labels: Labels) -> Quality:
+def _stored(inputs: Inputs, vectors: Vectors, labels: Labels) -> str:
     """The quality of vectors as an index file gives them back."""
     index = build_index(vectors, labels)
     size_bytes = len(index.to_bytes()) if index.stored.graph is None else len(vectors) * (vectors.shape[1] + 2)
     return _quality(inputs, index.vectors, index.gesture_index, size_bytes)
-
-
-def _row(name: str, numbers: str, quality: Quality) -> str:
-    accuracy = " | ".join("-" if value is None else f"{value:.3f}" for value in (quality.seen, quality.unseen))
-    kilobytes = quality.size_bytes / 1e3
-    return f"| {name} | {numbers} | {quality.n:,} | {kilobytes:,.0f} | {quality.votes_kept:.1%} | {accuracy} |"
 
 
 def _search(inputs: Inputs) -> Iterator[str]:
