@@ -7,7 +7,7 @@ the number of the wearer, the donning and the stage, so a corpus is the same bit
 
 Physical assumptions beside those of these modules, each with its source:
 - Activation wanders about what the movement needs, quickly as drive does that units share (De Luca & Erim 1994), and
-  slowly as people hold a gesture now more firmly, now less: nearly all of it is common to the muscles.
+  slowly as people hold a gesture now more firmly, now less; each muscle besides by itself.
 - A muscle tires within minutes of hard work and recovers within minutes; its units fire more slowly and are driven
   harder.
 - Electrodes add amplifier noise, mains hum, an offset and motion artefacts below 20 Hz (Clancy et al. 2002).
@@ -66,7 +66,7 @@ _RECORDINGS_A_PROCESS = 64  # starting one costs about as much as these
 _EFFORT = 8.0  # torque of a gesture over that of passively held joints: people press, they do not just hold
 _TONE = 0.001  # activation of a resting muscle
 _WANDERING = ((0.15, 4.0), (0.25, 0.5))  # sd of the logarithm of all muscles' activation, and its rate in Hz
-_OWN_WANDERING = (0.03, 0.3)  # the same of each muscle by itself
+_OWN_WANDERING = (0.25, 2.0)  # the same of each muscle by itself
 _MAINS_HZ = 50.0
 _FREE = Stage(FREE_STAGE, REST_RAD[None])
 _NUMBERED = (*STAGES, None, None, *VALIDATION_STAGES)  # for random streams; prompts and free movement have theirs

@@ -11,7 +11,8 @@ picked from a dozen candidates, on simulated people of other seeds, as four that
 apart; figures of zero-shot reading on them say whether the pipeline works, not how it does on people.
 
 Assumptions: point-to-point movements follow a minimum-jerk path (Flash & Hogan 1985) of 0.25 to 0.5 s. People differ in
-how they form a gesture more than they vary from hold to hold; how much is our choice, made with the calibration.
+how they form a gesture, and vary from hold to hold; how much was chosen so that a gesture of simulated people is as
+hard to classify as one of real people, within a wearing and with a new person (`benchmarks/measure_realism.py`).
 """
 
 import zlib
@@ -31,9 +32,9 @@ PROMPT_HOLD_S = (1.0, 2.0)  # where a wearer makes gesture after gesture as aske
 PROMPT_REST_S = (1.5, 3.0)  # and rests between two
 EASE_S = (0.1, 0.25)  # how long the hand stays eased off between two holds
 EASE_DEPTH = (0.3, 0.7)  # how far back toward rest it goes
-_USER_SPREAD_RAD = 0.055  # sd of a wearer's own way to form a gesture, each joint
-_HOLD_SPREAD_RAD = 0.015  # sd between two holds of the same wearer, each joint
-_HOLD_EFFORT_SPREAD = 0.3  # of the logarithm of how firmly one hold is held
+_USER_SPREAD_RAD = 0.03  # sd of a wearer's own way to form a gesture, each joint
+_HOLD_SPREAD_RAD = 0.022  # sd between two holds of the same wearer, each joint
+_HOLD_EFFORT_SPREAD = 0.25  # of the logarithm of how firmly one hold is held
 TREMOR_RAD = 0.01  # sd of slow wandering within a hold, each joint
 
 _Finger = tuple[float, float, float, float]  # MCP abduction (toward the thumb), MCP, PIP and DIP flexion, rad
@@ -307,7 +308,7 @@ _EXTENDED = (0.0, -0.2, 0.0, 0.0)
 FINGER_MOVEMENTS: tuple[Stage, ...] = (
     Stage("Rest", REST_RAD[None], effort=0.1),
     *(
-        Stage(f"{name}{way}", shapes[number][None], effort=3.0)
+        Stage(f"{name}{way}", shapes[number][None], effort=1.8)
         for way, shapes in (
             ("Flexion", _one_unlike(_RELAXED_THUMB, _BENT, _RELAXED)),
             ("Extension", _one_unlike(_RELAXED_THUMB, _EXTENDED, _RELAXED)),
@@ -315,7 +316,7 @@ FINGER_MOVEMENTS: tuple[Stage, ...] = (
         for number, name in enumerate(("Index", "Middle", "Ring", "LittleFinger"))
     ),
     *(
-        Stage(name, _pose(thumb, *(_RELAXED,) * 4)[None], effort=3.0)
+        Stage(name, _pose(thumb, *(_RELAXED,) * 4)[None], effort=1.8)
         for name, thumb in (
             ("ThumbAdduction", (0.10, -0.25, 0.15, 0.15)),
             ("ThumbAbduction", (0.10, 0.70, 0.15, 0.15)),

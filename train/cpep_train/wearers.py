@@ -77,7 +77,6 @@ LOAD_NM = 0.1
 
 # How far people differ, as standard deviations; of logarithms where the quantity is a factor.
 _BAND_SPREAD_MM = 8.0
-_DONNING_SPREAD_RAD = math.radians(8)  # 6 mm on a forearm of 8 cm across
 _DONNING_SPREAD_MM = 6.0
 _FAT = (0.05, 0.13)  # thickness, share of the arm's radius
 _BELLY_SPREAD_RAD = math.radians(6)
@@ -101,6 +100,7 @@ class RingBand:
     electrodes: Electrodes = Electrodes()
     along_mm: float = 0.0  # where it is worn, from the middle of the forearm towards the hand
     turned_rad: float = math.radians(6)  # sd of how people turn it, each in their own way
+    donned_rad: float = math.radians(8)  # sd from donning to donning; 6 mm on a forearm of 8 cm across
     mirrored: float = 0.0  # share of people who wear it the other way round, or on the other arm
     noise_uv: float = 3.0  # of amplifier and skin
     common: float = 0.0  # share of the mean over all channels that each loses to the reference they have in common
@@ -226,7 +226,7 @@ def draw_donning(
     """Put the band on once: where it sits, how well each electrode touches."""
     rng = stream(seed, user_index, session_index)
     n, way = band.n_channels, -1 if wearer.way_round < band.mirrored else 1
-    turn_rad = band.turned_rad * wearer.band_turn + rng.normal(0, _DONNING_SPREAD_RAD)
+    turn_rad = band.turned_rad * wearer.band_turn + rng.normal(0, band.donned_rad)
     shift_mm = band.along_mm + wearer.band_mm + rng.normal(0, _DONNING_SPREAD_MM)
     return SimulatedDonning(
         wearer=wearer,
