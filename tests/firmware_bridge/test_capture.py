@@ -4,7 +4,6 @@ import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from cpep_bridge.board_models import SimulatedCyton
 from cpep_bridge.capture import Capture, RecordedStream, is_capture, read_capture
 from cpep_bridge.devices import LinkOptions, open_source
-from cpep_bridge.pty_port import PtyPort
 from cpep_bridge.simulated import Simulated
 from cpep_bridge.simulated_boards import SimulatedBoard
 from cpep_bridge.simulator import SimulatedBand
@@ -48,9 +46,7 @@ def samples(blocks: list[Block]) -> list[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize(("device", "simulated"), [("cpep", band), ("cyton", cyton)])
-def test_a_capture_played_back_gives_the_same_samples_and_the_same_losses(
-    device: str, simulated: Callable[[NDArray[np.float32]], Simulated], tmp_path: Path, emg_uv: NDArray[np.float32]
-) -> None:
+def test_a_capture_played_back_gives_the_same_samples_and_the_same_losses(device, simulated, tmp_path, emg_uv):
     path = tmp_path / "line.pcap"
     with simulated(emg_uv) as one:
         lived, counts = read(one.port, device, 900, capture=path)
@@ -62,9 +58,7 @@ def test_a_capture_played_back_gives_the_same_samples_and_the_same_losses(
 
 
 @pytest.mark.parametrize(("device", "simulated"), [("cpep", band), ("cyton", cyton)])
-def test_a_recording_that_breaks_off_ends_the_stream_without_complaint(
-    device: str, simulated: Callable[[NDArray[np.float32]], Simulated], tmp_path: Path, emg_uv: NDArray[np.float32]
-) -> None:
+def test_a_recording_that_breaks_off_ends_the_stream_without_complaint(device, simulated, tmp_path, emg_uv):
     path = tmp_path / "line.pcap"
     with simulated(emg_uv) as one:
         lived, _ = read(one.port, device, 900, capture=path)
@@ -77,7 +71,7 @@ def test_a_recording_that_breaks_off_ends_the_stream_without_complaint(
     assert source.counts.reconnects == 0
 
 
-def test_a_band_that_was_unplugged_and_came_back_plays_on(tmp_path: Path, emg_uv: NDArray[np.float32]) -> None:
+def test_a_band_that_was_unplugged_and_came_back_plays_on(tmp_path, emg_uv):
     link, path = tmp_path / "band", tmp_path / "line.pcap"
     lived: list[Block] = []
     with SimulatedBand([emg_uv] * 8, RATE_HZ, link=link, speed=4, once=True) as simulated:
@@ -94,7 +88,7 @@ def test_a_band_that_was_unplugged_and_came_back_plays_on(tmp_path: Path, emg_uv
     assert again.counts.lost_samples == source.counts.lost_samples > 0
 
 
-def test_every_read_and_write_is_a_record_of_a_pcap_with_its_time(tmp_path: Path, pty_port: PtyPort) -> None:
+def test_every_read_and_write_is_a_record_of_a_pcap_with_its_time(tmp_path, pty_port):
     path, before_s = tmp_path / "line.pcap", time.time()
     with closing(Capture(lambda: open_stream(pty_port.path), path)()) as line:
         line.write(b"asked")
@@ -116,7 +110,7 @@ def test_every_read_and_write_is_a_record_of_a_pcap_with_its_time(tmp_path: Path
 
 
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="tcpdump is not installed: apt-get install tcpdump")
-def test_tcpdump_reads_a_capture(tmp_path: Path, pty_port: PtyPort) -> None:
+def test_tcpdump_reads_a_capture(tmp_path, pty_port):
     path = tmp_path / "line.pcap"
     with closing(Capture(lambda: open_stream(pty_port.path), path)()) as line:
         line.write(b"asked")
@@ -127,9 +121,7 @@ def test_tcpdump_reads_a_capture(tmp_path: Path, pty_port: PtyPort) -> None:
 
 
 @pytest.mark.parametrize("n_cut_bytes", [1, 17, 30])
-def test_a_capture_that_was_cut_off_is_read_to_its_last_whole_record(
-    tmp_path: Path, pty_port: PtyPort, n_cut_bytes: int
-) -> None:
+def test_a_capture_that_was_cut_off_is_read_to_its_last_whole_record(tmp_path, pty_port, n_cut_bytes):
     path = tmp_path / "line.pcap"
     with closing(Capture(lambda: open_stream(pty_port.path), path)()) as line:
         line.write(b"first")
@@ -140,7 +132,7 @@ def test_a_capture_that_was_cut_off_is_read_to_its_last_whole_record(
         assert [chunk.data for chunk in read_capture(file)] == [b"first"]
 
 
-def test_a_playback_keeps_its_times_and_its_answers_wait_for_the_question(tmp_path: Path, pty_port: PtyPort) -> None:
+def test_a_playback_keeps_its_times_and_its_answers_wait_for_the_question(tmp_path, pty_port):
     path = tmp_path / "line.pcap"
     with closing(Capture(lambda: open_stream(pty_port.path), path)()) as line:
         line.write(b"?")
@@ -159,7 +151,7 @@ def test_a_playback_keeps_its_times_and_its_answers_wait_for_the_question(tmp_pa
             again.read(0.1)
 
 
-def test_any_other_file_is_read_as_raw_bytes(tmp_path: Path) -> None:
+def test_any_other_file_is_read_as_raw_bytes(tmp_path):
     (tmp_path / "raw.bin").write_bytes(bytes(10_000))
     with closing(open_stream(f"file://{tmp_path / 'raw.bin'}")) as line:
         assert len(line.read(0.1)) + len(line.read(0.1)) + len(line.read(0.1)) == 10_000
@@ -169,13 +161,13 @@ def test_any_other_file_is_read_as_raw_bytes(tmp_path: Path) -> None:
         open_stream(f"file://{tmp_path / 'none.bin'}")
 
 
-def test_a_capture_that_cannot_be_written_is_said_before_the_port_is_opened(tmp_path: Path) -> None:
+def test_a_capture_that_cannot_be_written_is_said_before_the_port_is_opened(tmp_path):
     with pytest.raises(CpepError, match=r"cannot write the capture .*nowhere/line.pcap: No such file"):
         open_source("/dev/ttyNONE", capture=tmp_path / "nowhere" / "line.pcap")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_fills_under_a_capture_is_one_sentence(pty_port: PtyPort, tmp_path: Path) -> None:
+def test_a_disk_that_fills_under_a_capture_is_one_sentence(pty_port, tmp_path):
     path = tmp_path / "line.pcap"
     capture = Capture(lambda: open_stream(pty_port.path), path)
     path.unlink()

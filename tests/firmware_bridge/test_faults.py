@@ -4,7 +4,6 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,7 +50,7 @@ def all_true(blocks: list[Block], emg_uv: NDArray[np.float32]) -> bool:
 def through_harm(emg_uv: NDArray[np.float32], **harm: float) -> tuple[list[Block], LinkCounts, SentCounts]:
     """Five seconds of signal over a link with one kind of harm."""
     with SimulatedBand(
-        [emg_uv] * 10, RATE_HZ, speed=10, once=True, lossless=True, seed=9, **harm  # type: ignore[arg-type]
+        [emg_uv] * 10, RATE_HZ, speed=10, once=True, lossless=True, seed=9, **harm
     ) as band:  # fmt: skip
         with open_source(band.port) as source:
             blocks = list(source)
@@ -60,7 +59,7 @@ def through_harm(emg_uv: NDArray[np.float32], **harm: float) -> tuple[list[Block
 
 
 @pytest.mark.parametrize("harm", ["corrupt", "cut", "loss", "reorder"])
-def test_frames_that_are_harmed_are_lost_and_counted_and_no_others(emg_uv: NDArray[np.float32], harm: str) -> None:
+def test_frames_that_are_harmed_are_lost_and_counted_and_no_others(emg_uv, harm):
     blocks, counts, sent = through_harm(emg_uv, **{harm: 0.05})
     received = sum(len(block.samples_uv) for block in blocks)
 
@@ -71,7 +70,7 @@ def test_frames_that_are_harmed_are_lost_and_counted_and_no_others(emg_uv: NDArr
     assert all_true(blocks, emg_uv)
 
 
-def test_frames_that_come_twice_are_passed_on_once(emg_uv: NDArray[np.float32]) -> None:
+def test_frames_that_come_twice_are_passed_on_once(emg_uv):
     blocks, counts, sent = through_harm(emg_uv, duplicate=0.05)
 
     assert counts.duplicate_frames == sent.duplicated > 30
@@ -79,7 +78,7 @@ def test_frames_that_come_twice_are_passed_on_once(emg_uv: NDArray[np.float32]) 
     assert sum(len(block.samples_uv) for block in blocks) == sent.samples
 
 
-def test_bytes_lost_anywhere_cost_the_frames_they_touch_and_those_whose_delimiter_is_gone() -> None:
+def test_bytes_lost_anywhere_cost_the_frames_they_touch_and_those_whose_delimiter_is_gone():
     rng = np.random.default_rng(6)
     frames = [Data(n, 10 * n, 5_000 * n, 10, 16, SampleFormat.I16, 0, rng.bytes(320)) for n in range(400)]
     wires = [encode_frame(frame) for frame in frames]
@@ -96,7 +95,7 @@ def test_bytes_lost_anywhere_cost_the_frames_they_touch_and_those_whose_delimite
     assert decoded == [frames[n] for n in whole]
 
 
-def test_garbage_before_the_first_frame_is_skipped_and_is_no_damage(emg_uv: NDArray[np.float32]) -> None:
+def test_garbage_before_the_first_frame_is_skipped_and_is_no_damage(emg_uv):
     noise = np.random.default_rng(1).bytes(3_000).replace(b"\0", b"\1")
     with SimulatedBand([emg_uv], RATE_HZ, once=True, lossless=True, garbage=noise) as band:
         with Band(lambda: open_stream(band.port)) as source:
@@ -106,7 +105,7 @@ def test_garbage_before_the_first_frame_is_skipped_and_is_no_damage(emg_uv: NDAr
     assert source.counts.corrupt_frames <= 1  # noise that is longer than a frame may be counted as one
 
 
-def test_a_band_that_stalls_goes_on_where_it_is_and_what_it_dropped_is_counted(emg_uv: NDArray[np.float32]) -> None:
+def test_a_band_that_stalls_goes_on_where_it_is_and_what_it_dropped_is_counted(emg_uv):
     with SimulatedBand([emg_uv] * 10, RATE_HZ, speed=10, once=True) as band:
         with open_source(band.port) as source:
             stream = iter(source)
@@ -120,9 +119,7 @@ def test_a_band_that_stalls_goes_on_where_it_is_and_what_it_dropped_is_counted(e
     assert all_true(blocks, emg_uv)
 
 
-def test_a_band_that_was_unplugged_and_comes_back_on_another_node_goes_on_in_its_stream(
-    tmp_path: Path, emg_uv: NDArray[np.float32]
-) -> None:
+def test_a_band_that_was_unplugged_and_comes_back_on_another_node_goes_on_in_its_stream(tmp_path, emg_uv):
     link = tmp_path / "band"
     with SimulatedBand([emg_uv] * 20, RATE_HZ, speed=10, once=True, link=link) as band:
         first_port = band.port
@@ -143,7 +140,7 @@ def test_a_band_that_was_unplugged_and_comes_back_on_another_node_goes_on_in_its
     assert all_true(blocks, emg_uv)
 
 
-def test_frames_of_a_stream_that_goes_on_are_kept_while_the_band_is_asked_who_it_is(pty_port: PtyPort) -> None:
+def test_frames_of_a_stream_that_goes_on_are_kept_while_the_band_is_asked_who_it_is(pty_port):
     before, after = (Data(n, 0, 0, 1, 1, 0, 0, b"ab") for n in (1, 2))
     with closing(open_stream(pty_port.path)) as line:
         dialogue = Dialogue(line)
@@ -154,9 +151,7 @@ def test_frames_of_a_stream_that_goes_on_are_kept_while_the_band_is_asked_who_it
         assert dialogue.receive(0.1).frames == [after]
 
 
-def test_a_band_that_restarted_while_it_was_away_begins_a_new_stream(
-    tmp_path: Path, emg_uv: NDArray[np.float32]
-) -> None:
+def test_a_band_that_restarted_while_it_was_away_begins_a_new_stream(tmp_path, emg_uv):
     link = tmp_path / "band"
     with SimulatedBand([emg_uv], RATE_HZ, link=link, seed=1) as band:
         source = open_source(str(link), link=LinkOptions(reconnect_s=5.0))
@@ -171,9 +166,7 @@ def test_a_band_that_restarted_while_it_was_away_begins_a_new_stream(
     assert source.counts.reconnects == 1
 
 
-def test_samples_flow_again_after_every_hang_up_whatever_the_band_does_around_it(
-    tmp_path: Path, emg_uv: NDArray[np.float32]
-) -> None:
+def test_samples_flow_again_after_every_hang_up_whatever_the_band_does_around_it(tmp_path, emg_uv):
     link = tmp_path / "band"
     with SimulatedBand([emg_uv], RATE_HZ, link=link, seed=3) as band:
         with open_source(str(link), link=LinkOptions(reconnect_s=20.0)) as source:
@@ -193,9 +186,7 @@ def test_samples_flow_again_after_every_hang_up_whatever_the_band_does_around_it
     assert len(boots) == 3
 
 
-def test_a_band_that_stays_away_is_given_up_after_the_time_that_was_set(
-    tmp_path: Path, emg_uv: NDArray[np.float32]
-) -> None:
+def test_a_band_that_stays_away_is_given_up_after_the_time_that_was_set(tmp_path, emg_uv):
     link = tmp_path / "band"
     with SimulatedBand([emg_uv], RATE_HZ, link=link) as band:
         with open_source(str(link), link=LinkOptions(reconnect_s=0.5)) as source:
@@ -208,7 +199,7 @@ def test_a_band_that_stays_away_is_given_up_after_the_time_that_was_set(
     assert time.monotonic() - started_s > 0.4
 
 
-def test_a_board_that_was_unplugged_begins_a_new_stream(tmp_path: Path) -> None:
+def test_a_board_that_was_unplugged_begins_a_new_stream(tmp_path):
     link, model = tmp_path / "board", SimulatedCyton()
     emg_uv = np.zeros((100, 8), np.float32)
     with SimulatedBoard(model, [emg_uv], link=link, speed=4) as board:
@@ -224,7 +215,7 @@ def test_a_board_that_was_unplugged_begins_a_new_stream(tmp_path: Path) -> None:
     assert source.counts.reconnects == 1
 
 
-def test_attempts_back_off_from_a_tenth_of_a_second_to_two_seconds() -> None:
+def test_attempts_back_off_from_a_tenth_of_a_second_to_two_seconds():
     assert list(islice(waits_s(), 7)) == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
 
 
@@ -238,7 +229,7 @@ class ListedPort:
     serial_number: str | None
 
 
-def test_a_usb_device_is_found_again_by_what_it_is_not_where_it_was() -> None:
+def test_a_usb_device_is_found_again_by_what_it_is_not_where_it_was():
     with closing(PtyPort()) as before, closing(PtyPort()) as after:
         listed = [ListedPort(before.path, 0x0403, 0x6015, "DM00"), ListedPort("/dev/ttyS0", None, None, None)]
         reopen = Reopener(before.path, 921_600, lambda: listed)
@@ -254,7 +245,7 @@ def test_a_usb_device_is_found_again_by_what_it_is_not_where_it_was() -> None:
             Reopener("0403:6015:DM00", 921_600, lambda: listed)()
 
 
-def test_devices_that_cannot_be_told_apart_are_found_by_their_path() -> None:
+def test_devices_that_cannot_be_told_apart_are_found_by_their_path():
     twins = [ListedPort(f"/dev/ttyUSB{n}", 0x1A86, 0x7523, None) for n in (1, 0)]
 
     assert identity_of("/dev/ttyUSB1", twins) is None
@@ -264,7 +255,7 @@ def test_devices_that_cannot_be_told_apart_are_found_by_their_path() -> None:
 
 
 @pytest.mark.parametrize("drift_ppm", [-100.0, 100.0])
-def test_drift_of_the_bands_clock_is_never_taken_for_a_loss(emg_uv: NDArray[np.float32], drift_ppm: float) -> None:
+def test_drift_of_the_bands_clock_is_never_taken_for_a_loss(emg_uv, drift_ppm):
     blocks, counts, sent = through_harm(emg_uv, drift_ppm=drift_ppm)
 
     assert sum(len(block.samples_uv) for block in blocks) == sent.samples
@@ -272,7 +263,7 @@ def test_drift_of_the_bands_clock_is_never_taken_for_a_loss(emg_uv: NDArray[np.f
     assert np.diff([block.device_t_s for block in blocks]).min() > 0
 
 
-def test_a_device_that_stops_answering_is_said_so(emg_uv: NDArray[np.float32]) -> None:
+def test_a_device_that_stops_answering_is_said_so(emg_uv):
     with SimulatedBand([emg_uv], RATE_HZ) as band, open_source(band.port, link=LinkOptions(timeout_s=2.0)) as source:
         stream = iter(source)
         next(stream)
@@ -282,7 +273,7 @@ def test_a_device_that_stops_answering_is_said_so(emg_uv: NDArray[np.float32]) -
         band.stop()
 
 
-def test_a_line_too_slow_for_the_stream_is_refused_with_the_arithmetic() -> None:
+def test_a_line_too_slow_for_the_stream_is_refused_with_the_arithmetic():
     assert stream_bytes_per_s(INFO) == pytest.approx(69_400)
     with pytest.raises(
         LinkError,
@@ -297,14 +288,14 @@ def test_a_line_too_slow_for_the_stream_is_refused_with_the_arithmetic() -> None
         check_baud(stream_bytes_per_s(i24), 921_600, "/dev/ttyUSB0")
 
 
-def test_a_band_on_a_slow_line_is_refused_before_it_streams() -> None:
+def test_a_band_on_a_slow_line_is_refused_before_it_streams():
     with scripted(answers(lambda frame: encode_frame(replace(INFO, seq=frame.seq)))) as port:
         with pytest.raises(LinkError, match=r"115200 baud, which carries 11.5 kB/s"):
             open_source(port.path, link=LinkOptions(timeout_s=60.0)).__enter__()
         open_stream(port.path).close()  # the port was given back
 
 
-def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wrong() -> None:
+def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wrong():
     harm = Harm(unplug_every_s=15.0, unplugged_s=2.0, band_stall_every_s=13.0, band_stalled_s=2.0,
                 reader_stall_every_s=17.0, reader_stalled_s=2.0, board_reset_every_s=2.0)  # fmt: skip
     report = soak(40.0, harm=harm, speed=5.0, minute_s=10.0, seed=5)  # the last unplugging well before the end
@@ -320,7 +311,7 @@ def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wr
     assert "passed" in to_markdown(report)
 
 
-def test_a_soak_run_would_notice_a_wrong_sample_and_a_lost_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_soak_run_would_notice_a_wrong_sample_and_a_lost_count(monkeypatch):
     accept, n_accepted = StreamLedger.accept, 0
 
     def forgetful(self: StreamLedger, seq: int, sample_index: int, n_samples: int) -> int | None:
@@ -336,7 +327,7 @@ def test_a_soak_run_would_notice_a_wrong_sample_and_a_lost_count(monkeypatch: py
     assert any("neither received nor counted" in fault for fault in report.faults)
 
 
-def test_a_soak_run_would_notice_a_counter_that_is_not_seen_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_soak_run_would_notice_a_counter_that_is_not_seen_to_begin_anew(monkeypatch):
     monkeypatch.setattr(CounterLedger, "_leap", lambda ledger, steps, host_t_s: None)
     report = soak(40.0, harm=Harm(board_reset_every_s=0.1), speed=10.0, minute_s=1.0)
 

@@ -54,12 +54,12 @@ def source_of(*feeds: FeedInMemory, reconnect_s: float = 0.0) -> FedSource:
     return FedSource("feed", open_feed, timeout_s=0.3, reconnect_s=reconnect_s)
 
 
-def test_a_feed_that_gives_nothing_is_reported() -> None:
+def test_a_feed_that_gives_nothing_is_reported():
     with source_of(FeedInMemory([None, None])) as source, pytest.raises(LinkError, match="sent no sample for 0.3 s"):
         list(source)
 
 
-def test_a_number_that_none_can_be_costs_its_sample_alone() -> None:
+def test_a_number_that_none_can_be_costs_its_sample_alone():
     spoilt = fed(0, 5, 1.0)
     spoilt.values[2, 1] = np.nan
     blocks: list[Block] = []
@@ -70,7 +70,7 @@ def test_a_number_that_none_can_be_costs_its_sample_alone() -> None:
     assert source.counts.corrupt_frames == 1
 
 
-def test_a_feed_that_broke_goes_on_as_a_new_stream_if_it_is_the_same_device() -> None:
+def test_a_feed_that_broke_goes_on_as_a_new_stream_if_it_is_the_same_device():
     lost = LinkError("gone")
     first = FeedInMemory([fed(n, 10, n / 100) for n in range(0, 100, 10)], failure=lost)
     again = FeedInMemory([fed(n, 10, 9 + n / 100) for n in range(0, 50, 10)])
@@ -88,7 +88,7 @@ def test_a_feed_that_broke_goes_on_as_a_new_stream_if_it_is_the_same_device() ->
 
 
 @pytest.fixture(scope="module")
-def lsl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+def lsl(tmp_path_factory) -> Iterator[object]:
     """pylsl, kept on this machine."""
     config = tmp_path_factory.mktemp("lsl") / "lsl_api.cfg"
     config.write_text("[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {127.0.0.1}\nSessionID = cpep-feeds\n")
@@ -102,28 +102,26 @@ def lsl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 
 def outlet(lsl: object, name: str, unit: str = "microvolts", rate_hz: float = 500.0, kind: str = "EMG") -> object:
-    about = lsl.StreamInfo(name, kind, 4, rate_hz, lsl.cf_float32, f"{name}-source")  # type: ignore[attr-defined]
+    about = lsl.StreamInfo(name, kind, 4, rate_hz, lsl.cf_float32, f"{name}-source")
     channel = about.desc().append_child("channels").append_child("channel")
     channel.append_child_value("unit", unit)
-    return lsl.StreamOutlet(about)  # type: ignore[attr-defined]
+    return lsl.StreamOutlet(about)
 
 
 @pytest.mark.parametrize(
     ("unit", "scale", "told"), [("microvolts", 1.0, "uV"), ("mV", 1e3, "uV"), ("furlongs", 1.0, "count")]
 )
-def test_an_lsl_stream_is_read_sample_for_sample_at_its_own_times(
-    lsl: object, unit: str, scale: float, told: str
-) -> None:
+def test_an_lsl_stream_is_read_sample_for_sample_at_its_own_times(lsl, unit, scale, told):
     name, n = f"band in {unit}", 1_000
     values = np.random.default_rng(1).normal(0, 10, (n, 4)).astype(np.float32)
     sending = outlet(lsl, name, unit)
-    began_s = lsl.local_clock()  # type: ignore[attr-defined]
+    began_s = lsl.local_clock()
 
     def send() -> None:
-        sending.wait_for_consumers(10)  # type: ignore[attr-defined]
+        sending.wait_for_consumers(10)
         for start in range(0, n, 50):
             stamps = began_s + np.arange(start, start + 50) / 500
-            sending.push_chunk(values[start : start + 50].tolist(), stamps.tolist())  # type: ignore[attr-defined]
+            sending.push_chunk(values[start : start + 50].tolist(), stamps.tolist())
 
     thread = threading.Thread(target=send)
     with open_source(f"lsl:{name}", link=LinkOptions(timeout_s=60.0)) as source:
@@ -139,14 +137,14 @@ def test_an_lsl_stream_is_read_sample_for_sample_at_its_own_times(
     assert source.counts.lost_samples == 0
 
 
-def test_a_gap_in_the_stamps_of_an_lsl_stream_is_a_loss(lsl: object) -> None:
+def test_a_gap_in_the_stamps_of_an_lsl_stream_is_a_loss(lsl):
     sending = outlet(lsl, "gap")
-    began_s = lsl.local_clock() - 100  # type: ignore[attr-defined]
+    began_s = lsl.local_clock() - 100
     with open_source("lsl:gap", link=LinkOptions(timeout_s=60.0)) as source:
         stream = iter(source)
         for index in [*range(0, 500, 50), *range(1_000, 2_000, 50)]:  # one second missing
             stamps = began_s + np.arange(index, index + 50) / 500
-            sending.push_chunk(np.zeros((50, 4)).tolist(), stamps.tolist())  # type: ignore[attr-defined]
+            sending.push_chunk(np.zeros((50, 4)).tolist(), stamps.tolist())
         received = 0
         while received < 1_500:
             received += len(next(stream).samples_uv)
@@ -154,7 +152,7 @@ def test_a_gap_in_the_stamps_of_an_lsl_stream_is_a_loss(lsl: object) -> None:
     assert source.counts.lost_samples == pytest.approx(500, abs=3)
 
 
-def test_what_is_wrong_with_an_lsl_address_is_said(lsl: object) -> None:
+def test_what_is_wrong_with_an_lsl_address_is_said(lsl):
     events = outlet(lsl, "events", rate_hz=0.0, kind="Markers")
     with pytest.raises(LinkError, match="there is no LSL stream 'nobody'"):
         open_source("lsl:nobody", link=LinkOptions(timeout_s=0.3)).__enter__()
@@ -176,7 +174,7 @@ def brainflow() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("brainflow")
-def test_brainflows_synthetic_board_streams_at_its_rate() -> None:
+def test_brainflows_synthetic_board_streams_at_its_rate():
     with open_source("brainflow:synthetic") as source:
         *_, block = take(source, 500)
     assert (source.info.name, source.info.n_channels, source.info.sample_rate_hz) == ("Synthetic", 16, 250.0)
@@ -194,12 +192,12 @@ def test_brainflows_synthetic_board_streams_at_its_rate() -> None:
         ("brainflow:synthetic?ip_port=x", "ip_port is a whole number, not 'x'"),
     ],
 )
-def test_what_is_wrong_with_a_brainflow_address_is_said(address: str, said: str) -> None:
+def test_what_is_wrong_with_a_brainflow_address_is_said(address, said):
     with pytest.raises(ConfigError, match=said):
         open_source(address).__enter__()
 
 
 @pytest.mark.usefixtures("brainflow")
-def test_a_board_that_brainflow_cannot_reach_is_said() -> None:
+def test_a_board_that_brainflow_cannot_reach_is_said():
     with pytest.raises(LinkError, match="BrainFlow cannot open the board"):
         open_source("brainflow:cyton?serial_port=/dev/null").__enter__()

@@ -3,11 +3,9 @@
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from cpep_bridge import simulator
 from cpep_bridge.byte_stream import LineLost, Stopped, WrongDevice
@@ -21,13 +19,12 @@ from cpep_bridge.simulator import SimulatedBand
 from cpep_edge.blocks import Block
 from cpep_edge.errors import LinkError, LinkTimeout
 from tests.firmware_bridge.scripted import Say, Stream, line, profile_of_lines, scripted
-from tests.firmware_bridge.virtual_time import Play, VirtualTime
 
 RATE_HZ = 2_000.0
 
 
 @pytest.fixture
-def lines(tmp_path: Path) -> str:
+def lines(tmp_path) -> str:
     return profile_of_lines(tmp_path)
 
 
@@ -45,7 +42,7 @@ def logs_only() -> Say:
 
 
 def collect(port: str, blocks: list[Block], device: str = "cpep", **options: object) -> None:
-    with open_source(port, device=device, link=LinkOptions(**options)) as source:  # type: ignore[arg-type]
+    with open_source(port, device=device, link=LinkOptions(**options)) as source:
         blocks.extend(source)
 
 
@@ -58,7 +55,7 @@ def collect(port: str, blocks: list[Block], device: str = "cpep", **options: obj
         ("cpep", logs_only()),
     ],
 )
-def test_bytes_without_a_sample_are_silence(play: Play, device: str, say: Say) -> None:
+def test_bytes_without_a_sample_are_silence(play, device, say):
     blocks = list[Block]()
     with pytest.raises(LinkError) as raised:
         collect(play(say), blocks, device=device, timeout_s=0.5, reconnect_s=30.0)
@@ -69,8 +66,8 @@ def test_bytes_without_a_sample_are_silence(play: Play, device: str, say: Say) -
 
 @pytest.mark.parametrize("after", ["silence", "garbage", "the same frame"])
 def test_a_stream_that_breaks_ends_with_the_time_to_reconnect_however_often_the_line_opens(
-    play: Play, virtual_time: VirtualTime, lines: str, after: str
-) -> None:
+    play, virtual_time, lines, after
+):
     stream = Stream(500.0, line)
 
     def say(heard: bytes, now_s: float) -> bytes:
@@ -87,7 +84,7 @@ def test_a_stream_that_breaks_ends_with_the_time_to_reconnect_however_often_the_
     assert virtual_time.now_s - began_s > 2.0
 
 
-def test_limits_run_from_the_last_sample_and_opening_starts_none_anew() -> None:
+def test_limits_run_from_the_last_sample_and_opening_starts_none_anew():
     patience = Patience(2.0, 3.0)
     patience.sampled()
     patience.silent_s = 1.5
@@ -103,9 +100,7 @@ def test_limits_run_from_the_last_sample_and_opening_starts_none_anew() -> None:
 
 
 @pytest.mark.parametrize("lost", ["unplugged", "silent"])
-def test_a_source_is_stopped_from_outside_while_nothing_arrives(
-    tmp_path: Path, emg_uv: NDArray[np.float32], lost: str
-) -> None:
+def test_a_source_is_stopped_from_outside_while_nothing_arrives(tmp_path, emg_uv, lost):
     link, first = tmp_path / "band", threading.Event()
     with SimulatedBand([emg_uv], RATE_HZ, link=link) as band:
         with open_source(str(link), link=LinkOptions(reconnect_s=600.0, timeout_s=600.0)) as source:
@@ -128,7 +123,7 @@ def test_a_source_is_stopped_from_outside_while_nothing_arrives(
             band.stop()
 
 
-def test_a_stop_is_heard_while_waiting_to_look_for_a_device_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_heard_while_waiting_to_look_for_a_device_again(monkeypatch):
     monkeypatch.setattr("cpep_bridge.patience.waits_s", lambda: iter([600.0]))
     patience, waits, ended = Patience(2.0, 600.0), threading.Event(), list[type[BaseException]]()
     patience.sampled()
@@ -179,15 +174,13 @@ def board_that_boots(boot_s: float, banner: bytes = b"") -> Say:
 @pytest.mark.parametrize(
     ("boot_s", "banner"), [(0.0, b""), (0.7, b""), (1.6, b"Chords firmware v1.1\r\nready\r\n"), (3.9, b"")]
 )
-def test_a_board_that_restarts_when_its_port_is_opened_is_asked_until_it_answers(
-    play: Play, boot_s: float, banner: bytes
-) -> None:
+def test_a_board_that_restarts_when_its_port_is_opened_is_asked_until_it_answers(play, boot_s, banner):
     with open_source(play(board_that_boots(boot_s, banner)), device="chords") as source:
         assert source.info.name == "Chords UNO-R3"
         assert len(next(iter(source)).samples_uv) > 0
 
 
-def test_a_board_that_falls_silent_is_reported(play: Play) -> None:
+def test_a_board_that_falls_silent_is_reported(play):
     board = board_that_boots(0.0)
     port = play(lambda heard, now_s: board(heard, now_s) if now_s < 1.0 else b"")
     with open_source(port, device="chords", link=LinkOptions(timeout_s=2.0)) as source:
@@ -195,7 +188,7 @@ def test_a_board_that_falls_silent_is_reported(play: Play) -> None:
             list(source)
 
 
-def test_a_board_without_a_greeting_is_told_to_start_until_it_does(play: Play, tmp_path: Path) -> None:
+def test_a_board_without_a_greeting_is_told_to_start_until_it_does(play, tmp_path):
     profile = profile_of_lines(tmp_path, '[commands]\nstart = "go\\n"\nboot_s = 3.0\n')
     stream, told = Stream(500.0, line), list[float]()
 
@@ -209,7 +202,7 @@ def test_a_board_without_a_greeting_is_told_to_start_until_it_does(play: Play, t
     assert len(told) == 1
 
 
-def test_every_speed_of_a_board_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_speed_of_a_board_is_tried(monkeypatch):
     import termios
 
     say_at_speed, ports = board_that_boots(0.0), list[PtyPort]()
@@ -232,9 +225,7 @@ def test_every_speed_of_a_board_is_tried(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(("rate_hz", "said"), [(400.0, "400"), (1_000.0, "1000"), (500.0, None)])
-def test_a_rate_that_is_not_the_nominal_one_is_said_and_known(
-    play: Play, lines: str, caplog: pytest.LogCaptureFixture, rate_hz: float, said: str | None
-) -> None:
+def test_a_rate_that_is_not_the_nominal_one_is_said_and_known(play, lines, caplog, rate_hz, said):
     stream = Stream(rate_hz, line)
     with open_source(play(lambda heard, now_s: stream.due(now_s)), device=lines) as source:
         for _ in source:
@@ -252,7 +243,7 @@ def test_a_rate_that_is_not_the_nominal_one_is_said_and_known(
         assert "Hz where 500 Hz are promised" in warnings[0]
 
 
-def test_a_counter_that_begins_anew_begins_a_new_stream(play: Play, lines: str) -> None:
+def test_a_counter_that_begins_anew_begins_a_new_stream(play, lines):
     before, after = Stream(500.0, line, first=20_000), Stream(500.0, line)
 
     def say(heard: bytes, now_s: float) -> bytes:
@@ -273,9 +264,7 @@ def test_a_counter_that_begins_anew_begins_a_new_stream(play: Play, lines: str) 
 
 
 @pytest.mark.parametrize(("serial_number", "is_same"), [("SIM-0001", True), ("SIM-0002", False)])
-def test_another_band_on_the_same_path_is_not_taken_for_the_first(
-    tmp_path: Path, emg_uv: NDArray[np.float32], serial_number: str, is_same: bool
-) -> None:
+def test_another_band_on_the_same_path_is_not_taken_for_the_first(tmp_path, emg_uv, serial_number, is_same):
     link = tmp_path / "band"
     with SimulatedBand([emg_uv], RATE_HZ, link=link) as band:
         with open_source(str(link), link=LinkOptions(reconnect_s=5.0)) as source:
@@ -290,15 +279,15 @@ def test_another_band_on_the_same_path_is_not_taken_for_the_first(
                         list(stream)
 
 
-def test_a_simulated_band_has_another_boot_id_in_every_run(emg_uv: NDArray[np.float32]) -> None:
+def test_a_simulated_band_has_another_boot_id_in_every_run(emg_uv):
     def boot_id() -> int:
         with SimulatedBand([emg_uv], RATE_HZ, seed=1) as band, open_source(band.port) as source:
-            return source.identity.boot_id  # type: ignore[attr-defined,no-any-return]
+            return source.identity.boot_id
 
     assert boot_id() != boot_id()
 
 
-def test_a_file_number_beyond_1024_is_read_and_written() -> None:
+def test_a_file_number_beyond_1024_is_read_and_written():
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -319,9 +308,7 @@ def test_a_file_number_beyond_1024_is_read_and_written() -> None:
 
 
 @pytest.mark.parametrize("counts", ["backwards", "by chance"])
-def test_a_counter_that_leaps_all_the_time_is_one_sentence_and_one_warning(
-    play: Play, lines: str, caplog: pytest.LogCaptureFixture, counts: str
-) -> None:
+def test_a_counter_that_leaps_all_the_time_is_one_sentence_and_one_warning(play, lines, caplog, counts):
     """As of a profile that names the wrong column: no storm of new streams, each with a handful of samples."""
     rng = np.random.default_rng(5)
     stream = Stream(500.0, lambda n: line(60_000 - n if counts == "backwards" else int(rng.integers(65_536))))
@@ -330,9 +317,7 @@ def test_a_counter_that_leaps_all_the_time_is_one_sentence_and_one_warning(
     assert len([record for record in caplog.records if "restarted its counter" in record.getMessage()]) == 1
 
 
-def test_a_band_whose_clock_contradicts_its_count_all_the_time_is_one_sentence(
-    emg_uv: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_band_whose_clock_contradicts_its_count_all_the_time_is_one_sentence(emg_uv, monkeypatch, caplog):
     """As of firmware that stamps its frames in another unit."""
 
     def encode(frame: Frame) -> bytes:

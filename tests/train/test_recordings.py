@@ -1,8 +1,6 @@
 import logging
 import shutil
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -14,7 +12,6 @@ from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus, write_metadata
 from cpep_train.protocols import evaluate
 from cpep_train.provenance import load_provenance
-from cpep_train.recipe import Recipe
 from cpep_train.recordings import RECORDINGS_FILE, layout_of, load_layouts, look_through, save_layouts
 from cpep_train.training import train
 from tests.train.toy_corpus import (
@@ -29,7 +26,7 @@ from tests.train.toy_corpus import (
 )
 
 
-def test_a_layout_tells_gaps_and_failed_poses(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_layout_tells_gaps_and_failed_poses(toy_corpus, tiny_recipe, tmp_path):
     time_s = np.arange(1000) / RATE_HZ + 5.0 * (np.arange(1000) >= 433)
     write_toy_session(tmp_path, "x", time_s=time_s, failed=slice(995, 1000))
     write_metadata(tmp_path, [replace(toy_corpus.rows[0], filename="x")])
@@ -38,7 +35,7 @@ def test_a_layout_tells_gaps_and_failed_poses(toy_corpus: Corpus, tiny_recipe: R
     assert layout.has_pose
 
 
-def test_what_was_found_is_kept_with_the_run(toy_corpus: Corpus, tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_what_was_found_is_kept_with_the_run(toy_corpus, tiny_recipe, tmp_path):
     found, _ = look_through(toy_corpus, tiny_recipe)
     assert load_layouts(tmp_path) is None
     save_layouts(tmp_path, found)
@@ -60,8 +57,8 @@ def test_what_was_found_is_kept_with_the_run(toy_corpus: Corpus, tiny_recipe: Re
     ],
 )
 def test_a_recording_that_cannot_be_trained_on_is_named_before_training(
-    field: str, where: object, value: float, says: str, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+    field, where, value, says, tiny_recipe, tmp_path
+):
     corpus = write_toy_corpus(tmp_path / "toy")
     damage(corpus.folder / "u1-Flat.hdf5", field, where, value)
     with pytest.raises(DataError, match=rf"u1-Flat\.hdf5: {says}") as caught:
@@ -77,9 +74,7 @@ def test_a_recording_that_cannot_be_trained_on_is_named_before_training(
         ({"n_samples": 99}, "field emg has 99 samples, fewer than a window of 100"),
     ],
 )
-def test_a_recording_at_another_rate_or_shorter_than_a_window_is_named(
-    changed: dict[str, Any], says: str, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_recording_at_another_rate_or_shorter_than_a_window_is_named(changed, says, tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy")
     write_toy_session(corpus.folder, "u1-Flat", "Flat", "u1", **changed)
     with pytest.raises(DataError, match=rf"u1-Flat\.hdf5: {says}"):
@@ -94,16 +89,14 @@ def test_a_recording_at_another_rate_or_shorter_than_a_window_is_named(
         ("train", None, "no row has split train"),
     ],
 )
-def test_a_split_of_one_gesture_or_none_is_refused(
-    split: str, kept: str | None, says: str, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_split_of_one_gesture_or_none_is_refused(split, kept, says, tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy")
     rows = [row for row in corpus.rows if row.split != split or row.filename == kept]
     with pytest.raises(DataError, match=says):
         Corpus(corpus.folder, tuple(rows)).check(tiny_recipe)
 
 
-def test_a_refused_start_names_all_that_is_bad_and_blocks_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_refused_start_names_all_that_is_bad_and_blocks_nothing(tiny_recipe, tmp_path):
     corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "new" / "run"
     damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
     damage(corpus.folder / "u4-Fist.hdf5", "emg", (slice(None), 0), 1.0)  # of the test split
@@ -116,9 +109,7 @@ def test_a_refused_start_names_all_that_is_bad_and_blocks_nothing(tiny_recipe: R
     assert train(tiny_recipe, corpus.folder, out, progress=False) is not None
 
 
-def test_bad_recordings_are_left_out_where_asked_and_written_down(
-    tiny_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bad_recordings_are_left_out_where_asked_and_written_down(tiny_recipe, tmp_path, caplog):
     corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "run"
     damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
     damage(corpus.folder / "u4-Fist.hdf5", "emg", (5, 2), np.nan)
@@ -131,7 +122,7 @@ def test_bad_recordings_are_left_out_where_asked_and_written_down(
     assert evaluate(load_checkpoint(out), corpus.folder)  # which asks about none of them
 
 
-def test_a_start_that_fails_late_leaves_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_start_that_fails_late_leaves_nothing(tiny_recipe, tmp_path):
     patches = {"patch_samples": 20}
     few = varied(tiny_recipe, windows={"window_samples": 980}, emg=patches, pose=patches)
     longer = write_toy_corpus(tmp_path / "gaps")
@@ -143,7 +134,7 @@ def test_a_start_that_fails_late_leaves_nothing(tiny_recipe: Recipe, tmp_path: P
     assert not (tmp_path / "other").exists()
 
 
-def test_changed_samples_are_other_data_and_a_copy_is_not(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_changed_samples_are_other_data_and_a_copy_is_not(tiny_recipe, tmp_path):
     corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "run"
     train(tiny_recipe, corpus.folder, out, stage="pose-mae", progress=False)
     shutil.copytree(corpus.folder, tmp_path / "copy")
@@ -155,7 +146,7 @@ def test_changed_samples_are_other_data_and_a_copy_is_not(tiny_recipe: Recipe, t
             train(tiny_recipe, tmp_path / field, out, resume=True, progress=False)
 
 
-def test_a_dead_channel_can_be_masked(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_dead_channel_can_be_masked(tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy")
     for row in corpus.rows:
         damage(corpus.file(row), "emg", (slice(None), 2), 7.0)
@@ -167,7 +158,7 @@ def test_a_dead_channel_can_be_masked(tiny_recipe: Recipe, tmp_path: Path) -> No
         assert not session.emg()[:, 2].any()
 
 
-def test_a_gesture_that_no_bundle_could_hold_is_refused_before_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_gesture_that_no_bundle_could_hold_is_refused_before_training(tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy")
     renamed(corpus.folder, {s: 101 * "x" if s == "Flat" else s for s in STAGES})
     with pytest.raises(DataError, match="the gesture 'x+' cannot be used: a name has 1 to 100 characters"):
@@ -175,7 +166,7 @@ def test_a_gesture_that_no_bundle_could_hold_is_refused_before_training(tiny_rec
     assert not (tmp_path / "run").exists()
 
 
-def test_rates_are_one_within_what_headers_round(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_rates_are_one_within_what_headers_round(tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy")
     for row in corpus.rows:
         with h5py.File(corpus.file(row), "r+") as file:
@@ -188,9 +179,7 @@ def test_rates_are_one_within_what_headers_round(tiny_recipe: Recipe, tmp_path: 
 
 
 @pytest.mark.parametrize(("scale", "is_refused"), [(1e-6, True), (1e-3, True), (0.02, False), (50.0, False)])
-def test_a_recording_in_another_unit_than_the_others_is_named(
-    scale: float, is_refused: bool, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_recording_in_another_unit_than_the_others_is_named(scale, is_refused, tiny_recipe, tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy", n_samples=300)
     with Session(tmp_path / "toy" / "u0-Fist.hdf5") as session:
         emg = session.emg()
