@@ -41,7 +41,6 @@ def simulated(*words: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """`cpep-edge simulate` in a process of its own; gives its port."""
     with start("-m", "cpep_edge", "simulate", *words) as process:
         try:
-            assert process.stdout is not None
             yield process.stdout.readline().strip(), process
         finally:
             process.send_signal(signal.SIGINT)

@@ -101,7 +101,6 @@ def test_libemgs_pipeline_is_timed_and_judged_on_the_windows_that_ours_is_judged
     ours, theirs = figures["cpep-edge"], figures["LibEMG's features, LDA"]
     assert ours.agreement == theirs.agreement == "80 windows, 4 gestures, 1 people held out of training"
     assert min(ours.accuracy or 0, theirs.accuracy or 0) > 0.5  # twice chance
-    assert mistaught["cpep-edge"].accuracy is not None
     assert mistaught["cpep-edge"].accuracy < 0.4
     assert mistaught["LibEMG's features, LDA"].accuracy == theirs.accuracy
     assert ours.latency.n == theirs.latency.n == 200

@@ -216,7 +216,6 @@ def test_a_start_is_split_and_adds_up(report):
 def test_the_profile_names_operators_inside_the_delegate_and_their_time_adds_up(report):
     profile = report.profile
 
-    assert profile is not None
     assert any(re.match("Fully Connected .*QS8", operator.kind) for operator in profile.operators)
     assert sum(operator.mean_us for operator in profile.operators) <= profile.total_us
     assert profile.arena_bytes > 0

@@ -73,7 +73,6 @@ def test_a_port_that_does_not_exist_is_said(tiny_bundle):
 def test_a_busy_port_is_said(tiny_bundle, session):
     with Session(session) as played, SimulatedBand([played], TOY_RATE_HZ) as band:
         with start("-m", "cpep_edge", "live", tiny_bundle, "--port", band.port, "--json") as first:
-            assert first.stdout is not None
             first.stdout.readline()
             answer = invoke("live", tiny_bundle, "--port", band.port)
             first.send_signal(signal.SIGINT)

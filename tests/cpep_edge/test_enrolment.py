@@ -199,7 +199,6 @@ def test_gestures_are_listed_with_counts_and_neighbours(bundle):
 
 def strip_pose_encoder(bundle: Path) -> Manifest:
     opened = Bundle(bundle)
-    assert opened.manifest.pose is not None
     name = opened.manifest.pose.encoder.file
 
     def fill(folder: Path) -> None:

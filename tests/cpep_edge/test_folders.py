@@ -210,8 +210,6 @@ with folders.output_folder(Path(out), "data import csv") as folder:
 def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path, way):
     killed = 0
     with start("-c", KILLED_AT, way, stdin=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
         for step in range(1, 200):
             out = tmp_path / str(step) / "out"
             write(out, a="old", b="old", c="old")

@@ -23,7 +23,6 @@ CURLED = [JOINT_NAMES.index(f"{finger}_pip_flexion") for finger in ("index", "mi
 )
 def test_fingers_are_curled_as_the_name_says(label, curled):
     shape = shape_of(label)
-    assert shape is not None
     assert tuple(bool(angle > 1.0) for angle in shape[CURLED]) == curled
 
 
@@ -34,7 +33,6 @@ def test_the_gestures_of_the_wrist_differ_in_the_wrist_alone():
         ("RadialDeviation", deviation, -1), ("Pronation", pronation, 1), ("Supination", pronation, -1),
     ):  # fmt: skip
         shape = shape_of(label)
-        assert shape is not None
         assert np.sign(shape[angle]) == sign
         assert np.array_equal(shape[:20], REST_SHAPE[:20])
 

@@ -176,5 +176,4 @@ def test_the_key_of_the_users_configuration_is_asked_for(public, tmp_path):
 
     found = configured_key(None)
 
-    assert found is not None
     assert (found.raw, found.file) == (public.raw, file)

@@ -22,8 +22,6 @@ def blocks(language: str) -> list[str]:
 def run(words: list[str], folder: Path, band: LineBand, gestures: tuple[str, ...] = ()) -> tuple[str, str]:
     """Run in the tutorial's folder; the wearer does what stderr says, or makes these gestures in turn."""
     with start(*words, cwd=folder, env=environment(OMP_NUM_THREADS="1")) as done:
-        assert done.stderr is not None
-        assert done.stdout is not None
         said = []
         for line in done.stderr:
             said.append(line)

@@ -25,8 +25,6 @@ def obey(
     """The wearer reads stderr and does what it says; exit status, stdout and the lines of stderr."""
     with start("-m", "cpep_edge", *words, env=environment(OMP_NUM_THREADS="1")) as process:
         lines = []
-        assert process.stderr is not None
-        assert process.stdout is not None
         for line in process.stderr:
             lines.append(line)
             asked = re.search(r"NOW: (\w+)", line)

@@ -35,7 +35,7 @@ def mended(tiny_bundle, tmp_path_factory) -> Iterator[Path]:
 @pytest.mark.parametrize("name", FILES)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_one_changed_byte_anywhere_is_refused(mended, name, place, flip) -> None:
+def test_one_changed_byte_anywhere_is_refused(mended, name, place, flip):
     file = mended / name
     whole = file.read_bytes()
     at = int(place * len(whole))

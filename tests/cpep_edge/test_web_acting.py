@@ -286,7 +286,6 @@ def test_live_without_a_port_waits_until_a_device_is_chosen_on_the_page(tmp_path
     options = ("--web", "--web-port", "0", "--seconds", "1", "--json")
     signal = [made("Fist", 2.0, 96)]
     with start("-m", "cpep_edge", *live, *options) as run, SimulatedBand(signal, RATE_HZ) as band:
-        assert run.stderr is not None
         url = next(line.split()[1] for line in run.stderr if line.startswith("open "))
         with client.connect(url.replace("http", "ws") + "live", proxy=None) as connection:
             headers = {"x-cpep-act": messages_until(connection, "about")["act_token"], "origin": url.rstrip("/")}

@@ -67,7 +67,6 @@ return hand.getContext("2d").getImageData(0, 0, width, 2).data.some((value) => v
 @pytest.mark.parametrize("size", SIZES)
 def test_at_every_size_nothing_overlaps_or_is_cut_off_and_axe_finds_no_fault(browser, size, scheme):
     open_hand = shape_of("Open hand")
-    assert open_hand is not None
     with served(hand=HandPoses(HAND.embedding, np.stack([FLAT, open_hand[:20]]), rest_rad=FLAT)) as (source, server):
         with shown_at(browser, *SIZES[size], scheme), Feeder(source, 1.0):
             browser.get(server.url)

@@ -53,7 +53,6 @@ def python(tmp_path_factory) -> Path:
 def bare_bundle(tiny_bundle, tmp_path_factory) -> Path:
     """The same bundle without a library: one that was exported where there is no compiler."""
     carried = Bundle(tiny_bundle).manifest
-    assert carried.native is not None
     left = (carried.encoder.file, carried.index.file, carried.golden_file)
     path = tmp_path_factory.mktemp("bare") / "tiny.cpep"
 
@@ -115,7 +114,6 @@ def test_gestures_are_read_live_from_a_wristband(python, tiny_bundle, tiny_corpu
     session = sorted(tiny_corpus.glob("user_c_*.hdf5"))[0]
     simulator = [python, "-m", "cpep_edge", "simulate", session, "--speed", "4", "--once"]
     with subprocess.Popen(simulator, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as band:
-        assert band.stdout is not None
         answer = run(python, "-m", "cpep_edge", "live", tiny_bundle, "--port", band.stdout.readline().strip(), "--json")
         band.send_signal(signal.SIGINT)
 
@@ -188,7 +186,6 @@ print("libcpep_encoder" in Path("/proc/self/maps").read_text())
 
 def test_the_runner_in_the_bundle_starts_where_it_lies(tiny_bundle):
     native = Bundle(tiny_bundle).manifest.native
-    assert native is not None
 
     answer = subprocess.run([tiny_bundle / native.runner], capture_output=True, text=True, check=False)
 

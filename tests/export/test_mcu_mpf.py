@@ -199,7 +199,7 @@ def worn(draw: st.DrawFn) -> tuple[NDArray[np.int32], Donning]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=worn())
-def test_tokens_are_the_runtime_s_on_any_arm(build, case) -> None:
+def test_tokens_are_the_runtime_s_on_any_arm(build, case):
     counts, donning = case
     built = build("tokens")
     assert built.model.front_end is not None
@@ -218,8 +218,6 @@ def test_tokens_are_the_runtime_s_on_any_arm(build, case) -> None:
 def test_answers_are_the_runtime_s(build, reads, n_known):
     built = build(reads, n_known)
     windows, label = windows_of(list(range(4)), 12)
-    assert built.model.front_end is not None
-    assert built.model.head is not None
     windows = windows - np.array(built.model.front_end.centre, np.float32)[:, None]
     doubtful = (windows + np.roll(windows, 12, axis=0)) / 2  # halfway to another gesture
     windows, label = np.concatenate([windows, doubtful]), np.concatenate([label, np.full(len(doubtful), -1)])
@@ -247,7 +245,6 @@ def test_an_encoder_of_tokens_answers_without_a_head(build):
     built, index = build(None), None
     encoder = random_encoder()
     windows, _ = windows_of(list(range(4)), 6)
-    assert built.model.front_end is not None
     windows = windows - np.array(built.model.front_end.centre, np.float32)[:, None]
     index = build_index(built.model.prototypes.embedding, built.model.prototypes.gesture_index, 0)
     for window in windows:
@@ -283,7 +280,7 @@ def hands(draw: st.DrawFn) -> list[Vote | None]:
     release_ms=st.sampled_from([0.0, 700.0]),
     named=st.sampled_from([("", ""), ("Fist", ""), ("Fist", "Flat"), ("", "Flat"), ("Fist", "Point")]),
 )
-def test_decisions_are_the_runtime_s_hop_by_hop(build, votes, hop_ms, evidence_ms, least, release_ms, named) -> None:
+def test_decisions_are_the_runtime_s_hop_by_hop(build, votes, hop_ms, evidence_ms, least, release_ms, named):
     spec = DecisionSpec(
         hop_ms=hop_ms,
         evidence_ms=evidence_ms,
@@ -392,7 +389,6 @@ def test_the_report_says_how_far_golden_tokens_are_from_the_runtime_s(build, tmp
 
 def _export(built: Built, out: Path, **options):
     model = built.model
-    assert model.front_end is not None
     windows, _ = windows_of(list(range(4)), 4)
     return export_cortex_m(
         random_encoder(),

@@ -139,9 +139,7 @@ def test_telemetry_round_trips_and_the_clock_are_there_during_a_stream(emg_uv):
 
     line = band.clock.line
     assert [telemetry.battery_mv > 0 for telemetry in band.take_telemetry()] == [True]
-    assert band.clock.round_trip_s is not None
     assert 0 < band.clock.round_trip_s < 2  # right to the unit: how far a busy machine is behind is no matter here
-    assert line is not None
     ends_s = [line.host_s(block.device_t_s + len(block.samples_uv) / RATE_HZ) for block in blocks]
     delays_s = [block.host_t_s - end_s for block, end_s in zip(blocks, ends_s, strict=True)]
     assert -0.01 < np.median(delays_s) < 1

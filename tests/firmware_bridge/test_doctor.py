@@ -113,7 +113,6 @@ def test_devices_finds_a_cyton(play):
 
 def test_a_board_that_streams_by_itself_is_known_by_its_frames(play):
     profile = find_profile("neuropawn-knight")
-    assert profile is not None
     assert isinstance(profile.layout, FrameLayout)
     layout = profile.layout
     stream = Stream(125.0, lambda number: pack_frame(layout, number, np.zeros((1, 8), np.float32)))

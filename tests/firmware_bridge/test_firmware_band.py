@@ -87,8 +87,6 @@ def test_the_same_seed_harms_the_same_frames(program, emg_uv):
 def test_on_standard_input_and_output_it_speaks_too(program):
     asked = b"\0" + encode_frame(Identify(1)) + encode_frame(Start(2)) + encode_frame(Stop(3))
     with subprocess.Popen([program, "--stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(asked)
         process.stdin.flush()
         time.sleep(0.2)
@@ -150,9 +148,7 @@ def test_a_number_that_is_none_shows_on_starting(program, emg_uv):
 
 def test_a_band_dies_with_the_process_that_started_it(program):
     with subprocess.Popen([program, "--control"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
         assert process.stdout.readline().startswith(b"/dev/")
-        assert process.stdin is not None
         process.stdin.close()
         assert process.wait(60.0) == 0
 

@@ -132,7 +132,6 @@ def test_a_report_says_what_the_band_said_of_itself(tiny_bundle, session, progra
         figures = ask_band(band.port, n_runs=25)
     report = SimpleNamespace(band=figures)
     table = report_text.band_table(report)
-    assert table is not None
     assert (figures.n_runs, figures.energy_uj) == (25, None)
     assert dict(table.rows)["inference p50 / p95"] == f"{figures.p50_us / 1e3:.3f} / {figures.p95_us / 1e3:.3f} ms"
     assert "energy of one, as it says itself" not in dict(table.rows)
@@ -146,7 +145,6 @@ def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(tin
         figures = ask_band(band.port, n_runs=500, window_s=0.6, rate_hz=fast)
 
     energy = figures.energy
-    assert energy is not None
     idle_w = [window.power_w for window in energy.idle]
     assert idle_w == pytest.approx([3.9 * 21e-3] * 6, rel=0.2)  # 21 mA, and asking it once in a while
     work_w = 3.9 * 60e-3  # 60 mA more for as long as one takes, and never more than that

@@ -51,7 +51,6 @@ def test_a_perfect_reader_is_scored_as_one_and_its_false_activation_is_seen(corp
     assert (events.n_right, events.n_missed, events.n_confused, events.n_extra_outside) == (3, 0, 0, 1)
     assert events.false_activations_per_hour == pytest.approx(360)
     # more than half of the window is high 150 ms after the onset, the third such window makes sure
-    assert events.algorithm is not None
     assert events.algorithm.p50_ms == pytest.approx(250)
     assert score.n_people == 1
     assert 0.4 < score.rest_share < 0.7

@@ -72,5 +72,4 @@ def test_the_loss_is_the_squared_error_of_masked_patches_alone(tiny_recipe):
 def test_the_cls_token_learns(tiny_recipe):
     module = _module(tiny_recipe)
     module.loss(_window(), _order()).backward()
-    assert module.encoder.cls.grad is not None
     assert module.encoder.cls.grad.abs().sum() > 0

@@ -45,7 +45,6 @@ def test_the_newest_block_is_decided_by_the_blocks_seen_and_by_nothing_else(enco
     signal = signal.clone().requires_grad_()
     encoder.stream(signal)[:, -2].square().sum().backward()
 
-    assert signal.grad is not None
     felt = signal.grad.abs().sum(dim=(0, 1)).view(-1, CONFIG.block_samples).sum(dim=1) > 0
     newest = len(felt) - 1
     assert felt.tolist() == [newest - CONFIG.n_blocks_seen <= block < newest for block in range(len(felt))]

@@ -345,14 +345,12 @@ def test_a_random_start_leaves_out_the_auto_encoding_of_emg(fit, tiny_recipe, ou
 
 def test_a_frozen_emg_encoder_is_that_of_its_auto_encoding(whole, fit, tiny_recipe):
     frozen = fit(varied(tiny_recipe, align={"train_emg": False}))
-    assert frozen is not None
     kept = load_file(whole[0] / "emg-mae" / "weights.safetensors")
     assert all(torch.equal(value, kept[name]) for name, value in frozen.emg.encoder.state_dict().items())
 
 
 def test_a_pose_encoder_that_was_trained_too_is_the_one_that_is_kept(whole, fit, tiny_recipe, out):
     moved = fit(varied(tiny_recipe, align={"train_pose": True}))
-    assert moved is not None
     assert not torch.equal(moved.pose.encoder.cls, whole[1].pose.encoder.cls)
     assert _same(load_checkpoint(out), moved)
 
