@@ -39,7 +39,7 @@ from cpep_train.corpus import Corpus
 from cpep_train.import_3dc import import_3dc
 from cpep_train.import_myo import import_myo_longterm, import_myo_wrist
 from cpep_train.import_ninapro import Database, import_ninapro
-from cpep_train.importing import Choices
+from cpep_train.importing import Choices, Writing
 from cpep_train.ninapro_movements import movement_name
 from cpep_train.recipe import Recipe, load_recipe
 from real_arms import (
@@ -108,7 +108,7 @@ def _bring_ninapro(database: Database) -> Callable[[Path, Path], object]:
 
 def _bring_wrist(source: Path, out: Path) -> object:
     choices = Choices(skip_start_s=1.0)  # prompts: people move up to 1 s later
-    return import_myo_wrist(source, out, choices=choices, rest_between=False)
+    return import_myo_wrist(source, out, rest_between=False, writing=Writing(choices))
 
 
 SETS = (

@@ -12,7 +12,7 @@ from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdo
 from cpep_edge.errors import ConfigError, CpepError
 
 if TYPE_CHECKING:
-    from cpep_train.importing import ImportSummary
+    from cpep_train.importing import ImportSummary, Writing
 
 Progress = Callable[[int, int], None]
 
@@ -149,9 +149,9 @@ def _how_to_write(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be imported; write nothing.")] = False,
     force: ForceOption = False,
-) -> dict[str, Any]:
+) -> "Writing":
     """What every importer takes by name; the options go over the file of choices."""
-    from cpep_train.importing import choices_of, load_choices
+    from cpep_train.importing import Writing, choices_of, load_choices
 
     over: dict[str, object] = {
         "hold_out_people": _listed(hold_out_people),
@@ -164,7 +164,7 @@ def _how_to_write(
     }
     base = {} if choices is None else load_choices(choices).model_dump()
     chosen = choices_of({**base, **{key: value for key, value in over.items() if value}}, "the options")
-    return {"choices": chosen, "dry_run": dry_run, "force": force}
+    return Writing(chosen, dry_run, force)
 
 
 def _import_command(name: str) -> "Callable[[Callable[..., ImportSummary]], Callable[..., None]]":
@@ -174,7 +174,7 @@ def _import_command(name: str) -> "Callable[[Callable[..., ImportSummary]], Call
     """
 
     def registered(command: "Callable[..., ImportSummary]") -> Callable[..., None]:
-        own = list(inspect.signature(command).parameters.values())[:-2]  # without `advance` and `**writing`
+        own = list(inspect.signature(command).parameters.values())[:-2]  # without `advance` and `writing`
         shared = list(inspect.signature(_how_to_write).parameters.values())
         as_json_help = "Print the summary as one JSON object."
         as_json = inspect.Parameter(
@@ -188,8 +188,8 @@ def _import_command(name: str) -> "Callable[[Callable[..., ImportSummary]], Call
             as_json = given.pop("as_json")
             writing = _how_to_write(**{one.name: given.pop(one.name) for one in shared})
             with progress("importing") as advance:
-                summary = command(**given, advance=advance, **writing)
-            _print_import(summary, given["out"], writing["dry_run"], as_json)
+                summary = command(**given, advance=advance, writing=writing)
+            _print_import(summary, given["out"], writing.dry_run, as_json)
 
         parameters = [*own, *shared, as_json]
         run.__doc__ = command.__doc__
@@ -207,12 +207,12 @@ def import_3dc(
     participants: Annotated[str, typer.Option(help="Such as 1-8 or 1,3,5-7.")] = "1-8",
     *,
     advance: "Progress",
-    **writing: Any,
+    writing: "Writing",
 ) -> "ImportSummary":
     """Import the 3DC armband set: real EMG, 10 channels at 1 kHz, eleven gestures, no pose."""
     from cpep_train.import_3dc import import_3dc as bring
 
-    return bring(source, out, _numbers(participants), advance, **writing)
+    return bring(source, out, _numbers(participants), advance, writing=writing)
 
 
 @_import_command("ninapro")
@@ -226,29 +226,29 @@ def import_ninapro(
     ] = False,
     *,
     advance: "Progress",
-    **writing: Any,
+    writing: "Writing",
 ) -> "ImportSummary":
     """Import Ninapro 1, 2, 3, 5, 6 or 8: real EMG, with poses estimated from a data glove."""
     from cpep_train.import_ninapro import import_ninapro as bring
 
     people = _numbers(subjects, "--subjects") if subjects else []
-    return bring(source, out, database.value, people, advance, undo_lag=undo_lag, **writing)
+    return bring(source, out, database.value, people, advance, undo_lag=undo_lag, writing=writing)
 
 
 @_import_command("myo-wrist")
-def import_myo_wrist(source: Source, out: Out, *, advance: "Progress", **writing: Any) -> "ImportSummary":
+def import_myo_wrist(source: Source, out: Out, *, advance: "Progress", writing: "Writing") -> "ImportSummary":
     """Import the myo-readings-dataset: one Myo, eight classes, several wearings per person, no pose."""
     from cpep_train.import_myo import import_myo_wrist as bring
 
-    return bring(source, out, advance, **writing)
+    return bring(source, out, advance, writing=writing)
 
 
 @_import_command("myo-longterm")
-def import_myo_longterm(source: Source, out: Out, *, advance: "Progress", **writing: Any) -> "ImportSummary":
+def import_myo_longterm(source: Source, out: Out, *, advance: "Progress", writing: "Writing") -> "ImportSummary":
     """Import the Wearable Sensor Long-term sEMG Dataset: one Myo, 22 motions on many days, no pose."""
     from cpep_train.import_myo import import_myo_longterm as bring
 
-    return bring(source, out, advance, **writing)
+    return bring(source, out, advance, writing=writing)
 
 
 @_import_command("csv")
@@ -259,12 +259,12 @@ def import_csv(
     out: Out,
     *,
     advance: "Progress",
-    **writing: Any,
+    writing: "Writing",
 ) -> "ImportSummary":
     """Import CSV files of any band by a column map."""
     from cpep_train.import_csv import import_csv as bring
 
-    return bring(column_map, out, **writing)
+    return bring(column_map, out, writing=writing)
 
 
 @_import_command("files")
@@ -284,7 +284,7 @@ def import_files(
     ] = "",
     *,
     advance: "Progress",
-    **writing: Any,
+    writing: "Writing",
 ) -> "ImportSummary":
     """Import files of amplifier software (EDF, BDF, XDF, ...); the content of a file tells its format."""
     from cpep_train import import_files as importer
@@ -298,7 +298,7 @@ def import_files(
         test_repetitions=tuple(_numbers(test_repetitions, "--test-repetitions") if test_repetitions else ()),
         val_repetitions=tuple(_numbers(val_repetitions, "--val-repetitions") if val_repetitions else ()),
     )
-    return importer.import_files(sources, out, about, advance, **writing)
+    return importer.import_files(sources, out, about, advance, writing=writing)
 
 
 @_import_command("libemg")
@@ -311,13 +311,13 @@ def import_libemg(
     ] = "",
     *,
     advance: "Progress",
-    **writing: Any,
+    writing: "Writing",
 ) -> "ImportSummary":
     """Import a folder written by LibEMG: files R_<repetition>_C_<class>, no pose."""
     from cpep_train.import_files import import_libemg as bring
 
     tested = _numbers(test_repetitions, "--test-repetitions", least=0) if test_repetitions else []
-    return bring(source, out, sample_rate_hz, tested, advance, **writing)
+    return bring(source, out, sample_rate_hz, tested, advance, writing=writing)
 
 
 def _listed(text: str) -> list[str]:

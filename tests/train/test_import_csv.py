@@ -13,7 +13,7 @@ from cpep_train.import_csv import import_csv
 from cpep_train.import_files import import_libemg
 from cpep_train.import_myo import import_myo_wrist
 from cpep_train.import_ninapro import import_ninapro
-from cpep_train.importing import Choices
+from cpep_train.importing import Choices, Writing
 from cpep_train.leakage import load_splits
 from tests.processes import invoke
 
@@ -212,7 +212,7 @@ def test_a_straight_hand_is_a_pose(folder):
 
 
 def test_a_rate_is_changed_where_asked(folder):
-    summary = import_csv(folder / "map.toml", folder / "out", choices=Choices(resample_hz=250, channels=(2,)))
+    summary = import_csv(folder / "map.toml", folder / "out", writing=Writing(Choices(resample_hz=250, channels=(2,))))
     assert (summary.sample_rates_hz, summary.n_channels, summary.n_samples_read) == ((250.0,), (1,), 190)
     corpus = Corpus.open(folder / "out")
     with corpus.session(corpus.rows[0]) as session:
@@ -277,7 +277,7 @@ def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_
 
     for force in (False, True):
         with pytest.raises(ConfigError, match=r"holds a.csv, which cpep-edge did not write"):
-            import_csv(tmp_path / "map.toml", tmp_path, force=force)
+            import_csv(tmp_path / "map.toml", tmp_path, writing=Writing(force=force))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
     import_csv(tmp_path / "map.toml", tmp_path / "out")

@@ -11,7 +11,7 @@ from cpep_edge.errors import DataError
 from cpep_train.corpus import Corpus, corpus_info
 from cpep_train.formats import read_source
 from cpep_train.import_files import FileChoices, import_files, import_libemg
-from cpep_train.importing import Choices
+from cpep_train.importing import Choices, Writing
 from cpep_train.leakage import audit
 from tests.processes import invoke
 
@@ -26,7 +26,7 @@ def wave(n: int, n_channels: int, rate_hz: float = RATE_HZ) -> np.ndarray:
 
 
 def import_one(path: Path, out: Path, about: FileChoices = FileChoices(), **chosen: object):
-    summary = import_files([path], out, about, choices=Choices(**chosen))
+    summary = import_files([path], out, about, writing=Writing(Choices(**chosen)))
     assert corpus_info(out).faults == ()
     return summary, Corpus.open(out)
 
@@ -198,7 +198,7 @@ def test_a_folder_of_libemg_is_read_by_repetition_and_class(tmp_path):
                 emg = rng.normal(0, 50, (300, 4))
                 np.savetxt(folder / f"R_{repetition}_C_{number}.csv", emg, delimiter=",")
     (tmp_path / "set" / "collection_details.json").write_text('{"classes": {"0": "Rest", "1": "Fist"}}')
-    summary = import_libemg(tmp_path / "set", tmp_path / "out", 1000, choices=Choices(hold_out_people=("S2",)))
+    summary = import_libemg(tmp_path / "set", tmp_path / "out", 1000, writing=Writing(Choices(hold_out_people=("S2",))))
     corpus = Corpus.open(tmp_path / "out")
     audit(corpus)
     assert summary.gestures == {"Fist": 6, "Rest": 6}

@@ -8,7 +8,7 @@ import pytest
 from cpep_edge.errors import DataError
 from cpep_train.corpus import Corpus
 from cpep_train.import_myo import WRIST_GESTURES, import_myo_longterm, import_myo_wrist
-from cpep_train.importing import Choices
+from cpep_train.importing import Choices, Writing
 from cpep_train.leakage import audit
 
 
@@ -42,7 +42,7 @@ def test_labels_become_recordings_and_the_last_donning_is_for_testing(tmp_path):
 
 def test_people_react_late_so_the_start_of_a_label_can_be_left_out(tmp_path):
     written = _write_wrist(tmp_path / "set", gestures=(1,))
-    summary = import_myo_wrist(tmp_path / "set", tmp_path / "out", choices=Choices(skip_start_s=0.05))
+    summary = import_myo_wrist(tmp_path / "set", tmp_path / "out", writing=Writing(Choices(skip_start_s=0.05)))
     assert summary.left_out == {"the start of recordings": 4 * 4 * 10}
     corpus = Corpus.open(tmp_path / "out")
     with corpus.session(corpus.rows[1]) as session:
@@ -88,7 +88,7 @@ def test_days_are_donnings_and_the_first_is_for_training(tmp_path):
             emg = np.random.default_rng(day * 10 + motion).uniform(-1.28, 1.28, (300, 8))
             np.savetxt(folder / f"D{day}M{motion}T1.csv", emg, delimiter=",")
     summary = import_myo_longterm(
-        tmp_path / "set", tmp_path / "out", choices=Choices(rename={"motion 3": WRIST_GESTURES[2]})
+        tmp_path / "set", tmp_path / "out", writing=Writing(Choices(rename={"motion 3": WRIST_GESTURES[2]}))
     )
     corpus = Corpus.open(tmp_path / "out")
     assert summary.gestures == {"Rest": 3, "WristExtension": 3, "WristFlexion": 3}

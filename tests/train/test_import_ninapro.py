@@ -13,7 +13,7 @@ from cpep_edge.session import JOINT_NAMES
 from cpep_train.corpus import Corpus, corpus_info
 from cpep_train.glove import GLOVE_18, GLOVE_22, joint_angles, lag_s, sensor_ranges
 from cpep_train.import_ninapro import LAYOUTS, Database, import_ninapro
-from cpep_train.importing import Choices
+from cpep_train.importing import Choices, Writing
 from cpep_train.leakage import audit
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -202,7 +202,7 @@ def test_people_and_gestures_are_held_out_by_the_names_of_the_set(tmp_path):
     for subject in (1, 3, 4):
         _write_set(tmp_path / "set", _variables("db5", seed=subject), f"S{subject}_E1_A1.mat")
     choices = Choices(hold_out_people=("S1",), validation_people=("db5-04",), hold_out_gestures=("index flexion",))
-    import_ninapro(tmp_path / "set", tmp_path / "out", "db5", choices=choices)
+    import_ninapro(tmp_path / "set", tmp_path / "out", "db5", writing=Writing(choices))
     corpus = Corpus.open(tmp_path / "out")
     audit(corpus)
     assert {row.user for row in corpus.rows if row.held_out_user} == {"db5-01"}
@@ -211,14 +211,16 @@ def test_people_and_gestures_are_held_out_by_the_names_of_the_set(tmp_path):
         ("db5-01", "test"), ("db5-03", "train"), ("db5-03", "test"), ("db5-04", "val"),
     }  # fmt: skip
     with pytest.raises(DataError, match=r"no gesture is called 'index flexing'; did you mean index flexion\?"):
-        import_ninapro(tmp_path / "set", tmp_path / "no", "db5", choices=Choices(hold_out_gestures=("index flexing",)))
+        import_ninapro(
+            tmp_path / "set", tmp_path / "no", "db5", writing=Writing(Choices(hold_out_gestures=("index flexing",)))
+        )
     assert not (tmp_path / "no").exists()
 
 
 def test_the_published_files_are_read_whole(tmp_path):
     if not (SHARED / "ninapro-db5").is_dir():
         pytest.skip("shared/data is not there")
-    summary = import_ninapro(SHARED / "ninapro-db5", tmp_path / "out", "db5", [1], dry_run=True)
+    summary = import_ninapro(SHARED / "ninapro-db5", tmp_path / "out", "db5", [1], writing=Writing(dry_run=True))
     assert summary.n_samples_kept == summary.n_samples_read == 130_267
     assert len(summary.gestures) == 13
     assert any("10 (index_mcp_abduction)" in note for note in summary.notes)
@@ -317,4 +319,6 @@ def test_a_file_of_matlab_7_3_that_cannot_be_read_says_why(tmp_path, write, says
 def test_a_gesture_to_be_renamed_that_is_not_there_is_said(tmp_path):
     _write_set(tmp_path / "set", _variables("db5"))
     with pytest.raises(DataError, match="'index flexon', to be renamed; did you mean index flexion?"):
-        import_ninapro(tmp_path / "set", tmp_path / "out", "db5", choices=Choices(rename={"index flexon": "Point"}))
+        import_ninapro(
+            tmp_path / "set", tmp_path / "out", "db5", writing=Writing(Choices(rename={"index flexon": "Point"}))
+        )

@@ -13,7 +13,7 @@ from cpep_train.corpus import Corpus
 from cpep_train.export_sessions import export_session
 from cpep_train.import_csv import import_csv
 from cpep_train.import_files import FileChoices, import_files, import_libemg
-from cpep_train.importing import Choices, choices_of
+from cpep_train.importing import Choices, Writing, choices_of
 from tests.train.test_import_xdf import _write_xdf
 
 RATE_HZ = 200
@@ -73,7 +73,7 @@ def test_names_that_differ_by_capitals_alone_are_refused_with_a_way_out(tmp_path
     column_map = _csv(tmp_path, labels=("Fist", "fist"))
     with pytest.raises(DataError, match="--rename fist=Fist makes them one"):
         import_csv(column_map, tmp_path / "out")
-    summary = import_csv(column_map, tmp_path / "out", choices=Choices(rename={"fist": "Fist"}))
+    summary = import_csv(column_map, tmp_path / "out", writing=Writing(Choices(rename={"fist": "Fist"})))
     assert summary.gestures == {"Fist": 2}
 
 
@@ -81,7 +81,7 @@ def test_a_name_is_found_however_its_accents_are_typed(tmp_path):
     typed = unicodedata.normalize("NFD", "José")
     column_map = _csv(tmp_path, people=(typed, "Bo"), labels=(unicodedata.normalize("NFD", "Fäust"),))
     choices = Choices(hold_out_people=(typed,), rename={unicodedata.normalize("NFD", "Fäust"): "Fist"})
-    summary = import_csv(column_map, tmp_path / "out", choices=choices)
+    summary = import_csv(column_map, tmp_path / "out", writing=Writing(choices))
     assert (summary.people, summary.splits, summary.gestures) == (("Bo", "José"), {"test": 1, "train": 1}, {"Fist": 2})
 
 
@@ -119,7 +119,7 @@ def test_a_dry_run_refuses_the_folder_that_the_import_would(tmp_path, bring):
     column_map, said = _csv(tmp_path), []
     for dry_run in (True, False):
         with pytest.raises(CpepError) as refused:
-            import_csv(column_map, tmp_path / "out", dry_run=dry_run)
+            import_csv(column_map, tmp_path / "out", writing=Writing(dry_run=dry_run))
         said.append(str(refused.value))
     assert said[0] == said[1]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cpep_edge.errors import DataError
-from cpep_train.importing import Choices, ImportSummary, Recording, Split, whole_rows, writing_corpus
+from cpep_train.importing import ImportSummary, Recording, Split, Writing, whole_rows, writing_corpus
 from cpep_train.pose_templates import TEMPLATES
 
 N_CHANNELS = 10
@@ -27,9 +27,7 @@ def import_3dc(
     participants: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
     *,
-    choices: Choices | None = None,
-    dry_run: bool = False,
-    force: bool = False,
+    writing: Writing = Writing(),
 ) -> ImportSummary:
     """Write the recordings of some participants as a corpus, whole or not at all.
 
@@ -38,7 +36,7 @@ def import_3dc(
     """
     files = [file for participant in participants for file in _files(source, participant)]
     n_short = 0
-    with writing_corpus(out, choices or Choices(), "data import 3dc", dry_run=dry_run, force=force) as writer:
+    with writing_corpus(out, writing, "data import 3dc") as writer:
         for done, (participant, split, file) in enumerate(files):
             match = _NAME.fullmatch(file.name)
             if match is None or int(match[2]) >= len(GESTURES):

@@ -54,7 +54,7 @@ from cpep_edge.outside import printable, unreadable
 from cpep_edge.session import JOINT_NAMES, N_JOINTS
 from cpep_edge.toml_text import faults, load_toml
 from cpep_train.even_grid import evened, usual_rate
-from cpep_train.importing import Choices, CorpusWriter, ImportSummary, Recording, stretches, writing_corpus
+from cpep_train.importing import CorpusWriter, ImportSummary, Recording, Writing, stretches, writing_corpus
 from cpep_train.text_formats import MAX_RATE_HZ
 from cpep_train.units import microvolts_of
 
@@ -162,15 +162,13 @@ class _Block:
     time_s: NDArray[np.float64] | None  # (n,)
 
 
-def import_csv(
-    column_map: Path, out: Path, *, choices: Choices | None = None, dry_run: bool = False, force: bool = False
-) -> ImportSummary:
+def import_csv(column_map: Path, out: Path, *, writing: Writing = Writing()) -> ImportSummary:
     """Write the files that a column map names as a corpus, whole or not at all.
 
     Raises ConfigError, naming all faults of the map at once, and DataError, naming file and column.
     """
     spec = load_column_map(column_map)
-    with writing_corpus(out, choices or Choices(), "data import csv", dry_run=dry_run, force=force) as writer:
+    with writing_corpus(out, writing, "data import csv") as writer:
         for file in spec.files:
             path = column_map.parent / file.file
             if spec.columns.time is None:

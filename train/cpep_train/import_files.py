@@ -23,7 +23,7 @@ from cpep_edge.outside import unreadable
 from cpep_train.even_grid import evened
 from cpep_train.export_sessions import AFTER_THE_END, NOT_RECORDED
 from cpep_train.formats import read_source
-from cpep_train.importing import Choices, CorpusWriter, ImportSummary, Recording, Split, stretches, writing_corpus
+from cpep_train.importing import CorpusWriter, ImportSummary, Recording, Split, Writing, stretches, writing_corpus
 from cpep_train.text_formats import Channel, Event, SourceFile
 from cpep_train.units import UnitBySize, microvolts_of
 
@@ -55,9 +55,7 @@ def import_files(
     about: FileChoices,
     progress: Callable[[int, int], None] | None = None,
     *,
-    choices: Choices | None = None,
-    dry_run: bool = False,
-    force: bool = False,
+    writing: Writing = Writing(),
 ) -> ImportSummary:
     """Write files as a corpus, whole or not at all.
 
@@ -73,7 +71,7 @@ def import_files(
         raise DataError(f"repetition {min(both)} is for testing and for validation; choose one")
     repetitions: set[int] = set()
     sessions: dict[tuple[str, str], Path] = {}
-    with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
+    with writing_corpus(out, writing, "data import files") as writer:
         for done, path in enumerate(sources, start=1):
             repetitions |= _import(path, read_source(path), about, writer)
             user, session = _whose(path, about)
@@ -221,9 +219,7 @@ def import_libemg(
     test_repetitions: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
     *,
-    choices: Choices | None = None,
-    dry_run: bool = False,
-    force: bool = False,
+    writing: Writing = Writing(),
 ) -> ImportSummary:
     """Write a folder as LibEMG's screen-guided training fills it, `R_<repetition>_C_<class>`, as a corpus.
 
@@ -245,7 +241,7 @@ def import_libemg(
     names, details = _class_names(source)
     tested = set(test_repetitions) or ({max(repetitions)} if len(repetitions) > 1 else set())
     apart = len({(repetition, number) for _, repetition, number, _ in files}) < len(files)
-    with writing_corpus(out, choices or Choices(), "data import files", dry_run=dry_run, force=force) as writer:
+    with writing_corpus(out, writing, "data import files") as writer:
         if len(files) < len(matches):
             writer.notes.append(f"{len(matches) - len(files)} files of other sensors than EMG were left out")
         if details:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpep_edge.errors import DataError
-from cpep_train.importing import Choices, CorpusWriter, ImportSummary, Recording, stretches, whole_rows, writing_corpus
+from cpep_train.importing import CorpusWriter, ImportSummary, Recording, Writing, stretches, whole_rows, writing_corpus
 
 N_CHANNELS = 8
 SAMPLE_RATE_HZ = 200.0
@@ -35,10 +35,8 @@ def import_myo_wrist(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
     *,
-    choices: Choices | None = None,
+    writing: Writing = Writing(),
     rest_between: bool = True,
-    dry_run: bool = False,
-    force: bool = False,
 ) -> ImportSummary:
     """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
 
@@ -71,7 +69,7 @@ def import_myo_wrist(
                     other_names=(person,),
                 )
 
-    with writing_corpus(out, choices or Choices(), "data import myo", dry_run=dry_run, force=force) as writer:
+    with writing_corpus(out, writing, "data import myo") as writer:
         for done, (person, session, file) in enumerate(files, start=1):
             rows = _rows(file, N_CHANNELS + 1, writer)
             for recording in of_file(file, person, session, rows):
@@ -86,9 +84,7 @@ def import_myo_longterm(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
     *,
-    choices: Choices | None = None,
-    dry_run: bool = False,
-    force: bool = False,
+    writing: Writing = Writing(),
 ) -> ImportSummary:
     """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
 
@@ -98,7 +94,7 @@ def import_myo_longterm(
     if not found:
         raise DataError(f"{source}: there is no file subS/dayD/D<day>M<motion>T<trial>.csv")
     files = sorted(found, key=lambda one: (one[1].parts[-3], *(int(one[0][k]) for k in ("day", "motion", "trial"))))
-    with writing_corpus(out, choices or Choices(), "data import myo", dry_run=dry_run, force=force) as writer:
+    with writing_corpus(out, writing, "data import myo") as writer:
         for done, (match, file) in enumerate(files, start=1):
             day, motion = int(match["day"]), int(match["motion"])
             person = file.parts[-3]

@@ -30,10 +30,10 @@ from cpep_edge.outside import unreadable
 from cpep_edge.session_trial import SessionTrial
 from cpep_train.glove import GLOVES, joint_angles, lag_s, sensor_ranges
 from cpep_train.importing import (
-    Choices,
     CorpusWriter,
     ImportSummary,
     Recording,
+    Writing,
     check_numbers,
     stretches,
     writing_corpus,
@@ -98,22 +98,18 @@ def import_ninapro(
     subjects: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
     *,
-    choices: Choices | None = None,
+    writing: Writing = Writing(),
     undo_lag: bool = False,
-    dry_run: bool = False,
-    force: bool = False,
 ) -> ImportSummary:
     """Write the recordings of some subjects, or of all that are there, as a corpus, whole or not at all.
 
     progress: called with (files done, files in all)
-    choices: people and gestures held out, other names, channels, a rate
     undo_lag: move each subject's poses earlier by what the glove lags behind the EMG
-    dry_run: read and say, write nothing
     Raises DataError, naming the file and the variable, when a subject is missing or a file is not of the layout above.
     """
     layout, files = LAYOUTS[database], _files(source, subjects)
     done, n_files = 0, sum(map(len, files.values()))
-    with writing_corpus(out, choices or Choices(), "data import ninapro", dry_run=dry_run, force=force) as writer:
+    with writing_corpus(out, writing, "data import ninapro") as writer:
         for subject, mine in files.items():
             exercises = [_read(file, database, layout) for file in _kept_apart(mine, writer)]
             poses = _poses(exercises, layout, undo_lag, writer)

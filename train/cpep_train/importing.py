@@ -96,6 +96,15 @@ def choices_of(values: dict[str, object], where: str) -> Choices:
 
 
 @dataclass(frozen=True, slots=True)
+class Writing:
+    """How an import writes its corpus."""
+
+    choices: Choices = Choices()
+    dry_run: bool = False  # read and say, write nothing
+    force: bool = False  # replace an earlier output although it was changed since
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One stretch of one label, as an importer reads it."""
 
@@ -385,21 +394,18 @@ def _check_range(values: Floats, largest: float, what: str) -> None:
 
 
 @contextmanager
-def writing_corpus(
-    out: Path, choices: Choices, made_by: str, *, dry_run: bool = False, force: bool = False
-) -> Iterator[CorpusWriter]:
+def writing_corpus(out: Path, writing: Writing, made_by: str) -> Iterator[CorpusWriter]:
     """A writer into a folder that is created whole or not at all; a dry run counts and writes nothing.
 
     made_by: the command
-    force: replace an earlier output although it was changed since
     The caller finishes the writer inside the block.
     """
-    if dry_run:
-        check_output_folder(out, made_by, force=force)
-        yield CorpusWriter(None, choices)
+    if writing.dry_run:
+        check_output_folder(out, made_by, force=writing.force)
+        yield CorpusWriter(None, writing.choices)
         return
-    with output_folder(out, made_by, force=force) as folder:
-        yield CorpusWriter(folder, choices)
+    with output_folder(out, made_by, force=writing.force) as folder:
+        yield CorpusWriter(folder, writing.choices)
 
 
 def stretches(*keys: NDArray[np.generic]) -> Iterator[tuple[int, int]]:
