@@ -252,7 +252,9 @@ def _the_model(model: DeviceModel) -> str:
     if model.front_end is not None:
         fields += _front_end_fields(model.front_end, model.encoder)
     if model.head is not None and model.head_spec is not None:
-        fields.append(_discriminant(model.head, model.head_spec))
+        arrays = ("origin", "projection", "means", "factors", "log_determinants", "gestures")
+        numbers = _number(1 / model.head.temperature), str(round(model.head_spec.min_typicality * 2**_COSINE_BITS))
+        fields.append(f".head = {{{', '.join((*(f'head_{name}' for name in arrays), *numbers))}}}")
     if model.encoder is not None:
         fields += _encoder_fields(model.encoder, stored_prototypes(model.prototypes))
     fields.append(".gestures = gestures")
@@ -268,12 +270,6 @@ def _front_end_fields(spec: MpfSpec, encoder: IntegerEncoder | None) -> list[str
         f".centre = {'centre' if spec.centre else 'NULL'}",
         f".step_scale = {_number(scale)}",
     ]
-
-
-def _discriminant(head: Head, spec: HeadSpec) -> str:
-    arrays = ("origin", "projection", "means", "factors", "log_determinants", "gestures")
-    numbers = _number(1 / head.temperature), str(round(spec.min_typicality * 2**_COSINE_BITS))
-    return f".head = {{{', '.join((*(f'head_{name}' for name in arrays), *numbers))}}}"
 
 
 def _encoder_fields(encoder: IntegerEncoder, stored: StoredPrototypes) -> list[str]:

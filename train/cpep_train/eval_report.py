@@ -25,6 +25,7 @@ FIGURES_FILE = "evaluation.json"
 CSV_FILE = "evaluation.csv"
 LATEX_FILE = "evaluation.tex"
 
+_OF_TEMPLATES = "Poses are templates, written by hand, not recorded: figures say how well EMG is told apart."
 _MOST_DOTS = 3_000  # of a kind, in the map
 _TITLES = {
     "zero-shot": "Zero-shot",
@@ -81,7 +82,7 @@ def _page(found: Evaluation, embedded: EmbeddedWindows, drawn: "dict[str, tuple[
         _headline(found, origin.data),
         sections,
         cards=_cards(found),
-        warnings=_warnings(embedded),
+        warnings=[] if embedded.checkpoint.recipe.pose.source == "recorded" else [_OF_TEMPLATES],
     )
 
 
@@ -113,12 +114,6 @@ def _scores(found: Evaluation) -> Sequence[Score]:
 def _users(scores: Sequence[Score]) -> str:
     """Held-out people, or known ones where none are held out."""
     return next((kind for kind in USERS if any(score.users == kind for score in scores)), "")
-
-
-def _warnings(embedded: EmbeddedWindows) -> list[str]:
-    if embedded.checkpoint.recipe.pose.source == "recorded":
-        return []
-    return ["Poses are templates, written by hand, not recorded: figures say how well EMG is told apart."]
 
 
 def _origin(embedded: EmbeddedWindows) -> Markup:
