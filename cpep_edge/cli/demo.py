@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -11,6 +11,9 @@ from rich.text import Text
 from cpep_edge.cli.output import print_json, progress, stderr
 from cpep_edge.errors import ConfigError
 from cpep_edge.names import FREE_MOVEMENT
+
+if TYPE_CHECKING:
+    from cpep_train.corpus import Corpus, Row
 
 RECIPE = "box"
 N_USERS, N_DONNINGS, SECONDS, FREE_SECONDS, SEED = 72, 1, 3.0, 20.0, 0
@@ -76,8 +79,7 @@ def demo(
         manifest = export_bundle(checkpoint, corpus, bundle, native=native, progress=advance)
     _say(5, f"replaying a new person's session on a simulated wristband, {REPLAY_SPEED:g} times real time")
     people = Corpus.open(corpus)
-    unknown = [row for row in people.rows if row.held_out_user]
-    rows = [row for row in unknown if (row.user, row.session) == (unknown[-1].user, unknown[-1].session)]
+    rows = _held_out_session(people)
     moves = [row for row in rows if row.stage in manifest.calibration]
     asked = [row for row in rows if row.stage != FREE_MOVEMENT]
     replayed = calibrate_and_replay(people, moves, asked, bundle, REPLAY_SPEED)
@@ -88,6 +90,12 @@ def demo(
     else:
         print_report(report, path)
         tell_what_next("go on with your own arm")
+
+
+def _held_out_session(corpus: "Corpus") -> "list[Row]":
+    """The recordings of one session by someone whom training never saw."""
+    rows = [row for row in corpus.rows if row.held_out_user]
+    return [row for row in rows if (row.user, row.session) == (rows[-1].user, rows[-1].session)]
 
 
 def _say(step: int, what: str) -> None:
