@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cpep_train.corpus import Corpus, Row
 
 RECIPE = "box"
-N_USERS, N_DONNINGS, SECONDS, FREE_SECONDS, SEED = 72, 1, 3.0, 20.0, 0
+N_USERS, N_DONNINGS, SECONDS, FREE_SECONDS, SEED = 72, 1, 3.0, 40.0, 0
 REPLAY_SPEED = 4.0  # times real time
 
 

@@ -21,7 +21,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from multiprocessing import get_context
@@ -39,7 +39,7 @@ from cpep_train.corpus import FREE_STAGE, Row, write_metadata
 from cpep_train.free_movement import move_free
 from cpep_train.hand_model import Hand, activations, load_hand, passive_torque
 from cpep_train.motor_units import excitation_for, spike_trains
-from cpep_train.stages import REST_RAD, STAGES, VALIDATION_STAGES, Motion, Stage, move, move_prompted
+from cpep_train.stages import REST_RAD, STAGES, USER_SPREAD_RAD, VALIDATION_STAGES, Motion, Stage, move, move_prompted
 from cpep_train.wearers import (
     BASE_RATE_HZ,
     CPEP_BAND,
@@ -67,6 +67,9 @@ _EFFORT = 8.0  # torque of a gesture over that of passively held joints: people 
 _TONE = 0.001  # activation of a resting muscle
 _WANDERING = ((0.15, 4.0), (0.25, 0.5))  # sd of the logarithm of all muscles' activation, and its rate in Hz
 _OWN_WANDERING = (0.25, 2.0)  # the same of each muscle by itself
+# People who are trained on form gestures in more ways than people do: training that saw more hand shapes tells apart
+# more of those that it did not see (domain randomisation: Tobin et al. 2017; figures in docs/training.md).
+_TRAINED_SPREAD_RAD = 0.08
 _MAINS_HZ = 50.0
 _FREE = Stage(FREE_STAGE, REST_RAD[None])
 _NUMBERED = (*STAGES, None, None, *VALIDATION_STAGES)  # for random streams; prompts and free movement have theirs
@@ -134,11 +137,14 @@ def synthesise_corpus(
     )
     made_by += "" if only_first is None else f", the first {only_first} people"
     with output_folder(out, made_by, force=force) as folder, _workers(len(recordings)) as run:
-        jobs = ((folder, user, session, stage.name, length_s, seed) for user, session, stage, length_s in recordings)
+        rows = [metadata_row(*recording[:3], n_users, sessions_per_user) for recording in recordings]
+        jobs = (
+            (folder, user, session, stage.name, length_s, row.split, seed)
+            for (user, session, stage, length_s), row in zip(recordings, rows, strict=True)
+        )
         for done, _ in enumerate(run(_write_recording, jobs)):
             if progress is not None:
                 progress(done + 1, len(recordings))
-        rows = [metadata_row(*recording[:3], n_users, sessions_per_user) for recording in recordings]
         write_metadata(folder, rows)
 
 
@@ -159,13 +165,23 @@ def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: 
 
 
 def simulate(
-    user_index: int, session_index: int, stage: Stage, seconds: float, seed: int, band: RingBand = CPEP_BAND
+    user_index: int,
+    session_index: int,
+    stage: Stage,
+    seconds: float,
+    seed: int,
+    band: RingBand = CPEP_BAND,
+    spread_rad: float = USER_SPREAD_RAD,
 ) -> Recording:
-    """Simulate one recording of one wearer's donning."""
+    """Simulate one recording of one wearer's donning.
+
+    spread_rad: how far this wearer's ways to form gestures lie from the gestures, standard deviation of each joint
+    """
     donning = _donned(user_index, session_index, seed, band)
+    style = replace(donning.wearer.style, spread_rad=spread_rad)
     rng = stream(seed, user_index, session_index, _NUMBERED.index(stage))
     n_poses = math.ceil(seconds * POSE_RATE_HZ) + 1
-    motion = move(stage, donning.wearer.style, load_hand(), n_poses, POSE_RATE_HZ, rng)
+    motion = move(stage, style, load_hand(), n_poses, POSE_RATE_HZ, rng)
     return record(donning, motion, seconds, rng)
 
 
@@ -320,14 +336,15 @@ def _workers(n_recordings: int) -> Iterator[Callable[..., Iterator[None]]]:
         yield pool.imap
 
 
-def _write_recording(job: tuple[Path, int, int, str, float, int]) -> None:
-    folder, user_index, session_index, name, seconds, seed = job
+def _write_recording(job: tuple[Path, int, int, str, float, str, int]) -> None:
+    folder, user_index, session_index, name, seconds, split, seed = job
     user, session = _names(user_index, session_index)
     if name == FREE_STAGE:
         recording = simulate_free(user_index, session_index, seconds, seed)
     else:
         stage = next(stage for stage in (*STAGES, *VALIDATION_STAGES) if stage.name == name)
-        recording = simulate(user_index, session_index, stage, seconds, seed)
+        spread_rad = _TRAINED_SPREAD_RAD if split == "train" else USER_SPREAD_RAD
+        recording = simulate(user_index, session_index, stage, seconds, seed, spread_rad=spread_rad)
     write_recording(folder, user, session, name, recording)
 
 

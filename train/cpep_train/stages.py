@@ -32,7 +32,7 @@ PROMPT_HOLD_S = (1.0, 2.0)  # where a wearer makes gesture after gesture as aske
 PROMPT_REST_S = (1.5, 3.0)  # and rests between two
 EASE_S = (0.1, 0.25)  # how long the hand stays eased off between two holds
 EASE_DEPTH = (0.3, 0.7)  # how far back toward rest it goes
-_USER_SPREAD_RAD = 0.03  # sd of a wearer's own way to form a gesture, each joint
+USER_SPREAD_RAD = 0.03  # sd of a wearer's own way to form a gesture, each joint
 _HOLD_SPREAD_RAD = 0.022  # sd between two holds of the same wearer, each joint
 _HOLD_EFFORT_SPREAD = 0.25  # of the logarithm of how firmly one hold is held
 TREMOR_RAD = 0.01  # sd of slow wandering within a hold, each joint
@@ -61,11 +61,12 @@ class Style:
 
     habit: int  # seed of how each gesture is formed
     effort: float  # multiplies the torque of every gesture
+    spread_rad: float = USER_SPREAD_RAD
 
     def offset_rad(self, stage: Stage) -> NDArray[np.float64]:
         """What this wearer adds to every key of a stage, (23,)."""
         rng = np.random.default_rng((self.habit, zlib.crc32(stage.name.encode())))
-        return rng.normal(0, _USER_SPREAD_RAD, N_POSE)
+        return rng.normal(0, self.spread_rad, N_POSE)
 
 
 @dataclass(frozen=True, slots=True)
