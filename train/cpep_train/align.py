@@ -1,8 +1,8 @@
-"""Contrastive alignment: the EMG encoder learns to land where the frozen pose encoder puts the same window's pose.
+"""Contrastive alignment: train the EMG encoder to embed each window where the frozen pose encoder embeds its pose.
 
 Symmetric InfoNCE over the windows of a batch with a learnable temperature (Cui et al., arXiv 2509.04699). Only the EMG
-encoder, its projection and the temperature move; with the pose encoder moving too, the paper saw training diverge. The
-recipe may ask for that nevertheless.
+encoder, its projection and the temperature are trained. The paper reports that training diverges when the pose encoder
+is trained too; a recipe can still ask for it with `train_pose`.
 """
 
 import math
@@ -22,27 +22,27 @@ from cpep_train.windows import NO_GESTURE, WindowBatch
 
 SMALLEST_TEMPERATURE = 0.01  # as in CLIP: below, a single pair can make the loss explode
 LARGEST_TEMPERATURE = 1.0
-ALIKE_STD = 0.4  # root mean square over the joints; two holds of a gesture by two people are about so far apart
+ALIKE_STD = 0.4  # RMS over the joints; about the distance between two people's holds of one gesture
 
 SameGesture = Literal["negative", "ignored", "positive"]
 
 
 class Pairs(NamedTuple):
-    """The embeddings of one step's whole batch; row by row they belong together."""
+    """The embeddings of one step's whole batch; row i of each tensor belongs to window i."""
 
     emg: Tensor  # (B, D), unit length
     pose: Tensor  # (B, D), unit length
     gesture: Tensor  # (B,), `NO_GESTURE` for free movement
     posture: Tensor  # (B, J), the mean pose of each window, in standard deviations
-    teacher: Tensor | None = None  # (B, D), where one is distilled: what it makes of the same EMG
+    teacher: Tensor | None = None  # (B, D), with distillation: the teacher's embeddings of the same EMG
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Pairs":
-        """The same with every tensor changed."""
+        """Apply a function to every tensor."""
         teacher = None if self.teacher is None else change(self.teacher)
         return Pairs(change(self.emg), change(self.pose), change(self.gesture), change(self.posture), teacher)
 
     def same(self) -> Tensor:
-        """Which windows show the same, (B, B): a gesture or, where either shows none by name, nearly the same pose."""
+        """Which pairs of windows match, (B, B): by gesture or, where either has no gesture, by nearly equal pose."""
         named = (self.gesture[:, None] != NO_GESTURE) & (self.gesture[None, :] != NO_GESTURE)
         return torch.where(named, self.gesture[:, None] == self.gesture[None, :], alike(self.posture))
 
@@ -67,7 +67,7 @@ class Alignment(TrainingStage):
             freeze(module)
 
     def train(self, mode: bool = True) -> "Alignment":
-        """Switch to training, what is frozen excepted."""
+        """Switch to training mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -75,7 +75,7 @@ class Alignment(TrainingStage):
 
     @property
     def temperature(self) -> Tensor:
-        """The temperature in force, ()."""
+        """The current temperature, ()."""
         return self.log_temperature.exp().clamp(SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE)
 
     def training_step(self, batch: WindowBatch) -> Tensor:
@@ -115,23 +115,23 @@ def info_nce(
     same: Tensor,
     same_gesture: SameGesture = "negative",
 ) -> Tensor:
-    """Symmetric InfoNCE: each window should find its own pose among the batch's, and each pose its window.
+    """Symmetric InfoNCE: match each window to its own pose among those of the batch, and each pose to its window.
 
     emg, pose: (B, D), unit length
     same: (B, B), which windows show the same gesture
-    same_gesture: what the other windows of a gesture count as: negatives, as published; nothing; or positives, which
-        share the target evenly (Khosla et al. 2020)
+    same_gesture: how other windows of the same gesture count: as negatives, as published; not at all; or as
+        positives, which share the target evenly (Khosla et al. 2020)
     """
     logits = emg @ pose.T / temperature  # (B, B)
     right, counted = _right_and_counted(same, same_gesture)
     targets = right.to(logits.dtype)
-    targets = targets / targets.sum(dim=1, keepdim=True)  # rows count the same gestures as columns
-    logits = logits.masked_fill(~counted, torch.finfo(logits.dtype).min / 2)  # infinity times zero is no number
+    targets = targets / targets.sum(dim=1, keepdim=True)  # `same` is symmetric, so this serves rows and columns
+    logits = logits.masked_fill(~counted, torch.finfo(logits.dtype).min / 2)  # not -inf: infinity times zero is NaN
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
-    """Share of windows to which a right pose is nearest in the batch, ()."""
+    """Share of windows whose nearest pose in the batch is a correct one, ()."""
     right, counted = _right_and_counted(pairs.same(), same_gesture)
     similarity = pairs.emg.float() @ pairs.pose.float().T  # in half precision the two may differ in type
     nearest = similarity.masked_fill(~counted, -torch.inf).argmax(dim=1, keepdim=True)
@@ -139,13 +139,13 @@ def top1(pairs: Pairs, same_gesture: SameGesture) -> Tensor:
 
 
 def chance(same: Tensor, same_gesture: SameGesture) -> float:
-    """The `top1` of poses drawn at random."""
+    """The `top1` that poses drawn at random would reach."""
     right, counted = _right_and_counted(same, same_gesture)
     return (right.sum(dim=1) / counted.sum(dim=1)).mean().item()
 
 
 def _right_and_counted(same: Tensor, same_gesture: SameGesture) -> tuple[Tensor, Tensor]:
-    """Which poses of a batch are right for each window, and which it is asked about, both (B, B)."""
+    """Which poses of a batch are correct for each window, and which are counted at all, both (B, B)."""
     own = torch.eye(len(same), dtype=torch.bool, device=same.device)
     right = same if same_gesture == "positive" else own
     counted = own | ~same if same_gesture == "ignored" else torch.ones_like(same)

@@ -1,4 +1,4 @@
-"""What may differ from one wearing of the band to the next, drawn anew for each window: turn, gains, silence, noise."""
+"""Vary each window as a new wearing of the band would: its turn, its gains, dead electrodes and noise."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def augment(emg: Tensor, spec: Augmentation, front_end: MpfSpec | None = None) -
             emg = emg + 2 * log_gain * _on_diagonal(front_end, emg)[None, :, None]
     if spec.channel_dropout:
         kept = torch.rand(len(emg), n_electrodes, device=emg.device) >= spec.channel_dropout  # (B, C)
-        if front_end is not None:  # what a token says of a dead electrode is zero
+        if front_end is not None:  # zero every entry of a token that involves a dead electrode
             row, column = torch.triu_indices(n_electrodes, n_electrodes, device=emg.device)
             kept = (kept[:, row] & kept[:, column]).repeat(1, len(front_end.bands))  # (B, F)
         emg = emg * kept[:, :, None]
@@ -34,7 +34,7 @@ def augment(emg: Tensor, spec: Augmentation, front_end: MpfSpec | None = None) -
 
 
 def _worn_otherwise(emg: Tensor, spec: Augmentation, n_electrodes: int, front_end: MpfSpec | None) -> Tensor:
-    """Turn each band by a whole number of electrodes, which form a ring, and run some the other way round."""
+    """Turn each band by a whole number of electrodes, which form a ring, and mirror some."""
     ways = []
     for turn in range(-spec.channel_roll, spec.channel_roll + 1):
         ring = torch.arange(n_electrodes).roll(-turn)
@@ -48,7 +48,7 @@ def _worn_otherwise(emg: Tensor, spec: Augmentation, n_electrodes: int, front_en
 
 
 def _on_diagonal(front_end: MpfSpec, like: Tensor) -> Tensor:
-    """One for each number of a token that stands on a covariance's diagonal, (F,)."""
+    """1 for each token entry on the diagonal of a covariance, else 0, (F,)."""
     row, column = torch.triu_indices(front_end.n_electrodes, front_end.n_electrodes)
     on: Tensor = (row == column).repeat(len(front_end.bands)).to(like)
     return on

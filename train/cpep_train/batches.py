@@ -1,10 +1,10 @@
-"""Batches for training: which windows go together and in what order, and who reads them.
+"""Batches for training: which windows go together, in what order, and which process reads them.
 
-A corpus that fits the store's cache is shuffled as a whole. A larger one is read in streams, each its own share of the
-recordings in an order drawn anew every epoch: windows are drawn from a pool of neighbouring recordings that slides
-along, so that each recording is read once, from its start to its end, and dropped. A stream is read by one process.
+A corpus that fits the store's cache is shuffled as a whole. A larger one is read in streams. Each
+stream has its own share of the recordings, in an order drawn anew every epoch, and is read by one process. It draws
+windows from a sliding pool of neighbouring recordings, so each recording is read once, from start to end, and dropped.
 
-Every process of a distributed training draws the same batches and takes its share of each.
+In distributed training, every process draws the same batches and takes its share of each.
 """
 
 import os
@@ -20,19 +20,19 @@ from cpep_edge.spread import evenly_spread
 from cpep_train.processes import n_processes, rank
 from cpep_train.windows import WindowBatch, WindowDataset
 
-N_STREAMS = 4  # of a corpus beyond the cache; fixed, so that the order of batches does not depend on the processors
+N_STREAMS = 4  # for a corpus larger than the cache; fixed, so that the batch order does not depend on the machine
 VALIDATION_WINDOWS = 512  # enough for a curve; evaluation is `cpep_train.evaluate`
-_POOL_SHARE = 0.6  # of a stream's cache that its pool takes; the rest keeps recordings on their way in and out
+_POOL_SHARE = 0.6  # share of a stream's cache for its pool; the rest is for recordings entering and leaving it
 
 
 class TrainingBatches(Sampler[NDArray[np.int64]]):
     """The windows of one epoch, shuffled, jittered and cut into batches; each is (B, 2), session and start.
 
-    An epoch's order depends on the seed and the epoch alone, so that a resumed run sees what it would have seen.
+    The order depends only on the seed and the epoch, so a resumed run sees the same batches as an uninterrupted one.
     """
 
     def __init__(self, dataset: WindowDataset, batch_size: int, seed: int) -> None:
-        """Raises ConfigError when processes do not divide a batch."""
+        """Raises ConfigError when the batch size is not a multiple of the number of processes."""
         self._dataset, self._seed, self._epoch = dataset, seed, 0
         self._batch_size = min(batch_size, len(dataset))
         store = dataset.store
@@ -75,7 +75,7 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
             place = turn[session[windows]] - turn[session[windows[0]]]
             n_recordings = int(place[-1]) + 1
             drawn_at = place + min(self._pool, n_recordings) * rng.random(n)
-            yield windows[np.argsort(drawn_at % n_recordings)]  # the end meets the beginning
+            yield windows[np.argsort(drawn_at % n_recordings)]  # the pool wraps around from the end to the beginning
 
     def _jittered(self, places: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         recipe = self._dataset.store.recipe
@@ -89,7 +89,7 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
 
 
 class _Fetching(Dataset[WindowBatch]):
-    """A dataset of which a DataLoader asks for whole batches, by place."""
+    """A dataset whose items are whole batches, indexed by the places of their windows."""
 
     def __init__(self, windows: WindowDataset) -> None:
         self.windows = windows
@@ -103,7 +103,7 @@ def training_loader(
 ) -> DataLoader[WindowBatch]:
     """Shuffled, jittered batches for training.
 
-    n_workers: processes that read; None takes none for a corpus that fits the cache, else one a stream
+    n_workers: processes that read; None: no extra process for a corpus that fits the cache, else one per stream
     """
     batches = TrainingBatches(dataset, batch_size, seed)
     if n_workers is None:
@@ -127,7 +127,7 @@ def validation_loader(dataset: WindowDataset, batch_size: int) -> DataLoader[Win
 
 
 def _share_cache(worker: int) -> None:
-    """Batches go to workers in turn and so do streams: each keeps its own recordings, in its share of the cache."""
+    """Give a worker its share of the cache. Batches and streams go to workers in turn; each has its own recordings."""
     info = get_worker_info()
     if info is not None:
         info.dataset.windows.store.cache_bytes //= info.num_workers  # type: ignore[attr-defined]

@@ -1,9 +1,9 @@
-"""The encoder in the box: trained on simulated people, for a first bundle without a corpus of one's own.
+"""The encoder that ships with the project: trained on simulated people, to export a bundle without your own corpus.
 
-Its checkpoint lies among the recipes; `train/recipes/box/README.md` says how it was made. What else an export needs,
-windows to calibrate with, poses for the index and people to measure on, it simulates anew: a recording of a simulated
-person is the same bit for bit whenever it is made, so these are of the people that the box was trained, watched and
-judged on, each still in their split.
+Its checkpoint is in the recipes folder; `train/recipes/box/README.md` says how it was made. An export also needs
+windows to calibrate with, poses for the index and people to measure on, and these are simulated again. Simulation is
+reproducible bit for bit, so they are the people that the encoder was trained, validated and tested on, each in the
+same split.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from cpep_train.simulation import synthesise_corpus
 
 BOX = "box"
-N_PEOPLE = 12  # of the box's, for an export: three of them are held out, two were watched
+N_PEOPLE = 12  # of the box's people, for an export: three are held out, two are for validation
 
 
 def box_folder() -> Path:

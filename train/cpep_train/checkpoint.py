@@ -1,8 +1,9 @@
-"""What training leaves behind: two encoders, and everything needed to use, judge and repeat them.
+"""The result of training: two encoders, and everything needed to use, evaluate and reproduce them.
 
 A run's folder holds `recipe.json`, `checkpoint.json` and the weights of both encoders as safetensors, never a pickle.
-`checkpoint.json` names the files of the weights and their SHA-256. Weights that are not those of an earlier checkpoint
-are written beside them, under names with their hash, and `checkpoint.json` last: up to there the earlier one is whole.
+`checkpoint.json` names the files of the weights and their SHA-256. Weights that differ from those of an
+earlier checkpoint get file names with their hash, and `checkpoint.json` is written last, so the earlier checkpoint
+stays complete until then.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ EMG_WEIGHTS_FILE = "emg_encoder.safetensors"
 POSE_WEIGHTS_FILE = "pose_encoder.safetensors"
 HEAD_FILE = "head.npz"
 SCHEMA_VERSION = 1
-# Keys that recipes had until they proved to bring nothing, at the values that left them unused.
+# Keys that were removed from recipes because they brought no benefit, with the values that switched them off.
 _RETIRED = {"learn_temperature": True, "loss": "info-nce", "soft_targets": None, "apart_s": 0.0, "ema_decay": None}
 
 
@@ -53,10 +54,10 @@ class Checkpoint:
     unseen_stages: tuple[str, ...]  # gestures held out of all training
     provenance: Provenance
     metrics: dict[str, float]  # last losses of the three stages
-    front_end: MpfSpec | None = None  # None: the encoder takes the signal
-    head: Head | None = None  # on the front end's tokens alone (`cpep_train.plain_head`)
-    head_gestures: tuple[str, ...] = ()  # which the head counts
-    splits: SplitManifest | None = None  # what was trained on and what may be asked; None: nobody wrote it down
+    front_end: MpfSpec | None = None  # None: the encoder reads the signal itself
+    head: Head | None = None  # classifies the front end's tokens, without the encoder (`cpep_train.plain_head`)
+    head_gestures: tuple[str, ...] = ()  # the head's classes, in its order
+    splits: SplitManifest | None = None  # what was trained on and what may be tested; None: not recorded
 
     @property
     def statistics(self) -> Statistics:
@@ -89,13 +90,13 @@ class _Content(BaseModel):
     weights_sha256: dict[str, str]  # by the name of the file
 
     def file(self, usual: str) -> str:
-        """The file that holds what usually is called so."""
+        """The file of this checkpoint that takes the place of the one with the usual name."""
         stem = Path(usual).stem
         return next((name for name in self.weights_sha256 if name == usual or name.startswith(f"{stem}-")), usual)
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint into the folder `run`, whole or not at all; an earlier one gives way to it."""
+    """Write a checkpoint into the folder `run`, whole or not at all, in place of an earlier one."""
     save_recipe(run, checkpoint.recipe)
     parts = {EMG_WEIGHTS_FILE: _packed(checkpoint.emg), POSE_WEIGHTS_FILE: _packed(checkpoint.pose)}
     if checkpoint.head is not None:
@@ -122,7 +123,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
-    """Read the checkpoint in the folder `run`; the encoders come in evaluation mode.
+    """Read the checkpoint in the folder `run`; the encoders are in evaluation mode.
 
     Raises ArtifactError when a file is missing, was changed, or does not fit the recipe.
     """
@@ -154,7 +155,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
 def build_encoders(recipe: Recipe) -> tuple[Embedder, Embedder]:
     """Fresh EMG and pose encoders of the recipe's sizes, sharing one embedding space.
 
-    Raises ConfigError where they take more memory than there is.
+    Raises ConfigError when they need more memory than is available.
     """
     try:
         return Embedder(recipe.emg_config(), recipe.d_embed), Embedder(recipe.pose_config(), None)
@@ -167,7 +168,7 @@ def build_encoders(recipe: Recipe) -> tuple[Embedder, Embedder]:
 
 
 def save_recipe(run: Path, recipe: Recipe) -> None:
-    """Write the whole recipe, bases and settings resolved."""
+    """Write the complete recipe, with bases and settings resolved."""
     _write_text(run / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
 
 
@@ -191,7 +192,7 @@ def load_run_recipe(run: Path) -> Recipe:
 
 
 def _without_retired(values: Any) -> Any:
-    """A recipe without retired keys that it left unused; one in use stays, to be refused."""
+    """Drop retired keys that are switched off; one that is in use stays, so that validation refuses it."""
     if not isinstance(values, dict) or not isinstance(values.get("align"), dict):
         return values
     align = {key: value for key, value in values["align"].items() if _RETIRED.get(key, ...) != value}
@@ -208,7 +209,7 @@ def save_weights(file: Path, module: nn.Module) -> str:
 def load_weights(file: Path, module: nn.Module, sha256: str | None = None) -> None:
     """Read weights into a module.
 
-    sha256: what the file must be, where that was noted
+    sha256: the expected hash of the file, if it is known
     Raises ArtifactError when the file is missing, was changed, or its tensors are not those of the module.
     """
     if not file.is_file():
@@ -231,7 +232,10 @@ def _packed(module: nn.Module) -> bytes:
 
 
 def _save_part(file: Path, content: bytes) -> tuple[str, str]:
-    """Write a part of a checkpoint, never over one that an earlier checkpoint may need; its name and its SHA-256."""
+    """Write a file of a checkpoint without overwriting one that an earlier checkpoint may need.
+
+    returns: the file's name and its SHA-256
+    """
     sha256 = hashlib.sha256(content).hexdigest()
     if file.exists() and file.read_bytes() != content:
         file = file.with_stem(f"{file.stem}-{sha256[:12]}")
@@ -240,7 +244,7 @@ def _save_part(file: Path, content: bytes) -> tuple[str, str]:
 
 
 def _load_head(file: Path, sha256: str | None) -> Head | None:
-    """The head of a run; None where none was noted. Raises ArtifactError when it is missing or was changed."""
+    """The head of a run; None when the checkpoint has none. Raises ArtifactError when it is missing or was changed."""
     if sha256 is None:
         return None
     if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:

@@ -1,8 +1,9 @@
-"""What a recording holds, told by its samples: a hash of all of them, and marks by which a piece of it is known again.
+"""The fingerprint of a recording's samples: a hash of all of them, and marks that also recognise a piece of it.
 
-The marks are the smallest of the hashes of all stretches of eight successive samples (Broder 1997: a sketch of the set
-of them). Two recordings that share half of their samples share about half of their marks, wherever the one was cut;
-noise makes every stretch unique. Stretches in which a sample repeats the one before say nothing and are left out.
+Every stretch of eight successive samples is hashed, and the marks are the smallest of these hashes (Broder 1997: a
+sketch of the set). Two recordings that share half of their samples share about half of their marks, wherever one was
+cut, because noise makes every stretch unique. Stretches in which a sample repeats the previous one carry no
+information and are left out.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from cpep_edge.session import Session
 N_MARKS = 16
 _STRETCH_SAMPLES = 8
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits evenly mixed: two to the 64 by the golden ratio
-_RECORDINGS_A_PROCESS = 500  # starting one, torch and all, costs about as much as these
+_RECORDINGS_A_PROCESS = 500  # starting a process, which imports torch, takes about as long as reading these
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Content:
 
 
 def content_of(session: Session) -> Content:
-    """Read a recording and tell its content."""
+    """Read a recording and compute its fingerprint."""
     emg = np.ascontiguousarray(session.emg())
     other = hashlib.sha256(np.ascontiguousarray(session.joint_angles()).tobytes())
     other.update(np.ascontiguousarray(session.time_s()).tobytes())
@@ -70,7 +71,7 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @contextmanager
 def over_recordings(n_recordings: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` over all cores, or in this process where so few recordings do not repay starting others."""
+    """A `map` over all cores, or in this process when there are too few recordings to pay for starting others."""
     n = min(os.cpu_count() or 1, n_recordings // _RECORDINGS_A_PROCESS)
     if n < 2:
         yield map

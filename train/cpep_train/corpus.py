@@ -1,7 +1,7 @@
 """A corpus: a folder of session files and the `metadata.csv` that says who is in which split.
 
-The columns are those of emg2pose, so that its folder works as it is published. A folder without metadata, or one
-session file, can be looked at but not trained on.
+The columns are those of emg2pose, so its published folder works unchanged. A folder without metadata, or a single
+session file, can be inspected but not trained on.
 """
 
 import csv
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METADATA_FILE = "metadata.csv"
-FREE_STAGE = FREE_MOVEMENT  # of recordings that show no gesture: trained on, and never an answer
+FREE_STAGE = FREE_MOVEMENT  # stage of recordings without a gesture: used for training, never an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +48,23 @@ class Row:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is of a hand that was not asked to move, as a quarter of emg2pose's recordings are."""
+        """Whether this hand was not asked to move, as in a quarter of emg2pose's recordings."""
         return {self.side, self.moving_hand} == {"left", "right"}
 
     @property
     def donning(self) -> tuple[str, str, str]:
-        """One wearing of one band: a session of emg2pose has two, and several end in -repN of one wearing."""
+        """One wearing of one band. A session of emg2pose has two, and sessions ending in -repN share a wearing."""
         return self.user, re.sub(r"-rep\d+$", "", self.session), self.side
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The recordings of one folder; files are opened one by one, when asked for."""
+    """The recordings of one folder; each file is opened only when it is needed."""
 
     folder: Path
     rows: tuple[Row, ...]
     masked_channels: tuple[int, ...] = ()  # from 1; read as zero
-    shards: Shards | None = None  # that the recordings lie in; None: they are files of the folder
+    shards: Shards | None = None  # that hold the recordings; None: they are files of the folder
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
@@ -93,7 +93,7 @@ class Corpus:
             return cls(path, tuple(_row_of_file(trial, file) for file in files))
 
     def _chosen(self, path: Path, listed: dict[str, str] | None) -> "Corpus":
-        """The recordings that the split file `path` lists; all of them where it leaves the split to the metadata.
+        """The recordings that the split file `path` lists; all recordings when it refers to the metadata.
 
         A person or a gesture without a training recording in the list counts as held out, whatever the metadata say.
         """
@@ -124,7 +124,7 @@ class Corpus:
         return Session(self.file(row), self.masked_channels, content)
 
     def stamp(self, row: Row) -> tuple[int, int]:
-        """What changes when the file of a row changes: its size, and when it was changed or what it holds."""
+        """Two numbers that change with the file of a row: its size, and its modification time or content hash."""
         if self.shards is not None:
             place = self.shards.place(row.filename)
             return place.size_bytes, int(place.sha256[:15], 16)
@@ -135,11 +135,11 @@ class Corpus:
         return stat.st_size, stat.st_mtime_ns
 
     def usable(self, recipe: "Recipe", bad: Collection[str] = ()) -> "Corpus":
-        """The same rows in the same places, those that are not to be used in no split; dead channels are masked.
+        """The same rows in the same places, but unused rows are in no split and dead channels are masked.
 
-        Left out are recordings of a hand that was not asked to move, where the recipe wants the moving one, and those
-        named as bad. A person who is tested and not trained on is held out, flagged or not, and so is a gesture without
-        a training recording; a warning says who.
+        Left out are recordings named as bad and, where the recipe wants the moving hand, those of a hand that was not
+        asked to move. A person who is tested but not trained on counts as held out even without the flag, and so does a
+        gesture without a training recording; a warning names them.
         """
         moving = recipe.recordings.hand == "moving"
         rows = [replace(row, split="") if row.filename in bad or (moving and row.is_idle) else row for row in self.rows]
@@ -178,18 +178,18 @@ class Corpus:
 
     @property
     def unseen_stages(self) -> tuple[str, ...]:
-        """Gestures held out of all training, to be judged by."""
+        """Gestures held out of all training, for the test."""
         held_out = {row.stage for row in self.rows if row.held_out_stage}
         return tuple(sorted(held_out - set(self.validation_stages)))
 
     @property
     def validation_stages(self) -> tuple[str, ...]:
-        """Gestures held out of training and of the test: to choose by, on people whom training never saw."""
+        """Gestures held out of training and test, to tune on, with people whom training never saw."""
         held_out = {row.stage for row in self.rows if row.held_out_stage and row.split == "val"}
         return tuple(sorted(held_out - {row.stage for row in self.rows if row.split == "test"}))
 
     def check(self, recipe: "Recipe") -> None:
-        """Raise DataError where splits leak or are empty, or files do not fit the recipe, naming all those files."""
+        """Raise DataError when splits leak or are empty, or when files do not fit the recipe, naming all of them."""
         self.check_splits()
         faults = [fault for row in self.rows if row.split and (fault := self.fault(row, recipe))]
         if faults:
@@ -230,9 +230,9 @@ class Corpus:
                 )
 
     def check_device(self, recipe: "Recipe") -> None:
-        """Raise DataError where the first recordings of training show that the recipe is for others.
+        """Raise DataError when the first training recordings show that the recipe is for another device.
 
-        It is asked before anything is read: where one recording has other channels, or is too short, mostly all are.
+        This check runs before all recordings are read: if one has the wrong channels or is too short, usually all are.
         """
         first = [row for row in self.rows if row.split == "train"][:_FIRST_LOOKED_AT]
         longest = 0
@@ -252,7 +252,7 @@ class Corpus:
             raise DataError(f"{self.folder} has no recording of {' or '.join(sorted(asked))} to calibrate with")
 
     def fault(self, row: Row, recipe: "Recipe") -> str | None:
-        """Why a recording does not fit a recipe; None where it does."""
+        """Why a recording does not fit a recipe; None when it fits."""
         try:
             with self.session(row) as session:
                 _check_session(session, row, recipe)
@@ -265,7 +265,7 @@ _MOST_NAMED = 50
 
 
 def all_faults(faults: Sequence[str]) -> str:
-    """Faults of recordings as one sentence."""
+    """Join faults of recordings into one sentence."""
     if len(faults) == 1:
         return faults[0]
     more = f"; and {len(faults) - _MOST_NAMED} more" if len(faults) > _MOST_NAMED else ""
@@ -289,7 +289,7 @@ class CorpusInfo:
     n_gaps: int
     gaps_s: float
     failed_pose_share: float  # of all samples; 1 where no pose was recorded
-    faults: tuple[str, ...]  # one sentence a broken file
+    faults: tuple[str, ...]  # one sentence per broken file
     uses: tuple["Use", ...]  # what it can be used for, and what is missing for the rest
 
 
@@ -298,11 +298,11 @@ class Use:
     """One thing to do with a corpus."""
 
     name: str
-    missing: str  # what it lacks for it, and how to get that; empty: nothing
+    missing: str  # what the corpus lacks for this, and how to get it; empty: nothing
 
 
 def corpus_info(path: Path, progress: Callable[[int, int], None] | None = None) -> CorpusInfo:
-    """Read every sample of a corpus, or of one session file, and say what is there and what is broken.
+    """Read every sample of a corpus, or of one session file, and report what it holds and what is broken.
 
     progress: called with (files done, files in all)
     """
@@ -314,7 +314,7 @@ def corpus_info(path: Path, progress: Callable[[int, int], None] | None = None) 
             try:
                 if corpus.shards is None:
                     surveys.append((row, trial.survey(corpus.file(row))))
-                else:  # fetched by its hash, so no stranger's
+                else:  # fetched by its hash, so it is the file that was packed
                     with corpus.session(row) as session:
                         surveys.append((row, survey_session(session)))
             except DataError as error:

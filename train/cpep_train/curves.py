@@ -1,4 +1,4 @@
-"""The learning curves of a run as one picture, out of its stages' `epochs.csv`."""
+"""The learning curves of a run as one picture, drawn from the `epochs.csv` of its stages."""
 
 import csv
 from pathlib import Path
@@ -12,7 +12,7 @@ _DRAWN = (("loss", "loss"), ("validation_loss", "loss"), ("top1", "share of wind
 
 
 def draw_curves(run: Path) -> Path:
-    """Draw the curves of all stages so far into the run's folder."""
+    """Draw the curves of all stages trained so far into the run's folder."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -1,9 +1,9 @@
-"""Distillation: a small EMG encoder learns to land where a larger, trained one puts the same windows.
+"""Distillation: train a small EMG encoder to embed windows where a larger, trained one embeds them.
 
-It stands in for contrastive alignment, and its poses are the teacher's, so both read the same index. Two things are
-matched on the same augmented windows: the embedding itself, by cosine, and how the teacher ranks the batch's poses
-around it, by the KL divergence between softmaxes of similarities (Hinton et al. 2015; over similarities as in Fang et
-al. 2021, SEED), which is what a vote of nearest poses depends on.
+It replaces contrastive alignment. The student keeps the teacher's pose encoder, so both read the same index. Two
+things are matched on the same augmented windows: the embedding itself, by cosine; and the teacher's ranking of the
+batch's poses around it, by the KL divergence between softmaxes of similarities (Hinton et al. 2015; over similarities
+as in Fang et al. 2021, SEED). A vote of nearest poses depends on that ranking.
 """
 
 from pathlib import Path
@@ -58,7 +58,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, pose: Tensor, settings: 
 
 
 def check_teacher(recipe: Recipe, data: Provenance, teacher: Checkpoint, run: Path) -> None:
-    """Raises ConfigError where a student of this recipe, on this data, cannot share windows and poses with it."""
+    """Raise ConfigError when a student with this recipe and data cannot share windows and poses with the teacher."""
     if recipe.align.distillation is None:
         raise ConfigError(f"recipe {recipe.name} distils nothing; set align.distillation, or leave out --teacher")
     theirs = teacher.recipe

@@ -1,7 +1,7 @@
-"""What can be wrong with a band after it was calibrated, done to raw EMG: turns, dead electrodes, drift, noise, loss.
+"""Faults that a band can develop after calibration, applied to raw EMG: turns, dead electrodes, drift, noise, loss.
 
-A disturbance takes the samples of one recording and returns them disturbed, with what the live policy would not decide
-on. It is drawn from a generator seeded by the recording, so each strength meets the same luck.
+A disturbance takes the samples of one recording and returns them disturbed, and marks those on which the live policy
+would not decide. Its random generator is seeded by the recording, so all strengths use the same random draws.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ class Disturbed:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a disturbance may need to know of the recording it meets."""
+    """What a disturbance may need to know about the recording."""
 
     sample_rate_hz: float
-    level_uv: float  # the corpus' typical RMS of filtered EMG
+    level_uv: float  # typical RMS of filtered EMG in the corpus
     rng: np.random.Generator
 
 
@@ -47,7 +47,7 @@ def turn(emg_uv: NDArray[np.float32], electrodes: float, given: Circumstances) -
 
 
 def kill_electrodes(emg_uv: NDArray[np.float32], n_dead: float, given: Circumstances) -> Disturbed:
-    """Let some electrodes, drawn at random, read nothing."""
+    """Silence some electrodes, drawn at random."""
     dead = given.rng.permutation(emg_uv.shape[1])[: int(n_dead)]
     out = emg_uv.copy()
     out[:, dead] = 0
@@ -55,22 +55,22 @@ def kill_electrodes(emg_uv: NDArray[np.float32], n_dead: float, given: Circumsta
 
 
 def drift_gains(emg_uv: NDArray[np.float32], sd_db: float, given: Circumstances) -> Disturbed:
-    """Change each electrode's gain, as sweat and pressure do after the calibration."""
+    """Change each electrode's gain at random, as sweat and pressure do after calibration."""
     gain_db = sd_db * given.rng.standard_normal(emg_uv.shape[1])
     return Disturbed((emg_uv * 10 ** (gain_db / 20)).astype(np.float32))
 
 
 def add_noise(emg_uv: NDArray[np.float32], signal_to_noise_db: float, given: Circumstances) -> Disturbed:
-    """Add white noise, so many decibels below the typical level of filtered EMG."""
+    """Add white noise at this many decibels below the typical level of filtered EMG."""
     sd_uv = given.level_uv * 10 ** (-signal_to_noise_db / 20)
     return Disturbed((emg_uv + sd_uv * given.rng.standard_normal(emg_uv.shape)).astype(np.float32))
 
 
 def lose_frames(emg_uv: NDArray[np.float32], share: float, given: Circumstances) -> Disturbed:
-    """Lose frames at random and fill the losses as live does: a line across, no decisions on what is longer."""
+    """Lose frames at random; interpolate all losses and mark long ones as undecided, as live does."""
     n_samples = len(emg_uv)
     drawn = given.rng.random(-(-n_samples // FRAME_SAMPLES))
-    drawn[0] = drawn[-1] = 1  # a recording starts and ends with what was received
+    drawn[0] = drawn[-1] = 1  # a recording starts and ends with received samples
     lost = np.repeat(drawn < share, FRAME_SAMPLES)[:n_samples]
     received = np.flatnonzero(~lost)
     at = np.arange(n_samples)
@@ -83,7 +83,7 @@ def lose_frames(emg_uv: NDArray[np.float32], share: float, given: Circumstances)
 
 
 def jitter_clock(emg_uv: NDArray[np.float32], share: float, given: Circumstances) -> Disturbed:
-    """Take each sample too early or too late by so much of a period (sd), on the line between its neighbours."""
+    """Shift each sample in time at random, share being the sd in sample periods, by linear interpolation."""
     n_samples = len(emg_uv)
     at = np.clip(np.arange(n_samples) + share * given.rng.standard_normal(n_samples), 0, n_samples - 1)
     moved = np.column_stack([np.interp(at, np.arange(n_samples), channel) for channel in emg_uv.T])

@@ -1,7 +1,7 @@
-"""How the band sat in each donning of a corpus, found in its calibration recordings as it will be live.
+"""How the band sat in each donning of a corpus, estimated from its calibration recordings as in live use.
 
-A recipe says what a wearer does to calibrate; the EMG of those recordings is used without labels, of held-out people
-too, because a wearer calibrates before use.
+A recipe says which movements a wearer makes to calibrate. The EMG of those recordings is used without labels, also for
+held-out people, because a wearer calibrates before use.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ class Donnings:
         front_end: MpfSpec | None = None,
         head: Head | None = None,
     ) -> None:
-        """head: by which bands that sit turned find their place; None: by their levels, or not at all"""
+        """head: finds how far the band is turned; None: the electrodes' levels are used, or turns are not undone"""
         self._corpus, self._recipe, self._preprocessing, self._front_end = corpus, recipe, preprocessing, front_end
         self._head = head
         self._found: dict[DonningKey, Donning] = {}
@@ -45,7 +45,7 @@ class Donnings:
         return row.user, "" if self._recipe.calibration.donning == "user" else row.session, row.side
 
     def of(self, row: Row) -> Donning:
-        """How the band sat while a recording was made; the default where the recipe does not calibrate.
+        """How the band sat while a recording was made; the default when the recipe does not calibrate.
 
         Raises DataError when the session has no recording of any calibration movement, or one is flat.
         """
@@ -62,7 +62,7 @@ class Donnings:
         counts: dict[str, int] = {}
         for other in self._corpus.rows:
             wanted = not calibration.stages or other.stage in calibration.stages
-            used = not other.is_idle and bool(other.split) >= bool(row.split)  # by the run that asks
+            used = not other.is_idle and bool(other.split) >= bool(row.split)  # rows in a split need such rows
             if self.key(other) != self.key(row) or not wanted or not used:
                 continue
             counts[other.stage] = counts.get(other.stage, 0) + 1
@@ -71,7 +71,7 @@ class Donnings:
         return taken
 
     def pattern(self) -> tuple[float, ...]:
-        """How strong each electrode usually is: the mean over training sessions of the logarithm of their levels.
+        """Each electrode's usual strength: the mean over training sessions of the logarithm of its level.
 
         The mean over channels is zero. Empty where the recipe does not calibrate.
         """
@@ -83,7 +83,7 @@ class Donnings:
         return tuple(round(float(value), 4) for value in mean - mean.mean())
 
     def live_levels_uv(self, row: Row) -> NDArray[np.float32] | None:
-        """The levels of the electrodes that hear something in a recording's donning; None without calibration."""
+        """The levels of the electrodes that are not dead in a recording's donning; None without calibration."""
         if not self._recipe.calibration.asked:
             return None
         key = self.key(row)

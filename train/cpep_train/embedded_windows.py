@@ -1,4 +1,4 @@
-"""What all protocols of an evaluation work on: windows chosen once, embedded once."""
+"""The windows that all protocols of an evaluation share, chosen once and embedded once."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -31,10 +31,10 @@ class EmbeddedWindows:
 
     checkpoint: Checkpoint
     examples: EvaluationSet
-    queries: NDArray[np.float32]  # (Q, D), EMG that is asked about
-    references: NDArray[np.float32]  # (R, D), poses that answer
-    fitting: Examples  # EMG windows of training people: of their training, and of the gestures that training never saw
-    fitted: NDArray[np.float32]  # (F, D), the same, embedded
+    queries: NDArray[np.float32]  # (Q, D), EMG windows to classify
+    references: NDArray[np.float32]  # (R, D), poses in the index
+    fitting: Examples  # EMG windows of training people: trained recordings, and gestures that training never saw
+    fitted: NDArray[np.float32]  # (F, D), embeddings of `fitting`
 
     @property
     def store(self) -> SessionStore:
@@ -50,12 +50,12 @@ class EmbeddedWindows:
 
 @dataclass(frozen=True, slots=True)
 class ProtocolScores:
-    """One way to read a protocol, scored for every kind of question."""
+    """The scores of one reading (a way to answer) of a protocol, for every kind of query."""
 
     protocol: Protocol
     name: str
     scores: tuple[Score, ...]
-    penalty: float = 0.0  # of cosine, on trained gestures; what exported bundles read by
+    penalty: float = 0.0  # subtracted from cosines of trained gestures; exported bundles use it
 
 
 def embed(checkpoint: Checkpoint, corpus: Corpus) -> EmbeddedWindows:

@@ -1,4 +1,4 @@
-"""How EMG and pose embeddings lie to each other, without a vote: figures that say why a score is what it is.
+"""The geometry of EMG and pose embeddings, without any vote: figures that help to explain a score.
 
 All take embeddings of unit length. "Paired" means that row i of both is the same window.
 """
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from cpep_edge.spread import evenly_spread
 
 N_NEIGHBOURS = 10
-_MOST_PAIRS = 2_000  # pairwise figures are estimated on so many windows, evenly chosen
+_MOST_PAIRS = 2_000  # pairwise figures are estimated on this many windows, evenly chosen
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingQuality:
-    """Figures of one kind of windows."""
+    """The figures for one kind of window."""
 
     linear_cka: float  # 1: EMG and pose embeddings differ by a rotation and a scale
     alignment: float  # mean squared distance of pairs; 0 is best, 2 is unrelated
@@ -97,9 +97,9 @@ def effective_rank(rows: NDArray[np.float32]) -> float:
 def recall_at(
     queries: NDArray[np.float32], references: NDArray[np.float32], right: NDArray[np.bool_], k: int
 ) -> NDArray[np.bool_]:
-    """Whether any of the k nearest references is a right one, (Q,).
+    """Whether any of the k nearest references is correct, (Q,).
 
-    right: (Q, R)
+    right: (Q, R), which references are correct for each query
     """
     similarity = queries @ references.T
     k = min(k, len(references))

@@ -18,7 +18,7 @@ from cpep_train.windows import SessionStore, WindowDataset
 class Embeddings:
     """Some windows of a corpus, embedded; row i of all arrays is one window."""
 
-    emg: NDArray[np.float32]  # (n, D), unit length; of several queries one after the other
+    emg: NDArray[np.float32]  # (n, D), unit length; several queries of one window are concatenated
     pose: NDArray[np.float32]  # (n, D), unit length; NaN where the window has no pose
     gesture: NDArray[np.str_]  # (n,)
     user: NDArray[np.str_]  # (n,)
@@ -32,7 +32,7 @@ def embed_corpus(
 ) -> Embeddings:
     """Embed windows of some splits, evenly spread over each recording, with both encoders of a finished run.
 
-    Nothing is audited: splits that were trained on may be asked for.
+    Leakage is not checked: splits that were trained on may be embedded.
     Raises DataError when the corpus does not fit the run or has no window in those splits.
     """
     checkpoint = run if isinstance(run, Checkpoint) else load_checkpoint(run)

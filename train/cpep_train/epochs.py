@@ -1,4 +1,4 @@
-"""What happens around an epoch of training: the losses are noted, a point to resume from is saved, a bar moves on."""
+"""Lightning callbacks around each epoch: log the losses, save a resume point, show progress."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ _COLUMNS = ("epoch", *_FIGURES, "seconds")
 
 
 class EpochLog(pl.Callback):
-    """Keeps a CSV file with one line an epoch; lines of epochs that are run again are replaced."""
+    """Writes a CSV file with one line per epoch; an epoch that is run again replaces its line."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -29,7 +29,7 @@ class EpochLog(pl.Callback):
         self._started_s = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        metrics = trainer.callback_metrics  # asked for by every process, because it gathers from all
+        metrics = trainer.callback_metrics  # read in every process, because it gathers from all
         if not trainer.is_global_zero:
             return
         lines = [line for line in _lines(self._file) if int(line["epoch"]) < trainer.current_epoch]
@@ -51,7 +51,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
         self._file = file
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:  # takes part in gathering the state, and writes nothing
+        if not trainer.is_global_zero:  # other processes help to gather the state but write nothing
             trainer.save_checkpoint(self._file)
             return
         with replacing(self._file) as temporary:
@@ -90,7 +90,7 @@ class ProgressBar(pl.Callback):
 
 
 class ProgressLines(pl.Callback):
-    """One line on stderr an epoch, for logs of what runs without a terminal."""
+    """One line per epoch on stderr, for logs of runs without a terminal."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -111,7 +111,7 @@ class ProgressLines(pl.Callback):
 
 
 def last_losses(file: Path) -> Iterator[tuple[str, float]]:
-    """The losses of the last epoch in a log, by name; nothing where there is no log."""
+    """The losses of the last epoch in a log, by name; nothing when there is no log."""
     lines = _lines(file)
     for key in ("loss", "validation_loss"):
         if lines and lines[-1][key]:

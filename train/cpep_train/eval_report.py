@@ -26,7 +26,7 @@ CSV_FILE = "evaluation.csv"
 LATEX_FILE = "evaluation.tex"
 
 _OF_TEMPLATES = "Poses are templates, written by hand, not recorded: figures say how well EMG is told apart."
-_MOST_DOTS = 3_000  # of a kind, in the map
+_MOST_DOTS = 3_000  # per kind, in the map of embeddings
 _TITLES = {
     "zero-shot": "Zero-shot",
     "probe": "Linear probe",
@@ -50,7 +50,7 @@ def write_report(found: Evaluation, embedded: EmbeddedWindows, out: Path) -> Pat
 
 
 def tables(found: Evaluation) -> list[Table]:
-    """All figures of an evaluation, a table a reading."""
+    """All figures of an evaluation, one table per reading."""
     shown = [_score_table(reading) for reading in found.readings]
     return [*shown, _retrieval_table(found.retrieval)] if found.retrieval else shown
 
@@ -98,7 +98,7 @@ def _headline(found: Evaluation, data: str) -> str:
 
 
 def _cards(found: Evaluation) -> list[tuple[str, str]]:
-    of_bundle = next((one.scores for one in found.readings if one.penalty), ())  # as exported bundles read
+    of_bundle = next((one.scores for one in found.readings if one.penalty), ())  # the reading that exported bundles use
     penalised = {(one.users, one.gestures): one for one in of_bundle}
     scores = [
         penalised.get((one.users, one.gestures), one) for one in _scores(found) if one.users == _users(_scores(found))
@@ -107,12 +107,12 @@ def _cards(found: Evaluation) -> list[tuple[str, str]]:
 
 
 def _scores(found: Evaluation) -> Sequence[Score]:
-    """Those of the first reading: what the page leads with."""
+    """The scores of the first reading, which the page shows first."""
     return found.readings[0].scores if found.readings else ()
 
 
 def _users(scores: Sequence[Score]) -> str:
-    """Held-out people, or known ones where none are held out."""
+    """Held-out people, or known ones when none are held out."""
     return next((kind for kind in USERS if any(score.users == kind for score in scores)), "")
 
 
@@ -128,7 +128,7 @@ def _origin(embedded: EmbeddedWindows) -> Markup:
 
 
 def _drawn(found: Evaluation, embedded: EmbeddedWindows) -> "dict[str, tuple[Figure, str]]":
-    """Every figure by the name of its files, and what it shows."""
+    """Every figure with its caption, by file name."""
     drawn = {}
     for protocol in ("zero-shot", "probe"):
         reading = next((one for one in found.readings if one.protocol == protocol), None)

@@ -1,9 +1,9 @@
 """Zero-shot evaluation: which gesture do the poses nearest to an EMG window belong to?
 
-The windows asked about are those of test and validation recordings; the answers come from pose windows of training
-people, of all gestures. The poses of held-out gestures are in the index, their EMG and their poses never were in
-training. Everything here works on embeddings, so the same code judges the trained module, a quantised graph and a
-bundle. The other protocols are in `cpep_train.protocols`.
+The queries are windows of test and validation recordings. The references are pose windows of training people, of all
+gestures. The index holds the poses of held-out gestures, but neither their EMG nor their poses were used in training.
+Everything here works on embeddings, so the same code evaluates the trained module, a quantised graph and a bundle. The
+other protocols are in `cpep_train.protocols`.
 
 Shapes: Q queries, R references, D width, K gestures.
 """
@@ -33,7 +33,7 @@ _CONFIDENCE = 0.95
 
 Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (B, C, T) preprocessed windows to (B, D), unit length
 Users = Literal["held-out", "validation", "known"]
-USERS: tuple[Users, ...] = get_args(Users)  # validation: people who were neither trained on nor are judged by
+USERS: tuple[Users, ...] = get_args(Users)  # validation: people who are in neither training nor test
 Gestures = Literal["seen", "unseen", "seen among all", "unseen among all", "harmonic mean"]
 """Which gestures are asked about, and whether all others may answer too. The harmonic mean is that of the two among all
 (generalised zero-shot learning: Xian et al. 2019); it is low where either is."""
@@ -50,13 +50,13 @@ class Examples:
     places: NDArray[np.int64]  # (n, 2), session and start
     gesture_index: NDArray[np.int64]  # (n,), in the set's `gestures`
     user_index: NDArray[np.int64]  # (n,)
-    held_out_user: NDArray[np.bool_]  # (n,), to be judged by
+    held_out_user: NDArray[np.bool_]  # (n,), person of the test only
 
     def __len__(self) -> int:
         return len(self.places)
 
     def only(self, kept: NDArray[np.bool_] | NDArray[np.intp]) -> "Examples":
-        """Some of them, by mask or by number."""
+        """A selection of the examples, by mask or by index."""
         return Examples(
             self.dataset,
             self.places[kept],
@@ -73,14 +73,14 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """The windows that are asked about, and the poses that are looked up."""
+    """The windows to classify, and the poses in the index."""
 
     gestures: tuple[str, ...]
     seen: NDArray[np.bool_]  # (K,), whether EMG of the gesture was trained on
-    users: tuple[str, ...]  # whom `user_index` counts
+    users: tuple[str, ...]  # the people that `user_index` refers to
     queries: Examples  # EMG windows
     references: Examples  # pose windows
-    own_references: bool  # whether references are recorded poses of the queries' people, and so left out for them
+    own_references: bool  # whether people's own recorded poses are among the references, and must be left out for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +89,16 @@ class Score:
 
     users: Users
     gestures: Gestures
-    balanced_accuracy: float  # of "harmonic mean": the harmonic mean of those of seen and of unseen gestures
+    balanced_accuracy: float  # for "harmonic mean": the harmonic mean of those of seen and unseen gestures
     low: float  # 95 % bootstrap interval over users
     high: float
     chance: float
     n_windows: int
     n_users: int
-    gesture_names: tuple[str, ...]  # those that could be answered
+    gesture_names: tuple[str, ...]  # gestures that could be answered
     confusion: NDArray[np.int64]  # (K', K'), true gesture by answered gesture
-    by_user: dict[str, float]  # balanced accuracy of each person asked
-    by_gesture: dict[str, float]  # recall of each gesture asked
+    by_user: dict[str, float]  # balanced accuracy of each person
+    by_gesture: dict[str, float]  # recall of each gesture
 
 
 def evaluation_set(
@@ -106,8 +106,8 @@ def evaluation_set(
 ) -> EvaluationSet:
     """Choose the windows of an evaluation, evenly spread over each recording.
 
-    Validation recordings of people who were not trained on are there to choose by, not to judge by: they are a kind of
-    their own. Those of held-out gestures are left out.
+    Validation recordings of people who were not trained on serve to tune, not to test, so they are a kind of their own.
+    Those of held-out gestures are left out.
     Raises DataError when the corpus does not fit the checkpoint, or has no recordings to test or no poses to look up.
     """
     corpus = corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped)
@@ -135,7 +135,7 @@ def evaluation_set(
 
 
 def torch_embedding(embedder: nn.Module) -> Embed:
-    """An embedder of the training as a function of arrays."""
+    """Wrap a torch embedder as a function of numpy arrays."""
 
     @torch.no_grad()
     def embed(windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -186,7 +186,7 @@ def _among_all(
     """The scores of one kind of people with the poses of all gestures in the index: seen, unseen, harmonic mean."""
     chosen, everything = select(examples, users, "harmonic mean")
     if not chosen.any() or examples.seen.all():
-        return []  # among all is then the same as among the seen
+        return []  # no unseen gestures: "among all" would equal "among the seen"
     answered = answers(examples, queries, references, chosen, everything, rule=rule)
     scores = []
     for gestures in ("seen among all", "unseen among all", "harmonic mean"):
@@ -205,12 +205,12 @@ def answers(
     k: int = N_NEIGHBOURS,
     rule: Rule | None = None,
 ) -> NDArray[np.int64]:
-    """The gesture that most of the k nearest references have, for each chosen query.
+    """The answered gesture of each chosen query; by default the majority of the k nearest references.
 
     chosen: (Q,), which queries to answer
     allowed: (K,), gestures in the index
-        A person's own poses answer only for gestures that nobody else's poses are there of, and then those of other
-        recordings than the one asked about.
+            A person's own poses count only for gestures of which nobody else has poses, and then only poses of other
+            recordings than the query's.
     rule: another way for references to answer
     returns: (number chosen,)
     """
@@ -220,10 +220,10 @@ def answers(
     out = np.empty(int(chosen.sum()), np.int64)
     user, asked, answering = examples.queries.user_index[chosen], queries[chosen], references[inside]
     recording, referred = examples.queries.places[chosen, 0], examples.references.places[inside, 0]
-    for one in np.unique(user):  # people apart: their own poses may not answer
+    for one in np.unique(user):  # person by person, because a person's own poses must not answer
         mine = user == one
         others = owner != one if examples.own_references else np.ones(len(owner), bool)
-        lonely = ~others & ~np.isin(label, label[others])  # gestures of which there are no others' poses
+        lonely = ~others & ~np.isin(label, label[others])  # gestures of which nobody else has poses
         for number in np.unique(recording[mine]) if lonely.any() else [None]:
             now = mine if number is None else mine & (recording == number)
             usable = others | (lonely & (referred != number))
@@ -263,11 +263,11 @@ def nearest_labels(
 
 
 def majority(nearest: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The most frequent label of each row; among equals the one whose first place is nearest.
+    """The most frequent label of each row; ties go to the label that occurs first.
 
     nearest: (Q, k), nearest first
     """
-    counts = (nearest[:, :, None] == nearest[:, None, :]).sum(axis=2)  # (Q, k): votes of the label at each place
+    counts = (nearest[:, :, None] == nearest[:, None, :]).sum(axis=2)  # (Q, k): votes for the label at each place
     winner: NDArray[np.int64] = nearest[np.arange(len(nearest)), counts.argmax(axis=1)]
     return winner
 
@@ -285,7 +285,7 @@ def balanced_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def harmonic_mean(confusion: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Harmonic mean of the balanced accuracies of seen and of unseen gestures, as they occur.
+    """Harmonic mean of the balanced accuracies of the seen and of the unseen gestures that occur.
 
     confusion: (..., K, K), true by answered; seen: (K,); returns (...,)
     """
@@ -322,12 +322,12 @@ def score(
     user_names: tuple[str, ...] | None = None,
     accuracy: Accuracy = balanced_accuracy,
 ) -> Score:
-    """Judge answers, wherever they come from.
+    """Score answers from any source.
 
     gesture_names: the gestures that could be answered
     true, answered: (Q,), places in `gesture_names`
-    user_index: (Q,), places in `user_names`, or numbers that stand for themselves
-    accuracy: what is judged by
+    user_index: (Q,), places in `user_names`, or the users' own numbers
+    accuracy: the figure computed from confusion matrices
     """
     n = len(gesture_names)
     people, person = np.unique(user_index, return_inverse=True)
@@ -361,9 +361,9 @@ def score_of(
     allowed: NDArray[np.bool_],
     answered: NDArray[np.int64],
 ) -> Score:
-    """Judge the answers to some queries of a set.
+    """Score the answers to some queries of a set.
 
-    chosen: (Q,), which queries were asked
+    chosen: (Q,), which queries were answered
     allowed: (K,), gestures that could be answered
     answered: (number chosen,), places in the set's `gestures`
     """
@@ -408,7 +408,7 @@ def of_users(examples: Examples, users: Users) -> NDArray[np.bool_]:
 
 
 def corpus_users(corpus: Corpus) -> tuple[str, ...]:
-    """The people of a corpus, in the order that `user_index` counts them."""
+    """The people of a corpus, in the order of `user_index`."""
     return tuple(sorted({row.user for row in corpus.rows}))
 
 
@@ -417,7 +417,7 @@ def _is_query(row: Row) -> bool:
 
 
 def is_reference(row: Row) -> bool:
-    """Poses of training people: of their training recordings, and of the gestures that training never saw."""
+    """Whether a row gives reference poses: training people's training recordings, and gestures training never saw."""
     return not row.held_out_user and (row.split == "train" or (row.held_out_stage and row.split != ""))
 
 

@@ -1,11 +1,12 @@
-"""Time stamps as devices give them, and the even grid that their samples are laid on."""
+"""Resample recordings with uneven time stamps onto an even grid."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST_GAP_S, LONGEST_GAP_PERIODS = 0.1, 3  # between time stamps, that is jitter; the longer of the two counts
+# The longest step between two time stamps that counts as jitter; the longer of the two applies.
+LONGEST_GAP_S, LONGEST_GAP_PERIODS = 0.1, 3
 
 Floats = NDArray[np.floating[Any]]
 
@@ -13,9 +14,9 @@ Floats = NDArray[np.floating[Any]]
 def evened(
     time_s: NDArray[np.float64], values: Floats, rate_hz: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Samples with jittering time stamps laid on an even grid, by straight lines; longer gaps stay gaps.
+    """Interpolate samples with jittering time stamps linearly onto an even grid; longer gaps stay gaps.
 
-    time_s: (n,), not falling; stamps that stand still, as when packets arrive in bursts, are spread out first
+    time_s: (n,), not falling; equal stamps, as when packets arrive in bursts, are spread out first
     values: (n, columns)
     returns: time (m,) and values (m, columns)
     """
@@ -35,23 +36,23 @@ def evened(
 
 
 def usual_rate(time_s: NDArray[np.float64]) -> float | None:
-    """Samples a second, by time stamps that may jitter, stand still or have gaps; None where they do not rise.
+    """Samples per second, from time stamps that may jitter, repeat or have gaps; None when they do not rise.
 
     time_s: (n,), not falling
     """
     step_s = np.diff(time_s)
     if not (step_s > 0).any():
         return None
-    moving = step_s[step_s <= 10 * np.median(step_s[step_s > 0])]  # gaps apart
+    moving = step_s[step_s <= 10 * np.median(step_s[step_s > 0])]  # without gaps
     rate_hz = len(moving) / float(moving.sum())
     near = round(rate_hz)
     return float(near) if near and abs(rate_hz / near - 1) < 0.005 else round(rate_hz, 3)
 
 
 def _spread_bursts(time_s: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64]:
-    """Time stamps of samples that came in bursts, one stamp for several, moved apart by a period each."""
+    """Spread the time stamps of samples that came in bursts, one stamp for several, one period apart."""
     if not (np.diff(time_s) <= 0).any():
         return time_s
     order = np.arange(len(time_s))
-    newest = np.append(np.diff(time_s) > 0, True)  # the last of each burst is the one that its stamp fits
+    newest = np.append(np.diff(time_s) > 0, True)  # the stamp of a burst is the time of its last sample
     return np.maximum.accumulate(np.interp(order, order[newest], time_s[newest]) + order * 1e-9)

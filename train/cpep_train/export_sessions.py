@@ -14,19 +14,19 @@ from cpep_edge.session import JOINT_NAMES, Session
 from cpep_train.even_grid import LONGEST_GAP_PERIODS
 
 Format = Literal["edf", "csv", "parquet"]
-NOT_RECORDED, AFTER_THE_END = "not recorded", "end of the recording"  # annotations of samples that fill an EDF
+NOT_RECORDED, AFTER_THE_END = "not recorded", "end of the recording"  # annotations of the filled-in samples of an EDF
 _ROWS_AT_ONCE = 1 << 16
-_EDF_LARGEST = 9_999_999  # of a range, whose ends have eight characters each
-_JITTER = 0.1  # of a period, beyond which time stamps jitter, and only longer steps are gaps
+_EDF_LARGEST = 9_999_999  # end of a range, which has eight characters
+_JITTER = 0.1  # of a period: with larger deviations the stamps count as jittering, and only longer steps are gaps
 _SAME_RATE = 0.001
 
 
 def export_session(path: Path, out: Path, form: Format) -> Path:
     """Write one session file as `out`, whole or not at all.
 
-    EDF+ holds 16 bits a sample over each channel's own range; where the recording has gaps they are filled with the
-    last sample and annotated, because the format has one clock. CSV and Parquet lose nothing.
-    Raises DataError where the session cannot be read.
+    EDF+ stores 16 bits per sample over each channel's own range. It has one clock, so gaps of the recording are filled
+    with the last sample and annotated. CSV and Parquet are lossless.
+    Raises DataError when the session cannot be read.
     """
     with Session(path) as session:
         session.check()
@@ -87,7 +87,7 @@ def _write_edf(session: Session, out: Path) -> None:
         raise DataError(f"{session.path}: EDF needs a whole number of samples a second, this has {meta.sample_rate:g}")
     n = len(emg) // int(rate_hz) * int(rate_hz)
     n_before = len(emg)
-    if n < n_before:  # a file is made of whole seconds
+    if n < n_before:  # EDF files consist of whole seconds
         emg = np.pad(emg, ((0, n + int(rate_hz) - len(emg)), (0, 0)), mode="edge")
         annotations.append(edfio.EdfAnnotation(n_before / rate_hz, None, AFTER_THE_END))
     signals = [
@@ -105,7 +105,7 @@ def _write_edf(session: Session, out: Path) -> None:
 
 
 def _range(path: Path, column: NDArray[np.float64]) -> tuple[float, float]:
-    """A channel's range, in the eight characters that EDF has for each end."""
+    """A channel's range, rounded so that each end fits the eight characters of EDF."""
     low, high = np.floor(column.min()), np.ceil(column.max())
     if max(abs(low), abs(high)) > _EDF_LARGEST:
         raise DataError(f"{path}: EDF holds values up to {_EDF_LARGEST} uV, these reach {max(-low, high):g}; take CSV")
@@ -113,7 +113,7 @@ def _range(path: Path, column: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _without_gaps(session: Session) -> tuple[NDArray[np.float32], list[Any]]:
-    """EMG sample by sample on one clock, its gaps filled with the sample before, and an annotation for each gap."""
+    """EMG on one even clock, each gap filled with the sample before it, and an annotation for each gap."""
     import edfio
 
     emg, rate_hz = session.emg(), session.meta.sample_rate

@@ -1,10 +1,10 @@
-"""Few-shot enrolment: a person's first repetitions become index entries, their later ones are asked about.
+"""Few-shot enrolment: a person's first repetitions become index entries, and their later ones are the queries.
 
-A recording is a repetition where a person has eight or more of a gesture; fewer are cut into equal pieces, eight or
-more in all. The first half of a person's repetitions of a gesture may be enrolled, the second half is asked about,
-whatever is enrolled; nothing that was trained on is asked about. All gestures are in the index. Two readings: the
-entries stand beside the poses; and a linear discriminant, which an index can hold as a matrix and a point a gesture, is
-fitted to the entries alone.
+If a person has eight or more recordings of a gesture, each is a repetition; fewer are cut into equal pieces, eight or
+more in all. The first half of a person's repetitions of a gesture may be enrolled. The second half are the queries,
+however many are enrolled, except what was trained on. All gestures are in the index. There are two readings: the
+entries are added to the poses; or a linear discriminant is fitted to the entries alone, which an index can hold as a
+matrix and one point per gesture.
 """
 
 import warnings
@@ -33,17 +33,17 @@ from cpep_train.evaluate import (
 N_ENROLLED = (0, 1, 2, 4)
 N_REPETITIONS = 8  # at least, of each gesture
 _MOST_WINDOWS = 400  # of a recording
-SHRINKAGE = 0.1  # of the covariance towards a sphere: one repetition has few windows that differ
+SHRINKAGE = 0.1  # of the covariance towards a sphere: the windows of one repetition are few and alike
 
 
 @dataclass(frozen=True, slots=True)
 class Repetitions:
-    """All windows of the people asked, numbered by repetition."""
+    """All windows of the people who are tested, numbered by repetition."""
 
     examples: Examples
     embedding: NDArray[np.float32]  # (n, D)
     number: NDArray[np.int64]  # (n,), of the person's repetitions of the gesture, from 0
-    n_first: NDArray[np.int64]  # (n,), how many of them may be enrolled
+    n_first: NDArray[np.int64]  # (n,), how many repetitions of the gesture may be enrolled
     trained: NDArray[np.bool_]  # (n,), whether training saw the recording
 
     @property
@@ -53,7 +53,7 @@ class Repetitions:
 
 
 def enrolment_readings(embedded: EmbeddedWindows) -> list[ProtocolScores]:
-    """Accuracy against the number of repetitions enrolled."""
+    """Accuracy by the number of enrolled repetitions."""
     repetitions = find_repetitions(embedded)
     readings = []
     for n in N_ENROLLED:
@@ -65,7 +65,7 @@ def enrolment_readings(embedded: EmbeddedWindows) -> list[ProtocolScores]:
 
 
 def find_repetitions(embedded: EmbeddedWindows) -> Repetitions:
-    """Cut the recordings of everybody who is asked into repetitions, and embed them."""
+    """Cut the recordings of everybody who is tested into repetitions, and embed them."""
     examples, store = embedded.examples, embedded.store
     rows, asked_users = store.corpus.rows, set(examples.queries.user_index.tolist())
     numbers = [
@@ -87,7 +87,7 @@ def find_repetitions(embedded: EmbeddedWindows) -> Repetitions:
 
 
 def _numbered(windows: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Repetition of each window, how many of its gesture may be enrolled, and whether it lies inside one piece."""
+    """Each window's repetition, how many of its gesture may be enrolled, and whether the window lies in one piece."""
     length, store = windows.dataset.window_samples, windows.dataset.store
     number, n_first = np.zeros(len(windows), np.int64), np.zeros(len(windows), np.int64)
     inside = np.zeros(len(windows), bool)
@@ -130,7 +130,7 @@ def _score(
     for person in np.unique(windows.user_index[asked]):
         mine, entries = asked & (windows.user_index == person), enrolled & (windows.user_index == person)
         label, embedding = windows.gesture_index[entries], repetitions.embedding[entries]
-        if how == "map" and 1 < len(np.unique(label)) < len(label):  # otherwise there is no spread to learn a map from
+        if how == "map" and 1 < len(np.unique(label)) < len(label):  # else there is nothing to fit
             answered[mine] = discriminant(embedding, label).predict(repetitions.embedding[mine])
         else:
             references, labels = _usable_poses(examples, embedded.references, person)
@@ -144,24 +144,25 @@ def _score(
 
 
 def discriminant(embedding: NDArray[np.float32], label: NDArray[np.int64]) -> LinearDiscriminantAnalysis:
-    """The linear discriminant of enrolled embeddings: a linear map and a point a gesture.
+    """The linear discriminant of enrolled embeddings: a linear map and one point per gesture.
 
     embedding: (n, D); label: (n,)
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # fewer windows than dimensions: the shrinkage is for that
+        warnings.simplefilter("ignore", UserWarning)  # warns of fewer windows than dimensions, which shrinkage handles
         return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE).fit(embedding, label)
 
 
 def _usable_poses(
     examples: EvaluationSet, references: NDArray[np.float32], person: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The poses that may answer for a person: recorded ones are not the person's own, where there are others."""
+    """The poses that may answer for a person: not their own recorded ones, unless nobody else has the gesture."""
     owner, label = examples.references.user_index, examples.references.gesture_index
     if not examples.own_references:
         return references, label
     rows = examples.references.dataset.store.corpus.rows
     trained = np.array([rows[number].split == "train" for number, _ in examples.references.places], bool)
     usable = owner != person
-    usable |= trained & ~np.isin(label, label[usable])  # nobody else's: the person's own, of recordings never asked
+    # For gestures that nobody else has, the person's own poses answer, from recordings that are never queries.
+    usable |= trained & ~np.isin(label, label[usable])
     return references[usable], label[usable]

@@ -1,4 +1,4 @@
-"""Run one stage to its last epoch with Lightning: quietly, on what the machine has, in one process or several."""
+"""Train one stage to its last epoch with Lightning, without its messages, on the available hardware."""
 
 import io
 import logging
@@ -32,7 +32,7 @@ def fit(
     logger: Logger | None = None,
     resume_file: Path | None = None,
 ) -> None:
-    """Train a module to its last epoch, from a resume point where one is given."""
+    """Train a module to its last epoch, starting from a resume point if one is given."""
     with _quiet(), _interrupts():
         trainer = pl.Trainer(
             max_epochs=module.settings.epochs,
@@ -40,7 +40,7 @@ def fit(
             devices=n_local_processes(),
             num_nodes=n_processes() // n_local_processes(),
             strategy=DDPStrategy(process_group_backend=backend()) if n_processes() > 1 else "auto",
-            use_distributed_sampler=False,  # `TrainingBatches` shares batches out itself
+            use_distributed_sampler=False,  # `TrainingBatches` shares batches among processes itself
             logger=logger or False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -53,8 +53,10 @@ def fit(
 
 
 class _InPlace(TorchCheckpointIO):
-    """Writes a resume point where it is told to. Lightning's own goes by the system's folder of temporary files, which
-    may be another disk, a full one, and which keeps what a kill left.
+    """Writes a resume point in its own folder.
+
+    Lightning's version writes to the system's temporary folder first. That may be another or a full disk, and a killed
+    process leaves its files there.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -64,7 +66,7 @@ class _InPlace(TorchCheckpointIO):
 
 
 def _precision(wanted: str) -> Precision:
-    """How numbers are held. Lightning itself would take bfloat16 for 16-mixed on a CPU, with a warning."""
+    """The number format to train with. Given 16-mixed on a CPU, Lightning would use bfloat16 with a warning."""
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if wanted == "auto":
         wanted = "bf16-mixed" if device == "cuda" else "32-true"
@@ -75,7 +77,7 @@ def _precision(wanted: str) -> Precision:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's banners, tips and hints from the user; failures still come as exceptions."""
+    """Hide Lightning's banners, tips and hints; failures are still raised."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -91,7 +93,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Turn the way Lightning leaves after Ctrl-C (SIGINT ignored, SystemExit) back into a KeyboardInterrupt."""
+    """Raise KeyboardInterrupt after Ctrl-C, where Lightning would ignore SIGINT and raise SystemExit."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:

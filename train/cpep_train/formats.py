@@ -1,7 +1,7 @@
-"""Recordings as the software of amplifiers writes them: EDF and BDF, XDF, OpenSignals HDF5, OpenBCI and Delsys text.
+"""Readers of recordings by amplifier software: EDF and BDF, XDF, OpenSignals HDF5, OpenBCI and Delsys text.
 
-A reader only reads: channels with their names, units and rates, events, and notes of what it found. What becomes of
-that is the business of `cpep_train.import_files`. Each raises DataError, naming the file and what is wrong with it.
+A reader returns channels with their names, units and rates, events, and notes on what it found;
+`cpep_train.import_files` interprets them. Each reader raises DataError that names the file and what is wrong with it.
 """
 
 import logging
@@ -34,17 +34,17 @@ from cpep_train.text_formats import (
     read_openbci,
 )
 
-# biosignalsplux and BITalino: volts of the supply, and the gain of their EMG sensor, by their data sheets
+# biosignalsplux and BITalino: supply voltage, and gain of their EMG sensor, from their data sheets
 _PLUX = (3.0, 1000.0)
 _BITALINO = (3.3, 1009.0)
 _HEAD_BYTES = 4096
 _EDF_START = re.compile(rb"\d\d[.]\d\d[.]\d{4}[.]\d\d[.]\d\d")  # date and time
 _MOST_BITS = 32  # of a converter
-_STAMPED_RATE_TOLERANCE = 0.02  # of a nominal rate, beyond which that of the time stamps counts
+_STAMPED_RATE_TOLERANCE = 0.02  # relative difference from the nominal rate beyond which the time stamps' rate is used
 
 
 def read_source(path: Path) -> SourceFile:
-    """Read a file of any format that is known; its content decides, not its name alone."""
+    """Read a file of any known format, which is recognised by content and not by name alone."""
     if not path.is_file():
         raise DataError(f"{path}: {_no_file(path)}")
     reader = _reader(path)
@@ -60,7 +60,7 @@ def read_source(path: Path) -> SourceFile:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # readers raise whatever comes on a damaged file
+    except Exception as error:  # readers raise any kind of exception on a damaged file
         why = printable(str(error) or type(error).__name__)
         raise DataError(f"{path} cannot be read, it is damaged or cut short: {why}") from error
     impossible = next((c for c in source.channels if not 0 < c.rate_hz <= MAX_RATE_HZ), None)
@@ -77,12 +77,12 @@ def _no_file(path: Path) -> str:
 
 @contextmanager
 def _overheard() -> Iterator[list[str]]:
-    """What libraries warn of while they read, for the notes; empty until the end."""
+    """Collect warnings of libraries while they read, for the notes; the list is filled at the end."""
     said: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno >= logging.ERROR:  # what pyxdf only warns of is in the notes in other words
+            if record.levelno >= logging.ERROR:  # our own notes already cover what pyxdf only warns of
                 said.append(printable(record.getMessage()))
 
     log, listener = logging.getLogger("pyxdf"), Listener()
@@ -146,9 +146,9 @@ def _of_edf(path: Path, file: Any, kind: str, gaps: Gaps) -> SourceFile:
 
 
 def _interruptions(path: Path, sample_bytes: int) -> Gaps:
-    """Where an EDF+D or BDF+D breaks off, by the time that each record says; checks the header of any other.
+    """The gaps of an EDF+D or BDF+D, from the time in each record; of other files only the header is checked.
 
-    edfio reads the records as if each followed the one before.
+    This is needed because edfio reads the records as if they were contiguous.
     """
     content = path.read_bytes()
 
@@ -232,7 +232,7 @@ def _read_xdf(path: Path) -> SourceFile:
 
 
 def _check_clock(path: Path, time_s: NDArray[np.float64], name: str) -> None:
-    """Raise DataError where a clock went back over time that it had told already: which samples are labelled?"""
+    """Raise DataError when a clock went back over time that it had covered, as labels would then fit two samples."""
     ends = np.flatnonzero(np.diff(time_s) < 0)
     pieces = sorted((piece[0], piece[-1]) for piece in np.split(time_s, ends + 1))
     over_s = max((before[1] - after[0] for before, after in pairwise(pieces)), default=0.0)
@@ -241,7 +241,7 @@ def _check_clock(path: Path, time_s: NDArray[np.float64], name: str) -> None:
 
 
 def _is_markers(stream: dict) -> bool:  # type: ignore[type-arg]
-    """Texts; or numbers, one now and then, in a stream that calls itself so."""
+    """Whether a stream holds markers: texts, or occasional numbers in a stream that is named so."""
     if _text(stream, "channel_format") == "string":
         return True
     said = f"{_text(stream, 'type')} {_text(stream, 'name')}"
@@ -261,7 +261,7 @@ def _is_signal(stream: dict) -> bool:  # type: ignore[type-arg]
 
 
 def _rank(stream: dict) -> int:  # type: ignore[type-arg]
-    """How likely a stream is EMG, by its type and name."""
+    """How likely a stream is to be EMG, from its type and name."""
     said = f"{_text(stream, 'type')} {_text(stream, 'name')}".lower()
     if re.search(r"emg|exg|eeg", said):
         return 2 if "emg" in said else 1
@@ -278,7 +278,7 @@ def _text(stream: dict, key: str) -> str:  # type: ignore[type-arg]
 
 
 def _xdf_channels(stream: dict, n: int) -> tuple[list[str], list[str]]:  # type: ignore[type-arg]
-    """Names and units of a stream's channels, as its description may say."""
+    """Names and units of a stream's channels, as far as its description has them."""
     try:
         said = stream["info"]["desc"][0]["channels"][0]["channel"]
         names = [str(c["label"][0]) for c in said]
@@ -341,7 +341,7 @@ def _attr(thing: h5py.Group | h5py.Dataset, name: str) -> str:
 
 
 def _lost_before(counter: h5py.Dataset | None) -> NDArray[np.int64] | None:
-    """Samples lost before each, by a counter that wraps."""
+    """Number of samples lost before each sample, from a wrapping counter."""
     if counter is None or len(counter) < 2:
         return None
     values = counter[()].ravel().astype(np.int64)

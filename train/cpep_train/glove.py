@@ -1,4 +1,4 @@
-"""From the sensors of a CyberGlove to the joint angles of the format: which sensors work, their ranges, their lag."""
+"""Convert CyberGlove sensors to the joint angles of the format: find working sensors, their ranges and their lag."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,10 +26,10 @@ _RANGE_DEG = {
     "thumb_ip_flexion": (0, 80), "mcp_flexion": (0, 90), "pip_flexion": (0, 100), "dip_flexion": (0, 70),
     "mcp_abduction": (0, 20),
 }  # fmt: skip
-_AWAY_FROM_THUMB = ("ring_mcp_abduction", "pinky_mcp_abduction")  # spreading moves them to the other side than index
+_AWAY_FROM_THUMB = ("ring_mcp_abduction", "pinky_mcp_abduction")  # spreading moves these the other way than the index
 _EXTREMES = (1, 99)  # percentiles that count as the ends of a sensor's range
-_LARGEST_RANGE = 360  # degrees, or codes of eight bits: beyond, no finger can have moved so
-_MOST_RANGE_VALUES = 200_000  # of a file, evenly chosen, for the percentiles
+_LARGEST_RANGE = 360  # degrees, or 8-bit codes: no finger can move more than this
+_MOST_RANGE_VALUES = 200_000  # per file, evenly chosen, for the percentiles
 _LONGEST_LAG_S = 0.6
 _SMOOTH_S = 0.05
 
@@ -37,7 +37,7 @@ _SMOOTH_S = 0.05
 def sensor_ranges(gloves: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The ends of each sensor's range over some files of one person, (sensors,) each; NaN where the sensor is broken.
 
-    Broken is a sensor without a value, one that never moved, and one whose range no joint has.
+    A sensor is broken if it has no value, never moved, or has a range that no joint can have.
     """
     values = np.concatenate([glove[:: -(-len(glove) // _MOST_RANGE_VALUES)] for glove in gloves])
     usable = np.isfinite(values).any(axis=0)
@@ -53,12 +53,12 @@ def sensor_ranges(gloves: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.flo
 def joint_angles(
     glove: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], in_degrees: bool = False
 ) -> NDArray[np.float32]:
-    """Lay a glove's sensors onto the joints of the format.
+    """Map a glove's sensors to the joints of the format.
 
     glove: (n, 18 or 22)
     low, high: (18 or 22,), the ends of each sensor's range; sensors with NaN are left out
     in_degrees: whether the values are calibrated angles already
-    returns: (n, 20) radians; joints without a working sensor are zero, rows with a value that is no number are NaN
+    returns: (n, 20) radians; joints without a working sensor are zero, rows with a non-finite value are NaN
     """
     out = np.zeros((len(glove), N_JOINTS))
     for sensor, joint in enumerate(GLOVES[glove.shape[1]]):
@@ -79,10 +79,10 @@ def joint_angles(
 
 
 def lag_s(emg: NDArray[np.floating[Any]], pose_rad: NDArray[np.floating[Any]], sample_rate_hz: float) -> float | None:
-    """How much later the glove moves than the muscles, in seconds; None where nothing moves with them.
+    """How much later the glove moves than the muscles, in seconds; None when the two are not correlated.
 
-    The lag at which the rise and fall of the EMG's amplitude goes best with how fast the hand leaves or nears its usual
-    pose. It holds what the muscle takes to move the hand, what the sensors take, and what the recording adds.
+    It is the lag at which changes of the EMG amplitude correlate best with the speed at which the hand leaves or
+    approaches its usual pose. It includes the delays of the muscle, of the sensors and of the recording.
 
     emg: (n, n_channels); pose_rad: (n, 20)
     """
@@ -98,7 +98,7 @@ def lag_s(emg: NDArray[np.floating[Any]], pose_rad: NDArray[np.floating[Any]], s
     n = round(_LONGEST_LAG_S * sample_rate_hz)
     together = signal.correlate(_standard(move), _standard(rise), method="fft")[len(rise) - 1 :][: n + 1] / len(rise)
     best = int(np.argmax(together))
-    by_luck = 5 / np.sqrt(len(rise) / (4 * smooth))  # smoothed samples are no independent ones
+    by_luck = 5 / np.sqrt(len(rise) / (4 * smooth))  # smoothed samples are not independent
     return None if together[best] < by_luck else best / sample_rate_hz
 
 

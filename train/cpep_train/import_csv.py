@@ -59,11 +59,11 @@ from cpep_train.text_formats import MAX_RATE_HZ
 from cpep_train.units import microvolts_of
 
 _BLOCK_ROWS = 8_192
-_LEAST_RATE_HZ = 1.0  # below which a column of time is in another unit
+_LEAST_RATE_HZ = 1.0  # with a lower rate, the time column must be in another unit
 _STATED_RATE_TOLERANCE = 0.1
-_LEAST_SHARE_OF_TIME = 0.02  # of a recording, that prompts take
+_LEAST_SHARE_OF_TIME = 0.02  # share of a recording that prompts must cover
 
-_NumberedRow = tuple[int, list[str]]  # the row of the file, its cells
+_NumberedRow = tuple[int, list[str]]  # line number in the file, cells
 
 
 class _Part(BaseModel):
@@ -165,7 +165,7 @@ class _Block:
 def import_csv(column_map: Path, out: Path, *, writing: Writing = Writing()) -> ImportSummary:
     """Write the files that a column map names as a corpus, whole or not at all.
 
-    Raises ConfigError, naming all faults of the map at once, and DataError, naming file and column.
+    Raises ConfigError that names all faults of the map at once, and DataError that names file and column.
     """
     spec = load_column_map(column_map)
     with writing_corpus(out, writing, "data import csv") as writer:
@@ -189,7 +189,7 @@ def load_column_map(path: Path) -> ColumnMap:
 
 
 def _stream(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> None:
-    """Write a file block by block; it may be far larger than memory."""
+    """Write a file block by block, because it may be far larger than memory."""
     blocks = _blocks(path, file, spec, writer)
     first = next(blocks)
     scale = _microvolts(path, first.emg, spec, writer)
@@ -246,14 +246,14 @@ def _read_whole(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -
 
 
 def _prompted(path: Path, time_s: NDArray[np.float64], spec: ColumnMap, writer: CorpusWriter) -> NDArray[np.str_]:
-    """The label of each sample by a file of prompts, (n,); empty before the first."""
+    """The label of each sample from a file of prompts, (n,); empty before the first prompt."""
     assert spec.prompts is not None  # the map was checked
     (_, names), *rows = _table_of_texts(path, spec)
     short = next((number for number, row in rows if len(row) < len(names)), None)
     if short is not None:
         raise DataError(f"{path}: a row has not as many values as the header has names, {len(names)}: row {short}")
     at_s = _numbers(path, names, rows, spec.prompts.time, spec) * spec.columns.time_unit_s
-    odd = ~np.isfinite(at_s) | (np.diff(at_s, prepend=-np.inf) < 0)  # searched below, so in order
+    odd = ~np.isfinite(at_s) | (np.diff(at_s, prepend=-np.inf) < 0)  # the binary search below needs them in order
     if odd.any():
         said = "holds no time, or one before that of the row above,"
         raise DataError(f"{path}: column {spec.prompts.time} {said} in row {rows[int(np.argmax(odd))][0]}")
@@ -296,7 +296,7 @@ def _place(path: Path, names: list[str], name: str) -> int:
 
 
 def _rate(path: Path, time_s: NDArray[np.float64], spec: ColumnMap, writer: CorpusWriter) -> float:
-    """Samples a second: what the map says, if the time stamps agree, or what they say."""
+    """Samples per second: the map's value, which must agree with the time stamps, or else the stamps' rate."""
     by_time_hz, said_hz = usual_rate(time_s), spec.sample_rate_hz
     if said_hz is None:
         if by_time_hz is None:
@@ -340,7 +340,7 @@ def _microvolts(path: Path, emg: NDArray[np.float64], spec: ColumnMap, writer: C
 
 
 def _blocks(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> Iterator[_Block]:
-    """A file, some rows at a time; raises DataError, naming file, row and column."""
+    """Read a file some rows at a time; raises DataError that names file, row and column."""
     try:
         require_plain(path)
         with path.open(newline="", encoding="utf-8-sig") as text:
@@ -367,7 +367,7 @@ def _blocks(path: Path, file: File, spec: ColumnMap, writer: CorpusWriter) -> It
 
 
 def _more(rows: Iterator[_NumberedRow], some: list[_NumberedRow]) -> bool:
-    """Whether more rows follow; the next one is kept."""
+    """Whether more rows follow; the next one is read ahead into `some`."""
     following = next(rows, None)
     if following is not None:
         some.append(following)
@@ -375,7 +375,7 @@ def _more(rows: Iterator[_NumberedRow], some: list[_NumberedRow]) -> bool:
 
 
 def _rows(path: Path, text: Iterator[str], spec: ColumnMap) -> Iterator[_NumberedRow]:
-    """The rows of a file with the number of their line; comments and empty lines are skipped."""
+    """The rows of a file with their line numbers; comments and empty lines are skipped."""
 
     def lines() -> Iterator[str]:
         for line in text:
@@ -411,14 +411,14 @@ def _block(path: Path, names: list[str], rows: list[_NumberedRow], file: File, s
         said = f"a row has not as many values as the header has names, {len(names)}: row {odd_row}"
         raise DataError(f"{path}: {said}{hint}")
     emg = np.column_stack([_numbers(path, names, rows, name, spec) for name in spec.columns.emg])
-    odd = ~(np.abs(emg) <= LARGEST_SAMPLE)  # of nan too
+    odd = ~(np.abs(emg) <= LARGEST_SAMPLE)  # also true for nan
     if odd.any():
         value, number = float(emg[odd][0]), rows[int(np.argmax(odd.any(axis=1)))][0]
         said = f"holds {value:g}, which nothing measures," if np.isfinite(value) else "holds no number"
         raise DataError(f"{path}: an EMG column {said} in row {number}")
     stage, time_s = spec.columns.stage, None
     labels = [file.stage or ""] * len(rows) if stage is None else _texts(path, names, rows, stage)
-    labels = ["" if label.lower() == "nan" else label for label in labels]  # as pandas writes none
+    labels = ["" if label.lower() == "nan" else label for label in labels]  # pandas writes a missing label as nan
     if spec.columns.time is not None:
         time_s = _numbers(path, names, rows, spec.columns.time, spec) * spec.columns.time_unit_s
         if not np.isfinite(time_s).all():

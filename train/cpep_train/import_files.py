@@ -1,9 +1,9 @@
-"""Import recordings as amplifiers' software writes them (`cpep_train.formats`), and LibEMG's folders.
+"""Import recordings of amplifier software (`cpep_train.formats`), and LibEMG's folders.
 
-One way for all: read, choose the EMG channels, bring them to microvolts and to one rate, even out jitter, let events
-become labels, number the repetitions, and hand the labelled stretches on (`cpep_train.importing`).
+The steps are the same for all: read, choose the EMG channels, convert them to microvolts and to one rate, even out
+jitter, turn events into labels, number the repetitions, and pass the labelled stretches to `cpep_train.importing`.
 
-A file's person is the folder it lies in and its session is its name, unless they are given.
+Unless they are given, the person is the name of the file's folder and the session is the file's name.
 """
 
 import re
@@ -28,21 +28,21 @@ from cpep_train.text_formats import Channel, Event, SourceFile
 from cpep_train.units import UnitBySize, microvolts_of
 
 _FILLED = {NOT_RECORDED: "samples that were not recorded", AFTER_THE_END: "samples after the end of the recording"}
-_SAME_RATE = 0.001  # of a rate, within which two channels are at one
+_SAME_RATE = 0.001  # relative difference up to which two channel rates count as the same
 _LARGEST_RATIO = 2_000
 _OTHER_SENSORS = re.compile(r"EKG|ECG|(?<![a-z])(EDA|GSR|PPG|SpO2|ACC|GYRO?|MAG|TEMP|RESP)(?![a-z])", re.IGNORECASE)
-_COUNTING = 0.9  # of a column's steps are one: it numbers the samples
+_COUNTING = 0.9  # if this share of a column's steps is 1, the column is a sample counter
 _LIBEMG = re.compile(r"R_(?P<rep>\d+)_C_(?P<c>\d+)|C_(?P<c2>\d+)_R_(?P<rep2>\d+)", re.IGNORECASE)
 _LIBEMG_SUBJECT = re.compile(r"(?:^|[/_])(?:S_?|subject_?|P_?)(\d+)(?=[/_])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class FileChoices:
-    """Facts that a file does not contain."""
+    """What the user adds, because a file does not contain it."""
 
-    user: str = ""  # empty: the folder that the file lies in
+    user: str = ""  # empty: the name of the file's folder
     session: str = ""  # empty: the file's name
-    stage: str = ""  # of what no event labels; empty: that is left out
+    stage: str = ""  # label of samples without an event; empty: left out
     side: str = "unknown"
     split: Split = "train"
     test_repetitions: tuple[int, ...] = ()  # of each gesture, counted from 1
@@ -60,7 +60,7 @@ def import_files(
     """Write files as a corpus, whole or not at all.
 
     progress: called with (files done, files in all)
-    Raises DataError, naming the file, where one cannot be read or nothing in it has a label.
+    Raises DataError, naming the file, when one cannot be read or nothing in it has a label.
     """
     seen: set[Path] = set()
     twice = next((path for path in sources if path.resolve() in seen or seen.add(path.resolve())), None)  # type: ignore[func-returns-value]
@@ -85,7 +85,7 @@ def import_files(
 
 
 def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWriter) -> set[int]:
-    """Hand on a file's recordings; returns the numbers of the repetitions that it holds."""
+    """Pass a file's recordings to the writer; returns the numbers of its repetitions."""
     writer.notes += [f"{path.name}: {note}" for note in source.notes]
     chosen = _emg_channels(source.channels)
     if not chosen:
@@ -96,7 +96,7 @@ def _import(path: Path, source: SourceFile, about: FileChoices, writer: CorpusWr
     if any(abs(channel.rate_hz / rate_hz - 1) > _SAME_RATE for channel in chosen):
         writer.notes.append(f"{path.name}: slower channels are brought to {rate_hz:g} Hz")
     columns = [_at_rate(channel, rate_hz) for channel in chosen]
-    n, longest = min(map(len, columns)), max(map(len, columns))  # channels end within some samples of each other
+    n, longest = min(map(len, columns)), max(map(len, columns))  # channels may differ in length by some samples
     emg = np.column_stack([column[:n] for column in columns])
     emg, how = _in_microvolts(path.name, emg, chosen, writer.unit_by_size)
     names = ", ".join(f"{n} {channel.name}" for n, channel in enumerate(chosen, start=1))
@@ -147,7 +147,7 @@ def _whose(path: Path, about: FileChoices) -> tuple[str, str]:
 
 
 def _of_repetition(recording: Recording, repetition: int, about: FileChoices) -> Recording:
-    """The recording in the split of its repetition; repetitions in different splits are sessions of their own."""
+    """Put the recording in the split of its repetition; each split's repetitions form their own session."""
     if not (about.test_repetitions or about.val_repetitions):
         return recording
     split: Split = (
@@ -161,11 +161,11 @@ def _of_repetition(recording: Recording, repetition: int, about: FileChoices) ->
 
 
 def _emg_channels(channels: Sequence[Channel]) -> list[Channel]:
-    """Those that call themselves EMG; where none does, those in volts; else all of the fastest rate.
+    """The channels named EMG; if there are none, those in volts; else all with the fastest rate.
 
-    returns: none where all are of other sensors
+    returns: an empty list when all channels belong to other sensors
     """
-    plain = {c.name: re.sub(r"\(.*?\)", "", c.name) for c in channels}  # without the sensor that it belongs to
+    plain = {c.name: re.sub(r"\(.*?\)", "", c.name) for c in channels}  # without the sensor's name in brackets
     skeletal = [c for c in channels if not re.search(r"EKG|ECG", c.name)]
     named = [c for c in skeletal if re.search(r"(^|[^a-z])emg", plain[c.name], re.IGNORECASE)]
     channels = [c for c in channels if not _OTHER_SENSORS.search(plain[c.name])]
@@ -175,7 +175,7 @@ def _emg_channels(channels: Sequence[Channel]) -> list[Channel]:
         return []
     fastest = max(c.rate_hz for c in chosen)
     usual = Counter(round(c.rate_hz, 2) for c in chosen).most_common(1)[0][0]
-    # Sensors of one kind may run at somewhat different rates; a channel ten times slower is no EMG.
+    # Sensors of one kind may run at somewhat different rates, but a channel ten times slower is not EMG.
     return [c for c in chosen if c.rate_hz >= 0.25 * min(fastest, 4 * usual)]
 
 
@@ -192,7 +192,7 @@ def _at_rate(channel: Channel, rate_hz: float) -> NDArray[np.float64]:
 def _in_microvolts(
     name: str, emg: NDArray[np.float64], channels: Sequence[Channel], by_size: UnitBySize
 ) -> tuple[NDArray[np.float64], str]:
-    """The channels in microvolts, each by its own unit, and how that was known."""
+    """The channels in microvolts, each converted from its own unit, and a note on where the unit came from."""
     factors = [microvolts_of(channel.unit) for channel in channels]
     if all(factor is not None for factor in factors):
         units = sorted({channel.unit for channel in channels})
@@ -202,7 +202,7 @@ def _in_microvolts(
 
 
 def _labels(events: Sequence[Event], time_s: NDArray[np.float64], otherwise: str) -> NDArray[np.str_]:
-    """A label a sample: an event holds for its duration, or where it has none, until the next."""
+    """One label per sample: an event lasts for its duration or, without one, until the next event."""
     labels = np.full(len(time_s), otherwise, dtype=object)
     for number, event in enumerate(events):
         until = time_s[-1] + 1 if number + 1 == len(events) else events[number + 1].start_s
@@ -221,11 +221,11 @@ def import_libemg(
     *,
     writing: Writing = Writing(),
 ) -> ImportSummary:
-    """Write a folder as LibEMG's screen-guided training fills it, `R_<repetition>_C_<class>`, as a corpus.
+    """Write a folder of LibEMG's screen-guided training, with files `R_<repetition>_C_<class>`, as a corpus.
 
     A class is called "class N" unless a file `collection_details.json` or an option names it. The last repetition is
-    for testing, unless others are said to be.
-    Raises DataError, naming the file, where it is no table of numbers.
+    for testing, unless others are chosen.
+    Raises DataError, naming the file, when it is not a table of numbers.
     """
     matches = [
         (file, match)
@@ -255,7 +255,7 @@ def import_libemg(
             if said and said not in writer.notes:
                 writer.notes.append(said)
             subject = _LIBEMG_SUBJECT.search(str(file.relative_to(source.parent)))
-            # Without a number of the subject, a repetition that is there twice was made by two people.
+            # File names have no subject number here, so a repetition that exists twice is of two people.
             person = before.strip("_- ") or file.parent.name if apart else source.name
             user = f"libemg-{int(subject[1]):02d}" if subject else f"libemg-{person}"
             recording = Recording(
@@ -280,7 +280,7 @@ def _check_repetitions(asked: Sequence[int], there: set[int], where: object) -> 
 
 
 def _libemg_table(file: Path) -> NDArray[np.float64]:
-    """The samples of a file, (n, n_channels); a column of time stamps or of numbers in front is dropped."""
+    """The samples of a file, (n, n_channels), without a leading column of time stamps or sample numbers."""
     try:
         require_plain(file)
         lines = [line.strip(", \t") for line in file.read_text(encoding="utf-8-sig").splitlines()]
@@ -305,7 +305,7 @@ def _libemg_table(file: Path) -> NDArray[np.float64]:
 
 
 def _class_names(source: Path) -> tuple[dict[int, str], str]:
-    """What the classes are called, where LibEMG wrote it down, and what to say where that cannot be read."""
+    """The class names from LibEMG's file, and a note for the user when that file cannot be read."""
     import json
 
     said = ""

@@ -1,11 +1,11 @@
 """Import two sets that were recorded with one Thalmic Myo: eight electrodes, 200 Hz, no pose.
 
 `import_myo_wrist`: the myo-readings-dataset, `PERSON-SESSION/GESTURE.txt`, a minute each, eight signed bytes and a
-label a row; rest (0) and the gesture alternate every five seconds, and a session is a donning of the band. Labels are
-prompts, people move up to a second later. A person's last session is for testing.
+label per row; rest (0) and the gesture alternate every five seconds, and a session is a donning of the band. The
+labels are prompts, and people move up to a second later. A person's last session is for testing.
 
 `import_myo_longterm`: the Wearable Sensor Long-term sEMG Dataset, `subS/dayD/D<day>M<motion>T<trial>.csv`, 1.5 s each,
-scaled; a day is a donning. The first day is for training, as its authors train, and the others are for testing.
+scaled; a day is a donning. The first day is for training, as the authors use it, and the others are for testing.
 """
 
 import re
@@ -24,8 +24,8 @@ WRIST_GESTURES = (
     "Rest", "WristFlexion", "WristExtension", "RadialDeviation", "UlnarDeviation", "Pronation", "Supination", "Fist",
 )  # fmt: skip
 _PROMPT_S = 5.0
-_LONGTERM_NAMED = {1: "Rest", 2: "WristFlexion"}  # its authors name no more in the files
-_COUNTS_OF_ONE = 100.0  # of the long-term set's scale, which is about 1.28 at the ends of a signed byte
+_LONGTERM_NAMED = {1: "Rest", 2: "WristFlexion"}  # the files name only these
+_COUNTS_OF_ONE = 100.0  # counts per unit of the long-term set; a signed byte's limits are about 1.28
 _WRIST = re.compile(r"(?P<person>.+)-(?P<session>\d+)")
 _LONGTERM = re.compile(r"D(?P<day>\d+)M(?P<motion>\d+)T(?P<trial>\d+)\.csv")
 
@@ -40,9 +40,9 @@ def import_myo_wrist(
 ) -> ImportSummary:
     """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
 
-    rest_between: False takes the session's minute without prompts alone as rest, in pieces as long as a prompt. What
-        lies between prompts holds the beginning of a gesture where a person or the recording runs ahead of them.
-    Raises DataError, naming the file, where it is not of the layout above.
+    rest_between: False takes rest only from the session's minute without prompts, in pieces as long as a prompt. The
+        pauses between prompts contain the start of a gesture when a person or the recording is ahead of the prompts.
+    Raises DataError, naming the file, when it does not have the layout above.
     """
     files = _wrist_files(source)
     prompt = round(_PROMPT_S * SAMPLE_RATE_HZ)
@@ -88,7 +88,7 @@ def import_myo_longterm(
 ) -> ImportSummary:
     """Write the set as a corpus, whole or not at all; progress: called with (files done, files in all).
 
-    Raises DataError, naming the file, where it is not of the layout above.
+    Raises DataError, naming the file, when it does not have the layout above.
     """
     found = [(match, file) for file in source.rglob("*.csv") if (match := _LONGTERM.fullmatch(file.name))]
     if not found:

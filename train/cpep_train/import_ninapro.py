@@ -1,15 +1,15 @@
 """Import Ninapro databases 1, 2, 3, 5, 6 and 8.
 
 Atzori et al. 2014 (1, 2, 3), Pizzolato et al. 2017 (5), Palermo et al. 2017 (6), Krasoulis et al. 2019 (8). A subject
-has a .mat file an exercise, `S1_E1_A1.mat` or `S1_A1_E1.mat`; in database 6 one a session, `S1_D1_T1.mat`, and in
-database 8 one an acquisition, `S1_E1_A3.mat`. Their variables are synchronised columns: `emg`, `restimulus` (the
+has one .mat file per exercise, `S1_E1_A1.mat` or `S1_A1_E1.mat`; in database 6 one per session, `S1_D1_T1.mat`, and in
+database 8 one per acquisition, `S1_E1_A3.mat`. Their variables are synchronised columns: `emg`, `restimulus` (the
 refined label, or `stimulus` where there is none), `rerepetition` (or `repetition`), and `glove` of a CyberGlove 2. Each
-stretch of one movement in one repetition becomes a recording, and so does each rest, which counts to the repetition
-before it. The file's name says which exercise it is; the variable `exercise` is wrong in some.
+stretch of one movement in one repetition becomes a recording, and so does each rest, which belongs to the repetition
+before it. The exercise is taken from the file's name, because the variable `exercise` is wrong in some files.
 
-The glove's signal was published uncalibrated, "proportional to the angles": each sensor's range over all of a subject's
-files is laid onto the usual range of its joint. So poses are estimates; where a file has `angles` in degrees they are
-taken as they are. Joints without a sensor, or with a broken one, stay at zero, and the summary says which.
+The glove's signal was published uncalibrated, "proportional to the angles". Each sensor's range over all of a subject's
+files is mapped to the usual range of its joint, so poses are estimates. A file that has `angles` in degrees is used
+unchanged. Joints without a sensor, or with a broken one, stay at zero, and the summary names them.
 """
 
 import hashlib
@@ -45,24 +45,24 @@ Database = Literal["db1", "db2", "db3", "db5", "db6", "db8"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The layout of a database's files, by its documentation."""
+    """The layout of a database's files, from its documentation."""
 
     n_channels: int
     sample_rate_hz: float
-    microvolts: float  # of one unit; 1: not published, kept as it is
-    test_repetitions: tuple[int, ...]  # as its authors split, those of all others are for training
-    test_parts: tuple[int, ...] = ()  # days or acquisitions in their place
-    least_channels: int = 0  # where some subjects have fewer; 0: none has
+    microvolts: float  # per unit of the file; 1: not published, values are kept
+    test_repetitions: tuple[int, ...]  # the authors' split; all other repetitions are for training
+    test_parts: tuple[int, ...] = ()  # days or acquisitions for testing, instead of repetitions
+    least_channels: int = 0  # fewest that a subject has; 0: all have `n_channels`
 
 
 LAYOUTS: dict[Database, Layout] = {
-    # Otto Bock 13E200: the amplitude after rectifying, no raw signal; volts behind an amplification of about 14 000
-    # (Atzori et al. 2014). Calibration takes the scale off again; it decides only which electrodes count as dead.
+    # Otto Bock 13E200: rectified amplitude, not raw signal, in volts after amplification by about 14 000 (Atzori et
+    # al. 2014). Calibration removes the scale again, so it only decides which electrodes count as dead.
     "db1": Layout(10, 100.0, 1e6 / 14_000, (2, 5, 7)),
     "db2": Layout(12, 2_000.0, 1e6, (2, 5)),  # Delsys Trigno, volts
     "db3": Layout(12, 2_000.0, 1e6, (2, 5), least_channels=10),  # as database 2; two stumps took ten electrodes
     "db5": Layout(16, 200.0, 1.0, (2, 5)),  # two Thalmic Myos, 8-bit counts
-    "db6": Layout(16, 2_000.0, 1e6, (), (5,), least_channels=14),  # Delsys Trigno; which day tests is ours
+    "db6": Layout(16, 2_000.0, 1e6, (), (5,), least_channels=14),  # Delsys Trigno; the day for testing is our choice
     "db8": Layout(16, 2_000.0, 1e6, (), (3,)),  # Delsys Trigno resampled from 1111 Hz, volts; the third is for testing
 }
 
@@ -70,7 +70,7 @@ _SIDE = "right"
 _SUBJECT = re.compile(r"[sS](\d+)_")
 _REST = 0
 _LARGEST_LABEL = 10_000
-_MOST_MISSING = 0.1  # of a variable's rows, that are trimmed; more is another layout
+_MOST_MISSING = 0.1  # largest share of a variable's rows to trim; more means another layout
 _VARIABLES = ("emg", "restimulus", "stimulus", "rerepetition", "repetition", "angles", "glove", "exercise")
 
 
@@ -82,7 +82,7 @@ class _Exercise:
     user: str
     part: str  # "E1", "D1T2" of database 6, "A1" of database 8
     exercise: int
-    is_test: bool | None  # None: the repetition says
+    is_test: bool | None  # None: the repetition decides
     emg_uv: NDArray[np.float32]  # (n, n_channels)
     glove: NDArray[np.float64] | None  # (n, 18 or 22)
     in_degrees: bool
@@ -104,8 +104,8 @@ def import_ninapro(
     """Write the recordings of some subjects, or of all that are there, as a corpus, whole or not at all.
 
     progress: called with (files done, files in all)
-    undo_lag: move each subject's poses earlier by what the glove lags behind the EMG
-    Raises DataError, naming the file and the variable, when a subject is missing or a file is not of the layout above.
+    undo_lag: move each subject's poses earlier by the glove's lag behind the EMG
+    Raises DataError, naming the file and the variable, when a subject is missing or a file has another layout.
     """
     layout, files = LAYOUTS[database], _files(source, subjects)
     done, n_files = 0, sum(map(len, files.values()))
@@ -138,7 +138,7 @@ def _files(source: Path, subjects: Sequence[int]) -> dict[int, list[Path]]:
 
 
 def _kept_apart(files: Sequence[Path], writer: CorpusWriter) -> Iterator[Path]:
-    """The files of a subject without copies of the same bytes, which are said."""
+    """The files of a subject without byte-identical copies, which are reported."""
     seen: dict[bytes, Path] = {}
     for file in files:
         try:
@@ -155,7 +155,7 @@ def _kept_apart(files: Sequence[Path], writer: CorpusWriter) -> Iterator[Path]:
 
 
 def _distinct_parts(exercises: Sequence[_Exercise]) -> Iterator[_Exercise]:
-    """Files of one part that differ in content are sessions of their own."""
+    """Give files of the same part that differ in content separate sessions."""
     n_of: dict[str, int] = {}
     for exercise in exercises:
         n_of[exercise.part] = n = n_of.get(exercise.part, 0) + 1
@@ -166,7 +166,7 @@ def _read(file: Path, database: Database, layout: Layout) -> _Exercise:
     values = _variables(file)
     emg = _columns(file, values, "emg")
     if database == "db6" and emg.shape[1] == 16 and not emg[:, 8:10].any():
-        emg = np.delete(emg, (8, 9), axis=1)  # published empty
+        emg = np.delete(emg, (8, 9), axis=1)  # these two were published empty
     least = layout.least_channels or layout.n_channels
     if not least <= emg.shape[1] <= layout.n_channels:
         raise DataError(f"{file}: variable emg has {emg.shape[1]} columns, but {database} has {layout.n_channels}")
@@ -208,7 +208,7 @@ def _read(file: Path, database: Database, layout: Layout) -> _Exercise:
 def _part(
     file: Path, values: Mapping[str, NDArray[np.generic]], database: Database, layout: Layout
 ) -> tuple[str, int, bool | None]:
-    """What a file is called in its subject's sessions, its exercise, and whether it is for testing as a whole."""
+    """The name of a file's part, its exercise, and whether the whole file is for testing."""
     number = {m[1].upper(): int(m[2]) for m in re.finditer(r"(?<=_)([EADTeadt])(\d+)(?=[_.])", file.name)}
     if database == "db8":
         acquisition = number.get("D", number.get("A", 1))
@@ -220,7 +220,7 @@ def _part(
 
 
 def _variables(file: Path) -> dict[str, NDArray[np.generic]]:
-    """The variables of a .mat file, of MATLAB 5 to 7.2 or, as HDF5, of 7.3."""
+    """The variables of a .mat file in the format of MATLAB 5 to 7.2, or of 7.3, which is HDF5."""
     try:
         if h5py.is_hdf5(file):
             with SessionTrial() as trial:
@@ -231,12 +231,12 @@ def _variables(file: Path) -> dict[str, NDArray[np.generic]]:
         return values
     except DataError:
         raise
-    except Exception as error:  # on damaged files scipy and HDF5 raise whatever comes
+    except Exception as error:  # scipy and HDF5 raise any kind of exception on damaged files
         raise DataError(f"{file}: not a MATLAB file that can be read: {error or type(error).__name__}") from error
 
 
 def _columns(file: Path, values: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.float64]:
-    """A variable as a table; raises DataError where there is none."""
+    """A variable as a table; raises DataError when it is missing or not a table."""
     if name not in values:
         raise DataError(f"{file}: variable {name} is missing")
     table = values[name]
@@ -246,7 +246,7 @@ def _columns(file: Path, values: Mapping[str, NDArray[np.generic]], name: str) -
 
 
 def _whole(file: Path, values: NDArray[np.float64], what: str) -> NDArray[np.int64]:
-    """Labels or repetitions; raises DataError where one is no whole number from zero on."""
+    """Labels or repetitions; raises DataError when one is not a whole number from zero."""
     odd = ~((values >= 0) & (values <= _LARGEST_LABEL) & (values == np.round(values)))
     if odd.any():
         row = int(np.argmax(odd))
@@ -257,7 +257,7 @@ def _whole(file: Path, values: NDArray[np.float64], what: str) -> NDArray[np.int
 def _recordings(
     exercise: _Exercise, pose: NDArray[np.float32] | None, database: Database, layout: Layout, subject: int
 ) -> Iterator[Recording]:
-    """Every stretch of one label in one repetition."""
+    """One recording for every stretch of one label in one repetition."""
     repetition_of_movement = np.where(exercise.label == _REST, 0, exercise.repetition)
     repetition = 1
     for start, stop in stretches(exercise.label, repetition_of_movement):
@@ -281,7 +281,7 @@ def _recordings(
 def _poses(
     exercises: Sequence[_Exercise], layout: Layout, undo_lag: bool, writer: CorpusWriter
 ) -> list[NDArray[np.float32] | None]:
-    """Joint angles of each of a subject's files, (n, 20) radians; None where there was no glove."""
+    """Joint angles of each of a subject's files, (n, 20) radians; None when there was no glove."""
     raw = [exercise.glove for exercise in exercises if exercise.glove is not None]
     if not raw:
         return [None] * len(exercises)
@@ -314,7 +314,7 @@ def _poses(
 
 
 def _earlier(pose: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-    """Poses n samples earlier; the last ones are missing."""
+    """Move poses n samples earlier; the last n are missing."""
     moved = np.full_like(pose, np.nan)
     moved[: len(pose) - n] = pose[n:]
     return moved

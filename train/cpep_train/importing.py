@@ -1,8 +1,8 @@
-"""What all imports share: recordings come in with a label, sessions go out, and every sample is accounted for.
+"""What all imports share: turn labelled recordings into the sessions of a corpus, and account for every sample.
 
-An importer reads its files and adds one `Recording` after the other; here the channels are chosen, the rate is changed,
-gestures get the names that were asked for, people and gestures are held out, names are kept apart, and what was left
-out is counted with its reason. Nothing is written unless all of it is.
+An importer reads its files and adds one `Recording` after the other. This module chooses the channels, changes the
+rate, renames gestures, holds out people and gestures, keeps names unique, and counts what was left out by reason.
+The corpus is written completely or not at all.
 """
 
 import difflib
@@ -34,8 +34,8 @@ from cpep_train.units import UnitBySize
 
 Floats = NDArray[np.floating[Any]]
 Split = Literal["train", "val", "test"]
-_MOST_ODD_ROWS = 0.01  # of a text file's, that are left out; more is another layout
-_LARGEST_RAD = 1e3  # of an angle, degrees taken for radians included
+_MOST_ODD_ROWS = 0.01  # largest share of a text file's rows to leave out; more means another layout
+_LARGEST_RAD = 1e3  # of an angle; wide enough for degrees mistaken for radians
 _LARGEST_RATIO = 1_000  # of whole numbers, for resampling
 _LABEL_CHARACTERS = str.maketrans("/\\\0 ", "____")
 
@@ -44,22 +44,22 @@ GestureName = Annotated[str, AfterValidator(check_name)]
 
 
 class Choices(BaseModel):
-    """What is decided when a set is imported, by options or by a TOML file."""
+    """The user's choices for an import, from options or a TOML file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hold_out_people: tuple[str, ...] = ()  # as the set names them: "S1", or as the corpus will: "db5-01"
+    hold_out_people: tuple[str, ...] = ()  # by their name in the set, "S1", or in the corpus, "db5-01"
     validation_people: tuple[str, ...] = ()
     hold_out_gestures: tuple[str, ...] = ()
-    rename: dict[str, GestureName] = {}  # a gesture's name in the set to that in the corpus
-    channels: tuple[int, ...] = ()  # from 1, in the order wanted; none: all
+    rename: dict[str, GestureName] = {}  # from a gesture's name in the set to its name in the corpus
+    channels: tuple[int, ...] = ()  # from 1, in the wanted order; empty: all
     skip_start_s: float = Field(default=0.0, ge=0)  # left out at the start of each recording, while people react
     resample_hz: float | None = Field(default=None, gt=0, le=MAX_RATE_HZ)
 
     @field_validator("hold_out_people", "validation_people", "hold_out_gestures", "rename")
     @classmethod
     def _composed(cls, names: Any) -> Any:
-        """Compose letters in names, as `_composed` does for recordings."""
+        """Normalise the Unicode of names, as `_composed` does for recordings."""
         composed = [unicodedata.normalize("NFC", name) for name in names]
         return dict(zip(composed, names.values(), strict=True)) if isinstance(names, dict) else tuple(composed)
 
@@ -79,7 +79,7 @@ class Choices(BaseModel):
 
 
 def load_choices(path: Path) -> Choices:
-    """Read choices from TOML; raises ConfigError, naming all faults at once."""
+    """Read choices from TOML; raises ConfigError that names all faults at once."""
     try:
         values = load_toml(path)
     except ValueError as error:
@@ -88,7 +88,7 @@ def load_choices(path: Path) -> Choices:
 
 
 def choices_of(values: dict[str, object], where: str) -> Choices:
-    """Choices out of keys and values; raises ConfigError, naming all faults at once."""
+    """Choices from keys and values; raises ConfigError that names all faults at once."""
     try:
         return Choices.model_validate(values)
     except ValidationError as error:
@@ -100,30 +100,30 @@ class Writing:
     """How an import writes its corpus."""
 
     choices: Choices = Choices()
-    dry_run: bool = False  # read and say, write nothing
-    force: bool = False  # replace an earlier output although it was changed since
+    dry_run: bool = False  # read and report, write nothing
+    force: bool = False  # replace an earlier output even if it was changed since
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One stretch of one label, as an importer reads it."""
+    """One labelled stretch, as an importer reads it."""
 
     user: str
     session: str
     stage: str
     emg_uv: Floats  # (n_samples, n_channels)
     sample_rate_hz: float
-    split: Split = "train"  # as the set's authors split; people and gestures that are held out go to test
+    split: Split = "train"  # the authors' split; held-out people and gestures go to test
     side: str = "unknown"
     pose_rad: Floats | None = None  # (n_samples, 20); rows of NaN where there was none
-    time_s: NDArray[np.float64] | None = None  # (n_samples,), with its gaps; None: even from zero
-    other_names: tuple[str, ...] = ()  # that the person goes by in the set
-    held_out: tuple[bool, bool] = (False, False)  # person and gesture, where the source itself says so
+    time_s: NDArray[np.float64] | None = None  # (n_samples,), including gaps; None: even, from zero
+    other_names: tuple[str, ...] = ()  # other names of the person in the set
+    held_out: tuple[bool, bool] = (False, False)  # person and gesture, if the source itself says so
 
 
 @dataclass(frozen=True, slots=True)
 class ImportSummary:
-    """What an import understood and wrote. Every sample that was read is in a recording or left out with a reason."""
+    """What an import read and wrote. Every sample read is in a recording or is left out for a stated reason."""
 
     n_files: int
     n_recordings: int
@@ -136,7 +136,7 @@ class ImportSummary:
     with_pose: bool
     n_samples_read: int
     n_samples_kept: int
-    left_out: dict[str, int]  # samples, by the reason
+    left_out: dict[str, int]  # number of samples by reason
     notes: tuple[str, ...]
 
 
@@ -163,17 +163,17 @@ class CorpusWriter:
     _gestures: dict[str, set[str]] = field(default_factory=dict)
 
     def read(self, n_samples: int) -> None:
-        """Count a file and its samples, which will be added or left out."""
+        """Count a file and its samples; each must later be added or left out."""
         self.n_files += 1
         self.n_samples_read += n_samples
 
     def leave_out(self, reason: str, n_samples: int) -> None:
-        """Count samples that become part of no recording."""
+        """Count samples that do not become part of a recording."""
         if n_samples:
             self.left_out[reason] += n_samples
 
     def add(self, recording: Recording, where: object) -> None:
-        """Write one recording, or leave it out where nothing of it remains.
+        """Write one recording, or leave it out when nothing of it remains.
 
         where: the file it comes from, for an error
         Raises DataError when a name, a value or a channel of it cannot be used.
@@ -189,7 +189,7 @@ class CorpusWriter:
         self._write(recording, [(recording.emg_uv, recording.pose_rad)], n_read, where)
 
     def add_blocks(self, head: Recording, blocks: Iterable[tuple[Floats, Floats | None]], where: object) -> None:
-        """Write one recording of evenly spaced samples as its blocks come, EMG and poses, however many they are.
+        """Write one recording of evenly spaced samples block by block (EMG and poses), so it may be of any length.
 
         head: the recording, without its samples
         """
@@ -215,7 +215,7 @@ class CorpusWriter:
     def _write(
         self, head: Recording, blocks: Iterable[tuple[Floats, Floats | None]], n_read: int | None, where: object
     ) -> None:
-        """Write a recording; n_read: samples that it was made of, None where those of the blocks count."""
+        """Write a recording. n_read: samples it was made from; None: count those of the blocks."""
         row, rate_hz = self._row(head), head.sample_rate_hz
         channels = self._channels(head, where)
         content, n_written = hashlib.sha256(), 0
@@ -257,9 +257,9 @@ class CorpusWriter:
         return [number - 1 for number in self.choices.channels] or list(range(n))
 
     def finish(self) -> ImportSummary:
-        """Check that all that was asked for is there, and write metadata.csv.
+        """Check that everything the user chose was found, and write metadata.csv.
 
-        Raises DataError when not, or when samples were lost on the way.
+        Raises DataError when it was not, or when samples are unaccounted for.
         """
         if not self.rows:
             reasons = "; ".join(f"{reason}: {n} samples" for reason, n in self.left_out.items()) or "no samples"
@@ -332,7 +332,7 @@ class CorpusWriter:
         )  # fmt: skip
 
     def _compare(self, row: Row, content: bytes) -> None:
-        """Say, once a pair, that two people's recordings are the same to the last bit."""
+        """Report, once per pair of people, that their recordings are identical."""
         twin = self._contents.setdefault(content, row)
         pair = frozenset((twin.user, row.user))
         if len(pair) == 2 and pair not in self._twins:
@@ -342,7 +342,7 @@ class CorpusWriter:
             )
 
     def _free_name(self, wanted: str) -> str:
-        """A file name that no recording of the corpus has; case does not tell files apart on every disk."""
+        """A file name that the corpus does not use yet, ignoring case, because some file systems ignore it."""
         name, n = wanted, 1
         while name.lower() in self._used:
             n += 1
@@ -351,7 +351,7 @@ class CorpusWriter:
         return name
 
     def _check_capitals(self) -> None:
-        """Raise DataError where two names differ by capitals alone, as no training takes them."""
+        """Raise DataError when two names differ only by capitals, because training refuses such a corpus."""
         for what, names in (("people", self._people), ("gestures", self._gestures)):
             typed: dict[str, str] = {}
             for name in sorted(names):
@@ -377,14 +377,14 @@ class CorpusWriter:
 
 
 def _composed(recording: Recording) -> Recording:
-    """The recording under names whose letters are composed: the same word is typed in two ways, and looks the same."""
+    """Normalise the recording's names to composed Unicode, because names that look alike can be encoded in two ways."""
     names = {key: unicodedata.normalize("NFC", getattr(recording, key)) for key in ("user", "session", "stage")}
     return replace(recording, **names)  # type: ignore[arg-type]
 
 
 def _check_range(values: Floats, largest: float, what: str) -> None:
-    """Raise DataError where a value is no number, or none that can be."""
-    odd = ~(np.abs(values) <= largest)  # of NaN too
+    """Raise DataError when a value is not finite or is impossibly large."""
+    odd = ~(np.abs(values) <= largest)  # also true for NaN
     if odd.any():
         value = float(values[odd][0])
         said = (
@@ -395,7 +395,7 @@ def _check_range(values: Floats, largest: float, what: str) -> None:
 
 @contextmanager
 def writing_corpus(out: Path, writing: Writing, made_by: str) -> Iterator[CorpusWriter]:
-    """A writer into a folder that is created whole or not at all; a dry run counts and writes nothing.
+    """A writer into a folder that is created whole or not at all; a dry run only counts.
 
     made_by: the command
     The caller finishes the writer inside the block.
@@ -421,7 +421,7 @@ def stretches(*keys: NDArray[np.generic]) -> Iterator[tuple[int, int]]:
 
 
 def _resampled(recording: Recording, wanted_hz: float) -> Recording:
-    """EMG through a polyphase filter, poses along straight lines, each gap-free stretch by itself."""
+    """Resample EMG with a polyphase filter and poses by linear interpolation, each gap-free stretch separately."""
     emg, pose, rate_hz = recording.emg_uv, recording.pose_rad, recording.sample_rate_hz
     time_s = np.arange(len(emg)) / rate_hz if recording.time_s is None else recording.time_s
     ratio = Fraction(wanted_hz / rate_hz).limit_denominator(_LARGEST_RATIO)
@@ -447,7 +447,7 @@ def _resampled(recording: Recording, wanted_hz: float) -> Recording:
 
 
 def check_numbers(found: Iterable[int], wanted: Sequence[int], source: Path) -> None:
-    """Raise DataError where somebody who was asked for is not there."""
+    """Raise DataError when a wanted person was not found."""
     there = set(found)
     missing = [number for number in wanted if number not in there]
     if missing or not there:
@@ -455,9 +455,9 @@ def check_numbers(found: Iterable[int], wanted: Sequence[int], source: Path) -> 
 
 
 def whole_rows(file: Path, n_columns: int) -> tuple[NDArray[np.float64], int]:
-    """The rows of a text file without a header, (n, n_columns), and how many are no such row: cut short, or garbled.
+    """The rows of a text file without a header, (n, n_columns), and how many rows were cut short or garbled.
 
-    Raises DataError, naming the file and the row, where those are more than one in a hundred.
+    Raises DataError, naming the file and the row, when more than one row in a hundred is bad.
     """
     try:
         require_plain(file)

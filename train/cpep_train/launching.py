@@ -1,4 +1,4 @@
-"""Run independent jobs on a cluster, through submitit: Slurm, or processes of this machine."""
+"""Run independent jobs through submitit, on a Slurm cluster or as processes of this machine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ def run_all(
     options: Mapping[str, str | int] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Answer]:
-    """Submit all jobs, wait for them, and return their answers in order.
+    """Submit all jobs, wait for them, and return their results in order.
 
-    folder: of submitit's logs; on a cluster every machine must see it, as it must the data and the runs
-    options: as submitit takes them: timeout_min, gpus_per_node, slurm_partition, ...
-    Raises CpepError, naming the log, when a job failed; the others are waited for and their runs kept.
+    folder: for submitit's logs; on a cluster every machine must see it, and also the data and the runs
+    options: of submitit: timeout_min, gpus_per_node, slurm_partition, ...
+    Raises CpepError, naming the log, when a job failed, after waiting for the others, whose runs are kept.
     """
     import submitit
 
@@ -36,7 +36,7 @@ def run_all(
     for job in submitted:
         try:
             answers.append(job.result())
-        except Exception:  # the log tells; other jobs go on
+        except Exception:  # the log has the details; other jobs go on
             failed.append(job)
     if failed:
         raise CpepError(

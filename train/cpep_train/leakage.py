@@ -1,12 +1,12 @@
-"""Leakage: is anything that an evaluation asks about also in training?
+"""Leakage checks: refuse to test on anything that was used in training.
 
-A split manifest lists who performed what in which split, and a hash of each recording's EMG. One of the corpus is
-checked and written into a run before training starts; evaluation compares what it is about to ask with it. So a person
-under two names is found, also where their recordings were cut otherwise (`cpep_train.content`), and so is a
-`metadata.csv` that was edited after training. Published participants 19 and 21 of the 3DC set are such a person.
+A split manifest lists who performed what in which split, and a hash of each recording's EMG. The manifest of the
+corpus is checked and written into a run before training starts, and evaluation compares its test recordings with it.
+This finds a person under two names, even if their recordings were cut differently (`cpep_train.content`), and a
+`metadata.csv` that was edited after training. Participants 19 and 21 of the published 3DC set are such a person.
 
-A gesture can leak by its poses too: free movement that goes through it teaches what the test asks. So no training
-recording may dwell in a held-out gesture's pose, where that gesture is one pose.
+A gesture can also leak through its poses: free movement that passes through its pose teaches what is tested. So no
+training recording may dwell in the pose of a held-out gesture, if that gesture is a single pose.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from cpep_train.content import Content, content_of, over_recordings
 from cpep_train.corpus import FREE_STAGE, METADATA_FILE, Corpus, Row
 
 SPLITS_FILE = "splits.json"
-POSE_RADIUS_RAD = 0.2  # root mean square over the joints: nearer than this is the same pose
-RELATIVE_RAD = 0.1  # a trained gesture at least so far away is another one, a nearer one the same by another name
-_MOST_WITHIN = 0.05  # share of free movement: what a hand may pass through
-_MOST_OF_A_GESTURE = 0.5  # of a recording of one gesture: it begins and ends where hands rest, and they rest unlike
+POSE_RADIUS_RAD = 0.2  # RMS over the joints: poses nearer than this count as the same
+RELATIVE_RAD = 0.1  # trained gestures nearer than this count as the same gesture under another name
+_MOST_WITHIN = 0.05  # share of free movement that may pass through the pose
+_MOST_OF_A_GESTURE = 0.5  # of a gesture's recording, which starts and ends at rest; people's rest poses differ
 _POSES_OF_A_RECORDING = 48  # looked at, evenly spread
 SCHEMA_VERSION = 2
-SAME_MARKS = 0.25  # share of the marks of the shorter recording, from which it is the other or a piece of it
+SAME_MARKS = 0.25  # share of common marks, of the shorter recording's, from which one is a copy or a piece of the other
 
 
 class SplitEntry(BaseModel):
@@ -52,7 +52,7 @@ class SplitEntry(BaseModel):
 
     @property
     def what(self) -> tuple[str, str, str]:
-        """One gesture in one donning of one person."""
+        """The person, donning and gesture of the recording."""
         return self.user, self.session, self.stage
 
 
@@ -71,7 +71,7 @@ class SplitManifest(BaseModel):
 
     @property
     def asked(self) -> tuple[SplitEntry, ...]:
-        """The recordings that evaluation may use."""
+        """The recordings that evaluation may test on."""
         return tuple(entry for entry in self.entries if entry.split in ("val", "test"))
 
     @property
@@ -86,9 +86,9 @@ class SplitManifest(BaseModel):
 def audit(corpus: Corpus, contents: Mapping[int, Content] | None = None) -> SplitManifest:
     """The split manifest of a corpus.
 
-    contents: of rows of the corpus, where they are known already
-    Raises DataError, naming the recordings, when a held-out person or gesture is trained on, or when one gesture of one
-    session, or the same EMG, is on both sides, or a held-out gesture's pose is held in training.
+    contents: fingerprints of rows of the corpus that are known already
+    Raises DataError, naming the recordings, when a held-out person or gesture is trained on; when one gesture of one
+    session, or the same EMG, is in both training and test; or when training holds the pose of a held-out gesture.
     """
     manifest = split_manifest(corpus, contents)
     where = str(corpus.folder / METADATA_FILE)
@@ -102,13 +102,13 @@ def audit(corpus: Corpus, contents: Mapping[int, Content] | None = None) -> Spli
 def audit_against(trained: SplitManifest, corpus: Corpus) -> None:
     """Audit a corpus, then compare it with the recordings that a run was trained on.
 
-    Raises DataError when a recording to be asked about was trained on.
+    Raises DataError when a recording to be tested on was trained on.
     """
     _check_content(trained.trained, audit(corpus).asked, str(corpus.folder))
 
 
 def split_manifest(corpus: Corpus, contents: Mapping[int, Content] | None = None) -> SplitManifest:
-    """Who performed what in which split, with the content of each recording; nothing is checked."""
+    """Build the split manifest, with the content of each recording, without checking anything."""
     known = contents or {}
     numbers = [number for number, row in enumerate(corpus.rows) if row.split]
     unknown = [number for number in numbers if number not in known]
@@ -148,7 +148,7 @@ def save_splits(run: Path, manifest: SplitManifest) -> None:
 
 
 def load_splits(run: Path) -> SplitManifest:
-    """The split manifest of a run; raises ArtifactError where it is missing or malformed."""
+    """The split manifest of a run; raises ArtifactError when it is missing or malformed."""
     file = run / SPLITS_FILE
     try:
         return SplitManifest.model_validate_json(read_plain(file, _MAX_BYTES, follow=True))
@@ -179,7 +179,7 @@ def _check_sessions(manifest: SplitManifest, where: str) -> None:
 
 
 def _check_content(trained: Iterable[SplitEntry], asked: Iterable[SplitEntry], where: str) -> None:
-    """Compare by content: nothing asked was trained on, whole or in pieces, under whatever name."""
+    """Compare by content: no test recording, or piece of one, may be in training under any name."""
     by_content, by_mark = {}, dict[int, list[SplitEntry]]()
     for entry in trained:
         by_content[entry.emg_sha256] = entry
@@ -201,10 +201,10 @@ def _check_content(trained: Iterable[SplitEntry], asked: Iterable[SplitEntry], w
 
 
 def _check_poses(corpus: Corpus) -> None:
-    """Compare by pose: training does not dwell where a held-out gesture is held.
+    """Compare by pose: training must not dwell in the pose of a held-out gesture.
 
-    A held-out stage that is no single pose, as free stages of emg2pose are not, cannot be compared. Gestures may be
-    close relatives: within half of the way to the nearest trained one a pose counts as the held-out gesture's.
+    A held-out stage that is not a single pose, such as the free stages of emg2pose, cannot be compared. Gestures may be
+    similar, so a pose counts as the held-out gesture's only within half the distance to the nearest trained gesture.
     """
     asked = [row for row in corpus.rows if row.held_out_stage]
     if not asked:
@@ -227,7 +227,7 @@ def _check_poses(corpus: Corpus) -> None:
 
 
 def _centres(poses_rad: dict[Row, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """The pose of each stage that is one: the median, where half of the poses lie within `POSE_RADIUS_RAD` of it."""
+    """The median pose of each stage that is a single pose: half of its poses lie within `POSE_RADIUS_RAD` of it."""
     parts: dict[str, list[NDArray[np.float32]]] = {}
     for row, found in poses_rad.items():
         parts.setdefault(row.stage, []).append(found)
@@ -241,7 +241,7 @@ def _centres(poses_rad: dict[Row, NDArray[np.float32]]) -> dict[str, NDArray[np.
 
 
 def _poses(corpus: Corpus, row: Row) -> NDArray[np.float32]:
-    """Some poses of a recording, evenly spread, (n, 20); none where none was fitted."""
+    """Some poses of a recording, evenly spread, (n, 20); empty when no pose was fitted."""
     with corpus.session(row) as session:
         at = np.unique(np.linspace(0, session.n_samples - 1, _POSES_OF_A_RECORDING).astype(int))
         poses_rad = np.concatenate([session.joint_angles(int(one), int(one) + 1) for one in at])

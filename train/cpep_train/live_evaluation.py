@@ -1,9 +1,9 @@
-"""Judge a bundle event by event: prompted sessions are replayed through the live engine, hop by hop.
+"""Score a bundle event by event: replay prompted sessions through the live engine, hop by hop.
 
-Every session is calibrated with its own calibration recordings first, as a wearer would, and then played in blocks of
-a frame, as fast as it goes. The engine is the one that runs live; what a wire adds is measured apart, on a
-pseudo-terminal (`transport_delay`). The split `test` of a prompted corpus is what figures are quoted on; `val` is for
-choosing.
+Every session is first calibrated with its own calibration recordings, as a wearer would do, and then played in blocks
+of one frame, as fast as possible. The engine is the one that runs live. The delay of a serial link is measured
+separately, on a pseudo-terminal (`transport_delay`). Report figures on the split `test` of a prompted corpus, and tune
+on `val`.
 """
 
 import time
@@ -26,18 +26,18 @@ from cpep_edge.recogniser import Recogniser
 from cpep_train.corpus import Corpus, Row
 from cpep_train.prompted import LABELS_FILE, PROMPTED, REST, read_labels
 
-_BLOCK_S = 0.25  # that a level is taken of
-_LOUDER = 1.05  # than between the prompts, a quarter of what lies in them at least; levels of noise differ by less
+_BLOCK_S = 0.25  # length of the blocks whose level is compared
+_LOUDER = 1.05  # a quarter of the blocks in prompts must be this much louder than between them; noise varies less
 
 
 @dataclass(frozen=True, slots=True)
 class PromptedSession:
-    """One wearer's session, in memory."""
+    """One wearer's session, loaded into memory."""
 
     row: Row
     emg_uv: NDArray[np.float32]  # (n_samples, n_channels)
-    movements_uv: tuple[NDArray[np.float32], ...]  # recordings of the calibration's movements
-    rest_uv: NDArray[np.float32] | None  # and of its rest
+    movements_uv: tuple[NDArray[np.float32], ...]  # recordings of the calibration movements
+    rest_uv: NDArray[np.float32] | None  # recording of the calibration's rest
     labels: tuple[Label, ...]
 
 
@@ -47,8 +47,8 @@ class LiveScore:
 
     events: EventScore
     n_people: int
-    rest_share: float  # of the windows, in which the encoder was not asked
-    unknown_share: float  # of the windows that were rejected
+    rest_share: float  # share of windows at rest, for which the encoder did not run
+    unknown_share: float  # share of windows that were rejected
 
 
 def evaluate_live(
@@ -63,10 +63,10 @@ def evaluate_live(
 ) -> LiveScore:
     """Score a bundle on the prompted sessions of a corpus.
 
-    spec: how to decide, in place of the bundle's
-    turn: electrodes by which the band is turned further than it was put on, before it is calibrated
+    spec: how to decide, instead of the bundle's own spec
+    turn: number of electrodes by which the band is turned further, before calibration
     undo_turn: whether the calibration looks for a turned band
-    progress: called with sessions done and their number
+    progress: called with (sessions done, sessions in all)
     Raises DataError when the corpus holds no labels, no session of that split, or one in whose prompts nothing moves.
     """
     sessions = prompted_sessions(data, split, recogniser.manifest.calibration)
@@ -124,7 +124,7 @@ def prompted_sessions(data: Path, split: str, movements: Sequence[str]) -> list[
 
 
 def _moves(session: PromptedSession, rate_hz: float) -> bool:
-    """Whether the signal is stronger in the prompts than between them; taken for granted where nothing lies between."""
+    """Whether the signal is stronger in the prompts than between them; True when there is nothing between them."""
     n = round(_BLOCK_S * rate_hz)
     whole = session.emg_uv[: len(session.emg_uv) // n * n]
     level = np.abs(whole - np.median(whole, axis=0)).mean(axis=1).reshape(-1, n).mean(axis=1)
@@ -138,7 +138,7 @@ def _moves(session: PromptedSession, rate_hz: float) -> bool:
 def play(
     recogniser: Recogniser, session: PromptedSession, spec: DecisionSpec | None = None, undo_turn: bool = True
 ) -> list[Decision]:
-    """Every decision of a session, calibrated first."""
+    """Calibrate with a session's calibration recordings, then return every decision of the session."""
     manifest = recogniser.manifest
     rate_hz = manifest.preprocessing.sample_rate_hz
     spec, donning = spec or manifest.decision, Donning()
@@ -162,7 +162,7 @@ def judge(
 ) -> LiveScore:
     """Score sessions that were played.
 
-    spec: by which was decided
+    spec: the one that was used to decide
     """
     rate_hz = recogniser.manifest.preprocessing.sample_rate_hz
     sessions = [(session.labels, activations(decisions, spec, rate_hz)) for session, decisions in played]
@@ -177,7 +177,7 @@ def judge(
 
 
 def activations(decisions: Sequence[Decision], spec: DecisionSpec, rate_hz: float) -> list[Activation]:
-    """Those decisions that an application would act on, on the clock of the recording."""
+    """The decisions that an application would act on, with times on the recording's clock."""
     return [
         Activation(decision.gesture, decision.sample_index / rate_hz, decision.delay_ms)
         for decision in decisions
@@ -186,7 +186,7 @@ def activations(decisions: Sequence[Decision], spec: DecisionSpec, rate_hz: floa
 
 
 def _turned(session: PromptedSession, turn: int) -> PromptedSession:
-    """The same session under a band that was turned by whole electrodes."""
+    """The same session as if the band were turned by whole electrodes."""
     return replace(
         session,
         emg_uv=np.roll(session.emg_uv, turn, axis=1),

@@ -26,7 +26,7 @@ _CLASSES = {
 _FOLDER_OPTION = {
     "csv": "save_dir", "tensorboard": "save_dir", "wandb": "save_dir", "comet": "offline_directory", "lit": "root_dir",
 }  # fmt: skip
-_END = {"wandb": "finish", "comet": "end"}  # else the next stage goes on in the same
+_END = {"wandb": "finish", "comet": "end"}  # methods that end a log, or the next stage would write into it
 _WAY_OUT = {
     "wandb": "log in with `wandb login`, or set WANDB_MODE=offline to keep the log in the run's folder",
     "comet": "set COMET_API_KEY, or COMET_START_ONLINE=0 to keep the log in the run's folder",
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 def open_logger(settings: LogTo, run: Path, stage: str) -> Logger | None:
     """The logger of one stage of a run; None where the recipe names none.
 
-    Raises ConfigError where its package is not installed, it does not take one of the options, or it cannot start.
+    Raises ConfigError when its package is not installed, it does not accept one of the options, or it cannot start.
     """
     if settings.name == "none" or rank() != 0:
         return None
@@ -53,7 +53,7 @@ def open_logger(settings: LogTo, run: Path, stage: str) -> Logger | None:
     else:
         options.setdefault("name", stage if settings.name in ("csv", "tensorboard") else f"{run.name}-{stage}")
     if settings.name == "lit":
-        options.setdefault("save_logs", False)  # it would start this command a second time, to copy its output
+        options.setdefault("save_logs", False)  # otherwise it starts this command a second time, to copy its output
     (run / LOG_FOLDER).mkdir(exist_ok=True)
     try:
         with redirect_stdout(sys.stderr):
@@ -63,7 +63,7 @@ def open_logger(settings: LogTo, run: Path, stage: str) -> Logger | None:
         raise ConfigError(f"log_to.name: {settings.name} needs another package: pip install {package}") from error
     except TypeError as error:
         raise ConfigError(f"log_to.options: {kind} of Lightning does not take them: {error}") from error
-    except Exception as error:  # each has its own kinds
+    except Exception as error:  # each logger has its own exceptions
         way_out = _WAY_OUT.get(settings.name, "change log_to.options")
         raise ConfigError(f"log_to.name: {settings.name} does not start: {_first_line(error)}; {way_out}") from error
     return _Outlived(settings.name, logger)
@@ -74,7 +74,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _Outlived(Logger):
-    """Another logger, whose failures end its log and not the training, and which ends with its stage."""
+    """Wraps a logger: a failure ends the log but not the training, and the log is closed at the end of the stage."""
 
     def __init__(self, kind: str, inner: Logger) -> None:
         super().__init__()

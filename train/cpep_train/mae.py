@@ -1,8 +1,8 @@
 """Masked auto-encoding (He et al. 2022) of one side, EMG or pose: the first two stages of CPEP.
 
-The encoder sees [CLS] and the patches that are not masked, and nothing of the others. A small decoder gets the
-encoder's tokens, with a learnt token at each masked place, and predicts the masked patches; the loss is the mean
-squared error on those alone. The decoder is not kept.
+The encoder sees only [CLS] and the patches that are not masked. A small decoder gets the encoder's tokens, with a
+learnt token at each masked place, and predicts the masked patches. The loss is the mean squared error on those alone.
+The decoder is not kept.
 
 Shapes: B windows, C channels, P samples a patch, N tokens without [CLS], D width.
 """
@@ -87,7 +87,7 @@ class MaskedAutoencoder(TrainingStage):
         return F.mse_loss(_at(predicted, masked), _at(target, masked))
 
     def _step_order(self, n_windows: int) -> Tensor:
-        """This process' rows of what is masked in the whole batch, which does not depend on how it was shared out."""
+        """This process' rows of the whole batch's masking order, which is the same for any number of processes."""
         generator = torch.Generator(self.device).manual_seed(self.step_seed)
         shape = (n_windows * n_processes(), self.encoder.config.n_tokens)
         return torch.rand(shape, generator=generator, device=self.device)[rank() :: n_processes()].argsort(dim=1)

@@ -1,8 +1,8 @@
 """The CPEP encoders: one small transformer for EMG, one for pose, as in Cui et al., arXiv 2509.04699.
 
 A window is cut into patches by a strided convolution, a [CLS] token is put in front, and pre-norm transformer blocks
-follow. This module is the readable reference that trains; `cpep_export.fused` rewrites the same weights for the device
-and is held to this one's output.
+follow. This module is the readable reference used for training. `cpep_export.fused` rewrites the same weights for the
+device, and its output is checked against this one.
 
 Shapes: B windows, C channels (electrodes or joints), T samples, N tokens without [CLS], D width, H heads.
 """
@@ -30,8 +30,8 @@ class EncoderConfig:
     mlp_ratio: int = 4
     dropout: float = 0.0
     pooling: Literal["cls", "mean"] = "cls"
-    front_end: Literal["raw", "rectified"] = "raw"  # tokens of `cpep_edge.mpf` come ready made, as channels
-    level_samples: int = 1  # averaged to one level; 1 where the front end is raw
+    front_end: Literal["raw", "rectified"] = "raw"  # for `cpep_edge.mpf` too it is raw: the tokens arrive as channels
+    level_samples: int = 1  # samples averaged to one level; 1 when the front end is raw
     block_patches: int = 0  # of a `StreamingEncoder`; 0: every token sees the whole window
 
     def __post_init__(self) -> None:
@@ -55,17 +55,17 @@ class EncoderConfig:
 
     @property
     def patch_values(self) -> int:
-        """Values of one channel in a patch, behind the front end."""
+        """Values of one channel in a patch, after the front end."""
         return self.patch_samples // self.level_samples
 
     @property
     def n_context(self) -> int:
-        """Blocks that a streaming token sees, its own among them: as many as keep all layers within the window."""
+        """Blocks that a streaming token sees, including its own: as many as keep all layers within the window."""
         return 1 + (self.n_tokens // self.block_patches - 1) // self.n_layers
 
     @property
     def n_blocks_seen(self) -> int:
-        """Blocks that decide a streaming embedding, through all layers."""
+        """Blocks that a streaming embedding depends on, through all layers."""
         return 1 + self.n_layers * (self.n_context - 1)
 
     @property
@@ -77,8 +77,8 @@ class EncoderConfig:
 def front_end(window: Tensor, config: EncoderConfig) -> Tensor:
     """What the patches are cut from: the window as it is, or rectified.
 
-    The sign of EMG is chance, and a patch embedding is linear: on raw signal the mean of its output says nothing,
-    on rectified signal it is the envelope, which a few samples averaged give too, for so much less work.
+    The sign of EMG is random and a patch embedding is linear, so on raw signal the mean of its output carries no
+    information. On rectified signal it is the envelope. Averaging a few samples gives the envelope too, with less work.
 
     window: (B, C, T); returns the same shape, or (B, C, T / level_samples)
     """
@@ -122,7 +122,7 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (B, N, D); returns as many as the attention gives."""
         mixed: Tensor = self.attention(self.attention_norm(tokens))
-        tokens = tokens[:, -mixed.shape[1] :] + self.dropout(mixed)  # streaming attention gives the newest only
+        tokens = tokens[:, -mixed.shape[1] :] + self.dropout(mixed)  # streaming: only the newest tokens
         hidden = F.gelu(self.mlp_in(self.mlp_norm(tokens)))
         tokens = tokens + self.dropout(self.mlp_out(hidden))
         return tokens
@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         returns: (B, N, D)
         """
         cut = patches(front_end(window, self.config), self.config.patch_values)  # (B, N, C P)
-        # The strided convolution as the linear layer it is: on a processor the backward pass takes a third of the time.
+        # A linear layer, equal to the strided convolution: on a CPU its backward pass takes a third of the time.
         tokens = F.linear(cut, self.patch.weight.flatten(1), self.patch.bias)  # (B, N, D)
         return tokens + self.position[:, 1:]
 
@@ -188,7 +188,7 @@ class StreamingAttention(Attention):
         self.distance = nn.Parameter(torch.zeros(config.n_heads, (self.n_context + 1) * self.block - 1))
 
     def bias(self) -> Tensor:
-        """What the scores of a block get for their distances, (H, b, n_context b): newest key last."""
+        """The bias of a block's scores by the distance of query and key, (H, b, n_context b), newest key last."""
         n_keys = self.n_context * self.block
         query, key = torch.arange(n_keys - self.block, n_keys)[:, None], torch.arange(n_keys)
         return self.distance[:, query - key + self.block - 1]  # a key of the same block may be later than the query
@@ -209,12 +209,12 @@ class StreamingAttention(Attention):
         return out
 
     def _contexts(self, heads: Tensor) -> Tensor:
-        """(B, H, M, b, D / H) to what each block sees, (B, H, M - n_context + 1, n_context b, D / H)."""
+        """Gather what each block sees: (B, H, M, b, D / H) to (B, H, M - n_context + 1, n_context b, D / H)."""
         return heads.flatten(2, 3).unfold(2, self.n_context * self.block, self.block).transpose(3, 4)
 
 
 class StreamingBlock(Block):
-    """A pre-norm transformer block that gives the tokens whose whole context it was given."""
+    """A pre-norm transformer block that returns only the tokens whose whole context was in its input."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
@@ -222,16 +222,16 @@ class StreamingBlock(Block):
 
 
 class StreamingEncoder(nn.Module):
-    """The EMG encoder for streams: a hop costs what is new in it, and gives exactly what the whole window would.
+    """The EMG encoder for streams: each hop computes only new patches, with exactly the result of the whole window.
 
-    Patches come in blocks. A token sees its own block and the `n_context - 1` blocks before it, all of them by their
-    distance (one learnt bias a head and distance, as in Raffel et al. 2020, T5), and nothing later; there is no [CLS]
-    and no absolute position. So the keys and values of a block never change once they are computed and can be kept. All
-    layers together see no further back than the window: older signal cannot matter, and after a start or a loss a
-    device is exact again within one window.
+    Patches are grouped in blocks. A token sees its own block and the `n_context - 1` blocks before it, and nothing
+    later. Positions are relative (one learnt bias per head and distance, as in Raffel et al. 2020, T5); there is no
+    [CLS] and no absolute position. So the keys and values of a block never change and can be cached. All layers
+    together see no further back than the window: older signal has no influence, and after a start or a loss a device is
+    exact again within one window.
 
-    Nothing is padded or masked: a layer computes the blocks whose whole context is there, as a convolution without
-    padding does. The features of a window are the mean of its newest block.
+    Nothing is padded or masked: a layer computes only the blocks whose whole context is present, as a convolution
+    without padding does. The features of a window are the mean of its newest block.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -264,7 +264,7 @@ class StreamingEncoder(nn.Module):
 class Embedder(nn.Module):
     """An encoder with its projection to the space that EMG and pose share; the output has unit length.
 
-    The EMG side projects (256 -> 256 in the paper); the pose side, frozen, hands out its [CLS] features as they are.
+    The EMG side has a projection (256 -> 256 in the paper); the frozen pose side returns its [CLS] features unchanged.
     """
 
     def __init__(self, config: EncoderConfig, d_embed: int | None) -> None:
@@ -276,7 +276,7 @@ class Embedder(nn.Module):
 
     @property
     def bidirectional(self) -> Encoder:
-        """The encoder, where all of its tokens see the whole window. Raises ConfigError where it streams."""
+        """The encoder, all of whose tokens see the whole window. Raises ConfigError for a streaming encoder."""
         if isinstance(self.encoder, StreamingEncoder):
             raise ConfigError("a streaming encoder is only trained by alignment from a random start")
         return self.encoder

@@ -1,7 +1,7 @@
-"""Watch a stage of training and stop it, with one sentence, once it cannot succeed.
+"""Watch a stage of training and stop it, with one sentence, when it cannot succeed.
 
-Three ways to fail are told apart: the loss is no number; one side's embeddings have collapsed, to a point or to a line;
-or windows find their poses no better than by chance.
+It detects three failures: the loss is not finite; one side's embeddings have collapsed to a point or a line; or
+windows find their poses no better than by chance.
 """
 
 import math
@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from cpep_edge.errors import TrainingError
 from cpep_train.align import Alignment, Pairs, chance, top1
 
-_SMALLEST_SPREAD = 1e-4  # mean squared distance from the centre of the batch, where 1 is all over the sphere
+_SMALLEST_SPREAD = 1e-4  # mean squared distance from the batch's centre; 1: spread over the whole sphere
 _SMALLEST_RANK = 1.5  # between a line and a plane
-_PATIENCE_SHARE, _LEAST_PATIENCE = 0.25, 3  # epochs at chance in a row, of all epochs, before a stage is stopped
+_PATIENCE_SHARE, _LEAST_PATIENCE = 0.25, 3  # successive epochs at chance before a stage stops
 
 
 class Monitor(pl.Callback):
-    """Stops a stage that has diverged or collapsed; notes rank and spread of the embeddings for the log."""
+    """Stops a stage that has diverged or collapsed, and logs rank and spread of the embeddings."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -43,10 +43,10 @@ class Monitor(pl.Callback):
         same = pl_module.last.same()
         n_gestures = len(torch.unique(same, dim=0))
         for side, embeddings in (("emg", pl_module.last.emg), ("pose", pl_module.last.pose)):
-            embeddings = F.normalize(embeddings, dim=1)  # of several queries, one after the other
+            embeddings = F.normalize(embeddings, dim=1)  # several queries of a window are concatenated
             spread, rank = spread_of(embeddings), effective_rank(embeddings)
             trainer.callback_metrics[f"{side}_rank"] = torch.tensor(rank)
-            if spread < _SMALLEST_SPREAD or (n_gestures > 2 and rank < _SMALLEST_RANK):  # two lie on a line
+            if spread < _SMALLEST_SPREAD or (n_gestures > 2 and rank < _SMALLEST_RANK):  # two gestures lie on a line
                 raise TrainingError(
                     f"stage {self._stage} collapsed in epoch {trainer.current_epoch + 1}: the {side} embeddings of a "
                     f"batch have effective rank {rank:.1f} and spread {spread:.1g}; {_advice(pl_module)}"
@@ -56,7 +56,8 @@ class Monitor(pl.Callback):
     def _watch_chance(self, trainer: pl.Trainer, module: Alignment, last: Pairs, same: Tensor) -> None:
         found, blind = float(trainer.callback_metrics["top1"]), chance(same, module.recipe.align.same_gesture)
         at_chance = found <= _by_luck(blind, len(same) * trainer.num_training_batches)
-        # Poses of one gesture are hardly told apart: of two gestures, no window finds its own by much more than chance.
+        # Poses of one gesture are nearly alike, so with two gestures finding a window's own pose stays close to chance.
+        # The stage only counts as at chance if finding any pose of the gesture is at chance too.
         of_gesture = float(top1(last, "positive"))
         at_chance = at_chance and of_gesture <= _by_luck(chance(same, "positive"), len(same))
         self._n_at_chance = self._n_at_chance + 1 if at_chance else 0
@@ -68,7 +69,7 @@ class Monitor(pl.Callback):
 
 
 def _by_luck(blind: float, n_asked: float) -> float:
-    """The share that so many blind draws hardly ever exceed."""
+    """The share of correct answers that this many random guesses hardly ever exceed."""
     return blind + 3 * math.sqrt(blind * (1 - blind) / n_asked)
 
 

@@ -1,4 +1,4 @@
-"""What the movements of Ninapro are called: four exercises of numbered movements, by the set's documentation."""
+"""Names of the Ninapro movements, four exercises of numbered movements, from the set's documentation."""
 
 _FINGERS = (
     "index flexion", "index extension", "middle flexion", "middle extension", "ring flexion", "ring extension",
@@ -27,7 +27,7 @@ _DATABASE_8 = (
     "lateral grip", "tripod grip",
 )  # fmt: skip
 
-_EXERCISES: dict[str, dict[int, tuple[str, ...]]] = {  # of a database, by the number in the file's name
+_EXERCISES: dict[str, dict[int, tuple[str, ...]]] = {  # exercises of a database, by the number in the file name
     **dict.fromkeys(("db1", "db5"), {1: _FINGERS, 2: _HAND_AND_WRIST, 3: _GRASPS}),
     **dict.fromkeys(("db2", "db3"), {1: _HAND_AND_WRIST, 2: _GRASPS, 3: _FORCES}),
     "db8": {1: _DATABASE_8},
@@ -35,9 +35,9 @@ _EXERCISES: dict[str, dict[int, tuple[str, ...]]] = {  # of a database, by the n
 
 
 def movement_name(database: str, exercise: int, movement: int) -> str:
-    """A movement by its number in the labels of an exercise, from 1; some databases count on from exercise to exercise.
+    """The name of a movement, by its label in an exercise, from 1; some databases count on across exercises.
 
-    Numbers that the documentation does not name are called "movement N".
+    Movements without a name in the documentation are called "movement N".
     """
     exercises = _EXERCISES.get(database, {})
     names = exercises.get(exercise, ())

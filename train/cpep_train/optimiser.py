@@ -1,4 +1,4 @@
-"""How all three stages step: AdamW, a linear warm-up, a cosine to zero, and randomness that a resumed run repeats."""
+"""The optimiser of all three stages: AdamW, linear warm-up, cosine decay to zero, and reproducible randomness."""
 
 import math
 
@@ -20,7 +20,7 @@ class TrainingStage(pl.LightningModule):
         self.seed = seed
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over what is not frozen; biases, norms, positions and [CLS] are not decayed."""
+        """AdamW over all weights that are not frozen; biases, norms, positions and [CLS] have no weight decay."""
         trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         decayed = [p for name, p in trained if name.endswith("weight") and p.ndim > 1]
         kept = [p for name, p in trained if not (name.endswith("weight") and p.ndim > 1)]
@@ -32,21 +32,21 @@ class TrainingStage(pl.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        """Seed augmentation and dropout by step, so that a step is the same after a restart."""
+        """Seed augmentation and dropout by the step, so that a resumed run repeats it exactly."""
         seed = self.step_seed + 999_331 * rank()
-        if self.device.type == "cpu":  # torch.manual_seed notes each seed, with its call stack, for a GPU to come
+        if self.device.type == "cpu":  # torch.manual_seed keeps each seed and its call stack for a later GPU
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
 
     @property
     def step_seed(self) -> int:
-        """What this step's randomness comes from, the same in every process."""
+        """The seed of this step, the same in every process."""
         return self.seed * 1_000_003 + self.global_step
 
 
 def freeze(module: nn.Module) -> None:
-    """Keep a module's weights and its evaluation mode."""
+    """Exclude a module's weights from training and put it in evaluation mode."""
     module.requires_grad_(False)
     module.eval()
 

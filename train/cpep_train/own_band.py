@@ -1,7 +1,7 @@
-"""A recipe that takes from the data what only the data knows: channels, sample rate, and what the targets are.
+"""Adapt a recipe to a corpus: take the channels, the sample rate and the kind of target from the data.
 
-Such a recipe says `from_data = true` and is written for 1 kHz. Its lengths are whole numbers of tokens' hops, and so
-they stay at any other rate: the hop is turned into the nearest number of samples, everything else follows from it.
+Such a recipe says `from_data = true` and is written for 1 kHz. Its lengths are whole multiples of the hop between
+tokens. At another rate the hop becomes the nearest number of samples, and all other lengths stay the same multiples.
 """
 
 from pathlib import Path
@@ -18,9 +18,9 @@ _IN_HOPS = (
 
 
 def fitted_to(values: dict[str, Any], data: Path) -> dict[str, Any]:
-    """The values of a recipe, of its TOML, for the band that a corpus was recorded with; its first recording tells.
+    """The TOML values of a recipe, adapted to the band that made the first recording of a corpus.
 
-    Raises DataError where there is no corpus or its first recording cannot be read.
+    Raises DataError when there is no corpus or its first recording cannot be read.
     """
     corpus = Corpus.open(data)
     first = next((row for row in corpus.rows if row.split == "train"), corpus.rows[0])

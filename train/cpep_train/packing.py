@@ -25,9 +25,9 @@ def pack_corpus(
 ) -> int:
     """Pack a corpus into the folder `out`, whole or not at all; returns how many shards it made.
 
-    url: where the shards will lie; empty: they stay beside the index
+    url: where the shards will be hosted; empty: they stay beside the index
     progress: called with (sessions done, sessions in all)
-    Raises ConfigError where nothing reads such a URL.
+    Raises ConfigError when fsspec cannot read such a URL.
     """
     if url:
         _check_url(url)

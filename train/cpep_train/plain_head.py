@@ -1,10 +1,10 @@
-"""A discriminant on the front end's tokens, without any encoder, fitted on the labels of training people.
+"""A linear discriminant on the front end's tokens, without any encoder, fitted on the labels of training people.
 
-It is what an encoder has to beat, and the way in which a band that sits turned finds its place: of all placements the
-one is taken under which a wearer's calibration looks most like training people's gestures. Where those wore the band
-anyhow too, they are brought to a common placement first, by the mean tokens of their gestures.
+It is the baseline for an encoder, and it finds how far a band is turned: of all placements it takes the one under
+which a wearer's calibration looks most like training people's gestures. If training people wore the band in any
+placement, they are first brought to a common one, by the mean tokens of their gestures.
 
-Shapes: S sessions, K gestures, F numbers a token, n windows.
+Shapes: S sessions, K gestures, F numbers per token, n windows.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout
 from cpep_train.windows import SessionStore, Statistics, WindowDataset
 
-_ROUNDS = 5  # of the common placement; it settles in two or three
-_MOST_WINDOWS = 200_000  # to fit on; spread over all
+_ROUNDS = 5  # iterations for the common placement; it converges in two or three
+_MOST_WINDOWS = 200_000  # to fit on, spread over all windows
 _AT_ONCE = 512
 
 
 def with_plain_head(
     corpus: Corpus, recipe: Recipe, statistics: Statistics, layouts: dict[int, Layout] | None = None
 ) -> Statistics:
-    """The statistics of a corpus with the front end's usual mean token and the head; as they are without a front end.
+    """Add the front end's usual mean token and the head to a corpus' statistics; unchanged without a front end.
 
     Raises DataError when training has fewer than two gestures with two windows each.
     """
@@ -79,7 +79,7 @@ def common_placement(
     session: NDArray[np.int64],
     moves: Sequence[NDArray[np.intp]],
 ) -> list[int]:
-    """Which move brings each session to where the others are, by the mean tokens of its gestures; numbers of moves.
+    """The index of the move that brings each session to the others' placement, by the mean tokens of its gestures.
 
     tokens: (n, F); label, session: (n,); moves: permutations of tokens, the first of them the identity
     """

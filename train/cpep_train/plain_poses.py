@@ -1,8 +1,8 @@
-"""Zero-shot without an encoder: ridge regression from simple features of EMG to joint angles, and the nearest poses.
+"""Zero-shot without an encoder: ridge regression from simple EMG features to joint angles, then the nearest poses.
 
-It is what an encoder trained on poses has to beat; it answers by cosines as the encoders do, so every reading of the
-zero-shot protocol can be asked of it. Features: the front end's mean token, which holds levels and log-covariances;
-without a front end the logarithms of levels.
+It is the baseline for an encoder trained on poses. It also compares by cosine, so every reading of the zero-shot
+protocol applies to it. The features are the front end's mean token, which holds levels and log-covariances, or the
+logarithms of the levels when there is no front end.
 
 Shapes: B windows, C channels, T samples or tokens of EMG and poses each, F features, J joints.
 """
@@ -17,15 +17,15 @@ from cpep_edge.spread import evenly_spread
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.windows import SessionStore, WindowDataset
 
-_STRENGTH = 0.05  # of the regularisation, of the number of windows; features have unit variance
-_MOST_WINDOWS = 30_000  # to fit on; spread over all
+_STRENGTH = 0.05  # regularisation per window; features have unit variance
+_MOST_WINDOWS = 30_000  # to fit on, spread over all windows
 _AT_ONCE = 512
-_SMALLEST = 1e-12  # power of a channel that carries nothing
+_SMALLEST = 1e-12  # floor for the power of a silent channel
 
 
 @dataclass(frozen=True, slots=True)
 class PlainPair:
-    """Takes the place of a pair of encoders."""
+    """A baseline with the interface of a pair of encoders."""
 
     emg: nn.Module  # (B, C, T) to unit vectors, (B, J)
     pose: nn.Module  # (B, J, T) to unit vectors, (B, J)
@@ -35,7 +35,7 @@ class PlainPair:
 def fit_plain_pair(checkpoint: Checkpoint, store: SessionStore) -> PlainPair:
     """Fit to the windows that the checkpoint's encoders were trained on, free movement among them.
 
-    Raises DataError where the store has none.
+    Raises DataError when the store has no such window.
     """
     windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=True)
     if not len(windows):
@@ -83,5 +83,5 @@ def _features(emg: Tensor, tokens: bool) -> Tensor:
 
 
 def _late(pose: Tensor) -> Tensor:
-    """The mean pose of the windows' second half: where the hand arrives."""
+    """The mean pose over the second half of each window, by when the hand has arrived."""
     return pose[:, :, pose.shape[2] // 2 :].mean(dim=2)

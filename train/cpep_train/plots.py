@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, in the colours of `cpep_edge.report_page`."""
+"""Figures of an evaluation, in the colours of `cpep_edge.report_page`."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +22,8 @@ _COLOURS: dict[Any, str] = {
     "figure.facecolor": PAPER,
     "axes.facecolor": "none",
 }
-_LABELLED_SHARE = 0.05  # of a row: less is not written into a confusion matrix
-_FEWER_LABELS = 13  # gestures: with more, cells hold the number without the sign
+_LABELLED_SHARE = 0.05  # cells with a smaller share of their row get no number in a confusion matrix
+_FEWER_LABELS = 13  # with more gestures than this, cells show the number without a sign
 
 
 _Drawing = ParamSpec("_Drawing")
@@ -42,7 +42,7 @@ def _in_page_colours(draw: Callable[_Drawing, "Figure"]) -> Callable[_Drawing, "
 
 @_in_page_colours
 def confusion_figure(score: Score) -> "Figure":
-    """A confusion matrix: rows are the gestures asked about, columns all that could be answered."""
+    """A confusion matrix: rows are the true gestures, columns all gestures that could be answered."""
     from matplotlib.patches import Rectangle
 
     asked = np.flatnonzero(score.confusion.sum(axis=1))
@@ -81,9 +81,10 @@ def pca_figure(
     names: tuple[str, ...],
     n_seen: int,
 ) -> "Figure":
-    """EMG and pose embeddings on the first two principal components of the poses, one colour a gesture.
+    """EMG and pose embeddings on the first two principal components of the poses, one colour per gesture.
 
-    The sides have their own scales: contrastive training leaves EMG in a small patch of the sphere (Liang et al. 2022).
+    Each side has its own scale, because contrastive training leaves EMG in a small patch of the sphere (Liang et al.
+    2022).
     emg: (Q, D), pose: (R, D); gestures from `n_seen` on were held out of training and are drawn as crosses
     """
     from matplotlib import colormaps
@@ -117,7 +118,7 @@ def pca_figure(
 
 @_in_page_colours
 def people_figure(score: Score) -> "Figure":
-    """One bar a person, with the interval over people and chance."""
+    """One bar per person, with the interval over people and the chance level."""
     names = sorted(score.by_user, key=lambda name: score.by_user[name])
     figure = _figure(max(4.0, 1.6 + 0.34 * len(names)), 3.0)
     axes = figure.add_subplot()
@@ -134,7 +135,7 @@ def people_figure(score: Score) -> "Figure":
 
 @_in_page_colours
 def robustness_figure(found: "Robustness") -> "Figure":
-    """One panel a disturbance: accuracy and its interval against the strength, the undisturbed accuracy as a line."""
+    """One panel per disturbance: accuracy and its interval by strength, with the undisturbed accuracy as a line."""
     undisturbed, *points = found.points
     names = list(dict.fromkeys(point.disturbance for point in points))
     n_columns = min(3, len(names))
@@ -168,7 +169,7 @@ def robustness_figure(found: "Robustness") -> "Figure":
 
 @_in_page_colours
 def interval_figure(kinds: Mapping[str, Sequence[tuple[str, float, float, float, float]]], title: str) -> "Figure":
-    """One panel a kind of question: what was compared, its mean, its interval, and chance.
+    """One panel per kind of query: each item compared, with its mean, its interval and the chance level.
 
     kinds: name, mean, low, high, chance
     """

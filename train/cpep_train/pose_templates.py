@@ -1,11 +1,10 @@
-"""Template poses for recordings whose pose was not tracked: what the hand must have looked like, not what it did.
+"""Template poses for recordings whose pose was not tracked: the assumed pose of each gesture, not a measured one.
 
-The eleven gestures of the 3DC armband set, each as the joint angles of a hand that makes it. Six of them differ in the
-wrist alone, which the 20 joints of emg2pose leave out, so a template has three angles more: wrist flexion, ulnar
-deviation and pronation. Nothing measured is in here, and every number that rests on it is said to rest on pose
-templates.
+They cover the eleven gestures of the 3DC armband set, each as the joint angles of a hand that makes it. Six of them
+differ only in the wrist, which is not among the 20 joints of emg2pose, so a template has three more angles: wrist
+flexion, ulnar deviation and pronation. No template is measured, and every figure that uses them says so.
 
-A training on recordings of any other gestures takes made-up angles for those without a template (`gesture_poses`).
+Training on other gestures takes made-up angles for those without a template (`gesture_poses`).
 
 Angles are in radians, zero is the straight hand with the thumb beside the palm, flexion is positive.
 """
@@ -58,7 +57,7 @@ TEMPLATES: dict[str, list[float]] = {
     "PinchGrip": _hand("opposed", ("pinch", "straight", "rest", "rest")),
 }
 
-# Other names of the same gestures, as people write them, without case, blanks and punctuation.
+# Other common names of the same gestures, without case, blanks and punctuation.
 _SAME_AS = {
     **{name.lower(): name for name in TEMPLATES},
     **dict.fromkeys(("rest", "relax", "relaxed", "neutral", "none"), "NoMotion"),
@@ -68,9 +67,9 @@ _SAME_AS = {
     **dict.fromkeys(("flexion", "wavein"), "WristFlexion"),
     **dict.fromkeys(("extension", "waveout"), "WristExtension"),
 }
-_MADE_UP_SD_RAD = 0.6  # of each angle, of what stands for a gesture without a template: far apart from all others
-_PERSON_SD_RAD = 0.10  # how differently two repetitions of a gesture are held
-_DRIFT_SD_RAD = 0.05  # how much a held pose wanders
+_MADE_UP_SD_RAD = 0.6  # of each made-up angle for a gesture without a template; large, to be far from all others
+_PERSON_SD_RAD = 0.10  # difference between two repetitions of a gesture
+_DRIFT_SD_RAD = 0.05  # drift of a held pose
 _DRIFT_HZ = 0.5
 _KNOT_RATE_HZ = 10.0
 
@@ -78,7 +77,7 @@ _KNOT_RATE_HZ = 10.0
 def template_poses(gesture: str, n_samples: int, sample_rate_hz: float, name: str) -> NDArray[np.float32]:
     """Draw one repetition of a gesture around its template: an offset held throughout, and a slow drift.
 
-    name: decides what is drawn, so that a recording always gets the same poses
+    name: seeds the random draw, so that a recording always gets the same poses
     returns: (n_samples, 23) radians
     Raises DataError for a gesture without a template.
     """
@@ -91,9 +90,9 @@ def template_poses(gesture: str, n_samples: int, sample_rate_hz: float, name: st
 
 
 def gesture_poses(gesture: str, n_samples: int, sample_rate_hz: float, name: str) -> NDArray[np.float32]:
-    """The same for a gesture of any name: of its template, or of angles made up from its name where it has none.
+    """Like `template_poses` for any gesture: one without a template gets angles made up from its name.
 
-    Made-up angles are a target like any other to a training, and no picture of a hand.
+    Made-up angles work as a training target, but they do not show what the hand looks like.
     """
     plain = "".join(filter(str.isalnum, gesture.lower()))
     if plain in _SAME_AS:
@@ -115,9 +114,9 @@ def _seed(text: str) -> int:
 
 
 def _drift(n_samples: int, sample_rate_hz: float, n_angles: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Low-passed noise of the drift's spread, drawn coarsely and interpolated, (n_samples, n_angles)."""
+    """Low-passed noise with the drift's standard deviation, (n_samples, n_angles), interpolated from coarse draws."""
     n_knots = int(np.ceil(n_samples / sample_rate_hz * _KNOT_RATE_HZ)) + 2
-    warm_up = round(2 / _DRIFT_HZ * _KNOT_RATE_HZ)  # the filter's own start is thrown away
+    warm_up = round(2 / _DRIFT_HZ * _KNOT_RATE_HZ)  # discard the filter's transient
     sos = signal.butter(2, _DRIFT_HZ, fs=_KNOT_RATE_HZ, output="sos")
     knots = signal.sosfilt(sos, rng.standard_normal((warm_up + n_knots, n_angles)), axis=0)[warm_up:]
     knots *= _DRIFT_SD_RAD / np.sqrt(2 * _DRIFT_HZ / _KNOT_RATE_HZ)  # white noise loses power outside the band
@@ -125,5 +124,5 @@ def _drift(n_samples: int, sample_rate_hz: float, n_angles: int, rng: np.random.
     return np.column_stack([np.interp(at, np.arange(n_knots), knot) for knot in knots.T])
 
 
-if {len(angles) for angles in TEMPLATES.values()} != {N_JOINTS + 3}:  # a slip in the table above
+if {len(angles) for angles in TEMPLATES.values()} != {N_JOINTS + 3}:  # catches a mistake in the table above
     raise AssertionError("a pose template has not 20 joints and 3 wrist angles")

@@ -1,7 +1,7 @@
-"""Linear probing: how well does a linear classifier read gestures off the frozen EMG embedding?
+"""Linear probing: how well a linear classifier reads gestures from the frozen EMG embedding.
 
-Fitted on EMG of training people, for unseen gestures on their recordings of those, which trained nothing else; tested
-on people it was not fitted on. How strongly it is regularised is chosen on people left out of the fit in turn.
+The probe is fitted on EMG of training people, including their recordings of unseen gestures, which the encoder was not
+trained on. It is tested on people it was not fitted on. Its regularisation is chosen by cross-validation over people.
 """
 
 import warnings
@@ -26,7 +26,7 @@ _MOST_STEPS = 300
 def probe(embedded: EmbeddedWindows) -> list[Score]:
     """Score a linear probe on every kind of question that allows one.
 
-    Known people are asked about seen gestures only: of an unseen gesture the probe has their own windows.
+    Known people are tested on seen gestures only, because the probe was fitted on their windows of unseen ones.
     """
     kinds: list[tuple[Users, Gestures]] = [
         ("held-out", "seen"),
@@ -67,7 +67,7 @@ def fit_and_answer(
 
 
 def choose_strength(fitted: NDArray[np.float32], gesture: NDArray[np.int64], person: NDArray[np.int64]) -> float:
-    """The inverse regularisation that reads people left out of the fit best; the strongest where there is one person.
+    """The inverse regularisation with the best accuracy on people left out of the fit; the strongest for one person.
 
     fitted: (F, D); gesture, person: (F,)
     """
@@ -101,5 +101,5 @@ def _classifier(inverse_strength: float) -> Pipeline:
 
 def _fitted(classifier: Pipeline, rows: NDArray[np.float32], labels: NDArray[np.int64]) -> Pipeline:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # near the optimum the answers no longer change
+        warnings.simplefilter("ignore", ConvergenceWarning)  # more iterations do not change answers
         return classifier.fit(rows, labels)

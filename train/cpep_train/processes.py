@@ -1,7 +1,7 @@
-"""Training in several processes, as torchrun starts them: who this one is, and embeddings gathered from all.
+"""Training in several processes started by torchrun: the rank of this one, and embeddings gathered from all.
 
-Each process trains on its share of every batch. The contrastive loss is taken over the whole batch on every process, so
-that the negatives are those of one process with all of it; Lightning averages the gradients.
+Each process trains on its share of every batch. Every process computes the contrastive loss over the whole batch, so
+the negatives are the same as in training with one process. Lightning averages the gradients.
 """
 
 import os
@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx
 
 
 def rank() -> int:
-    """The number of this process, from zero; torchrun's variable, because it is asked before anything is set up."""
+    """The rank of this process, from zero, out of torchrun's variable, because it is needed before any set-up."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -22,23 +22,23 @@ def n_processes() -> int:
 
 
 def n_local_processes() -> int:
-    """The number of them on this machine."""
+    """The number of training processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def join() -> None:
-    """Join the group of training processes, where there is one; Lightning then uses that group."""
+    """Join the group of training processes, if there is one; Lightning then uses that group."""
     if n_processes() > 1 and not distributed.is_initialized():
         distributed.init_process_group(backend())
 
 
 def backend() -> str:
-    """The backend of the communication between processes."""
+    """The torch.distributed backend to use."""
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here, so that all see the files that the first has written."""
+    """Wait until every process has reached this point, so that all see the files that the first has written."""
     if n_processes() > 1:
         distributed.barrier()
 
@@ -52,9 +52,9 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Every process computes the same loss from what it gathers, so their gradients for one process' rows add up.
+    """Gather with gradients. Every process computes the same loss, so the gradients for one process' rows are summed.
 
-    The sum is `n_processes` times the gradient, which the average that follows over processes takes back.
+    The sum is `n_processes` times the gradient, and the averaging over processes that follows divides by that again.
     """
 
     @staticmethod

@@ -1,9 +1,9 @@
-"""Prompted sessions: a wearer makes gesture after gesture as asked, rests in between, and every gesture has its times.
+"""Prompted sessions: a wearer makes one gesture after the other as asked, with rests, and each gesture's time is known.
 
-They are what decisions are judged on event by event. A corpus of them is a folder as any other, each session one
-recording of the stage `Prompted`, and beside `metadata.csv` a `labels.csv` with the columns filename, gesture, start_s
-and end_s: from when the hand starts to move until it starts to let go, in seconds of the recording. The same session's
-calibration movements, and a rest, are recordings of their own in the folder.
+Decisions are scored on them event by event. A corpus of them is an ordinary corpus folder in which each session is one
+recording of the stage `Prompted`. Beside `metadata.csv` is a `labels.csv` with the columns filename, gesture, start_s
+and end_s: from when the hand starts to move until it starts to let go, in seconds of the recording. The session's
+calibration movements and a rest are separate recordings in the folder.
 """
 
 import csv
@@ -36,9 +36,9 @@ PROMPTED = "Prompted"
 LABELS_FILE = "labels.csv"
 REST = "Rest"
 CALIBRATION_STAGES = (REST, "GraspPunchCloseFar", "CountingUpDownFingerWigglingSpreading")
-CALIBRATION_S = 6.0  # of each; of free movement more
+CALIBRATION_S = 6.0  # of each calibration movement; free movement is longer
 
-_ASKED_S = 1.0  # at least, that a gesture takes of which a wearer is asked
+_ASKED_S = 1.0  # shortest duration of a prompted gesture
 _COLUMNS = ("filename", "gesture", "start_s", "end_s")
 
 
@@ -52,18 +52,18 @@ def synthesise_prompted(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write prompted sessions of the wearers that a training on `synthesise_corpus` with these numbers would not see.
+    """Write prompted sessions of the wearers whom `synthesise_corpus` with these numbers keeps out of training.
 
-    Each is a donning of its own, after those of that corpus: held-out wearers are the split test, wearers of validation
-    the split val. Every trained gesture of one pose is asked for `repetitions` times, in random order.
+    Each session is a new donning, not one of that corpus. Held-out wearers are the split test, validation wearers the
+    split val. Every trained single-pose gesture is asked for `repetitions` times, in random order.
 
-    force: replace an earlier output although it was changed since
+    force: replace an earlier output even if it was changed since
     progress: called with (sessions done, sessions in all)
-    Raises ConfigError without mujoco, for so few users that none is held out, for far too many, or where `out` holds
-    other things; CpepError when the disk refuses.
+    Raises ConfigError without mujoco, for so few users that none is held out, for far too many, or when `out` holds
+    other things; CpepError when writing fails.
     """
     check_length(n_users * repetitions * len(STAGES) * _ASKED_S)
-    load_hand()  # a missing package shows before anything is written
+    load_hand()  # fails on a missing package before anything is written
     rows = [metadata_row(user, 0, STAGES[0], n_users, sessions_per_user) for user in range(n_users)]
     users = [(number, row.split) for number, row in enumerate(rows) if row.split != "train"]
     if not users:
@@ -110,7 +110,7 @@ def read_labels(folder: Path) -> dict[str, list[Label]]:
 def _write_session(
     folder: Path, user: int, session: int, n_users: int, repetitions: int, seed: int
 ) -> tuple[list[Row], list[tuple[str, Label]]]:
-    """One wearer's calibration movements and prompted session."""
+    """Write one wearer's calibration movements and prompted session."""
     rows = []
     for stage in (one for one in STAGES if one.name in CALIBRATION_STAGES):
         row = metadata_row(user, session, stage, n_users, session)
@@ -126,7 +126,7 @@ def _write_session(
 
 
 def _asked(user: int, repetitions: int, seed: int) -> list[Stage]:
-    """Every trained gesture of one pose, each as often, in an order of this wearer's own."""
+    """Every trained single-pose gesture, `repetitions` times each, in a random order that depends on the wearer."""
     asked = [stage for stage in STAGES[1:] if not stage.is_chain and not stage.held_out] * repetitions
     order = np.random.default_rng((seed, user)).permutation(len(asked))
     return [asked[number] for number in order]

@@ -1,15 +1,15 @@
-"""The protocols of an evaluation, each a different question to the same embeddings.
+"""The protocols of an evaluation, all on the same embeddings.
 
 - zero-shot: poses answer, nothing is fitted. Three readings: the majority of the 10 nearest, as published; class
   prototypes; and, for held-out people, the majority with a penalty on trained gestures that was chosen on people of
-  the validation split (`cpep_train.seen_penalty`), as bundles answer. Beside them the same without an encoder, by ridge
-  regression to joint angles (`cpep_train.plain_poses`).
+  the validation split (`cpep_train.seen_penalty`), which bundles use. As a baseline, the same without an encoder, by
+  ridge regression to joint angles (`cpep_train.plain_poses`).
 - probe: a linear classifier on frozen EMG embeddings of training people (`cpep_train.probe`).
 - enrolment: a person's first repetitions become index entries (`cpep_train.few_shot`).
-- retrieval: recall at 1, 5 and 10, and how EMG and pose embeddings lie to each other.
+- retrieval: recall at 1, 5 and 10, and the geometry of EMG and pose embeddings.
 
-Seen and unseen are gestures that training saw, or not; held out and known are people. "Among all" puts the poses of all
-gestures in the index, not only those of the kind asked about.
+"Seen" and "unseen" describe gestures, by whether training saw them; "held out" and "known" describe people. "Among all"
+means that the index holds the poses of all gestures, not only those of the tested kind.
 """
 
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ from cpep_train.plain_poses import fit_plain_pair
 from cpep_train.probe import probe
 from cpep_train.seen_penalty import Pair, choose_seen_penalty, with_seen_penalty
 
-PROTOCOLS: dict[str, tuple[Protocol, ...]] = {  # by what the command line calls them
+PROTOCOLS: dict[str, tuple[Protocol, ...]] = {  # by their names on the command line
     "zero-shot": ("zero-shot",),
     "probe": ("probe",),
     "enrolment": ("enrolment",),
@@ -59,15 +59,15 @@ class Retrieval:
     users: Users
     gestures: Gestures
     recall: dict[str, float]  # "1", "5", "10": share of windows with a pose of their gesture among the nearest
-    chance: dict[str, float]  # of the same with poses in random order
-    own_pose_recall: dict[str, float] | None  # share that find their own moment's pose among all of this kind
-    quality: EmbeddingQuality | None  # None, as above, where too few windows have a pose
+    chance: dict[str, float]  # recall with poses in random order
+    own_pose_recall: dict[str, float] | None  # share of windows whose own pose is among the nearest
+    quality: EmbeddingQuality | None  # None, like the field above, when too few windows have a pose
     n_windows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that was asked of a run."""
+    """The results of an evaluation of a run."""
 
     readings: tuple[ProtocolScores, ...]
     retrieval: tuple[Retrieval, ...]
@@ -76,14 +76,14 @@ class Evaluation:
 def evaluate(checkpoint: Checkpoint, data: Path) -> list[Score]:
     """Zero-shot scores of a trained pair of encoders on the recordings of `data` that training did not see.
 
-    Among all gestures, trained ones bear the penalty that bundles give them (`cpep_train.seen_penalty`).
-    Raises DataError when anything asked about is in training too (`cpep_train.leakage`).
+    Among all gestures, trained ones get the penalty that bundles use (`cpep_train.seen_penalty`).
+    Raises DataError when anything tested is in training too (`cpep_train.leakage`).
     """
     return _penalised(checkpoint, _examples(checkpoint, data))
 
 
 def evaluate_beside_plain(checkpoint: Checkpoint, data: Path) -> tuple[list[Score], list[Score]]:
-    """The same, and the scores without an encoder, by ridge regression to joint angles (`cpep_train.plain_poses`)."""
+    """The scores of `evaluate`, and those of ridge regression without an encoder (`cpep_train.plain_poses`)."""
     examples = _examples(checkpoint, data)
     plain = fit_plain_pair(checkpoint, examples.queries.dataset.store)
     return _penalised(checkpoint, examples), _penalised(plain, examples)
@@ -107,7 +107,7 @@ def evaluate_run(
 ) -> tuple[Evaluation, EmbeddedWindows]:
     """Evaluate a finished run on the recordings of `data` that its training did not see.
 
-    Raises DataError when anything asked about was trained on (`cpep_train.leakage`), or there is nothing to ask.
+    Raises DataError when anything tested was trained on (`cpep_train.leakage`), or there is nothing to test.
     """
     corpus = Corpus.open(data)
     audit_against(load_splits(run), corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
@@ -116,7 +116,7 @@ def evaluate_run(
 
 
 def evaluate_material(embedded: EmbeddedWindows, protocols: tuple[Protocol, ...] = PROTOCOLS["all"]) -> Evaluation:
-    """Ask embedded windows what the protocols ask."""
+    """Run protocols on embedded windows."""
     readings: list[ProtocolScores] = []
     if "zero-shot" in protocols:
         readings += zero_shot_readings(embedded)
@@ -128,7 +128,7 @@ def evaluate_material(embedded: EmbeddedWindows, protocols: tuple[Protocol, ...]
 
 
 def zero_shot_readings(embedded: EmbeddedWindows) -> list[ProtocolScores]:
-    """Three readings of the encoders, the published one first; beside them ridge regression to joint angles."""
+    """Three readings of the encoders, the published one first, and ridge regression to joint angles."""
     examples, queries, references = embedded.examples, embedded.queries, embedded.references
     prototypes = tuple(zero_shot(examples, queries, references, by_prototypes))
     first, *penalised = _nearest_poses(embedded.checkpoint, examples, queries, references, "10 nearest poses")
@@ -147,7 +147,7 @@ def zero_shot_readings(embedded: EmbeddedWindows) -> list[ProtocolScores]:
 def _nearest_poses(
     pair: Pair, examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32], name: str
 ) -> list[ProtocolScores]:
-    """The majority of the nearest poses, without a penalty and, where one is chosen, with it."""
+    """The majority of the nearest poses, without a penalty and, if one was chosen, with it."""
     readings = [ProtocolScores("zero-shot", name, tuple(zero_shot(examples, queries, references)))]
     chosen = choose_seen_penalty(pair, examples, queries, references)
     if chosen.penalty:
@@ -159,7 +159,7 @@ def _nearest_poses(
 
 
 def retrieval(embedded: EmbeddedWindows) -> list[Retrieval]:
-    """Recall of poses, and the geometry of the two sides, for every kind of question with all gestures in the index."""
+    """Recall of poses, and the geometry of the two sides, for every kind of query with all gestures in the index."""
     found = []
     for users in USERS:
         for gestures in ("seen among all", "unseen among all"):
@@ -190,7 +190,7 @@ def _retrieval(embedded: EmbeddedWindows, users: Users, gestures: Gestures, chos
 def _paired(
     embedded: EmbeddedWindows, chosen: NDArray[np.bool_]
 ) -> tuple[dict[str, float] | None, EmbeddingQuality | None]:
-    """What needs the pose of the window itself; windows whose pose fit failed are left out."""
+    """The figures that need the window's own pose; windows whose pose fit failed are left out."""
     queries, with_pose = embedded.examples.queries, embedded.examples.references.dataset
     usable = np.flatnonzero(chosen)
     usable = usable[with_pose.admissible(queries.places[usable])]

@@ -1,4 +1,4 @@
-"""Where a run comes from: the data, the code and the libraries it was made with."""
+"""The provenance of a run: the data, the code and the libraries it was made with."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ _PACKAGES = ("cpep-edge", "torch", "lightning", "numpy", "scipy", "mujoco", "myo
 
 
 class Provenance(BaseModel):
-    """The origin of a run."""
+    """The provenance of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ class Provenance(BaseModel):
 
 
 def provenance_of(corpus: Corpus, data_sha256: str, skipped: dict[str, str] | None = None) -> Provenance:
-    """The origin of a run over this corpus that starts now."""
+    """The provenance of a run on this corpus that starts now."""
     return Provenance(
         data=corpus.folder.resolve().name,
         data_sha256=data_sha256,
@@ -40,12 +40,12 @@ def provenance_of(corpus: Corpus, data_sha256: str, skipped: dict[str, str] | No
 
 
 def save_provenance(run: Path, provenance: Provenance) -> None:
-    """Write it beside the recipe."""
+    """Write the provenance beside the recipe."""
     write_file(run / PROVENANCE_FILE, provenance.model_dump_json(indent=2) + "\n")
 
 
 def load_provenance(run: Path) -> Provenance:
-    """Read what a run was started with; raises ArtifactError where that is missing or malformed."""
+    """Read the provenance of a run; raises ArtifactError when it is missing or malformed."""
     file = run / PROVENANCE_FILE
     try:
         require_plain(file)

@@ -1,7 +1,7 @@
-"""Hudgins' time-domain features with a plain linear discriminant, the peer that real EMG is read beside.
+"""Hudgins' time-domain features with a plain linear discriminant, as a baseline on real and simulated EMG.
 
 The features are as LibEMG defines them (Hudgins et al. 1993: mean absolute value, zero crossings and slope sign changes
-without threshold, waveform length). Two questions:
+without threshold, waveform length). Two tests:
 - Same person: trained on the first half of what a person did, tested on the second half (3DC: repetitions 1-4, 5-8).
 - Person left out: trained on all other people, tested on this one.
 """
@@ -38,7 +38,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is compared; accuracies are balanced and averaged over people."""
+    """The figures to compare; accuracies are balanced and averaged over people."""
 
     people: int
     channels: int
@@ -99,7 +99,7 @@ def real_trials(folder: Path) -> list[Trial]:
 
 @dataclass(frozen=True, slots=True)
 class FeatureWindows:
-    """The windows of a set of people, as features, and how well a linear discriminant reads each person's."""
+    """The features of a set of people's windows, and how well a linear discriminant classifies them."""
 
     features: NDArray[np.float64]  # (n, 4 * n_channels)
     gesture: NDArray[np.int64]  # (n,)
@@ -108,7 +108,7 @@ class FeatureWindows:
 
     @classmethod
     def cut(cls, trials: Iterable[Trial], length_s: float, stride_s: float) -> "FeatureWindows":
-        """Cut trials into windows from their first sample on; a trial shorter than a window has none."""
+        """Cut trials into windows from their first sample; a trial shorter than a window gives none."""
         parts = [(trial, _trial_features(trial, length_s, stride_s)) for trial in trials]
         counts = [len(rows) for _, rows in parts]
         return cls(
@@ -154,7 +154,7 @@ def _high_passed(trial: Trial) -> NDArray[np.float64]:
 
 
 def _signal_figures(trials: list[Trial]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Of active trials: power share in the band, median frequency, RMS over the person's RMS at rest; all flat."""
+    """Power share in the band, median frequency, and RMS relative to rest, of active trials, each flattened."""
     rest = {
         person: np.mean([_rms(t) for t in trials if t.person == person and t.gesture == 0], axis=0)
         for person in {trial.person for trial in trials}
@@ -166,7 +166,7 @@ def _signal_figures(trials: list[Trial]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _spectrum(trial: Trial) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Share of the raw power in the band and median frequency of the high-passed signal, each (n_channels,)."""
+    """Share of the raw power in the band, and median frequency of the high-passed signal, each (n_channels,)."""
     n_fft = min(len(trial.emg), round(0.512 * trial.sample_rate_hz))
     hz, raw = signal.welch(trial.emg - trial.emg.mean(axis=0), trial.sample_rate_hz, nperseg=n_fft, axis=0)
     in_band = (hz >= _BAND_HZ[0]) & (hz <= _BAND_HZ[1])

@@ -1,9 +1,9 @@
 """Recipes: everything that decides a training run, read from TOML into one frozen object.
 
-A recipe may name another as its `base` and say only what differs. A variant is a recipe without a base, a few lines
-that go over any other: `cpep+mean-pooling` is the recipe `cpep` with the variant `mean-pooling` laid over it. Unknown
-keys and bad values are reported together, in one sentence, before anything else happens. Lengths in samples count EMG
-samples, on the pose side too.
+A recipe may name another as its `base` and say only what differs. A variant is a short recipe without a base that can
+be applied to any other: `cpep+mean-pooling` is the recipe `cpep` with the variant `mean-pooling` applied.
+Unknown keys and bad values are reported together, in one sentence, before anything else happens. Lengths in samples
+count EMG samples, on the pose side too.
 """
 
 import difflib
@@ -24,11 +24,11 @@ from cpep_edge.toml_text import faults, load_toml, parse_toml
 from cpep_train.recipe_keys import keys_of
 
 if TYPE_CHECKING:
-    from cpep_train.model import EncoderConfig  # pulls in torch, which a start that is refused need not wait for
+    from cpep_train.model import EncoderConfig  # imports torch; a wrong recipe is refused without waiting for that
 
-N_WRIST_ANGLES = 3  # flexion, deviation, pronation: in pose templates only, recorded poses have none
+N_WRIST_ANGLES = 3  # flexion, deviation, pronation: only pose templates have them
 
-# Bounds of what can be meant: beyond them is a slip, or a file made to take all memory.
+# Plausible upper bounds: a larger value is a mistake, or a malicious file that would use up the memory.
 _MOST_SAMPLES = 1_000_000  # of a window
 _WIDEST = 16_384
 _MOST_EPOCHS = 1_000_000
@@ -40,7 +40,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
-    """Part of a recipe: immutable, and closed to keys it does not know and to values of another type."""
+    """Part of a recipe: immutable, and strict about unknown keys and values of another type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -103,8 +103,8 @@ class _Encoder(_Part):
 class EmgEncoderSettings(_Encoder):
     """The encoder that goes to the device."""
 
-    # The paper's is raw; `front_end` of the model says why not. mpf: log-covariances, `cpep_edge.mpf`; a patch is then
-    # the hop from one token to the next.
+    # The paper uses raw; `cpep_train.model.front_end` says what rectifying gains. With mpf (`cpep_edge.mpf`), a patch
+    # is the hop from one token to the next.
     front_end: Literal["raw", "rectified", "mpf"] = "raw"  # signal, its absolute value, or log-covariances
     level_samples: int = Field(default=1, gt=0, le=_MOST_SAMPLES)  # rectified: samples averaged into one
     span_samples: int = Field(
@@ -279,7 +279,7 @@ class Recipe(_Part):
         return self.emg.band_edges_hz or band_edges_hz(self.signal.sample_rate_hz, self.signal.high_pass_hz)
 
     def mpf_spec(self) -> MpfSpec | None:
-        """The front end that makes tokens of the signal; None where the encoder takes the signal."""
+        """The front end that turns the signal into tokens; None when the encoder reads the signal itself."""
         if self.emg.front_end != "mpf":
             return None
         return MpfSpec(
@@ -323,12 +323,12 @@ class Recipe(_Part):
 
     @property
     def n_joints(self) -> int:
-        """Angles in one pose: the 20 joints of the format, and those of the wrist where no pose was recorded."""
+        """Angles in one pose: the 20 joints of the format, plus the wrist's when no pose was recorded."""
         return N_JOINTS + (0 if self.pose.source == "recorded" else N_WRIST_ANGLES)
 
     @property
     def d_embed(self) -> int:
-        """Width of the embeddings, which the frozen pose encoder dictates."""
+        """Width of the embeddings, which is that of the frozen pose encoder."""
         return self.pose.width
 
     def emg_config(self) -> "EncoderConfig":
@@ -359,10 +359,10 @@ class Recipe(_Part):
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), data: Path | None = None) -> Recipe:
-    """Read a recipe by path, or by bare name among the shipped ones, with variants laid over it: NAME+VARIANT+...
+    """Read a recipe by path, or by name among the shipped ones, with variants applied: NAME+VARIANT+...
 
-    overrides: "key.sub=value", the value as TOML writes it; a bare word is taken for a string
-    data: the corpus that a recipe with `from_data` is for (`cpep_train.own_band`); None leaves it as it is written
+    overrides: "key.sub=value", the value in TOML syntax; a bare word counts as a string
+    data: the corpus that a recipe with `from_data` is adapted to (`cpep_train.own_band`); None: not adapted
     Raises ConfigError, naming all unknown keys and bad values at once.
     """
     first, *variants = str(path).split("+")
@@ -390,7 +390,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def shipped_variants() -> dict[str, Path]:
-    """The variants that come with the project, by name; each goes over any recipe."""
+    """The variants that come with the project, by name; each can be applied to any recipe."""
     return _shipped("variants/*.toml")
 
 
@@ -402,7 +402,7 @@ def _shipped(pattern: str) -> dict[str, Path]:
 
 def _find(path: Path | str, folder: Path) -> Path:
     given = folder / path
-    with suppress(OSError):  # a name that is too long is none
+    with suppress(OSError):  # a name that is too long is not a file
         if given.is_file():
             return given
     shipped = shipped_recipes()
@@ -467,7 +467,7 @@ def _override(text: str) -> dict[str, Any]:
 
 
 def _meant(key: str) -> str:
-    """Which key was meant, where one is near: by the whole of it, or by its last word in another table."""
+    """Suggest a key with a similar name, or with the same last word in another table; empty if there is none."""
     names = [known.name for known in keys_of(Recipe)]
     names += sorted({name.rpartition(".")[0] for name in names} - {""})
     last = key.rpartition(".")[2]

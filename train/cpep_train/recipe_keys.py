@@ -1,6 +1,6 @@
-"""Every key of a recipe with its type, its default and its meaning, out of the lines that define them.
+"""Every key of a recipe with its type, default and meaning, extracted from the source of the recipe classes.
 
-A meaning is the comment behind a field in `cpep_train.recipe`, so there is one place to read and to change.
+The meaning is the comment behind a field in `cpep_train.recipe`, so it is written in one place only.
 """
 
 import inspect
@@ -22,8 +22,8 @@ class Key:
     """One key of a recipe."""
 
     name: str  # with its table: "align.epochs"
-    kind: str  # of value: "whole number", or those that it may be
-    default: str  # as TOML writes it; empty: a recipe must say it
+    kind: str  # type of value: "whole number", or the allowed values
+    default: str  # in TOML syntax; empty: the key is required
     meaning: str
 
 
@@ -47,7 +47,7 @@ def _keys(part: type[BaseModel], prefix: str) -> list[Key]:
 
 
 def _meanings(part: type[BaseModel]) -> dict[str, str]:
-    """The comment of each field, those of the classes that a part is made from included."""
+    """The comment of each field, including inherited fields."""
     found: dict[str, str] = {}
     for made_from in reversed(part.__mro__):
         if issubclass(made_from, BaseModel) and made_from is not BaseModel:
@@ -58,7 +58,7 @@ def _meanings(part: type[BaseModel]) -> dict[str, str]:
                 comment = _COMMENT.search(line)
                 if comment and name in made_from.model_fields:
                     found[name] = comment[1]
-                    name = ""  # a field's comment is the first from its line on
+                    name = ""  # a field's comment is the first one on or after its line
                 elif line.startswith("    def "):
                     break
     return found

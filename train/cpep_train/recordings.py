@@ -1,7 +1,7 @@
-"""Look through every recording once before training: where windows may lie in it, and whether it can be used at all.
+"""Scan every recording once before training: find where windows may lie, and whether the recording can be used.
 
-Only what it takes to place windows is kept, so a corpus far larger than memory is no matter, and a run's folder keeps
-it for the next start.
+Only what is needed to place windows is kept, so the corpus may be far larger than memory. The run's folder stores the
+result for the next start.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from cpep_train.recipe import Recipe
 
 RECORDINGS_FILE = "recordings.json"
 
-_MOST_OF_USUAL = 500  # times larger or smaller than the corpus: no muscle, and half of what millivolts would be
+_MOST_OF_USUAL = 500  # times the usual size or less than its inverse: not EMG; wrong by a unit (mV) would be 1000 times
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Layout:
     spans: tuple[tuple[int, int], ...]  # start and stop of each gap-free stretch
     failed: tuple[tuple[int, int], ...]  # start and stop of each stretch of failed pose fits
     content: Content
-    size_bytes: int  # of the file, and
-    changed: int  # when, or into what: with both the same it is not read again
-    size_uv: float = 0.0  # standard deviation of a channel; 0: not known
+    size_bytes: int  # of the file
+    changed: int  # modification time or content hash; a file with the same size and this is not read again
+    size_uv: float = 0.0  # standard deviation of a channel; 0: unknown
 
     @property
     def has_pose(self) -> bool:
@@ -50,8 +50,8 @@ _Layouts = TypeAdapter(dict[int, Layout])
 def layout_of(corpus: Corpus, number: int, recipe: Recipe) -> Layout:
     """Read one recording of a corpus.
 
-    Raises DataError, naming the file and the field, when a value is no number, a channel is flat, or the time stamps
-    run at another rate than the file says.
+    Raises DataError, naming the file and the field, when a value is not finite, a channel is flat, or the time stamps
+    have another rate than the file says.
     """
     row = corpus.rows[number]
     with corpus.session(row) as session:
@@ -71,9 +71,9 @@ def layout_of(corpus: Corpus, number: int, recipe: Recipe) -> Layout:
 def look_through(
     corpus: Corpus, recipe: Recipe, before: Mapping[int, Layout] | None = None
 ) -> tuple[dict[int, Layout], dict[int, str]]:
-    """Read every recording that is in a split, in several processes where they are many.
+    """Read every recording that is in a split, in several processes if there are many.
 
-    before: what an earlier start found; a file of the same size and time of change is not read again
+    before: layouts of an earlier start; a file of the same size and modification time is not read again
     returns: the layouts, and the faults of recordings that cannot be used, one sentence each
     """
     numbers = [number for number, row in enumerate(corpus.rows) if row.split]
@@ -111,12 +111,12 @@ def _layout_or_fault(corpus: Corpus, number: int, recipe: Recipe) -> Layout | st
 
 
 def save_layouts(run: Path, layouts: dict[int, Layout]) -> None:
-    """Keep them in the folder of a run."""
+    """Store layouts in the folder of a run."""
     write_file(run / RECORDINGS_FILE, _Layouts.dump_json(layouts))
 
 
 def load_layouts(run: Path) -> dict[int, Layout] | None:
-    """What an earlier start of the run found; None where there was none. Raises ArtifactError when it is malformed."""
+    """The layouts stored by an earlier start of the run; None if there are none. Raises ArtifactError if malformed."""
     file = run / RECORDINGS_FILE
     if not file.is_file():
         return None
@@ -133,7 +133,7 @@ def _check_rate(session: Session, time_s: NDArray[np.float64]) -> None:
     if not np.all(step_s > 0):
         raise DataError(f"{session.path}: field time does not rise from sample to sample")
     actual_hz, stated_hz = 1 / float(np.median(step_s)), session.meta.sample_rate
-    if abs(actual_hz / stated_hz - 1) > 2 * RECORDED_RATE_TOLERANCE:  # stamps are rounded too
+    if abs(actual_hz / stated_hz - 1) > 2 * RECORDED_RATE_TOLERANCE:  # twice the tolerance, because stamps are rounded
         raise DataError(
             f"{session.path}: attribute sample_rate says {stated_hz:g} Hz, but field time runs at {actual_hz:.6g} Hz"
         )
@@ -142,7 +142,7 @@ def _check_rate(session: Session, time_s: NDArray[np.float64]) -> None:
 def _check_emg(session: Session) -> None:
     emg_uv = session.emg()
     low, high = emg_uv.min(axis=0), emg_uv.max(axis=0)
-    if not (np.abs((low, high)) <= LARGEST_SAMPLE).all():  # as of NaN
+    if not (np.abs((low, high)) <= LARGEST_SAMPLE).all():  # also true for NaN
         if np.isfinite((low, high)).all():
             raise DataError(f"{session.path}: field emg holds impossible values; leave it out with --skip-bad")
         raise DataError(f"{session.path}: field emg holds NaN or infinity; leave it out with --skip-bad")
@@ -155,7 +155,7 @@ def _check_emg(session: Session) -> None:
 
 
 def _of_another_unit(corpus: Corpus, row: Row, layout: Layout, usual_uv: float) -> str | None:
-    """Why a recording cannot be in the unit of the others."""
+    """Why a recording cannot be in the same unit as the others; None if it can."""
     if not layout.size_uv or 1 / _MOST_OF_USUAL < layout.size_uv / usual_uv < _MOST_OF_USUAL:
         return None
     return (
@@ -165,7 +165,7 @@ def _of_another_unit(corpus: Corpus, row: Row, layout: Layout, usual_uv: float) 
 
 
 def _untrainable(corpus: Corpus, row: Row, layout: Layout, recipe: Recipe) -> str | None:
-    """Why a recording of the splits train and val is of no use."""
+    """Why a recording of the splits train and val cannot be used; None if it can."""
     if row.split == "test":
         return None
     if layout.n_samples < recipe.windows.window_samples:

@@ -1,7 +1,7 @@
-"""Accuracy of zero-shot reading when the band is not as it was calibrated (`cpep_train.disturbances`).
+"""Zero-shot accuracy when the band changes after calibration (`cpep_train.disturbances`).
 
-The same windows of the same recordings are asked again under every disturbance. Calibration is that of the undisturbed
-session, since what goes wrong goes wrong afterwards; poses, index and scale stay as they are.
+The same windows of the same recordings are classified under every disturbance. The calibration is that of the
+undisturbed session, because faults happen after it. Poses, index and scale stay the same.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ KINDS: tuple[Gestures, ...] = ("seen", "unseen")
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One disturbance in rising strength."""
+    """One disturbance with rising strengths."""
 
     name: str
     unit: str
@@ -82,13 +82,13 @@ class Point:
     strength: str  # with its unit
     value: float
     scores: tuple[Score, ...]
-    kept_votes: float  # share of windows answered as without the disturbance, all gestures in the index
+    kept_votes: float  # share of windows with the same answer as undisturbed, all gestures in the index
     answered: float  # share of windows that live would decide on
 
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """All points, the first of which is the undisturbed one."""
+    """All points; the first is undisturbed."""
 
     recipe: str
     data: str
@@ -107,10 +107,10 @@ def measure_robustness(
     series: tuple[Series, ...] = SERIES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Robustness:
-    """Ask held-out people, or known ones where none are held out, under every disturbance.
+    """Score held-out people, or known ones when none are held out, under every disturbance.
 
     progress: called with (points done, points in all)
-    Raises DataError when anything asked about was trained on.
+    Raises DataError when anything tested was trained on.
     """
     corpus = Corpus.open(data)
     audit_against(load_splits(run), corpus.usable(checkpoint.recipe, checkpoint.provenance.skipped))
@@ -143,7 +143,7 @@ class _Rig:
         return cls(checkpoint, examples, embed_poses(checkpoint.pose, examples.references), seed)
 
     def point(self, series: Series | None, strength: float) -> Point:
-        """Ask all windows under one disturbance; None: under none. The first call is what others are compared with."""
+        """Score all windows under one disturbance; None: undisturbed. Later calls are compared with the first one."""
         store = self._store(series, strength)
         queries = replace(self._examples.queries, dataset=WindowDataset(store, (), with_pose=False))
         embedding = embed_emg(torch_embedding(self._checkpoint.emg), queries)
@@ -176,7 +176,7 @@ class _Rig:
             self._checkpoint.recipe,
             self._checkpoint.statistics,
             cache_bytes=1,
-            layouts={number: clean.layout(number) for number in asked},  # a dead electrode is the question, no fault
+            layouts={number: clean.layout(number) for number in asked},  # dead electrodes are no fault here
         )
         store.donnings = clean.donnings
         return store
@@ -194,7 +194,7 @@ class _Rig:
 
 @dataclass(frozen=True, slots=True)
 class _DisturbedCorpus(Corpus):
-    """A corpus whose recordings come disturbed."""
+    """A corpus that disturbs its recordings when they are opened."""
 
     disturb: Callable[[NDArray[np.float32], Session], Disturbed] = field(kw_only=True)
 
@@ -216,7 +216,7 @@ class _DisturbedSession(Session):
         self._disturb = disturb
 
     def disturbed(self) -> Disturbed:
-        """The whole recording, and what live would not decide on."""
+        """The whole recording, disturbed, and where live would not decide."""
         return self._disturb(super().emg(), self)
 
     def emg(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:

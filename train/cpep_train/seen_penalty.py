@@ -1,14 +1,15 @@
-"""Calibrated stacking: a penalty on trained gestures, so that the others get a hearing.
+"""Calibrated stacking: a penalty on trained gestures, so that unseen gestures can win a vote.
 
-EMG lands near the poses that it was trained to land near. With all gestures in one index, most votes of a gesture that
-training never saw therefore go to trained ones; Chao et al. (2016) take a constant off the scores of those, and named
-it. No gesture that a model is judged by may choose it. So a corpus may set gestures apart for this: held out of
-training as those of the test are, their recordings in the validation split. On people whom training never saw the
-penalty is taken whose harmonic mean of the two kinds of gestures among all is highest. Where no gesture was set apart,
-it is the largest that costs validation people a fixed share of their accuracy on trained gestures.
+EMG is embedded near the poses it was trained on. With all gestures in one index, most votes for a gesture that
+training never saw therefore go to trained ones. Calibrated stacking (Chao et al. 2016) subtracts a constant from the
+scores of trained gestures. The gestures of the test must not be used to choose it. So a corpus may set other gestures
+apart for this: they are held out of training, and their recordings are in the validation split. On people whom
+training never saw, the penalty with the highest harmonic mean of the accuracies on trained and set-apart gestures,
+among all gestures, is chosen. If no gesture was set apart, it is the largest penalty that costs validation people a
+fixed share of their accuracy on trained gestures.
 
-Discounting hubs instead (cross-domain similarity local scaling, Conneau et al. 2018) was tried and did not help: the
-poses are not nearer to everything, the EMG is.
+Discounting hubs instead (cross-domain similarity local scaling, Conneau et al. 2018) was tried and did not help,
+because it is the EMG and not the poses that is near to everything.
 """
 
 from dataclasses import dataclass
@@ -34,14 +35,14 @@ from cpep_train.evaluate import (
 )
 
 PENALTIES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)
-GIVEN_UP = 0.2  # share of the validation people's accuracy on trained gestures: our choice
-_STEPS = 12  # of the bisection, to a quarter of a thousandth
-_LARGEST = 1.0  # of a penalty; cosines of one window seldom differ by more
+GIVEN_UP = 0.2  # share of validation people's accuracy on trained gestures that may be lost; our choice
+_STEPS = 12  # of the bisection, for a resolution of a quarter of a thousandth
+_LARGEST = 1.0  # largest penalty; cosines of one window seldom differ by more
 _PER_RECORDING = 40  # windows
 
 
 class Pair(Protocol):
-    """What reads EMG and poses into one space: a checkpoint, or what is compared with it."""
+    """Two encoders into one space: a checkpoint, or a baseline that is compared with it."""
 
     @property
     def emg(self) -> nn.Module: ...
@@ -53,18 +54,18 @@ class Pair(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SeenPenalty:
-    """A penalty, and what it was chosen by."""
+    """A penalty, and how it was chosen."""
 
     penalty: float
-    curve: tuple[PenaltyPoint, ...] = ()  # empty: by what it costs on trained gestures
+    curve: tuple[PenaltyPoint, ...] = ()  # empty: chosen by its cost on trained gestures
 
 
 def choose_seen_penalty(
     pair: Pair, examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32]
 ) -> SeenPenalty:
-    """The penalty of a model; none where all gestures are trained, or nobody is there to choose by.
+    """The penalty of a model; none when all gestures are trained, or there are no validation people.
 
-    examples: what the model is to be judged by; only its validation recordings of trained gestures are used
+    examples: the evaluation set of the model; only its validation recordings of trained gestures are used
     queries: (Q, D), its embedded EMG
     references: (R, D), its embedded poses
     """
@@ -81,7 +82,7 @@ def choose_seen_penalty(
 
 
 def set_apart(pair: Pair, examples: EvaluationSet) -> EvaluationSet | None:
-    """Validation people's windows of trained gestures and of those set apart; None where there are none of either.
+    """Validation people's windows of trained gestures and of those set apart; None when either kind is missing.
 
     examples: of the same corpus
     """
@@ -104,7 +105,7 @@ def set_apart(pair: Pair, examples: EvaluationSet) -> EvaluationSet | None:
 def penalty_curve(
     examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32]
 ) -> tuple[PenaltyPoint, ...]:
-    """What each of some penalties does among all gestures; arguments as those of `answers`, all queries are asked."""
+    """The accuracies among all gestures for each of some penalties; arguments as in `answers`, with all queries."""
     everyone, everything = np.ones(len(queries), bool), np.ones(len(examples.gestures), bool)
     true, n = examples.queries.gesture_index, len(examples.gestures)
     points = []
@@ -120,7 +121,7 @@ def penalty_curve(
 def largest_bearable(
     examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32]
 ) -> float | None:
-    """The largest penalty that validation people can bear; None where the set has none of them.
+    """The largest penalty within the loss allowed on validation people; None when the set has none of them.
 
     queries: (Q, D), embedded EMG; of it, validation recordings of trained gestures are used
     references: (R, D), embedded poses
@@ -140,9 +141,9 @@ def largest_bearable(
 def with_seen_penalty(
     examples: EvaluationSet, queries: NDArray[np.float32], references: NDArray[np.float32], penalty: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Queries and references whose inner products are the cosines, less the penalty for poses of trained gestures.
+    """Queries and references whose inner products are the cosines, minus the penalty for poses of trained gestures.
 
-    One column more carries it, so any index of inner products can hold it.
+    An extra column holds the penalty, so it works with any inner-product index.
     returns: (Q, D + 1) and (R, D + 1)
     """
     of_trained = examples.seen[examples.references.gesture_index][:, None]

@@ -11,7 +11,7 @@ from cpep_edge.files import write_file
 from cpep_edge.session import JOINT_NAMES, Session
 from cpep_train.plots import png
 
-MOST_COLUMNS = 4_000  # of a picture: a longer signal is drawn as its least and greatest values
+MOST_COLUMNS = 4_000  # of a picture; a longer signal is drawn as minimum and maximum per column
 _MOST_SPECTRUM_S = 60.0
 _SHOWN_JOINTS = (
     "thumb_mcp_flexion",
@@ -23,7 +23,7 @@ _SHOWN_JOINTS = (
 
 
 def draw_session(path: Path, out: Path) -> Path:
-    """Write a picture of a session file as PNG; raises DataError where the session cannot be read."""
+    """Write a picture of a session file as PNG; raises DataError when the session cannot be read."""
     from matplotlib.figure import Figure
 
     with Session(path) as session:
@@ -70,7 +70,7 @@ def draw_session(path: Path, out: Path) -> Path:
 def _least_and_greatest(
     column: NDArray[np.float32],
 ) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
-    """A signal as pictures can hold it: places, and the least and the greatest value from each to the next."""
+    """Reduce a signal for drawing: positions, and the minimum and maximum from each position to the next."""
     n = -(-len(column) // MOST_COLUMNS)
     places = np.arange(0, len(column), n)
     return places, np.minimum.reduceat(column, places), np.maximum.reduceat(column, places)

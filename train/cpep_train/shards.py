@@ -1,9 +1,9 @@
-"""A corpus packed into shards, read from wherever fsspec reads: a disk, S3, Google Cloud, HTTP.
+"""A corpus packed into shards, read from any storage of fsspec: a disk, S3, Google Cloud, HTTP.
 
-A shard is a tar file of sessions, so that anything can unpack it, and `shards.json` says where in it each session lies.
-A recording is fetched by one request for just its bytes, when training comes to it; as training reads each recording
-once an epoch, from start to end, that is all there is to stream. The folder with `metadata.csv` and `shards.json` is
-the corpus; the shards lie beside them, or at the URL that `shards.json` names.
+A shard is a plain tar file of sessions, and `shards.json` says where in it each session lies. When training needs a
+recording, one request fetches just its bytes. Training reads each recording once per epoch, from start to end, so no
+other form of streaming is needed. The folder with `metadata.csv` and `shards.json` is the corpus; the shards are beside
+them, or at the URL that `shards.json` names.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ class ShardIndex(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(default=1, ge=1, le=1)
-    url: str = ""  # of the folder of the shards, as fsspec takes it; empty: beside this file
-    sessions: dict[str, Place]  # by the file name, without ".hdf5"
+    url: str = ""  # fsspec URL of the folder of the shards; empty: beside this file
+    sessions: dict[str, Place]  # by file name without ".hdf5"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Shards:
 
     @classmethod
     def open(cls, folder: Path) -> "Shards":
-        """Read the index in a corpus' folder; raises DataError where it is malformed."""
+        """Read the index in a corpus' folder; raises DataError when it is malformed."""
         file = folder / SHARDS_FILE
         try:
             require_plain(file)
@@ -63,7 +63,7 @@ class Shards:
         return cls(index, index.url or folder.resolve().as_uri())
 
     def place(self, name: str) -> Place:
-        """Where a session lies; raises DataError where the index does not name it."""
+        """Where a session lies; raises DataError when the index does not list it."""
         try:
             return self.index.sessions[name]
         except KeyError:
@@ -79,7 +79,7 @@ class Shards:
         path = f"{root.rstrip('/')}/{place.shard}"
         try:
             content: bytes = system.cat_file(path, start=place.offset, end=place.offset + place.size_bytes)
-        except Exception as error:  # every storage fails in its own way
+        except Exception as error:  # every storage has its own exceptions
             raise DataError(f"{self.url}/{place.shard} cannot be read: {error or type(error).__name__}") from error
         if hashlib.sha256(content).hexdigest() != place.sha256:
             raise DataError(f"{self.url}/{place.shard}: {name}{SUFFIX} is not what was packed, its SHA-256 differs")

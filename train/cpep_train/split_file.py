@@ -1,7 +1,7 @@
-"""The split files of emg2pose's code: which recordings of a dataset folder are for training, validation and test.
+"""The split files of emg2pose's code, which assign the recordings of a dataset folder to train, val and test.
 
-`mini_split.yaml` lists file names under `train`, `val` and `test`; `full_split.yaml` points to `metadata.csv` and means
-the split that is written there. Copied into the dataset folder, either can be given where a corpus is asked for. The
+`mini_split.yaml` lists file names under `train`, `val` and `test`; `full_split.yaml` refers to the split in
+`metadata.csv`. Copied into the dataset folder, either can be given in place of the corpus folder. The
 metadata of the mini dataset name all 25 253 recordings of the full one, so only those listed are opened.
 """
 
@@ -18,9 +18,9 @@ _SPLITS = ("train", "val", "test")
 
 
 def listed_splits(path: Path) -> dict[str, str] | None:
-    """Split of each file listed; None where the file leaves it to the metadata.
+    """The split of each listed file; None when the file refers to the metadata.
 
-    Raises DataError, naming file and key, when it is no split file.
+    Raises DataError, naming file and key, when it is not a split file.
     """
     try:
         content = yaml.safe_load(read_plain(path, _MAX_BYTES, follow=True).decode())

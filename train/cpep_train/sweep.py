@@ -1,7 +1,7 @@
 """Train and evaluate a list of recipes over some seeds, and write one table of the results.
 
-Each run has a folder, OUT/RECIPE/seed-N, with its result beside it, so the same command goes on where it was stopped. A
-stage that two recipes share to the last setting is trained once and copied.
+Each run has a folder, OUT/RECIPE/seed-N, with its result beside it, so running the command again resumes the sweep. A
+stage with identical settings in two recipes is trained once and copied.
 """
 
 import time
@@ -35,9 +35,9 @@ TABLE_FILE = "sweep.md"
 CSV_FILE = "sweep.csv"
 LATEX_FILE = "sweep.tex"
 FIGURE_FILE = "sweep"  # .svg and .pdf
-_ALL_SIGNS = 14  # people, up to which every exchange is tried
-_DRAWN_SIGNS = 20_000  # of more people
-_DRAWS = 4_000  # of people, for an interval
+_ALL_SIGNS = 14  # most people for which every sign pattern is tried
+_DRAWN_SIGNS = 20_000  # sign patterns drawn for more people
+_DRAWS = 4_000  # bootstrap draws of people, for an interval
 
 
 class _Record(BaseModel):
@@ -65,12 +65,12 @@ class Result(_Record):
     stopped: str = ""  # why training was stopped; empty where it was not
     figures: tuple[Figure, ...] = ()
     losses: dict[str, float] = {}
-    seconds: float  # of training, stages that were copied left out
+    seconds: float  # training time, without copied stages
     git_commit: str
 
 
 class Sweep(_Record):
-    """All results of a sweep, with what is needed to repeat it."""
+    """All results of a sweep, and what is needed to repeat it."""
 
     command: str
     machine: str
@@ -81,13 +81,13 @@ class Sweep(_Record):
 
 
 class Line(_Record):
-    """One recipe's figures for one kind of question, over its seeds."""
+    """One recipe's figures for one kind of query, over its seeds."""
 
     recipe: str
     users: str
     gestures: str
     mean: float
-    low: float  # means of the runs' intervals
+    low: float  # mean of the lower ends of the runs' intervals
     high: float
     spread: float | None  # standard deviation over seeds; None with one
     chance: float
@@ -102,9 +102,9 @@ class Comparison(_Record):
     users: str
     gestures: str
     difference: float  # mean over people
-    low: float  # 95 %, by drawing people with replacement
+    low: float  # 95 % interval, by drawing people with replacement
     high: float
-    p: float  # two-sided, by exchanging the recipes person by person; Holm's correction over all of one kind
+    p: float  # two-sided sign-flip test over people, with Holm's correction within a kind of query
     n_users: int
 
 
@@ -123,10 +123,10 @@ def sweep(
 ) -> Sweep:
     """Train and judge every recipe with every seed on the corpus in `data`, below `out`; write the table there.
 
-    recipes: names or paths, variants included, as `load_recipe` takes them
-    settings: "key.sub=value" over all of them
-    say: told what is being done
-    cluster: where the runs go, all at once (`cpep_train.launching`); None: one after the other, here
+    recipes: names or paths, with variants, as in `load_recipe`
+    settings: "key.sub=value", applied to all of them
+    say: called with a line about each step
+    cluster: where to run all of them at once (`cpep_train.launching`); None: one after the other, on this machine
     Raises ConfigError before anything is trained when a recipe is wrong or two have the same name.
     """
     check_report(out, SWEEP_FILE)
@@ -164,7 +164,7 @@ def sweep(
 
 
 def lines(found: Sweep) -> list[Line]:
-    """The figures of a sweep, each recipe's over its seeds; those of runs that were stopped are left out."""
+    """The figures of a sweep, each recipe's over its seeds, without runs that were stopped."""
     kinds: dict[tuple[str, str, str], list[Figure]] = {}
     for result in found.results:
         for figure in result.figures:
@@ -173,7 +173,7 @@ def lines(found: Sweep) -> list[Line]:
 
 
 def comparisons(found: Sweep) -> list[Comparison]:
-    """Every recipe against the first, for every kind of question that both answered about the same people."""
+    """Every recipe against the first, for every kind of query that both were tested on with the same people."""
     by_user: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for result in found.results:
         for figure in result.figures:
@@ -210,9 +210,9 @@ def comparisons(found: Sweep) -> list[Comparison]:
 
 
 def exchange_p(differences: NDArray[np.float64]) -> float:
-    """Two-sided p that paired differences are by chance: how often signs at random give a mean as far from zero.
+    """Two-sided p of paired differences by a sign-flip test: how often random signs give a mean as far from zero.
 
-    All signs are tried where they are few, else drawn. With n people the smallest p there is is 2 / 2^n.
+    All sign patterns are tried if there are few, else they are drawn. With n people the smallest possible p is 2 / 2^n.
     """
     n = len(differences)
     if n <= _ALL_SIGNS:
@@ -225,7 +225,7 @@ def exchange_p(differences: NDArray[np.float64]) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's correction of several p (1979), in the order given."""
+    """Holm's correction (1979) of several p values, in the given order."""
     corrected, least = [0.0] * len(p), 0.0
     for rank, number in enumerate(sorted(range(len(p)), key=lambda n: p[n])):
         least = max(least, min(1.0, (len(p) - rank) * p[number]))
@@ -273,7 +273,7 @@ def tables(found: Sweep) -> list[Table]:
 
 
 def _pictures(found: Sweep) -> dict[str, bytes]:
-    """The figures as a figure; none where every run was stopped."""
+    """The sweep's picture in each file format; empty when every run was stopped."""
     if not lines(found):
         return {}
     shown = [line for line in lines(found) if line.users == lines(found)[0].users]
@@ -324,7 +324,7 @@ def markdown(found: Sweep) -> str:
 
 
 def shared_stage(recipe: Recipe, other: Recipe, stage: StageName) -> bool:
-    """Whether everything that decides an auto-encoding is the same in two recipes."""
+    """Whether two recipes agree in everything that influences an auto-encoding stage."""
     parts = {"seed", "precision", "compile", "signal", "windows", "recordings", "calibration", "emg", "pose"}
     parts.add(stage.replace("-", "_"))
     return stage != "align" and recipe.model_dump(include=parts) == other.model_dump(include=parts)
@@ -354,7 +354,7 @@ def _run(recipe: Recipe, data: Path, run: Path, others: Sequence[Path]) -> Resul
 
 
 def _lent(recipe: Recipe, stage: StageName, run: Path, others: Iterable[Path]) -> Path | None:
-    """The folder of the same stage in another run of the sweep, finished; None where there is none."""
+    """The folder of the same stage, finished, in another run of the sweep; None if there is none."""
     for other in others:
         if other != run and (other / stage / WEIGHTS_FILE).is_file():
             if shared_stage(recipe, load_run_recipe(other), stage):
@@ -403,7 +403,7 @@ def _line(recipe: str, users: str, gestures: str, figures: Sequence[Figure]) -> 
 
 
 def _cell(rows: Iterable[Line], recipe: str, gestures: str) -> str:
-    """One recipe's figure, or chance where no recipe is named."""
+    """One recipe's figure, or chance when no recipe is named."""
     line = next((row for row in rows if row.gestures == gestures and row.recipe in (recipe or row.recipe,)), None)
     if line is None:
         return ""

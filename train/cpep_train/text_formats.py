@@ -1,4 +1,4 @@
-"""Text files of the OpenBCI GUI and of Delsys' software, read as they are written."""
+"""Readers for text files of the OpenBCI GUI and of Delsys' software."""
 
 import csv
 import re
@@ -14,9 +14,9 @@ from cpep_edge.outside import printable
 
 _OPENBCI_COUNTER = 256  # boards count their samples in a byte
 Gaps = tuple[tuple[float, float], ...]  # of each: seconds recorded before it, seconds missing
-MAX_RATE_HZ = 1e6  # of any converter for muscles, and far more
-_IN_MILLISECONDS = 1e11  # time since 1970 beyond this
-_LONGEST_BURST_S = 0.2  # of samples that arrive at once
+MAX_RATE_HZ = 1e6  # far above any EMG converter
+_IN_MILLISECONDS = 1e11  # time stamps above this are milliseconds since 1970
+_LONGEST_BURST_S = 0.2  # longest burst of samples that arrive at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Channel:
     name: str
     values: NDArray[np.float64]  # (n,)
     rate_hz: float
-    unit: str  # as the file spells it; empty where it does not say
+    unit: str  # as spelt in the file; empty if it names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Event:
     """An annotation or a marker."""
 
     start_s: float  # from the first sample
-    duration_s: float | None  # None or 0: until the next
+    duration_s: float | None  # None or 0: until the next event
     text: str
 
 
@@ -45,24 +45,24 @@ class SourceFile:
     kind: str
     channels: tuple[Channel, ...]
     events: tuple[Event, ...] = ()
-    time_s: NDArray[np.float64] | None = None  # of each sample, from the first; None: even
+    time_s: NDArray[np.float64] | None = None  # of each sample, from the first; None: evenly spaced
     notes: tuple[str, ...] = ()
-    gaps: Gaps = ()  # where `time_s` is None
-    n_left_out: int = 0  # rows that are in no channel
+    gaps: Gaps = ()  # used when `time_s` is None
+    n_left_out: int = 0  # rows that could not be used
 
 
 def is_openbci(head: str) -> bool:
-    """Whether a file begins as the OpenBCI GUI begins it."""
+    """Whether a file begins like one of the OpenBCI GUI."""
     return head.startswith("%OpenBCI")
 
 
 def is_delsys(head: str) -> bool:
-    """Whether a file begins as Trigno Discover or EMGworks begin theirs."""
+    """Whether a file begins like one of Trigno Discover or EMGworks."""
     return bool(re.match(r'Application:|Label: .*Sampling frequency:|"?X ?\[s\]"?[,;]', head))
 
 
 def read_openbci(path: Path) -> SourceFile:
-    """A recording of the OpenBCI GUI, version 4 to 6."""
+    """Read a recording of the OpenBCI GUI, version 4 to 6."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     head = [line for line in lines if line.startswith("%")]
     rate = re.search(r"%\s*Sample Rate\s*=\s*([\d.]+)", "\n".join(head))
@@ -99,9 +99,9 @@ def read_openbci(path: Path) -> SourceFile:
 
 
 def _lost_by_index(index: NDArray[np.float64], rate_hz: float, arrivals: list[str] | None = None) -> NDArray[np.int64]:
-    """Samples lost before each, by a counter that wraps; all zero where it is none.
+    """Samples lost before each sample, from a wrapping counter; all zero when the column is not a counter.
 
-    arrivals: when each sample came, in seconds: a counter that jumps while the clock does not began anew
+    arrivals: arrival time of each sample: a counter that jumps while the clock does not was restarted
     """
     lost = np.zeros(len(index), np.int64)
     if not (np.abs(index) <= _OPENBCI_COUNTER).all():
@@ -130,11 +130,11 @@ def _marker_events(texts: list[str], rate_hz: float, time_s: NDArray[np.float64]
 
 
 def read_delsys(path: Path) -> SourceFile:
-    """An export of Trigno Discover or of EMGworks; channels of several rates stand side by side, shorter ones end."""
+    """Read an export of Trigno Discover or EMGworks. Channels may have different rates; slower ones have fewer rows."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as text:
         first = text.readline()
         text.seek(0)
-        with_semicolons = first.count(";") > first.count(",")  # where commas are decimal
+        with_semicolons = first.count(";") > first.count(",")  # separator when the decimal mark is a comma
         mark = ";" if with_semicolons else ","
         rows = [[cell.strip() for cell in row] for row in csv.reader(text, delimiter=mark, skipinitialspace=True)]
     if with_semicolons:
@@ -168,7 +168,7 @@ def _trigno_discover(path: Path, rows: list[list[str]]) -> SourceFile:
 
 
 def _with_sensors(names: list[str], sensors: list[str]) -> list[str]:
-    """A channel's name with that of the sensor above it, which stands over the first of its channels."""
+    """Add each sensor's name to its channels; the file writes it only above the first channel of the sensor."""
     labelled, sensor = [], ""
     for place, name in enumerate(names):
         sensor = (sensors[place] if place < len(sensors) else "") or sensor
@@ -178,7 +178,7 @@ def _with_sensors(names: list[str], sensors: list[str]) -> list[str]:
 
 
 def _emgworks(path: Path, rows: list[list[str]]) -> SourceFile:
-    """Columns in pairs, time and value; older exports say rate and unit of each channel in lines before."""
+    """Read pairs of columns, time and value; older exports give rate and unit of each channel in lines before."""
     said: dict[str, tuple[float, str]] = {}
     n_said: dict[str, int] = {}
     for row in rows:
@@ -207,7 +207,7 @@ def _emgworks(path: Path, rows: list[list[str]]) -> SourceFile:
         rate_hz, unit = said.get(name, (0.0, "V" if "EMG" in name else ""))
         steps = (time_s[n - 1] - time_s[0]) / (n - 1)
         by_time = 1 / steps if steps > 0 else 0.0
-        if not rate_hz or abs(by_time / rate_hz - 1) > 0.01:  # EMGworks has written kilohertz as hertz
+        if not rate_hz or abs(by_time / rate_hz - 1) > 0.01:  # some EMGworks files give kilohertz as hertz
             rate_hz = by_time
         channels.append(Channel(name, values[:n], float(rate_hz), unit))
         if n < n_said.get(name, n):
@@ -220,12 +220,12 @@ def _emgworks(path: Path, rows: list[list[str]]) -> SourceFile:
 
 
 def _columns(path: Path, rows: list[list[str]], start: int, names: list[str]) -> list[NDArray[np.float64]]:
-    """Each column from a row down to where it ends; a last row that was cut short counts as far as it goes.
+    """Each column from a start row down to its end; a last row that was cut short is used as far as it goes.
 
-    Raises DataError where EMG has a hole: what follows it would be moved.
+    Raises DataError when EMG has a hole, because the samples after it would be shifted.
     """
     columns: list[list[float]] = [[] for _ in names]
-    ended = [0] * len(names)  # the row where it did; 0: not yet
+    ended = [0] * len(names)  # row where each column ended; 0: not yet
     for number, row in enumerate(rows[start:], start=start + 1):
         for place, name in enumerate(names):
             cell = row[place] if place < len(row) else ""

@@ -1,7 +1,8 @@
-"""Run the stages of a recipe over a corpus, each to be interrupted and resumed at will.
+"""Run the stages of a recipe on a corpus; each can be interrupted and resumed.
 
-A run's folder holds one folder a stage: `resume.ckpt`, Lightning's own, after each epoch; `epochs.csv`, the losses; and
-the weights once the stage is done. After the last stage the checkpoint itself is written, see `cpep_train.checkpoint`.
+A run's folder holds one folder per stage with `resume.ckpt`, Lightning's checkpoint after each epoch; `epochs.csv`, the
+losses; and the weights, once the stage is done. After the last stage the checkpoint is written, see
+`cpep_train.checkpoint`.
 """
 
 import fcntl
@@ -56,7 +57,7 @@ logger = logging.getLogger(__name__)
 StageName = Literal["emg-mae", "pose-mae", "align"]
 STAGES: tuple[StageName, ...] = ("emg-mae", "pose-mae", "align")
 WEIGHTS_FILE = "weights.safetensors"
-POSE_WEIGHTS_FILE = "pose_weights.safetensors"  # of stage align, where the recipe trains the pose encoder too
+POSE_WEIGHTS_FILE = "pose_weights.safetensors"  # of stage align, when the recipe trains the pose encoder too
 RESUME_FILE = "resume.ckpt"
 LOG_FILE = "epochs.csv"
 _BEGUN = (RECIPE_FILE, PROVENANCE_FILE, SPLITS_FILE, RECORDINGS_FILE, LOG_FOLDER)  # written before anything is trained
@@ -79,14 +80,14 @@ def train(
 ) -> Checkpoint | None:
     """Train a recipe on the corpus in `data` into the folder `out`.
 
-    stage: only this one, anew, from the stages before it; None trains all that the recipe has
-    resume: go on where a run with the same recipe and data stopped; finished stages are kept
-    progress: a bar on stderr, or lines, one an epoch; None draws a bar where stderr is a terminal
-    n_workers: processes that read the corpus; None takes what its size asks for
-    lend: where the same stage was finished by another run, to be copied from there
-    teacher: a finished run to distil, whose poses are taken over; the recipe must ask for it
-    skip_bad: leave out recordings that cannot be used, and write down which, in place of refusing to start
-    go_on: what the user is told to say after Ctrl-C
+    stage: train only this stage again, from the stages before it; None trains all stages of the recipe
+    resume: continue a run with the same recipe and data where it stopped; finished stages are kept
+    progress: a bar on stderr, or one line per epoch; None draws a bar if stderr is a terminal
+    n_workers: processes that read the corpus; None chooses by its size
+    lend: returns the folder of another run's finished copy of a stage, to be copied from there
+    teacher: a finished run to distil, whose pose encoder is used; the recipe must ask for distillation
+    skip_bad: leave out and list recordings that cannot be used, instead of refusing to start
+    go_on: the command that the user is told after Ctrl-C, to go on
     returns: the checkpoint, or None where the last stage was not asked for
     Raises DataError or ConfigError before training when corpus, recipe and folder do not fit together, and leaves
     nothing behind then; TrainingError when it diverged or collapsed, and CpepError when Ctrl-C stopped it.
@@ -134,20 +135,20 @@ class _Run:
                 self._check_same_run(may_exist)
             corpus, layouts, self.splits = self._looked_through(corpus, skip_bad)
         else:
-            wait_for_all()  # until the first process has claimed the folder
+            wait_for_all()  # for the first process to claim the folder
             self.splits, self.provenance = load_splits(out), load_provenance(out)
             corpus, layouts = corpus.usable(recipe, self.provenance.skipped), load_layouts(out) or {}
         self.teacher = self._taught_by(teacher)
         self.statistics = with_plain_head(corpus, recipe, fit_statistics(corpus, recipe), layouts)
         self.store = SessionStore(corpus, recipe, self.statistics, layouts=layouts)
         self._windows("train", with_pose=True)
-        if rank() == 0:  # last of all, so that a start that is refused blocks nothing
+        if rank() == 0:  # last, so that a refused start does not block the folder
             _remove_unfinished(self.out)
             if self.is_new:
                 save_provenance(self.out, self.provenance)
                 save_splits(self.out, self.splits)
                 save_layouts(self.out, layouts)
-                save_recipe(self.out, self.recipe)  # the last, with which it is a run
+                save_recipe(self.out, self.recipe)  # written last; it makes the folder a run
             wait_for_all()
         torch.manual_seed(recipe.seed)
         self.emg, self.pose = build_encoders(recipe)
@@ -156,7 +157,7 @@ class _Run:
                 block.compile()
 
     def stage(self, name: StageName, resume: bool) -> None:
-        """Train one stage, or take it as it is where it was finished and the run is resumed."""
+        """Train one stage, or keep it if it is finished and the run is resumed."""
         if name not in stages_of(self.recipe):
             raise ConfigError(f"recipe {self.recipe.name} starts its EMG encoder at random, so it has no stage {name}")
         folder = self.out / name
@@ -189,13 +190,13 @@ class _Run:
         )
         if rank() == 0:
             draw_curves(self.out)
-            for file, part in reversed(tuple(kept.items())):  # the first is written last: with it the stage is done
+            for file, part in reversed(tuple(kept.items())):  # the first file marks the stage as done, so write it last
                 save_weights(folder / file, part)
             (folder / RESUME_FILE).unlink(missing_ok=True)
         wait_for_all()
 
     def finish(self) -> Checkpoint:
-        """Put the trained encoders together and write the checkpoint."""
+        """Combine the trained encoders and write the checkpoint."""
         load_weights(self.out / "pose-mae" / WEIGHTS_FILE, self.pose.encoder)
         load_weights(self.out / "align" / WEIGHTS_FILE, self.emg)
         if self.recipe.align.train_pose:
@@ -222,7 +223,7 @@ class _Run:
         return checkpoint
 
     def _taught_by(self, run: Path | None) -> Checkpoint | None:
-        """The teacher, whose pose encoder this run takes over."""
+        """The teacher, whose pose encoder this run uses."""
         if run is None:
             if self.recipe.align.distillation is not None:
                 raise ConfigError(f"recipe {self.recipe.name} distils a trained run; name it with --teacher RUN")
@@ -240,9 +241,9 @@ class _Run:
             raise ConfigError(f"{self.out} was started with another recipe; choose another folder, or that recipe")
 
     def _looked_through(self, corpus: Corpus, skip_bad: bool) -> tuple[Corpus, dict[int, Layout], SplitManifest]:
-        """The recordings that the run uses, what is in them, and who is in which split.
+        """The recordings that the run uses, their layouts, and the split manifest.
 
-        Raises DataError, naming all that cannot be used, and where a split leaks into another.
+        Raises DataError that names all recordings that cannot be used, or when a split leaks into another.
         """
         skipped = {} if self.is_new else load_provenance(self.out).skipped
         usable = corpus.usable(self.recipe, skipped)
@@ -261,7 +262,7 @@ class _Run:
         return usable, layouts, splits
 
     def _provenance(self, corpus: Corpus, splits: SplitManifest, skipped: dict[str, str]) -> Provenance:
-        """Where the run comes from; raises ConfigError where it was started on other data."""
+        """The provenance of the run; raises ConfigError when it was started on other data."""
         if not self.is_new:
             started = load_provenance(self.out)
             if started.data_sha256 != splits.fingerprint:
@@ -270,7 +271,7 @@ class _Run:
         return provenance_of(corpus, splits.fingerprint, skipped)
 
     def _work(self, name: StageName) -> tuple[TrainingStage, dict[str, nn.Module]]:
-        """What a stage trains, and the parts of it that are kept, by file name."""
+        """The module that a stage trains, and the parts of it to save, by file name."""
         recipe, emg, pose = self.recipe, self.emg.encoder, self.pose.encoder
         if name == "emg-mae":
             masked = MaskedAutoencoder(self.emg.bidirectional, recipe.emg_mae, "emg", recipe.seed)
@@ -317,7 +318,7 @@ class _Run:
 
 @contextmanager
 def _claimed(out: Path) -> Iterator[None]:
-    """Hold a run's folder, and leave it as it was where nothing came to be trained.
+    """Lock a run's folder, and restore it if nothing was trained.
 
     Raises ConfigError when it holds other things than a run, or another process trains in it.
     """
@@ -336,7 +337,7 @@ def _claimed(out: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise ConfigError(f"{out}: another training runs in it; wait for it, or choose another folder") from error
         except OSError:
-            pass  # a file system without locks, as some of a network are
+            pass  # a file system without locks, like some network file systems
         try:
             yield
         finally:
@@ -350,7 +351,7 @@ def _claimed(out: Path) -> Iterator[None]:
 
 
 def _holds_training(out: Path) -> bool:
-    """Whether the folder holds a run of which part of a stage is done."""
+    """Whether the folder holds a run with at least part of a stage."""
     done = (RESUME_FILE, WEIGHTS_FILE)
     return (out / RECIPE_FILE).is_file() and any((out / stage / file).exists() for stage in STAGES for file in done)
 
@@ -372,7 +373,7 @@ def _is_unfinished(file: Path) -> bool:
 
 
 def _prepare(folder: Path, resume: bool, done: bool) -> None:
-    """A folder for a stage, or the one to resume in, rid of what earlier attempts and kills left."""
+    """Make a folder for a stage, or clean the one to resume in of files that earlier attempts left."""
     make_folder(folder)
     _remove_unfinished(folder)
     old = (RESUME_FILE,) if done else () if resume else _OF_STAGE
@@ -387,7 +388,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _copy(stage: Path, folder: Path) -> None:
-    """Take over what another run left of a stage; its weights last, with which it is done."""
+    """Copy a stage from another run; its weights last, because they mark it as done."""
     for file in sorted(stage.iterdir(), key=lambda file: file.name == WEIGHTS_FILE):
         with replacing(folder / file.name) as temporary:
             shutil.copyfile(file, temporary)

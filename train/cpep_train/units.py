@@ -1,4 +1,4 @@
-"""What EMG is measured in: by a unit's name, or where there is none, by the size of the values."""
+"""The unit of EMG: by its name or, if there is none, by the size of the values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,27 +12,27 @@ _UNITS_UV = {
     "v": 1e6, "volt": 1e6, "volts": 1e6, "mv": 1e3, "millivolt": 1e3, "millivolts": 1e3,
     "uv": 1.0, "microvolt": 1.0, "microvolts": 1.0, "nv": 1e-3, "nanovolt": 1e-3, "nanovolts": 1e-3,
 }  # fmt: skip
-_LARGEST_VOLTS, _TYPICAL_VOLTS = 0.05, 1e-3  # muscles give microvolts to millivolts at the skin
-_SMALL_UV = 0.5  # below which amplifiers hear nothing but themselves
+_LARGEST_VOLTS, _TYPICAL_VOLTS = 0.05, 1e-3  # surface EMG is microvolts to millivolts
+_SMALL_UV = 0.5  # below this, amplifiers record only their own noise
 
 
 def microvolts_of(unit: str) -> float | None:
-    """Microvolts of one unit by its name, as headers spell it; None where it is no voltage."""
+    """Microvolts per unit, by the unit's name in file headers; None when it is not a voltage."""
     plain = unit.strip().strip("()[].").replace("\u00b5", "u").replace("\u03bc", "u")
     return _UNITS_UV.get(plain.lower())
 
 
 @dataclass
 class UnitBySize:
-    """Of the files of one import that name no unit, whether they must be in volts. All of them must be, or none."""
+    """Decides for an import's files without a unit whether they are in volts, which must hold for all or none."""
 
-    in_volts: str = ""  # the first that must be
-    kept: str = ""  # the first that need not be
+    in_volts: str = ""  # the first file that must be in volts
+    kept: str = ""  # the first file that need not be
 
     def microvolts(self, file: str, emg: NDArray[np.floating[Any]]) -> tuple[float, str]:
-        """Microvolts of one unit of a file's EMG, (n, n_channels), and what to say of it.
+        """Microvolts per unit of a file's EMG, (n, n_channels), and a note for the user.
 
-        Raises DataError where the files differ: some would come out a million times larger than the others.
+        Raises DataError when the files differ, because some would become a million times larger than the others.
         """
         centred = np.abs(emg - np.median(emg, axis=0))
         if not centred.any():

@@ -1,8 +1,8 @@
-"""Cut sessions into windows of EMG and pose, filtered exactly as they will be live.
+"""Cut sessions into windows of EMG and pose, filtered exactly as in live use.
 
 Each gap-free stretch of a session is filtered once, from its start, with the stateful filter of the runtime, and
-windows are cut from the result; no window crosses a gap. Filtered sessions are kept up to a budget of bytes, so a small
-corpus is read once; how a large one is read is the business of `cpep_train.batches`.
+windows are cut from the result; no window crosses a gap. Filtered sessions are cached up to a number of bytes, so a
+small corpus is read once; `cpep_train.batches` decides the order in which a large one is read.
 
 Shapes: B windows, C electrodes, T samples, J joint angles, T' = T / decimation poses.
 """
@@ -34,9 +34,9 @@ from cpep_train.recordings import Layout, layout_of
 
 CACHE_BYTES = 2 << 30
 NO_GESTURE = -1
-_STATISTICS_SESSIONS = 96  # spread over the training split: enough for a scale, and no second pass over a large corpus
-_LEAST_SCALE_UV = 2e-3  # no amplifier is so quiet, and no muscle in volts so loud
-_SMALLEST_STD_RAD = 0.05  # a joint that hardly moves in the corpus must not be blown up
+_STATISTICS_SESSIONS = 96  # spread over the training split; enough for a scale without reading all recordings
+_LEAST_SCALE_UV = 2e-3  # quieter than any amplifier in microvolts, larger than any EMG in volts
+_SMALLEST_STD_RAD = 0.05  # avoids amplifying a joint that hardly moves in the corpus
 
 
 class Window(NamedTuple):
@@ -44,9 +44,9 @@ class Window(NamedTuple):
 
     emg: Tensor  # (C, T) float32, preprocessed
     pose: Tensor  # (J, T') float32, standardised
-    stage_index: int  # in the store's `stages`; `NO_GESTURE` where it shows none
+    stage_index: int  # in the store's `stages`; `NO_GESTURE` if it shows none
     session_index: int  # row of the corpus
-    start: int  # sample of the session
+    start: int  # first sample, counted in the session
 
 
 class WindowBatch(NamedTuple):
@@ -61,14 +61,14 @@ class WindowBatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a corpus' training sessions say about scales; nothing of it comes from held-out people or gestures."""
+    """Scales measured on a corpus' training sessions, never on held-out people or gestures."""
 
     scale_uv: float  # RMS of the filtered signal; with calibration, the typical channel level
     pose_mean_rad: NDArray[np.float32]  # (J,)
     pose_std_rad: NDArray[np.float32]  # (J,)
-    front_end: MpfSpec | None = None  # with the mean token of the sessions; None: the encoder takes the signal
+    front_end: MpfSpec | None = None  # with the mean token of the sessions; None: the encoder reads the signal itself
     head: Head | None = None  # over the tokens, fitted on labels of training windows
-    head_gestures: tuple[str, ...] = ()  # which the head counts
+    head_gestures: tuple[str, ...] = ()  # the head's classes, in its order
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class _Track:
 
 
 class SessionStore:
-    """The filtered sessions of a corpus, made when first asked for and kept while there is room."""
+    """The filtered sessions of a corpus, computed on first use and cached while there is room."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class SessionStore:
         cache_bytes: int = CACHE_BYTES,
         layouts: Mapping[int, Layout] | None = None,
     ) -> None:
-        """layouts: those already known, by row of the corpus; others are read when asked for."""
+        """layouts: those already known, by row of the corpus; others are read when needed."""
         self.corpus = corpus
         self.recipe = recipe
         self.preprocessing = recipe.preprocessing(statistics.scale_uv)
@@ -133,7 +133,7 @@ class SessionStore:
         return self._layouts[number]
 
     def track_bytes(self, number: int) -> int:
-        """What the track of one row of the corpus takes in memory, about."""
+        """About how many bytes the track of one row of the corpus takes in memory."""
         front_end, recipe = self._statistics.front_end, self.recipe
         of_emg = recipe.signal.n_channels if front_end is None else front_end.n_features / front_end.hop_samples
         a_sample = of_emg + recipe.n_joints / recipe.pose.decimation
@@ -149,7 +149,7 @@ class SessionStore:
         return _Track(emg, np.ascontiguousarray(pose.T))
 
     def _steps(self, session: Session, spans: Sequence[tuple[int, int]], donning: Donning) -> NDArray[np.float32]:
-        """The encoder's input of a recording, each gap-free stretch from its start."""
+        """The encoder's input for a recording; each gap-free stretch is filtered from its start."""
         raw, front_end = session.emg(), self._statistics.front_end
         if front_end is None:
             return _filtered(raw, spans, self.preprocessing, donning)
@@ -164,7 +164,7 @@ class SessionStore:
 
     @property
     def front_end(self) -> MpfSpec | None:
-        """What makes tokens of the signal; None where the encoder takes the signal."""
+        """The front end that turns the signal into tokens; None when the encoder reads the signal itself."""
         return self._statistics.front_end
 
     @property
@@ -191,13 +191,13 @@ class WindowDataset(Dataset[Window]):
 
         sessions: rows of the store's corpus
         with_pose: leave out windows in which the fit of any pose failed
-        stride_samples: in place of the recipe's
+        stride_samples: instead of the recipe's
         """
         self.store = store
         self.with_pose = with_pose
         self.window_samples = store.recipe.windows.window_samples
         self._step = store.recipe.pose.decimation
-        self.grid = math.lcm(self._step, store.hop_samples)  # of places where a window may start
+        self.grid = math.lcm(self._step, store.hop_samples)  # windows may start at multiples of this
         self.input_shape = store.input_shape
         stride = stride_samples or store.recipe.windows.stride_samples
         found = [self._starts(number, stride) for number in sessions]
@@ -229,7 +229,7 @@ class WindowDataset(Dataset[Window]):
         joints, n_steps = self.store.recipe.n_joints, self.input_shape[1]
         emg = np.empty((len(places), *self.input_shape), np.float32)
         pose = np.empty((len(places), joints, n_samples // step), np.float32)
-        for at in np.argsort(places[:, 0], kind="stable"):  # session by session, whatever the order asked for
+        for at in np.argsort(places[:, 0], kind="stable"):  # session by session, to open each only once
             number, start = places[at]
             track = self.store.track(int(number))
             emg[at] = track.emg[:, start // hop : start // hop + n_steps]
@@ -239,7 +239,7 @@ class WindowDataset(Dataset[Window]):
         return WindowBatch(torch.from_numpy(emg), torch.from_numpy(pose), stage, session, start)
 
     def admissible(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which windows lie inside one gap-free stretch and, where poses count, hold no failed one.
+        """Which windows lie inside one gap-free stretch and, if poses are needed, hold no failed one.
 
         places: (B, 2), session and start
         returns: (B,)
@@ -264,7 +264,7 @@ class WindowDataset(Dataset[Window]):
 
 
 def _meets(stretches: Sequence[tuple[int, int]], start: NDArray[np.int64], window_samples: int) -> NDArray[np.bool_]:
-    """Which windows share a sample with any of the stretches, which are apart and in order, (n_windows,)."""
+    """Which windows overlap any of the stretches, which are disjoint and sorted, (n_windows,)."""
     if not stretches:
         return np.zeros(len(start), bool)
     first, last = np.array(stretches, np.int64).T
@@ -305,7 +305,7 @@ def fit_statistics(corpus: Corpus, recipe: Recipe) -> Statistics:
 
 
 def _typical_level_uv(corpus: Corpus, recipe: Recipe, numbers: Sequence[int]) -> float | None:
-    """The geometric mean of the channel levels of some sessions: the best guess for one that was not calibrated."""
+    """The geometric mean of the channel levels of some sessions, used for a session that was not calibrated."""
     donnings = Donnings(corpus, recipe, recipe.preprocessing(1.0))
     levels_uv = [donnings.live_levels_uv(corpus.rows[number]) for number in numbers]
     measured = [level for level in levels_uv if level is not None]
@@ -313,7 +313,7 @@ def _typical_level_uv(corpus: Corpus, recipe: Recipe, numbers: Sequence[int]) ->
 
 
 def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The poses of a session and where they are valid: as recorded, or drawn for its gesture where the recipe says so.
+    """The poses of a session, recorded or, if the recipe says so, drawn for its gesture, and where they are valid.
 
     returns: (n_samples, J) radians, (n_samples,)
     """
@@ -328,7 +328,7 @@ def poses_of(session: Session, row: Row, recipe: Recipe) -> tuple[NDArray[np.flo
 def _filtered(
     raw: NDArray[np.float32], spans: Sequence[tuple[int, int]], spec: Preprocessing, donning: Donning
 ) -> NDArray[np.float32]:
-    """Filter each gap-free stretch of raw signal, (n_samples, C), from its start, (C, n_samples)."""
+    """Filter each gap-free stretch of raw signal, (n_samples, C), from its start; returns (C, n_samples)."""
     out = np.empty((raw.shape[1], raw.shape[0]), np.float32)
     for first, last in spans:
         out[:, first:last] = InputStream(spec, None, raw.shape[1], donning)(raw[first:last]).T
