@@ -1,7 +1,7 @@
-"""How large the activations of a fused encoder get, and the 8-bit unit that serves each of them best.
+"""Measure the activations of a fused encoder, and choose the best 8-bit unit (quantisation step) for each of them.
 
-The unit minimises the squared error over the calibration windows: a rare large value may be cut, if the many small ones
-gain more by it. Where a range is one head's, there is a unit per head.
+The unit minimises the squared error over the calibration windows: rare large values may be clipped if the many small
+ones gain more. Queries, keys and values have one unit per head.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from cpep_export.fused import FusedBlock, FusedEncoder
 
 _SHARES = np.linspace(0.3, 1.0, 15)  # of the largest value, tried as the end of the range
-_MAX_VALUES = 200_000  # looked at for one range
+_MAX_VALUES = 200_000  # considered for one range
 _GELU_LOWEST = -4.5  # below it GELU is zero to 5 digits
 
 Float64 = NDArray[np.float64]
@@ -31,7 +31,7 @@ class BlockRanges:
     value: Float64  # (H,)
     mixed: float
     mlp_normed: float
-    hidden: tuple[float, float]  # of what GELU takes
+    hidden: tuple[float, float]  # of GELU's input
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Ranges:
 
 
 def observe(encoder: FusedEncoder, windows: NDArray[np.float32]) -> Ranges:
-    """Run windows, (n, C, T), through the encoder layer by layer and look at what comes by."""
+    """Run windows, (n, C, T), through the encoder layer by layer and measure the activations."""
     with torch.no_grad():
         streams = [tokens_of(encoder, torch.from_numpy(window[None])) for window in windows]
         largest = _largest(streams)
@@ -62,7 +62,7 @@ def observe(encoder: FusedEncoder, windows: NDArray[np.float32]) -> Ranges:
 
 
 def tokens_of(encoder: FusedEncoder, window: Tensor) -> Tensor:
-    """What enters the first block, (1, N, D), for a window, (1, C, T)."""
+    """The input of the first block, (1, N, D), for a window, (1, C, T)."""
     seen: list[Tensor] = []
     hook = next(iter(encoder.blocks)).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
@@ -106,7 +106,7 @@ def _head_units(activations: list[Tensor]) -> Float64:
 
 
 def _hidden_range(values: Float64) -> tuple[float, float]:
-    """From where GELU still is zero to the largest value worth telling from a larger one."""
+    """The range of GELU's input: from where GELU is still zero to the largest value worth resolving."""
     low = max(_GELU_LOWEST, 1.25 * float(values.min()) - 0.1)
     return low, max(127 * _unit(np.maximum(values, 0)), low + 0.1)
 

@@ -1,6 +1,6 @@
 """Compile an emitted folder, for this machine or for a Cortex-M, and run its golden check, here or under QEMU.
 
-The Makefile in the folder knows how; this module calls it and reads what it says.
+The Makefile in the folder does the work; this module calls it and parses its output.
 """
 
 import os
@@ -30,13 +30,13 @@ _PACKAGES = {
 class GoldenResult:
     """The result of one golden stretch."""
 
-    difference: int  # largest, of any number of embedding and mean token, in the last place
+    difference: int  # largest over embedding and mean token, in units of the last place
     gesture_index: int
 
 
 @dataclass(frozen=True, slots=True)
 class CheckRun:
-    """What the check program of one build printed. Counts of instructions are zero where nothing counts them."""
+    """What the check program of one build printed. Instruction counts are zero where they cannot be measured."""
 
     golden: tuple[GoldenResult, ...]
     n_wrong: int
@@ -60,7 +60,7 @@ class Sizes:
 
     code_bytes: int  # of the whole check program: engine, start-up, library
     constant_bytes: int  # of the engine: weights, positions, tables, prototypes
-    ram_bytes: int  # static: the arena and what kernels hold
+    ram_bytes: int  # static: the arena and the kernels' buffers
 
 
 def missing_tool(processor: Processor | None) -> str | None:

@@ -1,7 +1,7 @@
-"""What a bundle for a microcontroller carries beside what every bundle holds: the chip's program and its figures.
+"""The extra content of a bundle for a microcontroller: the chip's program and its figures.
 
 For Cortex-M that is a zip of C sources that compiles by itself, for an Ethos-U an ExecuTorch program with the NPU's
-commands. The bundle stays one for this machine too, so that it is verified, replayed and shown live as any other.
+commands. The bundle also runs on this machine, so it can be verified, replayed and shown live like any other.
 """
 
 import io
@@ -44,7 +44,7 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same sources give the same bytes
 
 @dataclass(frozen=True, slots=True)
 class ChipProgram:
-    """Files of the bundle, and what the manifest says of them."""
+    """Files for the bundle, and their entries in the manifest."""
 
     files: dict[str, bytes]
     spec: CortexMSpec | EthosUSpec
@@ -64,12 +64,12 @@ def chip_program(
     *,
     force: bool = False,
 ) -> ChipProgram:
-    """Make the chip's program, run it here as far as it can be, and compare it with float32.
+    """Make the chip's program, run it on this machine as far as possible, and compare it with float32.
 
     head: of the bundle; None: the index answers
-    force: take a program whose golden inputs end too far from float32, or are taken for another gesture
-    Raises ArtifactError for such a program otherwise, ConfigError for a model that the target cannot take or the chip
-    cannot hold, and for a missing tool.
+    force: accept a program whose results on golden inputs are too far from float32, or are another gesture
+    Raises ArtifactError for such a program without force; ConfigError for a model that the target cannot run or the
+    chip cannot hold, and for a missing tool.
     """
     encoder = FusedEncoder(checkpoint.emg).eval()
     if target == "cortex-m":
@@ -211,7 +211,7 @@ def _ethos_u(
 
 
 def golden_reasons(cosines: Sequence[float]) -> tuple[str, ...]:
-    """Why a program should not be shipped: how far its golden inputs end from float32."""
+    """Reasons not to ship a program: how far its results on golden inputs are from float32."""
     worst, mean = int(np.argmin(cosines)), float(np.mean(cosines))
     if mean >= MIN_MEAN_COSINE:
         return ()

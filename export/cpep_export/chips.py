@@ -1,4 +1,4 @@
-"""How much memory a microcontroller has, and a few that wristbands are built on."""
+"""The memory limits of microcontrollers, with a few chips that are used in wristbands."""
 
 from dataclasses import dataclass, replace
 
@@ -11,13 +11,13 @@ _KIB = 1024
 class Chip:
     """The limits of a microcontroller."""
 
-    ram_bytes: int | None = None  # None: not said, and not checked
+    ram_bytes: int | None = None  # None: unknown and not checked
     flash_bytes: int | None = None
     name: str = "the chip"
     has_floats: bool = True  # a floating-point unit
 
     def check(self, ram_bytes: int, flash_bytes: int) -> None:
-        """Raises ConfigError, by how much, when a model needs more than there is."""
+        """Raise ConfigError, saying by how much, when a model needs more memory than the chip has."""
         for what, needed, has in (("RAM", ram_bytes, self.ram_bytes), ("flash", flash_bytes, self.flash_bytes)):
             if has is not None and needed > has:
                 raise ConfigError(
@@ -26,7 +26,7 @@ class Chip:
                 )
 
     def check_floats(self) -> None:
-        """Raises ConfigError for a chip that cannot run a front end in single precision."""
+        """Raise ConfigError for a chip that cannot run a front end in single precision."""
         if not self.has_floats:
             raise ConfigError(
                 f'{self.name} has no floating-point unit, which front_end "mpf" needs: choose another chip, or train '
@@ -36,10 +36,10 @@ class Chip:
 
 NO_LIMIT = Chip()
 
-# RAM and non-volatile memory, KiB, all of it: what a firmware takes besides is not known here. Sources: Alif's headers
+# Total RAM and non-volatile memory, KiB; the rest of the firmware's share is not subtracted. Sources: Alif's headers
 # of E1C and E7 (alif_ensemble-cmsis-dfp); Zephyr's pages of Ambiq's evaluation boards and its device tree of nRF5340,
-# the application core; Nordic's datasheet of nRF54L15; what STMicroelectronics says of U575 in MLPerf Tiny v1.1;
-# Raspberry Pi's datasheets of RP2040 and of the Pico, whose flash is outside.
+# the application core; Nordic's datasheet of nRF54L15; STMicroelectronics' entry for U575 in MLPerf Tiny v1.1;
+# Raspberry Pi's datasheets of RP2040 and of the Pico, which has external flash.
 _MEMORY_KIB = {
     "alif-e1c": (512, 1536),
     "alif-e7": (13824, 5632),
@@ -54,9 +54,9 @@ _WITHOUT_FLOATS = ("rp2040",)  # Cortex-M0+
 
 
 def find_chip(name: str | None, ram_kib: int | None = None, flash_kib: int | None = None) -> Chip:
-    """A chip by its name, in any case; what is said of its memory takes the place of what is published.
+    """A chip by its name, ignoring case; given memory sizes replace the published ones.
 
-    Raises ConfigError, with the names that are known, for another.
+    Raises ConfigError that lists the known names for an unknown one.
     """
     chip = NO_LIMIT
     if name is not None:

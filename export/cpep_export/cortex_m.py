@@ -1,10 +1,10 @@
-"""Export to bare-metal Cortex-M: C sources of the model beside the engine, checked before they are handed out.
+"""Export to bare-metal Cortex-M: C sources of the model and the engine, checked before they are released.
 
-The encoder goes along where the answer needs it: not where a head reads tokens alone and knows every gesture.
+The encoder is left out when it is not needed, that is when a head reads tokens alone and knows every gesture.
 
-What is written is a folder that compiles by itself: `engine/` and `board/` from `export/mcu/`, the model's `config.h`
-and `model.c`, golden stretches, the Makefile, and `report.json`. The golden stretches carry the bits that the build for
-this machine gives; every other build must give the same.
+The output is a folder that compiles by itself: `engine/` and `board/` from `export/mcu/`, the model's `config.h` and
+`model.c`, golden stretches, the Makefile, and `report.json`. The golden stretches hold the exact results of the build
+for this machine; every other build must give the same bits.
 """
 
 import json
@@ -45,12 +45,12 @@ from cpep_export.prototypes import Prototypes
 
 REPORT_FILE = "report.json"
 UV_PER_COUNT = 0.1  # of a 16-bit converter of +-3.3 mV
-TOKEN_HEADROOM = 1.5  # over the largest number of a token in calibration, where the encoder's input ends
+TOKEN_HEADROOM = 1.5  # limit of the encoder's input, relative to the largest token entry in calibration
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceHead:
-    """The front end of a bundle and the head behind it."""
+    """The front end of a bundle and the head that follows it."""
 
     front_end: MpfSpec
     spec: HeadSpec | None = None  # None: the prototypes answer
@@ -60,19 +60,19 @@ class DeviceHead:
     ] = ()  # of each window to compare: the head's as that wearer's calibration has it
 
     def answers_alone(self, n_gestures: int) -> bool:
-        """Whether the encoder is never asked."""
+        """Whether the encoder is never needed."""
         return self.spec is not None and self.spec.reads == "tokens" and len(self.spec.gestures) == n_gestures
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """The engine against float32, on the same windows; cosines are those of what decides: embedding, or mean token."""
+    """The engine against float32 on the same windows. Cosines are of what decides: the embedding or the mean token."""
 
     n_windows: int
     min_cosine: float
     mean_cosine: float
     votes_kept: float  # share
-    token_error: float  # largest, of any number of a golden window's mean token; 0: no front end
+    token_error: float  # largest error of any entry of a golden window's mean token; 0: no front end
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class TargetRun:
 
     @property
     def ram_bytes(self) -> int:
-        """All that it takes: the arena, what kernels hold, and the stack that was touched."""
+        """All RAM in use: the arena, the kernels' buffers, and the stack that was touched."""
         return self.sizes.ram_bytes + self.check.stack_bytes
 
 
@@ -102,12 +102,12 @@ class CortexMReport:
 
 @dataclass(frozen=True, slots=True)
 class CortexMExport:
-    """The report of what was written, and the output of its engine."""
+    """The report of an export, and the output of its engine."""
 
     report: CortexMReport
     embedded: NDArray[np.float32]  # (n, E), the evaluation's windows; (n, 0) without an encoder
     votes: list[Vote]  # of the same
-    golden_index: list[int]  # gestures that the golden stretches are taken for
+    golden_index: list[int]  # the engine's answers to the golden stretches
 
 
 def export_cortex_m(
@@ -130,14 +130,14 @@ def export_cortex_m(
 ) -> CortexMExport:
     """Write the folder `out`, whole or not at all, and check it.
 
-    calibration: (n, n_inputs, n_steps) float32, as the encoder takes them, as varied as what the device will see
+    calibration: (n, n_inputs, n_steps) float32, inputs of the encoder, as varied as the device's will be
     golden_uv: (n, n_samples, C) float32, microvolts, a window or more; rounded to counts
-    behind: the front end whose tokens the encoder takes, and the head; None: it takes the signal
+    behind: the front end whose tokens the encoder reads, and the head; None: it reads the signal itself
     masked: channels of the band, from 0, that were dead while training
     evaluation: windows to compare with float32; by default the calibration windows
     uv_per_count: of the converter whose counts the firmware pushes
-    block_tokens: tokens worked on together; fewer take less memory and read the weights more often
-    chip: refuse what does not fit
+    block_tokens: tokens computed together; fewer need less memory but read the weights more often
+    chip: refuse a model that does not fit it
     run_on: processors to compile for and to run under QEMU
     Raises ConfigError for a model that the engine cannot run or the chip cannot hold and for a missing tool; DataError
     for windows of another shape; ArtifactError when a build does not give the golden bits.
@@ -189,7 +189,7 @@ def export_cortex_m(
 
 
 def write_sources(folder: Path, model: DeviceModel) -> None:
-    """The engine and the model's C, all but the golden stretches."""
+    """Write the engine and the model's C sources, without the golden stretches."""
     source = _engine_folder()
     for part in ("engine", "board"):
         shutil.copytree(source / part, folder / part)
@@ -201,27 +201,27 @@ def write_sources(folder: Path, model: DeviceModel) -> None:
 
 
 def write_golden(folder: Path, stretches: Sequence[GoldenStretch]) -> None:
-    """`golden.c`."""
+    """Write `golden.c`."""
     with (folder / "golden.c").open("w") as file:
         file.writelines(golden_source(stretches))
 
 
 def build_host(folder: Path, model: DeviceModel, objects: Path) -> HostEngine:
-    """The engine for this machine. Raises ConfigError when there is no compiler."""
+    """Build the engine for this machine. Raises ConfigError when there is no compiler."""
     compile_for(folder, "library", objects)
     return HostEngine(objects / "host" / "libcpep.so", model)
 
 
 def to_counts(signal_uv: NDArray[np.float32], uv_per_count: float) -> NDArray[np.int32]:
-    """Microvolts as a converter gives them."""
+    """Convert microvolts to counts of a converter."""
     counts: NDArray[np.int32] = np.rint(signal_uv.astype(np.float64) / uv_per_count).astype(np.int32)
     return counts
 
 
 def golden_stretch(engine: HostEngine, model: DeviceModel, counts: NDArray[np.int32]) -> GoldenStretch:
-    """Run counts, (n_samples, C), through the whole way from rest, and keep what they give.
+    """Run counts, (n_samples, C), through the whole engine after a reset, and keep the results.
 
-    Blocks end where the signal does, as in `cpep_edge.input_stream.InputStream.last_window`.
+    Blocks are aligned to the end of the signal, as in `cpep_edge.input_stream.InputStream.last_window`.
     """
     first = 0 if model.front_end is None else -len(counts) % model.front_end.hop_samples
     engine.reset(first)
@@ -230,9 +230,9 @@ def golden_stretch(engine: HostEngine, model: DeviceModel, counts: NDArray[np.in
 
 
 def check_golden_on(folder: Path, build: Build, objects: Path) -> CheckRun:
-    """Compile for a processor, run the golden stretches there and compare bits.
+    """Compile for a processor, run the golden stretches there and compare the bits.
 
-    Raises ArtifactError with the first stretch that differs, and by how much.
+    Raises ArtifactError that names the first stretch that differs, and by how much.
     """
     compile_for(folder, build, objects)
     run = run_check(folder, build, objects)
@@ -250,9 +250,9 @@ def compare(
     windows: Iterable[NDArray[np.float32]],
     means: Sequence[NDArray[np.float32]] = (),
 ) -> tuple[Fidelity, NDArray[np.float32], list[Vote]]:
-    """Embeddings and answers of the engine against those of float32; windows: each (n_inputs, n_steps).
+    """Compare embeddings and answers of the engine with those of float32; windows: each (n_inputs, n_steps).
 
-    means: of the head on each window's wearer; none: the model's own
+    means: the head's means for each window's wearer; empty: the model's own
     """
     stored = model.prototypes
     index = build_index(stored.embedding, stored.gesture_index, 0, stored.gesture_penalty)
@@ -290,7 +290,7 @@ def _expected(
 
 
 def _token_error(model: DeviceModel, golden: Sequence[GoldenStretch]) -> float:
-    """Largest difference of any number of a golden window's mean token to the runtime's."""
+    """Largest difference of any entry of a golden window's mean token from the runtime's."""
     if model.front_end is None:
         return 0.0
     stream = InputStream(model.preprocessing, model.front_end, model.n_channels, Donning().lacking(model.masked))
@@ -302,7 +302,7 @@ def _token_error(model: DeviceModel, golden: Sequence[GoldenStretch]) -> float:
 
 
 def nearest_vote(prototypes: Prototypes, embedding: NDArray[np.float32], n_neighbours: int) -> Vote:
-    """The vote of an embedding, (E,), among prototypes searched whole."""
+    """The vote of an embedding, (E,), by an exhaustive search of the prototypes."""
     similarity = prototypes.embedding @ embedding
     nearest = np.argsort(prototypes.penalty - similarity, kind="stable")[:n_neighbours]
     return vote(prototypes.gesture_index[nearest], similarity[nearest])
@@ -356,10 +356,10 @@ def _weight_bytes(model: DeviceModel) -> int:
 
 
 def count_multiply_adds(encoder: IntegerEncoder, n_prototypes: int) -> int:
-    """Of one window and one coarse search among prototypes; how many are compared in full depends on the window.
+    """The multiply-adds of one window and one coarse search; how many prototypes are compared in full depends on it.
 
-    Counted are products of activations with weights or with each other, as the engine computes them: only [CLS] leaves
-    the last block. What fills up vectors is not counted; nor are norms, the softmax and the filter, below 1 % together.
+    These are products of activations with weights or with each other, as the engine computes them: only [CLS] leaves
+    the last block. Padding is not counted, nor are norms, softmax and filter, which are below 1 % together.
     """
     n, d = encoder.n_tokens, encoder.width
     n_queries = (len(encoder.blocks) - 1) * n + 1  # rows that leave a block, over all blocks
@@ -371,7 +371,7 @@ def count_multiply_adds(encoder: IntegerEncoder, n_prototypes: int) -> int:
 
 
 def _multiply_adds(model: DeviceModel) -> int:
-    """Of one window: encoder and search, and the head. What filters and logarithms take, no product tells."""
+    """The multiply-adds of one window: encoder, search and head, without filters and logarithms."""
     n = 0 if model.encoder is None else count_multiply_adds(model.encoder, len(model.prototypes.embedding))
     if model.head is not None:
         r = model.head.means.shape[1]

@@ -1,8 +1,9 @@
-"""Lower the EMG encoder and choose its quantisation by the votes it keeps.
+"""Lower the EMG encoder and choose its quantisation by how many votes it preserves.
 
-Static int8 is the smallest and one delegate whole, but on a weak model it may cost votes; int8 weights with activations
-measured at each inference cost fewer, float32 none. "auto" tries them in this order and takes the first that keeps
-accuracy and votes as `cpep_export.ladder` asks; a quantisation asked for by name that does not is refused, or forced.
+Static int8 is the smallest and runs as one delegate, but may change votes of a weak model. Int8 weights with activation
+ranges measured at each inference change fewer votes, float32 none. "auto" tries them in this order and takes the first
+that keeps accuracy and votes within the limits of `cpep_export.ladder`. A quantisation chosen by name that exceeds them
+is refused unless forced.
 """
 
 import logging
@@ -45,16 +46,16 @@ class DeviceProgram:
     encoder: EmgEncoder
     embedded: NDArray[np.float32]  # (Q, D), the ladder's queries
     forced: tuple[str, ...]  # reasons to refuse it that were overruled
-    passed_over: tuple[str, ...]  # quantisations tried before, and why they were not taken
+    passed_over: tuple[str, ...]  # quantisations that were tried first, and why they were rejected
 
 
 def device_program(
     checkpoint: Checkpoint, evaluation: EvaluationSet, ladder: Ladder, choice: Choice, *, force: bool
 ) -> DeviceProgram:
-    """Climb the ladder from the trained module to the program on the device.
+    """Make the device's program from the trained module, and measure every step on the ladder.
 
-    Raises ArtifactError when the rewritten encoder is not the trained one, when XNNPACK leaves operators outside, or
-    when the program loses too much and `force` is not given.
+    Raises ArtifactError when the rewritten encoder differs from the trained one, when XNNPACK leaves operators outside,
+    or when the program loses too much and `force` is not given.
     """
     streams = checkpoint.emg.encoder.config.block_patches > 0
     fused = (StreamingStep if streams else FusedEncoder)(checkpoint.emg).eval()

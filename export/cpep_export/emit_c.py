@@ -1,6 +1,6 @@
-"""Write a model as C: its filter, front end, head, integer encoder and prototypes; config.h, model.c, golden.c.
+"""Write a model as C (config.h, model.c, golden.c): its filter, front end, head, integer encoder and prototypes.
 
-The engine under `export/mcu/` is compiled against them. Its headers say what every array means.
+The engine under `export/mcu/` is compiled with these files. Its headers explain every array.
 """
 
 import math
@@ -29,7 +29,7 @@ _NUMBERS_A_LINE = 32
 
 @dataclass(frozen=True, slots=True)
 class DeviceModel:
-    """All that the engine is compiled with."""
+    """Everything that the engine is compiled with."""
 
     encoder: IntegerEncoder | None  # None: the head reads tokens and knows every gesture
     preprocessing: Preprocessing
@@ -37,7 +37,7 @@ class DeviceModel:
     prototypes: Prototypes
     gestures: tuple[str, ...]
     n_neighbours: int  # that vote
-    block_tokens: int  # worked on together: more hold more memory, fewer read the weights more often
+    block_tokens: int  # computed together: more need more memory, fewer read the weights more often
     n_channels: int
     n_steps: int  # of a window: samples or tokens
     front_end: MpfSpec | None = None
@@ -47,7 +47,7 @@ class DeviceModel:
 
     @property
     def n_inputs(self) -> int:
-        """Numbers of a step."""
+        """Numbers per step."""
         return self.n_channels if self.front_end is None else self.front_end.n_features
 
     @property
@@ -77,7 +77,7 @@ class StoredPrototypes:
 
 @dataclass(frozen=True, slots=True)
 class GoldenStretch:
-    """Counts and what they must give."""
+    """Counts, and the results that they must give."""
 
     counts: NDArray[np.int32]  # (n_samples, C)
     first_index: int  # of the first sample: tokens begin at whole multiples of their hop
@@ -161,10 +161,10 @@ def golden_source(stretches: Sequence[GoldenStretch]) -> Iterator[str]:
 
 
 def stored_prototypes(prototypes: Prototypes) -> StoredPrototypes:
-    """Prototypes as a coarse and a fine row each, in one unit for all, as large as 8 bits and 32-bit products allow.
+    """Prototypes as a coarse and a fine row each, with a common unit, as large as 8 bits and 32-bit products allow.
 
-    They come in an order that mixes the gestures: the engine compares only those in full that can be among the nearest,
-    and a third fewer can when the first few have already been of every gesture.
+    Their order mixes the gestures. The engine compares in full only prototypes that can still be among the nearest, and
+    these are a third fewer when the first few already cover every gesture.
     """
     order = np.random.default_rng(0).permutation(len(prototypes.embedding))
     embedding = prototypes.embedding[order].astype(np.float64)
@@ -175,7 +175,7 @@ def stored_prototypes(prototypes: Prototypes) -> StoredPrototypes:
 
 
 def choose_block_tokens(n_tokens: int, at_most: int = 32) -> int:
-    """Equal blocks, of a multiple of six tokens, because the kernels take three or six rows at once."""
+    """Choose equal blocks of a multiple of six tokens, because the kernels process three or six rows at once."""
     n_blocks = -(-n_tokens // at_most)
     return -(-n_tokens // (6 * n_blocks)) * 6
 
@@ -202,7 +202,7 @@ def _front_end_arrays(spec: MpfSpec) -> Iterator[str]:
     bands = []
     for band in spec.bands:
         rows = [(b0, b1, b2, -a1, -a2) for b0, b1, b2, _, a1, a2 in band.sos]
-        rows += [(1.0, 0.0, 0.0, 0.0, 0.0)] * (n_sections - len(rows))  # that change nothing
+        rows += [(1.0, 0.0, 0.0, 0.0, 0.0)] * (n_sections - len(rows))  # neutral sections
         bands.append(", ".join(f"{{{', '.join(_numbers(np.array(row, np.float32)))}}}" for row in rows))
     lines = ",\n".join(f"    {{{band}}}" for band in bands)
     yield f"static const cpep_band_section bands[CPEP_BANDS][CPEP_BAND_SECTIONS] = {{\n{lines},\n}};\n\n"
@@ -290,9 +290,9 @@ def _encoder_fields(encoder: IntegerEncoder, stored: StoredPrototypes) -> list[s
 
 
 def filter_integers(sos: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
-    """b0, b1, b2, -a1, -a2 of every section and its gain for a constant level, in 2^-29.
+    """b0, b1, b2, -a1, -a2 of every section and its DC gain, in units of 2^-29.
 
-    Raises ConfigError when a coefficient is too large for that.
+    Raises ConfigError when a coefficient is too large for this format.
     """
     rows = []
     for b0, b1, b2, a0, a1, a2 in sos:
@@ -359,7 +359,7 @@ def _array(kind: str, name: str, values: NDArray[np.generic]) -> str:
 
 
 def _numbers(values: NDArray[np.generic]) -> list[str]:
-    """Every number as C has it, to the last bit."""
+    """Format every number for C without loss."""
     flat = values.ravel().tolist()
     return list(map(_number, flat)) if np.issubdtype(values.dtype, np.floating) else list(map(str, flat))
 
@@ -369,6 +369,6 @@ def _number(value: float) -> str:
 
 
 def _text(name: str) -> str:
-    """A C string; what is not plain ASCII becomes octal bytes."""
+    """A C string literal; characters outside plain ASCII become octal escapes."""
     plain = "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in name.encode())
     return f'"{plain}"'

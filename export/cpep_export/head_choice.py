@@ -1,11 +1,10 @@
-"""Choose what answers for gestures whose EMG was trained on: the poses nearest to the embedding, or a head.
+"""Choose what classifies gestures whose EMG was trained on: the poses nearest to the embedding, or a head.
 
 A head reads the front end's tokens, the encoder's embedding, or both. Each is fitted on training people, adapted to
-each wearer by the unlabelled calibration as it will be live, and judged by people whom the training only watched (its
-validation split); the best one goes into the bundle, and what the others read is written down. A head on tokens alone
-is the plain classifier that an encoder has to beat.
+each wearer by the unlabelled calibration, as in live use, and scored on people of the validation split. The best one
+goes into the bundle, and the scores of the others are recorded. A head on tokens alone is the baseline for an encoder.
 
-Shapes: Q queries, F numbers a token, D of the embedding, K gestures.
+Shapes: Q queries, F numbers per token, D of the embedding, K gestures.
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from cpep_train.windows import WindowDataset
 
 HEAD_FILE = "head.npz"
 FITTING_WINDOWS = 20_000
-TYPICAL_KEPT = 0.95  # of right answers, by the typicality below which the index may answer in the head's place
+TYPICAL_KEPT = 0.95  # share of right answers above the typicality limit; below it the index may answer
 _AT_ONCE = 256
 
 Reads = Literal["tokens", "embedding", "both"]
@@ -38,14 +37,14 @@ HeadChoice = Literal["auto", "index", "tokens", "embedding", "both"]  # index: p
 
 @dataclass(frozen=True, slots=True)
 class ChosenHead:
-    """The head of a bundle, and what it was chosen over."""
+    """The head of a bundle, and the alternatives."""
 
     spec: HeadSpec
     head: Head
     means: dict[DonningKey, NDArray[np.float32]]  # in each donning, adapted by the calibration
 
     def of_donning(self, key: DonningKey) -> Head:
-        """The head as it is after that session's calibration."""
+        """The head after the calibration of that session."""
         return replace(self.head, means=self.means[key]) if key in self.means else self.head
 
 
@@ -56,11 +55,11 @@ def choose_head(
     seed: int,
     choice: HeadChoice = "auto",
 ) -> ChosenHead | None:
-    """The head that a bundle carries; None where the encoder takes the signal itself.
+    """The head for a bundle; None when the encoder reads the signal itself.
 
-    index_answers: (Q,), what the poses of trained gestures make of each query
-    choice: what is to answer; "auto": what reads most of the validation windows, which favours the embedding where
-        these are of people who were trained on too, because the encoder knows them and not the next wearer
+    index_answers: (Q,), answers of the poses of trained gestures to each query
+    choice: what is to answer; "auto": the most accurate on the validation windows. That favours the embedding if these
+        are of people who were trained on too, because the encoder knows them but not the next wearer.
     """
     if checkpoint.front_end is None or checkpoint.head is None:
         return None
@@ -99,7 +98,7 @@ def choose_head(
 
 
 def fitted_heads(checkpoint: Checkpoint, evaluation: EvaluationSet, seed: int) -> dict[Reads, Head]:
-    """The candidates, fitted on training windows; the one on tokens comes with the checkpoint."""
+    """The candidates, fitted on training windows; the one on tokens is part of the checkpoint."""
     if checkpoint.head is None:
         return {}
     windows, places = drawn_windows(evaluation, FITTING_WINDOWS, seed)
@@ -160,7 +159,7 @@ def _inputs(checkpoint: Checkpoint, windows: WindowDataset, places: NDArray[np.i
 
 
 def _calibrations(checkpoint: Checkpoint, queries: Examples, keys: list[DonningKey]) -> dict[DonningKey, _Inputs]:
-    """What the head reads of each session's calibration, a tenth of a second apart."""
+    """The heads' inputs from each session's calibration, a tenth of a second apart."""
     store = queries.dataset.store
     if not store.recipe.calibration.asked:
         return {}

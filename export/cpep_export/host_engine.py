@@ -1,6 +1,6 @@
 """The microcontroller engine, compiled for this machine and called from Python.
 
-It gives the same bits as on the target, so that accuracy is measured here, on as many windows as one likes.
+It gives the same bits as on the target, so accuracy can be measured here, on any number of windows.
 """
 
 import ctypes
@@ -50,7 +50,7 @@ class HostEngine:
         self._model = model
         self.arena_bytes = int(self._c.cpep_size_bytes())
         self._state = np.zeros(-(-self.arena_bytes // 8), np.int64)
-        self._worn: tuple[NDArray[np.generic], ...] = ()  # what the engine points to
+        self._worn: tuple[NDArray[np.generic], ...] = ()  # keeps arrays alive that the engine points to
         self.reset()
 
     def reset(self, sample_index: int = 0) -> None:
@@ -58,7 +58,10 @@ class HostEngine:
         self._c.cpep_reset(_at(self._state), ctypes.c_uint32(sample_index))
 
     def calibrate(self, donning: Donning) -> None:
-        """Fit the engine to one donning. Raises ValueError for one that cannot be: fewer than two live electrodes."""
+        """Adapt the engine to one donning.
+
+        Raises ValueError if its order is not a permutation or fewer than two electrodes are live.
+        """
         model = self._model
         level_uv, scale_uv = donning.level_uv, model.preprocessing.scale_uv
         gain = np.ones(model.n_channels) if level_uv is None else scale_uv / level_uv.astype(np.float64)
@@ -83,7 +86,7 @@ class HostEngine:
         self._c.cpep_push_samples(_at(self._state), _at(samples), ctypes.c_uint32(len(samples)))
 
     def window(self) -> NDArray[np.float32]:
-        """The last steps as the encoder takes them, (n_inputs, n_steps), oldest first."""
+        """The last steps in the encoder's units, (n_inputs, n_steps), oldest first."""
         model = self._model
         shape, is_signal = (model.n_steps, model.n_inputs), model.front_end is None
         steps = np.zeros(shape, np.int16) if is_signal else np.zeros(shape, np.float32)
@@ -91,7 +94,7 @@ class HostEngine:
         return np.ascontiguousarray(steps.T * (model.input_step if is_signal else 1), np.float32)
 
     def load(self, window: NDArray[np.float32]) -> None:
-        """Put a window, (n_inputs, n_steps), in the place of the last steps."""
+        """Replace the last steps by a window, (n_inputs, n_steps)."""
         model = self._model
         if model.front_end is None and model.encoder is not None:
             steps: NDArray[np.generic] = model.encoder.to_integers(window)
@@ -128,7 +131,7 @@ class HostEngine:
         return _vote(self._c.cpep_recognise(_at(self._state)))
 
     def recognise_integers(self) -> tuple[int, ...]:
-        """The answer's own numbers: gesture, then share, similarity and every gesture's share in 2^-24."""
+        """The answer in integers: gesture, then share, similarity and every gesture's share in units of 2^-24."""
         self._c.cpep_take_window(_at(self._state))
         vote = self._c.cpep_recognise(_at(self._state))
         return vote.gesture, vote.share, vote.similarity, *vote.shares
@@ -160,11 +163,11 @@ class HostDecider:
 
     @property
     def gesture(self) -> str:
-        """The decision that stands."""
+        """The current decision."""
         return self._states[int(self._decider[0])]
 
     def update(self, vote: Vote | None) -> bool:
-        """Take in one window, None for a quiet one; returns whether the decision changed."""
+        """Process the vote of one window, None for a quiet one; returns whether the decision changed."""
         if vote is None:
             return bool(self._c.cpep_decide(_at(self._decider), None))
         shares = (ctypes.c_int32 * (len(self._states) - 1))(*(round(share * _ONE) for share in vote.shares))
@@ -179,5 +182,5 @@ def _vote(vote: ctypes.Structure) -> Vote:
 
 
 def _at(array: NDArray[np.generic]) -> ctypes.c_void_p:
-    """The address of an array, which must have a name: it does not keep the array alive."""
+    """The address of an array. The caller must hold a reference, because the pointer does not keep the array alive."""
     return ctypes.c_void_p(array.ctypes.data)

@@ -1,7 +1,7 @@
-"""The accuracy ladder: what each step from the trained module to the deployed bundle costs, on the same windows.
+"""The accuracy ladder: accuracy of each step from the trained module to the deployed bundle, on the same windows.
 
-Each step answers the same questions, zero-shot as in `cpep_train.evaluate`: seen gestures among the seen, unseen ones
-among the unseen, and both among all. All gestures together make the vote that is compared with the first step's.
+Each step is scored on the same zero-shot tests as in `cpep_train.evaluate`: seen gestures among the seen, unseen ones
+among the unseen, and both among all. The votes among all gestures are compared with those of the first step.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,19 +17,19 @@ from cpep_edge.spread import evenly_spread
 from cpep_train.evaluate import N_NEIGHBOURS, Embed, EvaluationSet, Examples, answers, balanced_accuracy
 from cpep_train.seen_penalty import with_seen_penalty
 
-MAX_WINDOWS = 3_000  # a window costs some 20 ms over all steps
-MAX_LOSS = 0.01  # of balanced accuracy, by the program; a point
-MIN_VOTE_AGREEMENT = 0.98  # of the program's votes with the module's
+MAX_WINDOWS = 3_000  # all steps together take some 20 ms per window
+MAX_LOSS = 0.01  # of balanced accuracy that the program may lose; one percentage point
+MIN_VOTE_AGREEMENT = 0.98  # share of the program's votes that must equal the module's
 MODULE, FUSED, GRAPH = "fp32 module", "fused fp32", "quantised graph"
 PROGRAM, INDEX, LIVE = "program on the device", "compact index", "replayed as live"
 HEAD = "head, adapted by the calibration"
-CHIP = "integers of the microcontroller"  # and the same index or head
+CHIP = "integers of the microcontroller"  # with the same index or head
 
 Answer = Callable[[NDArray[np.bool_]], NDArray[np.int64]]  # gestures that may answer, (K,), to one answer a query
 
 
 class Ladder:
-    """The questions of one evaluation, and the steps that have answered them."""
+    """The queries of one evaluation, and the steps that were scored on them."""
 
     def __init__(self, evaluation: EvaluationSet, references: NDArray[np.float32], seen_penalty: float = 0.0) -> None:
         """references: (R, D), the embedded poses of the evaluation
@@ -42,7 +42,7 @@ class Ladder:
         self.steps: tuple[LadderStep, ...] = ()
 
     def climb_by_embedding(self, step: str, embedding: NDArray[np.float32]) -> None:
-        """Add a step that embeds in its own way, (Q, D), and looks all references up exactly."""
+        """Add a step with its own embeddings, (Q, D), and an exact search of all references."""
         everyone = np.ones(len(self.evaluation.queries), bool)
         asking, asked = with_seen_penalty(self.evaluation, embedding, self._references, self._penalty)
         self._climb(step, lambda allowed: answers(self.evaluation, asking, asked, everyone, allowed, N_NEIGHBOURS))
@@ -59,7 +59,7 @@ class Ladder:
         self._climb(step, answer)
 
     def climb_by_votes(self, step: str, votes: Sequence[Vote]) -> None:
-        """Add a step whose answers among all gestures are known; seen ones are asked among all, unseen ones too."""
+        """Add a step with known votes among all gestures, which score both seen and unseen gestures."""
         found = np.array([vote.gesture_index for vote in votes], np.int64)
         self._climb(step, lambda allowed: found)
 
@@ -92,7 +92,7 @@ class Ladder:
 
 
 def refusals(steps: tuple[LadderStep, ...]) -> tuple[str, ...]:
-    """Why a bundle should not be made: what its program loses against the trained module beyond what is allowed."""
+    """Reasons not to make a bundle: losses of its program against the trained module beyond the limits."""
     by_name = {step.step: step for step in steps}
     module, program = by_name[MODULE], by_name[PROGRAM]
     reasons = [
@@ -109,7 +109,7 @@ def refusals(steps: tuple[LadderStep, ...]) -> tuple[str, ...]:
 
 
 def one_by_one(encoder: EmgEncoder) -> Embed:
-    """A device's encoder as a function of many windows."""
+    """Wrap a device's encoder as a function of many windows."""
 
     def embed(windows: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack([encoder.embed(window) for window in windows])
@@ -118,7 +118,7 @@ def one_by_one(encoder: EmgEncoder) -> Embed:
 
 
 def _chosen(queries: Examples) -> Examples:
-    """Held-out people where there are any, and not too many windows, evenly spread."""
+    """Queries of held-out people, or of all if none are held out, limited to `MAX_WINDOWS`, evenly spread."""
     places = np.flatnonzero(queries.held_out_user) if queries.held_out_user.any() else np.arange(len(queries))
     kept = places[evenly_spread(len(places), MAX_WINDOWS)]
     return queries.only(kept)

@@ -1,7 +1,7 @@
-"""The windows that a ladder asks about, once more, as they reach the encoder live.
+"""Embed the windows of a ladder again, processed as in live use.
 
-Recordings come raw, frame by frame, through the filter that keeps its state and the ring that windows are cut from, as
-on a device; an evaluation filters a recording whole and cuts it where it lies.
+Raw recordings go frame by frame through the stateful filter and the ring from which windows are cut, as on a device. An
+evaluation, in contrast, filters a whole recording and then cuts it.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def _windows(queries: Examples, session: int, ends: NDArray[np.int64]) -> Iterat
     ring = MirroredRing(n_inputs, n_steps + frame)
     waiting = iter(ends)
     end = next(waiting, None)
-    for first, last in store.layout(session).spans:  # after a gap live signal starts anew
+    for first, last in store.layout(session).spans:  # live processing restarts after a gap
         stream = InputStream(spec, front_end, raw_uv.shape[1], store.donnings.of(row))
         stream.reset(first)
         ring.restart(-(-first // hop) + (0 if front_end is None else front_end.span_samples // hop - 1))

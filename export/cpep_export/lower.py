@@ -1,7 +1,7 @@
 """Lower the encoder to an ExecuTorch program that XNNPACK runs.
 
-The program is fast only when XNNPACK takes all of it: every operator left outside is one for the portable kernels, and
-a cut in the graph besides. What the program holds is counted in the finished program, not in the graph on its way.
+The program is fast only when XNNPACK runs all of it: every operator left outside runs in a portable kernel and also
+splits the graph. Operators are counted in the finished program, not in an intermediate graph.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Program:
 
     content: bytes  # the `.pte`
     n_delegates: int  # sub-graphs that XNNPACK runs
-    operators_outside: tuple[str, ...]  # what it does not run, one name a call
+    operators_outside: tuple[str, ...]  # operators that it does not run, one name per call
     arena_bytes: int  # planned memory outside the delegates; XNNPACK's own workspace comes on top
 
 
@@ -47,7 +47,7 @@ def lower(module: nn.Module, n_channels: int, n_samples: int, state: tuple[Tenso
 def encoder_spec(
     program: Program, fused: FusedEncoder | StreamingStep, quantisation: Quantisation, n_parameters: int
 ) -> EncoderSpec:
-    """What a bundle's manifest says of an encoder that was lowered to this program."""
+    """The manifest entry of an encoder that was lowered to this program."""
     stream = None
     if isinstance(fused, StreamingStep):
         stream = StreamSpec(block_samples=fused.block_samples, n_blocks=fused.n_blocks_seen)
@@ -66,7 +66,7 @@ def encoder_spec(
 
 
 def require_delegated(program: Program) -> Program:
-    """The program itself; raises ArtifactError, naming the operators, when XNNPACK did not take all of it."""
+    """Return the program; raises ArtifactError, naming the operators, when XNNPACK does not run all of it."""
     if program.operators_outside:
         names = ", ".join(sorted(set(program.operators_outside)))
         raise ArtifactError(f"XNNPACK does not run all of the encoder, these operators were left outside: {names}")

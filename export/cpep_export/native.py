@@ -1,7 +1,7 @@
 """Build the torch-free encoder of `export/native` from executorch's wheel, for this machine or another processor.
 
-The wheel carries the C++ headers and libraries it was built with. Three of its libraries, the C library over them and
-a small runner are all that a device needs to run an encoder; they travel in the bundle.
+The wheel contains the C++ headers and libraries it was built with. Three of its libraries, our C library on top of them
+and a small runner are all that a device needs to run an encoder; they are part of the bundle.
 """
 
 import logging
@@ -33,7 +33,7 @@ LICENCE = "LICENSE.executorch"
 SDK_LIBRARIES = ("libexecutorch.so", "libexecutorch_threadpool.so", "libexecutorch_backend_xnnpack.so")
 
 EXECUTORCH_VERSION = "1.5.1"  # the one that compiles the programs
-_SDK_WHEEL_PYTHON = "311"  # which wheel the libraries are taken from; they know nothing of Python
+_SDK_WHEEL_PYTHON = "311"  # the wheel to take the libraries from; they do not depend on Python
 _SDK_WHEEL_SHA256: dict[Architecture, str] = {
     "aarch64": "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a",
 }
@@ -50,11 +50,11 @@ class NativeBuild:
     architecture: Architecture
     libraries: tuple[Path, ...]  # in the order in which they are loaded: the last is the one with the C functions
     runner: Path
-    licence: Path  # of the wheel's libraries, which asks to travel with them
+    licence: Path  # of the wheel's libraries, which must be distributed with them
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that a bundle carries."""
+        """All files for a bundle."""
         return (*self.libraries, self.runner, self.licence)
 
     @property
@@ -87,10 +87,10 @@ def build_native(out: Path, architecture: Architecture) -> NativeBuild:
 
 
 def build_for_target(target: Target, out: Path) -> NativeBuild | None:
-    """Build what a bundle for `target` carries, into the folder `out`.
+    """Build the native files of a bundle for `target` into the folder `out`.
 
-    A bundle for machines like this one does without when it cannot be built here; it then needs torch, and a warning
-    says so. For another processor there is no other way: raises CpepError.
+    If the build fails for machines like this one, the bundle does without these files: it then needs torch, and a
+    warning says so. For another processor they are required, so CpepError is raised.
     """
     architecture = next(known for known, its_target in TARGETS.items() if its_target == target)
     try:
@@ -103,7 +103,7 @@ def build_for_target(target: Target, out: Path) -> NativeBuild | None:
 
 
 def host_target() -> Target:
-    """The target that this machine is."""
+    """The target for this machine."""
     return "linux-aarch64" if host_architecture() == "aarch64" else "linux"
 
 
@@ -131,7 +131,7 @@ def _configuration(cmake: str, compiler: str, architecture: Architecture, sdk: P
 
 
 def _cmake() -> str:
-    """CMake as PyPI brings it; a distribution's is often too old."""
+    """CMake from PyPI, because a distribution's is often too old."""
     try:
         import cmake
     except ImportError as error:
@@ -200,7 +200,7 @@ def _download_wheel(architecture: Architecture, folder: Path) -> Path:
 
 
 def _run(command: Sequence[str], what: str, scratch: str, timeout_s: float = _BUILD_TIMEOUT_S) -> None:
-    environment = {**os.environ, "TMPDIR": scratch}  # a compiler that is killed leaves its files where ours go too
+    environment = {**os.environ, "TMPDIR": scratch}  # so a killed compiler leaves its files in our folder
     try:
         subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True, env=environment)
     except subprocess.TimeoutExpired as error:
@@ -210,6 +210,6 @@ def _run(command: Sequence[str], what: str, scratch: str, timeout_s: float = _BU
 
 
 def _first_error(output: str) -> str:
-    """The line that says what went wrong, out of the pages that a build prints."""
+    """The first line with an error in the output of a build."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it said nothing")

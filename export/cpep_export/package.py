@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: shape, quantise, lower, index, measure what each step cost, and write all at once."""
+"""Make a bundle from a checkpoint: shape, quantise, lower, index, measure each step's loss, and write it atomically."""
 
 import shutil
 from collections.abc import Callable
@@ -138,20 +138,20 @@ def export_bundle(
     """Make the bundle `out`, whole or not at all.
 
     quant: of the EMG encoder; "auto" takes the smallest that keeps the votes
-    head: what answers for gestures whose EMG was trained on; "auto" takes what reads most of the validation windows
+    head: what answers for gestures whose EMG was trained on; "auto" takes the best on the validation windows
     search: how the poses of the index are searched
-    data: the corpus of the training: its training windows calibrate, its training people's poses fill the index, and
-        its other recordings measure what each step cost and become golden inputs
-    native: what runs the encoder on a device without torch, and says which; None: the bundle is for machines with torch
-    chip_target: a microcontroller, whose program goes along; None: the bundle is for Linux alone
-    chip: refuse a microcontroller's program that does not fit
-    pose_encoder: whether it goes along, so that gestures can be enrolled by their joint angles
-    force: export although the program loses more than `cpep_export.ladder` allows; the manifest then says so
-    version: of the bundle; None: one above that of the bundle that lies at `out`
+    data: the training's corpus: its training windows calibrate, its training people's poses fill the index, and its
+        other recordings measure the loss of each step and become golden inputs
+    native: runtime for the encoder without torch, which also determines the target; None: a bundle that needs torch
+    chip_target: a microcontroller, whose program is added; None: the bundle is for Linux only
+    chip: refuse a microcontroller's program that does not fit this chip
+    pose_encoder: whether to add it, so that gestures can be enrolled by their joint angles
+    force: export even if the program loses more than `cpep_export.ladder` allows; the manifest then says so
+    version: of the bundle; None: one above that of the existing bundle at `out`
     key: signs the bundle
     progress: called with the stages done and their number
-    Raises DataError when the corpus does not fit the checkpoint, or holds what was trained on where it should measure;
-    ArtifactError when XNNPACK leaves operators outside or the program loses too much.
+    Raises DataError when the corpus does not fit the checkpoint, or its test recordings were trained on; ArtifactError
+    when XNNPACK does not run all operators or the program loses too much.
     """
     check_out(out)
     done = _counter(progress)
@@ -221,7 +221,7 @@ def export_bundle(
 
 
 def check_out(out: Path) -> None:
-    """Raise CpepError, before any work is done, where no bundle can be written: by its name, or by what lies there."""
+    """Raise CpepError, before any work, when `out` cannot be written: because of its name or an existing file."""
     try:
         check_name(out.stem)
     except ValueError as error:
@@ -233,7 +233,7 @@ def check_out(out: Path) -> None:
 
 
 def _choose_head(checkpoint: Checkpoint, inputs: _Inputs, trained: PoseIndex, head: HeadChoice) -> ChosenHead | None:
-    """The head; it does not answer where the poses of all gestures, trained or not, read more than it would.
+    """The head; it does not answer when the poses of all gestures, trained or not, are more accurate than with it.
 
     trained: the poses of the gestures whose EMG was trained on
     """
@@ -336,7 +336,7 @@ def _gestures(inputs: _Inputs, prototypes: Prototypes) -> tuple[Gesture, ...]:
 def _votes(
     evaluation: EvaluationSet, embedded: NDArray[np.float32], index: PoseIndex, head: ChosenHead | None
 ) -> list[Vote]:
-    """What a bundle answers to each query: with the head that its wearer's calibration adapted, where it answers."""
+    """A bundle's answers to each query. If a head answers, it is adapted by the wearer's calibration."""
     if head is None or not head.spec.answers:
         return [index.vote(query, N_NEIGHBOURS) for query in embedded]
     queries, votes = evaluation.queries, []
@@ -351,9 +351,9 @@ def _votes(
 
 
 def _reads_all_as_well(inputs: _Inputs, head: ChosenHead) -> bool:
-    """Whether a head with the index behind it reads what the index alone does, gestures never trained on among all.
+    """Whether a head combined with the index is as accurate as the index alone, with unseen gestures among all.
 
-    By validation people and the gestures set apart for them; where there are none, nothing speaks against the head.
+    Tested on validation people and the gestures set apart for them; without these, the head is accepted.
     """
     checkpoint, curve = inputs.checkpoint, inputs.seen_penalty.curve
     apart = set_apart(checkpoint, inputs.evaluation) if curve else None
@@ -378,7 +378,7 @@ def _golden(
     index: PoseIndex,
     head: ChosenHead | None,
 ) -> Golden:
-    """The clearest window of each gesture, in raw signal, through the way that live signal takes."""
+    """The clearest window of each gesture as raw signal, with the result of live processing."""
     chosen = _clearest(evaluation, votes)
     stretches, embeddings, gesture_index = [], [], []
     checkpoint, n_steps = inputs.checkpoint, evaluation.queries.dataset.input_shape[1]
@@ -397,7 +397,7 @@ def _golden(
 
 
 def _clearest(evaluation: EvaluationSet, votes: list[Vote]) -> NDArray[np.intp]:
-    """Of each gesture the query whose vote is right and least divided: it must hold on every processor."""
+    """The correct query with the clearest vote for each gesture, as the vote must be the same on every processor."""
     true = evaluation.queries.gesture_index
     answered = np.array([vote.gesture_index for vote in votes])
     clarity = np.array([vote.share for vote in votes]) + (answered == true)
@@ -408,7 +408,7 @@ def _clearest(evaluation: EvaluationSet, votes: list[Vote]) -> NDArray[np.intp]:
 def _stretch(inputs: _Inputs, session: int, start: int) -> NDArray[np.float32]:
     """Raw signal that ends with a window, (n_samples, C), microvolts, exact in half precision.
 
-    Where sessions are calibrated, each channel is brought to the scale of a session that was not: the check needs none.
+    If sessions are calibrated, each channel is scaled like an uncalibrated session, so the check needs no calibration.
     """
     recipe = inputs.checkpoint.recipe
     lead = round(GOLDEN_LEAD_S * recipe.signal.sample_rate_hz)
@@ -450,9 +450,9 @@ def _counter(progress: Progress | None) -> Callable[[], None]:
 
 
 def _hand_poses(checkpoint: Checkpoint, evaluation: EvaluationSet, embedded: NDArray[np.float32]) -> HandPoses | None:
-    """The poses that a viewer's hand is drawn from: some windows of each gesture, by training people.
+    """The poses from which a viewer draws the hand: some windows of each gesture, by training people.
 
-    None where the recipe's poses are not those of the 20 joints, with or without the wrist.
+    None when the recipe's poses are not those of the 20 joints, with or without the wrist.
 
     embedded: (R, D), the evaluation's references
     """

@@ -57,7 +57,7 @@ class PoseProgram:
 def lower_pose_encoder(checkpoint: Checkpoint, references: Examples) -> PoseProgram:
     """Lower the pose encoder of a checkpoint.
 
-    references: pose windows of training people, by which the spread between them is measured
+    references: pose windows of training people, to measure the spread between them
     """
     fused = FusedEncoder(checkpoint.pose).eval()
     program = require_delegated(lower(fused, fused.n_channels, fused.window_samples))
@@ -79,5 +79,5 @@ def spread_between_people(checkpoint: Checkpoint, references: Examples) -> NDArr
     return spread
 
 
-if len(WRIST_NAMES) != N_WRIST_ANGLES:  # a slip in the table above
+if len(WRIST_NAMES) != N_WRIST_ANGLES:  # catches a mistake in the table above
     raise AssertionError("the wrist has other angles in a recipe than in a bundle")

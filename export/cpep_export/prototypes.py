@@ -1,10 +1,11 @@
-"""Choose the poses that a device keeps: those that EMG asks for.
+"""Choose the poses that a device keeps: those that are near EMG embeddings.
 
-An EMG encoder lands on a small part of the pose cloud: on the simulated corpus of the demo ten neighbours of every
-training window together are less than a third of all poses. The rest never votes. So a pose is kept when training
-windows ask for it, the most asked for first where room is short. Every gesture also keeps some poses of its own, those
-that windows ask for when it is the only one in the index: a gesture never trained on must be found by EMG that nobody
-has recorded yet. benchmarks/results/index-*.md compares this with k-means, medoids, condensing and subsampling.
+EMG is embedded into a small part of the pose cloud: on the simulated corpus of the demo, the ten neighbours of all
+training windows together are less than a third of all poses. The rest never votes. So a pose is kept if it is among the
+neighbours of training windows, the most frequent ones first when space is limited. Every gesture also keeps some poses
+of its own, the most frequent neighbours when it is the only one in the index, because EMG of a gesture that was never
+trained on must find it too. benchmarks/results/index-*.md compares this with k-means, medoids, condensing and
+subsampling.
 
 Shapes: R poses, W windows, D width.
 """
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-INDEX_BYTES = 1_000_000  # at most, for the vectors of an index
-LEAST_PER_GESTURE = 50  # poses that a gesture keeps in any case; fewer where it has fewer
+INDEX_BYTES = 1_000_000  # largest size of the vectors of an index
+LEAST_PER_GESTURE = 50  # poses that every gesture keeps, if it has so many
 _WINDOWS_AT_ONCE = 512  # bounds memory
 
 
@@ -25,11 +26,11 @@ class Prototypes:
 
     embedding: NDArray[np.float32]  # (n_prototypes, d_embed), unit length
     gesture_index: NDArray[np.int64]  # (n_prototypes,)
-    gesture_penalty: tuple[float, ...] = ()  # (n_gestures,), taken off the cosines of each; empty: nothing
+    gesture_penalty: tuple[float, ...] = ()  # (n_gestures,), subtracted from the cosines of each; empty: none
 
     @property
     def penalty(self) -> NDArray[np.float32]:
-        """What is taken off the cosine of each prototype, (n_prototypes,)."""
+        """The penalty subtracted from the cosine of each prototype, (n_prototypes,)."""
         if not self.gesture_penalty:
             return np.zeros(len(self.gesture_index), np.float32)
         return np.array(self.gesture_penalty, np.float32)[self.gesture_index]
@@ -56,8 +57,8 @@ def find_prototypes(
     gesture_index: (R,)
     windows: (W, D), embedded EMG of training windows; of several queries (W, M D)
     k: neighbours that vote
-    gesture_penalty: of the index, which decides with which poses windows ask for
-    n_most: prototypes in all, as far as the gestures' own leave room; None: what `INDEX_BYTES` hold
+    gesture_penalty: of the index, which influences the neighbours
+    n_most: number of prototypes in all, unless the gestures' own are more; None: as many as fit `INDEX_BYTES`
     """
     n_most = INDEX_BYTES // (poses.shape[1] + 2) if n_most is None else n_most
     kept = np.zeros(len(poses), bool)
@@ -77,7 +78,7 @@ def find_prototypes(
 def times_asked(
     poses: NDArray[np.float32], windows: NDArray[np.float32], k: int, penalty: NDArray[np.float32] | float = 0.0
 ) -> NDArray[np.int64]:
-    """How many windows have each pose among their k nearest, (R,); penalty: (R,), off each pose's cosines."""
+    """How many windows have each pose among their k nearest, (R,); penalty: (R,), subtracted from the cosines."""
     k = min(k, len(poses))
     asked = np.zeros(len(poses), np.int64)
     for start in range(0, len(windows), _WINDOWS_AT_ONCE):

@@ -1,11 +1,11 @@
-"""Turn the fused encoder's layers with weights to int8.
+"""Quantise the fused encoder's layers with weights to int8.
 
-EMG spans orders of magnitude from rest to effort, and one range for all of it would lose the quiet part. So the patch
-layer measures the range of each patch as it runs, whatever the other layers do.
+EMG spans orders of magnitude from rest to effort, and a single range would lose the quiet part. So the patch layer
+always measures the range of each patch at run time, whatever the other layers do.
 
 Nothing else is quantised. The normalisation, the softmax, the attention products and the final scaling to unit
-length stay in float32: quantising them saves next to nothing and breaks what the nearest-neighbour search rests on
-(outputs are no longer of unit length, and most votes change). The fused encoder writes its normalisation as functional
+length stay in float32: quantising them saves almost nothing and breaks the nearest-neighbour search (outputs no longer
+have unit length, and most votes change). The fused encoder writes its normalisation as functional
 calls, so that choosing linear layers by module type finds exactly those with weights.
 """
 
@@ -28,11 +28,11 @@ MIN_CALIBRATION_WINDOWS = 16  # fewer do not show the range of the activations
 def quantise(
     encoder: FusedEncoder | StreamingStep, quantisation: Quantisation, calibration: NDArray[np.float32]
 ) -> nn.Module:
-    """The encoder as a graph with int8 weights and activations; as it is for "fp32".
+    """The encoder as a graph with int8 weights and activations; unchanged for "fp32".
 
     quantisation: "int8" fixes the range of every activation from the calibration windows; "int8-dynamic" measures it at
         each inference
-    calibration: (n_windows, n_channels, window_samples), preprocessed, as varied as what the device will see
+    calibration: (n_windows, n_channels, window_samples), preprocessed, as varied as the device's input will be
     Raises DataError when the calibration windows are too few, silent or not of the encoder's shape.
     """
     if quantisation == "fp32":
@@ -69,7 +69,7 @@ def _quantizer(dynamic: bool) -> object:
         XNNPACKQuantizer()
         .set_module_type(nn.Linear, config(dynamic))
         .set_module_name("patch.linear", config(dynamic=True))
-        .set_operator_type(torch.ops.aten.conv1d.default, config(dynamic=False))  # XNNPACK has no dynamic one
+        .set_operator_type(torch.ops.aten.conv1d.default, config(dynamic=False))  # XNNPACK has no dynamic conv1d
     )
 
 

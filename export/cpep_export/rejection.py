@@ -1,11 +1,12 @@
-"""Choose when a bundle stays silent: thresholds of rejection, and the level below which muscles rest.
+"""Choose when a bundle gives no answer: the rejection thresholds, and the level below which muscles are at rest.
 
-Both come from windows of people whom the training only watched (its validation split), so that the people a bundle is
-judged on decide nothing. Where a corpus has none, all windows that it may be asked about are used.
+Both are chosen on windows of the validation split, so that the people a bundle is tested on have no influence. If a
+corpus has no validation windows, all windows of the evaluation are used.
 
-For rejection every pair of thresholds, on the share of votes and on the cosine of the nearest pose, keeps some share of
-the windows (coverage), of which some share is wrong (risk); the pairs that no other beats in both are the
-coverage-risk curve (El-Yaniv & Wiener, JMLR 2010). The bundle carries it, and `cpep-edge live --max-risk` moves along.
+For rejection, every pair of thresholds, on the share of votes and on the cosine of the nearest pose, keeps a share of
+the windows (coverage), of which a share is wrong (risk). The pairs that no other pair beats in both are the
+coverage-risk curve (El-Yaniv & Wiener, JMLR 2010). The bundle contains the curve, and `cpep-edge live --max-risk`
+chooses a point on it.
 """
 
 from collections.abc import Sequence
@@ -22,12 +23,12 @@ from cpep_edge.pose_index import Vote
 from cpep_edge.spread import evenly_spread
 from cpep_train.evaluate import N_NEIGHBOURS, EvaluationSet, Examples
 
-REST_STAGES = ("Rest", "NoMotion")  # gestures by which nothing is meant
-LEAST_COVERAGE = 0.05  # fewer windows than this say nothing about risk
-CORRECT_KEPT = 0.9  # of right votes, by the thresholds a bundle starts with
-ACTIVE_KEPT = 0.98  # of a gesture's windows, by the level of rest
-SHORT_WINDOW_S = 0.5  # below, a bundle is meant to be quick: it hops twice as often
-EVIDENCE_SHARE = 0.5  # of a window, that counts as one look
+REST_STAGES = ("Rest", "NoMotion")  # gestures that mean rest
+LEAST_COVERAGE = 0.05  # with fewer windows the risk cannot be estimated
+CORRECT_KEPT = 0.9  # share of right votes that a bundle's default thresholds keep
+ACTIVE_KEPT = 0.98  # share of a gesture's windows that must be above the rest level
+SHORT_WINDOW_S = 0.5  # with shorter windows a bundle should be fast, so it hops twice as often
+EVIDENCE_SHARE = 0.5  # share of a window that counts as one independent observation
 
 MOST_WATCHED = 2_000  # windows, some milliseconds each
 _N_SIMILARITIES = 40
@@ -35,9 +36,9 @@ _CURVE_POINTS = 20
 
 
 def decision_spec(evaluation: EvaluationSet, votes: Sequence[Vote]) -> DecisionSpec:
-    """How a bundle decides.
+    """The decision parameters of a bundle.
 
-    evaluation: of people whom the training only watched, where there are any (`watched_windows`)
+    evaluation: windows of validation recordings, if there are any (`watched_windows`)
     votes: of the device, one for each query of `evaluation`
     """
     queries = evaluation.queries
@@ -66,7 +67,7 @@ def decision_spec(evaluation: EvaluationSet, votes: Sequence[Vote]) -> DecisionS
 def coverage_risk(
     share: NDArray[np.float64], similarity: NDArray[np.float64], right: NDArray[np.bool_]
 ) -> tuple[OperatingPoint, ...]:
-    """The pairs of thresholds that no other pair beats, coverage falling and risk with it.
+    """The pairs of thresholds that no other pair beats, in the order of falling coverage and risk.
 
     share, similarity, right: (n_windows,)
     """
@@ -88,7 +89,7 @@ def coverage_risk(
 
 
 def _point(least_share: float, least_similarity: float, coverage: float, risk: float) -> OperatingPoint:
-    """Thresholds are rounded down, so that what was kept is kept."""
+    """Thresholds are rounded down, so that no kept window becomes rejected."""
     return OperatingPoint(
         min_vote_share=np.floor(least_share * 1e4) / 1e4,
         min_similarity=max(-1.0, float(np.floor(least_similarity * 1e4) / 1e4)),
@@ -113,9 +114,9 @@ def _starting_point(
 
 
 def _rest_level(queries: Examples, is_rest: NDArray[np.bool_], stretch_samples: int) -> float:
-    """A level between that which most windows of rest stay below and that which most of gestures exceed at their end.
+    """A level that most rest windows stay below and the ends of most gesture windows exceed.
 
-    Where the two overlap no gesture's window is given up for rest.
+    If the two overlap, the level is chosen so that gestures are not taken for rest.
     """
     if not is_rest.any() or is_rest.all():
         return 0.0
@@ -126,7 +127,7 @@ def _rest_level(queries: Examples, is_rest: NDArray[np.bool_], stretch_samples: 
 
 
 def watched_windows(evaluation: EvaluationSet) -> EvaluationSet:
-    """The evaluation's windows of validation recordings, of all where there are none; not too many, evenly spread."""
+    """Windows of validation recordings, or all if there are none; at most `MOST_WATCHED`, evenly spread."""
     places = np.flatnonzero(watched(evaluation.queries))
     kept = places[evenly_spread(len(places), MOST_WATCHED)]
     return replace(evaluation, queries=evaluation.queries.only(kept))
@@ -151,7 +152,7 @@ def _end_levels(queries: Examples, stretch_samples: int) -> NDArray[np.float64]:
 
 
 def watched(queries: Examples) -> NDArray[np.bool_]:
-    """Windows of validation recordings, (Q,); all where there are none."""
+    """Which queries are of validation recordings, (Q,); all if there are none."""
     rows = queries.dataset.store.corpus.rows
     watched = np.array([rows[session].split == "val" for session, _ in queries.places], bool)
     return watched if watched.any() else np.ones(len(watched), bool)

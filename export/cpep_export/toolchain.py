@@ -1,7 +1,7 @@
-"""Keep the chatter of the export tool chain away from the user.
+"""Silence the export tool chain's messages.
 
-torchao, executorch and torch.export warn about libraries that are not there, deprecations of their own and the like;
-nothing in it can be acted on. Importing executorch's XNNPACK parts also configures the root logger.
+torchao, executorch and torch.export warn about missing libraries, their own deprecations and the like, and the user
+cannot act on any of it. Importing executorch's XNNPACK parts also configures the root logger.
 """
 
 import logging
@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 
 @contextmanager
 def quiet_toolchain() -> Iterator[None]:
-    """Silence warnings and log lines below an error, and leave logging as it was found. Errors still raise."""
+    """Silence warnings and log lines below an error, and restore logging afterwards. Errors are still raised."""
     disabled = logging.root.manager.disable
     handlers = list(logging.root.handlers)
     logging.disable(max(disabled, logging.WARNING))
@@ -28,7 +28,7 @@ def quiet_toolchain() -> Iterator[None]:
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Keep what native libraries and other people's Python print away from stdout, which is a command's answer."""
+    """Keep prints of native libraries and third-party Python off stdout, which is reserved for a command's answer."""
     saved = os.dup(1)
     with open(os.devnull, "w") as sink, redirect_stdout(sink):
         try:

@@ -1,4 +1,4 @@
-"""Training windows drawn over all recordings: those that calibrate int8, and those that choose the poses to keep."""
+"""Training windows drawn from all recordings, to calibrate int8 and to choose the poses to keep."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ def training_embeddings(evaluation: EvaluationSet, checkpoint: Checkpoint, seed:
 
 
 def drawn_windows(evaluation: EvaluationSet, n_most: int, seed: int) -> tuple[WindowDataset, NDArray[np.int64]]:
-    """Some of the training windows of an evaluation's corpus, and where they lie."""
+    """Some training windows of an evaluation's corpus, with their places."""
     store = evaluation.queries.dataset.store
     windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=False)
     return windows, windows.index[np.random.default_rng(seed).permutation(len(windows))[:n_most]]
