@@ -1,8 +1,8 @@
-"""The fused encoder in whole numbers, for processors that the C engine under `export/mcu` runs on.
+"""The fused encoder in integers, for the C engine under `export/mcu`.
 
-Weights are int8 with a scale per output. Activations are int8 with one scale, found on calibration windows; where it
+Weights are int8 with a scale per output. Activations are int8 with one scale, found on calibration windows. Where it
 costs little they are finer: the filtered signal, the residual stream, the shares of attention and the last projection
-have 16 bits, and GELU is a table over 1024 steps. Queries, keys and values have a scale per head. All scales are folded
+have 16 bits, and GELU is a table of 1024 steps. Queries, keys and values have a scale per head. All scales are folded
 into the multiplier of each output, so that the engine only multiplies, shifts and limits.
 
 Shapes: C channels, T samples, N tokens with [CLS], D width, H heads, F hidden width, E embedding; capitals with an
@@ -67,7 +67,7 @@ class IntegerBlock:
 
 @dataclass(frozen=True, slots=True)
 class IntegerEncoder:
-    """An encoder without a floating-point number at run time."""
+    """An encoder that uses no floating-point numbers at run time."""
 
     n_channels: int
     window_samples: int

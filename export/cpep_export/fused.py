@@ -1,7 +1,7 @@
-"""The EMG encoder once more, from the same weights, in the shape that XNNPACK runs fastest and takes whole.
+"""The EMG encoder rewritten, with the same weights, in the form that XNNPACK runs fastest and completely.
 
-`cpep_train.model` is what trains and what is right; this module computes the same embedding with fewer and other
-operators. Every rewrite is exact, and tests hold the two to 1e-5 of each other:
+`cpep_train.model` is the reference; this module computes the same embedding with fewer and other operators. Every
+rewrite is exact, and tests require the two to agree to 1e-5:
 
 - Only LayerNorms read the residual stream, and they do not see its mean. So whatever writes to the stream (patches,
   positions, [CLS], attention, MLP) is centred once, in its weights, and what is left of a LayerNorm is a division by
@@ -13,8 +13,9 @@ operators. Every rewrite is exact, and tests hold the two to 1e-5 of each other:
 - The patch convolution is a linear layer over patches. Levels, means of rectified samples, need no operator of their
   own: each sample gets its share of their weight.
 
-[CLS] gets its place by padding and adding. To concatenate it would be as exact, but the XNNPACK quantizer turns every
-concatenation to int8, whatever it was told, and with it the residual stream: on a weak model 30 % of the votes changed.
+[CLS] is inserted by padding and adding. Concatenation would be as exact, but the XNNPACK quantizer converts every
+concatenation to int8, regardless of its configuration, and with it the residual stream: on a weak model 30 % of the
+votes changed.
 
 Batch 1 throughout. Shapes: C channels, T samples, P samples a patch, N tokens with [CLS], D width, H heads, E outputs.
 """
@@ -62,7 +63,7 @@ class FusedEncoder(nn.Module):
         return self.start[:, :1]
 
     def inputs(self, window: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """What `forward` is given for a window, (1, C, T), run by run: here once, the window."""
+        """The inputs of `forward` for a window, (1, C, T), run by run; here a single run with the window."""
         yield (window,)
 
     def embed(self, window: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class PatchLayer(nn.Module):
 
 
 class RootMeanSquare(nn.Module):
-    """What is left of a LayerNorm whose input has no mean and whose affine part has moved on."""
+    """A LayerNorm without centring, because its input has zero mean, and without its affine part, merged elsewhere."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""The streaming encoder as a device runs it: one block of signal in, one embedding out, and the state between two runs.
+"""The streaming encoder for a device: each run takes one block of signal and the state, and returns an embedding.
 
 The rewrites are those of `cpep_export.fused`. The state is, for each layer, the keys and values of the newest
 `n_context` blocks: inputs of the program, and outputs that go in with the next block. A new block pushes the oldest out
-by padding and adding, because a concatenation would turn to int8 what it joins. A state of zeros is a past without
-signal; after `n_blocks_seen` blocks nothing is left of it.
+by padding and adding, because a concatenation would convert its inputs to int8. A state of zeros means a past without
+signal; after `n_blocks_seen` blocks it has no more influence.
 
 Shapes: C channels, S samples a block, b tokens a block, K tokens in the state, D width, H heads, E outputs.
 """
@@ -99,9 +99,9 @@ class StepBlock(FusedBlock):
         return self.mlp(tokens + self.out(mixed)), keys, values
 
     def _pushed(self, old: Tensor, tokens: Tensor) -> Tensor:
-        """old, (H, K, D / H), with its oldest tokens out and the new ones, (1, b, D), at the end.
+        """Drop the oldest tokens of old, (H, K, D / H), and append the new ones, (1, b, D).
 
-        The zero is there for int8: XNNPACK cannot pad what a quantised layer gave, and can what an addition gave.
+        Adding zero is needed for int8: XNNPACK can pad the output of an addition, but not that of a quantised layer.
         """
         new = self.heads(tokens) + self.zero  # (H, b, D / H)
         n_new = new.shape[1]

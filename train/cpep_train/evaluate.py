@@ -209,8 +209,8 @@ def answers(
 
     chosen: (Q,), which queries to answer
     allowed: (K,), gestures in the index
-            A person's own poses count only for gestures of which nobody else has poses, and then only poses of other
-            recordings than the query's.
+        A person's own poses count only for gestures of which nobody else has poses, and then only poses of other
+        recordings than the query's.
     rule: another way for references to answer
     returns: (number chosen,)
     """

@@ -22,8 +22,8 @@
 #include "mpf.h"
 #include "shape.h"
 
-/* One wearing of the band, as a calibration found it. What is NULL is as it was in training; what is not stays the
-   caller's, and must stay where it is while the engine runs. */
+/* One wearing of the band, from a calibration. A NULL field means: as in training. The caller owns the arrays of the
+   other fields, and must keep them valid while the engine runs. */
 typedef struct {
     const uint32_t *gains;   /* [CPEP_CHANNELS], in 2^-16, beyond the usual scale of each of the model's channels */
     const uint8_t *order;    /* [CPEP_CHANNELS], a permutation: the band's channel for each of the model's */
@@ -114,12 +114,12 @@ typedef struct {
     int32_t shares[CPEP_GESTURES]; /* of every gesture, in 2^-24 */
 } cpep_vote;
 
-/* Fit the engine to a wearer; NULL: as it was in training. What is in the ring stays. Returns 0, and nothing is changed,
-   for an order that is no permutation and for fewer than two live electrodes. */
+/* Adapt the engine to a wearer; NULL: as in training. The content of the ring is kept. Returns 0 and changes nothing if
+   the order is not a permutation or fewer than two electrodes are live. */
 int cpep_calibrate(cpep *c, const cpep_donning *donning);
 
-/* Forget the past: the next sample is taken for a steady level, so that a DC offset makes no step. It has this number;
-   tokens begin at whole multiples of their hop. */
+/* Forget the past. The filter settles on the next sample, so that a DC offset makes no step. That sample gets this
+   index; tokens begin at whole multiples of their hop. */
 void cpep_reset(cpep *c, uint32_t sample_index);
 
 /* Filter the next sample of all channels, in counts of the converter, limited to 24 bits. */
@@ -132,13 +132,13 @@ int cpep_is_full(const cpep *c);
 void cpep_load_window(cpep *c, const cpep_step *steps);
 
 #if CPEP_BANDS
-/* Take the logarithms of the covariances that wait, and return how many there were. cpep_take_window does it too; who
-   calls it after every token has less to do then. */
+/* Compute the logarithms of the waiting covariances, and return how many there were. cpep_take_window does it too;
+   calling this after every token leaves it less to do. */
 int32_t cpep_take_tokens(cpep *c);
 #endif
 
-/* Keep the window that ends with the last sample, or with the last whole token, for what comes. Until here the ring must
-   stand still. */
+/* Take the window that ends with the last sample, or with the last whole token, for the calls that follow. The ring
+   must not change until this returns. */
 void cpep_take_window(cpep *c);
 
 /* The answer to the window that was taken: of the head, or of the prototypes nearest to its embedding. */

@@ -1,7 +1,8 @@
-/* Samples into the ring, through the front end where there is one: biquads in direct form I on 32-bit samples with 64-bit sums.
+/* From samples to the ring, through the front end if there is one: biquads in direct form I on 32-bit samples with
+   64-bit sums.
 
-   What rounding cuts from an output is added to the next sum, so that the error has no slow part, which the poles close
-   to the unit circle would blow up. */
+   The rounding error of an output is added to the next sum, so that the error has no low frequencies, which the
+   poles close to the unit circle would amplify. */
 #include <string.h>
 
 #include "cpep.h"
@@ -19,13 +20,13 @@ static int32_t limited(int64_t value) {
     return low == value ? low : value < 0 ? INT32_MIN : INT32_MAX;
 }
 
-/* What the model's channel gets of a sample. */
+/* The input of one of the model's channels from a sample. */
 static int32_t input_of(const cpep *c, const int32_t sample[CPEP_CHANNELS], int32_t channel) {
     const int32_t count = sample[c->calibration.order[channel]];
     return cpep_clamp(count, -SAMPLE_LIMIT, SAMPLE_LIMIT) * (1 << FRACTION_BITS);
 }
 
-/* As if the sample had been there for ever. */
+/* Settle the filter as if this sample had been constant for ever. */
 static void rest_at(cpep *c, const int32_t sample[CPEP_CHANNELS]) {
     int32_t channel, number;
     for (channel = 0; channel < CPEP_CHANNELS; channel++) {

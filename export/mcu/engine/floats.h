@@ -1,7 +1,7 @@
 /* Single precision with the same bits on every processor: logarithm and exponential from sums and products alone.
 
-   A library's differ in the last place from one to the next. The engine is compiled without contracted multiply-adds, and
-   a root is rounded as IEEE 754 says, so what is here and in mpf.c gives the same everywhere. */
+   Those of C libraries differ in the last place. The engine is compiled without contracted multiply-adds, and IEEE
+   754 defines how a root is rounded, so this file and mpf.c give the same bits everywhere. */
 #ifndef CPEP_FLOATS_H
 #define CPEP_FLOATS_H
 

@@ -1,8 +1,8 @@
-/* The nearest prototypes, and what most of them say.
+/* The nearest prototypes, and the majority vote among them.
 
-   A prototype has 14 bits or so: a coarse row and a fine one, 128 times smaller. In 8 bits their rounding would change
-   more votes than the whole encoder's. But 8 bits say how near a prototype can be at the most, by Cauchy and Schwarz, and
-   only one that can be among the nearest is compared in full; so the vote is that of comparing all of them in full. */
+   A prototype has about 14 bits: a coarse row and a fine one, 128 times smaller. Rounding it to 8 bits would change
+   more votes than quantising the whole encoder does. But the 8 bits give an upper bound of the similarity
+   (Cauchy-Schwarz), and only prototypes that can be among the nearest are compared in full, so the vote is exact. */
 #include "cpep.h"
 #include "kernels.h"
 
