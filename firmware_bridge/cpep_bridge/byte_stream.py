@@ -1,4 +1,4 @@
-"""What every line to a device is to those who use it: bytes in, bytes out; and how it ends."""
+"""The interface of every line to a device: bytes in, bytes out, and how the line is closed."""
 
 from typing import Protocol
 

@@ -1,6 +1,6 @@
-"""Making a device fit a model that was trained on another: which of its channels go where, at what rate, in which unit.
+"""Adapt a device to a model that was trained on another one: map its channels, its sample rate and its unit.
 
-It is a TOML file, because nobody but the user knows where the electrodes sit:
+The mapping is a TOML file, because only the user knows where the electrodes sit:
 
     channels = [0, 2, 4, 6]   # the device's channel for each of the model's, in order; -1 for one it has not
     sample_rate_hz = 2000.0   # of the model

@@ -1,4 +1,4 @@
-"""What a viewer is told of the device while it streams: how good each electrode's signal is, and the battery."""
+"""The state of the device for a viewer while it streams: the signal quality of each electrode, and the battery."""
 
 import threading
 import time

@@ -1,6 +1,6 @@
-"""What stands between a user and a working band: packages, ports, rights, settings, the line, the electrodes.
+"""Diagnose why a band does not work: check packages, ports, permissions, settings, the line and the electrodes.
 
-Each finding says what is the case and, where something is wrong, what to do.
+Each finding says what was found and, if something is wrong, what to do.
 """
 
 import os

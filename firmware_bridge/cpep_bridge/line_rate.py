@@ -1,4 +1,4 @@
-"""Whether a stream can be, and whether a serial line is fast enough for it, told with numbers."""
+"""Check, with numbers, whether a stream is possible and whether a serial line is fast enough for it."""
 
 from cpep_bridge.frames import Info, SampleFormat, frame_bytes
 from cpep_edge.blocks import MAX_RATE_HZ, MAX_UV_PER_COUNT, MIN_UV_PER_COUNT
