@@ -57,28 +57,28 @@ from cpep_train.wearers import (
 
 SAMPLE_RATE_HZ = round(CPEP_BAND.sample_rate_hz)
 N_CHANNELS = CPEP_BAND.n_channels
-CALIBRATING_S = 20.0  # of free movement, by those who are held out; `cpep-edge calibrate` asks for as much
-MOST_HOURS = 10_000  # of a corpus; emg2pose has 370
+CALIBRATING_S = 20.0  # free movement of held-out people, to calibrate by; `cpep-edge calibrate` asks for as much
+MOST_HOURS = 10_000  # longest corpus; emg2pose has 370
 POSE_RATE_HZ = 25  # static optimisation runs at this rate; activation changes far more slowly than EMG
-_RECORDINGS_A_PROCESS = 64  # starting one costs about as much as these
+_RECORDINGS_A_PROCESS = 64  # starting a process takes about as long as simulating these
 
 # Calibrated against real recordings; `benchmarks/measure_realism.py` has the table.
 _EFFORT = 8.0  # torque of a gesture over that of passively held joints: people press, they do not just hold
 _TONE = 0.001  # activation of a resting muscle
 _WANDERING = ((0.15, 4.0), (0.25, 0.5))  # sd of the logarithm of all muscles' activation, and its rate in Hz
-_OWN_WANDERING = (0.25, 2.0)  # the same of each muscle by itself
+_OWN_WANDERING = (0.25, 2.0)  # the same, for each muscle separately
 # People who are trained on form gestures in more ways than people do: training that saw more hand shapes tells apart
 # more of those that it did not see (domain randomisation: Tobin et al. 2017; figures in docs/training.md).
 _TRAINED_SPREAD_RAD = 0.08
 _MAINS_HZ = 50.0
 _FREE = Stage(FREE_STAGE, REST_RAD[None])
-_NUMBERED = (*STAGES, None, None, *VALIDATION_STAGES)  # for random streams; prompts and free movement have theirs
+_NUMBERED = (*STAGES, None, None, *VALIDATION_STAGES)  # numbers of the random streams; None: prompts, free movement
 
 # Fatigue: a muscle at full activation is exhausted in so many seconds and recovers in so many.
 _TIRES_S, _RECOVERS_S = 60.0, 180.0
-_FATIGUE_AT_START = 0.15  # the mean; people come to a recording as they are
-_FATIGUED_RATE = 0.8  # of an exhausted unit's rate
-_FATIGUED_DRIVE = 1.25  # of an exhausted muscle's activation, so that the force is kept
+_FATIGUE_AT_START = 0.15  # mean fatigue with which people begin a recording
+_FATIGUED_RATE = 0.8  # factor on the firing rate of an exhausted muscle's units
+_FATIGUED_DRIVE = 1.25  # factor on an exhausted muscle's activation, which keeps its force
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def check_length(seconds: float) -> None:
 
 
 def simulated_by(*, n_users: int, sessions_per_user: int, seconds: float, seed: int, free_seconds: float = 0.0) -> str:
-    """What a simulated corpus is noted to be made by: the same words, the same corpus."""
+    """The command that makes a simulated corpus, as its folder notes it; equal texts mean equal corpora."""
     people = f"--users {n_users} --sessions-per-user {sessions_per_user}"
     free = f" --free-seconds {free_seconds:g}" if free_seconds else ""
     return f"data synth {people} --seconds {seconds:g}{free} --seed {seed}"
@@ -213,7 +213,7 @@ def _donned(user_index: int, session_index: int, seed: int, band: RingBand) -> S
 
 
 def record(donning: SimulatedDonning, motion: Motion, seconds: float, rng: np.random.Generator) -> Recording:
-    """What the band records of a movement; `motion` holds a pose more than the seconds need."""
+    """Record a movement with the band; `motion` has one pose more than the seconds need."""
     band = donning.band
     n_samples = round(seconds * band.sample_rate_hz)
     drive = muscle_drive(load_hand(), donning, motion)
@@ -252,7 +252,8 @@ def _muscle_signal(
     kept = time_s < n_samples / BASE_RATE_HZ
     unit, time_s = unit[kept], time_s[kept]
     sample, pose = (time_s * BASE_RATE_HZ).astype(int), (time_s * POSE_RATE_HZ).astype(int)
-    # Of the two degrees computed on either side of a value, the nearer is drawn the more often.
+    # Potentials are computed for a few postures and degrees of fatigue. Each spike takes one of the two nearest, drawn
+    # so that the mean over spikes is right.
     turned = np.floor(motion.poses_rad[pose, N_JOINTS] / PRONATION_STEP_RAD + rng.random(len(unit))).astype(int)
     tired = np.floor(fatigue[pose, units.muscle[unit]] * (N_FATIGUES - 1) + rng.random(len(unit))).astype(int)
     emg_uv: NDArray[np.float32] = np.zeros((n_samples + N_POTENTIAL, donning.band.n_channels), np.float32)
@@ -327,7 +328,7 @@ def _upsample(values: NDArray[np.float64], n_samples: int, band: RingBand) -> ND
 
 @contextmanager
 def _workers(n_recordings: int) -> Iterator[Callable[..., Iterator[None]]]:
-    """A `map` over all cores, or in this process where so few recordings do not repay starting others."""
+    """A `map` over all cores, or in this process when there are too few recordings to pay for starting others."""
     n_processes = min(os.cpu_count() or 1, n_recordings // _RECORDINGS_A_PROCESS)
     if n_processes < 2:
         yield map

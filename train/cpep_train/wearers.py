@@ -65,13 +65,13 @@ MUSCLES: dict[str, Muscle] = {
     "BRD": Muscle(18, 0.20, 121, -45, 0.35), "SUP": Muscle(340, 0.52, 33, -60, 0.40),
 }  # fmt: skip
 _END_PLATE_SPREAD_MM = 18.0  # sd along the arm
-_NEWTONS_A_CM2 = 90.0  # of the forearm's cross-section, where not every muscle is at its thickest
+_NEWTONS_A_CM2 = 90.0  # force per area of cross-section; high, as few muscles are thickest in the middle of the forearm
 _NEWTONS_A_UNIT = 4.0  # fewer and larger units than anatomists count, for speed
 _UNITS_OF_A_MUSCLE = (24, 90)
-_VELOCITY_M_S = (3.7, 4.9)  # of the first unit recruited and of the last
+_VELOCITY_M_S = (3.7, 4.9)  # conduction velocity of the first unit recruited and of the last
 
 # Calibrated against real recordings; `benchmarks/measure_realism.py` has the table.
-_UV_A_FIBRE = 0.2  # a fibre of a newton's share of muscle
+_UV_A_FIBRE = 0.2  # amplitude of the fibres that give one newton
 _COCONTRACTION = 0.005  # activation that all muscles share at a torque of `LOAD_NM`
 LOAD_NM = 0.1
 
@@ -83,9 +83,11 @@ _BELLY_SPREAD_RAD = math.radians(6)
 _DEPTH_SPREAD = 0.15
 _STRENGTH_SPREAD = 0.25
 _RELUCTANCE_SPREAD = 0.25
-_PRESSING = (0.11, 0.0075)  # factor of a joint's own torque; share of another's that goes along, in their tolerances
-_PRESSING_TODAY = (0.06, 0.01)  # the same, from donning to donning
-_SPILL = (0.06, 0.5)  # activation that the nearest neighbour takes along, and its spread
+# Spread of the factor on a joint's own torque, and of the share of another joint's torque that it adds (in units of
+# `TORQUE_TOLERANCE`): from person to person, and from donning to donning.
+_PRESSING = (0.11, 0.0075)
+_PRESSING_TODAY = (0.06, 0.01)
+_SPILL = (0.06, 0.5)  # share of a muscle's activation that its nearest neighbour takes over, and its spread
 _GAIN_SPREAD = 0.2
 _CONTACT_SPREAD = 0.15
 
@@ -96,16 +98,16 @@ class RingBand:
 
     n_channels: int = 16
     sample_rate_hz: float = 2_000.0
-    pass_band_hz: tuple[float, float] = (0.5, 850.0)  # of the amplifier, as muscles are heard
+    pass_band_hz: tuple[float, float] = (0.5, 850.0)  # of the amplifier
     electrodes: Electrodes = Electrodes()
     along_mm: float = 0.0  # where it is worn, from the middle of the forearm towards the hand
     turned_rad: float = math.radians(6)  # sd of how people turn it, each in their own way
     donned_rad: float = math.radians(8)  # sd from donning to donning; 6 mm on a forearm of 8 cm across
     mirrored: float = 0.0  # share of people who wear it the other way round, or on the other arm
     noise_uv: float = 3.0  # of amplifier and skin
-    common: float = 0.0  # share of the mean over all channels that each loses to the reference they have in common
+    common: float = 0.0  # share of the mean over all channels that the common reference takes from each channel
     offset_uv: float = 50.0  # sd of the electrodes' offsets; 0 where the amplifier passes none
-    step_uv: float = 0.0  # of the converter; 0: so fine that it does not matter
+    step_uv: float = 0.0  # resolution of the converter; 0: not modelled
 
 
 CPEP_BAND = RingBand()
@@ -122,7 +124,7 @@ class Units:
     end_plate_mm: NDArray[np.float64]  # (n,) from the middle of the forearm
     half_fibres_mm: NDArray[np.float64]  # (n, 2) towards the hand and towards the elbow
     velocity_mm_s: NDArray[np.float64]  # (n,)
-    strength_uv: NDArray[np.float64]  # (n,) its fibres, times what one gives
+    strength_uv: NDArray[np.float64]  # (n,) amplitude of all of a unit's fibres
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,9 @@ class SimulatedWearer:
     field: LeadField
     units: Units
     turning: NDArray[np.float64]  # (n_units,) share of pronation that a unit follows
-    reluctance: NDArray[np.float64]  # (n_muscles of the hand,) cost of using each
-    pressing: NDArray[np.float64]  # (23, 23) torque of a joint (row) from what a movement needs of each
-    spill: NDArray[np.float64]  # (28, 28) activation of a muscle (row) from that of each
+    reluctance: NDArray[np.float64]  # (n_muscles of the hand,) cost of activating each muscle
+    pressing: NDArray[np.float64]  # (23, 23) maps the torques that a movement needs to those that this person applies
+    spill: NDArray[np.float64]  # (28, 28) maps the activations that a movement needs to this person's
     cocontraction: float  # activation that all muscles share at a torque of `LOAD_NM`
     way_round: float  # 0 to 1; below `RingBand.mirrored` the ring runs the other way round
     band_turn: float  # where this person wears the band, in standard deviations of `RingBand.turned_rad`
@@ -145,13 +147,13 @@ class SimulatedWearer:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedDonning:
-    """The band as put on once."""
+    """One donning: the band as a person put it on once."""
 
     wearer: SimulatedWearer
     band: RingBand
     electrode_rad: NDArray[np.float64]  # (n_channels,)
     shift_mm: float  # along the arm, from the middle of the forearm
-    pressing: NDArray[np.float64]  # (23, 23) as the wearer's, as it is today
+    pressing: NDArray[np.float64]  # (23, 23) the wearer's, varied for this donning
     contact: NDArray[np.float64]  # (n_channels,) gain of each
     noise_uv: NDArray[np.float32]  # (n_channels,)
     hum_uv: NDArray[np.float32]  # (n_channels,)
@@ -188,7 +190,7 @@ def stream(seed: int, *path: int) -> np.random.Generator:
 
 
 def muscles_in_reach(hand: Hand) -> list[int]:
-    """Where `MUSCLES` stand among the hand's."""
+    """Indices of `MUSCLES` among the hand's muscles."""
     return [hand.muscle_names.index(name) for name in MUSCLES]
 
 
@@ -256,7 +258,7 @@ def _draw_units(hand: Hand, arm_mm: float, surface_mm: float, rng: np.random.Gen
     fibres = twitch_forces(place)
     fibres /= np.bincount(muscle, fibres)[muscle]
     n = len(muscle)
-    # Even over a disc about the belly's centre, cut off at the muscle's surface.
+    # Units are spread evenly over a disc about the belly's centre; the disc ends at the muscle's surface.
     out_mm = np.sqrt(rng.random(n) * force_n[muscle] / _NEWTONS_A_CM2 / np.pi) * 10
     turn_rad = rng.uniform(0, 2 * np.pi, n)
     centre = (surface_mm - depth_mm[muscle]) * np.exp(1j * belly_rad[muscle]) + out_mm * np.exp(1j * turn_rad)
