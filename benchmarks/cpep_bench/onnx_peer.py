@@ -1,10 +1,10 @@
-"""An encoder in ONNX Runtime, the peer that our programs are held against: float32, and int8 as well as it can do it;
-and its graphs in OpenVINO.
+"""The peers that our programs are compared with: ONNX Runtime in float32 and its best int8, and OpenVINO.
 
-Both of its int8 ways are here: static, with ranges from calibration windows in QDQ form, and dynamic. Weights are int8
-by channel in both, activations of static ones unsigned, which its kernels like best on x86. Only products with weights
-are quantised, as in our own export: to take everything costs cosine and gains nothing. The graph goes through its
-preparation (shape inference and optimisation) before, and through all optimisations again when a session opens.
+ONNX Runtime has two int8 ways, and both are here: static, with ranges from calibration windows in QDQ form, and
+dynamic. Weights are int8 by channel in both, activations of static ones unsigned, which its kernels like best on x86.
+Only products with weights are quantised, as in our own export: to take everything costs cosine and gains nothing. The
+graph goes through its preparation (shape inference and optimisation) before, and through all optimisations again when
+a session opens.
 """
 
 import logging

@@ -1,7 +1,5 @@
 """The comparison of simulated and real people: its distance, its questions, its loaders of real sets."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import linalg
@@ -23,7 +21,7 @@ from measure_realism import (
 )
 
 
-def test_distances_of_log_covariances_are_log_euclidean() -> None:
+def test_distances_of_log_covariances_are_log_euclidean():
     rng = np.random.default_rng(0)
     one, other = (a @ a.T for a in rng.standard_normal((2, 5, 9)))
     got = np.linalg.norm(np.subtract(*log_covariance(np.stack([one, other]), 0.0)))
@@ -41,7 +39,7 @@ def _holds(mixing: np.ndarray, people: str = "abc") -> list[Hold]:
     ]
 
 
-def test_gestures_that_differ_in_correlations_alone_are_read_from_covariances_and_not_from_levels() -> None:
+def test_gestures_that_differ_in_correlations_alone_are_read_from_covariances_and_not_from_levels():
     mixing = np.tile(np.eye(4), (3, 3, 1, 1))
     turned = np.array([[0.8, 0.6], [0.6, 0.8]])  # rows and columns of unit length: the levels stay
     for gesture in (0, 1):
@@ -52,7 +50,7 @@ def test_gestures_that_differ_in_correlations_alone_are_read_from_covariances_an
         assert found["levels"][question] < 0.6
 
 
-def test_people_with_patterns_of_their_own_are_read_within_and_not_when_left_out() -> None:
+def test_people_with_patterns_of_their_own_are_read_within_and_not_when_left_out():
     mixing = np.stack([np.diag(level) for level in np.random.default_rng(2).lognormal(0, 1, (9, 4))]).reshape(
         3, 3, 4, 4
     )
@@ -64,7 +62,19 @@ def test_people_with_patterns_of_their_own_are_read_within_and_not_when_left_out
     assert common < 0.8 * spread["log covariance: gestures about their donning"]
 
 
-def test_prompts_of_myo_wrist_are_cut_at_their_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turn", [0.0, 1.0, 1.5])
+def test_a_band_turned_by_so_many_electrodes_is_found_turned_by_as_many(turn):
+    rng, around = np.random.default_rng(4), 2 * np.pi * np.arange(8) / 8
+    holds = []
+    for donning in (0, 1):
+        for gesture in range(4):  # a bump of activity, elsewhere round the arm for each gesture
+            level = np.exp(2 * np.cos(around + (turn * donning - 2 * gesture) * 2 * np.pi / 8))
+            holds.append(Hold("a", donning, 1, gesture, rng.standard_normal((4_000, 8)) * level))
+    found = structure(cut(holds, FAST))["turn from donning to donning, RMS, degrees"]
+    assert found == pytest.approx(45 * turn, abs=5)
+
+
+def test_prompts_of_myo_wrist_are_cut_at_their_labels(tmp_path):
     rng = np.random.default_rng(3)
     label = np.repeat([0, 2, 0, 2], 400)
     for gesture in range(8):
@@ -77,12 +87,12 @@ def test_prompts_of_myo_wrist_are_cut_at_their_labels(tmp_path: Path) -> None:
     assert active == [(gesture, repetition, 300) for gesture in range(1, 8) for repetition in (2, 4)]
 
 
-def test_an_empty_set_is_said(tmp_path: Path) -> None:
+def test_an_empty_set_is_said(tmp_path):
     with pytest.raises(DataError, match="one of the sets is empty"):
         measure(real_myo(tmp_path), FAST)
 
 
-def test_the_table_has_a_row_a_figure_and_a_gap_where_a_set_has_none() -> None:
+def test_the_table_has_a_row_a_figure_and_a_gap_where_a_set_has_none():
     simulated = group_mean([{"a": 1.0, "levels, within": 0.5}, {"a": 3.0, "levels, within": 0.7}])
     table = markdown({"real": {"a": 1.0}, "simulated": simulated})
     assert "| a | 1 | 2 |" in table

@@ -19,25 +19,25 @@ def hand() -> Hand:
 
 
 @pytest.fixture(scope="module")
-def poses(hand: Hand) -> np.ndarray:
+def poses(hand) -> np.ndarray:
     """Three people, five minutes each."""
     people = [np.random.default_rng(seed) for seed in (1, 2, 3)]
     return np.stack([move_free(draw_style(rng), hand, 7_500, RATE_HZ, rng).poses_rad for rng in people])
 
 
-def test_every_joint_stays_in_its_range_and_fingers_use_all_of_it(hand: Hand, poses: np.ndarray) -> None:
+def test_every_joint_stays_in_its_range_and_fingers_use_all_of_it(hand, poses):
     assert np.all(poses >= hand.lower_rad - 1e-9)
     assert np.all(poses <= hand.upper_rad + 1e-9)
     used = np.ptp(poses[..., :20], axis=(0, 1)) / (hand.upper_rad - hand.lower_rad)[:20]
     assert used.min() > 0.9
 
 
-def test_no_pose_comes_near_a_held_out_gesture(poses: np.ndarray) -> None:
+def test_no_pose_comes_near_a_held_out_gesture(poses):
     nearest_rad = min(distance_rad(poses[..., :20], key_rad[:20]).min() for key_rad in HELD_OUT_RAD)
     assert nearest_rad > CLEARANCE_RAD
 
 
-def test_held_out_gestures_as_people_make_them_are_within_the_clearance(hand: Hand) -> None:
+def test_held_out_gestures_as_people_make_them_are_within_the_clearance(hand):
     from cpep_train.stages import move
 
     for stage in (stage for stage in STAGES if stage.held_out):
@@ -46,25 +46,25 @@ def test_held_out_gestures_as_people_make_them_are_within_the_clearance(hand: Ha
             assert np.median(distance_rad(made.poses_rad[:, :20], stage.keys_rad[..., :20])) < CLEARANCE_RAD / 2
 
 
-def test_postures_have_the_few_principal_components_of_natural_hands(poses: np.ndarray) -> None:
+def test_postures_have_the_few_principal_components_of_natural_hands(poses):
     share = np.linalg.eigvalsh(np.cov(poses[..., :20].reshape(-1, 20).T))[::-1]
     kept = np.cumsum(share) / share.sum()
     assert 0.55 < kept[1] < 0.75  # Ingram et al. 2008: six tenths in two, 94 % in ten
     assert kept[9] > 0.9
 
 
-def test_neighbouring_fingers_bend_together_more_than_distant_ones(poses: np.ndarray) -> None:
+def test_neighbouring_fingers_bend_together_more_than_distant_ones(poses):
     knuckles = np.corrcoef(poses[..., [5, 9, 13, 17]].reshape(-1, 4).T)
     assert knuckles[0, 1] > knuckles[0, 2] > knuckles[0, 3] > 0
 
 
-def test_the_hand_moves_at_speeds_that_people_have_and_holds_as_long(poses: np.ndarray) -> None:
+def test_the_hand_moves_at_speeds_that_people_have_and_holds_as_long(poses):
     speed_rad_s = np.abs(np.diff(poses[..., :20], axis=1)) * RATE_HZ
     assert speed_rad_s.max() < 9.0
     assert 0.3 < np.mean(speed_rad_s.max(axis=2) > 0.5) < 0.7
 
 
-def test_the_same_seed_moves_the_same_way(hand: Hand) -> None:
+def test_the_same_seed_moves_the_same_way(hand):
     def one(seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
         return move_free(draw_style(rng), hand, 100, RATE_HZ, rng).poses_rad

@@ -32,7 +32,7 @@ REST, FIST = STAGES[0], STAGES[1]
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("sim") / "corpus"
     synthesise_corpus(out, n_users=3, sessions_per_user=1, seconds=1.0, seed=4)
     return out
@@ -43,7 +43,7 @@ def _metadata(corpus: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_row_of_the_metadata_has_its_valid_session(corpus: Path) -> None:
+def test_every_row_of_the_metadata_has_its_valid_session(corpus):
     rows = _metadata(corpus)
     assert len(rows) == 3 * len(STAGES) == len(list(corpus.glob("*.hdf5")))
     for row in rows:
@@ -58,7 +58,7 @@ def test_every_row_of_the_metadata_has_its_valid_session(corpus: Path) -> None:
             assert session.pose_valid().all()
 
 
-def test_training_never_sees_a_held_out_user_or_stage(corpus: Path) -> None:
+def test_training_never_sees_a_held_out_user_or_stage(corpus):
     rows = _metadata(corpus)
     seen = {"held_out_user": "False", "held_out_stage": "False"}
     fitted = [row for row in rows if row["split"] in ("train", "val")]
@@ -71,15 +71,15 @@ def test_training_never_sees_a_held_out_user_or_stage(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize(("n_users", "held_out"), [(1, 0), (2, 0), (3, 1), (4, 1), (8, 2), (12, 3)])
-def test_every_fourth_user_is_held_out(n_users: int, held_out: int) -> None:
+def test_every_fourth_user_is_held_out(n_users, held_out):
     assert sum(simulation._is_held_out(user, n_users) for user in range(n_users)) == held_out
 
 
-def test_with_three_donnings_the_last_is_for_validation() -> None:
+def test_with_three_donnings_the_last_is_for_validation():
     assert [simulation._is_validation(0, session, 4, 3) for session in range(3)] == [False, False, True]
 
 
-def test_a_corpus_is_the_same_bit_for_bit_and_another_seed_is_another(corpus: Path) -> None:
+def test_a_corpus_is_the_same_bit_for_bit_and_another_seed_is_another(corpus):
     again, other = (simulate(2, 0, FIST, 1.0, seed) for seed in (4, 5))
     draw_wearer.cache_clear()
     with Session(corpus / f"sim002-d0-{FIST.name}.hdf5") as session:
@@ -88,7 +88,7 @@ def test_a_corpus_is_the_same_bit_for_bit_and_another_seed_is_another(corpus: Pa
         assert not np.array_equal(session.emg(), other.emg_uv)
 
 
-def test_those_who_are_trained_on_form_trained_gestures_in_more_ways_and_nobody_else_does(corpus: Path) -> None:
+def test_those_who_are_trained_on_form_trained_gestures_in_more_ways_and_nobody_else_does(corpus):
     wide = {(1, stage.name) for stage in STAGES if not stage.held_out}  # of the three, the second is trained on
     for user in range(3):
         for stage in (FIST, STAGES[-1]):
@@ -98,7 +98,7 @@ def test_those_who_are_trained_on_form_trained_gestures_in_more_ways_and_nobody_
             assert same != ((user, stage.name) in wide)
 
 
-def test_the_first_people_alone_are_those_of_the_whole_corpus_each_in_their_split(corpus: Path, tmp_path: Path) -> None:
+def test_the_first_people_alone_are_those_of_the_whole_corpus_each_in_their_split(corpus, tmp_path):
     synthesise_corpus(tmp_path / "two", n_users=3, sessions_per_user=1, seconds=1.0, seed=4, only_first=2)
     whole, two = Corpus.open(corpus), Corpus.open(tmp_path / "two")
     assert two.rows == tuple(row for row in whole.rows if row.user in ("sim000", "sim001"))
@@ -106,7 +106,7 @@ def test_the_first_people_alone_are_those_of_the_whole_corpus_each_in_their_spli
         assert two.file(row).read_bytes() == whole.file(row).read_bytes()
 
 
-def test_a_failure_leaves_no_half_written_corpus(tmp_path: Path) -> None:
+def test_a_failure_leaves_no_half_written_corpus(tmp_path):
     def give_up(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -116,13 +116,13 @@ def test_a_failure_leaves_no_half_written_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"n_users": 0}, {"sessions_per_user": 0}, {"seconds": 0.0}])
-def test_impossible_counts_are_refused(tmp_path: Path, wrong: dict[str, float]) -> None:
+def test_impossible_counts_are_refused(tmp_path, wrong):
     counts = {"n_users": 1, "sessions_per_user": 1, "seconds": 1.0} | wrong
     with pytest.raises(ValueError, match="need users"):
         synthesise_corpus(tmp_path / "corpus", seed=0, **counts)  # type: ignore[arg-type]
 
 
-def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+def test_a_negative_seed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a seed is 0 or more, got -1"):
         synthesise_corpus(tmp_path / "corpus", n_users=1, sessions_per_user=1, seconds=1.0, seed=-1)
 
@@ -141,9 +141,7 @@ def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
         (["--prompted", "101"], "should be less than or equal to"),
     ],
 )
-def test_a_corpus_that_nobody_could_keep_is_refused_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str], said: str
-) -> None:
+def test_a_corpus_that_nobody_could_keep_is_refused_before_any_work(tmp_path, monkeypatch, asked, said):
     def begin(*_: object, **__: object) -> None:
         pytest.fail("the work was begun")
 
@@ -155,14 +153,14 @@ def test_a_corpus_that_nobody_could_keep_is_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_joint_angles_stay_inside_the_ranges() -> None:
+def test_joint_angles_stay_inside_the_ranges():
     angles = simulate(0, 0, FIST, 5.0, 3).joint_angles_rad
     hand = load_hand()
     assert np.all(angles >= hand.lower_rad[:20] - 1e-6)
     assert np.all(angles <= hand.upper_rad[:20] + 1e-6)
 
 
-def test_the_spectrum_is_that_of_surface_emg() -> None:
+def test_the_spectrum_is_that_of_surface_emg():
     emg = simulate(0, 0, FIST, 10.0, 3).emg_uv
     hz, power = signal.welch(emg - emg.mean(axis=0), SAMPLE_RATE_HZ, nperseg=1024, axis=0)
     total = power.sum(axis=1)
@@ -170,13 +168,13 @@ def test_the_spectrum_is_that_of_surface_emg() -> None:
     assert 60 < hz[np.searchsorted(np.cumsum(total), total.sum() / 2)] < 140
 
 
-def test_a_fist_is_louder_than_rest_on_every_electrode() -> None:
+def test_a_fist_is_louder_than_rest_on_every_electrode():
     fist, rest = (simulate(0, 0, stage, 4.0, 3).emg_uv.std(axis=0) for stage in (FIST, REST))
     assert np.all(fist > rest)
     assert np.median(fist / rest) > 2
 
 
-def test_muscles_of_the_palm_do_not_reach_the_band() -> None:
+def test_muscles_of_the_palm_do_not_reach_the_band():
     assert len(MUSCLES) == 28
     assert not [name for name in MUSCLES if name.startswith(("RI", "LU", "UI", "OP"))]
 
@@ -187,13 +185,13 @@ def _on(wearer: SimulatedWearer, electrode_rad: np.ndarray, shift_mm: float = 0.
     return replace(donning, electrode_rad=electrode_rad, shift_mm=shift_mm, contact=even, _computed={})
 
 
-def test_turning_the_band_by_one_electrode_moves_the_signal_by_one_electrode() -> None:
+def test_turning_the_band_by_one_electrode_moves_the_signal_by_one_electrode():
     wearer, angles = draw_wearer(0, 0), 2 * np.pi * np.arange(N_CHANNELS) / N_CHANNELS
     here, turned = (_on(wearer, at).action_potentials_uv(0, 0) for at in (angles, angles + angles[1]))
     np.testing.assert_allclose(turned, np.roll(here, -1, axis=2), atol=0.02 * np.abs(here).max())
 
 
-def test_the_electrode_above_a_superficial_muscle_hears_it_best() -> None:
+def test_the_electrode_above_a_superficial_muscle_hears_it_best():
     wearer, muscle = draw_wearer(0, 0), list(MUSCLES).index("FCR")
     units = wearer.units.muscle == muscle
     centre_rad = np.angle(np.exp(1j * wearer.units.angle_rad[units]).mean())
@@ -202,7 +200,7 @@ def test_the_electrode_above_a_superficial_muscle_hears_it_best() -> None:
     assert np.all(np.diff(np.sum(heard**2, axis=(0, 1))[:4]) < 0)
 
 
-def test_pronation_moves_a_muscle_on_the_radius_and_not_one_on_the_ulna() -> None:
+def test_pronation_moves_a_muscle_on_the_radius_and_not_one_on_the_ulna():
     donning = draw_donning(draw_wearer(0, 0), 0, 0, 0)
     neutral, pronated = (np.abs(donning.action_potentials_uv(step, 0)) for step in (0, 2))
     changed = [
@@ -212,7 +210,7 @@ def test_pronation_moves_a_muscle_on_the_radius_and_not_one_on_the_ulna() -> Non
     assert changed[0] == 0 < changed[1]
 
 
-def test_tired_fibres_stretch_their_action_potentials() -> None:
+def test_tired_fibres_stretch_their_action_potentials():
     donning = draw_donning(draw_wearer(0, 0), 0, 0, 0)
     rested, tired = (donning.action_potentials_uv(0, fatigue) for fatigue in (0, 2))
     hz = np.fft.rfftfreq(len(rested), 1 / BASE_RATE_HZ)
@@ -223,7 +221,7 @@ def test_tired_fibres_stretch_their_action_potentials() -> None:
     assert mean_hz[1] < 0.9 * mean_hz[0]
 
 
-def test_muscles_tire_when_they_work_and_recover_when_they_rest() -> None:
+def test_muscles_tire_when_they_work_and_recover_when_they_rest():
     rng = np.random.default_rng(0)
     work = np.concatenate([np.ones((1500, 1)), np.zeros((4500, 1))])
     fatigue = simulation._fatigue(work, rng)[:, 0]
@@ -237,7 +235,7 @@ def test_muscles_tire_when_they_work_and_recover_when_they_rest() -> None:
     [RingBand(10, 1_000.0, (5, 430), common=0.8), RingBand(8, 200.0, (10, 90), offset_uv=0.0, step_uv=0.8)],
     ids=["3DC", "Myo"],
 )
-def test_any_band_hears_the_same_wearer(band: RingBand) -> None:
+def test_any_band_hears_the_same_wearer(band):
     recording = simulate(0, 0, FIST, 2.0, 3, band)
     assert recording.emg_uv.shape == (2 * band.sample_rate_hz, band.n_channels)
     assert recording.joint_angles_rad.shape == (len(recording.emg_uv), 20)
@@ -246,13 +244,13 @@ def test_any_band_hears_the_same_wearer(band: RingBand) -> None:
         np.testing.assert_allclose(counts, np.rint(counts), atol=1e-3)
 
 
-def test_a_common_reference_takes_the_mean_from_every_channel() -> None:
+def test_a_common_reference_takes_the_mean_from_every_channel():
     quiet = {"noise_uv": 0.0, "offset_uv": 0.0}
     apart, common = (simulate(0, 0, FIST, 2.0, 3, RingBand(common=share, **quiet)).emg_uv for share in (0.0, 1.0))
     assert np.std(common.mean(axis=1)) < 0.2 * np.std(apart.mean(axis=1))
 
 
-def test_free_movement_of_held_out_people_is_as_long_as_a_calibration(tmp_path: Path) -> None:
+def test_free_movement_of_held_out_people_is_as_long_as_a_calibration(tmp_path):
     synthesise_corpus(tmp_path / "free", n_users=3, sessions_per_user=1, seconds=1.0, seed=4, free_seconds=2.0)
     rows = [row for row in _metadata(tmp_path / "free") if row["stage"] == FREE_STAGE]
     assert [(row["user"], row["split"], row["held_out_stage"]) for row in rows] == [
@@ -267,7 +265,7 @@ def test_free_movement_of_held_out_people_is_as_long_as_a_calibration(tmp_path: 
 
 
 @pytest.mark.slow
-def test_gestures_set_apart_for_validation_are_neither_trained_on_nor_judged_by(tmp_path: Path) -> None:
+def test_gestures_set_apart_for_validation_are_neither_trained_on_nor_judged_by(tmp_path):
     synthesise_corpus(tmp_path / "apart", n_users=3, sessions_per_user=1, seconds=1.0, seed=4, free_seconds=1.0)
     corpus = Corpus.open(tmp_path / "apart")
     apart = {stage.name for stage in VALIDATION_STAGES}
@@ -281,12 +279,12 @@ def test_gestures_set_apart_for_validation_are_neither_trained_on_nor_judged_by(
             session.check()
 
 
-def test_free_movement_shorter_than_a_second_is_refused(tmp_path: Path) -> None:
+def test_free_movement_shorter_than_a_second_is_refused(tmp_path):
     with pytest.raises(ValueError, match="free movement takes a second"):
         synthesise_corpus(tmp_path / "c", n_users=1, sessions_per_user=1, seconds=1.0, seed=0, free_seconds=0.5)
 
 
-def test_pressing_harder_activates_more() -> None:
+def test_pressing_harder_activates_more():
     hand, donning = load_hand(), draw_donning(draw_wearer(0, 0), 0, 0, 0)
     poses = np.tile(FIST.keys_rad, (3, 1))
     soft, hard = (muscle_drive(hand, donning, Motion(poses, np.full(3, effort))).sum() for effort in (0.5, 1.0))
@@ -294,7 +292,7 @@ def test_pressing_harder_activates_more() -> None:
     assert resting < soft < hard
 
 
-def test_two_donnings_of_one_person_differ_less_than_two_people() -> None:
+def test_two_donnings_of_one_person_differ_less_than_two_people():
     def patterns(user: int, session: int) -> np.ndarray:
         donning = draw_donning(draw_wearer(0, user), 0, user, session)
         return np.log(np.sum(donning.action_potentials_uv(0, 0) ** 2, axis=(0, 1)))

@@ -9,7 +9,7 @@ from cpep_train.volume_conductor import Electrodes, lead_field
 OUTER_MM, FAT_MM = 40.0, 3.0
 
 
-def test_the_closed_solution_is_that_of_the_boundary_conditions() -> None:
+def test_the_closed_solution_is_that_of_the_boundary_conditions():
     """Solve for the three coefficients by brute force, with unscaled Bessel functions."""
     inner = OUTER_MM - FAT_MM
     for n, k, source in ((0, 0.05, 20.0), (2, 0.3, 30.0), (9, 0.2, 34.0)):
@@ -44,24 +44,24 @@ def _potential(
     return found[:, 0, 0]
 
 
-def test_deeper_and_farther_fibres_are_heard_less() -> None:
+def test_deeper_and_farther_fibres_are_heard_less():
     assert np.all(np.diff([np.abs(_potential(radius)).max() for radius in (36.0, 32.0, 26.0, 18.0)]) < 0)
     assert np.all(np.diff([np.abs(_potential(34.0, angle)).max() for angle in (0.0, 0.4, 0.8, 1.6)]) < 0)
 
 
-def test_an_action_potential_travels_at_its_speed() -> None:
+def test_an_action_potential_travels_at_its_speed():
     at_s = [np.argmin(_potential(35.0, end_plate_mm=end_plate)[8:]) / 2_000 for end_plate in (-25.0, -45.0)]
     assert abs((at_s[1] - at_s[0]) * 4000 - 20) < 4  # mm
     slow_s = np.argmin(_potential(35.0, end_plate_mm=-45.0, speed=3000.0)[8:]) / 2_000
     assert slow_s > at_s[1]
 
 
-def test_either_side_of_the_end_plate_is_the_other_upside_down() -> None:
+def test_either_side_of_the_end_plate_is_the_other_upside_down():
     above, below = (_potential(33.0, end_plate_mm=place) for place in (-30.0, 30.0))
     np.testing.assert_allclose(above, -below, atol=0.02 * np.abs(above).max())
 
 
-def test_fat_blurs_and_quietens() -> None:
+def test_fat_blurs_and_quietens():
     thin, thick = (lead_field(OUTER_MM, fat_mm, Electrodes()) for fat_mm in (2.0, 8.0))
     loud, width = [], []
     for field in (thin, thick):
