@@ -462,7 +462,7 @@ def _hand_poses(checkpoint: Checkpoint, evaluation: EvaluationSet, embedded: NDA
     rng = np.random.default_rng(checkpoint.recipe.seed)
     of_gesture = [np.flatnonzero(references.gesture_index == gesture) for gesture in range(len(evaluation.gestures))]
     chosen = np.concatenate([rng.permutation(places)[:_HAND_POSES] for places in of_gesture])
-    standardised = references.dataset.fetch(references.places[chosen]).pose.numpy().mean(axis=2)
+    standardised = references.only(chosen).poses().mean(axis=2)
     angles_rad = standardised * checkpoint.pose_std_rad + checkpoint.pose_mean_rad
     rest = [number for number, name in enumerate(evaluation.gestures) if name in REST_STAGES]
     is_rest = np.isin(references.gesture_index[chosen], rest)

@@ -67,7 +67,7 @@ def lower_pose_encoder(checkpoint: Checkpoint, references: Examples) -> PoseProg
 def spread_between_people(checkpoint: Checkpoint, references: Examples) -> NDArray[np.float64]:
     """SD of each joint's mean between people making one gesture, root mean square over gestures, (n_joints,) rad."""
     starts = range(0, len(references), _POSES_AT_ONCE)
-    batches = [references.dataset.fetch(references.places[at : at + _POSES_AT_ONCE]).pose.numpy() for at in starts]
+    batches = [references.poses(at, at + _POSES_AT_ONCE) for at in starts]
     poses = np.concatenate([batch.mean(axis=2) for batch in batches]) * checkpoint.pose_std_rad  # (R, J)
     variances = []
     for gesture in np.unique(references.gesture_index):

@@ -48,6 +48,16 @@ def test_a_window_carries_the_label_of_its_session(toy_corpus, tiny_recipe):
     np.testing.assert_array_equal(dataset.stage_index()[::-1], batch.stage_index.numpy())
 
 
+def test_poses_alone_are_those_of_the_windows_and_no_signal_is_filtered_for_them(toy_corpus, tiny_recipe, monkeypatch):
+    dataset = WindowDataset(_store(toy_corpus, tiny_recipe), range(len(toy_corpus.rows)), with_pose=True)
+    places = dataset.index[np.random.default_rng(0).permutation(len(dataset))]
+    with monkeypatch.context() as patch:
+        patch.setattr(SessionStore, "_steps", lambda *_: pytest.fail("a signal was filtered"))
+        alone = dataset.poses(places)
+    np.testing.assert_array_equal(alone.numpy(), dataset.fetch(places).pose.numpy())
+    np.testing.assert_array_equal(dataset.poses(places).numpy(), alone.numpy())  # now from the cache
+
+
 def test_windows_of_free_movement_show_no_gesture(toy_corpus, tiny_recipe):
     rows = (replace(toy_corpus.rows[0], stage=FREE_STAGE), *toy_corpus.rows[1:])
     dataset = WindowDataset(_store(Corpus(toy_corpus.folder, rows), tiny_recipe), [0, 1], with_pose=True)

@@ -23,7 +23,7 @@ from cpep_edge.errors import DataError
 from cpep_edge.spread import evenly_spread
 from cpep_train.checkpoint import Checkpoint
 from cpep_train.corpus import FREE_STAGE, Corpus, Row
-from cpep_train.windows import SessionStore, WindowBatch, WindowDataset
+from cpep_train.windows import SessionStore, WindowDataset
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,11 @@ class Examples:
         """Preprocessed EMG of some of the windows, (B, C, T)."""
         emg: NDArray[np.float32] = self.dataset.fetch(self.places[start:stop]).emg.numpy()
         return emg
+
+    def poses(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Standardised poses of some of the windows, (B, J, T')."""
+        poses: NDArray[np.float32] = self.dataset.poses(self.places[start:stop]).numpy()
+        return poses
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +152,15 @@ def torch_embedding(embedder: nn.Module) -> Embed:
 
 def embed_emg(embed: Embed, examples: Examples, batch_size: int = 256) -> NDArray[np.float32]:
     """Embed the EMG of all examples, (Q, D)."""
-    return _embed(lambda batch: embed(batch.emg.numpy()), examples, batch_size)
+    starts = range(0, len(examples), batch_size)
+    return np.concatenate([embed(examples.emg(start, start + batch_size)) for start in starts])
 
 
 def embed_poses(pose: nn.Module, examples: Examples, batch_size: int = 256) -> NDArray[np.float32]:
     """Embed the poses of all examples, (R, D)."""
     embed = torch_embedding(pose)
-    return _embed(lambda batch: embed(batch.pose.numpy()), examples, batch_size)
+    starts = range(0, len(examples), batch_size)
+    return np.concatenate([embed(examples.poses(start, start + batch_size)) for start in starts])
 
 
 def zero_shot(
@@ -439,11 +446,3 @@ def choose(
         user_index=np.array([users.index(rows[number].user) for number, _ in places], np.int64),
         held_out_user=np.array([rows[n].held_out_user and rows[n].split != "val" for n, _ in places], bool),
     )
-
-
-def _embed(
-    embed: Callable[[WindowBatch], NDArray[np.float32]], examples: Examples, batch_size: int
-) -> NDArray[np.float32]:
-    starts = range(0, len(examples), batch_size)
-    batches = (examples.dataset.fetch(examples.places[start : start + batch_size]) for start in starts)
-    return np.concatenate([embed(batch) for batch in batches])

@@ -126,6 +126,14 @@ class SessionStore:
             self._used_bytes -= dropped.size_bytes
         return track
 
+    def poses(self, number: int) -> NDArray[np.float32]:
+        """The standardised poses of one row of the corpus, (J, n_poses), without filtering its signal."""
+        if number in self._tracks:
+            return self._tracks[number].pose
+        row = self.corpus.rows[number]
+        with self.corpus.session(row) as session:
+            return self._standardised(session, row)
+
     def layout(self, number: int) -> Layout:
         """Gaps and failed poses of one row of the corpus."""
         if number not in self._layouts:
@@ -140,13 +148,18 @@ class SessionStore:
         return round(4 * a_sample * self.layout(number).n_samples)
 
     def _load(self, number: int) -> _Track:
-        row, statistics = self.corpus.rows[number], self._statistics
+        row = self.corpus.rows[number]
         with self.corpus.session(row) as session:
             emg = self._steps(session, self.layout(number).spans, self.donnings.of(row))
-            poses, valid = poses_of(session, row, self.recipe)
-        pose = (poses[:: self.recipe.pose.decimation] - statistics.pose_mean_rad) / statistics.pose_std_rad
-        pose[~valid[:: self.recipe.pose.decimation]] = 0
-        return _Track(emg, np.ascontiguousarray(pose.T))
+            return _Track(emg, self._standardised(session, row))
+
+    def _standardised(self, session: Session, row: Row) -> NDArray[np.float32]:
+        """The standardised poses of a recording, (J, n_poses); 0 where there is no valid one."""
+        poses, valid = poses_of(session, row, self.recipe)
+        statistics, step = self._statistics, self.recipe.pose.decimation
+        pose = (poses[::step] - statistics.pose_mean_rad) / statistics.pose_std_rad
+        pose[~valid[::step]] = 0
+        return np.ascontiguousarray(pose.T)
 
     def _steps(self, session: Session, spans: Sequence[tuple[int, int]], donning: Donning) -> NDArray[np.float32]:
         """The encoder's input for a recording; each gap-free stretch is filtered from its start."""
@@ -237,6 +250,17 @@ class WindowDataset(Dataset[Window]):
         session, start = torch.from_numpy(places.T.copy())
         stage = torch.from_numpy(self._stage_of_session[places[:, 0]])
         return WindowBatch(torch.from_numpy(emg), torch.from_numpy(pose), stage, session, start)
+
+    def poses(self, places: NDArray[np.int64]) -> Tensor:
+        """The poses of windows as in `fetch`, (B, J, T'), without their EMG, which takes far longer to prepare."""
+        n_poses, step = self.window_samples // self._step, self._step
+        pose = np.empty((len(places), self.store.recipe.n_joints, n_poses), np.float32)
+        for number in np.unique(places[:, 0]):
+            poses = self.store.poses(int(number))
+            for at in np.flatnonzero(places[:, 0] == number):
+                first = places[at, 1] // step
+                pose[at] = poses[:, first : first + n_poses]
+        return torch.from_numpy(pose)
 
     def admissible(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which windows lie inside one gap-free stretch and, if poses are needed, hold no failed one.
