@@ -18,8 +18,8 @@ from cpep_edge.preprocess import Preprocessing
 from cpep_export.fixed_point import IntegerBlock, IntegerEncoder, IntegerLinear, IntegerNorm, padded
 from cpep_export.prototypes import Prototypes
 
-FRACTION_BITS = 6  # of a count, carried through the filter
-INPUT_BITS = 20  # of the scaled signal, in front of the front end
+FRACTION_BITS = 6  # of a count, kept in the filter
+INPUT_BITS = 20  # of the fraction of the scaled signal, the front end's input
 _COEFFICIENT_BITS = 29
 _COSINE_BITS = 24
 _FINE = 128  # parts of a coarse step of a prototype

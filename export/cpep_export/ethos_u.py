@@ -1,11 +1,15 @@
-"""The fused encoder for Arm's Ethos-U: int8 weights, 16-bit activations, all on the NPU, by executorch's Arm backend.
+"""Lower the fused encoder to Arm's Ethos-U with executorch's Arm backend: all of it runs on the NPU, in integers.
 
-Arm's Vela compiles the NPU's commands and estimates what they cost; those figures are modelled, nobody has measured
-them here. What is executed here is the same integer program one step earlier, in TOSA, by Arm's reference model.
-8 bits do not carry norms and residual stream: an encoder trained on rectified EMG kept 56 % of its votes on golden
-inputs, at a mean cosine of .93; so activations have 16 bits, but for attention's two products, which the NPU has in 8
-bits only. And the graph of `cpep_export.fused` divides by what spans orders of magnitude, for which 16-bit tables have
-no entries (a mean cosine of .71, although the quantised graph in torch gives .9996): `NpuEncoder` does not.
+Weights are int8 and activations int16. Int8 activations are too coarse for the norms and the residual stream: an
+encoder trained on rectified EMG kept 56 % of its votes on golden inputs, at a mean cosine of .93. Only the two products
+of attention are int8, because the NPU has no other.
+
+The NPU looks functions of 16-bit values up in tables. The graph of `cpep_export.fused` divides by values that span
+orders of magnitude, and the tables have no entries for the small ones: the mean cosine was .71, although the quantised
+graph in torch gives .9996. `NpuEncoder` avoids these divisions.
+
+Arm's Vela compiles the NPU's commands and estimates their cost. Its figures come from a model and were not measured.
+The program is checked one step earlier: Arm's reference model runs the same integer program in TOSA.
 """
 
 import copy
@@ -32,15 +36,15 @@ from cpep_export.toolchain import quiet_stdout, quiet_toolchain
 Npu = Literal["ethos-u55", "ethos-u85"]
 ACCELERATORS: dict[Npu, str] = {"ethos-u55": "ethos-u55-128", "ethos-u85": "ethos-u85-256"}  # Arm's reference designs
 
-_QUIET = 200.0  # of the largest power of a token, what lies above the border
-_ZOOM = 100.0  # the border in the units of the quiet table
+_QUIET = 200.0  # largest power of a token over the power at the border between the two tables of `TwoTableNorm`
+_ZOOM = 100.0  # power at the border, in the units of the table for quiet tokens
 PACKAGES = ("ethosu.vela", "tosa_reference_model", "ml_dtypes")
 _QUANTIZE, _DEQUANTIZE = "quantized_decomposed::quantize_per_tensor", "quantized_decomposed::dequantize_per_tensor"
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Integers q stand for (q - zero) * step."""
+    """A quantisation: the integer q stands for the value (q - zero) * step."""
 
     step: float
     zero: int
@@ -49,17 +53,22 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class EthosUProgram:
-    """A lowered encoder and what Vela says of it."""
+    """A lowered encoder and Vela's estimate of its cost."""
 
-    content: bytes  # the `.pte`: one delegate between a quantize and a dequantize on the processor
-    tosa: bytes  # the delegate before Vela
+    content: bytes  # the `.pte`: one delegate for the NPU between a quantize and a dequantize on the processor
+    tosa: bytes  # the delegate's program before Vela compiles it
     vela: VelaEstimate
     input: Affine
     output: Affine
     level_samples: int = 1  # see `levels`
 
     def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the TOSA reference model: window (C, T), preprocessed, to an embedding (E,), brought to unit length."""
+        """Embed a window with the TOSA reference model.
+
+        window: (C, T), preprocessed
+        returns: (E,), unit length
+        Raises ArtifactError when the reference model refuses the program.
+        """
         import tosa_reference_model
 
         given = levels(window[None], self.level_samples)
@@ -74,9 +83,10 @@ class EthosUProgram:
 
 
 def levels(windows: NDArray[np.float32], level_samples: int) -> NDArray[np.float32]:
-    """What the NPU is given: (n, C, T), or, of an encoder of levels, the means of so many rectified samples.
+    """The input of the NPU: the windows, (n, C, T), or, if the encoder reads levels, (n, C, T / level_samples).
 
-    The processor beside adds them up while it filters; on the NPU they would be products of each sample.
+    A level is the mean of `level_samples` rectified samples. The processor adds them up while it filters; on the NPU
+    each sample would need a multiplication.
     """
     if level_samples == 1:
         return windows
@@ -85,16 +95,16 @@ def levels(windows: NDArray[np.float32], level_samples: int) -> NDArray[np.float
 
 
 def missing_package() -> str | None:
-    """The first package that lowering needs and that is not installed, or None."""
+    """The first package that lowering needs but that is not installed, or None."""
     return next((name for name in PACKAGES if not _is_installed(name)), None)
 
 
 def lower_for_ethos_u(encoder: FusedEncoder, npu: Npu, calibration: NDArray[np.float32]) -> EthosUProgram:
-    """Quantise, lower and compile; a minute or two.
+    """Quantise, lower and compile the encoder, which takes a minute or two.
 
-    calibration: (n, C, T), preprocessed, as varied as what the device will see
-    Raises ConfigError with the line that installs a missing package, ArtifactError naming the operators that the NPU
-    does not take, DataError for calibration windows that are too few or of another shape.
+    calibration: (n, C, T), preprocessed, as varied as the device's input will be
+    Raises ConfigError, with the command that installs it, for a missing package; ArtifactError, naming them, for
+    operators that the NPU cannot run; DataError for calibration windows that are too few or of another shape.
     """
     missing = missing_package()
     if missing is not None:
@@ -123,14 +133,14 @@ def lower_for_ethos_u(encoder: FusedEncoder, npu: Npu, calibration: NDArray[np.f
 
 
 class NpuEncoder(nn.Module):
-    """A `FusedEncoder`, exactly, in the shape whose 16-bit integers stay close to it.
+    """A `FusedEncoder` rewritten, exactly, so that it loses little when it is quantised to 16 bits.
 
-    The features do not get unit length: whoever compares directions gives it to them. The divisions that are left are
-    those of `TwoTableNorm`.
+    Its features are not scaled to unit length; the caller does that. The only divisions left are those of
+    `TwoTableNorm`.
     """
 
     def __init__(self, encoder: FusedEncoder, windows: torch.Tensor) -> None:
-        """windows: (n, C, T), which show how large tokens get."""
+        """windows: (n, C, T), calibration windows to measure the largest power of the tokens."""
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
         norms = {name: m for name, m in self.encoder.named_modules() if isinstance(m, RootMeanSquare)}
@@ -142,12 +152,15 @@ class NpuEncoder(nn.Module):
             _take_levels(self.encoder.patch)
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
-        """window: (1, C, T) float32, as `levels` makes it of a preprocessed one; returns features (1, 1, E)."""
+        """window: (1, C, T) float32, the output of `levels` for a preprocessed window; returns features (1, 1, E)."""
         return self.encoder.features(window)
 
 
 def _take_levels(patch: PatchLayer) -> None:
-    """Let a patch layer read levels, whose samples all weigh the same, in place of rectifying samples itself."""
+    """Change a patch layer to read levels instead of samples that it rectifies.
+
+    This is exact, because all samples of a level have the same weight.
+    """
     n = patch.level_samples
     weight = patch.linear.weight.detach().view(-1, patch.n_channels, patch.patch_samples)[..., ::n].flatten(1) * n
     patch.linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
@@ -157,15 +170,15 @@ def _take_levels(patch: PatchLayer) -> None:
 
 
 class TwoTableNorm(nn.Module):
-    """A division by the root mean square with two tables for the root, above and below a border.
+    """A division by the root mean square with two tables for the root: one for loud tokens, one for quiet tokens.
 
-    The NPU looks 16-bit functions up in tables of even steps, and the power of tokens spans five orders of magnitude
-    from rest to effort: one table has no entries where quiet tokens lie. Each table is limited at the border, so that
-    their sum, less the border's own value, is the whole function.
+    The NPU looks functions of 16-bit values up in tables with even steps. The power of tokens spans five orders of
+    magnitude from rest to effort, so one table would have no entries for quiet tokens. The input of each table is
+    clamped at the border between them, so the sum of both, minus the value at the border, is the whole function.
     """
 
     def __init__(self, norm: RootMeanSquare, largest: float) -> None:
-        """largest: mean square of a token."""
+        """largest: the largest mean square of a token."""
         super().__init__()
         self.mean: torch.Tensor
         self.register_buffer("mean", norm.mean)
@@ -173,10 +186,10 @@ class TwoTableNorm(nn.Module):
         self.border = largest / _QUIET
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens: (1, N, D), without mean; returns the same shape, each token of mean square one."""
+        """tokens: (1, N, D), of zero mean; returns the same shape, each token of mean square one."""
         power = F.linear(tokens * tokens, self.mean) + self.eps
         loud = torch.rsqrt(torch.clamp(power, min=self.border))
-        zoomed = torch.clamp(power, max=self.border) * (_ZOOM / self.border)  # a product gets a step of its own
+        zoomed = torch.clamp(power, max=self.border) * (_ZOOM / self.border)  # the product gets its own step
         quiet = torch.rsqrt(zoomed) * (_ZOOM / self.border) ** 0.5
         normed: torch.Tensor = tokens * (loud + (quiet - self.border**-0.5))
         return normed
@@ -210,7 +223,7 @@ def _quantised(encoder: nn.Module, windows: torch.Tensor, spec: Any) -> nn.Modul
 
     quantizer = EthosUQuantizer(spec)
     quantizer.set_global(get_symmetric_a16w8_quantization_config())
-    quantizer.set_node_target(torch.ops.aten.bmm.default, get_symmetric_quantization_config())  # the NPU has no other
+    quantizer.set_node_target(torch.ops.aten.bmm.default, get_symmetric_quantization_config())  # the NPU has only int8
     prepared = prepare_pt2e(capture(encoder, windows[:1]).module(check_guards=False), quantizer)
     for window in windows:
         prepared(window[None])
@@ -219,7 +232,7 @@ def _quantised(encoder: nn.Module, windows: torch.Tensor, spec: Any) -> nn.Modul
 
 
 def require_delegated(npu: Npu, plan: Any) -> None:
-    """Raises ArtifactError, naming the operators, when more than the program's two borders stays with the processor."""
+    """Raises ArtifactError, naming the operators, unless the NPU runs all but the program's quantize and dequantize."""
     outside = sorted({operator.name for operator in plan.operators} - {_QUANTIZE, _DEQUANTIZE})
     if outside or len(plan.delegates) != 1:
         what = ", ".join(outside) or f"cuts into {len(plan.delegates)} parts"
@@ -230,7 +243,7 @@ def require_delegated(npu: Npu, plan: Any) -> None:
 
 
 def _affine(edge: Any, name: str) -> Affine:
-    """The quantisation of the node of this name, at the border of the delegate."""
+    """The quantisation of the delegate's input or output, from the node of this name."""
     nodes = edge.exported_program().graph.nodes
     (node,) = (n for n in nodes if n.op == "call_function" and f".{name}." in f".{n.target.__name__}.")
     _, step, zero, lowest, highest, *_ = node.args
@@ -238,7 +251,7 @@ def _affine(edge: Any, name: str) -> Affine:
 
 
 def _read_estimate(folder: Path, accelerator: str) -> VelaEstimate:
-    """Vela's summary, one row of CSV."""
+    """Read Vela's summary, a CSV file with one row."""
     (file,) = folder.glob("*_summary_*.csv")
     with file.open(newline="") as rows:
         (row,) = csv.DictReader(rows)
@@ -257,5 +270,5 @@ def _read_estimate(folder: Path, accelerator: str) -> VelaEstimate:
 def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the package around it is not there
+    except ModuleNotFoundError:  # its parent package is missing
         return False

@@ -1,12 +1,12 @@
-"""The fused encoder in integers, for the C engine under `export/mcu`.
+"""Convert the fused encoder to integers, for the C engine under `export/mcu`.
 
-Weights are int8 with a scale per output. Activations are int8 with one scale, found on calibration windows. Where it
-costs little they are finer: the filtered signal, the residual stream, the shares of attention and the last projection
-have 16 bits, and GELU is a table of 1024 steps. Queries, keys and values have a scale per head. All scales are folded
-into the multiplier of each output, so that the engine only multiplies, shifts and limits.
+Weights are int8 with a scale per output. Activations are int8 with one scale, chosen on calibration windows; queries,
+keys and values have a scale per head. Where it costs little, the resolution is higher: the filtered signal, the
+residual stream, the attention weights ("shares") and the last projection have 16 bits, and GELU is a table of 1024
+entries. All scales are merged into the multiplier of each output, so the engine only multiplies, shifts and clamps.
 
-Shapes: C channels, T samples, N tokens with [CLS], D width, H heads, F hidden width, E embedding; capitals with an
-underscore are filled up to a multiple of 16.
+Shapes: C channels, T samples, N tokens with [CLS], D width, H heads, F hidden width, E embedding; a capital with an
+underscore is padded to a multiple of 16.
 """
 
 import math
@@ -22,14 +22,14 @@ from cpep_edge.errors import ConfigError
 from cpep_export.activation_ranges import BlockRanges, observe, tokens_of
 from cpep_export.fused import FusedBlock, FusedEncoder, PatchLayer, RootMeanSquare
 
-VECTOR = 16  # depths are whole vectors of the widest kernel
+VECTOR = 16  # depths are padded to whole vectors of the widest kernel
 GELU_ENTRIES = 1024
-MAX_TOKENS = 512  # 16-bit shares of attention times 8-bit values still add up in 32 bits
-MAX_HEAD_WIDTH = 128  # so do scores, with the fraction that the softmax needs
-_STREAM_HEADROOM = 2.0  # over the largest value seen in calibration
-_FEATURE_BITS = 20  # of the projection's output, before it gets unit length
-_COARSEST = 8.0  # products per unit of what they add up to, at the least
-_MIN_WEIGHT_SHARE = 1e-4  # of the largest weight: an output with smaller ones is dead
+MAX_TOKENS = 512  # so that sums of 16-bit attention weights times 8-bit values fit in 32 bits
+MAX_HEAD_WIDTH = 128  # so that scores fit in 32 bits, with the fraction that the softmax needs
+_STREAM_HEADROOM = 2.0  # limit of the residual stream, relative to the largest value in calibration
+_FEATURE_BITS = 20  # of the projection's output, before it is scaled to unit length
+_COARSEST = 8.0  # least unit of an output, relative to the unit of the products that it sums
+_MIN_WEIGHT_SHARE = 1e-4  # of the layer's largest weight; an output whose weights are all smaller is treated as dead
 
 Int8 = NDArray[np.int8]
 Int16 = NDArray[np.int16]
@@ -56,8 +56,8 @@ class IntegerBlock:
     key: IntegerLinear
     value: IntegerLinear
     out: IntegerLinear
-    # Of each head: the scale of a product of query and key, in powers of two; the unit of the values over the unit of
-    # what they are mixed to.
+    # For each head: the scale that turns a product of query and key into an exponent of two; the unit of the values
+    # divided by that of the mixed values.
     heads: tuple[tuple[float, float], ...]
     mlp_norm: IntegerNorm
     inner: IntegerLinear
@@ -72,27 +72,27 @@ class IntegerEncoder:
     n_channels: int
     window_samples: int
     patch_samples: int
-    level_samples: int  # added up to one input of the patch layer
+    level_samples: int  # samples that are added up to one input of the patch layer
     n_heads: int
     width: int
     hidden: int
     d_embed: int
     rectified: bool
-    input_limit: int  # the clipped signal's largest number
+    input_limit: int  # largest integer of the clipped signal
     input_step: float  # unit of the window, in units of the preprocessed signal
     patch: IntegerLinear
-    offset: Int16  # (N, D_), positions and [CLS]
+    offset: Int16  # (N, D_), the constant part of the tokens: positions and [CLS]
     blocks: tuple[IntegerBlock, ...]
     norm: IntegerNorm
     projection: IntegerLinear
 
     @property
     def n_tokens(self) -> int:
-        """Tokens, [CLS] included."""
+        """Number of tokens, including [CLS]."""
         return 1 + self.window_samples // self.patch_samples
 
     def to_integers(self, window: NDArray[np.float32]) -> Int16:
-        """A preprocessed window as the engine's ring holds it.
+        """Convert a preprocessed window to the format of the engine's ring buffer.
 
         window: (C, T) float32
         returns: (T, C)
@@ -107,11 +107,11 @@ def padded(n: int) -> int:
 
 
 def to_fixed_point(encoder: FusedEncoder, clip: float, calibration: NDArray[np.float32]) -> IntegerEncoder:
-    """Turn an encoder to integers.
+    """Convert an encoder to integers.
 
     clip: limit of the preprocessed signal
     calibration: (n_windows, C, T) float32, preprocessed
-    Raises ConfigError, naming what to change in the recipe, when the engine cannot run such an encoder.
+    Raises ConfigError, saying what to change in the recipe, when the engine cannot run such an encoder.
     """
     check_supported(encoder)
     ranges = observe(encoder, calibration)
@@ -124,7 +124,7 @@ def to_fixed_point(encoder: FusedEncoder, clip: float, calibration: NDArray[np.f
     input_step = clip / input_limit
     patch = _patch(encoder.patch, input_step)
     stream_step = max(_STREAM_HEADROOM * ranges.stream / 32767, _COARSEST * float(patch.product_step.max()))
-    silence = tokens_of(encoder, torch.zeros(1, n_channels, encoder.window_samples))[0]  # all but the signal's share
+    silence = tokens_of(encoder, torch.zeros(1, n_channels, encoder.window_samples))[0]  # the constant part
     width = silence.shape[1]
     blocks = _blocks(encoder)
     final_step = ranges.final_norm * 1.5 / 32767
@@ -153,7 +153,7 @@ def to_fixed_point(encoder: FusedEncoder, clip: float, calibration: NDArray[np.f
 
 
 def check_supported(encoder: FusedEncoder) -> None:
-    """Raises ConfigError when the engine has no code for such an encoder."""
+    """Raises ConfigError when the engine cannot run such an encoder."""
     if not isinstance(encoder.pool, nn.Identity):
         raise ConfigError('cortex-m reads [CLS] only; train with pooling = "cls" under [emg] in the recipe')
     head_width = encoder.patch.linear.out_features // _blocks(encoder)[0].n_heads
@@ -176,14 +176,14 @@ def _blocks(encoder: FusedEncoder) -> list[FusedBlock]:
 
 @dataclass(frozen=True, slots=True)
 class _FloatLayer:
-    """A layer with integer weights whose output unit is still open."""
+    """A layer with integer weights whose output unit is not chosen yet."""
 
     weight: Int8  # (n_outputs, depth)
     bias: NDArray[np.float64]  # (n_outputs,), in units of the products
-    product_step: NDArray[np.float64]  # (n_outputs,), value of one product
+    product_step: NDArray[np.float64]  # (n_outputs,), the unit of the products
 
     def to(self, step: float | NDArray[np.float64], n_outputs: int | None = None) -> IntegerLinear:
-        """The layer with outputs in units of `step`, the same for all or (n_outputs,), filled up to `n_outputs`."""
+        """The layer with outputs in units of `step`, one for all or (n_outputs,), padded to `n_outputs` outputs."""
         ratio = self.product_step / step
         shift = min(-math.frexp(float(ratio.max()))[1] - 1, 31)
         if shift < 1:
@@ -209,7 +209,7 @@ def _float_layer(layer: nn.Module, input_step: float) -> _FloatLayer:
 
 
 def _quantised(weight: NDArray[np.float64], bias: NDArray[np.float64], input_step: float) -> _FloatLayer:
-    """weight: (n_outputs, depth); the depth is filled up with zeros."""
+    """weight: (n_outputs, depth); the depth is padded with zeros."""
     largest = np.abs(weight).max(axis=1)
     weight_step = np.maximum(largest, max(_MIN_WEIGHT_SHARE * largest.max(), 1e-12)) / 127
     weight_step = np.maximum(weight_step, np.abs(bias) / (input_step * 2.0**29))  # the bias must fit in 32 bits
@@ -220,10 +220,10 @@ def _quantised(weight: NDArray[np.float64], bias: NDArray[np.float64], input_ste
 
 
 def _patch(patch: PatchLayer, input_step: float) -> _FloatLayer:
-    """The patch layer over sums of samples as they lie in the ring: all channels of one, then of the next."""
+    """The patch layer over sums of samples in the order of the ring buffer: all channels of one, then of the next."""
     weight = patch.linear.weight.detach().double().numpy()
     by_channel = weight.reshape(len(weight), patch.n_channels, patch.patch_samples)
-    of_sums = by_channel[..., :: patch.level_samples].transpose(0, 2, 1)  # samples of a level weigh the same
+    of_sums = by_channel[..., :: patch.level_samples].transpose(0, 2, 1)  # samples of a level have equal weights
     return _quantised(of_sums.reshape(len(weight), -1), np.zeros(len(weight)), input_step)
 
 
@@ -250,7 +250,7 @@ def _block(block: FusedBlock, ranges: BlockRanges, stream_step: float) -> Intege
 
 
 def _mlp(block: FusedBlock, ranges: BlockRanges) -> tuple[Int8, IntegerLinear, _FloatLayer]:
-    """GELU's table, the layer whose outputs are its entries' numbers, and the layer that reads its 8-bit values."""
+    """GELU's table, the layer before it, whose outputs are indices into the table, and the layer after it."""
     low, high = ranges.hidden
     step = (high - low) / (GELU_ENTRIES - 1)
     value = F.gelu(torch.linspace(low, high, GELU_ENTRIES, dtype=torch.float64)).numpy()
@@ -265,7 +265,7 @@ def _mlp(block: FusedBlock, ranges: BlockRanges) -> tuple[Int8, IntegerLinear, _
 
 
 def _by_head(layer: IntegerLinear, n_heads: int) -> IntegerLinear:
-    """The outputs of every head filled up to whole vectors, because they are the depth of the scores."""
+    """Pad the outputs of every head to whole vectors, because they are the depth of the score products."""
     head_width = len(layer.bias) // n_heads
     rows = (np.arange(n_heads)[:, None] * padded(head_width) + np.arange(head_width)).ravel()
 
@@ -284,11 +284,11 @@ def _norm(norm: nn.Module, width: int, stream_step: float, step: float) -> Integ
 
 
 def _rounded(values: Tensor, n: int) -> Int16:
-    """(rows, D) to (rows, n)."""
+    """Round (rows, D) to integers and pad them to (rows, n)."""
     integers = np.rint(values.double().numpy())
     return np.pad(integers, ((0, 0), (0, n - integers.shape[1]))).astype(np.int16)
 
 
 def _input_limit(depth: int) -> int:
-    """The largest 2^n - 1 with which products over a whole patch add up in 32 bits."""
+    """The largest 2^n - 1 for which the sum of products over a whole patch fits in 32 bits."""
     return min(32767, (1 << ((2**31 - 1) // (127 * depth)).bit_length() - 1) - 1)

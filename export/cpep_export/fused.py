@@ -1,23 +1,24 @@
-"""The EMG encoder rewritten, with the same weights, in the form that XNNPACK runs fastest and completely.
+"""The EMG encoder rewritten, with the same weights, in the form that XNNPACK runs completely and fastest.
 
-`cpep_train.model` is the reference; this module computes the same embedding with fewer and other operators. Every
+`cpep_train.model` is the reference; this module computes the same embedding with fewer and different operators. Every
 rewrite is exact, and tests require the two to agree to 1e-5:
 
-- Only LayerNorms read the residual stream, and they do not see its mean. So whatever writes to the stream (patches,
-  positions, [CLS], attention, MLP) is centred once, in its weights, and what is left of a LayerNorm is a division by
-  the root mean square. Its gain and offset move into the linear layer that follows.
-- The softmax does not see what is equal for all keys, so the bias of k is dropped; its rows sum to one, so the bias of
-  v moves into that of the output; the scale of the scores moves into q.
-- With [CLS] pooling one row leaves the last block, so only that row gets a query, an output and an MLP; and with one
-  query a head, its keys and values need no layer over all tokens (`ClsBlock`).
-- The patch convolution is a linear layer over patches. Levels, means of rectified samples, need no operator of their
-  own: each sample gets its share of their weight.
+- Only LayerNorms read the residual stream, and they subtract its mean. So the weights of everything that writes to the
+  stream (patches, positions, [CLS], attention, MLP) are centred once, and a LayerNorm is left with the division by the
+  root mean square. Its gain and offset move into the linear layer that follows.
+- The softmax ignores a term that is equal for all keys, so the bias of k is dropped. Its rows sum to one, so the bias
+  of v moves into that of the output layer. The scale of the scores moves into q.
+- With [CLS] pooling, only the row of [CLS] is read after the last block, so only that row gets a query, an output and
+  an MLP there. With one query per head, the layers of keys and values need not run over all tokens (`ClsBlock`).
+- The patch convolution becomes a linear layer over patches. Levels, which are means of rectified samples, need no
+  operator of their own: the weight of a level is divided among its samples.
 
 [CLS] is inserted by padding and adding. Concatenation would be as exact, but the XNNPACK quantizer converts every
-concatenation to int8, regardless of its configuration, and with it the residual stream: on a weak model 30 % of the
-votes changed.
+concatenation to int8, regardless of its configuration, and the residual stream with it: on a weak model this changed
+30 % of the votes.
 
-Batch 1 throughout. Shapes: C channels, T samples, P samples a patch, N tokens with [CLS], D width, H heads, E outputs.
+The batch size is always 1.
+Shapes: C channels, T samples, P samples per patch, N tokens with [CLS], D width, H heads, E outputs.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 from cpep_edge.errors import ConfigError
 from cpep_train.model import Attention, Block, Embedder, Encoder, StreamingEncoder
 
-_TINY = 1e-12  # keeps what silence is divided by above zero; its square root is far below any real level or length
+_TINY = 1e-12  # prevents division by zero in silence; its square root is far below any real length
 
 
 class FusedEncoder(nn.Module):
@@ -48,7 +49,7 @@ class FusedEncoder(nn.Module):
         cls = embedder.encoder.cls.double() + embedder.encoder.position[:, :1].double()
         cls = _centred(cls, dim=-1).detach().float()
         self.start: Tensor
-        self.register_buffer("start", torch.cat([cls, self.patch.offset], dim=1))  # (1, N, D), tokens of silence
+        self.register_buffer("start", torch.cat([cls, self.patch.offset], dim=1))  # (1, N, D), the tokens of silence
         reads_cls = config.pooling == "cls"
         self.blocks = nn.ModuleList((ClsBlock if reads_cls and b is blocks[-1] else FusedBlock)(b) for b in blocks)
         self.norm = RootMeanSquare(embedder.encoder.norm)
@@ -63,7 +64,7 @@ class FusedEncoder(nn.Module):
         return self.start[:, :1]
 
     def inputs(self, window: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """The inputs of `forward` for a window, (1, C, T), run by run; here a single run with the window."""
+        """The inputs of each run of `forward` for a window, (1, C, T); here one run, with the window itself."""
         yield (window,)
 
     def embed(self, window: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class FusedEncoder(nn.Module):
         return unit_length(self.features(window), self.ones)
 
     def features(self, window: Tensor) -> Tensor:
-        """The embedding before it is given unit length, (1, 1, E)."""
+        """The embedding before it is scaled to unit length, (1, 1, E)."""
         tokens = F.pad(self.patch(window), (0, 0, 1, 0)) + self.start  # (1, N, D)
         for block in self.blocks:
             tokens = block(tokens)
@@ -85,7 +86,7 @@ class FusedEncoder(nn.Module):
 
 
 class PatchLayer(nn.Module):
-    """Patches to tokens; what no window changes, positions included where the encoder has them, is `offset`."""
+    """Turn patches into tokens. The constant part, with the positions if the encoder has them, is `offset`."""
 
     def __init__(self, encoder: Encoder | StreamingEncoder) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class PatchLayer(nn.Module):
         self.register_buffer("offset", _centred(offset, dim=-1).detach().float())
 
     def forward(self, window: Tensor) -> Tensor:
-        """window: (1, C, T); returns (1, N - 1, D), without the offset."""
+        """window: (1, C, T); returns the tokens without the offset, (1, N - 1, D)."""
         window = window.abs() if self.rectified else window
         patches = window.view(self.n_channels, -1, self.patch_samples).permute(1, 0, 2)  # (N - 1, C, P)
         tokens: Tensor = self.linear(patches.reshape(1, patches.shape[0], -1))
@@ -113,24 +114,24 @@ class PatchLayer(nn.Module):
 
 
 class RootMeanSquare(nn.Module):
-    """A LayerNorm without centring, because its input has zero mean, and without its affine part, merged elsewhere."""
+    """A LayerNorm without centring, as its input has zero mean; its gain and offset are part of the next layer."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
         d = norm.normalized_shape[0]
         self.eps = norm.eps
         self.mean: Tensor
-        self.register_buffer("mean", torch.full((1, d), 1 / d))  # XNNPACK has no fast mean; it has a fast product
+        self.register_buffer("mean", torch.full((1, d), 1 / d))  # XNNPACK is slow at means, fast at products
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (1, N, D), without mean; returns the same shape, each token of mean square one."""
+        """tokens: (1, N, D), of zero mean; returns the same shape, each token of mean square one."""
         return tokens * torch.rsqrt(F.linear(tokens * tokens, self.mean) + self.eps)
 
 
 class FusedBlock(nn.Module):
     """One pre-norm transformer block."""
 
-    only_cls = False  # whether [CLS] alone leaves the block
+    only_cls = False  # whether the output is the row of [CLS] alone
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -166,11 +167,11 @@ class FusedBlock(nn.Module):
 
 
 class ClsBlock(FusedBlock):
-    """The last block, where only [CLS] is read: (1, N, D) to (1, 1, D).
+    """The last block when only [CLS] is read after it: (1, N, D) to (1, 1, D).
 
-    With one query a head it is cheaper to bring the query before the keys' layer than all tokens behind it,
-    q (Wk x) = (q Wk) x, and to mix the tokens before the values' layer, a (Wv x) = Wv (a x). Both layers are then
-    grouped convolutions over one position, a group a head, with the weights they had.
+    With one query per head it is cheaper to multiply the query by the weights of the keys than to compute all keys,
+    q (Wk x) = (q Wk) x, and to mix the tokens before the layer of the values, a (Wv x) = Wv (a x). Both layers become
+    grouped convolutions over one position, with one group per head and the same weights.
     """
 
     only_cls = True
@@ -232,7 +233,7 @@ def unit_length(features: Tensor, ones: Tensor) -> Tensor:
 
 
 def _qkv(attention: Attention) -> list[tuple[Tensor, Tensor]]:
-    """Weights and biases of q, with the scale of the scores inside, k and v."""
+    """Weights and biases of q, k and v; those of q include the scale of the scores."""
     weight, bias = _weights(attention.qkv)
     (wq, bq), key, value = zip(weight.chunk(3), bias.chunk(3), strict=True)
     scale = (wq.shape[0] // attention.n_heads) ** -0.5
@@ -240,14 +241,14 @@ def _qkv(attention: Attention) -> list[tuple[Tensor, Tensor]]:
 
 
 def projection_of(embedder: Embedder) -> tuple[Tensor, Tensor]:
-    """The projection; the identity where there is none."""
+    """Weight and bias of the projection; those of the identity if there is none."""
     if isinstance(embedder.projection, nn.Linear):
         return _weights(embedder.projection)
     return torch.eye(embedder.d_embed, dtype=torch.float64), torch.zeros(embedder.d_embed, dtype=torch.float64)
 
 
 def after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A linear layer that takes in the gain and the offset of the LayerNorm before it."""
+    """A linear layer that includes the gain and the offset of the LayerNorm before it."""
     return _linear(weight * norm.weight.double(), bias + weight @ norm.bias.double())
 
 
@@ -256,7 +257,7 @@ def _centred(weight: Tensor, dim: int) -> Tensor:
 
 
 def _weights(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias in float64, so that merging them costs no precision."""
+    """Weight and bias in float64, so that merging loses no precision."""
     return layer.weight.double(), layer.bias.double()
 
 

@@ -23,7 +23,7 @@ MIN_VOTE_AGREEMENT = 0.98  # share of the program's votes that must equal the mo
 MODULE, FUSED, GRAPH = "fp32 module", "fused fp32", "quantised graph"
 PROGRAM, INDEX, LIVE = "program on the device", "compact index", "replayed as live"
 HEAD = "head, adapted by the calibration"
-CHIP = "integers of the microcontroller"  # with the same index or head
+CHIP = "integers of the microcontroller"  # compared with the same index or head
 
 Answer = Callable[[NDArray[np.bool_]], NDArray[np.int64]]  # gestures that may answer, (K,), to one answer a query
 

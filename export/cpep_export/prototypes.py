@@ -78,7 +78,10 @@ def find_prototypes(
 def times_asked(
     poses: NDArray[np.float32], windows: NDArray[np.float32], k: int, penalty: NDArray[np.float32] | float = 0.0
 ) -> NDArray[np.int64]:
-    """How many windows have each pose among their k nearest, (R,); penalty: (R,), subtracted from the cosines."""
+    """The number of windows that have each pose among their k nearest, (R,).
+
+    penalty: (R,), subtracted from the cosines
+    """
     k = min(k, len(poses))
     asked = np.zeros(len(poses), np.int64)
     for start in range(0, len(windows), _WINDOWS_AT_ONCE):

@@ -1,11 +1,11 @@
 """The streaming encoder for a device: each run takes one block of signal and the state, and returns an embedding.
 
-The rewrites are those of `cpep_export.fused`. The state is, for each layer, the keys and values of the newest
-`n_context` blocks: inputs of the program, and outputs that go in with the next block. A new block pushes the oldest out
-by padding and adding, because a concatenation would convert its inputs to int8. A state of zeros means a past without
-signal; after `n_blocks_seen` blocks it has no more influence.
+The rewrites are those of `cpep_export.fused`. The state holds the keys and values of each layer for the newest
+`n_context` blocks. They are inputs of the program, and its outputs become the inputs of the next run. A new block
+replaces the oldest one by padding and adding, because the quantizer would convert a concatenation's inputs to int8. A
+state of zeros means a past without signal, and it has no influence after `n_blocks_seen` blocks.
 
-Shapes: C channels, S samples a block, b tokens a block, K tokens in the state, D width, H heads, E outputs.
+Shapes: C channels, S samples per block, b tokens per block, K tokens in the state, D width, H heads, E outputs.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class StreamingStep(nn.Module):
         return tuple(torch.zeros(self._state_shape) for _ in range(2 * len(self.blocks)))
 
     def inputs(self, window: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """What `forward` is given for a window, (1, C, T), run by run, from a state of zeros."""
+        """The inputs of each run of `forward` for a window, (1, C, T), starting with a state of zeros."""
         state = self.fresh_state()
         for block in self._blocks(window):
             yield (block, *state)
@@ -79,7 +79,7 @@ class StreamingStep(nn.Module):
 
 
 class StepBlock(FusedBlock):
-    """One block of a transformer, for the newest tokens."""
+    """One transformer block, for the newest tokens."""
 
     def __init__(self, block: StreamingBlock) -> None:
         super().__init__(block)

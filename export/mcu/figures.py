@@ -2,8 +2,8 @@
 
     python export/mcu/figures.py paper|small
 
-Instructions, bytes and multiply-adds depend on sizes alone; the cosine here is that of random weights on noise whose
-level differs between electrodes and over time as from rest to effort. What a trained encoder keeps, its export says.
+Instructions, bytes and multiply-adds depend on the sizes alone. The cosine is that of random weights on noise whose
+level varies between electrodes and over time like EMG from rest to effort; for a trained encoder see its export report.
 """
 
 import json
@@ -34,7 +34,7 @@ SIZES = {
 
 
 def emg_like(config: EncoderConfig, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Band-limited noise, (n, C, T), its level drawn for each electrode and wandering over time."""
+    """Band-limited noise, (n, C, T), whose level is random per electrode and drifts over time."""
     band = signal.butter(2, [40, 450], "bandpass", fs=RATE_HZ, output="sos")
     shape = (n, config.n_channels, config.window_samples)
     noise = signal.sosfilt(band, rng.normal(size=(*shape[:2], shape[2] + 200)))[..., 200:]
@@ -72,7 +72,7 @@ def main(size: str) -> None:
 
 
 def _plain_instructions(folder: Path, processor: Processor, objects: Path) -> int:
-    """Instructions of a window with the reference kernels."""
+    """Instructions per window with the reference kernels."""
     compile_for(folder, processor, objects, "plain")
     return run_check(folder, processor, objects, "plain").window_instructions
 
