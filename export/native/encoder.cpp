@@ -1,6 +1,6 @@
-// The C library over ExecuTorch's runtime and its XNNPACK backend.
+// The C library on top of ExecuTorch's runtime and its XNNPACK backend.
 //
-// No portable kernels are linked: the export leaves no operator outside the backend, and they would triple the size.
+// No portable kernels are linked: the export leaves no operator for them, and they would triple the size.
 
 #include "encoder.h"
 
@@ -22,8 +22,8 @@
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
-// Declared here because the SDK ships the pool's library and not its header. Neither function is virtual nor inline,
-// and the object is never made, copied or measured on this side, so this much of the class is enough.
+// Declared here because the SDK has the thread pool's library but not its header. This partial declaration is enough:
+// neither function is virtual or inline, and this file never creates or copies the object or uses its size.
 namespace executorch::extension::threadpool {
 class ThreadPool {
  public:
@@ -44,7 +44,7 @@ using executorch::extension::threadpool::NoThreadPoolGuard;
 constexpr const char *kMethod = "forward";
 constexpr size_t kProgramAlignment = 16;  // of a flatbuffer
 
-// ---- what ExecuTorch logs while a call of ours runs is the reason of that call's failure, and nothing for stderr
+// ---- logging: an error that ExecuTorch logs during one of our calls goes into that call's error text, not to stderr
 
 thread_local std::string *reason = nullptr;
 pal_emit_log_message_method log_elsewhere = nullptr;
@@ -54,7 +54,7 @@ void keep_reason(et_timestamp_t time, et_pal_log_level_t level, const char *file
   if (reason == nullptr) {
     log_elsewhere(time, level, file, function, line, message, length);
   } else if ((level == kError || level == kFatal) && reason->empty()) {
-    reason->assign(message, length);  // the first is the cause, later ones are its consequences
+    reason->assign(message, length);  // the first error is the cause, later ones its consequences
   }
 }
 
@@ -72,9 +72,9 @@ class Listening {
   std::string *outer_;
 };
 
-// Python's own bindings of ExecuTorch may come into the process later and take the logging for themselves, so every
-// opening looks again. The table is changed in place: register_pal announces on stderr, to every user, that it replaces
-// something.
+// Redirect ExecuTorch's log to keep_reason. Every cpep_open calls this, because the Python bindings of ExecuTorch may
+// be loaded later and redirect the log themselves. The table is changed in place, because register_pal would print a
+// notice on stderr.
 void hear_reasons() {
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
@@ -86,7 +86,7 @@ void hear_reasons() {
 
 // ---- threads
 
-// The pool cannot change its size once a program uses it: that kills the process. So the first encoder decides.
+// Let the first encoder set the pool's size. Resizing it once a program uses it would kill the process.
 void claim_pool(uint32_t n_threads) {
   static std::mutex mutex;
   static uint32_t claimed = 0;
@@ -104,7 +104,7 @@ void claim_pool(uint32_t n_threads) {
   }
 }
 
-// ---- failures of ExecuTorch become exceptions inside, and text at the border
+// ---- errors: those of ExecuTorch become exceptions in this file, and text in the C functions
 
 [[noreturn]] void fail(const char *what, runtime::Error error) {
   throw std::runtime_error(std::string(what) + " (" + runtime::to_string(error) + ")");
@@ -124,7 +124,7 @@ void write_error(const char *text, const std::string &heard, char *error, size_t
   if (error == nullptr || error_bytes == 0) return;
   std::snprintf(error, error_bytes, heard.empty() ? "%s" : "%s: %s", text, heard.c_str());
   for (char *c = error; *c != '\0'; ++c) {
-    if (*c < ' ' || *c > '~') *c = '?';  // a message may quote bytes of the program
+    if (*c < ' ' || *c > '~') *c = '?';  // a message may contain bytes of the program
   }
 }
 
@@ -158,7 +158,7 @@ cpep_shape shape_of(const runtime::MethodMeta &meta) {
   return {window[1], window[2], embedding[1], static_cast<int32_t>(meta.num_inputs() - 1)};
 }
 
-// The planned arenas of a method: memory for what crosses the border of the backend.
+// The planned arenas of a method: memory for the inputs and outputs of the backend.
 class Arenas {
  public:
   explicit Arenas(const runtime::MethodMeta &meta) {
@@ -182,7 +182,7 @@ class Arenas {
   std::unique_ptr<runtime::HierarchicalAllocator> allocator_;
 };
 
-// What a streaming program keeps from run to run: its inputs and outputs after the first.
+// The state of a streaming program between runs: all its inputs and outputs but the first.
 class State {
  public:
   explicit State(const runtime::MethodMeta &meta) {
@@ -255,7 +255,8 @@ struct cpep_encoder {
   runtime::Method method;
 
  private:
-  // XNNPACK takes the pool it finds at loading; without one it runs in the caller, and no thread is ever started.
+  // Hides the thread pool while it exists. XNNPACK uses the pool that it finds when a program is loaded; without one it
+  // runs in the calling thread, and no thread is started.
   class OneThread {
    public:
     explicit OneThread(bool wanted) {

@@ -1,15 +1,15 @@
-// The causal filter in front of the encoder, so that a device needs no scipy while it runs.
+// The causal filter in front of the encoder, so that a device does not need scipy at run time.
 //
-// The same sums in the same order as scipy.signal.sosfilt, so the same numbers; contracted multiply-adds would round
-// otherwise and are switched off where this is compiled. Channels lie side by side: some at a time go through all samples
-// with their state in registers.
+// It computes the same sums in the same order as scipy.signal.sosfilt, so the results are equal. Contracted
+// multiply-adds would round differently, so the build switches them off for this file. Channels are adjacent in memory:
+// a few at a time go through all samples with their state in registers.
 
 #include "encoder.h"
 #include "vectors.h"
 
 namespace {
 
-// Transposed direct form II, in place, for N channels; row and state: stride from one to the next of each channel's.
+// Transposed direct form II, in place, for N of the n_channels adjacent channels.
 template <size_t N>
 inline __attribute__((always_inline)) void advance(const double *section, double *samples, size_t n_samples,
                                                    size_t n_channels, double *state) {

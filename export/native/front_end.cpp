@@ -1,5 +1,5 @@
-// The front end of one stream: band filters, covariances block by block, and their matrix logarithms, which are the chip
-// engine's own source in double precision. One call takes all samples of a hop.
+// The front end of one stream: band filters, covariances block by block, and their matrix logarithms. The logarithms
+// are the chip engine's source, compiled in double precision.
 
 #include "encoder.h"
 #include "vectors.h"
@@ -37,10 +37,10 @@ struct cpep_front_end {
   std::vector<uint8_t> live;
   std::vector<float> centre;
   std::vector<double> state, filtered;
-  std::vector<double> block;   // products of the block that is not full, upper triangles of whole matrices
-  std::vector<double> blocks;  // those of the last blocks, a ring
+  std::vector<double> block;   // sums of products of the current block: whole matrices, only upper triangles are read
+  std::vector<double> blocks;  // those of the last full blocks, a ring buffer
   std::vector<double> covariance, work;
-  size_t n_before = 0;  // samples to go before the first block
+  size_t n_before = 0;  // samples left before the first block
   size_t n_in_block = 0, n_blocks = 0, at_block = 0;
 };
 
@@ -52,12 +52,12 @@ CPEP_VECTORS void add_products(const double *samples, size_t n_samples, size_t n
     for (size_t s = 0; s < n_samples; ++s) {
       const double *__restrict sample = samples + s * n;
       const double x = sample[i];
-      for (size_t j = i & ~size_t{3}; j < n; ++j) row[j] += x * sample[j];  // from a whole vector on
+      for (size_t j = i & ~size_t{3}; j < n; ++j) row[j] += x * sample[j];  // start at a whole vector
     }
   }
 }
 
-// The next samples of all bands, none of them beyond the end of a block.
+// Filter the next samples in all bands and add their products. They must not go beyond the end of the block.
 void take(cpep_front_end *f, const float *samples, size_t n_samples) {
   for (size_t band = 0; band < f->n_bands; ++band) {
     std::copy(samples, samples + n_samples * f->n, f->filtered.begin());
@@ -67,7 +67,7 @@ void take(cpep_front_end *f, const float *samples, size_t n_samples) {
   }
 }
 
-// A full block; whether it makes a span, whose token is then written.
+// End a full block. Returns whether there are enough blocks for a span; if so, its token is written.
 bool close_block(cpep_front_end *f, float *token) {
   std::copy(f->block.begin(), f->block.end(), f->blocks.begin() + static_cast<long>(f->at_block * f->block.size()));
   std::fill(f->block.begin(), f->block.end(), 0.0);

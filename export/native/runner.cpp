@@ -1,11 +1,11 @@
-// cpep-encode: run an encoder program without Python, over the same library that Python uses.
+// cpep-encode: run an encoder program without Python, with the same library that Python uses.
 //
 //   cpep-encode MODEL.pte WINDOWS.f32      windows of raw float32, one after the other; "-" reads stdin
-//     --raw           write embeddings as raw float32 instead of one line of text a window
+//     --raw           write embeddings as raw float32 instead of one line of text per window
 //     --threads N     1 by default
-//     --bench N       run the first window N times and print what it took, as one JSON object, instead of embeddings
+//     --bench N       run the first window N times and print the times as one JSON object, instead of embeddings
 //
-// Exit status 0 done, 1 failed, 2 wrong usage; one line `error: ...` on stderr.
+// Exit status: 0 done, 1 failed, 2 wrong usage. A failure prints one line `error: ...` on stderr.
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -81,7 +81,7 @@ Options parse(int argc, char **argv) {
   throw std::runtime_error(path + ": " + std::strerror(errno));
 }
 
-// A whole file, mapped: pages come in as they are read, and none is copied.
+// A whole file, mapped into memory: pages are loaded when they are read, and none is copied.
 class MappedFile {
  public:
   explicit MappedFile(const std::string &path) {
@@ -123,7 +123,7 @@ class Encoder {
   Encoder(const Encoder &) = delete;
   Encoder &operator=(const Encoder &) = delete;
 
-  size_t window_size() const { return window_size_; }  // numbers
+  size_t window_size() const { return window_size_; }  // in floats
 
   const std::vector<float> &embed(const float *window) {
     char error[512];
@@ -137,7 +137,7 @@ class Encoder {
   std::vector<float> embedding_;
 };
 
-// Reads one window at a time, so that a pipe without end is served as it comes.
+// Reads one window at a time, so that an endless pipe works.
 class Windows {
  public:
   Windows(const std::string &path, size_t window_size)
@@ -182,13 +182,13 @@ double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-// The smallest value that a share of the values does not exceed.
+// The smallest value such that a share of all values does not exceed it.
 double quantile(const std::vector<double> &sorted, double share) {
   const auto rank = static_cast<size_t>(std::ceil(share * static_cast<double>(sorted.size())));
   return sorted[std::max<size_t>(rank, 1) - 1];
 }
 
-// getrusage would do, but its peak starts from that of the process that started this one.
+// The peak of getrusage cannot be used, because it includes that of the process that started this one.
 long peak_rss_bytes() {
   std::FILE *status = std::fopen("/proc/self/status", "r");
   if (status == nullptr) fail_with_errno("/proc/self/status");
@@ -204,7 +204,7 @@ void bench(Encoder &encoder, const float *window, const Options &options, double
   const auto first_start = Clock::now();
   encoder.embed(window);
   const double first_ms = ms_since(first_start);
-  for (long i = 0; i < std::min(options.n_runs / 10, 100L); ++i) encoder.embed(window);  // clocks and caches settle
+  for (long i = 0; i < std::min(options.n_runs / 10, 100L); ++i) encoder.embed(window);  // warm up clocks and caches
   std::vector<double> run_ms;
   for (long i = 0; i < options.n_runs; ++i) {
     const auto start = Clock::now();

@@ -1,5 +1,5 @@
-// Code that is compiled twice where processors differ: for the wider vectors of most, chosen as it is loaded, and for all.
-// No rounding differs: AVX2 alone, without fused multiply-adds.
+// Marks functions that are compiled twice on x86-64: for processors with AVX2, and for all. The loader chooses one.
+// Both round alike, because AVX2 is used without fused multiply-adds.
 #ifndef CPEP_VECTORS
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -1,4 +1,4 @@
-/* What check.c needs of the machine it runs on. */
+/* The functions that check.c needs from the machine it runs on. */
 #ifndef CPEP_BOARD_H
 #define CPEP_BOARD_H
 
@@ -6,11 +6,11 @@
 
 void board_write(const char *text);
 
-/* Instructions run since the last call of board_start_counting; 0 where nothing counts them. */
+/* Instructions run since the last call of board_start_counting; 0 if they cannot be counted. */
 void board_start_counting(void);
 uint32_t board_instructions(void);
 
-/* Bytes of stack touched since the start; 0 where nobody knows. */
+/* Bytes of stack used since the start; 0 if unknown. */
 uint32_t board_stack_bytes(void);
 
 #endif

@@ -1,6 +1,7 @@
-/* Run the golden stretches through the whole way from samples to a vote, and say what came out and what it took.
+/* Run the golden stretches through the whole engine, from samples to a vote, and print the differences from the
+   expected results and the instructions used.
 
-   Each line is a word and numbers; the exit status is 0 only if every bit is as it must be. */
+   Each line is a word and numbers. The exit status is 0 only if all bits are as expected. */
 #include <string.h>
 
 #include "board.h"
@@ -36,7 +37,7 @@ static int32_t at_least(int32_t largest, int32_t a, int32_t b) {
     return difference > largest ? difference : largest;
 }
 
-/* Of the mean token, in units of the last place, and of the embedding. */
+/* The largest difference of any entry of the mean token, in units in the last place, or of the embedding. */
 static int32_t largest_difference(const golden_stretch *golden, const int16_t *embedding) {
     int32_t largest = 0, i;
 #if CPEP_BANDS
@@ -59,7 +60,7 @@ static int is_same(const cpep_vote *a, const cpep_vote *b) {
     return memcmp(a, b, sizeof *a) == 0; /* 32-bit numbers without gaps */
 }
 
-/* "golden number difference gesture", and whether both are right. */
+/* Check one stretch, print its lines, and return whether mean token, embedding and vote are right. */
 static int check(int32_t number, const golden_stretch *golden) {
     int32_t i, difference, sample, token = 0, take, embed = 0, recognise;
     cpep_vote vote;
@@ -86,11 +87,11 @@ static int check(int32_t number, const golden_stretch *golden) {
     embed = (int32_t)board_instructions();
 #endif
     difference = largest_difference(golden, embedding);
-    cpep_take_window(&engine); /* the encoder has used it up */
+    cpep_take_window(&engine); /* again, because cpep_embed consumed it */
     board_start_counting();
     vote = cpep_recognise(&engine);
     recognise = (int32_t)board_instructions();
-    if (CPEP_HEAD_GESTURES == 0 || CPEP_HEAD_EMBEDDING) recognise -= embed; /* without what the encoder takes */
+    if (CPEP_HEAD_GESTURES == 0 || CPEP_HEAD_EMBEDDING) recognise -= embed; /* without the encoder */
     write_line("golden", number, difference, vote.gesture);
     write_line("instructions", take, embed, recognise);
     write_line("sample_instructions", sample, token, 0);

@@ -1,4 +1,4 @@
-/* Golden stretches of raw signal, and what they must give; golden.c is written by the emitter. */
+/* Golden stretches: raw signal and its exact results. The exporter writes golden.c. */
 #ifndef CPEP_GOLDEN_H
 #define CPEP_GOLDEN_H
 

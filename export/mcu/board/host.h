@@ -1,4 +1,4 @@
-/* What a program that loads the engine at run time needs beside cpep.h. */
+/* Functions beside cpep.h for a program that loads the engine as a library at run time. */
 #ifndef CPEP_HOST_H
 #define CPEP_HOST_H
 
@@ -12,11 +12,11 @@ uint32_t cpep_decider_bytes(void);
 
 void cpep_push_samples(cpep *c, const int32_t *samples, uint32_t n_samples);
 
-/* The last steps, oldest first: [CPEP_WINDOW][CPEP_INPUTS], all logarithms taken. */
+/* Read the last steps, oldest first: [CPEP_WINDOW][CPEP_INPUTS], with all logarithms computed. */
 void cpep_read_window(cpep *c, cpep_step *steps);
 
 #if CPEP_BANDS
-/* The mean of the tokens of the window that was taken, [CPEP_INPUTS]. */
+/* Read the mean of the tokens of the window that was taken, [CPEP_INPUTS]. */
 void cpep_read_mean(const cpep *c, float *mean);
 #endif
 

@@ -1,7 +1,7 @@
-/* A bare Cortex-M whose debugger, or QEMU, answers semihosting calls: start-up, text, and a count of instructions.
+/* Start-up, text output and an instruction count for a bare Cortex-M with semihosting, under QEMU or a debugger.
 
-   The count comes from SysTick. Under `qemu -icount shift=0` an instruction takes one nanosecond of the board's time, so
-   that ticks of its clock are instructions. On hardware the same register counts cycles, and this file does not apply. */
+   The count comes from SysTick. Under `qemu -icount shift=0` each instruction takes one nanosecond of the board's time,
+   so ticks can be converted to instructions. On hardware SysTick counts cycles, so this file does not apply there. */
 #include <stdint.h>
 #include <string.h>
 
@@ -41,10 +41,10 @@ void board_start_counting(void) {
     SYSTICK_CONTROL = 0;
     SYSTICK_RELOAD = SYSTICK_TICKS - 1;
     SYSTICK_VALUE = 0;
-    SYSTICK_CONTROL = 5; /* on, with the processor's clock, no interrupt */
+    SYSTICK_CONTROL = 5; /* on, processor clock, no interrupt */
 }
 
-/* Exact to one tick; one wrap is seen, which is enough for a billion instructions at 16 MHz or above. */
+/* Exact to one tick. Only one wrap is detected, which is enough for a billion instructions at 16 MHz or above. */
 uint32_t board_instructions(void) {
     uint32_t value = SYSTICK_VALUE; /* 0 until the first tick loads it */
     uint32_t ticks = value == 0 ? 0 : SYSTICK_TICKS - 1 - value;
@@ -59,12 +59,12 @@ uint32_t board_stack_bytes(void) {
 }
 
 void reset(void) {
-    volatile uint32_t *at; /* lest the compiler calls memset, which needs the stack */
+    volatile uint32_t *at; /* volatile, so that the compiler does not call memset, which needs the stack */
     uint32_t *here;
-    COPROCESSOR_ACCESS |= 0xfu << 20; /* the vector unit */
+    COPROCESSOR_ACCESS |= 0xfu << 20; /* enable the floating-point and vector unit */
     __asm__ volatile("dsb\n isb" ::: "memory");
     __asm__ volatile("mov %0, sp" : "=r"(here));
-    for (at = stack_bottom; at < here - 16; at++) *at = STACK_PAINT; /* not what this function itself holds */
+    for (at = stack_bottom; at < here - 16; at++) *at = STACK_PAINT; /* not this function's own stack */
     memcpy(data_start, data_load, (uintptr_t)data_end - (uintptr_t)data_start);
     memset(bss_start, 0, (uintptr_t)bss_end - (uintptr_t)bss_start);
     semihost(SYS_EXIT, main() == 0 ? STOPPED_WELL : STOPPED_WITH_ERROR);

@@ -1,18 +1,17 @@
 /* CPEP on a microcontroller: samples of EMG in, gestures out.
 
-   Everything lives in one `cpep` that the caller places, most often as a static variable; its size is a constant. There
-   is no heap and no library call but memcpy and memset. The filter, the encoder and the search are whole numbers; the
-   front end and the head, where a model has them (CPEP_BANDS, CPEP_HEAD_GESTURES), are single precision for processors
-   with a floating-point unit, and so are the decisions of decide.h, once a hop. The same bits come out on every
-   processor.
+   All state is in one `cpep` that the caller provides, usually as a static variable; its size is a constant. The engine
+   uses no heap and no library functions except memcpy and memset. The filter, the encoder and the search use integers.
+   The front end and the head, if a model has them (CPEP_BANDS, CPEP_HEAD_GESTURES), use single precision on processors
+   with a floating-point unit, and so does decide.h, once per hop. The results have the same bits on every processor.
 
        static cpep engine;                       cpep_reset(&engine, 0);
        every sample:                             cpep_push(&engine, sample);
        every hop, once cpep_is_full(&engine):    cpep_take_window(&engine);
                                                  vote = cpep_recognise(&engine);
 
-   cpep_push must not interrupt cpep_take_window and cpep_take_tokens, which read the ring; it may interrupt everything
-   else. */
+   cpep_push must not interrupt cpep_take_window and cpep_take_tokens, which read the ring buffer; it may interrupt
+   everything else. */
 #ifndef CPEP_H
 #define CPEP_H
 
@@ -22,19 +21,19 @@
 #include "mpf.h"
 #include "shape.h"
 
-/* One wearing of the band, from a calibration. A NULL field means: as in training. The caller owns the arrays of the
-   other fields, and must keep them valid while the engine runs. */
+/* One donning, that is one wearing of the band, from a calibration. A NULL field means: as in training. The caller owns
+   the arrays of the other fields, and must keep them valid while the engine runs. */
 typedef struct {
-    const uint32_t *gains;   /* [CPEP_CHANNELS], in 2^-16, beyond the usual scale of each of the model's channels */
+    const uint32_t *gains;   /* [CPEP_CHANNELS], in 2^-16, multiply the usual scale of each of the model's channels */
     const uint8_t *order;    /* [CPEP_CHANNELS], a permutation: the band's channel for each of the model's */
-    const uint8_t *live;     /* [CPEP_CHANNELS], zero for an electrode that carries nothing */
-    const float *centre;     /* [CPEP_INPUTS], the mean token, taken off every token */
-    const float *head_means; /* [CPEP_HEAD_GESTURES][CPEP_HEAD_DIMENSIONS], where this wearer's gestures lie */
+    const uint8_t *live;     /* [CPEP_CHANNELS], zero for a dead electrode */
+    const float *centre;     /* [CPEP_INPUTS], the mean token, subtracted from every token */
+    const float *head_means; /* [CPEP_HEAD_GESTURES][CPEP_HEAD_DIMENSIONS], means of this wearer's gestures */
 } cpep_donning;
 
-/* A donning as the engine uses it: zero until cpep_reset or cpep_calibrate. */
+/* A donning in the engine's own format; zero until cpep_reset or cpep_calibrate. */
 typedef struct {
-    cpep_real input[CPEP_CHANNELS]; /* of a filtered sample to the unit of the window, or of the scaled signal */
+    cpep_real input[CPEP_CHANNELS]; /* scale from filtered samples to the unit of the window or the front end's input */
     uint8_t order[CPEP_CHANNELS];
     uint8_t live[CPEP_CHANNELS];
 #if CPEP_BANDS
@@ -47,29 +46,29 @@ typedef struct {
 
 typedef struct {
     int32_t x1, x2, y1, y2;
-    uint32_t rest; /* what rounding cut from the last output, given back to the next one */
+    uint32_t rest; /* rounding error of the last output, added to the next sum */
 } cpep_section_state;
 
 #if CPEP_BANDS
 /* From scaled samples to tokens. A covariance is [CPEP_BANDS][CPEP_TRIANGLE], upper triangles row by row. */
 typedef struct {
     float filter[CPEP_BANDS][CPEP_BAND_SECTIONS][2][CPEP_CHANNELS];
-    float block[CPEP_INPUTS];                    /* products of the block that is not full, summed */
-    float blocks[CPEP_SPAN_BLOCKS][CPEP_INPUTS]; /* those of the last blocks */
+    float block[CPEP_INPUTS];                    /* sums of products of the current block */
+    float blocks[CPEP_SPAN_BLOCKS][CPEP_INPUTS]; /* those of the last full blocks, a ring buffer */
     float mean[CPEP_INPUTS];                     /* of the tokens of the window that was taken */
-    int32_t n_before;                            /* samples to go before the first block */
+    int32_t n_before;                            /* samples left before the first block */
     int32_t n_in_block;
-    int32_t n_blocks;  /* so far, at most CPEP_SPAN_BLOCKS */
-    int32_t at_block;  /* the one that comes next */
-    int32_t n_waiting; /* steps at the end of the ring that are covariances still */
+    int32_t n_blocks;  /* full blocks so far, at most CPEP_SPAN_BLOCKS */
+    int32_t at_block;  /* place of the next block in the ring */
+    int32_t n_waiting; /* newest steps of the window ring that are still covariances, without logarithms */
 } cpep_front_end;
 #endif
 
 typedef struct {
     /* The signal. */
-    cpep_calibration calibration; /* outlives a reset */
+    cpep_calibration calibration; /* kept by a reset */
     cpep_section_state sections[CPEP_CHANNELS][CPEP_SECTIONS];
-    cpep_step ring[CPEP_WINDOW * CPEP_INPUTS]; /* steps; the oldest stands at `head` */
+    cpep_step ring[CPEP_WINDOW * CPEP_INPUTS]; /* steps; the oldest is at `head` */
     int32_t head;                              /* in steps */
     int32_t n_steps;                           /* so far, at most CPEP_WINDOW */
     int32_t has_begun;                         /* whether the filter has seen a sample */
@@ -77,11 +76,11 @@ typedef struct {
     cpep_front_end front_end;
 #endif
 
-    /* The window on its way through the encoder: matrices, row after row. */
+    /* The encoder's activations for one window: matrices, row by row. */
 #if CPEP_LAYERS
     int16_t stream[CPEP_TOKENS * CPEP_WIDTH_DEPTH]; /* the residual stream */
     int8_t key[CPEP_KEYS * CPEP_HEADS_DEPTH];
-    int8_t value[CPEP_WIDTH * CPEP_KEYS]; /* a row a channel, unlike the keys */
+    int8_t value[CPEP_WIDTH * CPEP_KEYS]; /* transposed: one row per output, unlike the keys */
     int8_t normed[CPEP_BLOCK * CPEP_WIDTH_DEPTH];
     int32_t tile[CPEP_BLOCK * CPEP_TILE];
 #endif
@@ -108,47 +107,47 @@ typedef struct {
 } cpep;
 
 typedef struct {
-    int32_t gesture;    /* a number of cpep_gesture_name */
-    int32_t share;      /* of the votes, or of the head's belief, that it has, in 2^-24 */
-    int32_t similarity; /* cosine of its nearest prototype, or how like the head's gesture the window is, in 2^-24 */
-    int32_t shares[CPEP_GESTURES]; /* of every gesture, in 2^-24 */
+    int32_t gesture;    /* index for cpep_gesture_name */
+    int32_t share;      /* its share of the votes, or its probability by the head, in 2^-24 */
+    int32_t similarity; /* cosine of its nearest prototype, or the head's typicality of the window, in 2^-24 */
+    int32_t shares[CPEP_GESTURES]; /* share of every gesture, in 2^-24 */
 } cpep_vote;
 
 /* Adapt the engine to a wearer; NULL: as in training. The content of the ring is kept. Returns 0 and changes nothing if
    the order is not a permutation or fewer than two electrodes are live. */
 int cpep_calibrate(cpep *c, const cpep_donning *donning);
 
-/* Forget the past. The filter settles on the next sample, so that a DC offset makes no step. That sample gets this
-   index; tokens begin at whole multiples of their hop. */
+/* Forget the past. The filter settles on the next sample, so that a DC offset causes no step. That sample gets this
+   index; tokens begin at indices that are multiples of their hop. */
 void cpep_reset(cpep *c, uint32_t sample_index);
 
-/* Filter the next sample of all channels, in counts of the converter, limited to 24 bits. */
+/* Process the next sample of all channels, in counts of the converter, clamped to 24 bits. */
 void cpep_push(cpep *c, const int32_t sample[CPEP_CHANNELS]);
 
-/* Whether a whole window was pushed since the reset. */
+/* Whether a whole window was pushed since the last reset. */
 int cpep_is_full(const cpep *c);
 
 /* Put the steps of a window, [CPEP_WINDOW][CPEP_INPUTS], into the ring: for tests and for measuring. */
 void cpep_load_window(cpep *c, const cpep_step *steps);
 
 #if CPEP_BANDS
-/* Compute the logarithms of the waiting covariances, and return how many there were. cpep_take_window does it too;
-   calling this after every token leaves it less to do. */
+/* Compute the logarithms of the waiting covariances, and return how many there were. cpep_take_window does the same;
+   calling this after every token makes that call shorter. */
 int32_t cpep_take_tokens(cpep *c);
 #endif
 
-/* Take the window that ends with the last sample, or with the last whole token, for the calls that follow. The ring
-   must not change until this returns. */
+/* Take the window that ends with the last sample, or with the last complete token, for the calls that follow. The ring
+   buffer must not change until this returns. */
 void cpep_take_window(cpep *c);
 
-/* The answer to the window that was taken: of the head, or of the prototypes nearest to its embedding. */
+/* Classify the window that was taken, by the head or by the prototypes nearest to its embedding. */
 cpep_vote cpep_recognise(cpep *c);
 
 #if CPEP_LAYERS
-/* Embed the window that was taken, once. embedding: of length 32767. */
+/* Embed the window that was taken. This consumes it, so take it again before another call. embedding: length 32767. */
 void cpep_embed(cpep *c, int16_t embedding[CPEP_EMBEDDING_DEPTH]);
 
-/* The majority among the nearest prototypes; between equal counts the gesture with the nearest one wins. */
+/* The majority vote of the nearest prototypes; in a tie the gesture with the nearest prototype wins. */
 cpep_vote cpep_vote_of(const int16_t embedding[CPEP_EMBEDDING_DEPTH]);
 #endif
 

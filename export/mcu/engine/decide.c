@@ -1,4 +1,5 @@
-/* Beliefs are single precision, from sums, products and the engine's own logarithm and exponential. */
+/* Beliefs are single precision. They use sums, products and the engine's own logarithm and exponential, so that the
+   results have the same bits on every processor. */
 #include "decide.h"
 
 #include "floats.h"
@@ -7,8 +8,8 @@
 #define DWELL_MS 25000.0f
 #define WAKE_WITHIN_MS 3000.0f
 #define AWAKE_MS 10000.0f
-#define LIMIT (-4.0f)      /* nats: what one hop may say against a state */
-#define CLEAR (-10.0f)     /* nats, before it is weighed: what a rejected or quiet window says */
+#define LIMIT (-4.0f)      /* nats: least log-likelihood that one hop gives a state, relative to the likeliest */
+#define CLEAR (-10.0f)     /* nats, before weighting: that of the other states in a rejected or quiet window */
 #define LEAST_SHARE 1e-6f
 
 static int32_t hops(float time_ms, float hop_ms) {
@@ -34,7 +35,8 @@ static int is_accepted(const cpep_decider *d, const cpep_vote *vote) {
     return (float)vote->share >= d->spec.min_share * ONE && (float)vote->similarity >= d->spec.min_similarity * ONE;
 }
 
-/* Bayes' rule: what may have changed since the last hop, and what this one says, nats below the likeliest state. */
+/* Bayes' rule: allow for a change of state since the last hop, then multiply by the likelihoods of this one.
+   said: log-likelihoods in nats, relative to the likeliest state */
 static void update(cpep_decider *d, const float said[CPEP_STATES]) {
     float sum = 0;
     int32_t k;
@@ -47,7 +49,7 @@ static void update(cpep_decider *d, const float said[CPEP_STATES]) {
     for (k = 0; k < CPEP_STATES; k++) d->belief[k] /= sum;
 }
 
-/* Whether a gesture that was just decided on counts. */
+/* Whether a gesture that was just decided on counts, or is ignored because the band is not awake. */
 static int is_awake(cpep_decider *d, int32_t gesture) {
     const int32_t wake = d->spec.wake;
     if (wake >= 0 && d->hop >= d->woken_until && !(gesture == wake && d->hop < d->wake_by)) {

@@ -1,7 +1,8 @@
-/* From votes to decisions: quick, stable, and silent when unsure. The same as cpep_edge.decisions, which says why.
+/* Turn votes into decisions that are quick and stable, and "unknown" when unsure. cpep_edge.decisions does the same and
+   gives the reasons.
 
-   A belief over the gestures and "unknown" is carried from hop to hop by Bayes' rule, and a decision changes to the state
-   that leads with enough of it.
+   Bayes' rule updates a belief (the probabilities of all gestures and "unknown") at every hop. The decision changes to
+   the most probable state when its belief is high enough.
 
        static cpep_decider decider;   cpep_begin(&decider, &spec);
        every hop:                     if (cpep_decide(&decider, &vote)) act_on(decider.gesture); */
@@ -15,38 +16,38 @@
 #define CPEP_UNKNOWN CPEP_GESTURES /* the state in which no gesture is known */
 #define CPEP_STATES (CPEP_GESTURES + 1)
 
-/* When a decision falls; the numbers stand under "decision" in the bundle's manifest.json. */
+/* The parameters of decisions; their values are under "decision" in the bundle's manifest.json. */
 typedef struct {
-    float hop_ms;         /* between two votes */
-    float evidence_ms;    /* of signal that count as one look at the hand */
-    float min_share;      /* of a vote, below which it is rejected: min_vote_share */
-    float min_similarity; /* likewise */
-    float min_belief;     /* that a decision takes */
-    float release_ms;     /* after a gesture stood as long, until the next may */
-    int32_t rest;         /* the gesture that means nothing is done; -1: none */
-    int32_t wake;         /* made twice, others count for a while; -1: they always do */
-    int32_t other;        /* the one called "unknown", taught to be no gesture; -1: none */
+    float hop_ms;         /* time between two votes */
+    float evidence_ms;    /* length of signal that counts as one independent observation */
+    float min_share;      /* votes with a smaller share are rejected: min_vote_share */
+    float min_similarity; /* likewise for the similarity */
+    float min_belief;     /* belief that a state needs to be decided on */
+    float release_ms;     /* after a gesture that was held this long, none is decided on for the same time */
+    int32_t rest;         /* the gesture of a resting hand; -1: none */
+    int32_t wake;         /* the wake gesture: made twice, gestures count for a while; -1: they always count */
+    int32_t other;        /* the gesture called "unknown", which was taught as no gesture; -1: none */
 } cpep_decision_spec;
 
-/* The belief of one stream, and the decision that stands. */
+/* The belief of one stream, and its current decision. */
 typedef struct {
-    int32_t gesture; /* that stands: a number of cpep_gesture_name, or CPEP_UNKNOWN */
+    int32_t gesture; /* the current decision: an index for cpep_gesture_name, or CPEP_UNKNOWN */
     cpep_decision_spec spec;
     float belief[CPEP_STATES];
-    float weight, leave;               /* of a vote; of a state's belief, to each other one at every hop */
+    float weight, leave;               /* weight of a vote; share of a belief that moves to each other state per hop */
     int32_t release, within, awake;    /* release_ms, and the times of the wake gesture, in hops */
-    int32_t decided;                   /* what leads, also while the band is not awake */
-    uint32_t hop, since, released;     /* now; when the decision fell; the first at which another may be decided on */
+    int32_t decided;                   /* the state decided on, also while the band is not awake */
+    uint32_t hop, since, released;     /* now; the hop of the decision; the first hop that allows another gesture */
     uint32_t woken_until, wake_by;     /* hops before which the band is awake, or one more wake gesture wakes it */
 } cpep_decider;
 
 /* Start from "unknown". */
 void cpep_begin(cpep_decider *d, const cpep_decision_spec *spec);
 
-/* Take in the vote of one window, NULL for one in which the muscles are quiet. Returns whether the decision changed. */
+/* Process the vote of one window; NULL: the muscles are quiet. Returns whether the decision changed. */
 int cpep_decide(cpep_decider *d, const cpep_vote *vote);
 
-/* Whether a decision asks an application to act: it is neither "unknown" nor rest. */
+/* Whether an application should act on a decision, that is whether it is neither "unknown" nor rest. */
 int cpep_is_active(const cpep_decider *d, int32_t gesture);
 
 #endif

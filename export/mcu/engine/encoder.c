@@ -1,7 +1,7 @@
-/* From the ring to an embedding, block of tokens by block of tokens, so that little is held at a time.
+/* Compute an embedding from the ring buffer. Tokens are processed in blocks, so that little memory is needed.
 
-   Linear layers run in tiles of outputs: products in 32 bits, then each output's own scale, then what the output is for.
-   Only [CLS] leaves the last layer, so only its row gets a query, an output and an MLP there. */
+   Linear layers run in tiles of outputs: first the products in 32 bits, then the scale of each output, then the output
+   is stored. Only [CLS] is read after the last layer, so only its row gets a query, an output and an MLP there. */
 #include <string.h>
 
 #include "cpep.h"
@@ -17,14 +17,14 @@ static int16_t limited16(int32_t value) {
     return (int16_t)cpep_clamp(value, INT16_MIN, INT16_MAX);
 }
 
-/* n outputs of a layer, `first` and following, for some rows: (rows, n) in the tile. */
+/* Compute n outputs of a layer, from `first` on, for some rows: (rows, n) in the tile. */
 static void run_tile(int32_t *tile, const cpep_linear *layer, cpep_rows8 x, int32_t first, int32_t n) {
     cpep_rows8 weight = {layer->weight + first * layer->depth, layer->depth, n};
     cpep_multiply8(x, weight, layer->depth, tile);
     cpep_requantise(tile, x.n, layer, first, n);
 }
 
-/* Outputs in 8 bits, those of a row side by side (step 1) or those of a channel (step: from output to output). */
+/* Run a layer and store its outputs in 8 bits; row_step and step: distances in memory between rows and outputs. */
 static void run_to8(cpep *c, const cpep_linear *layer, cpep_rows8 x, int8_t *to, int32_t row_step, int32_t step) {
     int32_t first, i;
     for (first = 0; first < layer->n_outputs; first += CPEP_TILE) {
@@ -47,7 +47,7 @@ static void run_to_hidden(cpep *c, const cpep_block *block, cpep_rows8 x) {
     }
 }
 
-/* Outputs added to the residual stream. */
+/* Run a layer and add its outputs to the residual stream. */
 static void run_to_stream(cpep *c, const cpep_linear *layer, cpep_rows8 x, int32_t token) {
     int32_t first, i;
     for (first = 0; first < layer->n_outputs; first += CPEP_TILE) {
@@ -58,7 +58,7 @@ static void run_to_stream(cpep *c, const cpep_linear *layer, cpep_rows8 x, int32
     }
 }
 
-/* Gain over the root of the squares of a token: multiplier / 2^shift, multiplier < 2^15. */
+/* The gain of a norm divided by the root of a token's sum of squares: multiplier / 2^shift, multiplier < 2^15. */
 static int32_t norm_of(const int16_t *x, const cpep_norm *norm, int32_t *shift) {
     cpep_real root = cpep_root(cpep_square_sum(x, CPEP_WIDTH_DEPTH) + norm->epsilon);
     uint64_t multiplier = ((uint64_t)norm->gain.mantissa << 15) / root.mantissa;
@@ -79,7 +79,7 @@ static cpep_rows8 normed_rows(cpep *c, const cpep_norm *norm, int32_t token, int
     return rows;
 }
 
-/* Keys and values of all tokens. */
+/* Compute keys and values of all tokens. */
 static void look_up(cpep *c, const cpep_block *block) {
     int32_t token;
     for (token = 0; token < CPEP_TOKENS; token += CPEP_BLOCK) {
@@ -89,7 +89,7 @@ static void look_up(cpep *c, const cpep_block *block) {
     }
 }
 
-/* One head: scores, shares of attention, values mixed by them. n: rows of queries. */
+/* One attention head: scores, attention weights (shares), mixed values. n: rows of queries. */
 static void attend_head(cpep *c, const cpep_head *head, int32_t number, int32_t n) {
     cpep_rows8 queries = {c->scratch.attend.query + number * CPEP_HEAD_DEPTH, CPEP_HEADS_DEPTH, n};
     cpep_rows8 keys = {c->key + number * CPEP_HEAD_DEPTH, CPEP_HEADS_DEPTH, CPEP_KEYS};
@@ -131,7 +131,7 @@ static void run_block(cpep *c, const cpep_block *block, int32_t n_read) {
 }
 
 #if CPEP_BANDS
-/* A token as the layer reads it: a patch is one step. */
+/* Write a patch, which is one token of the front end, in the format of the patch layer. */
 static void cut_patch(const cpep *c, int32_t number, int16_t *patch) {
     const float *token = c->ring + (c->head + number) % CPEP_WINDOW * CPEP_INPUTS;
     int32_t i;
@@ -143,7 +143,7 @@ static void cut_patch(const cpep *c, int32_t number, int16_t *patch) {
     memset(patch + CPEP_INPUTS, 0, (CPEP_PATCH_DEPTH - CPEP_INPUTS) * sizeof *patch);
 }
 #else
-/* A patch as the layer reads it: each CPEP_LEVEL samples added up. */
+/* Write a patch in the format of the patch layer: every CPEP_LEVEL samples are added up. */
 static void cut_patch(const cpep *c, int32_t number, int16_t *patch) {
     int32_t at = (c->head + number * CPEP_PATCH) % CPEP_WINDOW, level, i, channel;
     for (level = 0; level < CPEP_PATCH / CPEP_LEVEL; level++, patch += CPEP_CHANNELS) {
@@ -159,7 +159,7 @@ static void cut_patch(const cpep *c, int32_t number, int16_t *patch) {
 }
 #endif
 
-/* Some patches added to the stream. */
+/* Run the patch layer on some patches and add them to the stream. */
 static void run_patches(cpep *c, int32_t number, cpep_rows16 patches) {
     const cpep_linear *layer = &cpep_the_model.patch;
     int32_t first, i;
@@ -185,7 +185,7 @@ static void take_patches(cpep *c) {
     }
 }
 
-/* To unit length. features: of any length. */
+/* Scale features of any length to length 32767. */
 static void to_unit(const int32_t *features, int16_t *embedding) {
     uint64_t squares = 0;
     cpep_real root;
@@ -199,7 +199,7 @@ static void to_unit(const int32_t *features, int16_t *embedding) {
     }
 }
 
-/* [CLS] alone is read; there is time to do it in 16 bits. */
+/* The last norm and the projection. Only [CLS] is read, so 16 bits are cheap here. */
 static void project(cpep *c, int16_t *embedding) {
     const cpep_linear *layer = &cpep_the_model.projection;
     cpep_rows16 x = {c->stream, CPEP_WIDTH_DEPTH, 1};

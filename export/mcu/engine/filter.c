@@ -1,5 +1,5 @@
-/* From samples to the ring, through the front end if there is one: biquads in direct form I on 32-bit samples with
-   64-bit sums.
+/* Filter samples and write them to the ring buffer, through the front end if there is one. The filters are biquads in
+   direct form I on 32-bit samples with 64-bit sums.
 
    The rounding error of an output is added to the next sum, so that the error has no low frequencies, which the
    poles close to the unit circle would amplify. */
@@ -10,7 +10,7 @@
 #include "model.h"
 
 #define COEFFICIENT_BITS 29
-#define FRACTION_BITS 6 /* of a count, carried through the filter */
+#define FRACTION_BITS 6 /* of a count, kept in the filter */
 #define SAMPLE_LIMIT ((1 << 23) - 1)
 #define GAIN_BITS 16
 #define MAX_SHIFT 62 /* of cpep_scale */
@@ -20,7 +20,7 @@ static int32_t limited(int64_t value) {
     return low == value ? low : value < 0 ? INT32_MIN : INT32_MAX;
 }
 
-/* The input of one of the model's channels from a sample. */
+/* The filter's input for one of the model's channels. */
 static int32_t input_of(const cpep *c, const int32_t sample[CPEP_CHANNELS], int32_t channel) {
     const int32_t count = sample[c->calibration.order[channel]];
     return cpep_clamp(count, -SAMPLE_LIMIT, SAMPLE_LIMIT) * (1 << FRACTION_BITS);
@@ -51,7 +51,7 @@ static int32_t step(cpep_section_state *s, const cpep_section *c, int32_t x) {
     return y;
 }
 
-/* A gain, in 2^-16, on top of the model's own scale. */
+/* The model's own scale times a gain in 2^-16. */
 static cpep_real scale_with(uint32_t gain) {
     uint64_t product = (uint64_t)cpep_the_model.input_multiplier * gain;
     cpep_real scale = {0, cpep_the_model.input_shift + GAIN_BITS};
@@ -60,7 +60,7 @@ static cpep_real scale_with(uint32_t gain) {
     return scale;
 }
 
-/* What the donning has for a place of the model's: the band's channel, and whether it carries something. */
+/* The band's channel for one of the model's channels, and whether its electrode is live. */
 static int32_t channel_at(const cpep_donning *donning, int32_t place) {
     return donning->order == NULL ? place : donning->order[place];
 }
@@ -69,7 +69,7 @@ static int is_live(const cpep_donning *donning, int32_t place) {
     return (donning->live == NULL || donning->live[place]) && !cpep_the_model.is_masked[channel_at(donning, place)];
 }
 
-/* Whether each channel of the band has one place among the model's, and two of these are live. */
+/* Whether the order is a permutation and, if there is a front end, at least two electrodes are live. */
 static int can_be_worn(const cpep_donning *donning) {
     uint8_t is_taken[CPEP_CHANNELS] = {0};
     int32_t channel, n_live = 0;
@@ -104,7 +104,7 @@ int cpep_calibrate(cpep *c, const cpep_donning *donning) {
 
 void cpep_reset(cpep *c, uint32_t sample_index) {
     const cpep_calibration kept = c->calibration;
-    memset(c, 0, sizeof *c); /* what fills up a depth stays zero from here on */
+    memset(c, 0, sizeof *c); /* the padding of depths stays zero from here on */
     c->calibration = kept;
     if (kept.input[0].mantissa == 0) cpep_calibrate(c, NULL);
 #if CPEP_BANDS
@@ -114,7 +114,7 @@ void cpep_reset(cpep *c, uint32_t sample_index) {
 #endif
 }
 
-/* The next sample of a channel, filtered and scaled; nothing of a dead one. */
+/* Filter and scale the next sample of a channel; zero for a dead electrode. */
 static int32_t filtered(cpep *c, const int32_t sample[CPEP_CHANNELS], int32_t channel) {
     const cpep_real *scale = &c->calibration.input[channel];
     int32_t x = input_of(c, sample, channel), section;

@@ -1,4 +1,4 @@
-/* Fixed-point arithmetic. Every rounding is half up, as the instructions of the vector unit do it. */
+/* Fixed-point arithmetic. All rounding is half up, like the instructions of the vector unit. */
 #ifndef CPEP_FIXED_H
 #define CPEP_FIXED_H
 
@@ -29,7 +29,7 @@ typedef struct {
     int32_t exponent;
 } cpep_real;
 
-/* The root of a number, rounded down; 1 <= square < 2^62. */
+/* The square root of a number, rounded down; 1 <= square < 2^62. */
 cpep_real cpep_root(uint64_t square);
 
 #endif

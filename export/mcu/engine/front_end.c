@@ -1,5 +1,5 @@
-/* From scaled samples to tokens, as cpep_edge.mpf has it: band filters, products of all electrodes summed block by block,
-   a covariance over the last blocks every hop. Its logarithm waits until somebody asks: cpep_push stays short. */
+/* Turn scaled samples into tokens, like cpep_edge.mpf: band filters, products of all electrodes summed block by block,
+   and at every hop a covariance over the last blocks. Logarithms are computed later, so that cpep_push stays short. */
 #include "front_end.h"
 
 #if CPEP_BANDS
@@ -8,9 +8,9 @@
 
 #include "model.h"
 
-#define SILENCE 1e-20f /* a state below it is none: no processor is to meet denormal numbers, which some round to zero */
+#define SILENCE 1e-20f /* smaller filter states become zero, to avoid denormals, which some processors round to zero */
 
-/* The next sample of one band, in place. */
+/* Filter the next sample in one band, in place. */
 static void filter_band(float state[CPEP_BAND_SECTIONS][2][CPEP_CHANNELS], const cpep_band_section *section,
                         float *restrict x) {
     int32_t number, i;
@@ -25,7 +25,7 @@ static void filter_band(float state[CPEP_BAND_SECTIONS][2][CPEP_CHANNELS], const
     }
 }
 
-/* Products of all pairs of electrodes, added to a triangle. */
+/* Add the products of all pairs of electrodes to an upper triangle. */
 static void add_products(float *restrict sum, const float *restrict x) {
     int32_t i, j;
     for (i = 0; i < CPEP_CHANNELS; sum += CPEP_CHANNELS - i, i++) {
@@ -41,7 +41,7 @@ static void settle(cpep_front_end *f) {
     }
 }
 
-/* A block is full; with those before it, it may make a span. Returns whether `covariance` was written. */
+/* End a full block. If there are enough blocks for a span, write its covariance. Returns whether it was written. */
 static int close_block(cpep_front_end *f, float *covariance) {
     int32_t number, i;
     memcpy(f->blocks[f->at_block], f->block, sizeof f->block);
@@ -79,7 +79,7 @@ int cpep_front_end_push(cpep_front_end *f, const float scaled[CPEP_CHANNELS], fl
     return ++f->n_in_block == CPEP_HOP && close_block(f, covariance);
 }
 
-/* A step of covariances to a token, in place. */
+/* Turn the covariances of one step into a token, in place. */
 static void take_token(cpep *c, float *step) {
     const uint8_t *live = c->calibration.live;
     const float *centre = c->calibration.centre;

@@ -4,13 +4,13 @@
 #include "cpep.h"
 
 #if CPEP_BANDS
-/* Forget nothing but where blocks begin: the next sample has this index. */
+/* Set only where blocks begin: the next sample has this index. */
 void cpep_front_end_reset(cpep_front_end *f, uint32_t sample_index);
 
-/* The next sample; returns whether it completes a span, whose covariance, [CPEP_INPUTS], is then written. */
+/* Process the next sample. Returns whether it completes a span; if so, its covariance, [CPEP_INPUTS], is written. */
 int cpep_front_end_push(cpep_front_end *f, const float scaled[CPEP_CHANNELS], float *covariance);
 
-/* The mean of the tokens in the ring, all logarithms taken. */
+/* Compute the logarithms that are waiting, and the mean of the tokens in the ring buffer. */
 void cpep_front_end_take(cpep *c);
 #endif
 

@@ -5,9 +5,9 @@
 #include <arm_acle.h>
 #include <string.h>
 
-/* Rows of a are laid out once for many rows of b: of several rows, numbers 0 and 2, then 1 and 3, of every four, because
-   that is how one instruction unpacks four weights. Six sums, two pointers and their operands are what the registers
-   hold. */
+/* Rows of a are rearranged once for many rows of b: up to six rows are interleaved, and of every four numbers 0 and 2
+   come first, then 1 and 3, because that is how one instruction unpacks four weights. Six is the most, because the
+   registers hold six sums, two pointers and their operands. */
 #define MAX_ROWS 6
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 #define MAX_DEPTH                                                                                    \
@@ -57,7 +57,7 @@ static void lay_out16(const int16_t *x, int32_t depth, uint64_t *lane, int32_t n
     }
 }
 
-/* The laid out rows times all rows of b. n_rows is a constant where this is put in. */
+/* Multiply the rearranged rows with all rows of b. n_rows is a constant where this is inlined. */
 INLINE void multiply_lanes(const int32_t n_rows, cpep_rows8 b, int32_t depth, int32_t *products) {
     int32_t i, j;
     for (j = 0; j < b.n; j++) {
@@ -75,7 +75,8 @@ INLINE void multiply_lanes(const int32_t n_rows, cpep_rows8 b, int32_t depth, in
     }
 }
 
-/* The loop that most of the time goes to. The compiler splits its double loads and runs out of registers. */
+/* The loop that takes most of the time. It is in assembly, because the compiler splits its double loads and runs out of
+   registers. */
 #define ROW(sum, at)                                 \
     "ldrd %[x], %[y], [%[lane], #" at "]\n"          \
     "smlad %[" sum "], %[x], %[even], %[" sum "]\n"  \

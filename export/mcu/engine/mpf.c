@@ -1,6 +1,6 @@
-/* The eigen-decomposition is Householder's reduction to a tridiagonal matrix, then implicit QL steps (Golub and Van Loan,
-   Matrix Computations, 8.3): a fifth of what Jacobi's rotations take for 16 electrodes. All inner loops add a multiple of
-   one row to another, so that they fill vectors without changing the order of any sum. */
+/* The eigen-decomposition is Householder's reduction to a tridiagonal matrix, then implicit QL steps (Golub and Van
+   Loan, Matrix Computations, 8.3). For 16 electrodes this takes a fifth of the time of Jacobi's rotations. All inner
+   loops add a multiple of one row to another, so they vectorise without changing the order of any sum. */
 #include "mpf.h"
 
 #include <float.h>
@@ -20,11 +20,11 @@
 #endif
 
 #ifndef CPEP_VECTORS
-#define CPEP_VECTORS /* the C library compiles for wider vectors too */
+#define CPEP_VECTORS /* the C library also compiles for wider vectors */
 #endif
 
 #define MOST_STEPS 50   /* of QL for one eigenvalue; two or three are usual */
-#define NOTHING 1e-12f  /* of a mean power: a product of two electrodes below it is none, and is no denormal number */
+#define NOTHING 1e-12f  /* smaller products of two electrodes, relative to the mean power, become 0: no denormals */
 
 typedef cpep_mpf_real real;
 
@@ -33,8 +33,8 @@ static inline void add_scaled(real *restrict y, const real *restrict x, real sca
     for (k = 0; k < n; k++) y[k] += scale * x[k];
 }
 
-/* A symmetric matrix to its tridiagonal form: diagonal d, off-diagonal e from e[1] on; a becomes the orthogonal matrix
-   that does it, its columns the new axes. spare: [n] */
+/* Reduce a symmetric matrix to tridiagonal form: diagonal d, off-diagonal e from e[1] on. a becomes the orthogonal
+   matrix of the reduction, whose columns are the new axes. spare: [n] */
 CPEP_VECTORS static void tridiagonal(real *a, int32_t n, real *d, real *e, real *spare) {
     int32_t i, j, k;
     for (i = n - 1; i > 0; i--) {
@@ -53,7 +53,7 @@ CPEP_VECTORS static void tridiagonal(real *a, int32_t n, real *d, real *e, real 
             for (k = 0; k < i; k++) e[k] = 0;
             for (j = 0; j < i; j++) add_scaled(e, a + j * n, row[j], i);
             for (j = 0; j < i; j++) {
-                a[j * n + i] = row[j] / h; /* kept for the axes */
+                a[j * n + i] = row[j] / h; /* stored to compute the axes */
                 e[j] /= h;
                 sum += e[j] * row[j];
             }
@@ -67,7 +67,7 @@ CPEP_VECTORS static void tridiagonal(real *a, int32_t n, real *d, real *e, real 
         d[i] = h;
     }
     d[0] = e[0] = 0;
-    for (i = 0; i < n; i++) { /* the axes, from the reflections that were kept */
+    for (i = 0; i < n; i++) { /* the axes, from the stored reflections */
         if (d[i] != 0) {
             for (k = 0; k < i; k++) spare[k] = 0;
             for (k = 0; k < i; k++) add_scaled(spare, a + k * n, a[i * n + k], i);
@@ -88,7 +88,7 @@ static inline void rotate(real *restrict low, real *restrict high, real s, real 
     }
 }
 
-/* The eigenvalues of a tridiagonal matrix into d, and its axes, the rows of z, turned into eigenvectors. */
+/* Compute the eigenvalues of a tridiagonal matrix, into d, and turn its axes, the rows of z, into eigenvectors. */
 CPEP_VECTORS static void diagonal(real *d, real *e, int32_t n, real *z) {
     int32_t i, l, m, step;
     for (i = 1; i < n; i++) e[i - 1] = e[i];
@@ -120,7 +120,7 @@ CPEP_VECTORS static void diagonal(real *d, real *e, int32_t n, real *z) {
                 g = c * r - b;
                 rotate(z + i * n, z + (i + 1) * n, s, c, n);
             }
-            if (i >= l) continue; /* an off-diagonal vanished on the way: look again */
+            if (i >= l) continue; /* an off-diagonal became zero: start again */
             d[l] -= p;
             e[l] = g;
             e[m] = 0;
@@ -161,7 +161,7 @@ void cpep_log_covariance(const real *covariance, int32_t n, const uint8_t *live,
         for (j = 0; j < n; j++) z[i * n + j] = a[j * n + i];
     }
     diagonal(d, e, n, z);
-    for (k = 0; k < n; k++) { /* rounding may leave an eigenvalue below what was added to all of them */
+    for (k = 0; k < n; k++) { /* rounding may make an eigenvalue smaller than what was added to all */
         d[k] = LOG(d[k] > least * (real)0.5 ? d[k] : least * (real)0.5);
     }
     write_token(z, d, n, e, token);

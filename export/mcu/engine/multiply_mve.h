@@ -1,6 +1,6 @@
-/* The products of rows, for kernels_mve.c, which includes this once for 8-bit rows of a and once for 16-bit ones. */
+/* Products of rows. kernels_mve.c includes this file twice, for 8-bit and for 16-bit rows of a. */
 
-/* Three rows by two: five loads feed six products, and six sums and five pointers are what the registers hold. */
+/* Three rows by two: five loads serve six products, and the registers hold exactly six sums and five pointers. */
 static void NAME(three_by_two)(const NUMBER *x, int32_t x_stride, const int8_t *w, int32_t w_stride, int32_t depth,
                                int32_t *products, int32_t n) {
     const NUMBER *x0 = x, *x1 = x + x_stride, *x2 = x1 + x_stride;

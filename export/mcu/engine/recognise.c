@@ -1,4 +1,4 @@
-/* The answer to a window: a head's, as cpep_edge.head and cpep_edge.recogniser have it, or that of the prototypes. */
+/* Classify a window: by the head, as in cpep_edge.head and cpep_edge.recogniser, or by the prototypes. */
 #include "cpep.h"
 #include "floats.h"
 #include "model.h"
@@ -7,7 +7,7 @@
 
 #if CPEP_HEAD_GESTURES
 
-/* Some of the numbers that the head reads, from `first` on, added to its dimensions. */
+/* Add the contribution of some of the head's inputs, from `first` on, to its dimensions. */
 static void project(float *restrict z, const float *x, int32_t first, int32_t n) {
     const float *restrict row = cpep_the_model.head.projection + first * CPEP_HEAD_DIMENSIONS;
     const float *origin = cpep_the_model.head.origin + first;
@@ -79,7 +79,7 @@ cpep_vote cpep_recognise(cpep *c) {
 #endif
     vote = ask_head(c, z);
 #if CPEP_HEAD_GESTURES < CPEP_GESTURES
-    if (vote.similarity < cpep_the_model.head.least_typicality) { /* like nothing the head knows: the others may answer */
+    if (vote.similarity < cpep_the_model.head.least_typicality) { /* not typical of the head: try the others */
         cpep_vote other;
 #if !CPEP_HEAD_EMBEDDING
         cpep_embed(c, embedding);

@@ -1,4 +1,4 @@
-/* The sizes of one model, from its config.h, and what follows from them. */
+/* The sizes of one model, from its config.h, and sizes that follow from them. */
 #ifndef CPEP_SHAPE_H
 #define CPEP_SHAPE_H
 
@@ -6,7 +6,7 @@
 
 #include "config.h"
 
-/* Depths of products are filled up with zero weights to whole vectors, so that no kernel has a tail. */
+/* Depths of products are padded with zero weights to whole vectors, so that kernels need no loop for a remainder. */
 #define CPEP_PADDED(n) (((n) + 15) / 16 * 16)
 
 /* A step of the window is a sample of all channels, in the encoder's unit, or a token of the front end. */
@@ -22,7 +22,7 @@ typedef float cpep_step;
 typedef int16_t cpep_step;
 #endif
 
-/* What the head reads: the mean of the window's tokens, the embedding, or one behind the other. */
+/* The head's input: the mean of the window's tokens, the embedding, or the former followed by the latter. */
 #define CPEP_HEAD_INPUTS (CPEP_HEAD_TOKENS * CPEP_INPUTS + CPEP_HEAD_EMBEDDING * CPEP_EMBEDDING)
 
 #if CPEP_LAYERS /* 0: the answer needs no encoder */
@@ -35,10 +35,10 @@ typedef int16_t cpep_step;
 #define CPEP_HEADS_DEPTH (CPEP_HEADS * CPEP_HEAD_DEPTH)
 #define CPEP_KEYS CPEP_PADDED(CPEP_TOKENS)
 #define CPEP_EMBEDDING_DEPTH CPEP_PADDED(CPEP_EMBEDDING)
-#define CPEP_SCORES (CPEP_KEYS > CPEP_HEAD_WIDTH ? CPEP_KEYS : CPEP_HEAD_WIDTH) /* a row holds what is mixed by them too */
+#define CPEP_SCORES (CPEP_KEYS > CPEP_HEAD_WIDTH ? CPEP_KEYS : CPEP_HEAD_WIDTH) /* rows also hold mixed values */
 
 #define CPEP_TILE 64          /* outputs of a linear layer computed at a time */
-#define CPEP_GELU_ENTRIES 1024 /* of the table that is read instead of computing GELU */
+#define CPEP_GELU_ENTRIES 1024 /* of the table that replaces computing GELU */
 #endif
 
 #endif

@@ -4,10 +4,11 @@
 #include "model.h"
 
 #if CPEP_LAYERS
-/* Shares of attention, not yet divided by their sum, which is returned; the largest is 32767. share: [CPEP_KEYS]. */
+/* Compute attention weights (shares), the largest being 32767, and return their sum, by which they are not yet divided.
+   share: [CPEP_KEYS] */
 int32_t cpep_softmax(const int32_t *score, const cpep_head *head, int16_t *share);
 
-/* Values mixed by such shares, divided by their sum, in 8 bits; [CPEP_HEAD_WIDTH]. */
+/* Divide values mixed by such shares, [CPEP_HEAD_WIDTH], by the sum of the shares, and write them in 8 bits. */
 void cpep_mix(const int32_t *product, const cpep_head *head, int32_t sum, int8_t *mixed);
 #endif
 

@@ -15,20 +15,20 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 typedef struct {
-    int32_t product; /* with the embedding, at most 2^31 by the prototypes' unit, less the gesture's penalty */
+    int32_t product; /* with the embedding, minus the gesture's penalty; the prototypes' unit keeps it within 32 bits */
     int32_t gesture;
 } neighbour;
 
 typedef struct {
     int32_t n;
-    neighbour near[CPEP_NEIGHBOURS]; /* nearest first; between equals the first one stays */
+    neighbour near[CPEP_NEIGHBOURS]; /* nearest first; of equal ones, the first found comes first */
 } neighbours;
 
 typedef struct {
     const int16_t *whole;
     int8_t coarse[CPEP_EMBEDDING_DEPTH]; /* in steps of `unit` */
     int32_t unit;
-    int32_t most_beyond; /* what the rest of query and prototype can add to a product, in 2^FINE_BITS */
+    int32_t most_beyond; /* bound on what the coarse product leaves out, in 2^FINE_BITS */
 } query;
 
 static void make_query(query *q, const int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
@@ -50,7 +50,7 @@ static void make_query(query *q, const int16_t embedding[CPEP_EMBEDDING_DEPTH]) 
                      ((INT16_MAX >> FINE_BITS) + 2) * cpep_the_model.fine_length;
 }
 
-/* The coarse product above which a prototype can be nearer than the farthest of the nearest. */
+/* Only prototypes with a coarse product above this can be nearer than the farthest neighbour found so far. */
 static int32_t least_of(const neighbours *found, const query *q) {
     int32_t needed;
     if (found->n < CPEP_NEIGHBOURS) return INT32_MIN;
@@ -74,7 +74,7 @@ static neighbour compare(const query *q, int32_t number) {
     int64_t product;
     one.gesture = cpep_the_model.prototype_gestures[number];
     product = (int64_t)high * (1 << FINE_BITS) + low - cpep_the_model.gesture_penalties[one.gesture];
-    one.product = (int32_t)(product < INT32_MIN ? INT32_MIN : product); /* so far off that none is nearer by it */
+    one.product = (int32_t)(product < INT32_MIN ? INT32_MIN : product); /* too far to be a neighbour */
     return one;
 }
 
@@ -117,7 +117,7 @@ cpep_vote cpep_vote_of(const int16_t embedding[CPEP_EMBEDDING_DEPTH]) {
     }
     vote.gesture = found.near[winner].gesture;
     vote.share = vote.shares[vote.gesture];
-    /* what a prototype is near without the penalty, which is never below zero: the sum is a product again */
+    /* The cosine without the penalty. The sum does not overflow, because it is a product again. */
     vote.similarity = cosine_of(found.near[winner].product + cpep_the_model.gesture_penalties[vote.gesture]);
     return vote;
 }
