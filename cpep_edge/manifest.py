@@ -1,4 +1,4 @@
-"""What `manifest.json` of a bundle says, as frozen records that check themselves, and how it is read."""
+"""The content of a bundle's `manifest.json` as immutable models that validate themselves, and how it is read."""
 
 import math
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from cpep_edge.trust import MAX_VERSION
 
 SCHEMA_VERSION: Literal[4] = 4
 MANIFEST_FILE = "manifest.json"
-_MAX_FILE_BYTES = 1 << 28  # nothing is allocated on a manifest's word alone
-_MAX_NUMBERS = 1 << 24  # of a window, and of all that a run gives
-_MAX_SECTIONS = 64  # of the filter
-_MAX_LOG_LEVEL = 30.0  # of a channel in microvolts
-_LARGEST = 1e9  # no quantity of ours comes near, and what is derived from it stays a float32
+_MAX_FILE_BYTES = 1 << 28  # a limit, so that a false manifest cannot make us allocate any amount
+_MAX_NUMBERS = 1 << 24  # values of a window or of an embedding
+_MAX_SECTIONS = 64  # second-order sections of the filter
+_MAX_LOG_LEVEL = 30.0  # logarithm of a channel's level in microvolts
+_LARGEST = 1e9  # far above any real quantity, and values derived from it still fit a float32
 
 
 Target = Literal["linux", "linux-aarch64", "cortex-m", "ethos-u55", "ethos-u85"]  # the first is x86-64
@@ -34,7 +34,7 @@ Hops = Annotated[int, Field(le=1 << 16)]
 
 
 def harmonic_mean(seen: float, unseen: float) -> float:
-    """What is low where either is; 0 where both are."""
+    """The harmonic mean of two accuracies; it is low when either is, and 0 when both are 0."""
     return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
 
 
@@ -46,14 +46,17 @@ class FileEntry(_Part):
 
 
 class StreamSpec(_Part):
-    """How a streaming program is fed: `cpep_edge.streaming`."""
+    """The blocks in which a streaming program takes the signal: `cpep_edge.streaming`."""
 
-    block_samples: Size  # of one run
-    n_blocks: Size  # newest ones that decide an embedding
+    block_samples: Size  # samples that one run takes
+    n_blocks: Size  # an embedding depends on this many of the newest blocks
 
 
 class EncoderSpec(_Part):
-    """The EMG encoder: one window in, one embedding out. A channel is a row of its input, a sample a step of it."""
+    """The EMG encoder: one window in, one embedding out.
+
+    Its input has `n_channels` rows and `window_samples` columns; behind a front end these are features and tokens.
+    """
 
     file: FileName
     runtime: Literal["executorch-xnnpack"]
@@ -61,7 +64,7 @@ class EncoderSpec(_Part):
     n_channels: Size
     window_samples: Size
     d_embed: Size
-    n_queries: Literal[1] = Field(default=1, exclude=True)  # in manifests that earlier versions wrote
+    n_queries: Literal[1] = Field(default=1, exclude=True)  # only in manifests of earlier versions
     n_parameters: int = Field(gt=0)
     n_delegates: int = Field(ge=0)  # sub-graphs that the backend runs
     n_operators_outside: int = Field(ge=0)  # operators left to the portable kernels
@@ -86,10 +89,10 @@ class EncoderSpec(_Part):
 
 
 class PlacementSpec(_Part):
-    """How a band may sit: the placements that a calibration tries."""
+    """The placements of the band on the arm that a calibration tries."""
 
     max_turn: int = Field(default=2, ge=0, le=64)  # electrodes to either side
-    mirrored: bool = False  # whether the ring may also run the other way round
+    mirrored: bool = False  # whether the ring of electrodes may also be mirrored
 
     def orders(self, n_electrodes: int) -> list[tuple[int, ...]]:
         """The placements of `cpep_edge.donning.placements`."""
@@ -97,23 +100,23 @@ class PlacementSpec(_Part):
 
 
 class WornSpec(_Part):
-    """How the band sat when the wearer taught the bundle: so it is taken to sit until it is calibrated anew."""
+    """How the band sat when the wearer taught the bundle. It is assumed to sit so until the next calibration."""
 
-    order: tuple[int, ...] = ()  # the band's electrode for each of the model's; empty: as they come
-    level_uv: tuple[Annotated[float, Field(gt=0, le=1e9)], ...] = Field(min_length=1)  # what divides each channel
-    dead: tuple[Annotated[int, Field(ge=0)], ...] = ()  # the model's electrodes that carried nothing
-    centre: tuple[float, ...] = ()  # the mean token, taken off every token; empty: that of the front end
+    order: tuple[int, ...] = ()  # the band's electrode for each of the model's; empty: the same order
+    level_uv: tuple[Annotated[float, Field(gt=0, le=1e9)], ...] = Field(min_length=1)  # each channel is divided by it
+    dead: tuple[Annotated[int, Field(ge=0)], ...] = ()  # the model's electrodes without a signal
+    centre: tuple[float, ...] = ()  # the mean token, subtracted from every token; empty: that of the front end
 
 
 class HeadSpec(_Part):
-    """A discriminant over gestures whose EMG is known: `cpep_edge.head`."""
+    """A linear discriminant over gestures of which there was EMG to train on: `cpep_edge.head`."""
 
     file: FileName
     reads: Literal["tokens", "embedding", "both"]  # a window's mean token, the encoder's output, or both in this order
-    gestures: tuple[int, ...] = Field(min_length=2)  # of the bundle, in the head's order
-    min_typicality: float = Field(default=0.0, ge=0, le=1)  # below, a gesture that only the index knows may answer
-    answers: bool = True  # False: it only finds how the band sits, and the index answers
-    validation: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # balanced accuracy of what it was chosen among
+    gestures: tuple[int, ...] = Field(min_length=2)  # numbers of the bundle's gestures, in the head's order
+    min_typicality: float = Field(default=0.0, ge=0, le=1)  # below: a gesture that only the index has may win
+    answers: bool = True  # False: it only helps to find the band's placement, and the index votes
+    validation: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # balanced accuracy of each head it was chosen from
 
 
 class GraphSpec(_Part):
@@ -128,11 +131,11 @@ Search = Literal["auto", "hnsw", "exact"]
 
 
 class PenaltyPoint(_Part):
-    """What a penalty on trained gestures does among all gestures to people of the validation split."""
+    """Accuracies under one penalty on trained gestures: people of the validation split, all gestures in the index."""
 
     seen_penalty: float = Field(ge=0, le=2)
     seen: float = Field(ge=0, le=1)  # balanced accuracy on trained gestures
-    unseen: float = Field(ge=0, le=1)  # on gestures that neither training nor test has
+    unseen: float = Field(ge=0, le=1)  # balanced accuracy on gestures that are in neither training nor test
 
     @property
     def harmonic_mean(self) -> float:
@@ -145,35 +148,38 @@ class IndexSpec(_Part):
 
     file: FileName
     n_prototypes: Size
-    graph: GraphSpec | None = None  # None: searched whole
-    search: Search = "auto"  # what export was asked for; a bundle that grows keeps to it
-    seen_penalty: float = Field(default=0.0, ge=0, le=2)  # taken off the cosines of trained gestures: `pose_index`
-    penalty_curve: tuple[PenaltyPoint, ...] = ()  # what it was chosen by; empty: not chosen by gestures set apart
+    graph: GraphSpec | None = None  # None: every prototype is compared
+    search: Search = "auto"  # as chosen at export; kept when gestures are added
+    seen_penalty: float = Field(default=0.0, ge=0, le=2)  # subtracted from cosines of trained gestures: `pose_index`
+    penalty_curve: tuple[PenaltyPoint, ...] = ()  # what the penalty was chosen from; empty: no gestures were held out
 
     def penalties(self, gestures: "Sequence[Gesture]") -> tuple[float, ...]:
-        """The penalty of each gesture; one that a user adds counts as never trained."""
+        """The penalty of each gesture; a gesture that a user added counts as untrained."""
         return tuple(self.seen_penalty if gesture.trained else 0.0 for gesture in gestures)
 
 
 class Gesture(_Part):
-    """One gesture; its place in the list is the gesture's number."""
+    """One gesture; its position in the list is the gesture's number."""
 
     name: Name
-    n_prototypes: Annotated[int, Field(ge=0, le=1 << 24)]  # 0: the head alone knows it
-    trained: bool  # False: its EMG was never seen, only its poses are in the index
-    origin: Literal["corpus", "pose file", "session"] = "corpus"  # what it was learnt from
-    called: Name | None = None  # what people read in place of the name; None: what the name says, see `shown_name`
+    n_prototypes: Annotated[int, Field(ge=0, le=1 << 24)]  # 0: only the head knows it
+    trained: bool  # False: no EMG of it was in training, only its poses are in the index
+    origin: Literal["corpus", "pose file", "session"] = "corpus"  # where its prototypes come from
+    called: Name | None = None  # the name to show to people; None: derived from `name` by `shown_name`
 
 
 class PoseSpec(_Part):
-    """The pose encoder, which lets a gesture be enrolled by its joint angles; the EMG encoder's words, for poses."""
+    """The pose encoder, with which a gesture can be enrolled by its joint angles.
 
-    encoder: EncoderSpec  # a channel is a joint, a sample a pose
+    It is described by the same fields as the EMG encoder.
+    """
+
+    encoder: EncoderSpec  # here a channel is a joint and a sample is a pose
     joints: tuple[Name, ...] = Field(min_length=1)
     rate_hz: float = Field(gt=0, le=1e6)  # poses a second
-    mean_rad: tuple[float, ...]  # of each joint in the training
+    mean_rad: tuple[float, ...]  # of each joint in the training data
     std_rad: tuple[Annotated[float, Field(gt=0)], ...]
-    spread_rad: tuple[Annotated[float, Field(ge=0)], ...]  # SD between people who make one gesture
+    spread_rad: tuple[Annotated[float, Field(ge=0)], ...]  # SD between people making the same gesture
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "PoseSpec":
@@ -183,57 +189,60 @@ class PoseSpec(_Part):
 
 
 class OperatingPoint(_Part):
-    """Thresholds of rejection, and what they did to held-out windows at export."""
+    """Rejection thresholds, and their effect on held-out windows, measured at export."""
 
     min_vote_share: float = Field(ge=0, le=1)
     min_similarity: float = Field(ge=-1, le=1)
-    coverage: float = Field(ge=0, le=1)  # share of windows that were accepted
-    risk: float = Field(ge=0, le=1)  # share of the accepted whose vote was wrong
+    coverage: float = Field(ge=0, le=1)  # share of windows that are accepted
+    risk: float = Field(ge=0, le=1)  # share of accepted windows whose vote is wrong
 
 
 class DecisionSpec(_Part):
-    """How neighbours become decisions; `cpep_edge.decisions` says what each number does."""
+    """How votes become decisions; `cpep_edge.decisions` explains each number."""
 
     k: Hops = Field(default=10, gt=0)  # neighbours that vote
     min_vote_share: float = Field(default=0.0, ge=0, le=1)  # below: no gesture begins
-    min_similarity: float = Field(default=-1.0, ge=-1, le=1)  # of the nearest winner; below: no gesture begins
+    min_similarity: float = Field(default=-1.0, ge=-1, le=1)  # of the winner's nearest prototype; below: none begins
     hop_ms: float = Field(default=100.0, ge=5, le=60_000)  # between two windows
-    evidence_ms: float = Field(default=100.0, gt=0, le=60_000)  # of signal that count as one look at the hand
-    min_belief: float = Field(default=0.9, gt=0.5, lt=1)  # that a decision takes
-    release_ms: float = Field(default=700.0, ge=0, le=60_000)  # after a gesture stood as long, until the next may
-    wake_gesture: str = ""  # made twice, others count for a while; empty: they always do
-    adapt: bool = False  # the head's means drift with the wearer (`cpep_edge.head.Drift`)
-    rest_gesture: str = ""  # the one that means nothing is done; empty: there is none
+    evidence_ms: float = Field(default=100.0, gt=0, le=60_000)  # signal that counts as one independent observation
+    min_belief: float = Field(default=0.9, gt=0.5, lt=1)  # that a gesture needs to become the decision
+    release_ms: float = Field(default=700.0, ge=0, le=60_000)  # after a gesture stood as long, until another may begin
+    wake_gesture: str = ""  # made twice, it lets other gestures count for a while; empty: they always count
+    adapt: bool = False  # whether the head's means follow the wearer (`cpep_edge.head.Drift`)
+    rest_gesture: str = ""  # the gesture that stands for rest; empty: there is none
     rest_level: float = Field(default=0.0, ge=0)  # RMS, in units of the scale, below which muscles rest; 0: never
-    rejection: tuple[OperatingPoint, ...] = ()  # the best thresholds, coverage falling; empty: not calibrated
+    rejection: tuple[OperatingPoint, ...] = ()  # the best thresholds, by falling coverage; empty: not calibrated
 
 
 class NativeSpec(_Part):
-    """What runs the encoder without torch. It is code: a bundle that carries it deserves the trust of a program."""
+    """The C library that runs the encoder without torch. It is code, so trust its bundle as you would a program."""
 
     architecture: Literal["x86_64", "aarch64"]
     libraries: tuple[FileName, ...] = Field(min_length=1)  # in the order in which they are loaded
-    runner: FileName  # a program that needs no Python either
+    runner: FileName  # a program that runs the bundle without Python
 
 
 class LadderStep(_Part):
-    """Zero-shot balanced accuracy at one step from the trained module to the deployed bundle, same windows at each."""
+    """Zero-shot balanced accuracy at one step between the trained module and the deployed bundle.
+
+    Every step is measured on the same windows.
+    """
 
     step: str
-    seen: float | None  # None: the data had no such windows
+    seen: float | None  # None: the data has no such windows
     unseen: float | None
-    seen_among_all: float | None = None  # the same with all gestures in the index
+    seen_among_all: float | None = None  # the same, with all gestures in the index
     unseen_among_all: float | None = None
-    vote_agreement: float  # share of windows with the vote of the first step
+    vote_agreement: float  # share of windows whose vote is that of the first step
 
     @property
     def harmonic_mean(self) -> float | None:
-        """Of seen and unseen gestures among all (generalised zero-shot learning: Xian et al. 2019)."""
+        """Harmonic mean of seen and unseen gestures among all (generalised zero-shot learning: Xian et al. 2019)."""
         seen, unseen = self.seen_among_all, self.unseen_among_all
         return None if seen is None or unseen is None else harmonic_mean(seen, unseen)
 
     def cells(self) -> tuple[str, ...]:
-        """A row of a table: the step, its accuracies, seen before unseen, their harmonic mean, and the votes kept."""
+        """A row of a table: the step, its accuracies (seen, then unseen), their harmonic mean, the vote agreement."""
         shares = (self.seen, self.unseen, self.seen_among_all, self.unseen_among_all, self.harmonic_mean)
         return (self.step, *("-" if one is None else f"{one:.3f}" for one in shares), f"{self.vote_agreement:.1%}")
 
@@ -250,37 +259,37 @@ class Provenance(_Part):
 
 
 class Manifest(_Part):
-    """All that is said about a bundle, in `manifest.json`."""
+    """The whole content of `manifest.json`."""
 
     schema_version: Literal[4] = SCHEMA_VERSION
     name: Name
-    version: int = Field(default=1, gt=0, lt=MAX_VERSION)  # rises with every bundle of this name that is made
+    version: int = Field(default=1, gt=0, lt=MAX_VERSION)  # rises with every new bundle of this name
     signer: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")  # fingerprint of the key; None: not signed
-    target: Target | Literal["any"]  # any: there is no program in it
+    target: Target | Literal["any"]  # any: it holds no compiled program
     files: dict[FileName, FileEntry]
     golden_file: FileName
-    hand_file: FileName | None = None  # poses for the eye (`cpep_edge.hand`); None: viewers draw no hand
+    hand_file: FileName | None = None  # poses to display (`cpep_edge.hand`); None: viewers draw no hand
     n_channels: Size  # of the band
-    unit: Literal["uV", "count"] = "uV"  # of the samples; count: every quantity in microvolts is in counts
-    window_samples: Size  # of EMG that a decision sees
+    unit: Literal["uV", "count"] = "uV"  # of the samples; with count, every level in microvolts is in counts
+    window_samples: Size  # EMG samples of a window
     preprocessing: Preprocessing
     front_end: MpfSpec | None = None  # None: the encoder takes the preprocessed signal itself
-    calibration: tuple[str, ...] = ()  # what the wearer does while a session is calibrated; empty: made to do without
+    calibration: tuple[str, ...] = ()  # movements of a calibration, in order; empty: it needs no calibration
     placement: PlacementSpec = PlacementSpec()
-    masked_channels: tuple[int, ...] = ()  # of the band, from 0: dead while training, so they are not read
-    level_pattern: tuple[float, ...] = ()  # log of the usual channel levels while calibrating; empty: not known
-    worn: WornSpec | None = None  # None: a band that was not calibrated is divided by the corpus' scale
-    encoder: EncoderSpec | None = None  # None: a head on the front end's tokens answers alone
-    head: HeadSpec | None = None  # None: the index answers alone
+    masked_channels: tuple[int, ...] = ()  # of the band, from 0; they were dead in training, so they are not read
+    level_pattern: tuple[float, ...] = ()  # logarithms of the usual channel levels in a calibration; empty: not known
+    worn: WornSpec | None = None  # None: without a calibration, the corpus' scale divides the signal
+    encoder: EncoderSpec | None = None  # None: there is only a head, on the front end's tokens
+    head: HeadSpec | None = None  # None: only the index votes
     native: NativeSpec | None = None  # None: the device needs torch and executorch
-    chip: ChipSpec | None = None  # None: for Linux alone
+    chip: ChipSpec | None = None  # None: for Linux only
     pose: PoseSpec | None = None  # None: no gesture can be enrolled by its pose
     index: IndexSpec | None = None  # None: the head knows every gesture
     gestures: tuple[Gesture, ...] = Field(min_length=1)
     decision: DecisionSpec
     ladder: tuple[LadderStep, ...] = ()
-    forced: tuple[str, ...] = ()  # reasons to refuse the export that were overruled
-    passed_over: tuple[str, ...] = ()  # quantisations that export tried before, and why it did not take them
+    forced: tuple[str, ...] = ()  # reasons to refuse the export that the user overrode
+    passed_over: tuple[str, ...] = ()  # quantisations that export tried and rejected, with the reasons
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -352,7 +361,7 @@ class Manifest(_Part):
 
     @property
     def usual_donning(self) -> Donning:
-        """How a band that was not calibrated is taken to sit."""
+        """The assumed placement and levels of a band that was not calibrated."""
         if self.worn is None:
             return Donning()
         return Donning(
@@ -364,12 +373,12 @@ class Manifest(_Part):
 
     @property
     def other_movements(self) -> int | None:
-        """The head's number for movements that are no gesture, which nobody makes while calibrating; None: untaught."""
+        """The head's class of movements that are no gesture; None: it has none. A calibration does not include it."""
         names = [] if self.head is None else [self.gestures[number].name for number in self.head.gestures]
         return names.index(UNKNOWN) if UNKNOWN in names else None
 
     def shown(self, label: str) -> str:
-        """A gesture's label as people read it."""
+        """The name of a gesture to show to people."""
         return next((one.called for one in self.gestures if one.name == label and one.called), shown_name(label))
 
     @property
@@ -380,31 +389,31 @@ class Manifest(_Part):
 
     @property
     def d_embed(self) -> int:
-        """Numbers of an embedding; without an encoder the mean token, at unit length, stands for it."""
+        """Length of an embedding. Without an encoder, the mean token scaled to unit length serves as the embedding."""
         return self.input_shape[0] if self.encoder is None else self.encoder.d_embed
 
     def encoder_for(self, purpose: str) -> EncoderSpec:
-        """The encoder's part; raises ConfigError, naming what it is wanted for, where the bundle has none."""
+        """The encoder's part of the manifest. Raises ConfigError, which names the purpose, when the bundle has none."""
         if self.encoder is None:
             raise ConfigError(f"{self.name} was taught by its wearer and has no encoder, which {purpose} needs")
         return self.encoder
 
     def index_for(self, purpose: str) -> IndexSpec:
-        """The index' part; raises ConfigError, naming what it is wanted for, where the bundle has none."""
+        """The index' part of the manifest. Raises ConfigError, which names the purpose, when the bundle has none."""
         if self.index is None:
             raise ConfigError(f"{self.name} was taught by its wearer and has no poses, which {purpose} needs")
         return self.index
 
     @property
     def input_shape(self) -> tuple[int, int]:
-        """Rows and steps of the encoder's input for one window: channels and samples, or features and tokens."""
+        """Shape of the encoder's input for one window: channels and samples, or features and tokens."""
         if self.front_end is None:
             return self.n_channels, self.window_samples
         return self.front_end.n_features, self.front_end.n_tokens(self.window_samples)
 
 
 def parse_manifest(path: Path, content: bytes) -> Manifest:
-    """Read `manifest.json` of the bundle at `path`, for what errors say; raises ArtifactError where it is not valid."""
+    """Read `manifest.json` of the bundle at `path`, which only errors name. Raises ArtifactError when it is invalid."""
     try:
         fields = parse_json(content)
         _check_numbers(fields)
@@ -428,7 +437,7 @@ def parse_manifest(path: Path, content: bytes) -> Manifest:
 
 
 def _check_numbers(fields: object) -> None:
-    """Raise ValueError for a number that no export writes, wherever it stands."""
+    """Raise ValueError for a number anywhere in the manifest that no export writes."""
     match fields:
         case dict():
             for value in fields.values():

@@ -1,4 +1,4 @@
-"""What every part of a bundle's manifest is made from, and how its JSON is read."""
+"""The base class of every part of a bundle's manifest, and how its JSON is read."""
 
 import json
 import math
@@ -6,23 +6,23 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # a plain name: no path leads out
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # plain names, never paths
 
 
 class Part(BaseModel):
-    """Part of a manifest: immutable, and closed to keys it does not know."""
+    """Part of a manifest: immutable, and unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def parse_json(content: bytes) -> Any:
-    """Read JSON that readers cannot differ about; raises ValueError, never anything else.
+    """Read JSON that every reader understands in the same way; raises ValueError, never anything else.
 
-    A name that comes twice means one thing to one reader and another to the next; NaN, infinity and numbers beyond
-    float64 are no JSON; nesting without end is an attack on the stack.
+    It refuses a name that occurs twice in an object, because readers differ in which value they take; NaN, infinity and
+    numbers beyond float64, which are not JSON; and nesting so deep that it would overflow the stack.
     """
     try:
-        text = content.decode()  # json itself would guess at UTF-16 and UTF-32 too
+        text = content.decode()  # given bytes, json would also accept UTF-16 and UTF-32
         return json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

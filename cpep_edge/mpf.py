@@ -1,18 +1,18 @@
-"""Multivariate power frequency (MPF): what the electrodes do together, band by band.
+"""Multivariate power frequency (MPF): the covariances of the electrodes in several frequency bands.
 
-A level says how hard a muscle under one electrode works. That two electrodes rise and fall in step says that they hear
-the same fibres, and this is where forearms tell hand movements apart: on real EMG a linear discriminant reads half as
-many errors from covariances as from levels. So the signal is split into bands; every hop
-the covariance of all electrodes over the last span is taken in each, and its matrix logarithm becomes a token. The
-upper triangle, off-diagonals times the square root of two, has Euclidean distances that are those of the log-Euclidean
-metric (Arsigny et al. 2006); the same idea on cross-spectral densities is the front end of Kaifosh et al., Nature 2025.
+An electrode's level says how hard the muscle under it works. The covariance of two electrodes says how far they record
+the same fibres, and it tells hand movements apart better: on real EMG a linear discriminant makes half as many errors
+on covariances as on levels. So the signal is split into bands. At every hop, the covariance of all electrodes over the
+last span is computed in each band, and the matrix logarithms of these covariances form a token. A token holds the upper
+triangles, with off-diagonals times the square root of two, so that Euclidean distances are those of the log-Euclidean
+metric (Arsigny et al. 2006). The front end of Kaifosh et al., Nature 2025, does the same with cross-spectral densities.
 
-What a wearer's arm and a donning add to every token is taken out by subtracting the mean token of a calibration
-(recentring). To wear the ring of electrodes turned or mirrored is a permutation of tokens (`permutation`).
+The wearer's arm and the donning add an offset to every token. Recentring removes it: it subtracts the mean token of a
+calibration. Wearing the ring of electrodes turned or mirrored permutes the features of a token (`permutation`).
 
-Causal and incremental: products are summed block by block, a block being a hop, so a token costs one
-eigen-decomposition a band, however long the window is. The same numbers come from `export/mcu/engine/mpf.c`, which the
-C library and the microcontroller's engine share.
+The front end is causal and incremental: products are summed block by block, one block per hop, so a token costs one
+eigen-decomposition per band, however long the window is. `export/mcu/engine/mpf.c`, which the C library and the
+microcontroller's engine share, computes the same numbers.
 
 Shapes: n samples, C electrodes, B bands, m tokens, F = B C (C + 1) / 2 numbers a token.
 """
@@ -30,12 +30,12 @@ from cpep_edge.errors import DataError
 from cpep_edge.manifest_part import Part
 from cpep_edge.preprocess import scipy_sosfilt
 
-NYQUIST_SHARE = 0.45  # of the sample rate that no band reaches beyond: amplifiers roll off there
-_BAND_ORDER = 2  # of each Butterworth; twice as steep read .001 less on 3DC
-_TOP_HZ = 450.0  # surface EMG has next to nothing above
-_LOW_RATE_HZ = 500.0  # below, three bands; four from here on
-_EDGE_POWER = 1.25  # bands widen upwards
-FLOOR = 1e-6  # added to every eigenvalue, in squared units of the scale: silence stays finite
+NYQUIST_SHARE = 0.45  # share of the sample rate at which the highest band ends: amplifiers roll off there
+_BAND_ORDER = 2  # of each Butterworth filter; order 4 lost .001 accuracy on 3DC
+_TOP_HZ = 450.0  # surface EMG has almost no power above
+_LOW_RATE_HZ = 500.0  # three bands below this sample rate, four from here on
+_EDGE_POWER = 1.25  # above 1, so that higher bands are wider
+FLOOR = 1e-6  # added to every eigenvalue, in squared units of the scale, so that silence has a finite logarithm
 
 Section = tuple[float, float, float, float, float, float]
 
@@ -54,8 +54,8 @@ class MpfSpec(Part):
     n_electrodes: int = Field(ge=2, le=64)
     bands: tuple[Band, ...] = Field(min_length=1, max_length=16)
     hop_samples: int = Field(gt=0, le=1 << 16)  # from one token to the next
-    span_samples: int = Field(gt=0, le=1 << 20)  # that a token's covariances cover, a whole number of hops
-    shrinkage: Annotated[float, Field(gt=0, lt=1)]  # of covariances: this share of their mean power is added to each
+    span_samples: int = Field(gt=0, le=1 << 20)  # covered by a token's covariances, a whole number of hops
+    shrinkage: Annotated[float, Field(gt=0, lt=1)]  # this share of a covariance's mean power is added to its diagonal
     centre: tuple[float, ...] = ()  # (F,), the mean token of training people, for a wearer who did not calibrate
 
     @model_validator(mode="after")
@@ -70,19 +70,19 @@ class MpfSpec(Part):
 
     @property
     def n_features(self) -> int:
-        """Numbers of a token, F."""
+        """Length of a token, F."""
         return len(self.bands) * self.n_electrodes * (self.n_electrodes + 1) // 2
 
     def n_tokens(self, n_samples: int) -> int:
-        """Tokens whose whole span lies in so many samples that begin on a hop."""
+        """Tokens whose whole span lies within so many samples, of which the first is the first of a hop."""
         return max(0, (n_samples - self.span_samples) // self.hop_samples + 1)
 
 
 def band_edges_hz(sample_rate_hz: float, low_hz: float) -> tuple[float, ...]:
-    """Edges of sensible bands for a sample rate: three below 500 Hz, four above, wider towards the top.
+    """Edges of suitable bands for a sample rate: three bands below 500 Hz, else four; higher bands are wider.
 
-    low_hz: where the first band begins, most often the corner of the high-pass
-    Raises ValueError when nothing is left between it and 0.45 of the sample rate.
+    low_hz: lower edge of the first band, usually the corner of the high-pass
+    Raises ValueError when there is no room for bands between it and 0.45 of the sample rate.
     """
     top_hz = min(NYQUIST_SHARE * sample_rate_hz, _TOP_HZ)
     if not 0 < low_hz < 0.75 * top_hz:
@@ -93,7 +93,7 @@ def band_edges_hz(sample_rate_hz: float, low_hz: float) -> tuple[float, ...]:
 
 
 def design_bands(sample_rate_hz: float, edges_hz: Sequence[float]) -> tuple[Band, ...]:
-    """Butterworth band-passes between neighbouring edges.
+    """A Butterworth band-pass between each two neighbouring edges.
 
     Raises ValueError when edges do not rise or one lies beyond 0.45 of the sample rate.
     """
@@ -124,9 +124,9 @@ class MpfStream:
         centre: NDArray[np.float32] | None = None,
         dead: Sequence[int] = (),
     ) -> None:
-        """centre: (F,), subtracted from each token; None: that of the spec, or nothing where it has none
-        dead: electrodes, from 0, that carry nothing; all that a token would say of them is zero
-        Raises DataError, naming the dead, when fewer than two electrodes are left.
+        """centre: (F,), subtracted from each token; None: that of the spec, or nothing when it has none
+        dead: electrodes without a signal, counted from 0; features that involve one are zero
+        Raises DataError, which names the dead electrodes, when fewer than two are left.
         """
         self.spec = spec
         self._sos = [np.array(band.sos, np.float64) for band in spec.bands]
@@ -144,17 +144,17 @@ class MpfStream:
         self.reset()
 
     def reset(self, sample_index: int = 0) -> None:
-        """Forget the past. The next sample has this index; blocks begin at whole multiples of the hop."""
+        """Start anew with a sample of this index; blocks begin at whole multiples of the hop."""
         shape = (len(self.spec.bands), self.spec.n_electrodes, self.spec.n_electrodes)
         self._state = [np.zeros((len(sos), 2, self.spec.n_electrodes)) for sos in self._sos]
-        self._waiting: list[NDArray[np.float64]] = []  # filtered samples, (B, n, C), of the block that is not full
+        self._waiting: list[NDArray[np.float64]] = []  # filtered samples, (B, n, C), of the incomplete block
         self._n_waiting = 0
         self._n_unaligned = -sample_index % self.spec.hop_samples  # samples to drop before the first block
         self._blocks: deque[NDArray[np.float64]] = deque(maxlen=self.spec.span_samples // self.spec.hop_samples)
         self._empty = np.zeros(shape)
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take the next samples of the stream and give the tokens that they complete.
+        """Take the next samples of the stream and return the tokens that they complete.
 
         samples: (n, C), preprocessed
         returns: (m, F) float32, recentred
@@ -192,13 +192,13 @@ class MpfStream:
 def log_covariances(
     covariances: NDArray[np.float64], shrinkage: float, live: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float32]:
-    """Tokens of covariances: shrunk, their matrix logarithm, its upper triangle.
+    """Tokens of covariances: shrink them, take their matrix logarithm, and keep its upper triangle.
 
-    A rank-deficient covariance (an electrode that is flat, doubled or missing) is as good as any: shrinkage and floor
-    keep every eigenvalue above zero.
+    A rank-deficient covariance (an electrode is flat, duplicated or missing) is no problem: shrinkage and floor keep
+    every eigenvalue above zero.
 
     covariances: (m, B, C, C), squared units of the scale
-    live: (C,); electrodes that are not are taken out of the matrix before its logarithm
+    live: (C,); False: the electrode is taken out of the matrix before its logarithm
     returns: (m, F) float32
     """
     n_electrodes = covariances.shape[-1]
@@ -215,7 +215,7 @@ def log_covariances(
 
 
 def permutation(order: Sequence[int], n_bands: int) -> NDArray[np.intp]:
-    """What reordering electrodes does to tokens: `tokens[:, permutation(order, B)]` are those of `emg[:, order]`.
+    """The order of token features for reordered electrodes: `emg[:, order]` has `tokens[:, permutation(order, B)]`.
 
     order: (C,), a permutation of the electrodes
     returns: (F,)
@@ -232,9 +232,10 @@ def permutation(order: Sequence[int], n_bands: int) -> NDArray[np.intp]:
 def turned(
     tokens: NDArray[np.float32], electrodes: float, n_bands: int, dead: Sequence[int] = ()
 ) -> NDArray[np.float32]:
-    """Tokens as about they would be if the band sat turned by so many electrodes, not whole ones, (..., F).
+    """Approximate tokens of the band turned by a fractional number of electrodes, (..., F).
 
-    Between two electrodes lies the mean of both, of logarithms; numbers that a dead electrode takes part in stay.
+    They are interpolated between the tokens of the two whole turns next to it. Features that involve a dead electrode,
+    before or after a turn, do not change.
     """
     n = math.isqrt(2 * tokens.shape[-1] // n_bands)
     whole = math.floor(electrodes)
@@ -250,6 +251,6 @@ def turned(
 
 
 def _features_of(live: NDArray[np.bool_], n_bands: int) -> NDArray[np.float32]:
-    """One for each number of a token that only live electrodes take part in, zero for the others, (F,)."""
+    """1 for each feature of a token that involves only live electrodes, else 0, (F,)."""
     row, column = np.triu_indices(len(live))
     return np.tile(live[row] & live[column], n_bands).astype(np.float32)

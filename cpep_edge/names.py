@@ -1,7 +1,7 @@
-"""What a gesture, a person or a session may be called: labels that a bundle and a file can hold, and names to read.
+"""Names of gestures, people and sessions: which labels are allowed, and how a label is shown to people.
 
-A label is for programs and never changes: it is what a corpus, a manifest, a sink and `--json` carry. People read
-`shown_name` of it, everywhere.
+A label is for programs and never changes: corpora, manifests, sinks and `--json` use it. Everywhere else, people read
+the `shown_name` of a label.
 """
 
 import re
@@ -10,10 +10,10 @@ from cpep_edge.errors import ConfigError
 from cpep_edge.outside import printable
 
 MAX_NAME = 100  # characters
-FREE_MOVEMENT = "FreeMovement"  # the stage of recordings that show no gesture by name
+FREE_MOVEMENT = "FreeMovement"  # the stage of recordings that show no named gesture
 
-# Stages of emg2pose that are named after all the movements in them; here, after the gesture that they stand for.
-UNKNOWN = "unknown"  # the decision that no gesture is made, and the class of movements that are taught to be none
+# emg2pose names some stages after all the movements in them; `_SHOWN` names the one gesture that each stands for.
+UNKNOWN = "unknown"  # the decision that no gesture is made, and the class of movements taught as no gesture
 _SHOWN = {
     "CountingUpDownFingerWigglingSpreading": "Counting",
     "FingerAbductionSeries": "Spread fingers",
@@ -33,7 +33,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z_]+|[^\W_]+")
 
 
 def check_name(text: str) -> str:
-    """The name itself; raises ValueError, saying what is wrong with it."""
+    """Return the name if it is allowed; raises ValueError, which says what is wrong with it."""
     if not text or len(text) > MAX_NAME:
         raise ValueError(f"a name has 1 to {MAX_NAME} characters")
     if text != text.strip():
@@ -45,7 +45,7 @@ def check_name(text: str) -> str:
 
 
 def check_gesture(name: str) -> str:
-    """The name of a gesture itself; raises ConfigError, saying what is wrong with it."""
+    """Return a gesture's name if it is allowed; raises ConfigError, which says what is wrong with it."""
     try:
         return check_label(name)
     except ValueError as error:
@@ -53,7 +53,7 @@ def check_gesture(name: str) -> str:
 
 
 def check_label(name: str) -> str:
-    """The label of a gesture itself; raises ValueError, saying what is wrong with it."""
+    """Return a gesture's label if it is allowed; raises ValueError, which says what is wrong with it."""
     if name == UNKNOWN:
         raise ValueError("that is what no gesture is called")
     return check_name(name)

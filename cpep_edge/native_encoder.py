@@ -1,9 +1,9 @@
-"""Run the EMG encoder without torch, and the filter without scipy: the C library that a bundle carries, through ctypes.
+"""Run the EMG encoder without torch, and the filter without scipy, by calling a bundle's C library through ctypes.
 
-The library is code, so it is loaded like a program is: from bytes whose hash was checked, never from a file that may
-have changed since. It is written in `export/native`; ExecuTorch's own libraries come before it, in the order they need
-one another. A process holds each of them once, because two copies would share one register of backends. numpy is all
-that this module needs beside them.
+The library is code, so it is loaded from bytes whose hash was checked, never from a file that may have changed since.
+Its source is in `export/native`. ExecuTorch's own libraries are loaded before it, in the order of their dependencies. A
+process loads each of them only once, because two copies would share one registry of backends. Apart from them, this
+module needs only numpy.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ _ERROR_BYTES = 512
 
 _loading = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}  # by SHA-256 of the bytes; a library is never unloaded
-_kept_files: list[int] = []  # descriptors: the loader tells libraries apart by path, so a number must not come twice
+_kept_files: list[int] = []  # descriptors, kept open: the loader tells libraries apart by path, so none may recur
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ class _Shape(ctypes.Structure):
 
 
 class NativeEncoder:
-    """A program in the C library. One thread at a time may use it."""
+    """An encoder program, run by the C library. Only one thread at a time may use it."""
 
     def __init__(self, library: NativeLibrary, program: bytes, spec: "EncoderSpec", n_threads: int = 1) -> None:
         """program: bytes whose hash was checked.
 
-        Raises ArtifactError when the program cannot be loaded or does not take and give what the spec says, CpepError
-        when the library does not fit this machine or the process.
+        Raises ArtifactError when the program cannot be loaded or its input or output is not as the spec says, and
+        CpepError when the library is for another machine or conflicts with one in this process.
         """
         self._library = _bind(load_libraries(library))
         self._error = ctypes.create_string_buffer(_ERROR_BYTES)
@@ -93,7 +93,7 @@ class NativeEncoder:
         """
         if window.shape != self._shape:
             raise ValueError(f"window has shape {window.shape}, this encoder takes {self._shape}")
-        given = np.ascontiguousarray(window, dtype=np.float32)  # the same memory where it is so already
+        given = np.ascontiguousarray(window, dtype=np.float32)  # copies only if necessary
         embedding = np.empty(self._d_embed, dtype=np.float32)
         if self._library.cpep_run(self._encoder, given.ctypes.data, embedding.ctypes.data, self._error, _ERROR_BYTES):
             raise CpepError(f"the encoder failed: {self._text()}")
@@ -144,7 +144,7 @@ class NativeMpfStream(MpfStream):
         self._handle: ctypes.c_void_p | None = None
         super().__init__(spec, centre=centre, dead=dead)
         sections = np.zeros((len(spec.bands), max(len(sos) for sos in self._sos), 6))
-        sections[:, :, [0, 3]] = 1  # what is not filled changes nothing
+        sections[:, :, [0, 3]] = 1  # sections that stay unused pass the signal unchanged
         for band, sos in enumerate(self._sos):
             sections[band, : len(sos)] = sos
         live, offset = self._live.astype(np.uint8), np.ascontiguousarray(self._centre, np.float32)
@@ -175,9 +175,9 @@ class NativeMpfStream(MpfStream):
 
 
 def native_kernels(library: NativeLibrary) -> Kernels:
-    """The signal's way in the C library: scipy's `sosfilt`, number for number, and numpy's tokens to single precision.
+    """Filter and front end of the C library. The filter equals scipy's `sosfilt` exactly, tokens to single precision.
 
-    Raises CpepError when the library does not fit this machine or the process.
+    Raises CpepError when the library is for another machine or conflicts with one in this process.
     """
     bound = _bind(load_libraries(library))
     filter_in_place = bound.cpep_filter
@@ -193,9 +193,9 @@ def native_kernels(library: NativeLibrary) -> Kernels:
 
 
 def carried_library(bundle: "Bundle") -> NativeLibrary | None:
-    """The library that a bundle carries; None where it carries none for this machine.
+    """The library in a bundle; None when it has none for this machine.
 
-    Raises ArtifactError when a file is not what the manifest says, or nothing says that its code may run here.
+    Raises ArtifactError when a file does not match the manifest, or this device does not trust the bundle's code.
     """
     native = bundle.manifest.native
     if native is None or not _runs_here(native.architecture):
@@ -205,9 +205,10 @@ def carried_library(bundle: "Bundle") -> NativeLibrary | None:
 
 
 def load_libraries(library: NativeLibrary) -> ctypes.CDLL:
-    """Load all of a bundle's libraries into this process and return the last, the one with the C functions.
+    """Load all of a bundle's libraries into this process and return the last, which has the C functions.
 
-    Raises CpepError when the machine is of another kind, or another build of ExecuTorch is in the process already.
+    Raises CpepError when they are for another kind of machine, or this process already runs another build of
+    ExecuTorch.
     """
     if not library.fits():
         raise CpepError(
@@ -234,7 +235,7 @@ def _load(name: str, content: bytes) -> ctypes.CDLL:
 
 
 def _load_from_memory(name: str, content: bytes) -> ctypes.CDLL:
-    """Load a library from bytes, through a file without a name that nobody else can open or change."""
+    """Load a library from bytes, through an anonymous file that no other user can open or change."""
     try:
         file = os.memfd_create(name)
         _kept_files.append(file)
@@ -246,9 +247,10 @@ def _load_from_memory(name: str, content: bytes) -> ctypes.CDLL:
 
 
 def _in_process(name: str, content: bytes) -> bool:
-    """Whether a library of this name was loaded from a file, by ExecuTorch's own Python bindings; it must be the same.
+    """Whether ExecuTorch's own Python bindings have loaded a library of this name from a file.
 
-    The loader then hands that one to the libraries that need it.
+    The loader then uses that one for the libraries that depend on it, so it must have the same content. Raises
+    CpepError when it has not.
     """
     for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         path = Path(line.split(maxsplit=5)[-1])
@@ -260,7 +262,7 @@ def _in_process(name: str, content: bytes) -> bool:
 
 
 def _bind(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Say what the C functions take and give. Raises CpepError when they are of another version."""
+    """Declare the types of the C functions. Raises CpepError when the library has another ABI version."""
     version = library.cpep_abi_version
     version.restype = ctypes.c_uint32
     if version() != _ABI_VERSION:
@@ -292,5 +294,5 @@ def _bind(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _close(close: Callable[[ctypes.c_void_p], None], encoder: ctypes.c_void_p, _program: bytes) -> None:
-    """Close an encoder; the program's bytes live until here, because the library reads them in place."""
+    """Close an encoder. The argument keeps the program's bytes alive, because the library reads them in place."""
     close(encoder)

@@ -1,7 +1,7 @@
-"""Decisions of a band that recognises gestures itself: its predictions, named and decided on as the bundle says.
+"""Decisions from a band that recognises gestures itself: its predictions are turned into decisions on the host.
 
-The host runs no encoder. A prediction carries no similarity, so of the two thresholds only the share of votes holds;
-and the band asks its encoder at rest too.
+The host runs no encoder. A prediction carries no similarity, so only the threshold on the share of votes applies. The
+band runs its encoder at rest too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from cpep_edge.pose_index import Vote
 
 
 class Prediction(Protocol):
-    """What the band says of one window; `cpep_bridge.frames.Prediction`."""
+    """The band's prediction for one window; `cpep_bridge.frames.Prediction`."""
 
     @property
     def t_us(self) -> int: ...
@@ -35,7 +35,7 @@ class Prediction(Protocol):
 
 
 class PredictingSource(Protocol):
-    """A band with an engine: iterating streams, and what it says meanwhile is taken out."""
+    """A band that runs its own engine: iterate over it for blocks, and collect its predictions in between."""
 
     def take_predictions(self) -> Sequence[Prediction]:
         """The band's predictions since the last call, oldest first."""
@@ -45,10 +45,10 @@ class PredictingSource(Protocol):
 
 
 def decisions_of(source: PredictingSource, manifest: Manifest, taps: Sequence[Tap] = ()) -> Iterator[Decision]:
-    """Every prediction of the band as a decision, until its stream ends.
+    """Yield a decision for every prediction of the band, until its stream ends.
 
-    taps: see the band's samples and the decisions, as those of `cpep_edge.live_loop.Live` do
-    Raises LinkError for a gesture that the bundle does not have: the band runs another model.
+    taps: they receive the band's samples and the decisions, as those of `cpep_edge.live_loop.Live` do
+    Raises LinkError for a gesture that the bundle does not have, because then the band runs another model.
     """
     decider = Decider(manifest.decision, manifest.gesture_names)
     for block in source:
@@ -62,13 +62,13 @@ def decisions_of(source: PredictingSource, manifest: Manifest, taps: Sequence[Ta
 
 
 def gains_of(manifest: Manifest, level_uv: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """What a calibration, (n_channels,), makes of each channel's usual scale: ones without a calibration."""
+    """The usual scale divided by each channel's calibrated level, (n_channels,); ones without a calibration."""
     gains = np.ones(manifest.n_channels, np.float32)
     return gains if level_uv is None else (manifest.preprocessing.scale_uv / level_uv).astype(np.float32)
 
 
 def turn_of(donning: Donning) -> int:
-    """By how many electrodes a band sits turned. Raises ConfigError for one that is mirrored: bands undo turns only."""
+    """By how many electrodes a band is turned. Raises ConfigError for a mirrored band: bands can only undo turns."""
     n = len(donning.order)
     turn = donning.order[0] if donning.order else 0
     if donning.order != tuple((turn + place) % n for place in range(n)):

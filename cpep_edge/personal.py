@@ -1,12 +1,12 @@
-"""A personal head: what a wearer's own repetitions of gestures are fitted to, and how well it will read them.
+"""A personal head: one that is fitted to a wearer's own repetitions of gestures.
 
-For any band: two channels or more, 100 Hz or more, in microvolts or in counts. The signal is read as log-covariances
-(`cpep_edge.mpf`), which on real arms halve the errors of levels; nothing is trained before, and numpy is all it needs.
-How well it reads is found by leaving out one repetition after the other: windows of one repetition are too much alike
-to judge each other. The head is fitted to the windows as they are and as they would be on a band that sits a little
-turned, as it will when it is worn again.
+It works for any band of at least two channels and 100 Hz, in microvolts or counts. The signal is read as
+log-covariances (`cpep_edge.mpf`), which on real arms make half as many errors as levels. It needs no training before,
+and no package but numpy. Its accuracy is measured by leaving out one repetition after the other, because windows of the
+same repetition are too similar to be both fitted and tested. The head is fitted to the windows and to copies of them as
+a slightly turned band would record them, because the band will sit a little turned when it is worn again.
 
-Shapes: n windows, d numbers a window, K gestures, C channels.
+Shapes: n windows, d features per window, K gestures, C channels.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,20 @@ from cpep_edge.names import UNKNOWN
 from cpep_edge.preprocess import Preprocessing, design_filter
 
 LEAST_RATE_HZ = 100.0
-WINDOW_TOKENS = 2  # decisions sum windows: with .3 s of them they fell 80 ms later on myo-wrist and no better
+WINDOW_TOKENS = 2  # few, as decisions add up windows: with .3 s of tokens they came 80 ms later on myo-wrist, no better
 HOP_S = 0.025  # between tokens
-SPAN_S = 0.225  # of a token's covariances: on 3DC, 1 kHz, eight people, .1 s reads two windows in a hundred less
-SPAN_AT_LOW_RATE_S = (0.1, 0.225)  # at the least and at the most: on a Myo, 200 Hz, .225 s only decides later
-SAMPLES_A_CHANNEL = 2.5  # that this takes in between
-SHRINKAGE = 0.01  # of those
+SPAN_S = 0.225  # of a token's covariances: on 3DC, 1 kHz, eight people, .1 s loses two points of accuracy
+SPAN_AT_LOW_RATE_S = (0.1, 0.225)  # limits of the span: on a Myo, 200 Hz, .225 s only delays decisions
+SAMPLES_A_CHANNEL = 2.5  # per span, between these limits
+SHRINKAGE = 0.01  # of the covariances
 CLIP = 20.0  # in units of a channel's level
 MAX_TURN = 2  # electrodes by which a later wearing may be turned
-_LOW_HZ, _LOW_AT_LOW_RATE_HZ = 20.0, 15.0  # of the high-pass: motion of electrodes stays below
+_LOW_HZ, _LOW_AT_LOW_RATE_HZ = 20.0, 15.0  # corners of the high-pass, above the motion artefacts of electrodes
 _LOW_RATE_HZ = 400.0
 FIT_HOP_S = 0.05  # between windows of a fit
-# Of a circle, either way, by which a next wearing may sit turned. On 16 people of myo-wrist this reads .816 of the next
-# wearing's windows for .807, of two wearings taught .856 for .834, and of the same wearing's .949 for .951; .03 wins
-# less, .05 costs more.
+# Share of a full turn, either way, by which the next wearing may be turned. The copies raise accuracy on 16 people of
+# myo-wrist from .807 to .816 on the next wearing, and from .834 to .856 where two wearings were taught; on the same
+# wearing they lower it from .951 to .949. A share of .03 gains less, one of .05 costs more.
 TURN = 0.04
 
 
@@ -47,9 +47,9 @@ class Repetition:
     """One time that the wearer made a gesture when asked."""
 
     gesture: str
-    number: int  # of its round; what has one number and wearing is left out together
-    samples: NDArray[np.float32]  # (n, C), raw; the first SETTLE_S only settle the filter
-    wearing: int = 0  # of the band, from 0
+    number: int  # of its round; repetitions of one round and wearing are left out together
+    samples: NDArray[np.float32]  # (n, C), raw; in the first SETTLE_S the filter settles
+    wearing: int = 0  # number of the wearing of the band, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +68,27 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """What a head reads of repetitions, in the order of time within each."""
+    """The head's inputs for the windows of repetitions, in order of time within each."""
 
     x: NDArray[np.float32]  # (n, d)
     gesture: NDArray[np.int64]  # (n,)
-    repetition: NDArray[np.int64]  # (n,), its place in the list
-    round: NDArray[np.int64]  # (n,), equal for what is left out together
-    turned: tuple[NDArray[np.float32], ...] = ()  # (n, d) each, as if the band sat a little turned: fitted on as well
+    repetition: NDArray[np.int64]  # (n,), index of the window's repetition
+    round: NDArray[np.int64]  # (n,), equal for windows that are left out together
+    turned: tuple[NDArray[np.float32], ...] = ()  # (n, d) each, copies for a slightly turned band, also fitted
 
     def fit(self, chosen: NDArray[np.bool_] | slice = slice(None), label: NDArray[np.int64] | None = None) -> Head:
-        """A head fitted to some of the windows.
+        """A head fitted to the chosen windows.
 
-        label: their gestures, numbered anew where some are not among them
+        label: the gestures of these windows, renumbered if some gestures are missing; None: their own numbers
         """
         copies = [self.x[chosen], *(copy[chosen] for copy in self.turned)]
         return fit_head(np.concatenate(copies), np.tile(self.gesture[chosen] if label is None else label, len(copies)))
 
 
 def design_reading(n_channels: int, sample_rate_hz: float) -> Reading:
-    """A sensible way to read a band of so many channels at such a rate.
+    """A suitable reading for a band of this number of channels and this sample rate.
 
-    Raises ConfigError for a band that no head can read.
+    Raises ConfigError for a band that cannot be taught.
     """
     if n_channels < 2 or sample_rate_hz < LEAST_RATE_HZ:
         raise ConfigError(
@@ -117,15 +117,15 @@ def design_reading(n_channels: int, sample_rate_hz: float) -> Reading:
 def measure_wearings(
     repetitions: Sequence[Repetition], reading: Reading, gestures: Sequence[str], flat_uv: float = FLAT_UV
 ) -> list[Donning]:
-    """How the band sat in each wearing; a later one's placement is that under which its labels are likeliest.
+    """How the band sat in each wearing. A later wearing gets the placement under which its labels are likeliest.
 
-    flat_uv: the level below which a channel carries nothing, in the band's unit
-    Raises DataError when there is too little signal, or fewer than two channels carry any.
+    flat_uv: a channel below this level, in the band's unit, has no signal
+    Raises DataError when there is too little signal, or fewer than two channels have any.
     """
     found: list[Donning] = []
     for wearing in range(1 + max(one.wearing for one in repetitions)):
         worn = [one for one in repetitions if one.wearing == wearing]
-        mine = balanced([one for one in worn if one.gesture != UNKNOWN] or worn)  # as a calibration holds no others
+        mine = balanced([one for one in worn if one.gesture != UNKNOWN] or worn)  # like a calibration
         orders: list[tuple[int, ...]] = [tuple(range(reading.front_end.n_electrodes))]
         likelihood: Likelihood | None = None
         earlier = [one for one in repetitions if one.wearing < wearing and one.gesture != UNKNOWN]
@@ -149,7 +149,7 @@ def measure_wearings(
 
 
 def balanced(repetitions: Sequence[Repetition]) -> list[Repetition]:
-    """The repetitions without those by which a gesture, rest most often, would have far more signal than the others."""
+    """Leave out repetitions of a gesture, usually rest, that would give it far more signal than the others have."""
     kept, seconds = [], dict[tuple[int, int, str], int]()
     usual = float(np.median(list(_samples_of_each(repetitions).values())))
     for one in repetitions:
@@ -187,19 +187,22 @@ def windows_of(
 
 
 def turns_of(front_end: MpfSpec) -> tuple[float, float]:
-    """The turns that a head must bear, in electrodes."""
+    """The turns of the band that a head is made robust to, in electrodes."""
     return -TURN * front_end.n_electrodes, TURN * front_end.n_electrodes
 
 
 def _likelihood(head: Head, numbers: Sequence[int | None], n_tokens: int, recordings: Sequence[Tokens]) -> float:
-    """How likely recordings are under the head's gestures of these numbers; None for one that it does not know."""
+    """Mean log-likelihood of recordings under the head.
+
+    numbers: the head's number of each recording's gesture; None: the head does not know it, so it is left out
+    """
     means = [(window_means(tokens, n_tokens), n) for tokens, n in zip(recordings, numbers, strict=True)]
     each = [head.log_likelihood(head.project(x))[:, n] for x, n in means if n is not None]
     return float(np.mean(np.concatenate(each)))
 
 
 def _samples_of_each(repetitions: Sequence[Repetition]) -> dict[tuple[int, int, str], int]:
-    """Samples by wearing, round and gesture."""
+    """The number of samples by wearing, round and gesture."""
     found: dict[tuple[int, int, str], int] = {}
     for one in repetitions:
         key = (one.wearing, one.number, one.gesture)

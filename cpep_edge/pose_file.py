@@ -1,8 +1,8 @@
 """Read joint angles from a file, for `cpep-edge gestures add --from-pose`.
 
-A CSV file has a header with the bundle's joint names, in any order, and a row of radians a pose. One row is a pose that
-is held; several are a movement, and then a column `time_s` says when each was. A session in HDF5 is taken by the poses
-that were tracked in it.
+A CSV file has a header with the bundle's joint names, in any order, and one row per pose, in radians. One row is a pose
+that is held. Several rows are a movement; then a column `time_s` gives the time of each. Of a session in HDF5, the
+tracked poses are read.
 """
 
 import csv
@@ -24,7 +24,7 @@ _LARGEST_RAD = np.pi  # no joint of a hand turns further
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Poses over time; a single one is held."""
+    """Poses over time; a single pose is one that is held."""
 
     angles_rad: NDArray[np.float64]  # (n_poses, n_joints)
     time_s: NDArray[np.float64]  # (n_poses,), rising
@@ -43,7 +43,7 @@ class Movement:
 def read_movement(file: Path, joints: tuple[str, ...]) -> Movement:
     """Read the angles of the named joints.
 
-    Raises DataError when the file has other joints, holds NaN, or its angles look like degrees.
+    Raises DataError when the file has other joints, contains NaN, or its angles look like degrees.
     """
     movement = _from_session(file, joints) if file.suffix in (".hdf5", ".h5") else _from_csv(file, joints)
     _check(file, movement, joints)

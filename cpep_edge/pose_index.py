@@ -1,15 +1,16 @@
-"""Look up the poses nearest to an embedding, and let them vote.
+"""Find the poses nearest to an embedding, and take a majority vote among them.
 
-Vectors have unit length and are compared by inner product, which is their cosine. Up to `EXACT_NUMBERS` numbers all of
-them are compared, which is exact and, measured on real embeddings, no slower than a graph of the same recall
-(benchmarks/results/index-*.md). Beyond, hnswlib searches its graph. It is built in a shuffled order, because poses come
-gesture by gesture and a graph grown along them finds a third fewer neighbours. Where many vectors are copies of one
-another, all are compared whatever their number: copies link to each other alone, and the graph falls apart.
+Vectors have unit length and are compared by inner product, which is their cosine. An index of at most `EXACT_NUMBERS`
+values is searched exactly, by comparing every vector; on real embeddings that is no slower than a graph of the same
+recall (benchmarks/results/index-*.md). A larger index is searched with hnswlib's graph. The graph is built in shuffled
+order, because poses come gesture by gesture, and a graph built in that order finds a third fewer neighbours. If many
+vectors are copies of each other, the search is exact for any size: in a graph, copies would link only to each other, so
+that the search could not reach the rest.
 
-EMG lands near the poses that it was trained to land near, so in one index trained gestures take most votes of the
-others. A calibrated-stacking penalty (Chao et al. 2016) is therefore taken off the cosine of every prototype of a
-trained gesture before the nearest are chosen; the cosine that a vote tells is without it. A graph is searched for
-`ef` neighbours, and the penalty chooses among these.
+Training draws EMG embeddings towards the poses of trained gestures. In an index of all gestures, these would therefore
+win most votes on windows of untrained ones. A calibrated-stacking penalty (Chao et al. 2016) corrects this: it is
+subtracted from the cosine of every prototype of a trained gesture before the nearest are chosen. The cosine that a vote
+reports does not include it. A graph is searched for `ef` neighbours, and the penalty ranks these.
 """
 
 import os
@@ -31,11 +32,11 @@ from cpep_edge.index_file import StoredIndex, StoredVectors
 if TYPE_CHECKING:
     from cpep_edge.manifest import GraphSpec, IndexSpec, Search
 
-EXACT_NUMBERS = 1 << 19  # of all vectors together: 8192 of width 64, 2048 of width 256
+EXACT_NUMBERS = 1 << 19  # values in all vectors: 8192 vectors of width 64, 2048 of width 256
 M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 real poses
-MOST_COPIES = 8  # of one vector in a graph: with 50 of each, up to 23 % of votes were other than of all vectors
+MOST_COPIES = 8  # of one vector in a graph: with 50 of each, up to 23 % of votes differed from those of an exact search
 SPACE = "ip"
-_IN_GROUP = 32  # values of which only the greatest is looked at, to find those that can be among the nearest
+_IN_GROUP = 32  # values per group in `_at_most_the_kth`
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,13 @@ class Vote:
     """The majority among the nearest prototypes."""
 
     gesture_index: int
-    share: float  # of the k votes, 0..1
+    share: float  # the winner's share of the k votes, 0..1
     similarity: float  # cosine of the winner's nearest prototype
-    shares: tuple[float, ...] = field(default=(), compare=False)  # of each gesture; those at the end may be left out
+    shares: tuple[float, ...] = field(default=(), compare=False)  # of each gesture; zeros at the end may be left out
 
 
 def vote(gesture_index: NDArray[np.int64], similarity: NDArray[np.float32]) -> Vote:
-    """Majority vote among neighbours; between equal counts the one with the nearest neighbour wins.
+    """Majority vote among neighbours; of gestures with equal counts, the one with the nearest neighbour wins.
 
     gesture_index, similarity: (k,), nearest first
     """
@@ -60,17 +61,18 @@ def vote(gesture_index: NDArray[np.int64], similarity: NDArray[np.float32]) -> V
 
 
 class Engine(Protocol):
-    """A way to search vectors, each less near by its penalty."""
+    """A way to search vectors by their cosine minus their penalty."""
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Numbers and cosines of the k nearest vectors, nearest first, each (k,); k is at most their number."""
+        """Numbers and cosines of the k nearest vectors, nearest first, each (k,); k must not exceed their number."""
         ...
 
 
 def _at_most_the_kth(values: NDArray[np.float32], k: int) -> float:
-    """A number that the k largest reach and few others: the k-th largest of the greatest of many groups.
+    """A lower bound of the k-th largest value that few other values reach.
 
-    Those are k of the values, so the k-th largest of all is no smaller. A third of the time of selecting from all.
+    It is the k-th largest among the maxima of groups of values. At least k values reach it, so the k-th largest of all
+    is no smaller. This takes a third of the time of a selection from all values.
     """
     n_grouped = len(values) // _IN_GROUP * _IN_GROUP
     if n_grouped < _IN_GROUP * k:
@@ -80,7 +82,7 @@ def _at_most_the_kth(values: NDArray[np.float32], k: int) -> float:
 
 
 class _Exact:
-    """Every vector compared."""
+    """Exact search, which compares every vector."""
 
     def __init__(self, vectors: NDArray[np.float32], penalty: NDArray[np.float32] | None) -> None:
         self._vectors, self._penalty = vectors, penalty
@@ -94,7 +96,7 @@ class _Exact:
 
 
 class _Hnsw:
-    """hnswlib's graph."""
+    """Approximate search in hnswlib's graph."""
 
     def __init__(
         self, graph: Graph, vectors: NDArray[np.float32], ef: int, penalty: NDArray[np.float32] | None
@@ -104,14 +106,14 @@ class _Hnsw:
         self._index = hnswlib.Index(space=SPACE, dim=vectors.shape[1])
         with _as_file(hnsw_file.to_hnswlib(graph, vectors)) as path:
             self._index.load_index(path)
-        self._index.set_ef(ef)  # hnswlib forgets it with the file
+        self._index.set_ef(ef)  # the file does not keep it
         self._penalty, self._n_candidates = penalty, 0 if penalty is None else min(ef, len(vectors))
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         n_asked = max(k, self._n_candidates)
         try:
             (labels,), (distances,) = self._index.knn_query(embedding[None], k=n_asked, num_threads=1)
-        except RuntimeError as error:  # the search ended before it had so many
+        except RuntimeError as error:  # the search found fewer
             raise ArtifactError(
                 f"the pose index is damaged: its graph does not lead to {n_asked} prototypes"
             ) from error
@@ -123,11 +125,11 @@ class _Hnsw:
 
 
 class PoseIndex:
-    """Prototypes of poses, each of one gesture."""
+    """Prototypes of poses, each of which belongs to one gesture."""
 
     def __init__(self, stored: StoredIndex, ef: int = EF, gesture_penalty: Sequence[float] = ()) -> None:
-        """ef: candidates of a search in the graph, where there is one
-        gesture_penalty: (n_gestures,), what is taken off the cosines of each gesture; empty: nothing
+        """ef: candidates of a search in the graph, if there is one
+        gesture_penalty: (n_gestures,), subtracted from the cosines of each gesture; empty: no penalty
         """
         self.stored = stored
         self.vectors = stored.vectors.directions()  # (n_prototypes, d_embed), unit length
@@ -143,7 +145,7 @@ class PoseIndex:
         return len(self.vectors)
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The gestures and cosines of the k nearest prototypes, nearest first once penalties are taken off.
+        """The gestures and cosines of the k nearest prototypes, in order of cosine minus penalty.
 
         embedding: (d_embed,), unit length
         returns: gesture numbers (k,), similarities (k,)
@@ -167,13 +169,13 @@ def build_index(
     gesture_penalty: Sequence[float] = (),
     search: "Search" = "auto",
 ) -> PoseIndex:
-    """Build an index; the same input gives the same file.
+    """Build an index; equal input gives an identical file.
 
     vectors: (n_prototypes, d_embed), unit length
     gesture_index: (n_prototypes,)
-    gesture_penalty: (n_gestures,), as `PoseIndex` takes it; it is no part of the file
-    search: auto builds a graph where it is faster; hnsw always does, exact never
-    Raises ConfigError where a graph is asked for and cannot be searched.
+    gesture_penalty: (n_gestures,), as `PoseIndex` takes it; it is not stored in the file
+    search: auto builds a graph where that is faster; hnsw always builds one, exact never
+    Raises ConfigError when a graph is asked for but the vectors have too many copies.
     """
     coded = vectors if isinstance(vectors, StoredVectors) else index_file.coded(vectors)
     labels = gesture_index.astype(np.uint16)
@@ -192,7 +194,7 @@ def build_index(
 
 
 def _has_copies(coded: StoredVectors) -> bool:
-    """Whether so many vectors are the same that they would fill each other's lists of neighbours in a graph."""
+    """Whether a vector has so many copies that they would fill each other's lists of neighbours in a graph."""
     _, counts = np.unique(coded.codes, axis=0, return_counts=True)
     return int(counts.max()) > MOST_COPIES
 
@@ -203,7 +205,7 @@ def load_index(
     """Load an index from bytes whose hash was checked.
 
     gesture_penalty: (n_gestures,), as `PoseIndex` takes it
-    Raises ArtifactError when it is damaged or not what the manifest says.
+    Raises ArtifactError when it is damaged or does not match the manifest.
     """
     stored = index_file.from_bytes(content, d_embed)
     if len(stored.gesture_index) != spec.n_prototypes:
@@ -216,19 +218,19 @@ def load_index(
 
 
 def graph_spec(index: PoseIndex) -> "GraphSpec | None":
-    """What a manifest says of the graph of a freshly built index."""
+    """The manifest's entry for the graph of a newly built index; None when it has no graph."""
     from cpep_edge.manifest import GraphSpec
 
     return None if index.stored.graph is None else GraphSpec(m=M, ef_construction=EF_CONSTRUCTION, ef=EF)
 
 
 def build_graph(vectors: NDArray[np.float32], seed: int) -> Graph:
-    """hnswlib's graph over vectors, (n, d), that are in no particular order."""
+    """Build hnswlib's graph over vectors, (n, d), which must be in random order."""
     import hnswlib
 
     graph = hnswlib.Index(space=SPACE, dim=vectors.shape[1])
     graph.init_index(max_elements=len(vectors), M=M, ef_construction=EF_CONSTRUCTION, random_seed=seed)
-    graph.set_num_threads(1)  # several threads insert in an order of their own
+    graph.set_num_threads(1)  # with several threads the order of insertion would vary
     graph.add_items(vectors, np.arange(len(vectors)))
     with NamedTemporaryFile() as file:
         graph.save_index(file.name)
@@ -237,7 +239,7 @@ def build_graph(vectors: NDArray[np.float32], seed: int) -> Graph:
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path to exactly these bytes, in memory where the system can."""
+    """Yield the path of a file with these bytes, in memory if the system can do that."""
     in_memory = hasattr(os, "memfd_create")
     with os.fdopen(os.memfd_create("pose-index"), "wb") if in_memory else NamedTemporaryFile() as file:
         file.write(content)

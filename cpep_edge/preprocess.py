@@ -1,16 +1,16 @@
-"""Turn raw microvolts into what the encoder sees: causal filter, then one fixed scale a channel.
+"""Turn raw microvolts into the encoder's input: a causal filter, then one fixed scale per channel.
 
-The same code runs in training, in export and live, and its coefficients travel in the bundle. The filter carries its
-state from block to block, so that the output does not depend on how the signal was cut. The scale is the corpus' RMS,
-or each channel's level in a short calibration of the session (`cpep_edge.calibration`); windows are never normalised
-one by one, because rest would then look like effort.
+The same code runs in training, at export and live, and its coefficients are part of the bundle. The filter keeps its
+state from block to block, so that the output does not depend on how the signal is cut. The scale is the corpus' RMS, or
+each channel's level in a short calibration of the session (`cpep_edge.calibration`). Windows are never normalised one
+by one, because rest would then look like effort.
 
-A filter with memory must never see a number that is none, for it would remember it for ever: such a sample, and one
-beyond what any electrode gives, is held at its channel's last good value.
+The filter is recursive, so a single NaN would spoil its output for ever. A sample that is NaN, or larger than any
+electrode can give, is therefore replaced by its channel's last good value.
 
-Two filters give the same numbers: that of the C library which a bundle carries (`cpep_edge.native_encoder`), and, where
-there is none, that of scipy. scipy is imported where it is used, because importing its filters takes longer and more
-memory than all else that a device starts with.
+The C library in a bundle (`cpep_edge.native_encoder`) and scipy filter with equal results; scipy serves bundles without
+a library. It is imported only where it is used, because its filters take more time and memory to import than everything
+else that a device loads at start.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Sections (n, 6), samples (n_samples, n_channels) and state (n, 2, n_channels), to filtered samples and the next state.
+# Takes sections (n, 6), samples (n_samples, n_channels) and state (n, 2, n_channels); returns filtered samples and the
+# next state.
 SosFilter = Callable[
     [NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]
 ]
 
 
-LARGEST_UV = 1e7  # 10 V; a step of that size has rung out of the usual filter after a quarter of a second
+LARGEST_UV = 1e7  # 10 V; the usual filter has settled a quarter of a second after a step of that size
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Preprocessing:
 
     sample_rate_hz: float
     sos: tuple[tuple[float, ...], ...]  # second-order sections as scipy writes them: b0 b1 b2 a0 a1 a2
-    scale_uv: float  # divides the filtered signal of a session that was not calibrated; the training corpus' RMS
-    clip: float  # limit of the scaled signal, both signs
+    scale_uv: float  # the training corpus' RMS; it divides the filtered signal of a session without calibration
+    clip: float  # the scaled signal is limited to -clip..clip
 
 
 def design_filter(
@@ -43,8 +44,8 @@ def design_filter(
 ) -> tuple[tuple[float, ...], ...]:
     """Second-order sections of a Butterworth high-pass and, if asked for, a notch of quality 30.
 
-    The 40 Hz high-pass that emg2pose was published with removes motion artefacts and electrode drift.
-    Raises ValueError when a corner does not lie below half the sample rate.
+    emg2pose was published with a 40 Hz high-pass, which removes motion artefacts and electrode drift.
+    Raises ValueError when a corner frequency is not below half the sample rate.
     """
     from scipy import signal
 
@@ -67,8 +68,8 @@ class Preprocessor:
         level_uv: NDArray[np.float32] | None = None,
         sosfilt: SosFilter | None = None,
     ) -> None:
-        """level_uv: (n_channels,), what divides each channel in place of `scale_uv`, from a calibration
-        sosfilt: what filters; None: scipy
+        """level_uv: (n_channels,), from a calibration; each channel is divided by it instead of `scale_uv`
+        sosfilt: the filter function; None: that of scipy
         """
         self.spec = spec
         self._scale_uv = spec.scale_uv if level_uv is None else level_uv.astype(np.float64)
@@ -77,10 +78,10 @@ class Preprocessor:
         self._rest = steady_state(self._sos)[:, :, None]
         self._sosfilt = sosfilt or scipy_sosfilt
         self._state: NDArray[np.float64] | None = None
-        self._last_uv = np.zeros(n_channels, np.float32)  # good values
+        self._last_uv = np.zeros(n_channels, np.float32)  # last good values
 
     def reset(self) -> None:
-        """Forget the past: the next sample is taken for a steady level, so that a DC offset makes no step."""
+        """Start anew, as if the signal had always been at the next sample's level: a DC offset then makes no step."""
         self._state = None
         self._last_uv = np.zeros(self.n_channels, np.float32)
 
@@ -90,7 +91,7 @@ class Preprocessor:
         samples_uv: (n_samples, n_channels), n_samples >= 1
         returns: (n_samples, n_channels) float32, in units of the scale
         """
-        if not (np.abs(samples_uv) <= LARGEST_UV).all():  # NaN is in no order with anything
+        if not (np.abs(samples_uv) <= LARGEST_UV).all():  # not `> LARGEST_UV`: any comparison with NaN is false
             samples_uv = self._held(samples_uv)
         self._last_uv = samples_uv[-1]
         if self._state is None:
@@ -100,7 +101,7 @@ class Preprocessor:
         return scaled.astype(np.float32)
 
     def _held(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The samples with what cannot be replaced by the good value before it."""
+        """The samples, with each bad value replaced by its channel's last good value before it."""
         known = np.concatenate([self._last_uv[None], samples_uv])
         good = np.abs(known) <= LARGEST_UV
         newest_good = np.maximum.accumulate(np.where(good, np.arange(len(known))[:, None], 0), axis=0)
@@ -109,10 +110,11 @@ class Preprocessor:
 
 
 def steady_state(sos: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The state of second-order sections, (n, 6), in which a constant input of one has gone on for ever, (n, 2).
+    """The steady state of second-order sections, (n, 6), under a constant input of one, (n, 2).
 
-    In transposed direct form II a section with input x and output g x keeps (b2 - a2 g) x in its second place, and that
-    plus (b1 - a1 g) x in its first; g = (b0 + b1 + b2) / (1 + a1 + a2) is what the next section gets for each x.
+    In transposed direct form II, a section with constant input x has the output g x, which is the next section's input,
+    with g = (b0 + b1 + b2) / (1 + a1 + a2). Its second state is (b2 - a2 g) x, and its first is that plus
+    (b1 - a1 g) x.
     """
     state, level = np.empty((len(sos), 2)), 1.0
     for section, (b0, b1, b2, _, a1, a2) in enumerate(sos):
@@ -126,7 +128,7 @@ def steady_state(sos: NDArray[np.float64]) -> NDArray[np.float64]:
 def scipy_sosfilt(
     sos: NDArray[np.float64], samples: NDArray[np.float32], state: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Second-order sections over the next samples; see `SosFilter`."""
+    """Filter the next samples with second-order sections; see `SosFilter`."""
     from scipy.signal import sosfilt
 
     filtered, state = sosfilt(sos, samples, axis=0, zi=state)

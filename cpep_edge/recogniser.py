@@ -1,6 +1,6 @@
 """From a window to a vote: the encoder, the pose index and the head of one bundle, opened together.
 
-A bundle without an encoder answers by its head alone; the mean token stands where the embedding does.
+In a bundle without an encoder the head alone votes, and the mean token takes the place of the embedding.
 """
 
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class Recognition:
 
 
 class Recogniser:
-    """Everything of a bundle that turns raw signal into votes. Threads may share it; their windows take turns."""
+    """All parts of a bundle that turn raw signal into votes. Threads may share it; one window is embedded at a time."""
 
     def __init__(self, bundle: Bundle, n_threads: int = 1) -> None:
         """Raises ArtifactError when a file does not match the manifest, cannot be loaded, or may not run here."""
@@ -56,9 +56,9 @@ class Recogniser:
         self.head = None if manifest.head is None else _load_head(bundle, manifest.head)
 
     def on_arm(self, donning: Donning) -> Head | None:
-        """The head as it is for one donning: with the means that a calibration found.
+        """The head for one donning, with the means that its calibration found.
 
-        Raises ValueError when these are not of this head.
+        Raises ValueError when the means do not fit this head.
         """
         if self.head is None or donning.head_means is None:
             return self.head
@@ -67,23 +67,23 @@ class Recogniser:
         return replace(self.head, means=donning.head_means)
 
     def stream(self, donning: Donning | None = None) -> InputStream:
-        """A fresh way from one stream's raw samples to the encoder's input.
+        """A new converter of one stream's raw samples to the encoder's input.
 
-        donning: None takes the band to sit as usual
+        donning: None assumes the bundle's usual donning
         """
         manifest = self.manifest
         worn = (donning or manifest.usual_donning).lacking(manifest.masked_channels)
         return InputStream(manifest.preprocessing, manifest.front_end, manifest.n_channels, worn, self._kernels)
 
     def last_window(self, samples_uv: NDArray[np.float32], donning: Donning | None = None) -> NDArray[np.float32]:
-        """The encoder's input for the window that ends with some signal, `manifest.input_shape`.
+        """The encoder's input for the last window of a signal, of shape `manifest.input_shape`.
 
-        samples_uv: (n, n_channels), raw; a window or more
+        samples_uv: (n, n_channels), raw; at least one window
         """
         return self.stream(donning).last_window(samples_uv, self.manifest.input_shape[1])
 
     def index_for(self, purpose: str) -> PoseIndex:
-        """The pose index; raises ConfigError, naming what it is wanted for, where the bundle has none."""
+        """The pose index. Raises ConfigError, which names the purpose, when the bundle has none."""
         self.manifest.index_for(purpose)
         assert self.index is not None
         return self.index
@@ -91,14 +91,14 @@ class Recogniser:
     def recognise(self, window: NDArray[np.float32], head: Head | None = None) -> Recognition:
         """Vote on one window.
 
-        window: `manifest.input_shape` float32, as `stream` and `last_window` give it
-        head: adapted to the wearer, by `on_arm`; None: the bundle's own
+        window: `manifest.input_shape` float32, as `stream` and `last_window` return it
+        head: one adapted to the wearer, from `on_arm`; None: the bundle's own
         """
         embedding = self.encoder.embed(window)
         return Recognition(self.vote(window, embedding, head), embedding)
 
     def vote(self, window: NDArray[np.float32], embedding: NDArray[np.float32], head: Head | None = None) -> Vote:
-        """The answer to a window that was embedded; arguments as those of `recognise`."""
+        """Vote on a window that is already embedded; the arguments are those of `recognise`."""
         manifest = self.manifest
         n_gestures, k = len(manifest.gestures), manifest.decision.k
         return answer(window, embedding, self.index, k, manifest.head, head or self.head, n_gestures)
@@ -113,10 +113,10 @@ def answer(
     head: Head | None,
     n_gestures: int,
 ) -> Vote:
-    """The head's answer to a window, or the index's where there is no head that answers.
+    """The head's vote on a window, or the index' vote if no head is to answer.
 
-    A gesture that only the index has, one enrolled by its pose, answers where the index says so and the window is like
-    none of the head's gestures: a gate by novelty, as in Socher et al. 2013.
+    A gesture that was enrolled by its pose is in the index only. It wins when the index votes for it and the window is
+    unlike all of the head's gestures: a novelty gate, as in Socher et al. 2013.
 
     window: the encoder's input; embedding: its output
     n_gestures: of the bundle
@@ -139,7 +139,7 @@ def answer(
 
 
 def head_input(spec: HeadSpec, window: NDArray[np.float32], embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a head reads of one window, (d,): the mean of its tokens, its embedding, or both."""
+    """The head's input for one window, (d,): the mean of its tokens, its embedding, or both."""
     if spec.reads == "embedding":
         return embedding
     mean: NDArray[np.float32] = window.mean(axis=1)
@@ -147,7 +147,7 @@ def head_input(spec: HeadSpec, window: NDArray[np.float32], embedding: NDArray[n
 
 
 class MeanToken:
-    """What stands in an encoder's place where there is none: the mean token, at unit length."""
+    """Takes the place of a missing encoder: its embedding is the mean token, scaled to unit length."""
 
     def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         mean: NDArray[np.float32] = window.mean(axis=1)

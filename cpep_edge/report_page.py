@@ -1,8 +1,8 @@
-"""A report as one HTML page: no script, no other file, readable on a phone, in the dark and on paper.
+"""A report as a single HTML page without scripts, readable on a phone, in dark mode and on paper.
 
-`cpep-edge eval` and `cpep-edge bench` both fill `templates/report.html`. A figure of matplotlib stands in it as SVG
-whose colours are the page's own, so that it turns dark with the page: draw it in `INK`, `PAPER`, `FAINT`, `LINE`,
-`TRACK` and `SERIES`.
+`cpep-edge eval` and `cpep-edge bench` both fill `templates/report.html`. A matplotlib figure becomes SVG whose colours
+are variables of the page, so that it follows dark mode: draw it in `INK`, `PAPER`, `FAINT`, `LINE`, `TRACK` and
+`SERIES`.
 """
 
 import io
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-# The light page's colours; `templates/report.html` has the dark ones under the same names.
+# Colours in light mode; `templates/report.html` has those of dark mode under the same names.
 INK, PAPER, FAINT, LINE, TRACK = "#16202c", "#ffffff", "#56647a", "#c9d2dd", "#edf1f6"
 SERIES = ("#3b6fd4", "#c2410c", "#1d7a6f", "#8e5bb5", "#8a6508", "#66758a")
 _NAMES = {INK: "ink", PAPER: "paper", FAINT: "faint", LINE: "line", TRACK: "track"} | {
     colour: f"c{number}" for number, colour in enumerate(SERIES)
 }
-_numbers = itertools.count()  # of figures, so that no two on a page share the names of their parts
+_numbers = itertools.count()  # of figures, so that the ids in two figures of a page differ
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page, in HTML that the functions here have made."""
+    """A part of a page; its body is HTML made by the functions below."""
 
     title: str
     body: "Markup"
@@ -49,9 +49,9 @@ def page(
 ) -> str:
     """The whole page.
 
-    kicker: what made it; opening: a sentence or two, in words
-    cards: the figures that matter most, each with what it is
-    style: of what only this kind of report shows
+    kicker: what made the report; opening: one or two sentences
+    cards: the most important values, each with its caption
+    style: CSS for elements that only this kind of report has
     """
     template = _environment().get_template("report.html")
     colours = {name: colour for colour, name in _NAMES.items()}
@@ -68,24 +68,27 @@ def page(
 
 
 def table(shown: Table, *, figures: bool = True) -> "Markup":
-    """figures: columns of numbers; otherwise of words too, which a phone shows under each other."""
+    """A table as part of the page.
+
+    figures: the columns hold numbers; otherwise also words, and a phone then shows the cells below each other
+    """
     return _part("table", table=shown, figures=figures)
 
 
 def folded(title: str, body: "Markup") -> "Markup":
-    """What not everybody needs, behind its title until it is asked for; printed open."""
+    """Details that are hidden behind their title until opened; on paper they are open."""
     return _part("folded", title=title, body=body)
 
 
 def paragraph(text: str, *, note: bool = False) -> "Markup":
-    """Some words; a note is smaller."""
+    """A paragraph of text; a note is smaller."""
     return _part("paragraph", text=text, note=note)
 
 
 def figure(drawn: "Figure", what: str) -> "Markup":
     """A figure as part of the page.
 
-    what: it shows, for those who do not see it
+    what: a text alternative, for readers who cannot see it
     """
     from markupsafe import Markup
 
@@ -101,7 +104,7 @@ def figure(drawn: "Figure", what: str) -> "Markup":
 
 
 def to_svg(drawn: "Figure") -> bytes:
-    """A figure for a page or a paper: its words stay words."""
+    """A figure as SVG for a page or a paper; its text stays text."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -111,7 +114,7 @@ def to_svg(drawn: "Figure") -> bytes:
 
 
 def to_pdf(drawn: "Figure") -> bytes:
-    """A figure for a paper."""
+    """A figure as PDF for a paper."""
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="pdf", transparent=True, metadata={"CreationDate": None})
     return buffer.getvalue()

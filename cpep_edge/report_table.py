@@ -1,4 +1,4 @@
-"""A table of a report: made once, then written as a web page, Markdown, CSV or LaTeX has it."""
+"""A table of a report, which can be written as HTML, Markdown, CSV or LaTeX."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ _LATEX = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A head, rows as long as it, and a sentence or two on what it shows."""
+    """A header, rows of the same length, and a note of one or two sentences on what the table shows."""
 
     head: Row
     rows: tuple[Row, ...]
@@ -25,7 +25,7 @@ class Table:
 
 
 def to_csv(tables: Sequence[Table]) -> str:
-    """Tables under one another, each row led by its table's name; heads are rows where they differ from the last."""
+    """All tables in one CSV file. Rows begin with their table's name; a header is left out if it repeats the last."""
     file = io.StringIO()
     writer, last = csv.writer(file, lineterminator="\n"), None
     for table in tables:
@@ -37,7 +37,7 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    r"""Tables for a paper, with the rules of booktabs: `\usepackage{booktabs}`."""
+    r"""Tables for a paper, which needs `\usepackage{booktabs}`."""
     parts = []
     for table in tables:
         columns = "l" + "r" * (len(table.head) - 1)

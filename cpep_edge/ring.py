@@ -1,7 +1,7 @@
-"""The last seconds of a stream, such that any window of them is one slice.
+"""A ring buffer of the last seconds of a stream, from which any window is one slice.
 
-Every sample is written twice, a capacity apart, so that a window never wraps. One thread writes; readers copy, then ask
-whether the writer came round in the meantime.
+Every sample is written twice, one capacity apart, so that a window never wraps around. One thread writes. A reader
+copies a window, then checks whether the writer has overwritten it in the meantime.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ class MirroredRing:
         self.end_index = 0  # one past the newest sample
 
     def restart(self, sample_index: int) -> None:
-        """Forget everything; the next sample written has this index."""
+        """Discard everything; the next sample written has this index."""
         self._first = self.end_index = sample_index
 
     def write(self, samples: NDArray[np.float32]) -> None:
@@ -37,7 +37,8 @@ class MirroredRing:
     def window(self, end_index: int, n_samples: int) -> NDArray[np.float32] | None:
         """A copy of the samples before `end_index`, (n_channels, n_samples).
 
-        None where the ring does not hold them, not yet or no longer. May be called while another thread writes.
+        None when the ring does not hold all of them, either not yet or no longer. May be called while another thread
+        writes.
         """
         start_index = end_index - n_samples
         if start_index < self._first or end_index > self.end_index:

@@ -1,15 +1,15 @@
 """The root file: which keys may sign bundles, so that a key can be replaced or taken back on devices that trust it.
 
 It is the root role of The Update Framework with one role under it and a threshold of one (TUF specification, 2.1.1,
-5.3). A root file names the keys that may sign root files and those that may sign bundles, and is signed by one of the
-former. A device that has one takes a later one only where a root key of the old file and one of the new have signed it.
-A key that is named no longer is revoked. A device counts versions of bundles by the line of root files, not by the key
-that signed last, so that a replaced key does not let older bundles in again.
+5.3). A root file names the keys that may sign root files (root keys) and those that may sign bundles, and is signed by
+one of its root keys. A device that has a root file accepts a later one only if a root key of the old file and a root
+key of the new one have signed it. A key that a later file no longer names is revoked. A device counts bundle versions
+per line of root files, not per signing key, so that replacing a key does not let older bundles in again.
 
     {"root": {"line": FINGERPRINT, "version": N, "root_keys": [HEX, ...], "bundle_keys": [HEX, ...]},
      "signatures": {HEX OF THE KEY: HEX OF THE SIGNATURE, ...}}
 
-Signatures are of the object `root`, as JSON with sorted keys and without spaces.
+The signed content is the object `root`, as JSON with sorted keys and without spaces.
 """
 
 import json
@@ -32,7 +32,7 @@ _KeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Signed(Part):
-    line: str = Field(pattern=r"^[0-9a-f]{16}$")  # fingerprint of the first root key of all: the same through versions
+    line: str = Field(pattern=r"^[0-9a-f]{16}$")  # fingerprint of version 1's first signer; later versions keep it
     version: int = Field(gt=0, lt=1 << 53)
     root_keys: tuple[_KeyHex, ...] = Field(min_length=1, max_length=100)
     bundle_keys: tuple[_KeyHex, ...] = Field(max_length=100)
@@ -56,7 +56,7 @@ class Root:
 
     @property
     def version(self) -> int:
-        """Rises with every change."""
+        """The file's version, which rises with every change."""
         return self.content.root.version
 
     @property
@@ -75,7 +75,7 @@ class Root:
         return self._keys(self.content.root.root_keys)
 
     def signed(self, content: bytes, signature: bytes) -> bool:
-        """Whether one of the keys that may sign bundles has signed this."""
+        """Whether one of the keys that may sign bundles has signed this content."""
         return any(key.signed(content, signature) for key in self.bundle_keys)
 
     def is_signed_by_one_of(self, keys: Iterable[PublicKey]) -> bool:
@@ -92,7 +92,7 @@ class Root:
 
 
 def load_root(file: Path) -> Root:
-    """Read a root file; raises ConfigError when it is none, or none of its root keys has signed it."""
+    """Read a root file; raises ConfigError when it is not a root file, or none of its root keys has signed it."""
     try:
         content = read_plain(file, _MAX_BYTES, follow=True)
         root = Root(file, _RootFile.model_validate(parse_json(content)))
@@ -117,8 +117,8 @@ def write_root(
 ) -> Root:
     """Write the next version of a root file, or the first.
 
-    signers: where there is an earlier version, one of its root keys must be among them; and one of the new
-    Raises ConfigError when the signers may not do so.
+    signers: they must include one of `root_keys` and, when there is an earlier version, one of its root keys
+    Raises ConfigError when they do not.
     """
     before = load_root(file) if file.exists() else None
     signed = _Signed(
@@ -135,9 +135,9 @@ def write_root(
 
 
 def install_root(new: Path, place: Path) -> Root:
-    """Put a root file on this device, in the place of the one that is there.
+    """Put a root file on this device, in place of an earlier one if there is one.
 
-    Raises ConfigError when it is not a later version of that one, signed by a root key of both.
+    Raises ConfigError when it is not a later version of the earlier file, signed by a root key of each.
     """
     root = load_root(new)
     before = load_root(place) if place.exists() else None

@@ -1,8 +1,8 @@
-"""Run a streaming encoder on windows: what a window has in common with the one before is not computed again.
+"""Run a streaming encoder on windows, without computing again what a window shares with the one before.
 
-The program takes one block of signal at a time and keeps what later blocks ask of earlier ones. The newest `n_blocks`
-blocks decide an embedding, whatever came before them. So a window that goes on where the last one ended costs only its
-new blocks, and any other, after a start, a loss or a jump, costs all of them; both give the same embedding.
+The program takes one block of signal at a time, and keeps the state that later blocks need. An embedding depends only
+on the newest `n_blocks` blocks. So a window that continues the last one costs only its new blocks. Any other window,
+after a start, lost samples or a jump, costs all blocks. Both ways give the same embedding.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StreamingRunner:
-    """An encoder of windows over a program of blocks. One thread at a time may use it."""
+    """An encoder of whole windows that runs a program block by block. Only one thread at a time may use it."""
 
     def __init__(self, program: "EmgEncoder", spec: "EncoderSpec") -> None:
         """program: embeds one block, (n_channels, block_samples), after all blocks that it embedded before."""
@@ -25,10 +25,10 @@ class StreamingRunner:
         self._program = program
         self._shape = (spec.n_channels, spec.window_samples)
         self._block_samples, self._n_blocks = spec.stream.block_samples, spec.stream.n_blocks
-        self._last: NDArray[np.float32] | None = None  # the newest n_blocks that the program has seen
+        self._last: NDArray[np.float32] | None = None  # the signal of the newest n_blocks that the program has run on
 
     def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Embed one window; cheap where it continues the last one by whole blocks.
+        """Embed one window; this is cheap when it continues the last one by whole blocks.
 
         window: (n_channels, window_samples) float32, preprocessed
         returns: (d_embed,) float32, unit length
@@ -37,18 +37,18 @@ class StreamingRunner:
         if window.shape != self._shape:
             raise ValueError(f"window has shape {window.shape}, this encoder takes {self._shape}")
         seen = window[:, -self._n_blocks * self._block_samples :].copy()
-        n_new, self._last = self._n_new(seen), None  # nothing is known of the program's state if it fails
+        n_new, self._last = self._n_new(seen), None  # stays None if the program fails, as its state is then unknown
         for block in np.split(seen, self._n_blocks, axis=1)[-n_new:]:
             embedding = self._program.embed(block)
         self._last = seen
         return embedding
 
     def _n_new(self, seen: NDArray[np.float32]) -> int:
-        """Blocks by which the signal goes beyond the last; all of them where it does not continue that."""
+        """How many blocks are new since the last window; all of them when the signal does not continue it."""
         if self._last is not None:
             for n_new in range(1, self._n_blocks):
                 n_moved = n_new * self._block_samples
-                same_end = np.array_equal(seen[:, -n_moved - 1], self._last[:, -1])  # rules most out at once
+                same_end = np.array_equal(seen[:, -n_moved - 1], self._last[:, -1])  # a cheap test that rules out most
                 if same_end and np.array_equal(seen[:, :-n_moved], self._last[:, n_moved:]):
                     return n_new
         return self._n_blocks
