@@ -1,8 +1,9 @@
-"""Bluetooth Low Energy: `--port ble:NAME` or `ble:ADDRESS`, a device whose notifications make up a line.
+"""Bluetooth Low Energy: `--port ble:NAME` or `ble:ADDRESS`, read as a stream of bytes.
 
-GATT sends packets, and a line is bytes. So each record of a notification is passed on behind a sync byte and the number
-of the characteristic that it came from; what is written goes to the characteristic for commands. What a device says of
-itself is read once and passed on as the first line, `facts`, then each fact in hexadecimal. Needs the extra `[ble]`.
+GATT delivers packets, but the decoders expect a stream of bytes. So each record of a notification is passed on behind a
+sync byte and the number of its characteristic. Writes go to the characteristic for commands. The characteristics that
+describe the device are read once and passed on as the first line: `facts`, then each value in hexadecimal. Needs the
+extra `[ble]`.
 """
 
 import asyncio
@@ -33,15 +34,15 @@ T = TypeVar("T")
 class GattDevice:
     """The characteristics of one kind of device."""
 
-    name: str  # how the names of such devices begin; for `ble:` alone
+    name: str  # prefix of such devices' names, to find one when the port is just `ble:`
     data: tuple[str, ...]  # characteristics that notify, in the order of their numbers
     command: str
-    record_bytes: int  # of which a notification holds one or several
-    facts: tuple[str, ...] = ()  # characteristics that are read once
+    record_bytes: int  # size of a record; a notification holds one or several
+    facts: tuple[str, ...] = ()  # characteristics that describe the device; read once
 
 
 class Client(Protocol):
-    """The methods of `bleak.BleakClient` that are used."""
+    """The methods of `bleak.BleakClient` that are used here."""
 
     async def connect(self) -> object: ...
     async def disconnect(self) -> object: ...
@@ -50,7 +51,8 @@ class Client(Protocol):
     async def start_notify(self, char_specifier: str, callback: Callable[[Any, bytearray], None]) -> None: ...
 
 
-# Finds the device of a name or address, and gives its client; calls back when the device leaves.
+# Finds the device with a name or address and returns its client. Arguments: the name or address, the kind of device,
+# the timeout in seconds, and a function to call when the device disconnects.
 FindClient = Callable[[str, GattDevice, float, Callable[[], None]], Awaitable[Client]]
 
 
@@ -58,7 +60,7 @@ class BleStream:
     """A connection to a device, as a ByteStream."""
 
     def __init__(self, port: str, device: GattDevice, find: FindClient | None = None) -> None:
-        """port: `ble:NAME` or `ble:ADDRESS`; find: in place of bleak
+        """port: `ble:NAME` or `ble:ADDRESS`; find: replaces the search with bleak
 
         Raises ConfigError without bleak, LinkError when the device is not found or refuses.
         """
@@ -95,7 +97,7 @@ class BleStream:
             self._do(self._client.write_gatt_char(self._device.command, data, response=True), _WRITE_S)
 
     def set_baud(self, baud: int) -> None:
-        """See ByteStream: radio has none."""
+        """See ByteStream. Bluetooth has no baud rate, so this does nothing."""
 
     def close(self) -> None:
         """See ByteStream."""
@@ -119,13 +121,13 @@ class BleStream:
             await client.start_notify(characteristic, partial(self._pass_on, number))
 
     def _pass_on(self, number: int, characteristic: object, notified: bytearray) -> None:
-        """The records of a notification; what is left over is damage, and shows as such."""
+        """Pass on the records of a notification; the decoder counts an incomplete last one as corrupt."""
         data, size = bytes(notified), self._device.record_bytes
         starts = range(0, len(data), size)
         self._waiting.put(b"".join(bytes((SYNC, number)) + data[start : start + size] for start in starts))
 
     def _do(self, what: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        """Let the loop's thread do something. Raises LinkError for all that goes wrong with the radio."""
+        """Run a coroutine in the loop's thread. Raises LinkError for any error of the radio."""
         future = asyncio.run_coroutine_threadsafe(what, self._loop)
         deadline_s = time.monotonic() + timeout_s
         try:
@@ -135,7 +137,7 @@ class BleStream:
         except TimeoutError as error:
             future.cancel()
             raise LinkTimeout(f"the device on {self.name} did not answer within {timeout_s:g} s") from error
-        except Exception as error:  # bleak's, the operating system's, that of D-Bus
+        except Exception as error:  # from bleak, the operating system or D-Bus
             raise LinkError(f"the device on {self.name} cannot be reached: {printable(str(error))}") from error
         except BaseException:
             future.cancel()

@@ -1,6 +1,6 @@
-"""Boards described in a TOML file: how they are greeted, and where things are in a frame or a line of text.
+"""Boards described in a TOML file: the commands they take, and the layout of a frame or a line of text.
 
-A profile that comes with the project is named by its file (`--device umyo`), any other by its path (`--device
+A profile that ships with the project is chosen by its file's name (`--device umyo`), any other by its path (`--device
 mine.toml`). README.md shows one with all keys.
 """
 
@@ -29,12 +29,12 @@ from cpep_edge.errors import ConfigError
 BITS_PER_BYTE = 10  # on a serial line, with a start and a stop bit
 
 _LARGEST_FRAME_BYTES = 4_096
-_MOST_FAULTS = 5  # of one kind, that are named
+_MOST_FAULTS = 5  # most faults of one kind in a message
 _FOLDER = Path(__file__).parent / "profiles"
 
 
 class Fixed(Section):
-    """A byte of a frame some bits of which never change; with `repeat`, several bytes at equal distances."""
+    """A byte of a frame with bits that never change; with `repeat`, several bytes at equal distances."""
 
     offset_bytes: int = Field(ge=0, le=_LARGEST_FRAME_BYTES)
     value: int = Field(ge=0, le=255)
@@ -43,18 +43,18 @@ class Fixed(Section):
     every_bytes: int = Field(default=1, ge=1, le=_LARGEST_FRAME_BYTES)
 
     def markers(self) -> list[Marker]:
-        """The bytes one by one."""
+        """One marker per byte."""
         places = range(self.offset_bytes, self.offset_bytes + self.repeat * self.every_bytes, self.every_bytes)
         return [Marker(place, self.mask, self.value & self.mask) for place in places]
 
 
 class CheckedBy(Section):
-    """A sum over some bytes of a frame."""
+    """A checksum over some bytes of a frame."""
 
     kind: Literal[CHECKSUMS]  # type: ignore[valid-type]
     offset_bytes: int = Field(ge=0)
-    from_bytes: int = Field(default=0, ge=0)  # it covers the bytes from here
-    to_bytes: int | None = Field(default=None, ge=1)  # to before here; left out: to before itself
+    from_bytes: int = Field(default=0, ge=0)  # first byte that it covers
+    to_bytes: int | None = Field(default=None, ge=1)  # one past the last byte that it covers; None: offset_bytes
 
 
 class Frame(Section):
@@ -79,16 +79,16 @@ class Frame(Section):
 
 
 class Lines(Section):
-    """A line of text a sample."""
+    """Lines of text, one per sample."""
 
     separator: str = Field(default=",", pattern=r"^[\x00-\x7f]+$")  # the lines are read as ASCII
     first_column: int = Field(default=0, ge=0, le=255)
-    columns: list[Annotated[int, Field(ge=0, le=255)]] | None = None  # one a channel; left out: from first_column on
+    columns: list[Annotated[int, Field(ge=0, le=255)]] | None = None  # one per channel; None: from first_column on
     counter_column: int | None = Field(default=None, ge=0, le=255)
     counter_modulus: int | None = Field(default=None, ge=16, le=2**53)
     time_column: int | None = Field(default=None, ge=0, le=255)
     time_unit: Literal["s", "ms", "us"] = "ms"
-    time_modulus: int | None = Field(default=2**32, ge=1000)  # where millis() and micros() start over
+    time_modulus: int | None = Field(default=2**32, ge=1000)  # where millis() and micros() wrap
 
     def channel_columns(self, n_channels: int) -> tuple[int, ...]:
         """The column of each channel."""
@@ -96,11 +96,11 @@ class Lines(Section):
 
 
 class Commands(Section):
-    """What to say to the board; where nothing is given it streams by itself."""
+    """The commands to send to the board; none when it streams by itself."""
 
     greeting: str = ""
-    answer: str = ""  # what the answer to the greeting ends in
-    boot_s: float = Field(default=0.0, ge=0, le=60)  # from opening the port until the board hears: many restart then
+    answer: str = ""  # the last characters of the answer to the greeting
+    boot_s: float = Field(default=0.0, ge=0, le=60)  # from opening the port, when many boards restart, until it listens
     start: str = ""
     stop: str = ""
 
@@ -112,16 +112,16 @@ class Commands(Section):
 
 
 class BoardProfile(Section):
-    """Everything about one kind of board."""
+    """The description of one kind of board."""
 
     name: str = Field(min_length=1)
-    source: str  # what the profile was written from, and what of it was tried
+    source: str  # the documentation that the profile was written from, and what was tested
     baud: int | list[int] = Field(default=115_200)  # several are tried in turn
     sample_rate_hz: float = Field(gt=0, le=MAX_RATE_HZ)
     n_channels: int = Field(ge=1, le=256)
     uv_per_count: float | None = Field(
         default=None, ge=MIN_UV_PER_COUNT, le=MAX_UV_PER_COUNT
-    )  # none: samples stay counts
+    )  # None: samples stay counts
     frame: Frame | None = None
     lines: Lines | None = None
     commands: Commands = Commands()
@@ -187,7 +187,7 @@ class BoardProfile(Section):
 
     @property
     def bytes_per_s(self) -> float:
-        """What the stream puts on the wire; for text at least that much."""
+        """Bytes that the stream sends per second; for text, a lower limit."""
         if self.frame is None:
             return self.sample_rate_hz * 2 * self.n_channels
         return self.sample_rate_hz / self.frame.n_samples * self.frame.size_bytes
@@ -201,7 +201,7 @@ class ProfiledBoard:
         self.boot_s = profile.commands.boot_s
 
     def meet(self, talk: Conversation) -> BoardStream:
-        """Greet the board if it wants that; what it is, the profile says."""
+        """Greet the board if its profile has a greeting, and describe the stream by the profile."""
         profile, commands = self._profile, self._profile.commands
         if commands.stop:
             talk.send(commands.stop.encode())
@@ -215,7 +215,7 @@ class ProfiledBoard:
         return BoardStream(info, self.decoder(), profile.layout.counter_modulus, n_samples, profile.uv_per_count)
 
     def decoder(self) -> PacketDecoder:
-        """Finds the board's frames or lines in what it sends."""
+        """A decoder for the board's frames or lines."""
         layout = self._profile.layout
         return LineDecoder(layout) if isinstance(layout, LineLayout) else FixedFrameDecoder(layout)
 
@@ -231,12 +231,12 @@ class ProfiledBoard:
 
 
 def load_profile(path: Path) -> BoardProfile:
-    """A profile from its file. Raises ConfigError with everything that is wrong in it."""
+    """Read a profile. Raises ConfigError with everything that is wrong in it."""
     return read_toml(path, BoardProfile, "profile")
 
 
 def find_profile(device: str) -> BoardProfile | None:
-    """The profile that `--device` names: one that is shipped, or a path; None when it names neither."""
+    """The profile for the value of `--device`: a shipped one or a path; None when it is neither."""
     shipped = _FOLDER / f"{device}.toml"
     if device in shipped_profiles():
         return load_profile(shipped)
@@ -248,7 +248,7 @@ def find_profile(device: str) -> BoardProfile | None:
 
 
 def shipped_profiles() -> list[str]:
-    """Names of the profiles that come with the project."""
+    """The names of the profiles that ship with the project."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 

@@ -1,8 +1,8 @@
-"""Boards that other people make: one source of blocks for all of them, told apart by their dialects.
+"""Boards of other makers: one source of blocks for all of them, with a dialect for each kind of board.
 
-A dialect knows how a kind of board is greeted, started and stopped, and what its frames look like. Most such boards
-have no CRC, no clock and no boot_id. So time is counted in samples, a new line, or a counter that began anew, is a new
-stream with a new `boot_id`, and a damaged sample can only be noticed where the layout has fixed bits.
+A dialect knows how a kind of board is greeted, started and stopped, and the layout of its frames. Most such boards have
+no CRC, no clock and no boot_id. So time is counted in samples. A reopened line or a restarted counter begins a new
+stream with a new `boot_id`. Damage is only noticed where it changes fixed bits of the layout.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ from cpep_bridge.patience import Patience, Restarts
 from cpep_edge.blocks import Block, LinkCounts, StreamInfo
 from cpep_edge.errors import LinkError, LinkTimeout
 
-_BACKLOG_AFTER_S = 0.1  # between two reads, more may wait than one read takes
+_BACKLOG_AFTER_S = 0.1  # after so long without a read, more bytes may wait than one read returns
 _BACKLOG_BYTES = 1 << 22
-_START_AGAIN_S = 1.0  # without a sample: a board that was starting up did not hear it
+_START_AGAIN_S = 1.0  # after so long without a sample, repeat START: a board that is booting does not hear it
 _SHOWN_BYTES = 64
 
 _log = logging.getLogger(__name__)
@@ -40,20 +40,20 @@ class BoardStream:
     info: StreamInfo
     decoder: PacketDecoder
     counter_modulus: int | None  # None: frames are not numbered
-    n_samples: int  # in a frame
-    uv_per_count: float | None  # None: the board does not say; samples stay counts
+    n_samples: int  # per frame
+    uv_per_count: float | None  # None: unknown; samples stay counts
 
 
 class Dialect(Protocol):
-    """How to talk to one kind of board."""
+    """The commands and frames of one kind of board."""
 
     @property
     def boot_s(self) -> float:
-        """From opening its port until it hears."""
+        """Time from opening the board's port until it listens."""
         ...
 
     def meet(self, talk: Conversation) -> BoardStream:
-        """Find out what is there. Raises LinkError when it is not such a board."""
+        """Identify the board and describe its stream. Raises LinkError when it is not a board of this kind."""
         ...
 
     def start(self, talk: Conversation) -> None: ...
@@ -64,11 +64,11 @@ class Dialect(Protocol):
 class Board:
     """A board as a BlockSource.
 
-    open_port: opens the line to it
-    timeout_s: how long it may be silent while it should answer, or send no sample while it should stream
-    reconnect_s: how long to look for samples after the stream broke, 0 gives up at once
-    boot_s: how much longer it may take once its port was opened, for many boards restart then
-    bauds: speeds to try, the first one being that at which the line is opened
+    open_port: opens the line to the board
+    timeout_s: longest time without an answer, or without a sample while it should stream
+    reconnect_s: how long to try to resume a broken stream; 0 gives up at once
+    boot_s: additional time after the port was opened, because many boards restart then
+    bauds: speeds to try; the line is opened at the first
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Board:
         self._rate: ArrivalRate | None = None
         self._scale = np.float32(1)
         self._frames = self._bytes = self._reconnects = self._past_corrupt = 0
-        self._boot_id = 0  # counts streams: a board has none
+        self._boot_id = 0  # counts the streams, because a board sends no boot_id
         self._restarts = Restarts()  # of the counter
         self._pace = Pace()
         self._read_s = 0.0  # when the last read ended
         self._start_again_s = 0.0
-        self._first = b""  # bytes that arrived before the first sample, to be shown when they make no sense
+        self._first = b""  # bytes received before the first sample, for the error message when there is none
 
     def __enter__(self) -> "Board":
         self._meet(self._patience.timeout_s + self._patience.boot_s)
@@ -105,7 +105,7 @@ class Board:
     def __exit__(self, *exc: object) -> None:
         talk = self._opened()
         self._patience.leave()
-        with contextlib.suppress(LinkError):  # a board that is gone has stopped too
+        with contextlib.suppress(LinkError):  # a board that is gone needs no stop
             self._dialect.stop(talk)
         talk.line.close()
 
@@ -120,7 +120,7 @@ class Board:
 
     @property
     def counts(self) -> LinkCounts:
-        """Counts of the link so far; `frames` are those whose samples are in blocks."""
+        """Counts of the link so far; `frames` counts those whose samples were passed on in blocks."""
         if self._stream is None or self._ledger is None:
             return LinkCounts()
         ledger = self._ledger
@@ -137,7 +137,7 @@ class Board:
         )
 
     def __iter__(self) -> Iterator[Block]:
-        """Start the stream and yield its blocks, until the one who iterates has enough."""
+        """Start the stream and yield its blocks, until stop(), the end of a recording, or an error."""
         self._start()
         while True:
             try:
@@ -202,15 +202,15 @@ class Board:
             sampled = True
             self._patience.sampled()
             yield block
-        if not sampled:  # bytes that hold no sample are silence too
+        if not sampled:  # bytes without a sample count as silence
             self._wait_on(data, began_s)
         if self._ledger is not None:
             self._pace.note(self._ledger.next_number, host_t_s)
 
     def _wait_on(self, data: bytes, began_s: float) -> None:
-        """Note that a round since `began_s` brought no sample; a board that never sent one is told again to start.
+        """Note that the round since `began_s` brought no sample. Repeat START to a board that never sent one.
 
-        Raises LinkTimeout when that has gone on for too long.
+        Raises LinkTimeout when the silence has lasted too long.
         """
         now_s, talk = time.monotonic(), self._opened()
         self._patience.silent_s += now_s - began_s
@@ -240,7 +240,7 @@ class Board:
         )
 
     def _blocks(self, packets: Packets, host_t_s: float) -> Iterator[Block]:
-        """The samples of one read, in as few blocks as losses allow."""
+        """The samples of one read, in one block per stretch without a loss."""
         if self._ledger is None or self._rate is None or not len(packets.values):
             return
         for part in self._ledger.accept(packets.counters, len(packets.values), host_t_s, packets.stamps_s):
@@ -251,7 +251,7 @@ class Board:
             numbers, values = part.numbers, packets.values[part.start : part.start + len(part.numbers)]
             stamps_s = None if packets.stamps_s is None else packets.stamps_s[part.start : part.start + len(numbers)]
             if not (numbers[0] >= 0 and numbers[-1] - numbers[0] == len(numbers) - 1 and len(numbers) <= 2):
-                kept = numbers >= 0  # not the usual case
+                kept = numbers >= 0  # the general case; up to two frames in order need no filter
                 values, numbers = values[kept], numbers[kept]
                 stamps_s = None if stamps_s is None else stamps_s[kept]
             starts = [0] if len(numbers) <= 1 else np.flatnonzero(np.diff(numbers, prepend=-2) != 1).tolist()
@@ -263,7 +263,7 @@ class Board:
             self._rate.add(self._ledger.next_number * self._met().n_samples, host_t_s)
 
     def _note_restart(self, host_t_s: float) -> None:
-        """Say that the counter began anew; raises WrongDevice when it does so all the time."""
+        """Log a restart of the counter. Raises WrongDevice when restarts are too frequent."""
         if self._restarts.too_many(host_t_s):
             raise WrongDevice(
                 f"the counter of the board on {self._opened().line.name} leaps all the time: it is no "
@@ -284,7 +284,7 @@ class Board:
         )
 
     def _reconnect(self, error: LinkError) -> None:
-        """Greet the board anew on a line that broke. Raises LinkError when it stays away or another one answers."""
+        """Reopen a broken line and greet the board. Raises LinkError when it stays away or another device answers."""
         was = self.info
 
         def attempt(left_s: float) -> None:
@@ -297,12 +297,12 @@ class Board:
             self._start()
 
         self._patience.broke(error)
-        self._opened().line.close()  # before waiting, so that the node is free when the device comes back
+        self._opened().line.close()  # before waiting, so that the device can get the same path again
         self._patience.reopen(error, attempt)
 
 
 def check_same(was: StreamInfo, now: StreamInfo, port: str) -> None:
-    """Raises WrongDevice when what came back is another device, or sends something else."""
+    """Raises WrongDevice when the device that came back is another one, or its stream has changed."""
     if was.serial_number and now.serial_number != was.serial_number:
         raise WrongDevice(
             f"another device is on {port} now: serial number {now.serial_number or 'none'} instead of "
@@ -316,7 +316,7 @@ def check_same(was: StreamInfo, now: StreamInfo, port: str) -> None:
 
 
 def _backlog(line: ByteStream) -> bytes:
-    """The bytes that have piled up on a line that was not read for a while."""
+    """The bytes waiting on a line that was not read for a while."""
     waiting = b""
     while len(waiting) < _BACKLOG_BYTES and (data := line.read(0.0)):
         waiting += data

@@ -1,4 +1,4 @@
-"""The interface of every line to a device: bytes in, bytes out, and how the line is closed."""
+"""The interface of every line to a device, and the errors of a line."""
 
 from typing import Protocol
 
@@ -18,7 +18,7 @@ class Stopped(LinkError):  # noqa: N818 - the name says what happened
 
 
 class WrongDevice(LinkError):  # noqa: N818 - the name says what happened
-    """What came back on the line is not the device that left it: its samples belong to no one known."""
+    """The device on the line is not the one expected, so its samples must not be mixed with the earlier ones."""
 
 
 class ByteStream(Protocol):
@@ -30,7 +30,7 @@ class ByteStream(Protocol):
         ...
 
     def read(self, timeout_s: float) -> bytes:
-        """What has arrived, as soon as anything has; empty after `timeout_s`. Raises LinkError when the device left."""
+        """Wait for bytes and return those that arrived; empty after `timeout_s`. Raises LinkError when it is gone."""
         ...
 
     def write(self, data: bytes) -> None:
@@ -38,9 +38,9 @@ class ByteStream(Protocol):
         ...
 
     def set_baud(self, baud: int) -> None:
-        """Change the line's speed, where it has one, without opening it anew: that would restart many boards."""
+        """Change the line's speed, if it has one. The line stays open, because reopening it restarts many boards."""
         ...
 
     def close(self) -> None:
-        """Give the port back; closing twice does no harm."""
+        """Close the line; closing it twice is allowed."""
         ...

@@ -1,7 +1,7 @@
-"""What is wrong with a channel, seen in some seconds of its signal: flat, stuck, saturated, full of mains hum.
+"""Find faulty channels in some seconds of signal: flat, stuck, saturated, or full of mains hum.
 
-An arm at rest makes a few microvolts, so that hum of a few microvolts is most of the signal and yet no fault: hum
-counts from a strength at which it would drown a light movement.
+The EMG of an arm at rest is a few microvolts, so hum of a few microvolts is most of the signal and still no fault. Hum
+counts as a fault only when it is strong enough to hide a light contraction.
 """
 
 from dataclasses import dataclass
@@ -10,35 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 HUM_HZ = (50.0, 60.0)
-HUM_SHARE = 0.5  # of a channel's power within a hertz of the mains and its harmonics: EMG is much wider
-HUM_FLOOR_UV = 20.0  # RMS; a light contraction makes 50
-STUCK_VALUES = 3  # that a channel flickers between: the last bit of a converter to which nothing is connected
-SATURATED_SHARE = 0.01  # of samples that sit at the channel's greatest or least value
-LEAST_SATURATED_UV = 500.0  # a quiet channel's extremes are no saturation
+HUM_SHARE = 0.5  # share of a channel's power within 1 Hz of the mains and its harmonics; EMG is much wider
+HUM_FLOOR_UV = 20.0  # RMS; a light contraction is about 50
+STUCK_VALUES = 3  # most distinct values of a stuck channel: the last bit of an unconnected converter flickers
+SATURATED_SHARE = 0.01  # share of samples at the channel's largest or smallest value
+LEAST_SATURATED_UV = 500.0  # smaller extremes are not saturation
 
 _N_HARMONICS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelHealth:
-    """One channel."""
+    """The state of one channel."""
 
     channel: int  # counted from 0
     rms: float  # without the offset, in the stream's unit
-    flat: bool  # the very same value all the time: a broken wire or a channel that is switched off
-    stuck: bool  # hardly more than that: it flickers by a count
+    flat: bool  # one constant value: a broken wire or a channel that is switched off
+    stuck: bool  # nearly constant: it flickers by a count
     saturated: bool
-    hum_hz: float | None  # mains frequency that drowns the channel
-    hum_share: float  # of the channel's power, at the mains frequency that has more
-    hum_rms: float  # its strength, in the stream's unit
+    hum_hz: float | None  # mains frequency of the hum; None: no fault
+    hum_share: float  # share of the channel's power, at the mains frequency with the larger share
+    hum_rms: float  # RMS of that hum, in the stream's unit
 
 
 def assess_channels(
     samples: NDArray[np.float32], sample_rate_hz: float, hum_floor: float = HUM_FLOOR_UV
 ) -> list[ChannelHealth]:
-    """Health of each channel of some seconds of signal, (n_samples, n_channels).
+    """Assess each channel of some seconds of signal, (n_samples, n_channels).
 
-    hum_floor: RMS below which hum is no fault, in the unit of the samples
+    hum_floor: RMS up to which hum is no fault, in the unit of the samples
     """
     centred = samples.astype(np.float64) - samples.mean(axis=0, dtype=np.float64)
     rms = np.sqrt((centred**2).mean(axis=0))

@@ -1,10 +1,10 @@
 """Boards with the Chords firmware of Upside Down Labs, NPG-Lite among them: 3 to 16 channels at 250 or 500 Hz.
 
-Documented by its makers in Chords-Python. Most run at 230400 baud, some at 115200, and those with an Arduino's
-bootloader restart when their port is opened: hence a board is asked again, at both speeds. A frame is `C7 7C | counter
-u8 | n x u16 big-endian | 01`. `WHORU` is answered by the board's name, `START` and `STOP` do what they say; lines end
-in a line feed. Samples are what the converter counts, 10 to 14 bits and not centred; how much a count is at the skin
-depends on the amplifier before it.
+The makers document it in Chords-Python. Most boards run at 230400 baud, some at 115200. Boards with an Arduino
+bootloader restart when their port is opened, so a board is asked repeatedly, at both speeds. A frame is `C7 7C |
+counter u8 | n x u16 big-endian | 01`. The board answers `WHORU` with its name; `START` and `STOP` control the stream;
+lines end in a line feed. Samples are raw counts of the converter, 10 to 14 bits and not centred; how many microvolts at
+the skin a count is depends on the amplifier before it.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from cpep_edge.errors import LinkError, LinkTimeout
 from cpep_edge.outside import printable
 
 BAUDS = (230_400, 115_200)
-BOOT_S = 4.0  # the longest of the bootloaders
+BOOT_S = 4.0  # of the slowest bootloader
 WHO, START, STOP = b"WHORU\n", b"START\n", b"STOP\n"
 LINE_END = b"\n"
 
@@ -59,7 +59,7 @@ NPG_GATT = GattDevice(
     command="0000ff01-0000-1000-8000-00805f9b34fb",
     record_bytes=NPG_RECORD_BYTES,
 )
-NPG_WEB = WebRecords(record_bytes=13, kept_bytes=NPG_RECORD_BYTES)  # of six channels, three are there
+NPG_WEB = WebRecords(record_bytes=13, kept_bytes=NPG_RECORD_BYTES)  # a record has six channels, the board three
 NPG_LAYOUT = FrameLayout(
     size_bytes=HEADER_BYTES + NPG_RECORD_BYTES,
     markers=fixed_bytes(0, (SYNC, 0)),
@@ -73,15 +73,15 @@ NPG_LAYOUT = FrameLayout(
 
 
 class NpgLite:
-    """The dialect of an NPG-Lite by radio: a counter and three i16 a sample, ten samples a notification.
+    """The dialect of an NPG-Lite by radio: a counter and three i16 per sample, ten samples per notification.
 
-    Over WiFi it is a WebSocket server, `ws://multi-emg.local:81`, streams to whoever connects, and hears nothing.
+    Over WiFi it is a WebSocket server at `ws://multi-emg.local:81`. It streams to any client and takes no commands.
     """
 
     boot_s = 0.0
 
     def meet(self, talk: Conversation) -> BoardStream:
-        """It says nothing of itself."""
+        """Describe the stream; the board gives no information about itself."""
         talk.ask(b"", LINE_END)
         info = StreamInfo("NPG-Lite", _NPG.n_channels, _NPG.sample_rate_hz, unit="count")
         return BoardStream(info, FixedFrameDecoder(NPG_LAYOUT), 256, 1, None)
@@ -107,7 +107,7 @@ class Chords:
         said = list[str]()
 
         def find(heard: bytes) -> tuple[bytes, bytes] | None:
-            """The first line that ends in a board's name; others are banners, or what was left of a stream."""
+            """Find the first line that ends in a board's name; other lines are banners or the rest of a stream."""
             *lines, rest = heard.split(LINE_END)
             said[:] = [line.decode("ascii", "replace").strip() for line in lines if line.strip()]
             for index, line in enumerate(lines):
@@ -130,7 +130,7 @@ class Chords:
         return BoardStream(info, FixedFrameDecoder(chords_layout(board.n_channels)), 256, 1, None)
 
     def start(self, talk: Conversation) -> None:
-        """Begin to stream; what the board says to that is skipped as no frame."""
+        """Begin to stream; the decoder skips the board's text answer because it is not a frame."""
         talk.send(START)
 
     def stop(self, talk: Conversation) -> None:
@@ -139,7 +139,7 @@ class Chords:
 
 
 def chords_layout(n_channels: int) -> FrameLayout:
-    """A frame of so many channels."""
+    """The layout of a frame with so many channels."""
     end = _HEADER_BYTES + 2 * n_channels
     return FrameLayout(
         size_bytes=end + 1,

@@ -1,4 +1,4 @@
-"""Finds frames in a stream of bytes. Noise on the wire is normal: it is counted, and the next delimiter ends it."""
+"""Find frames in a stream of bytes. Noise on the wire is normal: it is counted, and skipped to the next delimiter."""
 
 from dataclasses import dataclass
 from zlib import crc32
@@ -26,7 +26,7 @@ class DecoderCounts:
 
     bytes: int = 0
     frames: int = 0
-    corrupt_frames: int = 0  # no COBS, wrong CRC, too long, or lengths that do not add up
+    corrupt_frames: int = 0  # invalid COBS, wrong CRC, too long, or inconsistent lengths
     corrupt_bytes: int = 0
     unknown_frames: int = 0  # intact, of another version or an unknown type
     skipped_bytes: int = 0  # the rest of a frame that began before the port was opened
@@ -39,7 +39,7 @@ class FrameDecoder:
         self.versions: set[int] = set()  # foreign versions seen in intact frames
         self._tail = b""
         self._synced = False  # whether a delimiter was seen
-        self._overlong = False  # whether the rest of a frame that is too long is being skipped
+        self._overlong = False  # whether the rest of an overlong frame is being skipped
         self._bytes = self._frames = self._corrupt_frames = self._corrupt_bytes = self._unknown = self._skipped = 0
 
     @property
@@ -75,12 +75,12 @@ class FrameDecoder:
         return frames
 
     def disown(self) -> None:
-        """Count a frame that was intact as damaged: what it says cannot be."""
+        """Count an intact frame as corrupt after all, because its values are impossible."""
         self._frames -= 1
         self._corrupt_frames += 1
 
     def resync(self) -> None:
-        """Forget a frame that was half received and wait for the next delimiter: the line was opened anew."""
+        """Drop a partly received frame and wait for the next delimiter; called when the line was reopened."""
         self._tail = b""
         self._synced = self._overlong = False
 

@@ -1,10 +1,10 @@
 """Adapt a device to a model that was trained on another one: map its channels, its sample rate and its unit.
 
-The mapping is a TOML file, because only the user knows where the electrodes sit:
+The mapping is a TOML file, because only the user knows where the electrodes are:
 
-    channels = [0, 2, 4, 6]   # the device's channel for each of the model's, in order; -1 for one it has not
+    channels = [0, 2, 4, 6]   # the device's channel for each channel of the model, in order; -1 where it has none
     sample_rate_hz = 2000.0   # of the model
-    uv_per_count = 0.5        # where the device does not say what a count is
+    uv_per_count = 0.5        # when the device does not tell how many microvolts a count is
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SILENT = -1
 
 
 class DeviceConfig(Section):
-    """What is done to a device's stream; a key that is not there changes nothing."""
+    """The changes to a device's stream; a key that is left out changes nothing."""
 
     channels: list[int] | None = Field(default=None, min_length=1)
     sample_rate_hz: float | None = Field(default=None, gt=0, le=MAX_RATE_HZ)
@@ -32,7 +32,7 @@ class DeviceConfig(Section):
 
 
 class FittedSource(Relayed):
-    """A source as a device config changes it. Counts are those of the device's own samples."""
+    """A source changed by a device config. Its loss counts are those of the device's own samples."""
 
     def __init__(self, source: BlockSource, config: DeviceConfig) -> None:
         super().__init__(source)
@@ -49,7 +49,7 @@ class FittedSource(Relayed):
 
     @property
     def info(self) -> StreamInfo:
-        """The stream as it comes out of here."""
+        """The description of the stream after the changes."""
         info, config = self._source.info, self._config
         return replace(
             info,
@@ -60,7 +60,7 @@ class FittedSource(Relayed):
         )
 
     def __iter__(self) -> Iterator[Block]:
-        """The blocks, mapped and resampled; a loss stays a jump of `sample_index`, by as much time."""
+        """The blocks, mapped and resampled. A loss stays a jump of `sample_index`, over the same time."""
         was, now = self._source.info, self.info
         if was.sample_rate_hz == now.sample_rate_hz:
             yield from (self._mapped(block) for block in self._source)
@@ -106,10 +106,10 @@ class FittedSource(Relayed):
 
 
 def _missing(channels: list[int], of_device: tuple[int, ...]) -> tuple[int, ...]:
-    """The places of a channel map without an electrode of their own: silent, or one that an earlier place has."""
+    """The places of a channel map without an electrode of their own: silent, or a repeat of an earlier place."""
     return tuple(n for n, channel in enumerate(channels) if channel in {SILENT, *of_device, *channels[:n]})
 
 
 def load_device_config(path: Path) -> DeviceConfig:
-    """A device config from its file. Raises ConfigError with everything that is wrong in it."""
+    """Read a device config. Raises ConfigError with everything that is wrong in it."""
     return read_toml(path, DeviceConfig, "device config")

@@ -1,4 +1,4 @@
-"""The state of the device for a viewer while it streams: the signal quality of each electrode, and the battery."""
+"""The state of a streaming device, for a viewer: the signal quality of each electrode, and the battery."""
 
 import threading
 import time
@@ -14,20 +14,20 @@ from cpep_bridge.chosen_port import ChosenPort
 from cpep_edge.blocks import Block, BlockSource
 from cpep_edge.decisions import Decision
 
-TAIL_S = 2.0  # of signal that is judged: hum is told from muscle by a hertz
-AGAIN_S = 2.0  # between two judgements, however many ask
+TAIL_S = 2.0  # length of the judged signal; resolves under 1 Hz, which is needed to tell hum from muscle
+AGAIN_S = 2.0  # least time between two judgements, however many callers ask
 
 
 @dataclass(frozen=True, slots=True)
 class Electrode:
-    """One channel as the device numbers it."""
+    """The signal quality of one channel."""
 
     rms: float  # without the offset, in the stream's unit
-    fault: str  # what is wrong with it, in words; empty where nothing is
+    fault: str  # in words; empty when the channel is good
 
 
 class DeviceWatch:
-    """A tap of a live run that keeps the newest raw signal, and judges it when somebody asks."""
+    """A tap of a live run that keeps the newest raw signal and judges it on request."""
 
     def __init__(self, source: BlockSource) -> None:
         self._source = source
@@ -48,16 +48,16 @@ class DeviceWatch:
                 self._n_samples -= len(self._blocks.popleft())
 
     def decision(self, decision: Decision) -> None:
-        """Decisions say nothing of the device."""
+        """Ignored: decisions do not describe the device."""
 
     def electrodes(self) -> tuple[Electrode, ...]:
-        """Each channel, at most two seconds ago; none before there is enough signal."""
+        """The quality of each channel, at most `AGAIN_S` old; empty until there is enough signal."""
         with self._lock:
             now_s = time.monotonic()
             if now_s - self._judged_s < AGAIN_S or self._n_samples < self._n_kept:
                 return self._electrodes
             self._judged_s, signal = now_s, np.concatenate(self._blocks)
-        missing = self._source.info.missing  # known to carry nothing of their own: no fault
+        missing = self._source.info.missing  # channels known to have no electrode of their own: not faulty
         floor = {"hum_floor": 0.0} if self._source.info.unit != "uV" else {}
         self._electrodes = tuple(
             Electrode(
@@ -74,7 +74,7 @@ class DeviceWatch:
         return self._electrodes
 
     def battery_percent(self) -> int | None:
-        """Charge of the battery; None where the device does not tell it."""
+        """Charge of the battery; None when the device does not report it."""
         device = self._source.device if isinstance(self._source, ChosenPort) else self._source
         if isinstance(device, Band) and (told := device.take_telemetry()):
             self._battery_percent = told[-1].charge_percent if told[-1].battery_mv else None

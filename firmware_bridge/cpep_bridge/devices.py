@@ -1,4 +1,4 @@
-"""Drivers by the name that `--device` takes."""
+"""The drivers, by their name in `--device`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ OpenPort = Callable[[], ByteStream]
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """Options of any port; None leaves it to the device."""
+    """Options of any port; None: the device's default."""
 
-    timeout_s: float | None = None  # without an answer or a sample; None: 2 s, and what the device takes to start
+    timeout_s: float | None = None  # longest wait for an answer or a sample; None: 2 s, and the device's time to start
     baud: int | None = None
-    boot_s: float | None = None  # from opening the port until the device hears
-    reconnect_s: float = 0.0  # to look for a stream that broke, 0 gives up at once
+    boot_s: float | None = None  # time from opening the port until the device listens
+    reconnect_s: float = 0.0  # how long to try to resume a broken stream; 0 gives up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Driver:
 
     title: str
     bauds: tuple[int, ...]  # the usual one first
-    dialect: Callable[[], Dialect] | None  # None: our own band's protocol
-    gatt: GattDevice | None = None  # of a device on Bluetooth
-    web: WebRecords | None = None  # of one that is a WebSocket server too
+    dialect: Callable[[], Dialect] | None  # None: the protocol of the cpep band
+    gatt: GattDevice | None = None  # for a device on Bluetooth
+    web: WebRecords | None = None  # for a Bluetooth device that can also be a WebSocket server
 
     def open_source(self, open_port: OpenPort, options: LinkOptions) -> BlockSource:
-        """A source on a line, opened by `with`."""
+        """The source on a line; `with` opens it."""
         timeout_s = TIMEOUT_S if options.timeout_s is None else options.timeout_s
         if self.dialect is None:
             return Band(open_port, timeout_s=timeout_s, reconnect_s=options.reconnect_s, boot_s=options.boot_s or 0.0)
@@ -74,9 +74,9 @@ DRIVERS = {
 
 
 def find_driver(device: str) -> Driver:
-    """The driver that `--device` names: one from here, a shipped profile, or the path of a profile.
+    """The driver for the value of `--device`: a name in `DRIVERS`, a shipped profile, or the path of a profile.
 
-    Raises ConfigError, listing what there is, when it names none of them.
+    Raises ConfigError, listing the choices, when it is none of them.
     """
     if device in DRIVERS:
         return DRIVERS[device]
@@ -101,8 +101,8 @@ def open_source(
 
     port: path of a serial port or pty, VID:PID[:SERIAL] of a USB device, or an address as README.md lists them
     device: name of a driver or profile, or path of a profile
-    config: a device config, which says how the device's channels and rate are made to fit
-    capture: a file to keep every byte of the line in, for `file:///recording` and Wireshark
+    config: a device config, which maps the device's channels, rate and unit to those of a model
+    capture: a file to write every byte of the line to, for `file:///recording` and Wireshark
     Raises ConfigError for an unknown device or a faulty config, CpepError for a capture that cannot be written;
     entering raises LinkError when the port or the device does not answer.
     """
@@ -115,7 +115,7 @@ def open_source(
 
 
 def _opener(port: str, device: str, driver: Driver, baud: int | None) -> OpenPort:
-    """What opens the line to a device. Raises ConfigError when its kind is on no such line."""
+    """A function that opens the line to a device. Raises ConfigError when the device cannot be on such a port."""
     gatt = driver.gatt
     if port.startswith(WEB_SOCKET_PREFIX) and (driver.web is not None or gatt is None):
         return lambda: WebSocketStream(port, driver.web)
@@ -128,7 +128,7 @@ def _opener(port: str, device: str, driver: Driver, baud: int | None) -> OpenPor
 
 
 def _fed_source(port: str, options: LinkOptions, device: str, capture: Path | None) -> BlockSource | None:
-    """The source on a port that other software reads; None for any other port."""
+    """The source on a port of other software, LSL or BrainFlow; None for any other port."""
     if not port.startswith((LSL_PREFIX, BRAINFLOW_PREFIX)):
         return None
     if device != "cpep" or capture is not None:

@@ -1,4 +1,4 @@
-"""Commands and answers over an open line: numbered, and repeated until answered."""
+"""Commands and answers over an open line. Commands are numbered, and repeated until the device answers."""
 
 import math
 import time
@@ -40,7 +40,7 @@ _SHOWN_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Frames that one read completed."""
+    """The frames that one read completed."""
 
     frames: list[Frame]
     host_t_s: float  # time.monotonic() right after the read
@@ -50,14 +50,14 @@ class Dialogue:
     """The host's side of one open line: IDENTIFY, CALIBRATE, START, STOP, PING and BENCH."""
 
     def __init__(self, line: ByteStream, decoder: FrameDecoder | None = None) -> None:
-        """decoder: of the line that this one replaces; its counts go on"""
+        """decoder: that of the previous line, if this line replaces one, so that its counts continue"""
         self.decoder = decoder or FrameDecoder()
         self.decoder.resync()
         self._line = line
-        self._kept: deque[Arrival] = deque()  # what came along with an answer
+        self._kept: deque[Arrival] = deque()  # frames received together with an answer, for the next receive()
         self._seq = 0
-        self._first = b""  # bytes that arrived, to be shown when they make no sense
-        line.write(DELIMITER)  # ends whatever the device may have half received
+        self._first = b""  # the first bytes received, for the error message when they hold no frame
+        line.write(DELIMITER)  # ends a command that the device may have received in part
 
     @property
     def port(self) -> str:
@@ -65,17 +65,17 @@ class Dialogue:
         return self._line.name
 
     def close(self) -> None:
-        """Give the port back."""
+        """Close the line."""
         self._line.close()
 
     def send(self, command: Callable[[int], Command]) -> int:
-        """Send a command and do not wait; its seq."""
+        """Send a command without waiting for the answer; returns its seq."""
         self._seq = (self._seq + 1) & 0xFFFF
         self._line.write(encode_frame(command(self._seq)))
         return self._seq
 
     def receive(self, timeout_s: float) -> Arrival:
-        """The next frames, as soon as there are bytes, whole frames or not; none after `timeout_s`."""
+        """The frames that the next bytes complete, possibly none; no frames after `timeout_s` without a byte."""
         if self._kept:
             return self._kept.popleft()
         data = self._line.read(timeout_s)
@@ -91,9 +91,9 @@ class Dialogue:
         return Arrival(frames, host_t_s)
 
     def identify(self, timeout_s: float, keep: bool = False) -> Info:
-        """Ask the band who it is, until it answers. Raises LinkError or LinkTimeout as `order` does.
+        """Repeat IDENTIFY until the band answers. Raises LinkError or LinkTimeout as `order` does.
 
-        keep: frames that come before the answer too, for they belong to a stream that goes on
+        keep: keep the frames before the answer too, because they belong to a stream that continues
         """
         answer = self._ask(Identify, timeout_s, keep)
         if not isinstance(answer, Info):
@@ -103,25 +103,26 @@ class Dialogue:
         return answer
 
     def calibrate(self, gains: NDArray[np.float32], turn: int, timeout_s: float) -> None:
-        """Fit the band's own engine to a wearer; gains: (n_channels,). Raises as `order` does."""
+        """Send a wearer's calibration to the band's own engine; gains: (n_channels,). Raises as `order` does."""
         packed = gains.astype("<f4").tobytes()
         answer = self._ask(Calibrate, timeout_s, make=lambda seq: Calibrate(seq, turn, packed))
         if isinstance(answer, Nak):
             raise LinkError(f"the band on {self.port} refused CALIBRATE: {answer.text}")
 
     def order(self, command: type[Start] | type[Stop], timeout_s: float) -> None:
-        """Give a command until it is acknowledged; frames that come before that are dropped, later ones kept.
+        """Repeat a command until it is acknowledged. Frames before the answer are dropped, later ones are kept.
 
-        Raises LinkError when it is refused or what answers is no band, LinkTimeout when nothing answers.
+        Raises LinkError when the band refuses or the device is not a band, LinkTimeout when nothing answers.
         """
         answer = self._ask(command, timeout_s)
         if isinstance(answer, Nak):
             raise LinkError(f"the band on {self.port} refused {command.__name__.upper()}: {answer.text}")
 
     def bench(self, n_runs: int, timeout_s: float) -> tuple[BenchResult, list[Arrival]]:
-        """Let the band time its own inference; its answer, and what came before. Said once: twice would run it twice.
+        """Let the band time its own inference. The command is sent only once, since a repeat would run it again.
 
-        Raises LinkError when it refuses, LinkTimeout when it takes longer.
+        returns: the answer, and what arrived before it
+        Raises LinkError when the band refuses, LinkTimeout when it takes longer than `timeout_s`.
         """
         seq = self.send(lambda seq: BenchCommand(seq, n_runs))
         earlier: list[Arrival] = []
@@ -139,7 +140,11 @@ class Dialogue:
         keep: bool = False,
         make: Callable[[int], Command] | None = None,
     ) -> Frame:
-        """make: the command, for one that has more than its number"""
+        """Send a command repeatedly until it is answered.
+
+        keep: see `identify`
+        make: builds the command from its seq, when it has more fields than that
+        """
         deadline_s = time.monotonic() + timeout_s
         earlier: list[Arrival] = []
         while time.monotonic() < deadline_s:
@@ -152,7 +157,7 @@ class Dialogue:
         raise self._no_answer(command, timeout_s)
 
     def _answer(self, command: type[Command], seq: int, deadline_s: float, earlier: list[Arrival]) -> Frame | None:
-        """The answer to a command, if it comes; what comes before is added to `earlier`, what comes behind is kept."""
+        """The answer to a command, or None. Frames before it are added to `earlier`, frames after it are kept."""
         while (wait_s := deadline_s - time.monotonic()) > 0:
             arrival = self.receive(wait_s)
             for index, frame in enumerate(arrival.frames):
@@ -187,7 +192,7 @@ class Dialogue:
 
 
 def _can_be(frame: Frame) -> bool:
-    """Whether all numbers of a frame are numbers; what INFO says is judged as a whole, with a sentence."""
+    """Whether all numbers of a frame are finite and in range. INFO passes: it is checked later, with error messages."""
     if isinstance(frame, Prediction) and not 0 <= frame.confidence <= 1:
         return False
     values = (getattr(frame, field.name) for field in fields(frame))
@@ -195,7 +200,7 @@ def _can_be(frame: Frame) -> bool:
 
 
 def _plain(frame: Frame) -> Frame:
-    """The frame with its texts safe to print: a device may write anything into them."""
+    """The frame with its texts made safe to print, because a device may send any characters."""
     for field in fields(frame):
         value = getattr(frame, field.name)
         if isinstance(value, str) and value != (shown := printable(value)):

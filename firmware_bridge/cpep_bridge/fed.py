@@ -1,7 +1,7 @@
 """Devices that other software reads: samples come from a feed (`lsl_feed`, `brainflow_feed`) rather than from a line.
 
-What a feed gives has no counter that could be trusted everywhere. So it is judged by its clock, as boards without a
-counter are: what is late by a quarter of a second and does not come in half a second more is lost.
+Not every feed has a reliable counter. So losses are found by the clock, as for boards without a counter: samples that
+are a quarter of a second late and do not arrive within another half second count as lost.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,11 +24,11 @@ _PIECE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """Samples that came together."""
+    """The samples of one pull from a feed."""
 
     values: NDArray[np.float32]  # (n_samples, n_channels), in the unit of the stream
-    host_t_s: float  # time.monotonic() when the last of them was there
-    stamps_s: NDArray[np.float64] | None = None  # (n_samples,), of a clock of the device's own
+    host_t_s: float  # time.monotonic() when the last sample had arrived
+    stamps_s: NDArray[np.float64] | None = None  # (n_samples,), by the device's own clock, if it has one
 
 
 class Feed(Protocol):
@@ -38,7 +38,7 @@ class Feed(Protocol):
     def info(self) -> StreamInfo: ...
 
     def pull(self, timeout_s: float) -> Fed | None:
-        """The samples that came, as soon as any has; None after `timeout_s`. Raises LinkError when it is over."""
+        """Wait for samples and return those that arrived; None after `timeout_s`. Raises LinkError when it ended."""
         ...
 
     def close(self) -> None: ...
@@ -47,8 +47,8 @@ class Feed(Protocol):
 class FedSource:
     """A feed as a BlockSource.
 
-    open_feed: opens it within so many seconds; raises LinkError
-    timeout_s, reconnect_s: as of `cpep_bridge.boards.Board`
+    open_feed: opens the feed within so many seconds; raises LinkError
+    timeout_s, reconnect_s: as in `cpep_bridge.boards.Board`
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class FedSource:
 
     @property
     def info(self) -> StreamInfo:
-        """The stream. Raises ValueError before it was opened."""
+        """The description of the stream. Raises ValueError before the source was opened."""
         return self._opened().info
 
     @property
     def counts(self) -> LinkCounts:
-        """Counts so far; frames are single samples."""
+        """The counts so far; each sample counts as a frame."""
         ledger = self._ledger
         if ledger is None or self._rate is None:
             return LinkCounts()
@@ -94,7 +94,7 @@ class FedSource:
         )
 
     def __iter__(self) -> Iterator[Block]:
-        """The blocks, until the one who iterates has enough."""
+        """The blocks, until stop() or an error."""
         info = self.info
         self._ledger, self._rate = CounterLedger(None, 1 / info.sample_rate_hz), ArrivalRate(info)
         while True:
@@ -134,7 +134,7 @@ class FedSource:
                 yield Block(fed.values[start:stop], number, device_s, fed.host_t_s, self._boot_id)
 
     def _numbers(self, fed: Fed, ledger: CounterLedger) -> NDArray[np.int64]:
-        """Numbers of the samples of one pull; where they have times of their own, a few at a time by those."""
+        """The numbers of the samples of one pull; with time stamps, found piece by piece by those."""
         n_samples = len(fed.values)
         if fed.stamps_s is None:
             return ledger.accept(None, n_samples, fed.host_t_s)[0].numbers

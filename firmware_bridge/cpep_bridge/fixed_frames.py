@@ -1,10 +1,10 @@
 """Frames of a fixed layout, as most boards send them: some bits that never change, a counter, samples; no CRC.
 
-Such a frame can only be told by its fixed bits, so a damaged sample goes unnoticed, unless the board adds a checksum.
-What can be done is done: every fixed bit and the checksum are checked, a number that no converter gives (NaN, infinity)
-is damage, and after anything odd a frame counts only when another one follows right behind it.
+Such a frame can only be recognised by its fixed bits, so a damaged sample goes unnoticed unless the board adds a
+checksum. To find as much damage as possible, every fixed bit and the checksum are checked, NaN and infinite samples
+count as damage, and after any damage a frame is accepted only when another one follows directly.
 
-Finding frames takes time in proportion to the bytes, however they are damaged.
+Finding frames takes linear time in the number of bytes, however damaged they are.
 """
 
 from binascii import crc_hqx
@@ -22,26 +22,26 @@ SAMPLE_BYTES = {"u8": 1, "i8": 1, "u16": 2, "i16": 2, "u24": 3, "i24": 3, "u32":
 _NUMPY_KIND = {"u8": "u1", "i8": "i1", "u16": "u2", "i16": "i2", "u32": "u4", "i32": "i4", "f32": "f4"}
 CHECKSUMS = ("sum8", "xor8", "crc8", "crc16-ccitt", "crc16-modbus", "crc32")
 
-_FIRST_RUN = 64  # frames looked at together after damage; doubled as long as they are good
+_FIRST_RUN = 64  # frames checked together after damage; doubled as long as all are good
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """Bits of a frame that never change."""
+    """Bits of one byte of a frame that never change."""
 
     offset_bytes: int
-    mask: int  # of the byte there
-    value: int  # of the bits under the mask
+    mask: int  # which bits of that byte
+    value: int  # their value
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """A sum over some bytes of a frame, kept in the frame."""
+    """A checksum over some bytes of a frame, stored in the frame."""
 
     kind: str  # one of CHECKSUMS
-    start_bytes: int  # what it covers: from here
-    stop_bytes: int  # to before here
-    offset_bytes: int  # where it is
+    start_bytes: int  # first byte that it covers
+    stop_bytes: int  # one past the last byte that it covers
+    offset_bytes: int  # position of the checksum
     big_endian: bool
 
     @property
@@ -50,7 +50,7 @@ class Checksum:
         return {"crc16-ccitt": 2, "crc16-modbus": 2, "crc32": 4}.get(self.kind, 1)
 
     def of(self, frames: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        """The sum of each frame, (n_frames, size_bytes), by what it covers."""
+        """The checksum computed for each frame, (n_frames,); frames: (n_frames, size_bytes)."""
         covered = frames[:, self.start_bytes : self.stop_bytes]
         match self.kind:
             case "sum8":
@@ -66,7 +66,7 @@ class Checksum:
         return _crc(covered, table=_crc_table(0xA001, 16, reflected=True), initial=0xFFFF)
 
     def given(self, frames: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        """The sum that each frame carries."""
+        """The checksum stored in each frame, (n_frames,)."""
         return _whole_numbers(frames, self.offset_bytes, self.size_bytes, self.big_endian)
 
 
@@ -82,7 +82,7 @@ class FrameLayout:
     sample_type: str  # a key of SAMPLE_BYTES
     big_endian: bool
     counter_offset_bytes: int | None = None  # None: frames are not numbered
-    counter_bytes: int = 1  # 1 to 4, in the order of bytes of the samples
+    counter_bytes: int = 1  # 1 to 4, in the byte order of the samples
     checksum: Checksum | None = None
 
     @property
@@ -98,17 +98,17 @@ class FrameLayout:
 
 @dataclass(frozen=True, slots=True)
 class Packets:
-    """Frames of one read, decoded."""
+    """The decoded frames of one read."""
 
-    counters: NDArray[np.int64] | None  # (n_frames,); None where frames are not numbered
-    values: NDArray[np.float32]  # (n_frames, n_samples, n_channels), as the converter gave them
-    stamps_s: NDArray[np.float64] | None = None  # (n_frames,), of the board's clock, where it sends them
+    counters: NDArray[np.int64] | None  # (n_frames,); None: frames are not numbered
+    values: NDArray[np.float32]  # (n_frames, n_samples, n_channels), raw values of the converter
+    stamps_s: NDArray[np.float64] | None = None  # (n_frames,), time by the board's clock; None: it sends no time
 
 
 class PacketDecoder(Protocol):
-    """Takes bytes as they come and gives the frames that they complete."""
+    """Takes bytes as they arrive and returns the frames that they complete."""
 
-    n_corrupt: int  # frames that were there and could not be read
+    n_corrupt: int  # frames that were found but could not be read
 
     def feed(self, data: bytes) -> Packets: ...
 
@@ -119,9 +119,9 @@ class FixedFrameDecoder:
     def __init__(self, layout: FrameLayout) -> None:
         self.layout = layout
         self.n_corrupt = 0
-        self.n_skipped_bytes = 0  # that belonged to no frame
+        self.n_skipped_bytes = 0  # bytes that belonged to no frame
         self._tail = b""
-        self._locked = False  # whether frames are where they are expected
+        self._locked = False  # whether the next frame is expected directly behind the previous one
         self._offsets = np.array([marker.offset_bytes for marker in layout.markers])
         self._masks = np.array([marker.mask for marker in layout.markers], np.uint8)
         self._wanted = np.array([marker.value for marker in layout.markers], np.uint8)
@@ -131,7 +131,7 @@ class FixedFrameDecoder:
         buffer = np.frombuffer(self._tail + data, np.uint8)
         n_frames = len(buffer) // self.layout.size_bytes
         frames = buffer[: n_frames * self.layout.size_bytes].reshape(n_frames, self.layout.size_bytes)
-        if self._locked and self._n_good(frames) == n_frames:  # nothing odd: the way that is cheap
+        if self._locked and self._n_good(frames) == n_frames:  # no damage: the fast path
             self._tail = buffer[frames.size :].tobytes()
         else:
             frames = self._salvage(buffer)
@@ -145,22 +145,22 @@ class FixedFrameDecoder:
         return Packets(None if packets.counters is None else packets.counters[good], packets.values[good])
 
     def _n_good(self, frames: NDArray[np.uint8]) -> int:
-        """How many frames of an array begin it before the first damaged one."""
+        """How many intact frames come before the first damaged one."""
         good = ((frames[:, self._offsets] & self._masks) == self._wanted).all(axis=1)
         if self.layout.checksum is not None:
             good &= self.layout.checksum.of(frames) == self.layout.checksum.given(frames)
         return len(good) if good.all() else int(np.argmin(good))
 
     def _salvage(self, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The frames of a buffer in which something is odd, (n_frames, size_bytes); the rest of it is kept."""
+        """The intact frames of a damaged buffer, (n_frames, size_bytes); the bytes behind them are kept for later."""
         size, start = self.layout.size_bytes, 0
         found: list[NDArray[np.uint8]] = [buffer[:0].reshape(0, size)]
-        places = self._places(buffer)  # where a frame may begin that another one follows
+        places = self._places(buffer)  # possible starts of a frame that another one follows
         while len(buffer) - start >= size:
             if not self._locked:
                 at = int(np.searchsorted(places, start))
                 if at == len(places):
-                    skipped = max(0, len(buffer) - 2 * size + 1 - start)  # a frame may begin behind these
+                    skipped = max(0, len(buffer) - 2 * size + 1 - start)  # after these, a frame may still begin
                     self.n_skipped_bytes += skipped
                     start += skipped
                     break
@@ -177,12 +177,13 @@ class FixedFrameDecoder:
                 if n_good < n_frames:
                     self._locked = False
                     self.n_corrupt += 1
-                    if not n_good:  # what looked like a frame is none, be it by its checksum
+                    if not n_good:  # it only looked like a frame; perhaps just its checksum is wrong
                         start, self.n_skipped_bytes = start + 1, self.n_skipped_bytes + 1
         self._tail = buffer[start:].tobytes()
         return np.concatenate(found)
 
     def _places(self, buffer: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """Where the fixed bits of two successive frames match."""
         size = self.layout.size_bytes
         n_places = len(buffer) - size + 1
         if n_places <= size:
@@ -194,7 +195,7 @@ class FixedFrameDecoder:
 
 
 def unpack_packets(layout: FrameLayout, frames: NDArray[np.uint8]) -> Packets:
-    """Counters and samples of whole frames, (n_frames, size_bytes)."""
+    """The counters and samples of complete frames, (n_frames, size_bytes)."""
     start = layout.samples_offset_bytes
     samples = frames[:, start : start + layout.samples_bytes]
     values = _values(samples, layout.sample_type, layout.big_endian)
@@ -202,7 +203,7 @@ def unpack_packets(layout: FrameLayout, frames: NDArray[np.uint8]) -> Packets:
 
 
 def pack_frame(layout: FrameLayout, counter: int, values: NDArray[np.float32]) -> bytes:
-    """One frame as its board would send it; bytes that the layout does not speak of are zero.
+    """One frame as its board would send it; bytes that the layout does not mention are zero.
 
     values: (n_samples, n_channels), within the range of the sample type
     """
@@ -224,12 +225,12 @@ def pack_frame(layout: FrameLayout, counter: int, values: NDArray[np.float32]) -
 
 
 def fixed_bytes(offset_bytes: int, values: Sequence[int]) -> tuple[Marker, ...]:
-    """Markers of whole bytes in a row."""
+    """Markers for successive bytes that are fixed as a whole."""
     return tuple(Marker(offset_bytes + index, 0xFF, value) for index, value in enumerate(values))
 
 
 def value_limits(sample_type: str) -> tuple[float, float]:
-    """The least and the greatest number that a sample type holds."""
+    """The smallest and the largest value of a sample type."""
     if sample_type == "f32":
         return -float(np.finfo(np.float32).max), float(np.finfo(np.float32).max)
     n_bits = 8 * SAMPLE_BYTES[sample_type]
@@ -244,7 +245,7 @@ def _counters(layout: FrameLayout, frames: NDArray[np.uint8]) -> NDArray[np.int6
 
 
 def _whole_numbers(frames: NDArray[np.uint8], start: int, size_bytes: int, big_endian: bool) -> NDArray[np.uint64]:
-    """A number without a sign out of each frame."""
+    """An unsigned integer from each frame, (n_frames,)."""
     parts = frames[:, start : start + size_bytes].astype(np.uint64)
     if size_bytes == 1:
         return parts[:, 0]
@@ -266,7 +267,7 @@ def _crc_table(polynomial: int, n_bits: int, reflected: bool = False) -> list[in
 
 
 def _crc(covered: NDArray[np.uint8], table: list[int], initial: int) -> NDArray[np.uint64]:
-    """A CRC of each row, its bits taken as a table of theirs says: of eight bits, or of more with the least first."""
+    """A table-driven CRC of each row, (n_frames,). The CRC has eight bits, or is reflected (lowest bit first)."""
     steps = np.array(table, np.uint64)
     values = np.full(len(covered), initial, np.uint64)
     for column in covered.T.astype(np.uint64):
@@ -280,7 +281,7 @@ def _values(samples: NDArray[np.uint8], sample_type: str, big_endian: bool) -> N
         return np.ascontiguousarray(samples).view(order + _NUMPY_KIND[sample_type]).astype(np.float32)
     parts = samples.reshape(-1, 3)
     words = np.zeros((len(parts), 4), np.uint8)
-    words[:, 1:] = parts[:, ::-1] if big_endian else parts  # in the upper three bytes: the shift back carries the sign
+    words[:, 1:] = parts[:, ::-1] if big_endian else parts  # upper three bytes, so that the shift keeps the sign
     whole = words.view("<i4") if sample_type[0] == "i" else words.view("<u4")
     return (whole >> 8).astype(np.float32)
 

@@ -1,8 +1,8 @@
-"""Frames of the wristband link: dataclasses on one side, bytes on the other; nothing behind it sees a `struct` format.
+"""The frames of the wristband link, as dataclasses, and their encoding as bytes.
 
 On the wire a frame is COBS(body + CRC-32 of body, little-endian) followed by the delimiter 0x00. All numbers are
-little-endian. Every body starts with `ver u8 | type u8 | seq u16`; what follows is, type by type (text and bytes are a
-length u8 and that many bytes, text in UTF-8):
+little-endian. Every body starts with `ver u8 | type u8 | seq u16`, followed by the fields of its type (text and bytes
+are a length u8 and that many bytes, text in UTF-8):
 
     0x01 INFO        boot_id u32, uv_per_count f32, sample_rate_hz f32, baud u32, capabilities u32, n_samples u8,
                      n_channels u8, sample_format u8, state u8, channel_order bytes, model text, serial_number text,
@@ -22,8 +22,8 @@ length u8 and that many bytes, text in UTF-8):
     0x86 BENCH       n_runs u16
     0x87 CALIBRATE   turn u8, gains bytes
 
-`seq` counts DATA frames of a stream; a host frame numbers its command, and the frame that answers repeats that number.
-PROTOCOL.md tells the whole story, with bytes. A frame of another version or an unknown type is counted and skipped.
+`seq` counts the DATA frames of a stream. In a host's frame it numbers the command, and the answer repeats the number.
+PROTOCOL.md specifies the protocol in full, with examples. A frame of another version or type is counted and skipped.
 """
 
 import struct
@@ -55,7 +55,7 @@ _NOTHING = struct.Struct("<")
 
 
 class SampleFormat(IntEnum):
-    """How one channel of one sample is written."""
+    """The encoding of one channel's value in a sample."""
 
     I16 = _I16
     I24 = 1
@@ -99,8 +99,8 @@ class Data:
 
     TYPE: ClassVar[int] = _DATA_TYPE
     seq: int
-    sample_index: int  # of the first sample since START, modulo 2^32; periods that the converter missed count
-    t_us: int  # first sample, device clock
+    sample_index: int  # of the first sample, from START, modulo 2^32; includes samples that the converter missed
+    t_us: int  # time of the first sample, device clock
     n_samples: int
     n_channels: int
     sample_format: int  # SampleFormat
@@ -114,17 +114,17 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What a device says about itself: the answer to IDENTIFY, and its first frame after a start."""
+    """The device's description of itself: the answer to IDENTIFY, and its first frame after a start."""
 
     TYPE: ClassVar[int] = 0x01
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IffIIBBBB")
     seq: int
-    boot_id: int  # drawn anew at every start of the device
-    uv_per_count: float  # microvolts of one count
+    boot_id: int  # random, new at every start of the device
+    uv_per_count: float
     sample_rate_hz: float
-    baud: int  # of the line; 0 where there is none (USB, network, pty)
+    baud: int  # of the line; 0 for one without a baud rate (USB, network, pty)
     capabilities: int  # Capability
-    n_samples: int  # in a DATA frame; the last one of a stream may be shorter
+    n_samples: int  # per DATA frame; the last one of a stream may be shorter
     n_channels: int
     sample_format: int  # SampleFormat
     state: int  # 0 idle, 1 streaming
@@ -136,7 +136,7 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The stream is over: nothing follows DATA frame `seq - 1`, sample `sample_index - 1`."""
+    """The end of a stream: its last DATA frame was `seq - 1`, its last sample `sample_index - 1`."""
 
     TYPE: ClassVar[int] = 0x11
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QI")
@@ -147,7 +147,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The device's health, once a second."""
+    """The device's state, sent once a second."""
 
     TYPE: ClassVar[int] = 0x20
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QHiBfII")
@@ -163,7 +163,7 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to PING: when it arrived and when this left, device clock."""
+    """The answer to PING: when the PING arrived and when this was sent, device clock."""
 
     TYPE: ClassVar[int] = 0x30
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QQ")
@@ -174,7 +174,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """A command was carried out."""
+    """The answer to a command that was executed."""
 
     TYPE: ClassVar[int] = 0x40
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<B")
@@ -184,7 +184,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Nak:
-    """A command was refused."""
+    """The answer to a command that was refused."""
 
     TYPE: ClassVar[int] = 0x41
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BB")
@@ -234,7 +234,7 @@ class BenchResult:
     p99_us: int
     max_us: int
     arena_bytes: int
-    energy_uj: float  # of one run; 0 where it was not measured
+    energy_uj: float  # of one run; 0: not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,19 +248,19 @@ class Identify:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Changes how the next stream is sent; rate 0, size 0 and format 255 leave things as they are."""
+    """Changes the settings of the next stream; rate 0, size 0 and format 255 leave a setting unchanged."""
 
     TYPE: ClassVar[int] = 0x82
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<fBB")
     seq: int
     sample_rate_hz: float
-    n_samples: int  # in a DATA frame
+    n_samples: int  # per DATA frame
     sample_format: int  # SampleFormat
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Begins a new stream: its first DATA frame has `seq` 0 and `sample_index` 0, and follows the ACK."""
+    """Begins a new stream. Its first DATA frame follows the ACK and has `seq` 0 and `sample_index` 0."""
 
     TYPE: ClassVar[int] = 0x83
     LAYOUT: ClassVar[struct.Struct] = _NOTHING
@@ -297,19 +297,19 @@ class BenchCommand:
 
 @dataclass(frozen=True, slots=True)
 class Calibrate:
-    """Fits the device's own engine to a wearer, until it is told otherwise or restarts."""
+    """Sets the wearer's calibration of the device's own engine, until the next CALIBRATE or a restart."""
 
     TYPE: ClassVar[int] = 0x87
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<B")
     seq: int
     turn: int  # channel c of the model is channel c + turn of the band
-    gains: bytes  # f32 each, of the model's channels: what its filtered signal is multiplied by
+    gains: bytes  # f32 for each of the model's channels: the factor of its filtered signal
 
 
 DeviceFrame = Data | Info | End | Telemetry | Pong | Ack | Nak | Log | Prediction | BenchResult
 Command = Identify | Config | Start | Stop | Ping | BenchCommand | Calibrate
 Frame = DeviceFrame | Command
-# All but DATA: the numbers as LAYOUT says, in the order of the fields, then the texts and bytes.
+# All but DATA are encoded alike: the numbers by LAYOUT, in the order of the fields, then the texts and bytes.
 _Laid = (
     Info | End | Telemetry | Pong | Ack | Nak | Log | Prediction | BenchResult
     | Identify | Config | Start | Stop | Ping | BenchCommand | Calibrate
@@ -326,12 +326,12 @@ _TAIL_TYPES: dict[type[_Laid], tuple[type, ...]] = {
 
 
 def frame_bytes(n_samples: int, n_channels: int, sample_format: SampleFormat) -> int:
-    """Size of a DATA frame before COBS, CRC included."""
+    """The size of a DATA frame before COBS, CRC included."""
     return _DATA_HEADER.size + n_samples * n_channels * BYTES_PER_VALUE[sample_format] + CRC_BYTES
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """The bytes of one frame, delimiter included.
+    """The encoded bytes of one frame, delimiter included.
 
     Raises ValueError when a value does not fit its field or the frame exceeds 1024 bytes.
     """
@@ -343,9 +343,9 @@ def encode_frame(frame: Frame) -> bytes:
 
 
 def decode_frame(body: bytes) -> Frame | None:
-    """The frame of a body whose CRC was right and is cut off; None for another version or an unknown type.
+    """Decode a body without its CRC, which was checked; None for another version or an unknown type.
 
-    Raises FrameError when the lengths in it do not add up or text is not UTF-8.
+    Raises FrameError when its lengths are inconsistent or a text is not UTF-8.
     """
     if body[0] != VERSION:
         return None
@@ -361,20 +361,20 @@ def unpack_samples(samples: bytes, n_channels: int, sample_format: int) -> NDArr
         return np.frombuffer(samples, _INT16).astype(np.int32).reshape(-1, n_channels)
     parts = np.frombuffer(samples, np.uint8).reshape(-1, 3)
     words = np.zeros((len(parts), 4), np.uint8)
-    words[:, 1:] = parts  # in the upper three bytes, so that the shift back carries the sign
+    words[:, 1:] = parts  # in the upper three bytes, so that the shift right extends the sign
     return (words.view(_INT32) >> 8).astype(np.int32, copy=False).reshape(-1, n_channels)
 
 
 def samples_to_uv(samples: bytes, n_channels: int, sample_format: int, uv_per_count: np.float32) -> NDArray[np.float32]:
     """The payload of one or several DATA frames, end to end, as (n_samples, n_channels) microvolts."""
-    if sample_format == _I16:  # in one step: this runs for every frame of a stream
+    if sample_format == _I16:  # a fast path, because this runs for every frame of a stream
         scaled: NDArray[np.float32] = np.frombuffer(samples, _INT16) * uv_per_count
         return scaled.reshape(-1, n_channels)
     return unpack_samples(samples, n_channels, sample_format).astype(np.float32) * uv_per_count
 
 
 def pack_samples(counts: NDArray[np.int32], sample_format: int) -> bytes:
-    """Counts as the payload of a DATA frame; they must lie within the format's range."""
+    """Encode counts as the payload of a DATA frame; they must be within the format's range."""
     if sample_format == SampleFormat.I16:
         return counts.astype(_INT16).tobytes()
     words = np.ascontiguousarray(counts, _INT32).view(np.uint8).reshape(-1, 4)

@@ -1,7 +1,8 @@
-"""A source whose samples come at another rate than it promises, brought to the promised one.
+"""Resample a source whose samples arrive at another rate than its nominal one.
 
-A model's filters and windows are of one rate. A board without a clock that is set to another one would be read at the
-wrong speed: so once the host's clock has told the real rate, the stream is resampled from it, as a new stream.
+A model's filters and windows need one sample rate. A board without a clock that runs at another rate would be read at
+the wrong speed. So once the real rate is known by the host's clock, the samples are resampled from it to the nominal
+rate, as a new stream.
 """
 
 import logging
@@ -11,17 +12,17 @@ from dataclasses import replace
 from cpep_bridge.resampling import Resampler
 from cpep_edge.blocks import Block, Relayed
 
-LEAST_OFF = 0.03  # below, windows are hardly longer or shorter than those of training; the rate is known to a percent
-_NEW_STREAM = 1 << 32  # added to boot ids, which are of 32 bits
+LEAST_OFF = 0.03  # a smaller error hardly changes a window's length; the rate itself is known to a percent
+_NEW_STREAM = 1 << 32  # added to the boot_id, which has 32 bits, to mark a new stream
 
 _log = logging.getLogger(__name__)
 
 
 class AtPromisedRate(Relayed):
-    """A source at the rate that its `info` promises; one with a clock of its own is as it was."""
+    """A source resampled to the rate in its `info`. A source with its own clock is passed on unchanged."""
 
     def __iter__(self) -> Iterator[Block]:
-        """The blocks as they come, and while their rate is known to be another one resampled."""
+        """The blocks, resampled while their real rate is known to differ from the nominal one."""
         info = self.info
         from_hz, resampler, n_changes = info.sample_rate_hz, None, 0
         next_index, boot_id = 0, None
@@ -30,7 +31,7 @@ class AtPromisedRate(Relayed):
             if abs(heard_hz / info.sample_rate_hz - 1) <= LEAST_OFF:
                 heard_hz = info.sample_rate_hz
             if abs(heard_hz / from_hz - 1) > LEAST_OFF:
-                from_hz, n_changes = float(f"{heard_hz:.3g}"), n_changes + 1  # as exact as it is known
+                from_hz, n_changes = float(f"{heard_hz:.3g}"), n_changes + 1  # to the accuracy of the measurement
                 if heard_hz == info.sample_rate_hz:
                     from_hz, resampler = heard_hz, None
                     _log.warning("from here on it comes at %g Hz, as promised", heard_hz)

@@ -1,8 +1,8 @@
 """Thalmic Labs' Myo: 8 channels of EMG at 200 Hz over Bluetooth Low Energy.
 
-Written from the specification that its makers published (thalmiclabs/myo-bluetooth, myohw.h): four characteristics take
-turns, each notification holds two samples of eight i8. Their turns number the notifications modulo four. A Myo that is
-not told otherwise falls asleep in mid-stream. How much a count is at the skin was never published.
+Written from the makers' published specification (thalmiclabs/myo-bluetooth, myohw.h): four characteristics take turns,
+and each notification holds two samples of eight i8. The characteristic's number thus numbers the notifications modulo
+four. By default, a Myo falls asleep while it streams. How many microvolts a count is was never published.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ EMG = tuple(_UUID.format(short) for short in (0x0105, 0x0205, 0x0305, 0x0405))
 GATT = GattDevice("Myo", EMG, COMMAND, record_bytes=2 * N_CHANNELS, facts=(INFO, FIRMWARE))
 
 NEVER_SLEEP, SLEEP_AS_USUAL = bytes((0x09, 1, 1)), bytes((0x09, 1, 0))
-# Set mode: EMG as its classifier gets it (2; 3 is without the filter against mains), no motion, no classifier.
+# Set mode: EMG as the Myo's classifier gets it (2; 3 is without the mains filter), no motion data, no classifier.
 SEND_EMG, SEND_NOTHING = bytes((0x01, 3, 2, 0, 0)), bytes((0x01, 3, 0, 0, 0))
 
 LAYOUT = FrameLayout(
@@ -44,7 +44,7 @@ class Myo:
     boot_s = 0.0
 
     def meet(self, talk: Conversation) -> BoardStream:
-        """Take its serial number and firmware from what it said on connecting, and keep it awake."""
+        """Take its serial number and firmware version from the line of facts (see `ble`), and keep it awake."""
         _, *facts = talk.ask(b"", b"\n").decode("ascii", "replace").split(" ")
         if len(facts) != len(GATT.facts) or len(facts[0]) < 12 or len(facts[1]) < 12:
             raise LinkError(f"the device on {talk.line.name} is not a Myo: it gives no information about itself")

@@ -1,4 +1,4 @@
-"""Recording by a list of prompts: the wearer is shown what to do, and each prompt becomes a session with its label.
+"""Record by a list of prompts: the wearer is shown what to do, and each prompt becomes a session with its label.
 
 A list is a TOML file:
 
@@ -9,9 +9,9 @@ A list is a TOML file:
     seconds = 10
     repeat = 2
 
-What is recorded while resting is thrown away. The folder becomes a corpus: one HDF5 file a prompt, and `metadata.csv`.
-Of each gesture the last repetition is for testing and the one before for validation, where there are two or three, so
-that the corpus trains and is judged as it stands; or a whole session is for one of them.
+Samples of the rests are discarded. The folder becomes a corpus: one HDF5 file per prompt, and `metadata.csv`. The
+corpus is split for training and testing: of a gesture with two or more repetitions the last is for testing, with three
+or more the one before it is for validation. Alternatively the whole recording is for one split.
 """
 
 import csv
@@ -43,8 +43,8 @@ METADATA = "metadata.csv"
 _MAX_METADATA_BYTES = 1 << 30
 _LONGEST_S = 86_400.0  # a day
 _MOST_REPETITIONS = 1_000
-_LONGEST_FILE_NAME = 220  # bytes; Linux takes 255, a number and the mark of a file that is being written come to it
-CUT_S = 0.25  # of a prompt, missing in one piece
+_LONGEST_FILE_NAME = 220  # bytes; Linux allows 255, and a number and the suffix of a temporary file are added
+CUT_S = 0.25  # a longer gap in a prompt makes it be repeated
 COLUMNS = (
     *("user", "session", "stage", "side", "moving_hand", "held_out_user", "held_out_stage"),
     *("split", "generalization", "filename"),
@@ -62,7 +62,7 @@ Stage = Annotated[
 
 
 class Prompt(Section):
-    """One thing to do."""
+    """One gesture to perform."""
 
     stage: Stage
     text: str = ""
@@ -77,7 +77,7 @@ class PromptList(Section):
     prompt: list[Prompt] = Field(min_length=1, max_length=10_000)
 
     def steps(self) -> list[tuple[Prompt, Split]]:
-        """The prompts one by one and what each is for, repetitions going round the whole list."""
+        """The prompts in the order of recording, each with its split; the list is repeated as a whole."""
         n_of_stage: Counter[str] = Counter()
         for prompt in self.prompt:
             n_of_stage[prompt.stage] += prompt.repeat
@@ -91,33 +91,34 @@ class PromptList(Section):
 
 
 def _split(n_left: int, n_repetitions: int) -> Split:
-    """What a repetition is for, by how many of its gesture are left, itself included."""
+    """The split of a repetition, by how many of its gesture are left, itself included."""
     if n_left == 1 and n_repetitions >= 2:
         return "test"
     return "val" if n_left == 2 and n_repetitions >= 3 else "train"
 
 
-# Called whenever the wearer should see something new: the prompt, whether to rest before it, seconds left of that.
+# Called to update what the wearer sees. Arguments: the prompt, whether this is the rest before it, and the seconds left
+# of the rest or prompt.
 Show = Callable[[Prompt, bool, float], None]
 
 _log = logging.getLogger(__name__)
 
 
 def load_prompts(path: Path) -> PromptList:
-    """A list from its file. Raises ConfigError with everything that is wrong in it."""
+    """Read a prompt list. Raises ConfigError with everything that is wrong in it."""
     return read_toml(path, PromptList, "prompt list")
 
 
 def record_prompts(
     source: BlockSource, folder: Path, wearer: Wearer, prompts: PromptList, show: Show, split: Split | None = None
 ) -> list[Recorded]:
-    """Record an opened source by a list; the sessions that were finished, also when Ctrl-C ends it early.
+    """Record an opened source by a list. Returns the finished sessions, also when Ctrl-C ends the recording early.
 
-    split: what all of it is for; None: by repetition, see above
+    split: the split of all sessions; None: by repetition, see the module
 
-    A prompt that was broken off is not kept: its label would promise more than there is. One that a loss of a quarter
-    of a second or a restart of the device cut in two is asked for again.
-    Raises ConfigError for names that no file could have, DataError when the disk refuses.
+    An incomplete prompt is not kept, because its label would not be true for all of it. A prompt that is interrupted by
+    a loss of more than a quarter of a second or a restart of the device is asked for again.
+    Raises ConfigError for names that are too long for a file, DataError when writing fails.
     """
     stage = max((prompt.stage for prompt in prompts.prompt), key=len)
     name = f"{wearer.user}_{wearer.session}_{stage}"
@@ -131,7 +132,7 @@ def record_prompts(
     except KeyboardInterrupt:
         pass
     except DataError:
-        raise  # the disk: the journal stays as it is
+        raise  # writing failed: leave the journal as it is
     except BaseException:
         director.break_off()
         raise
@@ -140,7 +141,7 @@ def record_prompts(
 
 
 class _Director:
-    """Leads through the list by the time of the samples that arrive: rest, prompt, rest, prompt."""
+    """Alternates rests and prompts, timed by the samples that arrive."""
 
     def __init__(
         self,
@@ -162,7 +163,7 @@ class _Director:
         """Go through the whole list."""
         rate_hz = self._source.info.sample_rate_hz
         timeline = Timeline(rate_hz)
-        n_left = round(self._rest_s * rate_hz)  # samples of the rest or prompt that runs
+        n_left = round(self._rest_s * rate_hz)  # samples left of the current rest or prompt
         last: tuple[float, int] | None = None  # end of the last block, and its boot_id
         for block in self._source:
             start_s, samples_uv = timeline.start_s(block), block.samples_uv
@@ -180,7 +181,7 @@ class _Director:
                     break
                 n_left = max(
                     int(self._recorder is None), round(self._turn() * rate_hz)
-                )  # a prompt has a sample at least
+                )  # a prompt has at least one sample
                 if len(self.recorded) == len(self._steps):
                     return
 
@@ -198,13 +199,13 @@ class _Director:
             self._recorder.add(start_s, samples_uv)
 
     def _turn(self) -> float:
-        """From rest to prompt, or from a prompt that is over to rest; how long the new one lasts."""
+        """Change from a rest to a prompt or back; returns the length of the new one in seconds."""
         if self._recorder is None:
             prompt, _ = self._steps[len(self.recorded)]
             path, self._repetition = self._free_path(prompt.stage)
             self._recorder = Recorder(path, session_meta(self._source.info, path, self._repetition, prompt.stage))
             return prompt.seconds
-        recorder, self._recorder = self._recorder, None  # it is whole: what stops it from here on leaves its journal
+        recorder, self._recorder = self._recorder, None  # complete: an error from here on leaves its journal
         finished = recorder.finish(rate_heard(self._source))
         if finished is not None:
             split = self._all_for or self._steps[len(self.recorded)][1]
@@ -213,7 +214,7 @@ class _Director:
         return self._rest_s
 
     def _free_path(self, stage: str) -> tuple[Path, Wearer]:
-        """Where the next repetition goes, and its wearer, in a session of its own: so its split leaks into no other."""
+        """The file of the next repetition, and its wearer with a session of its own, so that splits stay separate."""
         for number in itertools.count(1):
             path = self._folder / f"{self._wearer.user}_{self._wearer.session}_{stage}_{number}.hdf5"
             if not path.exists() and not journal_of(path).exists():
@@ -222,10 +223,11 @@ class _Director:
 
 
 def list_finished(folder: Path, split: Split = "train") -> list[Path]:
-    """Note in the folder's metadata the prompts that were recorded whole, but stopped before they were noted.
+    """Add complete recordings to the folder's metadata that lack a row because the program was stopped before.
 
-    A recording that is older than the metadata was noted: somebody has taken its row out, and it stays out.
-    Raises DataError when the metadata is none, or the disk refuses.
+    returns: the paths that were added
+    A recording older than the metadata had a row that somebody removed on purpose, so it is not added again.
+    Raises DataError when the metadata is invalid or writing fails.
     """
     text, table = _metadata(folder), folder / METADATA
     listed = {row.get("filename") for row in csv.DictReader(io.StringIO(text, newline=""))}
@@ -236,7 +238,7 @@ def list_finished(folder: Path, split: Split = "train") -> list[Path]:
         with suppress(DataError), Session(path) as session:
             meta = session.meta
             donning, _, number = meta.session.rpartition("-rep")
-            if path.stem == f"{meta.user}_{donning}_{meta.stage}_{number}":  # as `_free_path` calls them
+            if path.stem == f"{meta.user}_{donning}_{meta.stage}_{number}":  # as named by `_free_path`
                 rows.append((path, _row(Wearer(meta.user, meta.session, meta.side), meta.stage, split, path)))
     if rows:
         _append(folder, [row for _, row in rows])
@@ -249,7 +251,7 @@ def _row(wearer: Wearer, stage: str, split: Split, path: Path) -> dict[str, str]
 
 
 def _append(folder: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Add rows to the folder's metadata, all or none; what is there stays, letter by letter."""
+    """Add rows to the folder's metadata, all or none; the existing text is kept unchanged."""
     with locked(folder):
         before = _metadata(folder)
         names = next(csv.reader(io.StringIO(before, newline="")), COLUMNS)
@@ -264,7 +266,7 @@ def _append(folder: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def _metadata(folder: Path) -> str:
-    """The text of the folder's metadata, "" where there is none. Raises DataError for what no row can be added to."""
+    """The text of the folder's metadata, "" without one. Raises DataError when no row can be added to the file."""
     path = folder / METADATA
     try:
         text = read_plain(path, _MAX_METADATA_BYTES, follow=True).decode("utf-8-sig")

@@ -1,13 +1,13 @@
-"""Recording a stream as emg2pose sessions, so that a kill loses at most a quarter of a second.
+"""Record a stream as emg2pose sessions, so that a killed process loses at most a quarter of a second.
 
-While a session is recorded its rows go to a journal beside it, `.NAME.hdf5.part`: one line of JSON, then rows of fixed
-size, appended. It is locked meanwhile, so that nobody takes it for one that was left behind. HDF5 itself is written at
-the end, whole or not at all, for a killed HDF5 writer leaves a file that no one can open. A journal that was left
-behind is turned into its session by `recover`.
+During the recording, rows are appended to a journal beside the session, `.NAME.hdf5.part`: one line of JSON, then rows
+of fixed size. The journal is locked, so that no other program takes it for one of an interrupted recording. The HDF5
+file is written at the end, whole or not at all, because a killed HDF5 writer leaves a file that cannot be opened.
+`recover` makes the session from the journal of an interrupted recording.
 
-Time goes on with the samples of the device; what was lost shows as a jump of `time`, which `Session.gaps` finds. Where
-the device has no clock of its own and its samples come at another rate than is said, the session is of the rate at
-which they came. A file that exists is not replaced, unless `force` says so.
+Time follows the device's samples. Lost samples are a jump of `time`, which `Session.gaps` finds. When the device has no
+clock of its own and its samples arrive at another rate than the nominal one, the session gets the measured rate. An
+existing file is replaced only with `force`.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ from cpep_edge.names import MAX_NAME, check_gesture, check_name
 from cpep_edge.outside import printable
 from cpep_edge.session import SessionMeta, new_file, timeseries_dtype
 
-WRITE_EVERY_S = 0.25  # a kill loses what came since
-SYNC_EVERY_S = 0.75  # and a cut of the power what came since the disk had it: within a second, with the write before
+WRITE_EVERY_S = 0.25  # a killed process loses the samples since the last write
+SYNC_EVERY_S = 0.75  # a power cut loses those since the last sync; with the time of a write, at most a second
 
-_CHUNK_ROWS = 1 << 15  # read back at a time: bounds memory
+_CHUNK_ROWS = 1 << 15  # rows read back at a time, to limit memory
 _GROUP, _TABLE = "emg2pose", "timeseries"
 
 
 @dataclass(frozen=True, slots=True)
 class Wearer:
-    """Who wears the band, as the sessions say it. Raises ConfigError for names that no file or table could hold."""
+    """Who wears the band, as written in the sessions. Raises ConfigError for a name unfit for files and tables."""
 
     user: str
     session: str  # one donning of the band
@@ -65,12 +65,12 @@ class Recorded:
     path: Path
     stage: str
     n_samples: int
-    duration_s: float  # of its samples; gaps are left out
+    duration_s: float  # of its samples, without gaps
     n_gaps: int
 
 
 class Timeline:
-    """Time of each block on one axis, in seconds since 1970, through restarts and reconnects of the device."""
+    """The time of each block on one axis, in seconds since 1970, across restarts and reconnects of the device."""
 
     def __init__(self, sample_rate_hz: float) -> None:
         self._rate_hz = sample_rate_hz
@@ -79,7 +79,7 @@ class Timeline:
         self._last: tuple[float, float] | None = None  # end of the last block on this axis, and on the host's clock
 
     def start_s(self, block: Block) -> float:
-        """Time of a block's first sample."""
+        """The time of a block's first sample."""
         length_s = len(block.samples_uv) / self._rate_hz
         index_s = block.sample_index / self._rate_hz
         jumped_back = self._last is not None and self._zero_s + index_s < self._last[0] - 0.5 / self._rate_hz
@@ -91,7 +91,7 @@ class Timeline:
         return start_s
 
     def _fresh_start_s(self, block: Block, length_s: float) -> float:
-        """Where a new count of samples begins: as much later as it arrived later."""
+        """The time at which a new count of samples begins, estimated from the arrival times of the blocks."""
         if self._last is None:
             return time.time() - length_s
         end_s, host_t_s = self._last
@@ -99,13 +99,13 @@ class Timeline:
 
 
 class Recorder:
-    """One session on its way to the disk.
+    """Writes one session while it is recorded.
 
-    Raises DataError when the disk refuses; what was recorded until then is in the journal.
+    Raises DataError when writing fails; the samples recorded until then are in the journal.
     """
 
     def __init__(self, path: Path, meta: SessionMeta, force: bool = False) -> None:
-        """path: of the session, which replaces no file unless `force` says so
+        """path: of the session; an existing file is replaced only with `force`
         meta: its `start` and `end` are set from the samples
         """
         check_free(path, force)
@@ -135,9 +135,9 @@ class Recorder:
             self._flush()
 
     def finish(self, heard_hz: float = 0.0) -> Recorded | None:
-        """Make the session of the journal; None when it holds no samples. Raises CpepError when the disk refuses.
+        """Write the session from the journal; None when there are no samples. Raises CpepError when writing fails.
 
-        heard_hz: the rate at which the samples came, where that is not known to be the one of `meta`
+        heard_hz: the measured rate of the samples, 0 when it is not known; replaces that of `meta` when they differ
         """
         try:
             self._flush()
@@ -154,7 +154,7 @@ class Recorder:
             self._close()
 
     def discard(self) -> None:
-        """Throw away what was recorded."""
+        """Delete the recording."""
         self.journal.unlink()
         self._close()
 
@@ -164,15 +164,15 @@ class Recorder:
         self._written_s = time.monotonic()
         if self._written_s - self._synced_s >= SYNC_EVERY_S and not (self._syncing and self._syncing.is_alive()):
             self._synced_s = self._written_s
-            self._syncing = threading.Thread(target=self._sync, name="journal")  # the stream must not wait for a disk
+            self._syncing = threading.Thread(target=self._sync, name="journal")  # so that the stream does not wait
             try:
                 self._syncing.start()
-            except RuntimeError:  # no thread more can be had
+            except RuntimeError:  # no further thread can be started
                 self._syncing = None
                 self._sync()
 
     def _sync(self) -> None:
-        with contextlib.suppress(OSError):  # a disk that fails tells the next write
+        with contextlib.suppress(OSError):  # if the disk fails, the next write reports it
             os.fsync(self._file)
 
     def _close(self) -> None:
@@ -194,11 +194,11 @@ class Recorder:
 def record(
     source: BlockSource, path: Path, wearer: Wearer, stage: str, seconds: float | None = None, *, force: bool = False
 ) -> Recorded | None:
-    """Record an opened source until it ends, for so many seconds of samples, or until Ctrl-C; None if nothing came.
+    """Record an opened source until it ends, for so many seconds of samples, or until Ctrl-C; None without samples.
 
     stage: the gesture
-    force: a session that exists is replaced
-    An end of the source by failure leaves a whole session too, and is raised after it was written.
+    force: replace an existing session
+    When the source fails, the session is still written completely, and then the error is raised.
     """
     recorder = Recorder(path, session_meta(source.info, path, wearer, check_gesture(stage)), force)
     try:
@@ -207,7 +207,7 @@ def record(
     except KeyboardInterrupt:
         pass
     except DataError:
-        raise  # the disk: the journal stays as it is
+        raise  # writing failed: leave the journal as it is
     except BaseException:
         recorder.finish(rate_heard(source))
         raise
@@ -215,12 +215,12 @@ def record(
 
 
 def rate_heard(source: BlockSource) -> float:
-    """The rate of a source's samples by the host's clock, where there is no better one and it is known; else 0."""
+    """The measured rate of a source's samples by the host's clock; 0 when unknown or the device has its own clock."""
     return 0.0 if source.info.has_clock else source.counts.heard_hz
 
 
 def session_meta(info: StreamInfo, path: Path, wearer: Wearer, stage: str) -> SessionMeta:
-    """The attributes of a session that is about to be recorded."""
+    """The attributes of a session to be recorded; `start` and `end` are set later."""
     return SessionMeta(
         session=wearer.session,
         user=wearer.user,
@@ -230,20 +230,20 @@ def session_meta(info: StreamInfo, path: Path, wearer: Wearer, stage: str) -> Se
         end=0.0,
         num_channels=info.n_channels,
         sample_rate=info.sample_rate_hz,
-        filename=printable(path.stem),  # HDF5 takes no name that is not UTF-8
+        filename=printable(path.stem),  # HDF5 accepts only UTF-8
     )
 
 
 def journal_of(path: Path) -> Path:
-    """The file with the rows of a session while it is recorded."""
+    """The path of the journal of a session."""
     return path.with_name(f".{path.name}.part")
 
 
 def recover(journal: Path, force: bool = False) -> Recorded:
-    """Make the session of a journal, whose last row may be cut short, and remove the journal.
+    """Write the session from a journal, whose last row may be incomplete, and remove the journal.
 
-    force: a session that exists is replaced
-    Raises DataError when it is no journal, is in use, or holds no whole row.
+    force: replace an existing session
+    Raises DataError when the file is not a journal, is in use, or holds no complete row.
     """
     path = journal.with_name(journal.name.removeprefix(".").removesuffix(".part"))
     if path == journal:
@@ -267,11 +267,11 @@ def _make_session(journal: Path, path: Path, force: bool, heard_hz: float) -> Re
     meta, rows = _read_journal(journal)
     if not len(rows):
         raise DataError(f"{journal}: holds no samples")
-    check_free(path, force)  # it may have come while this one was recorded
+    check_free(path, force)  # another program may have written the file during the recording
     start_s, last_s = float(rows[:1]["time"][0]), float(rows[len(rows) - 1 :]["time"][0])
     largest_step_s, stretch = 1.5 / meta.sample_rate, 1.0
     if heard_hz and abs(heard_hz / meta.sample_rate - 1) > HEARD_RATE_TOLERANCE:
-        rate_hz = float(f"{heard_hz:.3g}")  # as exact as it is known, and the same from one session to the next
+        rate_hz = float(f"{heard_hz:.3g}")  # to the accuracy of the measurement; equal for all sessions
         stretch, meta = meta.sample_rate / rate_hz, replace(meta, sample_rate=rate_hz)
     meta = replace(meta, start=start_s, end=start_s + (last_s - start_s) * stretch)
     n_gaps, previous_s = 0, start_s
@@ -294,7 +294,7 @@ def _make_session(journal: Path, path: Path, force: bool, heard_hz: float) -> Re
 
 
 def _timed(source: BlockSource, seconds: float | None) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    """Blocks with their time, cut off after so many seconds of samples, at the rate at which they come."""
+    """Blocks with their time, cut off after so many seconds of samples at their measured rate."""
     timeline, n_taken = Timeline(source.info.sample_rate_hz), 0
     for block in source:
         start_s, samples_uv = timeline.start_s(block), block.samples_uv
@@ -332,13 +332,14 @@ def _create(journal: Path) -> int:
 
 
 def _locked(file: int) -> bool:
-    """Lock an open journal until it is closed; False when somebody else has it.
+    """Lock an open journal until it is closed; False when another process holds the lock.
 
-    Somebody who is just ending, or a process that was forked and has yet to start its program, lets go of it soon.
+    It tries for a second, because a process that is ending, or was forked and has not started its program yet, releases
+    the lock soon.
     """
     try:
         import fcntl
-    except ImportError:  # Windows: there, a file that is open cannot be removed
+    except ImportError:  # Windows, where an open file cannot be removed
         return True
     for _ in range(20):
         try:
@@ -355,7 +356,7 @@ def _row_dtype(n_channels: int) -> np.dtype[np.void]:
 
 
 class _Rows:
-    """The whole rows of a journal, read a stretch at a time: hours of signal are more than memory holds."""
+    """The complete rows of a journal, read slice by slice, because hours of signal do not fit into memory."""
 
     def __init__(self, journal: Path, dtype: np.dtype[np.void], offset: int, n_rows: int) -> None:
         self._journal, self._dtype, self._offset, self._n_rows = journal, dtype, offset, n_rows

@@ -1,7 +1,7 @@
-"""Changing the sample rate of a stream, causally and the same however the stream is cut into blocks.
+"""Change the sample rate of a stream, causally; the result does not depend on how the stream is cut into blocks.
 
-A polyphase FIR low-pass: output k is the sum over n of h[k M - n L] x[n], where L / M is the ratio of the rates. It
-looks at no sample that has not come, so it delays by half its length, which `delay_s` says.
+A polyphase FIR low-pass: output k is the sum over n of h[k M - n L] x[n], where L / M is the ratio of the rates. The
+filter is causal, so it delays the signal by half its length, `delay_s`.
 """
 
 from fractions import Fraction
@@ -13,15 +13,15 @@ from scipy.signal import firwin
 
 LARGEST_FACTOR = 1_000
 
-_HALF_LENGTH = 10  # of the filter, in samples of the lower rate: the usual choice, 60 dB down
+_HALF_LENGTH = 10  # half the filter's length, in samples of the lower rate: a usual choice, 60 dB attenuation
 _KAISER_BETA = 5.0
 
 
 class Resampler:
-    """One stream's filter and its memory."""
+    """The resampling filter of one stream, with its state."""
 
     def __init__(self, from_hz: float, to_hz: float, n_channels: int) -> None:
-        """Raises ValueError when the rates have no ratio of whole numbers up to a thousand."""
+        """Raises ValueError when the rates' ratio is not one of whole numbers up to a thousand."""
         ratio = Fraction(to_hz / from_hz).limit_denominator(LARGEST_FACTOR)
         if ratio.numerator > LARGEST_FACTOR or abs(float(ratio) * from_hz / to_hz - 1) > 1e-6 or ratio == 0:
             raise ValueError(
@@ -30,10 +30,10 @@ class Resampler:
         self._up, self._down = ratio.numerator, ratio.denominator
         self.taps = _low_pass(self._up, self._down)
         self.delay_s = (len(self.taps) - 1) / 2 / self._up / from_hz
-        self._n_taps = -(-len(self.taps) // self._up)  # of one phase
+        self._n_taps = -(-len(self.taps) // self._up)  # taps of one phase
         padded = np.zeros(self._n_taps * self._up)
         padded[: len(self.taps)] = self.taps
-        # Phase p holds h[p + j L], the newest sample's tap last.
+        # Phase p holds h[p + j L]; the tap of the newest sample comes last.
         self._phases = padded.reshape(self._n_taps, self._up).T[:, ::-1].astype(np.float32)
         self._n_channels = n_channels
         self.restart(0)
@@ -46,14 +46,14 @@ class Resampler:
 
     @property
     def next_index(self) -> int:
-        """Index of the output sample that comes next."""
+        """The index of the next output sample."""
         return self._next_out
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output samples, (any number, n_channels), that the next input samples make possible.
+        """The output samples, (any number, n_channels), that can be computed with these new input samples.
 
-        Before the first sample after a restart the signal is taken to have been what that sample is: an electrode's
-        offset then makes no step.
+        The signal before the first sample after a restart is taken to equal that sample, so that an electrode's offset
+        causes no step.
         """
         if not len(samples):
             return np.empty((0, self._n_channels), np.float32)
@@ -70,7 +70,7 @@ class Resampler:
 
 
 def _low_pass(up: int, down: int) -> NDArray[np.float64]:
-    """Filter at `up` times the input rate that keeps what both rates can hold, with a gain of `up`."""
+    """A low-pass at `up` times the input rate, below the Nyquist frequencies of both rates, with a gain of `up`."""
     factor = max(up, down)
     if factor == 1:
         return np.ones(1)

@@ -1,5 +1,5 @@
-"""What all simulated devices have in common: how they are started and stopped, where a host finds them, the truth about
-what they sent, and chance that harms their frames."""
+"""The common base of all simulated devices: starting and stopping, the port, the true counts of what they sent, and
+random faults in their frames."""
 
 import random
 import threading
@@ -11,24 +11,24 @@ from typing import Self
 
 from cpep_bridge.pty_port import PtyPort
 
-_CUT_BYTES = 64  # lost in a run, at most
+_CUT_BYTES = 64  # most successive bytes that are cut out of a frame
 
 
 @dataclass(frozen=True, slots=True)
 class SentCounts:
-    """What a simulated device did since it was started: the truth that a host's counts are held against."""
+    """What a simulated device has sent since its start, to compare a host's counts with."""
 
-    frames: int = 0  # of samples, whatever became of them
-    samples: int = 0  # in those
+    frames: int = 0  # DATA frames made, whether or not they arrived
+    samples: int = 0  # samples in those frames
     injected_losses: int = 0  # frames left out on purpose
     overruns: int = 0  # frames dropped because the pty was full
-    corrupted: int = 0  # frames damaged on purpose: a bit flipped
-    cut: int = 0  # frames that some bytes were taken out of
+    corrupted: int = 0  # frames with a bit flipped on purpose
+    cut: int = 0  # frames with some bytes removed on purpose
     duplicated: int = 0  # frames sent twice on purpose
-    noisy: int = 0  # frames that noise, or a frame whose numbers cannot be, was sent in front of
-    reordered: int = 0  # frames sent after a later one: what arrives late has been given up
-    unplugged: int = 0  # frames that fell due while the line was unplugged
-    lost_samples: int = 0  # in all the frames that were left out, dropped or damaged
+    noisy: int = 0  # frames sent behind random bytes and a frame with impossible numbers
+    reordered: int = 0  # frames sent after their successor, when the host has already counted them as lost
+    unplugged: int = 0  # frames that were due while the line was unplugged
+    lost_samples: int = 0  # samples in all frames that were left out, dropped or damaged
 
     @property
     def lost_frames(self) -> int:
@@ -37,7 +37,7 @@ class SentCounts:
 
 
 class Simulated(ABC):
-    """A simulated device; `with` runs it, and `port` is where a host finds it."""
+    """A simulated device. `with` runs it; a host opens it at the path `port`."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -62,15 +62,15 @@ class Simulated(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """End at once and hang up. Raises what went wrong meanwhile, such as DataError for a damaged session."""
+        """Stop at once and hang up. Raises any error of the device's run, such as DataError for a damaged session."""
 
     @abstractmethod
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until a device that plays once has finished; whether it has. Raises what went wrong meanwhile."""
+        """Wait until a device with `once` has finished; returns whether it has. Raises any error of its run."""
 
 
 class SimulatedThread(Simulated):
-    """A simulated device in a thread of its own: what it does on its pty is `_run`."""
+    """A simulated device in its own thread, which executes `_run`."""
 
     def __init__(self, link: Path | None) -> None:
         self._link = link
@@ -110,15 +110,15 @@ class SimulatedThread(Simulated):
 
     @abstractmethod
     def _run(self, port: PtyPort) -> None:
-        """Be the device until it has finished or `_stopping` is set."""
+        """Act as the device on `port` until it has finished or `_stopping` is set."""
 
     def _guard(self, port: PtyPort) -> None:
         try:
             self._run(port)
-        except BaseException as error:  # handed over to whoever waits
+        except BaseException as error:  # raised again in wait()
             self._error = error
         finally:
-            (self._pty or port).close()  # it may have taken another one
+            (self._pty or port).close()  # `_run` may have changed to another pty
 
     def _made(self, n_samples: int) -> None:
         self._tally["frames"] += 1
@@ -130,10 +130,10 @@ class SimulatedThread(Simulated):
 
 
 class Faults:
-    """Chance, drawn frame by frame, so that the same seed harms the same frames at any speed."""
+    """Random faults, drawn frame by frame, so that a seed damages the same frames at any speed."""
 
     def __init__(self, chances: Mapping[str, float], seed: int) -> None:
-        """chances: of each kind of harm, 0 to 1. Raises ValueError for one that is no probability."""
+        """chances: probability of each kind of fault. Raises ValueError for one outside 0 to 1."""
         for name, chance in chances.items():
             if not 0 <= chance <= 1:
                 raise ValueError(f"{name} must be a probability, not {chance}")
@@ -146,11 +146,11 @@ class Faults:
         return {name for name, chance in self._chances.items() if self._random.random() < chance}
 
     def noise(self) -> bytes:
-        """Bytes that are no frame, and their delimiter."""
+        """Random bytes that form no valid frame, with a delimiter."""
         return bytes(self._places.randint(1, 255) for _ in range(self._places.randint(1, 3 * _CUT_BYTES))) + b"\0"
 
     def damage(self, wire: bytes, fault: set[str]) -> bytes:
-        """The frame with a bit flipped or bytes cut out, anywhere but its delimiter: so the next one stays whole."""
+        """The frame with a bit flipped or bytes cut out. Its delimiter is kept, so the next frame stays intact."""
         if "cut" in fault:
             start = self._places.randrange(len(wire) - 1)
             stop = min(start + self._places.randint(1, _CUT_BYTES), len(wire) - 1)

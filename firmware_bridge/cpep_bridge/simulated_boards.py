@@ -1,6 +1,6 @@
-"""Boards of other makers, simulated on a pty: they answer the commands and send the bytes that the real ones do.
+"""Boards of other makers, simulated on a pty: they answer commands and send bytes as the real ones do.
 
-What was really sent is in `sent`, to be compared with what a host noticed. POSIX only.
+`sent` counts what was really sent, to compare a host's counts with. POSIX only.
 """
 
 import threading
@@ -26,20 +26,20 @@ from cpep_edge.errors import ConfigError, DataError
 from cpep_edge.session import Session
 
 _IDLE_S = 0.02
-_BURST_SAMPLES = 256  # sent before commands are looked at again
+_BURST_SAMPLES = 256  # most frames sent before the next look for commands
 _UNREAD_WAIT_S = 10.0
 _LEAVE_WAIT_S = 0.3
 _RESET_S = 0.3
 
 
 class SimulatedBoard(SimulatedThread):
-    """A board that plays `segments`; `with` runs it in a thread of its own, and `port` is where a host finds it.
+    """A board that plays `segments`. `with` runs it in its own thread; a host opens it at the path `port`.
 
-    segments: as its model's channels and rate are, microvolts
-    link, speed, drift_ppm, once: as of SimulatedBand
-    loss, corrupt, duplicate: chance of each frame to be left out, to have a bit flipped, to be sent twice; a flipped
-        bit goes unnoticed where it meets a sample, for such frames have no CRC
-    lossless: wait for a slow reader
+    segments: microvolts, with the channels and the rate of the model
+    link, speed, drift_ppm, once: as in SimulatedBand
+    loss, corrupt, duplicate: probability for each frame to be left out, to have a bit flipped, to be sent twice; the
+        frames have no CRC, so a flipped bit in a sample goes unnoticed
+    lossless: wait for a slow reader rather than drop frames
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class SimulatedBoard(SimulatedThread):
         self._frame_s = model.n_samples / model.sample_rate_hz / (speed * (1 + drift_ppm * 1e-6))
         self._faults = Faults({"loss": loss, "corrupt": corrupt, "duplicate": duplicate}, seed)
         self._once, self._lossless = once, lossless
-        self._frames: Iterator[NDArray[np.float32]] | None = None  # of the stream, None while idle
+        self._frames: Iterator[NDArray[np.float32]] | None = None  # counts of the coming frames; None: no stream
         self._number = 0
         self._start_s = 0.0
         self._played_out = False
         self._resetting = threading.Event()
 
     def reset(self) -> None:
-        """Do what a board does whose reset button is pressed, the line staying open: count anew, silent for a while."""
+        """Act as if the reset button was pressed: pause, then count frames from 0 again. The line stays open."""
         self._resetting.set()
 
     def _run(self, port: PtyPort) -> None:
@@ -88,7 +88,7 @@ class SimulatedBoard(SimulatedThread):
                 self._frames, self._number, self._start_s = self._counts(), 0, time.monotonic()
             port.put(reply)
             self._send_due(port)
-        deadline_s = time.monotonic() + _UNREAD_WAIT_S  # for the host to read the rest
+        deadline_s = time.monotonic() + _UNREAD_WAIT_S  # gives the host time to read the rest
         while not self._stopping.is_set() and time.monotonic() < deadline_s and port.unread_bytes():
             port.read(_IDLE_S)
         self._stopping.wait(_LEAVE_WAIT_S if self._played_out else 0.0)
@@ -100,7 +100,7 @@ class SimulatedBoard(SimulatedThread):
             self._frames = None
 
     def _counts(self) -> Iterator[NDArray[np.float32]]:
-        """The signal, frame by frame; what does not fill the last one is left out."""
+        """The signal in counts, frame by frame; an incomplete last frame is left out."""
         size = self._model.n_samples
         rest = np.empty((0, self._model.n_channels), np.float32)
         for emg_uv in self._playback.chunks(repeat=not self._once):
@@ -143,7 +143,7 @@ class SimulatedBoard(SimulatedThread):
 
 
 class Playing(TypedDict, total=False):
-    """Options that all simulated devices have; SimulatedBand says what they mean."""
+    """Options of all simulated devices; SimulatedBand explains them."""
 
     link: Path | None
     speed: float
@@ -162,19 +162,21 @@ def simulate_device(
     model: Bundle | None = None,
     **playing: Unpack[Playing],
 ) -> Simulated:
-    """The device that `--device` names, playing sessions; a board plays its first channels, at its own rate.
+    """Simulate the device that `--device` names, playing sessions.
 
-    firmware: let the band's own firmware, built for this machine, be the wristband
-    model: a bundle for Cortex-M, whose gestures that firmware then recognises by itself
-    Raises ConfigError for an unknown device or one that runs no firmware of ours, DataError when a session has fewer
-    channels than the board.
+    A board plays as many of the first channels as it has, at its own rate.
+
+    firmware: run the band's own firmware, built for this machine, in place of SimulatedBand
+    model: a bundle for Cortex-M, with which that firmware recognises gestures by itself
+    Raises ConfigError for an unknown device or, with `firmware`, one that is not the cpep band; DataError when a
+    session has fewer channels than the board.
     """
     if device == "cpep":
         rate_hz = sessions[0].meta.sample_rate
         if firmware:
             return FirmwareBand(sessions, rate_hz, model=model, **playing)
         return SimulatedBand(sessions, rate_hz, **playing)
-    find_driver(device)  # or say what there is
+    find_driver(device)  # raises ConfigError with the choices when the device is unknown
     if firmware:
         raise ConfigError(f"a {device} does not run the band's firmware: leave out --firmware, or use --device cpep")
     profile = find_profile(device)

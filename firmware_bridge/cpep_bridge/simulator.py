@@ -1,8 +1,8 @@
 """A simulated wristband on a pty: it speaks the wire protocol and plays EMG at the pace of a real one.
 
-It streams when told to START, never waits for a slow reader (frames are dropped and counted, as a band does), and can
-lose, damage, repeat and reorder frames by chance, run its clock fast, stall, restart, or be unplugged and plugged in
-again. What it really did is in `sent`, so that a test can compare it with what the host noticed. POSIX only.
+It streams after START and never waits for a slow reader: like a band, it drops frames and counts them. It can lose,
+damage, repeat and reorder frames at random, run its clock fast, stall, restart, or be unplugged and plugged in again.
+`sent` counts what it really did, so that a test can compare that with what the host noticed. POSIX only.
 """
 
 import secrets
@@ -22,27 +22,28 @@ from cpep_bridge.simulated_device import SimulatedDevice
 SAMPLES_PER_FRAME = 10
 UV_PER_COUNT = 0.25  # i16 then spans +-8.2 mV
 
-_IDLE_S = 0.02  # how long the loop sleeps at most, so that stop() is heard
-_BURST_FRAMES = 64  # sent before commands are looked at again
-_END_WAIT_S = 1.0  # for STOP, once the reader has read everything
-_UNREAD_WAIT_S = 10.0  # for a reader that stopped reading
-_LEAVE_WAIT_S = 0.3  # for the last answer to be read before hanging up
+_IDLE_S = 0.02  # longest sleep of the loop, so that stop() takes effect soon
+_BURST_FRAMES = 64  # most frames sent before the next look for commands
+_END_WAIT_S = 1.0  # how long to wait for STOP once the reader has read everything
+_UNREAD_WAIT_S = 10.0  # how long to wait for a reader that stopped reading
+_LEAVE_WAIT_S = 0.3  # how long to wait for the last answer to be read before hanging up
 _NO_BATTERY = encode_frame(Telemetry(0, 0, 0, 0, 0, float("nan"), 0, 0))
 
 
 class SimulatedBand(SimulatedThread):
-    """A wristband that plays `segments`; `with` runs it in a thread of its own, and `port` is where a host finds it.
+    """A wristband that plays `segments`. `with` runs it in its own thread; a host opens it at the path `port`.
 
     segments: arrays (n_samples, n_channels) float32 in microvolts, or open sessions; played back to back
-    link: a symbolic link to make to the pty, for as long as the band runs
+    link: path of a symbolic link to the pty, which exists while the band runs
     speed: how many times faster than real time
-    loss, corrupt, cut, duplicate, reorder, noise: chance of each frame to be left out, to have a bit flipped, to lose
-        some of its bytes, to be sent twice, to be sent after its successor, to come behind noise and a battery of NaN
+    loss, corrupt, cut, duplicate, reorder, noise: probability for each frame to be left out, to have a bit flipped, to
+        lose some of its bytes, to be sent twice, to be sent after its successor, or to follow random bytes and a
+        TELEMETRY frame with NaN
     garbage: bytes to send before anything else
     drift_ppm: how much too fast the device's clock runs
-    once: finish with the segments, rather than start over
+    once: stop after the last segment rather than start over
     lossless: wait for a slow reader rather than drop frames, for replays faster than the reader
-    seed: decides which frames suffer
+    seed: of the random choice of faulty frames
     """
 
     def __init__(
@@ -75,29 +76,29 @@ class SimulatedBand(SimulatedThread):
         info = _info(playback, sample_rate_hz, uv_per_count, sample_format, n_samples, serial_number)
         self._device = SimulatedDevice(info, playback, clock_speed=speed * (1 + drift_ppm * 1e-6), repeat=not once)
         chances = {"loss": loss, "corrupt": corrupt, "cut": cut, "duplicate": duplicate, "reorder": reorder}
-        chances |= {"noise": noise} if noise else {}  # so that the others are drawn as without it
+        chances |= {"noise": noise} if noise else {}  # without noise, the draws of the other faults stay the same
         self._faults = Faults(chances, seed)
-        self._held: Data | None = None  # to be sent after its successor
+        self._held: Data | None = None  # a frame that waits to be sent after its successor
         self._garbage = garbage
         self._once = once
         self._lossless = lossless
         self._decoder = FrameDecoder()
         self._rebooting = threading.Event()
-        self._unplug_s: float | None = None  # how long to be away, when asked to leave
-        self._stall_s = 0.0  # how long to send nothing, when asked to
+        self._unplug_s: float | None = None  # how long to stay unplugged; None: stay plugged in
+        self._stall_s = 0.0  # how long to send nothing
         self._progress_s = 0.0
         self._unread_bytes = 0
 
     def reboot(self) -> None:
-        """Do what a band does whose battery slipped: forget the stream, draw a new boot_id, say INFO."""
+        """Restart like a band that lost power for a moment: forget the stream, draw a new boot_id, send INFO."""
         self._rebooting.set()
 
     def unplug(self, seconds: float) -> None:
-        """Hang up for a while and come back on another pty, with power all the time: the stream goes on."""
+        """Hang up for some seconds and come back on another pty. The band keeps its power, so its stream goes on."""
         self._unplug_s = seconds
 
     def stall(self, seconds: float) -> None:
-        """Send nothing for a while, as a device whose radio is busy; what fell due goes out after it, or is dropped."""
+        """Send nothing for some seconds, like a device with a busy radio; then send or drop the frames that are due."""
         self._stall_s = seconds
 
     def _run(self, port: PtyPort) -> None:
@@ -108,8 +109,8 @@ class SimulatedBand(SimulatedThread):
             self._serve(port)
 
     def _replugged(self, port: PtyPort, seconds: float) -> PtyPort:
-        """Leave a port for some seconds and take another."""
-        other = PtyPort()  # while the old one is still there, so that it is another node
+        """Close a port, stay away for some seconds and return the new port."""
+        other = PtyPort()  # opened while the old one still exists, so that its path differs
         port.close()
         end_s = time.monotonic() + seconds
         while (now_s := time.monotonic()) < end_s and not self._stopping.is_set():
@@ -125,7 +126,7 @@ class SimulatedBand(SimulatedThread):
         return other
 
     def _serve(self, port: PtyPort) -> None:
-        """One round: commands in, answers and what is due out."""
+        """One round of the loop: read commands, then send answers and the frames that are due."""
         if self._stall_s:
             self._stopping.wait(self._stall_s)
             self._stall_s = 0.0
@@ -143,7 +144,7 @@ class SimulatedBand(SimulatedThread):
     def _sleep_s(self, port: PtyPort) -> float:
         wait_s = self._device.wait_s(time.monotonic())
         if wait_s <= 0 and self._lossless and not port.ready():
-            return _IDLE_S  # reading ends earlier, when the line has room
+            return _IDLE_S  # the read returns earlier when the line has room
         return min(max(wait_s, 0.0), _IDLE_S)
 
     def _send_due(self, port: PtyPort, now_s: float) -> None:
@@ -155,7 +156,7 @@ class SimulatedBand(SimulatedThread):
                 return
             frame = self._device.next_frame(now_s)
             if isinstance(frame, End):
-                if self._held is not None:  # nothing overtook it
+                if self._held is not None:  # no later frame was sent before it, so it is still in order
                     port.put(encode_frame(self._held))
                     self._held = None
                 port.put(encode_frame(frame))
@@ -166,7 +167,7 @@ class SimulatedBand(SimulatedThread):
     def _send(self, port: PtyPort, frame: Data) -> None:
         self._made(frame.n_samples)
         if not frame.sample_index:
-            self._held = None  # of an earlier stream
+            self._held = None  # it belongs to the previous stream
         fault = self._faults.draw()
         wire = encode_frame(frame)
         if "noise" in fault and port.ready():
@@ -191,13 +192,13 @@ class SimulatedBand(SimulatedThread):
             self._tally["duplicated"] += 1
 
     def _send_held(self, port: PtyPort, frame: Data) -> None:
-        """Its successor went out: now it comes too late."""
+        """Send the held frame after its successor; the host has given it up by now."""
         self._held = None
         self._lost("reordered", frame.n_samples)
         port.put(encode_frame(frame))
 
     def _finished(self, port: PtyPort) -> bool:
-        """Whether a band that plays once may hang up: the host has read everything, or has stopped reading."""
+        """Whether a band with `once` may hang up: the host has read everything, or has stopped reading."""
         if not self._once or not self._device.played_out:
             return False
         now_s = time.monotonic()
@@ -220,8 +221,8 @@ def _info(
 ) -> Info:
     return Info(
         seq=0,
-        boot_id=secrets.randbits(32),  # another one in every run, whatever the seed
-        uv_per_count=struct.unpack("<f", struct.pack("<f", uv_per_count))[0],  # the very number that the host will read
+        boot_id=secrets.randbits(32),  # different in every run, whatever the seed
+        uv_per_count=struct.unpack("<f", struct.pack("<f", uv_per_count))[0],  # rounded to f32, as the host reads it
         sample_rate_hz=sample_rate_hz,
         baud=0,
         capabilities=Capability.TELEMETRY | Capability.CONFIG,

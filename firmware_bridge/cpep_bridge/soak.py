@@ -1,8 +1,9 @@
-"""A long run of the link under constant harm: a simulated band that loses, damages, repeats and reorders frames, whose
-clock drifts, that stalls and is unplugged, and a reader that stalls now and then.
+"""A long run of the link under constant faults: a simulated band loses, damages, repeats and reorders frames, its clock
+drifts, it stalls and is unplugged, and the reader stalls now and then.
 
-Every sample that arrives is compared with the one that was played, and the host's account with the band's own. Beside
-it runs a board of lines of text, which has no boot_id: it is slower than it says, and its counter begins anew.
+Every sample that arrives is compared with the one that was played, and the host's counts with the band's own. At the
+same time runs a simulated board that sends lines of text and has no boot_id. It is slower than its nominal rate, and
+its counter restarts.
 """
 
 import os
@@ -33,22 +34,22 @@ RATE_HZ = 2_000.0
 N_CHANNELS = 16
 
 _PERIOD_SAMPLES = 20_011  # prime, so that the signal never repeats in step with frames or counters
-_LINE_SAMPLES = 1_200  # two ptys full: sent and unread when the line goes, and discarded when it is opened again
+_LINE_SAMPLES = 1_200  # two full ptys: one unread when the line breaks, one discarded when it is opened again
 _GROWTH_LIMIT_MB = 8.0
-_P99_LIMIT = 1.5  # times, and a millisecond: last third of the run against the first
+_P99_LIMIT = 1.5  # the last third's p99 may be so many times the first third's, plus a millisecond
 _BOARD = "csv-lines"
 _BOARD_PERIOD = 997  # samples
-_RATE_LIMIT = 0.01  # of what was heard, against the truth
-_ON_ITS_WAY = 1_000  # samples that may be gone with a restart: two seconds of the board
-_SEEN_AFTER_S = 2.0  # a board that was reset sends again
-_CALM_AFTER_S = 1.0  # after a stall or unplugging, delays are those of the harm
+_RATE_LIMIT = 0.01  # largest relative error of the measured rate
+_ON_ITS_WAY = 1_000  # samples that a restart may lose: two seconds of the board's signal
+_SEEN_AFTER_S = 2.0  # by then, a board that was reset sends again
+_CALM_AFTER_S = 1.0  # after a stall or unplugging, delays are not measured for so long
 
 
 @dataclass(frozen=True, slots=True)
 class Harm:
     """The faults of the link, all at the same time."""
 
-    loss: float = 0.002  # chances of a frame
+    loss: float = 0.002  # this and the next five: probability for each frame
     corrupt: float = 0.002
     cut: float = 0.002
     duplicate: float = 0.002
@@ -59,11 +60,11 @@ class Harm:
     unplugged_s: float = 0.7
     band_stall_every_s: float = 35.0
     band_stalled_s: float = 0.2
-    silent_every_s: float = 150.0  # for longer than a reader waits: it opens the line anew
+    silent_every_s: float = 150.0  # the silence is longer than the reader waits, so it reopens the line
     silent_s: float = 3.0
     reader_stall_every_s: float = 45.0
     reader_stalled_s: float = 0.4
-    board_rate: float = 0.95  # of what the board promises
+    board_rate: float = 0.95  # the board's real rate, as a share of its nominal one
     board_reset_every_s: float = 100.0
 
 
@@ -76,17 +77,17 @@ class BoardReport:
     received_samples: int
     wrong_samples: int
     resets: int  # of the board
-    streams_begun_anew: int  # by the host
+    streams_begun_anew: int  # new streams that the host saw after the first
     true_hz: float
 
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """Some time of the run, a minute in a long one."""
+    """The figures of one stretch of the run, which is a minute by default."""
 
     start_s: float
     n_blocks: int
-    delay_p50_ms: float  # last sample taken to block received, away from stalls
+    delay_p50_ms: float  # from the last sample of a block to its arrival, without the time around stalls
     delay_p99_ms: float
     delay_max_ms: float
     rss_mb: float
@@ -103,11 +104,11 @@ class SoakReport:
     counts: LinkCounts
     board: BoardReport
     received_samples: int
-    wrong_samples: int  # received, but not those that were played
-    unaccounted_samples: int  # played, neither received nor counted as lost; negative if counted twice
+    wrong_samples: int  # received, but different from those that were played
+    unaccounted_samples: int  # played, but neither received nor counted as lost; negative if counted twice
     cpu_share: float  # of one core, band and reader together
     minutes: list[Minute]
-    faults: list[str]  # what should not have been; empty when the run passed
+    faults: list[str]  # violated requirements, in words; empty when the run passed
     seed: int
     code: str  # commit
     versions: dict[str, str]
@@ -115,7 +116,7 @@ class SoakReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the link kept its promises."""
+        """Whether the run found no fault of the link."""
         return not self.faults
 
 
@@ -154,9 +155,9 @@ def soak(
 ) -> SoakReport:
     """Run for so many seconds of signal.
 
-    speed: times real time, for tests; the times of `harm` are of the signal
-    minute_s: of signal, between two lines of figures
-    machine: what the report says that it ran on
+    speed: how many times faster than real time, for tests; the times of `harm` are those of the signal
+    minute_s: seconds of signal per `Minute` of the report
+    machine: the description of the machine, for the report
     progress: is called with the seconds done and in all
     """
     harm = harm or Harm()
@@ -214,7 +215,7 @@ def soak(
 
 
 def to_markdown(report: SoakReport) -> str:
-    """The report for people."""
+    """The report as text."""
     sent, counts, minutes, board = report.sent, report.counts, report.minutes, report.board
     lines = [
         f"# Soak run: {report.seconds:g} s of signal, {'passed' if report.passed else 'FAILED'}",
@@ -261,7 +262,7 @@ def to_markdown(report: SoakReport) -> str:
 
 
 def as_json_object(report: SoakReport) -> dict[str, object]:
-    """The report for programs."""
+    """The report as JSON values."""
     return {"passed": report.passed, **asdict(report)}
 
 
@@ -274,7 +275,7 @@ def _read(
     minute_s: float,
     progress: Callable[[float], None],
 ) -> None:
-    """Read the stream to its end, and do the harm that comes by the clock of the signal."""
+    """Read the stream to its end, and cause the faults that are scheduled by the time of the signal."""
     periods_s = (harm.unplug_every_s, harm.band_stall_every_s, harm.reader_stall_every_s, harm.silent_every_s)
     unplug, stall, sleep, fall_silent = (_every(period_s) for period_s in periods_s)
     next_line_s = 0.0
@@ -283,7 +284,7 @@ def _read(
     for block in reader:
         watch.check(block)
         now_s = block.sample_index / RATE_HZ
-        if now_s >= next_line_s:  # fitting is too dear to be done for each block
+        if now_s >= next_line_s:  # fitting the clock is too slow to be done for each block
             line, next_line_s = reader.clock.line, now_s + 1.0
             progress(now_s)
         if line is not None and now_s >= calm_s:
@@ -307,14 +308,14 @@ def _read(
 
 
 class _BoardRun:
-    """A board and its reader, in threads of their own and in real time, from `with` to its end."""
+    """A board and its reader, each in its own thread, in real time, while the `with` block runs."""
 
     def __init__(self, harm: Harm, seed: int, wall_s: float) -> None:
         profile = find_profile(_BOARD)
         assert profile is not None
         self._harm, self._truth = harm, np.random.default_rng(seed).integers(-4_000, 4_000, (_BOARD_PERIOD, 4))
         self._last_reset_s = wall_s - _SEEN_AFTER_S
-        self._truth[:, 0] = np.arange(_BOARD_PERIOD)  # says which row it is
+        self._truth[:, 0] = np.arange(_BOARD_PERIOD)  # the row's number
         self.true_hz = profile.sample_rate_hz * harm.board_rate
         self._board = SimulatedBoard(
             SimulatedProfile(profile),
@@ -386,7 +387,7 @@ def _board_faults(board: BoardReport) -> Iterator[str]:
 
 
 def _every(period_s: float) -> Callable[[float], bool]:
-    """Says once in every period that it is time."""
+    """A function of the time that returns True once in every period."""
     due_s = period_s
 
     def is_due(now_s: float) -> bool:
@@ -400,7 +401,7 @@ def _every(period_s: float) -> Callable[[float], bool]:
 
 
 def _signal(seed: int) -> NDArray[np.float32]:
-    """EMG-like noise in whole counts, so that it comes back to the last bit; never the same sample twice."""
+    """Noise in whole counts, so that it arrives bit for bit equal; (_PERIOD_SAMPLES, N_CHANNELS), microvolts."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(-4_000, 4_000, (_PERIOD_SAMPLES, N_CHANNELS))
     return (counts * UV_PER_COUNT).astype(np.float32)
@@ -434,6 +435,6 @@ def _trend_faults(minutes: list[Minute]) -> Iterator[str]:
 
 
 def _rss_mb() -> float:
-    """Memory of this process now."""
+    """The resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,4 +1,4 @@
-"""Reading a TOML file into a model of its keys, with everything that is wrong in one sentence."""
+"""Read a TOML file into a pydantic model, with all its errors in one message."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -12,13 +12,13 @@ M = TypeVar("M", bound="Section")
 
 
 class Section(BaseModel):
-    """A table of a TOML file; a key that it does not have is an error."""
+    """A table of a TOML file; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 def read_toml(path: Path, model: type[M], what: str) -> M:
-    """A file as its model.
+    """Read a file and validate it as `model`.
 
     what: the kind of file, such as "profile"
     Raises ConfigError naming all unknown keys and bad values at once.

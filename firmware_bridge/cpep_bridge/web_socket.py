@@ -1,8 +1,9 @@
-"""A board that is a WebSocket server: `--port ws://HOST:PORT/PATH`. Needs websockets, of the extra `[sinks]`.
+"""A board that is a WebSocket server: `--port ws://HOST:PORT/PATH`. Needs websockets, from the extra `[sinks]`.
 
-Binary messages are bytes end to end, for any driver or profile; text is passed on as a line. Some boards send records
-without a mark by which they could be found, such as the NPG-Lite: what is kept of each is passed on as a device on
-Bluetooth does, behind a sync byte and a number, after a line of facts (see `ble`), and nothing is sent to them.
+For any driver or profile, binary messages are joined into one stream of bytes, and a text message is passed on as a
+line. Some boards, such as the NPG-Lite, send records without a marker. From each of these, `kept_bytes` are passed on
+as from a Bluetooth device: first a line of facts, then each record behind a sync byte and a number (see `ble`). Nothing
+is sent to such boards.
 """
 
 from contextlib import ExitStack
@@ -24,11 +25,11 @@ class WebRecords:
     """The layout of one kind of board's messages."""
 
     record_bytes: int
-    kept_bytes: int  # of each, from its start
+    kept_bytes: int  # passed on from the start of each record
 
 
 class WebSocketStream:
-    """A connection to a board that serves, as a ByteStream."""
+    """A connection to a board's WebSocket server, as a ByteStream."""
 
     def __init__(self, port: str, records: WebRecords | None = None) -> None:
         """Raises ConfigError without websockets, LinkError when nobody answers there."""
@@ -42,7 +43,7 @@ class WebSocketStream:
         self._until_closed = ExitStack()
         self._first = b"facts\n" if records is not None else b""
         try:
-            connection = connect(  # a band is in the same network: through no proxy
+            connection = connect(  # no proxy: a band is in the local network
                 port, open_timeout=_OPEN_S, close_timeout=_CLOSE_S, max_size=_LONGEST_MESSAGE, proxy=None
             )
         except (ValueError, *self._broken) as error:
@@ -66,7 +67,7 @@ class WebSocketStream:
         records = self._records
         if records is None:
             return message
-        starts = range(0, len(message), records.record_bytes)  # a last one that was cut shows as damage
+        starts = range(0, len(message), records.record_bytes)  # the decoder counts an incomplete last one as corrupt
         return b"".join(bytes((SYNC, 0)) + message[start : start + records.kept_bytes] for start in starts)
 
     def write(self, data: bytes) -> None:
@@ -79,7 +80,7 @@ class WebSocketStream:
             raise LineLost(f"the device on {self.name} is gone: it was switched off, or is out of reach") from error
 
     def set_baud(self, baud: int) -> None:
-        """See ByteStream: a network has none."""
+        """See ByteStream. A network has no baud rate, so this does nothing."""
 
     def close(self) -> None:
         """See ByteStream."""
