@@ -1,7 +1,7 @@
 """A toy world small enough for any test: four electrodes, six gestures, encoders of 20 000 weights.
 
-Muscles answer a latent posture and so does the hand, so that a gesture left out of training can still be recognised
-from its pose. Nothing here resembles real EMG; it only has to be learnable in seconds.
+A latent posture determines both the muscles and the hand, so a gesture left out of training can still be recognised
+from its pose. The signal does not resemble real EMG; it only has to be learnable in seconds.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cpep_export.native import NativeBuild
     from cpep_train.checkpoint import Checkpoint
 
-settings.register_profile("same", derandomize=True)  # whoever changes nothing sees nothing else fail
+settings.register_profile("same", derandomize=True)  # unchanged code gives unchanged results
 settings.load_profile("same")
 
 TOY_RATE_HZ = 500.0
@@ -36,7 +36,7 @@ TOY_SECONDS = 8.0
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_state(tmp_path_factory) -> Iterator[None]:
-    """What this machine remembers of bundles, and the keys it asks for, are not the user's own while tests run."""
+    """Keep the user's own record of bundles and signing keys out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
@@ -45,14 +45,14 @@ def _own_state(tmp_path_factory) -> Iterator[None]:
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]) -> Path:
-    """A folder that the first process of the run to need it fills, while others that need it wait. Read only."""
+    """A read-only folder, filled by the first process of the test run that needs it, while the others wait."""
     base = factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # what all workers have
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # the folder of all workers
     folder, done = base / name, base / f"{name}.done"
     with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed half-way
+            shutil.rmtree(folder, ignore_errors=True)  # left by a process that failed half-way
             folder.mkdir()
             fill(folder)
             done.touch()
@@ -61,7 +61,7 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Pa
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory) -> Path:
-    """A corpus in the emg2pose format: two users to train on, one held out; four gestures seen, two not."""
+    """A corpus in the emg2pose format: two users to train on and one held out; four seen and two unseen gestures."""
     from cpep_train.corpus import write_metadata
 
     folder = tmp_path_factory.mktemp("tiny_corpus")
@@ -78,7 +78,7 @@ def tiny_corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_corpus, tmp_path_factory) -> "Checkpoint":
-    """Both encoders after a few hundred steps of alignment, the same in every run but for rounding."""
+    """Both encoders after a few hundred steps of alignment; the same in every run, except for rounding."""
     from cpep_train.checkpoint import load_checkpoint
 
     return load_checkpoint(shared_folder(tmp_path_factory, "tiny_run", lambda run: _train_tiny(tiny_corpus, run)))
@@ -91,7 +91,7 @@ def _train_tiny(tiny_corpus: Path, run: Path) -> None:
     from cpep_train.corpus import Corpus
     from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 
-    torch.manual_seed(0)  # torch's own generator starts anywhere
+    torch.manual_seed(0)  # by default torch's seed is random
     recipe, corpus = _toy_recipe(), Corpus.open(tiny_corpus)
     statistics = fit_statistics(corpus, recipe)
     store = SessionStore(corpus, recipe, statistics)
@@ -121,7 +121,8 @@ def tiny_bundle(tiny_checkpoint, tiny_corpus, native_build, tmp_path_factory) ->
     from cpep_export.package import export_bundle
 
     def fill(folder: Path) -> None:
-        # Forced, because one of the toy's windows is half a point: what is refused is tested in test_device_program.py.
+        # Forced, because the toy has so few windows that a single one is half a percentage point. Refusals are tested
+        # in test_device_program.py.
         export_bundle(
             tiny_checkpoint,
             tiny_corpus,
@@ -133,13 +134,13 @@ def tiny_bundle(tiny_checkpoint, tiny_corpus, native_build, tmp_path_factory) ->
         )
 
     path = shared_folder(tmp_path_factory, "tiny_bundle", fill) / "tiny.cpep"
-    Bundle(path, trust=True)  # each worker has a memory of its own of what may run
+    Bundle(path, trust=True)  # each worker has its own list of trusted bundles
     return path
 
 
 @pytest.fixture(scope="session")
 def native_build(tmp_path_factory) -> "NativeBuild":
-    """The C library and its runner for this machine. Needs a compiler."""
+    """The C library and its runner, built for this machine. Needs a compiler."""
     from cpep_export.native import build_native, host_architecture
 
     if shutil.which("g++") is None:
@@ -155,7 +156,7 @@ def native_build(tmp_path_factory) -> "NativeBuild":
 
 @pytest.fixture(scope="session")
 def library(native_build) -> "NativeLibrary":
-    """That build as a bundle carries it."""
+    """The library of `native_build`, as it is stored in a bundle."""
     from cpep_edge.native_encoder import NativeLibrary
 
     files = tuple((file.name, file.read_bytes()) for file in native_build.libraries)
@@ -179,11 +180,11 @@ def native_program() -> tuple[bytes, "EncoderSpec"]:
     return program.content, encoder_spec(4, 100, 24)
 
 
-_CORNERS = 1.5 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # each electrode answers to one
+_CORNERS = 1.5 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # each corner activates one electrode
 
 
 def _toy_postures() -> dict[str, np.ndarray]:
-    """Gesture centres, (3,); the unseen ones lie between seen ones."""
+    """The latent posture of each gesture, (3,); those of unseen gestures are between those of seen ones."""
     between = np.array([_CORNERS[:2].mean(axis=0), _CORNERS[2:].mean(axis=0)])
     return dict(zip(TOY_STAGES, np.concatenate([_CORNERS, between]), strict=True))
 
@@ -192,7 +193,7 @@ def _toy_recordings(folder, user, stage, posture, gain, rng):
     from cpep_edge.session import N_JOINTS, SessionMeta, write_session
     from cpep_train.corpus import Row
 
-    to_joints = np.random.default_rng(1).normal(0, 0.3, (3, N_JOINTS))  # everybody has the same hand
+    to_joints = np.random.default_rng(1).normal(0, 0.3, (3, N_JOINTS))  # the same hand for everyone
     n_samples = round(TOY_SECONDS * TOY_RATE_HZ)
     held_out_user, held_out_stage = user == TOY_HELD_OUT_USER, stage in TOY_UNSEEN
     test = held_out_user or held_out_stage
@@ -210,7 +211,7 @@ def _toy_recordings(folder, user, stage, posture, gain, rng):
             folder / f"{name}.hdf5",
             meta,
             time_s,
-            (emg_uv + 300).astype(np.float32),  # an offset, as real electrodes have
+            (emg_uv + 300).astype(np.float32),  # an offset, like that of real electrodes
             (latent @ to_joints).astype(np.float32),
         )
         generalization = kind[held_out_user, held_out_stage]
@@ -232,7 +233,7 @@ def _toy_recipe():
             "precision": "32-true",
             "signal": {"sample_rate_hz": TOY_RATE_HZ, "n_channels": TOY_CHANNELS, "high_pass_hz": 20.0, "clip": 20.0},
             "windows": {"window_samples": 200, "stride_samples": 50},
-            "emg": {"patch_samples": 10, "n_layers": 1, **encoder},  # lowering takes seconds a layer
+            "emg": {"patch_samples": 10, "n_layers": 1, **encoder},  # lowering takes seconds per layer
             "pose": {"patch_samples": 50, "decimation": 10, "n_layers": 2, **encoder},
             "emg_mae": mae,
             "pose_mae": mae,
@@ -242,7 +243,7 @@ def _toy_recipe():
 
 
 def _toy_training(windows, emg, pose):
-    """Contrast EMG with pose; the pose encoder moves too, because nothing has trained it before."""
+    """Contrastive training of EMG and pose; the pose encoder is trained too, because it was not pre-trained."""
     import torch
     from torch.nn import functional as F
 

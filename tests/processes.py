@@ -1,4 +1,4 @@
-"""The command line and Python code, in a process of their own or in this one, and a disk that is full."""
+"""Run the command line and Python code in another process or in this one; simulate unreadable files and a full disk."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ from cpep_edge.cli import app
 
 
 def environment(**more: str) -> dict[str, str]:
-    """That of a Python that imports what this one imports."""
+    """Environment variables for a Python process that finds the same modules as this one."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
 
 
@@ -31,14 +31,14 @@ def python(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def start(*words: object, **options: Any) -> "subprocess.Popen[str]":
-    """Python, to talk to while it runs."""
+    """Start a Python process with pipes, to communicate with while it runs."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment(), **options}
     return subprocess.Popen([sys.executable, *map(str, words)], text=True, **options)
 
 
 @contextmanager
 def simulated(*words: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """`cpep-edge simulate` in a process of its own; gives its port."""
+    """Run `cpep-edge simulate` in another process; yields its port and the process."""
     with start("-m", "cpep_edge", "simulate", *words) as process:
         try:
             yield process.stdout.readline().strip(), process
@@ -48,12 +48,12 @@ def simulated(*words: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
 
 
 def invoke(*words: object, **options: Any) -> Result:
-    """`cpep-edge` without a process of its own."""
+    """Run `cpep-edge` in this process."""
     return CliRunner().invoke(app, [str(word) for word in words], **options)
 
 
 def without_package(module: str) -> str:
-    """Code after which a package is not found, as if it were not installed."""
+    """Code that makes a package impossible to import, as if it were not installed."""
     return f"""
 import sys
 class NotInstalled:
@@ -66,7 +66,7 @@ sys.meta_path.insert(0, NotInstalled())
 
 @contextmanager
 def forbidding(path: Path | str) -> Iterator[None]:
-    """A path that this user may not open; for root, as somebody else."""
+    """Make a path unreadable for this user; as root, by switching to another user."""
     os.chmod(path, 0)
     was_root = os.geteuid() == 0
     if was_root:
@@ -80,7 +80,7 @@ def forbidding(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """Stands for a disk that fills: writing more to a file fails."""
+    """Simulate a full disk: writing more than this to a file fails."""
     ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
     try:

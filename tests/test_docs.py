@@ -1,4 +1,4 @@
-"""Pages keep to what they promise where MkDocs is not installed: links lead somewhere, and the README stays short."""
+"""Check the pages without MkDocs: links have targets, and the README stays short."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ def _without_code(text: str) -> str:
 
 
 def _anchors(page: Path) -> set[str]:
-    """What headings are called in links."""
+    """The anchors of a page's headings, as used in links."""
     headings = re.findall(r"^#+ (.+)$", _without_code(page.read_text(encoding="utf-8")), flags=re.MULTILINE)
     plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}

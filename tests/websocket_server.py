@@ -9,7 +9,7 @@ import pytest
 
 @contextmanager
 def websocket_server(serve: Callable[..., None]) -> Iterator[str]:
-    """The address of a server that does this with each connection."""
+    """Run a server that calls `serve` with each connection; yields its address."""
     server_module = pytest.importorskip("websockets.sync.server")
     with server_module.serve(serve, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -1,6 +1,6 @@
-"""A board with an Arm processor, emulated: Debian's arm64 Python and what `pip install cpep-edge` brings it there.
+"""An emulated board with an Arm processor: Debian's arm64 Python and what `pip install cpep-edge` installs on it.
 
-hnswlib alone has no wheel and is compiled here, across. Nothing is installed: all of it lies in one folder.
+Only hnswlib has no wheel, so it is cross-compiled here. Nothing is installed on this machine: all is in one folder.
 """
 
 import os
@@ -27,13 +27,13 @@ class Aarch64Device:
     """Python on the emulated board, with the packages of `cpep_edge` and no torch."""
 
     def __init__(self, folder: Path) -> None:
-        """Skips the test, by the name of what is missing."""
+        """Skips the test, naming the missing tool, if the board cannot be emulated."""
         root, self._site, self._python = folder / "root", folder / "site", folder / "python"
         _build_root(root)
         _fetch_packages(self._site, folder)
         self._python.write_text(f'#!/bin/sh\nexec {" ".join(QEMU)} -L {root} {root}/usr/bin/python{PYTHON} "$@"\n')
         self._python.chmod(0o755)
-        # What Python starts again, as `bench` does, must go through the emulator too.
+        # Python processes that Python starts, as `bench` does, must also run under the emulator.
         (self._site / "sitecustomize.py").write_text(f"import sys\nsys.executable = {str(self._python)!r}\n")
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -65,7 +65,7 @@ def _fetch_packages(site: Path, folder: Path) -> None:
     declared = [Requirement(text) for text in requires("cpep-edge") or []]
     wanted = {one.name: f"{one.name}=={version(one.name)}" for one in declared if one.marker is None}
     del wanted["hnswlib"]
-    wanted["cobs"] = "cobs"  # its newest has no wheel for Linux; an older one is of Python alone
+    wanted["cobs"] = "cobs"  # the newest has no Linux wheel; an older one is pure Python
     wheels = ("--only-binary=:all:", f"--python-version={PYTHON}", *PLATFORMS)
     _run((*pip, "install", "--target", str(site), *wheels, *wanted.values()))
     source = f"hnswlib=={version('hnswlib')}"

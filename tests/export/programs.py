@@ -1,4 +1,4 @@
-"""What tests of programs share: how an encoder is described, a trained run on disk, and the tools of a chip."""
+"""Helpers for tests of programs: an encoder's manifest entry, a trained run on disk, and skips for missing tools."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ needs_qemu = pytest.mark.skipif(
 
 
 def encoder_spec(n_channels: int, window_samples: int, d_embed: int, **more: Any) -> EncoderSpec:
-    """A fully delegated encoder of 32-bit numbers, unless told otherwise."""
+    """The manifest entry of a fully delegated float32 encoder; `more` replaces other values."""
     values = {"runtime": "executorch-xnnpack", "quantisation": "fp32", "n_parameters": 1, "n_delegates": 1, **more}
     return EncoderSpec(
         file="encoder.pte",
@@ -34,7 +34,7 @@ def encoder_spec(n_channels: int, window_samples: int, d_embed: int, **more: Any
 
 
 def saved_run(folder: Path, checkpoint: "Checkpoint", data: Path) -> Path:
-    """The folder that a training leaves."""
+    """Write the folder of a training run."""
     from cpep_train.checkpoint import save_checkpoint
     from cpep_train.corpus import Corpus
     from cpep_train.leakage import save_splits, split_manifest

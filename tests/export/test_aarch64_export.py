@@ -1,6 +1,6 @@
 """`cpep-edge export --target linux-aarch64`: the whole command, and its bundle on an emulated Cortex-A72.
 
-The runner runs it alone, and Python with what `pip install cpep-edge` brings such a board.
+The bundle is run by the runner alone, and by Python with the packages that `pip install cpep-edge` installs there.
 """
 
 import json
@@ -82,7 +82,7 @@ def test_python_benchmarks_the_bundle(device, arm_bundle, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["machine"]["architecture"] == "aarch64"
     assert report["versions"].get("torch") is None
-    assert (tmp_path / "report.md").is_file()  # a device has no Jinja2, and so no page
+    assert (tmp_path / "report.md").is_file()  # no HTML page, because devices do not have Jinja2
 
 
 def test_python_reads_gestures_live(device, arm_bundle, tiny_corpus):

@@ -1,4 +1,4 @@
-"""What a bundle for a microcontroller carries, and what its manifest says of it."""
+"""The files of a bundle for a microcontroller, and their entries in the manifest."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""When an export is refused, and which quantisation is taken."""
+"""When an export is refused, and which quantisation is chosen."""
 
 from collections.abc import Callable
 from functools import partial
@@ -53,7 +53,7 @@ def test_what_loses_more_is_refused(seen, unseen, votes, said):
 
 
 class Noisy:
-    """The trained module with noise on its embeddings: a program that loses votes."""
+    """The trained module with noise on its embeddings, in place of a program that loses votes."""
 
     def __init__(self, checkpoint: "Checkpoint", noise: float) -> None:
         self._embed, self._noise, self._rng = torch_embedding(checkpoint.emg), noise, np.random.default_rng(0)
@@ -76,7 +76,7 @@ def ladder(tiny_checkpoint, evaluation) -> Ladder:
 
 @pytest.fixture
 def choose(tiny_checkpoint, evaluation, ladder, monkeypatch) -> Choose:
-    """The choice with lowering replaced: static int8 is bad, the others are good."""
+    """Choose a quantisation with lowering replaced: static int8 is bad, the others are good."""
 
     def lowered(checkpoint, fused, evaluation, quantisation):
         spec = encoder_spec(4, 200, 32, quantisation=quantisation)

@@ -1,4 +1,4 @@
-"""The encoder on an Ethos-U: lowered for real, run as integers by Arm's reference model; Vela only estimates."""
+"""The encoder for an Ethos-U: really lowered, and run in integers by Arm's reference model; Vela estimates its cost."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -77,8 +77,8 @@ def test_the_integers_stay_close_to_float32_in_the_reference_model(encoder, prog
     cosines = [float(reference @ program.embed(window)) for reference, window in zip(expected, windows, strict=True)]
 
     assert np.mean(cosines) > 0.99
-    assert capfd.readouterr().out == ""  # stdout is a command's answer
-    assert min(cosines) > 0.97  # levels that calibration did not see
+    assert capfd.readouterr().out == ""  # stdout is reserved for a command's answer
+    assert min(cosines) > 0.97  # louder or quieter windows than in calibration
 
 
 @needs_vela
@@ -89,7 +89,7 @@ def test_velas_figures_agree_with_themselves_and_are_called_modelled(program):
     assert vela.how == "modelled (Vela)"
     assert (vela.accelerator, vela.clock_mhz) == ("ethos-u55-128", 500)
     assert vela.cycles / (vela.clock_mhz * 1e3) == pytest.approx(vela.inference_ms, rel=1e-3)
-    assert vela.multiply_adds / 128 < vela.cycles  # no more than its multipliers can do
+    assert vela.multiply_adds / 128 < vela.cycles  # the NPU has 128 multipliers
     assert 24 * 32 < vela.flash_bytes < len(program.content)
     with pytest.raises(ConfigError, match=r"bytes of RAM, 1 more than the chip has"):
         Chip(ram_bytes=vela.sram_bytes - 1).check(vela.sram_bytes, vela.flash_bytes)

@@ -19,7 +19,7 @@ SIZES = {
 
 
 def embedder(size: str) -> Embedder:
-    """An embedder in which nothing is zero or one, as in a freshly made one."""
+    """An embedder with random parameters, because zeros and ones, as at initialisation, could hide mistakes."""
     torch.manual_seed(0)
     module = Embedder(*SIZES[size]).eval()
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_the_fused_encoder_computes_what_the_module_computes(size):
         expected = module(windows(module))
         got = torch.cat([fused(window[None]) for window in windows(module)])
 
-    assert (expected[0] @ expected[-1]).item() < 0.9999  # the inputs are told apart at all
+    assert (expected[0] @ expected[-1]).item() < 0.9999  # embeddings differ between inputs
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 

@@ -11,7 +11,7 @@ from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
 
 
 class Verbatim:
-    """An encoder whose embedding is the window."""
+    """An encoder whose embedding is the window itself."""
 
     def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         return window.ravel()
@@ -19,7 +19,7 @@ class Verbatim:
 
 @pytest.fixture(scope="module")
 def queries(tiny_checkpoint, tiny_corpus) -> Examples:
-    """Windows of one recording with a gap and of others without, in no order."""
+    """Windows of one recording with a gap and of others without, in random order."""
     corpus, recipe = Corpus.open(tiny_corpus), tiny_checkpoint.recipe
     examples = evaluation_set(tiny_checkpoint, corpus).queries
     torn = int(examples.places[0, 0])

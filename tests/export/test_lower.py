@@ -14,7 +14,7 @@ pytestmark = pytest.mark.executorch
 
 
 class Cumulative(nn.Module):
-    """Something XNNPACK has no operator for."""
+    """A module for which XNNPACK has no operator."""
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         return torch.cumsum(window, dim=-1)[:, 0] + 1

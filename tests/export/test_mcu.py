@@ -1,4 +1,4 @@
-"""The microcontroller engine against the float32 encoder, scipy, the runtime's vote and itself on other processors."""
+"""Compare the microcontroller engine with the float32 encoder, scipy, the runtime's vote and its other builds."""
 
 import shutil
 from collections.abc import Callable
@@ -43,7 +43,7 @@ RATE_HZ = 1000.0
 CLIP = 20.0
 UV_PER_COUNT = 0.1
 
-# Nothing is a multiple of 16: 10 electrodes, heads of 12, 11 tokens, 20 numbers out.
+# No size is a multiple of 16: 10 electrodes, heads of width 12, 11 tokens, 20 outputs.
 ODD = EncoderConfig(
     n_channels=10, window_samples=250, patch_samples=25, width=36, n_layers=2, n_heads=3, mlp_ratio=2, pooling="cls"
 )
@@ -69,7 +69,7 @@ def odd(tmp_path_factory) -> Built:
 def _random_encoder(config: EncoderConfig) -> FusedEncoder:
     torch.manual_seed(0)
     embedder = Embedder(config, 20).eval()
-    for parameter in embedder.parameters():  # larger than at the start of training, so that every part counts
+    for parameter in embedder.parameters():  # larger than at initialisation, so that every part has an effect
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
     return FusedEncoder(embedder).eval()
@@ -108,14 +108,14 @@ def _preprocessing() -> Preprocessing:
 
 
 def _windows(encoder: FusedEncoder, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Noise whose level differs between electrodes and windows as from rest to effort."""
+    """Noise whose level varies between electrodes and windows like EMG from rest to effort."""
     level = np.exp(rng.normal(-0.5, 0.8, (n, encoder.n_channels, 1)))
     noise = level * rng.normal(size=(n, encoder.n_channels, encoder.window_samples))
     return np.clip(noise, -CLIP, CLIP).astype(np.float32)
 
 
 def _signal_uv(encoder: FusedEncoder, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Longer than a window by no whole number of patches, on top of an electrode offset."""
+    """Signals with an electrode offset, longer than a window by a fractional number of patches."""
     n_samples = encoder.window_samples + 137
     offset = rng.normal(0, 500, (n, 1, encoder.n_channels))
     return (offset + 30 * rng.normal(size=(n, n_samples, encoder.n_channels))).astype(np.float32)
@@ -127,7 +127,7 @@ def _embedded(encoder: FusedEncoder, windows: NDArray[np.float32]) -> NDArray[np
 
 
 def _prototypes_around(centres: NDArray[np.float32], rng: np.random.Generator) -> Prototypes:
-    """More than the engine looks at in one go, and no whole number of that."""
+    """More prototypes than the engine compares at once, and not a multiple of that number."""
     near = np.repeat(centres, 37, axis=0)
     near = near + 0.02 * rng.normal(size=near.shape)
     unit = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
@@ -148,7 +148,7 @@ def test_integers_stay_close_to_float32(odd):
     fidelity, _, _ = compare(odd.encoder, odd.engine, odd.model, fresh)
 
     assert fidelity.mean_cosine >= 0.999
-    assert fidelity.min_cosine >= 0.997  # a random encoder and unseen levels; the trained one is held to more
+    assert fidelity.min_cosine >= 0.997  # lower than for a trained encoder: this one is random, and the levels unseen
 
 
 @pytest.mark.parametrize("level_samples", [1, 5])
@@ -160,7 +160,7 @@ def test_rectified_front_end_is_rectified(level_samples, tmp_path):
 
     assert fidelity.mean_cosine >= 0.999
     np.testing.assert_array_equal(built.engine.embed(fresh[0]), built.engine.embed(-fresh[0]))
-    _ring_and_window_agree(built)  # levels are cut from the window's start, wherever it stands in the ring
+    _ring_and_window_agree(built)  # levels start with the window, wherever that is in the ring
 
 
 def test_heads_may_be_wider_than_a_window_has_tokens(tmp_path):
@@ -196,7 +196,7 @@ def test_trained_encoder_keeps_its_votes(tiny_checkpoint, tiny_corpus, tmp_path)
 
     report = written.report
     assert report.fidelity.mean_cosine >= 0.999
-    assert report.fidelity.min_cosine >= 0.98  # of a window on the border of what the toy has seen
+    assert report.fidelity.min_cosine >= 0.98  # a window near the border of the toy's training data
     assert report.fidelity.votes_kept >= 0.97
     assert (tmp_path / "out" / "report.json").is_file()
 
@@ -246,7 +246,7 @@ def test_votes_are_the_runtimes(odd):
         similarity = (prototypes.embedding @ (query / 32767)).astype(np.float32)
         less = prototypes.penalty - similarity
         nearest = np.argsort(less, kind="stable")[:10]
-        if np.diff(np.sort(less)[9:11])[0] < 2e-4:  # whole numbers may take the eleventh for the tenth
+        if np.diff(np.sort(less)[9:11])[0] < 2e-4:  # too close: integers may swap tenth and eleventh
             continue
         n_clear += 1
         expected = vote(prototypes.gesture_index[nearest], similarity[nearest])
@@ -321,7 +321,7 @@ def _changed(folder: Path, to: Path, change: Callable[[str], str]) -> Path:
 
 
 def _with_a_flipped_weight(source: str) -> str:
-    """The sign of the first weight of the second value layer."""
+    """Flip the sign of the first weight of the second block's value layer."""
     head, tail = source.split("int8_t value1_weight[", 1)
     size, numbers = tail.split("{\n", 1)
     first, rest = numbers.split(",", 1)

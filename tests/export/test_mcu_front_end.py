@@ -1,4 +1,4 @@
-"""The front end's matrix logarithm as a chip computes it, in single precision, against numpy in double."""
+"""Compare the front end's matrix logarithm in single precision, as on a chip, with numpy in double precision."""
 
 import ctypes
 import shutil
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cpep_edge.mpf import FLOOR, log_covariances
 
 ENGINE = Path(__file__).parents[2] / "export" / "mcu" / "engine"
-TOLERANCE = 1e-3  # of a logarithm, where one recording differs from the next by tenths; 4e-4 was the worst seen
+TOLERANCE = 1e-3  # of a logarithm; recordings differ by tenths, and the largest error seen was 4e-4
 Token = Callable[[NDArray[np.float32], float], NDArray[np.float32]]
 
 
@@ -52,7 +52,7 @@ def token_of(request, tmp_path_factory) -> Token:
     shrinkage=st.sampled_from([1e-3, 1e-2, 0.1]),
 )
 def test_single_precision_stays_within_a_thousandth(token_of, n, seed, rank, spread, shrinkage):
-    """Any rank, electrodes of any strength."""
+    """Covariances of any rank, with electrodes of any amplitude."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(60, max(rank, 1))) @ rng.normal(size=(max(rank, 1), n)) * 10 ** rng.uniform(-spread, spread, n)
     covariance = np.ascontiguousarray(x.T @ x / 60 * (rank > 0), np.float32)

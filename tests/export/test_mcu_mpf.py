@@ -1,4 +1,4 @@
-"""The microcontroller engine with front end and head, against the numpy reference and itself on other processors."""
+"""Compare the microcontroller engine with front end and head with the numpy reference and its other builds."""
 
 import subprocess
 from collections.abc import Callable
@@ -58,8 +58,8 @@ SPEC = MpfSpec(
     shrinkage=0.01,
 )
 GESTURES = ("Fist", "Flat", "Point", "Spread")
-TOLERANCE = 1e-2  # of a token, a logarithm: single precision, and the filter's tenth of a count; .0051 was seen
-QUIET_UV = 10.0  # of the strongest live electrode; below, that tenth of a count is more of it
+TOLERANCE = 1e-2  # of a token's logarithms: single precision, and rounding to a tenth of a count; .0051 was seen
+QUIET_UV = 10.0  # of the strongest live electrode; below it, a tenth of a count is a larger share of the signal
 QUIET_TOLERANCE = 0.05
 
 
@@ -73,7 +73,7 @@ class Built:
     engine: HostEngine
 
     def expected(self, window: NDArray[np.float32], donning: Donning = Donning()) -> Vote:
-        """What the runtime answers to a window, with the engine's own embedding of it."""
+        """The runtime's answer to a window, from the engine's embedding of it."""
         model, head = self.model, self.model.head
         assert model.head_spec is not None
         assert head is not None
@@ -84,7 +84,7 @@ class Built:
 
 
 def gesture_uv(gesture: int, seed: int, n_samples: int = WINDOW + 137) -> NDArray[np.float32]:
-    """EMG on top of an offset: two muscles of the gesture, heard by their neighbours around the ring."""
+    """EMG with an offset: two muscles of the gesture, which neighbouring electrodes around the ring pick up too."""
     rng = np.random.default_rng((seed, gesture))
     active = np.full(C, 2.0)
     active[[gesture, (2 * gesture + 3) % C]] = (30, 15)
@@ -94,7 +94,7 @@ def gesture_uv(gesture: int, seed: int, n_samples: int = WINDOW + 137) -> NDArra
 
 
 def windows_of(gestures: list[int], n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """n windows of each gesture, as the runtime makes them, (k n, F, N)."""
+    """n windows of each of k gestures, made by the runtime, (k n, F, N), and their gestures."""
     label = np.repeat(gestures, n)
     stream = InputStream(PREPROCESSING, SPEC, C)
     signals = [gesture_uv(gesture, seed) for gesture in gestures for seed in range(n)]
@@ -103,7 +103,7 @@ def windows_of(gestures: list[int], n: int) -> tuple[NDArray[np.float32], NDArra
 
 @pytest.fixture(scope="module")
 def spec() -> MpfSpec:
-    """With the centre of training people."""
+    """The front end, with the centre of the training people."""
     windows, _ = windows_of(list(range(4)), 4)
     return SPEC.model_copy(update={"centre": tuple(windows.mean(axis=(0, 2)).tolist())})
 
@@ -113,7 +113,7 @@ def build(spec, tmp_path_factory) -> Callable[..., Built]:
     built: dict[tuple[str | None, int], Built] = {}
 
     def make(reads: str | None, n_known: int = len(GESTURES)) -> Built:
-        """reads: what the head reads, None: no head; n_known: gestures it knows"""
+        """reads: input of the head, None: no head; n_known: number of gestures that it knows"""
         if (reads, n_known) not in built:
             built[reads, n_known] = _built(spec, reads, n_known, tmp_path_factory.mktemp("mpf"))
         return built[reads, n_known]
@@ -180,7 +180,7 @@ def engine_window(engine: HostEngine, counts: NDArray[np.int32], donning: Donnin
 
 @st.composite
 def worn(draw: st.DrawFn) -> tuple[NDArray[np.int32], Donning]:
-    """A stretch of some gesture with flat, doubled, missing and loud electrodes, and a donning with dead ones."""
+    """Signal of a gesture with flat, duplicated, missing and loud electrodes, and a donning with dead ones."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     signal = gesture_uv(draw(st.integers(0, 3)), int(rng.integers(1 << 30)), WINDOW + draw(st.integers(0, 200)))
     for electrode in range(C):
@@ -232,12 +232,12 @@ def test_answers_are_the_runtime_s(build, reads, n_known):
             vote = built.engine.recognise()
             assert vote.gesture_index == runtime.gesture_index
             assert (vote.share, vote.similarity) == pytest.approx((runtime.share, runtime.similarity), abs=1e-3)
-            shares = (*runtime.shares, *[0.0] * len(GESTURES))[: len(GESTURES)]  # those at the end may be left out
+            shares = (*runtime.shares, *[0.0] * len(GESTURES))[: len(GESTURES)]  # trailing shares may be left out
             assert vote.shares == pytest.approx(shares, abs=1e-3)
             answered.append(vote.gesture_index)
         assert set(answered) >= set(range(n_known))
         if n_known < 4 and donning.head_means is None:
-            assert np.mean(np.array(answered)[label == 3] == 3) > 0.5  # what only the index knows
+            assert np.mean(np.array(answered)[label == 3] == 3) > 0.5  # only the index knows gesture 3
     built.engine.calibrate(Donning())
 
 
@@ -257,7 +257,7 @@ def test_an_encoder_of_tokens_answers_without_a_head(build):
 
 @st.composite
 def hands(draw: st.DrawFn) -> list[Vote | None]:
-    """Votes of a hand that holds gestures, doubts them, rests and hurries on; None: quiet muscles."""
+    """Votes for a hand that holds gestures, clear or doubtful, rests and changes quickly; None: quiet muscles."""
     rng, votes = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), []
     few, longest = draw(st.integers(2, len(GESTURES))), draw(st.sampled_from([10, 30, 120]))
     for _ in range(draw(st.integers(1, 30))):
@@ -316,7 +316,7 @@ def test_nothing_that_a_converter_gives_poisons_the_stream(build):
     engine.reset(-len(signal) % HOP)
     engine.push(harm)
     assert np.isfinite(engine.window()).all()
-    engine.push(signal)  # a whole number of hops after the harm
+    engine.push(signal)  # starts a whole number of hops after the harmful signal
     assert np.abs(engine.window() - clean).max() < TOLERANCE
 
 
@@ -417,7 +417,7 @@ def test_channels_that_were_masked_in_training_are_not_read_however_the_band_sit
 
 
 def test_heads_survive_their_way_into_c(build):
-    """Every number of the head, bit by bit: a window at a gesture's mean is wholly typical of it."""
+    """The head is exported correctly, because a window at a gesture's mean has typicality 1."""
     built = build("tokens")
     head = built.model.head
     assert isinstance(head, Head)

@@ -1,4 +1,4 @@
-"""A run with the log-covariance front end, from recipe to bundle to decisions: one way for all of them."""
+"""A training run with the log-covariance front end, from recipe to bundle to decisions."""
 
 import shutil
 from dataclasses import replace
@@ -39,11 +39,11 @@ pytestmark = pytest.mark.executorch
 RATE_HZ, N_CHANNELS = 500, 8
 HOP, SPAN, WINDOW = 20, 40, 100
 STAGES = ("Fist", "Flat", "Point", "Spread")  # the last is held out
-MUSCLES = ([0, 3], [1, 6], [4, 5], [2, 7])  # strong and weak one of each, by the electrode above it
+MUSCLES = ([0, 3], [1, 6], [4, 5], [2, 7])  # electrodes over the strong and the weak muscle of each gesture
 
 
 def gesture_uv(stage: str, seed: int, n_samples: int = 1500) -> np.ndarray:
-    """EMG of one wearer, 0 to 4 or another: muscles of the gesture, each heard by its neighbours around the ring."""
+    """EMG of wearer number `seed`: two muscles of the gesture, which neighbouring electrodes pick up too."""
     rng = np.random.default_rng((seed, STAGES.index(stage)))
     gains = np.exp(np.random.default_rng(seed).normal(0, 0.2, N_CHANNELS))
     active = np.full(N_CHANNELS, 2.0)
@@ -66,7 +66,7 @@ def mpf_recipe() -> Recipe:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Corpus:
-    """Five people with four gestures; one person validates, one person and one gesture are held out."""
+    """Five people with four gestures; one person is for validation, one person and one gesture are held out."""
     folder, rows = tmp_path_factory.mktemp("mpf"), []
     for person in range(5):
         for stage in STAGES:
@@ -98,12 +98,12 @@ def bundle(checkpoint, corpus, tmp_path_factory) -> Path:
 
 
 def someone(turn: int = 0) -> dict[str, np.ndarray]:
-    """A new wearer's gestures, raw, as a band gives them that sits turned by so many electrodes."""
+    """Raw EMG of a new wearer's gestures, with the band turned by some electrodes."""
     return {stage: np.roll(gesture_uv(stage, 100), turn, axis=1) for stage in STAGES}
 
 
 def decisions(recogniser: Recogniser, samples_uv: np.ndarray, donning: Donning, size: int = 10) -> list[str]:
-    """What each window is taken for, nothing rejected."""
+    """The gesture of each window, with nothing rejected."""
     info = StreamInfo("toy", N_CHANNELS, RATE_HZ)
     spec = recogniser.manifest.decision.model_copy(update={"min_vote_share": 0.0, "min_similarity": -1.0})
     engine = LiveEngine(recogniser, info, donning=donning, spec=spec, hop_ms=1e3 * HOP / RATE_HZ)
@@ -120,7 +120,7 @@ def test_a_bundle_gives_its_golden_answers_and_says_what_it_reads(bundle):
 def test_what_answers_is_as_asked_or_what_reads_most_on_validation_windows(checkpoint, corpus):
     evaluation = evaluation_set(checkpoint, corpus)
     true = evaluation.queries.gesture_index
-    for perfect in (True, False):  # the index is right always, or never
+    for perfect in (True, False):  # the index is always right, or never
         by_poses = true if perfect else (true + 1) % len(evaluation.gestures)
         asked = {how: choose_head(checkpoint, evaluation, by_poses, 0, how) for how in ("auto", "index", *READS)}
         heads = {how: head.spec for how, head in asked.items() if head is not None}
@@ -135,7 +135,7 @@ def test_what_answers_is_as_asked_or_what_reads_most_on_validation_windows(check
 
 @pytest.mark.parametrize("size", [7, 64, 333])
 def test_live_windows_are_those_that_training_cut(checkpoint, corpus, bundle, size):
-    """The store's windows of a recording, and the engine's, fed block by block."""
+    """Windows of a recording cut by training's store equal those of live processing, block by block."""
     recogniser = Recogniser(Bundle(bundle))
     store = SessionStore(corpus, checkpoint.recipe, checkpoint.statistics)
     number = next(n for n, row in enumerate(corpus.rows) if row.user == "u4" and row.stage == "Fist")
@@ -157,7 +157,7 @@ def test_live_windows_are_those_that_training_cut(checkpoint, corpus, bundle, si
 
 
 class _Watching:
-    """A recogniser that keeps the windows it is asked about."""
+    """A recogniser that keeps the windows it receives."""
 
     def __init__(self, recogniser: Recogniser, seen: list[np.ndarray]) -> None:
         self._recogniser, self._seen = recogniser, seen
@@ -179,7 +179,7 @@ def test_a_calibrated_newcomer_is_read_however_the_band_sits(bundle):
             assert np.mean([gesture == stage for gesture in found]) > 0.8
     unplaced = donning_of(recogniser, [signals[stage] for stage in trained], placed=False)
     right = [np.mean([g == stage for g in decisions(recogniser, signals[stage], unplaced)]) for stage in trained]
-    assert np.mean(right) < 0.8  # the turn matters
+    assert np.mean(right) < 0.8  # without placement, the turn costs accuracy
 
 
 def test_decisions_do_not_depend_on_the_size_of_blocks(bundle):
@@ -208,7 +208,7 @@ def test_what_stands_in_channels_that_the_device_lacks_changes_nothing(bundle):
 
 
 def test_a_channel_that_was_masked_in_training_is_not_read(bundle, tiny_bundle):
-    """With tokens, and with an encoder that reads the signal itself."""
+    """Both with tokens and with an encoder that reads the signal itself."""
     rng = np.random.default_rng(4)
     for recogniser in (Recogniser(Bundle(bundle)), Recogniser(Bundle(tiny_bundle))):
         manifest = recogniser.manifest

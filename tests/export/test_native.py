@@ -1,4 +1,4 @@
-"""The C library and the runner, built from source: on this machine, and for Arm under emulation."""
+"""The C library and the runner, built from source: for this machine, and for Arm under emulation."""
 
 import json
 import re
@@ -69,7 +69,7 @@ def windows(spec) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def expected(native_program, windows) -> np.ndarray:
-    """What ExecuTorch's own Python bindings give."""
+    """The embeddings of ExecuTorch's own Python bindings."""
     encoder = open_encoder(*native_program)
     return np.stack([encoder.embed(window) for window in windows])
 
@@ -200,7 +200,7 @@ def test_arm_gives_the_same_embedding_under_emulation(arm_build, program, window
     answer = run(arm_build, program, "-", "--raw", stdin=windows.tobytes())
 
     cosine = np.sum(embeddings(answer, expected.shape[1]) * expected, axis=1)
-    assert cosine.min() > 0.999  # kernels of another processor round in another order
+    assert cosine.min() > 0.999  # kernels for another processor add in another order
     assert "AArch64" in subprocess.run(["readelf", "-h", arm_build.runner], capture_output=True, text=True).stdout
 
 

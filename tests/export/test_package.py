@@ -49,7 +49,7 @@ def test_shaping_costs_no_vote_and_int8_few(tiny_bundle):
     assert program.vote_agreement >= 0.98
     assert graph.vote_agreement == pytest.approx(program.vote_agreement, abs=0.01)
     assert index.vote_agreement >= program.vote_agreement - 0.01
-    assert live.vote_agreement == pytest.approx(index.vote_agreement, abs=0.002)  # the same windows, another way
+    assert live.vote_agreement == pytest.approx(index.vote_agreement, abs=0.002)  # same windows, other processing
 
 
 def test_the_toy_learnt_enough_for_its_votes_to_mean_something(tiny_bundle):
@@ -80,7 +80,7 @@ def test_golden_inputs_are_recordings_that_training_did_not_see(tiny_bundle, tin
         for signal in signals:
             slices = np.lib.stride_tricks.sliding_window_view(signal, 100)
             residual = np.abs((slices - slices.mean(axis=1, keepdims=True)) - first).max(axis=1).min()
-            assert residual > 1  # microvolt
+            assert residual > 1  # microvolts: golden signals are not copies of recordings
 
 
 def test_the_rejection_threshold_keeps_most_correct_votes(tiny_bundle):
@@ -92,7 +92,7 @@ def test_the_rejection_threshold_keeps_most_correct_votes(tiny_bundle):
 
 @pytest.mark.slow
 def test_progress_counts_up_to_its_total(tiny_bundle, tiny_checkpoint, tiny_corpus, tmp_path):
-    """Also: fp32 exports, and what was there before is replaced."""
+    """Also tests that an fp32 export works and that it replaces an existing bundle."""
     steps: list[tuple[int, int]] = []
     out = tmp_path / "other.cpep"
     shutil.copytree(tiny_bundle, out)

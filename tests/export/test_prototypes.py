@@ -12,7 +12,7 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def poses() -> tuple[np.ndarray, np.ndarray]:
-    """Clouds of poses, shuffled."""
+    """Clusters of poses, one per gesture, shuffled."""
     rng = np.random.default_rng(0)
     centres = unit(rng.normal(size=(N_GESTURES, 1, D)))
     embedding = unit(centres + rng.normal(0, 0.15, (N_GESTURES, N_EACH, D))).reshape(-1, D)
@@ -21,7 +21,7 @@ def poses() -> tuple[np.ndarray, np.ndarray]:
 
 
 def windows_of(poses: tuple[np.ndarray, np.ndarray], seed: int) -> np.ndarray:
-    """EMG that lands on one side of the first three clouds, as an encoder does that never fills the sphere."""
+    """EMG embeddings on one side of the first three clusters; real encoders also use only a part of the sphere."""
     rng = np.random.default_rng(seed)
     near = poses[0][(poses[1] < 3) & (poses[0][:, 0] > np.median(poses[0][:, 0]))]
     return unit(near[rng.integers(len(near), size=400)] + rng.normal(0, 0.1, (400, D)))

@@ -33,7 +33,7 @@ def fused(tiny_checkpoint) -> FusedEncoder:
 
 @pytest.fixture(scope="module")
 def int8(fused, evaluation, tiny_checkpoint) -> nn.Module:
-    """The graph that the export of the tiny bundle lowers."""
+    """The quantised graph, as the export of the tiny bundle lowers it."""
     return quantise(fused, "int8", calibration_windows(evaluation, tiny_checkpoint.recipe.seed))
 
 
@@ -51,7 +51,7 @@ def test_int8_embeddings_stay_near_float_and_of_unit_length(fused, int8, windows
 
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
     assert np.quantile(np.sum(got * expected, axis=1), 0.05) > 0.99
-    assert np.abs(got - expected).max() > 1e-4  # it was quantised at all
+    assert np.abs(got - expected).max() > 1e-4  # it was really quantised
 
 
 def test_every_linear_layer_is_int8(fused, int8):
@@ -70,7 +70,7 @@ def test_only_the_patches_range_is_measured_as_they_come(fused, int8):
 
 
 def test_the_residual_stream_and_the_normalisation_stay_in_float(int8):
-    """The XNNPACK quantizer reaches for concatenations without being asked; nothing here may be one."""
+    """The XNNPACK quantizer converts every concatenation, whatever its configuration, so the graph may have none."""
     made_int8 = [str(n.args[0]) for n in nodes(int8) if n.name.startswith("quantize_per_tensor")]
 
     assert made_int8
@@ -83,7 +83,7 @@ def test_the_program_computes_what_the_quantised_graph_computes(tiny_bundle, int
 
     program = np.stack([encoder.embed(window) for window in windows])
 
-    # XNNPACK and torch round the measured range of a patch each in its own way
+    # XNNPACK and torch round the measured range of a patch differently
     assert np.quantile(np.sum(program * embed(int8, windows), axis=1), 0.05) > 0.995
 
 

@@ -1,4 +1,4 @@
-"""The curve of coverage against risk, held to what it says on the windows it was made from."""
+"""The coverage-risk curve, checked on the windows that it was made from."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from cpep_export.rejection import coverage_risk
 
 @pytest.fixture
 def windows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shares, cosines, and whether the vote was right, which both of them tell a little about."""
+    """Shares, cosines, and whether the vote was right; both correlate weakly with it."""
     rng = np.random.default_rng(0)
     right = rng.random(800) < 0.5
     share = np.clip(np.round(rng.normal(0.6 + 0.2 * right, 0.15, 800), 1), 0.1, 1)

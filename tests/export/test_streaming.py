@@ -1,4 +1,4 @@
-"""The streaming program: a stream gives what the trained module gives for the same windows, on both runtimes."""
+"""The streaming program gives the trained module's embeddings of the same windows, on both runtimes."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ SPEC = encoder_spec(3, 120, 24, stream=StreamSpec(block_samples=CONFIG.block_sam
 
 
 def embedder_of(config: EncoderConfig) -> Embedder:
-    """An embedder in which nothing is zero or one, as in a freshly made one."""
+    """An embedder with random parameters, because zeros and ones, as at initialisation, could hide mistakes."""
     torch.manual_seed(0)
     embedder = Embedder(config, 24).eval()
     with torch.no_grad():
@@ -34,7 +34,7 @@ def embedder_of(config: EncoderConfig) -> Embedder:
 
 @pytest.fixture(scope="module")
 def module() -> Embedder:
-    """One layer, because lowering takes seconds for each."""
+    """One layer, because lowering takes seconds per layer."""
     return embedder_of(CONFIG)
 
 
@@ -45,7 +45,7 @@ def signal() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def windows(signal) -> np.ndarray:
-    """Hop by hop, then a jump: (n, C, T)."""
+    """Windows one hop apart, then after jumps, (n, C, T)."""
     ends = (*range(120, 261, 20), 330, 350, 390)
     return np.stack([signal[:, end - 120 : end] for end in ends])
 
@@ -78,7 +78,7 @@ def test_step_by_step_the_rewritten_module_gives_what_the_trained_one_gives(n_la
         expected = module(torch.from_numpy(windows))
         got = torch.cat([step.embed(window[None]) for window in torch.from_numpy(windows)])
 
-    assert (expected[0] @ expected[-1]) < 0.9999  # the windows are told apart at all
+    assert (expected[0] @ expected[-1]) < 0.9999  # embeddings differ between windows
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_the_int8_program_streams_too(int8, windows, expected):
 
     assert (int8.n_delegates, int8.operators_outside) == (1, ())
     assert np.sum(got * expected, axis=1).min() > 0.99
-    assert np.abs(got - expected).max() > 1e-4  # it was quantised at all
+    assert np.abs(got - expected).max() > 1e-4  # it was really quantised
 
 
 @pytest.mark.parametrize("native", [True, False])
