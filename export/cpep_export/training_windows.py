@@ -22,6 +22,7 @@ def calibration_windows(evaluation: EvaluationSet, seed: int) -> NDArray[np.floa
 def training_embeddings(evaluation: EvaluationSet, checkpoint: Checkpoint, seed: int) -> NDArray[np.float32]:
     """Windows embedded by the trained module, (n_windows, D)."""
     windows, places = drawn_windows(evaluation, ASKING_WINDOWS, seed)
+    windows.store.prepare(np.unique(places[:, 0]).tolist())
     embed, starts = torch_embedding(checkpoint.emg), range(0, len(places), _WINDOWS_AT_ONCE)
     return np.concatenate([embed(windows.fetch(places[at : at + _WINDOWS_AT_ONCE]).emg.numpy()) for at in starts])
 

@@ -58,6 +58,20 @@ def test_poses_alone_are_those_of_the_windows_and_no_signal_is_filtered_for_them
     np.testing.assert_array_equal(dataset.poses(places).numpy(), alone.numpy())  # now from the cache
 
 
+def test_recordings_prepared_in_parallel_are_those_read_one_by_one_and_stay_within_the_cache(toy_corpus, tiny_recipe):
+    numbers = list(range(len(toy_corpus.rows)))
+    one_by_one, prepared = (_store(toy_corpus, tiny_recipe) for _ in range(2))
+    prepared.prepare(numbers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared, "_load", lambda number: pytest.fail(f"{number} was not prepared"))
+        for number in numbers:
+            np.testing.assert_array_equal(prepared.track(number).emg, one_by_one.track(number).emg)
+            np.testing.assert_array_equal(prepared.track(number).pose, one_by_one.track(number).pose)
+    small = _store(toy_corpus, tiny_recipe, cache_bytes=3 * one_by_one.track(0).size_bytes)
+    small.prepare(numbers)
+    assert 1 <= len(small._tracks) <= 3
+
+
 def test_windows_of_free_movement_show_no_gesture(toy_corpus, tiny_recipe):
     rows = (replace(toy_corpus.rows[0], stage=FREE_STAGE), *toy_corpus.rows[1:])
     dataset = WindowDataset(_store(Corpus(toy_corpus.folder, rows), tiny_recipe), [0, 1], with_pose=True)

@@ -108,6 +108,8 @@ def training_loader(
     batches = TrainingBatches(dataset, batch_size, seed)
     if n_workers is None:
         n_workers = min(N_STREAMS, os.cpu_count() or 1) if batches.is_large else 0
+    if n_workers == 0 and not batches.is_large:
+        dataset.store.prepare(np.unique(dataset.index[:, 0]).tolist())
     return DataLoader(
         _Fetching(dataset),
         sampler=batches,

@@ -152,6 +152,7 @@ def torch_embedding(embedder: nn.Module) -> Embed:
 
 def embed_emg(embed: Embed, examples: Examples, batch_size: int = 256) -> NDArray[np.float32]:
     """Embed the EMG of all examples, (Q, D)."""
+    examples.dataset.store.prepare(np.unique(examples.places[:, 0]).tolist())
     starts = range(0, len(examples), batch_size)
     return np.concatenate([embed(examples.emg(start, start + batch_size)) for start in starts])
 

@@ -42,6 +42,7 @@ def with_plain_head(
     statistics = replace(statistics, front_end=front_end)
     bare = SessionStore(corpus, recipe, statistics, layouts=layouts)
     named = [number for number in corpus.numbers("train") if corpus.rows[number].stage != FREE_STAGE]
+    bare.prepare(named)
     rows = {bare.donnings.key(corpus.rows[n]): corpus.rows[n] for n in named}
     centre = _usual_centre(bare.donnings, list(rows.values()))
     windows = WindowDataset(bare, named, with_pose=False)

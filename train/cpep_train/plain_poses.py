@@ -40,6 +40,7 @@ def fit_plain_pair(checkpoint: Checkpoint, store: SessionStore) -> PlainPair:
     windows = WindowDataset(store, store.corpus.numbers("train"), with_pose=True)
     if not len(windows):
         raise DataError(f"{store.corpus.folder}: there are no training windows with poses")
+    store.prepare(store.corpus.numbers("train"))
     chosen = windows.index[evenly_spread(len(windows), _MOST_WINDOWS)]
     tokens = checkpoint.front_end is not None
     features, poses = [], []

@@ -7,9 +7,12 @@ small corpus is read once; `cpep_train.batches` decides the order in which a lar
 Shapes: B windows, C electrodes, T samples, J joint angles, T' = T / decimation poses.
 """
 
+import itertools
 import math
+import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +30,7 @@ from cpep_edge.mpf import MpfSpec
 from cpep_edge.preprocess import Preprocessing
 from cpep_edge.session import Session
 from cpep_train.corpus import FREE_STAGE, Corpus, Row
-from cpep_train.donnings import Donnings
+from cpep_train.donnings import DonningKey, Donnings
 from cpep_train.pose_templates import gesture_poses, template_poses
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout, layout_of
@@ -119,12 +122,35 @@ class SessionStore:
             self._tracks.move_to_end(number)
             return self._tracks[number]
         track = self._load(number)
+        self._keep(number, track)
+        return track
+
+    def prepare(self, numbers: Iterable[int]) -> None:
+        """Filter recordings before they are asked for, in parallel, as many as the cache has room for.
+
+        Threads serve, because scipy's filters and LAPACK let other threads run. Each takes whole wearings, so that each
+        wearing is calibrated once.
+        """
+        wearings: dict[DonningKey, list[int]] = {}
+        room_bytes = self.cache_bytes - self._used_bytes
+        for number in numbers:
+            if number in self._tracks:
+                continue
+            room_bytes -= self.track_bytes(number)
+            if room_bytes < 0:
+                break
+            wearings.setdefault(self.donnings.key(self.corpus.rows[number]), []).append(number)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            loaded = pool.map(lambda wearing: [(number, self._load(number)) for number in wearing], wearings.values())
+            for number, track in itertools.chain.from_iterable(loaded):
+                self._keep(number, track)
+
+    def _keep(self, number: int, track: _Track) -> None:
         self._tracks[number] = track
         self._used_bytes += track.size_bytes
         while self._used_bytes > self.cache_bytes and len(self._tracks) > 1:
             _, dropped = self._tracks.popitem(last=False)
             self._used_bytes -= dropped.size_bytes
-        return track
 
     def poses(self, number: int) -> NDArray[np.float32]:
         """The standardised poses of one row of the corpus, (J, n_poses), without filtering its signal."""
