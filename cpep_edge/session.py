@@ -1,12 +1,12 @@
 """One recording in the emg2pose HDF5 format: EMG and, where it was tracked, the pose of the hand.
 
 The format is that of Salter et al., "emg2pose" (NeurIPS 2024): group `emg2pose`, compound dataset `timeseries` with the
-fields `time`, `joint_angles`, `emg`, and attributes on the group. It lives in the runtime because recordings,
-simulations and imports are all written in it. Corpora of many sessions are the business of `cpep_train.corpus`.
+fields `time`, `joint_angles`, `emg`, and attributes on the group. It is part of the runtime because recordings,
+simulations and imports are all written in it. `cpep_train.corpus` handles corpora of many sessions.
 
-In published files a sample whose joint angles are all zero is one whose pose could not be fitted. All zero is also a
-straight hand, so a file written here in which a pose is missing, or is all zero, marks what is missing by NaN and says
-so in the attribute `missing_pose`. A recording without any pose holds zeros throughout.
+In published files, joint angles that are all zero mean that the sample's pose could not be fitted. But a straight hand
+is all zero too. So a file written here that has a missing pose, or one that is all zero, marks missing poses by NaN and
+says so in the attribute `missing_pose`. A recording without any pose holds zeros throughout.
 """
 
 import errno
@@ -29,7 +29,7 @@ from cpep_edge.files import replacing, write_file
 from cpep_edge.hand_shapes import N_JOINTS as N_JOINTS
 from cpep_edge.outside import printable
 
-RECORDED_RATE_TOLERANCE = 0.005  # within which two rates are one: headers round them, clocks drift
+RECORDED_RATE_TOLERANCE = 0.005  # relative; closer rates count as equal, because headers round them and clocks drift
 JOINT_NAMES = (
     "thumb_cmc_flexion",
     "thumb_cmc_abduction",
@@ -44,13 +44,13 @@ JOINT_NAMES = (
 
 _GROUP = "emg2pose"
 _TABLE = "timeseries"
-_MISSING_POSE = "missing_pose"  # attribute: "nan" where that marks a missing pose; absent where all zeros do
-_CHUNK_ROWS = 4_096  # of a file
+_MISSING_POSE = "missing_pose"  # attribute: "nan" if NaN marks a missing pose; absent if all zeros do
+_CHUNK_ROWS = 4_096  # rows per HDF5 chunk
 _ROOM_BYTES = 1 << 21  # for attributes, the list of chunks, and the last chunk, which is written whole
-_BLOCK_BYTES = 1 << 24  # read at a time of a table of any kind
-_MOST_UNPACKED = 1_100  # times its file's size; deflate does not get beyond 1,032
+_BLOCK_BYTES = 1 << 24  # read at a time when checking a table of any kind
+_MOST_UNPACKED = 1_100  # largest ratio of a table's size to its file's; deflate reaches at most 1,032
 _MOST_HZ = 1e7
-_MOST_CHARS = 200  # of a name in the attributes
+_MOST_CHARS = 200  # of a text in the attributes
 _CHECK_ROWS = 1 << 18  # rows read at a time while checking: bounds memory, not speed
 
 
@@ -59,11 +59,11 @@ NOT_PERMITTED = "you may not read it; ask its owner, or change its permissions"
 
 @dataclass(frozen=True, slots=True)
 class SessionMeta:
-    """The attributes of the group `emg2pose`, by the names of the published files."""
+    """The attributes of the group `emg2pose`, named as in the published files."""
 
-    session: str  # name of the wearing; it has several recordings
+    session: str  # name of the wearing; it can have several recordings
     user: str
-    stage: str  # what the wearer was asked to do: the gesture label of the whole recording
+    stage: str  # what the wearer was asked to do; it is the gesture label of the whole recording
     side: str  # "left" or "right"
     start: float  # time of the first sample, seconds
     end: float  # time of the last sample, seconds
@@ -73,14 +73,14 @@ class SessionMeta:
 
 
 class Session:
-    """One recording (HDF5 file in emg2pose's format), opened for reading; samples are read on demand.
+    """One recording (an HDF5 file in emg2pose's format), opened for reading. Samples are read on demand.
 
-    Raises DataError, which names the file and the field, if the layout is not that of emg2pose.
+    Raises DataError, which names the file and the field, when the layout is not that of emg2pose.
     """
 
     def __init__(self, path: Path, masked_channels: Sequence[int] = (), content: BinaryIO | None = None) -> None:
         """masked_channels: dead channels, counted from 1, which are read as zero
-        content: the opened file, if it was fetched from elsewhere; `path` is then only its name
+        content: the open file, when it was fetched from elsewhere; `path` is then only its name
         """
         self.path = path
         self.masked_channels = masked_channels
@@ -106,7 +106,7 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Close the file; reading afterwards is an error."""
+        """Close the file; it cannot be read afterwards."""
         self._file.close()
 
     @property
@@ -116,12 +116,12 @@ class Session:
 
     @property
     def duration_s(self) -> float:
-        """Seconds of signal in the file, gaps left out."""
+        """Seconds of signal in the file, without gaps."""
         return self.n_samples / self.meta.sample_rate
 
     def emg(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Samples `start` to `stop`, (n_samples, n_channels), microvolts."""
-        with np.errstate(over="ignore"):  # what is no float32 is infinite, and refused by `check`
+        with np.errstate(over="ignore"):  # values too large for float32 become infinite, and `check` refuses them
             emg_uv = self._read("emg", start, stop).astype(np.float32, copy=False)
         emg_uv[:, [number - 1 for number in self.masked_channels]] = 0
         return emg_uv
@@ -135,13 +135,13 @@ class Session:
         return self._read("time", start, stop).astype(np.float64, copy=False)
 
     def pose_valid(self, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
-        """Where there is a pose, (n_samples,)."""
+        """Which samples have a pose, (n_samples,)."""
         return self.valid_poses(start, stop)[1]
 
     def valid_poses(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Poses (n_samples, 20), and where there is one (n_samples,).
+        """Poses (n_samples, 20), and which samples have one (n_samples,).
 
-        Raises DataError where a value is no number and does not mark a missing pose.
+        Raises DataError when a value is NaN or infinite and does not mark a missing pose.
         """
         poses = self.joint_angles(start, stop)
         finite = np.isfinite(poses).all(axis=1)
@@ -154,9 +154,9 @@ class Session:
         return poses, valid
 
     def gaps(self) -> list[tuple[float, float]]:
-        """Where samples were never recorded: the time of the last sample before each gap, and its duration, seconds.
+        """Gaps in the recording: the time of the last sample before each, and its duration, both in seconds.
 
-        A gap is a jump of `time` by more than one and a half sample periods.
+        A gap is a step of `time` of more than one and a half sample periods.
         """
         time_s = self.time_s()
         step_s = np.diff(time_s)
@@ -176,7 +176,7 @@ class Session:
                 raise DataError(f"{self.path}: field time does not rise from sample to sample")
             previous_s = float(time_s[-1])
             emg_uv = self.emg(start, stop)
-            odd = ~(np.abs(emg_uv) <= LARGEST_SAMPLE)  # of NaN too
+            odd = ~(np.abs(emg_uv) <= LARGEST_SAMPLE)  # negated, so that NaN is odd too
             if odd.any():
                 value = emg_uv[odd][0]
                 said = f"{value:g}, which nothing measures," if np.isfinite(value) else "NaN or infinity"
@@ -189,8 +189,8 @@ class Session:
         if self.n_samples < 2:
             return
         steps_s, stated_hz = np.diff(self.time_s(0, 20_000)), self.meta.sample_rate
-        actual_hz = 1 / float(np.median(steps_s))  # whatever gaps there are
-        without_gaps_hz = 1 / float(np.mean(steps_s[steps_s <= 3 * np.median(steps_s)]))  # whatever the jitter is
+        actual_hz = 1 / float(np.median(steps_s))  # robust to gaps
+        without_gaps_hz = 1 / float(np.mean(steps_s[steps_s <= 3 * np.median(steps_s)]))  # robust to jitter
         if min(abs(actual_hz / stated_hz - 1), abs(without_gaps_hz / stated_hz - 1)) > 0.01:
             raise DataError(
                 f"{self.path}: attribute sample_rate says {stated_hz:g} Hz, but field time runs at {actual_hz:.6g} Hz"
@@ -199,7 +199,7 @@ class Session:
     def _read(self, field: str, start: int, stop: int | None) -> NDArray[np.generic]:
         try:
             values: NDArray[np.generic] = self._table.fields(field)[start:stop]
-        except Exception as error:  # on a file that somebody made up, h5py raises whatever comes
+        except Exception as error:  # on a manipulated file, h5py may raise anything
             raise DataError(f"{self.path}: field {field} cannot be read, the file is damaged or cut short") from error
         return values
 
@@ -215,7 +215,7 @@ def write_session(
 
     time_s: (n_samples,), rising
     emg_uv: (n_samples, n_channels)
-    joint_angles_rad: (n_samples, 20), a row of NaN where there is no pose; None where none was recorded
+    joint_angles_rad: (n_samples, 20), with a row of NaN for each missing pose; None: no poses were recorded
     """
     write_session_blocks(path, meta, emg_uv.shape[1], [(time_s, emg_uv, joint_angles_rad)])
 
@@ -224,17 +224,17 @@ Block = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32] | No
 
 
 def write_session_blocks(path: Path, meta: SessionMeta, n_channels: int, blocks: Iterable[Block]) -> None:
-    """Write one session block by block, however long it is, whole or not at all; its end is that of the last block."""
+    """Write one session of any length block by block, whole or not at all. The attribute `end` is set at the end."""
     with new_file(path) as (file, reserve):
         _write_blocks(file, meta, n_channels, blocks, reserve)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[int], None]]]:
-    """Yield an HDF5 file that takes the place of `path` on success, and a function that finds room for more bytes.
+    """Yield an HDF5 file that replaces `path` on success, and a function that reserves disk space for more bytes.
 
-    HDF5 breaks down, and the process with it, when the disk refuses a write. So room is taken before each table that is
-    written, and for everything else at the start; where there is none, that raises CpepError in the usual way.
+    HDF5 crashes the process when the disk refuses a write. So space must be reserved before each table is written; for
+    everything else it is reserved at the start. If the disk is full, reserving raises CpepError.
     """
     with replacing(path) as temporary:
         empty = io.BytesIO()
@@ -249,7 +249,7 @@ def new_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[int], None]]]:
                 _allocate(disk.fileno(), n_bytes)
 
         reserve(_ROOM_BYTES)
-        with h5py.File(temporary, "r+") as file:  # "w" would give the room back
+        with h5py.File(temporary, "r+") as file:  # "w" would release the reserved space
             yield file, reserve
 
 
@@ -268,7 +268,7 @@ def write_short_session(
 ) -> None:
     """Write one session of a few seconds without poses, whole or not at all.
 
-    HDF5 makes it in memory: it takes no more room than it needs, even on a disk that is nearly full.
+    HDF5 builds it in memory, so the file needs no reserved space and fits even on a disk that is nearly full.
     """
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
@@ -317,7 +317,7 @@ def _open(path: Path, content: BinaryIO | None) -> h5py.File:
 
 
 def _why_not_opened(path: Path, error: OSError) -> str:
-    """What keeps a file from being opened, in words; HDF5 says it with a stack of its own."""
+    """Why a file cannot be opened, in words for a user; HDF5's own message is a stack trace."""
     if error.errno in (errno.EAGAIN, errno.EACCES, errno.EPERM) or "unable to lock" in str(error):
         if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
             return NOT_PERMITTED
@@ -328,7 +328,7 @@ def _why_not_opened(path: Path, error: OSError) -> str:
 
 
 def _unknown_filters(table: h5py.Dataset) -> list[str]:
-    """Filters that the table was compressed with and that are not installed, by number and name."""
+    """Number and name of each HDF5 filter that the table needs and that is not installed."""
     pipeline = table.id.get_create_plist()
     filters = [pipeline.get_filter(n) for n in range(pipeline.get_nfilters())]
     return [
@@ -363,7 +363,7 @@ def _check_filters(table: h5py.Dataset, where: str) -> None:
     unknown = _unknown_filters(table)
     if unknown:
         with suppress(ImportError):
-            import hdf5plugin  # noqa: F401 - it registers its filters
+            import hdf5plugin  # noqa: F401 - importing it registers its filters
 
             unknown = _unknown_filters(table)
     if unknown:
@@ -374,7 +374,7 @@ def _check_filters(table: h5py.Dataset, where: str) -> None:
 
 
 def check_tables(path: Path) -> None:
-    """Read every table of numbers of any HDF5 file once; raises DataError, naming the file and what is wrong."""
+    """Read every numeric table of any HDF5 file once. Raises DataError, which names the file and the fault."""
     with _open(path, None) as file:
 
         def check(name: str, table: h5py.Dataset | h5py.Group) -> None:
@@ -394,12 +394,12 @@ def check_tables(path: Path) -> None:
             file.visititems(check)
         except DataError:
             raise
-        except Exception as error:  # on damaged files HDF5 raises whatever comes
+        except Exception as error:  # on damaged files HDF5 may raise anything
             raise DataError(f"{path}: damaged, {_one_line(error)}") from error
 
 
 def _check_storage(table: h5py.Dataset, file: h5py.File, path: Path) -> None:
-    """Raise DataError unless the samples lie in this file, as numbers, and it is long enough to hold them."""
+    """Raise DataError unless the samples are numbers, are stored in this file, and fit into its size."""
     for field in ("time", "joint_angles", "emg"):
         if table.dtype[field].base.kind not in "fiu":
             raise DataError(f"{path}: field {field} holds something else than numbers")

@@ -1,8 +1,8 @@
-"""Read sessions of strangers in a process of its own, which may die.
+"""Read sessions from untrusted sources in a child process, which may crash.
 
-HDF5's library trusts its files: some changed bytes in a header end the process that opens it, or keep it busy for ever.
-So a file that comes from elsewhere is read once from beginning to end in a child, and what happens to the child is a
-sentence that names the file. The child goes on to the next file; one that died is replaced.
+HDF5's library trusts its files: a few changed bytes in a header can crash the process that opens it, or keep it busy
+for ever. So a file from elsewhere is first read from beginning to end in a child process. If the child crashes or does
+not end, this becomes an error message that names the file. One child reads many files, and is replaced if it dies.
 """
 
 import json
@@ -23,9 +23,9 @@ from cpep_edge.errors import CpepError, DataError
 from cpep_edge.session import NOT_PERMITTED, Session, SessionMeta, check_tables
 from cpep_edge.trial import limit_to
 
-MEMORY_BYTES = 8 << 30  # of addresses
+MEMORY_BYTES = 8 << 30  # of address space
 _ROWS = 1 << 18  # read at a time
-_BASE_S, _BYTES_A_SECOND = 20.0, 1 << 20  # what a file may take: a disk of a network is no slower
+_BASE_S, _BYTES_A_SECOND = 20.0, 1 << 20  # time limit for a file; even a network drive is faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class SessionSurvey:
 
 
 class SessionTrial:
-    """Reads one session after the other in a child; `with` ends it."""
+    """Reads one session after the other in a child process, which ends with the `with` block."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -58,8 +58,8 @@ class SessionTrial:
     def survey(self, path: Path) -> SessionSurvey:
         """Read a session from beginning to end.
 
-        Raises DataError, naming the file, at the first thing that makes it unusable, and when reading it killed the
-        child or did not end.
+        Raises DataError, which names the file, at the first fault that makes it unusable, and when reading it crashes
+        the child or does not end.
         """
         return SessionSurvey(**self._ask("survey", path))
 
@@ -82,11 +82,11 @@ class SessionTrial:
 
     def _answer(self, what: str, path: Path) -> object:
         try:
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # a pipe would keep us waiting for who writes to it
-        except PermissionError as error:  # no child is needed to know that
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # a pipe would block until it has a writer
+        except PermissionError as error:  # known without a child
             raise DataError(f"{path}: {NOT_PERMITTED}") from error
         except OSError:
-            pass  # the child says what else is wrong
+            pass  # the child will report it
         child = self._start()
         assert child.stdin is not None
         assert child.stdout is not None
@@ -118,7 +118,7 @@ class SessionTrial:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     env=environment,
-                    start_new_session=True,  # Ctrl-C is for the parent, which ends it
+                    start_new_session=True,  # so that Ctrl-C reaches only the parent, which ends the child
                 )
             except OSError as error:
                 raise CpepError(f"cannot start a process to read sessions in: {error.strerror}") from error
@@ -132,7 +132,7 @@ class SessionTrial:
 
 
 def check_session(path: Path) -> None:
-    """Read one session of a stranger apart; raises DataError when it cannot be used."""
+    """Read one untrusted session in a child process; raises DataError when it cannot be used."""
     with SessionTrial() as trial:
         trial.survey(path)
 

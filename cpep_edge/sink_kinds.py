@@ -1,4 +1,4 @@
-"""The kinds of sinks: a file of JSON lines or stdout, datagrams, OSC, a WebSocket, the lab streaming layer."""
+"""The kinds of sinks: JSON lines to a file or stdout, UDP datagrams, OSC, a WebSocket, the lab streaming layer."""
 
 import errno
 import ipaddress
@@ -24,14 +24,14 @@ from cpep_edge.device_clock import DeviceClock
 from cpep_edge.errors import ConfigError
 
 STDOUT = "-"
-CLOSE_S = 0.5  # for what waits when a run ends; a command ends within a second
-_LSL_FOLLOW = 0.02  # of what a stamp is off, corrected with each block
-_LSL_JUMP_S = 0.1  # off by more, it is set right at once
-_OPEN_S = 2.0  # for a server to answer
+CLOSE_S = 0.5  # to send what is still queued when a run ends; a command must end within a second
+_LSL_FOLLOW = 0.02  # share of a time stamp's error that is corrected with each block
+_LSL_JUMP_S = 0.1  # a larger error is corrected at once
+_OPEN_S = 2.0  # for a server to accept the connection
 
 
 class Sink(ABC):
-    """Something that decisions are sent to; opened by its constructor. Whatever it raises counts as a failure."""
+    """Something that decisions are sent to. Its constructor opens it. Any exception that it raises is a failure."""
 
     wants_samples = False
 
@@ -40,23 +40,23 @@ class Sink(ABC):
         """Send one decision."""
 
     def block(self, block: Block) -> None:  # noqa: B027 - most sinks want no samples
-        """Send samples; called only where `wants_samples`."""
+        """Send samples; called only if `wants_samples`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
 OpenSink = Callable[[StreamInfo], Sink]
 
 
 def decision_json(decision: Decision) -> str:
-    """One decision as a line of JSON, as `live --json` prints it."""
+    """One decision as JSON on one line, as `live --json` prints it."""
     return json.dumps({"type": "decision", **asdict(decision)}, allow_nan=False)
 
 
 class JsonLinesSink(Sink):
-    """One line a decision, appended to a file or, for `-`, to stdout; whole lines only, also when a disk fills."""
+    """Appends one line per decision to a file or, for `-`, to stdout. Lines are whole even when the disk is full."""
 
     def __init__(self, path: str) -> None:
         self._file = _stdout() if path == STDOUT else _append_to(path)
@@ -77,10 +77,10 @@ class JsonLinesSink(Sink):
 
 
 def write_line(file: int, line: bytes) -> None:
-    """Write a whole line to an open file, or nothing of it where a file can be cut off again.
+    """Write a whole line to an open file. If that fails, a regular file is truncated to what it held before.
 
-    Raises OSError when the disk or the reader refuses. A pipe is waited for, past Python's own buffers: those would be
-    waited for again when the program ends.
+    Raises OSError when the disk or the reader refuses. A full pipe blocks. Python's own buffers are bypassed, because
+    the program would block again at its end to flush them.
     """
     written = 0
     try:
@@ -103,15 +103,15 @@ def _stdout() -> int | None:
 
 def _append_to(path: str) -> int:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
-    os.set_blocking(file, True)  # a pipe without a reader must not hang on opening
+    os.set_blocking(file, True)  # it was opened non-blocking, because a pipe without a reader would block
     try:
         status = os.fstat(file)
         if stat.S_ISFIFO(status.st_mode):
             os.close(file)
-            file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # says at once when nobody reads
+            file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # fails at once if there is no reader
             os.set_blocking(file, True)
         elif stat.S_ISREG(status.st_mode) and status.st_size and os.pread(file, 1, status.st_size - 1) != b"\n":
-            os.write(file, b"\n")  # ends a line that a kill had cut
+            os.write(file, b"\n")  # ends a line that was cut off when a process was killed
     except BaseException:
         with suppress(OSError):
             os.close(file)
@@ -120,7 +120,7 @@ def _append_to(path: str) -> int:
 
 
 class UdpSink(Sink):
-    """One datagram of JSON a decision; whether anything receives it is not known."""
+    """Sends one UDP datagram of JSON per decision. Whether anything receives it is not known."""
 
     def __init__(self, host: str, port: int) -> None:
         self._datagrams = Datagrams(host, port)
@@ -133,7 +133,7 @@ class UdpSink(Sink):
 
 
 def websocket_sink(address: str) -> OpenSink:
-    """One text message of JSON a decision, to a WebSocket server; what it answers is read and thrown away."""
+    """A sink that sends one text message of JSON per decision to a WebSocket server. Answers are read and discarded."""
     connect = _extra("websockets.sync.client").connect
     direct = {"proxy": None} if _is_this_machine(urlsplit(address).hostname or "") else {}
 
@@ -150,7 +150,7 @@ def websocket_sink(address: str) -> OpenSink:
             self._connection.close()
 
         def _throw_away(self) -> None:
-            with suppress(Exception):  # it has left; whoever sends next is told
+            with suppress(Exception):  # the server has closed the connection; the next send will fail
                 for _ in self._connection:
                     pass
 
@@ -158,7 +158,7 @@ def websocket_sink(address: str) -> OpenSink:
 
 
 def osc_sink(host: str, port: int, prefix: str) -> OpenSink:
-    """`/cpep/gesture` with name, confidence and time when it changes, `/cpep/window` with those of every window."""
+    """An OSC sink: `/cpep/gesture` with name, confidence and time at each change, `/cpep/window` for every window."""
     builder = _extra("pythonosc.osc_message_builder").OscMessageBuilder
 
     class OscSink(Sink):
@@ -183,7 +183,7 @@ def osc_sink(host: str, port: int, prefix: str) -> OpenSink:
 
 
 def lsl_sink(name: str) -> OpenSink:
-    """Two streams: EMG, stamped by the device's clock, and a marker of the gesture's name whenever it changes."""
+    """A sink of two LSL streams: EMG, stamped by the device's clock, and a marker with the name of each new gesture."""
     lsl = _extra("pylsl")
 
     class LslSink(Sink):
@@ -216,9 +216,9 @@ def lsl_sink(name: str) -> OpenSink:
             )
             self._rate_hz = info.sample_rate_hz
             self._ahead_s = lsl.local_clock() - time.monotonic()
-            self._last_s = 0.0  # stamp
+            self._last_s = 0.0  # the last time stamp
             self._clock, self._boot_id = DeviceClock(), 0
-            self._newest: tuple[float, float] | None = None  # sample's time on the device's clock, and its stamp
+            self._newest: tuple[float, float] | None = None  # newest sample's time on the device's clock, and its stamp
 
         def block(self, block: Block) -> None:
             if block.boot_id != self._boot_id:
@@ -229,11 +229,11 @@ def lsl_sink(name: str) -> OpenSink:
             line = self._clock.line
             stamp_s = (block.host_t_s if line is None else line.host_s(end_s)) + self._ahead_s
             least_s = self._last_s + 1e-6 * n_samples
-            if self._newest is not None:  # the fit moves while it is young, and stamps follow it slowly
+            if self._newest is not None:  # an early clock fit still moves; stamps follow it slowly
                 expected_s = self._newest[1] + end_s - self._newest[0]
                 if abs(stamp_s - expected_s) < _LSL_JUMP_S:
                     stamp_s = expected_s + _LSL_FOLLOW * (stamp_s - expected_s)
-            stamp_s = max(stamp_s, least_s)  # never back, whatever the device's clock does
+            stamp_s = max(stamp_s, least_s)  # stamps must rise, whatever the device's clock does
             first_s = max(stamp_s - (n_samples - 1) / self._rate_hz, self._last_s + 1e-6)
             self._emg.push_chunk(block.samples_uv, np.linspace(first_s, stamp_s, n_samples).tolist())
             self._newest, self._last_s = (end_s, stamp_s), stamp_s
@@ -262,5 +262,5 @@ def _extra(module: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(f"this sink needs another package: run pip install 'cpep-edge[sinks]' ({error})") from error
-    except RuntimeError as error:  # pylsl, without its library
+    except RuntimeError as error:  # pylsl raises it if liblsl is missing
         raise ConfigError(f"this sink cannot load its library: {str(error).splitlines()[0]}") from error

@@ -1,13 +1,13 @@
-"""Where decisions go: files, the network, other programs.
+"""Send decisions to sinks: files, the network, other programs.
 
-A `Sink` takes decisions, and samples if it wants them. It may be slow, block or fail, for it runs in a thread of its
-own behind a queue (`SinkTap`): when the queue is full the oldest entry is dropped and counted, when a call fails the
-entry is dropped, the sink is closed, opened anew after a pause, and that is counted too. Nothing a sink does holds up
-the live loop, and what was given to it is sent or dropped, to the last entry.
+A `Sink` takes decisions, and samples if it wants them. It may be slow, block or fail, because it runs in its own thread
+behind a queue (`SinkTap`). When the queue is full, the oldest entry is dropped and counted. When a call fails, its
+entry is dropped and counted, and the sink is closed and opened again after a pause. So a sink can never delay the live
+loop, and every entry is counted as either sent or dropped.
 
 Addresses: `FILE.jsonl` or `-`, `udp://host:port`, `osc://host:port[/prefix]`, `ws://host:port/path`, `lsl` or
-`lsl://name`. Those but the first two need the extra `[sinks]`. Decisions go as one JSON object each; its schema is that
-of `live --json`.
+`lsl://name`. `osc`, `ws` and `lsl` need the extra `[sinks]`. Each decision is sent as one JSON object, in the schema of
+`live --json`.
 """
 
 import re
@@ -41,38 +41,38 @@ from cpep_edge.sink_kinds import (
 
 __all__ = ["OpenSink", "Sink", "SinkCounts", "SinkTap", "UdpSink", "close_sinks", "decision_json", "parse_sink"]
 
-QUEUE_LENGTH = 512  # entries; some seconds of blocks
-_RETRY_S = (0.2, 0.5, 1.0, 2.0)  # pauses before a sink that failed is opened anew; the last one again and again
+QUEUE_LENGTH = 512  # entries; a few seconds of blocks
+_RETRY_S = (0.2, 0.5, 1.0, 2.0)  # pauses before a failed sink is opened again; the last one repeats
 _OSC_PREFIX = re.compile(r"(/[!-~]+)*")  # printable ASCII
 _OSC_RESERVED = frozenset("#*,?[]{} ")
 
 
 @dataclass(frozen=True, slots=True)
 class SinkCounts:
-    """What became of what a sink was given: `sent` and `dropped` add up to it once the sink is closed."""
+    """What happened to a sink's entries. Once it is closed, `sent` and `dropped` add up to all of them."""
 
     address: str
     sent: int = 0
     dropped: int = 0  # the queue was full, the sink could not be reached, or a call failed
-    failures: int = 0  # times that it had to be opened anew, or could not be
+    failures: int = 0  # failed calls and failed attempts to open it
     last_error: str = ""
 
 
 class SinkTap:
-    """A sink behind a queue, in a thread of its own. A `cpep_edge.live_loop.Tap`."""
+    """A sink behind a queue, in its own thread. It is a `cpep_edge.live_loop.Tap`."""
 
     def __init__(self, address: str, open_sink: OpenSink, info: StreamInfo, queue_length: int = QUEUE_LENGTH) -> None:
-        """Start at once; the sink is opened in the thread."""
+        """Start the thread, which opens the sink."""
         self._open_sink, self._info = open_sink, info
         self._queue: deque[Decision | Block] = deque()
         self._queue_length = queue_length
         self._changed = threading.Condition()
-        self._stop_s: float | None = None  # time.monotonic() at which to give up, once asked to stop
+        self._stop_s: float | None = None  # time.monotonic() at which to give up; None until asked to stop
         self._secret = address
-        self._in_hand = self._closed = False  # an entry is being sent; nothing is taken any more
-        self._taken_s = 0.0  # when that one was taken
+        self._in_hand = self._closed = False  # an entry is being sent; no entry is accepted any more
+        self._taken_s = 0.0  # when the entry in hand was taken
         self._counts = SinkCounts(without_secrets(address))
-        self._wants_samples: bool | None = None  # not known before the sink was opened once
+        self._wants_samples: bool | None = None  # None: unknown, as the sink was never open yet
         self._thread = threading.Thread(target=self._run, name=f"sink {self._counts.address}", daemon=True)
         self._thread.start()
 
@@ -87,13 +87,13 @@ class SinkTap:
         self._put(decision)
 
     def block(self, block: Block) -> None:
-        """Queue samples where the sink wants them; returns at once."""
+        """Queue samples if the sink wants them; returns at once."""
         if self._wants_samples is not False:
             self._put(block)
 
     def finish(self) -> None:
-        """Ask for the end: what waits is sent, for half a second at most, or not at all by a sink that has hung for
-        longer already. Returns at once.
+        """Ask the sink to end; returns at once. Queued entries are still sent, for at most half a second. A sink that
+        has already hung for longer sends none.
         """
         with self._changed:
             if self._stop_s is None:
@@ -103,7 +103,7 @@ class SinkTap:
             self._changed.notify()
 
     def close(self) -> bool:
-        """Finish, and wait for it; False when the sink hangs and was left to itself."""
+        """Finish, and wait for the thread; returns False when the sink hangs, and its thread is then left running."""
         self.finish()
         self._thread.join(max(0.0, (self._stop_s or 0.0) - time.monotonic()))
         with self._changed:
@@ -136,25 +136,25 @@ class SinkTap:
                     else:
                         sink.decision(entry)
                     with self._changed:
-                        if not self._closed:  # else it was given up already
+                        if not self._closed:  # else the entry was already counted as dropped
                             self._in_hand = False
                             self._counts = replace(self._counts, sent=self._counts.sent + 1)
                     n_failed = 0
                 return
-            except Exception as error:  # whatever another's code raises, the others go on and the count tells
+            except Exception as error:  # a sink may raise anything; it is counted, and others go on
                 self._note_failure(error)
-                if self._stop_s is not None and n_failed:  # no more attempts than one when a run ends
+                if self._stop_s is not None and n_failed:  # when a run ends, there is only one more attempt
                     return
                 with self._changed:
                     self._changed.wait_for(lambda: self._stop_s is not None, _RETRY_S[min(n_failed, len(_RETRY_S) - 1)])
                 n_failed += 1
             finally:
                 if sink is not None:
-                    with suppress(Exception):  # it is given up in any case
+                    with suppress(Exception):  # it is discarded in any case
                         sink.close()
 
     def _learn(self, wants_samples: bool) -> None:
-        """What the sink wants; samples that were queued for one that wants none were never given to it."""
+        """Note whether the sink wants samples. If not, those in the queue are removed and not counted as dropped."""
         with self._changed:
             self._wants_samples = wants_samples
             if not wants_samples:
@@ -163,7 +163,7 @@ class SinkTap:
                 self._queue.extend(kept)
 
     def _take(self) -> Decision | Block | None:
-        """The oldest entry; None once all were taken after the end, or the time for it is up."""
+        """Wait for the oldest entry; None when the sink is to end and the queue is empty, or its time is up."""
         with self._changed:
             while not self._queue and self._stop_s is None:
                 self._changed.wait()
@@ -181,7 +181,7 @@ class SinkTap:
             self._counts = replace(self._counts, failures=self._counts.failures + 1, last_error=said)
 
     def _drop(self, *entries: Decision | Block) -> None:
-        """Count what was given to the sink in vain: decisions, and samples where it wants any."""
+        """Count entries as dropped: decisions, and samples if the sink wants them."""
         n_dropped = sum(not isinstance(entry, Block) or self._wants_samples is True for entry in entries)
         self._counts = replace(self._counts, dropped=self._counts.dropped + n_dropped)
 
@@ -198,7 +198,7 @@ class SinkTap:
 
 
 def close_sinks(taps: Iterable[SinkTap]) -> None:
-    """Close all of them, in the time that one may take."""
+    """Close all sinks at the same time, so that it takes no longer than closing one."""
     taps = tuple(taps)
     for tap in taps:
         tap.finish()
@@ -207,7 +207,7 @@ def close_sinks(taps: Iterable[SinkTap]) -> None:
 
 
 def parse_sink(address: str) -> OpenSink:
-    """What opens the sink of an address. Raises ConfigError, at once, when it is none or needs a missing package."""
+    """A function that opens an address' sink. Raises ConfigError when it is invalid or a package for it is missing."""
     if address == "lsl":
         return lsl_sink("")
     try:
@@ -259,7 +259,7 @@ def _websocket_sink(address: str, parts: SplitResult) -> OpenSink:
 
 
 def _host_and_port(address: str, parts: SplitResult, path_allowed: bool) -> tuple[str, int]:
-    """The host, which has an address now, and the port. Raises ConfigError."""
+    """The host and port of an address. Raises ConfigError when they are missing or the host cannot be resolved."""
     try:
         host, port = parts.hostname, parts.port
     except ValueError:

@@ -1,9 +1,9 @@
-"""How well a bundle works for one wearer, as a game: reach what is asked, and hold it.
+"""Games that measure how well a bundle works for one wearer: reach a target, and hold it.
 
-Two games, fed with the decisions of a run. `ReachAndHold` asks for one gesture after the other, as the motion test of
-Kuiken et al. (2009) does. `Fitts` moves a point over a plane: where four gestures are two pairs of opposites, each
-drives it one way at constant speed, and how fast targets of several sizes are reached is a throughput in bits a second,
-as Scheme and Englehart (2013) measure it.
+There are two games, which are fed with the decisions of a run. `ReachAndHold` asks for one gesture after the other, as
+the motion test of Kuiken et al. (2009) does. `Fitts` needs two pairs of opposite gestures. Each of the four moves a
+point in one direction over a plane, at constant speed. How fast targets of several sizes are reached gives a throughput
+in bits per second, as Scheme and Englehart (2013) measure it.
 """
 
 import math
@@ -18,7 +18,7 @@ from cpep_edge.names import UNKNOWN
 
 Phase = Literal["rest", "reach", "done"]
 
-_OPPOSITES = (  # of names as they are read, in small letters; the first of a pair moves right or up
+_OPPOSITES = (  # patterns for shown names in lower case; the first gesture of a pair moves the point right or up
     (r"\bwrist (extension|extend|up|out)", r"\b(wrist (flexion|flex|down|in)|bent wrist)\b"),
     (r"\bradial", r"\bulnar"),
     (r"\bsupinat", r"\bpronat"),
@@ -26,14 +26,14 @@ _OPPOSITES = (  # of names as they are read, in small letters; the first of a pa
 )
 _HOLD_S, _REST_S, _REACH_S = 0.8, 1.5, 6.0
 _DISTANCES, _RADII = (0.45, 0.7), (0.12, 0.22)  # the plane reaches from -1 to 1
-_SPEED, _STAY_S = 0.5, 1.0  # of the point, a second; longer than it takes to run through the largest target
+_SPEED, _STAY_S = 0.5, 1.0  # of the point, per second; staying takes longer than crossing the largest target
 _TARGET_S = 15.0
 
 Axis = tuple[str, str]
 
 
 def axes_of(gestures: Sequence[str], shown: Callable[[str], str]) -> tuple[Axis, ...]:
-    """Pairs of gestures that are opposites by their names, at most two; the first of a pair moves right or up."""
+    """At most two pairs of gestures with opposite names; the first gesture of a pair moves the point right or up."""
     found = []
     for patterns in _OPPOSITES:
         pair = [next((one for one in gestures if re.search(p, shown(one).lower())), None) for p in patterns]
@@ -48,11 +48,11 @@ class HoldScore:
 
     n_asked: int
     n_hits: int
-    median_s: float | None  # from the asking until it was held for long enough, of the hits
-    n_false: int  # decisions for a gesture that was not asked
+    median_s: float | None  # over the hits, from the request until the gesture had been held long enough
+    n_false: int  # decisions for a gesture that was not asked for
 
     def said(self) -> str:
-        """The score as people read it."""
+        """The score in words."""
         time = "" if self.median_s is None else f", in {self.median_s:.1f} s (half of them faster)"
         return f"{self.n_hits} of {self.n_asked} held{time}; {self.n_false} false"
 
@@ -63,12 +63,12 @@ class FittsScore:
 
     n_asked: int
     n_hits: int
-    throughput_bit_s: float | None  # mean over the hits of log2(distance / width + 1) a second
-    path_efficiency: float | None  # straight way over the way that was taken, mean of the hits
-    n_overshoots: int  # times that a target was left again
+    throughput_bit_s: float | None  # mean over the hits of log2(distance / width + 1) per second
+    path_efficiency: float | None  # length of the straight path over that of the actual one, mean over the hits
+    n_overshoots: int  # times that the point left a target again
 
     def said(self) -> str:
-        """The score as people read it."""
+        """The score in words."""
         how = ""
         if self.throughput_bit_s is not None and self.path_efficiency is not None:
             how = f", {self.throughput_bit_s:.2f} bit/s, ways {self.path_efficiency:.0%} straight"
@@ -76,7 +76,7 @@ class FittsScore:
 
 
 class ReachAndHold:
-    """Asks for each gesture so many times, rest in between. Time is the decisions'."""
+    """Asks for each gesture once per round, with rest in between. Its clock is the time of the decisions."""
 
     def __init__(
         self,
@@ -89,9 +89,10 @@ class ReachAndHold:
         rest_s: float = _REST_S,
         reach_s: float = _REACH_S,
     ) -> None:
-        """gestures: to be asked for, rest not among them
-        rest: the gesture that means nothing is done; "" where there is none
-        reach_s: after which a gesture that was not held is missed
+        """gestures: those to ask for, without rest
+        rest: the gesture that stands for rest; "" if there is none
+        hold_s: how long a gesture must be held to be a hit
+        reach_s: time limit for a gesture; one that was not held by then is missed
         """
         order = np.random.default_rng(seed)
         self._asked: list[str] = [gestures[at] for _ in range(rounds) for at in order.permutation(len(gestures))]
@@ -111,7 +112,7 @@ class ReachAndHold:
 
     @property
     def asked(self) -> str:
-        """The gesture that is asked for, or comes next."""
+        """The gesture that is asked for now, or next."""
         return self._asked[min(self.n_done, len(self._asked) - 1)]
 
     @property
@@ -122,7 +123,7 @@ class ReachAndHold:
 
     @property
     def held(self) -> float:
-        """The share of the holding time that is over, 0 to 1."""
+        """The share of the holding time that has passed, 0 to 1."""
         return 0.0 if self._held_s is None else min(1.0, (self._now_s - self._held_s) / self._hold_s)
 
     @property
@@ -132,7 +133,7 @@ class ReachAndHold:
         return HoldScore(self.n_done, len(self._times_s), median_s, self._n_false)
 
     def feed(self, at_s: float, gesture: str) -> None:
-        """Take a decision that fell then."""
+        """Take the decision of a moment."""
         self._now_s = at_s
         if self.phase == "done":
             return
@@ -163,7 +164,7 @@ class ReachAndHold:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A disc to be reached from the middle of the plane."""
+    """A disc to be reached from the centre of the plane."""
 
     x: float
     y: float
@@ -171,17 +172,17 @@ class Target:
 
     @property
     def difficulty_bit(self) -> float:
-        """Fitts' index, as Shannon put it."""
+        """Fitts' index of difficulty in the Shannon formulation."""
         return math.log2(math.hypot(self.x, self.y) / (2 * self.radius) + 1)
 
 
 class Fitts:
-    """Targets on a plane, each reached from its middle. Time is the decisions'."""
+    """Targets on a plane, each to be reached from the centre. Its clock is the time of the decisions."""
 
     def __init__(
         self, axes: Sequence[Axis], rounds: int, seed: int, *, stay_s: float = _STAY_S, target_s: float = _TARGET_S
     ) -> None:
-        """axes: two pairs of gestures: to the right and left, up and down"""
+        """axes: two pairs of gestures, for right and left and for up and down"""
         draw = np.random.default_rng(seed)
         self._moves = {
             name: (sign if number == 0 else 0.0, sign if number == 1 else 0.0)
@@ -201,7 +202,7 @@ class Fitts:
         self._since_s: float | None = None
         self._inside_s: float | None = None
         self._now_s, self._way = 0.0, 0.0
-        self._hits: list[tuple[float, float]] = []  # bits a second, straightness
+        self._hits: list[tuple[float, float]] = []  # throughput in bits per second, and path efficiency
 
     @property
     def n_targets(self) -> int:
@@ -210,7 +211,7 @@ class Fitts:
 
     @property
     def target(self) -> Target:
-        """The one to be reached."""
+        """The target to be reached."""
         return self._targets[min(self.n_done, len(self._targets) - 1)]
 
     @property
@@ -220,7 +221,7 @@ class Fitts:
 
     @property
     def held(self) -> float:
-        """How much of the time that the point is to stay is over, 0 to 1."""
+        """The share of the time that the point must stay in the target that has passed, 0 to 1."""
         return 0.0 if self._inside_s is None else min(1.0, (self._now_s - self._inside_s) / self._stay_s)
 
     @property
@@ -230,7 +231,7 @@ class Fitts:
         return FittsScore(self.n_done, len(self._hits), mean[0], mean[1], self._n_overshoots)
 
     def feed(self, at_s: float, gesture: str) -> None:
-        """Take a decision that fell then: the point moves as it says, for as long as passed since the one before."""
+        """Take the decision of a moment, which moves the point for the time since the decision before."""
         if self.phase == "done":
             return
         if self._since_s is None:

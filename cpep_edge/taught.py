@@ -1,9 +1,9 @@
 """A taught bundle: from a wearer's repetitions to a folder that `live` runs.
 
-Alone it has neither encoder nor poses: the head reads the band's log-covariances. From a trained bundle that fits the
-band it takes the encoder and the poses along, and the head reads whichever of tokens, embedding or both tells the
-repetitions apart best when they are left out; gestures that only the poses know answer where a window is like nothing
-that was taught.
+By default it has neither encoder nor poses: its head reads the band's log-covariances. If it is based on a trained
+bundle for the same band, it takes over that bundle's encoder and poses. The head then reads tokens, embedding or both,
+whichever gives the best accuracy on repetitions that are left out. A gesture that is only in the pose index can win
+when a window is unlike everything that was taught.
 """
 
 from collections.abc import Sequence
@@ -53,21 +53,21 @@ from cpep_edge.versions import git_commit, installed_versions
 
 HEAD_FILE, GOLDEN_FILE = "head.npz", "golden.npz"
 HOP_MS = 25.0
-TYPICAL_KEPT = 0.95  # of right windows; below their typicality a gesture that only the poses know may answer
-QUIET = 1.15  # times its rest, which an electrode does not reach in any gesture
+TYPICAL_KEPT = 0.95  # share of correct windows above the typicality below which a gesture of the index alone may win
+QUIET = 1.15  # an electrode that stays below this multiple of its level at rest in every gesture is quiet
 _GOLDEN_LEAD_S = 0.5
-_GOLDEN_TRIED = 5  # windows of a gesture, the clearest of which becomes golden
+_GOLDEN_TRIED = 5  # windows per gesture, of which the clearest becomes a golden input
 
 Reads = Literal["tokens", "embedding", "both"]
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A trained bundle that is taught further."""
+    """A trained bundle that a taught bundle is based on."""
 
     bundle: Bundle
     recogniser: Recogniser
-    without: tuple[str, ...] = ()  # gestures of it that were taught before, and are fitted anew or not at all
+    without: tuple[str, ...] = ()  # its gestures that were taught earlier; they are fitted again or left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class Taught:
     reads: Reads
     min_typicality: float
     decision: DecisionSpec
-    judgement: Judgement | None  # None: too few repetitions to say
-    quiet: tuple[int, ...]  # electrodes, from 1, that carry nothing of these gestures
-    base: Base | None  # None: the head answers alone
+    judgement: Judgement | None  # None: too few repetitions to judge
+    quiet: tuple[int, ...]  # electrodes, from 1, that record nothing of these gestures
+    base: Base | None  # None: only the head votes
     passed_over: tuple[str, ...]
 
 
@@ -96,7 +96,7 @@ def fit_taught(
     unit: Literal["uV", "count"] = "uV",
     base: Base | None = None,
 ) -> Taught:
-    """Fit a head to repetitions, among them some of rest.
+    """Fit a head to repetitions, some of which should be of rest.
 
     base: a trained bundle for the same band; its embedding is tried too
     Raises DataError when there is too little to fit.
@@ -154,10 +154,10 @@ def fit_taught(
 def write_taught(
     path: Path, taught: Taught, repetitions: Sequence[Repetition], data: str, key: SigningKey | None = None
 ) -> Manifest:
-    """Write the bundle, whole or not at all, in the place of an earlier one.
+    """Write the bundle, whole or not at all, in place of an earlier one.
 
-    repetitions: what it was fitted to; golden inputs are cut from them
-    data: what the manifest says of where they come from
+    repetitions: those that it was fitted to; golden inputs are cut from them
+    data: where they come from, for the manifest's provenance
     """
     base, old = taught.base, None if taught.base is None else taught.base.recogniser.manifest
     gestures = _gestures(path, taught)
@@ -219,7 +219,7 @@ def write_taught(
 
 
 def _gestures(path: Path, taught: Taught) -> tuple[Gesture, ...]:
-    """The gestures of the bundle: those that it had in their places, as its index counts them, and the new ones."""
+    """The gestures of the bundle: those of the base, in the order that its index has them, then the new ones."""
     base = taught.base
     there = [] if base is None else list(base.recogniser.manifest.gestures)
     kept = {one.name: one for one in there if base is not None and one.name not in base.without}
@@ -248,7 +248,7 @@ def _gestures(path: Path, taught: Taught) -> tuple[Gesture, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """One thing that a head may read."""
+    """One of the inputs that a head may read."""
 
     name: str
     reads: Reads
@@ -261,7 +261,7 @@ class _Candidate:
 def _candidates(
     repetitions: Sequence[Repetition], gestures: Sequence[str], reading: Reading, flat_uv: float, base: Base | None
 ) -> list[_Candidate]:
-    """The inputs that a head may read; of equally good ones the first is taken."""
+    """The inputs that a head may read, in order of preference among equally accurate ones."""
     found = []
     if base is not None:
         manifest = base.recogniser.manifest
@@ -327,7 +327,7 @@ def _base_windows(
 
 
 def _golden(taught: Taught, spec: HeadSpec, n_gestures: int, repetitions: Sequence[Repetition]) -> Golden:
-    """The clearest of some windows of each gesture's last repetition, and what they lead to."""
+    """Golden inputs with their embeddings and gestures: the clearest window of each gesture's last repetition."""
     base, reading = taught.base, taught.reading
     manifest = None if base is None else base.recogniser.manifest
     encoder = MeanToken() if base is None else base.recogniser.encoder
@@ -342,7 +342,7 @@ def _golden(taught: Taught, spec: HeadSpec, n_gestures: int, repetitions: Sequen
         tried = []
         for end in np.linspace(n, len(last[-1]), _GOLDEN_TRIED).astype(int) if last else ():
             stretch = last[-1][end - n : end]
-            stretch = (stretch - stretch[0]).astype(np.float32)  # of an offset the filter leaves nothing
+            stretch = (stretch - stretch[0]).astype(np.float32)  # the filter would remove the offset anyway
             stream = InputStream(reading.preprocessing, front_end, stretch.shape[1], taught.donning)
             window = stream.last_window(stretch, n_steps)
             embedding = encoder.embed(window)
@@ -360,7 +360,7 @@ def _golden(taught: Taught, spec: HeadSpec, n_gestures: int, repetitions: Sequen
 def _quiet(
     reading: Reading, donning: Donning, resting: Sequence[NDArray[np.float32]], moving: Sequence[NDArray[np.float32]]
 ) -> tuple[int, ...]:
-    """Electrodes, from 1 as the band counts them, that are dead or never rise over their rest."""
+    """Electrodes, from 1 in the band's order, that are dead or never rise above their level at rest."""
     order = donning.order or tuple(range(reading.front_end.n_electrodes))
     dead = {order[place] for place in donning.dead}
     if resting and moving:
@@ -371,7 +371,7 @@ def _quiet(
 
 
 def _levels(reading: Reading, samples: NDArray[np.float32]) -> NDArray[np.float64]:
-    """RMS of each channel of a repetition, filtered, (C,)."""
+    """RMS of each channel of a filtered repetition, (C,)."""
     spec = replace(reading.preprocessing, scale_uv=1.0, clip=np.inf)
     filtered = InputStream(spec, None, samples.shape[1]).scaled(samples)
     settled = filtered[round(SETTLE_S * spec.sample_rate_hz) :].astype(np.float64)
@@ -380,7 +380,7 @@ def _levels(reading: Reading, samples: NDArray[np.float32]) -> NDArray[np.float6
 
 
 def _flat_count(repetitions: Sequence[Repetition]) -> float:
-    """The level below which a channel of a band in counts is flat: a small part of what others have."""
+    """The level below which a channel of a band in counts is flat: a small share of the channels' usual level."""
     swing = np.median([one.samples.astype(np.float64).std(axis=0) for one in repetitions], axis=0)
     return FLAT_SHARE * float(np.median(swing))
 

@@ -1,8 +1,8 @@
-"""What a wearer recorded for one taught bundle: a folder beside it, to which repetitions are only ever added.
+"""The recordings for one taught bundle: a folder beside it, to which repetitions are added but never removed.
 
-`MINE.cpep` is fitted anew from `MINE.recordings` whenever gestures are added or left out, and a lesson that was broken
-off goes on where it stopped. Each repetition is an emg2pose session of its own, written whole the moment it was made,
-labelled by its stage; `teaching.json` says of which band they are and which gestures the bundle has.
+`MINE.cpep` is fitted again from `MINE.recordings` whenever gestures are added or left out, and an interrupted lesson
+continues where it stopped. Each repetition is written as an emg2pose session as soon as it was made; its stage is the
+gesture. `teaching.json` says which band recorded them and which gestures the bundle has.
 """
 
 import os
@@ -23,11 +23,11 @@ from cpep_edge.session import Session, SessionMeta, write_short_session
 
 NOTES_FILE = "teaching.json"
 _MAX_NOTES_BYTES = 1 << 20
-_NAME = re.compile(r"w(\d+)-r(\d+)-(\d+)")  # wearing, round, and a running number
+_NAME = re.compile(r"w(\d+)-r(\d+)-(\d+)")  # wearing, round and a serial number
 
 
 class Notes(BaseModel):
-    """The notes about a folder of recordings."""
+    """The content of `teaching.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -38,7 +38,7 @@ class Notes(BaseModel):
     unit: Literal["uV", "count"]
     gestures: tuple[str, ...] = Field(max_length=1000)  # of the bundle, without rest
     rest: str = Field(min_length=1, max_length=MAX_NAME)
-    n_fitted: int | None = Field(default=None, ge=0)  # the bundle knows the recordings of numbers below; None: all
+    n_fitted: int | None = Field(default=None, ge=0)  # the bundle was fitted to recordings below this number; None: all
 
 
 def recordings_of(bundle: Path) -> Path:
@@ -48,16 +48,16 @@ def recordings_of(bundle: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Recordings:
-    """The recordings of one bundle, and what they are for."""
+    """The recordings of one bundle, and the notes about them."""
 
     folder: Path
     notes: Notes
 
     @classmethod
     def read(cls, folder: Path) -> "Recordings | None":
-        """The recordings of a folder; None where there is no such folder.
+        """The recordings in a folder; None when it is missing or empty.
 
-        Raises ConfigError when something else lies there, DataError when it is damaged.
+        Raises ConfigError when the folder holds something else, DataError when it is damaged.
         """
         try:
             content = read_plain(folder / NOTES_FILE, _MAX_NOTES_BYTES)
@@ -81,7 +81,7 @@ class Recordings:
 
     @classmethod
     def begin(cls, folder: Path, info: StreamInfo, gestures: tuple[str, ...], rest: str) -> "Recordings":
-        """Recordings of a band that is there; nothing is written before `save` or `add`."""
+        """New recordings of a band; nothing is written before `save` or `add`."""
         unit: Literal["uV", "count"] = "uV" if info.unit == "uV" else "count"
         notes = Notes(
             device=info.name[:200],
@@ -94,7 +94,7 @@ class Recordings:
         return cls(folder, notes)
 
     def check_band(self, info: StreamInfo) -> None:
-        """Raises ConfigError for another band than the one that was recorded."""
+        """Raise ConfigError when the band does not match the one of the recordings."""
         notes = self.notes
         same_rate = abs(info.sample_rate_hz / notes.sample_rate_hz - 1) <= RATE_TOLERANCE
         if info.n_channels != notes.n_channels or not same_rate or (info.unit == "uV") != (notes.unit == "uV"):
@@ -105,24 +105,24 @@ class Recordings:
             )
 
     def with_gestures(self, gestures: tuple[str, ...]) -> "Recordings":
-        """The same recordings for a bundle of these gestures."""
+        """The same recordings, for a bundle with these gestures."""
         return replace(self, notes=self.notes.model_copy(update={"gestures": gestures}))
 
     def all_fitted(self) -> "Recordings":
-        """The same recordings when the bundle knows them all."""
+        """The same recordings, after the bundle was fitted to all of them."""
         return replace(self, notes=self.notes.model_copy(update={"n_fitted": self._next_number()}))
 
     def are_new(self) -> list[bool]:
-        """Of each recording, as `repetitions` has them, whether the bundle was not fitted to it yet."""
+        """Whether each recording, in the order of `repetitions`, is new: the bundle was not yet fitted to it."""
         n_fitted = self.notes.n_fitted
         return [n_fitted is not None and _number(file) >= n_fitted for file in self._files()]
 
     def save(self) -> None:
-        """Write down what the folder is for. Raises CpepError when the disk refuses."""
+        """Write the notes. Raises CpepError when the disk refuses."""
         write_file(self.folder / NOTES_FILE, self.notes.model_dump_json(indent=1) + "\n")
 
     def add(self, repetition: Repetition) -> None:
-        """Keep a repetition, whole or not at all. Raises CpepError when the disk refuses."""
+        """Write a repetition, whole or not at all. Raises CpepError when the disk refuses."""
         stem = f"w{repetition.wearing}-r{repetition.number:02d}-{self._next_number():03d}"
         rate_hz = self.notes.sample_rate_hz
         n = len(repetition.samples)
@@ -140,7 +140,7 @@ class Recordings:
         write_short_session(self.folder / f"{stem}.hdf5", meta, np.arange(n) / rate_hz, repetition.samples)
 
     def repetitions(self) -> list[Repetition]:
-        """Everything that was recorded, in that order. Raises DataError for a file that is none of these."""
+        """All repetitions, in the order of recording. Raises DataError for a file that is not a usable repetition."""
         found = []
         for file in self._files():
             with Session(file) as session:
@@ -156,7 +156,7 @@ class Recordings:
         return found
 
     def _next_number(self) -> int:
-        return 1 + max((_number(file) for file in self._files()), default=-1)  # one may have been moved away
+        return 1 + max((_number(file) for file in self._files()), default=-1)  # not the count: files may be missing
 
     def _files(self) -> list[Path]:
         files = [file for file in self.folder.glob("*.hdf5") if _NAME.fullmatch(file.stem)]

@@ -1,8 +1,8 @@
-"""`teach`: a wearer's own gestures on any band, from a wish to a bundle that runs.
+"""`teach`: teach a wearer's own gestures on any band, from the user's wish to a bundle that runs.
 
-A `Teaching` says which repetitions are missing, keeps each one the moment it was made, and fits and writes the bundle
-at the end. Screens feed it blocks and show its `cue`; it knows none of them. What was recorded is never lost: a lesson
-that was broken off goes on, and every change of the list of gestures is a new fit of what lies beside the bundle.
+A `Teaching` knows which repetitions are missing, writes each one as soon as it was made, and fits and writes the bundle
+at the end. It is independent of the user interface, which feeds it blocks and shows its `cue`. No recording is lost: an
+interrupted lesson continues, and every change of the gestures is a new fit to the recordings beside the bundle.
 """
 
 import os
@@ -27,7 +27,7 @@ from cpep_edge.taught import Base, Taught, fit_taught, write_taught
 from cpep_edge.taught_recordings import NOTES_FILE, Recordings, recordings_of
 from cpep_edge.trust import SigningKey
 
-ALL = "all"  # in place of a gesture's name: each of them, in a wearing of its own
+ALL = "all"  # instead of a gesture's name: every gesture, in a new wearing
 REPETITIONS = 3
 MOST_GESTURES = 100
 
@@ -36,21 +36,21 @@ MOST_GESTURES = 100
 class Wish:
     """What the wearer wants to teach."""
 
-    gestures: tuple[str, ...] = ()  # of a new bundle; none: the usual ones
-    repetitions: int = REPETITIONS  # of each gesture, or so many more
+    gestures: tuple[str, ...] = ()  # of a new bundle; empty: the default ones
+    repetitions: int = REPETITIONS  # of each gesture; of one in `again`, additional ones
     again: tuple[str, ...] = ()  # gestures to repeat
     added: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    others: bool = False  # a new bundle is taught other movements too, so that they are not taken for gestures
+    others: bool = False  # a new bundle also learns other movements, to reject them
 
     @property
     def changes(self) -> bool:
-        """Whether it is about a bundle that was taught before."""
+        """Whether it changes a bundle that was taught before."""
         return bool(self.again or self.added or self.left_out)
 
 
 class Teaching:
-    """One sitting."""
+    """One sitting, in which repetitions are recorded and the bundle is fitted and written."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class Teaching:
         trained: Bundle | None = None,
         timing: Timing = Timing(),
     ) -> None:
-        """path: the bundle, there or not
-        info: of the band; None where nothing is to be recorded
+        """path: the bundle, which may not exist yet
+        info: of the band; None when nothing is to be recorded
         trained: a bundle for the same band, whose encoder is tried too
 
-        Raises ConfigError, saying what to do, for a wish that cannot be: a name that is taken or unknown, another
-        band, one gesture only, nothing to do, a lesson that runs already. ArtifactError or CpepError where no bundle
-        can be written, DataError when the recordings are damaged.
+        Raises ConfigError, which says what to do, when the wish cannot be met: a name is taken or unknown, the band is
+        another, there is only one gesture, there is nothing to do, or a lesson is already running. Raises ArtifactError
+        or CpepError when no bundle can be written there, DataError when the recordings are damaged.
         """
         if path.name in ("", ".."):
             raise ConfigError(f"{path} is not a name of a bundle: give one, such as mine.cpep")
@@ -106,11 +106,11 @@ class Teaching:
 
     @property
     def cue(self) -> Cue:
-        """What to show now."""
+        """The cue to show now."""
         return self.lesson.cue
 
     def feed(self, block: Block) -> list[Event]:
-        """Take samples; what counts is on the disk when this returns. Raises CpepError when the disk refuses."""
+        """Take samples. A completed repetition is on disk when this returns; raises CpepError when the disk refuses."""
         events = self.lesson.feed(block)
         for event in events:
             if isinstance(event, Repetition):
@@ -122,7 +122,7 @@ class Teaching:
         return events
 
     def fit(self) -> tuple[Taught, list[Repetition]]:
-        """Fit to all that was recorded of the bundle's gestures. Raises DataError when it is too little."""
+        """Fit to all repetitions of the bundle's gestures. Raises DataError when there are too few."""
         names = {*self.recordings.notes.gestures, self.recordings.notes.rest}
         used = [one for one in self._repetitions if one.gesture in names]
         if len({one.gesture for one in used} - {self.recordings.notes.rest, UNKNOWN}) < 2:
@@ -132,9 +132,9 @@ class Teaching:
         return fit_taught(used, self.recordings.notes.rest, self.reading, self.recordings.notes.unit, self._base), used
 
     def write(self, taught: Taught, used: Sequence[Repetition], key: SigningKey | None = None) -> Manifest:
-        """Write the bundle in the place of an earlier one, and down which gestures it has.
+        """Write the bundle in place of an earlier one, and note the gestures that it has.
 
-        Raises ConfigError when it got a gesture meanwhile that would be lost.
+        Raises ConfigError when the earlier one has got a gesture in the meantime that would be lost.
         """
         self._check_edits(self.recordings)
         manifest = write_taught(self.path, taught, used, f"{len(used)} recordings of its wearer", key)
@@ -144,11 +144,11 @@ class Teaching:
         return manifest
 
     def close(self) -> None:
-        """Let others record for this bundle."""
+        """Release the recordings, so that another lesson can record for this bundle."""
         self._let_go()
 
     def _check_edits(self, kept: Recordings) -> None:
-        """Raise ConfigError where the bundle has gestures that its recordings lack: a new fit would lose them."""
+        """Raise ConfigError when the bundle has a gesture that was never recorded: a new fit would lose it."""
         known = {*kept.notes.gestures, kept.notes.rest, *(one.gesture for one in self._repetitions)}
         strange = next((one.name for one in self._written() if not one.n_prototypes and one.name not in known), None)
         if strange is not None:
@@ -158,7 +158,7 @@ class Teaching:
             )
 
     def _removed(self) -> set[str]:
-        """Gestures that were recorded and fitted, and that `gestures remove` has taken out of the bundle since."""
+        """Gestures that were recorded and fitted, and that `gestures remove` has since taken out of the bundle."""
         there = {one.name for one in self._written()}
         fitted = {one.gesture for one in self._repetitions} - {one.gesture for one in self._new_ones}
         return fitted - there if there else set()
@@ -188,7 +188,7 @@ class Teaching:
             )
         if wish.changes or info is None:
             raise ConfigError(f"nothing was taught for {self.path} yet: leave out --again, --with and --without")
-        design_reading(info.n_channels, info.sample_rate_hz)  # says what no head can read
+        design_reading(info.n_channels, info.sample_rate_hz)  # raises ConfigError for a band that cannot be taught
         names = (*(wish.gestures or DEFAULT_GESTURES), *((UNKNOWN,) if wish.others else ()))
         return Recordings.begin(recordings_of(self.path), info, check_gestures(names), rest_of(names))
 
@@ -199,7 +199,7 @@ class Teaching:
         return last + 1 if (set(wish.again) >= set(gestures) - {UNKNOWN} or ALL in wish.again) and not begun else last
 
     def _steps(self, wish: Wish, gestures: tuple[str, ...]) -> list[Step]:
-        """The repetitions that are still missing, going round the list."""
+        """The missing repetitions, in rounds through the list of gestures."""
         again = gestures if ALL in wish.again else wish.again
         had: dict[str, set[tuple[int, int]]] = defaultdict(set)
         for one in self._repetitions:
@@ -211,7 +211,7 @@ class Teaching:
         return [Step(name, first[name] + extra) for extra in rounds for name in gestures if extra < missing[name]]
 
     def _find_base(self, trained: Bundle | None, info: StreamInfo | None) -> Base | None:
-        """The trained bundle that is taught further: the one that is given, or the one that was taken before."""
+        """The trained bundle to build on: the given one, else the taught bundle itself if it already has an encoder."""
         if trained is None and (self.path / MANIFEST_FILE).is_file():
             before = Bundle(self.path)
             trained = None if before.manifest.encoder is None else before
@@ -225,7 +225,7 @@ class Teaching:
 
 
 def _wanted(present: tuple[str, ...], rest: str, wish: Wish, path: Path) -> tuple[str, ...]:
-    """The gestures that the bundle is to have."""
+    """The gestures that the bundle is to have. Raises ConfigError when the wish does not fit those that it has."""
     if wish.gestures and set(wish.gestures) - {rest, UNKNOWN} != set(present) - {UNKNOWN}:
         raise ConfigError(
             f"{path} is being taught {', '.join(present)}: change the list with --with and --without, or choose "

@@ -1,4 +1,4 @@
-"""Read TOML that a user wrote, and say in one sentence what is wrong with it."""
+"""Read TOML that a user wrote, and report in one sentence what is wrong with it."""
 
 import tomllib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _MAX_BYTES = 1 << 24
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """A TOML file; raises ValueError, saying why, where it cannot be read or is none."""
+    """The content of a TOML file; raises ValueError, which says why, when it cannot be read or is not TOML."""
     try:
         return parse_toml(read_plain(path, _MAX_BYTES, follow=True).decode())
     except (OSError, UnicodeDecodeError) as error:
@@ -23,17 +23,17 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Keys and values; raises ValueError, never anything else."""
+    """The keys and values of a TOML text; raises ValueError, never anything else."""
     try:
-        return tomllib.loads(text.removeprefix("\ufeff"))  # which some editors begin a file with
+        return tomllib.loads(text.removeprefix("\ufeff"))  # some editors write it at the start of a file
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
 def faults(error: "ValidationError", meant: Callable[[str], str] = lambda key: "") -> str:
-    """All that a model of a file's keys finds wrong with them, in words.
+    """All validation errors of a file's keys, in words.
 
-    meant: what to add about a key that is not known
+    meant: returns a hint to add for an unknown key
     """
     said = []
     for fault in error.errors():

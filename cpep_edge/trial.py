@@ -1,8 +1,8 @@
-"""Run the programs of a bundle for the first time: in a process of its own, which may die.
+"""Run the programs of a bundle for the first time, in a child process, which may crash.
 
-A program is data until then. ExecuTorch checks the frame of a `.pte` and believes much of the rest: four changed bytes
-can end the process that loads it. So a bundle without a checked signature gives its golden answers in a child first,
-under limits of memory and time, and what kills the child is one sentence for the user.
+ExecuTorch checks the frame of a `.pte` but trusts most of its content: four changed bytes can crash the process that
+loads it. So a bundle without a checked signature first runs its golden inputs in a child process, with limits of memory
+and time. If the child dies, the user gets one sentence that says why.
 """
 
 import json
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from cpep_edge.bundle import Bundle
 
 TIMEOUT_S = 120.0
-MEMORY_BYTES = 16 << 30  # of addresses: torch maps a few; far below what a made-up size asks for
+MEMORY_BYTES = 16 << 30  # of address space: torch maps a few GiB, a forged size asks for far more than this
 
 _log = logging.getLogger(__name__)
 
 
 def try_programs(bundle: "Bundle") -> float:
-    """Run the golden inputs of a bundle in a child; returns the smallest cosine to the stored embeddings.
+    """Run the golden inputs of a bundle in a child process; returns the smallest cosine to the stored embeddings.
 
-    Its code must be trusted already: a process of its own keeps a crash out, not an attack.
-    Raises ArtifactError when an answer is off, or the child crashed or did not end.
+    The bundle's code must be trusted already: a child process contains a crash, but not an attack.
+    Raises ArtifactError when an answer is wrong, or the child crashes or does not end.
     """
     command = [sys.executable, "-m", "cpep_edge.golden", str(bundle.path), bundle.manifest_sha256]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -56,7 +56,7 @@ def try_programs(bundle: "Bundle") -> float:
 
 
 def require_tried(bundle: "Bundle") -> None:
-    """Try the programs of a bundle, unless it is remembered that they were. Raises ArtifactError as `try_programs`."""
+    """Try the programs of a bundle, unless that was done before. Raises ArtifactError as `try_programs` does."""
     if remembers("ran its golden inputs", bundle.manifest_sha256):
         return
     try_programs(bundle)
@@ -67,7 +67,7 @@ def require_tried(bundle: "Bundle") -> None:
 
 
 def limit_to(what: int, most: int) -> None:
-    """Limit what this process may take, where it is not limited to less already; it leaves no core behind."""
+    """Limit a resource of this process, unless its limit is already lower, and switch core dumps off."""
     hard = resource.getrlimit(what)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(what, (most, most))

@@ -1,12 +1,12 @@
-"""Who made a bundle: Ed25519 signatures over manifests, and a memory of versions that keeps older ones out.
+"""Check who made a bundle, by Ed25519 signatures over manifests, and refuse versions older than one that ran before.
 
-The manifest holds the hash of every other file, so a signature over its bytes vouches for all of them. It is checked
-before the manifest is parsed and long before a bundle's code is loaded. Keys are PEM files as OpenSSL writes them, and
-`manifest.sig` holds the 64 bytes of the signature (RFC 8032), so that
-`openssl pkeyutl -verify -pubin -inkey KEY.pub -rawin -in manifest.json -sigfile manifest.sig` agrees.
+The manifest holds the hash of every other file, so a signature over its bytes covers all of them. It is checked before
+the manifest is parsed and long before a bundle's code is loaded. Keys are PEM files as OpenSSL writes them, and
+`manifest.sig` holds the 64 bytes of the signature (RFC 8032), so it can also be checked with
+`openssl pkeyutl -verify -pubin -inkey KEY.pub -rawin -in manifest.json -sigfile manifest.sig`.
 
-A signature stays valid for ever, so a device also remembers the highest version it has run of each bundle and refuses
-those below. The memory is a JSON file under the user's state folder.
+A signature stays valid for ever, so a device also remembers the highest version that it has run of each bundle, and
+refuses lower ones. They are stored in a JSON file in the user's state folder.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE_BYTES = 64
-MAX_VERSION = 1 << 53  # of a bundle, not reached: what JSON's numbers hold
+MAX_VERSION = 1 << 53  # versions of a bundle stay below this, so that a JSON number holds them exactly
 _FINGERPRINT_CHARS = 16
 _PRIME = 2**255 - 19  # of Curve25519
 _ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # y of a point of order eight
@@ -35,7 +35,7 @@ _SEEN_FILE = "cpep-edge/seen-versions.json"
 
 
 class Key(Protocol):
-    """What vouches for a bundle: a public key, or a root file that names several."""
+    """What a bundle's signature is checked with: a public key, or a root file that names several."""
 
     @property
     def file(self) -> Path:
@@ -44,11 +44,11 @@ class Key(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A short name for the key, as the memory of versions uses it."""
+        """A short name for the key, under which versions are remembered."""
         ...
 
     def signed(self, content: bytes, signature: bytes) -> bool:
-        """Whether the signature is of this content, and of a key that may sign."""
+        """Whether a key that may sign bundles made this signature of this content."""
         ...
 
 
@@ -57,15 +57,15 @@ class PublicKey:
     """The key that a bundle must be signed with."""
 
     raw: bytes  # 32
-    file: Path  # where it came from
+    file: Path  # that it was read from
 
     @property
     def fingerprint(self) -> str:
-        """The first half of the SHA-256 of the key, in hex: what people compare."""
+        """The first 16 hex digits of the key's SHA-256, short enough for people to compare."""
         return hashlib.sha256(self.raw).hexdigest()[:_FINGERPRINT_CHARS]
 
     def signed(self, content: bytes, signature: bytes) -> bool:
-        """Whether the signature is of this key and this content."""
+        """Whether this key made this signature of this content."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -79,27 +79,27 @@ class PublicKey:
 
 
 def _signs_all(raw: bytes) -> bool:
-    """Whether a public key is a point of small order: made-up signatures of it are right for any content.
+    """Whether a public key is a point of small order, for which one forged signature is valid for any content.
 
-    Nobody's key is one, for no secret leads there (RFC 8032, 5.1.5). Libraries differ in whether they refuse them.
+    No secret key has such a public key (RFC 8032, 5.1.5), and not every library refuses one.
     """
     return (int.from_bytes(raw, "little") & (1 << 255) - 1) % _PRIME in _SMALL_ORDER
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The secret that makes signatures."""
+    """The secret key, which makes signatures."""
 
     seed: bytes  # 32
     file: Path
 
     @property
     def public(self) -> PublicKey:
-        """The key that its signatures are checked with."""
+        """The public key that its signatures are checked with."""
         return PublicKey(self._key().public_key().public_bytes_raw(), self.file)
 
     def sign(self, content: bytes) -> bytes:
-        """The signature of some bytes, 64 bytes."""
+        """Sign some bytes; returns the signature of 64 bytes."""
         return self._key().sign(content)
 
     def _key(self) -> "Ed25519PrivateKey":
@@ -109,9 +109,9 @@ class SigningKey:
 
 
 def generate_keys(file: Path) -> PublicKey:
-    """Write a new secret key, readable by its owner alone, and beside it `FILE.pub`, for the devices.
+    """Write a new secret key, which only its owner can read, and beside it the public key `FILE.pub`, for the devices.
 
-    Raises ConfigError when either file exists: a lost key cannot be made again.
+    Raises ConfigError when either file exists, because a key that is overwritten is lost.
     """
     _require_library()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -125,7 +125,7 @@ def generate_keys(file: Path) -> PublicKey:
     public = key.public_key()
     with replacing(public_file) as temporary:
         temporary.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-        temporary.chmod(0o644)  # whatever the umask: who may write it may say whose bundles run
+        temporary.chmod(0o644)  # whatever the umask is: anyone who can write it decides whose bundles run
     with replacing(file) as temporary:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -133,7 +133,7 @@ def generate_keys(file: Path) -> PublicKey:
 
 
 def load_public_key(file: Path) -> PublicKey:
-    """Read a public key; raises ConfigError when the file is no Ed25519 public key."""
+    """Read a public key; raises ConfigError when the file is not an Ed25519 public key."""
     _require_library()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -151,10 +151,10 @@ def load_public_key(file: Path) -> PublicKey:
 
 
 def load_signing_key(file: Path, ask: Callable[[str], str] | None = None) -> SigningKey:
-    """Read a secret key, which nobody but its owner may read.
+    """Read a secret key, which only its owner may be able to read.
 
     ask: asks the user for the password of a key that is protected by one
-    Raises ConfigError when the file is no Ed25519 secret key, others may read it, or the password is not its.
+    Raises ConfigError when the file is not an Ed25519 secret key, others can read it, or the password is wrong.
     """
     _require_library()
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -185,8 +185,9 @@ def load_signing_key(file: Path, ask: Callable[[str], str] | None = None) -> Sig
 def check_version(key: Key, name: str, version: int, manifest_sha256: str, *, new_name: bool = False) -> None:
     """Raise ArtifactError when this machine has run a later version of the bundle, or another of the same version.
 
-    A name that never ran here may be an older bundle under another name, which its maker once gave it. It is taken for
-    one where its version is below what ran here of the same key, unless new_name says that it is another model.
+    A bundle of a name that never ran here could be an older bundle that its maker has since renamed. It is refused as
+    one when its version is below the highest that ran here with the same key, unless new_name says that it is another
+    model.
     """
     _check_version(_versions(read_memory(_SEEN_FILE)), key, name, version, manifest_sha256, new_name)
 
@@ -219,7 +220,7 @@ def _cure(version: int) -> str:
 
 
 def remember_version(key: Key, name: str, version: int, manifest_sha256: str, *, new_name: bool = False) -> None:
-    """Keep older versions of a bundle out from now on."""
+    """Refuse older versions of a bundle from now on. Raises ArtifactError as `check_version` does."""
     with memory(_SEEN_FILE) as known:
         _check_version(_versions(known), key, name, version, manifest_sha256, new_name)
         known[_memory_of(key, name)] = [version, manifest_sha256]
@@ -241,7 +242,7 @@ def _versions(known: Mapping[str, object]) -> dict[str, tuple[int, str]]:
 
 
 def read_key(file: Path) -> bytes:
-    """What a file of a key holds; raises ConfigError where it cannot be read."""
+    """The content of a key file; raises ConfigError when it cannot be read."""
     try:
         if not file.is_file():
             raise ConfigError(f"{file}: there is no such key file")

@@ -1,4 +1,4 @@
-"""What bundles must be signed with on this machine: the key that is asked for, and where it is looked for."""
+"""Find the key, or the root file, that bundles must be signed with on this machine."""
 
 import os
 from pathlib import Path
@@ -13,11 +13,11 @@ _KEY_FILE = "cpep-edge/key.pem"
 
 
 def configured_key(given: Path | None) -> Key | None:
-    """What bundles must be signed with on this machine: a key, or the keys of a root file; None where none is set.
+    """The key, or the root file's keys, that bundles must be signed with on this machine; None when none is configured.
 
-    given: from --key; without it what CPEP_EDGE_KEY names, then `cpep-edge/root.json` and `cpep-edge/key.pem` of the
-        user's configuration, then of the system's
-    Raises ConfigError when there is one that cannot be read: only a key that is not there means that none is asked for.
+    given: from --key; None: the file that CPEP_EDGE_KEY names, else `cpep-edge/root.json` or `cpep-edge/key.pem` in the
+        user's configuration, else in the system's
+    Raises ConfigError when there is one that cannot be read: signatures are optional only when there is no key at all.
     """
     named = given or (Path(os.environ["CPEP_EDGE_KEY"]) if os.environ.get("CPEP_EDGE_KEY") else None)
     if named is not None:
@@ -30,17 +30,17 @@ def configured_key(given: Path | None) -> Key | None:
 
 
 def user_configuration() -> Path | None:
-    """Where this user's configuration lies; None for a user without a home."""
+    """The folder of this user's configuration; None for a user without a home."""
     return user_folder("XDG_CONFIG_HOME", ".config")
 
 
 def load_trusted(file: Path) -> Key:
-    """A public key in PEM, or a root file with several; raises ConfigError when it is neither."""
+    """Read a public key in PEM or a root file; raises ConfigError when the file is neither."""
     return load_root(file) if read_key(file).lstrip().startswith(b"{") else load_public_key(file)
 
 
 def _is_there(file: Path) -> bool:
-    """Whether a key lies here. A link that leads nowhere, or a folder that may not be searched, hides one."""
+    """Whether there is a key file here. Raises ConfigError when a broken link or a closed folder may hide one."""
     try:
         for place in (file, file.parent, file.parent.parent):
             if place.is_symlink() and not place.exists():

@@ -1,4 +1,4 @@
-"""Prove a bundle: every hash, every file opened, every golden input run, with the code that runs live, in a child."""
+"""Verify a bundle: check every hash, open every file, and run every golden input with the live code in a child."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,29 +11,29 @@ from cpep_edge.trust import Key
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The facts of a bundle that was verified."""
+    """The facts about a verified bundle."""
 
     name: str
     version: int
-    signed_by: str | None  # fingerprint of the key that was checked; None: none was asked for
+    signed_by: str | None  # fingerprint of the key that was checked; None: no key was required
     n_files: int  # listed in the manifest
-    size_bytes: int  # of those
-    n_golden: int  # golden inputs that gave their embedding and gesture
-    smallest_cosine: float | None  # among their embeddings, to the stored ones; None: nothing was run
+    size_bytes: int  # of those files
+    n_golden: int  # golden inputs that gave their stored embedding and gesture
+    smallest_cosine: float | None  # between their embeddings and the stored ones; None: nothing was run
 
 
 def verify_bundle(path: Path, key: Key | None = None, *, trust: bool = False, run: bool = True) -> VerifyReport:
-    """Check a whole bundle; raises ArtifactError, in one sentence, at the first thing that is off.
+    """Check a whole bundle; raises ArtifactError, with a message of one sentence, at the first fault.
 
-    key: what must have signed it; checked before anything of the bundle is parsed or run
-    trust: the user says that its code may run here
-    run: its golden inputs, in a process of their own; without it only hashes and the signature are checked
+    key: the key that must have signed it; checked before anything of the bundle is parsed or run
+    trust: the user says that the bundle's code may run here
+    run: run the golden inputs in a child process; otherwise only the hashes and the signature are checked
     """
     bundle = Bundle(path, key, trust=trust)
     bundle.check_files()
     smallest_cosine = None
     if run:
-        carried_library(bundle)  # may its code run here?
+        carried_library(bundle)  # raises ArtifactError if the bundle's code may not run here
         smallest_cosine = try_golden(bundle)
     manifest = bundle.manifest
     return VerifyReport(

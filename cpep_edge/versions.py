@@ -1,4 +1,4 @@
-"""Which code is running: the commit of the checkout, and the versions of what it stands on."""
+"""Which code is running: the commit of the checkout, and the versions of the packages that it uses."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def git_commit() -> str:
-    """The commit that the running code was checked out at; empty where there is none."""
+    """The commit of the checkout that the running code is in; empty when it is not in one."""
     command = ("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD")
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -17,7 +17,7 @@ def git_commit() -> str:
 
 
 def code_version(*paths: str) -> str:
-    """The commit in short, as results name it; `+changes` when files under `paths` of the checkout differ from it."""
+    """The short commit, for results; ends in `+changes` when files under `paths` of the checkout differ from it."""
     commit = git_commit()[:12]
     if not commit:
         return "unknown"
@@ -30,7 +30,7 @@ def code_version(*paths: str) -> str:
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of Python and of those packages that are installed."""
+    """Versions of Python and of those of the packages that are installed."""
     found = {"python": sys.version.split()[0]}
     for package in packages:
         try:

@@ -1,8 +1,9 @@
-"""What this machine remembers of bundles that no key vouches for: by the hash of the manifest, which covers every file.
+"""What this machine remembers about bundles without a checked signature, by the hash of their manifest.
 
-A bundle carries native code. Without a key it runs only where it was made here or the user said once, with --trust,
-that this very bundle may. And its programs are data until they ran once in a process of their own and gave their golden
-answers (`cpep_edge.golden`); that too is remembered, so that it is paid once.
+A bundle contains native code. Without a key, it runs only if it was made on this machine, or if the user once allowed
+this very bundle with --trust. Its programs must also have run once in a child process and given their golden answers
+(`cpep_edge.golden`); that too is remembered, so that it is done only once. The manifest holds the hash of every other
+file, so its own hash identifies the whole bundle.
 """
 
 import errno
@@ -21,16 +22,16 @@ from cpep_edge.outside import user_folder
 Fact = Literal["may run", "ran its golden inputs"]
 _FILE = "cpep-edge/bundles.json"
 _MAX_BYTES = 1 << 26
-_MOST = 4096  # bundles remembered; beyond, the oldest are forgotten
+_MOST = 4096  # bundles to remember; the oldest beyond that are forgotten
 
 
 def remembers(fact: Fact, manifest_sha256: str) -> bool:
-    """Whether this is known of a bundle."""
+    """Whether this fact is remembered of a bundle."""
     return fact in read_memory(_FILE).get(manifest_sha256, ())
 
 
 def remember(fact: Fact, manifest_sha256: str) -> None:
-    """Note it. Raises CpepError when the memory cannot be written."""
+    """Remember a fact of a bundle. Raises CpepError when that cannot be written."""
     with memory(_FILE) as known:
         facts = known.pop(manifest_sha256, [])
         known[manifest_sha256] = [*facts, *({fact} - {*facts})]
@@ -40,7 +41,7 @@ def remember(fact: Fact, manifest_sha256: str) -> None:
 
 @contextmanager
 def memory(name: str) -> Iterator[dict[str, Any]]:
-    """A JSON object in the user's folder of states, to be changed: held for one process at a time, and written whole.
+    """Yield a JSON object in the user's state folder, to be changed; it is locked meanwhile, and then written whole.
 
     Raises CpepError when it is damaged or cannot be written, as for a user without a home.
     """
@@ -65,7 +66,7 @@ def memory(name: str) -> Iterator[dict[str, Any]]:
 
 
 def read_memory(name: str) -> dict[str, Any]:
-    """The object, empty where there is none yet or no place for one. Raises CpepError when it is damaged."""
+    """Read the object; it is empty when there is none yet, or no folder for it. Raises CpepError when it is damaged."""
     folder = _state_folder()
     return {} if folder is None else _read(folder / name)
 

@@ -1,7 +1,7 @@
-"""A bundle as a function of signal: raw samples in, a gesture out. What `cpep_edge.load` returns.
+"""A bundle as a function from raw samples to a gesture, which `cpep_edge.load` returns.
 
-For single windows and for recordings, where nothing streams. A band that streams goes to `cpep_edge.live`, which
-filters every sample once and sums the evidence over time; a window by itself errs more often.
+It is for single windows and recordings. For a band that streams, use `cpep_edge.live`, which filters every sample only
+once and adds up evidence over time; single windows are less accurate.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from cpep_edge.recogniser import Recogniser
 class Answer:
     """The result for one window."""
 
-    gesture: str  # "unknown" where the votes are too divided, or the window is too far from every gesture
+    gesture: str  # "unknown" if the votes are too divided, or the window is too far from every gesture
     confidence: float  # the gesture's share of the votes, 0..1
-    similarity: float  # cosine of the nearest prototype, or how typical of the gesture the window is, up to 1
+    similarity: float  # cosine of the nearest prototype or, from a head, how typical the window is, up to 1
     shares: dict[str, float]  # of the votes, by gesture; they sum to one
     embedding: NDArray[np.float32]  # (d_embed,), unit length
 
@@ -31,7 +31,7 @@ class WindowRecogniser:
     """Recognises the gestures of one bundle in windows of raw signal. Threads may share it."""
 
     def __init__(self, bundle: Bundle, donning: Donning | None = None, spec: DecisionSpec | None = None) -> None:
-        """donning: how the band sits; spec: thresholds of rejection; None: the bundle's
+        """donning: how the band sits; spec: thresholds of rejection; None: those of the bundle
 
         Raises ArtifactError when a file of the bundle cannot be used.
         """
@@ -47,7 +47,7 @@ class WindowRecogniser:
         """Recognise the gesture in the newest window of a signal.
 
         window: (n_samples, n_channels), microvolts as the band sends them, at `sample_rate_hz`; at least
-            `window_samples` rows. Give more if you can: the filters settle on the samples before the window.
+            `window_samples` rows. Give more if you can, so that the filters settle on the samples before the window.
         Raises ValueError for another shape, or for a value that is not finite.
         """
         signal_uv = np.asarray(window, np.float32)
@@ -61,5 +61,5 @@ class WindowRecogniser:
         read = self._recogniser.recognise(self._recogniser.last_window(signal_uv, self._donning), self._head)
         vote = read.vote
         shares = dict.fromkeys(self.gestures, 0.0)
-        shares.update(zip(self.gestures, vote.shares, strict=False))  # those at the end may be left out
+        shares.update(zip(self.gestures, vote.shares, strict=False))  # zeros at the end may be left out
         return Answer(self._decider.accept(vote), vote.share, vote.similarity, shares, read.embedding)
