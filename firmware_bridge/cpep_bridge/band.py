@@ -1,4 +1,4 @@
-"""The driver of our own wristband: a source of blocks in microvolts, and an exact account of what did not arrive."""
+"""The driver of the cpep wristband: a source of blocks in microvolts, with an exact count of what did not arrive."""
 
 import contextlib
 import logging
@@ -40,12 +40,12 @@ from cpep_edge.errors import LinkError, LinkTimeout
 
 PING_EVERY_S = 1.0
 
-_WITNESSES_AGREE_S = 0.5  # the band's counter and its clock, from one frame to the next
-_PROBE_EVERY_S = 0.5  # of silence the band is asked who it is: it may have restarted, or ended unheard
-_LEAVE_S = 0.3  # for the answer to STOP on closing
+_WITNESSES_AGREE_S = 0.5  # largest difference between the band's counter and clock from one frame to the next
+_PROBE_EVERY_S = 0.5  # after so much silence, IDENTIFY is sent: the band may have restarted, or its END was lost
+_LEAVE_S = 0.3  # how long to wait for the answer to STOP on closing
 _KEPT_PINGS = 8
-_KEPT = 1024  # predictions and readings of the battery, until they are taken
-_PONG_S = 0.05  # a PONG that took longer tells little of the clock
+_KEPT = 1024  # predictions, and telemetry frames, kept until they are taken
+_PONG_S = 0.05  # a PONG that took longer is of little use to fit the clock
 
 _log = logging.getLogger(__name__)
 
@@ -53,16 +53,16 @@ _log = logging.getLogger(__name__)
 class Band:
     """A wristband that speaks the protocol of `frames`, from `with` to the end of its stream.
 
-    open_port: opens the line to it; a function, because a line that broke must be opened anew
-    timeout_s: how long the band may be silent while it should answer, or send no sample while it should stream
-    reconnect_s: how long to look for samples after the stream broke, 0 gives up at once
-    boot_s: how much longer it may take to answer once its port was opened
+    open_port: opens the line to the band; a function, because a broken line must be opened again
+    timeout_s: longest time without an answer, or without a sample while it should stream
+    reconnect_s: how long to try to resume a broken stream; 0 gives up at once
+    boot_s: additional time to answer after the port was opened
 
-    Entering asks the band who it is, iterating starts its stream. Both raise LinkError, or LinkTimeout when the band is
-    silent. A line that broke and came back goes on in the same stream if the band did not restart: what it sent
-    meanwhile is counted as lost, to the sample. Another band in its place is refused. Nothing reads the line between
-    two blocks but the iteration: a slow consumer makes the band drop frames, which are then counted as lost. Samples
-    that were on their way when the iteration was left are not accounted for.
+    Entering identifies the band, iterating starts its stream. Both raise LinkError, or LinkTimeout when the band is
+    silent. When a broken line comes back and the band did not restart, the stream continues and the samples sent in
+    between are counted exactly as lost. Another band in its place is refused. The line is only read by the iteration,
+    so a slow consumer makes the band drop frames, which are then counted as lost. Samples in transit when the iteration
+    is left are not counted.
     """
 
     def __init__(
@@ -81,22 +81,22 @@ class Band:
         self._identity: Info | None = None
         self._uv_per_count = np.float32(0)
         self._streaming = False
-        self._begun = False  # this boot of the band acknowledged START
+        self._begun = False  # whether the band acknowledged START since its last boot
         self._ledger = StreamLedger()
         self._frames = 0  # DATA frames whose samples were passed on
         self._misfits = 0  # DATA frames that contradict INFO
-        self._restarts = Restarts()  # of its count, which it did not say
+        self._restarts = Restarts()  # of the sample counter, without an INFO
         self._reconnects = 0
         self._rate: ArrivalRate | None = None
-        self._next_t_us: float | None = None  # when the next sample should be taken, device clock
+        self._next_t_us: float | None = None  # expected time of the next sample, device clock
         self._pace = Pace()
-        self._pings: dict[int, float] = {}  # when they were sent, by seq
+        self._pings: dict[int, float] = {}  # time of sending by seq
         self._ping_due_s = 0.0
         self._probe_after_s = _PROBE_EVERY_S  # of silence
-        self.clock = DeviceClock()  # of this boot of the band
+        self.clock = DeviceClock()  # since the band's last boot
         self._telemetry: deque[Telemetry] = deque(maxlen=_KEPT)
         self._predictions: deque[Prediction] = deque(maxlen=_KEPT)
-        self._calibration: tuple[NDArray[np.float32], int] | None = None  # gains and turn, told again after a restart
+        self._calibration: tuple[NDArray[np.float32], int] | None = None  # gains and turn, sent again after a restart
 
     def __enter__(self) -> "Band":
         self._dialogue, identity = self._meet(self._timeout_s + self._patience.boot_s, stop=True)
@@ -110,7 +110,7 @@ class Band:
     def __exit__(self, *exc: object) -> None:
         dialogue = self._opened()
         self._patience.leave()
-        with contextlib.suppress(LinkError):  # a band that is gone has stopped too
+        with contextlib.suppress(LinkError):  # a band that is gone needs no stop
             if self._streaming:
                 dialogue.order(Stop, _LEAVE_S)
             else:
@@ -120,7 +120,7 @@ class Band:
 
     @property
     def identity(self) -> Info:
-        """What the band said about itself. Raises ValueError before it was opened."""
+        """The INFO of the band. Raises ValueError before it was opened."""
         if self._identity is None:
             raise ValueError("the band was not opened: use it in a with statement")
         return self._identity
@@ -140,7 +140,7 @@ class Band:
 
     @property
     def counts(self) -> LinkCounts:
-        """Counts of the link so far; `frames` are those whose samples are in blocks."""
+        """Counts of the link so far; `frames` counts those whose samples were passed on in blocks."""
         decoder = self._decoder.counts
         return LinkCounts(
             frames=self._frames,
@@ -173,32 +173,32 @@ class Band:
         self._patience.stop()
 
     def take_predictions(self) -> list[Prediction]:
-        """What the band's own engine said since the last call, oldest first."""
+        """The predictions of the band's own engine since the last call, oldest first."""
         taken = list(self._predictions)
         self._predictions.clear()
         return taken
 
     def calibrate(self, gains: NDArray[np.float32], turn: int = 0) -> None:
-        """Fit the band's own engine to its wearer, before the stream begins; a band that restarts is told again.
+        """Set the wearer's calibration of the band's own engine, before the stream begins; repeated after a restart.
 
-        gains: (n_channels,), what each channel of the model is multiplied by beyond its usual scale
-        turn: electrodes by which the band sits turned, as `cpep_edge.calibration` finds it
+        gains: (n_channels,), additional factor of each channel of the model
+        turn: by how many electrodes the band is turned, as `cpep_edge.calibration` finds it
         Raises LinkError when the band has no engine that can be calibrated.
         """
         self._calibration = gains, turn % self.identity.n_channels
         self._opened().calibrate(*self._calibration, self._timeout_s)
 
     def bench(self, n_runs: int = 200, timeout_s: float = 60.0) -> BenchResult:
-        """Let the band time inferences of its own engine, after it has checked that its golden inputs come out right.
+        """Let the band time inferences of its own engine; it first checks the results of its golden inputs.
 
-        Raises LinkError when the band has no engine, streams, or its golden inputs come out wrong.
+        Raises LinkError when the band has no engine, streams, or gives wrong results for its golden inputs.
         """
         result, earlier = self._opened().bench(n_runs, timeout_s)
         self._note_all(earlier)
         return result
 
     def rest(self, seconds: float, ask_every_s: float = PING_EVERY_S) -> None:
-        """Let a band that does not stream idle; each time it is asked, TELEMETRY follows its answer, when due.
+        """Wait with an idle band, and PING it regularly, so that it sends TELEMETRY behind a PONG when that is due.
 
         Raises LinkError when the line breaks.
         """
@@ -210,7 +210,7 @@ class Band:
                 self._note_all([dialogue.receive(wait_s)])
 
     def take_telemetry(self) -> list[Telemetry]:
-        """What the band said of its battery since the last call, oldest first."""
+        """The TELEMETRY frames since the last call, oldest first."""
         taken = list(self._telemetry)
         self._telemetry.clear()
         return taken
@@ -222,7 +222,7 @@ class Band:
 
     def _round(self) -> Iterator[Block]:
         began_s = time.monotonic()
-        if not self._awaits_pong():  # it is never kept waiting
+        if not self._awaits_pong():  # a PONG is read at once, because its arrival time matters
             self._pace.rest()
         arrival = self._opened().receive(self._wait_s(time.monotonic()))
         sampled = False
@@ -235,7 +235,7 @@ class Band:
                 stamp_s = None if self._next_t_us is None else self._next_t_us / 1e6
                 self._rate.add(self._ledger.next_index, arrival.host_t_s, stamp_s)
             self._probe_after_s = _PROBE_EVERY_S
-        else:  # bytes that hold no sample are silence too
+        else:  # bytes without a sample count as silence
             self._patience.silent_s += time.monotonic() - began_s
         self._pace.note(self._ledger.next_index // self.identity.n_samples, arrival.host_t_s)
         if self._streaming:
@@ -245,9 +245,9 @@ class Band:
         return bool(self._pings) and time.monotonic() < self._ping_due_s - PING_EVERY_S + _PONG_S
 
     def _meet(self, timeout_s: float, stop: bool) -> tuple[Dialogue, Info]:
-        """Open the line and ask who is there.
+        """Open the line and identify the band.
 
-        stop: first, for a stream that an earlier host left running must not drown the answer
+        stop: send STOP first, so that a stream that an earlier host left running does not hide the answer
         """
         line = self._open_port()
         try:
@@ -260,7 +260,7 @@ class Band:
             raise
 
     def _reconnect(self, error: LinkError) -> None:
-        """Meet the band again on a line that broke, and go on in its stream. Raises LinkError when it stays away."""
+        """Reopen a broken line and continue the band's stream. Raises LinkError when the band stays away."""
 
         def attempt(left_s: float) -> None:
             self._opened().close()
@@ -268,11 +268,11 @@ class Band:
             self._resume(identity)
 
         self._patience.broke(error)
-        self._opened().close()  # before waiting, so that the node is free when the device comes back
+        self._opened().close()  # before waiting, so that the device can get the same path again
         self._patience.reopen(error, attempt)
 
     def _resume(self, identity: Info) -> None:
-        """Go on with the band that answered on a line opened anew."""
+        """Continue with the band that answered on the reopened line."""
         self._check_same(identity)
         self._reconnects += 1
         self._patience.opened()
@@ -281,10 +281,10 @@ class Band:
         if identity.boot_id != self.identity.boot_id or not self._begun:
             self._restart(identity)
         elif not identity.state:
-            self._opened().send(Stop)  # its stream ended meanwhile: END says where
+            self._opened().send(Stop)  # its stream has ended: the answer repeats END, which tells where
 
     def _check_same(self, said: Info) -> None:
-        """Raises WrongDevice when another band answers, or one that streams something else."""
+        """Raises WrongDevice when another band answers, or its stream has changed."""
         was, port = self.identity, self._opened().port
         if said.serial_number != was.serial_number:
             raise WrongDevice(
@@ -325,7 +325,7 @@ class Band:
         return max(0.0, min(self._patience.left_s, probe_s, self._ping_due_s - now_s))
 
     def _watch(self, now_s: float) -> None:
-        """Do what is due: ping the band, ask a silent one who it is, or give it up."""
+        """Do what is due: send PING, send IDENTIFY to a silent band, or give up."""
         dialogue = self._opened()
         if not self._patience.left_s:
             raise self._silence()
@@ -350,9 +350,9 @@ class Band:
         )
 
     def _blocks(self, arrival: Arrival) -> Iterator[Block]:
-        """The samples of one read, in as few blocks as losses and flags allow."""
+        """The samples of one read, in one block per stretch without a loss or a change of flags."""
         run: list[Data] = []
-        run_index = next_index = 0  # of the run's first sample, and of the one past its last
+        run_index = next_index = 0  # of the run's first sample, and one past its last
         restarted: Info | None = None
         counted_anew = False
         for frame in arrival.frames:
@@ -371,7 +371,7 @@ class Band:
                 next_index = index + frame.n_samples
             elif isinstance(frame, Info) and frame.boot_id != self.identity.boot_id:
                 restarted = frame
-                break  # what follows belongs to no stream that was started
+                break  # the rest belongs to no stream that was started
             else:
                 self._note(frame, arrival.host_t_s)
         if run:
@@ -390,19 +390,19 @@ class Band:
             self._begin()
 
     def _contradicts_itself(self, frame: Data) -> bool:
-        """Whether a frame's number and its time, both the band's own, say that different times went by."""
+        """Whether the time passed by a frame's sample_index differs from that by its t_us."""
         if not self._streaming or self._next_t_us is None or not self._fits(frame):
             return False
         counted_s = self._ledger.ahead(frame.sample_index) / self.identity.sample_rate_hz
         return abs(counted_s - (frame.t_us - self._next_t_us) / 1e6) > _WITNESSES_AGREE_S
 
     def _fits(self, frame: Data) -> bool:
-        """Whether a frame holds samples as INFO describes them."""
+        """Whether a frame has the channels and format of INFO."""
         identity = self.identity
         return frame.n_channels == identity.n_channels and frame.sample_format == identity.sample_format
 
     def _accept(self, frame: Data) -> int | None:
-        """The unwrapped index of the frame's first sample, None when it is to be dropped."""
+        """The unwrapped index of the frame's first sample; None when the frame must be dropped."""
         if not self._fits(frame):
             self._misfits += 1
             return None
@@ -441,13 +441,13 @@ class Band:
             case Nak():
                 _log.warning("%s refused command 0x%02x: %s", self.identity.model, frame.command, frame.text)
             case Info(state=0) if self._streaming:
-                self._opened().send(Stop)  # its END was not heard; it says it again
+                self._opened().send(Stop)  # its END was lost; the answer to STOP repeats it
             case End(seq, _, sample_index) if self._streaming:
                 self._ledger.finish(seq, sample_index)
                 self._streaming = False
 
     def _restart(self, said: Info) -> None:
-        """Start a new stream with a band that restarted; how much it sent unheard before that cannot be known."""
+        """Start a new stream with a band that restarted; what it lost before the restart cannot be counted."""
         self._check_same(said)
         _log.warning("%s restarted; a new stream begins", said.model)
         self._begun = False

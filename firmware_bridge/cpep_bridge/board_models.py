@@ -1,4 +1,4 @@
-"""How boards of other makers behave: what they answer, and the bytes of their frames. `simulated_boards` plays them."""
+"""Models of other makers' boards: their answers, and the bytes of their frames. `simulated_boards` runs them."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,7 +11,7 @@ from cpep_bridge.board_profile import BoardProfile
 from cpep_bridge.fixed_frames import FrameLayout, pack_frame, value_limits
 from cpep_bridge.text_lines import LineLayout, pack_line
 
-_MIDDLE_COUNTS = 2048  # of a 12-bit converter whose counts have no sign
+_MIDDLE_COUNTS = 2048  # the middle of an unsigned 12-bit converter's range
 
 
 class BoardModel(Protocol):
@@ -19,23 +19,23 @@ class BoardModel(Protocol):
 
     n_channels: int
     sample_rate_hz: float
-    n_samples: int  # in a frame
+    n_samples: int  # per frame
 
     def answer(self, heard: bytes) -> tuple[bytes, bool | None]:
-        """The reply to what the host sent, and whether the board streams from now on; None leaves it as it is."""
+        """The reply to what the host sent, and whether the board streams from now on; None: no change."""
         ...
 
     def counts(self, emg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Microvolts as whole counts of the converter."""
+        """Convert microvolts to whole counts of the converter."""
         ...
 
     def frame(self, number: int, counts: NDArray[np.float32]) -> bytes:
-        """Frame `number` since the start, of (n_samples, n_channels)."""
+        """The bytes of frame `number` since START; counts: (n_samples, n_channels)."""
         ...
 
 
 class SimulatedCyton:
-    """A Cyton, with a Daisy on it or not. A frame with a Daisy is two on the wire: one sample of 16 channels."""
+    """A Cyton with or without a Daisy. With a Daisy, one sample of 16 channels is two frames on the wire."""
 
     def __init__(self, daisy: bool = False) -> None:
         self._has_daisy = daisy
@@ -59,7 +59,7 @@ class SimulatedCyton:
         return counts
 
     def frame(self, number: int, counts: NDArray[np.float32]) -> bytes:
-        """See BoardModel. The counter starts at 0; with a Daisy, its frame goes first."""
+        """See BoardModel. The counter starts at 0; the Daisy's frame comes before the board's."""
         if not self._has_daisy:
             return pack_frame(cyton.LAYOUT, number, counts)
         board, daisy = counts[:, : cyton.N_CHANNELS], counts[:, cyton.N_CHANNELS :]
@@ -108,7 +108,7 @@ class SimulatedChords:
         return reply, streams
 
     def counts(self, emg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See BoardModel; a count stands for a microvolt here."""
+        """See BoardModel; a count is a microvolt here."""
         counts: NDArray[np.float32] = np.clip(np.rint(emg_uv) + _MIDDLE_COUNTS, 0, 2 * _MIDDLE_COUNTS - 1)
         return counts
 
@@ -118,7 +118,7 @@ class SimulatedChords:
 
 
 class SimulatedProfile:
-    """A board as a profile describes it. One without commands streams from the start."""
+    """A board described by a profile. One without a start command streams from the beginning."""
 
     def __init__(self, profile: BoardProfile) -> None:
         self._profile = profile
@@ -137,7 +137,7 @@ class SimulatedProfile:
         return reply, None if starts == stops else starts > stops
 
     def counts(self, emg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See BoardModel; where the profile has no scale, a count stands for a microvolt."""
+        """See BoardModel; without a scale in the profile, a count is a microvolt."""
         counts: NDArray[np.float32] = np.rint(emg_uv / np.float32(self._profile.uv_per_count or 1))
         if isinstance(self._layout, LineLayout):
             return counts

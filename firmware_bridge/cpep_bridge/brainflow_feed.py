@@ -1,7 +1,8 @@
-"""The boards of BrainFlow: `--port brainflow:BOARD`, with what it needs as `?serial_port=...&ip_port=...`.
+"""The boards of BrainFlow: `--port brainflow:BOARD`, with its parameters as `?serial_port=...&ip_port=...`.
 
-BOARD is a name of BrainFlow's `BoardIds` without `_BOARD`, in any case (`ganglion`, `cyton_daisy_wifi`, `synthetic`),
-or its number; the keys are the fields of `BrainFlowInputParams`. BrainFlow hands out microvolts. Needs `[brainflow]`.
+BOARD is a name of BrainFlow's `BoardIds` without `_BOARD`, in upper or lower case (`ganglion`, `cyton_daisy_wifi`,
+`synthetic`), or its number; the keys are the fields of `BrainFlowInputParams`. BrainFlow delivers microvolts. Needs the
+extra `[brainflow]`.
 """
 
 import threading
@@ -21,11 +22,11 @@ from cpep_edge.outside import printable
 
 BRAINFLOW_PREFIX = "brainflow:"
 
-_OPENING_S = 15.0  # BrainFlow looks for a radio for so long
+_OPENING_S = 15.0  # how long BrainFlow searches for a radio
 
 
 class BrainFlowFeed:
-    """A session with a board."""
+    """A BrainFlow session with a board, as a Feed."""
 
     def __init__(self, address: str, patience: Patience, timeout_s: float) -> None:
         """address: BOARD[?key=value&...]. Raises ConfigError for an unknown board or key, LinkError when it fails."""
@@ -66,7 +67,7 @@ class BrainFlowFeed:
                 try:
                     end()
                 except self._error:
-                    continue  # it has ended by itself
+                    continue  # the session has already ended
 
     def _open(self) -> None:
         self._board.prepare_session()
@@ -74,7 +75,7 @@ class BrainFlowFeed:
         self._board.start_stream()
 
     def _run(self, call: Any, patience: Patience, timeout_s: float) -> None:
-        """Run what blocks inside BrainFlow where a request to stop can still be heard."""
+        """Run a blocking call of BrainFlow in a thread, so that stop() still works. Raises LinkError when it fails."""
         failures: list[BaseException] = []
 
         def guarded() -> None:
@@ -115,12 +116,12 @@ def _parse(shim: Any, address: str) -> tuple[int, Any]:
 
 
 def _brainflow() -> Any:
-    """The module; its types are not stated."""
+    """The module, as Any because it has no type annotations."""
     try:
         from brainflow import board_shim
     except ImportError as error:
         raise ConfigError(
             f"BrainFlow needs another package: run pip install 'cpep-edge[brainflow]' ({error})"
         ) from error
-    warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # said when it loads its library
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # it is issued while the library loads
     return board_shim

@@ -1,7 +1,7 @@
-"""Every byte of a line as it came and went, kept in a file, and played back as the line.
+"""Record every byte of a line in a file, in both directions, and play it back in place of the line.
 
-The file is a pcap of link type RTAC_SERIAL (tcpdump.org/linktypes), which Wireshark opens: a record a read or a write,
-each with its time. Played back, reads are cut as they were and come at the pace at which they came.
+The file is a pcap of link type RTAC_SERIAL (tcpdump.org/linktypes), which Wireshark opens: one record per read or
+write, with its time. A playback returns the same reads at the same pace.
 """
 
 import errno
@@ -17,14 +17,14 @@ from cpep_bridge.byte_stream import ByteStream, RecordingOver
 from cpep_edge.errors import CpepError, LinkError
 
 FILE_PREFIX = "file://"
-GATE_S = 1.2  # a playback waits so long for the host to write what it wrote then: longer than PING's second
+GATE_S = 1.2  # how long a playback waits for the host to repeat a recorded write; longer than the period of PING, 1 s
 
 _FILE_HEADER = struct.Struct("<IHHiIII")  # magic, version 2.4, time zone, accuracy, longest record, link type
 _MAGIC, _LINK_TYPE, _LONGEST_BYTES = 0xA1B2C3D4, 250, 1 << 18
-_RECORD = struct.Struct("<IIII")  # seconds, microseconds, bytes here, bytes there were
-_RTAC = struct.Struct(">IIBBH")  # seconds, microseconds, event, control lines, nothing
+_RECORD = struct.Struct("<IIII")  # seconds, microseconds, recorded bytes, original bytes
+_RTAC = struct.Struct(">IIBBH")  # seconds, microseconds, event, control lines, unused
 _TO_DEVICE, _FROM_DEVICE = 1, 2  # events: DATA_TX_START, DATA_RX_START
-_RAW_READ_BYTES = 4096  # of a file without times, about what a pty gives
+_RAW_READ_BYTES = 4096  # size of a read from a file without times; about what a pty returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Chunk:
 
 
 class Capture:
-    """Opens lines as `open_port` does, and keeps what goes over all of them in one file."""
+    """Opens lines with `open_port` and records the bytes of all of them in one file."""
 
     def __init__(self, open_port: Callable[[], ByteStream], path: Path) -> None:
-        """path: of the file, begun anew: who must not lose one asks `cpep_edge.files.check_free` first.
+        """path: of the file; an existing one is overwritten, so callers use `cpep_edge.files.check_free` first
 
         Raises CpepError when it cannot be written.
         """
@@ -57,28 +57,28 @@ class Capture:
 
 
 class _CapturedStream:
-    """A line whose bytes are kept."""
+    """A line whose bytes are recorded."""
 
     def __init__(self, line: ByteStream, path: Path) -> None:
         self.name = line.name
         self._line = line
         self._path = path
-        self._file = path.open("ab", buffering=0)  # a kill loses nothing
+        self._file = path.open("ab", buffering=0)  # unbuffered, so that a killed process loses nothing
 
     def read(self, timeout_s: float) -> bytes:
-        """See ByteStream. Raises CpepError when the disk refuses."""
+        """See ByteStream. Raises CpepError when the file cannot be written."""
         data = self._line.read(timeout_s)
         if data:
             self._keep(_FROM_DEVICE, data)
         return data
 
     def write(self, data: bytes) -> None:
-        """See ByteStream. Raises CpepError when the disk refuses."""
+        """See ByteStream. Raises CpepError when the file cannot be written."""
         self._line.write(data)
         self._keep(_TO_DEVICE, data)
 
     def set_baud(self, baud: int) -> None:
-        """See ByteStream; the file does not tell of speeds."""
+        """See ByteStream; speeds are not recorded."""
         self._line.set_baud(baud)
 
     def close(self) -> None:
@@ -99,9 +99,9 @@ class _CapturedStream:
 
 
 class RecordedStream:
-    """A file as a line: a capture at its own pace, any other file as raw bytes at once.
+    """A file read as a line: a capture at its own pace, any other file as raw bytes without delay.
 
-    What is written to it goes nowhere; but what a device said in answer comes no sooner than the host has asked.
+    Writes are discarded, but recorded answers of the device are returned only after the host has written again.
     """
 
     def __init__(self, port: str) -> None:
@@ -114,12 +114,12 @@ class RecordedStream:
             raise LinkError(f"cannot read the recording {path}: {error.strerror or error}") from error
         self._chunks = read_capture(self._file) if is_capture(self._file) else None
         self._next: Chunk | None = None
-        self._n_asked = 0  # writes that the capture still has to match
-        self._lag_s: float | None = None  # of the playback's clock behind that of the capture
-        self._gate_s: float | None = None  # when the playback began to wait for the host
+        self._n_asked = 0  # the host's writes that are not yet matched with a recorded write
+        self._lag_s: float | None = None  # the playback's clock minus the times of the capture
+        self._gate_s: float | None = None  # when the playback began to wait for a write of the host
 
     def read(self, timeout_s: float) -> bytes:
-        """See ByteStream. Raises RecordingOver at its end."""
+        """See ByteStream. Raises RecordingOver at the end of the file."""
         if self._file.closed:
             raise RecordingOver(f"the recording {self.name} was closed")
         if self._chunks is None:
@@ -144,14 +144,14 @@ class RecordedStream:
         self._n_asked += 1
 
     def set_baud(self, baud: int) -> None:
-        """See ByteStream: a recording has its own pace."""
+        """See ByteStream. Does nothing, because a recording has its own pace."""
 
     def close(self) -> None:
         """See ByteStream."""
         self._file.close()
 
     def _due_s(self, chunk: Chunk) -> float:
-        """When a chunk comes: as much later as it was then; if it is the host's, when the host wrote or never will."""
+        """When to play a chunk: in the pace of the capture; a recorded write waits for the host, up to `GATE_S`."""
         now_s = time.monotonic()
         self._lag_s = now_s - chunk.time_s if self._lag_s is None else self._lag_s
         if chunk.from_device:
@@ -162,7 +162,7 @@ class RecordedStream:
         return max(self._gate_s, chunk.time_s + self._lag_s) + GATE_S
 
     def _pass(self, chunk: Chunk, due_s: float) -> None:
-        """Go on behind a chunk; behind one of the host's, time goes on from when it was written."""
+        """Go to the next chunk; after a recorded write, the clock is set by when the host wrote."""
         if chunk.from_device:
             return
         self._n_asked = max(0, self._n_asked - 1)
@@ -175,7 +175,7 @@ class RecordedStream:
 
 
 def is_capture(file: BinaryIO) -> bool:
-    """Whether a file is such a capture; it is left at its first record, any other file at its beginning."""
+    """Whether a file is a capture. Afterwards a capture is at its first record, another file at its beginning."""
     header = file.read(_FILE_HEADER.size)
     if len(header) == _FILE_HEADER.size:
         magic, *_, link_type = _FILE_HEADER.unpack(header)
@@ -186,7 +186,7 @@ def is_capture(file: BinaryIO) -> bool:
 
 
 def read_capture(file: BinaryIO) -> Iterator[Chunk]:
-    """The records of a capture behind its header; one that was cut off at the end is left out."""
+    """The records of a capture after its header; an incomplete last one is left out."""
     while len(header := file.read(_RECORD.size)) == _RECORD.size:
         seconds, microseconds, size_bytes, _ = _RECORD.unpack(header)
         record = file.read(min(size_bytes, _LONGEST_BYTES))

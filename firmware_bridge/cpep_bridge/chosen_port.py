@@ -1,7 +1,7 @@
-"""The device that somebody chose, itself a source of blocks: another may be chosen while its blocks are read.
+"""A source of blocks whose device is chosen by the user, who can choose another one while its blocks are read.
 
-The new device answers before the old one is let go, so a choice that fails changes nothing. Where a run began without a
-device, it waits for one, and waits again when that one vanishes.
+The new device must answer before the old one is closed, so a failed choice changes nothing. A run that began without a
+device waits for one, and waits again when the device disappears.
 """
 
 import itertools
@@ -14,14 +14,14 @@ from cpep_bridge.heard_rate import AtPromisedRate
 from cpep_edge.blocks import Block, BlockSource, LinkCounts, StreamInfo
 from cpep_edge.errors import ConfigError, CpepError
 
-_LOOK_S = 0.2  # how often one that waits for a choice looks whether it is to end
-_NEW_DEVICE = 1 << 40  # added to boot ids for each device: two may have the same
+_LOOK_S = 0.2  # how often the wait for a choice checks whether it should end
+_NEW_DEVICE = 1 << 40  # added to the boot_id for each new device, because two devices may have the same one
 
 _log = logging.getLogger(__name__)
 
 
 class ChosenPort:
-    """A source that `choose` sets. Reading it and choosing may be done by two threads."""
+    """A source whose device is set with `choose`, possibly from another thread than the one that reads it."""
 
     def __init__(
         self,
@@ -31,10 +31,10 @@ class ChosenPort:
         *,
         waits: bool,
     ) -> None:
-        """info: of the stream that is waited for, until there is a device
-        open_port: the source on a port, of a device by its name for `--device`
+        """info: the stream to report until there is a device
+        open_port: makes the source for a port and a device's name for `--device`
         check: raises CpepError for a stream that does not fit
-        waits: a device that vanishes does not end it
+        waits: when a device disappears, wait for another one instead of ending
         """
         self._wanted, self._open_port, self._check, self._waits = info, open_port, check, waits
         self.port = ""  # of the device; "" without one
@@ -54,18 +54,18 @@ class ChosenPort:
 
     @property
     def info(self) -> StreamInfo:
-        """The stream of the device, or of the one that is waited for."""
+        """The stream of the device; without a device, the one that is waited for."""
         device = self.device
         return self._wanted if device is None else device.info
 
     @property
     def counts(self) -> LinkCounts:
-        """The counts of this device's link so far."""
+        """The counts of the present device's link so far."""
         device = self.device
         return LinkCounts() if device is None else device.counts
 
     def choose(self, port: str, device: str) -> StreamInfo:
-        """Take the device on a port in place of the present one. Raises CpepError, and keeps that one, if it cannot."""
+        """Replace the present device by the one on a port. Raises CpepError, and keeps the present one, on failure."""
         if port == self.port:
             raise ConfigError(f"the device on {port} is connected already")
         source = self._open_port(port, device)
@@ -80,7 +80,7 @@ class ChosenPort:
             self.port, self.problem = port, ""
             self._changed.notify()
         if old is not None:
-            old.stop()  # whoever reads it closes it
+            old.stop()  # the thread that reads it closes it
         return source.info
 
     def stop(self) -> None:
@@ -93,7 +93,7 @@ class ChosenPort:
             device.stop()
 
     def __iter__(self) -> Iterator[Block]:
-        """The blocks of each device that is chosen."""
+        """The blocks of each chosen device, one device after the other."""
         for number in itertools.count():
             device = self._next_device()
             if device is None:

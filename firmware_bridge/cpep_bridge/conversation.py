@@ -1,7 +1,7 @@
-"""Talking to a board that takes plain commands and answers in text, before its stream begins.
+"""Talk to a board that takes plain commands and answers in text, before its stream begins.
 
-A board that is told nothing may be starting up, run at another speed, or have something else to say first: it is asked
-again every half second, at each speed in turn, and what is no answer is skipped.
+A board that does not answer may be starting up, run at another speed, or send other text first. So a command can be
+repeated every half second, at each speed in turn, and everything but the answer is skipped.
 """
 
 import time
@@ -13,23 +13,23 @@ from cpep_edge.outside import printable
 
 ASK_AGAIN_S = 0.5
 
-_QUIET_S = 0.15  # without a byte, a board that was told to stop has stopped
+_QUIET_S = 0.15  # after so long without a byte, a board that was told to stop has stopped
 _LONGEST_NOISE_S = 3.0
-_KEPT_BYTES = 1 << 14  # of what is no answer
+_KEPT_BYTES = 1 << 14  # most bytes kept while waiting for an answer
 _SHOWN_BYTES = 60
 
 
 class Conversation:
-    """Commands out, answers in, over an open line.
+    """Sends commands and reads answers over an open line.
 
-    timeout_s: how long an answer may take
+    timeout_s: longest wait for an answer
     bauds: speeds to try; the line was opened at the first
     """
 
     def __init__(self, line: ByteStream, timeout_s: float, bauds: Sequence[int] = ()) -> None:
         self.line = line
         self.timeout_s = timeout_s
-        self.rest = b""  # came behind the last answer
+        self.rest = b""  # bytes received after the last answer
         self._bauds, self._n_asked = bauds, 0
 
     def send(self, command: bytes) -> None:
@@ -37,7 +37,7 @@ class Conversation:
         self.line.write(command)
 
     def drain(self) -> bytes:
-        """Read until the board is quiet; the last of what it said."""
+        """Read until the board is quiet; returns the last `_KEPT_BYTES` that it sent."""
         heard = self.rest
         self.rest = b""
         deadline_s = time.monotonic() + min(_LONGEST_NOISE_S, self.timeout_s)
@@ -46,10 +46,10 @@ class Conversation:
         return heard
 
     def ask(self, command: bytes, until: bytes, *, again: bool = False) -> bytes:
-        """Send a command and read up to the end of its answer, which is left off.
+        """Send a command and return its answer up to `until`.
 
         again: repeat the command until it is answered, at each speed in turn
-        Raises LinkTimeout, quoting what came instead, when the answer does not come.
+        Raises LinkTimeout, quoting what was received instead, when there is no answer.
         """
 
         def answer(heard: bytes) -> tuple[bytes, bytes] | None:
@@ -61,25 +61,28 @@ class Conversation:
     def ask_for(
         self, command: bytes, find: Callable[[bytes], tuple[bytes, bytes] | None], *, again: bool = True
     ) -> bytes:
-        """Send a command, repeatedly if asked so, until `find` finds its answer, and what came behind that."""
+        """Send a command, repeatedly with `again`, until its answer arrives. Raises LinkTimeout as `ask` does.
+
+        find: splits the received bytes into the answer and the rest; None while there is no answer
+        """
         heard, deadline_s, ask_s = self.rest, time.monotonic() + self.timeout_s, 0.0
         self.rest = b""
         while (now_s := time.monotonic()) < deadline_s:
             if now_s >= ask_s:
                 if ask_s and self.next_speed():
-                    self.line.write(b"\n")  # ends what the board made of the other speed's bytes
+                    self.line.write(b"\n")  # ends the command that the board may have read at the wrong speed
                 self.line.write(command)
                 ask_s = now_s + ASK_AGAIN_S if again else deadline_s
             heard = (heard + self.line.read(min(ask_s, deadline_s) - now_s))[-_KEPT_BYTES:]
             found = find(heard)
             if found is not None:
-                self._bauds = ()  # this one it is
+                self._bauds = ()  # the speed is right: keep it
                 answer, self.rest = found
                 return answer
         raise LinkTimeout(self._unanswered(command, heard))
 
     def next_speed(self) -> bool:
-        """Set the line to the next of the speeds; whether there is another."""
+        """Set the line to the next of the speeds; returns False when there is only one."""
         if len(self._bauds) < 2:
             return False
         self._n_asked += 1
@@ -94,7 +97,7 @@ class Conversation:
 
 
 def is_text(heard: bytes) -> bool:
-    """Whether what a board said is mostly text."""
+    """Whether the received bytes are mostly text."""
     text = heard.decode("utf-8", "replace")
     n_odd = sum(
         letter == "\N{REPLACEMENT CHARACTER}" or not (letter.isprintable() or letter.isspace()) for letter in text
@@ -103,7 +106,7 @@ def is_text(heard: bytes) -> bool:
 
 
 def quoted(heard: bytes) -> str:
-    """The beginning of what a board said, to be shown: as text where it is mostly that, else in hexadecimal."""
+    """The first of the received bytes, for a message: as text if they are mostly text, else in hexadecimal."""
     shown = heard.strip()[:_SHOWN_BYTES]
     if is_text(shown):
         return repr(printable(" ".join(shown.decode("utf-8", "replace").split())))

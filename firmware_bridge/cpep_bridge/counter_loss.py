@@ -1,18 +1,19 @@
-"""Which frames of a board are new and how many are missing, by two witnesses: a counter of few bits and a clock.
+"""Find which of a board's frames are new and how many are missing, from a counter of a few bits and the host's clock.
 
-A counter of 8 bits says the number of lost frames modulo 256. Whole turns are told by the host's clock: when a stream
-is late by a turn or more and stays so for half a second, those frames never came. What only waited somewhere (a radio
-that stalled, a slow line) comes in a burst and catches up meanwhile: that is late, not lost. A board that does not
-number its frames is judged by the clock alone, to a quarter of a second.
+A counter of 8 bits gives the number of lost frames modulo 256. The clock gives the number of whole wraps: when a stream
+is late by a wrap or more and stays so for half a second, those frames are lost. Frames that only waited somewhere (in a
+stalled radio, on a slow line) arrive in a burst and catch up in that time, so they are late, not lost. For a board that
+does not number its frames the clock alone decides, with a resolution of a quarter of a second.
 
-The clock also catches a counter that lies: one that leaps by more than can have been sent since the last read was
-started anew, and with it the stream. A reader that stalled finds old frames first and then a hole, where the line was
-full: as much as the old ones were late may be skipped too.
+The clock also detects a restarted counter. A counter that jumps by more frames than can have been sent since the last
+read has restarted, and a new stream begins. After a reader stalled, old frames arrive first and then a gap, where the
+line was full. So the counter may also jump by as much time as the old frames were late.
 
-A long counter may be a clock in disguise, such as a sketch's millis(): what all its first steps have in common is one
-frame.
+A long counter may really be a clock, such as a sketch's millis(). Its increment per frame is the greatest common
+divisor of its first steps.
 
-A board that stamps its frames with its own clock is judged by that alone: a step of two and a half periods is a loss.
+For a board that stamps its frames with its own clock, only the stamps decide: a step of more than two and a half
+periods is a loss.
 """
 
 import math
@@ -21,37 +22,37 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LATE_FRAMES = 8  # a counter that steps back by no more is a frame that comes late
-LATE_BY_CLOCK_S = 0.25  # of a stream without a counter; arrivals jitter by tens of milliseconds
-LATE_BY_TURNS = 0.75
-DOUBT_S = 0.5  # without catching up, until what is late is lost
-LEAP_S = 0.5  # of frames that a counter may skip beyond the time that passed: they may have waited on the way
-LATE_BY_STAMP = 2.5  # periods
+LATE_FRAMES = 8  # a frame whose counter steps back by at most this is late
+LATE_BY_CLOCK_S = 0.25  # a stream without a counter is late from here; arrivals jitter by tens of milliseconds
+LATE_BY_TURNS = 0.75  # a stream with a counter is late from this many wraps
+DOUBT_S = 0.5  # late frames that have not arrived after so long are lost
+LEAP_S = 0.5  # how much further a counter may jump than time has passed, since frames may have waited in transit
+LATE_BY_STAMP = 2.5  # periods; a larger step of the stamps is a loss
 
 _FEW_FRAMES = 16
-_LONG_MODULUS = 1 << 16  # a shorter counter counts frames and nothing else
-_STRIDE_FRAMES = 64  # of a stream, by which it is known how much a long counter grows with each
-_ON_TIME_S = 10.0  # over which the least lag is what is on time; a rate that is off by a percent moves it by 0.1 s
-_CATCHING_UP_S = 0.05  # less late than that is no progress
+_LONG_MODULUS = 1 << 16  # a counter with a smaller modulus always counts frames
+_STRIDE_FRAMES = 64  # frames from which a long counter's increment per frame is learnt
+_ON_TIME_S = 10.0  # the least lag over this time counts as on time; a rate error of 1 % moves it by 0.1 s
+_CATCHING_UP_S = 0.05  # the stream is catching up when its lag falls by more than this
 
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
     """Frames of one read that belong to one stream."""
 
-    start: int  # the first of them among those of the read
-    numbers: NDArray[np.int64]  # -1 for those to drop: repeated, or late
-    is_new_stream: bool  # the board's counter or clock began anew before them
+    start: int  # place of the first of them in the read
+    numbers: NDArray[np.int64]  # -1 for a frame to drop, which is repeated or late
+    is_new_stream: bool  # whether the board's counter or clock restarted before them
 
 
 class CounterLedger:
-    """Numbers the frames of one stream without wrapping, and counts what is missing.
+    """Numbers the frames of one stream without wrapping, and counts the missing ones.
 
-    What was lost before the first frame that arrives, nobody can know: numbers start there, at 0.
+    Numbers start at 0 with the first frame that arrives; losses before it cannot be known.
     """
 
     def __init__(self, modulus: int | None, frame_s: float) -> None:
-        """modulus: where the counter wraps, None without one; frame_s: from one frame to the next"""
+        """modulus: where the counter wraps, None without a counter; frame_s: time from one frame to the next"""
         self.lost_frames = 0
         self.duplicate_frames = 0
         self.late_frames = 0
@@ -62,20 +63,22 @@ class CounterLedger:
         self.restart()
 
     def restart(self) -> None:
-        """Expect a new stream; the counts go on."""
+        """Expect a new stream; the counts continue."""
         self._next_number = 0
-        self._is_new_stream = False  # nothing was numbered since the counter leapt
+        self._is_new_stream = False  # whether the counter jumped and no frame was numbered since
         self._last_counter: int | None = None
-        self._stride = 0  # of a long counter, from frame to frame; 0 until it is known
+        self._stride = 0  # a long counter's increment per frame; 0 until it is known
         self._last_stamp_s: float | None = None
         self._read_s: float | None = None  # when the last read ended
-        self._lag_s: float | None = None  # arrival of the newest frame, less its number in seconds
-        self._on_time: tuple[float, float, float] | None = None  # least lag now and before, and since when it is now
-        self._doubt: tuple[float, float, float] | None = None  # lag before it, least lag in it, when that was reached
+        self._lag_s: float | None = None  # arrival time of the newest frame minus the time by its number
+        # least lag of the current and of the previous period of `_ON_TIME_S`, and when the current one began
+        self._on_time: tuple[float, float, float] | None = None
+        # while the stream is late: lag before that, least lag since, and when that was reached
+        self._doubt: tuple[float, float, float] | None = None
 
     @property
     def next_number(self) -> int:
-        """The number that the next frame should have."""
+        """The number expected of the next frame."""
         return self._next_number
 
     def accept(
@@ -85,10 +88,10 @@ class CounterLedger:
         host_t_s: float,
         stamps_s: NDArray[np.float64] | None = None,
     ) -> list[Numbered]:
-        """The frames of one read, numbered; mostly one stream.
+        """Number the frames of one read. There is one item per stream, usually just one.
 
-        host_t_s: when the read ended, and nothing more was waiting
-        stamps_s: (n_frames,), of the board's own clock, where it sends them
+        host_t_s: when the read ended, with nothing more waiting
+        stamps_s: (n_frames,), time by the board's own clock, if it sends it
         """
         if stamps_s is not None:
             return self._by_stamps(stamps_s)
@@ -102,7 +105,7 @@ class CounterLedger:
             known = self._last_counter, self.duplicate_frames, self.late_frames
             steps = self._steps(rest, n_frames - start)
             leap = self._leap(steps, host_t_s)
-            if leap is not None:  # what is behind it is no part of this stream
+            if leap is not None:  # the frames from there on belong to a new stream
                 self._last_counter, self.duplicate_frames, self.late_frames = known
                 steps = self._steps(None if rest is None else rest[:leap], leap)
             if len(steps):
@@ -114,7 +117,7 @@ class CounterLedger:
             start, self._is_new_stream = start + leap, True
 
     def _numbered(self, steps: NDArray[np.int64], host_t_s: float) -> NDArray[np.int64]:
-        if not steps.any():  # nothing but repetitions: they say nothing of the time either
+        if not steps.any():  # only repeated or late frames, which do not tell the time either
             return np.full(len(steps), -1)
         n_turns = self._missed_turns(int(steps.sum()), host_t_s)
         if n_turns:
@@ -128,7 +131,7 @@ class CounterLedger:
         return np.where(steps > 0, numbers, -1)
 
     def _in_step(self, counters: list[int], host_t_s: float) -> int | None:
-        """The number of the first of a few frames when nothing is odd about them; else None. The way that is cheap."""
+        """The fast path: the number of the first of a few frames that are all in sequence and on time; else None."""
         if self._last_counter is None or self._modulus is None or self._lag_s is None or self._doubt is not None:
             return None
         expected = self._last_counter
@@ -152,7 +155,7 @@ class CounterLedger:
         self._on_time = min(least_s, lag_s), before_s, since_s
 
     def _steps(self, counters: NDArray[np.int64] | None, n_frames: int) -> NDArray[np.int64]:
-        """By how much each frame's number exceeds that of the one before; 0 for a frame to drop."""
+        """The increment of each frame's number over that of the previous frame; 0 for a frame to drop."""
         if counters is None or self._modulus is None or not n_frames:
             return np.ones(n_frames, np.int64)
         is_first = self._last_counter is None
@@ -185,7 +188,7 @@ class CounterLedger:
                 self._stride = math.gcd(self._stride, step)
 
     def _leap(self, steps: NDArray[np.int64], host_t_s: float) -> int | None:
-        """The frame before which the counter leapt by more than the time that passed since the last read allows."""
+        """The place of the first frame after a jump of the counter that the time since the last read rules out."""
         if self._read_s is None:
             return None
         skipped_s = int((steps[steps > 0] - 1).sum()) * self._frame_s
@@ -195,7 +198,7 @@ class CounterLedger:
         return int(np.argmax(steps))
 
     def _missed_turns(self, n_steps: int, host_t_s: float) -> int:
-        """Whole turns of the counter that went by unseen, once it is sure that they are not on their way."""
+        """How many whole wraps of the counter were lost, once it is certain that those frames do not arrive late."""
         if self._lag_s is None or self._read_s is None:
             return 0
         lag_s = host_t_s - (self._next_number + n_steps) * self._frame_s
@@ -204,7 +207,7 @@ class CounterLedger:
                 self._doubt = self._lag_s, lag_s, host_t_s
             return 0
         before_s, least_s, since_s = self._doubt
-        if lag_s - before_s < self._late_s:  # it has caught up
+        if lag_s - before_s < self._late_s:  # the stream has caught up
             self._doubt = None
         elif lag_s < least_s - _CATCHING_UP_S:
             self._doubt = before_s, lag_s, host_t_s

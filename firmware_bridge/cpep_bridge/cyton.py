@@ -2,7 +2,7 @@
 
 Documented at docs.openbci.com (Cyton data format, Cyton board SDK). A frame is `A0 | counter u8 | 8 x i24 big-endian |
 6 bytes aux | C0..CF`, 33 bytes, over a USB dongle at 115200 baud. Commands are single letters; answers end in `$$$`.
-With a Daisy, a frame with an even counter is the Daisy's and the odd one after it the board's: together one sample.
+With a Daisy, a frame with an even counter is the Daisy's and the next one is the board's; together they are one sample.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from cpep_edge.outside import printable
 BAUD = 115_200
 RATE_HZ = 250.0
 N_CHANNELS = 8
-GAIN = 24  # after the command for defaults
+GAIN = 24  # set by the command DEFAULTS
 UV_PER_COUNT = 4.5 / GAIN / (2**23 - 1) * 1e6  # the converter's reference is 4.5 V
 
 LAYOUT = FrameLayout(
@@ -38,15 +38,15 @@ RESET, DEFAULTS, START, STOP, ONLY_BOARD, WITH_DAISY = b"v", b"d", b"b", b"s", b
 class Cyton:
     """The dialect of a Cyton.
 
-    daisy: whether its 8 further channels are wanted
+    daisy: whether to use the Daisy's 8 additional channels
     """
 
     def __init__(self, daisy: bool = False) -> None:
         self._daisy = daisy
-        self.boot_s = 0.0  # its dongle keeps the board running
+        self.boot_s = 0.0  # opening the dongle's port does not restart the board
 
     def meet(self, talk: Conversation) -> BoardStream:
-        """Reset the board, put all channels at gain 24, and use the Daisy or not."""
+        """Reset the board, set all channels to gain 24, and switch the Daisy's channels on or off."""
         talk.send(STOP)
         talk.drain()
         said = talk.ask(RESET, ANSWER_END).decode("ascii", "replace")
@@ -92,19 +92,19 @@ class Cyton:
 
 
 class DaisyDecoder:
-    """Joins the frames of board and Daisy: a pair is one packet of 16 channels, numbered modulo 128.
+    """Joins the frames of board and Daisy: each pair becomes one frame of 16 channels, numbered modulo 128.
 
-    A frame whose other half was lost is dropped, so that the pair counts as lost.
+    When one frame of a pair was lost, the other is dropped, so that the pair counts as lost.
     """
 
     def __init__(self) -> None:
         self._frames = FixedFrameDecoder(LAYOUT)
-        self._counter = -1  # of the last frame; odd: nothing pairs with it
-        self._values = np.empty((1, N_CHANNELS), np.float32)  # in the last frame
+        self._counter = -1  # of the last frame; an odd one waits for no partner
+        self._values = np.empty((1, N_CHANNELS), np.float32)  # of the last frame
 
     @property
     def n_corrupt(self) -> int:
-        """Frames that were there and could not be read."""
+        """Frames that were found but could not be read."""
         return self._frames.n_corrupt
 
     @n_corrupt.setter

@@ -30,14 +30,14 @@ from cpep_edge.errors import CpepError
 State = Literal["good", "note", "bad"]
 
 LATENCY_TIMER_MS = 1
-FULL_LINE = 0.95  # of its bits; the rest is for answers, telemetry and a clock that runs fast
+FULL_LINE = 0.95  # largest share of a line's bits for samples; the rest is for answers, telemetry and a fast clock
 
 _LATENCY_TIMERS = Path("/sys/bus/usb-serial/devices")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     about: str
     state: State
@@ -55,9 +55,10 @@ def examine(
     trust: bool = False,
     config: Path | None = None,
 ) -> Iterator[Finding]:
-    """Look at everything, the device on `port` and a bundle too if they are given; findings as they are made.
+    """Run all checks, including those of the device on `port` and of a bundle if they are given.
 
     config: the device config with which the device is used
+    Yields each finding as soon as it is made.
     """
     yield from examine_packages()
     if bundle is not None:
@@ -72,7 +73,7 @@ def examine(
 
 
 def examine_packages() -> Iterator[Finding]:
-    """Python, the packages that a device needs, and the compiled parts of them."""
+    """Check Python, the packages that a device needs, and their compiled parts."""
     yield Finding("python", "good", f"{platform.python_version()} on {platform.machine()}")
     for name in _needed_packages():
         try:
@@ -88,7 +89,7 @@ def examine_packages() -> Iterator[Finding]:
 
 
 def examine_bundle(path: Path, key_file: Path | None = None, *, trust: bool = False) -> Iterator[Finding]:
-    """Whether a bundle is whole, and whether its encoder runs on this machine: with the library it carries, or how."""
+    """Check that a bundle is complete and that its encoder runs on this machine, and say with which library."""
     from cpep_edge.bundle import Bundle
     from cpep_edge.golden import try_golden
     from cpep_edge.native_encoder import carried_library
@@ -106,7 +107,7 @@ def examine_bundle(path: Path, key_file: Path | None = None, *, trust: bool = Fa
 
 
 def examine_ports() -> Iterator[Finding]:
-    """Every serial port: whether it may be used, whether somebody uses it, how long its adapter holds bytes back."""
+    """Check every serial port: permission, use by another program, and the latency of its adapter."""
     ports = sorted(port.device for port in list_ports.comports())
     if not ports:
         yield Finding("ports", "note", "no serial device is connected")
@@ -120,7 +121,7 @@ def examine_ports() -> Iterator[Finding]:
 
 
 def examine_latency(port: str, timers: Path = _LATENCY_TIMERS) -> Iterator[Finding]:
-    """How long an FTDI adapter waits before it passes on a few bytes; nothing for other ports."""
+    """Check how long an FTDI adapter waits before it passes on a few bytes; yields nothing for other ports."""
     timer = timers / Path(port).name / "latency_timer"
     try:
         timer_ms = int(timer.read_text())
@@ -168,7 +169,7 @@ def examine_device(
 
 
 def _needed_packages() -> list[str]:
-    """Packages that cpep-edge always needs."""
+    """The required packages of cpep-edge, without those of extras."""
     try:
         lines = requires("cpep-edge") or []
     except PackageNotFoundError:
@@ -190,7 +191,7 @@ def _listen(source: BlockSource, seconds: float) -> list[Block]:
 
 
 def _line(port: str, identity: Info) -> Finding:
-    """How much of a serial line the stream takes; one that cannot carry it was refused on opening."""
+    """Check how much of a serial line the stream uses; opening already refused a line that is too slow."""
     share = stream_bytes_per_s(identity) * BITS_PER_BYTE / identity.baud
     said = f"its line runs at {identity.baud} baud, of which the stream takes {share:.0%}"
     if share <= FULL_LINE:
@@ -254,7 +255,7 @@ def _fault(channel: ChannelHealth) -> tuple[str, str] | None:
 def _next_step(
     port: str | None, device: str, bundle: Path | None, config: Path | None, found: list[Finding]
 ) -> Finding:
-    """What to do after this, as the last finding."""
+    """The last finding: what to do next."""
     if port is None:
         said = "see what is connected with 'cpep-edge devices', then look at it with 'cpep-edge doctor --port PORT'"
         return Finding("next", "note", said)

@@ -1,7 +1,7 @@
-"""The firmware of the band, in C, as a process: built on first use, and run on a pty like `simulator.SimulatedBand`.
+"""The band's firmware, in C, as a process: built on first use, and run on a pty like `simulator.SimulatedBand`.
 
-What it sends comes from the very code that a board runs; only clock, line and converter are those of `firmware/posix`.
-POSIX only; needs make and a C compiler.
+The process runs the same code as a board, with the clock, line and converter of `firmware/posix`. POSIX only; needs
+make and a C compiler.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ _END_WAIT_S = 5.0
 
 
 def build_firmware(target: str = PROGRAM, build_dir: Path | None = None) -> Path:
-    """The path of a target of firmware/Makefile, built unless it was built before from the same sources.
+    """Build a target of firmware/Makefile, unless it was built before from the same sources; returns its path.
 
-    build_dir: where to build; by default a folder of the user's cache, one for each state of the sources
-    Raises ArtifactError when the sources, make or a C compiler are missing, or the compiler complains.
+    build_dir: where to build; by default a folder in the user's cache, one for each version of the sources
+    Raises ArtifactError when the sources, make or a C compiler are missing, or the build fails.
     """
     folder = build_dir or _cache_dir() / _sources_digest()
     if build_dir is None and (folder / target).exists():
@@ -42,11 +42,11 @@ def build_firmware(target: str = PROGRAM, build_dir: Path | None = None) -> Path
 
 
 def build_recognising_firmware(bundle: Bundle, target: str = PROGRAM) -> Path:
-    """The path of the firmware with the engine of a bundle for Cortex-M in it; see `build_firmware`.
+    """Build the firmware with the engine of a bundle for Cortex-M; see `build_firmware`.
 
-    Raises ArtifactError too when the bundle carries no C sources, or nothing says that its code may run here.
+    Also raises ArtifactError when the bundle has no C sources, or is not trusted to run its code.
     """
-    bundle.require_trust()  # make runs what it says
+    bundle.require_trust()  # make runs commands from the bundle
     folder = _cache_dir() / f"{_sources_digest()}-{bundle.manifest.files[cortex_m_spec(bundle).file].sha256[:16]}"
     if not (folder / target).exists():
         with tempfile.TemporaryDirectory(prefix="cpep-engine-") as engine:
@@ -57,11 +57,13 @@ def build_recognising_firmware(bundle: Bundle, target: str = PROGRAM) -> Path:
 
 
 class FirmwareBand(Simulated):
-    """A wristband that runs the firmware and plays `segments`; `with` starts it, and `port` is where a host finds it.
+    """A wristband that runs the firmware and plays `segments`. `with` starts it; a host opens it at the path `port`.
 
-    The options are those of `SimulatedBand`, as far as the firmware has them; `program` is a build of it to be used
-    instead of our own; `model` a bundle for Cortex-M, whose engine then runs in the band and says PREDICTION. Segments
-    are written to a temporary file first: what is wrong with them shows on starting.
+    The options are those of `SimulatedBand` that the firmware supports, and
+    program: a build of the firmware to run instead of building it
+    model: a bundle for Cortex-M, whose engine then runs in the band and sends PREDICTION
+
+    Segments are written to a temporary file first, so errors in them are raised by start().
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class FirmwareBand(Simulated):
         return self._sent
 
     def start(self) -> None:
-        """Build the firmware if need be, and run it.
+        """Build the firmware if necessary, and run it.
 
         Raises ArtifactError when it cannot be built, DataError when a segment is damaged, LinkError when the program
         refuses its options.
@@ -147,12 +149,12 @@ class FirmwareBand(Simulated):
             self._finish(self._process)
 
     def stop(self) -> None:
-        """End at once and hang up. Raises LinkError when the program failed."""
+        """Stop at once and hang up. Raises LinkError when the program failed."""
         if self._process is not None:
             self._finish(self._process)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until a band that plays once has finished; whether it has. Raises LinkError when the program failed."""
+        """Wait until a band with `once` has finished; returns whether it has. Raises LinkError when it failed."""
         if self._process is None:
             return True
         try:
@@ -163,13 +165,13 @@ class FirmwareBand(Simulated):
         return True
 
     def reboot(self) -> None:
-        """Do what a band does whose battery slipped: forget the stream, draw a new boot_id, say INFO."""
+        """Restart like a band that lost power for a moment: forget the stream, draw a new boot_id, send INFO."""
         if self._process is not None:
             self._tell(self._process, b"r")
 
     def _tell(self, process: subprocess.Popen[bytes], letter: bytes) -> None:
         if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it has finished meanwhile; its last report is to be read
+            with contextlib.suppress(BrokenPipeError):  # it has already finished; read its last report
                 os.write(process.stdin.fileno(), letter)
 
     def _line(self, process: subprocess.Popen[bytes]) -> str:
@@ -181,7 +183,7 @@ class FirmwareBand(Simulated):
             self._sent = SentCounts(**dict(zip(words[::2], map(int, words[1::2]), strict=True)))
 
     def _finish(self, process: subprocess.Popen[bytes]) -> None:
-        """Close the program's input, which ends it, hear its last report, and give everything back."""
+        """Close the program's input, which ends it, read its last report, and delete the temporary files."""
         self._process = None
         reports, complaint = process.communicate(timeout=_END_WAIT_S)
         if self._folder is not None:
@@ -193,7 +195,7 @@ class FirmwareBand(Simulated):
 
 
 def firmware_sources() -> Path:
-    """Where the C sources lie: inside the wheel, or in a checkout. Raises ArtifactError where they are in neither."""
+    """The folder of the C sources, in the wheel or a checkout. Raises ArtifactError when there is none."""
     here = Path(__file__).parent
     for folder in (here / "firmware_sources", here.parent / "firmware"):
         if (folder / "Makefile").is_file():
@@ -210,7 +212,7 @@ def _hop_samples(model: Bundle, sample_rate_hz: float) -> int:
 
 def _make(target: str, folder: Path, *options: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # so that two who build at once do not meet
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # simultaneous builds must not collide
         _run_make(
             f"the firmware's {target}", str(firmware_sources()), f"BUILD={scratch}", *options, f"{scratch}/{target}"
         )

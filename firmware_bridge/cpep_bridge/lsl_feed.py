@@ -1,7 +1,7 @@
-"""Streams of the lab streaming layer: `--port lsl:NAME`, a stream by its name, or `lsl:` for the only one of type EMG.
+"""Streams of the lab streaming layer (LSL): `--port lsl:NAME` for a stream by its name, `lsl:` for the only EMG stream.
 
-Whatever can be read by an LSL app can so be read here: Delsys, Mentalab, g.tec, BioSemi, the apps of OpenBCI. Stamps
-are those of the sender, told in this machine's clock by LSL's own clock correction. Needs the extra `[lsl]`.
+So every device with an LSL app can be read: Delsys, Mentalab, g.tec, BioSemi, the apps of OpenBCI. The time stamps are
+the sender's, converted to this machine's clock by LSL's own clock correction. Needs the extra `[lsl]`.
 """
 
 import time
@@ -28,16 +28,16 @@ _IN_UV = {
     "volts": 1e6,
     "v": 1e6,
 }
-_MOST_SAMPLES = 8_192  # of one pull
+_MOST_SAMPLES = 8_192  # per pull
 
 
 class LslFeed:
-    """An inlet."""
+    """An LSL inlet, as a Feed."""
 
     def __init__(self, name: str, patience: Patience, timeout_s: float) -> None:
         """name: of the stream; empty for the only one of type EMG
 
-        Raises ConfigError without pylsl, LinkError when no such stream is found or it is not one of samples.
+        Raises ConfigError without pylsl, LinkError when no such stream is found or it has no sample rate.
         """
         lsl = _pylsl()
         about = _resolve(lsl, name, patience, timeout_s)
@@ -102,7 +102,7 @@ def _resolve(lsl: Any, name: str, patience: Patience, timeout_s: float) -> Any:
 
 
 def _pylsl() -> Any:
-    """The module; its types are not stated."""
+    """The module, as Any because it has no type annotations."""
     try:
         return import_module("pylsl")
     except (ImportError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 """How long a source waits, and how it is stopped while it waits.
 
-Life is a sample. A line that opens, a device that answers and bytes that mean nothing keep no source waiting longer:
-all limits run from the last sample, through as many reconnects as it takes.
+All limits run from the last sample, across any number of reconnects. A line that opens, a device that answers or bytes
+without a sample do not make a source wait longer.
 """
 
 import logging
@@ -14,9 +14,9 @@ from cpep_bridge.byte_stream import ByteStream, Stopped, WrongDevice
 from cpep_bridge.reopening import waits_s
 from cpep_edge.errors import LinkError
 
-_BACK_AFTER_S = 0.2  # of samples a stream that broke is back; a frame that is only repeated brings one at each opening
+_BACK_AFTER_S = 0.2  # a broken stream is back once samples have come for so long, not just a repeated frame on opening
 _MOST_RESTARTS, _RESTARTS_S = 10, 5.0
-HEARD_S = 0.1  # within which a source that waits hears that it should stop
+HEARD_S = 0.1  # a waiting source notices stop() within this time
 
 _log = logging.getLogger(__name__)
 
@@ -24,28 +24,28 @@ _log = logging.getLogger(__name__)
 class Patience:
     """The limits of one source, and the request to stop it.
 
-    timeout_s: how long no sample may come
-    reconnect_s: how long to look for a stream that broke, 0 gives up at once
-    boot_s: how much longer the first sample may take after the line was opened
+    timeout_s: longest time without a sample
+    reconnect_s: how long to try to resume a broken stream; 0 gives up at once
+    boot_s: additional time for the first sample after the line was opened
     """
 
     def __init__(self, timeout_s: float, reconnect_s: float, boot_s: float = 0.0) -> None:
         self.timeout_s, self.boot_s = timeout_s, boot_s
-        self.silent_s = 0.0  # spent waiting for a sample; a slow consumer's time is not the device's
+        self.silent_s = 0.0  # time spent waiting for a sample, without the time of a slow consumer
         self._reconnect_s = reconnect_s
-        self.is_booting = True  # no sample came since the line was opened
-        self._alive = False  # a sample came since the start
+        self.is_booting = True  # whether no sample has arrived since the line was opened
+        self._alive = False  # whether any sample has arrived
         self._broken: tuple[float, LinkError] | None = None  # when the stream broke, and why
-        self._back_s: float | None = None  # when its samples came again
+        self._back_s: float | None = None  # when samples arrived again
         self._stopping = threading.Event()
         self._leaving = False
 
     def opened(self) -> None:
-        """The line was opened: silence counts from here, what it may take in all does not."""
+        """Note that the line was opened: the silence starts again, but the limit for reconnecting goes on."""
         self.silent_s, self.is_booting, self._back_s = 0.0, True, None
 
     def sampled(self) -> None:
-        """Samples came."""
+        """Note that samples arrived."""
         self.silent_s, self.is_booting, self._alive = 0.0, False, True
         if self._broken is not None:
             now_s = time.monotonic()
@@ -62,9 +62,9 @@ class Patience:
         return max(0.0, left_s)
 
     def broke(self, error: LinkError) -> float:
-        """The stream broke; how much longer it may be looked for.
+        """Note that the stream broke; returns how much longer to try to resume it.
 
-        Raises `error`, or the one that broke the stream first, when nothing came before it or the time is up.
+        Raises `error` when no sample ever arrived or reconnecting is off, LinkError when the time is up.
         """
         if not self._alive or not self._reconnect_s:
             raise error
@@ -79,9 +79,10 @@ class Patience:
         return left_s
 
     def reopen(self, error: LinkError, attempt: Callable[[float], None]) -> None:
-        """Try to get a stream that broke going again, first after a tenth of a second, then less and less often.
+        """Try to resume a broken stream, first after a tenth of a second, then less and less often.
 
-        attempt: opens and greets, within so many seconds; raises LinkError, or WrongDevice when there is no use in more
+        attempt: opens the line and greets the device within so many seconds; raises LinkError to try again, or
+            WrongDevice to give up
         Raises what `broke` raises, WrongDevice, or Stopped.
         """
         for wait_s in waits_s():
@@ -99,11 +100,11 @@ class Patience:
         self._stopping.set()
 
     def leave(self) -> None:
-        """Let lines that are open be used once more after `stop`, to take leave of the device."""
+        """Let open lines be used again after `stop`, to stop the device's stream."""
         self._leaving = True
 
     def rest(self, seconds: float) -> None:
-        """Sleep. Raises Stopped when asked to stop meanwhile."""
+        """Sleep. Raises Stopped when asked to stop during that time."""
         if self._stopping.wait(seconds):
             raise Stopped("stopped")
 
@@ -113,12 +114,12 @@ class Patience:
             raise Stopped("stopped")
 
     def opener(self, open_port: Callable[[], ByteStream]) -> Callable[[], ByteStream]:
-        """Opens what `open_port` does; a read from it raises Stopped when asked to stop."""
+        """A function like `open_port` whose lines raise Stopped on read when asked to stop."""
 
         def open_stoppable() -> ByteStream:
             self.check()
             line = open_port()
-            if self._stopping.is_set():  # opening may have taken its time
+            if self._stopping.is_set():  # stop() may have been called while the line was opened
                 line.close()
                 raise Stopped("stopped")
             return _StoppableStream(line, self)
@@ -127,19 +128,19 @@ class Patience:
 
 
 class Restarts:
-    """How often a device begins to count anew: one that does so all the time has no counter."""
+    """Restarts of a device's counter. When they are too frequent, the counter is wrong."""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=_MOST_RESTARTS)
 
     def too_many(self, now_s: float) -> bool:
-        """Note one more; whether there were too many in a short time."""
+        """Note a restart; returns whether there were too many in a short time."""
         self._last.append(now_s)
         return len(self._last) == _MOST_RESTARTS and now_s - self._last[0] < _RESTARTS_S
 
     @property
     def is_first(self) -> bool:
-        """Whether the last one stands alone."""
+        """Whether no other restart came shortly before the last one."""
         return len(self._last) == 1 or self._last[-1] - self._last[-2] > _RESTARTS_S
 
 

@@ -1,4 +1,4 @@
-"""Recorded or simulated EMG as the payloads of DATA frames: scaled to counts, back to back, cut to the frame size."""
+"""Convert recorded or simulated EMG to the payloads of DATA frames: scale it to counts and cut it to the frame size."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cpep_edge.session import Session
 
 Segment = NDArray[np.float32] | Session  # (n_samples, n_channels), microvolts
 
-_CHUNK_SAMPLES = 2_000  # converted at a time: reading a minute at once would make the stream stutter
+_CHUNK_SAMPLES = 2_000  # converted at a time; converting a minute at once would make the stream stutter
 _LIMIT_COUNTS = {SampleFormat.I16: 2**15 - 1, SampleFormat.I24: 2**23 - 1}
 
 
@@ -26,9 +26,9 @@ class Packet:
 
 
 class Playback:
-    """Segments of EMG played back to back, once or over and over.
+    """Segments of EMG played one after the other, once or repeatedly.
 
-    Raises ValueError when there is nothing to play, DataError when a segment's channels or rate do not fit.
+    Raises ValueError without any samples, DataError when a segment's channels or rate do not fit.
     """
 
     def __init__(self, segments: Sequence[Segment], sample_rate_hz: float) -> None:
@@ -48,7 +48,7 @@ class Playback:
     def packets(
         self, n_samples: int, sample_format: SampleFormat, uv_per_count: float, repeat: bool
     ) -> Iterator[Packet]:
-        """Payloads of `n_samples` each; only the last of all may be shorter."""
+        """Payloads of `n_samples` samples each; only the very last may be shorter."""
         rest = np.empty((0, self.n_channels), np.int32)
         for emg_uv in self.chunks(repeat):
             counts = np.concatenate([rest, _to_counts(emg_uv, uv_per_count, sample_format)])
@@ -59,7 +59,7 @@ class Playback:
             yield from _cut(rest, len(rest), sample_format)
 
     def chunks(self, repeat: bool) -> Iterator[NDArray[np.float32]]:
-        """The signal in pieces of at most a second or so, (n_samples, n_channels), microvolts."""
+        """The signal in short pieces, (n_samples, n_channels), microvolts."""
         while True:
             for index, segment in enumerate(self._segments):
                 for start in range(0, _n_samples(segment), _CHUNK_SAMPLES):

@@ -1,7 +1,7 @@
-"""Which serial ports there are, and what answers on them: our band, or any board that a driver or a profile knows.
+"""List the serial ports and the device on each: a cpep band, or any board with a driver or a profile.
 
-A port is opened once and asked in every driver's way, for opening it restarts many boards. Ports are asked at the same
-time.
+A port is opened only once and each driver is tried on the open line, because opening a port restarts many boards. All
+ports are probed at the same time.
 """
 
 import threading
@@ -25,8 +25,8 @@ from cpep_edge.outside import printable
 
 PROBE_TIMEOUT_S = 0.6
 
-_LISTEN_S = 0.3  # to a board that streams by itself
-_LEAST_FRAMES = 8  # of a profile, one after the other, to take a board for that one
+_LISTEN_S = 0.3  # how long to listen to a board that streams by itself
+_LEAST_FRAMES = 8  # successive frames that must fit a profile to recognise its board
 _KEPT_BYTES = 1 << 14
 
 
@@ -35,15 +35,15 @@ class FoundPort:
     """A port, and the device on it if there is one."""
 
     port: str
-    description: str  # of the USB device, as the system knows it
-    usb: str  # VID:PID:SERIAL, which --port takes too; empty for anything else
-    band: str  # what answered, or streams; empty when nothing did
-    device: str  # for --device
+    description: str  # the system's description of the USB device
+    usb: str  # VID:PID:SERIAL, which --port accepts too; empty when it is not a USB device
+    band: str  # name of the device that answers or streams; empty without one
+    device: str  # its name for --device
     serial_number: str
     firmware: str
     n_channels: int
     sample_rate_hz: float
-    problem: str  # why nothing is known, in one sentence
+    problem: str  # why no device was found, in one sentence
 
 
 def find_ports(
@@ -53,11 +53,11 @@ def find_ports(
     baud: int | None = None,
     boot_s: float | None = None,
 ) -> list[FoundPort]:
-    """Every serial port of this machine, and `further` ones (a pty, an address), each asked who is there.
+    """Probe every serial port of this machine, and `further` ones (a pty, an address).
 
-    timeout_s: for each way to ask
-    baud: the only speed to ask at
-    boot_s: from opening a port until its board hears
+    timeout_s: for each driver
+    baud: the only speed to try
+    boot_s: time from opening a port until its board listens
     """
     listed = {port.device: port.description or "" for port in list_ports.comports()}
     descriptions = {**dict.fromkeys(further, ""), **listed}
@@ -76,7 +76,7 @@ def find_ports(
 
 
 class _SharedLine:
-    """An open line that is asked several times, and what was heard on it."""
+    """An open line that several drivers use in turn, with the bytes received on it."""
 
     def __init__(self, line: ByteStream) -> None:
         self.name, self.heard = line.name, b""
@@ -94,7 +94,7 @@ class _SharedLine:
         self._line.set_baud(baud)
 
     def close(self) -> None:
-        """Not yet: the next one asks."""
+        """Does nothing, because the next driver uses the line."""
 
 
 def _probe(port: str, description: str, options: LinkOptions) -> FoundPort:
@@ -122,12 +122,12 @@ def _probe(port: str, description: str, options: LinkOptions) -> FoundPort:
 
 
 def _ask_everyone(line: _SharedLine, options: LinkOptions) -> tuple[str, StreamInfo]:
-    """The device on a line, by its name for `--device`. Raises LinkError when there is none, saying what was heard."""
+    """The device on a line, by its name for `--device`. Raises LinkError, quoting what was received, without one."""
     greeted = [name for name in shipped_profiles() if (profile := find_profile(name)) and profile.commands.greeting]
     began_s, first_error = time.monotonic(), LinkError("")
     for name in ("cpep", "cyton", *greeted, "chords"):
         patience_s = options.timeout_s or PROBE_TIMEOUT_S
-        if name == "chords":  # the last, so that its bootloader had the others' time
+        if name == "chords":  # tried last, so that its bootloader can finish while the others are tried
             boot_s = BOOT_S if options.boot_s is None else options.boot_s
             patience_s = (
                 max(2 * patience_s, boot_s - (time.monotonic() - began_s)) if not line.heard else 2 * patience_s
@@ -152,7 +152,7 @@ def _ask(line: _SharedLine, driver: Driver, options: LinkOptions) -> StreamInfo:
 
 
 def _recognised(line: _SharedLine, name: str, options: LinkOptions) -> StreamInfo | None:
-    """The stream of a profile, if that is what a board sends by itself: frames numbered one after the other."""
+    """The stream of a profile, if the board sends its frames unasked, numbered in sequence; else None."""
     profile = find_profile(name)
     if profile is None or profile.commands.greeting or profile.commands.start or profile.layout.counter_modulus is None:
         return None

@@ -1,7 +1,7 @@
-"""The device's end of a pty: what a simulated device writes here, a host reads from `path` as from a serial port.
+"""The device's end of a pty: a host reads from `path`, as from a serial port, what a simulated device writes here.
 
-A pty holds 12 to 19 KB and then blocks the writer, so nothing here blocks: what the pty does not take waits in a small
-buffer, and `offer` says when the line is full. POSIX only.
+A pty holds 12 to 19 KB and then blocks the writer. Here writes never block: bytes that do not fit wait in a small
+buffer, and `offer` tells when the line is full. POSIX only.
 """
 
 import fcntl
@@ -16,17 +16,17 @@ from pathlib import Path
 from cpep_edge.errors import LinkError
 
 _READ_BYTES = 1 << 16
-_PENDING_BYTES = 1 << 16  # answers to a host that asks and never reads; more are dropped
+_PENDING_BYTES = 1 << 16  # size of that buffer; further answers to a host that never reads are dropped
 
 
 class PtyPort:
-    """An open pty, and optionally a symbolic link to it, until `close`.
+    """A pty, with an optional symbolic link to it, which is open until `close`.
 
-    Raises LinkError when `link` names something that is not such a link, or cannot be made.
+    Raises LinkError when `link` exists and is not a link to a pty, or cannot be made.
     """
 
     def __init__(self, link: Path | None = None) -> None:
-        self._fd, self._far_fd = pty.openpty()  # the far end stays open, so that hosts may come and go
+        self._fd, self._far_fd = pty.openpty()  # the far end stays open, so that a host can close and reopen it
         tty.setraw(self._far_fd)
         os.set_blocking(self._fd, False)
         self.path = os.ttyname(self._far_fd)
@@ -36,7 +36,7 @@ class PtyPort:
             self.link_to(link)
 
     def link_to(self, link: Path) -> None:
-        """Make a symbolic link to the pty; closes the port when that cannot be done."""
+        """Make a symbolic link to the pty. Raises LinkError, and closes the port, when that fails."""
         try:
             _make_link(link, self.path)
         except LinkError:
@@ -45,7 +45,7 @@ class PtyPort:
         self._link = link
 
     def close(self) -> None:
-        """Hang up, and remove the link if it is still ours."""
+        """Hang up, and remove the link if it still points to this pty."""
         for fd in (self._fd, self._far_fd):
             if fd >= 0:
                 os.close(fd)
@@ -54,8 +54,8 @@ class PtyPort:
             self._link.unlink()
 
     def read(self, timeout_s: float) -> bytes:
-        """What the host sent, as soon as it sends; empty after `timeout_s`, or when a full line has room again."""
-        awaited = select.poll()  # which takes file numbers beyond 1024
+        """Wait for bytes from the host; empty after `timeout_s`, or when a full line has room again."""
+        awaited = select.poll()  # unlike select(), it supports file descriptors beyond 1024
         awaited.register(self._fd, select.POLLIN | (select.POLLOUT if self._pending else 0))
         events = dict(awaited.poll(timeout_s * 1e3)).get(self._fd, 0)
         if events & select.POLLOUT:
@@ -63,12 +63,12 @@ class PtyPort:
         return os.read(self._fd, _READ_BYTES) if events & select.POLLIN else b""
 
     def ready(self) -> bool:
-        """Whether everything written so far was taken by the pty."""
+        """Whether the pty has taken everything written so far."""
         self._flush()
         return not self._pending
 
     def offer(self, data: bytes) -> bool:
-        """Send all of `data`, or nothing of it when the line is full."""
+        """Send all of `data`, or none of it when the line is full; returns whether it was sent."""
         if not self.ready():
             return False
         self._pending += data
@@ -76,13 +76,13 @@ class PtyPort:
         return True
 
     def put(self, data: bytes) -> None:
-        """Send `data` now or when there is room."""
+        """Send `data` now, or later when there is room."""
         if len(self._pending) + len(data) <= _PENDING_BYTES:
             self._pending += data
         self._flush()
 
     def unread_bytes(self) -> int:
-        """Bytes that were sent and that the host has not read yet."""
+        """How many sent bytes the host has not read yet."""
         queued = fcntl.ioctl(self._far_fd, termios.FIONREAD, struct.pack("i", 0))
         return len(self._pending) + int(struct.unpack("i", queued)[0])
 

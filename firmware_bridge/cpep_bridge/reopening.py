@@ -1,7 +1,7 @@
-"""Opening a line again after it broke: by its path, or by which USB device it was when it comes back on another node.
+"""Reopen a line after it broke, by its path, or by its USB device when that comes back at another path.
 
-A port may be named by its device from the start, as `VID:PID` or `VID:PID:SERIAL` in hexadecimal, such as
-`0403:6015:DM00Q0QN`: the node that it gets then does not matter.
+A port can also be named by its USB device from the start, as `VID:PID` or `VID:PID:SERIAL`, such as
+`0403:6015:DM00Q0QN` (VID and PID in hexadecimal). Its path does not matter then.
 """
 
 import re
@@ -47,10 +47,10 @@ PortLister = Callable[[], Iterable[ConnectedPort]]
 
 
 class Reopener:
-    """Opens a port; called again, it opens the same device wherever it is now.
+    """Opens a port; later calls open the same device, even when its path has changed.
 
     port: path, socket://host:port, file:///path, or VID:PID[:SERIAL]
-    ports: lists what is connected
+    ports: lists the connected serial ports
     """
 
     def __init__(self, port: str, baud: int, ports: PortLister = list_ports.comports) -> None:
@@ -60,7 +60,7 @@ class Reopener:
         self._identity = named_identity(port)
 
     def __call__(self) -> ByteStream:
-        """Raises LinkError when the device is not there or its port cannot be opened."""
+        """Raises LinkError when the device is not connected or its port cannot be opened."""
         path = self._path()
         line = open_stream(path, self._baud)
         self._identity = self._identity or identity_of(path, self._ports())
@@ -74,7 +74,7 @@ class Reopener:
         if found is not None:
             return found
         other = None if named_identity(self._port) else identity_of(self._port, ports)
-        if other is not None:  # what took its place on the path is not the device that left it
+        if other is not None:  # another device has taken its path
             raise LinkError(
                 f"{self._port} is another device now, {other} instead of {self._identity}: plug in the first one"
             )
@@ -92,7 +92,7 @@ def named_identity(port: str) -> UsbIdentity | None:
 
 
 def identity_of(path: str, ports: Iterable[ConnectedPort]) -> UsbIdentity | None:
-    """Which USB device is on a path; None where it is none, or cannot be told from its siblings."""
+    """The USB device on a path; None when it is not a USB device or has no serial number to identify it."""
     for port in ports:
         if port.device == path and port.vid is not None and port.pid is not None and port.serial_number:
             return UsbIdentity(port.vid, port.pid, port.serial_number)
@@ -100,7 +100,7 @@ def identity_of(path: str, ports: Iterable[ConnectedPort]) -> UsbIdentity | None
 
 
 def find_device(identity: UsbIdentity, ports: Iterable[ConnectedPort]) -> str | None:
-    """The path where a device is now; None when it is not connected."""
+    """The current path of a device; None when it is not connected."""
     for port in sorted(ports, key=lambda port: port.device):
         same = (port.vid, port.pid) == (identity.vendor_id, identity.product_id)
         if same and identity.serial_number in (None, port.serial_number):
@@ -109,7 +109,7 @@ def find_device(identity: UsbIdentity, ports: Iterable[ConnectedPort]) -> str | 
 
 
 def waits_s() -> Iterator[float]:
-    """How long to wait before each attempt: a tenth of a second, doubled up to two seconds."""
+    """The waits before the attempts: a tenth of a second, doubled up to two seconds."""
     wait_s = FIRST_WAIT_S
     while True:
         yield wait_s

@@ -1,4 +1,5 @@
-"""The state machine of a simulated band: commands in, frames out, time given by the caller; no port, no thread."""
+"""The state machine of a simulated band: it takes commands and gives frames. The caller provides time, port and thread.
+"""
 
 import random
 from collections.abc import Iterator
@@ -45,8 +46,8 @@ class _Stream:
 class SimulatedDevice:
     """A band that plays EMG.
 
-    clock_speed: seconds of the device's clock in a second of the caller's
-    repeat: start the playback over at its end, rather than say END
+    clock_speed: seconds of the device's clock per second of the caller's
+    repeat: start the playback over at its end, rather than send END
     """
 
     def __init__(self, info: Info, playback: Playback, clock_speed: float, repeat: bool) -> None:
@@ -60,25 +61,25 @@ class SimulatedDevice:
         self._stream: _Stream | None = None
         self._telemetry_due_us = 0
         self._n_overruns = 0
-        self._overrun = False  # since the last DATA frame
-        self._last_end: End | None = None  # of the last stream, however it ended
+        self._overrun = False  # whether frames were dropped since the last DATA frame
+        self._last_end: End | None = None  # the END of the last stream
         self.played_out = False  # whether the last stream ended with the playback
-        self.dismissed = False  # whether the host said STOP after that
+        self.dismissed = False  # whether the host sent STOP after that
 
     @property
     def info(self) -> Info:
-        """The device's present answer to IDENTIFY."""
+        """The device's current answer to IDENTIFY."""
         return replace(self._info, state=int(self._stream is not None))
 
     def reboot(self) -> Info:
-        """Forget the stream and draw a new boot_id; the INFO that says so."""
+        """Forget the stream and draw a new boot_id; returns the INFO to send."""
         self._info = replace(self._info, boot_id=self._random.getrandbits(32))
         self._stream = self._last_end = self._boot_s = None
         self._n_overruns, self.played_out = 0, False
         return self.info
 
     def answer(self, frame: Frame, now_s: float) -> list[DeviceFrame]:
-        """Carry out a command."""
+        """Execute a command; returns the answers."""
         match frame:
             case Identify(seq):
                 return [replace(self.info, seq=seq)]
@@ -96,10 +97,10 @@ class SimulatedDevice:
             case BenchCommand(seq):
                 return [Nak(seq, BenchCommand.TYPE, NakCode.UNSUPPORTED, "a simulated band has no encoder")]
             case _:
-                return []  # a device's frame: an echo
+                return []  # a frame of the device itself, which the line echoed
 
     def wait_s(self, now_s: float) -> float:
-        """Time until the next DATA frame is complete, <= 0 when it is; infinite when nothing streams."""
+        """Time until the next DATA frame is complete, at most 0 when it is; infinite without a stream."""
         if self._stream is None:
             return float("inf")
         n_samples = self._stream.sample_index + self._info.n_samples
@@ -107,7 +108,7 @@ class SimulatedDevice:
         return (due_us - self._clock_us(now_s)) / 1e6 / self._clock_speed
 
     def next_frame(self, now_s: float) -> Data | End:
-        """The next frame of the stream, END after the last one. Raises ValueError when nothing streams."""
+        """The next frame of the stream, END after the last one. Raises ValueError without a stream."""
         stream = self._stream
         if stream is None:
             raise ValueError("no stream was started")
@@ -131,12 +132,12 @@ class SimulatedDevice:
         return frame
 
     def note_overrun(self) -> None:
-        """A DATA frame had to be dropped because the line was full."""
+        """Note that a DATA frame was dropped because the line was full."""
         self._n_overruns += 1
         self._overrun = True
 
     def telemetry(self, now_s: float) -> Telemetry | None:
-        """TELEMETRY when it is due, which is once a second of a stream."""
+        """TELEMETRY when it is due, once a second during a stream; else None."""
         return None if self._stream is None else self._due_telemetry(now_s)
 
     def _idle_telemetry(self, now_s: float) -> list[DeviceFrame]:
@@ -174,7 +175,7 @@ class SimulatedDevice:
         self.played_out = self.dismissed = False
 
     def _stop(self, now_s: float) -> list[DeviceFrame]:
-        """END of the stream; of the last one when there is none, for the host may not have heard it."""
+        """The END of the stream; without one, that of the last stream, because the host may not have received it."""
         if self._stream is not None:
             return [self._finish(self._stream, now_s)]
         self.dismissed = True
@@ -206,7 +207,7 @@ class SimulatedDevice:
 
 
 def _check_frame_size(info: Info) -> None:
-    """Raises ValueError when a DATA frame as `info` says would be too long."""
+    """Raises ValueError when a DATA frame described by `info` would be too long."""
     size_bytes = frame_bytes(info.n_samples, info.n_channels, SampleFormat(info.sample_format))
     if not 0 < info.n_samples < 256 or size_bytes > MAX_BODY_BYTES:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Boards that print their samples: one line of text a sample, numbers with a separator between them.
+"""Boards that print their samples: one line of text per sample, with numbers between separators.
 
-What sketches print differs in small things, all of which are read: runs of blanks, a separator at the end of the line,
-`name:value` as serial plotters take it, columns that are of no use, a column of time.
+Lines may have runs of blanks, a separator at the end, `name:value` pairs as for a serial plotter, unused columns, and a
+column of time.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cpep_bridge.fixed_frames import Packets
 from cpep_edge.blocks import LARGEST_SAMPLE
 
 MAX_LINE_BYTES = 4096
-MAX_TICKS = 2**53  # of a number or a time: what a float still tells apart
+MAX_TICKS = 2**53  # of a number or a time; larger whole numbers are not exact as floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,35 +23,35 @@ class LineLayout:
     separator: str  # blank: any run of blanks
     columns: tuple[int, ...]  # of the channels
     counter_column: int | None = None  # None: lines are not numbered
-    counter_modulus: int | None = None  # where the number starts over
-    time_column: int | None = None  # None: lines do not say when they were taken
-    time_tick_s: float = 1e-3  # what a one in that column stands for
-    time_modulus: int | None = None  # where it starts over
+    counter_modulus: int | None = None  # where the number wraps
+    time_column: int | None = None  # None: lines have no time
+    time_tick_s: float = 1e-3  # unit of the time
+    time_modulus: int | None = None  # where the time wraps
 
     @property
     def n_columns(self) -> int:
-        """The least number of words of a line."""
+        """The least number of words in a line."""
         return 1 + max(*self.columns, self.counter_column or 0, self.time_column or 0)
 
 
 class LineDecoder:
     """Finds lines of numbers in a stream of bytes.
 
-    A line that lacks a number where one is wanted, or has one that no converter gives, is counted and dropped; what a
-    board says before its first sample is neither.
+    A line with a missing or impossible number is dropped and counted as corrupt. Text before the first sample is
+    skipped without being counted.
     """
 
     def __init__(self, layout: LineLayout) -> None:
         self.layout = layout
         self.n_corrupt = 0
         self._tail = b""
-        self._synced = False  # whether a line began while listening
+        self._synced = False  # whether the start of the current line was received
         self._seen = False  # whether there was a sample
-        self._wraps = 0  # of the time
+        self._wraps = 0  # how often the time wrapped
         self._last_ticks = 0.0
 
     def feed(self, data: bytes) -> Packets:
-        """The lines that are complete now, as packets of one sample."""
+        """The lines that are complete now, each as a frame of one sample."""
         *lines, self._tail = (self._tail + data).split(b"\n")
         counters, stamps_s, rows = list[int](), list[float](), list[list[float]]()
         for line in lines:
@@ -77,7 +77,7 @@ class LineDecoder:
         )
 
     def _parsed(self, line: str) -> tuple[int, float, list[float]]:
-        """Number, time and samples of a line. Raises ValueError when it is not what the layout says."""
+        """The counter, time in seconds and samples of a line. Raises ValueError when it does not fit the layout."""
         layout = self.layout
         words = line.split(None if layout.separator.isspace() else layout.separator)
         if len(words) < layout.n_columns:
@@ -107,7 +107,7 @@ class LineDecoder:
 
 
 def pack_line(layout: LineLayout, counter: int, values: NDArray[np.float32]) -> bytes:
-    """One line as its board would print it; columns that the layout does not speak of, and the time, are 0.
+    """One line as its board would print it; the time, and columns that the layout does not mention, are 0.
 
     values: (1, n_channels)
     """

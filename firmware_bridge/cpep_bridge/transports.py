@@ -1,9 +1,9 @@
 """Byte streams to and from a device: a serial port or pty by path, `socket://host:port`, a port behind a serial server
-by `rfc2217://host:port`, datagrams by `udp://host:port`, or what a line once carried by `file:///path`.
+by `rfc2217://host:port`, datagrams by `udp://host:port`, or the recording of a line by `file:///path`.
 
-A stream knows nothing of frames. On POSIX a port is read with `poll` and `os.read`: 0.1 ms from byte to reader at 1 %
-of a core, where `Serial.read(1)` costs 40 %. `select` would do the same for the first 1024 files of a process only.
-Opening a serial port discards what was pending in it.
+A stream does not interpret the bytes. On POSIX a port is read with `poll` and `os.read`: 0.1 ms from byte to reader for
+1 % of a core, where `Serial.read(1)` takes 40 %. `select` would only support the first 1024 files of a process.
+Opening a serial port discards the bytes that were waiting in it.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ SOCKET_PREFIX, RFC2217_PREFIX, UDP_PREFIX = "socket://", "rfc2217://", "udp://"
 
 
 def open_stream(port: str, baud: int = BAUD) -> ByteStream:
-    """Open a port by path or address, as the head of this module says.
+    """Open a port by a path or one of the addresses that the module's docstring lists.
 
-    Raises LinkError when there is no such port, somebody else has it, or the user may not use it.
+    Raises LinkError when there is no such port, another program uses it, or the user has no permission.
     """
     if port.startswith(SOCKET_PREFIX):
         return SocketStream(port)
@@ -49,7 +49,7 @@ def open_stream(port: str, baud: int = BAUD) -> ByteStream:
 
 
 class PortableSerialStream:
-    """A serial port through pyserial alone, for systems where `select` takes no ports."""
+    """A serial port through pyserial alone, for systems where ports cannot be polled."""
 
     def __init__(self, port: str, baud: int = BAUD) -> None:
         self.name = port
@@ -86,7 +86,10 @@ class PortableSerialStream:
 
 
 class Rfc2217Stream(PortableSerialStream):
-    """A serial port behind a server, which sets its speed too; pyserial asks it whenever its timeout is set."""
+    """A serial port behind a server, which also sets its speed.
+
+    The timeout is not set for each read, because pyserial then sends the settings to the server again.
+    """
 
     def read(self, timeout_s: float) -> bytes:
         """See ByteStream."""
@@ -106,7 +109,7 @@ class PosixSerialStream(PortableSerialStream):
     def __init__(self, port: str, baud: int = BAUD) -> None:
         super().__init__(port, baud)
         self._fd: int = self._serial.fileno()
-        # An FTDI adapter else keeps bytes for 16 ms. A pty has no such thing, nor have most ports: that is no failure.
+        # Without this an FTDI adapter holds bytes back for 16 ms. A pty and most other ports do not support it.
         with contextlib.suppress(ValueError, OSError, NotImplementedError):
             self._serial.set_low_latency_mode(True)
         self._readable, self._writable = select.poll(), select.poll()
@@ -116,14 +119,14 @@ class PosixSerialStream(PortableSerialStream):
     def read(self, timeout_s: float) -> bytes:
         """See ByteStream."""
         try:
-            data = self._waiting()  # mostly there is something, and one call tells
+            data = self._waiting()  # usually bytes are waiting, and this saves a call of poll
             if data:
                 return data
             ready = self._readable.poll(timeout_s * 1e3)
             data = self._waiting()
         except OSError as error:
             raise _gone(self.name) from error
-        if ready and not data:  # readable, yet nothing to read: the other end hung up
+        if ready and not data:  # readable without data: the other end hung up
             raise _gone(self.name)
         return data
 
@@ -143,7 +146,7 @@ class PosixSerialStream(PortableSerialStream):
     def close(self) -> None:
         """See ByteStream."""
         super().close()
-        self._fd = -1  # its number may soon be another file's
+        self._fd = -1  # the number may be reused for another file
 
     def _waiting(self) -> bytes:
         """The bytes that have arrived; the descriptor is non-blocking."""
@@ -154,7 +157,7 @@ class PosixSerialStream(PortableSerialStream):
 
 
 class _SocketLine:
-    """What a connection and datagrams have in common: an open socket that is waited on."""
+    """The common part of TCP connections and datagrams: an open socket to wait on."""
 
     def __init__(self, name: str, line: socket.socket) -> None:
         self.name, self._socket = name, line
@@ -162,7 +165,7 @@ class _SocketLine:
         self._readable.register(line, selectors.EVENT_READ)
 
     def set_baud(self, baud: int) -> None:
-        """See ByteStream: datagrams have none, and what lies behind a connection has its own."""
+        """See ByteStream. Does nothing: the network has no baud rate, and a board behind it has its own."""
 
     def close(self) -> None:
         """See ByteStream."""
@@ -188,7 +191,7 @@ class SocketStream(_SocketLine):
             if not self._readable.select(timeout_s):
                 return b""
             data = self._socket.recv(READ_BYTES)
-        except (OSError, ValueError) as error:  # a selector says ValueError once it is closed
+        except (OSError, ValueError) as error:  # a closed selector raises ValueError
             raise _gone(self.name) from error
         if not data:
             raise _gone(self.name)
@@ -205,9 +208,10 @@ class SocketStream(_SocketLine):
 
 
 class DatagramStream(_SocketLine):
-    """Datagrams that arrive at `udp://host:port` of this machine, end to end; `udp://:port` takes them from anywhere.
+    """Datagrams that arrive at `udp://host:port`, an address of this machine, joined into one stream of bytes.
 
-    Commands go to whoever sent last, once somebody has: many boards only send.
+    `udp://:port` listens at all addresses. Commands go to the sender of the last datagram; before the first one they
+    are dropped, which is no error because many boards only send.
     """
 
     def __init__(self, port: str) -> None:
@@ -256,12 +260,12 @@ def _stuck(name: str) -> LinkTimeout:
 
 
 def _host_and_number(port: str, least_host: str = "") -> tuple[str, int]:
-    """Host and port number of an address; `least_host` where it names no host."""
+    """The host and port number of an address; `least_host` if it has no host. Raises LinkError for a bad address."""
     scheme, _, rest = port.partition("://")
     host, _, number = rest.rpartition(":")
     host = host or least_host
     if not host or "@" in host or not number.isascii() or not number.isdecimal() or not 0 < int(number) < 65_536:
-        shown = f"{scheme}://{rest.rpartition('@')[2]}"  # who writes a password there does not want to see it here
+        shown = f"{scheme}://{rest.rpartition('@')[2]}"  # without the part that may be a password
         raise LinkError(
             f"{shown} is not an address: write {scheme}://host:port, for example {scheme}://192.168.1.20:7000"
         )
@@ -272,8 +276,8 @@ def _open_serial(port: str, baud: int) -> serial.Serial:
     try:
         if port.startswith(RFC2217_PREFIX):
             _host_and_number(port.partition("?")[0])
-            return serial.serial_for_url(port, baud, timeout=0)  # it takes no timeout of writing
-        # Neither dtr nor rts is set here: a pty refuses them.
+            return serial.serial_for_url(port, baud, timeout=0)  # no support for write_timeout
+        # dtr and rts are not set, because a pty refuses them.
         return serial.Serial(port, baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
     except serial.SerialException as error:
         raise LinkError(_refusal(port, error)) from error
@@ -307,25 +311,25 @@ def connected_ports() -> str:
 
 def no_permission(port: str) -> str:
     """How to get permission to use a port, as a sentence."""
-    import grp  # POSIX only, as this sentence is
+    import grp  # exists on POSIX only, as does this advice
 
     number = os.stat(port).st_gid
-    if not number:  # nobody should join that group
+    if not number:  # the group root, which no user should join
         return f"you may not use {port}, only root may: have a udev rule give it to the group dialout, and join that"
     try:
         group = grp.getgrgid(number).gr_name
-    except KeyError:  # in a container the host's groups may have no names
+    except KeyError:  # in a container, the host's groups may have no names
         return f"you may not use {port}: it belongs to the group of number {number}, start this program in that group"
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as containers are started with
+    except (KeyError, OSError):  # the user has no name, as may be in a container
         user = "$USER"
     cure = f"run 'sudo usermod -aG {group} {user}' and log in again"
     return f"you may not use {port}, it belongs to the group {group}: {cure}"
 
 
 def in_use_by(port: str) -> str:
-    """Which process uses a port, as the end of a sentence; empty when none is seen to."""
+    """Which process uses a port, as the end of a sentence; empty when none is found."""
     for process in (_locking_process(port), *_processes_with(port)):
         if process is not None:
             return f" by {_name(process)} (process {process})"
@@ -333,7 +337,7 @@ def in_use_by(port: str) -> str:
 
 
 def _locking_process(port: str) -> int | None:
-    """The process that holds the lock which exclusive opening takes, from lines such as
+    """The process that holds the lock of a port opened exclusively, from lines of /proc/locks such as
     `1: FLOCK  ADVISORY  WRITE 4711 00:17:5 0 EOF`."""
     try:
         status = os.stat(port)
@@ -349,7 +353,7 @@ def _locking_process(port: str) -> int | None:
 
 
 def _processes_with(port: str) -> list[int]:
-    """Processes that have the port open, as far as /proc shows their files to this user."""
+    """The processes that have a port open, as far as this user may see their files in /proc."""
     target = os.path.realpath(port)
     found = []
     for link in Path("/proc").glob("[0-9]*/fd/*"):
@@ -357,7 +361,7 @@ def _processes_with(port: str) -> list[int]:
             if os.readlink(link) == target:
                 found.append(int(link.parts[2]))
         except OSError:
-            continue  # the process ended meanwhile, or is somebody else's
+            continue  # the process has ended, or belongs to another user
     return found
 
 
