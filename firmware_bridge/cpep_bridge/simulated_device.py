@@ -1,5 +1,4 @@
-"""The state machine of a simulated band: it takes commands and gives frames. The caller provides time, port and thread.
-"""
+"""The state machine of a simulated band: it takes commands and returns frames. The caller provides time and port."""
 
 import random
 from collections.abc import Iterator

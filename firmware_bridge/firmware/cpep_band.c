@@ -5,7 +5,7 @@
 #define MIN_GAIN (1.0f / 1024.0f)
 #define MAX_GAIN 1024.0f
 #define TELEMETRY_US 1000000u
-#define POLL_SAMPLES 1024u /* taken in one poll at most, so that a backlog does not delay commands */
+#define POLL_SAMPLES 1024u /* most samples taken in one poll, so that a backlog does not delay commands */
 
 /* ---- The line: bytes that it does not take at once wait in the outbox. ---- */
 
@@ -31,7 +31,7 @@ static void append(cpep_band *b, const uint8_t *bytes, uint32_t n) {
     b->outbox_head += n;
 }
 
-/* Send a frame now or when there is room. */
+/* Send a frame now, or later when there is room. */
 static void put(cpep_band *b, cpep_frame *f) {
     const uint32_t n = cpep_frame_encode(f, b->wire);
     if (n == 0 || n > CPEP_BAND_OUTBOX_BYTES - waiting(b)) {
@@ -42,7 +42,7 @@ static void put(cpep_band *b, cpep_frame *f) {
     flush(b);
 }
 
-/* Send all of a frame, or nothing of it when the line is full. */
+/* Send all of a frame, or none of it when the line is full. */
 static bool offer(cpep_band *b, cpep_frame *f) {
     uint32_t n;
     flush(b);
@@ -81,7 +81,7 @@ static void send_data(cpep_band *b) {
     b->samples_bytes = 0;
 }
 
-/* Write one value as the stream's format has it, and return it as it was written: clipped, if need be. */
+/* Write one value in the stream's format, clipped if necessary, and return the written value. */
 static int32_t pack(cpep_band *b, int32_t count) {
     const bool wide = b->info.sample_format == CPEP_FRAME_I24;
     const int32_t limit = wide ? 0x7FFFFF : 0x7FFF;
@@ -157,7 +157,7 @@ static void take_samples(cpep_band *b) {
     }
 }
 
-/* Once a second at most: of a stream, between the runs of a benchmark, and behind a PONG while nothing streams. */
+/* At most once a second: during a stream, between the runs of a benchmark, and after a PONG while nothing streams. */
 static void send_telemetry(cpep_band *b) {
     cpep_frame f;
     const uint64_t t_us = now_us(b);
@@ -272,7 +272,7 @@ static void bench(cpep_band *b, const cpep_frame *command) {
     }
 }
 
-/* Whether there is a gain for each channel, and each one that fixed point can hold; NaN is none. */
+/* Whether there is a gain for each channel, within the range of the engine's fixed point; false for NaN. */
 static bool read_gains(const cpep_band *b, const cpep_frame_calibrate *wanted, float *gains) {
     uint32_t channel;
     if (wanted->gains.n != 4u * b->info.n_channels || wanted->turn >= b->info.n_channels) return false;
@@ -317,7 +317,7 @@ static void obey(cpep_band *b, const cpep_frame *command, uint64_t t_rx_us) {
     case CPEP_FRAME_PING: pong(b, command->seq, t_rx_us); break;
     case CPEP_FRAME_BENCH: bench(b, command); break;
     case CPEP_FRAME_CALIBRATE: calibrate(b, command); break;
-    default: break; /* a device's frame: an echo */
+    default: break; /* a frame of the device itself, which the line echoed */
     }
 }
 
@@ -332,7 +332,7 @@ static void receive(cpep_band *b) {
     }
 }
 
-/* ---- What a board calls ---- */
+/* ---- The functions that a board calls ---- */
 
 bool cpep_band_init(cpep_band *b, const cpep_band_hal *hal, const cpep_band_classifier *classifier,
                     const cpep_frame_info *info) {

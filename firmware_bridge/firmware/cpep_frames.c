@@ -6,13 +6,13 @@
 #define CRC_RESIDUE 0x2144DF1Cu /* CRC-32 of anything that ends in its own CRC-32 */
 #define MIN_BODY_BYTES 8u
 
-/* A body that is being written or read, field after field: so the order of the fields is told once for both. */
+/* A body that is being written or read, field by field. One list of fields serves both directions. */
 typedef struct {
     const uint8_t *in;
     uint8_t *out; /* null while reading */
     uint32_t at;
     uint32_t size;
-    bool fits; /* whether all the fields so far lie within the body */
+    bool fits; /* whether all fields so far are within the body */
 } cursor;
 
 static bool claim(cursor *c, uint32_t n) {
@@ -121,7 +121,7 @@ static void bench_result_fields(cursor *c, cpep_frame_bench_result *result) {
     f32(c, &result->energy_uj);
 }
 
-/* All fields behind the type. False for an unknown type. */
+/* Read or write all fields after the type. False for an unknown type. */
 static bool fields(cursor *c, cpep_frame *f) {
     u16(c, &f->seq);
     switch (f->type) {

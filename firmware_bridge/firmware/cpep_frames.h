@@ -1,4 +1,4 @@
-/* Every frame of PROTOCOL.md as a struct, and its bytes. The fields stand in the order of the wire. */
+/* Every frame of PROTOCOL.md as a struct, with encoding and decoding. Fields are in the order of the wire. */
 #ifndef CPEP_FRAMES_H
 #define CPEP_FRAMES_H
 
@@ -175,20 +175,20 @@ typedef struct {
 
 typedef enum { CPEP_FRAME_INTACT, CPEP_FRAME_CORRUPT, CPEP_FRAME_UNKNOWN } cpep_frame_verdict;
 
-/* Size of the samples of a DATA frame; 0 for a format that there is not. */
+/* Size of the samples of a DATA frame; 0 for an unknown format. */
 uint32_t cpep_frame_samples_bytes(uint32_t n_samples, uint32_t n_channels, uint32_t sample_format);
 
-/* The number in four bytes of a frame. */
+/* Read a little-endian f32 from four bytes of a frame. */
 float cpep_frame_f32(const uint8_t *bytes);
 
-/* Begin a frame: all its fields are zero. */
+/* Begin a frame, with all its fields zero. */
 void cpep_frame_clear(cpep_frame *f, uint8_t type, uint16_t seq);
 
-/* Write the frame as it goes over the wire, delimiter included, and return its length: 0 when it would be too long or
-   contradicts itself. */
+/* Encode a frame for the wire, delimiter included, and return its length; 0 when it would be too long or its type or
+   format is unknown. */
 uint32_t cpep_frame_encode(cpep_frame *f, uint8_t wire[CPEP_WIRE_MAX_BYTES + 1u]);
 
-/* Read what stood between two delimiters; `wire` is overwritten, and texts and samples point into it. */
+/* Decode the bytes between two delimiters. `wire` is overwritten, and texts and samples of the frame point into it. */
 cpep_frame_verdict cpep_frame_decode(uint8_t *wire, uint32_t n, cpep_frame *f);
 
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
 #include "cpep_wire.h"
 
-/* Four bits at a time: 64 bytes of table instead of 1024, and still far faster than any line. */
+/* The CRC takes four bits at a time: its table has 64 bytes instead of 1024, and it is still faster than any line. */
 static const uint32_t crc_of_nibble[16] = {
     0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u, 0x4DB26158u, 0x5005713Cu,
     0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu, 0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu,
@@ -23,9 +23,9 @@ uint32_t cpep_wire_crc32(const uint8_t *bytes, uint32_t n) {
 
 uint32_t cpep_wire_cobs_encode(const uint8_t *bytes, uint32_t n, uint8_t *encoded) {
     uint32_t code_at = 0, at = 1, i;
-    uint8_t code = 1; /* of the group so far: its length, and one */
+    uint8_t code = 1; /* length of the current group plus one */
     for (i = 0; i < n; i++) {
-        if (code == 0xFF) { /* a full group, and more to come: the next one begins without a zero between them */
+        if (code == 0xFF) { /* the group is full: the next one follows without a zero between them */
             encoded[code_at] = code;
             code_at = at++;
             code = 1;

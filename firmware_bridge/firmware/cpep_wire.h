@@ -1,4 +1,4 @@
-/* What every frame has in common: CRC-32, and COBS, which leaves no zero byte but the one that ends the frame. */
+/* The encoding common to all frames: CRC-32, and COBS, after which the only zero byte is the frame's delimiter. */
 #ifndef CPEP_WIRE_H
 #define CPEP_WIRE_H
 
@@ -11,20 +11,20 @@ extern "C" {
 #define CPEP_WIRE_DELIMITER 0
 #define CPEP_WIRE_CRC_BYTES 4u
 #define CPEP_WIRE_MAX_BODY_BYTES 1024u /* with the CRC */
-#define CPEP_WIRE_COBS_BYTES(n) ((n) / 254u + 1u) /* what COBS adds at most */
+#define CPEP_WIRE_COBS_BYTES(n) ((n) / 254u + 1u) /* the most that COBS adds to n bytes */
 #define CPEP_WIRE_MAX_BYTES (CPEP_WIRE_MAX_BODY_BYTES + CPEP_WIRE_COBS_BYTES(CPEP_WIRE_MAX_BODY_BYTES)) /* without the delimiter */
 
-/* Make n bytes zero, so that a board needs no memset. */
+/* Set n bytes to zero, so that a board needs no memset. */
 void cpep_wire_clear(void *bytes, uint32_t n);
 
 /* CRC-32 of zlib and Ethernet. */
 uint32_t cpep_wire_crc32(const uint8_t *bytes, uint32_t n);
 
-/* Encode n bytes, and return how many they became. `encoded` holds n + CPEP_WIRE_COBS_BYTES(n) bytes; it may be the same
-   buffer if the bytes stand at its end. */
+/* Encode n bytes, and return the encoded length. `encoded` holds n + CPEP_WIRE_COBS_BYTES(n) bytes; it may be the same
+   buffer if the bytes are at its end. */
 uint32_t cpep_wire_cobs_encode(const uint8_t *bytes, uint32_t n, uint8_t *encoded);
 
-/* Decode n bytes, none of them zero, in place; returns how many they became, and 0 when they are no COBS. */
+/* Decode n bytes, none of them zero, in place; returns the decoded length, or 0 when they are not valid COBS. */
 uint32_t cpep_wire_cobs_decode(uint8_t *bytes, uint32_t n);
 
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
-/* libFuzzer: a band on a board that does what the input says: bytes and commands arrive, samples are converted, the
-   line fills up and empties, time passes. Whatever happens, what the band sends consists of whole frames, and every
-   sample of a DATA frame arrives or is counted as an overrun. */
+/* libFuzzer: runs a band on a simulated board that is controlled by the input: bytes and commands arrive, samples are
+   converted, the line fills up and empties, time passes. In all cases the band must send only complete frames, and each
+   sample of a DATA frame must arrive or be counted as an overrun. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,18 +16,18 @@ typedef struct {
     uint32_t n_incoming, n_received;
     uint32_t room_bytes;
     uint32_t n_converted; /* samples that wait */
-    uint32_t n_taken;     /* of the stream */
-    uint32_t n_missed;    /* in the stream */
+    uint32_t n_taken;     /* samples of the stream that the band took */
+    uint32_t n_missed;    /* samples of the stream that the converter missed */
     bool over, refuses;
-    uint8_t strangeness; /* flags, and now and then samples that were missed */
+    uint8_t strangeness; /* bits that set flags, missed samples, predictions and refusals */
 
     /* The host. */
     uint8_t heard[CPEP_WIRE_MAX_BYTES];
     cpep_decoder decoder;
-    bool follows; /* whether a START was acknowledged and nothing but its stream came since */
+    bool follows; /* whether a START was acknowledged, so that the frames can be checked */
     uint16_t next_seq;
     uint32_t next_index;
-    uint32_t n_heard; /* samples, of all streams */
+    uint32_t n_heard; /* samples received in all streams */
 } board;
 
 static void require(bool holds) {
@@ -40,7 +40,7 @@ static uint8_t next(board *b) {
     return *b->script++;
 }
 
-/* ---- The host: frames are whole, and those of a stream never go back ---- */
+/* ---- The host: checks that frames are complete, and that the indices of a stream never decrease ---- */
 
 static void follow(board *b, const cpep_frame *f) {
     if (f->type == CPEP_FRAME_ACK && f->as.ack.command == CPEP_FRAME_START) {
@@ -54,7 +54,7 @@ static void follow(board *b, const cpep_frame *f) {
         require(f->as.data.n_samples > 0 && f->as.data.n_channels == 3);
         require((uint16_t)(f->seq - b->next_seq) < 0x8000u);
         require(f->as.data.sample_index - b->next_index < 0x80000000u);
-        /* Without a frame lost before it, a frame carries on where the last one ended, but for missed samples. */
+        /* The numbers may only jump when the frame's flag says that frames were lost before it. */
         require(f->seq == b->next_seq || (f->as.data.flags & CPEP_FRAME_OVERRUN) != 0);
         b->next_seq = (uint16_t)(f->seq + 1u);
         b->next_index = f->as.data.sample_index + f->as.data.n_samples;
@@ -147,7 +147,7 @@ static void calibrate(void *context, const float *gains, uint8_t turn) {
     require(turn < 3 && gains[0] > 0 && gains[1] > 0 && gains[2] > 0);
 }
 
-/* ---- What happens ---- */
+/* ---- Events ---- */
 
 static void arrive(board *b, const uint8_t *bytes, uint32_t n) {
     if (n > sizeof b->incoming - b->n_incoming) return;
@@ -179,7 +179,7 @@ static void arrive_command(board *b, uint8_t type) {
     }
     if (type == CPEP_FRAME_CALIBRATE) {
         f.as.calibrate.turn = next(b) % 4u;
-        for (i = 0; i < sizeof gains; i++) gains[i] = i % 4u == 3u ? 0x3fu + next(b) % 2u : next(b); /* most are about one */
+        for (i = 0; i < sizeof gains; i++) gains[i] = i % 4u == 3u ? 0x3fu + next(b) % 2u : next(b); /* mostly about 1 */
         f.as.calibrate.gains = (cpep_frame_text){gains, (uint8_t)(next(b) % 8u == 0 ? 8 : 12)};
     }
     arrive(b, wire, cpep_frame_encode(&f, wire));

@@ -1,5 +1,5 @@
-/* libFuzzer: any bytes through the decoder, once as they come and once dressed as an intact frame, which chance alone
-   would never make. What it accepts must survive being written and read again. */
+/* libFuzzer: feeds any bytes to the decoder, first as they are, then as the body of a frame with a correct CRC, which
+   random bytes would never have. A frame that the decoder accepts must stay the same when encoded and decoded again. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +11,7 @@ static void require(bool holds) {
     if (!holds) abort();
 }
 
-/* Written, read and written again, a frame stays the same to the byte. */
+/* Require that a frame is equal, byte for byte, after it was encoded, decoded and encoded again. */
 static void check(cpep_frame *f) {
     static uint8_t first[CPEP_WIRE_MAX_BYTES + 1u], read[CPEP_WIRE_MAX_BYTES + 1u], second[CPEP_WIRE_MAX_BYTES + 1u];
     cpep_frame again;

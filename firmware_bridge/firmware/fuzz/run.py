@@ -2,8 +2,8 @@
 
     python firmware_bridge/firmware/fuzz/run.py --work /tmp/fuzz
 
-Needs clang with libFuzzer (`sudo apt install clang`) and a whole checkout. The harnesses run at the same time, each on
-one core; what crashes one is kept in the folder of work, and the exit code is 1.
+Needs clang with libFuzzer (`sudo apt install clang`) and a complete checkout. The harnesses run at the same time, each
+on one core. An input that crashes one is kept in the folder `--work`, and the exit code is 1.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Leg:
     harness: str
     what: str
     max_input_bytes: int
-    n_executions: int  # unless told otherwise
+    n_executions: int  # default of its option
 
 
 LEGS = (
@@ -58,7 +58,7 @@ class Outcome:
 
 
 class Disagreement(Exception):  # noqa: N818 - the name says what happened
-    """Python and C made something different of the same bytes."""
+    """The Python and the C decoder gave different results for the same bytes."""
 
 
 def fuzz_c(work: Path, n_executions: dict[str, int], random_seed: int) -> list[Outcome]:
@@ -81,7 +81,7 @@ def fuzz_c(work: Path, n_executions: dict[str, int], random_seed: int) -> list[O
 
 
 def fuzz_python(n_examples: int, random_seed: int) -> Outcome:
-    """Feed damaged streams to both decoders, which must make the same of them."""
+    """Feed damaged streams to both decoders and compare their results."""
     sys.path.insert(0, str(ROOT))
     from tests.firmware_bridge.firmware_library import CFrameDecoder
     from tests.firmware_bridge.test_firmware_codec import pieces
@@ -109,7 +109,7 @@ def fuzz_python(n_examples: int, random_seed: int) -> Outcome:
 
 
 def _outcome(leg: Leg, cpu_s: float, log: str, work: Path) -> Outcome:
-    """What the log tells; of a run that was interrupted, as far as it was written down."""
+    """The outcome by the log of a run; for an interrupted run, as far as it got."""
     n_executions = max((int(number) for number in re.findall(r"^#(\d+)\s", log, re.MULTILINE)), default=0)
     progress = re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)/(\S+)", log)
     edges, n_inputs, size = progress[-1] if progress else ("0", "0", "0b")

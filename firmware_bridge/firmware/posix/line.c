@@ -92,7 +92,7 @@ static uint32_t data_samples(const line *l) {
     return cpep_frame_decode(wire, l->n - 1u, &f) == CPEP_FRAME_INTACT && f.type == CPEP_FRAME_DATA ? f.as.data.n_samples : 0;
 }
 
-/* Decide what becomes of the frame that is complete now. */
+/* Draw the faults of the frame that is now complete. */
 static void suffer(line *l) {
     const uint32_t n_samples = l->n > 1u ? data_samples(l) : 0;
     bool lost, corrupted, duplicated;
@@ -106,7 +106,7 @@ static void suffer(line *l) {
         l->n_copies = l->n = 0;
         l->n_lost++;
     } else if (corrupted) {
-        const uint64_t bit = playback_random(&l->random) % (8u * (l->n - 1u)); /* not of the delimiter */
+        const uint64_t bit = playback_random(&l->random) % (8u * (l->n - 1u)); /* any but the delimiter's */
         l->frame[bit / 8u] ^= (uint8_t)(1u << bit % 8u);
         l->n_corrupted++;
     } else if (duplicated) {

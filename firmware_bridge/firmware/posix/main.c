@@ -1,4 +1,4 @@
-/* A wristband in a process: the firmware on a HAL of POSIX, playing a recording or noise on a pty, a serial port, or
+/* A wristband as a process: the firmware on a POSIX HAL. It plays a recording or noise on a pty, a serial port, or
    standard input and output. */
 #include <errno.h>
 #include <getopt.h>
@@ -17,12 +17,12 @@
 #include "playback.h"
 #include "recogniser.h"
 
-#define IDLE_US 20000.0         /* how long the loop sleeps at most */
-#define END_WAIT_US 1000000u    /* for STOP, once the reader has read everything */
-#define UNREAD_WAIT_US 10000000u /* for a reader that stopped reading */
-#define LEAVE_WAIT_US 300000u   /* for the last answer to be read before hanging up */
-#define IDLE_UA 21000.0         /* what the simulated battery gives at rest, and what it gives more */
-#define WORK_UA 60000.0         /* while the processor never rests */
+#define IDLE_US 20000.0         /* longest sleep of the loop */
+#define END_WAIT_US 1000000u    /* how long to wait for STOP once the reader has read everything */
+#define UNREAD_WAIT_US 10000000u /* how long to wait for a reader that stopped reading */
+#define LEAVE_WAIT_US 300000u   /* how long to wait for the last answer to be read before hanging up */
+#define IDLE_UA 21000.0         /* the simulated battery's current with an idle processor */
+#define WORK_UA 60000.0         /* its additional current with a fully busy processor */
 
 typedef struct {
     cpep_frame_info info;
@@ -38,16 +38,16 @@ typedef struct {
     cpep_band band;
     cpep_band_hal hal;
     const cpep_band_classifier *classifier; /* null without an engine */
-    cpep_band_counts before; /* of earlier boots */
+    cpep_band_counts before; /* sums of earlier boots */
     line line;
     playback playback;
-    uint64_t boots;   /* what boot_ids are drawn from: another start in every run, whatever the seed */
-    uint64_t boot_us; /* on the host's clock, as all times but those of the HAL */
+    uint64_t boots;   /* random state of the boot_ids, different in every run whatever the seed */
+    uint64_t boot_us; /* by the host's clock, like all times except those of the HAL */
     double clock_speed;
-    uint64_t start_us; /* of the stream, on the band's clock */
+    uint64_t start_us; /* of the stream, by the band's clock */
     double rate_hz;
     uint64_t n_taken;
-    bool played_out, dismissed; /* whether the recording is over, and whether the host said STOP after that */
+    bool played_out, dismissed; /* whether the recording is over, and whether the host sent STOP after that */
     uint64_t progress_us;
     uint32_t unread_bytes;
     uint64_t gauge_us, gauge_worked_us; /* of the last reading of the battery */
@@ -128,7 +128,7 @@ static uint64_t processor_us(void) {
     return (uint64_t)used.tv_sec * 1000000u + (uint64_t)used.tv_nsec / 1000u;
 }
 
-/* A simulated gauge: of the battery's current since the last reading, which rises with the work of this process. */
+/* A simulated battery gauge: the mean current since the last reading, which rises with this process's CPU time. */
 static void measure(void *context, cpep_frame_telemetry *telemetry) {
     simulated *s = context;
     const uint64_t now_us = host_us(), worked_us = processor_us();
@@ -169,7 +169,7 @@ static void report(const simulated *s) {
     fflush(stdout);
 }
 
-/* One letter a command: s says what was sent so far, r reboots. The end of the input is the end of the band. */
+/* Each letter is a command: s prints the counts so far, r reboots. The end of the input ends the band. */
 static void obey_control(simulated *s) {
     char letters[16];
     const ssize_t n = read(STDIN_FILENO, letters, sizeof letters);
@@ -203,7 +203,7 @@ static void wait_for_work(simulated *s) {
     if (s->set.control && FD_ISSET(STDIN_FILENO, &readable)) obey_control(s);
 }
 
-/* Whether a band that plays once may leave: the host has read everything, or has stopped reading. */
+/* Whether a band with --once may end: the host has read everything, or has stopped reading. */
 static bool is_finished(simulated *s) {
     const uint64_t now_us = host_us();
     const uint32_t unread_bytes = line_unread_bytes(&s->line);
@@ -335,7 +335,7 @@ static void open_line(simulated *s) {
     if (why != NULL) fail(set->port != NULL ? set->port : "cannot open a pty", why);
 }
 
-/* Point the link to the pty, unless something else than such a link stands in its place. */
+/* Make the symbolic link to the pty; fail when `link` exists and is not a link to a pty. */
 static void make_link(const char *link, const char *target) {
     char leads_to[PATH_MAX] = "";
     struct stat status;

@@ -1,4 +1,4 @@
-/* In the place of recogniser.c, for a band that only streams. */
+/* Replaces recogniser.c in a band that only streams. */
 #include <stddef.h>
 
 #include "recogniser.h"

@@ -44,10 +44,10 @@ static int32_t recorded(playback *s) {
     const uint32_t unused_bits = 32u - 8u * s->value_bytes;
     uint32_t bits = 0, i;
     for (i = 0; i < s->value_bytes; i++) bits |= (uint32_t)s->recording[s->at++] << (unused_bits + 8u * i);
-    return (int32_t)bits / (1 << unused_bits); /* exact: what is divided away is zero */
+    return (int32_t)bits / (1 << unused_bits); /* exact: the low bits are zero */
 }
 
-/* Each channel is loudest at another time of the swell. */
+/* Noise whose level rises and falls; each channel has its maximum at another time. */
 static int32_t noise(playback *s, uint32_t channel) {
     const uint32_t phase = (uint32_t)((s->index + channel * SWELL_SAMPLES / s->n_channels) % SWELL_SAMPLES);
     const uint32_t level = phase < SWELL_SAMPLES / 2u ? phase : SWELL_SAMPLES - phase;

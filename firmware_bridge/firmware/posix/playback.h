@@ -1,4 +1,4 @@
-/* What the simulated electrodes see: a recording, or noise that swells and ebbs as muscles do. */
+/* The signal of the simulated electrodes: a recording, or noise that rises and falls like muscle activity. */
 #ifndef CPEP_PLAYBACK_H
 #define CPEP_PLAYBACK_H
 
@@ -17,10 +17,10 @@ typedef struct {
     uint64_t random;
 } playback;
 
-/* Numbers that look random, the same for the same seed. */
+/* Pseudo-random numbers; the same state gives the same numbers. */
 uint64_t playback_random(uint64_t *state);
 
-/* Map a file of nothing but values, [n_samples][n_channels]. Null, or why that is impossible. */
+/* Map a file of raw values, [n_samples][n_channels]. Null on success, else the error message. */
 const char *playback_open(playback *s, const char *path);
 
 void playback_rewind(playback *s);

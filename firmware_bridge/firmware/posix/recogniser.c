@@ -6,15 +6,15 @@
 #include "cpep.h"
 #include "golden.h"
 
-/* A window is cut when it is complete, in `push`; the inference waits for `take`, which on a board a context of lower
-   priority does. A hop that comes while one waits is left out, as in the host's live loop. */
+/* `push` cuts a window when it is complete; `take` does the inference, which a board should do in a context of lower
+   priority. A hop that is due while a window waits is skipped, as in the host's live loop. */
 static struct {
     cpep engine;
     uint64_t (*clock_us)(void *context);
     void *context;
     uint32_t hop_samples;
-    uint32_t next_index;   /* of the sample to come */
-    bool is_due;           /* a window was cut and not yet embedded */
+    uint32_t next_index;   /* of the next sample */
+    bool is_due;           /* whether a window was cut and not embedded yet */
     uint32_t window_index; /* one past its last sample */
     uint64_t window_us;
 } the;
@@ -29,7 +29,7 @@ static void start(void *context, float sample_rate_hz) {
 
 static void push(void *context, const int32_t *counts, uint32_t sample_index) {
     (void)context;
-    if (sample_index != the.next_index) cpep_reset(&the.engine, sample_index); /* the converter missed some */
+    if (sample_index != the.next_index) cpep_reset(&the.engine, sample_index); /* the converter missed samples */
     the.next_index = sample_index + 1u;
     cpep_push(&the.engine, counts);
     if (the.is_due || the.next_index % the.hop_samples != 0 || !cpep_is_full(&the.engine)) return;
@@ -77,10 +77,10 @@ static uint64_t real_us(void) {
     return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
-/* Whether every golden stretch gives its answer: no figure of an engine that says something else is worth a frame. */
+/* Whether every golden stretch gives the expected result; timings of a wrong engine are not reported. */
 static bool is_right(void) {
     int32_t number, i;
-    cpep_calibrate(&the.engine, NULL); /* they know no wearer */
+    cpep_calibrate(&the.engine, NULL); /* the golden results are without a wearer's calibration */
     for (number = 0; number < n_golden_stretches; number++) {
         const golden_stretch *golden = &golden_stretches[number];
         cpep_vote vote;
@@ -97,7 +97,7 @@ static bool is_right(void) {
 }
 
 static uint32_t time_one(void) {
-    volatile int32_t gesture; /* so that the vote is not left out */
+    volatile int32_t gesture; /* so that the compiler does not remove the vote */
     const uint64_t begun_us = real_us();
     cpep_take_window(&the.engine);
     gesture = cpep_recognise(&the.engine).gesture;

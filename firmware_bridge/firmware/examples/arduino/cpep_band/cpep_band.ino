@@ -1,8 +1,8 @@
-/* A wristband of an Arduino, ESP32 or Teensy: four analog inputs at 500 Hz over USB, read by `cpep-edge` like any other.
+/* A wristband made of an Arduino, ESP32 or Teensy: four analog inputs at 500 Hz over USB, read by `cpep-edge`.
 
-   Copy cpep_wire, cpep_frames, cpep_decoder and cpep_band (.c and .h) from firmware/ beside this file, or run
-   `make arduino BUILD=...` in firmware/, which does it. Then set CHANNEL_PINS, RATE_HZ and UV_PER_COUNT to your board
-   and amplifier, upload, and:
+   Copy cpep_wire, cpep_frames, cpep_decoder and cpep_band (.c and .h) from firmware/ to this file's folder, or run
+   `make arduino BUILD=...` in firmware/. Then set CHANNEL_PINS, RATE_HZ and UV_PER_COUNT for your board and amplifier,
+   upload, and run:
 
        cpep-edge devices
        cpep-edge doctor --port /dev/ttyACM0
@@ -14,10 +14,10 @@
 #include <esp_random.h>
 #endif
 
-static const uint8_t CHANNEL_PINS[] = {A0, A1, A2, A3}; /* in the order in which they lie round the wrist */
+static const uint8_t CHANNEL_PINS[] = {A0, A1, A2, A3}; /* in the order of the electrodes round the wrist */
 static const float RATE_HZ = 500.0f;
 static const float UV_PER_COUNT = 1.0f;     /* microvolts at the skin: converter step divided by the amplifier's gain */
-static const int32_t MIDDLE_COUNTS = 512;   /* what the converter gives without a signal: half its range */
+static const int32_t MIDDLE_COUNTS = 512;   /* the converter's value without a signal: half its range */
 static const uint32_t BAUD = 921600;        /* of a real serial line; USB ignores it */
 
 static const uint8_t N_CHANNELS = sizeof(CHANNEL_PINS);
@@ -29,7 +29,7 @@ static bool converting;
 static uint64_t due_us;
 static uint32_t period_us;
 
-/* micros() starts over after 71 minutes; this does not, as long as it is called once in that time. */
+/* micros() wraps after 71 minutes; this clock does not, if it is called at least once in that time. */
 static uint64_t clock_us(void *context) {
     static uint32_t last, turns;
     const uint32_t now = micros();
@@ -47,7 +47,7 @@ static uint32_t receive(void *context, uint8_t *bytes, uint32_t size) {
 }
 
 static uint32_t transmit(void *context, const uint8_t *bytes, uint32_t size) {
-    const int room = Serial.availableForWrite(); /* never wait: what finds no room is offered again, or counted */
+    const int room = Serial.availableForWrite(); /* never wait: bytes without room are offered again, or counted as dropped */
     (void)context;
     if (room <= 0) return 0;
     return (uint32_t)Serial.write(bytes, size < (uint32_t)room ? size : (uint32_t)room);
@@ -65,7 +65,7 @@ static void stop(void *context) {
     converting = false;
 }
 
-/* The sample that is due. A loop that came late says how many it missed: the host sees a gap, not a stretched signal. */
+/* The sample that is due. If the loop is late, n_missed tells the host of a gap, so the signal is not stretched. */
 static cpep_band_supply take(void *context, cpep_band_sample *sample) {
     const uint64_t now_us = clock_us(context);
     if (!converting || now_us < due_us) return CPEP_BAND_NO_SAMPLE;
@@ -79,7 +79,7 @@ static cpep_band_supply take(void *context, cpep_band_sample *sample) {
     return CPEP_BAND_SAMPLE;
 }
 
-/* Another one at every start, so that the host tells a restart from a gap. */
+/* A different number at every start, so that the host can tell a restart from a gap. */
 static uint32_t boot_id(void) {
 #if defined(ESP32)
     return esp_random();
@@ -104,7 +104,7 @@ void setup() {
     info.channel_order.n = N_CHANNELS;
     info.model.bytes = model;
     info.model.n = sizeof(model) - 1u;
-    info.serial_number.bytes = serial_number; /* give each band its own: the host refuses another one in its place */
+    info.serial_number.bytes = serial_number; /* give each band its own, so that the host can tell two bands apart */
     info.serial_number.n = sizeof(serial_number) - 1u;
     info.firmware.bytes = firmware;
     info.firmware.n = sizeof(firmware) - 1u;

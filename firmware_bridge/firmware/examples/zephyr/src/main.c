@@ -1,7 +1,6 @@
-/* A wristband on Zephyr: the HAL of cpep_band over a UART, a timer that samples, and a ring between the two.
+/* A wristband on Zephyr: the HAL of cpep_band over a UART, a timer that takes samples, and a ring buffer between them.
 
-   `convert` is the only function that knows a converter: it makes a tone here. Put your ADC's read there, which must
-   take less than a period. */
+   Replace `convert`, which generates a tone here, with the read of your ADC. It must take less than a sample period. */
 #include <cpep_band.h>
 #include <stdio.h>
 #include <zephyr/device.h>
@@ -13,7 +12,7 @@
 
 #define RATE_HZ 1000u
 #define N_CHANNELS 8u
-#define WAITING_SAMPLES 64u /* longer than the longest time between two polls */
+#define WAITING_SAMPLES 64u /* more than arrive in the longest time between two polls */
 #define POLL_MS 5
 
 static const struct device *const line = DEVICE_DT_GET(DT_CHOSEN(zephyr_console));
@@ -21,8 +20,8 @@ RING_BUF_DECLARE(received, 512);
 RING_BUF_DECLARE(sending, 4096);
 
 static cpep_band_sample waiting[WAITING_SAMPLES];
-static atomic_t n_taken, n_converted; /* samples ever; their difference waits */
-static uint32_t n_missed;             /* since the last one that found room; of the timer alone */
+static atomic_t n_taken, n_converted; /* total samples; the difference waits in the ring */
+static uint32_t n_missed;             /* samples without room since the last one stored; used by the timer only */
 static cpep_band band;
 
 static void convert(int32_t counts[N_CHANNELS]) {
@@ -57,7 +56,7 @@ K_TIMER_DEFINE(period, on_period, NULL);
 
 static bool start(void *context, float sample_rate_hz) {
     ARG_UNUSED(context);
-    ARG_UNUSED(sample_rate_hz); /* there is one */
+    ARG_UNUSED(sample_rate_hz); /* there is only one rate */
     atomic_set(&n_taken, atomic_get(&n_converted));
     n_missed = 0;
     k_timer_start(&period, K_USEC(1000000u / RATE_HZ), K_USEC(1000000u / RATE_HZ));
@@ -115,7 +114,7 @@ int main(void) {
     static char serial_number[17];
     uint8_t id[8] = {0};
     cpep_frame_info info = {
-        .boot_id = sys_rand32_get(), /* another one at every start */
+        .boot_id = sys_rand32_get(), /* different at every start */
         .uv_per_count = 1.0f,
         .sample_rate_hz = (float)RATE_HZ,
         .n_samples = 10,
