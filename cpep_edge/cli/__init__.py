@@ -1,7 +1,7 @@
-"""The command line: one function a command; each parses, calls one function of the packages, and prints.
+"""The command line: one function per command, which parses options, calls one function of the packages, and prints.
 
-stdout carries the answer, stderr progress and logs. Exit status 0: done; 1: the work failed; 2: wrong usage. The heavy
-packages are imported inside the commands, so that `--help` answers at once and a device needs only what it runs.
+The answer goes to stdout, progress and logs go to stderr. Exit status 0: done; 1: the work failed; 2: wrong usage.
+Heavy packages are imported inside the commands, so that `--help` is fast and a device needs only the packages it uses.
 """
 
 import gc
@@ -98,17 +98,17 @@ def options(
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for library in ("websockets", "uvicorn"):  # their debug logs show requests, and so tokens
+    for library in ("websockets", "uvicorn"):  # their debug logs contain requests, and thus tokens
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-_INTERRUPTED = 130  # as shells and typer have it
+_INTERRUPTED = 130  # exit status after Ctrl-C, as shells and typer use it
 
 
 def main() -> NoReturn:
-    """Run the command line; every failure of the world ends as one sentence and exit status 1."""
+    """Run the command line. A `CpepError`, an OSError or a missing package ends in one sentence and exit status 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that knows few characters shows others, and all the rest
+        sys.stdout.reconfigure(errors="replace")  # print ? for a character that the terminal lacks
     _stop_by_signal()
     try:
         app()
@@ -116,22 +116,22 @@ def main() -> NoReturn:
         if os.environ.get("CPEP_DEBUG"):
             raise
         told = missing_package(error, " ".join(sys.argv[1:2])) if isinstance(error, ModuleNotFoundError) else str(error)
-        if isinstance(error, OSError) and error.strerror:  # without the number of the error
+        if isinstance(error, OSError) and error.strerror:  # str(error) would contain the error number
             told = f"{error.filename}: {error.strerror}" if error.filename else _without_a_file(error.strerror)
-        lines = [printable(line, LONGEST_SENTENCE) for line in told.splitlines()]  # a config that would fit follows
+        lines = [printable(line, LONGEST_SENTENCE) for line in told.splitlines()]  # some suggest a config in more lines
         typer.echo("error: " + "\n".join(lines), err=True)
         sys.exit(1)
     except RuntimeError as error:
-        if not isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one that comes while a class is made
+        if not isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one raised while a class is created
             raise
         sys.exit(_INTERRUPTED)
     finally:
-        gc.freeze()  # the interpreter would look for garbage among all modules at its end: half a second after Ctrl-C
+        gc.freeze()  # else the interpreter collects garbage in all modules at exit: half a second more after Ctrl-C
     sys.exit(0)
 
 
 def _without_a_file(what: str) -> str:
-    """What an error of the system without a file's name is about: the folder one is in, or the answer's way out."""
+    """Explain a system error without a file name: the working folder was removed, or stdin or stdout failed."""
     try:
         os.getcwd()
     except OSError:
@@ -142,8 +142,8 @@ def _without_a_file(what: str) -> str:
 def _stop_by_signal() -> None:
     """Let SIGTERM (kill, systemd, docker) and SIGHUP (the terminal was closed) end a command as Ctrl-C does.
 
-    Only once, for a terminal that closes sends several, and what is being finished must not be broken off. A signal
-    that was ignored from the start, as by nohup, stays so.
+    Only the first signal counts: a closing terminal sends several, and a further one must not interrupt the command's
+    clean-up. A signal that was ignored at the start, as under nohup, stays ignored.
     """
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 

@@ -1,4 +1,4 @@
-"""`cpep-edge bench` and `compare`: what a bundle costs on this machine, and what changed between two reports."""
+"""`cpep-edge bench` and `compare`: measure a bundle on this machine, and compare two reports."""
 
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +50,7 @@ def bench(
     if as_json:
         typer.echo(report.json())
     else:
-        typer.echo(markdown(report))  # as it is: wrapped, its tables would be none
+        typer.echo(markdown(report))  # not through rich, which would wrap lines and so break tables
         stdout.print(f"written to {out}")
 
 

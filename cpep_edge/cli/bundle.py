@@ -1,4 +1,4 @@
-"""`cpep-edge export`, `inspect` and `verify`: make a bundle, look into it, trust it."""
+"""`cpep-edge export`, `inspect` and `verify`: make a bundle, show its content, check it."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,7 +95,7 @@ def export(
     if data is None and not boxed:
         raise typer.BadParameter(f"the corpus of {run} is needed; only {BOX} does without", param_hint="--data")
     if checkpoint.splits is None and not boxed:
-        load_splits(run)  # says what is missing
+        load_splits(run)  # raises an error that says what is missing
     with TemporaryDirectory() as scratch, progress("exporting") as advance:
         if data is None:
             data = Path(scratch) / "simulated-people"
@@ -223,7 +223,7 @@ def _encoder_rows(manifest: "Manifest") -> list[tuple[str, str]]:
 
 
 def _answering_rows(manifest: "Manifest") -> list[tuple[str, str]]:
-    """Rows about what answers: the index, the head."""
+    """Rows about the index and the head."""
     index, head, rows = manifest.index, manifest.head, []
     if index is not None:
         graph = index.graph
@@ -262,7 +262,7 @@ def _chip_rows(chip: "CortexMSpec | EthosUSpec") -> list[tuple[str, str]]:
 
 
 def print_ladder(manifest: "Manifest") -> None:
-    """Zero-shot balanced accuracy from the trained module down to the bundle, same windows at each step."""
+    """Print zero-shot balanced accuracy at each step from the trained module to the bundle, on the same windows."""
     rows = [step.cells() for step in manifest.ladder]
     header = ("step", "seen", "unseen", "seen among all", "unseen among all", "harmonic mean", "same vote")
     print_table("accuracy ladder, zero-shot balanced accuracy", header, rows)

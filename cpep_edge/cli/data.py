@@ -1,4 +1,4 @@
-"""`cpep-edge data`: simulate, import and look at corpora."""
+"""`cpep-edge data`: simulate, import, inspect and export corpora."""
 
 import inspect
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class Form(StrEnum):
     parquet = "parquet"
 
 
-_MOST = 9_999  # people, channels or repetitions of a set
+_MOST = 9_999  # largest number of a person, channel or repetition
 
 app = typer.Typer(help="Simulate, import, inspect and export recordings.", no_args_is_help=True)
 imports = typer.Typer(help="Import recordings of other data sets.", no_args_is_help=True)
@@ -150,7 +150,7 @@ def _how_to_write(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be imported; write nothing.")] = False,
     force: ForceOption = False,
 ) -> "Writing":
-    """What every importer takes by name; the options go over the file of choices."""
+    """The options that every importer has; they override the file of choices."""
     from cpep_train.importing import Writing, choices_of, load_choices
 
     over: dict[str, object] = {
@@ -168,9 +168,9 @@ def _how_to_write(
 
 
 def _import_command(name: str) -> "Callable[[Callable[..., ImportSummary]], Callable[..., None]]":
-    """A command under `data import`: its own parameters, then those of `_how_to_write`.
+    """Register a command under `data import`. Its options are its own parameters, then those of `_how_to_write`.
 
-    The function is called with its own parameters, `advance` for progress, and what `_how_to_write` returns.
+    The function is called with its own parameters, `advance` for progress, and the result of `_how_to_write`.
     """
 
     def registered(command: "Callable[..., ImportSummary]") -> Callable[..., None]:
@@ -456,7 +456,7 @@ def view(
 
 
 def _numbers(text: str, option: str = "--participants", least: int = 1) -> list[int]:
-    """The numbers that "1,3,5-7" names."""
+    """Parse a list of numbers such as "1,3,5-7"."""
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")

@@ -28,7 +28,7 @@ def demo(
 
     A second run continues where the first was interrupted.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's threads spin: very slow on a busy machine
 
     from cpep_edge.cli.demo_report import FIGURES_FILE, DemoReport, print_report, write_report
     from cpep_edge.cli.replay import calibrate_and_replay
@@ -68,7 +68,7 @@ def demo(
                 progress=advance,
             )
     _say(2, "training: masked poses, then EMG towards poses")
-    train(load_recipe(RECIPE), corpus, run, resume=True, go_on="cpep-edge demo")  # what is trained stays
+    train(load_recipe(RECIPE), corpus, run, resume=True, go_on="cpep-edge demo")  # finished stages are kept
     checkpoint = load_checkpoint(run)
     _say(3, "evaluating: zero-shot on people and gestures that training never saw")
     scores, plain = evaluate_beside_plain(checkpoint, corpus)
@@ -93,7 +93,7 @@ def demo(
 
 
 def _held_out_session(corpus: "Corpus") -> "list[Row]":
-    """The recordings of one session by someone whom training never saw."""
+    """The recordings of one session of a held-out person."""
     rows = [row for row in corpus.rows if row.held_out_user]
     return [row for row in rows if (row.user, row.session) == (rows[-1].user, rows[-1].session)]
 

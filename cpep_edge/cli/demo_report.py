@@ -1,4 +1,4 @@
-"""What the demo found: a short table on the terminal, and a folder with the report, its figures and its pictures."""
+"""The report of the demo: a short table on the terminal, and a folder with the report, its values and its pictures."""
 
 import io
 import re
@@ -27,18 +27,18 @@ FIGURES_FILE = "report.json"
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """All that the demo measured."""
+    """Everything that the demo measured."""
 
-    scores: tuple[Score, ...]  # of what was trained here
-    plain: tuple[Score, ...]  # of ridge regression to joint angles in its place
-    boxed: tuple[Score, ...]  # of the encoder in the box, on the same people
+    scores: tuple[Score, ...]  # of the encoder that the demo trained
+    plain: tuple[Score, ...]  # of a baseline, ridge regression to joint angles
+    boxed: tuple[Score, ...]  # of the encoder that ships with the project, on the same people
     manifest: Manifest
     replay: Replay
     duration_s: float
 
     @property
     def verdict(self) -> str:
-        """Whether zero-shot works on gestures that training never saw, in one sentence."""
+        """One sentence on whether zero-shot recognition works for gestures that were not in training."""
         score = self.score("unseen")
         figures = (
             f"{score.balanced_accuracy:.2f} [{score.low:.2f}, {score.high:.2f}] where chance is {score.chance:.2f}"
@@ -48,11 +48,11 @@ class DemoReport:
         return f"Gestures that training never saw are NOT clearly told apart in people it never saw: {figures}."
 
     def score(self, gestures: str) -> Score:
-        """The score on held-out people of one kind of gestures."""
+        """The score of held-out people on one kind of gestures."""
         return next(score for score in self.scores if (score.users, score.gestures) == ("held-out", gestures))
 
     def rows(self) -> list[Row]:
-        """The table: what, figure, remark."""
+        """The rows of the table: quantity, value, remark."""
         first, last = self.manifest.ladder[0], self.manifest.ladder[-1]
         files, encoder = self.manifest.files, self.manifest.encoder_for("the report")
         index = self.manifest.index_for("the report")
@@ -94,7 +94,7 @@ class DemoReport:
         return rows
 
     def figures(self) -> dict[str, Any]:
-        """The same for machines."""
+        """The values of the report, for JSON."""
         return {
             "verdict": self.verdict,
             "duration_s": self.duration_s,
@@ -120,7 +120,7 @@ class DemoReport:
 
 
 def print_report(report: DemoReport, path: Path) -> None:
-    """The table on the terminal, the verdict, and where the rest is."""
+    """Print the table, the verdict, and where the full report is."""
     n_people = report.score("seen").n_users
     print_table(
         f"{n_people} simulated people whom training never saw, [95 % interval over people]", ("", "", ""), report.rows()
@@ -130,7 +130,7 @@ def print_report(report: DemoReport, path: Path) -> None:
 
 
 def write_report(report: DemoReport, out: Path) -> Path:
-    """Write report.md, report.json and the pictures; returns the path of the first."""
+    """Write report.md, report.json and the pictures; returns the path of report.md."""
     pictures = {f"confusion-{seen}.png": png(confusion_figure(report.score(seen))) for seen in ("seen", "unseen")}
     contents = {
         FIGURES_FILE: f"{to_json(report.figures())}\n".encode(),
@@ -173,7 +173,7 @@ def _table(header: Row, rows: Sequence[Row]) -> str:
 
 
 def _screen(report: DemoReport) -> str:
-    """The live screen as it stood at the surest right decision, as SVG that loads nothing from elsewhere."""
+    """The live screen at the most confident correct decision, as SVG without external resources."""
     replay = report.replay
     right = {stage.stage for stage in replay.recordings if stage.answered == stage.stage} or {UNKNOWN}
     candidates = [d for d in replay.decisions if d.gesture in right] or replay.decisions

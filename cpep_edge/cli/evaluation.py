@@ -108,7 +108,7 @@ def robustness(
 
 
 def print_evaluation(found: "Evaluation") -> None:
-    """One table a reading, and one of retrieval."""
+    """Print one table per reading, and one of retrieval."""
     for reading in found.readings:
         print_scores(f"{reading.protocol}: {reading.name}", reading.scores)
     if found.retrieval:
@@ -116,7 +116,7 @@ def print_evaluation(found: "Evaluation") -> None:
 
 
 def print_scores(title: str, scores: "Sequence[Score]") -> None:
-    """Balanced accuracy with its interval, beside chance."""
+    """Print balanced accuracy with its confidence interval, and chance level."""
     header = ("people", "gestures", "balanced accuracy", "95 % interval", "chance", "windows", "people asked")
     rows = [
         (

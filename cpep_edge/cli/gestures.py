@@ -1,4 +1,4 @@
-"""`cpep-edge gestures`: what a bundle recognises, taught and forgotten without training."""
+"""`cpep-edge gestures`: list the gestures of a bundle, and add, rename or remove some without training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,7 +158,7 @@ def remove(
 def _to_edit(
     bundle: Path, key: Path | None, trust: bool, sign: Path | None
 ) -> "Iterator[tuple[OpenBundle, SigningKey | None]]":
-    """The bundle, which nobody else can change meanwhile, and the key that signs it anew."""
+    """Yield the bundle, locked against other changes, and the key to sign it with again."""
     from cpep_edge.enrolment import OpenBundle
     from cpep_edge.trust import load_signing_key
 

@@ -1,4 +1,4 @@
-"""`cpep-edge simulate`, `record`, `devices`, `doctor` and `soak`: the wristband link without a model at its end."""
+"""`cpep-edge simulate`, `record`, `devices`, `doctor` and `soak`: commands for the wristband link, without a model."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def simulate(
             device,
             [stack.enter_context(Session(path)) for path in sessions],
             firmware=firmware,
-            model=None if model is None else Bundle.open(model, key, trust=trust),  # it is compiled and run
+            model=None if model is None else Bundle.open(model, key, trust=trust),  # its code is compiled and run
             link=link,
             speed=speed,
             loss=loss,
@@ -239,7 +239,7 @@ def soak(
 
 
 def _prompter() -> "Show":
-    """Shows on stderr what to do, once a second."""
+    """A function that shows on stderr what to do, once a second."""
     last: tuple[str, bool, int] | None = None
 
     def show(prompt: "Prompt", resting: bool, left_s: float) -> None:

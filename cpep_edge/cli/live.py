@@ -1,4 +1,4 @@
-"""`cpep-edge live` and `calibrate`: a bundle at the end of the wire."""
+"""`cpep-edge live`, `replay` and `calibrate`: run a bundle on a wristband or a recording, or calibrate it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -203,7 +203,7 @@ def calibrate(
 
 
 def _open_in_browser(url: str) -> None:
-    """Show the page, where there is a screen: a browser in the terminal would take the place of the run."""
+    """Open the page in a graphical browser, if there is one. A text browser would take the terminal from the run."""
     import os
     import sys
     import webbrowser
@@ -249,8 +249,9 @@ def run_as_json(loop: "Live", view: "LiveView", sinks: "tuple[SinkTap, ...]") ->
 
 @contextmanager
 def _json_lines(info: "StreamInfo", summary: Callable[[], object]) -> Iterator["Callable[[Decision], None]"]:
-    """Prints decisions, and a summary at the end, without ever waiting for whoever reads them: a pipe that nobody reads
-    must not hold up the run, its recording and its sinks.
+    """Yield a function that prints decisions as JSON lines; a summary is printed at the end.
+
+    It never blocks, so that a pipe that nobody reads cannot delay the run, its recording and its sinks.
     """
     from cpep_edge.sinks import SinkTap, parse_sink
 
@@ -264,7 +265,7 @@ def _json_lines(info: "StreamInfo", summary: Callable[[], object]) -> Iterator["
     try:
         yield printed
     finally:
-        tap.finish()  # while the summary is made
+        tap.finish()  # it ends while the summary is made
         last, ended = summary(), tap.close()
         if ended and not tap.counts.failures:
             print_json(last)

@@ -1,4 +1,4 @@
-"""`cpep-edge eval --protocol live`: a bundle judged event by event, and the delay of a wire beside it."""
+"""`cpep-edge eval --protocol live`: the accuracy of a bundle per event, and the delay of the transport."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from cpep_train.live_evaluation import LiveScore
 
 FIGURES_FILE = "live.json"
-TURNS = (0, 1, 2)  # electrodes
-TRANSPORT_S = 6.0  # of signal over a pseudo-terminal
+TURNS = (0, 1, 2)  # electrodes by which the band is turned
+TRANSPORT_S = 6.0  # of signal over a pseudo-terminal, to measure the delay
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionScore:
-    """The test people's sessions under one condition."""
+    """The score of the test people's sessions under one condition."""
 
-    turn: int  # electrodes by which the band was turned further
-    turn_undone: bool  # whether the calibration looked for it
+    turn: int  # additional turn of the band, in electrodes
+    turn_undone: bool  # whether the calibration searched for the turn
     score: "LiveScore"
 
 
 def evaluate_bundle(
     bundle: Path, data: Path, report: Path | None, as_json: bool, key: Path | None, trust: bool
 ) -> None:
-    """Play a corpus' prompted sessions of held-out people through a bundle, with the band as it was and turned."""
+    """Play a corpus' prompted sessions of held-out people through a bundle, with the band as recorded and turned."""
     from cpep_edge.bundle import Bundle
     from cpep_edge.recogniser import Recogniser
     from cpep_train.live_evaluation import evaluate_live
@@ -58,9 +58,9 @@ def evaluate_bundle(
 
 
 def transport_delay(manifest: "Manifest") -> Delay:
-    """From the moment a sample is due in a simulated band to its arrival over a pty, which has no baud rate.
+    """The delay from the time when a sample is due in a simulated band to its arrival over a pty, without a baud rate.
 
-    The band's clock is told in host time by round trips, as it is live.
+    As in a live run, the band's clock is converted to host time by measuring round trips.
     """
     from cpep_bridge.devices import open_source
     from cpep_bridge.simulator import SimulatedBand
@@ -71,7 +71,7 @@ def transport_delay(manifest: "Manifest") -> Delay:
     with SimulatedBand([noise_uv], rate_hz, once=True) as band, open_source(band.port) as source:
         for block in source:
             arrivals.append((block.device_t_s + len(block.samples_uv) / rate_hz, block.host_t_s))
-        line = source.clock.line  # type: ignore[attr-defined]  # of our own band
+        line = source.clock.line  # type: ignore[attr-defined]  # our own band has a clock
     delays_ms = [(host_t_s - line.host_s(device_t_s)) * 1e3 for device_t_s, host_t_s in arrivals]
     p50_ms, p90_ms = np.percentile(delays_ms, (50, 90))
     return Delay(float(p50_ms), float(p90_ms))

@@ -1,4 +1,4 @@
-"""Options of `cpep-edge live`, common ones first, in the panels that its help shows."""
+"""Options of `cpep-edge live`, the most used ones first, grouped into the panels of its help."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""How commands speak: answers on stdout, progress on stderr and only to a terminal."""
+"""The output of commands: answers on stdout; progress on stderr, only if that is a terminal."""
 
 import re
 import sys
@@ -18,18 +18,18 @@ from cpep_edge.outside import printable
 from cpep_edge.report_table import Table as ReportTable
 from cpep_edge.report_table import to_csv
 
-LONGEST_SENTENCE = 2_000  # a path that Linux takes has 4,096 at the most
+LONGEST_SENTENCE = 2_000  # characters of a line of an error; a path in Linux has up to 4,096
 
 
 class _Console(Console):
-    """A console that shows letters, and does nothing that they ask for.
+    """A console that prints texts literally.
 
-    What is printed holds names of devices, channels, gestures and files: none of it is markup or an escape code.
-    Colour is asked for by rich's Text.
+    Texts contain names of devices, channels, gestures and files, which must not act as markup or escape codes. For
+    colour, print rich's Text.
     """
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """Print; control characters in texts, other than of lines and tabs, are replaced."""
+        """Print; control characters in texts are replaced, except line breaks and tabs."""
         super().print(*(_seen(one) if isinstance(one, str) else one for one in objects), **how)
 
 
@@ -42,16 +42,16 @@ def _seen(text: str) -> str:
 stdout = _Console(highlight=False, markup=False, emoji=False)
 stderr = _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
-_LONGEST_CELL = 1000  # a path
+_LONGEST_CELL = 1000  # characters; a cell can be a path
 
 
 def print_json(answer: Any) -> None:
-    """One object on one line of stdout."""
+    """Print one object as JSON on one line of stdout."""
     typer.echo(to_json(answer))
 
 
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A small table on stdout; the first column reads from the left, figures from the right."""
+    """Print a small table on stdout; the first column is aligned left, numbers right."""
     table = Table(
         title=Text(printable(title)), title_justify="left", title_style="bold", box=SIMPLE, show_header=any(header)
     )
@@ -64,7 +64,7 @@ def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, .
 
 @contextmanager
 def progress(task: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on stderr; yields the function that moves it: done, total. Silent where stderr is no terminal."""
+    """Show a progress bar on stderr, if that is a terminal. Yields the function that updates it: done, total."""
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr, disable=not sys.stderr.isatty()) as bar:
         number = bar.add_task(task, total=None)
@@ -72,5 +72,5 @@ def progress(task: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 def print_csv(tables: Sequence[ReportTable]) -> None:
-    """Tables as comma-separated values on stdout."""
+    """Print tables as CSV on stdout."""
     typer.echo(to_csv(tables), nl=False)

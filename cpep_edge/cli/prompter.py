@@ -1,7 +1,7 @@
-"""What a wearer who is taught by `cpep-edge teach` sees: the hand to make, its name, and for how long.
+"""The display of `cpep-edge teach`: the hand shape to make, its name, and a countdown.
 
-A terminal of 70 by 20 characters that shows braille gets a picture; a smaller one a line that is written over; a file
-or a pipe a line for each thing to do.
+A terminal of at least 70 by 20 characters that can show braille gets a picture. A smaller terminal gets one line that
+is overwritten. A file or a pipe gets one line per cue.
 """
 
 import math
@@ -28,19 +28,19 @@ _BAR_CELLS = 30
 
 
 class Prompter:
-    """Shows cues; call it with each."""
+    """Shows cues; call it with each cue."""
 
     def __init__(self, console: Console = stderr) -> None:
         self._console = console
         self._last: tuple[str, str, int, int] | None = None
-        self._phase_s = 0.0  # how long this phase is
+        self._phase_s = 0.0  # length of this phase
         fits = console.width >= _LEAST_WIDTH and console.height >= _LEAST_HEIGHT
         drawn = console.is_terminal and fits and not console.is_dumb_terminal and console.encoding.startswith("utf")
         self._live = Live(console=console, auto_refresh=False, transient=True) if drawn else None
 
     @property
     def draws(self) -> bool:
-        """Whether there is a picture; with it the wearer reads why something is asked for again."""
+        """Whether it shows the picture, which also tells the wearer why a repetition is asked for again."""
         return self._live is not None
 
     def __enter__(self) -> "Prompter":
@@ -57,7 +57,7 @@ class Prompter:
             self._console.print()
 
     def __call__(self, cue: Cue) -> None:
-        """Show what is asked for now."""
+        """Show a cue."""
         a_second = 10 if self._live is not None else 1
         now = (cue.phase, cue.gesture, cue.number, math.ceil(a_second * cue.left_s))
         if now == self._last or cue.phase == "done":
@@ -85,7 +85,7 @@ class Prompter:
 
 
 def picture(cue: Cue, phase_s: float) -> RenderableType:
-    """The hand to make beside its name and a countdown; phase_s: how long the whole phase is."""
+    """The hand shape to make, with its name and a countdown; phase_s: length of the whole phase."""
     making, others = cue.phase == "make", cue.gesture == UNKNOWN
     name, how = OTHER_MOVEMENTS.split(": ") if others else (printable(shown_name(cue.gesture)), "")
     now = "now do, but none of the gestures" if others else "now make, and hold"

@@ -1,4 +1,4 @@
-"""`cpep-edge recipes`: what can be trained, and every key of it."""
+"""`cpep-edge recipes`: list the training recipes, and show every key of one."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -58,7 +58,7 @@ def show(
 
 
 def _at(values: dict[str, Any], key: str) -> Any:
-    """What a recipe says of a key; None also where it lacks the table."""
+    """The value of a key in a recipe; None if the recipe lacks the key or its table."""
     found: Any = values
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None

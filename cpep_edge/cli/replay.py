@@ -1,4 +1,4 @@
-"""Play recordings through a simulated wristband into commands of cpep-edge, each a process of its own."""
+"""Play recordings through a simulated wristband into commands of cpep-edge, each in its own process."""
 
 import json
 import subprocess
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedRecording:
-    """One recording of a replay and what live took it for."""
+    """One recording of a replay, and the gesture that live recognised in it."""
 
     stage: str
     trained: bool  # whether EMG of the gesture was in the training
-    answered: str  # the decision that stood longest while it played, or "unknown"
-    share: float  # of the recording's decisions
+    answered: str  # the most frequent decision while it played, or "unknown"
+    share: float  # of the recording's decisions that are this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Replay:
     recordings: tuple[ReplayedRecording, ...]
 
     def recognised(self, trained: bool) -> tuple[int, int]:
-        """Recordings of trained, or of never trained, gestures taken for what they are; and how many there were."""
+        """How many recordings of trained or of untrained gestures were recognised, and how many there were."""
         asked = [recording for recording in self.recordings if recording.trained == trained]
         return sum(recording.answered == recording.stage for recording in asked), len(asked)
 
@@ -50,9 +50,9 @@ class Replay:
 def calibrate_and_replay(
     corpus: "Corpus", moves: "Sequence[Row]", rows: "Sequence[Row]", bundle: Path, speed: float
 ) -> Replay:
-    """What `cpep-edge live` makes of recordings after `cpep-edge calibrate` on others of the same session.
+    """Run `cpep-edge live` on recordings, after `cpep-edge calibrate` on others of the same session.
 
-    The profile is theirs alone: one that an earlier run left would stand in the way of the next.
+    The profile is in a temporary folder, because the command refuses to overwrite one that an earlier run left.
     """
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile.json"
@@ -72,7 +72,7 @@ def calibrate(corpus: "Corpus", rows: "Sequence[Row]", bundle: Path, speed: floa
 
 
 def replay(corpus: "Corpus", rows: "Sequence[Row]", bundle: Path, speed: float, profile: Path | None = None) -> Replay:
-    """What `cpep-edge live` makes of recordings played back to back, without a gap between them.
+    """Run `cpep-edge live` on recordings that are played back to back, without gaps.
 
     speed: times real time
     Raises CpepError when live fails.
@@ -105,7 +105,7 @@ def _fields(line: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _band(corpus: "Corpus", rows: "Sequence[Row]", speed: float) -> Iterator[tuple[str, float, list[int]]]:
-    """A simulated wristband that plays recordings once; yields its port, its rate and the recordings' lengths."""
+    """Run a simulated band that plays recordings once; yields its port, sample rate and the recordings' lengths."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(corpus.session(row)) for row in rows]
         rate_hz = sessions[0].meta.sample_rate
@@ -114,7 +114,7 @@ def _band(corpus: "Corpus", rows: "Sequence[Row]", speed: float) -> Iterator[tup
 
 
 def _run(*arguments: str) -> list[str]:
-    """Run a command of cpep-edge; returns the lines of its answer."""
+    """Run a command of cpep-edge; returns the lines that it prints."""
     command = (sys.executable, "-m", "cpep_edge", *arguments)
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, progress(arguments[0]) as advance:

@@ -127,7 +127,7 @@ def teach(
 
 
 def _tell_stopped(bundle: Path, kept: Path) -> None:
-    """Say what was kept after Ctrl-C; kept: the folder of the recordings."""
+    """Tell the user after Ctrl-C what was kept; kept: the folder of the recordings."""
     from cpep_edge.manifest import MANIFEST_FILE
 
     before = f"{bundle} is as it was, and " if (bundle / MANIFEST_FILE).is_file() else ""
@@ -140,15 +140,15 @@ def _tell_stopped(bundle: Path, kept: Path) -> None:
 
 
 def _tell_next(bundle: str, named: str) -> None:
-    """How to go on another day; named: the options by which the band is reached."""
-    again = f"cpep-edge calibrate {bundle} {named} --force"  # in the place of the last wearing's profile
+    """Tell the user how to continue another day; named: the options that select the band."""
+    again = f"cpep-edge calibrate {bundle} {named} --force"  # --force replaces the last wearing's profile
     stderr.print(f"next time: cpep-edge live {bundle} {named}", soft_wrap=True)
     stderr.print(f"after putting the band on again, first run: {again}", soft_wrap=True)
     stderr.print("and then add to live: --profile profile.json", soft_wrap=True)
 
 
 def _names(given: str | None) -> tuple[str, ...]:
-    """Names of an option: separated by commas, or in a TOML file."""
+    """The names given by an option, either separated by commas or in a TOML file."""
     if given is None:
         return ()
     if given.endswith(".toml"):
@@ -165,7 +165,7 @@ def _names(given: str | None) -> tuple[str, ...]:
 
 
 def _lead(teaching: "Teaching", blocks: "Iterator[Block]") -> None:
-    """Show what to do until every repetition is kept."""
+    """Lead the wearer through the lesson until every repetition is recorded."""
     from cpep_edge.cli.prompter import Prompter
     from cpep_edge.lesson import Again
 
@@ -186,9 +186,9 @@ def _lead(teaching: "Teaching", blocks: "Iterator[Block]") -> None:
 
 
 class _Meanwhile:
-    """Goes on reading a band while something else is done, so that nothing piles up in its port.
+    """Reads a band in the background while something else is done, so that no data piles up in its port.
 
-    When that is done, nobody waits for a band that is silent, until more of it is asked for.
+    Leaving the `with` block does not wait for the reading thread, which may hang on a silent band; `read_on` does.
     """
 
     def __init__(self, source: "BlockSource", blocks: "Iterator[Block]") -> None:
@@ -211,7 +211,7 @@ class _Meanwhile:
         self._thread.join()
 
     def read_on(self) -> "Iterator[Block]":
-        """The blocks from here on. Raises what ended them meanwhile."""
+        """Yield the blocks from here on. Raises the error that ended the reading in the background, if any."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -226,7 +226,7 @@ class _Meanwhile:
 
 
 class _GoingOn:
-    """A source that is open and has been read from: iterating goes on where that ended."""
+    """A source that is already open; iterating over it continues with blocks that were begun before."""
 
     def __init__(self, source: "BlockSource", blocks: "Iterator[Block]") -> None:
         self._source, self._blocks = source, blocks
@@ -270,9 +270,9 @@ def _go_live(bundle: Path, source: _GoingOn, port: str, seconds: float | None, j
 
 
 def _tell(bundle: Path, taught: "Taught", n: int, named: str, json_lines: bool) -> None:
-    """Print the result, with what the wearer can do about it.
+    """Print the result, and how the wearer can improve it.
 
-    n: repetitions of all gestures; named: the options by which the band is reached
+    n: repetitions of all gestures; named: the options that select the band
     """
     judgement, name = taught.judgement, str(bundle)
     if json_lines:
@@ -299,7 +299,7 @@ def _tell(bundle: Path, taught: "Taught", n: int, named: str, json_lines: bool) 
 
 
 def _findings(taught: "Taught", command: str) -> Iterator[str]:
-    """command: that records further repetitions"""
+    """Yield remarks on the result; command: the one that records more repetitions"""
     judgement = taught.judgement
     if taught.base is not None:
         yield f"uses {taught.reads} of the trained bundle; its poses answer where no taught gesture fits"

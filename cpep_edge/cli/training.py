@@ -41,12 +41,12 @@ def train(
     from cpep_train.corpus import Corpus
     from cpep_train.recipe import load_recipe
 
-    for package in ("torch", "lightning"):  # the corpus is looked at before they are loaded
+    for package in ("torch", "lightning"):  # check now, as they are loaded only after the corpus was checked
         if find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
     asked = load_recipe(recipe, settings or [], data)
     if not skip_bad:
-        Corpus.open(data).check_device(asked)  # before torch is loaded, so that it is said at once
+        Corpus.open(data).check_device(asked)  # before torch is loaded, so that an error comes at once
 
     from cpep_train.processes import rank
     from cpep_train.training import train as run_training
@@ -125,4 +125,4 @@ def _option(text: str) -> tuple[str, str | int]:
 
 
 def _quiet_threads() -> None:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin otherwise, for ages on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's threads spin: very slow on a busy machine

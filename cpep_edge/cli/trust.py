@@ -1,4 +1,4 @@
-"""`cpep-edge keygen` and `sign`: who made a bundle; and the option by which other commands ask for it."""
+"""`cpep-edge keygen`, `sign`, `root` and `trust`: keys and signatures of bundles, and options for other commands."""
 
 import sys
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def sign(
 
 
 def ask_password() -> Callable[[str], str] | None:
-    """What asks for the password of a key, unseen; None where there is no terminal to ask on."""
+    """A function that asks for the password of a key with hidden input; None when stdin is not a terminal."""
     if not sys.stdin.isatty():
         return None
     return lambda what: str(typer.prompt(what, hide_input=True, err=True))
@@ -111,6 +111,6 @@ def trust(
 
 
 def tell_unsigned(was: str | None, now: str | None) -> None:
-    """Say it when a change has cost a bundle its signature."""
+    """Warn the user when a bundle has lost its signature by a change."""
     if was is not None and now is None:
         stderr.print("the bundle lost its signature: sign it again with cpep-edge sign, or add --sign next time")

@@ -1,4 +1,4 @@
-"""`cpep-edge try`: from install to a hand that moves, with a simulated wearer in place of a band."""
+"""`cpep-edge try`: try gesture recognition without a band, with a simulated wearer."""
 
 import tempfile
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cpep_edge.events import Label
     from cpep_edge.personal import Repetition
 
-WEARER, SEED = 7, 0  # of simulated people: the same one every time
+WEARER, SEED = 7, 0  # select one simulated person, the same one every time
 GESTURES = (
     "GraspPunchCloseFar",
     "FingerAbductionSeries",
@@ -26,7 +26,7 @@ GESTURES = (
 )
 REST = "Rest"
 TAUGHT_ROUNDS, SHOWN_ROUNDS = 2, 2
-_EASE_S = 0.3  # after which a hand has let go, and before which it may still be moving
+_EASE_S = 0.3  # a hand may still be moving for this long after a change
 BUNDLE = "try.cpep"
 
 
@@ -80,7 +80,7 @@ def try_out(
 def repetitions_of(
     emg_uv: "NDArray[np.float32]", labels: "tuple[Label, ...]", sample_rate_hz: float
 ) -> "list[Repetition]":
-    """A prompted recording cut into its gestures and the rests between them, round by round.
+    """Cut a prompted recording into its gestures and the rests between them, round by round.
 
     emg_uv: (n_samples, n_channels), raw
     """
@@ -104,7 +104,7 @@ def repetitions_of(
 
 
 def tell_what_next(why: str) -> None:
-    """The three commands that lead from here to one's own arm."""
+    """Print the three commands to run next, to use an own band."""
     stderr.print(Text.assemble("\nNow ", why, ":"))
     for command, what in (
         ("cpep-edge devices", "find your band"),

@@ -1,7 +1,7 @@
-"""The screen of `cpep-edge live`: one calm page with the gesture, how sure it is, the signal, the link and the address.
+"""The screen of `cpep-edge live`: the gesture, its confidence, the signal, the link and the address of the page.
 
-It makes do with what the terminal has: where there are fewer lines than channels, neighbours share a line, and a
-terminal of a few lines gets one line.
+It adapts to the size of the terminal: if there are fewer lines than channels, neighbouring channels share a line, and a
+terminal of only a few lines gets a single line.
 """
 
 from collections import deque
@@ -24,27 +24,27 @@ from cpep_edge.outside import printable
 from cpep_edge.sinks import SinkCounts
 
 WIDTH = 78
-_LEAST_LINES = 14  # of the page without the signal
+_LEAST_LINES = 14  # of the screen without the signal
 _LEAST_WIDTH = 50
 _BAR_CELLS = 28
 _CHANGES_SHOWN = 4
-_CELL_STROKES = 10  # of the signal in one character: a tenth of a second
+_CELL_STROKES = 10  # strokes of the signal per character: a tenth of a second
 _STRIP_CELLS = 64
 _LEVELS = " ▁▂▃▄▅▆▇█"
-_FULL = 3.0  # of the scaled signal, from peak to peak, that fills a cell
+_FULL = 3.0  # peak-to-peak value of the scaled signal that fills a cell
 
 Shown = Callable[[str], str]
 
 
 class PageAddress(Protocol):
-    """Where the run's page is served."""
+    """The address that the run's page is served at."""
 
     @property
     def url(self) -> str: ...
 
     @property
     def code(self) -> str:
-        """What a phone's camera reads, in lines of blocks; empty where only this machine may look."""
+        """The address as a QR code, in lines of block characters; empty when only this machine can connect."""
         ...
 
     @property
@@ -52,22 +52,22 @@ class PageAddress(Protocol):
 
 
 class ScreenView:
-    """Draws a live run again and again; keeps the last seconds of its signal as cells."""
+    """Draws a live run repeatedly; keeps the last seconds of its signal as cells."""
 
     def __init__(self, view: LiveView, page: PageAddress | None = None) -> None:
         self._view, self._page = view, page
-        self._next = 0  # stroke
+        self._next = 0  # number of the next stroke
         self._cells: deque[NDArray[np.float32]] = deque(maxlen=_STRIP_CELLS)  # (n_channels,) each, peak to peak
 
     def render(self) -> RenderableType:
-        """The page as it is now."""
+        """The screen as it is now."""
         self._pull()
         return _Page(self._view, self._page, list(self._cells))
 
     def _pull(self) -> None:
         first, strokes = self._view.strips(self._next, 4 * _CELL_STROKES)
         if not len(strokes) and self._next > first:
-            self._next = 0  # the stream began anew
+            self._next = 0  # the stream restarted
         whole = len(strokes) // _CELL_STROKES * _CELL_STROKES
         if whole:
             self._next = first + whole
@@ -76,7 +76,7 @@ class ScreenView:
 
 
 class _Page:
-    """One picture, made to fit when the terminal's size is known."""
+    """One picture of the screen, laid out when rich knows the terminal's size."""
 
     def __init__(self, view: LiveView, page: PageAddress | None, cells: list[NDArray[np.float32]]) -> None:
         self._view, self._page, self._cells = view, page, cells
@@ -124,10 +124,10 @@ def render(
     """The whole screen at one moment.
 
     last: the newest decision; changes: those that changed the gesture, oldest first
-    cells: the signal's strength, (n_channels,) each, oldest first; none leaves it out
-    silent_s: how long no samples have come
-    url: of the page; code: the same for a phone's camera, shown in place of the signal
-    shown: makes of a gesture's label what people read
+    cells: the signal's peak-to-peak values, (n_channels,) each, oldest first; empty: the signal is not shown
+    silent_s: seconds since the last samples
+    url: of the page; code: the same as a QR code, shown in place of the signal
+    shown: turns a gesture's label into the name to show
     """
     foot: list[RenderableType] = [_figures(summary)]
     if sinks:
@@ -135,13 +135,13 @@ def render(
     if url:
         foot.append(Text.assemble(("page  ", "dim"), (url, "bold"), no_wrap=True, overflow="fold"))
     n_foot = 2 + len(foot) - 1 + (len(url) + 6) // (width - 4)
-    room = height - 2 - 4 - n_foot - 1  # borders, gesture and confidence with their spaces, a space
+    room = height - 2 - 4 - n_foot - 1  # borders, gesture and confidence with blank lines, a blank line
     middle: list[RenderableType] = []
     if code and room > code.count("\n") + 2:
         middle = [Align.center(Text(code.rstrip("\n"), no_wrap=True)), Text()]
         room -= code.count("\n") + 2
     elif cells and room >= 2 + 2 + _CHANGES_SHOWN // 2:
-        together = -(-len(cells[0]) // (room - 2 - 1 - _CHANGES_SHOWN // 2))  # channels on a line
+        together = -(-len(cells[0]) // (room - 2 - 1 - _CHANGES_SHOWN // 2))  # channels per line
         middle = [_strips(cells, width, together), Text()]
         room -= -(-len(cells[0]) // together) + 2
     n_changes = max(0, min(_CHANGES_SHOWN, room - 1))
@@ -177,7 +177,7 @@ def _gesture(last: Decision | None, shown: Shown) -> Text:
 
 
 def _confidence(last: Decision | None, shown: Shown) -> Text:
-    """How the newest window was taken: what is rejected has no share to boast of."""
+    """The confidence of the newest window, or why it has none: it is at rest or rejected."""
     if last is None:
         return Text()
     if last.at_rest:
@@ -192,9 +192,9 @@ def _confidence(last: Decision | None, shown: Shown) -> Text:
 
 
 def _strips(cells: Sequence[NDArray[np.float32]], width: int, together: int) -> Table:
-    """How strong the signal was in each tenth of a second, newest at the right.
+    """The strength of the signal in each tenth of a second, newest at the right.
 
-    together: neighbouring channels that share a line, as their mean
+    together: number of neighbouring channels that share a line, which shows their mean
     """
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", width=5, style="dim")

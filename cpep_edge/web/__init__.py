@@ -1,1 +1,1 @@
-"""The page of `cpep-edge live --web`: a small server, and in `page/` all that a browser loads from it."""
+"""The page of `cpep-edge live --web`: a small server, and in `page/` the files that a browser loads from it."""

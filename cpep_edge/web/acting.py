@@ -1,8 +1,8 @@
-"""What a page may do with a run: choose a device, calibrate, teach, record, test, change how to decide, edit gestures.
+"""The actions of a page: choose a device, calibrate, teach, record, test, change the decisions, edit gestures.
 
-Each is the function that the command calls, fed by a tap of the run, so that the device stays open and the signal in
-sight. One thing is done at a time, whoever asks; what cannot be done is refused in a sentence (`CpepError`), and what
-was recorded stays in the folder beside the bundle.
+Each action calls the same function as the command of that name, and feeds it with a tap of the run, so that the device
+stays open and the signal stays visible. Only one action runs at a time, for all viewers together. An action that is not
+possible is refused with a sentence (`CpepError`). Recordings stay in the folder beside the bundle.
 """
 
 import io
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from cpep_bridge.chosen_port import ChosenPort
     from cpep_edge.enrolment import OpenBundle
 
-KEPT_S = 180.0  # of votes, on which a change of the thresholds is shown
+KEPT_S = 180.0  # of votes, on which the page shows the effect of changed thresholds
 
 
 class Acting:
-    """The actions of one run. A tap of its loop; `act` may be called from any thread."""
+    """The actions of one run. It is a tap of the run's loop; `act` may be called from any thread."""
 
     def __init__(
         self,
@@ -60,23 +60,23 @@ class Acting:
         is_recorded: bool = False,
         timing: Timing = Timing(),
     ) -> None:
-        """chosen: the run's source, where it may be exchanged
-        is_recorded: the run is kept for replay, which holds one bundle, one calibration and one way to decide
+        """chosen: the run's source, if its device may be exchanged
+        is_recorded: the run is recorded for replay, which supports only one bundle, calibration and decision settings
         timing: of a lesson
         """
         self._view, self._bundle, self._recogniser = view, bundle, recogniser
         self._chosen, self._is_recorded, self._timing = chosen, is_recorded, timing
-        self._worn_on: tuple[str, str] | None = None  # the device that the calibration is of
+        self._worn_on: tuple[str, str] | None = None  # name and serial number of the calibrated device
         if chosen is not None and chosen.device is not None:
             self._worn_on = chosen.info.name, chosen.info.serial_number
-        self.folder = bundle.path.parent / f"{bundle.path.stem}-page"  # what was done from the page stays there
+        self.folder = bundle.path.parent / f"{bundle.path.stem}-page"  # for everything that the page's actions write
         self._corpus = self.folder / "recordings"
         self.doing: Doing | None = None
         self.told = ""  # how the last action ended
         self._lock = threading.Lock()
         self._source: TapSource | None = None
         self._worker: threading.Thread | None = None
-        self._decided: deque[Decision] | None = None  # of a test that runs
+        self._decided: deque[Decision] | None = None  # decisions for a running test
         self._votes: deque[tuple[float, Vote | None]] = deque()
         self._actions: dict[str, tuple[type[Asked], Callable[[Any], dict[str, object]]]] = {
             "calibrate": (Calibrate, self._calibrate),
@@ -97,17 +97,17 @@ class Acting:
 
     @property
     def is_playing(self) -> bool:
-        """Whether a test runs, whose picture moves."""
+        """Whether a test is running, whose picture must be updated often."""
         return self._decided is not None
 
     def block(self, block: Block) -> None:
-        """Hand samples on to what is being done."""
+        """Pass samples on to the running action."""
         source = self._source
         if source is not None:
             source.put(block)
 
     def decision(self, decision: Decision) -> None:
-        """Keep the votes of the last minutes, and hand a test what was decided."""
+        """Keep the votes of the last minutes, and pass the decision on to a running test."""
         if self._decided is not None:
             self._decided.append(decision)
         recognition = self._loop.engine.recognition
@@ -141,7 +141,7 @@ class Acting:
         return sorted(file for file in found if file.suffix in (".hdf5", ".csv") and not file.name.startswith("."))
 
     def act(self, name: str, asked: Mapping[str, object]) -> dict[str, object]:
-        """Do one thing, or begin it. Raises CpepError, saying why, when it cannot be done."""
+        """Perform an action, or start one that takes a while. Raises CpepError, which says why, when that fails."""
         if name not in self._actions:
             raise ConfigError(f"a page cannot {name}; it can {', '.join(self._actions)}")
         kind, action = self._actions[name]
@@ -153,7 +153,7 @@ class Acting:
         return action(wish)
 
     def close(self) -> None:
-        """Break off what is being done, and wait until it is put away."""
+        """Stop the running action, and wait until it has ended."""
         self._end()
 
     def download(self, name: str) -> bytes:
@@ -164,13 +164,13 @@ class Acting:
                 for file in sorted(self._bundle.path.iterdir()):
                     archive.write(file, f"{self._bundle.path.name}/{file.name}")
             return content.getvalue()
-        found = [file for file in self._recordings() if file.name == name]  # by name, never by path
+        found = [file for file in self._recordings() if file.name == name]  # compared by name, never opened by path
         if not found:
             raise ConfigError(f"there is no recording {name}")
         return found[0].read_bytes()
 
     def _begin(self, what: str, run: Callable[[TapSource], str]) -> dict[str, object]:
-        """Do something that takes a while, in a thread of its own."""
+        """Start an action that takes a while in its own thread."""
         with self._lock:
             self._require_idle()
             if self._loop.stopped:
@@ -267,7 +267,7 @@ class Acting:
         return self._loop.stopped or (self._chosen is not None and self._chosen.device is None)
 
     def _own(self) -> list[str]:
-        """The gestures that do something."""
+        """The bundle's gestures without rest and "unknown"."""
         idle = (self._loop.engine.spec.rest_gesture, UNKNOWN)
         return [one.name for one in self._bundle.manifest.gestures if one.name not in idle]
 
@@ -293,7 +293,7 @@ class Acting:
                 for _ in source:
                     while decided and game.phase != "done":
                         decision = decided.popleft()
-                        # a point is steered by each window: debounced decisions would drive it past every ring
+                        # each window steers the point: debounced decisions come too late and would overshoot
                         made = decision.window_gesture if isinstance(game, Fitts) else decision.gesture
                         game.feed(decision.device_t_s, made)
                     if game.phase == "done":
@@ -302,7 +302,7 @@ class Acting:
             finally:
                 self._decided = None
             ended = "" if game.phase == "done" else self._why_ended()
-            with suppress(OSError):  # a score that cannot be kept was still told
+            with suppress(OSError):  # the score is shown even if it cannot be saved
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with (self.folder / "tests.jsonl").open("a", encoding="utf-8") as file:
                     when = datetime.now(UTC).isoformat(timespec="seconds")
@@ -369,7 +369,7 @@ class Acting:
             raise
 
     def _lesson_path(self, gestures: tuple[str, ...]) -> Path:
-        """Where these gestures are taught: on from where a lesson in them was broken off, else beside all others."""
+        """The bundle to teach these gestures in: that of an interrupted lesson in the same gestures, else a new one."""
         from cpep_edge.lesson import check_gestures
         from cpep_edge.manifest import MANIFEST_FILE
         from cpep_edge.taught_recordings import Recordings, recordings_of
@@ -447,7 +447,7 @@ class Acting:
             )
 
     def _edit(self, change: "Callable[[OpenBundle], Manifest]") -> None:
-        """Change the bundle that runs, on the disk, and go on with it."""
+        """Change the running bundle on disk, and continue the run with the changed one."""
         from cpep_edge.enrolment import OpenBundle
 
         with self._lock:
@@ -467,14 +467,14 @@ class Acting:
             self._replace(bundle, Recogniser(bundle), engine.donning, spec)
 
     def _require_idle(self) -> None:
-        """Refuse what would come in the way of what is being done. Called with the lock."""
+        """Raise ConfigError while another action is running. The caller holds the lock."""
         if self._worker is not None and self._worker.is_alive():
             raise ConfigError(
                 f"busy: somebody lets the page {self.doing.what if self.doing else 'work'}; stop it first"
             )
 
     def _replace(self, bundle: Bundle, recogniser: Recogniser, donning: Donning | None, spec: DecisionSpec) -> None:
-        """Go on with another bundle or calibration; the device stays open."""
+        """Continue the run with another bundle or calibration; the device stays open."""
         self._loop.renew(recogniser, donning, spec)
         self._recogniser, self._bundle = recogniser, bundle
         self._votes.clear()

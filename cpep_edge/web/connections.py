@@ -1,4 +1,4 @@
-"""Connections to the page, bounded before anything of them is read: how many, from whom, how long until they ask."""
+"""Limits on connections to the page, applied before anything is read: total number, number per address, and time."""
 
 import asyncio
 from collections import Counter
@@ -6,16 +6,16 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST_CONNECTIONS = 64  # of all, viewers among them
-MOST_OF_ONE_ADDRESS = 24  # a browser opens six for a page, and one stays for the stream
-OPENING_S = 10.0  # in which a connection must have become a viewer's; files are sent in far less
+MOST_CONNECTIONS = 64  # in all, including viewers
+MOST_OF_ONE_ADDRESS = 24  # a browser opens six for a page, and keeps one for the stream
+OPENING_S = 10.0  # a connection that is not a viewer's WebSocket by then is closed; sending files takes far less
 HEADER_BYTES = 1 << 14
 
 
 class BoundedConnection(H11Protocol):
     """One HTTP connection. It ends after `OPENING_S`, unless it has become a WebSocket."""
 
-    _open: Counter[str] = Counter()  # by address; connections that became WebSockets are counted as these
+    _open: Counter[str] = Counter()  # by address, without connections that became WebSockets
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -40,9 +40,10 @@ class BoundedConnection(H11Protocol):
             super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: Any) -> None:
-        """The WebSocket's own protocol takes over; the server bounds how many of those there are.
+        """Hand the connection over to the WebSocket protocol; the server limits the number of WebSockets.
 
-        h11 lets characters through that websockets does not take, and uvicorn falls over such a refusal.
+        Headers are checked first, because h11 accepts characters that websockets refuses, and uvicorn crashes on such a
+        refusal.
         """
         if not all(value.decode("latin-1").isprintable() for _, value in self.headers):
             self.send_400_response("a header holds what is not a character")

@@ -1,4 +1,4 @@
-"""What an action of the page shows to every viewer while it runs."""
+"""The state of a running action, as the page shows it to every viewer."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,20 +7,20 @@ from cpep_edge.target_test import Fitts, ReachAndHold
 
 @dataclass(frozen=True, slots=True)
 class Doing:
-    """The action that is running, as every viewer is shown it."""
+    """The running action, as the page shows it."""
 
     what: str  # "calibrate", "teach", "record", "test" or "connect"
-    said: str = ""  # to the wearer
-    gesture: str = ""  # to be made, by its label
+    said: str = ""  # instruction to the wearer
+    gesture: str = ""  # label of the gesture to make
     left_s: float = 0.0
     n_done: int = 0
     n_steps: int = 0
-    now: bool = False  # the gesture is to be made now; else it comes next
-    game: dict[str, object] | None = None  # of a test: how it stands
+    now: bool = False  # whether the gesture is to be made now, rather than next
+    game: dict[str, object] | None = None  # state of a test's game
 
 
 def playing(game: ReachAndHold | Fitts) -> Doing:
-    """A game, as every viewer is shown it."""
+    """The state of a game, as the page shows it."""
     score = game.score
     if isinstance(game, Fitts):
         target = game.target

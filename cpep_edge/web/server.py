@@ -1,12 +1,12 @@
 """Serve the page of a live run, and stream the run to every browser that shows it.
 
-On this machine alone it asks for nothing but that the browser names this machine: a page elsewhere whose name was
-turned to 127.0.0.1 is refused by its Host, and scripts of other pages by their Origin. To other machines it is open
-only where it was asked for, and then to those who have the token.
+By default only browsers on this machine can connect, without a token. Their Host header must name this machine, which
+keeps out pages whose domain name was pointed at 127.0.0.1 (DNS rebinding), and their Origin must be this page, which
+keeps out scripts of other pages. Other machines can connect only if the user asked for it, and only with the token.
 
-A browser gets, as WebSocket messages, `about` once, then `health` twice a second, `decision` when one fell, and the
-strips as bytes: u32 number of the first stroke, then [stroke][channel][least, greatest] as i8. Nothing is queued for
-it: one that cannot keep up gets the newest, less often.
+A browser receives WebSocket messages: `about` once, then `health` twice a second, `decision` for each new one, and the
+signal strips as bytes: u32 number of the first stroke, then [stroke][channel][least, greatest] as i8. Messages are not
+queued, so a browser that cannot keep up gets the newest data, less often.
 """
 
 import asyncio
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 TICK_S = 0.05
 HEALTH_TICKS = 10  # about twice a second
-STATE_TICKS = 5  # of what is being done: a countdown
+STATE_TICKS = 5  # often enough for the countdown of an action
 MOST_VIEWERS = 8
-PORTS_TRIED = 20  # from the one that was asked for
-STRIPS_TICKS = 2  # at least, between two pieces of signal: each costs a browser a turn of all that it draws
-_MOST_STROKES = 200  # in one piece
+PORTS_TRIED = 20  # upwards from the requested port
+STRIPS_TICKS = 2  # at least, between two messages of signal: for each, a browser redraws everything
+_MOST_STROKES = 200  # in one message
 _TOKEN_BYTES = 16
-_MOST_ASKED = 1 << 14  # bytes of what a page asks to be done
+_MOST_ASKED = 1 << 14  # bytes of a request to act
 _LONGEST_ERROR = 2_000
-_MOST_FROM_A_VIEWER = 1024  # bytes of a message: a browser has nothing to say
+_MOST_FROM_A_VIEWER = 1024  # bytes of a WebSocket message; browsers send none
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -69,14 +69,14 @@ class ViewServer:
         token: str | None = None,
         acting: "Acting | None" = None,
     ) -> None:
-        """port: to begin with: where it is taken, the next free one is used; 0 takes any
-        token: what a browser must give; None: none on this machine alone, a new one where others may look
-        acting: what the page may do; None: it only shows
+        """port: the first to try; if it is taken, the next free one is used; 0: any free port
+        token: that a browser must give; None: no token for this machine only, a new one if other machines may connect
+        acting: performs the page's actions; None: the page can only show the run
 
-        Raises ConfigError without the extra `[web]`, CpepError when the address cannot be had.
+        Raises ConfigError without the extra `[web]`, CpepError when the server cannot listen on the address.
         """
         self._view, self._acting = view, acting
-        self._act_token = secrets.token_urlsafe(_TOKEN_BYTES)  # told to those who may look: no other page knows it
+        self._act_token = secrets.token_urlsafe(_TOKEN_BYTES)  # sent to admitted viewers only; no other page knows it
         self._is_local = host in _LOCAL
         self.token = token or (None if self._is_local else secrets.token_urlsafe(_TOKEN_BYTES))
         self.n_viewers = 0
@@ -108,7 +108,7 @@ class ViewServer:
 
     @cached_property
     def code(self) -> str:
-        """The address as a QR code of half blocks, light on dark; empty where only this machine may look."""
+        """The address as a QR code of half blocks, light on dark; empty when only this machine can connect."""
         if self._is_local:
             return ""
         import segno
@@ -121,14 +121,14 @@ class ViewServer:
         )
 
     def admits(self, connection: "HTTPConnection") -> bool:
-        """Whether who asks may look."""
+        """Whether a connection may see the run."""
         if self.token is not None:
             return hmac.compare_digest(connection.query_params.get("token", "").encode(), self.token.encode())
-        named = _HOST.fullmatch(" ".join(connection.headers.getlist("host")))  # two are none; url falls back on our own
+        named = _HOST.fullmatch(" ".join(connection.headers.getlist("host")))  # two Hosts are refused
         return named is not None and named[1].strip("[]") in _LOCAL and int(named[2] or 0) < 1 << 16
 
     async def file(self, request: "Request") -> "Response":
-        """One of the page's files. Only the page itself is guarded: style and script hold nothing of the run."""
+        """Send one of the page's files. Only index.html is guarded, because the others hold nothing about the run."""
         from starlette.responses import PlainTextResponse, Response
 
         name = request.path_params.get("name", "index.html")
@@ -141,7 +141,10 @@ class ViewServer:
         return Response(path.read_bytes(), media_type=_TYPES[path.suffix], headers=headers)
 
     async def act(self, request: "Request") -> "Response":
-        """Do what a page asks: this page only, which knows the run's own token, in a header that no other can send."""
+        """Perform an action for the page, which proves itself with this run's act token.
+
+        The token comes in a header that pages of another origin cannot send.
+        """
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import JSONResponse
 
@@ -165,7 +168,7 @@ class ViewServer:
         return JSONResponse(answer)
 
     async def download(self, request: "Request") -> "Response":
-        """A recording, or the bundle."""
+        """Send a recording or the bundle."""
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import PlainTextResponse, Response
 
@@ -181,13 +184,13 @@ class ViewServer:
         return Response(content, media_type="application/octet-stream", headers={"cache-control": "no-store"})
 
     async def stream(self, browser: "WebSocket") -> None:
-        """Everything of the run to one browser, until it leaves."""
+        """Stream the run to one browser until it disconnects."""
         origin = browser.headers.get("origin")
         same_origin = origin is None or origin.partition("://")[2] == browser.headers.get("host")
         if not (same_origin and self.admits(browser)) or self.n_viewers >= MOST_VIEWERS:
             await browser.close(1008)
             return
-        self.n_viewers += 1  # before anybody else has a turn
+        self.n_viewers += 1  # before the first await, so that no other browser is admitted in between
         try:
             await browser.accept()
             await self._send_until_gone(browser)
@@ -198,7 +201,7 @@ class ViewServer:
         from starlette.websockets import WebSocketDisconnect
 
         async def send() -> None:
-            with suppress(WebSocketDisconnect, RuntimeError):  # it left while something was on its way
+            with suppress(WebSocketDisconnect, RuntimeError):  # it disconnected during a send
                 async for message in self._messages():
                     await (browser.send_bytes(message) if isinstance(message, bytes) else browser.send_text(message))
 
@@ -213,7 +216,7 @@ class ViewServer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _messages(self) -> AsyncIterator[str | bytes]:
-        """What one browser is sent, tick by tick."""
+        """Yield the messages for one browser, tick by tick."""
         view = self._view
         next_stroke = n_changes = tick = signal_tick = 0
         last_index: int | None = None
@@ -254,7 +257,7 @@ class ViewServer:
                     counts = np.clip(np.rint(strokes * (127 / STRIP_LIMIT)), -127, 127).astype(np.int8)
                     yield np.uint32(first).tobytes() + counts.tobytes()
                 elif next_stroke > first:
-                    next_stroke = 0  # the stream began anew
+                    next_stroke = 0  # the stream restarted
             tick += 1
             await asyncio.sleep(TICK_S)
 
@@ -276,10 +279,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _own_address() -> str:
-    """This machine's address in its network; nothing is sent to find it."""
+    """This machine's address in its network, found without sending anything."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         try:
-            asked.connect(("192.0.2.1", 9))  # of documentation: nobody has it
+            asked.connect(("192.0.2.1", 9))  # an address reserved for documentation
             return str(asked.getsockname()[0])
         except OSError:
             return socket.gethostname()
@@ -287,7 +290,7 @@ def _own_address() -> str:
 
 def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvicorn is an extra
     try:
-        import segno  # noqa: F401 - asked for while nothing runs yet
+        import segno  # noqa: F401 - needed later; if it is missing, fail now
         import uvicorn
         from starlette.applications import Starlette
         from starlette.routing import Route, WebSocketRoute

@@ -1,4 +1,4 @@
-"""The signal of a run as an action of the page reads it."""
+"""The signal of a run, as a source that an action of the page reads."""
 
 import queue
 import threading
@@ -8,12 +8,12 @@ from contextlib import suppress
 from cpep_edge.blocks import Block, LinkCounts, Relayed, StreamInfo
 from cpep_edge.live_loop import Live
 
-_QUEUED = 2_000  # blocks that an action may be behind
-_LOOK_S = 0.25  # how often an action looks whether it is to end
+_QUEUED = 2_000  # blocks that an action may lag behind
+_LOOK_S = 0.25  # how often an action without samples checks whether it is to end
 
 
 class TapSource:
-    """The blocks of a run, for a function that takes a source. It ends when told to, or when the device is gone."""
+    """The blocks of a run, for a function that takes a source. It ends when stopped, or when the device is gone."""
 
     def __init__(self, loop: Live, is_gone: Callable[[], bool]) -> None:
         self._loop, self._is_gone = loop, is_gone
@@ -42,7 +42,7 @@ class TapSource:
                     return
 
     def put(self, block: Block) -> None:
-        """Take a block; one that nobody fetches in time is lost, and the gap is seen by whoever counts samples."""
+        """Take a block. If the queue is full the block is lost, which a reader can see by the gap in sample indices."""
         with suppress(queue.Full):
             self._queue.put_nowait(block)
 
@@ -56,7 +56,7 @@ class TapSource:
 
 
 class CountingDown(Relayed):
-    """A source that counts down by its samples while somebody reads it."""
+    """A source that shows a countdown, in time of the samples that are read from it."""
 
     def __init__(self, source: TapSource, show: Callable[[float], None]) -> None:
         super().__init__(source)
