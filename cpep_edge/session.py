@@ -224,7 +224,7 @@ Block = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32] | No
 
 
 def write_session_blocks(path: Path, meta: SessionMeta, n_channels: int, blocks: Iterable[Block]) -> None:
-    """Write one session of any length block by block, whole or not at all. The attribute `end` is set at the end."""
+    """Write one session of any length block by block, whole or not at all. `meta.end` is replaced by the actual end."""
     with new_file(path) as (file, reserve):
         _write_blocks(file, meta, n_channels, blocks, reserve)
 

@@ -132,7 +132,7 @@ def record(
     prompts = None if prompt is None else load_prompts(prompt)
     check_free(
         out / "metadata.csv" if prompts else out, force=prompts is not None or force
-    )  # rows are added to that one
+    )  # prompted recordings add rows to metadata.csv
     if raw is not None:
         check_free(raw, force)
     opened = open_source(

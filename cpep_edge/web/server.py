@@ -310,7 +310,7 @@ def _uvicorn_server(server: ViewServer):  # type: ignore[no-untyped-def]  # uvic
         Starlette(routes=routes),
         log_level="error"
         if os.environ.get("CPEP_DEBUG")
-        else "critical",  # it logs a traceback for bytes that are no UTF-8
+        else "critical",  # on "error", uvicorn logs a traceback for bytes that are not UTF-8
         access_log=False,
         lifespan="off",
         ws="websockets-sansio",
