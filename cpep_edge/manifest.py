@@ -109,7 +109,7 @@ class WornSpec(_Part):
 
 
 class HeadSpec(_Part):
-    """A linear discriminant over gestures of which there was EMG to train on: `cpep_edge.head`."""
+    """A regularised discriminant over gestures of which there was EMG to train on: `cpep_edge.head`."""
 
     file: FileName
     reads: Literal["tokens", "embedding", "both"]  # a window's mean token, the encoder's output, or both in this order
