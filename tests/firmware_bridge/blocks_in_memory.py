@@ -1,4 +1,4 @@
-"""A source of given blocks, in place of a band."""
+"""A source of blocks in memory, in place of a band."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,7 +14,7 @@ INFO = StreamInfo("in memory", 4, RATE_HZ)
 
 
 class BlocksInMemory:
-    """A BlockSource of given blocks, which fails at their end where an error is given."""
+    """A BlockSource of given blocks; if an error is given, it is raised after the last block."""
 
     def __init__(self, blocks: list[Block], error: BaseException | None = None, info: StreamInfo = INFO) -> None:
         self._blocks, self._error, self.info = blocks, error, info
@@ -35,7 +35,7 @@ class BlocksInMemory:
 
 
 def take(source: Iterable[Block], n_samples: int) -> list[Block]:
-    """The blocks of a source until so many samples came or were lost."""
+    """The first blocks of a source, until `n_samples` samples were received or lost."""
     blocks: list[Block] = []
     for block in source:
         blocks.append(block)
@@ -45,7 +45,7 @@ def take(source: Iterable[Block], n_samples: int) -> list[Block]:
 
 
 def laid_out(blocks: list[Block], n_samples: int | None = None) -> NDArray[np.float32]:
-    """The samples where their indices say, NaN where there are none; each at most once."""
+    """All samples at the places of their indices, NaN where one is missing. Checks that none comes twice."""
     end = blocks[-1].sample_index + len(blocks[-1].samples_uv)
     signal = np.full((n_samples or end, blocks[0].samples_uv.shape[1]), np.nan, np.float32)
     for block in blocks:

@@ -1,4 +1,4 @@
-"""What the firmware's tests need of this machine."""
+"""The tools that tests of the firmware need on this machine."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Signals to stream, and pieces of a link that tests need on both ends."""
+"""Signals to stream, and the parts of a link that tests need at either end."""
 
 import select
 import socket
@@ -19,7 +19,7 @@ __all__ = ["play", "virtual_time"]
 
 @pytest.fixture
 def emg_uv() -> NDArray[np.float32]:
-    """Half a second of 16 channels at 2 kHz and a bit: the last frame is a short one."""
+    """Slightly more than half a second of 16 channels at 2 kHz, so the last frame is a short one."""
     rng = np.random.default_rng(20)
     return rng.normal(0, 100, (1_003, 16)).astype(np.float32)
 
@@ -33,7 +33,7 @@ def pty_port() -> Iterator[PtyPort]:
 
 @pytest.fixture
 def relay() -> Iterator[Callable[[str], str]]:
-    """Serves a serial port over TCP on the loopback, as a serial server does; gives its socket:// address."""
+    """A function that serves a serial port over TCP on the loopback, like a serial server; returns a socket:// URL."""
     stopping, threads = threading.Event(), []
 
     def serve(port: str) -> str:
@@ -52,7 +52,7 @@ def _pump(server: socket.socket, port: str, stopping: threading.Event) -> None:
     with server, serial.Serial(port, timeout=0) as line, server.accept()[0] as client:
         while not stopping.is_set():
             readable, _, _ = select.select([client, line], [], [], 0.05)
-            with suppress(OSError):  # either end may hang up first
+            with suppress(OSError):  # either end may close first
                 if client in readable:
                     line.write(client.recv(4096))
                 if line in readable:

@@ -1,4 +1,4 @@
-"""A board made of Python, for the firmware's state machine to run on: its clock, line, converter and classifier."""
+"""A board in Python that the firmware's state machine runs on: its clock, line, converter and classifier."""
 
 import ctypes as ct
 from collections.abc import Callable
@@ -12,7 +12,7 @@ RATE_HZ = 2_000.0
 PERIOD_US = 500
 INFO = Info(0, 77, 0.25, RATE_HZ, 921_600, 0, 10, 2, 0, 0, b"\0\1", "bench board", "7", "1.0")
 MAX_CHANNELS = 32
-BAND_BYTES = 1 << 14  # more than a band takes
+BAND_BYTES = 1 << 14  # more than a band needs
 
 _Bytes, _Void = ct.POINTER(ct.c_uint8), ct.c_void_p
 
@@ -53,14 +53,14 @@ class CClassifier(ct.Structure):
 
 @dataclass
 class Engine:
-    """A classifier that answers what the test tells it to."""
+    """A classifier that gives the decisions that a test sets."""
 
     pushed: list[tuple[int, ...]] = field(default_factory=list)  # index, counts
     decisions: list[Prediction] = field(default_factory=list)
     calibration: tuple[float, ...] = ()  # turn, gains
     n_starts: int = 0
     can_bench: bool = True
-    run: Callable[[], object] = lambda: None  # of a benchmark
+    run: Callable[[], object] = lambda: None  # called once per run of a benchmark
 
     def as_c(self) -> CClassifier:
         kinds = dict(CClassifier._fields_)
@@ -97,13 +97,13 @@ class Engine:
 
 
 class Board:
-    """A board: `converted` are the samples that wait, `room_bytes` is what the line takes."""
+    """A board. `converted` has the samples that wait to be sent; `room_bytes` is the free room on the line."""
 
     def __init__(self, info: Info = INFO, engine: Engine | None = None, rates: tuple[float, ...] = ()) -> None:
         self.clock_us = 0
         self.room_bytes = 1 << 30
         self.converted: list[tuple[int, int, int, tuple[int, ...]]] = []  # t_us, n_missed, flags, counts
-        self.over = False  # after those
+        self.over = False  # whether the converter ends after these samples
         self.starts = True
         self.incoming, self.wire = bytearray(), bytearray()
         self.n_starts = self.n_stops = 0
@@ -122,7 +122,7 @@ class Board:
         )
 
     def poll(self) -> list[Frame]:
-        """Run the firmware once; what it sent."""
+        """Run the firmware once; returns the frames that it sent."""
         firmware.library().cpep_band_poll(self._band)
         sent = bytes(self.wire)
         self.wire.clear()
@@ -136,7 +136,7 @@ class Board:
         return self.poll()
 
     def convert(self, n_samples: int, first: int = 0) -> None:
-        """Let time pass and samples wait: channel 0 counts up from `first`, channel 1 down."""
+        """Convert samples and advance the clock: channel 0 counts up from `first`, channel 1 down from its negative."""
         for number in range(first, first + n_samples):
             self.converted.append((self.clock_us, 0, 0, (number, -number)))
             self.clock_us += PERIOD_US
@@ -187,7 +187,7 @@ class Board:
         t_us, n_missed, flags, counts = self.converted.pop(0)
         content = sample.contents
         content.t_us = t_us
-        content.n_missed += n_missed  # the firmware cleared it
+        content.n_missed += n_missed  # the firmware has cleared it
         content.flags |= flags
         for channel, count in enumerate(counts):
             content.counts[channel] = count

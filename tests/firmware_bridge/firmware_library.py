@@ -1,4 +1,4 @@
-"""The firmware as a shared object: its frames in ctypes, laid out after the dataclasses of `frames`, field by field."""
+"""The firmware as a shared library. Its frames are ctypes structures with the fields of the dataclasses of `frames`."""
 
 import ctypes as ct
 import os
@@ -12,8 +12,8 @@ from cpep_bridge.firmware import build_firmware
 from cpep_bridge.frames import BYTES_PER_VALUE, MAX_WIRE_BYTES, Data, Frame
 
 INTACT, CORRUPT, UNKNOWN = range(3)
-LIBRARY_VARIABLE = "CPEP_FIRMWARE_LIBRARY"  # another build of it, such as one with sanitizers
-N_EXAMPLES = 30 if LIBRARY_VARIABLE in os.environ else 150  # of a property; sanitizers take their time
+LIBRARY_VARIABLE = "CPEP_FIRMWARE_LIBRARY"  # to test another build, such as one with sanitizers
+N_EXAMPLES = 30 if LIBRARY_VARIABLE in os.environ else 150  # per property; sanitizers are slow
 
 _Bytes = ct.POINTER(ct.c_uint8)
 _C_TYPES = {
@@ -68,7 +68,7 @@ class CDecoder(ct.Structure):
 
 @cache
 def library() -> ct.CDLL:
-    """The shared object, built on first use."""
+    """The shared library, built on first use."""
     loaded = ct.CDLL(os.environ.get(LIBRARY_VARIABLE) or str(build_firmware("libcpep-band.so")))
     loaded.cpep_decoder_take.restype = loaded.cpep_band_init.restype = ct.c_bool
     for name in (
@@ -83,7 +83,7 @@ def library() -> ct.CDLL:
 
 
 def exactly(data: bytes) -> Any:
-    """A buffer of just these bytes, without a zero behind them, so that reading past its end is noticed."""
+    """A buffer of just these bytes, without a terminating zero, so that sanitizers notice reads past its end."""
     return (ct.c_uint8 * len(data)).from_buffer_copy(data)
 
 
@@ -92,7 +92,7 @@ def text(raw: bytes) -> Text:
 
 
 def to_c(frame: Frame) -> CFrame:
-    """The frame as the firmware has it."""
+    """Convert a frame to the firmware's structure."""
     names = [field.name for field in fields(frame)][1:]
     values = [getattr(frame, name) for name in names]
     if isinstance(frame, Data):
@@ -109,7 +109,10 @@ def to_c(frame: Frame) -> CFrame:
 
 
 def from_c(frame: CFrame) -> Frame:
-    """The frame that the firmware has. Raises UnicodeDecodeError for texts that the firmware does not look into."""
+    """Convert a frame from the firmware's structure.
+
+    Raises UnicodeDecodeError for texts that are not UTF-8, because the firmware does not check them.
+    """
     kind = KINDS[frame.type]
     content = getattr(frame.fields, kind.__name__)
     values = [_value(content, field.name, field.type) for field in fields(kind)[1:]]
@@ -128,20 +131,20 @@ def _value(content: Any, name: str, wanted: object) -> object:
 
 
 def c_encode(frame: Frame) -> bytes:
-    """The bytes of a frame, as the firmware writes them; empty when it does not."""
+    """The bytes of a frame as the firmware encodes it; empty when it refuses to."""
     wire = (ct.c_uint8 * (MAX_WIRE_BYTES + 1))()
     return bytes(wire[: library().cpep_frame_encode(ct.byref(to_c(frame)), wire)])
 
 
 def c_decode(piece: bytes) -> tuple[int, Frame | None]:
-    """The firmware's verdict on what stood between two delimiters, and the frame if there is one."""
+    """Decode the bytes between two delimiters with the firmware; returns its result code and, if valid, the frame."""
     buffer, frame = exactly(piece), CFrame()
     verdict: int = library().cpep_frame_decode(buffer, len(piece), ct.byref(frame))
     return verdict, from_c(frame) if verdict == INTACT else None
 
 
 class CFrameDecoder:
-    """cpep_decoder.h with the face of `decoder.FrameDecoder`."""
+    """cpep_decoder.h with the interface of `decoder.FrameDecoder`."""
 
     def __init__(self, capacity: int = MAX_WIRE_BYTES) -> None:
         self._buffer = (ct.c_uint8 * capacity)()

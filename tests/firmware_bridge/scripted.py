@@ -1,4 +1,4 @@
-"""A device on a pty that does what a function says: what it heard and for how long it is open in, what it sends out."""
+"""A simulated device on a pty whose behaviour is a function: from the bytes received and the time to the bytes sent."""
 
 import threading
 import time
@@ -10,12 +10,12 @@ from cpep_bridge.decoder import FrameDecoder
 from cpep_bridge.frames import Frame
 from cpep_bridge.pty_port import PtyPort
 
-Say = Callable[[bytes, float], bytes]  # heard, seconds since the first call; what to send
+Say = Callable[[bytes, float], bytes]  # (bytes received, seconds since the first call) -> bytes to send
 
 
 @contextmanager
 def scripted(say: Say, every_s: float = 0.004) -> Iterator[PtyPort]:
-    """Run `say` again and again, until the end of the block."""
+    """Run a device that calls `say` repeatedly until the end of the `with` block; yields its port."""
     stopping = threading.Event()
 
     def run(port: PtyPort) -> None:
@@ -23,7 +23,7 @@ def scripted(say: Say, every_s: float = 0.004) -> Iterator[PtyPort]:
         while not stopping.is_set():
             said = say(port.read(every_s), time.monotonic() - began_s)
             if said:
-                port.offer(said)  # what finds no room is gone, as on a real line
+                port.offer(said)  # without room, bytes are lost, as on a real line
 
     with closing(PtyPort()) as port:
         thread = threading.Thread(target=run, args=(port,))
@@ -36,7 +36,7 @@ def scripted(say: Say, every_s: float = 0.004) -> Iterator[PtyPort]:
 
 
 def answers(reply: Callable[[Frame], bytes]) -> Say:
-    """A thing on the port that answers every frame in its own way."""
+    """A device that sends `reply(frame)` for every frame that it receives."""
     decoder = FrameDecoder()
     return lambda heard, now_s: b"".join(map(reply, decoder.feed(heard)))
 
@@ -55,18 +55,18 @@ counter_modulus = 65536
 
 
 def profile_of_lines(folder: Path, more: str = "") -> str:
-    """A profile of a board that sends lines of text, by its path."""
+    """Write the profile of a board that sends lines of text; returns its path."""
     (folder / "lines.toml").write_text(LINES + more)
     return str(folder / "lines.toml")
 
 
 def line(number: int) -> bytes:
-    """A line of such a board: the counter, and two channels."""
+    """A line of such a board: its counter and two channels."""
     return b"%d,%d,7\r\n" % (number % 65_536, number % 100)
 
 
 class Stream:
-    """Frames that fall due at a rate; `due(now_s)` gives those that fell due since the last call."""
+    """A stream of frames at a fixed rate; `due(now_s)` returns those that are due since the last call."""
 
     def __init__(self, rate_hz: float, frame: Callable[[int], bytes], first: int = 0) -> None:
         self._rate_hz, self._frame, self._first = rate_hz, frame, first
@@ -74,7 +74,7 @@ class Stream:
         self.n = 0
 
     def due(self, now_s: float) -> bytes:
-        """The frames since the last call; the first call begins the stream."""
+        """The frames that are due since the last call; the first call starts the stream."""
         self._began_s = now_s if self._began_s is None else self._began_s
         stop = int((now_s - self._began_s) * self._rate_hz)
         frames = b"".join(self._frame(self._first + number) for number in range(self.n, stop))

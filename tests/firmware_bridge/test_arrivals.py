@@ -1,4 +1,4 @@
-"""The rate at which samples really arrive, beside the promised one; nothing waits, all clocks are the test's."""
+"""The rate at which samples really arrive, compared with the announced one; the tests set all clocks."""
 
 import logging
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ INFO = StreamInfo("band", 8, 1_000.0, has_clock=True)
         (1_000.0, 1_000.0, 1_000.0),
         (8_000.0, 1_000.0, 0.0),  # a recording played eight times as fast
         (400.0, 1_000.0, 0.0),
-        (1_250.0, 1_000.0, 1_250.0),  # too near for that: the device's clock is wrong
-        (8_000.0, 8_000.0, 8_000.0),  # both clocks say so
-        (8_000.0, None, 8_000.0),  # there is only one
+        (1_250.0, 1_000.0, 1_250.0),  # too close to the rate for that, so the device's clock is wrong
+        (8_000.0, 8_000.0, 8_000.0),  # both clocks agree
+        (8_000.0, None, 8_000.0),  # there is only one clock
     ],
 )
 def test_two_clocks_tell_a_wrong_rate_from_a_recording_that_is_played_faster(caplog, arriving_hz, stamped_hz, heard_hz):
@@ -79,7 +79,7 @@ def test_what_waited_while_the_host_was_busy_is_no_rate_for_long(caplog, waited_
 
 
 class _Heard(BlocksInMemory):
-    """A source of blocks whose rate is known from some block on."""
+    """A source of blocks whose real rate is known only from block `known_from` on."""
 
     def __init__(self, blocks: list[Block], info: StreamInfo, heard_hz: float, known_from: int) -> None:
         super().__init__(blocks, info=info)
@@ -105,7 +105,7 @@ def test_a_stream_at_another_rate_is_brought_to_the_promised_one_once_that_is_kn
 
     assert len(before) == 50
     assert all(one.sample_index + len(one.samples_uv) == two.sample_index for one, two in pairwise(after))
-    signal = np.concatenate([block.samples_uv for block in after])[500:1_500, 0]  # two seconds at the promised rate
+    signal = np.concatenate([block.samples_uv for block in after])[500:1_500, 0]  # two seconds at the announced rate
     assert np.argmax(np.abs(np.fft.rfft(signal))) == pytest.approx(80, abs=1)  # 40 Hz
 
 

@@ -1,4 +1,4 @@
-"""The driver against a simulated band, over a real pty, over TCP, and over a line in memory that misbehaves."""
+"""The driver with a simulated band, over a real pty, over TCP, and over a faulty line in memory."""
 
 import time
 from collections.abc import Callable
@@ -47,7 +47,7 @@ INFO = Info(0, 1, UV_PER_COUNT, RATE_HZ, 0, 0, 10, 16, 0, 0, bytes(range(16)), "
 
 
 class LineInMemory:
-    """A ByteStream with a band behind it; `tamper` is given the frames on their way to the host and may change them."""
+    """A ByteStream to a simulated band; `tamper` may change the frames on their way to the host."""
 
     name = "memory"
 
@@ -139,7 +139,7 @@ def test_telemetry_round_trips_and_the_clock_are_there_during_a_stream(emg_uv):
 
     line = band.clock.line
     assert [telemetry.battery_mv > 0 for telemetry in band.take_telemetry()] == [True]
-    assert 0 < band.clock.round_trip_s < 2  # right to the unit: how far a busy machine is behind is no matter here
+    assert 0 < band.clock.round_trip_s < 2  # checks only the unit, because a busy machine is slow
     ends_s = [line.host_s(block.device_t_s + len(block.samples_uv) / RATE_HZ) for block in blocks]
     delays_s = [block.host_t_s - end_s for block, end_s in zip(blocks, ends_s, strict=True)]
     assert -0.01 < np.median(delays_s) < 1
@@ -318,7 +318,7 @@ def test_a_band_that_is_unplugged_mid_stream_is_reported(emg_uv):
 def test_a_port_where_nothing_answers_is_reported_within_the_timeout(pty_port):
     with pytest.raises(LinkTimeout, match=r"nothing on /dev/pts/\d+ answered within 0.4 s: is the band switched on"):
         open_source(pty_port.path, link=LinkOptions(timeout_s=0.4)).__enter__()
-    open_stream(pty_port.path).close()  # the port was given back
+    open_stream(pty_port.path).close()  # the port is free again
 
 
 def described_as(**changed: float) -> Callable[[Frame], bytes]:
@@ -390,7 +390,7 @@ def test_numbers_that_cannot_be_and_texts_that_obey_nobody_stop_at_the_edge(pty_
 
 
 def test_a_band_that_counts_anew_without_saying_so_begins_a_new_stream(emg_uv):
-    """Its counter and its clock are two witnesses: the one starts over, the other goes on."""
+    """The restart is recognised because the counter starts over while the clock goes on."""
     restarted = list[int]()
 
     def count_anew(frames: list[Frame]) -> list[Frame]:
@@ -406,5 +406,5 @@ def test_a_band_that_counts_anew_without_saying_so_begins_a_new_stream(emg_uv):
         blocks = list(islice(band, 60))
 
     assert restarted
-    assert band.counts.lost_samples < 100  # and not 1000 s
+    assert band.counts.lost_samples < 100  # not 1000 s of samples
     assert sum(block.sample_index == 0 for block in blocks) >= 2

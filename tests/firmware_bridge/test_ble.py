@@ -1,4 +1,4 @@
-"""Bluetooth Low Energy through a fake adapter that behaves as `bleak` does: a Myo, an NPG-Lite, and what goes wrong."""
+"""Bluetooth Low Energy through a fake adapter that behaves like `bleak`: a Myo, an NPG-Lite, and failures."""
 
 import asyncio
 import inspect
@@ -22,7 +22,7 @@ FIRMWARE = bytes((1, 0, 5, 0, 0xB2, 0x07, 2, 0))  # 1.5.1970
 
 
 class FakeClient:
-    """A device in reach: keeps what it is told, and notifies when it was told to stream."""
+    """A device in range: it keeps what is written to it, and sends notifications once it was told to stream."""
 
     def __init__(self, left: Callable[[], None], notify: Callable[["FakeClient"], None]) -> None:
         self.left, self._notify = left, notify
@@ -52,7 +52,7 @@ class FakeClient:
 def played(
     dialect: Dialect, gatt: GattDevice, notify: Callable[[FakeClient], None], n_samples: int
 ) -> tuple[list[Block], Board, FakeClient]:
-    """So many samples of a device, lost ones counted; then it is told to stop."""
+    """Read `n_samples` samples of a device, including lost ones, and stop it."""
     clients: list[FakeClient] = []
 
     async def find(name: str, device: GattDevice, timeout_s: float, left: Callable[[], None]) -> FakeClient:

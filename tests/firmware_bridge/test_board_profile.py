@@ -1,4 +1,4 @@
-"""Frame profiles: what does not add up is said, and what a profile describes is found in noise."""
+"""Frame profiles: inconsistent ones are refused with a reason, and frames that fit a profile are found in noise."""
 
 from pathlib import Path
 
@@ -255,7 +255,7 @@ def test_frames_are_found_in_time_that_grows_with_the_bytes_and_not_faster(patte
         return (piece * (n_bytes // len(piece) + 1))[:n_bytes]
 
     def steps(n_bytes: int) -> int:
-        """Bytes that the decoder looks at, counted by numpy's work on frames."""
+        """Number of bytes in the candidate frames that the decoder checks."""
         decoder, looked_at = FixedFrameDecoder(layout), 0
         n_good = decoder._n_good
 

@@ -1,4 +1,4 @@
-"""Boards of other makers against their simulators: every sample, every loss, and what is said when things are wrong."""
+"""Boards of other makers, simulated: every sample and loss is counted, and faults give clear messages."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def signal_for(model: BoardModel, n_samples: int = 640) -> NDArray[np.float32]:
 
 
 def everything(board: Simulated, device: str) -> tuple[list[Block], Board]:
-    """All blocks of a board that plays once and then hangs up."""
+    """All blocks of a board that plays its signal once and then disconnects."""
     blocks: list[Block] = []
     with open_source(board.port, device=device, link=LinkOptions(timeout_s=2.0)) as source:
         assert isinstance(source, Board)
@@ -45,11 +45,11 @@ def everything(board: Simulated, device: str) -> tuple[list[Block], Board]:
 
 
 def expected(model: BoardModel, emg_uv: NDArray[np.float32], device: str) -> NDArray[np.float32]:
-    """What a host should see of a signal: rounded to counts, and scaled again where the scale is known."""
+    """The signal as a host should receive it: rounded to counts, and scaled again if the scale is known."""
     profile = find_profile(device)
     scale = cyton.UV_PER_COUNT if device.startswith("cyton") else (profile and profile.uv_per_count) or 1.0
     counts = model.counts(emg_uv)
-    if device == "emager":  # its lowest bits are not the signal's
+    if device == "emager":  # its lowest bits are not part of the signal
         bits = np.arange(counts.shape[1]) > 0
         counts = (counts.astype(np.int32) & ~1 | bits).astype(np.float32)
     return counts * np.float32(scale)
@@ -64,7 +64,7 @@ def test_every_sample_of_every_kind_of_board_arrives_exactly(device):
 
     received = laid_out(blocks)
     sent = expected(model, emg_uv, device)
-    missed = len(sent) - len(received)  # a board that streams by itself is joined in the midst of it
+    missed = len(sent) - len(received)  # a board that streams unasked has already begun
     assert 0 <= missed < (640 if device in shipped_profiles() else 1)
     np.testing.assert_array_equal(received, sent[missed:])
     assert (source.counts.lost_frames, source.counts.corrupt_frames, source.counts.duplicate_frames) == (0, 0, 0)
@@ -85,7 +85,7 @@ def test_frames_that_a_board_lost_or_repeated_are_counted_by_its_8_bit_counter(d
     assert board.sent.injected_losses > 40
     assert source.counts.lost_samples == np.count_nonzero(lost) == board.sent.lost_samples
     np.testing.assert_array_equal(received[~lost], sent[: len(received)][~lost])
-    if device != "cyton-daisy":  # there, a repeated half pairs with nothing
+    if device != "cyton-daisy":  # there, a repeated half frame has no partner
         assert source.counts.duplicate_frames == board.sent.duplicated
 
 
@@ -133,14 +133,14 @@ def test_a_daisy_frame_without_its_other_half_makes_no_sample():
 
 
 def only(parts: list[Numbered]) -> list[int]:
-    """The numbers of frames that all belong to the stream that went on."""
+    """The numbers of the frames, after a check that they all continue the same stream."""
     (part,) = parts
     assert (part.start, part.is_new_stream) == (0, False)
     return part.numbers.tolist()
 
 
 def read_in_time(ledger: CounterLedger, numbers: range, start_s: float = 0.0, each_s: float = 0.004) -> list[int]:
-    """Frame by frame, each as it falls due; what the ledger made of their numbers."""
+    """Give a ledger one frame at a time, each when it is due; returns the frame numbers that the ledger assigned."""
     return [only(ledger.accept(np.array([n % 256]), 1, start_s + n * each_s))[0] for n in numbers]
 
 
@@ -168,7 +168,7 @@ def test_what_waited_during_a_stall_and_comes_in_a_burst_of_pieces_is_late_and_n
     for n in range(100):
         read(n, n + 1, n * 0.004)
     now_s, n = 0.4 + stall_s, 100
-    while n * 0.004 < now_s:  # a line that carries 1.4 times the stream, as a Cyton's does
+    while n * 0.004 < now_s:  # a line with 1.4 times the stream's rate, like a Cyton's
         read(n, n + 7, now_s)
         n, now_s = n + 7, now_s + 0.02
     for later in range(n, n + 500):
@@ -181,12 +181,12 @@ def test_what_waited_during_a_stall_and_comes_in_a_burst_of_pieces_is_late_and_n
 @pytest.mark.parametrize("stalled_s", [1.0, 6.0, 30.0])
 @pytest.mark.parametrize("modulus", [1 << 16, 1 << 24])
 def test_a_hole_behind_what_waited_while_the_reader_stalled_is_a_loss(stalled_s, modulus):
-    """The line holds 0.3 s and drops the rest: the reader finds old frames, and a moment later those of now."""
+    """The line keeps 0.3 s and drops the rest, so the reader first gets old frames and then current ones."""
     rate_hz = 500
     ledger = CounterLedger(modulus, 1 / rate_hz)
 
     def read(start: int, stop: int, host_t_s: float) -> bool:
-        """Frames of these numbers; whether a new stream began."""
+        """Give the ledger frames with these numbers; returns whether it saw a new stream."""
         parts = ledger.accept(np.arange(start, stop) % modulus, stop - start, host_t_s)
         return any(part.is_new_stream for part in parts)
 
@@ -250,14 +250,14 @@ def test_a_board_that_does_not_number_its_frames_is_judged_by_the_clock():
     ledger = CounterLedger(None, 0.001)
     numbers = [only(ledger.accept(None, 10, 0.01 * n))[-1] for n in (0, 1, 2, *range(100, 200))]
 
-    assert (numbers[2], numbers[-1]) == (29, 1_999)  # where the clock says, once nothing can be on its way any more
+    assert (numbers[2], numbers[-1]) == (29, 1_999)  # the clock's numbers, once no frame can still be on its way
     assert ledger.lost_frames == 970
 
 
 @pytest.mark.parametrize("drift_ppm", [-100.0, 100.0])
 def test_the_drift_of_a_boards_clock_is_never_taken_for_a_loss(drift_ppm):
     ledger, each_s = CounterLedger(256, 0.004), 0.004 * (1 - drift_ppm * 1e-6)
-    for first in range(0, 900_000, 250):  # an hour, a second at a time
+    for first in range(0, 900_000, 250):  # an hour, one second at a time
         ledger.accept(np.arange(first, first + 250) % 256, 250, (first + 250) * each_s)
 
     assert ledger.next_number == 900_000

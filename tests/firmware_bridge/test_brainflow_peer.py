@@ -1,6 +1,6 @@
-"""BrainFlow, which knows nothing of this project, reads our simulated boards sample for sample.
+"""BrainFlow, which is independent of this project, reads our simulated boards sample for sample.
 
-Its client runs in a process of its own: it is a native library with threads and logs.
+Its client runs in another process, because it is a native library with threads and logs.
 """
 
 import json

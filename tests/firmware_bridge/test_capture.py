@@ -1,4 +1,4 @@
-"""What a line carried, kept and played back: the same reads, the same samples, the same counts."""
+"""A capture of a line, played back, gives the same reads, samples and counts."""
 
 import shutil
 import struct
@@ -41,7 +41,7 @@ def read(port: str, device: str, n_samples: int, capture: Path | None = None) ->
 
 
 def samples(blocks: list[Block]) -> list[tuple[int, bytes]]:
-    """Number and value of each sample, however they were cut into blocks."""
+    """The index and the bytes of each sample, independent of the division into blocks."""
     return [(block.sample_index + n, sample.tobytes()) for block in blocks for n, sample in enumerate(block.samples_uv)]
 
 
@@ -101,7 +101,7 @@ def test_every_read_and_write_is_a_record_of_a_pcap_with_its_time(tmp_path, pty_
     assert (asked.from_device, asked.data) == (False, b"asked")
     assert (answered.from_device, answered.data) == (True, b"answered")
     assert before_s - 1e-3 < asked.time_s <= answered.time_s <= time.time()
-    # By the letter of tcpdump.org's description: magic, 2.4, link type 250; event 1 to the device, 2 from it.
+    # The format is tcpdump.org's: magic, version 2.4, link type 250; event 1 is to the device, event 2 from it.
     raw = path.read_bytes()
     assert struct.unpack_from("<IHHiIII", raw)[::6] == (0xA1B2C3D4, 250)
     assert struct.unpack_from("<II", raw, 32) == (17, 17)

@@ -1,4 +1,4 @@
-"""A device that is chosen while the run goes on: what fits is taken, what does not changes nothing."""
+"""Choosing a device during a run: a suitable one is used, and an unsuitable one changes nothing."""
 
 import itertools
 import queue
@@ -34,7 +34,7 @@ def fits(info: StreamInfo) -> None:
 
 @contextmanager
 def read(*, waits: bool) -> Iterator[tuple[ChosenPort, "queue.Queue[Block | Exception | None]"]]:
-    """A source without a device, and what a reader gets of it: blocks, then what it failed of, or None at its end."""
+    """A source without a device, and a queue of what a reader gets: blocks, then the source's error or None."""
     source = ChosenPort(WANTED, lambda port, device: open_source(port, device=device), fits, waits=waits)
     got: queue.Queue[Block | Exception | None] = queue.Queue()
 
@@ -58,7 +58,7 @@ def read(*, waits: bool) -> Iterator[tuple[ChosenPort, "queue.Queue[Block | Exce
 
 
 def block_of(got: "queue.Queue[Block | Exception | None]", value: float) -> Block:
-    """The next block that carries this value."""
+    """The next block with this value."""
     end_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < end_s:
         block = got.get(timeout=PATIENCE_S)
@@ -76,7 +76,7 @@ def test_another_device_takes_over_as_a_new_stream_and_the_old_one_is_let_go():
         source.choose(two.port, "cpep")
         assert block_of(got, 2.0).boot_id != first.boot_id
         assert source.port == two.port
-        source.choose(one.port, "cpep")  # it is free again
+        source.choose(one.port, "cpep")  # the port is free again
         block_of(got, 1.0)
 
 
@@ -90,12 +90,12 @@ def test_a_device_that_does_not_fit_or_does_not_answer_leaves_the_present_one_as
         seen = source.counts.frames
         while source.counts.frames == seen:
             block_of(got, 1.0)
-        with open_source(wide.port):  # it was let go
+        with open_source(wide.port):  # the port was released
             pass
 
 
 class Plugged:
-    """A device that has blocks of one value, and says whether it was closed; it calls every start of its boot 0."""
+    """A device whose blocks have one value and whose boot number is always 0; it records whether it was closed."""
 
     def __init__(self, value: float, n_channels: int = 2) -> None:
         self.info, self.counts = StreamInfo(f"device {value}", n_channels, RATE_HZ, has_clock=True), LinkCounts()

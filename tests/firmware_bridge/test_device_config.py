@@ -1,4 +1,4 @@
-"""Fitting a device to a model: channels, rate and unit, explicitly or not at all."""
+"""Fitting a device to a model: channels, rate and unit are adapted only if the user asks for it."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def blocks_of(signal: NDArray[np.float32], rate_hz: float, first: int = 0, boot_
 def test_resampling_is_what_scipy_computes_from_the_same_filter(from_hz, to_hz):
     resampler = Resampler(from_hz, to_hz, 2)
     signal = noise(900)
-    signal[:200] = 0  # what came before the first sample is taken to be like it
+    signal[:200] = 0  # the resampler assumes that the past equals the first sample
     up, down = resampler._up, resampler._down
     reference = upfirdn(resampler.taps, signal, up, down, axis=0)
     resampled = resampler(signal)
@@ -79,7 +79,7 @@ def test_channels_are_put_where_the_config_says_and_missing_ones_are_silent():
 
     np.testing.assert_array_equal(out, np.stack([signal[:, 2], 0 * signal[:, 0], signal[:, 0], signal[:, 0]], 1) / 2)
     assert (fitted.info.n_channels, fitted.info.unit, fitted.info.sample_rate_hz) == (4, "uV", 250.0)
-    assert fitted.info.missing == (1, 3)  # the silent one, and the one that is there already
+    assert fitted.info.missing == (1, 3)  # the silent channel, and the repeated one
     assert source.closed
 
 

@@ -1,4 +1,4 @@
-"""What `devices` and `doctor` see, and what they say to do about it."""
+"""What `devices` and `doctor` find, and what they advise."""
 
 import shutil
 from dataclasses import replace
@@ -31,7 +31,7 @@ RATE_HZ = 2_000.0
 
 
 def examined(emg_uv: NDArray[np.float32]) -> list[Finding]:
-    """What the doctor says of a band that sends this."""
+    """The doctor's findings for a band that sends this signal."""
     with SimulatedBand([emg_uv], RATE_HZ, lossless=True) as band:
         return list(examine_device(band.port, "cpep", 0.6))
 

@@ -1,4 +1,4 @@
-"""What can happen to a link, one by one: the rows of the table in docs/bands.md."""
+"""Faults of a link, one by one: the rows of the table in docs/bands.md."""
 
 import time
 from contextlib import closing
@@ -35,7 +35,7 @@ INFO = Info(0, 1, 0.25, RATE_HZ, 115_200, 0, 10, 16, 0, 0, bytes(range(16)), "ba
 
 
 def truth_of(emg_uv: NDArray[np.float32], sample_index: int, n_samples: int) -> NDArray[np.float32]:
-    """What a band that plays `emg_uv` over and over sends there."""
+    """The samples from `sample_index` on of a band that repeats `emg_uv`."""
     place = (sample_index + np.arange(n_samples)) % len(emg_uv)
     return (np.rint(emg_uv[place] / UV_PER_COUNT) * UV_PER_COUNT).astype(np.float32)
 
@@ -48,7 +48,7 @@ def all_true(blocks: list[Block], emg_uv: NDArray[np.float32]) -> bool:
 
 
 def through_harm(emg_uv: NDArray[np.float32], **harm: float) -> tuple[list[Block], LinkCounts, SentCounts]:
-    """Five seconds of signal over a link with one kind of harm."""
+    """Send five seconds of signal over a link with one kind of fault."""
     with SimulatedBand(
         [emg_uv] * 10, RATE_HZ, speed=10, once=True, lossless=True, seed=9, **harm
     ) as band:  # fmt: skip
@@ -102,7 +102,7 @@ def test_garbage_before_the_first_frame_is_skipped_and_is_no_damage(emg_uv):
             blocks = list(source)
 
     assert sum(len(block.samples_uv) for block in blocks) == len(emg_uv)
-    assert source.counts.corrupt_frames <= 1  # noise that is longer than a frame may be counted as one
+    assert source.counts.corrupt_frames <= 1  # noise longer than a frame may count as one
 
 
 def test_a_band_that_stalls_goes_on_where_it_is_and_what_it_dropped_is_counted(emg_uv):
@@ -134,7 +134,7 @@ def test_a_band_that_was_unplugged_and_comes_back_on_another_node_goes_on_in_its
     assert source.counts.reconnects == 1
     assert band.sent.samples == 20 * len(emg_uv)  # the stream went on to its end
     assert band.sent.unplugged > 100
-    assert 0 <= source.counts.lost_frames - band.sent.lost_frames < 120  # what was in the pty is gone with it
+    assert 0 <= source.counts.lost_frames - band.sent.lost_frames < 120  # frames in the pty were lost with it
     assert sum(len(block.samples_uv) for block in blocks) + source.counts.lost_samples == band.sent.samples
     assert {block.boot_id for block in blocks} == {blocks[0].boot_id}
     assert all_true(blocks, emg_uv)
@@ -292,13 +292,13 @@ def test_a_band_on_a_slow_line_is_refused_before_it_streams():
     with scripted(answers(lambda frame: encode_frame(replace(INFO, seq=frame.seq)))) as port:
         with pytest.raises(LinkError, match=r"115200 baud, which carries 11.5 kB/s"):
             open_source(port.path, link=LinkOptions(timeout_s=60.0)).__enter__()
-        open_stream(port.path).close()  # the port was given back
+        open_stream(port.path).close()  # the port is free again
 
 
 def test_after_a_while_of_all_of_it_every_sample_is_accounted_for_and_none_is_wrong():
     harm = Harm(unplug_every_s=15.0, unplugged_s=2.0, band_stall_every_s=13.0, band_stalled_s=2.0,
                 reader_stall_every_s=17.0, reader_stalled_s=2.0, board_reset_every_s=2.0)  # fmt: skip
-    report = soak(40.0, harm=harm, speed=5.0, minute_s=10.0, seed=5)  # the last unplugging well before the end
+    report = soak(40.0, harm=harm, speed=5.0, minute_s=10.0, seed=5)  # the last unplugging is well before the end
 
     assert report.faults == []
     assert (report.unaccounted_samples, report.wrong_samples) == (0, 0)
@@ -318,7 +318,7 @@ def test_a_soak_run_would_notice_a_wrong_sample_and_a_lost_count(monkeypatch):
         nonlocal n_accepted
         index = accept(self, seq, sample_index, n_samples)
         n_accepted += index is not None
-        return None if n_accepted == 40 else index  # not a seq: that frame may be one that the line was too full for
+        return None if n_accepted == 40 else index  # not by seq, because the full line may drop that frame
 
     monkeypatch.setattr(StreamLedger, "accept", forgetful)
     report = soak(4.0, speed=10.0, minute_s=1.0)

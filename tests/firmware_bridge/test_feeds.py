@@ -1,4 +1,4 @@
-"""Devices that other software reads: against LSL's own outlets on this machine, and BrainFlow's synthetic board."""
+"""Devices that other software reads, tested with LSL outlets on this machine and BrainFlow's synthetic board."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ INFO = StreamInfo("in memory", 2, 100.0)
 
 
 class FeedInMemory:
-    """Gives what it was given, then fails or says nothing."""
+    """A feed that returns given items, then fails or stays silent."""
 
     def __init__(self, fed: list[Fed | None], info: StreamInfo = INFO, failure: LinkError | None = None) -> None:
         self.info, self._fed, self._failure = info, fed, failure
@@ -89,7 +89,7 @@ def test_a_feed_that_broke_goes_on_as_a_new_stream_if_it_is_the_same_device():
 
 @pytest.fixture(scope="module")
 def lsl(tmp_path_factory) -> Iterator[object]:
-    """pylsl, kept on this machine."""
+    """pylsl, configured not to use the network."""
     config = tmp_path_factory.mktemp("lsl") / "lsl_api.cfg"
     config.write_text("[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {127.0.0.1}\nSessionID = cpep-feeds\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -142,7 +142,7 @@ def test_a_gap_in_the_stamps_of_an_lsl_stream_is_a_loss(lsl):
     began_s = lsl.local_clock() - 100
     with open_source("lsl:gap", link=LinkOptions(timeout_s=60.0)) as source:
         stream = iter(source)
-        for index in [*range(0, 500, 50), *range(1_000, 2_000, 50)]:  # one second missing
+        for index in [*range(0, 500, 50), *range(1_000, 2_000, 50)]:  # one second is missing
             stamps = began_s + np.arange(index, index + 50) / 500
             sending.push_chunk(np.zeros((50, 4)).tolist(), stamps.tolist())
         received = 0

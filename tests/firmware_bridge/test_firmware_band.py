@@ -1,4 +1,4 @@
-"""The firmware as a process on a pty: the driver's tests, and some of the simulator's, are run against it unchanged."""
+"""The firmware as a process on a pty: it must pass the driver's tests, and some of the simulator's, unchanged."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ SANITIZED = "cpep-band-sanitized"
 
 @pytest.fixture(params=[firmware.PROGRAM, SANITIZED], autouse=True)
 def program(request, monkeypatch) -> Path:
-    """The firmware in the place of the simulator, with and without sanitizers."""
+    """The firmware in place of the simulator, with and without sanitizers."""
     built = build_firmware(request.param)
     for suite in (band_suite, simulator_suite):
         monkeypatch.setattr(suite, "SimulatedBand", partial(FirmwareBand, program=built))
@@ -98,11 +98,11 @@ def test_on_standard_input_and_output_it_speaks_too(program):
 
 
 def test_noise_streams_on_a_terminal_line(program):
-    near, far = os.openpty()  # stands for a serial port: opened by its name
+    near, far = os.openpty()  # in place of a serial port: opened by its name
     with subprocess.Popen([program, "--port", os.ttyname(far), "--baud", "921600"]) as process:
         try:
             decoder = band_suite.FrameDecoder()
-            received = decoder.feed(os.read(near, 4_096))  # its greeting: from now on the terminal is a raw one
+            received = decoder.feed(os.read(near, 4_096))  # after its greeting the terminal is in raw mode
             os.write(near, b"\0" + encode_frame(Start(1)))
             while len(received) < 30:
                 received += decoder.feed(os.read(near, 4_096))

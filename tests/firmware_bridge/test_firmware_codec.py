@@ -1,4 +1,4 @@
-"""The firmware's codec and ours: each reads what the other writes, and they agree on what is no frame."""
+"""The firmware's codec and the Python one: each reads the other's frames, and both reject the same bytes."""
 
 import os
 import shutil
@@ -61,7 +61,7 @@ def test_crc_is_that_of_zlib(data):
     assert firmware.library().cpep_wire_crc32(firmware.exactly(data), len(data)) == crc32(data)
 
 
-# Runs of other bytes than zero around 254, where COBS begins a new group.
+# Runs of non-zero bytes with lengths around 254, where COBS begins a new group.
 runs = st.lists(st.tuples(st.integers(0, 520), st.integers(0, 2)), max_size=4).map(
     lambda parts: b"".join(b"\x07" * n_others + bytes(n_zeros) for n_others, n_zeros in parts)
 )
@@ -120,9 +120,9 @@ def test_both_pass_the_same_verdict_on_intact_bodies_with_any_content(body):
     received = ours.feed(b"\0" + wire)
     theirs = firmware.CFrameDecoder()
     try:
-        assert list(map(repr, theirs.feed(b"\0" + wire))) == list(map(repr, received))  # NaN is no equal of itself
+        assert list(map(repr, theirs.feed(b"\0" + wire))) == list(map(repr, received))  # repr, because NaN != NaN
     except UnicodeDecodeError:
-        assert ours.counts.corrupt_frames == 1  # the firmware hands texts on without looking into them
+        assert ours.counts.corrupt_frames == 1  # the firmware does not check texts
     else:
         assert theirs.counts == asdict(ours.counts)
 
@@ -184,8 +184,8 @@ def test_none_of_this_makes_the_sanitizers_speak(tmp_path):
     environment = os.environ | {
         firmware.LIBRARY_VARIABLE: str(library),
         "LD_PRELOAD": runtime.stdout.strip(),
-        "ASAN_OPTIONS": "detect_leaks=0",  # of Python
-        "PYTHONMALLOC": "malloc",  # so that the sanitizer knows where each buffer ends
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own leaks
+        "PYTHONMALLOC": "malloc",  # so that the sanitizer knows the end of each buffer
         "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path),
     }
     suites = [str(Path(__file__).with_name(f"test_firmware_{name}.py")) for name in ("codec", "stream", "commands")]

@@ -1,4 +1,4 @@
-"""The firmware's answers, and what it says of its own accord."""
+"""The firmware's answers to commands, and the frames that it sends unasked."""
 
 import math
 import struct
@@ -35,7 +35,7 @@ pytestmark = needs_compiler
 
 @pytest.fixture
 def board() -> Board:
-    """One that has said who it is."""
+    """A board that has already announced itself."""
     board = Board()
     board.poll()
     return board
@@ -85,7 +85,7 @@ def test_an_idle_board_tells_its_battery_behind_a_pong_once_a_second_at_most(boa
     times_us = []
     for _ in range(50):
         board.clock_us += 100_000
-        assert board.poll() == []  # not without being asked
+        assert board.poll() == []  # nothing unasked
         answer, *telemetry = board.order(Ping)
         assert isinstance(answer, Pong)
         times_us += [frame.t_us for frame in telemetry if isinstance(frame, Telemetry)]
@@ -142,7 +142,7 @@ def test_an_engine_hears_every_sample_and_is_heard_at_once():
     engine.decisions.append(said)
 
     assert said in board.poll()
-    assert engine.pushed == [(0, 0, 0), (1, 1, -1), (2, 2, -2), (8, 32_767, 0)]  # what the host sees, clipped as there
+    assert engine.pushed == [(0, 0, 0), (1, 1, -1), (2, 2, -2), (8, 32_767, 0)]  # what the host gets, also clipped
     assert engine.n_starts == 1
 
 
@@ -172,7 +172,7 @@ def test_an_engine_is_calibrated_when_nothing_streams_and_with_a_gain_for_each_c
     assert board.order(Calibrate, 1, struct.pack("<2f", 0.5, 3.0)) == [Ack(1, Calibrate.TYPE)]
     assert engine.calibration == (1, 0.5, 3.0)
 
-    refused = board.order(Calibrate, 2, struct.pack("<2f", 1, 1))  # turned by all its electrodes
+    refused = board.order(Calibrate, 2, struct.pack("<2f", 1, 1))  # a full turn, which is out of range
     for gains in ((1,), (1, 1, 1), (1, 0), (1, -1), (1, math.nan), (1, math.inf)):
         refused += board.order(Calibrate, 0, struct.pack(f"<{len(gains)}f", *gains))
     board.order(Start)

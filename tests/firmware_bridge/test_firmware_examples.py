@@ -1,4 +1,4 @@
-"""The example sketch, built for a PC against as much of Arduino as it uses, is a band like any other."""
+"""The example sketch, built for a PC with a stub of the Arduino functions that it uses, works like any band."""
 
 import os
 import pty

@@ -1,4 +1,4 @@
-"""The firmware's streams: whole frames, every sample sent or counted, whatever the line and the converter do."""
+"""The firmware's streams: frames are whole and every sample is sent or counted, whatever line and converter do."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_stop_sends_what_was_converted_and_where_the_stream_ended():
     assert isinstance(rest, Data)
     assert (rest.seq, rest.sample_index, rest.n_samples) == (1, 10, 3)
     assert end == End(2, 6_500, 13)
-    assert board.order(Stop)[1:] == [end]  # a host that did not hear it asks again
+    assert board.order(Stop)[1:] == [end]  # a host that missed it asks again
     assert board.n_stops == 2
 
 
@@ -132,7 +132,7 @@ def test_a_full_line_costs_whole_frames_which_are_counted_and_flagged():
     received = board.poll()
     (telemetry,) = (frame for frame in received if isinstance(frame, Telemetry))
 
-    # The frame that was on its way when the line filled up waits for it; the other four have no place to wait.
+    # The frame that was being sent when the line filled up is kept; there is no memory for the other four.
     assert [(frame.seq, frame.sample_index) for frame in data(received)] == [(0, 0), (5, 50)]
     assert [frame.flags for frame in data(received)] == [0, DataFlag.OVERRUN]
     assert (telemetry.tx_overruns, telemetry.battery_mv) == (4, 3_700)
@@ -144,7 +144,7 @@ def test_a_frame_is_never_cut_by_a_line_that_takes_a_few_bytes_at_a_time():
     for number in range(40):
         board.convert(1, first=number)
         board.room_bytes = 17
-        received += board.poll()  # which sees to it that nothing was corrupt
+        received += board.poll()  # also checks that no frame is corrupt
 
     assert len(data(received)) >= 3
 
@@ -190,8 +190,8 @@ events = st.one_of(
     commands.map(lambda command: encode_frame(command)[1:]),
     st.binary(max_size=300),
     st.just(b"\x2a" * 200),  # longer than any command
-    st.integers(0, 40),  # samples
-    st.sampled_from([-1, -50, -400, -100_000]),  # room
+    st.integers(0, 40),  # samples to convert
+    st.sampled_from([-1, -50, -400, -100_000]),  # room on the line, negated
 )
 
 

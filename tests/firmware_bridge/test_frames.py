@@ -1,4 +1,4 @@
-"""The codec: what goes in comes out, and what was damaged does not."""
+"""The codec: frames survive encoding and decoding, and damaged ones are rejected."""
 
 import random
 import tracemalloc
@@ -77,7 +77,7 @@ def some_data(seq: int) -> Data:
 
 
 def reference_wire(body: bytes) -> bytes:
-    """CRC and COBS as the papers describe them, byte by byte."""
+    """CRC and COBS byte by byte, as in their papers."""
     rest = body + crc32(body).to_bytes(4, "little")
     out = b""
     for index, group in enumerate(groups := rest.split(b"\0")):
@@ -150,7 +150,7 @@ def test_after_damage_the_decoder_resumes_within_one_delimiter(where, how):
     received = decoder.feed(b"".join(wires[:2]) + bytes(victim) + b"".join(wires[3:]))
 
     assert received == [some_data(seq) for seq in (0, 1, 3, 4)]
-    assert decoder.counts.corrupt_frames >= 1 or how == "lose a run"  # all of it may be lost without a trace
+    assert decoder.counts.corrupt_frames >= 1 or how == "lose a run"  # a whole frame may be lost without a trace
 
 
 def test_losing_a_delimiter_costs_the_two_frames_it_parted():
@@ -213,10 +213,10 @@ def test_another_version_or_type_is_counted_and_skipped(body):
         b"\x01\x10\x00\x00",  # DATA without its header
         b"\x01\x10\x00\x00" + bytes(12) + b"\x02\x02\x00\x00" + bytes(7),  # 2 x 2 i16 in 7 bytes
         b"\x01\x10\x00\x00" + bytes(12) + b"\x01\x01\x09\x00" + bytes(2),  # format 9
-        b"\x01\x40\x00\x00",  # ACK of nothing
+        b"\x01\x40\x00\x00",  # ACK without a command
         b"\x01\x40\x00\x00\x83\x00",  # ACK with a byte too many
         b"\x01\x41\x00\x00\x83\x01\x05abc",  # a text longer than its frame
-        b"\x01\x41\x00\x00\x83\x01\x02\xff\xff",  # a text that is no UTF-8
+        b"\x01\x41\x00\x00\x83\x01\x02\xff\xff",  # a text that is not UTF-8
     ],
 )
 def test_an_intact_frame_whose_lengths_lie_is_corrupt(body):

@@ -1,4 +1,4 @@
-"""`simulate`, `record`, `devices`, `doctor` and `soak`, as a user runs them."""
+"""The commands `simulate`, `record`, `devices`, `doctor` and `soak`, as a user runs them."""
 
 import json
 from pathlib import Path
@@ -74,4 +74,4 @@ def test_what_record_keeps_raw_is_recorded_again_to_the_same_samples(tmp_path, s
     with Session(tmp_path / "first.hdf5") as one, Session(tmp_path / "again.hdf5") as two:
         np.testing.assert_array_equal(one.emg(), two.emg())
         assert one.n_samples == 600
-        assert one.gaps()  # some were lost, in both
+        assert one.gaps()  # both lost some samples

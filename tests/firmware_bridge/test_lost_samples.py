@@ -1,4 +1,4 @@
-"""The account of a stream: passed on once, or lost."""
+"""The ledger of a stream: every sample is passed on once or counted as lost."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ FRAME_SAMPLES = 10
 
 
 def deliver(ledger: StreamLedger, seqs: list[int]) -> list[int]:
-    """The indices that were accepted of frames delivered in this order."""
+    """The sample indices that the ledger accepts for frames delivered in this order."""
     indices = [ledger.accept(seq & 0xFFFF, seq * FRAME_SAMPLES & 0xFFFF_FFFF, FRAME_SAMPLES) for seq in seqs]
     return [index for index in indices if index is not None]
 
@@ -39,9 +39,9 @@ def test_every_sample_is_passed_on_once_or_lost(fates, rng):
 @pytest.mark.parametrize(
     ("seqs", "accepted", "n_lost", "n_late", "n_twice"),
     [
-        ([0, 2, 1, 3], [0, 20, 30], 1, 1, 0),  # a frame that comes late stays lost
-        ([0, 1, 1, 0, 2], [0, 10, 20], 0, 0, 2),  # one that comes twice is no loss
-        ([3], [30], 3, 0, 0),  # what is lost before the first frame counts
+        ([0, 2, 1, 3], [0, 20, 30], 1, 1, 0),  # a late frame stays lost
+        ([0, 1, 1, 0, 2], [0, 10, 20], 0, 0, 2),  # a duplicate is not a loss
+        ([3], [30], 3, 0, 0),  # losses before the first frame count
         ([0, 200_001], [0, 2_000_010], 200_000, 0, 0),  # a loss longer than the frame counter
     ],
 )

@@ -1,4 +1,4 @@
-"""Reads come rarely, soon after a frame, and end where windows do; in simulated time."""
+"""Reads are rare, come soon after a frame, and end where windows end; in simulated time."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,11 @@ import pytest
 from cpep_bridge.pace import READ_EVERY_S, Pace
 
 FRAME_S = 0.005
-N_FRAMES = 4  # of a read
+N_FRAMES = 4  # per read
 
 
 def reads(arrivals_s: list[float], wake_jitter_s: float = 0.0) -> Iterator[tuple[int, float, bool]]:
-    """How many frames the stream had after each read, when that ended, and whether it slept on the line as well."""
+    """For each read: the number of frames so far, the time of its end, and whether it also had to wait for the line."""
     pace, n_frames, now_s = Pace(FRAME_S), 0, 0.0
     jitter = np.random.default_rng(2)
     while n_frames < len(arrivals_s):
@@ -36,7 +36,7 @@ def test_a_steady_stream_is_read_soon_after_each_fourth_frame(drift_ppm):
 
     assert [n for n, _ in ends] == list(range(ends[0][0], 8_001, N_FRAMES))
     assert len(made) < 1.25 * len(ends)
-    assert sum(waits for _, _, waits in made) < 0.25 * len(ends)  # the others woke once
+    assert sum(waits for _, _, waits in made) < 0.25 * len(ends)  # the others needed one wake-up
     assert np.median(late_s) < 0.001
     assert max(late_s) < 0.002
 
@@ -44,9 +44,9 @@ def test_a_steady_stream_is_read_soon_after_each_fourth_frame(drift_ppm):
 def test_after_lost_frames_and_a_stalled_reader_reads_end_at_whole_multiples_again():
     pace = Pace(FRAME_S)
     pace.note(4, 1.0)
-    pace.note(9, 1.050)  # the reader was late by a frame
+    pace.note(9, 1.050)  # the reader was one frame late
     assert pace.due_s < 1.050 + READ_EVERY_S
-    pace.note(11, 1.056)  # too early for the twelfth: the line is waited on
+    pace.note(11, 1.056)  # before the twelfth frame: wait for the line
     assert pace.due_s == 1.056
     pace.note(12, 1.060)
     assert pace.due_s == pytest.approx(1.060 + READ_EVERY_S, abs=0.0011)

@@ -1,4 +1,4 @@
-"""Life is a sample: nothing else that a device does keeps a source waiting, and a source that waits can be stopped."""
+"""Only samples keep a source waiting for a device, whatever else it sends, and a waiting source can be stopped."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ def echo(heard: bytes, now_s: float) -> bytes:
 
 
 def logs_only() -> Say:
-    """A band that answers nothing and logs all the time."""
+    """A band that answers nothing and sends log lines all the time."""
     return lambda heard, now_s: encode_frame(Log(1, 0, 20, "still calibrating"))
 
 
@@ -61,7 +61,7 @@ def test_bytes_without_a_sample_are_silence(play, device, say):
         collect(play(say), blocks, device=device, timeout_s=0.5, reconnect_s=30.0)
 
     assert not blocks
-    assert "come back" not in str(raised.value)  # before the first sample nothing is looked for anew
+    assert "come back" not in str(raised.value)  # no reconnection before the first sample
 
 
 @pytest.mark.parametrize("after", ["silence", "garbage", "the same frame"])
@@ -71,7 +71,7 @@ def test_a_stream_that_breaks_ends_with_the_time_to_reconnect_however_often_the_
     stream = Stream(500.0, line)
 
     def say(heard: bytes, now_s: float) -> bytes:
-        due = stream.due(min(now_s, 1.0))  # all of the first second, whenever this is asked
+        due = stream.due(min(now_s, 1.0))  # the whole first second, however late the call
         if due or now_s < 1.0:
             return due
         return {"silence": b"", "garbage": garbage(heard, now_s), "the same frame": line(stream.n - 1)}[after]
@@ -116,7 +116,7 @@ def test_a_source_is_stopped_from_outside_while_nothing_arrives(tmp_path, emg_uv
                 band.unplug(600.0)
             else:
                 band.stall(600.0)
-            time.sleep(0.5)  # it is waiting now
+            time.sleep(0.5)  # until it waits for the band
             source.stop()
             reader.join(60.0)
             assert not reader.is_alive()
@@ -130,7 +130,7 @@ def test_a_stop_is_heard_while_waiting_to_look_for_a_device_again(monkeypatch):
     broke = patience.broke
 
     def seen(error: LinkError) -> float:
-        waits.set()  # what comes next is the rest
+        waits.set()  # the next step is to wait
         return broke(error)
 
     def look_for_it() -> None:
@@ -150,7 +150,7 @@ def test_a_stop_is_heard_while_waiting_to_look_for_a_device_again(monkeypatch):
 
 
 def board_that_boots(boot_s: float, banner: bytes = b"") -> Say:
-    """A Chords board that hears nothing until it has started, and then says who it is."""
+    """A Chords board that ignores input until it has booted, and then sends its banner."""
     heard_by_now = bytearray()
     stream = Stream(250.0, lambda n: pack_frame(chords_layout(6), n, np.zeros((1, 6), np.float32)))
     state = {"said": not banner, "streams": False}
@@ -209,11 +209,11 @@ def test_every_speed_of_a_board_is_tried(monkeypatch):
 
     def say(heard: bytes, now_s: float) -> bytes:
         if not ports or termios.tcgetattr(ports[0]._far_fd)[4] != termios.B115200:
-            heard = b""  # noise to it
+            heard = b""  # at another speed it is noise
         return say_at_speed(heard, now_s)
 
     with scripted(say) as port:
-        ports.append(port)  # the board runs before this
+        ports.append(port)  # the board already runs before this line
         with open_source(port.path, device="chords") as source:
             assert source.info.name == "Chords UNO-R3"
         ports.clear()
@@ -309,7 +309,7 @@ def test_a_file_number_beyond_1024_is_read_and_written():
 
 @pytest.mark.parametrize("counts", ["backwards", "by chance"])
 def test_a_counter_that_leaps_all_the_time_is_one_sentence_and_one_warning(play, lines, caplog, counts):
-    """As of a profile that names the wrong column: no storm of new streams, each with a handful of samples."""
+    """A profile that names the wrong column does this. It must not cause many new streams with a few samples each."""
     rng = np.random.default_rng(5)
     stream = Stream(500.0, lambda n: line(60_000 - n if counts == "backwards" else int(rng.integers(65_536))))
     with pytest.raises(WrongDevice, match="leaps all the"):
@@ -318,7 +318,7 @@ def test_a_counter_that_leaps_all_the_time_is_one_sentence_and_one_warning(play,
 
 
 def test_a_band_whose_clock_contradicts_its_count_all_the_time_is_one_sentence(emg_uv, monkeypatch, caplog):
-    """As of firmware that stamps its frames in another unit."""
+    """Firmware that stamps its frames in another unit does this."""
 
     def encode(frame: Frame) -> bytes:
         return encode_frame(replace(frame, t_us=frame.t_us * 1_000) if isinstance(frame, Data) else frame)

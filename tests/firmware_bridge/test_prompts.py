@@ -1,4 +1,4 @@
-"""Recording by prompts: what is asked for becomes labelled sessions and rows of a table that stays the user's."""
+"""Recording with prompts: gestures become labelled sessions, and rows in a table that the user may edit."""
 
 import csv
 from pathlib import Path
@@ -110,14 +110,14 @@ def test_everything_wrong_in_a_prompt_list_is_said_at_once(tmp_path):
 @pytest.mark.parametrize("cut", ["a loss", "a restart"])
 def test_a_prompt_that_was_cut_in_two_is_asked_for_again(tmp_path, caplog, cut):
     prompts = prompts_in(tmp_path, 'rest_s = 0.5\n[[prompt]]\nstage = "Fist"\nseconds = 1.0\n')
-    whole = [block(n, 50) for n in range(0, 2_000, 50)]  # the prompt begins with sample 1000
+    whole = [block(n, 50) for n in range(0, 2_000, 50)]  # the prompt begins at sample 1000
     index, boot_id = (4_000, 0) if cut == "a loss" else (0, 1)
     after = [block(index + n, 50, boot_id, host_t_s=9.0 + n / RATE_HZ) for n in range(0, 6_000, 50)]
     (recorded,) = record_all(BlocksInMemory([*whole, *after]), tmp_path / "corpus", prompts)
 
     with Session(recorded.path) as session:
         assert (session.n_samples, session.gaps()) == (2_000, [])
-        assert session.emg()[0, 0] == index + 1_000  # after another rest
+        assert session.emg()[0, 0] == index + 1_000  # after another pause
     assert "asked for again" in caplog.text
 
 
@@ -125,8 +125,8 @@ def test_a_prompt_that_was_recorded_but_not_noted_is_noted_the_next_time(tmp_pat
     prompts, folder = prompts_in(tmp_path), tmp_path / "corpus"
     record_all(samples(), folder, prompts)
     noted = rows_of(folder)
-    (folder / "metadata.csv").unlink()  # as a kill between the two leaves it
-    record(samples(), folder / "other_thing.hdf5", WEARER, "Fist", 0.1)  # none of its own
+    (folder / "metadata.csv").unlink()  # like a kill before the table is written
+    record(samples(), folder / "other_thing.hdf5", WEARER, "Fist", 0.1)  # not a prompted recording
     record_all(samples(), folder, prompts)
 
     again = rows_of(folder)
@@ -148,7 +148,7 @@ def test_a_row_that_somebody_took_out_stays_out(tmp_path):
 
 @pytest.mark.parametrize("end", ["", "\r\n"])
 def test_rows_go_into_the_columns_that_are_there(tmp_path, end):
-    """A table that a spreadsheet saved: another order, a column more, a byte-order mark, no line end at the end."""
+    """A table saved by a spreadsheet: columns reordered, one added, a byte-order mark, no newline at the end."""
     columns = "note,filename,split,generalization,held_out_stage,held_out_user,moving_hand,side,stage,session,user"
     before = f'\ufeff{columns}\r\n"of\r\nold",one,train,,False,False,left,left,Fist,s,bob{end}'
     (tmp_path / "metadata.csv").write_bytes(before.encode())

@@ -1,4 +1,4 @@
-"""PROTOCOL.md says what the code does: its examples are decoded, its tables compared."""
+"""PROTOCOL.md agrees with the code: its examples are decoded and its tables compared."""
 
 import re
 from dataclasses import fields

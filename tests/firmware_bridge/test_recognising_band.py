@@ -1,4 +1,4 @@
-"""A band that recognises gestures itself: the firmware with the engine of an exported bundle in it, on a pty."""
+"""A band that recognises gestures itself: the firmware with the engine of an exported bundle, on a pty."""
 
 import json
 from collections.abc import Iterator
@@ -93,7 +93,7 @@ def test_a_calibrated_band_says_what_the_host_says_with_the_same_profile(tiny_bu
     by_band = [prediction.gesture_id for prediction in predictions]
 
     agreement, without = (float(np.mean(np.equal(by_band, votes))) for votes in said)
-    assert agreement >= 0.95  # whole numbers against float32: 148 of 153 when no hop was left out
+    assert agreement >= 0.95  # integers against float32: 148 of 153 if no hop is skipped
     assert without < 0.9
 
 
@@ -109,7 +109,7 @@ def test_a_calibration_outlives_a_benchmark_whose_golden_inputs_know_no_wearer(t
             predictions, _ = _heard(source)
             heard.append({p.sample_index: (p.gesture_id, p.confidence) for p in predictions})
 
-    both = heard[0].keys() & heard[1].keys()  # a busy machine may keep a band from a hop
+    both = heard[0].keys() & heard[1].keys()  # on a busy machine a band may skip a hop
     assert len(both) > len(heard[0]) / 2
     assert {index: heard[0][index] for index in both} == {index: heard[1][index] for index in both}
 
@@ -124,7 +124,7 @@ def test_the_band_times_itself_once_its_golden_inputs_come_out_right(tiny_bundle
     assert result.n_runs == 25
     assert 0 < result.p50_us <= result.p95_us <= result.p99_us <= result.max_us
     assert result.arena_bytes == cortex_m_spec(Bundle(tiny_bundle)).arena_bytes
-    assert result.energy_uj == 0  # nothing measures it
+    assert result.energy_uj == 0  # nothing measures energy here
 
 
 def test_a_report_says_what_the_band_said_of_itself(tiny_bundle, session, program):
@@ -146,10 +146,10 @@ def test_an_inference_on_the_band_takes_what_its_work_draws_from_its_battery(tin
 
     energy = figures.energy
     idle_w = [window.power_w for window in energy.idle]
-    assert idle_w == pytest.approx([3.9 * 21e-3] * 6, rel=0.2)  # 21 mA, and asking it once in a while
-    work_w = 3.9 * 60e-3  # 60 mA more for as long as one takes, and never more than that
+    assert idle_w == pytest.approx([3.9 * 21e-3] * 6, rel=0.2)  # 21 mA, plus occasional queries
+    work_w = 3.9 * 60e-3  # 60 mA more during an inference, and never more
     most_mj = np.mean([work_w * window.seconds / window.n_inferences * 1e3 for window in energy.active])
-    assert work_w * figures.p50_us * 1e-3 / 3 < energy.net_mj < 1.2 * most_mj  # a busy machine stretches either time
+    assert work_w * figures.p50_us * 1e-3 / 3 < energy.net_mj < 1.2 * most_mj  # a busy machine prolongs both times
     assert energy.net_uncertainty_mj < energy.net_mj
 
 

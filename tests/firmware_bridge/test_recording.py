@@ -1,4 +1,4 @@
-"""Recording: what arrives is on the disk, gaps show, and neither a kill nor a full disk takes it away."""
+"""Recording: samples are stored at once, gaps are kept, and neither a kill nor a full disk loses what is stored."""
 
 import os
 import re
@@ -113,7 +113,7 @@ def test_a_journal_cut_anywhere_gives_the_whole_rows_before_the_cut(tmp_path):
     recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
     recorder.add(1e9, block(0, 100).samples_uv)
     recorder._flush()
-    os.close(recorder._file)  # as a kill does
+    os.close(recorder._file)  # like a kill
     whole = recorder.journal.read_bytes()
     header_bytes, row_bytes = whole.index(b"\n") + 1, 8 + 4 * 4
     for n_bytes in (header_bytes + row_bytes, header_bytes + 50 * row_bytes + 7, len(whole) - 1):
@@ -150,12 +150,12 @@ def test_a_disk_that_fills_is_one_sentence_and_what_is_on_it_stays_readable(tmp_
         for n in range(100):
             recorder.add(n * 0.05, np.full((100, 4), n, np.float32))
             recorder._flush()
-    recorder._close()  # as the end of the process does
+    recorder._close()  # like the end of the process
     assert recover(journal_of(path)).n_samples == pytest.approx(100_000 / 24, abs=20)
 
 
 def test_recovering_takes_no_more_memory_for_more_hours(tmp_path):
-    """A gap on the border of two stretches is counted once, as anywhere."""
+    """Also tests that a gap between two chunks of the journal is counted once."""
     n_rows = 1_000_000
     recorder = Recorder(tmp_path / "long.hdf5", session_meta(INFO, tmp_path / "long.hdf5", WEARER, "Fist"))
     rows = np.zeros(n_rows, [("time", "<f8"), ("emg", "<f4", (INFO.n_channels,))])
@@ -166,7 +166,7 @@ def test_recovering_takes_no_more_memory_for_more_hours(tmp_path):
         journal.write(rows.tobytes())
     size_bytes = rows.nbytes
     del rows
-    recorder._close()  # as a kill does: the journal is nobody's
+    recorder._close()  # like a kill: the journal is no longer locked
     tracemalloc.start()
     recorded = recover(recorder.journal)
     peak_bytes = tracemalloc.get_traced_memory()[1]
@@ -180,7 +180,7 @@ def test_recovering_takes_no_more_memory_for_more_hours(tmp_path):
 
 
 def test_the_journal_is_on_the_disk_within_a_second(tmp_path, monkeypatch):
-    """By a clock that the test moves: what was written when a second has passed was synced."""
+    """On a clock that the test controls, all that was written is synced once a second has passed."""
     now_s, size_at_sync = [100.0], []
 
     def note(file: int) -> None:
@@ -229,7 +229,7 @@ def test_a_session_that_came_while_another_was_recorded_is_kept_and_the_journal_
 
 
 def test_a_journal_in_use_is_neither_recovered_nor_recorded_over(tmp_path, virtual_time, monkeypatch):
-    monkeypatch.setattr("cpep_bridge.recording.time", virtual_time)  # a lock is waited for
+    monkeypatch.setattr("cpep_bridge.recording.time", virtual_time)  # the command waits for a lock
     path = tmp_path / "one.hdf5"
     recorder = Recorder(path, session_meta(INFO, path, WEARER, "rest"))
     with pytest.raises(DataError, match="is being recorded now"):
@@ -297,7 +297,7 @@ except CpepError as error:
 
 @pytest.mark.parametrize("what", ["session", "prompts", "record"])
 def test_a_disk_that_fills_while_a_session_is_made_loses_nothing(tmp_path, what):
-    """HDF5 breaks down when a write of it is refused: what it does not write is in the journal."""
+    """HDF5 breaks when one of its writes is refused, but the journal has all samples."""
     done = python("-c", FULL_AT_THE_END, what, tmp_path)
 
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command within a second or so, whatever it waits for, and finish its files."""
+"""Ctrl-C, SIGTERM and SIGHUP end a command in about a second, whatever it waits for, and its files are complete."""
 
 import json
 import signal
@@ -21,18 +21,18 @@ RATE_HZ = 2_000.0
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-PATIENCE_S = 120  # of these tests, on a busy machine; what they end would wait for five times as long
+PATIENCE_S = 120  # long for busy machines, but a fifth of what the commands would wait without the signal
 
 
 @contextmanager
 def run(*arguments: str) -> "Iterator[subprocess.Popen[str]]":
-    # A shell that starts it in the background would let it ignore Ctrl-C.
+    # A process that a shell starts in the background ignores Ctrl-C by default.
     heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     with start("-m", "cpep_edge", *arguments, preexec_fn=heed) as process:
         try:
             yield process
         finally:
-            process.kill()  # a test that failed before it was told to stop would wait for its end for ever
+            process.kill()  # else a test that failed before the signal would wait for ever
 
 
 def wait_until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
@@ -44,7 +44,7 @@ def wait_until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -
 
 
 def records(out: Path) -> bool:
-    """Whether some 700 samples of 16 channels are in the journal of a recording."""
+    """Whether the journal of a recording has about 700 samples of 16 channels."""
     journal = journal_of(out)
     return journal.exists() and journal.stat().st_size > 50_000
 
@@ -58,7 +58,7 @@ def test_a_recording_that_is_stopped_is_whole_and_the_band_is_told(tmp_path, emg
             wait_until(lambda: records(out), process)
             if when == "unplugged":
                 band.unplug(600.0)
-                time.sleep(0.5)  # it waits for the band now
+                time.sleep(0.5)  # until it waits for the band
             process.send_signal(number)
             said, complaint = process.communicate(timeout=PATIENCE_S)
         state = band._device.info.state
@@ -124,7 +124,7 @@ def test_a_calibration_that_is_stopped_leaves_no_profile_and_the_band_is_told(
     profile = tmp_path / "profile.json"
     with SimulatedBand([emg_uv], rate_hz) as band:
         with run("calibrate", str(tiny_bundle), "--port", band.port, "--out", str(profile), "--trust") as process:
-            wait_until(lambda: band._device.info.state != 0, process)  # it streams
+            wait_until(lambda: band._device.info.state != 0, process)  # until it streams
             process.send_signal(number)
             process.communicate(timeout=PATIENCE_S)
         state = band._device.info.state

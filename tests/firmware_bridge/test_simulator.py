@@ -1,4 +1,4 @@
-"""The simulated band keeps time, keeps its word about what it did, and never waits unless told to."""
+"""The simulated band keeps its rate, reports truly what it sent, and does not wait unless told to."""
 
 import os
 import time
@@ -132,7 +132,7 @@ def test_a_band_that_nobody_reads_keeps_time_and_drops(emg_uv):
             return (time.monotonic() - began_s) * 10 * 200
 
         wait(lambda: band.sent.overruns >= 1_000 and band.sent.frames - began >= 0.7 * due())
-        assert band.sent.frames - began < due() + 2_000  # what a busy machine made it late by, it sends at once
+        assert band.sent.frames - began < due() + 2_000  # after a delay on a busy machine it catches up
 
 
 def test_commands_are_answered_by_their_number(emg_uv):
@@ -179,4 +179,4 @@ def test_an_idle_band_tells_its_battery_behind_a_pong_once_a_second_at_most(emg_
 
     assert all(isinstance(answer[0], Pong) for answer in answers)
     assert [number for number, answer in enumerate(answers) if isinstance(answer[-1], Telemetry)] == [0, 4, 8]
-    assert device.telemetry(60.0) is None  # nobody asked
+    assert device.telemetry(60.0) is None  # no host asked for it

@@ -1,4 +1,4 @@
-"""Opening, reading and losing a port; each refusal is one sentence that says what to do."""
+"""Opening, reading and losing a port; each error is one sentence that says what to do."""
 
 import grp
 import os
@@ -23,7 +23,7 @@ from tests.processes import forbidding
 
 @pytest.fixture
 def opened(pty_port) -> Iterator[ByteStream]:
-    """The host's end of the pty."""
+    """The pty, opened by the host."""
     with closing(open_stream(pty_port.path)) as opened:
         yield opened
 
@@ -47,7 +47,7 @@ def test_where_select_takes_no_ports_reading_works_all_the_same(pty_port):
     pty_port.put(b"to the host")
     received = line.read(1.0)
 
-    assert received + line.read(0.05) == b"to the host"  # what came after the first look may take a second one
+    assert received + line.read(0.05) == b"to the host"  # late bytes may need a second read
     assert line.read(0.01) == b""
     line.close()
 
@@ -77,7 +77,7 @@ def test_a_busy_port_says_which_process_has_it(pty_port):
 
 @pytest.fixture
 def forbidden_port(pty_port) -> Iterator[str]:
-    """A port that this user may not open; for root, as somebody else."""
+    """A port that this user may not open; as root, by switching to another user."""
     with forbidding(pty_port.path):
         yield pty_port.path
 
@@ -191,7 +191,7 @@ def test_a_board_that_sends_datagrams_is_read_by_its_profile(lines_profile, host
 
     received = block.samples_uv[:, 0].tolist()
     assert len(received) > 0
-    assert received == list(range(1, 1 + len(received)))  # the first line may have begun before
+    assert received == list(range(1, 1 + len(received)))  # the first line may be incomplete
 
 
 def test_a_board_on_the_network_is_read_by_its_profile(lines_profile, relay):
@@ -210,7 +210,7 @@ def test_a_board_on_the_network_is_read_by_its_profile(lines_profile, relay):
         assert next(iter(source)).samples_uv[0, 1] == 7
 
 
-@pytest.mark.filterwarnings("ignore:set(Daemon|Name)")  # said by pyserial
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name)")  # deprecation warnings of pyserial
 def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile):
     stream = Stream(500.0, line)
     stopping = threading.Event()
@@ -221,7 +221,7 @@ def test_a_port_behind_a_serial_server_is_opened_by_rfc2217(lines_profile):
                 answering = rfc2217.PortManager(line, out)
                 client.settimeout(0.01)
                 while not stopping.is_set():
-                    with suppress(OSError):  # nothing came, or the other end hung up
+                    with suppress(OSError):  # a timeout, or the other end closed
                         for _ in answering.filter(client.recv(1024)):
                             pass
                     line.write(stream.due(time.monotonic()))

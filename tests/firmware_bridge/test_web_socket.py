@@ -1,4 +1,4 @@
-"""Boards that are WebSocket servers, against a server of the library that such boards' own software talks to."""
+"""Boards that are WebSocket servers, tested with a server of the library that such boards' own software uses."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.websocket_server import websocket_server
 
 
 def until(source_of: str, device: str, n_samples: int) -> tuple[list[Block], int]:
-    """So many samples of a device, and how many of them were lost."""
+    """Read `n_samples` samples of a device; returns the blocks and the number of lost samples."""
     with open_source(source_of, device=device) as source:
         return take(source, n_samples), source.counts.lost_samples
 
@@ -29,7 +29,7 @@ def test_an_npg_lite_over_wifi_sends_its_three_channels_in_records_of_six(sample
         for start in range(0, 300, samples_each):
             if start != 100:
                 connection.send(b"".join(records[start : start + samples_each]))
-        heard.extend(connection)  # until the other end has left
+        heard.extend(connection)  # until the other end closes
 
     with websocket_server(board) as address:
         blocks, n_lost = until(address, "npg-lite", 300)
@@ -37,7 +37,7 @@ def test_an_npg_lite_over_wifi_sends_its_three_channels_in_records_of_six(sample
     received = np.concatenate([block.samples_uv for block in blocks])
     np.testing.assert_array_equal(received, np.delete(values[:, :3], slice(100, 100 + samples_each), axis=0))
     assert n_lost == samples_each
-    assert heard == []  # it would not know what to do with it
+    assert heard == []  # nothing was sent to the board
 
 
 def test_lines_of_a_profile_come_through_messages_of_text_and_of_bytes():
@@ -79,7 +79,7 @@ def test_a_server_that_sends_nothing_is_given_up():
 def test_nobody_there_is_one_sentence(address):
     with pytest.raises(
         LinkError, match=r"cannot connect to ws://[^\[]*; is a board served there"
-    ):  # no number of an error
+    ):  # the message has no error number
         WebSocketStream(address)
 
 

@@ -1,4 +1,4 @@
-"""Time that passes only while somebody waits for it, and devices that live in it: minutes of a link in a moment."""
+"""Virtual time, which passes only while code waits, and devices on it, so that minutes of a link take a moment."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,11 +11,11 @@ from tests.firmware_bridge.scripted import Say
 Play = Callable[[Say], str]
 
 _STEP_S = 0.004
-_MODULES = ("band", "boards", "conversation", "dialogue", "pace", "patience", "ports")  # that wait for a device
+_MODULES = ("band", "boards", "conversation", "dialogue", "pace", "patience", "ports")  # modules that wait for a device
 
 
 class VirtualTime:
-    """Stands in the place of the module `time`."""
+    """Replaces the module `time`."""
 
     def __init__(self) -> None:
         self.now_s = 1_000.0
@@ -28,7 +28,7 @@ class VirtualTime:
 
 
 class ScriptedLine:
-    """A ByteStream whose device does what a function says, as that of `scripted`, which it hears every 4 ms."""
+    """A ByteStream to a device like that of `scripted`; its function is called every 4 ms of virtual time."""
 
     name = "scripted"
 
@@ -37,7 +37,7 @@ class ScriptedLine:
         self._written = self._waiting = b""
 
     def read(self, timeout_s: float) -> bytes:
-        end_s = self._clock.now_s + (max(timeout_s, 1e-6) if timeout_s > 0 else 0.0)  # no wait is endlessly short
+        end_s = self._clock.now_s + (max(timeout_s, 1e-6) if timeout_s > 0 else 0.0)  # a wait always takes some time
         self._catch_up()
         while not self._waiting and self._clock.now_s < end_s:
             self._clock.now_s = min(self._clock.now_s + _STEP_S, end_s)
@@ -53,7 +53,7 @@ class ScriptedLine:
     def close(self) -> None: ...
 
     def _catch_up(self) -> None:
-        """Let the device do what it did since this was last asked."""
+        """Run the device up to the current virtual time."""
         while self._at_s + _STEP_S <= self._clock.now_s:
             self._at_s += _STEP_S
             heard, self._written = self._written, b""
@@ -62,7 +62,7 @@ class ScriptedLine:
 
 @pytest.fixture
 def virtual_time(monkeypatch) -> VirtualTime:
-    """The time of the drivers."""
+    """Replace the time of the drivers by virtual time."""
     clock = VirtualTime()
     for module in _MODULES:
         monkeypatch.setattr(f"cpep_bridge.{module}.time", clock)
@@ -72,7 +72,7 @@ def virtual_time(monkeypatch) -> VirtualTime:
 
 @pytest.fixture
 def play(virtual_time, monkeypatch) -> Play:
-    """Puts a device that does what a function says on a port, whose name it gives."""
+    """A function that puts a scripted device on a port and returns the port's name."""
 
     def put(say: Say) -> str:
         line = ScriptedLine(say, virtual_time)
