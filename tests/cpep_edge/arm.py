@@ -1,7 +1,7 @@
-"""An arm to be taught: muscles that electrodes hear together, and a hand that makes gestures when asked.
+"""A simulated arm for tests of teaching: muscles, electrodes over them, and gestures made on request.
 
-Nothing of the project's simulators is in it: each gesture drives some muscles, each muscle is band-limited noise, and
-each electrode hears all of them, the near ones most.
+It does not use the project's simulators. Each gesture drives some muscles, each muscle is band-limited noise, and each
+electrode picks up all of them, the near ones most.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Arm:
     """One wearer with one band."""
 
     def __init__(self, seed: int = 0, n_channels: int = 6, rate_hz: float = 500.0, scale: float = 1.0) -> None:
-        """scale: of every sample; another than 1 stands for a band that sends counts"""
+        """scale: multiplies every sample; a value other than 1 simulates a band that sends counts"""
         self.rate_hz, self.n_channels, self.scale = rate_hz, n_channels, scale
         self._rng = np.random.default_rng(seed)
         place = np.arange(n_channels)[:, None] / n_channels - np.arange(N_MUSCLES)[None] / N_MUSCLES
@@ -39,7 +39,7 @@ class Arm:
         self.drives: dict[str, NDArray[np.float64]] = {"Rest": np.zeros(N_MUSCLES)}
 
     def drive(self, gesture: str) -> NDArray[np.float64]:
-        """How hard each muscle works; a gesture that was not made yet is thought up, two strong muscles and a third."""
+        """The drive of each muscle, (N_MUSCLES,). A new gesture gets two muscles that are stronger than the rest."""
         if gesture not in self.drives:
             number = len(self.drives) - 1
             drive = np.full(N_MUSCLES, 2.0)
@@ -48,7 +48,7 @@ class Arm:
         return self.drives[gesture]
 
     def make(self, gesture: str, seconds: float, *, turned: int = 0) -> NDArray[np.float32]:
-        """EMG of a gesture held for a while, a little differently each time, (n, C)."""
+        """EMG of a gesture that is held for some seconds, slightly different each time, (n, C)."""
         n = round(seconds * self.rate_hz)
         drive = self.drive(gesture) * self._rng.uniform(0.85, 1.15, N_MUSCLES)
         fibres = signal.sosfilt(self._sos, self._rng.normal(size=(n + 100, N_MUSCLES)), axis=0)[100:]
@@ -56,25 +56,25 @@ class Arm:
         return (self.scale * np.roll(heard, turned, axis=1)).astype(np.float32)
 
     def repetitions(self, gestures: list[str], n: int, seconds: float = 2.0, wearing: int = 0) -> list[Repetition]:
-        """Each gesture and rest, so many times."""
+        """n repetitions of each gesture and of rest."""
         named = [(name, number) for number in range(1, n + 1) for name in ("Rest", *gestures)]
         return [Repetition(name, number, self.make(name, seconds), wearing) for name, number in named]
 
     def teach(self, path: Path, gestures: Sequence[str], unit: Unit = "uV") -> Manifest:
-        """A bundle that was taught these, by three repetitions of each."""
+        """Write a bundle that was taught these gestures, by three repetitions of each."""
         repetitions = self.repetitions(list(gestures), 3)
         fitted = fit_taught(repetitions, "Rest", design_reading(self.n_channels, self.rate_hz), unit)
         return write_taught(path, fitted, repetitions, "a test")
 
     def session(self, folder: Path, gesture: str, turned: int = 0) -> Path:
-        """A recording of four seconds of a gesture."""
+        """Write a recording of four seconds of a gesture."""
         samples, file = self.make(gesture, 4, turned=turned), folder / f"{gesture}.hdf5"
         meta = SessionMeta("s", "u", gesture, "right", 0.0, 4.0, self.n_channels, self.rate_hz, gesture)
         write_session(file, meta, np.arange(len(samples)) / self.rate_hz, samples)
         return file
 
     def sends(self, samples: NDArray[np.float32]) -> ListSource:
-        """A band on this arm that sends a signal, and ends."""
+        """A band on this arm that sends these samples and then ends."""
         return ListSource(blocks(samples, self.rate_hz), info=self.info())
 
     def info(self, unit: Unit = "uV") -> StreamInfo:
@@ -82,6 +82,6 @@ class Arm:
 
 
 def blocks(samples: NDArray[np.float32], rate_hz: float, size: int = 25, first: int = 0) -> list[Block]:
-    """A signal as a band sends it."""
+    """A signal in blocks, as a band sends it."""
     starts = range(0, len(samples), size)
     return [Block(samples[s : s + size], first + s, (first + s) / rate_hz, host_t_s=0.0) for s in starts]

@@ -1,4 +1,4 @@
-"""A browser for the tests of the page, and keys."""
+"""Fixtures: a browser for tests of the page, keys, and bundles that a test may change."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from cpep_edge.trust import PublicKey, SigningKey, generate_keys, load_public_ke
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium without a screen, at the width of a phone."""
+    """Headless Chromium with the width of a phone."""
     webdriver = pytest.importorskip("selenium.webdriver")
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture
 def own_home(tmp_path, monkeypatch) -> None:
-    """What this machine remembers and trusts stays in the test's folder."""
+    """Keep the records of trusted bundles and keys in the test's folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
@@ -48,7 +48,7 @@ def public(secret) -> PublicKey:
 
 @pytest.fixture
 def bundle(tiny_bundle, tmp_path) -> Path:
-    """A copy of the toy bundle, to change or to spoil."""
+    """A copy of the toy bundle, which the test may change or damage."""
     copy = tmp_path / "tiny.cpep"
     shutil.copytree(tiny_bundle, copy)
     return copy

@@ -1,4 +1,4 @@
-"""A stream that can be foretold: a recogniser that reads the answer out of the signal, and a band that plays blocks."""
+"""A predictable stream: a recogniser that reads the answer from the signal, and a band that plays given blocks."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ PASS_THROUGH = Preprocessing(RATE_HZ, ((1.0, 0.0, 0.0, 1.0, 0.0, 0.0),), scale_u
 
 
 class LevelRecogniser:
-    """Takes a window for gesture 1 where its mean is above one half, else for gesture 0; keeps what it saw."""
+    """Recognises gesture 1 if the mean of a window is above one half, else gesture 0; keeps the windows."""
 
     def __init__(
         self, duration_s: float = 0.0, spec: DecisionSpec | None = None, names: tuple[str, str] = ("Low", "High")
@@ -71,9 +71,9 @@ class LevelRecogniser:
 
 
 class ListSource:
-    """A source that plays blocks as fast as they are taken, then ends or fails.
+    """A source that plays blocks as fast as they are read, then ends or fails.
 
-    recogniser: waited for, window by window, so that a loop that reads ahead in a thread skips none of them
+    recogniser: wait until it has seen each window, so that a loop that reads ahead in a thread skips none
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ListSource:
 
 
 def play(blocks: Iterable[Block], engine: LiveEngine) -> list[Decision]:
-    """Every decision of a loop that is given these blocks."""
+    """All decisions of a live loop for these blocks."""
     decisions = []
     for block in blocks:
         if engine.ingest(block):
@@ -126,7 +126,7 @@ def without_delay(decisions: Iterable[Decision]) -> list[Decision]:
 
 
 def cut(signal: np.ndarray, size: int = 10, first: int = 0, boot_id: int = 0) -> list[Block]:
-    """A signal, (n_samples,), as blocks of two equal channels."""
+    """Divide a signal, (n_samples,), into blocks of two equal channels."""
     both = np.repeat(signal[:, None], 2, axis=1).astype(np.float32)
     starts = range(0, len(signal), size)
     return [

@@ -1,6 +1,6 @@
-"""A home-made band: text lines on a pseudo-terminal, and a wearer who does what the screen says.
+"""A simulated home-made band: text lines on a pseudo-terminal, and a wearer who follows instructions.
 
-It shares no code with the project's simulators and drivers; lines are what an Arduino would print.
+It shares no code with the project's simulators and drivers; it writes lines like an Arduino's.
 """
 
 import itertools
@@ -34,7 +34,7 @@ counter_modulus = 65536
 
 
 class LineBand:
-    """Streams what the arm does now, several times faster than real time; `does` changes it."""
+    """Streams the arm's current gesture, several times faster than real time; `does` changes the gesture."""
 
     def __init__(self, arm: Arm, speed: float = 4.0) -> None:
         self._arm, self._speed = arm, speed
@@ -61,23 +61,23 @@ class LineBand:
         os.close(self._slave)
 
     def does(self, gesture: str) -> None:
-        """From now on the hand does this."""
+        """Make this gesture from now on."""
         self._turns = ((gesture,), 1.0)
 
     def does_in_turn(self, gestures: tuple[str, ...], seconds: float = 1.5) -> None:
-        """From now on the hand makes these one after the other, each for so long by the band's clock."""
+        """Make these gestures in turn from now on, each for so many seconds of the band's clock."""
         self._turns = (gestures, seconds)
 
     def turn(self, electrodes: int) -> None:
-        """The band is put on anew, turned by so many electrodes."""
+        """Put the band on again, turned by some electrodes."""
         self._wearing = electrodes
 
     def switch(self, on: bool) -> None:
-        """Nothing is sent while it is off."""
+        """Switch the band on or off; while off it sends nothing."""
         (self._switched.set if on else self._switched.clear)()
 
     def profile(self, folder: Path) -> Path:
-        """What `--device` reads of it."""
+        """Write the band's profile, for `--device`."""
         file = folder / "my-band.toml"
         file.write_text(PROFILE.format(rate_hz=self._arm.rate_hz, n_channels=self._arm.n_channels), encoding="utf-8")
         return file
@@ -93,7 +93,7 @@ class LineBand:
                     line = ",".join(map(str, (n % 65536, *counts.tolist()))) + "\r\n"
                     try:
                         os.write(self._master, line.encode())
-                    except BlockingIOError:  # nobody reads: an Arduino would drop it too
+                    except BlockingIOError:  # no reader: drop the line, as an Arduino does
                         pass
                 n += 1
             n_sent = due

@@ -1,4 +1,4 @@
-"""Bundles with another manifest, as anyone can make them, and signed ones."""
+"""Change the manifest of a bundle with matching hashes, as anyone can, and sign bundles."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from cpep_edge.vouched import remember
 
 
 def reseal(bundle: Path, manifest: dict[str, object] | bytes, *, trusted: bool = False) -> None:
-    """Write a manifest with a digest that fits; with `trusted`, of a bundle that the user said may run."""
+    """Write a manifest and its digest; with `trusted`, also record that the user trusts this bundle."""
     content = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
     digest = hashlib.sha256(content).hexdigest()
     (bundle / MANIFEST_FILE).write_bytes(content)
@@ -22,7 +22,7 @@ def reseal(bundle: Path, manifest: dict[str, object] | bytes, *, trusted: bool =
 
 
 def as_version(bundle: Path, version: int, key: SigningKey) -> Path:
-    """The same bundle under another version, signed."""
+    """A signed copy of a bundle with another version number."""
     path = bundle.with_name(f"version-{version}.cpep")
     shutil.copytree(bundle, path)
     manifest = json.loads((path / MANIFEST_FILE).read_text())

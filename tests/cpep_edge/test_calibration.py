@@ -22,7 +22,7 @@ GAINS = np.array([1.0, 4.0, 0.25], np.float32)
 
 
 def bundle_for(pattern: tuple[float, ...] = (), n_channels: int = 3, spec: Preprocessing = SPEC) -> Recogniser:
-    """As much of a bundle as a calibration looks at."""
+    """The parts of a bundle that a calibration uses."""
     manifest: Any = SimpleNamespace(
         unit="uV",
         worn=None,
@@ -41,13 +41,13 @@ def bundle_for(pattern: tuple[float, ...] = (), n_channels: int = 3, spec: Prepr
 
 
 def band(signal_uv: np.ndarray, missing: tuple[int, ...] = ()) -> ListSource:
-    """A band that plays an array and ends."""
+    """A band that plays an array and then ends."""
     info = StreamInfo("test band", signal_uv.shape[1], RATE_HZ, missing=missing)
     return ListSource(blocks(signal_uv.astype(np.float32), RATE_HZ, size=37), info=info)
 
 
 def movement(seconds: float, seed: int = 0) -> np.ndarray:
-    """One source of EMG whose strength changes, seen by three electrodes of different gain on an offset."""
+    """One EMG source of varying strength, recorded by three electrodes with different gains and an offset."""
     rng = np.random.default_rng(seed)
     n_samples = round(seconds * RATE_HZ)
     effort = np.exp(np.sin(np.arange(n_samples) / 700))
@@ -159,7 +159,7 @@ def test_rest_is_listened_to_first_and_lies_between_rest_and_movement():
     assert heard == ["move"]
     spec = DecisionSpec(rest_gesture="Rest", rest_level=0.1)
     assert profile.decide(spec).rest_level == profile.rest_level
-    assert profile.decide(DecisionSpec()).rest_level == 0  # the bundle knows no rest
+    assert profile.decide(DecisionSpec()).rest_level == 0  # the bundle has no rest gesture
 
 
 def test_an_electrode_that_is_far_too_weak_is_named_unless_it_is_known_to_be_dead():

@@ -61,7 +61,7 @@ def test_wrong_usage_is_exit_2():
 
     assert exit_of("live") == 2
     assert exit_of("export", "run", "--data", "d", "--out", "o", "--quant", "int7") == 2
-    assert exit_of("export", "run", "--data", "d", "--out", "o", "--chip-ram", "64") == 2  # of which chip?
+    assert exit_of("export", "run", "--data", "d", "--out", "o", "--chip-ram", "64") == 2  # no chip is chosen
     for participants in ("x", "8-1", "1,1", "1-3,2", "0-2", "1-10000"):
         assert exit_of("data", "import", "3dc", "a", "b", "--participants", participants) == 2
     for option, value in (("--speed", "inf"), ("--drift", "nan"), ("--drift", "1e12"), ("--seed", "-1")):
@@ -141,7 +141,7 @@ def test_decisions_that_nobody_reads_hold_up_nothing(reads):
 
 
 def test_ctrl_c_while_a_class_is_made_is_no_traceback(monkeypatch):
-    """Python 3.11 wraps what `__set_name__` raises, and pydantic has one in each model that is imported."""
+    """Python 3.11 wraps exceptions from `__set_name__`, which pydantic defines in each model that is imported."""
 
     class Interrupted:
         def __set_name__(self, owner: type, name: str) -> None:
@@ -149,8 +149,8 @@ def test_ctrl_c_while_a_class_is_made_is_no_traceback(monkeypatch):
 
     monkeypatch.setattr(cli, "app", lambda: type("Model", (), {"field": Interrupted()}))
     monkeypatch.setattr(cli, "_stop_by_signal", lambda: None)
-    monkeypatch.setattr(gc, "freeze", lambda: None)  # what is frozen here no other test would find
-    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:  # from 3.12 on it comes as it is, for typer
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # freezing would hide objects from later tests
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:  # from 3.12 on it is not wrapped: typer's case
         cli.main()
     assert str(caught.value) in ("", "130")
 

@@ -1,4 +1,4 @@
-"""The command line against a simulated wristband: two processes and a pty, as a user runs them."""
+"""The command line with a simulated wristband: two processes and a pty, as a user runs them."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_live_says_every_hop_of_a_recording_and_then_a_summary(tiny_bundle, sess
     hops = range(200, 4001, 50)
     decided = [d["sample_index"] for d in decisions]
     assert decided == sorted(set(decided) & set(hops))
-    assert len(decided) + summary["skipped_hops"] == len(hops)  # a machine that is too busy skips some, and says so
+    assert len(decided) + summary["skipped_hops"] == len(hops)  # a busy machine skips some and counts them
     assert summary["type"] == "summary"
     assert summary["n_decisions"] == len(decisions)
     assert summary["link"]["lost_frames"] == 0
@@ -61,7 +61,7 @@ def test_a_band_of_other_channels_is_refused_in_one_sentence(tiny_bundle):
     with SimulatedBand([np.zeros((500, 3), np.float32)], 500.0) as band:
         said = str(invoke("live", tiny_bundle, "--port", band.port).exception)
     assert "has 3 channels, but tiny was trained on 4" in said
-    assert said.splitlines()[1].startswith("channels = [0, 1, 2, -1]")  # the device config that would fit
+    assert said.splitlines()[1].startswith("channels = [0, 1, 2, -1]")  # a device config that fits
 
 
 def test_a_port_that_does_not_exist_is_said(tiny_bundle):
@@ -79,7 +79,7 @@ def test_a_busy_port_is_said(tiny_bundle, session):
             rest = first.stdout.read().splitlines()
     assert isinstance(answer.exception, LinkError)
     assert "busy" in str(answer.exception) or "in use" in str(answer.exception)
-    assert first.returncode == 0  # Ctrl-C is a way to end, not a failure
+    assert first.returncode == 0  # Ctrl-C is a normal end
     assert json.loads(rest[-1])["type"] == "summary"
 
 

@@ -1,4 +1,4 @@
-"""Decisions of votes that are known: what is decided, when, and what is not."""
+"""Decisions for known votes: what is decided and when, and what is not."""
 
 import itertools
 import math
@@ -19,14 +19,14 @@ SPEC = DecisionSpec(hop_ms=HOP_MS, evidence_ms=75.0, rest_gesture="Rest", releas
 
 
 def vote(gesture: str, nats: float = 9.0) -> Vote:
-    """A head's vote for a gesture that is so much likelier than any other."""
+    """A head's vote for a gesture that is `nats` nats likelier than any other."""
     share = 1 / (1 + (len(GESTURES) - 1) * math.exp(-nats))
     shares = [share if name == gesture else share * math.exp(-nats) for name in GESTURES]
     return Vote(GESTURES.index(gesture), share, 0.9, tuple(shares))
 
 
 def follow(spec: DecisionSpec, *runs: tuple[str, float]) -> list[tuple[int, str]]:
-    """What is decided at which hop, given gestures and how many seconds each lasts; "" is a quiet window."""
+    """The decisions and their hops; runs: gestures and their durations in seconds, "" for quiet windows."""
     decider, found = Decider(spec, GESTURES), []
     hops = [gesture for gesture, seconds in runs for _ in range(round(seconds * 1e3 / spec.hop_ms))]
     for hop, gesture in enumerate(hops):
@@ -39,11 +39,11 @@ def active(spec: DecisionSpec, *runs: tuple[str, float]) -> list[str]:
     return [gesture for _, gesture in follow(spec, *runs) if gesture not in ("Rest", UNKNOWN)]
 
 
-SLOW = SPEC.model_copy(update={"hop_ms": 5_000.0, "evidence_ms": 20_000.0})  # states often change from hop to hop
+SLOW = SPEC.model_copy(update={"hop_ms": 5_000.0, "evidence_ms": 20_000.0})  # changes of state between hops are likely
 
 
 def exact_beliefs(votes: list[Vote], spec: DecisionSpec) -> np.ndarray:
-    """The same filter by summing over every path of states, as Bayes' rule says it: no recursion."""
+    """The belief of the same filter, without recursion: Bayes' rule, summed over all paths of states."""
     n = len(GESTURES) + 1
     stay = math.exp(-spec.hop_ms / 1e3 / DWELL_S)
     total = np.zeros(n)
@@ -119,8 +119,8 @@ def test_a_quiet_window_speaks_for_rest_and_where_there_is_none_for_unknown():
     ("vote", "expected"),
     [
         (Vote(2, 0.6, 0.2), "Open"),
-        (Vote(2, 0.5, 0.9), UNKNOWN),  # too divided
-        (Vote(1, 1.0, 0.1), UNKNOWN),  # too far from every pose
+        (Vote(2, 0.5, 0.9), UNKNOWN),  # share too small
+        (Vote(1, 1.0, 0.1), UNKNOWN),  # too far from all poses
     ],
 )
 def test_a_doubtful_vote_is_rejected_and_speaks_for_unknown(vote, expected):
@@ -137,7 +137,7 @@ def test_of_an_index_the_share_of_votes_is_the_evidence():
         return next((n for n in range(1000) if decider.update(Vote(1, share, 0.9)) and decider.gesture == "Fist"), 1000)
 
     assert hops(1.0) < hops(0.6) < hops(0.3)
-    assert hops(0.25) == 1000  # as much as each of the others has
+    assert hops(0.25) == 1000  # never decided: the same share as the others
 
 
 def test_a_gesture_without_a_share_loses_to_one_that_has_some_and_those_at_the_end_may_be_left_out():
@@ -154,7 +154,7 @@ def test_letting_go_of_a_gesture_that_stood_brings_no_other_but_a_wrong_start_is
     assert active(spec, ("Fist", 2), ("Rest", 1), ("Open", 0.5)) == ["Fist", "Open"]
     assert active(spec, ("Fist", 2), ("Open", 2)) == ["Fist", "Open"]
     assert active(spec, ("Fist", 0.3), ("Open", 1)) == ["Fist", "Open"]
-    assert follow(spec, ("Fist", 2), ("Rest", 1)) == follow(SPEC, ("Fist", 2), ("Rest", 1))  # to rest as soon
+    assert follow(spec, ("Fist", 2), ("Rest", 1)) == follow(SPEC, ("Fist", 2), ("Rest", 1))  # rest is not delayed
 
 
 def test_until_the_wake_gesture_was_made_twice_nothing_is_decided():
@@ -189,14 +189,14 @@ def test_the_least_evidence_that_decides_as_well_as_more_is_chosen():
     clear = [(name, [vote(name)] * 40) for name in GESTURES]
     chosen, won = choose(SPEC, GESTURES, clear, HOP_MS)
     assert (chosen.evidence_ms, won) == (100.0, [True] * 4)
-    # at its beginning each looks like another for six hops: who waits is right
+    # each begins like another gesture for six hops, so waiting is right
     misleading = [(name, [vote("Point", 8.0)] * 6 + [vote(name)] * 60) for name in ("Fist", "Open")]
     chosen, won = choose(SPEC, GESTURES, misleading, HOP_MS)
     assert chosen.evidence_ms > 100.0
     assert won == [True, True]
 
 
-WITH_OTHERS = (*GESTURES[:-1], UNKNOWN)  # the last stands for other movements that were taught
+WITH_OTHERS = (*GESTURES[:-1], UNKNOWN)  # the last is for other movements, which were taught
 
 
 def test_other_movements_that_were_taught_are_decided_to_be_unknown_and_wake_nothing():

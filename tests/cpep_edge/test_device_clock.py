@@ -1,4 +1,4 @@
-"""The fit of the device's clock, against clocks whose truth is known."""
+"""The fit of the device's clock, tested on clocks with known offset and drift."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ HOST_ZERO_S = 86_400.0
 
 
 def filled_clock(drift_ppm: float, seconds: float, seed: int = 0, round_trips: bool = False) -> DeviceClock:
-    """200 arrivals a second, 0.5 ms late at the least and mostly milliseconds more."""
+    """A clock with 200 arrivals per second, each at least 0.5 ms late and usually some milliseconds more."""
     rng = np.random.default_rng(seed)
     clock, rate = DeviceClock(), 1 + drift_ppm * 1e-6
     for device_s in np.arange(0.005, seconds, 0.005):

@@ -21,7 +21,7 @@ WINDOW_TOKENS = 7
 
 
 def gesture_uv(gesture: int, seconds: float, seed: int, gains: np.ndarray | None = None) -> np.ndarray:
-    """EMG of one of three gestures: two muscles each, every one heard by its neighbours around the ring."""
+    """EMG of one of three gestures: two muscles each, which neighbouring electrodes around the ring pick up too."""
     rng = np.random.default_rng((seed, gesture))
     n = round(seconds * RATE_HZ)
     active = np.zeros(N)
@@ -46,13 +46,13 @@ def test_placements_are_different_rings_and_the_usual_one_is_first(n, max_turn, 
     orders = placements(n, max_turn, mirrored)
     assert orders[0] == tuple(range(n))
     assert len(set(orders)) == len(orders) == count
-    for order in orders:  # neighbours stay neighbours
+    for order in orders:  # neighbours on the ring stay neighbours
         steps = np.diff((*order, order[0])) % n
         assert set(steps.tolist()) in ({1}, {n - 1})
 
 
 def test_a_band_finds_its_place_by_what_training_people_s_gestures_look_like():
-    """Training people wear it straight; the next wearer turned, and with other gains."""
+    """The training people wear the band straight; the next wearer wears it turned and with other gains."""
     tokens, labels = [], []
     for person in range(4):
         gains = np.exp(np.random.default_rng(person).normal(0, 0.3, N))
@@ -94,7 +94,7 @@ def test_flat_doubled_and_missing_electrodes_are_known_as_such_and_change_nothin
     broken = whole.copy()
     broken[:, 2] = 0  # the device has no such channel
     broken[:, 4] = 123  # flat
-    broken[:, 7] = broken[:, 6]  # one electrode, twice
+    broken[:, 7] = broken[:, 6]  # the same electrode twice
     donning = measure_donning([broken], SPEC, FRONT_END, missing=[2])
     assert donning.dead == (2, 4, 7)
     tokens = MpfStream(FRONT_END, centre=donning.centre, dead=donning.dead)(
@@ -108,7 +108,7 @@ def test_flat_doubled_and_missing_electrodes_are_known_as_such_and_change_nothin
 
 
 def test_a_missing_electrode_has_no_say_in_where_a_band_sits():
-    """Without a front end the place is told by levels: that of a channel that is not there tells nothing."""
+    """Without a front end, placement uses the channels' levels; that of a missing channel must be ignored."""
     gains = np.array([1, 4, 0.25, 2, 0.5, 3, 0.4, 1.5])
     rng = np.random.default_rng(3)
     for turn, missing in ((-2, (1,)), (1, (0, 5)), (2, (3, 4))):

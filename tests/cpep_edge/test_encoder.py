@@ -68,7 +68,7 @@ def test_threads_that_share_an_encoder_get_each_their_own(encoder, window):
 
 def test_a_thread_waits_while_another_is_inside():
     class Inside:
-        """Lets another thread try to come in while it embeds."""
+        """An encoder that starts another thread, which also tries to embed, while it embeds."""
 
         def __init__(self) -> None:
             self.other: Thread | None = None
@@ -100,7 +100,7 @@ def test_a_window_may_be_read_only_or_a_view(encoder, window):
 def test_the_program_outlives_the_caller_s_reference(program, spec, window):
     expected = open_encoder(program, spec).embed(window)
     encoder = open_encoder(bytes(bytearray(program)), spec)
-    _ = [bytes(bytearray(len(program))) for _ in range(20)]  # would overwrite memory that nobody held
+    _ = [bytes(bytearray(len(program))) for _ in range(20)]  # would overwrite the program if it were freed
 
     assert np.array_equal(encoder.embed(window), expected)
 

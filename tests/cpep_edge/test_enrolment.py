@@ -1,4 +1,4 @@
-"""Gestures taught and forgotten, on the toy bundle."""
+"""Gestures enrolled in and removed from the toy bundle."""
 
 import json
 import resource
@@ -29,12 +29,12 @@ from tests.processes import cpep_edge, start
 
 pytestmark = pytest.mark.executorch
 
-LEFT_OUT = "WristFlexionAbduction"  # a corner of the toy's world
+LEFT_OUT = "WristFlexionAbduction"  # at a corner of the toy's latent space
 
 
 @pytest.fixture
 def without(bundle) -> Path:
-    """The bundle with one gesture forgotten."""
+    """The bundle with one gesture removed."""
     remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT)
     return bundle
 
@@ -50,7 +50,7 @@ def pose_file(tiny_corpus, tmp_path) -> Path:
 
 
 def share_of(bundle: Path, corpus: Path, gesture: str, stage: str) -> float:
-    """How many windows of a held-out person's recording are taken for a gesture."""
+    """The share of windows of a held-out person's recording that are recognised as a gesture."""
     recogniser = Recogniser(Bundle(bundle))
     n = recogniser.manifest.encoder.window_samples
     with Session(corpus / f"user_c_{stage}_0.hdf5") as session:
@@ -162,7 +162,7 @@ def test_a_change_is_signed_when_a_key_is_given_and_unsigned_when_not(bundle, tm
 
 
 def test_a_full_disk_leaves_the_old_bundle(bundle, tiny_corpus):
-    """The limit on the size of files stands for the disk: the encoder library no longer fits."""
+    """A limit on file sizes simulates the full disk: the encoder library no longer fits."""
     before = {file.name: file.read_bytes() for file in bundle.iterdir()}
     limit = max(len(content) for content in before.values()) // 2
     shrink = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_the_old_bundle(bundle, tiny_corpus):
 def test_the_nearest_confusion_is_the_gesture_that_lies_nearest():
     rng = np.random.default_rng(0)
     centres = np.eye(3, 8)
-    centres[1] = centres[0] + 0.5 * centres[1]  # the first two are neighbours, the third is far off
+    centres[1] = centres[0] + 0.5 * centres[1]  # the first two are close together, the third is far away
     values = np.repeat(centres, 40, axis=0) + rng.normal(0, 0.25, (120, 8))
     index = build_index(
         (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32), np.repeat([0, 1, 2], 40)
@@ -242,7 +242,7 @@ def test_edits_at_once_wait_for_one_another_and_all_count(bundle):
 
 
 def test_who_reads_a_bundle_while_it_is_edited_is_told_so_and_not_that_it_is_damaged(bundle):
-    """As `live` that starts while a gesture is removed in another window."""
+    """For example when `live` starts while a gesture is removed in another terminal."""
     reading = Bundle(bundle)
     remove_gesture(OpenBundle.check(Bundle(bundle)), LEFT_OUT)
 

@@ -1,4 +1,4 @@
-"""Event scores against hand-made sessions, and the alignment against every alignment there is."""
+"""Event scores for hand-made sessions, and the alignment compared with an exhaustive search."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,16 +19,16 @@ def test_a_session_without_a_fault_has_none():
     found = score([Activation("Fist", 1.2, 3.0), Activation("Open", 4.4, 5.0)])
     assert (found.n_right, found.n_confused, found.n_missed, found.n_extra, found.cler) == (2, 0, 0, 0, 0.0)
     assert (found.algorithm.p50_ms, found.compute.p50_ms) == (pytest.approx(300), pytest.approx(4))
-    assert found.cler_published == 0.5  # the second came 400 ms after its onset
+    assert found.cler_published == 0.5  # the second is 400 ms after its onset
 
 
 def test_every_kind_of_fault_is_counted_as_what_it_is():
     found = score(
         [
-            Activation("Open", 1.1),  # wrong at first: matches nothing, for the right one follows
+            Activation("Open", 1.1),  # wrong at first: matches nothing, because the right one follows
             Activation("Fist", 1.5),
-            Activation("Fist", 3.0),  # while nothing was done
-            Activation("Fist", 4.5),  # taken for another
+            Activation("Fist", 3.0),  # during rest
+            Activation("Fist", 4.5),  # in place of another gesture
         ]
     )
     assert (found.n_right, found.n_confused, found.n_missed, found.n_extra, found.n_extra_outside) == (1, 1, 0, 2, 1)
@@ -73,7 +73,7 @@ def test_no_alignment_is_cheaper(data):
 def pairings(
     labels: Sequence[Label], activations: Sequence[Activation], i: int = 0, j: int = 0
 ) -> Iterator[list[tuple[int, int]]]:
-    """Every order-keeping choice of pairs in which the activation falls within the label's tolerance."""
+    """All choices of pairs, in order, in which the activation is within the label's tolerance."""
     yield []
     for a in range(i, len(labels)):
         for b in range(j, len(activations)):

@@ -1,4 +1,4 @@
-"""The plot of a recorded run shows what was decided when."""
+"""The plot of a recorded run shows the decisions and their times."""
 
 from contextlib import closing
 from pathlib import Path
@@ -35,4 +35,4 @@ def test_the_plot_shows_each_gesture_where_it_stood(recording):
     assert [name for name, stood in spans.items() if len(stood) == 2] == ["Low", "High"]
     for start_s, end_s in spans["High"]:
         inside = UP_AND_DOWN[round(1000 * start_s) : round(1000 * end_s)]
-        assert inside.mean() > 0.4  # a decision comes, and goes, when there is evidence enough
+        assert inside.mean() > 0.4  # decisions begin and end with a delay

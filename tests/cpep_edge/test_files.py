@@ -78,7 +78,7 @@ def test_toml_is_read_through_a_link_and_behind_a_mark_of_its_encoding(tmp_path)
 
 @pytest.mark.parametrize("there", ["pipe", "device", "link to a device", "folder"])
 def test_what_is_no_plain_file_is_never_replaced(tmp_path, there, monkeypatch):
-    """Not with --force either: /dev/null would be a file from then on, for all programs."""
+    """Not even with --force: /dev/null would then be a file for all programs."""
     path = tmp_path / "out"
     if there == "pipe":
         os.mkfifo(path)
@@ -88,7 +88,7 @@ def test_what_is_no_plain_file_is_never_replaced(tmp_path, there, monkeypatch):
         path.symlink_to(os.devnull)
     else:
         path = Path(os.devnull)
-        monkeypatch.setattr(os, "replace", None)  # what would replace it here, if it came so far
+        monkeypatch.setattr(os, "replace", None)  # so that a failing test does not replace it
     with pytest.raises(CpepError, match="is not a plain file|is a folder"):
         check_free(path, force=True)
     with pytest.raises(CpepError, match="it is not a plain file"), replacing(path) as temporary:
@@ -97,7 +97,7 @@ def test_what_is_no_plain_file_is_never_replaced(tmp_path, there, monkeypatch):
 
 
 def test_a_new_folder_is_on_the_disk_before_anything_is_put_into_it(tmp_path, monkeypatch):
-    """A cut of the power takes back a name that its folder was not told to keep, and with it all that is inside."""
+    """A new name is lost in a power cut, with all that is inside, unless the folder above it was synced."""
     kept: list[Path] = []
     monkeypatch.setattr(files, "sync", kept.append)
     files.make_folder(tmp_path / "runs" / "one")

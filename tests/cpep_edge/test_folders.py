@@ -1,4 +1,4 @@
-"""Folders that are there are not ours, and a kill at any moment leaves one of the two."""
+"""Replacing a folder: one that was changed is kept, and a kill at any moment leaves the old or the new one."""
 
 import os
 import re
@@ -104,7 +104,7 @@ def test_what_a_user_changed_in_an_earlier_output_is_replaced_only_by_force(tmp_
     with pytest.raises(ConfigError, match="one was changed since; add --force"):
         write(tmp_path / "out", one="2")
     with pytest.raises(ConfigError, match="one was changed since; move it away, or choose another"):
-        write(tmp_path / "out", one="2", force=None)  # as a command without --force
+        write(tmp_path / "out", one="2", force=None)  # like a command that has no --force
     assert contents(tmp_path / "out") == {"one": "edited"}
 
     write(tmp_path / "out", one="2", force=True)
@@ -216,12 +216,12 @@ def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path, way):
             process.stdin.write(f"{step} {out}\n")
             process.stdin.flush()
             status = int(process.stdout.readline())
-            restore(out)  # what whoever opens it next does
+            restore(out)  # as the next program that opens it does
             assert contents(out) in ({name: "old" for name in "abc"}, {name: "new" for name in "abc"})
 
             write(out, a="next")
             assert contents(out) == {"a": "next"}
-            assert [file.name for file in out.parent.iterdir()] == ["out"]  # and nothing is left beside
+            assert [file.name for file in out.parent.iterdir()] == ["out"]  # no leftovers beside it
             if status == 0:
                 break
             assert status == signal.SIGKILL

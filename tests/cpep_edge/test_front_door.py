@@ -1,4 +1,4 @@
-"""What `import cpep_edge` offers, as a program uses it: a taught bundle, a simulated band on a pty, no torch."""
+"""The API of `import cpep_edge`, as a program uses it: a taught bundle, a simulated band on a pty, no torch."""
 
 import inspect
 import re
@@ -34,7 +34,7 @@ def bundle(arm, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def worn(arm, bundle) -> np.ndarray:
-    """Two seconds of rest and of each gesture, by the arm that taught the bundle."""
+    """Two seconds of rest and of each gesture, from the arm that taught the bundle."""
     return np.concatenate([arm.make(name, 2.0) for name in ("Rest", *GESTURES)])
 
 
@@ -108,7 +108,7 @@ def test_decisions_follow_the_wearer_and_go_where_they_are_sent(worn, bundle, tm
 
 def test_leaving_the_loop_closes_the_band(worn, bundle):
     with SimulatedBand([worn], RATE_HZ, speed=4, lossless=True) as band:
-        for _ in range(2):  # a port that was left open would answer nobody else
+        for _ in range(2):  # a port that was left open could not be opened again
             for decision in cpep_edge.live(bundle, band.port, timeout_s=5.0):
                 assert isinstance(decision, cpep_edge.Decision)
                 break
@@ -143,7 +143,7 @@ def test_a_time_that_cannot_be_is_the_callers_slip(wrong, bundle):
 
 
 def test_live_takes_all_that_the_command_takes():
-    """But for what is about a terminal: JSON lines on stdout, and the browser of this machine."""
+    """Except the options for a terminal: JSON lines on stdout, sinks as text, and opening the browser."""
     command = set(inspect.signature(live_command).parameters)
     shared = command - {"json_lines", "open_page", "sink"}
     assert set(inspect.signature(cpep_edge.live).parameters) == shared | {"sinks"}
@@ -160,7 +160,7 @@ def test_the_examples_run_on_a_simulated_band(worn, bundle, tmp_path):
         assert (answer.returncode, answer.stderr) == (0, "")
         head, *levels = answer.stdout.splitlines()
         assert f"{N_CHANNELS} channels at 500 Hz" in head
-        assert len(levels) in (5, 6)  # of six seconds; the last one is said when a block ends it, and blocks differ
+        assert len(levels) in (5, 6)  # of six seconds; the last is printed only if a block ends it
         assert all(line.endswith("uV, 0 samples lost") for line in levels)
     recording, time_s = tmp_path / "session.hdf5", np.arange(len(worn)) / RATE_HZ
     meta = SessionMeta("s", "me", "", "right", 0.0, float(time_s[-1]), N_CHANNELS, RATE_HZ, "session")

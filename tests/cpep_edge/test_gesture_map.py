@@ -1,4 +1,4 @@
-"""What gestures do, by a map."""
+"""The map from gestures to actions."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The hand in braille dots: the page's hand, and one that shows what each name asks for."""
+"""The hand in braille dots: it is the page's hand, and its pose agrees with the gesture's name."""
 
 import re
 from itertools import groupby
@@ -15,19 +15,19 @@ from cpep_edge.hand_shapes import REST_SHAPE, shape_of
 
 
 def dots(name: str) -> NDArray[np.bool_]:
-    """The picture dot by dot, read back from its characters."""
+    """The dots of the picture, read back from its characters."""
     shape = shape_of(name)
     assert shape is not None
     codes = np.array([[ord(char) - 0x2800 for char in line] for line in hand_in_braille(shape)])
     assert codes.shape == (LINES, COLUMNS)
     found = np.zeros((4 * LINES, 2 * COLUMNS), bool)
     for number, (line, column) in enumerate([(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (3, 0), (3, 1)]):
-        found[line::4, column::2] = codes >> number & 1  # Unicode counts a character's dots so
+        found[line::4, column::2] = codes >> number & 1  # in Unicode's order of dots
     return found
 
 
 def most_apart(picture: NDArray[np.bool_], lines: slice) -> int:
-    """The most stretches of dots side by side on one of these lines."""
+    """The largest number of separate runs of dots on one of these lines."""
     return max(sum(bool(on) for on, _ in groupby(line.tolist())) for line in picture[lines])
 
 
@@ -44,7 +44,7 @@ def test_a_thumb_sticks_out_to_the_right_of_a_right_hand_and_the_wrist_bends_to_
 
 
 def test_fingers_bend_towards_the_eye_and_lie_over_the_palm():
-    """A right hand is seen from its palm: bent fingers are painted over it with a gap about them; bent back, under."""
+    """A right hand, palm to the viewer: fingers bent forward are drawn over it, with a gap; bent back, under it."""
     fist, palm = dots("Fist"), np.s_[22:38, 20:44]
     shape = shape_of("Fist")
     assert shape is not None

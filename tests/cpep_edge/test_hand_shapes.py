@@ -1,4 +1,4 @@
-"""Hands that are drawn by a gesture's name."""
+"""Hand shapes that are drawn for a gesture's name."""
 
 import numpy as np
 import pytest

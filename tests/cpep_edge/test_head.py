@@ -13,7 +13,7 @@ Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def gestures(n: int, seed: int, *, spread: float = 1.0, shift: NDArray[np.float64] | None = None) -> Labelled:
-    """Gaussians that differ in place and in the shape of their spread; the same ones for every seed."""
+    """Windows of Gaussian gestures with different means and covariances, which are the same for every seed."""
     world, rng = np.random.default_rng(0), np.random.default_rng(seed)
     means = world.normal(0, 1.2, (K, D)) + (0 if shift is None else shift)
     shapes = world.normal(0, 0.4, (K, D, D)) + np.eye(D)
@@ -33,7 +33,7 @@ def test_a_head_reads_more_than_a_linear_discriminant_and_no_less_than_a_quadrat
     linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(x, label).score(asked, true)
     quadratic = QuadraticDiscriminantAnalysis(reg_param=0.3).fit(x, label).score(asked, true)
     assert ours > linear + 0.02
-    assert ours > quadratic - 0.06  # which was given the right model and enough windows
+    assert ours > quadratic - 0.06  # it has the right model and enough windows
 
 
 def test_without_quadratic_directions_it_is_fisher_s_and_agrees_with_sklearn():
@@ -58,7 +58,7 @@ def test_more_numbers_than_windows_are_no_obstacle():
 
 def test_an_unlabelled_calibration_wins_back_what_a_shift_cost():
     x, label = gestures(100, 6)
-    shift = np.random.default_rng(8).normal(0, 0.9, (K, D))  # every gesture moved on its own
+    shift = np.random.default_rng(8).normal(0, 0.9, (K, D))  # each gesture is shifted differently
     moved, _ = gestures(40, 9, shift=shift)
     asked, true = gestures(400, 10, shift=shift)
     head = fit_head(x, label)
@@ -173,7 +173,7 @@ def test_a_drift_is_followed_as_far_as_allowed_and_no_farther():
 def test_what_is_no_clear_gesture_moves_nothing():
     rng = np.random.default_rng(1)
     label = np.repeat(np.arange(2), 100)
-    x = rng.normal(size=(200, 6)).astype(np.float32)  # the two lie on each other
+    x = rng.normal(size=(200, 6)).astype(np.float32)  # both gestures are the same
     head = fit_head(x, label)
     drift = Drift(replace(head, means=head.means[[0, 0]], factors=head.factors[[0, 0]]), hop_s=0.05)
     for window in x:

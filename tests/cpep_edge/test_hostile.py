@@ -1,4 +1,4 @@
-"""Numbers, arrays and programs that somebody made up: a sentence each, at the price of a file, not of the machine."""
+"""Hostile numbers, arrays and programs: each gives a one-sentence error and costs little memory and time."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ from cpep_edge.vouched import remembers
 from tests.cpep_edge.sealing import reseal
 from tests.processes import cpep_edge
 
-pytestmark = pytest.mark.executorch  # bundles are those of the toy encoder
+pytestmark = pytest.mark.executorch  # its bundles are those of the toy encoder
 
 NUMBERS = (
     0, -1, 1, 2**31, 2**53, 10**30, -(10**30), 0.5, 1e-300, 1e8, 1e12, 1e308, -1e308, True, None, "1", [], {}, [0.0],
@@ -40,7 +40,7 @@ NUMBERS = (
 
 
 def numbers_in(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every number in a manifest."""
+    """The path to every number in a manifest."""
     if isinstance(value, dict):
         return [found for name, inner in value.items() for found in numbers_in(inner, (*way, name))]
     if isinstance(value, list):
@@ -50,7 +50,7 @@ def numbers_in(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 def test_no_number_in_a_manifest_ends_in_anything_but_a_sentence(bundle):
-    """Each number in turn takes each hostile value; what is still taken must do for all that live makes of it."""
+    """Each number in turn gets each hostile value. A manifest that is accepted must work in live processing."""
     manifest = json.loads((bundle / MANIFEST_FILE).read_bytes())
     signal_uv = np.random.default_rng(0).normal(0, 50, (500, manifest["n_channels"])).astype(np.float32)
     said: list[str] = []
@@ -130,7 +130,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def with_shape(array: np.ndarray, shape: str) -> bytes:
-    """The file of an array whose header names another shape."""
+    """The file of an array whose header gives another shape."""
     content = npy(array)
     old = str(array.shape).encode()
     assert old in content
@@ -230,7 +230,7 @@ INDEX = struct.Struct("<8sIIIIII")
     ],
 )
 def test_an_index_that_says_it_is_huge_costs_nothing(n, d, m, n_lists, n_links):
-    """The file is as long as it says, of zeros; before, 133 MiB of it took 4.5 GiB."""
+    """The file has the length that its header gives, filled with zeros. Earlier, 133 MiB of them took 4.5 GiB."""
     says = INDEX.pack(b"CPEPIDX\x02", n, d, m, 0, n_lists, n_links)
     width = 2 if n <= 1 << 16 else 4
     length = INDEX.size + 8 * d + 2 * n + n * d + (n + n_lists + n_links * width if m else 0)
@@ -260,7 +260,7 @@ def test_a_graph_that_leads_nowhere_is_a_sentence_and_no_exception_of_hnswlib():
     parts = [
         *(array.tobytes() for array in (stored.low, stored.step, np.zeros(n, np.uint16), stored.codes)),
         bytes(n),  # levels
-        bytes(n),  # links of each node: none
+        bytes(n),  # number of links of each node: none
     ]
     content = INDEX.pack(b"CPEPIDX\x02", n, d, 4, 0, n, 0) + b"".join(parts)
     spec = IndexSpec(file="i", n_prototypes=n, graph=GraphSpec(m=4, ef_construction=1, ef=50))
@@ -271,7 +271,7 @@ def test_a_graph_that_leads_nowhere_is_a_sentence_and_no_exception_of_hnswlib():
 
 
 def with_library(bundle: Path, source: str) -> None:
-    """The bundle with another library in the place of its first, under hashes that fit, and trusted."""
+    """Replace the first library of a bundle, with matching hashes, and trust the bundle."""
     manifest = json.loads((bundle / MANIFEST_FILE).read_bytes())
     if manifest["native"] is None or shutil.which("cc") is None:
         pytest.skip("no C compiler, or the bundle carries no library")
@@ -295,7 +295,7 @@ def with_library(bundle: Path, source: str) -> None:
 )
 @pytest.mark.parametrize("command", ["verify", *(pytest.param(c, marks=pytest.mark.slow) for c in ("doctor", "live"))])
 def test_a_program_that_kills_its_process_is_one_sentence(bundle, body, said, command):
-    """What stands for a spoilt `.pte`: most of those are refused by ExecuTorch, a few in ten thousand end like this."""
+    """In place of a damaged `.pte`. ExecuTorch refuses most of those, but a few in ten thousand kill the process."""
     headers = "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
     with_library(bundle, f"{headers}__attribute__((constructor)) void f(void) {{ {body} }}\n")
     words = {"verify": [str(bundle)], "doctor": ["--bundle", str(bundle)], "live": [str(bundle), "--port", "/dev/null"]}

@@ -1,4 +1,4 @@
-"""Files of the index: hnswlib's own, read and written here, and the compact one."""
+"""Files of the index: hnswlib's own format, which the project reads and writes, and the compact one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def vectors() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def written(vectors, tmp_path_factory) -> bytes:
-    """A file that hnswlib wrote."""
+    """The content of a file that hnswlib wrote."""
     index = hnswlib.Index(space="ip", dim=D)
     index.init_index(max_elements=N, M=M, ef_construction=50, random_seed=1)
     index.add_items(vectors, np.arange(N), num_threads=1)
@@ -41,7 +41,7 @@ def parsed(written) -> Parsed:
 
 
 def nearest(content: bytes, file: Path, queries: np.ndarray) -> np.ndarray:
-    """What hnswlib finds in a file."""
+    """The nearest vectors that hnswlib finds in a file."""
     file.write_bytes(content)
     index = hnswlib.Index(space="ip", dim=D)
     index.load_index(str(file))
@@ -74,7 +74,7 @@ def test_reading_what_was_written_here_changes_nothing(parsed):
 @settings(max_examples=150, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_changed_byte_of_hnswlibs_file_is_refused_or_harmless(written, place, flip, tmp_path_factory):
-    """Harmless: what is handed on was written here from a graph in bounds, and hnswlib searches it."""
+    """Harmless means that the graph passes its check and hnswlib can search the file that is written from it."""
     at = int(place * len(written))
     spoilt = written[:at] + bytes([written[at] ^ flip]) + written[at + 1 :]
     try:
@@ -127,7 +127,7 @@ def test_a_graph_that_leads_out_of_itself_is_refused(parsed, spoil, said):
 
 
 def test_a_link_to_a_node_that_is_not_in_its_layer_is_refused(parsed):
-    """hnswlib would follow a null pointer."""
+    """Otherwise hnswlib would dereference a null pointer."""
     graph = parsed.graph
     lists = np.cumsum(graph.levels.astype(int) + 1)
     node = next(n for n in range(N) if graph.levels[n] == 1 and graph.counts[lists[n] - 1])

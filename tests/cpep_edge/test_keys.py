@@ -1,4 +1,4 @@
-"""Keys: which are taken, where they are looked for, and who may read them."""
+"""Keys: which are accepted, where they are looked for, and who may read them."""
 
 import base64
 import os
@@ -22,15 +22,15 @@ pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.executorch]  # th
         "00" * 32,  # order 4
         "01" + "00" * 31,  # order 1
         "ec" + "ff" * 30 + "7f",  # order 2
-        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",  # order 8, as the next
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",  # order 8, like the next
         "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
-        "ed" + "ff" * 30 + "7f",  # 0 and 1 again, not reduced
+        "ed" + "ff" * 30 + "7f",  # 0 and, next, 1, not reduced
         "ee" + "ff" * 30 + "7f",
     ],
 )
 def test_a_key_that_signs_anything_is_no_key(tmp_path, y, sign_bit):
     raw = bytes.fromhex(y)[:-1] + bytes([bytes.fromhex(y)[-1] | sign_bit << 7])
-    # with S = 0 and R of small order, R = S B - h A holds for an eighth of all contents at least
+    # with S = 0 and R of small order, R = S B - h A holds for at least an eighth of all contents
     assert not any(
         PublicKey(raw, tmp_path).signed(b"%d" % n, point + bytes(32))
         for n in range(16)
@@ -150,7 +150,7 @@ def test_a_key_in_a_folder_that_may_not_be_searched_is_not_taken_for_none(tmp_pa
             raise PermissionError(13, "Permission denied")
         return lstat(path)
 
-    monkeypatch.setattr(Path, "lstat", refuse)  # root, whom tests may run as, is refused nothing
+    monkeypatch.setattr(Path, "lstat", refuse)  # because tests may run as root
 
     with pytest.raises(ConfigError, match="cannot see whether there is a key"):
         configured_key(None)

@@ -1,4 +1,4 @@
-"""Judging a personal head by repetitions left out, and the thresholds that follow."""
+"""Judging a personal head by leaving repetitions out, and choosing thresholds from the result."""
 
 from dataclasses import replace
 
@@ -18,7 +18,12 @@ NAMES = ("A", "B", "C")
 def windows_of(
     *, apart: float, of_repetition: float, rounds: int = 3, seed: int = 0, same: tuple[int, int] | None = None
 ) -> Windows:
-    """Gaussian windows: how far gestures lie apart, and how far each repetition lies from its gesture."""
+    """Gaussian windows.
+
+    apart: distance of each gesture's mean from the origin
+    of_repetition: SD of the repetitions' means around their gesture's
+    same: two gestures with the same mean
+    """
     rng = np.random.default_rng(seed)
     means = apart * np.eye(len(NAMES), D)
     if same is not None:
@@ -46,11 +51,11 @@ def test_windows_that_only_their_own_repetition_gives_away_are_judged_at_chance(
     assert np.mean(accuracies) < 0.5  # chance is a third
     x = windows_of(apart=0, of_repetition=6)
     inside = fit_head(x.x, x.gesture)
-    assert np.mean(inside.shares(x.x).argmax(axis=1) == x.gesture) > 0.8  # where nothing is left out
+    assert np.mean(inside.shares(x.x).argmax(axis=1) == x.gesture) > 0.8  # without leaving any out
 
 
 def test_a_head_reads_what_stays_when_the_band_turns_a_little():
-    """One number tells the gestures apart best, but is another on a band that sits turned."""
+    """One input separates the gestures best, but changes when the band is turned."""
     windows = windows_of(apart=8, of_repetition=0.3)
     turned_x = windows.x.copy()
     turned_x[:, 0] = -turned_x[:, 0]
@@ -100,7 +105,7 @@ def test_the_interval_holds_what_further_repetitions_read():
         head = fit_head(windows.x, windows.gesture)
         later = np.mean(head.shares(more.x).argmax(axis=1) == more.gesture)
         inside += judgement.low <= later <= judgement.high
-    assert inside >= 32  # 95 % of 40 is 38; the judged heads had a repetition less
+    assert inside >= 32  # 95 % of 40 is 38; the judged heads had one repetition less
 
 
 def test_two_gestures_that_are_one_movement_are_named_and_leaving_one_out_helps():
@@ -135,18 +140,18 @@ def test_rejection_leaves_every_gesture_most_of_its_windows():
     windows = windows_of(apart=6, of_repetition=0.2)
     held = held_out(windows)
     likelihood = held.likelihood - held.likelihood.max(axis=1, keepdims=True)
-    unsure = windows.gesture == 2  # always right, never by much
+    unsure = windows.gesture == 2  # always right, but by a small margin
     likelihood[unsure] = np.where(np.arange(len(NAMES)) == 2, 0.0, -0.25)
     spec, cannot_win = chosen(LeftOut(windows, likelihood.astype(np.float32), held.typicality), windows)
     assert cannot_win == ()
-    assert spec.min_vote_share < 0.9  # a threshold that only the two sure gestures would pass
+    assert spec.min_vote_share < 0.9  # at .9 only the two other gestures would pass
 
 
 def test_rejection_is_no_stricter_than_errors_ask_for():
     windows = windows_of(apart=8, of_repetition=0.1)
     held = held_out(windows)
     spec, _ = chosen(held, windows)
-    assert spec.min_vote_share < 0.5  # although every share that was seen is about one
+    assert spec.min_vote_share < 0.5  # although all observed shares are about one
     assert spec.evidence_ms <= 100
 
 
@@ -154,7 +159,7 @@ def test_a_gesture_that_cannot_win_is_named():
     windows = windows_of(apart=6, of_repetition=0.2)
     held = held_out(windows)
     likelihood = held.likelihood.copy()
-    likelihood[windows.gesture == 1] = np.where(np.arange(len(NAMES)) == 0, 0.0, -9.0)  # always taken for A
+    likelihood[windows.gesture == 1] = np.where(np.arange(len(NAMES)) == 0, 0.0, -9.0)  # always recognised as A
     _, cannot_win = chosen(LeftOut(windows, likelihood.astype(np.float32), held.typicality), windows)
     assert cannot_win == ("B",)
 

@@ -1,4 +1,4 @@
-"""A lesson is fed what a wearer does and says what to do; time is counted in samples, so nothing here waits."""
+"""A lesson reads a wearer's signal and gives cues. It counts time in samples, so these tests do not wait."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ A_BLOCK_S = 0.05
 
 
 class Wearer:
-    """Does what the cue says; `hand` may do something else."""
+    """A wearer who follows the cues, unless `hand` says otherwise."""
 
     def __init__(self, arm: Arm, lesson: Lesson) -> None:
         self.arm, self.lesson = arm, lesson
@@ -26,7 +26,7 @@ class Wearer:
         self._held: tuple[str, Iterator[np.ndarray]] | None = None
 
     def step(self, hand: str | None = None, change: Callable[[Block], Block] = lambda block: block) -> Cue:
-        """One block; hand: what the wearer does where it is not what the cue says."""
+        """Feed one block; hand: the wearer's gesture if it is not the cue's."""
         cue = self.lesson.cue
         gesture = hand or (cue.gesture if cue.phase == "make" else "Rest")
         if self._held is None or self._held[0] != gesture:
@@ -126,7 +126,7 @@ def test_the_late_start_of_a_movement_does_not_count_as_the_gesture():
         wearer.step(hand="Rest")
     wearer.until("ready")
     made = next(one for one in wearer.kept if one.gesture == "Fist")
-    assert len(made.samples) / wearer.arm.rate_hz == pytest.approx(2.0 + 0.2, abs=0.15)  # and what settles the filter
+    assert len(made.samples) / wearer.arm.rate_hz == pytest.approx(2.0 + 0.2, abs=0.15)  # 0.2 s settle the filter
     loud = np.abs(made.samples[round(0.3 * wearer.arm.rate_hz) :]).max(axis=1)
     assert np.median(loud) > 5 * np.median(np.abs(wearer.kept[0].samples).max(axis=1))
 
@@ -179,7 +179,7 @@ def test_a_band_that_says_nothing_is_told_after_the_first_rest_and_not_after_the
 
 @pytest.mark.parametrize("hum_uv", [0.0, 100.0])
 def test_one_signal_on_every_channel_is_told_after_the_first_rest_and_hum_on_every_channel_is_not(hum_uv):
-    """Electrodes that sweat or gel bridges: each its own gain and offset, and one signal."""
+    """Electrodes bridged by sweat or gel have one signal, with different gains and offsets."""
     wearer = begin()
     gain = np.linspace(0.5, 2.0, wearer.arm.n_channels, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""The live loop with a recogniser that reads the answer out of the signal, so that every decision can be foretold."""
+"""The live loop with a recogniser that reads the answer from the signal, so that every decision is predictable."""
 
 import gc
 import tracemalloc
@@ -33,7 +33,7 @@ def test_windows_end_at_whole_hops_and_hold_the_samples_before():
 def test_a_gesture_is_decided_once_the_evidence_suffices():
     decisions = play(cut(steps(600, 600)), LiveEngine(LevelRecogniser(), INFO, hop_ms=HOP_MS))
     changes = [(d.sample_index, d.gesture) for d in decisions if d.changed]
-    # more than half of the window is high from 750 on; the third such window makes sure
+    # from 750 on, more than half of the window is high; the third such window is enough evidence
     assert changes == [(300, "Low"), (850, "High")]
 
 
@@ -61,7 +61,7 @@ def test_a_short_gap_is_bridged_by_a_line_and_flagged():
     blocks = [block for block in cut(signal) if block.sample_index != 500]  # 10 ms lost
     decisions = play(blocks, LiveEngine(recogniser, INFO, hop_ms=HOP_MS))
     assert np.allclose(recogniser.windows[-1][0], signal[-WINDOW:])
-    assert np.allclose(recogniser.windows[8][0], signal[400:600])  # a ramp is its own interpolation
+    assert np.allclose(recogniser.windows[8][0], signal[400:600])  # interpolating a ramp gives the ramp
     assert [d.sample_index for d in decisions if d.interpolated] == [550, 600, 650, 700]
 
 
@@ -140,7 +140,7 @@ def test_the_encoder_is_not_asked_while_the_muscles_rest():
     engine = LiveEngine(recogniser, INFO)
     decisions = play(cut(steps(600, 600)), engine)
     resting = [d.sample_index for d in decisions if d.at_rest]
-    assert resting == list(range(200, 601, 50))  # from 650 on, half of the last tenth of a second is loud
+    assert resting == list(range(200, 601, 50))  # at 650 half of the last 100 ms is loud
     assert engine.n_rest_hops == len(resting)
     assert len(recogniser.windows) == len(decisions) - len(resting)
     assert {d.gesture for d in decisions if d.at_rest} == {"Low"}
@@ -182,11 +182,11 @@ def test_a_long_run_holds_no_more_memory_than_a_short_one():
         gc.collect()
         held.append(traced_bytes())
     tracemalloc.stop()
-    assert held[3] < held[1] + 8_000  # bytes; the samples that went through between were 160 000
+    assert held[3] < held[1] + 8_000  # bytes; the samples in between had 160 000
 
 
 def traced_bytes() -> int:
-    """What the loop holds; other threads of the test runner allocate too."""
+    """The memory that the loop holds, without that of other threads of the test runner."""
     ours = tracemalloc.Filter(True, "*/cpep_edge/*")
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([ours]).traces)
 

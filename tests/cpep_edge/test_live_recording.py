@@ -1,4 +1,4 @@
-"""A recorded run, replayed, must decide as it did: after losses, restarts and skipped windows too."""
+"""A replay of a recorded run must give the same decisions, also after losses, restarts and skipped windows."""
 
 import itertools
 import json

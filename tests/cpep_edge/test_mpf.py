@@ -23,7 +23,7 @@ def noise(n: int, n_electrodes: int = 5, seed: int = 0) -> NDArray[np.float32]:
 
 
 def test_a_token_is_the_matrix_logarithm_of_the_span_s_covariance_in_each_band():
-    """Against scipy: its filter over the whole signal, its own covariance, its general matrix logarithm."""
+    """Compared with scipy's filter over the whole signal, a covariance, and scipy's general matrix logarithm."""
     s, x = spec(), noise(700)
     tokens = MpfStream(s)(x)
     assert tokens.shape == (s.n_tokens(700), s.n_features) == (25, 60)
@@ -75,7 +75,7 @@ def test_tokens_do_not_depend_on_how_the_signal_was_cut(sizes, first):
 
 
 def test_blocks_begin_at_whole_multiples_of_the_hop_wherever_a_stream_begins():
-    """Two streams that see the same samples from different beginnings agree once their filters have settled."""
+    """Two streams of the same samples with different first samples agree once their filters have settled."""
     x, late = noise(4000), 1013
     early_stream, late_stream = MpfStream(spec()), MpfStream(spec())
     late_stream.reset(late)

@@ -16,7 +16,7 @@ def test_names_that_people_write_are_taken(name):
         (" Fist", "no spaces around"),
         ("Open\u00a0hand", r"U\+00A0"),
         ("Fi\nst", r"U\+000A"),
-        ("\U0001f468\u200d\U0001f469\u200d\U0001f467", r"U\+200D"),  # a family, joined by what is not printed
+        ("\U0001f468\u200d\U0001f469\u200d\U0001f467", r"U\+200D"),  # a family emoji, joined by invisible characters
     ],
 )
 def test_names_that_a_screen_or_a_file_cannot_hold_are_refused_with_the_reason(name, says):
@@ -32,7 +32,7 @@ def test_names_that_a_screen_or_a_file_cannot_hold_are_refused_with_the_reason(n
         ("thumb_up-again", "Thumb up again"),
         ("OK", "OK"),
         ("Fist3", "Fist3"),
-        ("My own fist", "My own fist"),  # as the wearer wrote it
+        ("My own fist", "My own fist"),  # unchanged, because the wearer wrote it so
         ("Öffnen", "Öffnen"),
         ("拳", "拳"),
         ("unknown", "no gesture"),

@@ -1,4 +1,4 @@
-"""The C library through ctypes: the same numbers as ExecuTorch's own bindings, and sentences for what goes wrong."""
+"""The C library through ctypes: it gives the numbers of ExecuTorch's own bindings, and clear error messages."""
 
 import gc
 import json
@@ -47,7 +47,7 @@ def windows(spec) -> np.ndarray:
 
 
 def in_another_process(script: str, native_build: "NativeBuild", native_program: Program, folder: Path) -> dict:
-    """Run a script that finds `library`, `program`, `spec` and `window`, and prints one JSON object."""
+    """Run a script with `library`, `program`, `spec` and `window` defined; returns the JSON object that it prints."""
     program, spec = native_program
     (folder / "encoder.pte").write_bytes(program)
     (folder / "spec.json").write_text(spec.model_dump_json())
@@ -191,7 +191,7 @@ def test_the_filter_gives_the_bits_that_scipy_gives(library, n_channels, notch_h
 
 
 def _arm(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Signal of n electrodes, as good and as bad as bands have it."""
+    """Signal of n electrodes, with a fault that real bands have."""
     x = rng.normal(size=(700, n)) @ rng.normal(size=(n, n)) * 10 ** rng.uniform(-2, 1, n)
     if kind == "one source":
         x = x[:, :1] * rng.normal(size=n)
@@ -207,10 +207,10 @@ def _arm(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["as it is", "one source", "doubled", "flat", "silent"])
 @pytest.mark.parametrize("n", [2, 5, 11, 16])
 def test_the_front_end_s_tokens_are_numpy_s_whatever_the_electrodes_do(library, n, kind):
-    """In any pieces, from any sample on, with an electrode taken out, and again after a reset."""
+    """In pieces of any size, from any sample on, without one electrode, and again after a reset."""
     rng = np.random.default_rng(n)
     bands = list(design_bands(1000.0, (20.0, 60.0, 120.0, 450.0)))
-    bands[1] = bands[1].model_copy(update={"sos": bands[1].sos[:1]})  # not all as long
+    bands[1] = bands[1].model_copy(update={"sos": bands[1].sos[:1]})  # with fewer sections than the others
     spec = MpfSpec(n_electrodes=n, bands=tuple(bands), hop_samples=25, span_samples=75, shrinkage=0.01)
     centre = rng.normal(size=spec.n_features).astype(np.float32)
     dead = (1,) if n > 2 else ()
@@ -239,7 +239,7 @@ def test_encoders_are_freed(library, program, spec):
     before = resident_pages()
     open_and_drop()
 
-    assert (resident_pages() - before) * 4096 < 25 * len(program)  # half of what keeping them would take
+    assert (resident_pages() - before) * 4096 < 25 * len(program)  # half of what a leak would take
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -62,7 +62,7 @@ def test_tables_and_lines_show_names_as_they_are_and_obey_none(text, monkeypatch
 
 
 def test_a_user_without_a_home_has_no_folders_but_those_that_are_named(monkeypatch):
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user number without a name
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user ID without an account
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert user_folder("XDG_STATE_HOME", ".local", "state") is None
 
@@ -84,7 +84,7 @@ def test_a_user_without_a_home_may_look_at_bundles_and_nothing_is_remembered(mon
 @pytest.mark.parametrize("there", [False, True])
 def test_a_home_that_cannot_be_written_to_is_said_with_the_way_out(there, tmp_path, monkeypatch):
     home = tmp_path / "home"
-    if there:  # another user's folder, or a disk that is mounted for reading
+    if there:  # another user's folder, or a read-only disk
         (home / "cpep-edge").mkdir(parents=True)
         monkeypatch.setattr("os.access", lambda path, mode: False)
     else:

@@ -1,4 +1,4 @@
-"""The tutorial is followed word for word, on a home-made band: every file, command and program that stands in it."""
+"""Follow the tutorial word for word with a simulated home-made band: all its files, commands and programs."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def run(words: list[str], folder: Path, band: LineBand, gestures: tuple[str, ...] = ()) -> tuple[str, str]:
-    """Run in the tutorial's folder; the wearer does what stderr says, or makes these gestures in turn."""
+    """Run in the tutorial's folder; the wearer follows stderr, or makes these gestures in turn."""
     with start(*words, cwd=folder, env=environment(OMP_NUM_THREADS="1")) as done:
         said = []
         for line in done.stderr:

@@ -67,10 +67,10 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
 
 @pytest.fixture
 def session(tmp_path) -> Path:
-    """Ten poses, of which the fit of three failed."""
+    """A recording of ten poses, three of which are failed fits."""
     angles = np.outer(np.arange(1, 11), np.linspace(0.01, 0.1, N_JOINTS)).astype(np.float32)
     angles[[0, 4, 9]] = np.nan
-    angles[5] = 0  # a straight hand is a pose
+    angles[5] = 0  # a straight hand is a valid pose
     file = tmp_path / "tracked.hdf5"
     meta = SessionMeta("s", "u", "Fist", "left", 0.0, 0.9, 2, 10.0, "tracked")
     write_session(file, meta, np.arange(10) / 10, np.zeros((10, 2), np.float32), angles)

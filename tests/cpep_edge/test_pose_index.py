@@ -25,7 +25,7 @@ def poses() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module", params=["whole", "graph"])
 def index(request, poses) -> PoseIndex:
-    """The same poses, searched whole and through hnswlib's graph."""
+    """The same poses, searched exhaustively and through hnswlib's graph."""
     vectors, gesture_index = poses
     stored = coded(vectors)
     graph = build_graph(stored.directions(), 0) if request.param == "graph" else None
@@ -38,7 +38,7 @@ def spec_of(index: PoseIndex, n_prototypes: int = 600) -> IndexSpec:
 
 @pytest.fixture(scope="module")
 def queries(poses) -> np.ndarray:
-    """Embeddings that lie near poses, as an aligned encoder's do."""
+    """Embeddings near poses, like those of an aligned encoder."""
     return unit(poses[0][::3] + np.random.default_rng(2).normal(0, 0.1, (200, D)))
 
 
@@ -124,7 +124,7 @@ def test_the_same_prototypes_give_the_same_file(poses, monkeypatch):
 
 
 def test_a_graph_votes_as_a_search_of_everything_does(poses, queries, monkeypatch):
-    """Shuffling for the graph must not lose which gesture a prototype is of."""
+    """Prototypes are shuffled for the graph, and their gestures must be shuffled with them."""
     whole = build_index(*poses)
     monkeypatch.setattr(pose_index, "EXACT_NUMBERS", 0)
     graph = build_index(*poses)
@@ -171,7 +171,7 @@ def test_an_exact_search_misses_nothing_whatever_the_number_and_however_many_are
 
 
 def test_copies_do_not_change_votes():
-    """Above the size from which a graph is searched: 50 copies each of 300 poses; a graph gets a tenth wrong."""
+    """50 copies of each of 300 poses. So many would be searched in a graph, which gets a tenth of copies wrong."""
     rng = np.random.default_rng(0)
     poses = unit(rng.standard_normal((300, 64)))
     copied, labels = np.repeat(poses, 50, axis=0), np.repeat(np.arange(300) % 16, 50)

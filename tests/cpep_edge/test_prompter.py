@@ -1,4 +1,4 @@
-"""What a wearer who is taught sees, on terminals of all kinds."""
+"""The display of a lesson, on terminals of all kinds."""
 
 import io
 from typing import Any

@@ -9,7 +9,7 @@ from cpep_edge.ring import MirroredRing
 
 
 def ramp(start: int, stop: int) -> np.ndarray:
-    """Samples that say where in the stream they belong, on two channels of opposite sign."""
+    """Samples whose values are their indices in the stream, on two channels of opposite sign."""
     index = np.arange(start, stop, dtype=np.float32)
     return np.stack([index, -index], axis=1)
 

@@ -1,4 +1,4 @@
-"""The root file: which keys count, and how they are replaced."""
+"""The root file: which keys are valid, and how they are replaced."""
 
 import os
 
@@ -36,7 +36,7 @@ def test_a_key_is_replaced_by_a_new_root_file_and_the_old_one_no_longer_counts(b
     with pytest.raises(ArtifactError, match="the signature is not that of"):
         Bundle.open(bundle)
     sign_bundle(bundle, new)
-    with pytest.raises(ArtifactError, match="another bundle ran here as version"):  # a new key opens no way back
+    with pytest.raises(ArtifactError, match="another bundle ran here as version"):  # nor with a new key
         Bundle.open(bundle)
     Bundle.open(as_version(bundle, 9, new))
 
@@ -93,7 +93,7 @@ def test_what_is_no_root_file_is_said_without_the_words_of_a_library(tmp_path, t
 
     with pytest.raises(ConfigError, match=f"is not a root file: {says}"):
         load_root(tmp_path / "root.json")
-    if text.startswith("{"):  # else it may be a public key
+    if text.startswith("{"):  # other texts may be public keys
         with pytest.raises(ConfigError, match="is not a root file"):
             configured_key(tmp_path / "root.json")
 
@@ -116,7 +116,7 @@ def test_keys_are_replaced_and_revoked_on_the_command_line(bundle, tmp_path):
     assert invoke("verify", bundle).exit_code == 0
 
     assert invoke("root", file, "--sign", tmp_path / "root", "--allow", tmp_path / "kept.pub").exit_code == 0
-    assert invoke("verify", bundle).exit_code == 0  # this device has not heard of it yet
+    assert invoke("verify", bundle).exit_code == 0  # this device does not have the new root file yet
     assert invoke("trust", file).exit_code == 0
 
     assert "the signature is not that of" in str(invoke("verify", bundle).exception)

@@ -1,4 +1,4 @@
-"""Sessions of strangers: whatever is in the file, a sentence that names it, and the next one is read."""
+"""Session files from elsewhere: a bad one gives a sentence that names it, and the next one is read."""
 
 import stat
 import sys
@@ -49,7 +49,7 @@ def edited(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
 
 
 def instead(put: Callable[[h5py.Group], object]) -> Callable[[Path], None]:
-    """Something else in the place of the table."""
+    """A change that puts something else in place of the table."""
 
     def change(file: h5py.File) -> None:
         del file["emg2pose/timeseries"]
@@ -59,7 +59,7 @@ def instead(put: Callable[[h5py.Group], object]) -> Callable[[Path], None]:
 
 
 def elsewhere(file: Path) -> None:
-    """The samples in another file, by a link of HDF5."""
+    """Move the samples into another file, with an HDF5 link to it."""
     other = file.with_name("other.hdf5")
     other.write_bytes(file.read_bytes())
     link = h5py.ExternalLink(str(other), "emg2pose/timeseries")
@@ -67,7 +67,7 @@ def elsewhere(file: Path) -> None:
 
 
 def raw_elsewhere(file: Path) -> None:
-    """The samples in a file that is no HDF5 at all: any that the reader may read."""
+    """Read the samples from a file that is not HDF5; it could be any that the user may read."""
     other = file.with_name("secret")
     other.write_bytes(bytes(100_000))
     table_of(timeseries_dtype(4), 10, external=[(str(other), 0, h5py.h5f.UNLIMITED)])(file)
@@ -147,7 +147,7 @@ def test_long_names_in_the_attributes_are_cut(session):
 
 
 def dying(tmp_path: Path, how: str) -> str:
-    """What stands for the interpreter: it dies as HDF5 does on a few changed bytes in a thousand files."""
+    """A script in place of the interpreter. It dies, as HDF5 does in a few of a thousand files with a changed byte."""
     script = tmp_path / "dying"
     script.write_text(f"#!/bin/sh\nread line\n{how}\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
@@ -183,7 +183,7 @@ def test_every_way_in_for_a_session_reads_it_apart_first(session, monkeypatch, c
         "info": lambda: corpus_info(session),
         "simulate": lambda: simulate([session]),
         "pose file": lambda: read_movement(session, JOINT_NAMES),
-        "replay": lambda: next(replay(session, None)),  # type: ignore[arg-type]  # not asked for so early
+        "replay": lambda: next(replay(session, None)),  # type: ignore[arg-type]  # not used before the session is checked
         "replay of a run": lambda: next(replay(session.parent, None)),
     }
     monkeypatch.setattr(SessionTrial, "_answer", note)

@@ -1,4 +1,4 @@
-"""Sinks against real peers on this machine, and what a slow or dead one does to the loop: nothing."""
+"""Sinks with real peers on this machine; a slow or dead one must not affect the loop."""
 
 import json
 import resource
@@ -42,7 +42,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 class Gate(Sink):
-    """A sink that hangs until it is let go, and fails when told to."""
+    """A sink that blocks until `open` is set, and fails when told to."""
 
     def __init__(self) -> None:
         self.open, self.entered = threading.Event(), threading.Event()
@@ -68,7 +68,7 @@ def test_a_slow_sink_loses_the_oldest_and_counts_them():
     tap.decision(decision(0))
     gate.entered.wait(TIMEOUT_S)
     for number in range(1, 11):
-        tap.decision(decision(number))  # returns at once, or this test would never end
+        tap.decision(decision(number))  # returns at once, else this test would not end
     assert tap.counts.dropped == 6
     gate.open.set()
     tap.close()
@@ -77,7 +77,7 @@ def test_a_slow_sink_loses_the_oldest_and_counts_them():
 
 
 def test_samples_that_a_sink_may_not_even_want_are_not_counted_as_dropped():
-    """A file that cannot be opened takes decisions alone; 219 were called dropped where 36 had been made."""
+    """A file, which takes decisions only, could not be opened; 219 drops were counted for 36 decisions."""
 
     def refuse(info: StreamInfo) -> Sink:
         raise FileNotFoundError("no such folder")
@@ -102,7 +102,7 @@ def test_a_sink_that_fails_is_opened_anew_and_the_failure_is_told():
     wait(lambda: gate.got == [2])
     tap.close()
     counts = tap.counts
-    assert (counts.sent, counts.dropped, counts.failures) == (1, 1, 1)  # what failed is not sent again
+    assert (counts.sent, counts.dropped, counts.failures) == (1, 1, 1)  # a failed one is not sent again
     assert (counts.last_error, gate.n_closed) == ("the peer left", 2)
 
 
@@ -179,7 +179,7 @@ def test_a_websocket_server_gets_every_decision():
 def pylsl(monkeypatch, tmp_path) -> ModuleType:
     config = tmp_path / "lsl_api.cfg"
     config.write_text("[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {127.0.0.1}\nSessionID = cpep-test\n")
-    monkeypatch.setenv("LSLAPICFG", str(config))  # which the library reads as it is loaded
+    monkeypatch.setenv("LSLAPICFG", str(config))  # the library reads it when it is loaded
     try:
         import pylsl
     except (ImportError, RuntimeError):
@@ -278,7 +278,7 @@ def test_what_was_given_to_a_sink_out_of_reach_is_dropped_to_the_last_and_its_en
     wait(lambda: tap.counts.failures > 0)
     n_before = len(attempts)
     tap.close()
-    tap.decision(decision(21))  # nobody takes it any more
+    tap.decision(decision(21))  # the closed sink drops it
 
     assert (tap.counts.sent, tap.counts.dropped) == (0, 21)
     assert len(attempts) - n_before <= 2
@@ -294,13 +294,13 @@ def test_a_sink_that_hangs_is_left_with_what_it_holds_and_holds_up_no_other():
         gate.entered.wait(TIMEOUT_S)
     closing = threading.Thread(target=close_sinks, args=(taps,))
     closing.start()
-    closing.join(15)  # half a second for each would be twenty
+    closing.join(15)  # one after the other would take 20 s
     assert not closing.is_alive()
     assert [(tap.counts.sent, tap.counts.dropped) for tap in taps] == [(0, 5)] * 40
     for gate in gates:
         gate.open.set()
     wait(lambda: all(gate.n_closed for gate in gates))
-    assert [(tap.counts.sent, tap.counts.dropped) for tap in taps] == [(0, 5)] * 40  # what comes now changes nothing
+    assert [(tap.counts.sent, tap.counts.dropped) for tap in taps] == [(0, 5)] * 40  # later results do not count
 
 
 FULL = """
@@ -323,7 +323,7 @@ def test_a_sink_that_has_hung_for_longer_than_an_end_waits_is_not_waited_for():
     tap = SinkTap("gate", lambda info: gate, INFO)
     tap.decision(decision(1))
     assert gate.entered.wait(TIMEOUT_S)
-    tap._taken_s -= 1.0  # for so long already
+    tap._taken_s -= 1.0  # as if it had blocked for 1 s
     tap.finish()
     assert tap._late()
     assert not tap.close()
@@ -357,7 +357,7 @@ def test_a_websocket_server_that_sends_without_end_fills_no_memory():
     with websocket_server(serve) as address:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         tap = SinkTap("ws", parse_sink(f"{address}/x"), INFO)
-        wait(lambda: n_sent >= 2_000)  # 131 MB: what is not read stops the server
+        wait(lambda: n_sent >= 2_000)  # 131 MB; unread messages would block the server
         tap.close()
         stopping.set()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
@@ -397,7 +397,7 @@ def test_lsl_stamps_follow_the_devices_clock_through_jitter_and_never_go_back(py
     monkeypatch.setattr(pylsl, "StreamOutlet", Outlet)
     sink = parse_sink("lsl")(StreamInfo("test band", 3, 500.0, unit="count"))
     rng = np.random.default_rng(3)
-    for number in range(1_000):  # ten seconds, each block late by up to 30 ms
+    for number in range(1_000):  # ten seconds; each block is up to 30 ms late
         end_s = (5 * number + 4) / 500
         arrival_s = 50.0 + end_s + rng.uniform(0, 0.03)
         sink.block(Block(np.zeros((5, 3), np.float32), 5 * number, 5 * number / 500, arrival_s))

@@ -1,4 +1,4 @@
-"""Windows over a program of blocks: the same embedding however the signal came, and no block computed twice."""
+"""Windows for a streaming program: embeddings do not depend on the hop, and no block is computed twice."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ SPEC = EncoderSpec(
 
 
 class Blocks:
-    """A program whose embedding is the sums of its last four blocks, in order."""
+    """A streaming program whose embedding is the sums of its last four blocks, in order."""
 
     def __init__(self) -> None:
         self.sums = [0.0] * N_BLOCKS

@@ -14,7 +14,7 @@ AXES = (("WristExtension", "WristFlexion"), ("Radial", "Ulnar"))
 
 
 def play(game: ReachAndHold | Fitts, makes: Callable[[float], str], most_s: float = 600.0) -> float:
-    """Feed a game with what a wearer makes; how long it took."""
+    """Play a game with a wearer's gestures; returns its duration in seconds."""
     hops = 0
     while game.phase != "done":
         assert hops * HOP_S < most_s
@@ -24,7 +24,7 @@ def play(game: ReachAndHold | Fitts, makes: Callable[[float], str], most_s: floa
 
 
 def delayed(game: ReachAndHold, delay_s: float) -> Callable[[float], str]:
-    """A wearer who makes what is asked, so much later, and rests else."""
+    """A wearer who makes the right gesture after a delay, and otherwise rests."""
     asked_s: list[float] = []
 
     def makes(now_s: float) -> str:
@@ -82,7 +82,7 @@ def test_opposites_are_found_by_name_and_fewer_than_four_gestures_make_no_plane(
 
 
 def steered(game: Fitts) -> Callable[[float], str]:
-    """A wearer who goes to the target along one axis, then the other, and stops inside."""
+    """A wearer who moves to the target along one axis, then along the other, and stops inside."""
 
     def makes(now_s: float) -> str:
         dx, dy = game.target.x - game.cursor[0], game.target.y - game.cursor[1]
@@ -102,7 +102,7 @@ def test_a_perfect_wearer_reaches_all_targets_at_the_throughput_that_the_speed_a
     def makes(now_s: float) -> str:
         if len(bits) == game.n_done:
             target = game.target
-            # along x to its end, then along y until the disc begins, at half a plane a second
+            # along x to the target's x, then along y to the edge of its disc, at the game's speed
             way = abs(target.x) + abs(target.y) - target.radius
             bits.append(math.log2(math.hypot(target.x, target.y) / (2 * target.radius) + 1) / (way / 0.5))
         return steered(game)(now_s)
@@ -111,11 +111,11 @@ def test_a_perfect_wearer_reaches_all_targets_at_the_throughput_that_the_speed_a
     score = game.score
     assert (score.n_asked, score.n_hits, score.n_overshoots) == (12, 12, 0)
     assert score.throughput_bit_s == pytest.approx(sum(bits) / 12, rel=0.15)
-    assert 1 / math.sqrt(2) <= score.path_efficiency <= 1  # the longest way is along both sides of a square
+    assert 1 / math.sqrt(2) <= score.path_efficiency <= 1  # the longest path is along two sides of a square
 
 
 def test_who_runs_through_the_targets_overshoots_and_reaches_none():
     game = Fitts(AXES, rounds=20, seed=2, target_s=4.0)
     play(game, lambda now_s: "WristExtension")
     assert game.score.n_hits == 0
-    assert game.score.n_overshoots > 0  # of eighty targets some lie on the way
+    assert game.score.n_overshoots > 0  # some of the eighty targets are in its path

@@ -1,4 +1,4 @@
-"""Bundles that a wearer taught: a head on the band's own signal, with neither encoder nor poses."""
+"""Bundles that a wearer taught: a head for the band's signal, without encoder and poses."""
 
 import json
 import shutil
@@ -34,12 +34,12 @@ def taught(tmp_path_factory) -> tuple[Path, Arm]:
 
 
 def decided(path: Path, arm: Arm, gesture: str) -> list[str]:
-    """What live decides while the wearer rests, makes a gesture, and rests."""
+    """The live decisions while the wearer rests, makes a gesture, and rests."""
     recogniser = Recogniser(Bundle(path))
     signal = np.concatenate([arm.make("Rest", 1), arm.make(gesture, 2), arm.make("Rest", 1)])
     decisions = play(blocks(signal, arm.rate_hz), LiveEngine(recogniser, arm.info(recogniser.manifest.unit)))
     changes = [decision.gesture for decision in decisions if decision.changed]
-    return [gesture for gesture in changes if gesture != UNKNOWN]  # a window half of each may be like neither
+    return [gesture for gesture in changes if gesture != UNKNOWN]  # a mixed window may be like neither gesture
 
 
 def test_a_taught_bundle_has_neither_encoder_nor_poses_and_live_decides_by_it(taught):
@@ -120,7 +120,7 @@ def test_a_gesture_may_be_new_in_a_later_wearing_that_sits_turned(tmp_path):
     assert measure_wearings([*first, *later], reading, ["Fist", "Open", "Point", "Rest"])[1].order == (1, 2, 3, 4, 5, 0)
     fitted = fit_taught([*first, *later], "Rest", reading)
     assert set(fitted.gestures) == {"Rest", "Fist", "Open", "Point"}
-    alone = [one for one in later if one.gesture == "Fist"]  # nothing in common to tell the turn by
+    alone = [one for one in later if one.gesture == "Fist"]  # too few gestures to find the turn
     assert measure_wearings([*first, *alone], reading, ["Fist", "Open", "Point", "Rest"])[1].order == (0, 1, 2, 3, 4, 5)
 
 

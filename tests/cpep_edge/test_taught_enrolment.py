@@ -1,4 +1,4 @@
-"""A gesture added to a taught bundle by seconds of its EMG, on an arm where the band sits turned."""
+"""A gesture added to a taught bundle by some seconds of its EMG, recorded with the band turned."""
 
 import shutil
 from collections import Counter
@@ -40,7 +40,7 @@ def mine(taught, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def profile(taught, arm) -> Profile:
-    """Of a wearing in which the band sits turned by one electrode."""
+    """The calibration profile of a wearing with the band turned by one electrode."""
     movement = [arm.make(gesture, 2, turned=1) for gesture in ("Rest", *GESTURES, *GESTURES)]
     found = calibrate(arm.sends(np.concatenate(movement)), Recogniser(Bundle(taught)), 13.0)
     assert found.order == (1, 2, 3, 4, 5, 0)
@@ -48,7 +48,7 @@ def profile(taught, arm) -> Profile:
 
 
 def answers(path: Path, arm: Arm, gesture: str, profile: Profile | None = None, turned: int = 0) -> Counter[str]:
-    """What live decides while a gesture is held."""
+    """The live decisions while a gesture is held, counted."""
     recogniser = Recogniser(Bundle(path))
     donning = None if profile is None else profile.donning(recogniser.manifest)
     signal = arm.make(gesture, 3, turned=turned)
@@ -66,7 +66,7 @@ def test_a_gesture_taught_in_a_turned_wearing_is_known_in_it_and_forgets_none(mi
         found = answers(mine, arm, gesture, profile, turned=1)
         assert found.most_common(1)[0][0] == gesture
         assert found[gesture] > 0.8 * found.total()
-    assert answers(mine, arm, "Grip").most_common(1)[0][0] == "Grip"  # and as the band sat when it was taught
+    assert answers(mine, arm, "Grip").most_common(1)[0][0] == "Grip"  # also with the band as in teaching
 
 
 def test_thresholds_that_others_reached_do_not_silence_a_new_gesture(mine, arm, tmp_path):

@@ -1,4 +1,4 @@
-"""`cpep-edge teach` and what follows, as a user runs them, on a home-made band and its wearer."""
+"""`cpep-edge teach` and later commands, as a user runs them, with a simulated home-made band and its wearer."""
 
 import json
 import re
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def obey(
     band: LineBand, *words: object, seen: Callable[["subprocess.Popen[str]", str], None] = lambda process, line: None
 ) -> tuple[int, str, list[str]]:
-    """The wearer reads stderr and does what it says; exit status, stdout and the lines of stderr."""
+    """Run a command with a wearer who follows stderr; returns exit status, stdout and the lines of stderr."""
     with start("-m", "cpep_edge", *words, env=environment(OMP_NUM_THREADS="1")) as process:
         lines = []
         for line in process.stderr:
@@ -96,7 +96,7 @@ def test_a_bad_wish_ends_in_one_sentence_before_anything_is_asked(tmp_path, argu
 
 
 class SilentBand:
-    """A source that says nothing until it is stopped, or breaks."""
+    """A source that is silent until it is stopped, or that fails at once."""
 
     def __init__(self, *, breaks: bool) -> None:
         self._breaks, self.waits, self.stopped = breaks, threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""`teach` from a wish to a bundle, with a wearer who does what the cue says."""
+"""`teach` from a wish to a bundle, with a wearer who follows the cues."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ A_BLOCK_S = 0.1
 
 
 def sit(teaching: Teaching, arm: Arm, until: int | None = None, turned: int = 0) -> None:
-    """Do what is asked until so many repetitions are made, or all."""
+    """Follow the cues until `until` repetitions are made; None: all."""
     index, n = 0, round(A_BLOCK_S * arm.rate_hz)
     while teaching.cue.phase != "done" and (until is None or teaching.cue.n_done < until):
         cue = teaching.cue
@@ -42,7 +42,7 @@ def fit(teaching: Teaching) -> None:
 
 
 def broken_off(path: Path, arm: Arm, wish: Wish, turned: int = 0) -> None:
-    """A lesson that ends after its first repetition."""
+    """Break a lesson off after its first repetition."""
     teaching = Teaching(path, arm.info(), wish)
     sit(teaching, arm, until=1, turned=turned)
     teaching.close()
@@ -69,7 +69,7 @@ def ready(arm, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def mine(ready, tmp_path) -> Path:
-    """A taught bundle with its recordings, to be changed."""
+    """A taught bundle with its recordings, which the test may change."""
     shutil.copytree(ready, tmp_path / "mine.cpep")
     shutil.copytree(recordings_of(ready), tmp_path / "mine.recordings")
     return tmp_path / "mine.cpep"
@@ -87,7 +87,7 @@ def test_a_wish_becomes_a_bundle_and_every_repetition_a_session_that_says_its_ge
         with Session(file) as session:
             session.check()
             stages.append(session.meta.stage)
-    # rest before each, and a long one at the start
+    # a rest before each repetition, and a long one at the start
     assert [stages.count(name) for name in ("Rest", *GESTURES)] == [7, 3, 3]
 
 
@@ -119,7 +119,7 @@ def test_repeating_a_gesture_goes_on_where_it_was_broken_off_and_ends_with_the_n
     assert Bundle(mine).manifest.version == before + 1
     kept = Recordings.read(recordings_of(mine))
     assert sum(one.gesture == "Open" for one in kept.repetitions()) == 6
-    assert Teaching(mine, arm.info(), wish).cue.n_steps == 3  # the bundle knows all that was recorded
+    assert Teaching(mine, arm.info(), wish).cue.n_steps == 3  # no recording is left to fit
 
 
 def test_what_a_broken_off_repeat_left_can_be_fitted_without_the_band(mine, arm):
@@ -151,13 +151,13 @@ def test_a_gesture_is_added_and_one_left_out_and_its_recordings_stay(mine, arm):
 
 
 def add(path: Path, arm: Arm, name: str) -> None:
-    """As `gestures add --from-session` does."""
+    """Add a gesture like `gestures add --from-session`."""
     with OpenBundle.to_edit(path) as opened:
         add_from_session(opened, name, arm.session(path.parent, name))
 
 
 def test_a_gesture_that_was_added_to_the_bundle_is_not_lost_by_a_lesson(mine, arm):
-    """Neither before the lesson nor while it runs: what is recorded stays, and so does what was added."""
+    """Whether it was added before or during the lesson; both the recordings and the added gesture are kept."""
     teaching = Teaching(mine, arm.info(), Wish(again=("Fist",), repetitions=1))
     sit(teaching, arm)
     fitted = teaching.fit()
@@ -332,7 +332,7 @@ def test_two_gestures_that_are_one_movement_are_taught_and_named(tmp_path):
 
 def test_an_electrode_that_hears_nothing_is_said_to_carry_nothing(tmp_path):
     arm = Arm(seed=7, rate_hz=250.0)
-    arm.mixing[4] = 0  # it hears its own noise
+    arm.mixing[4] = 0  # it picks up only its own noise
     path = tmp_path / "mine.cpep"
     teaching = Teaching(path, arm.info(), Wish(GESTURES))
     sit(teaching, arm)
@@ -341,7 +341,7 @@ def test_an_electrode_that_hears_nothing_is_said_to_carry_nothing(tmp_path):
 
 
 def activations(path: Path, arm: Arm, movement: np.ndarray) -> int:
-    """How often live decides on a gesture."""
+    """The number of live decisions on a gesture."""
     decisions = play(blocks(movement, arm.rate_hz), LiveEngine(Recogniser(Bundle(path)), arm.info()))
     return sum(decision.changed and decision.gesture in GESTURES for decision in decisions)
 
@@ -350,7 +350,7 @@ def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_pat
     arm, n = Arm(seed=6, rate_hz=250.0), 0
     for name in GESTURES:
         arm.drive(name)
-    for number in range(8):  # other movements are half of the way to a gesture, each with muscles of its own
+    for number in range(8):  # each is halfway between a gesture and muscles of its own
         arm.drives[f"other {number}"] = 0.5 * arm.drive(GESTURES[number % 2]) + 0.5 * arm.drive(f"muscles {number}")
     found = {}
     for others in (True, False):
@@ -377,7 +377,7 @@ def test_movements_that_were_taught_to_be_no_gesture_are_decided_on_less(tmp_pat
 
 @pytest.mark.parametrize("others", [True, False])
 def test_other_movements_do_not_hide_that_the_band_sits_turned(tmp_path, others):
-    """They are all of one kind, and a calibration holds none of them: its mean lies elsewhere."""
+    """Other movements shift the mean of the training data, but a calibration does not contain any."""
     arm = Arm(seed=1, rate_hz=250.0)
     for name in (*GESTURES, "Point"):
         arm.drive(name)

@@ -1,4 +1,4 @@
-"""Signatures and versions; the bundle here is small and made by hand, because nothing of it is run."""
+"""Signatures and versions. Where a bundle is not run, it is a small one made by hand."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ def test_a_manifest_that_was_changed_and_sealed_again_is_refused(signed, public)
     manifest["gestures"][0]["name"] = "Rest"
     reseal(signed, manifest)
 
-    assert Bundle(signed).manifest.gestures[0].name == "Rest"  # without a key, hashes are all there is
+    assert Bundle(signed).manifest.gestures[0].name == "Rest"  # without a key, only hashes are checked
     with pytest.raises(ArtifactError, match="signature"):
         Bundle(signed, public)
 
@@ -84,7 +84,7 @@ def test_the_signature_is_checked_before_the_manifest_is_parsed(signed, public):
 
 
 def test_a_library_is_never_loaded_from_a_bundle_of_another_maker(signed, tmp_path):
-    """Through the command line, in a process of its own, whose memory map would show the library."""
+    """Tested in another process, whose memory map would show the library."""
     other = generate_keys(tmp_path / "other.pem")
     code = f"""
 from pathlib import Path
@@ -112,11 +112,11 @@ def test_an_older_version_is_refused_after_a_newer_one_ran(bundle, secret, publi
     older, newer = as_version(bundle, 3, secret), as_version(bundle, 4, secret)
     Bundle(older, public).keep_older_out()
     Bundle(newer, public).keep_older_out()
-    Bundle(newer, public)  # again is no offence
+    Bundle(newer, public)  # the same version may run again
 
     with pytest.raises(ArtifactError, match="version 3 of tiny is older than version 4, which ran here"):
         Bundle(older, public)
-    assert Bundle(older).manifest.version == 3  # without a key, nobody asks
+    assert Bundle(older).manifest.version == 3  # without a key, versions are not checked
 
 
 def test_looking_at_a_bundle_keeps_no_older_one_out(bundle, secret, public):
@@ -186,7 +186,7 @@ def test_live_keeps_older_versions_out_from_then_on(bundle, secret, public, wher
     started = invoke("live", newer, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
     refused = invoke("live", older, "--port", "/dev/ttyNOWHERE", "--key", public.file, *where)
 
-    assert "/dev/ttyNOWHERE" in str(started.exception)  # the bundle was good, the port is not there
+    assert "/dev/ttyNOWHERE" in str(started.exception)  # the bundle is accepted, but the port is missing
     assert "version 5 of tiny is older than version 6" in str(refused.exception)
 
 
@@ -201,7 +201,7 @@ def test_inspect_tells_versions_signatures_and_what_a_bundle_learns_from(signed,
 
 
 def test_code_from_elsewhere_waits_for_trust_which_is_remembered(tiny_bundle, tmp_path):
-    """This test's machine has not made the bundle: its memory is empty."""
+    """In this test the machine has no record that it made the bundle."""
     if Bundle(tiny_bundle).manifest.native is None:
         pytest.skip("the bundle carries no library")
     with pytest.raises(ArtifactError, match="contains code that was not made on this machine"):
@@ -209,7 +209,7 @@ def test_code_from_elsewhere_waits_for_trust_which_is_remembered(tiny_bundle, tm
     with pytest.raises(ArtifactError, match="--trust once"):
         verify_bundle(tiny_bundle)
 
-    assert verify_bundle(tiny_bundle, run=False).n_golden == 0  # hashes need no trust
+    assert verify_bundle(tiny_bundle, run=False).n_golden == 0  # checking hashes needs no trust
     Bundle(tiny_bundle, trust=True)
     Recogniser(Bundle(tiny_bundle))
 
@@ -217,7 +217,7 @@ def test_code_from_elsewhere_waits_for_trust_which_is_remembered(tiny_bundle, tm
     shutil.copytree(tiny_bundle, other)
     manifest = json.loads((other / MANIFEST_FILE).read_text())
     reseal(other, {**manifest, "version": 99})
-    with pytest.raises(ArtifactError, match="contains code"):  # trust is in one bundle, not in its name or place
+    with pytest.raises(ArtifactError, match="contains code"):  # trust is in one content, not in a name or path
         Recogniser(Bundle(other))
 
 
@@ -232,7 +232,7 @@ def test_what_is_made_here_may_run_here(bundle, secret):
 
 
 def test_nothing_of_an_untrusted_bundle_runs(tiny_bundle, tmp_path):
-    """A library that leaves a mark when it is loaded, under hashes that fit, as anyone can make them."""
+    """The bundle has a library that leaves a mark when it is loaded, with matching hashes, as anyone can make it."""
     if shutil.which("cc") is None or Bundle(tiny_bundle).manifest.native is None:
         pytest.skip("no C compiler, or the bundle carries no library")
     evil, mark = tmp_path / "evil.cpep", tmp_path / "ran"
@@ -267,9 +267,9 @@ def test_nothing_of_an_untrusted_bundle_runs(tiny_bundle, tmp_path):
     assert not mark.exists()
     said = [" ".join(f"{answer.exception} {answer.output}".split()) for answer in answers]
     refused = [one for one in said if "contains code that was not made on this machine" in one]
-    assert len(refused) == len(answers) - 3  # hashes, inspect and list run nothing
+    assert len(refused) == len(answers) - 3  # checking hashes, inspect and list run no code
     assert cpep_edge("verify", evil, "--trust").returncode == 1
-    assert mark.exists()  # the mark works
+    assert mark.exists()  # trusted, the library does run
 
 
 def test_every_command_that_opens_a_bundle_asks_for_the_key_before_it_opens_a_port(tiny_bundle, public, tmp_path):
@@ -300,7 +300,7 @@ def test_a_process_that_is_told_which_bundle_takes_no_other(signed, secret):
 
 
 def test_an_older_bundle_under_another_name_is_older(signed, secret, public):
-    """The maker once signed it under that name; who may choose what lies on the device can bring it back."""
+    """An attacker with access to the device could bring back a bundle that the maker once signed under another name."""
     newest = as_version(signed, 5, secret)
     Bundle(newest, public).keep_older_out()
     renamed = as_version(signed, 3, secret)
@@ -311,7 +311,7 @@ def test_an_older_bundle_under_another_name_is_older(signed, secret, public):
     with pytest.raises(ArtifactError, match=r"version 3 of another, which never ran here, is below version 5 of .*"):
         Bundle(renamed, public)
     Bundle(renamed, public, trust=True).keep_older_out()
-    Bundle(renamed, public)  # once said, it is another model
+    Bundle(renamed, public)  # once trusted, it counts as another model
 
 
 def test_versions_remembered_at_once_are_all_remembered(tmp_path):

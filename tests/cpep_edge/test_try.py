@@ -1,4 +1,4 @@
-"""`cpep-edge try`: how the simulated wearer's lesson is cut, and the whole of it."""
+"""`cpep-edge try`: how the simulated wearer's signal is cut into repetitions, and the whole command."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ RATE_HZ = 100.0
 
 
 def test_gestures_and_the_rests_between_them_are_cut_out_round_by_round():
-    emg_uv = np.arange(3000, dtype=np.float32)[:, None]  # each sample says when it was
+    emg_uv = np.arange(3000, dtype=np.float32)[:, None]  # the value of each sample is its index
     labels = (Label("Fist", 5.0, 8.0), Label("Open", 11.0, 14.0), Label("Fist", 17.0, 20.0))
     found = repetitions_of(emg_uv, labels, RATE_HZ)
     made = [one for one in found if one.gesture != REST]

@@ -25,7 +25,7 @@ FILES = ("encoder.pte", "index.bin", "golden.npz", MANIFEST_FILE, DIGEST_FILE)
 
 @pytest.fixture(scope="module")
 def mended(tiny_bundle, tmp_path_factory) -> Iterator[Path]:
-    """A copy that each test leaves as it found it."""
+    """A copy of the bundle, which each test restores after changing it."""
     copy = tmp_path_factory.mktemp("mended") / "copy.cpep"
     shutil.copytree(tiny_bundle, copy)
     yield copy
@@ -172,7 +172,7 @@ def test_golden_inputs_packed_in_an_unknown_way_are_refused(bundle):
     content = (bundle / "golden.npz").read_bytes()
     with zipfile.ZipFile(bundle / "golden.npz") as archive:
         method = archive.infolist()[0].compress_type
-    headers = {b"PK\x03\x04": 8, b"PK\x01\x02": 10}  # and where each names the method, APPNOTE 4.3.7 and 4.3.12
+    headers = {b"PK\x03\x04": 8, b"PK\x01\x02": 10}  # and the offset of the method, APPNOTE 4.3.7 and 4.3.12
     for signature, offset in headers.items():
         at = content.index(signature) + offset
         assert content[at : at + 2] == method.to_bytes(2, "little")
@@ -185,7 +185,7 @@ def test_golden_inputs_packed_in_an_unknown_way_are_refused(bundle):
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest, and its digest with it, as someone who means it would."""
+    """Change the manifest on purpose: with its digest, and trusted."""
     manifest = json.loads((bundle / MANIFEST_FILE).read_text())
     change(manifest)
     reseal(bundle, manifest, trusted=True)

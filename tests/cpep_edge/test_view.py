@@ -21,7 +21,7 @@ from tests.cpep_edge.fake_stream import HOP_MS, LevelRecogniser, ListSource, cut
 
 @pytest.fixture
 def view() -> LiveView:
-    """A run that is over: half a second low, then high."""
+    """The view of a finished run: half a second low, then high."""
     recogniser = LevelRecogniser()
     signal = np.concatenate([np.zeros(600), np.ones(600)])
     loop = Live(ListSource(cut(signal), recogniser=recogniser), recogniser, hop_ms=HOP_MS)

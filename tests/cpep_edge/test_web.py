@@ -1,4 +1,4 @@
-"""The page of a live run, by its protocol and in a real browser."""
+"""The page of a live run: its protocol."""
 
 import asyncio
 import http.client
@@ -41,7 +41,7 @@ HAND = HandPoses(np.eye(2, dtype=np.float32), np.stack([FLAT, BENT]), rest_rad=F
 
 
 class FedSource:
-    """A band that sends what it is given, when it is given it, and is silent in between."""
+    """A band that sends blocks as soon as it gets them, and is silent in between."""
 
     def __init__(self) -> None:
         self.info, self.counts = INFO, LinkCounts()
@@ -67,7 +67,7 @@ class FedSource:
 
 
 class Feeder:
-    """Feeds a source as a band would, while `with` lasts; `value` may be changed meanwhile."""
+    """Feeds a source like a band during a `with` block; `value` may be changed meanwhile."""
 
     def __init__(self, source: FedSource, value: float) -> None:
         self.value = value
@@ -124,7 +124,7 @@ def stream_url(server: ViewServer) -> str:
 
 
 def messages_until(connection, kind: str) -> dict:
-    """The next message of a kind, others thrown away."""
+    """The next message of a kind; others are discarded."""
     end_s = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end_s:
         message = connection.recv(timeout=TIMEOUT_S)
@@ -147,7 +147,7 @@ def status(url: str, **headers: str) -> int:
 
 
 def handshake(server: ViewServer, host: str, origin: str | None) -> int:
-    """What the server answers to a browser that asks for the stream under this name."""
+    """The server's status for a browser that requests the stream with this host name and origin."""
     connection = http.client.HTTPConnection("127.0.0.1", server._socket.getsockname()[1], timeout=TIMEOUT_S)
     connection.putrequest("GET", "/live", skip_host=True)
     headers = {"Host": host, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
@@ -192,13 +192,13 @@ def test_a_browser_is_told_the_run_the_decisions_and_the_signal():
         assert decision["shares"] == [0.0, 1.0]
         drawn = np.concatenate(strokes)
         ends = [number + len(part) for number, part in zip(first, strokes, strict=True)]
-        assert all(end <= begin for end, begin in zip(ends, first[1:], strict=False))  # each stroke once at most
+        assert all(end <= begin for end, begin in zip(ends, first[1:], strict=False))  # no stroke twice
         assert np.array_equal(np.unique(drawn[:, :, 1]), [round(127 / 6)])
 
 
 @pytest.mark.parametrize("decides", [True, False])
 def test_signal_comes_with_a_decision_where_one_comes_and_by_itself_otherwise(decides, monkeypatch):
-    """A message that comes alone costs a browser a turn of all that it draws."""
+    """Each separate message makes a browser redraw everything."""
     monkeypatch.setattr(server, "TICK_S", 0.0)
     view, ticks, sent = Mock(generation=0), count(), []
     tick = 0
@@ -207,10 +207,10 @@ def test_signal_comes_with_a_decision_where_one_comes_and_by_itself_otherwise(de
     view.strips.side_effect = lambda first, most: (first, np.zeros((3, 1, 2), np.float32))
     decision = Decision(0, 0.0, "Fist", False, "Fist", 1.0, 1.0, False, False, 1.0)
 
-    def newest(_: Mock) -> Decision | None:  # asked for once a tick
+    def newest(_: Mock) -> Decision | None:  # called once per tick
         nonlocal tick
         tick = next(ticks)
-        return replace(decision, sample_index=(tick + 1) // 2) if decides else None  # every other tick
+        return replace(decision, sample_index=(tick + 1) // 2) if decides else None  # a new one every other tick
 
     type(view.stats).last, view.stats.run_s = property(newest), 0.0
     with ViewServer(view, port=0) as page:
@@ -253,7 +253,7 @@ def test_scripts_of_other_pages_and_names_of_other_machines_are_refused():
     with served() as (_, server):
         host = server.url.removeprefix("http://").rstrip("/")
         assert handshake(server, host, origin=f"http://{host}") == 101
-        assert handshake(server, host, origin=None) == 101  # no browser: those always say
+        assert handshake(server, host, origin=None) == 101  # not a browser, because those always send it
         assert handshake(server, host, origin="http://elsewhere.example") == 403
         assert handshake(server, "elsewhere.example", origin="http://elsewhere.example") == 403
         assert status(server.url) == 200
@@ -338,9 +338,9 @@ def test_connections_that_ask_for_nothing_end_and_are_few(monkeypatch):
     with served(host="127.0.0.1", token="secret") as (_, server), ExitStack() as stack:
         slow = [stack.enter_context(raw(server, b"GET / HTTP/1.1\r\n")) for _ in range(4)]
         fifth = stack.enter_context(raw(server))
-        assert is_closed(fifth)  # at once: nothing of it was read
+        assert is_closed(fifth)  # at once, because it sent nothing
         assert all(is_closed(connection) for connection in slow)  # after half a second
-        assert status(server.url) == 200  # and whoever has the token looks on
+        assert status(server.url) == 200  # and with the token the page still works
 
 
 def test_the_connections_of_a_viewer_are_not_those_that_are_counted(monkeypatch):
@@ -350,7 +350,7 @@ def test_the_connections_of_a_viewer_are_not_those_that_are_counted(monkeypatch)
         viewers = [stack.enter_context(client.connect(stream_url(server), proxy=None)) for _ in range(4)]
         for viewer in viewers:
             messages_until(viewer, "about")
-        for viewer in viewers:  # later than the time to become one
+        for viewer in viewers:  # after the time limit for new connections
             assert all(messages_until(viewer, "health") for _ in range(2))
 
 
@@ -387,7 +387,7 @@ def test_many_who_ask_at_once_get_no_more_places_than_there_are():
     assert len(admitted) == MOST_VIEWERS
 
 
-NO_UTF_8 = b"\x81\x82\0\0\0\0\xff\xfe"  # a frame that says it is text
+NO_UTF_8 = b"\x81\x82\0\0\0\0\xff\xfe"  # a text frame with invalid UTF-8
 
 
 @pytest.mark.parametrize(

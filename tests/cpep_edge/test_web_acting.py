@@ -1,4 +1,4 @@
-"""What a page may do with a run, by its protocol: who may, one thing at a time, refusals in words."""
+"""A page's actions on a run, by its protocol: who may act, one action at a time, and clear refusals."""
 
 import csv
 import json
@@ -55,20 +55,20 @@ def page(tmp_path, wearer) -> Iterator[Page]:
         timing = Timing(first_rest_s=3.0, rest_s=2.5, make_s=2.5)
         with running(bundle, chosen, chosen=chosen, timing=timing) as page:
             acting = page[1]
-            wearer.asked = lambda: (  # "Radial" is what else the hand does
+            wearer.asked = lambda: (  # "Radial" is the wearer's other movement
                 doing.gesture or "Radial" if (doing := acting.doing) is not None and doing.now else "Rest"
             )
             yield page
 
 
 def told(acting: Acting) -> str:
-    """How an action ended, once it has."""
+    """Wait until an action ends; returns its result as text."""
     wait(lambda: acting.doing is None)
     return acting.told
 
 
 def watch(acting: Acting) -> set[tuple[str, bool, int]]:
-    """What was asked until the action ended: the gesture, whether it was to be made now, and how many were done."""
+    """All cues until the action ends: the gesture, whether to make it now, and the number of repetitions done."""
     seen = set()
     while (doing := acting.doing) is not None:
         seen.add((doing.gesture, doing.now, doing.n_done))
@@ -84,7 +84,7 @@ def test_only_the_page_of_this_run_may_act(page):
         {"x_cpep_act": "guess"},
         {"x_cpep_act": None},
         {"origin": "http://elsewhere.example"},
-        {"origin": None},  # no browser's page: those say where they come from
+        {"origin": None},  # not from a browser, because those send an origin
         {"host": "elsewhere.example"},
     ):
         status, answer = ask(server, "calibrate", {}, **lie)
@@ -171,7 +171,7 @@ def test_a_prompt_that_is_stopped_in_the_middle_is_not_kept(page):
     wait(lambda: acting.doing is not None and acting.doing.now)
     assert ask(server, "stop", {})[0] == 200
     assert acting.told.startswith("stopped; recorded 0 of 1")
-    assert list((acting.folder / "recordings").iterdir()) == []  # no journal either
+    assert list((acting.folder / "recordings").iterdir()) == []  # nor a journal
 
 
 def test_another_device_is_connected_and_the_calibration_of_the_first_does_not_count_for_it(page):
@@ -205,12 +205,12 @@ def test_a_device_that_vanishes_while_it_is_taught_loses_nothing_and_the_lesson_
     assert (status, answer["error"]) == (409, "no device is connected: choose one first")
     wearer.is_gone = False
     assert ask(server, "connect", {"port": "wearer"})[0] == 200
-    assert told(acting) == "connected to wearer on wearer"  # the same: its calibration counts
+    assert told(acting) == "connected to wearer on wearer"  # the same device, so its calibration counts
     assert ask(server, "teach", lesson)[0] == 200
     assert told(acting).startswith("taught Rest, Fist, Open")
     assert len(list(kept.glob("*.hdf5"))) > n_kept
     assert [gesture.name for gesture in loop.engine._recogniser.manifest.gestures] == ["Rest", "Fist", "Open", UNKNOWN]
-    assert ask(server, "teach", {"gestures": ["Fist", "Point"]})[0] == 200  # others: beside the first
+    assert ask(server, "teach", {"gestures": ["Fist", "Point"]})[0] == 200  # other gestures: the first bundle is kept
     wait(lambda: acting.doing is not None and acting.doing.n_steps == 9)
     assert ask(server, "stop", {})[0] == 200
     assert (acting.folder / "taught-1.cpep").is_dir()
@@ -228,7 +228,7 @@ def test_a_run_that_is_recorded_is_not_changed_from_the_page(tmp_path, wearer):
             status, answer = ask(server, name, asked)
             assert (status, "this run is being recorded" in str(answer["error"])) == (409, True)
         assert (loop.engine, loop.engine.spec) == before
-        assert ask(server, "gates", {"min_confidence": 0.9})[0] == 200  # only looked at
+        assert ask(server, "gates", {"min_confidence": 0.9})[0] == 200  # a preview is allowed
 
 
 def test_thresholds_are_shown_on_what_was_before_they_count(page, wearer):
@@ -254,7 +254,7 @@ def test_a_gesture_that_is_renamed_reads_so_at_once_and_keeps_its_label(page):
     with client.connect(stream_url(server), proxy=None) as connection:
         about = messages_until(connection, "about")
     assert {"label": "Fist", "name": "Play music", "kind": "taught"} in about["gestures"]
-    assert about["min_vote_share"] == 0.87  # what was chosen on the page stays
+    assert about["min_vote_share"] == 0.87  # the page's choice is kept
     assert loop.engine.donning.level_uv is not None
     assert Bundle(acting.folder.parent / "mine.cpep").manifest.shown("Fist") == "Play music"
 
@@ -305,7 +305,7 @@ TOLD = "document.getElementById('told').textContent"
 
 
 def do(browser, name: str, **typed: str) -> None:
-    """Open the dialog, fill in one of its forms, and have it done."""
+    """Open the dialog, fill in one of its forms, and submit it."""
     browser.find_element("id", "act").click()
     form = browser.find_element("css selector", f"form[data-act={name}]")
     for field, text in typed.items():
@@ -334,7 +334,7 @@ def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downlo
     spec = loop.engine.spec
     do(browser, "gates")
     see(browser, "document.getElementById('actions').open", lambda is_open: not is_open)
-    assert loop.engine.spec == spec  # nothing was moved
+    assert loop.engine.spec == spec  # no slider was moved
 
     do(browser, "connect", port="wearer")
     see(browser, TOLD, lambda text: text == "the device on wearer is connected already")
@@ -348,7 +348,7 @@ def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downlo
     see(browser, f"[{WANTED}, document.getElementById('shape').checkVisibility()]", lambda now: now == ["Open", True])
     assert axe_faults(browser) == []
     see(browser, TOLD, lambda text: str(text).startswith("recorded 2 of 2"))
-    assert browser.execute_script("return window.beeps") - begun == 3  # once moving, twice a gesture
+    assert browser.execute_script("return window.beeps") - begun == 3  # one for moving, two for the gestures
 
     do(browser, "teach", gestures="Fist, Open", repetitions="2")
     see(browser, WANTED, lambda text: text == "Fist")
@@ -363,9 +363,9 @@ def test_in_a_browser_one_connects_calibrates_records_teaches_renames_and_downlo
 
     browser.find_element("id", "act").click()
     name = browser.find_element("css selector", "#known input[aria-label='How Fist reads']")
-    name.send_keys(Keys.CONTROL, "a", Keys.NULL, "Play")  # `clear` would end the change, and so rename
+    name.send_keys(Keys.CONTROL, "a", Keys.NULL, "Play")  # `clear` would commit the change and so rename
     shown = "[...document.querySelectorAll('#shares .name')].map((name) => name.textContent)"
-    acting.act("rename", {"gesture": "Open", "called": "Flat hand"})  # somebody else, meanwhile
+    acting.act("rename", {"gesture": "Open", "called": "Flat hand"})  # someone else, meanwhile
     see(browser, shown, lambda names: names == ["Rest", "Fist", "Flat hand", "no gesture"])
     name.send_keys(" music\n")
     see(browser, shown, lambda names: names == ["Rest", "Play music", "Flat hand", "no gesture"])
@@ -402,7 +402,7 @@ def test_in_a_browser_a_wearer_who_does_what_is_asked_wins_the_test_and_one_who_
 
 
 def steered(acting: Acting) -> str:
-    """What drives the point of a game towards its ring."""
+    """The gesture that moves the point of a game towards its target."""
     game = None if acting.doing is None else acting.doing.game
     if game is None:
         return "Rest"
@@ -434,7 +434,7 @@ def test_in_a_browser_two_people_who_act_at_once_are_told_and_a_device_that_vani
     server, acting, _ = page
     browser.get(server.url)
     see(browser, GESTURE, lambda name: name == "Rest")
-    assert ask(server, "record", {"gestures": ["Fist"], "seconds": 600})[0] == 200  # somebody else
+    assert ask(server, "record", {"gestures": ["Fist"], "seconds": 600})[0] == 200  # someone else
     see(browser, DOING, bool)
     do(browser, "calibrate")
     refused = "document.getElementById('refused').textContent"

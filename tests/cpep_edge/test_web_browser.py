@@ -38,7 +38,7 @@ def test_in_a_browser_the_hand_moves_the_gesture_is_named_and_a_lost_link_heals(
     assert faults == []
 
 
-SIZES = {  # width, height, pixels a pixel
+SIZES = {  # width, height, device pixels per CSS pixel
     "full HD": (1920, 1080, 1),
     "short laptop": (1280, 560, 1),
     "laptop at 200 %": (640, 400, 2),
@@ -74,7 +74,7 @@ def test_at_every_size_nothing_overlaps_or_is_cut_off_and_axe_finds_no_fault(bro
             see(browser, HAND_PICTURE, lambda now: now == picture(browser))
             assert not browser.execute_script(OVERLAPS)
             assert browser.execute_script(CUT_OFF) == []
-            assert not browser.execute_script(DRAWN_AT_THE_EDGE)  # the open hand's fingertips are inside
+            assert not browser.execute_script(DRAWN_AT_THE_EDGE)  # the open hand's fingertips fit in
             assert axe_faults(browser) == []
 
 
@@ -176,7 +176,7 @@ HAND_PICTURE = "document.getElementById('hand').toDataURL()"
 
 @contextmanager
 def shown_at(browser, width: int, height: int, scale: int, scheme: str) -> Iterator[None]:
-    """A screen, and whether it asks for light or dark or is paper."""
+    """Emulate a screen size and a colour scheme: light, dark or print."""
     size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": "dark" if scheme == "dark" else "light"}]
@@ -188,7 +188,7 @@ def shown_at(browser, width: int, height: int, scale: int, scheme: str) -> Itera
 
 
 def axe_faults(browser) -> list[tuple[str, str]]:
-    """What axe-core finds wrong with the page as it stands: the rule, and the first element that breaks it."""
+    """The faults that axe-core finds on the current page: each rule, and the first element that breaks it."""
     axe = Path(pytest.importorskip("axe_core_python").__file__).parent / "axe.min.js"
     browser.execute_script(axe.read_text(encoding="utf-8"))
     asked = "const tell = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(tell)"
@@ -213,7 +213,7 @@ def check_keys(browser) -> None:
 
 
 def picture(browser) -> str:
-    """The drawn hand, once it stands still."""
+    """The drawn hand, once it no longer moves."""
     last = ""
     for _ in range(50):
         now = browser.execute_script(f"return {HAND_PICTURE}")
@@ -224,7 +224,7 @@ def picture(browser) -> str:
 
 
 def see(browser, expression: str, holds: Callable[[object], bool]) -> None:
-    """Ask the page until an expression holds; what it was last is told when it never does."""
+    """Evaluate an expression until it holds; if it never does, the failure shows its last value."""
     end_s, last = time.monotonic() + TIMEOUT_S, None
     while time.monotonic() < end_s:
         last = browser.execute_script(f"return {expression}")

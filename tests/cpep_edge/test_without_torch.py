@@ -1,4 +1,4 @@
-"""A device: an environment that holds what `pip install cpep-edge` brings and nothing else, and a bundle."""
+"""A device: an environment with only what `pip install cpep-edge` installs, and a bundle."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def declared_by(package: str) -> list[Distribution]:
-    """The packages that installing `package`, without extras, brings."""
+    """The packages that are installed with `package` without extras."""
     found: dict[str, Distribution] = {}
     waiting = [package]
     while waiting:
@@ -36,7 +36,7 @@ def declared_by(package: str) -> list[Distribution]:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> Path:
-    """The interpreter of a fresh environment; its packages are links to those installed here, so it costs a second."""
+    """The interpreter of a fresh environment. Its packages are links to those of this one, which takes a second."""
     folder = tmp_path_factory.mktemp("device") / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
     site = next(folder.glob("lib/python*/site-packages"))
@@ -51,7 +51,7 @@ def python(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare_bundle(tiny_bundle, tmp_path_factory) -> Path:
-    """The same bundle without a library: one that was exported where there is no compiler."""
+    """The same bundle without a library, as if exported on a machine without a compiler."""
     carried = Bundle(tiny_bundle).manifest
     left = (carried.encoder.file, carried.index.file, carried.golden_file)
     path = tmp_path_factory.mktemp("bare") / "tiny.cpep"
@@ -83,7 +83,7 @@ def test_a_bundle_is_verified_with_its_golden_inputs(python, tiny_bundle):
     assert (answer.returncode, answer.stderr) == (0, "")
     report = json.loads(answer.stdout)
     assert report["n_golden"] == 6
-    assert report["smallest_cosine"] > 1 - 1e-6  # made on this machine, by the bindings
+    assert report["smallest_cosine"] > 1 - 1e-6  # its golden inputs were made on this machine, with the bindings
 
 
 def test_a_bundle_is_inspected(python, tiny_bundle):

@@ -1,4 +1,4 @@
-"""A page that acts on a run, and a wearer who does what it asks."""
+"""A page that acts on a run, and a wearer who follows its cues."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ from cpep_edge.web.acting import Acting  # noqa: E402
 from cpep_edge.web.server import ViewServer  # noqa: E402
 
 RATE_HZ, N_CHANNELS = 500.0, 4
-STRONG = {  # microvolts a channel
+STRONG = {  # microvolts per channel
     "Rest": (0, 0, 0, 0),
     "Fist": (60, 5, 5, 20),
     "Open": (5, 60, 20, 5),
@@ -45,7 +45,7 @@ def made(name: str, seconds: float, seed: int) -> np.ndarray:
 
 
 class Wearer:
-    """A band whose wearer does what the page asks, mostly three times as fast as people do, and otherwise rests."""
+    """A band whose wearer follows the page's cues, by default three times as fast as people, and otherwise rests."""
 
     def __init__(self, speed: float = 3.0) -> None:
         self._speed = speed
@@ -77,7 +77,7 @@ class Wearer:
 
 
 def mine(folder: Path, gestures: tuple[str, ...] = HAND) -> Bundle:
-    """A bundle that was taught these."""
+    """A bundle that was taught these gestures."""
     repetitions = [Repetition(name, n, made(name, 2.5, 10 * n + len(name))) for n in (1, 2, 3) for name in gestures]
     path = folder / "mine.cpep"
     write_taught(path, fit_taught(repetitions, "Rest", design_reading(N_CHANNELS, RATE_HZ)), repetitions, "a test")
@@ -86,7 +86,7 @@ def mine(folder: Path, gestures: tuple[str, ...] = HAND) -> Bundle:
 
 @contextmanager
 def running(bundle: Bundle, source: BlockSource, **options: object) -> Iterator[tuple[ViewServer, Acting, Live]]:
-    """A page that acts, of a bundle on a source that was opened."""
+    """Run the live loop of a bundle on an open source, with a page that may act."""
     recogniser = Recogniser(bundle)
     taps: list[Acting] = []
     loop = Live(source, recogniser, taps=taps)
@@ -104,7 +104,7 @@ def running(bundle: Bundle, source: BlockSource, **options: object) -> Iterator[
 
 
 def ask(server: ViewServer, name: str, asked: object, **changed: str | None) -> tuple[int, dict[str, object]]:
-    """What the server answers to a page that asks for an action; `changed` headers lie, or are left out where None."""
+    """Request an action as a page does; returns status and answer. changed: headers to replace; None: omit it."""
     origin = server.url.rstrip("/")
     headers = {"x_cpep_act": server._act_token, "origin": origin, "content_type": "application/json", **changed}
     told = {key.replace("_", "-"): value for key, value in headers.items() if value is not None}
