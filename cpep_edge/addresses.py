@@ -1,12 +1,12 @@
-"""Addresses as they may be shown: where something goes, and not what gives the right to send it there."""
+"""Addresses for display: they show where something is sent, without the secrets that give the right to send it."""
 
 from urllib.parse import urlsplit
 
-_PLAIN_PATH = ("osc",)  # whose path is a prefix of messages; elsewhere it may be the secret of a hook
+_PLAIN_PATH = ("osc",)  # schemes whose path is only a prefix of messages; in others it may be a webhook's secret
 
 
 def without_secrets(address: str) -> str:
-    """An address without user, password, path, query and fragment; names of files and the like stay as they are."""
+    """An address without user, password, path, query and fragment; text that is no URL (a file name) is unchanged."""
     if "://" not in address:
         return address
     scheme = address.partition("://")[0]

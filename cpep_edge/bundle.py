@@ -1,13 +1,13 @@
-"""The bundle `NAME.cpep/`: everything a device needs to recognise gestures, and what it takes to trust it.
+"""The bundle `NAME.cpep/`: all that a device needs to recognise gestures, with the hashes and signature to check it.
 
 A bundle is a folder: `manifest.json`, the encoder program, the pose index, a head, and golden inputs with the outputs
-they must give. One that a wearer taught (`cpep_edge.taught`) may have neither encoder nor index: a head reads the front
-end's tokens, and numpy is all that it needs. The manifest carries the SHA-256 of every other file, and
-`manifest.sha256` that of the manifest, as `sha256sum` writes it. Nothing is handed to a parser before its hash was
-checked, and what was checked is what is parsed: `Bundle.read` returns the very bytes that matched. Hashes find damage;
-who can write both files is kept out by `manifest.sig`, once a key is given (`cpep_edge.trust`).
+they must give. A bundle that a wearer taught (`cpep_edge.taught`) may have neither encoder nor index: then a head reads
+the front end's tokens, which needs only numpy. The manifest holds the SHA-256 of every other file, and
+`manifest.sha256` that of the manifest, in the format of `sha256sum`. No file is parsed before its hash was checked, and
+`Bundle.read` returns the very bytes that were checked. Hashes only detect damage: an attacker can replace a file and
+its hash. `manifest.sig` protects against that, once a key is given (`cpep_edge.trust`).
 
-Only the present schema is read: a bundle is made again in minutes, and one that is read wrongly decides wrongly.
+Only the current schema is read: exporting a bundle again takes minutes, and one that is misread decides wrongly.
 """
 
 import hashlib
@@ -32,21 +32,22 @@ _MAX_MANIFEST_BYTES = 1 << 20
 
 
 class Bundle:
-    """A bundle on disk. The manifest was read; other files are read and checked on demand."""
+    """A bundle on disk. Its manifest is read at once; other files are read and checked on demand."""
 
     def __init__(
         self, path: Path, key: Key | None = None, *, trust: bool = False, manifest_sha256: str | None = None
     ) -> None:
         """Check the signature, then read the manifest.
 
-        key: key that must have signed the manifest, in no older version than ran here; None: check only hashes
+        key: key that must have signed the manifest, which must not be an older version than one that ran here; None:
+            check only hashes
         trust: the user allows the bundle's code to run here, now and later
         manifest_sha256: hash of the bundle that another process opened and checked; any other is refused
         Raises ArtifactError when the manifest is missing, malformed, of a later schema, or not to be trusted.
         """
         self.path = path
         content = _read_checked_manifest(path, key)
-        self.manifest_sha256 = hashlib.sha256(content).hexdigest()  # stands for every file of the bundle
+        self.manifest_sha256 = hashlib.sha256(content).hexdigest()  # identifies every file of the bundle
         if manifest_sha256 not in (None, self.manifest_sha256):
             raise ArtifactError(f"{path} was replaced by another bundle while it was in use: start again")
         self.manifest = parse_manifest(path, content)
@@ -58,7 +59,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path, key_file: Path | None = None, *, trust: bool = False) -> "Bundle":
-        """Open a bundle with the key that is given or configured on this machine, see `configured_key`."""
+        """Open a bundle with the given key, or the one that is configured on this machine, see `configured_key`."""
         return cls(path, configured_key(key_file), trust=trust)
 
     @property
@@ -67,7 +68,10 @@ class Bundle:
         return self._key is not None or self._checked_before
 
     def require_trust(self) -> None:
-        """Raise ArtifactError when nothing says that the code it carries may run on this machine."""
+        """Raise ArtifactError unless the code in the bundle may run on this machine.
+
+        It may when its signature was checked, the bundle was made here, or the user allowed it.
+        """
         if not (self.is_signed or self._trust or remembers("may run", self.manifest_sha256)):
             raise ArtifactError(
                 f"{self.path} contains code that was not made on this machine: check who made it with --key, or add "
@@ -75,7 +79,7 @@ class Bundle:
             )
 
     def keep_older_out(self) -> None:
-        """Remember, where a key is asked for, that this version runs here: from now on no older one will."""
+        """With a key: remember that this version runs here, so that no older version will from now on."""
         if self._key is not None:
             remember_version(self._key, *self._identity(), new_name=self._trust)
 
@@ -102,13 +106,13 @@ class Bundle:
         return content
 
     def _require_same(self) -> None:
-        """Raise ArtifactError where another bundle has taken this one's place, as an edit of its gestures does."""
+        """Raise ArtifactError when another bundle has replaced this one, as an edit of its gestures does."""
         now = _read_plain(self.path, MANIFEST_FILE, _MAX_MANIFEST_BYTES)
         if hashlib.sha256(now).hexdigest() != self.manifest_sha256:
             raise ArtifactError(f"{self.path} was replaced by another bundle while it was in use: start again")
 
     def check_files(self) -> None:
-        """Check every listed file, and that nothing else lies in the folder."""
+        """Check every listed file, and that the folder holds no other file."""
         for name in self.manifest.files:
             self.read(name)
         known = {*self.manifest.files, MANIFEST_FILE, DIGEST_FILE}
@@ -120,7 +124,10 @@ class Bundle:
             raise ArtifactError(f"{self.path}: {extra[0]} is not listed in the manifest")
 
     def copy_files(self, folder: Path, changed: Mapping[str, bytes]) -> None:
-        """Write all files but the manifest into a folder: their new content where they changed, checked where not."""
+        """Write all files but the manifest into a folder; unchanged ones are read from this bundle and checked.
+
+        changed: new content, by file name
+        """
         for name in self.manifest.files:
             (folder / name).write_bytes(changed[name] if name in changed else self.read(name))
         if self.manifest.native is not None:
@@ -133,13 +140,13 @@ def write_bundle(
     manifest: Callable[[dict[str, FileEntry]], Manifest],
     key: SigningKey | None = None,
 ) -> Manifest:
-    """Write a bundle whole or not at all, and return its manifest; an older one at `path` survives every failure.
+    """Write a bundle completely or not at all, and return its manifest; an older one at `path` survives every failure.
 
-    What it carries may run on this machine from then on.
+    The new bundle's code may run on this machine from then on.
 
     fill: writes all files but the manifest into the folder it is given
     manifest: makes the manifest from the sizes and hashes of those files
-    key: signs it
+    key: signs the bundle
     """
     require_bundle_or_nothing(path)
     with replacing_folder(path, ready=lambda: require_bundle_or_nothing(path)) as folder:
@@ -164,7 +171,7 @@ def _remember_it_may_run(manifest_sha256: str) -> None:
 
 
 def sign_bundle(path: Path, key: SigningKey) -> Manifest:
-    """Sign a bundle that lies at `path`, after its files were found whole; it replaces itself."""
+    """Check the files of the bundle at `path`, and replace it by the same bundle with a signature."""
     with locked_bundle(path):
         bundle = Bundle(path)
         bundle.check_files()
@@ -178,7 +185,7 @@ def sign_bundle(path: Path, key: SigningKey) -> Manifest:
 
 @contextmanager
 def locked_bundle(path: Path) -> Iterator[None]:
-    """Hold a bundle from reading it to writing it anew, so that no other change is lost; others wait.
+    """Lock a bundle while it is read and rewritten, so that no concurrent change is lost; others wait.
 
     Raises ArtifactError when there is none.
     """
@@ -190,7 +197,10 @@ def locked_bundle(path: Path) -> Iterator[None]:
 
 
 def next_version(path: Path) -> int:
-    """The version of the next bundle at this path: one above what lies there. Raises ArtifactError above the last."""
+    """The version of the next bundle at this path: one above the present one, 1 for the first.
+
+    Raises ArtifactError when the present version is the highest possible.
+    """
     version = Bundle(path).manifest.version + 1 if (path / MANIFEST_FILE).is_file() else 1
     if version >= MAX_VERSION:
         raise ArtifactError(
@@ -200,7 +210,7 @@ def next_version(path: Path) -> int:
 
 
 def require_bundle_or_nothing(path: Path) -> None:
-    """Raise ArtifactError when something lies at `path` that a new bundle there would delete."""
+    """Raise ArtifactError when a new bundle at `path` would delete anything but a bundle."""
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / MANIFEST_FILE).is_file():
@@ -219,7 +229,7 @@ def _entry(file: Path) -> FileEntry:
 
 
 def _read_checked_manifest(path: Path, key: Key | None) -> bytes:
-    """The bytes of the manifest, after the signature and the digest were found right; nothing was parsed yet."""
+    """The bytes of the manifest, not yet parsed, after its signature and digest were checked."""
     restore(path)
     if not path.is_dir():
         raise ArtifactError(f"{path}: there is no such bundle")

@@ -1,7 +1,7 @@
 """Calibrate to the person and to how the band sits: half a minute of rest and movement before a session.
 
-What is measured is a `cpep_edge.donning.Donning`; a `Profile` keeps it as a file beside the bundle. Rest, where it was
-measured, tells how quiet this arm is: the level below which the muscles are taken to do nothing.
+A calibration measures a `cpep_edge.donning.Donning`, and a `Profile` stores it as a file beside the bundle. If rest is
+recorded too, it gives the rest level of this arm: below that level the muscles count as inactive.
 """
 
 import hashlib
@@ -38,40 +38,40 @@ from cpep_edge.preprocess import LARGEST_UV, Preprocessing, Preprocessor
 from cpep_edge.recogniser import Recogniser, head_input
 
 PROFILE_SCHEMA = 2
-REST_KEPT = 0.98  # of the tenths of a second of rest that its level is to lie above
+REST_KEPT = 0.98  # share of the 0.1 s stretches of rest that should lie below the rest level
 ADAPTING_HOP_S = 0.1  # between the windows that a head is adapted to
-_REST_SHARE = 0.75  # of the way from movement down to rest; chosen on simulated people of validation
-_GESTURE_MARGIN = 0.8  # of the quietest tenths of gestures, that rest is to stay below
-_LEAST_LEVEL_UV = 1e-6  # of a profile file; what is measured to be flat has a level far above
+_REST_SHARE = 0.75  # how far down from movement to rest, in logarithms; chosen on simulated validation people
+_GESTURE_MARGIN = 0.8  # the rest level stays below this share of the quietest 0.1 s stretches of gestures
+_LEAST_LEVEL_UV = 1e-6  # accepted from a profile file; even a flat channel gets a far higher level
 _MAX_PROFILE_BYTES = 1 << 24
-_ODD_FACTOR = 4.0  # stronger or weaker than usual, from which an electrode is suspect
+_ODD_FACTOR = 4.0  # an electrode this many times stronger or weaker than usual is suspect
 
-# Samples are divided by it: neither 0 nor infinite.
+# Samples are divided by the level, so it is neither 0 nor infinite.
 Level = Annotated[float, Field(ge=_LEAST_LEVEL_UV, le=LARGEST_UV)]
 
 
 class Profile(BaseModel):
-    """One donning's calibration, kept as a small JSON file beside the bundle."""
+    """The calibration of one donning, stored as a small JSON file beside the bundle."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     schema_version: int = Field(default=PROFILE_SCHEMA, ge=PROFILE_SCHEMA, le=PROFILE_SCHEMA)
     signal: str = Field(pattern=r"^[0-9a-f]{16}$")  # `signal_id` of the bundle it was measured with
     level_uv: tuple[Level, ...] = Field(min_length=1)  # of each channel, in the model's order
-    order: tuple[int, ...] = Field(min_length=1)  # the band's electrode, from 0, for each of the model's
-    dead: tuple[int, ...] = ()  # the model's electrodes that carry nothing
-    centre: tuple[float, ...] = ()  # the mean token of the front end; empty: the bundle has none
-    head: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")  # SHA-256 of the head that `head_means` is of
+    order: tuple[int, ...] = Field(min_length=1)  # for each electrode of the model, the band's electrode, from 0
+    dead: tuple[int, ...] = ()  # electrodes of the model that carry no signal of their own
+    centre: tuple[float, ...] = ()  # mean token of the front end; empty: the bundle has no front end
+    head: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")  # SHA-256 of the head to which `head_means` belong
     head_means: tuple[tuple[float, ...], ...] = ()
-    rest_level: float = Field(default=0.0, ge=0, le=1e9)  # of all channels, in units of their levels; 0: not measured
+    rest_level: float = Field(default=0.0, ge=0, le=1e9)  # all channels, in units of their levels; 0: not measured
     seconds: float = Field(gt=0)
     created_utc: str
 
     def donning(self, manifest: Manifest) -> Donning:
-        """The donning that was measured, for a bundle of the same signal.
+        """The measured donning, for a bundle with the same signal.
 
-        A head that was changed since, by teaching, starts from its own means again.
-        Raises ConfigError when the profile was measured for another bundle's signal, or is not whole.
+        If the head was changed since, by teaching, its own means are used again.
+        Raises ConfigError when the profile was measured for another bundle's signal, or is not complete.
         """
         n = manifest.n_channels
         n_features = 0 if manifest.front_end is None else manifest.front_end.n_features
@@ -98,12 +98,12 @@ class Profile(BaseModel):
         )
 
     def decide(self, spec: DecisionSpec) -> DecisionSpec:
-        """A bundle's way to decide, with this arm's rest in place of the usual one."""
+        """A bundle's decision settings with the rest level of this arm, if both have one."""
         return spec.model_copy(update={"rest_level": self.rest_level}) if self.rest_level and spec.rest_level else spec
 
 
 def signal_id(manifest: Manifest) -> str:
-    """Stands for all that a calibration depends on: filter, channels and front end."""
+    """A hash of everything that a calibration depends on: filter, channels and front end."""
     front_end = None if manifest.front_end is None else manifest.front_end.model_copy(update={"centre": ()})
     preprocessing = manifest.preprocessing
     signal = (manifest.n_channels, preprocessing.sample_rate_hz, preprocessing.sos, front_end)
@@ -113,11 +113,12 @@ def signal_id(manifest: Manifest) -> str:
 def fit_to_wearer(
     manifest: Manifest, profile: Path | None, max_risk: float | None = None
 ) -> tuple[Donning, DecisionSpec]:
-    """A bundle on one arm: how the band sits, and how to decide.
+    """The donning and the decision settings of a bundle for one wearer.
 
-    profile: file of `calibrate`; None: a band that was not calibrated
-    max_risk: share of the accepted windows that may be wrong, as `cpep_edge.decisions.at_risk` takes it
-    Raises ArtifactError for no such profile, ConfigError for one of another bundle's signal or a risk out of reach.
+    profile: file of `calibrate`; None: the band was not calibrated
+    max_risk: share of the accepted windows that may be wrong, see `cpep_edge.decisions.at_risk`
+    Raises ArtifactError when the profile cannot be read, ConfigError when it is of another bundle's signal or the
+    risk cannot be reached.
     """
     spec = manifest.decision if max_risk is None else at_risk(manifest.decision, max_risk)
     if profile is None:
@@ -133,12 +134,12 @@ def donning_of(
     missing: Sequence[int] = (),
     placed: bool = True,
 ) -> Donning:
-    """Find how a band sits, and where the wearer's gestures lie, from unlabelled movement.
+    """Measure from unlabelled movement how a band sits, and the means of the wearer's gestures for the head.
 
     movement_uv: recordings, each (n_samples, n_channels), raw
-    missing: channels without an electrode of their own, as `StreamInfo` has them; those that were dead when the bundle
-        was taught are left out too
-    placed: False takes the band to sit as usual
+    missing: channels without an electrode of their own, as in `StreamInfo`; channels that were dead when the bundle
+        was taught count as missing too
+    placed: False assumes that the band sits as usual
     Raises DataError when there is too little signal, or too few channels carry any.
     """
     manifest, head, worn = recogniser.manifest, recogniser.head, recogniser.manifest.worn
@@ -167,9 +168,9 @@ def donning_of(
 
 
 def rest_level(rest_uv: NDArray[np.float64], level_uv: NDArray[np.float32]) -> float:
-    """The level that rest stays below: between it and movement, whose level is one, on a logarithmic scale.
+    """The rest level: a level between rest and movement, whose level is 1, on a logarithmic scale.
 
-    rest_uv: (n_stretches, n_channels), of rest, by `stretch_levels_uv`
+    rest_uv: (n_stretches, n_channels), of rest, from `stretch_levels_uv`
     level_uv: (n_channels,), of movement
     """
     resting = np.sqrt(np.mean((rest_uv / level_uv) ** 2, axis=1))
@@ -182,7 +183,7 @@ def rest_level_of(
     resting: Sequence[NDArray[np.float32]],
     moving: Sequence[NDArray[np.float32]],
 ) -> float:
-    """The level that rest stays below and gestures stay above; 0 where there is none, so that the encoder is asked.
+    """The level that separates rest from gestures; 0 if none does, so that every window is classified.
 
     resting, moving: recordings, each (n_samples, n_channels), raw
     """
@@ -208,7 +209,7 @@ def calibrate(
     """Calibrate from an opened source: the wearer rests for `rest_seconds`, then moves for `seconds`.
 
     on_move: called when the rest is over
-    Raises DataError when too little signal came or a channel is flat.
+    Raises DataError when too little signal arrived or a channel is flat.
     """
     info, manifest = source.info, recogniser.manifest
     rate_hz = manifest.preprocessing.sample_rate_hz
@@ -259,7 +260,7 @@ def resting_level(recogniser: Recogniser, donning: Donning, rest_uv: NDArray[np.
 def _scaled_levels(
     preprocessing: Preprocessing, donning: Donning, samples_uv: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """How loud each tenth of a second of a recording is, all channels together, as `live` measures it."""
+    """The level of each 0.1 s of a recording, all live channels together, as `live` measures it, (n_stretches,)."""
     scaled = InputStream(preprocessing, None, samples_uv.shape[1], donning).scaled(samples_uv)
     settled = scaled[round(SETTLE_S * preprocessing.sample_rate_hz) :]
     stretches = stretch_levels_uv(settled, preprocessing.sample_rate_hz)
@@ -269,7 +270,10 @@ def _scaled_levels(
 
 
 def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, float]:
-    """Electrodes much stronger or weaker than usual beside the others, counted from 1 as the model does: the factor."""
+    """Electrodes that are much stronger or weaker than usual, relative to the others.
+
+    returns: factor from the usual level, by electrode, counted from 1 in the model's order
+    """
     if len(pattern) != len(profile.level_uv):
         return {}
     unusual = np.log(profile.level_uv) - np.array(pattern)
@@ -282,13 +286,13 @@ def odd_electrodes(profile: Profile, pattern: Sequence[float]) -> dict[int, floa
 
 
 def save_profile(profile: Profile, path: Path) -> None:
-    """Write a profile, whole or not at all, in the place of an earlier one or of nothing."""
+    """Write a profile, completely or not at all; only an earlier profile is replaced."""
     require_profile_or_nothing(path)
     write_file(path, profile.model_dump_json(indent=2) + "\n")
 
 
 def require_profile_or_nothing(path: Path) -> None:
-    """Raise ConfigError when something else than a profile, of whatever version, lies where one is to be written."""
+    """Raise ConfigError when `path` exists and is not a profile, of any version."""
     if not os.path.lexists(path):
         return
     try:
@@ -321,7 +325,7 @@ def load_profile(path: Path) -> Profile:
 
 
 def head_inputs(recogniser: Recogniser, recordings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """What the head reads of the windows of some recordings, a tenth of a second apart, (n, d).
+    """The head's inputs for the windows of some recordings, one every 0.1 s, (n, d).
 
     recordings: steps of the encoder's input, each (m, n_inputs), as `Recogniser.stream` gives them
     """

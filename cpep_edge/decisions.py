@@ -1,27 +1,29 @@
 """From votes to decisions: quick, stable, and silent when unsure.
 
-Windows overlap and tremble, and a hand on its way to one gesture passes others. So evidence is summed over hops: a
-belief over the bundle's gestures and "unknown" is carried from hop to hop by Bayes' rule, as in the forward pass of a
-hidden Markov model whose states last (Rabiner 1989). It is Wald's sequential test for many classes, with forgetting
-(Baum & Veeravalli 1994): clear movement is decided on in a few hops, doubtful movement later or not at all.
+Votes fluctuate from window to window, and a hand on its way to one gesture passes others. So evidence is summed over
+hops: a belief, a probability for each of the bundle's gestures and "unknown", is updated at each hop by Bayes' rule, as
+in the forward pass of a hidden Markov model whose states last (Rabiner 1989). It is Wald's sequential test for many
+classes, with forgetting (Baum & Veeravalli 1994): a clear movement is decided on within a few hops, a doubtful one
+later or not at all.
 
-- evidence: a window speaks by the logarithm of its vote's shares, weighed so that `evidence_ms` of signal count as one
-  look, and never louder than a limit. One that a threshold rejects speaks for "unknown", a quiet one for rest.
-- hysteresis: thresholds guard the way in. The gesture that stands needs to pass none to be held, so that a hand that
-  tires or shifts does not make it twice.
-- bound: a decision changes to the state that leads with at least `min_belief`.
-- other movements: a bundle may have been taught what is no gesture. Its windows are evidence like any gesture's, and
-  what is decided is "unknown".
-- release: a hand that lets go flings past the opposite gesture. After a gesture that stood for `release_ms` no other is
-  decided on for as long; letting go is always allowed, and a first decision that was wrong is soon put right.
-- wake: with a `wake_gesture` no gesture counts until that one was made twice, and again once nothing was made for a
+- evidence: the logarithm of a vote's shares, weighted so that `evidence_ms` of signal count as one independent
+  observation, and limited. A window that a threshold rejects is evidence for "unknown", a quiet one for rest.
+- hysteresis: the thresholds apply only to the start of a gesture. The current gesture continues without passing them,
+  so that it is not decided on twice when the hand tires or shifts.
+- bound: a decision changes to the state with the largest belief, once that is at least `min_belief`.
+- other movements: a bundle may have been taught movements that are no gesture. Their windows are evidence like those of
+  any gesture, and the decision is "unknown".
+- release: a hand that lets go swings past the opposite gesture. After a gesture that lasted for `release_ms`, no other
+  is decided on for as long again. Rest and "unknown" are always allowed, and a wrong first decision is soon corrected.
+- wake: with a `wake_gesture`, no gesture counts until that one was made twice, and again once none was made for a
   while.
 
-Of 16 people of myo-wrist, on whom this was chosen, taught by three repetitions and other movements, it decides .978 of
-the events right, at 2 false activations an hour of small movements and 320 ms after the muscle; the debounce by
-counting that was here before .977 at 9 and 315 ms. Eight others: .986 at 37, by counting .986 at 103; without other
-movements .982 at 59 and .986 at 214. In trials a cumulative sum with restarts was slower, and a head over the last .2
-s as good within a donning and worse on the next (`benchmarks/measure_decisions.py`).
+The settings were chosen on 16 people of myo-wrist, taught by three repetitions and other movements. On them, .978 of
+the events are decided correctly, with 2 false activations per hour of small movements, 320 ms after the muscle starts;
+the earlier debounce by counting reached .977 with 9, and 315 ms. On eight other people: .986 with 37, by counting .986
+with 103; without other movements taught, .982 with 59 and .986 with 214. In trials, a cumulative sum with restarts was
+slower, and a head over the last 0.2 s was as good within a donning and worse on the next
+(`benchmarks/measure_decisions.py`).
 """
 
 import math
@@ -36,16 +38,16 @@ from cpep_edge.manifest import DecisionSpec, OperatingPoint
 from cpep_edge.names import UNKNOWN
 from cpep_edge.pose_index import Vote
 
-DWELL_S = 25.0  # that a state lasts on average; ten times as long decides 15 ms later
-WAKE_WITHIN_S = 3.0  # of its first time, in which the wake gesture must be made again
-AWAKE_S = 10.0  # that the band listens after a gesture
-EVIDENCE_MS = (100.0, 150.0, 250.0)  # 75 decides 30 ms sooner, at twice the false activations;
-WITH_OTHERS_MS = (75.0, 150.0, 250.0)  # where other movements were taught too there are few
-WORTH_WAITING = 0.05  # of the repetitions, that more signal for a look must bring
-_LIMIT = 4.0  # nats by which one hop may speak against a state
-_CLEAR = 10.0  # nats by which a rejected or quiet window speaks, before it is weighed
+DWELL_S = 25.0  # assumed mean duration of a state; ten times as long delays decisions by 15 ms
+WAKE_WITHIN_S = 3.0  # within which the wake gesture must be made the second time
+AWAKE_S = 10.0  # for which gestures count after the last one
+EVIDENCE_MS = (100.0, 150.0, 250.0)  # candidates; 75 decides 30 ms sooner, with twice the false activations
+WITH_OTHERS_MS = (75.0, 150.0, 250.0)  # with other movements taught, false activations are few, so 75 is a candidate
+WORTH_WAITING = 0.05  # share of the repetitions that a larger `evidence_ms` must gain to be chosen
+_LIMIT = 4.0  # the most nats that one hop counts against a state
+_CLEAR = 10.0  # nats of evidence of a rejected or quiet window, before weighting
 LONGEST_MS = 60_000.0
-_LEAST_SHARE = 1e-6  # of a vote: a gesture without any is not impossible
+_LEAST_SHARE = 1e-6  # least share of a vote: a gesture without votes is not impossible
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Decision:
     sample_index: int  # one past the window's last sample
     device_t_s: float  # end of the window, device clock
     gesture: str  # the current decision, or "unknown"
-    changed: bool  # it differs from the decision before
+    changed: bool  # it differs from the previous decision
     window_gesture: str  # the gesture of this window alone, or "unknown"
     confidence: float  # share of the k votes, 0..1; 1 at rest
     similarity: float  # cosine of the nearest prototype of the winning gesture; 0 at rest
@@ -65,10 +67,10 @@ class Decision:
 
 
 class Decider:
-    """The belief of one stream, and the decision that stands."""
+    """The belief for one stream, and the current decision."""
 
     def __init__(self, spec: DecisionSpec, gestures: tuple[str, ...], hop_ms: float | None = None) -> None:
-        """hop_ms: between two windows; None: the spec's
+        """hop_ms: time between two windows; None: the spec's
 
         Raises ConfigError when the wake gesture is not one of the gestures, or is rest.
         """
@@ -82,7 +84,7 @@ class Decider:
         self._rest = spec.rest_gesture if spec.rest_gesture in gestures else UNKNOWN
         self._hop_s = (hop_ms or spec.hop_ms) * 1e-3
         self._weight = min(1.0, self._hop_s * 1e3 / spec.evidence_ms)
-        self._leave = (1 - math.exp(-self._hop_s / DWELL_S)) / len(gestures)  # to each other state
+        self._leave = (1 - math.exp(-self._hop_s / DWELL_S)) / len(gestures)  # transition probability to another state
         self._states = (*gestures, UNKNOWN)
         self._resting = gestures.index(self._rest) if self._rest != UNKNOWN else len(gestures)
         self.reset()
@@ -92,16 +94,17 @@ class Decider:
         self._decided = self.gesture = UNKNOWN
         self._belief = np.zeros(len(self._states))
         self._belief[self._resting] = 1.0
-        self._hop = self._since = 0  # now, and when the decision fell
-        self._released = 0  # the first hop at which another gesture may be decided on
-        self._woken_until = self._wake_by = -1  # hops until which the band is awake, or one more wake gesture wakes it
+        self._hop = self._since = 0  # the current hop, and that of the last change
+        self._released = 0  # first hop at which another gesture may be decided on
+        # The last hops at which gestures count without the wake gesture, and at which a second wake gesture counts.
+        self._woken_until = self._wake_by = -1
 
     def accept(self, vote: Vote) -> str:
-        """The gesture a vote stands for by itself, or "unknown"."""
+        """The gesture of a single vote, or "unknown" when the thresholds reject it."""
         return self._gestures[vote.gesture_index] if self._passes(vote) else UNKNOWN
 
     def update(self, vote: Vote | None) -> bool:
-        """Take in one window, None for a quiet one; returns whether the decision changed."""
+        """Update the belief by the vote of one window, None for a quiet one; returns whether the decision changed."""
         if vote is None:
             speaks = self._only(self._resting)
         elif not self._passes(vote) and not self._holds(self._gestures[vote.gesture_index]):
@@ -117,7 +120,7 @@ class Decider:
         return self.gesture != before
 
     def is_active(self, gesture: str) -> bool:
-        """Whether a decision asks an application to act: it is neither "unknown" nor rest."""
+        """Whether an application should act on a decision: it is neither "unknown" nor rest."""
         return gesture not in (UNKNOWN, self._spec.rest_gesture)
 
     def _passes(self, vote: Vote) -> bool:
@@ -138,7 +141,7 @@ class Decider:
         self.gesture = leader if not self.is_active(leader) or self._is_awake(leader) else self._rest
 
     def _is_awake(self, gesture: str) -> bool:
-        """Whether a gesture that was just decided on counts."""
+        """Whether a gesture that was just decided on counts, given the wake gesture."""
         wake = self._spec.wake_gesture
         if wake and self._hop > self._woken_until and not (gesture == wake and self._hop <= self._wake_by):
             self._wake_by = self._hop + round(WAKE_WITHIN_S / self._hop_s) if gesture == wake else -1
@@ -151,7 +154,10 @@ class Decider:
 
 
 def _log_likelihood(vote: Vote, n_gestures: int) -> NDArray[np.float64]:
-    """Of each gesture up to a constant, the likeliest at 0, (n_gestures,); what one share leaves, the others share."""
+    """The log-likelihood of each gesture, relative to the likeliest, (n_gestures,).
+
+    If the vote has only the winner's share, the other gestures have equal parts of the rest.
+    """
     shares = np.zeros(n_gestures) if vote.shares else np.full(n_gestures, (1 - vote.share) / max(1, n_gestures - 1))
     shares[: len(vote.shares)] = vote.shares
     if not vote.shares:
@@ -163,13 +169,14 @@ def _log_likelihood(vote: Vote, n_gestures: int) -> NDArray[np.float64]:
 def choose(
     spec: DecisionSpec, gestures: tuple[str, ...], repetitions: Sequence[tuple[str, Sequence[Vote]]], hop_ms: float
 ) -> tuple[DecisionSpec, list[bool]]:
-    """How much signal is to count as one look, from repetitions that a head had not seen when it voted on them.
+    """Choose `evidence_ms` by repetitions that the voting head was not fitted on.
 
-    The least is taken under which about as many are decided rightly and alone as under any other.
+    A candidate scores the repetitions that it decides correctly, less the false activations. The shortest candidate
+    with nearly the best score is chosen.
 
-    repetitions: what was asked for and its votes, hop by hop
-    returns: the spec, and which repetitions it decides rightly
-    Raises ConfigError when there is no repetition of a gesture but rest.
+    repetitions: the gesture asked for and its votes, hop by hop
+    returns: the spec, and which repetitions it decides correctly
+    Raises ConfigError when rest is the only gesture with repetitions.
     """
     if all(name in (UNKNOWN, spec.rest_gesture) for name, _ in repetitions):
         raise ConfigError("the labelled signal holds no movement but rest: record each gesture for a second at least")
@@ -186,7 +193,7 @@ def choose(
 def _played(
     spec: DecisionSpec, gestures: tuple[str, ...], repetitions: Sequence[tuple[str, Sequence[Vote]]], hop_ms: float
 ) -> tuple[list[bool], int]:
-    """Which repetitions were decided rightly, and how many other activations there were."""
+    """Which repetitions are decided correctly, and the number of activations of other gestures."""
     won, n_false = [], 0
     for name, votes in repetitions:
         decider = Decider(spec, gestures, hop_ms)
@@ -205,13 +212,13 @@ def with_gates(
     wake_gesture: str | None = None,
     adapt: bool = False,
 ) -> DecisionSpec:
-    """The same decisions with what a user chose; None leaves a thing as it is.
+    """Decision settings with the values that a user chose; None keeps the present one.
 
-    min_confidence: share of the votes below which no gesture begins
-    debounce_ms: for which a clear gesture is seen before it is decided on
-    refractory_ms: after a gesture that was held, until the next may be decided on
-    adapt: the head drifts with the wearer
-    Raises ConfigError for a share that is none, or a time that is below zero or too long.
+    min_confidence: share of the votes that a gesture needs to begin
+    debounce_ms: time that a clear gesture must last before it is decided on
+    refractory_ms: time after a gesture was held, until the next may be decided on
+    adapt: the head follows slow changes of the wearer's signal
+    Raises ConfigError for a share outside 0 to 1, or a time that is negative or too long.
     """
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise ConfigError(f"a confidence lies between 0 and 1, and {min_confidence:g} does not")
@@ -229,9 +236,9 @@ def with_gates(
 
 
 def at_risk(spec: DecisionSpec, risk: float) -> DecisionSpec:
-    """The same decisions with the rejection that accepts most windows while at most a share `risk` of them is wrong.
+    """Decision settings with thresholds that accept as many windows as possible, of which at most `risk` are wrong.
 
-    Raises ConfigError when the bundle was not calibrated, or cannot be that sure.
+    Raises ConfigError when the export measured no rejection thresholds, or none reaches this risk.
     """
     good = [point for point in spec.rejection if point.risk <= risk]
     if not good:

@@ -1,18 +1,18 @@
-"""One wearing of the band: how it sits on this arm, found in half a minute of unlabelled movement.
+"""One donning (one wearing of the band): how it sits on this arm, measured in half a minute of unlabelled movement.
 
-Skin, fat, and where electrodes lie decide how strong each channel is and what it hears; they differ between people, and
-from one donning to the next, far more than gestures do. What a calibration finds is applied by one class,
+Skin, fat and electrode positions decide how strong each channel is and which muscles it records. They differ between
+people, and from one donning to the next, far more than gestures do. One class applies the result of a calibration,
 `cpep_edge.input_stream.InputStream`, wherever raw signal becomes encoder input: live, in replays, while teaching,
 evaluating and measuring.
 
-- `order`: a band may sit turned, and on the other arm mirrored. Of all placements that the bundle allows the one is
-  taken under which the calibration looks most like the gestures of training people: by the bundle's head where there is
-  one, and by the pattern of channel levels where not.
-- `level_uv`: what divides each channel, the geometric mean of its RMS over tenths of a second, so that strong and weak
-  moments count alike.
-- `dead`: electrodes that carry nothing.
-- `centre`: the mean token of the front end, taken off every token (`cpep_edge.mpf`).
-- `head_means`: where this wearer's gestures lie (`Head.adapted`).
+- `order`: a band may sit turned, and on the other arm mirrored. Of all placements that the bundle allows, the one is
+  chosen in which the calibration is most similar to the gestures of the training people. The bundle's head judges this;
+  without a front end, the pattern of channel levels does.
+- `level_uv`: each channel is divided by its level, the geometric mean of its RMS over stretches of 0.1 s, so that
+  strong and weak stretches count equally.
+- `dead`: electrodes that carry no signal of their own.
+- `centre`: the mean token of the front end, subtracted from every token (`cpep_edge.mpf`).
+- `head_means`: the means of this wearer's gestures (`Head.adapted`).
 """
 
 from collections.abc import Callable, Sequence
@@ -27,35 +27,35 @@ from cpep_edge.preprocess import Preprocessing, Preprocessor
 
 LEVEL_STRETCH_S = 0.1
 MIN_CALIBRATION_S = 2.0
-SETTLE_S = 0.2  # of the filter, left out at the start
-FLAT_UV = 0.05  # quieter than the noise of any amplifier for EMG: the electrode hangs in the air or is shorted
-LEAST_PLACED = 3  # live electrodes by whose levels a place can be told: any two correlate fully
-FLAT_SHARE = 1e-3  # of the median channel's level, below which one is flat in a band that counts
-DOUBLED = 0.9999  # correlation from which two channels are one electrode
+SETTLE_S = 0.2  # time for the filter to settle, left out at the start
+FLAT_UV = 0.05  # below the noise of any EMG amplifier: the electrode has no contact or is shorted
+LEAST_PLACED = 3  # live electrodes needed to choose a placement by levels: with two, every correlation is 1 or -1
+FLAT_SHARE = 1e-3  # share of the median channel's level below which a channel is flat, for a band in counts
+DOUBLED = 0.9999  # two channels that correlate more than this carry the signal of one electrode
 
 Tokens = NDArray[np.float32]  # (m, F), of one recording
-Likelihood = Callable[[Sequence[Tokens]], float]  # how like training people's gestures recentred recordings are
+Likelihood = Callable[[Sequence[Tokens]], float]  # similarity of recentred recordings to the training people's gestures
 
 
 @dataclass(frozen=True, slots=True)
 class Donning:
-    """What a calibration found; the default is a band that was not calibrated."""
+    """The result of a calibration; the default is a band that was not calibrated."""
 
-    order: tuple[int, ...] = ()  # the band's electrode, from 0, for each of the model's; empty: as they come
-    level_uv: NDArray[np.float32] | None = None  # (C,), as the model counts its electrodes
-    dead: tuple[int, ...] = ()  # the model's electrodes that carry nothing
+    order: tuple[int, ...] = ()  # for each electrode of the model, the band's electrode, from 0; empty: the same
+    level_uv: NDArray[np.float32] | None = None  # (C,), in the model's order
+    dead: tuple[int, ...] = ()  # electrodes of the model that carry no signal of their own
     centre: NDArray[np.float32] | None = None  # (F,)
     head_means: NDArray[np.float32] | None = None  # (K, r)
 
     def to_json(self) -> dict[str, list[float] | list[list[float]] | list[int] | None]:
-        """The values for JSON, without loss."""
+        """The values as JSON types, without loss."""
         arrays = {"level_uv": self.level_uv, "centre": self.centre, "head_means": self.head_means}
         kept = {name: None if array is None else array.tolist() for name, array in arrays.items()}
         return {"order": list(self.order), "dead": list(self.dead), **kept}
 
     @classmethod
     def from_json(cls, fields: object) -> "Donning":
-        """What `to_json` gave. Raises ValueError or TypeError for anything else."""
+        """Read the result of `to_json`. Raises ValueError or TypeError for anything else."""
         if not isinstance(fields, dict) or fields.keys() != cls.__dataclass_fields__.keys():
             raise ValueError("no donning")
         arrays = {
@@ -65,17 +65,17 @@ class Donning:
         return cls(order=tuple(map(int, fields["order"])), dead=tuple(map(int, fields["dead"])), **arrays)
 
     def lacking(self, missing: Sequence[int]) -> "Donning":
-        """The same on a device that has no electrode for some of its channels, counted from 0 as the device does."""
+        """The donning with further dead electrodes: device channels, from 0, that have no electrode of their own."""
         places = missing if not self.order else [place for place, one in enumerate(self.order) if one in missing]
         return replace(self, dead=tuple(sorted({*self.dead, *places})))
 
     def arranged(self, samples_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Samples of the band, (n, C), in the model's order."""
+        """Reorder samples of the band, (n, C), to the model's order."""
         return samples_uv[:, self.order] if self.order else samples_uv
 
 
 def placements(n_electrodes: int, max_turn: int, mirrored: bool) -> list[tuple[int, ...]]:
-    """Ways to wear a ring: turned by up to so many electrodes, and either way round; the usual way first."""
+    """The ways to wear a ring of electrodes, the usual one first: turned by up to `max_turn`, and also mirrored."""
     ring = np.arange(n_electrodes)
     turns = sorted(range(-min(max_turn, n_electrodes // 2), min(max_turn, (n_electrodes - 1) // 2) + 1), key=abs)
     ways = [ring, ring[::-1]] if mirrored else [ring]
@@ -93,16 +93,16 @@ def measure_donning(
     missing: Sequence[int] = (),
     flat_uv: float = FLAT_UV,
 ) -> Donning:
-    """Find how a band sits from unlabelled movement.
+    """Measure how a band sits, from unlabelled movement.
 
     movement_uv: recordings, each (n_samples, C), raw, in the band's own order
-    front_end: None where the encoder reads the signal itself
-    orders: the placements to choose among; the first wins among equals, none: as they come
-    likelihood: of recordings' tokens, recentred, by which the placement is chosen
-    pattern: (C,), logarithms of the usual levels, by which it is chosen otherwise
-    missing: channels without an electrode of their own, as `StreamInfo` has them
-    flat_uv: the level below which a channel is flat; a band in counts has another
-    Raises DataError when there is too little signal, or a channel is flat that ought not to be.
+    front_end: None when the encoder reads the signal itself
+    orders: the placements to choose among, the first of equals wins; empty: the band's own order
+    likelihood: of the recordings' recentred tokens; chooses the placement when there is a front end
+    pattern: (C,), logarithms of the usual levels; chooses the placement when there is no front end
+    missing: channels without an electrode of their own, as in `StreamInfo`
+    flat_uv: level below which a channel is flat; differs for a band in counts
+    Raises DataError when there is too little signal, or a channel is flat that must not be.
     """
     levels, dead = live_levels_uv(movement_uv, preprocessing, missing, flat_uv, may_be_dead=front_end is not None)
     orders = list(orders) or [tuple(range(len(levels)))]
@@ -140,7 +140,7 @@ def device_tokens(
 
 
 def window_means(tokens: Tokens, n_tokens: int) -> NDArray[np.float32]:
-    """The mean of each run of so many tokens, (m - n_tokens + 1, F); none where there are fewer."""
+    """The mean of each `n_tokens` successive tokens, (m - n_tokens + 1, F); empty when there are fewer."""
     if len(tokens) < max(1, n_tokens):
         return np.empty((0, tokens.shape[1]), np.float32)
     sums = np.concatenate([np.zeros((1, tokens.shape[1])), np.cumsum(tokens, axis=0, dtype=np.float64)])
@@ -149,12 +149,12 @@ def window_means(tokens: Tokens, n_tokens: int) -> NDArray[np.float32]:
 
 
 def unscaled(preprocessing: Preprocessing) -> Preprocessing:
-    """The same filter, whose output is in microvolts."""
+    """The same filter with its output in microvolts."""
     return replace(preprocessing, scale_uv=1.0, clip=np.inf)
 
 
 def stretch_levels_uv(filtered_uv: NDArray[np.float32], sample_rate_hz: float) -> NDArray[np.float64]:
-    """RMS of each tenth of a second, (n_stretches, n_channels), microvolts.
+    """RMS of each stretch of 0.1 s, (n_stretches, n_channels), microvolts.
 
     filtered_uv: (n_samples, n_channels), filtered and not scaled
     """
@@ -174,9 +174,9 @@ def channel_levels_uv(
 ) -> NDArray[np.float32]:
     """The level of each channel, (n_channels,): the geometric mean over stretches, (n_stretches, n_channels).
 
-    missing: channels without an electrode of their own; those that are flat have a level of 1
-    may_be_dead: a flat channel's level is left as it is, near zero
-    Raises DataError when there is too little signal, or a channel is flat.
+    missing: channels without an electrode of their own; if flat, they get a level of 1
+    may_be_dead: accept flat channels and keep their levels, near zero
+    Raises DataError when there is too little signal, or a channel is flat that must not be.
     """
     if len(stretches_uv) < MIN_CALIBRATION_S / LEVEL_STRETCH_S:
         raise DataError(f"{len(stretches_uv) * LEVEL_STRETCH_S:.1f} s of signal are too short, calibrate for longer")
@@ -196,7 +196,11 @@ def live_levels_uv(
     *,
     may_be_dead: bool,
 ) -> tuple[NDArray[np.float32], tuple[int, ...]]:
-    """The level of each channel, and the channels that carry nothing of their own: missing, flat, or doubled."""
+    """The level of each channel, and the dead channels: missing, flat, or the copy of another.
+
+    may_be_dead: False accepts only the missing channels as dead
+    Raises DataError as `channel_levels_uv`, or when fewer than two channels are live.
+    """
     settle = round(SETTLE_S * preprocessing.sample_rate_hz)
     filtered_uv = [Preprocessor(unscaled(preprocessing), one.shape[1])(one)[settle:] for one in movement_uv]
     stretches = [stretch_levels_uv(one, preprocessing.sample_rate_hz) for one in filtered_uv]
@@ -214,7 +218,7 @@ def live_levels_uv(
 
 
 def correlation(filtered_uv: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The correlation of each two channels, (C, C); zero for a flat channel."""
+    """The correlation of each pair of channels, (C, C); zero for a flat channel."""
     signal = filtered_uv.astype(np.float64)
     products, power = signal.T @ signal, np.square(signal).sum(axis=0)
     scale = np.sqrt(np.outer(power, power))
@@ -222,9 +226,9 @@ def correlation(filtered_uv: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def doubled_channels(samples: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """Pairs of channels that carry one signal, the later one with the first that it repeats.
+    """Channels that repeat the signal of an earlier one, as pairs: the first channel that it repeats, and the channel.
 
-    It is told by the steps from sample to sample, in which neither offsets nor hum weigh.
+    The differences of successive samples are compared, because offsets and hum weigh little in them.
     """
     steps = np.diff(samples.astype(np.float64), axis=0)
     alike = np.triu(np.abs(correlation(steps - steps.mean(axis=0))) > DOUBLED, k=1)
@@ -234,7 +238,7 @@ def doubled_channels(samples: NDArray[np.float32]) -> list[tuple[int, int]]:
 def _like_pattern(
     levels: NDArray[np.float32], orders: Sequence[tuple[int, ...]], pattern: Sequence[float], dead: Sequence[int]
 ) -> tuple[int, ...]:
-    """The placement under which the levels of live electrodes correlate best with the usual ones."""
+    """The placement in which the levels of the live electrodes correlate best with the usual ones."""
     if len(pattern) != len(levels) or len(levels) - len(dead) < LEAST_PLACED:
         return orders[0]
     agreement = []

@@ -1,8 +1,9 @@
 """Run the EMG encoder of a bundle: one window in, one embedding out.
 
-The program runs in ExecuTorch, in one of two ways. A bundle that carries a library for this machine needs nothing else
-(`cpep_edge.native_encoder`). Otherwise the bindings of executorch's wheel run it, which need torch beside them;
-`executorch.runtime` would do the same and import the whole compiler first, the bare bindings start in half the time.
+The program runs in ExecuTorch, in one of two ways. If the bundle contains a library for this machine, nothing else is
+needed (`cpep_edge.native_encoder`). Otherwise the Python bindings of executorch's wheel run the program, which need
+torch too. They are imported without `executorch.runtime`, which would import the whole compiler: so the start takes
+half the time.
 """
 
 import logging
@@ -26,7 +27,7 @@ _FLOAT32 = 6  # ExecuTorch's ScalarType
 _METHOD = "forward"
 
 _log = logging.getLogger(__name__)
-_pool_threads: int | None = None  # of this process; XNNPACK's pool cannot change once a program was loaded
+_pool_threads: int | None = None  # of this process; XNNPACK's pool cannot change once a program is loaded
 
 
 class EmgEncoder(Protocol):
@@ -45,12 +46,12 @@ class EmgEncoder(Protocol):
 def open_encoder(
     program: bytes, spec: EncoderSpec, n_threads: int = 1, library: NativeLibrary | None = None
 ) -> EmgEncoder:
-    """Load an encoder from bytes whose hash was checked; threads may share it, and take turns.
+    """Load an encoder from bytes whose hash was checked; threads may share it and take turns.
 
-    n_threads: of the whole process; every encoder opened later must ask for the same
-    library: runs the program where it fits this machine; without it torch does
-    Raises ArtifactError when the program cannot be loaded or does not take and give what the spec says, CpepError when
-    the runtime is not installed or already runs with another number of threads.
+    n_threads: of the whole process; every encoder opened later must ask for the same number
+    library: runs the program if it fits this machine; otherwise torch and executorch do
+    Raises ArtifactError when the program cannot be loaded or its inputs and outputs differ from the spec, CpepError
+    when the runtime is not installed or already runs with another number of threads.
     """
     encoder: EmgEncoder
     if library is None or not library.fits():
@@ -62,7 +63,7 @@ def open_encoder(
 
 
 class _OneAtATime:
-    """An encoder for any number of threads, which wait for each other: a program has one set of buffers."""
+    """An encoder for several threads, which wait for each other because a program has only one set of buffers."""
 
     def __init__(self, encoder: EmgEncoder) -> None:
         self._encoder, self._turn = encoder, threading.Lock()
@@ -73,9 +74,9 @@ class _OneAtATime:
 
 
 def import_runtime() -> tuple[ModuleType, Any]:
-    """Import torch and ExecuTorch's bindings, which is most of what a start costs.
+    """Import torch and ExecuTorch's bindings, which takes most of the start-up time.
 
-    Raises CpepError, with the line that installs them, when they are not there.
+    Raises CpepError, with the command that installs them, when they are not installed.
     """
     try:
         import torch
@@ -89,13 +90,13 @@ def import_runtime() -> tuple[ModuleType, Any]:
 
 
 class _ExecutorchEncoder:
-    """A program in ExecuTorch's own Python bindings."""
+    """An encoder that runs its program with ExecuTorch's own Python bindings."""
 
     def __init__(self, program: bytes, spec: EncoderSpec, n_threads: int) -> None:
         torch, bindings = import_runtime()
         _claim_threads(n_threads)
         with quiet_stderr():
-            if bindings._threadpool_get_thread_count() != n_threads:  # equal: other programs may use the pool already
+            if bindings._threadpool_get_thread_count() != n_threads:  # never reset a pool that other programs may use
                 bindings._unsafe_reset_threadpool(n_threads)
         self._program = program  # ExecuTorch reads weights in place and does not keep these bytes alive itself
         self._method = _load(bindings, program)
@@ -116,7 +117,7 @@ class _ExecutorchEncoder:
 
 
 def _claim_threads(n_threads: int) -> None:
-    """Fix the number of threads of this process before the first program is loaded: a change later can kill it."""
+    """Fix the number of threads before the first program is loaded: a later change can crash the process."""
     global _pool_threads
     if n_threads < 1:
         raise ValueError(f"n_threads must be at least 1, not {n_threads}")
@@ -152,7 +153,7 @@ def _check_shapes(meta: Any, spec: EncoderSpec) -> None:
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Keep what native libraries write to the process' stderr from the user; it goes to the debug log."""
+    """Redirect what native libraries write to the process's stderr to the debug log."""
     saved = os.dup(2)
     with tempfile.TemporaryFile() as sink:
         try:
