@@ -1,4 +1,4 @@
-"""The whole loop on real EMG, where the 3DC recordings are: import, train, export, replay into `live`."""
+"""The whole loop on real EMG, if the 3DC recordings are present: import, train, export, replay into `live`."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ def times(median_ms: float, seed: int) -> Latency:
 
 
 def made(*, encoder_ms: float = 3.0, slower: float = 1.0, encoder_bytes: int = 1_000, seed: int = 0) -> Report:
-    """A report of a machine that is so many times slower than another."""
+    """A report from a machine that is `slower` times slower."""
     start = Startup(10, 100, 50, 5, 10, 30, 40, 50)
     return Report(
         schema_version=2, bundle="toy", manifest_sha256="0" * 64, target="linux", recipe="toy", data="toy",
@@ -75,7 +75,7 @@ def test_a_budget_is_passed_only_beyond_noise():
     within = by_name(compare_reports(made(), made(encoder_ms=3.6, seed=10), budget))
     beyond = by_name(compare_reports(made(), made(encoder_ms=4.5, seed=10), budget))
 
-    assert not within["relative.encoder"].over_budget  # 1.2, give or take
+    assert not within["relative.encoder"].over_budget  # about 1.2
     assert beyond["relative.encoder"].over_budget
     assert not beyond["latency.encoder"].over_budget
 
@@ -160,7 +160,7 @@ def test_a_band_is_slower_where_its_median_left_the_spread_of_the_other():
 
     assert not within["band.inference"].beyond_noise
     assert beyond["band.inference"].beyond_noise
-    assert "band.inference" not in by_name(compare_reports(banded(0), banded(0)))  # no whole microsecond
+    assert "band.inference" not in by_name(compare_reports(banded(0), banded(0)))  # less than a microsecond
     assert by_name(compare_reports(made(), banded(1_000))).keys().isdisjoint(("band.inference", "bytes.band arena"))
 
 

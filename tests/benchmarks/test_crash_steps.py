@@ -1,4 +1,4 @@
-"""The harness that fails each step in turn: here for what is small; a table of all is in benchmarks/results."""
+"""The harness that makes each step fail in turn, here for small scenarios; benchmarks/results has a table of all."""
 
 import re
 import shutil
@@ -10,13 +10,13 @@ import pytest
 
 from tests.processes import python
 
-pytestmark = [pytest.mark.slow, pytest.mark.executorch]  # it asks for a bundle, whatever is tried
+pytestmark = [pytest.mark.slow, pytest.mark.executorch]  # the script always needs a bundle
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "crash_steps.py"
 
 
 def run(bundle: Path, only: str, patch: str = "") -> subprocess.CompletedProcess[str]:
-    """patch: Python that breaks the code before anything is tried"""
+    """patch: Python code that breaks the package before the scenarios run"""
     if not sys.platform.startswith("linux") or shutil.which("cc") is None:
         pytest.skip("steps are counted on Linux, by a library that a C compiler makes")
     words = [str(SCRIPT), str(bundle), "--only", only, "--allocations", "10"]

@@ -11,7 +11,7 @@ TOY = Instrument("toy", "a toy", 10.0)
 
 
 class Scripted(Meter):
-    """A meter that tells one mean power after another."""
+    """A meter that returns given mean powers, one after another."""
 
     instrument = TOY
 

@@ -1,4 +1,4 @@
-"""A small fixed set of the spoilt bundles that `python benchmarks/fuzz_bundle.py` makes by the thousand."""
+"""A small fixed set of the damaged bundles that `python benchmarks/fuzz_bundle.py` makes by the thousand."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def signed(tiny_bundle, tmp_path_factory) -> Signed:
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> Signed:
-    """A bundle that has a head, and neither encoder nor index."""
+    """A bundle with a head but without encoder and index."""
     whole = tmp_path_factory.mktemp("taught") / "whole.cpep"
     Arm().teach(whole, ["Fist", "Open"])
     return whole, sign(whole)
@@ -120,7 +120,7 @@ def test_a_filter_that_runs_away_is_refused_in_a_sentence(taught, tmp_path):
         file = folder / MANIFEST_FILE
         manifest = json.loads(file.read_bytes())
         manifest["front_end"]["bands"][-1]["sos"][-1][5] = -1e6
-        file.unlink()  # its bytes are the original's too
+        file.unlink()  # a hard link: writing to it would change the original
         file.write_text(json.dumps(manifest))
         sealed_anew(folder, rng)
 
@@ -133,7 +133,7 @@ def test_the_fuzzer_fails_where_nothing_is_checked(signed, tmp_path, monkeypatch
     command = ["fuzz_bundle", str(signed[0]), "--runs", "40", "--out", str(tmp_path / "fuzz.md")]
     monkeypatch.setattr("sys.argv", command)
     for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
-        monkeypatch.setenv(name, str(tmp_path))  # so that what the fuzzer sets is taken back
+        monkeypatch.setenv(name, str(tmp_path))  # so that pytest restores what the fuzzer sets
     monkeypatch.setattr(fuzz_bundle, "verify_bundle", lambda folder, key, trust: None)
 
     with pytest.raises(SystemExit) as ended:
@@ -162,7 +162,7 @@ def test_with_a_key_every_spoilt_bundle_is_refused_in_a_sentence(signed, taught,
 
 @pytest.mark.parametrize("mutate", DAMAGE, ids=lambda mutate: mutate.__name__)
 def test_without_a_key_every_damaged_bundle_is_refused(signed, mutate, tmp_path):
-    """But for its signature, which nobody looks at."""
+    """Except if only its signature is damaged, which is not read without a key."""
     for seed in range(N_CASES):
         mutated_copy(signed[0], tmp_path / "case", mutate, np.random.default_rng(100 + seed))
         spared = {file.name: file.read_bytes() for file in signed[0].iterdir() if file.name != "manifest.sig"}
@@ -172,7 +172,7 @@ def test_without_a_key_every_damaged_bundle_is_refused(signed, mutate, tmp_path)
             assert try_bundle(tmp_path / "case", None).outcome == "refused"
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a filter of absurd numbers overflows before it is refused
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # an absurd filter overflows before it is refused
 @pytest.mark.parametrize("mutate", RESEAL, ids=lambda mutate: mutate.__name__)
 def test_a_resealed_bundle_ends_in_a_sentence_or_in_order(signed, taught, mutate, tmp_path):
     whole, _ = taught if mutate in HEAD else signed

@@ -1,4 +1,4 @@
-"""The guided fuzzer finds what was planted; without that, a table of it says nothing."""
+"""The guided fuzzer finds planted bugs. Without this test, its table of results would mean nothing."""
 
 import importlib.util
 
@@ -29,4 +29,4 @@ def test_parsers_take_or_refuse_what_is_made_up(tiny_bundle, tmp_path, target):
 
     assert found.finding == ""
     assert found.n_inputs >= 2_000
-    assert found.n_edges > 20  # it got behind the first check
+    assert found.n_edges > 20  # it passed the first check

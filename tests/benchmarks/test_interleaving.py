@@ -8,7 +8,7 @@ from cpep_edge.errors import CpepError
 
 
 def serving(body: str) -> list[str]:
-    """A process that serves a call `run`, defined by `body`."""
+    """The command of a process that serves calls of `run`, which `body` defines."""
     return [sys.executable, "-c", f"from cpep_bench.interleaving import serve\n{body}\nserve(run)"]
 
 

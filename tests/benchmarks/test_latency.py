@@ -9,7 +9,7 @@ from cpep_edge.recogniser import Recogniser
 
 
 class Clock:
-    """Stands still but for what is said to take its time."""
+    """A clock that advances only when told to."""
 
     def __init__(self) -> None:
         self._now_ns = 0

@@ -13,8 +13,8 @@ from cpep_edge.errors import CpepError
 def test_delays_are_told_beyond_the_least_and_without_the_drift_of_the_device():
     n = 4_000
     sample_s = 0.01 * np.arange(1, n + 1)
-    late_s = np.where(np.arange(n) % 10 == 9, 0.005, 0.001)  # one read in ten four milliseconds later
-    arrived_s = 1_000 + sample_s * (1 + 50e-6) + late_s  # a clock that runs slow, started long ago
+    late_s = np.where(np.arange(n) % 10 == 9, 0.005, 0.001)  # one read in ten is 4 ms later
+    arrived_s = 1_000 + sample_s * (1 + 50e-6) + late_s  # a slow clock that started long ago
 
     cost = cost_of(lambda port, seconds: list(zip(sample_s, arrived_s, strict=True)), "no port", 1.0)
 
@@ -36,7 +36,7 @@ def test_bare_pyserial_is_measured_beside_our_driver_on_a_simulated_band():
     assert list(figures) == ["cpep-edge", "pyserial", "pyserial's port, select"]
     assert {figure.device for figure in figures.values()} == {BAND}
     assert all(0 < figure.cpu_percent < 100 for figure in figures.values())
-    assert figures["cpep-edge"].delay_p99_ms is None  # it reads fifty times a second: too few for one
+    assert figures["cpep-edge"].delay_p99_ms is None  # with fifty reads per second there are too few
     (table,) = links_tables(tuple(figures.values())).values()
     assert (table.head[0], table.rows[0][0], table.rows[0][3]) == (BAND, "cpep-edge", "too few reads")
 

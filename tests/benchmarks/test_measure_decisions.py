@@ -1,4 +1,4 @@
-"""The ways to decide that ours is held against, and what is read of recordings."""
+"""The decision methods that ours is compared with, and the events that are read from recordings."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ HOP_S = 0.05
 
 
 def played(answers: list[str], shares: list[float] | None = None, labels: tuple[Label, ...] = ()) -> Played:
-    """What windows 50 ms apart were taken for, by both ways."""
+    """The answers for windows 50 ms apart, in the formats of both methods."""
     shares = shares or [0.95] * len(answers)
     numbers = [GESTURES.index(answer) for answer in answers]
     posteriors = np.array([[(1 - s) / 2] * 3 for s in shares])

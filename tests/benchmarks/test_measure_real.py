@@ -1,4 +1,4 @@
-"""The judge on made-up recordings: gestures that differ in nothing but in which electrodes hear the same."""
+"""The evaluation on synthetic recordings of gestures that differ only in which electrodes are correlated."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ import pytest
 from measure_real import SETS, TAUGHT, interval, main
 
 MOTIONS, TRIALS, DAYS = (1, 2, 3), (1, 2, 3, 4), (1, 2)
-TOGETHER = {1: (), 2: (0, 1, 2), 3: (3, 4, 5)}  # electrodes that share a source; levels are all the same
+TOGETHER = {1: (), 2: (0, 1, 2), 3: (3, 4, 5)}  # electrodes that share a source; all levels are equal
 
 
 @pytest.fixture(scope="module")
 def days(tmp_path_factory) -> Path:
-    """Two people in the layout of the long-term set; on later days each electrode has another gain."""
+    """Two people in the layout of the long-term set; on later days the electrodes have other gains."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
     for person in ("sub1", "sub2"):
         for day in DAYS:
@@ -46,7 +46,7 @@ def test_what_only_covariances_hold_is_found_by_them_and_by_the_bundle_alone(day
         np.mean([list(questions[q][TAUGHT].values()) for q in days_asked if q.endswith(end)])
         for end in ("as it is", "unlabelled")
     )
-    assert unlabelled > max(0.9, as_it_is + 0.05)  # gains changed; a calibration takes them off
+    assert unlabelled > max(0.9, as_it_is + 0.05)  # a calibration removes the changed gains
     page = (tmp_path / "real.md").read_text()
     assert "**" in page
     assert (tmp_path / "myo-longterm.svg").is_file()

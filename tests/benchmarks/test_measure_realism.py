@@ -1,4 +1,4 @@
-"""The comparison of simulated and real people: its distance, its questions, its loaders of real sets."""
+"""The comparison of simulated and real people: its distance, its tests, and its loaders of real data sets."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_distances_of_log_covariances_are_log_euclidean():
 
 
 def _holds(mixing: np.ndarray, people: str = "abc") -> list[Hold]:
-    """White sources of one level, mixed by a matrix a person and gesture: (person, gesture, 4, 4)."""
+    """White sources of equal level, mixed by one matrix per person and gesture: (person, gesture, 4, 4)."""
     rng = np.random.default_rng(1)
     return [
         Hold(person, 0, repetition, gesture, rng.standard_normal((1_500, 4)) @ mixing[number, gesture])
@@ -41,7 +41,7 @@ def _holds(mixing: np.ndarray, people: str = "abc") -> list[Hold]:
 
 def test_gestures_that_differ_in_correlations_alone_are_read_from_covariances_and_not_from_levels():
     mixing = np.tile(np.eye(4), (3, 3, 1, 1))
-    turned = np.array([[0.8, 0.6], [0.6, 0.8]])  # rows and columns of unit length: the levels stay
+    turned = np.array([[0.8, 0.6], [0.6, 0.8]])  # rows and columns of unit length, so levels are unchanged
     for gesture in (0, 1):
         mixing[:, gesture + 1, 2 * gesture : 2 * gesture + 2, 2 * gesture : 2 * gesture + 2] = turned
     found = accuracies(cut(_holds(mixing), FAST), with_levels=False)
@@ -67,7 +67,7 @@ def test_a_band_turned_by_so_many_electrodes_is_found_turned_by_as_many(turn):
     rng, around = np.random.default_rng(4), 2 * np.pi * np.arange(8) / 8
     holds = []
     for donning in (0, 1):
-        for gesture in range(4):  # a bump of activity, elsewhere round the arm for each gesture
+        for gesture in range(4):  # a peak of activity at another place around the arm for each gesture
             level = np.exp(2 * np.cos(around + (turn * donning - 2 * gesture) * 2 * np.pi / 8))
             holds.append(Hold("a", donning, 1, gesture, rng.standard_normal((4_000, 8)) * level))
     found = structure(cut(holds, FAST))["turn from donning to donning, RMS, degrees"]

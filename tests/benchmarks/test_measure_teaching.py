@@ -1,4 +1,4 @@
-"""What `measure_teaching` asks is never what taught, nor what calibrated."""
+"""`measure_teaching` never tests on recordings that it taught or calibrated with."""
 
 from collections.abc import Sequence
 
@@ -38,5 +38,5 @@ def test_no_recording_is_asked_that_taught_or_calibrated(data, n_wearings, n_fig
         assert wanted
         assert not heard & wanted
         assert is_calibrated == (figure.protocol == "next wearing")
-        if is_calibrated:  # of the new wearing the first repetitions alone are heard before
+        if is_calibrated:  # only the first repetitions of the new wearing are used before
             assert {one for one in heard if one >= 100 * (n_wearings - 1)} == {100 * (n_wearings - 1) + 1}

@@ -12,7 +12,7 @@ def _spec(multiply_adds: int, runs: tuple[ProcessorRun, ...] = ()) -> CortexMSpe
 
 
 def test_gap9_takes_what_tinymyo_was_measured_to_take():
-    """Its 0.785 s at 57.18 mW are 44.9 mJ; 1.83 G multiply-adds are what 6.3 a cycle make of 0.785 s."""
+    """0.785 s at 57.18 mW are 44.9 mJ. In 0.785 s, 6.3 multiply-adds per cycle make 1.83 G."""
     (gap9,) = modelled_energy(_spec(round(0.785 * 6.3 * 370e6)))
 
     assert gap9.modelled_uj / 1e3 == pytest.approx(44.91, rel=0.01)
@@ -26,6 +26,6 @@ def test_a_million_instructions_take_what_a_million_cycles_were_measured_or_said
 
     _, apollo3, stm32u575 = modelled_energy(_spec(1, (run,)))
 
-    assert apollo3.modelled_uj == pytest.approx(6e-6 * 3.3 * 1e6)  # 6 uA for a second at 1 MHz
+    assert apollo3.modelled_uj == pytest.approx(6e-6 * 3.3 * 1e6)  # 6 uA per MHz, for one second at 1 MHz
     uj_an_inference, inferences_a_second = 121.446, 207.228
     assert stm32u575.modelled_uj == pytest.approx(uj_an_inference * inferences_a_second / 160, rel=1e-3)

@@ -1,4 +1,4 @@
-"""The onset detector against bursts whose beginning is known."""
+"""The onset detector, tested on bursts with known onsets."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RATE_HZ = 200.0
 
 
 def recording(start_s: float, *, seconds: float = 3.0, gain: float = 6.0, seed: int = 0) -> np.ndarray:
-    """Ten seconds of noise in eight channels, three of which grow louder for a while."""
+    """Ten seconds of noise in eight channels; three of them are louder during the burst."""
     rng = np.random.default_rng(seed)
     emg = rng.normal(0, 3, (2_000, 8))
     burst = slice(round(start_s * RATE_HZ), round((start_s + seconds) * RATE_HZ))

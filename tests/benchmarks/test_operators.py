@@ -29,7 +29,7 @@ def test_one_run_that_had_to_wait_does_not_make_its_operator_the_longest():
 
     fully, native, transpose = profile.operators
     assert (fully.kind, fully.n_calls) == ("Fully Connected (QS8)", 2)
-    assert fully.mean_us == pytest.approx(6.5)  # of the two faster runs
+    assert fully.mean_us == pytest.approx(6.5)  # the mean of the two faster runs
     assert transpose == Operator("Transpose (X32)", 1, pytest.approx(1.0))
     assert native.mean_us == pytest.approx(1.5)
     assert (profile.total_us, profile.arena_bytes) == (pytest.approx(10.5), 7)

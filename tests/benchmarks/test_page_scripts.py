@@ -1,4 +1,4 @@
-"""Every script that a page tells to run is run: here on small inputs, by a test of its own, or it is said why not."""
+"""Every script that a page mentions is run, here on small inputs or by its own test, or there is a reason why not."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ BY_OTHER_TESTS = {
     "benchmarks/measure_realism.py": "benchmarks/test_measure_realism.py",
     "benchmarks/measure_teaching.py": "benchmarks/test_measure_teaching.py",
     "cpep_bench.link_readers": "benchmarks/test_link_readers.py",
-    "cpep_edge": "train/test_distributed.py",  # torchrun; the command line itself: test_page_commands.py
+    "cpep_edge": "train/test_distributed.py",  # for torchrun; test_page_commands.py tests the command line itself
 }
 NOT_RUN = {
     "benchmarks/measure_training.py": "reads with up to eight processes, from files, shards and HTTP: minutes",

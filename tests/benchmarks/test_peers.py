@@ -22,7 +22,7 @@ pytestmark = pytest.mark.executorch
 
 @pytest.fixture(scope="module")
 def run(tiny_checkpoint, tiny_corpus, tmp_path_factory) -> Path:
-    """The training of the tiny bundle, as its folder."""
+    """The run folder of the tiny bundle's training."""
     return saved_run(tmp_path_factory.mktemp("run"), tiny_checkpoint, tiny_corpus)
 
 
@@ -43,9 +43,9 @@ def test_peers_of_the_encoder_run_the_same_weights_and_ours_comes_first(tiny_bun
     setting = {figure.name: figure.setting for figure in figures}
     assert setting["ONNX Runtime int8-static"].endswith(", calibrated on 128 windows of training")
     assert few[2].setting.endswith(" windows of the bundle's golden signal")
-    cosine = {figure.name: float(figure.agreement.split()[-1]) for figure in figures}  # the least of all windows
+    cosine = {figure.name: float(figure.agreement.split()[-1]) for figure in figures}  # the smallest over all windows
     assert cosine["ONNX Runtime fp32"] == 1
-    assert cosine["OpenVINO float"] > 0.999  # bfloat16, where the processor has it
+    assert cosine["OpenVINO float"] > 0.999  # it uses bfloat16 if the processor has it
     assert min(cosine.values()) > 0.7  # a toy in int8; with other weights it would be near 0
     assert figures[0].size_bytes == bundle.manifest.files[bundle.manifest.encoder.file].size_bytes
 

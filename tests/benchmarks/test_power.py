@@ -1,4 +1,4 @@
-"""Meters of the kernel and the board, on copies of what they read."""
+"""Meters of the kernel and the board, on copies of the files and output that they read."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.processes import forbidding
 
 SENSOR = Instrument("toy", "a toy", 1_000.0)
 
-# As a Raspberry Pi 5 prints it, shortened.
+# Output of a Raspberry Pi 5, shortened.
 PMIC = """\
      3V7_WL_SW_A current(0)=0.10000000A
        3V3_SYS_A current(1)=0.50000000A
@@ -56,7 +56,7 @@ def test_a_rapl_counter_that_wrapped_goes_on_from_zero(tmp_path):
     meter.begin()
     files(package, energy_uj=9)
 
-    assert meter.end().energy_j == pytest.approx(20e-6)  # ten up to the limit, one to zero, nine more
+    assert meter.end().energy_j == pytest.approx(20e-6)  # wraps: ten up to the limit, one to zero, nine more
 
 
 def test_a_rapl_counter_that_stands_still_is_no_measurement(tmp_path):
@@ -70,7 +70,7 @@ def test_a_rapl_counter_that_stands_still_is_no_measurement(tmp_path):
 
 def test_rapl_without_permission_says_how_to_get_it():
     with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # pytest's own folders are closed to others
+        Path(folder).chmod(0o755)  # other users cannot read pytest's folders
         package = zone(Path(folder), "0", "package-0", 5)
 
         with forbidding(package / "energy_uj"), pytest.raises(PowerError, match="sudo chmod a\\+r .*/energy_uj`"):
@@ -175,7 +175,7 @@ def test_another_pi_has_no_rails_to_tell():
 
 
 def reading_n_times(n: int, then: Callable[[], float]) -> tuple[Callable[[], float], threading.Event]:
-    """A sensor of 2 W that does something else once it was read so often, and an event that tells when it has."""
+    """A sensor that reads 2 W n times and then calls `then`, and an event that is set at that moment."""
     happened, left = threading.Event(), iter(range(n))
 
     def read_w() -> float:

@@ -1,4 +1,4 @@
-"""A meter on a serial port: a simulated PPK2 that speaks its bytes to `ppk2-api`."""
+"""A meter on a serial port: a simulated PPK2 that `ppk2-api` talks to."""
 
 import threading
 from collections.abc import Iterator
@@ -15,30 +15,30 @@ from cpep_edge.errors import PowerError
 pytest.importorskip("ppk2_api", reason="ppk2-api is not installed: pip install 'cpep-edge[power]'")
 
 SUPPLY_MV = 3_700
-RANGE, VALUE = 3, 1_000  # of every reading: the shunt in use, and what the converter says
+RANGE, VALUE = 3, 1_000  # of every reading: the range (its shunt), and the converter's value
 OHM = 0.94  # of that shunt
-CURRENT_A = VALUE * 4 * (1.8 / 163_840) / OHM  # as Nordic's own program computes it, without gains and offsets
+CURRENT_A = VALUE * 4 * (1.8 / 163_840) / OHM  # Nordic's formula, without gains and offsets
 N_READINGS = 20_000
-N_ON_THEIR_WAY = 800  # reach the host only after it has told the PPK2 to stop
+N_ON_THEIR_WAY = 800  # readings that reach the host after it has told the PPK2 to stop
 
-# What a PPK2 answers to GET_META_DATA: no gains, no offsets.
+# The answer of a PPK2 to GET_META_DATA, without gains and offsets.
 SHUNTS_OHM = (1031.64, 101.65, 10.15, OHM, 0.043)
 METADATA = "".join(f"R{at}: {ohm}\nGS{at}: 0\nGI{at}: 1\nO{at}: 0\n" for at, ohm in enumerate(SHUNTS_OHM))
 
 
 class SimulatedPpk2(SimulatedThread):
-    """Answers as a PPK2 does; every AVERAGE_START is good for `n_readings`, the last ones late, then it is silent."""
+    """Answers like a PPK2. After every AVERAGE_START it sends `n_readings`, the last ones late, and then nothing."""
 
     def __init__(self, n_readings: int = N_READINGS, metadata: str = METADATA + "END") -> None:
         super().__init__(None)
         self.commands: list[bytes] = []
-        self.powered = threading.Event()  # told to let the device under test have its supply
-        self.spent = threading.Event()  # all readings of a window but the late ones were taken by the host
+        self.powered = threading.Event()  # the device under test has its supply
+        self.spent = threading.Event()  # the host has read all readings of a window but the late ones
         self._n_readings, self._metadata = n_readings, metadata
         self._rest, self._late, self._measuring = b"", b"", False
 
     def _run(self, port: PtyPort) -> None:
-        lengths = {0x11: 2, 0x0D: 3, 0x0C: 2}  # of commands with arguments
+        lengths = {0x11: 2, 0x0D: 3, 0x0C: 2}  # length of commands with arguments
         received = b""
         while not self._stopping.is_set():
             received += port.read(0.005)

@@ -1,4 +1,4 @@
-"""The judge of zero-shot by real poses, on made-up people whose muscles follow their joints."""
+"""The evaluation of zero-shot by real poses, on synthetic people whose muscles follow their joints."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ RIDGE, OWN = "levels and log-covariances, ridge to poses", "the glove's own pose
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory) -> Path:
-    """Three people in the layout of database 5: the log level of each electrode is a sum over the glove's sensors."""
+    """Three people in the layout of database 5; each electrode's log level is a linear map of the glove's sensors."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
     folder = root / "ninapro-db5"
     folder.mkdir()
@@ -38,12 +38,12 @@ def people(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")  # a plain row may say any gesture
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")  # simple methods may answer any gesture
 def test_a_map_from_levels_to_joints_reads_movements_that_it_was_never_shown(people, tmp_path):
     main(["--data", str(people), "--no-encoder", "--out", str(tmp_path)])
 
     sets = json.loads((tmp_path / "real.json").read_text())["sets"]
-    assert list(sets) == ["ninapro-db5"]  # ablations are asked for by name
+    assert list(sets) == ["ninapro-db5"]  # ablations run only by name
     questions = sets["ninapro-db5"]["questions"]
     rows = {
         question: {m: np.mean(list(found.values())) for m, found in answers.items()}
@@ -54,8 +54,8 @@ def test_a_map_from_levels_to_joints_reads_movements_that_it_was_never_shown(peo
     assert rows[SEEN]["log levels + LDA"] > 0.9
     assert rows[SEEN][RIDGE] > 0.8
     assert rows[UNSEEN][RIDGE] > 0.6  # chance is .25
-    assert rows[UNSEEN_AMONG_ALL][RIDGE] <= rows[UNSEEN][RIDGE]  # more to choose from
-    assert "log levels + LDA" not in rows[UNSEEN]  # it has no name for them
+    assert rows[UNSEEN_AMONG_ALL][RIDGE] <= rows[UNSEEN][RIDGE]  # more candidates
+    assert "log levels + LDA" not in rows[UNSEEN]  # it cannot name unseen gestures
     for person, harmonic in questions[HARMONIC][OWN].items():
         two = [questions[question][OWN][person] for question in (SEEN_AMONG_ALL, UNSEEN_AMONG_ALL)]
         assert min(two) <= harmonic <= max(two)

@@ -93,7 +93,7 @@ def test_the_markdown_shows_every_part_and_the_start(report, out):
 
 
 class Elements(HTMLParser):
-    """What a page is made of, and what it would fetch."""
+    """The elements of a page, and the URLs that it would fetch."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         asked = [value or "" for name, value in attrs if name in ("src", "href")]
-        self.fetched += [value for value in asked if not value.startswith("#")]  # contents lead inside the page
+        self.fetched += [value for value in asked if not value.startswith("#")]  # except links within the page
         if tag != "meta":
             self.open.append(tag)
 
@@ -265,7 +265,7 @@ def test_a_process_that_fails_is_told_in_its_own_last_words(tmp_path):
 
 
 def test_a_process_of_the_benchmark_runs_no_bundle_but_the_one_that_was_opened(tiny_bundle, tmp_path):
-    """One that was put in its place after the key was asked for: its signature would be asked of nobody."""
+    """A bundle that replaces it after the signature check would run without a check."""
     path = tmp_path / "swapped.cpep"
     shutil.copytree(tiny_bundle, path)
     opened = Bundle(path)

@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""Fixtures that the tests of training share."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from tests.conftest import shared_folder
 from tests.train import toy_corpus as toy
 
 
-@pytest.fixture(autouse=True, scope="module")  # before what a module's tests share is trained
+@pytest.fixture(autouse=True, scope="module")  # before any training in module fixtures
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch) -> None:
-    """A picture of the curves takes a third of a tiny training: only what a module's tests share is drawn."""
+    """Draw no curves during a test, because they take a third of a tiny training; module fixtures still draw them."""
     monkeypatch.setattr("cpep_train.training.draw_curves", lambda run: None)
 
 
@@ -34,7 +34,7 @@ def toy_corpus(tmp_path_factory) -> Corpus:
 
 @pytest.fixture(scope="session")
 def trained_run(toy_corpus, tmp_path_factory) -> Path:
-    """The folder of a run that reads the toy corpus well."""
+    """The folder of a run that is accurate on the toy corpus."""
     from cpep_train.training import train
 
     torch.set_num_threads(1)

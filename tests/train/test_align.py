@@ -37,7 +37,7 @@ def _unit(rng: np.random.Generator) -> NDArray[np.float64]:
 def _numpy_info_nce(
     emg: NDArray[np.float64], pose: NDArray[np.float64], temperature: float, gesture: list[int], treatment: Treatment
 ) -> float:
-    """Written out pair by pair."""
+    """InfoNCE computed pair by pair."""
     similarity = np.exp(emg @ pose.T / temperature)
     total = 0.0
     for table in (similarity, similarity.T):
@@ -62,7 +62,7 @@ def test_top1_counts_right_poses_among_those_asked_about_and_chance_is_blind():
     pairs = Pairs(unit, unit[[1, 0, 2, 3]], torch.tensor([0, 0, 1, 2]), torch.zeros(4, 2))
     assert top1(pairs, "negative").item() == 0.5
     assert top1(pairs, "positive").item() == 1.0
-    assert top1(pairs, "ignored").item() == 1.0  # the pose of the other window of gesture 0 is not asked about
+    assert top1(pairs, "ignored").item() == 1.0  # the pose of the other window of gesture 0 is ignored
     assert chance(pairs.same(), "negative") == pytest.approx(0.25)
     assert chance(pairs.same(), "positive") == pytest.approx((0.5 + 0.5 + 0.25 + 0.25) / 4)
     assert chance(pairs.same(), "ignored") == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 4) / 4)
@@ -73,7 +73,7 @@ def test_windows_without_a_gesture_show_the_same_where_their_poses_are_near():
     far, near = 2 * ALIKE_STD, 0.5 * ALIKE_STD
     posture = torch.tensor([0.0, far, near, 3 * far, 3 * far + near])[:, None].expand(5, 20)
     same = Pairs(unit, unit, gesture, posture).same()
-    # Named windows by their names, however their poses lie; the others by their poses, to named ones too.
+    # Two named windows are compared by name, whatever their poses; pairs with an unnamed one by pose.
     apart = {(0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4)}
     assert {(i, j) for i in range(5) for j in range(i, 5) if not same[i, j]} == apart
     assert torch.equal(same, same.T)
@@ -107,7 +107,7 @@ def _batch(recipe: Recipe) -> WindowBatch:
 
 
 def _step(module: Alignment, recipe: Recipe) -> Tensor:
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # there is no trainer to log to
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # without a trainer there is no log
     return module.training_step(_batch(recipe))
 
 

@@ -15,7 +15,7 @@ def _dataset(corpus: Corpus, recipe: Recipe, cache_bytes: int = 1 << 30) -> Wind
 
 @pytest.fixture
 def large(toy_corpus, tiny_recipe) -> WindowDataset:
-    """Twelve recordings, of which the cache holds eight, two a stream."""
+    """Twelve recordings with a cache for eight, which is two per stream."""
     dataset = _dataset(toy_corpus, varied(tiny_recipe, windows={"jitter_samples": 0}))
     dataset.store.cache_bytes = 8 * dataset.store.track_bytes(0)
     return dataset
@@ -40,7 +40,7 @@ def test_a_stream_reads_each_recording_once_and_its_first_again(large):
     store, loaded = large.store, list[int]()
     load = store._load
     store._load = lambda number: loaded.append(number) or load(number)
-    store.cache_bytes = 2 * store.track_bytes(0)  # what the reader of one stream has
+    store.cache_bytes = 2 * store.track_bytes(0)  # the share of one stream's reader
     for places in stream:
         large.fetch(places)
     assert len(loaded) <= 3 + 1

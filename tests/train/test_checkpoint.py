@@ -77,7 +77,7 @@ def test_a_save_that_falls_anywhere_leaves_the_earlier_checkpoint(saved, monkeyp
         real(source, target)
 
     monkeypatch.setattr(os, "replace", falls)
-    for step in range(1, 5):  # recipe, two encoders, checkpoint.json
+    for step in range(1, 5):  # the files: recipe, two encoders, checkpoint.json
         left = step
         with pytest.raises(CpepError):
             save_checkpoint(run, later)
@@ -89,7 +89,7 @@ def test_a_save_that_falls_anywhere_leaves_the_earlier_checkpoint(saved, monkeyp
     assert load_checkpoint(run).metrics == {"align loss": 0.5}
     for name, value in load_checkpoint(run).pose.state_dict().items():
         assert torch.equal(value, pose.state_dict()[name])
-    assert len(list(run.glob("*.safetensors"))) == 2  # nothing of the earlier one is left lying
+    assert len(list(run.glob("*.safetensors"))) == 2  # no weights of the earlier one are left
     save_checkpoint(run, checkpoint)
     assert load_checkpoint(run).metrics == {"align loss": 1.5}
     assert len(list(run.glob("*.safetensors"))) == 2

@@ -70,7 +70,7 @@ def test_an_empty_folder_is_no_corpus(tmp_path):
 
 
 def test_metadata_of_a_spreadsheet_reads_as_what_was_typed(toy_corpus, tmp_path):
-    """A byte-order mark, lines that end as on Windows, and a column of notes with line breaks of all kinds in it."""
+    """With a byte-order mark, Windows line ends, and a column of notes that contain all kinds of line breaks."""
     head, *lines = (toy_corpus.folder / METADATA_FILE).read_text().splitlines()
     notes = ['"first\r\nsecond"', '"a\nb"', "x\u2028y", "x\x0cy", "x\x85y"]
     noted = [f"{line},{notes[number % 5]}" for number, line in enumerate(lines)]
@@ -110,7 +110,7 @@ def test_a_table_that_only_looks_like_metadata_is_said(toy_corpus, tmp_path, cha
 
 @pytest.mark.parametrize("what", ["user", "stage"])
 def test_one_name_that_is_typed_in_two_ways_is_no_two(toy_corpus, what):
-    """A person who is held out as Ann and trained on as ann leaks."""
+    """A person who is held out as Ann but trained on as ann would be a leak."""
     name = getattr(toy_corpus.rows[-1], what)
     rows = (*toy_corpus.rows[:-1], replace(toy_corpus.rows[-1], **{what: name.swapcase()}))
     with pytest.raises(DataError, match=f"{what} .* differ only in capitals"):

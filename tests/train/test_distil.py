@@ -1,4 +1,4 @@
-"""A small encoder that learns from a trained one."""
+"""Distillation: a small encoder learns from a trained one."""
 
 import numpy as np
 import pytest

@@ -34,7 +34,7 @@ def test_two_processes_draw_the_same_loss_curves_and_embed_as_one_process_does(t
         torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-3, atol=0)
     together = load_checkpoint(tmp_path / "two")
     windows = torch.randn(20, 4, 100, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():  # not the weights: some, such as the bias of the keys, do nothing and drift on rounding
+    with torch.no_grad():  # not the weights: some, like the keys' bias, have no effect and drift by rounding
         torch.testing.assert_close(together.emg(windows), alone.emg(windows), rtol=0, atol=5e-3)
 
 

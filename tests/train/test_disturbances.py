@@ -33,7 +33,7 @@ def test_a_whole_turn_moves_channels_and_a_full_circle_changes_nothing(emg, give
 def test_two_half_turns_are_a_whole_one_and_keep_the_power(emg, given):
     half = turn(emg, 0.5, given).emg_uv
     np.testing.assert_allclose(turn(half, 0.5, given).emg_uv, np.roll(emg, 1, axis=1), atol=1e-4)
-    assert np.sum(half**2) == pytest.approx(np.sum(emg**2), rel=1e-4)  # of an odd number of electrodes
+    assert np.sum(half**2) == pytest.approx(np.sum(emg**2), rel=1e-4)  # holds for an odd number of electrodes
 
 
 def test_a_half_turn_lies_between_its_neighbours(given):
@@ -69,14 +69,14 @@ def test_lost_frames_are_bridged_by_a_line_and_the_rest_is_untouched(emg, given)
     changed = np.flatnonzero((found.emg_uv != emg).any(axis=1))
     frames = np.unique(changed // 10)
     assert len(frames) / 400 == pytest.approx(0.2, abs=0.06)
-    assert frames.min() > 0  # what came before is known
+    assert frames.min() > 0  # the first frame cannot be lost
     bend = np.abs(np.diff(found.emg_uv, n=2, axis=0)).max(axis=1)
     inside = [n for n in changed if n - 1 in changed and n + 1 in changed]
     assert bend[np.array(inside) - 1].max() < 1e-3
 
 
 def test_live_does_not_decide_on_losses_longer_than_it_fills(emg):
-    fast = Circumstances(1_000.0, 20.0, np.random.default_rng(4))  # a frame is 10 ms: one is filled, two are not
+    fast = Circumstances(1_000.0, 20.0, np.random.default_rng(4))  # a frame has 10 ms: one is interpolated, two are not
     found = lose_frames(emg, 0.2, fast)
     runs = np.flatnonzero(np.diff(np.concatenate(([0], found.undecided.astype(int), [0])))).reshape(-1, 2)
     assert len(runs) > 0

@@ -53,7 +53,7 @@ def test_neighbours_of_the_same_recording_do_not_count(rng):
     place = np.repeat(_unit(rng, 4, 32), 10, axis=0) + 1e-3 * rng.standard_normal((40, 32)).astype(np.float32)
     recording = np.repeat(np.arange(4), 10)
     alone = neighbour_consistency(place, np.repeat(np.arange(4), 10), recording, k=3)
-    assert alone == 0  # each gesture was recorded once, so every other recording is of another
+    assert alone == 0  # each gesture has one recording, so the others are of other gestures
     assert neighbour_consistency(place, np.zeros(40, np.int64), recording, k=3) == 1
 
 

@@ -1,8 +1,9 @@
-"""A corpus with every property of emg2pose as it is published goes through training, evaluation and export.
+"""A corpus with every property of the published emg2pose goes through training, evaluation and export.
 
-By its paper, its repository's split files and the crosstab of its metadata: two wrists in a session, each a file
-`<session>_left` and `<session>_right`; `moving_hand` left, right or both, so that a quarter of the files are of a hand
-that was not asked to move; validation people flagged as held out; stages whose names in the files carry the hand.
+The properties are from its paper, its repository's split files and the crosstab of its metadata. A session has two
+wrists, in files `<session>_left` and `<session>_right`. `moving_hand` is left, right or both, so a quarter of the files
+are of a hand that was not asked to move. Validation people are flagged as held out. Stage names in the files include
+the hand.
 """
 
 from dataclasses import replace
@@ -31,7 +32,7 @@ N_SAMPLES = 1500
 
 
 def _person(number: int) -> tuple[str, bool]:
-    """Split and flag of a person, as the published metadata have them."""
+    """Split and held-out flag of a person, as in the published metadata."""
     return [("train", False), ("train", False), ("train", False), ("val", True), ("test", True)][number]
 
 
@@ -92,14 +93,14 @@ def test_each_wrist_has_levels_of_its_own_from_movements_that_it_made(published,
     left_fist = only_fist.of(next(row for row in published.rows if row.side == "left")).level_uv
     assert of_side["left"] is not None
     assert left_fist is not None
-    np.testing.assert_array_equal(of_side["left"], left_fist)  # its hand was still while the right one pointed
+    np.testing.assert_array_equal(of_side["left"], left_fist)  # the left hand was still while the right one pointed
     assert of_side["right"] is not None
     assert np.median(left_fist) > 3 * np.median(of_side["right"])
 
 
 def test_a_hand_that_was_not_asked_to_move_is_left_out_unless_the_recipe_wants_it(published, calibrated, asked):
     idle = {row.filename for row in published.rows if row.is_idle}
-    assert len(idle) == 5  # one of the wrists, of one stage in five
+    assert len(idle) == 5  # one of two wrists, in one of five stages
     looked_up = {published.rows[number].filename for number, _ in (*asked.references.places, *asked.queries.places)}
     assert not looked_up & idle
     any_hand = published.usable(varied(calibrated, recordings={"hand": "any"}))

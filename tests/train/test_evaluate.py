@@ -46,7 +46,7 @@ def test_the_vote_is_that_of_k_nearest_neighbours():
     references, queries, labels = _unit(rng, 300), _unit(rng, 200), rng.integers(0, 4, 300)
     peer = KNeighborsClassifier(9, metric="cosine", algorithm="brute").fit(references, labels)
     shares = np.sort(peer.predict_proba(queries), axis=1)
-    clear = shares[:, -1] > shares[:, -2]  # scikit-learn breaks ties by label, we by distance
+    clear = shares[:, -1] > shares[:, -2]  # without ties, which scikit-learn breaks by label and we by distance
     ours = majority(nearest_labels(queries, references, labels, 9))
     assert clear.sum() > 100
     np.testing.assert_array_equal(ours[clear], peer.predict(queries)[clear])
@@ -62,7 +62,7 @@ def test_a_tie_goes_to_the_nearer_and_the_runtime_votes_alike():
 def test_balanced_accuracy_is_scikit_learns():
     rng = np.random.default_rng(2)
     true, answered = rng.integers(0, 5, 400), rng.integers(0, 5, 400)
-    true[true == 4] = 0  # one gesture never asked about
+    true[true == 4] = 0  # one gesture without queries
     got = score("known", "seen", tuple("abcde"), true, answered, rng.integers(0, 3, 400))
     with pytest.warns(UserWarning, match="y_pred contains classes"):
         assert got.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, answered))
@@ -126,7 +126,7 @@ def test_the_interval_holds_the_score_and_narrows_with_more_users():
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
     alone = bootstrap_interval(people(1))
-    assert alone[0] == alone[1]  # one person says nothing about others
+    assert alone[0] == alone[1]  # one person gives no interval
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -164,7 +164,7 @@ def test_training_reads_new_people_on_a_corpus_that_can_be_read(trained, toy_set
 
 
 def test_nobody_is_answered_by_their_own_poses(toy_set):
-    """Each person's window of a gesture is given the embedding of that person's poses of it, and of nobody else's."""
+    """Each person's EMG of a gesture gets the embedding of that person's own poses of it, so only those would match."""
     n_gestures = len(toy_set.gestures)
     queries, references = (
         np.eye(5 * n_gestures, dtype=np.float32)[examples.user_index * n_gestures + examples.gesture_index]

@@ -1,4 +1,4 @@
-"""Every documented value of a recipe's keys trains, and every variant in every precision, all of them on a CPU."""
+"""Every documented value of every recipe key trains, and every variant in every precision, all on a CPU."""
 
 import math
 from typing import Any, Literal, get_args, get_origin
@@ -12,7 +12,7 @@ from cpep_train.fitting import _precision
 from cpep_train.recipe import Recipe
 from tests.train.toy_corpus import renamed, train_on, write_toy_corpus
 
-# What each variant of train/recipes changes, at the size of the toy.
+# The changes of each variant in train/recipes, at toy size.
 VARIANTS: dict[str, dict[str, Any]] = {
     "published": {"emg.front_end": "raw"},
     "mean-pooling": {"emg.pooling": "mean", "pose.pooling": "mean"},
@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 QUICK = [("log-covariances", "bf16-mixed"), ("gestures", "bf16-mixed"), *(("published", kind) for kind in PRECISIONS)]
-N_SAMPLES = 700  # of a recording: a few steps an epoch
+N_SAMPLES = 700  # per recording, for a few steps per epoch
 
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -62,7 +62,7 @@ def short_corpus(tmp_path_factory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def named_by_template(tmp_path_factory) -> Corpus:
-    """The toy corpus with gestures that there are pose templates for."""
+    """The toy corpus with names of gestures that have pose templates."""
     folder = tmp_path_factory.mktemp("templates") / "toy"
     write_toy_corpus(folder, N_SAMPLES)
     names = {"Fist": "PowerGrip", "Flat": "OpenHand", "Point": "PinchGrip", "Rest": "NoMotion", "Spread": "ChuckGrip"}
@@ -101,7 +101,7 @@ def test_auto_trains_in_full_precision_without_a_gpu():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, during compilation
 def test_a_compiled_run_ends_as_one_that_is_not(toy_corpus, tiny_recipe, tmp_path):
     plain, compiled = (
         train_on(changed(tiny_recipe, {"compile": on}), toy_corpus, tmp_path / str(on)) for on in (False, True)
@@ -117,7 +117,7 @@ def test_a_student_is_distilled_in_half_precision(trained_run, toy_corpus, tiny_
 
 
 def _choices(part: type[BaseModel], prefix: str = "") -> set[tuple[str, object]]:
-    """Every value of every key that may only have certain ones."""
+    """All values of all keys that have a fixed set of values."""
     found: set[tuple[str, object]] = set()
     for name, field in part.model_fields.items():
         for kind in (field.annotation, *get_args(field.annotation)):

@@ -1,4 +1,4 @@
-"""A session as a file of another format, and as a picture."""
+"""Export of a session to other file formats and to a picture."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.train.test_import_files import RATE_HZ, wave
 
 @pytest.fixture
 def session(tmp_path) -> Path:
-    """A session with a gap, and poses of which some are missing."""
+    """A session with a gap and some missing poses."""
     n, rng = 900, np.random.default_rng(0)
     time_s = 2.0 + (np.arange(n) + 300 * (np.arange(n) >= 500)) / RATE_HZ
     pose = rng.uniform(-1, 1, (n, len(JOINT_NAMES))).astype(np.float32)
@@ -54,7 +54,7 @@ def test_edf_comes_back_within_its_sixteen_bits(session, tmp_path):
     emg = np.column_stack([channel.values for channel in source.channels])
     step = 162 / 65535
     np.testing.assert_allclose(emg[:500], wave(900, 3)[:500], atol=step)
-    np.testing.assert_allclose(emg[800:1200], wave(900, 3)[500:], atol=step)  # behind the gap
+    np.testing.assert_allclose(emg[800:1200], wave(900, 3)[500:], atol=step)  # after the gap
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Free movement: inside the joints' ranges, clear of the held-out gestures, moving as hands move."""
+"""Free movement: within the joints' ranges, away from held-out gestures, and similar to natural movement."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def hand() -> Hand:
 
 @pytest.fixture(scope="module")
 def poses(hand) -> np.ndarray:
-    """Three people, five minutes each."""
+    """Poses of three people, five minutes each."""
     people = [np.random.default_rng(seed) for seed in (1, 2, 3)]
     return np.stack([move_free(draw_style(rng), hand, 7_500, RATE_HZ, rng).poses_rad for rng in people])
 
@@ -49,7 +49,7 @@ def test_held_out_gestures_as_people_make_them_are_within_the_clearance(hand):
 def test_postures_have_the_few_principal_components_of_natural_hands(poses):
     share = np.linalg.eigvalsh(np.cov(poses[..., :20].reshape(-1, 20).T))[::-1]
     kept = np.cumsum(share) / share.sum()
-    assert 0.55 < kept[1] < 0.75  # Ingram et al. 2008: six tenths in two, 94 % in ten
+    assert 0.55 < kept[1] < 0.75  # Ingram et al. 2008: two components explain 60 %, ten 94 %
     assert kept[9] > 0.9
 
 

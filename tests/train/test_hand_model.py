@@ -1,4 +1,4 @@
-"""The musculoskeletal hand against mechanics that anyone can check."""
+"""The musculoskeletal hand, checked with elementary mechanics."""
 
 import sys
 
@@ -78,7 +78,7 @@ def test_moment_arms_are_the_slope_of_tendon_length(hand):
         mujoco.mj_forward(model, data)
         lengths.append(data.actuator_length.copy())
     pose = np.full(N_POSE, 0.5)
-    pose[[0, 2, 3]] = -0.5  # the thumb's flexions count the other way in MyoHand
+    pose[[0, 2, 3]] = -0.5  # MyoHand's thumb flexions have the opposite sign
     slope = (lengths[1] - lengths[0]) / (2 * step_rad)
     np.testing.assert_allclose(
         hand.moment_arms_m(pose[None])[0, NAMES.index("index_mcp_flexion"), :39], -slope, atol=1e-6

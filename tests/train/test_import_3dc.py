@@ -12,7 +12,7 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def _write_set(folder: Path, participants: list[int], n_rows: int = 4500) -> None:
-    """Two gestures, one repetition for training and one for testing, in the layout of the published set."""
+    """Write two gestures, with one training and one test repetition, in the layout of the published set."""
     for participant in participants:
         rng = np.random.default_rng(participant)
         for split in ("train", "test"):
@@ -37,7 +37,7 @@ def test_recordings_become_sessions_with_their_labels_and_counts(tmp_path):
         np.testing.assert_array_equal(session.emg(), np.loadtxt(source, delimiter=","))
         assert not session.pose_valid().any()
         assert (session.meta.sample_rate, session.meta.num_channels) == (1000.0, 10)
-    assert row.session == "3dc-03-rep5"  # the second half of the repetitions is counted on
+    assert row.session == "3dc-03-rep5"  # numbers continue in the second half of the repetitions
     assert corpus_info(tmp_path / "out").faults == ()
 
 

@@ -55,7 +55,7 @@ def _write_csv(path: Path, stages: list[str], header: str = "t,ch_1,gesture,inde
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Two files of one band, and their map."""
+    """A folder with two files of one band, and their map."""
     (tmp_path / "map.toml").write_text(MAP)
     _write_csv(tmp_path / "a.csv", ["Fist"] * 40 + [""] * 10 + ["Rest"] * 50 + ["Fist"] * 30)
     _write_csv(tmp_path / "b.csv", ["Rest"] * 60)
@@ -74,7 +74,7 @@ def test_rows_are_cut_where_their_label_changes_and_unlabelled_ones_left_out(fol
         ("p2", "Rest", "test", True),
     ]
     with corpus.session(corpus.rows[1]) as session:
-        np.testing.assert_allclose(session.emg(), 2 * emg[50:100], atol=1e-5)  # in microvolts, by the names of columns
+        np.testing.assert_allclose(session.emg(), 2 * emg[50:100], atol=1e-5)  # in microvolts, columns by name
         angles = session.joint_angles()
         assert session.meta.sample_rate == 500
     assert angles[0, JOINT_NAMES.index("index_mcp_flexion")] == pytest.approx(1.5 - 1.5 * 0.25)
@@ -281,7 +281,7 @@ def test_an_import_into_a_folder_that_holds_its_own_sources_deletes_nothing(tmp_
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
     import_csv(tmp_path / "map.toml", tmp_path / "out")
-    import_csv(tmp_path / "map.toml", tmp_path / "out")  # what it wrote itself it may write again
+    import_csv(tmp_path / "map.toml", tmp_path / "out")  # it may overwrite its own output
 
 
 @pytest.mark.parametrize("value", ["1e39", "-1e39", "1e400", "nan", "12345678901234567890123456", ""])

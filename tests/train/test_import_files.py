@@ -1,4 +1,4 @@
-"""Files of amplifiers' software, written here to their formats' rules, come out as sessions with the same signal."""
+"""Files of amplifiers' software, which the tests write to the formats' rules, become sessions with the same signal."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ RATE_HZ = 200
 
 
 def wave(n: int, n_channels: int, rate_hz: float = RATE_HZ) -> np.ndarray:
-    """Slow sines in microvolts, which interpolation keeps, and no two stretches alike, (n, n_channels)."""
+    """Slow sines in microvolts, (n, n_channels). Interpolation preserves them, and no two stretches are alike."""
     time_s = np.arange(n) / rate_hz
     return np.column_stack([(80 - time_s) * np.sin(2 * np.pi * (2 + k) * time_s + k) for k in range(n_channels)])
 
@@ -238,7 +238,7 @@ def test_where_an_edf_was_interrupted_there_is_a_gap(tmp_path):
     content = (tmp_path / "a.edf").read_bytes().replace(b"EDF+C", b"EDF+D")
     head, size = 256 * 5, (len(content) - 256 * 5) // 5  # five records of three signals and the annotations
     records = [content[head + k * size :][:size] for k in range(5)]
-    for k in (3, 4):  # the last two came 2.5 s later than they would
+    for k in (3, 4):  # the last two are delayed by 2.5 s
         said = records[k][802:].replace(b"+%d\x14\x14" % k, b"+%.1f\x14\x14" % (k + 2.5))
         records[k] = records[k][:802] + said.ljust(size - 802, b"\0")[: size - 802]
     content = content[:head] + b"".join(records)
@@ -249,7 +249,7 @@ def test_where_an_edf_was_interrupted_there_is_a_gap(tmp_path):
     assert any("interrupted 1 times, 2.5 s" in note for note in summary.notes)
     with corpus.session(corpus.rows[0]) as session:
         np.testing.assert_allclose(session.emg(), emg[:200], atol=0.01)
-    assert summary.gestures == {"Rest": 2, "Fist": 1}  # the others are where nothing was recorded
+    assert summary.gestures == {"Rest": 2, "Fist": 1}  # the others are in the gap
     with corpus.session(corpus.rows[2]) as session:
         np.testing.assert_allclose(session.emg(), emg[500:], atol=0.01)
         ((_, duration_s),) = session.gaps()

@@ -1,4 +1,4 @@
-"""Files as the two Myo sets publish them come out as sessions."""
+"""Files in the formats of the two published Myo sets become sessions."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from cpep_train.leakage import audit
 
 
 def _write_wrist(folder: Path, gestures: tuple[int, ...] = (0, 1, 7)) -> dict[str, np.ndarray]:
-    """Two people, two donnings each; rest and gesture alternate."""
+    """Write two people with two donnings each; rest and gestures alternate."""
     written = {}
     for seed, session in enumerate(("111-1", "111-2", "222-1", "222-3")):
         (folder / session).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Files in the layout of Ninapro's documentation, written here with scipy, come out as sessions."""
+"""Files in the layout of Ninapro's documentation, which the tests write with scipy, become sessions."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ BEND = GLOVE_22.index("index_pip_flexion")
 def _variables(
     database: Database, movements: int = 2, repetitions: int = 6, sensors: int = 22, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """One exercise: rest, then each movement as often as asked, each followed by a rest."""
+    """The variables of one exercise: rest, then the repetitions of each movement, each followed by a rest."""
     rng = np.random.default_rng(seed)
     label, repetition = [np.zeros(N_A_REPETITION)], [np.zeros(N_A_REPETITION)]
     for movement in range(1, movements + 1):
@@ -111,7 +111,7 @@ def _samples_written(corpus: Path) -> int:
 
 def test_a_flickering_label_and_a_second_folder_lose_nothing(tmp_path):
     variables = _variables("db5")
-    variables["restimulus"][40:42] = 0  # inside the first repetition
+    variables["restimulus"][40:42] = 0  # within the first repetition
     for folder, seed in (("set", 0), ("set/old", 1)):
         emg = np.random.default_rng(seed).standard_normal(variables["emg"].shape)
         _write_set(tmp_path / folder, {**variables, "emg": emg})
@@ -234,7 +234,7 @@ def test_a_sensors_range_is_laid_onto_that_of_its_joint():
     np.testing.assert_allclose(np.rad2deg(of["middle_mcp_flexion"]), np.linspace(0, 90, 101), atol=1e-4)
     assert np.rad2deg(of["index_mcp_abduction"][-1]) == pytest.approx(20)
     assert np.rad2deg(of["ring_mcp_abduction"][-1]) == pytest.approx(-20)
-    assert np.rad2deg(of["pinky_mcp_abduction"][-1]) == pytest.approx(-40)  # it is carried along by the ring finger
+    assert np.rad2deg(of["pinky_mcp_abduction"][-1]) == pytest.approx(-40)  # the ring finger carries it along
     assert not of["middle_mcp_abduction"].any()  # the glove has no sensor for it
 
 

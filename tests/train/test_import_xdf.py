@@ -1,4 +1,4 @@
-"""XDF files, written here chunk by chunk: a chunk is its length, a tag and its content."""
+"""XDF files, which the tests write chunk by chunk: a chunk is its length, a tag and its content."""
 
 import struct
 from pathlib import Path

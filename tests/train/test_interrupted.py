@@ -1,4 +1,4 @@
-"""`cpep-edge train` broken off wherever it writes a file, and resumed by the same command: the same run, to the bit."""
+"""`cpep-edge train`, interrupted at every file that it writes and resumed by the same command, gives the same bits."""
 
 import os
 import re
@@ -20,14 +20,15 @@ _replace = os.replace
 
 
 def _command(words: list[str], log: Path, done: Path, number: int | None = None) -> int:
-    """The command in a process of its own, which gets a signal as it writes a file: its exit status.
+    """Run the command in another process, which gets signal `number` when it writes a file; returns its exit status.
 
-    done: where it is noted at which files, and whether before or after they stood there, a process got one; each once
+    done: list of the files at which a process already got a signal, before or after the file was written; each is used
+        once
     """
     process = os.fork()
     if process:
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    status = 99  # the child from here on
+    status = 99  # from here on in the child process
     with log.open("w") as err:
         os.dup2(err.fileno(), 2)
 
@@ -58,7 +59,7 @@ def _command(words: list[str], log: Path, done: Path, number: int | None = None)
 
 
 def _content(run: Path) -> dict[str, bytes]:
-    """All that a run leaves, but when it was started, how long its epochs took, and the picture of them."""
+    """All files of a run, except the time of its start, the durations of its epochs and the picture of its curves."""
     found = {str(file.relative_to(run)): file.read_bytes() for file in sorted(run.rglob("*")) if file.is_file()}
     found["curves.png"] = found["curves.png"][:8]
     for name in found:
@@ -73,7 +74,7 @@ def _content(run: Path) -> dict[str, bytes]:
 def test_a_command_broken_off_at_every_file_it_writes_resumes_to_the_same_run(
     toy_corpus, tiny_recipe, tmp_path, monkeypatch
 ):
-    monkeypatch.undo()  # the curves are drawn here
+    monkeypatch.undo()  # in this test the curves are drawn
     file, log, done = write_recipe(tiny_recipe, tmp_path / "tiny.toml"), tmp_path / "log", tmp_path / "done"
     done.touch()
     words = ["train", str(file), "--data", str(toy_corpus.folder), "--out"]

@@ -21,7 +21,7 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 @pytest.fixture
 def corpus(tmp_path) -> Corpus:
-    """A corpus of its own, to plant leaks in."""
+    """A corpus for one test, which may put leaks into it."""
     return write_toy_corpus(tmp_path / "toy", n_samples=400)
 
 
@@ -36,7 +36,7 @@ def _fist(corpus: Corpus) -> Row:
 
 
 def _elsewhere(corpus: Corpus, folder: Path, session: str) -> Corpus:
-    """Another corpus, of one recording of another name in it."""
+    """Another corpus, of a recording that has another name in it."""
     row = replace(corpus.rows[0], user="x", session=session, split="test", held_out_user=True, filename="x-Fist")
     write_metadata(folder, [row])
     return Corpus.open(folder)
@@ -157,12 +157,12 @@ def test_a_recording_that_was_cut_and_renamed_is_found(corpus, tmp_path):
 
 def test_marks_share_what_recordings_share():
     rng = np.random.default_rng(0)
-    emg = rng.integers(-20, 20, (4000, 8)).astype(np.float32)  # coarse, as of a band of 8-bit counts
+    emg = rng.integers(-20, 20, (4000, 8)).astype(np.float32)  # coarse, as from a band with 8-bit counts
     one, half, other = (set(marks(values)) for values in (emg, emg[1000:3000], rng.permutation(emg)))
     assert len(one) == N_MARKS
     assert len(one & half) >= N_MARKS // 4
     assert not one & other
-    assert marks(np.zeros((500, 8), np.float32)) == ()  # silence is nobody's own
+    assert marks(np.zeros((500, 8), np.float32)) == ()  # silence is not specific to a recording
 
 
 def test_no_two_people_of_the_published_sets_are_taken_for_one():

@@ -1,4 +1,4 @@
-"""Prompted sessions and the event scores of a bundle that reads the answer out of the signal."""
+"""Prompted sessions, and event scores of a bundle that reads the answer from the signal."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,13 @@ def write(folder: Path, signal: np.ndarray) -> None:
 
 @pytest.fixture
 def corpus(tmp_path) -> Path:
-    """One session of ten seconds: three times High, and once nobody knows what."""
+    """One session of ten seconds: High three times as labelled, and once without a label."""
     signal = np.zeros((10_000, 2), np.float32)
     lines = ["filename,gesture,start_s,end_s"]
     for start in (1, 3, 5):
         signal[start * 1000 : start * 1000 + 1000] = 1
         lines.append(f"u-{PROMPTED},High,{start}.000,{start + 1}.000")
-    signal[8000:8600] = 1  # not asked for
+    signal[8000:8600] = 1  # without a prompt
     write(tmp_path, signal)
     write_metadata(tmp_path, [Row("u", "s", PROMPTED, "right", "right", True, False, "test", "user", f"u-{PROMPTED}")])
     (tmp_path / LABELS_FILE).write_text("\n".join(lines) + "\n")
@@ -50,7 +50,7 @@ def test_a_perfect_reader_is_scored_as_one_and_its_false_activation_is_seen(corp
     events = score.events
     assert (events.n_right, events.n_missed, events.n_confused, events.n_extra_outside) == (3, 0, 0, 1)
     assert events.false_activations_per_hour == pytest.approx(360)
-    # more than half of the window is high 150 ms after the onset, the third such window makes sure
+    # more than half of the window is high 150 ms after the onset; the third such window is enough evidence
     assert events.algorithm.p50_ms == pytest.approx(250)
     assert score.n_people == 1
     assert 0.4 < score.rest_share < 0.7
@@ -73,7 +73,7 @@ def test_prompts_that_hold_no_movement_are_said(corpus, of):
     signal = np.zeros((10_000, 2), np.float32)
     if of == "noise":
         signal = np.random.default_rng(0).normal(0, 10, (10_000, 2)).astype(np.float32)
-    if of == "before the labels":  # a file of labels for another recording
+    if of == "before the labels":  # as if the labels were for another recording
         signal[:900] = signal[2100:2900] = 1
     write(corpus, signal)
     with pytest.raises(DataError, match="the prompts of u-Prompted hold no movement"):

@@ -42,7 +42,7 @@ def test_the_encoder_sees_nothing_of_a_masked_patch(tiny_recipe):
         seen.append(mix(tokens))
         return seen[-1]
 
-    module.encoder.mix = spy  # type: ignore[method-assign]  # listens, changes nothing
+    module.encoder.mix = spy  # type: ignore[method-assign]  # records the tokens without changing them
     window = _window()
     module.loss(window, _order())
     changed = window.clone()

@@ -1,4 +1,4 @@
-"""The pool of motor units against what its authors and physiology say of it."""
+"""The motor unit pool, compared with its authors' figures and with physiology."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def test_a_unit_starts_at_eight_hertz_and_never_slows_with_more_excitation():
 
 def test_more_force_takes_more_excitation_and_no_force_none():
     excitation = excitation_for(np.linspace(0, 1, 50))
-    assert excitation[0] < 1  # below the first threshold
+    assert excitation[0] < 1  # below the lowest recruitment threshold
     assert np.all(np.diff(excitation[1:]) > 0)
     assert excitation[-1] <= LARGEST_EXCITATION
 

@@ -1,4 +1,4 @@
-"""The notebooks and the examples of the README run, on the toy corpus."""
+"""The notebooks and the README's examples run on the toy corpus."""
 
 import os
 import re
@@ -21,7 +21,7 @@ NOTEBOOKS = sorted((ROOT / "train" / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture
 def surroundings(toy_corpus, tiny_recipe, tmp_path, monkeypatch) -> dict[str, str]:
-    """What an example is told of the toy corpus, in place of the demo's."""
+    """Environment variables that give an example the toy corpus in place of the demo's."""
     (tmp_path / "mean.toml").write_text('[emg]\npooling = "mean"\n')
     tiny = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
     told = {
@@ -38,11 +38,11 @@ def surroundings(toy_corpus, tiny_recipe, tmp_path, monkeypatch) -> dict[str, st
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of Jupyter's own machinery
+@pytest.mark.filterwarnings("ignore")  # warnings from Jupyter itself
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_a_notebook_runs_from_top_to_bottom(file, surroundings, tmp_path):
     notebook = nbformat.read(file, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells)  # kept without, so that they stay small
+    assert all(not cell.get("outputs") for cell in notebook.cells)  # stored without outputs, to keep them small
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     told = "".join(str(output) for cell in notebook.cells for output in cell.get("outputs", ()))
     assert "held-out" in told

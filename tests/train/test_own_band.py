@@ -1,4 +1,4 @@
-"""From one's own band to a model: what the wearer recorded by prompts trains, is judged, and says what it lacks."""
+"""From one's own band to a model: prompted recordings are trained on and evaluated, and their limits are reported."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ STRENGTH = {"Fist": (40, 30, 5, 5, 20), "Open hand": (5, 5, 40, 20, 5), "Horns":
 
 
 def record_own(folder: Path, rate_hz: float, repeat: int, session: str = "monday") -> Path:
-    """What `record --prompt` leaves of a wearer who does as asked."""
+    """The output of `record --prompt` for a wearer who follows the prompts."""
     listed = "".join(
         f'[[prompt]]\nstage = "{stage.replace(" ", "-")}"\nseconds = 1.5\nrepeat = {repeat}\n' for stage in STRENGTH
     )

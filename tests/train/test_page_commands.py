@@ -1,4 +1,4 @@
-"""Every command of the documentation is one that there is, and runs: on the toy corpus, on a simulated band."""
+"""Every command in the documentation exists and runs, on the toy corpus or a simulated band."""
 
 import re
 import shlex
@@ -28,7 +28,7 @@ from tests.train import (
 from tests.train.toy_corpus import write_recipe
 
 STAGES = ("emg_mae", "pose_mae", "align")
-SMALL = {"--users": "2", "--seconds": "1", "--free-seconds": "5", "--seeds": "0"}  # enough to see a command run
+SMALL = {"--users": "2", "--seconds": "1", "--free-seconds": "5", "--seeds": "0"}  # enough for a command to run
 SHORT = {"calibrate": ["--seconds", "3", "--rest-seconds", "1"], "live": ["--seconds", "1", "--web-port", "0"]}
 ROOT = Path(__file__).parents[2]
 _LINE = re.compile(r"^    (?:[A-Z_]+=\S+ )?cpep-edge (.*)$", re.MULTILINE)
@@ -36,7 +36,7 @@ _INLINE = re.compile(r"`cpep-edge ([^`\n]+)`")
 
 
 def _commands(file: Path) -> list[str]:
-    """The commands that stand on lines of their own, without comments."""
+    """The commands that have their own lines, without comments."""
     return [re.split(r"\s{2,}#|\s#\s", line)[0].strip() for line in _LINE.findall(file.read_text(encoding="utf-8"))]
 
 
@@ -48,7 +48,7 @@ PAGES = sorted(
 COMMANDS = [(str(file.relative_to(ROOT)), command) for file in PAGES for command in _commands(file)]
 
 
-# Who runs what the tests below do not.
+# The tests that run the commands which the tests below do not.
 ELSEWHERE = {
     "teach": "cpep_edge/test_own_band_tutorial.py",
     "live my.cpep --web": "cpep_edge/test_web_acting.py",  # the device is chosen on the page
@@ -65,7 +65,7 @@ def _is_elsewhere(command: str) -> bool:
 
 
 def _options(command: str) -> set[tuple[str, str]]:
-    """Each option that is given, with the command that takes it."""
+    """Each option of a command line, with the command that it belongs to."""
     words = shlex.split(command)
     name = " ".join(words[: 2 if words[0] in ("data", "recipes", "gestures") else 1])
     return {(name, ""), *((name, word) for word in words if word.startswith("--"))}
@@ -90,7 +90,7 @@ def test_a_command_of_a_page_parses(page, command):
         name, following, words = current.resolve_command(context, words)
         assert following is not None
         context, current = click.Context(following, info_name=name, parent=context), following
-    current.make_context(current.name, words)  # options, their values and what is required
+    current.make_context(current.name, words)  # checks options, their values, and required ones
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -102,7 +102,7 @@ def test_commands_inside_sentences_are_there(page):
 
 @pytest.fixture
 def workplace(tmp_path, toy_corpus, trained_run, tiny_recipe, monkeypatch) -> Path:
-    """A folder in which the names of docs/training.md are files of the toy."""
+    """A folder with toy files under the names of docs/training.md."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(toy_corpus.folder, "CORPUS")
     shutil.copy(toy_corpus.file(toy_corpus.rows[0]), "SESSION.hdf5")
@@ -146,13 +146,13 @@ def test_every_command_of_the_page_on_training_runs(workplace, trained_run):
             elif word in ("OUT", "OUT.edf", "RUN", "SWEEP", "DIR"):
                 words[place] = f"{number}-{word}"
         if words[:3] == ["data", "import", "myo-wrist"]:
-            words[words.index("--skip-start-s") + 1] = "0.05"  # the toy's labels last a tenth of a second
+            words[words.index("--skip-start-s") + 1] = "0.05"  # the toy's labels last 0.1 s
         _run(words)
 
 
 @pytest.fixture
 def beside_a_band(tiny_bundle, tiny_corpus, tmp_path, monkeypatch) -> Iterator[Path]:
-    """A folder with what docs/live.md names, and the band's port in place of /dev/ttyACM0."""
+    """A folder with the files of docs/live.md; yields the band's port, which replaces /dev/ttyACM0."""
     monkeypatch.chdir(tmp_path)
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
@@ -182,7 +182,7 @@ def test_every_command_of_the_pages_on_running_it_runs(page, beside_a_band, monk
         words = [str(beside_a_band) if word == "/dev/ttyACM0" else word for word in shlex.split(command)]
         if _is_elsewhere(command):
             continue
-        if words[0] == "export":  # that is in the test below; what the page names beside it does here
+        if words[0] == "export":  # exports run in the test below; here, sign as the page does
             words = ["sign", "my.cpep", "--key", "maker.pem"]
         if words[0] == "live" and Path("maker.pem").exists():
             monkeypatch.setenv("CPEP_EDGE_KEY", "maker.pem.pub")

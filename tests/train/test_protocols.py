@@ -92,7 +92,7 @@ def test_the_penalty_is_that_whose_harmonic_mean_is_highest_on_gestures_set_apar
     store.corpus = replace(store.corpus, rows=apart.rows)
     chosen = set_apart(checkpoint, examples)
     people = {chosen.users[number] for number in chosen.queries.user_index}
-    assert people == {"u3"}  # who validates; those trained on give the poses alone
+    assert people == {"u3"}  # the validation person; training people give only poses
     queries = embed_emg(torch_embedding(checkpoint.emg), chosen.queries)
     references = embed_poses(checkpoint.pose, chosen.references)
     curve = penalty_curve(chosen, queries, references)
@@ -110,7 +110,7 @@ def test_the_penalty_is_that_whose_harmonic_mean_is_highest_on_gestures_set_apar
 
 
 def _set_apart(row: Row) -> Row:
-    """The held-out gesture as one of validation; the judged person never made it."""
+    """The row with the held-out gesture in the validation split, but not for the held-out person."""
     if row.stage != HELD_OUT_STAGE:
         return row
     return replace(row, split="" if row.held_out_user else "val")
@@ -135,7 +135,7 @@ def test_the_probe_chooses_what_a_grid_search_over_left_out_people_chooses():
     rng = np.random.default_rng(0)
     person, gesture = np.repeat(np.arange(6), 30), np.tile(np.arange(3), 60)
     shared = np.eye(3)[gesture] + rng.standard_normal((180, 3))
-    own = np.array([rng.standard_normal((3, 20)) for _ in range(6)])[person, gesture]  # says nothing about the next
+    own = np.array([rng.standard_normal((3, 20)) for _ in range(6)])[person, gesture]  # does not help with other people
     rows = np.hstack([shared, 2 * own]).astype(np.float32)
     peer = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)),
@@ -208,9 +208,9 @@ def test_the_report_is_one_page_with_its_pictures_inside(evaluation, embedded, t
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     assert page.count("<svg") == len(list((tmp_path / "report").glob("*.svg"))) > 4
     ids = re.findall(r'\bid="([^"]+)"', page)
-    assert len(ids) == len(set(ids))  # of all figures together
+    assert len(ids) == len(set(ids))  # unique over all figures
     assert set(re.findall(r'(?:url\(|href=")#([^")]+)', page)) <= set(ids)
-    assert not re.findall(rf"(?:fill|stroke): (?:{INK}|{SERIES[0]})", page)  # in the dark they are others
+    assert not re.findall(rf"(?:fill|stroke): (?:{INK}|{SERIES[0]})", page)  # dark mode has other colours
     assert all(reading.name in page for reading in evaluation.readings)
     for pdf in (tmp_path / "report").glob("*.pdf"):
         assert pdf.read_bytes().startswith(b"%PDF")
@@ -234,7 +234,7 @@ def test_a_report_of_a_person_with_one_recording_of_a_kind_is_json(trained_run, 
     found, embedded = evaluate_run(trained_run, checkpoint, toy_corpus.folder, ("retrieval",))
     one = found.retrieval[0]
     assert one.quality is not None
-    quality = replace(one.quality, neighbour_consistency=float("nan"))  # what a single recording has no neighbours for
+    quality = replace(one.quality, neighbour_consistency=float("nan"))  # as with a single recording
     write_report(replace(found, retrieval=(replace(one, quality=quality),)), embedded, tmp_path)
     json.loads((tmp_path / FIGURES_FILE).read_text(), parse_constant=pytest.fail)
 
@@ -268,7 +268,7 @@ def test_the_plain_pair_is_a_ridge_regression_to_the_pose_at_the_end_of_a_window
     plain = fit_plain_pair(checkpoint, store)
     found = embed_emg(torch_embedding(plain.emg), embedded.examples.queries)
     cosine = np.sum(found * expected, axis=1) / np.linalg.norm(expected, axis=1)
-    assert cosine.min() > 0.99  # levels here are about the mean, there about nothing
+    assert cosine.min() > 0.99  # levels are centred here, but not there
     held = torch.randn(5, windows.store.recipe.n_joints, 1).expand(-1, -1, 8)
     arriving = torch.cat([torch.randn(5, held.shape[1], 8), held], dim=2)
     torch.testing.assert_close(plain.pose(arriving), plain.pose(held))

@@ -1,4 +1,4 @@
-"""The peer's features and protocols."""
+"""The features and protocols that measure realism, compared with LibEMG's."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_people_with_the_same_patterns_can_be_left_out_and_others_cannot(rng):
 
 def test_white_noise_has_its_median_frequency_in_the_middle_of_the_band(rng):
     figures = measure(_people(rng, own_pattern=False))
-    assert figures.median_frequency_hz == pytest.approx(255, abs=8)  # between the high-pass and half the rate
+    assert figures.median_frequency_hz == pytest.approx(255, abs=8)  # halfway between the high-pass and half the rate
     assert figures.power_share_20_450hz == pytest.approx(430 / 500, abs=0.02)
 
 

@@ -118,16 +118,16 @@ def test_recipes_are_listed_and_shown():
 @pytest.mark.parametrize("value", ["nan", "-inf", "1e308", "1000000000000000000", "[[[]]]", '"x"', "{}"])
 def test_a_value_that_cannot_be_meant_is_a_sentence_wherever_it_stands(value):
     for key in keys_of(Recipe):
-        with suppress(ConfigError):  # and nothing else
+        with suppress(ConfigError):  # no other error is allowed
             recipe = load_recipe("demo", [f"{key.name}={value}"])
-            recipe.emg_config()  # what a training asks of it first
+            recipe.emg_config()  # the first steps of a training
             recipe.pose_config()
             recipe.preprocessing(7.5)
 
 
 @pytest.mark.parametrize("value", ["true", '"1"', "inf", "1e308", "1" + "0" * 30])
 def test_a_number_is_a_number_and_one_that_a_training_can_use(value):
-    """Not true for 1, not text; and no count that runs for ever or takes all memory."""
+    """Neither true in place of 1 nor text is accepted, nor a count that would run for ever or take all memory."""
     recipe, numbers = load_recipe("demo"), []
     for key in keys_of(Recipe):
         now = reduce(lambda part, name: getattr(part, name, None), key.name.split("."), recipe)
@@ -178,7 +178,7 @@ def test_a_patch_that_does_not_divide_the_window_is_refused_with_a_window_that_i
     ("name", "says"),
     [
         ("nope", "cpep, demo"),
-        *((name, "there is no") for name in ("x" * 300, "x" * 5000, "demo+" + "x" * 5000)),  # no file's name
+        *((name, "there is no") for name in ("x" * 300, "x" * 5000, "demo+" + "x" * 5000)),  # too long for a file name
         ("augmented", "augmented is a variant, to be added to a recipe"),
         ("demo+nope", "there is no variant nope"),
         ("cpep+demo.toml", "there is no variant demo"),

@@ -99,7 +99,7 @@ def test_a_split_of_one_gesture_or_none_is_refused(split, kept, says, tiny_recip
 def test_a_refused_start_names_all_that_is_bad_and_blocks_nothing(tiny_recipe, tmp_path):
     corpus, out = write_toy_corpus(tmp_path / "toy"), tmp_path / "new" / "run"
     damage(corpus.folder / "u1-Flat.hdf5", "emg", (5, 2), np.nan)
-    damage(corpus.folder / "u4-Fist.hdf5", "emg", (slice(None), 0), 1.0)  # of the test split
+    damage(corpus.folder / "u4-Fist.hdf5", "emg", (slice(None), 0), 1.0)  # in the test split
     write_toy_session(corpus.folder, "u3-Fist", "Fist", "u3", n_samples=60)
     with pytest.raises(DataError, match=r"3 recordings cannot be used: .*u1-Flat.*u3-Fist.*u4-Fist"):
         train(tiny_recipe, corpus.folder, out, progress=False)
@@ -119,7 +119,7 @@ def test_bad_recordings_are_left_out_where_asked_and_written_down(tiny_recipe, t
     assert "u4-Fist.hdf5: field emg holds NaN" in load_provenance(out).skipped["u4-Fist"]
     assert caplog.text.count("left out: ") == 2
     train_on(tiny_recipe, corpus, out, resume=True)  # without the option
-    assert evaluate(load_checkpoint(out), corpus.folder)  # which asks about none of them
+    assert evaluate(load_checkpoint(out), corpus.folder)  # without the recordings left out
 
 
 def test_a_start_that_fails_late_leaves_nothing(tiny_recipe, tmp_path):
@@ -141,7 +141,7 @@ def test_changed_samples_are_other_data_and_a_copy_is_not(tiny_recipe, tmp_path)
     assert train(tiny_recipe, tmp_path / "copy", out, resume=True, progress=False) is not None
     for field in ("emg", "joint_angles"):
         shutil.copytree(corpus.folder, tmp_path / field)
-        damage(tmp_path / field / "u1-Flat.hdf5", field, (400, 2), 0.125)  # one value, no byte more
+        damage(tmp_path / field / "u1-Flat.hdf5", field, (400, 2), 0.125)  # one value; the file size stays
         with pytest.raises(ConfigError, match="other data"):
             train(tiny_recipe, tmp_path / field, out, resume=True, progress=False)
 

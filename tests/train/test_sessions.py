@@ -70,7 +70,7 @@ def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path):
 
 @pytest.fixture
 def forbidden(tmp_path) -> Iterator[Path]:
-    """A session that this user may not read; for root, as somebody else."""
+    """A session that this user may not read; as root, by switching to another user."""
     path = write_toy_session(tmp_path, "x")
     with forbidding(path):
         yield path
@@ -83,7 +83,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(forbidden, read):
 
 
 def test_a_filter_that_is_not_installed_is_named(tmp_path):
-    path, unknown = write_toy_session(tmp_path, "x"), 32_099  # registered for nobody
+    path, unknown = write_toy_session(tmp_path, "x"), 32_099  # not a registered filter
     with h5py.File(path, "r+") as file:
         rows = file["emg2pose/timeseries"][:]
         del file["emg2pose/timeseries"]
@@ -160,7 +160,7 @@ def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, break_file, says):
     def look() -> str:
         try:
             return "; ".join(corpus_info(tmp_path).faults)
-        except DataError as error:  # without metadata, a file that does not open at all stops the listing
+        except DataError as error:  # without metadata, an unreadable file ends the listing
             return str(error)
 
     assert says in look()

@@ -1,4 +1,4 @@
-"""A corpus in shards trains to the same weights as its files, wherever the shards lie."""
+"""Training on a corpus in shards gives the same weights as on its files, wherever the shards are."""
 
 import shutil
 import tarfile
@@ -27,7 +27,7 @@ def packed(toy_corpus, tmp_path) -> Path:
 
 
 def _moved(packed: Path, url: str) -> Path:
-    """The shards somewhere else, the index pointing to them."""
+    """Move the shards to a URL, and let the index point to them."""
     system, root = fsspec.core.url_to_fs(url)
     for shard in packed.glob("*.tar"):
         system.pipe_file(f"{root}/{shard.name}", shard.read_bytes())
@@ -62,7 +62,7 @@ def test_reading_processes_stream_the_same_windows(packed, toy_corpus, tiny_reci
     corpus, statistics = Corpus.open(packed), fit_statistics(toy_corpus, tiny_recipe)
 
     def first(of: Corpus, n_workers: int) -> np.ndarray:
-        store = SessionStore(of, tiny_recipe, statistics, cache_bytes=100_000)  # a few recordings: it is streamed
+        store = SessionStore(of, tiny_recipe, statistics, cache_bytes=100_000)  # small, so the corpus is streamed
         windows = WindowDataset(store, of.numbers("train"), with_pose=True)
         return next(iter(training_loader(windows, 8, 0, n_workers=n_workers))).emg.numpy()
 

@@ -1,4 +1,4 @@
-"""Simulated recordings and corpora, against the format, the seed and the physics they claim."""
+"""Simulated recordings and corpora follow the format, depend only on the seed, and obey the physics."""
 
 import csv
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_a_corpus_is_the_same_bit_for_bit_and_another_seed_is_another(corpus):
 
 
 def test_those_who_are_trained_on_form_trained_gestures_in_more_ways_and_nobody_else_does(corpus):
-    wide = {(1, stage.name) for stage in STAGES if not stage.held_out}  # of the three, the second is trained on
+    wide = {(1, stage.name) for stage in STAGES if not stage.held_out}  # only the second of the three is trained on
     for user in range(3):
         for stage in (FIST, STAGES[-1]):
             as_people_do = simulate(user, 0, stage, 1.0, 4).joint_angles_rad

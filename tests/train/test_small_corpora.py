@@ -1,4 +1,4 @@
-"""Corpora that are small or lopsided: one wearer, gestures that one person recorded, people and gestures in no list."""
+"""Small or unbalanced corpora: one wearer, gestures of one person only, people and gestures outside all lists."""
 
 import logging
 from dataclasses import replace
@@ -24,7 +24,7 @@ from tests.train.toy_corpus import (
 
 
 def _one_wearer(folder: Path, n_repetitions: int = 4) -> Corpus:
-    """Repetitions of one wearer; the last is for testing, and a held-out gesture is in none of the others."""
+    """Repetitions of one wearer; the last is for testing, and only it has the held-out gesture."""
     folder.mkdir()
     rows = []
     for repetition in range(n_repetitions):
@@ -75,7 +75,7 @@ def test_a_wearers_own_poses_answer_only_where_nobody_elses_are_and_never_of_the
     n = len(lopsided.rows)
     queries, references = (
         np.eye(n, dtype=np.float32)[e.places[:, 0]] for e in (examples.queries, examples.references)
-    )  # each recording a direction of its own: EMG finds the poses of its own recording, if it may
+    )  # each recording has its own direction: EMG would match the poses of its own recording, if allowed
 
     seen = []
 

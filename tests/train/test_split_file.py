@@ -21,7 +21,7 @@ test:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A dataset folder whose metadata name more than is there, as those of the mini dataset do."""
+    """A dataset folder whose metadata list more recordings than it has, like the mini dataset."""
     write_toy_corpus(tmp_path / "toy", n_samples=300)
     for file in (tmp_path / "toy").glob("u[234]-*.hdf5"):
         file.unlink()

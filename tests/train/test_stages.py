@@ -1,4 +1,4 @@
-"""Gesture stages and the movements through them."""
+"""Gesture stages and the movements between their poses."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from cpep_train.import_3dc import GESTURES
 from cpep_train.stages import REST_RAD, STAGES, WRIST_AND_GRIPS, Stage, draw_style, hold, minimum_jerk, move
 
 RATE_HZ = 50.0
-# The stage names of the published emg2pose metadata that are used here.
+# The stage names that are used here from the published emg2pose metadata.
 PUBLISHED = {
     "GraspPunchCloseFar",
     "FingerAbductionSeries",
@@ -55,7 +55,7 @@ def test_every_key_and_every_movement_stays_inside_the_joints_ranges(stage, hand
 def test_most_of_the_time_is_spent_in_the_gesture(stage, hand):
     poses = np.concatenate([_poses(stage, hand, seed) for seed in (1, 2, 3)])
     way_rad = stage.keys_rad - REST_RAD
-    reached = ((poses - REST_RAD) @ way_rad.T) / np.sum(way_rad**2, axis=1)  # share of the way to each key
+    reached = ((poses - REST_RAD) @ way_rad.T) / np.sum(way_rad**2, axis=1)  # share of the way to each key pose
     assert np.mean(reached.max(axis=1) > 0.6) > 0.85
 
 
@@ -75,7 +75,7 @@ def test_a_chain_walks_through_all_its_poses(hand):
 
 def test_movement_between_holds_is_smooth(hand):
     speed = np.abs(np.diff(_poses(STAGES[1], hand, 4), axis=0)) * RATE_HZ
-    assert speed.max() < 15.0  # rad/s; a jump in one step would be some 60
+    assert speed.max() < 15.0  # rad/s; a jump within one step would be about 60
 
 
 def test_the_gestures_of_real_sets_are_named_as_their_importer_names_them():

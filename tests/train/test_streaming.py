@@ -1,4 +1,4 @@
-"""The streaming encoder: what a token sees, and that a stream gives what its windows give."""
+"""The streaming encoder: which tokens a token attends to, and that streams and windows give the same embeddings."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_the_newest_block_is_decided_by_the_blocks_seen_and_by_nothing_else(enco
 
 @torch.no_grad()
 def test_attention_is_that_of_all_tokens_under_a_mask_of_blocks():
-    """An independent way to say the same: every token with every token, and minus infinity where it must not look."""
+    """Compared with an independent implementation: attention over all tokens, with minus infinity where masked."""
     torch.manual_seed(0)
     attention, n, b = StreamingAttention(CONFIG).eval(), 14, CONFIG.block_patches
     attention.distance.normal_()

@@ -78,7 +78,7 @@ def test_holms_correction_is_that_of_its_definition():
 
 def test_recipes_are_compared_person_by_person_over_their_seeds():
     people = [f"p{n}" for n in range(8)]
-    ease = np.linspace(-0.3, 0.3, 8)  # people differ more than recipes do
+    ease = np.linspace(-0.3, 0.3, 8)  # people differ more than recipes
 
     def result(recipe: str, seed: int, lift: float) -> Result:
         by_user = {person: 0.6 + e + lift + 0.02 * seed for person, e in zip(people, ease, strict=True)}
@@ -89,7 +89,7 @@ def test_recipes_are_compared_person_by_person_over_their_seeds():
     better, same = comparisons(found)
     assert (better.recipe, better.against, better.n_users) == ("b", "a", 8)
     assert better.difference == pytest.approx(0.05)
-    assert better.p == pytest.approx(2 * 2 / 2**8)  # the smallest that eight people allow, twice for two recipes
+    assert better.p == pytest.approx(2 * 2 / 2**8)  # the smallest p with eight people, doubled for two comparisons
     assert (same.difference, same.p) == (pytest.approx(0), 1.0)
     assert "| b | held-out | seen | +0.050 | +0.050 to +0.050 | 0.016 | 8 |" in markdown(found)
 
@@ -144,7 +144,7 @@ def test_a_sweep_trains_judges_tabulates_and_does_nothing_twice(
     assert (plain / "emg-mae" / "epochs.csv").read_bytes() == (noisy / "emg-mae" / "epochs.csv").read_bytes()
     assert (plain / "align" / "epochs.csv").read_bytes() != (noisy / "align" / "epochs.csv").read_bytes()
 
-    monkeypatch.setattr(sweeps, "train", None)  # nothing may be trained again
+    monkeypatch.setattr(sweeps, "train", None)  # training again would fail
     again = invoke(*words, catch_exceptions=False)
     assert "tiny+noisy" in again.stdout
     with pytest.raises(ConfigError, match="another recipe of that name"):

@@ -31,7 +31,7 @@ from tests.train.toy_corpus import HELD_OUT_STAGE, train_on, varied, write_recip
 
 @pytest.fixture(scope="module")
 def whole(toy_corpus, tiny_recipe, tmp_path_factory) -> tuple[Path, Checkpoint]:
-    """A run that nothing disturbed."""
+    """A run without interruption."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return out, train_on(tiny_recipe, toy_corpus, out)
 
@@ -43,7 +43,7 @@ def out(tmp_path) -> Path:
 
 @pytest.fixture
 def fit(toy_corpus, tiny_recipe, out) -> Callable[..., Checkpoint | None]:
-    """Trains on the toy corpus, as the tiny recipe says and into `out` where nothing else is given."""
+    """A function that trains on the toy corpus, by default with the tiny recipe and into `out`."""
 
     def fit(recipe: Recipe = tiny_recipe, **options: Any) -> Checkpoint | None:
         return train(recipe, toy_corpus.folder, **{"out": out, "progress": False, **options})
@@ -113,7 +113,7 @@ def test_alignment_without_the_stages_before_it_is_refused(fit):
 
 
 class _Interrupting(EpochLog):
-    """Presses Ctrl-C in the middle of the second epoch of one stage."""
+    """Simulates Ctrl-C in the middle of the second epoch of one stage."""
 
     stage = ""
 
@@ -173,9 +173,9 @@ def test_ctrl_c_before_the_first_epoch_leaves_the_folder_as_it_was(fit, out, mon
 
 
 @pytest.mark.parametrize("stopped_at", ["save_layouts", "save_provenance", "save_splits", "save_recipe", "fit"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of later Pythons, that a fork has one thread
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # later Pythons warn that a fork has one thread
 def test_a_kill_before_anything_was_trained_blocks_nothing(stopped_at, fit, out, monkeypatch):
-    """A process that forked stands for one that was killed: it runs none of what should tidy up."""
+    """A forked process that ends with `os._exit` simulates a kill, because it runs no clean-up code."""
     write = getattr(training, stopped_at)
 
     def stop(*given: object, **named: object) -> None:
@@ -254,7 +254,7 @@ def test_a_logger_of_the_recipe_gets_every_epoch_and_changes_no_weight(name, who
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of what these import
+@pytest.mark.filterwarnings("ignore")  # warnings from what these import
 @pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("comet", "comet_ml")])
 def test_a_logger_of_a_service_keeps_its_log_offline_a_stage_each(
     name, package, whole, fit, tiny_recipe, out, monkeypatch, capfd
@@ -356,12 +356,12 @@ def test_a_pose_encoder_that_was_trained_too_is_the_one_that_is_kept(whole, fit,
 
 
 def test_a_resume_point_needs_no_place_for_temporary_files(fit, tiny_recipe, out, monkeypatch):
-    """Which may be another disk, a full one, and which keeps for ever what a kill left in it."""
+    """That place may be on another, full disk, and files that a kill leaves there would never be removed."""
     monkeypatch.setattr("tempfile.tempdir", str(out / "nowhere"))
     fit(varied(tiny_recipe, pose_mae={"epochs": 1}), stage="pose-mae")
     assert (out / "pose-mae" / "weights.safetensors").is_file()
 
 
 def test_more_reading_processes_than_any_machine_has_are_wrong_usage():
-    """Lightning would start them all, and be busy with it for ever."""
+    """Lightning would try to start them all, which would take for ever."""
     assert invoke("train", "cpep", "--data", "x", "--out", "y", "--workers", "99999999999").exit_code == 2

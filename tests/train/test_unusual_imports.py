@@ -1,4 +1,4 @@
-"""What people's own files do that no format forbids: capitals, units that nobody named, clocks that go back."""
+"""Oddities of users' files that no format forbids: capitals, unnamed units, clocks that go back."""
 
 import unicodedata
 from pathlib import Path
@@ -23,7 +23,7 @@ _EMG = np.random.default_rng(0).normal(0, 50, (800, 2))
 def _csv(
     folder: Path, scale: float = 1.0, people: tuple[str, ...] = ("p",), labels: tuple[str, ...] = ("Fist",)
 ) -> Path:
-    """A file of a person each, and the map of them."""
+    """Write a file per person, and their map."""
     text = f'sample_rate_hz = {RATE_HZ}\n[columns]\nemg = ["a", "b"]\nstage = "g"\n'
     for number, person in enumerate(people):
         lines = [f"{a},{b},{labels[n * len(labels) // 800]}" for n, (a, b) in enumerate(_EMG * scale + number)]

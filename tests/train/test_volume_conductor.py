@@ -1,4 +1,4 @@
-"""The cylinder against the equations it claims to solve, and potentials against what travels."""
+"""The cylinder solves its equations, and potentials propagate as expected."""
 
 import numpy as np
 from scipy import special
@@ -10,7 +10,7 @@ OUTER_MM, FAT_MM = 40.0, 3.0
 
 
 def test_the_closed_solution_is_that_of_the_boundary_conditions():
-    """Solve for the three coefficients by brute force, with unscaled Bessel functions."""
+    """Compared with a numerical solution for the three coefficients, with unscaled Bessel functions."""
     inner = OUTER_MM - FAT_MM
     for n, k, source in ((0, 0.05, 20.0), (2, 0.3, 30.0), (9, 0.2, 34.0)):
         kappa = k * np.sqrt(0.5 / 0.1)
@@ -65,7 +65,7 @@ def test_fat_blurs_and_quietens():
     thin, thick = (lead_field(OUTER_MM, fat_mm, Electrodes()) for fat_mm in (2.0, 8.0))
     loud, width = [], []
     for field in (thin, thick):
-        middle = np.abs(field.seen[3, :, :]).max(axis=1)  # the same depth in the muscle, by angle
+        middle = np.abs(field.seen[3, :, :]).max(axis=1)  # at the same depth in the muscle, by angle
         loud.append(middle[0])
         width.append(np.argmax(middle < middle[0] / 2))
     assert loud[1] < loud[0]

@@ -20,7 +20,7 @@ def _store(corpus: Corpus, recipe: Recipe, cache_bytes: int = 1 << 30) -> Sessio
 
 
 def _alone(toy_corpus: Corpus, path: Path) -> Corpus:
-    """A corpus of this one file."""
+    """A corpus with only this file."""
     write_metadata(path.parent, [replace(toy_corpus.rows[0], filename=path.stem)])
     return Corpus.open(path.parent)
 

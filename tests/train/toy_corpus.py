@@ -1,4 +1,4 @@
-"""A toy corpus whose EMG tells the pose, small enough to train on in seconds."""
+"""A toy corpus whose EMG determines the pose, small enough to train on in seconds."""
 
 import json
 from dataclasses import replace
@@ -43,7 +43,7 @@ def tiny_recipe() -> Recipe:
 def toy_signals(
     stage: str, n_samples: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """EMG whose channel amplitudes, and poses whose joints, both follow the stage: (n, 4), (n, 20)."""
+    """EMG and poses, (n, 4) and (n, 20): the stage determines channel amplitudes and joint angles."""
     number = STAGES.index(stage)
     amplitude_uv = 5 + 20 * np.array([number == 0, number == 1, number in (2, 4), number in (3, 4)])
     emg_uv = 100 + amplitude_uv * rng.standard_normal((n_samples, N_CHANNELS))
@@ -72,7 +72,7 @@ def write_toy_session(
 
 
 def write_toy_corpus(folder: Path, n_samples: int = 1000) -> Corpus:
-    """Five people with five gestures; one person validates, one person and one gesture are held out."""
+    """Five people with five gestures; one person is for validation, one person and one gesture are held out."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for person in range(5):
@@ -88,7 +88,7 @@ def write_toy_corpus(folder: Path, n_samples: int = 1000) -> Corpus:
 
 
 def renamed(folder: Path, names: dict[str, str]) -> Corpus:
-    """A toy corpus with other names for its gestures, in its files too."""
+    """A toy corpus with other gesture names, also in its files."""
     rows = []
     for row in Corpus.open(folder).rows:
         with h5py.File(folder / f"{row.filename}.hdf5", "r+") as file:
@@ -99,7 +99,7 @@ def renamed(folder: Path, names: dict[str, str]) -> Corpus:
 
 
 def damage(file: Path, field: str, where: object, value: object) -> None:
-    """Put something else into some samples of a field."""
+    """Overwrite some samples of a field."""
     with h5py.File(file, "r+") as session:
         table = session["emg2pose/timeseries"][:]
         table[field][where] = value
@@ -107,20 +107,20 @@ def damage(file: Path, field: str, where: object, value: object) -> None:
 
 
 def varied(recipe: Recipe, **parts: dict[str, object]) -> Recipe:
-    """The recipe with some values of its parts changed."""
+    """A copy of the recipe with some values changed."""
     changed = {name: getattr(recipe, name).model_copy(update=values) for name, values in parts.items()}
     return recipe.model_copy(update=changed)
 
 
 def train_on(recipe: Recipe, corpus: Corpus, out: Path, **options: Any) -> Checkpoint:
-    """A whole training, of which nothing is shown."""
+    """Run a whole training without a progress display."""
     checkpoint = train(recipe, corpus.folder, out, progress=False, **options)
     assert checkpoint is not None
     return checkpoint
 
 
 def write_recipe(recipe: Recipe, file: Path) -> Path:
-    """The recipe as TOML, for commands."""
+    """Write the recipe as TOML, for commands."""
     values = recipe.model_dump(exclude_none=True, mode="json")
     parts = {key: value for key, value in values.items() if isinstance(value, dict)}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in parts]
