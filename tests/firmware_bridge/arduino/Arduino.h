@@ -1,5 +1,5 @@
-/* As much of Arduino as the example sketch uses, on a PC: Serial is the file descriptor given as first argument, the
-   converter counts up. Not a part of the project's firmware. */
+/* A stub for a PC of the Arduino functions that the example sketch uses. Serial is the file descriptor given as first
+   argument, and the converter counts up. Not a part of the project's firmware. */
 #pragma once
 #include <fcntl.h>
 #include <poll.h>
