@@ -76,7 +76,7 @@ class EthosUSpec(Part):
     file: FileName  # ExecuTorch program with Vela's commands
     tosa_file: FileName  # the integer program before Vela, for the TOSA reference model
     vela: VelaEstimate
-    level_samples: int = Field(default=1, gt=0)  # inputs are means of this many rectified samples; 1: raw samples
+    level_samples: int = Field(default=1, gt=0)  # inputs are means of this many rectified samples; 1: the samples
     n_windows: int = Field(gt=0)  # golden windows that the TOSA reference model ran
     min_cosine: float  # of the reference model's embeddings to float32
     mean_cosine: float

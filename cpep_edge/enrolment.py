@@ -1,13 +1,13 @@
-"""Teach a bundle a gesture without training, or make it forget one.
+"""Add a gesture to a bundle without training, or remove one.
 
-From joint angles: the pose encoder, which the bundle carries, embeds the pose many times over, each time held a little
-differently, as people differ (the spread was measured in the training). From a session: where the bundle's head
-answers, it gets a further Gaussian. Where the index does, each window of EMG is taken to the poses that it lands on,
-and the mean of the three nearest becomes a prototype. The embedded EMG itself would not do: it lies nearer to all other
-EMG than to any pose, and would draw the votes of every gesture (benchmarks/results/enrolment.md).
+From joint angles: the bundle's pose encoder embeds the pose many times, each time varied as it is between people (the
+spread was measured in training). From a session: if the bundle's head answers, it gets one more Gaussian. If the index
+answers, each window of EMG becomes a prototype: the mean of the three poses nearest to its embedding. The embedding
+itself would not do: it is nearer to all other EMG than to any pose, and would win votes from every gesture
+(benchmarks/results/enrolment.md).
 
-What changes is the index or the head, the list of gestures, the golden answers, and the thresholds of rejection, which
-must let every gesture win; the encoder stays as it is. A bundle is checked before and replaced whole.
+A change affects the index or the head, the list of gestures, the golden answers, and the rejection thresholds, which
+must let every gesture win. The encoder stays as it is. The bundle is checked first and replaced as a whole.
 """
 
 from collections import Counter
@@ -40,24 +40,24 @@ from cpep_edge.spread import evenly_spread
 from cpep_edge.trust import SigningKey
 
 N_NEAREST_POSES = 3  # to a window of EMG; k = 1 is noisy, k = 10 blurs the gesture
-_HOPS_A_WINDOW = 10  # of a session
-_N_ASKED = 200  # prototypes of a gesture that confusions are counted on
-_SIMILARITY_MARGIN = 0.5  # of the similarity that most right windows have
+_HOPS_A_WINDOW = 10  # for the windows of a session
+_N_ASKED = 200  # the most prototypes of a gesture for which neighbours are counted
+_SIMILARITY_MARGIN = 0.5  # share of the similarity that most correct windows reach
 _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """The gesture that lies nearest to another."""
+    """A gesture and the one it is most easily confused with."""
 
     gesture: str
-    nearest: str  # the other gesture that most neighbours of its prototypes belong to; "" where there is none
-    share: float  # of those neighbours
+    nearest: str  # the other gesture with the most neighbours of its prototypes; "" when none has any
+    share: float  # of all neighbours that belong to `nearest`
 
 
 @dataclass(frozen=True, slots=True)
 class OpenBundle:
-    """A bundle that was checked down to its golden inputs, ready to be changed."""
+    """A bundle that was checked, its golden inputs included, and is ready to be changed."""
 
     bundle: Bundle
     recogniser: Recogniser
@@ -65,7 +65,7 @@ class OpenBundle:
 
     @classmethod
     def check(cls, bundle: Bundle) -> "OpenBundle":
-        """Raises ArtifactError when anything of the bundle is not as it should be."""
+        """Raises ArtifactError when a file was changed or a golden input gives another answer."""
         bundle.check_files()
         recogniser = Recogniser(bundle)
         check_golden(bundle, recogniser)
@@ -74,12 +74,12 @@ class OpenBundle:
     @classmethod
     @contextmanager
     def to_edit(cls, path: Path, key_file: Path | None = None, *, trust: bool = False) -> "Iterator[OpenBundle]":
-        """A bundle that nobody else can change until this is done with: another edit waits, and none is lost."""
+        """Open a bundle and lock it until the `with` block ends: other edits wait, so none is lost."""
         with locked_bundle(path):
             yield cls.check(Bundle.open(path, key_file, trust=trust))
 
     def require_new(self, name: str) -> None:
-        """Raise ConfigError when there is a gesture of this name, or it is no name."""
+        """Raise ConfigError when there is a gesture of this name already, or the name is invalid."""
         check_gesture(name)
         if any(gesture.name == name for gesture in self.bundle.manifest.gestures):
             raise ConfigError(
@@ -87,14 +87,14 @@ class OpenBundle:
             )
 
     def usual_count(self) -> int:
-        """Prototypes of a gesture, the median: how many a new one should have to be heard."""
+        """The median number of prototypes of a gesture: with as many, a new gesture can win votes."""
         return int(np.median([gesture.n_prototypes for gesture in self.bundle.manifest.gestures]))
 
 
 def prototypes_from_pose(opened: OpenBundle, file: Path) -> NDArray[np.float32]:
     """Embed a pose or a movement in many variations, (n, d_embed).
 
-    Raises ConfigError when the bundle carries no pose encoder, DataError when the file is not of its joints.
+    Raises ConfigError when the bundle contains no pose encoder, DataError when the file does not have its joints.
     """
     bundle, pose = opened.bundle, opened.bundle.manifest.pose
     if pose is None:
@@ -108,16 +108,16 @@ def prototypes_from_pose(opened: OpenBundle, file: Path) -> NDArray[np.float32]:
 
 
 def prototypes_from_session(opened: OpenBundle, file: Path, donning: Donning | None = None) -> NDArray[np.float32]:
-    """Take the windows of a recording to the poses they land on, (n, d_embed); arguments as `windows_of_session`."""
+    """Prototypes from the poses nearest to a recording's windows, (n, d_embed); arguments as `windows_of_session`."""
     windows = windows_of_session(opened, file, donning)
     chosen = evenly_spread(len(windows), opened.usual_count())
     return np.stack([_landing(opened.recogniser, windows[number]) for number in chosen])
 
 
 def windows_of_session(opened: OpenBundle, file: Path, donning: Donning | None = None) -> list[NDArray[np.float32]]:
-    """The windows of a recording as the encoder takes them, and as `live` would on the same arm.
+    """The windows of a recording as encoder input, prepared as by `live` on the same arm.
 
-    donning: what the session's calibration found
+    donning: the session's calibration
     Raises DataError when the recording is of another band, too short, or damaged.
     """
     manifest, recogniser = opened.bundle.manifest, opened.recogniser
@@ -143,16 +143,16 @@ class Enrolled:
     """The result of teaching a gesture by its EMG."""
 
     manifest: Manifest
-    won: float  # share of the recording's later half that the earlier half alone reads right
-    taken_for: str  # the gesture that most of the rest was taken for; "" where there is no rest
+    won: float  # share of the later half's windows that are recognised after learning only the earlier half
+    taken_for: str  # the gesture that most of the other windows are taken for; "" when there is none
 
 
 def add_from_session(
     opened: OpenBundle, name: str, file: Path, donning: Donning | None = None, key: SigningKey | None = None
 ) -> Enrolled:
-    """Add a gesture by seconds of its EMG: to the head where that answers, else to the index.
+    """Add a gesture from seconds of its EMG: to the head if that answers, else to the index.
 
-    donning: what the session's calibration found
+    donning: the session's calibration
     Raises DataError as `windows_of_session`, ConfigError for a name that is taken.
     """
     opened.require_new(name)
@@ -184,11 +184,11 @@ def add_from_session(
 
 
 def _grown(opened: OpenBundle, prototypes: NDArray[np.float32]) -> PoseIndex:
-    """The index with prototypes of a further gesture."""
+    """The index with the prototypes of one more gesture."""
     manifest, index = opened.bundle.manifest, opened.recogniser.index_for("a gesture of prototypes")
     spec, vectors = manifest.index_for("a gesture of prototypes"), index.stored.vectors.with_added(prototypes)
     labels = np.concatenate([index.gesture_index, np.full(len(prototypes), len(manifest.gestures))])
-    penalties = (*spec.penalties(manifest.gestures), 0.0)  # a gesture that a user adds was not trained
+    penalties = (*spec.penalties(manifest.gestures), 0.0)  # no penalty: a gesture that a user adds was not trained
     return build_index(vectors, labels, _SEED, penalties, spec.search)
 
 
@@ -199,7 +199,7 @@ def add_gesture(
     origin: Literal["pose file", "session"],
     key: SigningKey | None = None,
 ) -> Manifest:
-    """Add a gesture and write the bundle anew; the old one survives every failure.
+    """Add a gesture and rewrite the bundle; the old one survives every failure.
 
     prototypes: (n, d_embed), unit length
     key: signs the new bundle
@@ -210,9 +210,9 @@ def add_gesture(
 
 
 def rename_gesture(opened: OpenBundle, name: str, called: str, key: SigningKey | None = None) -> Manifest:
-    """Have a gesture read otherwise from now on; its label, which programs know it by, stays.
+    """Change the name under which a gesture is shown; its label, by which programs know it, stays.
 
-    called: what people read; "": what the label says
+    called: the name to show; "": the one made from the label
     """
     bundle, old = opened.bundle, opened.bundle.manifest
     if name not in old.gesture_names:
@@ -233,7 +233,7 @@ def rename_gesture(opened: OpenBundle, name: str, called: str, key: SigningKey |
 
 
 def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None) -> Manifest:
-    """Remove a gesture and write the bundle anew; the old one survives every failure."""
+    """Remove a gesture and rewrite the bundle; the old one survives every failure."""
     gestures = opened.bundle.manifest.gestures
     names = [gesture.name for gesture in gestures]
     if name not in names:
@@ -254,7 +254,7 @@ def remove_gesture(opened: OpenBundle, name: str, key: SigningKey | None = None)
 
 
 def confusions(index: PoseIndex, gestures: Sequence[str], k: int) -> list[Confusion]:
-    """For each gesture, the other that its prototypes have most neighbours in, themselves left out."""
+    """For each gesture, the other one that has the most of the k nearest neighbours of its prototypes."""
     found = []
     for number, name in enumerate(gestures):
         own = np.flatnonzero(index.gesture_index == number)
@@ -272,7 +272,7 @@ def confusions(index: PoseIndex, gestures: Sequence[str], k: int) -> list[Confus
 
 
 def _variations(movement: Movement, pose: PoseSpec, n: int, file: Path) -> NDArray[np.float32]:
-    """Windows of standardised poses, each offset as another person might hold them, (n, n_joints, n_poses)."""
+    """Windows of standardised poses, each with an offset as between people, (n, n_joints, n_poses)."""
     n_poses, rng = pose.encoder.window_samples, np.random.default_rng(_SEED)
     window_s = (n_poses - 1) / pose.rate_hz
     slack_s = movement.duration_s - window_s
@@ -306,7 +306,13 @@ def _rewrite(
     head: tuple[HeadSpec | None, Head | None] | None = None,
     new_votes: Sequence[Vote] = (),
 ) -> Manifest:
-    """head: in place of the present one; new_votes: right ones of a new gesture, by what was not taught"""
+    """Rewrite the bundle with other gestures.
+
+    index: the new index; None: the bundle has none
+    without: number of the gesture that is removed
+    head: the new head and its spec; None: the present ones, without the removed gesture
+    new_votes: correct votes for a new gesture, on windows that were not used to teach it
+    """
     bundle, old = opened.bundle, opened.bundle.manifest
     head_spec, new_head = _head_without(opened, without) if head is None else head
     golden, golden_votes = _golden(opened, index, head_spec, new_head, len(gestures), without)
@@ -319,7 +325,7 @@ def _rewrite(
         changed[head_spec.file] = new_head.to_bytes()
     decision = _eased(old.decision, [*([vote] for vote in golden_votes), new_votes])
     if old.other_movements is not None and UNKNOWN not in (gesture.name for gesture in gestures):
-        longer = {"evidence_ms": max(decision.evidence_ms, EVIDENCE_MS[0])}  # they had allowed a shorter look
+        longer = {"evidence_ms": max(decision.evidence_ms, EVIDENCE_MS[0])}  # a shorter one is for bundles with them
         decision = decision.model_copy(update=longer)
 
     def manifest(files: dict[str, FileEntry]) -> Manifest:
@@ -339,7 +345,7 @@ def _rewrite(
 
 
 def _head_without(opened: OpenBundle, gesture: int | None) -> tuple[HeadSpec | None, Head | None]:
-    """The head after a gesture of the bundle was removed; none where it has fewer than two left."""
+    """The head after a gesture of the bundle is removed; None when it would have fewer than two gestures left."""
     spec, head = opened.bundle.manifest.head, opened.recogniser.head
     if spec is None or head is None or gesture is None:
         return spec, head
@@ -359,7 +365,7 @@ def _golden(
     n_gestures: int,
     without: int | None,
 ) -> tuple[Golden, list[Vote]]:
-    """The golden inputs with the new answers; those of a gesture that left go with it, if others stay."""
+    """The golden inputs with the new answers; those of a removed gesture are dropped, unless none would be left."""
     golden, k = opened.golden, opened.bundle.manifest.decision.k
     kept = np.ones(len(golden.gesture_index), bool) if without is None else golden.gesture_index != without
     if not kept.any():
@@ -373,11 +379,11 @@ def _golden(
 
 
 def _eased(spec: DecisionSpec, votes: Sequence[Sequence[Vote]]) -> DecisionSpec:
-    """The thresholds of rejection, no stricter than leaves each gesture most of its windows, with a margin.
+    """Relax the rejection thresholds so that each gesture keeps most of its windows, with a margin.
 
-    They were chosen when other gestures were there: a share that all of them reached, a new one may never reach.
+    They were chosen for other gestures: a new gesture may never reach a share of votes that all of those reached.
 
-    votes: right ones, gesture by gesture
+    votes: correct votes, gesture by gesture
     """
     least_share, least_similarity = spec.min_vote_share, spec.min_similarity
     for right in filter(len, votes):

@@ -1,16 +1,15 @@
-"""Judge decisions as a user feels them: as events with an onset, not window by window.
+"""Score decisions as a user experiences them: as events with an onset, not window by window.
 
-A label says that a gesture was made from one moment to another; an activation is a decision that asks an application to
-act. Both sequences are aligned in time, and what remains is counted: right, taken for another gesture, missed, extra.
+A label says when a gesture was made, from its start to its end; an activation is a decision on which an application
+acts. Labels and activations are aligned in time, and then counted as right, confused, missed or extra.
 
-The alignment and the classification error rate (CLER) are those of generic-neuromotor-interface (Kaifosh et al.,
-Nature 2025; its module `cler`): a Needleman-Wunsch alignment in which an activation may only match a label whose
-interval, widened by a tolerance, holds it; a pair of different gestures costs as much as a missed or an extra one;
-among equals the alignment closest in time wins. CLER is one minus the share of a gesture's labels that were matched
-by that gesture, a miss being an error, averaged over gestures; so its code computes it, while the paper's words leave
-misses out (`cler_detected`). There a label is a moment and the tolerance is -0.05
-to 0.25 s; here gestures are held, so a label also has an end, until which an activation still counts unless `hold` is
-False.
+The alignment and the classification error rate (CLER) are those of generic-neuromotor-interface (Kaifosh et al., Nature
+2025; its module `cler`). The alignment is by Needleman and Wunsch: an activation may only match a label whose interval,
+widened by a tolerance, contains it; a pair of different gestures costs as much as a missed or an extra one; among equal
+alignments the one closest in time wins. CLER is one minus the share of a gesture's labels that are matched by that
+gesture, averaged over gestures. A miss is an error: their code computes it so, while the text of the paper leaves
+misses out (`cler_detected`). There, a label is a moment and the tolerance is -0.05 to 0.25 s. Here, gestures are held,
+so a label also has an end, until which an activation counts unless `hold` is False.
 """
 
 from collections import Counter
@@ -21,12 +20,12 @@ import numpy as np
 
 PUBLISHED_TOLERANCE_S = (-0.05, 0.25)  # of an activation around the onset
 
-_BOTH, _LABEL, _ACTIVATION = range(3)  # what a step of the alignment uses up
+_BOTH, _LABEL, _ACTIVATION = range(3)  # what a step of the alignment consumes
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a wearer did: one gesture, from when the hand starts to move until it starts to let go."""
+    """A gesture that the wearer made, from when the hand starts to move until it starts to let go."""
 
     gesture: str
     start_s: float
@@ -38,7 +37,7 @@ class Activation:
     """A decision that an application would act on."""
 
     gesture: str
-    time_s: float  # end of the window that decided, on the clock of the labels
+    time_s: float  # end of the deciding window, on the clock of the labels
     compute_ms: float = 0.0  # from the arrival of that window's last byte to the decision
 
 
@@ -53,7 +52,7 @@ class Matching:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """From the onset of a gesture to its decision, over the events that were decided rightly."""
+    """Delay from the onset of a gesture to its decision, over the correctly decided events."""
 
     p50_ms: float
     p90_ms: float
@@ -68,18 +67,18 @@ class EventScore:
     n_confused: int  # matched by another gesture
     n_missed: int
     n_extra: int  # activations that match no event: false activations
-    n_extra_outside: int  # those of them that fell while no gesture was being made
+    n_extra_outside: int  # extra activations while no gesture was being made
     hours: float  # of signal
-    cler: float  # activations until a gesture's end count
-    cler_published: float  # only those within 250 ms of its onset do, as published
-    cler_detected: float | None  # of the events that any activation matched, as the paper words it; None: there is none
-    recall: dict[str, float]  # of each gesture's events, decided rightly
-    algorithm: Delay | None  # onset to the end of the deciding window; None where no event was decided rightly
+    cler: float  # an activation counts until the gesture's end
+    cler_published: float  # an activation counts until 250 ms after the onset, as published
+    cler_detected: float | None  # only events matched by an activation, as in the paper's text; None: there is none
+    recall: dict[str, float]  # share of each gesture's events that were decided correctly
+    algorithm: Delay | None  # onset to the end of the deciding window; None when no event was decided correctly
     compute: Delay | None  # arrival of that window's last byte to the decision
 
     @property
     def false_activations_per_hour(self) -> float:
-        """Extra activations an hour of signal."""
+        """Extra activations per hour of signal."""
         return self.n_extra / self.hours
 
 
@@ -108,7 +107,7 @@ def align(labels: Sequence[Label], activations: Sequence[Activation], *, hold: b
 
 
 def score_events(sessions: Sequence[tuple[Sequence[Label], Sequence[Activation]]], hours: float) -> EventScore:
-    """Judge sessions together.
+    """Score several sessions together.
 
     sessions: labels and activations of each, in order of time
     Raises ValueError when there is no label at all.
@@ -144,9 +143,9 @@ def score_events(sessions: Sequence[tuple[Sequence[Label], Sequence[Activation]]
 def _cheapest_steps(
     labels: Sequence[Label], activations: Sequence[Activation], opens_s: Sequence[float], closes_s: Sequence[float]
 ) -> list[list[int]]:
-    """How the cheapest alignment of the first i labels and j activations ends, at [i][j]."""
+    """At [i][j], the last step of the cheapest alignment of the first i labels and j activations."""
     n, m = len(labels), len(activations)
-    cost = [[(0.0, 0.0)] * (m + 1) for _ in range(n + 1)]  # faults, seconds apart
+    cost = [[(0.0, 0.0)] * (m + 1) for _ in range(n + 1)]  # faults, then seconds between matched onsets
     steps = [[_ACTIVATION] * (m + 1) for _ in range(n + 1)]
     for i in range(n + 1):
         for j in range(m + 1):

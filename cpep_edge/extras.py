@@ -1,6 +1,6 @@
-"""Which extra of the project brings a package that is not installed."""
+"""Which extra of the project installs a missing package."""
 
-EXTRA_OF = {  # by the module that an import asks for
+EXTRA_OF = {  # by the name of the imported module
     **dict.fromkeys(("torch", "lightning", "safetensors", "sklearn", "matplotlib", "yaml"), "train"),
     **dict.fromkeys(("torchao", "executorch", "cmake"), "export"),
     **dict.fromkeys(("mujoco", "myo_sim"), "sim"),
@@ -26,7 +26,7 @@ PACKAGE_OF = {
 
 
 def missing_package(error: ModuleNotFoundError, command: str = "") -> str:
-    """One sentence with the line that installs what an import did not find, and what else the command will need."""
+    """A sentence with the command that installs a missing package, and others that `command` will need too."""
     module = (error.name or "").partition(".")[0]
     package, extra = PACKAGE_OF.get(module, module), EXTRA_OF.get(module)
     if command in ("export", "demo") and extra in ("train", "export"):

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and read only what is a file. Folders: `cpep_edge.folders`."""
+"""Write files completely or not at all, and read only plain files. For folders see `cpep_edge.folders`."""
 
 import errno
 import io
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from cpep_edge.errors import CpepError
 
-_MAX_UNPACKED_BYTES = 1 << 26  # of an archive of arrays; golden inputs at paper size take 0.3 MB each
+_MAX_UNPACKED_BYTES = 1 << 26  # of an archive of arrays; golden inputs at the paper's size take 0.3 MB each
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it takes the place of `path`, on any failure it is removed.
+    """Yield a temporary name beside `path`; on success that file replaces `path`, on any failure it is removed.
 
-    The old file, if there was one, survives every failure, a full disk included.
-    Raises CpepError when the disk refuses.
+    The old file, if there was one, survives every failure, also a full disk.
+    Raises CpepError when the file cannot be written.
     """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         make_folder(path.parent)
         yield temporary
         sync(temporary)
-        require_plain(path)  # a device or a pipe is nobody's earlier output: root would lose /dev/null
+        require_plain(path)  # never replace a device or a pipe: run as root, this would delete /dev/null
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
@@ -42,13 +42,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file whole or not at all, a text in UTF-8; raises CpepError as `replacing`."""
+    """Write a file completely or not at all, text as UTF-8; raises CpepError as `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, so that a cut of the power does not take them back with all that is inside."""
+    """Make a folder, and those above it, and sync them to the disk, so that a power cut does not undo them."""
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in new:
@@ -56,10 +56,10 @@ def make_folder(path: Path) -> None:
 
 
 def check_free(path: Path, force: bool = False) -> None:
-    """Check, before any work is done, that a file can be written there and takes the place of nothing.
+    """Check, before any work is done, that a file can be written at `path` without replacing anything.
 
     force: a plain file may be replaced
-    Raises CpepError when something is there already, or the folder cannot be written to.
+    Raises CpepError when `path` exists already, or the folder cannot be written to.
     """
     if path.is_dir():
         raise CpepError(f"{path} is a folder: give the name of a file")
@@ -71,7 +71,7 @@ def check_free(path: Path, force: bool = False) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise CpepError, before any work is done, where nothing can be written at `path`, whatever is there now."""
+    """Raise CpepError, before any work is done, when the folder of `path` cannot be written to."""
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
         raise CpepError(f"cannot write {path}: {folder} is not a folder")
@@ -80,16 +80,16 @@ def check_writable(path: Path) -> None:
 
 
 def require_plain(file: Path) -> None:
-    """Raise OSError, as opening a missing file would, for a pipe, a device, or whatever else is no file."""
+    """Raise OSError, as for a missing file, when `file` exists and is not a plain file, but for example a pipe."""
     if file.exists() and not file.is_file():
         raise OSError(errno.EINVAL, "it is not a plain file", str(file))
 
 
 def read_plain(file: Path, max_bytes: int, *, follow: bool = False) -> bytes:
-    """The content of a plain file: no pipe is waited for, nothing read beyond the limit.
+    """The content of a plain file; never waits for a pipe, and never reads more than `max_bytes`.
 
-    follow: a link, which a user may have put there; in a folder from elsewhere none is followed
-    Raises OSError when it is no plain file that can be read, ValueError when it is larger.
+    follow: follow a link, for a path that the user gave; False for a file in a folder from elsewhere
+    Raises OSError when it is not a plain file that can be read, ValueError when it is larger than `max_bytes`.
     """
     handle = os.open(file, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK)
     try:
@@ -105,23 +105,23 @@ def read_plain(file: Path, max_bytes: int, *, follow: bool = False) -> bytes:
 
 
 def read_arrays(content: bytes, n_dimensions: Mapping[str, int]) -> dict[str, NDArray[np.generic]]:
-    """Some arrays out of the content of an `.npz`, never a pickle; as large as their bytes say, not their headers.
+    """Read arrays from the content of an `.npz`, never a pickle; their size must agree with their bytes.
 
-    n_dimensions: of each array that is asked for
-    Raises ValueError for all that is no such archive, lacks one of them, holds it in another form, or would unpack
-    without end.
+    n_dimensions: number of dimensions of each array to read, by name
+    Raises ValueError when the content is not such an archive, lacks an array or has it in another form, or would
+    unpack to too much.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
                 raise ValueError("it would unpack to more than any export writes")
             return {name: _array(archive.read(f"{name}.npy"), name, number) for name, number in n_dimensions.items()}
-    except Exception as error:  # on bytes that somebody made up, zipfile and numpy raise whatever comes
+    except Exception as error:  # on forged bytes, zipfile and numpy can raise any exception
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 def as_float32(array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
-    """Numbers from a file, as float32. Raises ValueError when one is infinite or not a number."""
+    """Numbers from a file as float32. Raises ValueError when one is infinite or NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
@@ -145,7 +145,7 @@ def _array(content: bytes, name: str, n_dimensions: int) -> NDArray[np.generic]:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before anything else happens; links and devices are left."""
+    """Flush a file, or the names in a folder, to the disk; links and devices are skipped."""
     if path.is_symlink() or not (path.is_file() or path.is_dir()):
         return
     handle = os.open(path, os.O_RDONLY)

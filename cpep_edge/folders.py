@@ -1,10 +1,11 @@
-"""Write folders whole or not at all, and never over what somebody else put there.
+"""Write folders completely or not at all, and never over files that cpep-edge did not write.
 
-A folder is filled beside its place and takes it in one step; where the system cannot exchange two names in one step,
-the old folder steps aside under a name that says so, and whoever comes next brings it back if a kill fell in between.
+A new folder is filled under a temporary name beside the old one, and the two names are then exchanged in one step. If
+the system cannot do that, the old folder is first renamed to `.NAME.xxxxxxxx.old`; if the process is killed at that
+point, the next one renames it back.
 
-What was written is noted in `.cpep-edge.json` inside: the command, and size and time of every file. So a later run
-knows its own earlier output from what a user added or changed, which it does not touch.
+The file `.cpep-edge.json` in a folder records the command that wrote it, and size and time of every file. So a later
+run can tell its own earlier output from files that a user added or changed, which it does not touch.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ from cpep_edge.errors import ConfigError, CpepError
 from cpep_edge.files import check_writable, make_folder, read_plain, sync, write_file
 
 NOTE_FILE = ".cpep-edge.json"
-_MAX_JSON_BYTES = 1 << 28  # of a note, or of a report
+_MAX_JSON_BYTES = 1 << 28  # of a note (`NOTE_FILE`) or a report
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), RENAME_SWAP of macOS' renamex_np(2)
 _AT_FDCWD = -100
@@ -33,12 +34,12 @@ _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 @contextmanager
 def output_folder(path: Path, made_by: str, *, force: bool | None = None) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of `path` on success; on any failure it is removed.
+    """Yield a temporary folder that replaces `path` on success; on any failure it is removed.
 
-    made_by: the command, with whatever decides what it writes
-    force: take the place of an earlier output although it was changed since, or another command made it; None where the
-        command has no such option
-    Raises ConfigError when something lies there that no earlier run wrote, CpepError when the disk refuses.
+    made_by: the command, with the options that decide what it writes
+    force: replace an earlier output even if it was changed since, or another command made it; None when the command
+        has no such option
+    Raises ConfigError when `path` holds something that no earlier run wrote, CpepError when it cannot be written.
     """
     _require_ours(path, made_by, force)
     with replacing_folder(path, ready=lambda: _require_ours(path, made_by, force)) as folder:
@@ -48,13 +49,13 @@ def output_folder(path: Path, made_by: str, *, force: bool | None = None) -> Ite
 
 
 def check_output_folder(path: Path, made_by: str, *, force: bool | None = None) -> None:
-    """Raise as `output_folder` would, before anything is done, where nothing may be written at `path`."""
+    """Raise as `output_folder` would, before any work is done, when `path` must not or cannot be written."""
     check_writable(path)
     _require_ours(path, made_by, force)
 
 
 def made_by(path: Path) -> str | None:
-    """What wrote the folder, where nobody touched a file of it since; None where that is not known."""
+    """The command that wrote the folder; None when it is unknown or a file was added, removed or changed since."""
     note = _note(path)
     files = _files(path)
     if note is None or note[1].keys() != files.keys() or any(_stamp(files[name]) != note[1][name] for name in files):
@@ -63,10 +64,10 @@ def made_by(path: Path) -> str | None:
 
 
 def check_report(folder: Path, figures: str) -> None:
-    """Check, before any work is done, that a report can be written there in the place of an earlier one or of nothing.
+    """Check, before any work is done, that a report can be written into a folder; only an earlier one is replaced.
 
-    figures: the name of its JSON object
-    Raises ConfigError for what is no report, CpepError where the folder cannot be written to.
+    figures: file name of the report's JSON object
+    Raises ConfigError when another file has this name, CpepError when the folder cannot be written to.
     """
     check_writable(folder / figures)
     try:
@@ -80,11 +81,11 @@ def check_report(folder: Path, figures: str) -> None:
 
 
 def write_reports(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write a report in its several forms into a folder, in the place of an earlier one; other files are left alone.
+    """Write the files of a report into a folder, in place of an earlier report; other files are left alone.
 
-    contents: by file name; one is a JSON object, by whose keys an earlier report is known
-    Raises ConfigError when one of the names is taken by something else, CpepError when the disk refuses, ValueError
-    where there is no such object: a second run could not tell the report for its own.
+    contents: by file name; one is a JSON object, by whose keys an earlier report is recognised
+    Raises ConfigError when another file has one of the names, CpepError when a file cannot be written, ValueError when
+    there is no JSON object, because a later run could not recognise the report as its own.
     """
     figures = next((name for name in contents if name.endswith(".json")), None)
     if figures is None or not isinstance(json.loads(contents[figures]), dict):
@@ -100,13 +101,14 @@ def write_reports(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def replacing_folder(path: Path, ready: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any failure it is removed.
+    """Yield a temporary folder beside `path`; on success it replaces `path`, on any failure it is removed.
 
-    ready: asked just before, with the content on the disk; what it raises is a failure too
-    A kill at any moment leaves the old folder or the new one, and what it left beside is removed the next time.
-    Raises CpepError when the disk refuses.
+    A kill at any moment leaves the old folder or the new one, and its temporary folder is removed the next time.
+
+    ready: called just before the replacement, with the content on the disk; an exception from it is a failure too
+    Raises CpepError when the folder cannot be written.
     """
-    path = path.resolve()  # what a link leads to is replaced, not the link
+    path = path.resolve()  # replace the target of a link, not the link
     temporary = _beside(path, "tmp")
     try:
         make_folder(path.parent)
@@ -114,7 +116,7 @@ def replacing_folder(path: Path, ready: Callable[[], None] = lambda: None) -> It
             _tidy(path)
             temporary.mkdir()
             busy = os.open(temporary, os.O_RDONLY)
-            fcntl.flock(busy, fcntl.LOCK_EX)  # a kill lets go of it, and so tells that nobody needs this folder
+            fcntl.flock(busy, fcntl.LOCK_EX)  # a kill releases the lock, which marks this folder as abandoned
         try:
             yield temporary
             if path.is_dir():
@@ -135,16 +137,16 @@ def replacing_folder(path: Path, ready: Callable[[], None] = lambda: None) -> It
 
 
 def restore(path: Path) -> None:
-    """Bring back a folder that had stepped aside when its replacement was killed; nothing where there is none."""
+    """Rename an old folder back whose replacement was killed halfway; does nothing when there is none."""
     if path.parent.is_dir() and not path.exists():
         with suppress(OSError), locked(path.parent):
             _restore(path)
 
 
 def hold(folder: Path) -> int:
-    """Hold a folder until the handle that is returned is closed, or the process ends. Other users of `locked` wait.
+    """Lock a folder until the returned handle is closed, or the process ends. Users of `locked` wait meanwhile.
 
-    Raises BlockingIOError while it is held already.
+    Raises BlockingIOError when it is locked already.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -153,20 +155,20 @@ def hold(folder: Path) -> int:
         os.close(handle)
         raise
     except OSError:
-        pass  # a file system without locks
+        pass  # the file system has no locks
     return handle
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one process at a time; others wait. A kill lets go, and no file is left behind."""
+    """Lock a folder for one process at a time; others wait. A kill releases the lock, and there is no lock file."""
     while True:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        with suppress(OSError):  # a file system without locks, as some of a network are
+        with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.path.samestat(os.fstat(handle), os.stat(folder)):
             break
-        os.close(handle)  # while we waited another folder took its place
+        os.close(handle)  # the folder was replaced while this process waited
     try:
         yield
     finally:
@@ -202,7 +204,7 @@ def _require_ours(path: Path, command: str, force: bool | None) -> None:
 
 
 def _has_keys_of(file: Path, content: bytes) -> bool:
-    """Whether a JSON file has most keys of another: a report of an earlier version may lack some."""
+    """Whether a JSON file has most keys of `content`; not all, because an earlier version's report may lack some."""
     try:
         keys, asked = set(_json(file)), set(json.loads(content))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -223,7 +225,7 @@ def _note(path: Path) -> tuple[str, dict[str, list[int]]] | None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Everything in a folder but its note and its folders, by the way there."""
+    """All files in a folder and its subfolders, except its note, by relative path."""
     return {
         name: file
         for file in sorted(folder.rglob("*"))
@@ -247,7 +249,7 @@ def _left_beside(path: Path, what: str) -> list[Path]:
 
 
 def _tidy(path: Path) -> None:
-    """Finish or undo what a killed process began; the parent is locked."""
+    """Finish or undo what a killed process began; the caller has locked the parent."""
     _restore(path)
     for left in _left_beside(path, "old"):
         shutil.rmtree(left)
@@ -257,7 +259,7 @@ def _tidy(path: Path) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
         except BlockingIOError:
-            pass  # somebody is filling it
+            pass  # another process is filling it
         finally:
             os.close(handle)
 
@@ -269,7 +271,7 @@ def _restore(path: Path) -> None:
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    """Put a folder in the place of another; the other ends up under the temporary name, or nowhere."""
+    """Replace `path` by a temporary folder; the old one ends up under the temporary name, or is deleted."""
     if not path.exists() or not any(path.iterdir()):
         os.replace(temporary, path)
     elif not _exchange(temporary, path):
@@ -284,7 +286,7 @@ def _swap(temporary: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step; False where the system cannot."""
+    """Exchange two names in one step; False when the system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if hasattr(libc, "renameat2"):

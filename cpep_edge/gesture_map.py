@@ -1,15 +1,15 @@
-"""From gestures to what an application takes: keys, the mouse, MIDI notes, OSC messages, as a TOML file says.
+"""Map gestures to keys, mouse clicks, MIDI notes and OSC messages, as a TOML file says.
 
     [gesture.Fist]
-    key = "space"                       # pressed and let go once, when the gesture is decided on
+    key = "space"                       # pressed and released once, when the gesture is decided on
     [gesture.Point]
     mouse = "left"                      # clicked: left, middle or right
     [gesture.Open]
-    midi = { note = 60, velocity = 100, channel = 1 }   # on while the gesture stands
+    midi = { note = 60, velocity = 100, channel = 1 }   # on while the gesture lasts
     [gesture.Peace]
     osc = { address = "/light", value = 1.0 }           # to 127.0.0.1:9000, or as [osc] host and port say
 
-A gesture may do several of these. `examples/map.toml` is a map to begin from.
+A gesture may do several of these. `examples/map.toml` is a map to start from.
 """
 
 from collections.abc import Callable, Iterable
@@ -77,11 +77,11 @@ class GestureMap(_Part):
 
     gesture: dict[str, Does] = Field(min_length=1)
     osc: OscTarget = OscTarget()
-    midi_port: str = ""  # part of its name; empty: the first, or one of our own
+    midi_port: str = ""  # part of the port's name; empty: the first; if there is none, a virtual port is opened
 
 
 def load_map(path: Path, known: Iterable[str]) -> GestureMap:
-    """Read a map. Raises ConfigError, saying all that is wrong, and for a gesture that the bundle does not know."""
+    """Read a map. Raises ConfigError, naming all faults, and for a gesture that is not among those of the bundle."""
     try:
         found = GestureMap.model_validate(load_toml(path))
     except ValidationError as error:
@@ -99,12 +99,12 @@ def load_map(path: Path, known: Iterable[str]) -> GestureMap:
 
 
 class MapSink(Sink):
-    """Does what a map says when a gesture is decided on; a MIDI note ends with it."""
+    """Performs the actions of a map when a gesture is decided on; a MIDI note ends with the gesture."""
 
     def __init__(self, mapping: GestureMap, say: Callable[[str], None] | None = None) -> None:
-        """say: is told what would be done, and nothing is done; None does it
+        """say: called with a line for each action instead of performing it; None: actions are performed
 
-        Raises ConfigError when what the map asks for is not installed or cannot be reached.
+        Raises ConfigError when a package or a port that the map needs is not available.
         """
         does = mapping.gesture.values()
         self._map, self._say, self._standing = mapping, say, ""
@@ -158,7 +158,7 @@ def map_sink(mapping: GestureMap, say: Callable[[str], None] | None = None) -> O
 def _keyboard() -> Callable[[str], None]:
     try:
         from pynput.keyboard import Controller, Key
-    except ImportError as error:  # also where there is no display
+    except ImportError as error:  # also raised when there is no display
         raise ConfigError(f"keys need a display and pynput: run pip install 'cpep-edge[map]' ({error})") from error
     controller = Controller()
     return lambda name: controller.tap(getattr(Key, name, name))

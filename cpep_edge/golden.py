@@ -1,6 +1,7 @@
-"""Golden inputs: stretches of signal with the answers they must give, made at export, checked on the target.
+"""Golden inputs: stretches of signal with their expected answers, made at export and checked on the target.
 
-Each stretch runs through the whole path that live signal takes: filter from rest, last window, encoder, index, vote.
+Each stretch runs through the same steps as live signal: filter from its initial state, last window, encoder, index,
+vote.
 """
 
 import io
@@ -22,20 +23,20 @@ from cpep_edge.native_encoder import carried_library
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.trial import MEMORY_BYTES, limit_to, try_programs
 
-_CPU_S = 100  # of a process that tries a bundle
-COSINE_TOLERANCE = 1e-3  # x86 and Arm differ by 5e-5 in int8; a wrong filter or program by far more
+_CPU_S = 100  # CPU time limit of the child process that tries a bundle
+COSINE_TOLERANCE = 1e-3  # x86 and Arm differ by 5e-5 in int8; a wrong filter or program differs by far more
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Stretches of raw signal and what they lead to."""
+    """Stretches of raw signal and their expected outputs."""
 
     signal_uv: NDArray[np.float32]  # (n_stretches, n_samples, n_channels)
     embedding: NDArray[np.float32]  # (n_stretches, d_embed), unit length
     gesture_index: NDArray[np.int32]  # (n_stretches,), the vote
 
     def to_bytes(self) -> bytes:
-        """The content of `golden.npz`; the signal, most of the file, is in half precision where that is exact."""
+        """The content of `golden.npz`; the signal, most of the file, is in half precision if that is exact."""
         file = io.BytesIO()
         with np.errstate(over="ignore"):
             half = self.signal_uv.astype(np.float16)
@@ -62,7 +63,7 @@ class Golden:
 def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
     """Run the golden inputs of a bundle through its recogniser; returns the smallest cosine to the stored embeddings.
 
-    Raises ArtifactError at the first stretch whose embedding or vote is off.
+    Raises ArtifactError at the first stretch whose embedding or vote is wrong.
     """
     golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
     window_samples, n_channels = bundle.manifest.window_samples, bundle.manifest.n_channels
@@ -72,10 +73,10 @@ def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
         raise ArtifactError(f"{bundle.path}: the golden embeddings have {golden.embedding.shape[1]} numbers")
     smallest = 1.0
     for number, stretch in enumerate(golden.signal_uv):
-        with np.errstate(all="ignore"):  # absurd numbers, of somebody who sealed them, lead to another answer
+        with np.errstate(all="ignore"):  # forged numbers may overflow; the answer is then found to be wrong
             try:
                 got = recogniser.recognise(recogniser.last_window(stretch))
-            except np.linalg.LinAlgError as error:  # a filter that runs away
+            except np.linalg.LinAlgError as error:  # the filter is unstable
                 raise ArtifactError(f"{bundle.path}: golden input {number} gives no number: {error}") from error
             cosine = float(got.embedding @ golden.embedding[number])
         if not cosine >= 1 - COSINE_TOLERANCE:
@@ -87,9 +88,9 @@ def check_golden(bundle: Bundle, recogniser: Recogniser) -> float:
 
 
 def try_golden(bundle: Bundle) -> float:
-    """Run the golden inputs of a bundle where they do no harm; returns the smallest cosine, as `check_golden`.
+    """Run the golden inputs of a bundle safely; returns the smallest cosine, as `check_golden`.
 
-    Programs run in a process of their own. A bundle that holds none, because a wearer taught it, is run here.
+    Programs run in a child process. A bundle without programs, because a wearer taught it, runs in this process.
     """
     if bundle.manifest.encoder is None and bundle.manifest.native is None:
         return check_golden(bundle, Recogniser(bundle))
@@ -115,4 +116,4 @@ if __name__ == "__main__":
     limit_to(resource.RLIMIT_AS, MEMORY_BYTES)
     sys.stdout.write("\n" + json.dumps(_run_golden(Path(sys.argv[1]), sys.argv[2])) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # a program that spoilt memory may crash at the end; its answers are in
+    os._exit(0)  # skip the clean-up: a program that corrupted memory may crash there, after all answers are written

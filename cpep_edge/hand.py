@@ -1,7 +1,7 @@
-"""The hand that a viewer sees: joint angles of the poses nearest to an embedding.
+"""The hand that a viewer shows: joint angles of the poses nearest to an embedding.
 
-A bundle may carry a few poses of each gesture with their embeddings. It is for the eye only: decisions come from the
-index. Gestures without a pose are drawn as their names say, see `cpep_edge.hand_shapes`.
+A bundle may contain a few poses of each gesture with their embeddings. They are for display only: decisions come from
+the index or the head. A gesture without a pose is drawn after its name, see `cpep_edge.hand_shapes`.
 """
 
 import io
@@ -15,9 +15,9 @@ from cpep_edge.errors import ArtifactError
 from cpep_edge.files import as_float32, read_arrays
 from cpep_edge.hand_shapes import N_JOINTS, N_WRIST
 
-N_ANGLES = (N_JOINTS, N_JOINTS + N_WRIST)  # pose templates have the wrist's too
+N_ANGLES = (N_JOINTS, N_JOINTS + N_WRIST)  # pose templates also have the angles of the wrist
 _N_NEAREST = 8
-_TEMPERATURE = 0.03  # of the weights by cosine: the nearest poses count most
+_TEMPERATURE = 0.03  # of the weights by cosine: low, so that the nearest poses count most
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,6 @@ class HandPoses:
 
 
 def hand_poses_of(bundle: Bundle) -> HandPoses | None:
-    """The poses that a bundle carries, None where it carries none; raises ArtifactError when they were changed."""
+    """The poses in a bundle, None when it has none; raises ArtifactError when they were changed."""
     name = bundle.manifest.hand_file
     return None if name is None else HandPoses.from_bytes(bundle.read(name), bundle.manifest.d_embed)

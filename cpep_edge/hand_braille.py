@@ -1,8 +1,8 @@
-"""A hand in braille dots, for terminals: the hand that the page draws, from the same angles.
+"""A hand in braille dots, for terminals: the hand that the web page draws, from the same angles.
 
-The bones, and how they are turned, are those of `web/page/hand.js`: axes are x to the thumb, y along the middle finger,
-z out of the palm towards the eye; a right hand, in centimetres. What is nearer is painted over what is farther, with a
-gap about it, so that fingers stay apart where they lie on the palm.
+The bones and their rotations are those of `web/page/hand.js`, for a right hand, in centimetres: x points to the thumb,
+y along the middle finger, z out of the palm towards the viewer. Nearer parts are painted over farther ones, with a gap
+around them, so that fingers can be told apart in front of the palm.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from cpep_edge.hand_shapes import N_WRIST
 
 COLUMNS, LINES = 32, 16  # of a picture, in characters of two by four dots
 
-_FINGERS = (  # base of the finger, its own splay, lengths of its bones, radii at their ends
+_FINGERS = (  # base of the finger, its splay at rest, lengths of its bones, radii at their ends
     ((2.5, 8.7, 0.0), 0.10, (4.3, 2.7, 2.1), (0.95, 0.84, 0.74, 0.60)),
     ((0.5, 9.1, 0.1), 0.01, (4.8, 3.1, 2.2), (0.97, 0.86, 0.75, 0.62)),
     ((-1.5, 8.6, 0.0), -0.07, (4.4, 2.9, 2.2), (0.92, 0.82, 0.72, 0.58)),
@@ -29,23 +29,23 @@ _FOREARM = ((0.0, 0.6, 0.0), (0.0, -9.0, -0.4), 2.25, 2.55)
 _CENTRE = np.array([0.1, 6.9, 0.6])
 _EYE_CM = 46.0
 _YAW, _PITCH = -0.42, 0.1
-_SEEN_CM = 25.0  # from the top of the picture to its bottom
+_SEEN_CM = 25.0  # height of the picture
 _GAP_DOTS = 1.1
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille character, by line and column
 
 Vector = NDArray[np.float64]
-_Bone = tuple[Vector, Vector, float, float]  # from, to, and the radii there
+_Bone = tuple[Vector, Vector, float, float]  # start, end, and the radii there
 
 
 def hand_in_braille(angles_rad: NDArray[np.float32], columns: int = COLUMNS, lines: int = LINES) -> list[str]:
     """Draw a hand.
 
-    angles_rad: (20,) or (23,), as `cpep_edge.hand_shapes` has them
+    angles_rad: (20,) or (23,), in the order of `cpep_edge.hand_shapes`
     returns: `lines` texts of `columns` characters
     """
     angles = np.zeros(20 + N_WRIST)
     angles[: len(angles_rad)] = angles_rad
-    owner = np.zeros((4 * lines, 2 * columns), int)  # of each dot: 0 nobody, 1 palm and forearm, from 2 the fingers
+    owner = np.zeros((4 * lines, 2 * columns), int)  # part at each dot: 0 none, 1 palm and forearm, from 2 the fingers
     scale = len(owner) / _SEEN_CM
     y, x = np.indices(owner.shape) + 0.5
     for number, bones in sorted(_groups(angles), key=lambda group: _depth(group[1])):
@@ -71,7 +71,10 @@ def hand_in_braille(angles_rad: NDArray[np.float32], columns: int = COLUMNS, lin
 
 
 def _groups(angles: Vector) -> Iterator[tuple[int, list[_Bone]]]:
-    """What is painted together as the eye has it, and whose it is: forearm and palm, then the fingers' bones."""
+    """Groups of bones that are painted together, in the viewer's coordinates, each with the number of its part.
+
+    The first is forearm and palm; each bone of a finger is a group.
+    """
     flexion, deviation, pronation = angles[20:]
 
     def seen(point: Vector) -> Vector:
@@ -89,13 +92,13 @@ def _groups(angles: Vector) -> Iterator[tuple[int, list[_Bone]]]:
 
 
 def _depth(bones: list[_Bone]) -> float:
-    return float(np.mean([start[2] + end[2] for start, end, *_ in bones[-5:]]))  # of the palm, not of the forearm
+    return float(np.mean([start[2] + end[2] for start, end, *_ in bones[-5:]]))  # the palm's bones, not the forearm
 
 
 def _finger_points(angles: Vector) -> Iterator[tuple[list[Vector], tuple[float, ...]]]:
     flexion, abduction, *flexions = angles[:4]
-    along = _unit(np.array([0.66, 0.72, 0.22]))  # where the thumb points with all angles zero
-    across = np.array([-0.82, 0.18, 0.54])  # flexion takes it there
+    along = _unit(np.array([0.66, 0.72, 0.22]))  # direction of the thumb with all angles zero
+    across = np.array([-0.82, 0.18, 0.54])  # direction in which flexion moves it
     across = _unit(across - (across @ along) * along)
     outwards = np.cos(abduction - 0.2) * along - np.sin(abduction - 0.2) * np.cross(across, along)
     points, bend = [np.array(_THUMB_BASE)], 0.0
@@ -114,14 +117,14 @@ def _finger_points(angles: Vector) -> Iterator[tuple[list[Vector], tuple[float, 
 
 
 def _bent(point: Vector, flexion: float, deviation: float) -> Vector:
-    """A point of the hand after the wrist bent towards the palm and towards the little finger."""
+    """A point of the hand after wrist flexion (towards the palm) and deviation (towards the little finger)."""
     x, y, z = point
     y, z = y * np.cos(flexion) - z * np.sin(flexion), y * np.sin(flexion) + z * np.cos(flexion)
     return np.array([x * np.cos(deviation) - y * np.sin(deviation), x * np.sin(deviation) + y * np.cos(deviation), z])
 
 
 def _turned(point: Vector, pronation: float) -> Vector:
-    """A point as the eye has it, about the picture's centre."""
+    """A point in the viewer's coordinates, relative to the picture's centre."""
     x, y, z = point - _CENTRE
     yaw = _YAW - pronation
     x, z = x * np.cos(yaw) + z * np.sin(yaw), z * np.cos(yaw) - x * np.sin(yaw)

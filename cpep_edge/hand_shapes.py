@@ -1,7 +1,7 @@
-"""How a hand looks that makes a gesture of some name: for the eye, where a bundle carries no recorded pose of it.
+"""Hand shapes chosen by a gesture's name, for display when a bundle contains no recorded pose of the gesture.
 
 A shape is 23 angles in radians: the 20 joints of `cpep_edge.session.JOINT_NAMES`, then wrist flexion, ulnar deviation
-and pronation. Zero is the straight hand with the thumb beside the palm. Nothing measured is in here.
+and pronation. Zero is the straight hand with the thumb beside the palm. None of the angles is measured.
 """
 
 import re
@@ -47,7 +47,7 @@ def _hand(
 
 REST_SHAPE = _hand("rest")
 
-# The first that is found in a gesture's name, in small letters, counts.
+# The first pattern that is found in a gesture's name, in lower case, decides.
 _SHAPES: tuple[tuple[str, NDArray[np.float32]], ...] = (
     (r"\b(rest|relax\w*|idle|neutral|no (motion|movement))\b", REST_SHAPE),
     (r"\b(radial\w*)\b", _hand("rest", wrist=(0.0, -0.35, 0.0))),
@@ -77,6 +77,6 @@ _SHAPES: tuple[tuple[str, NDArray[np.float32]], ...] = (
 
 
 def shape_of(label: str) -> NDArray[np.float32] | None:
-    """The hand that a gesture's name asks for, (23,) radians; None for a name that says nothing of the hand."""
+    """The hand shape for a gesture's name, (23,) radians; None when no pattern is found in the name."""
     name = shown_name(label).lower()
     return next((shape for pattern, shape in _SHAPES if re.search(pattern, name)), None)

@@ -1,17 +1,18 @@
-"""A head: which of some gestures a window is, by a discriminant fitted in seconds and adapted without labels.
+"""A head: classify windows by a discriminant that is fitted in seconds and can be adapted without labels.
 
-It reads a vector a window: the mean of the front end's tokens, the encoder's embedding, or both. Regularised
-discriminant analysis (Friedman 1989) in two steps, because a window has hundreds of numbers and a wearer has seconds:
+It reads one vector per window: the mean of the front end's tokens, the encoder's embedding, or both. The method is
+regularised discriminant analysis (Friedman 1989). A window has hundreds of features and a wearer records only seconds,
+so it has two steps:
 
-1. A linear map to few dimensions in which the spread within a gesture is a sphere: those that tell the gestures' means
-   apart (Fisher's), and those in which the gestures' own spreads differ most.
-2. In these a Gaussian a gesture, its covariance between that sphere and its own.
+1. A linear map to few dimensions in which the covariance within gestures is the identity (a sphere). The dimensions are
+   those that separate the gestures' means (Fisher's), and those in which the gestures' own covariances differ most.
+2. In these dimensions, a Gaussian per gesture, whose covariance is between that sphere and the gesture's own.
 
-On another arm or after another donning the same gestures lie elsewhere. `Head.adapted` moves each Gaussian's mean to
-where an unlabelled calibration has windows, by expectation and maximisation with the old mean as prior; on real
-recordings this wins back part of what a new donning or another arm costs.
+On another arm or after another donning, the gestures' means are elsewhere. `Head.adapted` moves the means towards the
+windows of an unlabelled calibration, by expectation-maximisation with the old means as prior. On real recordings this
+regains part of the accuracy that a new donning or another arm costs.
 
-numpy only. Shapes: n windows, d numbers a window, r dimensions, K gestures.
+Needs only numpy. Shapes: n windows, d features per window, r dimensions, K gestures.
 """
 
 import io
@@ -23,38 +24,38 @@ from numpy.typing import NDArray
 from cpep_edge.errors import ArtifactError
 from cpep_edge.files import read_arrays
 
-SHRINKAGE = 0.2  # of the covariance within gestures towards a sphere; .1 to .3 read alike on 3DC
-N_QUADRATIC = 20  # dimensions beside Fisher's K - 1; 0 read .005 less with four repetitions, 60 no more
-OWN_SHARE = 0.5  # of a gesture's own covariance, before it is shrunk
-OWN_SHRINKAGE = 0.3  # of that towards a sphere
-ADAPT_TEMPERATURE = 4.0  # by which distances are softened while adapting: a mean finds its way past its neighbours
+SHRINKAGE = 0.2  # of the covariance within gestures towards a sphere; .1 to .3 are equally accurate on 3DC
+N_QUADRATIC = 20  # dimensions besides Fisher's K - 1; 0 loses .005 accuracy with four repetitions, 60 gains nothing
+OWN_SHARE = 0.5  # weight of a gesture's own covariance against the sphere, before shrinkage
+OWN_SHRINKAGE = 0.3  # of that mixture towards a sphere
+ADAPT_TEMPERATURE = 4.0  # softens assignments while adapting, so that a mean can move past its neighbours
 ADAPT_ROUNDS = 10
 PRIOR_SHARE = (
-    0.5  # of the windows that a gesture has where all last as long, that its old mean counts for while adapting:
+    0.5  # weight of a gesture's old mean while adapting, as a share of the windows per gesture if all are equally long;
 )
-# on 3DC .3 to .6 read alike, 1 reads .012 less; a smaller share loses more where gestures are missing
-DRIFT_S = 10.0  # of clear windows in which a drift is followed; 30 s won half as much
-DRIFT_SHARE = 0.5  # of a window, softened, that its gesture has at the least to be clear
-MOST_DRIFT = 1.0  # root mean square over the dimensions, in spreads within a gesture
-_MIN_WINDOWS = 2  # of a gesture
+# on 3DC .3 to .6 are equally accurate, 1 loses .012; a smaller share loses more when gestures are missing
+DRIFT_S = 10.0  # time constant, in clear windows, of following a drift; 30 s gains half as much
+DRIFT_SHARE = 0.5  # a window is clear when its likeliest gesture has more than this softened share
+MOST_DRIFT = 1.0  # largest offset: RMS over the dimensions, in standard deviations within a gesture
+_MIN_WINDOWS = 2  # per gesture
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A Gaussian a gesture, behind a linear map."""
+    """A linear map, followed by a Gaussian per gesture."""
 
     origin: NDArray[np.float32]  # (d,), subtracted before the map
     projection: NDArray[np.float32]  # (d, r)
     means: NDArray[np.float32]  # (K, r)
     factors: NDArray[np.float32]  # (K, r, r), upper triangular: |factor (z - mean)| is the Mahalanobis distance
-    temperature: float = 1.0  # divides log likelihoods, so that their shares are as often right as they say
+    temperature: float = 1.0  # divides log-likelihoods, so that shares are calibrated probabilities
 
     @property
     def n_gestures(self) -> int:
         return len(self.means)
 
     def project(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Windows, (n, d), to the head's own dimensions, (n, r)."""
+        """Map windows, (n, d), to the head's own dimensions, (n, r)."""
         projected: NDArray[np.float32] = (windows - self.origin) @ self.projection
         return projected
 
@@ -69,37 +70,37 @@ class Head:
         return self.likelihood_at(self.distances(projected))
 
     def likelihood_at(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The log likelihood of windows at these distances, (n, K)."""
+        """The same from the squared distances, (n, K)."""
         log_det = np.log(np.diagonal(self.factors, axis1=1, axis2=2)).sum(axis=1)
         likelihood: NDArray[np.float32] = log_det - distances / 2
         return likelihood
 
     def shares(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How much each gesture has of each window, rows summing to one, (n, K)."""
+        """The share (calibrated probability) of each gesture in each window, rows summing to one, (n, K)."""
         logits = self.log_likelihood(self.project(windows)) / self.temperature
         shares: NDArray[np.float32] = _softmax(logits)
         return shares
 
     def typicality(self, projected: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How like a window is to what each gesture was fitted on, (n, K): 1 at its mean, 0 far away.
+        """How similar a window is to those that each gesture was fitted on, (n, K): 1 at the mean, 0 far away.
 
-        The expected squared distance of a gesture's own windows is r, where it is exp(-1/2).
+        A gesture's own windows have an expected squared distance of r, at which the typicality is exp(-1/2).
         """
         return self.typicality_at(self.distances(projected))
 
     def typicality_at(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How typical windows at these distances are, (n, K)."""
+        """The same from the squared distances, (n, K)."""
         typical: NDArray[np.float32] = np.exp(-distances / (2 * self.means.shape[1]))
         return typical
 
     def adapted(self, windows: NDArray[np.float32], absent: int | None = None) -> "Head":
-        """The head with its means moved to where an unlabelled calibration has windows.
+        """The head with its means moved towards the windows of an unlabelled calibration.
 
-        Windows that are like no gesture count less, so that a gesture which the calibration does not hold stays about
-        where it was.
+        Windows unlike any gesture count less, so that the mean of a gesture that the calibration does not contain
+        hardly moves.
 
         windows: (n, d), of a wearer who made the gestures in any order
-        absent: the one that is known not to be among them
+        absent: number of the gesture that is known not to be among them
         """
         if len(windows) == 0:
             return self
@@ -117,13 +118,13 @@ class Head:
         return head
 
     def without(self, gesture: int) -> "Head":
-        """The head with one gesture forgotten, by its number."""
+        """The head without one gesture, given by its number."""
         return replace(
             self, means=np.delete(self.means, gesture, axis=0), factors=np.delete(self.factors, gesture, axis=0)
         )
 
     def with_gesture(self, windows: NDArray[np.float32]) -> "Head":
-        """The head with a further gesture, from windows of it, (n, d), told apart in the dimensions that are there.
+        """The head with one more gesture, fitted to windows of it, (n, d), in the present dimensions.
 
         Raises ValueError for fewer than two windows.
         """
@@ -139,7 +140,7 @@ class Head:
         )
 
     def fit_of(self, windows: NDArray[np.float32]) -> float:
-        """Mean log likelihood of unlabelled windows, (n, d): by this a turned band finds its place."""
+        """Mean log-likelihood of unlabelled windows, (n, d); the placement of a turned band is chosen by it."""
         likelihood = self.log_likelihood(self.project(windows)) / ADAPT_TEMPERATURE
         most = likelihood.max(axis=1)
         return float(np.mean(most + np.log(np.exp(likelihood - most[:, None]).sum(axis=1))))
@@ -159,7 +160,7 @@ class Head:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Head":
-        """Read `head.npz`, never a pickle. Raises ArtifactError when an array is missing, misshapen or no number."""
+        """Read `head.npz`, never a pickle. Raises ArtifactError when an array is missing, misshapen or not finite."""
         try:
             read = read_arrays(content, {"origin": 1, "projection": 2, "means": 2, "factors": 3, "temperature": 1})
         except ValueError as error:
@@ -180,24 +181,25 @@ class Head:
 
 
 class Drift:
-    """Where a wearer's gestures go while a band is worn: one offset of all means, followed slowly and not far.
+    """Follow slow changes of a wearer's gestures while the band is worn, by one limited offset of all means.
 
-    On myo-longterm, fitted on day 1 and played on days 2 to 10, 22 motions, it takes a head that was not calibrated on
-    the day from .682 to .706 of the windows, and one that was from .742 to .739: so it is off unless asked for.
+    On myo-longterm (22 motions, fitted on day 1, replayed on days 2 to 10), it raises the share of windows that are
+    right from .682 to .706 for a head that was not calibrated on the day. For one that was, it lowers it from .742 to
+    .739, so it is off by default.
     """
 
     def __init__(self, head: Head, hop_s: float, other: int | None = None) -> None:
-        """hop_s: between the windows that are followed; other: movements that are no gesture, and are not followed"""
+        """hop_s: time between two windows; other: number of the other movements, which are not followed"""
         self._first, self._step, self._other = head, hop_s / DRIFT_S, other
-        self.offset: NDArray[np.float32] = np.zeros(head.means.shape[1], np.float32)  # (r,), of all means
+        self.offset: NDArray[np.float32] = np.zeros(head.means.shape[1], np.float32)  # (r,), added to all means
 
     @property
     def head(self) -> Head:
-        """The head as it is now."""
+        """The head with its means at the current offset."""
         return replace(self._first, means=self._first.means + self.offset)
 
     def follow(self, window: NDArray[np.float32]) -> None:
-        """Move towards one window, (d,), where it is clear which gesture it is."""
+        """Move the offset towards one window, (d,), if it is clear which gesture it is."""
         projected, head = self._first.project(window[None]), self.head
         shares = _softmax(head.log_likelihood(projected) / ADAPT_TEMPERATURE)[0]
         gesture = int(np.argmax(shares))
@@ -218,7 +220,7 @@ def fit_head(
     """Fit a head to labelled windows.
 
     windows: (n, d); gesture_index: (n,), 0 to K - 1, each at least twice
-    Raises ValueError when a number is missing among the gestures or occurs once.
+    Raises ValueError when there is only one gesture, or a number up to K - 1 occurs less than twice.
     """
     counts = np.bincount(gesture_index)
     if len(counts) < 2 or counts.min() < _MIN_WINDOWS:
@@ -229,13 +231,13 @@ def fit_head(
     means = np.stack([x[gesture_index == k].mean(axis=0) for k in range(len(counts))])
     residual = x - means[gesture_index]
     values, vectors = np.linalg.eigh(_shrunk(residual.T @ residual / len(x), shrinkage))
-    sphere = vectors / np.sqrt(values)  # (d, d), whitens what varies within gestures
+    sphere = vectors / np.sqrt(values)  # (d, d), whitens the covariance within gestures
     fisher = np.linalg.svd((means - means.mean(axis=0)) @ sphere, full_matrices=False)[2][: len(counts) - 1].T
     basis = np.concatenate([fisher, _quadratic(residual @ sphere, gesture_index, fisher, n_quadratic)], axis=1)
     projection = sphere @ basis
     within = residual @ projection
     factors = [_own_factor(within[gesture_index == k]) for k in range(len(counts))]
-    return Head(  # in the order that a file gives back, so that sums are the same to the last bit
+    return Head(  # in the memory order of arrays read from a file, so that sums agree to the last bit
         np.ascontiguousarray(origin, np.float32),
         np.ascontiguousarray(projection, np.float32),
         np.ascontiguousarray(means @ projection, np.float32),
@@ -244,7 +246,7 @@ def fit_head(
 
 
 def calibrate_temperature(log_likelihood: NDArray[np.float32], gesture_index: NDArray[np.int64]) -> float:
-    """The temperature under which held-out windows are likeliest (Guo et al. 2017).
+    """The temperature that maximises the likelihood of held-out windows (Guo et al. 2017).
 
     log_likelihood: (n, K), of windows that the head was not fitted on; gesture_index: (n,)
     """
@@ -258,7 +260,7 @@ def calibrate_temperature(log_likelihood: NDArray[np.float32], gesture_index: ND
 
 
 def _own_factor(within: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What whitens a gesture's own spread, (r, r), from its windows about their mean, (n, r)."""
+    """The factor that whitens a gesture's own covariance, (r, r), from its windows less their mean, (n, r)."""
     n, r = within.shape
     spread = _shrunk(OWN_SHARE * (within.T @ within / n) + (1 - OWN_SHARE) * np.eye(r), OWN_SHRINKAGE)
     return np.asarray(np.linalg.cholesky(np.linalg.inv(spread)).T, np.float64)
@@ -267,7 +269,7 @@ def _own_factor(within: NDArray[np.float64]) -> NDArray[np.float64]:
 def _quadratic(
     residual: NDArray[np.float64], gesture_index: NDArray[np.int64], fisher: NDArray[np.float64], n_most: int
 ) -> NDArray[np.float64]:
-    """Directions across Fisher's in which gestures spread most unlike each other, (d, at most n_most)."""
+    """Directions orthogonal to Fisher's in which the gestures' covariances differ most, (d, at most n_most)."""
     n_left = residual.shape[1] - fisher.shape[1]
     if min(n_most, n_left) <= 0:
         return np.empty((residual.shape[1], 0))
@@ -282,7 +284,7 @@ def _quadratic(
 
 
 def _shrunk(covariance: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """A covariance, some of it replaced by a sphere of the same power."""
+    """A covariance of which a share is replaced by a sphere of the same power."""
     d = len(covariance)
     shrunk: NDArray[np.float64] = (1 - share) * covariance + (share * np.trace(covariance) / d + 1e-12) * np.eye(d)
     return shrunk
