@@ -1,13 +1,13 @@
-"""hnswlib's graph as arrays whose every number was checked, and its file made from them.
+"""hnswlib's graph as checked arrays, and conversion from and to hnswlib's file format.
 
-hnswlib's loader believes its file: a link, a size or a level out of range makes it write and read out of bounds
-(hnswlib issue #673). So no file from elsewhere reaches it. What comes from outside is read here, into a `Graph` that is
-checked with numpy, and the loader is given a file that was written here, from that graph.
+hnswlib's loader trusts its file: a link, a size or a level out of range makes it read and write out of bounds (hnswlib
+issue #673). So it is never given a file from elsewhere. Such a file is read here into a `Graph`, which is checked with
+numpy, and the loader gets a new file that is written from that graph.
 
-The layout is that of hnswlib 0.8.0 (`hnswalg.h`, `saveIndex`), little-endian with 64-bit sizes: a header; one record a
-node, holding its links in the bottom layer, its vector and its label; then each node's links in the layers above.
+The layout is that of hnswlib 0.8.0 (`hnswalg.h`, `saveIndex`), little-endian with 64-bit sizes: a header; one record
+per node, with its links in the bottom layer, its vector and its label; then each node's links in the layers above.
 
-Shapes: n nodes, d numbers a vector, m links a node in the layers above the bottom, twice as many at the bottom.
+Shapes: n nodes, d numbers per vector, at most m links per node in the layers above the bottom and 2 m at the bottom.
 """
 
 import struct
@@ -19,31 +19,31 @@ from numpy.typing import NDArray
 
 from cpep_edge.errors import ArtifactError
 
-MAX_M = 127  # twice as many links must be countable in a byte
+MAX_M = 127  # a byte must be able to count 2 m links
 MAX_PROTOTYPES = 1 << 20
-MAX_NUMBERS = 1 << 24  # of all vectors together, and of the links that the bottom layer has room for
-MAX_LEVEL = 31  # levels fall off with log(n) / log(m); hnswlib itself never comes near
+MAX_NUMBERS = 1 << 24  # in all vectors together, and separately of links in the bottom layer
+MAX_LEVEL = 31  # hnswlib's levels grow only with log(n) / log(m) and stay far below
 _HEADER = struct.Struct("<QQQQQQiIQQQdQ")
-_EF_CONSTRUCTION = 200  # for nodes that are added later; none is
+_EF_CONSTRUCTION = 200  # only used when nodes are added later, which never happens
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The links of an index. Lists come node by node, and of one node from the bottom layer up."""
+    """The links of an index, in lists: node by node, and for each node from the bottom layer up."""
 
     m: int
     entry: int  # the node where a search starts
     levels: NDArray[np.uint8]  # (n,), the highest layer of each node
-    counts: NDArray[np.uint8]  # (n_lists,), links in each list
-    targets: NDArray[np.uint32]  # (n_links,), nodes, list after list
+    counts: NDArray[np.uint8]  # (n_lists,), number of links in each list
+    targets: NDArray[np.uint32]  # (n_links,), the linked nodes, list after list
 
     @property
     def n_nodes(self) -> int:
-        """Nodes in the graph."""
+        """Number of nodes in the graph."""
         return len(self.levels)
 
     def check(self) -> None:
-        """Raise ArtifactError unless every link stays inside the graph and every list inside its room."""
+        """Raise ArtifactError unless every link leads to a node that exists in its layer and no list is too long."""
         _require(2 <= self.m <= MAX_M and 0 < self.n_nodes <= 2**32, "its sizes")
         _require(int(self.levels.max()) <= MAX_LEVEL, "a level")
         _require(len(self.counts) == int(self.levels.sum(dtype=np.int64)) + self.n_nodes, "its number of lists")
@@ -55,7 +55,7 @@ class Graph:
         _require(0 <= self.entry < self.n_nodes and self.levels[self.entry] == self.levels.max(), "its entry")
 
     def padded_lists(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Lists with their counts in front and zeros behind: of the bottom, (n, 1 + 2 m), and above, (..., 1 + m)."""
+        """The lists, each with its count first and padded with zeros: bottom, (n, 1 + 2 m), and above, (..., 1 + m)."""
         layer = _layers(self.levels)
         return self._padded(layer == 0, 2 * self.m), self._padded(layer > 0, self.m)
 
@@ -68,9 +68,10 @@ class Graph:
 
 
 def check_sizes(n: int, d: int, m: int, n_lists: int) -> None:
-    """Raise ArtifactError for an index larger than any export writes, before anything of its size is allocated.
+    """Raise ArtifactError for an index larger than any export writes, before memory for it is allocated.
 
-    m: links of a node, 0 without a graph; a node is in as many lists as it has layers, of which few have a second
+    m: links per node, 0 without a graph
+    n_lists: one for each layer of each node; few nodes have more than one layer
     """
     sizes = {"prototypes": (n, MAX_PROTOTYPES), "numbers": (n * d, MAX_NUMBERS), "links": (n * 2 * m, MAX_NUMBERS)}
     for what, (size, limit) in sizes.items():
@@ -83,7 +84,7 @@ def to_hnswlib(graph: Graph, vectors: NDArray[np.float32]) -> bytes:
     """The file that hnswlib loads; a node's label is its number.
 
     vectors: (n, d)
-    Raises ArtifactError when the graph does not hold together.
+    Raises ArtifactError when `Graph.check` does.
     """
     graph.check()
     if len(vectors) != graph.n_nodes or not np.all(np.isfinite(vectors)):
@@ -95,7 +96,7 @@ def to_hnswlib(graph: Graph, vectors: NDArray[np.float32]) -> bytes:
 
 
 class Parsed(NamedTuple):
-    """A file of hnswlib, read and checked."""
+    """The content of a hnswlib file, read and checked."""
 
     graph: Graph
     vectors: NDArray[np.float32]  # (n, d)
@@ -103,9 +104,9 @@ class Parsed(NamedTuple):
 
 
 def from_hnswlib(content: bytes, d: int) -> Parsed:
-    """Read a file of hnswlib whose vectors have d numbers.
+    """Read a hnswlib file whose vectors have d numbers.
 
-    Raises ArtifactError, naming what is off, when any of it is not as hnswlib writes it.
+    Raises ArtifactError, naming the faulty part, when the file is not as hnswlib writes it.
     """
     _require(len(content) >= _HEADER.size, "its length")
     offset, capacity, n, size, label_at, vector_at, top, entry, max_m, max_m0, m, *_ = _HEADER.unpack_from(content)
@@ -130,7 +131,7 @@ def _require(holds: bool, what: str) -> None:
 
 
 def _record(m: int, d: int) -> np.dtype[np.void]:
-    """One node: the count and the links of its bottom list, its vector, its label. Packed."""
+    """The record of one node, packed: count and links of its bottom list, vector, label."""
     return np.dtype([("links", "<u4", (1 + 2 * m,)), ("vector", "<f4", (d,)), ("label", "<u8")])
 
 
@@ -144,7 +145,7 @@ def _header(graph: Graph, d: int) -> bytes:
 
 
 def _tail(levels: NDArray[np.uint8], above: NDArray[np.uint32]) -> bytes:
-    """For each node, the size of its upper lists and the lists."""
+    """For each node, the size of its upper lists in bytes, and the lists."""
     parts, at = [], 0
     for level in levels.tolist():
         lists = above[at : at + level].tobytes()
@@ -154,7 +155,7 @@ def _tail(levels: NDArray[np.uint8], above: NDArray[np.uint32]) -> bytes:
 
 
 def _read_tail(content: bytes, start: int, n: int, m: int) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
-    """The level of each node, (n,), and the upper lists of all, (n_lists - n, 1 + m)."""
+    """The level of each node, (n,), and the upper lists of all nodes, (n_lists - n, 1 + m)."""
     levels, lists, at = np.zeros(n, np.uint8), [], start
     for node in range(n):
         _require(at + 4 <= len(content), "its length")
@@ -171,7 +172,7 @@ def _read_tail(content: bytes, start: int, n: int, m: int) -> tuple[NDArray[np.u
 def _graph(
     m: int, entry: int, levels: NDArray[np.uint8], bottom: NDArray[np.uint32], above: NDArray[np.uint32]
 ) -> Graph:
-    """Put the lists of the bottom, (n, 1 + 2 m), and those above, (..., 1 + m), in the order of `Graph`."""
+    """Make a graph from the lists of the bottom, (n, 1 + 2 m), and those above, (..., 1 + m)."""
     _require(bool(np.all(bottom[:, 0] <= 2 * m) and np.all(above[:, 0] <= m)), "the length of a list")
     layer = _layers(levels)
     lists = np.zeros((len(layer), 1 + 2 * m), np.uint32)
@@ -182,7 +183,7 @@ def _graph(
 
 
 def _layers(levels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Which layer each list belongs to, (n_lists,)."""
+    """The layer of each list, (n_lists,)."""
     lists = levels.astype(np.int64) + 1
     first = np.cumsum(lists) - lists
     layers: NDArray[np.int64] = np.arange(lists.sum()) - np.repeat(first, lists)

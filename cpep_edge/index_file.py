@@ -1,12 +1,12 @@
-"""The pose index on disk: a byte a number, and the graph where there is one.
+"""The pose index on disk: prototypes quantised to one byte per number, and hnswlib's graph if there is one.
 
-Each of the d numbers of a vector is stored in the 256 steps between the least and the largest that this number takes in
-the index; vectors are brought back to unit length when they are read. A small index is searched whole and ends with its
-vectors; a large one goes on with the links of hnswlib's graph, two bytes each up to 65 536 prototypes.
+Each of the d dimensions has its own range, from the least to the largest value in the index, divided into 255 steps.
+Vectors are normalised to unit length when they are read. A small index is searched exhaustively and ends after its
+vectors. A large one also has the links of hnswlib's graph, two bytes each up to 65 536 prototypes.
 
-Every size follows from the header, the file must have exactly the sum of them, and the graph is checked before use.
+All sizes follow from the header. The file must have exactly their sum, and the graph is checked before use.
 
-Shapes: n prototypes, d numbers each.
+Shapes: n prototypes of d numbers.
 """
 
 import struct
@@ -24,30 +24,30 @@ _Number = TypeVar("_Number", bound=np.generic)
 _MAGIC = b"CPEPIDX\x02"
 _HEADER = struct.Struct("<8sIIIIII")  # magic; n, d, m (0: no graph), entry, n_lists, n_links
 _STEPS = 255
-_LARGEST = 2.0  # no number of a unit vector comes near
-_SHORTEST = 1e-3  # a stored unit vector is one to within its rounding
+_LARGEST = 2.0  # numbers of a unit vector are far below
+_SHORTEST = 1e-3  # a stored unit vector differs in length from 1 only by rounding
 
 
 @dataclass(frozen=True, slots=True)
 class StoredVectors:
-    """Vectors as bytes: number j of a vector is `low[j] + step[j] * code`."""
+    """Vectors quantised to bytes: number j of a vector is `low[j] + step[j] * code`."""
 
     low: NDArray[np.float32]  # (d,)
     step: NDArray[np.float32]  # (d,)
     codes: NDArray[np.uint8]  # (n, d)
 
     def directions(self) -> NDArray[np.float32]:
-        """The vectors, at unit length, (n, d)."""
+        """The vectors, normalised to unit length, (n, d)."""
         vectors = self.low + self.step * self.codes
         unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
     def of(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "StoredVectors":
-        """Some of the vectors."""
+        """A selection of the vectors."""
         return StoredVectors(self.low, self.step, self.codes[chosen])
 
     def with_added(self, vectors: NDArray[np.float32]) -> "StoredVectors":
-        """With more vectors, (n', d), behind; codes stay as they are where the new ones lie within their range."""
+        """Append vectors, (n', d); the present codes are kept if the new vectors are within their range."""
         codes = np.rint((vectors - self.low) / self.step)
         if codes.min() < 0 or codes.max() > _STEPS:
             return coded(np.concatenate([self.low + self.step * self.codes, vectors]))
@@ -60,11 +60,11 @@ class StoredIndex:
 
     vectors: StoredVectors
     gesture_index: NDArray[np.uint16]  # (n,)
-    graph: Graph | None  # None: few enough to be searched whole
+    graph: Graph | None  # None: a small index, which is searched exhaustively
 
 
 def coded(vectors: NDArray[np.float32]) -> StoredVectors:
-    """Vectors as bytes, (n, d)."""
+    """Quantise vectors, (n, d), to bytes."""
     low = vectors.min(axis=0)
     step = np.maximum((vectors.max(axis=0) - low) / _STEPS, np.float32(1e-9))
     return StoredVectors(low, step, np.rint((vectors - low) / step).astype(np.uint8))
@@ -83,7 +83,7 @@ def to_bytes(index: StoredIndex) -> bytes:
 
 
 def from_bytes(content: bytes, d_embed: int) -> StoredIndex:
-    """Read an index file; raises ArtifactError when it is not one, damaged, or of vectors of another width."""
+    """Read an index file; raises ArtifactError when it is not one, is damaged, or its vectors are not (d_embed,)."""
     if len(content) < _HEADER.size or not content.startswith(_MAGIC):
         raise ArtifactError("the pose index is not in a format that this cpep-edge reads; export the bundle again")
     _, n, d, m, entry, n_lists, n_links = _HEADER.unpack_from(content)
@@ -108,7 +108,7 @@ def from_bytes(content: bytes, d_embed: int) -> StoredIndex:
 
 
 def _check(vectors: StoredVectors) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not inside
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is not below the limit, and is refused
         high = vectors.low + _STEPS * vectors.step
     inside = np.all(np.abs(vectors.low) < _LARGEST) and np.all(np.abs(high) < _LARGEST)
     if not (inside and np.all(vectors.step > 0)):
@@ -122,7 +122,7 @@ def _link_type(n: int) -> type[np.uint16] | type[np.uint32]:
 
 
 class _Reader:
-    """Arrays one after the other, out of bytes that are long enough."""
+    """Reads successive arrays from bytes, whose length was checked."""
 
     def __init__(self, content: bytes, at: int) -> None:
         self._content, self._at = content, at

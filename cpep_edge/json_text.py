@@ -1,4 +1,4 @@
-"""JSON that every reader takes: figures that are no number become null, objects are taken by their fields."""
+"""JSON that every parser accepts: NaN and infinity become null, and objects are written by their fields."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def to_json(answer: Any, indent: int | None = None) -> str:
-    """JSON of dataclasses, pydantic models, arrays and what is made of them; NaN and infinity are null."""
+    """JSON of dataclasses, pydantic models, arrays and collections of these; NaN and infinity become null."""
     return json.dumps(_plain(answer), indent=indent, allow_nan=False)
 
 

@@ -1,9 +1,10 @@
-"""How well a personal head reads, found by leaving one round of repetitions out after the other, and what follows.
+"""Cross-validate a personal head by leaving out one round of repetitions at a time, and choose its decision settings.
 
-What a head makes of windows that it was fitted on says nothing: windows of one repetition are alike. So each round is
-judged by a head that was fitted on the others. From these judgements come the accuracy and how sure it is, the gestures
-most easily confused, what one repetition more or one gesture less would bring, and when a live decision falls: the
-thresholds have a margin, because the next repetition is never quite like those that were recorded.
+Testing a head on windows that it was fitted on says nothing, because windows of one repetition are very similar. So
+each round is classified by a head that was fitted on the other rounds. The results give the accuracy and its confidence
+interval, the gestures most easily confused, the effect of one more repetition or one gesture less, and the thresholds
+of live decisions. The thresholds have a margin, because the next repetition never quite equals those that were
+recorded.
 
 Shapes: n windows, K gestures.
 """
@@ -21,25 +22,25 @@ from cpep_edge.names import UNKNOWN
 from cpep_edge.personal import Windows
 from cpep_edge.pose_index import Vote
 
-WRONG_KEPT = 0.05  # of accepted windows, at which rejection stops growing stricter
-RIGHT_KEPT = 0.7  # of each gesture's right windows, which rejection leaves at the least
-SHARE_MARGIN = 0.9  # of the share that this asks for
-TYPICAL_KEPT = 0.98  # of right windows, within whose distance others count as known
+WRONG_KEPT = 0.05  # share of wrong windows among the accepted ones that the rejection threshold aims at
+RIGHT_KEPT = 0.7  # least share of each gesture's correct windows that rejection must keep
+SHARE_MARGIN = 0.9  # factor on the vote share that keeps just as many, as a margin
+TYPICAL_KEPT = 0.98  # share of correct windows whose squared distance sets the scale for known movements
 DISTANCE_SHARE = (
-    0.75  # of that squared distance, within which a gesture may begin; in trials on 16 people of myo-wrist a
+    0.75  # share of that squared distance within which a gesture may begin; in trials on 16 people of myo-wrist a
 )
 # larger share let more small movements begin one, a smaller one missed more gestures on the next donning
-CAN_WIN = 0.5  # of its repetitions, that a gesture must win
-SAME_MOVEMENT = 0.35  # of both gestures' windows taken for the other, from which they are one movement; chance is .5
+CAN_WIN = 0.5  # share of its repetitions that a gesture must win
+SAME_MOVEMENT = 0.35  # two gestures are one movement if more of their windows are confused; chance is .5
 _SURE = 1.959964  # standard deviations, for 95 %
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What each window was taken for by a head that was fitted on other rounds."""
+    """The classification of each window by a head that was fitted on other rounds."""
 
     windows: Windows
-    likelihood: NDArray[np.float32]  # (n, K), log; minus infinity for a gesture that the other rounds do not hold
+    likelihood: NDArray[np.float32]  # (n, K), log; minus infinity for a gesture that the other rounds do not contain
     typicality: NDArray[np.float32]  # (n, K)
 
     @property
@@ -51,26 +52,26 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How well the gestures are told apart, by repetitions left out."""
+    """How well the gestures are distinguished, by cross-validation."""
 
     gestures: tuple[str, ...]
     accuracy: float  # balanced: the mean of the gestures' recall
-    low: float  # of its 95 % interval
-    high: float
+    low: float  # lower end of its 95 % interval
+    high: float  # upper end
     n_repetitions: int
     recall: dict[str, float]
-    confused: tuple[str, str, float] | None  # the two most easily confused, and the share of both that goes wrong so
-    same: tuple[tuple[str, str], ...]  # gestures that are one movement, as far as the electrodes hear
-    without: dict[str, float]  # accuracy if a gesture were left out
-    with_one_more: float | None  # accuracy expected of one repetition more of each; None: too few to say
-    cannot_win: tuple[str, ...] = ()  # gestures that no decision falls on
+    confused: tuple[str, str, float] | None  # the two most easily confused, and the share of their windows confused
+    same: tuple[tuple[str, str], ...]  # pairs of gestures that the electrodes cannot distinguish
+    without: dict[str, float]  # accuracy if this gesture were removed
+    with_one_more: float | None  # accuracy expected with one more repetition of each; None: too few to say
+    cannot_win: tuple[str, ...] = ()  # gestures that win too few of their repetitions (`CAN_WIN`)
     decided: float = 0.0  # share of the repetitions that live decisions would get right
 
 
 def leave_out(windows: Windows, n_gestures: int, *, also_without: int = 0) -> LeftOut | None:
-    """Judge each round by the others; None where there are fewer than two, or too few are left to fit on.
+    """Classify each round by a head fitted on the others; None when there are too few rounds or windows to fit on.
 
-    also_without: so many further rounds are left out of each fit, to see what repetitions bring
+    also_without: number of further rounds to leave out of each fit, to measure the effect of more repetitions
     """
     rounds = np.unique(windows.round)
     if len(rounds) < 2 + also_without:
@@ -92,7 +93,7 @@ def leave_out(windows: Windows, n_gestures: int, *, also_without: int = 0) -> Le
 
 
 def halved(windows: Windows) -> Windows:
-    """The windows with each repetition's halves as rounds of their own, for a wearer who made each gesture once."""
+    """The windows with each half of a repetition as a round of its own, for a wearer who made each gesture once."""
     later = np.zeros(len(windows.x), np.int64)
     for number in np.unique(windows.repetition):
         mine = np.flatnonzero(windows.repetition == number)
@@ -101,14 +102,14 @@ def halved(windows: Windows) -> Windows:
 
 
 def judge(windows: Windows, gestures: Sequence[str]) -> tuple[Judgement, LeftOut] | None:
-    """How well the gestures of these windows are told apart; None where there is too little to say."""
+    """How well the gestures of these windows are distinguished; None when there are too few windows to say."""
     held = leave_out(windows, len(gestures)) or leave_out(halved(windows), len(gestures))
     if held is None:
         return None
     counts = _confusion(held, len(gestures))
     recall = _recall(counts)
     accuracy = float(recall.mean())
-    low, high = interval(accuracy, len(np.unique(windows.repetition)))  # windows of one are no trials of their own
+    low, high = interval(accuracy, len(np.unique(windows.repetition)))  # windows of one repetition are not independent
     both = (counts + counts.T) / (counts.sum(axis=1)[:, None] + counts.sum(axis=1)[None, :])
     np.fill_diagonal(both, 0)
     first, second = divmod(int(np.argmax(both)), len(gestures))
@@ -129,7 +130,7 @@ def judge(windows: Windows, gestures: Sequence[str]) -> tuple[Judgement, LeftOut
 
 
 def interval(share: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share that so many independent trials gave."""
+    """Wilson's 95 % interval of a share that was found in n independent trials."""
     middle = (share + _SURE**2 / (2 * n)) / (1 + _SURE**2 / n)
     half = _SURE / (1 + _SURE**2 / n) * np.sqrt(share * (1 - share) / n + _SURE**2 / (4 * n**2))
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
@@ -138,12 +139,13 @@ def interval(share: float, n: float) -> tuple[float, float]:
 def choose_decision(
     held: LeftOut, head: Head, judgement: Judgement, spec: DecisionSpec, windows_a_second: float
 ) -> tuple[DecisionSpec, Head, Judgement]:
-    """When a decision falls, from what was left out: rejection, evidence, and the gestures that cannot win.
+    """Choose decision settings and the head's temperature by cross-validation; find gestures that cannot win.
 
-    Rejection is no stricter than errors ask for, and leaves every gesture most of its right windows.
+    The rejection thresholds are no stricter than the error rate requires, and keep most correct windows of every
+    gesture.
 
-    spec: what is not chosen here stays as it is
-    windows_a_second: of those that were left out
+    spec: settings that are not chosen here are kept
+    windows_a_second: rate of the windows in `held`
     """
     known = held.likelihood.max(axis=1) > -np.inf
     likelihood = np.where(np.isfinite(held.likelihood), held.likelihood, -1e30)
@@ -178,7 +180,10 @@ def choose_decision(
 
 
 def _min_share(share: NDArray[np.float32], right: NDArray[np.bool_], true: NDArray[np.int64]) -> float:
-    """The least strict share of the head at which few accepted windows are wrong, every gesture keeping most of its."""
+    """The lowest threshold for the vote share at which few accepted windows are wrong.
+
+    It may be lower, so that every gesture keeps most of its correct windows.
+    """
     candidates = np.linspace(0.3, 0.95, 27)
     errors = [np.mean(~right[share >= least]) if (share >= least).any() else 0.0 for least in candidates]
     wanted = next((least for least, error in zip(candidates, errors, strict=True) if error <= WRONG_KEPT), 0.95)
@@ -210,11 +215,11 @@ def _without_each(held: LeftOut, gestures: Sequence[str]) -> dict[str, float]:
 
 
 def _with_one_more(windows: Windows, n_gestures: int, accuracy: float) -> float | None:
-    """By the power law that errors follow from one round fewer to what was judged."""
+    """Extrapolate the error by a power law in the number of rounds, from one round fewer and the present number."""
     fewer = leave_out(windows, n_gestures, also_without=1)
     if fewer is None or accuracy >= 1:
         return None
-    n = len(np.unique(windows.round)) - 1  # rounds that were fitted on
+    n = len(np.unique(windows.round)) - 1  # rounds in each fit
     before = 1 - float(_recall(_confusion(fewer, n_gestures)).mean())
     after = 1 - accuracy
     steepness = float(np.clip(np.log(before / after) / np.log(n / (n - 1)), 0, 1.5)) if before > after else 0.0

@@ -1,12 +1,12 @@
 """Lead a wearer through repetitions of gestures: what to show, what to keep, what to ask for again.
 
-A `Lesson` knows neither screens nor ports: it is fed the blocks of a band and counts time by their samples, so that it
-runs the same in a terminal, on a page and in a test. It goes round the whole list once for each repetition, because
-what was recorded seconds apart is too much alike to tell how well it will be known later. The wearer rests in between,
-and that rest is kept too: it is what the hand does most. A round may end with other movements, which are not to be
-taken for gestures: they are asked for under the name `UNKNOWN`.
+A `Lesson` uses neither screen nor port: it is fed the blocks of a band and counts time by their samples, so it runs the
+same in a terminal, on a web page and in a test. Each round asks for every gesture of the list once, because repetitions
+recorded seconds apart are too similar to tell how well a gesture will be recognised later. The wearer rests in between.
+That rest is kept too, because the hand rests most of the time. A round may end with other movements, which must not be
+taken for gestures; they have the name `UNKNOWN`.
 
-A repetition in which nothing moved, that was clipped, or that a loss of samples cut, is asked for again.
+A repetition is asked for again when nothing moved, a channel was clipped, or samples were lost.
 """
 
 from collections.abc import Sequence
@@ -24,50 +24,50 @@ from cpep_edge.personal import Reading, Repetition
 from cpep_edge.preprocess import LARGEST_UV, Preprocessor
 
 DEFAULT_GESTURES = ("Fist", "Open", "Point", "WristFlexion", "WristExtension")
-OTHER_MOVEMENTS = "anything else: reach, type, scratch"  # what a wearer reads for `UNKNOWN`
+OTHER_MOVEMENTS = "anything else: reach, type, scratch"  # shown to the wearer for `UNKNOWN`
 REST = "Rest"
-REST_NAMES = ("rest", "nomotion", "relax", "idle", "none", "neutral")  # what a gesture that is none is called
+REST_NAMES = ("rest", "nomotion", "relax", "idle", "none", "neutral")  # names that mean rest
 
-LONGEST_LOSS_S = 0.05  # of samples in a repetition; shorter ones are bridged
-_RISE = 1.2  # over the 95th percentile of rest, from which a tenth of a second is active
-_QUIETEST = 1.1  # rise over the usual rest that counts at the least
-_MOVED = 0.15  # of a repetition's tenths of a second that are active at the least; of rest a twentieth is
-_ACTIVE_S = 1.0  # of a repetition, at the least
-_CLIPPED = 0.01  # of a channel's samples at its greatest or least value
-_STEPS_OF_A_SIGNAL = 32  # values that a channel takes at the least before it can be clipped: a weak one takes few
-_ASK_AGAIN = 3  # times, before a repetition is given up
-_AFTER_S, _BEFORE_S = 0.8, 0.3  # of a rest left out after the last gesture and before the next
+LONGEST_LOSS_S = 0.05  # of samples; a repetition with a longer loss is asked for again
+_RISE = 1.2  # a stretch of 0.1 s is active above this many times the 95th percentile of rest
+_QUIETEST = 1.1  # least rise over the median rest at which a stretch is active
+_MOVED = 0.15  # least share of a repetition's stretches that must be active; of rest, .05 are
+_ACTIVE_S = 1.0  # least duration from the first active stretch to the last
+_CLIPPED = 0.01  # a channel is clipped if more of its samples are at its largest or least value
+_STEPS_OF_A_SIGNAL = 32  # with fewer distinct values a channel is weak, not clipped
+_ASK_AGAIN = 3  # failures after which a repetition is given up
+_AFTER_S, _BEFORE_S = 0.8, 0.3  # of each rest left out after the previous gesture and before the next
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long everything takes; five gestures and other movements three times in not quite two minutes."""
+    """Durations of the phases; five gestures and other movements, three times each, take just under two minutes."""
 
     first_rest_s: float = 5.0
-    rest_s: float = 2.5  # before each repetition; what is next is shown
+    rest_s: float = 2.5  # before each repetition, while the next gesture is shown
     make_s: float = 3.0
-    other_s: float = 6.0  # of other movements
+    other_s: float = 6.0  # for other movements
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A repetition to be made."""
+    """A repetition that the wearer is to make."""
 
     gesture: str
-    number: int  # of its round, from 1
+    number: int  # number of the round, from 1
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
     """What the wearer should see now."""
 
-    phase: Literal["rest", "ready", "make", "done"]  # ready: still resting, the gesture comes when the time is over
-    gesture: str  # that is made, or comes next
-    number: int  # which time it is made
-    left_s: float  # of this phase
+    phase: Literal["rest", "ready", "make", "done"]  # ready: still at rest, the gesture starts when the phase ends
+    gesture: str  # the present or the next gesture
+    number: int  # number of the round
+    left_s: float  # time left in this phase
     n_done: int
     n_steps: int
-    said: str = ""  # why the repetition before is asked for again
+    said: str = ""  # why the last repetition is asked for again
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +76,27 @@ class Again:
 
     step: Step
     reason: str
-    given_up: bool  # it was asked for too often
+    given_up: bool  # it failed too often and is left out
 
 
-Event = Repetition | Again  # a repetition, or a stretch of rest, that counts; or one that does not
+Event = Repetition | Again  # a repetition (also of rest) that counts, or one that does not
 
 
 def plan(gestures: Sequence[str], first: int, last: int) -> list[Step]:
-    """Repetitions `first` to `last` of each gesture, going round the list."""
+    """Repetitions `first` to `last` of each gesture, round by round."""
     return [Step(gesture, number) for number in range(first, last + 1) for gesture in gestures]
 
 
 def rest_of(gestures: Sequence[str]) -> str:
-    """The name of rest among these gestures; `REST` where none of them is rest."""
+    """The name of rest among these gestures; `REST` when none of them is rest."""
     return next((name for name in gestures if "".join(filter(str.isalpha, name)).lower() in REST_NAMES), REST)
 
 
 def check_gestures(names: Sequence[str]) -> tuple[str, ...]:
     """The gestures of a list, without rest, which is always taught.
 
-    names: `UNKNOWN` among them asks for other movements, at the end of each round
-    Raises ConfigError for a name that is none, one that comes twice, and fewer than two.
+    names: with `UNKNOWN` among them, each round ends with other movements
+    Raises ConfigError for an invalid name, a name that occurs twice, or fewer than two gestures.
     """
     for name in names:
         if name != UNKNOWN:
@@ -114,7 +114,7 @@ def check_gestures(names: Sequence[str]) -> tuple[str, ...]:
 class _Rest:
     """The level of this arm at rest."""
 
-    stretches: list[NDArray[np.float64]] = field(default_factory=list)  # RMS of tenths of a second, (n, C)
+    stretches: list[NDArray[np.float64]] = field(default_factory=list)  # RMS of stretches of 0.1 s, (n, C)
 
     @property
     def of_channels(self) -> NDArray[np.float64]:
@@ -122,20 +122,20 @@ class _Rest:
         return usual
 
     def rise(self, stretches: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far each tenth of a second lies above rest, all channels together, (n,)."""
+        """The level of each 0.1 s stretch relative to rest, all channels together, (n,)."""
         usual = self.of_channels
-        heard = usual > 1e-3 * np.median(usual)  # an electrode in the air has no rest to rise above
+        heard = usual > 1e-3 * np.median(usual)  # leave out electrodes without contact, which are near zero at rest
         rises: NDArray[np.float64] = np.sqrt(np.mean((stretches[:, heard] / usual[heard]) ** 2, axis=1))
         return rises
 
     @property
     def most(self) -> float:
-        """The rise from which muscles are active."""
+        """The rise above which the muscles are active."""
         return max(_QUIETEST, _RISE * float(np.quantile(self.rise(np.concatenate(self.stretches)), 0.95)))
 
 
 class Lesson:
-    """Goes through a plan with one wearer; `feed` it until `cue.phase` is "done"."""
+    """Leads one wearer through a plan; call `feed` until `cue.phase` is "done"."""
 
     def __init__(
         self, reading: Reading, steps: Sequence[Step], *, rest: str = REST, wearing: int = 0, timing: Timing = Timing()
@@ -144,11 +144,11 @@ class Lesson:
         self._rate_hz = reading.preprocessing.sample_rate_hz
         self._rest_name, self._wearing = rest, wearing
         self._rest = _Rest()
-        self._at = self._n_asked = 0  # the step, and how often it was asked for
+        self._at = self._n_asked = 0  # the current step, and how often it failed
         self._phase: Literal["rest", "ready", "make", "done"] = "rest" if self._steps else "done"
-        self._parts: list[NDArray[np.float32]] = []  # of the phase
-        self._n_samples = 0  # of those
-        self._next: tuple[int, int] | None = None  # boot and index of the sample that should come
+        self._parts: list[NDArray[np.float32]] = []  # samples of the phase
+        self._n_samples = 0  # in `_parts`
+        self._next: tuple[int, int] | None = None  # boot and index of the next expected sample
         self._lead = np.empty((0, reading.front_end.n_electrodes), np.float32)  # before the phase, to settle filters
         self._said = ""
 
@@ -166,10 +166,10 @@ class Lesson:
         return {"rest": timing.first_rest_s, "ready": timing.rest_s, "make": make_s, "done": 0.0}[self._phase]
 
     def feed(self, block: Block) -> list[Event]:
-        """Take the next samples; what came of them.
+        """Process the next samples; returns what they completed.
 
-        Raises DataError after the first rest when no gesture could be told apart: fewer than two channels say anything
-        of their own.
+        Raises DataError after the first rest when fewer than two channels carry a signal of their own, so that
+        gestures cannot be distinguished.
         """
         if self._phase == "done":
             return []
@@ -188,7 +188,7 @@ class Lesson:
         return events
 
     def _lost(self, block: Block) -> float:
-        """Samples missing before a block; without end after a restart of the device."""
+        """Number of samples missing before a block; infinite after a restart of the device."""
         assert self._next is not None
         boot_id, index = self._next
         return abs(block.sample_index - index) if block.boot_id == boot_id else np.inf
@@ -202,7 +202,7 @@ class Lesson:
         return [self._again("samples were lost in the middle of it")]
 
     def _turn(self) -> list[Event]:
-        """Go on to the next phase."""
+        """End the present phase and go on to the next."""
         recorded, lead = np.concatenate(self._parts), self._lead
         self._lead = np.concatenate([lead, recorded])[-round(SETTLE_S * self._rate_hz) :]
         self._parts, self._n_samples = [], 0
@@ -235,7 +235,7 @@ class Lesson:
         return [Repetition(step.gesture, step.number, samples[max(0, start - settle) : end], self._wearing)]
 
     def _fault(self, samples: NDArray[np.float32], n_lead: int) -> tuple[str, int, int]:
-        """Why a repetition does not count, or "", and from where to where it is active."""
+        """Why a repetition does not count, or "", and the start and end of its active part, in samples."""
         if not (np.abs(samples) <= LARGEST_UV).all():
             return "it contains impossible values", 0, 0
         clipped = self._clipped(samples)
@@ -279,8 +279,10 @@ class Lesson:
 
 
 def _check_heard(rest: NDArray[np.float32]) -> None:
-    """Raise DataError where fewer than two channels carry a signal of their own: what is stuck still flickers by one
-    count, and electrodes that are bridged by sweat or gel give one signal twice.
+    """Raise DataError when fewer than two channels carry a signal of their own.
+
+    A channel that is stuck may still flicker by one count. Electrodes that are bridged by sweat or gel carry the same
+    signal.
     """
     swing = rest.std(axis=0)
     mute = {

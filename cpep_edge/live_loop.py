@@ -1,10 +1,10 @@
 """The live loop: blocks of samples in, decisions out.
 
-`LiveEngine` holds the way of the data and no threads: `ingest` filters a block into the ring, `step` decides on the
-newest due window. `Live` runs the two in two threads, so that slow inference never stalls the reader: it skips hops
-instead, the newest wins, and the skips are counted. Windows end at whole multiples of the hop, counted in device
-samples, so that a replay of the same samples gives the same decisions however they were cut into blocks. Views read the
-engine at their own pace and never hold it up; what must not miss anything is a `Tap`.
+`LiveEngine` processes the data and has no threads: `ingest` filters a block into the ring, `step` decides on the newest
+due window. `Live` runs the two in two threads, so that slow inference never stalls the reader: it skips older windows
+instead, which are counted. Windows end at whole multiples of the hop, counted in device samples, so a replay of the
+same samples gives the same decisions however they are cut into blocks. Views read the engine at their own pace and
+never delay it; a consumer that must not miss anything is a `Tap`.
 """
 
 import threading
@@ -27,33 +27,33 @@ from cpep_edge.names import UNKNOWN
 from cpep_edge.recogniser import Recogniser, Recognition, head_input
 from cpep_edge.ring import MirroredRing
 
-KEPT_S = 3.0  # of signal at the least: a source may bring a second and more at once, however short windows are
-RESET_GAP_S = 2.0  # after a longer loss everything starts anew; between the two, decisions wait for a clean window
-_NEXT_BLOCK_S = 0.1  # in which the reader mostly sees by itself that it is to end
-_LEAVE_S = 0.6  # for the reader to end; one that opens an address without answer is left to itself
-LEAST_ELECTRODES = 2  # between which there is a covariance
+KEPT_S = 3.0  # least signal in the ring: a source may send more than a second at once, however short windows are
+RESET_GAP_S = 2.0  # a longer loss resets the state; from `INTERPOLATED_GAP_S` up, decisions wait for a clean window
+_NEXT_BLOCK_S = 0.1  # time in which the reader usually gets a block and sees that it should end
+_LEAVE_S = 0.6  # time for the reader to end; after that it is abandoned, as when an address does not answer
+LEAST_ELECTRODES = 2  # needed for a covariance
 
 
 @dataclass(frozen=True, slots=True)
 class _Hop:
-    """A window that became due, with all that `step` must know, so that the two threads share nothing but the ring."""
+    """A window that became due, with all that `step` needs, so that the two threads share only the ring."""
 
     end_index: int
     device_t_s: float
     arrived_s: float
-    epoch: int  # counts restarts of the stream
+    epoch: int  # number of restarts of the stream so far
     interpolated: bool
 
 
 class Tap(Protocol):
-    """Sees everything of a live run. Its calls must return at once: they come from the threads that must not wait."""
+    """Receives every block and decision of a live run. Its methods must return at once, or they delay the run."""
 
     def block(self, block: Block) -> None:
-        """Samples arrived; called from the reader's thread."""
+        """Called from the reader's thread when samples arrive."""
         ...
 
     def decision(self, decision: Decision) -> None:
-        """A decision fell; called from the thread that iterates."""
+        """Called with each decision, from the thread that iterates."""
         ...
 
 
@@ -72,9 +72,9 @@ class LiveEngine:
         donning: Donning | None = None,
         spec: DecisionSpec | None = None,
     ) -> None:
-        """hop_ms: in place of the bundle's
-        donning: what the session's calibration found, where there was one
-        spec: how to decide, in place of the bundle's
+        """hop_ms: time between two windows; None: the bundle's
+        donning: result of the wearer's calibration; None: the bundle's usual one
+        spec: decision settings; None: the bundle's
 
         Raises ConfigError when the stream is not what the bundle was made for.
         """
@@ -113,22 +113,22 @@ class LiveEngine:
         self._epoch = self._decided_epoch = 0
         self._last_sample: NDArray[np.float32] | None = None
         self._first_index = self._clean_from = self._interpolated_until = 0
-        self._n_late_hops = self._n_dropped_hops = 0  # one for each thread
+        self._n_late_hops = self._n_dropped_hops = 0  # each is written by only one thread
         self.n_suppressed_hops = 0
         self.n_resets = 0
-        self.n_rest_hops = 0  # in which the encoder was not asked
+        self.n_rest_hops = 0  # in which the encoder did not run
         self.last_block_s: float | None = None  # when the newest samples arrived, time.monotonic()
         self.recognition: Recognition | None = None  # of the newest window; None before the first, and at rest
 
     def decide_by(self, spec: DecisionSpec) -> None:
-        """Decide as `spec` says from the next window on. Raises ConfigError for one that does not fit the bundle."""
+        """Use other decision settings from the next window on. Raises ConfigError when they do not fit the bundle."""
         gestures = self._recogniser.manifest.gesture_names
         self._decider = Decider(spec, gestures, self._hop_samples / self._rate_hz * 1e3)
         self.spec = spec
 
     @property
     def n_skipped_hops(self) -> int:
-        """Windows that came due while an earlier one was being worked on, and gave way to a newer one."""
+        """Number of due windows that were not decided on, because a newer one was due or their samples were gone."""
         return self._n_late_hops + self._n_dropped_hops
 
     def signal(self, after_index: int, n_most: int) -> tuple[int, NDArray[np.float32]]:
@@ -156,9 +156,9 @@ class LiveEngine:
         return self._schedule(block, previous_end)
 
     def step(self, newest: bool = True) -> Decision | None:
-        """Decide on a due window; None when none is due or its samples are no longer there.
+        """Decide on a due window; None when none is due or its samples are no longer in the ring.
 
-        newest: skip what is late; False takes hop by hop, as a replay does
+        newest: skip to the newest due window; False: take the oldest, as a replay does
         """
         hop = self._take()
         while newest and (newer := self._take()) is not None:
@@ -174,22 +174,22 @@ class LiveEngine:
 
     @property
     def next_due(self) -> int | None:
-        """Where the oldest due window ends; None when none is due."""
+        """End of the oldest due window, in device samples; None when none is due."""
         return self._pending[0].end_index if self._pending else None
 
     def skip(self) -> None:
-        """Give up the oldest due window, as a run did that had no time for it."""
+        """Skip the oldest due window, as the recorded run did."""
         if self._take() is not None:
             self._n_late_hops += 1
 
     def _take(self) -> _Hop | None:
         try:
             return self._pending.popleft()
-        except IndexError:  # asking for its length first would leave the other thread time to empty it
+        except IndexError:  # do not check the length first: the other thread could empty the queue in between
             return None
 
     def _window(self, end_index: int) -> NDArray[np.float32] | None:
-        """The encoder's input for the window that ends there; None where the rings do not hold it."""
+        """The encoder's input for the window that ends at `end_index`; None when the rings do not hold it."""
         if self._tokens is None or self._front_end is None:
             return self._ring.window(end_index, self._window_samples)
         return self._tokens.window(end_index // self._front_end.hop_samples, self._n_steps)
@@ -224,7 +224,7 @@ class LiveEngine:
         )
 
     def _at_rest(self, end_index: int) -> bool:
-        """Whether the last tenth of a second before that sample is quieter than the bundle's rest."""
+        """Whether the last 0.1 s before `end_index` is below the rest level."""
         if not self.spec.rest_level:
             return False
         stretch = self._ring.window(end_index, self._stretch_samples)
@@ -245,9 +245,9 @@ class LiveEngine:
             self._first_index = self._clean_from = first_block
 
     def _fill(self, block: Block) -> None:
-        """Draw a line across lost samples: it disturbs the filter least.
+        """Interpolate lost samples linearly, which disturbs the filter least.
 
-        Zeros in their place would ring for 100 ms under an electrode offset.
+        With an electrode offset, zeros would make the filter ring for 100 ms.
         """
         lost = block.sample_index - self._ring.end_index
         before = block.samples_uv[0] if self._last_sample is None else self._last_sample
@@ -262,11 +262,11 @@ class LiveEngine:
             part = samples_uv[start : start + self._window_samples]
             scaled = self._stream.scaled(part)
             if self._tokens is not None:
-                self._tokens.write(self._stream.steps(scaled))  # first: a window is due once its samples are there
+                self._tokens.write(self._stream.steps(scaled))  # first: samples make a window due
             self._ring.write(scaled)
 
     def _schedule(self, block: Block, previous_end: int) -> bool:
-        """Note every multiple of the hop reached since `previous_end` that ends a clean window."""
+        """Queue a window for every multiple of the hop since `previous_end` that ends a clean window."""
         due = False
         first = (previous_end // self._hop_samples + 1) * self._hop_samples
         for end_index in range(first, self._ring.end_index + 1, self._hop_samples):
@@ -274,7 +274,7 @@ class LiveEngine:
             if start_index < self._clean_from:
                 self.n_suppressed_hops += start_index >= self._first_index
                 continue
-            device_t_s = round(block.device_t_s + (end_index - block.sample_index) / self._rate_hz, 6)  # counts in us
+            device_t_s = round(block.device_t_s + (end_index - block.sample_index) / self._rate_hz, 6)  # whole us
             interpolated = start_index < self._interpolated_until
             if len(self._pending) >= self._n_pending_most and self._take() is not None:
                 self._n_dropped_hops += 1
@@ -284,19 +284,19 @@ class LiveEngine:
 
 
 def level(scaled: NDArray[np.float32]) -> float:
-    """How loud all channels are together: the RMS of preprocessed signal, (n_channels, n_samples)."""
+    """The level of all channels together: the RMS of preprocessed signal, (n_channels, n_samples)."""
     return float(np.sqrt(np.mean(np.square(scaled))))
 
 
 def expected_stream(manifest: Manifest) -> StreamInfo:
-    """What a device must send for a bundle, before there is one."""
+    """The stream that a device must send for a bundle, for use before a device is connected."""
     return StreamInfo("no device", manifest.n_channels, manifest.preprocessing.sample_rate_hz, manifest.unit)
 
 
 def check_stream(info: StreamInfo, manifest: Manifest) -> None:
     """Raises ConfigError when a stream's channels, rate or unit are not what the bundle was made for.
 
-    The sentence ends in the lines of a device config that would make the stream fit.
+    The message ends with the lines of a device config that would make the stream fit.
     """
     n_channels, rate_hz = manifest.n_channels, manifest.preprocessing.sample_rate_hz
     if info.n_channels != n_channels:
@@ -329,7 +329,7 @@ def check_stream(info: StreamInfo, manifest: Manifest) -> None:
 
 
 def _device_config(info: StreamInfo, n_channels: int, rate_hz: float) -> str:
-    """The end of a sentence: the config that makes a stream fit, as far as anybody but the user can know it."""
+    """The end of an error message: a config that makes the stream fit, with values that the user must check."""
     lines = []
     if info.n_channels != n_channels:
         order = [channel if channel < info.n_channels else -1 for channel in range(n_channels)]
@@ -342,9 +342,9 @@ def _device_config(info: StreamInfo, n_channels: int, rate_hz: float) -> str:
 
 
 class Live:
-    """A source and an engine in two threads: iterate to get decisions as they fall.
+    """A source and an engine in two threads: iterate to get decisions as they are made.
 
-    The reader thread ends with the iteration. What the source raised is raised to the one who iterates.
+    The reader thread ends with the iteration. An exception of the source is raised from the iteration.
     """
 
     def __init__(
@@ -358,7 +358,7 @@ class Live:
         spec: DecisionSpec | None = None,
         taps: Sequence[Tap] = (),
     ) -> None:
-        """source: opened; seconds: of signal after which to stop, None goes on to the source's end."""
+        """source: opened; seconds: stop after this much signal, None: at the end of the source."""
         self.source = source
         self._max_samples = None if seconds is None else round(seconds * source.info.sample_rate_hz)
         self._hop_ms = hop_ms
@@ -370,7 +370,7 @@ class Live:
         self._error: BaseException | None = None
 
     def renew(self, recogniser: Recogniser, donning: Donning | None, spec: DecisionSpec | None) -> None:
-        """Go on with another bundle, calibration or device, from the next block; may be called from any thread."""
+        """Use another bundle, calibration or device from the next block on; may be called from any thread."""
         self.engine = LiveEngine(recogniser, self.source.info, hop_ms=self._hop_ms, donning=donning, spec=spec)
 
     def __iter__(self) -> Iterator[Decision]:
@@ -386,7 +386,7 @@ class Live:
         finally:
             self._stopping = True
             reader.join(_NEXT_BLOCK_S)
-            if reader.is_alive():  # nothing arrives
+            if reader.is_alive():  # it is waiting for a block
                 self.source.stop()
                 reader.join(_LEAVE_S)
         if self._error is not None:

@@ -1,12 +1,12 @@
-"""A live run kept whole: EMG, decisions and what the link did, in one folder that can be replayed.
+"""Record a live run: EMG, decisions and link events, in one folder that can be replayed.
 
-`session.hdf5` is an emg2pose session as `cpep-edge record` writes it, safe against a kill. `live.jsonl` tells the
-rest, a line as it happens: `recording` (the bundle, how it decided, the calibration), `block` (which samples arrived
-together), `link` (counts, when they changed), `decision`, `end`. A replay feeds the same samples through the same
-engine and skips the windows that were skipped then, so it gives the same decisions, bit for bit; only `delay_ms` is a
-measurement and stays what it was.
+`session.hdf5` is an emg2pose session as `cpep-edge record` writes it, which survives a kill. `live.jsonl` holds the
+rest, one line per event: `recording` (bundle, decision settings, calibration), `block` (which samples arrived
+together), `link` (counts, when they change), `decision`, `end`. A replay feeds the same samples through the same engine
+and skips the windows that were skipped in the run, so it gives the same decisions, bit for bit; only `delay_ms`
+differs, because it is measured anew.
 
-Plain session files can be replayed as well; there every window is decided on.
+Plain session files can be replayed too; then every window is decided on.
 """
 
 import json
@@ -38,7 +38,7 @@ SESSION_FILE = "session.hdf5"
 LINES_FILE = "live.jsonl"
 _SCHEMA = 2
 _FLUSH_S = 0.25
-_PLAIN_BLOCK = 200  # samples at a time of a plain session
+_PLAIN_BLOCK = 200  # samples per block when a plain session is replayed
 
 _Value = str | int | float | None | list[float] | dict[str, str | int | float]
 _Line = dict[str, _Value]
@@ -46,7 +46,7 @@ _Line = dict[str, _Value]
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The first line: everything besides the samples that decides what is decided."""
+    """The first line: everything except the samples on which the decisions depend."""
 
     bundle: str
     encoder_sha256: str
@@ -57,7 +57,7 @@ class _Header:
 
 
 class LiveRecording:
-    """Keeps one run; a `cpep_edge.live_loop.Tap`. `close` makes the session file."""
+    """Records one run; a `cpep_edge.live_loop.Tap`. `close` writes the session file."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class LiveRecording:
         self._recorder = Recorder(path, meta)
         self._timeline = Timeline(info.sample_rate_hz)
         self._source, self._counts = source, LinkCounts()
-        self._lock = threading.Lock()  # blocks and decisions come from two threads
+        self._lock = threading.Lock()  # blocks and decisions are written from two threads
         self._flushed_s = time.monotonic()
         self._lines: TextIO = (folder / LINES_FILE).open("x", encoding="utf-8")
         manifest = recogniser.manifest
@@ -97,7 +97,7 @@ class LiveRecording:
         )
 
     def block(self, block: Block) -> None:
-        """Keep samples."""
+        """Record samples."""
         self._recorder.add(self._timeline.start_s(block), block.samples_uv)
         self._write(
             "block",
@@ -109,16 +109,16 @@ class LiveRecording:
         )
 
     def decision(self, decision: Decision) -> None:
-        """Keep a decision."""
+        """Record a decision."""
         self._write("decision", **asdict(decision))
 
     def close(self) -> None:
-        """Finish both files, the session also where the other cannot be. Raises DataError when the disk refuses."""
+        """Finish both files, the session even if the other fails. Raises DataError when a file cannot be written."""
         try:
-            self._flushed_s = 0.0  # at once
+            self._flushed_s = 0.0  # so that the last line is flushed at once
             self._write("end", link=asdict(self._source.counts))
         finally:
-            with suppress(OSError):  # it was told
+            with suppress(OSError):  # `_write` has reported it
                 self._lines.close()
             self._recorder.finish()
 
@@ -142,8 +142,8 @@ class LiveRecording:
 def replay(path: Path, recogniser: Recogniser) -> Iterator[Decision]:
     """The decisions of a recorded run or of a plain session file, in order.
 
-    A run is decided on as it was then, with its thresholds and calibration; a session as the bundle says, uncalibrated.
-    Raises DataError when it is neither, ConfigError when the bundle is not for such signal.
+    A run is replayed with its own thresholds and calibration; a session with the bundle's, uncalibrated.
+    Raises DataError when `path` is neither, ConfigError when the bundle is not for such a signal.
     """
     if (path / LINES_FILE).is_file():
         check_session(path / SESSION_FILE)
@@ -175,13 +175,13 @@ def is_of_bundle(path: Path, recogniser: Recogniser) -> bool:
 
 
 def _reader_sha256(manifest: Manifest) -> str:
-    """Stands for what reads the signal: the encoder, or the head where there is none."""
+    """The hash of the encoder, or of the head when there is no encoder."""
     reader = manifest.encoder or manifest.head
     return "" if reader is None else manifest.files[reader.file].sha256
 
 
 def _play(engine: LiveEngine, blocks: Iterator[Block], decided: deque[int] | None) -> Iterator[Decision]:
-    """decided: ends of the windows that were decided on, in order; None for all"""
+    """decided: ends of the windows to decide on, in order; None: all windows"""
     for block in blocks:
         engine.ingest(block)
         while (due := engine.next_due) is not None:
@@ -217,7 +217,7 @@ def _recorded_blocks(path: Path, lines: list[_Line]) -> Iterator[Block]:
 
 
 def _session_blocks(session: Session) -> Iterator[Block]:
-    """A plain session from its first sample; jumps of its time are losses."""
+    """The blocks of a plain session; jumps in its time stamps count as lost samples."""
     rate_hz = session.meta.sample_rate
     start_s = float(session.time_s(0, 1)[0])
     for start in range(0, session.n_samples, _PLAIN_BLOCK):
@@ -230,7 +230,7 @@ def _session_blocks(session: Session) -> Iterator[Block]:
 
 
 def _read_lines(path: Path) -> list[_Line]:
-    """The lines of a recording; the last may have been cut short by a kill."""
+    """The lines of a recording; a damaged last line is ignored, because a kill may have cut it short."""
     wanted = {
         "block": ("n", "index", "device_t_s", "boot_id", "flags"),
         "decision": ("sample_index",),

@@ -1,4 +1,4 @@
-"""A bundle and a band run together: what `cpep_edge.live` returns and `cpep-edge live` shows."""
+"""Run a bundle on a band: the function `cpep_edge.live`, which `cpep-edge live` uses too."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -162,13 +162,13 @@ def live(
 
 
 class LiveRun:
-    """A run of `cpep_edge.live`. `with` opens the band, and so does iterating where it is not open."""
+    """A run of `cpep_edge.live`. `with` opens the band; iterating opens it too if it is not open."""
 
     loop: Live
     view: LiveView
     sinks: tuple[SinkTap, ...]
     page: "ViewServer | None" = None
-    band: Band  # with `on_device`, where there is neither loop nor view
+    band: Band  # only with `on_device`; there is no loop or view then
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class LiveRun:
         record: Path | None = None,
         page_at: tuple[str, int, str | None] | None = None,
     ) -> None:
-        """source: not yet opened; recogniser: None where the band recognises by itself; the rest as `live` takes it."""
+        """source: not yet opened; recogniser: None when the band recognises gestures itself; the rest as for `live`."""
         self._device = device
         self.bundle, self.manifest, self.on_device = bundle, bundle.manifest, recogniser is None
         self._recogniser, self._port, self._source, self._openers = recogniser, port, source, sinks
@@ -219,7 +219,7 @@ class LiveRun:
             opened.close()
 
     def __iter__(self) -> Iterator[Decision]:
-        """The decisions, a window's each, until the band ends its stream."""
+        """The decisions, one per window, until the band ends its stream."""
         if self._opened is None:
             with self:
                 yield from self
@@ -231,7 +231,7 @@ class LiveRun:
                 yield decision
 
     def summary(self) -> LiveSummary:
-        """The run in figures so far; there are none with `on_device`."""
+        """The figures of the run so far; not available with `on_device`."""
         return self.view.summary()
 
     def _open_loop(self, source: BlockSource, recogniser: Recogniser, stack: ExitStack) -> None:
@@ -267,7 +267,7 @@ class LiveRun:
 
 
 def _calibrated(source: BlockSource, manifest: Manifest, profile: Path | None) -> Band:
-    """A band that recognises gestures itself, told of the wearer, or that there is nothing to tell of them."""
+    """Check that a band recognises gestures itself, and send it the calibration, or the bundle's usual one."""
     if not isinstance(source, Band) or not source.identity.capabilities & Capability.PREDICTION:
         raise LinkError(f"{source.info.name} recognises no gestures itself; leave out --on-device")
     if profile is not None and manifest.front_end is not None:

@@ -1,4 +1,4 @@
-"""What a live run did so far, in figures of bounded memory: for the screen while it runs and for the summary after."""
+"""The figures of a live run, in bounded memory: for display while it runs and for the summary at its end."""
 
 import threading
 import time
@@ -11,13 +11,13 @@ from cpep_edge.blocks import LinkCounts
 from cpep_edge.decisions import Decision
 from cpep_edge.live_loop import LiveEngine
 
-_DELAYS_KEPT = 3_000  # the newest; at 100 ms a hop, the last five minutes
+_DELAYS_KEPT = 3_000  # the newest; the last five minutes with a hop of 100 ms
 _CHANGES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSummary:
-    """A live run in figures."""
+    """The figures of a live run."""
 
     duration_s: float  # wall clock, from the first decision to the last
     n_decisions: int
@@ -25,9 +25,9 @@ class LiveSummary:
     windows_by_gesture: dict[str, int]
     delay_p50_ms: float | None  # arrival of a window's last byte to its decision; None before the first decision
     delay_p99_ms: float | None
-    sample_rate_hz: float | None  # as received: device samples over wall clock
+    sample_rate_hz: float | None  # as received: device samples per second of wall clock
     skipped_hops: int
-    rest_hops: int  # in which the muscles were quiet and the encoder was not asked
+    rest_hops: int  # in which the muscles were at rest and the encoder did not run
     suppressed_hops: int
     resets: int
     link: LinkCounts
@@ -35,10 +35,10 @@ class LiveSummary:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A decision for another gesture than before."""
+    """A change of the decision to another gesture."""
 
     gesture: str
-    run_s: float  # since the run's first decision, wall clock
+    run_s: float  # time since the run's first decision, wall clock
 
 
 class LiveStats:
@@ -55,7 +55,7 @@ class LiveStats:
         self._newest: tuple[int, float] = (0, 0.0)
 
     def add(self, decision: Decision) -> None:
-        """Take in one decision, at the time it fell."""
+        """Add one decision, at the time it is made."""
         with self._lock:
             self.last = decision
             self._newest = (decision.sample_index, time.monotonic())
@@ -67,14 +67,14 @@ class LiveStats:
                 self._changes.append(Change(decision.gesture, self._newest[1] - self._first[1]))
 
     def changes_after(self, number: int) -> tuple[int, list[Change]]:
-        """How many changes of the decision there were, and those after the `number`-th that are still kept."""
+        """The number of changes of the decision so far, and those after the `number`-th that are still kept."""
         with self._lock:
             n_new = min(self._n_changes - number, len(self._changes))
             return self._n_changes, list(self._changes)[len(self._changes) - n_new :] if n_new > 0 else []
 
     @property
     def run_s(self) -> float:
-        """When the newest decision fell, in seconds since the first: the device's clock began when it booted."""
+        """Time of the newest decision in seconds since the first; not by the device's clock, which starts at boot."""
         with self._lock:
             return 0.0 if self._first is None else self._newest[1] - self._first[1]
 

@@ -1,7 +1,7 @@
-"""What a screen shows of a live run, told in plain values: for the terminal and for the page.
+"""The values of a live run that a screen shows, in the terminal or on the web page.
 
-Everything here is pulled: a view asks at its own pace, gets the newest, and what it missed in between it missed. So no
-view, however slow, holds up the loop or makes anything grow.
+A view asks for values at its own pace, and gets the newest; it does not get those that it missed in between. So even a
+slow view never delays the loop and never fills memory.
 """
 
 import time
@@ -22,13 +22,13 @@ from cpep_edge.names import UNKNOWN
 from cpep_edge.recogniser import Recogniser
 from cpep_edge.sinks import SinkCounts, SinkTap
 
-STRIP_S = 0.010  # of signal between the two ends of a strip's stroke
-STRIP_LIMIT = 6.0  # of the scaled signal; beyond, a strip is cut off
-SILENT_S = 0.5  # without samples: the link is shown as lost
+STRIP_S = 0.010  # signal per stroke of a strip chart
+STRIP_LIMIT = 6.0  # of the scaled signal; a strip is cut off beyond it
+SILENT_S = 0.5  # after this time without samples the link is shown as lost
 
 
 class Electrode(Protocol):
-    """How good one channel's signal is."""
+    """The signal quality of one channel."""
 
     @property
     def rms(self) -> float: ...
@@ -47,15 +47,15 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShownGesture:
-    """One gesture of the bundle as it is shown."""
+    """One gesture of the bundle, for display."""
 
     label: str
     name: str
-    kind: str  # "trained", "taught" from the wearer's own EMG, or "zero-shot" by its pose alone
+    kind: str  # "trained", "taught" from the wearer's own EMG, or "zero-shot" from its pose alone
 
 
 class LiveView:
-    """One run, as it is shown. `stats` is fed by whoever iterates over the loop; everything else may be any thread."""
+    """The values of one run. The thread that iterates over the loop feeds `stats`; any thread may use all else."""
 
     def __init__(
         self,
@@ -66,24 +66,24 @@ class LiveView:
         sinks: tuple[SinkTap, ...] = (),
         watch: Watch | None = None,
     ) -> None:
-        """hand: the poses that the bundle carries; gestures without one are drawn as their names say"""
+        """hand: the poses in the bundle; a gesture without one is drawn after its name"""
         self.title = title
-        self.url = ""  # of the page, where it is served
+        self.url = ""  # address of the web page, if it is served
         self.stats = LiveStats()
         self._manifest = recogniser.manifest
         self.loop, self._hand, self._sinks, self._watch = loop, hand, sinks, watch
         self._strip_samples = max(1, round(STRIP_S * self._manifest.preprocessing.sample_rate_hz))
         self._began_s = time.monotonic()
-        self.generation = 0  # counts changes of what `about` tells
+        self.generation = 0  # number of changes of `about`
 
     def renewed(self, manifest: Manifest | None = None, hand: HandPoses | None = None) -> None:
-        """What `about` tells has changed; with a manifest, so has the bundle."""
+        """Note that `about` has changed; a manifest is given when the bundle has changed too."""
         if manifest is not None:
             self._manifest, self._hand = manifest, hand
         self.generation += 1
 
     def about(self) -> dict[str, object]:
-        """Facts that stay the same until `generation` changes."""
+        """Values that stay the same until `generation` changes."""
         info, engine = self.loop.source.info, self.loop.engine
         order = engine.donning.order or range(info.n_channels)
         return {
@@ -111,11 +111,11 @@ class LiveView:
         return "as taught" if worn is not None and np.allclose(level_uv, worn.level_uv) else "calibrated"
 
     def shown(self, label: str) -> str:
-        """A gesture's label as people read it."""
+        """The name under which a gesture is shown."""
         return self._manifest.shown(label)
 
     def drawn(self, label: str) -> NDArray[np.float32] | None:
-        """The hand of a gesture as its name says, or as its label does; None where neither says anything."""
+        """The hand shape for a gesture's shown name, or else for its label; None when there is none for either."""
         shape = shape_of(self.shown(label))
         return shape_of(label) if shape is None else shape
 
@@ -131,7 +131,7 @@ class LiveView:
         ]
 
     def health(self) -> dict[str, object]:
-        """The run in figures."""
+        """The figures of the run, and the state of link, sinks and electrodes."""
         watch = self._watch
         return {
             **asdict(self.summary()),
@@ -155,16 +155,16 @@ class LiveView:
 
     @property
     def silent_s(self) -> float:
-        """How long no samples have come."""
+        """Seconds since the last samples arrived."""
         last_s = self.loop.engine.last_block_s
         return time.monotonic() - (self._began_s if last_s is None else last_s)
 
     def changes_after(self, number: int) -> tuple[int, list[Change]]:
-        """The changes of the decision since the `number`-th, as far as they are kept; and how many there were."""
+        """The number of changes of the decision so far, and those after the `number`-th that are still kept."""
         return self.stats.changes_after(number)
 
     def shares(self) -> list[float]:
-        """How much of the newest window's vote each gesture got; zeros at rest and before the first window."""
+        """Each gesture's share of the newest window's vote; zeros at rest and before the first window."""
         recognition = self.loop.engine.recognition
         shares = () if recognition is None else recognition.vote.shares
         return [*shares, *[0.0] * (len(self._manifest.gestures) - len(shares))]
@@ -172,8 +172,8 @@ class LiveView:
     def hand_rad(self, decision: Decision) -> NDArray[np.float32] | None:
         """The joint angles to draw for the newest decision, (20 or 23,).
 
-        They are those of the poses nearest to the signal; a gesture that has no pose is drawn as its name says. None
-        where neither is known.
+        They are those of the poses nearest to the embedding. A gesture without a pose is drawn after its name. None
+        when neither is known.
         """
         recognition = self.loop.engine.recognition
         if recognition is None or (self._hand is None and decision.gesture == UNKNOWN):
@@ -185,9 +185,11 @@ class LiveView:
         return self._hand.nearest(recognition.embedding)
 
     def strips(self, first: int, n_most: int) -> tuple[int, NDArray[np.float32]]:
-        """The newest signal as strokes from its least to its greatest value, counted from the start of the stream.
+        """The newest signal as strokes, each from the least to the largest value of `STRIP_S` of signal.
 
-        first: the first stroke wanted
+        Strokes are numbered from the start of the stream.
+
+        first: number of the first stroke wanted
         returns: number of the first stroke given, and (n_strokes, n_channels, 2), at most `n_most`
         """
         size = self._strip_samples
