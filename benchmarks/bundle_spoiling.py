@@ -1,4 +1,4 @@
-"""The ways in which `fuzz_bundle.py` spoils a bundle: `DAMAGE` changes files, `RESEAL` makes every hash fit again."""
+"""The mutations of a bundle by `fuzz_bundle.py`: `DAMAGE` changes files, `RESEAL` also updates every hash."""
 
 import hashlib
 import io
@@ -16,30 +16,30 @@ from cpep_edge.bundle import DIGEST_FILE
 from cpep_edge.manifest import MANIFEST_FILE
 
 _HASHED_BYTES = 1 << 28  # the largest file that a manifest may name
-_PACKED_BYTES = 1 << 27  # of nothing, which an archive packs small; more than any head may unpack to
-_HEADER_BYTES = 4096  # of a session
+_PACKED_BYTES = 1 << 27  # zeros, which an archive packs small; more than a head may unpack to
+_HEADER_BYTES = 4096  # of a session's file
 
 Rng = np.random.Generator
 Mutate = Callable[[Path, Rng], None]
 
 
 def flip_bits(folder: Path, rng: Rng) -> None:
-    """One to sixteen bytes of a file take another value."""
+    """Change one to sixteen bytes of a file."""
     _rewrite(_any_file(folder, rng), lambda content: flipped(content, rng))
 
 
 def cut(folder: Path, rng: Rng) -> None:
-    """A file ends early."""
+    """Truncate a file."""
     _rewrite(_any_file(folder, rng), lambda content: content[: int(rng.integers(len(content)))])
 
 
 def extend(folder: Path, rng: Rng) -> None:
-    """A file goes on behind its end."""
+    """Append random bytes to a file."""
     _rewrite(_any_file(folder, rng), lambda content: content + rng.bytes(int(rng.integers(1, 4096))))
 
 
 def swap(folder: Path, rng: Rng) -> None:
-    """Two files change places."""
+    """Swap two files."""
     one, other = rng.choice(sorted(folder.iterdir()), 2, replace=False)
     contents = other.read_bytes(), one.read_bytes()
     for file, content in zip((one, other), contents, strict=True):
@@ -47,12 +47,12 @@ def swap(folder: Path, rng: Rng) -> None:
 
 
 def remove(folder: Path, rng: Rng) -> None:
-    """A file is not there."""
+    """Remove a file."""
     _any_file(folder, rng).unlink()
 
 
 def link(folder: Path, rng: Rng) -> None:
-    """A file is a link: to its own content elsewhere, to an endless device, to a folder, to nothing."""
+    """Replace a file by a link: to its own content elsewhere, to an endless device, to a folder, or to nothing."""
     file = _any_file(folder, rng)
     elsewhere = folder.parent / "elsewhere"
     elsewhere.unlink(missing_ok=True)
@@ -62,32 +62,32 @@ def link(folder: Path, rng: Rng) -> None:
 
 
 def odd_kind(folder: Path, rng: Rng) -> None:
-    """A file is a pipe that nobody writes to, or a folder."""
+    """Replace a file by a pipe without a writer, or by a folder."""
     file = _any_file(folder, rng)
     file.unlink()
     os.mkfifo(file) if rng.integers(2) else file.mkdir()
 
 
 def stranger(folder: Path, rng: Rng) -> None:
-    """A file that nobody listed."""
+    """Add a file that the manifest does not list."""
     (folder / f"extra-{rng.integers(1000)}.so").write_bytes(rng.bytes(64))
 
 
 def edit_manifest(folder: Path, rng: Rng) -> None:
-    """A value of the manifest is another; its digest is left as it was."""
+    """Change a value of the manifest without updating its digest."""
     file = folder / MANIFEST_FILE
     _rewrite(file, lambda content: _edited(json.loads(content), rng))
 
 
 def reseal_manifest(folder: Path, rng: Rng) -> None:
-    """Values of the manifest are others, hostile ones among them, and its digest fits."""
+    """Change one to three values of the manifest, also to hostile ones, and update its digest."""
     for _ in range(int(rng.integers(1, 4))):
         edit_manifest(folder, rng)
     _seal(folder)
 
 
 def reseal_names(folder: Path, rng: Rng) -> None:
-    """A file's name leads out of the bundle."""
+    """Let a file's name in the manifest point outside the bundle."""
     manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
     names = ["../golden.npz", "/etc/passwd", "..", "a/../../b", "golden.npz\x00", "\u202egolden", "a" * 4096, ""]
     role = rng.choice([role for role in ("encoder", "index", "head") if manifest.get(role)])
@@ -99,7 +99,7 @@ def reseal_names(folder: Path, rng: Rng) -> None:
 
 
 def reseal_sizes(folder: Path, rng: Rng) -> None:
-    """A file is said to be larger than it is, or huge, and is, of nothing but holes; its hash fits while it may."""
+    """Give a file another, often huge, size, on disk (sparse) and in the manifest; update its hash if not too large."""
     manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
     name = str(rng.choice(sorted(manifest["files"])))
     size = int(2 ** rng.uniform(16, 42))
@@ -113,37 +113,37 @@ def reseal_sizes(folder: Path, rng: Rng) -> None:
 
 
 def reseal_golden(folder: Path, rng: Rng) -> None:
-    """The golden inputs are others, packed anew so that their checksums fit, and so does their hash."""
+    """Change the golden inputs, with matching checksums in the archive and a matching hash."""
     _reseal_file(folder, "golden_file", lambda content: _other_arrays(content, rng))
 
 
 def reseal_archive(folder: Path, rng: Rng) -> None:
-    """The archive of the golden inputs is damaged and its hash fits."""
+    """Damage the archive of the golden inputs and update its hash."""
     _reseal_file(folder, "golden_file", lambda content: damaged(content, rng))
 
 
 def reseal_index(folder: Path, rng: Rng) -> None:
-    """The index is damaged and its hash fits."""
+    """Damage the index and update its hash."""
     _reseal_file(folder, "index", lambda content: damaged(content, rng))
 
 
 def reseal_program(folder: Path, rng: Rng) -> None:
-    """One to sixteen bytes of the encoder program are others, and its hash fits."""
+    """Change one to sixteen bytes of the encoder program and update its hash."""
     _reseal_file(folder, "encoder", lambda content: flipped(content, rng))
 
 
 def reseal_head(folder: Path, rng: Rng) -> None:
-    """The archive of the head is damaged and its hash fits."""
+    """Damage the archive of the head and update its hash."""
     _reseal_file(folder, "head", lambda content: damaged(content, rng))
 
 
 def reseal_head_numbers(folder: Path, rng: Rng) -> None:
-    """Numbers of the head, or one of its arrays, are others, packed anew so that their checksums fit."""
+    """Change the head's numbers or one of its arrays, with matching checksums in the archive and a matching hash."""
     _reseal_file(folder, "head", lambda content: _other_arrays(content, rng))
 
 
 def reseal_head_shapes(folder: Path, rng: Rng) -> None:
-    """The head is for more or fewer inputs, dimensions or gestures, or an array of it names a shape that it has not."""
+    """Change the head's number of inputs, dimensions or gestures, or give an array a false shape; update its hash."""
     _reseal_file(folder, "head", lambda content: _other_shapes(content, rng))
 
 
@@ -162,24 +162,24 @@ _SPOILS = {
 
 
 def mutators(bundle: Path) -> tuple[Mutate, ...]:
-    """Those of `RESEAL` that find in this bundle what they spoil, behind all of `DAMAGE`."""
+    """All of `DAMAGE`, and those of `RESEAL` whose part the bundle has."""
     manifest = json.loads((bundle / MANIFEST_FILE).read_bytes())
     return (*DAMAGE, *(mutate for mutate in RESEAL if mutate not in _SPOILS or manifest.get(_SPOILS[mutate])))
 
 
 def unchanged(folder: Path, rng: Rng) -> None:
-    """Nothing."""
+    """Change nothing."""
 
 
 def sealed_anew(folder: Path, rng: Rng) -> None:
-    """Nothing but what everybody can do who changed something: hashes that fit, over other bytes of the manifest."""
+    """Only write the manifest in other bytes and update the hashes, as anyone could after a change."""
     manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
     _rewrite(folder / MANIFEST_FILE, lambda _: json.dumps(manifest).encode())
     _seal(folder)
 
 
 def mutated_copy(whole: Path, folder: Path, mutate: Mutate, rng: Rng) -> None:
-    """A copy of a bundle, spoilt; files that stay as they are share their bytes with the original."""
+    """Make a mutated copy of a bundle; unchanged files are hard links to the original."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for file in whole.iterdir():
@@ -188,7 +188,7 @@ def mutated_copy(whole: Path, folder: Path, mutate: Mutate, rng: Rng) -> None:
 
 
 def flipped(content: bytes, rng: Rng) -> bytes:
-    """One to sixteen bytes changed."""
+    """The content with one to sixteen bytes changed."""
     spoilt = bytearray(content)
     for at in rng.integers(len(spoilt), size=int(rng.integers(1, 17))):
         spoilt[at] ^= int(rng.integers(1, 256))
@@ -196,7 +196,7 @@ def flipped(content: bytes, rng: Rng) -> bytes:
 
 
 def damaged(content: bytes, rng: Rng) -> bytes:
-    """Bytes flipped, cut off, or turned to the edges of what a number can be."""
+    """The content with bytes changed, cut off, or set to extreme values of a number."""
     kind = rng.integers(4)
     if kind == 0:
         return content[: int(rng.integers(len(content)))]
@@ -207,7 +207,7 @@ def damaged(content: bytes, rng: Rng) -> bytes:
 
 
 def spoilt_header(content: bytes, rng: Rng) -> bytes:
-    """A few bytes changed, mostly where HDF5 keeps what it believes, often to the edges of what a byte can be."""
+    """A session's content with a few bytes changed, mostly in HDF5's metadata, often to extreme values."""
     spoilt = bytearray(content)
     end = _HEADER_BYTES if rng.integers(4) else len(spoilt)
     for at in rng.integers(0, end, int(rng.integers(1, 9))):
@@ -240,7 +240,7 @@ def _edited(manifest: dict[str, object], rng: Rng) -> bytes:
 
 
 def _nudged(value: object, rng: Rng) -> object:
-    """Something of the same kind that an export might have written."""
+    """A slightly different value of the same type, which an export might have written."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -255,7 +255,7 @@ def _nudged(value: object, rng: Rng) -> object:
 
 
 def _holders(value: object) -> list[dict[str, object] | list[object]]:
-    """Every dict and list, however deep, that holds something."""
+    """All dicts and lists that are not empty, at any depth."""
     if not isinstance(value, dict | list) or not value:
         return []
     inside = value.values() if isinstance(value, dict) else value
@@ -268,14 +268,14 @@ def _any_file(folder: Path, rng: Rng) -> Path:
 
 
 def _rewrite(file: Path, change: Callable[[bytes], bytes]) -> None:
-    """A new file in the place of a shared one."""
+    """Replace a file by a new one, because the old one is a hard link to the original."""
     content = change(file.read_bytes())
     file.unlink()
     file.write_bytes(content)
 
 
 def _other_arrays(content: bytes, rng: Rng) -> bytes:
-    """Golden inputs whose numbers, or one of whose arrays, are others."""
+    """An archive of arrays with the numbers of one array changed, or the whole array replaced."""
     with np.load(io.BytesIO(content)) as archive:
         arrays = {name: np.array(archive[name]) for name in archive}
     name = str(rng.choice(sorted(arrays)))
@@ -296,7 +296,7 @@ def _other_arrays(content: bytes, rng: Rng) -> bytes:
 
 
 def _other_shapes(content: bytes, rng: Rng) -> bytes:
-    """A head one of whose sizes is another in all arrays, or an array of which names a shape that it does not have."""
+    """A head with one of its sizes changed in all arrays, or with one array whose header has a false shape."""
     with np.load(io.BytesIO(content)) as archive:
         arrays = {name: np.array(archive[name]) for name in archive}
     (k, r), d = arrays["means"].shape, arrays["origin"].size

@@ -1,4 +1,4 @@
-"""What `crash_steps.py` interrupts: what is there before, what is written, and what a reader must find afterwards."""
+"""The scenarios that `crash_steps.py` interrupts: files before, a write, and what a reader must find afterwards."""
 
 import contextlib
 import io
@@ -35,23 +35,23 @@ _KEY = PublicKey(bytes(32), Path("key"))
 
 @dataclass(frozen=True)
 class Scenario:
-    """Something that is written, and what a reader must find however it went."""
+    """A write, and what a reader must find wherever it was interrupted."""
 
     name: str
-    prepare: Callable[[Path], None]  # what lies in the folder before
-    act: Callable[[Path, Callable[[str], None]], None]  # says what may be relied on before it is finished
-    check: Callable[[Path, list[str]], None]  # raises when something was lost; gets what was said
-    with_exchange: bool = True
-    must_lose: bool = False  # a control: written as it must not be
-    every: int = 1  # steps from one that fails to the next, and allocations
+    prepare: Callable[[Path], None]  # makes the folder's earlier content
+    act: Callable[[Path, Callable[[str], None]], None]  # writes; its messages say what must be kept from then on
+    check: Callable[[Path, list[str]], None]  # gets those messages; raises when something was lost
+    with_exchange: bool = True  # whether the system can exchange two names
+    must_lose: bool = False  # a control, which writes in a wrong way and must lose data
+    every: int = 1  # only every so many-th step, or allocation, is made to fail
 
 
 class LostError(Exception):
-    """A reader does not find what it must find."""
+    """A reader did not find what it must find."""
 
 
 def require(holds: bool, otherwise: str) -> None:
-    """Raise LostError, saying what is lost; an `assert` would be skipped under `python -O`."""
+    """Raise LostError with the message `otherwise` unless `holds`; an `assert` would be skipped by `python -O`."""
     if not holds:
         raise LostError(otherwise)
 
@@ -94,7 +94,7 @@ def _relied_on(said: list[str]) -> str:
 
 
 class Bundles:
-    """Scenarios around one bundle."""
+    """The scenarios that edit or export a bundle."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
@@ -103,18 +103,18 @@ class Bundles:
         self.manifest = opened.manifest
 
     def prepare(self, folder: Path) -> None:
-        """A bundle that this machine has tried."""
+        """Make a bundle that this machine has already checked."""
         shutil.copytree(self.source, folder / "b.cpep")
         for fact in ("may run", "ran its golden inputs"):
             remember(fact, Bundle(self.source).manifest_sha256)  # type: ignore[arg-type]
 
     def edit(self, folder: Path, say: Callable[[str], None]) -> None:
-        """A gesture is forgotten."""
+        """Remove a gesture."""
         with OpenBundle.to_edit(folder / "b.cpep") as opened:
             remove_gesture(opened, opened.bundle.manifest.gestures[-1].name)
 
     def export(self, folder: Path, say: Callable[[str], None]) -> None:
-        """The last part of an export: the bundle is written, in the place of an earlier one if there is one."""
+        """Do the last part of an export: write the bundle, in place of an earlier one if there is one."""
         path = folder / "b.cpep"
 
         def fill(into: Path) -> None:
@@ -126,7 +126,7 @@ class Bundles:
         write_bundle(path, fill, lambda files: self.manifest.model_copy(update={**update, "files": files}))
 
     def check(self, folder: Path, said: list[str]) -> None:
-        """The bundle is the old one or the new one, to the last byte, and so is what is remembered of it."""
+        """Require that the bundle is the old or the new one, byte for byte, and the memory of checks is readable."""
         read_memory("cpep-edge/bundles.json")
         path = folder / "b.cpep"
         restore(path)
@@ -179,7 +179,7 @@ def _check_profile(folder: Path, said: list[str]) -> None:
 
 
 def _save_resume_point(folder: Path, value: float) -> None:
-    """As Lightning does: packed in memory, written at once."""
+    """Save as Lightning does: packed in memory, then written at once."""
     import torch
 
     packed = io.BytesIO()
@@ -196,7 +196,7 @@ def _check_resume_point(folder: Path, said: list[str]) -> None:
 
 
 class Runs:
-    """A run that is finished, and finished anew: recipe, two encoders, `checkpoint.json`."""
+    """The scenario that saves a finished run over an earlier one: recipe, two encoders, `checkpoint.json`."""
 
     @cached_property
     def _checkpoint(self) -> "Checkpoint":
@@ -220,7 +220,7 @@ class Runs:
         )
 
     def _save(self, folder: Path, value: float) -> None:
-        """A checkpoint all of whose weights are one number."""
+        """Save a checkpoint whose weights all have one value."""
         import torch
 
         from cpep_train.checkpoint import save_checkpoint
@@ -232,15 +232,15 @@ class Runs:
         save_checkpoint(folder / "run", replace(self._checkpoint, metrics={"value": value}))
 
     def prepare(self, folder: Path) -> None:
-        """The run as it was finished first."""
+        """Save the earlier run."""
         self._save(folder, 1.0)
 
     def save(self, folder: Path, say: Callable[[str], None]) -> None:
-        """The run, finished anew."""
+        """Save the later run over it."""
         self._save(folder, 2.0)
 
     def check(self, folder: Path, said: list[str]) -> None:
-        """The run is the one or the other, with all its parts."""
+        """Require that the run is the earlier or the later one, with all its parts."""
         from cpep_train.checkpoint import load_checkpoint
 
         found = load_checkpoint(folder / "run")
@@ -252,14 +252,14 @@ class Runs:
 
 
 class Trainings:
-    """A whole training: three stages, resume points, checkpoint. However it falls, it comes to the same."""
+    """The scenario of a complete training: three stages, resume points, checkpoint. Resumed, it must end the same."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._right: list[bytes] = []  # weights of the training that nothing befell
+        self._right: list[bytes] = []  # weights of a training that was not interrupted
 
     def prepare(self, folder: Path) -> None:
-        """Nothing before; the first time, the data and the weights that are right."""
+        """Leave the folder empty; the first call also makes the data and the expected weights."""
         if self._right:
             return
         from cpep_train.corpus import Row, write_metadata
@@ -295,14 +295,14 @@ class Trainings:
         self._right = self._weights(self._scratch)
 
     def train(self, folder: Path, say: Callable[[str], None]) -> None:
-        """The run, from wherever it is to its end."""
+        """Train to the end, resuming if the folder has a run."""
         from cpep_train.training import train
 
         logging.disable()
         train(self._recipe, self._data, folder / "run", resume=(folder / "run" / "recipe.json").exists(), n_workers=0)
 
     def check(self, folder: Path, said: list[str]) -> None:
-        """The same command with --resume comes to the very same weights."""
+        """Require that the same command with --resume ends with the same weights, bit for bit."""
         if "finished" not in said:
             self.train(folder, lambda words: None)
         require(self._weights(folder) == self._right, "it came to other weights")
@@ -331,7 +331,7 @@ def _removed_first(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def scenarios(bundle: Path, scratch: Path) -> list[Scenario]:
-    """Everything that is tried."""
+    """All scenarios."""
     bundles, runs, trainings = Bundles(bundle), Runs(), Trainings(scratch)
 
     def check_new(folder: Path, said: list[str]) -> None:

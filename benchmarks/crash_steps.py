@@ -2,13 +2,13 @@
 
     python benchmarks/crash_steps.py BUNDLE --out benchmarks/results/crash-steps.md
 
-As SQLite's tests do (sqlite.org/testing.html, 3.1 to 3.3). A step is a system call that changes what the disk holds. At
-each one in turn the process is killed; or the call fails once, with EIO; or it and all later ones fail, with ENOSPC.
-Then the power is cut after each step: what was not synced is gone, and names that were not synced are there (as ext4
-often has it) or are not. Then single allocations of Python fail, from the first on, at growing distances. After each of
-these a fresh reader opens what is there; what it must find is said with each scenario.
+As SQLite's tests do (sqlite.org/testing.html, 3.1 to 3.3). A step is a system call that changes the disk. At each step
+in turn the process is killed; or the call fails once, with EIO; or it and all later ones fail, with ENOSPC. Then the
+power is cut after each step: content that was not synced is lost, and names that were not synced are kept (as often on
+ext4) or lost. Then single allocations of Python fail, at growing distances. After each of these a new reader opens the
+files; each scenario defines what it must find.
 
-It needs Linux and a C compiler, and no root. It runs itself again with `crash/steps.c` preloaded.
+It needs Linux and a C compiler, but not root. It runs itself again with `crash/steps.c` preloaded.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Tally:
     losses: list[str] = field(default_factory=list)
 
     def note(self, how: str, scenario: Scenario, folder: Path, said: list[str], where: int) -> None:
-        """Check what a fresh reader finds."""
+        """Check what a new reader finds."""
         self.counts[how] += 1
         try:
             scenario.check(folder, said)
@@ -55,7 +55,7 @@ class Tally:
 
 
 class Arm:
-    """The preloaded library, and the forked processes that it makes fail."""
+    """The preloaded library, and the forked processes in which it causes failures."""
 
     def __init__(self, scratch: Path) -> None:
         self._library, self._scratch = ctypes.CDLL(None), scratch
@@ -100,7 +100,7 @@ class Arm:
     ) -> None:
         status = 1
         try:
-            signal.alarm(_HANG_S)  # without memory, or without a disk, a thread may wait for another for ever
+            signal.alarm(_HANG_S)  # after a failure, a thread may wait for another one forever
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 2)
             where = None if log is None else bytes(log)
@@ -115,7 +115,7 @@ class Arm:
         except (CpepError, OSError, MemoryError):
             status = 2
         except BaseException:
-            status = 3  # a raw exception is a fault of its own kind, but loses nothing
+            status = 3  # an exception is counted separately; it is not a loss by itself
         finally:
             os.write(told, f"steps {self._library.crash_steps()}\n".encode())
             os._exit(status)
@@ -129,7 +129,7 @@ def _fresh(scenario: Scenario, folder: Path) -> Path:
 
 
 def try_scenario(scenario: Scenario, arm: Arm, scratch: Path, n_allocations: int) -> Tally:
-    """Every step, in every way."""
+    """Interrupt a scenario at every step, in every way."""
     tally, folder = Tally(), scratch / "disk"
     os.environ["XDG_STATE_HOME"] = str(folder / "state")
     log = scratch / "log"
@@ -152,7 +152,7 @@ def try_scenario(scenario: Scenario, arm: Arm, scratch: Path, n_allocations: int
             disk.write(folder, kept)
             tally.note("power cut", scenario, folder, [*relied_on, "power"], step)
     shutil.rmtree(folder, ignore_errors=True)
-    disk.write(folder, False)  # of what was finished, all is on the disk
+    disk.write(folder, False)  # a finished write must be on the disk completely
     tally.note("power cut", scenario, folder, [*finished, "power"], step)
     number = 1.0
     for _ in range(n_allocations // scenario.every):
@@ -165,11 +165,11 @@ def try_scenario(scenario: Scenario, arm: Arm, scratch: Path, n_allocations: int
     return tally
 
 
-# --- what a cut of the power leaves ----------------------------------------------------------------------------------
+# --- the disk after a power cut --------------------------------------------------------------------------------------
 
 
 class Node:
-    """A file or a folder: in memory, and on the disk."""
+    """A file or a folder, with its content in memory and on the disk."""
 
     def __init__(self, is_folder: bool) -> None:
         self.names: dict[str, Node] | None = {} if is_folder else None
@@ -185,14 +185,14 @@ class Node:
 
 
 class Disk:
-    """A folder and what lies in it, played forward from a log of steps."""
+    """A folder and its content, to which the steps of a log are applied."""
 
     def __init__(self, root: Node) -> None:
         self.root = root
 
     @classmethod
     def read(cls, folder: Path) -> "Disk":
-        """Read a folder; all that is in it counts as written to the disk."""
+        """Read a folder; all of its content counts as synced."""
 
         def node_of(path: Path) -> Node:
             node = Node(path.is_dir())
@@ -206,9 +206,9 @@ class Disk:
         return cls(node_of(folder))
 
     def write(self, folder: Path, names_kept: bool) -> None:
-        """Write what a reader would find if the power were cut now.
+        """Write the files that a reader would find after a power cut now.
 
-        names_kept: names that were not synced are there, with as much content as was
+        names_kept: whether names that were not synced are kept, with their synced content
         """
 
         def put(node: Node, path: Path) -> None:
@@ -231,7 +231,7 @@ class Disk:
 
 
 def cuts(log: Path, before: Disk, folder: Path, scenario: Scenario) -> Iterator[tuple[int, Disk, list[str]]]:
-    """The disk after each step of a log, and what of a recording may be relied on then."""
+    """The disk after each step of a log, with messages of what a recording must keep by then."""
     open_files: dict[str, Node] = {}
     n_synced, said = 0, list[str]()
     for number, (what, one, other, offset, data) in enumerate(_steps(log), start=1):
@@ -287,7 +287,7 @@ def _steps(log: Path) -> Iterator[tuple[str, str, str, int, bytes]]:
 
 
 def main() -> None:
-    """Try everything and write the table; status 1 when something was lost."""
+    """Run all scenarios and write the table; status 1 when something was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--only", help="Scenarios whose name holds this.")

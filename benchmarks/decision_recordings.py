@@ -1,4 +1,4 @@
-"""Recordings that decisions are judged on: when each gesture was made, what teaches, and what calibrates."""
+"""Recordings to evaluate decisions on, with the times of the gestures, and the parts that teach and calibrate."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ REST = "Rest"
 MYO_GESTURES = ("Flexion", "Extension", "Radial", "Ulnar", "Pronation", "Supination", "Fist")
 MYO_HZ, THREE_DC_HZ = 200.0, 1000.0
 N_TAUGHT = 3  # repetitions
-LATE_S = 0.1  # before the onset, from which a repetition is cut: its first SETTLE_S only settle the filter
-AFTER_S, BEFORE_S = 1.2, 0.3  # of rest left out after a gesture and before the next
-CALIBRATED_S, CALIBRATED_REST_S = 3.0, 4.0  # of each gesture, and of rest
+LATE_S = 0.1  # a repetition is cut from so long before its onset, since its first SETTLE_S only settle the filter
+AFTER_S, BEFORE_S = 1.2, 0.3  # rest left out after a gesture and before the next
+CALIBRATED_S, CALIBRATED_REST_S = 3.0, 4.0  # signal of each gesture, and of rest, that calibrates
 
 Emg = NDArray[np.float32]  # (n, C)
 
@@ -28,11 +28,11 @@ Emg = NDArray[np.float32]  # (n, C)
 class Recording:
     """One recording of a donning."""
 
-    gesture: str  # that was asked for; "" where all is to be ignored
+    gesture: str  # the prompted gesture; "" for movements that are all to be ignored
     emg: Emg
     prompts: tuple[tuple[int, int], ...] = ()  # first sample of each, and one past its last
-    labels: tuple[Label, ...] = ()  # when the gesture was made
-    clear: tuple[bool, ...] = ()  # whether its onset could be told
+    labels: tuple[Label, ...] = ()  # times at which the gesture was made
+    clear: tuple[bool, ...] = ()  # whether the onset was found
 
 
 Worn = tuple[Recording, ...]  # one donning of one person
@@ -41,7 +41,7 @@ Worn = tuple[Recording, ...]  # one donning of one person
 def read_myo(folder: Path) -> dict[str, list[Worn]]:
     """The donnings of each person of myo-wrist, in the order of sessions.
 
-    Raises DataError when there is none, or one session's prompts hold no movement.
+    Raises DataError when there is none, or a session has no movement in any prompt.
     """
     found: dict[str, list[Worn]] = {}
     for path in sorted(path for path in folder.glob("*-*") if path.is_dir()):
@@ -60,7 +60,7 @@ def read_myo(folder: Path) -> dict[str, list[Worn]]:
 
 
 def prompted(gesture: str, emg: Emg, asked: NDArray[np.bool_]) -> Recording:
-    """A recording whose prompts say about when the gesture was made."""
+    """A recording with the gesture's onsets, found near its prompts; asked: (n,), whether a prompt was shown."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], asked, [False]]).astype(np.int8)))
     prompts = tuple(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
     psi = energy(emg, MYO_HZ)
@@ -73,7 +73,7 @@ def prompted(gesture: str, emg: Emg, asked: NDArray[np.bool_]) -> Recording:
 
 
 def read_3dc(folder: Path) -> dict[str, tuple[list[Repetition], Recording]]:
-    """Of each person of 3DC what is taught, and the later repetitions joined with rest."""
+    """By person of 3DC: the repetitions that teach, and one recording of the later ones, joined with rest."""
     names = ("Radial", "Flexion", "Ulnar", "Extension", "Supination", "Pronation", "Power", "Open", "Chuck", "Pinch")
     found = {}
     for person in sorted(folder.glob("Participant*")):
@@ -102,9 +102,9 @@ def read_3dc(folder: Path) -> dict[str, tuple[list[Repetition], Recording]]:
 
 
 def repetitions_of(worn: Worn, rate_hz: float) -> list[Repetition]:
-    """The first repetitions of each gesture, from where the muscle begins, and the rest before them.
+    """The first repetitions of each gesture, from the onset of EMG, and the rest before them.
 
-    Where that cannot be told, from half a second after the prompt.
+    A repetition without a known onset begins half a second after its prompt.
     """
     found, late, after, before = [], *(round(s * rate_hz) for s in (LATE_S, AFTER_S, BEFORE_S))
     for recording in worn:
@@ -121,13 +121,13 @@ def repetitions_of(worn: Worn, rate_hz: float) -> list[Repetition]:
 
 
 def others_of(emg: Emg, rate_hz: float) -> list[Repetition]:
-    """Other movements as a lesson asks for them, from the beginning of a recording that is all to be ignored."""
+    """Other movements, as a lesson asks for them, from the beginning of a recording to be ignored."""
     n = round(Timing().other_s * rate_hz)
     return [Repetition(UNKNOWN, 1 + k, emg[k * n : (k + 1) * n]) for k in range(N_TAUGHT)]
 
 
 def calibration_of(worn: Worn) -> list[Emg]:
-    """Unlabelled movement: some of the first repetition of each gesture, and some rest."""
+    """Unlabelled signal for a calibration: part of the first repetition of each gesture, and some rest."""
     found = []
     for recording in worn:
         if recording.prompts:
@@ -138,7 +138,7 @@ def calibration_of(worn: Worn) -> list[Emg]:
 
 
 def knocked(emg_uv: Emg, rate_hz: float, rng: np.random.Generator) -> Emg:
-    """The same signal with a knock on one to three electrodes every ten seconds: a ringing of 1 to 3 mV."""
+    """The signal with a knock on one to three electrodes every ten seconds, which rings at 1 to 3 mV."""
     found, n = emg_uv.copy(), round(0.15 * rate_hz)
     time_s = np.arange(n) / rate_hz
     for start in range(round(5 * rate_hz), len(found) - n, round(10 * rate_hz)):

@@ -1,4 +1,4 @@
-"""The page of `measure_decisions.py`, and its pictures."""
+"""The report of `measure_decisions.py`, and its pictures."""
 
 import io
 import math

@@ -1,8 +1,8 @@
-"""A trained encoder in every way to run it, as files, so that fresh processes can time and weigh them.
+"""Every way to run a trained encoder, as a file, so that fresh processes can measure its time and memory.
 
-    python benchmarks/encoder_variants.py serve FOLDER NAME THREADS     runs one when told to, cpep_bench.interleaving
-    python benchmarks/encoder_variants.py cold FOLDER NAME              the same, after other work took the caches
-    python benchmarks/encoder_variants.py peak FOLDER NAME              peak memory of a process for one, bytes
+    python benchmarks/encoder_variants.py serve FOLDER NAME THREADS     run it on request, see cpep_bench.interleaving
+    python benchmarks/encoder_variants.py cold FOLDER NAME              the same, with caches filled by other work
+    python benchmarks/encoder_variants.py peak FOLDER NAME              print the peak memory of its process in bytes
 
 `measure_encoder.py` prepares the folder and calls this.
 """
@@ -21,15 +21,15 @@ from cpep_bench.interleaving import serve
 
 EAGER = "torch eager fp32"
 WINDOWS_FILE = "windows.npy"  # (n, n_channels, window_samples) float32, preprocessed
-RUN_LINK = "run"  # to the folder of the training
-_OTHER_WORK = 8_000_000  # numbers of 8 bytes that other work touches: twice a large cache
+RUN_LINK = "run"  # link to the folder of the training
+_OTHER_WORK = 8_000_000  # numbers of 8 bytes that other work uses: twice a large cache
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to run the encoder; its file lies in the folder under its name."""
+    """One way to run the encoder; its file in the folder has its name."""
 
     name: str
     suffix: str  # .pte, .onnx, or none for the module
@@ -37,15 +37,15 @@ class Variant:
     n_delegates: int | None = None
     n_operators_outside: int | None = None
     arena_bytes: int | None = None
-    block_samples: int | None = None  # of one run of a streaming encoder
-    n_blocks: int = 1  # that decide a window
+    block_samples: int | None = None  # per run of a streaming encoder
+    n_blocks: int = 1  # blocks of a window
 
     @property
     def file(self) -> str:
         return re.sub(r"\W+", "-", self.name) + self.suffix
 
     def embeddings(self, folder: Path) -> Path:
-        """Where its embeddings of all windows are, (n_windows, d_embed), once it served."""
+        """The file with its embeddings of all windows, (n_windows, d_embed), which `serve` writes."""
         return folder / f"{self.file}.npy"
 
     def size_bytes(self, folder: Path) -> int | None:
@@ -59,12 +59,12 @@ def read_variants(folder: Path) -> list[Variant]:
 
 
 def write_variants(folder: Path, variants: list[Variant]) -> None:
-    """Say in the folder what lies in it."""
+    """Write the list of variants into the folder."""
     (folder / "variants.json").write_text(json.dumps([asdict(variant) for variant in variants]))
 
 
 def open_variant(folder: Path, variant: Variant, n_threads: int) -> tuple[Run, Run]:
-    """Ready on so many threads: for windows, and for what one run takes, which is a window or a block."""
+    """Load a variant; returns a function for whole windows, and one for the input of one run: a window or a block."""
     if variant.suffix == ".pte":
         return _xnnpack(folder, variant, n_threads)
     if variant.suffix == ".onnx":
@@ -123,7 +123,7 @@ def _eager(folder: Path, n_threads: int) -> Run:
 
 
 def _serve(folder: Path, name: str, n_threads: int) -> None:
-    """Write the embeddings of all windows beside the variant's file, then run when told to."""
+    """Write the embeddings of all windows to the variant's folder, then run on request."""
     variant = _named(folder, name)
     embed, run = open_variant(folder, variant, n_threads)
     if not variant.embeddings(folder).exists():

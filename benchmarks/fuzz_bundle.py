@@ -2,21 +2,21 @@
 
     python benchmarks/fuzz_bundle.py BUNDLE --runs 10000 --out benchmarks/results/bundle-fuzz.md
 
-A bundle that a wearer taught is a target too: it has a head, and neither encoder nor index. What a bundle does not
-have is not spoilt.
+BUNDLE may also be one that a wearer taught, which has a head, and neither encoder nor index. Parts that the bundle does
+not have are not mutated.
 
-Four adversaries. `damage` changes files and nothing else. `reseal` edits manifest, golden inputs, index, program or
-head and makes every hash fit again, as anyone can who has no key; without a key, and trusted, such a bundle may be good
-in its own right, so what counts is that nothing crashes, and that with the key it is refused. `index` hands mutated
-index files, as if their hash had been right, straight to the loader and searches what it accepts: with a graph and
-without. `session` changes recordings, which are read apart.
+There are four kinds of mutation. `damage` only changes files. `reseal` edits manifest, golden inputs, index, program or
+head and then updates every hash, which anyone can do without a key. Checked without a key and trusted, such a bundle
+may be valid, so it only must not crash; checked with the key, it must be refused. `index` gives mutated index files,
+with and without a graph, directly to the loader, as if their hash were right, and searches those that it accepts.
+`session` changes recordings, which are read in a separate process.
 
-Refusing everything would pass, so there are controls in the same run. The bundle itself, copied and sealed as the
-mutants are, must be accepted, and refused with the key once it was sealed anew. Each mutator must be seen to bite:
-`damage` where a reader who looks at the manifest alone would have taken the mutant for the bundle, the others where
-something behind the hashes refused it. A run in which a control fails, like one with a finding, ends with status 1.
+Refusing everything would pass, so there are controls in the same run. The unchanged bundle, copied like the mutants,
+must be accepted, and after resealing it must be refused with the key. Each mutator must be seen to have an effect: for
+`damage`, that the manifest alone still looks valid; for the others, that a check behind the hashes refused the mutant.
+A run with a failed control or a finding ends with status 1.
 
-Cases run in a process of their own, one after the other, under a limit of memory; the parent sees it die or hang.
+Cases run one after the other in a separate process with a memory limit; the parent notices when it dies or hangs.
 """
 
 import argparse
@@ -49,10 +49,10 @@ from cpep_edge.trust import PublicKey, generate_keys, load_signing_key
 from cpep_edge.verify import verify_bundle
 from cpep_edge.versions import git_commit
 
-HANG_S = 200.0  # longer than what runs apart is given
+HANG_S = 200.0  # longer than the time limits of the separate processes
 _DIED_APART = ("programs crash", "programs fail", "programs did not end", "crashes HDF5", "does not end")
-MEMORY_BYTES = 8 << 30  # of addresses; far above what a bundle needs, far below what a made-up size asks for
-_D, _N = 16, 300  # of the indexes that are mutated
+MEMORY_BYTES = 8 << 30  # limit of address space: far more than a bundle needs, far less than an invented size asks for
+_D, _N = 16, 300  # dimensions and prototypes of the indexes that are mutated
 _SESSION = "session, read apart"
 
 
@@ -60,18 +60,18 @@ _SESSION = "session, read apart"
 class Verdict:
     """The result of one case."""
 
-    outcome: str  # refused, accepted, or what went wrong
+    outcome: str  # refused, accepted, or the kind of failure
     said: str = ""
-    bites: bool = False  # whether the mutation was seen to matter
+    bites: bool = False  # whether the mutation was seen to have an effect
 
     @property
     def bad(self) -> bool:
-        """Whether it is neither a sentence nor an acceptance."""
+        """Whether the case was neither refused with an error message nor accepted."""
         return self.outcome not in ("refused", "accepted")
 
 
 def indexes() -> dict[str, tuple[bytes, IndexSpec]]:
-    """One index file of each format, with what a manifest says of it."""
+    """One index file of each format, with its entry of a manifest."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(_N, _D)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -97,7 +97,7 @@ def try_index(content: bytes, spec: IndexSpec) -> Verdict:
 
 
 def try_bundle(folder: Path, key: PublicKey | None) -> Verdict:
-    """Verify a bundle as `cpep-edge verify` does; where no key is asked for, by a user who trusts it."""
+    """Verify a bundle as `cpep-edge verify` does; without a key, as a bundle that the user trusts."""
     try:
         verify_bundle(folder, key, trust=key is None)
     except CpepError as error:
@@ -115,7 +115,7 @@ def try_session(trial: SessionTrial, file: Path) -> Verdict:
 
 
 def looks_whole(folder: Path) -> bool:
-    """Whether a reader who looks at the manifest alone would take this for a bundle."""
+    """Whether the manifest alone looks valid."""
     file = folder / MANIFEST_FILE
     try:
         Manifest.model_validate_json(file.read_bytes() if file.is_file() else b"")
@@ -125,7 +125,7 @@ def looks_whole(folder: Path) -> bool:
 
 
 def failed_controls(whole: Path, scratch: Path, key: PublicKey) -> list[str]:
-    """What is wrong with the fuzzer itself, a sentence each."""
+    """Failures of the fuzzer itself, one message each."""
     wanted = {
         (unchanged, True): "accepted",
         (unchanged, False): "accepted",
@@ -144,7 +144,7 @@ def failed_controls(whole: Path, scratch: Path, key: PublicKey) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """Everything that a case needs."""
+    """The inputs of all cases."""
 
     whole: Path  # the signed bundle
     scratch: Path
@@ -253,7 +253,7 @@ def _work(pipe: Connection, arena: Arena, first: int, n_runs: int, seed: int) ->
             verdicts: list[tuple[str, Verdict]] = []
             try:
                 verdicts.extend(arena.case(number, seed, trial))
-            except BaseException as error:  # whatever is no sentence for the user is a finding
+            except BaseException as error:  # any exception but a CpepError is a finding
                 verdicts.append(("escaped", Verdict(type(error).__name__, str(error)[:200])))
             pipe.send(verdicts)
 

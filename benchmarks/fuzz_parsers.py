@@ -2,11 +2,11 @@
 
     python benchmarks/fuzz_parsers.py BUNDLE --runs 200000 --out benchmarks/results/parser-fuzz.md
 
-Each parser runs in a process of its own under Atheris, libFuzzer for Python: inputs that reach new code are kept and
-changed further, from seeds out of a bundle. A parser may refuse in its own words, ArtifactError or ValueError; any
-other exception, a crash, five seconds on one input, or two gigabytes, is a finding. The last target is a parser with a
-fault that was planted behind three right bytes. A run in which that is not found proves nothing and ends with status 1,
-as one with a finding does. Atheris comes with `pip install 'cpep-edge[fuzz]'`.
+Each parser runs in its own process under Atheris, libFuzzer for Python: it starts from seeds taken from a bundle, and
+inputs that reach new code are kept and mutated further. A parser may refuse with ArtifactError or ValueError. Any other
+exception, a crash, five seconds on one input, or two gigabytes, is a finding. The last target is a control: a parser
+with a fault that needs three right bytes. A run that does not find it proves nothing and ends with status 1, as does
+one with a finding. Atheris comes with `pip install 'cpep-edge[fuzz]'`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from cpep_edge.versions import git_commit
 
 PLANTED = "planted fault"
 TARGETS = ("manifest", "json", "index", "array", PLANTED)
-_MOST_S, _MEMORY_MB = 5, 2048  # for one input: coverage makes Python some ten times slower
+_MOST_S, _MEMORY_MB = 5, 2048  # limits for one input; measuring coverage makes Python about ten times slower
 _MOST_BYTES = 1 << 14
 
 
@@ -39,7 +39,7 @@ class Fuzzed:
     target: str
     n_inputs: int
     n_edges: int  # branches reached
-    finding: str  # how it ended; empty: it refused or read every input
+    finding: str  # the error message; empty: every input was read or properly refused
 
 
 def fuzz(bundle: Path, target: str, runs: int, scratch: Path) -> Fuzzed:
@@ -86,7 +86,7 @@ def _seeds(bundle: Path, target: str) -> Iterator[bytes]:
 
 
 def _parser(target: str) -> Callable[[bytes], None]:
-    """What reads the bytes. It may raise ArtifactError or ValueError, and nothing else."""
+    """A function that parses bytes; ArtifactError and ValueError are caught, any other exception is a finding."""
     from cpep_edge import files, manifest
     from cpep_edge.errors import ArtifactError
     from cpep_edge.manifest_part import parse_json

@@ -1,7 +1,7 @@
-"""Ways to choose which poses an index keeps, the default and those it was chosen over.
+"""Ways to choose the poses that an index keeps: the default, and the alternatives that it was compared with.
 
-Each takes poses (R, D), their labels (R,), the EMG of training windows (W, D), how many to keep, and a seed; and gives
-vectors (n, D) of unit length with their labels (n,).
+Each takes poses (R, D), their labels (R,), the embedded EMG of training windows (W, D), how many to keep, and a seed.
+It returns vectors (n, D) of unit length with their labels (n,).
 """
 
 import warnings
@@ -21,14 +21,14 @@ Choose = Callable[[Vectors, Labels, Vectors, int, int], tuple[Vectors, Labels]]
 
 
 def asked(poses: Vectors, labels: Labels, windows: Vectors, size: int, seed: int) -> tuple[Vectors, Labels]:
-    """Those that training windows ask for most: the default, with a limit."""
+    """The default, with a limit: the poses that are most often among the nearest to training windows."""
     least = min(50, size // (2 * len(np.unique(labels))))
     kept = find_prototypes(poses, labels, windows, k=N_NEIGHBOURS, n_most=size, least_per_gesture=least)
     return kept.embedding, kept.gesture_index
 
 
 def subsample(poses: Vectors, labels: Labels, windows: Vectors, size: int, seed: int) -> tuple[Vectors, Labels]:
-    """The same number of poses of each gesture, drawn at random."""
+    """A random choice of the same number of poses of each gesture."""
     rng = np.random.default_rng(seed)
     each = size // len(np.unique(labels))
     chosen = np.concatenate([rng.permutation(np.flatnonzero(labels == g))[:each] for g in np.unique(labels)])
@@ -36,7 +36,7 @@ def subsample(poses: Vectors, labels: Labels, windows: Vectors, size: int, seed:
 
 
 def k_means(poses: Vectors, labels: Labels, windows: Vectors, size: int, seed: int) -> tuple[Vectors, Labels]:
-    """The centres of as many clusters in each gesture, brought to unit length."""
+    """The centres of the same number of k-means clusters in each gesture, scaled to unit length."""
     found = [_centres(poses[labels == g], size // len(np.unique(labels)), seed) for g in np.unique(labels)]
     return np.concatenate(found), np.repeat(np.unique(labels), [len(centres) for centres in found])
 

@@ -2,10 +2,10 @@
 
     python benchmarks/measure_3dc.py FOLDER_OF_3DC --out benchmarks/results/3dc
 
-The first four repetitions of each person train, the last four are played through a simulated wristband, at several
-times real time. No pose was recorded with this set: gestures are aligned with, and looked up among, pose templates
-(`cpep_train.pose_templates`). The people are those of the training. The peer is Hudgins' features with a linear
-discriminant, as in LibEMG (`cpep_train.realism`).
+The first four repetitions of each person train, the last four are played through a simulated wristband, several times
+faster than real time. The set has no poses, so pose templates (`cpep_train.pose_templates`) are used for alignment and
+in the index. The people tested are those trained on. The peer is Hudgins' features with a linear discriminant, as in
+LibEMG (`cpep_train.realism`).
 """
 
 import argparse
@@ -36,7 +36,7 @@ from cpep_train.recipe import load_recipe
 from cpep_train.training import train
 
 PARTICIPANTS = tuple(range(1, 9))
-SPEED = 8.0  # of the replay, times real time
+SPEED = 8.0  # of the replay: times faster than real time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Loop:
     machine: Machine
 
     def recognised(self) -> tuple[int, int]:
-        """Recordings taken for what they are, and how many were played."""
+        """The number of recordings recognised correctly, and the number played."""
         counts = [played.recognised(trained=True) for played in self.replays.values()]
         return sum(hits for hits, _ in counts), sum(n for _, n in counts)
 
@@ -72,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_loop(
     source: Path, work: Path, participants: Sequence[int] = PARTICIPANTS, settings: Sequence[str] = ()
 ) -> Loop:
-    """Import, train, evaluate, export and replay; everything it makes lies in `work`.
+    """Import, train, evaluate, export and replay; all files are written to `work`.
 
-    settings: over the recipe, such as "align.epochs=2"
+    settings: changes of the recipe, such as "align.epochs=2"
     """
     import_3dc(source, work / "corpus", participants)
     train(load_recipe("3dc", list(settings)), work / "corpus", work / "run")
@@ -96,7 +96,7 @@ def run_loop(
 
 
 def figures(loop: Loop, lda: float) -> dict[str, Any]:
-    """All but the single decisions, for machines; `lda` as below."""
+    """All figures for JSON, without the single decisions; lda: as for `markdown`."""
     replays = {
         person: {"summary": played.summary, "recordings": played.recordings} for person, played in loop.replays.items()
     }
@@ -106,7 +106,7 @@ def figures(loop: Loop, lda: float) -> dict[str, Any]:
 
 
 def markdown(loop: Loop, lda: float) -> str:
-    """The tables for people.
+    """The tables as Markdown.
 
     lda: balanced accuracy of the peer
     """

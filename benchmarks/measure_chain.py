@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/measure_chain.py --out benchmarks/results/chain.md
 
-On this machine, one thread: the C library beside numpy, scipy and LAPACK, and the encoder beside ONNX Runtime's int8,
-all in turns. Under QEMU: instructions of the C library on Arm's Cortex-A, and of the microcontroller's engine. Weights
-are random and signals noise, because what they cost does not depend on that.
+On this machine, on one thread, in turns: the C library and numpy, scipy and LAPACK, and the encoder and ONNX Runtime's
+int8. Under QEMU: instructions of the C library on Arm's Cortex-A, and of the microcontroller's engine. Weights are
+random and signals are noise, because the cost does not depend on them.
 """
 
 import argparse
@@ -59,7 +59,7 @@ CHAIN_HEAD, CHAIN_ALL = "whole chain, the head alone", "whole chain, encoder and
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """One band, and what reads it: an encoder of the recipe 3dc behind tokens of 25 ms."""
+    """A band and its recogniser: an encoder of the recipe 3dc on tokens of 25 ms."""
 
     name: str
     rate_hz: float
@@ -106,7 +106,7 @@ SETUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All that a setup is made of."""
+    """The parts of a setup."""
 
     setup: Setup
     windows: NDArray[np.float32]  # (n, F, N)
@@ -138,7 +138,7 @@ def main() -> None:
 
 
 def parts_of(setup: Setup) -> Parts:
-    """Random weights; noise whose electrodes share sources, as a gesture's do."""
+    """Make the parts with random weights, and noise whose electrodes share sources, as in a gesture."""
     rng = np.random.default_rng(0)
     stream, encoder = InputStream(setup.preprocessing, setup.front_end, setup.n_channels), setup.encoder()
     label = np.repeat(np.arange(N_GESTURES), 8).astype(np.int64)
@@ -158,14 +158,14 @@ def parts_of(setup: Setup) -> Parts:
 
 
 def noise_uv(setup: Setup, rng: np.random.Generator, mixing: NDArray[np.float64]) -> NDArray[np.float32]:
-    """A window and a quarter of a second, raw."""
+    """Raw noise as long as a window and a quarter of a second."""
     n_samples = setup.window_samples + round(0.25 * setup.rate_hz)
     signal: NDArray[np.float32] = (rng.normal(0, 20, (n_samples, setup.n_channels)) @ mixing).astype(np.float32)
     return signal
 
 
 def times_of(parts: Parts, native: NativeBuild, n_runs: int) -> dict[str, Latency]:
-    """Every part and the whole, in turns; a call takes the samples of one decision's hop, or of one token's."""
+    """Time every part and the whole chain in turns; a call takes the samples of one decision's hop or one token's."""
     setup = parts.setup
     files = tuple((file.name, file.read_bytes()) for file in native.libraries)
     library = NativeLibrary(native.architecture, files)
@@ -178,7 +178,7 @@ def times_of(parts: Parts, native: NativeBuild, n_runs: int) -> dict[str, Latenc
 
     def stream(given: Kernels, n_samples: int) -> Callable[[], NDArray[np.float32]]:
         made = InputStream(setup.preprocessing, setup.front_end, setup.n_channels, kernels=given)
-        made(samples_uv)  # whole spans from here on
+        made(samples_uv)  # so that every later span is complete
         hop_uv = samples_uv[:n_samples]
         return lambda: made(hop_uv)
 
@@ -210,12 +210,12 @@ def times_of(parts: Parts, native: NativeBuild, n_runs: int) -> dict[str, Latenc
 
 
 def onnx_encoder(parts: Parts) -> OnnxEncoder:
-    """The same encoder, ranges from the same windows."""
+    """The same encoder in ONNX Runtime, calibrated with the same windows."""
     return OnnxEncoder(onnx_program(parts.encoder, parts.windows, "int8-static"))
 
 
 def instructions_on_arm(made: list[Parts], folder: Path) -> list[dict[str, tuple[int, int]]]:
-    """Of a token's hop behind the filter, and of an encoder's window, on each Cortex-A; empty without the tools."""
+    """Instructions of a token's hop after the filter and of an encoder's window, by Cortex-A; empty without tools."""
     compiler = shutil.which("aarch64-linux-gnu-gcc")
     if compiler is None or shutil.which("qemu-aarch64") is None or shutil.which("gcc") is None:
         return []
@@ -244,7 +244,7 @@ def instructions_on_arm(made: list[Parts], folder: Path) -> list[dict[str, tuple
 
 
 def chip_runs(parts: Parts, folder: Path) -> dict[str, tuple[TargetRun, ...]]:
-    """The golden stretches on both processors: with the head alone, and with the encoder and the index."""
+    """Run the golden stretches on both processors: with the head alone, and with the encoder and the index."""
     run_on = [processor for processor in PROCESSORS if missing_tool(processor) is None]
     setup, rng = parts.setup, np.random.default_rng(2)
     centred = setup.front_end.model_copy(update={"centre": (0.0,) * setup.front_end.n_features})
@@ -275,7 +275,7 @@ def report(
     on_chips: list[dict[str, tuple[TargetRun, ...]]],
     n_runs: int,
 ) -> str:
-    """Three tables and where they come from."""
+    """The report: three tables, and how they were measured."""
     machine, names = this_machine(), [setup.name for setup in SETUPS]
     versions = ", ".join(f"{name} {value}" for name, value in installed_versions(PACKAGES).items())
     lines = [

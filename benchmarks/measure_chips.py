@@ -2,8 +2,8 @@
 
     python benchmarks/measure_chips.py BUNDLE... --out benchmarks/results/chips.md
 
-Each figure says whose it is: instructions are QEMU's, cycles Vela's, energy a model's. Accuracies and shares of votes
-are those of the export, on its held-out windows; the data stands beside them.
+Each figure names its source: instructions are counted by QEMU, cycles estimated by Vela, energies modelled. Accuracies
+and shares of votes are those of the export, on its held-out windows; the data is named with them.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _QEMU = "QEMU: golden inputs, each bit of the host's"
 
 
 def rows_of(manifest: Manifest) -> Iterator[tuple[str, ...]]:
-    """One row a processor."""
+    """One row per processor."""
     chip, name = manifest.chip, f"{manifest.name}: {manifest.encoder.n_parameters / 1e6:.2f} M"
     if chip is None:
         return
@@ -81,7 +81,7 @@ def rows_of(manifest: Manifest) -> Iterator[tuple[str, ...]]:
 
 
 def accuracy_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
-    """The first and the last step of the ladder."""
+    """Rows of the first and the last step of the ladder."""
     first, last = manifest.ladder[0], manifest.ladder[-1]
     for step in (first, last):
         yield manifest.name, step.step, _share(step, "seen"), _share(step, "unseen"), f"{step.vote_agreement:.1%}"

@@ -2,28 +2,28 @@
 
     python benchmarks/measure_decisions.py --data DATA --out benchmarks/results/decisions [--only wrist]
 
-DATA: folder with `myo-wrist` and `3dc` in their published layouts. Each person is taught by three repetitions of each
-gesture, cut where the muscle begins, the rest between, and, but for 3DC, 18 s of other movements; the head and what it
-takes to decide are fitted as `cpep-edge teach` does it.
+DATA: folder with `myo-wrist` and `3dc` in their published layouts. Each person teaches with three repetitions of each
+gesture, cut at the onset of EMG, the rest between them and, except in 3DC, 18 s of other movements. The head and the
+parameters of decisions are fitted as by `cpep-edge teach`.
 
-- myo-wrist, same session: the other three repetitions, and the session's minute of small movements to be ignored,
-  whose first 18 s are what was taught.
-- myo-wrist, next donning: taught in the first session; the others are calibrated without labels by the first
-  repetition of each gesture and 4 s of rest, and the other five are played.
-- both again without other movements among what is taught.
-- myo-wrist, person left out: taught by everybody else; calibrated and played as the next donning is, the first session.
-- 3DC: taught by repetitions 1 to 3, repetitions 5 to 8 joined with rest are played; onset is where they are joined.
+- myo-wrist, same session: tested on the other three repetitions, and on the session's minute of small movements to be
+  ignored, whose first 18 s were taught.
+- myo-wrist, next donning: taught in the first session. The other sessions are calibrated without labels by the first
+  repetition of each gesture and 4 s of rest, and tested on the other five.
+- both again without other movements in the teaching.
+- myo-wrist, person left out: taught by all other people; the first session is calibrated and tested as above.
+- 3DC: taught by repetitions 1 to 3, tested on repetitions 5 to 8 joined with rest; the onset is where they are joined.
 - simulated people (needs mujoco): five gestures, and five minutes of free movement each with a knock on the electrodes
   every ten seconds.
 
-Onset is told from the EMG (`cpep_bench.onset`). Ways to decide, each on the same signal:
+Onsets are found in the EMG (`cpep_bench.onset`). Ways to decide, each on the same signal:
 - belief: `cpep_edge.decisions`, as a taught bundle decides.
-- counting: what was there before; four equal answers in a row, 50 ms apart, and a refractory time of 1.5 s.
-- LibEMG: Hudgins' features of 250 ms each 50 ms, linear discriminant, rejection below a posterior of .9 and the
+- counting: the earlier method; four equal answers in a row, 50 ms apart, and a refractory time of 1.5 s.
+- LibEMG: Hudgins' features of 250 ms every 50 ms, linear discriminant, rejection below a posterior of .9 and the
   majority of the last five, as LibEMG's classifier does (Eddy et al. 2023).
 
-What is chosen was chosen on the first 16 people of myo-wrist by name; of the other eight only sums over people were
-seen before. Intervals are 95 % over people, by bootstrap.
+All choices were made on the first 16 people of myo-wrist by name; of the other eight only sums over people were seen
+before. Intervals are 95 % over people, by bootstrap.
 """
 
 import argparse
@@ -72,10 +72,10 @@ from decision_recordings import (
 from decision_report import pictures, report
 
 N_CHOSEN_ON = 16
-GAP_S = 1.0  # after the last taught prompt, from which is played
+GAP_S = 1.0  # from the end of the last taught prompt to the part that is tested
 SPAN_S, HOP_S, STRIDE_S, POSTERIOR, MAJORITY = 0.25, 0.05, 0.05, 0.9, 5  # of LibEMG's way
 COUNTED, COUNT_REFRACTORY_S = 4, 1.5  # of counting
-EVIDENCE_MS = (50.0, 100.0, 200.0)  # drawn
+EVIDENCE_MS = (50.0, 100.0, 200.0)  # points of belief's curve
 N_DRAWS = 2_000
 SIMULATED = ("PowerGrip", "OpenHand", "PinchGrip", "WristFlexion", "WristExtension")
 SEED, FREE_S = 3, 300.0
@@ -85,7 +85,7 @@ Decides = Callable[["Played"], list[Activation]]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A head on one arm."""
+    """A head fitted or adapted to one arm."""
 
     reading: Reading
     donning: Donning
@@ -96,10 +96,10 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One recording as the ways to decide receive it."""
+    """One recording as the input of the ways to decide."""
 
     person: str
-    recording: Recording  # labels and clear: those that are played
+    recording: Recording  # labels and clear: only of the part that is tested
     hours: float
     time_s: NDArray[np.float64]  # end of each window
     votes: list[Vote | None]  # None: at rest
@@ -108,14 +108,14 @@ class Played:
 
 
 def taught_arm(repetitions: Sequence[Repetition], rate_hz: float) -> Arm:
-    """A wearer taught as `cpep-edge teach` does it."""
+    """Fit a wearer's head as `cpep-edge teach` does."""
     reading = design_reading(repetitions[0].samples.shape[1], rate_hz)
     taught = fit_taught(repetitions, REST, reading, unit="count")
     return Arm(taught.reading, taught.donning, taught.head, taught.gestures, taught.decision)
 
 
 def calibrated(arm: Arm, movement: list[Emg]) -> Arm:
-    """The same head on an arm, or a donning, of which only unlabelled movement is known; as `calibrate` does it."""
+    """Adapt a head to an arm or donning by unlabelled movement, as `calibrate` does."""
     reading, head = arm.reading, arm.head
     other = arm.gestures.index(UNKNOWN) if UNKNOWN in arm.gestures else None
     known = head if other is None else head.without(other)
@@ -136,7 +136,7 @@ def calibrated(arm: Arm, movement: list[Emg]) -> Arm:
 
 
 def others_arms(people: dict[str, list[Worn]]) -> Iterator[tuple[str, Arm]]:
-    """For each person a head that was fitted to everybody else's first repetitions."""
+    """For each person, a head fitted to the first repetitions of all other people."""
     fitted: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
     gestures, reading = (REST, *MYO_GESTURES, UNKNOWN), design_reading(8, MYO_HZ)
     for person, wornings in people.items():
@@ -156,13 +156,13 @@ def others_arms(people: dict[str, list[Worn]]) -> Iterator[tuple[str, Arm]]:
 
 
 def lesson_of(worn: Worn) -> list[Repetition]:
-    """The repetitions that one donning teaches with."""
+    """The teaching repetitions of one donning."""
     ignored = next(one for one in worn if not one.prompts)
     return repetitions_of(worn, MYO_HZ) + others_of(ignored.emg, MYO_HZ)
 
 
 def hudgins_of(emg: Emg, rate_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """End of each window, in seconds, and its Hudgins features."""
+    """The end of each window in seconds, (n,), and its Hudgins features, (n, F)."""
     n, step = round(SPAN_S * rate_hz), round(STRIDE_S * rate_hz)
     windows = np.lib.stride_tricks.sliding_window_view(emg.astype(np.float64), n, axis=0)[::step].swapaxes(1, 2)
     return (n + step * np.arange(len(windows))) / rate_hz, features(windows - windows.mean(axis=1, keepdims=True))
@@ -191,9 +191,9 @@ def play(
     n_before: int,
     others_before_s: float = 0.0,
 ) -> Played:
-    """A recording from after its first repetitions on, as `live` reads it.
+    """Run a recording after its first `n_before` repetitions as in `live`.
 
-    others_before_s: of a recording that is all to be ignored, what was taught
+    others_before_s: for a recording that is all to be ignored, the length of its part that was taught
     """
     from_s = recording.prompts[n_before - 1][1] / rate_hz + GAP_S if n_before and recording.prompts else 0.0
     if not recording.prompts and others_before_s:
@@ -247,7 +247,7 @@ def by_belief(evidence_ms: float | None = None, wake: str = "") -> Decides:
 
 
 def by_counting(n_agreeing: int = COUNTED) -> Decides:
-    """So many equal answers in a row, half of the votes at the least, and a refractory time."""
+    """Decide after so many equal answers in a row, each with at least half of the votes, with a refractory time."""
 
     def decide(played: Played) -> list[Activation]:
         every = max(1, round(HOP_S * 1e3 / played.arm.spec.hop_ms))
@@ -271,7 +271,7 @@ def by_counting(n_agreeing: int = COUNTED) -> Decides:
 
 
 def by_libemg(posterior: float = POSTERIOR) -> Decides:
-    """LibEMG's rejection by posterior and majority vote over the last predictions, rejected ones among them."""
+    """LibEMG's rejection by posterior, and majority vote over the last predictions, including rejected ones."""
 
     def decide(played: Played) -> list[Activation]:
         times, shares, names = played.theirs
@@ -337,7 +337,7 @@ def scored(played: Sequence[Played], decides: Decides) -> dict[str, object]:
 
 
 def interval(each: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """95 % of the ratio of sums over people drawn with replacement."""
+    """95 % bootstrap interval over people of the ratio of two sums."""
     values, rng = np.array(each, float), np.random.default_rng(0)
     sums = values[rng.integers(0, len(values), (N_DRAWS, len(values)))].sum(axis=1)
     low, high = np.percentile(sums[:, 0] / sums[:, 1], (2.5, 97.5))
@@ -345,7 +345,7 @@ def interval(each: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def wrist(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]]:
-    """The protocols on myo-wrist in which people are taught themselves, each with what is played of it."""
+    """The protocols on myo-wrist in which people teach for themselves, with the recordings to test on."""
     others_s = N_TAUGHT * Timing().other_s
     for name, lesson in (("", lesson_of), (", other movements not taught", lambda one: repetitions_of(one, MYO_HZ))):
         same, following = [], []
@@ -364,7 +364,7 @@ def wrist(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]]:
 
 
 def left_out(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]]:
-    """The protocol on myo-wrist in which people are taught by others."""
+    """The protocol on myo-wrist with a person left out, in which the other people teach."""
     played = []
     rows = {person: [features_of(lesson_of(d)[::2], MYO_HZ) for d in mine] for person, mine in people.items()}
     for person, arm in others_arms(people):
@@ -376,7 +376,7 @@ def left_out(people: dict[str, list[Worn]]) -> Iterator[tuple[str, list[Played]]
 
 
 def three_dc(folder: Path) -> Iterator[tuple[str, list[Played]]]:
-    """3DC's recordings joined."""
+    """The protocol on 3DC's joined recordings."""
     played = []
     for person, (taught, joined) in read_3dc(folder).items():
         arm, theirs = taught_arm(taught, THREE_DC_HZ), their_discriminant([features_of(taught, THREE_DC_HZ)])
@@ -385,7 +385,7 @@ def three_dc(folder: Path) -> Iterator[tuple[str, list[Played]]]:
 
 
 def simulated(n_people: int, free_s: float) -> Iterator[tuple[str, list[Played]]]:
-    """Simulated people who are taught five gestures, make them as asked, and then go about their day."""
+    """The protocols on simulated people: they teach five gestures, make them when prompted, and then move freely."""
     from cpep_train.simulation import simulate_free, simulate_prompted
     from cpep_train.stages import STAGES, WRIST_AND_GRIPS
     from cpep_train.wearers import CPEP_BAND, stream
@@ -419,7 +419,7 @@ def simulated(n_people: int, free_s: float) -> Iterator[tuple[str, list[Played]]
 
 
 def measure(played: list[Played], chosen_on: set[str]) -> dict[str, object]:
-    """Every way on a protocol: on all people, on those that were chosen on, and on the others."""
+    """All ways on a protocol; with `chosen_on`, separately for people on whom choices were made and for the others."""
     found: dict[str, object] = {"commit": git_commit()}
     for way, decides in WAYS.items():
         found[way] = scored([one for one in played if one.person not in chosen_on], decides)
@@ -452,7 +452,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("wrist", "left-out", "3dc", "simulated"))
     parser.add_argument("--people", type=int, help="so many of myo-wrist and of the simulated; all")
     options = parser.parse_args()
-    earlier = options.out / "decisions.json"  # what is not measured now stays
+    earlier = options.out / "decisions.json"  # protocols not measured now are kept
     figures: dict[str, dict] = json.loads(earlier.read_text())["protocols"] if earlier.exists() else {}
     if options.only in (None, "wrist", "left-out"):
         people = read_myo(options.data / "myo-wrist")

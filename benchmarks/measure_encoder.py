@@ -6,7 +6,7 @@
     python benchmarks/measure_encoder.py --run run --streaming-run streaming --data simulated-people \\
         --out benchmarks/results/encoder-paper-size.md
 
-ONNX Runtime gets the module as it trains and our rewritten graph, each in float32 and in both of its int8 ways, with
+ONNX Runtime runs the module as trained and our rewritten graph, each in float32 and in both of its kinds of int8, with
 our calibration windows. Accuracies and votes are those of an export's ladder, on windows of held-out people.
 """
 
@@ -43,7 +43,7 @@ OURS, STREAMING = "XNNPACK int8", "XNNPACK int8, one hop of a streaming encoder"
 QUANTISATIONS: tuple[Quantisation, ...] = ("int8", "int8-dynamic", "fp32")
 ONNX_KINDS: tuple[OnnxKind, ...] = ("int8-static", "int8-dynamic", "fp32")
 THREADS = (1, 2)
-_SMALLEST_SHARE = 0.01  # of the time, for a row of its own
+_SMALLEST_SHARE = 0.01  # least share of the time for a row of its own
 PACKAGES = ("torch", "torchao", "executorch", "onnxruntime", "numpy")
 
 Times = dict[str, dict[str, float]]  # milliseconds, by variant
@@ -51,7 +51,7 @@ Times = dict[str, dict[str, float]]  # milliseconds, by variant
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A checkpoint with the questions that its corpus asks of it."""
+    """A checkpoint with its evaluation on its corpus."""
 
     checkpoint: Checkpoint
     evaluation: EvaluationSet
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=400, help="Inferences of each variant.")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    machine, corpus = this_machine(), Corpus.open(options.data)  # the load is that of others, not ours
+    machine, corpus = this_machine(), Corpus.open(options.data)  # before measuring, so that the load is other work's
     whole, streaming = Trained.open(options.run, corpus), Trained.open(options.streaming_run, corpus)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -131,7 +131,7 @@ def _streaming(folder: Path, trained: Trained) -> Variant:
 
 
 def _times(folder: Path, variants: list[Variant], n_threads: int, n_runs: int) -> Times:
-    """Times of all variants, each in a process of its own, in turns."""
+    """The times of all variants, measured in turns, each in its own process."""
     commands = {variant.name: _command("serve", folder, variant.name, n_threads) for variant in variants}
     measured = {}
     for name, turn in interleave(commands, n_runs).items():
@@ -140,7 +140,7 @@ def _times(folder: Path, variants: list[Variant], n_threads: int, n_runs: int) -
 
 
 def _judged(folder: Path, variants: list[Variant], whole: Trained, streaming: Trained) -> dict[str, tuple[str, ...]]:
-    """Cells of accuracy, votes kept and smallest cosine to the module, by variant."""
+    """The cells for accuracy, votes kept and smallest cosine to the module, by variant."""
     expected = np.load(Variant(EAGER, "", 0).embeddings(folder))
     judged = {}
     for variant in variants:
@@ -155,7 +155,7 @@ def _judged(folder: Path, variants: list[Variant], whole: Trained, streaming: Tr
 
 
 def _hop(folder: Path, warm: Times, n_runs: int) -> list[str]:
-    """What a hop of the streaming encoder costs, beside a window of the other."""
+    """Sentences on the cost of a streaming encoder's hop, compared with a window of the other encoder."""
     cold = interleave({name: _command("cold", folder, name) for name in (OURS, STREAMING)}, n_runs)
     hop_ms, window_ms = (cold[name].thread.p50_ms for name in (STREAMING, OURS))
     return [
@@ -212,7 +212,7 @@ def _table(
 
 
 def _multiply_adds_a_second(folder: Path) -> float | None:
-    """What one core can do in int8; None where there is no compiler or no AVX512-VNNI."""
+    """A core's peak int8 multiply-adds per second; None without a compiler or AVX512-VNNI."""
     compiler, cpuinfo = shutil.which("gcc"), Path("/proc/cpuinfo")
     if compiler is None or not cpuinfo.is_file() or "avx512_vnni" not in cpuinfo.read_text():
         return None
@@ -236,7 +236,7 @@ def _limit(fused: FusedEncoder, times: Times, limit: float | None) -> list[str]:
 
 
 def _rows_of(fused: FusedEncoder) -> list[tuple[torch.nn.Linear, int]]:
-    """Every int8 layer with the number of tokens that it sees."""
+    """Every int8 layer with the number of tokens of its input."""
     seen: list[tuple[torch.nn.Linear, int]] = []
     layers = [module for module in fused.modules() if isinstance(module, torch.nn.Linear)]
     hooks = [

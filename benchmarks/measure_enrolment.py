@@ -3,8 +3,8 @@
     python benchmarks/measure_enrolment.py BUNDLE RUN --data CORPUS --out benchmarks/results/enrolment.md
 
 The bundle must come from that run and corpus. A gesture is taught by the poses of one training person, or by the first
-half of a recording of the very person who is asked; asked are windows of people held out of training, the second half
-of their recordings. Recall is that of the gesture taught; the others' accuracy shows what it took from them.
+half of a recording of the person who is tested. Tests use the second half of the recordings of people held out of
+training. Recall is that of the taught gesture; the accuracy of the others shows what it took from them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A bundle and the windows that it is asked about."""
+    """A bundle and the windows that it is tested on."""
 
     opened: OpenBundle
     corpus: Corpus
@@ -46,9 +46,9 @@ class Bench:
     first_half: dict[tuple[int, int], Vectors]  # embedded EMG by person and gesture
 
     def asked(self, gesture: int, vectors: Vectors, person: int | None, taught: bool) -> tuple[float, float]:
-        """Recall of a gesture by these vectors, and accuracy of all others, of everybody or of one person.
+        """Recall of a gesture by these vectors, and accuracy of all others, of all people or of one.
 
-        taught: by the user, so that it bears no penalty of trained gestures
+        taught: the gesture is taught by the user, so the penalty of trained gestures does not apply to it
         """
         index, manifest = self.opened.recogniser.index, self.opened.bundle.manifest
         penalty = np.array(manifest.index.penalties(manifest.gestures), np.float32)
@@ -68,13 +68,13 @@ Teach = Callable[[Bench, int], Iterator[tuple[Vectors, int | None]]]
 
 
 def corpus_poses(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | None]]:
-    """As exported: poses of all training people."""
+    """The gesture as exported: poses of all training people."""
     index = bench.opened.recogniser.index
     yield index.vectors[index.gesture_index == gesture], None
 
 
 def nothing(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | None]]:
-    """The gesture stays forgotten."""
+    """No vectors: the gesture stays forgotten."""
     yield np.empty((0, bench.queries.shape[1]), np.float32), None
 
 
@@ -93,7 +93,7 @@ def movement(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | None]]
 
 
 def session_emg(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | None]]:
-    """EMG: the first half of the person's own recording, through the poses that it lands on."""
+    """EMG: the poses nearest to the first half of the person's own recording."""
     donnings = bench.evaluation.queries.dataset.store.donnings
     for person in np.unique(bench.person):
         row = next(row for row in bench.corpus.rows if _is(bench, row, int(person), gesture))
@@ -103,7 +103,7 @@ def session_emg(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | Non
 
 
 def raw_emg(bench: Bench, gesture: int) -> Iterator[tuple[Vectors, int | None]]:
-    """The same EMG as it is embedded, for comparison: it draws the votes of every gesture."""
+    """The embeddings of the same EMG, for comparison: they attract the votes of every gesture."""
     for person in np.unique(bench.person):
         yield bench.first_half[int(person), gesture], int(person)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/measure_growth.py --out benchmarks/results/growth
 
-One quantity is changed at a time, from the paper's size; all encoders of a curve take turns in one process, on one
-thread. Weights are random, because time does not depend on them. Writes DIR.md and DIR.html.
+One quantity at a time is varied from the paper's size. All encoders of a curve take turns in one process, on one
+thread. Weights are random, because time does not depend on them. Writes OUT.md and OUT.html.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SEED = 0
 K = 10
 PACKAGES = ("torch", "executorch", "numpy", "hnswlib")
 
-# Each curve: its unit, and the encoders along it by what is changed.
+# The curves by name: the unit of the varied quantity, and an encoder for each of its values.
 ENCODER_CURVES: dict[str, tuple[str, dict[float, EncoderConfig]]] = {
     "window length, patches of 25 ms": (
         "s of signal",
@@ -55,7 +55,7 @@ PROTOTYPES = (250, 1_000, 4_000, 16_000)
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Times along one quantity."""
+    """The times for each value of the varied quantity."""
 
     name: str
     unit: str
@@ -96,7 +96,7 @@ def _encoder_curve(
 
 
 def _encoder(config: EncoderConfig) -> EmgEncoder:
-    """An int8 encoder of this shape, lowered and opened."""
+    """An int8 encoder with this configuration, lowered and opened."""
     torch.manual_seed(SEED)
     module = FusedEncoder(Embedder(config, D_EMBED).eval()).eval()
     shape = (N_CALIBRATION, config.n_channels, config.window_samples)

@@ -1,9 +1,9 @@
-"""How long imports take and how much memory, against the size of what is imported.
+"""Measure the time and memory of imports against the size of the imported file.
 
     python benchmarks/measure_import.py
 
-Files of 16 channels at 2 kHz, half a minute to four, as CSV, EDF and Ninapro's .mat: written here, imported by the
-command line in a process of its own, whose greatest resident memory the system tells. Writes import.md to
+Files of 16 channels at 2 kHz, from half a minute to four minutes, are written as CSV, EDF and Ninapro's .mat. Each is
+imported by the command line in its own process, whose peak resident memory the system reports. Writes import.md to
 train/results.
 """
 
@@ -100,7 +100,7 @@ def _mat(folder: Path, minutes: float) -> tuple[list[str], Path]:
 
 
 def _run(arguments: list[str]) -> tuple[float, float]:
-    """Seconds and the greatest resident memory in MB of one import."""
+    """The time in seconds and the peak resident memory in MB of one import."""
     kind, source, *options, out = arguments
     command = [sys.executable, "-m", "cpep_edge", "data", "import", kind, source, out, *options]
     started_s = time.perf_counter()

@@ -2,12 +2,12 @@
 
     python benchmarks/measure_index.py RUN --data CORPUS --out benchmarks/results/index-demo.md [--poses 10000,1000000]
 
-All pose windows of training people, looked up exactly in float32, are what every row is held against: recall of the ten
-nearest, share of equal votes, balanced accuracy. Queries are EMG windows that training did not see. Poses are chosen by
-the EMG of training windows alone. Engines take turns query by query, so that a busy machine is busy for all of them.
+Every row is compared with an exact float32 search of all pose windows of training people: recall of the ten nearest,
+share of equal votes, balanced accuracy. Queries are EMG windows that training did not see. Only the EMG of training
+windows is used to choose poses. Engines take turns query by query, so that other load affects all of them equally.
 
---poses: in place of that, engines in indices of so many poses, of as many people as it takes who make the gestures of
-`cpep_train.stages`, the corpus' own. Only their hands are simulated, no EMG.
+--poses: instead, measure engines on indices of so many poses, from as many simulated people as necessary, who make the
+gestures of `cpep_train.stages`, which are also those of the corpus. Only their hands are simulated, no EMG.
 """
 
 import argparse
@@ -42,8 +42,8 @@ from index_choices import CHOICES
 
 N_QUERIES = 2_000
 N_TIMED = 400
-GROWN_QUERIES = 500  # of indices beyond the corpus
-STAGE_S, HOP_S = 3.0, 0.25  # of a gesture, and from one of its windows to the next
+GROWN_QUERIES = 500  # queries of the larger indices of --poses
+STAGE_S, HOP_S = 3.0, 0.25  # length of a simulated gesture, and the hop of its windows
 POSES_AT_ONCE = 8_192
 QUERIES_AT_ONCE = 64
 COLUMNS = (
@@ -112,9 +112,9 @@ def _gather(checkpoint: Checkpoint, data: Path) -> Inputs:
 
 
 def _exact(queries: Vectors, vectors: Vectors) -> NDArray[np.intp]:
-    """Places of the K nearest, nearest first, (Q, K)."""
+    """The places of the K nearest vectors, nearest first, (Q, K)."""
     found = []
-    for at in range(0, len(queries), QUERIES_AT_ONCE):  # bounds memory
+    for at in range(0, len(queries), QUERIES_AT_ONCE):  # to limit memory
         away = -(queries[at : at + QUERIES_AT_ONCE] @ vectors.T)
         nearest = np.argpartition(away, min(K, len(vectors)) - 1, axis=1)[:, :K]
         order = np.argsort(np.take_along_axis(away, nearest, axis=1), axis=1, kind="stable")
@@ -123,7 +123,7 @@ def _exact(queries: Vectors, vectors: Vectors) -> NDArray[np.intp]:
 
 
 def _accuracy(inputs: Inputs, vectors: Vectors, labels: Labels, among: NDArray[np.bool_]) -> float | None:
-    """Balanced accuracy of the gestures of one kind, answered among themselves."""
+    """Balanced accuracy on the gestures in `among`, with only those as possible answers; None without any."""
     asked, usable = among[inputs.true], among[labels]
     if not asked.any() or not usable.any():
         return None
@@ -134,7 +134,7 @@ def _accuracy(inputs: Inputs, vectors: Vectors, labels: Labels, among: NDArray[n
 
 
 def _quality(inputs: Inputs, vectors: Vectors, labels: Labels, size_bytes: int) -> str:
-    """Size and accuracy of a choice of poses, looked up exactly, as cells of the table."""
+    """The size and accuracy of a choice of poses, with exact search, as cells of the table."""
     full = majority(inputs.labels[_exact(inputs.queries, inputs.poses)])
     votes = majority(labels[_exact(inputs.queries, vectors)])
     accuracy = [_accuracy(inputs, vectors, labels, kind) for kind in (inputs.seen, ~inputs.seen)]
@@ -143,7 +143,7 @@ def _quality(inputs: Inputs, vectors: Vectors, labels: Labels, size_bytes: int) 
 
 
 def _curve(inputs: Inputs) -> Iterator[str]:
-    """Bytes against votes and accuracy, for every way to choose."""
+    """The table of bytes against votes and accuracy, for every way to choose poses."""
     yield "## Which poses to keep\n"
     yield (
         "Searched exactly, so that only the choice counts. Bytes are those of the index file without a graph. "
@@ -158,7 +158,7 @@ def _curve(inputs: Inputs) -> Iterator[str]:
         reached = 0
         for size in (size for size in SIZES if size < len(poses)):
             chosen, of_gesture = choose(poses, labels, inputs.windows, size, inputs.seed)
-            if len(chosen) > reached:  # a way may find no more than it needs
+            if len(chosen) > reached:  # a way may stop at fewer poses than it may keep
                 yield f"| {name} | bytes | {_stored(inputs, chosen, of_gesture)} |"
             reached = len(chosen)
     for width in (poses.shape[1] // 4, poses.shape[1] // 2):
@@ -171,7 +171,7 @@ def _curve(inputs: Inputs) -> Iterator[str]:
 
 
 def _stored(inputs: Inputs, vectors: Vectors, labels: Labels) -> str:
-    """The quality of vectors as an index file gives them back."""
+    """The quality of vectors after they were quantised as in an index file."""
     index = build_index(vectors, labels)
     size_bytes = len(index.to_bytes()) if index.stored.graph is None else len(vectors) * (vectors.shape[1] + 2)
     return _quality(inputs, index.vectors, index.gesture_index, size_bytes)
@@ -195,7 +195,7 @@ def _search(inputs: Inputs) -> Iterator[str]:
 
 
 def _grown(inputs: Inputs, checkpoint: Checkpoint, sizes: list[int]) -> Iterator[str]:
-    """Engines on ever more poses, and what is left of these once the default has chosen."""
+    """Engines on growing numbers of poses, and the index that export would make of them."""
     few = replace(inputs, queries=inputs.queries[:: max(1, len(inputs.queries) // GROWN_QUERIES)])
     poses, labels = _many_poses(checkpoint, sizes[-1])
     order = np.random.default_rng(inputs.seed).permutation(len(poses))
@@ -224,7 +224,7 @@ def _votes(queries: Vectors, vectors: Vectors, labels: Labels) -> Labels:
 
 
 def _many_poses(checkpoint: Checkpoint, n: int) -> tuple[Vectors, Labels]:
-    """Embedded pose windows of simulated hands and their gestures, (n, D) and (n,): person after person."""
+    """Embedded pose windows of simulated hands, (n, D), and their gestures, (n,), in the order of people."""
     recipe, hand = checkpoint.recipe, load_hand()
     rate_hz = recipe.signal.sample_rate_hz / recipe.pose.decimation
     length, hop = recipe.windows.window_samples // recipe.pose.decimation, round(HOP_S * rate_hz)
@@ -257,7 +257,7 @@ def _engines(inputs: Inputs, vectors: Vectors, labels: Labels, engines: dict[str
             start_s = time.perf_counter()
             try:
                 search, size_bytes = build(vectors, labels, Path(scratch) / "index")
-            except ArtifactError as error:  # ours, which bounds what a stranger's file may ask memory for
+            except ArtifactError as error:  # cpep-edge limits the size of an index
                 yield f"| {name} | {error} | | | | | | |"
                 continue
             built[name] = (search, size_bytes, time.perf_counter() - start_s)

@@ -2,8 +2,8 @@
 
     python benchmarks/measure_live.py my.cpep PROMPTED --out benchmarks/results/live-page
 
-PROMPTED: a corpus of `cpep-edge data synth --prompted`; its last person wears the simulated band, at its own pace, and
-is calibrated first. The session begins anew when it ends. Needs Chromium, chromedriver and the package selenium.
+PROMPTED: a corpus of `cpep-edge data synth --prompted`. Its last person wears the simulated band, in real time, and is
+calibrated first. The session repeats when it ends. Needs Chromium, chromedriver and the package selenium.
 """
 
 import argparse
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
 
 CPEP_EDGE = (sys.executable, "-m", "cpep_edge")
-PICTURE_AFTER_S = 20.0  # of signal, so that the last minute has something to show
-SETTLED_S = 120.0  # from then on the browser counts: what the page keeps, the last minute at most, is complete
-PICTURES = {  # width, height, pixels a pixel, colours
+PICTURE_AFTER_S = 20.0  # of signal, so that the page's history has something to show
+SETTLED_S = 120.0  # the browser is measured from then on, when the page's history, a minute at most, is full
+PICTURES = {  # width, height, device pixels per CSS pixel, colour scheme
     "light": (1280, 800, 1, "light"),
     "dark": (1280, 800, 1, "dark"),
     "full-hd": (1920, 1080, 1, "light"),
@@ -52,7 +52,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Processes at one moment."""
+    """CPU time and memory of some processes at one moment."""
 
     time_s: float
     cpu_s: float
@@ -61,14 +61,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What was seen while a page was open: each second `live`, the page's renderer and all of Chromium."""
+    """The measurements while a page was open: each second of `live`, of the page's renderer and of all of Chromium."""
 
     live: list[Sample]
     renderer: list[Sample]
     chromium: list[Sample]
-    heap_mb: tuple[float, float]  # of the page's JavaScript after a collection, at the beginning and at the end
-    settled_s: float  # from when on the browser's figures count
-    summary: dict  # that live ends with
+    heap_mb: tuple[float, float]  # of the page's JavaScript after garbage collection, at the beginning and at the end
+    settled_s: float  # time from which the browser is measured
+    summary: dict  # printed by live at its end
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def calibrate(bundle: Path, files: dict[str, Path], profile: Path) -> None:
-    """What a wearer does first: rest, then the movements that the bundle asks for."""
+    """Calibrate like a wearer: rest, then the movements that the bundle asks for."""
     stages = ["Rest", *Bundle(bundle).manifest.calibration]
     with simulated(*(files[stage] for stage in stages), "--once") as port:
         command = (*CPEP_EDGE, "calibrate", bundle, "--port", port, "--rest-seconds", "5", "--seconds", "10")
@@ -101,7 +101,7 @@ def calibrate(bundle: Path, files: dict[str, Path], profile: Path) -> None:
 
 
 def watch(bundle: Path, session: Path, profile: Path, seconds: float, pictures: Path | None) -> Watched:
-    """Run live with a browser on its page; pictures: folder for them."""
+    """Run live with a browser on its page; pictures: folder for screenshots, or None."""
     command = (*CPEP_EDGE, "live", bundle, "--profile", profile, "--web", "--web-port", "0", "--json")
     with simulated(session) as port, tempfile.TemporaryFile("w+") as lines:
         arguments = [*map(str, command), "--port", port, "--seconds", str(seconds)]
@@ -134,7 +134,7 @@ def watch(bundle: Path, session: Path, profile: Path, seconds: float, pictures: 
 
 
 def processes_below(pid: int) -> dict[int, str]:
-    """The command lines of all processes that a process started, or they did."""
+    """The command lines of all descendants of a process, by process id."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -151,12 +151,12 @@ def processes_below(pid: int) -> dict[int, str]:
 
 
 def shows_the_page(command: str) -> bool:
-    """Whether a process of Chromium runs a page: there is one, and one spare that does nothing."""
+    """Whether a process of Chromium is a renderer: one shows the page, another is an idle spare."""
     return "--type=renderer" in command
 
 
 def heap_after_collection_mb(page: "WebDriver") -> float:
-    """Memory that the page's JavaScript holds."""
+    """The memory that the page's JavaScript uses after garbage collection."""
     page.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
     page.execute_cdp_cmd("Performance.enable", {})
     metrics = page.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
@@ -176,7 +176,7 @@ def simulated(*arguments: Path | str) -> Iterator[str]:
 
 @contextmanager
 def browser(url: str) -> "Iterator[WebDriver]":
-    """Chromium without a screen, showing the page."""
+    """Headless Chromium, showing the page."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -192,7 +192,7 @@ def browser(url: str) -> "Iterator[WebDriver]":
 
 
 def take_pictures(page: "WebDriver", out: Path) -> None:
-    """The page while a gesture is made, by daylight, by night and on a phone."""
+    """Take screenshots of the page while a gesture is made: light, dark, on a phone, and the others of `PICTURES`."""
     out.mkdir(parents=True, exist_ok=True)
     patient_until_s = time.monotonic() + 60
     for name, (width, height, scale, scheme) in PICTURES.items():
@@ -205,13 +205,13 @@ def take_pictures(page: "WebDriver", out: Path) -> None:
             if time.monotonic() > patient_until_s:
                 break
             time.sleep(0.1)
-        time.sleep(0.4)  # until the hand has moved
+        time.sleep(0.4)  # wait until the drawn hand has moved
         shot = page.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         (out / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
 def sample(pids: list[int]) -> Sample:
-    """Processes as Linux sees them; one that ended meanwhile counts no more."""
+    """CPU time and memory of processes by /proc; one that has ended counts as nothing."""
     cpu_ticks = rss_pages = 0
     for pid in pids:
         with suppress(OSError):
@@ -222,7 +222,7 @@ def sample(pids: list[int]) -> Sample:
 
 
 def figures(what: str, samples: list[Sample], settled_s: float) -> list[tuple[str, str]]:
-    """Rows of CPU and memory, from `settled_s` after the first sample on."""
+    """Rows of CPU and memory, of the samples from `settled_s` after the first on."""
     times = np.array([each.time_s for each in samples]) - samples[0].time_s
     settled = times >= settled_s
     times, chosen = times[settled], [each for each, counts in zip(samples, settled, strict=True) if counts]

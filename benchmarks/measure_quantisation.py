@@ -2,10 +2,10 @@
 
     python benchmarks/measure_quantisation.py --run RUN --data CORPUS [--run RUN --data CORPUS ...] --out FILE
 
-Every way is judged as the ladder of an export judges: zero-shot on the same windows, and the share of votes that are
-those of the float32 module. Graphs are run by torch, not lowered: the ladder of an export adds what lowering changes.
-Scales are smoothed as in SmoothQuant (Xiao et al. 2023), exact in float32: what enters a linear layer after a
-normalisation is divided by a scale for each channel, and the layer's weights take it up.
+Every way is evaluated like the ladder of an export: zero-shot accuracy on the same windows, and the share of votes
+equal to those of the float32 module. Graphs are run by torch and not lowered; the ladder of an export includes the
+effect of lowering. Scales are smoothed as in SmoothQuant (Xiao et al. 2023), which is exact in float32: the input of a
+linear layer after a normalisation is divided by a scale for each channel, and its weights are multiplied by it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from cpep_train.checkpoint import load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import embed_emg, embed_poses, evaluation_set, torch_embedding
 
-SHARE_OF_ACTIVATIONS = 0.5  # alpha of SmoothQuant: how much of the difficulty moves into the weights
+SHARE_OF_ACTIVATIONS = 0.5  # alpha of SmoothQuant: how much of the activations' range is moved into the weights
 MODULE = "float32 module"
 
 Windows = NDArray[np.float32]
@@ -99,7 +99,7 @@ def _ways(fused: FusedEncoder, drawn: Windows) -> dict[str, Callable[[], nn.Modu
 
 
 def _rounded(fused: FusedEncoder) -> FusedEncoder:
-    """Weights as int8 by output channel would have them."""
+    """The encoder with its weights rounded to int8 by output channel."""
     rounded = copy.deepcopy(fused)
     with torch.no_grad():
         for weight in rounded.parameters():
@@ -114,7 +114,7 @@ def _smoothed(fused: FusedEncoder, windows: Windows) -> FusedEncoder:
     blocks = [block for block in smoothed.blocks if isinstance(block, FusedBlock)]
     for block in blocks:
         read_by: list[tuple[nn.Module, str, tuple[nn.Linear, ...]]] = [(block.mlp, "norm", (block.mlp.inner,))]
-        if not isinstance(block, ClsBlock):  # there scores and mixture read the normalisation too, in float32
+        if not isinstance(block, ClsBlock):  # in a ClsBlock, scores and mixture also read it, in float32
             read_by.append((block, "attention_norm", (block.q, block.k, block.v)))
         for owner, name, layers in read_by:
             norm = getattr(owner, name)
@@ -132,7 +132,7 @@ def _scale(largest: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
 
 
 def _largest(encoder: FusedEncoder, norm: nn.Module, windows: Windows) -> Tensor:
-    """The largest absolute value of each channel that a normalisation gives, (D,)."""
+    """The largest absolute value of each output channel of a normalisation, (D,)."""
     seen: list[Tensor] = []
     hook = norm.register_forward_hook(lambda _module, _given, gave: seen.append(gave.abs().amax(dim=(0, 1))))
     with torch.no_grad():

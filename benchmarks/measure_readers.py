@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def readers_table(seconds: float, rounds: int) -> str:
-    """Every reader that is installed here, measured so many times."""
+    """The table of all readers whose packages are installed, each measured `rounds` times."""
     machine, paths = this_machine(), ("firmware_bridge/cpep_bridge", "benchmarks/cpep_bench/link_readers.py")
     names = [name for name in READERS if name != "cyton-brainflow" or find_spec("brainflow") is not None]
     tables = links_tables(measure_readers(names, seconds, rounds)).values()

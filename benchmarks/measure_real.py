@@ -2,21 +2,21 @@
 
     python benchmarks/measure_real.py --data FOLDER --out FOLDER [--only 3dc,myo-wrist] [--judge OTHER]
 
-FOLDER of the data: `3dc`, `ninapro-db5`, `ninapro-db1`, `myo-wrist`, `myo-longterm` in their published layouts. People
-of OTHER, of the same layout, are only judged: bundles are trained on everyone in FOLDER and asked about them. Without
-it people are left out in turn.
-What is written: `real.md` (tables), a picture a set, `real.json` (every person's figure), and `folds/`, what was
-trained, which a second run takes up again.
+FOLDER of the data: `3dc`, `ninapro-db5`, `ninapro-db1`, `myo-wrist`, `myo-longterm` in their published layouts. OTHER
+has the same layout: bundles are trained on everyone in FOLDER and tested on the people of OTHER. Without it, people are
+left out in turn.
+Writes `real.md` (tables), a picture per set, `real.json` (every person's figures), and the trained bundles in `folds/`,
+which a later run uses again.
 
-Balanced accuracy; the mean over people with the 95 % bootstrap interval over them. A band's wearer calibrates without
-labels: by the first repetition of every gesture, which is not asked about.
+Balanced accuracy; the mean over people with the 95 % bootstrap interval over them. The wearer of a band calibrates
+without labels, by the first repetition of every gesture, which is not tested on.
 
-- left out: the person was never trained on.
-- zero-shot (Ninapro, `real_poses`): nor was anybody's EMG of the four movements that are held out, in three folds;
-  poses of the data glove are looked up. The published ablations are asked on the first of these folds.
-- same wearing: the first repetitions of a wearer teach, later ones are asked about.
-- next wearing: two wearings teach, the third is calibrated and asked about (myo-wrist).
-- other days: day 1 teaches, days 2 to 10 are asked about, with and without a calibration of the day (myo-longterm).
+- left out: the person was not trained on.
+- zero-shot (Ninapro, `real_poses`): in addition, nobody's EMG of four held-out movements was trained on, in three
+  folds; the index has poses of the data glove. The published ablations are tested on the first of these folds.
+- same wearing: the first repetitions of a wearer teach, later ones are tested on.
+- next wearing: two wearings teach, the third is calibrated and tested on (myo-wrist).
+- other days: day 1 teaches, days 2 to 10 are tested on, with and without a calibration of the day (myo-longterm).
 """
 
 import argparse
@@ -66,32 +66,32 @@ TAUGHT = "the taught bundle"
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """One set of recordings, and how it is asked about."""
+    """One set of recordings, and the tests on it."""
 
     name: str
     recipe: str
-    bring: Callable[[Path, Path], object]  # from its folder to a corpus
+    bring: Callable[[Path, Path], object]  # imports its folder as a corpus
     rest: str
     stride_s: float
-    n_folds: int  # of people that are left out in turn; 0: nobody is
-    head: HeadChoice = "tokens"  # what bundles answer with; auto: as validation people, of which there are enough, say
+    n_folds: int  # folds of people who are left out in turn; 0: none
+    head: HeadChoice = "tokens"  # of the bundles; auto: chosen on validation people, if there are enough
     placed: bool = False
     settings: tuple[str, ...] = ()
     movement_folds: tuple[tuple[int, ...], ...] = ()  # movements that are held out in turn, of twelve with poses
-    variants: tuple[str, ...] = ()  # of the recipe, or settings of it, asked beside it; only with --variants
-    teaching: tuple[int, ...] = ()  # repetitions of a wearing that teach it
-    asked_from: int = 0  # repetition from which a taught wearing is asked about; 0: the second half
+    variants: tuple[str, ...] = ()  # variants or settings of the recipe to test in addition; only with --variants
+    teaching: tuple[int, ...] = ()  # numbers of teaching repetitions to test; 0: the first half
+    asked_from: int = 0  # first repetition of a taught wearing to test on; 0: the second half
     next_wearing: bool = False
     other_days: bool = False
 
     @property
     def folder_of_folds(self) -> str:
-        """Sets of one recipe share what was trained."""
+        """The folder of trained folds, shared by sets with the same recipe."""
         same = self.variants and not self.settings
         return self.name.split(",")[0] if same else self.name.replace(", ", "-").replace(" ", "")
 
     def trained_by(self, variant: str = "") -> Recipe:
-        """The set's recipe, or a variant of it: a published ablation by its name, or another setting as KEY=VALUE."""
+        """The set's recipe, or a variant of it: the name of a published ablation, or a setting as KEY=VALUE."""
         if "=" in variant:
             return load_recipe(self.recipe, [*self.settings, variant])
         return load_recipe("+".join(filter(None, (self.recipe, variant))), list(self.settings))
@@ -107,7 +107,7 @@ def _bring_ninapro(database: Database) -> Callable[[Path, Path], object]:
 
 
 def _bring_wrist(source: Path, out: Path) -> object:
-    choices = Choices(skip_start_s=1.0)  # prompts: people move up to 1 s later
+    choices = Choices(skip_start_s=1.0)  # people move up to 1 s after the prompt
     return import_myo_wrist(source, out, rest_between=False, writing=Writing(choices))
 
 
@@ -121,7 +121,7 @@ SETS = (
     Set("ninapro-db5", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5, movement_folds=MOVEMENT_FOLDS),
     Set(
         "ninapro-db5, ablations", "ninapro-db5", _bring_ninapro("db5"), "Rest", 0.1, 5,
-        settings=("align.train_pose=false",), movement_folds=MOVEMENT_FOLDS[:1],  # as published, and what was ablated
+        settings=("align.train_pose=false",), movement_folds=MOVEMENT_FOLDS[:1],  # as in the published ablations
         variants=("random-init", "mean-pooling", "frozen-emg", "align.train_pose=true"),
     ),
     Set(
@@ -136,7 +136,7 @@ SETS = (
 
 @dataclass
 class Tables:
-    """What was measured of one set: by question and method, each person's accuracy."""
+    """The results on one set: each person's accuracy, by question and method."""
 
     name: str
     window_s: float
@@ -144,13 +144,13 @@ class Tables:
     questions: dict[str, Answers] = field(default_factory=dict)
 
     def add(self, question: str, rows: Answers) -> None:
-        """Take up the answers of some more people."""
+        """Add the accuracies of more people."""
         for method, people in rows.items():
             self.questions.setdefault(question, {}).setdefault(method, {}).update(people)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is asked for and write the page."""
+    """Measure the chosen sets and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the sets in their published layouts")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path, no_encoder: bool) -> Tables:
-    """All questions of one set; folds that were trained before are taken from `kept`."""
+    """Measure all questions of one set; folds that were trained before are taken from `kept`."""
     recipe = one.trained_by()
     corpus = _corpus(one, data, scratch / "corpus")
     own = _people(corpus, recipe, one)
@@ -218,7 +218,7 @@ def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path,
 
 
 def _corpus(one: Set, source: Path, folder: Path) -> Corpus:
-    """A set's recordings; where movements are held out, without the rest between them, which has no pose of its own."""
+    """A set's corpus; with held-out movements, without the rest between them, which has no pose of its own."""
     one.bring(source, folder)
     corpus = Corpus.open(folder)
     if one.movement_folds:
@@ -228,7 +228,7 @@ def _corpus(one: Set, source: Path, folder: Path) -> Corpus:
 
 @dataclass(frozen=True, slots=True)
 class _Fold:
-    """People who are left out, and where what the others train is kept."""
+    """A fold of people who are left out, with the folder of the bundles trained on the others."""
 
     corpus: Corpus
     kept: Path
@@ -237,7 +237,7 @@ class _Fold:
     may_train: bool
 
     def bundle(self, recipe: Recipe, head: HeadChoice, held: Sequence[str] = (), suffix: str = "") -> Trained | None:
-        """The others' bundle, trained now where it was not before; None where that is not wanted."""
+        """The bundle of the others, trained unless it exists; None when it does not exist and may not be trained."""
         work = self.kept / f"{self.name}{suffix}"
         if not (work / "fold.cpep").is_dir():
             if not self.may_train:
@@ -252,7 +252,7 @@ class _Fold:
 def _zero_shot(
     one: Set, everyone: People, fold: _Fold, trained: list[int], questions: list[int], tables: Tables
 ) -> None:
-    """Every fold of movements; a person's figure is the mean over them."""
+    """Test every fold of movements; a person's figure is the mean over them."""
     database = one.recipe.removeprefix("ninapro-")
     found: dict[tuple[str, str, str], list[float]] = {}
     for number, movements in enumerate(one.movement_folds):
@@ -275,7 +275,7 @@ def _zero_shot(
 
 
 def _named(variant: str, trained: Trained | None) -> str:
-    """A variant's row, with the bytes of its encoder where its width was changed."""
+    """The name of a variant's row, with the size of its encoder if its width was changed."""
     if trained is None or not variant.startswith("emg.width"):
         return variant
     n_bytes = (trained.bundle / Bundle(trained.bundle).manifest.encoder.file).stat().st_size
@@ -291,7 +291,7 @@ def _people(corpus: Corpus, recipe: Recipe, one: Set, prefix: str = "") -> Peopl
 
 
 def _taught(one: Set, people: People, person: str, tables: Tables, scratch: Path) -> None:
-    """What a wearer's own repetitions teach; every method reads the same ones."""
+    """Test what a wearer's own repetitions teach; every method gets the same ones."""
     takes, path = people.takes, scratch / "taught.cpep"
     mine = [number for number, take in enumerate(takes) if take.person == person]
     wearings = sorted({takes[number].donning for number in mine}, key=_in_time)
@@ -343,7 +343,7 @@ def _ask_each(
     wearings: Sequence[tuple[list[int], list[int]]],
     path: Path,
 ) -> None:
-    """Each wearing taught and asked by itself; a person's figure is the mean over them."""
+    """Teach and test each wearing separately; a person's figure is the mean over them."""
     found: dict[str, list[float]] = {}
     for shown, asked in wearings:
         rows = plain_rows(people, shown, asked)
@@ -356,7 +356,7 @@ def _ask_each(
 
 
 def _share_of(people: People, numbers: list[int]) -> tuple[list[NDArray[np.float32]], float]:
-    """Of each gesture's first recording an equal part, so that all last half a minute together."""
+    """Equal parts of each gesture's first recording, together about half a minute; also returns the exact seconds."""
     first = [people.takes[number].emg_uv for number in numbers if people.takes[number].repetition == 1]
     n = round(_RECALIBRATION_S / len(first) * people.recipe.signal.sample_rate_hz)
     cut = [one[:n] for one in first]
@@ -369,7 +369,7 @@ def _in_time(donning: str) -> tuple[int, str]:
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % of the means of as many people drawn with replacement."""
+    """95 % bootstrap interval of the mean over people."""
     rng = np.random.default_rng(0)
     means = values[rng.integers(0, len(values), (_N_BOOTSTRAPS, len(values)))].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
@@ -377,7 +377,7 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def write(out: Path, measured: Sequence[Tables], judged: bool) -> None:
-    """The page, its pictures and the figures behind it; sets that were measured into the same folder before stay."""
+    """Write the report, its pictures and its figures; sets measured into the same folder before are kept."""
     file = out / "real.json"
     before = json.loads(file.read_text()) if file.is_file() else {"judged": judged, "sets": {}}
     tables = {name: Tables(**one) for name, one in before["sets"].items()} if before["judged"] == judged else {}
@@ -413,7 +413,7 @@ def write(out: Path, measured: Sequence[Tables], judged: bool) -> None:
 
 
 def _gathered(questions: dict[str, Answers]) -> dict[str, Answers]:
-    """The days of a set as their mean, beside the last."""
+    """The questions with a set's days replaced by their mean and the last day."""
     found: dict[str, Answers] = {}
     for question, rows in questions.items():
         if " -> day " not in question:

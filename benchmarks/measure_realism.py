@@ -2,24 +2,26 @@
 
     python benchmarks/measure_realism.py DATA --out benchmarks/results/realism [--groups N]
 
-DATA: folder with `3dc` and `myo-wrist` in their published layouts, and `ninapro-db5` and `myo-longterm` where they
-are. Simulated people wear a band of the same electrodes, rate and noise and make the gestures of 3DC and of myo-wrist
-by name (`cpep_train.stages.WRIST_AND_GRIPS`), in as many donnings and repetitions, held as there; beside Ninapro DB5
-they move finger by finger. A handful of people says little: simulated figures are means over groups of as many people
-as the real set has, with how far the groups differ. The long-term set is looked at for levels, spectra and
-covariances alone.
+DATA: folder with `3dc` and `myo-wrist` in their published layouts, and optionally `ninapro-db5` and `myo-longterm`.
+Simulated people wear a band with the same electrodes, rate and noise. They make the gestures of 3DC and of myo-wrist by
+name (`cpep_train.stages.WRIST_AND_GRIPS`), with the same numbers of donnings and repetitions and the same hold times;
+to compare with Ninapro DB5 they move finger by finger. A few people are not representative, so simulated figures are
+means over groups as large as the real set, with the standard deviation over groups. The long-term set is only compared
+in levels, spectra and covariances.
 
-What is read, with a linear discriminant on 250 ms windows, balanced accuracy:
-- Hudgins' time-domain features, logarithms of levels (of the signal and of its difference), and levels with
-  logarithms of covariance matrices in three bands (log-Euclidean: Arsigny 2006). In 3DC the last go without levels.
+Balanced accuracies of a linear discriminant on 250 ms windows:
+- by features: Hudgins' time-domain features, logarithms of levels (of the signal and of its difference), and levels
+  with logarithms of covariance matrices in three bands (log-Euclidean: Arsigny 2006). For 3DC the last are without
+  levels.
 - within a person and donning: first half of the repetitions -> second half;
 - next donning: donnings 1 and 2 -> donning 3, of the same person (myo-wrist);
-- person left out. Features are recentred on each donning's mean. People of 3DC wore their band anyhow: "placed" brings
-  those who are trained on to a common turn and way round by their labels, and the one left out by its likelihood.
+- person left out: features are recentred on each donning's mean. People of 3DC wore their band in any orientation.
+  "placed" brings the bands of those trained on to a common turn and direction by their labels, and the band of the one
+  left out by likelihood.
 
-Covariances of a gesture in a donning, of the high-passed signal, in logarithms: how far windows lie from their
-gesture's mean, gestures from their donning's mean, the same gesture from donning to donning and from person to person
-(mean squares), the eigenvalues' shares, and correlations by distance round the band.
+Log-covariances of a gesture in a donning, of the high-passed signal: mean squared distances of windows from their
+gesture's mean, of gestures from their donning's mean, and of the same gesture between donnings and between people; the
+eigenvalues' shares; and correlations by distance round the band.
 """
 
 import argparse
@@ -51,9 +53,9 @@ from cpep_train.stages import FINGER_MOVEMENTS, WRIST_AND_GRIPS, hold
 from cpep_train.volume_conductor import Electrodes
 from cpep_train.wearers import RingBand, draw_donning, draw_wearer, stream
 
-# How people turn their bands was read from the real ones. By `common_placement` and the labels, six of the eight people
-# of 3DC wore it alike within an electrode, one a fifth of a turn off, one the other way round. For donnings of
-# myo-wrist the table has the turn.
+# The placement of bands is estimated from the real sets. By `common_placement` and the labels, six of the eight people
+# of 3DC wore the band alike within an electrode, one a fifth of a turn off, one in the opposite direction. For donnings
+# of myo-wrist the report's table has the turn.
 THREE_DC = RingBand(
     10, 1_000.0, (5.0, 430.0), along_mm=-40.0, turned_rad=0.34, mirrored=0.125, noise_uv=2.4, common=0.8, offset_uv=0.0
 )  # fmt: skip
@@ -67,24 +69,24 @@ MYO_GESTURES = (
     "NoMotion", "WristFlexion", "WristExtension", "RadialDeviation", "UlnarDeviation", "Pronation", "Supination",
     "PowerGrip",
 )  # fmt: skip
-SEEDS = (8, 9, 10, 11)  # a group of people each; those of 1 to 7 were tuned on
+SEEDS = (8, 9, 10, 11)  # one group of people each; the simulation was tuned on seeds 1 to 7
 _Made = tuple[RingBand, tuple[str, ...], int, int, int, float]  # band, gestures, people, donnings, repetitions, seconds
 WINDOW_S = 0.25
 _SD = ", sd of groups"
-_LEFT_OUT_STEP = 2  # every so many-th window of the others is trained on
+_LEFT_OUT_STEP = 2  # only every so many-th window of the others is trained on
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class FilterSettings:
-    """How one set's signals are filtered and cut, as far as its rate allows."""
+    """The filters and the stride for one set's signals, within the limits of its rate."""
 
     rate_hz: float
     stride_s: float
     high_pass_hz: float
     bands_hz: tuple[tuple[float, float], ...]
-    ridge: float  # of covariances, share of the mean variance
+    ridge: float  # added to covariances, as a share of the mean variance
 
 
 FAST = FilterSettings(1_000.0, 0.05, 20.0, ((20.0, 60.0), (60.0, 120.0), (120.0, 450.0)), 1e-3)
@@ -93,7 +95,7 @@ SLOW = FilterSettings(200.0, 0.1, 15.0, ((15.0, 40.0), (40.0, 65.0), (65.0, 95.0
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One stretch of one gesture."""
+    """One continuous stretch of one gesture."""
 
     person: str
     donning: int
@@ -109,13 +111,13 @@ class Windows:
     person: NDArray[np.str_]
     donning: NDArray[np.int64]
     gesture: NDArray[np.int64]
-    late: NDArray[np.bool_]  # of the second half of a donning's repetitions
+    late: NDArray[np.bool_]  # whether in the second half of a donning's repetitions
     features: dict[str, NDArray[np.float32]]
     covariance: NDArray[np.float32]  # (n, n_channels, n_channels)
 
 
 def cut(holds: list[Hold], settings: FilterSettings) -> Windows:
-    """Cut holds into windows and take their features."""
+    """Cut holds into windows and compute their features."""
     last: dict[tuple[str, int, int], int] = {}
     for one in holds:
         key = (one.person, one.donning, one.gesture)
@@ -202,7 +204,7 @@ def accuracies(windows: Windows, with_levels: bool) -> dict[str, dict[str, float
 def placed(
     rows: NDArray[np.float32], gesture: NDArray[np.int64], person: NDArray[np.str_], every: NDArray[np.bool_]
 ) -> float:
-    """A person left out, all turns and both ways round tried; rows: log-covariances of three bands."""
+    """Accuracy on people left out, trying all turns in both directions; rows: log-covariances of three bands."""
     n_electrodes = math.isqrt(2 * rows.shape[1] // 3)
     orders = placements(n_electrodes, n_electrodes // 2, mirrored=True)
     moves = [permutation(order, 3) for order in orders]
@@ -288,7 +290,7 @@ def structure(windows: Windows) -> dict[str, float]:
 
 
 def _turn_deg(level: dict[tuple[str, int, int], Array], a: tuple[str, int], b: tuple[str, int]) -> float:
-    """The turn of the band that brings the levels of all gestures in one donning nearest to another's, unsigned."""
+    """The turn of the band, unsigned, at which the levels of all gestures in two donnings are most alike."""
     both = [gesture for *donning, gesture in level if tuple(donning) == a and (*b, gesture) in level]
     one, other = (np.array([level[*donning, gesture] for gesture in both]) for donning in (a, b))
     one, other = one - one.mean(axis=0), other - other.mean(axis=0)
@@ -338,7 +340,7 @@ def real_myo(folder: Path) -> Iterator[Hold]:
                 lines = (line.split(",") for line in (path / f"{gesture}.txt").read_text().splitlines())
                 rows = np.array([line for line in lines if len(line) == 9], dtype=float)
                 changes = np.flatnonzero(np.diff(rows[:, 8])) + 1
-                if not gesture:  # one minute without a break
+                if not gesture:  # rest is one minute without prompts
                     changes = np.arange(1_000, len(rows), 1_000)
                 for repetition, block in enumerate(np.split(rows, changes), start=1):
                     if block[0, 8] == gesture and len(block) > 300:
@@ -360,7 +362,7 @@ def real_db5(folder: Path) -> Iterator[Hold]:
 
 
 def real_longterm(folder: Path) -> Iterator[Hold]:
-    """The long-term set: a day is a donning, of 1.5 s a trial."""
+    """The long-term set: each day is a donning, each trial lasts 1.5 s."""
     for path in sorted(folder.glob("sub*/day*/D*M*T*.csv")):
         day, rest = path.stem[1:].split("M")
         motion, trial = rest.split("T")
@@ -377,7 +379,7 @@ def simulated(
     n_repetitions: int,
     seconds: float,
 ) -> Iterator[Hold]:
-    """Simulated people who hold gestures as the real ones do."""
+    """Simulated people who hold gestures like the real ones."""
     stages = {stage.name: stage for stage in (*WRIST_AND_GRIPS, *FINGER_MOVEMENTS)}
     hand = load_hand()
     for person in range(n_people):
@@ -407,7 +409,7 @@ def measure(holds: Iterator[Hold], settings: FilterSettings, *, read: bool = Tru
 
 
 def group_mean(groups: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over groups of simulated people; of accuracies also how far the groups differ, as standard deviation."""
+    """The mean over groups of simulated people; for accuracies also the standard deviation over groups."""
     found = {name: float(np.mean([group[name] for group in groups])) for name in groups[0]}
     read = [name for name in found if name.startswith(("hudgins", "levels", "covariances"))]
     return found | {name + _SD: float(np.std([g[name] for g in groups])) for name in read}

@@ -2,9 +2,9 @@
 
     python benchmarks/measure_runtimes.py --out benchmarks/results/runtimes-paper-size.md
 
-Start-up is that of a fresh process, up to the moment its first embedding is out; memory is that process' peak. Times a
-window are taken in rounds that visit every way in turn. Weights are random, because time does not depend on them.
-Instructions on Arm are counted under QEMU, where qemu-user and the cross-compiler are installed, in every quantisation.
+Start-up is the time of a fresh process until its first embedding; memory is the peak of that process. Times per window
+are measured in turns. Weights are random, because time does not depend on them. Instructions on Arm are counted under
+QEMU, in every quantisation, if qemu-user and the cross-compiler are installed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ N_STARTS = 11
 ARM_CPUS = ("cortex-a72", "cortex-a76")  # Raspberry Pi 4 and 5
 PACKAGES = ("executorch", "torch", "numpy")
 
-# What the two Python ways run in a fresh process; arguments: program, spec, window, folder of libraries.
+# The code of the two Python ways in a fresh process; arguments: program, spec, window, folder of libraries.
 _FRESH = """
 import sys
 from pathlib import Path
@@ -77,19 +77,19 @@ NATIVE = _FRESH.format(
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A way's fresh processes."""
+    """The start-up of one way, over several fresh processes."""
 
     first_ms: float  # median, from the start of the process to its end, right after the first embedding
-    cpu_ms: float  # median of what all its threads computed until then; tells less of what else the machine did
+    cpu_ms: float  # median CPU time of all its threads, which depends less on other load
     peak_rss_mb: float  # 1 MB = 10^6 bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One encoder and one window, on disk."""
+    """The files of one encoder and one window."""
 
     program: Path
-    others: dict[Quantisation, Path]  # programs in other quantisations, for counting alone
+    others: dict[Quantisation, Path]  # programs in other quantisations, only to count instructions
     spec: Path
     window: Path
     native: NativeBuild
@@ -134,7 +134,7 @@ def _program(module: FusedEncoder, name: Quantisation, calibration: NDArray[np.f
 
 
 def _starts(subject: Subject) -> dict[str, Start]:
-    """Fresh processes of every way, in turn; their embeddings must be the same bytes."""
+    """Start fresh processes of every way in turns; their embeddings must be equal byte for byte."""
     files = [str(subject.program), str(subject.spec), str(subject.window)]
     libraries = [subject.native.architecture, *map(str, subject.native.libraries)]
     runner = [str(subject.native.runner), str(subject.program), str(subject.window)]
@@ -162,13 +162,13 @@ def _start(times_ms: list[tuple[float, float]], peak: list[str]) -> Start:
 
 
 def _cpu_of_children_s() -> float:
-    """What all ended children computed so far, in threads and in the kernel."""
+    """The CPU time of all ended child processes so far, user and system."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def _python(code: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The command to be timed, and the one that also says its peak of memory."""
+    """The command to be timed, and the one that also prints its peak memory."""
     return [sys.executable, "-c", code, *arguments], [sys.executable, "-c", code + _SAY_PEAK, *arguments]
 
 
@@ -184,7 +184,7 @@ def _peak_rss_mb(command: list[str]) -> float:
 
 
 def _p50_ms(subject: Subject, n_runs: int) -> dict[str, float]:
-    """Medians of a window; the runner, which times itself, takes its turn between two halves of the others."""
+    """Median times of a window. The runner, which times itself, runs between two halves of the others' runs."""
     program, spec = subject.program.read_bytes(), EncoderSpec.model_validate_json(subject.spec.read_text())
     window = np.fromfile(subject.window, np.float32).reshape(spec.n_channels, spec.window_samples)
     files = tuple((file.name, file.read_bytes()) for file in subject.native.libraries)
@@ -203,7 +203,7 @@ def _p50_ms(subject: Subject, n_runs: int) -> dict[str, float]:
 
 
 def _instructions(subject: Subject, folder: Path) -> dict[Quantisation, dict[str, int]]:
-    """Instructions of one window on Arm, by quantisation and processor; empty where the tools are missing."""
+    """Instructions of one window on Arm, by quantisation and processor; empty without the tools."""
     qemu, compiler = shutil.which("qemu-aarch64"), shutil.which("gcc")
     if qemu is None or compiler is None or shutil.which("aarch64-linux-gnu-g++") is None:
         return {}
@@ -219,12 +219,12 @@ def _instructions(subject: Subject, folder: Path) -> dict[Quantisation, dict[str
         for cpu in ARM_CPUS:
             command = [*emulated, "-cpu", cpu, str(arm.runner), str(program), "-", "--raw"]
             one, three = (counted_instructions(command, windows * n_windows) for n_windows in (1, 3))
-            counts[name][cpu] = (three - one) // 2  # what loading takes is in both
+            counts[name][cpu] = (three - one) // 2  # the difference removes the cost of loading
     return counts
 
 
 def counted_instructions(command: list[str], given: bytes = b"") -> int:
-    """Instructions of a process that QEMU runs with the counting plugin."""
+    """The number of instructions of a process under QEMU with the counting plugin; given: its standard input."""
     done = subprocess.run(command, input=given, capture_output=True, check=True)
     return int(done.stderr.split()[-1])
 

@@ -3,26 +3,27 @@
     python benchmarks/measure_teaching.py --data FOLDER --out FOLDER [--only 3dc,myo-wrist,simulated] [--people 8]
         [--trained BUNDLE]
 
-FOLDER of the data: `3dc` and `myo-wrist` in their published layouts; simulated people are made here, twelve of them.
-BUNDLE: one trained for simulated people, such as `cpep-edge export box --out BUNDLE` makes; with it the table has what
-such a bundle brings them. What is written: `teaching.md`, `teaching.json`.
+FOLDER of the data: `3dc` and `myo-wrist` in their published layouts; twelve simulated people are generated here.
+BUNDLE: trained for simulated people, as by `cpep-edge export box --out BUNDLE`; with it, the methods that need it are
+measured too. Writes `teaching.md` and `teaching.json`.
 
-Each person teaches alone, with nothing but the first 1, 2, 3 repetitions; what comes later is fed to the live engine,
-recording by recording. Ways:
+Each person teaches with only their own first 1, 2 or 3 repetitions. Later recordings are fed to the live engine one by
+one. The methods:
 
 - teach, teach --from BUNDLE: `fit_taught` and `write_taught`, which `cpep-edge teach` calls.
-- Hudgins and LDA: the features of LibEMG, standardised on what taught, or on the calibration; same windows of 250 ms.
-- BUNDLE, calibrated: nothing is taught; its poses, of other people, answer.
-- BUNDLE, gestures add: each gesture is the poses that the person's own EMG lands on, as `gestures add --from-session`
-  takes them where the index answers; they alone answer.
+- Hudgins and LDA: the features of LibEMG, standardised on the teaching recordings, or on the calibration; windows of
+  250 ms, as in teach.
+- BUNDLE, calibrated: nothing is taught; the bundle answers with its poses of other people.
+- BUNDLE, gestures add: each gesture is taught as by `gestures add --from-session`, as the poses nearest to the person's
+  own EMG; only these poses answer.
 
-What is measured:
+The measures:
 
-- windows: votes that are right, at every hop; balanced over gestures; the mean over people, and its 95 %
-  bootstrap interval.
-- recordings: those in which the decision that stood longest is right.
-- next wearing: sessions before teach; of the last, the first repetition of each gesture calibrates without labels, as
-  `cpep-edge calibrate` does, and is not asked about.
+- windows: accuracy of the votes at every hop, balanced over gestures; the mean over people, and its 95 % bootstrap
+  interval.
+- recordings: accuracy of the decision that stood longest in each recording.
+- next wearing: earlier sessions teach; the first repetitions of the last session calibrate without labels, as
+  `cpep-edge calibrate` does, and the later ones are tested on.
 """
 
 import argparse
@@ -66,14 +67,14 @@ GESTURES_3DC = ("NoMotion", "Radial", "Flexion", "Ulnar", "Extension", "Supinati
                 "ChuckGrip", "PinchGrip")  # fmt: skip
 GESTURES_MYO = ("Rest", "Flexion", "Extension", "Radial", "Ulnar", "Pronation", "Supination", "Fist")
 MYO_RATE_HZ = 200.0
-_MYO_HOLD_S = (1.0, 4.9)  # of each prompt: people move up to a second late
-_MYO_REST_S = 5.0  # pieces that file 0 is cut into
+_MYO_HOLD_S = (1.0, 4.9)  # the part of each prompt to use; people move up to a second late
+_MYO_REST_S = 5.0  # length of the pieces that file 0 is cut into
 _BLOCK = 50  # samples
 _HUDGINS_S = (0.25, 0.05)  # window and hop
 _SIMULATED_PEOPLE = 12
-_SIMULATED_S = 16.0  # of each gesture and wearing, made again and again,
-_SIMULATED_REPETITIONS = 5  # which this is cut into
-_SEED = 77  # the box was trained on the people of others
+_SIMULATED_S = 16.0  # length of a recording of one gesture in one wearing
+_SIMULATED_REPETITIONS = 5  # parts that it is cut into
+_SEED = 77  # the box's encoder was trained on people of other seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ Ask = Callable[[Some, Some, Some], tuple[float, float | None]]  # taught, calibr
 
 
 def people_of_3dc(folder: Path) -> Iterator[Person]:
-    """Eight repetitions in one wearing."""
+    """The people of 3DC: eight repetitions in one wearing."""
     for person in sorted(folder.glob("Participant*"), key=lambda path: int(path.name.removeprefix("Participant"))):
         found = []
         for part, offset in (("train", 1), ("test", 5)):
@@ -115,7 +116,7 @@ def people_of_3dc(folder: Path) -> Iterator[Person]:
 
 
 def people_of_myo(folder: Path) -> Iterator[Person]:
-    """Six repetitions in each of three wearings; rest is file 0, small movements among it."""
+    """The people of myo-wrist: six repetitions in each of three wearings. Rest is file 0, with small movements."""
     of_person: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.glob("*-*")):
         if path.is_dir():
@@ -163,7 +164,7 @@ def simulated_people() -> Iterator[Person]:
 
 
 def teach(info: StreamInfo, folder: Path, base: Base | None = None) -> Ask:
-    """Teach a bundle and ask the live engine."""
+    """The method that teaches a bundle and tests it with the live engine."""
 
     def ask(taught: Some, calibration: Some, asked: Some) -> tuple[float, float | None]:
         rest = rest_of(sorted({one.gesture for one in taught}))
@@ -178,7 +179,7 @@ def teach(info: StreamInfo, folder: Path, base: Base | None = None) -> Ask:
 
 
 def calibrated(info: StreamInfo, opened: OpenBundle) -> Ask:
-    """Teach nothing: what taught, or a calibration, says how the band sits."""
+    """The method that teaches nothing; the calibration, or else the teaching recordings, give the band's placement."""
 
     def ask(taught: Some, calibration: Some, asked: Some) -> tuple[float, float | None]:
         donning = donning_of(opened.recogniser, [one.samples for one in calibration or taught])
@@ -188,7 +189,7 @@ def calibrated(info: StreamInfo, opened: OpenBundle) -> Ask:
 
 
 def gestures_added(info: StreamInfo, folder: Path, opened: OpenBundle) -> Ask:
-    """Have the gestures' own EMG choose poses of the index, which answer in the place of all others."""
+    """The method that replaces the index by those of its poses that are nearest to the person's EMG of each gesture."""
 
     def ask(taught: Some, calibration: Some, asked: Some) -> tuple[float, float | None]:
         recogniser, manifest = Recogniser(opened.bundle), opened.bundle.manifest
@@ -212,7 +213,7 @@ def gestures_added(info: StreamInfo, folder: Path, opened: OpenBundle) -> Ask:
 def live(
     recogniser: Recogniser, info: StreamInfo, donning: Donning | None, asked: Sequence[Repetition]
 ) -> tuple[float, float]:
-    """Balanced accuracy of windows and of recordings, each fed to the live engine by itself."""
+    """Balanced accuracy of windows and of recordings; each recording is fed to a new live engine."""
     names = recogniser.manifest.gesture_names
     windows: dict[str, list[bool]] = defaultdict(list)
     recordings: dict[str, list[bool]] = defaultdict(list)
@@ -232,7 +233,7 @@ def live(
 
 
 def hudgins(info: StreamInfo) -> Ask:
-    """The peer: time-domain features and a linear discriminant."""
+    """The peer method: time-domain features and a linear discriminant."""
 
     def ask(taught: Some, calibration: Some, asked: Some) -> tuple[float, None]:
         described = [_hudgins(one.samples, info) for one in taught]
@@ -267,9 +268,9 @@ def _balanced(right: dict[str, list[bool]]) -> float:
 
 
 def figures_of(data: str, person: Person, ways: dict[str, Ask]) -> Iterator[Figure]:
-    """Everything that one person is asked."""
+    """All figures of one person."""
     last = person.wearings[0]
-    later = 4 if data == "3dc" else 3  # repetitions 5 to 8 of 3DC, as all figures of that set; else what did not teach
+    later = 4 if data == "3dc" else 3  # 3DC is always tested on repetitions 5 to 8, others on all that did not teach
     asked = [one for one in last if one.number > later]
     for n in (1, 2, 3):
         taught = [one for one in last if one.number <= n]
@@ -322,7 +323,7 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ask everybody and write the table."""
+    """Measure every person and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with 3dc and myo-wrist")
     parser.add_argument("--out", type=Path, required=True, help="folder for teaching.md and teaching.json")

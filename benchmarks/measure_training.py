@@ -2,10 +2,10 @@
 
     python benchmarks/measure_training.py
 
-The recordings are noise in the layout of emg2pose, one minute each, four times what the cache may hold: how fast they
-are read does not depend on what is in them. They are read as files, from packed shards, and from shards over HTTP with
-the delay of an object storage (`cpep_train.shards`). Training is the alignment: both encoders forward, one of them
-back. Writes training-RECIPE.md and .json to train/results.
+The recordings are noise in the layout of emg2pose, one minute each, four times as many as fit the cache; the speed of
+reading does not depend on their content. They are read as files, from packed shards, and from shards over HTTP with the
+delay of an object storage (`cpep_train.shards`). Training is the alignment: forward through both encoders, backward
+through one. Writes training-RECIPE.md and .json to train/results.
 """
 
 import json
@@ -39,9 +39,9 @@ from cpep_train.windows import SessionStore, WindowBatch, WindowDataset, fit_sta
 
 _SECONDS = 60.0  # of one recording, as in emg2pose
 _CACHE_SHARE = 4  # the cache holds one in so many recordings
-_WARM_UP = 1  # steps before the clock starts
+_WARM_UP = 1  # steps that are not timed
 _WORKERS = (0, 2, 4, 8)
-_DELAY_S = 0.02  # of each answer over HTTP, as an object storage nearby takes
+_DELAY_S = 0.02  # of each answer over HTTP, as by a nearby object storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Rate:
 
 
 def measure(recipe: Recipe, *, n_recordings: int, batch_size: int, n_steps: int, seed: int) -> list[Rate]:
-    """Measure on a corpus that is made for it and removed afterwards."""
+    """Measure on a temporary corpus."""
     with TemporaryDirectory() as folder:
         corpus = _corpus(Path(folder) / "files", recipe, n_recordings, seed)
         pack_corpus(corpus.folder, Path(folder) / "packed")
@@ -158,7 +158,7 @@ class _Step:
 
 
 def _rate(steps: Iterable[object], batch_size: int) -> float:
-    """Batches a second times their size; the first of them start the clock."""
+    """Windows per second over the steps, without the first `_WARM_UP`."""
     iterator = iter(steps)
     for _ in islice(iterator, _WARM_UP):
         pass
@@ -169,7 +169,7 @@ def _rate(steps: Iterable[object], batch_size: int) -> float:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[str]:
-    """The files of a folder over HTTP on loopback, by ranges and after a delay, as object storages give them."""
+    """Serve the files of a folder over HTTP on loopback, with ranges and a delay, like an object storage."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -23,7 +23,7 @@ END = "<!-- end -->"
 
 
 def main() -> None:
-    """Write or check."""
+    """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="Only say whether the page is up to date.")
     check: bool = parser.parse_args().check
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def with_table(page: str, reports: dict[str, Report]) -> str:
-    """The page with the table of these reports in place of the one it has."""
+    """The page with its table replaced by one of these reports. Raises ValueError when it lacks the markers."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     if not rest or END not in rest:

@@ -1,10 +1,10 @@
-"""What `measure_real.py` does with one set of real recordings: cut windows, train, export, and ask every method.
+"""The steps of `measure_real.py` on one set of real recordings: cut windows, train, export, and test every method.
 
-Every method answers the same windows: those that end each `Set.stride_s` of a recording, from its first whole window
-on, without the recordings that calibrate. A bundle answers as it does live: each recording is streamed through the
-bundle's own filter, front end, int8 encoder, index and head, on an arm that was calibrated without labels.
+Every method is tested on the same windows. They end every `Set.stride_s` of a recording, from its first complete window
+on; the recordings that calibrate are left out. A bundle is tested as it runs live: each recording is streamed through
+the bundle's own filter, front end, int8 encoder, index and head, after a calibration without labels.
 
-Shapes: n windows, C channels, F numbers a token, D of an embedding, K gestures.
+Shapes: n windows, C channels, F numbers of a token, D of an embedding, K gestures.
 """
 
 import os
@@ -37,7 +37,7 @@ from cpep_train.realism import features as hudgins
 from cpep_train.recipe import Recipe
 from cpep_train.training import train
 
-_FEW = 10  # people
+_FEW = 10  # people; with more, every sixth person validates
 
 Values = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -49,16 +49,16 @@ class Take:
     """One recording of one gesture."""
 
     person: str
-    donning: str  # the band stayed on through all of these
+    donning: str  # recordings of one donning have the same name
     gesture: int
     repetition: int  # from 1, of this gesture in this donning
     emg_uv: Values  # (n_samples, C)
-    pose_rad: Values  # (n_samples, 20), NaN where it is missing; (0, 20) of sets without poses
+    pose_rad: Values  # (n_samples, 20), NaN where it is missing; (0, 20) for sets without poses
 
 
 @dataclass(frozen=True)
 class People:
-    """Recordings of some people, with the features that plain methods read."""
+    """Recordings of some people, with the features that the plain methods use."""
 
     takes: tuple[Take, ...]
     gestures: tuple[str, ...]
@@ -69,7 +69,7 @@ class People:
 
     @property
     def names(self) -> list[str]:
-        """Who is here, in order."""
+        """The people, in order."""
         return sorted({take.person for take in self.takes})
 
     @property
@@ -78,14 +78,14 @@ class People:
         return sorted({take.donning for take in self.takes})
 
     def ends(self, take: Take) -> NDArray[np.intp]:
-        """Where the windows of a recording end, in samples."""
+        """The ends of a recording's windows, in samples."""
         window = self.recipe.windows.window_samples
         return np.arange(window, len(take.emg_uv) + 1, round(self.stride_s * self.recipe.signal.sample_rate_hz))
 
     def plain(self, number: int, calibrated: str = "") -> dict[str, Values]:
-        """What plain methods read of a recording's windows, (n, ...), recentred on an unlabelled calibration.
+        """The features of a recording's windows for plain methods, (n, ...), recentred on an unlabelled calibration.
 
-        calibrated: the donning that was calibrated; the recording's own without it
+        calibrated: the donning that was calibrated; "": the recording's own
         """
         key = number, calibrated or self.takes[number].donning
         if key not in self._plain:
@@ -133,7 +133,7 @@ class People:
         return {"hudgins": hudgins(cut).astype(np.float32), "levels": levels.astype(np.float32)}
 
     def _at_ends(self, take: Take, tokens: Values) -> Values:
-        """Mean tokens of the windows, (n, F)."""
+        """The mean token of each window, (n, F)."""
         spec, window = self.front_end, self.recipe.windows.window_samples
         means: Values = window_means(tokens, spec.n_tokens(window))[(self.ends(take) - window) // spec.hop_samples]
         return means
@@ -144,7 +144,7 @@ class People:
 
 
 def takes_of(corpus: Corpus, recipe: Recipe, gestures: Sequence[str], prefix: str = "") -> tuple[Take, ...]:
-    """All recordings of a corpus that hold a window; `prefix` keeps people of two folders apart."""
+    """All recordings of a corpus with at least one window; `prefix` makes the names of two folders' people differ."""
     by_user, takes = recipe.calibration.donning == "user", []
     counts: dict[tuple[str, str, str], int] = {}
     for row in corpus.rows:
@@ -163,7 +163,7 @@ def takes_of(corpus: Corpus, recipe: Recipe, gestures: Sequence[str], prefix: st
 
 
 def accuracy(people: People, asked: Sequence[int], answers: Sequence[Labels]) -> dict[str, float]:
-    """Balanced accuracy of each person, the mean over their donnings; asked: recordings, as `answers` has them."""
+    """Balanced accuracy of each person, the mean over their donnings; asked: the recording of each item of answers."""
     found: dict[str, list[float]] = {}
     for donning in people.donnings:
         mine = [place for place, number in enumerate(asked) if people.takes[number].donning == donning]
@@ -177,7 +177,7 @@ def accuracy(people: People, asked: Sequence[int], answers: Sequence[Labels]) ->
 
 
 def discriminant(features: Values, labels: Labels, shrinkage: float | None) -> LinearDiscriminantAnalysis:
-    """LDA; LibEMG's has no shrinkage."""
+    """Fit LDA, with shrinkage or, as LibEMG does, without."""
     if shrinkage is None:
         return LinearDiscriminantAnalysis().fit(features, labels)
     return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(features, labels)
@@ -188,9 +188,9 @@ PLAIN = {"Hudgins + LDA (LibEMG)": ("hudgins", None), "log levels + LDA": ("leve
 
 
 def plain_rows(people: People, trained: Sequence[int], asked: Sequence[int], calibrated: str = "") -> Answers:
-    """Fit every plain method on some recordings and ask it about others, each by its number.
+    """Fit every plain method on some recordings and test it on others; trained, asked: numbers of recordings.
 
-    calibrated: the one donning that was; without it each donning is recentred on its own calibration
+    calibrated: the only donning with a calibration; "": each donning is recentred on its own calibration
     """
     label, rows = people.labels(), {}
     y = np.concatenate([label[number] for number in trained])
@@ -202,7 +202,7 @@ def plain_rows(people: People, trained: Sequence[int], asked: Sequence[int], cal
 
 
 def placed_row(people: People, trained: Sequence[int], asked: Sequence[int]) -> Answers:
-    """Log-covariances + LDA where every band is first brought to a common placement, without labels of the asked."""
+    """Log-covariances + LDA after every band was brought to a common placement, without labels of those tested on."""
     spec, calibration = people.front_end, people.recipe.calibration
     orders = placements(spec.n_electrodes, calibration.max_turn, calibration.mirrored)
     moves = [permutation(order, len(spec.bands)) for order in orders]
@@ -225,10 +225,10 @@ def placed_row(people: People, trained: Sequence[int], asked: Sequence[int]) -> 
 
 
 def fold_corpus(base: Corpus, folder: Path, left_out: Sequence[str], held_gestures: Sequence[str] = ()) -> Path:
-    """The recordings of all others, without those left out.
+    """Make the corpus of a fold, without the people left out.
 
-    Of few people the last repetition of each gesture validates, of many every sixth person.
-    held_gestures: their recordings are asked about and never trained on; people who are left out then stay to be asked
+    With few people the last repetition of each gesture is for validation, with many every sixth person.
+    held_gestures: gestures that are only tested on; people who are left out are then kept for testing
     """
     folder.mkdir()
     last = {(row.user, row.stage): row for row in base.rows}
@@ -250,7 +250,7 @@ def fold_corpus(base: Corpus, folder: Path, left_out: Sequence[str], held_gestur
 
 @dataclass(frozen=True)
 class Trained:
-    """A bundle, and what was fitted on the same people for the rows beside it."""
+    """A bundle, with its checkpoint and with heads of every kind fitted on the same people."""
 
     checkpoint: Checkpoint
     bundle: Path
@@ -258,7 +258,7 @@ class Trained:
 
 
 def trained_bundle(corpus: Path, recipe: Recipe, work: Path, head: HeadChoice) -> Trained:
-    """Train on a fold and export; everything lies in `work`."""
+    """Train on a fold and export, both into `work`; what is already there is not made again."""
     if not (work / "run" / "checkpoint.json").is_file():
         train(recipe, corpus, work / "run", skip_bad=True)
     checkpoint = load_checkpoint(work / "run")
@@ -273,11 +273,11 @@ def trained_bundle(corpus: Path, recipe: Recipe, work: Path, head: HeadChoice) -
 class Streamed:
     """The output of a bundle for one recording's windows."""
 
-    tokens: Values  # (n, F), the mean of each window's
+    tokens: Values  # (n, F), the mean token of each window
     embedding: Values  # (n, D)
-    in_float: Values  # (n, D), of the encoder before it was quantised; (0,) where it was not asked
-    by_poses: Labels  # (n,), what the pose index says
-    as_live: Labels  # (n,), what the bundle says
+    in_float: Values  # (n, D), by the encoder before quantisation; (0,) without one
+    by_poses: Labels  # (n,), by the pose index
+    as_live: Labels  # (n,), by the bundle as it runs
 
 
 def streamed(
@@ -287,14 +287,15 @@ def streamed(
     numbers: Sequence[int],
     embed: Embed | None = None,
 ) -> dict[int, Streamed]:
-    """Recordings through a bundle as live, on an arm that was calibrated, or as it was when taught.
+    """Stream recordings through a bundle as if live.
 
-    embed: the encoder before it was quantised
+    donning: of a calibration; None: the wearing is one in which the bundle was taught
+    embed: the encoder before quantisation
     """
     manifest, head = recogniser.manifest, recogniser.on_arm(donning or Donning())
     names = [people.gestures.index(gesture.name) for gesture in manifest.gestures]
     hop = 1 if manifest.front_end is None else manifest.front_end.hop_samples
-    n_steps, found = manifest.input_shape[1], {}  # the first step is there when the first token's span is
+    n_steps, found = manifest.input_shape[1], {}  # step 0 belongs to the first complete span
     for number in numbers:
         take = people.takes[number]
         steps = recogniser.stream(donning)(take.emg_uv)
@@ -318,7 +319,7 @@ def streamed(
 
 
 def head_inputs(one: Streamed, reads: Reads) -> Values:
-    """What a head reads, (n, d)."""
+    """The input of a head, (n, d)."""
     parts = {"tokens": (one.tokens,), "embedding": (one.embedding,), "both": (one.tokens, one.embedding)}
     joined: Values = np.concatenate(parts[reads], axis=1)
     return joined
@@ -335,7 +336,7 @@ HEAD_ROWS: dict[Reads, str] = {
 def streamed_arms(
     people: People, recogniser: Recogniser, asked: Sequence[int], trained: Trained
 ) -> dict[int, Streamed]:
-    """All recordings of the donnings asked about, each arm calibrated by its unlabelled first repetitions."""
+    """Stream all recordings of the donnings tested on, each calibrated by its unlabelled first repetitions."""
     found: dict[int, Streamed] = {}
     embed = torch_embedding(trained.checkpoint.emg)
     for name in sorted({people.takes[number].donning for number in asked}):
@@ -348,7 +349,7 @@ def streamed_arms(
 def head_answers(
     people: People, trained: Trained, found: dict[int, Streamed], asked: Sequence[int]
 ) -> dict[Reads, dict[int, Labels]]:
-    """What a head of each kind, adapted to the unlabelled first repetitions, answers; by recording."""
+    """The answers of a head of each kind, adapted to the unlabelled first repetitions; by recording."""
     names = np.array([people.gestures.index(name) for name in trained.checkpoint.head_gestures])
     said: dict[Reads, dict[int, Labels]] = {reads: {} for reads in trained.heads}
     for donning in {people.takes[number].donning for number in asked}:
@@ -362,7 +363,7 @@ def head_answers(
 
 
 def left_out_rows(people: People, trained: Trained, asked: Sequence[int]) -> Answers:
-    """Our rows for people whom a bundle never saw, calibrated by their unlabelled first repetition."""
+    """The bundle's rows for people whom it was not trained on, calibrated by their unlabelled first repetition."""
     recogniser = Recogniser(Bundle.open(trained.bundle))
     found = streamed_arms(people, recogniser, asked, trained)
     index = recogniser.index_for("a look-up by pose")
@@ -388,9 +389,10 @@ def taught_answers(
     path: Path,
     calibration: Sequence[NDArray[np.float32]] = (),
 ) -> dict[int, Labels]:
-    """What a bundle answers that one wearer taught with their own repetitions, streamed as live.
+    """The answers of a bundle that one wearer taught with their own repetitions, streamed as if live.
 
-    calibration: unlabelled recordings of the wearing that is asked about; none: it is one of those taught in
+    shown, asked: numbers of the recordings that teach and that are tested on
+    calibration: unlabelled recordings of the wearing that is tested on; none: the bundle was taught in that wearing
     """
     recipe, takes = people.recipe, people.takes
     reading = Reading(recipe.preprocessing(1.0), people.front_end, recipe.windows.window_samples)
@@ -401,7 +403,7 @@ def taught_answers(
     repetitions = []
     for number in shown:
         take, name = takes[number], people.gestures[takes[number].gesture]
-        of_round = take.repetition if name != rest else -(-take.repetition * n_rounds // most[rest])  # rest comes often
+        of_round = take.repetition if name != rest else -(-take.repetition * n_rounds // most[rest])  # rest is frequent
         repetitions.append(Repetition(name, of_round, take.emg_uv, wearings.index(take.donning)))
     write_taught(path, fit_taught(repetitions, rest, reading), repetitions, data="a real wearer's repetitions")
     recogniser = Recogniser(Bundle.open(path))

@@ -1,7 +1,7 @@
-"""Zero-shot by real poses: what `measure_real.py` asks of the sets that were recorded with a data glove (Ninapro).
+"""Zero-shot recognition by real poses: the part of `measure_real.py` for sets with a data glove (Ninapro).
 
-Four of the twelve movements of the fingers are held out in turn: nobody's EMG of them is trained on. The poses of all
-twelve, of the people trained on, are in the index. Shapes as in `real_arms`; J joints.
+Four of the twelve finger movements at a time are held out, so that nobody's EMG of them is trained on. The index holds
+the poses of all twelve, of the people trained on. Shapes as in `real_arms`; J joints.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,25 +27,26 @@ from real_arms import (
     streamed_arms,
 )
 
-MOVEMENT_FOLDS = ((2, 5, 7, 12), (1, 4, 8, 10), (3, 6, 9, 11))  # which twelve are held out: our choice
+MOVEMENT_FOLDS = ((2, 5, 7, 12), (1, 4, 8, 10), (3, 6, 9, 11))  # movements held out in each fold: our own choice
 SEEN, UNSEEN = "seen, 8 ways", "unseen, 4 ways"
 SEEN_AMONG_ALL, UNSEEN_AMONG_ALL, HARMONIC = "seen among all 12", "unseen among all 12", "harmonic mean among all 12"
 BOUND = "the glove's own pose (a bound)"
 _K = 10  # nearest poses that vote
-_RIDGE = 0.05  # of the number of windows
-_EVERY = 3  # training window whose pose is looked up by the ridge
+_RIDGE = 0.05  # regularisation, as a share of the number of windows
+_EVERY = 3  # only every so many-th training window's pose can be found
 
-LookUp = Callable[[int, NDArray[np.bool_]], Labels]  # of a recording's windows, among the gestures allowed, (K,)
+# Labels a recording's windows; arguments: the recording's number, and which gestures are allowed, (K,).
+LookUp = Callable[[int, NDArray[np.bool_]], Labels]
 
 
 def zero_shot_rows(
     people: People, trained: Sequence[int], asked: Sequence[int], held: Sequence[str], bundle: Trained | None
 ) -> dict[str, Answers]:
-    """By question: plain classifiers where EMG was shown, ridge to the glove's poses, and our rows.
+    """The answers by question: of plain classifiers on seen movements, of ridge regression to poses, and of the bundle.
 
-    trained, asked: recordings of all twelve movements
+    trained, asked: numbers of recordings of all twelve movements, to train on and to test on
     held: movements whose EMG is not trained on
-    bundle: None leaves our rows out
+    bundle: None leaves its rows out
     """
     seen = np.array([name not in held for name in people.gestures])
     shown = [n for n in trained if seen[people.takes[n].gesture]]
@@ -54,7 +55,7 @@ def zero_shot_rows(
     nearest = partial(_nearest_poses, people, poses, trained)
     ways = {
         "levels and log-covariances, ridge to poses": nearest(_ridge(people, poses, shown)),
-        BOUND: nearest(lambda n: np.nan_to_num(poses[n])),  # no reading of EMG can be better
+        BOUND: nearest(lambda n: np.nan_to_num(poses[n])),  # an upper bound for all methods that read EMG
     }
     first = plain_rows(people, shown, known)
     if bundle is not None:
@@ -78,7 +79,7 @@ def zero_shot_rows(
 def _asked_of(
     people: People, seen: NDArray[np.bool_], asked: Sequence[int], look_up: LookUp
 ) -> dict[str, dict[str, float]]:
-    """Each person's figure by question."""
+    """The accuracy of each person, by question."""
     rows = {}
     for kind, apart, among_all in ((seen, SEEN, SEEN_AMONG_ALL), (~seen, UNSEEN, UNSEEN_AMONG_ALL)):
         mine = [n for n in asked if kind[people.takes[n].gesture]]
@@ -93,7 +94,7 @@ def _asked_of(
 
 
 def _by_index(index: PoseIndex, names: Labels, embeddings: Values, allowed: NDArray[np.bool_]) -> Labels:
-    """What the nearest poses of the gestures that are allowed say."""
+    """The gesture of each embedding by the votes of its nearest poses among the allowed gestures, (n,)."""
     said = []
     for embedding in embeddings:
         gestures, similarity = index.nearest(embedding, index.n_prototypes)
@@ -103,7 +104,7 @@ def _by_index(index: PoseIndex, names: Labels, embeddings: Values, allowed: NDAr
 
 
 def _ridge(people: People, poses: dict[int, Values], shown: Sequence[int]) -> Callable[[int], Values]:
-    """Ridge regression from levels and log-covariances to the glove's angles: the poses of a recording's windows."""
+    """Fit ridge regression from levels and log-covariances to the glove's angles; predicts a recording's poses."""
 
     def features(number: int) -> Values:
         plain = people.plain(number)
@@ -121,7 +122,7 @@ def _ridge(people: People, poses: dict[int, Values], shown: Sequence[int]) -> Ca
 def _nearest_poses(
     people: People, poses: dict[int, Values], trained: Sequence[int], query: Callable[[int], Values]
 ) -> LookUp:
-    """The gesture of most of the nearest poses of the people trained on."""
+    """The majority gesture of the nearest poses of the people trained on; query: a recording's poses, (n, J)."""
     labels = people.labels()
     references = np.concatenate([poses[n] for n in trained])[::_EVERY]
     label = np.concatenate([labels[n] for n in trained])[::_EVERY]
@@ -138,7 +139,7 @@ def _nearest_poses(
 
 
 def _poses(people: People) -> dict[int, Values]:
-    """The mean pose of each window's second half, less the person's own mean, in spreads of each joint, (n, J)."""
+    """The mean pose of each window's second half, standardised for each person and joint, (n, J)."""
     half = people.recipe.windows.window_samples // 2
     found: dict[int, Values] = {}
     for person in people.names:

@@ -1,4 +1,4 @@
-"""What a wristband says its own engine costs, asked over the wire (BENCH frames, `firmware_bridge/PROTOCOL.md`)."""
+"""The cost of a wristband's own engine, which the band measures on request (BENCH, `firmware_bridge/PROTOCOL.md`)."""
 
 from dataclasses import dataclass, replace
 
@@ -9,13 +9,13 @@ from cpep_bridge.devices import LinkOptions, open_source
 from cpep_bridge.frames import Capability
 from cpep_edge.errors import ConfigError, PowerError
 
-_BENCHES_A_WINDOW = 4  # each checks the golden inputs first, which are counted as nothing
-_MOST_RUNS = 0xFFFF  # that BENCH can ask for
+_BENCHES_A_WINDOW = 4  # each first checks the golden inputs, which do not count as inferences
+_MOST_RUNS = 0xFFFF  # the most that BENCH can ask for
 
 
 @dataclass(frozen=True, slots=True)
 class BandFigures:
-    """Inferences that a band timed by its own clock, after its golden inputs had come out right."""
+    """The times of inferences by the band's own clock, after its golden inputs gave the right results."""
 
     device: str
     n_runs: int
@@ -24,8 +24,8 @@ class BandFigures:
     p99_us: int
     max_us: int
     arena_bytes: int
-    energy_uj: float | None  # of one run, where the band says so itself
-    energy: MeasuredEnergy | None = None  # by the band's gauge, where it was asked for
+    energy_uj: float | None  # of one run, as reported by the band; None: not reported
+    energy: MeasuredEnergy | None = None  # measured with the band's gauge; None: not asked for
 
 
 def ask_band(
@@ -36,12 +36,12 @@ def ask_band(
     rate_hz: float = 1.0,
     link: LinkOptions = LinkOptions(),
 ) -> BandFigures:
-    """Let the band on a port run its own benchmark, and read its gauge meanwhile.
+    """Let the band on a port run its own benchmark, and read its battery gauge during that time.
 
-    window_s: of each idle and each active window; None: energy is not measured
-    rate_hz: of its TELEMETRY; only a simulated band that runs fast has more than one
+    window_s: length of each idle and each active window; None: energy is not measured
+    rate_hz: of its TELEMETRY; more than 1 only for a simulated band faster than real time
     Raises LinkError when it does not answer, has no engine or fails its golden inputs, ConfigError for another device,
-    PowerError when it has no gauge or stops telling what it reads.
+    PowerError when it has no gauge or the gauge's readings stop.
     """
     with open_source(port, link=link) as band:
         if not isinstance(band, Band):

@@ -2,7 +2,7 @@
 
     python -m cpep_bench.brainflow_transcript [--out FILE.md]
 
-That it reads every sample is a test, `tests/firmware_bridge/test_brainflow_peer.py`. Needs the extra `peers`.
+The test `tests/firmware_bridge/test_brainflow_peer.py` checks that it reads every sample. Needs the extra `peers`.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def transcript() -> str:
-    """The Markdown. Raises CalledProcessError when the client fails."""
+    """The transcript as Markdown. Raises CalledProcessError when the client fails."""
     emg_uv = np.random.default_rng(0).normal(0, 100, (1_000, cyton.N_CHANNELS)).astype(np.float32)
     with TemporaryDirectory() as folder:
         link = Path(folder) / "cyton"

@@ -1,7 +1,7 @@
 """A few kinds of charts as HTML that needs no script and no other file.
 
-Marks are placed in percent of their track and words are HTML, so that a chart fits a phone and paper and its words keep
-their size. `STYLE` belongs into the page once.
+Marks are placed in percent of their axis and texts are HTML, so that a chart fits a phone and paper, with text of
+constant size. A page needs `STYLE` once.
 """
 
 import math
@@ -67,7 +67,7 @@ class Strip:
 
 
 def bars(rows: Sequence[Bar]) -> str:
-    """Horizontal bars from zero; an interval is a line across the end of its bar."""
+    """Horizontal bars from zero; an interval is drawn as a line across the end of its bar."""
     most = max(row.high or row.value for row in rows) or 1.0
     lines = []
     for row in rows:
@@ -81,7 +81,7 @@ def bars(rows: Sequence[Bar]) -> str:
 
 
 def strips(rows: Sequence[Strip], unit: str) -> str:
-    """Distributions on one logarithmic axis: each run a fine line, the median a dot, the 99th percentile a mark."""
+    """Distributions on one logarithmic axis: a line per run, a dot at the median, a mark at the 99th percentile."""
     low = math.floor(math.log10(min(min(row.values) for row in rows)) * 2) / 2
     high = math.ceil(math.log10(max(max(row.values) for row in rows)) * 2) / 2
 
@@ -105,7 +105,7 @@ def strips(rows: Sequence[Strip], unit: str) -> str:
 
 
 def stack(parts: Sequence[tuple[str, float, str]]) -> str:
-    """One bar whose parts add up; each a name, a share in any unit, and what is shown in the legend."""
+    """One stacked bar; each part is a name, a share in any unit, and the legend's text."""
     total = sum(value for _, value, _ in parts) or 1.0
     pieces, legend = [], []
     for number, (name, value, shown) in enumerate(parts):
@@ -117,7 +117,7 @@ def stack(parts: Sequence[tuple[str, float, str]]) -> str:
 
 
 def columns(rows: Sequence[Bar]) -> str:
-    """Upright bars in the order of time, from zero."""
+    """Vertical bars from zero, in the order of time."""
     most = max(row.value for row in rows) or 1.0
     pieces = "".join(
         f'<div class="colour{row.colour}" style="height:{100 * row.value / most:.1f}%">'
@@ -165,7 +165,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_unit: str, y_un
 
 
 def _ticks(most: float) -> list[float]:
-    """Three to six round numbers from zero up to `most`."""
+    """Three to six round numbers from zero to `most`."""
     rough = most / 5
     decade = 10 ** math.floor(math.log10(rough))
     step = next(decade * times for times in (1, 2, 5, 10) if decade * times >= rough)

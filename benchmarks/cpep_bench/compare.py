@@ -1,8 +1,8 @@
-"""Two reports side by side: what changed beyond noise, and what went past a budget.
+"""Compare two reports: which figures changed beyond noise, and which exceed a budget.
 
-Absolute times only compare on one machine in one state. So each part's time is also given in units of the fixed
-arithmetic that was timed in turns with it (`relative.*`), and a budget meant for changing machines names those and
-bytes.
+Absolute times can only be compared on the same machine in the same state. So each part's time is also given relative to
+the fixed arithmetic that was timed in turns with it (`relative.*`). A budget for different machines should only use
+those figures and bytes.
 """
 
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ from cpep_edge.toml_text import load_toml
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One figure of both reports, as the ratio of the later to the earlier."""
+    """The ratio of one figure in the later report to that in the earlier one."""
 
     figure: str
     ratio: float
-    low: float  # of a 99 % interval; for what has no noise, as bytes and counted instructions, the ratio itself
+    low: float  # of a 99 % interval; for a figure without noise, such as bytes or instructions, the ratio itself
     high: float
     budget: float | None  # the largest ratio allowed
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether it is not the same."""
+        """Whether the figure changed by more than noise."""
         return not self.low <= 1 <= self.high
 
     @property
     def over_budget(self) -> bool:
-        """Whether it is surely more than allowed."""
+        """Whether the whole interval is above the budget."""
         return self.budget is not None and self.low > self.budget
 
     def row(self) -> tuple[str, str, str, str]:
@@ -77,7 +77,7 @@ def caveats(before: Report, after: Report) -> list[str]:
 
 
 def read_budget(file: Path) -> dict[str, float]:
-    """Read a TOML file with a table `at_most`: figure = largest ratio. Raises ConfigError when it is none."""
+    """Read a TOML file with a table `at_most`: figure = largest ratio. Raises ConfigError for an invalid file."""
     try:
         content = load_toml(file)
     except ValueError as error:
@@ -110,7 +110,7 @@ def _ratio(before: Latency, after: Latency) -> _Ratio:
 
 
 def _starts(before: Report, after: Report) -> dict[str, _Ratio]:
-    """Start-up and peak memory, between the extremes of their few processes."""
+    """Ratios of start-up time and peak memory; the interval is that of the extremes, because processes are few."""
     figures = {}
     for name in ("total_ms", "peak_rss_mb"):
         old, new = (sorted(getattr(start, name) for start in report.starts) for report in (before, after))
@@ -128,7 +128,7 @@ def _bytes(before: Report, after: Report) -> dict[str, _Ratio]:
 
 
 def _chip(before: Report, after: Report) -> dict[str, _Ratio]:
-    """What was counted for a microcontroller, or is modelled by Vela for one accelerator in both."""
+    """Ratios of counts for a microcontroller, or of Vela's estimates when both are for the same accelerator."""
     old, new = before.chip, after.chip
     if isinstance(old, EthosUSpec) and isinstance(new, EthosUSpec) and old.vela.accelerator == new.vela.accelerator:
         return {f"modelled.{old.vela.accelerator} cycles": _exact(old.vela.cycles, new.vela.cycles)}
@@ -144,7 +144,7 @@ def _chip(before: Report, after: Report) -> dict[str, _Ratio]:
 
 
 def _band(before: Report, after: Report) -> dict[str, _Ratio]:
-    """What a wristband said of itself. It tells percentiles, not runs: noise is what lies between median and 95th."""
+    """Ratios of a wristband's own figures. It reports only percentiles, so median to 95th counts as its noise."""
     old, new = before.band, after.band
     if old is None or new is None:
         return {}
@@ -161,7 +161,7 @@ def _exact(old: float, new: float) -> _Ratio:
 
 
 def _energy(figure: str, before: MeasuredEnergy | None, after: MeasuredEnergy | None) -> dict[str, _Ratio]:
-    """Measured with measured only; nothing modelled is compared."""
+    """The ratio of two measured energies; modelled ones are not compared."""
     if before is None or after is None:
         return {}
     (old, old_low, old_high), (new, new_low, new_high) = map(_net_interval, (before, after))

@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def measure(sizes: tuple[int, ...] = SIZES, rounds: int = ROUNDS) -> str:
-    """The table: milliseconds for each kind of damage and size, in one call of `feed`."""
+    """The table of the milliseconds of one call of `feed`, for each kind of damage and size."""
     rows = [
         f"| {name} | " + " | ".join(f"{_time_ms(make, stream, size, rounds):.1f}" for size in sizes) + " |"
         for name, make, stream in _cases()
@@ -66,7 +66,7 @@ def measure(sizes: tuple[int, ...] = SIZES, rounds: int = ROUNDS) -> str:
 
 
 def _cases() -> list[tuple[str, Callable[[], Decoder], bytes]]:
-    """Name, decoder, and a piece of the stream, which is repeated."""
+    """The cases: name, decoder, and a piece of the stream, which is repeated."""
     rng = np.random.default_rng(0)
     short = FrameLayout(12, fixed_bytes(0, (0xA5,)), 1, 1, 5, "i16", True)
     frame = pack_frame(short, 0, np.ones((1, 5), np.float32))

@@ -1,7 +1,7 @@
-"""Encoders in turns, each in a process of its own: ours on several threads, and ours beside other people's runtimes.
+"""Time encoders in turns, each in its own process: ours on several threads, and ours with other runtimes.
 
-Those run the module that a bundle was exported from, because a program cannot be converted back, and get as many
-threads as ours. This file is also what those processes run.
+The other runtimes run the module that the bundle was exported from, because an exported program cannot be converted
+back. They get as many threads as ours. The processes run this file, too.
 """
 
 import sys
@@ -48,11 +48,11 @@ class _Contender:
 
     name: str
     setting: str
-    opener: str  # of _OPENERS
-    source: Path  # what it opens
+    opener: str  # a key of _OPENERS
+    source: Path  # the file or folder to open
     n_threads: int
     size_bytes: int | None = None
-    manifest_sha256: str = ""  # of a bundle that was opened already: its process takes no other
+    manifest_sha256: str = ""  # of a bundle that was already checked; the process accepts no other
 
     def command(self, folder: Path) -> list[str]:
         """The command of the process that runs it."""
@@ -61,7 +61,7 @@ class _Contender:
         return [sys.executable, "-W", "ignore", "-m", "cpep_bench.encoder_race", *map(str, arguments)]
 
     def embeddings(self, folder: Path) -> Path:
-        """Where its process writes the embeddings of all windows."""
+        """The file into which its process writes the embeddings of all windows."""
         return folder / f"{self.name}.npy"
 
 
@@ -75,14 +75,13 @@ def race_encoders(
     n_runs: int,
     data: Path | None = None,
 ) -> Iterator[PeerFigure]:
-    """Time these peers beside the encoder of a bundle.
+    """Time these peers in turns with the encoder of a bundle.
 
     names: onnxruntime, openvino, torch, torch.compile
     run: the training that the bundle came from
-    data: its corpus, whose training windows calibrate static int8 as they do at export; else `windows` do, which are
-        few
-    Raises ConfigError when the run is another's, CpepError when a peer's process fails, DataError when the corpus does
-    not fit the run.
+    data: its corpus, whose training windows calibrate static int8 as at export; without it, the few `windows` do
+    Raises ConfigError when the bundle is not from this run, CpepError when a peer's process fails, DataError when the
+    corpus does not fit the run.
     """
     import torch
 
@@ -105,7 +104,7 @@ def race_encoders(
 
 
 def race_threads(bundle: Bundle, window: NDArray[np.float32], counts: Sequence[int], n_runs: int) -> dict[int, Latency]:
-    """Time the encoder of a bundle on so many threads each.
+    """Time the encoder of a bundle with each of these numbers of threads.
 
     window: (n_channels, window_samples), preprocessed
     Raises ArtifactError when the number of threads changes the embedding, CpepError when a process fails.
@@ -212,7 +211,7 @@ _OPENERS: dict[str, Callable[[Path, int, str], Embed]] = {
 
 
 def _be(opener: str, source: str, n_threads: str, windows: str, embeddings: str, manifest_sha256: str) -> None:
-    """A contender's process: embed all windows once, then a window when told to."""
+    """Run as a contender's process: embed all windows once, then one window on request."""
     embed, inputs = _OPENERS[opener](Path(source), int(n_threads), manifest_sha256), np.load(windows)
     np.save(embeddings, np.stack([embed(window).copy() for window in inputs]))
     serve(lambda: embed(inputs[0]))

@@ -1,11 +1,11 @@
-"""Energy of one inference: measured with a meter, or modelled from counted work, and never one for the other.
+"""Energy of one inference, either measured with a meter or modelled from counted work; the two are never mixed.
 
-Measured means that windows with inferences back to back alternate with idle ones, as in MLPerf Tiny ten seconds each.
-The net energy of an active window is what it took beyond the mean of the idle windows beside it, so that what drifts
-steadily (a warming chip, an emptying battery) cancels; the scatter of the windows is the uncertainty.
+To measure, windows of continuous inferences alternate with idle windows, ten seconds each as in MLPerf Tiny. The net
+energy of an active window is its energy above the mean of the idle windows before and after it, so that a steady drift
+(a warming chip, an emptying battery) cancels. The scatter of the windows is the uncertainty.
 
-A measured figure exists only as windows that a meter read: no field holds it, so none can be filled in. A modelled one
-is another type whose every field says so.
+A measured energy is always computed from windows that a meter read, so no figure can be filled in by hand. A modelled
+energy has a different type, with "modelled" in the name of each field.
 """
 
 import logging
@@ -22,17 +22,17 @@ from cpep_edge.errors import ConfigError, PowerError
 
 N_WINDOWS = 5
 WINDOW_S = 10.0
-BAND = "band"  # what `--power` calls the gauge of the wristband that `--band` names
+BAND = "band"  # name in `--power` for the battery gauge of the wristband on `--band`
 _log = logging.getLogger(__name__)
-_SLEPT_S = 0.1  # that the clocks may differ by
+_SLEPT_S = 0.1  # the clocks may differ by so much without sleep
 
-# Student's t, two-sided 95 %, by degrees of freedom; beyond, the normal's.
+# Student's t, two-sided 95 %, by degrees of freedom; for more, that of the normal distribution.
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of time that a meter watched."""
+    """A stretch of time measured by a meter."""
 
     power_w: float  # mean
     seconds: float
@@ -42,7 +42,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredEnergy:
-    """Windows that a meter read: idle, active, idle, ..., idle."""
+    """Windows measured by a meter: idle, active, idle, ..., idle."""
 
     instrument: Instrument
     windows: tuple[Window, ...]
@@ -60,17 +60,17 @@ class MeasuredEnergy:
 
     @property
     def idle(self) -> tuple[Window, ...]:
-        """The windows without."""
+        """The windows without inferences."""
         return tuple(window for window in self.windows if not window.n_inferences)
 
     @property
     def gross_mj(self) -> float:
-        """Everything the meter saw in the active windows, per inference; median of them."""
+        """The total energy per inference in active windows; the median over them."""
         return statistics.median(w.power_w * w.seconds / w.n_inferences * 1e3 for w in self.active)
 
     @property
     def net_mj(self) -> float:
-        """What an inference takes beyond idling; mean of the active windows."""
+        """The energy per inference above idling; the mean over active windows."""
         return statistics.mean(self._nets_mj())
 
     @property
@@ -93,11 +93,11 @@ class MeasuredEnergy:
 
 @dataclass(frozen=True, slots=True)
 class ModelledEnergy:
-    """Energy by a published model of a chip, from counted work; nothing was measured."""
+    """Energy from a published model of a chip and counted work; nothing was measured."""
 
     modelled_chip: str
     modelled_uj: float
-    modelled_from: str  # the constants, and where they were published
+    modelled_from: str  # the constants and their source
 
 
 def measure_energy(
@@ -110,14 +110,14 @@ def measure_energy(
     idle: Callable[[float], object] = time.sleep,
     slept_s: Callable[[], float] = power.slept_s,
 ) -> MeasuredEnergy:
-    """Alternate idle and active windows, beginning and ending idle.
+    """Measure alternating idle and active windows, beginning and ending with an idle one.
 
-    infer: one inference, or so many at once
+    infer: runs `n_at_once` inferences
     idle: waits for so many seconds
-    slept_s: how long the machine was asleep since it booted
-    Raises PowerError when the meter fails or the machine went to sleep meanwhile.
+    slept_s: returns how long the machine has been asleep since it booted
+    Raises PowerError when the meter fails or the machine slept during the measurement.
     """
-    infer()  # warm
+    infer()  # warm-up
     asleep_s, windows = slept_s(), []
     for number in range(2 * n_windows + 1):
         meter.begin()
@@ -137,11 +137,11 @@ def measure_energy(
 
 
 def open_meter(spec: str) -> Meter | None:
-    """The meter that `--power` names; None for `none`, and for `auto` where this machine has none that can be read.
+    """The meter for the value of `--power`; None for `none`, and for `auto` on a machine without a readable meter.
 
-    spec: auto, none, rapl[:FOLDER], hwmon[:FOLDER], battery[:FOLDER], pi5[:PROGRAM] or ppk2:PORT@MILLIVOLTS; band
-        is the gauge of another device (`cpep_bench.band_figures`), so None here
-    Raises ConfigError for another, PowerError when the meter does not answer.
+    spec: auto, none, rapl[:FOLDER], hwmon[:FOLDER], battery[:FOLDER], pi5[:PROGRAM] or ppk2:PORT@MILLIVOLTS; also None
+        for band, the gauge of another device (`cpep_bench.band_figures`)
+    Raises ConfigError for anything else, PowerError when the meter does not answer.
     """
     kind, _, place = spec.partition(":")
     if kind == "ppk2":
@@ -158,7 +158,7 @@ def open_meter(spec: str) -> Meter | None:
         try:
             return look("")
         except power.ReadDeniedError as error:
-            _log.warning("%s", error)  # a meter that could be had
+            _log.warning("%s", error)  # this meter exists, but permission is missing
         except PowerError:
             continue
     return None

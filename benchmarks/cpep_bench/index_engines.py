@@ -1,6 +1,6 @@
-"""Search engines for the pose index, ours and its peers, behind one call: a query (D,) to places of the ten nearest.
+"""Search engines for the pose index, ours and its peers, with one interface: a query (D,) to places of the ten nearest.
 
-Each is built from vectors (n, D) and labels (n,), written to a file, and tells the bytes of that file.
+Each is built from vectors (n, D) and labels (n,), written to a file, and reports the size of that file in bytes.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _SEED = 0
 
 
 def exact(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
-    """float32 compared with numpy."""
+    """Exact search in float32 with numpy."""
 
     def search(query: Vectors) -> NDArray[np.int64]:
         similarity = vectors @ query
@@ -36,12 +36,12 @@ def exact(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
 
 
 def ours_whole(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
-    """cpep-edge, every vector compared, bytes on disk."""
+    """cpep-edge with exact search; vectors are stored as bytes."""
     return _ours(StoredIndex(coded(vectors), labels.astype(np.uint16), None))
 
 
 def ours_graph(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
-    """cpep-edge with hnswlib's graph, as it is built beyond `EXACT_NUMBERS`."""
+    """cpep-edge with hnswlib's graph, which an index larger than `EXACT_NUMBERS` has."""
     stored = coded(vectors)
     n, d = vectors.shape
     check_sizes(n, d, pose_index.M, 0)
@@ -55,7 +55,7 @@ def _ours(stored: StoredIndex) -> tuple[Search, int]:
 
 
 def hnswlib_of(ef: int) -> Build:
-    """hnswlib at its defaults of M 16 and ef_construction 200; ef is 10 unless set."""
+    """hnswlib with its defaults of M 16 and ef_construction 200; its default of ef is 10."""
 
     def build(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
         index = hnswlib.Index(space="ip", dim=vectors.shape[1])
@@ -71,7 +71,7 @@ def hnswlib_of(ef: int) -> Build:
 
 
 def usearch_of(dtype: str) -> Build:
-    """usearch at its defaults, float16 or int8 inside."""
+    """usearch with its defaults; vectors are stored as float16 or int8."""
 
     def build(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
         from usearch.index import Index as UsearchIndex
@@ -85,7 +85,7 @@ def usearch_of(dtype: str) -> Build:
 
 
 def faiss_of(description: str) -> Build:
-    """faiss, by the name of its index factory; ef of a graph is 64."""
+    """faiss with an index by its factory's description; a graph has ef 64."""
 
     def build(vectors: Vectors, labels: Labels, file: Path) -> tuple[Search, int]:
         import faiss
@@ -116,7 +116,7 @@ ENGINES: dict[str, Build] = {
     "faiss, HNSW32": faiss_of("HNSW32"),
     "faiss, HNSW32 SQ8": faiss_of("HNSW32_SQ8"),
 }
-GROWN = {  # those that are asked about more poses than a corpus has: one a kind
+GROWN = {  # one engine of each kind, for indices with more poses than a corpus has
     name: build
     for name, build in ENGINES.items()
     if name in ("numpy, float32, exact", "hnswlib, ef 64", "usearch, i8, defaults", "faiss, SQ8", "faiss, HNSW32 SQ8")

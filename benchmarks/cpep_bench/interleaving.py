@@ -1,9 +1,9 @@
-"""Time calls in turns that need a process each, such as runtimes that bring threads of their own.
+"""Time calls in turns that each need their own process, such as runtimes with their own threads.
 
-Such threads spin for milliseconds after their work, ready for more, and so take the processors from whoever runs next:
-beside torch in one process, XNNPACK on two threads took twice as long as alone. So each has its process, works for a
-stretch while the others wait, and a pause before every stretch lets the last one's threads fall asleep. The first runs
-of a stretch wake threads and fill caches, and are not counted.
+Such threads spin for milliseconds after their work and so take processors from the call that runs next: in one process
+with torch, XNNPACK on two threads took twice as long as alone. So each call has its own process and runs for a stretch
+while the others wait. A pause before every stretch lets the threads of the last one fall asleep. The first runs of a
+stretch wake threads and fill caches, and are not counted.
 """
 
 import json
@@ -24,21 +24,21 @@ STRETCH_RUNS = 20
 _WAKING_RUNS = 5
 _PAUSE_S = 0.05
 
-_Pair = tuple[int, int]  # nanoseconds of one run: passed, and computed by the calling thread
+_Pair = tuple[int, int]  # nanoseconds of one run: wall-clock time, and CPU time of the calling thread
 
 
 @dataclass(frozen=True, slots=True)
 class TurnTimes:
-    """The times of one process' runs."""
+    """The times of one process's runs."""
 
     wall: Latency
-    thread: Latency  # processor time of the calling thread alone, which other work on the machine does not stretch
+    thread: Latency  # CPU time of the calling thread only, which other work on the machine does not lengthen
 
 
 def interleave(commands: Mapping[str, Sequence[str]], n_runs: int) -> dict[str, TurnTimes]:
-    """Start a process by each command, which calls `serve`, and time their calls stretch by stretch.
+    """Start a process with each command, which must call `serve`, and time their calls in turns.
 
-    Raises CpepError, in its own last words, when one fails, ValueError for fewer than 200 runs.
+    Raises CpepError with its error message when a process fails, ValueError for fewer than 200 runs.
     """
     check_runs(n_runs)
     times: dict[str, list[_Pair]] = {name: [] for name in commands}
@@ -52,14 +52,14 @@ def interleave(commands: Mapping[str, Sequence[str]], n_runs: int) -> dict[str, 
 
 
 def same_packages() -> dict[str, str]:
-    """The environment in which a process finds the packages that this one found."""
+    """An environment in which a new process finds the same packages as this one."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def serve(call: Callable[[], object], before: Callable[[], object] = lambda: None) -> None:
-    """In a process that `interleave` started: time `call` as often as each line of stdin says, until it closes.
+    """In a process started by `interleave`: time `call` as often as each line of stdin says, until stdin closes.
 
-    before: what happens before each call, not timed
+    before: is called before each call, not timed
     """
     _say([])  # ready
     for line in sys.stdin:
@@ -86,7 +86,7 @@ def _times(pairs: list[_Pair]) -> TurnTimes:
 
 
 class _Server:
-    """A process that serves, from its first answer on; `with` starts and ends it."""
+    """A process that runs `serve`; `with` starts it, waits until it is ready, and ends it."""
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self._name, self._command = name, command
@@ -113,12 +113,12 @@ class _Server:
         self._errors.close()
 
     def run(self, n_runs: int) -> list[_Pair]:
-        """Times of so many runs. Raises CpepError when the process ended."""
+        """The times of so many runs. Raises CpepError when the process ended."""
         stdin = self._stream(self._process.stdin)
         try:
             stdin.write(f"{n_runs}\n")
             stdin.flush()
-        except BrokenPipeError:  # what it said before is in its errors
+        except BrokenPipeError:  # its error message is in self._errors
             pass
         return self._answer()
 

@@ -1,8 +1,8 @@
 """Time calls: warm-up excluded, `perf_counter_ns`, each run kept.
 
-A distribution is told by its percentiles and its worst case, never by a mean; its median has a bootstrap interval. What
-else a machine does lasts longer than a run, so the bootstrap draws blocks of neighbouring runs (the circular block
-bootstrap of Politis and Romano, 1992), not single ones: drawn one by one, slow stretches would look like chance.
+A distribution is described by its percentiles and maximum, never by a mean; its median has a bootstrap interval. Other
+work on the machine lasts longer than a run, so the times of neighbouring runs are correlated. The bootstrap therefore
+draws blocks of neighbouring runs (the circular block bootstrap of Politis and Romano, 1992), not single runs.
 """
 
 import time
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_RUNS = 200  # below, a 99th percentile is one outlier
+MIN_RUNS = 200  # with fewer, the 99th percentile is a single outlier
 WARM_UP_RUNS = 20
 _BLOCK_RUNS = 10
 _N_RESAMPLES = 1_000
 _INTERVAL = (2.5, 97.5)  # percentiles: 95 %
-_COMPARED = (0.5, 99.5)  # 99 %: a comparison looks at a dozen figures, and one in twenty would be wrong of each
+_COMPARED = (0.5, 99.5)  # 99 %, because a comparison has a dozen figures and 95 % would be wrong for one in twenty
 
 Times = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class Latency:
 
     @property
     def n(self) -> int:
-        """Runs."""
+        """The number of runs."""
         return len(self.times_ms)
 
     @property
@@ -64,7 +64,7 @@ class Latency:
 
 
 def median_ratio_interval(after: Latency, before: Latency) -> tuple[float, float]:
-    """99 % bootstrap interval of the ratio of two medians, `after` to `before`, measured apart."""
+    """99 % bootstrap interval of the ratio of two medians, `after` to `before`, measured independently."""
     ratios = _resampled_medians(after.times_ms, seed=0) / _resampled_medians(before.times_ms, seed=1)
     low, high = np.percentile(ratios, _COMPARED)
     return float(low), float(high)
@@ -78,10 +78,10 @@ def measure_interleaved(
     n_warm_up: int = WARM_UP_RUNS,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Latency]:
-    """Time several calls in turn, so that what disturbs the machine disturbs all of them.
+    """Time several calls in turns, so that other load on the machine affects all of them equally.
 
-    prepare: makes the argument of each run of some calls, outside the timing
-    clock_ns: `time.thread_time_ns` counts what the calling thread computes, which other work does not stretch
+    prepare: for some calls, makes the argument of each run, outside the timing
+    clock_ns: `time.thread_time_ns` counts only the calling thread's CPU time, which other work does not lengthen
     Raises ValueError for fewer than 200 runs.
     """
     check_runs(n_runs)
@@ -98,7 +98,7 @@ def measure_interleaved(
 
 
 def check_runs(n_runs: int) -> None:
-    """Raises ValueError for fewer runs than percentiles need."""
+    """Raises ValueError when there are too few runs for percentiles."""
     if n_runs < MIN_RUNS:
         raise ValueError(f"{n_runs} runs are too few for percentiles, ask for at least {MIN_RUNS}")
 
@@ -110,7 +110,7 @@ def _time_ns(clock_ns: Callable[[], int], call: Callable[..., object], *argument
 
 
 def _resampled_medians(times_ms: tuple[float, ...], seed: int) -> Times:
-    """Medians of as many runs again, drawn in blocks that go on at the start when they reach the end."""
+    """Medians of bootstrap samples, drawn in blocks that wrap around at the end."""
     values = np.array(times_ms)
     n_blocks = -(-len(values) // _BLOCK_RUNS)
     starts = np.random.default_rng(seed).integers(0, len(values), (_N_RESAMPLES, n_blocks, 1))

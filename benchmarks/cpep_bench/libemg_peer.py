@@ -1,8 +1,8 @@
-"""Hudgins' features and a linear discriminant, as in LibEMG, beside a whole bundle: time and accuracy in one run.
+"""Compare Hudgins' features and a linear discriminant, as in LibEMG, with a complete bundle: time and accuracy.
 
-Both answer for the same windows of EMG that training did not see, of gestures that it did, among those gestures. The
-discriminant is taught with labelled EMG of the people trained on; the bundle answers with its poses. Filter and
-calibration are the bundle's, for both.
+Both classify the same EMG windows, which training did not see, of gestures that it did see, among those gestures. The
+discriminant is trained with labelled EMG of the people trained on; the bundle uses its poses. Both use the bundle's
+filter and calibration.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from cpep_edge.recogniser import Recogniser
 PART = "window to class"
 OURS, THEIRS = "cpep-edge", "LibEMG's features, LDA"
 
-_PER_RECORDING = 20  # windows of a recording, evenly spread
+_PER_RECORDING = 20  # windows per recording, evenly spread
 
 Windows = NDArray[np.float32]  # (n, n_channels, window_samples), preprocessed
-Labels = NDArray[np.int64]  # (n,), places among the gestures of the training
+Labels = NDArray[np.int64]  # (n,), indices into the gestures of the training
 
 
 def race_libemg(recogniser: Recogniser, run: Path, data: Path, n_runs: int) -> Iterator[PeerFigure]:
-    """Time both, and judge both.
+    """Measure the time and the accuracy of both.
 
     run: the training that the bundle came from
     data: a corpus in the emg2pose format
-    Raises DataError when a recording asked about was trained on, or there is none to ask about.
+    Raises DataError when a recording to test on was trained on, or there is none to test on.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.metrics import balanced_accuracy_score
@@ -53,7 +53,7 @@ def race_libemg(recogniser: Recogniser, run: Path, data: Path, n_runs: int) -> I
 
 
 def _votes(recogniser: Recogniser, windows: Windows, gestures: tuple[str, ...]) -> Labels:
-    """The answers of the bundle's prototypes of these gestures."""
+    """The answers of the bundle with its prototypes of these gestures only."""
     from cpep_train.evaluate import by_neighbours
 
     index, names = recogniser.index_for("the comparison"), recogniser.manifest.gesture_names
@@ -63,9 +63,9 @@ def _votes(recogniser: Recogniser, windows: Windows, gestures: tuple[str, ...]) 
 
 
 def _task(run: Path, data: Path) -> tuple[tuple[str, ...], tuple[Windows, Labels], tuple[Windows, Labels], str]:
-    """Seen gestures of people held out of training; of known people's test recordings where nobody was held out.
+    """The task: seen gestures of people held out of training or, without any, test recordings of known people.
 
-    returns: the gestures, windows to be taught with, windows to be asked about, and who is asked, in words
+    returns: the gestures, the windows and labels to train with, those to test on, and a description of who is tested
     """
     from cpep_train.checkpoint import load_checkpoint
     from cpep_train.corpus import Corpus

@@ -1,7 +1,7 @@
 """What reading a device costs: our drivers beside bare pyserial and BrainFlow, in turns, on the same simulated devices.
 
-The device and each reader run in processes of their own. Delay is counted from the time of a sample to its arrival,
-less the drift and the least of the run: what nobody can avoid (the pty, the simulator's loop) is in all of them.
+The device and each reader run in their own processes. Delay is the time from a sample to its arrival, minus the clock's
+drift and the least delay of the run, because every reader has the delay of the pty and the simulator's loop.
 """
 
 import argparse
@@ -27,28 +27,28 @@ from cpep_bench.latency import MIN_RUNS
 from cpep_edge.errors import CpepError
 
 BAND_RATE_HZ, BAND_FRAME_BYTES = 2_000.0, 347
-SETTLE_S = 0.5  # left out at the start of a run
+SETTLE_S = 0.5  # the start of a run, which is left out
 CYTON_RATE_HZ, CYTON_FRAME_BYTES = 250.0, 33
 SECONDS, ROUNDS = 5.0, 3
 
-Arrivals = list[tuple[float, float]]  # of the last sample in each read: its time by the device, its arrival
+Arrivals = list[tuple[float, float]]  # for the last sample of each read: its time by the device, its arrival
 
 
 @dataclass(frozen=True, slots=True)
 class LinkFigure:
-    """What one reader costs; of several runs the medians."""
+    """The cost of one reader: medians over several runs."""
 
     device: str  # simulated, on a pty
     reader: str
     setting: str
     cpu_percent: float  # of a core
-    delay_p50_ms: float  # of the last sample of a read, beyond the least of the run
-    delay_p99_ms: float | None  # None: too few reads for it
+    delay_p50_ms: float  # of the last sample of a read, beyond the least delay of the run
+    delay_p99_ms: float | None  # None: too few reads
     read_every_ms: float
 
 
 def measure_readers(names: Sequence[str], seconds: float = SECONDS, rounds: int = ROUNDS) -> tuple[LinkFigure, ...]:
-    """Let these readers take turns, so many times, each in a process of its own.
+    """Measure these readers in turns, `rounds` times, each in its own process.
 
     names: of `READERS`
     Raises CpepError when a reader fails.
@@ -64,7 +64,7 @@ def measure_readers(names: Sequence[str], seconds: float = SECONDS, rounds: int 
 
 
 def cost_of(read: Callable[[str, float], Arrivals], port: str, seconds: float) -> dict[str, float]:
-    """What reading a port for so many seconds costs this process; opening and imports are paid before.
+    """The cost of reading a port for so many seconds in this process, without opening and imports.
 
     returns: the fields of `LinkFigure`, and `n_reads`
     """
@@ -87,7 +87,7 @@ def cost_of(read: Callable[[str, float], Arrivals], port: str, seconds: float) -
 
 
 def main() -> None:
-    """Be one of the processes that `measure_readers` starts: a device, or what reads it."""
+    """Run as one of the processes that `measure_readers` starts: a device or a reader."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--reader", nargs=2, metavar=("NAME", "PORT"))
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def read_raw(port: str, start: bytes, stop: bytes, frame_bytes: int, frame_s: float, seconds: float) -> Arrivals:
-    """`select` and `os.read` on the port, and nothing else."""
+    """Read with `select` and `os.read` only."""
     import serial
 
     with serial.Serial(port, timeout=0, exclusive=True) as line:
@@ -119,7 +119,7 @@ def read_raw(port: str, start: bytes, stop: bytes, frame_bytes: int, frame_s: fl
 
 
 def read_pyserial(port: str, start: bytes, stop: bytes, frame_bytes: int, frame_s: float, seconds: float) -> Arrivals:
-    """`read(in_waiting or 1)`, as most programs do."""
+    """Read with pyserial's `read(in_waiting or 1)`, as most programs do."""
     import serial
 
     with serial.Serial(port, timeout=0.5, exclusive=True) as line:
@@ -135,7 +135,7 @@ def read_pyserial(port: str, start: bytes, stop: bytes, frame_bytes: int, frame_
 
 
 def read_ours(port: str, device: str, seconds: float) -> Arrivals:
-    """Our driver: samples in microvolts, every loss accounted for."""
+    """Read with our driver, which gives samples in microvolts and counts every loss."""
     from cpep_bridge.devices import open_source
 
     arrivals: Arrivals = []
@@ -149,7 +149,7 @@ def read_ours(port: str, device: str, seconds: float) -> Arrivals:
 
 
 def read_brainflow(port: str, seconds: float) -> Arrivals:
-    """BrainFlow's native client, its samples fetched four times a second."""
+    """Read with BrainFlow's native client, whose samples are fetched four times a second."""
     from brainflow.board_shim import BoardIds, BoardShim, BrainFlowInputParams  # type: ignore[import-untyped,unused-ignore]
 
     BoardShim.disable_board_logger()
@@ -185,7 +185,7 @@ class _Reader:
     name: str
     setting: str
     read: Callable[[str, float], Arrivals]  # a port, for so many seconds
-    simulated: str  # the device that it reads, as `_be` names it
+    simulated: str  # name of the simulated device in `_be`
 
 
 BAND, CYTON = "band, 16 channels at 2 kHz", "Cyton, 8 channels at 250 Hz"
@@ -246,7 +246,7 @@ READERS: Mapping[str, _Reader] = {
     ),
     **dict(_of_boards()),
 }
-LINK_PEERS: Mapping[str, tuple[str, ...]] = {  # what `--vs` names, and the readers that then take turns
+LINK_PEERS: Mapping[str, tuple[str, ...]] = {  # by name in `--vs`: the readers to measure in turns
     "pyserial": ("band-ours", "band-pyserial", "band-select"),
     "brainflow": ("cyton-ours", "cyton-brainflow"),
 }
@@ -278,7 +278,7 @@ def _be(device: str) -> None:
 
 @contextmanager
 def _running(device: str) -> Iterator[str]:
-    """The port of a simulated device in a process of its own."""
+    """The port of a simulated device in its own process."""
     command = [sys.executable, "-m", __spec__.name, "--device", device]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=same_packages()

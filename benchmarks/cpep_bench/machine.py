@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on, as far as it can be told without rights."""
+"""A description of the machine that a figure was measured on, as far as no privileges are needed."""
 
 import os
 import platform
@@ -8,22 +8,22 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")
 CLOCK_KHZ = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-_IDLE_LOAD = 0.5  # of a machine that does nothing else
+_IDLE_LOAD = 0.5  # load of an otherwise idle machine
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What decides how fast things run, and whether something else ran besides."""
+    """The properties of the machine that determine its speed, and its load by other work."""
 
     cpu: str
     architecture: str
     n_cpus: int
-    clock_mhz: float | None  # of the first CPU when asked; None where the system does not say
-    load_1min: float  # processes that wanted to run, mean of the minute before
+    clock_mhz: float | None  # present clock of the first CPU; None: unknown
+    load_1min: float  # mean number of runnable processes in the last minute
     system: str
 
     def is_crowded(self, n_threads: int) -> bool:
-        """Whether the load left no processor to some of so many threads, which then wait for each other."""
+        """Whether the load left too few processors for so many threads, so that some had to wait."""
         return self.load_1min > self.n_cpus - n_threads + _IDLE_LOAD
 
 
@@ -31,8 +31,8 @@ def this_machine(cpuinfo: Path = CPUINFO, board: Path = BOARD, clock_khz: Path =
     """Describe the machine as it is now.
 
     cpuinfo: the kernel's table of processors
-    board: the board's name, on those that have a device tree
-    clock_khz: the clock as it is, where the table does not tell it
+    board: file with the board's name, on boards with a device tree
+    clock_khz: file with the present clock, used when the table does not have it
     """
     pairs = (line.partition(":") for line in _text(cpuinfo).split("\n\n")[0].splitlines())
     fields = {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,10 +1,9 @@
 """The peers that our programs are compared with: ONNX Runtime in float32 and its best int8, and OpenVINO.
 
-ONNX Runtime has two int8 ways, and both are here: static, with ranges from calibration windows in QDQ form, and
-dynamic. Weights are int8 by channel in both, activations of static ones unsigned, which its kernels like best on x86.
-Only products with weights are quantised, as in our own export: to take everything costs cosine and gains nothing. The
-graph goes through its preparation (shape inference and optimisation) before, and through all optimisations again when
-a session opens.
+ONNX Runtime has two kinds of int8, and both are used: static in QDQ form, with ranges from calibration windows, and
+dynamic. In both, weights are int8 by channel; static activations are unsigned, for which its x86 kernels are fastest.
+Only products with weights are quantised, as in our own export; quantising everything lowers the cosine and is not
+faster. The graph is first prepared (shape inference and optimisation), and optimised again when a session opens.
 """
 
 import logging
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
 
 OnnxKind = Literal["fp32", "int8-static", "int8-dynamic"]
 _INPUT, _OUTPUT = "window", "embedding"
-_OPSET = 20  # the first with Gelu as one operator
+_OPSET = 20  # the first with Gelu as an operator
 
 
 def onnx_program(module: "nn.Module", windows: NDArray[np.float32], kind: OnnxKind) -> bytes:
     """Convert an encoder of one window, (1, C, T) to (1, E), to an ONNX file.
 
-    windows: (n_windows, C, T), preprocessed; calibrate "int8-static"
+    windows: (n_windows, C, T), preprocessed; they calibrate "int8-static"
     Raises CpepError when ONNX Runtime is not installed.
     """
     try:
@@ -72,9 +71,9 @@ class OnnxEncoder:
 class OpenVinoEncoder:
     """The same graphs in OpenVINO, tuned for the latency of one window.
 
-    Its float program runs at OpenVINO's own choice of precision, which is bfloat16 where the processor is good at it.
-    Its int8 program has the ranges that ONNX Runtime calibrated: NNCF, OpenVINO's own quantiser, made a slower one of
-    the paper-size encoder (2.8 to 3.0 ms beside 2.7), for three packages more.
+    OpenVINO chooses the precision of the float program, which is bfloat16 if the processor supports it well. The int8
+    program has the ranges calibrated by ONNX Runtime: with NNCF, OpenVINO's own quantiser, the paper-size encoder was
+    slower (2.8 to 3.0 ms instead of 2.7), and it needs three more packages.
     """
 
     def __init__(self, program: Path, n_threads: int = 1) -> None:
@@ -86,7 +85,7 @@ class OpenVinoEncoder:
         self._request = core.compile_model(core.read_model(program), "CPU", tuned).create_infer_request()
 
     def embed(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """window: (C, T) float32, preprocessed; returns the embedding, (E,), good until the next call."""
+        """window: (C, T) float32, preprocessed; returns the embedding, (E,), valid until the next call."""
         embedding: NDArray[np.float32] = self._request.infer([window[None]], share_inputs=True)[0][0]
         return embedding
 
@@ -126,16 +125,16 @@ def _quantise(prepared: Path, out: Path, windows: NDArray[np.float32], kind: Onn
 
 
 def _products_with_weights(model: "onnx.ModelProto") -> list[str]:  # type: ignore[name-defined]  # noqa: F821
-    """Names of the nodes that multiply by a matrix of weights; a single column is a mean, as in a normalisation."""
+    """The names of nodes that multiply by a matrix of weights; a single column does not count, since it is a mean."""
     matrices = {weight.name for weight in model.graph.initializer if len(weight.dims) > 1 and min(weight.dims) > 1}
     products = (node for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv"))
     names = [node.name for node in products if matrices.intersection(node.input)]
-    return [*names, *(f"{name}_MatMul" for name in names)]  # what dynamic quantisation calls a Gemm once it split it
+    return [*names, *(f"{name}_MatMul" for name in names)]  # the name after dynamic quantisation has split a Gemm
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Both tool chains warn of deprecations of their own and advise steps that were taken."""
+    """Silence both tool chains, which warn of their own deprecations and advise steps already taken."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,10 +1,10 @@
-"""When muscles begin to work: the onset of a prompted gesture, told from its EMG.
+"""Find the onset of EMG of a prompted gesture.
 
-A prompt comes before the movement, by a second and more, or after it where a wearer guesses. What a decision's delay
-is measured from must be in the signal: the Teager-Kaiser energy of it, x(t)^2 - x(t - 1) x(t + 1), which rises with
-amplitude and frequency and sharpens onsets (Li et al. 2007, Clinical Neurophysiology 118), under a double threshold
-(Bonato et al. 1998, IEEE Trans. Biomed. Eng. 45): a level over that of rest, and a share of the time behind it in which
-the level is kept, so that a twitch before is none.
+A prompt comes a second or more before the movement, or after it when the wearer anticipates it. So the delay of a
+decision must be measured from an onset in the signal. The onset is found in the Teager-Kaiser energy, x(t)^2 - x(t - 1)
+x(t + 1), which rises with amplitude and frequency and sharpens onsets (Li et al. 2007, Clinical Neurophysiology 118),
+with a double threshold (Bonato et al. 1998, IEEE Trans. Biomed. Eng. 45): the energy exceeds a level above rest, and
+stays above it for most of the following time, so that a short twitch does not count.
 """
 
 import numpy as np
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from scipy import signal
 
 SMOOTHED_S = 0.05
-BASELINE_S = 1.0  # the quietest of the rest before the prompt
+BASELINE_S = 1.0  # length of the baseline: the quietest part of the rest before the prompt
 REST_S = 3.5
-ABOVE = 5.0  # standard deviations over the baseline's mean
-KEPT_S, KEPT_SHARE = 0.25, 0.8  # activity lasts for so long, in so much of it the threshold is passed
-EARLIEST_S, LATEST_S = -2.0, 3.0  # about the prompt; some people of myo-wrist guess it by 1.4 s
+ABOVE = 5.0  # threshold, in standard deviations above the baseline's mean
+KEPT_S, KEPT_SHARE = 0.25, 0.8  # after an onset, so large a share of so many seconds is above the threshold
+EARLIEST_S, LATEST_S = -2.0, 3.0  # relative to the prompt; some people of myo-wrist anticipate it by 1.4 s
 _LOW_HZ = 20.0
 
 
 def energy(emg: NDArray[np.float32], rate_hz: float) -> NDArray[np.float64]:
-    """Teager-Kaiser energy of all channels together, smoothed, (n,)."""
+    """The smoothed Teager-Kaiser energy, mean over channels, (n,)."""
     x = signal.sosfilt(signal.butter(4, _LOW_HZ, "highpass", fs=rate_hz, output="sos"), emg - emg[0], axis=0)
     psi = np.zeros(len(x))
     psi[1:-1] = np.abs(x[1:-1] ** 2 - x[:-2] * x[2:]).mean(axis=1)
@@ -30,9 +30,9 @@ def energy(emg: NDArray[np.float32], rate_hz: float) -> NDArray[np.float64]:
 
 
 def onset(psi: NDArray[np.float64], prompt: int, rate_hz: float) -> int | None:
-    """The sample at which muscles begin to work about a prompt; None where that cannot be told.
+    """The sample of the onset near a prompt; None when it cannot be found.
 
-    psi: `energy` of a recording with a second and more of rest before the prompt
+    psi: `energy` of a recording with more than a second of rest before the prompt
     """
     quiet = psi[max(0, prompt - round(REST_S * rate_hz)) : prompt - round(0.2 * rate_hz)]
     n = round(BASELINE_S * rate_hz)

@@ -1,12 +1,12 @@
-"""Which operators an encoder spends its time in, inside the delegate too: ExecuTorch's ETDump read by its Inspector.
+"""Profile an encoder operator by operator, inside the delegate too: ExecuTorch's ETDump, read by its Inspector.
 
-It needs torch and executorch, and runs in a process of its own: a bundle's library and ExecuTorch's bindings would be
-two runtimes in one process. Times are means over the faster half of the runs: one run that had to wait would outweigh
-all others.
+It needs torch and executorch. It runs in its own process, because a bundle's library and ExecuTorch's bindings would be
+two runtimes in one process. Times are means over the faster half of the runs, because one run that had to wait would
+outweigh all others.
 
-XNNPACK counts whole microseconds and drops the rest, run by run, so no number of runs brings it back: of an encoder
-whose operators take less, nothing would be left. Where there is a C compiler, that process therefore lives by a clock
-that runs a thousand times faster, so that what is dropped are nanoseconds.
+XNNPACK truncates each run's time to whole microseconds, so more runs do not help, and operators that take less than a
+microsecond would vanish. If there is a C compiler, the process therefore gets a clock that runs a thousand times
+faster, so that only nanoseconds are truncated.
 """
 
 import json
@@ -30,7 +30,7 @@ from cpep_edge.errors import CpepError
 N_RUNS = 100
 TIMEOUT_S = 300.0
 _WARM_UP_RUNS = 5
-CLOCK_FACTOR = 1000  # by which the profiled process' monotonic clock is faster
+CLOCK_FACTOR = 1000  # how many times faster the profiled process's monotonic clock runs
 _FAST_CLOCK = f"""
 #define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -46,7 +46,7 @@ int clock_gettime(clockid_t id, struct timespec *now) {{
 }}
 """
 _WHOLE = "Method::execute"
-_NUMBER = re.compile(r" #\d+$")  # that XNNPACK gives to the operators of a kind
+_NUMBER = re.compile(r" #\d+$")  # XNNPACK numbers the operators of a kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +55,28 @@ class Operator:
 
     kind: str
     n_calls: int  # in one window
-    mean_us: float  # of all of them together, one window
+    mean_us: float  # sum over these operators in one window
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorProfile:
-    """One window of an encoder, operator by operator; the longest first."""
+    """The profile of one window of an encoder; the kinds of operators with the most time come first."""
 
     operators: tuple[Operator, ...]
     total_us: float  # of a window with profiling on, mean of the faster half
-    arena_bytes: int  # planned memory outside the delegates; their own workspace comes on top
-    step_us: float = 1.0  # what is dropped of each operator's time is less than this
+    arena_bytes: int  # planned memory outside the delegates, without their own workspace
+    step_us: float = 1.0  # resolution to which each operator's time is truncated
 
     @property
     def between_us(self) -> float:
-        """Time that belongs to no operator."""
+        """The time outside all operators."""
         return self.total_us - sum(operator.mean_us for operator in self.operators)
 
 
 def profile_encoder(program: bytes, n_runs: int = N_RUNS) -> OperatorProfile | None:
-    """Profile a program whose hash was checked and that ran before; None where torch or executorch is not installed.
+    """Profile a program that was checked by its hash and ran before; None without torch or executorch.
 
-    Raises CpepError when the process that does it fails.
+    Raises CpepError when the profiling process fails.
     """
     if find_spec("torch") is None or find_spec("executorch") is None:
         return None
@@ -97,7 +97,7 @@ def profile_encoder(program: bytes, n_runs: int = N_RUNS) -> OperatorProfile | N
 
 
 def fast_clock(folder: Path) -> Path | None:
-    """A library that makes a process' monotonic clock fast; None without a compiler."""
+    """Build a library that makes a process's monotonic clock run fast; None without a compiler."""
     compiler, library = shutil.which("gcc"), folder / "clock.so"
     if compiler is None or not sys.platform.startswith("linux"):
         return None
@@ -127,9 +127,9 @@ def _profile(program: bytes, n_runs: int, factor: int) -> OperatorProfile:
 
 
 def summarise(events: Sequence[Any], arena_bytes: int, factor: int = 1) -> OperatorProfile:
-    """The kinds of operators in the Inspector's events, whose times are milliseconds, warm-up first.
+    """Sum up the Inspector's events by kind of operator; their times are milliseconds, with the warm-up runs first.
 
-    factor: by which the clock ran fast
+    factor: how many times too fast the clock ran
     """
     whole_ms = _times_ms(next(event for event in events if event.name == _WHOLE))
     middle_ms = statistics.median(whole_ms)

@@ -1,7 +1,7 @@
-"""Other people's ways to do a part of the work, timed in turns with ours: what `--vs` names.
+"""Other software for a part of the work, timed in turns with ours; chosen with `--vs`.
 
-Each runs at the best setting that its documentation offers for one window or one query at a time. What a part needs
-besides the bundle is its own affair: the encoder's peers the training run, LibEMG's pipeline labelled recordings too.
+Each peer runs with the best setting in its documentation for one window or one query at a time. Some need more than the
+bundle: the encoder's peers need the training run, LibEMG's pipeline also labelled recordings.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from cpep_edge.errors import ConfigError
 from cpep_edge.golden import Golden
 from cpep_edge.recogniser import Recogniser
 
-PEERS: Mapping[str, tuple[str, ...]] = {  # and the packages that each needs
+PEERS: Mapping[str, tuple[str, ...]] = {  # the packages that each peer needs
     "onnxruntime": ("onnx", "onnxruntime", "torch"),
     "openvino": ("onnx", "onnxruntime", "openvino", "torch"),
     "torch": ("torch",),
@@ -37,7 +37,7 @@ PEERS: Mapping[str, tuple[str, ...]] = {  # and the packages that each needs
 }
 ENCODER_PEERS = ("onnxruntime", "openvino", "torch", "torch.compile")
 INDEX_PEERS = ("numpy", "hnswlib", "usearch", "faiss")
-WINDOWS_A_STRETCH = 4  # of golden signal, that answers are compared on
+WINDOWS_A_STRETCH = 4  # windows of each golden stretch on which answers are compared
 OURS = "cpep-edge"
 
 Windows = NDArray[np.float32]  # (n_windows, n_channels, window_samples), preprocessed
@@ -49,13 +49,13 @@ Labels = NDArray[np.int64]  # (n,), gestures
 class _Contender:
     """One way to search the index."""
 
-    name: str  # and setting
-    call: Callable[[Vectors], Labels]  # an embedding to the gestures of its nearest
+    name: str  # with its setting
+    call: Callable[[Vectors], Labels]  # from an embedding to the gestures of the nearest poses
     size_bytes: int
 
 
 def check_peers(names: Sequence[str], run: Path | None, data: Path | None) -> None:
-    """Raises ConfigError for a name that is no peer's, or for a peer that lacks something."""
+    """Raises ConfigError for an unknown peer, or one without the packages, run or data that it needs."""
     for name in names:
         if name not in PEERS:
             raise ConfigError(f"--vs {name} is not a peer: choose from {', '.join(PEERS)}")
@@ -78,14 +78,14 @@ def measure_peers(
     run: Path | None = None,
     data: Path | None = None,
 ) -> tuple[PeerFigure, ...]:
-    """Time the peers of these names, and ours beside them, part by part.
+    """Time these peers in turns with ours, part by part.
 
-    names: checked
+    names: checked by `check_peers`
     n_threads: of every encoder
     run: the training that the bundle came from
     data: labelled recordings, in the emg2pose format, which also calibrate static int8
-    Raises ConfigError when the run is another's, CpepError when a peer's process fails, DataError when the recordings
-    cannot be asked about.
+    Raises ConfigError when the bundle is not from this run, CpepError when a peer's process fails, DataError when the
+    recordings cannot be used for a test.
     """
     windows = golden_windows(bundle, recogniser)
     figures: list[PeerFigure] = []
@@ -141,7 +141,7 @@ def _turning(call: Callable[[Vectors], object], items: Vectors) -> Callable[[], 
 
 
 def golden_windows(bundle: Bundle, recogniser: Recogniser) -> Windows:
-    """Windows of each golden stretch in turn, from where the filter has settled to its end; none lies across two."""
+    """Windows of each golden stretch, from where the filter has settled to its end; none spans two stretches."""
     n_samples = recogniser.manifest.window_samples
     golden = Golden.from_bytes(bundle.read(bundle.manifest.golden_file))
     n_lead = golden.signal_uv.shape[1] - n_samples

@@ -1,6 +1,6 @@
-"""The parts of recognition, as calls to be timed: each by itself, and the last byte of a window to its decision.
+"""The parts of recognition as calls to be timed: each part alone, and from the last byte of a window to its decision.
 
-Everything runs through the classes that run live.
+The calls use the same classes as live recognition.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from cpep_edge.recogniser import Recogniser
 UV_PER_COUNT = 0.5
 LINK, FILTER, ENCODER, INDEX, DECISION = "link, one frame", "filter, one frame", "encoder", "index", "decision"
 END_TO_END = "end to end"
-PARTS = (LINK, FILTER, ENCODER, INDEX, DECISION)  # what follows the last byte of a window, in its order
+PARTS = (LINK, FILTER, ENCODER, INDEX, DECISION)  # in the order of processing
 
 Signal = NDArray[np.float32]  # (n_samples, n_channels), microvolts; at least a window
 
@@ -29,8 +29,8 @@ Signal = NDArray[np.float32]  # (n_samples, n_channels), microvolts; at least a 
 def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[[], object]]:
     """One call for each of `PARTS`.
 
-    A frame's bytes to samples, those through the filter, a window to its embedding, that to its vote, the vote through
-    the gates to a decision.
+    They decode a frame's bytes to samples, filter samples, embed a window, look up the vote of an embedding, and make a
+    decision from a vote.
     """
     manifest = recogniser.manifest
     frame = next(_hops(signal_uv, FRAME_SAMPLES, manifest.preprocessing.sample_rate_hz))[0]
@@ -55,10 +55,10 @@ def part_calls(recogniser: Recogniser, signal_uv: Signal) -> dict[str, Callable[
 
 
 def end_to_end_calls(recogniser: Recogniser, signal_uv: Signal) -> tuple[Callable[[], bytes], Callable[[bytes], None]]:
-    """What to prepare and what to time: the last byte of a window to its decision.
+    """Two calls to time a decision from the last byte of its window: one to prepare and one to time.
 
-    The first takes in a hop of the stream but for its last frame, which it returns; the second is given that: frame,
-    filter, ring, encoder, index, vote, decision. The encoder is asked at every hop, at rest too.
+    The first takes in a hop of the stream except its last frame, which it returns. The second gets this frame and does
+    the rest: frame, filter, ring, encoder, index, vote, decision. The encoder runs at every hop, also at rest.
     """
     manifest = recogniser.manifest
     rate_hz = manifest.preprocessing.sample_rate_hz
@@ -92,7 +92,7 @@ def _hop_samples(manifest: Manifest) -> int:
 
 
 def _hops(signal_uv: NDArray[np.float32], hop_samples: int, rate_hz: float) -> Iterator[list[bytes]]:
-    """The signal over and over as DATA frames, hop by hop; the last frame of a hop ends it."""
+    """The signal as DATA frames, hop by hop, repeated forever; a hop ends with its last frame."""
     counts = np.clip(np.round(signal_uv / UV_PER_COUNT), -32768, 32767).astype(np.int32)
     n_channels, seq = counts.shape[1], itertools.count()
     for start in itertools.count(0, hop_samples):

@@ -1,7 +1,7 @@
-"""Power meters behind one interface, and the ones that the kernel or the board itself offers.
+"""The interface of power meters, and the meters of the kernel or the board.
 
-A meter is asked for the energy between `begin` and `end`. Each takes the folder, program or port that it reads, so that
-it can be tried on a copy. Those that hang on a serial port are in `power_ports`.
+A meter measures the energy between `begin` and `end`. Each takes the folder, program or port that it reads as an
+argument, so that it can be tested on a copy. Meters on a serial port are in `power_ports`.
 """
 
 import subprocess
@@ -19,24 +19,24 @@ POWERCAP = Path("/sys/class/powercap")
 HWMON = Path("/sys/class/hwmon")
 POWER_SUPPLY = Path("/sys/class/power_supply")
 VCGENCMD = "vcgencmd"
-MIN_READINGS = 5  # of a window; fewer tell nothing of its mean
+MIN_READINGS = 5  # of a window; fewer are not enough for a mean
 
-_WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "5V_IN")  # labels of the input that feeds all others, on Jetson and its like
+_WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "5V_IN")  # labels of the whole board's supply, on Jetson and similar boards
 _COMMAND_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A meter, and what it measures."""
+    """The description of a meter."""
 
     name: str
-    covers: str  # the part of the machine whose power it is
-    rate_hz: float  # readings a second; 0: a counter, read at both ends of a window
+    covers: str  # the part of the machine whose power it measures
+    rate_hz: float  # readings per second; 0: a counter, read at both ends of a window
 
 
 @dataclass(frozen=True, slots=True)
 class PowerReading:
-    """The reading of a meter from `begin` to `end`."""
+    """The energy that a meter measured from `begin` to `end`."""
 
     energy_j: float
     seconds: float
@@ -49,7 +49,7 @@ class PowerReading:
 
 
 class ReadDeniedError(PowerError):
-    """A meter is there and must not be read."""
+    """There is a meter, but no permission to read it."""
 
 
 class Meter(ABC):
@@ -63,7 +63,7 @@ class Meter(ABC):
 
     @abstractmethod
     def end(self) -> PowerReading:
-        """End the window. Raises PowerError when the meter failed meanwhile."""
+        """End the window. Raises PowerError when the meter failed during the window."""
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +72,7 @@ class Meter(ABC):
         self.close()
 
     def close(self) -> None:
-        """Let go of what the meter holds."""
+        """Release the meter's resources."""
         return None
 
 
@@ -80,7 +80,7 @@ class Rapl(Meter):
     """Intel's and AMD's energy counters of processor packages and their memory, which wrap around."""
 
     def __init__(self, root: Path = POWERCAP) -> None:
-        """Raises PowerError when there are none or they must not be read."""
+        """Raises PowerError when there are no counters, or ReadDeniedError when they may not be read."""
         zones = {zone: _text(zone / "name") for zone in sorted(root.glob("intel-rapl:*"))}
         self._zones = [zone for zone, name in zones.items() if name.startswith("package") or name == "dram"]
         if not self._zones:
@@ -93,7 +93,7 @@ class Rapl(Meter):
         self._before_uj, self._begun_s = self._counters_uj(), time.monotonic()
 
     def end(self) -> PowerReading:
-        """See Meter; a counter that wrapped once is understood."""
+        """See Meter; a counter may wrap once."""
         after_uj, seconds = self._counters_uj(), time.monotonic() - self._begun_s
         spent_uj = sum(
             (after - before) % (limit + 1)
@@ -108,10 +108,10 @@ class Rapl(Meter):
 
 
 class PolledMeter(Meter):
-    """A meter of power: a thread reads it again and again, and the trapezoids add up to energy."""
+    """A power meter that a thread reads repeatedly; the readings are integrated by trapezoids to an energy."""
 
     def __init__(self, instrument: Instrument, read_w: Callable[[], float]) -> None:
-        """read_w: one reading, watts; raises PowerError. Called once here, so that a dead meter is known early."""
+        """read_w: one reading in watts; raises PowerError. It is called once here, to detect a dead meter early."""
         self.instrument = instrument
         self._read_w = read_w
         self._points: list[tuple[float, float]] = []  # seconds, watts
@@ -144,12 +144,12 @@ class PolledMeter(Meter):
                 self._points.append((time.monotonic(), power_w))
                 if self._ending.wait(1 / self.instrument.rate_hz):
                     return
-        except Exception as error:  # raised where the window ends
+        except Exception as error:  # raised again at the end of the window
             self._failure = error
 
 
 def integrate(points: list[tuple[float, float]], instrument: Instrument) -> PowerReading:
-    """Energy under readings of power, by trapezoids; points: seconds, watts. Raises PowerError for too few."""
+    """Integrate readings of power by trapezoids; points: seconds, watts. Raises PowerError for too few readings."""
     if len(points) < MIN_READINGS:
         raise PowerError(
             f"{instrument.name} gave {len(points)} readings in a window, too few for a mean: make windows longer than "
@@ -162,7 +162,7 @@ def integrate(points: list[tuple[float, float]], instrument: Instrument) -> Powe
 def hwmon(folder: Path = HWMON) -> PolledMeter:
     """A sensor of current and voltage on the board, such as INA219, INA226 or INA3221.
 
-    folder: of one sensor, or of all: then the first of Texas Instruments' INA family is taken
+    folder: of one sensor, or of all sensors, of which the first of Texas Instruments' INA family is used
     Raises PowerError when there is none.
     """
     sensor = folder if (folder / "name").is_file() else _first_ina(folder)
@@ -177,10 +177,10 @@ def hwmon(folder: Path = HWMON) -> PolledMeter:
 
 
 def battery(folder: Path = POWER_SUPPLY) -> PolledMeter:
-    """The gauge of the battery that this machine runs from.
+    """The gauge of the battery that powers this machine.
 
-    folder: of one battery, or of all supplies
-    Raises PowerError when there is none, or it does not discharge.
+    folder: of one battery, or of all power supplies
+    Raises PowerError when there is no battery, or it does not discharge.
     """
     found = [supply for supply in (folder, *sorted(folder.glob("*"))) if _text(supply / "type") == "Battery"]
     if not found:
@@ -194,15 +194,15 @@ def battery(folder: Path = POWER_SUPPLY) -> PolledMeter:
         status = _text(supply / "status")
         if status != "Discharging":
             raise PowerError(f"{supply.name} is {status.lower() or 'in no known state'}: unplug the charger")
-        return abs(_product(source))  # some drivers count a discharge below zero
+        return abs(_product(source))  # some drivers report a discharge as negative
 
     return PolledMeter(Instrument(f"gauge of {supply.name}", "the whole machine, from its battery", 2.0), read_w)
 
 
 def pi5(command: str = VCGENCMD) -> PolledMeter:
-    """The power chip of a Raspberry Pi 5, asked through `vcgencmd pmic_read_adc`.
+    """The power management chip of a Raspberry Pi 5, read with `vcgencmd pmic_read_adc`.
 
-    Raises PowerError when the program is missing or tells no rails.
+    Raises PowerError when the program is missing or reports no rails.
     """
     return PolledMeter(
         Instrument("pmic_read_adc", "the rails of the Pi's power chip, without its losses and USB", 10.0),
@@ -211,7 +211,7 @@ def pi5(command: str = VCGENCMD) -> PolledMeter:
 
 
 def rails_w(text: str) -> float:
-    """Power of all rails in what `pmic_read_adc` prints: a line `NAME_A current(i)=1.0A` and one `NAME_V ...` each.
+    """The power of all rails in the output of `pmic_read_adc`, with lines `NAME_A current(i)=1.0A` and `NAME_V ...`.
 
     Raises PowerError when no rail has both.
     """
@@ -235,7 +235,7 @@ def _first_ina(folder: Path) -> Path:
 
 
 def _current_and_voltage(sensor: Path) -> tuple[str, list[tuple[Path, float]]]:
-    """The channel of the whole board where one is labelled so, else the first; milliamperes and millivolts."""
+    """The channel labelled as the whole board, else the first, with its files in milliamperes and millivolts."""
     channels = [file.name.removeprefix("curr").removesuffix("_input") for file in sensor.glob("curr*_input")]
     channels = sorted(channel for channel in channels if (sensor / f"in{channel}_input").is_file())
     if not channels:
@@ -265,7 +265,7 @@ def _output(*command: str) -> str:
 
 
 def _text(file: Path) -> str:
-    """A small file's text; empty where there is none."""
+    """The text of a small file; "" without the file."""
     try:
         return file.read_text().strip()
     except OSError:
@@ -285,7 +285,7 @@ def _integer(file: Path) -> int:
 
 
 def slept_s() -> float:
-    """Seconds that this machine spent asleep since it booted."""
+    """The seconds that this machine has been asleep since it booted."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from cpep_bridge.band import Band
 
 PPK2_RATE_HZ = 100_000.0
-_LEAST_SHARE = 0.9  # of the readings that a window should hold; below, the line lost some
-_COUNTER_SHIFT, _COUNTER_MASK = 18, 0x3F  # of a reading, counted by the PPK2: range, value, and logic lie around it
+_LEAST_SHARE = 0.9  # least share of a window's expected readings; with fewer, the line lost some
+_COUNTER_SHIFT, _COUNTER_MASK = 18, 0x3F  # the bits of a reading that hold the PPK2's counter
 _DRAIN_S = 0.2
 _SLEEP_S = 0.01
 
 
 class Ppk2(Meter):
-    """A PPK2 as ampere meter in a supply of known voltage: it never drives the line itself."""
+    """A PPK2 as an ampere meter in a supply of known voltage; it does not supply power itself."""
 
     def __init__(self, port: str, supply_mv: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """supply_mv: what feeds the device under test, for the PPK2 tells currents only
+        """supply_mv: voltage of the device's supply, because the PPK2 only measures currents
 
         Raises PowerError when `ppk2-api` is not installed or no PPK2 answers.
         """
@@ -61,7 +61,7 @@ class Ppk2(Meter):
         self._thread.start()
 
     def end(self) -> PowerReading:
-        """See Meter; the currents are computed here, when nothing is timed any more."""
+        """See Meter; the currents are computed here, after the timed part."""
         seconds = self._clock() - self._begun_s
         self._finish()
         if self._failure is not None:
@@ -94,8 +94,8 @@ class Ppk2(Meter):
             while not self._ending.wait(_SLEEP_S):
                 self._take()
             time.sleep(_DRAIN_S)
-            self._take()  # what was on its way when the PPK2 was told to stop
-        except Exception as error:  # raised where the window ends
+            self._take()  # readings in transit when the PPK2 was stopped
+        except Exception as error:  # raised again at the end of the window
             self._failure = error
 
     def _take(self) -> None:
@@ -104,7 +104,7 @@ class Ppk2(Meter):
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Turn what the library raises into one sentence."""
+        """Turn the library's exceptions into PowerError with one sentence."""
         try:
             yield
         except PowerError:
@@ -114,7 +114,7 @@ class Ppk2(Meter):
 
 
 class BandGauge(Meter):
-    """What a wristband tells of its own battery once a second while it times its engine, or idles and is asked."""
+    """A wristband's battery gauge: TELEMETRY once a second, during a BENCH or while the band idles."""
 
     def __init__(self, band: "Band", rate_hz: float = 1.0) -> None:
         """band: opened, not streaming; rate_hz: of its TELEMETRY"""
@@ -126,7 +126,7 @@ class BandGauge(Meter):
         self._band.take_telemetry()
 
     def end(self) -> PowerReading:
-        """See Meter. A reading tells of the time since the one before it, so the first is left out."""
+        """See Meter. A reading covers the time since the one before it, so the first is left out."""
         points = [
             (told.t_us * 1e-6, abs(told.battery_mv * 1e-3 * told.battery_current_ua * 1e-6))
             for told in self._band.take_telemetry()[1:]

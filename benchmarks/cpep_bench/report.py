@@ -1,4 +1,4 @@
-"""What a bundle costs on one machine, with all that is needed to judge and repeat it: the content of `report.json`."""
+"""The content of `report.json`: the cost of a bundle on one machine, with what is needed to assess and repeat it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -23,12 +23,12 @@ from cpep_edge.outside import unreadable
 SCHEMA_VERSION: Literal[2] = 2
 _MAX_BYTES = 1 << 24
 _ARCHITECTURES = {"linux": "x86_64", "linux-aarch64": "aarch64"}  # of targets that run this benchmark
-NOISY = 1.3  # p95 to p50 of a fixed piece of arithmetic, beyond which a machine was too busy to be believed
+NOISY = 1.3  # with a larger ratio of p95 to p50 of the fixed arithmetic, a machine was too busy for reliable figures
 
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """The encoder in a fresh process of so many threads."""
+    """The time of the encoder in a fresh process with so many threads."""
 
     n_threads: int
     encoder: Latency
@@ -36,14 +36,14 @@ class Threads:
 
 @dataclass(frozen=True, slots=True)
 class PeerFigure:
-    """Somebody else's way to do a part of the work, or ours, timed in turns with the others of its part."""
+    """A peer's figures for one part of the work, or ours, timed in turns with the others."""
 
-    part: str  # what is done: encoder, index, window to class
+    part: str  # encoder, index, or window to class
     name: str
-    setting: str  # the peer's honest best, in words
+    setting: str  # the peer's best setting, in words
     latency: Latency
     size_bytes: int | None  # of its file; None: it has none
-    agreement: str  # with what it is compared to, in words
+    agreement: str  # how far its answers agree with the reference, in words
     accuracy: float | None = None  # balanced, on labelled windows that `agreement` then describes
 
 
@@ -53,24 +53,22 @@ class Report:
 
     schema_version: Literal[2]
     bundle: str
-    manifest_sha256: str  # stands for every file of the bundle
+    manifest_sha256: str  # identifies every file of the bundle
     target: str
     recipe: str  # of the training
-    data: str  # what the encoder was trained on, as its provenance says
+    data: str  # the training data, by the bundle's provenance
     quantisation: str
     n_parameters: int
     n_delegates: int
     n_operators_outside: int
     n_prototypes: int
-    window_ms: float  # signal that one window spans
+    window_ms: float  # length of a window
     hop_ms: float
     smallest_golden_cosine: float
-    runtime: str  # what ran the encoder
+    runtime: str  # of the encoder
     n_threads: int
-    latency: dict[str, Latency]  # the parts, and end to end
-    arithmetic: (
-        Latency  # a fixed piece of Python arithmetic, in turns with the parts: how even and fast the machine was
-    )
+    latency: dict[str, Latency]  # by part, and end to end
+    arithmetic: Latency  # fixed Python arithmetic, timed in turns with the parts: shows the machine's speed and noise
     threads: tuple[Threads, ...]
     starts: tuple[Startup, ...]  # fresh processes
     profile: OperatorProfile | None  # None: torch or executorch is not installed
@@ -86,17 +84,17 @@ class Report:
     versions: dict[str, str]
     git_commit: str
     created_utc: str
-    band: BandFigures | None = None  # what a wristband said of itself, where one was asked
-    links: tuple[LinkFigure, ...] = ()  # readers of simulated devices, where peers of the link were asked for
+    band: BandFigures | None = None  # a wristband's own figures; None: not asked for
+    links: tuple[LinkFigure, ...] = ()  # readers of simulated devices; empty: not asked for
 
     @property
     def typical_start(self) -> Startup:
-        """The start whose total is the median."""
+        """The start with the median total time."""
         return sorted(self.starts, key=lambda start: start.total_ms)[len(self.starts) // 2]
 
     @property
     def noise(self) -> float:
-        """How uneven the machine was: p95 to p50 of the fixed arithmetic; 1 would be perfectly even."""
+        """The ratio of p95 to p50 of the fixed arithmetic; 1 for a machine without noise."""
         return self.arithmetic.p95_ms / self.arithmetic.p50_ms
 
     @property
@@ -119,7 +117,7 @@ class Report:
         return tuple(found)
 
     def json(self) -> str:
-        """The content of `report.json`: all fields, and the figures that people look for."""
+        """The content of `report.json`: all fields, and a summary of the main figures."""
         fields = asdict(self)
         fields["ladder"] = [step.model_dump() for step in self.ladder]
         fields["chip"] = None if self.chip is None else self.chip.model_dump()
@@ -142,7 +140,7 @@ def latency_summary(latency: Latency) -> dict[str, float]:
 
 
 def read_report(file: Path) -> Report:
-    """Read `report.json`. Raises DataError when it is none, or of another schema."""
+    """Read `report.json`. Raises DataError when it is not a report, or has another schema."""
     try:
         content = json.loads(read_plain(file, _MAX_BYTES, follow=True))
         version = content.get("schema_version")

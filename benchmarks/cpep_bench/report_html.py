@@ -149,7 +149,7 @@ def _starting(report: Report) -> str:
 
 
 def _bytes_against_accuracy(report: Report) -> str:
-    """The ladder's ends: weights in float32, and the encoder as deployed."""
+    """A chart of the ladder's ends: weights in float32, and the encoder as deployed."""
     first, last = report.ladder[0], report.ladder[-1]
     sizes_mb = (4e-6 * report.n_parameters, 1e-6 * report.files[report.encoder_file])
     kinds = {"seen gestures": (first.seen, last.seen), "unseen gestures": (first.unseen, last.unseen)}
@@ -184,7 +184,7 @@ def _energy(report: Report) -> str:
 
 
 def _windows(energy: MeasuredEnergy | None) -> str:
-    """The mean power of each window, in their order."""
+    """A chart of the mean power of each window, in order."""
     if energy is None:
         return ""
     unit, scale = ("W", 1.0) if max(window.power_w for window in energy.windows) >= 1 else ("mW", 1e3)

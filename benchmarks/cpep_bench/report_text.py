@@ -1,4 +1,4 @@
-"""The report's tables and sentences, once: Markdown and HTML both are made of them."""
+"""The tables and sentences of the report, used for both Markdown and HTML."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def headline(report: Report) -> str:
 
 
 def latency_table(report: Report) -> Table:
-    """Every part, and end to end."""
+    """The times of every part, and end to end."""
     rows = []
     for name, part in report.latency.items():
         low_ms, high_ms = part.p50_interval_ms
@@ -47,7 +47,7 @@ def latency_table(report: Report) -> Table:
 
 
 def cost_table(report: Report) -> Table:
-    """Start-up, memory and bytes."""
+    """The start-up time, memory and bytes."""
     start = report.typical_start
     rows = [
         ("start: interpreter", f"{start.process_ms:.0f} ms", f"{start.process_rss_mb:.0f} MB"),
@@ -65,7 +65,7 @@ def cost_table(report: Report) -> Table:
 
 
 def threads_table(report: Report) -> Table:
-    """The encoder on several threads."""
+    """The times of the encoder on several threads."""
     rows = tuple(
         (str(entry.n_threads), f"{entry.encoder.p50_ms:.3f}", f"{entry.encoder.p99_ms:.3f}") for entry in report.threads
     )
@@ -107,7 +107,7 @@ def operators_table(report: Report) -> Table | None:
 
 
 def peers_tables(report: Report) -> dict[str, Table]:
-    """The peers beside ours, part by part."""
+    """Tables of the peers and ours, by part."""
     parts = dict.fromkeys(peer.part for peer in report.peers)
     return {part: _peers_table(report, part) for part in parts}
 
@@ -156,7 +156,7 @@ def _links_table(links: Sequence[LinkFigure], device: str) -> Table:
 
 
 def ladder_table(report: Report) -> Table | None:
-    """The accuracy that export cost; None where it was not measured."""
+    """The accuracy at each step of the export; None if it was not measured."""
     rows = tuple(step.cells() for step in report.ladder)
     note = (
         "Balanced zero-shot accuracy at export, as the manifest says; the harmonic mean is that of seen and unseen "
@@ -167,7 +167,7 @@ def ladder_table(report: Report) -> Table | None:
 
 
 def chip_table(report: Report) -> Table | None:
-    """What is known of a microcontroller's program; None for a bundle without one."""
+    """The figures of a microcontroller's program; None for a bundle without one."""
     chip = report.chip
     if chip is None:
         return None
@@ -193,7 +193,7 @@ def chip_table(report: Report) -> Table | None:
 
 
 def band_table(report: Report) -> Table | None:
-    """The figures that a wristband reported; None where none was asked."""
+    """The figures that a wristband reported; None without one."""
     band = report.band
     if band is None:
         return None
@@ -211,9 +211,9 @@ def band_table(report: Report) -> Table | None:
 
 
 def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | None:
-    """The energy that a meter measured; None where there was no meter.
+    """The energy that a meter measured; None without a meter.
 
-    where: the inferences ran
+    where: where the inferences ran
     """
     if energy is None:
         return None
@@ -239,12 +239,12 @@ def energy_table(energy: MeasuredEnergy | None, where: str = "here") -> Table | 
 
 
 def joules(energy_mj: float) -> str:
-    """An energy with the unit that suits its size."""
+    """An energy as text, in mJ or uJ by its size."""
     return f"{energy_mj:.3g} mJ" if abs(energy_mj) >= 0.1 else f"{energy_mj * 1e3:.3g} uJ"
 
 
 def modelled_table(report: Report) -> Table | None:
-    """The energy that models of chips give; None where there are none."""
+    """The modelled energy of chips; None without any."""
     if not report.modelled:
         return None
     rows = tuple((model.modelled_chip, f"{model.modelled_uj:.3g} uJ", model.modelled_from) for model in report.modelled)

@@ -1,6 +1,6 @@
-"""Measure a bundle on this machine and write the report: JSON for machines, Markdown and one HTML page for people.
+"""Measure a bundle on this machine and write the report as JSON, Markdown and one HTML page.
 
-Golden inputs come first: a bundle that does not give the right answers here has no figures.
+The golden inputs are checked first: a bundle that gives wrong answers on this machine is not measured.
 """
 
 import logging
@@ -61,17 +61,17 @@ class Options:
     n_runs: int = MIN_RUNS
     n_threads: int = 1
     power: str = "auto"
-    window_s: float = WINDOW_S  # of a power measurement
+    window_s: float = WINDOW_S  # length of a window of a power measurement
     peers: Sequence[str] = ()
-    run: Path | None = None  # of the training that the bundle came from, for the peers that need it
+    run: Path | None = None  # the training that the bundle came from, for the peers that need it
     data: Path | None = None  # labelled recordings, for the peers that need them
-    band: str | None = None  # port of a wristband that is to time itself
+    band: str | None = None  # port of a wristband that measures itself
     link: LinkOptions = LinkOptions()  # of that port
-    n_starts: int = 5  # fresh processes
-    link_s: float = SECONDS  # of each reading of a simulated device
+    n_starts: int = 5  # fresh processes for the start-up time
+    link_s: float = SECONDS  # length of each reading of a simulated device
 
     def check(self) -> None:
-        """Raises ConfigError for what cannot be measured."""
+        """Raises ConfigError for options with which nothing can be measured."""
         if self.n_runs < MIN_RUNS:
             raise ConfigError(f"--runs {self.n_runs} is too few for a 99th percentile, ask for at least {MIN_RUNS}")
         if self.n_threads < 1:
@@ -92,17 +92,17 @@ def run_bench(
 ) -> Report:
     """Measure a bundle and write `report.json`, `report.md` and `report.html` into the folder `out`.
 
-    key: what must have signed the bundle
-    trust: the user says that its code may run here
+    key: the key that must have signed the bundle
+    trust: the user trusts the bundle's code to run here
     progress: called with the steps done and their number
     Raises ArtifactError when the bundle cannot be trusted or does not give its golden answers here, ConfigError for
-    options that make no sense, PowerError when the meter fails.
+    invalid options, PowerError when the meter fails.
     """
     options = options or Options()
     options.check()
     check_report(out, JSON_FILE)
-    machine = this_machine()  # as it was found: the load is others'
-    with open_meter(options.power) or nullcontext() as meter:  # a missing meter is known before minutes have passed
+    machine = this_machine()  # before measuring, so that the load is other work's
+    with open_meter(options.power) or nullcontext() as meter:  # first, to report a missing meter at once
         opened = Bundle(bundle, key, trust=trust)
         encoder = opened.manifest.encoder_for("the benchmark")
         opened.check_files()
@@ -163,7 +163,7 @@ def run_bench(
 
 
 def write_report(report: Report, out: Path) -> None:
-    """Write the report in its forms into a folder; a device without the extra `[report]` gets no page."""
+    """Write the report in all formats into a folder; without the extra `[report]`, no HTML page."""
     forms = {JSON_FILE: report.json(), MARKDOWN_FILE: markdown(report)}
     try:
         from cpep_bench.report_html import html_report
@@ -182,7 +182,7 @@ def _signal(bundle: Bundle) -> Signal:
 
 
 class _Steps:
-    """Tells of each step that is done, and hands on what it gave."""
+    """Reports the progress after each step, and passes on the step's result."""
 
     def __init__(self, progress: Callable[[int, int], None], n_steps: int) -> None:
         self._progress, self._n_steps, self._n_done = progress, n_steps, 0
@@ -237,7 +237,7 @@ def _latencies(recogniser: Recogniser, signal_uv: Signal, n_runs: int) -> tuple[
 
 
 def _threads(bundle: Bundle, window: NDArray[np.float32], n_runs: int) -> tuple[Threads, ...]:
-    """The encoder on one, two, four, ... threads, as many as there are processors."""
+    """The times of the encoder on one, two, four, ... threads, up to the number of processors."""
     most = min(os.cpu_count() or 1, MAX_THREADS)
     counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
     return tuple(Threads(n, latency) for n, latency in race_threads(bundle, window, counts, n_runs).items())

@@ -1,7 +1,7 @@
-"""What a fresh process pays before the first answer: import, load, first inference, and the memory it reaches.
+"""The cost of a fresh process until its first answer: import, load, first inference, and its memory.
 
-The measurement needs a process of its own, which runs this file: whatever the benchmark itself has imported or warmed
-up would hide what a device sees.
+The measurement runs this file in its own process, because packages that the benchmark has already imported and warmed
+up would hide costs that a device has.
 """
 
 import json
@@ -20,27 +20,27 @@ TIMEOUT_S = 300.0
 class Startup:
     """One fresh process from its start to its first vote, in the order of the fields."""
 
-    process_ms: float  # the interpreter, up to the first line of ours
-    import_ms: float  # this package, numpy, hnswlib; torch and the runtime where the bundle carries no library
-    load_ms: float  # hashes, encoder, index, filter; scipy where the bundle carries no library
+    process_ms: float  # the interpreter, up to the first line of our code
+    import_ms: float  # this package, numpy, hnswlib; torch and the runtime if the bundle carries no library
+    load_ms: float  # hashes, encoder, index, filter; scipy if the bundle carries no library
     first_inference_ms: float  # filter, encoder and vote of one window
-    process_rss_mb: float  # resident memory at the first line of ours; 1 MB = 10^6 bytes
+    process_rss_mb: float  # resident memory at the first line of our code; 1 MB = 10^6 bytes
     import_rss_mb: float  # after the import
     load_rss_mb: float  # after loading
-    peak_rss_mb: float  # largest of the process
+    peak_rss_mb: float  # peak of the process
 
     @property
     def total_ms(self) -> float:
-        """From the start of the process to the first vote."""
+        """The time from the start of the process to the first vote."""
         return self.process_ms + self.import_ms + self.load_ms + self.first_inference_ms
 
 
 def run_fresh(bundle: Path, manifest_sha256: str, n_threads: int = 1) -> Startup:
-    """Start a process that opens a bundle, this one and no other, and recognises one window.
+    """Start a process that opens exactly this bundle and recognises one window.
 
     Raises CpepError when that process fails.
     """
-    from cpep_bench.interleaving import same_packages  # here, because the fresh process must not pay for it
+    from cpep_bench.interleaving import same_packages  # imported here, so that the fresh process does not import it
 
     command = [
         sys.executable,
@@ -72,7 +72,7 @@ def _be_fresh(bundle: Path, manifest_sha256: str, n_threads: int, started_s: flo
     from cpep_edge.recogniser import Recogniser
 
     opened = Bundle(bundle, manifest_sha256=manifest_sha256)
-    if opened.manifest.native is None:  # otherwise the bundle brings its own runtime, which loads with it
+    if opened.manifest.native is None:  # otherwise the bundle carries its own runtime, which loads with it
         import_runtime()
     times_s.append(time.time())
     rss_mb.append(_memory_mb("VmRSS"))
@@ -90,7 +90,7 @@ def _be_fresh(bundle: Path, manifest_sha256: str, n_threads: int, started_s: flo
 
 
 def _memory_mb(field: str) -> float:
-    """The kernel's own mark of this process; the peak of getrusage would start from that of its parent."""
+    """The kernel's figure for this process; the peak of getrusage would include that of the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition(f"{field}:")[2].split()[0]) * 1024e-6
 

@@ -1,8 +1,8 @@
-/* Counts what a process does to the files under one folder, and ends it, or fails the call, at a given step.
+/* Counts a process's changes to the files under one folder, and kills it, or fails the call, at a given step.
  *
- * Preloaded (LD_PRELOAD), and armed by `crash_arm` in the process that is to fall. A step is a call that changes what a
- * disk holds: creating, writing, cutting off, syncing, renaming and removing. Each step that was done is appended to a
- * log outside the folder, with the bytes that were written: what a cut of the power leaves is made from it.
+ * Preloaded (LD_PRELOAD), and armed by `crash_arm` in the process to be killed. A step is a call that changes the disk:
+ * creating, writing, truncating, syncing, renaming and removing. Each step and the bytes written are appended to a log
+ * outside the folder, from which the disk after a power cut is reconstructed.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -31,8 +31,8 @@ static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
     if (!real)                                                                                                          \
     real = (type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, #name)
 
-/* folder: absolute; number: the step, from 1, 0 for none; error: what it fails with, 0: the process is killed there;
- * on: every later step fails too, as on a full disk; exchange: 0 on systems that exchange no names; log: or NULL */
+/* folder: absolute path; number: the step that fails, from 1, 0 for none; error: its errno, 0: the process is killed;
+ * on: whether later steps fail too, as on a full disk; exchange: 0 to refuse exchanging names; log: its path or NULL */
 void crash_arm(const char *folder, long number, int error, int on, int exchange, const char *log)
 {
     REAL(int, open64, const char *, int, ...);
@@ -61,7 +61,7 @@ static const char *place(int folder, const char *path, char *buffer)
     return length && !strncmp(buffer, root, length) && (buffer[length] == '/' || !buffer[length]) ? buffer : NULL;
 }
 
-/* Whether the step may be done; errno is set where not. */
+/* Whether the step may be done; if not, errno is set. */
 static int may(void)
 {
     step++;

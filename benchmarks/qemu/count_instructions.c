@@ -1,10 +1,10 @@
-/* A QEMU plugin that counts the instructions a program executes, and says the number at its end on stderr.
+/* A QEMU plugin that counts the instructions that a program executes, and prints the number to stderr at its end.
  *
  *   gcc -shared -fPIC -O2 -o count_instructions.so count_instructions.c
  *   qemu-aarch64 -cpu cortex-a72 -plugin ./count_instructions.so PROGRAM ...
  *
- * Under emulation time means nothing, and instructions are what is left to compare by. They are no cycles.
- * What is used of qemu-plugin.h (version 1) is declared here, because distributions do not ship it.
+ * Times under emulation are meaningless, so programs are compared by instructions. These are not cycles.
+ * The used part of qemu-plugin.h (version 1) is declared here, because distributions do not ship that header.
  */
 #include <stddef.h>
 #include <stdint.h>

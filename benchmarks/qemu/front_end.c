@@ -1,8 +1,8 @@
-/* The front end of the C library over samples of noise: what a QEMU plugin counts.
+/* Runs the front end of the C library on noise, so that a QEMU plugin can count its instructions.
  *
  *   front_end N_ELECTRODES N_BANDS HOP SPAN N_HOPS
  *
- * The sections of the bands are stable and of no use; what they cost does not depend on that. */
+ * The filter sections of the bands are stable but arbitrary; the cost does not depend on them. */
 #include <stdio.h>
 #include <stdlib.h>
 

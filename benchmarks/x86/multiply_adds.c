@@ -1,6 +1,6 @@
-// How many int8 multiply-adds a second one core can do at all: dot products of independent registers, nothing loaded.
+// Measures a core's peak int8 multiply-adds per second: dot products of independent registers without memory access.
 //
-//   gcc -O2 -mavx512f -mavx512vnni multiply_adds.c && ./a.out      prints multiply-adds a second, the best of 500 rounds
+//   gcc -O2 -mavx512f -mavx512vnni multiply_adds.c && ./a.out      prints the best of 500 rounds
 
 #include <immintrin.h>
 #include <stdio.h>
