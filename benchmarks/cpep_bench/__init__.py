@@ -1,1 +1,1 @@
-"""What a bundle costs on the device at hand: latency, memory, and how each figure was got."""
+"""Measure the cost of a bundle on this device: latency, memory, energy, and how each figure was measured."""

@@ -1,17 +1,17 @@
 """Energy of one window on published chips: modelled from counted work and cited constants, measured nowhere here.
 
-    GAP9      multiply-adds / (6.3 a cycle x 370 MHz) x 57.18 mW: TinyMyo, 3.6 M parameters, took 0.785 s and 44.91 mJ
-              there (arXiv 2512.15729); the rate a cycle is fitted to that run and gives its time within 5 %
-    Apollo3   instructions x 6 uA/MHz x 3.3 V: the maker's figure for its Cortex-M4F running inference, as SparkFun's
-              page of the Artemis module repeats it; one cycle an instruction, so a lower bound. Counted is the build
-              for Cortex-M7, whose kernels (`smlad`) the M4 runs too
+    GAP9      multiply-adds / (6.3 per cycle x 370 MHz) x 57.18 mW: TinyMyo, 3.6 M parameters, took 0.785 s and 44.91 mJ
+              there (arXiv 2512.15729); the rate per cycle is fitted to that run and gives its time within 5 %
+    Apollo3   instructions x 6 uA/MHz x 3.3 V: the maker's figure for its Cortex-M4F running inference, as given on
+              SparkFun's page of the Artemis module; one cycle per instruction, so a lower bound. The instructions are
+              counted in the build for Cortex-M7, whose kernels (`smlad`) the M4 runs too
     STM32U575 instructions x 25.17 mW / 160 MHz: measured during the anomaly detection of MLPerf Tiny v1.1 (closed,
-              STMicroelectronics, NUCLEO-U575ZI-Q at 1.8 V), its Cortex-M33 always busy; counted as for Apollo3, and a
-              lower bound for the same reason
+              STMicroelectronics, NUCLEO-U575ZI-Q at 1.8 V), with its Cortex-M33 always busy; counted as for Apollo3,
+              and a lower bound for the same reason
 
-There is none for a Cortex-M55 with an Ethos-U55. Two papers measured such chips, Alif's E7 (arXiv 2509.17533) and
-Himax' WE2 (2503.22567), on convolutional networks; a joule a cycle of a transformer does not follow from them. Neither
-MLPerf Tiny v1.1 nor the makers' pages have energy beside the cycles or multiply-adds it was spent on.
+There is no model for a Cortex-M55 with an Ethos-U55. Two papers measured such chips, Alif's E7 (arXiv 2509.17533) and
+Himax' WE2 (2503.22567), but with convolutional networks, whose energy per cycle does not apply to a transformer.
+Neither MLPerf Tiny v1.1 nor the makers' pages give an energy together with its cycles or multiply-adds.
 """
 
 from cpep_bench.energy import ModelledEnergy
@@ -24,7 +24,7 @@ _STM32U575_J_A_CYCLE = 25.17e-3 / 160e6
 
 
 def modelled_energy(chip: CortexMSpec | EthosUSpec | None) -> tuple[ModelledEnergy, ...]:
-    """Energy of a window on every chip whose work a bundle for Cortex-M counted; none for other bundles."""
+    """The modelled energy of a window, by chip, from the counts of a bundle for Cortex-M; empty for other bundles."""
     if not isinstance(chip, CortexMSpec):
         return ()
     gap9_uj = chip.multiply_adds / _GAP9_MACS_A_SECOND * _GAP9_W * 1e6

@@ -92,7 +92,7 @@ class FrameLayout:
 
     @property
     def counter_modulus(self) -> int | None:
-        """The number at which the counter wraps; None where there is no counter."""
+        """The number at which the counter wraps; None without a counter."""
         return None if self.counter_offset_bytes is None else 1 << (8 * self.counter_bytes)
 
 

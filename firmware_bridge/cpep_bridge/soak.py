@@ -70,7 +70,7 @@ class Harm:
 
 @dataclass(frozen=True, slots=True)
 class BoardReport:
-    """The result for the board that runs beside the band."""
+    """The result for the board that runs at the same time as the band."""
 
     sent: SentCounts
     counts: LinkCounts

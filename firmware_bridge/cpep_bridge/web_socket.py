@@ -32,7 +32,7 @@ class WebSocketStream:
     """A connection to a board's WebSocket server, as a ByteStream."""
 
     def __init__(self, port: str, records: WebRecords | None = None) -> None:
-        """Raises ConfigError without websockets, LinkError when nobody answers there."""
+        """Raises ConfigError without websockets, LinkError when no server answers."""
         try:
             from websockets.exceptions import WebSocketException
             from websockets.sync.client import connect
