@@ -27,5 +27,5 @@ def write_box_corpus(out: Path) -> None:
     Raises ConfigError without mujoco, CpepError when the disk refuses.
     """
     synthesise_corpus(
-        out, n_users=384, sessions_per_user=1, seconds=3.0, free_seconds=40.0, seed=22, only_first=N_PEOPLE
+        out, n_users=1120, sessions_per_user=1, seconds=3.0, free_seconds=40.0, seed=22, only_first=N_PEOPLE
     )
