@@ -68,8 +68,12 @@ def test_recordings_prepared_in_parallel_are_those_read_one_by_one_and_stay_with
             np.testing.assert_array_equal(prepared.track(number).emg, one_by_one.track(number).emg)
             np.testing.assert_array_equal(prepared.track(number).pose, one_by_one.track(number).pose)
     small = _store(toy_corpus, tiny_recipe, cache_bytes=3 * one_by_one.track(0).size_bytes)
-    small.prepare(numbers)
-    assert 1 <= len(small._tracks) <= 3
+    loaded = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small, "_load", lambda number: loaded.append(number) or one_by_one.track(number))
+        small.prepare(numbers)
+    assert sorted(loaded) == sorted(small._tracks)  # none is filtered and dropped at once
+    assert 1 <= len(loaded) <= 3
 
 
 def test_windows_of_free_movement_show_no_gesture(toy_corpus, tiny_recipe):

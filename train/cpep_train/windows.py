@@ -35,7 +35,7 @@ from cpep_train.pose_templates import gesture_poses, template_poses
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import Layout, layout_of
 
-CACHE_BYTES = 4 << 30  # tokens of about 1,300 simulated people; a corpus that does not fit is filtered anew every epoch
+CACHE_BYTES = 4 << 30  # tokens of about 1,200 simulated people; a corpus that does not fit is filtered anew every epoch
 NO_GESTURE = -1
 _STATISTICS_SESSIONS = 96  # spread over the training split; enough for a scale without reading all recordings
 _LEAST_SCALE_UV = 2e-3  # quieter than any amplifier in microvolts, larger than any EMG in volts
