@@ -181,14 +181,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path, no_encoder: bool) -> Tables:
     """Measure all questions of one set; folds that were trained before are taken from `kept`."""
     recipe = one.trained_by()
-    corpus = _corpus(one, data, scratch / "corpus")
+    corpus = corpus_of(one, data, scratch / "corpus")
     own = _people(corpus, recipe, one)
     tables = Tables(one.name, recipe.windows.window_samples / recipe.signal.sample_rate_hz)
     if judge is None:
         folds = [own.names[number :: one.n_folds] for number in range(min(one.n_folds, len(own.names)))]
         asked_people = own
     else:
-        asked_people = _people(_corpus(one, judge, scratch / "judge"), recipe, one, prefix="judged ")
+        asked_people = _people(corpus_of(one, judge, scratch / "judge"), recipe, one, prefix="judged ")
         folds = [[]] if one.n_folds else []
     everyone = People((*own.takes, *asked_people.takes), own.gestures, recipe, one.stride_s) if judge else own
     asked = set(asked_people.names)
@@ -217,7 +217,7 @@ def measure(one: Set, data: Path, judge: Path | None, scratch: Path, kept: Path,
     return tables
 
 
-def _corpus(one: Set, source: Path, folder: Path) -> Corpus:
+def corpus_of(one: Set, source: Path, folder: Path) -> Corpus:
     """A set's corpus; with held-out movements, without the rest between them, which has no pose of its own."""
     one.bring(source, folder)
     corpus = Corpus.open(folder)
