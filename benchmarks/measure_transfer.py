@@ -6,7 +6,7 @@ FOLDER of the data: `3dc`, `ninapro-db5`, `myo-wrist` in their published layouts
 wear its band and make its gestures by name, as for `measure_realism.py`; for Ninapro, which has recorded poses, they
 also move freely. The set's recipe is trained on them. How the real bands of Ninapro DB5 and myo-wrist sit on the arm is
 not published; the turn is the one at which a discriminant of simulated people classifies the real ones best. Then one,
-two or four real people are trained on, with one, two or four repetitions of each gesture, in three ways:
+two or four real people are trained on with four repetitions of each gesture, or fewer repetitions, in three ways:
 
 - from nothing: the set's recipe as it is;
 - tuned: the same, but the EMG encoder begins as the one that was trained on simulated people;
@@ -17,6 +17,11 @@ nearest poses; they are compared with a linear discriminant on the front end's m
 the same windows of people who were not trained on. Those calibrate by the first repetition of every gesture, without
 labels, which is not tested on. Encoders are in float32. Training takes as many steps for one person and one repetition
 as for four people and four repetitions.
+
+Why it helps or does not is in the last table of a set: how alike two people make a gesture, two real ones, two
+simulated ones, or one of each. It is the correlation over the channels of the logarithms of levels, less the mean over
+gestures and the mean over channels. Where the recipe looks for the turn of the band, it is the one at which all
+gestures together are most alike.
 
 Writes `transfer.md` and `transfer.json`. Simulated people and what was trained on them stay in `--out`, and a second
 run uses them.
@@ -38,8 +43,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from sklearn.metrics import balanced_accuracy_score
 
+from cpep_edge.donning import placements, unscaled
 from cpep_edge.files import write_file
 from cpep_edge.head import Head
+from cpep_edge.preprocess import Preprocessor
 from cpep_edge.session import SessionMeta, write_session
 from cpep_edge.versions import git_commit
 from cpep_export.head_choice import Reads, fitted_heads
@@ -58,7 +65,7 @@ from measure_real import SETS, Set, corpus_of, interval
 from measure_realism import DOUBLE_MYO, MYO, THREE_DC
 
 SEED = 31
-COUNTS = (1, 2, 4)  # of real people who are trained on, and of their repetitions
+CELLS = ((1, 1), (1, 4), (2, 4), (4, 4), (4, 2), (4, 1))  # real people who are trained on, and their repetitions
 PLAIN = "log-covariances + head, no encoder"
 _HELD_S, _FREE_S = 3.0, 20.0  # of a simulated person: each gesture once, and free movement
 _SETTINGS = {"3dc": ["windows.stride_samples=100"]}  # a tenth of a second, as in the other sets; half as many steps
@@ -123,17 +130,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in (one for one in SETS if one.name in options.only.split(",")):
         work = options.out / "work" / one.name
         work.mkdir(parents=True, exist_ok=True)
-        found = measure(one, options.data / one.name, work, sorted(map(int, options.people.split(","))))
+        found, alike = measure(one, options.data / one.name, work, sorted(map(int, options.people.split(","))))
         file = options.out / "transfer.json"
         known = json.loads(file.read_text()) if file.is_file() else {}
-        known[one.name] = {"commit": git_commit() or "unknown", "cells": found}
+        known[one.name] = {"commit": git_commit() or "unknown", "cells": found, "alike": alike}
         write_file(file, json.dumps(known, indent=1) + "\n")
         write_file(options.out / "transfer.md", markdown(known))
     print(options.out / "transfer.md")
 
 
-def measure(one: Set, data: Path, work: Path, numbers: Sequence[int]) -> dict[str, Accuracies]:
-    """The accuracies by cell of the table; numbers: of simulated people."""
+def measure(
+    one: Set, data: Path, work: Path, numbers: Sequence[int]
+) -> tuple[dict[str, Accuracies], dict[str, dict[str, float]]]:
+    """The accuracies by cell of the table, and how alike gestures are; numbers: of simulated people."""
     shutil.rmtree(work / "real", ignore_errors=True)
     real, how, recipe = (
         corpus_of(one, data, work / "real"),
@@ -156,7 +165,7 @@ def measure(one: Set, data: Path, work: Path, numbers: Sequence[int]) -> dict[st
         first = load_checkpoint(run)
         cells[f"{number} simulated"] = judged(corpus, {"simulated": first})
         _say(one, f"{number} simulated", cells)
-    for n_people, n_repetitions in ((people, repetitions) for people in COUNTS for repetitions in COUNTS):
+    for n_people, n_repetitions in CELLS:
         cell = cells.setdefault(f"{n_people} x {n_repetitions}", {})
         for fold in range(how.n_folds):
             tested = people[fold :: how.n_folds]
@@ -167,7 +176,7 @@ def measure(one: Set, data: Path, work: Path, numbers: Sequence[int]) -> dict[st
             for method, of_person in both_ways(recipe, corpus, work, first, 16 / (n_people * n_repetitions)).items():
                 cell.setdefault(method, {}).update(of_person)
         _say(one, f"{n_people} x {n_repetitions}", cells)
-    return cells
+    return cells, alike(recipe, real, simulated)
 
 
 def both_ways(recipe: Recipe, corpus: Path, work: Path, first: Checkpoint, longer: float) -> Accuracies:
@@ -243,6 +252,46 @@ class _Judge:
             self.evaluation.users[one]: float(balanced_accuracy_score(true[person == one], said[person == one]))
             for one in np.unique(person)
         }
+
+
+def alike(recipe: Recipe, real: Corpus, simulated: Corpus) -> dict[str, dict[str, float]]:
+    """How alike people make each gesture, by kind of pair and gesture; "all" of all gestures together."""
+    gestures = tuple(sorted({row.stage for row in real.rows}))
+    calibration, n = recipe.calibration, recipe.signal.n_channels
+    orders = placements(n, calibration.max_turn, calibration.mirrored) if calibration.placed else [tuple(range(n))]
+    kinds = {"real": _patterns(recipe, real, gestures), "simulated": _patterns(recipe, simulated, gestures)}
+    found: dict[str, dict[str, float]] = {}
+    for one, other in (("real", "real"), ("simulated", "simulated"), ("real", "simulated")):
+        each = []
+        for number, pattern in enumerate(kinds[one]):
+            for rival in kinds[other][number + 1 :] if one == other else kinds[other]:
+                turned = max(
+                    (rival[:, list(order)] for order in orders), key=lambda turned: _correlation(pattern, turned)
+                )
+                by_gesture = (_correlation(*pair) for pair in zip(pattern, turned, strict=True))
+                each.append([*by_gesture, _correlation(pattern, turned)])
+        found[f"{one} and {other}"] = dict(zip((*gestures, "all"), np.mean(each, axis=0).tolist(), strict=True))
+    return found
+
+
+def _patterns(recipe: Recipe, corpus: Corpus, gestures: tuple[str, ...]) -> NDArray[np.float64]:
+    """The pattern of levels of each person's gestures, (people, gestures, channels); of the first two dozen people."""
+    people = sorted({row.user for row in corpus.rows})[:24]
+    levels: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
+    for row in (row for row in corpus.rows if row.user in people and row.stage in gestures):
+        with corpus.session(row) as session:
+            emg_uv = session.emg()
+        settled = Preprocessor(unscaled(recipe.preprocessing(1.0)), emg_uv.shape[1])(emg_uv)[len(emg_uv) // 4 :]
+        level = np.log(settled.std(axis=0).astype(np.float64) + 1e-3)
+        levels.setdefault((people.index(row.user), gestures.index(row.stage)), []).append(level)
+    pattern = np.array([[np.mean(levels[p, g], axis=0) for g in range(len(gestures))] for p in range(len(people))])
+    pattern -= pattern.mean(axis=1, keepdims=True)
+    centred: NDArray[np.float64] = pattern - pattern.mean(axis=2, keepdims=True)
+    return centred
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
 def simulate(how: Simulated, recipe: Recipe, folder: Path, n_people: int) -> Corpus:
@@ -338,6 +387,14 @@ def markdown(sets: dict[str, dict[str, object]]) -> str:
         if real:
             lines += _table("trained on real people x repetitions", real)
             lines += [_difference(real, method) for method in next(iter(real.values())) if method.startswith("tuned")]
+        alike: dict[str, dict[str, float]] = sets[name]["alike"]  # type: ignore[assignment]
+        lines += [
+            "",
+            "| how alike two people make a gesture | " + " | ".join(alike) + " |",
+            "| --- | --: | --: | --: |",
+        ]
+        for gesture in next(iter(alike.values())):
+            lines.append(f"| {gesture} | " + " | ".join(f"{kind[gesture]:+.2f}" for kind in alike.values()) + " |")
     return "\n".join(lines) + "\n"
 
 
