@@ -158,7 +158,7 @@ def measure(
         run = work / f"run-{number}"
         names = sorted({row.user for row in simulated.rows})[:number]
         rows = [row for row in simulated.rows if row.user in names]
-        corpus = link(work / "corpus", (simulated, rows), (real, _of(real, people, "test")))
+        corpus = link(work / "corpus", (simulated, rows), (real, rows_of(real, people, "test")))
         if not (run / "checkpoint.json").is_file():
             shutil.rmtree(run, ignore_errors=True)
             train(of_simulated, corpus, run)
@@ -171,8 +171,8 @@ def measure(
             tested = people[fold :: how.n_folds]
             after = (people * 2)[fold + 1 :]
             shown = [name for name in after if name not in tested][:n_people]
-            taught = _of(real, shown, "train", n_repetitions, recipe.calibration.donning == "session")
-            corpus = link(work / "corpus", (real, taught), (real, _of(real, tested, "test")))
+            taught = rows_of(real, shown, "train", n_repetitions, recipe.calibration.donning == "session")
+            corpus = link(work / "corpus", (real, taught), (real, rows_of(real, tested, "test")))
             for method, of_person in both_ways(recipe, corpus, work, first, 16 / (n_people * n_repetitions)).items():
                 cell.setdefault(method, {}).update(of_person)
         _say(one, f"{n_people} x {n_repetitions}", cells)
@@ -333,7 +333,7 @@ def _simulate_person(how: Simulated, folder: Path, moves_freely: bool, person: i
     return rows
 
 
-def _of(
+def rows_of(
     corpus: Corpus, people: Iterable[str], split: str, n_repetitions: int = 0, first_only: bool = False
 ) -> list[Row]:
     """The rows of some people, put into a split; n_repetitions: of each gesture and donning, 0: all.

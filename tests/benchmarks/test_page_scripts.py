@@ -27,6 +27,7 @@ BY_OTHER_TESTS = {
     "benchmarks/measure_real.py": "benchmarks/test_measure_real.py",
     "benchmarks/measure_realism.py": "benchmarks/test_measure_realism.py",
     "benchmarks/measure_teaching.py": "benchmarks/test_measure_teaching.py",
+    "benchmarks/measure_transfer.py": "benchmarks/test_measure_transfer.py",
     "cpep_bench.link_readers": "benchmarks/test_link_readers.py",
     "cpep_edge": "train/test_distributed.py",  # for torchrun; test_page_commands.py tests the command line itself
 }
