@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cpep_edge.cli.output import print_json, print_table, progress, stdout
+from cpep_edge.cli.output import print_json, print_table, progress, stderr, stdout
 from cpep_edge.cli.trust import KeyOption, SignOption, TrustOption, ask_password
 from cpep_edge.names import UNKNOWN
 
@@ -119,6 +119,11 @@ def export(
             progress=advance,
         )
     _print_manifest(manifest, as_json)
+    if boxed:
+        stderr.print(
+            "This encoder was trained on simulated people only, and real arms differ from them. On a real arm, teach "
+            "your own gestures: cpep-edge teach my.cpep --port PORT"
+        )
 
 
 def inspect(
