@@ -6,7 +6,7 @@ FOLDER of the data: `3dc`, `ninapro-db5`, `myo-wrist` in their published layouts
 wear its band and make its gestures by name, as for `measure_realism.py`; for Ninapro, which has recorded poses, they
 also move freely. The set's recipe is trained on them. How the real bands of Ninapro DB5 and myo-wrist sit on the arm is
 not published; the turn is the one at which a discriminant of simulated people classifies the real ones best. Then one,
-two or four real people are trained on with four repetitions of each gesture, or fewer repetitions, in three ways:
+two or four real people are trained on, with one, two or four repetitions of each gesture, in three ways:
 
 - from nothing: the set's recipe as it is;
 - tuned: the same, but the EMG encoder begins as the one that was trained on simulated people;
@@ -23,17 +23,18 @@ simulated ones, or one of each. It is the correlation over the channels of the l
 gestures and the mean over channels. Where the recipe looks for the turn of the band, it is the one at which all
 gestures together are most alike.
 
-Writes `transfer.md` and `transfer.json`. Simulated people and what was trained on them stay in `--out`, and a second
-run uses them.
+Writes `transfer.md` and `transfer.json` after every cell of the tables. A second run with the same `--out` computes
+only the cells that are missing, and uses the simulated people and what was trained on them again.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -65,7 +66,7 @@ from measure_real import SETS, Set, corpus_of, interval
 from measure_realism import DOUBLE_MYO, MYO, THREE_DC
 
 SEED = 31
-CELLS = ((1, 1), (1, 4), (2, 4), (4, 4), (4, 2), (4, 1))  # real people who are trained on, and their repetitions
+COUNTS = (1, 2, 4)  # of real people who are trained on, and of their repetitions
 PLAIN = "log-covariances + head, no encoder"
 _HELD_S, _FREE_S = 3.0, 20.0  # of a simulated person: each gesture once, and free movement
 _SETTINGS = {"3dc": ["windows.stride_samples=100"]}  # a tenth of a second, as in the other sets; half as many steps
@@ -73,8 +74,17 @@ _VALIDATES = 8  # every so many-th simulated person is for validation
 _FINGERS = ("index", "middle", "ring", "little")
 _THUMB = ("adduction", "abduction", "flexion", "extension")
 
-Values = NDArray[np.float32]
 Accuracies = dict[str, dict[str, float]]  # by method and person
+Likeness = dict[str, dict[str, float]]  # by kind of pair and gesture
+
+
+@dataclass
+class Results:
+    """The results on one set, as `transfer.json` has them."""
+
+    commits: list[str] = field(default_factory=list)  # that computed the cells
+    cells: dict[str, Accuracies] = field(default_factory=dict)
+    alike: Likeness = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,46 +137,65 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default=",".join(SIMULATED), help="sets by commas")
     parser.add_argument("--people", default="24,96,384", help="numbers of simulated people; the last begins the tuning")
     options = parser.parse_args(arguments)
-    for one in (one for one in SETS if one.name in options.only.split(",")):
+    wanted = options.only.split(",")
+    if set(wanted) - set(SIMULATED):
+        parser.error(
+            f"there is no set {', '.join(sorted(set(wanted) - set(SIMULATED)))}; there are {', '.join(SIMULATED)}"
+        )
+    if missing := [name for name in wanted if not (options.data / name).is_dir()]:
+        parser.error(f"{options.data} holds no {', '.join(missing)}")
+    try:
+        numbers = sorted(map(int, options.people.split(",")))
+    except ValueError:
+        parser.error(f"--people takes numbers by commas, got {options.people}")
+    file = options.out / "transfer.json"
+    results = {name: Results(**one) for name, one in (json.loads(file.read_text()) if file.is_file() else {}).items()}
+
+    def save() -> None:
+        write_file(file, json.dumps({name: asdict(one) for name, one in results.items()}, indent=1) + "\n")
+        write_file(options.out / "transfer.md", markdown(results))
+
+    for one in (one for one in SETS if one.name in wanted):
         work = options.out / "work" / one.name
         work.mkdir(parents=True, exist_ok=True)
-        found, alike = measure(one, options.data / one.name, work, sorted(map(int, options.people.split(","))))
-        file = options.out / "transfer.json"
-        known = json.loads(file.read_text()) if file.is_file() else {}
-        known[one.name] = {"commit": git_commit() or "unknown", "cells": found, "alike": alike}
-        write_file(file, json.dumps(known, indent=1) + "\n")
-        write_file(options.out / "transfer.md", markdown(known))
+        measure(one, options.data / one.name, work, numbers, results.setdefault(one.name, Results()), save)
     print(options.out / "transfer.md")
 
 
 def measure(
-    one: Set, data: Path, work: Path, numbers: Sequence[int]
-) -> tuple[dict[str, Accuracies], dict[str, dict[str, float]]]:
-    """The accuracies by cell of the table, and how alike gestures are; numbers: of simulated people."""
+    one: Set, data: Path, work: Path, numbers: Sequence[int], results: Results, save: Callable[[], None]
+) -> None:
+    """Add the missing results on a set, and save after each; numbers: of simulated people."""
     shutil.rmtree(work / "real", ignore_errors=True)
-    real, how, recipe = (
-        corpus_of(one, data, work / "real"),
-        SIMULATED[one.name],
-        load_recipe(one.recipe, _SETTINGS.get(one.name, [])),
-    )
+    real, how = corpus_of(one, data, work / "real"), SIMULATED[one.name]
+    recipe = load_recipe(one.recipe, _SETTINGS.get(one.name, []))
     people = sorted({row.user for row in real.rows})
-    cells: dict[str, Accuracies] = {}
     simulated = simulate(how, recipe, work / "simulated", numbers[-1])
+    results.commits = list(dict.fromkeys((*results.commits, git_commit() or "unknown")))
     stages = tuple(how.names.values())  # free movement does not calibrate, as real people have none
     of_simulated = recipe.model_copy(update={"calibration": recipe.calibration.model_copy(update={"stages": stages})})
+
+    def add(cell: str, found: Accuracies) -> None:
+        results.cells[cell] = found
+        means = {method: round(float(np.mean(list(people.values()))), 3) for method, people in found.items()}
+        print(one.name, cell, means, flush=True)
+        save()
+
     for number in numbers:
-        run = work / f"run-{number}"
+        run, cell = work / f"run-{number}", f"{number} simulated"
         names = sorted({row.user for row in simulated.rows})[:number]
         rows = [row for row in simulated.rows if row.user in names]
-        corpus = link(work / "corpus", (simulated, rows), (real, rows_of(real, people, "test")))
-        if not (run / "checkpoint.json").is_file():
-            shutil.rmtree(run, ignore_errors=True)
-            train(of_simulated, corpus, run)
-        first = load_checkpoint(run)
-        cells[f"{number} simulated"] = judged(corpus, {"simulated": first})
-        _say(one, f"{number} simulated", cells)
-    for n_people, n_repetitions in CELLS:
-        cell = cells.setdefault(f"{n_people} x {n_repetitions}", {})
+        if cell not in results.cells or not (run / "checkpoint.json").is_file():
+            corpus = link(work / "corpus", (simulated, rows), (real, rows_of(real, people, "test")))
+            if not (run / "checkpoint.json").is_file():
+                shutil.rmtree(run, ignore_errors=True)
+                train(of_simulated, corpus, run)
+            add(cell, judged(corpus, {"simulated": load_checkpoint(run)}))
+    first = load_checkpoint(work / f"run-{numbers[-1]}")
+    for n_people, n_repetitions in itertools.product(COUNTS, COUNTS):
+        cell, found = f"{n_people} x {n_repetitions}", Accuracies()
+        if cell in results.cells:
+            continue
         for fold in range(how.n_folds):
             tested = people[fold :: how.n_folds]
             after = (people * 2)[fold + 1 :]
@@ -174,9 +203,10 @@ def measure(
             taught = rows_of(real, shown, "train", n_repetitions, recipe.calibration.donning == "session")
             corpus = link(work / "corpus", (real, taught), (real, rows_of(real, tested, "test")))
             for method, of_person in both_ways(recipe, corpus, work, first, 16 / (n_people * n_repetitions)).items():
-                cell.setdefault(method, {}).update(of_person)
-        _say(one, f"{n_people} x {n_repetitions}", cells)
-    return cells, alike(recipe, real, simulated)
+                found.setdefault(method, {}).update(of_person)
+        add(cell, found)
+    results.alike = alike(recipe, real, simulated)
+    save()
 
 
 def both_ways(recipe: Recipe, corpus: Path, work: Path, first: Checkpoint, longer: float) -> Accuracies:
@@ -254,13 +284,13 @@ class _Judge:
         }
 
 
-def alike(recipe: Recipe, real: Corpus, simulated: Corpus) -> dict[str, dict[str, float]]:
+def alike(recipe: Recipe, real: Corpus, simulated: Corpus) -> Likeness:
     """How alike people make each gesture, by kind of pair and gesture; "all" of all gestures together."""
     gestures = tuple(sorted({row.stage for row in real.rows}))
     calibration, n = recipe.calibration, recipe.signal.n_channels
     orders = placements(n, calibration.max_turn, calibration.mirrored) if calibration.placed else [tuple(range(n))]
     kinds = {"real": _patterns(recipe, real, gestures), "simulated": _patterns(recipe, simulated, gestures)}
-    found: dict[str, dict[str, float]] = {}
+    found: Likeness = {}
     for one, other in (("real", "real"), ("simulated", "simulated"), ("real", "simulated")):
         each = []
         for number, pattern in enumerate(kinds[one]):
@@ -336,7 +366,7 @@ def _simulate_person(how: Simulated, folder: Path, moves_freely: bool, person: i
 def rows_of(
     corpus: Corpus, people: Iterable[str], split: str, n_repetitions: int = 0, first_only: bool = False
 ) -> list[Row]:
-    """The rows of some people, put into a split; n_repetitions: of each gesture and donning, 0: all.
+    """The rows of some people, put into a split; n_repetitions: of each person and gesture, 0: all.
 
     first_only: only those of a person's first session
     """
@@ -363,49 +393,44 @@ def link(folder: Path, *parts: tuple[Corpus, list[Row]]) -> Path:
     return folder
 
 
-def _say(one: Set, cell: str, cells: dict[str, Accuracies]) -> None:
-    means = {method: round(float(np.mean(list(people.values()))), 3) for method, people in cells[cell].items()}
-    print(one.name, cell, means, flush=True)
-
-
-def markdown(sets: dict[str, dict[str, object]]) -> str:
-    """The report: two tables a set."""
+def markdown(results: dict[str, Results]) -> str:
+    """The report: for each set the accuracies, and how alike people make gestures."""
     lines = [
-        "# Simulated people first, then real arms",
+        "# Training on simulated people first",
         "",
         "`python benchmarks/measure_transfer.py --data FOLDER --out FOLDER`; its head explains the methods. Balanced",
         "accuracy on people who were not trained on, mean over people. Encoders in float32, windows as in the set's",
         "recipe. In brackets: 95 % interval of the mean difference over people.",
     ]
-    for name in (name for name in SIMULATED if name in sets):
-        cells: dict[str, Accuracies] = sets[name]["cells"]  # type: ignore[assignment]
-        n_people = len(next(iter(next(iter(cells.values())).values())))
-        lines += ["", f"## {name}, {n_people} people, commit `{str(sets[name]['commit'])[:12]}`"]
-        simulated = [cell for cell in cells if cell.endswith("simulated")]
-        lines += _table("trained on simulated people only", {f"{c.split()[0]} people": cells[c] for c in simulated})
-        real = {c.replace("x", "people x"): cells[c] for c in cells if c not in simulated}
-        if real:
-            lines += _table("trained on real people x repetitions", real)
-            lines += [_difference(real, method) for method in next(iter(real.values())) if method.startswith("tuned")]
-        alike: dict[str, dict[str, float]] = sets[name]["alike"]  # type: ignore[assignment]
-        lines += [
-            "",
-            "| how alike two people make a gesture | " + " | ".join(alike) + " |",
-            "| --- | --: | --: | --: |",
-        ]
-        for gesture in next(iter(alike.values())):
-            lines.append(f"| {gesture} | " + " | ".join(f"{kind[gesture]:+.2f}" for kind in alike.values()) + " |")
+    for name in (name for name in SIMULATED if name in results):
+        cells, n_people = results[name].cells, len(next(iter(next(iter(results[name].cells.values())).values())))
+        commits = ", ".join(f"`{commit[:12]}`" for commit in results[name].commits)
+        lines += ["", f"## {name}, {n_people} people, commit {commits}"]
+        for what, end in (("simulated people only", " simulated"), ("real people x repetitions", "")):
+            columns = {cell.removesuffix(" simulated"): rows for cell, rows in sorted(cells.items(), key=_by_number)
+                       if cell.endswith(" simulated") == bool(end)}  # fmt: skip
+            lines += _table(f"trained on {what}", columns) if columns else []
+        if kinds := results[name].alike:
+            lines += ["", "| how alike two people make a gesture | " + " | ".join(kinds) + " |"]
+            lines += ["| --- |" + " --: |" * len(kinds)]
+            for gesture in next(iter(kinds.values())):
+                lines.append(f"| {gesture} | " + " | ".join(f"{kind[gesture]:+.2f}" for kind in kinds.values()) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _by_number(cell: tuple[str, Accuracies]) -> list[int]:
+    return [int(word) for word in cell[0].split() if word.isdigit()]
 
 
 def _table(what: str, columns: dict[str, Accuracies]) -> list[str]:
     lines = ["", f"| {what} | " + " | ".join(columns) + " |", "| --- |" + " --: |" * len(columns)]
     best = {c: max(np.mean(list(people.values())) for people in rows.values()) for c, rows in columns.items()}
-    for method in next(iter(columns.values())):
+    methods = list(next(iter(columns.values())))
+    for method in methods:
         means = {column: np.mean(list(rows[method].values())) for column, rows in columns.items()}
         texts = (f"**{mean:.3f}**" if mean == best[column] else f"{mean:.3f}" for column, mean in means.items())
         lines.append(f"| {method} | " + " | ".join(texts) + " |")
-    return lines
+    return lines + [_difference(columns, method) for method in methods if method.startswith("tuned")]
 
 
 def _difference(columns: dict[str, Accuracies], method: str) -> str:

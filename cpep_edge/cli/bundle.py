@@ -122,7 +122,7 @@ def export(
     if boxed:
         stderr.print(
             "This encoder was trained on simulated people only, and real arms differ from them. On a real arm, teach "
-            "your own gestures: cpep-edge teach my.cpep --port PORT"
+            "your own gestures: cpep-edge teach own.cpep --port PORT"
         )
 
 

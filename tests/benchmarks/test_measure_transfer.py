@@ -44,7 +44,7 @@ def people(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_way_is_judged_on_everyone_and_what_real_people_show_is_found(people, tmp_path, monkeypatch):
-    monkeypatch.setattr(measure_transfer, "CELLS", ((1, 1),))
+    monkeypatch.setattr(measure_transfer, "COUNTS", (1,))
     monkeypatch.setattr(measure_transfer, "_HELD_S", 1.0)
     monkeypatch.setattr(measure_transfer, "load_recipe", lambda name, settings=(): load_recipe(name, SMALL))
     how = {"3dc": replace(measure_transfer.SIMULATED["3dc"], n_folds=2)}
@@ -61,9 +61,30 @@ def test_every_way_is_judged_on_everyone_and_what_real_people_show_is_found(peop
     assert {name.split(",")[0] for name in real} == {PLAIN.split(",")[0], "from nothing", "tuned", "head only"}
     assert real[PLAIN] > 0.9  # one person's one repetition holds all there is to know
     assert max(simulated.values()) < 0.5  # simulated people know nothing of these gestures
+
+    def train_again(*_: object, **__: object) -> None:
+        raise AssertionError("what is there is computed again")
+
+    monkeypatch.setattr(measure_transfer, "train", train_again)
+    main(["--data", str(people), "--out", str(tmp_path), "--only", "3dc", "--people", "2"])
+    assert json.loads((tmp_path / "transfer.json").read_text())["3dc"]["cells"] == cells
     page = (tmp_path / "transfer.md").read_text()
     assert "| trained on simulated people only | 2 people |" in page
-    assert "| trained on real people x repetitions | 1 people x 1 |" in page
+    assert "| trained on real people x repetitions | 1 x 1 |" in page
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--only", "emg2pose"], "there is no set emg2pose; there are 3dc, ninapro-db5, myo-wrist"),
+        (["--only", "3dc,myo-wrist"], "holds no myo-wrist"),
+        (["--only", "3dc", "--people", "few"], "--people takes numbers by commas, got few"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(people, tmp_path, capsys, asked, said):
+    with pytest.raises(SystemExit):
+        main(["--data", str(people), "--out", str(tmp_path), *asked])
+    assert said in capsys.readouterr().err
 
 
 def _corpus(folder, people: dict[str, int], rng: np.random.Generator) -> Corpus:
