@@ -406,7 +406,7 @@ def markdown(results: dict[str, Results]) -> str:
         cells, n_people = results[name].cells, len(next(iter(next(iter(results[name].cells.values())).values())))
         commits = ", ".join(f"`{commit[:12]}`" for commit in results[name].commits)
         lines += ["", f"## {name}, {n_people} people, commit {commits}"]
-        for what, end in (("simulated people only", " simulated"), ("real people x repetitions", "")):
+        for what, end in (("so many simulated people only", " simulated"), ("so many real people x repetitions", "")):
             columns = {cell.removesuffix(" simulated"): rows for cell, rows in sorted(cells.items(), key=_by_number)
                        if cell.endswith(" simulated") == bool(end)}  # fmt: skip
             lines += _table(f"trained on {what}", columns) if columns else []

@@ -69,8 +69,8 @@ def test_every_way_is_judged_on_everyone_and_what_real_people_show_is_found(peop
     main(["--data", str(people), "--out", str(tmp_path), "--only", "3dc", "--people", "2"])
     assert json.loads((tmp_path / "transfer.json").read_text())["3dc"]["cells"] == cells
     page = (tmp_path / "transfer.md").read_text()
-    assert "| trained on simulated people only | 2 people |" in page
-    assert "| trained on real people x repetitions | 1 x 1 |" in page
+    assert "| trained on so many simulated people only | 2 |" in page
+    assert "| trained on so many real people x repetitions | 1 x 1 |" in page
 
 
 @pytest.mark.parametrize(
