@@ -31,6 +31,12 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, max=256, help="Data-loader processes.")] = None,
+    cache_gib: Annotated[
+        float,
+        typer.Option(
+            min=0, max=65_536, help="Memory for filtered recordings, in GiB; more are filtered anew every epoch."
+        ),
+    ] = 4,
 ) -> None:
     """Train CPEP: masked auto-encoding of EMG and of pose, then contrastive alignment.
 
@@ -58,6 +64,7 @@ def train(
         stage=stage,
         resume=resume,
         n_workers=workers,
+        cache_bytes=round(cache_gib * 2**30),
         teacher=teacher,
         skip_bad=skip_bad,
         progress=None if sys.stderr.isatty() else "lines",

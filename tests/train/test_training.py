@@ -3,6 +3,7 @@ import fcntl
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ from cpep_train.evaluate import evaluation_set
 from cpep_train.loggers import _Outlived
 from cpep_train.recipe import LogTo, Recipe
 from cpep_train.training import STAGES, train
+from cpep_train.windows import SessionStore
 from tests.processes import environment, invoke, python
 from tests.train.toy_corpus import HELD_OUT_STAGE, train_on, varied, write_recipe, write_toy_corpus
 
@@ -365,3 +367,22 @@ def test_a_resume_point_needs_no_place_for_temporary_files(fit, tiny_recipe, out
 def test_more_reading_processes_than_any_machine_has_are_wrong_usage():
     """Lightning would try to start them all, which would take for ever."""
     assert invoke("train", "cpep", "--data", "x", "--out", "y", "--workers", "99999999999").exit_code == 2
+
+
+def test_recordings_that_the_cache_has_no_room_for_are_filtered_anew_every_epoch(
+    toy_corpus, tiny_recipe, tmp_path, monkeypatch
+):
+    loaded = list[int]()
+    load = SessionStore._load
+    monkeypatch.setattr(SessionStore, "_load", lambda store, number: loaded.append(number) or load(store, number))
+    recipe = write_recipe(tiny_recipe, tmp_path / "tiny.toml")
+    counts = []
+    for name, options in (("kept", []), ("anew", ["--cache-gib", "0"])):
+        loaded.clear()
+        result = invoke(
+            *("train", recipe, "--data", toy_corpus.folder, "--out", tmp_path / name, "--workers", "0", *options)
+        )
+        assert result.exit_code == 0, result.output
+        counts.append(max(Counter(loaded).values()))
+    assert counts[0] == 1
+    assert counts[1] >= tiny_recipe.pose_mae.epochs + tiny_recipe.align.epochs

@@ -50,7 +50,7 @@ from cpep_train.processes import join, rank, wait_for_all
 from cpep_train.provenance import PROVENANCE_FILE, Provenance, load_provenance, provenance_of, save_provenance
 from cpep_train.recipe import Recipe
 from cpep_train.recordings import RECORDINGS_FILE, Layout, load_layouts, look_through, save_layouts
-from cpep_train.windows import SessionStore, WindowDataset, fit_statistics
+from cpep_train.windows import CACHE_BYTES, SessionStore, WindowDataset, fit_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def train(
     resume: bool = False,
     progress: bool | Literal["lines"] | None = None,
     n_workers: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
     lend: Callable[[StageName], Path | None] = lambda stage: None,
     teacher: Path | None = None,
     skip_bad: bool = False,
@@ -84,6 +85,8 @@ def train(
     resume: continue a run with the same recipe and data where it stopped; finished stages are kept
     progress: a bar on stderr, or one line per epoch; None draws a bar if stderr is a terminal
     n_workers: processes that read the corpus; None chooses by its size
+    cache_bytes: memory for filtered recordings; a corpus that needs more is filtered anew every epoch, and its windows
+        are shuffled in streams
     lend: returns the folder of another run's finished copy of a stage, to be copied from there
     teacher: a finished run to distil, whose pose encoder is used; the recipe must ask for distillation
     skip_bad: leave out and list recordings that cannot be used, instead of refusing to start
@@ -97,7 +100,8 @@ def train(
         progress = sys.stderr.isatty() and rank() == 0
     try:
         with _claimed(out) if rank() == 0 else nullcontext():
-            run = _Run(recipe, data, out, resume or stage is not None, progress, n_workers, lend, teacher, skip_bad)
+            may_exist = resume or stage is not None
+            run = _Run(recipe, data, out, may_exist, progress, n_workers, cache_bytes, lend, teacher, skip_bad)
             for name in stages_of(recipe) if stage is None else (stage,):
                 run.stage(name, resume)
             return run.finish() if stage in (None, "align") else None
@@ -123,6 +127,7 @@ class _Run:
         may_exist: bool,
         progress: bool | Literal["lines"],
         n_workers: int | None,
+        cache_bytes: int,
         lend: Callable[[StageName], Path | None],
         teacher: Path | None,
         skip_bad: bool,
@@ -140,7 +145,7 @@ class _Run:
             corpus, layouts = corpus.usable(recipe, self.provenance.skipped), load_layouts(out) or {}
         self.teacher = self._taught_by(teacher)
         self.statistics = with_plain_head(corpus, recipe, fit_statistics(corpus, recipe), layouts)
-        self.store = SessionStore(corpus, recipe, self.statistics, layouts=layouts)
+        self.store = SessionStore(corpus, recipe, self.statistics, cache_bytes=cache_bytes, layouts=layouts)
         self._windows("train", with_pose=True)
         if rank() == 0:  # last, so that a refused start does not block the folder
             _remove_unfinished(self.out)
