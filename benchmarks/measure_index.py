@@ -7,7 +7,9 @@ share of equal votes, balanced accuracy. Queries are EMG windows that training d
 windows is used to choose poses. Engines take turns query by query, so that other load affects all of them equally.
 
 --poses: instead, measure engines on indices of so many poses, from as many simulated people as necessary, who make the
-gestures of `cpep_train.stages`, which are also those of the corpus. Only their hands are simulated, no EMG.
+gestures of `cpep_train.stages`, which are also those of the corpus. Only their hands are simulated, no EMG. The last
+row is the index that export makes of them, searched as in a bundle, with the penalty on trained gestures; its votes are
+compared with those of all poses with the same penalty.
 """
 
 import argparse
@@ -31,12 +33,13 @@ from cpep_edge.session import N_JOINTS
 from cpep_edge.spread import evenly_spread
 from cpep_edge.versions import git_commit, installed_versions
 from cpep_export.prototypes import find_prototypes
-from cpep_export.training_windows import training_embeddings
+from cpep_export.training_windows import ASKING_WINDOWS, POSES_PER_WINDOW, training_embeddings
 from cpep_train.checkpoint import Checkpoint, load_checkpoint
 from cpep_train.corpus import Corpus
 from cpep_train.evaluate import N_NEIGHBOURS as K
 from cpep_train.evaluate import balanced_accuracy, embed_emg, embed_poses, evaluation_set, majority, torch_embedding
 from cpep_train.hand_model import load_hand
+from cpep_train.seen_penalty import choose_seen_penalty
 from cpep_train.stages import STAGES, draw_style, move
 from index_choices import CHOICES
 
@@ -67,6 +70,7 @@ class Inputs:
     queries: Vectors  # (Q, D), EMG that training did not see
     true: Labels  # (Q,)
     seen: NDArray[np.bool_]  # (K,), whether EMG of the gesture was trained on
+    gesture_penalty: tuple[float, ...]  # (K,), as a bundle takes it off the cosines
     data: str
     seed: int
 
@@ -81,31 +85,31 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(options.run)
-    inputs = _gather(checkpoint, options.data)
-    if options.poses:
-        sizes = sorted(int(size) for size in options.poses.split(","))
-        body = _grown(inputs, checkpoint, sizes)
-    else:
-        body = itertools.chain(_curve(inputs), _search(inputs))
+    sizes = sorted(int(size) for size in options.poses.split(",") if size)
+    inputs = _gather(checkpoint, options.data, max(sizes, default=0))
+    body = _grown(inputs, checkpoint, sizes) if sizes else itertools.chain(_curve(inputs), _search(inputs))
     lines = [*_headline(inputs), *body, *_origin(inputs)]
     write_file(options.out, "\n".join(lines))
 
 
-def _gather(checkpoint: Checkpoint, data: Path) -> Inputs:
+def _gather(checkpoint: Checkpoint, data: Path, n_poses: int) -> Inputs:
     corpus = Corpus.open(data)
     evaluation = evaluation_set(checkpoint, corpus)
     queries = embed_emg(torch_embedding(checkpoint.emg), evaluation.queries)
     asked = evaluation.queries.held_out_user if evaluation.queries.held_out_user.any() else np.ones(len(queries), bool)
     asked_places = np.flatnonzero(asked)
     chosen = asked_places[evenly_spread(len(asked_places), N_QUERIES)]
+    poses = embed_poses(checkpoint.pose, evaluation.references)
+    penalty = choose_seen_penalty(checkpoint, evaluation, queries, poses).penalty
     templates = "; poses from templates" if checkpoint.recipe.pose.source != "recorded" else ""
     return Inputs(
-        poses=embed_poses(checkpoint.pose, evaluation.references),
+        poses=poses,
         labels=evaluation.references.gesture_index,
-        windows=training_embeddings(evaluation, checkpoint, checkpoint.recipe.seed),
+        windows=training_embeddings(evaluation, checkpoint, checkpoint.recipe.seed, n_poses),
         queries=queries[chosen],
         true=evaluation.queries.gesture_index[chosen],
         seen=evaluation.seen,
+        gesture_penalty=tuple(penalty if seen else 0.0 for seen in evaluation.seen),
         data=f"{corpus.folder.resolve().name}{templates}",
         seed=checkpoint.recipe.seed,
     )
@@ -206,17 +210,25 @@ def _grown(inputs: Inputs, checkpoint: Checkpoint, sizes: list[int]) -> Iterator
         yield COLUMNS
         yield from _engines(few, vectors, of_gesture, GROWN)
         start_s = time.perf_counter()
-        kept = find_prototypes(vectors, of_gesture, inputs.windows, k=K)
-        index, build_s = build_index(kept.embedding, kept.gesture_index), time.perf_counter() - start_s
-        same = np.mean(
-            _votes(few.queries, index.vectors, index.gesture_index) == _votes(few.queries, vectors, of_gesture)
-        )
+        asking = inputs.windows[: max(ASKING_WINDOWS, size // POSES_PER_WINDOW)]
+        penalty = inputs.gesture_penalty
+        kept = find_prototypes(vectors, of_gesture, asking, k=K, gesture_penalty=penalty)
+        index = build_index(kept.embedding, kept.gesture_index, gesture_penalty=penalty)
+        build_s = time.perf_counter() - start_s
+        less = np.array(penalty, np.float32)[of_gesture]
+        all_votes = _votes(_with(few.queries, 1), _with(vectors, -less), of_gesture)
+        same = np.mean([index.vote(query, K).gesture_index for query in few.queries] == all_votes)
         times_us = _timed({"": lambda query, index=index: index.nearest(query, K)[0]}, few.queries)[""]  # type: ignore[misc]
         n_bytes, (p50, p99) = len(index.to_bytes()), np.percentile(times_us, [50, 99])
         yield (
-            f"| **what export makes of them: {index.n_prototypes:,} prototypes** | | {same:.1%} | "
+            f"| **export's {index.n_prototypes:,} prototypes, penalty {max(penalty):g}** | | {same:.1%} | "
             f"{n_bytes / size:.2f} | {n_bytes / 1e6:.1f} | {p50:.0f} | {p99:.0f} | {build_s:.1f} |"
         )
+
+
+def _with(vectors: Vectors, column: NDArray[np.float32] | float) -> Vectors:
+    """Vectors with one more number each, (n, D + 1)."""
+    return np.column_stack([vectors, np.broadcast_to(np.float32(column), len(vectors))])
 
 
 def _votes(queries: Vectors, vectors: Vectors, labels: Labels) -> Labels:

@@ -10,7 +10,7 @@ that the search could not reach the rest.
 Training draws EMG embeddings towards the poses of trained gestures. In an index of all gestures, these would therefore
 win most votes on windows of untrained ones. A calibrated-stacking penalty (Chao et al. 2016) corrects this: it is
 subtracted from the cosine of every prototype of a trained gesture before the nearest are chosen. The cosine that a vote
-reports does not include it. A graph is searched for `ef` neighbours, and the penalty ranks these.
+reports does not include it.
 """
 
 import os
@@ -96,31 +96,33 @@ class _Exact:
 
 
 class _Hnsw:
-    """Approximate search in hnswlib's graph."""
+    """Approximate search in hnswlib's graph.
+
+    The penalty is one more number of every vector, which the query multiplies by one, so that the search goes by cosine
+    minus penalty. Without it, the `ef` candidates in a large index would all be of trained gestures.
+    """
 
     def __init__(
         self, graph: Graph, vectors: NDArray[np.float32], ef: int, penalty: NDArray[np.float32] | None
     ) -> None:
         import hnswlib
 
-        self._index = hnswlib.Index(space=SPACE, dim=vectors.shape[1])
-        with _as_file(hnsw_file.to_hnswlib(graph, vectors)) as path:
+        self._penalty = penalty
+        ranked = vectors if penalty is None else np.column_stack([vectors, -penalty])
+        self._index = hnswlib.Index(space=SPACE, dim=ranked.shape[1])
+        with _as_file(hnsw_file.to_hnswlib(graph, ranked)) as path:
             self._index.load_index(path)
         self._index.set_ef(ef)  # the file does not keep it
-        self._penalty, self._n_candidates = penalty, 0 if penalty is None else min(ef, len(vectors))
 
     def nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        n_asked = max(k, self._n_candidates)
+        query = embedding if self._penalty is None else np.append(embedding, np.float32(1))
         try:
-            (labels,), (distances,) = self._index.knn_query(embedding[None], k=n_asked, num_threads=1)
+            (labels,), (distances,) = self._index.knn_query(query[None], k=k, num_threads=1)
         except RuntimeError as error:  # the search found fewer
-            raise ArtifactError(
-                f"the pose index is damaged: its graph does not lead to {n_asked} prototypes"
-            ) from error
+            raise ArtifactError(f"the pose index is damaged: its graph does not lead to {k} prototypes") from error
         similarity = 1 - distances
         if self._penalty is not None:
-            kept = np.argsort(self._penalty[labels] - similarity, kind="stable")[:k]
-            labels, similarity = labels[kept], similarity[kept]
+            similarity += self._penalty[labels]
         return labels.astype(np.intp), similarity
 
 

@@ -43,7 +43,7 @@ from cpep_export.live_replay import embed_live
 from cpep_export.lower import ENCODER_FILE
 from cpep_export.native import TARGETS, NativeBuild
 from cpep_export.pose_program import PoseProgram, lower_pose_encoder
-from cpep_export.prototypes import Prototypes, find_prototypes
+from cpep_export.prototypes import CHIP_INDEX_BYTES, INDEX_BYTES, Prototypes, find_prototypes
 from cpep_export.rejection import REST_STAGES, decision_spec, watched_windows
 from cpep_export.training_windows import training_embeddings
 from cpep_train.checkpoint import Checkpoint
@@ -161,9 +161,16 @@ def export_bundle(
     ladder = Ladder(inputs.evaluation, inputs.poses, inputs.seen_penalty.penalty)
     device = device_program(checkpoint, inputs.evaluation, ladder, quant, force=force)
     done()
-    asking = training_embeddings(inputs.evaluation, checkpoint, inputs.seed)
+    asking = training_embeddings(inputs.evaluation, checkpoint, inputs.seed, len(inputs.poses))
     labels = inputs.evaluation.references.gesture_index
-    prototypes = find_prototypes(inputs.poses, labels, asking, k=N_NEIGHBOURS, gesture_penalty=inputs.gesture_penalty)
+    prototypes = find_prototypes(
+        inputs.poses,
+        labels,
+        asking,
+        k=N_NEIGHBOURS,
+        most_bytes=INDEX_BYTES if chip_target is None else CHIP_INDEX_BYTES,
+        gesture_penalty=inputs.gesture_penalty,
+    )
     index = _index(prototypes, inputs.seed, search)
     gestures = _gestures(inputs, prototypes)
     done()

@@ -8,7 +8,8 @@ from cpep_train.evaluate import EvaluationSet, torch_embedding
 from cpep_train.windows import WindowDataset
 
 CALIBRATION_WINDOWS = 128  # eight times as many kept no more votes
-ASKING_WINDOWS = 6_000
+ASKING_WINDOWS = 6_000  # at the least
+POSES_PER_WINDOW = 25  # of a million poses, 40,000 windows choose more of those that others will ask for
 _WINDOWS_AT_ONCE = 256
 
 
@@ -19,9 +20,14 @@ def calibration_windows(evaluation: EvaluationSet, seed: int) -> NDArray[np.floa
     return emg
 
 
-def training_embeddings(evaluation: EvaluationSet, checkpoint: Checkpoint, seed: int) -> NDArray[np.float32]:
-    """Windows embedded by the trained module, (n_windows, D)."""
-    windows, places = drawn_windows(evaluation, ASKING_WINDOWS, seed)
+def training_embeddings(
+    evaluation: EvaluationSet, checkpoint: Checkpoint, seed: int, n_poses: int = 0
+) -> NDArray[np.float32]:
+    """Windows embedded by the trained module, (n_windows, D).
+
+    n_poses: among which they choose; the more of these, the more windows
+    """
+    windows, places = drawn_windows(evaluation, max(ASKING_WINDOWS, n_poses // POSES_PER_WINDOW), seed)
     windows.store.prepare(np.unique(places[:, 0]).tolist())
     embed, starts = torch_embedding(checkpoint.emg), range(0, len(places), _WINDOWS_AT_ONCE)
     return np.concatenate([embed(windows.fetch(places[at : at + _WINDOWS_AT_ONCE]).emg.numpy()) for at in starts])

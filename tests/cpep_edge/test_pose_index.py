@@ -55,7 +55,7 @@ def test_neighbours_are_those_of_brute_force(poses, index, queries):
 def test_a_penalty_is_taken_off_before_the_nearest_are_chosen_and_not_off_what_a_vote_tells(index, queries):
     penalty = (0.4, 0.0, 0.4, 0.0, 0.1, 0.0)
     less = np.array(penalty, np.float32)[index.gesture_index]
-    penalised = PoseIndex(index.stored, 600, penalty)
+    penalised = PoseIndex(index.stored, 100, penalty)
     moved = 0
     for query in queries:
         cosines = index.vectors @ query
@@ -67,6 +67,18 @@ def test_a_penalty_is_taken_off_before_the_nearest_are_chosen_and_not_off_what_a
         assert penalised.vote(query, 10).gesture_index == expected.gesture_index
         moved += expected.gesture_index != index.vote(query, 10).gesture_index
     assert moved > 0
+
+
+def test_a_graph_finds_the_nearest_after_the_penalty_where_all_candidates_before_it_have_one():
+    """As many poses of a trained gesture lie a little nearer than those of an untrained one: a large index."""
+    rng = np.random.default_rng(3)
+    centre = np.eye(2, D)
+    near, far = unit(centre[0] + rng.normal(0, 0.05, (2_000, D))), unit(centre.sum(0) + rng.normal(0, 0.05, (2_000, D)))
+    labels = np.repeat([0, 1], 2_000)
+    graph = build_index(np.concatenate([near, far]), labels, gesture_penalty=(0.6, 0.0), search="hnsw")
+    exact = build_index(np.concatenate([near, far]), labels, gesture_penalty=(0.6, 0.0), search="exact")
+    for query in unit(centre[0] + 0.3 * centre[1] + rng.normal(0, 0.05, (50, D))):
+        assert graph.vote(query, 10).gesture_index == exact.vote(query, 10).gesture_index == 1
 
 
 def test_who_asks_for_a_graph_or_for_none_gets_it_and_the_same_neighbours(poses, queries):
