@@ -32,7 +32,7 @@ from cpep_edge.index_file import StoredIndex, StoredVectors
 if TYPE_CHECKING:
     from cpep_edge.manifest import GraphSpec, IndexSpec, Search
 
-EXACT_NUMBERS = 1 << 19  # values in all vectors: 8192 vectors of width 64, 2048 of width 256
+EXACT_NUMBERS = 1 << 20  # values in all vectors: 16,384 vectors of width 64, 4,096 of width 256
 M, EF_CONSTRUCTION, EF = 32, 400, 300  # of a graph: recall@10 of .99 on 10 000 real poses
 MOST_COPIES = 8  # of one vector in a graph: with 50 of each, up to 23 % of votes differed from those of an exact search
 SPACE = "ip"

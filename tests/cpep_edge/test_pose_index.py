@@ -183,10 +183,10 @@ def test_an_exact_search_misses_nothing_whatever_the_number_and_however_many_are
 
 
 def test_copies_do_not_change_votes():
-    """50 copies of each of 300 poses. So many would be searched in a graph, which gets a tenth of copies wrong."""
+    """60 copies of each of 300 poses. So many would be searched in a graph, which gets a tenth of copies wrong."""
     rng = np.random.default_rng(0)
     poses = unit(rng.standard_normal((300, 64)))
-    copied, labels = np.repeat(poses, 50, axis=0), np.repeat(np.arange(300) % 16, 50)
+    copied, labels = np.repeat(poses, 60, axis=0), np.repeat(np.arange(300) % 16, 60)
     assert copied.size > EXACT_NUMBERS
     index = build_index(copied, labels)
     queries = unit(poses[rng.integers(0, 300, 200)] + 0.3 * rng.standard_normal((200, 64)))
