@@ -38,6 +38,7 @@ NOT_RUN = {
     "benchmarks/measure_encoder.py": "trains and lowers eight variants of the paper's encoder: hours",
     "benchmarks/measure_growth.py": "grows encoders and indices until they are large, which is its point: minutes",
     "benchmarks/measure_import.py": "writes and imports 85 MB files ten times: minutes, and its sizes are its point",
+    "benchmarks/measure_index_caches.py": "needs valgrind, under which it takes minutes",
     "benchmarks/measure_live.py": "needs a prompted recording of a wearer, and a browser for its pictures",
     "export/mcu/figures.py": "needs a compiler and an emulator of Cortex-M; export/test_mcu.py runs what it calls",
     "firmware_bridge/firmware/fuzz/run.py": "needs clang's fuzzer; the fuzzed code is tested in test_firmware_codec.py",
