@@ -90,12 +90,14 @@ def _counts(file: Path, n: int) -> NDArray[np.float64]:
             env=alone,
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
     except FileNotFoundError:
         raise SystemExit("valgrind is not installed: apt-get install valgrind") from None
-    found = [re.search(rf"{name}:\s+([\d,]+)", done.stderr) for name in COUNTED]
-    return np.array([float(match.group(1).replace(",", "")) for match in found if match is not None])
+    found = re.findall(rf"({'|'.join(COUNTED)}):\s+([\d,]+)", done.stderr)
+    if done.returncode != 0 or [name for name, _ in found] != list(COUNTED):
+        raise SystemExit(f"valgrind ended with exit status {done.returncode} and said:\n{done.stderr}")
+    return np.array([float(count.replace(",", "")) for _, count in found])
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def train(
     cache_gib: Annotated[
         float,
         typer.Option(
-            min=0, max=65_536, help="Memory for filtered recordings, in GiB; more are filtered anew every epoch."
+            min=0,
+            max=65_536,
+            help="Memory for filtered recordings, in GiB; if they need more, each epoch filters them anew.",
         ),
     ] = 4,
 ) -> None:

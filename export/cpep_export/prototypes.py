@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-INDEX_BYTES = 4_000_000  # largest size of the vectors of an index; of a million poses, 1 MB keep .97 of the votes
+INDEX_BYTES = 4_000_000  # largest size of the vectors of an index
 CHIP_INDEX_BYTES = 1_000_000  # and on a microcontroller
 LEAST_PER_GESTURE = 50  # poses that every gesture keeps, if it has so many
 _COSINES_AT_ONCE = 1 << 25  # bounds memory

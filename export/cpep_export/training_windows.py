@@ -9,7 +9,7 @@ from cpep_train.windows import WindowDataset
 
 CALIBRATION_WINDOWS = 128  # eight times as many kept no more votes
 ASKING_WINDOWS = 6_000  # at the least
-POSES_PER_WINDOW = 25  # of a million poses, 40,000 windows choose more of those that others will ask for
+POSES_PER_WINDOW = 25  # with many poses, few windows do not find all that other windows will ask for
 _WINDOWS_AT_ONCE = 256
 
 

@@ -41,6 +41,18 @@ def test_poses_are_counted_by_the_windows_that_ask_for_them(poses):
     assert np.array_equal(times_asked(poses[0], windows, K), expected)
 
 
+@pytest.mark.parametrize("n", [4, 45, 85, 700, 5_213])
+def test_the_nearest_after_the_penalty_are_counted_whatever_the_number_of_poses(n):
+    rng = np.random.default_rng(n)
+    poses, windows = unit(rng.normal(size=(n, D))), unit(rng.normal(size=(60, D)))
+    penalty = rng.choice([0.0, 0.2], n).astype(np.float32)
+    expected = np.zeros(n, int)
+    for window in windows:
+        expected[np.argsort(penalty - poses @ window)[:K]] += 1
+
+    assert np.array_equal(times_asked(poses, windows, K, penalty), expected)
+
+
 def test_fresh_windows_vote_as_with_all_poses(poses):
     found = find_prototypes(*poses, windows_of(poses, 1), k=K, least_per_gesture=10)
     fresh = windows_of(poses, 2)
